@@ -1,0 +1,69 @@
+"""The public interface: what plugins are made of, and how a run is started from Python.
+
+    from sidetune_core import api
+
+    run = api.run(api.RunSpec(learner="sidetune", env="digits"))
+    run.results.rows        # R
+    run.predict({"image": images}, "t0")
+"""
+
+from __future__ import annotations
+
+from sidetune_core.arrays import ClassTask, Examples
+from sidetune_core.engine import Run, resume, run
+from sidetune_core.errors import DataError, FitError, OptionError, PluginError, RunError, SidetuneError, WeightsError
+from sidetune_core.heads import ClassHead, Heads, normalise
+from sidetune_core.learner import Learner, Parts
+from sidetune_core.metrics import Results
+from sidetune_core.options import at_least, at_most, more_than, option
+from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, Side
+from sidetune_core.seeding import derive_seed, seeded
+from sidetune_core.spec import Choice, RunSpec
+from sidetune_core.tasks import Act, Batch, Order, Task, TaskStream, shuffled
+from sidetune_core.weights import Published, fetch, fill, read_tensors
+
+__all__ = [
+    "Act",
+    "Base",
+    "Batch",
+    "Choice",
+    "ClassHead",
+    "ClassTask",
+    "DataError",
+    "Examples",
+    "Features",
+    "FitError",
+    "Heads",
+    "InputShapes",
+    "Inputs",
+    "Learner",
+    "Merger",
+    "OptionError",
+    "Order",
+    "Parts",
+    "PluginError",
+    "Published",
+    "Results",
+    "Run",
+    "RunError",
+    "RunSpec",
+    "Shape",
+    "Side",
+    "SidetuneError",
+    "Task",
+    "TaskStream",
+    "WeightsError",
+    "at_least",
+    "at_most",
+    "derive_seed",
+    "fetch",
+    "fill",
+    "more_than",
+    "normalise",
+    "option",
+    "read_tensors",
+    "resume",
+    "run",
+    "seeded",
+    "shuffled",
+]

@@ -1,0 +1,198 @@
+"""``sidetune-run``'s arguments: first the names, then the options that the named parts declare.
+
+Two stages, because the options depend on the names: argparse finds the names and leaves the rest alone; tyro then reads everything
+against a class that is composed of the chosen parts' ``Config`` classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import attrs
+import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
+from sidetune_core import registry
+from sidetune_core.compose import load_parts, train_values
+from sidetune_core.errors import OptionError, suggest
+from sidetune_core.kinds import KINDS
+from sidetune_core.options import structure, unknown_option
+from sidetune_core.spec import DEFAULTS, Choice, RunSpec, TrainOptions, read_spec
+
+PROGRAM = "sidetune-run"
+
+_GENERAL: dict[str, tuple[Any, Any, str]] = {
+    "spec": (Path | None, None, "begin with this spec: a .toml or .json file, or the run.json of a run"),
+    "seed": (int, 0, "seed of everything random"),
+    "out": (Path | None, None, "folder of the run, empty or absent; None for a new one below runs/"),
+    "resume": (Path | None, None, "go on with the run in this folder; nothing else can be set then"),
+    "dry_run": (bool, False, "show what would be run, and stop"),
+    "quiet": (bool, False, "no progress"),
+    "debug": (bool, False, "show the traceback of an error"),
+}
+
+
+@attrs.frozen
+class Arguments:
+    """What was asked for."""
+
+    spec: RunSpec
+    out: Path | None
+    resume: Path | None
+    dry_run: bool
+    quiet: bool
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Read the arguments of ``sidetune-run``; prints help and exits where that is asked for.
+
+    Raises:
+        SidetuneError: a part or an option does not exist, or does not fit.
+    """
+    names = _names(argv)
+    if names.help and not _names_anything(names):
+        _print_short_help()
+    spec = _merge(read_spec(names.spec) if names.spec else RunSpec(), names, argv)
+    classes = {slot: cls for slot, (_, cls) in load_parts(spec).items()}
+    spec = _without_unused(spec, classes)
+    defaults = {slot: structure(cls.Config, _options(spec, slot), f"{slot} '{_name(spec, slot)}'") for slot, cls in classes.items()}
+    defaults["train"] = structure(TrainOptions, train_values(spec, classes["env"]), "--train")
+    parsed, unknown = _read(argv, spec, defaults, _long_description(spec, classes))
+    if unknown:
+        raise _unknown(unknown[0], {slot: type(config) for slot, config in defaults.items()}, spec)
+    given = {word.split("=")[0].removeprefix("--").replace("_", "-") for word in argv if word.startswith("--")}
+    asked: dict[str, Any] = {}
+    for slot in classes:
+        config = getattr(parsed, slot)
+        fields = [field.name for field in attrs.fields(type(config)) if f"{slot}.{field.name}".replace("_", "-") in given]
+        asked[slot] = Choice(_name(spec, slot), {**_options(spec, slot), **{name: getattr(config, name) for name in fields}})
+    changed = {
+        field.name: getattr(parsed.train, field.name)
+        for field in attrs.fields(TrainOptions)
+        if f"train.{field.name}".replace("_", "-") in given
+    }
+    if "steps" in changed and "epochs" not in changed:
+        changed["epochs"] = None
+    spec = attrs.evolve(spec, **asked, train={**spec.train, **changed}, seed=parsed.seed if "seed" in given else spec.seed)
+    return Arguments(spec, parsed.out, parsed.resume, parsed.dry_run, parsed.quiet)
+
+
+def _names(argv: Sequence[str]) -> argparse.Namespace:
+    """The first stage."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
+    for slot in DEFAULTS:
+        parser.add_argument(f"--{slot}")
+    parser.add_argument("--spec", type=Path)
+    parser.add_argument("-h", "--help", action="store_true")
+    return parser.parse_known_args(argv)[0]
+
+
+def _names_anything(names: argparse.Namespace) -> bool:
+    return any(getattr(names, slot) for slot in (*DEFAULTS, "spec"))
+
+
+def _merge(spec: RunSpec, names: argparse.Namespace, argv: Sequence[str]) -> RunSpec:
+    """Names from the command line over those of a spec; a part that changes loses the options of the one before."""
+    named = {slot: getattr(names, slot) for slot in DEFAULTS if getattr(names, slot) is not None}
+    changed = {slot: Choice(name) for slot, name in named.items() if spec.part(slot) is None or spec.part(slot) != Choice(name)}
+    for slot, new in list(changed.items()):
+        old = spec.part(slot)
+        if old is not None and old.name == new.name:
+            del changed[slot]
+    if "learner" in changed and spec.learner is not None:
+        probe = attrs.evolve(spec, learner=changed["learner"], side=None, merger=None, base=None)
+        _, learner = load_parts(probe)["learner"]
+        for slot in ("base", "side", "merger"):  # what the spec's learner used and the new one has no use for
+            if slot not in named and slot not in learner.needs | learner.takes:
+                changed[slot] = None  # type: ignore[assignment]
+    return attrs.evolve(spec, **changed)
+
+
+def _without_unused(spec: RunSpec, classes: dict[str, Any]) -> RunSpec:
+    return attrs.evolve(spec, **{slot: None for slot in DEFAULTS if slot not in classes})
+
+
+def _read(argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], description: str) -> tuple[Any, list[str]]:
+    """The second stage: general options, then one group for each chosen part and one for training."""
+    fields: dict[str, Any] = {}
+    for one in KINDS:
+        name = _name(spec, one.name) if one.name in defaults else None
+        about = Annotated[str | None, tyro.conf.arg(name=one.name, help=one.summary, metavar="NAME")]
+        fields[f"{one.name}_name"] = attrs.field(type=about, default=name)  # type: ignore[call-overload]
+    for name, (kind, default, help) in _GENERAL.items():
+        if name == "seed":
+            default = spec.seed
+        about = Annotated[kind, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=help)]
+        fields[name] = attrs.field(type=about, default=default)  # type: ignore[call-overload]
+    for slot, config in defaults.items():
+        fields[slot] = attrs.field(type=type(config), default=config)  # type: ignore[call-overload]
+    composed = attrs.make_class("Options", fields, kw_only=True)
+    parsed, unknown = tyro.cli(
+        composed, prog=PROGRAM, description=description, args=list(argv), return_unknown_args=True, registry=_registry(), compact_help=True
+    )
+    return parsed, unknown
+
+
+def _registry() -> ConstructorRegistry:
+    """Let tyro take help texts from where `option` puts them."""
+    registry = ConstructorRegistry()
+
+    @registry.struct_rule
+    def attrs_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if not (isinstance(info.type, type) and attrs.has(info.type)):
+            return None
+        hints = typing.get_type_hints(info.type, include_extras=True)
+        return StructConstructorSpec(
+            instantiate=info.type,
+            fields=tuple(
+                StructFieldSpec(
+                    name=field.name,
+                    type=hints.get(field.name, field.type),
+                    default=getattr(info.default, field.name) if isinstance(info.default, info.type) else field.default,
+                    helptext=field.metadata.get("help"),
+                )
+                for field in attrs.fields(info.type)
+            ),
+        )
+
+    return registry
+
+
+def _unknown(word: str, configs: dict[str, type[Any]], spec: RunSpec) -> OptionError:
+    """The error for an argument that nobody takes."""
+    name = word.split("=")[0]
+    slot, dot, option = name.removeprefix("--").partition(".")
+    if dot and slot in configs:
+        owner = "--train" if slot == "train" else f"{slot} '{_name(spec, slot)}'"
+        return unknown_option(owner, option, {field.name for field in attrs.fields(configs[slot])})
+    if dot and slot in DEFAULTS:
+        return OptionError(f"learner '{_name(spec, 'learner')}' uses no {slot}; leave out {name}")
+    known = [f"--{one}".replace("_", "-") for one in (*DEFAULTS, *_GENERAL)]
+    return OptionError(f"{PROGRAM} does not know '{word}'.{suggest(name, known)} See {PROGRAM} --help")
+
+
+def _options(spec: RunSpec, slot: str) -> dict[str, Any]:
+    asked = spec.part(slot)
+    return dict(asked.options) if asked else {}
+
+
+def _name(spec: RunSpec, slot: str) -> str:
+    asked = spec.part(slot)
+    return asked.name if asked else DEFAULTS[slot]
+
+
+def _print_short_help() -> None:
+    """General help: names from metadata, no plugin imported. Exits."""
+    lines = ["Compose a run from registered parts, and run it.", ""]
+    for one in KINDS:
+        lines.append(f"{one.plural}: {', '.join(plugin.name for plugin in registry.installed(one))} (default {DEFAULTS[one.name]})")
+    lines += ["", "Name a part and ask again for its options: sidetune-run --learner finetune --env icifar --help"]
+    _read(["--help"], RunSpec(), {"train": TrainOptions()}, "\n".join(lines))
+
+
+def _long_description(spec: RunSpec, classes: dict[str, Any]) -> str:
+    return "Compose a run from registered parts, and run it. Chosen: " + ", ".join(f"{slot} {_name(spec, slot)}" for slot in classes)

@@ -1,0 +1,65 @@
+"""Where and in which arithmetic a run computes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import attrs
+import torch
+
+from sidetune_core.errors import OptionError
+from sidetune_core.spec import TrainOptions
+
+
+@attrs.frozen
+class Machine:
+    """Device, precision and memory layout, decided once for a run."""
+
+    device: torch.device
+    bf16: bool
+    channels_last: bool
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def arithmetic(self) -> str:
+        """``bf16`` or ``fp32``."""
+        return "bf16" if self.bf16 else "fp32"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context that forward passes run in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return f"{name}, {self.arithmetic}, {'channels last' if self.channels_last else 'channels first'}"
+
+
+def choose(options: TrainOptions) -> Machine:
+    """The machine that the options ask for.
+
+    Raises:
+        OptionError: there is no such device.
+    """
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"--train.device {options.device}: {str(error).splitlines()[0]}") from error
+    bf16 = options.precision == "bf16" or (options.precision == "auto" and _has_bf16_units(device))
+    channels_last = options.channels_last if options.channels_last is not None else device.type in ("cpu", "cuda")
+    return Machine(device, bf16, channels_last)
+
+
+def _has_bf16_units(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # torch 2.12 and later
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return False

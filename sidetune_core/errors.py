@@ -1,0 +1,48 @@
+"""What can go wrong, said to the person at the keyboard.
+
+Every error here is one paragraph: what was asked, what there is, and what to type next. The command line prints it without a
+traceback and exits with status 2; anything else that is raised is a defect of ours or of a plugin, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SidetuneError(Exception):
+    """Something that the user can mend; the message says how."""
+
+
+class PluginError(SidetuneError):
+    """A plugin is unknown, ambiguous, broken, or lacks a library."""
+
+
+class OptionError(SidetuneError):
+    """An option is unknown or its value is out of range."""
+
+
+class FitError(SidetuneError):
+    """Parts that cannot work together, found before any data is read."""
+
+
+class DataError(SidetuneError):
+    """Data that is missing, unreadable, or not what its env declares."""
+
+
+class WeightsError(SidetuneError):
+    """Weights that are missing, unsafe to read, or of another architecture."""
+
+
+class RunError(SidetuneError):
+    """A run folder that cannot be used, or a run that cannot go on."""
+
+
+class Diverged(RunError):
+    """The loss is no longer a finite number."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'ewc'?"``, or an empty string where nothing known is close to `word`."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

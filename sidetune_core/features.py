@@ -1,0 +1,184 @@
+"""The feature store: what a frozen base makes of an example is computed once and reused.
+
+Side-tuning never changes its base, so the base's output on an input that does not change is worth remembering: over the passes of a
+task, over evaluations after later tasks, and, on disk, over runs. The seam is `Base.__call__`: no learner, side or env knows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from sidetune_core.errors import WeightsError
+from sidetune_core.parts import Base, Features, Inputs
+from sidetune_core.weights import fingerprint, read_tensors, write_tensors
+
+GIB = 2**30
+
+
+@attrs.define(eq=False)
+class FeatureStore:
+    """Outputs of frozen bases by example id, in memory that is bounded by `limit` bytes over all bases.
+
+    When the limit is reached, outputs that are stored stay in use and all others are computed at every visit; `say` is told once.
+
+    Args:
+        limit: most bytes to hold.
+        keep_taps: remember the taps too; without it, `Features.taps` is empty.
+        say: told, once, that the limit was reached.
+        folder: where tables are kept for later runs; None for memory only.
+        data: fingerprint of the data and its transform, part of the key on disk; an empty one keeps tables off the disk.
+    """
+
+    limit: int
+    keep_taps: bool
+    say: Callable[[str], None]
+    folder: Path | None = None
+    data: str = ""
+    used: int = 0
+    _tables: dict[str, Table] = attrs.field(factory=dict, init=False)
+    _full: bool = attrs.field(default=False, init=False)
+
+    def attach(self, module: nn.Module, arithmetic: str) -> None:
+        """Serve every base inside `module` that is frozen now; `arithmetic` names the precision that it computes in."""
+        for base in _bases(module):
+            frozen = not base.training and not any(parameter.requires_grad for parameter in base.parameters())
+            if frozen:
+                base.store = self._table(base, arithmetic)
+
+    @staticmethod
+    def detach(module: nn.Module) -> None:
+        """Let every base inside `module` compute for itself again."""
+        for base in _bases(module):
+            base.store = None
+
+    def reserve(self, size: int) -> bool:
+        """Whether `size` more bytes may be held; if so, they count as used."""
+        if self.used + size > self.limit:
+            if not self._full:
+                self._full = True
+                self.say(
+                    f"the feature store is full ({self.limit / GIB:.3g} GiB): further outputs of the base are computed at every visit; "
+                    "--train.store-limit sets the limit"
+                )
+            return False
+        self.used += size
+        return True
+
+    def save(self) -> None:
+        """Write what is new to disk."""
+        for table in self._tables.values():
+            table.save()
+
+    def _table(self, base: Base, arithmetic: str) -> Table:
+        key = hashlib.sha256(f"{fingerprint(base.state_dict())}/{self.data}/{arithmetic}/{self.keep_taps}".encode()).hexdigest()
+        if key not in self._tables:
+            path = self.folder / f"{key[:40]}.safetensors" if self.folder and self.data else None
+            self._tables[key] = Table(self, path)
+        return self._tables[key]
+
+
+class Table:
+    """The remembered outputs of one base. Rows grow in powers of two; `index[id]` is an example's row, or -1."""
+
+    def __init__(self, store: FeatureStore, path: Path | None) -> None:
+        self._store, self._path = store, path
+        self._index = torch.full((0,), -1)
+        self._columns: list[Tensor] = []  # the encoding, then the taps: (rows, *shape)
+        self._count = 0
+        self._saved = 0
+        if path is not None and path.is_file():
+            self._load(path)
+
+    def lookup(self, base: Base, inputs: Inputs) -> Features:
+        """The outputs for a batch, computing those that are not known yet (see `parts.Store`)."""
+        assert inputs.ids is not None
+        rows = self._rows(inputs.ids.cpu())
+        unknown = rows < 0
+        if not unknown.any():
+            return self._read(rows, inputs)
+        if unknown.all():
+            fresh = self._compute(base, inputs)
+            self._remember(inputs.ids.cpu(), fresh)
+            return fresh
+        some = unknown.to(next(iter(inputs.values())).device)
+        fresh = self._compute(base, Inputs({name: tensor[some] for name, tensor in inputs.items()}))
+        known = self._read(rows[~unknown], inputs)
+        self._remember(inputs.ids.cpu()[unknown], fresh)
+        return Features(
+            _interleave(some, fresh.encoding, known.encoding),
+            tuple(_interleave(some, new, old) for new, old in zip(fresh.taps, known.taps, strict=True)),
+        )
+
+    def save(self) -> None:
+        """Write the table to its file, if it has one and there is something new."""
+        if self._path is None or self._count == self._saved:
+            return
+        ids = torch.empty(self._count, dtype=torch.int64)
+        held = (self._index >= 0).nonzero()[:, 0]
+        ids[self._index[held]] = held
+        columns = {f"column{k}": column[: self._count] for k, column in enumerate(self._columns)}
+        write_tensors(self._path, {"ids": ids, **columns})
+        self._saved = self._count
+
+    def _load(self, path: Path) -> None:
+        try:
+            tensors = read_tensors(path)
+        except WeightsError:
+            path.unlink()  # a damaged cache is no loss: it is made again
+            return
+        ids = tensors.pop("ids")
+        columns = [tensors[f"column{k}"] for k in range(len(tensors))]
+        if self._store.reserve(sum(column.nbytes for column in columns)):
+            self._rows(ids)
+            self._index[ids] = torch.arange(len(ids))
+            self._columns, self._count, self._saved = columns, len(ids), len(ids)
+
+    def _compute(self, base: Base, inputs: Inputs) -> Features:
+        with torch.no_grad():
+            features: Features = nn.Module.__call__(base, inputs)
+        return features if self._store.keep_taps else Features(features.encoding)
+
+    def _rows(self, ids: Tensor) -> Tensor:
+        highest = int(ids.max()) + 1
+        if highest > len(self._index):
+            grown = torch.full((2 ** (highest - 1).bit_length(),), -1)
+            grown[: len(self._index)] = self._index
+            self._index = grown
+        return self._index[ids]
+
+    def _read(self, rows: Tensor, inputs: Inputs) -> Features:
+        device = next(iter(inputs.values())).device
+        first, *rest = (column[rows.to(column.device)].to(device) for column in self._columns)
+        return Features(first, tuple(rest))
+
+    def _remember(self, ids: Tensor, fresh: Features) -> None:
+        columns = [fresh.encoding, *fresh.taps]
+        room = len(self._columns[0]) if self._columns else 0
+        need = self._count + len(ids)
+        if need > room:
+            grown = 2 ** (max(need, 256) - 1).bit_length()
+            if not self._store.reserve(sum(column[0].nbytes for column in columns) * (grown - room)):
+                return
+            old = self._columns or [column[:0] for column in columns]
+            self._columns = [torch.cat([one, one.new_empty(grown - room, *one.shape[1:])]) for one in old]
+        for column, values in zip(self._columns, columns, strict=True):
+            column[self._count : need] = values
+        self._index[ids] = torch.arange(self._count, need)
+        self._count = need
+
+
+def _bases(module: nn.Module) -> list[Base]:
+    return [one for one in module.modules() if isinstance(one, Base)]
+
+
+def _interleave(where: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Rows of `new` where `where` holds, rows of `old` elsewhere, each in order."""
+    out = new.new_empty(len(where), *new.shape[1:])
+    out[where], out[~where] = new, old
+    return out

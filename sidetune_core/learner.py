@@ -1,0 +1,72 @@
+"""The learner: an adaptation method. It owns every weight and says which of them may move."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import attrs
+from torch import Tensor, nn
+
+from sidetune_core.parts import Base, InputShapes, Merger, Side
+from sidetune_core.tasks import Batch, Task
+
+
+@attrs.frozen
+class Parts:
+    """Factories of the parts that the user chose; each call makes a new one. A slot that was left empty is None."""
+
+    inputs: InputShapes
+    base: Callable[[], Base]
+    side: Callable[[Base], Side] | None = None
+    """Makes a side for a base."""
+    merger: Callable[[Base, int], Merger] | None = None
+    """Makes a merger of so many encodings of that base's shape."""
+
+
+class Learner(nn.Module, ABC):
+    """An adaptation method.
+
+    A subclass has a ``Config`` and takes ``(config, parts)``. What it keeps as sub-modules, parameters and buffers is the checkpoint:
+    state that is neither is lost on resume. Its sub-modules carry the words of this project where they can (``base``, ``side`` or
+    ``sides``, ``heads``), for that is how `sidetune export --part` finds them.
+
+    The core, not the learner, freezes and trains: before each task everything is frozen and in eval mode, then what `start` returned is
+    switched on. Devices, precision and random seeds are the core's as well.
+    """
+
+    Config: ClassVar[type[Any]]
+    needs: ClassVar[frozenset[str]] = frozenset({"base"})
+    """Which kinds of part the learner cannot do without."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """Which further kinds it can use when the user names one."""
+    uses_taps: ClassVar[bool] = False
+    """Whether the learner itself reads the base's taps; if nobody does, the core need not remember them."""
+
+    @abstractmethod
+    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+        """Grow for a new task; return what may move while it is learnt.
+
+        A module moves and is in training mode; a bare parameter moves while its module stays in eval mode (this is how weights of a
+        network with batch norm are trained without moving its running statistics). Called under a seed made of (run seed, task id), once
+        for each task, in order; and again in the same order on resume, before the state is loaded.
+        """
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        """The output of a started task's head for a batch of inputs."""
+
+    def penalty(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalars that are added to the mean loss of `batch`, after `forward` has run on it. Called in training only."""
+        return {}
+
+    def finish(self, task: Task, batches: Iterator[Batch]) -> None:
+        """The task has been learnt; its data will not come back. Estimate here what the future needs, such as a Fisher matrix.
+
+        `batches` are the task's training batches without end, in a fresh order and on the learner's device.
+        """
+
+    def record(self) -> dict[str, float]:
+        """Figures worth a curve, such as the merger's weight on the base."""
+        return {}

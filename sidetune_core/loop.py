@@ -1,0 +1,238 @@
+"""The loop: one task after another, read from top to bottom. It knows no plugin by name."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from sidetune_core import checkpoint
+from sidetune_core.devices import Machine
+from sidetune_core.errors import Diverged, PluginError
+from sidetune_core.features import FeatureStore
+from sidetune_core.learner import Learner
+from sidetune_core.optim import count_moving, make_optimizer, rate
+from sidetune_core.parts import Inputs
+from sidetune_core.progress import Progress
+from sidetune_core.runs import RunFolder
+from sidetune_core.seeding import derive_seed, seeded
+from sidetune_core.spec import TrainOptions
+from sidetune_core.tasks import Act, Batch, Order, Task
+from sidetune_core.weights import tensor_digest
+
+TICK = 20
+"""Steps between two looks at the loss: often enough to stop soon after it diverges, rarely enough not to stall a GPU."""
+
+Curve = Callable[[Mapping[str, float], int], None]
+"""Takes named figures and the number of steps over all tasks."""
+
+
+@attrs.frozen
+class Session:
+    """What stays the same from task to task."""
+
+    options: TrainOptions
+    seed: int
+    machine: Machine
+    folder: RunFolder
+    store: FeatureStore | None
+    progress: Progress
+    curve: Curve
+
+
+def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
+    """Learn `tasks` in order, from the newest checkpoint of the run's folder on if there is one.
+
+    Raises:
+        Diverged: the loss stopped being a number; the last checkpoint stays.
+        PluginError: the learner returned something from `start` that is not its own.
+    """
+    learner.to(session.machine.device, memory_format=session.machine.memory_format)
+    resumed = checkpoint.latest(session.folder.checkpoints)
+    done = checkpoint.done(resumed) if resumed else []
+    if resumed:
+        for task in tasks[: len(done)]:
+            _start(learner, task, session)
+        checkpoint.load(resumed, learner)
+        session.progress.say(f"going on after task {len(done)} of {len(tasks)}")
+    else:
+        _evaluate_untrained(learner, tasks, session)
+    _forget_unfinished(session.folder, len(done))
+
+    for number, task in enumerate(tasks[len(done) :], len(done)):
+        began = time.monotonic()
+        movable = _start(learner, task, session)
+        before = _digests(learner)
+        _record_parameters(learner, task, session.folder)
+        steps = _train(learner, task, number, movable, session)
+        _still(learner)
+        batches = _batches(task, learner, session, Order(derive_seed(session.seed, "finish"), session.options.batch))
+        with seeded(session.seed, "finish", task.id):
+            learner.finish(task, batches)
+        figures = [evaluate(learner, seen, session, after=number) for seen in tasks[: number + 1]]
+        if session.store is not None:
+            session.store.save()
+        _record_moved(learner, task, before, session.folder)
+        checkpoint.save(session.folder.checkpoints, learner, [one.id for one in tasks[: number + 1]])
+        mean = sum(figures) / len(figures)
+        session.progress.finish(
+            f"task {number + 1}/{len(tasks)} {task.title}: {task.metric} {figures[-1]:.4g}, mean over tasks so far {mean:.4g} "
+            f"({steps} steps, {time.monotonic() - began:.1f} s)"
+        )
+
+
+def evaluate(learner: Learner, task: Task, session: Session, after: int) -> float:
+    """Measure a task on each of its splits, write the figures down, and return the one of R on the test split."""
+    act = make_act(learner, task, session.machine)
+    result = float("nan")
+    for split in task.splits:
+        figures = task.evaluate(act, split)
+        session.folder.append("eval.jsonl", {"after": after, "task": task.id, "split": split, "figures": figures})
+        if split == "test":
+            result = figures[task.metric]
+    return result
+
+
+def make_act(learner: Learner, task: Task, machine: Machine) -> Act:
+    """The learner's current output for a task, without gradient, in float32."""
+
+    def act(inputs: Inputs) -> Tensor:
+        tensors = {name: _move(value, machine) for name, value in inputs.items()}
+        with torch.no_grad(), machine.autocast():
+            output: Tensor = learner(Inputs(tensors, inputs.ids), task.id)
+        return output.float()
+
+    return act
+
+
+def _start(learner: Learner, task: Task, session: Session) -> list[nn.Module | nn.Parameter]:
+    """Grow the learner for a task and switch on what it says may move; everything else is frozen and in eval mode."""
+    FeatureStore.detach(learner)
+    with seeded(session.seed, "start", task.id):
+        movable = learner.start(task)
+    learner.to(session.machine.device, memory_format=session.machine.memory_format)
+    _still(learner)
+    own = {id(one) for one in (*learner.modules(), *learner.parameters())}
+    for thing in movable:
+        if id(thing) not in own:
+            raise PluginError(f"{type(learner).__name__}.start() returned a {type(thing).__name__} that is not a part of the learner")
+    _release(movable)
+    if session.store is not None:
+        session.store.attach(learner, session.machine.arithmetic)
+    return movable
+
+
+def _still(learner: Learner) -> None:
+    """Freeze everything. Eval mode matters as much: batch norm would drift without any gradient."""
+    learner.requires_grad_(False)
+    learner.eval()
+
+
+def _release(movable: Sequence[nn.Module | nn.Parameter]) -> None:
+    for thing in movable:
+        thing.requires_grad_(True)
+        if isinstance(thing, nn.Module):
+            thing.train()
+
+
+def _train(learner: Learner, task: Task, number: int, movable: Sequence[nn.Module | nn.Parameter], session: Session) -> int:
+    """Take the steps of one task; returns how many."""
+    options = session.options
+    steps = options.steps if options.epochs is None else round(options.epochs * task.steps_per_epoch(options.batch))
+    parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    session.progress.start(f"task {number + 1} {task.title}", steps)
+    if not parameters or not steps:
+        return 0
+    optimizer = make_optimizer(learner, options)
+    batches = _batches(task, learner, session, Order(session.seed, options.batch))
+    recent: list[Tensor] = []
+    with seeded(session.seed, "train", task.id):
+        for step in range(steps):
+            batch = next(batches)
+            for group in optimizer.param_groups:
+                group["lr"] = rate(options, step, steps)
+            with session.machine.autocast():
+                output = learner(batch.inputs, task.id)
+            losses = {"loss": task.loss(output.float(), batch).mean(), **learner.penalty(batch)}
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+            optimizer.zero_grad()
+            total.backward()  # type: ignore[no-untyped-call]
+            if options.clip is not None:
+                nn.utils.clip_grad_norm_(parameters, options.clip)
+            optimizer.step()
+            recent.append(total.detach())
+            if len(recent) == TICK or step + 1 == steps:
+                loss = _check(torch.stack(recent), task, step, session.folder)
+                recent.clear()
+                figures = {name: float(value.detach()) for name, value in losses.items()} | learner.record()
+                session.folder.append(
+                    "metrics.jsonl", {"task": task.id, "step": step + 1, "lr": rate(options, step, steps), "mean_loss": loss, **figures}
+                )
+                session.curve({f"{task.id}/{name}": value for name, value in figures.items()}, step + 1)
+                session.progress.step(step + 1, loss)
+    return steps
+
+
+def _check(recent: Tensor, task: Task, step: int, folder: RunFolder) -> float:
+    """The mean of the latest losses, ending with that of `step`.
+
+    Raises:
+        Diverged: one of them is not finite.
+    """
+    broken = (~torch.isfinite(recent)).nonzero()
+    if len(broken):
+        at = step + 1 - len(recent) + int(broken[0]) + 1
+        kept = checkpoint.latest(folder.checkpoints)
+        raise Diverged(
+            f"the loss is {float(recent[broken[0]])} at step {at} of task {task.id} ({task.title}). Try a smaller --train.lr, or "
+            f"--train.precision fp32. " + (f"The state before this task is in {kept}" if kept else "No task had been finished before it")
+        )
+    return float(recent.mean())
+
+
+def _batches(task: Task, learner: Learner, session: Session, order: Order) -> Iterator[Batch]:
+    """A task's training batches on the machine."""
+    for batch in task.train(make_act(learner, task, session.machine), order):
+        yield batch.to(session.machine.device, session.machine.memory_format)
+
+
+def _move(value: Tensor, machine: Machine) -> Tensor:
+    if value.ndim == 4:
+        return value.to(machine.device, memory_format=machine.memory_format)
+    return value.to(machine.device)
+
+
+def _evaluate_untrained(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
+    """Row -1 of R: every task started, none trained, on a copy."""
+    fresh = copy.deepcopy(learner)
+    for task in tasks:
+        _start(fresh, task, session)
+        _still(fresh)
+        evaluate(fresh, task, session, after=-1)
+
+
+def _forget_unfinished(folder: RunFolder, done: int) -> None:
+    """Drop evaluations of a task that was cut off before its checkpoint: they will be made again."""
+    folder.keep_lines("eval.jsonl", [line for line in folder.lines("eval.jsonl") if line["after"] < done])
+    for name in ("moved.jsonl", "parameters.jsonl"):
+        folder.keep_lines(name, folder.lines(name)[:done])
+
+
+def _record_parameters(learner: Learner, task: Task, folder: RunFolder) -> None:
+    every = sum(parameter.numel() for parameter in learner.parameters())
+    folder.append("parameters.jsonl", {"task": task.id, "trainable": count_moving(learner), "all": every})
+
+
+def _digests(learner: Learner) -> dict[str, bytes]:
+    return {name: tensor_digest(name, value) for name, value in learner.state_dict().items()}
+
+
+def _record_moved(learner: Learner, task: Task, before: Mapping[str, bytes], folder: RunFolder) -> None:
+    """Write down which tensors and buffers changed while a task was learnt, and which are the same bit for bit."""
+    after = _digests(learner)
+    moved = sorted(name for name in after if before.get(name) != after[name])
+    folder.append("moved.jsonl", {"task": task.id, "moved": moved, "kept": sorted(after.keys() - set(moved))})

@@ -1,0 +1,148 @@
+"""The matrix of results R, and the figures that the literature computes from it.
+
+`R[i][j]` is the metric on task j after training task i, counted from 0. The same word stands for different numbers in different
+code bases (the forgetting of one and the same matrix ranges from 0.03 to 0.15), so each function here states its formula and
+its source, and `METRICS` carries the source along for whoever prints the figure.
+
+Every function takes the tasks *trained so far*: in the formulas T is the number of rows, not the number of tasks, so a run under
+way is read as the shorter stream it has been until now. A figure is None where it is not defined: no rows yet, a single row where
+earlier tasks are needed, or a cell that the formula needs and nobody measured. A gap is never filled and never skipped.
+
+Where lower is better, averages stay as measured, and differences change sign: positive forgetting always means that it got worse,
+positive backward transfer that it got better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from statistics import fmean
+
+import attrs
+
+Row = tuple[float | None, ...]
+
+
+@attrs.frozen
+class Results:
+    """The matrix R of one run, complete or under way.
+
+    Raises ValueError where the rows do not fit the tasks.
+    """
+
+    tasks: tuple[str, ...]  # ids, in the order of training
+    rows: tuple[Row, ...]  # rows[i][j]: metric on task j after training task i; None where not measured, normally for j > i
+    initial: Row  # the row of an untrained learner, "row -1"
+    metric: str  # the name, e.g. "accuracy" (a share in [0, 1])
+    higher_is_better: bool
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.rows) > len(self.tasks):
+            raise ValueError(f"{len(self.rows)} rows of results for {len(self.tasks)} tasks; there is one row per task trained")
+        for name, row in [("the initial row", self.initial), *((f"row {i}", row) for i, row in enumerate(self.rows))]:
+            if len(row) != len(self.tasks):
+                raise ValueError(f"{name} of the results has {len(row)} cells for {len(self.tasks)} tasks")
+
+    @property
+    def learnt(self) -> tuple[Row, ...]:
+        """The lower triangle with its diagonal: row i holds the i + 1 tasks learnt by then."""
+        return tuple(row[: i + 1] for i, row in enumerate(self.rows))
+
+    @property
+    def measured(self) -> tuple[float, ...]:
+        """Every number there is, the initial row first."""
+        return tuple(cell for row in (self.initial, *self.rows) for cell in row if cell is not None)
+
+
+def average_accuracy(results: Results) -> float | None:
+    """ACC = mean_j R[T-1][j], over the tasks learnt (GEM: Lopez-Paz & Ranzato 2017)."""
+    return _mean(cell for row in results.learnt[-1:] for cell in row)
+
+
+def average_incremental_accuracy(results: Results) -> float | None:
+    """mean_i mean_{j<=i} R[i][j]: ACC after each task, averaged (iCaRL: Rebuffi et al. 2017)."""
+    return _mean(_mean(row) for row in results.learnt)
+
+
+def learning_accuracy(results: Results) -> float | None:
+    """LA = mean_j R[j][j]: each task just after it was learnt, also called plasticity (MER: Riemer et al. 2019)."""
+    return _mean(row[-1] for row in results.learnt)
+
+
+def forgetting(results: Results) -> float | None:
+    """F = mean_{j<T-1} (max_{l<T-1} R[l][j] - R[T-1][j]) (RWalk: Chaudhry et al. 2018).
+
+    The maximum leaves the last row out, so F is negative where tasks got better than they ever were. Rows l < j, from before the
+    task was learnt, count where they were measured. Where lower is better: mean (R[T-1][j] - min_l R[l][j]).
+    """
+    return _mean(_forgotten(results, task) for task in range(len(results.rows) - 1))
+
+
+def backward_transfer(results: Results) -> float | None:
+    """BWT = mean_{j<T-1} (R[T-1][j] - R[j][j]), negative where tasks got worse (GEM: Lopez-Paz & Ranzato 2017).
+
+    Where lower is better: mean (R[j][j] - R[T-1][j]).
+    """
+    return _mean(_transferred(results, task) for task in range(len(results.rows) - 1))
+
+
+def exactly_constant(results: Results) -> bool:
+    """Whether, for each j, all measured R[i][j] with i >= j are the same number, bit for bit: nothing was forgotten.
+
+    0.0 and -0.0 differ, and NaN is no number. True where no task was measured twice, for then nothing says otherwise.
+    """
+    columns = ({cell.hex() for row in results.rows[j:] if (cell := row[j]) is not None} for j in range(len(results.tasks)))
+    return all(len(bits) <= 1 and "nan" not in bits for bits in columns)
+
+
+@attrs.frozen
+class Metric:
+    """A figure computed from R, and the convention it follows, for headers."""
+
+    name: str  # "forgetting"
+    symbol: str  # "F"
+    convention: str  # the paper whose definition this is: "Chaudhry 2018"
+    meaning: str  # in a few words, true in either direction of the underlying metric
+    function: Callable[[Results], float | None]
+
+    def title(self, metric: str) -> str:
+        """The name for results in `metric`: "average accuracy" reads "average l1" for a matrix of l1."""
+        return self.name.replace("accuracy", metric)
+
+
+METRICS = (
+    Metric("average accuracy", "ACC", "GEM 2017", "mean of the last row", average_accuracy),
+    Metric("average incremental accuracy", "AIA", "iCaRL 2017", "mean of the means of all rows", average_incremental_accuracy),
+    Metric("learning accuracy", "LA", "MER 2019", "mean of the diagonal", learning_accuracy),
+    Metric("forgetting", "F", "Chaudhry 2018", "how much worse than the best earlier row", forgetting),
+    Metric("backward transfer", "BWT", "GEM 2017", "how much better than when just learnt", backward_transfer),
+)
+
+
+def _mean(cells: Iterable[float | None]) -> float | None:
+    """The mean; None of nothing, and None where one is None."""
+    numbers: list[float] = []
+    for cell in cells:
+        if cell is None:
+            return None
+        numbers.append(cell)
+    return fmean(numbers) if numbers else None
+
+
+def _forgotten(results: Results, task: int) -> float | None:
+    """What `forgetting` averages: how far the last row is worse on `task` than the best of the rows before."""
+    column = [row[task] for row in results.rows]
+    if None in column[task:]:
+        return None
+    *earlier, last = (_goodness(results, cell) for cell in column if cell is not None)
+    return max(earlier) - last
+
+
+def _transferred(results: Results, task: int) -> float | None:
+    """What `backward_transfer` averages: how far the last row is better on `task` than the row that learnt it."""
+    first, last = results.rows[task][task], results.rows[-1][task]
+    return None if first is None or last is None else _goodness(results, last) - _goodness(results, first)
+
+
+def _goodness(results: Results, cell: float) -> float:
+    """The cell, turned round where lower is better."""
+    return cell if results.higher_is_better else -cell

@@ -1,0 +1,50 @@
+"""The optimiser of one task, and its learning rate."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from sidetune_core.learner import Learner
+from sidetune_core.parts import Merger
+from sidetune_core.spec import TrainOptions
+
+
+def make_optimizer(learner: Learner, options: TrainOptions) -> torch.optim.Optimizer:
+    """A new optimiser over what requires a gradient; scalars and vectors of mergers are not decayed."""
+    undecayed = {
+        id(parameter)
+        for module in learner.modules()
+        if isinstance(module, Merger)
+        for parameter in module.parameters()
+        if parameter.ndim <= 1
+    }
+    moving = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [one for one in moving if id(one) not in undecayed], "weight_decay": options.weight_decay},
+        {"params": [one for one in moving if id(one) in undecayed], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in moving)
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0, fused=fused)
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=options.lr, fused=fused)
+    return torch.optim.Adam(groups, lr=options.lr, fused=fused)
+
+
+def rate(options: TrainOptions, step: int, steps: int) -> float:
+    """The learning rate of step `step` (from 0) out of `steps`: a pure function, so that nothing has to be restored on resume."""
+    if options.schedule == "constant":
+        return options.lr
+    climb = options.warmup * steps if options.schedule == "one-cycle" else 0.0
+    if step < climb:
+        return options.lr * (step + 1) / math.ceil(climb)
+    return options.lr * 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1.0, steps - climb)))
+
+
+def count_moving(module: nn.Module) -> int:
+    """How many numbers may move."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

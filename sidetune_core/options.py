@@ -1,0 +1,161 @@
+"""Options: one declaration each, read by the command line, the spec file, validation, `describe` and the run record.
+
+A plugin's ``Config`` is a frozen attrs class whose fields are made with `option`:
+
+    @attrs.frozen
+    class Config:
+        coef: float = option(1e4, "weight of the penalty", at_least(0))
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, cast
+
+import attrs
+import cattrs
+import cattrs.errors
+
+from sidetune_core.errors import OptionError, suggest
+
+T = TypeVar("T")
+Check = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
+
+
+def option(default: T, help: str, *checks: Check) -> T:
+    """A field of a plugin's ``Config``.
+
+    Args:
+        default: value when the user sets nothing; every option has one.
+        help: what it does, with unit and range, in one sentence that begins in lower case.
+        checks: validators such as `at_least`; ``None`` passes every check.
+    """
+    validator = attrs.validators.optional(list(checks)) if checks else None
+    return cast(T, attrs.field(default=default, validator=validator, metadata={"help": help}))
+
+
+def at_least(low: float) -> Check:
+    """The value is `low` or more."""
+    return _bound(lambda value: value >= low, f"at least {low:g}")
+
+
+def more_than(low: float) -> Check:
+    """The value is greater than `low`."""
+    return _bound(lambda value: value > low, f"more than {low:g}")
+
+
+def at_most(high: float) -> Check:
+    """The value is `high` or less."""
+    return _bound(lambda value: value <= high, f"at most {high:g}")
+
+
+def _bound(holds: Callable[[Any], bool], words: str) -> Check:
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if not holds(value):  # NaN fails every comparison, and so is refused
+            raise ValueError(f"{field.name.replace('_', '-')} must be {words}, not {value}")
+
+    return check
+
+
+@attrs.frozen
+class OptionInfo:
+    """One option as `sidetune describe` shows it."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+def describe(config: type[Any]) -> list[OptionInfo]:
+    """The options of a ``Config`` class, in their order of declaration."""
+    hints = typing.get_type_hints(config)
+    return [
+        OptionInfo(field.name.replace("_", "-"), type_words(hints[field.name]), field.default, field.metadata.get("help", ""))
+        for field in attrs.fields(config)
+    ]
+
+
+def type_words(hint: Any) -> str:
+    """A type as a user reads it: ``float``, ``path | none``, ``adam | sgd``."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return " | ".join(str(value) for value in typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(type_words(one) for one in typing.get_args(hint))
+    if hint is type(None):
+        return "none"
+    return getattr(hint, "__name__", str(hint)).lower()
+
+
+def structure(config: type[T], values: Mapping[str, Any], owner: str) -> T:
+    """Make a ``Config`` from plain values, as a spec file or Python code gives them.
+
+    Args:
+        config: the frozen attrs class.
+        values: option name (with ``_`` or ``-``) to value.
+        owner: who has these options, for the message: ``learner 'ewc'``.
+
+    Raises:
+        OptionError: an option is unknown, of the wrong type, or out of range.
+    """
+    fields = {field.name for field in attrs.fields(cast(Any, config))}
+    given = {name.replace("-", "_"): value for name, value in values.items()}
+    for name in given:
+        if name not in fields:
+            raise unknown_option(owner, name, fields)
+    try:
+        return _CONVERTER.structure(given, config)
+    except cattrs.errors.BaseValidationError as error:
+        reasons = "; ".join(_first_reasons(error))
+        raise OptionError(f"{owner}: {reasons}") from error
+
+
+def unstructure(config: Any) -> dict[str, Any]:
+    """The plain values of a ``Config``, fit for JSON."""
+    return cast(dict[str, Any], _CONVERTER.unstructure(config))
+
+
+def unknown_option(owner: str, name: str, known: set[str]) -> OptionError:
+    """The error for an option that `owner` does not have."""
+    name = name.replace("_", "-")
+    shown = sorted(one.replace("_", "-") for one in known)
+    there = f"Its options: {', '.join(shown)}" if shown else "It has no options"
+    return OptionError(f"{owner} has no option '{name}'.{suggest(name, shown)} {there}")
+
+
+def _first_reasons(error: BaseException) -> list[str]:
+    if isinstance(error, cattrs.errors.BaseValidationError):
+        found: list[str] = []
+        for inner in error.exceptions:
+            notes = [note for note in getattr(inner, "__notes__", []) if isinstance(note, cattrs.errors.AttributeValidationNote)]
+            prefix = f"{notes[0].name.replace('_', '-')}: " if notes else ""
+            found += [prefix + reason for reason in _first_reasons(inner)]
+        return found
+    return [str(error)]
+
+
+def _strict(kind: type[Any]) -> Callable[[Any, Any], Any]:
+    """Accept a value of `kind` only: ``int("3")`` would hide a mistake in a spec file."""
+
+    def take(value: Any, _: Any) -> Any:
+        good = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if not good:
+            raise ValueError(f"expected {kind.__name__}, got {value!r}")
+        return value
+
+    return take
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind in (int, float, str, bool):
+        converter.register_structure_hook(kind, _strict(kind))
+    return converter
+
+
+_CONVERTER = _make_converter()

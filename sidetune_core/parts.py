@@ -1,0 +1,112 @@
+"""The three kinds of network part: base, side and merger.
+
+Shapes leave the batch axis out: an encoding of shape ``(C,)``, ``(L, C)`` or ``(C, H, W)`` is a tensor ``(B, C)``, ``(B, L, C)`` or
+``(B, C, H, W)``. Side-tuning (Zhang et al., ECCV 2020) predicts ``T(norm(M(B(x), S(x))))`` with B the base, S the side, M the merger
+and T the head of the task.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import attrs
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+InputShapes = Mapping[str, Shape]
+
+
+@attrs.frozen(eq=False)
+class Inputs(Mapping[str, Tensor]):
+    """A batch of inputs by name, such as ``image`` of shape (B, C, H, W).
+
+    `ids` is (B,) int64, a stable number per example, where every tensor is a function of that example alone; None where it is not (an
+    augmented image, an observation of a simulator). It is what lets the core reuse a frozen base's outputs. A plain dict of tensors
+    does as well wherever `Inputs` is taken.
+    """
+
+    tensors: Mapping[str, Tensor]
+    ids: Tensor | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+class Features(NamedTuple):
+    """What a base makes of an input."""
+
+    encoding: Tensor
+    """(B, *shape)"""
+    taps: tuple[Tensor, ...] = ()
+    """Intermediate activations, (B, *tap_shapes[k]), for lateral connections."""
+
+
+class Store(Protocol):
+    """Something that remembers a frozen base's outputs (see `sidetune_core.features`)."""
+
+    def lookup(self, base: Base, inputs: Inputs) -> Features: ...
+
+
+class Base(nn.Module, ABC):
+    """A pretrained network that encodes an input.
+
+    A subclass has a frozen attrs ``Config`` and takes ``(config, inputs)``: its options and the shapes of the inputs it will see. It
+    sets `shape` and `tap_shapes`, and raises `FitError` for inputs that it cannot take.
+    """
+
+    Config: ClassVar[type[Any]]
+    shape: Shape
+    tap_shapes: tuple[Shape, ...] = ()
+    store: Store | None = None
+    """Set by the core while this base is frozen; a base never looks at it."""
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        """The encoding (B, *shape) and the taps of a batch of inputs."""
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Features:
+        if self.store is not None and isinstance(inputs, Inputs) and inputs.ids is not None:
+            return self.store.lookup(self, inputs)
+        features: Features = super().__call__(inputs)
+        return features
+
+
+class Side(nn.Module, ABC):
+    """A small network beside the base, with an encoding of the same shape.
+
+    A subclass has a ``Config`` and takes ``(config, inputs, base)``. From the base it may read `shape` and `tap_shapes`, or copy it; it
+    must not keep it. It raises `FitError` for inputs or a base that it does not fit.
+    """
+
+    Config: ClassVar[type[Any]]
+    uses_taps: ClassVar[bool] = False
+    """Whether `forward` reads the base's taps; if not, the core need not remember them."""
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
+        """The side's encoding (B, *base.shape); `features` are the base's, for sides that read its taps."""
+
+
+class Merger(nn.Module, ABC):
+    """Fuses ``count`` encodings of one shape, base first, into one of the same shape.
+
+    A subclass has a ``Config`` and takes ``(config, shape, count)``.
+    """
+
+    Config: ClassVar[type[Any]]
+
+    @abstractmethod
+    def forward(self, encodings: Sequence[Tensor]) -> Tensor:
+        """(B, *shape) out of ``count`` tensors (B, *shape)."""
+
+    def weights(self) -> dict[str, float]:
+        """What to record about the mixture, for example the weight on the base; empty if there is nothing to tell."""
+        return {}

@@ -1,0 +1,53 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines in a pipe, nothing when asked for quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Shows the steps of one task after another.
+
+    Args:
+        stream: where to write; standard error by default, so that standard output holds results only.
+        quiet: show nothing.
+    """
+
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        self._quiet = quiet
+        self._bar: tqdm[None] | None = None
+        self._head, self._steps, self._shown = "", 0, 0.0
+
+    def say(self, text: str) -> None:
+        """A line of its own, beside a bar if there is one."""
+        if not self._quiet:
+            tqdm.write(text, file=self._stream)
+
+    def start(self, head: str, steps: int) -> None:
+        """A task of so many steps begins."""
+        self._head, self._steps, self._shown = head, steps, time.monotonic()
+        if not self._quiet and self._stream.isatty():
+            self._bar = tqdm(total=steps, desc=head, unit="step", file=self._stream, leave=False, dynamic_ncols=True)
+
+    def step(self, done: int, loss: float) -> None:
+        """`done` steps of the task are behind, with this loss of late."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._shown > SECONDS_BETWEEN_LINES:
+            self._shown = time.monotonic()
+            self.say(f"{self._head}: step {done}/{self._steps}, loss {loss:.3f}")
+
+    def finish(self, text: str) -> None:
+        """The task is over; `text` stays."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self.say(text)

@@ -1,0 +1,143 @@
+"""The folder that a run leaves behind, and what can be read from it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from sidetune_core.errors import RunError
+from sidetune_core.files import write_text
+from sidetune_core.metrics import Results
+
+RUNS = Path("runs")
+
+
+@attrs.frozen
+class RunFolder:
+    """One run on disk.
+
+    ``run.json`` (spec as asked and as resolved, plugins, versions, device, seed), ``status``, ``metrics.jsonl`` (curves of training),
+    ``eval.jsonl`` (one line for each evaluation: the cells of R), ``moved.jsonl`` (which tensors each task changed), ``checkpoints/``,
+    ``tb/`` (TensorBoard), ``log.txt``, ``report.md``. Everything that `sidetune report` prints is computed from these.
+    """
+
+    path: Path
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a JSON file, whole or not at all."""
+        write_text(self.path / name, json.dumps(values, indent=2, default=str) + "\n")
+
+    def append(self, name: str, values: Mapping[str, Any]) -> None:
+        """Add a line to a ``.jsonl`` file."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def log(self, text: str) -> None:
+        """Add a line to ``log.txt``, with the time."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}\n")
+
+    def set_status(self, status: str) -> None:
+        """``running``, ``done``, ``interrupted``, or ``failed: …``."""
+        write_text(self.path / "status", status + "\n")
+
+    @property
+    def status(self) -> str:
+        path = self.path / "status"
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else "unknown"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        try:
+            values = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path} is not a run that can be read: {error}") from error
+        if not isinstance(values, dict):
+            raise RunError(f"{self.path / name} holds no table")
+        return values
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a ``.jsonl`` file; a last line that was cut off is left out."""
+        path = self.path / name
+        if not path.is_file():
+            return []
+        found = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
+
+    def keep_lines(self, name: str, keep: Sequence[Mapping[str, Any]]) -> None:
+        """Replace a ``.jsonl`` file by these lines."""
+        write_text(self.path / name, "".join(json.dumps(line) + "\n" for line in keep))
+
+    def results(self, split: str = "test") -> Results:
+        """R as far as it has been measured on a split."""
+        about = self.read_json("run.json")
+        tasks = [str(task["id"]) for task in about["tasks"]]
+        cells = [line for line in self.lines("eval.jsonl") if line["split"] == split]
+        rows: dict[int, list[float | None]] = {}
+        for line in cells:
+            row = rows.setdefault(line["after"], [None] * len(tasks))
+            row[tasks.index(line["task"])] = line["figures"][about["metric"]]
+        initial = rows.pop(-1, [None] * len(tasks))
+        return Results(
+            tasks=tuple(tasks),
+            rows=tuple(tuple(rows[i]) for i in sorted(rows)),
+            initial=tuple(initial),
+            metric=about["metric"],
+            higher_is_better=about["higher_is_better"],
+        )
+
+
+def create(path: Path | None, name: str) -> RunFolder:
+    """A new, empty run folder.
+
+    Args:
+        path: where the user wants it; None for ``runs/<name>-<time>``.
+        name: what a folder of ours is called.
+
+    Raises:
+        RunError: there is something in it already, or it cannot be written.
+    """
+    if path is None:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        path = RUNS / f"{name}-{stamp}"
+        for number in range(2, 1000):
+            if not path.exists():
+                break
+            path = RUNS / f"{name}-{stamp}-{number}"
+    try:
+        if path.is_dir() and any(path.iterdir()):
+            raise RunError(f"{path} is not empty: choose another --out, or go on with --resume {path}")
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "checkpoints").mkdir()
+    except OSError as error:
+        raise RunError(f"cannot write the run folder {path}: {error.strerror or error}") from error
+    return RunFolder(path)
+
+
+def open_run(path: Path) -> RunFolder:
+    """A run that is there.
+
+    Raises:
+        RunError: no run was started in this folder.
+    """
+    if not (path / "run.json").is_file():
+        raise RunError(f"{path} holds no run (there is no run.json in it)")
+    return RunFolder(path)

@@ -1,0 +1,46 @@
+"""From a run folder to the record that a report is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from sidetune_core.errors import RunError
+from sidetune_core.report import TRAINABLE, Moved, RunSummary
+from sidetune_core.runs import RunFolder
+
+
+def summarise(folder: RunFolder) -> RunSummary:
+    """Everything that is reported about a run, from its folder alone.
+
+    Raises:
+        RunError: the folder is no run, or one of its files is damaged.
+    """
+    about = folder.read_json("run.json")
+    try:
+        moved = tuple(
+            Moved(line["task"], dict(Counter(map(part_of, line["moved"]))), len(line["kept"])) for line in folder.lines("moved.jsonl")
+        )
+        parameters = folder.lines("parameters.jsonl")
+        return RunSummary(
+            name=folder.path.name,
+            spec_line=about["composition"],
+            results=folder.results(),
+            moved=moved,
+            parameters={TRAINABLE: _typical([line["trainable"] for line in parameters]), "all": parameters[-1]["all"]} if parameters else {},
+            seconds=sum(line["seconds"] for line in folder.lines("seconds.jsonl")),
+            status=folder.status,
+            folder=str(folder.path),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"the run {folder.path} is damaged: {error!r}") from error
+
+
+def part_of(tensor: str) -> str:
+    """The part that a tensor belongs to: ``base`` for ``base.layer1.0.conv1.weight``, ``heads.t0`` for ``heads.t0.linear.bias``."""
+    first, *rest = tensor.split(".")
+    return f"{first}.{rest[0]}" if len(rest) > 1 and first.endswith("s") else first
+
+
+def _typical(values: Sequence[int]) -> int:
+    return sorted(values)[len(values) // 2]

@@ -1,0 +1,127 @@
+"""Tasks and streams of tasks: what there is to learn, apart from how it is learnt."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from sidetune_core.parts import Inputs, InputShapes, Shape
+from sidetune_core.seeding import derive_seed
+
+Act = Callable[[Inputs], Tensor]
+"""The current learner's output on some inputs, without gradient: how a task evaluates, or collects experience."""
+
+
+@attrs.frozen(eq=False)
+class Batch:
+    """Some examples: inputs and targets, both with the batch axis first. `ids` (B,) int64 tells examples apart within the stream."""
+
+    ids: Tensor
+    inputs: Inputs
+    targets: Tensor
+
+    def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Batch:
+        """The same batch on `device`; images (B, C, H, W) in `memory_format`."""
+
+        def move(value: Tensor) -> Tensor:
+            if value.ndim == 4:
+                return value.to(device, non_blocking=True, memory_format=memory_format)
+            return value.to(device, non_blocking=True)
+
+        tensors = {name: move(value) for name, value in self.inputs.items()}
+        return Batch(self.ids, Inputs(tensors, self.inputs.ids), move(self.targets))
+
+
+@attrs.frozen
+class Order:
+    """Which examples come when: a pure function of (seed, task, step), so that a run can go on at any step."""
+
+    seed: int
+    batch_size: int
+    first_step: int = 0
+
+
+class Task(ABC):
+    """One problem: its data, its head, its loss and its metrics."""
+
+    id: str
+    """Names the task within its stream; letters, digits and ``-``."""
+    title: str
+    """For people, such as ``apple to boy``."""
+    inputs: InputShapes
+    metric: str = "accuracy"
+    """Which of the figures of `evaluate` goes into R."""
+    higher_is_better: bool = True
+    splits: tuple[str, ...] = ("test",)
+    """What `evaluate` can be asked for."""
+
+    @abstractmethod
+    def head(self, shape: Shape) -> nn.Module:
+        """A new output layer on encodings (B, *shape)."""
+
+    @abstractmethod
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """How many batches make one pass over the training data."""
+
+    @abstractmethod
+    def train(self, act: Act, order: Order) -> Iterator[Batch]:
+        """Training batches without end, beginning at ``order.first_step``. `act` is for tasks that collect their own experience."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """(B,), one loss per example: the loop takes the mean, and methods such as EWC need the single ones."""
+
+    @abstractmethod
+    def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
+        """Named figures over a whole split, `metric` among them."""
+
+
+class TaskStream(ABC):
+    """An env: a named stream of tasks. A subclass has a ``Config`` and takes ``(config, seed)``."""
+
+    Config: ClassVar[type[Any]]
+    recipe: ClassVar[Mapping[str, object]] = {}
+    """Defaults of ``--train.*`` options that suit this env, such as ``{"steps": 157}``."""
+    inputs: InputShapes
+    """Shapes of the inputs of every task, known before any data is read."""
+
+    @abstractmethod
+    def tasks(self) -> Sequence[Task]:
+        """All tasks, in order. Data is read here, not before.
+
+        Raises:
+            DataError: the data is missing, unreadable, or not what it should be.
+        """
+
+    def fingerprint(self) -> str:
+        """Equal only for equal data and transforms, so that stored base outputs may be shared between runs; empty if unknown."""
+        return ""
+
+    def close(self) -> None:
+        """Let go of files, workers and simulators."""
+
+
+def shuffled(count: int, order: Order, *names: object) -> Iterator[Tensor]:
+    """Indices (batch_size,) into `count` examples without end: one random permutation after another, never a short batch.
+
+    The permutation of pass p depends on (order.seed, names, p) only.
+    """
+    position = order.first_step * order.batch_size
+    number, offset = divmod(position, count)
+    rest = _permutation(count, order.seed, *names, number)[offset:]
+    while True:
+        while len(rest) < order.batch_size:
+            number += 1
+            rest = torch.cat([rest, _permutation(count, order.seed, *names, number)])
+        yield rest[: order.batch_size]
+        rest = rest[order.batch_size :]
+
+
+def _permutation(count: int, seed: int, *names: object) -> Tensor:
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", *names))
+    return torch.randperm(count, generator=generator)

@@ -1,0 +1,144 @@
+"""Reading and writing weights as data: nothing that is read here can run code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from sidetune_core.errors import WeightsError
+from sidetune_core.files import write_bytes
+
+Tensors = Mapping[str, Tensor]
+
+
+@attrs.frozen
+class Published:
+    """A file of weights that somebody publishes, known by its hash."""
+
+    file: str
+    url: str
+    sha256: str
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a safetensors file, or of a pickled state dict that holds nothing but tensors.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or holds Python objects (reading those would run their code).
+    """
+    if not path.is_file():
+        raise WeightsError(f"no file of weights at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("Unsupported global: GLOBAL ")[-1].split(" ")[0] if "GLOBAL" in str(error) else "see --debug"
+        raise WeightsError(
+            f"{path} is a pickle that holds Python objects ({reason}), and reading those would run their code; "
+            "save its state dict as .safetensors, or with torch.save(model.state_dict(), path)"
+        ) from error
+    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+
+
+def fetch(published: Published) -> Path:
+    """The local copy of a published file, downloaded once (with progress) and checked by its hash.
+
+    It is kept under ``$SIDETUNE_HOME/weights``, by default ``~/.cache/sidetune/weights``; a file put there by hand does as well.
+
+    Raises:
+        WeightsError: it cannot be downloaded, or its hash is not the published one.
+    """
+    home = Path(os.environ.get("SIDETUNE_HOME", Path.home() / ".cache" / "sidetune"))
+    path = home / "weights" / published.file
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(published.url, str(path), hash_prefix=published.sha256)
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"cannot download {published.url} ({error}). Get the file on another machine, put it at {path}, and run again"
+            ) from error
+    if hashlib.sha256(path.read_bytes()).hexdigest() != published.sha256:
+        raise WeightsError(f"{path} is not the published file (its SHA-256 differs); delete it and run again")
+    return path
+
+
+def fill(module: nn.Module, tensors: Tensors, source: str, prefix: str = "") -> None:
+    """Load `tensors` into `module`, every key and every shape.
+
+    Args:
+        module: what to fill, in place.
+        tensors: by key; ``num_batches_tracked`` of a batch norm may be absent, as in old files.
+        source: where they come from, for the message.
+        prefix: taken off the keys that begin with it, such as ``module.``.
+
+    Raises:
+        WeightsError: which keys are missing or left over, and which shapes differ.
+    """
+    own = module.state_dict()
+    given = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    optional = {key for key in own if key.endswith("num_batches_tracked")}
+    problems = []
+    if missing := sorted(own.keys() - given.keys() - optional):
+        problems.append(f"lacks {_some(missing)}")
+    if extra := sorted(given.keys() - own.keys()):
+        problems.append(f"has {_some(extra)}, which the network has not")
+    differing = [
+        f"{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in given and given[key].shape != own[key].shape
+    ]
+    if differing:
+        problems.append(f"differs in shape: {_some(differing)}")
+    if problems:
+        raise WeightsError(f"the weights of {source} are of another architecture: the file {'; it '.join(problems)}")
+    module.load_state_dict(given, strict=False)
+
+
+def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all."""
+    data = safetensors.torch.save({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, dict(about or {}))
+    write_bytes(path, data)
+
+
+def fingerprint(tensors: Tensors) -> str:
+    """SHA-256 over names, types, shapes and bytes: equal only for bit-identical tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensor_digest(name, tensors[name]))
+    return digest.hexdigest()
+
+
+def tensor_digest(name: str, tensor: Tensor) -> bytes:
+    """SHA-256 over one tensor's name, type, shape and bytes."""
+    flat = tensor.detach().contiguous().cpu()
+    digest = hashlib.sha256(json.dumps([name, str(flat.dtype), list(flat.shape)]).encode())
+    digest.update(memoryview(flat.reshape(-1).view(torch.uint8).numpy()) if flat.numel() else b"")
+    return digest.digest()
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """Find the tensors in what a training script saved: a state dict, or a record that has one under ``state_dict``."""
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{path} holds no state dict: expected tensors by name, alone or under the key 'state_dict'")
+    return {str(key): value for key, value in content.items()}
+
+
+def _some(words: list[str]) -> str:
+    shown = ", ".join(words[:4])
+    return f"{shown} and {len(words) - 4} more" if len(words) > 4 else shown
