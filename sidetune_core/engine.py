@@ -175,10 +175,11 @@ def _about(spec: RunSpec, composition: Composition, machine: Machine, tasks: Seq
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Commit of the current folder's repository and whether it has changes; None outside of one."""
+    """Commit of the checkout that this code is run from, and whether it has changes; None where it was installed from a wheel."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        here = Path(__file__).parent
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
