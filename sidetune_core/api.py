@@ -20,7 +20,7 @@ from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Sha
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.spec import Choice, RunSpec
 from sidetune_core.tasks import Act, Batch, Order, Task, TaskStream, shuffled
-from sidetune_core.weights import Published, fetch, fill, read_tensors
+from sidetune_core.weights import Published, load_weights
 
 __all__ = [
     "Act",
@@ -56,12 +56,10 @@ __all__ = [
     "at_least",
     "at_most",
     "derive_seed",
-    "fetch",
-    "fill",
+    "load_weights",
     "more_than",
     "normalise",
     "option",
-    "read_tensors",
     "resume",
     "run",
     "seeded",

@@ -54,6 +54,8 @@ def parse(argv: Sequence[str]) -> Arguments:
         SidetuneError: a part or an option does not exist, or does not fit.
     """
     names = _names(argv)
+    if names.resume and not names.help:
+        return _resume_only(names, argv)
     if names.help and not _names_anything(names):
         _print_short_help()
     spec = _merge(read_spec(names.spec) if names.spec else RunSpec(), names, argv)
@@ -87,8 +89,22 @@ def _names(argv: Sequence[str]) -> argparse.Namespace:
     for slot in DEFAULTS:
         parser.add_argument(f"--{slot}")
     parser.add_argument("--spec", type=Path)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--debug", action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
     return parser.parse_known_args(argv)[0]
+
+
+def _resume_only(names: argparse.Namespace, argv: Sequence[str]) -> Arguments:
+    """``--resume`` takes everything from the run itself."""
+    others = [word for word in argv if word.startswith("--") and word.split("=")[0] not in ("--resume", "--quiet", "--debug")]
+    if others:
+        raise OptionError(
+            f"--resume goes on with a run as it was begun, so {others[0]} cannot be set; "
+            f"to change it, begin a new run: {PROGRAM} --spec {names.resume / 'run.json'} {others[0]} …"
+        )
+    return Arguments(RunSpec(), None, names.resume, False, names.quiet)
 
 
 def _names_anything(names: argparse.Namespace) -> bool:
@@ -120,7 +136,7 @@ def _read(argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], descript
     """The second stage: general options, then one group for each chosen part and one for training."""
     fields: dict[str, Any] = {}
     for one in KINDS:
-        name = _name(spec, one.name) if one.name in defaults else None
+        name = _name(spec, one.name) if one.name in defaults or len(defaults) == 1 else None  # alone are the training options
         about = Annotated[str | None, tyro.conf.arg(name=one.name, help=one.summary, metavar="NAME")]
         fields[f"{one.name}_name"] = attrs.field(type=about, default=name)  # type: ignore[call-overload]
     for name, (kind, default, help) in _GENERAL.items():
@@ -132,7 +148,7 @@ def _read(argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], descript
         fields[slot] = attrs.field(type=type(config), default=config)  # type: ignore[call-overload]
     composed = attrs.make_class("Options", fields, kw_only=True)
     parsed, unknown = tyro.cli(
-        composed, prog=PROGRAM, description=description, args=list(argv), return_unknown_args=True, registry=_registry(), compact_help=True
+        composed, prog=PROGRAM, description=description, args=list(argv), return_unknown_args=True, registry=_registry()
     )
     return parsed, unknown
 
@@ -189,8 +205,8 @@ def _print_short_help() -> None:
     """General help: names from metadata, no plugin imported. Exits."""
     lines = ["Compose a run from registered parts, and run it.", ""]
     for one in KINDS:
-        lines.append(f"{one.plural}: {', '.join(plugin.name for plugin in registry.installed(one))} (default {DEFAULTS[one.name]})")
-    lines += ["", "Name a part and ask again for its options: sidetune-run --learner finetune --env icifar --help"]
+        lines += [f"{one.plural}: {', '.join(plugin.name for plugin in registry.installed(one))}", ""]
+    lines += ["Name a part and ask again for its options: sidetune-run --learner finetune --env icifar --help"]
     _read(["--help"], RunSpec(), {"train": TrainOptions()}, "\n".join(lines))
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sidetune_core.errors import DataError
 from sidetune_core.heads import ClassHead
-from sidetune_core.parts import Inputs, InputShapes, Shape
+from sidetune_core.parts import Inputs, Shape
 from sidetune_core.seeding import derive_seed
 from sidetune_core.tasks import Act, Batch, Order, Task, shuffled
 from sidetune_core.weights import fingerprint
@@ -55,6 +56,9 @@ class ClassTask(Task):
         input: name under which networks find the input.
         transform: makes the network's input from a batch of stored ones; a function of each example alone.
         augment: random change of a batch of stored inputs in training, before `transform`.
+
+    Raises:
+        DataError: a split has no example of these classes.
     """
 
     def __init__(
@@ -69,18 +73,17 @@ class ClassTask(Task):
         augment: Augment | None = None,
     ) -> None:
         self.id, self.title, self.input = id, title, input
+        self.inputs = {input: tuple(transform(examples.inputs["train"][:1]).shape[1:])}
         self.splits = tuple(split for split in examples.inputs if split != "train")
         self._examples, self._transform, self._augment = examples, transform, augment
         self._classes = len(classes)
         order = torch.tensor(list(classes))
         self._indices = {split: torch.isin(labels, order).nonzero()[:, 0] for split, labels in examples.labels.items()}
+        for split, indices in self._indices.items():
+            if not len(indices):
+                raise DataError(f"task '{id}' ({title}): no example of its classes in split '{split}'")
         self._new_label = torch.full((int(order.max()) + 1,), -1)
         self._new_label[order] = torch.arange(len(order))
-
-    @property
-    def inputs(self) -> InputShapes:  # type: ignore[override]
-        sample = self._transform(self._examples.inputs["train"][:1])
-        return {self.input: tuple(sample.shape[1:])}
 
     def size(self, split: str) -> int:
         """How many examples a split has."""

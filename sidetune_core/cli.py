@@ -1,42 +1,182 @@
-"""The command line: `sidetune-run` composes and runs, `sidetune` has the verbs. Torch is imported only when something is to be run."""
+"""The command line: `sidetune-run` composes and runs, `sidetune` has the verbs. Torch is imported only where something is computed."""
 
 from __future__ import annotations
 
+import inspect
+import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
-from sidetune_core import arguments
+import attrs
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.extras import SubcommandApp
+
+from sidetune_core import arguments, kinds, registry
 from sidetune_core.compose import compose
-from sidetune_core.errors import SidetuneError
+from sidetune_core.errors import Interrupted, SidetuneError
+from sidetune_core.options import describe as describe_options
+from sidetune_core.report import comparison, comparison_markdown, matrix_table, metrics_lines, moved_lines
+from sidetune_core.runs import open_run
+from sidetune_core.summary import summarise
+
+Switch = Annotated[bool, FlagCreatePairsOff]
+
+verbs = SubcommandApp()
 
 
 def main_run(argv: Sequence[str] | None = None) -> int:
     """``sidetune-run``; returns the exit status."""
-    return _guarded(_run, list(sys.argv[1:] if argv is None else argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    return _guarded(lambda: _run(words), debug="--debug" in words)
 
 
-def _guarded(act: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Turn what the user can mend into one paragraph and status 2."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """``sidetune``; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    description = "Look at registered parts and at runs. To run something: sidetune-run --help"
+
+    def act() -> int:
+        status = verbs.cli(prog="sidetune", description=description, args=words or ["--help"])
+        return status if isinstance(status, int) else 0
+
+    return _guarded(act, debug)
+
+
+def _guarded(act: Callable[[], int], debug: bool) -> int:
+    """Run a command; what the user can mend becomes one paragraph and status 2."""
     try:
-        return act(argv)
+        return act()
     except SidetuneError as error:
-        if "--debug" in argv:
+        if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except Interrupted as stop:
+        print(f"\ninterrupted; go on with: sidetune-run --resume {stop.folder}", file=sys.stderr)
         return 130
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has enough
+        sys.stderr.close()
+        return 0
 
 
 def _run(argv: list[str]) -> int:
     asked = arguments.parse(argv)
     if asked.dry_run:
         composition = compose(asked.spec)
-        print(composition)
+        print(composition, file=sys.stderr)
+        print(json.dumps(composition.resolved().to_json(), indent=2))
         return 0
-    from sidetune_core import engine  # torch
+    from sidetune_core import engine
 
     run = engine.resume(asked.resume, asked.quiet) if asked.resume else engine.run(asked.spec, asked.out, asked.quiet)
-    print(run.results)
+    summary = summarise(run.folder)
+    folder = run.folder.path
+    print(f"\n{matrix_table(summary.results)}\n")
+    print("\n".join(metrics_lines(summary.results)))
+    print("\n" + "\n".join(moved_lines(summary)))
+    print(f"\nrun folder  {folder}  (report.md, TensorBoard in tb/)")
+    print(f"try next    sidetune-run --spec {folder / 'run.json'} --learner finetune    # the same stream, another method")
+    print(f"            sidetune report {folder.parent}/*    # compare runs")
     return 0
+
+
+@verbs.command(name="list")
+def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> int:
+    """List the registered parts, from package metadata only.
+
+    Args:
+        kind: bases, sides, mergers, learners or envs; all where it is left out.
+        json: print JSON.
+    """
+    chosen = [kinds.kind(kind)] if kind else list(kinds.KINDS)
+    found = {one.plural: registry.installed(one) for one in chosen}
+    if json:
+        _print_json({name: [attrs.asdict(plugin, filter=attrs.filters.exclude("kind")) for plugin in plugins] for name, plugins in found.items()})
+        return 0
+    for one in chosen:
+        print(f"{one.plural} ({one.summary})")
+        for plugin in found[one.plural]:
+            print(f"  {plugin.name:<14}{plugin.origin}")
+        if not found[one.plural]:
+            print("  none")
+    return 0
+
+
+@verbs.command
+def describe(kind: Positional[str], name: Positional[str]) -> int:
+    """Show what a part is and which options it has.
+
+    Args:
+        kind: base, side, merger, learner or env.
+        name: as it is registered.
+    """
+    plugin = registry.find(kinds.kind(kind), name)
+    cls = registry.load(plugin)
+    print(f"{plugin.title}: {plugin.target}\n\n{inspect.getdoc(cls)}\n")
+    for slot, word in (("needs", "needs"), ("takes", "can use")):
+        if getattr(cls, slot, None):
+            print(f"{word}: {', '.join(sorted(getattr(cls, slot)))}")
+    if getattr(cls, "recipe", None):
+        print("training defaults: " + ", ".join(f"--train.{key} {value}" for key, value in cls.recipe.items()))
+    options = describe_options(cls.Config)
+    print("options:" if options else "no options")
+    for option in options:
+        print(f"  --{plugin.kind.name}.{option.name}  {option.type}, default {option.default}\n      {option.help}")
+    return 0
+
+
+@verbs.command
+def report(runs: Positional[tuple[Path, ...]], markdown: Switch = False) -> int:
+    """Compare runs: one line each, computed from their folders.
+
+    Args:
+        runs: run folders.
+        markdown: print a Markdown table.
+    """
+    if not runs:
+        raise SidetuneError("name at least one run: sidetune report runs/*")
+    summaries = [summarise(open_run(path)) for path in runs if path.is_dir() or len(runs) == 1]
+    if len(summaries) == 1 and not markdown:
+        (one,) = summaries
+        print(f"{one.spec_line}\n\n{matrix_table(one.results)}\n")
+        print("\n".join(metrics_lines(one.results)) + "\n\n" + "\n".join(moved_lines(one)))
+    else:
+        print(comparison_markdown(summaries) if markdown else comparison(summaries))
+    return 0
+
+
+@verbs.command
+def export(run: Positional[Path], part: str = "base", out: Path | None = None) -> int:
+    """Write the weights of a part of a run's newest checkpoint to a file, for ``--base.weights`` or ``--side.weights``.
+
+    Args:
+        run: the run folder.
+        part: 'base', 'side', 'sides.t0', …; an unknown one is answered with what there is.
+        out: a .safetensors file; PART.safetensors where it is left out.
+    """
+    from sidetune_core import checkpoint
+    from sidetune_core.weights import write_tensors
+
+    folder = open_run(run)
+    path = checkpoint.latest(folder.checkpoints)
+    if path is None:
+        raise SidetuneError(f"{run} has no checkpoint yet")
+    tensors = checkpoint.read_part(path, part)
+    out = out or Path(f"{part}.safetensors")
+    if out.suffix != ".safetensors":
+        raise SidetuneError(f"weights are written as .safetensors, not '{out.name}'")
+    write_tensors(out, tensors, {"composition": str(folder.read_json("run.json")["composition"]), "part": part})
+    print(f"{out}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers")
+    return 0
+
+
+def _print_json(values: Any) -> None:
+    print(json.dumps(values, indent=2))

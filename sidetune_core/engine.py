@@ -19,7 +19,7 @@ from sidetune_core import __version__, checkpoint, devices, loop, runs
 from sidetune_core.build import build_learner, build_stream
 from sidetune_core.compose import Composition, compose
 from sidetune_core.devices import Machine
-from sidetune_core.errors import RunError, SidetuneError
+from sidetune_core.errors import Interrupted, RunError, SidetuneError
 from sidetune_core.features import GIB, FeatureStore
 from sidetune_core.files import write_text
 from sidetune_core.learner import Learner
@@ -66,6 +66,8 @@ def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True) -> Run
     Raises:
         SidetuneError: with what to do about it; what was finished before it is in the folder.
     """
+    path = Path(out) if out is not None else None
+    runs.check_free(path)
     composition = compose(spec)
     machine = devices.choose(composition.train)
     stream = build_stream(composition)
@@ -74,7 +76,7 @@ def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True) -> Run
     tasks = stream.tasks()
     if not tasks:
         raise RunError(f"env '{composition.parts['env'].plugin.name}' has no tasks")
-    folder = runs.create(Path(out) if out is not None else None, name)
+    folder = runs.create(path, name)
     folder.write_json("run.json", _about(spec, composition, machine, tasks))
     try:
         return _carry_out(composition, folder, learner, tasks, machine, stream.fingerprint(), Progress(quiet=quiet))
@@ -136,10 +138,10 @@ def _carry_out(
         session = loop.Session(options, composition.seed, machine, folder, store, progress, curve)
         try:
             loop.learn(learner, tasks, session)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             folder.set_status("interrupted")
             folder.log("interrupted")
-            raise
+            raise Interrupted(folder.path) from stop
         except BaseException as error:
             folder.set_status(f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
             folder.log(f"failed: {error!r}")

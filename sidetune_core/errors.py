@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class SidetuneError(Exception):
@@ -40,6 +41,14 @@ class RunError(SidetuneError):
 
 class Diverged(RunError):
     """The loss is no longer a finite number."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped a run; `folder` is where it can be gone on with."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ import attrs
 from sidetune_core.metrics import METRICS, Results, average_accuracy, average_incremental_accuracy, exactly_constant, forgetting
 
 UNMEASURED = "·"
+NOTHING_FORGOTTEN = "Nothing was forgotten: every R[i][j], i >= j, is the same number bit for bit."
 TRAINABLE = "trainable per task"  # the key of RunSummary.parameters that runs are compared by
 
 _COMPARED = tuple(metric for metric in METRICS if metric.function is not average_incremental_accuracy)
@@ -61,6 +62,21 @@ def metrics_lines(results: Results) -> list[str]:
     return _aligned(_figures(results), left={0, 2}, gap=3).splitlines()
 
 
+def moved_lines(summary: RunSummary) -> list[str]:
+    """What moved and what did not, tasks that are alike in one line; and whether anything was forgotten."""
+    table: Table = []
+    for record in summary.moved:
+        parts = {part.removesuffix(f".{record.task}"): count for part, count in record.moved.items() if count}
+        text = ", ".join(f"{part} {count}" for part, count in parts.items()) or "nothing"
+        if table and table[-1][1] == text:
+            table[-1][0] = f"{table[-1][0].split(' to ')[0]} to {record.task}"
+            table[-1][2] = str(record.kept)
+        else:
+            table.append([record.task, text, str(record.kept)])
+    lines = [f"{tasks} moved {text} (tensors); {kept} others are the same bit for bit" for tasks, text, kept in table]
+    return [*lines, NOTHING_FORGOTTEN] if _nothing_forgotten(summary.results) else lines
+
+
 def run_report(summary: RunSummary) -> str:
     """The report of one run, in Markdown."""
     results = summary.results
@@ -73,9 +89,8 @@ def run_report(summary: RunSummary) -> str:
         _markdown(_matrix(results, rows=results.tasks, columns=results.tasks)),
         _markdown([["figure", "value", "definition"], *_figures(results)], left={0, 2}),
     ]
-    # Forgetting is defined only where old tasks were measured after every later one: without that, constancy says nothing.
-    if exactly_constant(results) and forgetting(results) is not None:
-        sections.append("Nothing was forgotten: every R[i][j], i >= j, is the same number bit for bit.")
+    if _nothing_forgotten(results):
+        sections.append(NOTHING_FORGOTTEN)
     if summary.moved:
         sections += ["## What moved", _markdown(_movements(summary.moved), left={0, 1})]
     parameters = [[f"parameters, {which}", f"{count:,}"] for which, count in summary.parameters.items()]
@@ -94,6 +109,11 @@ def comparison_markdown(summaries: Sequence[RunSummary]) -> str:
 
 
 # What the tables say
+
+
+def _nothing_forgotten(results: Results) -> bool:
+    """Constancy says something only where old tasks were measured after every later one, that is, where forgetting is defined."""
+    return exactly_constant(results) and forgetting(results) is not None
 
 
 def _matrix(results: Results, rows: Sequence[str], columns: Sequence[str]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,22 @@ class RunFolder:
         )
 
 
+def check_free(path: Path | None) -> None:
+    """See that a run folder can be made, before any work is done; nothing is written.
+
+    Raises:
+        RunError: there is something in it already, or it cannot be written.
+    """
+    path = path if path is not None else RUNS
+    if path is not RUNS and path.is_dir() and any(path.iterdir()):
+        raise RunError(f"{path} is not empty: choose another --out, or go on with it: sidetune-run --resume {path}")
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise RunError(f"cannot make the run folder {path}: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RunError(f"cannot make the run folder {path}: no permission to write in {existing}")
+
+
 def create(path: Path | None, name: str) -> RunFolder:
     """A new, empty run folder.
 
@@ -115,21 +132,18 @@ def create(path: Path | None, name: str) -> RunFolder:
     Raises:
         RunError: there is something in it already, or it cannot be written.
     """
-    if path is None:
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        path = RUNS / f"{name}-{stamp}"
-        for number in range(2, 1000):
-            if not path.exists():
-                break
-            path = RUNS / f"{name}-{stamp}-{number}"
-    try:
-        if path.is_dir() and any(path.iterdir()):
-            raise RunError(f"{path} is not empty: choose another --out, or go on with --resume {path}")
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "checkpoints").mkdir()
-    except OSError as error:
-        raise RunError(f"cannot write the run folder {path}: {error.strerror or error}") from error
-    return RunFolder(path)
+    check_free(path)
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    names = [path] if path is not None else [RUNS / f"{name}-{stamp}{tail}" for tail in ("", *(f"-{n}" for n in range(2, 100)))]
+    for candidate in names:
+        try:
+            (candidate / "checkpoints").mkdir(parents=True)  # fails where another run took the name a moment ago
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(f"cannot make the run folder {candidate}: {error.strerror or error}") from error
+        return RunFolder(candidate)
+    raise RunError(f"another run has just taken {names[-1]}; choose another --out")
 
 
 def open_run(path: Path) -> RunFolder:

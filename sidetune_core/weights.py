@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sidetune_core.errors import WeightsError
 from sidetune_core.files import write_bytes
+from sidetune_core.pickles import salvage
 
 Tensors = Mapping[str, Tensor]
 
@@ -29,6 +30,39 @@ class Published:
     file: str
     url: str
     sha256: str
+    holds_objects: bool = False
+    """Whether it is a pickle of whole objects, of which only the tensors are read."""
+
+
+def load_weights(module: nn.Module, choice: str, *, owner: str, packaged: Path, published: Published | None = None, prefix: str = "") -> None:
+    """Fill a base or a side with the weights that its option ``weights`` chooses.
+
+    Args:
+        module: what to fill, in place.
+        choice: ``packaged``, ``seed`` (the file that the method's authors published), ``none`` (leave it at random), or a path.
+        owner: for messages, such as ``base 'resnet44'``.
+        packaged: the file that comes with the package; it need not exist.
+        published: the authors' file, if there is one.
+        prefix: taken off the keys of a foreign file, such as ``module.``.
+
+    Raises:
+        WeightsError: there are no such weights, they are unsafe to read, or of another architecture.
+    """
+    if choice == "none":
+        return
+    if choice == "packaged":
+        if not packaged.is_file():
+            raise WeightsError(f"no weights of {owner} come with the package: give a file, or 'none' for random ones")
+        path, tensors = packaged, read_tensors(packaged)
+    elif choice == "seed":
+        if published is None:
+            raise WeightsError(f"the authors of side-tuning published no weights of {owner}: give 'packaged', 'none' or a file")
+        path = fetch(published)
+        tensors = _state_dict(salvage(path), path) if published.holds_objects else read_tensors(path)
+    else:
+        path = Path(choice).expanduser()
+        tensors = read_tensors(path)
+    fill(module, tensors, str(path), prefix)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.api import Base, Features, FitError, InputShapes, Published, WeightsError, fetch, fill, option, read_tensors
+from sidetune_core.api import Base, Features, FitError, InputShapes, Published, load_weights, option
 
 WIDTHS = (16, 32, 64)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-PACKAGED = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 @attrs.frozen
@@ -64,7 +64,14 @@ class CifarResNet(Base):
         half, quarter = ((height + 1) // 2, (width + 1) // 2), ((height + 3) // 4, (width + 3) // 4)
         self.shape = (WIDTHS[2],)
         self.tap_shapes = ((16, height, width), (16, height, width), (32, *half), (64, *quarter))
-        self._load(config.weights)
+        load_weights(
+            self,
+            config.weights,
+            owner=f"base 'resnet{self.depth}'",
+            packaged=WEIGHTS / f"resnet{self.depth}-cifar10.safetensors",
+            published=self.published,
+            prefix="module.",
+        )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         stem = functional.relu(self.bn1(self.conv1((inputs["image"] - self.mean) / self.std)))
@@ -72,22 +79,6 @@ class CifarResNet(Base):
         second = self.layer2(first)
         third = self.layer3(second)
         return Features(third.mean((2, 3)), (stem, first, second, third))
-
-    def _load(self, source: str) -> None:
-        name = f"resnet{self.depth}"
-        if source == "none":
-            return
-        if source == "packaged":
-            path = PACKAGED / f"{name}-cifar10.safetensors"
-            if not path.is_file():
-                raise WeightsError(f"no weights of {name} come with the package; give a file, or 'none' for random ones (--base.weights)")
-        elif source == "seed":
-            if self.published is None:
-                raise WeightsError(f"the original authors published no weights of {name}; they did of resnet44")
-            path = fetch(self.published)
-        else:
-            path = Path(source)
-        fill(self, read_tensors(path), str(path), prefix="module.")
 
 
 class _Block(nn.Module):

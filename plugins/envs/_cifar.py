@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http.client import HTTPException
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +11,9 @@ import torch
 
 from sidetune_core.api import DataError, option
 
-from ._images import ImageStream, LabelledImages, Options, labelled, read_archive
+from ._archives import read_archive
+from ._images import ImageStream, Options
+from ._labelled import LabelledImages, labelled
 
 SHAPE = (3, 32, 32)
 
@@ -29,6 +32,7 @@ class CifarStream(ImageStream):
     """One of the CIFAR sets, ``image`` (3, 32, 32) in [0, 1]."""
 
     set_name: ClassVar[str]
+    """The class of ``torchvision.datasets`` that reads it."""
 
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(config, seed, SHAPE)
@@ -36,7 +40,7 @@ class CifarStream(ImageStream):
 
     def read(self) -> LabelledImages:
         if self._config.archive is not None:
-            return read_archive(self._config.archive.expanduser(), SHAPE)
+            return read_archive(self._config.archive.expanduser(), SHAPE[1:])
         return self._download()
 
     def _download(self) -> LabelledImages:
@@ -45,7 +49,7 @@ class CifarStream(ImageStream):
         root = self._config.root.expanduser()
         try:
             sets = {split: getattr(datasets, self.set_name)(root, train=split == "train", download=True) for split in ("train", "test")}
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             raise DataError(
                 f"cannot download {self.set_name} into {root}: {error}. Without internet, give an archive: --env.archive FILE.npz"
             ) from error

@@ -1,48 +1,49 @@
-"""What the image envs share: options, archives, and the split of a labelled set into tasks of some classes each."""
+"""What the image envs share: their options, and the split of a labelled set into tasks of some classes each."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
-from sidetune_core.api import ClassTask, DataError, Examples, OptionError, TaskStream, at_least, at_most, derive_seed, option
+from sidetune_core.api import ClassTask, Examples, OptionError, TaskStream, at_least, at_most, derive_seed, option
+
+from ._labelled import LabelledImages, set_apart
 
 
 @attrs.frozen
 class Options:
     """Options of every image env."""
 
-    classes_per_task: int | None = option(None, "classes in a task; all in one task where it is not given", at_least(1))
+    classes_per_task: int | None = option(
+        None, "classes in a task; where it is not given, 2 in digits, 10 in icifar, and all in one task elsewhere", at_least(2)
+    )
     partition: Literal["consecutive", "random"] = option(
         "consecutive", "which classes make a task: in the order of their labels, or drawn at random from the run's seed"
     )
-    tasks: int | None = option(None, "only the first so many tasks", at_least(1))
+    tasks: int | None = option(None, "only the first so many tasks; all of them if there are fewer", at_least(1))
     augment: Literal["none", "crop-flip"] = option(
         "none", "change training images at random: shift by up to 4 pixels and flip; stored base outputs cannot be used then"
     )
-    holdout: float = option(0.0, "fraction of the training images kept apart as split 'val'", at_least(0), at_most(0.9))
-
-
-@attrs.frozen(eq=False)
-class LabelledImages:
-    """A labelled set: `images[split]` (N, C, H, W) uint8, `labels[split]` (N,) int64 in [0, len(names)); splits 'train', 'test'."""
-
-    images: Mapping[str, Tensor]
-    labels: Mapping[str, Tensor]
-    names: tuple[str, ...]
+    holdout: float = option(
+        0.0, "fraction of each class's training images kept apart as split 'val', chosen by the run's seed", at_least(0), at_most(0.9)
+    )
 
 
 class ImageStream(TaskStream):
-    """A labelled set of images, cut into tasks of some classes each. Subclasses read the set."""
+    """A labelled set of images, cut into tasks of some classes each. Subclasses read the set.
 
-    classes_per_task: int | None = None
+    Args:
+        options: of the env.
+        seed: of the run; it decides a random partition and the held-out images, and nothing else.
+        shape: (C, H, W) of the images.
+    """
+
+    classes_per_task: ClassVar[int | None] = None
     """What is done where the user says nothing; None is all classes in one task."""
 
     def __init__(self, options: Options, seed: int, shape: tuple[int, int, int]) -> None:
@@ -50,20 +51,21 @@ class ImageStream(TaskStream):
         self.inputs = {"image": shape}
         self._fingerprint = ""
 
+    @abstractmethod
     def read(self) -> LabelledImages:
         """The whole set.
 
         Raises:
             DataError: it is missing or unreadable.
         """
-        raise NotImplementedError  # abstract, but ABC is upstream
 
     def tasks(self) -> Sequence[ClassTask]:
         data, options = self.read(), self._options
-        examples = _hold_out(Examples(data.images, data.labels), options.holdout, self._seed)
+        split = self._split(len(data.names))
+        examples = self._examples(data)
         self._fingerprint = examples.fingerprint("divide by 255")
         tasks = []
-        for number, classes in enumerate(self._split(len(data.names))):
+        for number, classes in enumerate(split[: options.tasks]):
             names = [data.names[label] for label in classes]
             tasks.append(
                 ClassTask(
@@ -75,7 +77,7 @@ class ImageStream(TaskStream):
                     augment=crop_flip if options.augment == "crop-flip" else None,
                 )
             )
-        return tasks[: options.tasks]
+        return tasks
 
     def fingerprint(self) -> str:
         return self._fingerprint
@@ -84,7 +86,7 @@ class ImageStream(TaskStream):
         """Classes of each task."""
         size = self._options.classes_per_task or self.classes_per_task or count
         if count % size:
-            fitting = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+            fitting = ", ".join(str(n) for n in range(2, count + 1) if count % n == 0)
             raise OptionError(f"{count} classes cannot be cut into tasks of {size} (--env.classes-per-task); possible: {fitting}")
         order = list(range(count))
         if self._options.partition == "random":
@@ -92,56 +94,16 @@ class ImageStream(TaskStream):
             order = torch.randperm(count, generator=generator).tolist()
         return [order[first : first + size] for first in range(0, count, size)]
 
-
-def read_archive(path: Path, shape: tuple[int, int, int]) -> LabelledImages:
-    """A labelled set from an ``.npz`` file.
-
-    Keys: ``x_train``, ``x_test`` (N, H, W, 3) or (N, H, W) uint8; ``y_train``, ``y_test`` (N,) whole numbers from 0; and, if the classes
-    have names, ``names`` (classes,) text.
-
-    Args:
-        path: the file.
-        shape: (C, H, W) that the images must have; grey images are repeated over three channels.
-
-    Raises:
-        DataError: the file is missing, damaged, or lacks or misshapes one of the keys; or labels are out of range.
-    """
-    arrays = _load_npz(path)
-    if lacking := [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in arrays]:
-        raise DataError(f"{path} lacks {', '.join(lacking)}; it has {', '.join(sorted(arrays)) or 'nothing'}")
-    images, labels = {}, {}
-    for split in ("train", "test"):
-        x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3)):
-            raise DataError(f"{path}: x_{split} must be uint8 of shape (N, H, W, 3) or (N, H, W); it is {x.dtype} {x.shape}")
-        if x.shape[1:3] != shape[1:]:
-            raise DataError(f"{path}: the images of x_{split} are {x.shape[1]} x {x.shape[2]}, expected {shape[1]} x {shape[2]}")
-        if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
-            raise DataError(f"{path}: y_{split} must be one whole number per image, {x.shape[:1]}; it is {y.dtype} {y.shape}")
-        pixels = torch.from_numpy(x if x.ndim == 4 else x[..., None]).permute(0, 3, 1, 2)
-        images[split] = pixels.expand(-1, shape[0], -1, -1).contiguous()
-        labels[split] = torch.from_numpy(y.astype(np.int64))
-    names = tuple(map(str, arrays["names"])) if "names" in arrays else None
-    return labelled(images, labels, names, str(path))
-
-
-def labelled(images: Mapping[str, Tensor], labels: Mapping[str, Tensor], names: tuple[str, ...] | None, source: str) -> LabelledImages:
-    """Check the labels of a set, and name its classes where they have no names.
-
-    Raises:
-        DataError: a split is empty, a label is out of range, or a class has no example.
-    """
-    for split, values in labels.items():
-        if not len(values):
-            raise DataError(f"{source}: no images in split '{split}'")
-    count = len(names) if names else int(labels["train"].max()) + 1
-    for split, values in labels.items():
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= count:
-            raise DataError(f"{source}: labels of split '{split}' run from {low} to {high}, expected 0 to {count - 1}")
-        if absent := sorted(set(range(count)) - set(values.unique().tolist())):
-            raise DataError(f"{source}: no image of class {absent[0]} in split '{split}' ({len(absent)} of {count} classes are absent)")
-    return LabelledImages(images, labels, names or tuple(f"class {k}" for k in range(count)))
+    def _examples(self, data: LabelledImages) -> Examples:
+        """The set, with the held-out part of 'train' as split 'val'."""
+        if not self._options.holdout:
+            return Examples(data.images, data.labels)
+        images, labels = data.images["train"], data.labels["train"]
+        held = set_apart(labels, self._options.holdout, self._seed, data.names)
+        return Examples(
+            {"train": images[~held], "val": images[held], "test": data.images["test"]},
+            {"train": labels[~held], "val": labels[held], "test": data.labels["test"]},
+        )
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -163,31 +125,3 @@ def crop_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
         rows[:, None, :, None],
         columns[:, None, None, :],
     ]
-
-
-def _hold_out(examples: Examples, fraction: float, seed: int) -> Examples:
-    """Move a fraction of each class from 'train' to a split 'val'."""
-    if not fraction:
-        return examples
-    labels = examples.labels["train"]
-    generator = torch.Generator().manual_seed(derive_seed(seed, "holdout"))
-    keys = torch.rand(len(labels), generator=generator)
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        members = (labels == label).nonzero()[:, 0]
-        held[members[keys[members].argsort()[: round(fraction * len(members))]]] = True
-    images = examples.inputs["train"]
-    return Examples(
-        {"train": images[~held], "val": images[held], "test": examples.inputs["test"]},
-        {"train": labels[~held], "val": labels[held], "test": examples.labels["test"]},
-    )
-
-
-def _load_npz(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(f"no file {path} (--env.archive)")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise DataError(f"{path} is not a readable .npz archive: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,30 @@
+"""A side that begins as a copy of the base."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import attrs
+from torch import Tensor
+
+from sidetune_core.api import Base, Features, InputShapes, Side
+
+
+@attrs.frozen
+class Config:
+    """A copy has no options."""
+
+
+class Copy(Side):
+    """A trainable copy of the base, weights and all: the largest side, which fits every base."""
+
+    Config = Config
+
+    def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(base)
+        self.network.store = None
+
+    def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
+        return self.network(inputs).encoding

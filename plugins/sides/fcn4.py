@@ -1,0 +1,77 @@
+"""FCN4: the four-layer side network of the original iCIFAR experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from sidetune_core.api import Base, Features, FitError, InputShapes, Published, Side, load_weights, option
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CHANNELS = 64
+SMALLEST = 14  # an image whose last map is 1 x 1
+
+
+@attrs.frozen
+class Config:
+    """Options of FCN4."""
+
+    weights: str = option(
+        "packaged",
+        "'packaged' (ours, distilled from resnet44 on CIFAR-10), 'seed' (the original authors' file), 'none' (random), or a file",
+    )
+
+
+class FCN4(Side):
+    """Four 3 x 3 convolutions, 25,904 parameters, for bases that encode an image as (64,).
+
+    Widths 16, 16, 32, 64; strides 1, 2, 2, 1; padding in the first layer only, so that a 32 x 32 image gives maps of 32, 15, 7 and 5.
+    The first three layers have GroupNorm with two groups. Input ``image`` (B, 3, H, W) in [0, 1], standardised inside with ImageNet's
+    mean and deviation, as the base is fed. Encoding (B, 64): the mean over the last map.
+
+    Raises:
+        FitError: the base's encoding is not (64,), or there is no ``image`` of three channels and at least 14 x 14 pixels.
+        WeightsError: weights are missing, unsafe, or of another architecture.
+    """
+
+    Config = Config
+
+    def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
+        super().__init__()
+        shape = inputs.get("image", ())
+        if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < SMALLEST:
+            raise FitError(f"side 'fcn4' needs an input 'image' of shape (3, H, W), H and W at least {SMALLEST}; got {dict(inputs)}")
+        if tuple(base.shape) != (CHANNELS,):
+            raise FitError(f"side 'fcn4' encodes as ({CHANNELS},), and the base as {tuple(base.shape)}")
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.conv1 = _layer(3, 16, stride=1, padding=1)
+        self.conv2 = _layer(16, 16, stride=2)
+        self.conv3 = _layer(16, 32, stride=2)
+        self.conv5 = nn.Sequential(nn.Conv2d(32, CHANNELS, 3, bias=False), nn.ReLU())  # called so in the published weights
+        load_weights(
+            self,
+            config.weights,
+            owner="side 'fcn4'",
+            packaged=Path(__file__).parent / "weights" / "fcn4-cifar10.safetensors",
+            published=Published(
+                "fcn4-cifar.pth",
+                "https://github.com/jozhang97/side-tuning/raw/master/assets/pytorch/distillation/fcn4-cifar.pth",
+                "ebd89aec4d825bf0ac261e449e28cc283fb1fe66a682714e206f1bca1f23de8e",
+                holds_objects=True,
+            ),
+        )
+
+    def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
+        image = (inputs["image"] - self.mean) / self.std
+        maps: Tensor = self.conv5(self.conv3(self.conv2(self.conv1(image))))
+        return maps.mean((2, 3))
+
+
+def _layer(c_in: int, c_out: int, stride: int, padding: int = 0) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride=stride, padding=padding, bias=False), nn.GroupNorm(2, c_out), nn.ReLU())

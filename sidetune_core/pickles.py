@@ -1,0 +1,52 @@
+"""Tensors out of a pickle of whole Python objects, without running any of the code that it asks for."""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import types
+import warnings
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+_HARMLESS = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+}
+
+
+class _Inert:
+    """Stands for any object that is not a tensor: takes whatever the pickle does with it, and does nothing."""
+
+    dump_patches = False  # torch asks the class of a saved module
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __setstate__(self, _: Any) -> None: ...
+    def __setitem__(self, _: Any, __: Any) -> None: ...
+    def append(self, _: Any) -> None: ...
+    def extend(self, _: Any) -> None: ...
+
+
+class _TensorsOnly(pickle.Unpickler):
+    """Finds an ordered dict and the function that rebuilds a tensor; every other name in the file is `_Inert`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _HARMLESS.get((module, name), _Inert)
+
+
+def salvage(path: Path) -> Any:
+    """The content of a file of `torch.save`, with every object that is neither a tensor nor a plain container left empty.
+
+    This is for a file that is known (by its hash) and was saved as whole objects, as the published FCN4 was. Other files are read by
+    `weights.read_tensors`, which refuses them.
+    """
+    reader = types.SimpleNamespace(__name__="tensors_only", Unpickler=_TensorsOnly, load=_load)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the source code of classes that are not even looked at
+        return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)
+
+
+def _load(file: IO[bytes], **options: Any) -> Any:
+    return _TensorsOnly(file, **options).load()
