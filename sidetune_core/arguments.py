@@ -17,7 +17,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from sidetune_core import registry
-from sidetune_core.compose import load_parts, train_values
+from sidetune_core.compose import load_parts, train_values, usable
 from sidetune_core.errors import OptionError, suggest
 from sidetune_core.kinds import KINDS
 from sidetune_core.options import structure, unknown_option
@@ -58,9 +58,8 @@ def parse(argv: Sequence[str]) -> Arguments:
         return _resume_only(names, argv)
     if names.help and not _names_anything(names):
         _print_short_help()
-    spec = _merge(read_spec(names.spec) if names.spec else RunSpec(), names, argv)
+    spec = _merge(read_spec(names.spec) if names.spec else RunSpec(), names)
     classes = {slot: cls for slot, (_, cls) in load_parts(spec).items()}
-    spec = _without_unused(spec, classes)
     defaults = {slot: structure(cls.Config, _options(spec, slot), f"{slot} '{_name(spec, slot)}'") for slot, cls in classes.items()}
     defaults["train"] = structure(TrainOptions, train_values(spec, classes["env"]), "--train")
     parsed, unknown = _read(argv, spec, defaults, _long_description(spec, classes))
@@ -79,7 +78,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     }
     if "steps" in changed and "epochs" not in changed:
         changed["epochs"] = None
-    spec = attrs.evolve(spec, **asked, train={**spec.train, **changed}, seed=parsed.seed if "seed" in given else spec.seed)
+    spec = attrs.evolve(spec.with_parts(asked), train={**spec.train, **changed}, seed=parsed.seed)
     return Arguments(spec, parsed.out, parsed.resume, parsed.dry_run, parsed.quiet)
 
 
@@ -111,25 +110,18 @@ def _names_anything(names: argparse.Namespace) -> bool:
     return any(getattr(names, slot) for slot in (*DEFAULTS, "spec"))
 
 
-def _merge(spec: RunSpec, names: argparse.Namespace, argv: Sequence[str]) -> RunSpec:
-    """Names from the command line over those of a spec; a part that changes loses the options of the one before."""
+def _merge(spec: RunSpec, names: argparse.Namespace) -> RunSpec:
+    """Names from the command line over those of a spec.
+
+    A part that changes loses the options of the one before; a part that a new learner has no use for is left out.
+    """
     named = {slot: getattr(names, slot) for slot in DEFAULTS if getattr(names, slot) is not None}
-    changed = {slot: Choice(name) for slot, name in named.items() if spec.part(slot) is None or spec.part(slot) != Choice(name)}
-    for slot, new in list(changed.items()):
-        old = spec.part(slot)
-        if old is not None and old.name == new.name:
-            del changed[slot]
-    if "learner" in changed and spec.learner is not None:
-        probe = attrs.evolve(spec, learner=changed["learner"], side=None, merger=None, base=None)
-        _, learner = load_parts(probe)["learner"]
-        for slot in ("base", "side", "merger"):  # what the spec's learner used and the new one has no use for
-            if slot not in named and slot not in learner.needs | learner.takes:
-                changed[slot] = None  # type: ignore[assignment]
-    return attrs.evolve(spec, **changed)
-
-
-def _without_unused(spec: RunSpec, classes: dict[str, Any]) -> RunSpec:
-    return attrs.evolve(spec, **{slot: None for slot in DEFAULTS if slot not in classes})
+    changed = {slot: Choice(name) for slot, name in named.items() if _name(spec, slot) != name or spec.part(slot) is None}
+    merged = spec.with_parts(changed)
+    if "learner" not in changed:
+        return merged
+    leftover = [slot for slot in ("base", "side", "merger") if slot not in named and slot not in usable(merged)]
+    return merged.with_parts(dict.fromkeys(leftover))
 
 
 def _read(argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], description: str) -> tuple[Any, list[str]]:
@@ -137,16 +129,16 @@ def _read(argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], descript
     fields: dict[str, Any] = {}
     for one in KINDS:
         name = _name(spec, one.name) if one.name in defaults or len(defaults) == 1 else None  # alone are the training options
-        about = Annotated[str | None, tyro.conf.arg(name=one.name, help=one.summary, metavar="NAME")]
-        fields[f"{one.name}_name"] = attrs.field(type=about, default=name)  # type: ignore[call-overload]
+        about: Any = Annotated[str | None, tyro.conf.arg(name=one.name, help=one.summary, metavar="NAME")]
+        fields[f"{one.name}_name"] = attrs.field(type=about, default=name)
     for name, (kind, default, help) in _GENERAL.items():
         if name == "seed":
             default = spec.seed
         about = Annotated[kind, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=help)]
-        fields[name] = attrs.field(type=about, default=default)  # type: ignore[call-overload]
+        fields[name] = attrs.field(type=about, default=default)
     for slot, config in defaults.items():
-        fields[slot] = attrs.field(type=type(config), default=config)  # type: ignore[call-overload]
-    composed = attrs.make_class("Options", fields, kw_only=True)
+        fields[slot] = attrs.field(type=type(config), default=config)
+    composed: type[Any] = attrs.make_class("Options", fields, kw_only=True)
     parsed, unknown = tyro.cli(
         composed, prog=PROGRAM, description=description, args=list(argv), return_unknown_args=True, registry=_registry()
     )

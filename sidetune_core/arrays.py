@@ -109,8 +109,9 @@ class ClassTask(Task):
     def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
         """Accuracy in [0, 1] and mean cross-entropy in nats."""
         right, loss = 0, 0.0
-        for places in torch.arange(self.size(split)).split(EVALUATION_BATCH):
-            batch = self._batch(split, places)
+        places = torch.arange(self.size(split))
+        for first in range(0, len(places), EVALUATION_BATCH):
+            batch = self._batch(split, places[first : first + EVALUATION_BATCH])
             output = act(batch.inputs).cpu()
             right += int((output.argmax(1) == batch.targets).sum())
             loss += float(self.loss(output, batch).sum())

@@ -58,7 +58,7 @@ def load(path: Path, learner: nn.Module) -> None:
 
 def parts(path: Path) -> list[str]:
     """What can be exported from a checkpoint: ``base``, ``heads.t0``, ``sides.t0``, …"""
-    with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+    with safetensors.safe_open(path, framework="pt") as file:
         keys = list(file.keys())
     found = {key.split(".")[0] for key in keys} | {".".join(key.split(".")[:2]) for key in keys if key.count(".") > 1}
     return sorted(found)

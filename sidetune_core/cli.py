@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import attrs
-import tyro
 from tyro.conf import FlagCreatePairsOff, Positional
 from tyro.extras import SubcommandApp
 
@@ -99,7 +98,8 @@ def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> i
     chosen = [kinds.kind(kind)] if kind else list(kinds.KINDS)
     found = {one.plural: registry.installed(one) for one in chosen}
     if json:
-        _print_json({name: [attrs.asdict(plugin, filter=attrs.filters.exclude("kind")) for plugin in plugins] for name, plugins in found.items()})
+        without_kind = attrs.filters.exclude("kind")
+        _print_json({name: [attrs.asdict(plugin, filter=without_kind) for plugin in plugins] for name, plugins in found.items()})
         return 0
     for one in chosen:
         print(f"{one.plural} ({one.summary})")

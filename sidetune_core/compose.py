@@ -9,7 +9,7 @@ import attrs
 
 from sidetune_core import registry
 from sidetune_core.errors import OptionError
-from sidetune_core.kinds import BASE, ENV, KINDS, LEARNER, MERGER, SIDE, Kind
+from sidetune_core.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
 from sidetune_core.options import structure, unstructure
 from sidetune_core.registry import Plugin
 from sidetune_core.spec import DEFAULTS, Choice, RunSpec, TrainOptions
@@ -43,13 +43,20 @@ class Composition:
     def resolved(self) -> RunSpec:
         """The spec with every name and option written out, which gives the same run wherever it is used."""
         choices = {slot: Choice(part.choice, unstructure(part.config)) for slot, part in self.parts.items()}
-        return RunSpec(**choices, train=unstructure(self.train), seed=self.seed)  # type: ignore[arg-type]
+        return RunSpec(train=unstructure(self.train), seed=self.seed).with_parts(choices)
 
     def __str__(self) -> str:
         networks = " + ".join(self.parts[slot].plugin.name for slot in ("base", "side") if slot in self.parts)
         names = [self.parts["env"].plugin.name, networks]
         names += [self.parts[slot].plugin.name for slot in ("merger", "learner") if slot in self.parts]
         return " · ".join([*filter(None, names), f"seed {self.seed}"])
+
+
+def usable(spec: RunSpec) -> frozenset[str]:
+    """Which kinds of network part the learner of `spec` has a use for."""
+    _, learner = _load(LEARNER, spec.learner)
+    kinds: frozenset[str] = learner.needs | learner.takes
+    return kinds
 
 
 def load_parts(spec: RunSpec) -> dict[str, tuple[Plugin, type[Any]]]:

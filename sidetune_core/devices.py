@@ -6,9 +6,12 @@ from contextlib import AbstractContextManager
 
 import attrs
 import torch
+from torch import Tensor, nn
 
 from sidetune_core.errors import OptionError
+from sidetune_core.parts import Inputs
 from sidetune_core.spec import TrainOptions
+from sidetune_core.tasks import Batch
 
 
 @attrs.frozen
@@ -31,6 +34,22 @@ class Machine:
     def autocast(self) -> AbstractContextManager[object]:
         """The context that forward passes run in."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def place(self, module: nn.Module) -> None:
+        """Move a module here, convolutions in the memory format."""
+        module.to(self.device)
+        module.to(memory_format=self.memory_format)
+
+    def move(self, value: Tensor) -> Tensor:
+        """A tensor here, images (B, C, H, W) in the memory format."""
+        if value.ndim == 4:
+            return value.to(self.device, non_blocking=True, memory_format=self.memory_format)
+        return value.to(self.device, non_blocking=True)
+
+    def move_batch(self, batch: Batch) -> Batch:
+        """A batch here; example ids stay on the CPU."""
+        tensors = {name: self.move(value) for name, value in batch.inputs.items()}
+        return Batch(batch.ids, Inputs(tensors, batch.inputs.ids), self.move(batch.targets))
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
@@ -58,7 +77,7 @@ def choose(options: TrainOptions) -> Machine:
 
 def _has_bf16_units(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # torch 2.12 and later
         found = torch.cpu.get_capabilities()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

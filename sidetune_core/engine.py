@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from sidetune_core import __version__, checkpoint, devices, loop, runs
+from sidetune_core import __version__, devices, loop, runs
 from sidetune_core.build import build_learner, build_stream
 from sidetune_core.compose import Composition, compose
 from sidetune_core.devices import Machine

@@ -76,7 +76,8 @@ class FeatureStore:
             table.save()
 
     def _table(self, base: Base, arithmetic: str) -> Table:
-        key = hashlib.sha256(f"{fingerprint(base.state_dict())}/{self.data}/{arithmetic}/{self.keep_taps}".encode()).hexdigest()
+        names = [_identity(base), self.data, arithmetic, str(self.keep_taps)]
+        key = hashlib.sha256("/".join(names).encode()).hexdigest()
         if key not in self._tables:
             path = self.folder / f"{key[:40]}.safetensors" if self.folder and self.data else None
             self._tables[key] = Table(self, path)
@@ -100,12 +101,12 @@ class Table:
         assert inputs.ids is not None
         rows = self._rows(inputs.ids.cpu())
         unknown = rows < 0
-        if not unknown.any():
-            return self._read(rows, inputs)
         if unknown.all():
             fresh = self._compute(base, inputs)
             self._remember(inputs.ids.cpu(), fresh)
             return fresh
+        if not unknown.any():
+            return self._read(rows, inputs)
         some = unknown.to(next(iter(inputs.values())).device)
         fresh = self._compute(base, Inputs({name: tensor[some] for name, tensor in inputs.items()}))
         known = self._read(rows[~unknown], inputs)
@@ -116,28 +117,33 @@ class Table:
         )
 
     def save(self) -> None:
-        """Write the table to its file, if it has one and there is something new."""
+        """Write the table to its file, if it has one and there is something new. A disk that is full stops no run."""
         if self._path is None or self._count == self._saved:
             return
         ids = torch.empty(self._count, dtype=torch.int64)
         held = (self._index >= 0).nonzero()[:, 0]
         ids[self._index[held]] = held
         columns = {f"column{k}": column[: self._count] for k, column in enumerate(self._columns)}
-        write_tensors(self._path, {"ids": ids, **columns})
+        try:
+            write_tensors(self._path, {"ids": ids, **columns})
+        except OSError as error:
+            self._store.say(f"cannot write the feature store to {self._path}, so it is kept in memory only: {error}")
+            self._path = None
         self._saved = self._count
 
     def _load(self, path: Path) -> None:
         try:
             tensors = read_tensors(path)
-        except WeightsError:
-            path.unlink()  # a damaged cache is no loss: it is made again
+            ids = tensors.pop("ids")
+            columns = [tensors[f"column{k}"] for k in range(len(tensors))]
+        except (WeightsError, KeyError):
+            return  # a damaged file is no loss: it is made again, and replaced when there is something to save
+        if not self._store.reserve(sum(column.nbytes for column in columns)):
+            self._path = None  # what this run can hold is less than what the file has
             return
-        ids = tensors.pop("ids")
-        columns = [tensors[f"column{k}"] for k in range(len(tensors))]
-        if self._store.reserve(sum(column.nbytes for column in columns)):
-            self._rows(ids)
-            self._index[ids] = torch.arange(len(ids))
-            self._columns, self._count, self._saved = columns, len(ids), len(ids)
+        self._grow_index(ids)
+        self._index[ids] = torch.arange(len(ids))
+        self._columns, self._count, self._saved = columns, len(ids), len(ids)
 
     def _compute(self, base: Base, inputs: Inputs) -> Features:
         with torch.no_grad():
@@ -145,12 +151,15 @@ class Table:
         return features if self._store.keep_taps else Features(features.encoding)
 
     def _rows(self, ids: Tensor) -> Tensor:
+        self._grow_index(ids)
+        return self._index[ids]
+
+    def _grow_index(self, ids: Tensor) -> None:
         highest = int(ids.max()) + 1
         if highest > len(self._index):
             grown = torch.full((2 ** (highest - 1).bit_length(),), -1)
             grown[: len(self._index)] = self._index
             self._index = grown
-        return self._index[ids]
 
     def _read(self, rows: Tensor, inputs: Inputs) -> Features:
         device = next(iter(inputs.values())).device
@@ -159,6 +168,9 @@ class Table:
 
     def _remember(self, ids: Tensor, fresh: Features) -> None:
         columns = [fresh.encoding, *fresh.taps]
+        first = _first_of_each(ids)
+        if len(first) < len(ids):  # an example comes twice where one pass over the data ends and the next begins
+            ids, columns = ids[first], [values[first.to(values.device)] for values in columns]
         room = len(self._columns[0]) if self._columns else 0
         need = self._count + len(ids)
         if need > room:
@@ -175,6 +187,37 @@ class Table:
 
 def _bases(module: nn.Module) -> list[Base]:
     return [one for one in module.modules() if isinstance(one, Base)]
+
+
+def _identity(base: Base) -> str:
+    """What decides a base's output for an input: its kind, the settings and the numbers in it, and what computes with them.
+
+    Bases with equal weights and other options differ in the plain attributes of some module, such as a stride or the way of pooling.
+    """
+    ours = set(vars(nn.Module())) | {"store"}
+    settings = [
+        (name, type(module).__module__, type(module).__qualname__, key, repr(value))
+        for name, module in base.named_modules()
+        for key, value in sorted(vars(module).items())
+        if key not in ours and _is_plain(value)
+    ]
+    numbers = dict(base.named_parameters()) | dict(base.named_buffers())
+    devices = sorted({number.device.type for number in numbers.values()})
+    return f"{settings}/{fingerprint(numbers)}/{devices}/{torch.__version__}"
+
+
+def _is_plain(value: object) -> bool:
+    """Whether the printed form of a value is all there is to it."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | torch.dtype) or attrs.has(type(value))
+
+
+def _first_of_each(ids: Tensor) -> Tensor:
+    """Where each of the distinct `ids` comes first, in order."""
+    distinct, which = torch.unique(ids, return_inverse=True)
+    first = torch.full((len(distinct),), len(ids)).scatter_reduce(0, which, torch.arange(len(ids)), "amin")
+    return first.sort().values
 
 
 def _interleave(where: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -13,17 +13,23 @@ from sidetune_core.tasks import Task
 GROUPS = 8
 """Groups of the normalisation in the original code (GroupNorm over 8 groups, without parameters)."""
 
+SMALLEST_GROUP = 8
+"""Fewest numbers that are standardised together. A group of one is always 0, one of two always -1 and 1."""
+
 
 def normalise(encoding: Tensor) -> Tensor:
     """Standardise a merged encoding in groups of channels: ``norm`` in ``T(norm(M(B(x), S(x))))``.
 
-    (B, C) and (B, C, H, W) are standardised over 8 groups of channels (or the largest number below that divides both 8 and C), (B, L, C)
-    likewise at every position. The result has one scale whatever the merger did.
+    (B, C) and (B, C, H, W) are standardised over 8 groups of channels, (B, L, C) likewise at every position; over 4, 2 or 1 where 8 do
+    not divide C or leave groups of fewer than 8 numbers. The result has one scale whatever the merger did.
     """
     if encoding.ndim == 3:
         batch, length, channels = encoding.shape
         return normalise(encoding.reshape(batch * length, channels)).reshape(batch, length, channels)
-    return functional.group_norm(encoding, gcd(GROUPS, encoding.shape[1]))
+    groups = gcd(GROUPS, encoding.shape[1])
+    while groups > 1 and encoding[0].numel() // groups < SMALLEST_GROUP:
+        groups //= 2
+    return functional.group_norm(encoding, groups)
 
 
 class Heads(nn.ModuleDict):
@@ -50,10 +56,7 @@ class Heads(nn.ModuleDict):
 
 
 class ClassHead(nn.Module):
-    """Linear classifier on an encoding of any rank; positions of (C, H, W) and (L, C) are averaged first.
-
-    Forward: (B, *shape) to (B, classes).
-    """
+    """Linear classifier on an encoding of any rank; positions of (C, H, W) and (L, C) are averaged first."""
 
     def __init__(self, shape: Shape, classes: int) -> None:
         super().__init__()
@@ -62,6 +65,7 @@ class ClassHead(nn.Module):
         self.linear = nn.Linear(channels, classes)
 
     def forward(self, encoding: Tensor) -> Tensor:
+        """(B, *shape) to (B, classes)."""
         if self.rank == 3:
             encoding = encoding.mean((2, 3))
         elif self.rank == 2:

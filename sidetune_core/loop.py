@@ -51,7 +51,7 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
         Diverged: the loss stopped being a number; the last checkpoint stays.
         PluginError: the learner returned something from `start` that is not its own.
     """
-    learner.to(session.machine.device, memory_format=session.machine.memory_format)
+    session.machine.place(learner)
     resumed = checkpoint.latest(session.folder.checkpoints)
     done = checkpoint.done(resumed) if resumed else []
     if resumed:
@@ -101,7 +101,7 @@ def make_act(learner: Learner, task: Task, machine: Machine) -> Act:
     """The learner's current output for a task, without gradient, in float32."""
 
     def act(inputs: Inputs) -> Tensor:
-        tensors = {name: _move(value, machine) for name, value in inputs.items()}
+        tensors = {name: machine.move(value) for name, value in inputs.items()}
         with torch.no_grad(), machine.autocast():
             output: Tensor = learner(Inputs(tensors, inputs.ids), task.id)
         return output.float()
@@ -114,7 +114,7 @@ def _start(learner: Learner, task: Task, session: Session) -> list[nn.Module | n
     FeatureStore.detach(learner)
     with seeded(session.seed, "start", task.id):
         movable = learner.start(task)
-    learner.to(session.machine.device, memory_format=session.machine.memory_format)
+    session.machine.place(learner)
     _still(learner)
     own = {id(one) for one in (*learner.modules(), *learner.parameters())}
     for thing in movable:
@@ -197,13 +197,7 @@ def _check(recent: Tensor, task: Task, step: int, folder: RunFolder) -> float:
 def _batches(task: Task, learner: Learner, session: Session, order: Order) -> Iterator[Batch]:
     """A task's training batches on the machine."""
     for batch in task.train(make_act(learner, task, session.machine), order):
-        yield batch.to(session.machine.device, session.machine.memory_format)
-
-
-def _move(value: Tensor, machine: Machine) -> Tensor:
-    if value.ndim == 4:
-        return value.to(machine.device, memory_format=machine.memory_format)
-    return value.to(machine.device)
+        yield session.machine.move_batch(batch)
 
 
 def _evaluate_untrained(learner: Learner, tasks: Sequence[Task], session: Session) -> None:

@@ -41,7 +41,7 @@ def rate(options: TrainOptions, step: int, steps: int) -> float:
         return options.lr
     climb = options.warmup * steps if options.schedule == "one-cycle" else 0.0
     if step < climb:
-        return options.lr * (step + 1) / math.ceil(climb)
+        return options.lr * ((step + 1) / math.ceil(climb))
     return options.lr * 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1.0, steps - climb)))
 
 

@@ -32,8 +32,8 @@ def option(default: T, help: str, *checks: Check) -> T:
         help: what it does, with unit and range, in one sentence that begins in lower case.
         checks: validators such as `at_least`; ``None`` passes every check.
     """
-    validator = attrs.validators.optional(list(checks)) if checks else None
-    return cast(T, attrs.field(default=default, validator=validator, metadata={"help": help}))
+    validator: Any = attrs.validators.optional(list(checks)) if checks else None
+    return attrs.field(default=default, validator=validator, metadata={"help": help})
 
 
 def at_least(low: float) -> Check:

@@ -87,6 +87,11 @@ class RunSpec:
         chosen: Choice | None = getattr(self, slot)
         return chosen
 
+    def with_parts(self, parts: Mapping[str, Choice | None]) -> RunSpec:
+        """The same spec with other choices in some slots."""
+        values: dict[str, Any] = {slot: self.part(slot) for slot in DEFAULTS}
+        return RunSpec(**{**values, **parts}, train=self.train, seed=self.seed)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_values` reads them back."""
         return attrs.asdict(self, value_serializer=lambda _, __, value: str(value) if isinstance(value, Path) else value)

@@ -21,13 +21,13 @@ def summarise(folder: RunFolder) -> RunSummary:
         moved = tuple(
             Moved(line["task"], dict(Counter(map(part_of, line["moved"]))), len(line["kept"])) for line in folder.lines("moved.jsonl")
         )
-        parameters = folder.lines("parameters.jsonl")
+        counts = folder.lines("parameters.jsonl")
         return RunSummary(
             name=folder.path.name,
             spec_line=about["composition"],
             results=folder.results(),
             moved=moved,
-            parameters={TRAINABLE: _typical([line["trainable"] for line in parameters]), "all": parameters[-1]["all"]} if parameters else {},
+            parameters={TRAINABLE: _typical([line["trainable"] for line in counts]), "all": counts[-1]["all"]} if counts else {},
             seconds=sum(line["seconds"] for line in folder.lines("seconds.jsonl")),
             status=folder.status,
             folder=str(folder.path),

@@ -25,17 +25,6 @@ class Batch:
     inputs: Inputs
     targets: Tensor
 
-    def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Batch:
-        """The same batch on `device`; images (B, C, H, W) in `memory_format`."""
-
-        def move(value: Tensor) -> Tensor:
-            if value.ndim == 4:
-                return value.to(device, non_blocking=True, memory_format=memory_format)
-            return value.to(device, non_blocking=True)
-
-        tensors = {name: move(value) for name, value in self.inputs.items()}
-        return Batch(self.ids, Inputs(tensors, self.inputs.ids), move(self.targets))
-
 
 @attrs.frozen
 class Order:
@@ -102,7 +91,7 @@ class TaskStream(ABC):
         """Equal only for equal data and transforms, so that stored base outputs may be shared between runs; empty if unknown."""
         return ""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most streams hold nothing open
         """Let go of files, workers and simulators."""
 
 

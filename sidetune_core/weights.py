@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,9 @@ class Published:
     """Whether it is a pickle of whole objects, of which only the tensors are read."""
 
 
-def load_weights(module: nn.Module, choice: str, *, owner: str, packaged: Path, published: Published | None = None, prefix: str = "") -> None:
+def load_weights(
+    module: nn.Module, choice: str, *, owner: str, packaged: Path, published: Published | None = None, prefix: str = ""
+) -> None:
     """Fill a base or a side with the weights that its option ``weights`` chooses.
 
     Args:
@@ -76,15 +79,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters is in the error
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("Unsupported global: GLOBAL ")[-1].split(" ")[0] if "GLOBAL" in str(error) else "see --debug"
+        objects = re.search(r"\bGLOBAL (\S+)", str(error))
+        if objects is None:
+            raise WeightsError(f"{path} cannot be read as weights: it is damaged, or no file of torch.save") from error
         raise WeightsError(
-            f"{path} is a pickle that holds Python objects ({reason}), and reading those would run their code; "
+            f"{path} is a pickle that holds Python objects ({objects[1]}), and reading those would run their code; "
             "save its state dict as .safetensors, or with torch.save(model.state_dict(), path)"
         ) from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0].removesuffix(": ")
+        raise WeightsError(f"{path} cannot be read as weights ({reason})") from error
+    return _state_dict(content, path)
 
 
 def fetch(published: Published) -> Path:
@@ -95,7 +104,7 @@ def fetch(published: Published) -> Path:
     Raises:
         WeightsError: it cannot be downloaded, or its hash is not the published one.
     """
-    home = Path(os.environ.get("SIDETUNE_HOME", Path.home() / ".cache" / "sidetune"))
+    home = Path(os.environ.get("SIDETUNE_HOME") or "~/.cache/sidetune").expanduser()
     path = home / "weights" / published.file
     if not path.is_file():
         try:
@@ -143,9 +152,16 @@ def fill(module: nn.Module, tensors: Tensors, source: str, prefix: str = "") -> 
 
 
 def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all."""
-    data = safetensors.torch.save({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, dict(about or {}))
-    write_bytes(path, data)
+    """Write a safetensors file, whole or not at all. Tensors that share memory are written once each."""
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, value in tensors.items():
+        flat = value.detach().contiguous().cpu()
+        if flat.untyped_storage().data_ptr() in seen:
+            flat = flat.clone()
+        seen.add(flat.untyped_storage().data_ptr())
+        apart[key] = flat
+    write_bytes(path, safetensors.torch.save(apart, dict(about or {})))
 
 
 def fingerprint(tensors: Tensors) -> str:
@@ -160,7 +176,8 @@ def tensor_digest(name: str, tensor: Tensor) -> bytes:
     """SHA-256 over one tensor's name, type, shape and bytes."""
     flat = tensor.detach().contiguous().cpu()
     digest = hashlib.sha256(json.dumps([name, str(flat.dtype), list(flat.shape)]).encode())
-    digest.update(memoryview(flat.reshape(-1).view(torch.uint8).numpy()) if flat.numel() else b"")
+    if flat.numel():
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()
 
 

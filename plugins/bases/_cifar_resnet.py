@@ -19,15 +19,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-@attrs.frozen
-class Config:
-    """Options of every CIFAR ResNet."""
-
-    weights: str = option(
-        "packaged", "'packaged' (ours, CIFAR-10), 'seed' (the original authors' file), 'none' (random), or a .safetensors or .pth file"
-    )
-
-
 class CifarResNet(Base):
     """A ResNet of depth 6n + 2: three stages of n blocks, widths 16, 32, 64, strides 1, 2, 2, option-A shortcuts (no parameters).
 
@@ -40,9 +31,18 @@ class CifarResNet(Base):
         WeightsError: weights are missing, unsafe, or of another architecture.
     """
 
-    Config = Config
+    @attrs.frozen
+    class Config:
+        """Options of every CIFAR ResNet."""
+
+        weights: str = option(
+            "packaged", "'packaged' (ours, CIFAR-10), 'seed' (the original authors' file), 'none' (random), or a .safetensors or .pth file"
+        )
+
     depth: ClassVar[int]
     published: ClassVar[Published | None] = None
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
@@ -74,6 +74,7 @@ class CifarResNet(Base):
         )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        """The encoding (B, 64) of ``image`` and the four taps."""
         stem = functional.relu(self.bn1(self.conv1((inputs["image"] - self.mean) / self.std)))
         first = self.layer1(stem)
         second = self.layer2(first)

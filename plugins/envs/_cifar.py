@@ -39,6 +39,11 @@ class CifarStream(ImageStream):
         self._config = config
 
     def read(self) -> LabelledImages:
+        """The archive if there is one, torchvision's copy otherwise.
+
+        Raises:
+            DataError: the archive is not as it should be (see `read_archive`), or there is nothing to download from.
+        """
         if self._config.archive is not None:
             return read_archive(self._config.archive.expanduser(), SHAPE[1:])
         return self._download()

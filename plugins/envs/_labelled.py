@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,10 +42,9 @@ def labelled(images: Mapping[str, Tensor], labels: Mapping[str, Tensor], names: 
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= count:
             raise DataError(f"{source}: labels of split '{split}' run from {low} to {high}, expected 0 to {count - 1} ({why})")
-        present = values.unique()  # sorted
+        present = np.unique(values.numpy())  # sorted
         if len(present) < count:
-            gaps = (present != torch.arange(len(present))).nonzero()
-            absent = int(gaps[0]) if len(gaps) else len(present)
+            absent = next((place for place, label in enumerate(present.tolist()) if place != label), len(present))
             name = f"{absent} '{names[absent]}'" if names is not None else str(absent)
             others = count - len(present)
             raise DataError(f"{source}: no image of class {name} in split '{split}' ({others} of {count} classes are absent, {why})")
@@ -61,7 +61,7 @@ def set_apart(labels: Tensor, fraction: float, seed: int, names: Sequence[str]) 
     """
     keys = torch.rand(len(labels), generator=torch.Generator().manual_seed(derive_seed(seed, "holdout")))
     chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
+    for label in np.unique(labels.numpy()).tolist():
         members = (labels == label).nonzero()[:, 0]
         if len(members) < 2:
             raise DataError(f"class '{names[label]}' has a single image, so none can be set apart for another split")
@@ -71,7 +71,7 @@ def set_apart(labels: Tensor, fraction: float, seed: int, names: Sequence[str]) 
 
 
 def resized(pixels: Tensor, size: int) -> Tensor:
-    """The largest square in the middle of each uint8 image (B, C, H, W), brought to (B, C, size, size) with antialiased bilinear weights."""
+    """The largest square in the middle of each uint8 image (B, C, H, W), as (B, C, size, size): bilinear, antialiased as Pillow does it."""
     height, width = pixels.shape[2:]
     if height == width == size:
         return pixels
@@ -79,7 +79,8 @@ def resized(pixels: Tensor, size: int) -> Tensor:
     top, left = (height - side) // 2, (width - side) // 2
     squares = pixels[:, :, top : top + side, left : left + side]
     made = torch.empty(*pixels.shape[:2], size, size, dtype=torch.uint8)
-    for target, source in zip(made.split(1000), squares.split(1000), strict=True):  # in parts: a whole set in float32 is four times as large
-        shrunk = torch.nn.functional.interpolate(source.float(), (size, size), mode="bilinear", antialias=True)
-        target.copy_(shrunk.round().clamp(0, 255))
+    for first in range(0, len(pixels), 1000):  # in parts: as float32, a whole set takes four times the room
+        some = slice(first, first + 1000)
+        scaled = torch.nn.functional.interpolate(squares[some].float(), (size, size), mode="bilinear", antialias=True)
+        made[some] = scaled.round().clamp(0, 255)
     return made

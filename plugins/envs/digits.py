@@ -29,6 +29,7 @@ class Digits(ImageStream):
         super().__init__(config, seed, SHAPE)
 
     def read(self) -> LabelledImages:
+        """All of them, in splits 'train' and 'test'."""
         from sklearn.datasets import load_digits  # 1 s of import
 
         bunch = load_digits()

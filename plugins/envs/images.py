@@ -22,21 +22,6 @@ SPLIT_SEED = 0
 """Not the run's: every run is tested on the same images."""
 
 
-@attrs.frozen
-class Config(Options):
-    """Options of the env `images`; exactly one of `archive` and `folder` is given."""
-
-    archive: Path | None = option(
-        None, "read this .npz file: x_train, x_test uint8 (N, H, W, 3) or (N, H, W), y_train, y_test (N,), and names if there are any"
-    )
-    folder: Path | None = option(None, "read the images of this folder: train/CLASS/*.png (or jpg, jpeg, bmp, webp) and test/CLASS/*.png")
-    size: int = option(32, "height and width in pixels that images are brought to, after the middle square is cut out", at_least(8))
-    test_fraction: float = option(
-        0.2, "fraction of each class kept apart as test split where the folder has no 'test'; the same images in every run",
-        more_than(0), at_most(0.9),
-    )  # fmt: skip
-
-
 class Images(ImageStream):
     """Labelled images of your own, ``image`` (3, size, size) in [0, 1]: all classes in one task, or cut by ``--env.classes-per-task``.
 
@@ -46,7 +31,23 @@ class Images(ImageStream):
     suffixes than png, jpg, jpeg, bmp and webp are passed over, as are hidden ones.
     """
 
-    Config = Config
+    @attrs.frozen
+    class Config(Options):
+        """Options of the env; exactly one of `archive` and `folder` is given."""
+
+        archive: Path | None = option(
+            None, "read this .npz file: x_train, x_test uint8 (N, H, W, 3) or (N, H, W), y_train, y_test (N,), and names if there are any"
+        )
+        folder: Path | None = option(
+            None, "read the images of this folder: train/CLASS/*.png (or jpg, jpeg, bmp, webp) and test/CLASS/*.png"
+        )
+        size: int = option(32, "height and width in pixels that images are brought to, after the middle square is cut out", at_least(8))
+        test_fraction: float = option(
+            0.2,
+            "fraction of each class that is the test split where the folder has no 'test'; the same in every run",
+            more_than(0),
+            at_most(0.9),
+        )
 
     def __init__(self, config: Config, seed: int) -> None:
         if config.archive is None and config.folder is None:
@@ -57,6 +58,7 @@ class Images(ImageStream):
         self._config = config
 
     def read(self) -> LabelledImages:
+        """See `read_archive` and `read_folder`."""
         config = self._config
         if config.folder is not None:
             return read_folder(config.folder.expanduser(), config.size, config.test_fraction)
@@ -82,9 +84,10 @@ def read_folder(folder: Path, size: int, test_fraction: float) -> LabelledImages
     names = tuple(train)
     if (folder / "test").is_dir():
         test = _list_classes(folder / "test")
-        for one, other in (("train", "test"), ("test", "train")):
-            for name in sorted({"train": train, "test": test}[one].keys() - {"train": train, "test": test}[other].keys()):
-                raise DataError(f"class folder {folder / one / name} has no counterpart in {folder / other}: expected the same classes in both")
+        if lonely := sorted(
+            [f"train/{name}" for name in train if name not in test] + [f"test/{name}" for name in test if name not in train]
+        ):
+            raise DataError(f"expected the same classes in {folder}/train and {folder}/test; only in one of them: {', '.join(lonely[:5])}")
         images, labels = {}, {}
         for split, classes in (("train", train), ("test", test)):
             images[split], labels[split] = _read_classes(classes, size)
@@ -94,9 +97,7 @@ def read_folder(folder: Path, size: int, test_fraction: float) -> LabelledImages
             raise DataError(f"{folder / 'train' / name} has one image only, and {folder} has no 'test': expected two, one to be tested on")
     pixels, numbers = _read_classes(train, size)
     held = set_apart(numbers, test_fraction, SPLIT_SEED, names)
-    return labelled(
-        {"train": pixels[~held], "test": pixels[held]}, {"train": numbers[~held], "test": numbers[held]}, names, str(folder)
-    )
+    return labelled({"train": pixels[~held], "test": pixels[held]}, {"train": numbers[~held], "test": numbers[held]}, names, str(folder))
 
 
 def _list_classes(folder: Path) -> dict[str, list[Path]]:

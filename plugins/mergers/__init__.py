@@ -1,0 +1,1 @@
+"""Ways to fuse the encodings of base and side."""

@@ -11,11 +11,6 @@ from torch import Tensor, nn
 from sidetune_core.api import Merger, Shape
 
 
-@attrs.frozen
-class Config:
-    """The blend has no options."""
-
-
 class Alpha(Merger):
     """``w B + (1 - w) S`` with ``w = sigmoid(a)`` and a learned scalar a, at first 0 (Zhang et al., ECCV 2020, section 3.3).
 
@@ -23,15 +18,17 @@ class Alpha(Merger):
     same family.
     """
 
-    Config = Config
+    @attrs.frozen
+    class Config:
+        """The blend has no options."""
 
     def __init__(self, config: Config, shape: Shape, count: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.zeros(() if count == 2 else (count,)))
 
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:
-        merged: Tensor = sum(weight * encoding for weight, encoding in zip(self._weights(), encodings, strict=True))  # type: ignore[assignment]
-        return merged
+        """(B, *shape) out of ``count`` tensors (B, *shape)."""
+        return torch.stack([weight * encoding for weight, encoding in zip(self._weights(), encodings, strict=True)]).sum(0)
 
     def weights(self) -> dict[str, float]:
         """``base``: the weight on the base, in (0, 1)."""

@@ -11,18 +11,16 @@ from torch import Tensor
 from sidetune_core.api import Merger, Shape
 
 
-@attrs.frozen
-class Config:
-    """The sum has no options."""
-
-
 class Sum(Merger):
     """``B + S``, and all further encodings."""
 
-    Config = Config
+    @attrs.frozen
+    class Config:
+        """The sum has no options."""
 
     def __init__(self, config: Config, shape: Shape, count: int) -> None:
         super().__init__()
 
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:
+        """(B, *shape) out of ``count`` tensors (B, *shape)."""
         return torch.stack(list(encodings)).sum(0)

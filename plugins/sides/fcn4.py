@@ -14,17 +14,7 @@ from sidetune_core.api import Base, Features, FitError, InputShapes, Published, 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CHANNELS = 64
-SMALLEST = 14  # an image whose last map is 1 x 1
-
-
-@attrs.frozen
-class Config:
-    """Options of FCN4."""
-
-    weights: str = option(
-        "packaged",
-        "'packaged' (ours, distilled from resnet44 on CIFAR-10), 'seed' (the original authors' file), 'none' (random), or a file",
-    )
+SMALLEST = 15  # an image whose last map is 1 x 1
 
 
 class FCN4(Side):
@@ -35,11 +25,21 @@ class FCN4(Side):
     mean and deviation, as the base is fed. Encoding (B, 64): the mean over the last map.
 
     Raises:
-        FitError: the base's encoding is not (64,), or there is no ``image`` of three channels and at least 14 x 14 pixels.
+        FitError: the base's encoding is not (64,), or there is no ``image`` of three channels and at least 15 x 15 pixels.
         WeightsError: weights are missing, unsafe, or of another architecture.
     """
 
-    Config = Config
+    @attrs.frozen
+    class Config:
+        """Options of FCN4."""
+
+        weights: str = option(
+            "packaged",
+            "'packaged' (ours, distilled from resnet44 on CIFAR-10), 'seed' (the original authors' file), 'none' (random), or a file",
+        )
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
@@ -68,6 +68,7 @@ class FCN4(Side):
         )
 
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
+        """The encoding (B, 64) of ``image``; `features` are not used."""
         image = (inputs["image"] - self.mean) / self.std
         maps: Tensor = self.conv5(self.conv3(self.conv2(self.conv1(image))))
         return maps.mean((2, 3))

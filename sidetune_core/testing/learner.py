@@ -1,0 +1,198 @@
+"""Checks of learners: the kit's two tiny tasks are learnt in the core's own loop, with a witness in between."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sidetune_core import loop, runs
+from sidetune_core.devices import Machine
+from sidetune_core.features import FeatureStore
+from sidetune_core.learner import Learner, Parts
+from sidetune_core.parts import Inputs
+from sidetune_core.progress import Progress
+from sidetune_core.seeding import seeded
+from sidetune_core.spec import TrainOptions
+from sidetune_core.tasks import Batch, Order, Task
+from sidetune_core.testing import sample
+from sidetune_core.testing.findings import SEED, Broken, Finding, Make, examine
+from sidetune_core.testing.state import changed, equal, named_tensors, snapshot
+
+SHAPE = (64,)
+OPTIONS = TrainOptions(steps=3, batch=8, lr=0.01, device="cpu", precision="fp32", channels_last=False)
+MACHINE = Machine(torch.device("cpu"), bf16=False, channels_last=False)
+
+
+class Witness(Learner):
+    """Hands everything on to a learner, looks at its penalties, and writes down what moves between `start` and `finish`."""
+
+    Config: ClassVar[type[Any]] = sample.Config
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.learner = learner
+        self.strays: list[str] = []
+        """What moved without having been returned by `start`."""
+
+    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+        moving = self.learner.start(task)
+        owned = {id(tensor) for thing in moving for tensor in _within(thing)}
+        self._may_move = {name for name, tensor in named_tensors(self.learner) if id(tensor) in owned}
+        self._before = snapshot(self.learner)
+        return moving
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        output: Tensor = self.learner(inputs, task_id)
+        return output
+
+    def penalty(self, batch: Batch) -> dict[str, Tensor]:
+        found = self.learner.penalty(batch)
+        for name, value in found.items():
+            if not isinstance(value, Tensor) or value.ndim:
+                given = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                raise Broken(f"penalty '{name}' is {given}; give a tensor without axes: sum or average it")
+            if not value.isfinite():
+                raise Broken(f"penalty '{name}' is {float(value)}; give zero, or nothing, while there is no task to protect")
+        return found
+
+    def finish(self, task: Task, batches: Iterator[Batch]) -> None:
+        self.strays += [name for name in changed(self._before, snapshot(self.learner)) if name not in self._may_move]
+        self.learner.finish(task, batches)
+
+    def record(self) -> dict[str, float]:
+        return self.learner.record()
+
+
+def check_learner(cls: type[Any], config: Any) -> list[Finding]:
+    """Findings about a learner, with the parts that it needs and, if it takes more, with all that it takes."""
+
+    def using(slots: frozenset[str]) -> Make[Learner]:
+        parts = Parts(
+            sample.INPUTS,
+            lambda: sample.TinyBase(SHAPE),
+            (lambda base: sample.TinySide(base.shape)) if "side" in slots else None,
+            (lambda base, count: sample.TinyMerger(count)) if "merger" in slots else None,
+        )
+
+        def make(seed: int = SEED) -> Learner:
+            with seeded(seed, "build"):
+                learner: Learner = cls(config, parts)
+            return learner
+
+        return make
+
+    places = {f"with {', '.join(sorted(slots))}": using(slots) for slots in (cls.needs, cls.needs | cls.takes)}
+    return examine(places, CHECKS)
+
+
+def start_returns_parts_of_its_own(make: Make[Learner]) -> None:
+    """What may move is a list of modules and parameters of the learner."""
+    learner = make()
+    for task in sample.tasks():
+        with seeded(SEED, "start", task.id):
+            moving = learner.start(task)
+        own = {id(thing) for thing in (*learner.modules(), *learner.parameters())}
+        for thing in moving:
+            if id(thing) not in own:
+                raise Broken(f"start() returns a {type(thing).__name__} that is not the learner's; assign it to an attribute of self first")
+
+
+def learns_two_tasks(make: Make[Learner]) -> None:
+    """Start, three steps, finish and evaluation of two tasks, with the feature store on; each penalty is a finite number."""
+    learner = make()
+    _learn(learner)
+    if not all(output.isfinite().all() for output in _outputs(learner)):
+        raise Broken("after three steps of training there are outputs that are infinite or NaN")
+
+
+def moves_only_what_start_returned(make: Make[Learner]) -> None:
+    """Parameters and buffers that `start` did not return are the same bit for bit when the steps of a task are done."""
+    strays = _learn(make()).strays
+    if strays:
+        raise Broken(f"{', '.join(dict.fromkeys(strays))} changed in training; return them from start(), or change them in finish()")
+
+
+def one_seed_gives_one_result(make: Make[Learner]) -> None:
+    """Learning twice under one seed gives the same weights bit for bit."""
+    first, second = make(), make()
+    _learn(first)
+    _learn(second)
+    if names := changed(snapshot(first), snapshot(second)):
+        raise Broken(f"{', '.join(names)} differ between two runs under one seed; draw from the global generators, and seed none yourself")
+
+
+def evaluation_changes_nothing(make: Make[Learner]) -> None:
+    """Outputs without gradient leave parameters and buffers as they are."""
+    learner = make()
+    _learn(learner)
+    before = snapshot(learner)
+    _outputs(learner)
+    if names := changed(before, snapshot(learner)):
+        raise Broken(f"a forward pass in eval mode changes {', '.join(names)}; change state in training, or in finish()")
+
+
+def checkpoint_is_the_whole_state(make: Make[Learner]) -> None:
+    """`start` for every task and then the state dict give a learner with the same outputs."""
+    first, second = make(), make(SEED + 1)
+    _learn(first)
+    for task in sample.tasks():
+        with seeded(SEED + 1, "start", task.id):
+            second.start(task)
+    second.load_state_dict(first.state_dict())
+    second.eval()
+    if not equal(_outputs(first), _outputs(second)):
+        raise Broken("the same tasks and state dict give other outputs in a new learner; keep all state in parameters and buffers")
+
+
+def goes_on_as_if_never_stopped(make: Make[Learner]) -> None:
+    """A run that is resumed after its first task ends where one without a break does, bit for bit."""
+    straight, resumed = make(), make()
+    _learn(straight)
+    with tempfile.TemporaryDirectory() as folder:
+        _learn(make(), Path(folder) / "run", sample.tasks()[:1])
+        _learn(resumed, Path(folder) / "run")
+    if names := changed(snapshot(straight), snapshot(resumed)):
+        raise Broken(f"{', '.join(names)} differ after a resume between the two tasks; what finish() estimates has to be kept in buffers")
+
+
+CHECKS = (
+    start_returns_parts_of_its_own,
+    learns_two_tasks,
+    moves_only_what_start_returned,
+    one_seed_gives_one_result,
+    evaluation_changes_nothing,
+    checkpoint_is_the_whole_state,
+    goes_on_as_if_never_stopped,
+)
+
+
+def _learn(learner: Learner, path: Path | None = None, tasks: Sequence[Task] | None = None) -> Witness:
+    """Learn the kit's tasks as a run does, in the run folder `path` or one that is thrown away."""
+    if path is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return _learn(learner, Path(folder) / "run", tasks)
+    witness = Witness(learner)
+    run = runs.RunFolder(path) if path.exists() else runs.create(path, "check")
+    store = FeatureStore(limit=2**26, keep_taps=learner.uses_taps, say=lambda _: None)
+    session = loop.Session(OPTIONS, SEED, MACHINE, run, store, Progress(quiet=True), lambda _, __: None)
+    loop.learn(witness, sample.tasks() if tasks is None else tasks, session)
+    return witness
+
+
+def _outputs(learner: Learner) -> list[Tensor]:
+    """For the first training batch of every task."""
+    found = []
+    for task in sample.tasks():
+        act = loop.make_act(learner, task, MACHINE)
+        batch = next(task.train(act, Order(SEED, 8)))
+        found.append(act(Inputs(batch.inputs.tensors)))
+    return found
+
+
+def _within(thing: nn.Module | nn.Parameter) -> list[Tensor]:
+    return [tensor for _, tensor in named_tensors(thing)] if isinstance(thing, nn.Module) else [thing]

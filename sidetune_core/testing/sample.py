@@ -1,0 +1,94 @@
+"""The kit's own parts and tasks: as small as they can be, with batch norm and taps, so that mistakes with either show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Final
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidetune_core.arrays import ClassTask, Examples
+from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, Side
+from sidetune_core.seeding import derive_seed
+
+INPUTS: Final[InputShapes] = {"image": (3, 32, 32)}
+CLASSES = 4
+
+
+@attrs.frozen
+class Config:
+    """The kit's parts have no options."""
+
+
+class TinyBase(Base):
+    """Two convolutions and a linear layer; ``image`` (B, 3, 32, 32) to an encoding of any shape. Taps (8, 8, 8) and (16, 4, 4)."""
+
+    Config = Config
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape, self.tap_shapes = shape, ((8, 8, 8), (16, 4, 4))
+        self.first = nn.Conv2d(3, 8, 3, stride=4, padding=1)
+        self.second = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.last = nn.Linear(16 * 4 * 4, prod(shape))
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        first = functional.relu(self.first(inputs["image"]))
+        second = functional.relu(self.norm(self.second(first)))
+        return Features(self.last(second.flatten(1)).unflatten(1, self.shape), (first, second))
+
+
+class TinySide(Side):
+    """One convolution, batch norm and a linear layer; to the shape of the base."""
+
+    Config = Config
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.conv = nn.Conv2d(3, 4, 3, stride=8, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.last = nn.Linear(4 * 4 * 4, prod(shape))
+
+    def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
+        maps = functional.relu(self.norm(self.conv(inputs["image"])))
+        encoding: Tensor = self.last(maps.flatten(1)).unflatten(1, self.shape)
+        return encoding
+
+
+class TinyMerger(Merger):
+    """A learned weight for each encoding."""
+
+    Config = Config
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((count,), 1 / count))
+
+    def forward(self, encodings: Sequence[Tensor]) -> Tensor:
+        return torch.stack([weight * encoding for weight, encoding in zip(self.weight, encodings, strict=True)]).sum(0)
+
+
+def values(ids: Sequence[int], shape: Shape, *names: object) -> Tensor:
+    """Examples (B, *shape) in [0, 1), each a function of its id and `names` alone."""
+    rows = [torch.rand(shape, generator=torch.Generator().manual_seed(derive_seed(number, *names))) for number in ids]
+    return torch.stack(rows)
+
+
+def images(ids: Sequence[int]) -> Inputs:
+    """A batch of the kit's `INPUTS`, without the ids that would let the core store what a base makes of it."""
+    return Inputs({name: values(ids, shape, name) for name, shape in INPUTS.items()})
+
+
+def tasks() -> list[ClassTask]:
+    """Two tasks of two classes, with 12 training and 4 test images of a class."""
+    labels = {split: torch.arange(CLASSES).repeat(count) for split, count in (("train", 12), ("test", 4))}
+    noise = {split: values(range(len(label)), INPUTS["image"], split) for split, label in labels.items()}
+    pixels = {split: noise[split] + label.view(-1, 1, 1, 1) / CLASSES for split, label in labels.items()}
+    examples = Examples(pixels, labels)
+    return [ClassTask(f"t{k}", f"task {k}", examples, (2 * k, 2 * k + 1), transform=torch.clone) for k in range(2)]

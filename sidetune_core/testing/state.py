@@ -1,0 +1,33 @@
+"""What a module holds, and whether it is still the same bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from sidetune_core.weights import tensor_digest
+
+Snapshot = Mapping[str, bytes]
+
+
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer, those that are not saved included, under every name that it has."""
+    return chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+
+
+def snapshot(module: nn.Module) -> Snapshot:
+    """A digest of every tensor of a module."""
+    return {name: tensor_digest(name, tensor) for name, tensor in named_tensors(module)}
+
+
+def changed(before: Snapshot, after: Snapshot) -> list[str]:
+    """Names whose tensors differ, came, or went."""
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Whether two lists of tensors are the same bit for bit."""
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

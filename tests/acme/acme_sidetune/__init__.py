@@ -1,0 +1,1 @@
+"""Parts for sidetune, reached by name through the entry points of this package."""

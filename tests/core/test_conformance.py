@@ -1,0 +1,283 @@
+"""The conformance kit passes what keeps the contracts, and says what is wrong with what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sidetune_core import kinds, registry
+from sidetune_core.api import (
+    Base,
+    Batch,
+    ClassTask,
+    Examples,
+    Features,
+    Heads,
+    InputShapes,
+    Learner,
+    Parts,
+    Side,
+    Task,
+    TaskStream,
+    option,
+)
+from sidetune_core.errors import PluginError
+from sidetune_core.registry import Plugin
+from sidetune_core.testing import Finding, check_plugin, report
+
+ACME = Path(__file__).parents[1] / "acme"
+BUILT_IN = [plugin for kind in kinds.KINDS for plugin in registry.installed(kind) if plugin.distribution == "sidetune"]
+
+
+@attrs.frozen
+class NoOptions:
+    """No options."""
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """A hundred classes of random images, two of each for training and one for testing."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 2), ("test", 1)):
+        arrays[f"y_{split}"] = np.arange(100).repeat(count)
+        arrays[f"x_{split}"] = random.integers(0, 256, (100 * count, 32, 32, 3), dtype=np.uint8)
+    path = tmp_path / "images.npz"
+    np.savez(path, **arrays, names=np.array([f"class {k}" for k in range(100)]))  # type: ignore[arg-type]
+    return path
+
+
+@pytest.mark.parametrize("plugin", BUILT_IN, ids=lambda plugin: f"{plugin.kind.name}-{plugin.name}")
+def test_every_built_in_plugin_conforms(plugin: Plugin, archive: Path) -> None:
+    offline = {"weights": "none", "archive": str(archive)}
+    known = attrs.fields_dict(registry.load(plugin).Config)
+    options = {name: value for name, value in offline.items() if name in known}
+    findings = check_plugin(plugin.kind.name, f"sidetune/{plugin.name}", options)
+    assert failures(findings) == {}
+    assert len([finding for finding in findings if not finding.skipped]) > 10
+
+
+@pytest.mark.parametrize(("kind", "name"), [("learner", "acme_sidetune.bitfit:BitFit"), ("env", "acme_sidetune.blobs:Blobs")])
+def test_plugins_of_a_third_party_conform(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ACME)
+    assert failures(check_plugin(kind, name)) == {}
+
+
+def test_an_option_is_passed_on_to_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ACME)
+    assert failures(check_plugin("learner", "acme_sidetune.bitfit:BitFit", {"coef": 0.1})) == {}
+
+
+class Thawing(Learner):
+    """Trains heads only, but puts the base into training mode: batch norm drifts."""
+
+    Config = NoOptions
+
+    def __init__(self, config: NoOptions, parts: Parts) -> None:
+        super().__init__()
+        self.base = parts.base()
+        self.heads = Heads(self.base.shape)
+
+    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+        return [self.heads.start(task)]
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        self.base.train(torch.is_grad_enabled())
+        return self.heads.predict(self.base(inputs).encoding, task_id)
+
+
+def test_a_learner_that_moves_what_it_did_not_return_is_found() -> None:
+    found = failures(check("learner", Thawing))
+    assert "base.norm.running_mean" in found["moves_only_what_start_returned"]
+    assert "base.last.weight" not in found["moves_only_what_start_returned"]
+
+
+class Forgetful(Thawing):
+    """Keeps what it has estimated where no checkpoint sees it."""
+
+    strength = 0.0
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        return self.heads.predict(self.base(inputs).encoding, task_id)
+
+    def penalty(self, batch: Batch) -> dict[str, Tensor]:
+        weights = torch.cat([parameter.flatten() for parameter in self.heads.parameters()])
+        return {"size": self.strength * weights.square().sum()}
+
+    def finish(self, task: Task, batches: Iterator[Batch]) -> None:
+        self.strength = 1.0
+
+
+def test_a_learner_whose_state_is_lost_on_resume_is_found() -> None:
+    found = failures(check("learner", Forgetful))
+    assert found.keys() == {"goes_on_as_if_never_stopped"}
+    assert "buffers" in found["goes_on_as_if_never_stopped"]
+
+
+class Stranger(Thawing):
+    """Returns a module that it does not hold."""
+
+    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+        return [self.heads.start(task), nn.Linear(2, 2)]
+
+
+def test_a_learner_that_returns_what_is_not_its_own_is_found() -> None:
+    assert "a Linear that is not the learner's" in failures(check("learner", Stranger))["start_returns_parts_of_its_own"]
+
+
+class Vector(Forgetful):
+    """A penalty that was not summed."""
+
+    def penalty(self, batch: Batch) -> dict[str, Tensor]:
+        return {"size": torch.zeros(3)}
+
+
+def test_a_penalty_with_an_axis_is_found() -> None:
+    assert "penalty 'size' is of shape (3,); give a tensor without axes" in failures(check("learner", Vector))["learns_two_tasks"]
+
+
+class Changeable(Forgetful):
+    """Its options can be changed after the fact."""
+
+    @attrs.define
+    class Config:
+        """Options."""
+
+        coef: float = option(1.0, "weight of nothing")
+
+
+def test_a_config_that_is_not_frozen_is_found() -> None:
+    (finding,) = check("learner", Changeable)
+    assert not finding.passed
+    assert finding.check == "name_leads_to_a_class_of_its_kind"
+    assert "decorate it with @attrs.frozen" in finding.message
+
+
+class Silent(Forgetful):
+    """An option without help."""
+
+    @attrs.frozen
+    class Config:
+        """Options."""
+
+        coef: float = 1.0
+
+
+def test_an_option_without_a_help_text_is_found() -> None:
+    assert "coef" in failures(check("learner", Silent))["every_option_has_a_help_text"]
+
+
+class Mistaken(Base):
+    """Declares 32 channels and gives 3."""
+
+    Config = NoOptions
+
+    def __init__(self, config: NoOptions, inputs: InputShapes) -> None:
+        super().__init__()
+        self.shape = (32,)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        return Features(inputs["image"].mean((2, 3)))
+
+
+def test_a_base_of_another_shape_than_declared_is_found() -> None:
+    found = failures(check("base", Mistaken))
+    assert found.keys() == {"outputs_have_the_declared_shapes"}
+    assert "(2, 3) where (2, 32) is declared" in found["outputs_have_the_declared_shapes"]
+
+
+class Clingy(Side):
+    """Keeps the base."""
+
+    Config = NoOptions
+
+    def __init__(self, config: NoOptions, inputs: InputShapes, base: Base) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
+        return features.encoding
+
+
+def test_a_side_that_keeps_the_base_is_found() -> None:
+    assert "base.norm.weight" in failures(check("side", Clingy))["base_is_not_kept"]
+
+
+class FromZero(Examples):
+    """Every split numbered from 0."""
+
+    def first_id(self, split: str) -> int:
+        return 0
+
+
+class Leaky(TaskStream):
+    """Training and test examples have the same ids."""
+
+    Config = NoOptions
+
+    def __init__(self, config: NoOptions, seed: int) -> None:
+        self.inputs = {"image": (3, 8, 8)}
+
+    def tasks(self) -> Sequence[Task]:
+        splits = ("train", "test")
+        examples = FromZero({split: torch.rand(20, 3, 8, 8) for split in splits}, {split: torch.arange(20) % 2 for split in splits})
+        return [ClassTask("t0", "a task", examples, (0, 1), transform=torch.clone)]
+
+
+def test_an_env_with_overlapping_ids_is_found() -> None:
+    found = failures(check("env", Leaky))
+    assert "ids such as 0 are trained on and in split 'test'" in found["training_examples_are_not_tested"]
+    assert "draw the data from the seed" in found["two_streams_of_one_seed_agree"]
+
+
+class Bursting(Mistaken):
+    """Raises what nobody expects."""
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        raise KeyError("pixels")
+
+
+def test_what_a_plugin_raises_becomes_a_finding() -> None:
+    assert "raises KeyError: 'pixels' (test_conformance.py, line" in failures(check("base", Bursting))["outputs_are_finite"]
+
+
+def test_an_unknown_name_is_a_finding_and_an_unknown_kind_an_error() -> None:
+    (finding,) = check_plugin("learner", "sidetunes")
+    assert "Did you mean 'sidetune'?" in finding.message
+    with pytest.raises(PluginError, match="no kind of plugin"):
+        check_plugin("lerner", "sidetune")
+
+
+def test_a_side_that_does_not_fit_is_skipped_and_said_to_be() -> None:
+    findings = check_plugin("side", "sidetune/fcn4", {"weights": "none"})
+    skipped = [finding for finding in findings if finding.skipped]
+    assert [finding.passed for finding in skipped] == [True]
+    assert "shape (8, 4, 4): does not fit here" in skipped[0].message
+    assert failures(findings) == {}
+
+
+def test_the_report_has_a_line_for_each_finding_and_counts_them() -> None:
+    findings = [Finding("it_works", True, ""), Finding("it_fits", True, "not here", skipped=True), Finding("it_is_right", False, "mend it")]
+    assert report(findings).splitlines() == [
+        "ok    it works",
+        "skip  it fits: not here",
+        "FAIL  it is right: mend it",
+        "1 passed, 1 skipped, 1 failed",
+    ]
+
+
+def check(kind: str, cls: type[Any]) -> list[Finding]:
+    """Check a class of this file."""
+    return check_plugin(kind, f"{__name__}:{cls.__name__}")
+
+
+def failures(findings: Sequence[Finding]) -> dict[str, str]:
+    """Messages of the checks that failed."""
+    return {finding.check: finding.message for finding in findings if not finding.passed}

@@ -1,0 +1,85 @@
+"""Seeds out of names, and blocks that leave the generators as they were."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from sidetune_core.seeding import derive_seed, seeded
+
+
+def draw() -> tuple[float, float, float]:
+    return float(torch.rand(())), float(np.random.rand()), random.random()
+
+
+def test_a_derived_seed_stays_the_same_for_ever() -> None:
+    assert derive_seed(0, "start", "t0") == 2113519158132049062
+
+
+def test_a_derived_seed_is_the_first_63_bits_of_a_hash() -> None:
+    assert derive_seed(3, "a", 1) == int(hashlib.sha256(b"3/a/1").hexdigest()[:16], 16) >> 1
+
+
+def test_a_derived_seed_fits_every_generator() -> None:
+    for k in range(200):
+        assert 0 <= derive_seed(k, "name") < 2**63
+    torch.Generator().manual_seed(derive_seed(0))
+    np.random.default_rng(derive_seed(0))
+
+
+def test_other_seeds_and_names_give_other_seeds() -> None:
+    found = {derive_seed(seed, *names) for seed in range(20) for names in ((), ("a",), ("b",), ("a", "b"), ("a", 0), ("a", 1))}
+    assert len(found) == 120
+
+
+def test_a_block_draws_the_same_numbers_whatever_ran_before() -> None:
+    with seeded(1, "start", "t0"):
+        first = draw()
+    torch.rand(7), np.random.rand(7), random.random()
+    with seeded(1, "start", "t0"):
+        assert draw() == first
+
+
+def test_a_block_of_another_name_draws_other_numbers() -> None:
+    with seeded(1, "start", "t0"):
+        first = draw()
+    with seeded(1, "start", "t1"):
+        assert all(one != other for one, other in zip(draw(), first, strict=True))
+
+
+def test_after_a_block_the_generators_go_on_as_if_it_had_not_been() -> None:
+    def reset() -> None:
+        torch.manual_seed(5), np.random.seed(5), random.seed(5)
+
+    with seeded(0):  # whatever this test does, others do not see it
+        reset()
+        expected = draw()
+        reset()
+        with seeded(1, "anything"):
+            draw()
+        assert draw() == expected
+
+
+def test_an_error_in_a_block_restores_the_generators_too() -> None:
+    with seeded(0):
+        state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1]
+        with pytest.raises(ZeroDivisionError), seeded(1):
+            draw()
+            raise ZeroDivisionError
+        assert torch.equal(torch.get_rng_state(), state)
+        assert random.getstate() == python_state
+        assert np.array_equal(np.random.get_state()[1], numpy_state)
+
+
+def test_blocks_nest() -> None:
+    with seeded(1):
+        expected = draw(), draw()
+    with seeded(1):
+        first = draw()
+        with seeded(2):
+            draw()
+        assert (first, draw()) == expected

@@ -1,0 +1,124 @@
+"""A package that the core has never heard of comes, works, and goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import attrs
+import pytest
+
+from sidetune_core.cli import main_run
+
+HERE = Path(__file__).parent
+RUN = "import sys; from sidetune_core.cli import main_run; sys.exit(main_run())"
+
+RIVAL = """
+import attrs
+from sidetune_core.api import Learner, at_least, option
+
+@attrs.frozen
+class Config:
+    spice: float = option(0.0, "how hot, from 0", at_least(0))
+
+class FineTune(Learner):
+    Config = Config
+
+    def start(self, task):
+        return []
+
+    def forward(self, inputs, task_id):
+        raise NotImplementedError
+"""
+
+
+@attrs.frozen
+class Environment:
+    """A virtual environment that sees what the running one has, and into which more can be installed."""
+
+    python: Path
+
+    @classmethod
+    def create(cls, folder: Path) -> Environment:
+        """Make one; nothing is downloaded."""
+        venv.create(folder, symlinks=os.name != "nt")
+        paths = sysconfig.get_paths("venv", vars={"base": str(folder), "platbase": str(folder)})
+        ours = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+        Path(paths["purelib"], "parent.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in ours))
+        return cls(Path(paths["scripts"]) / "python")
+
+    def pip(self, *words: str) -> None:
+        """Run the pip of the running environment on this one."""
+        quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
+        subprocess.run([sys.executable, "-m", "pip", "--python", str(self.python), *words, *quiet], check=True)
+
+    def sidetune_run(self, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        """``sidetune-run`` in this environment."""
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run([str(self.python), "-c", RUN, *words], cwd=folder, env=variables, capture_output=True, text=True)
+
+
+def test_a_package_is_installed_runs_and_is_uninstalled_without_a_change_of_the_core(tmp_path: Path) -> None:
+    environment = Environment.create(tmp_path / "environment")
+    source = shutil.copytree(HERE / "acme", tmp_path / "acme", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    out = tmp_path / "out"
+    asked = ["--learner", "bitfit", "--learner.coef", "0.1", "--env", "blobs", "--base", "resnet20", "--base.weights", "none"]
+    asked += ["--train.steps", "3", "--quiet", "--out", str(out)]
+
+    environment.pip("install", "--no-index", "--no-deps", "--no-build-isolation", str(source))
+    done = environment.sidetune_run(*asked, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    plugins = json.loads((out / "run.json").read_text(encoding="utf-8"))["plugins"]
+    assert plugins["learner"] == {"distribution": "acme-sidetune 2.0", "class": "acme_sidetune.bitfit:BitFit"}
+    assert plugins["env"]["distribution"] == "acme-sidetune 2.0"
+    assert (out / "status").read_text(encoding="utf-8") == "done\n"
+    listing = environment.sidetune_run("--help", folder=tmp_path).stdout
+    assert "bitfit" in listing
+    assert "blobs" in listing
+
+    environment.pip("uninstall", "--yes", "acme-sidetune")
+    gone = environment.sidetune_run(*asked, folder=tmp_path)
+    assert gone.returncode == 2
+    assert gone.stderr.startswith("error: no learner named 'bitfit'.")
+    assert "Installed: " in gone.stderr
+    assert "Traceback" not in gone.stderr
+    assert "bitfit" not in environment.sidetune_run("--help", folder=tmp_path).stdout
+
+
+def test_the_core_and_the_built_in_plugins_know_nothing_of_the_package() -> None:
+    root = HERE.parent
+    files = [path for folder in ("sidetune_core", "plugins") for path in (root / folder).rglob("*.py")]
+    assert files
+    assert [path for path in files if "acme_sidetune" in path.read_text(encoding="utf-8")] == []
+
+
+@pytest.fixture
+def rival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distribution that ships a learner under the name of a built-in."""
+    information = tmp_path / "rival-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[sidetune.learners]\nfinetune = rival_learner:FineTune\n")
+    (tmp_path / "rival_learner.py").write_text(RIVAL)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("rival")
+def test_a_name_that_two_packages_ship_is_refused_with_the_ways_to_write_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_run(["--learner", "finetune", "--dry-run"]) == 2
+    message = capsys.readouterr().err
+    assert "learner 'finetune' is in rival 1.0 and sidetune " in message
+    assert "write rival/finetune or sidetune/finetune" in message
+
+
+@pytest.mark.usefixtures("rival")
+def test_the_distribution_in_front_of_a_name_picks_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_run(["--learner", "rival/finetune", "--learner.spice", "3", "--dry-run"]) == 0
+    assert main_run(["--learner", "sidetune/finetune", "--learner.spice", "3", "--dry-run"]) == 2
+    assert "learner 'sidetune/finetune' has no option 'spice'" in capsys.readouterr().err
