@@ -19,7 +19,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 from sidetune_core import registry
 from sidetune_core.compose import load_parts, train_values, usable
 from sidetune_core.errors import OptionError, suggest
-from sidetune_core.kinds import KINDS
+from sidetune_core.kinds import KINDS, kind
 from sidetune_core.options import structure, unknown_option
 from sidetune_core.spec import DEFAULTS, Choice, RunSpec, TrainOptions, read_spec
 
@@ -116,12 +116,18 @@ def _merge(spec: RunSpec, names: argparse.Namespace) -> RunSpec:
     A part that changes loses the options of the one before; a part that a new learner has no use for is left out.
     """
     named = {slot: getattr(names, slot) for slot in DEFAULTS if getattr(names, slot) is not None}
-    changed = {slot: Choice(name) for slot, name in named.items() if _name(spec, slot) != name or spec.part(slot) is None}
+    changed = {slot: Choice(name) for slot, name in named.items() if not _same(slot, name, spec)}
     merged = spec.with_parts(changed)
     if "learner" not in changed:
         return merged
     leftover = [slot for slot in ("base", "side", "merger") if slot not in named and slot not in usable(merged)]
     return merged.with_parts(dict.fromkeys(leftover))
+
+
+def _same(slot: str, name: str, spec: RunSpec) -> bool:
+    """Whether a spec has this very part already, under whatever name."""
+    asked = spec.part(slot)
+    return asked is not None and registry.find(kind(slot), name) == registry.find(kind(slot), asked.name)
 
 
 def _read(argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], description: str) -> tuple[Any, list[str]]:
@@ -131,10 +137,10 @@ def _read(argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], descript
         name = _name(spec, one.name) if one.name in defaults or len(defaults) == 1 else None  # alone are the training options
         about: Any = Annotated[str | None, tyro.conf.arg(name=one.name, help=one.summary, metavar="NAME")]
         fields[f"{one.name}_name"] = attrs.field(type=about, default=name)
-    for name, (kind, default, help) in _GENERAL.items():
+    for name, (annotation, default, help) in _GENERAL.items():
         if name == "seed":
             default = spec.seed
-        about = Annotated[kind, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=help)]
+        about = Annotated[annotation, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=help)]
         fields[name] = attrs.field(type=about, default=default)
     for slot, config in defaults.items():
         fields[slot] = attrs.field(type=type(config), default=config)

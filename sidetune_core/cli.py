@@ -15,7 +15,7 @@ from tyro.extras import SubcommandApp
 
 from sidetune_core import arguments, kinds, registry
 from sidetune_core.compose import compose
-from sidetune_core.errors import Interrupted, SidetuneError
+from sidetune_core.errors import Interrupted, OptionError, SidetuneError
 from sidetune_core.options import describe as describe_options
 from sidetune_core.report import comparison, comparison_markdown, matrix_table, metrics_lines, moved_lines
 from sidetune_core.runs import open_run
@@ -134,6 +134,28 @@ def describe(kind: Positional[str], name: Positional[str]) -> int:
 
 
 @verbs.command
+def check(kind: Positional[str], name: Positional[str], options: Positional[tuple[str, ...]] = ()) -> int:
+    """Check that a part keeps the contract of its kind.
+
+    Args:
+        kind: base, side, merger, learner or env.
+        name: as it is registered.
+        options: such as ``weights=none`` or ``tasks=2``, where the defaults need files that are not there.
+    """
+    from sidetune_core import testing
+
+    values = {}
+    for word in options:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise OptionError(f"an option is written NAME=VALUE, such as weights=none; got '{word}'")
+        values[key] = _plain(value)
+    findings = testing.check_plugin(kind, name, values)
+    print(testing.report(findings))
+    return 0 if all(finding.passed for finding in findings) else 1
+
+
+@verbs.command
 def report(runs: Positional[tuple[Path, ...]], markdown: Switch = False) -> int:
     """Compare runs: one line each, computed from their folders.
 
@@ -176,6 +198,14 @@ def export(run: Positional[Path], part: str = "base", out: Path | None = None) -
     write_tensors(out, tensors, {"composition": str(folder.read_json("run.json")["composition"]), "part": part})
     print(f"{out}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers")
     return 0
+
+
+def _plain(text: str) -> Any:
+    """``2`` as a number and ``true`` as a truth value, anything else as text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _print_json(values: Any) -> None:

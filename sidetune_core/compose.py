@@ -19,11 +19,15 @@ from sidetune_core.spec import DEFAULTS, Choice, RunSpec, TrainOptions
 class Part:
     """A chosen part: where it comes from, its class, and its options."""
 
-    choice: str
-    """The name as it was asked for, or the default."""
     plugin: Plugin
     cls: type[Any]
     config: Any
+
+    @property
+    def choice(self) -> str:
+        """The name that means this plugin whatever else is installed: ``sidetune/ewc``, or ``my_module:MyLearner``."""
+        local = self.plugin.distribution == registry.LOCAL
+        return self.plugin.name if local else f"{self.plugin.distribution}/{self.plugin.name}"
 
     @property
     def owner(self) -> str:
@@ -91,7 +95,7 @@ def compose(spec: RunSpec) -> Composition:
     for slot, (plugin, cls) in load_parts(spec).items():
         asked = spec.part(slot)
         config = structure(cls.Config, asked.options if asked else {}, f"{slot} '{plugin.name}'")
-        parts[slot] = Part(asked.name if asked else DEFAULTS[slot], plugin, cls, config)
+        parts[slot] = Part(plugin, cls, config)
     train = structure(TrainOptions, train_values(spec, parts["env"].cls), "--train")
     return Composition(parts, train, spec.seed)
 

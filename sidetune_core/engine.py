@@ -6,6 +6,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -69,19 +70,15 @@ def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True) -> Run
     path = Path(out) if out is not None else None
     runs.check_free(path)
     composition = compose(spec)
-    machine = devices.choose(composition.train)
-    stream = build_stream(composition)
-    learner = build_learner(composition, stream)
-    name = "-".join(composition.parts[slot].plugin.name for slot in ("env", "learner"))
-    tasks = stream.tasks()
-    if not tasks:
-        raise RunError(f"env '{composition.parts['env'].plugin.name}' has no tasks")
-    folder = runs.create(path, name)
-    folder.write_json("run.json", _about(spec, composition, machine, tasks))
-    try:
+    with closing(build_stream(composition)) as stream:
+        learner = build_learner(composition, stream)
+        tasks = stream.tasks()
+        if not tasks:
+            raise RunError(f"{composition.parts['env'].owner} has no tasks")
+        machine = devices.choose(composition.train)
+        folder = runs.create(path, "-".join(composition.parts[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")))
+        folder.write_json("run.json", _about(spec, composition, machine, tasks))
         return _carry_out(composition, folder, learner, tasks, machine, stream.fingerprint(), Progress(quiet=quiet))
-    finally:
-        stream.close()
 
 
 def resume(path: Path | str, quiet: bool = True) -> Run:
@@ -93,16 +90,13 @@ def resume(path: Path | str, quiet: bool = True) -> Run:
     folder = runs.open_run(Path(path))
     about = folder.read_json("run.json")
     composition = compose(from_values(about.get("resolved"), str(folder.path / "run.json")))
-    machine = devices.choose(composition.train)
-    stream = build_stream(composition)
-    learner = build_learner(composition, stream)
-    tasks = stream.tasks()
-    if [task.id for task in tasks] != [task["id"] for task in about["tasks"]]:
-        raise RunError(f"the env no longer gives the tasks that {folder.path} was started with")
-    try:
+    with closing(build_stream(composition)) as stream:
+        learner = build_learner(composition, stream)
+        tasks = stream.tasks()
+        if [task.id for task in tasks] != [task["id"] for task in about["tasks"]]:
+            raise RunError(f"the env no longer gives the tasks that {folder.path} was started with")
+        machine = devices.choose(composition.train)
         return _carry_out(composition, folder, learner, tasks, machine, stream.fingerprint(), Progress(quiet=quiet))
-    finally:
-        stream.close()
 
 
 def _carry_out(

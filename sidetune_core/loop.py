@@ -61,7 +61,7 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
         session.progress.say(f"going on after task {len(done)} of {len(tasks)}")
     else:
         _evaluate_untrained(learner, tasks, session)
-    _forget_unfinished(session.folder, len(done))
+    _forget_unfinished(session.folder, done)
 
     for number, task in enumerate(tasks[len(done) :], len(done)):
         began = time.monotonic()
@@ -83,6 +83,7 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
             f"task {number + 1}/{len(tasks)} {task.title}: {task.metric} {figures[-1]:.4g}, mean over tasks so far {mean:.4g} "
             f"({steps} steps, {time.monotonic() - began:.1f} s)"
         )
+    FeatureStore.detach(learner)  # from here on the learner is the user's, who may change the base
 
 
 def evaluate(learner: Learner, task: Task, session: Session, after: int) -> float:
@@ -209,11 +210,12 @@ def _evaluate_untrained(learner: Learner, tasks: Sequence[Task], session: Sessio
         evaluate(fresh, task, session, after=-1)
 
 
-def _forget_unfinished(folder: RunFolder, done: int) -> None:
+def _forget_unfinished(folder: RunFolder, done: Sequence[str]) -> None:
     """Drop evaluations of a task that was cut off before its checkpoint: they will be made again."""
-    folder.keep_lines("eval.jsonl", [line for line in folder.lines("eval.jsonl") if line["after"] < done])
+    folder.keep_lines("eval.jsonl", [line for line in folder.lines("eval.jsonl") if line["after"] < len(done)])
+    folder.keep_lines("metrics.jsonl", [line for line in folder.lines("metrics.jsonl") if line["task"] in done])
     for name in ("moved.jsonl", "parameters.jsonl"):
-        folder.keep_lines(name, folder.lines(name)[:done])
+        folder.keep_lines(name, folder.lines(name)[: len(done)])
 
 
 def _record_parameters(learner: Learner, task: Task, folder: RunFolder) -> None:

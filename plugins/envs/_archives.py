@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +18,11 @@ from ._labelled import LabelledImages, labelled
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 Array = NDArray[Any]
+DAMAGE = (
+    *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+    *(NotImplementedError, RuntimeError, MemoryError),  # unknown compression or version, encryption, absurd length
+)
+"""What NumPy and zipfile raise for files that are damaged or made by something else."""
 
 
 def read_archive(path: Path, size: tuple[int, int] | None = None) -> LabelledImages:
@@ -68,17 +74,16 @@ def _load(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as archive:
             found = sorted(archive.files)
             if lacking := [key for key in REQUIRED if key not in found]:
-                raise DataError(f"{path} lacks {', '.join(lacking)}; it has {', '.join(found[:10]) or 'nothing'}")
+                raise DataError(f"{path} lacks {', '.join(lacking)}; it has {', '.join(map(ascii, found[:10])) or 'nothing'}")
             return {key: _array(archive, key, path) for key in (*REQUIRED, "names") if key in found}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise DataError(f"{path} cannot be read as an .npz archive: {_reason(error)}") from error
 
 
 def _array(archive: Any, key: str, path: Path) -> Array:
     try:
         value = archive[key]
-    # what a damaged or foreign zip member raises: bad CRC or stream, end of file, unknown compression, encryption, absurd length
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError) as error:
+    except DAMAGE as error:
         if "allow_pickle" in str(error):
             raise DataError(
                 f"{path}: {key} holds Python objects, and reading those could run their code; save it as an array of plain numbers or text"

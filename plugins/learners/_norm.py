@@ -8,7 +8,7 @@ from sidetune_core.api import option
 
 
 @attrs.frozen
-class Config:
+class NormConfig:
     """Options of a learner."""
 
     norm: bool = option(True, "standardise the merged encoding in front of the head (8 groups of channels, no parameters)")

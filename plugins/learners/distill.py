@@ -10,14 +10,7 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Batch, Heads, Learner, Parts, Task, at_least, option
 
-from ._norm import Config as NormConfig
-
-
-@attrs.frozen
-class Config(NormConfig):
-    """Options of `Distill`."""
-
-    coef: float = option(1.0, "weight of the mean squared difference of the two encodings", at_least(0))
+from ._norm import NormConfig
 
 
 class Distill(Learner):
@@ -28,7 +21,12 @@ class Distill(Learner):
     ``sidetune export RUN --part side``, and start sides from it with ``--side.weights``.
     """
 
-    Config = Config
+    @attrs.frozen
+    class Config(NormConfig):
+        """Options of `Distill`."""
+
+        coef: float = option(1.0, "weight of the mean squared difference of the two encodings", at_least(0))
+
     needs = frozenset({"base", "side"})
 
     def __init__(self, config: Config, parts: Parts) -> None:
@@ -38,7 +36,7 @@ class Distill(Learner):
         self.side = parts.side(self.base)
         self.heads = Heads(self.base.shape, config.norm)
         self._config = config
-        self._difference = torch.zeros(())
+        self._difference: Tensor | None = None
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
         return [self.side, self.heads.start(task)]
@@ -51,4 +49,6 @@ class Distill(Learner):
         return self.heads.predict(student, task_id)
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
-        return {"difference": self._config.coef * self._difference}
+        assert self._difference is not None, "forward runs before penalty"
+        difference, self._difference = self._difference, None  # it holds the batch's graph, which is not to outlive the step
+        return {"difference": self._config.coef * difference}

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Heads, Learner, Parts, Task
 
-from ._norm import Config
+from ._norm import NormConfig
 
 
 class Features(Learner):
     """Only the head of the task is trained, on the frozen base's encoding."""
 
-    Config = Config
+    Config = NormConfig
 
-    def __init__(self, config: Config, parts: Parts) -> None:
+    def __init__(self, config: NormConfig, parts: Parts) -> None:
         super().__init__()
         self.base = parts.base()
         self.heads = Heads(self.base.shape, config.norm)

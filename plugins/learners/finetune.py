@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Heads, Learner, Parts, Task
 
-from ._norm import Config
+from ._norm import NormConfig
 
 
 class FineTune(Learner):
@@ -18,10 +18,10 @@ class FineTune(Learner):
     original fine-tuning baseline has it.
     """
 
-    Config = Config
+    Config = NormConfig
     takes = frozenset({"side", "merger"})
 
-    def __init__(self, config: Config, parts: Parts) -> None:
+    def __init__(self, config: NormConfig, parts: Parts) -> None:
         super().__init__()
         self.base = parts.base()
         self.side = parts.side(self.base) if parts.side else None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Heads, Learner, Parts, Task
 
-from ._norm import Config
+from ._norm import NormConfig
 
 
 class SideTune(Learner):
@@ -18,10 +18,10 @@ class SideTune(Learner):
     forgotten, and the cost of a task does not grow with their number.
     """
 
-    Config = Config
+    Config = NormConfig
     needs = frozenset({"base", "side", "merger"})
 
-    def __init__(self, config: Config, parts: Parts) -> None:
+    def __init__(self, config: NormConfig, parts: Parts) -> None:
         super().__init__()
         assert parts.side is not None and parts.merger is not None
         self._make_side, self._make_merger = parts.side, parts.merger

@@ -72,7 +72,7 @@ def test_one_change_can_be_made_to_a_spec(small: list[str], tmp_path: Path, caps
     capsys.readouterr()
     assert main_run(["--spec", str(tmp_path / "run" / "run.json"), "--train.lr", "0.5", "--dry-run"]) == 0
     resolved = json.loads(capsys.readouterr().out)
-    assert (resolved["train"]["lr"], resolved["train"]["steps"], resolved["base"]["name"]) == (0.5, 4, "resnet20")
+    assert (resolved["train"]["lr"], resolved["train"]["steps"], resolved["base"]["name"]) == (0.5, 4, "sidetune/resnet20")
 
 
 def test_a_learner_exchanged_in_a_spec_drops_the_parts_it_has_no_use_for(

@@ -114,7 +114,7 @@ def test_the_real_cifar100_is_ten_tasks_of_ten_consecutive_classes(cifar100_arch
     tasks = stream(archive=cifar100_archive).tasks()
     assert [task.id for task in tasks] == [f"t{number}" for number in range(10)]
     assert [task.title for task in tasks] == [f"{data.names[first]} to {data.names[first + 9]}" for first in range(0, 100, 10)]
-    assert tasks[0].title == "apple to bowl"
+    assert tasks[0].title == "apple to bottle"
     for task in tasks:
         assert task.steps_per_epoch(100) == 50
         torch.testing.assert_close(targets_of(task), torch.full((10,), 0.1))  # labels 0 to 9, a hundred images of each
