@@ -156,17 +156,25 @@ def check(kind: Positional[str], name: Positional[str], options: Positional[tupl
 
 
 @verbs.command
-def report(runs: Positional[tuple[Path, ...]], markdown: Switch = False) -> int:
+def report(runs: Positional[tuple[Path, ...]], markdown: Switch = False, figure: Path | None = None) -> int:
     """Compare runs: one line each, computed from their folders.
 
     Args:
         runs: run folders.
         markdown: print a Markdown table.
+        figure: draw R of the one run that is named, to a .png, .svg or .pdf file.
     """
     if not runs:
         raise SidetuneError("name at least one run: sidetune report runs/*")
     summaries = [summarise(open_run(path)) for path in runs if path.is_dir() or len(runs) == 1]
-    if len(summaries) == 1 and not markdown:
+    if figure is not None:
+        if len(summaries) != 1:
+            raise SidetuneError(f"a figure shows one run, not {len(summaries)}")
+        from sidetune_core.figure import draw
+
+        draw(summaries[0], figure)
+        print(figure)
+    elif len(summaries) == 1 and not markdown:
         (one,) = summaries
         print(f"{one.spec_line}\n\n{matrix_table(one.results)}\n")
         print("\n".join(metrics_lines(one.results)) + "\n\n" + "\n".join(moved_lines(one)))

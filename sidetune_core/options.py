@@ -151,6 +151,10 @@ def _strict(kind: type[Any]) -> Callable[[Any, Any], Any]:
     return take
 
 
+def _is_literal(hint: Any) -> bool:
+    return typing.get_origin(hint) is Literal
+
+
 def _one_of(value: Any, hint: Any) -> Any:
     if value not in typing.get_args(hint):
         raise ValueError(f"must be one of {', '.join(map(str, typing.get_args(hint)))}; not {value!r}")
@@ -161,7 +165,7 @@ def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for kind in (int, float, str, bool):
         converter.register_structure_hook(kind, _strict(kind))
-    converter.register_structure_hook_func(lambda hint: typing.get_origin(hint) is Literal, _one_of)
+    converter.register_structure_hook_func(_is_literal, _one_of)
     return converter
 
 

@@ -19,8 +19,14 @@ from ._labelled import LabelledImages, labelled
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 Array = NDArray[Any]
 DAMAGE = (
-    *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, tokenize.TokenError),
-    *(NotImplementedError, RuntimeError, MemoryError),  # unknown compression or version, encryption, absurd length
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,  # encryption; NotImplementedError is one: unknown compression or version
+    MemoryError,  # a header that tells an absurd length
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 """What NumPy and zipfile raise for files that are damaged or made by something else."""
 

@@ -23,7 +23,8 @@ class SideTune(Learner):
 
     def __init__(self, config: NormConfig, parts: Parts) -> None:
         super().__init__()
-        assert parts.side is not None and parts.merger is not None
+        assert parts.side is not None
+        assert parts.merger is not None
         self._make_side, self._make_merger = parts.side, parts.merger
         self.base = parts.base()
         self.sides = nn.ModuleDict()
@@ -45,4 +46,4 @@ class SideTune(Learner):
     def record(self) -> dict[str, float]:
         """The merger's weights in the task that is being learnt."""
         merger = self.mergers[self._current]
-        return {f"merger.{name}": value for name, value in merger.weights().items()}  # type: ignore[operator, union-attr]
+        return {f"merger.{name}": value for name, value in merger.weights().items()}  # type: ignore[operator]

@@ -208,16 +208,19 @@ def test_describe_shows_every_option_with_its_default(capsys: pytest.CaptureFixt
 
 
 def test_a_report_compares_runs(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    without_side = [word for word in small if not word.startswith("--side")]
-    without_side.remove("none")  # what --side.weights was set to
     assert main_run([*small, "--out", str(tmp_path / "one")]) == 0
-    assert main_run([*without_side[: without_side.index("--base.weights") + 1], "none", *without_side[without_side.index("--train.steps"):],
-                     "--learner", "features", "--out", str(tmp_path / "two")]) == 0
+    assert main_run(["--spec", str(tmp_path / "one" / "run.json"), "--learner", "features", "--out", str(tmp_path / "two")]) == 0
     capsys.readouterr()
     assert main(["report", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
     out = capsys.readouterr().out
     assert "Chaudhry" in out
     assert "· features ·" in out
+
+
+def test_the_matrix_can_be_drawn(small: list[str], tmp_path: Path) -> None:
+    assert main_run([*small, "--out", str(tmp_path / "run")]) == 0
+    assert main(["report", str(tmp_path / "run"), "--figure", str(tmp_path / "r.svg")]) == 0
+    assert "after t1" in (tmp_path / "r.svg").read_text()
 
 
 def test_an_export_can_be_loaded_as_the_base_of_another_run(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,8 @@ def test_another_metric_is_shown_with_four_significant_digits() -> None:
 
 def test_an_accuracy_outside_the_unit_interval_is_not_multiplied() -> None:
     percentages = attrs.evolve(LOSSES, metric="accuracy", higher_is_better=True)
-    assert "12.35" in matrix_table(percentages) and "%" not in matrix_table(percentages)
+    assert "12.35" in matrix_table(percentages)
+    assert "%" not in matrix_table(percentages)
 
 
 def test_a_matrix_under_way_has_the_rows_trained_so_far() -> None:
@@ -141,7 +142,8 @@ def test_a_report_holds_the_matrix_under_full_ids() -> None:
 
 def test_a_report_names_the_convention_of_each_figure() -> None:
     value, definition = row_of(run_report(summary_of(FORGOT)), "forgetting")
-    assert value == "31.25 %" and definition.endswith("(Chaudhry 2018)")
+    assert value == "31.25 %"
+    assert definition.endswith("(Chaudhry 2018)")
 
 
 def test_a_report_tells_what_moved_and_what_did_not() -> None:

@@ -1,0 +1,164 @@
+"""Side-tuning on iCIFAR: our run beside a plain PyTorch loop of the same job.
+
+    python benchmarks/icifar_store.py --archive cifar100.npz [--tasks 10] [--repeats 1] [--precision fp32]
+
+The plain loop is what one writes without this project: the same networks, optimiser, batches and evaluations (after each task, the test
+set of every task so far), with the frozen base computed anew on every batch. Each variant is a process of its own and is timed as a
+whole, imports included; variants take turns. Printed: seconds, ratio to the plain loop, peak memory of the process, mean accuracy.
+
+``disk`` is a second run over the outputs that a first one, not timed, left on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+VARIANTS = ("plain", "memory", "off", "disk")
+BATCH, STEPS, EVALUATION_BATCH = 128, 157, 250
+
+
+def main() -> None:
+    """Time every variant and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--archive", type=Path, required=True, help="CIFAR-100 as .npz (x_train, y_train, x_test, y_test)")
+    parser.add_argument("--tasks", type=int, default=10, help="only the first so many tasks")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--weights", default="packaged", help="'packaged', or 'none' to time without any")
+    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child == "plain":
+        print(json.dumps(_plain(options)))
+    elif options.child:
+        print(json.dumps(_ours(options)))
+    else:
+        _compare(options)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    seconds: dict[str, list[float]] = {variant: [] for variant in options.variants}
+    memory, accuracy = dict.fromkeys(options.variants, 0.0), dict.fromkeys(options.variants, 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        if "disk" in options.variants:
+            _child("disk", Path(folder), f"{folder}/first")
+        for repeat in range(options.repeats):
+            for variant in options.variants:
+                took, peak, result = _child(variant, Path(folder), f"{folder}/{variant}-{repeat}")
+                seconds[variant].append(took)
+                memory[variant] = max(memory[variant], peak)
+                accuracy[variant] = result
+                print(f"# {variant}: {took:.1f} s", file=sys.stderr)
+    base = statistics.median(seconds[options.variants[0]])
+    print(f"iCIFAR, {options.tasks} tasks x {STEPS} steps, batch {BATCH}, {options.precision}, median of {options.repeats}")
+    print(f"{'variant':<10}{'seconds':>9}{'ratio':>8}{'peak GB':>9}{'accuracy %':>12}")
+    for variant in options.variants:
+        median = statistics.median(seconds[variant])
+        print(f"{variant:<10}{median:>9.1f}{median / base:>8.3f}{memory[variant]:>9.2f}{100 * accuracy[variant]:>12.2f}")
+
+
+def _child(variant: str, folder: Path, out: str) -> tuple[float, float, float]:
+    """Run a variant; its seconds, peak memory in GB, and mean accuracy."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", variant, "--folder", out]
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        text = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    took = time.perf_counter() - began
+    if process.returncode:
+        sys.exit(f"the variant {variant} failed")
+    return took, usage.ru_maxrss * 1024 / 1e9, json.loads(text.splitlines()[-1])
+
+
+def _ours(options: argparse.Namespace) -> float:
+    from sidetune_core import api
+
+    spec = api.RunSpec(
+        base={"name": "resnet44", "weights": options.weights},
+        side={"name": "fcn4", "weights": options.weights},
+        merger="mlp2",
+        learner="sidetune",
+        env={"name": "icifar", "archive": options.archive, "tasks": options.tasks},
+        train={"precision": options.precision, "store": options.child, "store_dir": options.folder.parent / "store"},
+    )
+    row = api.run(spec, options.folder).results.rows[-1]
+    return statistics.mean(cell for cell in row if cell is not None)
+
+
+def _plain(options: argparse.Namespace) -> float:
+    """The same job, written by hand."""
+    import numpy as np
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    from sidetune_core.compose import compose
+    from sidetune_core.spec import RunSpec
+
+    weights = {"weights": options.weights}
+    parts = compose(RunSpec(base={"name": "resnet44", **weights}, side={"name": "fcn4", **weights}, merger="mlp2")).parts
+    inputs = {"image": (3, 32, 32)}
+    torch.manual_seed(0)
+    base = parts["base"].cls(parts["base"].config, inputs).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    with np.load(options.archive) as archive:
+        data = {
+            split: (torch.from_numpy(archive[f"x_{split}"]).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(archive[f"y_{split}"]))
+            for split in ("train", "test")
+        }
+
+    def batch(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"image": (images.float() / 255).contiguous(memory_format=torch.channels_last)}
+
+    def forward(network: nn.ModuleList, images: torch.Tensor) -> torch.Tensor:
+        side, merger, head = network
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
+            x = batch(images)
+            features = base(x)
+            merged = functional.group_norm(merger([features.encoding, side(x, features)]), 8)
+            scores: torch.Tensor = head(merged).float()
+            return scores
+
+    learnt: list[nn.ModuleList] = []
+    accuracies: list[float] = []
+    for task in range(options.tasks):
+        images, labels = data["train"]
+        mine = (labels // 10 == task).nonzero()[:, 0]
+        side = parts["side"].cls(parts["side"].config, inputs, base)
+        network = nn.ModuleList([side, parts["merger"].cls(parts["merger"].config, base.shape, 2), nn.Linear(64, 10)])
+        network.to(memory_format=torch.channels_last).train()
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+        order = torch.cat([mine[torch.randperm(len(mine))] for _ in range(-(-STEPS * BATCH // len(mine)))])
+        for step in range(STEPS):
+            rows = order[step * BATCH : (step + 1) * BATCH]
+            loss = functional.cross_entropy(forward(network, images[rows]), labels[rows] % 10)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+        learnt.append(network.eval())
+        images, labels = data["test"]
+        accuracies = []
+        with torch.no_grad():
+            for earlier, trained in enumerate(learnt):
+                rows = (labels // 10 == earlier).nonzero()[:, 0]
+                right = sum(
+                    int((forward(trained, images[some]).argmax(1) == labels[some] % 10).sum())
+                    for some in torch.split(rows, EVALUATION_BATCH)
+                )
+                accuracies.append(right / len(rows))
+    return statistics.mean(accuracies)
+
+
+if __name__ == "__main__":
+    main()
