@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +60,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         _print_short_help()
     spec = _merge(read_spec(names.spec) if names.spec else RunSpec(), names)
     classes = {slot: cls for slot, (_, cls) in load_parts(spec).items()}
-    defaults = {slot: structure(cls.Config, _options(spec, slot), f"{slot} '{_name(spec, slot)}'") for slot, cls in classes.items()}
+    defaults = {slot: structure(cls.Config, _options(spec, slot), _owner(spec, slot)) for slot, cls in classes.items()}
     defaults["train"] = structure(TrainOptions, train_values(spec, classes["env"]), "--train")
     parsed, unknown = _read(argv, spec, defaults, _long_description(spec, classes))
     if unknown:
@@ -145,14 +145,20 @@ def _read(argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], descript
     for slot, config in defaults.items():
         fields[slot] = attrs.field(type=type(config), default=config)
     composed: type[Any] = attrs.make_class("Options", fields, kw_only=True)
+    registry = _registry({type(config): _owner(spec, slot) for slot, config in defaults.items()})
     parsed, unknown = tyro.cli(
-        composed, prog=PROGRAM, description=description, args=list(argv), return_unknown_args=True, registry=_registry()
+        composed, prog=PROGRAM, description=description, args=list(argv), return_unknown_args=True, registry=registry
     )
     return parsed, unknown
 
 
-def _registry() -> ConstructorRegistry:
-    """Let tyro take help texts from where `option` puts them."""
+def _owner(spec: RunSpec, slot: str) -> str:
+    """Who has the options of a slot, for messages: ``learner 'ewc'``."""
+    return "--train" if slot == "train" else f"{slot} '{_name(spec, slot)}'"
+
+
+def _registry(owners: Mapping[type[Any], str]) -> ConstructorRegistry:
+    """Let tyro take help texts from where `option` puts them, and say in our words what is out of range."""
     registry = ConstructorRegistry()
 
     @registry.struct_rule
@@ -160,8 +166,16 @@ def _registry() -> ConstructorRegistry:
         if not (isinstance(info.type, type) and attrs.has(info.type)):
             return None
         hints = typing.get_type_hints(info.type, include_extras=True)
+        config = info.type
+
+        def instantiate(**values: Any) -> Any:
+            try:
+                return config(**values)
+            except ValueError as error:
+                raise OptionError(f"{owners[config]}: {error}") from error
+
         return StructConstructorSpec(
-            instantiate=info.type,
+            instantiate=instantiate,
             fields=tuple(
                 StructFieldSpec(
                     name=field.name,
@@ -181,8 +195,7 @@ def _unknown(word: str, configs: dict[str, type[Any]], spec: RunSpec) -> OptionE
     name = word.split("=")[0]
     slot, dot, option = name.removeprefix("--").partition(".")
     if dot and slot in configs:
-        owner = "--train" if slot == "train" else f"{slot} '{_name(spec, slot)}'"
-        return unknown_option(owner, option, {field.name for field in attrs.fields(configs[slot])})
+        return unknown_option(_owner(spec, slot), option, {field.name for field in attrs.fields(configs[slot])})
     if dot and slot in DEFAULTS:
         return OptionError(f"learner '{_name(spec, 'learner')}' uses no {slot}; leave out {name}")
     known = [f"--{one}".replace("_", "-") for one in (*DEFAULTS, *_GENERAL)]

@@ -15,7 +15,7 @@ from tyro.extras import SubcommandApp
 
 from sidetune_core import arguments, kinds, registry
 from sidetune_core.compose import compose
-from sidetune_core.errors import Interrupted, OptionError, SidetuneError
+from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneError
 from sidetune_core.options import describe as describe_options
 from sidetune_core.report import comparison, comparison_markdown, matrix_table, metrics_lines, moved_lines
 from sidetune_core.runs import open_run
@@ -166,7 +166,14 @@ def report(runs: Positional[tuple[Path, ...]], markdown: Switch = False, figure:
     """
     if not runs:
         raise SidetuneError("name at least one run: sidetune report runs/*")
-    summaries = [summarise(open_run(path)) for path in runs if path.is_dir() or len(runs) == 1]
+    summaries = []
+    for path in runs:
+        try:
+            summaries.append(summarise(open_run(path)))
+        except RunError as error:  # runs/* may hold other things
+            if len(runs) == 1:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
     if figure is not None:
         if len(summaries) != 1:
             raise SidetuneError(f"a figure shows one run, not {len(summaries)}")

@@ -123,11 +123,21 @@ def test_an_option_of_a_part_that_is_not_used_is_refused(capsys: pytest.CaptureF
     assert "learner 'features' uses no side" in error_of(capsys, "--learner", "features", "--side.weights", "none")
 
 
-def test_an_option_out_of_range_exits_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_option_out_of_range_is_told_with_its_owner(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--train: batch must be at least 1, not 0" in error_of(capsys, "--train.batch", "0")
+    assert "learner 'distill': coef must be at least 0, not -1" in error_of(capsys, "--learner", "distill", "--learner.coef", "-1")
+
+
+def test_an_option_of_the_wrong_type_exits_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main_run(["--train.batch", "0"])
+        main_run(["--train.batch", "many"])
     assert stop.value.code == 2
-    assert "batch must be at least 1, not 0" in capsys.readouterr().err
+    assert "--train.batch" in capsys.readouterr().err
+
+
+def test_a_loss_that_diverges_exits_with_status_2(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*small, "--train.lr", "1e30", "--train.optimizer", "sgd", "--train.clip", "None", "--quiet", "--out", str(tmp_path / "run")]
+    assert "of task t0" in error_of(capsys, *words)
 
 
 def test_weights_that_are_not_there_are_told_before_data_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,6 +215,16 @@ def test_describe_shows_every_option_with_its_default(capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert "--learner.coef  float, default 1.0" in out
     assert "needs: base, side" in out
+
+
+def test_a_report_passes_over_folders_that_are_no_runs(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_run([*small, "--out", str(tmp_path / "run")]) == 0
+    (tmp_path / "notes").mkdir()
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "run"), str(tmp_path / "notes")]) == 0
+    captured = capsys.readouterr()
+    assert "average accuracy" in captured.out
+    assert "notes holds no run" in captured.err
 
 
 def test_a_report_compares_runs(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,46 @@
+"""The rules of the house that import-linter's own file cannot state."""
+
+from __future__ import annotations
+
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def config() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def test_every_core_module_but_the_api_is_closed_to_plugins() -> None:
+    closed = set(config()["importlinter:contract:api-only"]["forbidden_modules"].split())
+    modules = {f"sidetune_core.{path.stem}" for path in (ROOT / "sidetune_core").glob("*.py")}
+    assert closed == modules - {"sidetune_core.__init__", "sidetune_core.api"}
+
+
+def test_every_folder_with_code_is_a_package_of_the_distribution() -> None:
+    declared = set(config()["options"]["packages"].split())
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts).replace("plugins", "sidetune_plugins", 1)
+        for folder in ("sidetune_core", "plugins")
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert declared == found
+
+
+def test_every_plugin_file_is_registered() -> None:
+    entries = config()["options.entry_points"]
+    registered = {line.split("=")[1].strip().split(":")[0] for group in entries.values() for line in group.strip().splitlines()}
+    for path in (ROOT / "plugins").glob("*/*.py"):
+        if not path.name.startswith("_"):
+            assert f"sidetune_plugins.{path.parent.name}.{path.stem}" in registered
+
+
+def test_the_plugins_folder_cannot_be_imported_under_its_folder_name() -> None:
+    done = subprocess.run([sys.executable, "-c", "import plugins"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "reached by name" in done.stderr

@@ -1,0 +1,55 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from sidetune_core import registry
+from sidetune_core.kinds import KINDS
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_twenty_line_learner_runs_from_the_current_folder(tmp_path: Path, image_archive: Path) -> None:
+    (code,) = [block for block in blocks("python") if "(Learner)" in block]
+    (tmp_path / "my_learner.py").write_text(code)
+    assert len(code.strip().splitlines()) <= 24
+    words = f"--learner my_learner:NormTune --base resnet20 --base.weights none --env images --env.archive {image_archive} --train.steps 3"
+    done = command("main_run", words, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "average accuracy" in done.stdout
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    (code,) = [block for block in blocks("python") if "api.run(" in block]
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_table_of_parts_names_every_registered_part_and_no_other() -> None:
+    for one in KINDS:
+        (row,) = re.findall(rf"^\| {one.plural} \| (.*) \|$", README, re.MULTILINE)
+        ours = {plugin.name for plugin in registry.installed(one) if plugin.distribution == "sidetune"}
+        assert set(re.findall(r"`([a-z0-9-]+)`", row)) == ours
+
+
+def test_the_commands_that_are_named_exist(tmp_path: Path) -> None:
+    for verb in re.findall(r"^sidetune ([a-z]+)", README, re.MULTILINE):
+        assert command("main", f"{verb} --help", tmp_path).returncode == 0
+
+
+def command(function: str, words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; from sidetune_core.cli import {function}; sys.exit({function}())"
+    return subprocess.run([sys.executable, "-c", code, *words.split()], cwd=folder, capture_output=True, text=True, env=environment())
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
