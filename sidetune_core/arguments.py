@@ -145,9 +145,9 @@ def _read(argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], descript
     for slot, config in defaults.items():
         fields[slot] = attrs.field(type=type(config), default=config)
     composed: type[Any] = attrs.make_class("Options", fields, kw_only=True)
-    registry = _registry({type(config): _owner(spec, slot) for slot, config in defaults.items()})
+    rules = _rules({type(config): _owner(spec, slot) for slot, config in defaults.items()})
     parsed, unknown = tyro.cli(
-        composed, prog=PROGRAM, description=description, args=list(argv), return_unknown_args=True, registry=registry
+        composed, prog=PROGRAM, description=description, args=list(argv), return_unknown_args=True, registry=rules
     )
     return parsed, unknown
 
@@ -157,11 +157,11 @@ def _owner(spec: RunSpec, slot: str) -> str:
     return "--train" if slot == "train" else f"{slot} '{_name(spec, slot)}'"
 
 
-def _registry(owners: Mapping[type[Any], str]) -> ConstructorRegistry:
+def _rules(owners: Mapping[type[Any], str]) -> ConstructorRegistry:
     """Let tyro take help texts from where `option` puts them, and say in our words what is out of range."""
-    registry = ConstructorRegistry()
+    rules = ConstructorRegistry()
 
-    @registry.struct_rule
+    @rules.struct_rule
     def attrs_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
         if not (isinstance(info.type, type) and attrs.has(info.type)):
             return None
@@ -172,7 +172,7 @@ def _registry(owners: Mapping[type[Any], str]) -> ConstructorRegistry:
             try:
                 return config(**values)
             except ValueError as error:
-                raise OptionError(f"{owners[config]}: {error}") from error
+                raise OptionError(f"{owners.get(config, PROGRAM)}: {error}") from error
 
         return StructConstructorSpec(
             instantiate=instantiate,
@@ -187,7 +187,7 @@ def _registry(owners: Mapping[type[Any], str]) -> ConstructorRegistry:
             ),
         )
 
-    return registry
+    return rules
 
 
 def _unknown(word: str, configs: dict[str, type[Any]], spec: RunSpec) -> OptionError:

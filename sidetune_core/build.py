@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import attrs
 import torch
 
 from sidetune_core.compose import Composition, Part
@@ -39,13 +42,13 @@ def _factories(composition: Composition, stream: TaskStream) -> Parts:
     chosen = composition.parts
     base, side, merger = chosen["base"], chosen.get("side"), chosen.get("merger")
 
-    def make_base() -> Base:
-        made: Base = base.cls(base.config, stream.inputs)
+    def make_base(pretrained: bool = True) -> Base:
+        made: Base = base.cls(base.config if pretrained else _without_weights(base), stream.inputs)
         return made
 
-    def make_side(beside: Base) -> Side:
+    def make_side(beside: Base, pretrained: bool = True) -> Side:
         assert side is not None
-        made: Side = side.cls(side.config, stream.inputs, beside)
+        made: Side = side.cls(side.config if pretrained else _without_weights(side), stream.inputs, beside)
         return made
 
     def make_merger(beside: Base, count: int) -> Merger:
@@ -54,6 +57,13 @@ def _factories(composition: Composition, stream: TaskStream) -> Parts:
         return made
 
     return Parts(stream.inputs, make_base, make_side if side else None, make_merger if merger else None)
+
+
+def _without_weights(part: Part) -> Any:
+    """The part's options, but for weights at random: by convention, a part that has pretrained weights has an option ``weights``."""
+    if any(field.name == "weights" for field in attrs.fields(part.cls.Config)):
+        return attrs.evolve(part.config, weights="none")
+    return part.config
 
 
 def _check_fit(composition: Composition, parts: Parts) -> None:

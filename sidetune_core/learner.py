@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Protocol
 
 import attrs
 from torch import Tensor, nn
@@ -13,16 +13,32 @@ from sidetune_core.parts import Base, InputShapes, Merger, Side
 from sidetune_core.tasks import Batch, Task
 
 
+class MakeBase(Protocol):
+    """Makes a base; one that is not `pretrained` has random weights."""
+
+    def __call__(self, pretrained: bool = True) -> Base: ...
+
+
+class MakeSide(Protocol):
+    """Makes a side for a base; one that is not `pretrained` has random weights."""
+
+    def __call__(self, beside: Base, pretrained: bool = True) -> Side: ...
+
+
+class MakeMerger(Protocol):
+    """Makes a merger of `count` encodings of that base's shape."""
+
+    def __call__(self, beside: Base, count: int) -> Merger: ...
+
+
 @attrs.frozen
 class Parts:
     """Factories of the parts that the user chose; each call makes a new one. A slot that was left empty is None."""
 
     inputs: InputShapes
-    base: Callable[[], Base]
-    side: Callable[[Base], Side] | None = None
-    """Makes a side for a base."""
-    merger: Callable[[Base, int], Merger] | None = None
-    """Makes a merger of so many encodings of that base's shape."""
+    base: MakeBase
+    side: MakeSide | None = None
+    merger: MakeMerger | None = None
 
 
 class Learner(nn.Module, ABC):
@@ -41,6 +57,8 @@ class Learner(nn.Module, ABC):
     """Which kinds of part the learner cannot do without."""
     takes: ClassVar[frozenset[str]] = frozenset()
     """Which further kinds it can use when the user names one."""
+    together: ClassVar[bool] = False
+    """Whether all tasks are learnt at once, batch by batch in turn, instead of one after another (the upper bound of a stream)."""
     uses_taps: ClassVar[bool] = False
     """Whether the learner itself reads the base's taps; if nobody does, the core need not remember them."""
 

@@ -45,7 +45,7 @@ class Session:
 
 
 def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
-    """Learn `tasks` in order, from the newest checkpoint of the run's folder on if there is one.
+    """Learn `tasks` in order, or all at once if the learner says so, from the newest checkpoint of the run's folder on if there is one.
 
     Raises:
         Diverged: the loss stopped being a number; the last checkpoint stays.
@@ -56,32 +56,37 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
     done = checkpoint.done(resumed) if resumed else []
     if resumed:
         for task in tasks[: len(done)]:
-            _start(learner, task, session)
+            _grow(learner, task, session)
         checkpoint.load(resumed, learner)
         session.progress.say(f"going on after task {len(done)} of {len(tasks)}")
     else:
         _evaluate_untrained(learner, tasks, session)
     _forget_unfinished(session.folder, done)
 
-    for number, task in enumerate(tasks[len(done) :], len(done)):
+    stages = [list(tasks)] if learner.together else [[task] for task in tasks]
+    for stage in stages:
+        if stage[-1].id in done:
+            continue
         began = time.monotonic()
-        movable = _start(learner, task, session)
+        seen = tasks[: tasks.index(stage[-1]) + 1]
+        movable = [thing for task in stage for thing in _grow(learner, task, session)]
+        _ready(learner, movable, session)
         before = _digests(learner)
-        _record_parameters(learner, task, session.folder)
-        steps = _train(learner, task, number, movable, session)
+        _record_parameters(learner, stage, session.folder)
+        steps = _train(learner, stage, f"task {len(seen)}", session)
         _still(learner)
-        batches = _batches(task, learner, session, Order(derive_seed(session.seed, "finish"), session.options.batch))
-        with seeded(session.seed, "finish", task.id):
-            learner.finish(task, batches)
-        figures = [evaluate(learner, seen, session, after=number) for seen in tasks[: number + 1]]
+        for task in stage:
+            batches = _batches(task, learner, session, Order(derive_seed(session.seed, "finish"), session.options.batch))
+            with seeded(session.seed, "finish", task.id):
+                learner.finish(task, batches)
+        figures = [evaluate(learner, task, session, after=len(seen) - 1) for task in seen]
         if session.store is not None:
             session.store.save()
-        _record_moved(learner, task, before, session.folder)
-        checkpoint.save(session.folder.checkpoints, learner, [one.id for one in tasks[: number + 1]])
-        mean = sum(figures) / len(figures)
+        _record_moved(learner, stage, before, session.folder)
+        checkpoint.save(session.folder.checkpoints, learner, [task.id for task in seen])
         session.progress.finish(
-            f"task {number + 1}/{len(tasks)} {task.title}: {task.metric} {figures[-1]:.4g}, mean over tasks so far {mean:.4g} "
-            f"({steps} steps, {time.monotonic() - began:.1f} s)"
+            f"task {len(seen)}/{len(tasks)} {stage[-1].title}: {stage[-1].metric} {figures[-1]:.4g}, "
+            f"mean over tasks so far {sum(figures) / len(figures):.4g} ({steps} steps, {time.monotonic() - began:.1f} s)"
         )
     FeatureStore.detach(learner)  # from here on the learner is the user's, who may change the base
 
@@ -110,21 +115,28 @@ def make_act(learner: Learner, task: Task, machine: Machine) -> Act:
     return act
 
 
-def _start(learner: Learner, task: Task, session: Session) -> list[nn.Module | nn.Parameter]:
-    """Grow the learner for a task and switch on what it says may move; everything else is frozen and in eval mode."""
+def _grow(learner: Learner, task: Task, session: Session) -> list[nn.Module | nn.Parameter]:
+    """Let the learner grow for a task; returns what it says may move."""
     FeatureStore.detach(learner)
     with seeded(session.seed, "start", task.id):
         movable = learner.start(task)
     session.machine.place(learner)
-    _still(learner)
     own = {id(one) for one in (*learner.modules(), *learner.parameters())}
     for thing in movable:
         if id(thing) not in own:
             raise PluginError(f"{type(learner).__name__}.start() returned a {type(thing).__name__} that is not a part of the learner")
-    _release(movable)
+    return movable
+
+
+def _ready(learner: Learner, movable: Sequence[nn.Module | nn.Parameter], session: Session) -> None:
+    """Switch on what may move; everything else is frozen and in eval mode, and frozen bases are served by the feature store."""
+    _still(learner)
+    for thing in movable:
+        thing.requires_grad_(True)
+        if isinstance(thing, nn.Module):
+            thing.train()
     if session.store is not None:
         session.store.attach(learner, session.machine.arithmetic)
-    return movable
 
 
 def _still(learner: Learner) -> None:
@@ -133,27 +145,21 @@ def _still(learner: Learner) -> None:
     learner.eval()
 
 
-def _release(movable: Sequence[nn.Module | nn.Parameter]) -> None:
-    for thing in movable:
-        thing.requires_grad_(True)
-        if isinstance(thing, nn.Module):
-            thing.train()
-
-
-def _train(learner: Learner, task: Task, number: int, movable: Sequence[nn.Module | nn.Parameter], session: Session) -> int:
-    """Take the steps of one task; returns how many."""
+def _train(learner: Learner, stage: Sequence[Task], head: str, session: Session) -> int:
+    """Take the steps of one task, or of several in turn; returns how many."""
     options = session.options
-    steps = options.steps if options.epochs is None else round(options.epochs * task.steps_per_epoch(options.batch))
+    steps = sum(_steps(task, options) for task in stage)
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    session.progress.start(f"task {number + 1} {task.title}", steps)
+    session.progress.start(f"{head} {stage[-1].title}", steps)
     if not parameters or not steps:
         return 0
     optimizer = make_optimizer(learner, options)
-    batches = _batches(task, learner, session, Order(session.seed, options.batch))
+    batches = {task.id: _batches(task, learner, session, Order(session.seed, options.batch)) for task in stage}
     recent: list[Tensor] = []
-    with seeded(session.seed, "train", task.id):
+    with seeded(session.seed, "train", *(task.id for task in stage)):
         for step in range(steps):
-            batch = next(batches)
+            task = stage[step % len(stage)]
+            batch = next(batches[task.id])
             for group in optimizer.param_groups:
                 group["lr"] = rate(options, step, steps)
             with session.machine.autocast():
@@ -176,6 +182,10 @@ def _train(learner: Learner, task: Task, number: int, movable: Sequence[nn.Modul
                 session.curve({f"{task.id}/{name}": value for name, value in figures.items()}, step + 1)
                 session.progress.step(step + 1, loss)
     return steps
+
+
+def _steps(task: Task, options: TrainOptions) -> int:
+    return options.steps if options.epochs is None else round(options.epochs * task.steps_per_epoch(options.batch))
 
 
 def _check(recent: Tensor, task: Task, step: int, folder: RunFolder) -> float:
@@ -205,8 +215,8 @@ def _evaluate_untrained(learner: Learner, tasks: Sequence[Task], session: Sessio
     """Row -1 of R: every task started, none trained, on a copy."""
     fresh = copy.deepcopy(learner)
     for task in tasks:
-        _start(fresh, task, session)
-        _still(fresh)
+        _grow(fresh, task, session)
+        _ready(fresh, [], session)
         evaluate(fresh, task, session, after=-1)
 
 
@@ -218,17 +228,21 @@ def _forget_unfinished(folder: RunFolder, done: Sequence[str]) -> None:
         folder.keep_lines(name, folder.lines(name)[: len(done)])
 
 
-def _record_parameters(learner: Learner, task: Task, folder: RunFolder) -> None:
+def _record_parameters(learner: Learner, stage: Sequence[Task], folder: RunFolder) -> None:
     every = sum(parameter.numel() for parameter in learner.parameters())
-    folder.append("parameters.jsonl", {"task": task.id, "trainable": count_moving(learner), "all": every})
+    folder.append("parameters.jsonl", {"task": _name(stage), "trainable": count_moving(learner), "all": every})
 
 
 def _digests(learner: Learner) -> dict[str, bytes]:
     return {name: tensor_digest(name, value) for name, value in learner.state_dict().items()}
 
 
-def _record_moved(learner: Learner, task: Task, before: Mapping[str, bytes], folder: RunFolder) -> None:
+def _record_moved(learner: Learner, stage: Sequence[Task], before: Mapping[str, bytes], folder: RunFolder) -> None:
     """Write down which tensors and buffers changed while a task was learnt, and which are the same bit for bit."""
     after = _digests(learner)
     moved = sorted(name for name in after if before.get(name) != after[name])
-    folder.append("moved.jsonl", {"task": task.id, "moved": moved, "kept": sorted(after.keys() - set(moved))})
+    folder.append("moved.jsonl", {"task": _name(stage), "moved": moved, "kept": sorted(after.keys() - set(moved))})
+
+
+def _name(stage: Sequence[Task]) -> str:
+    return stage[0].id if len(stage) == 1 else f"{stage[0].id} to {stage[-1].id}"

@@ -99,7 +99,7 @@ class RunFolder:
         initial = rows.pop(-1, [None] * len(tasks))
         return Results(
             tasks=tuple(tasks),
-            rows=tuple(tuple(rows[i]) for i in sorted(rows)),
+            rows=tuple(tuple(rows.get(i, [None] * len(tasks))) for i in range(max(rows, default=-1) + 1)),
             initial=tuple(initial),
             metric=about["metric"],
             higher_is_better=about["higher_is_better"],

@@ -14,7 +14,7 @@ from sidetune_core import loop, runs
 from sidetune_core.devices import Machine
 from sidetune_core.features import FeatureStore
 from sidetune_core.learner import Learner, Parts
-from sidetune_core.parts import Inputs
+from sidetune_core.parts import Base, Inputs, Merger, Side
 from sidetune_core.progress import Progress
 from sidetune_core.seeding import seeded
 from sidetune_core.spec import TrainOptions
@@ -72,12 +72,7 @@ def check_learner(cls: type[Any], config: Any) -> list[Finding]:
     """Findings about a learner, with the parts that it needs and, if it takes more, with all that it takes."""
 
     def using(slots: frozenset[str]) -> Make[Learner]:
-        parts = Parts(
-            sample.INPUTS,
-            lambda: sample.TinyBase(SHAPE),
-            (lambda base: sample.TinySide(base.shape)) if "side" in slots else None,
-            (lambda base, count: sample.TinyMerger(count)) if "merger" in slots else None,
-        )
+        parts = Parts(sample.INPUTS, _base, _side if "side" in slots else None, _merger if "merger" in slots else None)
 
         def make(seed: int = SEED) -> Learner:
             with seeded(seed, "build"):
@@ -88,6 +83,18 @@ def check_learner(cls: type[Any], config: Any) -> list[Finding]:
 
     places = {f"with {', '.join(sorted(slots))}": using(slots) for slots in (cls.needs, cls.needs | cls.takes)}
     return examine(places, CHECKS)
+
+
+def _base(pretrained: bool = True) -> Base:
+    return sample.TinyBase(SHAPE)
+
+
+def _side(beside: Base, pretrained: bool = True) -> Side:
+    return sample.TinySide(beside.shape)
+
+
+def _merger(beside: Base, count: int) -> Merger:
+    return sample.TinyMerger(count)
 
 
 def start_returns_parts_of_its_own(make: Make[Learner]) -> None:

@@ -133,10 +133,10 @@ def test_ctrl_c_keeps_the_finished_task_and_names_the_folder(
 ) -> None:
     train = loop._train
 
-    def stop_at_second(learner: Any, task: Any, number: int, *rest: Any) -> int:
-        if number == 1:
+    def stop_at_second(learner: Any, stage: Any, *rest: Any) -> int:
+        if stage[0].id == "t1":
             raise KeyboardInterrupt
-        return train(learner, task, number, *rest)
+        return train(learner, stage, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_train", stop_at_second)
