@@ -54,6 +54,7 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
     session.machine.place(learner)
     resumed = checkpoint.latest(session.folder.checkpoints)
     done = checkpoint.done(resumed) if resumed else []
+    _forget_unfinished(session.folder, done)
     if resumed:
         for task in tasks[: len(done)]:
             _grow(learner, task, session)
@@ -61,15 +62,17 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
         session.progress.say(f"going on after task {len(done)} of {len(tasks)}")
     else:
         _evaluate_untrained(learner, tasks, session)
-    _forget_unfinished(session.folder, done)
 
     stages = [list(tasks)] if learner.together else [[task] for task in tasks]
-    for stage in stages:
+    for number, stage in enumerate(stages):
         if stage[-1].id in done:
             continue
         began = time.monotonic()
         seen = tasks[: tasks.index(stage[-1]) + 1]
         movable = [thing for task in stage for thing in _grow(learner, task, session)]
+        if number:
+            _ready(learner, [], session)
+            evaluate(learner, stage[0], session, after=number - 1)  # R[j-1][j]: what earlier tasks have taught about this one
         _ready(learner, movable, session)
         before = _digests(learner)
         _record_parameters(learner, stage, session.folder)
@@ -222,7 +225,8 @@ def _evaluate_untrained(learner: Learner, tasks: Sequence[Task], session: Sessio
 
 def _forget_unfinished(folder: RunFolder, done: Sequence[str]) -> None:
     """Drop evaluations of a task that was cut off before its checkpoint: they will be made again."""
-    folder.keep_lines("eval.jsonl", [line for line in folder.lines("eval.jsonl") if line["after"] < len(done)])
+    evaluations = [line for line in folder.lines("eval.jsonl") if done and (line["after"] < 0 or line["task"] in done)]
+    folder.keep_lines("eval.jsonl", [line for line in evaluations if line["after"] < len(done)])
     folder.keep_lines("metrics.jsonl", [line for line in folder.lines("metrics.jsonl") if line["task"] in done])
     for name in ("moved.jsonl", "parameters.jsonl"):
         folder.keep_lines(name, folder.lines(name)[: len(done)])

@@ -85,6 +85,56 @@ def backward_transfer(results: Results) -> float | None:
     return _mean(_transferred(results, task) for task in range(len(results.rows) - 1))
 
 
+def triangle_accuracy(results: Results) -> float | None:
+    """A = the mean of the lower triangle with its diagonal: sum_{i>=j} R[i][j] / (T (T+1) / 2) (Díaz-Rodríguez et al. 2018)."""
+    return _mean(cell for row in results.learnt for cell in row)
+
+
+def backward_transfer_all_pairs(results: Results) -> float | None:
+    """Mean of R[i][j] - R[j][j] over all i > j (Díaz-Rodríguez et al. 2018). Where lower is better, with the sign turned."""
+    pairs = ((row, task) for place, row in enumerate(results.rows) for task in range(place))
+    return _mean(_gain(results, row[task], results.rows[task][task]) for row, task in pairs)
+
+
+def forward_transfer(results: Results) -> float | None:
+    """FWT = mean_{j>=1} (R[j-1][j] - b[j]) with b the untrained row (GEM: Lopez-Paz & Ranzato 2017).
+
+    The core measures R[j-1][j] with the head of task j just made: with a head for each task it says little, with one head a lot.
+    """
+    return _mean(_gain(results, results.rows[task - 1][task], results.initial[task]) for task in _later(results))
+
+
+def forward_transfer_without_baseline(results: Results) -> float | None:
+    """Mean_{j>=1} R[j-1][j], as in code bases that leave b out (Díaz-Rodríguez et al. 2018, Continuum)."""
+    return _mean(results.rows[task - 1][task] for task in _later(results))
+
+
+def first_minus_last(results: Results) -> float | None:
+    """Mean_{j<T-1} (R[j][j] - R[T-1][j]), called forgetting by Avalanche: the negative of GEM's backward transfer."""
+    transfer = backward_transfer(results)
+    return None if transfer is None else -transfer
+
+
+def clipped_forgetting(results: Results) -> float | None:
+    """Forgetting whose maximum includes the last row, so that no task counts below 0 (Mammoth, PyCIL)."""
+    return _mean(None if (lost := _forgotten(results, task)) is None else max(lost, 0.0) for task in range(len(results.rows) - 1))
+
+
+def worst_case(results: Results) -> float | None:
+    """Mean over tasks of the worst figure at any later task boundary: min-ACC (De Lange et al. 2023), seen at boundaries only."""
+    worst = min if results.higher_is_better else max
+    columns = ([row[task] for row in results.rows[task + 1 :]] for task in range(len(results.rows) - 1))
+    return _mean(None if None in column else worst(cell for cell in column if cell is not None) for column in columns)
+
+
+def intransigence(results: Results, reference: Row) -> float | None:
+    """Mean_k (a*_k - R[k][k]): how much a task is learnt worse than by a reference without constraints (RWalk: Chaudhry et al. 2018).
+
+    `reference` holds a*_k, one figure for each task; there it is of joint training on the tasks up to k.
+    """
+    return _mean(_gain(results, best, results.rows[task][task]) for task, best in enumerate(reference[: len(results.rows)]))
+
+
 def exactly_constant(results: Results) -> bool:
     """Whether, for each j, all measured R[i][j] with i >= j are the same number, bit for bit: nothing was forgotten.
 
@@ -109,13 +159,35 @@ class Metric:
         return self.name.replace("accuracy", metric)
 
 
-METRICS = (
+MAIN = (
     Metric("average accuracy", "ACC", "GEM 2017", "mean of the last row", average_accuracy),
     Metric("average incremental accuracy", "AIA", "iCaRL 2017", "mean of the means of all rows", average_incremental_accuracy),
     Metric("learning accuracy", "LA", "MER 2019", "mean of the diagonal", learning_accuracy),
     Metric("forgetting", "F", "Chaudhry 2018", "how much worse than the best earlier row", forgetting),
     Metric("backward transfer", "BWT", "GEM 2017", "how much better than when just learnt", backward_transfer),
 )
+
+
+FURTHER = (
+    Metric("lower triangle accuracy", "A", "Díaz-Rodríguez 2018", "mean of the lower triangle", triangle_accuracy),
+    Metric("backward transfer, all pairs", "BWT", "Díaz-Rodríguez 2018", "as above, over every later row", backward_transfer_all_pairs),
+    Metric("forward transfer", "FWT", "GEM 2017", "how much better than untrained, just before learning", forward_transfer),
+    Metric("forward transfer, no baseline", "FWT", "Continuum", "as above, without the untrained row", forward_transfer_without_baseline),
+    Metric("forgetting, first - last", "F", "Avalanche", "how much worse than when just learnt", first_minus_last),
+    Metric("forgetting, clipped", "F", "Mammoth", "as Chaudhry's, no task below 0", clipped_forgetting),
+    Metric("worst accuracy", "min-ACC", "De Lange 2023", "mean of each task's worst later row", worst_case),
+)
+"""What other papers and code bases call by the same names."""
+
+
+def _later(results: Results) -> range:
+    """The tasks that were measured just before they were learnt, if all went well."""
+    return range(1, len(results.rows))
+
+
+def _gain(results: Results, after: float | None, before: float | None) -> float | None:
+    """How much better `after` is than `before`."""
+    return None if after is None or before is None else _goodness(results, after) - _goodness(results, before)
 
 
 def _mean(cells: Iterable[float | None]) -> float | None:
@@ -139,8 +211,7 @@ def _forgotten(results: Results, task: int) -> float | None:
 
 def _transferred(results: Results, task: int) -> float | None:
     """What `backward_transfer` averages: how far the last row is better on `task` than the row that learnt it."""
-    first, last = results.rows[task][task], results.rows[-1][task]
-    return None if first is None or last is None else _goodness(results, last) - _goodness(results, first)
+    return _gain(results, results.rows[-1][task], results.rows[task][task])
 
 
 def _goodness(results: Results, cell: float) -> float:

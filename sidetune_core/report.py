@@ -14,13 +14,22 @@ from os.path import commonprefix
 
 import attrs
 
-from sidetune_core.metrics import METRICS, Results, average_accuracy, average_incremental_accuracy, exactly_constant, forgetting
+from sidetune_core.metrics import (
+    FURTHER,
+    MAIN,
+    Metric,
+    Results,
+    average_accuracy,
+    average_incremental_accuracy,
+    exactly_constant,
+    forgetting,
+)
 
 UNMEASURED = "·"
 NOTHING_FORGOTTEN = "Nothing was forgotten: every R[i][j], i >= j, is the same number bit for bit."
 TRAINABLE = "trainable per task"  # the key of RunSummary.parameters that runs are compared by
 
-_COMPARED = tuple(metric for metric in METRICS if metric.function is not average_incremental_accuracy)
+_COMPARED = tuple(metric for metric in MAIN if metric.function is not average_incremental_accuracy)
 _COMPARED_LEFT = {0, 1, 8}  # run, composition, status
 
 Table = list[list[str]]  # rows of cells, the head first; a head may have several lines
@@ -59,7 +68,7 @@ def matrix_table(results: Results) -> str:
 
 def metrics_lines(results: Results) -> list[str]:
     """A line per figure: name, value, meaning and convention."""
-    return _aligned(_figures(results), left={0, 2}, gap=3).splitlines()
+    return _aligned(_figures(results, MAIN), left={0, 2}, gap=3).splitlines()
 
 
 def moved_lines(summary: RunSummary) -> list[str]:
@@ -87,7 +96,7 @@ def run_report(summary: RunSummary) -> str:
         "## Results",
         f"Row i, column j: {results.metric} on task j after training task i. `{UNMEASURED}` was not measured.",
         _markdown(_matrix(results, rows=results.tasks, columns=results.tasks)),
-        _markdown([["figure", "value", "definition"], *_figures(results)], left={0, 2}),
+        _markdown([["figure", "value", "definition"], *_figures(results, MAIN + FURTHER)], left={0, 2}),
     ]
     if _nothing_forgotten(results):
         sections.append(NOTHING_FORGOTTEN)
@@ -127,11 +136,11 @@ def _matrix(results: Results, rows: Sequence[str], columns: Sequence[str]) -> Ta
     return table
 
 
-def _figures(results: Results) -> Table:
-    """Name, value and definition of each of METRICS, without a head."""
+def _figures(results: Results, metrics: Sequence[Metric]) -> Table:
+    """Name, value and definition of each metric, without a head."""
     return [
         [metric.title(results.metric), _value(results, metric.function(results)), f"{metric.meaning} ({metric.convention})"]
-        for metric in METRICS
+        for metric in metrics
     ]
 
 

@@ -8,15 +8,24 @@ import attrs
 import pytest
 
 from sidetune_core.metrics import (
-    METRICS,
+    FURTHER,
+    MAIN,
     Results,
     Row,
     average_accuracy,
     average_incremental_accuracy,
     backward_transfer,
+    backward_transfer_all_pairs,
+    clipped_forgetting,
     exactly_constant,
+    first_minus_last,
     forgetting,
+    forward_transfer,
+    forward_transfer_without_baseline,
+    intransigence,
     learning_accuracy,
+    triangle_accuracy,
+    worst_case,
 )
 
 Figure = Callable[[Results], float | None]
@@ -32,6 +41,7 @@ def results_of(*rows: Row, tasks: int | None = None, higher_is_better: bool = Tr
 # One matrix on which published code bases disagree. Renate's own functions give F 0.1 and BWT -0.0333 for it, as the papers do; a
 # maximum that includes the last row gives F 0.15, first minus last 0.0333, and BWT over all pairs -0.0417.
 WORKED = results_of((0.90, 0.20, 0.15, 0.10), (0.70, 0.60, 0.25, 0.20), (0.75, 0.80, 0.70, 0.30), (0.60, 0.65, 0.85, 0.95))
+WORKED = attrs.evolve(WORKED, initial=(0.10, 0.12, 0.11, 0.10))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +52,13 @@ WORKED = results_of((0.90, 0.20, 0.15, 0.10), (0.70, 0.60, 0.25, 0.20), (0.75, 0
         (learning_accuracy, 0.7875),
         (forgetting, 0.1),
         (backward_transfer, -1 / 30),
+        (triangle_accuracy, 0.75),
+        (backward_transfer_all_pairs, -1 / 24),
+        (forward_transfer, 0.14),
+        (forward_transfer_without_baseline, 0.25),
+        (first_minus_last, 1 / 30),
+        (clipped_forgetting, 0.15),
+        (worst_case, (0.60 + 0.65 + 0.85) / 3),
     ],
 )
 def test_the_worked_matrix_has_the_textbook_values(figure: Figure, value: float) -> None:
@@ -122,10 +139,27 @@ def test_rows_that_do_not_fit_the_tasks_are_refused() -> None:
 
 
 def test_every_figure_is_listed_once_with_its_convention() -> None:
-    assert [(metric.function, metric.convention) for metric in METRICS] == list(
+    assert [(metric.function, metric.convention) for metric in MAIN] == list(
         zip(FIGURES, ["GEM 2017", "iCaRL 2017", "MER 2019", "Chaudhry 2018", "GEM 2017"], strict=True)
     )
 
 
+def test_no_two_figures_have_the_same_name() -> None:
+    names = [metric.name for metric in MAIN + FURTHER]
+    assert len(names) == len(set(names))
+
+
+def test_intransigence_is_what_is_missing_to_the_reference() -> None:
+    assert intransigence(results_of((0.5, 0.1), (0.4, 0.75)), (0.75, 0.75)) == 0.125
+
+
+def test_where_lower_is_better_intransigence_is_positive_when_the_reference_is_lower() -> None:
+    assert intransigence(results_of((0.5, 1.0), (0.75, 0.5), higher_is_better=False), (0.25, 0.5)) == 0.125
+
+
+def test_where_lower_is_better_the_worst_row_is_the_highest() -> None:
+    assert worst_case(results_of((0.5, 9.0, 9.0), (0.75, 0.5, 9.0), (0.6, 0.5, 0.5), higher_is_better=False)) == 0.625
+
+
 def test_a_loss_is_not_called_an_accuracy() -> None:
-    assert METRICS[0].title("l1") == "average l1"
+    assert MAIN[0].title("l1") == "average l1"

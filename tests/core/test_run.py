@@ -119,7 +119,19 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bytes(spec: api.RunSpec, tmp_
     resumed = api.resume(cut)
     assert final(resumed) == final(whole)
     assert resumed.results == whole.results
+    assert (cut / "eval.jsonl").read_text() == (tmp_path / "whole" / "eval.jsonl").read_text()
+    assert (cut / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
     assert (cut / "moved.jsonl").read_text() == (tmp_path / "whole" / "moved.jsonl").read_text()
+
+
+def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_again(spec: api.RunSpec, tmp_path: Path) -> None:
+    whole = api.run(spec, tmp_path / "whole")
+    cut = tmp_path / "cut"
+    shutil.copytree(tmp_path / "whole", cut)
+    for path in (cut / "checkpoints").iterdir():
+        path.unlink()
+    assert final(api.resume(cut)) == final(whole)
+    assert (cut / "eval.jsonl").read_text() == (tmp_path / "whole" / "eval.jsonl").read_text()
 
 
 def test_a_checkpoint_whose_writing_was_cut_off_is_passed_over(spec: api.RunSpec, tmp_path: Path) -> None:
