@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import attrs
 from tyro.conf import FlagCreatePairsOff, Positional
@@ -16,10 +16,13 @@ from tyro.extras import SubcommandApp
 from sidetune_core import arguments, kinds, registry
 from sidetune_core.compose import compose
 from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneError
+from sidetune_core.methods import Method, group, same_stream
+from sidetune_core.metrics import MAIN, Metric
 from sidetune_core.options import describe as describe_options
-from sidetune_core.report import comparison, comparison_markdown, matrix_table, metrics_lines, moved_lines
+from sidetune_core.report import COMPARED, RunSummary, against, comparison, matrix_table, metrics_lines, moved_lines
 from sidetune_core.runs import open_run
 from sidetune_core.summary import summarise
+from sidetune_core.tables import Format
 
 Switch = Annotated[bool, FlagCreatePairsOff]
 
@@ -156,38 +159,90 @@ def check(kind: Positional[str], name: Positional[str], options: Positional[tupl
 
 
 @verbs.command
-def report(runs: Positional[tuple[Path, ...]], markdown: Switch = False, figure: Path | None = None) -> int:
-    """Compare runs: one line each, computed from their folders.
+def report(
+    runs: Positional[tuple[Path, ...]],
+    by: Literal["auto", "run", "method"] = "auto",
+    reference: Path | None = None,
+    format: Format = "text",
+    figure: Path | None = None,
+) -> int:
+    """Show one run, or compare several. Everything is computed from the run folders.
+
+    Runs that differ only in the seed, the device or the feature store are one method. A line for a method has means over seeds,
+    95 % intervals and the average rank over tasks; what it is called is what tells it from the others.
 
     Args:
         runs: run folders.
-        markdown: print a Markdown table.
-        figure: draw R of the one run that is named, to a .png, .svg or .pdf file.
+        by: a line for each run or for each method; auto is by method where one has several seeds.
+        reference: a finished run of joint training: adds intransigence against the last row of its R.
+        format: of the table: csv has plain numbers in full precision, latex needs the package booktabs.
+        figure: draw to a .png, .svg or .pdf file instead: R of one run, or each task over time for several methods.
     """
     if not runs:
         raise SidetuneError("name at least one run: sidetune report runs/*")
+    summaries = _summaries(runs)
+    extra = _against(reference, summaries) if reference is not None else ()
+    single = len(summaries) == 1 and by == "auto"
+    if single and figure is None and format == "text":
+        (one,) = summaries
+        print(f"{one.spec_line}\n\n{matrix_table(one.results)}\n")
+        print("\n".join(metrics_lines(one.results, (*MAIN, *extra))) + "\n\n" + "\n".join(moved_lines(one)))
+        return 0
+    methods = group(summary for summary in summaries if summary.status == "done")
+    if by == "auto":
+        by = "method" if any(len(method.runs) > 1 for method in methods) else "run"
+    if figure is not None:
+        from sidetune_core.figure import draw, draw_methods
+
+        if single:
+            draw(summaries[0], figure)
+        else:
+            draw_methods(_complete(methods, summaries), figure)
+        print(figure)
+    elif by == "run":
+        print(comparison(summaries, format, (*COMPARED, *extra)))
+    else:
+        from sidetune_core.comparison import compare_methods
+
+        print(compare_methods(_complete(methods, summaries), format, (*COMPARED, *extra)))
+    return 0
+
+
+def _summaries(runs: Sequence[Path]) -> list[RunSummary]:
+    """The runs that can be read; `runs/*` may hold other things."""
     summaries = []
     for path in runs:
         try:
             summaries.append(summarise(open_run(path)))
-        except RunError as error:  # runs/* may hold other things
+        except RunError as error:
             if len(runs) == 1:
                 raise
             print(f"left out: {error}", file=sys.stderr)
-    if figure is not None:
-        if len(summaries) != 1:
-            raise SidetuneError(f"a figure shows one run, not {len(summaries)}")
-        from sidetune_core.figure import draw
+    if not summaries:
+        raise SidetuneError("none of these folders holds a run")
+    return summaries
 
-        draw(summaries[0], figure)
-        print(figure)
-    elif len(summaries) == 1 and not markdown:
-        (one,) = summaries
-        print(f"{one.spec_line}\n\n{matrix_table(one.results)}\n")
-        print("\n".join(metrics_lines(one.results)) + "\n\n" + "\n".join(moved_lines(one)))
-    else:
-        print(comparison_markdown(summaries) if markdown else comparison(summaries))
-    return 0
+
+def _against(reference: Path, summaries: Sequence[RunSummary]) -> tuple[Metric]:
+    """The metric that a reference adds, if it was measured as the runs were."""
+    joint = summarise(open_run(reference))
+    for summary in summaries:
+        if not same_stream([joint, summary]):
+            raise RunError(f"{reference} cannot be a reference for {summary.folder}: env, tasks or metric are others")
+    return (against(joint),)
+
+
+def _complete(methods: Sequence[Method], summaries: Sequence[RunSummary]) -> Sequence[Method]:
+    """The methods, having said which runs they leave out."""
+    for summary in summaries:
+        if summary.status != "done":
+            print(f"left out: {summary.folder} is not finished ({summary.status})", file=sys.stderr)
+    for method in methods:
+        for run in method.repeats:
+            print(f"left out: {run.folder} repeats seed {run.spec.seed} of {method.name}", file=sys.stderr)
+    if not methods:
+        raise SidetuneError("none of these runs is finished; compare them as they are with --by run")
+    return methods
 
 
 @verbs.command

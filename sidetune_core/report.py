@@ -1,7 +1,6 @@
 """Text from records: the matrix of one run, its figures, its report, and several runs side by side.
 
-Nothing here reads a file or computes a figure: `metrics` computes, the run folder remembers, this writes. Every table is built
-once, as rows of strings, and then set either in aligned columns for a terminal or as Markdown.
+Nothing here reads a file or computes a figure: `metrics` computes, the run folder remembers, this writes, and `tables` sets.
 
 An accuracy in [0, 1] is written in percent, anything else with four significant digits; `·` stands for what was not measured or
 is not defined.
@@ -9,11 +8,12 @@ is not defined.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os.path import commonprefix
 
 import attrs
 
+from sidetune_core.errors import RunError
 from sidetune_core.metrics import (
     FURTHER,
     MAIN,
@@ -23,16 +23,17 @@ from sidetune_core.metrics import (
     average_incremental_accuracy,
     exactly_constant,
     forgetting,
+    intransigence,
 )
+from sidetune_core.spec import RunSpec
+from sidetune_core.tables import Format, Table, aligned, comma_separated, markdown, typeset
 
 UNMEASURED = "·"
 NOTHING_FORGOTTEN = "Nothing was forgotten: every R[i][j], i >= j, is the same number bit for bit."
 TRAINABLE = "trainable per task"  # the key of RunSummary.parameters that runs are compared by
 
-_COMPARED = tuple(metric for metric in MAIN if metric.function is not average_incremental_accuracy)
-_COMPARED_LEFT = {0, 1, 8}  # run, composition, status
-
-Table = list[list[str]]  # rows of cells, the head first; a head may have several lines
+COMPARED = tuple(metric for metric in MAIN if metric.function is not average_incremental_accuracy)
+"""What runs and methods are compared by."""
 
 
 @attrs.frozen
@@ -49,6 +50,7 @@ class RunSummary:
     """What a report tells about one run."""
 
     name: str
+    spec: RunSpec  # with every name and option written out
     spec_line: str  # how it was composed: "icifar · resnet44 + fcn4 · mlp2 · sidetune · seed 0"
     results: Results
     moved: tuple[Moved, ...]
@@ -63,17 +65,17 @@ def matrix_table(results: Results) -> str:
 
     Ids are shortened so that ten tasks fit in 100 columns.
     """
-    return _aligned(_matrix(results, rows=_short(results.tasks, 12), columns=_short(results.tasks, 6)))
+    return aligned(_matrix(results, rows=_short(results.tasks, 12), columns=_short(results.tasks, 6)))
 
 
-def metrics_lines(results: Results) -> list[str]:
+def metrics_lines(results: Results, metrics: Sequence[Metric] = MAIN) -> list[str]:
     """A line per figure: name, value, meaning and convention."""
-    return _aligned(_figures(results, MAIN), left={0, 2}, gap=3).splitlines()
+    return aligned(_figures(results, metrics), left={0, 2}, gap=3).splitlines()
 
 
 def moved_lines(summary: RunSummary) -> list[str]:
     """What moved and what did not, tasks that are alike in one line; and whether anything was forgotten."""
-    table: Table = []
+    table: list[list[str]] = []
     for record in summary.moved:
         parts = {part.removesuffix(f".{record.task}"): count for part, count in record.moved.items() if count}
         text = ", ".join(f"{part} {count}" for part, count in parts.items()) or "nothing"
@@ -95,26 +97,37 @@ def run_report(summary: RunSummary) -> str:
         f"Status: {summary.status}, {len(results.rows)} of {len(results.tasks)} tasks trained. Folder: `{summary.folder}`",
         "## Results",
         f"Row i, column j: {results.metric} on task j after training task i. `{UNMEASURED}` was not measured.",
-        _markdown(_matrix(results, rows=results.tasks, columns=results.tasks)),
-        _markdown([["figure", "value", "definition"], *_figures(results, MAIN + FURTHER)], left={0, 2}),
+        markdown(_matrix(results, rows=results.tasks, columns=results.tasks)),
+        markdown([["figure", "value", "definition"], *_figures(results, MAIN + FURTHER)], left={0, 2}),
     ]
     if _nothing_forgotten(results):
         sections.append(NOTHING_FORGOTTEN)
     if summary.moved:
-        sections += ["## What moved", _markdown(_movements(summary.moved), left={0, 1})]
+        sections += ["## What moved", markdown(_movements(summary.moved), left={0, 1})]
     parameters = [[f"parameters, {which}", f"{count:,}"] for which, count in summary.parameters.items()]
-    sections += ["## Cost", _markdown([["cost", "amount"], *parameters, ["time", _time(summary.seconds)]])]
+    sections += ["## Cost", markdown([["cost", "amount"], *parameters, ["time", _time(summary.seconds)]])]
     return "\n\n".join(sections) + "\n"
 
 
-def comparison(summaries: Sequence[RunSummary]) -> str:
-    """Several runs for a terminal, one line each; the header names the convention of every figure."""
-    return _aligned(_compared(summaries), left=_COMPARED_LEFT)
+def comparison(summaries: Sequence[RunSummary], form: Format = "text", metrics: Sequence[Metric] = COMPARED) -> str:
+    """Several runs, one line each; the head names the convention of every figure."""
+    if form == "csv":
+        return comma_separated(_compared_values(summaries, metrics))
+    return typeset(_compared(summaries, metrics), form, left={0, 1, len(metrics) + 4})  # run, composition, status
 
 
-def comparison_markdown(summaries: Sequence[RunSummary]) -> str:
-    """The table of `comparison`, in Markdown."""
-    return _markdown(_compared(summaries), left=_COMPARED_LEFT)
+def against(reference: RunSummary) -> Metric:
+    """Intransigence, with the last row of `reference` as what can be reached on each task; meant for a joint run.
+
+    Raises:
+        RunError: it was not measured on every task at its end.
+    """
+    row = reference.results.rows[-1] if reference.results.rows else ()
+    if not row or None in row:
+        raise RunError(f"{reference.folder} cannot be a reference: its last row of R is not complete")
+    convention = f"Chaudhry 2018, a* = last row of {reference.name}"
+    meaning = "how much worse when just learnt than the reference"
+    return Metric("intransigence", "I", convention, meaning, lambda results: intransigence(results, row))
 
 
 # What the tables say
@@ -127,12 +140,12 @@ def _nothing_forgotten(results: Results) -> bool:
 
 def _matrix(results: Results, rows: Sequence[str], columns: Sequence[str]) -> Table:
     """R under the given row labels and column heads."""
-    unit = " %" if _in_percent(results) else ""
+    unit = " %" if in_percent(results) else ""
     table = [[f"{results.metric}{unit} {'↑' if results.higher_is_better else '↓'}", *columns, "mean"]]
     for label, row in zip(["untrained", *rows], [results.initial, *results.rows], strict=False):  # fewer rows while under way
-        table.append([label, *(_number(results, cell, 1) for cell in row), ""])
+        table.append([label, *(written(cell, in_percent(results), 1) for cell in row), ""])
     if results.rows:
-        table[-1][-1] = _number(results, average_accuracy(results), 1)
+        table[-1][-1] = written(average_accuracy(results), in_percent(results), 1)
     return table
 
 
@@ -153,22 +166,35 @@ def _movements(moved: Sequence[Moved]) -> Table:
     return table
 
 
-def _compared(summaries: Sequence[RunSummary]) -> Table:
-    """One row per run, under heads of several lines."""
+def heads(kind: str, metrics: Sequence[Metric], unit: str = "") -> list[str]:
+    """Of columns of figures: the name with its unit, and the convention, in short lines."""
+    titles = ["\n".join(metric.title(kind).split()) for metric in metrics]
+    return [f"{title}{unit}\n({metric.convention})".replace(", ", ",\n") for title, metric in zip(titles, metrics, strict=True)]
+
+
+def keys(kind: str, metrics: Sequence[Metric]) -> list[str]:
+    """The heads for a program: "average_accuracy"."""
+    return [metric.title(kind).replace(" ", "_") for metric in metrics]
+
+
+def common_metric(summaries: Sequence[RunSummary]) -> str:
+    """The name of the metric, or "result" where there are several: no column may call a loss an accuracy."""
     kinds = {summary.results.metric for summary in summaries}
-    kind = kinds.pop() if len(kinds) == 1 else "result"  # no column may call a loss an accuracy
-    heads = ["\n".join([*metric.title(kind).split(), f"({metric.convention})"]) for metric in _COMPARED]
-    table = [["run", "composition", *heads, "trainable\nparameters\nper task", "seconds", "status"]]
+    return kinds.pop() if len(kinds) == 1 else "result"
+
+
+def _compared(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
+    """One row per run."""
+    table = [["run", "composition", *heads(common_metric(summaries), metrics), "trainable\nparameters\nper task", "seconds", "status"]]
     for summary in summaries:
         results = summary.results
-        trainable = summary.parameters.get(TRAINABLE)
         under_way = f", {len(results.rows)} of {len(results.tasks)} tasks" if len(results.rows) < len(results.tasks) else ""
         table.append(
             [
                 summary.name,
                 summary.spec_line,
-                *(_value(results, metric.function(results)) for metric in _COMPARED),
-                UNMEASURED if trainable is None else f"{trainable:,}",
+                *(_value(results, metric.function(results)) for metric in metrics),
+                whole(summary.parameters.get(TRAINABLE)),
                 f"{summary.seconds:.1f}",
                 summary.status + under_way,
             ]
@@ -176,23 +202,43 @@ def _compared(summaries: Sequence[RunSummary]) -> Table:
     return table
 
 
+def _compared_values(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> list[list[object]]:
+    """The same in plain values, and what the composition says, apart."""
+    figures = keys(common_metric(summaries), metrics)
+    costs = ["trainable_parameters_per_task", "parameters", "seconds"]
+    table: list[list[object]] = [["run", "composition", "seed", "metric", *figures, *costs, "status", "tasks_trained"]]
+    for summary in summaries:
+        results = summary.results
+        about = [summary.name, summary.spec_line, summary.spec.seed, results.metric]
+        parameters = [summary.parameters.get(TRAINABLE), summary.parameters.get("all")]
+        measured = [metric.function(results) for metric in metrics]
+        table.append([*about, *measured, *parameters, summary.seconds, summary.status, len(results.rows)])
+    return table
+
+
 # How a cell is written
 
 
-def _in_percent(results: Results) -> bool:
+def in_percent(results: Results) -> bool:
+    """Whether these are accuracies in [0, 1]."""
     return results.metric == "accuracy" and all(0 <= number <= 1 for number in results.measured)
 
 
-def _number(results: Results, number: float | None, decimals: int) -> str:
+def written(number: float | None, percent: bool, decimals: int = 2) -> str:
     """Without a unit; `decimals` are those of a percentage. Never "-0.0"."""
     if number is None:
         return UNMEASURED
-    return f"{100 * number:z.{decimals}f}" if _in_percent(results) else f"{number:z.4g}"
+    return f"{100 * number:z.{decimals}f}" if percent else f"{number:z.4g}"
+
+
+def whole(number: int | None) -> str:
+    """With thousands set apart."""
+    return UNMEASURED if number is None else f"{number:,}"
 
 
 def _value(results: Results, number: float | None) -> str:
     """With its unit, to stand alone."""
-    return _number(results, number, 2) + (" %" if number is not None and _in_percent(results) else "")
+    return written(number, in_percent(results)) + (" %" if number is not None and in_percent(results) else "")
 
 
 def _time(seconds: float) -> str:
@@ -221,25 +267,3 @@ def _short(ids: Sequence[str], width: int) -> Sequence[str]:
         if len(set(labels)) == len(ids) and all(0 < len(label) <= width for label in labels):
             return labels
     return [str(number) for number in range(len(ids))]
-
-
-# How a table is set
-
-
-def _aligned(table: Table, left: Collection[int] = (0,), gap: int = 2) -> str:
-    """Columns `gap` apart, those in `left` set to the left, the others to the right; heads of several lines end level."""
-    heads = [cell.split("\n") for cell in table[0]]
-    height = max(map(len, heads))
-    columns = []
-    for i, head in enumerate(heads):
-        column = [""] * (height - len(head)) + head + [row[i] for row in table[1:]]
-        width = max(map(len, column))
-        columns.append([cell.ljust(width) if i in left else cell.rjust(width) for cell in column])
-    return "\n".join((" " * gap).join(line).rstrip() for line in zip(*columns, strict=True))
-
-
-def _markdown(table: Table, left: Collection[int] = (0,)) -> str:
-    """A pipe table, the columns in `left` set to the left."""
-    rule = [":---" if i in left else "---:" for i in range(len(table[0]))]
-    cells = [[cell.replace("\n", " ").replace("|", r"\|") for cell in row] for row in table]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]])

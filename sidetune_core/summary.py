@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from sidetune_core.errors import RunError
+from sidetune_core.errors import OptionError, RunError
 from sidetune_core.report import TRAINABLE, Moved, RunSummary
 from sidetune_core.runs import RunFolder
+from sidetune_core.spec import from_values
 
 
 def summarise(folder: RunFolder) -> RunSummary:
@@ -24,6 +25,7 @@ def summarise(folder: RunFolder) -> RunSummary:
         counts = folder.lines("parameters.jsonl")
         return RunSummary(
             name=folder.path.name,
+            spec=from_values(about["resolved"], "run.json"),
             spec_line=about["composition"],
             results=folder.results(),
             moved=moved,
@@ -32,7 +34,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             status=folder.status,
             folder=str(folder.path),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OptionError) as error:
         raise RunError(f"the run {folder.path} is damaged: {error!r}") from error
 
 

@@ -30,8 +30,8 @@ def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return captured.err
 
 
-@pytest.mark.parametrize("code", ["main(['list'])", "main(['list', 'learners', '--json'])", "main_run(['--help'])"])
-def test_listing_and_general_help_import_no_torch(code: str) -> None:
+def imports_torch(code: str) -> bool:
+    """Whether a new interpreter that runs `code` ends with torch in it."""
     program = f"""
 import sys
 from sidetune_core.cli import main, main_run
@@ -41,7 +41,12 @@ except SystemExit:
     pass
 sys.exit("torch" in sys.modules)
 """
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+    return subprocess.run([sys.executable, "-c", program], capture_output=True).returncode != 0
+
+
+@pytest.mark.parametrize("code", ["main(['list'])", "main(['list', 'learners', '--json'])", "main_run(['--help'])"])
+def test_listing_and_general_help_import_no_torch(code: str) -> None:
+    assert not imports_torch(code)
 
 
 def test_a_run_prints_the_matrix_the_figures_what_moved_and_where_it_is(
@@ -235,6 +240,61 @@ def test_a_report_compares_runs(small: list[str], tmp_path: Path, capsys: pytest
     out = capsys.readouterr().out
     assert "Chaudhry" in out
     assert "· features ·" in out
+
+
+@pytest.fixture
+def seeds(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Two seeds of one method and a single one of another."""
+    runs = {name: str(tmp_path / name) for name in ("kept-0", "kept-1", "features-0")}
+    assert main_run([*small, "--train.steps", "1", "--quiet", "--out", runs["kept-0"]]) == 0
+    for name, words in {"kept-1": ["--seed", "1"], "features-0": ["--learner", "features"]}.items():
+        assert main_run(["--spec", f"{runs['kept-0']}/run.json", *words, "--quiet", "--out", runs[name]]) == 0
+    capsys.readouterr()
+    return list(runs.values())
+
+
+def test_a_report_of_several_seeds_has_a_line_per_method(seeds: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", *seeds, "--format", "csv"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("method,seeds,metric,average_accuracy,average_accuracy_half_width,")
+    assert sorted(line.split(",")[:2] for line in lines) == [["features", "1"], ["sidetune", "2"]]
+
+
+def test_a_report_by_run_has_a_line_per_run(seeds: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", *seeds, "--by", "run", "--format", "latex"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split(" & ")[0] for line in out.splitlines()[6:-2]] == ["kept-0", "kept-1", "features-0"]
+
+
+def test_a_report_by_method_leaves_out_what_is_not_finished_or_repeats_a_seed(
+    seeds: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(seeds[2], "status").write_text("interrupted\n")
+    assert main(["report", *seeds, seeds[0]]) == 0
+    captured = capsys.readouterr()
+    assert f"{seeds[2]} is not finished (interrupted)" in captured.err
+    assert f"{seeds[0]} repeats seed 0 of sidetune" in captured.err
+    assert "features" not in captured.out
+
+
+def test_a_reference_adds_a_column(seeds: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", *seeds, "--reference", seeds[2], "--format", "markdown"]) == 0
+    assert "intransigence % (Chaudhry 2018, a* = last row of features-0)" in capsys.readouterr().out
+
+
+def test_a_reference_on_other_tasks_is_refused(
+    small: list[str], seeds: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_run([*small, "--env.classes-per-task", "4", "--out", str(tmp_path / "other")]) == 0
+    capsys.readouterr()
+    assert main(["report", *seeds, "--reference", str(tmp_path / "other")]) == 2
+    assert "cannot be a reference" in capsys.readouterr().err
+
+
+def test_methods_are_compared_and_drawn_without_torch(seeds: list[str], tmp_path: Path) -> None:
+    figure = tmp_path / "grid.svg"
+    assert not imports_torch(f"main(['report', *{seeds}]); main(['report', *{seeds}, '--figure', '{figure}'])")
+    assert "mean over tasks so far" in figure.read_text()
 
 
 def test_the_matrix_can_be_drawn(small: list[str], tmp_path: Path) -> None:

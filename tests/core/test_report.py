@@ -7,16 +7,19 @@ import re
 import attrs
 import pytest
 
-from sidetune_core.metrics import Results
+from sidetune_core.errors import RunError
+from sidetune_core.metrics import MAIN, Results
 from sidetune_core.report import (
+    COMPARED,
     Moved,
     RunSummary,
+    against,
     comparison,
-    comparison_markdown,
     matrix_table,
     metrics_lines,
     run_report,
 )
+from sidetune_core.spec import RunSpec
 
 FORGOT = Results(
     tasks=("cats", "dogs", "birds"),
@@ -32,6 +35,7 @@ LOSSES = Results(("depth", "edges"), ((0.25, None), (0.75, 12.34567)), (3.0, 20.
 def summary_of(results: Results, name: str = "first") -> RunSummary:
     return RunSummary(
         name=name,
+        spec=RunSpec(learner="sidetune", seed=3),
         spec_line="pets · resnet44 + fcn4 · mlp2 · sidetune · seed 0",
         results=results,
         moved=(Moved("cats", {"side": 12, "base": 0, "head": 2}, kept=270), Moved("dogs", {}, kept=284)),
@@ -186,7 +190,7 @@ def test_a_report_does_not_claim_what_was_not_seen(rows: tuple[tuple[float | Non
 
 
 def test_a_pipe_in_a_name_does_not_break_a_markdown_table() -> None:
-    assert r"| a\|b |" in comparison_markdown([summary_of(KEPT, name="a|b")])
+    assert r"| a\|b |" in comparison([summary_of(KEPT, name="a|b")], "markdown")
 
 
 def test_a_comparison_has_a_line_per_run() -> None:
@@ -198,11 +202,11 @@ def test_a_comparison_has_a_line_per_run() -> None:
 
 def test_both_comparisons_say_the_same() -> None:
     summaries = [summary_of(FORGOT), summary_of(KEPT, name="second")]
-    assert row_of(comparison(summaries), "second") == row_of(comparison_markdown(summaries), "second")
+    assert row_of(comparison(summaries), "second") == row_of(comparison(summaries, "markdown"), "second")
 
 
 def test_the_head_of_a_comparison_names_the_conventions() -> None:
-    assert cells(comparison_markdown([summary_of(KEPT)]).splitlines()[0]) == [
+    assert cells(comparison([summary_of(KEPT)], "markdown").splitlines()[0]) == [
         "run",
         "composition",
         "average accuracy (GEM 2017)",
@@ -213,6 +217,27 @@ def test_the_head_of_a_comparison_names_the_conventions() -> None:
         "seconds",
         "status",
     ]
+
+
+def test_a_comparison_in_csv_has_plain_numbers_under_plain_names() -> None:
+    head, line = (line.split(",") for line in comparison([summary_of(FORGOT)], "csv").splitlines())
+    record = dict(zip(head, line, strict=True))
+    assert (record["run"], record["seed"], record["forgetting"]) == ("first", "3", "0.3125")
+    assert (record["parameters"], record["seconds"], record["tasks_trained"]) == ("1234567", "83.25", "3")
+
+
+def test_a_reference_adds_intransigence_to_a_comparison_and_to_the_figures_of_a_run() -> None:
+    joint = summary_of(attrs.evolve(FORGOT, rows=((None,) * 3, (None,) * 3, (1.0, 1.0, 1.0))), name="joint")
+    metric = against(joint)
+    name, value, definition = re.split(r" {3,}", metrics_lines(FORGOT, (*MAIN, metric))[-1])
+    assert (name, value) == ("intransigence", "12.50 %")  # the mean of 25, 12.5 and 0
+    assert definition.endswith("(Chaudhry 2018, a* = last row of joint)")
+    assert row_of(comparison([summary_of(FORGOT)], metrics=(*COMPARED, metric)), "first")[5] == "12.50 %"
+
+
+def test_a_reference_needs_a_complete_last_row() -> None:
+    with pytest.raises(RunError, match="its last row of R is not complete"):
+        against(summary_of(attrs.evolve(FORGOT, rows=FORGOT.rows[:2])))
 
 
 def test_heads_of_several_lines_stand_on_the_body() -> None:

@@ -1,0 +1,126 @@
+"""Methods side by side: means over seeds with their intervals, ranks over tasks, and what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import attrs
+
+from sidetune_core.methods import Method, same_stream, shared_line
+from sidetune_core.metrics import Metric
+from sidetune_core.ranks import LEVEL, Ranking, half_width, rank_methods
+from sidetune_core.report import COMPARED, TRAINABLE, common_metric, heads, in_percent, keys, whole, written
+from sidetune_core.tables import Format, comma_separated, typeset
+
+
+@attrs.frozen
+class Estimate:
+    """A figure over the seeds of a method; None where it is not defined for each of them."""
+
+    mean: float | None
+    half_width: float | None  # of the 95 % t interval; None for a single seed
+
+
+@attrs.frozen
+class Line:
+    """What is said about one method."""
+
+    method: Method
+    figures: tuple[Estimate, ...]
+    rank: float | None  # average over tasks
+
+
+def compare_methods(methods: Sequence[Method], form: Format = "text", metrics: Sequence[Metric] = COMPARED) -> str:
+    """One line for each method, best average rank first where methods can be ranked; what the numbers are, above and below."""
+    ranking = rank(methods)
+    ranks = ranking.average if ranking else [None] * len(methods)
+    lines = [Line(method, tuple(estimate(method, metric) for metric in metrics), one) for method, one in zip(methods, ranks, strict=True)]
+    if ranking:
+        lines.sort(key=lambda line: line.rank or 0)
+    if form == "csv":
+        return comma_separated(_values(lines, metrics))
+    table = typeset(_cells(lines, metrics), form)
+    shared, notes = shared_line(methods), _notes(methods, ranking)
+    if form == "latex":
+        return "\n".join([*(f"% {line}" for line in (shared, *notes) if line), table])
+    return "\n\n".join(filter(None, [shared, table, ("\n" if form == "text" else "\n\n").join(notes)]))
+
+
+def estimate(method: Method, metric: Metric) -> Estimate:
+    """A metric over the seeds of a method."""
+    figures = [metric.function(run.results) for run in method.runs]
+    known = [figure for figure in figures if figure is not None]
+    return Estimate(fmean(known), half_width(known)) if len(known) == len(figures) else Estimate(None, None)
+
+
+def rank(methods: Sequence[Method]) -> Ranking | None:
+    """Methods ranked on each task by their last rows, averaged over seeds; None where these cannot be compared."""
+    if len(methods) < 2 or not same_stream(run for method in methods for run in method.runs):
+        return None
+    results = methods[0].runs[0].results
+    ends = [[run.results.rows[-1] for run in method.runs] for method in methods]
+    if any(cell is None for rows in ends for row in rows for cell in row):
+        return None
+    scores = [[fmean(row[task] or 0.0 for row in rows) for rows in ends] for task in range(len(results.tasks))]
+    return rank_methods(scores, [results.higher_is_better] * len(scores))
+
+
+def _cells(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[str]]:
+    """As a person reads it."""
+    runs = [run for line in lines for run in line.method.runs]
+    percent = all(in_percent(run.results) for run in runs)
+    ranked = any(line.rank is not None for line in lines)
+    costs = ["trainable\nparameters\nper task", "parameters\nat the end", "seconds"]
+    figures = heads(common_metric(runs), metrics, " %" if percent else "")
+    table = [["method", "seeds", *figures, *(["average\nrank"] if ranked else []), *costs]]
+    for line in lines:
+        parameters = line.method.runs[0].parameters
+        table.append(
+            [
+                line.method.name,
+                str(len(line.method.runs)),
+                *(_estimated(figure, percent) for figure in line.figures),
+                *([] if line.rank is None else [f"{line.rank:.2f}"]),
+                whole(parameters.get(TRAINABLE)),
+                whole(parameters.get("all")),
+                f"{fmean(run.seconds for run in line.method.runs):.1f}",
+            ]
+        )
+    return table
+
+
+def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[object]]:
+    """As a program reads it."""
+    names = keys(common_metric([run for line in lines for run in line.method.runs]), metrics)
+    figures = [key for name in names for key in (name, f"{name}_half_width")]
+    table: list[list[object]] = [
+        ["method", "seeds", "metric", *figures, "average_rank", "trainable_parameters_per_task", "parameters", "seconds"]
+    ]
+    for line in lines:
+        first, *_ = runs = line.method.runs
+        numbers = [number for figure in line.figures for number in (figure.mean, figure.half_width)]
+        costs = [first.parameters.get(TRAINABLE), first.parameters.get("all"), fmean(run.seconds for run in runs)]
+        table.append([line.method.name, len(runs), first.results.metric, *numbers, line.rank, *costs])
+    return table
+
+
+def _notes(methods: Sequence[Method], ranking: Ranking | None) -> list[str]:
+    """What the numbers mean, and which differences count."""
+    notes = []
+    if any(len(method.runs) > 1 for method in methods):
+        notes.append("±: half of the 95 % t interval of the mean over seeds.")
+    if ranking is None:
+        return notes if len(methods) < 2 else [*notes, "No ranks: they need the same env, tasks and metric, and a last row without gaps."]
+    text = f"Ranks: on each of {ranking.tasks} tasks by the last row of R, 1 = best (Demšar 2006)."
+    if ranking.friedman is not None:
+        text += f" Friedman chi² = {ranking.friedman:.2f}, p = {ranking.friedman_p:.2g}"
+        if ranking.iman_davenport is not None:
+            text += f"; Iman-Davenport F = {ranking.iman_davenport:.2f}, p = {ranking.iman_davenport_p:.2g}"
+        text += "."
+    nearest = f"Nemenyi: average ranks less than {ranking.critical_difference:.2f} apart are not told apart at the {LEVEL} level."
+    return [*notes, text, nearest]
+
+
+def _estimated(figure: Estimate, percent: bool) -> str:
+    return written(figure.mean, percent) + ("" if figure.half_width is None else f" ± {written(figure.half_width, percent)}")

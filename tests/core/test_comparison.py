@@ -1,0 +1,129 @@
+"""What the table over methods says, read back cell by cell."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+
+from sidetune_core.comparison import compare_methods, estimate
+from sidetune_core.errors import SidetuneError
+from sidetune_core.figure import draw_methods
+from sidetune_core.methods import group
+from sidetune_core.metrics import MAIN, Results, Row
+from sidetune_core.report import COMPARED, RunSummary, against
+from sidetune_core.spec import RunSpec
+
+
+def results_of(*rows: Row) -> Results:
+    return Results(("t0", "t1"), rows, (0.25, 0.25), "accuracy", higher_is_better=True)
+
+
+def run_of(learner: str, seed: int, first: float, last: float, second: float) -> RunSummary:
+    """Task t0 scored `first` when it was learnt and `last` at the end, t1 `second`."""
+    return RunSummary(
+        name=f"{learner}-{seed}",
+        spec=RunSpec(learner=learner, env="pets", seed=seed),
+        spec_line=f"pets · {learner} · seed {seed}",
+        results=results_of((first, None), (last, second)),
+        moved=(),
+        parameters={"all": 1234567, "trainable per task": 89012},
+        seconds=10.0 + seed,
+        status="done",
+        folder=f"runs/{learner}-{seed}",
+    )
+
+
+KEPT = [run_of("kept", 0, 0.5, 0.5, 0.75), run_of("kept", 1, 0.75, 0.75, 0.75)]
+LOST = [run_of("lost", 0, 1.0, 0.5, 1.0), run_of("lost", 1, 1.0, 0.25, 1.0)]
+JOINT = attrs.evolve(run_of("joint", 0, 0.0, 0.0, 0.0), results=results_of((None, None), (1.0, 0.875)))
+
+
+def table(runs: list[RunSummary]) -> dict[str, list[str]]:
+    """The cells of the text by method."""
+    text = compare_methods(group(runs)).split("\n\n")[1]
+    return {cells[0]: cells[1:] for cells in (re.split(r" {2,}", line.strip()) for line in text.splitlines())}
+
+
+def records(runs: list[RunSummary]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(compare_methods(group(runs), "csv"))))
+
+
+def test_a_line_has_the_mean_and_the_half_width_of_each_figure_the_ranks_and_the_costs() -> None:
+    # t of one degree of freedom is 12.706, and s / sqrt(2) of two values is half their distance. Seeds 0 and 1:
+    # kept: ACC 62.5, 75; LA the same. lost: ACC 75, 62.5; LA 100; F 50, 75. Ranks: t0 1 and 2, t1 2 and 1.
+    lines = table(KEPT + LOST)
+    costs = ["89,012", "1,234,567", "10.5"]
+    assert lines["kept"] == ["2", "68.75 ± 79.41", "68.75 ± 79.41", "0.00 ± 0.00", "0.00 ± 0.00", "1.50", *costs]
+    assert lines["lost"] == ["2", "68.75 ± 79.41", "100.00 ± 0.00", "62.50 ± 158.83", "-62.50 ± 158.83", "1.50", *costs]
+
+
+def test_a_single_seed_has_no_interval() -> None:
+    assert table([KEPT[0], LOST[0]])["lost"][:4] == ["1", "75.00", "100.00", "50.00"]
+    assert "±" not in compare_methods(group([KEPT[0], LOST[0]]))
+
+
+def test_a_figure_that_one_seed_lacks_is_not_defined() -> None:
+    gap = attrs.evolve(KEPT[1], results=results_of((None, None), (0.75, 0.75)))
+    (method,) = group([KEPT[0], gap])
+    learning = next(metric for metric in MAIN if metric.symbol == "LA")
+    assert estimate(method, learning).mean is None
+
+
+def test_the_best_rank_comes_first() -> None:
+    best = run_of("zenith", 0, 1.0, 1.0, 1.0)
+    assert [record["method"] for record in records([KEPT[0], best])] == ["zenith", "kept"]
+
+
+def test_methods_on_other_tasks_are_compared_without_ranks() -> None:
+    other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
+    text = compare_methods(group([KEPT[0], other]))
+    assert "No ranks" in text
+    assert "rank\n" not in text
+    assert records([KEPT[0], other])[0]["average_rank"] == ""
+
+
+def test_three_methods_have_friedmans_test_and_the_critical_difference() -> None:
+    # Ranks 1, 2, 3 on both tasks: chi² = N (k - 1) = 4 and p = exp(-2); CD = 2.3437 sqrt(3 * 4 / (6 * 2)).
+    runs = [run_of("a", 0, 0.5, 0.5, 0.5), run_of("b", 0, 0.25, 0.25, 0.25), run_of("c", 0, 0.125, 0.125, 0.125)]
+    text = compare_methods(group(runs))
+    assert "Friedman chi² = 4.00, p = 0.14; Iman-Davenport F = inf, p = 0." in text
+    assert "less than 2.34 apart" in text
+
+
+def test_csv_has_plain_numbers_under_plain_names() -> None:
+    (kept,) = (record for record in records(KEPT + LOST) if record["method"] == "kept")
+    assert (kept["seeds"], kept["metric"], kept["parameters"]) == ("2", "accuracy", "1234567")
+    assert float(kept["average_accuracy"]) == 0.6875
+    assert float(kept["average_accuracy_half_width"]) == pytest.approx(12.7062 * 0.0625, abs=1e-5)
+
+
+def test_latex_carries_the_notes_as_comments() -> None:
+    notes, begin, _ = compare_methods(group(KEPT + LOST), "latex").partition(r"\begin{tabular}")
+    assert begin
+    assert notes.splitlines()[0] == "% pets · 2 tasks"
+    assert all(line.startswith("% ") for line in notes.splitlines())
+
+
+def test_a_reference_adds_intransigence_and_names_itself() -> None:
+    metrics = (*COMPARED, against(JOINT))
+    (record,) = csv.DictReader(io.StringIO(compare_methods(group(KEPT), "csv", metrics)))
+    assert float(record["intransigence"]) == pytest.approx(0.25)  # the mean of (0.5 + 0.125) / 2 and (0.25 + 0.125) / 2
+    assert "a* = last row of joint-0)" in compare_methods(group(KEPT), "text", metrics)
+
+
+def test_a_figure_of_methods_has_a_panel_for_each_task_and_a_line_for_each_method(tmp_path: Path) -> None:
+    draw_methods(group([*KEPT, *LOST, JOINT]), tmp_path / "grid.svg")
+    drawn = (tmp_path / "grid.svg").read_text()
+    for words in ("mean over tasks so far", "t0", "t1", "kept", "lost", "joint"):
+        assert f"<!-- {words} -->" in drawn
+
+
+def test_a_figure_of_methods_on_other_tasks_is_refused(tmp_path: Path) -> None:
+    other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
+    with pytest.raises(SidetuneError, match="same env, tasks and metric"):
+        draw_methods(group([*KEPT, other]), tmp_path / "grid.svg")
