@@ -45,11 +45,10 @@ class FeatureStore:
     _full: bool = attrs.field(default=False, init=False)
 
     def attach(self, module: nn.Module, arithmetic: str) -> None:
-        """Serve every base inside `module` that is frozen now; `arithmetic` names the precision that it computes in."""
+        """Serve every base inside `module` that is frozen now, and no other; `arithmetic` names the precision that it computes in."""
         for base in _bases(module):
             frozen = not base.training and not any(parameter.requires_grad for parameter in base.parameters())
-            if frozen:
-                base.store = self._table(base, arithmetic)
+            base.store = self._table(base, arithmetic) if frozen else None
 
     @staticmethod
     def detach(module: nn.Module) -> None:

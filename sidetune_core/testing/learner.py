@@ -36,8 +36,11 @@ class Witness(Learner):
     def __init__(self, learner: Learner) -> None:
         super().__init__()
         self.learner = learner
+        self.together = learner.together  # type: ignore[misc]
         self.strays: list[str] = []
         """What moved without having been returned by `start`."""
+        self.idle: list[str] = []
+        """Tasks in which nothing moved that `start` had returned."""
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
         moving = self.learner.start(task)
@@ -61,7 +64,10 @@ class Witness(Learner):
         return found
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
-        self.strays += [name for name in changed(self._before, snapshot(self.learner)) if name not in self._may_move]
+        moved = changed(self._before, snapshot(self.learner))
+        self.strays += [name for name in moved if name not in self._may_move]
+        if not self._may_move.intersection(moved):
+            self.idle.append(task.id)
         self.learner.finish(task, batches)
 
     def record(self) -> dict[str, float]:
@@ -124,6 +130,12 @@ def moves_only_what_start_returned(make: Make[Learner]) -> None:
         raise Broken(f"{', '.join(dict.fromkeys(strays))} changed in training; return them from start(), or change them in finish()")
 
 
+def learns_something_in_every_task(make: Make[Learner]) -> None:
+    """Of what `start` returned, something moves in every task."""
+    if idle := _learn(make()).idle:
+        raise Broken(f"nothing moved in {', '.join(idle)}; return what is to be trained from start(), and let forward() depend on it")
+
+
 def one_seed_gives_one_result(make: Make[Learner]) -> None:
     """Learning twice under one seed gives the same weights bit for bit."""
     first, second = make(), make()
@@ -171,6 +183,7 @@ CHECKS = (
     start_returns_parts_of_its_own,
     learns_two_tasks,
     moves_only_what_start_returned,
+    learns_something_in_every_task,
     one_seed_gives_one_result,
     evaluation_changes_nothing,
     checkpoint_is_the_whole_state,

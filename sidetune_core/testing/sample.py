@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidetune_core.arrays import ClassTask, Examples
-from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, Side
+from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, StagedSide
 from sidetune_core.seeding import derive_seed
 
 INPUTS: Final[InputShapes] = {"image": (3, 32, 32)}
@@ -43,21 +43,26 @@ class TinyBase(Base):
         return Features(self.last(second.flatten(1)).unflatten(1, self.shape), (first, second))
 
 
-class TinySide(Side):
-    """One convolution, batch norm and a linear layer; to the shape of the base."""
+class TinySide(StagedSide):
+    """Two convolutions with batch norm and a linear layer; to the shape of the base. Stages (4, 8, 8) and (6, 4, 4)."""
 
     Config = Config
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.shape = shape
-        self.conv = nn.Conv2d(3, 4, 3, stride=8, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.last = nn.Linear(4 * 4 * 4, prod(shape))
+        self.shape, self.stage_shapes = shape, ((4, 8, 8), (6, 4, 4))
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+        self.last = nn.Linear(6 * 4 * 4, prod(shape))
 
-    def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
-        maps = functional.relu(self.norm(self.conv(inputs["image"])))
-        encoding: Tensor = self.last(maps.flatten(1)).unflatten(1, self.shape)
+    def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return inputs["image"]
+
+    def stages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
+        return [(layer[:-1], layer[-1]) for layer in (self.first, self.second)]
+
+    def leave(self, activation: Tensor) -> Tensor:
+        encoding: Tensor = self.last(activation.flatten(1)).unflatten(1, self.shape)
         return encoding
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Base, Features, Inputs
 from sidetune_core.features import FeatureStore
+from sidetune_core.testing import sample
 from sidetune_core.weights import read_tensors, write_tensors
 
 COUNT = 1000
@@ -442,3 +443,13 @@ def test_a_folder_that_cannot_be_written_is_told_and_stops_nothing(tmp_path: Pat
     store.save()
     assert len(say) == 1
     assert "cannot write the feature store" in say[0]
+
+
+def test_a_base_that_is_no_longer_frozen_is_no_longer_served() -> None:
+    store = FeatureStore(limit=2**20, keep_taps=False, say=lambda _: None)
+    base = sample.TinyBase((4,)).eval().requires_grad_(False)
+    store.attach(base, "fp32")
+    assert base.store is not None
+    base.requires_grad_(True)
+    store.attach(base, "fp32")
+    assert base.store is None

@@ -271,3 +271,9 @@ def test_every_line_of_the_curves_names_task_step_and_rate(spec: api.RunSpec, tm
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [(line["task"], line["step"]) for line in lines] == [("t0", 6), ("t1", 6)]
     assert all(line["lr"] == 1e-3 for line in lines)
+
+
+def test_a_shared_base_goes_on_learning_in_every_task(image_archive: Path, tmp_path: Path) -> None:
+    folder = api.run(make_spec(image_archive, "finetune"), tmp_path / "run").folder
+    for line in folder.lines("moved.jsonl"):
+        assert "base.conv1.weight" in line["moved"]
