@@ -16,7 +16,7 @@ from sidetune_core.heads import ClassHead, Heads, normalise
 from sidetune_core.learner import Learner, Parts
 from sidetune_core.metrics import Results
 from sidetune_core.options import at_least, at_most, more_than, option
-from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, Side
+from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, Side, StagedSide
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.spec import Choice, RunSpec
 from sidetune_core.tasks import Act, Batch, Order, Task, TaskStream, shuffled
@@ -50,6 +50,7 @@ __all__ = [
     "Shape",
     "Side",
     "SidetuneError",
+    "StagedSide",
     "Task",
     "TaskStream",
     "WeightsError",

@@ -13,14 +13,8 @@ from sidetune_core.spec import TrainOptions
 
 
 def make_optimizer(learner: Learner, options: TrainOptions) -> torch.optim.Optimizer:
-    """A new optimiser over what requires a gradient; scalars and vectors of mergers are not decayed."""
-    undecayed = {
-        id(parameter)
-        for module in learner.modules()
-        if isinstance(module, Merger)
-        for parameter in module.parameters()
-        if parameter.ndim <= 1
-    }
+    """A new optimiser over what requires a gradient; mergers are not decayed, as in the original: a mixture has no natural zero."""
+    undecayed = {id(parameter) for module in learner.modules() if isinstance(module, Merger) for parameter in module.parameters()}
     moving = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     groups = [
         {"params": [one for one in moving if id(one) not in undecayed], "weight_decay": options.weight_decay},

@@ -8,7 +8,7 @@ and T the head of the task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import attrs
@@ -93,6 +93,40 @@ class Side(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
         """The side's encoding (B, *base.shape); `features` are the base's, for sides that read its taps."""
+
+
+class StagedSide(Side):
+    """A side that is a chain of stages, each linear up to its activation, so that other networks can add to it in between.
+
+    A subclass sets `stage_shapes` and gives the stages; `forward` follows. Lateral connections (progressive networks) need such a side.
+    """
+
+    stage_shapes: tuple[Shape, ...]
+    """What each stage gives, before and after its activation."""
+
+    @abstractmethod
+    def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the first stage takes."""
+
+    @abstractmethod
+    def stages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
+        """For each stage, what comes before its activation, and the activation."""
+
+    @abstractmethod
+    def leave(self, activation: Tensor) -> Tensor:
+        """The encoding (B, *base.shape) out of what the last stage gives."""
+
+    def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
+        return self.leave(self.run(inputs)[-1])
+
+    def run(self, inputs: Mapping[str, Tensor], laterals: Callable[[int], Tensor | float] | None = None) -> list[Tensor]:
+        """What each stage gives, (B, *stage_shapes[k]); ``laterals(k)``, of the same shape, is added before the activation of stage k."""
+        current, activations = self.enter(inputs), []
+        for number, (linear, activate) in enumerate(self.stages()):
+            before = linear(current)
+            current = activate(before if laterals is None else before + laterals(number))
+            activations.append(current)
+        return activations
 
 
 class Merger(nn.Module, ABC):

@@ -57,11 +57,22 @@ def installed(kind: Kind) -> tuple[Plugin, ...]:
     """All plugins of a kind by name, then distribution, from metadata only. A distribution that is seen twice counts once."""
     importlib.invalidate_caches()  # a package installed a moment ago, by this process too, is to be seen
     found: dict[tuple[str, str], Plugin] = {}
-    for entry in metadata.entry_points(group=kind.group):
-        if entry.dist is not None and entry.dist.name:  # pip can leave a folder without metadata behind
-            plugin = Plugin(kind, entry.name, entry.dist.name, entry.dist.version, entry.value)
-            found.setdefault((plugin.name, _normal(plugin.distribution)), plugin)
+    seen = (entry.dist.name for entry in metadata.entry_points(group=kind.group) if entry.dist is not None)
+    for name in {name for name in seen if name}:  # pip can leave a folder without metadata behind
+        distribution = _installed_one(name)
+        for entry in distribution.entry_points.select(group=kind.group):
+            plugin = Plugin(kind, entry.name, distribution.name, distribution.version, entry.value)
+            found[plugin.name, _normal(plugin.distribution)] = plugin
     return tuple(found[key] for key in sorted(found))
+
+
+def _installed_one(name: str) -> metadata.Distribution:
+    """Of the metadata of a distribution on ``sys.path``, that which an installer wrote.
+
+    In a checkout there may be an egg-info folder beside it that an earlier build left, and that no later install brings up to date.
+    """
+    there = list(metadata.distributions(name=name))
+    return next((one for one in there if one.read_text("WHEEL") is not None), there[0])
 
 
 def find(kind: Kind, choice: str) -> Plugin:

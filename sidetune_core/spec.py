@@ -27,7 +27,7 @@ class TrainOptions:
     lr: float = option(1e-3, "learning rate, or its peak where a schedule is set", at_least(0))
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "optimiser, a new one for every task")
     momentum: float = option(0.9, "momentum of sgd (Nesterov's)", at_least(0), at_most(1))
-    weight_decay: float = option(0.0, "weight decay; none on scalars and vectors of mergers", at_least(0))
+    weight_decay: float = option(0.0, "weight decay; mergers have none", at_least(0))
     schedule: Literal["constant", "cosine", "one-cycle"] = option(
         "constant", "learning rate over a task: constant, cosine to zero, or linear up over the first 'warmup' and cosine to zero"
     )

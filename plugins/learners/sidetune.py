@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import attrs
+import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Heads, Learner, Parts, Task
+from sidetune_core.api import Heads, Learner, Parts, Task, option
 
 from ._norm import NormConfig
 
@@ -16,12 +18,21 @@ class SideTune(Learner):
 
     Each task gets a side, a merger and a head of its own; nothing that an earlier task uses is ever trained again, so nothing is
     forgotten, and the cost of a task does not grow with their number.
+
+    With ``dense`` the merger of task t gets the encodings of all earlier sides as well, ``M_t(B(x), S_0(x), ..., S_t(x))``: what they
+    learnt is built upon as in boosting. Earlier sides are frozen and a task never gets a later one, so still nothing is forgotten; but
+    task t costs t more sides in each pass.
     """
 
-    Config = NormConfig
+    @attrs.frozen
+    class Config(NormConfig):
+        """Options of `SideTune`."""
+
+        dense: bool = option(False, "give a task's merger the encodings of all earlier sides too, frozen: base first, the task's own last")
+
     needs = frozenset({"base", "side", "merger"})
 
-    def __init__(self, config: NormConfig, parts: Parts) -> None:
+    def __init__(self, config: Config, parts: Parts) -> None:
         super().__init__()
         assert parts.side is not None
         assert parts.merger is not None
@@ -30,20 +41,28 @@ class SideTune(Learner):
         self.sides = nn.ModuleDict()
         self.mergers = nn.ModuleDict()
         self.heads = Heads(self.base.shape, config.norm)
+        self._dense = config.dense
         self._current = ""
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
         self.sides[task.id] = self._make_side(self.base)
-        self.mergers[task.id] = self._make_merger(self.base, 2)
+        self.mergers[task.id] = self._make_merger(self.base, 2 + len(self._earlier(task.id)))
         self._current = task.id
         return [self.sides[task.id], self.mergers[task.id], self.heads.start(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         features = self.base(inputs)
+        with torch.no_grad():
+            earlier = [side(inputs, features) for side in self._earlier(task_id)]
         side = self.sides[task_id](inputs, features)
-        return self.heads.predict(self.mergers[task_id]([features.encoding, side]), task_id)
+        return self.heads.predict(self.mergers[task_id]([features.encoding, *earlier, side]), task_id)
 
     def record(self) -> dict[str, float]:
         """The merger's weights in the task that is being learnt."""
         merger = self.mergers[self._current]
         return {f"merger.{name}": value for name, value in merger.weights().items()}  # type: ignore[operator]
+
+    def _earlier(self, task_id: str) -> list[nn.Module]:
+        """The sides that a task builds upon, oldest first."""
+        ids = list(self.sides)
+        return [self.sides[one] for one in ids[: ids.index(task_id)]] if self._dense else []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, Features, FitError, InputShapes, Published, Side, load_weights, option
+from sidetune_core.api import Base, FitError, InputShapes, Published, StagedSide, load_weights, option
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -17,7 +17,7 @@ CHANNELS = 64
 SMALLEST = 15  # an image whose last map is 1 x 1
 
 
-class FCN4(Side):
+class FCN4(StagedSide):
     """Four 3 x 3 convolutions, 25,904 parameters, for bases that encode an image as (64,).
 
     Widths 16, 16, 32, 64; strides 1, 2, 2, 1; padding in the first layer only, so that a 32 x 32 image gives maps of 32, 15, 7 and 5.
@@ -66,12 +66,20 @@ class FCN4(Side):
                 holds_objects=True,
             ),
         )
+        with torch.no_grad():
+            self.stage_shapes = tuple(tuple(maps.shape[1:]) for maps in self.run({"image": torch.zeros(1, *shape)}))
 
-    def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
-        """The encoding (B, 64) of ``image``; `features` are not used."""
-        image = (inputs["image"] - self.mean) / self.std
-        maps: Tensor = self.conv5(self.conv3(self.conv2(self.conv1(image))))
-        return maps.mean((2, 3))
+    def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """``image``, standardised."""
+        return (inputs["image"] - self.mean) / self.std
+
+    def stages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
+        """Convolution and norm, then ReLU, four times."""
+        return [(layer[:-1], layer[-1]) for layer in (self.conv1, self.conv2, self.conv3, self.conv5)]
+
+    def leave(self, activation: Tensor) -> Tensor:
+        """The mean over the last map, (B, 64)."""
+        return activation.mean((2, 3))
 
 
 def _layer(c_in: int, c_out: int, stride: int, padding: int = 0) -> nn.Sequential:

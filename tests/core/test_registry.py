@@ -57,6 +57,7 @@ def fake_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         information.mkdir(parents=True)
         lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *metadata_lines]
         (information / "METADATA").write_text("\n".join(lines) + "\n")
+        (information / "WHEEL").write_text("Wheel-Version: 1.0\n")
         entries = [f"{key} = {target}" for key, target in learners.items()]
         (information / "entry_points.txt").write_text("\n".join([f"[{LEARNER.group}]", *entries]) + "\n")
         for module, source in modules.items():
@@ -124,6 +125,18 @@ def test_an_egg_info_beside_the_dist_info_counts_once(fake_distribution: FakeDis
     (egg / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: Acme.Sidetune\nVersion: 2.0\n")
     (egg / "entry_points.txt").write_text(f"[{LEARNER.group}]\nfoo = acme_foo:Foo\n")
     assert len(installed(LEARNER)) == 1
+
+
+def test_what_an_old_build_left_in_the_checkout_does_not_hide_what_is_installed(
+    fake_distribution: FakeDistribution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_distribution("acme", learners={"foo": "acme_foo:Foo", "bar": "acme_foo:Foo"})
+    egg = tmp_path / "checkout" / "acme.egg-info"
+    egg.mkdir(parents=True)
+    (egg / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 2.0\n")
+    (egg / "entry_points.txt").write_text(f"[{LEARNER.group}]\nfoo = acme_foo:Foo\n")
+    monkeypatch.syspath_prepend(egg.parent)
+    assert [plugin.name for plugin in installed(LEARNER)] == ["bar", "foo"]
 
 
 def test_a_folder_left_behind_without_metadata_is_passed_over(fake_distribution: FakeDistribution) -> None:

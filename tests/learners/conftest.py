@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.api import Base, ClassTask, Examples, Features, InputShapes, Learner, Merger, Order, Parts, Side, Task, seeded
-from sidetune_core.kinds import LEARNER, MERGER
+from sidetune_core.kinds import BASE, LEARNER, MERGER, SIDE, Kind
 from sidetune_core.optim import make_optimizer
 from sidetune_core.registry import find, load
-from sidetune_core.spec import TrainOptions
+from sidetune_core.spec import Choice, TrainOptions
+from sidetune_core.weights import write_tensors
 
 INPUTS: InputShapes = {"x": (6,)}
 
@@ -22,7 +23,7 @@ INPUTS: InputShapes = {"x": (6,)}
 class TinyBase(Base):
     """(6,) to (16,): linear, then batch norm, whose statistics would tell a base that was left in training mode."""
 
-    def __init__(self) -> None:
+    def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
         self.shape, self.tap_shapes = (16,), ((6,),)
         self.linear = nn.Linear(6, 16)
@@ -35,7 +36,7 @@ class TinyBase(Base):
 class TinySide(Side):
     """(6,) to (16,), with batch norm too."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, pretrained: bool = True) -> None:
         super().__init__()
         self.linear = nn.Linear(6, *base.shape)
         self.norm = nn.BatchNorm1d(*base.shape)
@@ -50,7 +51,9 @@ class World:
 
     tasks: tuple[Task, ...]
 
-    def learner(self, name: str, *, side: bool = True, merger: str | None = "alpha", **options: Any) -> Any:
+    def learner(
+        self, name: str, *, base: Callable[..., Base] = TinyBase, side: bool = True, merger: str | None = "alpha", **options: Any
+    ) -> Any:
         """A built-in learner over tiny parts."""
         cls = load(find(LEARNER, name))
         make_merger = None
@@ -61,7 +64,7 @@ class World:
                 made: Merger = kind(kind.Config(), base.shape, count)
                 return made
 
-        parts = Parts(INPUTS, TinyBase, TinySide if side else None, make_merger)
+        parts = Parts(INPUTS, base, TinySide if side else None, make_merger)
         with seeded(0, "build"):
             return cls(cls.Config(**options), parts)
 
@@ -78,6 +81,11 @@ class World:
 
     def train(self, learner: Learner, task: Task, steps: int = 3, **options: Any) -> None:
         """Take some steps on a task that was started; everything is still and in eval mode afterwards."""
+        for _ in self.steps(learner, task, steps, **options):
+            pass
+
+    def steps(self, learner: Learner, task: Task, steps: int = 3, **options: Any) -> Iterator[None]:
+        """`train`, with a stop after each step."""
         optimizer = make_optimizer(learner, TrainOptions(lr=0.05, weight_decay=0.01, **options))
         batches = task.train(lambda inputs: learner(inputs, task.id), Order(0, 8))
         for _ in range(steps):
@@ -88,6 +96,7 @@ class World:
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            yield
         learner.finish(task, batches)
         learner.requires_grad_(False).eval()
 
@@ -110,3 +119,46 @@ Snapshot = Callable[[nn.Module], dict[str, Tensor]]
 def snapshot() -> Snapshot:
     """A copy of every tensor of a module's state."""
     return lambda module: {key: value.clone() for key, value in module.state_dict().items()}
+
+
+class Pretrained(TinyBase):
+    """A tiny base whose pretrained weights are the same each time."""
+
+    def __init__(self, pretrained: bool = True) -> None:
+        super().__init__()
+        if pretrained:
+            for place, value in enumerate(self.state_dict().values()):
+                value.copy_(torch.rand(value.shape, generator=torch.Generator().manual_seed(place)))
+
+
+@pytest.fixture
+def pretrained() -> type[Base]:
+    """A kind of tiny base with pretrained weights."""
+    return Pretrained
+
+
+@attrs.frozen
+class Chosen:
+    """A small base and side with weights in files, so that runs begin with the same ones."""
+
+    base: Choice
+    side: Choice
+
+
+@pytest.fixture(scope="session")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Chosen:
+    """``resnet20`` and ``fcn4``, pretrained on nothing."""
+    images: InputShapes = {"image": (3, 32, 32)}
+    folder = tmp_path_factory.mktemp("weights")
+
+    def choose(kind: Kind, name: str, *beside: Base) -> tuple[Choice, Any]:
+        cls = load(find(kind, name))
+        with seeded(0, name):
+            part = cls(cls.Config(weights="none"), images, *beside)
+        path = folder / f"{name}.safetensors"
+        write_tensors(path, part.state_dict())
+        return Choice(name, {"weights": str(path)}), part
+
+    base, built = choose(BASE, "resnet20")
+    side, _ = choose(SIDE, "fcn4", built)
+    return Chosen(base, side)

@@ -1,0 +1,50 @@
+"""Networks that begin with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sidetune_core import api
+from sidetune_core.testing import check_plugin
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_it_keeps_the_contract(norm: bool) -> None:
+    assert [finding for finding in check_plugin("learner", "scratch", {"norm": norm}) if not finding.passed] == []
+
+
+def test_it_never_asks_for_pretrained_weights(world: Any, pretrained: Any) -> None:
+    asked: list[bool] = []
+
+    class Asked(pretrained):  # type: ignore[misc]
+        def __init__(self, pretrained: bool = True) -> None:
+            super().__init__(pretrained)
+            asked.append(pretrained)
+
+    learner = world.learner("scratch", base=Asked)
+    world.start(learner, world.tasks[0])
+    assert asked
+    assert not any(asked)
+
+
+def test_the_result_does_not_depend_on_the_weights_that_are_named(chosen: Any, tmp_path: Path) -> None:
+    def run(path: Path, base: api.Choice, side: api.Choice) -> api.Run:
+        env, train = {"name": "digits", "tasks": 1}, {"steps": 2, "batch": 8, "precision": "fp32"}
+        return api.run(api.RunSpec(base=base, side=side, learner="scratch", env=env, train=train), path)
+
+    none = {"weights": "none"}
+    ours = run(tmp_path / "file", chosen.base, chosen.side).learner.state_dict()
+    theirs = run(tmp_path / "none", api.Choice("resnet20", none), api.Choice("fcn4", none)).learner.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_every_task_draws_weights_of_its_own(world: Any) -> None:
+    learner = world.learner("scratch")
+    for task in world.tasks[:2]:
+        world.start(learner, task)
+    assert not torch.equal(learner.bases["t0"].linear.weight, learner.bases["t1"].linear.weight)
