@@ -73,7 +73,11 @@ class Learner(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        """The output of a started task's head for a batch of inputs."""
+        """The output of a started task's head for a batch of inputs.
+
+        A frozen base may be answered from the feature store, by the ids that `inputs` carry. A learner that changes what a base computes
+        from task to task (keys, norms of its own) hands it ``dict(inputs)``, which carries none.
+        """
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalars that are added to the mean loss of `batch`, after `forward` has run on it. Called in training only."""
@@ -82,7 +86,8 @@ class Learner(nn.Module, ABC):
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
         """The task has been learnt; its data will not come back. Estimate here what the future needs, such as a Fisher matrix.
 
-        `batches` are the task's training batches without end, in a fresh order and on the learner's device.
+        Everything is frozen and in eval mode by then. `batches` are the task's training batches without end, in a fresh order and on the
+        learner's device.
         """
 
     def record(self) -> dict[str, float]:

@@ -196,13 +196,13 @@ def store() -> FeatureStore:
 
 @pytest.mark.parametrize("classes", [SAME, APART], ids=["same", "apart"])
 def test_the_feature_store_changes_no_result(classes: tuple[tuple[int, ...], ...], tmp_path: Path) -> None:
-    with_store = learn(learner_on(ConvBase), classification(classes), tmp_path / "store", store())
-    assert with_store == learn(learner_on(ConvBase), classification(classes), tmp_path / "none", None)
+    with_store = learn(learner_on(ConvBase, batchnorm="moving"), classification(classes), tmp_path / "store", store())
+    assert with_store == learn(learner_on(ConvBase, batchnorm="moving"), classification(classes), tmp_path / "none", None)
 
 
 def test_nothing_is_left_in_the_store_for_learners_of_the_plain_base(tmp_path: Path) -> None:
     shared, tasks = store(), classification(APART)
-    learn(learner_on(ConvBase), tasks, tmp_path / "bsp", shared)
+    learn(learner_on(ConvBase, batchnorm="moving"), tasks, tmp_path / "bsp", shared)
     after = learn(learner_on(ConvBase, name="features"), tasks, tmp_path / "after", shared)
     assert shared.used > 0
     assert after == learn(learner_on(ConvBase, name="features"), tasks, tmp_path / "alone", None)
