@@ -37,6 +37,7 @@ class Witness(Learner):
         super().__init__()
         self.learner = learner
         self.together = learner.together  # type: ignore[misc]
+        self._may_move: set[str] = set()
         self.strays: list[str] = []
         """What moved without having been returned by `start`."""
         self.idle: list[str] = []
@@ -45,7 +46,8 @@ class Witness(Learner):
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
         moving = self.learner.start(task)
         owned = {id(tensor) for thing in moving for tensor in _within(thing)}
-        self._may_move = {name for name, tensor in named_tensors(self.learner) if id(tensor) in owned}
+        now = {name for name, tensor in named_tensors(self.learner) if id(tensor) in owned}
+        self._may_move = self._may_move | now if self.together else now
         self._before = snapshot(self.learner)
         return moving
 
@@ -171,6 +173,8 @@ def checkpoint_is_the_whole_state(make: Make[Learner]) -> None:
 def goes_on_as_if_never_stopped(make: Make[Learner]) -> None:
     """A run that is resumed after its first task ends where one without a break does, bit for bit."""
     straight, resumed = make(), make()
+    if straight.together:
+        return  # there is no boundary between its tasks
     _learn(straight)
     with tempfile.TemporaryDirectory() as folder:
         _learn(make(), Path(folder) / "run", sample.tasks()[:1])
