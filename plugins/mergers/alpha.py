@@ -23,7 +23,7 @@ USED: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 class Alpha(Merger):
-    """``w B + (1 - w) S`` with a weight w on the base B, in [0, 1] (Zhang et al., ECCV 2020, section 3.3).
+    """``w B + (1 - w) S`` with a weight w on the base B, in [0, 1] (Zhang et al., ECCV 2020).
 
     ``learned``: ``w = sigmoid(a)``, with one learned a or, ``per`` channel, a vector (C,) of them; at first w is ``start``. With more
     than two encodings the weights are a softmax of one learned a for each, (count,) or (count, C); at first a base that weighs ``start``
@@ -38,9 +38,9 @@ class Alpha(Merger):
         cosine        w = 1 - (1 - end) (1 - cos(pi p)) / 2
         hyperbolic    w = k / (k + n)
 
-    The last, the paper's curriculum, weighs the base like a prior that is worth k examples, and goes towards 0. A batch is blended with
-    the n from before it; n is a buffer, stands still in eval mode, and goes on from task to task in a merger that tasks share. In these
-    modes and in ``fixed``, encodings other than the base share ``1 - w`` equally.
+    The last weighs the base like a prior that is worth k examples, and goes towards 0. The original code has no curriculum. A batch is
+    blended with the n from before it; n is a buffer, stands still in eval mode, and goes on from task to task in a merger that tasks
+    share. In these modes and in ``fixed``, encodings other than the base share ``1 - w`` equally.
 
     Raises:
         OptionError: an option is set that has no meaning in the mode, or a learned weight is to start at 0 or 1, where it cannot move.
