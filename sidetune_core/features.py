@@ -7,6 +7,7 @@ task, over evaluations after later tasks, and, on disk, over runs. The seam is `
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,9 +190,10 @@ def _bases(module: nn.Module) -> list[Base]:
 
 
 def _identity(base: Base) -> str:
-    """What decides a base's output for an input: its kind, the settings and the numbers in it, and what computes with them.
+    """What decides a base's output for an input: its kind and code, the settings and the numbers in it, and what computes with them.
 
     Bases with equal weights and other options differ in the plain attributes of some module, such as a stride or the way of pooling.
+    Of the code, the files that the classes of its modules stand in count, and not what those import.
     """
     ours = set(vars(nn.Module())) | {"store"}
     settings = [
@@ -202,7 +204,17 @@ def _identity(base: Base) -> str:
     ]
     numbers = dict(base.named_parameters()) | dict(base.named_buffers())
     devices = sorted({number.device.type for number in numbers.values()})
-    return f"{settings}/{fingerprint(numbers)}/{devices}/{torch.__version__}"
+    return f"{settings}/{_code(base)}/{fingerprint(numbers)}/{devices}/{torch.__version__}"
+
+
+def _code(base: Base) -> str:
+    """A digest of the files that define the classes of a base's modules, without those of PyTorch (whose version is told)."""
+    classes = {cls for module in base.modules() for cls in type(module).__mro__ if not cls.__module__.startswith(("torch.", "builtins"))}
+    files = {getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in classes}
+    digest = hashlib.sha256()
+    for file in sorted(file for file in files if file and Path(file).is_file()):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
 
 
 def _is_plain(value: object) -> bool:

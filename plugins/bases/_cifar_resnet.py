@@ -75,7 +75,7 @@ class CifarResNet(Base):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, 64) of ``image`` and the four taps."""
-        stem = functional.relu(self.bn1(self.conv1((inputs["image"] - self.mean) / self.std)))
+        stem = functional.relu(_convolve(self.conv1, self.bn1, (inputs["image"] - self.mean) / self.std))
         first = self.layer1(stem)
         second = self.layer2(first)
         third = self.layer3(second)
@@ -95,10 +95,25 @@ class _Block(nn.Module):
         self.widen = (c_out - c_in) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        residual = _convolve(self.conv2, self.bn2, functional.relu(_convolve(self.conv1, self.bn1, x)))
         if self.stride > 1 or self.widen:  # option A: subsample, and pad the channels with zeros on both sides
             x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.widen, self.widen))
         return functional.relu(x + residual)
+
+
+def _convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """``norm(conv(x))``, as one convolution where both are frozen: the norm is then a scale and a shift, folded into the weights.
+
+    A frozen ResNet-44 takes a tenth (fp32) to a fifth (bf16) less time so. Folding anew for each batch costs nothing beside it.
+    """
+    learning = torch.is_grad_enabled() and (conv.weight.requires_grad or norm.weight.requires_grad)
+    if norm.training or learning or norm.running_mean is None or norm.running_var is None:
+        normed: Tensor = norm(conv(x))
+        return normed
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return functional.conv2d(
+        x, conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale, stride=conv.stride, padding=conv.padding
+    )
 
 
 def _stage(c_in: int, c_out: int, blocks: int, stride: int) -> nn.Sequential:

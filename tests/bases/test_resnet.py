@@ -80,6 +80,29 @@ def test_a_shortcut_of_equal_shape_is_the_identity() -> None:
     assert torch.equal(block(x), x)
 
 
+def test_frozen_the_base_gives_what_it_gives_while_its_weights_can_move(shared_data: Path) -> None:
+    base = make("resnet44", shared_data / "weights" / "resnet44-cifar.pth").double()
+    image = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    movable = base({"image": image})
+    frozen = base.requires_grad_(False)({"image": image})
+    torch.testing.assert_close(frozen.encoding, movable.encoding)
+    for one, other in zip(frozen.taps, movable.taps, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("movable", ["conv1.weight", "layer2.1.bn2.weight", "layer3.2.conv2.weight"])
+def test_a_single_weight_that_can_move_has_the_gradient_of_the_whole_network(movable: str) -> None:
+    base, image = make().double(), torch.rand(2, 3, 8, 8).double()
+    base({"image": image}).encoding.square().sum().backward()
+    weight = base.get_parameter(movable)
+    expected = weight.grad
+    base.zero_grad()
+    base.requires_grad_(False)
+    weight.requires_grad_(True)
+    base({"image": image}).encoding.square().sum().backward()
+    torch.testing.assert_close(weight.grad, expected)
+
+
 def test_the_image_is_standardised_with_the_figures_of_imagenet() -> None:
     base: Any = make()
     seen: list[Tensor] = []

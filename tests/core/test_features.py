@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -414,6 +416,34 @@ def test_other_data_does_not_share_a_file(tmp_path: Path) -> None:
     on_disk(tmp_path, base, data="other data")
     base(batch([0, 1]))
     assert base.rows == [2]
+
+
+CODE = """
+from sidetune_core.api import Base, Features
+
+class Edited(Base):
+    shape = (6,)
+
+    def forward(self, inputs):
+        return Features(inputs["x"] * FACTOR)
+"""
+
+
+def test_a_base_whose_code_was_edited_does_not_get_what_the_old_code_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for factor in (2, 3):
+        file = tmp_path / "edited_base.py"
+        file.write_text(CODE.replace("FACTOR", str(factor)))
+        spec = importlib.util.spec_from_file_location("edited_base", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "edited_base", module)
+        spec.loader.exec_module(module)
+        base = module.Edited().eval()
+        store = on_disk(tmp_path / "store", base)
+        assert torch.equal(base(batch([0, 1])).encoding, X[:2] * factor)
+        store.save()
+    assert len(list((tmp_path / "store").iterdir())) == 2
 
 
 def test_data_that_is_not_known_stays_off_the_disk(tmp_path: Path) -> None:
