@@ -39,6 +39,10 @@ class RunError(SidetuneError):
     """A run folder that cannot be used, or a run that cannot go on."""
 
 
+class LedgerError(SidetuneError):
+    """A claim or a record that cannot be read, or must not be written."""
+
+
 class Diverged(RunError):
     """The loss is no longer a finite number."""
 
