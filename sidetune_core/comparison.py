@@ -31,8 +31,14 @@ class Line:
     rank: float | None  # average over tasks
 
 
-def compare_methods(methods: Sequence[Method], form: Format = "text", metrics: Sequence[Metric] = COMPARED) -> str:
-    """One line for each method, best average rank first where methods can be ranked; what the numbers are, above and below."""
+def compare_methods(
+    methods: Sequence[Method], form: Format = "text", metrics: Sequence[Metric] = COMPARED, seconds: bool = True
+) -> str:
+    """One line for each method, best average rank first where methods can be ranked; what the numbers are, above and below.
+
+    Args:
+        seconds: tell the time of a run too, where all were made on a machine of the same speed.
+    """
     ranking = rank(methods)
     ranks = ranking.average if ranking else [None] * len(methods)
     lines = [Line(method, tuple(estimate(method, metric) for metric in metrics), one) for method, one in zip(methods, ranks, strict=True)]
@@ -40,7 +46,7 @@ def compare_methods(methods: Sequence[Method], form: Format = "text", metrics: S
         lines.sort(key=lambda line: line.rank or 0)
     if form == "csv":
         return comma_separated(_values(lines, metrics))
-    table = typeset(_cells(lines, metrics), form)
+    table = typeset(_cells(lines, metrics, seconds), form)
     shared, notes = shared_line(methods), _notes(methods, ranking)
     if form == "latex":
         return "\n".join([*(f"% {line}" for line in (shared, *notes) if line), table])
@@ -66,12 +72,12 @@ def rank(methods: Sequence[Method]) -> Ranking | None:
     return rank_methods(scores, [results.higher_is_better] * len(scores))
 
 
-def _cells(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[str]]:
+def _cells(lines: Sequence[Line], metrics: Sequence[Metric], seconds: bool) -> list[list[str]]:
     """As a person reads it."""
     runs = [run for line in lines for run in line.method.runs]
     percent = all(in_percent(run.results) for run in runs)
     ranked = any(line.rank is not None for line in lines)
-    costs = ["trainable\nparameters\nper task", "parameters\nat the end", "seconds"]
+    costs = ["trainable\nparameters\nper task", "parameters\nat the end", *(["seconds"] if seconds else [])]
     figures = heads(common_metric(runs), metrics, " %" if percent else "")
     table = [["method", "seeds", *figures, *(["average\nrank"] if ranked else []), *costs]]
     for line in lines:
@@ -84,7 +90,7 @@ def _cells(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[str]]:
                 *([] if line.rank is None else [f"{line.rank:.2f}"]),
                 whole(parameters.get(TRAINABLE)),
                 whole(parameters.get("all")),
-                f"{fmean(run.seconds for run in line.method.runs):.1f}",
+                *([f"{fmean(run.seconds for run in line.method.runs):.1f}"] if seconds else []),
             ]
         )
     return table

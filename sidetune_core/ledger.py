@@ -179,7 +179,7 @@ def write_up(entries: Sequence[Entry], layout: Layout) -> str:
     recorded = [entry for entry in entries if entry.runs]
     sections = []
     if recorded:
-        sections.append(compare_methods([Method(entry.claim.method, entry.runs, ()) for entry in recorded], layout))
+        sections.append(compare_methods([Method(entry.claim.method, entry.runs, ()) for entry in recorded], layout, seconds=False))
     beside = [["method", "here", "published", "the same, within", "source"]]
     for entry in recorded:
         percent = in_percent(entry.runs[0].results)

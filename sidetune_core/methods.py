@@ -57,6 +57,11 @@ def same_stream(summaries: Iterable[RunSummary]) -> bool:
     return _only((s.spec.env, s.results.tasks, s.results.metric, s.results.higher_is_better) for s in summaries) is not None
 
 
+def same_method(one: RunSpec, other: RunSpec) -> bool:
+    """Whether two resolved specs differ in nothing but the seed and where they are run."""
+    return _traits(one) == _traits(other)
+
+
 def _only(values: Iterable[Any]) -> Any:
     """The one value, if all are equal; else None."""
     first, *others = values

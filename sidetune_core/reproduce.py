@@ -13,6 +13,7 @@ from sidetune_core import arguments, engine
 from sidetune_core.compose import compose
 from sidetune_core.errors import LedgerError, OptionError
 from sidetune_core.ledger import Claim
+from sidetune_core.methods import same_method
 from sidetune_core.metrics import average_accuracy
 from sidetune_core.options import describe
 from sidetune_core.report import RunSummary
@@ -89,5 +90,5 @@ def carry_out(spec: RunSpec, seeds: Sequence[int], folder: Path, quiet: bool, sa
 
 def _same(folder: RunFolder, spec: RunSpec) -> None:
     there = from_values(folder.read_json("run.json").get("resolved"), str(folder.path / "run.json"))
-    if compose(there).resolved() != compose(spec).resolved():
+    if not same_method(compose(there).resolved(), compose(spec).resolved()):
         raise LedgerError(f"{folder.path} holds another run than the claim's; choose another --out, or remove it")

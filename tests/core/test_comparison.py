@@ -95,6 +95,13 @@ def test_three_methods_have_friedmans_test_and_the_critical_difference() -> None
     assert "less than 2.34 apart" in text
 
 
+def test_the_time_is_left_out_where_it_says_nothing() -> None:
+    with_time, without = (compare_methods(group(KEPT + LOST), seconds=told) for told in (True, False))
+    assert "seconds" in with_time
+    assert "seconds" not in without
+    assert "1,234,567\n" in without
+
+
 def test_csv_has_plain_numbers_under_plain_names() -> None:
     (kept,) = (record for record in records(KEPT + LOST) if record["method"] == "kept")
     assert (kept["seeds"], kept["metric"], kept["parameters"]) == ("2", "accuracy", "1234567")
