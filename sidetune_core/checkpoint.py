@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,18 +115,14 @@ def forget_within(folder: Path) -> None:
 def find(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest state that is whole, or None for the start; `warn` is told of every newer one that is not."""
     within = _attempt(folder / WITHIN, _read_within, warn) if (folder / WITHIN).exists() else None
-    newer = 0 if within is None else len(within.done)
-    return next(boundaries(folder, warn, newer), within)
-
-
-def boundaries(folder: Path, warn: Callable[[str], None], more_than: int = 0) -> Iterator[Checkpoint]:
-    """The checkpoints after more than so many tasks that are whole, newest first; `warn` is told of those that are not."""
-    numbers = {path.stem: int(path.stem.removeprefix("after-")) for path in folder.glob("after-*") if path.stem[6:].isdigit()}
-    for name in sorted(numbers, key=numbers.__getitem__, reverse=True):
-        if numbers[name] > more_than:
-            found = _attempt(folder / f"{name}.safetensors", _read_boundary, warn)
-            if found is not None:
-                yield found
+    numbers = {int(path.stem.removeprefix("after-")) for path in folder.glob("after-*") if path.stem.removeprefix("after-").isdigit()}
+    for number in sorted(numbers, reverse=True):
+        if within is not None and number <= len(within.done):
+            break
+        found = _attempt(folder / f"after-{number:03d}.safetensors", _read_boundary, warn)
+        if found is not None:
+            return found
+    return within
 
 
 def latest(folder: Path) -> Path | None:
@@ -163,8 +159,9 @@ def _attempt(path: Path, read: Callable[[Path], Checkpoint], warn: Callable[[str
         warn(f"{path} cannot be used: {error.filename} is missing")
     except WeightsError as error:
         warn(f"{error}; it is not used")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        warn(f"{path} is damaged ({error}); it is not used")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        also = f", or {path.stem}.json beside it," if path.name != WITHIN else ""
+        warn(f"{path}{also} is damaged ({error}); it is not used")
     return None
 
 
@@ -172,6 +169,8 @@ def _read_boundary(path: Path) -> Checkpoint:
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     path.stat()  # a missing file is told as such
     tensors = read_tensors(path)
+    if "sha256" in about and "state" not in about:
+        raise RunError(f"{path} was written by an earlier version of sidetune, which cannot be gone on with; begin a new run")
     values = about["state"]
     _check(json.dumps(values), tensors, about["sha256"])
     extra = put_together(values["extra"], tensors)

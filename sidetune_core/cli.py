@@ -261,10 +261,10 @@ def export(run: Positional[Path], part: str = "base", out: Path | None = None) -
     from sidetune_core.weights import write_tensors
 
     folder = open_run(run)
-    newest = next(checkpoint.boundaries(folder.checkpoints, lambda text: print(text, file=sys.stderr)), None)
-    if newest is None:
+    path = checkpoint.latest(folder.checkpoints)
+    if path is None:
         raise SidetuneError(f"{run} has no checkpoint yet")
-    tensors = checkpoint.read_part(newest.path, part)
+    tensors = checkpoint.read_part(path, part)
     out = out or Path(f"{part}.safetensors")
     if out.suffix != ".safetensors":
         raise SidetuneError(f"weights are written as .safetensors, not '{out.name}'")

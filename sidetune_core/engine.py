@@ -150,7 +150,7 @@ def _carry_out(
                         board.add_scalar(name, value, step)
 
             loop.learn(learner, tasks, loop.Session(options, composition.seed, machine, folder, store, progress, curve, save_every, stop))
-            _plot_results(board, folder.results())
+            _plot_results(curve, folder.results())
         _end(folder, "done", began)
         with writing(folder.path / "report.md"):
             write_text(folder.path / "report.md", run_report(summarise(folder)))
@@ -227,9 +227,9 @@ def _git_state() -> dict[str, Any] | None:
         return None
 
 
-def _plot_results(board: SummaryWriter, results: Results) -> None:
+def _plot_results(curve: loop.Curve, results: Results) -> None:
     """One curve for each task: its figure after each task of the stream."""
     for row, figures in enumerate(results.rows):
         for task, figure in zip(results.tasks, figures, strict=True):
             if figure is not None:
-                board.add_scalar(f"R/{task}", figure, row)
+                curve({f"R/{task}": figure}, row)

@@ -102,10 +102,12 @@ class Table:
     def lookup(self, base: Base, inputs: Inputs) -> Features:
         """The outputs for a batch, computing those that are not known yet (see `parts.Store`).
 
-        Where any is unknown the whole batch is computed, and where the store is full at least `FEWEST` of it. What a network makes of
-        an example depends on how many are computed with it, in the last bits, and not on which: on the CPUs where it was measured
-        (oneDNN, fp32), for convolutions only if it is alone, for linear layers with up to three others. So an output has the same bits
-        whatever was known before, and a run that is resumed with an empty store ends with the same bytes as one that never stopped.
+        Where any is unknown the whole batch is computed, and where the store is full at least `FEWEST` of it, since the last bits of
+        what a network makes of an example may depend on how many are computed with it. Measured on an AVX-512 CPU: for convolutional
+        networks they do if it is alone, for linear layers if it is one of at most four, for fp32 both, and never on which others they
+        are. So an output has the same bits whatever was known before, and a run that is resumed with an empty store ends with the bytes
+        of one that never stopped. An exception are linear layers of odd widths, such as 17 to 3, which round by the place in the batch:
+        there a resumed run is the same to the last bit with the store off only.
         """
         assert inputs.ids is not None
         ids = inputs.ids.cpu()

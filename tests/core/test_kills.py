@@ -20,7 +20,7 @@ from sidetune_core.kinds import LEARNER
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, and kills with SIGKILL")
 
-KILLS = 4
+KILLS = 3
 Order = Callable[..., dict[str, int]]
 LEARNERS = [plugin.name for plugin in registry.installed(LEARNER)]
 
@@ -62,7 +62,7 @@ def make_spec(archive: Path, learner: str, merger: Any = "alpha", augment: str =
         "merger": merger if "merger" in used else None,
         "learner": learner,
         "env": {"name": "images", "archive": str(archive), "size": 8, "classes_per_task": 2, "augment": augment},
-        "train": {"steps": 9, "batch": 5, "lr": 0.01, **train},
+        "train": {"steps": 7, "batch": 5, "lr": 0.01, **train},
         "seed": 3,
     }
 
@@ -109,13 +109,11 @@ def test_killed_at_random_a_run_of_this_learner_ends_with_the_same_bytes(
 @pytest.mark.parametrize(
     ("learner", "how"),
     [
-        ("sidetune", {"augment": "crop-flip", "optimizer": "sgd", "schedule": "one-cycle", "steps": 33}),
-        ("sidetune", {"merger": {"name": "alpha", "mode": "linear"}, "optimizer": "adamw", "weight_decay": 0.1}),
-        ("sidetune", {"store": "off"}),
+        ("sidetune", {"augment": "crop-flip", "optimizer": "sgd", "schedule": "one-cycle", "steps": 23}),
+        ("sidetune", {"merger": {"name": "alpha", "mode": "linear"}, "optimizer": "adamw", "store": "off", "channels_last": False}),
         ("features", {"store_limit": 1e-6}),
-        ("finetune", {"optimizer": "sgd", "momentum": 0.0, "channels_last": False}),
     ],
-    ids=["augmented", "curriculum", "no-store", "full-store", "channels-first"],
+    ids=["augmented", "curriculum", "full-store"],
 )
 def test_killed_at_random_a_run_with_these_options_ends_with_the_same_bytes(
     learner: str, how: dict[str, Any], server: Order, archive: Path, tmp_path: Path

@@ -37,7 +37,7 @@ class Moments:
         def replacement(*args: Any) -> Any:
             if self.next():
                 os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args)
+            return None if name == "fsync" else original(*args)  # what a process has written outlives it; only power cuts need syncing
 
         setattr(owner, name, replacement)
 
