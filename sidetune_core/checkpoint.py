@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,20 @@ def find(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return within
 
 
+def check_version(folder: Path) -> None:
+    """See that a run can be gone on with, before anything in its folder is touched.
+
+    Raises:
+        RunError: its checkpoints do not say how far the lines of the folder went, as those of an earlier version.
+    """
+    path = latest(folder)
+    if path is not None:
+        with suppress(ValueError):  # damage is told by `find`
+            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            if isinstance(about, dict) and {"done", "sha256"} <= about.keys():
+                raise RunError(f"{path} was written by an earlier version of sidetune, whose runs cannot be gone on with; begin a new run")
+
+
 def latest(folder: Path) -> Path | None:
     """The tensors of the newest checkpoint that was written to its end, or None; its content is not looked at."""
     whole = sorted(path for path in folder.glob("after-*.json") if path.with_suffix(".safetensors").is_file())
@@ -169,8 +184,6 @@ def _read_boundary(path: Path) -> Checkpoint:
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     path.stat()  # a missing file is told as such
     tensors = read_tensors(path)
-    if "sha256" in about and "state" not in about:
-        raise RunError(f"{path} was written by an earlier version of sidetune, which cannot be gone on with; begin a new run")
     values = about["state"]
     _check(json.dumps(values), tensors, about["sha256"])
     extra = put_together(values["extra"], tensors)

@@ -104,6 +104,7 @@ def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) 
         Interrupted: SIGINT or SIGTERM came; the state is in the folder.
     """
     folder = runs.open_run(Path(path))
+    checkpoint.check_version(folder.checkpoints)
     about = folder.read_json("run.json")
     often = interval(save_every if save_every is not None else about.get("save_every", SAVE_EVERY))
     composition = compose(from_values(about.get("resolved"), str(folder.path / "run.json")))

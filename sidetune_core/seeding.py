@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -36,8 +36,7 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
 
 def random_states() -> dict[str, Any]:
     """Where the generators of Python, NumPy and torch are, on every device; `set_random_states` puts them there again."""
-    in_numpy: tuple[Any, ...] = np.random.get_state(legacy=True)
-    kind, keys, *rest = in_numpy
+    kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     states: dict[str, Any] = {"python": random.getstate(), "numpy": (kind, keys.tolist(), *rest), "cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()

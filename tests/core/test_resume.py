@@ -336,10 +336,12 @@ def test_curves_are_drawn_once_however_often_a_run_was_stopped(spec: api.RunSpec
 
 def test_a_run_of_an_earlier_version_is_refused_and_left_alone(whole: Path, tmp_path: Path) -> None:
     old = shutil.copytree(whole, tmp_path / "old")
-    (old / "checkpoints" / "after-002.json").write_text(json.dumps({"done": ["t0", "t1"], "sha256": ""}))
+    for folder in (old, whole):
+        (folder / "checkpoints" / "after-002.json").write_text(json.dumps({"done": ["t0", "t1"], "sha256": ""}))
     with pytest.raises(RunError, match="earlier version"):
         api.resume(old)
-    assert (old / "eval.jsonl").read_bytes() == (whole / "eval.jsonl").read_bytes()
+    assert (old / "status").read_text() == "done\n"
+    same(old, whole)
 
 
 def test_all_tasks_at_once_take_their_turns_from_where_they_were(spec: api.RunSpec, tmp_path: Path, before_pass: Any) -> None:
