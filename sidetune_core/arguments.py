@@ -29,11 +29,20 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
     "spec": (Path | None, None, "begin with this spec: a .toml or .json file, or the run.json of a run"),
     "seed": (int, 0, "seed of everything random"),
     "out": (Path | None, None, "folder of the run, empty or absent; None for a new one below runs/"),
-    "resume": (Path | None, None, "go on with the run in this folder; nothing else can be set then"),
+    "resume": (Path | None, None, "go on with the run in this folder, to the same bytes; of all else only --save-every can be set then"),
+    "save_every": (
+        str | None,
+        None,
+        "how often to write down where a run is in a task, for --resume: steps (200), seconds (30s), or none for when it is stopped "
+        "only; where it is not given, 60s",
+    ),
     "dry_run": (bool, False, "show what would be run, and stop"),
     "quiet": (bool, False, "no progress"),
     "debug": (bool, False, "show the traceback of an error"),
 }
+
+RESUMABLE = ("--resume", "--save-every", "--save_every", "--quiet", "--debug")
+"""What may stand beside ``--resume``."""
 
 
 @attrs.frozen
@@ -45,6 +54,7 @@ class Arguments:
     resume: Path | None
     dry_run: bool
     quiet: bool
+    save_every: str | None
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -79,7 +89,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     if "steps" in changed and "epochs" not in changed:
         changed["epochs"] = None
     spec = attrs.evolve(spec.with_parts(asked), train={**spec.train, **changed}, seed=parsed.seed)
-    return Arguments(spec, parsed.out, parsed.resume, parsed.dry_run, parsed.quiet)
+    return Arguments(spec, parsed.out, parsed.resume, parsed.dry_run, parsed.quiet, parsed.save_every)
 
 
 def _names(argv: Sequence[str]) -> argparse.Namespace:
@@ -89,6 +99,7 @@ def _names(argv: Sequence[str]) -> argparse.Namespace:
         parser.add_argument(f"--{slot}")
     parser.add_argument("--spec", type=Path)
     parser.add_argument("--resume", type=Path)
+    parser.add_argument("--save-every", "--save_every")
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--debug", action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
@@ -97,13 +108,13 @@ def _names(argv: Sequence[str]) -> argparse.Namespace:
 
 def _resume_only(names: argparse.Namespace, argv: Sequence[str]) -> Arguments:
     """``--resume`` takes everything from the run itself."""
-    others = [word for word in argv if word.startswith("--") and word.split("=")[0] not in ("--resume", "--quiet", "--debug")]
+    others = [word for word in argv if word.startswith("--") and word.split("=")[0] not in RESUMABLE]
     if others:
         raise OptionError(
             f"--resume goes on with a run as it was begun, so {others[0]} cannot be set; "
             f"to change it, begin a new run: {PROGRAM} --spec {names.resume / 'run.json'} {others[0]} …"
         )
-    return Arguments(RunSpec(), None, names.resume, False, names.quiet)
+    return Arguments(RunSpec(), None, names.resume, False, names.quiet, names.save_every)
 
 
 def _names_anything(names: argparse.Namespace) -> bool:

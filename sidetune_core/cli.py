@@ -21,7 +21,7 @@ from sidetune_core.methods import Method, group, same_stream
 from sidetune_core.metrics import MAIN, Metric
 from sidetune_core.options import describe as describe_options
 from sidetune_core.report import COMPARED, RunSummary, against, comparison, matrix_table, metrics_lines, moved_lines
-from sidetune_core.runs import open_run
+from sidetune_core.runs import open_run, resume_command
 from sidetune_core.summary import summarise
 from sidetune_core.tables import Format, Layout
 
@@ -60,8 +60,8 @@ def _guarded(act: Callable[[], int], debug: bool) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(f"\ninterrupted; go on with: sidetune-run --resume {stop.folder}", file=sys.stderr)
-        return 130
+        print(f"\ninterrupted; go on with: {resume_command(stop.folder)}", file=sys.stderr)
+        return 128 + stop.number
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
@@ -79,7 +79,10 @@ def _run(argv: list[str]) -> int:
         return 0
     from sidetune_core import engine
 
-    run = engine.resume(asked.resume, asked.quiet) if asked.resume else engine.run(asked.spec, asked.out, asked.quiet)
+    if asked.resume:
+        run = engine.resume(asked.resume, asked.quiet, asked.save_every)
+    else:
+        run = engine.run(asked.spec, asked.out, asked.quiet, asked.save_every or engine.SAVE_EVERY)
     summary = summarise(run.folder)
     folder = run.folder.path
     print(f"\n{matrix_table(summary.results)}\n")

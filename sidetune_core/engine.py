@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,27 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from sidetune_core import __version__, devices, loop, runs
+from sidetune_core import __version__, checkpoint, devices, loop, runs
 from sidetune_core.build import build_learner, build_stream
 from sidetune_core.compose import Composition, compose
 from sidetune_core.devices import Machine
-from sidetune_core.errors import Interrupted, RunError, SidetuneError
+from sidetune_core.errors import Interrupted, RunError, SidetuneError, WriteError
 from sidetune_core.features import GIB, FeatureStore
-from sidetune_core.files import write_text
+from sidetune_core.files import write_text, writing
+from sidetune_core.intervals import Interval, interval
 from sidetune_core.learner import Learner
+from sidetune_core.lock import locked
 from sidetune_core.metrics import Results
 from sidetune_core.parts import Inputs
 from sidetune_core.progress import Progress
 from sidetune_core.report import run_report
 from sidetune_core.runs import RunFolder
 from sidetune_core.spec import RunSpec, from_values
+from sidetune_core.stops import Stopped, listening
 from sidetune_core.summary import summarise
 from sidetune_core.tasks import Task
+
+SAVE_EVERY = "60s"
 
 
 @attrs.frozen(eq=False)
@@ -56,18 +62,21 @@ class Run:
         return loop.make_act(self.learner, task, self.machine)(Inputs(dict(inputs))).cpu()
 
 
-def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True) -> Run:
+def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_every: str = SAVE_EVERY) -> Run:
     """Run a spec into a new folder.
 
     Args:
         spec: names and options.
         out: the folder, which must be empty or absent; None for one below ``runs/``.
         quiet: show no progress.
+        save_every: how often to write down where the run is: steps (``200``), seconds (``30s``), or ``none``.
 
     Raises:
         SidetuneError: with what to do about it; what was finished before it is in the folder.
+        Interrupted: SIGINT or SIGTERM came; the state is in the folder.
     """
     path = Path(out) if out is not None else None
+    often = interval(save_every)
     runs.check_free(path)
     composition = compose(spec)
     with closing(build_stream(composition)) as stream:
@@ -77,26 +86,35 @@ def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True) -> Run
             raise RunError(f"{composition.parts['env'].owner} has no tasks")
         machine = devices.choose(composition.train)
         folder = runs.create(path, "-".join(composition.parts[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")))
-        folder.write_json("run.json", _about(spec, composition, machine, tasks))
-        return _carry_out(composition, folder, learner, tasks, machine, stream.fingerprint(), Progress(quiet=quiet))
+        with locked(folder.path):
+            folder.write_json("run.json", _about(spec, composition, machine, tasks) | {"save_every": save_every})
+            return _carry_out(composition, folder, learner, tasks, machine, stream.fingerprint(), Progress(quiet=quiet), often)
 
 
-def resume(path: Path | str, quiet: bool = True) -> Run:
-    """Go on with a run from its newest checkpoint; a run that is done is only read.
+def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) -> Run:
+    """Go on with a run from its newest whole state, to the same bytes as if it had never stopped; a run that is done ends at once.
+
+    Args:
+        path: the run folder.
+        quiet: show no progress.
+        save_every: see `run`; None for what the run was begun with.
 
     Raises:
-        SidetuneError: the folder holds no run, or the run cannot be built again.
+        SidetuneError: the folder holds no run, another process is at work on it, or the run cannot be built again.
+        Interrupted: SIGINT or SIGTERM came; the state is in the folder.
     """
     folder = runs.open_run(Path(path))
+    checkpoint.check_version(folder.checkpoints)
     about = folder.read_json("run.json")
+    often = interval(save_every if save_every is not None else about.get("save_every", SAVE_EVERY))
     composition = compose(from_values(about.get("resolved"), str(folder.path / "run.json")))
-    with closing(build_stream(composition)) as stream:
+    with locked(folder.path), closing(build_stream(composition)) as stream:
         learner = build_learner(composition, stream)
         tasks = stream.tasks()
         if [task.id for task in tasks] != [task["id"] for task in about["tasks"]]:
             raise RunError(f"the env no longer gives the tasks that {folder.path} was started with")
         machine = devices.choose(composition.train)
-        return _carry_out(composition, folder, learner, tasks, machine, stream.fingerprint(), Progress(quiet=quiet))
+        return _carry_out(composition, folder, learner, tasks, machine, stream.fingerprint(), Progress(quiet=quiet), often)
 
 
 def _carry_out(
@@ -107,12 +125,10 @@ def _carry_out(
     machine: Machine,
     data: str,
     progress: Progress,
+    save_every: Interval,
 ) -> Run:
     options = composition.train
     began = time.monotonic()
-    folder.set_status("running")
-    folder.log(f"started: {composition} on {machine}")
-    progress.say(f"{composition}\n{len(tasks)} tasks on {machine} → {folder.path}")
     side = composition.parts.get("side")
     store = None
     if options.store != "off":
@@ -123,30 +139,59 @@ def _carry_out(
             folder=options.store_dir.expanduser() if options.store == "disk" else None,
             data=data,
         )
-    with SummaryWriter(str(folder.path / "tb")) as board:
+    try:
+        folder.set_status("running")
+        folder.log(f"started: {composition} on {machine}")
+        progress.say(f"{composition}\n{len(tasks)} tasks on {machine} → {folder.path}")
+        with listening(progress.tell) as stop, _board(folder.path / "tb") as board:
 
-        def curve(figures: Mapping[str, float], step: int) -> None:
-            for name, value in figures.items():
-                board.add_scalar(name, value, step)
+            def curve(figures: Mapping[str, float], step: int) -> None:
+                with writing(folder.path / "tb"):
+                    for name, value in figures.items():
+                        board.add_scalar(name, value, step)
 
-        session = loop.Session(options, composition.seed, machine, folder, store, progress, curve)
-        try:
-            loop.learn(learner, tasks, session)
-        except KeyboardInterrupt as stop:
-            folder.set_status("interrupted")
-            folder.log("interrupted")
-            raise Interrupted(folder.path) from stop
-        except BaseException as error:
-            folder.set_status(f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-            folder.log(f"failed: {error!r}")
-            raise
-        finally:
-            folder.append("seconds.jsonl", {"seconds": round(time.monotonic() - began, 3)})
-        _plot_results(board, folder.results())
-    folder.set_status("done")
-    folder.log(f"done after {time.monotonic() - began:.1f} s")
-    write_text(folder.path / "report.md", run_report(summarise(folder)))
+            loop.learn(learner, tasks, loop.Session(options, composition.seed, machine, folder, store, progress, curve, save_every, stop))
+            _plot_results(curve, folder.results())
+        _end(folder, "done", began)
+        with writing(folder.path / "report.md"):
+            write_text(folder.path / "report.md", run_report(summarise(folder)))
+    except KeyboardInterrupt as stopped:
+        _end(folder, "interrupted", began)
+        raise Interrupted(folder.path, *([stopped.number] if isinstance(stopped, Stopped) else [])) from stopped
+    except WriteError as error:
+        with suppress(WriteError):
+            _end(folder, f"failed: {error}", began)
+        kept = checkpoint.find(folder.checkpoints, progress.warn)
+        raise WriteError(
+            f"{error}. The run is kept {f'as it was {kept}' if kept else 'at its start'}; when that is mended, go on with: "
+            f"{runs.resume_command(folder.path)}"
+        ) from error
+    except BaseException as error:
+        _end(folder, f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}", began)
+        raise
     return Run(folder, learner, tasks, machine)
+
+
+def _end(folder: RunFolder, status: str, began: float) -> None:
+    """Write down how this part of a run ended, and how long it took."""
+    seconds = time.monotonic() - began
+    folder.append("seconds.jsonl", {"seconds": round(seconds, 3)})
+    folder.set_status(status)
+    folder.log(f"{status} after {seconds:.1f} s")
+
+
+@contextmanager
+def _board(path: Path) -> Iterator[SummaryWriter]:
+    """TensorBoard's files, begun anew: what they hold is drawn again from the lines of the run folder."""
+    with writing(path):
+        if path.is_dir():
+            shutil.rmtree(path)
+        board = SummaryWriter(str(path))
+    try:
+        yield board
+    finally:
+        with writing(path):
+            board.close()
 
 
 def _about(spec: RunSpec, composition: Composition, machine: Machine, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -183,9 +228,9 @@ def _git_state() -> dict[str, Any] | None:
         return None
 
 
-def _plot_results(board: SummaryWriter, results: Results) -> None:
+def _plot_results(curve: loop.Curve, results: Results) -> None:
     """One curve for each task: its figure after each task of the stream."""
     for row, figures in enumerate(results.rows):
         for task, figure in zip(results.tasks, figures, strict=True):
             if figure is not None:
-                board.add_scalar(f"R/{task}", figure, row)
+                curve({f"R/{task}": figure}, row)

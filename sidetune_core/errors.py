@@ -6,6 +6,7 @@ traceback and exits with status 2; anything else that is raised is a defect of o
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -47,12 +48,16 @@ class Diverged(RunError):
     """The loss is no longer a finite number."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """The user stopped a run; `folder` is where it can be gone on with."""
+class WriteError(RunError):
+    """A file that cannot be written."""
 
-    def __init__(self, folder: Path) -> None:
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped a run; `folder` is where it can be gone on with, `number` the signal."""
+
+    def __init__(self, folder: Path, number: int = signal.SIGINT) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder, self.number = folder, number
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

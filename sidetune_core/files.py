@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from sidetune_core.errors import WriteError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -25,3 +30,23 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """The same for text, in UTF-8."""
     write_bytes(path, text.encode())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file where one cannot be written.
+
+    Raises:
+        WriteError: the disk is full, or nothing may be written there.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Delete what `write_bytes` leaves in `folder` when its process is killed."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name):
+            path.unlink(missing_ok=True)

@@ -44,9 +44,11 @@ class Parts:
 class Learner(nn.Module, ABC):
     """An adaptation method.
 
-    A subclass has a ``Config`` and takes ``(config, parts)``. What it keeps as sub-modules, parameters and buffers is the checkpoint:
-    state that is neither is lost on resume. Its sub-modules carry the words of this project where they can (``base``, ``side`` or
-    ``sides``, ``heads``), for that is how `sidetune export --part` finds them.
+    A subclass has a ``Config`` and takes ``(config, parts)``. Its state dict is the checkpoint: sub-modules, parameters, buffers, and what
+    PyTorch's `get_extra_state` and `set_extra_state` add (tensors, numbers, text, and lists, tuples and tables of those), which may
+    change its size. Other state is lost on resume, after a task and in the middle of one, but for what `start` makes anew. Its
+    sub-modules carry the words of this project where they can (``base``, ``side`` or ``sides``, ``heads``), for that is how
+    `sidetune export --part` finds them.
 
     The core, not the learner, freezes and trains: before each task everything is frozen and in eval mode, then what `start` returned is
     switched on. Devices, precision and random seeds are the core's as well.

@@ -5,22 +5,26 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from sidetune_core import checkpoint
+from sidetune_core.checkpoint import Within
 from sidetune_core.devices import Machine
 from sidetune_core.errors import Diverged, PluginError
 from sidetune_core.features import FeatureStore
+from sidetune_core.intervals import Interval
 from sidetune_core.learner import Learner
-from sidetune_core.optim import count_moving, make_optimizer, rate
+from sidetune_core.optim import count_moving, make_optimizer, optimizer_state, rate, set_optimizer_state
 from sidetune_core.parts import Inputs
 from sidetune_core.progress import Progress
 from sidetune_core.runs import RunFolder
-from sidetune_core.seeding import derive_seed, seeded
+from sidetune_core.seeding import derive_seed, random_states, seeded, set_random_states
 from sidetune_core.spec import TrainOptions
+from sidetune_core.stops import Stop
 from sidetune_core.tasks import Act, Batch, Order, Task
 from sidetune_core.weights import tensor_digest
 
@@ -42,24 +46,37 @@ class Session:
     store: FeatureStore | None
     progress: Progress
     curve: Curve
+    save_every: Interval = Interval()
+    stop: Stop = attrs.field(factory=Stop)
 
 
 def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
-    """Learn `tasks` in order, or all at once if the learner says so, from the newest checkpoint of the run's folder on if there is one.
+    """Learn `tasks` in order, or all at once if the learner says so, from the newest whole state in the run's folder on if there is one.
+
+    Where it goes on, everything is as if it had never stopped: weights, optimiser, generators, the place in the order of examples (a
+    function of seed, task and step), the lines of the run folder, and the curves, which are drawn again from those lines. The feature
+    store is not restored: it is filled again with the same bits (see `features.Table.lookup`).
 
     Raises:
         Diverged: the loss stopped being a number; the last checkpoint stays.
         PluginError: the learner returned something from `start` that is not its own.
+        Stopped: a signal came; the state is saved.
+        WriteError: the run folder cannot be written; what was there stays.
     """
     session.machine.place(learner)
-    resumed = checkpoint.latest(session.folder.checkpoints)
-    done = checkpoint.done(resumed) if resumed else []
-    _forget_unfinished(session.folder, done)
-    if resumed:
+    folder = session.folder
+    found = checkpoint.find(folder.checkpoints, session.progress.warn)
+    done, within = (found.done, found.within) if found else ([], None)
+    for name in folder.rewind(found.marks if found else {}):
+        session.progress.warn(f"{folder.path / name} is not what it was when the run came here; what is missing stays missing")
+    for line in folder.lines("metrics.jsonl"):
+        _draw(line, session.curve)
+    if found:
         for task in tasks[: len(done)]:
             _grow(learner, task, session)
-        checkpoint.load(resumed, learner)
-        session.progress.say(f"going on after task {len(done)} of {len(tasks)}")
+        if within is None:
+            found.load(learner)
+        session.progress.say(f"going on {found} ({len(done)} of {len(tasks)} tasks are done)")
     else:
         _evaluate_untrained(learner, tasks, session)
 
@@ -70,23 +87,30 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
         began = time.monotonic()
         seen = tasks[: tasks.index(stage[-1]) + 1]
         movable = [thing for task in stage for thing in _grow(learner, task, session)]
-        if number:
-            _ready(learner, [], session)
-            evaluate(learner, stage[0], session, after=number - 1)  # R[j-1][j]: what earlier tasks have taught about this one
-        _ready(learner, movable, session)
-        before = _digests(learner)
-        _record_parameters(learner, stage, session.folder)
-        steps = _train(learner, stage, f"task {len(seen)}", session)
+        if within is not None:
+            assert found is not None
+            found.load(learner)
+            _ready(learner, movable, session)
+        else:
+            if number:
+                _ready(learner, [], session)
+                evaluate(learner, stage[0], session, after=number - 1)  # R[j-1][j]: what earlier tasks have taught about this one
+            _ready(learner, movable, session)
+            within = Within([task.id for task in stage], 0, _digests(learner))
+            _record_parameters(learner, stage, folder)
+        steps = _train(learner, stage, seen, within, session)
         _still(learner)
         for task in stage:
             batches = _batches(task, learner, session, Order(derive_seed(session.seed, "finish"), session.options.batch))
             with seeded(session.seed, "finish", task.id):
-                learner.finish(task, batches)
+                learner.finish(task, _until(session.stop, batches))
         figures = [evaluate(learner, task, session, after=len(seen) - 1) for task in seen]
         if session.store is not None:
             session.store.save()
-        _record_moved(learner, stage, before, session.folder)
-        checkpoint.save(session.folder.checkpoints, learner, [task.id for task in seen])
+        _record_moved(learner, stage, within.before, folder)
+        done, within = [task.id for task in seen], None
+        checkpoint.save(folder.checkpoints, learner, done, folder.marks())
+        checkpoint.forget_within(folder.checkpoints)
         session.progress.finish(
             f"task {len(seen)}/{len(tasks)} {stage[-1].title}: {stage[-1].metric} {figures[-1]:.4g}, "
             f"mean over tasks so far {sum(figures) / len(figures):.4g} ({steps} steps, {time.monotonic() - began:.1f} s)"
@@ -96,7 +120,12 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
 
 def evaluate(learner: Learner, task: Task, session: Session, after: int) -> float:
     """Measure a task on each of its splits, write the figures down, and return the one of R on the test split."""
-    act = make_act(learner, task, session.machine)
+    compute = make_act(learner, task, session.machine)
+
+    def act(inputs: Inputs) -> Tensor:
+        session.stop.check()
+        return compute(inputs)
+
     result = float("nan")
     for split in task.splits:
         figures = task.evaluate(act, split)
@@ -148,19 +177,24 @@ def _still(learner: Learner) -> None:
     learner.eval()
 
 
-def _train(learner: Learner, stage: Sequence[Task], head: str, session: Session) -> int:
-    """Take the steps of one task, or of several in turn; returns how many."""
+def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within: Within, session: Session) -> int:
+    """Take the steps of one task, or of several in turn, from where `within` is; returns how many there are."""
     options = session.options
     steps = sum(_steps(task, options) for task in stage)
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    session.progress.start(f"{head} {stage[-1].title}", steps)
+    session.progress.start(f"task {len(seen)} {stage[-1].title}", steps)
     if not parameters or not steps:
         return 0
     optimizer = make_optimizer(learner, options)
-    batches = {task.id: _batches(task, learner, session, Order(session.seed, options.batch)) for task in stage}
-    recent: list[Tensor] = []
+    turns = {task.id: (within.step + len(stage) - 1 - place) // len(stage) for place, task in enumerate(stage)}  # that each has had
+    batches = {task.id: _batches(task, learner, session, Order(session.seed, options.batch, turns[task.id])) for task in stage}
+    recent = list(within.recent)
+    saved, when = within.step, time.monotonic()
     with seeded(session.seed, "train", *(task.id for task in stage)):
-        for step in range(steps):
+        if within.optimizer is not None and within.random is not None:
+            set_optimizer_state(optimizer, within.optimizer)
+            set_random_states(within.random)
+        for step in range(within.step, steps):
             task = stage[step % len(stage)]
             batch = next(batches[task.id])
             for group in optimizer.param_groups:
@@ -175,16 +209,33 @@ def _train(learner: Learner, stage: Sequence[Task], head: str, session: Session)
                 nn.utils.clip_grad_norm_(parameters, options.clip)
             optimizer.step()
             recent.append(total.detach())
-            if len(recent) == TICK or step + 1 == steps:
+            last = step + 1 == steps
+            if len(recent) == TICK or last:
                 loss = _check(torch.stack(recent), task, step, session.folder)
                 recent.clear()
                 figures = {name: float(value.detach()) for name, value in losses.items()} | learner.record()
-                session.folder.append(
-                    "metrics.jsonl", {"task": task.id, "step": step + 1, "lr": rate(options, step, steps), "mean_loss": loss, **figures}
-                )
-                session.curve({f"{task.id}/{name}": value for name, value in figures.items()}, step + 1)
+                line = {"task": task.id, "step": step + 1, "lr": rate(options, step, steps), "mean_loss": loss, **figures}
+                session.folder.append("metrics.jsonl", line)
+                _draw(line, session.curve)
                 session.progress.step(step + 1, loss)
+            due = session.save_every.over(step + 1 - saved, time.monotonic() - when) or (last and not session.save_every.never)
+            if due or session.stop.number is not None:
+                if recent:
+                    _check(torch.stack(recent), task, step, session.folder)
+                now = attrs.evolve(within, step=step + 1, recent=list(recent), optimizer=None, random=None)
+                if not last:
+                    now = attrs.evolve(now, optimizer=optimizer_state(optimizer), random=random_states())
+                done = [one.id for one in seen[: -len(stage)]]
+                checkpoint.save_within(session.folder.checkpoints, learner, done, session.folder.marks(), now)
+                saved, when = step + 1, time.monotonic()
+                session.stop.check()
     return steps
+
+
+def _draw(line: Mapping[str, Any], curve: Curve) -> None:
+    """A line of ``metrics.jsonl`` as points of curves."""
+    figures = {name: value for name, value in line.items() if name not in ("task", "step", "lr", "mean_loss")}
+    curve({f"{line['task']}/{name}": value for name, value in figures.items()}, line["step"])
 
 
 def _steps(task: Task, options: TrainOptions) -> int:
@@ -214,6 +265,13 @@ def _batches(task: Task, learner: Learner, session: Session, order: Order) -> It
         yield session.machine.move_batch(batch)
 
 
+def _until(stop: Stop, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches, until a signal comes."""
+    for batch in batches:
+        stop.check()
+        yield batch
+
+
 def _evaluate_untrained(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
     """Row -1 of R: every task started, none trained, on a copy."""
     fresh = copy.deepcopy(learner)
@@ -223,25 +281,17 @@ def _evaluate_untrained(learner: Learner, tasks: Sequence[Task], session: Sessio
         evaluate(fresh, task, session, after=-1)
 
 
-def _forget_unfinished(folder: RunFolder, done: Sequence[str]) -> None:
-    """Drop evaluations of a task that was cut off before its checkpoint: they will be made again."""
-    evaluations = [line for line in folder.lines("eval.jsonl") if done and (line["after"] < 0 or line["task"] in done)]
-    folder.keep_lines("eval.jsonl", [line for line in evaluations if line["after"] < len(done)])
-    folder.keep_lines("metrics.jsonl", [line for line in folder.lines("metrics.jsonl") if line["task"] in done])
-    for name in ("moved.jsonl", "parameters.jsonl"):
-        folder.keep_lines(name, folder.lines(name)[: len(done)])
-
-
 def _record_parameters(learner: Learner, stage: Sequence[Task], folder: RunFolder) -> None:
     every = sum(parameter.numel() for parameter in learner.parameters())
     folder.append("parameters.jsonl", {"task": _name(stage), "trainable": count_moving(learner), "all": every})
 
 
-def _digests(learner: Learner) -> dict[str, bytes]:
-    return {name: tensor_digest(name, value) for name, value in learner.state_dict().items()}
+def _digests(learner: Learner) -> dict[str, str]:
+    """Of every tensor of the learner's state."""
+    return {name: tensor_digest(name, value).hex() for name, value in learner.state_dict().items() if isinstance(value, Tensor)}
 
 
-def _record_moved(learner: Learner, stage: Sequence[Task], before: Mapping[str, bytes], folder: RunFolder) -> None:
+def _record_moved(learner: Learner, stage: Sequence[Task], before: Mapping[str, str], folder: RunFolder) -> None:
     """Write down which tensors and buffers changed while a task was learnt, and which are the same bit for bit."""
     after = _digests(learner)
     moved = sorted(name for name in after if before.get(name) != after[name])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sidetune_core.learner import Learner
 from sidetune_core.parts import Merger
@@ -27,6 +29,30 @@ def make_optimizer(learner: Learner, options: TrainOptions) -> torch.optim.Optim
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=options.lr, fused=fused)
     return torch.optim.Adam(groups, lr=options.lr, fused=fused)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+    """What an optimiser of `make_optimizer` holds for each of its parameters, by number; the options make the rest anew."""
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return state
+
+
+def set_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
+    """Give a new optimiser what another one of the same parameters held.
+
+    Fused kernels walk a parameter and its state in the order of memory, so a tensor of the parameter's shape gets its strides as well:
+    a file has lost those.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in state.items():
+        parameter = parameters[number]
+        optimizer.state[parameter] = {name: _beside(parameter, value) for name, value in values.items()}
+
+
+def _beside(parameter: Tensor, value: Any) -> Any:
+    if not isinstance(value, Tensor) or not value.ndim:
+        return value  # a count of steps
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value) if value.shape == parameter.shape else value.to(parameter.device)
 
 
 def rate(options: TrainOptions, step: int, steps: int) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -29,6 +31,16 @@ class Progress:
         """A line of its own, beside a bar if there is one."""
         if not self._quiet:
             tqdm.write(text, file=self._stream)
+
+    def warn(self, text: str) -> None:
+        """A line that is shown even where nothing else is."""
+        tqdm.write(text, file=self._stream)
+
+    def tell(self, text: str) -> None:
+        """A line of its own from within a signal handler, where the stream may be in use."""
+        if not self._quiet:
+            with suppress(OSError):
+                os.write(2, f"\n{text}\n".encode())
 
     def start(self, head: str, steps: int) -> None:
         """A task of so many steps begins."""

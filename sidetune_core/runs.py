@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,16 @@ from typing import Any
 import attrs
 
 from sidetune_core.errors import RunError
-from sidetune_core.files import write_text
+from sidetune_core.files import clear_unfinished, write_text, writing
 from sidetune_core.metrics import Results
 
 RUNS = Path("runs")
+
+LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl")
+"""The files that grow by lines as a run goes on."""
+
+Marks = Mapping[str, Sequence[Any]]
+"""How far each of `LINES` went: its size in bytes, and the SHA-256 of what it was."""
 
 
 @attrs.frozen
@@ -31,21 +39,19 @@ class RunFolder:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
-        write_text(self.path / name, json.dumps(values, indent=2, default=str) + "\n")
+        self._write(name, json.dumps(values, indent=2, default=str) + "\n")
 
     def append(self, name: str, values: Mapping[str, Any]) -> None:
         """Add a line to a ``.jsonl`` file."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        self._add(name, json.dumps(values))
 
     def log(self, text: str) -> None:
         """Add a line to ``log.txt``, with the time."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}\n")
+        self._add("log.txt", f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}")
 
     def set_status(self, status: str) -> None:
         """``running``, ``done``, ``interrupted``, or ``failed: …``."""
-        write_text(self.path / "status", status + "\n")
+        self._write("status", status + "\n")
 
     @property
     def status(self) -> str:
@@ -83,9 +89,32 @@ class RunFolder:
                 break
         return found
 
-    def keep_lines(self, name: str, keep: Sequence[Mapping[str, Any]]) -> None:
-        """Replace a ``.jsonl`` file by these lines."""
-        write_text(self.path / name, "".join(json.dumps(line) + "\n" for line in keep))
+    def marks(self) -> Marks:
+        """How far the files of lines go now; they are on the disk when this returns."""
+        return {name: _mark(self.path / name) for name in LINES if (self.path / name).is_file()}
+
+    def rewind(self, marks: Marks) -> list[str]:
+        """Cut the files of lines back to where they were, and delete what a process that was killed left half-written.
+
+        Returns:
+            Names of the files in which something is missing or has changed since; what is left of them stays.
+
+        Raises:
+            WriteError: nothing can be written in the folder.
+        """
+        changed = []
+        for name in LINES:
+            path, (size, digest) = self.path / name, marks.get(name, (0, ""))
+            with writing(path):
+                there = path.read_bytes() if path.is_file() else b""
+                if size and hashlib.sha256(there[:size]).hexdigest() != digest:
+                    changed.append(name)
+                    size = there.rfind(b"\n", 0, size) + 1
+                if len(there) > size:
+                    os.truncate(path, size)
+        for folder in (self.path, self.checkpoints):
+            clear_unfinished(folder)
+        return changed
 
     def results(self, split: str = "test") -> Results:
         """R as far as it has been measured on a split."""
@@ -105,6 +134,19 @@ class RunFolder:
             higher_is_better=about["higher_is_better"],
         )
 
+    def _write(self, name: str, text: str) -> None:
+        with writing(self.path / name):
+            write_text(self.path / name, text)
+
+    def _add(self, name: str, line: str) -> None:
+        with writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def resume_command(path: Path) -> str:
+    """What to type to go on with a run."""
+    return f"sidetune-run --resume {shlex.quote(str(path))}"
+
 
 def check_free(path: Path | None) -> None:
     """See that a run folder can be made, before any work is done; nothing is written.
@@ -114,7 +156,7 @@ def check_free(path: Path | None) -> None:
     """
     path = path if path is not None else RUNS
     if path is not RUNS and path.is_dir() and any(path.iterdir()):
-        raise RunError(f"{path} is not empty: choose another --out, or go on with it: sidetune-run --resume {path}")
+        raise RunError(f"{path} is not empty: choose another --out, or go on with it: {resume_command(path)}")
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise RunError(f"cannot make the run folder {path}: {existing} is a file")
@@ -155,3 +197,10 @@ def open_run(path: Path) -> RunFolder:
     if not (path / "run.json").is_file():
         raise RunError(f"{path} holds no run (there is no run.json in it)")
     return RunFolder(path)
+
+
+def _mark(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        content = file.read()
+    return len(content), hashlib.sha256(content).hexdigest()

@@ -142,7 +142,7 @@ def fill(module: nn.Module, tensors: Tensors, source: str, prefix: str = "") -> 
     differing = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}"
         for key in own
-        if key in given and given[key].shape != own[key].shape
+        if key in given and isinstance(own[key], Tensor) and given[key].shape != own[key].shape
     ]
     if differing:
         problems.append(f"differs in shape: {_some(differing)}")
@@ -152,7 +152,11 @@ def fill(module: nn.Module, tensors: Tensors, source: str, prefix: str = "") -> 
 
 
 def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all. Tensors that share memory are written once each."""
+    """Write a safetensors file, whole or not at all. Tensors that share memory are written once each.
+
+    `about` goes into the header as JSON under the one key ``about``: safetensors writes several keys in an order that changes from
+    time to time, and the same content is to be the same bytes.
+    """
     apart: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, value in tensors.items():
@@ -161,7 +165,7 @@ def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, str] | None 
             flat = flat.clone()
         seen.add(flat.untyped_storage().data_ptr())
         apart[key] = flat
-    write_bytes(path, safetensors.torch.save(apart, dict(about or {})))
+    write_bytes(path, safetensors.torch.save(apart, {"about": json.dumps(about, sort_keys=True)} if about else {}))
 
 
 def fingerprint(tensors: Tensors) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +20,7 @@ from sidetune_core.parts import Base, Inputs, Merger, Side
 from sidetune_core.progress import Progress
 from sidetune_core.seeding import seeded
 from sidetune_core.spec import TrainOptions
+from sidetune_core.stops import Stop, Stopped
 from sidetune_core.tasks import Batch, Order, Task
 from sidetune_core.testing import sample
 from sidetune_core.testing.findings import SEED, Broken, Finding, Make, examine
@@ -29,13 +32,17 @@ MACHINE = Machine(torch.device("cpu"), bf16=False, channels_last=False)
 
 
 class Witness(Learner):
-    """Hands everything on to a learner, looks at its penalties, and writes down what moves between `start` and `finish`."""
+    """Hands everything on to a learner, looks at its penalties, and writes down what moves between `start` and `finish`.
+
+    In step `last_step`, counted over all tasks, it asks the loop to stop.
+    """
 
     Config: ClassVar[type[Any]] = sample.Config
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: Learner, stop: Stop, last_step: int | None) -> None:
         super().__init__()
         self.learner = learner
+        self._stop, self._left = stop, last_step
         self.together = learner.together  # type: ignore[misc]
         self._may_move: set[str] = set()
         self.strays: list[str] = []
@@ -57,6 +64,10 @@ class Witness(Learner):
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
         found = self.learner.penalty(batch)
+        if self._left is not None:
+            self._left -= 1
+            if not self._left:
+                self._stop.number = signal.SIGINT
         for name, value in found.items():
             if not isinstance(value, Tensor) or value.ndim:
                 given = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
@@ -183,6 +194,18 @@ def goes_on_as_if_never_stopped(make: Make[Learner]) -> None:
         raise Broken(f"{', '.join(names)} differ after a resume between the two tasks; what finish() estimates has to be kept in buffers")
 
 
+def goes_on_in_the_middle_of_a_task(make: Make[Learner]) -> None:
+    """A run that is stopped within a task and resumed ends where one without a break does, bit for bit."""
+    straight, resumed = make(), make()
+    _learn(straight)
+    with tempfile.TemporaryDirectory() as folder:
+        with suppress(Stopped):
+            _learn(make(), Path(folder) / "run", last_step=OPTIONS.steps + 2)
+        _learn(resumed, Path(folder) / "run")
+    if names := changed(snapshot(straight), snapshot(resumed)):
+        raise Broken(f"{', '.join(names)} differ after a resume within a task; keep all state in buffers, or give get_extra_state()")
+
+
 CHECKS = (
     start_returns_parts_of_its_own,
     learns_two_tasks,
@@ -192,18 +215,20 @@ CHECKS = (
     evaluation_changes_nothing,
     checkpoint_is_the_whole_state,
     goes_on_as_if_never_stopped,
+    goes_on_in_the_middle_of_a_task,
 )
 
 
-def _learn(learner: Learner, path: Path | None = None, tasks: Sequence[Task] | None = None) -> Witness:
-    """Learn the kit's tasks as a run does, in the run folder `path` or one that is thrown away."""
+def _learn(learner: Learner, path: Path | None = None, tasks: Sequence[Task] | None = None, last_step: int | None = None) -> Witness:
+    """Learn the kit's tasks as a run does, in the run folder `path` or one that is thrown away, until a step if one is given."""
     if path is None:
         with tempfile.TemporaryDirectory() as folder:
             return _learn(learner, Path(folder) / "run", tasks)
-    witness = Witness(learner)
+    stop = Stop()
+    witness = Witness(learner, stop, last_step)
     run = runs.RunFolder(path) if path.exists() else runs.create(path, "check")
     store = FeatureStore(limit=2**26, keep_taps=learner.uses_taps, say=lambda _: None)
-    session = loop.Session(OPTIONS, SEED, MACHINE, run, store, Progress(quiet=True), lambda _, __: None)
+    session = loop.Session(OPTIONS, SEED, MACHINE, run, store, Progress(quiet=True), lambda _, __: None, stop=stop)
     loop.learn(witness, sample.tasks() if tasks is None else tasks, session)
     return witness
 

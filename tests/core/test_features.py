@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
@@ -104,12 +105,46 @@ def test_a_batch_of_known_examples_computes_nothing() -> None:
     assert base.rows == [3]
 
 
-def test_only_the_unknown_examples_of_a_batch_are_computed() -> None:
+def test_the_whole_batch_is_computed_where_some_examples_are_unknown() -> None:
     base = Counting()
     attached(base)
     base(batch([0, 1, 2]))
     base(batch([5, 1, 4, 0]))
-    assert base.rows == [3, 2]
+    assert base.rows == [3, 4]
+
+
+def test_in_a_full_store_the_unknown_examples_are_computed_and_a_few_beside_them() -> None:
+    base = Counting()
+    attached(base, limit=ROW * 256)
+    base(batch(torch.arange(256)))
+    base(batch([1000 - 1]))
+    base.rows.clear()
+    for unknown in (1, 20, 256):
+        base(batch(torch.arange(256) + unknown))
+    assert base.rows == [16, 20, 256]
+
+
+class Even(Counting):
+    """(6,) to (16,): widths for which a product rounds alike wherever in a batch of five or more an example is."""
+
+    shape = (16,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 16)
+        self.requires_grad_(False)
+
+
+@pytest.mark.parametrize("room", [1000, 256])
+def test_what_is_known_already_changes_no_bit_of_an_output(room: int) -> None:
+    base = Even()
+    plain = copy.deepcopy(base)
+    attached(base, limit=16 * 4 * room)
+    base(batch(torch.arange(256)))
+    base(batch(torch.arange(500, 756)))
+    for first in (237, 236, 490, 100):  # in the first of these one example is unknown, and alone it would be rounded otherwise
+        ids = torch.arange(first, first + 20)
+        assert torch.equal(base(batch(ids)).encoding, plain(batch(ids)).encoding)
 
 
 @pytest.mark.parametrize("keep_taps", [True, False])

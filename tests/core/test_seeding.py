@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 
 import numpy as np
 import pytest
 import torch
 
-from sidetune_core.seeding import derive_seed, seeded
+from sidetune_core.seeding import derive_seed, random_states, seeded, set_random_states
+from sidetune_core.trees import put_together, take_apart
 
 
 def draw() -> tuple[float, float, float]:
@@ -86,3 +88,11 @@ def test_blocks_nest() -> None:
         with seeded(2):
             draw()
         assert (first, draw()) == expected
+
+
+def test_generators_go_on_from_where_they_were_after_json_has_had_them() -> None:
+    plain, tensors = take_apart(random_states())
+    drawn = [(draw(), float(np.random.randn()), random.gauss()) for _ in range(3)]  # of normal ones NumPy and Python hold one back
+    draw()
+    set_random_states(put_together(json.loads(json.dumps(plain)), tensors))
+    assert [(draw(), float(np.random.randn()), random.gauss()) for _ in range(3)] == drawn
