@@ -19,10 +19,15 @@ def save(folder: Path, learner: nn.Module, done: Sequence[str]) -> Path:
     """Write the state after the tasks `done`; the JSON comes last, so that a checkpoint with one is whole."""
     name = f"after-{len(done):03d}"
     tensors = learner.state_dict()
-    path = folder / f"{name}.safetensors"
+    path = boundary(folder, len(done))
     write_tensors(path, tensors)
     write_text(folder / f"{name}.json", json.dumps({"done": list(done), "sha256": fingerprint(tensors)}) + "\n")
     return path
+
+
+def boundary(folder: Path, count: int) -> Path:
+    """Where the tensors are, or would be, after `count` tasks."""
+    return folder / f"after-{count:03d}.safetensors"
 
 
 def latest(folder: Path) -> Path | None:
@@ -50,10 +55,21 @@ def load(path: Path, learner: nn.Module) -> None:
         WeightsError: the file is damaged, or of another learner.
         RunError: its bytes are not those that were written.
     """
+    fill(learner, read(path), str(path))
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint.
+
+    Raises:
+        WeightsError: the file is missing or damaged.
+        RunError: its bytes are not those that were written.
+    """
     tensors = read_tensors(path)
-    if fingerprint(tensors) != json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]:
+    done(path)
+    if fingerprint(tensors) != json.loads(path.with_suffix(".json").read_text(encoding="utf-8")).get("sha256"):
         raise RunError(f"the checkpoint {path} has changed since it was written; delete it to go on from the one before")
-    fill(learner, tensors, str(path))
+    return tensors
 
 
 def parts(path: Path) -> list[str]:

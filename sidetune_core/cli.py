@@ -270,6 +270,30 @@ def export(run: Positional[Path], part: str = "base", out: Path | None = None) -
     return 0
 
 
+@verbs.command(name="verify")
+def verify_run(run: Positional[Path]) -> int:
+    """Check the certificate of a run, which says whether anything was forgotten, from the run's folder alone.
+
+    The hashes in it are compared with the checkpoints, the learner is built again from the newest one, and the stored probes are sent
+    through it. Exit status 0 where the certificate holds, whatever it says, and 1 where it does not.
+
+    Args:
+        run: the run folder.
+    """
+    from sidetune_core import certificate
+    from sidetune_core.verify import verify
+
+    found = verify(open_run(run))
+    for line in (*found.problems, *(f"note: {note}" for note in found.notes)):
+        print(line)
+    if found.problems:
+        print(f"The certificate of {run} does NOT hold.")
+        return 1
+    print("\n".join(certificate.lines(found.certificate) or [f"Nothing could be forgotten: {found.certificate.verdict}."]))
+    print(f"The certificate of {run} holds: the hashes and probes of {len(found.certificate.tasks)} tasks were checked.")
+    return 0
+
+
 def _plain(text: str) -> Any:
     """``2`` as a number and ``true`` as a truth value, anything else as text."""
     try:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core import checkpoint
+from sidetune_core.certify import certify
 from sidetune_core.devices import Machine
 from sidetune_core.errors import Diverged, PluginError
 from sidetune_core.features import FeatureStore
 from sidetune_core.learner import Learner
 from sidetune_core.optim import count_moving, make_optimizer, rate
 from sidetune_core.parts import Inputs
+from sidetune_core.probes import Watch
 from sidetune_core.progress import Progress
 from sidetune_core.runs import RunFolder
 from sidetune_core.seeding import derive_seed, seeded
@@ -82,10 +84,12 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
             batches = _batches(task, learner, session, Order(derive_seed(session.seed, "finish"), session.options.batch))
             with seeded(session.seed, "finish", task.id):
                 learner.finish(task, batches)
-        figures = [evaluate(learner, task, session, after=len(seen) - 1) for task in seen]
+        acts = {task.id: Watch(make_act(learner, task, session.machine)) for task in seen}
+        figures = [evaluate(learner, task, session, after=len(seen) - 1, act=acts[task.id]) for task in seen]
         if session.store is not None:
             session.store.save()
         _record_moved(learner, stage, before, session.folder)
+        certify(learner, stage, acts, session.folder)
         checkpoint.save(session.folder.checkpoints, learner, [task.id for task in seen])
         session.progress.finish(
             f"task {len(seen)}/{len(tasks)} {stage[-1].title}: {stage[-1].metric} {figures[-1]:.4g}, "
@@ -94,9 +98,9 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
     FeatureStore.detach(learner)  # from here on the learner is the user's, who may change the base
 
 
-def evaluate(learner: Learner, task: Task, session: Session, after: int) -> float:
+def evaluate(learner: Learner, task: Task, session: Session, after: int, act: Act | None = None) -> float:
     """Measure a task on each of its splits, write the figures down, and return the one of R on the test split."""
-    act = make_act(learner, task, session.machine)
+    act = act or make_act(learner, task, session.machine)
     result = float("nan")
     for split in task.splits:
         figures = task.evaluate(act, split)

@@ -24,7 +24,8 @@ class RunFolder:
 
     ``run.json`` (spec as asked and as resolved, plugins, versions, device, seed), ``status``, ``metrics.jsonl`` (curves of training),
     ``eval.jsonl`` (one line for each evaluation: the cells of R), ``moved.jsonl`` (which tensors each task changed), ``checkpoints/``,
-    ``tb/`` (TensorBoard), ``log.txt``, ``report.md``. Everything that `sidetune report` prints is computed from these.
+    ``certificate.json`` (whether what earlier tasks depend on is unchanged) with ``probes/``, ``tb/`` (TensorBoard), ``log.txt``,
+    ``report.md``. Everything that `sidetune report` prints is computed from these.
     """
 
     path: Path

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from sidetune_core.probes import named_tensors as named_tensors
 from sidetune_core.weights import tensor_digest
 
 Snapshot = Mapping[str, bytes]
-
-
-def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer, those that are not saved included, under every name that it has."""
-    return chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
 
 
 def snapshot(module: nn.Module) -> Snapshot:
