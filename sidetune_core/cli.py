@@ -137,14 +137,24 @@ def describe(kind: Positional[str], name: Positional[str]) -> int:
 
 
 @verbs.command
-def check(kind: Positional[str], name: Positional[str], options: Positional[tuple[str, ...]] = ()) -> int:
-    """Check that a part keeps the contract of its kind.
+def check(
+    kind: Positional[str | None] = None,
+    name: Positional[str | None] = None,
+    options: Positional[tuple[str, ...]] = (),
+    distribution: str | None = None,
+    json: Switch = False,
+) -> int:
+    """Check that a part keeps the contract of its kind, or all parts of a package. Exit status 1 where one does not.
 
     Args:
         kind: base, side, merger, learner or env.
         name: as it is registered.
         options: such as ``weights=none`` or ``tasks=2``, where the defaults need files that are not there.
+        distribution: check every part of this installed package instead; options follow as KIND and NAME would.
+        json: print JSON.
     """
+    if distribution is not None:
+        options = (*filter(None, (kind, name)), *options)
     from sidetune_core import testing
 
     values = {}
@@ -153,9 +163,37 @@ def check(kind: Positional[str], name: Positional[str], options: Positional[tupl
         if not equals:
             raise OptionError(f"an option is written NAME=VALUE, such as weights=none; got '{word}'")
         values[key] = _plain(value)
-    findings = testing.check_plugin(kind, name, values)
-    print(testing.report(findings))
-    return 0 if all(finding.passed for finding in findings) else 1
+    if distribution is not None:
+        checked = testing.check_distribution(distribution, values)
+    elif kind is None or name is None:
+        raise OptionError("name what to check: sidetune check learner sidetune, or sidetune check --distribution PACKAGE")
+    else:
+        checked = [testing.Checked(kinds.kind(kind).name, name, tuple(testing.check_plugin(kind, name, values)))]
+    passed = all(one.passed for one in checked)
+    if json:
+        _print_json({"passed": passed, "plugins": [one.to_json() for one in checked]})
+    else:
+        blocks = [f"{one.kind} '{one.name}'\n{testing.report(one.findings)}" for one in checked]
+        print("\n\n".join(blocks) if distribution is not None else testing.report(checked[0].findings))
+    return 0 if passed else 1
+
+
+@verbs.command(name="new")
+def new_package(kind: Positional[str], name: Positional[str], out: Path | None = None) -> int:
+    """Write a package with a part of your own to go on from: metadata, class, options, test.
+
+    Args:
+        kind: base, side, merger, learner or env.
+        name: what the part is to be called, such as my_method.
+        out: folder of the package, empty or absent; sidetune-NAME where it is left out.
+    """
+    from sidetune_core.scaffold import create_package
+
+    one = kinds.kind(kind)
+    folder = create_package(one, name, out)
+    print(folder)
+    print(f"try next    pip install -e {folder} && sidetune check {one.name} {name} && sidetune-run --{one.name} {name}")
+    return 0
 
 
 @verbs.command

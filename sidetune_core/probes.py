@@ -34,15 +34,16 @@ class Watch:
         self.inputs: dict[str, Tensor] = {}
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        rows = {name: value[: EXAMPLES - self._count()].detach().cpu().clone() for name, value in inputs.items()}
-        if not self.inputs:
-            self.inputs = rows
-        elif all(value.shape[1:] == rows[name].shape[1:] for name, value in self.inputs.items()):
-            self.inputs = {name: torch.cat([value, rows[name]]) for name, value in self.inputs.items()}
+        room = EXAMPLES - len(next(iter(self.inputs.values()), ()))
+        if room:
+            self._keep({name: value[:room].detach().cpu().clone() for name, value in inputs.items()})
         return self._act(inputs)
 
-    def _count(self) -> int:
-        return len(next(iter(self.inputs.values()), ()))
+    def _keep(self, rows: Mapping[str, Tensor]) -> None:
+        if not self.inputs:
+            self.inputs = dict(rows)
+        elif all(value.shape[1:] == rows[name].shape[1:] for name, value in self.inputs.items()):
+            self.inputs = {name: torch.cat([value, rows[name]]) for name, value in self.inputs.items()}
 
 
 @attrs.frozen(eq=False)
