@@ -85,6 +85,11 @@ class ClassTask(Task):
         self._new_label = torch.full((int(order.max()) + 1,), -1)
         self._new_label[order] = torch.arange(len(order))
 
+    @property
+    def classes(self) -> int:
+        """How many classes are told apart."""
+        return self._classes
+
     def size(self, split: str) -> int:
         """How many examples a split has."""
         return len(self._indices[split])

@@ -43,12 +43,12 @@ def _factories(composition: Composition, stream: TaskStream) -> Parts:
     base, side, merger = chosen["base"], chosen.get("side"), chosen.get("merger")
 
     def make_base(pretrained: bool = True) -> Base:
-        made: Base = base.cls(base.config if pretrained else _without_weights(base), stream.inputs)
+        made: Base = base.cls(base.config if pretrained else without_weights(base), stream.inputs)
         return made
 
     def make_side(beside: Base, pretrained: bool = True) -> Side:
         assert side is not None
-        made: Side = side.cls(side.config if pretrained else _without_weights(side), stream.inputs, beside)
+        made: Side = side.cls(side.config if pretrained else without_weights(side), stream.inputs, beside)
         return made
 
     def make_merger(beside: Base, count: int) -> Merger:
@@ -59,7 +59,7 @@ def _factories(composition: Composition, stream: TaskStream) -> Parts:
     return Parts(stream.inputs, make_base, make_side if side else None, make_merger if merger else None)
 
 
-def _without_weights(part: Part) -> Any:
+def without_weights(part: Part) -> Any:
     """The part's options, but for weights at random: by convention, a part that has pretrained weights has an option ``weights``."""
     if any(field.name == "weights" for field in attrs.fields(part.cls.Config)):
         return attrs.evolve(part.config, weights="none")

@@ -83,7 +83,7 @@ def save(folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks) ->
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     extra, more = take_apart({key: value for key, value in state.items() if key not in tensors})
     tensors |= more
-    path = folder / f"after-{len(done):03d}.safetensors"
+    path = boundary(folder, len(done))
     text = json.dumps({"done": list(done), "marks": marks, "extra": extra})
     with writing(path):
         write_tensors(path, tensors)
@@ -120,7 +120,7 @@ def find(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     for number in sorted(numbers, reverse=True):
         if within is not None and number <= len(within.done):
             break
-        found = _attempt(folder / f"after-{number:03d}.safetensors", _read_boundary, warn)
+        found = _attempt(boundary(folder, number), _read_boundary, warn)
         if found is not None:
             return found
     return within
@@ -140,10 +140,28 @@ def check_version(folder: Path) -> None:
                 raise RunError(f"{path} was written by an earlier version of sidetune, whose runs cannot be gone on with; begin a new run")
 
 
+def boundary(folder: Path, count: int) -> Path:
+    """Where the tensors are, or would be, after `count` tasks."""
+    return folder / f"after-{count:03d}.safetensors"
+
+
 def latest(folder: Path) -> Path | None:
     """The tensors of the newest checkpoint that was written to its end, or None; its content is not looked at."""
     whole = sorted(path for path in folder.glob("after-*.json") if path.with_suffix(".safetensors").is_file())
     return whole[-1].with_suffix(".safetensors") if whole else None
+
+
+def read(path: Path) -> Checkpoint:
+    """A checkpoint at a task boundary.
+
+    Raises:
+        WeightsError: its tensors are missing or damaged.
+        RunError: its JSON is, or the two are not what was written.
+    """
+    try:
+        return _read_boundary(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"the checkpoint {path} cannot be used: {error}") from error
 
 
 def parts(path: Path) -> list[str]:

@@ -141,19 +141,58 @@ def describe(kind: Positional[str], name: Positional[str]) -> int:
 
 
 @verbs.command
-def check(kind: Positional[str], name: Positional[str], options: Positional[tuple[str, ...]] = ()) -> int:
-    """Check that a part keeps the contract of its kind.
+def check(
+    kind: Positional[str | None] = None,
+    name: Positional[str | None] = None,
+    options: Positional[tuple[str, ...]] = (),
+    distribution: str | None = None,
+    json: Switch = False,
+) -> int:
+    """Check that a part keeps the contract of its kind, or all parts of a package. Exit status 1 where one does not.
 
     Args:
         kind: base, side, merger, learner or env.
         name: as it is registered.
         options: such as ``weights=none`` or ``tasks=2``, where the defaults need files that are not there.
+        distribution: check every part of this installed package instead; options follow as KIND and NAME would.
+        json: print JSON.
     """
+    if distribution is not None:
+        options = (*filter(None, (kind, name)), *options)
     from sidetune_core import testing
 
-    findings = testing.check_plugin(kind, name, dict(map(_assignment, options)))
-    print(testing.report(findings))
-    return 0 if all(finding.passed for finding in findings) else 1
+    values = dict(map(_assignment, options))
+    if distribution is not None:
+        checked = testing.check_distribution(distribution, values)
+    elif kind is None or name is None:
+        raise OptionError("name what to check: sidetune check learner sidetune, or sidetune check --distribution PACKAGE")
+    else:
+        checked = [testing.Checked(kinds.kind(kind).name, name, tuple(testing.check_plugin(kind, name, values)))]
+    passed = all(one.passed for one in checked)
+    if json:
+        _print_json({"passed": passed, "plugins": [one.to_json() for one in checked]})
+    else:
+        blocks = [f"{one.kind} '{one.name}'\n{testing.report(one.findings)}" for one in checked]
+        print("\n\n".join(blocks) if distribution is not None else testing.report(checked[0].findings))
+    return 0 if passed else 1
+
+
+@verbs.command(name="new")
+def new_package(kind: Positional[str], name: Positional[str], out: Path | None = None) -> int:
+    """Write a package with a part of your own to go on from: metadata, class, options, test.
+
+    Args:
+        kind: base, side, merger, learner or env.
+        name: what the part is to be called, such as my_method.
+        out: folder of the package, empty or absent; sidetune-NAME where it is left out.
+    """
+    from sidetune_core.scaffold import create_package
+
+    one = kinds.kind(kind)
+    folder = create_package(one, name, out)
+    print(folder)
+    print(f"try next    pip install -e {folder} && sidetune check {one.name} {name} && sidetune-run --{one.name} {name}")
+    return 0
 
 
 @verbs.command
@@ -265,6 +304,30 @@ def export(run: Positional[Path], part: str = "base", out: Path | None = None) -
         raise SidetuneError(f"weights are written as .safetensors, not '{out.name}'")
     write_tensors(out, tensors, {"composition": str(folder.read_json("run.json")["composition"]), "part": part})
     print(f"{out}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers")
+    return 0
+
+
+@verbs.command(name="verify")
+def verify_run(run: Positional[Path]) -> int:
+    """Check the certificate of a run, which says whether anything was forgotten, from the run's folder alone.
+
+    The hashes in it are compared with the checkpoints, the learner is built again from the newest one, and the stored probes are sent
+    through it. Exit status 0 where the certificate holds, whatever it says, and 1 where it does not.
+
+    Args:
+        run: the run folder.
+    """
+    from sidetune_core import certificate
+    from sidetune_core.verify import verify
+
+    found = verify(open_run(run))
+    for line in (*found.problems, *(f"note: {note}" for note in found.notes)):
+        print(line)
+    if found.problems:
+        print(f"The certificate of {run} does NOT hold.")
+        return 1
+    print("\n".join(certificate.lines(found.certificate) or [f"Nothing could be forgotten: {found.certificate.verdict}."]))
+    print(f"The certificate of {run} holds: the hashes and probes of {len(found.certificate.tasks)} tasks were checked.")
     return 0
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core import checkpoint
+from sidetune_core.certify import certify
 from sidetune_core.checkpoint import Within
 from sidetune_core.devices import Machine
 from sidetune_core.errors import Diverged, PluginError
@@ -20,6 +21,7 @@ from sidetune_core.intervals import Interval
 from sidetune_core.learner import Learner
 from sidetune_core.optim import count_moving, make_optimizer, optimizer_state, rate, set_optimizer_state
 from sidetune_core.parts import Inputs
+from sidetune_core.probes import Watch
 from sidetune_core.progress import Progress
 from sidetune_core.runs import RunFolder
 from sidetune_core.seeding import derive_seed, random_states, seeded, set_random_states
@@ -104,10 +106,12 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
             batches = _batches(task, learner, session, Order(derive_seed(session.seed, "finish"), session.options.batch))
             with seeded(session.seed, "finish", task.id):
                 learner.finish(task, _until(session.stop, batches))
-        figures = [evaluate(learner, task, session, after=len(seen) - 1) for task in seen]
+        acts = {task.id: Watch(make_act(learner, task, session.machine)) for task in seen}
+        figures = [evaluate(learner, task, session, after=len(seen) - 1, act=acts[task.id]) for task in seen]
         if session.store is not None:
             session.store.save()
         _record_moved(learner, stage, within.before, folder)
+        certify(learner, stage, acts, folder)
         done, within = [task.id for task in seen], None
         checkpoint.save(folder.checkpoints, learner, done, folder.marks())
         checkpoint.forget_within(folder.checkpoints)
@@ -118,17 +122,17 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
     FeatureStore.detach(learner)  # from here on the learner is the user's, who may change the base
 
 
-def evaluate(learner: Learner, task: Task, session: Session, after: int) -> float:
+def evaluate(learner: Learner, task: Task, session: Session, after: int, act: Act | None = None) -> float:
     """Measure a task on each of its splits, write the figures down, and return the one of R on the test split."""
-    compute = make_act(learner, task, session.machine)
+    compute = act or make_act(learner, task, session.machine)
 
-    def act(inputs: Inputs) -> Tensor:
+    def checked(inputs: Inputs) -> Tensor:
         session.stop.check()
         return compute(inputs)
 
     result = float("nan")
     for split in task.splits:
-        figures = task.evaluate(act, split)
+        figures = task.evaluate(checked, split)
         session.folder.append("eval.jsonl", {"after": after, "task": task.id, "split": split, "figures": figures})
         if split == "test":
             result = figures[task.metric]

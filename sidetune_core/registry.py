@@ -20,7 +20,7 @@ import attrs
 from stevedore.extension import ExtensionManager
 
 from sidetune_core.errors import PluginError, suggest
-from sidetune_core.kinds import Kind
+from sidetune_core.kinds import KINDS, Kind
 
 LOCAL: Final = "local"
 """Stands for the distribution of code in the current folder."""
@@ -64,6 +64,20 @@ def installed(kind: Kind) -> tuple[Plugin, ...]:
             plugin = Plugin(kind, entry.name, distribution.name, distribution.version, entry.value)
             found[plugin.name, _normal(plugin.distribution)] = plugin
     return tuple(found[key] for key in sorted(found))
+
+
+def shipped(distribution: str) -> tuple[Plugin, ...]:
+    """All plugins of one distribution, from metadata only.
+
+    Raises:
+        PluginError: it is not installed, or has none.
+    """
+    there = [plugin for kind in KINDS for plugin in installed(kind)]
+    found = tuple(plugin for plugin in there if _normal(plugin.distribution) == _normal(distribution))
+    if not found:
+        known = sorted({plugin.distribution for plugin in there})
+        raise PluginError(f"no package '{distribution}' with parts is here.{suggest(distribution, known)} Installed: {', '.join(known)}")
+    return found
 
 
 def _installed_one(name: str) -> metadata.Distribution:

@@ -58,6 +58,7 @@ class RunSummary:
     seconds: float
     status: str
     folder: str
+    certified: tuple[str, ...] = ()  # what the certificate says, in lines
 
 
 def matrix_table(results: Results) -> str:
@@ -85,7 +86,8 @@ def moved_lines(summary: RunSummary) -> list[str]:
         else:
             table.append([record.task, text, str(record.kept)])
     lines = [f"{tasks} moved {text} (tensors); {kept} others are the same bit for bit" for tasks, text, kept in table]
-    return [*lines, NOTHING_FORGOTTEN] if _nothing_forgotten(summary.results) else lines
+    constant = [NOTHING_FORGOTTEN] if _nothing_forgotten(summary.results) else []
+    return [*lines, *constant, *summary.certified]
 
 
 def run_report(summary: RunSummary) -> str:
@@ -104,6 +106,9 @@ def run_report(summary: RunSummary) -> str:
         sections.append(NOTHING_FORGOTTEN)
     if summary.moved:
         sections += ["## What moved", markdown(_movements(summary.moved), left={0, 1})]
+    if summary.certified:
+        first, *rest = summary.certified
+        sections += ["## Certificate", "\n".join([first, *(f"- {line.strip()}" for line in rest)])]
     parameters = [[f"parameters, {which}", f"{count:,}"] for which, count in summary.parameters.items()]
     sections += ["## Cost", markdown([["cost", "amount"], *parameters, ["time", _time(summary.seconds)]])]
     return "\n\n".join(sections) + "\n"

@@ -22,6 +22,9 @@ RUNS = Path("runs")
 LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl")
 """The files that grow by lines as a run goes on."""
 
+PROBES = "probes"
+"""The folder, in that of a run, of the inputs that its certificate rests on."""
+
 Marks = Mapping[str, Sequence[Any]]
 """How far each of `LINES` went: its size in bytes, and the SHA-256 of what it was."""
 
@@ -32,7 +35,8 @@ class RunFolder:
 
     ``run.json`` (spec as asked and as resolved, plugins, versions, device, seed), ``status``, ``metrics.jsonl`` (curves of training),
     ``eval.jsonl`` (one line for each evaluation: the cells of R), ``moved.jsonl`` (which tensors each task changed), ``checkpoints/``,
-    ``tb/`` (TensorBoard), ``log.txt``, ``report.md``. Everything that `sidetune report` prints is computed from these.
+    ``certificate.json`` (whether what earlier tasks depend on is unchanged) with ``probes/``, ``tb/`` (TensorBoard), ``log.txt``,
+    ``report.md``. Everything that `sidetune report` prints is computed from these.
     """
 
     path: Path
@@ -112,7 +116,7 @@ class RunFolder:
                     size = there.rfind(b"\n", 0, size) + 1
                 if len(there) > size:
                     os.truncate(path, size)
-        for folder in (self.path, self.checkpoints):
+        for folder in (self.path, self.checkpoints, self.path / PROBES):
             clear_unfinished(folder)
         return changed
 

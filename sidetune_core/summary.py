@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from sidetune_core import certificate
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.report import TRAINABLE, Moved, RunSummary
 from sidetune_core.runs import RunFolder
@@ -33,6 +34,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             seconds=sum(line["seconds"] for line in folder.lines("seconds.jsonl")),
             status=folder.status,
             folder=str(folder.path),
+            certified=tuple(certificate.lines(certified)) if (certified := certificate.read(folder)) else (),
         )
     except (KeyError, TypeError, ValueError, OptionError) as error:
         raise RunError(f"the run {folder.path} is damaged: {error!r}") from error

@@ -14,10 +14,23 @@ from pathlib import Path
 import attrs
 import pytest
 
-from sidetune_core.cli import main_run
+from sidetune_core.cli import main, main_run
+from sidetune_core.kinds import KINDS
 
 HERE = Path(__file__).parent
 RUN = "import sys; from sidetune_core.cli import main_run; sys.exit(main_run())"
+
+CHECK = "import sys; from sidetune_core.cli import main; sys.exit(main(['check', *sys.argv[1:]]))"
+CHECK_AND_RUN = """
+import json, sys
+from sidetune_core.cli import main, main_run
+for kind, name in json.loads(sys.argv[1]).items():
+    if main(["check", kind, name]):
+        sys.exit(f"{kind} {name} does not conform")
+for words in json.loads(sys.argv[2]):
+    if main_run([*words, "--train.steps", "2", "--quiet"]):
+        sys.exit(f"{words} does not run")
+"""
 
 RIVAL = """
 import attrs
@@ -60,8 +73,12 @@ class Environment:
 
     def sidetune_run(self, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
         """``sidetune-run`` in this environment."""
+        return self.run(RUN, *words, folder=folder)
+
+    def run(self, program: str, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        """A program in this environment."""
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run([str(self.python), "-c", RUN, *words], cwd=folder, env=variables, capture_output=True, text=True)
+        return subprocess.run([str(self.python), "-c", program, *words], cwd=folder, env=variables, capture_output=True, text=True)
 
 
 def test_a_package_is_installed_runs_and_is_uninstalled_without_a_change_of_the_core(tmp_path: Path) -> None:
@@ -82,6 +99,14 @@ def test_a_package_is_installed_runs_and_is_uninstalled_without_a_change_of_the_
     assert "bitfit" in listing
     assert "blobs" in listing
 
+    checked = environment.run(CHECK, "--distribution", "acme-sidetune", "--json", folder=tmp_path)
+    assert checked.returncode == 0, checked.stdout
+    found = json.loads(checked.stdout)
+    assert found["passed"] is True
+    assert [plugin["name"] for plugin in found["plugins"]] == ["acme-sidetune/bitfit", "acme-sidetune/blobs"]
+    outcomes = {finding["check"]: finding["outcome"] for finding in found["plugins"][0]["findings"]}
+    assert outcomes["distribution_requires_sidetune"] == outcomes["import_has_no_side_effects"] == "passed"
+
     environment.pip("uninstall", "--yes", "acme-sidetune")
     gone = environment.sidetune_run(*asked, folder=tmp_path)
     assert gone.returncode == 2
@@ -89,6 +114,20 @@ def test_a_package_is_installed_runs_and_is_uninstalled_without_a_change_of_the_
     assert "Installed: " in gone.stderr
     assert "Traceback" not in gone.stderr
     assert "bitfit" not in environment.sidetune_run("--help", folder=tmp_path).stdout
+
+
+def test_a_new_package_of_every_kind_installs_conforms_and_runs(tmp_path: Path) -> None:
+    environment = Environment.create(tmp_path / "environment")
+    names = {kind.name: f"my_{kind.name}" for kind in KINDS}
+    for kind, name in names.items():
+        assert main(["new", kind, name, "--out", str(tmp_path / name)]) == 0
+    environment.pip("install", "--no-index", "--no-deps", "--no-build-isolation", *(str(tmp_path / name) for name in names.values()))
+    learner = {"base": "my_base", "learner": "my_learner", "env": "my_env"}
+    sidetuned = {**names, "learner": "sidetune"}
+    asked = [[word for kind, name in parts.items() for word in (f"--{kind}", name)] for parts in (learner, sidetuned)]
+    done = environment.run(CHECK_AND_RUN, json.dumps(names), json.dumps(asked), folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Forgetting is zero by construction for t0") == 2
 
 
 def test_the_core_and_the_built_in_plugins_know_nothing_of_the_package() -> None:

@@ -27,6 +27,9 @@ class Distill(Learner):
 
         coef: float = option(1.0, "weight of the mean squared difference of the two encodings", at_least(0))
 
+    known_failures = {
+        "penalty_is_zero_before_anything_is_learnt": "the penalty is the method: the side is drawn to the base from the first step on"
+    }
     needs = frozenset({"base", "side"})
 
     def __init__(self, config: Config, parts: Parts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from sidetune_core.stops import Stop, Stopped
 from sidetune_core.tasks import Batch, Order, Task
 from sidetune_core.testing import sample
 from sidetune_core.testing.findings import SEED, Broken, Finding, Make, examine
-from sidetune_core.testing.state import changed, equal, named_tensors, snapshot
+from sidetune_core.testing.state import building, changed, equal, named_tensors, random_state, snapshot
 
 SHAPE = (64,)
 OPTIONS = TrainOptions(steps=3, batch=8, lr=0.01, device="cpu", precision="fp32", channels_last=False)
@@ -49,9 +50,16 @@ class Witness(Learner):
         """What moved without having been returned by `start`."""
         self.idle: list[str] = []
         """Tasks in which nothing moved that `start` had returned."""
+        self.thawed: list[str] = []
+        """What could get a gradient without having been returned by `start`."""
+        self.early: dict[str, float] | None = None
+        """The penalties of the very first batch that are not zero."""
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+        given = torch.initial_seed()
         moving = self.learner.start(task)
+        if torch.initial_seed() != given:
+            raise Broken("start() seeds PyTorch's global generator (torch.manual_seed); the core does that, so only draw from it")
         owned = {id(tensor) for thing in moving for tensor in _within(thing)}
         now = {name for name, tensor in named_tensors(self.learner) if id(tensor) in owned}
         self._may_move = self._may_move | now if self.together else now
@@ -63,6 +71,7 @@ class Witness(Learner):
         return output
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
+        self.thawed += [name for name, one in self.learner.named_parameters() if one.requires_grad and name not in self._may_move]
         found = self.learner.penalty(batch)
         if self._left is not None:
             self._left -= 1
@@ -74,6 +83,8 @@ class Witness(Learner):
                 raise Broken(f"penalty '{name}' is {given}; give a tensor without axes: sum or average it")
             if not value.isfinite():
                 raise Broken(f"penalty '{name}' is {float(value)}; give zero, or nothing, while there is no task to protect")
+        if self.early is None:
+            self.early = {name: float(value.detach()) for name, value in found.items() if value}
         return found
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
@@ -94,7 +105,7 @@ def check_learner(cls: type[Any], config: Any) -> list[Finding]:
         parts = Parts(sample.INPUTS, _base, _side if "side" in slots else None, _merger if "merger" in slots else None)
 
         def make(seed: int = SEED) -> Learner:
-            with seeded(seed, "build"):
+            with building(seed, "build"):
                 learner: Learner = cls(config, parts)
             return learner
 
@@ -130,29 +141,40 @@ def start_returns_parts_of_its_own(make: Make[Learner]) -> None:
 
 def learns_two_tasks(make: Make[Learner]) -> None:
     """Start, three steps, finish and evaluation of two tasks, with the feature store on; each penalty is a finite number."""
-    learner = make()
-    _learn(learner)
+    learner = _learnt(make).learner
     if not all(output.isfinite().all() for output in _outputs(learner)):
         raise Broken("after three steps of training there are outputs that are infinite or NaN")
 
 
 def moves_only_what_start_returned(make: Make[Learner]) -> None:
     """Parameters and buffers that `start` did not return are the same bit for bit when the steps of a task are done."""
-    strays = _learn(make()).strays
+    strays = _learnt(make).strays
     if strays:
         raise Broken(f"{', '.join(dict.fromkeys(strays))} changed in training; return them from start(), or change them in finish()")
 
 
+def gradients_go_only_where_start_says(make: Make[Learner]) -> None:
+    """No parameter that `start` did not return asks for a gradient while a task is learnt."""
+    if thawed := _learnt(make).thawed:
+        raise Broken(f"{', '.join(dict.fromkeys(thawed))} require a gradient; return them from start(), and leave requires_grad alone")
+
+
+def penalty_is_zero_before_anything_is_learnt(make: Make[Learner]) -> None:
+    """On the first batch of the first task there is nothing to protect."""
+    if early := _learnt(make).early:
+        words = ", ".join(f"'{name}' {value:.3g}" for name, value in early.items())
+        raise Broken(f"the penalty of the very first batch is {words}; give zero, or nothing, while there is no task to protect")
+
+
 def learns_something_in_every_task(make: Make[Learner]) -> None:
     """Of what `start` returned, something moves in every task."""
-    if idle := _learn(make()).idle:
+    if idle := _learnt(make).idle:
         raise Broken(f"nothing moved in {', '.join(idle)}; return what is to be trained from start(), and let forward() depend on it")
 
 
 def one_seed_gives_one_result(make: Make[Learner]) -> None:
     """Learning twice under one seed gives the same weights bit for bit."""
-    first, second = make(), make()
-    _learn(first)
+    first, second = _learnt(make).learner, make()
     _learn(second)
     if names := changed(snapshot(first), snapshot(second)):
         raise Broken(f"{', '.join(names)} differ between two runs under one seed; draw from the global generators, and seed none yourself")
@@ -160,18 +182,33 @@ def one_seed_gives_one_result(make: Make[Learner]) -> None:
 
 def evaluation_changes_nothing(make: Make[Learner]) -> None:
     """Outputs without gradient leave parameters and buffers as they are."""
-    learner = make()
-    _learn(learner)
+    learner = _learnt(make).learner
     before = snapshot(learner)
     _outputs(learner)
     if names := changed(before, snapshot(learner)):
         raise Broken(f"a forward pass in eval mode changes {', '.join(names)}; change state in training, or in finish()")
 
 
+def evaluation_draws_no_random_numbers(make: Make[Learner]) -> None:
+    """Outputs without gradient leave the global random states as they are."""
+    learner = _learnt(make).learner
+    before = random_state()
+    _outputs(learner)
+    if random_state() != before:
+        raise Broken("a forward pass in eval mode draws random numbers or seeds a generator; draw only where self.training holds")
+
+
+def outputs_have_the_shape_of_the_head(make: Make[Learner]) -> None:
+    """A batch of eight of a task of two classes gives (8, 2)."""
+    learner = _learnt(make).learner
+    for output in _outputs(learner):
+        if tuple(output.shape) != (8, 2):
+            raise Broken(f"a batch of 8 of a task of two classes gives {tuple(output.shape)}; give what the task's head gives, (8, 2)")
+
+
 def checkpoint_is_the_whole_state(make: Make[Learner]) -> None:
     """`start` for every task and then the state dict give a learner with the same outputs."""
-    first, second = make(), make(SEED + 1)
-    _learn(first)
+    first, second = _learnt(make).learner, make(SEED + 1)
     for task in sample.tasks():
         with seeded(SEED + 1, "start", task.id):
             second.start(task)
@@ -183,10 +220,9 @@ def checkpoint_is_the_whole_state(make: Make[Learner]) -> None:
 
 def goes_on_as_if_never_stopped(make: Make[Learner]) -> None:
     """A run that is resumed after its first task ends where one without a break does, bit for bit."""
-    straight, resumed = make(), make()
+    straight, resumed = _learnt(make).learner, make()
     if straight.together:
         return  # there is no boundary between its tasks
-    _learn(straight)
     with tempfile.TemporaryDirectory() as folder:
         _learn(make(), Path(folder) / "run", sample.tasks()[:1])
         _learn(resumed, Path(folder) / "run")
@@ -209,14 +245,24 @@ def goes_on_in_the_middle_of_a_task(make: Make[Learner]) -> None:
 CHECKS = (
     start_returns_parts_of_its_own,
     learns_two_tasks,
+    outputs_have_the_shape_of_the_head,
     moves_only_what_start_returned,
+    gradients_go_only_where_start_says,
+    penalty_is_zero_before_anything_is_learnt,
     learns_something_in_every_task,
     one_seed_gives_one_result,
     evaluation_changes_nothing,
+    evaluation_draws_no_random_numbers,
     checkpoint_is_the_whole_state,
     goes_on_as_if_never_stopped,
     goes_on_in_the_middle_of_a_task,
 )
+
+
+@functools.lru_cache(maxsize=1)
+def _learnt(make: Make[Learner]) -> Witness:
+    """A learner that has learnt the kit's tasks; for checks that leave it as it is."""
+    return _learn(make())
 
 
 def _learn(learner: Learner, path: Path | None = None, tasks: Sequence[Task] | None = None, last_step: int | None = None) -> Witness:

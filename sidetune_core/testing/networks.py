@@ -14,7 +14,7 @@ from sidetune_core.parts import Base, Features, Merger, Shape, Side
 from sidetune_core.seeding import seeded
 from sidetune_core.testing.findings import SEED, Broken, Finding, Make, examine
 from sidetune_core.testing.sample import INPUTS, TinyBase, images, values
-from sidetune_core.testing.state import changed, equal, named_tensors, snapshot
+from sidetune_core.testing.state import building, changed, equal, named_tensors, random_state, snapshot
 
 SIDE_SHAPES: tuple[Shape, ...] = ((64,), (8, 4, 4))
 MERGER_SHAPES: tuple[Shape, ...] = ((64,), (5, 8), (8, 4, 4))
@@ -43,7 +43,7 @@ def check_base(cls: type[Any], config: Any) -> list[Finding]:
     """Findings about a base."""
 
     def make(seed: int = SEED) -> Specimen:
-        with seeded(seed, "base"):
+        with building(seed, "base"):
             base: Base = cls(config, INPUTS)
         return Specimen(base, (base.shape, *base.tap_shapes), lambda ids: _flat(base(images(ids))))
 
@@ -55,7 +55,7 @@ def check_side(cls: type[Any], config: Any) -> list[Finding]:
 
     def beside(base: TinyBase) -> Make[Specimen]:
         def make(seed: int = SEED) -> Specimen:
-            with seeded(seed, "side"):
+            with building(seed, "side"):
                 side: Side = cls(config, INPUTS, base)
 
             def forward(ids: Sequence[int]) -> list[Tensor]:
@@ -75,7 +75,7 @@ def check_merger(cls: type[Any], config: Any) -> list[Finding]:
 
     def of(shape: Shape, count: int) -> Make[Specimen]:
         def make(seed: int = SEED) -> Specimen:
-            with seeded(seed, "merger"):
+            with building(seed, "merger"):
                 merger: Merger = cls(config, shape, count)
             return Specimen(merger, (shape,), lambda ids: [merger([values(ids, shape, k) for k in range(count)])])
 
@@ -113,6 +113,15 @@ def evaluation_changes_nothing(make: Make[Specimen]) -> None:
     specimen.outputs(0, 1)
     if names := changed(before, snapshot(specimen.module)):
         raise Broken(f"a forward pass in eval mode changes {', '.join(names)}; change state only where self.training holds")
+
+
+def evaluation_draws_no_random_numbers(make: Make[Specimen]) -> None:
+    """A forward pass in eval mode leaves the global random states as they are."""
+    specimen = make()
+    before = random_state()
+    specimen.outputs(0, 1)
+    if random_state() != before:
+        raise Broken("a forward pass in eval mode draws random numbers or seeds a generator; draw only where self.training holds")
 
 
 def examples_do_not_mix(make: Make[Specimen]) -> None:
@@ -155,6 +164,7 @@ SHARED: tuple[Callable[[Make[Specimen]], None], ...] = (
     outputs_are_finite,
     one_seed_gives_one_network,
     evaluation_changes_nothing,
+    evaluation_draws_no_random_numbers,
     examples_do_not_mix,
     state_dict_is_the_whole_state,
 )

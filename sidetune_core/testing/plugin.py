@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -10,16 +12,73 @@ from typing import Any
 import attrs
 
 from sidetune_core import kinds, registry
-from sidetune_core.errors import OptionError
+from sidetune_core.errors import OptionError, PluginError
+from sidetune_core.kinds import Kind
 from sidetune_core.options import describe, structure, unstructure
-from sidetune_core.testing.findings import Broken, Finding, attempt
+from sidetune_core.registry import Plugin
+from sidetune_core.testing.findings import Broken, Finding, attempt, settle
+from sidetune_core.testing.imports import import_has_no_side_effects, package_imports_it_only_when_asked
 from sidetune_core.testing.learner import check_learner
 from sidetune_core.testing.networks import check_base, check_merger, check_side
+from sidetune_core.testing.package import distribution_requires_sidetune, name_is_plain
 from sidetune_core.testing.stream import check_env
+
+
+@attrs.frozen
+class Checked:
+    """A plugin, and what was found about it."""
+
+    kind: str
+    name: str
+    """As it was asked for: ``ewc``, or ``acme-sidetune/ewc``."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed that is not declared."""
+        return all(finding.passed for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        findings = [{"check": one.check, "outcome": one.outcome, "message": one.message} for one in self.findings]
+        return {"kind": self.kind, "name": self.name, "passed": self.passed, "findings": findings}
+
+
+def check_distribution(distribution: str, options: Mapping[str, Any] | None = None) -> list[Checked]:
+    """Check every plugin of an installed distribution.
+
+    Args:
+        distribution: its name, such as ``acme-sidetune``.
+        options: each is given to the plugins that have it.
+
+    Raises:
+        PluginError: it is not installed, or has no plugins.
+        OptionError: no plugin takes one of `options`.
+    """
+    given, used, checked = dict(options or {}), set[str](), []
+    for plugin in registry.shipped(distribution):
+        takes = _takes(plugin) & given.keys()
+        used |= takes
+        name = f"{plugin.distribution}/{plugin.name}"
+        findings = check_plugin(plugin.kind.name, name, {option: given[option] for option in takes})
+        checked.append(Checked(plugin.kind.name, name, tuple(findings)))
+    if unused := sorted(given.keys() - used):
+        raise OptionError(f"no plugin of {distribution} has an option '{unused[0]}'")
+    return checked
+
+
+def _takes(plugin: Plugin) -> set[str]:
+    """The options of a plugin; none where it cannot be loaded, which is a finding of its own."""
+    try:
+        return {field.name for field in attrs.fields(registry.load(plugin).Config)}
+    except PluginError:
+        return set()
 
 
 def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None) -> list[Finding]:
     """Check whether a plugin keeps the contracts of its kind.
+
+    A class may declare checks that it is known to fail, and why: ``known_failures = {"penalty_is_zero_…": "the penalty is the method"}``.
 
     Args:
         kind: 'base', 'side', 'merger', 'learner' or 'env'.
@@ -31,17 +90,40 @@ def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None)
         OptionError: the plugin does not take `options`.
     """
     wanted = kinds.kind(kind)
-    loaded: list[type[Any]] = []
-    findings = [attempt(lambda: loaded.append(registry.load(registry.find(wanted, name))), "name_leads_to_a_class_of_its_kind")]
-    if not loaded:
-        return findings
-    cls = loaded[0]
-    findings += [attempt(partial(check, cls.Config), check.__name__) for check in CONFIG_CHECKS]
-    if not all(finding.passed for finding in findings):
-        return findings
-    config = structure(cls.Config, options or {}, f"{wanted.name} '{name}'")
-    checks = {"base": check_base, "side": check_side, "merger": check_merger, "learner": check_learner, "env": check_env}
-    return findings + checks[wanted.name](cls, config)
+    loaded: list[tuple[Plugin, type[Any]]] = []
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        findings = [attempt(lambda: loaded.append(_find_and_load(wanted, name)), "name_leads_to_a_class_of_its_kind")]
+        if not loaded:
+            return findings
+        ((plugin, cls),) = loaded
+        findings += [attempt(partial(check, plugin), check.__name__) for check in PACKAGE_CHECKS]
+        findings.append(attempt(partial(class_says_what_it_is, cls), class_says_what_it_is.__name__))
+        options_work = [attempt(partial(check, cls.Config), check.__name__) for check in CONFIG_CHECKS]
+        findings += options_work
+        if all(finding.passed for finding in options_work):
+            config = structure(cls.Config, options or {}, f"{wanted.name} '{name}'")
+            checks = {"base": check_base, "side": check_side, "merger": check_merger, "learner": check_learner, "env": check_env}
+            findings += checks[wanted.name](cls, config)
+    findings.append(attempt(partial(nothing_is_printed, printed.getvalue()), nothing_is_printed.__name__))
+    return settle(findings, getattr(cls, "known_failures", {}))
+
+
+def _find_and_load(kind: Kind, name: str) -> tuple[Plugin, type[Any]]:
+    plugin = registry.find(kind, name)
+    return plugin, registry.load(plugin)
+
+
+def nothing_is_printed(text: str) -> None:
+    """Standard output is for results."""
+    if text:
+        raise Broken(f"prints {text.splitlines()[0]!r} while it is checked; leave standard output to results")
+
+
+def class_says_what_it_is(cls: type[Any]) -> None:
+    """`describe` has something to show."""
+    if not cls.__doc__:
+        raise Broken(f"{cls.__name__} has no docstring; say in a sentence what it is, for sidetune describe")
 
 
 def every_option_has_a_help_text(config: type[Any]) -> None:
@@ -78,3 +160,5 @@ def unknown_option_is_refused(config: type[Any]) -> None:
 
 
 CONFIG_CHECKS = (every_option_has_a_help_text, defaults_are_within_their_limits, options_survive_a_round_trip, unknown_option_is_refused)
+
+PACKAGE_CHECKS = (name_is_plain, distribution_requires_sidetune, import_has_no_side_effects, package_imports_it_only_when_asked)

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sidetune_core.probes import named_tensors as named_tensors
+from sidetune_core.seeding import seeded
+from sidetune_core.testing.findings import Broken
 from sidetune_core.weights import tensor_digest
 
 Snapshot = Mapping[str, bytes]
 
 
-def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer, those that are not saved included, under every name that it has."""
-    return chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+def random_state() -> tuple[object, ...]:
+    """The states of the global generators of torch (on the CPU), NumPy and Python."""
+    kind, keys, place, *rest = np.random.get_state(legacy=True)
+    return torch.get_rng_state().numpy().tobytes(), kind, np.asarray(keys).tobytes(), place, *rest, random.getstate()
+
+
+@contextmanager
+def building(seed: int, *names: object) -> Iterator[None]:
+    """`seeded`, for a block that builds something of a plugin.
+
+    Raises:
+        Broken: the plugin has seeded PyTorch itself.
+    """
+    with seeded(seed, *names):
+        given = torch.initial_seed()
+        yield
+        if torch.initial_seed() != given:
+            raise Broken("seeds PyTorch's global generator (torch.manual_seed); the core does that, so only draw from it")
 
 
 def snapshot(module: nn.Module) -> Snapshot:

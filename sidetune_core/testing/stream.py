@@ -20,6 +20,7 @@ from sidetune_core.seeding import seeded
 from sidetune_core.spec import TrainOptions
 from sidetune_core.tasks import Act, Batch, Order, Task, TaskStream
 from sidetune_core.testing.findings import SEED, Broken, Finding, Make, examine
+from sidetune_core.testing.state import random_state
 
 SHAPES: tuple[Shape, ...] = ((64,), (8, 4, 4), (5, 8))
 """Encodings that a head is tried on, in this order."""
@@ -37,7 +38,9 @@ class Stream:
     env: TaskStream
     tasks: Sequence[Task]
     again: Callable[[], Stream]
-    """Reads it once more, under the same seed."""
+    """Reads it once more, under the same seed, the first time that it is called."""
+    drew: bool
+    """Whether reading it touched the global random states."""
 
 
 def check_env(cls: type[Any], config: Any) -> list[Finding]:
@@ -45,8 +48,9 @@ def check_env(cls: type[Any], config: Any) -> list[Finding]:
     opened: list[TaskStream] = []
 
     def read(seed: int) -> Stream:
+        before = random_state()
         opened.append(cls(config, seed))
-        return Stream(opened[-1], opened[-1].tasks(), lambda: read(seed))
+        return Stream(opened[-1], opened[-1].tasks(), functools.cache(lambda: read(seed)), random_state() != before)
 
     once = functools.cache(read)
 
@@ -126,6 +130,21 @@ def order_can_begin_at_any_step(make: Make[Stream]) -> None:
             raise Broken(f"task '{task.id}': train() from order.first_step = 3 gives other batches than going there step by step")
 
 
+def global_random_state_is_left_alone(make: Make[Stream]) -> None:
+    """Reading data, making batches and evaluating draw from generators of their own."""
+    stream = make()
+    if stream.again().drew:  # the first time, importing a library may draw
+        raise Broken("reading the data draws from a global generator, or seeds it; make a generator of your own from the seed")
+    for task in stream.tasks:
+        act = _act(task)
+        before = random_state()
+        batch = list(islice(task.train(act, Order(SEED, BATCH)), 2))[-1]
+        task.loss(act(batch.inputs), batch)
+        task.evaluate(act, task.splits[0])
+        if random_state() != before:
+            raise Broken(f"task '{task.id}' draws from a global generator, or seeds it; make a generator of your own from order.seed")
+
+
 def training_examples_are_not_tested(make: Make[Stream]) -> None:
     """No id that is trained on is in a split of `evaluate`, over the whole stream. Inputs without ids cannot be told."""
     tasks = make().tasks
@@ -189,6 +208,7 @@ CHECKS = (
     loss_is_one_number_per_example,
     order_is_the_same_twice,
     order_can_begin_at_any_step,
+    global_random_state_is_left_alone,
     training_examples_are_not_tested,
     inputs_with_ids_never_change,
     evaluation_gives_the_metric,

@@ -30,7 +30,7 @@ from sidetune_core.api import (
 )
 from sidetune_core.errors import PluginError
 from sidetune_core.registry import Plugin
-from sidetune_core.testing import Finding, check_plugin, report
+from sidetune_core.testing import Finding, check_distribution, check_plugin, report
 
 ACME = Path(__file__).parents[1] / "acme"
 BUILT_IN = [plugin for kind in kinds.KINDS for plugin in registry.installed(kind) if plugin.distribution == "sidetune"]
@@ -141,6 +141,157 @@ class Vector(Forgetful):
 
 def test_a_penalty_with_an_axis_is_found() -> None:
     assert "penalty 'size' is of shape (3,); give a tensor without axes" in failures(check("learner", Vector))["learns_two_tasks"]
+
+
+class Eager(Forgetful):
+    """A penalty from the first batch on."""
+
+    def penalty(self, batch: Batch) -> dict[str, Tensor]:
+        return {"size": torch.ones(())}
+
+
+def test_a_penalty_before_there_is_anything_to_protect_is_found() -> None:
+    found = failures(check("learner", Eager))
+    assert "the penalty of the very first batch is 'size' 1" in found["penalty_is_zero_before_anything_is_learnt"]
+
+
+class Meddler(Forgetful):
+    """Lets gradients flow into what it did not return."""
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        self.base.requires_grad_(torch.is_grad_enabled())
+        return super().forward(inputs, task_id)
+
+
+def test_a_gradient_where_none_was_declared_is_found() -> None:
+    assert "base.first.weight" in failures(check("learner", Meddler))["gradients_go_only_where_start_says"]
+
+
+class Padding(Forgetful):
+    """Gives a third score that no class has."""
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        scores = super().forward(inputs, task_id)
+        return torch.cat([scores, scores.mean(1, keepdim=True)], 1)
+
+
+def test_outputs_of_another_shape_than_the_head_s_are_found() -> None:
+    assert "(8, 3); give what the task's head gives" in failures(check("learner", Padding))["outputs_have_the_shape_of_the_head"]
+
+
+class Noisy(Base):
+    """Prints, and draws where it should compute."""
+
+    Config = NoOptions
+
+    def __init__(self, config: NoOptions, inputs: InputShapes) -> None:
+        super().__init__()
+        self.shape = (3,)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        print("working on it")
+        return Features(inputs["image"].mean((2, 3)) + 1e-9 * float(np.random.rand()))
+
+
+def test_what_is_printed_and_what_is_drawn_in_evaluation_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    found = failures(check("base", Noisy))
+    assert "prints 'working on it'" in found["nothing_is_printed"]
+    assert "draws random numbers" in found["evaluation_draws_no_random_numbers"]
+    assert capsys.readouterr().out == ""
+
+
+class Seeding(Noisy):
+    """Seeds the global generator."""
+
+    def __init__(self, config: NoOptions, inputs: InputShapes) -> None:
+        torch.manual_seed(1)
+        super().__init__(config, inputs)
+
+
+def test_a_plugin_that_seeds_the_global_generator_is_found() -> None:
+    assert "seeds PyTorch's global generator" in failures(check("base", Seeding))["can_be_built"]
+
+
+def test_an_env_that_draws_from_the_global_generator_is_found() -> None:
+    assert "reading the data draws" in failures(check("env", Leaky))["global_random_state_is_left_alone"]
+
+
+class Candid(Eager):
+    """Says what it does not keep, and more."""
+
+    known_failures = {"penalty_is_zero_before_anything_is_learnt": "the penalty is the method", "learns_two_tasks": "?", "flies": "?"}
+
+
+def test_a_known_failure_counts_as_passed_and_a_declaration_that_is_not_needed_as_failed() -> None:
+    findings = check("learner", Candid)
+    (known,) = [finding for finding in findings if finding.known]
+    assert (known.outcome, known.passed) == ("known", True)
+    assert known.message.startswith("the penalty is the method (with base: the penalty of the very first batch")
+    assert failures(findings) == {
+        "learns_two_tasks": "is declared in known_failures, and passes; take the declaration out",
+        "known_failures_are_checks": "known_failures names 'flies', which is no check here",
+    }
+    assert "1 known" in report(findings)
+
+
+DISTRIBUTION = {
+    "METADATA": "Metadata-Version: 2.1\nName: loud\nVersion: 1.0\n",
+    "entry_points.txt": "[sidetune.mergers]\nLoud = loud.merger:Loud\n",
+}
+LOUD = """
+import random
+import attrs
+from sidetune_core.api import Merger
+print("hello")
+random.random()
+
+class Loud(Merger):
+    @attrs.frozen
+    class Config:
+        pass
+
+    def __init__(self, config, shape, count):
+        super().__init__()
+
+    def forward(self, encodings):
+        return encodings[0]
+"""
+
+
+@pytest.fixture
+def loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed distribution that does much wrong before anything is built."""
+    for name, text in DISTRIBUTION.items():
+        path = tmp_path / "site" / "loud-1.0.dist-info" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "site" / "loud").mkdir()
+    (tmp_path / "site" / "loud" / "__init__.py").write_text("from loud.merger import Loud\n")
+    (tmp_path / "site" / "loud" / "merger.py").write_text(LOUD)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+
+
+@pytest.mark.usefixtures("loud")
+def test_what_is_wrong_with_a_package_is_found() -> None:
+    (checked,) = check_distribution("loud")
+    found = failures(checked.findings)
+    assert not checked.passed
+    assert found["name_is_plain"].startswith("the entry point is called 'Loud'; use lower-case letters")
+    assert "loud 1.0 does not require sidetune" in found["distribution_requires_sidetune"]
+    assert "importing loud already imports loud.merger" in found["package_imports_it_only_when_asked"]
+    assert "Loud has no docstring" in found["class_says_what_it_is"]
+
+
+@pytest.mark.usefixtures("loud")
+def test_what_an_import_does_besides_is_found(tmp_path: Path) -> None:
+    (tmp_path / "site" / "loud" / "__init__.py").write_text("")
+    (checked,) = check_distribution("loud")
+    assert "prints 'hello' and draws random numbers or seeds a generator" in failures(checked.findings)["import_has_no_side_effects"]
+
+
+def test_a_distribution_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(PluginError, match="Did you mean 'sidetune'"):
+        check_distribution("sidetun")
 
 
 class Changeable(Forgetful):

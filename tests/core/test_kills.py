@@ -68,9 +68,9 @@ def make_spec(archive: Path, learner: str, merger: Any = "alpha", augment: str =
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What has to be the same: results, curves, what moved, and every checkpoint."""
-    lines = ("eval.jsonl", "metrics.jsonl", "moved.jsonl", "parameters.jsonl")
-    found = {name: (folder / name).read_bytes() for name in lines}
+    """What has to be the same: results, curves, what moved, the certificate, and every checkpoint."""
+    names = ("eval.jsonl", "metrics.jsonl", "moved.jsonl", "parameters.jsonl", "certificate.json")
+    found = {name: (folder / name).read_bytes() for name in names}
     return found | {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
 
 

@@ -104,8 +104,8 @@ class Moment:
 def before_pass(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Before forward pass `at`, do `act`.
 
-    Passes 1 and 2 evaluate before training, 3 to 6 train the first task, 7 evaluates it, 8 evaluates the second, 9 to 12 train that,
-    13 and 14 evaluate both.
+    Passes 1 and 2 evaluate before training, 3 to 6 train the first task, 7 evaluates it, 8 sends its probes through, 9 evaluates the
+    second, 10 to 13 train that, 14 and 15 evaluate both.
     """
     with monkeypatch.context() as patch:
 
@@ -127,8 +127,8 @@ def kill(number: int) -> Callable[[], None]:
         (1, "None"),
         (4, "after step 2 of task t0"),
         (7, "after task t0"),
-        (8, "after step 1 of task t1"),
-        (13, "after step 4 of task t1"),
+        (9, "after step 1 of task t1"),
+        (14, "after step 4 of task t1"),
     ],
     ids=["untrained", "training", "evaluation", "before-training", "between-evaluations"],
 )
