@@ -45,8 +45,8 @@ class Learner(nn.Module, ABC):
     """An adaptation method.
 
     A subclass has a ``Config`` and takes ``(config, parts)``. What it keeps as sub-modules, parameters and buffers is the checkpoint:
-    state that is neither is lost on resume. Its sub-modules carry the words of this project where they can (``base``, ``side`` or
-    ``sides``, ``heads``), for that is how `sidetune export --part` finds them.
+    state that is neither is lost on resume, and state whose size changes goes into a `BufferDict`. Its sub-modules carry the words of
+    this project where they can (``base``, ``side`` or ``sides``, ``heads``), for that is how `sidetune export --part` finds them.
 
     The core, not the learner, freezes and trains: before each task everything is frozen and in eval mode, then what `start` returned is
     switched on. Devices, precision and random seeds are the core's as well.
@@ -68,7 +68,8 @@ class Learner(nn.Module, ABC):
 
         A module moves and is in training mode; a bare parameter moves while its module stays in eval mode (this is how weights of a
         network with batch norm are trained without moving its running statistics). Called under a seed made of (run seed, task id), once
-        for each task, in order; and again in the same order on resume, before the state is loaded.
+        for each task, in order; and again in the same order on resume, before the state is loaded. What later steps need of a task that
+        is over, such as the `loss` of examples that are replayed, may be kept in a plain attribute here.
         """
 
     @abstractmethod
