@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from sidetune_core.arrays import ClassTask, Examples
+from sidetune_core.buffers import BufferDict
 from sidetune_core.engine import Run, resume, run
 from sidetune_core.errors import DataError, FitError, OptionError, PluginError, RunError, SidetuneError, WeightsError
 from sidetune_core.heads import ClassHead, Heads, normalise
@@ -26,6 +27,7 @@ __all__ = [
     "Act",
     "Base",
     "Batch",
+    "BufferDict",
     "Choice",
     "ClassHead",
     "ClassTask",

@@ -45,9 +45,9 @@ class Learner(nn.Module, ABC):
     """An adaptation method.
 
     A subclass has a ``Config`` and takes ``(config, parts)``. Its state dict is the checkpoint: sub-modules, parameters, buffers, and what
-    PyTorch's `get_extra_state` and `set_extra_state` add (tensors, numbers, text, and lists, tuples and tables of those), which may
-    change its size. Other state is lost on resume, after a task and in the middle of one, but for what `start` makes anew. Its
-    sub-modules carry the words of this project where they can (``base``, ``side`` or ``sides``, ``heads``), for that is how
+    PyTorch's `get_extra_state` and `set_extra_state` add (tensors, numbers, text, and lists, tuples and tables of those). Tensors whose
+    size changes go into a `BufferDict`. Other state is lost on resume, after a task and in the middle of one, but for what `start` makes
+    anew. Its sub-modules carry the words of this project where they can (``base``, ``side`` or ``sides``, ``heads``), for that is how
     `sidetune export --part` finds them.
 
     The core, not the learner, freezes and trains: before each task everything is frozen and in eval mode, then what `start` returned is
@@ -70,7 +70,8 @@ class Learner(nn.Module, ABC):
 
         A module moves and is in training mode; a bare parameter moves while its module stays in eval mode (this is how weights of a
         network with batch norm are trained without moving its running statistics). Called under a seed made of (run seed, task id), once
-        for each task, in order; and again in the same order on resume, before the state is loaded.
+        for each task, in order; and again in the same order on resume, before the state is loaded. What later steps need of a task that
+        is over, such as the `loss` of examples that are replayed, may be kept in a plain attribute here.
         """
 
     @abstractmethod

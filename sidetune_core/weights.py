@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from sidetune_core.buffers import BufferDict
 from sidetune_core.errors import WeightsError
 from sidetune_core.files import write_bytes
 from sidetune_core.pickles import salvage
@@ -120,7 +121,7 @@ def fetch(published: Published) -> Path:
 
 
 def fill(module: nn.Module, tensors: Tensors, source: str, prefix: str = "") -> None:
-    """Load `tensors` into `module`, every key and every shape.
+    """Load `tensors` into `module`, every key and every shape; a `BufferDict` inside it takes what there is.
 
     Args:
         module: what to fill, in place.
@@ -131,13 +132,14 @@ def fill(module: nn.Module, tensors: Tensors, source: str, prefix: str = "") -> 
     Raises:
         WeightsError: which keys are missing or left over, and which shapes differ.
     """
-    own = module.state_dict()
+    free = tuple(f"{name}." for name, one in module.named_modules() if isinstance(one, BufferDict))
+    own = {key: value for key, value in module.state_dict().items() if not key.startswith(free)}
     given = {key.removeprefix(prefix): value for key, value in tensors.items()}
     optional = {key for key in own if key.endswith("num_batches_tracked")}
     problems = []
     if missing := sorted(own.keys() - given.keys() - optional):
         problems.append(f"lacks {_some(missing)}")
-    if extra := sorted(given.keys() - own.keys()):
+    if extra := sorted(key for key in given.keys() - own.keys() if not key.startswith(free)):
         problems.append(f"has {_some(extra)}, which the network has not")
     differing = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}"

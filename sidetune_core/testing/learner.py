@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core import loop, runs
+from sidetune_core.buffers import BufferDict
 from sidetune_core.devices import Machine
 from sidetune_core.features import FeatureStore
 from sidetune_core.learner import Learner, Parts
@@ -46,6 +47,7 @@ class Witness(Learner):
         self._stop, self._left = stop, last_step
         self.together = learner.together  # type: ignore[misc]
         self._may_move: set[str] = set()
+        self._may_fill: tuple[str, ...] = ()
         self.strays: list[str] = []
         """What moved without having been returned by `start`."""
         self.idle: list[str] = []
@@ -63,6 +65,9 @@ class Witness(Learner):
         owned = {id(tensor) for thing in moving for tensor in _within(thing)}
         now = {name for name, tensor in named_tensors(self.learner) if id(tensor) in owned}
         self._may_move = self._may_move | now if self.together else now
+        returned = {id(one) for thing in moving if isinstance(thing, nn.Module) for one in thing.modules() if isinstance(one, BufferDict)}
+        filled = tuple(f"{name}." for name, one in self.learner.named_modules() if id(one) in returned)
+        self._may_fill = self._may_fill + filled if self.together else filled
         self._before = snapshot(self.learner)
         return moving
 
@@ -89,7 +94,7 @@ class Witness(Learner):
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
         moved = changed(self._before, snapshot(self.learner))
-        self.strays += [name for name in moved if name not in self._may_move]
+        self.strays += [name for name in moved if name not in self._may_move and not name.startswith(self._may_fill)]
         if not self._may_move.intersection(moved):
             self.idle.append(task.id)
         self.learner.finish(task, batches)

@@ -1,0 +1,1 @@
+"""Parameter-efficient fine-tuning by Hugging Face's peft, as a learner."""

@@ -1,0 +1,67 @@
+"""One peft adapter for each task, inside a base that never changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+from torch import Tensor, nn
+
+from sidetune_core.api import FitError, Heads, Learner, Parts, Task, at_least, more_than, option
+
+from ._adapters import activate, inject, method_config
+
+LAYERS: Mapping[str, tuple[type[nn.Module], ...]] = {
+    "all": (nn.Conv2d, nn.Linear),
+    "conv": (nn.Conv2d,),
+    "linear": (nn.Linear,),
+}
+
+
+class Peft(Learner):
+    """Each task trains an adapter of its own inside the frozen base, by a method of peft, and a head.
+
+    LoRA (Hu et al., ICLR 2022) adds a product of two small matrices to the weight of a layer, IA3 (Liu et al., NeurIPS 2022) scales its
+    outputs, and so on: see https://huggingface.co/docs/peft. An adapter is used for its own task alone and the base's own tensors stay
+    as they are, so nothing is forgotten; a checkpoint has the base once, and an adapter for each task.
+
+    Any method that peft injects layer by layer into a network can be named, and any base that has layers which the method takes.
+    Batch norms of the base keep their statistics.
+
+    Raises:
+        OptionError: there is no such method, or it has no such option.
+        FitError: the base has no layer of the kind, or the method does not take it.
+    """
+
+    @attrs.frozen
+    class Config:
+        """Options of `Peft`."""
+
+        method: str = option("lora", "peft's name of the method: lora, ia3, loha, lokr, hra, hira, …")
+        rank: int | None = option(None, "rank of an adapter; None for the method's own default (8 in lora)", at_least(1))
+        alpha: float | None = option(None, "an adapter is scaled by alpha / rank; None for the method's own default", more_than(0))
+        layers: Literal["all", "conv", "linear"] = option(
+            "all", "which layers of the base get adapters: convolutions (2d), linear layers, or both"
+        )
+        norm: bool = option(True, "standardise the encoding in front of the head (8 groups of channels, no parameters)")
+
+    def __init__(self, config: Config, parts: Parts) -> None:
+        super().__init__()
+        self.base = parts.base()
+        self.heads = Heads(self.base.shape, config.norm)
+        names = [name for name, module in self.base.named_modules() if isinstance(module, LAYERS[config.layers])]
+        if not names:
+            raise FitError("learner 'peft' finds no layer of the base to adapt; see --learner.layers")
+        layers = rf"network\.({'|'.join(map(re.escape, names))})"
+        self._adapter = method_config(config.method, layers, config.rank, config.alpha)
+        self._owner = f"learner 'peft' with method '{config.method}'"
+
+    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+        return [*inject(self._adapter, self.base, task.id, self._owner), self.heads.start(task)]
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        activate(self.base, task_id)
+        plain = dict(inputs)  # without ids: what the base makes of an example depends on the task, and is not to be stored
+        return self.heads.predict(self.base(plain).encoding, task_id)

@@ -1,0 +1,174 @@
+"""Adapters of peft in bases of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from sidetune_peft.peft import Peft
+from torch import Tensor, nn
+
+from sidetune_core.api import Base, ClassHead, Features, FitError, OptionError, Parts, Shape, seeded
+from sidetune_core.kinds import BASE
+from sidetune_core.registry import find, load
+from sidetune_core.testing import check_plugin
+
+BY_LAYER = ["lora", "ia3", "loha", "lokr", "hra", "hira"]
+"""Methods that take convolutions and linear layers."""
+
+
+class Linear(Base):
+    """(6,) to (16,), with an attribute that peft would take for a configuration of transformers."""
+
+    def __init__(self, pretrained: bool = True) -> None:
+        super().__init__()
+        self.shape, self.config = (16,), object()
+        self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 16)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        return Features(self.second(self.first(inputs["x"]).relu()))
+
+
+class Scale(Base):
+    """No layer that an adapter goes into."""
+
+    def __init__(self, pretrained: bool = True) -> None:
+        super().__init__()
+        self.shape = (6,)
+        self.weight = nn.Parameter(torch.ones(6))
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        return Features(self.weight * inputs["x"])
+
+
+@attrs.frozen
+class Named:
+    """As much of a task as `start` needs."""
+
+    id: str
+
+    def head(self, shape: Shape) -> nn.Module:
+        return ClassHead(shape, 3)
+
+
+def make(make_base: Any = Linear, **options: Any) -> Peft:
+    with seeded(0, "build"):
+        return Peft(Peft.Config(**options), Parts({"x": (6,)}, make_base))
+
+
+def start(learner: Peft, task_id: str) -> list[nn.Module | nn.Parameter]:
+    task: Any = Named(task_id)
+    with seeded(0, "start", task_id):
+        moving = learner.start(task)
+    learner.requires_grad_(False).eval()
+    for thing in moving:
+        thing.requires_grad_(True)
+    return moving
+
+
+def disturb(moving: list[nn.Module | nn.Parameter]) -> None:
+    """Change what may move, as training does."""
+    with torch.no_grad():
+        for thing in moving:
+            for parameter in thing.parameters() if isinstance(thing, nn.Module) else [thing]:
+                parameter.add_(0.3)
+
+
+def resnet(depth: int) -> Any:
+    cls = load(find(BASE, f"resnet{depth}"))
+    return lambda pretrained=True: cls(cls.Config(weights="none"), {"image": (3, 16, 16)})
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_it_conforms(method: str) -> None:
+    findings = check_plugin("learner", "sidetune-peft/peft", {"method": method})
+    assert [finding for finding in findings if not finding.passed or finding.skipped] == []
+
+
+@pytest.mark.parametrize("method", BY_LAYER)
+def test_adapters_of_earlier_tasks_and_the_base_stay_as_they_are(method: str) -> None:
+    learner, x = make(method=method), {"x": torch.randn(5, 6)}
+    own = {name: value.clone() for name, value in learner.base.named_parameters()}
+    disturb(start(learner, "t0"))
+    first = learner(x, "t0")
+    disturb(start(learner, "t1"))
+    assert not torch.equal(learner(x, "t1"), first)
+    assert torch.equal(learner(x, "t0"), first)
+    now = {name.replace(".base_layer", ""): value for name, value in learner.base.named_parameters()}
+    assert all(torch.equal(value, now[name]) for name, value in own.items())
+
+
+@pytest.mark.parametrize("depth", [20, 44])
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_every_convolution_of_a_resnet_gets_an_adapter_that_has_an_effect(depth: int, method: str) -> None:
+    learner, x = make(resnet(depth), method=method), {"image": torch.rand(2, 3, 16, 16)}
+    with torch.no_grad():
+        frozen = learner.base.eval()(x).encoding
+        moving = start(learner, "t0")
+        adapters = [thing for thing in moving if isinstance(thing, nn.Parameter)]
+        assert len(adapters) == (depth - 1) * {"lora": 2, "ia3": 1}[method]
+        torch.testing.assert_close(learner.base(x).encoding, frozen, rtol=1e-4, atol=1e-4)  # a new adapter does nothing yet
+        disturb(adapters[-1:])
+        assert (learner.base(x).encoding - frozen).abs().max() > 0.01 * frozen.abs().max()
+
+
+def test_lora_adds_the_scaled_product_of_its_matrices() -> None:
+    learner, x = make(rank=2, alpha=6.0, norm=False), torch.randn(4, 6)
+    disturb(start(learner, "t0"))
+    state = learner.state_dict()
+
+    def layer(name: str, value: Tensor) -> Tensor:
+        a, b = state[f"base.{name}.lora_A.t0.weight"], state[f"base.{name}.lora_B.t0.weight"]
+        assert a.shape[0] == b.shape[1] == 2
+        weight = state[f"base.{name}.base_layer.weight"] + 6 / 2 * b @ a
+        return value @ weight.T + state[f"base.{name}.base_layer.bias"]
+
+    encoding = layer("second", layer("first", x).relu())
+    expected = encoding @ state["heads.t0.linear.weight"].T + state["heads.t0.linear.bias"]
+    torch.testing.assert_close(learner({"x": x}, "t0"), expected)
+
+
+def test_asking_for_another_task_does_not_change_what_may_move() -> None:
+    learner, x = make(), {"x": torch.randn(2, 6)}
+    start(learner, "t0")
+    start(learner, "t1")
+    before = {name: parameter.requires_grad for name, parameter in learner.named_parameters()}
+    learner(x, "t0")
+    learner(x, "t1")
+    assert {name: parameter.requires_grad for name, parameter in learner.named_parameters()} == before
+    assert {name.split(".")[-2] for name, moves in before.items() if moves and name.startswith("base.")} == {"t1"}
+
+
+def test_layers_says_which_layers_get_adapters() -> None:
+    learner = make(resnet(20), layers="conv")
+    assert len(start(learner, "t0")) > 1
+    with pytest.raises(FitError, match="finds no layer of the base to adapt; see --learner.layers"):
+        make(resnet(20), layers="linear")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "prefix_tuning"}, "peft has no method 'prefix_tuning' .* ia3, "),
+        ({"method": "osf"}, "peft has no method 'osf'"),
+        ({"method": "ia3", "rank": 2}, "method 'ia3' has no rank; leave out --learner.rank"),
+        ({"method": "ia3", "alpha": 2.0}, "method 'ia3' has no alpha"),
+    ],
+)
+def test_options_that_a_method_has_not_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        make(**options)
+
+
+def test_a_base_without_layers_is_refused() -> None:
+    with pytest.raises(FitError, match="finds no layer"):
+        make(Scale)
+
+
+def test_a_method_that_takes_no_such_layer_is_refused() -> None:
+    learner = make(resnet(20), method="delora")
+    with pytest.raises(FitError, match="method 'delora' does not fit this base: .*Conv2d"):
+        start(learner, "t0")

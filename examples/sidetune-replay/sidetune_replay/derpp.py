@@ -1,0 +1,47 @@
+"""Dark experience replay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from sidetune_core.api import Batch, Parts, at_least, option
+
+from ._replay import Replay, ReplayConfig, Replayed
+
+
+class DERpp(Replay):
+    """DER++: replay that also keeps what the network gave for an example when it went by (Buzzega et al., NeurIPS 2020, eq. 6).
+
+    The loss is ``mean over the batch + alpha * mse + beta * replay``. In one sample, ``mse`` is the squared difference of the outputs of
+    an example's own head from those that were stored with it, a mean over outputs and over the sample (the paper writes the squared
+    norm). In another, ``replay`` is the mean of the losses by the stored targets. With beta 0 it is DER.
+    """
+
+    @attrs.frozen
+    class Config(ReplayConfig):
+        """Options of `DERpp`."""
+
+        alpha: float = option(0.5, "weight of the mean squared difference from the stored outputs", at_least(0))
+        beta: float = option(0.5, "weight of the mean loss by the stored targets", at_least(0))
+
+    samples = 2
+
+    def __init__(self, config: Config, parts: Parts) -> None:
+        super().__init__(config, parts)
+        self._alpha, self._beta = config.alpha, config.beta
+
+    def columns(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
+        return {**super().columns(batch, output), "output": output}
+
+    def terms(self, samples: Sequence[Sequence[Replayed]]) -> dict[str, Tensor]:
+        first, second = samples
+        return {"mse": self._alpha * _distance(first), "replay": self._beta * self.loss(second)}
+
+
+def _distance(sample: Sequence[Replayed]) -> Tensor:
+    squares = [(some.output.float() - some.columns["output"]).square().flatten(1).mean(1) for some in sample]
+    return torch.cat(squares).mean()

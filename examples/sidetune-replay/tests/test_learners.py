@@ -1,0 +1,142 @@
+"""The learners on tasks over random vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+import pytest
+import torch
+from sidetune_replay.derpp import DERpp
+from sidetune_replay.er import ER
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidetune_core.api import Base, Batch, ClassTask, Examples, Features, Order, Parts, seeded
+from sidetune_core.testing import check_plugin
+
+INPUTS = {"x": (6,)}
+
+
+class Linear(Base):
+    """(6,) to (16,)."""
+
+    def __init__(self, pretrained: bool = True) -> None:
+        super().__init__()
+        self.shape = (16,)
+        self.layer = nn.Linear(6, 16)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        return Features(self.layer(inputs["x"]).tanh())
+
+
+def tasks() -> list[ClassTask]:
+    """Three tasks of two classes that a line tells apart, another one in each task."""
+    generator = torch.Generator().manual_seed(0)
+    x = {split: torch.randn(count, 6, generator=generator) for split, count in (("train", 120), ("test", 60))}
+    lines = torch.randn(3, 6, generator=generator)
+    labels = {}
+    for split, values in x.items():
+        task = torch.arange(len(values)) % 3
+        labels[split] = 2 * task + ((values * lines[task]).sum(1) > 0)
+    examples = Examples(x, labels)
+    return [ClassTask(f"t{k}", f"line {k}", examples, [2 * k, 2 * k + 1], input="x", transform=torch.clone) for k in range(3)]
+
+
+def make(cls: type[ER] | type[DERpp], **options: float) -> ER | DERpp:
+    with seeded(0, "build"):
+        return cls(cls.Config(**options), Parts(INPUTS, Linear))
+
+
+def learn(learner: ER | DERpp, task: ClassTask, steps: int, lr: float = 0.05) -> Iterator[tuple[Batch, Tensor, dict[str, Tensor]]]:
+    """Learn a task as the loop does; yields each batch, its output and the penalties."""
+    with seeded(0, "start", task.id):
+        learner.start(task)
+    optimizer = torch.optim.Adam(learner.parameters(), lr)
+    with seeded(0, "train", task.id):
+        for batch in islice(task.train(lambda inputs: learner(inputs, task.id), Order(0, 8)), steps):
+            output = learner(batch.inputs, task.id)
+            penalty = learner.penalty(batch)
+            loss = task.loss(output, batch).mean() + sum(penalty.values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            yield batch, output.detach(), penalty
+
+
+def first_loss_after_all(learner: ER | DERpp) -> float:
+    """The loss of the first of three tasks at the end."""
+    stream = tasks()
+    for task in stream:
+        for _ in learn(learner, task, 60):
+            pass
+
+    def act(inputs: Mapping[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            return learner(inputs, "t0")
+
+    return stream[0].evaluate(act)["loss"]
+
+
+@pytest.mark.parametrize("name", ["er", "derpp"])
+def test_it_conforms(name: str) -> None:
+    findings = check_plugin("learner", f"sidetune-replay/{name}")
+    assert [finding for finding in findings if not finding.passed or finding.skipped] == []
+
+
+@pytest.mark.parametrize("cls", [ER, DERpp])
+def test_it_forgets_less_than_without_replay(cls: type[ER] | type[DERpp]) -> None:
+    without = first_loss_after_all(make(DERpp, alpha=0, beta=0))
+    assert first_loss_after_all(make(cls, buffer=60)) < 0.7 * without
+
+
+def test_the_first_step_has_nothing_to_replay_and_later_ones_have() -> None:
+    penalties = [penalty for _, _, penalty in learn(make(ER), tasks()[0], 3)]
+    assert [sorted(penalty) for penalty in penalties] == [[], ["replay"], ["replay"]]
+
+
+def test_what_is_replayed_has_the_loss_and_the_head_of_its_own_task() -> None:
+    """With as many examples in the buffer as in a batch, all of it is replayed at each step."""
+    first, second, _ = tasks()
+    learner = make(ER, buffer=8)
+    for _ in learn(learner, first, 4):
+        pass
+    (held,) = learner.memory.draw(8).values()
+    with torch.no_grad():
+        by_hand = functional.cross_entropy(learner({"x": held["input.x"]}, "t0"), held["target"])
+    _, _, penalty = next(learn(learner, second, 1))
+    torch.testing.assert_close(penalty["replay"].detach(), by_hand)
+
+
+def test_der_is_zero_while_the_network_stays_as_it_was_when_an_example_went_by() -> None:
+    penalties = [penalty for _, _, penalty in learn(make(DERpp), tasks()[0], 4, lr=0.0)]
+    for penalty in penalties[1:]:
+        torch.testing.assert_close(penalty["mse"].detach(), torch.tensor(0.0), atol=1e-10, rtol=0)
+        assert penalty["replay"] > 0
+
+
+def test_stored_outputs_are_those_of_the_step_in_which_an_example_went_by() -> None:
+    learner, given = make(DERpp, buffer=100), {}
+    for batch, output, _ in learn(learner, tasks()[0], 3):
+        given |= {int(number): row for number, row in zip(batch.ids, output, strict=True)}
+    (held,) = learner.memory.draw(100).values()
+    assert len(held["id"]) == 24
+    for number, row in zip(held["id"], held["output"], strict=True):
+        torch.testing.assert_close(row, given[int(number)])
+
+
+def test_der_pp_is_the_sum_of_its_weighted_terms() -> None:
+    """The same draws with other weights give the same terms, scaled."""
+
+    def terms(alpha: float, beta: float) -> dict[str, float]:
+        learner = make(DERpp, alpha=alpha, beta=beta, buffer=8)
+        for _ in learn(learner, tasks()[0], 2, lr=0.0):
+            pass
+        with torch.no_grad():
+            learner.base.layer.weight.add_(0.1)
+        _, _, penalty = next(learn(learner, tasks()[1], 1, lr=0.0))
+        return {name: value.item() for name, value in penalty.items()}
+
+    one, other = terms(1, 1), terms(0.25, 3)
+    assert one["mse"] > 0
+    assert other == pytest.approx({"mse": 0.25 * one["mse"], "replay": 3 * one["replay"]})
