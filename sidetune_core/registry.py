@@ -54,14 +54,18 @@ class Plugin:
 
 
 def installed(kind: Kind) -> tuple[Plugin, ...]:
-    """All plugins of a kind by name, then distribution, from metadata only. A distribution that is seen twice counts once."""
+    """All plugins of a kind by name, then distribution, from metadata only. A distribution that is seen twice counts once.
+
+    Metadata that cannot be read is passed over: one broken package is not to stop those that have nothing to do with it.
+    """
     importlib.invalidate_caches()  # a package installed a moment ago, by this process too, is to be seen
     found: dict[tuple[str, str], Plugin] = {}
-    seen = (entry.dist.name for entry in metadata.entry_points(group=kind.group) if entry.dist is not None)
-    for name in {name for name in seen if name}:  # pip can leave a folder without metadata behind
-        distribution = _installed_one(name)
-        for entry in distribution.entry_points.select(group=kind.group):
-            plugin = Plugin(kind, entry.name, distribution.name, distribution.version, entry.value)
+    for seen in metadata.distributions():
+        if not _entries(seen, kind) or not (name := _about(seen, "Name")):  # pip can leave a folder without metadata behind
+            continue
+        distribution = _installed_one(name, seen)
+        for entry in _entries(distribution, kind):
+            plugin = Plugin(kind, entry.name, _about(distribution, "Name"), _about(distribution, "Version"), entry.value)
             found[plugin.name, _normal(plugin.distribution)] = plugin
     return tuple(found[key] for key in sorted(found))
 
@@ -80,12 +84,29 @@ def shipped(distribution: str) -> tuple[Plugin, ...]:
     return found
 
 
-def _installed_one(name: str) -> metadata.Distribution:
+def _entries(distribution: metadata.Distribution, kind: Kind) -> tuple[metadata.EntryPoint, ...]:
+    """Its plugins of a kind; none where the list of its entry points is no such list."""
+    try:
+        return tuple(distribution.entry_points.select(group=kind.group))
+    except (TypeError, ValueError):  # a line without '=', or not UTF-8
+        return ()
+
+
+def _about(distribution: metadata.Distribution, field: str) -> str:
+    """A field of its metadata, empty where there is none."""
+    try:
+        about = distribution.metadata
+        return str(about[field]) if field in about else ""
+    except (TypeError, ValueError, metadata.PackageNotFoundError):  # no file, or not UTF-8
+        return ""
+
+
+def _installed_one(name: str, seen: metadata.Distribution) -> metadata.Distribution:
     """Of the metadata of a distribution on ``sys.path``, that which an installer wrote.
 
     In a checkout there may be an egg-info folder beside it that an earlier build left, and that no later install brings up to date.
     """
-    there = list(metadata.distributions(name=name))
+    there = list(metadata.distributions(name=name)) or [seen]  # a folder may be called otherwise
     return next((one for one in there if one.read_text("WHEEL") is not None), there[0])
 
 

@@ -74,7 +74,7 @@ class RunFolder:
         """
         try:
             values = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.path} is not a run that can be read: {error}") from error
         if not isinstance(values, dict):
             raise RunError(f"{self.path / name} holds no table")
@@ -89,7 +89,7 @@ class RunFolder:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 found.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
         return found
 
@@ -121,21 +121,28 @@ class RunFolder:
         return changed
 
     def results(self, split: str = "test") -> Results:
-        """R as far as it has been measured on a split."""
+        """R as far as it has been measured on a split.
+
+        Raises:
+            RunError: the folder has no ``run.json``, or it is damaged.
+            KeyError, TypeError, ValueError: something in it is not what a run writes.
+        """
         about = self.read_json("run.json")
         tasks = [str(task["id"]) for task in about["tasks"]]
         cells = [line for line in self.lines("eval.jsonl") if line["split"] == split]
         rows: dict[int, list[float | None]] = {}
         for line in cells:
-            row = rows.setdefault(line["after"], [None] * len(tasks))
-            row[tasks.index(line["task"])] = line["figures"][about["metric"]]
+            if line["after"] not in range(-1, len(tasks)):
+                raise ValueError(f"an evaluation after task {line['after']} of {len(tasks)}")
+            row = rows.setdefault(int(line["after"]), [None] * len(tasks))
+            row[tasks.index(line["task"])] = _number(line["figures"][about["metric"]])
         initial = rows.pop(-1, [None] * len(tasks))
         return Results(
             tasks=tuple(tasks),
             rows=tuple(tuple(rows.get(i, [None] * len(tasks))) for i in range(max(rows, default=-1) + 1)),
             initial=tuple(initial),
-            metric=about["metric"],
-            higher_is_better=about["higher_is_better"],
+            metric=str(about["metric"]),
+            higher_is_better=bool(about["higher_is_better"]),
         )
 
     def _write(self, name: str, text: str) -> None:
@@ -150,6 +157,12 @@ class RunFolder:
 def resume_command(path: Path) -> str:
     """What to type to go on with a run."""
     return f"sidetune-run --resume {shlex.quote(str(path))}"
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"a figure is {value!r}")
+    return float(value)
 
 
 def check_free(path: Path | None) -> None:

@@ -64,6 +64,8 @@ def choice(value: Choice | str | Mapping[str, Any] | None) -> Choice | None:
         raise OptionError(f"a part is chosen by its name, such as {{'name': 'ewc', 'coef': 10.0}}; got {dict(value)}")
     name = rest.pop("name")
     nested = rest.pop("options", {})
+    if not isinstance(nested, Mapping):
+        raise OptionError(f"the options of '{name}' are a table of names and values, not {nested!r}")
     return Choice(name, {**nested, **rest})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -21,22 +22,23 @@ def summarise(folder: RunFolder) -> RunSummary:
     about = folder.read_json("run.json")
     try:
         moved = tuple(
-            Moved(line["task"], dict(Counter(map(part_of, line["moved"]))), len(line["kept"])) for line in folder.lines("moved.jsonl")
+            Moved(str(line["task"]), dict(Counter(part_of(str(name)) for name in line["moved"])), len(line["kept"]))
+            for line in folder.lines("moved.jsonl")
         )
         counts = folder.lines("parameters.jsonl")
         return RunSummary(
             name=folder.path.name,
             spec=from_values(about["resolved"], "run.json"),
-            spec_line=about["composition"],
+            spec_line=str(about["composition"]),
             results=folder.results(),
             moved=moved,
-            parameters={TRAINABLE: _typical([line["trainable"] for line in counts]), "all": counts[-1]["all"]} if counts else {},
-            seconds=sum(line["seconds"] for line in folder.lines("seconds.jsonl")),
+            parameters={TRAINABLE: _typical([int(line["trainable"]) for line in counts]), "all": int(counts[-1]["all"])} if counts else {},
+            seconds=_finite(sum(line["seconds"] for line in folder.lines("seconds.jsonl"))),
             status=folder.status,
             folder=str(folder.path),
             certified=tuple(certificate.lines(certified)) if (certified := certificate.read(folder)) else (),
         )
-    except (KeyError, TypeError, ValueError, OptionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
         raise RunError(f"the run {folder.path} is damaged: {error!r}") from error
 
 
@@ -44,6 +46,12 @@ def part_of(tensor: str) -> str:
     """The part that a tensor belongs to: ``base`` for ``base.layer1.0.conv1.weight``, ``heads.t0`` for ``heads.t0.linear.bias``."""
     first, *rest = tensor.split(".")
     return f"{first}.{rest[0]}" if len(rest) > 1 and first.endswith("s") else first
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} seconds")
+    return float(value)
 
 
 def _typical(values: Sequence[int]) -> int:

@@ -24,11 +24,14 @@ DAMAGE = (
     EOFError,
     RuntimeError,  # encryption; NotImplementedError is one: unknown compression or version
     MemoryError,  # a header that tells an absurd length
+    OverflowError,  # or one that no machine could hold
     tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
 """What NumPy and zipfile raise for files that are damaged or made by something else."""
+LARGE, MANY = 2**28, 100
+"""An array of more bytes than the first that is so many times larger than in the file is no set of photographs, but made to fill memory."""
 
 
 def read_archive(path: Path, size: tuple[int, int] | None = None) -> LabelledImages:
@@ -67,7 +70,10 @@ def _names(arrays: dict[str, Array], path: Path) -> tuple[str, ...] | None:
     names = arrays["names"]
     if names.dtype.kind != "U" or names.ndim != 1:
         raise DataError(f"{path}: names must be text of shape (classes,); it is {names.dtype} {names.shape}")
-    return tuple(names.tolist())
+    try:
+        return tuple(names.tolist())
+    except (ValueError, SystemError) as error:  # numbers that no character has
+        raise DataError(f"{path}: names must be text: {_reason(error)}") from error
 
 
 def _load(path: Path) -> dict[str, Array]:
@@ -87,6 +93,10 @@ def _load(path: Path) -> dict[str, Array]:
 
 
 def _array(archive: Any, key: str, path: Path) -> Array:
+    for stored in archive.zip.infolist():
+        if stored.filename in (f"{key}.npy", key) and stored.file_size > max(LARGE, MANY * stored.compress_size):
+            size = f"{stored.file_size / 2**30:.1f} GiB"
+            raise DataError(f"{path}: {key} unpacks to {MANY} times its size or more, {size}; save it uncompressed")
     try:
         value = archive[key]
     except DAMAGE as error:

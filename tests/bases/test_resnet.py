@@ -252,3 +252,21 @@ def test_the_encoding_of_an_example_does_not_depend_on_its_batch() -> None:
     image = torch.rand(4, 3, 32, 32).double()
     alone = torch.cat([base({"image": one[None]}).encoding for one in image])
     torch.testing.assert_close(base({"image": image}).encoding, alone)
+
+
+class Louder(nn.Conv2d):
+    """A convolution that somebody put in the place of another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_layer_that_was_replaced_is_called_in_a_frozen_network_too() -> None:
+    base = make()
+    base.requires_grad_(False).eval()
+    image = {"image": torch.rand(2, 3, 32, 32)}
+    before = base(image).taps[0]
+    louder = Louder(3, 16, 3, padding=1, bias=False).requires_grad_(False)
+    louder.load_state_dict(base.conv1.state_dict())
+    base.conv1 = louder
+    assert not torch.allclose(base(image).taps[0], before)

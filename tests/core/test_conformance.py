@@ -117,7 +117,8 @@ class Forgetful(Thawing):
 
 def test_a_learner_whose_state_is_lost_on_resume_is_found() -> None:
     found = failures(check("learner", Forgetful))
-    assert found.keys() == {"goes_on_as_if_never_stopped"}
+    assert "goes_on_as_if_never_stopped" in found
+    assert found.keys() <= {"goes_on_as_if_never_stopped", "goes_on_in_the_middle_of_a_task"}
     assert "buffers" in found["goes_on_as_if_never_stopped"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,22 @@ def test_a_failing_download_says_how_to_do_without(error: Exception, tmp_path: P
     with pytest.raises(api.DataError, match=r"cannot download CIFAR100 into .*--env\.archive") as caught:
         stream(root=tmp_path).tasks()
     assert caught.value.__cause__ is error
+
+
+def test_a_download_of_something_else_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w:gz") as archive:
+        for name in ("cifar-100-python/train", "../outside"):
+            archive.addfile(tarfile.TarInfo(name))
+
+    class Response(io.BytesIO):
+        url, length = None, len(written.getvalue())
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Response(written.getvalue()))
+    root = tmp_path / "root"
+    with pytest.raises(api.DataError, match="cannot download CIFAR100 into .*corrupted"):
+        stream(root=root).tasks()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()] == ["root/cifar-100-python.tar.gz"]
 
 
 def test_nothing_is_read_before_tasks_are_asked_for(tmp_path: Path) -> None:
