@@ -77,7 +77,7 @@ class Replay(Learner):
         groups = [columns for sample in samples for columns in sample.values()]
         together = {name: torch.cat([value, *(columns[INPUT + name] for columns in groups)]) for name, value in inputs.items()}
         encoding = self.base(together).encoding
-        own, *others = encoding.split([count, *(len(columns["target"]) for columns in groups)])
+        own, *others = torch.split(encoding, [count, *(len(columns["target"]) for columns in groups)])
         left = iter(others)
         self._replayed = [
             [Replayed(old, columns, self.heads.predict(next(left), old)) for old, columns in sample.items()] for sample in samples
