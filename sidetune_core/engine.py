@@ -223,7 +223,8 @@ def _git_state() -> dict[str, Any] | None:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+        status = git("status", "--porcelain", "--", ":/", ":(exclude,top)ledger/recorded")  # records are made one after another
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(status)}
     except (OSError, subprocess.SubprocessError):
         return None
 
