@@ -75,7 +75,7 @@ class CifarResNet(Base):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, 64) of ``image`` and the four taps."""
-        stem = functional.relu(_convolve(self.conv1, self.bn1, (inputs["image"] - self.mean) / self.std))
+        stem = functional.relu(_convolve(self.conv1, self.bn1, (inputs["image"] - self.mean) / self.std), inplace=True)
         first = self.layer1(stem)
         second = self.layer2(first)
         third = self.layer3(second)
@@ -95,10 +95,10 @@ class _Block(nn.Module):
         self.widen = (c_out - c_in) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = _convolve(self.conv2, self.bn2, functional.relu(_convolve(self.conv1, self.bn1, x)))
+        residual = _convolve(self.conv2, self.bn2, functional.relu(_convolve(self.conv1, self.bn1, x), inplace=True))
         if self.stride > 1 or self.widen:  # option A: subsample, and pad the channels with zeros on both sides
             x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.widen, self.widen))
-        return functional.relu(x + residual)
+        return functional.relu(residual.add_(x), inplace=True)
 
 
 def _convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:

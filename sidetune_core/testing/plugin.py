@@ -55,24 +55,25 @@ def check_distribution(distribution: str, options: Mapping[str, Any] | None = No
         PluginError: it is not installed, or has no plugins.
         OptionError: no plugin takes one of `options`.
     """
-    given, used, checked = dict(options or {}), set[str](), []
-    for plugin in registry.shipped(distribution):
-        takes = _takes(plugin) & given.keys()
-        used |= takes
-        name = f"{plugin.distribution}/{plugin.name}"
-        findings = check_plugin(plugin.kind.name, name, {option: given[option] for option in takes})
-        checked.append(Checked(plugin.kind.name, name, tuple(findings)))
-    if unused := sorted(given.keys() - used):
+    given = dict(options or {})
+    taken = {plugin: _options(plugin) & given.keys() for plugin in registry.shipped(distribution)}
+    if unused := sorted(given.keys() - set().union(*taken.values())):
         raise OptionError(f"no plugin of {distribution} has an option '{unused[0]}'")
+    checked = []
+    for plugin, names in taken.items():
+        name = f"{plugin.distribution}/{plugin.name}"
+        findings = check_plugin(plugin.kind.name, name, {option: given[option] for option in names})
+        checked.append(Checked(plugin.kind.name, name, tuple(findings)))
     return checked
 
 
-def _takes(plugin: Plugin) -> set[str]:
-    """The options of a plugin; none where it cannot be loaded, which is a finding of its own."""
-    try:
-        return {field.name for field in attrs.fields(registry.load(plugin).Config)}
-    except PluginError:
-        return set()
+def _options(plugin: Plugin) -> set[str]:
+    """The names of a plugin's options; none where it cannot be loaded, which is a finding of its own."""
+    with contextlib.redirect_stdout(io.StringIO()):  # what is printed is another
+        try:
+            return {field.name for field in attrs.fields(registry.load(plugin).Config)}
+        except PluginError:
+            return set()
 
 
 def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None) -> list[Finding]:
@@ -160,5 +161,4 @@ def unknown_option_is_refused(config: type[Any]) -> None:
 
 
 CONFIG_CHECKS = (every_option_has_a_help_text, defaults_are_within_their_limits, options_survive_a_round_trip, unknown_option_is_refused)
-
 PACKAGE_CHECKS = (name_is_plain, distribution_requires_sidetune, import_has_no_side_effects, package_imports_it_only_when_asked)

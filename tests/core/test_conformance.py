@@ -28,7 +28,7 @@ from sidetune_core.api import (
     TaskStream,
     option,
 )
-from sidetune_core.errors import PluginError
+from sidetune_core.errors import OptionError, PluginError
 from sidetune_core.registry import Plugin
 from sidetune_core.testing import Finding, check_distribution, check_plugin, report
 
@@ -290,9 +290,11 @@ def test_what_an_import_does_besides_is_found(tmp_path: Path) -> None:
     assert "prints 'hello' and draws random numbers or seeds a generator" in failures(checked.findings)["import_has_no_side_effects"]
 
 
-def test_a_distribution_that_is_not_there_is_an_error() -> None:
+def test_a_distribution_that_is_not_there_and_an_option_that_nobody_takes_are_errors() -> None:
     with pytest.raises(PluginError, match="Did you mean 'sidetune'"):
         check_distribution("sidetun")
+    with pytest.raises(OptionError, match="no plugin of sidetune has an option 'flavour'"):
+        check_distribution("sidetune", {"weights": "none", "flavour": 1})
 
 
 class Changeable(Forgetful):
