@@ -13,13 +13,14 @@ A folder with one ``NAME.toml`` for each claim, written by a person:
     source = "van de Ven et al. 2022, Table 3, another network"
     tolerance = 0.01                       # left out where the figure is shown for orientation only
 
-and below it ``recorded/NAME.json``, written by `sidetune reproduce NAME --record` alone: R of each seed, costs, versions, commit. Every
-table is made from these, so no figure is ever typed.
+and below it ``recorded/NAME.json``, written by `sidetune reproduce NAME --record` alone: R of each seed, numbers of parameters, versions,
+commit. Every table is made from these, so no figure is ever typed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -162,7 +163,6 @@ def write_record(folder: Path, entry: Entry, spec: RunSpec, runs: Sequence[RunSu
                 "seed": run.spec.seed,
                 "results": attrs.asdict(run.results),
                 "parameters": dict(run.parameters),
-                "seconds": run.seconds,
                 **{key: origin[key] for key in ("machine", "threads", "versions")},
                 "commit": origin["git"]["commit"],
             }
@@ -252,7 +252,7 @@ def _summary(name: str, spec: RunSpec, run: Mapping[str, Any]) -> RunSummary:
         ),
         moved=(),
         parameters=run["parameters"],
-        seconds=run["seconds"],
+        seconds=math.nan,  # no record has the time: seeds are run when and where there is room
         status="done",
         folder=name,
     )
