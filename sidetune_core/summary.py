@@ -10,7 +10,7 @@ from sidetune_core import certificate
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.report import TRAINABLE, Moved, RunSummary
 from sidetune_core.runs import RunFolder
-from sidetune_core.spec import from_values
+from sidetune_core.spec import RunSpec, from_values
 
 
 def summarise(folder: RunFolder) -> RunSummary:
@@ -28,7 +28,7 @@ def summarise(folder: RunFolder) -> RunSummary:
         counts = folder.lines("parameters.jsonl")
         return RunSummary(
             name=folder.path.name,
-            spec=from_values(about["resolved"], "run.json"),
+            spec=_resolved(about["resolved"]),
             spec_line=str(about["composition"]),
             results=folder.results(),
             moved=moved,
@@ -46,6 +46,13 @@ def part_of(tensor: str) -> str:
     """The part that a tensor belongs to: ``base`` for ``base.layer1.0.conv1.weight``, ``heads.t0`` for ``heads.t0.linear.bias``."""
     first, *rest = tensor.split(".")
     return f"{first}.{rest[0]}" if len(rest) > 1 and first.endswith("s") else first
+
+
+def _resolved(values: object) -> RunSpec:
+    spec = from_values(values, "run.json")
+    if spec.learner is None or spec.env is None:  # methods are told apart by these
+        raise ValueError("the resolved spec names no learner or no env")
+    return spec
 
 
 def _finite(value: float) -> float:

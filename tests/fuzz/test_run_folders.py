@@ -104,6 +104,7 @@ def test_spoilt_bytes(data: st.DataObject, tmp_path: Path, spoil_bytes: Any, ans
         ("seconds.jsonl", [{"seconds": 10**400}]),
         ("run.json", {**GOOD["run.json"], "metric": ["accuracy"]}),
         ("run.json", {**GOOD["run.json"], "tasks": "t0"}),
+        ("run.json", {**GOOD["run.json"], "resolved": {}}),
         ("run.json", {**GOOD["run.json"], "resolved": {"learner": {"name": "ewc", "options": 5}}}),
     ],
 )
