@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib import metadata
@@ -31,7 +30,7 @@ from sidetune_core.metrics import Results
 from sidetune_core.parts import Inputs
 from sidetune_core.progress import Progress
 from sidetune_core.report import run_report
-from sidetune_core.runs import RunFolder
+from sidetune_core.runs import Clock, RunFolder
 from sidetune_core.spec import RunSpec, from_values
 from sidetune_core.stops import Stopped, listening
 from sidetune_core.summary import summarise
@@ -128,7 +127,7 @@ def _carry_out(
     save_every: Interval,
 ) -> Run:
     options = composition.train
-    began = time.monotonic()
+    clock = Clock(folder)
     side = composition.parts.get("side")
     store = None
     if options.store != "off":
@@ -150,32 +149,32 @@ def _carry_out(
                     for name, value in figures.items():
                         board.add_scalar(name, value, step)
 
-            loop.learn(learner, tasks, loop.Session(options, composition.seed, machine, folder, store, progress, curve, save_every, stop))
+            session = loop.Session(options, composition.seed, machine, folder, store, progress, curve, save_every, stop, clock)
+            loop.learn(learner, tasks, session)
             _plot_results(curve, folder.results())
-        _end(folder, "done", began)
+        _end(folder, "done", clock)
         with writing(folder.path / "report.md"):
             write_text(folder.path / "report.md", run_report(summarise(folder)))
     except KeyboardInterrupt as stopped:
-        _end(folder, "interrupted", began)
+        _end(folder, "interrupted", clock)
         raise Interrupted(folder.path, *([stopped.number] if isinstance(stopped, Stopped) else [])) from stopped
     except WriteError as error:
         with suppress(WriteError):
-            _end(folder, f"failed: {error}", began)
+            _end(folder, f"failed: {error}", clock)
         kept = checkpoint.find(folder.checkpoints, progress.warn)
         raise WriteError(
             f"{error}. The run is kept {f'as it was {kept}' if kept else 'at its start'}; when that is mended, go on with: "
             f"{runs.resume_command(folder.path)}"
         ) from error
     except BaseException as error:
-        _end(folder, f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}", began)
+        _end(folder, f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}", clock)
         raise
     return Run(folder, learner, tasks, machine)
 
 
-def _end(folder: RunFolder, status: str, began: float) -> None:
+def _end(folder: RunFolder, status: str, clock: Clock) -> None:
     """Write down how this part of a run ended, and how long it took."""
-    seconds = time.monotonic() - began
-    folder.append("seconds.jsonl", {"seconds": round(seconds, 3)})
+    seconds = clock.note()
     folder.set_status(status)
     folder.log(f"{status} after {seconds:.1f} s")
 

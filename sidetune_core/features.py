@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.errors import WeightsError
 from sidetune_core.parts import Base, Features, Inputs
-from sidetune_core.weights import fingerprint, read_tensors, write_tensors
+from sidetune_core.rows import Rows
+from sidetune_core.weights import fingerprint
 
 GIB = 2**30
 
 FEWEST = 16
 """Examples that are computed together at least."""
+
+LAYOUT = "2"
+"""Of the files on disk: others are not looked at."""
 
 
 @attrs.define(eq=False)
@@ -53,6 +56,12 @@ class FeatureStore:
         for base in _bases(module):
             frozen = not base.training and not any(parameter.requires_grad for parameter in base.parameters())
             base.store = self._table(base, arithmetic) if frozen else None
+        served = {id(base.store) for base in _bases(module)}
+        for key, table in list(self._tables.items()):
+            if id(table) not in served:  # a teacher of the task before, or weights that have moved since
+                table.rows.save()
+                self.used -= table.rows.bytes
+                del self._tables[key]
 
     @staticmethod
     def detach(module: nn.Module) -> None:
@@ -76,28 +85,22 @@ class FeatureStore:
     def save(self) -> None:
         """Write what is new to disk."""
         for table in self._tables.values():
-            table.save()
+            table.rows.save()
 
     def _table(self, base: Base, arithmetic: str) -> Table:
-        names = [_identity(base), self.data, arithmetic, str(self.keep_taps)]
+        names = [_identity(base), self.data, arithmetic, str(self.keep_taps), LAYOUT]
         key = hashlib.sha256("/".join(names).encode()).hexdigest()
         if key not in self._tables:
-            path = self.folder / f"{key[:40]}.safetensors" if self.folder and self.data else None
-            self._tables[key] = Table(self, path)
+            folder = self.folder / key[:40] if self.folder and self.data else None
+            self._tables[key] = Table(self, Rows(folder, self.reserve, self.say), arithmetic)
         return self._tables[key]
 
 
 class Table:
-    """The remembered outputs of one base. Rows grow in powers of two; `index[id]` is an example's row, or -1."""
+    """The remembered outputs of one base."""
 
-    def __init__(self, store: FeatureStore, path: Path | None) -> None:
-        self._store, self._path = store, path
-        self._index = torch.full((0,), -1)
-        self._columns: list[Tensor] = []  # the encoding, then the taps: (rows, *shape)
-        self._count = 0
-        self._saved = 0
-        if path is not None and path.is_file():
-            self._load(path)
+    def __init__(self, store: FeatureStore, rows: Rows, arithmetic: str) -> None:
+        self._store, self.rows, self._arithmetic = store, rows, arithmetic
 
     def lookup(self, base: Base, inputs: Inputs) -> Features:
         """The outputs for a batch, computing those that are not known yet (see `parts.Store`).
@@ -107,16 +110,17 @@ class Table:
         networks they do if it is alone, for linear layers if it is one of at most four, for fp32 both, and never on which others they
         are. So an output has the same bits whatever was known before, and a run that is resumed with an empty store ends with the bytes
         of one that never stopped. An exception are linear layers of odd widths, such as 17 to 3, which round by the place in the batch:
-        there a resumed run is the same to the last bit with the store off only.
+        there a resumed run is the same to the last bit with the store off only. So are sequences of several lengths (`Inputs.lengths`),
+        for the padding of an example depends on its batch.
         """
         assert inputs.ids is not None
         ids = inputs.ids.cpu()
-        rows = self._rows(ids)
+        rows = self.rows.find(ids)
         unknown = rows < 0
         if not unknown.any():
             return self._read(rows, inputs)
         fresh = self._compute_some(base, inputs, unknown)
-        self._remember(ids[unknown], fresh)
+        self._remember(base, ids[unknown], fresh, None if inputs.lengths is None else inputs.lengths.cpu()[unknown])
         if unknown.all():
             return fresh
         known = self._read(rows[~unknown], inputs)
@@ -126,39 +130,10 @@ class Table:
             tuple(_interleave(some, new, old) for new, old in zip(fresh.taps, known.taps, strict=True)),
         )
 
-    def save(self) -> None:
-        """Write the table to its file, if it has one and there is something new. A disk that is full stops no run."""
-        if self._path is None or self._count == self._saved:
-            return
-        ids = torch.empty(self._count, dtype=torch.int64)
-        held = (self._index >= 0).nonzero()[:, 0]
-        ids[self._index[held]] = held
-        columns = {f"column{k}": column[: self._count] for k, column in enumerate(self._columns)}
-        try:
-            write_tensors(self._path, {"ids": ids, **columns})
-        except OSError as error:
-            self._store.say(f"cannot write the feature store to {self._path}, so it is kept in memory only: {error}")
-            self._path = None
-        self._saved = self._count
-
-    def _load(self, path: Path) -> None:
-        try:
-            tensors = read_tensors(path)
-            ids = tensors.pop("ids")
-            columns = [tensors[f"column{k}"] for k in range(len(tensors))]
-        except (WeightsError, KeyError):
-            return  # a damaged file is no loss: it is made again, and replaced when there is something to save
-        if not self._store.reserve(sum(column.nbytes for column in columns)):
-            self._path = None  # what this run can hold is less than what the file has
-            return
-        self._grow_index(ids)
-        self._index[ids] = torch.arange(len(ids))
-        self._columns, self._count, self._saved = columns, len(ids), len(ids)
-
     def _compute(self, base: Base, inputs: Inputs) -> Features:
         with torch.no_grad():
             features: Features = nn.Module.__call__(base, inputs)
-        return features if self._store.keep_taps else Features(features.encoding)
+        return self._as_served([features.encoding, *(features.taps if self._store.keep_taps else ())], inputs)
 
     def _compute_some(self, base: Base, inputs: Inputs, wanted: Tensor) -> Features:
         """The outputs for the examples that are `wanted` (B,), computed with others of the batch."""
@@ -166,50 +141,36 @@ class Table:
         if self._store.full:
             lacking = max(0, FEWEST - int(wanted.sum()))
             chosen = wanted.index_fill(0, (~wanted).nonzero()[:lacking, 0], True)
-        device = next(iter(inputs.values())).device
-        if chosen.all():
-            features = self._compute(base, inputs)
-        else:
-            some = chosen.to(device)
-            features = self._compute(base, Inputs({name: tensor[some] for name, tensor in inputs.items()}))
+        features = self._compute(base, inputs if chosen.all() else _select(inputs, chosen))
         if wanted.all():
             return features
-        rows = wanted[chosen].to(device)
+        rows = wanted[chosen].to(features.encoding.device)
         return Features(features.encoding[rows], tuple(tap[rows] for tap in features.taps))
 
-    def _rows(self, ids: Tensor) -> Tensor:
-        self._grow_index(ids)
-        return self._index[ids]
-
-    def _grow_index(self, ids: Tensor) -> None:
-        highest = int(ids.max()) + 1
-        if highest > len(self._index):
-            grown = torch.full((2 ** (highest - 1).bit_length(),), -1)
-            grown[: len(self._index)] = self._index
-            self._index = grown
-
     def _read(self, rows: Tensor, inputs: Inputs) -> Features:
-        device = next(iter(inputs.values())).device
-        first, *rest = (column[rows.to(column.device)].to(device) for column in self._columns)
-        return Features(first, tuple(rest))
+        first = next(iter(inputs.values()))
+        width = first.shape[1] if inputs.lengths is not None else 0
+        return self._as_served(self.rows.read(rows, width, first.device), inputs)
 
-    def _remember(self, ids: Tensor, fresh: Features) -> None:
-        columns = [fresh.encoding, *fresh.taps]
+    def _as_served(self, columns: Sequence[Tensor], inputs: Inputs) -> Features:
+        """The columns in the type and the memory format that fresh and stored ones share, since arithmetic goes by both."""
+        if self._arithmetic == "bf16":
+            columns = [column.bfloat16() if column.dtype == torch.float32 else column for column in columns]
+        images = [value for value in inputs.values() if value.ndim == 4]
+        if any(image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous() for image in images):
+            columns = [column.contiguous(memory_format=torch.channels_last) if column.ndim == 4 else column for column in columns]
+        encoding, *taps = columns
+        return Features(encoding, tuple(taps))
+
+    def _remember(self, base: Base, ids: Tensor, fresh: Features, lengths: Tensor | None) -> None:
+        columns: list[Tensor] = [fresh.encoding, *fresh.taps]
         first = _first_of_each(ids)
         if len(first) < len(ids):  # an example comes twice where one pass over the data ends and the next begins
             ids, columns = ids[first], [values[first.to(values.device)] for values in columns]
-        room = len(self._columns[0]) if self._columns else 0
-        need = self._count + len(ids)
-        if need > room:
-            grown = 2 ** (max(need, 256) - 1).bit_length()
-            if not self._store.reserve(sum(column[0].nbytes for column in columns) * (grown - room)):
-                return
-            old = self._columns or [column[:0] for column in columns]
-            self._columns = [torch.cat([one, one.new_empty(grown - room, *one.shape[1:])]) for one in old]
-        for column, values in zip(self._columns, columns, strict=True):
-            column[self._count : need] = values
-        self._index[ids] = torch.arange(self._count, need)
-        self._count = need
+            lengths = None if lengths is None else lengths[first]
+        shapes = [base.shape, *base.tap_shapes][: len(columns)]
+        ragged = frozenset(k for k, shape in enumerate(shapes) if len(shape) == 2 and lengths is not None)
+        self.rows.append(ids, columns, torch.ones_like(ids) if lengths is None else lengths, ragged)
 
 
 def _bases(module: nn.Module) -> list[Base]:
@@ -249,6 +210,12 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str | torch.dtype) or attrs.has(type(value))
+
+
+def _select(inputs: Inputs, chosen: Tensor) -> Inputs:
+    """Some examples of a batch, to be computed."""
+    lengths = None if inputs.lengths is None else inputs.lengths[chosen.to(inputs.lengths.device)]
+    return Inputs({name: tensor[chosen.to(tensor.device)] for name, tensor in inputs.items()}, lengths=lengths)
 
 
 def _first_of_each(ids: Tensor) -> Tensor:

@@ -38,6 +38,15 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process is at work in a run folder, or nobody can tell."""
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
 def _name(holder: Path) -> str:
     try:
         values = json.loads(holder.read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from sidetune_core.optim import count_moving, make_optimizer, optimizer_state, r
 from sidetune_core.parts import Inputs
 from sidetune_core.probes import Watch
 from sidetune_core.progress import Progress
-from sidetune_core.runs import RunFolder
+from sidetune_core.runs import Clock, RunFolder
 from sidetune_core.seeding import derive_seed, random_states, seeded, set_random_states
 from sidetune_core.spec import TrainOptions
 from sidetune_core.stops import Stop
@@ -50,6 +50,7 @@ class Session:
     curve: Curve
     save_every: Interval = Interval()
     stop: Stop = attrs.field(factory=Stop)
+    clock: Clock = attrs.Factory(lambda self: Clock(self.folder), takes_self=True)
 
 
 def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
@@ -115,6 +116,7 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
         done, within = [task.id for task in seen], None
         checkpoint.save(folder.checkpoints, learner, done, folder.marks())
         checkpoint.forget_within(folder.checkpoints)
+        session.clock.note()
         session.progress.finish(
             f"task {len(seen)}/{len(tasks)} {stage[-1].title}: {stage[-1].metric} {figures[-1]:.4g}, "
             f"mean over tasks so far {sum(figures) / len(figures):.4g} ({steps} steps, {time.monotonic() - began:.1f} s)"
@@ -143,9 +145,8 @@ def make_act(learner: Learner, task: Task, machine: Machine) -> Act:
     """The learner's current output for a task, without gradient, in float32."""
 
     def act(inputs: Inputs) -> Tensor:
-        tensors = {name: machine.move(value) for name, value in inputs.items()}
         with torch.no_grad(), machine.autocast():
-            output: Tensor = learner(Inputs(tensors, inputs.ids), task.id)
+            output: Tensor = learner(machine.move_inputs(inputs), task.id)
         return output.float()
 
     return act
@@ -231,6 +232,7 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
                     now = attrs.evolve(now, optimizer=optimizer_state(optimizer), random=random_states())
                 done = [one.id for one in seen[: -len(stage)]]
                 checkpoint.save_within(session.folder.checkpoints, learner, done, session.folder.marks(), now)
+                session.clock.note()
                 saved, when = step + 1, time.monotonic()
                 session.stop.check()
     return steps

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,14 @@ class RunFolder:
 
     @property
     def status(self) -> str:
+        """What was set last; ``killed`` where that is ``running`` and no process is at work in the folder any more."""
         path = self.path / "status"
-        return path.read_text(encoding="utf-8").strip() if path.is_file() else "unknown"
+        status = path.read_text(encoding="utf-8").strip() if path.is_file() else "unknown"
+        if status == "running":
+            from sidetune_core.lock import is_held  # it takes a while to import
+
+            return status if is_held(self.path) else "killed"
+        return status
 
     @property
     def checkpoints(self) -> Path:
@@ -152,6 +159,21 @@ class RunFolder:
     def _add(self, name: str, line: str) -> None:
         with writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+class Clock:
+    """Adds up the time that a run takes, in ``seconds.jsonl``, piece by piece: of a process that is killed the last piece is lost."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder, self._began = folder, time.monotonic()
+        self._last = self._began
+
+    def note(self) -> float:
+        """Write down the time since the last note; returns the seconds since the process began with the run."""
+        now = time.monotonic()
+        self._folder.append("seconds.jsonl", {"seconds": round(now - self._last, 3)})
+        self._last = now
+        return now - self._began
 
 
 def resume_command(path: Path) -> str:

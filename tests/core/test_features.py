@@ -411,13 +411,13 @@ def test_examples_that_were_twice_in_a_batch_are_saved_once(tmp_path: Path) -> N
     base(batch([4, 9, 4, 4]))
     base(batch([9, 2, 2]))
     store.save()
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*/*")
     assert sorted(read_tensors(path)["ids"].tolist()) == [2, 4, 9]
 
 
 def test_nothing_new_is_not_written_again(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*/*")
     written = path.stat().st_mtime_ns
     store.save()
     assert path.stat().st_mtime_ns == written
@@ -438,7 +438,7 @@ def other_content(path: Path) -> None:
 @pytest.mark.parametrize("damage", [cut, empty, other_content])
 def test_a_damaged_file_is_made_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
     filled(tmp_path)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*/*")
     whole = path.read_bytes()
     damage(path)
     filled(tmp_path)
@@ -488,7 +488,7 @@ def test_data_that_is_not_known_stays_off_the_disk(tmp_path: Path) -> None:
 
 def test_a_file_beyond_the_limit_is_neither_read_nor_overwritten(tmp_path: Path) -> None:
     filled(tmp_path)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*/*")
     whole = path.read_bytes()
     say, base = Told(), Counting()
     store = on_disk(tmp_path, base, limit=280 * ROW, say=say)
@@ -518,3 +518,80 @@ def test_a_base_that_is_no_longer_frozen_is_no_longer_served() -> None:
     base.requires_grad_(True)
     store.attach(base, "fp32")
     assert base.store is None
+
+
+class Encoder(Base):
+    """Text of up to 6 words to (6, 4) and one tap, zero beyond the end of each example."""
+
+    shape = (6, 4)
+    tap_shapes = ((6, 2), (3,))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(10, 4)
+        self.rows: list[int] = []
+        self.eval().requires_grad_(False)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        self.rows.append(len(inputs["words"]))
+        real = (inputs["words"] > 0)[..., None]
+        encoding = self.words(inputs["words"]) * real
+        return Features(encoding, (encoding[..., :2], encoding.sum(1)[:, :3]))
+
+
+def sentences(ids: list[int]) -> Inputs:
+    """Example k has 1 + k % 6 words; a batch is as wide as its longest."""
+    lengths = torch.tensor([1 + one % 6 for one in ids])
+    words = torch.arange(1, 1 + int(lengths.max())).expand(len(ids), -1) * (torch.arange(int(lengths.max())) < lengths[:, None])
+    return Inputs({"words": words}, torch.tensor(ids), lengths)
+
+
+def test_sequences_come_back_as_wide_as_their_batch_whatever_it_was_when_they_were_computed() -> None:
+    plain, base = Encoder(), Encoder()
+    base.load_state_dict(plain.state_dict())
+    store = attached(base, keep_taps=True)
+    for ids in ([0, 5, 2], [1, 3], [0, 1, 2], [2, 3, 4], [5, 3]):
+        known, fresh = base(sentences(ids)), plain(sentences(ids))
+        torch.testing.assert_close([known.encoding, *known.taps], [fresh.encoding, *fresh.taps], rtol=0, atol=0)
+    assert base.rows == [3, 2, 3]
+    assert store.used == 4 * ((1 + 2 + 3 + 4 + 5 + 6) * (4 + 2) + 6 * 3)
+
+
+def test_images_are_served_in_the_memory_format_of_the_inputs(tmp_path: Path) -> None:
+    class Picture(Base):
+        shape = (4, 3, 3)
+
+        def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+            return Features(inputs["image"].repeat(1, 2, 1, 1))
+
+    images = torch.randn(6, 2, 3, 3).contiguous(memory_format=torch.channels_last)
+    for found in ("memory", "disk"):
+        base = Picture().eval()
+        store = on_disk(tmp_path, base)
+        for _ in range(2):
+            encoding = base(Inputs({"image": images}, torch.arange(6))).encoding
+            assert encoding.is_contiguous(memory_format=torch.channels_last), found
+        store.save()
+
+
+def test_in_bf16_outputs_that_come_in_fp32_are_served_in_bf16_from_the_first_time_on() -> None:
+    base = Counting()
+    FeatureStore(2**20, False, Told()).attach(base, "bf16")
+    fresh, known = (base(batch([0, 1])).encoding for _ in range(2))
+    assert fresh.dtype == known.dtype == torch.bfloat16
+    assert torch.equal(fresh, known)
+
+
+def test_the_outputs_of_a_base_that_the_learner_has_no_more_make_room() -> None:
+    learner = nn.ModuleList([Counting(0), Counting(1)])
+    store = FeatureStore(400 * ROW, False, Told())
+    store.attach(learner, "fp32")
+    for base in learner:
+        base(batch(torch.arange(200)))
+    assert store.used == 400 * ROW
+    learner[0].rows.clear()  # a plain attribute, by which bases are told apart
+    learner[1] = Counting(2)
+    store.attach(learner, "fp32")
+    assert store.used == 200 * ROW
+    learner[1](batch(torch.arange(200)))
+    assert store.used == 400 * ROW

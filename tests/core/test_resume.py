@@ -23,6 +23,7 @@ from sidetune_core import api, checkpoint, devices, engine, files, loop, stops
 from sidetune_core.cli import main_run
 from sidetune_core.errors import Interrupted, RunError, WriteError
 from sidetune_core.lock import locked
+from sidetune_core.runs import RunFolder
 
 TRAIN = {"steps": 4, "batch": 5, "precision": "fp32"}
 TINY = Path(__file__).parent / "kills"
@@ -184,7 +185,11 @@ def test_a_process_that_is_killed_lets_go_of_the_folder(tmp_path: Path) -> None:
         process.stdout.readline()
         with pytest.raises(RunError, match=rf"is being worked on by process {process.pid} on "), locked(tmp_path):
             pass
+        folder = RunFolder(tmp_path)
+        folder.set_status("running")
+        assert folder.status == "running"
         process.kill()
+    assert folder.status == "killed"
     with locked(tmp_path):
         pass
 
