@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import attrs
 import torch
@@ -23,9 +22,6 @@ class SideTune(Learner):
     With ``dense`` the merger of task t gets the encodings of all earlier sides as well, ``M_t(B(x), S_0(x), ..., S_t(x))``: what they
     learnt is built upon as in boosting. Earlier sides are frozen and a task never gets a later one, so still nothing is forgotten; but
     task t costs t more sides in each pass.
-
-    With ``begin`` set to ``previous`` a task's side and merger begin as those of the task before ended, which stay as they are: what was
-    learnt is passed on at no cost. With ``dense`` only the side does, for mergers of different tasks take different numbers of encodings.
     """
 
     @attrs.frozen
@@ -33,9 +29,6 @@ class SideTune(Learner):
         """Options of `SideTune`."""
 
         dense: bool = option(False, "give a task's merger the encodings of all earlier sides too, frozen: base first, the task's own last")
-        begin: Literal["fresh", "previous"] = option(
-            "fresh", "where a task's side begins: as the options of the side say, or where that of the task before ended"
-        )
 
     needs = frozenset({"base", "side", "merger"})
 
@@ -48,16 +41,12 @@ class SideTune(Learner):
         self.sides = nn.ModuleDict()
         self.mergers = nn.ModuleDict()
         self.heads = Heads(self.base.shape, config.norm)
-        self._dense, self._begin = config.dense, config.begin
+        self._dense = config.dense
         self._current = ""
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        before = next(reversed(list(self.sides)), None)
         self.sides[task.id] = self._make_side(self.base)
         self.mergers[task.id] = self._make_merger(self.base, 2 + len(self._earlier(task.id)))
-        if self._begin == "previous" and before is not None:
-            for parts in [self.sides] if self._dense else [self.sides, self.mergers]:
-                parts[task.id].load_state_dict(parts[before].state_dict())
         self._current = task.id
         return [self.sides[task.id], self.mergers[task.id], self.heads.start(task)]
 

@@ -1,4 +1,4 @@
-"""Side-tuning where tasks build upon each other: dense, or with sides that begin where those of the task before ended."""
+"""Dense side-tuning: a task builds upon the sides of all tasks before it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sidetune_core.testing.state import changed, snapshot
 INPUTS = {"x": torch.randn(5, 6, generator=torch.Generator().manual_seed(1))}
 
 
-@pytest.mark.parametrize("options", [{}, {"norm": False}, {"dense": True}, {"begin": "previous"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"norm": False}, {"dense": True}], ids=str)
 def test_it_keeps_the_contract(options: dict[str, Any]) -> None:
     assert [finding for finding in check_plugin("learner", "sidetune", options) if not finding.passed] == []
 
@@ -85,19 +85,3 @@ def test_starting_the_tasks_again_makes_a_learner_that_takes_the_state(world: An
     again.load_state_dict(learner.state_dict(), strict=True)
     again.eval()
     assert all(torch.equal(again(INPUTS, task.id), learner(INPUTS, task.id)) for task in world.tasks)
-
-
-@pytest.mark.parametrize("dense", [True, False])
-def test_a_side_begins_where_the_one_before_ended_and_leaves_that_as_it_is(dense: bool, world: Any) -> None:
-    learner = learnt(world, 2, dense=dense, begin="previous")
-    before = snapshot(learner)
-    world.start(learner, world.tasks[2])
-    assert changed(snapshot(learner.sides["t2"]), snapshot(learner.sides["t1"])) == []
-    assert dense or changed(snapshot(learner.mergers["t2"]), snapshot(learner.mergers["t1"])) == []
-    world.train(learner, world.tasks[2])
-    assert changed(snapshot(learner.sides["t2"]), snapshot(learner.sides["t1"])) != []
-    assert [name for name in changed(before, snapshot(learner)) if name in before] == []
-
-
-def test_the_first_side_begins_as_its_options_say(world: Any) -> None:
-    assert changed(snapshot(learnt(world, 1, begin="previous")), snapshot(learnt(world, 1))) == []
