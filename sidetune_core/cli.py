@@ -15,7 +15,7 @@ from tyro.extras import SubcommandApp
 
 from sidetune_core import arguments, kinds, registry
 from sidetune_core.compose import compose
-from sidetune_core.errors import Interrupted, LedgerError, OptionError, RunError, SidetuneError, suggest
+from sidetune_core.errors import EndedElsewhere, Interrupted, LedgerError, OptionError, RunError, SidetuneError, suggest
 from sidetune_core.files import write_text
 from sidetune_core.methods import Method, group, same_stream
 from sidetune_core.metrics import MAIN, Metric
@@ -57,10 +57,13 @@ def _guarded(act: Callable[[], int], debug: bool) -> int:
     except SidetuneError as error:
         if debug:
             raise
+        if isinstance(error, EndedElsewhere):
+            return 2
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(f"\ninterrupted; go on with: {resume_command(stop.folder)}", file=sys.stderr)
+        if stop.told:
+            print(f"\ninterrupted; go on with: {resume_command(stop.folder)}", file=sys.stderr)
         return 128 + stop.number
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -83,6 +86,8 @@ def _run(argv: list[str]) -> int:
         run = engine.resume(asked.resume, asked.quiet, asked.save_every)
     else:
         run = engine.run(asked.spec, asked.out, asked.quiet, asked.save_every or engine.SAVE_EVERY)
+    if not run.folder.writes:
+        return 0  # of several processes, the first one tells
     summary = summarise(run.folder)
     folder = run.folder.path
     print(f"\n{matrix_table(summary.results)}\n")

@@ -59,8 +59,12 @@ class Machine:
         return f"{name}, {self.arithmetic}, {'channels last' if self.channels_last else 'channels first'}"
 
 
-def choose(options: TrainOptions) -> Machine:
+def choose(options: TrainOptions, local: int | None = None) -> Machine:
     """The machine that the options ask for.
+
+    Args:
+        options: device, precision and memory layout.
+        local: number of this process among those of one run on this computer, each of which has a GPU of its own; None for one alone.
 
     Raises:
         OptionError: there is no such device.
@@ -68,6 +72,10 @@ def choose(options: TrainOptions) -> Machine:
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if local is not None and name.startswith("cuda"):
+        if name != "cuda":
+            raise OptionError(f"--train.device {name}: of several processes, each takes a GPU of its own; give 'cuda' or 'cpu'")
+        name = f"cuda:{local}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

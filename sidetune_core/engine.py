@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sidetune_core import __version__, checkpoint, devices, loop, runs
 from sidetune_core.build import build_learner, build_stream
 from sidetune_core.compose import Composition, compose
 from sidetune_core.devices import Machine
+from sidetune_core.distributed import Group, joined
 from sidetune_core.errors import Interrupted, RunError, SidetuneError, WriteError
 from sidetune_core.features import GIB, FeatureStore
 from sidetune_core.files import write_text, writing
@@ -34,7 +36,7 @@ from sidetune_core.runs import Clock, RunFolder
 from sidetune_core.spec import RunSpec, from_values
 from sidetune_core.stops import Stopped, listening
 from sidetune_core.summary import summarise
-from sidetune_core.tasks import Task
+from sidetune_core.tasks import Task, TaskStream
 
 SAVE_EVERY = "60s"
 
@@ -62,7 +64,7 @@ class Run:
 
 
 def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_every: str = SAVE_EVERY) -> Run:
-    """Run a spec into a new folder.
+    """Run a spec into a new folder; under `torchrun`, in all its processes together, of which the first one writes.
 
     Args:
         spec: names and options.
@@ -76,18 +78,21 @@ def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_e
     """
     path = Path(out) if out is not None else None
     often = interval(save_every)
-    runs.check_free(path)
-    composition = compose(spec)
-    with closing(build_stream(composition)) as stream:
-        learner = build_learner(composition, stream)
-        tasks = stream.tasks()
-        if not tasks:
-            raise RunError(f"{composition.parts['env'].owner} has no tasks")
-        machine = devices.choose(composition.train)
-        folder = runs.create(path, "-".join(composition.parts[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")))
-        with locked(folder.path):
-            folder.write_json("run.json", _about(spec, composition, machine, tasks) | {"save_every": save_every})
-            return _carry_out(composition, folder, learner, tasks, machine, stream.fingerprint(), Progress(quiet=quiet), often)
+    with joined() as group:
+        if group.first:
+            runs.check_free(path)
+        composition = compose(spec)
+        with closing(build_stream(composition)) as stream:
+            learner, tasks = _build(composition, stream, group)
+            if not tasks:
+                raise RunError(f"{composition.parts['env'].owner} has no tasks")
+            machine = devices.choose(composition.train, group.local)
+            name = "-".join(composition.parts[slot].plugin.name.split(":")[-1] for slot in ("env", "learner"))
+            folder = attrs.evolve(group.from_first(lambda: runs.create(path, name)), writes=group.first)
+            with _held(folder):
+                if group.first:
+                    folder.write_json("run.json", _about(spec, composition, machine, tasks, group) | {"save_every": save_every})
+                return _carry_out(composition, folder, learner, tasks, machine, group, stream.fingerprint(), quiet, often)
 
 
 def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) -> Run:
@@ -102,18 +107,34 @@ def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) 
         SidetuneError: the folder holds no run, another process is at work on it, or the run cannot be built again.
         Interrupted: SIGINT or SIGTERM came; the state is in the folder.
     """
-    folder = runs.open_run(Path(path))
+    with joined() as group:
+        folder, about = group.from_first(lambda: _open(Path(path)))
+        folder = attrs.evolve(folder, writes=group.first)
+        often = interval(save_every if save_every is not None else about.get("save_every", SAVE_EVERY))
+        composition = compose(from_values(about.get("resolved"), str(folder.path / "run.json")))
+        with _held(folder), closing(build_stream(composition)) as stream:
+            learner, tasks = _build(composition, stream, group)
+            if [task.id for task in tasks] != [task["id"] for task in about["tasks"]]:
+                raise RunError(f"the env no longer gives the tasks that {folder.path} was started with")
+            machine = devices.choose(composition.train, group.local)
+            return _carry_out(composition, folder, learner, tasks, machine, group, stream.fingerprint(), quiet, often)
+
+
+def _build(composition: Composition, stream: TaskStream, group: Group) -> tuple[Learner, Sequence[Task]]:
+    with group.in_turn():
+        return build_learner(composition, stream), stream.tasks()
+
+
+def _open(path: Path) -> tuple[RunFolder, dict[str, Any]]:
+    """A run that can be gone on with, and its ``run.json``."""
+    folder = runs.open_run(path)
     checkpoint.check_version(folder.checkpoints)
-    about = folder.read_json("run.json")
-    often = interval(save_every if save_every is not None else about.get("save_every", SAVE_EVERY))
-    composition = compose(from_values(about.get("resolved"), str(folder.path / "run.json")))
-    with locked(folder.path), closing(build_stream(composition)) as stream:
-        learner = build_learner(composition, stream)
-        tasks = stream.tasks()
-        if [task.id for task in tasks] != [task["id"] for task in about["tasks"]]:
-            raise RunError(f"the env no longer gives the tasks that {folder.path} was started with")
-        machine = devices.choose(composition.train)
-        return _carry_out(composition, folder, learner, tasks, machine, stream.fingerprint(), Progress(quiet=quiet), often)
+    return folder, folder.read_json("run.json")
+
+
+def _held(folder: RunFolder) -> AbstractContextManager[object]:
+    """The folder's lock, for the process that writes."""
+    return locked(folder.path) if folder.writes else nullcontext()
 
 
 def _carry_out(
@@ -122,11 +143,13 @@ def _carry_out(
     learner: Learner,
     tasks: Sequence[Task],
     machine: Machine,
+    group: Group,
     data: str,
-    progress: Progress,
+    quiet: bool,
     save_every: Interval,
 ) -> Run:
     options = composition.train
+    progress = Progress(quiet=quiet or not group.first)
     clock = Clock(folder)
     side = composition.parts.get("side")
     store = None
@@ -140,24 +163,30 @@ def _carry_out(
         )
     try:
         folder.set_status("running")
-        folder.log(f"started: {composition} on {machine}")
-        progress.say(f"{composition}\n{len(tasks)} tasks on {machine} → {folder.path}")
-        with listening(progress.tell) as stop, _board(folder.path / "tb") as board:
+        where = str(machine) if group.size == 1 else f"{group.size} processes, {machine}"
+        folder.log(f"started: {composition} on {where}")
+        progress.say(f"{composition}\n{len(tasks)} tasks on {where} → {folder.path}")
+        with listening(progress.tell) as stop, _board(folder.path / "tb") if group.first else nullcontext() as board:
 
             def curve(figures: Mapping[str, float], step: int) -> None:
+                if board is None:
+                    return
                 with writing(folder.path / "tb"):
                     for name, value in figures.items():
                         board.add_scalar(name, value, step)
 
-            session = loop.Session(options, composition.seed, machine, folder, store, progress, curve, save_every, stop, clock)
+            session = loop.Session(options, composition.seed, machine, folder, store, progress, curve, save_every, stop, clock, group)
             loop.learn(learner, tasks, session)
-            _plot_results(curve, folder.results())
+            if group.first:
+                _plot_results(curve, folder.results())
         _end(folder, "done", clock)
-        with writing(folder.path / "report.md"):
-            write_text(folder.path / "report.md", run_report(summarise(folder)))
+        if group.first:
+            with writing(folder.path / "report.md"):
+                write_text(folder.path / "report.md", run_report(summarise(folder)))
     except KeyboardInterrupt as stopped:
         _end(folder, "interrupted", clock)
-        raise Interrupted(folder.path, *([stopped.number] if isinstance(stopped, Stopped) else [])) from stopped
+        number = stopped.number if isinstance(stopped, Stopped) else signal.SIGINT
+        raise Interrupted(folder.path, number, told=group.first) from stopped
     except WriteError as error:
         with suppress(WriteError):
             _end(folder, f"failed: {error}", clock)
@@ -193,7 +222,7 @@ def _board(path: Path) -> Iterator[SummaryWriter]:
             board.close()
 
 
-def _about(spec: RunSpec, composition: Composition, machine: Machine, tasks: Sequence[Task]) -> dict[str, Any]:
+def _about(spec: RunSpec, composition: Composition, machine: Machine, tasks: Sequence[Task], group: Group) -> dict[str, Any]:
     """What ``run.json`` holds."""
     return {
         "asked": spec.to_json(),
@@ -204,6 +233,7 @@ def _about(spec: RunSpec, composition: Composition, machine: Machine, tasks: Seq
         "metric": tasks[0].metric,
         "higher_is_better": tasks[0].higher_is_better,
         "machine": str(machine),
+        "processes": group.size,
         "threads": torch.get_num_threads(),
         "versions": {
             "sidetune": __version__,

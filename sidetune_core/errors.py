@@ -52,12 +52,16 @@ class WriteError(RunError):
     """A file that cannot be written."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal stopped a run; `folder` is where it can be gone on with, `number` the signal."""
+class EndedElsewhere(RunError):
+    """Another process of the run has failed, and has said why; the message repeats it for the run folder."""
 
-    def __init__(self, folder: Path, number: int = signal.SIGINT) -> None:
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped a run; `folder` is where it can be gone on with, `number` the signal. It is to be `told` by one process only."""
+
+    def __init__(self, folder: Path, number: int = signal.SIGINT, told: bool = True) -> None:
         super().__init__()
-        self.folder, self.number = folder, number
+        self.folder, self.number, self.told = folder, number, told
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -83,7 +83,11 @@ class Learner(nn.Module, ABC):
         """
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars that are added to the mean loss of `batch`, after `forward` has run on it. Called in training only."""
+        """Named scalars that are added to the mean loss of `batch`, after `forward` has run on it. Called in training only.
+
+        In a run of several processes `batch` is one process's share. A scalar that is a mean over the batch, or does not depend on it,
+        is put together to what one process would have.
+        """
         return {}
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:

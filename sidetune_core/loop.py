@@ -15,6 +15,7 @@ from sidetune_core import checkpoint
 from sidetune_core.certify import certify
 from sidetune_core.checkpoint import Within
 from sidetune_core.devices import Machine
+from sidetune_core.distributed import Group
 from sidetune_core.errors import Diverged, PluginError
 from sidetune_core.features import FeatureStore
 from sidetune_core.intervals import Interval
@@ -29,9 +30,13 @@ from sidetune_core.spec import TrainOptions
 from sidetune_core.stops import Stop
 from sidetune_core.tasks import Act, Batch, Order, Task
 from sidetune_core.weights import tensor_digest
+from sidetune_core.wholebatch import as_whole
 
 TICK = 20
 """Steps between two looks at the loss: often enough to stop soon after it diverges, rarely enough not to stall a GPU."""
+
+Figures = Mapping[str, Mapping[str, float]]
+"""What `Task.evaluate` gives for each split."""
 
 Curve = Callable[[Mapping[str, float], int], None]
 """Takes named figures and the number of steps over all tasks."""
@@ -51,6 +56,7 @@ class Session:
     save_every: Interval = Interval()
     stop: Stop = attrs.field(factory=Stop)
     clock: Clock = attrs.Factory(lambda self: Clock(self.folder), takes_self=True)
+    group: Group = Group()
 
 
 def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
@@ -60,6 +66,9 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
     function of seed, task and step), the lines of the run folder, and the curves, which are drawn again from those lines. The feature
     store is not restored: it is filled again with the same bits (see `features.Table.lookup`).
 
+    Several processes (see `Group`) do the same, but for this: in training each computes its share of a batch, of the tasks that are
+    evaluated each evaluates some, and the first one alone reads and writes the run's folder.
+
     Raises:
         Diverged: the loss stopped being a number; the last checkpoint stays.
         PluginError: the learner returned something from `start` that is not its own.
@@ -67,12 +76,12 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
         WriteError: the run folder cannot be written; what was there stays.
     """
     session.machine.place(learner)
-    folder = session.folder
-    found = checkpoint.find(folder.checkpoints, session.progress.warn)
+    folder, group = session.folder, session.group
+    found = group.from_first(lambda: checkpoint.find(folder.checkpoints, session.progress.warn))
     done, within = (found.done, found.within) if found else ([], None)
     for name in folder.rewind(found.marks if found else {}):
         session.progress.warn(f"{folder.path / name} is not what it was when the run came here; what is missing stays missing")
-    for line in folder.lines("metrics.jsonl"):
+    for line in folder.lines("metrics.jsonl") if group.first else ():
         _draw(line, session.curve)
     if found:
         for task in tasks[: len(done)]:
@@ -95,27 +104,30 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
             found.load(learner)
             _ready(learner, movable, session)
         else:
-            if number:
+            if number:  # R[j-1][j]: what earlier tasks have taught about this one
                 _ready(learner, [], session)
-                evaluate(learner, stage[0], session, after=number - 1)  # R[j-1][j]: what earlier tasks have taught about this one
+                _evaluate(stage[:1], {stage[0].id: Watch(make_act(learner, stage[0], session.machine))}, session, after=number - 1)
             _ready(learner, movable, session)
             within = Within([task.id for task in stage], 0, _digests(learner))
             _record_parameters(learner, stage, folder)
         steps = _train(learner, stage, seen, within, session)
         _still(learner)
+        group.check_same(learner, f"after {_name(stage)}")
         for task in stage:
             batches = _batches(task, learner, session, Order(derive_seed(session.seed, "finish"), session.options.batch))
             with seeded(session.seed, "finish", task.id):
                 learner.finish(task, _until(session.stop, batches))
+        group.spread(learner)
         acts = {task.id: Watch(make_act(learner, task, session.machine)) for task in seen}
-        figures = [evaluate(learner, task, session, after=len(seen) - 1, act=acts[task.id]) for task in seen]
-        if session.store is not None:
-            session.store.save()
-        _record_moved(learner, stage, within.before, folder)
-        certify(learner, stage, acts, folder)
-        done, within = [task.id for task in seen], None
-        checkpoint.save(folder.checkpoints, learner, done, folder.marks())
-        checkpoint.forget_within(folder.checkpoints)
+        figures = _evaluate(seen, acts, session, after=len(seen) - 1)
+        before, done, within = within.before, [task.id for task in seen], None
+        if group.first:
+            if session.store is not None:
+                session.store.save()
+            _record_moved(learner, stage, before, folder)
+            certify(learner, stage, acts, folder)
+            checkpoint.save(folder.checkpoints, learner, done, folder.marks())
+            checkpoint.forget_within(folder.checkpoints)
         session.clock.note()
         session.progress.finish(
             f"task {len(seen)}/{len(tasks)} {stage[-1].title}: {stage[-1].metric} {figures[-1]:.4g}, "
@@ -124,21 +136,30 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
     FeatureStore.detach(learner)  # from here on the learner is the user's, who may change the base
 
 
-def evaluate(learner: Learner, task: Task, session: Session, after: int, act: Act | None = None) -> float:
-    """Measure a task on each of its splits, write the figures down, and return the one of R on the test split."""
-    compute = act or make_act(learner, task, session.machine)
+def _evaluate(tasks: Sequence[Task], acts: Mapping[str, Watch], session: Session, after: int) -> list[float]:
+    """Measure tasks, write the figures down, and return those of R on the test splits."""
+    own = {task.id: _measure(task, acts[task.id], session.stop) for task in session.group.some(tasks)}
+    for inputs in session.group.gather({name: acts[name].inputs for name in own}):
+        for name, watched in inputs.items():
+            acts[name].inputs = watched
+    return _write_down(tasks, own, session, after)
 
+
+def _measure(task: Task, act: Act, stop: Stop) -> Figures:
     def checked(inputs: Inputs) -> Tensor:
-        session.stop.check()
-        return compute(inputs)
+        stop.check()
+        return act(inputs)
 
-    result = float("nan")
-    for split in task.splits:
-        figures = task.evaluate(checked, split)
-        session.folder.append("eval.jsonl", {"after": after, "task": task.id, "split": split, "figures": figures})
-        if split == "test":
-            result = figures[task.metric]
-    return result
+    return {split: task.evaluate(checked, split) for split in task.splits}
+
+
+def _write_down(tasks: Sequence[Task], own: Mapping[str, Figures], session: Session, after: int) -> list[float]:
+    """Write down the figures that all processes have measured of some tasks, and return those of R on the test splits."""
+    found = {name: figures for measured in session.group.gather(own) for name, figures in measured.items()}
+    for task in tasks:
+        for split, figures in found[task.id].items():
+            session.folder.append("eval.jsonl", {"after": after, "task": task.id, "split": split, "figures": figures})
+    return [found[task.id]["test"][task.metric] if "test" in found[task.id] else float("nan") for task in tasks]
 
 
 def make_act(learner: Learner, task: Task, machine: Machine) -> Act:
@@ -193,6 +214,7 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
     optimizer = make_optimizer(learner, options)
     turns = {task.id: (within.step + len(stage) - 1 - place) // len(stage) for place, task in enumerate(stage)}  # that each has had
     batches = {task.id: _batches(task, learner, session, Order(session.seed, options.batch, turns[task.id])) for task in stage}
+    group = session.group
     recent = list(within.recent)
     saved, when = within.step, time.monotonic()
     with seeded(session.seed, "train", *(task.id for task in stage)):
@@ -201,28 +223,35 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
             set_random_states(within.random)
         for step in range(within.step, steps):
             task = stage[step % len(stage)]
-            batch = next(batches[task.id])
-            for group in optimizer.param_groups:
-                group["lr"] = rate(options, step, steps)
-            with session.machine.autocast():
-                output = learner(batch.inputs, task.id)
-            losses = {"loss": task.loss(output.float(), batch).mean(), **learner.penalty(batch)}
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+            whole = next(batches[task.id])
+            share = group.share(whole)
+            batch = share.batch
+            for settings in optimizer.param_groups:
+                settings["lr"] = rate(options, step, steps)
+            with as_whole(group, share):
+                with session.machine.autocast():
+                    output = learner(batch.inputs, task.id)
+                losses = {"loss": task.loss(output.float(), batch).mean(), **learner.penalty(batch)}
+            terms = torch.stack([loss.float() for loss in losses.values()]) * share.weight
             optimizer.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
+            terms.sum().backward()  # type: ignore[no-untyped-call]
+            terms = group.add_up(parameters, terms.detach())
             if options.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, options.clip)
             optimizer.step()
-            recent.append(total.detach())
+            if step == within.step:
+                group.check_same(learner, f"after step {step + 1} of {_name(stage)}", whole)
+            recent.append(terms.sum())
             last = step + 1 == steps
             if len(recent) == TICK or last:
                 loss = _check(torch.stack(recent), task, step, session.folder)
                 recent.clear()
-                figures = {name: float(value.detach()) for name, value in losses.items()} | learner.record()
+                figures = dict(zip(losses, terms.tolist(), strict=True)) | learner.record()
                 line = {"task": task.id, "step": step + 1, "lr": rate(options, step, steps), "mean_loss": loss, **figures}
                 session.folder.append("metrics.jsonl", line)
                 _draw(line, session.curve)
                 session.progress.step(step + 1, loss)
+            group.agree(session.stop)
             due = session.save_every.over(step + 1 - saved, time.monotonic() - when) or (last and not session.save_every.never)
             if due or session.stop.number is not None:
                 if recent:
@@ -231,7 +260,8 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
                 if not last:
                     now = attrs.evolve(now, optimizer=optimizer_state(optimizer), random=random_states())
                 done = [one.id for one in seen[: -len(stage)]]
-                checkpoint.save_within(session.folder.checkpoints, learner, done, session.folder.marks(), now)
+                if group.first:
+                    checkpoint.save_within(session.folder.checkpoints, learner, done, session.folder.marks(), now)
                 session.clock.note()
                 saved, when = step + 1, time.monotonic()
                 session.stop.check()
@@ -281,10 +311,13 @@ def _until(stop: Stop, batches: Iterator[Batch]) -> Iterator[Batch]:
 def _evaluate_untrained(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
     """Row -1 of R: every task started, none trained, on a copy."""
     fresh = copy.deepcopy(learner)
+    own = {}
     for task in tasks:
         _grow(fresh, task, session)
         _ready(fresh, [], session)
-        evaluate(fresh, task, session, after=-1)
+        if task in session.group.some(tasks):
+            own[task.id] = _measure(task, make_act(fresh, task, session.machine), session.stop)
+    _write_down(tasks, own, session, after=-1)
 
 
 def _record_parameters(learner: Learner, stage: Sequence[Task], folder: RunFolder) -> None:
