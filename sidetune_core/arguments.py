@@ -75,21 +75,21 @@ def parse(argv: Sequence[str]) -> Arguments:
     parsed, unknown = _read(argv, spec, defaults, _long_description(spec, classes))
     if unknown:
         raise _unknown(unknown[0], {slot: type(config) for slot, config in defaults.items()}, spec)
-    given = {word.split("=")[0].removeprefix("--").replace("_", "-") for word in argv if word.startswith("--")}
     asked: dict[str, Any] = {}
     for slot in classes:
-        config = getattr(parsed, slot)
-        fields = [field.name for field in attrs.fields(type(config)) if f"{slot}.{field.name}".replace("_", "-") in given]
-        asked[slot] = Choice(_name(spec, slot), {**_options(spec, slot), **{name: getattr(config, name) for name in fields}})
-    changed = {
-        field.name: getattr(parsed.train, field.name)
-        for field in attrs.fields(TrainOptions)
-        if f"train.{field.name}".replace("_", "-") in given
-    }
+        asked[slot] = Choice(_name(spec, slot), {**_options(spec, slot), **_given(argv, slot, getattr(parsed, slot))})
+    changed = _given(argv, "train", parsed.train)
     if "steps" in changed and "epochs" not in changed:
         changed["epochs"] = None
     spec = attrs.evolve(spec.with_parts(asked), train={**spec.train, **changed}, seed=parsed.seed)
     return Arguments(spec, parsed.out, parsed.resume, parsed.dry_run, parsed.quiet, parsed.save_every)
+
+
+def _given(argv: Sequence[str], slot: str, config: Any) -> dict[str, Any]:
+    """The options of a slot that the command line sets, a switch as ``--learner.norm`` or ``--learner.no-norm``."""
+    there = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    names = {field.name: field.name.replace("_", "-") for field in attrs.fields(type(config))}
+    return {field: getattr(config, field) for field, name in names.items() if there & {f"--{slot}.{name}", f"--{slot}.no-{name}"}}
 
 
 def _names(argv: Sequence[str]) -> argparse.Namespace:
