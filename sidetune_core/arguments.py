@@ -68,7 +68,8 @@ def parse(argv: Sequence[str]) -> Arguments:
         return _resume_only(names, argv)
     if names.help and not _names_anything(names):
         _print_short_help()
-    spec = _merge(read_spec(names.spec) if names.spec else RunSpec(), names)
+    named = {slot: getattr(names, slot) for slot in DEFAULTS if getattr(names, slot) is not None}
+    spec = with_names(read_spec(names.spec) if names.spec else RunSpec(), named)
     classes = {slot: cls for slot, (_, cls) in load_parts(spec).items()}
     defaults = {slot: structure(cls.Config, _options(spec, slot), _owner(spec, slot)) for slot, cls in classes.items()}
     defaults["train"] = structure(TrainOptions, train_values(spec, classes["env"]), "--train")
@@ -121,12 +122,14 @@ def _names_anything(names: argparse.Namespace) -> bool:
     return any(getattr(names, slot) for slot in (*DEFAULTS, "spec"))
 
 
-def _merge(spec: RunSpec, names: argparse.Namespace) -> RunSpec:
-    """Names from the command line over those of a spec.
+def with_names(spec: RunSpec, named: Mapping[str, str]) -> RunSpec:
+    """Names by slot, as a command line gives them, over those of a spec.
 
     A part that changes loses the options of the one before; a part that a new learner has no use for is left out.
+
+    Raises:
+        PluginError: see `registry`.
     """
-    named = {slot: getattr(names, slot) for slot in DEFAULTS if getattr(names, slot) is not None}
     changed = {slot: Choice(name) for slot, name in named.items() if not _same(slot, name, spec)}
     merged = spec.with_parts(changed)
     if "learner" not in changed:

@@ -12,7 +12,7 @@ from sidetune_core.errors import Interrupted, SidetuneError
 from sidetune_core.report import matrix_table, metrics_lines, moved_lines
 from sidetune_core.runs import resume_command
 from sidetune_core.summary import summarise
-from sidetune_core.verbs import app
+from sidetune_core.verbs import app, sweep
 
 
 def main_run(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if words[:1] == ["sweep"]:
+        words[1:] = sweep.ordered(words[1:])
     description = "Look at registered parts and at runs. To run something: sidetune-run --help"
 
     def act() -> int:
