@@ -20,6 +20,7 @@ from sidetune_core.options import at_least, at_most, more_than, option
 from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, Side, StagedSide
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.spec import Choice, RunSpec
+from sidetune_core.sweep import SweptRun, sweep
 from sidetune_core.tasks import Act, Batch, Order, Task, TaskStream, shuffled
 from sidetune_core.weights import Published, load_weights
 
@@ -53,6 +54,7 @@ __all__ = [
     "Side",
     "SidetuneError",
     "StagedSide",
+    "SweptRun",
     "Task",
     "TaskStream",
     "WeightsError",
@@ -67,4 +69,5 @@ __all__ = [
     "run",
     "seeded",
     "shuffled",
+    "sweep",
 ]

@@ -68,28 +68,29 @@ def parse(argv: Sequence[str]) -> Arguments:
         return _resume_only(names, argv)
     if names.help and not _names_anything(names):
         _print_short_help()
-    spec = _merge(read_spec(names.spec) if names.spec else RunSpec(), names)
+    named = {slot: getattr(names, slot) for slot in DEFAULTS if getattr(names, slot) is not None}
+    spec = with_names(read_spec(names.spec) if names.spec else RunSpec(), named)
     classes = {slot: cls for slot, (_, cls) in load_parts(spec).items()}
     defaults = {slot: structure(cls.Config, _options(spec, slot), _owner(spec, slot)) for slot, cls in classes.items()}
     defaults["train"] = structure(TrainOptions, train_values(spec, classes["env"]), "--train")
     parsed, unknown = _read(argv, spec, defaults, _long_description(spec, classes))
     if unknown:
         raise _unknown(unknown[0], {slot: type(config) for slot, config in defaults.items()}, spec)
-    given = {word.split("=")[0].removeprefix("--").replace("_", "-") for word in argv if word.startswith("--")}
     asked: dict[str, Any] = {}
     for slot in classes:
-        config = getattr(parsed, slot)
-        fields = [field.name for field in attrs.fields(type(config)) if f"{slot}.{field.name}".replace("_", "-") in given]
-        asked[slot] = Choice(_name(spec, slot), {**_options(spec, slot), **{name: getattr(config, name) for name in fields}})
-    changed = {
-        field.name: getattr(parsed.train, field.name)
-        for field in attrs.fields(TrainOptions)
-        if f"train.{field.name}".replace("_", "-") in given
-    }
+        asked[slot] = Choice(_name(spec, slot), {**_options(spec, slot), **_given(argv, slot, getattr(parsed, slot))})
+    changed = _given(argv, "train", parsed.train)
     if "steps" in changed and "epochs" not in changed:
         changed["epochs"] = None
     spec = attrs.evolve(spec.with_parts(asked), train={**spec.train, **changed}, seed=parsed.seed)
     return Arguments(spec, parsed.out, parsed.resume, parsed.dry_run, parsed.quiet, parsed.save_every)
+
+
+def _given(argv: Sequence[str], slot: str, config: Any) -> dict[str, Any]:
+    """The options of a slot that the command line sets, a switch as ``--learner.norm`` or ``--learner.no-norm``."""
+    there = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    names = {field.name: field.name.replace("_", "-") for field in attrs.fields(type(config))}
+    return {field: getattr(config, field) for field, name in names.items() if there & {f"--{slot}.{name}", f"--{slot}.no-{name}"}}
 
 
 def _names(argv: Sequence[str]) -> argparse.Namespace:
@@ -121,12 +122,14 @@ def _names_anything(names: argparse.Namespace) -> bool:
     return any(getattr(names, slot) for slot in (*DEFAULTS, "spec"))
 
 
-def _merge(spec: RunSpec, names: argparse.Namespace) -> RunSpec:
-    """Names from the command line over those of a spec.
+def with_names(spec: RunSpec, named: Mapping[str, str]) -> RunSpec:
+    """Names by slot, as a command line gives them, over those of a spec.
 
     A part that changes loses the options of the one before; a part that a new learner has no use for is left out.
+
+    Raises:
+        PluginError: see `registry`.
     """
-    named = {slot: getattr(names, slot) for slot in DEFAULTS if getattr(names, slot) is not None}
     changed = {slot: Choice(name) for slot, name in named.items() if not _same(slot, name, spec)}
     merged = spec.with_parts(changed)
     if "learner" not in changed:

@@ -121,14 +121,23 @@ def read_spec(path: Path) -> RunSpec:
     Raises:
         OptionError: the file is missing, damaged, or holds something else.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise OptionError(f"cannot read the spec {path}: {error}") from error
+    values = read_values(path)
     if isinstance(values, Mapping) and "resolved" in values:
         values = values["resolved"]
     return from_values(values, str(path))
+
+
+def read_values(path: Path) -> Any:
+    """What is in a ``.toml`` or ``.json`` file.
+
+    Raises:
+        OptionError: the file is missing or damaged.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise OptionError(f"cannot read the spec {path}: {error}") from error
 
 
 @attrs.frozen

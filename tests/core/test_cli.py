@@ -91,6 +91,12 @@ def test_a_learner_exchanged_in_a_spec_drops_the_parts_it_has_no_use_for(
     assert resolved["base"]["options"] == {"weights": "none"}
 
 
+@pytest.mark.parametrize("word", ["--learner.no-norm", "--learner.no_norm"])
+def test_a_switch_can_be_turned_off(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_run(["--learner", "features", word, "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["learner"]["options"]["norm"] is False
+
+
 def test_a_dry_run_prints_a_spec_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
