@@ -48,8 +48,11 @@ class Machine:
 
     def move_batch(self, batch: Batch) -> Batch:
         """A batch here; example ids stay on the CPU."""
-        tensors = {name: self.move(value) for name, value in batch.inputs.items()}
-        return Batch(batch.ids, Inputs(tensors, batch.inputs.ids), self.move(batch.targets))
+        return Batch(batch.ids, self.move_inputs(batch.inputs), self.move(batch.targets))
+
+    def move_inputs(self, inputs: Inputs) -> Inputs:
+        """Inputs here; their ids and lengths stay where they are."""
+        return attrs.evolve(inputs, tensors={name: self.move(value) for name, value in inputs.items()})
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type

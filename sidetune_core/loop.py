@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -134,6 +135,8 @@ def evaluate(learner: Learner, task: Task, session: Session, after: int, act: Ac
     for split in task.splits:
         figures = task.evaluate(checked, split)
         session.folder.append("eval.jsonl", {"after": after, "task": task.id, "split": split, "figures": figures})
+        for name, text in task.documents().items():
+            session.folder.write_document(f"{task.id}-{split}", name, text)
         if split == "test":
             result = figures[task.metric]
     return result
@@ -143,9 +146,8 @@ def make_act(learner: Learner, task: Task, machine: Machine) -> Act:
     """The learner's current output for a task, without gradient, in float32."""
 
     def act(inputs: Inputs) -> Tensor:
-        tensors = {name: machine.move(value) for name, value in inputs.items()}
         with torch.no_grad(), machine.autocast():
-            output: Tensor = learner(Inputs(tensors, inputs.ids), task.id)
+            output: Tensor = learner(machine.move_inputs(inputs), task.id)
         return output.float()
 
     return act
@@ -191,7 +193,9 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
         return 0
     optimizer = make_optimizer(learner, options)
     turns = {task.id: (within.step + len(stage) - 1 - place) // len(stage) for place, task in enumerate(stage)}  # that each has had
-    batches = {task.id: _batches(task, learner, session, Order(session.seed, options.batch, turns[task.id])) for task in stage}
+    batches = {
+        task.id: _batches(task, learner, session, Order(session.seed, options.batch, turns[task.id] * options.accumulate)) for task in stage
+    }
     recent = list(within.recent)
     saved, when = within.step, time.monotonic()
     with seeded(session.seed, "train", *(task.id for task in stage)):
@@ -200,24 +204,20 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
             set_random_states(within.random)
         for step in range(within.step, steps):
             task = stage[step % len(stage)]
-            batch = next(batches[task.id])
             for group in optimizer.param_groups:
                 group["lr"] = rate(options, step, steps)
-            with session.machine.autocast():
-                output = learner(batch.inputs, task.id)
-            losses = {"loss": task.loss(output.float(), batch).mean(), **learner.penalty(batch)}
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
             optimizer.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
+            losses = _gradient(learner, task, batches[task.id], session)
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
             if options.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, options.clip)
             optimizer.step()
-            recent.append(total.detach())
+            recent.append(total)
             last = step + 1 == steps
             if len(recent) == TICK or last:
                 loss = _check(torch.stack(recent), task, step, session.folder)
                 recent.clear()
-                figures = {name: float(value.detach()) for name, value in losses.items()} | learner.record()
+                figures = {name: float(value) for name, value in losses.items()} | learner.record()
                 line = {"task": task.id, "step": step + 1, "lr": rate(options, step, steps), "mean_loss": loss, **figures}
                 session.folder.append("metrics.jsonl", line)
                 _draw(line, session.curve)
@@ -236,6 +236,22 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
     return steps
 
 
+def _gradient(learner: Learner, task: Task, batches: Iterator[Batch], session: Session) -> dict[str, Tensor]:
+    """Add the gradient of one step, averaged over its batches, to the parameters; returns the loss and each penalty, averaged as well."""
+    count = session.options.accumulate
+    means: dict[str, Tensor] = {}
+    for batch in islice(batches, count):
+        with session.machine.autocast():
+            output = learner(batch.inputs, task.id)
+        losses = {"loss": task.loss(output.float(), batch).mean(), **learner.penalty(batch)}
+        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        (total / count).backward()  # type: ignore[no-untyped-call]
+        for name, loss in losses.items():
+            share = loss.detach() / count
+            means[name] = means[name] + share if name in means else share
+    return means
+
+
 def _draw(line: Mapping[str, Any], curve: Curve) -> None:
     """A line of ``metrics.jsonl`` as points of curves."""
     figures = {name: value for name, value in line.items() if name not in ("task", "step", "lr", "mean_loss")}
@@ -243,7 +259,7 @@ def _draw(line: Mapping[str, Any], curve: Curve) -> None:
 
 
 def _steps(task: Task, options: TrainOptions) -> int:
-    return options.steps if options.epochs is None else round(options.epochs * task.steps_per_epoch(options.batch))
+    return options.steps if options.epochs is None else round(options.epochs * task.steps_per_epoch(options.batch * options.accumulate))
 
 
 def _check(recent: Tensor, task: Task, step: int, folder: RunFolder) -> float:
