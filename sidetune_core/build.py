@@ -14,6 +14,9 @@ from sidetune_core.parts import Base, Merger, Shape, Side
 from sidetune_core.seeding import seeded
 from sidetune_core.tasks import TaskStream
 
+SPARE_TOKENS = 128
+"""Embeddings that a base may have in excess, for their number is often rounded up to a multiple of 64 or 128."""
+
 
 def build_stream(composition: Composition) -> TaskStream:
     """The env; it reads no data yet."""
@@ -26,13 +29,14 @@ def build_learner(composition: Composition, stream: TaskStream) -> Learner:
     """The learner, before its first task.
 
     Raises:
+        DataError: the env's tokenizer cannot be read.
         FitError: parts do not work together.
         WeightsError: a part's weights cannot be used.
     """
     parts = _factories(composition, stream)
     learner = composition.parts["learner"]
     with seeded(composition.seed, "check"):
-        _check_fit(composition, parts)
+        _check_fit(composition, parts, stream.vocabulary)
     with seeded(composition.seed, "build"):
         built: Learner = learner.cls(learner.config, parts)
     return built
@@ -66,11 +70,17 @@ def without_weights(part: Part) -> Any:
     return part.config
 
 
-def _check_fit(composition: Composition, parts: Parts) -> None:
+def _check_fit(composition: Composition, parts: Parts, vocabulary: int | None) -> None:
     """Run one blank example through every part: wrong shapes are told here, not in the middle of a run."""
     blank = {name: torch.zeros(1, *shape) for name, shape in parts.inputs.items()}
     with torch.no_grad():
         base = parts.base().eval()
+        if vocabulary is not None and base.vocabulary is not None and not 0 <= base.vocabulary - vocabulary < SPARE_TOKENS:
+            reader, env = composition.parts["base"].owner, composition.parts["env"].owner
+            raise FitError(
+                f"{reader} knows {base.vocabulary} tokens and the tokenizer of {env} has {vocabulary}: choose the one that the base was "
+                "trained with"
+            )
         features = base(blank)
         _check_shape(composition.parts["base"], "an encoding", features.encoding, base.shape, "declares")
         for tap, shape in zip(features.taps, base.tap_shapes, strict=False):

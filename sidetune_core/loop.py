@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import attrs
 import torch
@@ -35,11 +36,15 @@ from sidetune_core.wholebatch import as_whole
 TICK = 20
 """Steps between two looks at the loss: often enough to stop soon after it diverges, rarely enough not to stall a GPU."""
 
-Figures = Mapping[str, Mapping[str, float]]
-"""What `Task.evaluate` gives for each split."""
-
 Curve = Callable[[Mapping[str, float], int], None]
 """Takes named figures and the number of steps over all tasks."""
+
+
+class Found(NamedTuple):
+    """What an evaluation of a split gives."""
+
+    figures: Mapping[str, float]
+    documents: Mapping[str, str]
 
 
 @attrs.frozen
@@ -145,21 +150,29 @@ def _evaluate(tasks: Sequence[Task], acts: Mapping[str, Watch], session: Session
     return _write_down(tasks, own, session, after)
 
 
-def _measure(task: Task, act: Act, stop: Stop) -> Figures:
+def _measure(task: Task, act: Act, stop: Stop) -> dict[str, Found]:
+    """What there is to find of a task, by split."""
+
     def checked(inputs: Inputs) -> Tensor:
         stop.check()
         return act(inputs)
 
-    return {split: task.evaluate(checked, split) for split in task.splits}
+    found = {}
+    for split in task.splits:
+        figures = task.evaluate(checked, split)
+        found[split] = Found(figures, dict(task.documents()))
+    return found
 
 
-def _write_down(tasks: Sequence[Task], own: Mapping[str, Figures], session: Session, after: int) -> list[float]:
-    """Write down the figures that all processes have measured of some tasks, and return those of R on the test splits."""
-    found = {name: figures for measured in session.group.gather(own) for name, figures in measured.items()}
+def _write_down(tasks: Sequence[Task], own: Mapping[str, Mapping[str, Found]], session: Session, after: int) -> list[float]:
+    """Write down what all processes have found of some tasks, and return the figures of R on the test splits."""
+    every = {name: found for measured in session.group.gather(own) for name, found in measured.items()}
     for task in tasks:
-        for split, figures in found[task.id].items():
-            session.folder.append("eval.jsonl", {"after": after, "task": task.id, "split": split, "figures": figures})
-    return [found[task.id]["test"][task.metric] if "test" in found[task.id] else float("nan") for task in tasks]
+        for split, found in every[task.id].items():
+            session.folder.append("eval.jsonl", {"after": after, "task": task.id, "split": split, "figures": found.figures})
+            for name, text in found.documents.items():
+                session.folder.write_document(f"{task.id}-{split}", name, text)
+    return [every[task.id]["test"].figures[task.metric] if "test" in every[task.id] else float("nan") for task in tasks]
 
 
 def make_act(learner: Learner, task: Task, machine: Machine) -> Act:
@@ -213,9 +226,10 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
         return 0
     optimizer = make_optimizer(learner, options)
     turns = {task.id: (within.step + len(stage) - 1 - place) // len(stage) for place, task in enumerate(stage)}  # that each has had
-    batches = {task.id: _batches(task, learner, session, Order(session.seed, options.batch, turns[task.id])) for task in stage}
-    group = session.group
-    recent = list(within.recent)
+    batches = {
+        task.id: _batches(task, learner, session, Order(session.seed, options.batch, turns[task.id] * options.accumulate)) for task in stage
+    }
+    group, recent = session.group, list(within.recent)
     saved, when = within.step, time.monotonic()
     with seeded(session.seed, "train", *(task.id for task in stage)):
         if within.optimizer is not None and within.random is not None:
@@ -223,30 +237,21 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
             set_random_states(within.random)
         for step in range(within.step, steps):
             task = stage[step % len(stage)]
-            whole = next(batches[task.id])
-            share = group.share(whole)
-            batch = share.batch
             for settings in optimizer.param_groups:
                 settings["lr"] = rate(options, step, steps)
-            with as_whole(group, share):
-                with session.machine.autocast():
-                    output = learner(batch.inputs, task.id)
-                losses = {"loss": task.loss(output.float(), batch).mean(), **learner.penalty(batch)}
-            terms = torch.stack([loss.float() for loss in losses.values()]) * share.weight
             optimizer.zero_grad()
-            terms.sum().backward()  # type: ignore[no-untyped-call]
-            terms = group.add_up(parameters, terms.detach())
+            losses, batch = _gradient(learner, task, batches[task.id], parameters, session)
             if options.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, options.clip)
             optimizer.step()
             if step == within.step:
-                group.check_same(learner, f"after step {step + 1} of {_name(stage)}", whole)
-            recent.append(terms.sum())
+                group.check_same(learner, f"after step {step + 1} of {_name(stage)}", batch)
+            recent.append(torch.stack(list(losses.values())).sum())
             last = step + 1 == steps
             if len(recent) == TICK or last:
                 loss = _check(torch.stack(recent), task, step, session.folder)
                 recent.clear()
-                figures = dict(zip(losses, terms.tolist(), strict=True)) | learner.record()
+                figures = {name: float(value) for name, value in losses.items()} | learner.record()
                 line = {"task": task.id, "step": step + 1, "lr": rate(options, step, steps), "mean_loss": loss, **figures}
                 session.folder.append("metrics.jsonl", line)
                 _draw(line, session.curve)
@@ -268,6 +273,29 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
     return steps
 
 
+def _gradient(
+    learner: Learner, task: Task, batches: Iterator[Batch], parameters: Sequence[nn.Parameter], session: Session
+) -> tuple[dict[str, Tensor], Batch]:
+    """Add the gradient of one step to the parameters: the mean over its batches, of each of which every process computes its share.
+
+    Returns the loss and each penalty, averaged likewise, and the last of the batches.
+    """
+    count, group = session.options.accumulate, session.group
+    sums: dict[str, Tensor] = {}
+    for batch in islice(batches, count):
+        share = group.share(batch)
+        with as_whole(group, share):
+            with session.machine.autocast():
+                output = learner(share.batch.inputs, task.id)
+            losses = {"loss": task.loss(output.float(), share.batch).mean(), **learner.penalty(share.batch)}
+        terms = torch.stack([loss.float() for loss in losses.values()]) * (share.weight / count)
+        terms.sum().backward()  # type: ignore[no-untyped-call]
+        for name, term in zip(losses, terms.detach(), strict=True):
+            sums[name] = sums[name] + term if name in sums else term
+    totals = group.add_up(parameters, torch.stack(list(sums.values())))
+    return dict(zip(sums, totals, strict=True)), batch
+
+
 def _draw(line: Mapping[str, Any], curve: Curve) -> None:
     """A line of ``metrics.jsonl`` as points of curves."""
     figures = {name: value for name, value in line.items() if name not in ("task", "step", "lr", "mean_loss")}
@@ -275,7 +303,7 @@ def _draw(line: Mapping[str, Any], curve: Curve) -> None:
 
 
 def _steps(task: Task, options: TrainOptions) -> int:
-    return options.steps if options.epochs is None else round(options.epochs * task.steps_per_epoch(options.batch))
+    return options.steps if options.epochs is None else round(options.epochs * task.steps_per_epoch(options.batch * options.accumulate))
 
 
 def _check(recent: Tensor, task: Task, step: int, folder: RunFolder) -> float:

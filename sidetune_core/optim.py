@@ -59,9 +59,11 @@ def rate(options: TrainOptions, step: int, steps: int) -> float:
     """The learning rate of step `step` (from 0) out of `steps`: a pure function, so that nothing has to be restored on resume."""
     if options.schedule == "constant":
         return options.lr
-    climb = options.warmup * steps if options.schedule == "one-cycle" else 0.0
+    climb = options.warmup * steps if options.schedule in ("one-cycle", "linear") else 0.0
     if step < climb:
         return options.lr * ((step + 1) / math.ceil(climb))
+    if options.schedule == "linear":
+        return options.lr * min(1.0, (steps - step) / max(1.0, steps - climb))
     return options.lr * 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1.0, steps - climb)))
 
 

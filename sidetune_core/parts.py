@@ -14,6 +14,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import attrs
 from torch import Tensor, nn
 
+from sidetune_core.errors import FitError
+
 Shape = tuple[int, ...]
 InputShapes = Mapping[str, Shape]
 
@@ -72,10 +74,20 @@ class Base(nn.Module, ABC):
     tap_shapes: tuple[Shape, ...] = ()
     store: Store | None = None
     """Set by the core while this base is frozen; a base never looks at it."""
+    vocabulary: int | None = None
+    """How many tokens have an embedding, in a base that reads tokens."""
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, *shape) and the taps of a batch of inputs."""
+
+    def shortened(self, layers: int) -> Base:
+        """A copy of this base that ends after its first `layers` layers, with an encoding of the same shape; for sides that begin so.
+
+        Raises:
+            FitError: it has fewer layers, or cannot be cut.
+        """
+        raise FitError(f"{type(self).__name__} cannot be cut after {layers} layers, so no side can begin as its first layers")
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Features:
         if self.store is not None and isinstance(inputs, Inputs) and inputs.ids is not None:

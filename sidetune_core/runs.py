@@ -26,6 +26,9 @@ LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl")
 PROBES = "probes"
 """The folder, in that of a run, of the inputs that its certificate rests on."""
 
+DOCUMENTS = "documents"
+"""The folder, in that of a run, of what tasks leave besides figures (see `tasks.Task.documents`)."""
+
 Marks = Mapping[str, Sequence[Any]]
 """How far each of `LINES` went: its size in bytes, and the SHA-256 of what it was."""
 
@@ -36,8 +39,9 @@ class RunFolder:
 
     ``run.json`` (spec as asked and as resolved, plugins, versions, device, seed), ``status``, ``metrics.jsonl`` (curves of training),
     ``eval.jsonl`` (one line for each evaluation: the cells of R), ``moved.jsonl`` (which tensors each task changed), ``checkpoints/``,
-    ``certificate.json`` (whether what earlier tasks depend on is unchanged) with ``probes/``, ``tb/`` (TensorBoard), ``log.txt``,
-    ``report.md``. Everything that `sidetune report` prints is computed from these.
+    ``certificate.json`` (whether what earlier tasks depend on is unchanged) with ``probes/``, ``documents/`` (such as predictions, of the
+    latest evaluation of each task and split), ``tb/`` (TensorBoard), ``log.txt``, ``report.md``. Everything that `sidetune report` prints
+    is computed from these.
     """
 
     path: Path
@@ -47,6 +51,10 @@ class RunFolder:
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
         self._write(name, json.dumps(values, indent=2, default=str) + "\n")
+
+    def write_document(self, owner: str, name: str, text: str) -> None:
+        """Write ``documents/OWNER/NAME``, in place of what an earlier evaluation left there."""
+        self._write(f"{DOCUMENTS}/{owner}/{name}", text)
 
     def append(self, name: str, values: Mapping[str, Any]) -> None:
         """Add a line to a ``.jsonl`` file."""

@@ -24,14 +24,17 @@ class TrainOptions:
     steps: int = option(200, "optimiser steps for a task", at_least(0))
     epochs: float | None = option(None, "passes over a task's training data; where given, it replaces 'steps'", at_least(0))
     batch: int = option(128, "examples in a batch", at_least(1))
+    accumulate: int = option(1, "batches whose gradients are averaged for one optimiser step", at_least(1))
     lr: float = option(1e-3, "learning rate, or its peak where a schedule is set", at_least(0))
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "optimiser, a new one for every task")
     momentum: float = option(0.9, "momentum of sgd (Nesterov's)", at_least(0), at_most(1))
     weight_decay: float = option(0.0, "weight decay; mergers have none", at_least(0))
-    schedule: Literal["constant", "cosine", "one-cycle"] = option(
-        "constant", "learning rate over a task: constant, cosine to zero, or linear up over the first 'warmup' and cosine to zero"
+    schedule: Literal["constant", "cosine", "one-cycle", "linear"] = option(
+        "constant",
+        "learning rate over a task: constant, cosine to zero, or linear up over the first 'warmup' and then to zero, as a cosine "
+        "('one-cycle') or in a line ('linear')",
     )
-    warmup: float = option(0.15, "share of the steps that 'one-cycle' climbs", at_least(0), at_most(1))
+    warmup: float = option(0.15, "share of the steps that 'one-cycle' and 'linear' climb", at_least(0), at_most(1))
     clip: float | None = option(1.0, "largest norm of the gradient, at every step; None for no limit", more_than(0))
     device: str = option("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', 'mps'")
     precision: Literal["auto", "fp32", "bf16"] = option(

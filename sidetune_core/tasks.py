@@ -69,6 +69,10 @@ class Task(ABC):
     def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
         """Named figures over a whole split, `metric` among them."""
 
+    def documents(self) -> Mapping[str, str]:
+        """What the latest `evaluate` leaves besides figures, such as predictions: text by file name, kept in the run's folder."""
+        return {}
+
 
 class TaskStream(ABC):
     """An env: a named stream of tasks. A subclass has a ``Config`` and takes ``(config, seed)``."""
@@ -78,6 +82,15 @@ class TaskStream(ABC):
     """Defaults of ``--train.*`` options that suit this env, such as ``{"steps": 157}``."""
     inputs: InputShapes
     """Shapes of the inputs of every task, known before any data is read."""
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many tokens there are, where inputs are tokens: the base must have an embedding for each.
+
+        Raises:
+            DataError: the tokenizer is missing or damaged.
+        """
+        return None
 
     @abstractmethod
     def tasks(self) -> Sequence[Task]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -57,6 +58,67 @@ def make_image_archive(tmp_path: Path) -> MakeArchive:
 def image_archive(make_image_archive: MakeArchive) -> Path:
     """A small archive that is as it should be."""
     return make_image_archive()
+
+
+WORDS = """
+the a of in was built by who when where what tower bridge church king queen river city old north south stone wood year
+1066 1215 1492 1789 alfred matilda harold edith is ' s , . ? ##s ##ed ##er long wide
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a BERT of random weights, 3 layers of 16 channels, and its tokenizer of a few words."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split()]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
+    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
+    return folder
+
+
+MakeSquad = Callable[..., Path]
+
+
+@pytest.fixture
+def make_squad(tmp_path: Path) -> MakeSquad:
+    """Writes questions in SQuAD's format: so many articles of ten paragraphs, two questions each, the second without an answer.
+
+    Args: the file's name; how many articles; whether there are questions without answers.
+    """
+
+    def make(name: str = "squad.json", articles: int = 2, impossible: bool = True) -> Path:
+        path = tmp_path / name
+        data = [{"title": f"Article_{k}", "paragraphs": [_paragraph(name, k, p, impossible) for p in range(10)]} for k in range(articles)]
+        path.write_text(json.dumps({"version": "v2.0", "data": data}), encoding="utf-8")
+        return path
+
+    return make
+
+
+@pytest.fixture
+def squad_file(make_squad: MakeSquad) -> Path:
+    """Two articles that are as they should be."""
+    return make_squad()
+
+
+def _paragraph(name: str, article: int, number: int, impossible: bool) -> dict[str, Any]:
+    who = ("Alfred", "Matilda", "Harold", "Edith")[(article + number) % 4]
+    year = ("1066", "1215", "1492", "1789")[number % 4]
+    what = ("tower", "bridge", "church")[number % 3]
+    context = f"The old {what} in the city was built by {who} in {year}. The river is long." + " Old stone." * number
+    answers = [{"text": text, "answer_start": context.index(text)} for text in (who, f"by {who}")]
+    questions: list[dict[str, Any]] = [
+        {"id": f"{name}-{article}-{number}-0", "question": f"Who built the old {what}?", "answers": answers, "is_impossible": False}
+    ]
+    if impossible:
+        questions.append({"id": f"{name}-{article}-{number}-1", "question": "Where was the king?", "answers": [], "is_impossible": True})
+    return {"context": context, "qas": questions}
 
 
 def _coloured(split: str, each: int) -> dict[str, Any]:

@@ -10,10 +10,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.parts import Base, Features, Merger, Shape, Side
+from sidetune_core.errors import FitError
+from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, Side
 from sidetune_core.seeding import seeded
 from sidetune_core.testing.findings import SEED, Broken, Finding, Make, examine
-from sidetune_core.testing.sample import INPUTS, TinyBase, images, values
+from sidetune_core.testing.sample import INPUTS, TEXT, TinyBase, TinyReader, images, texts, values
 from sidetune_core.testing.state import building, changed, equal, named_tensors, random_state, snapshot
 
 SIDE_SHAPES: tuple[Shape, ...] = ((64,), (8, 4, 4))
@@ -42,32 +43,41 @@ class Specimen:
 def check_base(cls: type[Any], config: Any) -> list[Finding]:
     """Findings about a base."""
 
-    def make(seed: int = SEED) -> Specimen:
-        with building(seed, "base"):
-            base: Base = cls(config, INPUTS)
-        return Specimen(base, (base.shape, *base.tap_shapes), lambda ids: _flat(base(images(ids))))
+    def on(inputs: InputShapes, batch: Callable[[Sequence[int]], Inputs]) -> Make[Specimen]:
+        def make(seed: int = SEED) -> Specimen:
+            with building(seed, "base"):
+                base: Base = cls(config, inputs)
+            return Specimen(base, (base.shape, *base.tap_shapes), lambda ids: _flat(base(batch(ids))))
 
-    return examine({"": make}, SHARED)
+        return make
+
+    if not _fits(on(INPUTS, images)) and _fits(reader := on(TEXT, texts)):
+        return examine({"": reader}, (*SHARED, padding_does_not_matter))
+    return examine({"": on(INPUTS, images)}, SHARED)
 
 
 def check_side(cls: type[Any], config: Any) -> list[Finding]:
     """Findings about a side, beside bases of the kit."""
 
-    def beside(base: TinyBase) -> Make[Specimen]:
+    def beside(base: Base, inputs: InputShapes, batch: Callable[[Sequence[int]], Inputs]) -> Make[Specimen]:
         def make(seed: int = SEED) -> Specimen:
             with building(seed, "side"):
-                side: Side = cls(config, INPUTS, base)
+                side: Side = cls(config, inputs, base)
 
             def forward(ids: Sequence[int]) -> list[Tensor]:
-                return [side(images(ids), base(images(ids)))]
+                return [side(batch(ids), base(batch(ids)))]
 
             return Specimen(side, (base.shape,), forward, base)
 
         return make
 
     with seeded(SEED, "kit"):
+        reader = TinyReader().eval()
         bases = [TinyBase(shape).eval() for shape in SIDE_SHAPES]
-    return examine({f"beside a base of shape {base.shape}": beside(base) for base in bases}, (*SHARED, base_is_not_kept))
+    places = {f"beside a base of shape {base.shape}": beside(base, INPUTS, images) for base in bases}
+    if not any(map(_fits, places.values())):
+        places = {"beside a base that reads tokens": beside(reader, TEXT, texts)}
+    return examine(places, (*SHARED, base_is_not_kept))
 
 
 def check_merger(cls: type[Any], config: Any) -> list[Finding]:
@@ -140,6 +150,18 @@ def state_dict_is_the_whole_state(make: Make[Specimen]) -> None:
         raise Broken("outputs differ after load_state_dict; what is drawn or counted has to be a parameter or a buffer")
 
 
+def padding_does_not_matter(make: Make[Specimen]) -> None:
+    """A sequence that is padded gives what it gives alone, and zeros after its end."""
+    specimen = make()
+    together, alone = specimen.outputs(0, 1), specimen.outputs(1)
+    for both, one in zip(together, alone, strict=True):
+        length = one.shape[1]
+        if not torch.allclose(both[1, :length], one[0], rtol=1e-4, atol=1e-5):
+            raise Broken("what a base makes of a sequence depends on its padding; let no position attend to what 'mask' leaves out")
+        if both[1, length:].any():
+            raise Broken("a base gives other values than zero after the end of a sequence; the core keeps outputs without their padding")
+
+
 def base_is_not_kept(make: Make[Specimen]) -> None:
     """A side holds nothing of the base itself, or it would be saved, moved and trained twice."""
     specimen = make()
@@ -168,6 +190,17 @@ SHARED: tuple[Callable[[Make[Specimen]], None], ...] = (
     examples_do_not_mix,
     state_dict_is_the_whole_state,
 )
+
+
+def _fits(make: Make[Specimen]) -> bool:
+    """Whether the inputs of the kit fit; what else goes wrong is found later."""
+    try:
+        make()
+    except FitError:
+        return False
+    except Exception:  # a plugin may raise anything
+        return True
+    return True
 
 
 def _flat(features: Features) -> list[Tensor]:

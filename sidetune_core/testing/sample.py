@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Final
@@ -16,6 +17,8 @@ from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Sha
 from sidetune_core.seeding import derive_seed
 
 INPUTS: Final[InputShapes] = {"image": (3, 32, 32)}
+TEXT: Final[InputShapes] = {"tokens": (12,), "mask": (12,), "types": (12,)}
+TOKENS = 32
 CLASSES = 4
 
 
@@ -41,6 +44,32 @@ class TinyBase(Base):
         first = functional.relu(self.first(inputs["image"]))
         second = functional.relu(self.norm(self.second(first)))
         return Features(self.last(second.flatten(1)).unflatten(1, self.shape), (first, second))
+
+
+class TinyReader(Base):
+    """Two layers over `TEXT`, each a mean over all tokens beside a linear layer; encoding and both taps are (12, 8)."""
+
+    Config = Config
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shape, self.vocabulary = (*TEXT["tokens"], 8), TOKENS
+        self.tap_shapes = (self.shape, self.shape)
+        self.embeddings = nn.Embedding(TOKENS, 8)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        mask = inputs["mask"].float()[..., None]
+        hidden = [self.embeddings(inputs["tokens"].long()) * mask]
+        for layer in self.layers:
+            mean = hidden[-1].sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+            hidden.append((layer(hidden[-1]) + mean).tanh() * mask)
+        return Features(hidden[-1], tuple(hidden[: len(self.tap_shapes)]))
+
+    def shortened(self, layers: int) -> TinyReader:
+        cut = copy.deepcopy(self)
+        cut.layers, cut.tap_shapes = cut.layers[:layers], ()
+        return cut
 
 
 class TinySide(StagedSide):
@@ -88,6 +117,16 @@ def values(ids: Sequence[int], shape: Shape, *names: object) -> Tensor:
 def images(ids: Sequence[int]) -> Inputs:
     """A batch of the kit's `INPUTS`, without the ids that would let the core store what a base makes of it."""
     return Inputs({name: values(ids, shape, name) for name, shape in INPUTS.items()})
+
+
+def texts(ids: Sequence[int]) -> Inputs:
+    """A batch of `TEXT`; of 12 tokens for ids that 3 divides, and of 9 or 7 otherwise."""
+    lengths = torch.tensor([(12, 7, 9)[number % 3] for number in ids])
+    width = int(lengths.max())
+    rows = torch.stack([values([number], (12,), "tokens")[0] for number in ids])[:, :width]
+    mask = torch.arange(width) < lengths[:, None]
+    tokens = (1 + rows * (TOKENS - 1)).long() * mask
+    return Inputs({"tokens": tokens, "mask": mask.long(), "types": mask * (torch.arange(width) > 3)}, lengths=lengths)
 
 
 def tasks() -> list[ClassTask]:

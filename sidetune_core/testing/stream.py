@@ -90,6 +90,8 @@ def inputs_have_the_declared_shapes(make: Make[Stream]) -> None:
             raise Broken(f"the env declares inputs {declared} and its task '{task.id}' {_plain(task.inputs)}; make them equal")
         batch = next(_batches(task))
         found = {name: tuple(value.shape[1:]) for name, value in batch.inputs.items()}
+        if batch.inputs.lengths is not None:  # padded to the longest of the batch only
+            found = {name: (max(shape[0], declared.get(name, shape)[0]), *shape[1:]) for name, shape in found.items()}
         if found != declared:
             raise Broken(f"task '{task.id}' declares inputs {declared} and its batches have {found}; shapes leave the batch axis out")
 
@@ -169,8 +171,11 @@ def inputs_with_ids_never_change(make: Make[Stream]) -> None:
         for batch in (*_batches(task, seed=SEED), *_batches(task, seed=SEED + 1)):
             if batch.inputs.ids is None:
                 continue
-            for number, *row in zip(batch.inputs.ids.tolist(), *batch.inputs.values(), strict=True):
-                if not all(map(torch.equal, known.setdefault(number, tuple(row)), row)):
+            rows = [*zip(*batch.inputs.values(), strict=True)]
+            if batch.inputs.lengths is not None:
+                rows = [tuple(value[:length] for value in row) for row, length in zip(rows, batch.inputs.lengths.tolist(), strict=True)]
+            for number, row in zip(batch.inputs.ids.tolist(), rows, strict=True):
+                if not all(map(torch.equal, known.setdefault(number, row), row)):
                     raise Broken(f"task '{task.id}': example {number} changes between visits; leave Inputs.ids None for augmented inputs")
 
 
@@ -222,14 +227,15 @@ def _batches(task: Task, seed: int = SEED, first_step: int = 0, steps: int = STE
 
 
 def _act(task: Task, seen: set[int] | None = None) -> Act:
-    """A network that looks at nothing: the task's head on blank encodings. Ids of the inputs are added to `seen`."""
+    """A network that looks at nothing: the task's head on blank encodings, of sequences as long as the inputs. Ids are added to `seen`."""
     head, shape = _head(task)
 
     def act(inputs: Inputs) -> Tensor:
         if seen is not None and inputs.ids is not None:
             seen.update(inputs.ids.tolist())
         with torch.no_grad():
-            output: Tensor = head(torch.zeros(len(next(iter(inputs.values()))), *shape))
+            batch, *width = next(iter(inputs.values())).shape
+            output: Tensor = head(torch.zeros(batch, *(shape if inputs.lengths is None else (width[0], *shape[1:]))))
         return output
 
     return act
@@ -238,7 +244,8 @@ def _act(task: Task, seen: set[int] | None = None) -> Act:
 def _head(task: Task) -> tuple[nn.Module, Shape]:
     """A head, and the shape of encodings that it is made for."""
     refusals = []
-    for shape in SHAPES:
+    sequences = {(size[0], 8) for size in task.inputs.values() if len(size) == 1}
+    for shape in (*SHAPES, *sequences):
         try:
             with seeded(SEED, "head", task.id):
                 return task.head(shape).eval(), shape

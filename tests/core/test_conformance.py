@@ -55,8 +55,9 @@ def archive(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("plugin", BUILT_IN, ids=lambda plugin: f"{plugin.kind.name}-{plugin.name}")
-def test_every_built_in_plugin_conforms(plugin: Plugin, archive: Path) -> None:
-    offline = {"weights": "none", "archive": str(archive)}
+def test_every_built_in_plugin_conforms(plugin: Plugin, archive: Path, tiny_bert: Path, squad_file: Path) -> None:
+    texts = {"model": str(tiny_bert), "tokenizer": str(tiny_bert), "train": str(squad_file), "window": 48, "stride": 16}
+    offline = {"weights": "none", "archive": str(archive), **texts}
     known = attrs.fields_dict(registry.load(plugin).Config)
     options = {name: value for name, value in offline.items() if name in known}
     findings = check_plugin(plugin.kind.name, f"sidetune/{plugin.name}", options)

@@ -152,7 +152,28 @@ def test_one_cycle_without_warmup_is_a_cosine() -> None:
 
 @pytest.mark.parametrize("warmup", [0.0, 0.15, 0.999, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 157])
-def test_one_cycle_never_leaves_its_range(steps: int, warmup: float) -> None:
-    found = rates(steps, schedule="one-cycle", warmup=warmup)
+@pytest.mark.parametrize("schedule", ["one-cycle", "linear"])
+def test_a_schedule_with_a_warmup_never_leaves_its_range(schedule: str, steps: int, warmup: float) -> None:
+    found = rates(steps, schedule=schedule, warmup=warmup)
     assert all(0 < value <= 0.4 for value in found)
     assert max(found) == 0.4
+
+
+def test_a_linear_schedule_climbs_as_one_cycle_does() -> None:
+    assert rates(schedule="linear", warmup=0.2)[:20] == rates(schedule="one-cycle", warmup=0.2)[:20]
+
+
+def test_a_linear_schedule_falls_in_a_line_to_zero_after_the_last_step() -> None:
+    found = rates(schedule="linear", warmup=0.2)
+    assert found[20:] == pytest.approx([0.4 * (100 - step) / 80 for step in range(20, 100)])
+
+
+def test_a_linear_schedule_without_warmup_is_that_of_torch() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.4)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=100)
+    expected = []
+    for _ in range(100):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates(schedule="linear", warmup=0.0) == pytest.approx(expected)

@@ -149,6 +149,18 @@ def test_a_signal_leaves_a_state_that_is_gone_on_from(
     same(tmp_path / "cut", whole)
 
 
+def test_a_signal_between_two_batches_of_one_step_waits_for_its_end(spec: api.RunSpec, tmp_path: Path, before_pass: Any) -> None:
+    twice = attrs.evolve(spec, train={**TRAIN, "accumulate": 2})
+    whole = api.run(twice, tmp_path / "whole").folder.path
+    before_pass(6, kill(signal.SIGTERM))  # the second batch of step 2
+    with pytest.raises(Interrupted):
+        api.run(twice, tmp_path / "cut")
+    assert str(checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)) == "after step 2 of task t0"
+    before_pass(0, lambda: None)
+    api.resume(tmp_path / "cut")
+    same(tmp_path / "cut", whole)
+
+
 def test_the_command_that_goes_on_is_printed_and_works(
     spec: api.RunSpec, whole: Path, tmp_path: Path, before_pass: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -255,6 +255,26 @@ def test_evaluations_of_the_validation_split_are_kept_apart(image_archive: Path,
     assert folder.results("val").rows[-1] != ()
 
 
+def test_two_accumulated_batches_are_one_of_twice_the_size(image_archive: Path, tmp_path: Path) -> None:
+    whole = api.run(make_spec(image_archive, "features", batch=8, store="off"), tmp_path / "whole")
+    halves = api.run(make_spec(image_archive, "features", batch=4, accumulate=2, store="off"), tmp_path / "halves")
+    assert halves.folder.lines("metrics.jsonl")[0]["loss"] == pytest.approx(whole.folder.lines("metrics.jsonl")[0]["loss"], rel=1e-4)
+    for name, value in whole.learner.state_dict().items():
+        torch.testing.assert_close(halves.learner.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_an_epoch_counts_examples_and_not_accumulated_batches(image_archive: Path, tmp_path: Path) -> None:
+    run = api.run(make_spec(image_archive, "features", batch=4, accumulate=5, epochs=2.0), tmp_path / "run")
+    assert run.folder.lines("metrics.jsonl")[-1]["step"] == 4  # of 20 examples each, 40 in a task, twice
+
+
+def test_what_a_task_leaves_besides_figures_is_in_the_folder(image_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.ClassTask, "documents", lambda task: {"note.txt": f"about {task.title}"})
+    api.run(make_spec(image_archive, "features", steps=1), tmp_path / "run")
+    found = {str(path.relative_to(tmp_path / "run")): path.read_text() for path in (tmp_path / "run" / "documents").rglob("*.txt")}
+    assert found == {"documents/t0-test/note.txt": "about blue, green", "documents/t1-test/note.txt": "about red, white"}
+
+
 def test_every_line_of_the_curves_names_task_step_and_rate(spec: api.RunSpec, tmp_path: Path) -> None:
     api.run(spec, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
