@@ -79,17 +79,23 @@ def parse(argv: Sequence[str]) -> Arguments:
     asked: dict[str, Any] = {}
     for slot in classes:
         config = getattr(parsed, slot)
-        fields = [field.name for field in attrs.fields(type(config)) if f"{slot}.{field.name}".replace("_", "-") in given]
+        fields = [field.name for field in attrs.fields(type(config)) if _words(slot, field.name) & given]
         asked[slot] = Choice(_name(spec, slot), {**_options(spec, slot), **{name: getattr(config, name) for name in fields}})
     changed = {
         field.name: getattr(parsed.train, field.name)
         for field in attrs.fields(TrainOptions)
-        if f"train.{field.name}".replace("_", "-") in given
+        if _words("train", field.name) & given
     }
     if "steps" in changed and "epochs" not in changed:
         changed["epochs"] = None
     spec = attrs.evolve(spec.with_parts(asked), train={**spec.train, **changed}, seed=parsed.seed)
     return Arguments(spec, parsed.out, parsed.resume, parsed.dry_run, parsed.quiet, parsed.save_every)
+
+
+def _words(slot: str, option: str) -> set[str]:
+    """How an option may be written: ``learner.norm``, or ``learner.no-norm`` for a switch that is cleared."""
+    name = option.replace("_", "-")
+    return {f"{slot}.{name}", f"{slot}.no-{name}"}
 
 
 def _names(argv: Sequence[str]) -> argparse.Namespace:
@@ -209,6 +215,8 @@ def _unknown(word: str, configs: dict[str, type[Any]], spec: RunSpec) -> OptionE
         return unknown_option(_owner(spec, slot), option, {field.name for field in attrs.fields(configs[slot])})
     if dot and slot in DEFAULTS:
         return OptionError(f"learner '{_name(spec, 'learner')}' uses no {slot}; leave out {name}")
+    if word.lower() in ("true", "false"):
+        return OptionError(f"{PROGRAM} does not know '{word}': a switch takes no value, it is --learner.norm or --learner.no-norm")
     known = [f"--{one}".replace("_", "-") for one in (*DEFAULTS, *_GENERAL)]
     return OptionError(f"{PROGRAM} does not know '{word}'.{suggest(name, known)} See {PROGRAM} --help")
 
