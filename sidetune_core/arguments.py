@@ -212,6 +212,8 @@ def _unknown(word: str, configs: dict[str, type[Any]], spec: RunSpec) -> OptionE
         return unknown_option(_owner(spec, slot), option, {field.name for field in attrs.fields(configs[slot])})
     if dot and slot in DEFAULTS:
         return OptionError(f"learner '{_name(spec, 'learner')}' uses no {slot}; leave out {name}")
+    if word.lower() in ("true", "false"):
+        return OptionError(f"{PROGRAM} does not know '{word}': a switch takes no value, it is --learner.norm or --learner.no-norm")
     known = [f"--{one}".replace("_", "-") for one in (*DEFAULTS, *_GENERAL)]
     return OptionError(f"{PROGRAM} does not know '{word}'.{suggest(name, known)} See {PROGRAM} --help")
 

@@ -130,6 +130,11 @@ def test_an_unknown_general_option_is_answered_with_the_nearest(capsys: pytest.C
     assert "does not know '--lerner'. Did you mean '--learner'?" in error_of(capsys, "--lerner", "ewc")
 
 
+def test_a_value_after_a_switch_is_answered_with_how_switches_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(capsys, "--learner", "features", "--learner.norm", "False")
+    assert "a switch takes no value, it is --learner.norm or --learner.no-norm" in message
+
+
 def test_an_option_of_a_part_that_is_not_used_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "learner 'features' uses no side" in error_of(capsys, "--learner", "features", "--side.weights", "none")
 

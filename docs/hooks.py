@@ -1,0 +1,52 @@
+"""What pages take from the code when the site is built: the help of a command, and the checks that hold a contract."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from typing import Any, Final
+
+from sidetune_core import cli
+from sidetune_core.testing import learner, networks, plugin, stream
+
+CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
+    "every kind": (*plugin.PACKAGE_CHECKS, plugin.class_says_what_it_is, *plugin.CONFIG_CHECKS, plugin.nothing_is_printed),
+    "base": networks.SHARED,
+    "side": (*networks.SHARED, networks.base_is_not_kept),
+    "merger": (*networks.SHARED, networks.weights_are_finite_numbers),
+    "learner": learner.CHECKS,
+    "env": stream.CHECKS,
+}
+WIDTH = "100"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """A page with its ``$ … --help`` blocks and its ``<!-- checks: … -->`` lines filled in; called by MkDocs."""
+    markdown = re.sub(r"(?<=^```console\n)\$ (sidetune.* --help)\n(?=```$)", _with_help, markdown, flags=re.MULTILINE)
+    return re.sub(r"^<!-- checks: (.*) -->$", lambda found: table(found[1]), markdown, flags=re.MULTILINE)
+
+
+def table(kind: str) -> str:
+    """The checks of a kind, one a row, as their docstrings tell them."""
+    rows = [f"| `{check.__name__}` | {_sentence(check)} |" for check in CHECKS[kind]]
+    return "\n".join(["| check | what it finds to hold |", "|---|---|", *rows])
+
+
+def _sentence(check: Callable[..., None]) -> str:
+    paragraph = (check.__doc__ or "").split("\n\n")[0]
+    return re.sub(r"``(.*?)``", r"`\1`", " ".join(paragraph.split()))
+
+
+def _with_help(found: re.Match[str]) -> str:
+    """The command, and what it prints."""
+    program, *words = found[1].split()
+    printed = io.StringIO()
+    os.environ["COLUMNS"] = WIDTH
+    with redirect_stdout(printed), suppress(SystemExit):
+        status = (cli.main_run if program == "sidetune-run" else cli.main)(words)
+        if status:
+            raise ValueError(f"'{found[1]}' ends with status {status}")
+    return f"$ {found[1]}\n{printed.getvalue()}"
