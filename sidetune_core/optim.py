@@ -24,8 +24,8 @@ def make_optimizer(learner: Learner, options: TrainOptions) -> torch.optim.Optim
     ]
     groups = [group for group in groups if group["params"]]
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in moving)
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0, fused=fused)
+    if options.optimizer == "sgd":  # whose fused form fails where a parameter had no gradient in the first step
+        return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0)
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=options.lr, fused=fused)
     return torch.optim.Adam(groups, lr=options.lr, fused=fused)

@@ -177,3 +177,17 @@ def test_a_linear_schedule_without_warmup_is_that_of_torch() -> None:
         optimizer.step()
         schedule.step()
     assert rates(schedule="linear", warmup=0.0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_parameter_that_has_no_gradient_in_the_first_step_moves_in_the_second(optimizer: Optimizer) -> None:
+    learner = Small()
+    made = make_optimizer(learner, TrainOptions(optimizer=optimizer, lr=0.1))
+    before = learner.linear.bias.detach().clone()
+    for moving in (["weight"], ["weight", "bias"]):
+        made.zero_grad()
+        for name in moving:
+            parameter = learner.linear.get_parameter(name)
+            parameter.grad = torch.ones_like(parameter)
+        made.step()
+        assert torch.equal(learner.linear.bias, before) == ("bias" not in moving)

@@ -14,6 +14,7 @@ import socket
 import sys
 import tempfile
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,12 @@ def main() -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        files = [(tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")) for _ in range(order["processes"])]
-        children = [fork(order, rank, port, *pair) for rank, pair in enumerate(files)]
-        answers = []
-        for child, (answer, errors) in zip(children, files, strict=True):
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            with answer, errors:
+        with ExitStack() as stack:
+            files = [[stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)] for _ in range(order["processes"])]
+            children = [fork(order, rank, port, *pair) for rank, pair in enumerate(files)]
+            answers = []
+            for child, (answer, errors) in zip(children, files, strict=True):
+                status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
                 answer.seek(0)
                 errors.seek(0)
                 answers.append({"status": status, "told": errors.read(), "ids": json.loads(answer.read() or "[]")})
