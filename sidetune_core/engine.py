@@ -84,6 +84,8 @@ def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_e
         tasks = stream.tasks()
         if not tasks:
             raise RunError(f"{composition.parts['env'].owner} has no tasks")
+        if len({task.higher_is_better for task in tasks}) > 1:
+            raise RunError(f"{composition.parts['env'].owner} has tasks whose metrics get better upwards and downwards, which no mean can mix")
         machine = devices.choose(composition.train)
         folder = runs.create(path, "-".join(composition.parts[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")))
         with locked(folder.path):
@@ -150,7 +152,11 @@ def _carry_out(
                     for name, value in figures.items():
                         board.add_scalar(name, value, step)
 
-            loop.learn(learner, tasks, loop.Session(options, composition.seed, machine, folder, store, progress, curve, save_every, stop))
+            def show(name: str, picture: Tensor, step: int) -> None:
+                with writing(folder.path / "tb"):
+                    board.add_image(name, picture, step)
+
+            loop.learn(learner, tasks, loop.Session(options, composition.seed, machine, folder, store, progress, curve, save_every, stop, show))
             _plot_results(curve, folder.results())
         _end(folder, "done", began)
         with writing(folder.path / "report.md"):
@@ -201,8 +207,8 @@ def _about(spec: RunSpec, composition: Composition, machine: Machine, tasks: Seq
         "resolved": composition.resolved().to_json(),
         "composition": str(composition),
         "plugins": {slot: {"distribution": part.plugin.origin, "class": part.plugin.target} for slot, part in composition.parts.items()},
-        "tasks": [{"id": task.id, "title": task.title} for task in tasks],
-        "metric": tasks[0].metric,
+        "tasks": [{"id": task.id, "title": task.title, "metric": task.metric} for task in tasks],
+        "metric": tasks[0].metric if len({task.metric for task in tasks}) == 1 else "result",
         "higher_is_better": tasks[0].higher_is_better,
         "machine": str(machine),
         "threads": torch.get_num_threads(),

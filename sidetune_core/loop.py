@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core import checkpoint
+from sidetune_core import checkpoint, pictures
 from sidetune_core.certify import certify
 from sidetune_core.checkpoint import Within
 from sidetune_core.devices import Machine
@@ -36,6 +36,13 @@ TICK = 20
 Curve = Callable[[Mapping[str, float], int], None]
 """Takes named figures and the number of steps over all tasks."""
 
+Show = Callable[[str, Tensor, int], None]
+"""Takes a picture's name, the picture (3, H, W) in [0, 1], and the number of tasks that have been learnt."""
+
+
+def _nowhere(name: str, picture: Tensor, step: int) -> None:
+    """Show nothing."""
+
 
 @attrs.frozen
 class Session:
@@ -50,6 +57,7 @@ class Session:
     curve: Curve
     save_every: Interval = Interval()
     stop: Stop = attrs.field(factory=Stop)
+    show: Show = _nowhere
 
 
 def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
@@ -73,6 +81,8 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
         session.progress.warn(f"{folder.path / name} is not what it was when the run came here; what is missing stays missing")
     for line in folder.lines("metrics.jsonl"):
         _draw(line, session.curve)
+    for task_id, name, picture in pictures.kept(folder):
+        session.show(f"{task_id}/{name}", picture, len(done))
     if found:
         for task in tasks[: len(done)]:
             _grow(learner, task, session)
@@ -108,6 +118,10 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
                 learner.finish(task, _until(session.stop, batches))
         acts = {task.id: Watch(make_act(learner, task, session.machine)) for task in seen}
         figures = [evaluate(learner, task, session, after=len(seen) - 1, act=acts[task.id]) for task in seen]
+        for task in seen:
+            for name, picture in task.pictures(make_act(learner, task, session.machine)).items():
+                pictures.keep(folder, task.id, name, picture)
+                session.show(f"{task.id}/{name}", picture, len(seen))
         if session.store is not None:
             session.store.save()
         _record_moved(learner, stage, within.before, folder)
