@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -96,14 +96,16 @@ class TaskonomyEnv(TaskStream):
                 faults.append(f"{len(missing)} missing in {name}, such as {some([views[place] for place in missing])}")
                 bad.update(missing)
         there = [place for place in range(len(views)) if place not in bad]
+        if not there:
+            raise DataError(f"{self._root} has no view with all of {', '.join(needed)}: {'; '.join(faults)}")
         stored: dict[str, Tensor] = {}
-        keys = []
+        keys = {}
         told = {"mask"} if "depth_zbuffer" in names else set()  # its files have been looked at
 
         def read(name: str, what: What, channels: int, kept_as: str) -> None:
             decoded = decode([files[name][views[place]] for place in there], what, config.size, channels, config.cache.expanduser())
             stored[kept_as] = decoded.values
-            keys.append(decoded.key)
+            keys[kept_as] = decoded.key
             if decoded.faults and kept_as not in told:
                 bad_files = [f"{files[name][views[there[place]]]} {why}" for place, why in decoded.faults.items()]
                 faults.append(f"{len(bad_files)} unusable in {name}, such as {some(bad_files)}")
@@ -114,11 +116,11 @@ class TaskonomyEnv(TaskStream):
             read(name, "colour" if name == "rgb" else READ[domain.stored], domain.channels, name)
         if masked:
             read("depth_zbuffer", "mask", 1, "mask")
-        if faults and config.faults == "fail":
-            raise DataError(
-                f"{len(bad)} of {len(views)} views in {self._root} cannot be used: {'; '.join(faults)}. Mend the data set, or leave these "
-                "views out of all tasks with --env.faults drop"
-            )
+        if faults:
+            found = f"{len(bad)} of {len(views)} views in {self._root} cannot be used: {'; '.join(faults)}"
+            if config.faults == "fail":
+                raise DataError(f"{found}. Mend the data set, or leave these views out of all tasks with --env.faults drop")
+            warnings.warn(f"{found}. They are left out", stacklevel=2)
         row = {place: number for number, place in enumerate(there)}
         rows, first = {}, 0
         for split, members in splits.items():
@@ -127,18 +129,21 @@ class TaskonomyEnv(TaskStream):
                 raise DataError(f"{self._root}: no usable images in split '{split}'")
             rows[split] = torch.tensor(good)
             first += len(members)
-        self._fingerprint = hashlib.sha256("/".join(["taskonomy", *keys]).encode()).hexdigest()
+        self._fingerprint = f"taskonomy/{keys['rgb']}"  # of what networks see, whatever they are to predict
         return Frames(stored, rows)
 
     def _splits(self, views: Sequence[View], faults: list[str]) -> dict[str, list[View]]:
         """The views of each split, as many as are asked for; 'val' only where there is one."""
         config = self._config
-        buildings = {split: _words(named) for split, named in (("train", config.train), ("val", config.val), ("test", config.test))}
+        buildings = {split: _words(text) for split, text in (("train", config.train), ("val", config.val), ("test", config.test))}
         if config.csv is not None:
             table = read_splits(config.csv.expanduser())
-            buildings = {split: named or table[split] for split, named in buildings.items()}
+            buildings = {split: words or table[split] for split, words in buildings.items()}
         there = sorted({view.building for view in views})
-        if not any(buildings.values()):
+        named = [name for words in buildings.values() for name in words]
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise OptionError(f"{some(twice)} cannot be in two splits: what is trained on would be tested on")
+        if not named:
             if len(there) > 1:
                 raise OptionError(
                     f"{self._root} has {len(there)} buildings ({some(there)}): say which make a split, with --env.csv FILE or "
@@ -146,9 +151,9 @@ class TaskonomyEnv(TaskStream):
                 )
             parts = self._split_points(views)
         else:
-            if absent := sorted(set().union(*buildings.values()) - set(there)):
+            if absent := sorted(set(named) - set(there)):
                 faults.append(f"no images of {len(absent)} buildings, {some(absent)}")
-            parts = {split: [view for view in views if view.building in named] for split, named in buildings.items()}
+            parts = {split: [view for view in views if view.building in words] for split, words in buildings.items()}
         if not parts["train"] or not parts["test"]:
             empty = "test" if parts["train"] else "train"
             raise DataError(f"{self._root}: no images in split '{empty}'; it has the buildings {some(there)}")

@@ -109,7 +109,7 @@ def test_domains_are_scaled_over_the_whole_range_of_their_bits(env: Any, write_t
     assert first(tasks["curvature"], 1).targets.shape == (1, 2, 16, 16)
     labels = first(tasks["segment-semantic"], 1).targets
     assert labels.dtype == torch.int64
-    stored = np.asarray(Image.open(root / "segment_semantic" / "hanson" / "point_0_view_0.png"))
+    stored = np.array(Image.open(root / "segment_semantic" / "hanson" / "point_0_view_0.png"))
     assert torch.equal(labels[0], torch.from_numpy(stored).long())
     chances = first(tasks["class-object"], 1).targets
     torch.testing.assert_close(chances.sum(1), torch.ones(1))
@@ -146,13 +146,16 @@ def test_buildings_come_from_the_table_of_the_data_set(env: Any, write_taskonomy
     root = write_taskonomy(tmp_path / "data", ["hanson", "merom", "wiconisco", "ihlen"], domains=("rgb",))
     with pytest.raises(DataError, match=r"no images of \d+ buildings, allensville, beechwood, benevolence and \d+ more"):
         env(root, domains="rgb", masks=False, csv=table).tasks()
-    (task,) = env(root, domains="rgb", masks=False, csv=table, faults="drop").tasks()
+    with pytest.warns(UserWarning, match=r"0 of 16 views in .* cannot be used: no images of \d+ buildings, .*They are left out"):
+        (task,) = env(root, domains="rgb", masks=False, csv=table, faults="drop").tasks()
     assert {split: task.size(split) for split in ("train", *task.splits)} == {"train": 8, "val": 4, "test": 4}
 
 
 def test_several_buildings_need_a_split(env: Any, write_taskonomy: Write, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"has 2 buildings \(hanson, merom\): say which make a split"):
         env(write_taskonomy(tmp_path / "data", domains=("rgb",)), domains="rgb", masks=False).tasks()
+    with pytest.raises(OptionError, match="merom cannot be in two splits"):
+        env(tmp_path / "data", domains="rgb", masks=False, train="hanson,merom", test="merom").tasks()
 
 
 def test_every_fault_is_named_and_counted_before_training(env: Any, write_taskonomy: Write, tmp_path: Path) -> None:
@@ -174,7 +177,8 @@ def test_every_fault_is_named_and_counted_before_training(env: Any, write_taskon
     assert f"{small} is 20 x 20, the others 32 x 32" in said
     assert f"{narrow} has 8 bits a channel, expected 16" in said
     assert "--env.faults drop" in said
-    (task,) = env(root, faults="drop", **options).tasks()
+    with pytest.warns(UserWarning, match=f"4 of 12 views in {root} cannot be used"):
+        (task,) = env(root, faults="drop", **options).tasks()
     assert (task.size("train"), task.size("test")) == (4, 4)
 
 

@@ -15,7 +15,12 @@ from sidetune_core.registry import find, installed, load
 from sidetune_core.runs import open_run
 from sidetune_core.verify import verify
 
-OPTIONS: dict[str, dict[str, Any]] = {"ewc": {"fisher": "empirical", "examples": 2}, "bsp": {"period": 2}, "pnn": {"dense": True}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "bsp": {"period": 2},
+    "distill": {"match": "output"},
+    "ewc": {"fisher": "empirical", "examples": 2},
+    "pnn": {"dense": True},
+}
 BUILT_IN = [[plugin.name for plugin in installed(kind) if plugin.distribution == "sidetune"] for kind in (LEARNER, MERGER)]
 
 
