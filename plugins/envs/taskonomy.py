@@ -117,10 +117,10 @@ class TaskonomyEnv(TaskStream):
         if masked:
             read("depth_zbuffer", "mask", 1, "mask")
         if faults:
-            found = f"{len(bad)} of {len(views)} views in {self._root} cannot be used: {'; '.join(faults)}"
+            said = f"{len(bad)} of {len(views)} views in {self._root} cannot be used: {'; '.join(faults)}"
             if config.faults == "fail":
-                raise DataError(f"{found}. Mend the data set, or leave these views out of all tasks with --env.faults drop")
-            warnings.warn(f"{found}. They are left out", stacklevel=2)
+                raise DataError(f"{said}. Mend the data set, or leave these views out of all tasks with --env.faults drop")
+            warnings.warn(f"{said}. They are left out", stacklevel=2)
         row = {place: number for number, place in enumerate(there)}
         rows, first = {}, 0
         for split, members in splits.items():
