@@ -86,6 +86,9 @@ def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_e
             learner, tasks = _build(composition, stream, group)
             if not tasks:
                 raise RunError(f"{composition.parts['env'].owner} has no tasks")
+            if len({task.higher_is_better for task in tasks}) > 1:
+                owner = composition.parts["env"].owner
+                raise RunError(f"{owner} has tasks whose metrics rise and others whose fall as they get better, and no mean fits both")
             machine = devices.choose(composition.train, group.local)
             name = "-".join(composition.parts[slot].plugin.name.split(":")[-1] for slot in ("env", "learner"))
             folder = attrs.evolve(group.from_first(lambda: runs.create(path, name)), writes=group.first)
@@ -175,7 +178,15 @@ def _carry_out(
                     for name, value in figures.items():
                         board.add_scalar(name, value, step)
 
-            session = loop.Session(options, composition.seed, machine, folder, store, progress, curve, save_every, stop, clock, group)
+            def show(name: str, picture: Tensor, step: int) -> None:
+                if board is None:
+                    return
+                with writing(folder.path / "tb"):
+                    board.add_image(name, picture, step)
+
+            session = loop.Session(
+                options, composition.seed, machine, folder, store, progress, curve, save_every, stop, clock, group, show
+            )
             loop.learn(learner, tasks, session)
             if group.first:
                 _plot_results(curve, folder.results())
@@ -229,8 +240,8 @@ def _about(spec: RunSpec, composition: Composition, machine: Machine, tasks: Seq
         "resolved": composition.resolved().to_json(),
         "composition": str(composition),
         "plugins": {slot: {"distribution": part.plugin.origin, "class": part.plugin.target} for slot, part in composition.parts.items()},
-        "tasks": [{"id": task.id, "title": task.title} for task in tasks],
-        "metric": tasks[0].metric,
+        "tasks": [{"id": task.id, "title": task.title, "metric": task.metric} for task in tasks],
+        "metric": tasks[0].metric if len({task.metric for task in tasks}) == 1 else "result",
         "higher_is_better": tasks[0].higher_is_better,
         "machine": str(machine),
         "processes": group.size,

@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core import checkpoint
+from sidetune_core import checkpoint, pictures
 from sidetune_core.certify import certify
 from sidetune_core.checkpoint import Within
 from sidetune_core.devices import Machine
@@ -39,6 +39,13 @@ TICK = 20
 Curve = Callable[[Mapping[str, float], int], None]
 """Takes named figures and the number of steps over all tasks."""
 
+Show = Callable[[str, Tensor, int], None]
+"""Takes a picture's name, the picture (3, H, W) in [0, 1], and the number of tasks that have been learnt."""
+
+
+def _nowhere(name: str, picture: Tensor, step: int) -> None:
+    """Show nothing."""
+
 
 class Found(NamedTuple):
     """What an evaluation of a split gives."""
@@ -62,6 +69,7 @@ class Session:
     stop: Stop = attrs.field(factory=Stop)
     clock: Clock = attrs.Factory(lambda self: Clock(self.folder), takes_self=True)
     group: Group = Group()
+    show: Show = _nowhere
 
 
 def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
@@ -88,6 +96,8 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
         session.progress.warn(f"{folder.path / name} is not what it was when the run came here; what is missing stays missing")
     for line in folder.lines("metrics.jsonl") if group.first else ():
         _draw(line, session.curve)
+    for task_id, name, picture in pictures.kept(folder) if group.first else ():
+        session.show(f"{task_id}/{name}", picture, len(done))
     if found:
         for task in tasks[: len(done)]:
             _grow(learner, task, session)
@@ -129,6 +139,10 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
         if group.first:
             if session.store is not None:
                 session.store.save()
+            for task in seen:
+                for name, picture in task.pictures(make_act(learner, task, session.machine)).items():
+                    pictures.keep(folder, task.id, name, picture)
+                    session.show(f"{task.id}/{name}", picture, len(seen))
             _record_moved(learner, stage, before, folder)
             certify(learner, stage, acts, folder)
             checkpoint.save(folder.checkpoints, learner, done, folder.marks())

@@ -23,6 +23,9 @@ RUNS = Path("runs")
 LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl")
 """The files that grow by lines as a run goes on."""
 
+PICTURES = "pictures"
+"""The folder, in that of a run, of the pictures of its tasks."""
+
 PROBES = "probes"
 """The folder, in that of a run, of the inputs that its certificate rests on."""
 
@@ -40,8 +43,8 @@ class RunFolder:
     ``run.json`` (spec as asked and as resolved, plugins, versions, device, seed), ``status``, ``metrics.jsonl`` (curves of training),
     ``eval.jsonl`` (one line for each evaluation: the cells of R), ``moved.jsonl`` (which tensors each task changed), ``checkpoints/``,
     ``certificate.json`` (whether what earlier tasks depend on is unchanged) with ``probes/``, ``documents/`` (such as predictions, of the
-    latest evaluation of each task and split), ``tb/`` (TensorBoard), ``log.txt``, ``report.md``. Everything that `sidetune report` prints
-    is computed from these.
+    latest evaluation of each task and split), ``pictures/`` where tasks have some (of the newest state), ``tb/`` (TensorBoard),
+    ``log.txt``, ``report.md``. Everything that `sidetune report` prints is computed from these.
     """
 
     path: Path
@@ -135,7 +138,7 @@ class RunFolder:
                     size = there.rfind(b"\n", 0, size) + 1
                 if len(there) > size:
                     os.truncate(path, size)
-        for folder in (self.path, self.checkpoints, self.path / PROBES):
+        for folder in (self.path, self.checkpoints, self.path / PROBES, self.path / PICTURES):
             clear_unfinished(folder)
         return changed
 
@@ -148,13 +151,14 @@ class RunFolder:
         """
         about = self.read_json("run.json")
         tasks = [str(task["id"]) for task in about["tasks"]]
+        metrics = {task["id"]: task.get("metric", about["metric"]) for task in about["tasks"]}
         cells = [line for line in self.lines("eval.jsonl") if line["split"] == split]
         rows: dict[int, list[float | None]] = {}
         for line in cells:
             if line["after"] not in range(-1, len(tasks)):
                 raise ValueError(f"an evaluation after task {line['after']} of {len(tasks)}")
             row = rows.setdefault(int(line["after"]), [None] * len(tasks))
-            row[tasks.index(line["task"])] = _number(line["figures"][about["metric"]])
+            row[tasks.index(line["task"])] = _number(line["figures"][metrics[line["task"]]])
         initial = rows.pop(-1, [None] * len(tasks))
         return Results(
             tasks=tuple(tasks),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -46,6 +46,8 @@ class Task(ABC):
     metric: str = "accuracy"
     """Which of the figures of `evaluate` goes into R."""
     higher_is_better: bool = True
+    outputs: Literal["scores", "numbers"] = "scores"
+    """What the head gives along axis 1: scores of classes, or numbers that are compared as they are."""
     splits: tuple[str, ...] = ("test",)
     """What `evaluate` can be asked for."""
 
@@ -71,6 +73,13 @@ class Task(ABC):
 
     def documents(self) -> Mapping[str, str]:
         """What the latest `evaluate` leaves besides figures, such as predictions: text by file name, kept in the run's folder."""
+        return {}
+
+    def pictures(self, act: Act) -> dict[str, Tensor]:
+        """Pictures of what the learner does with some examples, by name (letters, digits and ``-``): (3, H, W) in [0, 1].
+
+        The core asks for them after each task of a stream, and puts them into the run's folder and into TensorBoard.
+        """
         return {}
 
 

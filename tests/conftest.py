@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 MakeArchive = Callable[..., Path]
 
@@ -132,3 +134,98 @@ def _unpack(shared_data: Path, name: str, factory: pytest.TempPathFactory) -> Pa
     out = factory.mktemp(name)
     subprocess.run([sys.executable, str(shared_data / "unpack.py"), name, str(out)], check=True)
     return out / f"{name}.npz"
+
+
+WriteTaskonomy = Callable[..., Path]
+
+
+def _encode(domain: str, number: int, size: int) -> Any:
+    """An image of a domain in the public format: 8 or 16 bits, one channel or three."""
+    random = np.random.default_rng([number, *domain.encode()])
+    slope = np.linspace(0, 1, size)[:, None] * np.ones(size)
+    if domain in ("rgb", "normal", "principal_curvature"):
+        return random.integers(0, 256, (size, size, 3), dtype=np.uint8)
+    if domain == "reshading":
+        return np.repeat((255 * slope).astype(np.uint8)[..., None], 3, 2)
+    if domain == "segment_semantic":
+        return random.integers(0, 18, (size, size), dtype=np.uint8)
+    if domain == "class_object":
+        chances = random.random(1000)
+        return chances / chances.sum()
+    values = (random.integers(0, 4000) + 8000 * slope).astype(np.uint16)
+    if domain == "depth_zbuffer":
+        values[: size // 8, : size // 8] = 65535
+    return values
+
+
+DOMAINS = (
+    "rgb",
+    "principal_curvature",
+    "segment_semantic",
+    "reshading",
+    "keypoints3d",
+    "keypoints2d",
+    "edge_texture",
+    "edge_occlusion",
+    "depth_zbuffer",
+    "depth_euclidean",
+    "normal",
+    "class_object",
+)
+
+
+@pytest.fixture
+def write_taskonomy() -> WriteTaskonomy:
+    """Writes a small data set in one of the public layouts, with the true file formats.
+
+    Layout 'buildings' is DOMAIN/BUILDING/point_I_view_J.png, 'sample' DOMAIN/point_I_view_J_domain_DOMAIN.png, 'flat' all in one folder.
+    """
+
+    def write(
+        root: Path,
+        buildings: Sequence[str] = ("hanson", "merom"),
+        points: int = 2,
+        views: int = 2,
+        size: int = 32,
+        layout: str = "buildings",
+        domains: Sequence[str] = DOMAINS,
+    ) -> Path:
+        for domain in domains:
+            number = 0
+            for building in buildings:
+                folder = {"buildings": root / domain / building, "sample": root / domain, "flat": root}[layout]
+                folder.mkdir(parents=True, exist_ok=True)
+                for point, view in product(range(points), range(views)):
+                    suffix = "" if layout == "buildings" else f"_domain_{domain}"
+                    path = folder / f"point_{point}_view_{view}{suffix}"
+                    content = _encode(domain, number, size)
+                    if domain == "class_object":
+                        np.save(path.with_suffix(".npy"), content)
+                    else:
+                        Image.fromarray(content).save(path.with_suffix(".png"))
+                    number += 1
+        return root
+
+    return write
+
+
+WriteFrames = Callable[..., Path]
+
+
+@pytest.fixture
+def write_frames() -> WriteFrames:
+    """Writes frames of a depth camera into a folder: a wall that is 2 m away on its left and 4 m on its right, and random colours."""
+
+    def write(root: Path, count: int = 24, size: int = 32, near: int = 2000, far: int = 4000) -> Path:
+        root.mkdir(parents=True)
+        random = np.random.default_rng(0)
+        depth = np.full((size, size), near, dtype=np.uint16)
+        depth[:, size // 2 :] = far
+        depth[0, 0] = 0
+        for number in range(count):
+            Image.fromarray(random.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(root / f"{number:03}-rgb.png")
+            Image.fromarray(depth).save(root / f"{number:03}-depth.png")
+        np.savez(root / "cameras.npz", K=np.array([[size, 0, size / 2], [0, size, size / 2], [0, 0, 1.0]]))
+        return root
+
+    return write

@@ -25,7 +25,8 @@ class LwF(FineTune):
     every T (Hinton et al., 2015), and the mean over the old tasks, where the paper takes the sum. As in the paper the old heads are
     trained too; its warm-up, in which the new head alone is trained, is left out.
 
-    Outputs are scores of classes along axis 1: (B, classes) or (B, classes, ...). A batch costs a second, frozen network.
+    Outputs that are scores have their classes along axis 1, (B, classes) or (B, classes, ...). For old tasks whose outputs are numbers, the
+    mean squared difference takes the place of the divergence. A batch costs a second, frozen network.
     """
 
     @attrs.frozen
@@ -42,11 +43,14 @@ class LwF(FineTune):
         super().__init__(config, parts)
         self.teacher: LwF | None = None
         self._coef, self._temperature = config.coef, config.temperature
+        self._numbers: set[str] = set()
         self._divergence: Tensor | None = None
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
         self.teacher = None  # not to be in its own successor
         self.teacher = copy.deepcopy(self) if self.heads else None
+        if task.outputs == "numbers":
+            self._numbers.add(task.id)
         taught = list(self.heads.values()) if self._coef else []  # without a teacher, weight decay would be all that moves them
         return [*taught, *super().start(task)]
 
@@ -68,7 +72,13 @@ class LwF(FineTune):
         with torch.no_grad():
             before = teacher.encode(inputs, task_id)
             targets = {old: teacher.heads.predict(before, old) for old in teacher.heads}
-        found = [divergence(self.heads.predict(encoding, old), target, self._temperature) for old, target in targets.items()]
+        found = []
+        for old, target in targets.items():
+            output = self.heads.predict(encoding, old)
+            if old in self._numbers:
+                found.append(functional.mse_loss(output.float(), target.float()))
+            else:
+                found.append(divergence(output, target, self._temperature))
         return torch.stack(found).mean()
 
 

@@ -192,6 +192,16 @@ def evaluation_gives_the_metric(make: Make[Stream]) -> None:
                 raise Broken(f"task '{task.id}': evaluate() gives {wrong}; give finite floats")
 
 
+def pictures_can_be_shown(make: Make[Stream]) -> None:
+    """Pictures, if there are any, are (3, H, W) in [0, 1], with plain names."""
+    for task in make().tasks:
+        for name, picture in task.pictures(_act(task)).items():
+            if not re.fullmatch(r"[A-Za-z0-9-]+", name):
+                raise Broken(f"task '{task.id}': picture '{name}' names a file: use letters, digits and '-'")
+            if picture.ndim != 3 or len(picture) != 3 or not ((picture >= 0) & (picture <= 1)).all():
+                raise Broken(f"task '{task.id}': picture '{name}' is {tuple(picture.shape)}; make it (3, H, W) in [0, 1]")
+
+
 def two_streams_of_one_seed_agree(make: Make[Stream]) -> None:
     """The seed decides which tasks there are and what is in them."""
     first = make()
@@ -217,6 +227,7 @@ CHECKS = (
     training_examples_are_not_tested,
     inputs_with_ids_never_change,
     evaluation_gives_the_metric,
+    pictures_can_be_shown,
     two_streams_of_one_seed_agree,
 )
 

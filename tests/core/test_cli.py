@@ -113,7 +113,7 @@ def test_help_after_names_lists_the_options_of_the_chosen_parts(capsys: pytest.C
         main_run(["--learner", "distill", "--env", "icifar", "--help"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for words in ("--learner.coef", "weight of the mean squared", "--env.partition {consecutive,random}", "--base.weights", "--train.lr"):
+    for words in ("--learner.coef", "weight of the difference", "--env.partition {consecutive,random}", "--base.weights", "--train.lr"):
         assert words in text
 
 
