@@ -18,12 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from sidetune_plugins.envs._rooms_labels import INDOORS, labelled
-from sidetune_plugins.envs._rooms_layout import write_taskonomy
-from sidetune_plugins.envs._rooms_render import render
-from sidetune_plugins.envs._rooms_scene import sample_scene
 
-CHUNK = 16
+from sidetune_core.kinds import ENV
+from sidetune_core.registry import find, load
 
 
 def main() -> None:
@@ -37,8 +34,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_taskonomy(root, {"rooms": [sample_scene(0, number) for number in range(options.rooms)]}, options.size)
-        files = sorted(root.glob("*/rooms/*"))
+        _make(options.rooms, options.size, root)
+        files = sorted(root.glob("*/*/*"))
         variants: dict[str, Callable[[], None]] = {"make": lambda: _make(options.rooms, options.size), "read": lambda: _read(files)}
         clock, processor = dict.fromkeys(variants, float("inf")), dict.fromkeys(variants, float("inf"))
         for _ in range(options.repeats):
@@ -54,10 +51,10 @@ def main() -> None:
         print(f"{name:<6}{rate:>9.1f}{own:>19.1f}{clock['read'] / clock[name]:>8.2f}")
 
 
-def _make(rooms: int, size: int) -> None:
-    for first in range(0, rooms, CHUNK):
-        scenes = [sample_scene(0, number) for number in range(first, min(rooms, first + CHUNK))]
-        labelled(scenes, render(scenes, size), INDOORS)
+def _make(rooms: int, size: int, folder: Path | None = None) -> None:
+    """Through env 'rooms', as a run does; with `folder`, also into files."""
+    cls = load(find(ENV, "rooms"))
+    cls(cls.Config(images=rooms - 1, test_images=1, size=size, export=folder), seed=0).tasks()
 
 
 def _read(files: list[Path]) -> None:

@@ -53,7 +53,7 @@ class Rooms(TaskStream):
             None, "also write the rooms into this folder as a Taskonomy data set of the buildings 'train' and 'test'"
         )
 
-    recipe = {"batch": 16, "steps": 40, "lr": 1e-3}
+    recipe = {"batch": 16, "steps": 40, "lr": 3e-3}
     parts = {"base": {"name": "taskonomy", "width": 16}, "side": "fcn5"}
 
     def __init__(self, config: Config, seed: int) -> None:
