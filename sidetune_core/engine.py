@@ -85,7 +85,8 @@ def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_e
         if not tasks:
             raise RunError(f"{composition.parts['env'].owner} has no tasks")
         if len({task.higher_is_better for task in tasks}) > 1:
-            raise RunError(f"{composition.parts['env'].owner} has tasks whose metrics get better upwards and downwards, which no mean can mix")
+            owner = composition.parts["env"].owner
+            raise RunError(f"{owner} has tasks whose metrics rise and others whose fall as they get better, and no mean fits both")
         machine = devices.choose(composition.train)
         folder = runs.create(path, "-".join(composition.parts[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")))
         with locked(folder.path):
@@ -156,7 +157,8 @@ def _carry_out(
                 with writing(folder.path / "tb"):
                     board.add_image(name, picture, step)
 
-            loop.learn(learner, tasks, loop.Session(options, composition.seed, machine, folder, store, progress, curve, save_every, stop, show))
+            session = loop.Session(options, composition.seed, machine, folder, store, progress, curve, save_every, stop, show)
+            loop.learn(learner, tasks, session)
             _plot_results(curve, folder.results())
         _end(folder, "done", began)
         with writing(folder.path / "report.md"):

@@ -145,3 +145,25 @@ def write_taskonomy() -> WriteTaskonomy:
         return root
 
     return write
+
+
+WriteFrames = Callable[..., Path]
+
+
+@pytest.fixture
+def write_frames() -> WriteFrames:
+    """Writes frames of a depth camera into a folder: a wall that is 2 m away on its left and 4 m on its right, and random colours."""
+
+    def write(root: Path, count: int = 24, size: int = 32, near: int = 2000, far: int = 4000) -> Path:
+        root.mkdir(parents=True)
+        random = np.random.default_rng(0)
+        depth = np.full((size, size), near, dtype=np.uint16)
+        depth[:, size // 2 :] = far
+        depth[0, 0] = 0
+        for number in range(count):
+            Image.fromarray(random.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(root / f"{number:03}-rgb.png")
+            Image.fromarray(depth).save(root / f"{number:03}-depth.png")
+        np.savez(root / "cameras.npz", K=np.array([[size, 0, size / 2], [0, size, size / 2], [0, 0, 1.0]]))
+        return root
+
+    return write

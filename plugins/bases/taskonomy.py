@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,9 +45,9 @@ class Taskonomy(Base):
 
     A ResNet-50 that halves four times instead of five: 7 x 7 convolution and pooling, then stages of 3, 4, 6 and 3 bottlenecks. Other than
     in torchvision's, the stride 2 of the first two stages is in their last block, whose shortcut only drops every other position. A 3 x 3
-    convolution takes 2,048 channels to 8, with BatchNorm and ReLU. Pixels are scaled to [-1, 1] inside. A 256 x 256 image gives 8 x 16 x 16;
-    H and W need not be divided by 16. Taps: after each stage, (256, H/8, W/8), (512, H/16, W/16), (1024, H/16, W/16) and
-    (2048, H/16, W/16). Keys are those of the published bank.
+    convolution takes 2,048 channels to 8, with BatchNorm and ReLU. Pixels are scaled to [-1, 1] inside. A 256 x 256 image gives 8 x 16 x
+    16; H and W need not be divided by 16. Taps: after each stage, (256, H/8, W/8), (512, H/16, W/16), (1024, H/16, W/16) and (2048, H/16,
+    W/16). Keys are those of the published bank.
 
     Raises:
         FitError: the env gives no ``image`` of three channels and at least 32 x 32 pixels.
@@ -60,7 +59,9 @@ class Taskonomy(Base):
     class Config:
         """Options of the Taskonomy encoder."""
 
-        weights: str = option("none", "'seed' (the published bank's encoder of 'domain'), 'none' (random), or a .safetensors, .pth or .dat file")
+        weights: str = option(
+            "none", "'seed' (the published bank's encoder of 'domain'), 'none' (random), or a .safetensors, .pth or .dat file"
+        )
         domain: str = option("curvature", "which encoder of the bank 'seed' means, such as curvature, normal or denoising")
         width: int = option(64, "channels of the first layer; all but the last are in proportion, and the bank has 64", at_least(1))
 

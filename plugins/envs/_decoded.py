@@ -49,8 +49,8 @@ class Decoded:
 def decode(paths: Sequence[Path], what: What, size: int, channels: int, cache: Path) -> Decoded:
     """Read images in order, or map what an earlier run has read.
 
-    Photographs are brought to `size` by averaging; everything else by taking the pixel in the middle of each cell, since a mean of labels or
-    of depths over an edge means nothing. The mask is 1 where no pixel of the 5 x 5 around that one lacks a depth.
+    Photographs are brought to `size` by averaging; everything else by taking the pixel in the middle of each cell, since a mean of labels
+    or of depths over an edge means nothing. The mask is 1 where no pixel of the 5 x 5 around that one lacks a depth.
 
     Args:
         paths: the files.
@@ -118,7 +118,8 @@ def _read(path: Path, what: What, size: int, channels: int) -> tuple[Array, str]
     from PIL import Image  # nothing else here needs it
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as file:
+            image: Image.Image = file
             image.load()
             wide = image.mode.startswith("I")
             if wide != (what in ("uint16", "mask")):

@@ -135,9 +135,9 @@ class Frames:
 class DenseTask(Task):
     """Predict a domain from the colour image, ``image`` (3, H, W) in [0, 1].
 
-    Numbers are compared in [-1, 1] (see `scaled`), labels by cross-entropy. R holds the loss, lower is better: the mean over images that have
-    a valid pixel of the mean over their valid pixels. (The original takes the mean over all valid pixels of a batch.) Targets are
-    (B, C, H, W) for numbers, with the mask as one more channel where the domain is masked; (B, H, W) for labels; (B, C) for chances.
+    Numbers are compared in [-1, 1] (see `scaled`), labels by cross-entropy. R holds the loss, lower is better: the mean over images that
+    have a valid pixel of the mean over their valid pixels. (The original takes the mean over all valid pixels of a batch.) Targets are (B,
+    C, H, W) for numbers, with the mask as one more channel where the domain is masked; (B, H, W) for labels; (B, C) for chances.
 
     Args:
         domain: what to predict.

@@ -12,7 +12,7 @@ WIDTH = 1024
 
 
 class Transfer(nn.Module):
-    """Two 3 x 3 convolutions with ReLU, plus the input: what adapts an encoding to a decoder. (B, C, H, W) to the same; 1,168 parameters at 8."""
+    """Two 3 x 3 convolutions with ReLU, plus the input: what adapts an encoding (B, C, H, W) to a decoder; 1,168 parameters at C = 8."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def _layer(c_in: int, c_out: int) -> nn.Sequential:
 
 
 def _doubling(c_in: int, c_out: int) -> nn.Sequential:
-    """A transposed convolution with TensorFlow's padding: (B, C, H, W) to (B, C', 2 H, 2 W), where PyTorch alone would give 2 H - 1 rows."""
+    """A transposed convolution with TensorFlow's padding, (B, C, H, W) to (B, C', 2 H, 2 W); PyTorch alone would give 2 H - 1 rows."""
     transposed = nn.ConvTranspose2d(c_in, c_out, 3, stride=2, padding=1, bias=False)
     return nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), transposed, _Crop(), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2))
 

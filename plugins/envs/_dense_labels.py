@@ -45,12 +45,14 @@ class Camera:
 
 def euclidean(depth: Tensor, camera: Camera) -> Tensor:
     """(B, H, W): the distance from the camera's centre, out of that along the axis."""
-    return depth * camera.rays(*depth.shape[1:]).to(depth).norm(dim=0)
+    lengths: Tensor = camera.rays(*depth.shape[1:]).to(depth).norm(dim=0)
+    return depth * lengths
 
 
 def along_axis(distance: Tensor, camera: Camera) -> Tensor:
     """(B, H, W): the reverse of `euclidean`."""
-    return distance / camera.rays(*distance.shape[1:]).to(distance).norm(dim=0)
+    lengths: Tensor = camera.rays(*distance.shape[1:]).to(distance).norm(dim=0)
+    return distance / lengths
 
 
 def measured(depth: Tensor) -> Tensor:
@@ -66,9 +68,9 @@ def points(depth: Tensor, camera: Camera) -> Tensor:
 def normals(depth: Tensor, camera: Camera, radius: int = 1, tolerance: float = 0.05) -> tuple[Tensor, Tensor]:
     """Surface normals that face the camera, (B, 3, H, W) of length 1, and where they are valid, (B, H, W) bool.
 
-    A plane is a linear function of the image in inverse depth: ``1 / z = a u + b v + c``, with (u, v, 1) the ray. Its least-squares fit over
-    the window of each pixel gives the normal ``-(a, b, c)``; it is exact on planes and of second order elsewhere. Pixels of the window whose
-    inverse depth differs by more than `tolerance` of the middle one's are left out, so that a fit does not reach over an edge; and a
+    A plane is a linear function of the image in inverse depth: ``1 / z = a u + b v + c``, with (u, v, 1) the ray. Its least-squares fit
+    over the window of each pixel gives the normal ``-(a, b, c)``; it is exact on planes and of second order elsewhere. Pixels of the window
+    whose inverse depth differs by more than `tolerance` of the middle one's are left out, so that a fit does not reach over an edge; and a
     normal is valid where three or more that are no line remain.
 
     Args:
@@ -81,28 +83,29 @@ def normals(depth: Tensor, camera: Camera, radius: int = 1, tolerance: float = 0
     inside = measured(depth)
     inverse = torch.where(inside, 1 / torch.where(inside, depth, 1.0), 0.0)
     height, width = depth.shape[1:]
-    side = 2 * radius + 1
-
-    def windows(maps: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, side**2, H, W)."""
-        return functional.unfold(maps, side, padding=radius).unflatten(1, (maps.shape[1], side**2)).unflatten(-1, (height, width))
-
-    around, there = windows(inverse[:, None])[:, 0], windows(inside[:, None].to(depth))[:, 0]
-    near = (around - inverse[:, None]).abs() <= tolerance * inverse[:, None]
-    weight = there * near * inside[:, None]
-    directions = windows(rays[None])[0] - rays[:, None]  # (3, side**2, H, W), seen from the middle: better conditioned
-    slope = directions[:2]
-    count = weight.sum(1)
-    mean = torch.einsum("bkhw,ckhw->bchw", weight, slope) / count.clamp(min=1)[:, None]
-    level = (weight * around).sum(1) / count.clamp(min=1)
-    u, v = (slope[None] - mean[:, :, None]).unbind(1)
-    w = around - level[:, None]
-    uu, uv, vv, uw, vw = ((weight * one * other).sum(1) for one, other in ((u, u), (u, v), (v, v), (u, w), (v, w)))
+    padded = functional.pad(inverse, [radius] * 4)  # where nothing was measured it is 0, and never near
+    zero = torch.zeros_like(inverse)
+    count, u, v, w, uu, uv, vv, uw, vw = (zero.clone() for _ in range(9))  # sums over the window, seen from its middle
+    for down in range(2 * radius + 1):
+        for right in range(2 * radius + 1):
+            apart = padded[:, down : down + height, right : right + width] - inverse
+            weight = (apart.abs() <= tolerance * inverse).to(depth)
+            du, dv = (right - radius) / camera.fx, (down - radius) / camera.fy
+            higher = weight * apart
+            count += weight
+            w += higher
+            for total, share in ((u, du), (v, dv), (uu, du * du), (uv, du * dv), (vv, dv * dv)):
+                total.add_(weight, alpha=share)
+            for total, share in ((uw, du), (vw, dv)):
+                total.add_(higher, alpha=share)
+    some = count.clamp(min=1)
+    uu, uv, vv = uu - u * u / some, uv - u * v / some, vv - v * v / some
+    uw, vw = uw - u * w / some, vw - v * w / some
     determinant = uu * vv - uv * uv
     enough = inside & (determinant > 1e-3 * (uu + vv).square() / 4) & (count >= 3)
     safe = torch.where(enough, determinant, 1.0)
     a, b = (uw * vv - vw * uv) / safe, (vw * uu - uw * uv) / safe
-    here = level - a * mean[:, 0] - b * mean[:, 1]  # the fitted inverse depth of the middle
+    here = inverse + (w - a * u - b * v) / some  # the fitted inverse depth of the middle
     c = here - a * rays[0] - b * rays[1]
     found = -functional.normalize(torch.stack([a, b, c], 1), dim=1)
     facing = torch.tensor([0.0, 0.0, -1.0]).to(depth).view(3, 1, 1)
@@ -112,9 +115,9 @@ def normals(depth: Tensor, camera: Camera, radius: int = 1, tolerance: float = 0
 def principal_curvature(depth: Tensor, camera: Camera, radius: int = 1, tolerance: float = 0.05) -> tuple[Tensor, Tensor]:
     """Principal curvatures (B, 2, H, W), the larger first, in 1 / length, and where they are valid, (B, H, W) bool.
 
-    They are the eigenvalues of the shape operator ``dN = k dP``, with N the normal to the camera and P the point: positive where the surface
-    bulges towards the camera (a ball of radius r has 1/r twice), 0 on planes. Derivatives are central differences, over `radius` pixels,
-    and valid where all four neighbours and their normals are, without a depth edge between.
+    They are the eigenvalues of the shape operator ``dN = k dP``, with N the normal to the camera and P the point: positive where the
+    surface bulges towards the camera (a ball of radius r has 1/r twice), 0 on planes. Derivatives are central differences, over `radius`
+    pixels, and valid where all four neighbours and their normals are, without a depth edge between.
     """
     surface, good = normals(depth, camera, radius, tolerance)
     where = points(torch.where(measured(depth), depth, 0.0), camera)
@@ -138,9 +141,9 @@ def principal_curvature(depth: Tensor, camera: Camera, radius: int = 1, toleranc
 def occlusion_edges(depth: Tensor, reach: int = 1) -> Tensor:
     """(B, H, W): how strongly depth breaks off at a pixel, 0 on planes of any slope.
 
-    The inverse depth of a plane is linear in the image, so its second difference is 0; where one surface hides another, it is the jump. Given
-    is the larger one of the two axes as a share of the pixel's own inverse depth: at a step from depth p to q, ``|1 - p / q|`` on the pixels
-    of depth p beside it. 0 at the border, and where a depth that is needed was not measured.
+    The inverse depth of a plane is linear in the image, so its second difference is 0; where one surface hides another, it is the jump.
+    Given is the larger one of the two axes as a share of the pixel's own inverse depth: at a step from depth p to q, ``|1 - p / q|`` on the
+    pixels of depth p beside it. 0 at the border, and where a depth that is needed was not measured.
     """
     inside = measured(depth)
     inverse = torch.where(inside, 1 / torch.where(inside, depth, 1.0), 0.0)

@@ -32,9 +32,9 @@ CHUNK = 16
 class RGBD(TaskStream):
     """Frames of a depth camera, ``image`` (3, size, size) in [0, 1]; tasks are depth and surface normals, counted where they are known.
 
-    A folder (``--env.folder``) has ``NAME-rgb.webp`` (or png, jpg) and ``NAME-depth.png`` of 16 bits for each frame, and ``cameras.npz``
-    with the intrinsic matrix ``K`` (3, 3) in pixels; an archive (``--env.archive``) has ``rgb`` (N, H, W, 3) uint8, ``depth_mm`` (N, H, W)
-    uint16 and ``K``. A depth of 0 means that nothing was measured. The middle square of each frame is brought to `size`.
+    ``--env.frames`` is a folder with ``NAME-rgb.webp`` (or png, jpg) and ``NAME-depth.png`` of 16 bits for each frame, and ``cameras.npz``
+    with the intrinsic matrix ``K`` (3, 3) in pixels; or an ``.npz`` file with ``rgb`` (N, H, W, 3) uint8, ``depth_mm`` (N, H, W) uint16 and
+    ``K``. A depth of 0 means that nothing was measured. The middle square of each frame is brought to `size`.
 
     Depth goes linearly from -1 (0) to 1 (`farthest`), and what is beyond is not counted. Normals face the camera, x to the right and y
     down; they come from a plane fitted to the inverse depth around each pixel (see `_dense_labels.normals`). The last frames are the test
@@ -43,10 +43,11 @@ class RGBD(TaskStream):
 
     @attrs.frozen
     class Config:
-        """Options of the env; exactly one of `archive` and `folder` is given."""
+        """Options of the env."""
 
-        folder: Path | None = option(None, "read the frames of this folder: NAME-rgb.webp (or png, jpg), NAME-depth.png, cameras.npz")
-        archive: Path | None = option(None, "read this .npz file: rgb (N, H, W, 3) uint8, depth_mm (N, H, W) uint16, K (3, 3)")
+        frames: Path | None = option(
+            None, "a folder with NAME-rgb.webp (or png, jpg), NAME-depth.png and cameras.npz (K), or an .npz file with rgb, depth_mm and K"
+        )
         domains: str = option("depth_zbuffer,normal", "tasks in their order, out of depth_zbuffer, depth_euclidean and normal")
         size: int = option(128, "height and width that frames are brought to", at_least(16))
         units: float = option(1000.0, "what one metre is in depth images", more_than(0))
@@ -59,8 +60,9 @@ class RGBD(TaskStream):
     recipe = {"batch": 16, "steps": 200, "lr": 1e-3}
 
     def __init__(self, config: Config, seed: int) -> None:
-        if (config.folder is None) == (config.archive is None):
-            raise OptionError("env 'rgbd' needs frames: give one of --env.folder DIR and --env.archive FILE.npz")
+        if config.frames is None:
+            raise OptionError("env 'rgbd' needs frames: give --env.frames DIR or --env.frames FILE.npz")
+        self._source = config.frames.expanduser()
         self._names = [name.strip() for name in config.domains.split(",")]
         if not set(self._names) <= set(TASKS) or len(set(self._names)) < len(self._names):
             raise OptionError(f"--env.domains {config.domains}: name some of {', '.join(TASKS)}, each once")
@@ -89,16 +91,12 @@ class RGBD(TaskStream):
 
     def _read(self) -> tuple[Array, Array, Array]:
         """Colours (N, H, W, 3) uint8, depths (N, H, W) uint16, K (3, 3)."""
-        config = self._config
-        if config.archive is not None:
-            source = config.archive.expanduser()
-            arrays = _load(source, ("rgb", "depth_mm", "K"))
-            rgb, depth, intrinsics = arrays["rgb"], arrays["depth_mm"], arrays["K"]
-        else:
-            assert config.folder is not None  # by __init__
-            source = config.folder.expanduser()
+        source, size = self._source, self._config.size
+        if source.is_dir():
             rgb, depth = _read_folder(source)
             intrinsics = _load(source / "cameras.npz", ("K",))["K"]
+        else:
+            rgb, depth, intrinsics = _load(source, ("rgb", "depth_mm", "K")).values()
         if rgb.ndim != 4 or rgb.shape[3] != 3 or rgb.dtype != np.uint8 or depth.shape != rgb.shape[:3] or depth.dtype != np.uint16:
             raise DataError(
                 f"{source}: expected colours (N, H, W, 3) uint8 and depths (N, H, W) uint16; they are {rgb.shape} {rgb.dtype} and "
@@ -106,8 +104,8 @@ class RGBD(TaskStream):
             )
         if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all() or intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0:
             raise DataError(f"{source}: K must be a matrix of intrinsics in pixels, (3, 3)")
-        if min(rgb.shape[1:3]) < config.size:
-            raise DataError(f"{source}: frames are {rgb.shape[1]} x {rgb.shape[2]} pixels, smaller than --env.size {config.size}")
+        if min(rgb.shape[1:3]) < size:
+            raise DataError(f"{source}: frames are {rgb.shape[1]} x {rgb.shape[2]} pixels, smaller than --env.size {size}")
         return rgb, depth, intrinsics
 
 
@@ -156,7 +154,7 @@ def _as_16_bits(shares: Tensor) -> Tensor:
 def _load(path: Path, names: Sequence[str]) -> dict[str, Array]:
     """Some arrays of an ``.npz`` file."""
     if not path.is_file():
-        raise DataError(f"no file {path}")
+        raise DataError(f"no file or folder {path} (--env.frames)")
     try:
         with np.load(path, allow_pickle=False) as archive:
             if lacking := [name for name in names if name not in archive.files]:
@@ -170,8 +168,6 @@ def _read_folder(folder: Path) -> tuple[Array, Array]:
     """Every frame, by name."""
     from PIL import Image  # those who have an archive do without
 
-    if not folder.is_dir():
-        raise DataError(f"no folder {folder} (--env.folder)")
     colours = {path.stem.removesuffix("-rgb"): path for path in folder.iterdir() if path.stem.endswith("-rgb") and path.suffix in SUFFIXES}
     depths = {path.stem.removesuffix("-depth"): path for path in folder.glob("*-depth.png")}
     if not colours:

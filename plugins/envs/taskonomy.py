@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sidetune_core.api import DataError, OptionError, TaskStream, at_least, at_most, derive_seed, more_than, option
 
-from ._decoded import Decoded, What, decode
+from ._decoded import What, decode
 from ._dense import DOMAINS, ORDERS, DenseTask, Domain, Frames
 from ._taskonomy_files import View, find_views, read_splits, some
 
@@ -25,8 +25,8 @@ READ: Mapping[str, What] = {"uint8": "uint8", "uint16": "uint16", "labels": "lab
 class TaskonomyEnv(TaskStream):
     """Tasks of Taskonomy (Zamir et al., CVPR 2018), ``image`` (3, size, size) in [0, 1], from a folder in one of its public layouts.
 
-    The layouts are ``DOMAIN/BUILDING/point_I_view_J….png`` and, for the sample of one building, ``DOMAIN/point_I_view_J_domain_DOMAIN.png`` or
-    all in one folder. Which buildings make a split is told by the data set's own table (``--env.csv``) or by name; one building alone is
+    The layouts are ``DOMAIN/BUILDING/point_I_view_J….png`` and, for the sample of one building, ``DOMAIN/point_I_view_J_domain_DOMAIN.png``
+    or all in one folder. Which buildings make a split is told by the data set's own table (``--env.csv``) or by name; one building alone is
     split by its points, the same way in every run. Losses, scaling and masks are those of the original side-tuning code; the mask is made
     from ``depth_zbuffer``.
 
@@ -51,9 +51,11 @@ class TaskonomyEnv(TaskStream):
         test_images: int | None = option(None, "only so many images of 'test' and of 'val', evenly over the split", at_least(1))
         size: int = option(256, "height and width that images are brought to", at_least(16))
         masks: bool = option(True, "count valid pixels only; needs depth_zbuffer")
-        faults: Literal["fail", "drop"] = option("fail", "what to do about images that cannot be used: nothing is run, or they are left out")
+        faults: Literal["fail", "drop"] = option("fail", "where images cannot be used: do not run, or leave their views out of all tasks")
         decoder: int = option(1024, "channels of the widest layers of the tasks' decoders; the original has 1024", at_least(8))
-        cache: Path = option(Path("~/.cache/sidetune/decoded"), "folder for decoded images; about 1.5 MB for an image in twelve domains at size 256")
+        cache: Path = option(
+            Path("~/.cache/sidetune/decoded"), "folder for decoded images; about 1.5 MB for one in twelve domains at size 256"
+        )
 
     recipe = {"batch": 32, "epochs": 3, "lr": 1e-4, "weight_decay": 2e-6}
 
@@ -83,7 +85,8 @@ class TaskonomyEnv(TaskStream):
         needed = list(dict.fromkeys([*names, *(["depth_zbuffer"] if masked else [])]))
         files = {name: find_views(self._root, name) for name in needed}
         if absent := [name for name in needed if not files[name]]:
-            raise DataError(f"{self._root} has no images of {', '.join(absent)}; expected {absent[0]}/BUILDING/point_0_view_0.png or the like")
+            example = f"{absent[0]}/BUILDING/point_0_view_0.png"
+            raise DataError(f"{self._root} has no images of {', '.join(absent)}; expected files such as {example}")
         faults: list[str] = []
         splits = self._splits(sorted(set().union(*files.values())), faults)
         views = [view for split in splits.values() for view in split]
@@ -102,7 +105,8 @@ class TaskonomyEnv(TaskStream):
             stored[kept_as] = decoded.values
             keys.append(decoded.key)
             if decoded.faults and kept_as not in told:
-                faults.append(f"{len(decoded.faults)} unusable in {name}, such as {_first(decoded, files[name], [views[k] for k in there])}")
+                bad_files = [f"{files[name][views[there[place]]]} {why}" for place, why in decoded.faults.items()]
+                faults.append(f"{len(bad_files)} unusable in {name}, such as {some(bad_files)}")
             bad.update(there[place] for place in decoded.faults)
 
         for name in names:
@@ -146,7 +150,8 @@ class TaskonomyEnv(TaskStream):
                 faults.append(f"no images of {len(absent)} buildings, {some(absent)}")
             parts = {split: [view for view in views if view.building in named] for split, named in buildings.items()}
         if not parts["train"] or not parts["test"]:
-            raise DataError(f"{self._root}: no images in split '{'test' if parts['train'] else 'train'}'; it has the buildings {some(there)}")
+            empty = "test" if parts["train"] else "train"
+            raise DataError(f"{self._root}: no images in split '{empty}'; it has the buildings {some(there)}")
         train = parts["train"]
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(derive_seed(self._seed, "images")))
         kept = {"train": [train[place] for place in sorted(order[: config.images].tolist())]}
@@ -185,7 +190,3 @@ def chosen_domains(names: str | None, order: str) -> list[Domain]:
 def _words(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
-
-def _first(decoded: Decoded, files: Mapping[View, Path], views: Sequence[View]) -> str:
-    """The first few faults with their files."""
-    return some([f"{files[views[place]]} {why}" for place, why in decoded.faults.items()])

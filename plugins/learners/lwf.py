@@ -75,7 +75,10 @@ class LwF(FineTune):
         found = []
         for old, target in targets.items():
             output = self.heads.predict(encoding, old)
-            found.append((output.float() - target.float()).square().mean() if old in self._numbers else divergence(output, target, self._temperature))
+            if old in self._numbers:
+                found.append(functional.mse_loss(output.float(), target.float()))
+            else:
+                found.append(divergence(output, target, self._temperature))
         return torch.stack(found).mean()
 
 

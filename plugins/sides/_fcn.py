@@ -79,7 +79,8 @@ class FCN(StagedSide):
             self.add_module(f"conv{number}", _modules(widths[number - 1], layer))
         for skip in self.skips:
             self.add_module(skip.name, _modules(widths[skip.source], Layer(widths[skip.target], stride=skip.stride)))
-        load_weights(self, config.weights, owner=f"side '{self.name}'", packaged=Path(__file__).parent / "weights" / f"{self.name}.safetensors")
+        packaged = Path(__file__).parent / "weights" / f"{self.name}.safetensors"
+        load_weights(self, config.weights, owner=f"side '{self.name}'", packaged=packaged)
         with torch.no_grad():
             self.stage_shapes = tuple(tuple(maps.shape[1:]) for maps in self.run({"image": torch.zeros(1, *shape)}))
 
@@ -93,7 +94,8 @@ class FCN(StagedSide):
         return [(layer[:-1], layer[-1]) for layer in chain if isinstance(layer, nn.Sequential)]
 
     def run(self, inputs: Mapping[str, Tensor], laterals: Callable[[int], Tensor | float] | None = None) -> list[Tensor]:
-        current, activations = self.enter(inputs), []
+        current = self.enter(inputs)
+        activations: list[Tensor] = []
         for number, (linear, activate) in enumerate(self.stages()):
             before = linear(current)
             current = activate(before if laterals is None else before + laterals(number))
@@ -107,9 +109,10 @@ class FCN(StagedSide):
         """The last map in the size of the base's, (B, C, H, W)."""
         if tuple(activation.shape[2:]) == self.size:
             return activation
-        if activation.shape[2] >= self.size[0] and activation.shape[3] >= self.size[1]:
-            return functional.adaptive_avg_pool2d(activation, list(self.size))
-        return functional.interpolate(activation, size=list(self.size), mode="nearest")
+        height, width = self.size
+        if activation.shape[2] >= height and activation.shape[3] >= width:
+            return functional.adaptive_avg_pool2d(activation, (height, width))
+        return functional.interpolate(activation, size=[height, width], mode="nearest")
 
 
 def _modules(c_in: int, layer: Layer) -> nn.Sequential:

@@ -192,7 +192,7 @@ def pictures_can_be_shown(make: Make[Stream]) -> None:
     for task in make().tasks:
         for name, picture in task.pictures(_act(task)).items():
             if not re.fullmatch(r"[A-Za-z0-9-]+", name):
-                raise Broken(f"task '{task.id}': a picture is called '{name}': use letters, digits and '-', for it becomes the name of a file")
+                raise Broken(f"task '{task.id}': picture '{name}' names a file: use letters, digits and '-'")
             if picture.ndim != 3 or len(picture) != 3 or not ((picture >= 0) & (picture <= 1)).all():
                 raise Broken(f"task '{task.id}': picture '{name}' is {tuple(picture.shape)}; make it (3, H, W) in [0, 1]")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,28 @@ def archive(tmp_path: Path) -> Path:
     return path
 
 
+OWN: dict[tuple[str, str], dict[str, Any]] = {
+    ("base", "taskonomy"): {"width": 2},
+    ("base", "timm"): {"model": "resnet10t"},
+    ("base", "torchvision"): {"model": "resnet18"},
+}
+"""What keeps the checks quick."""
+
+
+@pytest.fixture
+def offline(write_taskonomy: Callable[..., Path], write_frames: Callable[..., Path], tmp_path: Path) -> dict[str, Any]:
+    """Options of envs that read folders: small ones."""
+    frames = str(write_frames(tmp_path / "frames"))
+    root = write_taskonomy(tmp_path / "taskonomy")
+    split = {"root": str(root), "train": "hanson", "test": "merom", "cache": str(tmp_path / "cache")}
+    return {**split, "frames": frames, "size": 32, "decoder": 16}
+
+
 @pytest.mark.parametrize("plugin", BUILT_IN, ids=lambda plugin: f"{plugin.kind.name}-{plugin.name}")
-def test_every_built_in_plugin_conforms(plugin: Plugin, archive: Path) -> None:
-    offline = {"weights": "none", "archive": str(archive)}
+def test_every_built_in_plugin_conforms(plugin: Plugin, archive: Path, offline: Mapping[str, Any]) -> None:
     known = attrs.fields_dict(registry.load(plugin).Config)
-    options = {name: value for name, value in offline.items() if name in known}
+    options = {name: value for name, value in {"weights": "none", "archive": str(archive), **offline}.items() if name in known}
+    options |= OWN.get((plugin.kind.name, plugin.name), {})
     findings = check_plugin(plugin.kind.name, f"sidetune/{plugin.name}", options)
     assert failures(findings) == {}
     assert len([finding for finding in findings if not finding.skipped]) > 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 
 from sidetune_core import api, checkpoint, loop
 from sidetune_core.errors import Diverged, Interrupted, RunError, SidetuneError
+from sidetune_core.kinds import ENV
+from sidetune_core.registry import find, load
 from sidetune_core.spec import read_spec
 from sidetune_core.weights import read_tensors
 
@@ -266,3 +269,37 @@ def test_a_shared_base_goes_on_learning_in_every_task(image_archive: Path, tmp_p
     folder = api.run(make_spec(image_archive, "finetune"), tmp_path / "run").folder
     for line in folder.lines("moved.jsonl"):
         assert "base.conv1.weight" in line["moved"]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Gives the second task of env 'images' another metric."""
+    env = load(find(ENV, "images"))
+    tasks = env.tasks
+
+    def change(**attributes: Any) -> None:
+        def changed(self: Any) -> Any:
+            first, second = tasks(self)
+            for task, values in ((first, {}), (second, attributes)):
+                for name, value in values.items():
+                    setattr(task, name, value)
+            return [first, second]
+
+        monkeypatch.setattr(env, "tasks", changed)
+
+    return change
+
+
+def test_each_task_can_have_a_metric_of_its_own(spec: api.RunSpec, measured: Callable[..., None], tmp_path: Path) -> None:
+    measured(metric="loss")
+    done = api.run(spec, tmp_path / "run")
+    assert done.results.metric == "result"
+    last = [line["figures"] for line in done.folder.lines("eval.jsonl") if line["after"] == 1]
+    assert done.results.rows[1] == (last[0]["accuracy"], last[1]["loss"])
+
+
+def test_metrics_that_rise_and_fall_are_not_mixed(spec: api.RunSpec, measured: Callable[..., None], tmp_path: Path) -> None:
+    measured(metric="loss", higher_is_better=False)
+    with pytest.raises(RunError, match="env 'images' has tasks whose metrics rise and others whose fall"):
+        api.run(spec, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

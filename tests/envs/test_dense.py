@@ -6,13 +6,13 @@ from math import log
 
 import pytest
 import torch
+from sidetune_plugins.envs._dense import DOMAINS, DenseTask, Domain, Frames, scaled
+from sidetune_plugins.envs._dense_heads import Decoder, DenseHead, Transfer, VectorHead
+from sidetune_plugins.envs._dense_losses import dense_loss
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sidetune_core.api import DataError, FitError, Inputs, Order
-from sidetune_plugins.envs._dense import DOMAINS, DenseTask, Domain, Frames, scaled
-from sidetune_plugins.envs._dense_heads import Decoder, DenseHead, Transfer, VectorHead
-from sidetune_plugins.envs._dense_losses import dense_loss
 
 
 def count(module: nn.Module) -> int:

@@ -6,8 +6,6 @@ from math import radians
 
 import pytest
 import torch
-from torch import Tensor
-
 from sidetune_plugins.envs._dense_labels import (
     Camera,
     along_axis,
@@ -22,6 +20,7 @@ from sidetune_plugins.envs._dense_labels import (
     smooth,
     texture_edges,
 )
+from torch import Tensor
 
 SIZE = 64
 CAMERA = Camera.of_view(radians(60), SIZE, SIZE)
@@ -47,7 +46,7 @@ def test_a_plane_has_its_normal_everywhere(direction: tuple[float, ...], radius:
     normal = torch.nn.functional.normalize(torch.tensor(direction).double(), dim=0)
     found, valid = normals(plane(normal, 3.0), CAMERA, radius)
     assert valid.all()
-    torch.testing.assert_close(found, normal.view(1, 3, 1, 1).expand_as(found), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, normal.view(1, 3, 1, 1).expand_as(found), rtol=0, atol=1e-5)
 
 
 def test_a_ball_has_the_normals_that_lead_away_from_its_middle() -> None:
@@ -88,7 +87,7 @@ def test_a_plane_is_not_curved_and_has_no_edges() -> None:
     depth = plane(torch.nn.functional.normalize(torch.tensor([0.5, 0.2, -1.0]).double(), dim=0), 3.0)
     curvature, valid = principal_curvature(depth, CAMERA)
     assert valid[:, INNER, INNER].all()
-    assert float(curvature.abs().max()) < 1e-5
+    assert float(curvature.abs().max()) < 1e-4
     assert float(occlusion_edges(depth).max()) < 1e-6
 
 

@@ -104,7 +104,8 @@ def test_domains_are_scaled_over_the_whole_range_of_their_bits(env: Any, write_t
     normal = first(tasks["normal"], 1).targets[0].permute(1, 2, 0)
     torch.testing.assert_close(normal, torch.from_numpy(pixels / 127.5 - 1).float())
     image = first(tasks["normal"], 1).inputs["image"][0].permute(1, 2, 0)
-    torch.testing.assert_close(image, torch.from_numpy(np.asarray(Image.open(root / "rgb" / "hanson" / "point_0_view_0.png")) / 255).float())
+    colours = np.asarray(Image.open(root / "rgb" / "hanson" / "point_0_view_0.png"))
+    torch.testing.assert_close(image, torch.from_numpy(colours / 255).float())
     assert first(tasks["curvature"], 1).targets.shape == (1, 2, 16, 16)
     labels = first(tasks["segment-semantic"], 1).targets
     assert labels.dtype == torch.int64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -265,3 +266,49 @@ def test_a_merger_that_has_nothing_to_tell_records_nothing(world: Any) -> None:
     learner = world.learner("sidetune", merger="sum")
     world.start(learner, world.tasks[0])
     assert learner.record() == {}
+
+
+# Distilling through a head
+
+
+@pytest.mark.parametrize("outputs", ["numbers", "scores"])
+def test_distill_compares_what_a_fixed_head_makes_of_student_and_teacher(outputs: str, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = world.tasks[0]
+    monkeypatch.setattr(task, "outputs", outputs, raising=False)
+    learner = world.learner("distill", merger=None, match="output", norm=False, coef=2.0)
+    world.start(learner, task)
+    learner.side.eval()
+    batch = next(task.train(None, Order(0, 8)))
+    learner(batch.inputs, "t0")
+    (penalty,) = learner.penalty(batch).values()
+    head = learner.heads["t0"]
+    features = learner.base(batch.inputs)
+    found, wanted = head(learner.side(batch.inputs, features)), head(features.encoding)
+    chances = wanted.softmax(1)
+    expected = (found - wanted).square().mean() if outputs == "numbers" else -(chances * found.log_softmax(1)).sum(1).mean()
+    assert_close(penalty, 2 * expected)
+    penalty.backward()
+    assert all(weight.grad is None for weight in head.parameters())
+    assert all(weight.grad is not None for weight in learner.side.parameters())
+
+
+def test_distill_without_labels_learns_from_the_teacher_alone(world: Any) -> None:
+    task = world.tasks[0]
+    learner = world.learner("distill", merger=None, coef=0.0, labels=False)
+    world.start(learner, task)
+    batch = next(task.train(None, Order(0, 8)))
+    task.loss(learner(batch.inputs, "t0"), batch).mean().backward()
+    assert all(weight.grad is None for weight in learner.side.parameters())
+    assert all(weight.grad is not None for weight in learner.heads["t0"].parameters())
+
+
+def test_distill_keeps_a_head_that_it_is_given(world: Any, tmp_path: Path) -> None:
+    task = world.tasks[0]
+    teacher = world.learner("features", side=False, merger=None)
+    world.start(teacher, task)
+    torch.save(teacher.heads["t0"].state_dict(), tmp_path / "head.pth")
+    learner = world.learner("distill", merger=None, match="output", weights=str(tmp_path / "head.pth"))
+    movable = world.start(learner, task)
+    assert movable == [learner.side]
+    world.train(learner, task)
+    assert all(torch.equal(value, teacher.heads["t0"].state_dict()[key]) for key, value in learner.heads["t0"].state_dict().items())
