@@ -58,19 +58,27 @@ def look(rows: Tensor, u: Tensor, v: Tensor, footprint: Tensor, seed: Tensor) ->
     number_x = column.int()
     odd = ((number_x + number) & 1).float()
     width = joint * small
-    jointed = ((within_x * wide < width) | (within_y * high < width)).float()
+    jointed = torch.maximum(_line(within_x * wide, wide, width, footprint), _line(within_y * high, high, width, footprint))
     dx, dy = within_x - 0.5, within_y - 0.5
     dotted = (dx * dx + dy * dy < dot * dot).float()
-    pattern = torch.maximum(torch.maximum(checker * odd, jointed), dotted)
-    mean = 0.5 * checker + joint + 3 * dot * dot
+    pattern = torch.maximum(checker * odd, dotted)
+    mean = 0.5 * checker + 3 * dot * dot
     sharp = (1.5 - 2 * footprint / small).clamp(0, 1)
-    pattern = mean + (pattern - mean) * sharp
+    pattern = torch.maximum(mean + (pattern - mean) * sharp, jointed)
     blur = (1.5 - footprint * torch.maximum(fine_u, fine_v)).clamp(0, 1)
     grain = noise * (0.5 + (_clouds(u * fine_u, v * fine_v, seed) - 0.5) * blur)
     mix = (pattern + grain).clamp(0, 1)
     bright = 1 + tone * sharp * (hashed(number_x, number, seed + 1) - 0.6)
     colours = [(one + (other - one) * mix) * bright for one, other in ((red, red2), (green, green2), (blue, blue2))]
     return colours, gloss, glow
+
+
+def _line(place: Tensor, period: Tensor, width: Tensor, footprint: Tensor) -> Tensor:
+    """How much of what a pixel covers is on lines of some width that begin at every multiple of a period; `place` is in [0, period]."""
+    low, high = place - footprint / 2, place + footprint / 2
+    here = (torch.minimum(high, width) - low.clamp(min=0)).clamp(min=0)
+    next_ = torch.minimum((high - period).clamp(min=0), width)
+    return ((here + next_) / footprint).clamp(max=1)
 
 
 def hashed(x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
