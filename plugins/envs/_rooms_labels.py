@@ -49,8 +49,8 @@ def labelled(scenes: Sequence[Scene], views: Views, scale: Scale) -> dict[str, T
     - ``edge_texture`` (B, 1, S, S) uint16: four times the gradient of the smoothed grey picture, see `texture_edges`.
     - ``keypoints2d`` (B, 1, S, S) uint16: where the grey picture has blobs and corners, by the determinant of its Hessian, the measure that
       SURF approximates; see `keypoints`. 20 times its square root is cut off at 1.
-    - ``keypoints3d`` (B, 1, S, S) uint16: the same of the normals, summed over their components: where surfaces bend in two directions. It
-      stands for NARF (Steder et al., 2011), which looks for the same in range images.
+    - ``keypoints3d`` (B, 1, S, S) uint16: the same of the normals, summed over their components, 10 times: where surfaces bend in two
+      directions. It stands for NARF (Steder et al., 2011), which looks for the same in range images.
     - ``segment_semantic`` (B, S, S) uint8: index into `SEMANTIC`.
     - ``class_object`` (B, 1000) float32: chances of ImageNet's classes, by the area that their furniture takes in the picture.
     - ``class_room`` (B,) uint8: index into `KINDS`.

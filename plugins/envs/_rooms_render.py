@@ -179,7 +179,12 @@ def _of_frustum(place: list[Tensor], size: Sequence[Tensor]) -> tuple[list[Tenso
 
 
 def _colour(batch: Batch, hits: Hits, surface: _Surface, material: Tensor, seen: Tensor) -> Tensor:
-    """(B, 3, S, S): what the sensor makes of the light that comes back."""
+    """(B, 3, S, S): what the sensor makes of the light that comes back.
+
+    Matt surfaces (Lambert) with a gleam (Blinn's half vector, to the 64th power), lit by point lights that fall off by
+    1 / (0.6 + 0.35 d^2), with shadows, and by an ambient light that is less in corners; then exposure, a soft shoulder, the gamma 2,
+    and noise.
+    """
     scenes = batch.scenes
     count = [len(scene.materials) for scene in scenes]
     size = seen.shape[-1]

@@ -28,7 +28,7 @@ class Camera:
 
 @attrs.frozen
 class Light:
-    """A point light: where, its linear colour times its strength at 1 m, and how fast it falls off, in metres."""
+    """A point light: where, and its linear colour times its strength, which is about what arrives at 1 m."""
 
     place: Vector
     colour: Vector
