@@ -17,7 +17,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from sidetune_core import registry
-from sidetune_core.compose import load_parts, train_values, usable
+from sidetune_core.compose import completed, load_parts, train_values, usable
 from sidetune_core.errors import OptionError, suggest
 from sidetune_core.kinds import KINDS, kind
 from sidetune_core.options import structure, unknown_option
@@ -71,6 +71,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     named = {slot: getattr(names, slot) for slot in DEFAULTS if getattr(names, slot) is not None}
     spec = with_names(read_spec(names.spec) if names.spec else RunSpec(), named)
     classes = {slot: cls for slot, (_, cls) in load_parts(spec).items()}
+    spec = completed(spec, classes)
     defaults = {slot: structure(cls.Config, _options(spec, slot), _owner(spec, slot)) for slot, cls in classes.items()}
     defaults["train"] = structure(TrainOptions, train_values(spec, classes["env"]), "--train")
     parsed, unknown = _read(argv, spec, defaults, _long_description(spec, classes))

@@ -12,7 +12,7 @@ from sidetune_core.errors import OptionError
 from sidetune_core.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
 from sidetune_core.options import structure, unstructure
 from sidetune_core.registry import Plugin
-from sidetune_core.spec import DEFAULTS, Choice, RunSpec, TrainOptions
+from sidetune_core.spec import DEFAULTS, Choice, RunSpec, TrainOptions, choice
 
 
 @attrs.frozen
@@ -77,12 +77,19 @@ def load_parts(spec: RunSpec) -> dict[str, tuple[Plugin, type[Any]]]:
     if SIDE.name in takes and (spec.side is not None or (MERGER.name in takes and spec.merger is not None)):
         wanted |= {SIDE.name} | ({MERGER.name} & takes)
     wanted |= {slot for slot in takes if spec.part(slot) is not None}
+    suited = chosen["env"][1].parts
     for one in (BASE, SIDE, MERGER):
         if one.name in wanted:
-            chosen[one.name] = _load(one, spec.part(one.name))
+            chosen[one.name] = _load(one, spec.part(one.name) or choice(suited.get(one.name)))
         elif spec.part(one.name) is not None:
             raise OptionError(f"learner '{learner[0].name}' uses no {one.name}; leave out --{one.name}")
     return {slot: chosen[slot] for slot in DEFAULTS if slot in chosen}
+
+
+def completed(spec: RunSpec, classes: Mapping[str, type[Any]]) -> RunSpec:
+    """The spec with the parts that suit its env, in the slots that are used and that it leaves open."""
+    suited = classes["env"].parts
+    return spec.with_parts({slot: choice(suited[slot]) for slot in classes if slot in suited and spec.part(slot) is None})
 
 
 def compose(spec: RunSpec) -> Composition:
@@ -91,8 +98,9 @@ def compose(spec: RunSpec) -> Composition:
     Raises:
         PluginError, OptionError: with what to type next.
     """
-    parts = {}
-    for slot, (plugin, cls) in load_parts(spec).items():
+    loaded, parts = load_parts(spec), {}
+    spec = completed(spec, {slot: cls for slot, (_, cls) in loaded.items()})
+    for slot, (plugin, cls) in loaded.items():
         asked = spec.part(slot)
         config = structure(cls.Config, asked.options if asked else {}, f"{slot} '{plugin.name}'")
         parts[slot] = Part(plugin, cls, config)

@@ -89,6 +89,8 @@ class TaskStream(ABC):
     Config: ClassVar[type[Any]]
     recipe: ClassVar[Mapping[str, object]] = {}
     """Defaults of ``--train.*`` options that suit this env, such as ``{"steps": 157}``."""
+    parts: ClassVar[Mapping[str, str | Mapping[str, object]]] = {}
+    """Parts that suit this env where a spec names none, such as ``{"base": {"name": "taskonomy", "width": 16}, "side": "fcn5"}``."""
     inputs: InputShapes
     """Shapes of the inputs of every task, known before any data is read."""
 

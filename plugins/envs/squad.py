@@ -59,6 +59,7 @@ class Squad(TaskStream):
         null_threshold: float = option(0.0, "say 'no answer' where it scores higher than the best answer by more than this")
 
     recipe = {"epochs": 2.0, "batch": 16, "lr": 3e-5, "optimizer": "adamw", "schedule": "linear", "warmup": 0.1}
+    parts = {"base": "minilm", "side": "ladder-text"}
 
     def __init__(self, config: Config, seed: int) -> None:
         if config.dev is not None and config.test_articles:
