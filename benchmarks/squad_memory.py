@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 
 UNTIMED = 2
+BUCKET = 16
+"""Batches that env squad draws together: with so many, or a multiple, no window comes twice."""
 
 
 def main() -> None:
@@ -50,7 +52,8 @@ def _compare(options: argparse.Namespace) -> None:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         questions = Path(folder) / "questions.json"
-        _write_questions(questions, options.length, options.batch * (options.steps + UNTIMED))
+        drawn = -(-(options.steps + UNTIMED) // BUCKET) * BUCKET
+        _write_questions(questions, options.length, options.batch * drawn)
         for variant in variants:
             command = [sys.executable, __file__, *sys.argv[1:], "--child", variant, "--questions", str(questions)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -99,7 +102,8 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
 
     side, _, state = options.child.partition(" ")
     minilm = options.base == "minilm"
-    env = {"name": "squad", "train": str(options.questions), "test_articles": "tested", "window": options.length}
+    windows = {"window": options.length, "stride": options.length // 4}
+    env = {"name": "squad", "train": str(options.questions), "test_articles": "tested", **windows}
     spec = RunSpec(
         base="minilm" if minilm else {"name": "transformer", "model": options.base},
         side=side if state else None,
@@ -123,6 +127,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     store.attach(learner, machine.arithmetic)
     training = task.train(lambda inputs: torch.empty(0), Order(0, options.batch))
     batches = [machine.move_batch(next(training)) for _ in range(options.steps + UNTIMED)]
+    assert len({number for batch in batches for number in batch.ids.tolist()}) == options.batch * len(batches)
     assert all(batch.inputs["tokens"].shape[1] == options.length and batch.inputs["mask"].all() for batch in batches)
     before = _peak(machine.device)
     optimizer = make_optimizer(learner, composition.train)
