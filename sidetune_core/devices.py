@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.errors import OptionError
-from sidetune_core.parts import Inputs
 from sidetune_core.spec import TrainOptions
 from sidetune_core.tasks import Batch
 
@@ -49,7 +48,7 @@ class Machine:
     def move_batch(self, batch: Batch) -> Batch:
         """A batch here; example ids stay on the CPU."""
         tensors = {name: self.move(value) for name, value in batch.inputs.items()}
-        return Batch(batch.ids, Inputs(tensors, batch.inputs.ids), self.move(batch.targets))
+        return Batch(batch.ids, attrs.evolve(batch.inputs, tensors=tensors), self.move(batch.targets))
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type

@@ -96,6 +96,7 @@ class Table:
         self._columns: list[Tensor] = []  # the encoding, then the taps: (rows, *shape)
         self._count = 0
         self._saved = 0
+        self._films: dict[int, Film] = {}
         if path is not None and path.is_file():
             self._load(path)
 
@@ -111,6 +112,9 @@ class Table:
         """
         assert inputs.ids is not None
         ids = inputs.ids.cpu()
+        if inputs.window is not None:
+            film = self._films.setdefault(inputs.window, Film(inputs.window, self._store))
+            return film.lookup(ids, inputs, lambda: self._compute(base, inputs))
         rows = self._rows(ids)
         unknown = rows < 0
         if not unknown.any():
@@ -210,6 +214,36 @@ class Table:
             column[self._count : need] = values
         self._index[ids] = torch.arange(self._count, need)
         self._count = need
+
+
+class Film:
+    """The remembered outputs for the latest `window` frames of a film (see `parts.Inputs`), never on disk.
+
+    The output for frame i is in row ``i % window``; `frames[row]` is the frame whose output is there, or -1.
+    """
+
+    def __init__(self, window: int, store: FeatureStore) -> None:
+        self._store = store
+        self._frames = torch.full((window,), -1)
+        self._columns: list[Tensor] = []  # the encoding, then the taps: (window, *shape)
+
+    def lookup(self, ids: Tensor, inputs: Inputs, compute: Callable[[], Features]) -> Features:
+        """The outputs for a batch; where any is unknown, all are computed, and take the place of older ones."""
+        rows = ids % len(self._frames)
+        if torch.equal(self._frames[rows], ids):
+            device = next(iter(inputs.values())).device
+            first, *rest = (column[rows.to(column.device)].to(device) for column in self._columns)
+            return Features(first, tuple(rest))
+        fresh = compute()
+        values = [fresh.encoding, *fresh.taps]
+        if not self._columns:
+            if not self._store.reserve(sum(one[0].nbytes for one in values) * len(self._frames)):
+                return fresh
+            self._columns = [one.new_empty(len(self._frames), *one.shape[1:]) for one in values]
+        for column, one in zip(self._columns, values, strict=True):
+            column[rows.to(column.device)] = one
+        self._frames[rows] = ids
+        return fresh
 
 
 def _bases(module: nn.Module) -> list[Base]:

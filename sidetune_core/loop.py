@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -15,7 +16,7 @@ from sidetune_core import checkpoint
 from sidetune_core.certify import certify
 from sidetune_core.checkpoint import Within
 from sidetune_core.devices import Machine
-from sidetune_core.errors import Diverged, PluginError
+from sidetune_core.errors import Diverged, PluginError, SidetuneError
 from sidetune_core.features import FeatureStore
 from sidetune_core.intervals import Interval
 from sidetune_core.learner import Learner
@@ -26,7 +27,7 @@ from sidetune_core.progress import Progress
 from sidetune_core.runs import RunFolder
 from sidetune_core.seeding import derive_seed, random_states, seeded, set_random_states
 from sidetune_core.spec import TrainOptions
-from sidetune_core.stops import Stop
+from sidetune_core.stops import Stop, Stopped
 from sidetune_core.tasks import Act, Batch, Order, Task
 from sidetune_core.weights import tensor_digest
 
@@ -78,7 +79,13 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
             _grow(learner, task, session)
         if within is None:
             found.load(learner)
+        for task in tasks:
+            if task.id in found.tasks:
+                task.set_state(found.tasks[task.id])
         session.progress.say(f"going on {found} ({len(done)} of {len(tasks)} tasks are done)")
+        if within is not None and within.optimizer is not None:
+            for lost in sorted({task.lost_within for task in tasks if task.id in within.tasks} - {""}):
+                session.progress.say(lost)
     else:
         _evaluate_untrained(learner, tasks, session)
 
@@ -104,8 +111,10 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
         _still(learner)
         for task in stage:
             batches = _batches(task, learner, session, Order(derive_seed(session.seed, "finish"), session.options.batch))
+            held = task.state()
             with seeded(session.seed, "finish", task.id):
                 learner.finish(task, _until(session.stop, batches))
+            task.set_state(held)
         acts = {task.id: Watch(make_act(learner, task, session.machine)) for task in seen}
         figures = [evaluate(learner, task, session, after=len(seen) - 1, act=acts[task.id]) for task in seen]
         if session.store is not None:
@@ -113,7 +122,7 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
         _record_moved(learner, stage, within.before, folder)
         certify(learner, stage, acts, folder)
         done, within = [task.id for task in seen], None
-        checkpoint.save(folder.checkpoints, learner, done, folder.marks())
+        checkpoint.save(folder.checkpoints, learner, done, folder.marks(), _states(seen))
         checkpoint.forget_within(folder.checkpoints)
         session.progress.finish(
             f"task {len(seen)}/{len(tasks)} {stage[-1].title}: {stage[-1].metric} {figures[-1]:.4g}, "
@@ -145,7 +154,7 @@ def make_act(learner: Learner, task: Task, machine: Machine) -> Act:
     def act(inputs: Inputs) -> Tensor:
         tensors = {name: machine.move(value) for name, value in inputs.items()}
         with torch.no_grad(), machine.autocast():
-            output: Tensor = learner(Inputs(tensors, inputs.ids), task.id)
+            output: Tensor = learner(attrs.evolve(inputs, tensors=tensors), task.id)
         return output.float()
 
     return act
@@ -190,17 +199,33 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
     if not parameters or not steps:
         return 0
     optimizer = make_optimizer(learner, options)
-    turns = {task.id: (within.step + len(stage) - 1 - place) // len(stage) for place, task in enumerate(stage)}  # that each has had
+    turns = _turns(stage, within.step)
     batches = {task.id: _batches(task, learner, session, Order(session.seed, options.batch, turns[task.id])) for task in stage}
     recent = list(within.recent)
     saved, when = within.step, time.monotonic()
+
+    def save(taken: int) -> None:
+        """Write down where the run is after so many steps."""
+        if recent:
+            _check(torch.stack(recent), stage[(taken - 1) % len(stage)], taken - 1, session.folder)
+        now = attrs.evolve(within, step=taken, recent=list(recent), optimizer=None, random=None)
+        if taken < steps:
+            now = attrs.evolve(now, optimizer=optimizer_state(optimizer), random=random_states())
+        done = [one.id for one in seen[: -len(stage)]]
+        checkpoint.save_within(session.folder.checkpoints, learner, done, session.folder.marks(), now, _states(seen))
+
     with seeded(session.seed, "train", *(task.id for task in stage)):
         if within.optimizer is not None and within.random is not None:
             set_optimizer_state(optimizer, within.optimizer)
             set_random_states(within.random)
         for step in range(within.step, steps):
             task = stage[step % len(stage)]
-            batch = next(batches[task.id])
+            try:
+                batch = next(batches[task.id])
+            except (SidetuneError, Stopped):
+                if _can_go_on(stage, step, options.batch):
+                    save(step)
+                raise
             for group in optimizer.param_groups:
                 group["lr"] = rate(options, step, steps)
             with session.machine.autocast():
@@ -217,23 +242,35 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
             if len(recent) == TICK or last:
                 loss = _check(torch.stack(recent), task, step, session.folder)
                 recent.clear()
-                figures = {name: float(value.detach()) for name, value in losses.items()} | learner.record()
+                figures = {name: float(value.detach()) for name, value in losses.items()} | learner.record() | task.record()
                 line = {"task": task.id, "step": step + 1, "lr": rate(options, step, steps), "mean_loss": loss, **figures}
                 session.folder.append("metrics.jsonl", line)
                 _draw(line, session.curve)
                 session.progress.step(step + 1, loss)
+            if not (last or _can_go_on(stage, step + 1, options.batch)):
+                continue
             due = session.save_every.over(step + 1 - saved, time.monotonic() - when) or (last and not session.save_every.never)
             if due or session.stop.number is not None:
-                if recent:
-                    _check(torch.stack(recent), task, step, session.folder)
-                now = attrs.evolve(within, step=step + 1, recent=list(recent), optimizer=None, random=None)
-                if not last:
-                    now = attrs.evolve(now, optimizer=optimizer_state(optimizer), random=random_states())
-                done = [one.id for one in seen[: -len(stage)]]
-                checkpoint.save_within(session.folder.checkpoints, learner, done, session.folder.marks(), now)
+                save(step + 1)
                 saved, when = step + 1, time.monotonic()
                 session.stop.check()
     return steps
+
+
+def _turns(stage: Sequence[Task], step: int) -> dict[str, int]:
+    """How many batches each task has had after so many steps."""
+    return {task.id: (step + len(stage) - 1 - place) // len(stage) for place, task in enumerate(stage)}
+
+
+def _can_go_on(stage: Sequence[Task], step: int, batch_size: int) -> bool:
+    """Whether a run can go on after so many steps."""
+    turns = _turns(stage, step)
+    return all(task.can_go_on(turns[task.id], batch_size) for task in stage)
+
+
+def _states(tasks: Sequence[Task]) -> dict[str, Any]:
+    """What each task holds itself, by id; those that hold nothing are left out."""
+    return {task.id: state for task in tasks if (state := task.state())}
 
 
 def _draw(line: Mapping[str, Any], curve: Curve) -> None:
@@ -265,8 +302,28 @@ def _check(recent: Tensor, task: Task, step: int, folder: RunFolder) -> float:
 
 def _batches(task: Task, learner: Learner, session: Session, order: Order) -> Iterator[Batch]:
     """A task's training batches on the machine."""
-    for batch in task.train(make_act(learner, task, session.machine), order):
+    compute = make_act(learner, task, session.machine)
+
+    def act(inputs: Inputs) -> Tensor:
+        session.stop.check()
+        with _resting(learner):
+            return compute(inputs)
+
+    for batch in task.train(act, order):
         yield session.machine.move_batch(batch)
+
+
+@contextmanager
+def _resting(learner: Learner) -> Iterator[None]:
+    """Put everything that is in training mode into eval mode for a block: experience is gathered with the policy that is evaluated."""
+    training = [module for module in learner.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _until(stop: Stop, batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -48,6 +48,8 @@ class Task(ABC):
     higher_is_better: bool = True
     splits: tuple[str, ...] = ("test",)
     """What `evaluate` can be asked for."""
+    lost_within: str = ""
+    """What does not come back where a run goes on in the middle of this task, for people; empty if all does."""
 
     @abstractmethod
     def head(self, shape: Shape) -> nn.Module:
@@ -61,6 +63,10 @@ class Task(ABC):
     def train(self, act: Act, order: Order) -> Iterator[Batch]:
         """Training batches without end, beginning at ``order.first_step``. `act` is for tasks that collect their own experience."""
 
+    def can_go_on(self, step: int, batch_size: int) -> bool:
+        """Whether `train` can begin at that step. A run is saved, and goes on, at such steps only."""
+        return True
+
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """(B,), one loss per example: the loop takes the mean, and methods such as EWC need the single ones."""
@@ -68,6 +74,17 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
         """Named figures over a whole split, `metric` among them."""
+
+    def record(self) -> dict[str, float]:
+        """Figures of training that are worth a curve, such as the return of the latest episodes."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What training has made of the task itself, such as running means of its observations; goes into checkpoints. Plain values."""
+        return {}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most tasks have none
+        """Take over what `state` gave."""
 
 
 class TaskStream(ABC):
