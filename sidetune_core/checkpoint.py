@@ -94,7 +94,7 @@ def save(folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks, ta
 
 
 def save_within(
-    folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks, within: Within, tasks: Mapping[str, Any]
+    folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks, tasks: Mapping[str, Any], within: Within
 ) -> Path:
     """Write the state in the middle of a task that comes after the tasks `done`, in place of the one before.
 

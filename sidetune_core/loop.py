@@ -212,7 +212,7 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
         if taken < steps:
             now = attrs.evolve(now, optimizer=optimizer_state(optimizer), random=random_states())
         done = [one.id for one in seen[: -len(stage)]]
-        checkpoint.save_within(session.folder.checkpoints, learner, done, session.folder.marks(), now, _states(seen))
+        checkpoint.save_within(session.folder.checkpoints, learner, done, session.folder.marks(), _states(seen), now)
 
     with seeded(session.seed, "train", *(task.id for task in stage)):
         if within.optimizer is not None and within.random is not None:

@@ -10,6 +10,7 @@ import attrs
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import FrameStackObservation
 from PIL import Image
 
@@ -64,7 +65,7 @@ def is_minigrid(id: str) -> bool:
     return id.rpartition(":")[2].startswith(("MiniGrid-", "BabyAI-"))
 
 
-class Sensors(gymnasium.Wrapper[Any, Any, Any, Any]):
+class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Observations as a table: images (C, H, W) uint8 and vectors (C,) float32.
 
     The first image is called ``image`` and an observation that is a single vector ``vector``; all others have the names that the
@@ -72,7 +73,8 @@ class Sensors(gymnasium.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], recipe: Recipe) -> None:
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self, recipe=recipe)
+        gymnasium.Wrapper.__init__(self, env)
         self._recipe = recipe
         self._success = recipe.success
         if self._success is None and env.spec is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
 from torch import Tensor
 
 from sidetune_core.api import Categorical, Gaussian, Observations, OptionError, Policy, RunError, Shape, Step
@@ -34,7 +35,8 @@ class GymWorlds:
 
     def __init__(self, recipe: Recipe, count: int, processes: bool, timeout: float, blind: bool) -> None:
         makers = [partial(make, recipe)] * count
-        self._id, self._timeout, self._blind, self._taken = recipe.id, timeout, blind, 0
+        self._id, self._timeout, self._blind = recipe.id, timeout, blind
+        self._taken, self._broken = 0, False
         self._envs: AsyncVectorEnv | SyncVectorEnv
         if processes:
             context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -78,14 +80,15 @@ class GymWorlds:
 
     def close(self) -> None:
         """Close the environments; processes that do not answer are ended."""
-        if isinstance(self._envs, AsyncVectorEnv):
-            waiting = self._envs._state.value != "default"
-            for process in self._envs.processes if waiting else []:
-                process.kill()
-            with suppress(EOFError, OSError):
-                self._envs.close(timeout=self._timeout, terminate=waiting)
-        else:
+        if not isinstance(self._envs, AsyncVectorEnv):
             self._envs.close()
+            return
+        whole = not self._broken and all(process.is_alive() for process in self._envs.processes)
+        if not whole:
+            for process in self._envs.processes:
+                process.kill()
+            self._envs._state = AsyncState.DEFAULT  # or it would wait for an answer
+        self._envs.close(timeout=self._timeout, terminate=not whole)
 
     def _tensors(self, found: Mapping[str, Any]) -> Observations:
         """Frames (E, stack, C, ...) as channels (E, stack * C, ...)."""
@@ -118,6 +121,7 @@ class GymWorlds:
             raise self._error(failed, moment, reason) from error
 
     def _error(self, numbers: Sequence[int], moment: str, reason: str) -> RunError:
+        self._broken = True
         which = f"environment {', '.join(map(str, numbers))} of {self._id}" if numbers else f"an environment of {self._id}"
         return RunError(f"{which} {reason}, at {moment} since it was opened. Go on from the last update with --resume")
 

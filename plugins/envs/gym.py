@@ -66,9 +66,6 @@ class Gym(TaskStream):
         blind: bool = option(False, "make all images black: what can be done without seeing")
 
     recipe = {"epochs": 1.0, "batch": 256, "lr": 3e-4, "clip": 0.5, "precision": "fp32"}
-    known_failures = {
-        "order_can_begin_at_any_step": "the state of environments cannot be saved, so an order begins at an update only",
-    }
 
     def __init__(self, config: Config, seed: int) -> None:
         self._config = config
