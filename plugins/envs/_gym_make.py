@@ -30,6 +30,7 @@ class Recipe:
 
     id: str
     arguments: Mapping[str, Any]
+    inputs: str
     view: Literal["pixels", "symbols"]
     grey: bool
     size: int | None
@@ -87,6 +88,10 @@ class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._names = {key: key or "vector" for key in self._parts}
         if images and "image" not in self._parts:
             self._names[images[0]] = "image"
+        kept = {name.strip() for name in recipe.inputs.split(",")} if recipe.inputs else set(self._names.values())
+        if unknown := kept - set(self._names.values()):
+            raise ValueError(f"it has no input {', '.join(sorted(unknown))}; it has {', '.join(self._names.values())}")
+        self._parts = {key: part for key, part in self._parts.items() if self._names[key] in kept}
         self.observation_space = spaces.Dict({self._names[key]: self._space(part) for key, part in self._parts.items()})
         self._total = 0.0
 

@@ -31,6 +31,9 @@ class GymWorlds:
         processes: whether each has a process of its own.
         timeout: seconds that a step or a reset in processes may take.
         blind: whether images are blank.
+
+    Raises:
+        RunError: the processes could not be started.
     """
 
     def __init__(self, recipe: Recipe, count: int, processes: bool, timeout: float, blind: bool) -> None:
@@ -40,7 +43,13 @@ class GymWorlds:
         self._envs: AsyncVectorEnv | SyncVectorEnv
         if processes:
             context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-            self._envs = AsyncVectorEnv(makers, context=context, autoreset_mode=AutoresetMode.SAME_STEP)
+            try:
+                self._envs = AsyncVectorEnv(makers, context=context, autoreset_mode=AutoresetMode.SAME_STEP)
+            except (EOFError, ConnectionError) as error:
+                raise RunError(
+                    f"the processes of {recipe.id} could not be started; what they wrote above says why. A script that starts processes is "
+                    'a file, and runs below `if __name__ == "__main__":`. Without --env.processes there are none'
+                ) from error
         else:
             self._envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
         self._actions = self._envs.single_action_space

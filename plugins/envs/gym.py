@@ -56,6 +56,7 @@ class Gym(TaskStream):
         arguments: str = option("{}", "keyword arguments of gymnasium.make for all of them, as JSON")
         processes: bool = option(False, "give each environment a process of its own, which pays where a step takes over 0.1 ms")
         timeout: float = option(60.0, "seconds that a step of an environment in its own process may take", more_than(0))
+        inputs: str = option("", "names of the inputs to keep, separated by commas; empty for all")
         view: Literal["pixels", "symbols"] = option("pixels", "MiniGrid's view, drawn or as one-hot symbols")
         grey: bool = option(False, "turn images into grey ones")
         size: int | None = option(None, "height and width to bring images to; None for those of the environment", at_least(1))
@@ -86,7 +87,7 @@ class Gym(TaskStream):
             if shapes != self.inputs:
                 raise DataError(
                     f"the environments of a stream must have inputs of one shape: {ids[0]} has {self.inputs} and {recipe.id} {shapes}; "
-                    "--env.size brings images to one size, --env.grey to one channel"
+                    "--env.size brings images to one size, --env.grey to one channel, --env.inputs keeps some of them"
                 )
         if config.blind and not any(len(shape) == 3 for shape in self.inputs.values()):
             raise OptionError(f"--env.blind: {ids[0]} gives no image, but {self.inputs}")

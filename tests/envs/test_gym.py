@@ -69,6 +69,12 @@ def test_frames_are_stacked_made_grey_and_brought_to_a_size() -> None:
     assert second.flatten(2).unique(dim=2)[0, :, 0].tolist() == [0, 10]
 
 
+def test_inputs_can_be_left_out_so_that_worlds_fit_together() -> None:
+    assert stream(f"{ODD},MiniGrid-Empty-5x5-v0", inputs="image", size=8).inputs == {"image": (3, 8, 8)}
+    with pytest.raises(DataError, match="it has no input sound; it has image, mode"):
+        stream(ODD, inputs="image,sound")
+
+
 def test_blind_shows_nothing_but_the_rest() -> None:
     (task,) = stream(ODD, blind=True).tasks()
     worlds = task.make_worlds(1)
