@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -303,27 +302,22 @@ def _check(recent: Tensor, task: Task, step: int, folder: RunFolder) -> float:
 def _batches(task: Task, learner: Learner, session: Session, order: Order) -> Iterator[Batch]:
     """A task's training batches on the machine."""
     compute = make_act(learner, task, session.machine)
+    resting: list[nn.Module] = []
 
     def act(inputs: Inputs) -> Tensor:
+        """Experience is gathered with the policy that is evaluated: in eval mode."""
         session.stop.check()
-        with _resting(learner):
-            return compute(inputs)
+        if not resting:
+            resting.extend(module for module in learner.modules() if module.training)
+            for module in resting:
+                module.training = False
+        return compute(inputs)
 
     for batch in task.train(act, order):
-        yield session.machine.move_batch(batch)
-
-
-@contextmanager
-def _resting(learner: Learner) -> Iterator[None]:
-    """Put everything that is in training mode into eval mode for a block: experience is gathered with the policy that is evaluated."""
-    training = [module for module in learner.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
+        for module in resting:
             module.training = True
+        resting.clear()
+        yield session.machine.move_batch(batch)
 
 
 def _until(stop: Stop, batches: Iterator[Batch]) -> Iterator[Batch]:

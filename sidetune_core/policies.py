@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class Categorical(Policy):
     """
 
     def __init__(self, counts: Sequence[int]) -> None:
-        self.counts = tuple(counts)
+        self.counts = list(counts)
         self.size, self.width = sum(self.counts), len(self.counts)
 
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
@@ -94,20 +95,22 @@ class Gaussian(Policy):
 class ActorCritic(nn.Module):
     """Encodings (B, *shape) to the parameters of a policy and a value, (B, policy.size + 1) with the value last.
 
-    Actor and critic are apart: each a tanh layer of `hidden` units on the flattened encoding, and a linear one. Orthogonal weights, of
-    gain sqrt(2), then 0.01 for the actor and 1 for the critic, and zero biases (Huang et al., The 37 Implementation Details of PPO,
-    ICLR Blog Track 2022, detail 2).
+    Actor and critic are apart: each some tanh layers on the flattened encoding, and a linear one. Orthogonal weights, of gain sqrt(2),
+    then 0.01 for the actor and 1 for the critic, and zero biases (Huang et al., The 37 Implementation Details of PPO, ICLR Blog Track
+    2022, detail 2).
 
     Args:
         shape: of the encodings.
         policy: whose parameters it gives.
-        hidden: units of the layer in between; 0 for none.
+        hidden: units of each layer in between.
+        layers: how many of those there are.
     """
 
-    def __init__(self, shape: Shape, policy: Policy, hidden: int) -> None:
+    def __init__(self, shape: Shape, policy: Policy, hidden: int, layers: int) -> None:
         super().__init__()
-        self.actor = _network(math.prod(shape), hidden, policy.size - policy.free, gain=0.01)
-        self.critic = _network(math.prod(shape), hidden, 1, gain=1.0)
+        widths = [math.prod(shape), *[hidden] * layers]
+        self.actor = _network(widths, policy.size - policy.free, gain=0.01)
+        self.critic = _network(widths, 1, gain=1.0)
         self.free = nn.Parameter(torch.zeros(policy.free)) if policy.free else None
 
     def forward(self, encoding: Tensor) -> Tensor:
@@ -119,9 +122,9 @@ class ActorCritic(nn.Module):
         return torch.cat(columns, 1)
 
 
-def _network(inputs: int, hidden: int, outputs: int, gain: float) -> nn.Sequential:
-    last = _orthogonal(nn.Linear(hidden or inputs, outputs), gain)
-    return nn.Sequential(_orthogonal(nn.Linear(inputs, hidden), math.sqrt(2)), nn.Tanh(), last) if hidden else nn.Sequential(last)
+def _network(widths: Sequence[int], outputs: int, gain: float) -> nn.Sequential:
+    layers = [part for pair in pairwise(widths) for part in (_orthogonal(nn.Linear(*pair), math.sqrt(2)), nn.Tanh())]
+    return nn.Sequential(*layers, _orthogonal(nn.Linear(widths[-1], outputs), gain))
 
 
 def _orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:

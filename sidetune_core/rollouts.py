@@ -52,7 +52,8 @@ class RolloutOptions:
     normalise_advantages: bool = option(True, "standardise advantages in each batch")
     normalise_observations: bool = option(False, "standardise vector inputs by the running mean and deviation of training")
     normalise_rewards: bool = option(False, "divide training rewards by the running deviation of the discounted return")
-    hidden: int = option(64, "units of the layer between encoding and actor, and between encoding and critic; 0 for none", at_least(0))
+    hidden: int = option(64, "units of each layer between encoding and actor, and between encoding and critic", at_least(1))
+    layers: int = option(1, "how many such layers the actor has, and the critic", at_least(0))
     episodes: int = option(100, "episodes of an evaluation", at_least(1))
     evaluate: Literal["mode", "sample"] = option("mode", "in evaluation, take the most likely action or draw one")
 
@@ -132,7 +133,7 @@ class RolloutTask(Task):
         """New environments; they are closed when they are no longer needed."""
 
     def head(self, shape: Shape) -> nn.Module:
-        return ActorCritic(shape, self.policy, self.options.hidden)
+        return ActorCritic(shape, self.policy, self.options.hidden, self.options.layers)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Batches of as many whole rollouts as have `options.frames` frames."""
@@ -303,9 +304,8 @@ class RolloutTask(Task):
         """
         values = {"reward": step.rewards, **{f"observation '{name}'": value for name, value in step.observations.items()}}
         for name, value in values.items():
-            broken = ~value.isfinite().reshape(len(value), -1).all(1)
-            if broken.any():
-                number = int(broken.nonzero()[0])
+            if not value.isfinite().all():
+                number = int((~value.isfinite()).reshape(len(value), -1).any(1).nonzero()[0])
                 raise RunError(f"{self.title}: the {name} of environment {number} is not a finite number ({place})")
         return step
 
@@ -362,6 +362,8 @@ class _Tally:
         self.steps += 1
         self._totals += step.rewards
         self._lengths += 1
+        if not step.final:
+            return []
         over: list[int] = step.ended.nonzero()[:, 0].tolist()
         found = [(one, Episode(float(self._totals[one]), int(self._lengths[one]), bool(step.success[one]))) for one in over]
         self._totals[over], self._lengths[over] = 0.0, 0

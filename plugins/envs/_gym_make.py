@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import signal
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -40,10 +42,12 @@ class Recipe:
 
 
 def make(recipe: Recipe) -> gymnasium.Env[Any, Any]:
-    """An environment whose observations are tables of images (stack, C, H, W) uint8 and of vectors (stack, C) float32.
+    """An environment whose observations are tables of images (C, H, W) uint8 and of vectors (C,) float32, or stacks of those.
 
     At the end of an episode, ``info`` says whether it was a success.
     """
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the first one says what becomes of the others
     register(recipe.id)
     env = gymnasium.make(recipe.id, max_episode_steps=recipe.time_limit, **recipe.arguments)
     if is_minigrid(recipe.id):
@@ -51,7 +55,8 @@ def make(recipe: Recipe) -> gymnasium.Env[Any, Any]:
 
         drawn = recipe.view == "pixels"
         env = RGBImgPartialObsWrapper(env, TILE) if drawn else OneHotPartialObsWrapper(env)  # type: ignore[no-untyped-call]
-    return FrameStackObservation(Sensors(env, recipe), recipe.stack)
+    seen = Sensors(env, recipe)
+    return FrameStackObservation(seen, recipe.stack) if recipe.stack > 1 else seen
 
 
 def register(id: str) -> None:
@@ -95,8 +100,8 @@ class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.observation_space = spaces.Dict({self._names[key]: self._space(part) for key, part in self._parts.items()})
         self._total = 0.0
 
-    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        observation, _ = self.env.reset(**options)
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, _ = self.env.reset(seed=seed, options=options)
         self._total = 0.0
         return self._read(observation), {}
 

@@ -39,7 +39,7 @@ class GymWorlds:
     def __init__(self, recipe: Recipe, count: int, processes: bool, timeout: float, blind: bool) -> None:
         makers = [partial(make, recipe)] * count
         self._id, self._timeout, self._blind = recipe.id, timeout, blind
-        self._taken, self._broken = 0, False
+        self._stacked, self._taken, self._broken = recipe.stack > 1, 0, False
         self._envs: AsyncVectorEnv | SyncVectorEnv
         if processes:
             context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -100,8 +100,10 @@ class GymWorlds:
         self._envs.close(timeout=self._timeout, terminate=not whole)
 
     def _tensors(self, found: Mapping[str, Any]) -> Observations:
-        """Frames (E, stack, C, ...) as channels (E, stack * C, ...)."""
-        values = {name: torch.from_numpy(value).flatten(1, 2) for name, value in found.items()}
+        """Stacks (E, stack, C, ...) as channels (E, stack * C, ...)."""
+        values = {name: torch.from_numpy(value) for name, value in found.items()}
+        if self._stacked:
+            values = {name: value.flatten(1, 2) for name, value in values.items()}
         return {name: torch.zeros_like(value) if self._blind and value.ndim == 4 else value for name, value in values.items()}
 
     @contextmanager
@@ -128,6 +130,9 @@ class GymWorlds:
             failed = [number for number, pipe in enumerate(pipes) if pipe is None]
             reason = f"raised {type(error).__name__}: {error}".splitlines()[0]
             raise self._error(failed, moment, reason) from error
+        except BaseException:
+            self._broken = True  # an answer may be under way
+            raise
 
     def _error(self, numbers: Sequence[int], moment: str, reason: str) -> RunError:
         self._broken = True
@@ -164,8 +169,8 @@ def as_actions(space: Space, actions: Tensor) -> Any:
     return np.clip(actions.numpy().reshape(-1, *space.shape), space.low, space.high).astype(space.dtype)
 
 
-def shapes_of(space: Space) -> dict[str, Shape]:
+def shapes_of(space: Space, stacked: bool) -> dict[str, Shape]:
     """Shapes of the inputs that `GymWorlds` gives."""
     assert isinstance(space, spaces.Dict)
     shapes = {name: part.shape or () for name, part in space.items()}
-    return {name: (shape[0] * shape[1], *shape[2:]) for name, shape in shapes.items()}
+    return {name: (shape[0] * shape[1], *shape[2:]) for name, shape in shapes.items()} if stacked else shapes

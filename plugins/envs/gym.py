@@ -127,6 +127,6 @@ def _look(recipe: Recipe) -> tuple[InputShapes, Policy]:
     except Exception as error:  # an environment may raise anything
         raise DataError(f"environment {recipe.id} cannot be made: {type(error).__name__}: {error}") from error
     try:
-        return shapes_of(env.observation_space), policy_of(env.action_space, recipe.id)
+        return shapes_of(env.observation_space, recipe.stack > 1), policy_of(env.action_space, recipe.id)
     finally:
         env.close()

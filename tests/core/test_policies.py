@@ -54,10 +54,10 @@ def test_actions_are_drawn_as_often_as_they_are_likely(policy: Policy) -> None:
         assert float(drawn.std()) == pytest.approx(math.exp(-1), abs=0.015)
 
 
-@pytest.mark.parametrize("hidden", [0, 16])
+@pytest.mark.parametrize("layers", [0, 1, 2])
 @pytest.mark.parametrize("policy", [Categorical([4]), Gaussian(2)])
-def test_the_head_begins_with_a_policy_that_prefers_little_and_ends_with_the_value(policy: Policy, hidden: int) -> None:
-    head = ActorCritic((8, 2, 2), policy, hidden)
+def test_the_head_begins_with_a_policy_that_prefers_little_and_ends_with_the_value(policy: Policy, layers: int) -> None:
+    head = ActorCritic((8, 2, 2), policy, 16, layers)
     encodings = torch.randn(5, 8, 2, 2, generator=generator())
     output = head(encodings)
     assert output.shape == (5, policy.size + 1)
@@ -66,7 +66,7 @@ def test_the_head_begins_with_a_policy_that_prefers_little_and_ends_with_the_val
 
 
 def test_deviations_are_trained_and_depend_on_no_input() -> None:
-    head = ActorCritic((4,), Gaussian(2), 0)
+    head = ActorCritic((4,), Gaussian(2), 16, 0)
     assert head.free is not None
     with torch.no_grad():
         head.free.copy_(torch.tensor([0.5, -0.5]))

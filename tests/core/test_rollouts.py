@@ -26,7 +26,7 @@ sys.path.insert(0, str(FOLDER))
 
 from cue import LENGTH, Counting, CueTask, CueWorlds  # noqa: E402
 
-OPTIONS = RolloutOptions(envs=4, rollout=10, frames=80, passes=3, episodes=8, hidden=0)
+OPTIONS = RolloutOptions(envs=4, rollout=10, frames=80, passes=3, episodes=8, layers=0)
 ROWS, BATCH = 40, 20
 LAST = 4
 """Columns of the targets after the action: log-probability, advantage, return, value."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,15 @@ def test_in_processes_a_run_has_the_same_experience_as_in_one() -> None:
     for one, other in zip(*found, strict=True):
         assert torch.equal(one.targets, other.targets)
         assert torch.equal(one.inputs["vector"], other.inputs["vector"])
+
+
+def test_ctrl_c_leaves_processes_of_environments_to_the_run() -> None:
+    (task,) = stream("CartPole-v1", processes=True).tasks()
+    worlds = task.make_worlds(1)
+    worlds.reset(0)
+    os.kill(worlds._envs.processes[0].pid, signal.SIGINT)
+    assert worlds.step(torch.zeros(1, 1)).rewards.tolist() == [1.0]
+    worlds.close()
 
 
 @pytest.mark.parametrize(
