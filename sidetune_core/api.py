@@ -18,6 +18,8 @@ from sidetune_core.learner import Learner, Parts
 from sidetune_core.metrics import Results
 from sidetune_core.options import at_least, at_most, more_than, option
 from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, Side, StagedSide
+from sidetune_core.policies import Categorical, Gaussian, Policy
+from sidetune_core.rollouts import Observations, RolloutOptions, RolloutTask, Step, Worlds
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.spec import Choice, RunSpec
 from sidetune_core.sweep import SweptRun, sweep
@@ -29,6 +31,7 @@ __all__ = [
     "Base",
     "Batch",
     "BufferDict",
+    "Categorical",
     "Choice",
     "ClassHead",
     "ClassTask",
@@ -36,17 +39,22 @@ __all__ = [
     "Examples",
     "Features",
     "FitError",
+    "Gaussian",
     "Heads",
     "InputShapes",
     "Inputs",
     "Learner",
     "Merger",
+    "Observations",
     "OptionError",
     "Order",
     "Parts",
     "PluginError",
+    "Policy",
     "Published",
     "Results",
+    "RolloutOptions",
+    "RolloutTask",
     "Run",
     "RunError",
     "RunSpec",
@@ -54,10 +62,12 @@ __all__ = [
     "Side",
     "SidetuneError",
     "StagedSide",
+    "Step",
     "SweptRun",
     "Task",
     "TaskStream",
     "WeightsError",
+    "Worlds",
     "at_least",
     "at_most",
     "derive_seed",

@@ -57,6 +57,8 @@ class Checkpoint:
     marks: Marks
     """How far the lines of the run folder went."""
     within: Within | None = None
+    tasks: Mapping[str, Any] = attrs.field(factory=dict)
+    """What each task holds itself, by id (see `Task.state`)."""
 
     def __str__(self) -> str:
         if self.within is None:
@@ -72,8 +74,8 @@ class Checkpoint:
         fill(learner, self.state, str(self.path))
 
 
-def save(folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks) -> Path:
-    """Write the state after the tasks `done`; the JSON comes last, so that a checkpoint with one is whole.
+def save(folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks, tasks: Mapping[str, Any]) -> Path:
+    """Write the state after the tasks `done`; the JSON comes last, so that a checkpoint with one is whole. `tasks`: see `Checkpoint.tasks`.
 
     Raises:
         WriteError: it cannot be written; what was there before stays.
@@ -84,14 +86,16 @@ def save(folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks) ->
     extra, more = take_apart({key: value for key, value in state.items() if key not in tensors})
     tensors |= more
     path = boundary(folder, len(done))
-    text = json.dumps({"done": list(done), "marks": marks, "extra": extra})
+    text = json.dumps({"done": list(done), "marks": marks, "extra": extra, "tasks": tasks})
     with writing(path):
         write_tensors(path, tensors)
         write_text(path.with_suffix(".json"), f'{{"state": {text}, "sha256": "{_digest(text, tensors)}"}}\n')
     return path
 
 
-def save_within(folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks, within: Within) -> Path:
+def save_within(
+    folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks, tasks: Mapping[str, Any], within: Within
+) -> Path:
     """Write the state in the middle of a task that comes after the tasks `done`, in place of the one before.
 
     Raises:
@@ -101,7 +105,7 @@ def save_within(folder: Path, learner: nn.Module, done: Sequence[str], marks: Ma
     values = {"learner": learner.state_dict(), "within": attrs.asdict(within, recurse=False)}
     plain, tensors = take_apart(values)
     path = folder / WITHIN
-    text = json.dumps({"done": list(done), "marks": marks, "values": plain})
+    text = json.dumps({"done": list(done), "marks": marks, "values": plain, "tasks": tasks})
     with writing(path):
         write_tensors(path, tensors, {"state": text, "sha256": _digest(text, tensors)})
     return path
@@ -207,7 +211,7 @@ def _read_boundary(path: Path) -> Checkpoint:
     extra = put_together(values["extra"], tensors)
     inner = names_in(values["extra"])
     state = {key: value for key, value in tensors.items() if key not in inner} | extra
-    return Checkpoint(path, values["done"], state, values["marks"])
+    return Checkpoint(path, values["done"], state, values["marks"], tasks=values.get("tasks", {}))
 
 
 def _read_within(path: Path) -> Checkpoint:
@@ -217,7 +221,7 @@ def _read_within(path: Path) -> Checkpoint:
     _check(about["state"], tensors, about["sha256"])
     about = json.loads(about["state"])
     values = put_together(about["values"], tensors)
-    return Checkpoint(path, about["done"], values["learner"], about["marks"], Within(**values["within"]))
+    return Checkpoint(path, about["done"], values["learner"], about["marks"], Within(**values["within"]), about.get("tasks", {}))
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

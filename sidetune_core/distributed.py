@@ -22,7 +22,6 @@ from torch.distributed.rendezvous import rendezvous
 from torch.utils._pytree import tree_map
 
 from sidetune_core.errors import EndedElsewhere, Interrupted, PluginError, RunError
-from sidetune_core.parts import Inputs
 from sidetune_core.stops import Stop, Stopped
 from sidetune_core.tasks import Batch
 from sidetune_core.trees import take_apart
@@ -91,7 +90,7 @@ class Group:
         rows = slice(start, end)
         given = batch.inputs
         ids, lengths = (None if value is None else value[rows] for value in (given.ids, given.lengths))
-        inputs = Inputs({name: value[rows] for name, value in given.items()}, ids, lengths)
+        inputs = attrs.evolve(given, tensors={name: value[rows] for name, value in given.items()}, ids=ids, lengths=lengths)
         return Share(Batch(batch.ids[rows], inputs, batch.targets[rows]), start, whole, (end - start) / whole)
 
     def some(self, things: Sequence[T]) -> Sequence[T]:

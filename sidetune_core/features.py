@@ -60,7 +60,7 @@ class FeatureStore:
         for key, table in list(self._tables.items()):
             if id(table) not in served:  # a teacher of the task before, or weights that have moved since
                 table.rows.save()
-                self.used -= table.rows.bytes
+                self.used -= table.bytes
                 del self._tables[key]
 
     @staticmethod
@@ -101,6 +101,12 @@ class Table:
 
     def __init__(self, store: FeatureStore, rows: Rows, arithmetic: str) -> None:
         self._store, self.rows, self._arithmetic = store, rows, arithmetic
+        self._films: dict[int, Film] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Held in memory and on disk."""
+        return self.rows.bytes + sum(film.bytes for film in self._films.values())
 
     def lookup(self, base: Base, inputs: Inputs) -> Features:
         """The outputs for a batch, computing those that are not known yet (see `parts.Store`).
@@ -115,6 +121,9 @@ class Table:
         """
         assert inputs.ids is not None
         ids = inputs.ids.cpu()
+        if inputs.window is not None:
+            film = self._films.setdefault(inputs.window, Film(inputs.window, self._store))
+            return self._as_served(film.lookup(ids, inputs, lambda: self._compute(base, inputs)), inputs)
         rows = self.rows.find(ids)
         unknown = rows < 0
         if not unknown.any():
@@ -171,6 +180,39 @@ class Table:
         shapes = [base.shape, *base.tap_shapes][: len(columns)]
         ragged = frozenset(k for k, shape in enumerate(shapes) if len(shape) == 2 and lengths is not None)
         self.rows.append(ids, columns, torch.ones_like(ids) if lengths is None else lengths, ragged)
+
+
+class Film:
+    """The remembered outputs for the latest `window` frames of a film (see `parts.Inputs`), never on disk.
+
+    The output for frame i is in row ``i % window``; `frames[row]` is the frame whose output is there, or -1.
+    """
+
+    def __init__(self, window: int, store: FeatureStore) -> None:
+        self._store = store
+        self._frames = torch.full((window,), -1)
+        self._columns: list[Tensor] = []  # the encoding, then the taps: (window, *shape)
+        self.bytes = 0
+        """Held."""
+
+    def lookup(self, ids: Tensor, inputs: Inputs, compute: Callable[[], Features]) -> list[Tensor]:
+        """The encoding and the taps for a batch; where any is unknown, all are computed, and take the place of older ones."""
+        rows = ids % len(self._frames)
+        if torch.equal(self._frames[rows], ids):
+            device = next(iter(inputs.values())).device
+            return [column[rows.to(column.device)].to(device) for column in self._columns]
+        fresh = compute()
+        values = [fresh.encoding, *fresh.taps]
+        if not self._columns:
+            size = sum(one[0].nbytes for one in values) * len(self._frames)
+            if not self._store.reserve(size):
+                return values
+            self.bytes = size
+            self._columns = [one.new_empty(len(self._frames), *one.shape[1:]) for one in values]
+        for column, one in zip(self._columns, values, strict=True):
+            column[rows.to(column.device)] = one
+        self._frames[rows] = ids
+        return values
 
 
 def _bases(module: nn.Module) -> list[Base]:

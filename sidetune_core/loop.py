@@ -17,7 +17,7 @@ from sidetune_core.certify import certify
 from sidetune_core.checkpoint import Within
 from sidetune_core.devices import Machine
 from sidetune_core.distributed import Group
-from sidetune_core.errors import Diverged, PluginError
+from sidetune_core.errors import Diverged, PluginError, SidetuneError
 from sidetune_core.features import FeatureStore
 from sidetune_core.intervals import Interval
 from sidetune_core.learner import Learner
@@ -28,7 +28,7 @@ from sidetune_core.progress import Progress
 from sidetune_core.runs import Clock, RunFolder
 from sidetune_core.seeding import derive_seed, random_states, seeded, set_random_states
 from sidetune_core.spec import TrainOptions
-from sidetune_core.stops import Stop
+from sidetune_core.stops import Stop, Stopped
 from sidetune_core.tasks import Act, Batch, Order, Task
 from sidetune_core.weights import tensor_digest
 from sidetune_core.wholebatch import as_whole
@@ -103,7 +103,13 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
             _grow(learner, task, session)
         if within is None:
             found.load(learner)
+        for task in tasks:
+            if task.id in found.tasks:
+                task.set_state(found.tasks[task.id])
         session.progress.say(f"going on {found} ({len(done)} of {len(tasks)} tasks are done)")
+        if within is not None and within.optimizer is not None:
+            for lost in sorted({task.lost_within for task in tasks if task.id in within.tasks} - {""}):
+                session.progress.say(lost)
     else:
         _evaluate_untrained(learner, tasks, session)
 
@@ -130,8 +136,10 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
         group.check_same(learner, f"after {_name(stage)}")
         for task in stage:
             batches = _batches(task, learner, session, Order(derive_seed(session.seed, "finish"), session.options.batch))
+            held = task.state()
             with seeded(session.seed, "finish", task.id):
                 learner.finish(task, _until(session.stop, batches))
+            task.set_state(held)
         group.spread(learner)
         acts = {task.id: Watch(make_act(learner, task, session.machine)) for task in seen}
         figures = _evaluate(seen, acts, session, after=len(seen) - 1)
@@ -145,7 +153,7 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
                     session.show(f"{task.id}/{name}", picture, len(seen))
             _record_moved(learner, stage, before, folder)
             certify(learner, stage, acts, folder)
-            checkpoint.save(folder.checkpoints, learner, done, folder.marks())
+            checkpoint.save(folder.checkpoints, learner, done, folder.marks(), _states(seen))
             checkpoint.forget_within(folder.checkpoints)
         session.clock.note()
         session.progress.finish(
@@ -239,75 +247,102 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
     if not parameters or not steps:
         return 0
     optimizer = make_optimizer(learner, options)
-    turns = {task.id: (within.step + len(stage) - 1 - place) // len(stage) for place, task in enumerate(stage)}  # that each has had
-    batches = {
-        task.id: _batches(task, learner, session, Order(session.seed, options.batch, turns[task.id] * options.accumulate)) for task in stage
-    }
+    turns = _turns(stage, within.step, options)
+    batches = {task.id: _batches(task, learner, session, Order(session.seed, options.batch, turns[task.id])) for task in stage}
     group, recent = session.group, list(within.recent)
     saved, when = within.step, time.monotonic()
+
+    def save(taken: int) -> None:
+        """Write down where the run is after so many steps."""
+        if recent:
+            _check(torch.stack(recent), stage[(taken - 1) % len(stage)], taken - 1, session.folder)
+        now = attrs.evolve(within, step=taken, recent=list(recent), optimizer=None, random=None)
+        if taken < steps:
+            now = attrs.evolve(now, optimizer=optimizer_state(optimizer), random=random_states())
+        done = [one.id for one in seen[: -len(stage)]]
+        if group.first:
+            checkpoint.save_within(session.folder.checkpoints, learner, done, session.folder.marks(), _states(seen), now)
+        session.clock.note()
+
     with seeded(session.seed, "train", *(task.id for task in stage)):
         if within.optimizer is not None and within.random is not None:
             set_optimizer_state(optimizer, within.optimizer)
             set_random_states(within.random)
         for step in range(within.step, steps):
             task = stage[step % len(stage)]
+            try:
+                drawn = list(islice(batches[task.id], options.accumulate))
+            except (SidetuneError, Stopped):
+                if _can_go_on(stage, step, options):
+                    save(step)
+                raise
             for settings in optimizer.param_groups:
                 settings["lr"] = rate(options, step, steps)
             optimizer.zero_grad()
-            losses, batch = _gradient(learner, task, batches[task.id], parameters, session)
+            losses = _gradient(learner, task, drawn, parameters, session)
             if options.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, options.clip)
             optimizer.step()
             if step == within.step:
-                group.check_same(learner, f"after step {step + 1} of {_name(stage)}", batch)
+                group.check_same(learner, f"after step {step + 1} of {_name(stage)}", drawn[-1])
             recent.append(torch.stack(list(losses.values())).sum())
             last = step + 1 == steps
             if len(recent) == TICK or last:
                 loss = _check(torch.stack(recent), task, step, session.folder)
                 recent.clear()
-                figures = {name: float(value) for name, value in losses.items()} | learner.record()
+                figures = {name: float(value) for name, value in losses.items()} | learner.record() | task.record()
                 line = {"task": task.id, "step": step + 1, "lr": rate(options, step, steps), "mean_loss": loss, **figures}
                 session.folder.append("metrics.jsonl", line)
                 _draw(line, session.curve)
                 session.progress.step(step + 1, loss)
             group.agree(session.stop)
+            if not (last or _can_go_on(stage, step + 1, options)):
+                continue
             due = session.save_every.over(step + 1 - saved, time.monotonic() - when) or (last and not session.save_every.never)
             if due or session.stop.number is not None:
-                if recent:
-                    _check(torch.stack(recent), task, step, session.folder)
-                now = attrs.evolve(within, step=step + 1, recent=list(recent), optimizer=None, random=None)
-                if not last:
-                    now = attrs.evolve(now, optimizer=optimizer_state(optimizer), random=random_states())
-                done = [one.id for one in seen[: -len(stage)]]
-                if group.first:
-                    checkpoint.save_within(session.folder.checkpoints, learner, done, session.folder.marks(), now)
-                session.clock.note()
+                save(step + 1)
                 saved, when = step + 1, time.monotonic()
                 session.stop.check()
     return steps
 
 
 def _gradient(
-    learner: Learner, task: Task, batches: Iterator[Batch], parameters: Sequence[nn.Parameter], session: Session
-) -> tuple[dict[str, Tensor], Batch]:
+    learner: Learner, task: Task, batches: Sequence[Batch], parameters: Sequence[nn.Parameter], session: Session
+) -> dict[str, Tensor]:
     """Add the gradient of one step to the parameters: the mean over its batches, of each of which every process computes its share.
 
-    Returns the loss and each penalty, averaged likewise, and the last of the batches.
+    Returns the loss and each penalty, averaged likewise.
     """
-    count, group = session.options.accumulate, session.group
+    group = session.group
     sums: dict[str, Tensor] = {}
-    for batch in islice(batches, count):
+    for batch in batches:
         share = group.share(batch)
         with as_whole(group, share):
             with session.machine.autocast():
                 output = learner(share.batch.inputs, task.id)
             losses = {"loss": task.loss(output.float(), share.batch).mean(), **learner.penalty(share.batch)}
-        terms = torch.stack([loss.float() for loss in losses.values()]) * (share.weight / count)
+        terms = torch.stack([loss.float() for loss in losses.values()]) * (share.weight / len(batches))
         terms.sum().backward()  # type: ignore[no-untyped-call]
         for name, term in zip(losses, terms.detach(), strict=True):
             sums[name] = sums[name] + term if name in sums else term
     totals = group.add_up(parameters, torch.stack(list(sums.values())))
-    return dict(zip(sums, totals, strict=True)), batch
+    return dict(zip(sums, totals, strict=True))
+
+
+def _turns(stage: Sequence[Task], step: int, options: TrainOptions) -> dict[str, int]:
+    """How many batches each task has had after so many steps."""
+    return {task.id: (step + len(stage) - 1 - place) // len(stage) * options.accumulate for place, task in enumerate(stage)}
+
+
+def _can_go_on(stage: Sequence[Task], step: int, options: TrainOptions) -> bool:
+    """Whether a run can go on after so many steps."""
+    turns = _turns(stage, step, options)
+    return all(task.can_go_on(turns[task.id], options.batch) for task in stage)
+
+
+def _states(tasks: Sequence[Task]) -> dict[str, Any]:
+    """What each task holds itself, by id; those that hold nothing are left out."""
+    return {task.id: state for task in tasks if (state := task.state())}
 
 
 def _draw(line: Mapping[str, Any], curve: Curve) -> None:
@@ -339,7 +374,22 @@ def _check(recent: Tensor, task: Task, step: int, folder: RunFolder) -> float:
 
 def _batches(task: Task, learner: Learner, session: Session, order: Order) -> Iterator[Batch]:
     """A task's training batches on the machine."""
-    for batch in task.train(make_act(learner, task, session.machine), order):
+    compute = make_act(learner, task, session.machine)
+    resting: list[nn.Module] = []
+
+    def act(inputs: Inputs) -> Tensor:
+        """Experience is gathered with the policy that is evaluated: in eval mode."""
+        session.stop.check()
+        if not resting:
+            resting.extend(module for module in learner.modules() if module.training)
+            for module in resting:
+                module.training = False
+        return compute(inputs)
+
+    for batch in task.train(act, order):
+        for module in resting:
+            module.training = True
+        resting.clear()
         yield session.machine.move_batch(batch)
 
 

@@ -25,17 +25,21 @@ class Inputs(Mapping[str, Tensor]):
     """A batch of inputs by name, such as ``image`` of shape (B, C, H, W).
 
     `ids` is (B,) int64, a stable number per example, where every tensor is a function of that example alone; None where it is not (an
-    augmented image, an observation of a simulator). It is what lets the core reuse a frozen base's outputs. A plain dict of tensors
-    does as well wherever `Inputs` is taken.
+    augmented image). It is what lets the core reuse a frozen base's outputs. A plain dict of tensors does as well wherever `Inputs` is
+    taken.
 
     `lengths` is (B,) int64 for sequences that are padded at their end to the longest of the batch, and None for inputs of one size. Where
     it is given, every tensor is (B, l, ...) with l at most the L that is declared, so are encodings and taps of shape (L, C), which a
     base sets to zero where an example has ended.
+
+    `window`, where it is set, says that ids number the frames of an endless film, of which only the latest `window` come again: what
+    is remembered of a frame may be written over by what comes `window` frames later.
     """
 
     tensors: Mapping[str, Tensor]
     ids: Tensor | None = None
     lengths: Tensor | None = None
+    window: int | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]

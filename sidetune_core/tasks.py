@@ -50,6 +50,8 @@ class Task(ABC):
     """What the head gives along axis 1: scores of classes, or numbers that are compared as they are."""
     splits: tuple[str, ...] = ("test",)
     """What `evaluate` can be asked for."""
+    lost_within: str = ""
+    """What does not come back where a run goes on in the middle of this task, for people; empty if all does."""
 
     @abstractmethod
     def head(self, shape: Shape) -> nn.Module:
@@ -62,6 +64,10 @@ class Task(ABC):
     @abstractmethod
     def train(self, act: Act, order: Order) -> Iterator[Batch]:
         """Training batches without end, beginning at ``order.first_step``. `act` is for tasks that collect their own experience."""
+
+    def can_go_on(self, step: int, batch_size: int) -> bool:
+        """Whether `train` can begin at that step. A run is saved, and goes on, at such steps only."""
+        return True
 
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
@@ -81,6 +87,17 @@ class Task(ABC):
         The core asks for them after each task of a stream, and puts them into the run's folder and into TensorBoard.
         """
         return {}
+
+    def record(self) -> dict[str, float]:
+        """Figures of training that are worth a curve, such as the return of the latest episodes."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What training has made of the task itself, such as running means of its observations; goes into checkpoints. Plain values."""
+        return {}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most tasks have none
+        """Take over what `state` gave."""
 
 
 class TaskStream(ABC):

@@ -46,7 +46,7 @@ def test_a_state_replaces_names_and_shapes_whatever_was_held() -> None:
 def test_a_checkpoint_of_any_size_loads(tmp_path: Path) -> None:
     first, second = Remembering(), Remembering()
     first.memory["x"] = torch.rand(7, 2)
-    checkpoint.read(checkpoint.save(tmp_path, first, ["t0"], {})).load(second)
+    checkpoint.read(checkpoint.save(tmp_path, first, ["t0"], {}, {})).load(second)
     assert torch.equal(second.memory["x"], first.memory["x"])
     assert torch.equal(second.linear.weight, first.linear.weight)
 
@@ -56,5 +56,5 @@ def test_what_is_beside_it_has_to_fit_as_ever(tmp_path: Path) -> None:
     first.memory["x"] = torch.rand(7, 2)
     first.linear = nn.Linear(2, 4)
     with pytest.raises(WeightsError, match="differs in shape: linear.weight"):
-        checkpoint.read(checkpoint.save(tmp_path, first, ["t0"], {})).load(second)
+        checkpoint.read(checkpoint.save(tmp_path, first, ["t0"], {}, {})).load(second)
     assert len(second.memory) == 0

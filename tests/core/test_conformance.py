@@ -54,34 +54,41 @@ def archive(tmp_path: Path) -> Path:
     return path
 
 
-OWN: dict[tuple[str, str], dict[str, Any]] = {
-    ("base", "taskonomy"): {"width": 2},
-    ("base", "timm"): {"model": "resnet10t"},
-    ("base", "torchvision"): {"model": "resnet18"},
-}
-"""What keeps the checks quick."""
+Own = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
 @pytest.fixture
-def offline(write_taskonomy: Callable[..., Path], write_frames: Callable[..., Path], tmp_path: Path) -> dict[str, Any]:
-    """Options of envs that read folders: small ones."""
-    frames = str(write_frames(tmp_path / "frames"))
-    root = write_taskonomy(tmp_path / "taskonomy")
-    split = {"root": str(root), "train": "hanson", "test": "merom", "cache": str(tmp_path / "cache")}
-    return {**split, "frames": frames, "size": 32, "decoder": 16}
+def own(
+    write_taskonomy: Callable[..., Path],
+    write_frames: Callable[..., Path],
+    tiny_bert: Path,
+    squad_file: Path,
+    archive: Path,
+    tmp_path: Path,
+) -> Own:
+    """Options of single plugins: files that are there, and little work."""
+    dense = {"size": 32, "decoder": 16}
+    split = {"root": str(write_taskonomy(tmp_path / "taskonomy")), "train": "hanson", "test": "merom", "cache": str(tmp_path / "cache")}
+    return {
+        ("base", "taskonomy"): {"width": 2},
+        ("base", "timm"): {"model": "resnet10t"},
+        ("base", "torchvision"): {"model": "resnet18"},
+        ("base", "transformer"): {"model": str(tiny_bert)},
+        ("env", "cifar10"): {"archive": str(archive)},
+        ("env", "gym"): {"envs": 2, "rollout": 16, "episodes": 2},
+        ("env", "icifar"): {"archive": str(archive)},
+        ("env", "images"): {"archive": str(archive)},
+        ("env", "rgbd"): {"frames": str(write_frames(tmp_path / "frames")), **dense},
+        ("env", "rooms"): dense,
+        ("env", "squad"): {"tokenizer": str(tiny_bert), "train": str(squad_file), "window": 48, "stride": 16},
+        ("env", "taskonomy"): {**split, **dense},
+    }
 
 
 @pytest.mark.parametrize("plugin", BUILT_IN, ids=lambda plugin: f"{plugin.kind.name}-{plugin.name}")
-def test_every_built_in_plugin_conforms(
-    plugin: Plugin, archive: Path, offline: Mapping[str, Any], tiny_bert: Path, squad_file: Path
-) -> None:
-    texts = {
-        ("base", "transformer"): {"model": str(tiny_bert)},
-        ("env", "squad"): {"tokenizer": str(tiny_bert), "train": str(squad_file), "window": 48, "stride": 16},
-    }
+def test_every_built_in_plugin_conforms(plugin: Plugin, own: Own) -> None:
     known = attrs.fields_dict(registry.load(plugin).Config)
-    options = {name: value for name, value in {"weights": "none", "archive": str(archive), **offline}.items() if name in known}
-    options |= (OWN | texts).get((plugin.kind.name, plugin.name), {})
+    options = {**({"weights": "none"} if "weights" in known else {}), **own.get((plugin.kind.name, plugin.name), {})}
     findings = check_plugin(plugin.kind.name, f"sidetune/{plugin.name}", options)
     assert failures(findings) == {}
     assert len([finding for finding in findings if not finding.skipped]) > 10

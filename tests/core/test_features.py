@@ -595,3 +595,34 @@ def test_the_outputs_of_a_base_that_the_learner_has_no_more_make_room() -> None:
     assert store.used == 200 * ROW
     learner[1](batch(torch.arange(200)))
     assert store.used == 400 * ROW
+
+
+def frames(numbers: list[int], window: int) -> Inputs:
+    ids = torch.tensor(numbers)
+    return Inputs({"x": X[ids % COUNT]}, ids, window=window)
+
+
+def test_of_a_film_the_latest_frames_are_remembered_and_older_ones_written_over() -> None:
+    plain, base = Counting(), Counting()
+    store = attached(base, keep_taps=True)
+    for numbers in ([0, 1, 2], [3, 4, 5], [2, 4], [6, 7], [0, 1]):
+        found, expected = base(frames(numbers, 6)), plain(frames(numbers, 6))
+        torch.testing.assert_close(found, expected)
+    assert base.rows == [3, 3, 2, 2]  # frames 2 and 4 were known; 0 and 1 had gone
+    assert store.used == 6 * (8 + 5) * 4
+
+
+def test_a_film_that_does_not_fit_is_computed_at_every_visit() -> None:
+    base = Counting()
+    attached(base, limit=ROW)
+    base(frames([0, 1], 6))
+    base(frames([0, 1], 6))
+    assert base.rows == [2, 2]
+
+
+def test_a_film_is_not_written_to_disk(tmp_path: Path) -> None:
+    base = Counting()
+    store = attached(base, folder=tmp_path, data="film")
+    base(frames([0, 1], 6))
+    store.save()
+    assert list(tmp_path.iterdir()) == []

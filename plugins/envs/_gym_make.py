@@ -1,0 +1,149 @@
+"""One Gymnasium environment, made ready. It is imported by worker processes, so it imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import signal
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import attrs
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import FrameStackObservation
+from PIL import Image
+
+LIBRARIES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "Vizdoom": "vizdoom.gymnasium_wrapper"}
+"""What registers environments whose ids begin so; Gymnasium itself takes ``module:Id-v0``."""
+
+TILE = 4
+"""Pixels of a MiniGrid tile, so that its 7 x 7 view is 28 x 28."""
+
+NUMBERS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+"""Observations that a network can be given."""
+
+
+@attrs.frozen
+class Recipe:
+    """How an environment is made, see the options of env 'gym'."""
+
+    id: str
+    arguments: Mapping[str, Any]
+    inputs: str
+    view: Literal["pixels", "symbols"]
+    grey: bool
+    size: int | None
+    stack: int
+    time_limit: int | None
+    success: float | None
+
+
+def make(recipe: Recipe) -> gymnasium.Env[Any, Any]:
+    """An environment whose observations are tables of images (C, H, W) uint8 and of vectors (C,) float32, or stacks of those.
+
+    At the end of an episode, ``info`` says whether it was a success.
+    """
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the first one says what becomes of the others
+    register(recipe.id)
+    env = gymnasium.make(recipe.id, max_episode_steps=recipe.time_limit, **recipe.arguments)
+    if is_minigrid(recipe.id):
+        from minigrid.wrappers import OneHotPartialObsWrapper, RGBImgPartialObsWrapper
+
+        drawn = recipe.view == "pixels"
+        env = RGBImgPartialObsWrapper(env, TILE) if drawn else OneHotPartialObsWrapper(env)  # type: ignore[no-untyped-call]
+    seen = Sensors(env, recipe)
+    return FrameStackObservation(seen, recipe.stack) if recipe.stack > 1 else seen
+
+
+def register(id: str) -> None:
+    """Import what registers an environment, if that is known."""
+    for prefix, library in LIBRARIES.items():
+        if id.startswith(prefix):
+            importlib.import_module(library)
+
+
+def is_minigrid(id: str) -> bool:
+    """Whether an id is one of MiniGrid's, whose views are symbols that can be drawn."""
+    return id.rpartition(":")[2].startswith(("MiniGrid-", "BabyAI-"))
+
+
+class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Observations as a table: images (C, H, W) uint8 and vectors (C,) float32.
+
+    The first image is called ``image`` and an observation that is a single vector ``vector``; all others have the names that the
+    environment gives them, text is left out. Whole numbers from a range are one-hot vectors.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], recipe: Recipe) -> None:
+        RecordConstructorArgs.__init__(self, recipe=recipe)
+        gymnasium.Wrapper.__init__(self, env)
+        self._recipe = recipe
+        self._success = recipe.success
+        if self._success is None and env.spec is not None:
+            self._success = env.spec.reward_threshold
+        space = env.observation_space
+        parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
+        self._alone = "" in parts
+        self._parts = {key: part for key, part in parts.items() if isinstance(part, NUMBERS)}
+        images = [key for key, part in self._parts.items() if _is_image(part)]
+        self._names = {key: key or "vector" for key in self._parts}
+        if images and "image" not in self._parts:
+            self._names[images[0]] = "image"
+        kept = {name.strip() for name in recipe.inputs.split(",")} if recipe.inputs else set(self._names.values())
+        if unknown := kept - set(self._names.values()):
+            raise ValueError(f"it has no input {', '.join(sorted(unknown))}; it has {', '.join(self._names.values())}")
+        self._parts = {key: part for key, part in self._parts.items() if self._names[key] in kept}
+        self.observation_space = spaces.Dict({self._names[key]: self._space(part) for key, part in self._parts.items()})
+        self._total = 0.0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, _ = self.env.reset(seed=seed, options=options)
+        self._total = 0.0
+        return self._read(observation), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._total += float(reward)
+        told = {"success": self._succeeded(info)} if terminated or truncated else {}
+        return self._read(observation), float(reward), bool(terminated), bool(truncated), told
+
+    def _succeeded(self, info: Mapping[str, Any]) -> bool:
+        if self._recipe.success is None:
+            for key in ("is_success", "success"):
+                if key in info:
+                    return bool(info[key])
+        return self._total >= self._success if self._success is not None else self._total > 0
+
+    def _read(self, observation: Any) -> dict[str, Any]:
+        values = {"": observation} if self._alone else observation
+        return {self._names[key]: self._array(part, values[key]) for key, part in self._parts.items()}
+
+    def _array(self, part: spaces.Space[Any], value: Any) -> Any:
+        if not _is_image(part):
+            return np.asarray(spaces.flatten(part, value), dtype=np.float32)
+        image = np.asarray(value)
+        if self._recipe.grey and image.shape[2] == 3:
+            image = np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
+        size = self._recipe.size
+        if size is not None:
+            planes = [Image.fromarray(image[:, :, k]).resize((size, size), Image.Resampling.BOX) for k in range(image.shape[2])]
+            image = np.stack([np.asarray(plane) for plane in planes], 2)
+        return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+    def _space(self, part: spaces.Space[Any]) -> spaces.Box:
+        if not _is_image(part):
+            flat = spaces.flatten_space(part)
+            assert isinstance(flat, spaces.Box), f"{part} cannot be a vector"
+            return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+        assert part.shape is not None
+        blank = self._array(part, np.zeros(part.shape, np.uint8))
+        return spaces.Box(0, 255, blank.shape, np.uint8)
+
+
+def _is_image(part: spaces.Space[Any]) -> bool:
+    """(H, W, C) of bytes."""
+    return isinstance(part, spaces.Box) and len(part.shape) == 3 and part.dtype == np.uint8

@@ -1,0 +1,176 @@
+"""Several Gymnasium environments side by side, in this process or in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
+from torch import Tensor
+
+from sidetune_core.api import Categorical, Gaussian, Observations, OptionError, Policy, RunError, Shape, Step
+
+from ._gym_make import Recipe, make
+
+Space = spaces.Space[Any]
+
+
+class GymWorlds:
+    """`Worlds` of one Gymnasium environment, whose episodes begin anew in the step in which they end (autoreset mode SAME_STEP).
+
+    Args:
+        recipe: how one environment is made.
+        count: how many there are.
+        processes: whether each has a process of its own.
+        timeout: seconds that a step or a reset in processes may take.
+        blind: whether images are blank.
+
+    Raises:
+        RunError: the processes could not be started.
+    """
+
+    def __init__(self, recipe: Recipe, count: int, processes: bool, timeout: float, blind: bool) -> None:
+        makers = [partial(make, recipe)] * count
+        self._id, self._timeout, self._blind = recipe.id, timeout, blind
+        self._stacked, self._taken, self._broken = recipe.stack > 1, 0, False
+        self._envs: AsyncVectorEnv | SyncVectorEnv
+        if processes:
+            context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+            try:
+                self._envs = AsyncVectorEnv(makers, context=context, autoreset_mode=AutoresetMode.SAME_STEP)
+            except (EOFError, ConnectionError) as error:
+                raise RunError(
+                    f"the processes of {recipe.id} could not be started; what they wrote above says why. A script that starts processes is "
+                    'a file, and runs below `if __name__ == "__main__":`. Without --env.processes there are none'
+                ) from error
+        else:
+            self._envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        self._actions = self._envs.single_action_space
+
+    def reset(self, seed: int) -> Observations:
+        """Begin an episode in each; environment k has the seed ``seed + k``, of 31 bits."""
+        with self._told("reset"):
+            if isinstance(self._envs, AsyncVectorEnv):
+                self._envs.reset_async(seed=seed % 2**31)
+                found, _ = self._envs.reset_wait(timeout=self._timeout)
+            else:
+                found, _ = self._envs.reset(seed=seed % 2**31)
+        return self._tensors(found)
+
+    def step(self, actions: Tensor) -> Step:
+        """See `Worlds`.
+
+        Raises:
+            RunError: an environment raised, did not answer in time, or its process has ended.
+        """
+        self._taken += 1
+        with self._told(f"step {self._taken}"):
+            given = as_actions(self._actions, actions)
+            if isinstance(self._envs, AsyncVectorEnv):
+                self._envs.step_async(given)
+                found, rewards, terminated, truncated, infos = self._envs.step_wait(timeout=self._timeout)
+            else:
+                found, rewards, terminated, truncated, infos = self._envs.step(given)
+        success = torch.zeros(len(rewards), dtype=torch.bool)
+        final: Observations = {}
+        if "final_obs" in infos:
+            last = [one for one in infos["final_obs"] if one is not None]
+            final = self._tensors({name: np.stack([one[name] for one in last]) for name in last[0]})
+            success = torch.from_numpy(infos["final_info"]["success"].astype(bool))
+        ends = torch.from_numpy(terminated), torch.from_numpy(truncated)
+        return Step(self._tensors(found), torch.from_numpy(rewards).float(), *ends, success, final)
+
+    def close(self) -> None:
+        """Close the environments; processes that do not answer are ended."""
+        if not isinstance(self._envs, AsyncVectorEnv):
+            self._envs.close()
+            return
+        whole = not self._broken and all(process.is_alive() for process in self._envs.processes)
+        if not whole:
+            for process in self._envs.processes:
+                process.kill()
+            self._envs._state = AsyncState.DEFAULT  # or it would wait for an answer
+        self._envs.close(timeout=self._timeout, terminate=not whole)
+
+    def _tensors(self, found: Mapping[str, Any]) -> Observations:
+        """Stacks (E, stack, C, ...) as channels (E, stack * C, ...)."""
+        values = {name: torch.from_numpy(value) for name, value in found.items()}
+        if self._stacked:
+            values = {name: value.flatten(1, 2) for name, value in values.items()}
+        return {name: torch.zeros_like(value) if self._blind and value.ndim == 4 else value for name, value in values.items()}
+
+    @contextmanager
+    def _told(self, moment: str) -> Iterator[None]:
+        """Say which environment failed, and when.
+
+        Raises:
+            RunError: one did.
+        """
+        try:
+            yield
+        except multiprocessing.TimeoutError as error:
+            assert isinstance(self._envs, AsyncVectorEnv)
+            silent = [number for number, pipe in enumerate(self._envs.parent_pipes) if not pipe.poll(0)]
+            raise self._error(silent, moment, f"did not answer within {self._timeout:g} s (--env.timeout)") from error
+        except (EOFError, ConnectionError) as error:
+            assert isinstance(self._envs, AsyncVectorEnv)
+            for process in self._envs.processes:
+                process.join(0.1)
+            gone = [number for number, process in enumerate(self._envs.processes) if not process.is_alive()]
+            raise self._error(gone, moment, "lost its process, which was killed or has crashed") from error
+        except Exception as error:  # an environment may raise anything
+            pipes = self._envs.parent_pipes if isinstance(self._envs, AsyncVectorEnv) else []
+            failed = [number for number, pipe in enumerate(pipes) if pipe is None]
+            reason = f"raised {type(error).__name__}: {error}".splitlines()[0]
+            raise self._error(failed, moment, reason) from error
+        except BaseException:
+            self._broken = True  # an answer may be under way
+            raise
+
+    def _error(self, numbers: Sequence[int], moment: str, reason: str) -> RunError:
+        self._broken = True
+        which = f"environment {', '.join(map(str, numbers))} of {self._id}" if numbers else f"an environment of {self._id}"
+        return RunError(f"{which} {reason}, at {moment} since it was opened. Go on from the last update with --resume")
+
+
+def policy_of(space: Space, owner: str) -> Policy:
+    """The distributions over the actions of a space.
+
+    Raises:
+        OptionError: there are none.
+    """
+    if isinstance(space, spaces.Discrete):
+        return Categorical([int(space.n)])
+    if isinstance(space, spaces.MultiDiscrete) and len(space.shape) == 1:
+        return Categorical([int(count) for count in space.nvec])
+    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
+        return Categorical([2] * space.shape[0])
+    if isinstance(space, spaces.Box):
+        return Gaussian(int(np.prod(space.shape)))
+    raise OptionError(f"{owner} has actions {space}; Discrete, MultiDiscrete, MultiBinary and Box are known")
+
+
+def as_actions(space: Space, actions: Tensor) -> Any:
+    """Actions (E, width) as an environment takes them; those of a Box are clipped to it."""
+    if isinstance(space, spaces.Discrete):
+        return actions[:, 0].long().numpy() + space.start
+    if isinstance(space, spaces.MultiDiscrete):
+        return actions.long().numpy() + space.start
+    if isinstance(space, spaces.MultiBinary):
+        return actions.to(torch.int8).numpy()
+    assert isinstance(space, spaces.Box)
+    return np.clip(actions.numpy().reshape(-1, *space.shape), space.low, space.high).astype(space.dtype)
+
+
+def shapes_of(space: Space, stacked: bool) -> dict[str, Shape]:
+    """Shapes of the inputs that `GymWorlds` gives."""
+    assert isinstance(space, spaces.Dict)
+    shapes = {name: part.shape or () for name, part in space.items()}
+    return {name: (shape[0] * shape[1], *shape[2:]) for name, shape in shapes.items()} if stacked else shapes
