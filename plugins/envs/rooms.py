@@ -58,7 +58,7 @@ class Rooms(TaskStream):
         )
 
     recipe = {"batch": 16, "steps": 40, "lr": 3e-3}
-    parts = {"base": {"name": "taskonomy", "width": 16}, "side": "fcn5"}
+    parts = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
 
     def __init__(self, config: Config, seed: int) -> None:
         if config.size % 8:

@@ -115,9 +115,10 @@ def test_what_does_not_exist_is_refused(env: Any, options: dict[str, Any], messa
 
 def test_parts_that_suit_the_env_are_taken_where_none_is_named() -> None:
     parts = compose(api.RunSpec(env="rooms")).parts
-    assert (parts["base"].plugin.name, parts["base"].config.width, parts["side"].plugin.name) == ("taskonomy", 16, "fcn5")
+    assert (parts["base"].plugin.name, parts["base"].config.weights, parts["side"].plugin.name) == ("taskonomy", "packaged", "fcn5")
     parts = compose(api.RunSpec(env="rooms", base="taskonomy", side="fcn3", learner="sidetune")).parts
-    assert (parts["base"].config.width, parts["side"].plugin.name) == (64, "fcn3")
+    assert (parts["base"].config.width, parts["base"].config.weights) == (64, "none")
+    assert parts["side"].plugin.name == "fcn3"
     assert "side" not in compose(api.RunSpec(env="rooms", learner="features")).parts
     assert compose(api.RunSpec(env="digits")).parts["base"].plugin.name == "resnet44"
 
