@@ -385,6 +385,24 @@ def test_without_unanswerable_questions_each_gets_an_answer(make_squad: MakeSqua
     assert "null_odds.json" not in task.documents()
 
 
+def test_questions_without_an_answer_are_left_out(stream: Any) -> None:
+    task = stream(answerable=True).tasks()[0]
+    learnt, tested = questions_of(task)
+    assert (len(learnt), len(tested)) == (16, 4)
+    assert all(question.endswith("-0") for question in learnt + tested)
+    assert task.evaluate(lambda inputs: torch.zeros(*inputs["tokens"].shape, 2)).keys() == {"exact", "f1", "loss"}
+
+
+def test_that_no_question_has_an_answer_is_said(squad_file: Path, stream: Any) -> None:
+    def unanswer(values: Any) -> None:
+        for article in values["data"]:
+            for paragraph in article["paragraphs"]:
+                paragraph["qas"] = paragraph["qas"][1:]
+
+    with pytest.raises(api.DataError, match="no question to learn from has an answer"):
+        stream(train=spoilt(squad_file, unanswer), answerable=True).tasks()
+
+
 # Runs
 
 
