@@ -153,7 +153,7 @@ def _carry_out(
 ) -> Run:
     options = composition.train
     progress = Progress(quiet=quiet or not group.first)
-    clock = Clock(folder)
+    clock = Clock(folder, machine.peak_memory)
     side = composition.parts.get("side")
     store = None
     if options.store != "off":
