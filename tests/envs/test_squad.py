@@ -436,6 +436,16 @@ def test_each_method_runs_and_writes_its_predictions(learner: str, side: Any, sp
         assert len(predictions) == 4
 
 
+@pytest.mark.parametrize(("side", "kept"), [({"name": "encoder", "start": "new"}, "memory"), ({"name": "ladder-text"}, "disk")])
+def test_reused_encodings_are_those_of_the_base(side: dict[str, Any], kept: str, spec: Any, tmp_path: Path) -> None:
+    for store in ("off", kept):
+        made = spec("sidetune", {**side, "width": 8, "heads": 2}, steps=12, store=store, store_dir=str(tmp_path / "kept"))
+        api.run(made, tmp_path / store)
+    for name in ("metrics.jsonl", "eval.jsonl"):
+        assert (tmp_path / "off" / name).read_text() == (tmp_path / kept / name).read_text()
+    assert any((tmp_path / "kept").rglob("*")) is (kept == "disk")
+
+
 @pytest.mark.parametrize("merger", ["alpha", "concat", "film", "mlp", "mlp2", "mlp-hidden", "product", "resmlp", "sum"])
 def test_mergers_take_sequences_that_are_shorter_than_declared(merger: str) -> None:
     cls = registry.load(registry.find(kinds.MERGER, merger))
