@@ -255,8 +255,9 @@ def test_records_hold_no_path_of_the_machine_that_made_them() -> None:
         assert "archive" not in json.loads(path.read_text())["spec"]["env"]["options"]
 
 
-def test_the_tables_of_the_readme_are_those_of_the_ledger() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
+def test_the_tables_of_the_project_are_those_of_the_ledger(page: str) -> None:
     entries = [ledger.read_entry(ROOT / "ledger", name) for name in ledger.names(ROOT / "ledger")]
     tables = {entry.claim.table: [one for one in entries if one.claim.table == entry.claim.table] for entry in entries}
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     assert ledger.update(text, {name: ledger.write_up(ones, "markdown") for name, ones in tables.items()}) == text
