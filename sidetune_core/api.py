@@ -13,6 +13,7 @@ from sidetune_core.arrays import ClassTask, Examples
 from sidetune_core.buffers import BufferDict
 from sidetune_core.engine import Run, resume, run
 from sidetune_core.errors import DataError, FitError, OptionError, PluginError, RunError, SidetuneError, WeightsError
+from sidetune_core.files import home
 from sidetune_core.heads import ClassHead, Heads, normalise
 from sidetune_core.learner import Learner, Parts
 from sidetune_core.metrics import Results
@@ -71,6 +72,7 @@ __all__ = [
     "at_least",
     "at_most",
     "derive_seed",
+    "home",
     "load_weights",
     "more_than",
     "normalise",

@@ -6,7 +6,8 @@ A folder with one ``NAME.toml`` for each claim, written by a person:
     method = "EWC, exact Fisher"           # how the table calls it
     command = "sidetune-run --env icifar --learner ewc"
     seeds = [0, 1, 2]
-    tolerance = 0.01                       # how far the mean may be off when somebody else runs it
+    tolerance = 0.01                       # how far the mean may be off when somebody else runs it; of losses of several tasks, what
+                                           # share each may be off by, on average
 
     [[published]]                          # any number of these, for the same figure (average accuracy)
     figure = 0.7634
@@ -36,7 +37,7 @@ from sidetune_core.comparison import compare_methods
 from sidetune_core.errors import LedgerError, OptionError, suggest
 from sidetune_core.files import write_text
 from sidetune_core.methods import Method
-from sidetune_core.metrics import Results, average_accuracy
+from sidetune_core.metrics import Results, average_accuracy, one_unit
 from sidetune_core.options import structure
 from sidetune_core.report import RunSummary, in_percent, written
 from sidetune_core.spec import RunSpec, from_values
@@ -133,8 +134,16 @@ def mean_accuracy(runs: Sequence[RunSummary]) -> float:
 
 
 def verdicts(entry: Entry, runs: Sequence[RunSummary]) -> list[Verdict]:
-    """The mean of `runs` against what was recorded, and against what was published for the same setting."""
+    """The mean of `runs` against what was recorded, and against what was published for the same setting.
+
+    Losses of several tasks have no mean: each is compared with what was recorded for it, as a share, and the tolerance is a share too.
+    """
     mean = mean_accuracy(runs)
+    if not one_unit(runs[0].results):
+        if not entry.runs:
+            return []
+        off = fmean(abs(new / old - 1) for new, old in zip(_last_row(runs), _last_row(entry.runs), strict=True))
+        return [Verdict(off <= entry.claim.tolerance, f"losses are off by {off:.4f} of what was recorded (± {entry.claim.tolerance:g})")]
     against = [(entry.recorded, entry.claim.tolerance, "recorded")] if entry.recorded is not None else []
     against += [(one.figure, one.tolerance, one.source) for one in entry.claim.published if one.tolerance is not None]
     return [
@@ -197,7 +206,7 @@ def write_up(entries: Sequence[Entry], layout: Layout) -> str:
             beside.append([entry.claim.method, *figures, _sameness(entry, one, percent), one.source])
     if len(beside) > 1:
         sections.append(typeset(beside, layout, left={0, 4}))
-    sections += [f"{entry.claim.method}: {entry.claim.note}" for entry in recorded if entry.claim.note]
+    sections += [f"{entry.claim.method}: {entry.claim.note}" for entry in entries if entry.claim.note]
     missing = [entry.claim.method for entry in entries if not entry.runs]
     if missing:
         sections.append(f"Not run yet: {'; '.join(missing)}.")
@@ -228,6 +237,11 @@ def _sameness(entry: Entry, published: Published, percent: bool) -> str:
         return ""
     same = abs(entry.recorded - published.figure) <= published.tolerance
     return f"{written(published.tolerance, percent)}: {'yes' if same else 'no'}"
+
+
+def _last_row(runs: Sequence[RunSummary]) -> list[float]:
+    """What each task came to in the end, averaged over runs that are all complete."""
+    return [fmean(cell or 0.0 for cell in column) for column in zip(*(run.results.rows[-1] for run in runs), strict=True)]
 
 
 def _record_path(folder: Path, name: str) -> Path:

@@ -59,6 +59,18 @@ def record(book: Path, name: str, *accuracies: float) -> ledger.Entry:
     return ledger.read_entry(book, name)
 
 
+def test_losses_of_several_tasks_are_held_against_what_was_recorded_one_by_one(book: Path) -> None:
+    def losses(first: float, second: float) -> RunSummary:
+        results = Results(("a", "b"), ((9.0, None), (first, second)), (9.0, 9.0), "loss", higher_is_better=False)
+        return RunSummary("x", RunSpec(seed=0), "x", results, (), {}, 1.0, "done", "x")
+
+    entry = ledger.Entry("small", ledger.read_entry(book, "small").claim, (losses(0.01, 2.0),))
+    near, far = (ledger.verdicts(entry, [losses(*one)])[0] for one in ((0.01005, 2.01), (0.02, 2.0)))
+    assert (near.holds, far.holds) == (True, False)
+    assert near.text == "losses are off by 0.0050 of what was recorded (± 0.01)"
+    assert ledger.verdicts(ledger.Entry("small", entry.claim, ()), [losses(1.0, 1.0)]) == []
+
+
 # Running a claim
 
 
