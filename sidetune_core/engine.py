@@ -155,7 +155,7 @@ def _carry_out(
     save_every: Interval,
 ) -> Run:
     options = composition.train
-    clock = Clock(folder)
+    clock = Clock(folder, machine.peak_memory)
     side = composition.parts.get("side")
     store = None
     if options.store != "off":

@@ -14,8 +14,10 @@ A folder with one ``NAME.toml`` for each claim, written by a person:
     source = "van de Ven et al. 2022, Table 3, another network"
     tolerance = 0.01                       # left out where the figure is shown for orientation only
 
-and below it ``recorded/NAME.json``, written by `sidetune reproduce NAME --record` alone: R of each seed, numbers of parameters, versions,
-commit. Every table is made from these, so no figure is ever typed.
+    figures = ["exact"]                    # more figures of the tasks that the table shows; the claims of a table may each name some
+
+and below it ``recorded/NAME.json``, written by `sidetune reproduce NAME --record` alone: R of each seed, further figures of the tasks,
+numbers of parameters, what it took, versions, commit. Every table is made from these, so no figure is ever typed.
 """
 
 from __future__ import annotations
@@ -66,6 +68,8 @@ class Claim:
     published: list[Published] = attrs.field(factory=list)
     note: str = ""
     """What a reader of the table has to know."""
+    figures: list[str] = attrs.field(factory=list)
+    """More figures of the tasks that its table shows."""
 
 
 @attrs.frozen
@@ -171,7 +175,9 @@ def write_record(folder: Path, entry: Entry, spec: RunSpec, runs: Sequence[RunSu
             {
                 "seed": run.spec.seed,
                 "results": attrs.asdict(run.results),
+                "further": dict(run.further),
                 "parameters": dict(run.parameters),
+                "took": {"seconds": run.seconds, "processor seconds": run.processor_seconds, "peak memory": run.peak_memory},
                 **{key: origin[key] for key in ("machine", "threads", "versions")},
                 "commit": origin["git"]["commit"],
             }
@@ -188,7 +194,10 @@ def write_up(entries: Sequence[Entry], layout: Layout) -> str:
     recorded = [entry for entry in entries if entry.runs]
     sections = []
     if recorded:
-        sections.append(compare_methods([Method(entry.claim.method, entry.runs, ()) for entry in recorded], layout, seconds=False))
+        methods = [Method(entry.claim.method, entry.runs, ()) for entry in recorded]
+        further = list(dict.fromkeys(name for entry in entries for name in entry.claim.figures))
+        work = all(run.peak_memory is not None for method in methods for run in method.runs)
+        sections.append(compare_methods(methods, layout, seconds=False, further=further, work=work))
     beside = [["method", "here", "published", "the same, within", "source"]]
     for entry in recorded:
         percent = in_percent(entry.runs[0].results)
@@ -197,7 +206,7 @@ def write_up(entries: Sequence[Entry], layout: Layout) -> str:
             beside.append([entry.claim.method, *figures, _sameness(entry, one, percent), one.source])
     if len(beside) > 1:
         sections.append(typeset(beside, layout, left={0, 4}))
-    sections += [f"{entry.claim.method}: {entry.claim.note}" for entry in recorded if entry.claim.note]
+    sections += [f"{entry.claim.method}: {entry.claim.note}" for entry in entries if entry.claim.note]
     missing = [entry.claim.method for entry in entries if not entry.runs]
     if missing:
         sections.append(f"Not run yet: {'; '.join(missing)}.")
@@ -266,7 +275,10 @@ def _summary(name: str, spec: RunSpec, run: Mapping[str, Any]) -> RunSummary:
         ),
         moved=(),
         parameters=run["parameters"],
-        seconds=math.nan,  # no record has the time: seeds are run when and where there is room
+        seconds=run.get("took", {}).get("seconds", math.nan),
         status="done",
         folder=name,
+        processor_seconds=run.get("took", {}).get("processor seconds"),
+        peak_memory=run.get("took", {}).get("peak memory"),
+        further=run.get("further", {}),
     )

@@ -67,7 +67,7 @@ class Session:
     curve: Curve
     save_every: Interval = Interval()
     stop: Stop = attrs.field(factory=Stop)
-    clock: Clock = attrs.Factory(lambda self: Clock(self.folder), takes_self=True)
+    clock: Clock = attrs.Factory(lambda self: Clock(self.folder, self.machine.peak_memory), takes_self=True)
     group: Group = Group()
     show: Show = _nowhere
 
