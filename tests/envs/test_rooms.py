@@ -120,6 +120,7 @@ def test_parts_that_suit_the_env_are_taken_where_none_is_named() -> None:
     assert (parts["base"].config.width, parts["base"].config.weights) == (64, "none")
     assert parts["side"].plugin.name == "fcn3"
     assert "side" not in compose(api.RunSpec(env="rooms", learner="features")).parts
+    assert compose(api.RunSpec(env="rgbd")).parts["base"].config.weights == "packaged"
     assert compose(api.RunSpec(env="digits")).parts["base"].plugin.name == "resnet44"
 
 
