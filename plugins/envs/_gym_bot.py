@@ -23,7 +23,7 @@ def is_babyai(env: gymnasium.Env[Any, Any]) -> bool:
 
 
 class Bot:
-    """`Expert` of BabyAI's levels: plans with what it has seen so far (Chevalier-Boisvert et al., ICLR 2019, section 4.1)."""
+    """`Expert` of BabyAI's levels: plans with what it has seen so far (Chevalier-Boisvert et al., ICLR 2019)."""
 
     def begin(self, worlds: Worlds, seed: int) -> None:
         """See `Expert`."""

@@ -57,7 +57,7 @@ class Imitation(TaskStream):
         layers: int = option(1, "how many such layers there are", at_least(0))
 
     recipe = {"steps": 1000, "batch": 64, "lr": 1e-3, "precision": "fp32"}
-    parts = {"base": "conv", "side": "conv"}
+    parts = {"base": {"name": "conv", "weights": "packaged"}, "side": "conv"}
 
     def __init__(self, config: Config, seed: int) -> None:
         self._config = config
@@ -86,7 +86,8 @@ class Imitation(TaskStream):
             held_out, learnt = recording.read(0, config.held_out), recording.read(config.held_out, count)
             made.append(ImitationTask(f"t{number}", recording.task(stream), learnt, held_out, first_id, acting))
             first_id += recording.card.steps
-            digest.update(repr([*(shard.sha256 for shard in recording.card.shards), config.held_out, count]).encode())
+            shards = [shard.sha256 for shard in recording.card.shards]
+            digest.update(repr([shards, recording.card.env, config.held_out, count]).encode())  # by the env goes what is made of them
         self._fingerprint = digest.hexdigest()
         return made
 
