@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from sidetune_core import checkpoint, devices, loop
-from sidetune_core.build import build_learner, build_stream
+from sidetune_core.build import build_learner, build_stream, without_weights
 from sidetune_core.compose import Part, compose, compose_env
 from sidetune_core.errors import DataError, OptionError, RunError, suggest
 from sidetune_core.files import clear_unfinished, writing
@@ -48,6 +48,8 @@ class Source:
     """Who is recorded, and where."""
 
     env: Part
+    seed: int
+    """Of the env."""
     task: RolloutTask
     expert: Expert
     name: str
@@ -84,7 +86,7 @@ def collect(
     if isinstance(expert, Path) or (expert is not None and (Path(expert) / "run.json").is_file()):
         if env is not None:
             raise OptionError(f"the expert {expert} is a run, and acts in the env that it was trained in; leave out --env")
-        opened = _trained(Path(expert), task, progress.warn)
+        opened = _trained(Path(expert), task)
     else:
         asked = choice(env)
         if asked is None:
@@ -116,11 +118,11 @@ def _offered(asked: Choice, task_id: str | None, name: str | None, seed: int) ->
                 f"{suggest(name, known)} It has: {', '.join(known)}"
             )
         chosen = name or known[0]
-        yield Source(part, task, task.expert(chosen), chosen, {})
+        yield Source(part, seed, task, task.expert(chosen), chosen, {})
 
 
 @contextmanager
-def _trained(path: Path, task_id: str | None, warn: Callable[[str], None]) -> Iterator[Source]:
+def _trained(path: Path, task_id: str | None) -> Iterator[Source]:
     """The policy of a run, as it was after its latest task."""
     folder = open_run(path)
     about = folder.read_json("run.json")
@@ -135,7 +137,8 @@ def _trained(path: Path, task_id: str | None, warn: Callable[[str], None]) -> It
         learnt = [one for one in tasks if one.id in found.done]
         task = _choose(learnt, task_id, f"the run {path}")
         machine = devices.choose(composition.train)
-        learner = build_learner(composition, stream)
+        blank = {slot: attrs.evolve(one, config=without_weights(one)) for slot, one in composition.parts.items()}
+        learner = build_learner(attrs.evolve(composition, parts=blank), stream)  # the checkpoint has all that they need
         for one in learnt:
             with seeded(composition.seed, "start", one.id):
                 learner.start(one)
@@ -145,7 +148,7 @@ def _trained(path: Path, task_id: str | None, warn: Callable[[str], None]) -> It
         task.set_state(found.tasks.get(task.id, {}))
         weights = fingerprint({name: value for name, value in learner.state_dict().items() if isinstance(value, Tensor)})
         told = {"composition": str(composition), "weights": weights, "actions": task.options.evaluate}
-        yield Source(part, task, PolicyExpert(loop.make_act(learner, task, machine), task), RUN, told)
+        yield Source(part, composition.seed, task, PolicyExpert(loop.make_act(learner, task, machine), task), RUN, told)
 
 
 def _choose(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:
@@ -193,9 +196,10 @@ def _card(source: Source, trajectories: int, seed: int) -> Card:
     plugin = source.env.plugin
     libraries = {name: metadata.version(name) for name in ("sidetune", "torch", "numpy")}
     ours = {plugin.distribution: plugin.version} if plugin.version else {}
+    env = {"name": source.env.choice, "options": unstructure(source.env.config), "seed": source.seed}
     return Card(
         format=FORMAT,
-        env=json.loads(json.dumps({"name": source.env.choice, "options": unstructure(source.env.config)})),
+        env=json.loads(json.dumps(env)),
         task=source.task.id,
         title=source.task.title,
         inputs={name: list(shape) for name, shape in source.task.inputs.items()},

@@ -72,7 +72,7 @@ class Card:
     format: int
     """Of the folder; this version reads and writes `FORMAT`."""
     env: dict[str, Any]
-    """Name and options of the env in which was acted, as in a spec."""
+    """Name, options and seed of the env in which was acted, as in a spec."""
     task: str
     """Which of its tasks."""
     title: str
@@ -144,7 +144,7 @@ class Trajectories:
                 tables[table][name] = value
             else:
                 columns[key] = value
-        return cls(**columns, **tables)
+        return cls(observations=tables["observations"], final=tables["final"], **columns)
 
     @classmethod
     def joined(cls, some: Sequence[Trajectories]) -> Trajectories:
@@ -178,8 +178,11 @@ class Recording:
         Raises:
             PluginError, OptionError, DataError: it is not here, or cannot be made.
         """
-        part = compose_env(choice_of(self.card, self.folder))
-        stream: TaskStream = part.cls(part.config, self.card.seed)
+        name, options, seed = (self.card.env.get(key) for key in ("name", "options", "seed"))
+        if not isinstance(name, str) or not isinstance(options, dict) or not isinstance(seed, int):
+            raise DataError(f"{self.folder / CARD} names no env; record it again")
+        part = compose_env(Choice(name, options))
+        stream: TaskStream = part.cls(part.config, seed)
         return stream
 
     def task(self, stream: TaskStream) -> RolloutTask:
@@ -261,18 +264,6 @@ def read_card(folder: Path) -> Card:
         return structure(Card, values, str(path))
     except OptionError as error:
         raise DataError(f"the card is damaged: {error}") from error
-
-
-def choice_of(card: Card, folder: Path) -> Choice:
-    """The env that a card names.
-
-    Raises:
-        DataError: it names none.
-    """
-    name, options = card.env.get("name"), card.env.get("options")
-    if not isinstance(name, str) or not isinstance(options, dict):
-        raise DataError(f"{folder / CARD} names no env; record it again")
-    return Choice(name, options)
 
 
 def check(folder: Path, shard: Shard) -> None:

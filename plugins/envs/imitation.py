@@ -69,11 +69,7 @@ class Imitation(TaskStream):
             raise OptionError("env 'imitation': --env.levels is empty; name a level, such as BabyAI-UnlockLocal-v0, or give --env.data")
         self.inputs = self._recordings[0].inputs if self._recordings else LEVEL_INPUTS
         for one in self._recordings:
-            if one.inputs != self.inputs:
-                raise DataError(
-                    f"recordings of a stream must have inputs of one shape: {self._recordings[0].folder} has {dict(self.inputs)} and "
-                    f"{one.folder} {dict(one.inputs)}"
-                )
+            self._check(one)
 
     def tasks(self) -> Sequence[ImitationTask]:
         """One for each recording."""
@@ -81,13 +77,16 @@ class Imitation(TaskStream):
         acting = Acting(config.episodes, config.envs, config.evaluate, config.metric, config.hidden, config.layers)
         first_id = 0
         for number, recording in enumerate(self._recordings or map(self._record, self._levels)):
+            self._check(recording)
             count = self._count(recording)
             stream = self._open.enter_context(closing(recording.open_stream()))
             held_out, learnt = recording.read(0, config.held_out), recording.read(config.held_out, count)
             made.append(ImitationTask(f"t{number}", recording.task(stream), learnt, held_out, first_id, acting))
-            first_id += recording.card.steps
-            shards = [shard.sha256 for shard in recording.card.shards]
-            digest.update(repr([shards, recording.card.env, config.held_out, count]).encode())  # by the env goes what is made of them
+            digest.update(repr(recording.card.env).encode())  # by which goes what is made of observations
+            for some in (held_out, learnt):
+                first_id += len(some.actions)
+                for name, value in sorted(some.observations.items()):
+                    digest.update(name.encode() + value.numpy().tobytes())
         self._fingerprint = digest.hexdigest()
         return made
 
@@ -96,6 +95,18 @@ class Imitation(TaskStream):
 
     def close(self) -> None:
         self._open.close()
+
+    def _check(self, recording: Recording) -> None:
+        """See that a recording has the inputs of the stream.
+
+        Raises:
+            DataError: it has others.
+        """
+        if recording.inputs != self.inputs:
+            raise DataError(
+                f"recordings of a stream must have inputs of one shape: here that is {dict(self.inputs)}, and {recording.folder} has "
+                f"{dict(recording.inputs)}"
+            )
 
     def _count(self, recording: Recording) -> int:
         """How many trajectories are learnt.

@@ -143,7 +143,7 @@ def test_what_is_no_recording_or_another_one_is_not_gone_on_with(tmp_path: Path)
     with pytest.raises(DataError, match="holds no recording .* sidetune collect --env gym"):
         open_recording(tmp_path / "photos")
     record(tmp_path / "there", 4)
-    with pytest.raises(RunError, match="its seed is 0, and 1 is wanted"):
+    with pytest.raises(RunError, match="its env is {'seed': 0}, and {'seed': 1} is wanted"):
         record(tmp_path / "there", 4, seed=1)
     with pytest.raises(RunError, match="its env is {'options': {'hidden': 64}}, and {'options': {'hidden': 8}} is wanted"):
         api.collect({**ENV, "hidden": 8}, tmp_path / "there", 4, task="t0", quiet=True)
