@@ -93,6 +93,16 @@ class Worlds(Protocol):
     def close(self) -> None: ...
 
 
+class Expert(Protocol):
+    """Somebody who knows what to do in the worlds of a task, and can be imitated. It may look into them."""
+
+    def begin(self, worlds: Worlds, seed: int) -> None:
+        """An episode has begun in `worlds`, of which there is one; all that is random in the expert comes from `seed`."""
+
+    def act(self, observations: Observations) -> Tensor | None:
+        """What to do now, (1, width) as the task's policy gives it; None to give the episode up, which is then not recorded."""
+
+
 class RolloutTask(Task):
     """A task in which a policy acts: PPO on rollouts of E environments by T steps.
 
@@ -115,6 +125,8 @@ class RolloutTask(Task):
     """
 
     metric = "return"
+    experts: tuple[str, ...] = ()
+    """Names of those who can be imitated in it, the usual one first; a subclass that names any has `expert`."""
     lost_within = "environments cannot be saved: the episodes that were under way are given up, and new ones begin"
 
     def __init__(
@@ -131,6 +143,18 @@ class RolloutTask(Task):
     @abstractmethod
     def make_worlds(self, count: int) -> Worlds:
         """New environments; they are closed when they are no longer needed."""
+
+    def expert(self, name: str) -> Expert:
+        """One of `experts`.
+
+        Raises:
+            OptionError: it cannot act under these options.
+        """
+        raise NotImplementedError(f"{type(self).__name__} names experts {self.experts} and does not define expert()")
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of the libraries that its worlds come from, by name: what is recorded in others may be something else."""
+        return {}
 
     def head(self, shape: Shape) -> nn.Module:
         return ActorCritic(shape, self.policy, self.options.hidden, self.options.layers)
@@ -267,13 +291,21 @@ class RolloutTask(Task):
         ids = rollout.ids[places]
         return Batch(ids, self._inputs(rows, ids, rollout.window), targets)
 
+    def prepare(self, observations: Observations, ids: Tensor | None = None) -> Inputs:
+        """What a network is given for observations (B, *shape) as the worlds give them."""
+        return self._inputs(self._standardised(observations), ids)
+
+    def see(self, observations: Observations) -> None:
+        """Let running statistics take observations (B, *shape) of training into account."""
+        for name, moments in self._moments.items():
+            moments.see(observations[name])
+
     def _inputs(self, observations: Observations, ids: Tensor | None = None, window: int | None = None) -> Inputs:
         return Inputs({name: observations[name].float() / self._units.get(name, 1.0) for name in self.inputs}, ids, window=window)
 
     def _arrive(self, observations: Observations) -> Observations:
         """Observations of training, which running statistics take into account, standardised."""
-        for name, moments in self._moments.items():
-            moments.see(observations[name])
+        self.see(observations)
         return self._standardised(observations)
 
     def _standardised(self, observations: Observations) -> Observations:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import multiprocessing
 import signal
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout, suppress
+from importlib import metadata
 from typing import Any, Literal
 
 import attrs
@@ -66,6 +69,15 @@ def register(id: str) -> None:
             importlib.import_module(library)
 
 
+def versions_of(env: gymnasium.Env[Any, Any]) -> dict[str, str]:
+    """Versions of Gymnasium and of the library that an environment comes from, as far as that is a package."""
+    found = {}
+    for name in ("gymnasium", type(env.unwrapped).__module__.partition(".")[0]):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 def is_minigrid(id: str) -> bool:
     """Whether an id is one of MiniGrid's, whose views are symbols that can be drawn."""
     return id.rpartition(":")[2].startswith(("MiniGrid-", "BabyAI-"))
@@ -101,7 +113,8 @@ class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._total = 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, _ = self.env.reset(seed=seed, options=options)
+        with redirect_stdout(io.StringIO()) if is_minigrid(self._recipe.id) else nullcontext():  # BabyAI prints what it does not take
+            observation, _ = self.env.reset(seed=seed, options=options)
         self._total = 0.0
         return self._read(observation), {}
 

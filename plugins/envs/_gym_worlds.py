@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -86,6 +87,12 @@ class GymWorlds:
             success = torch.from_numpy(infos["final_info"]["success"].astype(bool))
         ends = torch.from_numpy(terminated), torch.from_numpy(truncated)
         return Step(self._tensors(found), torch.from_numpy(rewards).float(), *ends, success, final)
+
+    @property
+    def first(self) -> gymnasium.Env[Any, Any]:
+        """The first environment, which is in this process."""
+        assert isinstance(self._envs, SyncVectorEnv)
+        return self._envs.envs[0]
 
     def close(self) -> None:
         """Close the environments; processes that do not answer are ended."""

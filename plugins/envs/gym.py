@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -11,6 +11,7 @@ import gymnasium
 
 from sidetune_core.api import (
     DataError,
+    Expert,
     InputShapes,
     OptionError,
     Policy,
@@ -23,10 +24,15 @@ from sidetune_core.api import (
     option,
 )
 
-from ._gym_make import Recipe, is_minigrid, make
+from ._gym_bot import Bot, is_babyai
+from ._gym_make import Recipe, is_minigrid, make, versions_of
 from ._gym_worlds import GymWorlds, policy_of, shapes_of
 
 BYTE = 255.0
+
+BOT = "bot"
+
+INSTALL = "pip install 'sidetune[rl]'"
 
 
 class Gym(TaskStream):
@@ -39,6 +45,8 @@ class Gym(TaskStream):
     An epoch is ``frames`` steps of all environments together. The metric is the mean return of ``episodes`` episodes, the same in every
     run. An episode is a success if it returns ``success`` or more; without that option, if the environment says so in ``info``; else if
     it reaches the environment's registered reward threshold; else if it returns more than 0, as in MiniGrid.
+
+    BabyAI's levels (Chevalier-Boisvert et al., ICLR 2019) have an expert ``bot``, for ``sidetune collect``.
 
     A run that was stopped goes on at an update, with new episodes. Environments of the old gym are reached through shimmy:
     ``--env.ids GymV21Environment-v0 --env.arguments '{"env_id": "..."}'``.
@@ -81,12 +89,13 @@ class Gym(TaskStream):
             raise OptionError("--env.ids is empty; name an environment, such as CartPole-v1")
         made = attrs.asdict(config, filter=lambda field, _: field.name in attrs.fields_dict(Recipe))
         self._recipes = [Recipe(**{**made, "id": id, "arguments": arguments}) for id in ids]
-        looks = [_look(recipe) for recipe in self._recipes]
-        self.inputs, self._policies = looks[0][0], [policy for _, policy in looks]
-        for recipe, (shapes, _) in zip(self._recipes, looks, strict=True):
-            if shapes != self.inputs:
+        self._looks = [_look(recipe) for recipe in self._recipes]
+        self.inputs = self._looks[0].inputs
+        for recipe, look in zip(self._recipes, self._looks, strict=True):
+            if look.inputs != self.inputs:
                 raise DataError(
-                    f"the environments of a stream must have inputs of one shape: {ids[0]} has {self.inputs} and {recipe.id} {shapes}; "
+                    f"the environments of a stream must have inputs of one shape: {ids[0]} has {self.inputs} and "
+                    f"{recipe.id} {look.inputs}; "
                     "--env.size brings images to one size, --env.grey to one channel, --env.inputs keeps some of them"
                 )
         if config.blind and not any(len(shape) == 3 for shape in self.inputs.values()):
@@ -94,8 +103,18 @@ class Gym(TaskStream):
 
     def tasks(self) -> Sequence[GymTask]:
         """One for each id."""
-        pairs = zip(self._recipes, self._policies, strict=True)
-        return [GymTask(f"t{number}", recipe, policy, self.inputs, self._config) for number, (recipe, policy) in enumerate(pairs)]
+        pairs = zip(self._recipes, self._looks, strict=True)
+        return [GymTask(f"t{number}", recipe, look, self._config) for number, (recipe, look) in enumerate(pairs)]
+
+
+@attrs.frozen
+class Look:
+    """What is known of an environment once it was made."""
+
+    inputs: InputShapes
+    policy: Policy
+    experts: tuple[str, ...]
+    versions: Mapping[str, str]
 
 
 class GymTask(RolloutTask):
@@ -103,30 +122,45 @@ class GymTask(RolloutTask):
 
     options: Gym.Config
 
-    def __init__(self, id: str, recipe: Recipe, policy: Policy, inputs: InputShapes, config: Gym.Config) -> None:
+    def __init__(self, id: str, recipe: Recipe, look: Look, config: Gym.Config) -> None:
         unit = 1.0 if is_minigrid(recipe.id) and recipe.view == "symbols" else BYTE
-        units = {name: unit for name, shape in inputs.items() if len(shape) == 3}
-        super().__init__(id, recipe.id, inputs, units, policy, config)
-        self.metric = config.metric
-        self._recipe = recipe
+        units = {name: unit for name, shape in look.inputs.items() if len(shape) == 3}
+        super().__init__(id, recipe.id, look.inputs, units, look.policy, config)
+        self.metric, self.experts = config.metric, look.experts
+        self._recipe, self._versions = recipe, look.versions
 
     def make_worlds(self, count: int) -> Worlds:
         return GymWorlds(self._recipe, count, self.options.processes, self.options.timeout, self.options.blind)
 
+    def expert(self, name: str) -> Expert:
+        """BabyAI's bot, in its levels.
 
-def _look(recipe: Recipe) -> tuple[InputShapes, Policy]:
-    """Input shapes and policy of an environment.
+        Raises:
+            OptionError: the environment would be in a process of its own, where the bot cannot see it.
+        """
+        if self.options.processes:
+            raise OptionError("the expert 'bot' looks into the environment, which has to be in this process: leave out --env.processes")
+        return Bot()
+
+    def versions(self) -> Mapping[str, str]:
+        return self._versions
+
+
+def _look(recipe: Recipe) -> Look:
+    """Input shapes, policy and experts of an environment.
 
     Raises:
         DataError: it is not there or cannot be made.
     """
     try:
         env: gymnasium.Env[Any, Any] = make(recipe)
-    except ModuleNotFoundError:
-        raise
+    except ModuleNotFoundError as error:
+        raise DataError(f"environment {recipe.id} needs '{error.name}'. What this project knows of comes with: {INSTALL}") from error
     except Exception as error:  # an environment may raise anything
         raise DataError(f"environment {recipe.id} cannot be made: {type(error).__name__}: {error}") from error
     try:
-        return shapes_of(env.observation_space, recipe.stack > 1), policy_of(env.action_space, recipe.id)
+        shapes = shapes_of(env.observation_space, recipe.stack > 1)
+        experts = (BOT,) if is_babyai(env) else ()
+        return Look(shapes, policy_of(env.action_space, recipe.id), experts, versions_of(env))
     finally:
         env.close()
