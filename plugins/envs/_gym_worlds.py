@@ -44,14 +44,14 @@ class GymWorlds:
         if processes:
             context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
             try:
-                self._envs = AsyncVectorEnv(makers, context=context, autoreset_mode=AutoresetMode.SAME_STEP)
+                self._envs = AsyncVectorEnv(makers, context=context, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
             except (EOFError, ConnectionError) as error:
                 raise RunError(
                     f"the processes of {recipe.id} could not be started; what they wrote above says why. A script that starts processes is "
                     'a file, and runs below `if __name__ == "__main__":`. Without --env.processes there are none'
                 ) from error
         else:
-            self._envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+            self._envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
         self._actions = self._envs.single_action_space
 
     def reset(self, seed: int) -> Observations:
@@ -101,7 +101,7 @@ class GymWorlds:
 
     def _tensors(self, found: Mapping[str, Any]) -> Observations:
         """Stacks (E, stack, C, ...) as channels (E, stack * C, ...)."""
-        values = {name: torch.from_numpy(value) for name, value in found.items()}
+        values = {name: torch.tensor(value) for name, value in found.items()}
         if self._stacked:
             values = {name: value.flatten(1, 2) for name, value in values.items()}
         return {name: torch.zeros_like(value) if self._blind and value.ndim == 4 else value for name, value in values.items()}

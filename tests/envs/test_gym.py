@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_frames_are_stacked_made_grey_and_brought_to_a_size() -> None:
 
 
 def test_inputs_can_be_left_out_so_that_worlds_fit_together() -> None:
-    assert stream(f"{ODD},MiniGrid-Empty-5x5-v0", inputs="image", size=8).inputs == {"image": (3, 8, 8)}
+    assert stream(f"{ODD},MiniGrid-Empty-5x5-v0", inputs="image", view="pixels", size=8).inputs == {"image": (3, 8, 8)}
     with pytest.raises(DataError, match="it has no input sound; it has image, mode"):
         stream(ODD, inputs="image,sound")
 
@@ -141,8 +142,8 @@ def test_an_environment_that_raises_in_this_process_is_told_with_its_step() -> N
 
 
 def test_minigrid_is_drawn_or_given_as_symbols() -> None:
-    assert stream("MiniGrid-Empty-5x5-v0").inputs == {"direction": (4,), "image": (3, 28, 28)}
-    symbols = stream("MiniGrid-Empty-5x5-v0", view="symbols")
+    assert stream("MiniGrid-Empty-5x5-v0", view="pixels").inputs == {"direction": (4,), "image": (3, 28, 28)}
+    symbols = stream("MiniGrid-Empty-5x5-v0")
     assert symbols.inputs == {"direction": (4,), "image": (20, 7, 7)}
     (task,) = symbols.tasks()
     batch = next(task.train(still(task), Order(0, 16)))
@@ -202,3 +203,19 @@ def test_inputs_of_evaluation_carry_no_ids() -> None:
     task.evaluate(act)
     assert all(inputs.ids is None for inputs in seen)
     assert attrs.asdict(task.options)["episodes"] == 2
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_vizdoom_leaves_nothing_in_the_working_directory(processes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("vizdoom")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (task,) = stream("VizdoomBasic-v1", inputs="image", size=32, processes=processes).tasks()
+    worlds = task.make_worlds(1)
+    assert worlds.reset(0)["image"].shape == (1, 3, 32, 32)
+    worlds.step(torch.zeros(1, 1))
+    worlds.close()
+    assert list((tmp_path / "temporary").glob("sidetune-*")) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
