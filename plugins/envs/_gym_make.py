@@ -6,8 +6,8 @@ import importlib
 import multiprocessing
 import signal
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +22,16 @@ from PIL import Image
 LIBRARIES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "Vizdoom": "vizdoom.gymnasium_wrapper"}
 """What registers environments whose ids begin so; Gymnasium itself takes ``module:Id-v0``."""
 
+GRACE = 30
+"""Seconds that a process outlives SIGTERM, so that the run can be saved."""
+
 ENGINE_FOLDER = Path("_vizdoom")
 
 TILE = 4
 """Pixels of a MiniGrid tile, so that its 7 x 7 view is 28 x 28."""
+
+NOTE = "environment "
+"""A note on an exception that begins so says which environment raised it."""
 
 NUMBERS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 """Observations that a network can be given."""
@@ -46,13 +52,15 @@ class Recipe:
     success: float | None
 
 
-def make(recipe: Recipe) -> gymnasium.Env[Any, Any]:
-    """An environment whose observations are tables of images (C, H, W) uint8 and of vectors (C,) float32, or stacks of those.
+def make(recipe: Recipe, number: int = 0) -> gymnasium.Env[Any, Any]:
+    """Environment `number` of several, whose observations are tables of images (C, H, W) uint8 and of vectors (C,) float32, or stacks of those.
 
     At the end of an episode, ``info`` says whether it was a success.
     """
     if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the first one says what becomes of the others
+        # Signals may go to all processes at once; the first one says what becomes of the others, if it is still there.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE) and None)
     register(recipe.id)
     if is_vizdoom(recipe.id) and "doom_config_path" not in recipe.arguments:
         env: gymnasium.Env[Any, Any] = WithFolder(recipe)
@@ -63,7 +71,7 @@ def make(recipe: Recipe) -> gymnasium.Env[Any, Any]:
 
         drawn = recipe.view == "pixels"
         env = RGBImgPartialObsWrapper(env, TILE) if drawn else OneHotPartialObsWrapper(env)  # type: ignore[no-untyped-call]
-    seen = Sensors(env, recipe)
+    seen = Sensors(env, recipe, number)
     return FrameStackObservation(seen, recipe.stack) if recipe.stack > 1 else seen
 
 
@@ -114,13 +122,14 @@ class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Observations as a table: images (C, H, W) uint8 and vectors (C,) float32.
 
     The first image is called ``image`` and an observation that is a single vector ``vector``; all others have the names that the
-    environment gives them, text is left out. Whole numbers from a range are one-hot vectors.
+    environment gives them, text is left out. Whole numbers from a range are one-hot vectors. What the environment raises gets its number
+    as a note.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], recipe: Recipe) -> None:
-        RecordConstructorArgs.__init__(self, recipe=recipe)
+    def __init__(self, env: gymnasium.Env[Any, Any], recipe: Recipe, number: int) -> None:
+        RecordConstructorArgs.__init__(self, recipe=recipe, number=number)
         gymnasium.Wrapper.__init__(self, env)
-        self._recipe = recipe
+        self._recipe, self._number = recipe, number
         self._success = recipe.success
         if self._success is None and env.spec is not None:
             self._success = env.spec.reward_threshold
@@ -141,15 +150,25 @@ class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._total = 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, _ = self.env.reset(seed=seed, options=options)
+        with self._numbered():
+            observation, _ = self.env.reset(seed=seed, options=options)
         self._total = 0.0
         return self._read(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        with self._numbered():
+            observation, reward, terminated, truncated, info = self.env.step(action)
         self._total += float(reward)
         told = {"success": self._succeeded(info)} if terminated or truncated else {}
         return self._read(observation), float(reward), bool(terminated), bool(truncated), told
+
+    @contextmanager
+    def _numbered(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"{NOTE}{self._number}")
+            raise
 
     def _succeeded(self, info: Mapping[str, Any]) -> bool:
         if self._recipe.success is None:

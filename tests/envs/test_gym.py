@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from sidetune_core import registry
+from sidetune_core import checkpoint, registry
 from sidetune_core.api import Categorical, DataError, Gaussian, Inputs, OptionError, Order, RunError
 from sidetune_core.kinds import ENV
 from sidetune_core.options import structure
@@ -135,9 +137,9 @@ def test_an_environment_that_fails_in_its_process_is_told_with_its_number_and_st
         next(task.train(still(task), Order(0, 16)))
 
 
-def test_an_environment_that_raises_in_this_process_is_told_with_its_step() -> None:
+def test_an_environment_that_raises_in_this_process_is_told_with_its_number_and_step() -> None:
     (task,) = stream(ODD, arguments='{"fails": "raises"}').tasks()
-    with pytest.raises(RunError, match="an environment of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 5 .*--resume"):
+    with pytest.raises(RunError, match="environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 5 .*--resume"):
         next(task.train(still(task), Order(0, 16)))
 
 
@@ -190,6 +192,36 @@ def test_what_is_wrapped_passes_gymnasium_s_own_check(id: str) -> None:
     own_wrappers = "MiniGrid" in id  # MiniGrid's wrappers do not record how they were made, which the check of closing needs
     check_env(worlds._envs.envs[0], skip_render_check=True, skip_close_check=own_wrappers)
     worlds.close()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("id", ["CartPole-v1", "MiniGrid-Empty-5x5-v0", ODD])
+def test_what_is_wrapped_passes_the_check_of_stable_baselines3(id: str) -> None:
+    checker = pytest.importorskip("stable_baselines3.common.env_checker", reason="stable-baselines3 is not installed")
+    (task,) = stream(id).tasks()
+    worlds = task.make_worlds(1)
+    checker.check_env(worlds._envs.envs[0])
+    worlds.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_sigterm_to_all_processes_at_once_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
+    options = ["--env.ids", "CartPole-v1", "--env.processes", "--env.envs", "2", "--env.rollout", "64", "--env.episodes", "2"]
+    command = ["--env", "gym", *options, "--env.frames", "100000", "--train.batch", "64", "--learner", "features", "--out", "run"]
+    run = [sys.executable, "-c", "import sys; from sidetune_core.cli import main_run; sys.exit(main_run(sys.argv[1:]))"]
+    with subprocess.Popen([*run, *command], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+        curves = tmp_path / "run" / "metrics.jsonl"
+        while not curves.exists() and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "run" / "status").read_text().startswith("interrupted"), errors
+    found = checkpoint.find(tmp_path / "run" / "checkpoints", pytest.fail)
+    assert found is not None
+    assert found.within is not None
+    assert found.within.step % 8 == 0 < found.within.step
 
 
 def test_inputs_of_evaluation_carry_no_ids() -> None:
