@@ -53,8 +53,9 @@ class Categorical(Policy):
         self.size, self.width = sum(self.counts), len(self.counts)
 
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = [torch.multinomial(choice.exp(), 1, generator=generator) for choice in self._choices(parameters)]
-        return torch.cat(drawn, 1).float()
+        """By the Gumbel-max trick: the largest of logits less the logarithms of exponential variates."""
+        noise = torch.empty_like(parameters).exponential_(generator=generator).log_()
+        return self.mode(parameters - noise)
 
     def mode(self, parameters: Tensor) -> Tensor:
         return torch.stack([choice.argmax(1) for choice in torch.split(parameters, self.counts, 1)], 1).float()

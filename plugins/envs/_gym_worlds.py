@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sidetune_core.api import Categorical, Gaussian, Observations, OptionError, Policy, RunError, Shape, Step
 
-from ._gym_make import Recipe, make
+from ._gym_make import NOTE, Recipe, make
 
 Space = spaces.Space[Any]
 
@@ -38,21 +38,20 @@ class GymWorlds:
     """
 
     def __init__(self, recipe: Recipe, count: int, processes: bool, timeout: float, blind: bool) -> None:
-        makers = [partial(make, recipe)] * count
+        makers = [partial(make, recipe, number) for number in range(count)]
         self._id, self._timeout, self._blind = recipe.id, timeout, blind
         self._stacked, self._taken, self._broken = recipe.stack > 1, 0, False
         self._envs: AsyncVectorEnv | SyncVectorEnv
         if processes:
-            context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
             try:
-                self._envs = AsyncVectorEnv(makers, context=context, autoreset_mode=AutoresetMode.SAME_STEP)
+                self._envs = AsyncVectorEnv(makers, context="spawn", copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
             except (EOFError, ConnectionError) as error:
                 raise RunError(
                     f"the processes of {recipe.id} could not be started; what they wrote above says why. A script that starts processes is "
                     'a file, and runs below `if __name__ == "__main__":`. Without --env.processes there are none'
                 ) from error
         else:
-            self._envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+            self._envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
         self._actions = self._envs.single_action_space
 
     def reset(self, seed: int) -> Observations:
@@ -108,7 +107,7 @@ class GymWorlds:
 
     def _tensors(self, found: Mapping[str, Any]) -> Observations:
         """Stacks (E, stack, C, ...) as channels (E, stack * C, ...)."""
-        values = {name: torch.from_numpy(value) for name, value in found.items()}
+        values = {name: torch.tensor(value) for name, value in found.items()}
         if self._stacked:
             values = {name: value.flatten(1, 2) for name, value in values.items()}
         return {name: torch.zeros_like(value) if self._blind and value.ndim == 4 else value for name, value in values.items()}
@@ -133,8 +132,11 @@ class GymWorlds:
             gone = [number for number, process in enumerate(self._envs.processes) if not process.is_alive()]
             raise self._error(gone, moment, "lost its process, which was killed or has crashed") from error
         except Exception as error:  # an environment may raise anything
-            pipes = self._envs.parent_pipes if isinstance(self._envs, AsyncVectorEnv) else []
-            failed = [number for number, pipe in enumerate(pipes) if pipe is None]
+            if isinstance(self._envs, AsyncVectorEnv):
+                failed = [number for number, pipe in enumerate(self._envs.parent_pipes) if pipe is None]
+            else:
+                notes = [note for note in getattr(error, "__notes__", []) if note.startswith(NOTE)]
+                failed = [int(note.removeprefix(NOTE)) for note in notes]
             reason = f"raised {type(error).__name__}: {error}".splitlines()[0]
             raise self._error(failed, moment, reason) from error
         except BaseException:

@@ -40,7 +40,7 @@ class Gym(TaskStream):
 
     Images are ``image`` (stack * C, H, W) in [0, 1], or have the name that the environment gives them; vectors are (stack * C,), called
     ``vector`` where there is nothing else; whole numbers from a range are one-hot vectors; text is left out. All tasks must have inputs
-    of one shape. MiniGrid's 7 x 7 view is drawn in 28 x 28 pixels, or given as one-hot symbols (20, 7, 7).
+    of one shape. MiniGrid's 7 x 7 view is given as one-hot symbols (20, 7, 7), or drawn in 28 x 28 pixels.
 
     An epoch is ``frames`` steps of all environments together. The metric is the mean return of ``episodes`` episodes, the same in every
     run. An episode is a success if it returns ``success`` or more; without that option, if the environment says so in ``info``; else if
@@ -60,12 +60,13 @@ class Gym(TaskStream):
     class Config(RolloutOptions):
         """Options of `Gym`."""
 
+        frames: int = option(40_960, "steps of all environments in one of --train.epochs, rounded up to whole rollouts", at_least(1))
         ids: str = option("MiniGrid-Empty-5x5-v0", "ids of environments, separated by commas; module:Id-v0 imports a module first")
         arguments: str = option("{}", "keyword arguments of gymnasium.make for all of them, as JSON")
         processes: bool = option(False, "give each environment a process of its own, which pays where a step takes over 0.1 ms")
         timeout: float = option(60.0, "seconds that a step of an environment in its own process may take", more_than(0))
         inputs: str = option("", "names of the inputs to keep, separated by commas; empty for all")
-        view: Literal["pixels", "symbols"] = option("pixels", "MiniGrid's view, drawn or as one-hot symbols")
+        view: Literal["symbols", "pixels"] = option("symbols", "MiniGrid's view, as one-hot symbols or drawn")
         grey: bool = option(False, "turn images into grey ones")
         size: int | None = option(None, "height and width to bring images to; None for those of the environment", at_least(1))
         stack: int = option(1, "latest frames that an observation is made of", at_least(1))
@@ -74,7 +75,8 @@ class Gym(TaskStream):
         metric: Literal["return", "success"] = option("return", "the figure that R is made of")
         blind: bool = option(False, "make all images black: what can be done without seeing")
 
-    recipe = {"epochs": 1.0, "batch": 256, "lr": 3e-4, "clip": 0.5, "precision": "fp32"}
+    parts = {"base": "combined", "side": "combined"}
+    recipe = {"epochs": 1.0, "batch": 256, "lr": 1e-3, "schedule": "linear", "warmup": 0.0, "eps": 1e-5, "clip": 0.5, "precision": "fp32"}
 
     def __init__(self, config: Config, seed: int) -> None:
         self._config = config
