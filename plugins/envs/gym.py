@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import attrs
@@ -111,7 +112,8 @@ class GymTask(RolloutTask):
         self._recipe = recipe
 
     def make_worlds(self, count: int) -> Worlds:
-        return GymWorlds(self._recipe, count, self.options.processes, self.options.timeout, self.options.blind)
+        makers, config = [partial(make, self._recipe)] * count, self.options
+        return GymWorlds(makers, self._recipe.id, config.stack > 1, config.processes, config.timeout, config.blind)
 
 
 def _look(recipe: Recipe) -> tuple[InputShapes, Policy]:
