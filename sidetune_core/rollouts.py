@@ -76,6 +76,8 @@ class Step:
     """(E,) bool, told where an episode has ended."""
     final: Observations
     """The last observations of the episodes that have ended, (n, *shape) in the order of the environments; empty if none has."""
+    measures: Mapping[str, Tensor] = attrs.field(factory=dict)
+    """(E,) by name, told where an episode has ended: what else the environment measures of it, such as SPL."""
 
     @cached_property
     def ended(self) -> Tensor:
@@ -146,6 +148,10 @@ class RolloutTask(Task):
     def make_worlds(self, count: int) -> Worlds:
         """New environments; they are closed when they are no longer needed."""
 
+    def make_test_worlds(self, count: int) -> Worlds:
+        """New environments to evaluate in, for a task that has others for that: number k plays the k-th share of the episodes."""
+        return self.make_worlds(count)
+
     def expert(self, name: str) -> Expert:
         """One of `experts`.
 
@@ -206,7 +212,8 @@ class RolloutTask(Task):
         return -surrogate + options.value_coef * error - options.entropy_coef * entropy
 
     def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
-        """Mean return (undiscounted, as the environment gives it), length in steps and share of successes over `options.episodes`.
+        """Mean return (undiscounted, as the environment gives it), length in steps, share of successes, and means of what else the
+        environment measures, over `options.episodes`.
 
         Every environment plays its share of the episodes, so that short ones do not count more than long ones.
         """
@@ -214,7 +221,7 @@ class RolloutTask(Task):
         generator = torch.Generator().manual_seed(derive_seed(EVALUATION_SEED, "actions", self.id))
         left = torch.tensor([self.options.episodes // count + (k < self.options.episodes % count) for k in range(count)])
         episodes: list[Episode] = []
-        with closing(self.make_worlds(count)) as worlds:
+        with closing(self.make_test_worlds(count)) as worlds:
             now = self._standardised(worlds.reset(derive_seed(EVALUATION_SEED, "episodes", self.id)))
             tally = _Tally(count)
             while (left > 0).any():
@@ -380,11 +387,13 @@ class Episode:
     """Sum of its rewards."""
     length: int
     success: bool
+    measures: Mapping[str, float]
 
 
 def _means(episodes: Sequence[Episode]) -> dict[str, float]:
     count = len(episodes)
-    return {
+    measures = {name: sum(one.measures[name] for one in episodes) / count for name in episodes[0].measures}
+    return measures | {
         "return": sum(one.total for one in episodes) / count,
         "success": sum(one.success for one in episodes) / count,
         "length": sum(one.length for one in episodes) / count,
@@ -406,9 +415,13 @@ class _Tally:
         if not step.final:
             return []
         over: list[int] = step.ended.nonzero()[:, 0].tolist()
-        found = [(one, Episode(float(self._totals[one]), int(self._lengths[one]), bool(step.success[one]))) for one in over]
+        found = [(one, self._episode(step, one)) for one in over]
         self._totals[over], self._lengths[over] = 0.0, 0
         return found
+
+    def _episode(self, step: Step, number: int) -> Episode:
+        measures = {name: float(value[number]) for name, value in step.measures.items()}
+        return Episode(float(self._totals[number]), int(self._lengths[number]), bool(step.success[number]), measures)
 
 
 class _Course:

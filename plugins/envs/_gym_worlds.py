@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -18,17 +17,20 @@ from torch import Tensor
 
 from sidetune_core.api import Categorical, Gaussian, Observations, OptionError, Policy, RunError, Shape, Step
 
-from ._gym_make import NOTE, Recipe, make
+from ._gym_make import NOTE
 
 Space = spaces.Space[Any]
 
 
 class GymWorlds:
-    """`Worlds` of one Gymnasium environment, whose episodes begin anew in the step in which they end (autoreset mode SAME_STEP).
+    """`Worlds` of Gymnasium environments, whose episodes begin anew in the step in which they end (autoreset mode SAME_STEP).
+
+    At the end of an episode, ``info`` has its ``success``, and may have a table of ``measures``.
 
     Args:
-        recipe: how one environment is made.
-        count: how many there are.
+        makers: make one environment each; they are sent to processes.
+        id: names them in messages.
+        stacked: whether observations are (stack, C, ...).
         processes: whether each has a process of its own.
         timeout: seconds that a step or a reset in processes may take.
         blind: whether images are blank.
@@ -37,17 +39,24 @@ class GymWorlds:
         RunError: the processes could not be started.
     """
 
-    def __init__(self, recipe: Recipe, count: int, processes: bool, timeout: float, blind: bool) -> None:
-        makers = [partial(make, recipe, number) for number in range(count)]
-        self._id, self._timeout, self._blind = recipe.id, timeout, blind
-        self._stacked, self._taken, self._broken = recipe.stack > 1, 0, False
+    def __init__(
+        self,
+        makers: Sequence[Callable[[], gymnasium.Env[Any, Any]]],
+        id: str,
+        stacked: bool,
+        processes: bool,
+        timeout: float,
+        blind: bool = False,
+    ) -> None:
+        self._id, self._timeout, self._blind = id, timeout, blind
+        self._stacked, self._taken, self._broken = stacked, 0, False
         self._envs: AsyncVectorEnv | SyncVectorEnv
         if processes:
             try:
                 self._envs = AsyncVectorEnv(makers, context="spawn", copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
             except (EOFError, ConnectionError) as error:
                 raise RunError(
-                    f"the processes of {recipe.id} could not be started; what they wrote above says why. A script that starts processes is "
+                    f"the processes of {id} could not be started; what they wrote above says why. A script that starts processes is "
                     'a file, and runs below `if __name__ == "__main__":`. Without --env.processes there are none'
                 ) from error
         else:
@@ -80,12 +89,15 @@ class GymWorlds:
                 found, rewards, terminated, truncated, infos = self._envs.step(given)
         success = torch.zeros(len(rewards), dtype=torch.bool)
         final: Observations = {}
+        measures: dict[str, Tensor] = {}
         if "final_obs" in infos:
             last = [one for one in infos["final_obs"] if one is not None]
             final = self._tensors({name: np.stack([one[name] for one in last]) for name in last[0]})
-            success = torch.from_numpy(infos["final_info"]["success"].astype(bool))
+            told = infos["final_info"]
+            success = torch.from_numpy(told["success"].astype(bool))
+            measures = {name: torch.from_numpy(value) for name, value in told.get("measures", {}).items() if not name.startswith("_")}
         ends = torch.from_numpy(terminated), torch.from_numpy(truncated)
-        return Step(self._tensors(found), torch.from_numpy(rewards).float(), *ends, success, final)
+        return Step(self._tensors(found), torch.from_numpy(rewards).float(), *ends, success, final, measures)
 
     @property
     def first(self) -> gymnasium.Env[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import attrs
@@ -132,7 +133,8 @@ class GymTask(RolloutTask):
         self._recipe, self._versions = recipe, look.versions
 
     def make_worlds(self, count: int) -> Worlds:
-        return GymWorlds(self._recipe, count, self.options.processes, self.options.timeout, self.options.blind)
+        makers, config = [partial(make, self._recipe, number) for number in range(count)], self.options
+        return GymWorlds(makers, self._recipe.id, config.stack > 1, config.processes, config.timeout, config.blind)
 
     def expert(self, name: str) -> Expert:
         """BabyAI's bot, in its levels.

@@ -1,0 +1,131 @@
+"""The simulator: an agent with a camera in a `World`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gym import spaces
+from habitat.config.default import get_agent_config
+from habitat.core.dataset import Episode
+from habitat.core.registry import registry
+from habitat.core.simulator import AgentState, DepthSensor, Observations, RGBSensor, SensorSuite, Simulator
+from habitat.sims.habitat_simulator.actions import HabitatSimActions
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from quaternion import quaternion
+
+from .world import Floats, World
+
+
+class RoomsRGB(RGBSensor):
+    """A picture (H, W, 3) of bytes."""
+
+    def _get_observation_space(self, *args: Any, **kwargs: Any) -> spaces.Box:
+        return spaces.Box(0, 255, (self.config.height, self.config.width, 3), np.uint8)
+
+    def get_observation(self, simulator: RoomsSimulator) -> NDArray[np.uint8]:
+        return simulator.see(self.config)[0]
+
+
+class RoomsDepth(DepthSensor):
+    """Depths (H, W, 1) between the sensor's least and greatest, scaled to [0, 1] if the config says so."""
+
+    def _get_observation_space(self, *args: Any, **kwargs: Any) -> spaces.Box:
+        high = 1 if self.config.normalize_depth else self.config.max_depth
+        return spaces.Box(0, high, (self.config.height, self.config.width, 1), np.float32)
+
+    def get_observation(self, simulator: RoomsSimulator) -> NDArray[np.float32]:
+        low, high = self.config.min_depth, self.config.max_depth
+        depth = simulator.see(self.config)[1].clip(low, high)
+        return ((depth - low) / (high - low) if self.config.normalize_depth else depth).astype(np.float32)[:, :, None]
+
+
+SENSORS = {"HabitatSimRGBSensor": RoomsRGB, "HabitatSimDepthSensor": RoomsDepth}
+
+
+@registry.register_simulator(name="Rooms-v0")
+class RoomsSimulator(Simulator):
+    """Habitat's interface of a simulator over a `World`, with one agent that walks and turns; a scene is a text file with a plan."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.habitat_config = config
+        self._agent = get_agent_config(config)
+        self._sensors = SensorSuite([SENSORS[sensor.type](config=sensor) for sensor in self._agent.sim_sensors.values()])
+        self._scene = ""
+        self._collided = False
+
+    @property
+    def sensor_suite(self) -> SensorSuite:
+        return self._sensors
+
+    @property
+    def action_space(self) -> spaces.Discrete:
+        return spaces.Discrete(len(HabitatSimActions))
+
+    @property
+    def previous_step_collided(self) -> bool:
+        return self._collided
+
+    def seed(self, seed: int) -> None:
+        """Nothing here is random."""
+
+    def reconfigure(self, config: DictConfig, episode: Episode | None = None) -> None:
+        """Take the scene and the agent's start from the config."""
+        self.habitat_config, self._agent = config, get_agent_config(config)
+        if config.scene != self._scene:
+            self._world, self._scene = World.read(config.scene, self._agent.radius), config.scene
+
+    def reset(self) -> Observations:
+        self.set_agent_state(self._agent.start_position, self._agent.start_rotation)
+        self._collided = False
+        return self._observe()
+
+    def step(self, action: int | None, *args: Any, **kwargs: Any) -> Observations:
+        """Walk `forward_step_size` or turn `turn_angle`; None and stop do nothing."""
+        turn = math.radians(self.habitat_config.turn_angle)
+        self._collided = False
+        if action == HabitatSimActions.turn_left:
+            self._heading += turn
+        elif action == HabitatSimActions.turn_right:
+            self._heading -= turn
+        elif action == HabitatSimActions.move_forward:
+            length = self.habitat_config.forward_step_size
+            there = self._world.move(self._place, length * np.array([-math.sin(self._heading), -math.cos(self._heading)]))
+            self._collided = bool(np.linalg.norm(there - self._place) < length - 1e-5)
+            self._place = there
+        return self._observe()
+
+    def step_physics(self, seconds: float) -> None:
+        """Nothing here moves by itself."""
+
+    def get_agent_state(self, agent_id: int = 0) -> AgentState:
+        position = np.array([self._place[0], self._floor, self._place[1]], np.float32)
+        return AgentState(position, quaternion(math.cos(self._heading / 2), 0, math.sin(self._heading / 2), 0))
+
+    def set_agent_state(self, position: Sequence[float], rotation: Sequence[float], agent_id: int = 0, reset_sensors: bool = True) -> bool:
+        """Put the agent at (x, y, z), turned by (x, y, z, w) about the vertical."""
+        self._place, self._floor = np.array([position[0], position[2]], float), float(position[1])
+        self._heading = 2 * math.atan2(rotation[1], rotation[3])
+        return self.is_navigable(list(position))
+
+    def geodesic_distance(self, position_a: Sequence[float], position_b: Any, episode: Episode | None = None) -> float:
+        goals = np.atleast_2d(np.asarray(position_b, float))
+        return min(self._world.distance(np.asarray(position_a, float)[[0, 2]], goal[[0, 2]]) for goal in goals)
+
+    def is_navigable(self, point: Sequence[float]) -> bool:
+        return self._world.is_free(np.array([point[0], point[2]], float))
+
+    def see(self, sensor: DictConfig) -> tuple[NDArray[np.uint8], Floats]:
+        """What a camera in the middle of the agent shows, see `World.see`; cameras of one kind look once."""
+        camera = sensor.position[1], (sensor.height, sensor.width), sensor.hfov
+        if camera not in self._seen:
+            height, size, view = camera
+            self._seen[camera] = self._world.see(self._place, height, self._heading, size, view)
+        return self._seen[camera]
+
+    def _observe(self) -> Observations:
+        self._seen: dict[tuple[Any, ...], tuple[NDArray[np.uint8], Floats]] = {}
+        return self._sensors.get_observations(self)

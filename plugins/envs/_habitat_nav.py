@@ -1,0 +1,175 @@
+"""A navigation task of habitat-lab as a Gymnasium environment. It is imported where habitat runs, in processes of its own."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from habitat.config import read_write
+from habitat.config.default import get_agent_config
+from habitat.core.environments import RLTaskEnv
+from habitat.core.spaces import EmptySpace
+from habitat.utils.geometry_utils import quaternion_rotate_vector
+from numpy.typing import NDArray
+
+from ._habitat_map import Camera, EgocentricMap, Pose
+from ._habitat_recipe import GOAL, IMAGE, MAP, Recipe
+
+Observation = dict[str, NDArray[Any]]
+STOP, DEPTH = "stop", "depth"
+
+
+class Nav(gymnasium.Env[Any, Any]):
+    """Habitat's ``RLTaskEnv``: its observations as a table, its actions by number, and its measures in ``info`` where an episode ends.
+
+    Images are (C, H, W), and ``rgb`` is called ``image``. ``goal`` is the cosine and the sine of the angle to the goal, to the left, and
+    its distance in metres: (3,), or (3, tile, tile) with the same numbers everywhere.
+
+    Raises:
+        ValueError: the config has not what the recipe asks for, or an action takes arguments.
+    """
+
+    metadata: dict[str, Any] = {}
+
+    def __init__(self, env: RLTaskEnv, recipe: Recipe) -> None:
+        self._env, self._inner, self._recipe = env, env.habitat_env, recipe
+        self._task, self._episodes = env.config.task, list(env.episodes)
+        if taking := [name for name, space in env.action_space.spaces.items() if not isinstance(space, EmptySpace)]:
+            raise ValueError(f"action {', '.join(taking)} takes arguments; only actions that take none are known")
+        self._actions = [name for name in self._task.actions if not (recipe.oracle_stop and name == STOP)]
+        self.action_space = spaces.Discrete(len(self._actions))
+        self._near = float(self._task.measurements.success.success_distance) if recipe.oracle_stop else 0.0
+        goal = self._task.get("goal_sensor_uuid")
+        there = {{"rgb": IMAGE, goal: GOAL}.get(uuid, uuid): uuid for uuid in env.observation_space.spaces}
+        known = [*there, *([MAP] if GOAL in there else [])]
+        if unknown := [name for name in recipe.inputs if name not in known]:
+            raise ValueError(f"there is no input {', '.join(unknown)} (--env.inputs); the config's sensors give {', '.join(known)}")
+        self._uuids = {name: there[name] for name in recipe.inputs if name != MAP}
+        if {GOAL, MAP} & set(recipe.inputs):
+            self._goal = goal
+            self._polar = _is_polar(self._inner.task.sensor_suite.get(goal).config)
+        self._map = EgocentricMap(recipe.map_size, recipe.map_metres) if MAP in recipe.inputs else None
+        self._eye = self._depth_camera() if self._map is not None and recipe.map == "depth" and not recipe.blind else None
+        self.observation_space = spaces.Dict({name: self._space(name, env.observation_space.spaces) for name in recipe.inputs})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        """Begin the next episode; with a seed, habitat's iterator over the episodes begins anew.
+
+        ``habitat.Env.seed`` would do the same and compile a function to seed Numba, which nothing draws from.
+        """
+        super().reset(seed=seed)
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed)
+            self._inner.sim.seed(seed)
+            self._inner.task.seed(seed)
+            with read_write(self._env.config):
+                self._env.config.seed = seed
+            self._env.episodes = list(self._episodes)
+        if self._map is not None:
+            self._map.forget()
+        return self._read(self._env.reset()), {}
+
+    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Take an action; where the oracle stops, a stop follows in the same step as soon as the goal is near enough."""
+        observations, reward, done, measures = self._env.step(action=self._actions[int(action)])
+        if self._recipe.oracle_stop and not done and measures["distance_to_goal"] < self._near:
+            observations, more, done, measures = self._env.step(action=STOP)
+            reward += more
+        truncated = bool(done and self._inner.episode_over and self._inner.task.is_episode_active)
+        told = self._told(measures) if done else {}
+        return self._read(observations), float(reward), bool(done) and not truncated, truncated, told
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _told(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Success, and all other measures that are numbers, as habitat computes them."""
+        success = found["success"] if "success" in found else found[self._task.success_measure]
+        measures = {name: value for name, value in _numbers(found) if name not in ("success", self._task.reward_measure)}
+        return {"success": bool(success), "measures": measures}
+
+    def _space(self, name: str, sensors: Mapping[str, Any]) -> spaces.Box:
+        if name == MAP:
+            return spaces.Box(0, 255, (3, self._recipe.map_size, self._recipe.map_size), np.uint8)
+        if name == GOAL:
+            shape = (3,) if self._recipe.tile is None else (3, self._recipe.tile, self._recipe.tile)
+            return spaces.Box(-np.inf, np.inf, shape, np.float32)
+        sensor = sensors[self._uuids[name]]
+        shape = sensor.shape
+        if len(shape) == 3:
+            low, high, dtype = (0, 255, np.uint8) if sensor.dtype == np.uint8 else (-np.inf, np.inf, np.float32)
+            return spaces.Box(low, high, (shape[2], shape[0], shape[1]), dtype)
+        if len(shape) == 1:
+            return spaces.Box(-np.inf, np.inf, shape, np.float32)
+        raise ValueError(f"sensor {self._uuids[name]} gives {sensor}; images (H, W, C) and vectors are known (--env.inputs)")
+
+    def _read(self, observations: Mapping[str, Any]) -> Observation:
+        found = {name: self._value(name, np.asarray(observations[uuid])) for name, uuid in self._uuids.items()}
+        if self._map is not None:
+            found[MAP] = self._drawn(self._map, observations)
+        return found
+
+    def _value(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        if name == GOAL:
+            distance, angle = self._polar_of(value)
+            vector = np.array([math.cos(angle), math.sin(angle), distance], np.float32)
+            tile = self._recipe.tile
+            return vector if tile is None else np.tile(vector[:, None, None], (1, tile, tile))
+        if value.ndim != 3:
+            return value.astype(np.float32)
+        image = np.ascontiguousarray(value.transpose(2, 0, 1), np.uint8 if value.dtype == np.uint8 else np.float32)
+        return np.zeros_like(image) if self._recipe.blind else image
+
+    def _polar_of(self, value: NDArray[Any]) -> tuple[float, float]:
+        """Distance of the goal in metres, and angle in radians to the left."""
+        if self._polar:
+            return float(value[0]), float(value[1])
+        ahead, right = map(float, value)
+        return math.hypot(ahead, right), math.atan2(-right, ahead)
+
+    def _drawn(self, drawing: EgocentricMap, observations: Mapping[str, Any]) -> NDArray[np.uint8]:
+        state = self._inner.sim.get_agent_state()
+        ahead = quaternion_rotate_vector(state.rotation, np.array([0.0, 0.0, -1.0]))[[0, 2]]
+        pose = Pose(np.asarray(state.position, np.float64)[[0, 2]], ahead / np.linalg.norm(ahead))
+        drawing.move(pose)
+        if self._eye is not None:
+            agent = get_agent_config(self._env.config.simulator)
+            drawing.look(pose, self._eye.points(self._metres(observations[DEPTH])), agent.max_climb, agent.height)
+        return drawing.draw(pose, *self._polar_of(np.asarray(observations[self._goal])))
+
+    def _metres(self, depth: Any) -> NDArray[np.float64]:
+        """A depth image (H, W) in metres; 0 where nothing is seen as far as the sensor reaches."""
+        sensor, found = self._inner.sim.sensor_suite.get(DEPTH).config, np.asarray(depth, np.float64)[:, :, 0]
+        if sensor.normalize_depth:
+            found = np.where(found > 0, sensor.min_depth + found * (sensor.max_depth - sensor.min_depth), 0)
+        return np.where(found < sensor.max_depth, found, 0)
+
+    def _depth_camera(self) -> Camera:
+        sensors = self._inner.sim.sensor_suite.sensors
+        if DEPTH not in sensors:
+            raise ValueError(f"--env.map depth needs a sensor 'depth'; the simulator has {', '.join(sensors)}")
+        sensor = sensors[DEPTH].config
+        if sensor.sensor_subtype != "PINHOLE" or any(sensor.orientation):
+            raise ValueError("--env.map depth needs a depth sensor that is a pinhole and looks ahead")
+        return Camera(float(sensor.position[1]), float(sensor.hfov))
+
+
+def _is_polar(sensor: Any) -> bool:
+    if sensor.get("dimensionality", 2) != 2:
+        raise ValueError("a goal in three dimensions is not known; give the goal sensor dimensionality=2")
+    return bool(sensor.get("goal_format", "CARTESIAN") == "POLAR")
+
+
+def _numbers(measures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Names and values of measures that are numbers, ``collisions.count`` for those in a table."""
+    for name, value in measures.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", inner) for key, inner in _numbers(value))
+        elif isinstance(value, (bool, int, float, np.number)):
+            yield name, float(value)

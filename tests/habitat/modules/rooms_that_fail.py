@@ -1,0 +1,20 @@
+"""A simulator that fails in the third step after it was opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import habitat_rooms  # noqa: F401 - habitat can be imported after it
+from habitat.core.registry import registry
+from habitat_rooms.simulator import RoomsSimulator
+
+
+@registry.register_simulator(name="Failing-v0")
+class Failing(RoomsSimulator):
+    taken = 0
+
+    def step(self, action: Any, *args: Any, **kwargs: Any) -> Any:
+        self.taken += 1
+        if self.taken == 3:
+            raise ArithmeticError("the floor is gone")
+        return super().step(action, *args, **kwargs)
