@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Literal
 
 import attrs
 
-from sidetune_core.api import DataError, OptionError, Recording, TaskStream, at_least, collect, open_recording, option
+from sidetune_core.api import DataError, OptionError, Recording, TaskStream, at_least, collect, home, open_recording, option
 
 from ._imitation_task import Acting, ImitationTask
 
 LEVEL_INPUTS = {"image": (3, 28, 28)}
-LEVEL_OPTIONS = {"inputs": "image", "time_limit": 128}
+LEVEL_OPTIONS = {"inputs": "image", "view": "pixels", "time_limit": 128}
 """Of the env 'gym', for levels that are recorded on first use."""
 
 LEVEL_TRAJECTORIES = 100
@@ -125,9 +124,8 @@ class Imitation(TaskStream):
 
     def _record(self, level: str) -> Recording:
         """What is kept of a level, made long enough."""
-        home = Path(os.environ.get("SIDETUNE_HOME") or "~/.cache/sidetune").expanduser()
         wanted = self._config.held_out + (self._config.trajectories or LEVEL_TRAJECTORIES)
-        return collect({"name": "gym", "ids": level, **LEVEL_OPTIONS}, home / "recordings" / level, wanted, expert="bot")
+        return collect({"name": "gym", "ids": level, **LEVEL_OPTIONS}, home() / "recordings" / level, wanted, expert="bot")
 
 
 def _listed(names: str) -> list[str]:
