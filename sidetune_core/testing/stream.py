@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from sidetune_core.errors import FitError
 from sidetune_core.options import structure
 from sidetune_core.parts import Inputs, InputShapes, Shape
+from sidetune_core.rollouts import RolloutTask
 from sidetune_core.seeding import seeded
 from sidetune_core.spec import TrainOptions
 from sidetune_core.tasks import Act, Batch, Order, Task, TaskStream
@@ -194,6 +196,20 @@ def evaluation_gives_the_metric(make: Make[Stream]) -> None:
                 raise Broken(f"task '{task.id}': evaluate() gives {wrong}; give finite floats")
 
 
+def experts_act(make: Make[Stream]) -> None:
+    """Whoever a task that is acted in names among its `experts` gives an action (1, width) there, or None."""
+    for task in make().tasks:
+        for name in task.experts if isinstance(task, RolloutTask) else ():
+            assert isinstance(task, RolloutTask)
+            expert = task.expert(name)
+            with closing(task.make_worlds(1)) as worlds:
+                now = worlds.reset(SEED)
+                expert.begin(worlds, SEED)
+                action = expert.act(now)
+            if action is not None and tuple(action.shape) != (1, task.policy.width):
+                raise Broken(f"task '{task.id}': its expert '{name}' gives {tuple(action.shape)}; give (1, {task.policy.width}), or None")
+
+
 def pictures_can_be_shown(make: Make[Stream]) -> None:
     """Pictures, if there are any, are (3, H, W) in [0, 1], with plain names."""
     for task in make().tasks:
@@ -229,6 +245,7 @@ CHECKS = (
     training_examples_are_not_tested,
     inputs_with_ids_never_change,
     evaluation_gives_the_metric,
+    experts_act,
     pictures_can_be_shown,
     two_streams_of_one_seed_agree,
 )

@@ -17,13 +17,15 @@ from sidetune_core.cli import main
 from sidetune_core.collecting import SHARD
 from sidetune_core.errors import DataError, OptionError, RunError
 from sidetune_core.recordings import Trajectories, open_recording, read_card
+from sidetune_core.testing import check_plugin
 
 FOLDER = Path(__file__).parent / "rollouts"
 sys.path.insert(0, str(FOLDER))
 
 from cue import LENGTH, Coin, CueTask, Oracle  # noqa: E402
 
-ENV = {"name": "cue:Cues", "episodes": 4, "envs": 2, "rollout": 10, "frames": 200}
+ENV_OPTIONS = {"episodes": 4, "envs": 2, "rollout": 8, "frames": 200}
+ENV = {"name": "cue:Cues", **ENV_OPTIONS}
 
 
 def record(folder: Path, trajectories: int, expert: str | Path | None = "oracle", seed: int = 0) -> api.Recording:
@@ -184,7 +186,7 @@ def test_an_expert_that_fails_is_told_with_its_trajectory(
 
 def test_the_policy_of_a_trained_run_is_recorded_as_it_acts(tmp_path: Path) -> None:
     env = {**ENV, "normalise_observations": True}
-    run = api.run(api.RunSpec(base="mlp", learner="features", env=env, train={"batch": 20}), tmp_path / "run")
+    run = api.run(api.RunSpec(base="mlp", learner="features", env=env, train={"batch": 16}), tmp_path / "run")
     recording = api.collect(None, tmp_path / "data", 3, expert=tmp_path / "run", task="t0", quiet=True)
     found = recording.read(0, 3)
     task = next(task for task in run.tasks if task.id == "t0")
@@ -196,6 +198,21 @@ def test_the_policy_of_a_trained_run_is_recorded_as_it_acts(tmp_path: Path) -> N
     assert str(tmp_path) not in (tmp_path / "data" / "card.json").read_text()
     with pytest.raises(OptionError, match="is a run, and acts in the env that it was trained in; leave out --env"):
         record(tmp_path / "other", 3, tmp_path / "run")
+
+
+class Wide(Oracle):
+    def act(self, observations: api.Observations) -> Tensor | None:
+        return torch.zeros(1, 2)
+
+
+def test_the_conformance_kit_asks_experts_to_act(monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome() -> Any:
+        findings = check_plugin("env", "cue:Cues", {**ENV_OPTIONS, "frames": 20})
+        return next((one.outcome, one.message) for one in findings if one.check == "experts_act")
+
+    assert outcome() == ("passed", "")
+    monkeypatch.setattr(CueTask, "expert", lambda self, name: Wide())
+    assert outcome() == ("failed", "task 't0': its expert 'oracle' gives (1, 2); give (1, 1), or None")
 
 
 def test_trajectories_come_back_from_their_tensors(tmp_path: Path) -> None:
