@@ -98,6 +98,11 @@ class GymWorlds:
         ends = torch.from_numpy(terminated), torch.from_numpy(truncated)
         return Step(self._tensors(found), torch.from_numpy(rewards).float(), *ends, success, final, measures)
 
+    def call(self, name: str) -> tuple[Any, ...]:
+        """What a method of each environment gives."""
+        with self._told(f"a call of {name}, after step {self._taken}"):
+            return self._envs.call(name)
+
     def close(self) -> None:
         """Close the environments; processes that do not answer are ended."""
         if not isinstance(self._envs, AsyncVectorEnv):
