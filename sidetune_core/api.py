@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from sidetune_core.arrays import ClassTask, Examples
 from sidetune_core.buffers import BufferDict
+from sidetune_core.collecting import collect
 from sidetune_core.engine import Run, resume, run
 from sidetune_core.errors import DataError, FitError, OptionError, PluginError, RunError, SidetuneError, WeightsError
+from sidetune_core.files import home
 from sidetune_core.heads import ClassHead, Heads, normalise
 from sidetune_core.learner import Learner, Parts
 from sidetune_core.metrics import Results
 from sidetune_core.options import at_least, at_most, more_than, option
 from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, Side, StagedSide
-from sidetune_core.policies import Categorical, Gaussian, Policy
-from sidetune_core.rollouts import Observations, RolloutOptions, RolloutTask, Step, Worlds
+from sidetune_core.policies import Actor, Categorical, Gaussian, Policy
+from sidetune_core.recordings import Recording, Trajectories, open_recording
+from sidetune_core.rollouts import Expert, Observations, RolloutOptions, RolloutTask, Step, Worlds
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.spec import Choice, RunSpec
 from sidetune_core.sweep import SweptRun, sweep
@@ -28,6 +31,7 @@ from sidetune_core.weights import Published, load_weights
 
 __all__ = [
     "Act",
+    "Actor",
     "Base",
     "Batch",
     "BufferDict",
@@ -37,6 +41,7 @@ __all__ = [
     "ClassTask",
     "DataError",
     "Examples",
+    "Expert",
     "Features",
     "FitError",
     "Gaussian",
@@ -52,6 +57,7 @@ __all__ = [
     "PluginError",
     "Policy",
     "Published",
+    "Recording",
     "Results",
     "RolloutOptions",
     "RolloutTask",
@@ -66,14 +72,18 @@ __all__ = [
     "SweptRun",
     "Task",
     "TaskStream",
+    "Trajectories",
     "WeightsError",
     "Worlds",
     "at_least",
     "at_most",
+    "collect",
     "derive_seed",
+    "home",
     "load_weights",
     "more_than",
     "normalise",
+    "open_recording",
     "option",
     "resume",
     "run",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sidetune_core import arguments
 from sidetune_core.compose import compose
@@ -12,7 +12,13 @@ from sidetune_core.errors import EndedElsewhere, Interrupted, SidetuneError
 from sidetune_core.report import matrix_table, metrics_lines, moved_lines
 from sidetune_core.runs import resume_command
 from sidetune_core.summary import summarise
-from sidetune_core.verbs import app, sweep
+from sidetune_core.verbs import app
+from sidetune_core.verbs.collect import collect
+from sidetune_core.verbs.sweep import sweep
+from sidetune_core.verbs.words import ordered
+
+COMPOSING: Mapping[str, Callable[..., int]] = {"sweep": sweep, "collect": collect}
+"""Verbs that take options of `sidetune-run`."""
 
 
 def main_run(argv: Sequence[str] | None = None) -> int:
@@ -26,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    if words[:1] == ["sweep"]:
-        words[1:] = sweep.ordered(words[1:])
+    if words and words[0] in COMPOSING:
+        words[1:] = ordered(COMPOSING[words[0]], words[1:])
     description = "Look at registered parts and at runs. To run something: sidetune-run --help"
 
     def act() -> int:

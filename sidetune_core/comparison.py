@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import attrs
 
 from sidetune_core.methods import Method, same_stream, shared_line
-from sidetune_core.metrics import Metric
+from sidetune_core.metrics import UNITLESS, Metric, one_unit
 from sidetune_core.ranks import LEVEL, Ranking, half_width, rank_methods
-from sidetune_core.report import COMPARED, TRAINABLE, common_metric, heads, in_percent, keys, whole, written
+from sidetune_core.report import (
+    COMPARED,
+    TRAINABLE,
+    UNMEASURED,
+    RunSummary,
+    common_metric,
+    heads,
+    in_mebibytes,
+    in_percent,
+    keys,
+    whole,
+    written,
+)
 from sidetune_core.tables import Format, comma_separated, typeset
 
 
@@ -32,13 +44,25 @@ class Line:
 
 
 def compare_methods(
-    methods: Sequence[Method], form: Format = "text", metrics: Sequence[Metric] = COMPARED, seconds: bool = True
+    methods: Sequence[Method],
+    form: Format = "text",
+    metrics: Sequence[Metric] = COMPARED,
+    seconds: bool = True,
+    further: Sequence[str] = (),
+    work: bool = False,
 ) -> str:
     """One line for each method, best average rank first where methods can be ranked; what the numbers are, above and below.
 
+    Losses of several tasks are not averaged: what is told instead is the average rank, forgetting as a share, and each task's loss.
+
     Args:
         seconds: tell the time of a run too, where all were made on a machine of the same speed.
+        further: more figures of the tasks, by name, averaged over tasks and seeds.
+        work: tell processor time and peak memory of a run, where they were measured.
     """
+    apart = not all(one_unit(run.results) for method in methods for run in method.runs)
+    if apart:
+        metrics = (*UNITLESS, *(metric for metric in metrics if metric not in COMPARED))
     ranking = rank(methods)
     ranks = ranking.average if ranking else [None] * len(methods)
     lines = [Line(method, tuple(estimate(method, metric) for metric in metrics), one) for method, one in zip(methods, ranks, strict=True)]
@@ -46,16 +70,27 @@ def compare_methods(
         lines.sort(key=lambda line: line.rank or 0)
     if form == "csv":
         return comma_separated(_values(lines, metrics))
-    table = typeset(_cells(lines, metrics, seconds), form)
+    tables = [typeset(_cells(lines, metrics, seconds, further, work), form)]
+    if apart and same_stream(run for method in methods for run in method.runs):
+        tables.append(typeset(_by_task(lines), form))
     shared, notes = shared_line(methods), _notes(methods, ranking)
     if form == "latex":
-        return "\n".join([*(f"% {line}" for line in (shared, *notes) if line), table])
-    return "\n\n".join(filter(None, [shared, table, ("\n" if form == "text" else "\n\n").join(notes)]))
+        return "\n".join([*(f"% {line}" for line in (shared, *notes) if line), *tables])
+    return "\n\n".join(filter(None, [shared, *tables, ("\n" if form == "text" else "\n\n").join(notes)]))
 
 
 def estimate(method: Method, metric: Metric) -> Estimate:
     """A metric over the seeds of a method."""
-    figures = [metric.function(run.results) for run in method.runs]
+    return _over(method, lambda run: metric.function(run.results))
+
+
+def _further(method: Method, name: str) -> Estimate:
+    return _over(method, lambda run: run.further.get(name))
+
+
+def _over(method: Method, read: Callable[[RunSummary], float | None]) -> Estimate:
+    """A figure of a run over the seeds of a method."""
+    figures = [read(run) for run in method.runs]
     known = [figure for figure in figures if figure is not None]
     return Estimate(fmean(known), half_width(known)) if len(known) == len(figures) else Estimate(None, None)
 
@@ -72,13 +107,14 @@ def rank(methods: Sequence[Method]) -> Ranking | None:
     return rank_methods(scores, [results.higher_is_better] * len(scores))
 
 
-def _cells(lines: Sequence[Line], metrics: Sequence[Metric], seconds: bool) -> list[list[str]]:
+def _cells(lines: Sequence[Line], metrics: Sequence[Metric], seconds: bool, further: Sequence[str], work: bool) -> list[list[str]]:
     """As a person reads it."""
     runs = [run for line in lines for run in line.method.runs]
-    percent = all(in_percent(run.results) for run in runs)
+    percent = all(in_percent(run.results) or not one_unit(run.results) for run in runs)
     ranked = any(line.rank is not None for line in lines)
     costs = ["trainable\nparameters\nper task", "parameters\nat the end", *(["seconds"] if seconds else [])]
-    figures = heads(common_metric(runs), metrics, " %" if percent else "")
+    costs += ["processor\nseconds", "peak\nMiB"] if work else []
+    figures = [*heads(common_metric(runs), metrics, " %" if percent else ""), *(name.replace("-", "\n") for name in further)]
     table = [["method", "seeds", *figures, *(["average\nrank"] if ranked else []), *costs]]
     for line in lines:
         parameters = line.method.runs[0].parameters
@@ -87,12 +123,31 @@ def _cells(lines: Sequence[Line], metrics: Sequence[Metric], seconds: bool) -> l
                 line.method.name,
                 str(len(line.method.runs)),
                 *(_estimated(figure, percent) for figure in line.figures),
+                *(_estimated(_further(line.method, name), percent=False) for name in further),
                 *([] if line.rank is None else [f"{line.rank:.2f}"]),
                 whole(parameters.get(TRAINABLE)),
                 whole(parameters.get("all")),
                 *([f"{fmean(run.seconds for run in line.method.runs):.1f}"] if seconds else []),
+                *(_work(line.method) if work else []),
             ]
         )
+    return table
+
+
+def _work(method: Method) -> list[str]:
+    """Processor seconds and peak memory, averaged over seeds."""
+    seconds = _over(method, lambda run: run.processor_seconds).mean
+    memory = _over(method, lambda run: run.peak_memory).mean
+    return [UNMEASURED if seconds is None else f"{seconds:,.0f}", UNMEASURED if memory is None else in_mebibytes(memory)]
+
+
+def _by_task(lines: Sequence[Line]) -> list[list[str]]:
+    """The last row of R, averaged over seeds: a line for each task, a column for each method."""
+    results = lines[0].method.runs[0].results
+    table = [[f"{results.metric} in the end", *("\n".join(line.method.name.split()) for line in lines)]]
+    for place, task in enumerate(results.tasks):
+        cells = [[run.results.rows[-1][place] for run in line.method.runs] for line in lines]
+        table.append([task, *(written(None if None in column else fmean(cell or 0.0 for cell in column), False) for column in cells)])
     return table
 
 

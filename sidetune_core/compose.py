@@ -108,6 +108,16 @@ def compose(spec: RunSpec) -> Composition:
     return Composition(parts, train, spec.seed)
 
 
+def compose_env(asked: Choice) -> Part:
+    """An env by itself.
+
+    Raises:
+        PluginError, OptionError: with what to type next.
+    """
+    plugin, cls = _load(ENV, asked)
+    return Part(plugin, cls, structure(cls.Config, asked.options, f"env '{plugin.name}'"))
+
+
 def train_values(spec: RunSpec, env: type[Any]) -> dict[str, Any]:
     """What is set among the training options: the env's recipe, then what the spec asks for."""
     asked = {name.replace("-", "_"): value for name, value in spec.train.items()}

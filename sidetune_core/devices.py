@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from contextlib import AbstractContextManager
 
 import attrs
@@ -53,6 +55,13 @@ class Machine:
     def move_inputs(self, inputs: Inputs) -> Inputs:
         """Inputs here; their ids and lengths stay where they are."""
         return attrs.evolve(inputs, tensors={name: self.move(value) for name, value in inputs.items()})
+
+    def peak_memory(self) -> int:
+        """Most bytes in use at once: of the accelerator, or of this process, where what it has mapped from disk counts while resident."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type

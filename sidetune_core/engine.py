@@ -83,7 +83,8 @@ def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_e
             runs.check_free(path)
         composition = compose(spec)
         with closing(build_stream(composition)) as stream:
-            learner, tasks = _build(composition, stream, group)
+            progress = Progress(quiet=quiet or not group.first)
+            learner, tasks = _build(composition, stream, group, progress)
             if not tasks:
                 raise RunError(f"{composition.parts['env'].owner} has no tasks")
             if len({task.higher_is_better for task in tasks}) > 1:
@@ -95,7 +96,7 @@ def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_e
             with _held(folder):
                 if group.first:
                     folder.write_json("run.json", _about(spec, composition, machine, tasks, group) | {"save_every": save_every})
-                return _carry_out(composition, folder, learner, tasks, machine, group, stream.fingerprint(), quiet, often)
+                return _carry_out(composition, folder, learner, tasks, machine, group, stream.fingerprint(), progress, often)
 
 
 def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) -> Run:
@@ -116,14 +117,16 @@ def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) 
         often = interval(save_every if save_every is not None else about.get("save_every", SAVE_EVERY))
         composition = compose(from_values(about.get("resolved"), str(folder.path / "run.json")))
         with _held(folder), closing(build_stream(composition)) as stream:
-            learner, tasks = _build(composition, stream, group)
+            progress = Progress(quiet=quiet or not group.first)
+            learner, tasks = _build(composition, stream, group, progress)
             if [task.id for task in tasks] != [task["id"] for task in about["tasks"]]:
                 raise RunError(f"the env no longer gives the tasks that {folder.path} was started with")
             machine = devices.choose(composition.train, group.local)
-            return _carry_out(composition, folder, learner, tasks, machine, group, stream.fingerprint(), quiet, often)
+            return _carry_out(composition, folder, learner, tasks, machine, group, stream.fingerprint(), progress, often)
 
 
-def _build(composition: Composition, stream: TaskStream, group: Group) -> tuple[Learner, Sequence[Task]]:
+def _build(composition: Composition, stream: TaskStream, group: Group, progress: Progress) -> tuple[Learner, Sequence[Task]]:
+    stream.say = progress.say
     with group.in_turn():
         return build_learner(composition, stream), stream.tasks()
 
@@ -148,12 +151,11 @@ def _carry_out(
     machine: Machine,
     group: Group,
     data: str,
-    quiet: bool,
+    progress: Progress,
     save_every: Interval,
 ) -> Run:
     options = composition.train
-    progress = Progress(quiet=quiet or not group.first)
-    clock = Clock(folder)
+    clock = Clock(folder, machine.peak_memory)
     side = composition.parts.get("side")
     store = None
     if options.store != "off":

@@ -12,6 +12,11 @@ from pathlib import Path
 from sidetune_core.errors import WriteError
 
 
+def home() -> Path:
+    """The folder of what is kept for later runs: ``$SIDETUNE_HOME``, by default ``~/.cache/sidetune``."""
+    return Path(os.environ.get("SIDETUNE_HOME") or "~/.cache/sidetune").expanduser()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write to a temporary name beside `path`, sync, then rename: a reader or a crash never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,15 +6,18 @@ A folder with one ``NAME.toml`` for each claim, written by a person:
     method = "EWC, exact Fisher"           # how the table calls it
     command = "sidetune-run --env icifar --learner ewc"
     seeds = [0, 1, 2]
-    tolerance = 0.01                       # how far the mean may be off when somebody else runs it
+    tolerance = 0.01                       # how far the mean may be off when somebody else runs it; of losses of several tasks, what
+                                           # share each may be off by, on average
 
     [[published]]                          # any number of these, for the same figure (average accuracy)
     figure = 0.7634
     source = "van de Ven et al. 2022, Table 3, another network"
     tolerance = 0.01                       # left out where the figure is shown for orientation only
 
-and below it ``recorded/NAME.json``, written by `sidetune reproduce NAME --record` alone: R of each seed, numbers of parameters, versions,
-commit. Every table is made from these, so no figure is ever typed.
+    figures = ["exact"]                    # more figures of the tasks that the table shows; the claims of a table may each name some
+
+and below it ``recorded/NAME.json``, written by `sidetune reproduce NAME --record` alone: R of each seed, further figures of the tasks,
+numbers of parameters, what it took, versions, commit. Every table is made from these, so no figure is ever typed.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from sidetune_core.comparison import compare_methods
 from sidetune_core.errors import LedgerError, OptionError, suggest
 from sidetune_core.files import write_text
 from sidetune_core.methods import Method
-from sidetune_core.metrics import Results, average_accuracy
+from sidetune_core.metrics import Results, average_accuracy, one_unit
 from sidetune_core.options import structure
 from sidetune_core.report import RunSummary, in_percent, written
 from sidetune_core.spec import RunSpec, from_values
@@ -65,6 +68,8 @@ class Claim:
     published: list[Published] = attrs.field(factory=list)
     note: str = ""
     """What a reader of the table has to know."""
+    figures: list[str] = attrs.field(factory=list)
+    """More figures of the tasks that its table shows."""
 
 
 @attrs.frozen
@@ -129,8 +134,16 @@ def mean_accuracy(runs: Sequence[RunSummary]) -> float:
 
 
 def verdicts(entry: Entry, runs: Sequence[RunSummary]) -> list[Verdict]:
-    """The mean of `runs` against what was recorded, and against what was published for the same setting."""
+    """The mean of `runs` against what was recorded, and against what was published for the same setting.
+
+    Losses of several tasks have no mean: each is compared with what was recorded for it, as a share, and the tolerance is a share too.
+    """
     mean = mean_accuracy(runs)
+    if not one_unit(runs[0].results):
+        if not entry.runs:
+            return []
+        off = fmean(abs(new / old - 1) for new, old in zip(_last_row(runs), _last_row(entry.runs), strict=True))
+        return [Verdict(off <= entry.claim.tolerance, f"losses are off by {off:.4f} of what was recorded (± {entry.claim.tolerance:g})")]
     against = [(entry.recorded, entry.claim.tolerance, "recorded")] if entry.recorded is not None else []
     against += [(one.figure, one.tolerance, one.source) for one in entry.claim.published if one.tolerance is not None]
     return [
@@ -162,7 +175,9 @@ def write_record(folder: Path, entry: Entry, spec: RunSpec, runs: Sequence[RunSu
             {
                 "seed": run.spec.seed,
                 "results": attrs.asdict(run.results),
+                "further": dict(run.further),
                 "parameters": dict(run.parameters),
+                "took": {"seconds": run.seconds, "processor seconds": run.processor_seconds, "peak memory": run.peak_memory},
                 **{key: origin[key] for key in ("machine", "threads", "versions")},
                 "commit": origin["git"]["commit"],
             }
@@ -179,7 +194,10 @@ def write_up(entries: Sequence[Entry], layout: Layout) -> str:
     recorded = [entry for entry in entries if entry.runs]
     sections = []
     if recorded:
-        sections.append(compare_methods([Method(entry.claim.method, entry.runs, ()) for entry in recorded], layout, seconds=False))
+        methods = [Method(entry.claim.method, entry.runs, ()) for entry in recorded]
+        further = list(dict.fromkeys(name for entry in entries for name in entry.claim.figures))
+        work = all(run.peak_memory is not None for method in methods for run in method.runs)
+        sections.append(compare_methods(methods, layout, seconds=False, further=further, work=work))
     beside = [["method", "here", "published", "the same, within", "source"]]
     for entry in recorded:
         percent = in_percent(entry.runs[0].results)
@@ -188,7 +206,7 @@ def write_up(entries: Sequence[Entry], layout: Layout) -> str:
             beside.append([entry.claim.method, *figures, _sameness(entry, one, percent), one.source])
     if len(beside) > 1:
         sections.append(typeset(beside, layout, left={0, 4}))
-    sections += [f"{entry.claim.method}: {entry.claim.note}" for entry in recorded if entry.claim.note]
+    sections += [f"{entry.claim.method}: {entry.claim.note}" for entry in entries if entry.claim.note]
     missing = [entry.claim.method for entry in entries if not entry.runs]
     if missing:
         sections.append(f"Not run yet: {'; '.join(missing)}.")
@@ -219,6 +237,11 @@ def _sameness(entry: Entry, published: Published, percent: bool) -> str:
         return ""
     same = abs(entry.recorded - published.figure) <= published.tolerance
     return f"{written(published.tolerance, percent)}: {'yes' if same else 'no'}"
+
+
+def _last_row(runs: Sequence[RunSummary]) -> list[float]:
+    """What each task came to in the end, averaged over runs that are all complete."""
+    return [fmean(cell or 0.0 for cell in column) for column in zip(*(run.results.rows[-1] for run in runs), strict=True)]
 
 
 def _record_path(folder: Path, name: str) -> Path:
@@ -252,7 +275,10 @@ def _summary(name: str, spec: RunSpec, run: Mapping[str, Any]) -> RunSummary:
         ),
         moved=(),
         parameters=run["parameters"],
-        seconds=math.nan,  # no record has the time: seeds are run when and where there is room
+        seconds=run.get("took", {}).get("seconds", math.nan),
         status="done",
         folder=name,
+        processor_seconds=run.get("took", {}).get("processor seconds"),
+        peak_memory=run.get("took", {}).get("peak memory"),
+        further=run.get("further", {}),
     )

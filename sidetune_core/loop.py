@@ -67,7 +67,7 @@ class Session:
     curve: Curve
     save_every: Interval = Interval()
     stop: Stop = attrs.field(factory=Stop)
-    clock: Clock = attrs.Factory(lambda self: Clock(self.folder), takes_self=True)
+    clock: Clock = attrs.Factory(lambda self: Clock(self.folder, self.machine.peak_memory), takes_self=True)
     group: Group = Group()
     show: Show = _nowhere
 
@@ -290,11 +290,12 @@ def _train(learner: Learner, stage: Sequence[Task], seen: Sequence[Task], within
             if len(recent) == TICK or last:
                 loss = _check(torch.stack(recent), task, step, session.folder)
                 recent.clear()
-                figures = {name: float(value) for name, value in losses.items()} | learner.record() | task.record()
+                reached = task.record()
+                figures = {name: float(value) for name, value in losses.items()} | learner.record() | reached
                 line = {"task": task.id, "step": step + 1, "lr": rate(options, step, steps), "mean_loss": loss, **figures}
                 session.folder.append("metrics.jsonl", line)
                 _draw(line, session.curve)
-                session.progress.step(step + 1, loss)
+                session.progress.step(step + 1, loss, {name: reached[name] for name in (task.metric,) if name in reached})
             group.agree(session.stop)
             if not (last or _can_go_on(stage, step + 1, options)):
                 continue

@@ -53,6 +53,11 @@ class Results:
         return tuple(cell for row in (self.initial, *self.rows) for cell in row if cell is not None)
 
 
+def one_unit(results: Results) -> bool:
+    """Whether figures of different tasks may be averaged; losses of several tasks may differ in unit and scale, such as L1 and nats."""
+    return results.metric != "loss" or len(results.tasks) == 1
+
+
 def average_accuracy(results: Results) -> float | None:
     """ACC = mean_j R[T-1][j], over the tasks learnt (GEM: Lopez-Paz & Ranzato 2017)."""
     return _mean(cell for row in results.learnt[-1:] for cell in row)
@@ -75,6 +80,14 @@ def forgetting(results: Results) -> float | None:
     task was learnt, count where they were measured. Where lower is better: mean (R[T-1][j] - min_l R[l][j]).
     """
     return _mean(_forgotten(results, task) for task in range(len(results.rows) - 1))
+
+
+def relative_forgetting(results: Results) -> float | None:
+    """mean_{j<T-1} of what `forgetting` averages, as a share of the best figure before the last row: 0.5 for a loss half as large again.
+
+    It has no unit, so that it may be averaged over tasks whose figures differ in theirs. None where a best figure is 0 or below.
+    """
+    return _mean(_share_forgotten(results, task) for task in range(len(results.rows) - 1))
 
 
 def backward_transfer(results: Results) -> float | None:
@@ -168,7 +181,14 @@ MAIN = (
 )
 
 
+UNITLESS = (
+    Metric("relative forgetting", "F", "after Chaudhry 2018", "as forgetting, as a share of the best earlier row", relative_forgetting),
+)
+"""What may be averaged over tasks of different units."""
+
+
 FURTHER = (
+    *UNITLESS,
     Metric("lower triangle accuracy", "A", "Díaz-Rodríguez 2018", "mean of the lower triangle", triangle_accuracy),
     Metric("backward transfer, all pairs", "BWT", "Díaz-Rodríguez 2018", "as above, over every later row", backward_transfer_all_pairs),
     Metric("forward transfer", "FWT", "GEM 2017", "how much better than untrained, just before learning", forward_transfer),
@@ -202,11 +222,22 @@ def _mean(cells: Iterable[float | None]) -> float | None:
 
 def _forgotten(results: Results, task: int) -> float | None:
     """What `forgetting` averages: how far the last row is worse on `task` than the best of the rows before."""
+    return _gain(results, _best_before(results, task), results.rows[-1][task])
+
+
+def _share_forgotten(results: Results, task: int) -> float | None:
+    """The same as a share of that best."""
+    best, lost = _best_before(results, task), _forgotten(results, task)
+    return None if best is None or lost is None or best <= 0 else lost / best
+
+
+def _best_before(results: Results, task: int) -> float | None:
+    """The best figure on `task` of all rows but the last; None where one since it was learnt was not measured."""
     column = [row[task] for row in results.rows]
     if None in column[task:]:
         return None
-    *earlier, last = (_goodness(results, cell) for cell in column if cell is not None)
-    return max(earlier) - last
+    best = max if results.higher_is_better else min
+    return best(cell for cell in column[:-1] if cell is not None)
 
 
 def _transferred(results: Results, task: int) -> float | None:

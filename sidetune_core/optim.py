@@ -27,8 +27,8 @@ def make_optimizer(learner: Learner, options: TrainOptions) -> torch.optim.Optim
     if options.optimizer == "sgd":  # whose fused form fails where a parameter had no gradient in the first step
         return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0)
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=options.lr, fused=fused)
-    return torch.optim.Adam(groups, lr=options.lr, fused=fused)
+        return torch.optim.AdamW(groups, lr=options.lr, eps=options.eps, fused=fused)
+    return torch.optim.Adam(groups, lr=options.lr, eps=options.eps, fused=fused)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:

@@ -53,8 +53,9 @@ class Categorical(Policy):
         self.size, self.width = sum(self.counts), len(self.counts)
 
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = [torch.multinomial(choice.exp(), 1, generator=generator) for choice in self._choices(parameters)]
-        return torch.cat(drawn, 1).float()
+        """By the Gumbel-max trick: the largest of logits less the logarithms of exponential variates."""
+        noise = torch.empty_like(parameters).exponential_(generator=generator).log_()
+        return self.mode(parameters - noise)
 
     def mode(self, parameters: Tensor) -> Tensor:
         return torch.stack([choice.argmax(1) for choice in torch.split(parameters, self.counts, 1)], 1).float()
@@ -92,12 +93,11 @@ class Gaussian(Policy):
         return (parameters.chunk(2, 1)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
 
 
-class ActorCritic(nn.Module):
-    """Encodings (B, *shape) to the parameters of a policy and a value, (B, policy.size + 1) with the value last.
+class Actor(nn.Module):
+    """Encodings (B, *shape) to the parameters of a policy, (B, policy.size).
 
-    Actor and critic are apart: each some tanh layers on the flattened encoding, and a linear one. Orthogonal weights, of gain sqrt(2),
-    then 0.01 for the actor and 1 for the critic, and zero biases (Huang et al., The 37 Implementation Details of PPO, ICLR Blog Track
-    2022, detail 2).
+    Some tanh layers on the flattened encoding, and a linear one. Orthogonal weights, of gain sqrt(2), then 0.01, and zero biases (Huang et
+    al., The 37 Implementation Details of PPO, ICLR Blog Track 2022, detail 2).
 
     Args:
         shape: of the encodings.
@@ -108,18 +108,30 @@ class ActorCritic(nn.Module):
 
     def __init__(self, shape: Shape, policy: Policy, hidden: int, layers: int) -> None:
         super().__init__()
-        widths = [math.prod(shape), *[hidden] * layers]
-        self.actor = _network(widths, policy.size - policy.free, gain=0.01)
-        self.critic = _network(widths, 1, gain=1.0)
+        self.actor = _network([math.prod(shape), *[hidden] * layers], policy.size - policy.free, gain=0.01)
         self.free = nn.Parameter(torch.zeros(policy.free)) if policy.free else None
 
     def forward(self, encoding: Tensor) -> Tensor:
-        """(B, *shape) to (B, policy.size + 1)."""
-        flat = encoding.flatten(1)
-        columns = [self.actor(flat), self.critic(flat)]
+        """(B, *shape) to (B, policy.size)."""
+        columns = [self.actor(encoding.flatten(1))]
         if self.free is not None:
-            columns.insert(1, self.free.expand(len(flat), -1))
+            columns.append(self.free.expand(len(encoding), -1))
         return torch.cat(columns, 1)
+
+
+class ActorCritic(Actor):
+    """Encodings (B, *shape) to the parameters of a policy and a value, (B, policy.size + 1) with the value last.
+
+    Actor and critic are apart, and built alike; the last layer of the critic has gain 1.
+    """
+
+    def __init__(self, shape: Shape, policy: Policy, hidden: int, layers: int) -> None:
+        super().__init__(shape, policy, hidden, layers)
+        self.critic = _network([math.prod(shape), *[hidden] * layers], 1, gain=1.0)
+
+    def forward(self, encoding: Tensor) -> Tensor:
+        """(B, *shape) to (B, policy.size + 1)."""
+        return torch.cat([super().forward(encoding), self.critic(encoding.flatten(1))], 1)
 
 
 def _network(widths: Sequence[int], outputs: int, gain: float) -> nn.Sequential:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -48,14 +50,15 @@ class Progress:
         if not self._quiet and self._stream.isatty():
             self._bar = tqdm(total=steps, desc=head, unit="step", file=self._stream, leave=False, dynamic_ncols=True)
 
-    def step(self, done: int, loss: float) -> None:
-        """`done` steps of the task are behind, with this loss of late."""
+    def step(self, done: int, loss: float, figures: Mapping[str, float] = MappingProxyType({})) -> None:
+        """`done` steps of the task are behind, with this loss, and other figures by name, of late."""
+        words = ", ".join([f"loss {loss:.3f}", *(f"{name} {figure:.3g}" for name, figure in figures.items())])
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            self._bar.set_postfix_str(words, refresh=False)
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._shown > SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()
-            self.say(f"{self._head}: step {done}/{self._steps}, loss {loss:.3f}")
+            self.say(f"{self._head}: step {done}/{self._steps}, {words}")
 
     def finish(self, text: str) -> None:
         """The task is over; `text` stays."""

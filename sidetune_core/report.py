@@ -59,6 +59,9 @@ class RunSummary:
     status: str
     folder: str
     certified: tuple[str, ...] = ()  # what the certificate says, in lines
+    processor_seconds: float | None = None
+    peak_memory: int | None = None  # bytes
+    further: Mapping[str, float] = attrs.field(factory=dict)  # figures of the tasks at the end, averaged over tasks
 
 
 def matrix_table(results: Results) -> str:
@@ -110,7 +113,7 @@ def run_report(summary: RunSummary) -> str:
         first, *rest = summary.certified
         sections += ["## Certificate", "\n".join([first, *(f"- {line.strip()}" for line in rest)])]
     parameters = [[f"parameters, {which}", f"{count:,}"] for which, count in summary.parameters.items()]
-    sections += ["## Cost", markdown([["cost", "amount"], *parameters, ["time", _time(summary.seconds)]])]
+    sections += ["## Cost", markdown([["cost", "amount"], *parameters, ["time", _time(summary.seconds)], *_work(summary)])]
     return "\n\n".join(sections) + "\n"
 
 
@@ -244,6 +247,18 @@ def whole(number: int | None) -> str:
 def _value(results: Results, number: float | None) -> str:
     """With its unit, to stand alone."""
     return written(number, in_percent(results)) + (" %" if number is not None and in_percent(results) else "")
+
+
+def _work(summary: RunSummary) -> Table:
+    """What the machine did, where that was measured."""
+    if summary.processor_seconds is None or summary.peak_memory is None:
+        return []
+    return [["processor time", _time(summary.processor_seconds)], ["peak memory", f"{in_mebibytes(summary.peak_memory)} MiB"]]
+
+
+def in_mebibytes(size: float) -> str:
+    """A number of bytes."""
+    return f"{size / 2**20:,.0f}"
 
 
 def _time(seconds: float) -> str:

@@ -10,10 +10,12 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import cached_property
 from itertools import islice
 from typing import Any, Literal, Protocol
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -77,7 +79,7 @@ class Step:
     measures: Mapping[str, Tensor] = attrs.field(factory=dict)
     """(E,) by name, told where an episode has ended: what else the environment measures of it, such as SPL."""
 
-    @property
+    @cached_property
     def ended(self) -> Tensor:
         """(E,) bool"""
         return self.terminated | self.truncated
@@ -93,6 +95,16 @@ class Worlds(Protocol):
         """Take actions (E, width), as the task's policy gives them."""
 
     def close(self) -> None: ...
+
+
+class Expert(Protocol):
+    """Somebody who knows what to do in the worlds of a task, and can be imitated. It may look into them."""
+
+    def begin(self, worlds: Worlds, seed: int) -> None:
+        """An episode has begun in `worlds`, of which there is one; all that is random in the expert comes from `seed`."""
+
+    def act(self, observations: Observations) -> Tensor | None:
+        """What to do now, (1, width) as the task's policy gives it; None to give the episode up, which is then not recorded."""
 
 
 class RolloutTask(Task):
@@ -117,6 +129,8 @@ class RolloutTask(Task):
     """
 
     metric = "return"
+    experts: tuple[str, ...] = ()
+    """Names of those who can be imitated in it, the usual one first; a subclass that names any has `expert`."""
     lost_within = "environments cannot be saved: the episodes that were under way are given up, and new ones begin"
 
     def __init__(
@@ -137,6 +151,18 @@ class RolloutTask(Task):
     def make_test_worlds(self, count: int) -> Worlds:
         """New environments to evaluate in, for a task that has others for that: number k plays the k-th share of the episodes."""
         return self.make_worlds(count)
+
+    def expert(self, name: str) -> Expert:
+        """One of `experts`.
+
+        Raises:
+            OptionError: it cannot act under these options.
+        """
+        raise NotImplementedError(f"{type(self).__name__} names experts {self.experts} and does not define expert()")
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of the libraries that its worlds come from, by name: what is recorded in others may be something else."""
+        return {}
 
     def head(self, shape: Shape) -> nn.Module:
         return ActorCritic(shape, self.policy, self.options.hidden, self.options.layers)
@@ -201,7 +227,7 @@ class RolloutTask(Task):
             while (left > 0).any():
                 parameters = act(self._inputs(now)).cpu()[:, :-1]
                 actions = self.policy.mode(parameters) if self.options.evaluate == "mode" else self.policy.sample(parameters, generator)
-                step = self._checked(worlds.step(actions), f"evaluation, step {tally.steps + 1}")
+                step = self._checked(worlds.step(actions), tally.steps + 1, "of evaluation")
                 now = self._standardised(step.observations)
                 for place, episode in tally.count(step):
                     if left[place] > 0:
@@ -239,31 +265,32 @@ class RolloutTask(Task):
         generator = torch.Generator().manual_seed(derive_seed(seed, "actions", self.id, update))
         held = self.state()
         frames: list[Observations] = []
-        columns: list[tuple[Tensor, ...]] = []
+        columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         try:
             for number in range(options.rollout):
                 now = course.now
                 output = act(self._inputs(now, film.ids(update, number), film.window)).cpu()
-                parameters, values = output[:, :-1], output[:, -1]
-                actions = self.policy.sample(parameters, generator)
-                place = f"step {update * options.rollout + number + 1} of training"
-                step = self._checked(worlds.step(actions), place)
+                actions = self.policy.sample(output[:, :-1], generator)
+                step = self._checked(worlds.step(actions), update * options.rollout + number + 1, "of training")
                 rewards = self._rewards(step, course)
                 rewards = self._past_time_limits(act, step, rewards)
                 frames.append(now)
-                columns.append((actions, self.policy.log_prob(parameters, actions), values, rewards, step.ended.float()))
+                columns.append((output, actions, rewards, step.ended))
                 self._episodes.extend(episode for _, episode in course.tally.count(step))
                 course.now = self._arrive(step.observations)
             last = act(self._inputs(course.now, film.ids(update, options.rollout), film.window)).cpu()[:, -1]
         except BaseException:
             self.set_state(held)
             raise
-        actions, before, values, rewards, ended = (torch.stack(column) for column in zip(*columns, strict=True))
-        advantages = gae(rewards, values, last, ended, options.gamma, options.gae_lambda)
-        targets = torch.cat([actions, *(one.unsqueeze(2) for one in (before, advantages, advantages + values, values))], 2)
+        outputs, actions, rewards, ended = (torch.stack(column) for column in zip(*columns, strict=True))
+        values = outputs[:, :, -1]
+        advantages = gae(rewards, values, last, ended.float(), options.gamma, options.gae_lambda)
+        actions, parameters = actions.flatten(0, 1), outputs[:, :, :-1].flatten(0, 1)
+        learnt = torch.stack([advantages, advantages + values, values], 2).flatten(0, 1)
+        targets = torch.cat([actions, self.policy.log_prob(parameters, actions).unsqueeze(1), learnt], 1)
         observations = {name: torch.stack([frame[name] for frame in frames]).flatten(0, 1) for name in self.inputs}
         ids = torch.cat([film.ids(update, number) for number in range(options.rollout)])
-        return _Rollout(ids, observations, targets.flatten(0, 1), film.window)
+        return _Rollout(ids, observations, targets, film.window)
 
     def _batch(self, rollout: _Rollout, places: Tensor) -> Batch:
         targets = rollout.targets[places]
@@ -274,13 +301,25 @@ class RolloutTask(Task):
         ids = rollout.ids[places]
         return Batch(ids, self._inputs(rows, ids, rollout.window), targets)
 
+    def prepare(self, observations: Observations, ids: Tensor | None = None) -> Inputs:
+        """What a network is given for observations (B, *shape) as the worlds give them."""
+        return self._inputs(self._standardised(observations), ids)
+
+    def see(self, observations: Observations) -> None:
+        """Let running statistics take observations (B, *shape) of training into account."""
+        for name, moments in self._moments.items():
+            moments.see(observations[name])
+
     def _inputs(self, observations: Observations, ids: Tensor | None = None, window: int | None = None) -> Inputs:
-        return Inputs({name: observations[name].float() / self._units.get(name, 1.0) for name in self.inputs}, ids, window=window)
+        tensors = {}
+        for name in self.inputs:
+            value, unit = observations[name].float(), self._units.get(name, 1.0)
+            tensors[name] = value if unit == 1.0 else value / unit
+        return Inputs(tensors, ids, window=window)
 
     def _arrive(self, observations: Observations) -> Observations:
         """Observations of training, which running statistics take into account, standardised."""
-        for name, moments in self._moments.items():
-            moments.see(observations[name])
+        self.see(observations)
         return self._standardised(observations)
 
     def _standardised(self, observations: Observations) -> Observations:
@@ -298,12 +337,12 @@ class RolloutTask(Task):
     def _past_time_limits(self, act: Act, step: Step, rewards: Tensor) -> Tensor:
         """Rewards with the discounted value of what would have come after a time limit."""
         cut = step.truncated & ~step.terminated
-        if not cut.any():
+        if not step.final or not cut.any():
             return rewards
         final = self._standardised({name: value[cut[step.ended]] for name, value in step.final.items()})
         return rewards.masked_scatter(cut, rewards[cut] + self.options.gamma * act(self._inputs(final)).cpu()[:, -1])
 
-    def _checked(self, step: Step, place: str) -> Step:
+    def _checked(self, step: Step, number: int, phase: str) -> Step:
         """A step, if all its numbers are finite.
 
         Raises:
@@ -311,9 +350,12 @@ class RolloutTask(Task):
         """
         values = {"reward": step.rewards, **{f"observation '{name}'": value for name, value in step.observations.items()}}
         for name, value in values.items():
-            if not value.isfinite().all():
-                number = int((~value.isfinite()).reshape(len(value), -1).any(1).nonzero()[0])
-                raise RunError(f"{self.title}: the {name} of environment {number} is not a finite number ({place})")
+            if value.is_floating_point() and not np.isfinite(value.numpy()).all():
+                env = int((~value.isfinite()).reshape(len(value), -1).any(1).nonzero()[0])
+                raise RunError(
+                    f"{self.title}: the {name} of environment {env} is not a finite number (step {number} {phase}). When the environment "
+                    "is mended, go on from the last update with --resume"
+                )
         return step
 
 
@@ -328,14 +370,13 @@ def gae(rewards: Tensor, values: Tensor, last: Tensor, ended: Tensor, gamma: flo
         gamma: discount.
         gae_lambda: 0 for one-step differences, 1 for whole returns.
     """
-    advantages = torch.zeros_like(rewards)
-    later, following = torch.zeros_like(last), last
-    for number in reversed(range(len(rewards))):
-        goes_on = 1 - ended[number]
-        difference = rewards[number] + gamma * goes_on * following - values[number]
-        later = difference + gamma * gae_lambda * goes_on * later
-        advantages[number], following = later, values[number]
-    return advantages
+    goes_on = gamma * (1 - ended)
+    differences = (rewards + goes_on * torch.cat([values[1:], last.unsqueeze(0)]) - values).unbind()
+    later, advantages = torch.zeros_like(last), []
+    for difference, share in zip(reversed(differences), reversed((gae_lambda * goes_on).unbind()), strict=True):
+        later = difference + share * later
+        advantages.append(later)
+    return torch.stack(advantages[::-1])
 
 
 @attrs.frozen

@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,17 +182,22 @@ class RunFolder:
 
 
 class Clock:
-    """Adds up the time that a run takes, in ``seconds.jsonl``, piece by piece: of a process that is killed the last piece is lost."""
+    """Adds up what a run takes, in ``seconds.jsonl``, piece by piece: of a process that is killed the last piece is lost.
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder, self._began = folder, time.monotonic()
-        self._last = self._began
+    A piece has the seconds that passed, those that the processors worked for this process, and the most bytes in use so far.
+    """
+
+    def __init__(self, folder: RunFolder, peak_memory: Callable[[], int]) -> None:
+        self._folder, self._peak_memory = folder, peak_memory
+        self._began = self._last = time.monotonic()
+        self._worked = time.process_time()
 
     def note(self) -> float:
         """Write down the time since the last note; returns the seconds since the process began with the run."""
-        now = time.monotonic()
-        self._folder.append("seconds.jsonl", {"seconds": round(now - self._last, 3)})
-        self._last = now
+        now, worked = time.monotonic(), time.process_time()
+        piece = {"seconds": round(now - self._last, 3), "processor": round(worked - self._worked, 3), "memory": self._peak_memory()}
+        self._folder.append("seconds.jsonl", piece)
+        self._last, self._worked = now, worked
         return now - self._began
 
 

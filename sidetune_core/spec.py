@@ -27,6 +27,7 @@ class TrainOptions:
     accumulate: int = option(1, "batches whose gradients are averaged for one optimiser step", at_least(1))
     lr: float = option(1e-3, "learning rate, or its peak where a schedule is set", at_least(0))
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "optimiser, a new one for every task")
+    eps: float = option(1e-8, "what adam and adamw add to the root of the second moment", more_than(0))
     momentum: float = option(0.9, "momentum of sgd (Nesterov's)", at_least(0), at_most(1))
     weight_decay: float = option(0.0, "weight decay; mergers have none", at_least(0))
     schedule: Literal["constant", "cosine", "one-cycle", "linear"] = option(

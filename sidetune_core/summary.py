@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 
 from sidetune_core import certificate
 from sidetune_core.errors import OptionError, RunError
@@ -26,6 +27,8 @@ def summarise(folder: RunFolder) -> RunSummary:
             for line in folder.lines("moved.jsonl")
         )
         counts = folder.lines("parameters.jsonl")
+        pieces = folder.lines("seconds.jsonl")
+        measured = bool(pieces) and all("memory" in piece for piece in pieces)  # runs of former versions have the seconds only
         return RunSummary(
             name=folder.path.name,
             spec=_resolved(about["resolved"]),
@@ -33,13 +36,23 @@ def summarise(folder: RunFolder) -> RunSummary:
             results=folder.results(),
             moved=moved,
             parameters={TRAINABLE: _typical([int(line["trainable"]) for line in counts]), "all": int(counts[-1]["all"])} if counts else {},
-            seconds=_finite(sum(line["seconds"] for line in folder.lines("seconds.jsonl"))),
+            seconds=_finite(sum(piece["seconds"] for piece in pieces)),
             status=folder.status,
             folder=str(folder.path),
+            processor_seconds=_finite(sum(piece["processor"] for piece in pieces)) if measured else None,
+            peak_memory=max(int(piece["memory"]) for piece in pieces) if measured else None,
+            further=_further(folder),
             certified=tuple(certificate.lines(certified)) if (certified := certificate.read(folder)) else (),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
         raise RunError(f"the run {folder.path} is damaged: {error!r}") from error
+
+
+def _further(folder: RunFolder) -> dict[str, float]:
+    """The figures that every task has at the end of the run, averaged over tasks."""
+    last = {str(line["task"]): line["figures"] for line in folder.lines("eval.jsonl") if line["split"] == "test" and line["after"] >= 0}
+    names = [name for name in next(iter(last.values()), {}) if all(name in figures for figures in last.values())]
+    return {name: fmean(float(figures[name]) for figures in last.values()) for name in names}
 
 
 def part_of(tensor: str) -> str:

@@ -107,9 +107,11 @@ class TaskStream(ABC):
     recipe: ClassVar[Mapping[str, object]] = {}
     """Defaults of ``--train.*`` options that suit this env, such as ``{"steps": 157}``."""
     parts: ClassVar[Mapping[str, str | Mapping[str, object]]] = {}
-    """Parts that suit this env where a spec names none, such as ``{"base": {"name": "taskonomy", "width": 16}, "side": "fcn5"}``."""
+    """Parts that suit this env where a spec names none, such as ``{"base": {"name": "taskonomy", "width": 10}, "side": "fcn5"}``."""
     inputs: InputShapes
     """Shapes of the inputs of every task, known before any data is read."""
+    say: Callable[[str], None] = staticmethod(lambda text: None)
+    """Tell the user something while `tasks` is at work for long; the core sets it, and by default nothing is shown."""
 
     @property
     def vocabulary(self) -> int | None:

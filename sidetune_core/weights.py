@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import re
 import warnings
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from sidetune_core.buffers import BufferDict
 from sidetune_core.errors import WeightsError
-from sidetune_core.files import write_bytes
+from sidetune_core.files import home, write_bytes
 from sidetune_core.pickles import salvage
 
 Tensors = Mapping[str, Tensor]
@@ -105,8 +104,7 @@ def fetch(published: Published) -> Path:
     Raises:
         WeightsError: it cannot be downloaded, or its hash is not the published one.
     """
-    home = Path(os.environ.get("SIDETUNE_HOME") or "~/.cache/sidetune").expanduser()
-    path = home / "weights" / published.file
+    path = home() / "weights" / published.file
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,8 @@ class Conv(Base):
     """Three 3 x 3 convolutions of stride 2, with 16, 32 and 64 channels, and a linear layer on the flattened map, with ReLU.
 
     Input ``image`` (B, C, H, W) of any size, such as MiniGrid's 7 x 7 symbols; other inputs are flattened and join in front of the linear
-    layer. Encoding (B, width). Taps: what each convolution gives.
+    layer. Encoding (B, width). Taps: what each convolution gives. Weights for ``image`` (3, 28, 28) and width 64 come with the package,
+    trained by imitation of BabyAI's bot (see ``weights/conv-babyai.md``).
 
     Raises:
         FitError: there is no ``image`` (C, H, W).
@@ -33,7 +34,7 @@ class Conv(Base):
         """Options of Conv."""
 
         width: int = option(64, "length of the encoding", at_least(1))
-        weights: str = option("none", "'none' (random), or a .safetensors or .pth file")
+        weights: str = option("none", "'none' (random), 'packaged' (of BabyAI's levels in 28 x 28 pixels), or a .safetensors or .pth file")
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
@@ -48,7 +49,8 @@ class Conv(Base):
             taps.append((channels, height, width_))
         self.linear = orthogonal(nn.Linear(math.prod(taps[-1]) + width(inputs, besides="image"), config.width))
         self.shape, self.tap_shapes = (config.width,), tuple(taps)
-        load_weights(self, config.weights, owner="base 'conv'", packaged=Path(__file__).parent / "weights" / "conv.safetensors")
+        packaged = Path(__file__).parent / "weights" / "conv-babyai.safetensors"
+        load_weights(self, config.weights, owner="base 'conv'", packaged=packaged)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, width), and what each convolution gives."""

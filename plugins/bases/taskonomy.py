@@ -38,6 +38,8 @@ BANK = {
     "vanishing_point": "afd2ae9b71d46a54efc5231b3e38ebc3e35bfab78cb0a78d9b75863a240b19a8",
 }
 """SHA-256 of the encoders that read one image, as the names of the published files tell them."""
+BANK_URL = "https://github.com/alexsax/visual-prior/raw/networks/assets/pytorch/"
+"""Where the authors' package visualpriors gets the files. This project has not fetched them itself; what comes is checked by its hash."""
 
 
 class Taskonomy(Base):
@@ -60,7 +62,9 @@ class Taskonomy(Base):
         """Options of the Taskonomy encoder."""
 
         weights: str = option(
-            "none", "'seed' (the published bank's encoder of 'domain'), 'none' (random), or a .safetensors, .pth or .dat file"
+            "none",
+            "'packaged' (ours, trained on rendered rooms, width 10), 'seed' (the published bank's encoder of 'domain', width 64), 'none' "
+            "(random), or a .safetensors, .pth or .dat file",
         )
         domain: str = option("curvature", "which encoder of the bank 'seed' means, such as curvature, normal or denoising")
         width: int = option(64, "channels of the first layer; all but the last are in proportion, and the bank has 64", at_least(1))
@@ -92,10 +96,8 @@ class Taskonomy(Base):
             self,
             config.weights,
             owner="base 'taskonomy'",
-            packaged=Path(__file__).parent / "weights" / "taskonomy.safetensors",
-            published=Published(
-                file, f"https://github.com/alexsax/visual-prior/raw/networks/assets/pytorch/{file}", BANK[config.domain], holds_objects=True
-            ),
+            packaged=Path(__file__).parent / "weights" / "taskonomy-rooms.safetensors",
+            published=Published(file, BANK_URL + file, BANK[config.domain], holds_objects=True),
         )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -16,6 +16,8 @@ from gymnasium.vector.async_vector_env import AsyncState
 from torch import Tensor
 
 from sidetune_core.api import Categorical, Gaussian, Observations, OptionError, Policy, RunError, Shape, Step
+
+from ._gym_make import NOTE
 
 Space = spaces.Space[Any]
 
@@ -32,6 +34,7 @@ class GymWorlds:
         processes: whether each has a process of its own.
         timeout: seconds that a step or a reset in processes may take.
         blind: whether images are blank.
+        context: how processes begin; by a server that has imported what takes long, where there is one.
 
     Raises:
         RunError: the processes could not be started.
@@ -45,21 +48,21 @@ class GymWorlds:
         processes: bool,
         timeout: float,
         blind: bool = False,
+        context: Literal["spawn", "forkserver"] = "spawn",
     ) -> None:
         self._id, self._timeout, self._blind = id, timeout, blind
         self._stacked, self._taken, self._broken = stacked, 0, False
         self._envs: AsyncVectorEnv | SyncVectorEnv
         if processes:
-            context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
             try:
-                self._envs = AsyncVectorEnv(makers, context=context, autoreset_mode=AutoresetMode.SAME_STEP)
+                self._envs = AsyncVectorEnv(makers, context=context, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
             except (EOFError, ConnectionError) as error:
                 raise RunError(
                     f"the processes of {id} could not be started; what they wrote above says why. A script that starts processes is "
                     'a file, and runs below `if __name__ == "__main__":`. Without --env.processes there are none'
                 ) from error
         else:
-            self._envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+            self._envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
         self._actions = self._envs.single_action_space
 
     def reset(self, seed: int) -> Observations:
@@ -103,6 +106,12 @@ class GymWorlds:
         with self._told(f"a call of {name}, after step {self._taken}"):
             return self._envs.call(name)
 
+    @property
+    def first(self) -> gymnasium.Env[Any, Any]:
+        """The first environment, which is in this process."""
+        assert isinstance(self._envs, SyncVectorEnv)
+        return self._envs.envs[0]
+
     def close(self) -> None:
         """Close the environments; processes that do not answer are ended."""
         if not isinstance(self._envs, AsyncVectorEnv):
@@ -117,7 +126,7 @@ class GymWorlds:
 
     def _tensors(self, found: Mapping[str, Any]) -> Observations:
         """Stacks (E, stack, C, ...) as channels (E, stack * C, ...)."""
-        values = {name: torch.from_numpy(value) for name, value in found.items()}
+        values = {name: torch.tensor(value) for name, value in found.items()}
         if self._stacked:
             values = {name: value.flatten(1, 2) for name, value in values.items()}
         return {name: torch.zeros_like(value) if self._blind and value.ndim == 4 else value for name, value in values.items()}
@@ -142,8 +151,11 @@ class GymWorlds:
             gone = [number for number, process in enumerate(self._envs.processes) if not process.is_alive()]
             raise self._error(gone, moment, "lost its process, which was killed or has crashed") from error
         except Exception as error:  # an environment may raise anything
-            pipes = self._envs.parent_pipes if isinstance(self._envs, AsyncVectorEnv) else []
-            failed = [number for number, pipe in enumerate(pipes) if pipe is None]
+            if isinstance(self._envs, AsyncVectorEnv):
+                failed = [number for number, pipe in enumerate(self._envs.parent_pipes) if pipe is None]
+            else:
+                notes = [note for note in getattr(error, "__notes__", []) if note.startswith(NOTE)]
+                failed = [int(note.removeprefix(NOTE)) for note in notes]
             reason = f"raised {type(error).__name__}: {error}".splitlines()[0]
             raise self._error(failed, moment, reason) from error
         except BaseException:

@@ -13,6 +13,7 @@ import attrs
 import gymnasium
 from gymnasium.wrappers import FrameStackObservation
 
+from ._gym_make import outlive_signals
 from ._habitat_recipe import Look, Recipe
 
 CONFIGS = ("", "benchmark/nav/", "benchmark/nav/pointnav/")
@@ -51,7 +52,7 @@ class Maker:
     def __call__(self) -> gymnasium.Env[Any, Any]:
         if os.getpid() == self.owner:
             return _Empty(self.look)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the first one says what becomes of the others
+        outlive_signals()
         return make(self.recipe, self.look.config)
 
 

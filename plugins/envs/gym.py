@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import gymnasium
 
 from sidetune_core.api import (
     DataError,
+    Expert,
     InputShapes,
     OptionError,
     Policy,
@@ -24,10 +25,15 @@ from sidetune_core.api import (
     option,
 )
 
-from ._gym_make import Recipe, is_minigrid, make
+from ._gym_bot import Bot, is_babyai
+from ._gym_make import Recipe, is_minigrid, make, versions_of
 from ._gym_worlds import GymWorlds, policy_of, shapes_of
 
 BYTE = 255.0
+
+BOT = "bot"
+
+INSTALL = "pip install 'sidetune[rl]'"
 
 
 class Gym(TaskStream):
@@ -35,11 +41,13 @@ class Gym(TaskStream):
 
     Images are ``image`` (stack * C, H, W) in [0, 1], or have the name that the environment gives them; vectors are (stack * C,), called
     ``vector`` where there is nothing else; whole numbers from a range are one-hot vectors; text is left out. All tasks must have inputs
-    of one shape. MiniGrid's 7 x 7 view is drawn in 28 x 28 pixels, or given as one-hot symbols (20, 7, 7).
+    of one shape. MiniGrid's 7 x 7 view is given as one-hot symbols (20, 7, 7), or drawn in 28 x 28 pixels.
 
     An epoch is ``frames`` steps of all environments together. The metric is the mean return of ``episodes`` episodes, the same in every
     run. An episode is a success if it returns ``success`` or more; without that option, if the environment says so in ``info``; else if
     it reaches the environment's registered reward threshold; else if it returns more than 0, as in MiniGrid.
+
+    BabyAI's levels (Chevalier-Boisvert et al., ICLR 2019) have an expert ``bot``, for ``sidetune collect``.
 
     A run that was stopped goes on at an update, with new episodes. Environments of the old gym are reached through shimmy:
     ``--env.ids GymV21Environment-v0 --env.arguments '{"env_id": "..."}'``.
@@ -53,12 +61,13 @@ class Gym(TaskStream):
     class Config(RolloutOptions):
         """Options of `Gym`."""
 
+        frames: int = option(40_960, "steps of all environments in one of --train.epochs, rounded up to whole rollouts", at_least(1))
         ids: str = option("MiniGrid-Empty-5x5-v0", "ids of environments, separated by commas; module:Id-v0 imports a module first")
         arguments: str = option("{}", "keyword arguments of gymnasium.make for all of them, as JSON")
         processes: bool = option(False, "give each environment a process of its own, which pays where a step takes over 0.1 ms")
         timeout: float = option(60.0, "seconds that a step of an environment in its own process may take", more_than(0))
         inputs: str = option("", "names of the inputs to keep, separated by commas; empty for all")
-        view: Literal["pixels", "symbols"] = option("pixels", "MiniGrid's view, drawn or as one-hot symbols")
+        view: Literal["symbols", "pixels"] = option("symbols", "MiniGrid's view, as one-hot symbols or drawn")
         grey: bool = option(False, "turn images into grey ones")
         size: int | None = option(None, "height and width to bring images to; None for those of the environment", at_least(1))
         stack: int = option(1, "latest frames that an observation is made of", at_least(1))
@@ -67,7 +76,8 @@ class Gym(TaskStream):
         metric: Literal["return", "success"] = option("return", "the figure that R is made of")
         blind: bool = option(False, "make all images black: what can be done without seeing")
 
-    recipe = {"epochs": 1.0, "batch": 256, "lr": 3e-4, "clip": 0.5, "precision": "fp32"}
+    parts = {"base": "combined", "side": "combined"}
+    recipe = {"epochs": 1.0, "batch": 256, "lr": 1e-3, "schedule": "linear", "warmup": 0.0, "eps": 1e-5, "clip": 0.5, "precision": "fp32"}
 
     def __init__(self, config: Config, seed: int) -> None:
         self._config = config
@@ -82,12 +92,13 @@ class Gym(TaskStream):
             raise OptionError("--env.ids is empty; name an environment, such as CartPole-v1")
         made = attrs.asdict(config, filter=lambda field, _: field.name in attrs.fields_dict(Recipe))
         self._recipes = [Recipe(**{**made, "id": id, "arguments": arguments}) for id in ids]
-        looks = [_look(recipe) for recipe in self._recipes]
-        self.inputs, self._policies = looks[0][0], [policy for _, policy in looks]
-        for recipe, (shapes, _) in zip(self._recipes, looks, strict=True):
-            if shapes != self.inputs:
+        self._looks = [_look(recipe) for recipe in self._recipes]
+        self.inputs = self._looks[0].inputs
+        for recipe, look in zip(self._recipes, self._looks, strict=True):
+            if look.inputs != self.inputs:
                 raise DataError(
-                    f"the environments of a stream must have inputs of one shape: {ids[0]} has {self.inputs} and {recipe.id} {shapes}; "
+                    f"the environments of a stream must have inputs of one shape: {ids[0]} has {self.inputs} and "
+                    f"{recipe.id} {look.inputs}; "
                     "--env.size brings images to one size, --env.grey to one channel, --env.inputs keeps some of them"
                 )
         if config.blind and not any(len(shape) == 3 for shape in self.inputs.values()):
@@ -95,8 +106,18 @@ class Gym(TaskStream):
 
     def tasks(self) -> Sequence[GymTask]:
         """One for each id."""
-        pairs = zip(self._recipes, self._policies, strict=True)
-        return [GymTask(f"t{number}", recipe, policy, self.inputs, self._config) for number, (recipe, policy) in enumerate(pairs)]
+        pairs = zip(self._recipes, self._looks, strict=True)
+        return [GymTask(f"t{number}", recipe, look, self._config) for number, (recipe, look) in enumerate(pairs)]
+
+
+@attrs.frozen
+class Look:
+    """What is known of an environment once it was made."""
+
+    inputs: InputShapes
+    policy: Policy
+    experts: tuple[str, ...]
+    versions: Mapping[str, str]
 
 
 class GymTask(RolloutTask):
@@ -104,31 +125,46 @@ class GymTask(RolloutTask):
 
     options: Gym.Config
 
-    def __init__(self, id: str, recipe: Recipe, policy: Policy, inputs: InputShapes, config: Gym.Config) -> None:
+    def __init__(self, id: str, recipe: Recipe, look: Look, config: Gym.Config) -> None:
         unit = 1.0 if is_minigrid(recipe.id) and recipe.view == "symbols" else BYTE
-        units = {name: unit for name, shape in inputs.items() if len(shape) == 3}
-        super().__init__(id, recipe.id, inputs, units, policy, config)
-        self.metric = config.metric
-        self._recipe = recipe
+        units = {name: unit for name, shape in look.inputs.items() if len(shape) == 3}
+        super().__init__(id, recipe.id, look.inputs, units, look.policy, config)
+        self.metric, self.experts = config.metric, look.experts
+        self._recipe, self._versions = recipe, look.versions
 
     def make_worlds(self, count: int) -> Worlds:
-        makers, config = [partial(make, self._recipe)] * count, self.options
+        makers, config = [partial(make, self._recipe, number) for number in range(count)], self.options
         return GymWorlds(makers, self._recipe.id, config.stack > 1, config.processes, config.timeout, config.blind)
 
+    def expert(self, name: str) -> Expert:
+        """BabyAI's bot, in its levels.
 
-def _look(recipe: Recipe) -> tuple[InputShapes, Policy]:
-    """Input shapes and policy of an environment.
+        Raises:
+            OptionError: the environment would be in a process of its own, where the bot cannot see it.
+        """
+        if self.options.processes:
+            raise OptionError("the expert 'bot' looks into the environment, which has to be in this process: leave out --env.processes")
+        return Bot()
+
+    def versions(self) -> Mapping[str, str]:
+        return self._versions
+
+
+def _look(recipe: Recipe) -> Look:
+    """Input shapes, policy and experts of an environment.
 
     Raises:
         DataError: it is not there or cannot be made.
     """
     try:
         env: gymnasium.Env[Any, Any] = make(recipe)
-    except ModuleNotFoundError:
-        raise
+    except ModuleNotFoundError as error:
+        raise DataError(f"environment {recipe.id} needs '{error.name}'. What this project knows of comes with: {INSTALL}") from error
     except Exception as error:  # an environment may raise anything
         raise DataError(f"environment {recipe.id} cannot be made: {type(error).__name__}: {error}") from error
     try:
-        return shapes_of(env.observation_space, recipe.stack > 1), policy_of(env.action_space, recipe.id)
+        shapes = shapes_of(env.observation_space, recipe.stack > 1)
+        experts = (BOT,) if is_babyai(env) else ()
+        return Look(shapes, policy_of(env.action_space, recipe.id), experts, versions_of(env))
     finally:
         env.close()

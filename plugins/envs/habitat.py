@@ -39,6 +39,8 @@ if importlib.util.find_spec("habitat") is None:
     raise ModuleNotFoundError("No module named 'habitat'", name="habitat")
 
 BYTE = 255.0
+CONTEXT: Literal["spawn", "forkserver"] = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+"""How processes begin: from a server that has imported habitat, which takes seconds."""
 GET = "python -m habitat_sim.utils.datasets_download --uids habitat_test_scenes habitat_test_pointnav_dataset --data-path data"
 SIMULATOR = (
     "Install habitat-sim, which is on no package index but conda's: conda install habitat-sim headless -c conda-forge -c aihabitat; or "
@@ -154,7 +156,7 @@ class HabitatTask(RolloutTask):
 
     def _open(self, recipes: Sequence[Recipe]) -> Worlds:
         makers = [Maker(recipe, self._look) for recipe in recipes]
-        return GymWorlds(makers, self.title, self.options.stack > 1, processes=True, timeout=self.options.timeout)
+        return GymWorlds(makers, self.title, self.options.stack > 1, processes=True, timeout=self.options.timeout, context=CONTEXT)
 
 
 class ShortestPath:
@@ -178,7 +180,7 @@ def _look(recipe: Recipe) -> Look:
         DataError: it cannot be made.
         PluginError: habitat-sim is missing.
     """
-    context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    context = multiprocessing.get_context(CONTEXT)
     context.set_forkserver_preload(_preloaded(recipe))
     with ProcessPoolExecutor(1, context) as pool:
         try:

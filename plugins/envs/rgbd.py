@@ -58,6 +58,7 @@ class RGBD(TaskStream):
         decoder: int = option(256, "channels of the widest layers of the tasks' decoders; the original has 1024", at_least(8))
 
     recipe = {"batch": 16, "steps": 200, "lr": 1e-3}
+    parts = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
 
     def __init__(self, config: Config, seed: int) -> None:
         if config.frames is None:

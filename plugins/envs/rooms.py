@@ -9,20 +9,18 @@ from typing import Literal
 
 import attrs
 import torch
-from torch import Tensor
 
-from sidetune_core.api import OptionError, TaskStream, at_least, derive_seed, option
+from sidetune_core.api import OptionError, TaskStream, at_least, derive_seed, home, option
 
+from . import _rooms_cache as cache
 from ._dense import DOMAINS, ORDERS, DenseTask, Domain, Frames
-from ._rooms_labels import INDOORS, labelled
 from ._rooms_layout import write_taskonomy
-from ._rooms_render import render
-from ._rooms_scene import KINDS, Scene, sample_scene
+from ._rooms_scene import KINDS, sample_scene
 
 CLASS = Domain("class_room", "cross-entropy", len(KINDS), "labels", masked=False, whole=True)
 """What stands in the place of ``class_object``: which kind of room it is."""
-CHUNK = 32
-"""Rooms whose labels are made at once."""
+POOL = 1024
+"""Training rooms that a run draws its own from, where it asks for no more than these."""
 
 
 class Rooms(TaskStream):
@@ -34,8 +32,11 @@ class Rooms(TaskStream):
     masks are those of env 'taskonomy', but that the kind of room takes the place of ImageNet's classes, and that depth and curvature have
     scales that suit rooms: 12 m, and 1 / 10 cm, fill the range.
 
-    A room is a function of (series, split, number) and not of the run's seed: every run sees the same rooms, and more training rooms
-    contain fewer. ``--env.export DIR`` writes them as a Taskonomy data set too, which env 'taskonomy' reads.
+    A room is a function of (series, split, number). The run's seed draws the training rooms from the first 1024 of the series, an eighth
+    of each kind, so that 25 rooms vary from seed to seed, and more of them contain fewer; where more than 1024 are asked for, these are
+    the first of the series for every seed. Test rooms are always the same. What is rendered is kept under ``$SIDETUNE_HOME/rooms`` (by
+    default ``~/.cache/sidetune/rooms``) for later runs. ``--env.export DIR`` writes the rooms as a Taskonomy data set too, which env
+    'taskonomy' reads.
     """
 
     @attrs.frozen
@@ -44,34 +45,41 @@ class Rooms(TaskStream):
 
         order: Literal["12", "12cls", "12txtr", "12rgb"] = option("12", "order of the twelve tasks, by the original's names")
         domains: str | None = option(None, "only these tasks in this order, such as 'curvature,normal'; replaces 'order'")
-        images: int = option(192, "rooms to train on", at_least(1))
+        images: int = option(
+            192, "rooms to train on; up to 1024 are drawn by the run's seed, and more of them contain fewer", at_least(1)
+        )
         test_images: int = option(48, "rooms to test on", at_least(1))
         size: int = option(64, "height and width of the images, a multiple of 8", at_least(32))
         series: int = option(0, "which series of rooms", at_least(0))
         decoder: int = option(128, "channels of the widest layers of the tasks' decoders; the original has 1024", at_least(8))
+        cache: bool = option(True, "keep rendered rooms on disk for later runs, under $SIDETUNE_HOME/rooms; one of 64 x 64 takes 45 kB")
         export: Path | None = option(
             None, "also write the rooms into this folder as a Taskonomy data set of the buildings 'train' and 'test'"
         )
 
     recipe = {"batch": 16, "steps": 40, "lr": 3e-3}
-    parts = {"base": {"name": "taskonomy", "width": 16}, "side": "fcn5"}
+    parts = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
 
     def __init__(self, config: Config, seed: int) -> None:
         if config.size % 8:
             raise OptionError(f"--env.size must be a multiple of 8, not {config.size}")
-        self._config = config
+        self._config, self._seed = config, seed
         self._domains = _chosen(config.domains, config.order)
         self.inputs = {"image": (3, config.size, config.size)}
         self._fingerprint = ""
 
     def tasks(self) -> Sequence[DenseTask]:
         config = self._config
-        counts = {"train": config.images, "test": config.test_images}
-        rooms = {split: [sample_scene(derive_seed(config.series, split), k) for k in range(count)] for split, count in counts.items()}
+        numbers = {"train": cache.drawn(config.images, POOL, self._seed), "test": list(range(config.test_images))}
         if config.export is not None:
-            write_taskonomy(config.export.expanduser(), rooms, config.size)
-        names = {domain.name for domain in self._domains} | {"rgb", "mask"}
-        stored = _images([scene for scenes in rooms.values() for scene in scenes], config.size, names)
+            scenes = {split: [sample_scene(derive_seed(config.series, split), k) for k in some] for split, some in numbers.items()}
+            write_taskonomy(config.export.expanduser(), scenes, config.size)
+        names = sorted({domain.name for domain in self._domains} | {"rgb", "mask"})
+        folder = home() / "rooms" / cache.generator() if config.cache else None
+        parts = [
+            cache.Rooms(config.series, split, config.size, folder).images(some, names, self.say) for split, some in numbers.items()
+        ]
+        stored = {name: torch.cat([part[name] for part in parts]) for name in names}
         digest = hashlib.sha256(b"rooms, divide by 255")
         digest.update(stored["rgb"].numpy().data)
         self._fingerprint = digest.hexdigest()
@@ -81,15 +89,6 @@ class Rooms(TaskStream):
 
     def fingerprint(self) -> str:
         return self._fingerprint
-
-
-def _images(scenes: Sequence[Scene], size: int, names: set[str]) -> dict[str, Tensor]:
-    """Some domains of rooms, as `Frames` stores them."""
-    parts = []
-    for first in range(0, len(scenes), CHUNK):
-        some = scenes[first : first + CHUNK]
-        parts.append(labelled(some, render(some, size), INDOORS))
-    return {name: torch.cat([part[name] for part in parts]) for name in names}
 
 
 def _chosen(names: str | None, order: str) -> list[Domain]:

@@ -46,6 +46,7 @@ class Squad(TaskStream):
         extra: Path | None = option(None, "more questions to learn from, after those of 'train'")
         version: Literal["1.1", "2.0"] = option("2.0", "which SQuAD is downloaded where no 'train' is given")
         download_dir: Path = option(Path("~/.cache/sidetune/squad"), "folder of what is downloaded")
+        answerable: bool = option(False, "leave out all questions that have no answer, as SQuAD v1.1 has none")
         test_articles: str = option("", "titles of articles of 'train' that are tested and not learnt, with commas between them")
         every: int = option(1, "learn from every so-manieth article only", at_least(1))
         paragraphs: int | None = option(None, "learn from the first so many paragraphs of each task only", at_least(1))
@@ -125,6 +126,11 @@ class Squad(TaskStream):
         if config.extra is not None:
             learnt += read_squad(config.extra.expanduser())
             check_ids([*learnt, *tested], f"{path} and {config.extra}")
+        if config.answerable:
+            learnt, tested = _answerable(learnt), _answerable(tested)
+            if not (_asked(learnt) and _asked(tested)):
+                lacking = "to be tested on" if _asked(learnt) else "to learn from"
+                raise DataError(f"{path}: no question {lacking} has an answer (--env.answerable)")
         return learnt, tested
 
 
@@ -152,6 +158,15 @@ def _held_out(articles: Sequence[Article], path: Path) -> tuple[list[Article], l
             f"no article of {path} has {HELD_OUT} paragraphs, of which one could be tested on; give --env.dev or --env.test-articles"
         )
     return learnt, tested
+
+
+def _answerable(articles: Sequence[Article]) -> list[Article]:
+    """The articles with only those questions that have an answer."""
+
+    def cut(paragraph: Paragraph) -> Paragraph:
+        return attrs.evolve(paragraph, questions=tuple(question for question in paragraph.questions if question.answers))
+
+    return [attrs.evolve(article, paragraphs=tuple(map(cut, article.paragraphs))) for article in articles]
 
 
 def _dealt(articles: Sequence[Article], tasks: int) -> Iterator[list[Article]]:

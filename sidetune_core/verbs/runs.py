@@ -16,6 +16,7 @@ from sidetune_core.report import COMPARED, RunSummary, against, comparison, matr
 from sidetune_core.runs import open_run
 from sidetune_core.summary import summarise
 from sidetune_core.tables import Format
+from sidetune_core.verbs.words import Switch
 
 
 def report(
@@ -104,13 +105,14 @@ def _complete(methods: Sequence[Method], summaries: Sequence[RunSummary]) -> Seq
     return methods
 
 
-def export(run: Positional[Path], part: str = "base", out: Path | None = None) -> int:
+def export(run: Positional[Path], part: str = "base", out: Path | None = None, half: Switch = False) -> int:
     """Write the weights of a part of a run's newest checkpoint to a file, for ``--base.weights`` or ``--side.weights``.
 
     Args:
         run: the run folder.
         part: 'base', 'side', 'sides.t0', …; an unknown one is answered with what there is.
         out: a .safetensors file; PART.safetensors where it is left out.
+        half: round to 16 bits (IEEE half precision), for half the size; networks that read it compute in their own precision.
     """
     from sidetune_core import checkpoint
     from sidetune_core.weights import write_tensors
@@ -123,6 +125,10 @@ def export(run: Positional[Path], part: str = "base", out: Path | None = None) -
     out = out or Path(f"{part}.safetensors")
     if out.suffix != ".safetensors":
         raise SidetuneError(f"weights are written as .safetensors, not '{out.name}'")
+    if half:
+        tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        if beyond := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise SidetuneError(f"{beyond[0]} of {run} has numbers beyond half precision; leave out --half")
     write_tensors(out, tensors, {"composition": str(folder.read_json("run.json")["composition"]), "part": part})
     print(f"{out}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers")
     return 0

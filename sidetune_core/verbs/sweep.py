@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import json as jsons
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -80,27 +77,6 @@ def sweep(
     for one in failed:
         print_aside(f"failed: {one.name}: {one.reason}")
     return 1 if failed else 0
-
-
-def ordered(words: Sequence[str]) -> list[str]:
-    """The options of `sweep` itself first, then ``--`` and what the grid is made of, as the parser of verbs wants it."""
-    parameters = [one for one in inspect.signature(sweep).parameters.values() if one.name != "words"]
-    switches = {f"--{one.name.replace('_', '-')}" for one in parameters if one.annotation == "Switch"} | {"--help", "-h"}
-    with_value = {f"--{one.name.replace('_', '-')}" for one in parameters} - switches
-    own: list[str] = []
-    rest: list[str] = []
-    left = iter(words)
-    for word in left:
-        name = word.partition("=")[0].replace("_", "-")
-        if word == "--":
-            rest += left
-        elif name in switches or (name in with_value and "=" in word):
-            own.append(word)
-        elif name in with_value:
-            own += [word, *itertools.islice(left, 1)]
-        else:
-            rest.append(word)
-    return [*own, "--", *rest] if rest else own
 
 
 def _show(plan: grid.Plan, out: Path, json: bool) -> None:

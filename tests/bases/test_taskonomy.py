@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,21 @@ def test_what_does_not_fit_is_told() -> None:
         make(31)
     with pytest.raises(OptionError, match="has no encoder of 'taste'"):
         make(domain="taste")
+
+
+def test_in_full_width_and_size_it_gives_the_map_that_is_published_for() -> None:
+    base = make(256, width=64).eval()
+    with torch.no_grad():
+        features = base({"image": torch.rand(1, 3, 256, 256)})
+    assert tuple(features.encoding.shape) == (1, 8, 16, 16)
+    assert [tuple(tap.shape) for tap in features.taps] == [(1, 256, 32, 32), (1, 512, 16, 16), (1, 1024, 16, 16), (1, 2048, 16, 16)]
+    assert all(bool(maps.isfinite().all()) and float(maps.std()) > 0 for maps in (features.encoding, *features.taps))
+
+
+def test_the_packaged_weights_are_those_of_their_card_and_fit_no_other_width() -> None:
+    file = Path(sys.modules[type(make()).__module__].__file__ or "").parent / "weights" / "taskonomy-rooms.safetensors"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in file.with_suffix(".md").read_text(encoding="utf-8")
+    base = make(64, width=10, weights="packaged").eval()
+    assert base.conv1.weight.dtype == torch.float32
+    with pytest.raises(WeightsError, match="of another architecture"):
+        make(64, width=16, weights="packaged")

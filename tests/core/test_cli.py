@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sidetune_core.cli import main, main_run
+from sidetune_core.weights import read_tensors
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def imports_torch(code: str) -> bool:
     program = f"""
 import sys
 from sidetune_core.cli import main, main_run
+from sidetune_core.weights import read_tensors
 try:
     {code}
 except SystemExit:
@@ -320,6 +322,19 @@ def test_an_export_can_be_loaded_as_the_base_of_another_run(small: list[str], tm
     assert main(["export", str(tmp_path / "run"), "--part", "base", "--out", str(out)]) == 0
     again = [str(out) if word == "none" and small[place - 1] == "--base.weights" else word for place, word in enumerate(small)]
     assert main_run([*again, "--out", str(tmp_path / "again")]) == 0
+
+
+def test_an_export_in_half_precision_is_half_as_large_and_rounds(small: list[str], tmp_path: Path) -> None:
+    assert main_run([*small, "--out", str(tmp_path / "run")]) == 0
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    assert main(["export", str(tmp_path / "run"), "--out", str(whole)]) == 0
+    assert main(["export", str(tmp_path / "run"), "--out", str(half), "--half"]) == 0
+    exact, rounded = read_tensors(whole), read_tensors(half)
+    for name, tensor in exact.items():
+        expected = tensor.half() if tensor.is_floating_point() else tensor
+        assert rounded[name].dtype == expected.dtype
+        assert bool((rounded[name] == expected).all())
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
 
 
 def test_exporting_a_part_that_is_not_there_names_those_that_are(

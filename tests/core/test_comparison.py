@@ -79,6 +79,22 @@ def test_the_best_rank_comes_first() -> None:
     assert [record["method"] for record in records([KEPT[0], best])] == ["zenith", "kept"]
 
 
+def test_losses_of_several_tasks_are_ranked_and_listed_and_never_averaged() -> None:
+    def of_losses(run: RunSummary) -> RunSummary:
+        return attrs.evolve(run, results=attrs.evolve(run.results, metric="loss", higher_is_better=False))
+
+    # t0 was 0.5 and 1 when it was learnt, and is 0.5 and 1.5 in the end: half as much again; t1 is 4 and 2
+    kept, lost = (of_losses(run) for run in (run_of("kept", 0, 0.5, 0.5, 4.0), run_of("lost", 0, 1.0, 1.5, 2.0)))
+    text = compare_methods(group([kept, lost]))
+    assert "average loss" not in re.sub(r"\s+", " ", text)
+    lines = table([kept, lost])
+    assert lines["kept"][:3] == ["1", "0.00", "1.50"]
+    assert lines["lost"][:3] == ["1", "50.00", "1.50"]
+    by_task = [re.split(r" {2,}", line.strip()) for line in text.split("\n\n")[2].splitlines()]
+    assert [by_task[0], *by_task[-2:]] == [["loss in the end", "kept", "lost"], ["t0", "0.5", "1.5"], ["t1", "4", "2"]]
+    assert [record["relative_forgetting"] for record in records([kept, lost])] == ["0.0", "0.5"]
+
+
 def test_methods_on_other_tasks_are_compared_without_ranks() -> None:
     other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
     text = compare_methods(group([KEPT[0], other]))

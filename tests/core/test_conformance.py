@@ -26,6 +26,7 @@ from sidetune_core.api import (
     Side,
     Task,
     TaskStream,
+    collect,
     option,
 )
 from sidetune_core.errors import OptionError, PluginError
@@ -54,6 +55,13 @@ def archive(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight trajectories of BabyAI's bot."""
+    env = {"name": "gym", "ids": "BabyAI-GoToRedBallNoDists-v0", "time_limit": 8}
+    return collect(env, tmp_path_factory.mktemp("recorded"), 8, quiet=True).folder
+
+
 Own = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
@@ -64,6 +72,7 @@ def own(
     tiny_bert: Path,
     squad_file: Path,
     archive: Path,
+    recorded: Path,
     tmp_path: Path,
 ) -> Own:
     """Options of single plugins: files that are there, and little work."""
@@ -78,6 +87,7 @@ def own(
         ("env", "gym"): {"envs": 2, "rollout": 16, "episodes": 2},
         ("env", "icifar"): {"archive": str(archive)},
         ("env", "images"): {"archive": str(archive)},
+        ("env", "imitation"): {"data": str(recorded), "held_out": 2, "episodes": 2, "envs": 2},
         ("env", "rgbd"): {"frames": str(write_frames(tmp_path / "frames")), **dense},
         ("env", "rooms"): dense,
         ("env", "squad"): {"tokenizer": str(tiny_bert), "train": str(squad_file), "window": 48, "stride": 16},

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
 from sidetune_core import cli, engine, ledger
@@ -58,6 +59,18 @@ def record(book: Path, name: str, *accuracies: float) -> ledger.Entry:
     return ledger.read_entry(book, name)
 
 
+def test_losses_of_several_tasks_are_held_against_what_was_recorded_one_by_one(book: Path) -> None:
+    def losses(first: float, second: float) -> RunSummary:
+        results = Results(("a", "b"), ((9.0, None), (first, second)), (9.0, 9.0), "loss", higher_is_better=False)
+        return RunSummary("x", RunSpec(seed=0), "x", results, (), {}, 1.0, "done", "x")
+
+    entry = ledger.Entry("small", ledger.read_entry(book, "small").claim, (losses(0.01, 2.0),))
+    near, far = (ledger.verdicts(entry, [losses(*one)])[0] for one in ((0.01005, 2.01), (0.02, 2.0)))
+    assert (near.holds, far.holds) == (True, False)
+    assert near.text == "losses are off by 0.0050 of what was recorded (± 0.01)"
+    assert ledger.verdicts(ledger.Entry("small", entry.claim, ()), [losses(1.0, 1.0)]) == []
+
+
 # Running a claim
 
 
@@ -71,6 +84,8 @@ def test_a_claim_is_run_recorded_and_holds_when_it_is_run_again(
     entry = ledger.read_entry(book, "small")
     assert [run.spec.seed for run in entry.runs] == [0, 1]
     assert entry.recorded is not None
+    assert entry.recorded == entry.runs[0].further["accuracy"] / 2 + entry.runs[1].further["accuracy"] / 2
+    assert all(2**20 < (run.peak_memory or 0) < 2**40 and (run.processor_seconds or 0) > 0 for run in entry.runs)
     assert f"{entry.recorded:.4f}" in f"{sum(float(line.split()[4][:-1]) for line in out.splitlines()[:2]) / 2:.4f}"
 
     status, out, _ = sidetune("reproduce", "small", "--quiet", "--out", tmp_path / "second")
@@ -204,6 +219,18 @@ def test_a_published_figure_with_a_tolerance_is_a_claim_and_one_without_is_not(b
     assert beside.split() == ["features", "72.00", "90.00", "a", "paper"]
 
 
+def test_a_record_keeps_what_a_run_took_and_a_claim_names_more_figures_for_its_table(book: Path) -> None:
+    claim = book / "small.toml"
+    claim.write_text(claim.read_text().replace("seeds =", 'figures = ["loss"]\nseeds ='))
+    run = attrs.evolve(summary(0, 0.5), processor_seconds=61.25, peak_memory=300 * 2**20, further={"accuracy": 0.5, "loss": 1.25})
+    about = {"git": COMMITTED, "machine": "cpu", "threads": 1, "versions": {}}
+    ledger.write_record(book, ledger.read_entry(book, "small"), RunSpec(learner="features", env="digits"), [run], [about])
+    entry = ledger.read_entry(book, "small")
+    assert (entry.runs[0].seconds, entry.runs[0].processor_seconds, entry.runs[0].peak_memory) == (1.0, 61.25, 300 * 2**20)
+    (line,) = [line for line in ledger.write_up([entry], "text").splitlines() if "50.00" in line]
+    assert line.split()[-5:] == ["1.25", "·", "10", "61", "300"]
+
+
 def test_what_was_not_run_is_said(book: Path) -> None:
     assert ledger.write_up([ledger.read_entry(book, "small")], "text") == "Not run yet: features."
 
@@ -240,8 +267,9 @@ def test_records_hold_no_path_of_the_machine_that_made_them() -> None:
         assert "archive" not in json.loads(path.read_text())["spec"]["env"]["options"]
 
 
-def test_the_tables_of_the_readme_are_those_of_the_ledger() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
+def test_the_tables_of_the_project_are_those_of_the_ledger(page: str) -> None:
     entries = [ledger.read_entry(ROOT / "ledger", name) for name in ledger.names(ROOT / "ledger")]
     tables = {entry.claim.table: [one for one in entries if one.claim.table == entry.claim.table] for entry in entries}
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     assert ledger.update(text, {name: ledger.write_up(ones, "markdown") for name, ones in tables.items()}) == text

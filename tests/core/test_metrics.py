@@ -24,6 +24,8 @@ from sidetune_core.metrics import (
     forward_transfer_without_baseline,
     intransigence,
     learning_accuracy,
+    one_unit,
+    relative_forgetting,
     triangle_accuracy,
     worst_case,
 )
@@ -163,3 +165,17 @@ def test_where_lower_is_better_the_worst_row_is_the_highest() -> None:
 
 def test_a_loss_is_not_called_an_accuracy() -> None:
     assert MAIN[0].title("l1") == "average l1"
+
+
+def test_forgetting_as_a_share_is_of_the_best_earlier_row() -> None:
+    losses = results_of((2.0, None, None), (1.0, 4.0, None), (1.5, 3.0, 9.0), higher_is_better=False)
+    assert relative_forgetting(losses) == (0.5 - 0.25) / 2
+    assert relative_forgetting(results_of((0.5, None), (0.375, 1.0))) == 0.25
+    assert relative_forgetting(results_of((0.0, None), (0.0, 1.0))) is None
+    assert relative_forgetting(results_of((None, None), (0.5, 1.0))) is None
+
+
+def test_losses_have_one_unit_where_there_is_one_task() -> None:
+    assert not one_unit(results_of((1.0, None), (1.0, 1.0), higher_is_better=False))
+    assert one_unit(results_of((1.0,), higher_is_better=False))
+    assert one_unit(results_of((1.0, None), (1.0, 1.0)))

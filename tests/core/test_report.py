@@ -172,6 +172,13 @@ def test_times_are_written_in_two_units_at_most(seconds: float, text: str) -> No
     assert row_of(run_report(attrs.evolve(summary_of(KEPT), seconds=seconds)), "time") == [text]
 
 
+def test_a_report_tells_processor_time_and_peak_memory_where_they_were_measured() -> None:
+    report = run_report(attrs.evolve(summary_of(KEPT), processor_seconds=61.0, peak_memory=3 * 2**30))
+    assert row_of(report, "processor time") == ["1 min 01 s"]
+    assert row_of(report, "peak memory") == ["3,072 MiB"]
+    assert "peak memory" not in run_report(summary_of(KEPT))
+
+
 def test_a_report_says_that_nothing_was_forgotten_where_every_column_is_constant() -> None:
     assert "\nNothing was forgotten: every R[i][j], i >= j, is the same number bit for bit.\n" in run_report(summary_of(KEPT))
 

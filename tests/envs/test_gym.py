@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from sidetune_core import registry
+from sidetune_core import checkpoint, registry
 from sidetune_core.api import Categorical, DataError, Gaussian, Inputs, OptionError, Order, RunError
 from sidetune_core.kinds import ENV
 from sidetune_core.options import structure
@@ -72,7 +75,7 @@ def test_frames_are_stacked_made_grey_and_brought_to_a_size() -> None:
 
 
 def test_inputs_can_be_left_out_so_that_worlds_fit_together() -> None:
-    assert stream(f"{ODD},MiniGrid-Empty-5x5-v0", inputs="image", size=8).inputs == {"image": (3, 8, 8)}
+    assert stream(f"{ODD},MiniGrid-Empty-5x5-v0", inputs="image", view="pixels", size=8).inputs == {"image": (3, 8, 8)}
     with pytest.raises(DataError, match="it has no input sound; it has image, mode"):
         stream(ODD, inputs="image,sound")
 
@@ -134,15 +137,15 @@ def test_an_environment_that_fails_in_its_process_is_told_with_its_number_and_st
         next(task.train(still(task), Order(0, 16)))
 
 
-def test_an_environment_that_raises_in_this_process_is_told_with_its_step() -> None:
+def test_an_environment_that_raises_in_this_process_is_told_with_its_number_and_step() -> None:
     (task,) = stream(ODD, arguments='{"fails": "raises"}').tasks()
-    with pytest.raises(RunError, match="an environment of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 5 .*--resume"):
+    with pytest.raises(RunError, match="environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 5 .*--resume"):
         next(task.train(still(task), Order(0, 16)))
 
 
 def test_minigrid_is_drawn_or_given_as_symbols() -> None:
-    assert stream("MiniGrid-Empty-5x5-v0").inputs == {"direction": (4,), "image": (3, 28, 28)}
-    symbols = stream("MiniGrid-Empty-5x5-v0", view="symbols")
+    assert stream("MiniGrid-Empty-5x5-v0", view="pixels").inputs == {"direction": (4,), "image": (3, 28, 28)}
+    symbols = stream("MiniGrid-Empty-5x5-v0")
     assert symbols.inputs == {"direction": (4,), "image": (20, 7, 7)}
     (task,) = symbols.tasks()
     batch = next(task.train(still(task), Order(0, 16)))
@@ -191,6 +194,36 @@ def test_what_is_wrapped_passes_gymnasium_s_own_check(id: str) -> None:
     worlds.close()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("id", ["CartPole-v1", "MiniGrid-Empty-5x5-v0", ODD])
+def test_what_is_wrapped_passes_the_check_of_stable_baselines3(id: str) -> None:
+    checker = pytest.importorskip("stable_baselines3.common.env_checker", reason="stable-baselines3 is not installed")
+    (task,) = stream(id).tasks()
+    worlds = task.make_worlds(1)
+    checker.check_env(worlds._envs.envs[0])
+    worlds.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_sigterm_to_all_processes_at_once_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
+    options = ["--env.ids", "CartPole-v1", "--env.processes", "--env.envs", "2", "--env.rollout", "64", "--env.episodes", "2"]
+    command = ["--env", "gym", *options, "--env.frames", "100000", "--train.batch", "64", "--learner", "features", "--out", "run"]
+    run = [sys.executable, "-c", "import sys; from sidetune_core.cli import main_run; sys.exit(main_run(sys.argv[1:]))"]
+    with subprocess.Popen([*run, *command], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+        curves = tmp_path / "run" / "metrics.jsonl"
+        while not curves.exists() and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "run" / "status").read_text().startswith("interrupted"), errors
+    found = checkpoint.find(tmp_path / "run" / "checkpoints", pytest.fail)
+    assert found is not None
+    assert found.within is not None
+    assert found.within.step % 8 == 0 < found.within.step
+
+
 def test_inputs_of_evaluation_carry_no_ids() -> None:
     (task,) = stream("CartPole-v1").tasks()
     seen: list[Inputs] = []
@@ -202,3 +235,19 @@ def test_inputs_of_evaluation_carry_no_ids() -> None:
     task.evaluate(act)
     assert all(inputs.ids is None for inputs in seen)
     assert attrs.asdict(task.options)["episodes"] == 2
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_vizdoom_leaves_nothing_in_the_working_directory(processes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("vizdoom")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (task,) = stream("VizdoomBasic-v1", inputs="image", size=32, processes=processes).tasks()
+    worlds = task.make_worlds(1)
+    assert worlds.reset(0)["image"].shape == (1, 3, 32, 32)
+    worlds.step(torch.zeros(1, 1))
+    worlds.close()
+    assert list((tmp_path / "temporary").glob("sidetune-*")) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]

@@ -25,6 +25,12 @@ SMALL = {"images": 10, "test_images": 4, "size": 32, "decoder": 16}
 WIDE = ("depth_zbuffer", "depth_euclidean", "keypoints2d", "keypoints3d", "edge_texture", "edge_occlusion")
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SIDETUNE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
 @pytest.fixture
 def env() -> Callable[..., Any]:
     cls = load(find(ENV, "rooms"))
@@ -66,20 +72,22 @@ def test_twelve_tasks_come_in_the_order_of_the_original_with_the_kind_of_room_fo
     assert torch.equal(kinds.targets, kinds.ids % len(KINDS))
 
 
-def test_rooms_depend_on_the_series_alone_and_more_contain_fewer(env: Any) -> None:
-    def images(**options: Any) -> dict[int, bytes]:
+def test_test_rooms_depend_on_the_series_alone_and_training_rooms_on_the_seed_too(env: Any) -> None:
+    def images(split: str = "train", **options: Any) -> dict[int, bytes]:
         (task,) = env(domains="rgb", **options).tasks()
-        given = batch(task, task.size("train"))
-        return {int(number): image.numpy().tobytes() for number, image in zip(given.ids, given.inputs["image"], strict=True)}
+        rows = task._frames.rows[split]
+        return {int(row): image.numpy().tobytes() for row, image in zip(rows, task._frames.stored["rgb"][rows], strict=True)}
 
-    assert images() == images(seed=1)
+    assert images() == images()
+    assert images("test") == images("test", seed=1)
     assert images(images=4).items() <= images().items()
-    assert set(images(series=1).values()).isdisjoint(images().values())
-    streams = [env(domains="normal"), env(domains="rgb", seed=3), env(series=1, domains="normal"), env(size=40, domains="normal")]
+    for other in ({"seed": 1}, {"series": 1}):
+        assert set(images(**other).values()).isdisjoint(images().values())
+    streams = [env(domains="normal"), env(domains="rgb"), env(seed=3), env(series=1, domains="normal"), env(size=40, domains="normal")]
     for stream in streams:
         stream.tasks()
     assert streams[0].fingerprint() == streams[1].fingerprint() != ""
-    assert len({stream.fingerprint() for stream in streams}) == 3
+    assert len({stream.fingerprint() for stream in streams}) == 4
 
 
 def test_depth_and_curvature_fill_their_range(env: Any) -> None:
@@ -107,10 +115,12 @@ def test_what_does_not_exist_is_refused(env: Any, options: dict[str, Any], messa
 
 def test_parts_that_suit_the_env_are_taken_where_none_is_named() -> None:
     parts = compose(api.RunSpec(env="rooms")).parts
-    assert (parts["base"].plugin.name, parts["base"].config.width, parts["side"].plugin.name) == ("taskonomy", 16, "fcn5")
+    assert (parts["base"].plugin.name, parts["base"].config.weights, parts["side"].plugin.name) == ("taskonomy", "packaged", "fcn5")
     parts = compose(api.RunSpec(env="rooms", base="taskonomy", side="fcn3", learner="sidetune")).parts
-    assert (parts["base"].config.width, parts["side"].plugin.name) == (64, "fcn3")
+    assert (parts["base"].config.width, parts["base"].config.weights) == (64, "none")
+    assert parts["side"].plugin.name == "fcn3"
     assert "side" not in compose(api.RunSpec(env="rooms", learner="features")).parts
+    assert compose(api.RunSpec(env="rgbd")).parts["base"].config.weights == "packaged"
     assert compose(api.RunSpec(env="digits")).parts["base"].plugin.name == "resnet44"
 
 

@@ -385,6 +385,24 @@ def test_without_unanswerable_questions_each_gets_an_answer(make_squad: MakeSqua
     assert "null_odds.json" not in task.documents()
 
 
+def test_questions_without_an_answer_are_left_out(stream: Any) -> None:
+    task = stream(answerable=True).tasks()[0]
+    learnt, tested = questions_of(task)
+    assert (len(learnt), len(tested)) == (16, 4)
+    assert all(question.endswith("-0") for question in learnt + tested)
+    assert task.evaluate(lambda inputs: torch.zeros(*inputs["tokens"].shape, 2)).keys() == {"exact", "f1", "loss"}
+
+
+def test_that_no_question_has_an_answer_is_said(squad_file: Path, stream: Any) -> None:
+    def unanswer(values: Any) -> None:
+        for article in values["data"]:
+            for paragraph in article["paragraphs"]:
+                paragraph["qas"] = paragraph["qas"][1:]
+
+    with pytest.raises(api.DataError, match="no question to learn from has an answer"):
+        stream(train=spoilt(squad_file, unanswer), answerable=True).tasks()
+
+
 # Runs
 
 
@@ -416,6 +434,16 @@ def test_each_method_runs_and_writes_its_predictions(learner: str, side: Any, sp
     for task in ("t0", "t1"):
         predictions = json.loads((tmp_path / "run" / "documents" / f"{task}-test" / "predictions.json").read_text())
         assert len(predictions) == 4
+
+
+@pytest.mark.parametrize(("side", "kept"), [({"name": "encoder", "start": "new"}, "memory"), ({"name": "ladder-text"}, "disk")])
+def test_reused_encodings_are_those_of_the_base(side: dict[str, Any], kept: str, spec: Any, tmp_path: Path) -> None:
+    for store in ("off", kept):
+        made = spec("sidetune", {**side, "width": 8, "heads": 2}, steps=12, store=store, store_dir=str(tmp_path / "kept"))
+        api.run(made, tmp_path / store)
+    for name in ("metrics.jsonl", "eval.jsonl"):
+        assert (tmp_path / "off" / name).read_text() == (tmp_path / kept / name).read_text()
+    assert any((tmp_path / "kept").rglob("*")) is (kept == "disk")
 
 
 @pytest.mark.parametrize("merger", ["alpha", "concat", "film", "mlp", "mlp2", "mlp-hidden", "product", "resmlp", "sum"])

@@ -12,8 +12,10 @@ from sidetune_core.api import (
     Base,
     Categorical,
     DataError,
+    Expert,
     Features,
     InputShapes,
+    Observations,
     RolloutOptions,
     RolloutTask,
     Step,
@@ -62,13 +64,42 @@ class CueWorlds:
         return {"cue": torch.cat([cue, self.time.view(-1, 1), torch.full((self.count, 1), float(self.steps))], 1)}
 
 
+class Oracle:
+    """An expert that does what the cue says."""
+
+    def begin(self, worlds: Worlds, seed: int) -> None:
+        pass
+
+    def act(self, observations: Observations) -> Tensor | None:
+        return observations["cue"][:, :2].argmax(1, keepdim=True).float()
+
+
+class Coin:
+    """One that tosses a coin, and before each episode another: for tails it gives up."""
+
+    def begin(self, worlds: Worlds, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.willing = bool(torch.randint(2, (1,), generator=self.generator))
+
+    def act(self, observations: Observations) -> Tensor | None:
+        return torch.randint(2, (1, 1), generator=self.generator).float() if self.willing else None
+
+
 class CueTask(RolloutTask):
     """One world; `opened` has all that were made."""
+
+    experts = ("oracle", "coin")
 
     def __init__(self, id: str, options: RolloutOptions, fails_at: int | None = None) -> None:
         super().__init__(id, f"cue {id}", {"cue": (4,)}, {}, Categorical([2]), options)
         self.opened: list[CueWorlds] = []
         self._fails_at = fails_at
+
+    def expert(self, name: str) -> Expert:
+        return Oracle() if name == "oracle" else Coin()
+
+    def versions(self) -> Mapping[str, str]:
+        return {"cue": "1.0"}
 
     def make_worlds(self, count: int) -> Worlds:
         fails_at = self._fails_at if count == self.options.envs else None

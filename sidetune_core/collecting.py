@@ -1,0 +1,374 @@
+"""Recording an expert: one that a task offers, or the policy of a trained run. `recordings` says what is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from importlib import metadata
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from sidetune_core import checkpoint, devices, loop
+from sidetune_core.build import build_learner, build_stream, without_weights
+from sidetune_core.compose import Part, compose, compose_env
+from sidetune_core.errors import DataError, OptionError, RunError, suggest
+from sidetune_core.files import clear_unfinished, writing
+from sidetune_core.options import unstructure
+from sidetune_core.progress import SECONDS_BETWEEN_LINES, Progress
+from sidetune_core.recordings import CARD, FORMAT, SHARDS, Card, Recording, Shard, Trajectories, check, read_card
+from sidetune_core.rollouts import Expert, Observations, RolloutTask, Step, Worlds
+from sidetune_core.runs import open_run
+from sidetune_core.seeding import derive_seed, seeded
+from sidetune_core.spec import Choice, choice, from_values
+from sidetune_core.tasks import Act, Task, TaskStream
+from sidetune_core.weights import fingerprint, write_tensors
+
+SHARD = 50
+"""Trajectories in a whole shard: what is lost at most where a collection is killed."""
+
+ATTEMPTS = 20
+"""Episodes in a row that an expert may give up."""
+
+RUN = "run"
+"""What the card calls the policy of a trained run."""
+
+
+@attrs.frozen(eq=False)
+class Source:
+    """Who is recorded, and where."""
+
+    env: Part
+    seed: int
+    """Of the env."""
+    task: RolloutTask
+    expert: Expert
+    name: str
+    about: Mapping[str, str]
+
+
+def collect(
+    env: Choice | str | Mapping[str, Any] | None,
+    folder: Path | str,
+    trajectories: int,
+    *,
+    expert: str | Path | None = None,
+    task: str | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Recording:
+    """Record an expert, or go on with what was interrupted, or make longer what is there.
+
+    Args:
+        env: whose task is acted in, as in a `RunSpec`; None where `expert` is a run, whose env it is then.
+        folder: of the recording.
+        trajectories: how many there are to be in it.
+        expert: a name that the task offers, or the folder of a run; None for the usual one of the task.
+        task: the id of the task; None where there is one only.
+        seed: trajectories are functions of it and of their number.
+        quiet: show no progress.
+
+    Raises:
+        OptionError: the task or the expert is not there.
+        RunError: the folder holds another recording, or the expert or its worlds failed.
+        WriteError: the folder cannot be written.
+    """
+    path, progress = Path(folder).expanduser(), Progress(quiet=quiet)
+    if isinstance(expert, Path) or (expert is not None and (Path(expert) / "run.json").is_file()):
+        if env is not None:
+            raise OptionError(f"the expert {expert} is a run, and acts in the env that it was trained in; leave out --env")
+        opened = _trained(Path(expert), task)
+    else:
+        asked = choice(env)
+        if asked is None:
+            raise OptionError("name the env in which is acted, such as --env gym --env.ids BabyAI-GoToRedBall-v0, or --expert RUNFOLDER")
+        opened = _offered(asked, task, expert, seed)
+    with opened as source:
+        wanted = _card(source, trajectories, seed)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with _alone(path, progress.say):
+            return _carry_out(source, path, wanted, progress)
+
+
+@contextmanager
+def _offered(asked: Choice, task_id: str | None, name: str | None, seed: int) -> Iterator[Source]:
+    """An expert that a task offers."""
+    part = compose_env(asked)
+    stream: TaskStream = part.cls(part.config, seed)
+    with closing(stream):
+        task = _choose(stream.tasks(), task_id, part.owner)
+        known = task.experts
+        if not known:
+            raise OptionError(
+                f"{part.owner} offers no expert for {task.title}. Record a trained policy: sidetune collect --expert RUNFOLDER"
+            )
+        if name is not None and name not in known:
+            raise OptionError(
+                f"{part.owner} has no expert '{name}' for {task.title}, and there is no run in a folder of that name."
+                f"{suggest(name, known)} It has: {', '.join(known)}"
+            )
+        chosen = name or known[0]
+        yield Source(part, seed, task, task.expert(chosen), chosen, {})
+
+
+@contextmanager
+def _trained(path: Path, task_id: str | None) -> Iterator[Source]:
+    """The policy of a run, as it was after its latest task."""
+    folder = open_run(path)
+    about = folder.read_json("run.json")
+    composition = compose(from_values(about.get("resolved"), str(folder.path / "run.json")))
+    newest = checkpoint.latest(folder.checkpoints)
+    if newest is None:
+        raise RunError(f"{path} has learnt no task yet, so its policy cannot be recorded; it is {folder.status}")
+    found = checkpoint.read(newest)
+    part = composition.parts["env"]
+    with closing(build_stream(composition)) as stream:
+        tasks = stream.tasks()
+        learnt = [one for one in tasks if one.id in found.done]
+        task = _choose(learnt, task_id, f"the run {path}")
+        machine = devices.choose(composition.train)
+        blank = {slot: attrs.evolve(one, config=without_weights(one)) for slot, one in composition.parts.items()}
+        learner = build_learner(attrs.evolve(composition, parts=blank), stream)  # the checkpoint has all that they need
+        for one in learnt:
+            with seeded(composition.seed, "start", one.id):
+                learner.start(one)
+        machine.place(learner)
+        found.load(learner)
+        learner.requires_grad_(False).eval()
+        task.set_state(found.tasks.get(task.id, {}))
+        weights = fingerprint({name: value for name, value in learner.state_dict().items() if isinstance(value, Tensor)})
+        told = {"composition": str(composition), "weights": weights, "actions": task.options.evaluate}
+        yield Source(part, composition.seed, task, PolicyExpert(loop.make_act(learner, task, machine), task), RUN, told)
+
+
+def _choose(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:
+    """The task that is meant.
+
+    Raises:
+        OptionError: there is none, or more than one, or nobody acts in it.
+    """
+    titles = ", ".join(f"{task.id} ({task.title})" for task in tasks)
+    if task_id is None and len(tasks) > 1:
+        raise OptionError(f"{owner} has several tasks, and a recording is of one: name it with --task. There are: {titles}")
+    found = next((task for task in tasks if task_id in (None, task.id)), None)
+    if found is None:
+        raise OptionError(f"{owner} has no task '{task_id}'. There are: {titles}")
+    if not isinstance(found, RolloutTask):
+        raise OptionError(f"nobody acts in the tasks of {owner}, so there is nothing to record; choose an env such as gym")
+    return found
+
+
+class PolicyExpert:
+    """The policy that a learner has for a task, which acts as in the task's evaluations (see `RolloutOptions.evaluate`).
+
+    Args:
+        act: the learner's output.
+        task: in which it acts.
+    """
+
+    def __init__(self, act: Act, task: RolloutTask) -> None:
+        self._act, self._task = act, task
+        self._generator = torch.Generator()
+
+    def begin(self, worlds: Worlds, seed: int) -> None:
+        """See `Expert`."""
+        self._generator.manual_seed(derive_seed(seed, "actions"))
+
+    def act(self, observations: Observations) -> Tensor:
+        """See `Expert`."""
+        parameters = self._act(self._task.prepare(observations)).cpu()[:, :-1]
+        policy = self._task.policy
+        return policy.mode(parameters) if self._task.options.evaluate == "mode" else policy.sample(parameters, self._generator)
+
+
+def _card(source: Source, trajectories: int, seed: int) -> Card:
+    """What is wanted, with nothing recorded yet."""
+    plugin = source.env.plugin
+    libraries = {name: metadata.version(name) for name in ("sidetune", "torch", "numpy")}
+    ours = {plugin.distribution: plugin.version} if plugin.version else {}
+    env = {"name": source.env.choice, "options": unstructure(source.env.config), "seed": source.seed}
+    return Card(
+        format=FORMAT,
+        env=json.loads(json.dumps(env)),
+        task=source.task.id,
+        title=source.task.title,
+        inputs={name: list(shape) for name, shape in source.task.inputs.items()},
+        expert=source.name,
+        about=dict(source.about),
+        seed=seed,
+        shard=SHARD,
+        versions={"python": platform.python_version(), **libraries, **ours, **source.task.versions()},
+        trajectories=trajectories,
+        shards=[],
+    )
+
+
+@contextmanager
+def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a recording for a block; where another process is at work on it, wait for that."""
+    lock = FileLock(folder / "lock")
+    with writing(folder / "lock"):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            say(f"another process is recording into {folder}; waiting for it")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _carry_out(source: Source, folder: Path, wanted: Card, progress: Progress) -> Recording:
+    for place in (folder, folder / SHARDS):
+        clear_unfinished(place)
+    card = _kept(folder, wanted)
+    if card.recorded >= wanted.trajectories:
+        return Recording(folder, card)
+    verb = "going on with" if card.recorded else "recording"
+    progress.say(f"{verb} {source.name} in {card.title}: {card.recorded} of {wanted.trajectories} trajectories are there, in {folder}")
+    card, told = attrs.evolve(card, trajectories=max(card.trajectories, wanted.trajectories)), time.monotonic()
+    while card.recorded < card.trajectories:
+        number, first = len(card.shards), len(card.shards) * card.shard
+        shard = _record_shard(source, folder, card.seed, number, range(first, min(first + card.shard, card.trajectories)))
+        card = attrs.evolve(card, shards=[*card.shards, shard])
+        with writing(folder / CARD):
+            card.write(folder)
+        if time.monotonic() - told > SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            progress.say(f"{card.recorded} of {card.trajectories} trajectories")
+    figures = card.figures
+    progress.say(
+        f"{card.recorded} trajectories, {card.steps} steps; the expert's return {figures['return']:.3f}, success {figures['success']:.3f}"
+    )
+    return Recording(folder, card)
+
+
+def _kept(folder: Path, wanted: Card) -> Card:
+    """The card of the folder with those shards that can stay, or `wanted` where nothing is there.
+
+    Raises:
+        RunError: the folder has something else in it.
+    """
+    if not (folder / CARD).is_file():
+        foreign = [path.name for path in folder.iterdir() if path.name not in ("lock", SHARDS) and not path.name.startswith(f".{CARD}")]
+        if foreign:
+            raise RunError(f"{folder} holds {foreign[0]} and no recording; choose another --out")
+        return wanted
+    there = read_card(folder)
+    _check_same(folder, there, wanted, ("env", "task", "inputs", "expert", "about", "seed", "shard"))
+    long_enough = there.recorded >= wanted.trajectories
+    kept = list(takewhile(lambda shard: _is_whole(folder, shard) and (long_enough or shard.trajectories == there.shard), there.shards))
+    if not long_enough or kept != there.shards:
+        _check_same(folder, there, wanted, ("versions",))
+    return attrs.evolve(there, shards=kept)
+
+
+def _check_same(folder: Path, there: Card, wanted: Card, fields: Sequence[str]) -> None:
+    """See that a card says in some fields what is wanted.
+
+    Raises:
+        RunError: it does not.
+    """
+    for field in fields:
+        one, other = _differing(getattr(there, field), getattr(wanted, field))
+        if one != other:
+            raise RunError(
+                f"{folder} holds another recording: its {field} is {one}, and {other} is wanted; choose another --out, or delete it"
+            )
+
+
+def _is_whole(folder: Path, shard: Shard) -> bool:
+    try:
+        check(folder, shard)
+    except DataError:
+        return False
+    return True
+
+
+def _differing(one: Any, other: Any) -> tuple[Any, Any]:
+    """Two values, tables without what they agree in."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return one, other
+    names = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    pairs = {name: _differing(one.get(name), other.get(name)) for name in names}
+    return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
+
+
+def _record_shard(source: Source, folder: Path, seed: int, number: int, trajectories: range) -> Shard:
+    """Record some trajectories, in worlds of their own."""
+    task = source.task
+    recorded: list[Trajectories] = []
+    given_up = 0
+    with closing(task.make_worlds(1)) as worlds:
+        for one in trajectories:
+            for attempt in range(ATTEMPTS):
+                start = derive_seed(seed, "trajectory", one, attempt) % 2**31
+                found = _record(source, worlds, start, f"trajectory {one} (seed {start}) of {task.title}")
+                if found is not None:
+                    recorded.append(found)
+                    break
+                given_up += 1
+            else:
+                raise RunError(f"the expert '{source.name}' has given up {ATTEMPTS} episodes in a row of {task.title}, at trajectory {one}")
+    joined = Trajectories.joined(recorded)
+    path = folder / SHARDS / f"{number:05d}.safetensors"
+    with writing(path):
+        write_tensors(path, joined.to_tensors())
+    return Shard(
+        file=f"{SHARDS}/{path.name}",
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        trajectories=len(recorded),
+        steps=len(joined.actions),
+        given_up=given_up,
+        total=float(joined.rewards.double().sum()),
+        successes=int(joined.success.sum()),
+    )
+
+
+def _record(source: Source, worlds: Worlds, seed: int, place: str) -> Trajectories | None:
+    """One episode; None if the expert gives it up.
+
+    Raises:
+        RunError: the expert, or the worlds, failed.
+    """
+    now = worlds.reset(seed)
+    frames: list[Observations] = []
+    taken: list[tuple[Tensor, Step]] = []
+    try:
+        source.expert.begin(worlds, seed)
+        while not taken or not taken[-1][1].ended:
+            action = source.expert.act(now)
+            if action is None:
+                return None
+            step = worlds.step(action)
+            frames.append({name: value.clone() for name, value in now.items()})  # the worlds may fill the same memory again
+            taken.append((action, step))
+            now = step.observations
+    except RunError as error:
+        raise RunError(f"{place}: {error}") from error
+    except Exception as error:  # an expert may raise anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise RunError(f"{place}: the expert '{source.name}' raised {reason}, at step {len(taken) + 1}") from error
+    actions, steps = zip(*taken, strict=True)
+    return Trajectories(
+        observations={name: torch.cat([frame[name] for frame in frames]) for name in now},
+        actions=torch.cat(actions),
+        rewards=torch.cat([step.rewards for step in steps]),
+        terminated=torch.cat([step.terminated for step in steps]),
+        truncated=torch.cat([step.truncated for step in steps]),
+        final=steps[-1].final,
+        lengths=torch.tensor([len(steps)]),
+        success=steps[-1].success,
+        seeds=torch.tensor([seed]),
+    )
