@@ -60,9 +60,7 @@ def make(recipe: Recipe, number: int = 0) -> gymnasium.Env[Any, Any]:
     At the end of an episode, ``info`` says whether it was a success.
     """
     if multiprocessing.parent_process() is not None:
-        # Signals may go to all processes at once; the first one says what becomes of the others, if it is still there.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE) and None)
+        outlive_signals()
     register(recipe.id)
     if is_vizdoom(recipe.id) and "doom_config_path" not in recipe.arguments:
         env: gymnasium.Env[Any, Any] = WithFolder(recipe)
@@ -75,6 +73,12 @@ def make(recipe: Recipe, number: int = 0) -> gymnasium.Env[Any, Any]:
         env = RGBImgPartialObsWrapper(env, TILE) if drawn else OneHotPartialObsWrapper(env)  # type: ignore[no-untyped-call]
     seen = Sensors(env, recipe, number)
     return FrameStackObservation(seen, recipe.stack) if recipe.stack > 1 else seen
+
+
+def outlive_signals() -> None:
+    """Signals may go to all processes at once; the first one says what becomes of the others, if it is still there."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE) and None)
 
 
 def register(id: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -34,6 +34,7 @@ class GymWorlds:
         processes: whether each has a process of its own.
         timeout: seconds that a step or a reset in processes may take.
         blind: whether images are blank.
+        context: how processes begin; by a server that has imported what takes long, where there is one.
 
     Raises:
         RunError: the processes could not be started.
@@ -47,13 +48,14 @@ class GymWorlds:
         processes: bool,
         timeout: float,
         blind: bool = False,
+        context: Literal["spawn", "forkserver"] = "spawn",
     ) -> None:
         self._id, self._timeout, self._blind = id, timeout, blind
         self._stacked, self._taken, self._broken = stacked, 0, False
         self._envs: AsyncVectorEnv | SyncVectorEnv
         if processes:
             try:
-                self._envs = AsyncVectorEnv(makers, context="spawn", copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+                self._envs = AsyncVectorEnv(makers, context=context, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
             except (EOFError, ConnectionError) as error:
                 raise RunError(
                     f"the processes of {id} could not be started; what they wrote above says why. A script that starts processes is "
@@ -98,6 +100,11 @@ class GymWorlds:
             measures = {name: torch.from_numpy(value) for name, value in told.get("measures", {}).items() if not name.startswith("_")}
         ends = torch.from_numpy(terminated), torch.from_numpy(truncated)
         return Step(self._tensors(found), torch.from_numpy(rewards).float(), *ends, success, final, measures)
+
+    def call(self, name: str) -> tuple[Any, ...]:
+        """What a method of each environment gives."""
+        with self._told(f"a call of {name}, after step {self._taken}"):
+            return self._envs.call(name)
 
     @property
     def first(self) -> gymnasium.Env[Any, Any]:

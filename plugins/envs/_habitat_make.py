@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 import signal
 import sys
 from typing import Any
@@ -12,6 +13,7 @@ import attrs
 import gymnasium
 from gymnasium.wrappers import FrameStackObservation
 
+from ._gym_make import outlive_signals
 from ._habitat_recipe import Look, Recipe
 
 CONFIGS = ("", "benchmark/nav/", "benchmark/nav/pointnav/")
@@ -50,8 +52,8 @@ class Maker:
     def __call__(self) -> gymnasium.Env[Any, Any]:
         if os.getpid() == self.owner:
             return _Empty(self.look)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the first one says what becomes of the others
-        return make(self.recipe)
+        outlive_signals()
+        return make(self.recipe, self.look.config)
 
 
 class _Empty(gymnasium.Env[Any, Any]):
@@ -61,14 +63,20 @@ class _Empty(gymnasium.Env[Any, Any]):
         self.observation_space, self.action_space = look.observations, look.actions
 
 
-def make(recipe: Recipe) -> gymnasium.Env[Any, Any]:
-    """An environment whose observations are tables of images (C, H, W) and vectors (C,), or stacks of those, zero before an episode."""
+def make(recipe: Recipe, config: bytes) -> gymnasium.Env[Any, Any]:
+    """An environment whose observations are tables of images (C, H, W) and vectors (C,), or stacks of those, zero before an episode.
+
+    Args:
+        recipe: what is made of habitat's environment.
+        config: of habitat, see `Look.config`.
+    """
     prepare(recipe)
-    return _open(recipe, compose(recipe))
+    return _open(recipe, pickle.loads(config))
 
 
 def look(recipe: Recipe) -> Look | Problem:
     """See what there is, by a recipe for the split that is evaluated on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return _look(recipe)
     except Exception as error:  # habitat, a simulator or a dataset may raise anything, and not all of that can be sent to another process
@@ -105,7 +113,7 @@ def _look(recipe: Recipe) -> Look:
     from habitat.datasets import make_dataset
 
     config = compose(recipe)
-    dataset = config.habitat.dataset
+    whole, dataset = pickle.dumps(config), config.habitat.dataset
     kind = registry.get_dataset(dataset.type)
     if kind is None:
         raise KeyError(f"no dataset {dataset.type} is registered with habitat")
@@ -119,7 +127,7 @@ def _look(recipe: Recipe) -> Look:
     assert isinstance(env.observation_space, gymnasium.spaces.Dict)
     assert isinstance(env.action_space, gymnasium.spaces.Discrete)
     env.close()
-    return Look(env.observation_space, env.action_space, episodes, scenes)
+    return Look(env.observation_space, env.action_space, episodes, scenes, whole)
 
 
 def _open(recipe: Recipe, config: Any) -> gymnasium.Env[Any, Any]:

@@ -14,6 +14,7 @@ from habitat.config import read_write
 from habitat.config.default import get_agent_config
 from habitat.core.environments import RLTaskEnv
 from habitat.core.spaces import EmptySpace
+from habitat.sims.habitat_simulator.actions import HabitatSimActions
 from habitat.utils.geometry_utils import quaternion_rotate_vector
 from numpy.typing import NDArray
 
@@ -22,6 +23,8 @@ from ._habitat_recipe import GOAL, IMAGE, MAP, Recipe
 
 Observation = dict[str, NDArray[Any]]
 STOP, DEPTH = "stop", "depth"
+FOLLOWED = {"stop": STOP, "forward": "move_forward", "left": "turn_left", "right": "turn_right"}
+"""Actions of a follower of shortest paths."""
 
 
 class Nav(gymnasium.Env[Any, Any]):
@@ -55,6 +58,7 @@ class Nav(gymnasium.Env[Any, Any]):
             self._polar = _is_polar(self._inner.task.sensor_suite.get(goal).config)
         self._map = EgocentricMap(recipe.map_size, recipe.map_metres) if MAP in recipe.inputs else None
         self._eye = self._depth_camera() if self._map is not None and recipe.map == "depth" and not recipe.blind else None
+        self._follower: Any = None
         self.observation_space = spaces.Dict({name: self._space(name, env.observation_space.spaces) for name in recipe.inputs})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
@@ -71,6 +75,7 @@ class Nav(gymnasium.Env[Any, Any]):
             with read_write(self._env.config):
                 self._env.config.seed = seed
             self._env.episodes = list(self._episodes)
+        self._follower = None
         if self._map is not None:
             self._map.forget()
         return self._read(self._env.reset()), {}
@@ -84,6 +89,21 @@ class Nav(gymnasium.Env[Any, Any]):
         truncated = bool(done and self._inner.episode_over and self._inner.task.is_episode_active)
         told = self._told(measures) if done else {}
         return self._read(observations), float(reward), bool(done) and not truncated, truncated, told
+
+    def next_action(self) -> int | None:
+        """What the simulator's follower of shortest paths does now (habitat-sim's greedy geodesic follower); None if it knows no way."""
+        if self._follower is None:
+            keys = {f"{key}_key": HabitatSimActions[name] for key, name in FOLLOWED.items()}
+            near = float(self._task.measurements.success.success_distance)
+            self._follower = self._inner.sim.make_greedy_follower(0, near, **keys)
+        try:
+            found = self._follower.next_action_along(np.array(self._inner.current_episode.goals[0].position, np.float32))
+        except Exception as error:
+            if type(error).__name__ == "GreedyFollowerError":  # of habitat-sim, which another simulator may do without
+                return None
+            raise
+        name = next(name for name in FOLLOWED.values() if HabitatSimActions[name] == found)
+        return self._actions.index(name) if name in self._actions else None
 
     def close(self) -> None:
         self._env.close()

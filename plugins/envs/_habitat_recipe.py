@@ -44,3 +44,5 @@ class Look:
     """Of the split that is evaluated on."""
     scenes: tuple[str, ...]
     """To train in."""
+    config: bytes = attrs.field(repr=False)
+    """Habitat's config, pickled; it is composed once, which takes longer than all else."""

@@ -5,17 +5,21 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from importlib import metadata
 from typing import Literal
 
 import attrs
 import numpy as np
+import torch
+from torch import Tensor
 
 from sidetune_core.api import (
     Categorical,
     DataError,
+    Observations,
     OptionError,
     PluginError,
     RolloutOptions,
@@ -35,6 +39,8 @@ if importlib.util.find_spec("habitat") is None:
     raise ModuleNotFoundError("No module named 'habitat'", name="habitat")
 
 BYTE = 255.0
+CONTEXT: Literal["spawn", "forkserver"] = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+"""How processes begin: from a server that has imported habitat, which takes seconds."""
 GET = "python -m habitat_sim.utils.datasets_download --uids habitat_test_scenes habitat_test_pointnav_dataset --data-path data"
 SIMULATOR = (
     "Install habitat-sim, which is on no package index but conda's: conda install habitat-sim headless -c conda-forge -c aihabitat; or "
@@ -120,6 +126,7 @@ class HabitatTask(RolloutTask):
     """Navigation by one config."""
 
     options: Habitat.Config
+    experts = ("shortest-path",)
 
     def __init__(self, id: str, title: str, recipe: Recipe, look: Look, config: Habitat.Config) -> None:
         inputs = shapes_of(look.observations, config.stack > 1)
@@ -139,9 +146,31 @@ class HabitatTask(RolloutTask):
         places = [number * self._look.episodes // self.options.episodes for number in range(self.options.episodes)]
         return self._open([attrs.evolve(self._recipe, places=tuple(map(int, share))) for share in np.array_split(places, count)])
 
+    def expert(self, name: str) -> ShortestPath:
+        """The simulator's follower of shortest paths."""
+        return ShortestPath()
+
+    def versions(self) -> Mapping[str, str]:
+        """Of habitat-lab."""
+        return {"habitat-lab": metadata.version("habitat-lab")}
+
     def _open(self, recipes: Sequence[Recipe]) -> Worlds:
         makers = [Maker(recipe, self._look) for recipe in recipes]
-        return GymWorlds(makers, self.title, self.options.stack > 1, processes=True, timeout=self.options.timeout)
+        return GymWorlds(makers, self.title, self.options.stack > 1, processes=True, timeout=self.options.timeout, context=CONTEXT)
+
+
+class ShortestPath:
+    """Goes the shortest way and stops, as far as the simulator's follower finds one."""
+
+    def begin(self, worlds: Worlds, seed: int) -> None:
+        """An episode has begun in `worlds`, of which there is one."""
+        assert isinstance(worlds, GymWorlds)
+        self._worlds = worlds
+
+    def act(self, observations: Observations) -> Tensor | None:
+        """What to do now, (1, 1); None if no way is known."""
+        (action,) = self._worlds.call("next_action")
+        return None if action is None else torch.tensor([[float(action)]])
 
 
 def _look(recipe: Recipe) -> Look:
@@ -151,7 +180,7 @@ def _look(recipe: Recipe) -> Look:
         DataError: it cannot be made.
         PluginError: habitat-sim is missing.
     """
-    context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    context = multiprocessing.get_context(CONTEXT)
     context.set_forkserver_preload(_preloaded(recipe))
     with ProcessPoolExecutor(1, context) as pool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,9 @@ def corridor(write_episodes: Any) -> Open:
 
     def open_it(overrides: dict[str, Any] | None = None, **changes: Any) -> Any:
         given = write_episodes(CORRIDOR, [((3.5, 1.5), (6.5, 1.5), EAST)], **(overrides or {}))
-        return _habitat_make.make(recipe(given, **changes))
+        made = recipe(given, **changes)
+        _habitat_make.prepare(made)
+        return _habitat_make.make(made, pickle.dumps(_habitat_make.compose(made)))
 
     return open_it
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,9 +92,8 @@ class RoomsSimulator(Simulator):
         elif action == HabitatSimActions.turn_right:
             self._heading -= turn
         elif action == HabitatSimActions.move_forward:
-            length = self.habitat_config.forward_step_size
-            there = self._world.move(self._place, length * np.array([-math.sin(self._heading), -math.cos(self._heading)]))
-            self._collided = bool(np.linalg.norm(there - self._place) < length - 1e-5)
+            there = self.after(0)
+            self._collided = bool(np.linalg.norm(there - self._place) < self.habitat_config.forward_step_size - 1e-5)
             self._place = there
         return self._observe()
 
@@ -118,6 +117,15 @@ class RoomsSimulator(Simulator):
     def is_navigable(self, point: Sequence[float]) -> bool:
         return self._world.is_free(np.array([point[0], point[2]], float))
 
+    def make_greedy_follower(self, agent_id: int, goal_radius: float, **keys: int) -> Follower:
+        """As habitat-sim has it: somebody who goes the shortest way."""
+        return Follower(self, goal_radius, keys)
+
+    def after(self, turns: int) -> Floats:
+        """Where (x, z) a step would lead after so many turns to the left."""
+        heading = self._heading + turns * math.radians(self.habitat_config.turn_angle)
+        return self._world.move(self._place, self.habitat_config.forward_step_size * np.array([-math.sin(heading), -math.cos(heading)]))
+
     def see(self, sensor: DictConfig) -> tuple[NDArray[np.uint8], Floats]:
         """What a camera in the middle of the agent shows, see `World.see`; cameras of one kind look once."""
         camera = sensor.position[1], (sensor.height, sensor.width), sensor.hfov
@@ -129,3 +137,24 @@ class RoomsSimulator(Simulator):
     def _observe(self) -> Observations:
         self._seen: dict[tuple[Any, ...], tuple[NDArray[np.uint8], Floats]] = {}
         return self._sensors.get_observations(self)
+
+
+class Follower:
+    """Turns until a step brings it as far towards the goal as a step can, and takes it."""
+
+    def __init__(self, simulator: RoomsSimulator, radius: float, keys: Mapping[str, int]) -> None:
+        self._simulator, self._radius, self._keys = simulator, radius, keys
+
+    def next_action_along(self, goal: Any) -> int:
+        """One of the keys."""
+        place = self._simulator.get_agent_state().position
+        if self._simulator.geodesic_distance(place, goal) < self._radius:
+            return self._keys["stop_key"]
+        half = 180 // self._simulator.habitat_config.turn_angle
+        turns = min(range(-half, half + 1), key=lambda turns: (round(self._left(turns, goal), 4), abs(turns)))
+        return self._keys["forward_key" if turns == 0 else "left_key" if turns > 0 else "right_key"]
+
+    def _left(self, turns: int, goal: Any) -> float:
+        """Metres to the goal after so many turns to the left and a step."""
+        x, z = self._simulator.after(turns)
+        return self._simulator.geodesic_distance((x, 0.0, z), goal)
