@@ -9,6 +9,8 @@ from sidetune_core.api import FitError, Shape
 
 WIDTH = 1024
 """Channels of the widest layers of the original decoder."""
+SLIMMEST = 8
+"""Fewest channels of a layer: with 2 in the last ones a task could be stuck for its whole training, as 2-D keypoints were."""
 
 
 class Transfer(nn.Module):
@@ -35,14 +37,14 @@ class Decoder(nn.Module):
         c_in: channels of the encoding.
         channels: of the output.
         bounded: whether the output is in [-1, 1].
-        width: channels of the widest layers; all others are in proportion.
+        width: channels of the widest layers; all others are in proportion, but no fewer than 8.
     """
 
     def __init__(self, c_in: int, channels: int, bounded: bool, width: int = WIDTH) -> None:
         super().__init__()
 
         def wide(original: int) -> int:
-            return max(1, round(original * width / WIDTH))
+            return max(SLIMMEST, round(original * width / WIDTH))
 
         self.conv2 = _layer(c_in, wide(1024))
         self.conv3 = _layer(wide(1024), wide(1024))

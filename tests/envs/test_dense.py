@@ -44,6 +44,11 @@ def test_keys_of_the_decoder_are_those_of_the_bank() -> None:
     assert {f"deconv8.3.{part}" for part in ("weight", "bias", "running_mean", "running_var")} <= keys
 
 
+def test_a_slim_decoder_has_eight_channels_in_each_layer() -> None:
+    widths = {module.out_channels for module in Decoder(8, 1, bounded=True, width=16).modules() if isinstance(module, nn.Conv2d)}
+    assert widths == {1, 8, 16}
+
+
 def test_a_decoder_enlarges_sixteen_times_and_bounds_numbers_but_no_scores() -> None:
     encoding = 100 * torch.randn(2, 8, 2, 3, generator=torch.Generator().manual_seed(0))
     bounded, free = (Decoder(8, 2, bounded, width=64).eval() for bounded in (True, False))
