@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -151,12 +152,12 @@ def test_from_a_config_to_a_trained_policy_and_its_spl(write_episodes: Any, tmp_
 def test_a_run_that_is_stopped_goes_on(write_episodes: Any, tmp_path: Path) -> None:
     given = write_episodes(CORRIDOR, AHEAD, **{"habitat.environment.max_episode_steps": 10})
     words = command(given, tmp_path / "run", "--env.frames", "2048", "--save-every", "8")
-    begun = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    begun = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert begun.stdout is not None
     for line in begun.stdout:
         if "step" in line:
             break
-    begun.send_signal(signal.SIGTERM)
+    os.killpg(begun.pid, signal.SIGTERM)  # as a batch system does: to the processes of the environments too
     begun.communicate()
     assert begun.returncode == 128 + signal.SIGTERM
     code = "import sys; from sidetune_core.cli import main_run; sys.exit(main_run())"
