@@ -15,16 +15,18 @@ from typing import Any
 import pytest
 
 ROOMS = Path(__file__).parents[2] / "examples" / "habitat-rooms"
-sys.path[:0] = [str(ROOMS), str(Path(__file__).parent / "modules")]
-os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])  # for processes
+HERE = importlib.util.find_spec("habitat") is not None
+if HERE:
+    sys.path[:0] = [str(ROOMS), str(Path(__file__).parent / "modules")]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])  # for processes
 
 WriteEpisodes = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def habitat() -> None:
-    if importlib.util.find_spec("habitat") is None:
-        pytest.skip("habitat-lab is not here: pip install -e '.[habitat,test]' -c constraints-habitat.txt, in an environment of its own")
+    if not HERE:
+        pytest.skip("habitat-lab is not here: pip install -e '.[habitat]' pytest -c constraints-habitat.txt, in an environment of its own")
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from sidetune_core.kinds import ENV
 from sidetune_core.options import structure
 from sidetune_core.testing import check_plugin
 
-ROOMS = {"imports": "habitat_rooms", "config": str(Path(sys.path[0]) / "habitat_rooms" / "pointnav_rooms.yaml")}
+CONFIG = Path(__file__).parents[2] / "examples" / "habitat-rooms" / "habitat_rooms" / "pointnav_rooms.yaml"
+ROOMS = {"imports": "habitat_rooms", "config": str(CONFIG)}
 CORRIDOR = "##########\n#........#\n##########\n"
 SMALL = {"envs": 2, "rollout": 8, "inputs": "goal"}
 EAST = -90.0
@@ -150,13 +153,11 @@ def test_from_a_config_to_a_trained_policy_and_its_spl(write_episodes: Any, tmp_
 
 def test_a_run_that_is_stopped_goes_on(write_episodes: Any, tmp_path: Path) -> None:
     given = write_episodes(CORRIDOR, AHEAD, **{"habitat.environment.max_episode_steps": 10})
-    words = command(given, tmp_path / "run", "--env.frames", "2048", "--save-every", "8")
-    begun = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    assert begun.stdout is not None
-    for line in begun.stdout:
-        if "step" in line:
-            break
-    begun.send_signal(signal.SIGTERM)
+    words = command(given, tmp_path / "run", "--env.frames", "4096", "--save-every", "8")
+    begun = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    while begun.poll() is None and not (tmp_path / "run" / "checkpoints" / "within.safetensors").exists():
+        time.sleep(0.05)
+    os.killpg(begun.pid, signal.SIGTERM)  # as a batch system does: to the processes of the environments too
     begun.communicate()
     assert begun.returncode == 128 + signal.SIGTERM
     code = "import sys; from sidetune_core.cli import main_run; sys.exit(main_run())"

@@ -181,8 +181,6 @@ def test_other_measures_of_the_config_are_told_too(corridor: Open) -> None:
     assert info["measures"]["collisions.count"] == 1.0
 
 
-def test_actions_with_arguments_and_inputs_that_are_not_there_are_refused(corridor: Open) -> None:
+def test_inputs_that_are_not_there_are_refused(corridor: Open) -> None:
     with pytest.raises(ValueError, match="there is no input sound .*; the config's sensors give depth, goal, image, map"):
         corridor(inputs=("sound",))
-    with pytest.raises(ValueError, match="action teleport takes arguments"):
-        corridor({"+habitat/task/actions@habitat.task.actions.teleport": "teleport"})
