@@ -32,7 +32,7 @@ class FCN5(Base):
         """Options of FCN5."""
 
         width: int = option(16, "channels of the first layer, an even number", at_least(2))
-        weights: str = option("none", "'none' (random), or a .safetensors, .pth or .dat file")
+        weights: str = option("none", "'packaged' (depth of VizDoom's frames, width 16), 'none' (random), or a .safetensors, .pth or .dat file")
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class FCN5(Base):
             maps = self._maps(torch.zeros(1, *shape))
         self.shape = tuple(maps[-1].shape[1:])
         self.tap_shapes = tuple(tuple(one.shape[1:]) for one in maps[:-1])
-        load_weights(self, config.weights, owner="base 'fcn5'", packaged=Path(__file__).parent / "weights" / "fcn5.safetensors")
+        load_weights(self, config.weights, owner="base 'fcn5'", packaged=Path(__file__).parent / "weights" / "fcn5-vizdoom.safetensors")
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, 8, H/16, W/16) of ``image``, and what the other layers give."""

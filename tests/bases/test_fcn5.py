@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sidetune_core import registry
-from sidetune_core.api import FitError
+from sidetune_core.api import FitError, WeightsError
 from sidetune_core.kinds import BASE, SIDE
 from sidetune_core.options import structure
 
@@ -35,6 +35,12 @@ def test_with_the_width_of_the_side_it_computes_what_the_side_computes() -> None
     inputs = {"image": torch.rand(2, 3, 64, 64)}
     found = base(inputs)
     torch.testing.assert_close(found.encoding, side(inputs, found))
+
+
+def test_weights_come_with_it_for_one_width() -> None:
+    assert not torch.equal(make(weights="packaged").conv1[0].weight, make().conv1[0].weight)
+    with pytest.raises(WeightsError):
+        make(weights="packaged", width=8)
 
 
 def test_odd_widths_and_small_images_are_refused() -> None:
