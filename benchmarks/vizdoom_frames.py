@@ -37,7 +37,8 @@ def main() -> None:
     out = options.out.resolve()
     importlib.import_module("vizdoom.gymnasium_wrapper")
     random = np.random.default_rng(options.seed)
-    colours, depths = [], []
+    colours: list[Any] = []
+    depths: list[Any] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # where the engine writes its settings
         envs = [_make(id) for id in options.scenarios]
         turn = 0

@@ -32,7 +32,7 @@ class FCN5(Base):
         """Options of FCN5."""
 
         width: int = option(16, "channels of the first layer, an even number", at_least(2))
-        weights: str = option("none", "'packaged' (depth of VizDoom's frames, width 16), 'none' (random), or a .safetensors, .pth or .dat file")
+        weights: str = option("none", "'packaged' (depth in VizDoom, width 16), 'none' (random), or a .safetensors, .pth or .dat file")
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
