@@ -55,7 +55,7 @@ class Recipe:
 
 
 def make(recipe: Recipe, number: int = 0) -> gymnasium.Env[Any, Any]:
-    """Environment `number` of several, whose observations are images (C, H, W) uint8 and vectors (C,) float32, by name, or stacks.
+    """Environment `number` of several. Observations are tables of images (C, H, W) uint8 and of vectors (C,) float32, or stacks of those.
 
     At the end of an episode, ``info`` says whether it was a success.
     """
@@ -206,8 +206,9 @@ class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             image = np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
         size = self._recipe.size
         if size is not None:
-            planes = [Image.fromarray(image[:, :, k]).resize((size, size), Image.Resampling.BOX) for k in range(image.shape[2])]
-            image = np.stack([np.asarray(plane) for plane in planes], 2)
+            whole = [image] if image.shape[2] == 3 else [image[:, :, k] for k in range(image.shape[2])]
+            planes = [np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BOX)) for one in whole]
+            image = np.dstack(planes)
         return image.transpose(2, 0, 1).copy()
 
     def _space(self, key: str) -> spaces.Box:

@@ -1,0 +1,80 @@
+"""Colour and depth frames of VizDoom, to pretrain a base on; env ``rgbd`` reads them.
+
+    pip install -e '.[rl]' && python benchmarks/vizdoom_frames.py --out frames.npz [--frames 4000] [--seed 0]
+
+Random actions, each held for some steps so that the player gets about, in every scenario in turn, an action for 4 tics and every fourth
+step kept; 160 x 120 pixels. ``rgb`` (N, 120, 160, 3) uint8; ``depth_mm`` (N, 120, 160) uint16, 100 times the engine's depth, which counts
+in whole steps up to 255; ``K`` of a field of view of 90 degrees. Frames are in the order of recording, so that the last ones, which
+``rgbd`` tests on, are of episodes of their own, of all scenarios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+SCENARIOS = ("VizdoomMyWayHome-v1", "VizdoomHealthGathering-v1", "VizdoomBasic-v1", "VizdoomTakeCover-v1", "VizdoomDefendCenter-v1")
+WIDTH, HEIGHT = 160, 120
+EVERY, HELD, STRETCH = 4, 6, 100
+"""Steps between frames that are kept, mean steps that an action is held, and frames of a scenario in a row."""
+
+
+def main() -> None:
+    """Record and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="an .npz file")
+    parser.add_argument("--frames", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), help="ids of environments")
+    options = parser.parse_args()
+    out = options.out.resolve()
+    importlib.import_module("vizdoom.gymnasium_wrapper")
+    random = np.random.default_rng(options.seed)
+    colours: list[Any] = []
+    depths: list[Any] = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # where the engine writes its settings
+        envs = [_make(id) for id in options.scenarios]
+        turn = 0
+        while len(colours) < options.frames:
+            for observation in _walk(envs[turn % len(envs)], random, min(STRETCH, options.frames - len(colours))):
+                colours.append(observation["screen"].copy())
+                depths.append(observation["depth"][:, :, 0].astype(np.uint16) * 100)
+            turn += 1
+        for env in envs:
+            env.close()
+    focal = WIDTH / 2
+    intrinsics = np.array([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]])
+    np.savez_compressed(out, rgb=np.stack(colours), depth_mm=np.stack(depths), K=intrinsics)
+    print(f"{len(colours)} frames in {options.out}, {out.stat().st_size / 2**20:.0f} MiB")
+
+
+def _make(id: str) -> gymnasium.Env[Any, Any]:
+    return gymnasium.make(id, frame_skip=4, screen_resolution="RES_160X120", depth_buffer_enabled=True)
+
+
+def _walk(env: gymnasium.Env[Any, Any], random: np.random.Generator, count: int) -> list[Any]:
+    """Observations of an episode and those that follow it."""
+    env.reset(seed=int(random.integers(2**31)))
+    found: list[Any] = []
+    action, step = int(random.integers(env.action_space.n)), 0  # type: ignore[attr-defined]
+    while len(found) < count:
+        if random.random() < 1 / HELD:
+            action = int(random.integers(env.action_space.n))  # type: ignore[attr-defined]
+        observation, _, terminated, truncated, _ = env.step(action)
+        step += 1
+        if terminated or truncated:
+            env.reset()
+        elif step % EVERY == 0:
+            found.append(observation)
+    return found
+
+
+if __name__ == "__main__":
+    main()
