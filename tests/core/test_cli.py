@@ -36,7 +36,6 @@ def imports_torch(code: str) -> bool:
     program = f"""
 import sys
 from sidetune_core.cli import main, main_run
-from sidetune_core.weights import read_tensors
 try:
     {code}
 except SystemExit:
