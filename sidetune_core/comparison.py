@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
@@ -63,11 +64,16 @@ def compare_methods(
     apart = not all(one_unit(run.results) for method in methods for run in method.runs)
     if apart:
         metrics = (*UNITLESS, *(metric for metric in metrics if metric not in COMPARED))
+    elif metrics == COMPARED and all(len(run.results.tasks) == 1 for method in methods for run in method.runs):
+        metrics = COMPARED[:1]  # the others are the same figure, or are not defined
     ranking = rank(methods)
     ranks = ranking.average if ranking else [None] * len(methods)
     lines = [Line(method, tuple(estimate(method, metric) for metric in metrics), one) for method, one in zip(methods, ranks, strict=True)]
     if ranking:
         lines.sort(key=lambda line: line.rank or 0)
+    elif len(metrics) == 1 and same_stream(run for method in methods for run in method.runs):
+        better = -1 if methods[0].runs[0].results.higher_is_better else 1
+        lines.sort(key=lambda line: math.inf if line.figures[0].mean is None else better * line.figures[0].mean)
     if form == "csv":
         return comma_separated(_values(lines, metrics))
     tables = [typeset(_cells(lines, metrics, seconds, further, work), form)]
@@ -96,10 +102,12 @@ def _over(method: Method, read: Callable[[RunSummary], float | None]) -> Estimat
 
 
 def rank(methods: Sequence[Method]) -> Ranking | None:
-    """Methods ranked on each task by their last rows, averaged over seeds; None where these cannot be compared."""
+    """Methods ranked on each task by their last rows, averaged over seeds; None where these cannot be compared, or there is one task."""
     if len(methods) < 2 or not same_stream(run for method in methods for run in method.runs):
         return None
     results = methods[0].runs[0].results
+    if len(results.tasks) < 2:
+        return None
     ends = [[run.results.rows[-1] for run in method.runs] for method in methods]
     if any(cell is None for rows in ends for row in rows for cell in row):
         return None
@@ -172,7 +180,8 @@ def _notes(methods: Sequence[Method], ranking: Ranking | None) -> list[str]:
     if any(len(method.runs) > 1 for method in methods):
         notes.append("±: half of the 95 % t interval of the mean over seeds.")
     if ranking is None:
-        return notes if len(methods) < 2 else [*notes, "No ranks: they need the same env, tasks and metric, and a last row without gaps."]
+        alone = len(methods) < 2 or all(len(run.results.tasks) == 1 for method in methods for run in method.runs)
+        return notes if alone else [*notes, "No ranks: they need the same env, tasks and metric, and a last row without gaps."]
     text = f"Ranks: on each of {ranking.tasks} tasks by the last row of R, 1 = best (Demšar 2006)."
     if ranking.friedman is not None:
         text += f" Friedman chi² = {ranking.friedman:.2f}, p = {ranking.friedman_p:.2g}"

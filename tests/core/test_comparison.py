@@ -103,6 +103,16 @@ def test_methods_on_other_tasks_are_compared_without_ranks() -> None:
     assert records([KEPT[0], other])[0]["average_rank"] == ""
 
 
+def test_methods_on_one_task_have_one_figure_best_first_and_no_ranks() -> None:
+    single = Results(("t0",), ((0.5,),), (0.25,), "accuracy", higher_is_better=True)
+    better = attrs.evolve(single, rows=((0.75,),))
+    runs = [attrs.evolve(KEPT[0], results=single), attrs.evolve(LOST[0], results=better)]
+    lines = table(runs)
+    assert list(lines)[-2:] == ["lost", "kept"]
+    assert lines["lost"][:3] == ["1", "75.00", "89,012"]
+    assert "anks" not in compare_methods(group(runs))
+
+
 def test_three_methods_have_friedmans_test_and_the_critical_difference() -> None:
     # Ranks 1, 2, 3 on both tasks: chi² = N (k - 1) = 4 and p = exp(-2); CD = 2.3437 sqrt(3 * 4 / (6 * 2)).
     runs = [run_of("a", 0, 0.5, 0.5, 0.5), run_of("b", 0, 0.25, 0.25, 0.25), run_of("c", 0, 0.125, 0.125, 0.125)]
