@@ -234,7 +234,7 @@ def open_recording(folder: Path) -> Recording:
     if not (folder / CARD).is_file():
         raise DataError(
             f"{folder} holds no recording (there is no {CARD} in it). To make one: sidetune collect --env gym --env.ids "
-            f"BabyAI-GoToRedBall-v0 --trajectories 100 --out {folder}"
+            f"BabyAI-GoToRedBall-v0 --env.inputs image --env.view pixels --out {folder}"
         )
     card = read_card(folder)
     if card.recorded < card.trajectories:

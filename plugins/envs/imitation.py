@@ -33,6 +33,7 @@ class Imitation(TaskStream):
 
     Without ``data``, levels of BabyAI are recorded on first use, with their bot, and kept in ``$SIDETUNE_HOME/recordings`` (by default
     ``~/.cache/sidetune/recordings``). Missions in words are no input: take levels that have one and the same for all episodes.
+    The base's packaged weights read 28 x 28 pixels (``--env.view pixels`` of a recording); for others give ``--base.weights none``.
 
     Raises:
         DataError: a recording is missing, unfinished, damaged, too short, of another version, or has other inputs than the first.

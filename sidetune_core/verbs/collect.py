@@ -26,7 +26,7 @@ def collect(
 ) -> int:
     """Record an expert at work, for env 'imitation': --env, --env.* and --seed as of sidetune-run, or a trained run as the expert.
 
-    sidetune collect --env gym --env.ids BabyAI-GoToRedBall-v0 --trajectories 500 --out recordings/red-ball
+    sidetune collect --env gym --env.ids BabyAI-GoToRedBall-v0 --env.inputs image --env.view pixels --out recordings/red-ball
 
     sidetune collect --expert runs/x --out recordings/x
 
