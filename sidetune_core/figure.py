@@ -1,4 +1,4 @@
-"""Pictures of R: what each task scored after each task, of one run or of several methods."""
+"""Pictures of R, which is what each task scored after each task, of one run or of several methods; and curves of their training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sidetune_core.errors import SidetuneError
 from sidetune_core.methods import Method, same_stream, shared_line
+from sidetune_core.ranks import half_width
 from sidetune_core.report import RunSummary, in_percent
+from sidetune_core.runs import open_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +85,69 @@ def draw_methods(methods: Sequence[Method], out: Path) -> None:
     _save(figure, out)
 
 
+def draw_curves(methods: Sequence[Method], name: str, out: Path) -> None:
+    """Write a panel for each task and in it a line for each method: a figure of training (``metrics.jsonl``) over the steps of the task.
+
+    Where a method has several seeds, the line is their mean, in a band of the 95 % t interval of the mean.
+
+    Raises:
+        SidetuneError: a run has no such figure, tasks are others, matplotlib is not installed, or does not know the format.
+    """
+    tasks = methods[0].runs[0].results.tasks
+    if any(run.results.tasks != tasks for method in methods for run in method.runs):
+        raise SidetuneError("curves of several methods need the same tasks for all of them; name fewer runs")
+    across = min(COLUMNS, len(tasks))
+    down = -(-len(tasks) // across)
+    figure = _figure(max(5.2, 2.9 * across), 2.6 * down + 0.2 * (len(methods) // 2 + 1) + 0.6)
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes in grid.flat[len(tasks) :]:
+        axes.set_axis_off()
+    for place, method in enumerate(methods):
+        style, curves = _style(place), curves_of(method, name)
+        for axes, task in zip(grid.flat, tasks, strict=False):
+            steps, means, spread = ([point[i] for point in curves.get(task, [])] for i in range(3))
+            low, high = ([mean + sign * half for mean, half in zip(means, spread, strict=True)] for sign in (-1, 1))
+            axes.plot(steps, means, label=method.name, **style)
+            axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    for axes, task in zip(grid.flat, tasks, strict=False):
+        axes.set_title(task, fontsize="medium")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("steps of training")
+    figure.supylabel(f"{name} in training", fontsize="medium")
+    figure.suptitle(shared_line(methods), fontsize="medium")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    _save(figure, out)
+
+
+def curves_of(method: Method, name: str) -> dict[str, list[tuple[int, float, float]]]:
+    """A figure of training for each task: steps at which all seeds have it, their mean, and half of its 95 % t interval (0 for one seed).
+
+    Raises:
+        SidetuneError: a run has none of that name.
+    """
+    runs = [_curves(run, name) for run in method.runs]
+    found = {}
+    for task in runs[0]:
+        steps = sorted(set.intersection(*(set(run.get(task, {})) for run in runs)))
+        figures = [[run[task][step] for run in runs] for step in steps]
+        found[task] = [(step, fmean(some), half_width(some) or 0.0) for step, some in zip(steps, figures, strict=True)]
+    return found
+
+
+def _curves(run: RunSummary, name: str) -> dict[str, dict[int, float]]:
+    """A figure of the training of one run, by task and step."""
+    found: dict[str, dict[int, float]] = {}
+    known: set[str] = set()
+    for line in open_run(Path(run.folder)).lines("metrics.jsonl"):
+        known |= line.keys()
+        if line.get(name) is not None:
+            found.setdefault(line["task"], {})[line["step"]] = line[name]
+    if not found:
+        raise SidetuneError(f"{run.folder} has no curve '{name}'; known: {', '.join(sorted(known - {'task', 'step'}))}")
+    return found
+
+
 def _line(axes: Any, method: Method, task: int, scale: int, place: int) -> None:
     """One method on a task; on the mean of the tasks learnt so far where `task` is -1."""
     points = []
@@ -94,12 +159,17 @@ def _line(axes: Any, method: Method, task: int, scale: int, place: int) -> None:
             figures = [fmean(row) for row in known]
             points.append((after + 1, fmean(figures), min(figures), max(figures)))
     x, y, low, high = ([point[i] for point in points] for i in range(4))
-    style = {"color": f"C{place % 10}", "linestyle": ("-", "--", ":", "-.")[place // 10 % 4]}
+    style = _style(place)
     axes.plot(x, y, marker="o", markersize=2.5, label=method.name, **style)
     if len(x) > 1:
         axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
     else:
         axes.vlines(x, low, high, color=style["color"], alpha=0.4)
+
+
+def _style(place: int) -> dict[str, str]:
+    """Of the line of a method, by its place among them."""
+    return {"color": f"C{place % 10}", "linestyle": ("-", "--", ":", "-.")[place // 10 % 4]}
 
 
 def _figure(width: float, height: float) -> Figure:

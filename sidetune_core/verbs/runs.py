@@ -25,6 +25,7 @@ def report(
     reference: Path | None = None,
     format: Format = "text",
     figure: Path | None = None,
+    curve: str = "",
 ) -> int:
     """Show one run, or compare several. Everything is computed from the run folders.
 
@@ -37,6 +38,7 @@ def report(
         reference: a finished run of joint training: adds intransigence against the last row of its R.
         format: of the table: csv has plain numbers in full precision, latex needs the package booktabs.
         figure: draw to a .png, .svg or .pdf file instead: R of one run, or each task over time for several methods.
+        curve: draw this figure of training over its steps instead of R: 'mean_loss', or in worlds to act in 'return' or 'success'.
     """
     if not runs:
         raise SidetuneError("name at least one run: sidetune report runs/*")
@@ -51,10 +53,14 @@ def report(
     methods = group(summary for summary in summaries if summary.status == "done")
     if by == "auto":
         by = "method" if any(len(method.runs) > 1 for method in methods) else "run"
+    if curve and figure is None:
+        raise SidetuneError(f"--curve {curve} needs a file to draw to: --figure curve.png")
     if figure is not None:
-        from sidetune_core.figure import draw, draw_methods
+        from sidetune_core.figure import draw, draw_curves, draw_methods
 
-        if single:
+        if curve:
+            draw_curves(_complete(methods, summaries), curve, figure)
+        elif single:
             draw(summaries[0], figure)
         else:
             draw_methods(_complete(methods, summaries), figure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from sidetune_core.comparison import compare_methods, estimate
 from sidetune_core.errors import SidetuneError
-from sidetune_core.figure import draw_methods
+from sidetune_core.figure import curves_of, draw_curves, draw_methods
 from sidetune_core.methods import group
 from sidetune_core.metrics import MAIN, Results, Row
 from sidetune_core.report import COMPARED, RunSummary, against
@@ -160,3 +161,33 @@ def test_a_figure_of_methods_on_other_tasks_is_refused(tmp_path: Path) -> None:
     other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
     with pytest.raises(SidetuneError, match="same env, tasks and metric"):
         draw_methods(group([*KEPT, other]), tmp_path / "grid.svg")
+
+
+def with_curve(run: RunSummary, folder: Path, *losses: float) -> RunSummary:
+    """The run in a folder with so many lines of training of task t0, every second step."""
+    own = folder / run.name
+    own.mkdir()
+    (own / "run.json").write_text("{}")
+    lines = [{"task": "t0", "step": 2 * number, "mean_loss": loss} for number, loss in enumerate(losses, 1)]
+    (own / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return attrs.evolve(run, folder=str(own))
+
+
+def test_a_curve_has_the_mean_over_seeds_and_its_interval_where_all_seeds_have_it(tmp_path: Path) -> None:
+    runs = [with_curve(KEPT[0], tmp_path, 1.0, 0.5, 0.25), with_curve(KEPT[1], tmp_path, 3.0, 0.5)]
+    (method,) = group(runs)
+    half = 12.706  # the 97.5 % quantile of t with one degree of freedom, times the standard error, which is 1
+    assert curves_of(method, "mean_loss") == {"t0": [(2, 2.0, pytest.approx(half, rel=1e-4)), (4, 0.5, 0.0)]}
+    with pytest.raises(SidetuneError, match="kept-0 has no curve 'return'; known: mean_loss"):
+        curves_of(method, "return")
+
+
+def test_curves_have_a_panel_for_each_task_and_a_line_for_each_method(tmp_path: Path) -> None:
+    methods = group([with_curve(run, tmp_path, 1.0, 0.5) for run in (KEPT[0], LOST[0], JOINT)])
+    draw_curves(methods, "mean_loss", tmp_path / "curves.svg")
+    drawn = (tmp_path / "curves.svg").read_text()
+    for words in ("mean_loss in training", "t0", "kept", "lost", "joint"):
+        assert f"<!-- {words} -->" in drawn
+    other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
+    with pytest.raises(SidetuneError, match="curves of several methods need the same tasks"):
+        draw_curves(group([*KEPT, other]), "mean_loss", tmp_path / "curves.svg")
