@@ -1,7 +1,8 @@
-"""Pictures of R, which is what each task scored after each task, of one run or of several methods; and curves of their training."""
+"""Figures of R, which is what each task scored after each task, of one run or of several methods; of training; of a task's pictures."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,7 +12,7 @@ from sidetune_core.errors import SidetuneError
 from sidetune_core.methods import Method, same_stream, shared_line
 from sidetune_core.ranks import half_width
 from sidetune_core.report import RunSummary, in_percent
-from sidetune_core.runs import open_run
+from sidetune_core.runs import PICTURES, open_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,6 +146,57 @@ def _curves(run: RunSummary, name: str) -> dict[str, dict[int, float]]:
             found.setdefault(line["task"], {})[line["step"]] = line[name]
     if not found:
         raise SidetuneError(f"{run.folder} has no curve '{name}'; known: {', '.join(sorted(known - {'task', 'step'}))}")
+    return found
+
+
+def draw_pictures(methods: Sequence[Method], task: str, out: Path) -> None:
+    """Write the pictures of a task under each other: first those that all methods share, input and target, then those of each method.
+
+    Of a method with several seeds, the first one's are shown.
+
+    Raises:
+        SidetuneError: a run has no pictures of the task, matplotlib is not installed, or does not know the format.
+    """
+    found = [_pictures(method.runs[0], task) for method in methods]
+    names = list(dict.fromkeys(name for pictures in found for name in pictures))
+    shared = [name for name in names if len({pictures.get(name) for pictures in found}) == 1]
+    rows = [(name, found[0][name]) for name in sorted(shared)]
+    for method, pictures in zip(methods, found, strict=True):
+        own = sorted(pictures.keys() - set(shared), reverse=True)  # the prediction, then its error
+        rows += [(f"{method.name}\n{name}", pictures[name]) for name in own]
+    figure = _figure(8.0, 0.4)
+    from matplotlib.image import imread  # there is one by now
+
+    images = [(label, imread(io.BytesIO(data))) for label, data in rows]
+    height, width = images[0][1].shape[:2]
+    figure.set_size_inches(8.0, 0.4 + len(images) * 6.0 * height / width)
+    grid = figure.subplots(len(images), 1, squeeze=False)
+    for axes, (label, image) in zip(grid.flat, images, strict=True):
+        axes.imshow(image, interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel(label, rotation="horizontal", ha="right", va="center", fontsize="small")
+    figure.suptitle(f"{shared_line(methods)} · {task}", fontsize="medium")
+    _save(figure, out)
+
+
+def _pictures(run: RunSummary, task: str) -> dict[str, bytes]:
+    """The PNG files of a task in the folder of a run, by name.
+
+    Raises:
+        SidetuneError: there is none.
+    """
+    found = {}
+    known = set()
+    for path in sorted((Path(run.folder) / PICTURES).glob("*.*.png")):
+        owner, name, _ = path.name.rsplit(".", 2)
+        known.add(owner)
+        if owner == task:
+            found[name] = path.read_bytes()
+    if not found:
+        there = f"it has some of {', '.join(sorted(known))}" if known else "it has none at all"
+        raise SidetuneError(f"{run.folder} has no pictures of task '{task}'; {there}")
     return found
 
 

@@ -26,6 +26,7 @@ def report(
     format: Format = "text",
     figure: Path | None = None,
     curve: str = "",
+    pictures: str = "",
 ) -> int:
     """Show one run, or compare several. Everything is computed from the run folders.
 
@@ -39,6 +40,7 @@ def report(
         format: of the table: csv has plain numbers in full precision, latex needs the package booktabs.
         figure: draw to a .png, .svg or .pdf file instead: R of one run, or each task over time for several methods.
         curve: draw this figure of training over its steps instead of R: 'mean_loss', or in worlds to act in 'return' or 'success'.
+        pictures: draw the pictures that dense tasks keep of this task, input and target and what each method makes of it.
     """
     if not runs:
         raise SidetuneError("name at least one run: sidetune report runs/*")
@@ -53,13 +55,17 @@ def report(
     methods = group(summary for summary in summaries if summary.status == "done")
     if by == "auto":
         by = "method" if any(len(method.runs) > 1 for method in methods) else "run"
-    if curve and figure is None:
-        raise SidetuneError(f"--curve {curve} needs a file to draw to: --figure curve.png")
+    if curve and pictures:
+        raise SidetuneError("--curve and --pictures are two figures; draw one after the other")
+    if (curve or pictures) and figure is None:
+        raise SidetuneError(f"--{'curve' if curve else 'pictures'} needs a file to draw to, such as --figure report.png")
     if figure is not None:
-        from sidetune_core.figure import draw, draw_curves, draw_methods
+        from sidetune_core.figure import draw, draw_curves, draw_methods, draw_pictures
 
         if curve:
             draw_curves(_complete(methods, summaries), curve, figure)
+        elif pictures:
+            draw_pictures(_complete(methods, summaries), pictures, figure)
         elif single:
             draw(summaries[0], figure)
         else:

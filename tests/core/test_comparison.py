@@ -10,10 +10,11 @@ from pathlib import Path
 
 import attrs
 import pytest
+from PIL import Image
 
 from sidetune_core.comparison import compare_methods, estimate
 from sidetune_core.errors import SidetuneError
-from sidetune_core.figure import curves_of, draw_curves, draw_methods
+from sidetune_core.figure import curves_of, draw_curves, draw_methods, draw_pictures
 from sidetune_core.methods import group
 from sidetune_core.metrics import MAIN, Results, Row
 from sidetune_core.report import COMPARED, RunSummary, against
@@ -191,3 +192,23 @@ def test_curves_have_a_panel_for_each_task_and_a_line_for_each_method(tmp_path: 
     other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
     with pytest.raises(SidetuneError, match="curves of several methods need the same tasks"):
         draw_curves(group([*KEPT, other]), "mean_loss", tmp_path / "curves.svg")
+
+
+def with_pictures(run: RunSummary, folder: Path, **colours: int) -> RunSummary:
+    """The run in a folder with a grey picture of task t0 for each name."""
+    own = folder / run.name / "pictures"
+    own.mkdir(parents=True)
+    for name, grey in colours.items():
+        Image.new("RGB", (8, 4), (grey, grey, grey)).save(own / f"t0.{name}.png")
+    return attrs.evolve(run, folder=str(own.parent))
+
+
+def test_pictures_that_all_methods_share_are_drawn_once(tmp_path: Path) -> None:
+    runs = [with_pictures(KEPT[0], tmp_path, input=9, prediction=20, error=1), with_pictures(LOST[0], tmp_path, input=9, prediction=8, error=2)]
+    draw_pictures(group(runs), "t0", tmp_path / "pictures.svg")
+    drawn = re.findall(r"<!-- (.*?) -->", (tmp_path / "pictures.svg").read_text())
+    assert [words for words in drawn if "·" not in words] == ["input", "kept", "prediction", "kept", "error", "lost", "prediction", "lost", "error"]
+    with pytest.raises(SidetuneError, match="has no pictures of task 't1'; it has some of t0"):
+        draw_pictures(group(runs), "t1", tmp_path / "pictures.svg")
+    with pytest.raises(SidetuneError, match="has no pictures of task 't0'; it has none at all"):
+        draw_pictures(group([JOINT]), "t0", tmp_path / "pictures.svg")
