@@ -204,10 +204,12 @@ def with_pictures(run: RunSummary, folder: Path, **colours: int) -> RunSummary:
 
 
 def test_pictures_that_all_methods_share_are_drawn_once(tmp_path: Path) -> None:
-    runs = [with_pictures(KEPT[0], tmp_path, input=9, prediction=20, error=1), with_pictures(LOST[0], tmp_path, input=9, prediction=8, error=2)]
+    kept = with_pictures(KEPT[0], tmp_path, input=9, prediction=20, error=1)
+    runs = [kept, with_pictures(LOST[0], tmp_path, input=9, prediction=8, error=2)]
     draw_pictures(group(runs), "t0", tmp_path / "pictures.svg")
     drawn = re.findall(r"<!-- (.*?) -->", (tmp_path / "pictures.svg").read_text())
-    assert [words for words in drawn if "·" not in words] == ["input", "kept", "prediction", "kept", "error", "lost", "prediction", "lost", "error"]
+    labels = ["input", "kept", "prediction", "kept", "error", "lost", "prediction", "lost", "error"]
+    assert [words for words in drawn if "·" not in words] == labels
     with pytest.raises(SidetuneError, match="has no pictures of task 't1'; it has some of t0"):
         draw_pictures(group(runs), "t1", tmp_path / "pictures.svg")
     with pytest.raises(SidetuneError, match="has no pictures of task 't0'; it has none at all"):
