@@ -61,6 +61,8 @@ class FCN(StagedSide):
 
     Config = Options
     name: ClassVar[str]
+    packaged: ClassVar[str] = "none"
+    """The file in ``weights`` that comes with the package, for sides that have one."""
     layers: ClassVar[Sequence[Layer]]
     """In their order; the last one's channels are replaced by those of the base."""
     skips: ClassVar[Sequence[Skip]] = ()
@@ -79,7 +81,7 @@ class FCN(StagedSide):
             self.add_module(f"conv{number}", _modules(widths[number - 1], layer))
         for skip in self.skips:
             self.add_module(skip.name, _modules(widths[skip.source], Layer(widths[skip.target], stride=skip.stride)))
-        packaged = Path(__file__).parent / "weights" / f"{self.name}.safetensors"
+        packaged = Path(__file__).parent / "weights" / self.packaged
         load_weights(self, config.weights, owner=f"side '{self.name}'", packaged=packaged)
         with torch.no_grad():
             self.stage_shapes = tuple(tuple(maps.shape[1:]) for maps in self.run({"image": torch.zeros(1, *shape)}))

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from ._fcn import FCN, Layer, Skip
+import attrs
+
+from sidetune_core.api import option
+
+from ._fcn import FCN, Layer, Options, Skip
+
+
+@attrs.frozen
+class FCN5Options(Options):
+    """Options of FCN5."""
+
+    weights: str = option(
+        "none", "'packaged' (ours, distilled from the base of env 'rooms'), 'none' (random), or a .safetensors, .pth or .dat file"
+    )
 
 
 class FCN5(FCN):
@@ -12,7 +25,9 @@ class FCN5(FCN):
     those of the original code's students.
     """
 
+    Config = FCN5Options
     name = "fcn5"
+    packaged = "fcn5-rooms.safetensors"
     layers = (
         Layer(64, kernel=8, stride=4, padding=2),
         Layer(256, stride=2),

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidetune_core.api import Base, Features, FitError
-from sidetune_core.kinds import SIDE
+from sidetune_core.api import Base, Features, FitError, WeightsError
+from sidetune_core.kinds import BASE, ENV, SIDE
 from sidetune_core.registry import find, load
 
 NOTHING = Features(torch.zeros(0))
@@ -88,3 +88,28 @@ def test_bases_that_encode_as_no_map_do_not_fit() -> None:
         make("fcn5", shape=(64,))
     with pytest.raises(FitError, match="side 'fcn3' needs an input 'image'"):
         make("fcn3", size=15)
+
+
+def test_the_packaged_student_gives_much_of_what_its_teacher_gives() -> None:
+    rooms = load(find(ENV, "rooms"))
+    stream = rooms(rooms.Config(domains="class_room", images=8, test_images=48, series=1001, cache=False), 0)
+    teacher_cls, cls = load(find(BASE, "taskonomy")), load(find(SIDE, "fcn5"))
+    teacher = teacher_cls(teacher_cls.Config(width=10, weights="packaged"), stream.inputs).eval()
+    (task,) = stream.tasks()
+    seen = []
+
+    def act(inputs: Mapping[str, Tensor]) -> Tensor:
+        seen.append(inputs["image"])
+        return torch.zeros(len(inputs["image"]), 8)
+
+    task.evaluate(act)
+    images = torch.cat(seen)
+    with torch.no_grad():
+        features = teacher({"image": images})
+        student = cls(cls.Config(weights="packaged"), stream.inputs, teacher).eval()({"image": images}, features)
+    error = (student - features.encoding).square().mean()
+    assert error < 0.35 * features.encoding.var(0, correction=0).mean()  # unseen rooms; measured: 0.23 of the variance over rooms
+    assert error > 0
+    with pytest.raises(WeightsError, match="no weights of side 'fcn3' come with the package"):
+        fcn3 = load(find(SIDE, "fcn3"))
+        fcn3(fcn3.Config(weights="packaged"), stream.inputs, teacher)
