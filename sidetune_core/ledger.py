@@ -206,11 +206,20 @@ def write_up(entries: Sequence[Entry], layout: Layout) -> str:
             beside.append([entry.claim.method, *figures, _sameness(entry, one, percent), one.source])
     if len(beside) > 1:
         sections.append(typeset(beside, layout, left={0, 4}))
-    sections += [f"{entry.claim.method}: {entry.claim.note}" for entry in entries if entry.claim.note]
+    sections += _notes([entry.claim for entry in entries])
     missing = [entry.claim.method for entry in entries if not entry.runs]
     if missing:
         sections.append(f"Not run yet: {'; '.join(missing)}.")
     return "\n\n".join(sections)
+
+
+def _notes(claims: Sequence[Claim]) -> list[str]:
+    """Each note once, with the methods that have it in front; without them where all have it."""
+    methods: dict[str, list[str]] = {}
+    for claim in claims:
+        if claim.note:
+            methods.setdefault(claim.note, []).append(claim.method)
+    return [note if 1 < len(claims) == len(own) else f"{', '.join(own)}: {note}" for note, own in methods.items()]
 
 
 def update(text: str, tables: Mapping[str, str]) -> str:

@@ -235,6 +235,15 @@ def test_what_was_not_run_is_said(book: Path) -> None:
     assert ledger.write_up([ledger.read_entry(book, "small")], "text") == "Not run yet: features."
 
 
+def test_a_note_that_several_methods_have_is_written_once(book: Path) -> None:
+    entry = ledger.read_entry(book, "small")
+    entries = [attrs.evolve(entry, claim=attrs.evolve(entry.claim, method=name, note="few images")) for name in "abc"]
+    assert ledger.write_up(entries, "text").startswith("few images\n\nNot run")
+    entries[1] = attrs.evolve(entries[1], claim=attrs.evolve(entries[1].claim, note="many"))
+    assert ledger.write_up(entries, "text").startswith("a, c: few images\n\nb: many\n\nNot run")
+    assert ledger.write_up(entries[:1], "text").startswith("a: few images\n\nNot run")
+
+
 def test_the_place_for_a_table_is_filled_and_the_rest_of_the_text_stays() -> None:
     text = "before\n<!-- ledger: small -->\nold\n<!-- end -->\nafter"
     filled = "before\n<!-- ledger: small -->\n\nnew\n\n<!-- end -->\nafter"
