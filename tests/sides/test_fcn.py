@@ -110,6 +110,6 @@ def test_the_packaged_student_gives_much_of_what_its_teacher_gives() -> None:
     error = (student - features.encoding).square().mean()
     assert error < 0.35 * features.encoding.var(0, correction=0).mean()  # unseen rooms; measured: 0.23 of the variance over rooms
     assert error > 0
+    fcn3 = load(find(SIDE, "fcn3"))
     with pytest.raises(WeightsError, match="no weights of side 'fcn3' come with the package"):
-        fcn3 = load(find(SIDE, "fcn3"))
         fcn3(fcn3.Config(weights="packaged"), stream.inputs, teacher)
