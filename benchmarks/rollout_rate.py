@@ -84,7 +84,7 @@ def _worlds(env: dict[str, Any], clock: Clock) -> list[float]:
 
 def _run(env: dict[str, Any], clock: Clock) -> list[float]:
     """Seconds of collection and of updates in a run."""
-    from sidetune_core import api, loop
+    from sidetune_core import api, training
 
     spent: dict[str, float] = {"train": 0.0, "collect": 0.0}
 
@@ -100,7 +100,7 @@ def _run(env: dict[str, Any], clock: Clock) -> list[float]:
 
     spec = api.RunSpec(learner="scratch", env=env)
     with (
-        mock.patch.object(loop, "_train", timed("train", loop._train)),
+        mock.patch.object(training, "train", timed("train", training.train)),
         mock.patch.object(api.RolloutTask, "_collect", timed("collect", api.RolloutTask._collect)),
         tempfile.TemporaryDirectory() as folder,
     ):

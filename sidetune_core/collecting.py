@@ -18,10 +18,11 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from sidetune_core import checkpoint, devices, loop
+from sidetune_core import checkpoint, devices
 from sidetune_core.build import build_learner, build_stream, without_weights
 from sidetune_core.compose import Part, compose, compose_env
 from sidetune_core.errors import DataError, OptionError, RunError, suggest
+from sidetune_core.evaluation import make_act
 from sidetune_core.files import clear_unfinished, writing
 from sidetune_core.options import unstructure
 from sidetune_core.progress import SECONDS_BETWEEN_LINES, Progress
@@ -148,7 +149,7 @@ def _trained(path: Path, task_id: str | None) -> Iterator[Source]:
         task.set_state(found.tasks.get(task.id, {}))
         weights = fingerprint({name: value for name, value in learner.state_dict().items() if isinstance(value, Tensor)})
         told = {"composition": str(composition), "weights": weights, "actions": task.options.evaluate}
-        yield Source(part, composition.seed, task, PolicyExpert(loop.make_act(learner, task, machine), task), RUN, told)
+        yield Source(part, composition.seed, task, PolicyExpert(make_act(learner, task, machine), task), RUN, told)
 
 
 def _choose(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:

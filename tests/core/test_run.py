@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sidetune_core import api, checkpoint, loop
+from sidetune_core import api, checkpoint, training
 from sidetune_core.errors import Diverged, Interrupted, RunError, SidetuneError
 from sidetune_core.kinds import ENV
 from sidetune_core.registry import find, load
@@ -146,15 +146,15 @@ def test_a_checkpoint_whose_writing_was_cut_off_is_passed_over(spec: api.RunSpec
 def test_ctrl_c_keeps_the_finished_task_and_names_the_folder(
     spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = loop._train
+    train = training.train
 
     def stop_at_second(learner: Any, stage: Any, *rest: Any) -> int:
-        if stage[0].id == "t1":
+        if stage.last.id == "t1":
             raise KeyboardInterrupt
         return train(learner, stage, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train", stop_at_second)
+        patch.setattr(training, "train", stop_at_second)
         with pytest.raises(Interrupted) as stop:
             api.run(spec, tmp_path / "cut")
     assert stop.value.folder == tmp_path / "cut"
