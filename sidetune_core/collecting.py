@@ -27,12 +27,13 @@ from sidetune_core.files import clear_unfinished, writing
 from sidetune_core.options import unstructure
 from sidetune_core.progress import SECONDS_BETWEEN_LINES, Progress
 from sidetune_core.recordings import CARD, FORMAT, SHARDS, Card, Recording, Shard, Trajectories, check, read_card
-from sidetune_core.rollouts import Expert, Observations, RolloutTask, Step, Worlds
+from sidetune_core.rollouts import RolloutTask
 from sidetune_core.runs import open_run
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.spec import Choice, choice, from_values
 from sidetune_core.tasks import Act, Task, TaskStream
 from sidetune_core.weights import fingerprint, write_tensors
+from sidetune_core.worlds import Expert, Observations, Step, Worlds
 
 SHARD = 50
 """Trajectories in a whole shard: what is lost at most where a collection is killed."""
