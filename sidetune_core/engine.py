@@ -30,7 +30,7 @@ from sidetune_core.intervals import Interval, interval
 from sidetune_core.learner import Learner
 from sidetune_core.lock import locked
 from sidetune_core.loop import learn
-from sidetune_core.metrics import Results
+from sidetune_core.metrics import MIXED, Results
 from sidetune_core.parts import Inputs
 from sidetune_core.progress import Progress
 from sidetune_core.report import run_report
@@ -246,7 +246,7 @@ def _about(spec: RunSpec, composition: Composition, machine: Machine, tasks: Seq
         "composition": str(composition),
         "plugins": {slot: {"distribution": part.plugin.origin, "class": part.plugin.target} for slot, part in composition.parts.items()},
         "tasks": [{"id": task.id, "title": task.title, "metric": task.metric} for task in tasks],
-        "metric": tasks[0].metric if len({task.metric for task in tasks}) == 1 else "result",
+        "metric": tasks[0].metric if len({task.metric for task in tasks}) == 1 else MIXED,
         "higher_is_better": tasks[0].higher_is_better,
         "machine": str(machine),
         "processes": group.size,

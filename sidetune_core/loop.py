@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 
 from sidetune_core import checkpoint, pictures, training
 from sidetune_core.certify import certify
@@ -11,6 +12,7 @@ from sidetune_core.checkpoint import Checkpoint, Within
 from sidetune_core.evaluation import evaluate, evaluate_untrained, make_act
 from sidetune_core.features import FeatureStore
 from sidetune_core.learner import Learner
+from sidetune_core.metrics import have_one_unit
 from sidetune_core.movement import digests, freeze, grow, let_move, record_moved, record_parameters
 from sidetune_core.probes import Watch
 from sidetune_core.seeding import derive_seed, seeded
@@ -69,9 +71,10 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
             _keep(learner, stage, seen, acts, within.before, session)
         within = None
         session.clock.note()
+        mean = f", mean over tasks so far {fmean(figures):.4g}" if have_one_unit([task.metric for task in tasks]) else ""
         session.progress.finish(
-            f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} {figures[-1]:.4g}, "
-            f"mean over tasks so far {sum(figures) / len(figures):.4g} ({steps} steps, {time.monotonic() - began:.1f} s)"
+            f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} {figures[-1]:.4g}{mean} "
+            f"({steps} steps, {time.monotonic() - began:.1f} s)"
         )
     FeatureStore.detach(learner)  # from here on the learner is the user's, who may change the base
 

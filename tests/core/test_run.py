@@ -318,6 +318,16 @@ def test_each_task_can_have_a_metric_of_its_own(spec: api.RunSpec, measured: Cal
     assert done.results.rows[1] == (last[0]["accuracy"], last[1]["loss"])
 
 
+def test_progress_tells_a_mean_only_of_figures_of_one_unit(
+    spec: api.RunSpec, measured: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.run(spec, tmp_path / "run", quiet=False)
+    assert "mean over tasks so far" in capsys.readouterr().err
+    measured(metric="loss")
+    api.run(spec, tmp_path / "other", quiet=False)
+    assert "mean over tasks" not in capsys.readouterr().err
+
+
 def test_metrics_that_rise_and_fall_are_not_mixed(spec: api.RunSpec, measured: Callable[..., None], tmp_path: Path) -> None:
     measured(metric="loss", higher_is_better=False)
     with pytest.raises(RunError, match="env 'images' has tasks whose metrics rise and others whose fall"):
