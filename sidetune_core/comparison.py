@@ -10,7 +10,7 @@ import attrs
 
 from sidetune_core.listing import COMPARED, common_metric, heads, keys
 from sidetune_core.methods import Method, same_stream, shared_line
-from sidetune_core.metrics import Metric, one_unit, that_hold
+from sidetune_core.metrics import Metric, meaningful, one_unit
 from sidetune_core.ranks import LEVEL, Ranking, half_width, rank_methods
 from sidetune_core.report import TRAINABLE, UNMEASURED, RunSummary, by_task, in_mebibytes, in_percent, whole, written
 from sidetune_core.tables import Format, comma_separated, typeset
@@ -52,7 +52,7 @@ def compare_methods(
     """
     apart = not all(one_unit(run.results) for method in methods for run in method.runs)
     if apart:
-        metrics = that_hold(metrics, (run.results for method in methods for run in method.runs))
+        metrics = meaningful(metrics, (run.results for method in methods for run in method.runs))
     elif metrics == COMPARED and all(len(run.results.tasks) == 1 for method in methods for run in method.runs):
         metrics = COMPARED[:1]  # the others are the same figure, or are not defined
     ranking = rank(methods)

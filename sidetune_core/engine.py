@@ -190,7 +190,18 @@ def _carry_out(
                     board.add_image(name, picture, step)
 
             session = Session(
-                options, composition.seed, machine, folder, store, progress, curve, save_every, stop, clock, group, show
+                options=options,
+                seed=composition.seed,
+                machine=machine,
+                folder=folder,
+                store=store,
+                progress=progress,
+                curve=curve,
+                save_every=save_every,
+                stop=stop,
+                clock=clock,
+                group=group,
+                show=show,
             )
             learn(learner, tasks, session)
             if group.first:

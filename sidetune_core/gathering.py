@@ -31,6 +31,8 @@ class Rollout:
     """See `Film.window`."""
     episodes: Sequence[Episode]
     """Those that ended in it."""
+    update: int
+    """Its number."""
 
 
 @attrs.frozen
@@ -112,7 +114,6 @@ class Gatherer:
             episodes.extend(episode for _, episode in self._tally.count(step))
             self._now = self._scaling.arrived(step.observations)
         last = act(self._scaling.inputs(self._now, film.ids(update, options.rollout), film.window)).cpu()[:, -1]
-        self._update += 1
         outputs, actions, rewards, ended = (torch.stack(column) for column in zip(*columns, strict=True))
         values = outputs[:, :, -1]
         advantages = gae(rewards, values, last, ended.float(), options.gamma, options.gae_lambda)
@@ -126,7 +127,8 @@ class Gatherer:
         )
         observations = {name: torch.stack([frame[name] for frame in frames]).flatten(0, 1) for name in self._scaling.names}
         ids = torch.cat([film.ids(update, number) for number in range(options.rollout)])
-        return Rollout(ids, observations, decisions.packed(), film.window, episodes)
+        self._update += 1
+        return Rollout(ids, observations, decisions.packed(), film.window, episodes, update)
 
     def _past_time_limits(self, act: Act, step: Step, rewards: Tensor) -> Tensor:
         """Rewards (E,) with the discounted value of what would have come after a time limit."""

@@ -12,9 +12,9 @@ from sidetune_core.metrics import (
     Metric,
     average_incremental_accuracy,
     intransigence,
+    meaningful,
     one_unit,
     relative_intransigence,
-    that_hold,
 )
 from sidetune_core.report import TRAINABLE, RunSummary, by_task, value, whole
 from sidetune_core.tables import Format, Table, comma_separated, typeset
@@ -29,7 +29,7 @@ def compare_runs(summaries: Sequence[RunSummary], form: Format = "text", metrics
     Where tasks have figures of different units, none is a mean of them, and a second table has the figure of each task in the end.
     """
     every = [summary.results for summary in summaries]
-    metrics = that_hold(metrics, every)
+    metrics = meaningful(metrics, every)
     if form == "csv":
         return comma_separated(_compared_values(summaries, metrics))
     tables = [typeset(_compared(summaries, metrics), form, left={0, 1, len(metrics) + 4})]  # run, composition, status

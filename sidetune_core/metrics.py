@@ -231,7 +231,7 @@ FURTHER = (
 """What other papers and code bases call by the same names."""
 
 
-def that_hold(metrics: Sequence[Metric], every: Iterable[Results]) -> tuple[Metric, ...]:
+def meaningful(metrics: Sequence[Metric], every: Iterable[Results]) -> tuple[Metric, ...]:
     """Those of some metrics that mean something for all of these results.
 
     Where tasks have figures of different units, these are forgetting as a share, and what else has no unit.

@@ -23,8 +23,8 @@ from sidetune_core.metrics import (
     exactly_constant,
     forgetting,
     mean,
+    meaningful,
     one_unit,
-    that_hold,
 )
 from sidetune_core.spec import RunSpec
 from sidetune_core.tables import Table, aligned, markdown
@@ -32,6 +32,7 @@ from sidetune_core.tables import Table, aligned, markdown
 UNMEASURED = "·"
 NOTHING_FORGOTTEN = "Nothing was forgotten: every R[i][j], i >= j, is the same number bit for bit."
 TRAINABLE = "trainable per task"  # the key of RunSummary.parameters that runs are compared by
+
 
 @attrs.frozen
 class Moved:
@@ -70,7 +71,7 @@ def matrix_table(results: Results) -> str:
 
 
 def metrics_lines(results: Results, metrics: Sequence[Metric] = MAIN) -> list[str]:
-    """A line per figure that holds for these results (see `metrics.that_hold`): name, value, meaning and convention."""
+    """A line per figure that holds for these results (see `metrics.meaningful`): name, value, meaning and convention."""
     return aligned(_figures(results, metrics), left={0, 2}, gap=3).splitlines()
 
 
@@ -147,7 +148,7 @@ def _figures(results: Results, metrics: Sequence[Metric]) -> Table:
     """Name, value and definition of each metric, without a head."""
     return [
         [metric.title(results.metric), value(results, metric), f"{metric.meaning} ({metric.convention})"]
-        for metric in that_hold(metrics, [results])
+        for metric in meaningful(metrics, [results])
     ]
 
 

@@ -108,9 +108,8 @@ class RolloutTask(Task):
             while True:
                 rollout = gatherer.gather(act)
                 self._episodes.extend(rollout.episodes)
-                places = shuffled(len(rollout.ids), Order(order.seed, order.batch_size), self.id, "update", update)
+                places = shuffled(len(rollout.ids), Order(order.seed, order.batch_size), self.id, "update", rollout.update)
                 yield from (self._batch(rollout, some) for some in islice(places, steps))
-                update += 1
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """See `ppo_loss`; (B,)."""

@@ -53,8 +53,8 @@ def train(learner: Learner, stage: Stage, seen: Sequence[Task], within: Within, 
     if not parameters or not steps:
         return 0
     optimizer = make_optimizer(learner, options)
-    taken = stage.batches_taken(within.step, options)
-    drawing = {task.id: batches(task, learner, session, Order(session.seed, options.batch, taken[task.id])) for task in stage.tasks}
+    had = stage.batches_taken(within.step, options)
+    drawing = {task.id: batches(task, learner, session, Order(session.seed, options.batch, had[task.id])) for task in stage.tasks}
     group, recent = session.group, list(within.recent)
     saved, when = within.step, time.monotonic()
 
