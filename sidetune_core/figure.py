@@ -62,7 +62,7 @@ def draw_methods(methods: Sequence[Method], out: Path) -> None:
     results = runs[0].results
     percent = all(in_percent(run.results) for run in runs)
     averaged = one_unit(results)
-    panels = [*(["mean over tasks so far"] if averaged else []), *results.tasks]
+    panels = [*([("mean over tasks so far", -1)] if averaged else []), *((task, place) for place, task in enumerate(results.tasks))]
     across = min(COLUMNS, len(panels))
     down = -(-len(panels) // across)
     figure = _figure(2.9 * across, 2.1 * down + 0.4 * (len(methods) // 2 + 1) + 0.4)
@@ -71,9 +71,10 @@ def draw_methods(methods: Sequence[Method], out: Path) -> None:
         if number >= len(panels):
             axes.set_axis_off()
             continue
+        title, task = panels[number]
         for place, method in enumerate(methods):
-            _line(axes, method, number - averaged, 100 if percent else 1, place)
-        axes.set_title(panels[number], fontsize="medium", fontweight="bold" if averaged and not number else None)
+            _line(axes, method, task, 100 if percent else 1, place)
+        axes.set_title(title, fontsize="medium", fontweight="bold" if task < 0 else None)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if number + across >= len(panels):  # none below it

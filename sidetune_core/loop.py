@@ -71,9 +71,9 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
             _keep(learner, stage, seen, acts, within.before, session)
         within = None
         session.clock.note()
-        mean = f", mean over tasks so far {fmean(figures):.4g}" if have_one_unit([task.metric for task in tasks]) else ""
+        average = f", mean over tasks so far {fmean(figures):.4g}" if have_one_unit([task.metric for task in tasks]) else ""
         session.progress.finish(
-            f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} {figures[-1]:.4g}{mean} "
+            f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} {figures[-1]:.4g}{average} "
             f"({steps} steps, {time.monotonic() - began:.1f} s)"
         )
     FeatureStore.detach(learner)  # from here on the learner is the user's, who may change the base
