@@ -79,9 +79,9 @@ class _Watch:
 
 
 def _ours(options: argparse.Namespace) -> list[float]:
-    from sidetune_core import api, loop
+    from sidetune_core import api, training
 
-    watch, train = _Watch(), loop._train
+    watch, train = _Watch(), training.train
 
     def timed(*arguments: Any) -> int:
         watch.start()
@@ -98,7 +98,7 @@ def _ours(options: argparse.Namespace) -> list[float]:
         train=train_options,
         seed=options.seed,
     )
-    with mock.patch.object(loop, "_train", timed), tempfile.TemporaryDirectory() as folder:
+    with mock.patch.object(training, "train", timed), tempfile.TemporaryDirectory() as folder:
         result = api.run(spec, f"{folder}/run").results.rows[0][0]
     assert result is not None
     return [*watch.seconds, result]

@@ -84,7 +84,8 @@ def _worlds(env: dict[str, Any], clock: Clock) -> list[float]:
 
 def _run(env: dict[str, Any], clock: Clock) -> list[float]:
     """Seconds of collection and of updates in a run."""
-    from sidetune_core import api, loop
+    from sidetune_core import api, training
+    from sidetune_core.gathering import Gatherer
 
     spent: dict[str, float] = {"train": 0.0, "collect": 0.0}
 
@@ -100,8 +101,8 @@ def _run(env: dict[str, Any], clock: Clock) -> list[float]:
 
     spec = api.RunSpec(learner="scratch", env=env)
     with (
-        mock.patch.object(loop, "_train", timed("train", loop._train)),
-        mock.patch.object(api.RolloutTask, "_collect", timed("collect", api.RolloutTask._collect)),
+        mock.patch.object(training, "train", timed("train", training.train)),
+        mock.patch.object(Gatherer, "gather", timed("collect", Gatherer.gather)),
         tempfile.TemporaryDirectory() as folder,
     ):
         api.run(spec, f"{folder}/run", save_every="none")

@@ -21,13 +21,15 @@ from sidetune_core.metrics import Results
 from sidetune_core.options import at_least, at_most, more_than, option
 from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, Side, StagedSide
 from sidetune_core.policies import Actor, Categorical, Gaussian, Policy
+from sidetune_core.ppo import RolloutOptions
 from sidetune_core.recordings import Recording, Trajectories, open_recording
-from sidetune_core.rollouts import Expert, Observations, RolloutOptions, RolloutTask, Step, Worlds
+from sidetune_core.rollouts import RolloutTask
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.spec import Choice, RunSpec
 from sidetune_core.sweep import SweptRun, sweep
 from sidetune_core.tasks import Act, Batch, Order, Task, TaskStream, shuffled
 from sidetune_core.weights import Published, load_weights
+from sidetune_core.worlds import Expert, Observations, Step, Worlds
 
 __all__ = [
     "Act",

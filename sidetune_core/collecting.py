@@ -1,4 +1,4 @@
-"""Recording an expert: one that a task offers, or the policy of a trained run. `recordings` says what is written."""
+"""Recording an expert, shard by shard. `experts` says who it may be, `recordings` what is written."""
 
 from __future__ import annotations
 
@@ -18,42 +18,22 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from sidetune_core import checkpoint, devices, loop
-from sidetune_core.build import build_learner, build_stream, without_weights
-from sidetune_core.compose import Part, compose, compose_env
-from sidetune_core.errors import DataError, OptionError, RunError, suggest
+from sidetune_core.errors import DataError, OptionError, RunError
+from sidetune_core.experts import Source, open_offered, open_trained
 from sidetune_core.files import clear_unfinished, writing
 from sidetune_core.options import unstructure
 from sidetune_core.progress import SECONDS_BETWEEN_LINES, Progress
 from sidetune_core.recordings import CARD, FORMAT, SHARDS, Card, Recording, Shard, Trajectories, check, read_card
-from sidetune_core.rollouts import Expert, Observations, RolloutTask, Step, Worlds
-from sidetune_core.runs import open_run
-from sidetune_core.seeding import derive_seed, seeded
-from sidetune_core.spec import Choice, choice, from_values
-from sidetune_core.tasks import Act, Task, TaskStream
-from sidetune_core.weights import fingerprint, write_tensors
+from sidetune_core.seeding import derive_seed
+from sidetune_core.spec import Choice, choice
+from sidetune_core.weights import write_tensors
+from sidetune_core.worlds import Observations, Step, Worlds
 
 SHARD = 50
 """Trajectories in a whole shard: what is lost at most where a collection is killed."""
 
 ATTEMPTS = 20
 """Episodes in a row that an expert may give up."""
-
-RUN = "run"
-"""What the card calls the policy of a trained run."""
-
-
-@attrs.frozen(eq=False)
-class Source:
-    """Who is recorded, and where."""
-
-    env: Part
-    seed: int
-    """Of the env."""
-    task: RolloutTask
-    expert: Expert
-    name: str
-    about: Mapping[str, str]
 
 
 def collect(
@@ -86,109 +66,18 @@ def collect(
     if isinstance(expert, Path) or (expert is not None and (Path(expert) / "run.json").is_file()):
         if env is not None:
             raise OptionError(f"the expert {expert} is a run, and acts in the env that it was trained in; leave out --env")
-        opened = _trained(Path(expert), task)
+        opened = open_trained(Path(expert), task)
     else:
         asked = choice(env)
         if asked is None:
             raise OptionError("name the env in which is acted, such as --env gym --env.ids BabyAI-GoToRedBall-v0, or --expert RUNFOLDER")
-        opened = _offered(asked, task, expert, seed)
+        opened = open_offered(asked, task, expert, seed)
     with opened as source:
         wanted = _card(source, trajectories, seed)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         with _alone(path, progress.say):
             return _carry_out(source, path, wanted, progress)
-
-
-@contextmanager
-def _offered(asked: Choice, task_id: str | None, name: str | None, seed: int) -> Iterator[Source]:
-    """An expert that a task offers."""
-    part = compose_env(asked)
-    stream: TaskStream = part.cls(part.config, seed)
-    with closing(stream):
-        task = _choose(stream.tasks(), task_id, part.owner)
-        known = task.experts
-        if not known:
-            raise OptionError(
-                f"{part.owner} offers no expert for {task.title}. Record a trained policy: sidetune collect --expert RUNFOLDER"
-            )
-        if name is not None and name not in known:
-            raise OptionError(
-                f"{part.owner} has no expert '{name}' for {task.title}, and there is no run in a folder of that name."
-                f"{suggest(name, known)} It has: {', '.join(known)}"
-            )
-        chosen = name or known[0]
-        yield Source(part, seed, task, task.expert(chosen), chosen, {})
-
-
-@contextmanager
-def _trained(path: Path, task_id: str | None) -> Iterator[Source]:
-    """The policy of a run, as it was after its latest task."""
-    folder = open_run(path)
-    about = folder.read_json("run.json")
-    composition = compose(from_values(about.get("resolved"), str(folder.path / "run.json")))
-    newest = checkpoint.latest(folder.checkpoints)
-    if newest is None:
-        raise RunError(f"{path} has learnt no task yet, so its policy cannot be recorded; it is {folder.status}")
-    found = checkpoint.read(newest)
-    part = composition.parts["env"]
-    with closing(build_stream(composition)) as stream:
-        tasks = stream.tasks()
-        learnt = [one for one in tasks if one.id in found.done]
-        task = _choose(learnt, task_id, f"the run {path}")
-        machine = devices.choose(composition.train)
-        blank = {slot: attrs.evolve(one, config=without_weights(one)) for slot, one in composition.parts.items()}
-        learner = build_learner(attrs.evolve(composition, parts=blank), stream)  # the checkpoint has all that they need
-        for one in learnt:
-            with seeded(composition.seed, "start", one.id):
-                learner.start(one)
-        machine.place(learner)
-        found.load(learner)
-        learner.requires_grad_(False).eval()
-        task.set_state(found.tasks.get(task.id, {}))
-        weights = fingerprint({name: value for name, value in learner.state_dict().items() if isinstance(value, Tensor)})
-        told = {"composition": str(composition), "weights": weights, "actions": task.options.evaluate}
-        yield Source(part, composition.seed, task, PolicyExpert(loop.make_act(learner, task, machine), task), RUN, told)
-
-
-def _choose(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:
-    """The task that is meant.
-
-    Raises:
-        OptionError: there is none, or more than one, or nobody acts in it.
-    """
-    titles = ", ".join(f"{task.id} ({task.title})" for task in tasks)
-    if task_id is None and len(tasks) > 1:
-        raise OptionError(f"{owner} has several tasks, and a recording is of one: name it with --task. There are: {titles}")
-    found = next((task for task in tasks if task_id in (None, task.id)), None)
-    if found is None:
-        raise OptionError(f"{owner} has no task '{task_id}'. There are: {titles}")
-    if not isinstance(found, RolloutTask):
-        raise OptionError(f"nobody acts in the tasks of {owner}, so there is nothing to record; choose an env such as gym")
-    return found
-
-
-class PolicyExpert:
-    """The policy that a learner has for a task, which acts as in the task's evaluations (see `RolloutOptions.evaluate`).
-
-    Args:
-        act: the learner's output.
-        task: in which it acts.
-    """
-
-    def __init__(self, act: Act, task: RolloutTask) -> None:
-        self._act, self._task = act, task
-        self._generator = torch.Generator()
-
-    def begin(self, worlds: Worlds, seed: int) -> None:
-        """See `Expert`."""
-        self._generator.manual_seed(derive_seed(seed, "actions"))
-
-    def act(self, observations: Observations) -> Tensor:
-        """See `Expert`."""
-        parameters = self._act(self._task.prepare(observations)).cpu()[:, :-1]
-        policy = self._task.policy
-        return policy.mode(parameters) if self._task.options.evaluate == "mode" else policy.sample(parameters, self._generator)
 
 
 def _card(source: Source, trajectories: int, seed: int) -> Card:

@@ -8,22 +8,11 @@ from statistics import fmean
 
 import attrs
 
+from sidetune_core.listing import COMPARED, common_metric, heads, keys
 from sidetune_core.methods import Method, same_stream, shared_line
-from sidetune_core.metrics import UNITLESS, Metric, one_unit
+from sidetune_core.metrics import Metric, meaningful, one_unit
 from sidetune_core.ranks import LEVEL, Ranking, half_width, rank_methods
-from sidetune_core.report import (
-    COMPARED,
-    TRAINABLE,
-    UNMEASURED,
-    RunSummary,
-    common_metric,
-    heads,
-    in_mebibytes,
-    in_percent,
-    keys,
-    whole,
-    written,
-)
+from sidetune_core.report import TRAINABLE, UNMEASURED, RunSummary, by_task, in_mebibytes, in_percent, whole, written
 from sidetune_core.tables import Format, comma_separated, typeset
 
 
@@ -63,7 +52,7 @@ def compare_methods(
     """
     apart = not all(one_unit(run.results) for method in methods for run in method.runs)
     if apart:
-        metrics = (*UNITLESS, *(metric for metric in metrics if metric not in COMPARED))
+        metrics = meaningful(metrics, (run.results for method in methods for run in method.runs))
     elif metrics == COMPARED and all(len(run.results.tasks) == 1 for method in methods for run in method.runs):
         metrics = COMPARED[:1]  # the others are the same figure, or are not defined
     ranking = rank(methods)
@@ -78,7 +67,8 @@ def compare_methods(
         return comma_separated(_values(lines, metrics))
     tables = [typeset(_cells(lines, metrics, seconds, further, work), form)]
     if apart and same_stream(run for method in methods for run in method.runs):
-        tables.append(typeset(_by_task(lines), form))
+        columns = [(line.method.name, [run.results.rows[-1] for run in line.method.runs]) for line in lines]
+        tables.append(typeset(by_task(methods[0].runs[0].results, columns), form))
     shared, notes = shared_line(methods), _notes(methods, ranking)
     if form == "latex":
         return "\n".join([*(f"% {line}" for line in (shared, *notes) if line), *tables])
@@ -118,7 +108,7 @@ def rank(methods: Sequence[Method]) -> Ranking | None:
 def _cells(lines: Sequence[Line], metrics: Sequence[Metric], seconds: bool, further: Sequence[str], work: bool) -> list[list[str]]:
     """As a person reads it."""
     runs = [run for line in lines for run in line.method.runs]
-    percent = all(in_percent(run.results) or not one_unit(run.results) for run in runs)
+    percent = all(metric.unitless for metric in metrics) or all(in_percent(run.results) for run in runs)
     ranked = any(line.rank is not None for line in lines)
     costs = ["trainable\nparameters\nper task", "parameters\nat the end", *(["seconds"] if seconds else [])]
     costs += ["processor\nseconds", "peak\nMiB"] if work else []
@@ -147,16 +137,6 @@ def _work(method: Method) -> list[str]:
     seconds = _over(method, lambda run: run.processor_seconds).mean
     memory = _over(method, lambda run: run.peak_memory).mean
     return [UNMEASURED if seconds is None else f"{seconds:,.0f}", UNMEASURED if memory is None else in_mebibytes(memory)]
-
-
-def _by_task(lines: Sequence[Line]) -> list[list[str]]:
-    """The last row of R, averaged over seeds: a line for each task, a column for each method."""
-    results = lines[0].method.runs[0].results
-    table = [[f"{results.metric} in the end", *("\n".join(line.method.name.split()) for line in lines)]]
-    for place, task in enumerate(results.tasks):
-        cells = [[run.results.rows[-1][place] for run in line.method.runs] for line in lines]
-        table.append([task, *(written(None if None in column else fmean(cell or 0.0 for cell in column), False) for column in cells)])
-    return table
 
 
 def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[object]]:

@@ -17,22 +17,25 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from sidetune_core import __version__, checkpoint, devices, loop, runs
+from sidetune_core import __version__, checkpoint, devices, runs
 from sidetune_core.build import build_learner, build_stream
 from sidetune_core.compose import Composition, compose
 from sidetune_core.devices import Machine
 from sidetune_core.distributed import Group, joined
 from sidetune_core.errors import Interrupted, RunError, SidetuneError, WriteError
+from sidetune_core.evaluation import make_act
 from sidetune_core.features import GIB, FeatureStore
 from sidetune_core.files import write_text, writing
 from sidetune_core.intervals import Interval, interval
 from sidetune_core.learner import Learner
 from sidetune_core.lock import locked
-from sidetune_core.metrics import Results
+from sidetune_core.loop import learn
+from sidetune_core.metrics import MIXED, Results
 from sidetune_core.parts import Inputs
 from sidetune_core.progress import Progress
 from sidetune_core.report import run_report
 from sidetune_core.runs import Clock, RunFolder
+from sidetune_core.session import Curve, Session
 from sidetune_core.spec import RunSpec, from_values
 from sidetune_core.stops import Stopped, listening
 from sidetune_core.summary import summarise
@@ -60,7 +63,7 @@ class Run:
         task = next((task for task in self.tasks if task.id == task_id), None)
         if task is None:
             raise SidetuneError(f"no task '{task_id}' in this run; it has {', '.join(task.id for task in self.tasks)}")
-        return loop.make_act(self.learner, task, self.machine)(Inputs(dict(inputs))).cpu()
+        return make_act(self.learner, task, self.machine)(Inputs(dict(inputs))).cpu()
 
 
 def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_every: str = SAVE_EVERY) -> Run:
@@ -186,10 +189,21 @@ def _carry_out(
                 with writing(folder.path / "tb"):
                     board.add_image(name, picture, step)
 
-            session = loop.Session(
-                options, composition.seed, machine, folder, store, progress, curve, save_every, stop, clock, group, show
+            session = Session(
+                options=options,
+                seed=composition.seed,
+                machine=machine,
+                folder=folder,
+                store=store,
+                progress=progress,
+                curve=curve,
+                save_every=save_every,
+                stop=stop,
+                clock=clock,
+                group=group,
+                show=show,
             )
-            loop.learn(learner, tasks, session)
+            learn(learner, tasks, session)
             if group.first:
                 _plot_results(curve, folder.results())
         _end(folder, "done", clock)
@@ -243,7 +257,7 @@ def _about(spec: RunSpec, composition: Composition, machine: Machine, tasks: Seq
         "composition": str(composition),
         "plugins": {slot: {"distribution": part.plugin.origin, "class": part.plugin.target} for slot, part in composition.parts.items()},
         "tasks": [{"id": task.id, "title": task.title, "metric": task.metric} for task in tasks],
-        "metric": tasks[0].metric if len({task.metric for task in tasks}) == 1 else "result",
+        "metric": tasks[0].metric if len({task.metric for task in tasks}) == 1 else MIXED,
         "higher_is_better": tasks[0].higher_is_better,
         "machine": str(machine),
         "processes": group.size,
@@ -271,7 +285,7 @@ def _git_state() -> dict[str, Any] | None:
         return None
 
 
-def _plot_results(curve: loop.Curve, results: Results) -> None:
+def _plot_results(curve: Curve, results: Results) -> None:
     """One curve for each task: its figure after each task of the stream."""
     for row, figures in enumerate(results.rows):
         for task, figure in zip(results.tasks, figures, strict=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidetune_core.errors import SidetuneError
 from sidetune_core.methods import Method, same_stream, shared_line
+from sidetune_core.metrics import one_unit
 from sidetune_core.ranks import half_width
 from sidetune_core.report import RunSummary, in_percent
 from sidetune_core.runs import PICTURES, open_run
@@ -52,7 +53,8 @@ def draw(summary: RunSummary, out: Path) -> None:
 def draw_methods(methods: Sequence[Method], out: Path) -> None:
     """Write a grid of panels, a line for each method: the mean over the tasks learnt so far, then each task from when it was learnt on.
 
-    Where a method has several seeds, the line is their mean, in a band from the worst to the best of them.
+    Where tasks have figures of different units, there is no mean, and each panel has a scale of its own. Where a method has several
+    seeds, the line is their mean, in a band from the worst to the best of them.
 
     Raises:
         SidetuneError: the methods were measured on different tasks, matplotlib is not installed, or does not know the format.
@@ -62,18 +64,20 @@ def draw_methods(methods: Sequence[Method], out: Path) -> None:
         raise SidetuneError("a figure of several methods needs the same env, tasks and metric for all of them; name fewer runs")
     results = runs[0].results
     percent = all(in_percent(run.results) for run in runs)
-    panels = ["mean over tasks so far", *results.tasks]
+    averaged = one_unit(results)
+    panels = [*([("mean over tasks so far", -1)] if averaged else []), *((task, place) for place, task in enumerate(results.tasks))]
     across = min(COLUMNS, len(panels))
     down = -(-len(panels) // across)
     figure = _figure(2.9 * across, 2.1 * down + 0.4 * (len(methods) // 2 + 1) + 0.4)
-    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(down, across, sharex=True, sharey=averaged, squeeze=False)
     for number, axes in enumerate(grid.flat):
         if number >= len(panels):
             axes.set_axis_off()
             continue
+        title, task = panels[number]
         for place, method in enumerate(methods):
-            _line(axes, method, number - 1, 100 if percent else 1, place)
-        axes.set_title(panels[number], fontsize="medium", fontweight="bold" if not number else None)
+            _line(axes, method, task, 100 if percent else 1, place)
+        axes.set_title(title, fontsize="medium", fontweight="bold" if task < 0 else None)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if number + across >= len(panels):  # none below it

@@ -14,12 +14,15 @@ positive backward transfer that it got better.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
 import attrs
 
 Row = tuple[float | None, ...]
+
+MIXED = "result"
+"""The metric of results in which tasks have different ones: no column may call a loss an accuracy."""
 
 
 @attrs.frozen
@@ -32,7 +35,7 @@ class Results:
     tasks: tuple[str, ...]  # ids, in the order of training
     rows: tuple[Row, ...]  # rows[i][j]: metric on task j after training task i; None where not measured, normally for j > i
     initial: Row  # the row of an untrained learner, "row -1"
-    metric: str  # the name, e.g. "accuracy" (a share in [0, 1])
+    metric: str  # the name, e.g. "accuracy" (a share in [0, 1]); `MIXED` where tasks have several
     higher_is_better: bool
 
     def __attrs_post_init__(self) -> None:
@@ -53,24 +56,42 @@ class Results:
         return tuple(cell for row in (self.initial, *self.rows) for cell in row if cell is not None)
 
 
+def have_one_unit(metrics: Sequence[str]) -> bool:
+    """Whether figures of tasks that are measured by these metrics, one for each task, may be averaged.
+
+    Losses of several tasks may differ in unit and scale, such as L1 and nats, and so may figures of different names.
+    """
+    return len(metrics) == 1 or (len(set(metrics)) == 1 and not {"loss", MIXED}.intersection(metrics))
+
+
 def one_unit(results: Results) -> bool:
-    """Whether figures of different tasks may be averaged; losses of several tasks may differ in unit and scale, such as L1 and nats."""
-    return results.metric != "loss" or len(results.tasks) == 1
+    """Whether figures of different tasks may be averaged (see `have_one_unit`)."""
+    return have_one_unit([results.metric] * len(results.tasks))
+
+
+def mean(cells: Iterable[float | None]) -> float | None:
+    """The mean; None of nothing, and None where one is None."""
+    numbers: list[float] = []
+    for cell in cells:
+        if cell is None:
+            return None
+        numbers.append(cell)
+    return fmean(numbers) if numbers else None
 
 
 def average_accuracy(results: Results) -> float | None:
     """ACC = mean_j R[T-1][j], over the tasks learnt (GEM: Lopez-Paz & Ranzato 2017)."""
-    return _mean(cell for row in results.learnt[-1:] for cell in row)
+    return mean(cell for row in results.learnt[-1:] for cell in row)
 
 
 def average_incremental_accuracy(results: Results) -> float | None:
     """mean_i mean_{j<=i} R[i][j]: ACC after each task, averaged (iCaRL: Rebuffi et al. 2017)."""
-    return _mean(_mean(row) for row in results.learnt)
+    return mean(mean(row) for row in results.learnt)
 
 
 def learning_accuracy(results: Results) -> float | None:
     """LA = mean_j R[j][j]: each task just after it was learnt, also called plasticity (MER: Riemer et al. 2019)."""
-    return _mean(row[-1] for row in results.learnt)
+    return mean(row[-1] for row in results.learnt)
 
 
 def forgetting(results: Results) -> float | None:
@@ -79,7 +100,7 @@ def forgetting(results: Results) -> float | None:
     The maximum leaves the last row out, so F is negative where tasks got better than they ever were. Rows l < j, from before the
     task was learnt, count where they were measured. Where lower is better: mean (R[T-1][j] - min_l R[l][j]).
     """
-    return _mean(_forgotten(results, task) for task in range(len(results.rows) - 1))
+    return mean(_forgotten(results, task) for task in range(len(results.rows) - 1))
 
 
 def relative_forgetting(results: Results) -> float | None:
@@ -87,7 +108,7 @@ def relative_forgetting(results: Results) -> float | None:
 
     It has no unit, so that it may be averaged over tasks whose figures differ in theirs. None where a best figure is 0 or below.
     """
-    return _mean(_share_forgotten(results, task) for task in range(len(results.rows) - 1))
+    return mean(_share_forgotten(results, task) for task in range(len(results.rows) - 1))
 
 
 def backward_transfer(results: Results) -> float | None:
@@ -95,18 +116,18 @@ def backward_transfer(results: Results) -> float | None:
 
     Where lower is better: mean (R[j][j] - R[T-1][j]).
     """
-    return _mean(_transferred(results, task) for task in range(len(results.rows) - 1))
+    return mean(_transferred(results, task) for task in range(len(results.rows) - 1))
 
 
 def triangle_accuracy(results: Results) -> float | None:
     """A = the mean of the lower triangle with its diagonal: sum_{i>=j} R[i][j] / (T (T+1) / 2) (Díaz-Rodríguez et al. 2018)."""
-    return _mean(cell for row in results.learnt for cell in row)
+    return mean(cell for row in results.learnt for cell in row)
 
 
 def backward_transfer_all_pairs(results: Results) -> float | None:
     """Mean of R[i][j] - R[j][j] over all i > j (Díaz-Rodríguez et al. 2018). Where lower is better, with the sign turned."""
     pairs = ((row, task) for place, row in enumerate(results.rows) for task in range(place))
-    return _mean(_gain(results, row[task], results.rows[task][task]) for row, task in pairs)
+    return mean(_gain(results, row[task], results.rows[task][task]) for row, task in pairs)
 
 
 def forward_transfer(results: Results) -> float | None:
@@ -114,12 +135,12 @@ def forward_transfer(results: Results) -> float | None:
 
     The core measures R[j-1][j] with the head of task j just made: with a head for each task it says little, with one head a lot.
     """
-    return _mean(_gain(results, results.rows[task - 1][task], results.initial[task]) for task in _later(results))
+    return mean(_gain(results, results.rows[task - 1][task], results.initial[task]) for task in _later(results))
 
 
 def forward_transfer_without_baseline(results: Results) -> float | None:
     """Mean_{j>=1} R[j-1][j], as in code bases that leave b out (Díaz-Rodríguez et al. 2018, Continuum)."""
-    return _mean(results.rows[task - 1][task] for task in _later(results))
+    return mean(results.rows[task - 1][task] for task in _later(results))
 
 
 def first_minus_last(results: Results) -> float | None:
@@ -130,14 +151,14 @@ def first_minus_last(results: Results) -> float | None:
 
 def clipped_forgetting(results: Results) -> float | None:
     """Forgetting whose maximum includes the last row, so that no task counts below 0 (Mammoth, PyCIL)."""
-    return _mean(None if (lost := _forgotten(results, task)) is None else max(lost, 0.0) for task in range(len(results.rows) - 1))
+    return mean(None if (lost := _forgotten(results, task)) is None else max(lost, 0.0) for task in range(len(results.rows) - 1))
 
 
 def worst_case(results: Results) -> float | None:
     """Mean over tasks of the worst figure at any later task boundary: min-ACC (De Lange et al. 2023), seen at boundaries only."""
     worst = min if results.higher_is_better else max
     columns = ([row[task] for row in results.rows[task + 1 :]] for task in range(len(results.rows) - 1))
-    return _mean(None if None in column else worst(cell for cell in column if cell is not None) for column in columns)
+    return mean(None if None in column else worst(cell for cell in column if cell is not None) for column in columns)
 
 
 def intransigence(results: Results, reference: Row) -> float | None:
@@ -145,7 +166,13 @@ def intransigence(results: Results, reference: Row) -> float | None:
 
     `reference` holds a*_k, one figure for each task; there it is of joint training on the tasks up to k.
     """
-    return _mean(_gain(results, best, results.rows[task][task]) for task, best in enumerate(reference[: len(results.rows)]))
+    return mean(_gain(results, best, results.rows[task][task]) for task, best in enumerate(reference[: len(results.rows)]))
+
+
+def relative_intransigence(results: Results, reference: Row) -> float | None:
+    """Mean_k of what `intransigence` averages, as a share of a*_k: 0.5 for a loss half as large again. None where a*_k is 0 or below."""
+    lost = [_gain(results, best, results.rows[task][task]) for task, best in enumerate(reference[: len(results.rows)])]
+    return mean(_share(one, best) for one, best in zip(lost, reference, strict=False))
 
 
 def exactly_constant(results: Results) -> bool:
@@ -166,6 +193,7 @@ class Metric:
     convention: str  # the paper whose definition this is: "Chaudhry 2018"
     meaning: str  # in a few words, true in either direction of the underlying metric
     function: Callable[[Results], float | None]
+    unitless: bool = False  # a share, which may be averaged over tasks whose figures differ in unit
 
     def title(self, metric: str) -> str:
         """The name for results in `metric`: "average accuracy" reads "average l1" for a matrix of l1."""
@@ -181,14 +209,17 @@ MAIN = (
 )
 
 
-UNITLESS = (
-    Metric("relative forgetting", "F", "after Chaudhry 2018", "as forgetting, as a share of the best earlier row", relative_forgetting),
+RELATIVE_FORGETTING = Metric(
+    "relative forgetting",
+    "F",
+    "after Chaudhry 2018",
+    "how much worse than the best earlier row, as a share of it",
+    relative_forgetting,
+    unitless=True,
 )
-"""What may be averaged over tasks of different units."""
-
 
 FURTHER = (
-    *UNITLESS,
+    RELATIVE_FORGETTING,
     Metric("lower triangle accuracy", "A", "Díaz-Rodríguez 2018", "mean of the lower triangle", triangle_accuracy),
     Metric("backward transfer, all pairs", "BWT", "Díaz-Rodríguez 2018", "as above, over every later row", backward_transfer_all_pairs),
     Metric("forward transfer", "FWT", "GEM 2017", "how much better than untrained, just before learning", forward_transfer),
@@ -198,6 +229,16 @@ FURTHER = (
     Metric("worst accuracy", "min-ACC", "De Lange 2023", "mean of each task's worst later row", worst_case),
 )
 """What other papers and code bases call by the same names."""
+
+
+def meaningful(metrics: Sequence[Metric], every: Iterable[Results]) -> tuple[Metric, ...]:
+    """Those of some metrics that mean something for all of these results.
+
+    Where tasks have figures of different units, these are forgetting as a share, and what else has no unit.
+    """
+    if all(one_unit(results) for results in every):
+        return tuple(metrics)
+    return (RELATIVE_FORGETTING, *(metric for metric in metrics if metric.unitless and metric != RELATIVE_FORGETTING))
 
 
 def _later(results: Results) -> range:
@@ -210,16 +251,6 @@ def _gain(results: Results, after: float | None, before: float | None) -> float 
     return None if after is None or before is None else _goodness(results, after) - _goodness(results, before)
 
 
-def _mean(cells: Iterable[float | None]) -> float | None:
-    """The mean; None of nothing, and None where one is None."""
-    numbers: list[float] = []
-    for cell in cells:
-        if cell is None:
-            return None
-        numbers.append(cell)
-    return fmean(numbers) if numbers else None
-
-
 def _forgotten(results: Results, task: int) -> float | None:
     """What `forgetting` averages: how far the last row is worse on `task` than the best of the rows before."""
     return _gain(results, _best_before(results, task), results.rows[-1][task])
@@ -227,7 +258,11 @@ def _forgotten(results: Results, task: int) -> float | None:
 
 def _share_forgotten(results: Results, task: int) -> float | None:
     """The same as a share of that best."""
-    best, lost = _best_before(results, task), _forgotten(results, task)
+    return _share(_forgotten(results, task), _best_before(results, task))
+
+
+def _share(lost: float | None, best: float | None) -> float | None:
+    """A difference as a share of what it is a difference from; None where that is 0 or below."""
     return None if best is None or lost is None or best <= 0 else lost / best
 
 

@@ -39,10 +39,11 @@ from sidetune_core.errors import DataError, OptionError
 from sidetune_core.files import write_text
 from sidetune_core.options import structure
 from sidetune_core.parts import InputShapes
-from sidetune_core.rollouts import Observations, RolloutTask
+from sidetune_core.rollouts import RolloutTask
 from sidetune_core.spec import Choice
 from sidetune_core.tasks import TaskStream
 from sidetune_core.weights import read_tensors
+from sidetune_core.worlds import Observations
 
 FORMAT = 1
 CARD = "card.json"

@@ -1,4 +1,4 @@
-"""Text from records: the matrix of one run, its figures, its report, and several runs side by side.
+"""Text from records: the matrix of one run, its figures, its report.
 
 Nothing here reads a file or computes a figure: `metrics` computes, the run folder remembers, this writes, and `tables` sets.
 
@@ -13,27 +13,25 @@ from os.path import commonprefix
 
 import attrs
 
-from sidetune_core.errors import RunError
 from sidetune_core.metrics import (
     FURTHER,
     MAIN,
     Metric,
     Results,
+    Row,
     average_accuracy,
-    average_incremental_accuracy,
     exactly_constant,
     forgetting,
-    intransigence,
+    mean,
+    meaningful,
+    one_unit,
 )
 from sidetune_core.spec import RunSpec
-from sidetune_core.tables import Format, Table, aligned, comma_separated, markdown, typeset
+from sidetune_core.tables import Table, aligned, markdown
 
 UNMEASURED = "·"
 NOTHING_FORGOTTEN = "Nothing was forgotten: every R[i][j], i >= j, is the same number bit for bit."
 TRAINABLE = "trainable per task"  # the key of RunSummary.parameters that runs are compared by
-
-COMPARED = tuple(metric for metric in MAIN if metric.function is not average_incremental_accuracy)
-"""What runs and methods are compared by."""
 
 
 @attrs.frozen
@@ -67,13 +65,13 @@ class RunSummary:
 def matrix_table(results: Results) -> str:
     """R for a terminal: a row per task trained below the untrained one, a column per task, the mean of the last row at its end.
 
-    Ids are shortened so that ten tasks fit in 100 columns.
+    The mean is left out where tasks have figures of different units. Ids are shortened so that ten tasks fit in 100 columns.
     """
     return aligned(_matrix(results, rows=_short(results.tasks, 12), columns=_short(results.tasks, 6)))
 
 
 def metrics_lines(results: Results, metrics: Sequence[Metric] = MAIN) -> list[str]:
-    """A line per figure: name, value, meaning and convention."""
+    """A line per figure that holds for these results (see `metrics.meaningful`): name, value, meaning and convention."""
     return aligned(_figures(results, metrics), left={0, 2}, gap=3).splitlines()
 
 
@@ -91,6 +89,14 @@ def moved_lines(summary: RunSummary) -> list[str]:
     lines = [f"{tasks} moved {text} (tensors); {kept} others are the same bit for bit" for tasks, text, kept in table]
     constant = [NOTHING_FORGOTTEN] if _nothing_forgotten(summary.results) else []
     return [*lines, *constant, *summary.certified]
+
+
+def in_brief(results: Results, percent: bool) -> str:
+    """What a run has come to, in a line: the average, in percent or as it is, or the figure of each task where these differ in unit."""
+    if one_unit(results):
+        return f"average {results.metric} {written(average_accuracy(results), percent, 1)}{' %' if percent else ''}"
+    last = results.rows[-1] if results.rows else results.initial
+    return f"{results.metric} " + ", ".join(f"{task} {written(cell, False)}" for task, cell in zip(results.tasks, last, strict=True))
 
 
 def run_report(summary: RunSummary) -> str:
@@ -117,27 +123,6 @@ def run_report(summary: RunSummary) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def comparison(summaries: Sequence[RunSummary], form: Format = "text", metrics: Sequence[Metric] = COMPARED) -> str:
-    """Several runs, one line each; the head names the convention of every figure."""
-    if form == "csv":
-        return comma_separated(_compared_values(summaries, metrics))
-    return typeset(_compared(summaries, metrics), form, left={0, 1, len(metrics) + 4})  # run, composition, status
-
-
-def against(reference: RunSummary) -> Metric:
-    """Intransigence, with the last row of `reference` as what can be reached on each task; meant for a joint run.
-
-    Raises:
-        RunError: it was not measured on every task at its end.
-    """
-    row = reference.results.rows[-1] if reference.results.rows else ()
-    if not row or None in row:
-        raise RunError(f"{reference.folder} cannot be a reference: its last row of R is not complete")
-    convention = f"Chaudhry 2018, a* = last row of {reference.name}"
-    meaning = "how much worse when just learnt than the reference"
-    return Metric("intransigence", "I", convention, meaning, lambda results: intransigence(results, row))
-
-
 # What the tables say
 
 
@@ -149,19 +134,21 @@ def _nothing_forgotten(results: Results) -> bool:
 def _matrix(results: Results, rows: Sequence[str], columns: Sequence[str]) -> Table:
     """R under the given row labels and column heads."""
     unit = " %" if in_percent(results) else ""
-    table = [[f"{results.metric}{unit} {'↑' if results.higher_is_better else '↓'}", *columns, "mean"]]
+    table = [[f"{results.metric}{unit} {'↑' if results.higher_is_better else '↓'}", *columns]]
     for label, row in zip(["untrained", *rows], [results.initial, *results.rows], strict=False):  # fewer rows while under way
-        table.append([label, *(written(cell, in_percent(results), 1) for cell in row), ""])
-    if results.rows:
-        table[-1][-1] = written(average_accuracy(results), in_percent(results), 1)
+        table.append([label, *(written(cell, in_percent(results), 1) for cell in row)])
+    if one_unit(results):
+        average = written(average_accuracy(results), in_percent(results), 1) if results.rows else ""
+        for line, cell in zip(table, ["mean", *[""] * (len(table) - 2), average], strict=True):
+            line.append(cell)
     return table
 
 
 def _figures(results: Results, metrics: Sequence[Metric]) -> Table:
     """Name, value and definition of each metric, without a head."""
     return [
-        [metric.title(results.metric), _value(results, metric.function(results)), f"{metric.meaning} ({metric.convention})"]
-        for metric in metrics
+        [metric.title(results.metric), value(results, metric), f"{metric.meaning} ({metric.convention})"]
+        for metric in meaningful(metrics, [results])
     ]
 
 
@@ -174,53 +161,11 @@ def _movements(moved: Sequence[Moved]) -> Table:
     return table
 
 
-def heads(kind: str, metrics: Sequence[Metric], unit: str = "") -> list[str]:
-    """Of columns of figures: the name with its unit, and the convention, in short lines."""
-    titles = ["\n".join(metric.title(kind).split()) for metric in metrics]
-    return [f"{title}{unit}\n({metric.convention})".replace(", ", ",\n") for title, metric in zip(titles, metrics, strict=True)]
-
-
-def keys(kind: str, metrics: Sequence[Metric]) -> list[str]:
-    """The heads for a program: "average_accuracy"."""
-    return [metric.title(kind).replace(" ", "_") for metric in metrics]
-
-
-def common_metric(summaries: Sequence[RunSummary]) -> str:
-    """The name of the metric, or "result" where there are several: no column may call a loss an accuracy."""
-    kinds = {summary.results.metric for summary in summaries}
-    return kinds.pop() if len(kinds) == 1 else "result"
-
-
-def _compared(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
-    """One row per run."""
-    table = [["run", "composition", *heads(common_metric(summaries), metrics), "trainable\nparameters\nper task", "seconds", "status"]]
-    for summary in summaries:
-        results = summary.results
-        under_way = f", {len(results.rows)} of {len(results.tasks)} tasks" if len(results.rows) < len(results.tasks) else ""
-        table.append(
-            [
-                summary.name,
-                summary.spec_line,
-                *(_value(results, metric.function(results)) for metric in metrics),
-                whole(summary.parameters.get(TRAINABLE)),
-                f"{summary.seconds:.1f}",
-                summary.status + under_way,
-            ]
-        )
-    return table
-
-
-def _compared_values(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> list[list[object]]:
-    """The same in plain values, and what the composition says, apart."""
-    figures = keys(common_metric(summaries), metrics)
-    costs = ["trainable_parameters_per_task", "parameters", "seconds"]
-    table: list[list[object]] = [["run", "composition", "seed", "metric", *figures, *costs, "status", "tasks_trained"]]
-    for summary in summaries:
-        results = summary.results
-        about = [summary.name, summary.spec_line, summary.spec.seed, results.metric]
-        parameters = [summary.parameters.get(TRAINABLE), summary.parameters.get("all")]
-        measured = [metric.function(results) for metric in metrics]
-        table.append([*about, *measured, *parameters, summary.seconds, summary.status, len(results.rows)])
+def by_task(results: Results, columns: Sequence[tuple[str, Sequence[Row]]]) -> Table:
+    """What each task has come to: a line for each, and a column for each name, of means over the last rows of R that come with it."""
+    table = [[f"{results.metric} in the end", *("\n".join(name.split()) for name, _ in columns)]]
+    for place, task in enumerate(results.tasks):
+        table.append([task, *(written(mean(row[place] for row in rows), False) for _, rows in columns)])
     return table
 
 
@@ -244,9 +189,10 @@ def whole(number: int | None) -> str:
     return UNMEASURED if number is None else f"{number:,}"
 
 
-def _value(results: Results, number: float | None) -> str:
-    """With its unit, to stand alone."""
-    return written(number, in_percent(results)) + (" %" if number is not None and in_percent(results) else "")
+def value(results: Results, metric: Metric) -> str:
+    """A figure with its unit, to stand alone; shares are in percent."""
+    number, percent = metric.function(results), metric.unitless or in_percent(results)
+    return written(number, percent) + (" %" if number is not None and percent else "")
 
 
 def _work(summary: RunSummary) -> Table:

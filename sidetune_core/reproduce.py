@@ -14,9 +14,8 @@ from sidetune_core.compose import compose
 from sidetune_core.errors import LedgerError, OptionError
 from sidetune_core.ledger import Claim
 from sidetune_core.methods import same_method
-from sidetune_core.metrics import average_accuracy
 from sidetune_core.options import describe
-from sidetune_core.report import RunSummary
+from sidetune_core.report import RunSummary, in_brief
 from sidetune_core.runs import RunFolder
 from sidetune_core.spec import RunSpec, from_values
 from sidetune_core.summary import summarise
@@ -84,7 +83,7 @@ def carry_out(spec: RunSpec, seeds: Sequence[int], folder: Path, quiet: bool, sa
                 engine.resume(path, quiet)
         summary = summarise(found)
         runs.append(Run(summary, found.read_json("run.json")))
-        say(f"seed {seed}: average {summary.results.metric} {average_accuracy(summary.results):.4f}, {summary.seconds:.0f} s, {path}")
+        say(f"seed {seed}: {in_brief(summary.results, percent=False)}, {summary.seconds:.0f} s, {path}")
     return runs
 
 

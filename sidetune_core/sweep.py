@@ -26,9 +26,8 @@ from sidetune_core.files import write_text, writing
 from sidetune_core.grid import PlannedRun, planned
 from sidetune_core.intervals import interval
 from sidetune_core.lock import locked
-from sidetune_core.metrics import average_accuracy
 from sidetune_core.progress import Progress
-from sidetune_core.report import in_percent, written
+from sidetune_core.report import in_brief, in_percent
 from sidetune_core.runs import RunFolder
 from sidetune_core.spec import RunSpec
 from sidetune_core.stops import SIGNALS, listening
@@ -231,9 +230,7 @@ class _Sweep:
 def _result(folder: Path) -> str:
     """What a run has come to, in a few words."""
     summary = summarise(RunFolder(folder))
-    percent = in_percent(summary.results)
-    average = written(average_accuracy(summary.results), percent, 1) + (" %" if percent else "")
-    return f"average {summary.results.metric} {average}, {summary.seconds:.0f} s"
+    return f"{in_brief(summary.results, in_percent(summary.results))}, {summary.seconds:.0f} s"
 
 
 def print_aside(line: str) -> None:

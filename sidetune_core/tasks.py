@@ -138,6 +138,11 @@ class TaskStream(ABC):
         """Let go of files, workers and simulators."""
 
 
+def states(tasks: Sequence[Task]) -> dict[str, Any]:
+    """What each task holds itself, by id; those that hold nothing are left out."""
+    return {task.id: state for task in tasks if (state := task.state())}
+
+
 def shuffled(count: int, order: Order, *names: object) -> Iterator[Tensor]:
     """Indices (batch_size,) into `count` examples without end: one random permutation after another, never a short batch.
 

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from torch import Tensor, nn
 
-from sidetune_core import certificate, checkpoint, devices, loop, probes
+from sidetune_core import certificate, checkpoint, devices, evaluation, probes
 from sidetune_core.build import build_learner, build_stream, without_weights
 from sidetune_core.certificate import Certificate, Outline, TaskRecord, overall
 from sidetune_core.certify import compare
@@ -152,7 +152,7 @@ def _replays(folder: RunFolder, record: Certificate, states: States, stored: Map
         yield f"the learner of the newest checkpoint has other hashes than the certificate for {_some(wrong)}"
     for task in record.tasks:
         before = stored[task.id]
-        found = probes.replay(learner, loop.make_act(learner, tasks[task.id], machine), before.inputs, task.id)
+        found = probes.replay(learner, evaluation.make_act(learner, tasks[task.id], machine), before.inputs, task.id)
         change = probes.change(before.output, found.output)
         if task.probes.same and change is not None and 0 < change.relative <= ROUNDING:
             notes.append(

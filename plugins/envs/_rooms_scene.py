@@ -9,8 +9,10 @@ import attrs
 
 from sidetune_core.api import derive_seed
 
+from . import _rooms_fixtures as fixtures
 from . import _rooms_furniture as furniture
-from ._rooms_furniture import Frame, Joiner, Maker, Piece
+from . import _rooms_ornaments as ornaments
+from ._rooms_joiner import Frame, Joiner, Maker, Piece
 from ._rooms_solids import Axes, Material, Solid, Vector, fabric, metal, paint, scaled, tint, wood
 
 KINDS = ("bathroom", "bedroom", "corridor", "dining room", "kitchen", "living room", "office", "storeroom")
@@ -76,43 +78,43 @@ SIZES: dict[str, tuple[float, float, float, float]] = {
 """Least and largest width, least and largest depth."""
 
 WHOLE: dict[str, tuple[Maker, ...]] = {
-    "bathroom": (furniture.toilet, furniture.washbasin, furniture.bathtub),
+    "bathroom": (fixtures.toilet, fixtures.washbasin, fixtures.bathtub),
     "bedroom": (furniture.bed, furniture.wardrobe),
-    "corridor": (furniture.door, furniture.door),
+    "corridor": (fixtures.door, fixtures.door),
     "dining room": (furniture.table,),
-    "kitchen": (furniture.counter, furniture.refrigerator),
+    "kitchen": (fixtures.counter, fixtures.refrigerator),
     "living room": (furniture.couch, furniture.low_table),
     "office": (furniture.desk, furniture.shelf),
-    "storeroom": (furniture.shelf, furniture.crates, furniture.crates),
+    "storeroom": (furniture.shelf, ornaments.crates, ornaments.crates),
 }
 """What stands in every room of a kind."""
 
 MAYBE: dict[str, tuple[Maker, ...]] = {
-    "bathroom": (furniture.washer, furniture.chest, furniture.plant, furniture.stool, furniture.radiator),
-    "bedroom": (furniture.chest, furniture.chest, furniture.chair, furniture.floor_lamp, furniture.plant, furniture.balls, furniture.shelf),
-    "corridor": (furniture.chest, furniture.plant, furniture.column, furniture.radiator, furniture.wardrobe, furniture.stool),
-    "dining room": (furniture.chest, furniture.plant, furniture.floor_lamp, furniture.shelf, furniture.column, furniture.couch),
-    "kitchen": (furniture.table, furniture.chair, furniture.stool, furniture.plant, furniture.shelf, furniture.counter),
+    "bathroom": (fixtures.washer, furniture.chest, ornaments.plant, furniture.stool, fixtures.radiator),
+    "bedroom": (furniture.chest, furniture.chest, furniture.chair, ornaments.floor_lamp, ornaments.plant, ornaments.balls, furniture.shelf),
+    "corridor": (furniture.chest, ornaments.plant, fixtures.column, fixtures.radiator, furniture.wardrobe, furniture.stool),
+    "dining room": (furniture.chest, ornaments.plant, ornaments.floor_lamp, furniture.shelf, fixtures.column, furniture.couch),
+    "kitchen": (furniture.table, furniture.chair, furniture.stool, ornaments.plant, furniture.shelf, fixtures.counter),
     "living room": (
         furniture.television,
         furniture.couch,
         furniture.shelf,
-        furniture.plant,
-        furniture.floor_lamp,
+        ornaments.plant,
+        ornaments.floor_lamp,
         furniture.chest,
-        furniture.balls,
-        furniture.column,
+        ornaments.balls,
+        fixtures.column,
         furniture.stool,
     ),
-    "office": (furniture.desk, furniture.chest, furniture.plant, furniture.shelf, furniture.chair, furniture.column, furniture.radiator),
-    "storeroom": (furniture.crates, furniture.shelf, furniture.washer, furniture.balls, furniture.chair, furniture.refrigerator),
+    "office": (furniture.desk, furniture.chest, ornaments.plant, furniture.shelf, furniture.chair, fixtures.column, fixtures.radiator),
+    "storeroom": (ornaments.crates, furniture.shelf, fixtures.washer, ornaments.balls, furniture.chair, fixtures.refrigerator),
 }
 """What may stand there too."""
 
-FREE = (furniture.table, furniture.low_table, furniture.crates, furniture.balls, furniture.chair, furniture.column, furniture.stool)
+FREE = (furniture.table, furniture.low_table, ornaments.crates, ornaments.balls, furniture.chair, fixtures.column, furniture.stool)
 """What need not stand at a wall."""
 
-HUNG: tuple[Maker, ...] = (furniture.painting, furniture.painting, furniture.clock, furniture.board)
+HUNG: tuple[Maker, ...] = (ornaments.painting, ornaments.painting, ornaments.clock, ornaments.board)
 
 Floor = tuple[float, float, float, float]
 """A rectangle of the floor: x from, x to, y from, y to."""
@@ -131,7 +133,7 @@ def sample_scene(seed: int, index: int) -> Scene:
     hung: list[list[tuple[float, float]]] = [[], [], [], []]
     room = (width, depth, height)
     if kind != "corridor" and rng.random() < 0.6:
-        _place(at, furniture.door, room, taken, hung)
+        _place(at, fixtures.door, room, taken, hung)
     for maker in WHOLE[kind]:
         _place(at, maker, room, taken, hung)
     for maker in rng.sample(MAYBE[kind], rng.randint(1, min(4, len(MAYBE[kind])))):
@@ -230,7 +232,7 @@ def _place(at: Joiner, maker: Maker, room: Vector, taken: list[Floor], hung: lis
         frame = _at_wall(wall, along, away, room)
         floor = _footprint(frame, piece)
         span = (along - piece.width / 2, along + piece.width / 2)
-        on_wall = away == 0 and (piece.height > 0 or maker is furniture.door)
+        on_wall = away == 0 and (piece.height > 0 or maker is fixtures.door)
         if any(_overlap(floor, other) for other in taken) or (on_wall and any(_meet(span, other) for other in hung[wall])):
             continue
         at.stand(attrs.evolve(frame, z=piece.height))

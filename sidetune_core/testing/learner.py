@@ -13,14 +13,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sidetune_core import loop, runs
+from sidetune_core import runs
 from sidetune_core.buffers import BufferDict
 from sidetune_core.devices import Machine
+from sidetune_core.evaluation import make_act
 from sidetune_core.features import FeatureStore
 from sidetune_core.learner import Learner, Parts
+from sidetune_core.loop import learn
 from sidetune_core.parts import Base, Inputs, Merger, Side
 from sidetune_core.progress import Progress
 from sidetune_core.seeding import seeded
+from sidetune_core.session import Session
 from sidetune_core.spec import TrainOptions
 from sidetune_core.stops import Stop, Stopped
 from sidetune_core.tasks import Batch, Order, Task
@@ -279,8 +282,8 @@ def _learn(learner: Learner, path: Path | None = None, tasks: Sequence[Task] | N
     witness = Witness(learner, stop, last_step)
     run = runs.RunFolder(path) if path.exists() else runs.create(path, "check")
     store = FeatureStore(limit=2**26, keep_taps=learner.uses_taps, say=lambda _: None)
-    session = loop.Session(OPTIONS, SEED, MACHINE, run, store, Progress(quiet=True), lambda _, __: None, stop=stop)
-    loop.learn(witness, sample.tasks() if tasks is None else tasks, session)
+    session = Session(OPTIONS, SEED, MACHINE, run, store, Progress(quiet=True), lambda _, __: None, stop=stop)
+    learn(witness, sample.tasks() if tasks is None else tasks, session)
     return witness
 
 
@@ -288,7 +291,7 @@ def _outputs(learner: Learner) -> list[Tensor]:
     """For the first training batch of every task."""
     found = []
     for task in sample.tasks():
-        act = loop.make_act(learner, task, MACHINE)
+        act = make_act(learner, task, MACHINE)
         batch = next(task.train(act, Order(SEED, 8)))
         found.append(act(Inputs(batch.inputs.tensors)))
     return found

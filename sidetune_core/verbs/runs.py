@@ -10,9 +10,10 @@ from typing import Literal
 from tyro.conf import Positional
 
 from sidetune_core.errors import RunError, SidetuneError
+from sidetune_core.listing import COMPARED, against, compare_runs
 from sidetune_core.methods import Method, group, same_stream
 from sidetune_core.metrics import MAIN, Metric
-from sidetune_core.report import COMPARED, RunSummary, against, comparison, matrix_table, metrics_lines, moved_lines
+from sidetune_core.report import RunSummary, matrix_table, metrics_lines, moved_lines
 from sidetune_core.runs import open_run
 from sidetune_core.summary import summarise
 from sidetune_core.tables import Format
@@ -72,7 +73,7 @@ def report(
             draw_methods(_complete(methods, summaries), figure)
         print(figure)
     elif by == "run":
-        print(comparison(summaries, format, (*COMPARED, *extra)))
+        print(compare_runs(summaries, format, (*COMPARED, *extra)))
     else:
         from sidetune_core.comparison import compare_methods
 

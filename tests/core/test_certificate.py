@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidetune_core import api, certificate, checkpoint, loop, registry
+from sidetune_core import api, certificate, checkpoint, evaluation, registry
 from sidetune_core.cli import main
 from sidetune_core.kinds import BASE
 from sidetune_core.probes import EXAMPLES, Reads, named_tensors
@@ -324,13 +324,13 @@ def test_neither_data_nor_the_first_weights_are_needed(image_archive: Path, tmp_
 
 def test_outputs_that_are_rounded_otherwise_are_noted_and_no_problem(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make("features", tmp_path / "run")
-    act = loop.make_act
+    act = evaluation.make_act
 
     def rounded(*args: Any) -> Any:
         exact = act(*args)
         return lambda inputs: exact(inputs) * (1 + 1e-6)
 
-    monkeypatch.setattr(loop, "make_act", rounded)
+    monkeypatch.setattr(evaluation, "make_act", rounded)
     found = verify(folder)
     assert found.problems == ()
     assert "rounding" in found.notes[0]

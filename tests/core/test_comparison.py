@@ -15,9 +15,10 @@ from PIL import Image
 from sidetune_core.comparison import compare_methods, estimate
 from sidetune_core.errors import SidetuneError
 from sidetune_core.figure import curves_of, draw_curves, draw_methods, draw_pictures
+from sidetune_core.listing import COMPARED, against
 from sidetune_core.methods import group
 from sidetune_core.metrics import MAIN, Results, Row
-from sidetune_core.report import COMPARED, RunSummary, against
+from sidetune_core.report import RunSummary
 from sidetune_core.spec import RunSpec
 
 
@@ -95,6 +96,14 @@ def test_losses_of_several_tasks_are_ranked_and_listed_and_never_averaged() -> N
     by_task = [re.split(r" {2,}", line.strip()) for line in text.split("\n\n")[2].splitlines()]
     assert [by_task[0], *by_task[-2:]] == [["loss in the end", "kept", "lost"], ["t0", "0.5", "1.5"], ["t1", "4", "2"]]
     assert [record["relative_forgetting"] for record in records([kept, lost])] == ["0.0", "0.5"]
+
+
+def test_a_figure_of_losses_of_several_tasks_has_a_scale_for_each_and_no_mean(tmp_path: Path) -> None:
+    losses = [attrs.evolve(run, results=attrs.evolve(run.results, metric="loss", higher_is_better=False)) for run in (*KEPT, *LOST)]
+    draw_methods(group(losses), tmp_path / "losses.svg")
+    drawn = (tmp_path / "losses.svg").read_text()
+    assert "mean over tasks" not in drawn
+    assert {"t0", "t1"} <= set(re.findall(r"<!-- (\w+) -->", drawn))
 
 
 def test_methods_on_other_tasks_are_compared_without_ranks() -> None:

@@ -8,17 +8,9 @@ import attrs
 import pytest
 
 from sidetune_core.errors import RunError
-from sidetune_core.metrics import MAIN, Results
-from sidetune_core.report import (
-    COMPARED,
-    Moved,
-    RunSummary,
-    against,
-    comparison,
-    matrix_table,
-    metrics_lines,
-    run_report,
-)
+from sidetune_core.listing import COMPARED, against, compare_runs
+from sidetune_core.metrics import MAIN, MIXED, Results
+from sidetune_core.report import Moved, RunSummary, in_brief, matrix_table, metrics_lines, run_report
 from sidetune_core.spec import RunSpec
 
 FORGOT = Results(
@@ -29,6 +21,8 @@ FORGOT = Results(
     higher_is_better=True,
 )
 KEPT = attrs.evolve(FORGOT, rows=((0.75, None, None), (0.75, 0.875, None), (0.75, 0.875, 1.0)))
+APART = Results(("normal", "class"), ((0.5, 2.0), (0.75, 1.25)), (1.0, 3.0), "loss", higher_is_better=False)
+"""L1 and nats: what is averaged over the two means nothing. Of the first task, half of its best loss was lost."""
 LOSSES = Results(("depth", "edges"), ((0.25, None), (0.75, 12.34567)), (3.0, 20.0), "l1", higher_is_better=False)
 
 
@@ -129,6 +123,37 @@ def test_metrics_of_a_loss_are_named_after_it_and_have_no_percent() -> None:
     assert [re.split(r" {3,}", line)[:2] for line in (lines[0], lines[3])] == [["average l1", "6.548"], ["forgetting", "0.5"]]
 
 
+def test_figures_of_different_units_are_listed_and_have_no_mean() -> None:
+    assert [line.split() for line in matrix_table(APART).splitlines()] == [
+        ["loss", "↓", "normal", "class"],
+        ["untrained", "1", "3"],
+        ["normal", "0.5", "2"],
+        ["class", "0.75", "1.25"],
+    ]
+    ((name, value, meaning),) = (re.split(r" {3,}", line) for line in metrics_lines(APART))
+    assert (name, value) == ("relative forgetting", "50.00 %")
+    assert meaning == "how much worse than the best earlier row, as a share of it (after Chaudhry 2018)"
+    report = run_report(summary_of(APART))
+    assert row_of(report, "loss ↓") == ["normal", "class"]
+    assert row_of(report, "relative forgetting")[0] == "50.00 %"
+    assert "average" not in report
+    assert "mean" not in report
+
+
+def test_tasks_of_different_metrics_have_no_mean_and_one_task_has() -> None:
+    assert "mean" not in matrix_table(attrs.evolve(APART, metric=MIXED))
+    alone = Results(("normal",), ((0.5,),), (1.0,), "loss", higher_is_better=False)
+    assert matrix_table(alone).splitlines()[-1].split() == ["normal", "0.5", "0.5"]
+    assert metrics_lines(alone)[0].startswith("average loss")
+
+
+def test_in_brief_a_run_is_its_average_or_its_figures() -> None:
+    assert in_brief(FORGOT, percent=True) == "average accuracy 66.7 %"
+    assert in_brief(FORGOT, percent=False) == "average accuracy 0.6667"
+    assert in_brief(LOSSES, percent=False) == "average l1 6.548"
+    assert in_brief(APART, percent=False) == "loss normal 0.75, class 1.25"
+
+
 def test_a_figure_that_is_not_defined_is_a_dot() -> None:
     assert re.split(r" {3,}", metrics_lines(attrs.evolve(FORGOT, rows=FORGOT.rows[:1]))[3])[1] == "·"
 
@@ -197,11 +222,11 @@ def test_a_report_does_not_claim_what_was_not_seen(rows: tuple[tuple[float | Non
 
 
 def test_a_pipe_in_a_name_does_not_break_a_markdown_table() -> None:
-    assert r"| a\|b |" in comparison([summary_of(KEPT, name="a|b")], "markdown")
+    assert r"| a\|b |" in compare_runs([summary_of(KEPT, name="a|b")], "markdown")
 
 
 def test_a_comparison_has_a_line_per_run() -> None:
-    text = comparison([summary_of(FORGOT), summary_of(KEPT, name="second")])
+    text = compare_runs([summary_of(FORGOT), summary_of(KEPT, name="second")])
     spec = "pets · resnet44 + fcn4 · mlp2 · sidetune · seed 0"
     assert row_of(text, "first") == [spec, "66.67 %", "87.50 %", "31.25 %", "-31.25 %", "89,012", "83.2", "done"]
     assert row_of(text, "second") == [spec, "87.50 %", "87.50 %", "0.00 %", "0.00 %", "89,012", "83.2", "done"]
@@ -209,11 +234,11 @@ def test_a_comparison_has_a_line_per_run() -> None:
 
 def test_both_comparisons_say_the_same() -> None:
     summaries = [summary_of(FORGOT), summary_of(KEPT, name="second")]
-    assert row_of(comparison(summaries), "second") == row_of(comparison(summaries, "markdown"), "second")
+    assert row_of(compare_runs(summaries), "second") == row_of(compare_runs(summaries, "markdown"), "second")
 
 
 def test_the_head_of_a_comparison_names_the_conventions() -> None:
-    assert cells(comparison([summary_of(KEPT)], "markdown").splitlines()[0]) == [
+    assert cells(compare_runs([summary_of(KEPT)], "markdown").splitlines()[0]) == [
         "run",
         "composition",
         "average accuracy (GEM 2017)",
@@ -227,7 +252,7 @@ def test_the_head_of_a_comparison_names_the_conventions() -> None:
 
 
 def test_a_comparison_in_csv_has_plain_numbers_under_plain_names() -> None:
-    head, line = (line.split(",") for line in comparison([summary_of(FORGOT)], "csv").splitlines())
+    head, line = (line.split(",") for line in compare_runs([summary_of(FORGOT)], "csv").splitlines())
     record = dict(zip(head, line, strict=True))
     assert (record["run"], record["seed"], record["forgetting"]) == ("first", "3", "0.3125")
     assert (record["parameters"], record["seconds"], record["tasks_trained"]) == ("1234567", "83.25", "3")
@@ -239,7 +264,30 @@ def test_a_reference_adds_intransigence_to_a_comparison_and_to_the_figures_of_a_
     name, value, definition = re.split(r" {3,}", metrics_lines(FORGOT, (*MAIN, metric))[-1])
     assert (name, value) == ("intransigence", "12.50 %")  # the mean of 25, 12.5 and 0
     assert definition.endswith("(Chaudhry 2018, a* = last row of joint)")
-    assert row_of(comparison([summary_of(FORGOT)], metrics=(*COMPARED, metric)), "first")[5] == "12.50 %"
+    assert row_of(compare_runs([summary_of(FORGOT)], metrics=(*COMPARED, metric)), "first")[5] == "12.50 %"
+
+
+def test_runs_on_tasks_of_different_units_have_a_second_table_of_each_task() -> None:
+    kept = attrs.evolve(APART, rows=((0.5, 2.0), (0.5, 1.5)))
+    under_way = attrs.evolve(APART, rows=((0.5, None),))
+    summaries = [summary_of(results, name) for results, name in ((APART, "lost"), (kept, "kept"), (under_way, "begun"))]
+    first, second = compare_runs(summaries).split("\n\n")
+    assert "average" not in first
+    assert [row_of(first, name)[1] for name in ("lost", "kept", "begun")] == ["50.00 %", "0.00 %", "·"]
+    assert row_of(second, "loss in the end") == ["lost", "kept", "begun"]
+    assert row_of(second, "normal") == ["0.75", "0.5", "0.5"]
+    assert row_of(second, "class") == ["1.25", "1.5", "·"]
+    head, *_ = compare_runs(summaries, "csv").splitlines()
+    assert "relative_forgetting" in head
+    assert "average" not in head
+
+
+def test_against_a_reference_losses_are_shares_of_its_own() -> None:
+    metric = against(summary_of(attrs.evolve(APART, rows=((None, None), (0.25, 1.0))), name="joint"))
+    *_, line = metrics_lines(APART, (*MAIN, metric))
+    name, value, definition = re.split(r" {3,}", line)
+    assert (name, value) == ("relative intransigence", "62.50 %")  # the mean of 0.5 / 0.25 - 1 and 1.25 / 1 - 1
+    assert definition.endswith("as a share of it (after Chaudhry 2018, a* = last row of joint)")
 
 
 def test_a_reference_needs_a_complete_last_row() -> None:
@@ -248,15 +296,15 @@ def test_a_reference_needs_a_complete_last_row() -> None:
 
 
 def test_heads_of_several_lines_stand_on_the_body() -> None:
-    lowest = comparison([summary_of(KEPT)]).splitlines()[2]
+    lowest = compare_runs([summary_of(KEPT)]).splitlines()[2]
     conventions = ["(GEM 2017)", "(MER 2019)", "(Chaudhry 2018)", "(GEM 2017)"]
     assert cells(lowest) == ["run", "composition", *conventions, "per task", "seconds", "status"]
 
 
 def test_a_comparison_of_different_metrics_calls_none_an_accuracy() -> None:
-    assert "accuracy" not in comparison([summary_of(FORGOT), summary_of(LOSSES)])
+    assert "accuracy" not in compare_runs([summary_of(FORGOT), summary_of(LOSSES)])
 
 
 def test_a_comparison_tells_how_far_a_run_under_way_has_come() -> None:
     running = attrs.evolve(summary_of(attrs.evolve(FORGOT, rows=FORGOT.rows[:2])), status="running")
-    assert row_of(comparison([running]), "first")[-1] == "running, 2 of 3 tasks"
+    assert row_of(compare_runs([running]), "first")[-1] == "running, 2 of 3 tasks"

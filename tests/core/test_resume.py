@@ -19,7 +19,7 @@ import filelock
 import pytest
 import torch
 
-from sidetune_core import api, checkpoint, devices, engine, files, loop, stops
+from sidetune_core import api, checkpoint, devices, engine, files, stops, training
 from sidetune_core.cli import main_run
 from sidetune_core.errors import Interrupted, RunError, WriteError
 from sidetune_core.lock import locked
@@ -372,7 +372,7 @@ def test_all_tasks_at_once_take_their_turns_from_where_they_were(spec: api.RunSp
 
 def test_saving_waits_for_seconds_as_well_as_for_steps(spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10**6, 10))
-    monkeypatch.setattr(loop, "time", attrs.make_class("Clock", {"monotonic": attrs.field()})(lambda: next(clock)))
+    monkeypatch.setattr(training, "time", attrs.make_class("Clock", {"monotonic": attrs.field()})(lambda: next(clock)))
     saved = []
     save = checkpoint.save_within
     monkeypatch.setattr(checkpoint, "save_within", lambda *args: saved.append(args[-1].step) or save(*args))

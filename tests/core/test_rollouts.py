@@ -19,7 +19,7 @@ from sidetune_core import api, checkpoint, engine
 from sidetune_core.api import Batch, Inputs, Order, RolloutOptions
 from sidetune_core.errors import DataError, Interrupted, OptionError, RunError
 from sidetune_core.features import FeatureStore
-from sidetune_core.rollouts import gae
+from sidetune_core.ppo import gae
 
 FOLDER = Path(__file__).parent / "rollouts"
 sys.path.insert(0, str(FOLDER))

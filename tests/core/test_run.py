@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sidetune_core import api, checkpoint, loop
+from sidetune_core import api, checkpoint, training
 from sidetune_core.errors import Diverged, Interrupted, RunError, SidetuneError
 from sidetune_core.kinds import ENV
 from sidetune_core.registry import find, load
@@ -146,15 +146,15 @@ def test_a_checkpoint_whose_writing_was_cut_off_is_passed_over(spec: api.RunSpec
 def test_ctrl_c_keeps_the_finished_task_and_names_the_folder(
     spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = loop._train
+    train = training.train
 
     def stop_at_second(learner: Any, stage: Any, *rest: Any) -> int:
-        if stage[0].id == "t1":
+        if stage.last.id == "t1":
             raise KeyboardInterrupt
         return train(learner, stage, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train", stop_at_second)
+        patch.setattr(training, "train", stop_at_second)
         with pytest.raises(Interrupted) as stop:
             api.run(spec, tmp_path / "cut")
     assert stop.value.folder == tmp_path / "cut"
@@ -316,6 +316,16 @@ def test_each_task_can_have_a_metric_of_its_own(spec: api.RunSpec, measured: Cal
     assert done.results.metric == "result"
     last = [line["figures"] for line in done.folder.lines("eval.jsonl") if line["after"] == 1]
     assert done.results.rows[1] == (last[0]["accuracy"], last[1]["loss"])
+
+
+def test_progress_tells_a_mean_only_of_figures_of_one_unit(
+    spec: api.RunSpec, measured: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.run(spec, tmp_path / "run", quiet=False)
+    assert "mean over tasks so far" in capsys.readouterr().err
+    measured(metric="loss")
+    api.run(spec, tmp_path / "other", quiet=False)
+    assert "mean over tasks" not in capsys.readouterr().err
 
 
 def test_metrics_that_rise_and_fall_are_not_mixed(spec: api.RunSpec, measured: Callable[..., None], tmp_path: Path) -> None:

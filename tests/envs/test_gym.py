@@ -45,7 +45,7 @@ def test_images_are_channels_first_in_0_to_1_numbers_are_one_hot_and_text_is_lef
     worlds.reset(0)
     step = worlds.step(torch.full((2, 2), 5.0))  # clipped to the box
     worlds.close()
-    inputs = task._inputs(step.observations)
+    inputs = task.prepare(step.observations)
     torch.testing.assert_close(inputs["image"], torch.full((2, 3, 6, 8), 10 / 255))
     assert inputs["mode"].tolist() == [[0.0, 1.0, 0.0]] * 2
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from sidetune_core.comparison import compare_methods
 from sidetune_core.errors import RunError
+from sidetune_core.listing import compare_runs
 from sidetune_core.methods import group
 from sidetune_core.metrics import FURTHER, MAIN
-from sidetune_core.report import comparison, matrix_table, metrics_lines, moved_lines, run_report
+from sidetune_core.report import matrix_table, metrics_lines, moved_lines, run_report
 from sidetune_core.runs import open_run
 from sidetune_core.summary import summarise
 
@@ -63,8 +64,8 @@ def report(folder: Path) -> str:
         *metrics_lines(summary.results, MAIN + FURTHER),
         *moved_lines(summary),
         run_report(summary),
-        comparison([summary, summary]),
-        comparison([summary], "csv"),
+        compare_runs([summary, summary]),
+        compare_runs([summary], "csv"),
         compare_methods(methods),
     ]
     return "\n".join(texts)

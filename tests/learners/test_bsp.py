@@ -19,6 +19,7 @@ from sidetune_core.features import FeatureStore
 from sidetune_core.kinds import LEARNER
 from sidetune_core.progress import Progress
 from sidetune_core.registry import find, load
+from sidetune_core.session import Session
 from sidetune_core.spec import TrainOptions
 from sidetune_core.testing import check_plugin
 
@@ -186,7 +187,7 @@ def learn(learner: Any, tasks: list[ClassTask], folder: Path, store: FeatureStor
     run = runs.create(folder, "run")
     machine = Machine(torch.device("cpu"), bf16=False, channels_last=False)
     options = TrainOptions(steps=3, batch=8, lr=0.05)
-    loop.learn(learner, tasks, loop.Session(options, 0, machine, run, store, Progress(quiet=True), lambda _, __: None))
+    loop.learn(learner, tasks, Session(options, 0, machine, run, store, Progress(quiet=True), lambda _, __: None))
     return run.lines("eval.jsonl")
 
 

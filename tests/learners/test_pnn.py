@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core import loop, registry
+from sidetune_core import registry
 from sidetune_core.errors import FitError
+from sidetune_core.evaluation import make_act
 from sidetune_core.kinds import LEARNER
 from sidetune_core.learner import Parts
 from sidetune_core.seeding import seeded
@@ -47,7 +48,7 @@ def start(learner: Any, task: Any) -> list[nn.Module | nn.Parameter]:
 
 def step(learner: Any, task: Any, count: int = 3) -> None:
     optimizer = torch.optim.Adam([one for one in learner.parameters() if one.requires_grad], 0.01)
-    batches = task.train(loop.make_act(learner, task, MACHINE), Order(0, 8))
+    batches = task.train(make_act(learner, task, MACHINE), Order(0, 8))
     for _ in range(count):
         batch = next(batches)
         optimizer.zero_grad()
