@@ -66,6 +66,15 @@ def test_fewer_episodes_are_spread_over_the_split() -> None:
     worlds.close()
 
 
+def test_scenes_that_the_config_names_are_trained_in_and_all_of_another_split_are_evaluated_in() -> None:
+    (task,) = stream(**ROOMS, overrides="habitat.dataset.content_scenes=[door,hall]").tasks()
+    assert (task._look.scenes, task._look.episodes) == (("door", "hall"), 100)
+    (task,) = stream(**ROOMS, split="train", overrides="habitat.dataset.content_scenes=[door,hall]").tasks()
+    assert (task._look.scenes, task._look.episodes) == (("door", "hall"), 100)
+    (task,) = stream(**ROOMS, split="train", overrides="habitat.dataset.content_scenes=[hall]").tasks()
+    assert (task._look.scenes, task._look.episodes) == (("hall",), 50)
+
+
 def test_environments_share_the_scenes_and_experience_is_a_function_of_the_seed() -> None:
     (task,) = stream(**ROOMS).tasks()
     worlds = task.make_worlds(3)
