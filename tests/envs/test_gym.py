@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +218,9 @@ def test_what_cannot_be_made_or_does_not_fit_is_told() -> None:
 @pytest.mark.parametrize("version", ["21", "26"])
 def test_environments_of_the_old_gym_say_how_shimmy_is_installed(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "shimmy", None)
-    with pytest.raises(DataError, match=rf"GymV{version}Environment-v0 needs 'shimmy': pip install 'shimmy\[gym-v26\]', or 'shimmy\[gym-v21\]'"):
-        stream(f"GymV{version}Environment-v0", arguments='{"env_id": "CartPole-v1"}')
+    id = f"GymV{version}Environment-v0"
+    with pytest.raises(DataError, match=rf"{id} needs 'shimmy': pip install 'shimmy\[gym-v26\]', or 'shimmy\[gym-v21\]' for"):
+        stream(id, arguments='{"env_id": "CartPole-v1"}')
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -242,7 +244,8 @@ def test_what_is_wrapped_passes_the_check_of_stable_baselines3(id: str) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_sigterm_to_all_processes_at_once_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["all", "one"])
+def test_sigterm_to_all_processes_or_one_leaves_a_run_that_can_be_resumed(send: Callable[[int, int], None], tmp_path: Path) -> None:
     options = ["--env.ids", "CartPole-v1", "--env.processes", "--env.envs", "2", "--env.rollout", "64", "--env.episodes", "2"]
     command = ["--env", "gym", *options, "--env.frames", "100000", "--train.batch", "64", "--learner", "features", "--out", "run"]
     run = [sys.executable, "-c", "import sys; from sidetune_core.cli import main_run; sys.exit(main_run(sys.argv[1:]))"]
@@ -250,7 +253,7 @@ def test_sigterm_to_all_processes_at_once_leaves_a_run_that_can_be_resumed(tmp_p
         curves = tmp_path / "run" / "metrics.jsonl"
         while not curves.exists() and process.poll() is None:
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGTERM)
+        send(process.pid, signal.SIGTERM)
         _, errors = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, errors
     assert "Traceback" not in errors
@@ -276,7 +279,6 @@ def test_inputs_of_evaluation_carry_no_ids() -> None:
 
 @pytest.mark.parametrize("processes", [False, True])
 def test_vizdoom_leaves_nothing_in_the_working_directory(processes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("vizdoom")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
