@@ -108,16 +108,11 @@ def compose(recipe: Recipe) -> Any:
 def _look(recipe: Recipe) -> Look:
     prepare(recipe)
     from habitat.config import read_write
-    from habitat.core.dataset import ALL_SCENES_MASK
-    from habitat.core.registry import registry
     from habitat.datasets import make_dataset
 
     config = compose(recipe)
     whole, dataset = pickle.dumps(config), config.habitat.dataset
-    kind = registry.get_dataset(dataset.type)
-    if kind is None:
-        raise KeyError(f"no dataset {dataset.type} is registered with habitat")
-    scenes = tuple(kind.get_scenes_to_load(dataset) if ALL_SCENES_MASK in dataset.content_scenes else dataset.content_scenes)
+    scenes = _scenes(dataset)
     with read_write(config):
         _choose(dataset, recipe)
     episodes = make_dataset(dataset.type, config=dataset).num_episodes
@@ -147,6 +142,31 @@ def _open(recipe: Recipe, config: Any) -> gymnasium.Env[Any, Any]:
         dataset.episodes = [there[place] for place in recipe.places]
     env = Nav(RLTaskEnv(config, dataset), recipe)
     return FrameStackObservation(env, recipe.stack, padding_type="zero") if recipe.stack > 1 else env
+
+
+def _scenes(dataset: Any) -> tuple[str, ...]:
+    """Names of the scenes that a dataset's config has chosen from its split.
+
+    Raises:
+        LookupError: no such dataset is registered, or it has no such scene.
+    """
+    from habitat.config import read_write
+    from habitat.core.dataset import ALL_SCENES_MASK
+    from habitat.core.registry import registry
+
+    kind = registry.get_dataset(dataset.type)
+    if kind is None:
+        raise LookupError(f"no dataset {dataset.type} is registered with habitat")
+    whole, named = dataset.copy(), tuple(dataset.content_scenes)
+    with read_write(whole):
+        whole.content_scenes = [ALL_SCENES_MASK]
+    there = tuple(kind.get_scenes_to_load(whole))
+    if ALL_SCENES_MASK in named:
+        return there
+    if unknown := [name for name in named if name not in there]:
+        lost = ", ".join(unknown)
+        raise LookupError(f"split {dataset.split} has no scene {lost} (habitat.dataset.content_scenes); it has {', '.join(there)}")
+    return named
 
 
 def _choose(dataset: Any, recipe: Recipe) -> None:
