@@ -90,9 +90,9 @@ class Nav(gymnasium.Env[Any, Any]):
         if self._recipe.oracle_stop and not done and measures["distance_to_goal"] < self._near:
             observations, more, done, measures = self._env.step(action=STOP)
             reward += more
-        stopped = not self._inner.task.is_episode_active or bool(self._task.end_on_success and measures[self._task.success_measure])
+        over = done and (not self._inner.task.is_episode_active or self._task.end_on_success and measures[self._task.success_measure])
         told = self._told(measures) if done else {}
-        return self._read(observations), float(reward), done and stopped, done and not stopped, told
+        return self._read(observations), float(reward), bool(over), bool(done and not over), told
 
     def next_action(self) -> int | None:
         """What the simulator's follower of shortest paths does now (habitat-sim's greedy geodesic follower); None if it knows no way."""
