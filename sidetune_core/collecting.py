@@ -45,6 +45,7 @@ def collect(
     task: str | None = None,
     seed: int = 0,
     quiet: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Recording:
     """Record an expert, or go on with what was interrupted, or make longer what is there.
 
@@ -56,13 +57,14 @@ def collect(
         task: the id of the task; None where there is one only.
         seed: trajectories are functions of it and of their number.
         quiet: show no progress.
+        say: shows a line of progress; None for one that writes to standard error. A `TaskStream` that records gives its own.
 
     Raises:
         OptionError: the task or the expert is not there.
         RunError: the folder holds another recording, or the expert or its worlds failed.
         WriteError: the folder cannot be written.
     """
-    path, progress = Path(folder).expanduser(), Progress(quiet=quiet)
+    path, tell = Path(folder).expanduser(), say or Progress(quiet=quiet).say
     if isinstance(expert, Path) or (expert is not None and (Path(expert) / "run.json").is_file()):
         if env is not None:
             raise OptionError(f"the expert {expert} is a run, and acts in the env that it was trained in; leave out --env")
@@ -76,8 +78,8 @@ def collect(
         wanted = _card(source, trajectories, seed)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        with _alone(path, progress.say):
-            return _carry_out(source, path, wanted, progress)
+        with _alone(path, tell):
+            return _carry_out(source, path, wanted, tell)
 
 
 def _card(source: Source, trajectories: int, seed: int) -> Card:
@@ -118,14 +120,14 @@ def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def _carry_out(source: Source, folder: Path, wanted: Card, progress: Progress) -> Recording:
+def _carry_out(source: Source, folder: Path, wanted: Card, say: Callable[[str], None]) -> Recording:
     for place in (folder, folder / SHARDS):
         clear_unfinished(place)
     card = _kept(folder, wanted)
     if card.recorded >= wanted.trajectories:
         return Recording(folder, card)
     verb = "going on with" if card.recorded else "recording"
-    progress.say(f"{verb} {source.name} in {card.title}: {card.recorded} of {wanted.trajectories} trajectories are there, in {folder}")
+    say(f"{verb} {source.name} in {card.title}: {card.recorded} of {wanted.trajectories} trajectories are there, in {folder}")
     card, told = attrs.evolve(card, trajectories=max(card.trajectories, wanted.trajectories)), time.monotonic()
     while card.recorded < card.trajectories:
         number, first = len(card.shards), len(card.shards) * card.shard
@@ -135,9 +137,9 @@ def _carry_out(source: Source, folder: Path, wanted: Card, progress: Progress) -
             card.write(folder)
         if time.monotonic() - told > SECONDS_BETWEEN_LINES:
             told = time.monotonic()
-            progress.say(f"{card.recorded} of {card.trajectories} trajectories")
+            say(f"{card.recorded} of {card.trajectories} trajectories")
     figures = card.figures
-    progress.say(
+    say(
         f"{card.recorded} trajectories, {card.steps} steps; the expert's return {figures['return']:.3f}, success {figures['success']:.3f}"
     )
     return Recording(folder, card)

@@ -21,7 +21,13 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import FrameStackObservation
 from PIL import Image
 
-LIBRARIES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "Vizdoom": "vizdoom.gymnasium_wrapper"}
+LIBRARIES = {
+    "MiniGrid-": "minigrid",
+    "BabyAI-": "minigrid",
+    "Vizdoom": "vizdoom.gymnasium_wrapper",
+    "GymV21Environment": "shimmy",
+    "GymV26Environment": "shimmy",
+}
 """What registers environments whose ids begin so; Gymnasium itself takes ``module:Id-v0``."""
 
 GRACE = 30
@@ -107,17 +113,16 @@ def is_vizdoom(id: str) -> bool:
     return id.rpartition(":")[2].startswith("Vizdoom")
 
 
-class WithFolder(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+class WithFolder(gymnasium.Wrapper[Any, Any, Any, Any]):
     """A VizDoom environment that leaves nothing in the working directory.
 
     The engine's settings go into a folder that goes when the environment is closed; the empty folders that it makes for skins go at once.
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        RecordConstructorArgs.__init__(self, recipe=recipe)
         self._folder = tempfile.TemporaryDirectory(prefix="sidetune-vizdoom-")
         arguments = {**recipe.arguments, "doom_config_path": f"{self._folder.name}/vizdoom.ini"}
-        gymnasium.Wrapper.__init__(self, gymnasium.make(recipe.id, max_episode_steps=recipe.time_limit, **arguments))
+        super().__init__(gymnasium.make(recipe.id, max_episode_steps=recipe.time_limit, **arguments))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         before = ENGINE_FOLDER.exists()

@@ -104,6 +104,9 @@ class GymWorlds:
     def call(self, name: str) -> tuple[Any, ...]:
         """What a method of each environment gives."""
         with self._told(f"a call of {name}, after step {self._taken}"):
+            if isinstance(self._envs, AsyncVectorEnv):
+                self._envs.call_async(name)
+                return tuple(self._envs.call_wait(timeout=self._timeout))
             return self._envs.call(name)
 
     @property

@@ -108,18 +108,13 @@ def compose(recipe: Recipe) -> Any:
 def _look(recipe: Recipe) -> Look:
     prepare(recipe)
     from habitat.config import read_write
-    from habitat.core.dataset import ALL_SCENES_MASK
-    from habitat.core.registry import registry
     from habitat.datasets import make_dataset
 
     config = compose(recipe)
     whole, dataset = pickle.dumps(config), config.habitat.dataset
-    kind = registry.get_dataset(dataset.type)
-    if kind is None:
-        raise KeyError(f"no dataset {dataset.type} is registered with habitat")
-    scenes = tuple(kind.get_scenes_to_load(dataset) if ALL_SCENES_MASK in dataset.content_scenes else dataset.content_scenes)
+    scenes = _scenes(dataset)
     with read_write(config):
-        dataset.split = recipe.split
+        _choose(dataset, recipe)
     episodes = make_dataset(dataset.type, config=dataset).num_episodes
     if not episodes or not scenes:
         raise ValueError(f"split {recipe.split} of the dataset has {episodes} episodes, and there are {len(scenes)} scenes to train in")
@@ -138,10 +133,7 @@ def _open(recipe: Recipe, config: Any) -> gymnasium.Env[Any, Any]:
     from ._habitat_nav import Nav
 
     with read_write(config):
-        if recipe.split:
-            config.habitat.dataset.split = recipe.split
-        if recipe.scenes:
-            config.habitat.dataset.content_scenes = list(recipe.scenes)
+        _choose(config.habitat.dataset, recipe)
         if recipe.places is not None:
             config.habitat.environment.iterator_options.update(IN_ORDER)
     dataset = make_dataset(config.habitat.dataset.type, config=config.habitat.dataset)
@@ -150,3 +142,38 @@ def _open(recipe: Recipe, config: Any) -> gymnasium.Env[Any, Any]:
         dataset.episodes = [there[place] for place in recipe.places]
     env = Nav(RLTaskEnv(config, dataset), recipe)
     return FrameStackObservation(env, recipe.stack, padding_type="zero") if recipe.stack > 1 else env
+
+
+def _scenes(dataset: Any) -> tuple[str, ...]:
+    """Names of the scenes that a dataset's config has chosen from its split.
+
+    Raises:
+        LookupError: no such dataset is registered, or it has no such scene.
+    """
+    from habitat.config import read_write
+    from habitat.core.dataset import ALL_SCENES_MASK
+    from habitat.core.registry import registry
+
+    kind = registry.get_dataset(dataset.type)
+    if kind is None:
+        raise LookupError(f"no dataset {dataset.type} is registered with habitat")
+    whole, named = dataset.copy(), tuple(dataset.content_scenes)
+    with read_write(whole):
+        whole.content_scenes = [ALL_SCENES_MASK]
+    there = tuple(kind.get_scenes_to_load(whole))
+    if ALL_SCENES_MASK in named:
+        return there
+    if unknown := [name for name in named if name not in there]:
+        lost = ", ".join(unknown)
+        raise LookupError(f"split {dataset.split} has no scene {lost} (habitat.dataset.content_scenes); it has {', '.join(there)}")
+    return named
+
+
+def _choose(dataset: Any, recipe: Recipe) -> None:
+    """Bring a dataset's config to the split and the scenes of a recipe; scenes that it names are those of its own split."""
+    from habitat.core.dataset import ALL_SCENES_MASK
+
+    if recipe.split not in ("", dataset.split):
+        dataset.split, dataset.content_scenes = recipe.split, [ALL_SCENES_MASK]
+    if recipe.scenes:
+        dataset.content_scenes = list(recipe.scenes)

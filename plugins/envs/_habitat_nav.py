@@ -15,6 +15,7 @@ from habitat.config.default import get_agent_config
 from habitat.core.environments import RLTaskEnv
 from habitat.core.spaces import EmptySpace
 from habitat.sims.habitat_simulator.actions import HabitatSimActions
+from habitat.tasks.nav.nav import PointGoalSensor
 from habitat.utils.geometry_utils import quaternion_rotate_vector
 from numpy.typing import NDArray
 
@@ -44,18 +45,21 @@ class Nav(gymnasium.Env[Any, Any]):
         self._task, self._episodes = env.config.task, list(env.episodes)
         if taking := [name for name, space in env.action_space.spaces.items() if not isinstance(space, EmptySpace)]:
             raise ValueError(f"action {', '.join(taking)} takes arguments; only actions that take none are known")
+        success = self._task.measurements.get("success")
+        if recipe.oracle_stop and success is None:
+            raise ValueError("--env.oracle-stop needs habitat's measure 'success' in the config, which says how near is near enough")
+        self._near = float(success.success_distance) if success is not None else 0.0
         self._actions = [name for name in self._task.actions if not (recipe.oracle_stop and name == STOP)]
         self.action_space = spaces.Discrete(len(self._actions))
-        self._near = float(self._task.measurements.success.success_distance) if recipe.oracle_stop else 0.0
-        goal = self._task.get("goal_sensor_uuid")
-        there = {{"rgb": IMAGE, goal: GOAL}.get(uuid, uuid): uuid for uuid in env.observation_space.spaces}
+        goal = self._inner.task.sensor_suite.sensors.get(self._task.get("goal_sensor_uuid"))
+        names = {"rgb": IMAGE, **({goal.uuid: GOAL} if isinstance(goal, PointGoalSensor) else {})}
+        there = {names.get(uuid, uuid): uuid for uuid in env.observation_space.spaces}
         known = [*there, *([MAP] if GOAL in there else [])]
         if unknown := [name for name in recipe.inputs if name not in known]:
             raise ValueError(f"there is no input {', '.join(unknown)} (--env.inputs); the config's sensors give {', '.join(known)}")
         self._uuids = {name: there[name] for name in recipe.inputs if name != MAP}
         if {GOAL, MAP} & set(recipe.inputs):
-            self._goal = goal
-            self._polar = _is_polar(self._inner.task.sensor_suite.get(goal).config)
+            self._goal, self._polar = there[GOAL], _is_polar(goal.config)
         self._map = EgocentricMap(recipe.map_size, recipe.map_metres) if MAP in recipe.inputs else None
         self._eye = self._depth_camera() if self._map is not None and recipe.map == "depth" and not recipe.blind else None
         self._follower: Any = None
@@ -86,16 +90,15 @@ class Nav(gymnasium.Env[Any, Any]):
         if self._recipe.oracle_stop and not done and measures["distance_to_goal"] < self._near:
             observations, more, done, measures = self._env.step(action=STOP)
             reward += more
-        truncated = bool(done and self._inner.episode_over and self._inner.task.is_episode_active)
+        over = done and (not self._inner.task.is_episode_active or self._task.end_on_success and measures[self._task.success_measure])
         told = self._told(measures) if done else {}
-        return self._read(observations), float(reward), bool(done) and not truncated, truncated, told
+        return self._read(observations), float(reward), bool(over), bool(done and not over), told
 
     def next_action(self) -> int | None:
         """What the simulator's follower of shortest paths does now (habitat-sim's greedy geodesic follower); None if it knows no way."""
         if self._follower is None:
             keys = {f"{key}_key": HabitatSimActions[name] for key, name in FOLLOWED.items()}
-            near = float(self._task.measurements.success.success_distance)
-            self._follower = self._inner.sim.make_greedy_follower(0, near, **keys)
+            self._follower = self._inner.sim.make_greedy_follower(0, self._near, **keys)
         try:
             found = self._follower.next_action_along(np.array(self._inner.current_episode.goals[0].position, np.float32))
         except Exception as error:
@@ -164,11 +167,11 @@ class Nav(gymnasium.Env[Any, Any]):
         return drawing.draw(pose, *self._polar_of(np.asarray(observations[self._goal])))
 
     def _metres(self, depth: Any) -> NDArray[np.float64]:
-        """A depth image (H, W) in metres; 0 where nothing is seen as far as the sensor reaches."""
+        """A depth image (H, W) in metres; 0 where nothing is seen between the least and the greatest depth of the sensor."""
         sensor, found = self._inner.sim.sensor_suite.get(DEPTH).config, np.asarray(depth, np.float64)[:, :, 0]
-        if sensor.normalize_depth:
-            found = np.where(found > 0, sensor.min_depth + found * (sensor.max_depth - sensor.min_depth), 0)
-        return np.where(found < sensor.max_depth, found, 0)
+        reach = sensor.max_depth - sensor.min_depth
+        share = found if sensor.normalize_depth else (found - sensor.min_depth) / reach
+        return np.where((share > 0) & (share < 1), sensor.min_depth + share * reach, 0)
 
     def _depth_camera(self) -> Camera:
         sensors = self._inner.sim.sensor_suite.sensors

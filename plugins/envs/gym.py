@@ -33,7 +33,15 @@ BYTE = 255.0
 
 BOT = "bot"
 
-INSTALL = "pip install 'sidetune[rl]'"
+RL = "pip install 'sidetune[rl]'"
+
+INSTALL = {
+    "minigrid": RL,
+    "vizdoom": RL,
+    "shimmy": "pip install 'shimmy[gym-v26]', or 'shimmy[gym-v21]' for environments whose step gives four values; both want NumPy 1, so "
+    "take an environment of its own, without constraints.txt",
+}
+"""By the module that is missing."""
 
 
 class Gym(TaskStream):
@@ -49,8 +57,11 @@ class Gym(TaskStream):
 
     BabyAI's levels (Chevalier-Boisvert et al., ICLR 2019) have an expert ``bot``, for ``sidetune collect``.
 
-    A run that was stopped goes on at an update, with new episodes. Environments of the old gym are reached through shimmy:
-    ``--env.ids GymV21Environment-v0 --env.arguments '{"env_id": "..."}'``.
+    A run that was stopped goes on at an update, with new episodes.
+
+    Environments of the old gym are reached through shimmy: ``--env.ids GymV26Environment-v0 --env.arguments '{"env_id": "CartPole-v1"}'``
+    after ``pip install 'shimmy[gym-v26]'``, and ``GymV21Environment-v0`` with ``shimmy[gym-v21]`` for those whose step gives four values.
+    ``{"env_id": "module:Id-v0"}`` imports a module first; ``"make_kwargs": {...}`` is for gym.make.
 
     Raises:
         DataError: an environment is not there, cannot be made, or has other inputs than the first.
@@ -158,9 +169,10 @@ def _look(recipe: Recipe) -> Look:
     """
     try:
         env: gymnasium.Env[Any, Any] = make(recipe)
-    except ModuleNotFoundError as error:
-        raise DataError(f"environment {recipe.id} needs '{error.name}'. What this project knows of comes with: {INSTALL}") from error
     except Exception as error:  # an environment may raise anything
+        lost = error.name if isinstance(error, ModuleNotFoundError) else None
+        if lost in INSTALL:
+            raise DataError(f"environment {recipe.id} needs '{lost}': {INSTALL[lost]}") from error
         raise DataError(f"environment {recipe.id} cannot be made: {type(error).__name__}: {error}") from error
     try:
         shapes = shapes_of(env.observation_space, recipe.stack > 1)

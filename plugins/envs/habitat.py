@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from importlib import metadata
 from typing import Literal
 
@@ -151,8 +152,11 @@ class HabitatTask(RolloutTask):
         return ShortestPath()
 
     def versions(self) -> Mapping[str, str]:
-        """Of habitat-lab."""
-        return {"habitat-lab": metadata.version("habitat-lab")}
+        """Of habitat-lab, and of habitat-sim where that is installed."""
+        found = {"habitat-lab": metadata.version("habitat-lab")}
+        with suppress(metadata.PackageNotFoundError):
+            found["habitat-sim"] = metadata.version("habitat-sim")
+        return found
 
     def _open(self, recipes: Sequence[Recipe]) -> Worlds:
         makers = [Maker(recipe, self._look) for recipe in recipes]
@@ -214,5 +218,5 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _changes(text: str) -> tuple[str, ...]:
-    """Changes of a config, at commas that a name and ``=`` follow: a list of scenes has commas too."""
-    return tuple(one.strip() for one in re.split(r",(?=\s*[~+\w./@]+=)", text) if one.strip())
+    """Changes of a config, at commas that a name and ``=`` follow, or ``~`` and a name: a list of scenes has commas too."""
+    return tuple(one.strip() for one in re.split(r",(?=\s*(?:[~+\w./@]+=|~[\w./@]+\s*(?:,|$)))", text) if one.strip())

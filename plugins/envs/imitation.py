@@ -126,7 +126,8 @@ class Imitation(TaskStream):
     def _record(self, level: str) -> Recording:
         """What is kept of a level, made long enough."""
         wanted = self._config.held_out + (self._config.trajectories or LEVEL_TRAJECTORIES)
-        return collect({"name": "gym", "ids": level, **LEVEL_OPTIONS}, home() / "recordings" / level, wanted, expert="bot")
+        asked = {"name": "gym", "ids": level, **LEVEL_OPTIONS}
+        return collect(asked, home() / "recordings" / level, wanted, expert="bot", say=self.say)
 
 
 def _listed(names: str) -> list[str]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gymnasium.utils.env_checker import check_env
 
 from sidetune_core import checkpoint, registry
 from sidetune_core.api import Categorical, DataError, Gaussian, Inputs, OptionError, Order, RunError
+from sidetune_core.cli import main_run
 from sidetune_core.kinds import ENV
 from sidetune_core.options import structure
 
@@ -143,6 +145,33 @@ def test_an_environment_that_raises_in_this_process_is_told_with_its_number_and_
         next(task.train(still(task), Order(0, 16)))
 
 
+@pytest.mark.parametrize(
+    ("fails", "processes", "message"),
+    [
+        ("raises", False, "environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 20 since it was opened"),
+        ("nan", False, "gym_odd:Odd-v0: the reward of environment 0 is not a finite number (step 20 of training)"),
+        ("dies", True, "environment 0, 1 of gym_odd:Odd-v0 lost its process, which was killed or has crashed, at step 20 since"),
+    ],
+)
+def test_a_run_whose_environment_fails_goes_on_once_it_is_mended(
+    fails: str, processes: bool, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {**SMALL, "ids": ODD, "frames": 64, "processes": processes, "arguments": f'{{"fails": "{fails}", "at": 20}}'}
+    words = [f"--env.{name}={value}" for name, value in options.items() if name != "processes"]
+    words += ["--env.processes"] if processes else []
+    assert main_run(["--env", "gym", *words, "--learner", "scratch", "--train.batch", "16", "--out", "run", "--quiet"]) == 2
+    assert message in capsys.readouterr().err
+    assert message in Path("run/status").read_text()
+    found = checkpoint.find(tmp_path / "run" / "checkpoints", pytest.fail)
+    assert found is not None
+    assert found.within is not None
+    assert found.within.step == 8  # two rollouts were learnt from, and the third came to nothing
+    Path("mended").touch()
+    assert main_run(["--resume", "run", "--quiet"]) == 0
+    assert Path("run/status").read_text().startswith("done")
+
+
 def test_minigrid_is_drawn_or_given_as_symbols() -> None:
     assert stream("MiniGrid-Empty-5x5-v0", view="pixels").inputs == {"direction": (4,), "image": (3, 28, 28)}
     symbols = stream("MiniGrid-Empty-5x5-v0")
@@ -182,20 +211,30 @@ def test_what_cannot_be_made_or_does_not_fit_is_told() -> None:
         stream(" ,")
     with pytest.raises(OptionError, match="--env.arguments \\[1\\]: give a table"):
         stream("CartPole-v1", arguments="[1]")
+    with pytest.raises(DataError, match="environment nothing:X-v0 cannot be made: ModuleNotFoundError: No module named 'nothing'"):
+        stream("nothing:X-v0")
+
+
+@pytest.mark.parametrize("version", ["21", "26"])
+def test_environments_of_the_old_gym_say_how_shimmy_is_installed(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "shimmy", None)
+    id = f"GymV{version}Environment-v0"
+    with pytest.raises(DataError, match=rf"{id} needs 'shimmy': pip install 'shimmy\[gym-v26\]', or 'shimmy\[gym-v21\]' for"):
+        stream(id, arguments='{"env_id": "CartPole-v1"}')
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("id", ["CartPole-v1", "MiniGrid-Empty-5x5-v0", ODD])
+@pytest.mark.parametrize("id", ["CartPole-v1", "MiniGrid-Empty-5x5-v0", "VizdoomBasic-v1", ODD])
 def test_what_is_wrapped_passes_gymnasium_s_own_check(id: str) -> None:
     (task,) = stream(id).tasks()
     worlds = task.make_worlds(1)
-    own_wrappers = "MiniGrid" in id  # MiniGrid's wrappers do not record how they were made, which the check of closing needs
+    own_wrappers = id.startswith(("MiniGrid", "Vizdoom"))  # they do not record how they were made, which the check of closing needs
     check_env(worlds._envs.envs[0], skip_render_check=True, skip_close_check=own_wrappers)
     worlds.close()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("id", ["CartPole-v1", "MiniGrid-Empty-5x5-v0", ODD])
+@pytest.mark.parametrize("id", ["CartPole-v1", "MiniGrid-Empty-5x5-v0", "VizdoomBasic-v1", ODD])
 def test_what_is_wrapped_passes_the_check_of_stable_baselines3(id: str) -> None:
     checker = pytest.importorskip("stable_baselines3.common.env_checker", reason="stable-baselines3 is not installed")
     (task,) = stream(id).tasks()
@@ -205,7 +244,8 @@ def test_what_is_wrapped_passes_the_check_of_stable_baselines3(id: str) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_sigterm_to_all_processes_at_once_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["all", "one"])
+def test_sigterm_to_all_processes_or_one_leaves_a_run_that_can_be_resumed(send: Callable[[int, int], None], tmp_path: Path) -> None:
     options = ["--env.ids", "CartPole-v1", "--env.processes", "--env.envs", "2", "--env.rollout", "64", "--env.episodes", "2"]
     command = ["--env", "gym", *options, "--env.frames", "100000", "--train.batch", "64", "--learner", "features", "--out", "run"]
     run = [sys.executable, "-c", "import sys; from sidetune_core.cli import main_run; sys.exit(main_run(sys.argv[1:]))"]
@@ -213,7 +253,7 @@ def test_sigterm_to_all_processes_at_once_leaves_a_run_that_can_be_resumed(tmp_p
         curves = tmp_path / "run" / "metrics.jsonl"
         while not curves.exists() and process.poll() is None:
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGTERM)
+        send(process.pid, signal.SIGTERM)
         _, errors = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, errors
     assert "Traceback" not in errors
@@ -239,7 +279,6 @@ def test_inputs_of_evaluation_carry_no_ids() -> None:
 
 @pytest.mark.parametrize("processes", [False, True])
 def test_vizdoom_leaves_nothing_in_the_working_directory(processes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("vizdoom")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import pytest
 import torch
 
 from sidetune_core import registry
-from sidetune_core.api import DataError, OptionError, Order, PluginError, RunError
+from sidetune_core.api import DataError, OptionError, Order, PluginError, RunError, open_recording
+from sidetune_core.cli import main, main_run
 from sidetune_core.kinds import ENV
 from sidetune_core.options import structure
 from sidetune_core.testing import check_plugin
@@ -66,6 +69,13 @@ def test_fewer_episodes_are_spread_over_the_split() -> None:
     worlds.close()
 
 
+def test_scenes_that_the_config_names_are_trained_in_and_all_of_another_split_are_evaluated_in() -> None:
+    (task,) = stream(**ROOMS, overrides="habitat.dataset.content_scenes=[door,hall]").tasks()
+    assert (task._look.scenes, task._look.episodes) == (("door", "hall"), 100)
+    (task,) = stream(**ROOMS, split="train", overrides="habitat.dataset.content_scenes=[door,hall]").tasks()
+    assert (task._look.scenes, task._look.episodes) == (("door", "hall"), 100)
+
+
 def test_environments_share_the_scenes_and_experience_is_a_function_of_the_seed() -> None:
     (task,) = stream(**ROOMS).tasks()
     worlds = task.make_worlds(3)
@@ -105,8 +115,12 @@ def test_what_is_missing_is_told_with_what_to_do(write_episodes: Any) -> None:
         stream(imports="my_rooms")
     with pytest.raises(DataError, match="habitat.simulator.turn_angel"):
         stream(**ROOMS, overrides="habitat.simulator.turn_angel=30")
+    with pytest.raises(DataError, match="split train has no scene attic .*; it has bend, door, hall, pillars"):
+        stream(**ROOMS, overrides="habitat.dataset.content_scenes=[hall,attic]")
     with pytest.raises(DataError, match="there is no input sonar"):
         stream(**{**ROOMS, "inputs": "goal,sonar"})
+    with pytest.raises(DataError, match="--env.oracle-stop needs habitat's measure 'success'"):
+        stream(**ROOMS, oracle_stop=True, overrides="~habitat.task.measurements.success, ~habitat.task.measurements.spl,habitat.seed=1")
     with pytest.raises(OptionError, match="--env.inputs is empty"):
         stream(inputs=" ")
 
@@ -124,6 +138,25 @@ def test_the_expert_goes_the_shortest_way() -> None:
     worlds.close()
     assert min(found) > 0.8
     assert sum(found) / 5 > 0.9
+
+
+def test_the_expert_is_recorded_and_cloned_from_the_command_line(write_episodes: Any, tmp_path: Path, capsys: Any) -> None:
+    """The goal is ahead or behind, so that the clone has to read where it is."""
+    behind = [((x + 2.0, 1.5), (x, 1.5), EAST) for x in (1.5, 2.0, 2.5)]
+    changes = {"habitat.environment.max_episode_steps": 20, "habitat.simulator.turn_angle": 180}
+    given = write_episodes(CORRIDOR, [*AHEAD[:3], *behind], **changes)
+    words = ["--env", "habitat", *(f"--env.{name}={value}" for name, value in given.items()), "--env.oracle-stop"]
+    assert main(["collect", *words, "--trajectories", "16", "--out", str(tmp_path / "paths"), "--quiet"]) == 0
+    assert "16 trajectories of 'shortest-path' in pointnav_gibson.yaml" in capsys.readouterr().out
+    card = open_recording(tmp_path / "paths").card
+    assert card.figures["success"] == 1.0
+    assert card.versions["habitat-lab"] == metadata.version("habitat-lab")
+    words = ["--env", "imitation", f"--env.data={tmp_path / 'paths'}", "--env.held-out=2", "--env.episodes=6", "--env.envs=2"]
+    words += ["--env.evaluate=mode", "--base.weights=none", "--learner=scratch", "--train.steps=60", "--train.lr=3e-3", "--train.batch=32"]
+    assert main_run([*words, "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
+    assert rows[-1]["figures"]["success"] == rows[-1]["figures"]["agreement"] == 1.0
+    assert rows[-1]["figures"]["spl"] == pytest.approx(1.0)
 
 
 def test_the_env_conforms() -> None:

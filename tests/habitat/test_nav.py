@@ -113,6 +113,13 @@ def test_a_limit_of_steps_cuts_off_and_does_not_end(corridor: Open) -> None:
     assert info["success"] is False
 
 
+def test_a_success_that_ends_the_episode_in_the_last_step_is_not_cut_off(corridor: Open) -> None:
+    changes: dict[str, Any] = {"habitat.environment.max_episode_steps": 1, "habitat.task.end_on_success": True}
+    changes["habitat.task.success_measure"] = "distance_to_goal"  # any number but 0 is a success
+    _, _, terminated, truncated, _ = play(corridor(changes), FORWARD)
+    assert (terminated, truncated) == (True, False)
+
+
 @pytest.mark.parametrize("form", ["POLAR", "CARTESIAN"])
 def test_the_goal_is_cosine_and_sine_of_the_angle_to_the_left_and_the_distance(corridor: Open, form: str) -> None:
     env = corridor({"habitat.task.lab_sensors.pointgoal_with_gps_compass_sensor.goal_format": form})
@@ -179,6 +186,17 @@ def test_other_measures_of_the_config_are_told_too(corridor: Open) -> None:
     overrides = {"+habitat/task/measurements@habitat.task.measurements.collisions": "collisions"}
     info = play(corridor(overrides), LEFT, FORWARD, FORWARD, STOP)[-1]
     assert info["measures"]["collisions.count"] == 1.0
+
+
+def test_depths_of_the_map_are_metres_whatever_the_config_has(corridor: Open) -> None:
+    sensor = "habitat.simulator.agents.main_agent.sim_sensors.depth_sensor"
+    drawn = []
+    for changes in ({}, {"normalize_depth": False}, {"min_depth": 0.4}, {"min_depth": 0.4, "normalize_depth": False}):
+        overrides = {f"{sensor}.{name}": value for name, value in changes.items()}
+        env = corridor(overrides, inputs=("map", "depth"), map="depth", map_metres=11 * 0.27)
+        drawn.append(env.reset(seed=1)[0]["map"])
+    for other in drawn[1:]:
+        np.testing.assert_array_equal(other, drawn[0])
 
 
 def test_inputs_that_are_not_there_are_refused(corridor: Open) -> None:
