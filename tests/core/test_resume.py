@@ -175,6 +175,15 @@ def test_the_command_that_goes_on_is_printed_and_works(
     same(folder, whole)
 
 
+@pytest.fixture
+def _heeding_ctrl_c() -> Iterator[None]:
+    """SIGINT interrupts, as it does in a terminal; shells have it ignored by what they start in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeding_ctrl_c")
 def test_a_second_signal_stops_at_once(spec: api.RunSpec, tmp_path: Path, before_pass: Any) -> None:
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
