@@ -28,9 +28,16 @@ TICK = 20
 
 def main() -> None:
     """Time every variant and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--images", type=int, default=160, help="a multiple of 20 batches, so that epochs end where steps are stamped")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=160,
+        help="a multiple of 20 batches, so that epochs end where steps are stamped",
+    )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--learner", choices=("sidetune", "pnn"), default="sidetune")
@@ -43,7 +50,9 @@ def main() -> None:
     if options.child:
         _train(options)
         return
-    print(f"{options.images} images of {options.size} x {options.size}, batch {options.batch}, learner {options.learner}")
+    print(
+        f"{options.images} images of {options.size} x {options.size}, batch {options.batch}, learner {options.learner}"
+    )
     print(f"{'':<8}{'s / epoch':>11}{'ratio':>8}{'kB / image':>12}{'peak GB':>9}")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -51,11 +60,22 @@ def main() -> None:
         for variant in VARIANTS:
             command = [sys.executable, __file__, *sys.argv[1:], "--child", variant, "--folder", folder]
             environment = {**os.environ, "SIDETUNE_HOME": str(root / "home")}
-            peak = float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout.split()[-1])
+            peak = float(
+                subprocess.run(
+                    command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+                ).stdout.split()[-1]
+            )
             seconds = _epoch(root / variant, options.images // options.batch, options.epochs)
             slowest = slowest or seconds
-            kept = sum(path.stat().st_size for path in (root / "store").rglob("*") if path.is_file()) / _images(options) / 1e3
-            print(f"{variant:<8}{seconds:>11.2f}{slowest / seconds:>8.1f}{0 if variant == 'off' else kept:>12.1f}{peak:>9.2f}", flush=True)
+            kept = (
+                sum(path.stat().st_size for path in (root / "store").rglob("*") if path.is_file())
+                / _images(options)
+                / 1e3
+            )
+            print(
+                f"{variant:<8}{seconds:>11.2f}{slowest / seconds:>8.1f}{0 if variant == 'off' else kept:>12.1f}{peak:>9.2f}",
+                flush=True,
+            )
 
 
 def _images(options: argparse.Namespace) -> int:
@@ -67,7 +87,13 @@ def _train(options: argparse.Namespace) -> None:
     """One run, in this process; prints the peak of its memory in GB."""
     from sidetune_core import api
 
-    env = {"name": "rooms", "domains": "depth_zbuffer", "images": options.images, "test_images": options.batch, "size": options.size}
+    env = {
+        "name": "rooms",
+        "domains": "depth_zbuffer",
+        "images": options.images,
+        "test_images": options.batch,
+        "size": options.size,
+    }
     spec = api.RunSpec(
         env=env,
         base={"name": "taskonomy", "weights": "none", "width": 64},

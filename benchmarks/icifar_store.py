@@ -28,8 +28,12 @@ BATCH, STEPS, EVALUATION_BATCH = 128, 157, 250
 
 def main() -> None:
     """Time every variant and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--archive", type=Path, required=True, help="CIFAR-100 as .npz (x_train, y_train, x_test, y_test)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--archive", type=Path, required=True, help="CIFAR-100 as .npz (x_train, y_train, x_test, y_test)"
+    )
     parser.add_argument("--tasks", type=int, default=10, help="only the first so many tasks")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -60,11 +64,15 @@ def _compare(options: argparse.Namespace) -> None:
                 accuracy[variant] = result
                 print(f"# {variant}: {took:.1f} s", file=sys.stderr)
     base = statistics.median(seconds[options.variants[0]])
-    print(f"iCIFAR, {options.tasks} tasks x {STEPS} steps, batch {BATCH}, {options.precision}, median of {options.repeats}")
+    print(
+        f"iCIFAR, {options.tasks} tasks x {STEPS} steps, batch {BATCH}, {options.precision}, median of {options.repeats}"
+    )
     print(f"{'variant':<10}{'seconds':>9}{'ratio':>8}{'peak GB':>9}{'accuracy %':>12}")
     for variant in options.variants:
         median = statistics.median(seconds[variant])
-        print(f"{variant:<10}{median:>9.1f}{median / base:>8.3f}{memory[variant]:>9.2f}{100 * accuracy[variant]:>12.2f}")
+        print(
+            f"{variant:<10}{median:>9.1f}{median / base:>8.3f}{memory[variant]:>9.2f}{100 * accuracy[variant]:>12.2f}"
+        )
 
 
 def _child(variant: str, folder: Path, out: str) -> tuple[float, float, float]:
@@ -91,7 +99,11 @@ def _ours(options: argparse.Namespace) -> float:
         merger="mlp2",
         learner="sidetune",
         env={"name": "icifar", "archive": options.archive, "tasks": options.tasks},
-        train={"precision": options.precision, "store": options.child, "store_dir": options.folder.parent / "store"},
+        train={
+            "precision": options.precision,
+            "store": options.child,
+            "store_dir": options.folder.parent / "store",
+        },
     )
     row = api.run(spec, options.folder).results.rows[-1]
     return statistics.mean(cell for cell in row if cell is not None)
@@ -109,10 +121,18 @@ def _plain(options: argparse.Namespace) -> float:
     from sidetune_core.spec import RunSpec
 
     weights = {"weights": options.weights}
-    parts = compose(RunSpec(base={"name": "resnet44", **weights}, side={"name": "fcn4", **weights}, merger="mlp2")).parts
+    parts = compose(
+        RunSpec(base={"name": "resnet44", **weights}, side={"name": "fcn4", **weights}, merger="mlp2")
+    ).parts
     inputs = {"image": (3, 32, 32)}
     torch.manual_seed(0)
-    base = parts["base"].cls(parts["base"].config, inputs).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    base = (
+        parts["base"]
+        .cls(parts["base"].config, inputs)
+        .eval()
+        .requires_grad_(False)
+        .to(memory_format=torch.channels_last)
+    )
 
     def encode(x: torch.Tensor) -> torch.Tensor:
         """The base's encoding, with its layers one after another as they stand; ours folds the norms of a frozen base."""
@@ -126,7 +146,10 @@ def _plain(options: argparse.Namespace) -> float:
 
     with np.load(options.archive) as archive:
         data = {
-            split: (torch.from_numpy(archive[f"x_{split}"]).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(archive[f"y_{split}"]))
+            split: (
+                torch.from_numpy(archive[f"x_{split}"]).permute(0, 3, 1, 2).contiguous(),
+                torch.from_numpy(archive[f"y_{split}"]),
+            )
             for split in ("train", "test")
         }
 
@@ -147,14 +170,17 @@ def _plain(options: argparse.Namespace) -> float:
         rows = (labels // 10 == task).nonzero()[:, 0]
         with torch.no_grad():
             right = sum(
-                int((forward(network, images[some]).argmax(1) == labels[some] % 10).sum()) for some in torch.split(rows, EVALUATION_BATCH)
+                int((forward(network, images[some]).argmax(1) == labels[some] % 10).sum())
+                for some in torch.split(rows, EVALUATION_BATCH)
             )
         return right / len(rows)
 
     networks = []
     for _ in range(options.tasks):
         side = parts["side"].cls(parts["side"].config, inputs, base)
-        network = nn.ModuleList([side, parts["merger"].cls(parts["merger"].config, base.shape, 2), nn.Linear(64, 10)])
+        network = nn.ModuleList(
+            [side, parts["merger"].cls(parts["merger"].config, base.shape, 2), nn.Linear(64, 10)]
+        )
         networks.append(network.to(memory_format=torch.channels_last).eval())
     accuracies = [accuracy(network, task) for task, network in enumerate(networks)]
     for task, network in enumerate(networks):

@@ -30,15 +30,23 @@ VARIANTS = ("ours", "sb3")
 
 def main() -> None:
     """Time both and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--id", default="CartPole-v1", help="an environment with a vector observation and discrete actions")
-    parser.add_argument("--frames", type=int, default=51_200, help="steps of all environments, a multiple of 1024")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--id", default="CartPole-v1", help="an environment with a vector observation and discrete actions"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=51_200, help="steps of all environments, a multiple of 1024"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--child", choices=(*VARIANTS, "raw"), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        importlib.import_module("torch._dynamo")  # PyTorch does so at its first optimiser, which is not to be timed
+        importlib.import_module(
+            "torch._dynamo"
+        )  # PyTorch does so at its first optimiser, which is not to be timed
         print(json.dumps({"ours": _ours, "sb3": _sb3, "raw": _raw}[options.child](options)))
     else:
         _compare(options)
@@ -51,14 +59,21 @@ def _compare(options: argparse.Namespace) -> None:
             found[variant].append(_child(variant, seed))
             print(f"# {variant}, seed {seed}: {found[variant][-1]}", file=sys.stderr)
     _, took, _ = _child("raw", 0)
-    print(f"{options.id}, {options.frames} frames, {options.seeds} seeds; environments alone: {options.frames / took:.0f} frames/s")
+    print(
+        f"{options.id}, {options.frames} frames, {options.seeds} seeds; environments alone: {options.frames / took:.0f} frames/s"
+    )
     print(f"{'variant':<8}{'clock s':>9}{'ratio':>7}{'CPU s':>8}{'ratio':>7}{'frames/s':>10}  returns")
-    medians = {variant: [statistics.median(column) for column in zip(*runs, strict=True)] for variant, runs in found.items()}
+    medians = {
+        variant: [statistics.median(column) for column in zip(*runs, strict=True)]
+        for variant, runs in found.items()
+    }
     for variant, runs in found.items():
         clock, cpu, _ = medians[variant]
         ratios = clock / medians["sb3"][0], cpu / medians["sb3"][1]
         returns = " ".join(f"{one[2]:.1f}" for one in runs)
-        print(f"{variant:<8}{clock:>9.1f}{ratios[0]:>7.2f}{cpu:>8.1f}{ratios[1]:>7.2f}{options.frames / cpu:>10.0f}  {returns}")
+        print(
+            f"{variant:<8}{clock:>9.1f}{ratios[0]:>7.2f}{cpu:>8.1f}{ratios[1]:>7.2f}{options.frames / cpu:>10.0f}  {returns}"
+        )
 
 
 def _child(variant: str, seed: int) -> list[float]:
@@ -89,8 +104,21 @@ def _ours(options: argparse.Namespace) -> list[float]:
         watch.stop()
         return steps
 
-    env = {"name": "gym", "ids": options.id, "envs": ENVS, "rollout": ROLLOUT, "passes": PASSES, "frames": options.frames}
-    train_options: dict[str, Any] = {"batch": BATCH, "lr": 3e-4, "schedule": "constant", "eps": 1e-5, "clip": 0.5}
+    env = {
+        "name": "gym",
+        "ids": options.id,
+        "envs": ENVS,
+        "rollout": ROLLOUT,
+        "passes": PASSES,
+        "frames": options.frames,
+    }
+    train_options: dict[str, Any] = {
+        "batch": BATCH,
+        "lr": 3e-4,
+        "schedule": "constant",
+        "eps": 1e-5,
+        "clip": 0.5,
+    }
     spec = api.RunSpec(
         base={"name": "mlp", "layers": 0},
         learner={"name": "scratch", "norm": False},

@@ -31,25 +31,49 @@ Clock = Callable[[], float]
 
 def main() -> None:
     """Time every world and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--worlds", nargs="+", default=list(WORLDS), help="ids of environments")
-    parser.add_argument("--frames", type=int, default=8192, help="steps of all environments, a multiple of 1024")
-    parser.add_argument("--cpu", action="store_true", help="count time on the processor, where others share it")
-    parser.add_argument("--processes", action="store_true", help="give each environment a process of its own, but for 'alone'")
+    parser.add_argument(
+        "--frames", type=int, default=8192, help="steps of all environments, a multiple of 1024"
+    )
+    parser.add_argument(
+        "--cpu", action="store_true", help="count time on the processor, where others share it"
+    )
+    parser.add_argument(
+        "--processes", action="store_true", help="give each environment a process of its own, but for 'alone'"
+    )
     options = parser.parse_args()
-    importlib.import_module("torch._dynamo")  # PyTorch does so at its first optimiser, which is not to be timed
+    importlib.import_module(
+        "torch._dynamo"
+    )  # PyTorch does so at its first optimiser, which is not to be timed
     clock = time.process_time if options.cpu else time.perf_counter
-    print(f"{options.frames} frames, {ENVS} environments{' in processes' if options.processes else ''}, {os.cpu_count()} cores")
+    print(
+        f"{options.frames} frames, {ENVS} environments{' in processes' if options.processes else ''}, {os.cpu_count()} cores"
+    )
     print(f"{'world':<28}{'alone':>9}{'wrapped':>9}{'collect':>9}{'update':>9}{'all':>9}")
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # a bare VizDoom writes files where it is run
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+    ):  # a bare VizDoom writes files where it is run
         for id in options.worlds:
-            env: dict[str, Any] = {"name": "gym", "ids": id, "envs": ENVS, "rollout": ROLLOUT, "frames": options.frames}
+            env: dict[str, Any] = {
+                "name": "gym",
+                "ids": id,
+                "envs": ENVS,
+                "rollout": ROLLOUT,
+                "frames": options.frames,
+            }
             env |= {"processes": options.processes, "episodes": 1}
             if id.startswith("Vizdoom"):
                 arguments = {"frame_skip": 4, "screen_resolution": "RES_160X120"}
                 env |= {"arguments": json.dumps(arguments), "inputs": "image", "size": 64}
             seconds = [*_worlds(env, clock), *_run(env, clock)]
-            print(f"{id:<28}" + "".join(f"{options.frames / taken:>9.0f}" for taken in [*seconds, sum(seconds[2:])]))
+            print(
+                f"{id:<28}"
+                + "".join(f"{options.frames / taken:>9.0f}" for taken in [*seconds, sum(seconds[2:])])
+            )
 
 
 def _worlds(env: dict[str, Any], clock: Clock) -> list[float]:

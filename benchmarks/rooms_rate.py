@@ -25,7 +25,9 @@ from sidetune_core.registry import find, load
 
 def main() -> None:
     """Time both and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--rooms", type=int, default=64, help="a multiple of 8, which are rendered at once")
     parser.add_argument("--threads", type=int, default=2)
@@ -36,7 +38,10 @@ def main() -> None:
         root = Path(folder)
         _make(options.rooms, options.size, root)
         files = sorted(root.glob("*/*/*"))
-        variants: dict[str, Callable[[], None]] = {"make": lambda: _make(options.rooms, options.size), "read": lambda: _read(files)}
+        variants: dict[str, Callable[[], None]] = {
+            "make": lambda: _make(options.rooms, options.size),
+            "read": lambda: _read(files),
+        }
         clock, processor = dict.fromkeys(variants, float("inf")), dict.fromkeys(variants, float("inf"))
         for _ in range(options.repeats):
             for name, work in variants.items():
@@ -44,7 +49,9 @@ def main() -> None:
                 work()
                 clock[name] = min(clock[name], time.perf_counter() - began)
                 processor[name] = min(processor[name], time.process_time() - used)
-    print(f"{options.rooms} rooms of {options.size} x {options.size}, {options.threads} threads, best of {options.repeats}")
+    print(
+        f"{options.rooms} rooms of {options.size} x {options.size}, {options.threads} threads, best of {options.repeats}"
+    )
     print(f"{'':<6}{'rooms/s':>9}{'rooms/s of a core':>19}{'ratio':>8}")
     for name in variants:
         rate, own = options.rooms / clock[name], options.rooms / processor[name]

@@ -30,11 +30,15 @@ BUCKET = 16
 
 def main() -> None:
     """Measure every variant and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--length", type=int, default=384, help="tokens of every window")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6, help="that are timed")
-    parser.add_argument("--base", default="minilm", help="'minilm', or the name or folder of a model for base 'transformer'")
+    parser.add_argument(
+        "--base", default="minilm", help="'minilm', or the name or folder of a model for base 'transformer'"
+    )
     parser.add_argument("--sides", nargs="+", default=["encoder", "ladder-text"])
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
@@ -55,18 +59,32 @@ def _compare(options: argparse.Namespace) -> None:
         drawn = -(-(options.steps + UNTIMED) // BUCKET) * BUCKET
         _write_questions(questions, options.length, options.batch * drawn)
         for variant in variants:
-            command = [sys.executable, __file__, *sys.argv[1:], "--child", variant, "--questions", str(questions)]
+            command = [
+                sys.executable,
+                __file__,
+                *sys.argv[1:],
+                "--child",
+                variant,
+                "--questions",
+                str(questions),
+            ]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found[variant] = json.loads(done.stdout.splitlines()[-1])
             print(f"# {variant}: {found[variant]}", file=sys.stderr)
     full = found["finetune"]
-    print(f"{options.base}, {options.length} tokens, batch {options.batch}, {options.precision}, median of {options.steps} steps")
-    print(f"{'variant':<20}{'s/step':>9}{'times as fast':>15}{'training MB':>13}{'share':>8}{'process MB':>12}{'share':>8}")
+    print(
+        f"{options.base}, {options.length} tokens, batch {options.batch}, {options.precision}, median of {options.steps} steps"
+    )
+    print(
+        f"{'variant':<20}{'s/step':>9}{'times as fast':>15}{'training MB':>13}{'share':>8}{'process MB':>12}{'share':>8}"
+    )
     for variant, one in found.items():
         faster = full["seconds"] / one["seconds"]
         share, whole = one["training"] / full["training"], one["process"] / full["process"]
         training, process = one["training"] / 1e6, one["process"] / 1e6
-        print(f"{variant:<20}{one['seconds']:>9.3f}{faster:>15.2f}{training:>13.0f}{share:>8.2f}{process:>12.0f}{whole:>8.2f}")
+        print(
+            f"{variant:<20}{one['seconds']:>9.3f}{faster:>15.2f}{training:>13.0f}{share:>8.2f}{process:>12.0f}{whole:>8.2f}"
+        )
 
 
 def _write_questions(path: Path, length: int, count: int) -> None:
@@ -77,9 +95,16 @@ def _write_questions(path: Path, length: int, count: int) -> None:
     for number in range(count + 20):
         context = " ".join(draw.choice(words) for _ in range(2 * length))
         answer = context.split()[0]
-        question = {"id": str(number), "question": "What is it?", "answers": [{"text": answer, "answer_start": 0}]}
+        question = {
+            "id": str(number),
+            "question": "What is it?",
+            "answers": [{"text": answer, "answer_start": 0}],
+        }
         paragraphs.append({"context": context[: _end_of_word(context, length - 7)], "qas": [question]})
-    articles = [{"title": title, "paragraphs": some} for title, some in (("learnt", paragraphs[20:]), ("tested", paragraphs[:20]))]
+    articles = [
+        {"title": title, "paragraphs": some}
+        for title, some in (("learnt", paragraphs[20:]), ("tested", paragraphs[:20]))
+    ]
     path.write_text(json.dumps({"data": articles}), encoding="utf-8")
 
 
@@ -128,7 +153,9 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     training = task.train(lambda inputs: torch.empty(0), Order(0, options.batch))
     batches = [machine.move_batch(next(training)) for _ in range(options.steps + UNTIMED)]
     assert len({number for batch in batches for number in batch.ids.tolist()}) == options.batch * len(batches)
-    assert all(batch.inputs["tokens"].shape[1] == options.length and batch.inputs["mask"].all() for batch in batches)
+    assert all(
+        batch.inputs["tokens"].shape[1] == options.length and batch.inputs["mask"].all() for batch in batches
+    )
     before = _peak(machine.device)
     optimizer = make_optimizer(learner, composition.train)
     clock = time.process_time if options.clock == "cpu" else time.perf_counter

@@ -20,7 +20,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-SCENARIOS = ("VizdoomMyWayHome-v1", "VizdoomHealthGathering-v1", "VizdoomBasic-v1", "VizdoomTakeCover-v1", "VizdoomDefendCenter-v1")
+SCENARIOS = (
+    "VizdoomMyWayHome-v1",
+    "VizdoomHealthGathering-v1",
+    "VizdoomBasic-v1",
+    "VizdoomTakeCover-v1",
+    "VizdoomDefendCenter-v1",
+)
 WIDTH, HEIGHT = 160, 120
 EVERY, HELD, STRETCH = 4, 6, 100
 """Steps between frames that are kept, mean steps that an action is held, and frames of a scenario in a row."""
@@ -28,7 +34,9 @@ EVERY, HELD, STRETCH = 4, 6, 100
 
 def main() -> None:
     """Record and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="an .npz file")
     parser.add_argument("--frames", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
@@ -39,11 +47,16 @@ def main() -> None:
     random = np.random.default_rng(options.seed)
     colours: list[Any] = []
     depths: list[Any] = []
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # where the engine writes its settings
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+    ):  # where the engine writes its settings
         envs = [_make(id) for id in options.scenarios]
         turn = 0
         while len(colours) < options.frames:
-            for observation in _walk(envs[turn % len(envs)], random, min(STRETCH, options.frames - len(colours))):
+            for observation in _walk(
+                envs[turn % len(envs)], random, min(STRETCH, options.frames - len(colours))
+            ):
                 colours.append(observation["screen"].copy())
                 depths.append(observation["depth"][:, :, 0].astype(np.uint16) * 100)
             turn += 1

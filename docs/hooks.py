@@ -13,7 +13,12 @@ from sidetune_core import cli
 from sidetune_core.testing import learner, networks, plugin, stream
 
 CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
-    "every kind": (*plugin.PACKAGE_CHECKS, plugin.class_says_what_it_is, *plugin.CONFIG_CHECKS, plugin.nothing_is_printed),
+    "every kind": (
+        *plugin.PACKAGE_CHECKS,
+        plugin.class_says_what_it_is,
+        *plugin.CONFIG_CHECKS,
+        plugin.nothing_is_printed,
+    ),
     "base": networks.SHARED,
     "side": (*networks.SHARED, networks.base_is_not_kept),
     "merger": (*networks.SHARED, networks.weights_are_finite_numbers),
@@ -25,7 +30,9 @@ WIDTH = "100"
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """A page with its ``$ … --help`` blocks and its ``<!-- checks: … -->`` lines filled in; called by MkDocs."""
-    markdown = re.sub(r"(?<=^```console\n)\$ (sidetune.* --help)\n(?=```$)", _with_help, markdown, flags=re.MULTILINE)
+    markdown = re.sub(
+        r"(?<=^```console\n)\$ (sidetune.* --help)\n(?=```$)", _with_help, markdown, flags=re.MULTILINE
+    )
     return re.sub(r"^<!-- checks: (.*) -->$", lambda found: table(found[1]), markdown, flags=re.MULTILINE)
 
 

@@ -1,10 +1,10 @@
 """The public interface: what plugins are made of, and how a run is started from Python.
 
-    from sidetune_core import api
+from sidetune_core import api
 
-    run = api.run(api.RunSpec(learner="sidetune", env="digits"))
-    run.results.rows        # R
-    run.predict({"image": images}, "t0")
+run = api.run(api.RunSpec(learner="sidetune", env="digits"))
+run.results.rows        # R
+run.predict({"image": images}, "t0")
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from sidetune_core.arrays import ClassTask, Examples
 from sidetune_core.buffers import BufferDict
 from sidetune_core.collecting import collect
 from sidetune_core.engine import Run, resume, run
-from sidetune_core.errors import DataError, FitError, OptionError, PluginError, RunError, SidetuneError, WeightsError
+from sidetune_core.errors import (
+    DataError,
+    FitError,
+    OptionError,
+    PluginError,
+    RunError,
+    SidetuneError,
+    WeightsError,
+)
 from sidetune_core.files import home
 from sidetune_core.heads import ClassHead, Heads, normalise
 from sidetune_core.learner import Learner, Parts

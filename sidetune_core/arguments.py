@@ -29,7 +29,11 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
     "spec": (Path | None, None, "begin with this spec: a .toml or .json file, or the run.json of a run"),
     "seed": (int, 0, "seed of everything random"),
     "out": (Path | None, None, "folder of the run, empty or absent; None for a new one below runs/"),
-    "resume": (Path | None, None, "go on with the run in this folder, to the same bytes; of all else only --save-every can be set then"),
+    "resume": (
+        Path | None,
+        None,
+        "go on with the run in this folder, to the same bytes; of all else only --save-every can be set then",
+    ),
     "save_every": (
         str | None,
         None,
@@ -72,14 +76,18 @@ def parse(argv: Sequence[str]) -> Arguments:
     spec = with_names(read_spec(names.spec) if names.spec else RunSpec(), named)
     classes = {slot: cls for slot, (_, cls) in load_parts(spec).items()}
     spec = completed(spec, classes)
-    defaults = {slot: structure(cls.Config, _options(spec, slot), _owner(spec, slot)) for slot, cls in classes.items()}
+    defaults = {
+        slot: structure(cls.Config, _options(spec, slot), _owner(spec, slot)) for slot, cls in classes.items()
+    }
     defaults["train"] = structure(TrainOptions, train_values(spec, classes["env"]), "--train")
     parsed, unknown = _read(argv, spec, defaults, _long_description(spec, classes))
     if unknown:
         raise _unknown(unknown[0], {slot: type(config) for slot, config in defaults.items()}, spec)
     asked: dict[str, Any] = {}
     for slot in classes:
-        asked[slot] = Choice(_name(spec, slot), {**_options(spec, slot), **_given(argv, slot, getattr(parsed, slot))})
+        asked[slot] = Choice(
+            _name(spec, slot), {**_options(spec, slot), **_given(argv, slot, getattr(parsed, slot))}
+        )
     changed = _given(argv, "train", parsed.train)
     if "steps" in changed and "epochs" not in changed:
         changed["epochs"] = None
@@ -91,7 +99,11 @@ def _given(argv: Sequence[str], slot: str, config: Any) -> dict[str, Any]:
     """The options of a slot that the command line sets, a switch as ``--learner.norm`` or ``--learner.no-norm``."""
     there = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
     names = {field.name: field.name.replace("_", "-") for field in attrs.fields(type(config))}
-    return {field: getattr(config, field) for field, name in names.items() if there & {f"--{slot}.{name}", f"--{slot}.no-{name}"}}
+    return {
+        field: getattr(config, field)
+        for field, name in names.items()
+        if there & {f"--{slot}.{name}", f"--{slot}.no-{name}"}
+    }
 
 
 def _names(argv: Sequence[str]) -> argparse.Namespace:
@@ -135,7 +147,9 @@ def with_names(spec: RunSpec, named: Mapping[str, str]) -> RunSpec:
     merged = spec.with_parts(changed)
     if "learner" not in changed:
         return merged
-    leftover = [slot for slot in ("base", "side", "merger") if slot not in named and slot not in usable(merged)]
+    leftover = [
+        slot for slot in ("base", "side", "merger") if slot not in named and slot not in usable(merged)
+    ]
     return merged.with_parts(dict.fromkeys(leftover))
 
 
@@ -145,11 +159,15 @@ def _same(slot: str, name: str, spec: RunSpec) -> bool:
     return asked is not None and registry.find(kind(slot), name) == registry.find(kind(slot), asked.name)
 
 
-def _read(argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], description: str) -> tuple[Any, list[str]]:
+def _read(
+    argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], description: str
+) -> tuple[Any, list[str]]:
     """The second stage: general options, then one group for each chosen part and one for training."""
     fields: dict[str, Any] = {}
     for one in KINDS:
-        name = _name(spec, one.name) if one.name in defaults or len(defaults) == 1 else None  # alone are the training options
+        name = (
+            _name(spec, one.name) if one.name in defaults or len(defaults) == 1 else None
+        )  # alone are the training options
         about: Any = Annotated[str | None, tyro.conf.arg(name=one.name, help=one.summary, metavar="NAME")]
         fields[f"{one.name}_name"] = attrs.field(type=about, default=name)
     for name, (annotation, default, help) in _GENERAL.items():
@@ -162,7 +180,12 @@ def _read(argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], descript
     composed: type[Any] = attrs.make_class("Options", fields, kw_only=True)
     rules = _rules({type(config): _owner(spec, slot) for slot, config in defaults.items()})
     parsed, unknown = tyro.cli(
-        composed, prog=PROGRAM, description=description, args=list(argv), return_unknown_args=True, registry=rules
+        composed,
+        prog=PROGRAM,
+        description=description,
+        args=list(argv),
+        return_unknown_args=True,
+        registry=rules,
     )
     return parsed, unknown
 
@@ -195,7 +218,9 @@ def _rules(owners: Mapping[type[Any], str]) -> ConstructorRegistry:
                 StructFieldSpec(
                     name=field.name,
                     type=hints.get(field.name, field.type),
-                    default=getattr(info.default, field.name) if isinstance(info.default, info.type) else field.default,
+                    default=getattr(info.default, field.name)
+                    if isinstance(info.default, info.type)
+                    else field.default,
                     helptext=field.metadata.get("help"),
                 )
                 for field in attrs.fields(info.type)
@@ -210,11 +235,15 @@ def _unknown(word: str, configs: dict[str, type[Any]], spec: RunSpec) -> OptionE
     name = word.split("=")[0]
     slot, dot, option = name.removeprefix("--").partition(".")
     if dot and slot in configs:
-        return unknown_option(_owner(spec, slot), option, {field.name for field in attrs.fields(configs[slot])})
+        return unknown_option(
+            _owner(spec, slot), option, {field.name for field in attrs.fields(configs[slot])}
+        )
     if dot and slot in DEFAULTS:
         return OptionError(f"learner '{_name(spec, 'learner')}' uses no {slot}; leave out {name}")
     if word.lower() in ("true", "false"):
-        return OptionError(f"{PROGRAM} does not know '{word}': a switch takes no value, it is --learner.norm or --learner.no-norm")
+        return OptionError(
+            f"{PROGRAM} does not know '{word}': a switch takes no value, it is --learner.norm or --learner.no-norm"
+        )
     known = [f"--{one}".replace("_", "-") for one in (*DEFAULTS, *_GENERAL)]
     return OptionError(f"{PROGRAM} does not know '{word}'.{suggest(name, known)} See {PROGRAM} --help")
 
@@ -234,9 +263,13 @@ def _print_short_help() -> None:
     lines = ["Compose a run from registered parts, and run it.", ""]
     for one in KINDS:
         lines += [f"{one.plural}: {', '.join(plugin.name for plugin in registry.installed(one))}", ""]
-    lines += ["Name a part and ask again for its options: sidetune-run --learner finetune --env icifar --help"]
+    lines += [
+        "Name a part and ask again for its options: sidetune-run --learner finetune --env icifar --help"
+    ]
     _read(["--help"], RunSpec(), {"train": TrainOptions()}, "\n".join(lines))
 
 
 def _long_description(spec: RunSpec, classes: dict[str, Any]) -> str:
-    return "Compose a run from registered parts, and run it. Chosen: " + ", ".join(f"{slot} {_name(spec, slot)}" for slot in classes)
+    return "Compose a run from registered parts, and run it. Chosen: " + ", ".join(
+        f"{slot} {_name(spec, slot)}" for slot in classes
+    )

@@ -78,7 +78,9 @@ class ClassTask(Task):
         self._examples, self._transform, self._augment = examples, transform, augment
         self._classes = len(classes)
         order = torch.tensor(list(classes))
-        self._indices = {split: torch.isin(labels, order).nonzero()[:, 0] for split, labels in examples.labels.items()}
+        self._indices = {
+            split: torch.isin(labels, order).nonzero()[:, 0] for split, labels in examples.labels.items()
+        }
         for split, indices in self._indices.items():
             if not len(indices):
                 raise DataError(f"task '{id}' ({title}): no example of its classes in split '{split}'")

@@ -18,7 +18,9 @@ class BufferDict(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("_place", torch.empty(0), persistent=False)  # goes along to the device, where a state is loaded to
+        self.register_buffer(
+            "_place", torch.empty(0), persistent=False
+        )  # goes along to the device, where a state is loaded to
 
     def __getitem__(self, name: str) -> Tensor:
         return self._held()[name]
@@ -42,10 +44,16 @@ class BufferDict(nn.Module):
         self._buffers.update(tensors)
 
     def _held(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self._buffers.items() if value is not None and name not in self._non_persistent_buffers_set}
+        return {
+            name: value
+            for name, value in self._buffers.items()
+            if value is not None and name not in self._non_persistent_buffers_set
+        }
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
         """What `load_state_dict` does to each module."""
-        own = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+        own = {
+            name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)
+        }
         device = self.get_buffer("_place").device
         self.replace({name: value.detach().to(device, copy=True) for name, value in own.items()})

@@ -75,7 +75,11 @@ def _check_fit(composition: Composition, parts: Parts, vocabulary: int | None) -
     blank = {name: torch.zeros(1, *shape) for name, shape in parts.inputs.items()}
     with torch.no_grad():
         base = parts.base().eval()
-        if vocabulary is not None and base.vocabulary is not None and not 0 <= base.vocabulary - vocabulary < SPARE_TOKENS:
+        if (
+            vocabulary is not None
+            and base.vocabulary is not None
+            and not 0 <= base.vocabulary - vocabulary < SPARE_TOKENS
+        ):
             reader, env = composition.parts["base"].owner, composition.parts["env"].owner
             raise FitError(
                 f"{reader} knows {base.vocabulary} tokens and the tokenizer of {env} has {vocabulary}: choose the one that the base was "
@@ -91,14 +95,20 @@ def _check_fit(composition: Composition, parts: Parts, vocabulary: int | None) -
         if parts.side is not None:
             side = composition.parts["side"]
             if side.cls.uses_taps and not base.tap_shapes:
-                raise FitError(f"{side.owner} needs a base with taps; '{composition.parts['base'].plugin.name}' has none")
+                raise FitError(
+                    f"{side.owner} needs a base with taps; '{composition.parts['base'].plugin.name}' has none"
+                )
             encoding = parts.side(base).eval()(blank, features)
             _check_shape(side, "an encoding", encoding, base.shape, "needs, as the base's is,")
         if parts.merger is not None:
             merged = parts.merger(base, 2).eval()([features.encoding, features.encoding])
-            _check_shape(composition.parts["merger"], "an encoding", merged, base.shape, "needs, as the base's is,")
+            _check_shape(
+                composition.parts["merger"], "an encoding", merged, base.shape, "needs, as the base's is,"
+            )
 
 
 def _check_shape(part: Part, what: str, value: torch.Tensor, shape: Shape, verb: str) -> None:
     if tuple(value.shape[1:]) != tuple(shape):
-        raise FitError(f"{part.owner} gives {what} of shape {tuple(value.shape[1:])} and {verb} {tuple(shape)}")
+        raise FitError(
+            f"{part.owner} gives {what} of shape {tuple(value.shape[1:])} and {verb} {tuple(shape)}"
+        )

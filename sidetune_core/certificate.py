@@ -138,7 +138,9 @@ def read(folder: RunFolder) -> Certificate | None:
     try:
         return _CONVERTER.structure(values, Certificate)
     except (cattrs.errors.BaseValidationError, cattrs.errors.StructureHandlerNotFoundError) as error:
-        raise RunError(f"{folder.path / FILE} is damaged: {'; '.join(cattrs.transform_error(error))[:300]}") from error
+        raise RunError(
+            f"{folder.path / FILE} is damaged: {'; '.join(cattrs.transform_error(error))[:300]}"
+        ) from error
 
 
 def lines(certificate: Certificate) -> list[str]:
@@ -147,14 +149,20 @@ def lines(certificate: Certificate) -> list[str]:
     if not earlier:
         return []
     if certificate.verdict == ZERO:
-        kept = "any tensor or buffer that was there" if all(one.ground == "everything" for one in earlier) else "what they read"
+        kept = (
+            "any tensor or buffer that was there"
+            if all(one.ground == "everything" for one in earlier)
+            else "what they read"
+        )
         return [
             f"Forgetting is zero by construction for {_span(earlier)}: no later task changed {kept}, and stored probes give the same "
             f"outputs bit for bit (hashes in {FILE}, checked by sidetune verify)"
         ]
     if certificate.verdict == INCOMPLETE:
         return [f"Not certified: {INCOMPLETE} in {FILE}"]
-    told = [f"Forgetting is not zero by construction; of what a task depends on, later ones changed (all in {FILE}):"]
+    told = [
+        f"Forgetting is not zero by construction; of what a task depends on, later ones changed (all in {FILE}):"
+    ]
     for record in earlier:
         if record.verdict == ZERO:
             told.append(f"  {record.id}: nothing")
@@ -170,7 +178,9 @@ def _span(records: Sequence[TaskRecord]) -> str:
 def _moved(record: TaskRecord) -> str:
     parts = []
     if record.moved:
-        measured: Mapping[str, Change] = {name: change for name, change in record.moved.items() if change is not None}
+        measured: Mapping[str, Change] = {
+            name: change for name, change in record.moved.items() if change is not None
+        }
         most = max(measured, key=lambda name: measured[name].relative, default="")
         by = f", most {most} by {_size(measured[most])}" if most else ""
         parts.append(f"{len(record.moved)} of {len(record.tensors)} tensors{by}")

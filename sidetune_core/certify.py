@@ -13,7 +13,18 @@ from torch import Tensor
 
 from sidetune_core import certificate, checkpoint, probes
 from sidetune_core.arrays import ClassTask
-from sidetune_core.certificate import STATEMENT, ZERO, Certificate, Change, Outline, Probes, Stage, TaskRecord, judge, overall
+from sidetune_core.certificate import (
+    STATEMENT,
+    ZERO,
+    Certificate,
+    Change,
+    Outline,
+    Probes,
+    Stage,
+    TaskRecord,
+    judge,
+    overall,
+)
 from sidetune_core.errors import WeightsError
 from sidetune_core.learner import Learner
 from sidetune_core.probes import Replay, Stored, Watch
@@ -37,12 +48,28 @@ def certify(learner: Learner, stage: Sequence[Task], acts: Mapping[str, Watch], 
     known, before = _known(folder, done)
     tensors = dict(probes.named_tensors(learner))
     now = probes.digests(tensors)
-    stages = [*known.stages, Stage([task.id for task in stage], sorted(name for name, digest in before.items() if now.get(name) != digest))]
+    stages = [
+        *known.stages,
+        Stage(
+            [task.id for task in stage],
+            sorted(name for name, digest in before.items() if now.get(name) != digest),
+        ),
+    ]
     records = []
     for record in known.tasks:
         stored = Stored.read(folder.path / record.probes.file)
         found = probes.replay(learner, acts[record.id], stored.inputs, record.id)
-        records.append(compare(record, stored, found, tensors, now, checkpoint.boundary(folder.checkpoints, record.after), stages))
+        records.append(
+            compare(
+                record,
+                stored,
+                found,
+                tensors,
+                now,
+                checkpoint.boundary(folder.checkpoints, record.after),
+                stages,
+            )
+        )
     for task in stage:
         records.append(_first(learner, task, acts[task.id], now, folder, len(learnt)))
     certificate.write(folder, Certificate(STATEMENT, overall(learnt, records), learnt, records, stages, now))
@@ -75,7 +102,9 @@ def compare(
     own = next(place for place, stage in enumerate(stages) if record.id in stage.tasks)
     later = stages[own + 1 :]
     verdict = judge(same, bool(gone), bool(anew or lost), bool(later))
-    ground = ("what is read" if any(one.changed for one in later) else "everything") if verdict == ZERO else ""
+    ground = (
+        ("what is read" if any(one.changed for one in later) else "everything") if verdict == ZERO else ""
+    )
     return attrs.evolve(
         record,
         verdict=verdict,
@@ -94,10 +123,15 @@ def _moved(names: Sequence[str], tensors: Mapping[str, Tensor], boundary: Path) 
         before = read_tensors(boundary)
     except WeightsError:
         before = {}
-    return {name: probes.change(before[name], tensors[name]) if name in before and name in tensors else None for name in names}
+    return {
+        name: probes.change(before[name], tensors[name]) if name in before and name in tensors else None
+        for name in names
+    }
 
 
-def _first(learner: Learner, task: Task, act: Watch, now: Mapping[str, str], folder: RunFolder, learnt: int) -> TaskRecord:
+def _first(
+    learner: Learner, task: Task, act: Watch, now: Mapping[str, str], folder: RunFolder, learnt: int
+) -> TaskRecord:
     """The record of a task that has just been learnt."""
     inputs = act.inputs
     found = probes.replay(learner, act, inputs, task.id)
@@ -112,7 +146,9 @@ def _first(learner: Learner, task: Task, act: Watch, now: Mapping[str, str], fol
         moved={},
         read_anew=[],
         no_longer_read=[],
-        probes=Probes(name, probes.file_digest(folder.path / name), len(found.output), True, Change(0.0, 0.0)),
+        probes=Probes(
+            name, probes.file_digest(folder.path / name), len(found.output), True, Change(0.0, 0.0)
+        ),
         outline=_outline(task),
     )
 
@@ -135,4 +171,6 @@ def _known(folder: RunFolder, done: Sequence[str]) -> tuple[Certificate, Mapping
         return found, found.now
     tasks = [record for record in found.tasks if record.id in done]
     stages = [stage for stage in found.stages if set(stage.tasks) <= set(done)]
-    return attrs.evolve(found, tasks=tasks, stages=stages), probes.digests(read_tensors(checkpoint.boundary(folder.checkpoints, len(done))))
+    return attrs.evolve(found, tasks=tasks, stages=stages), probes.digests(
+        read_tensors(checkpoint.boundary(folder.checkpoints, len(done)))
+    )

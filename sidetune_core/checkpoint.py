@@ -74,7 +74,9 @@ class Checkpoint:
         fill(learner, self.state, str(self.path))
 
 
-def save(folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks, tasks: Mapping[str, Any]) -> Path:
+def save(
+    folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks, tasks: Mapping[str, Any]
+) -> Path:
     """Write the state after the tasks `done`; the JSON comes last, so that a checkpoint with one is whole. `tasks`: see `Checkpoint.tasks`.
 
     Raises:
@@ -94,7 +96,12 @@ def save(folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks, ta
 
 
 def save_within(
-    folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks, tasks: Mapping[str, Any], within: Within
+    folder: Path,
+    learner: nn.Module,
+    done: Sequence[str],
+    marks: Marks,
+    tasks: Mapping[str, Any],
+    within: Within,
 ) -> Path:
     """Write the state in the middle of a task that comes after the tasks `done`, in place of the one before.
 
@@ -120,7 +127,11 @@ def forget_within(folder: Path) -> None:
 def find(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest state that is whole, or None for the start; `warn` is told of every newer one that is not."""
     within = _attempt(folder / WITHIN, _read_within, warn) if (folder / WITHIN).exists() else None
-    numbers = {int(path.stem.removeprefix("after-")) for path in folder.glob("after-*") if path.stem.removeprefix("after-").isdigit()}
+    numbers = {
+        int(path.stem.removeprefix("after-"))
+        for path in folder.glob("after-*")
+        if path.stem.removeprefix("after-").isdigit()
+    }
     for number in sorted(numbers, reverse=True):
         if within is not None and number <= len(within.done):
             break
@@ -141,7 +152,9 @@ def check_version(folder: Path) -> None:
         with suppress(ValueError):  # damage is told by `find`
             about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             if isinstance(about, dict) and {"done", "sha256"} <= about.keys():
-                raise RunError(f"{path} was written by an earlier version of sidetune, whose runs cannot be gone on with; begin a new run")
+                raise RunError(
+                    f"{path} was written by an earlier version of sidetune, whose runs cannot be gone on with; begin a new run"
+                )
 
 
 def boundary(folder: Path, count: int) -> Path:
@@ -172,7 +185,9 @@ def parts(path: Path) -> list[str]:
     """What can be exported from a checkpoint: ``base``, ``heads.t0``, ``sides.t0``, …"""
     with safetensors.safe_open(path, framework="pt") as file:
         keys = list(file.keys())
-    found = {key.split(".")[0] for key in keys} | {".".join(key.split(".")[:2]) for key in keys if key.count(".") > 1}
+    found = {key.split(".")[0] for key in keys} | {
+        ".".join(key.split(".")[:2]) for key in keys if key.count(".") > 1
+    }
     return sorted(found)
 
 
@@ -183,13 +198,17 @@ def read_part(path: Path, part: str) -> dict[str, torch.Tensor]:
         RunError: the checkpoint has no such part.
     """
     prefix = part + "."
-    tensors = {key.removeprefix(prefix): value for key, value in read_tensors(path).items() if key.startswith(prefix)}
+    tensors = {
+        key.removeprefix(prefix): value for key, value in read_tensors(path).items() if key.startswith(prefix)
+    }
     if not tensors:
         raise RunError(f"{path} has no part '{part}'; it has {', '.join(parts(path))}")
     return tensors
 
 
-def _attempt(path: Path, read: Callable[[Path], Checkpoint], warn: Callable[[str], None]) -> Checkpoint | None:
+def _attempt(
+    path: Path, read: Callable[[Path], Checkpoint], warn: Callable[[str], None]
+) -> Checkpoint | None:
     try:
         return read(path)
     except FileNotFoundError as error:
@@ -221,7 +240,14 @@ def _read_within(path: Path) -> Checkpoint:
     _check(about["state"], tensors, about["sha256"])
     about = json.loads(about["state"])
     values = put_together(about["values"], tensors)
-    return Checkpoint(path, about["done"], values["learner"], about["marks"], Within(**values["within"]), about.get("tasks", {}))
+    return Checkpoint(
+        path,
+        about["done"],
+        values["learner"],
+        about["marks"],
+        Within(**values["within"]),
+        about.get("tasks", {}),
+    )
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

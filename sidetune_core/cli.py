@@ -87,6 +87,8 @@ def _run(argv: list[str]) -> int:
     print("\n".join(metrics_lines(summary.results)))
     print("\n" + "\n".join(moved_lines(summary)))
     print(f"\nrun folder  {folder}  (report.md, TensorBoard in tb/)")
-    print(f"try next    sidetune-run --spec {folder / 'run.json'} --learner finetune    # the same stream, another method")
+    print(
+        f"try next    sidetune-run --spec {folder / 'run.json'} --learner finetune    # the same stream, another method"
+    )
     print(f"            sidetune report {folder.parent}/*    # compare runs")
     return 0

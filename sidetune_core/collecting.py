@@ -23,7 +23,17 @@ from sidetune_core.experts import Source, open_offered, open_trained
 from sidetune_core.files import clear_unfinished, writing
 from sidetune_core.options import unstructure
 from sidetune_core.progress import SECONDS_BETWEEN_LINES, Progress
-from sidetune_core.recordings import CARD, FORMAT, SHARDS, Card, Recording, Shard, Trajectories, check, read_card
+from sidetune_core.recordings import (
+    CARD,
+    FORMAT,
+    SHARDS,
+    Card,
+    Recording,
+    Shard,
+    Trajectories,
+    check,
+    read_card,
+)
 from sidetune_core.seeding import derive_seed
 from sidetune_core.spec import Choice, choice
 from sidetune_core.weights import write_tensors
@@ -67,12 +77,16 @@ def collect(
     path, tell = Path(folder).expanduser(), say or Progress(quiet=quiet).say
     if isinstance(expert, Path) or (expert is not None and (Path(expert) / "run.json").is_file()):
         if env is not None:
-            raise OptionError(f"the expert {expert} is a run, and acts in the env that it was trained in; leave out --env")
+            raise OptionError(
+                f"the expert {expert} is a run, and acts in the env that it was trained in; leave out --env"
+            )
         opened = open_trained(Path(expert), task)
     else:
         asked = choice(env)
         if asked is None:
-            raise OptionError("name the env in which is acted, such as --env gym --env.ids BabyAI-GoToRedBall-v0, or --expert RUNFOLDER")
+            raise OptionError(
+                "name the env in which is acted, such as --env gym --env.ids BabyAI-GoToRedBall-v0, or --expert RUNFOLDER"
+            )
         opened = open_offered(asked, task, expert, seed)
     with opened as source:
         wanted = _card(source, trajectories, seed)
@@ -127,11 +141,18 @@ def _carry_out(source: Source, folder: Path, wanted: Card, say: Callable[[str], 
     if card.recorded >= wanted.trajectories:
         return Recording(folder, card)
     verb = "going on with" if card.recorded else "recording"
-    say(f"{verb} {source.name} in {card.title}: {card.recorded} of {wanted.trajectories} trajectories are there, in {folder}")
-    card, told = attrs.evolve(card, trajectories=max(card.trajectories, wanted.trajectories)), time.monotonic()
+    say(
+        f"{verb} {source.name} in {card.title}: {card.recorded} of {wanted.trajectories} trajectories are there, in {folder}"
+    )
+    card, told = (
+        attrs.evolve(card, trajectories=max(card.trajectories, wanted.trajectories)),
+        time.monotonic(),
+    )
     while card.recorded < card.trajectories:
         number, first = len(card.shards), len(card.shards) * card.shard
-        shard = _record_shard(source, folder, card.seed, number, range(first, min(first + card.shard, card.trajectories)))
+        shard = _record_shard(
+            source, folder, card.seed, number, range(first, min(first + card.shard, card.trajectories))
+        )
         card = attrs.evolve(card, shards=[*card.shards, shard])
         with writing(folder / CARD):
             card.write(folder)
@@ -152,14 +173,23 @@ def _kept(folder: Path, wanted: Card) -> Card:
         RunError: the folder has something else in it.
     """
     if not (folder / CARD).is_file():
-        foreign = [path.name for path in folder.iterdir() if path.name not in ("lock", SHARDS) and not path.name.startswith(f".{CARD}")]
+        foreign = [
+            path.name
+            for path in folder.iterdir()
+            if path.name not in ("lock", SHARDS) and not path.name.startswith(f".{CARD}")
+        ]
         if foreign:
             raise RunError(f"{folder} holds {foreign[0]} and no recording; choose another --out")
         return wanted
     there = read_card(folder)
     _check_same(folder, there, wanted, ("env", "task", "inputs", "expert", "about", "seed", "shard"))
     long_enough = there.recorded >= wanted.trajectories
-    kept = list(takewhile(lambda shard: _is_whole(folder, shard) and (long_enough or shard.trajectories == there.shard), there.shards))
+    kept = list(
+        takewhile(
+            lambda shard: _is_whole(folder, shard) and (long_enough or shard.trajectories == there.shard),
+            there.shards,
+        )
+    )
     if not long_enough or kept != there.shards:
         _check_same(folder, there, wanted, ("versions",))
     return attrs.evolve(there, shards=kept)
@@ -211,7 +241,9 @@ def _record_shard(source: Source, folder: Path, seed: int, number: int, trajecto
                     break
                 given_up += 1
             else:
-                raise RunError(f"the expert '{source.name}' has given up {ATTEMPTS} episodes in a row of {task.title}, at trajectory {one}")
+                raise RunError(
+                    f"the expert '{source.name}' has given up {ATTEMPTS} episodes in a row of {task.title}, at trajectory {one}"
+                )
     joined = Trajectories.joined(recorded)
     path = folder / SHARDS / f"{number:05d}.safetensors"
     with writing(path):
@@ -243,14 +275,18 @@ def _record(source: Source, worlds: Worlds, seed: int, place: str) -> Trajectori
             if action is None:
                 return None
             step = worlds.step(action)
-            frames.append({name: value.clone() for name, value in now.items()})  # the worlds may fill the same memory again
+            frames.append(
+                {name: value.clone() for name, value in now.items()}
+            )  # the worlds may fill the same memory again
             taken.append((action, step))
             now = step.observations
     except RunError as error:
         raise RunError(f"{place}: {error}") from error
     except Exception as error:  # an expert may raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise RunError(f"{place}: the expert '{source.name}' raised {reason}, at step {len(taken) + 1}") from error
+        raise RunError(
+            f"{place}: the expert '{source.name}' raised {reason}, at step {len(taken) + 1}"
+        ) from error
     actions, steps = zip(*taken, strict=True)
     return Trajectories(
         observations={name: torch.cat([frame[name] for frame in frames]) for name in now},

@@ -12,7 +12,16 @@ from sidetune_core.listing import COMPARED, common_metric, heads, keys
 from sidetune_core.methods import Method, same_stream, shared_line
 from sidetune_core.metrics import Metric, meaningful, one_unit
 from sidetune_core.ranks import LEVEL, Ranking, half_width, rank_methods
-from sidetune_core.report import TRAINABLE, UNMEASURED, RunSummary, by_task, in_mebibytes, in_percent, whole, written
+from sidetune_core.report import (
+    TRAINABLE,
+    UNMEASURED,
+    RunSummary,
+    by_task,
+    in_mebibytes,
+    in_percent,
+    whole,
+    written,
+)
 from sidetune_core.tables import Format, comma_separated, typeset
 
 
@@ -53,16 +62,23 @@ def compare_methods(
     apart = not all(one_unit(run.results) for method in methods for run in method.runs)
     if apart:
         metrics = meaningful(metrics, (run.results for method in methods for run in method.runs))
-    elif metrics == COMPARED and all(len(run.results.tasks) == 1 for method in methods for run in method.runs):
+    elif metrics == COMPARED and all(
+        len(run.results.tasks) == 1 for method in methods for run in method.runs
+    ):
         metrics = COMPARED[:1]  # the others are the same figure, or are not defined
     ranking = rank(methods)
     ranks = ranking.average if ranking else [None] * len(methods)
-    lines = [Line(method, tuple(estimate(method, metric) for metric in metrics), one) for method, one in zip(methods, ranks, strict=True)]
+    lines = [
+        Line(method, tuple(estimate(method, metric) for metric in metrics), one)
+        for method, one in zip(methods, ranks, strict=True)
+    ]
     if ranking:
         lines.sort(key=lambda line: line.rank or 0)
     elif len(metrics) == 1 and same_stream(run for method in methods for run in method.runs):
         better = -1 if methods[0].runs[0].results.higher_is_better else 1
-        lines.sort(key=lambda line: math.inf if line.figures[0].mean is None else better * line.figures[0].mean)
+        lines.sort(
+            key=lambda line: math.inf if line.figures[0].mean is None else better * line.figures[0].mean
+        )
     if form == "csv":
         return comma_separated(_values(lines, metrics))
     tables = [typeset(_cells(lines, metrics, seconds, further, work), form)]
@@ -101,18 +117,25 @@ def rank(methods: Sequence[Method]) -> Ranking | None:
     ends = [[run.results.rows[-1] for run in method.runs] for method in methods]
     if any(cell is None for rows in ends for row in rows for cell in row):
         return None
-    scores = [[fmean(row[task] or 0.0 for row in rows) for rows in ends] for task in range(len(results.tasks))]
+    scores = [
+        [fmean(row[task] or 0.0 for row in rows) for rows in ends] for task in range(len(results.tasks))
+    ]
     return rank_methods(scores, [results.higher_is_better] * len(scores))
 
 
-def _cells(lines: Sequence[Line], metrics: Sequence[Metric], seconds: bool, further: Sequence[str], work: bool) -> list[list[str]]:
+def _cells(
+    lines: Sequence[Line], metrics: Sequence[Metric], seconds: bool, further: Sequence[str], work: bool
+) -> list[list[str]]:
     """As a person reads it."""
     runs = [run for line in lines for run in line.method.runs]
     percent = all(metric.unitless for metric in metrics) or all(in_percent(run.results) for run in runs)
     ranked = any(line.rank is not None for line in lines)
     costs = ["trainable\nparameters\nper task", "parameters\nat the end", *(["seconds"] if seconds else [])]
     costs += ["processor\nseconds", "peak\nMiB"] if work else []
-    figures = [*heads(common_metric(runs), metrics, " %" if percent else ""), *(name.replace("-", "\n") for name in further)]
+    figures = [
+        *heads(common_metric(runs), metrics, " %" if percent else ""),
+        *(name.replace("-", "\n") for name in further),
+    ]
     table = [["method", "seeds", *figures, *(["average\nrank"] if ranked else []), *costs]]
     for line in lines:
         parameters = line.method.runs[0].parameters
@@ -136,7 +159,10 @@ def _work(method: Method) -> list[str]:
     """Processor seconds and peak memory, averaged over seeds."""
     seconds = _over(method, lambda run: run.processor_seconds).mean
     memory = _over(method, lambda run: run.peak_memory).mean
-    return [UNMEASURED if seconds is None else f"{seconds:,.0f}", UNMEASURED if memory is None else in_mebibytes(memory)]
+    return [
+        UNMEASURED if seconds is None else f"{seconds:,.0f}",
+        UNMEASURED if memory is None else in_mebibytes(memory),
+    ]
 
 
 def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[object]]:
@@ -144,12 +170,25 @@ def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[objec
     names = keys(common_metric([run for line in lines for run in line.method.runs]), metrics)
     figures = [key for name in names for key in (name, f"{name}_half_width")]
     table: list[list[object]] = [
-        ["method", "seeds", "metric", *figures, "average_rank", "trainable_parameters_per_task", "parameters", "seconds"]
+        [
+            "method",
+            "seeds",
+            "metric",
+            *figures,
+            "average_rank",
+            "trainable_parameters_per_task",
+            "parameters",
+            "seconds",
+        ]
     ]
     for line in lines:
         first, *_ = runs = line.method.runs
         numbers = [number for figure in line.figures for number in (figure.mean, figure.half_width)]
-        costs = [first.parameters.get(TRAINABLE), first.parameters.get("all"), fmean(run.seconds for run in runs)]
+        costs = [
+            first.parameters.get(TRAINABLE),
+            first.parameters.get("all"),
+            fmean(run.seconds for run in runs),
+        ]
         table.append([line.method.name, len(runs), first.results.metric, *numbers, line.rank, *costs])
     return table
 
@@ -160,8 +199,14 @@ def _notes(methods: Sequence[Method], ranking: Ranking | None) -> list[str]:
     if any(len(method.runs) > 1 for method in methods):
         notes.append("±: half of the 95 % t interval of the mean over seeds.")
     if ranking is None:
-        alone = len(methods) < 2 or all(len(run.results.tasks) == 1 for method in methods for run in method.runs)
-        return notes if alone else [*notes, "No ranks: they need the same env, tasks and metric, and a last row without gaps."]
+        alone = len(methods) < 2 or all(
+            len(run.results.tasks) == 1 for method in methods for run in method.runs
+        )
+        return (
+            notes
+            if alone
+            else [*notes, "No ranks: they need the same env, tasks and metric, and a last row without gaps."]
+        )
     text = f"Ranks: on each of {ranking.tasks} tasks by the last row of R, 1 = best (Demšar 2006)."
     if ranking.friedman is not None:
         text += f" Friedman chi² = {ranking.friedman:.2f}, p = {ranking.friedman_p:.2g}"
@@ -173,4 +218,6 @@ def _notes(methods: Sequence[Method], ranking: Ranking | None) -> list[str]:
 
 
 def _estimated(figure: Estimate, percent: bool) -> str:
-    return written(figure.mean, percent) + ("" if figure.half_width is None else f" ± {written(figure.half_width, percent)}")
+    return written(figure.mean, percent) + (
+        "" if figure.half_width is None else f" ± {written(figure.half_width, percent)}"
+    )

@@ -89,7 +89,9 @@ def load_parts(spec: RunSpec) -> dict[str, tuple[Plugin, type[Any]]]:
 def completed(spec: RunSpec, classes: Mapping[str, type[Any]]) -> RunSpec:
     """The spec with the parts that suit its env, in the slots that are used and that it leaves open."""
     suited = classes["env"].parts
-    return spec.with_parts({slot: choice(suited[slot]) for slot in classes if slot in suited and spec.part(slot) is None})
+    return spec.with_parts(
+        {slot: choice(suited[slot]) for slot in classes if slot in suited and spec.part(slot) is None}
+    )
 
 
 def compose(spec: RunSpec) -> Composition:
@@ -130,4 +132,3 @@ def train_values(spec: RunSpec, env: type[Any]) -> dict[str, Any]:
 def _load(kind: Kind, asked: Choice | None) -> tuple[Plugin, type[Any]]:
     plugin = registry.find(kind, asked.name if asked else DEFAULTS[kind.name])
     return plugin, registry.load(plugin)
-

@@ -83,7 +83,9 @@ def choose(options: TrainOptions, local: int | None = None) -> Machine:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if local is not None and name.startswith("cuda"):
         if name != "cuda":
-            raise OptionError(f"--train.device {name}: of several processes, each takes a GPU of its own; give 'cuda' or 'cpu'")
+            raise OptionError(
+                f"--train.device {name}: of several processes, each takes a GPU of its own; give 'cuda' or 'cpu'"
+            )
         name = f"cuda:{local}"
     try:
         device = torch.device(name)
@@ -91,7 +93,9 @@ def choose(options: TrainOptions, local: int | None = None) -> Machine:
     except (RuntimeError, AssertionError) as error:
         raise OptionError(f"--train.device {options.device}: {str(error).splitlines()[0]}") from error
     bf16 = options.precision == "bf16" or (options.precision == "auto" and _has_bf16_units(device))
-    channels_last = options.channels_last if options.channels_last is not None else device.type in ("cpu", "cuda")
+    channels_last = (
+        options.channels_last if options.channels_last is not None else device.type in ("cpu", "cuda")
+    )
     return Machine(device, bf16, channels_last)
 
 

@@ -90,7 +90,9 @@ class Group:
         rows = slice(start, end)
         given = batch.inputs
         ids, lengths = (None if value is None else value[rows] for value in (given.ids, given.lengths))
-        inputs = attrs.evolve(given, tensors={name: value[rows] for name, value in given.items()}, ids=ids, lengths=lengths)
+        inputs = attrs.evolve(
+            given, tensors={name: value[rows] for name, value in given.items()}, ids=ids, lengths=lengths
+        )
         return Share(Batch(batch.ids[rows], inputs, batch.targets[rows]), start, whole, (end - start) / whole)
 
     def some(self, things: Sequence[T]) -> Sequence[T]:
@@ -180,7 +182,11 @@ class Group:
     def spread(self, learner: nn.Module) -> None:
         """Give every process the first one's state, where what each has computed may differ in the last bits."""
         if self.size > 1:
-            state = self.from_first(lambda: tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, learner.state_dict()))
+            state = self.from_first(
+                lambda: tree_map(
+                    lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, learner.state_dict()
+                )
+            )
             if not self.first:
                 fill(learner, state, "the first process")
 
@@ -250,17 +256,25 @@ def joined() -> Iterator[Group]:
 
 
 def _join(variables: Mapping[str, str]) -> Group:
-    gpus = torch.cuda.is_available() and int(variables.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
+    gpus = (
+        torch.cuda.is_available() and int(variables.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
+    )
     try:
         rank, size = int(variables["RANK"]), int(variables["WORLD_SIZE"])
         local = int(variables.get("LOCAL_RANK", rank))
         common, _, _ = next(rendezvous("env://", rank, size, timeout=TIMEOUT))
-        runs = common.add(f"sidetune/runs of process {rank}", 1)  # a script may do several, and each has names of its own
+        runs = common.add(
+            f"sidetune/runs of process {rank}", 1
+        )  # a script may do several, and each has names of its own
         store = PrefixStore(f"sidetune/run {runs}", common)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpus else "gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT
+        )
     except (RuntimeError, ValueError) as error:
         given = ", ".join(f"{name}={variables[name]}" for name in VARIABLES)
-        raise RunError(f"the processes of this run cannot find each other ({given}): {str(error).splitlines()[0]}") from error
+        raise RunError(
+            f"the processes of this run cannot find each other ({given}): {str(error).splitlines()[0]}"
+        ) from error
     return Group(rank, size, local, store)
 
 

@@ -62,11 +62,15 @@ class Run:
         """The output of a task's head for inputs (B, *shape) by name, in float32 on the CPU."""
         task = next((task for task in self.tasks if task.id == task_id), None)
         if task is None:
-            raise SidetuneError(f"no task '{task_id}' in this run; it has {', '.join(task.id for task in self.tasks)}")
+            raise SidetuneError(
+                f"no task '{task_id}' in this run; it has {', '.join(task.id for task in self.tasks)}"
+            )
         return make_act(self.learner, task, self.machine)(Inputs(dict(inputs))).cpu()
 
 
-def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_every: str = SAVE_EVERY) -> Run:
+def run(
+    spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_every: str = SAVE_EVERY
+) -> Run:
     """Run a spec into a new folder; under `torchrun`, in all its processes together, of which the first one writes.
 
     Args:
@@ -92,14 +96,21 @@ def run(spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_e
                 raise RunError(f"{composition.parts['env'].owner} has no tasks")
             if len({task.higher_is_better for task in tasks}) > 1:
                 owner = composition.parts["env"].owner
-                raise RunError(f"{owner} has tasks whose metrics rise and others whose fall as they get better, and no mean fits both")
+                raise RunError(
+                    f"{owner} has tasks whose metrics rise and others whose fall as they get better, and no mean fits both"
+                )
             machine = devices.choose(composition.train, group.local)
             name = "-".join(composition.parts[slot].plugin.name.split(":")[-1] for slot in ("env", "learner"))
             folder = attrs.evolve(group.from_first(lambda: runs.create(path, name)), writes=group.first)
             with _held(folder):
                 if group.first:
-                    folder.write_json("run.json", _about(spec, composition, machine, tasks, group) | {"save_every": save_every})
-                return _carry_out(composition, folder, learner, tasks, machine, group, stream.fingerprint(), progress, often)
+                    folder.write_json(
+                        "run.json",
+                        _about(spec, composition, machine, tasks, group) | {"save_every": save_every},
+                    )
+                return _carry_out(
+                    composition, folder, learner, tasks, machine, group, stream.fingerprint(), progress, often
+                )
 
 
 def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) -> Run:
@@ -125,10 +136,14 @@ def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) 
             if [task.id for task in tasks] != [task["id"] for task in about["tasks"]]:
                 raise RunError(f"the env no longer gives the tasks that {folder.path} was started with")
             machine = devices.choose(composition.train, group.local)
-            return _carry_out(composition, folder, learner, tasks, machine, group, stream.fingerprint(), progress, often)
+            return _carry_out(
+                composition, folder, learner, tasks, machine, group, stream.fingerprint(), progress, often
+            )
 
 
-def _build(composition: Composition, stream: TaskStream, group: Group, progress: Progress) -> tuple[Learner, Sequence[Task]]:
+def _build(
+    composition: Composition, stream: TaskStream, group: Group, progress: Progress
+) -> tuple[Learner, Sequence[Task]]:
     stream.say = progress.say
     with group.in_turn():
         return build_learner(composition, stream), stream.tasks()
@@ -174,7 +189,10 @@ def _carry_out(
         where = str(machine) if group.size == 1 else f"{group.size} processes, {machine}"
         folder.log(f"started: {composition} on {where}")
         progress.say(f"{composition}\n{len(tasks)} tasks on {where} → {folder.path}")
-        with listening(progress.tell) as stop, _board(folder.path / "tb") if group.first else nullcontext() as board:
+        with (
+            listening(progress.tell) as stop,
+            _board(folder.path / "tb") if group.first else nullcontext() as board,
+        ):
 
             def curve(figures: Mapping[str, float], step: int) -> None:
                 if board is None:
@@ -249,13 +267,18 @@ def _board(path: Path) -> Iterator[SummaryWriter]:
             board.close()
 
 
-def _about(spec: RunSpec, composition: Composition, machine: Machine, tasks: Sequence[Task], group: Group) -> dict[str, Any]:
+def _about(
+    spec: RunSpec, composition: Composition, machine: Machine, tasks: Sequence[Task], group: Group
+) -> dict[str, Any]:
     """What ``run.json`` holds."""
     return {
         "asked": spec.to_json(),
         "resolved": composition.resolved().to_json(),
         "composition": str(composition),
-        "plugins": {slot: {"distribution": part.plugin.origin, "class": part.plugin.target} for slot, part in composition.parts.items()},
+        "plugins": {
+            slot: {"distribution": part.plugin.origin, "class": part.plugin.target}
+            for slot, part in composition.parts.items()
+        },
         "tasks": [{"id": task.id, "title": task.title, "metric": task.metric} for task in tasks],
         "metric": tasks[0].metric if len({task.metric for task in tasks}) == 1 else MIXED,
         "higher_is_better": tasks[0].higher_is_better,
@@ -276,10 +299,14 @@ def _git_state() -> dict[str, Any] | None:
 
     def git(*words: str) -> str:
         here = Path(__file__).parent
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
 
     try:
-        status = git("status", "--porcelain", "--", ":/", ":(exclude,top)ledger/recorded")  # records are made one after another
+        status = git(
+            "status", "--porcelain", "--", ":/", ":(exclude,top)ledger/recorded"
+        )  # records are made one after another
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(status)}
     except (OSError, subprocess.SubprocessError):
         return None

@@ -37,7 +37,10 @@ class Tally:
 
     def __init__(self, envs: int) -> None:
         self.steps = 0
-        self._totals, self._lengths = torch.zeros(envs, dtype=torch.float64), torch.zeros(envs, dtype=torch.int64)
+        self._totals, self._lengths = (
+            torch.zeros(envs, dtype=torch.float64),
+            torch.zeros(envs, dtype=torch.int64),
+        )
 
     def count(self, step: Step) -> list[tuple[int, Episode]]:
         """Take a step into account; returns the episodes that ended in it, each with its environment."""
@@ -53,4 +56,6 @@ class Tally:
 
     def _episode(self, step: Step, number: int) -> Episode:
         measures = {name: float(value[number]) for name, value in step.measures.items()}
-        return Episode(float(self._totals[number]), int(self._lengths[number]), bool(step.success[number]), measures)
+        return Episode(
+            float(self._totals[number]), int(self._lengths[number]), bool(step.success[number]), measures
+        )

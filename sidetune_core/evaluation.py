@@ -84,12 +84,19 @@ def _measure(task: Task, act: Act, stop: Stop) -> dict[str, Found]:
     return found
 
 
-def _write_down(tasks: Sequence[Task], own: Mapping[str, Mapping[str, Found]], session: Session, after: int) -> list[float]:
+def _write_down(
+    tasks: Sequence[Task], own: Mapping[str, Mapping[str, Found]], session: Session, after: int
+) -> list[float]:
     """Write down what all processes have found of some tasks, `own` in this one, and return the figures of R on the test splits."""
     every = {name: found for measured in session.group.gather(own) for name, found in measured.items()}
     for task in tasks:
         for split, found in every[task.id].items():
-            session.folder.append("eval.jsonl", {"after": after, "task": task.id, "split": split, "figures": found.figures})
+            session.folder.append(
+                "eval.jsonl", {"after": after, "task": task.id, "split": split, "figures": found.figures}
+            )
             for name, text in found.documents.items():
                 session.folder.write_document(f"{task.id}-{split}", name, text)
-    return [every[task.id]["test"].figures[task.metric] if "test" in every[task.id] else float("nan") for task in tasks]
+    return [
+        every[task.id]["test"].figures[task.metric] if "test" in every[task.id] else float("nan")
+        for task in tasks
+    ]

@@ -114,15 +114,24 @@ class RayTasks:
             raise PluginError("--on ray needs 'ray': pip install 'sidetune[ray]'") from error
         self._ray: Any = ray
         try:
-            dashboard = None if os.environ.get("RAY_ADDRESS") else False  # it can be set for a cluster that begins here only
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard, ignore_reinit_error=True)
+            dashboard = (
+                None if os.environ.get("RAY_ADDRESS") else False
+            )  # it can be set for a cluster that begins here only
+            ray.init(
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=dashboard,
+                ignore_reinit_error=True,
+            )
         except Exception as error:  # Ray raises just that where its processes are too slow to begin
             raise OptionError(f"--on ray: {str(error).splitlines()[0]}") from error
         there = self._ray.cluster_resources()
         gpus, cores = int(there.get("GPU", 0)), int(there.get("CPU", 1))
         self.workers = workers or gpus or max(1, cores // CORES_PER_RUN)
         self.threads = max(1, cores // self.workers)
-        self._task = ray.remote(num_cpus=self.threads, num_gpus=min(1, gpus / self.workers), max_retries=0)(_on_node)
+        self._task = ray.remote(num_cpus=self.threads, num_gpus=min(1, gpus / self.workers), max_retries=0)(
+            _on_node
+        )
         self._lock = threading.Lock()
         self._running: set[Any] = set()
         self._stopped = 0
@@ -138,7 +147,11 @@ class RayTasks:
             return int(self._ray.get(task))
         except self._ray.exceptions.TaskCancelledError:  # before it began
             return 128 + self._stopped
-        except (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError, self._ray.exceptions.OutOfMemoryError):
+        except (
+            self._ray.exceptions.WorkerCrashedError,
+            self._ray.exceptions.NodeDiedError,
+            self._ray.exceptions.OutOfMemoryError,
+        ):
             return -signal.SIGKILL
         finally:
             with self._lock:
@@ -161,7 +174,9 @@ def visible_gpus() -> list[str]:
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
     try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True, timeout=60).stdout
+        listed = subprocess.run(
+            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     return [str(number) for number in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
@@ -169,13 +184,21 @@ def visible_gpus() -> list[str]:
 
 def command(words: Sequence[str]) -> list[str]:
     """``sidetune-run`` with this interpreter (see `worker`)."""
-    return [sys.executable, "-P", "-c", "import sys; from sidetune_core.worker import main; sys.exit(main())", *words]
+    return [
+        sys.executable,
+        "-P",
+        "-c",
+        "import sys; from sidetune_core.worker import main; sys.exit(main())",
+        *words,
+    ]
 
 
 def _on_node(words: Sequence[str], output: str, folder: str) -> int:
     """A run within a task of Ray's, which raises `KeyboardInterrupt` when it is cancelled."""
     with open(os.path.join(folder, output), "ab") as file:
-        process = subprocess.Popen(command(words), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=folder)
+        process = subprocess.Popen(
+            command(words), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=folder
+        )
         try:
             return process.wait()
         except KeyboardInterrupt:

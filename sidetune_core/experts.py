@@ -90,7 +90,9 @@ def open_trained(path: Path, task_id: str | None) -> Iterator[Source]:
     composition = compose(from_values(about.get("resolved"), str(folder.path / "run.json")))
     newest = checkpoint.latest(folder.checkpoints)
     if newest is None:
-        raise RunError(f"{path} has learnt no task yet, so its policy cannot be recorded; it is {folder.status}")
+        raise RunError(
+            f"{path} has learnt no task yet, so its policy cannot be recorded; it is {folder.status}"
+        )
     found = checkpoint.read(newest)
     part = composition.parts["env"]
     with closing(build_stream(composition)) as stream:
@@ -98,8 +100,12 @@ def open_trained(path: Path, task_id: str | None) -> Iterator[Source]:
         learnt = [one for one in tasks if one.id in found.done]
         task = _choose(learnt, task_id, f"the run {path}")
         machine = devices.choose(composition.train)
-        blank = {slot: attrs.evolve(one, config=without_weights(one)) for slot, one in composition.parts.items()}
-        learner = build_learner(attrs.evolve(composition, parts=blank), stream)  # the checkpoint has all that they need
+        blank = {
+            slot: attrs.evolve(one, config=without_weights(one)) for slot, one in composition.parts.items()
+        }
+        learner = build_learner(
+            attrs.evolve(composition, parts=blank), stream
+        )  # the checkpoint has all that they need
         for one in learnt:
             with seeded(composition.seed, "start", one.id):
                 learner.start(one)
@@ -107,9 +113,13 @@ def open_trained(path: Path, task_id: str | None) -> Iterator[Source]:
         found.load(learner)
         learner.requires_grad_(False).eval()
         task.set_state(found.tasks.get(task.id, {}))
-        weights = fingerprint({name: value for name, value in learner.state_dict().items() if isinstance(value, Tensor)})
+        weights = fingerprint(
+            {name: value for name, value in learner.state_dict().items() if isinstance(value, Tensor)}
+        )
         told = {"composition": str(composition), "weights": weights, "actions": task.options.evaluate}
-        yield Source(part, composition.seed, task, PolicyExpert(make_act(learner, task, machine), task), RUN, told)
+        yield Source(
+            part, composition.seed, task, PolicyExpert(make_act(learner, task, machine), task), RUN, told
+        )
 
 
 def _choose(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:
@@ -120,12 +130,16 @@ def _choose(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTa
     """
     titles = ", ".join(f"{task.id} ({task.title})" for task in tasks)
     if task_id is None and len(tasks) > 1:
-        raise OptionError(f"{owner} has several tasks, and a recording is of one: name it with --task. There are: {titles}")
+        raise OptionError(
+            f"{owner} has several tasks, and a recording is of one: name it with --task. There are: {titles}"
+        )
     found = next((task for task in tasks if task_id in (None, task.id)), None)
     if found is None:
         raise OptionError(f"{owner} has no task '{task_id}'. There are: {titles}")
     if not isinstance(found, RolloutTask):
-        raise OptionError(f"nobody acts in the tasks of {owner}, so there is nothing to record; choose an env such as gym")
+        raise OptionError(
+            f"nobody acts in the tasks of {owner}, so there is nothing to record; choose an env such as gym"
+        )
     return found
 
 
@@ -149,4 +163,8 @@ class PolicyExpert:
         """See `Expert`."""
         parameters = self._act(self._task.prepare(observations)).cpu()[:, :-1]
         policy = self._task.policy
-        return policy.mode(parameters) if self._task.options.evaluate == "mode" else policy.sample(parameters, self._generator)
+        return (
+            policy.mode(parameters)
+            if self._task.options.evaluate == "mode"
+            else policy.sample(parameters, self._generator)
+        )

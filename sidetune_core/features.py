@@ -129,7 +129,9 @@ class Table:
         if not unknown.any():
             return self._read(rows, inputs)
         fresh = self._compute_some(base, inputs, unknown)
-        self._remember(base, ids[unknown], fresh, None if inputs.lengths is None else inputs.lengths.cpu()[unknown])
+        self._remember(
+            base, ids[unknown], fresh, None if inputs.lengths is None else inputs.lengths.cpu()[unknown]
+        )
         if unknown.all():
             return fresh
         known = self._read(rows[~unknown], inputs)
@@ -166,15 +168,23 @@ class Table:
         if self._arithmetic == "bf16":
             columns = [column.bfloat16() if column.dtype == torch.float32 else column for column in columns]
         images = [value for value in inputs.values() if value.ndim == 4]
-        if any(image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous() for image in images):
-            columns = [column.contiguous(memory_format=torch.channels_last) if column.ndim == 4 else column for column in columns]
+        if any(
+            image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
+            for image in images
+        ):
+            columns = [
+                column.contiguous(memory_format=torch.channels_last) if column.ndim == 4 else column
+                for column in columns
+            ]
         encoding, *taps = columns
         return Features(encoding, tuple(taps))
 
     def _remember(self, base: Base, ids: Tensor, fresh: Features, lengths: Tensor | None) -> None:
         columns: list[Tensor] = [fresh.encoding, *fresh.taps]
         first = _first_of_each(ids)
-        if len(first) < len(ids):  # an example comes twice where one pass over the data ends and the next begins
+        if len(first) < len(
+            ids
+        ):  # an example comes twice where one pass over the data ends and the next begins
             ids, columns = ids[first], [values[first.to(values.device)] for values in columns]
             lengths = None if lengths is None else lengths[first]
         shapes = [base.shape, *base.tap_shapes][: len(columns)]
@@ -239,7 +249,12 @@ def _identity(base: Base) -> str:
 
 def _code(base: Base) -> str:
     """A digest of the files that define the classes of a base's modules, without those of PyTorch (whose version is told)."""
-    classes = {cls for module in base.modules() for cls in type(module).__mro__ if not cls.__module__.startswith(("torch.", "builtins"))}
+    classes = {
+        cls
+        for module in base.modules()
+        for cls in type(module).__mro__
+        if not cls.__module__.startswith(("torch.", "builtins"))
+    }
     files = {getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in classes}
     digest = hashlib.sha256()
     for file in sorted(file for file in files if file and Path(file).is_file()):
@@ -251,13 +266,17 @@ def _is_plain(value: object) -> bool:
     """Whether the printed form of a value is all there is to it."""
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str | torch.dtype) or attrs.has(type(value))
+    return (
+        value is None or isinstance(value, bool | int | float | str | torch.dtype) or attrs.has(type(value))
+    )
 
 
 def _select(inputs: Inputs, chosen: Tensor) -> Inputs:
     """Some examples of a batch, to be computed."""
     lengths = None if inputs.lengths is None else inputs.lengths[chosen.to(inputs.lengths.device)]
-    return Inputs({name: tensor[chosen.to(tensor.device)] for name, tensor in inputs.items()}, lengths=lengths)
+    return Inputs(
+        {name: tensor[chosen.to(tensor.device)] for name, tensor in inputs.items()}, lengths=lengths
+    )
 
 
 def _first_of_each(ids: Tensor) -> Tensor:

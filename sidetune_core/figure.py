@@ -41,9 +41,18 @@ def draw(summary: RunSummary, out: Path) -> None:
         for j, cell in enumerate(row):
             if cell == cell:
                 dark = (cell < middle) == results.higher_is_better
-                axes.text(j, i, f"{cell:.1f}" if scale == 100 else f"{cell:.3g}", ha="center", va="center", color="w" if dark else "k")
+                axes.text(
+                    j,
+                    i,
+                    f"{cell:.1f}" if scale == 100 else f"{cell:.3g}",
+                    ha="center",
+                    va="center",
+                    color="w" if dark else "k",
+                )
     axes.set_xticks(range(size), results.tasks)
-    axes.set_yticks(range(len(rows)), ["untrained", *(f"after {task}" for task in results.tasks[: len(rows) - 1])])
+    axes.set_yticks(
+        range(len(rows)), ["untrained", *(f"after {task}" for task in results.tasks[: len(rows) - 1])]
+    )
     axes.set_xlabel(f"{results.metric} on task{' (%)' if scale == 100 else ''}")
     axes.set_title(summary.spec_line, fontsize="medium")
     axes.spines[:].set_visible(False)
@@ -61,11 +70,16 @@ def draw_methods(methods: Sequence[Method], out: Path) -> None:
     """
     runs = [run for method in methods for run in method.runs]
     if not same_stream(runs):
-        raise SidetuneError("a figure of several methods needs the same env, tasks and metric for all of them; name fewer runs")
+        raise SidetuneError(
+            "a figure of several methods needs the same env, tasks and metric for all of them; name fewer runs"
+        )
     results = runs[0].results
     percent = all(in_percent(run.results) for run in runs)
     averaged = one_unit(results)
-    panels = [*([("mean over tasks so far", -1)] if averaged else []), *((task, place) for place, task in enumerate(results.tasks))]
+    panels = [
+        *([("mean over tasks so far", -1)] if averaged else []),
+        *((task, place) for place, task in enumerate(results.tasks)),
+    ]
     across = min(COLUMNS, len(panels))
     down = -(-len(panels) // across)
     figure = _figure(2.9 * across, 2.1 * down + 0.4 * (len(methods) // 2 + 1) + 0.4)
@@ -111,7 +125,9 @@ def draw_curves(methods: Sequence[Method], name: str, out: Path) -> None:
         style, curves = _style(place), curves_of(method, name)
         for axes, task in zip(grid.flat, tasks, strict=False):
             steps, means, spread = ([point[i] for point in curves.get(task, [])] for i in range(3))
-            low, high = ([mean + sign * half for mean, half in zip(means, spread, strict=True)] for sign in (-1, 1))
+            low, high = (
+                [mean + sign * half for mean, half in zip(means, spread, strict=True)] for sign in (-1, 1)
+            )
             axes.plot(steps, means, label=method.name, **style)
             axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
     for axes, task in zip(grid.flat, tasks, strict=False):
@@ -136,7 +152,9 @@ def curves_of(method: Method, name: str) -> dict[str, list[tuple[int, float, flo
     for task in runs[0]:
         steps = sorted(set.intersection(*(set(run.get(task, {})) for run in runs)))
         figures = [[run[task][step] for run in runs] for step in steps]
-        found[task] = [(step, fmean(some), half_width(some) or 0.0) for step, some in zip(steps, figures, strict=True)]
+        found[task] = [
+            (step, fmean(some), half_width(some) or 0.0) for step, some in zip(steps, figures, strict=True)
+        ]
     return found
 
 
@@ -149,7 +167,9 @@ def _curves(run: RunSummary, name: str) -> dict[str, dict[int, float]]:
         if line.get(name) is not None:
             found.setdefault(line["task"], {})[line["step"]] = line[name]
     if not found:
-        raise SidetuneError(f"{run.folder} has no curve '{name}'; known: {', '.join(sorted(known - {'task', 'step'}))}")
+        raise SidetuneError(
+            f"{run.folder} has no curve '{name}'; known: {', '.join(sorted(known - {'task', 'step'}))}"
+        )
     return found
 
 

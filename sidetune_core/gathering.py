@@ -77,7 +77,13 @@ class Gatherer:
         seed: int,
         update: int,
     ) -> None:
-        self._task, self._worlds, self._policy, self._options, self._scaling = task, worlds, policy, options, scaling
+        self._task, self._worlds, self._policy, self._options, self._scaling = (
+            task,
+            worlds,
+            policy,
+            options,
+            scaling,
+        )
         self._seed, self._update = seed, update
         self._film = Film(derive_seed(seed, "frames", task.id), options.envs, options.rollout)
         self._now = scaling.arrived(worlds.reset(derive_seed(seed, "episodes", task.id, update)))
@@ -108,12 +114,16 @@ class Gatherer:
             actions = self._policy.sample(output[:, :-1], generator)
             step = self._worlds.step(actions)
             check_finite(step, self._task.title, f"step {update * options.rollout + number + 1} of training")
-            rewards, self._discounted = self._scaling.rewards(step.rewards, step.ended, self._discounted, options.gamma)
+            rewards, self._discounted = self._scaling.rewards(
+                step.rewards, step.ended, self._discounted, options.gamma
+            )
             frames.append(self._now)
             columns.append((output, actions, self._past_time_limits(act, step, rewards), step.ended))
             episodes.extend(episode for _, episode in self._tally.count(step))
             self._now = self._scaling.arrived(step.observations)
-        last = act(self._scaling.inputs(self._now, film.ids(update, options.rollout), film.window)).cpu()[:, -1]
+        last = act(self._scaling.inputs(self._now, film.ids(update, options.rollout), film.window)).cpu()[
+            :, -1
+        ]
         outputs, actions, rewards, ended = (torch.stack(column) for column in zip(*columns, strict=True))
         values = outputs[:, :, -1]
         advantages = gae(rewards, values, last, ended.float(), options.gamma, options.gae_lambda)
@@ -125,7 +135,9 @@ class Gatherer:
             returns=(advantages + values).flatten(),
             values=values.flatten(),
         )
-        observations = {name: torch.stack([frame[name] for frame in frames]).flatten(0, 1) for name in self._scaling.names}
+        observations = {
+            name: torch.stack([frame[name] for frame in frames]).flatten(0, 1) for name in self._scaling.names
+        }
         ids = torch.cat([film.ids(update, number) for number in range(options.rollout)])
         self._update += 1
         return Rollout(ids, observations, decisions.packed(), film.window, episodes, update)
@@ -135,5 +147,9 @@ class Gatherer:
         cut = step.truncated & ~step.terminated
         if not step.final or not cut.any():
             return rewards
-        final = self._scaling.standardised({name: value[cut[step.ended]] for name, value in step.final.items()})
-        return rewards.masked_scatter(cut, rewards[cut] + self._options.gamma * act(self._scaling.inputs(final)).cpu()[:, -1])
+        final = self._scaling.standardised(
+            {name: value[cut[step.ended]] for name, value in step.final.items()}
+        )
+        return rewards.masked_scatter(
+            cut, rewards[cut] + self._options.gamma * act(self._scaling.inputs(final)).cpu()[:, -1]
+        )

@@ -31,7 +31,16 @@ import attrs
 from sidetune_core import arguments
 from sidetune_core.compose import Composition, compose, load_parts, usable
 from sidetune_core.errors import OptionError, suggest
-from sidetune_core.spec import DEFAULTS, Choice, RunSpec, TrainOptions, choice, from_values, read_spec, read_values
+from sidetune_core.spec import (
+    DEFAULTS,
+    Choice,
+    RunSpec,
+    TrainOptions,
+    choice,
+    from_values,
+    read_spec,
+    read_values,
+)
 
 _OPTIONAL = ("base", "side", "merger")  # slots that a learner may have no use for
 _LONGEST = 200  # bytes of a folder's name, of the 255 that file systems allow
@@ -86,7 +95,9 @@ def read(words: Sequence[str]) -> Grid:
     """
     if words and not words[0].startswith("--"):
         if len(words) > 1:
-            raise OptionError(f"a grid comes from a file or from options, not from both: {words[0]} and {words[1]}")
+            raise OptionError(
+                f"a grid comes from a file or from options, not from both: {words[0]} and {words[1]}"
+            )
         return _read_file(Path(words[0]))
     axes: dict[str, Sequence[Any]] = {}
     for name, values in _options(words):
@@ -108,14 +119,19 @@ def plan(grid: Grid) -> Plan:
         SidetuneError: a part or an option does not exist, does not hold, or has no use anywhere in the grid.
     """
     points = list(grid.points())
-    fits: dict[str, tuple[Point, Mapping[str, str]]] = {}  # of points but for their seeds, since composing takes its time
+    fits: dict[
+        str, tuple[Point, Mapping[str, str]]
+    ] = {}  # of points but for their seeds, since composing takes its time
     for point in points:
         if (key := _but_seed(point)) not in fits:
             fits[key] = _fit(grid, point)
     _check_uses(grid, points, [fits[_but_seed(point)][1] for point in points])
     compositions = {key: compose(_spec(grid, kept)) for key, (kept, _) in fits.items()}
     place = {name: number for number, name in enumerate(grid.axes)}
-    named = sorted(dict.fromkeys(itertools.chain(*points)), key=lambda name: place.get(name, place.get(name.partition(".")[0], 0)))
+    named = sorted(
+        dict.fromkeys(itertools.chain(*points)),
+        key=lambda name: place.get(name, place.get(name.partition(".")[0], 0)),
+    )
     varied = [name for name in named if len({str(point.get(name)) for point in points}) > 1]
     owners: dict[str, dict[str, None]] = {}
     runs: dict[str, PlannedRun] = {}
@@ -153,10 +169,14 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     at = 0
     while at < len(words):
         head, equals, value = words[at].partition("=")
-        end = next((place for place in range(at + 1, len(words)) if words[place].startswith("--")), len(words))
+        end = next(
+            (place for place in range(at + 1, len(words)) if words[place].startswith("--")), len(words)
+        )
         name = head.removeprefix("--").replace("_", "-")
         if name != "spec" and not _is_axis(name):
-            raise OptionError(f"sidetune sweep does not know '{head}'.{suggest(head, known)} See sidetune sweep --help")
+            raise OptionError(
+                f"sidetune sweep does not know '{head}'.{suggest(head, known)} See sidetune sweep --help"
+            )
         yield name, [*([value] if equals else []), *words[at + 1 : end]]
         at = end
 
@@ -211,7 +231,10 @@ def _flat(slot: str, part: Mapping[str, Any]) -> dict[str, Any]:
     """``{name = "ewc", coef = 10.0}`` as a name and options."""
     chosen = choice(part)
     assert chosen is not None
-    return {slot: chosen.name, **{f"{slot}.{name.replace('_', '-')}": value for name, value in chosen.options.items()}}
+    return {
+        slot: chosen.name,
+        **{f"{slot}.{name.replace('_', '-')}": value for name, value in chosen.options.items()},
+    }
 
 
 def _check_uses(grid: Grid, points: Sequence[Point], left_out: Sequence[Mapping[str, str]]) -> None:
@@ -231,25 +254,41 @@ def _seed(grid: Grid, point: Point) -> int:
     if isinstance(value, tuple) and len(value) == 1 and re.fullmatch(r"-?\d+", value[0]):
         return int(value[0])
     if not isinstance(value, int) or isinstance(value, bool):
-        raise OptionError(f"a seed is a whole number; got {value if not isinstance(value, tuple) else ' '.join(value)!r}")
+        raise OptionError(
+            f"a seed is a whole number; got {value if not isinstance(value, tuple) else ' '.join(value)!r}"
+        )
     return value
 
 
 def _fit(grid: Grid, point: Point) -> tuple[Point, dict[str, str]]:
     """What of a point is of use, and what is not, with who has no use for it."""
-    spec = arguments.with_names(grid.base, _names(grid, {name: value for name, value in point.items() if name == "learner"}))
+    spec = arguments.with_names(
+        grid.base, _names(grid, {name: value for name, value in point.items() if name == "learner"})
+    )
     uses = usable(spec)
     learner = f"learner '{spec.learner.name if spec.learner else DEFAULTS['learner']}'"
-    left_out = {name: learner for name in point if (slot := name.partition(".")[0]) in _OPTIONAL and slot not in uses}
+    left_out = {
+        name: learner for name in point if (slot := name.partition(".")[0]) in _OPTIONAL and slot not in uses
+    }
     kept = {name: value for name, value in point.items() if name not in left_out}
     spec = arguments.with_names(grid.base, _names(grid, kept))
-    configs: dict[str, Any] = {slot: cls.Config for slot, (_, cls) in load_parts(spec).items()} | {"train": TrainOptions}
+    configs: dict[str, Any] = {slot: cls.Config for slot, (_, cls) in load_parts(spec).items()} | {
+        "train": TrainOptions
+    }
     for name in list(kept):
         slot, dot, option = name.partition(".")
-        known = {field.name.replace("_", "-") for field in attrs.fields(configs[slot])} if slot in configs else set()
+        known = (
+            {field.name.replace("_", "-") for field in attrs.fields(configs[slot])}
+            if slot in configs
+            else set()
+        )
         if dot and option not in known | {f"no-{one}" for one in known}:
             chosen = spec.part(slot) if slot in DEFAULTS else None
-            left_out[name] = f"{slot} '{chosen.name if chosen else DEFAULTS[slot]}'" if slot in configs and slot != "train" else learner
+            left_out[name] = (
+                f"{slot} '{chosen.name if chosen else DEFAULTS[slot]}'"
+                if slot in configs and slot != "train"
+                else learner
+            )
             del kept[name]
     return kept, left_out
 
@@ -285,7 +324,11 @@ def _spec(grid: Grid, point: Point) -> RunSpec:
 
 
 def _slug(value: Any) -> str:
-    words = value if isinstance(value, tuple) else (json.dumps(value) if isinstance(value, bool | int | float | list) else str(value),)
+    words = (
+        value
+        if isinstance(value, tuple)
+        else (json.dumps(value) if isinstance(value, bool | int | float | list) else str(value),)
+    )
     text = " ".join(words)
     slug = re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-.")
     return slug if slug == text else f"{slug}-{_digest(text)}".lstrip("-")

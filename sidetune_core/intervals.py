@@ -22,7 +22,9 @@ class Interval:
 
     def over(self, steps: int, seconds: float) -> bool:
         """Whether it has passed after so many steps and seconds."""
-        return (self.steps is not None and steps >= self.steps) or (self.seconds is not None and seconds >= self.seconds)
+        return (self.steps is not None and steps >= self.steps) or (
+            self.seconds is not None and seconds >= self.seconds
+        )
 
 
 def interval(text: str) -> Interval:

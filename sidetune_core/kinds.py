@@ -24,10 +24,26 @@ class Kind:
         return self.group.removeprefix("sidetune.")
 
 
-BASE = Kind("base", "sidetune.bases", "sidetune_core.parts:Base", ("forward",), "pretrained network that encodes an input")
-SIDE = Kind("side", "sidetune.sides", "sidetune_core.parts:Side", ("forward",), "small network beside the base")
-MERGER = Kind("merger", "sidetune.mergers", "sidetune_core.parts:Merger", ("forward",), "fuses the encodings of base and side")
-LEARNER = Kind("learner", "sidetune.learners", "sidetune_core.learner:Learner", ("start", "forward"), "adaptation method")
+BASE = Kind(
+    "base",
+    "sidetune.bases",
+    "sidetune_core.parts:Base",
+    ("forward",),
+    "pretrained network that encodes an input",
+)
+SIDE = Kind(
+    "side", "sidetune.sides", "sidetune_core.parts:Side", ("forward",), "small network beside the base"
+)
+MERGER = Kind(
+    "merger",
+    "sidetune.mergers",
+    "sidetune_core.parts:Merger",
+    ("forward",),
+    "fuses the encodings of base and side",
+)
+LEARNER = Kind(
+    "learner", "sidetune.learners", "sidetune_core.learner:Learner", ("start", "forward"), "adaptation method"
+)
 ENV = Kind("env", "sidetune.envs", "sidetune_core.tasks:TaskStream", ("tasks",), "stream of tasks")
 
 KINDS: tuple[Kind, ...] = (BASE, SIDE, MERGER, LEARNER, ENV)
@@ -43,4 +59,6 @@ def kind(word: str) -> Kind:
         if word in (one.name, one.plural):
             return one
     names = [one.name for one in KINDS]
-    raise PluginError(f"no kind of plugin is called '{word}'.{suggest(word, names)} Kinds: {', '.join(names)}")
+    raise PluginError(
+        f"no kind of plugin is called '{word}'.{suggest(word, names)} Kinds: {', '.join(names)}"
+    )

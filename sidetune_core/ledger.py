@@ -102,7 +102,9 @@ def names(folder: Path) -> list[str]:
     """
     found = sorted(path.stem for path in folder.glob("*.toml"))
     if not found:
-        raise LedgerError(f"{folder} holds no claims (*.toml). The ledger lies in the project's repository; --ledger says where else")
+        raise LedgerError(
+            f"{folder} holds no claims (*.toml). The ledger lies in the project's repository; --ledger says where else"
+        )
     return found
 
 
@@ -114,7 +116,9 @@ def read_entry(folder: Path, name: str) -> Entry:
     """
     known = names(folder)
     if name not in known:
-        raise LedgerError(f"no claim '{name}' in {folder}.{suggest(name, known)} There are: {', '.join(known)}")
+        raise LedgerError(
+            f"no claim '{name}' in {folder}.{suggest(name, known)} There are: {', '.join(known)}"
+        )
     path = folder / f"{name}.toml"
     try:
         claim = structure(Claim, tomllib.loads(path.read_text(encoding="utf-8")), str(path))
@@ -142,17 +146,30 @@ def verdicts(entry: Entry, runs: Sequence[RunSummary]) -> list[Verdict]:
     if not one_unit(runs[0].results):
         if not entry.runs:
             return []
-        off = fmean(abs(new / old - 1) for new, old in zip(_last_row(runs), _last_row(entry.runs), strict=True))
-        return [Verdict(off <= entry.claim.tolerance, f"losses are off by {off:.4f} of what was recorded (± {entry.claim.tolerance:g})")]
+        off = fmean(
+            abs(new / old - 1) for new, old in zip(_last_row(runs), _last_row(entry.runs), strict=True)
+        )
+        return [
+            Verdict(
+                off <= entry.claim.tolerance,
+                f"losses are off by {off:.4f} of what was recorded (± {entry.claim.tolerance:g})",
+            )
+        ]
     against = [(entry.recorded, entry.claim.tolerance, "recorded")] if entry.recorded is not None else []
-    against += [(one.figure, one.tolerance, one.source) for one in entry.claim.published if one.tolerance is not None]
+    against += [
+        (one.figure, one.tolerance, one.source) for one in entry.claim.published if one.tolerance is not None
+    ]
     return [
-        Verdict(abs(mean - figure) <= tolerance, f"{mean:.4f} against {figure:.4f} ± {tolerance:g} ({source})")
+        Verdict(
+            abs(mean - figure) <= tolerance, f"{mean:.4f} against {figure:.4f} ± {tolerance:g} ({source})"
+        )
         for figure, tolerance, source in against
     ]
 
 
-def write_record(folder: Path, entry: Entry, spec: RunSpec, runs: Sequence[RunSummary], about: Sequence[Mapping[str, Any]]) -> Path:
+def write_record(
+    folder: Path, entry: Entry, spec: RunSpec, runs: Sequence[RunSummary], about: Sequence[Mapping[str, Any]]
+) -> Path:
     """Replace the record of a claim.
 
     Args:
@@ -166,7 +183,9 @@ def write_record(folder: Path, entry: Entry, spec: RunSpec, runs: Sequence[RunSu
     mean_accuracy(runs)
     for run, origin in zip(runs, about, strict=True):
         if origin["git"] is None or origin["git"]["changed"]:
-            raise LedgerError(f"{run.folder} was made by code that is in no commit, so nobody could see it again; commit, and run it anew")
+            raise LedgerError(
+                f"{run.folder} was made by code that is in no commit, so nobody could see it again; commit, and run it anew"
+            )
     path = _record_path(folder, entry.name)
     record = {
         "command": entry.claim.command,
@@ -177,14 +196,22 @@ def write_record(folder: Path, entry: Entry, spec: RunSpec, runs: Sequence[RunSu
                 "results": attrs.asdict(run.results),
                 "further": dict(run.further),
                 "parameters": dict(run.parameters),
-                "took": {"seconds": run.seconds, "processor seconds": run.processor_seconds, "peak memory": run.peak_memory},
+                "took": {
+                    "seconds": run.seconds,
+                    "processor seconds": run.processor_seconds,
+                    "peak memory": run.peak_memory,
+                },
                 **{key: origin[key] for key in ("machine", "threads", "versions")},
                 "commit": origin["git"]["commit"],
             }
             for run, origin in zip(runs, about, strict=True)
         ],
     }
-    text = re.sub(r"\[\s+([^\[\]{}]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", json.dumps(record, indent=1))
+    text = re.sub(
+        r"\[\s+([^\[\]{}]+?)\s+\]",
+        lambda found: f"[{' '.join(found[1].split())}]",
+        json.dumps(record, indent=1),
+    )
     write_text(path, text + "\n")  # a row of R in a line
     return path
 
@@ -219,7 +246,9 @@ def _notes(claims: Sequence[Claim]) -> list[str]:
     for claim in claims:
         if claim.note:
             methods.setdefault(claim.note, []).append(claim.method)
-    return [note if 1 < len(claims) == len(own) else f"{', '.join(own)}: {note}" for note, own in methods.items()]
+    return [
+        note if 1 < len(claims) == len(own) else f"{', '.join(own)}: {note}" for note, own in methods.items()
+    ]
 
 
 def update(text: str, tables: Mapping[str, str]) -> str:
@@ -231,12 +260,16 @@ def update(text: str, tables: Mapping[str, str]) -> str:
 
     def fill(found: re.Match[str]) -> str:
         if found[1] not in tables:
-            raise LedgerError(f"the ledger has no table '{found[1]}'.{suggest(found[1], tables)} There are: {', '.join(tables)}")
+            raise LedgerError(
+                f"the ledger has no table '{found[1]}'.{suggest(found[1], tables)} There are: {', '.join(tables)}"
+            )
         return f"<!-- ledger: {found[1]} -->\n\n{tables[found[1]]}\n\n<!-- end -->"
 
     filled, count = re.subn(r"<!-- ledger: (.+?) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
     if not count:
-        raise LedgerError("no place for a table: it is marked by <!-- ledger: TABLE --> and <!-- end -->, each on a line of its own")
+        raise LedgerError(
+            "no place for a table: it is marked by <!-- ledger: TABLE --> and <!-- end -->, each on a line of its own"
+        )
     return filled
 
 
@@ -250,7 +283,10 @@ def _sameness(entry: Entry, published: Published, percent: bool) -> str:
 
 def _last_row(runs: Sequence[RunSummary]) -> list[float]:
     """What each task came to in the end, averaged over runs that are all complete."""
-    return [fmean(cell or 0.0 for cell in column) for column in zip(*(run.results.rows[-1] for run in runs), strict=True)]
+    return [
+        fmean(cell or 0.0 for cell in column)
+        for column in zip(*(run.results.rows[-1] for run in runs), strict=True)
+    ]
 
 
 def _record_path(folder: Path, name: str) -> Path:
@@ -261,7 +297,9 @@ def _read_record(path: Path, claim: Claim) -> tuple[RunSummary, ...]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["command"] != claim.command:
-            raise LedgerError(f"{path} was recorded with another command than the claim has now; run it anew with --record")
+            raise LedgerError(
+                f"{path} was recorded with another command than the claim has now; run it anew with --record"
+            )
         spec = from_values(record["spec"], str(path))
         runs = tuple(_summary(path.stem, attrs.evolve(spec, seed=run["seed"]), run) for run in record["runs"])
     except (OSError, ValueError, KeyError, TypeError, OptionError) as error:

@@ -23,7 +23,9 @@ COMPARED = tuple(metric for metric in MAIN if metric.function is not average_inc
 """What runs and methods are compared by."""
 
 
-def compare_runs(summaries: Sequence[RunSummary], form: Format = "text", metrics: Sequence[Metric] = COMPARED) -> str:
+def compare_runs(
+    summaries: Sequence[RunSummary], form: Format = "text", metrics: Sequence[Metric] = COMPARED
+) -> str:
     """Several runs, one line each; the head names the convention of every figure.
 
     Where tasks have figures of different units, none is a mean of them, and a second table has the figure of each task in the end.
@@ -32,9 +34,14 @@ def compare_runs(summaries: Sequence[RunSummary], form: Format = "text", metrics
     metrics = meaningful(metrics, every)
     if form == "csv":
         return comma_separated(_compared_values(summaries, metrics))
-    tables = [typeset(_compared(summaries, metrics), form, left={0, 1, len(metrics) + 4})]  # run, composition, status
+    tables = [
+        typeset(_compared(summaries, metrics), form, left={0, 1, len(metrics) + 4})
+    ]  # run, composition, status
     if not one_unit(every[0]) and same_stream(summaries):
-        ends = [(one.name, [one.results.rows[-1] if one.results.rows else one.results.initial]) for one in summaries]
+        ends = [
+            (one.name, [one.results.rows[-1] if one.results.rows else one.results.initial])
+            for one in summaries
+        ]
         tables.append(typeset(by_task(every[0], ends), form))
     return "\n\n".join(tables)
 
@@ -52,7 +59,13 @@ def against(reference: RunSummary) -> Metric:
         raise RunError(f"{reference.folder} cannot be a reference: its last row of R is not complete")
     meaning, best = "how much worse when just learnt than the reference", f"a* = last row of {reference.name}"
     if one_unit(reference.results):
-        return Metric("intransigence", "I", f"Chaudhry 2018, {best}", meaning, lambda results: intransigence(results, row))
+        return Metric(
+            "intransigence",
+            "I",
+            f"Chaudhry 2018, {best}",
+            meaning,
+            lambda results: intransigence(results, row),
+        )
     return Metric(
         "relative intransigence",
         "I",
@@ -66,7 +79,10 @@ def against(reference: RunSummary) -> Metric:
 def heads(kind: str, metrics: Sequence[Metric], unit: str = "") -> list[str]:
     """Of columns of figures: the name with its unit, and the convention, in short lines."""
     titles = ["\n".join(metric.title(kind).split()) for metric in metrics]
-    return [f"{title}{unit}\n({metric.convention})".replace(", ", ",\n") for title, metric in zip(titles, metrics, strict=True)]
+    return [
+        f"{title}{unit}\n({metric.convention})".replace(", ", ",\n")
+        for title, metric in zip(titles, metrics, strict=True)
+    ]
 
 
 def keys(kind: str, metrics: Sequence[Metric]) -> list[str]:
@@ -82,10 +98,23 @@ def common_metric(summaries: Sequence[RunSummary]) -> str:
 
 def _compared(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
     """One row per run."""
-    table = [["run", "composition", *heads(common_metric(summaries), metrics), "trainable\nparameters\nper task", "seconds", "status"]]
+    table = [
+        [
+            "run",
+            "composition",
+            *heads(common_metric(summaries), metrics),
+            "trainable\nparameters\nper task",
+            "seconds",
+            "status",
+        ]
+    ]
     for summary in summaries:
         results = summary.results
-        under_way = f", {len(results.rows)} of {len(results.tasks)} tasks" if len(results.rows) < len(results.tasks) else ""
+        under_way = (
+            f", {len(results.rows)} of {len(results.tasks)} tasks"
+            if len(results.rows) < len(results.tasks)
+            else ""
+        )
         table.append(
             [
                 summary.name,
@@ -103,7 +132,9 @@ def _compared_values(summaries: Sequence[RunSummary], metrics: Sequence[Metric])
     """The same in plain values, and what the composition says, apart."""
     figures = keys(common_metric(summaries), metrics)
     costs = ["trainable_parameters_per_task", "parameters", "seconds"]
-    table: list[list[object]] = [["run", "composition", "seed", "metric", *figures, *costs, "status", "tasks_trained"]]
+    table: list[list[object]] = [
+        ["run", "composition", "seed", "metric", *figures, *costs, "status", "tasks_trained"]
+    ]
     for summary in summaries:
         results = summary.results
         about = [summary.name, summary.spec_line, summary.spec.seed, results.metric]

@@ -27,10 +27,14 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except Timeout as error:
-            raise RunError(f"the run {folder} is being worked on by {_name(holder)}; let it end, or stop it, and try again") from error
+            raise RunError(
+                f"the run {folder} is being worked on by {_name(holder)}; let it end, or stop it, and try again"
+            ) from error
     try:
         with writing(holder):
-            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n", encoding="utf-8")
+            holder.write_text(
+                json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n", encoding="utf-8"
+            )
         yield
     finally:
         with suppress(OSError):  # the disk may have become read-only, and the lock is what counts

@@ -71,7 +71,11 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
             _keep(learner, stage, seen, acts, within.before, session)
         within = None
         session.clock.note()
-        average = f", mean over tasks so far {fmean(figures):.4g}" if have_one_unit([task.metric for task in tasks]) else ""
+        average = (
+            f", mean over tasks so far {fmean(figures):.4g}"
+            if have_one_unit([task.metric for task in tasks])
+            else ""
+        )
         session.progress.finish(
             f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} {figures[-1]:.4g}{average} "
             f"({steps} steps, {time.monotonic() - began:.1f} s)"
@@ -88,7 +92,9 @@ def _go_back(learner: Learner, tasks: Sequence[Task], session: Session) -> Check
     found = group.from_first(lambda: checkpoint.find(folder.checkpoints, session.progress.warn))
     done = found.done if found else []
     for name in folder.rewind(found.marks if found else {}):
-        session.progress.warn(f"{folder.path / name} is not what it was when the run came here; what is missing stays missing")
+        session.progress.warn(
+            f"{folder.path / name} is not what it was when the run came here; what is missing stays missing"
+        )
     for line in folder.lines("metrics.jsonl") if group.first else ():
         session.draw(line)
     for task_id, name, picture in pictures.kept(folder) if group.first else ():
@@ -121,7 +127,12 @@ def _finish(learner: Learner, stage: Stage, session: Session) -> None:
 
 
 def _keep(
-    learner: Learner, stage: Stage, seen: Sequence[Task], acts: Mapping[str, Watch], before: Mapping[str, str], session: Session
+    learner: Learner,
+    stage: Stage,
+    seen: Sequence[Task],
+    acts: Mapping[str, Watch],
+    before: Mapping[str, str],
+    session: Session,
 ) -> None:
     """Write down what has been learnt: pictures, what has moved since the digests `before`, the certificate, and last the checkpoint."""
     folder = session.folder

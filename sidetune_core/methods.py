@@ -12,7 +12,10 @@ import attrs
 from sidetune_core.report import RunSummary
 from sidetune_core.spec import RunSpec
 
-_WHERE = ("device", "store")  # training options that begin so say where a run computes and what it keeps, not what comes out
+_WHERE = (
+    "device",
+    "store",
+)  # training options that begin so say where a run computes and what it keeps, not what comes out
 _SLOTS = ("learner", "merger", "side", "base", "env")  # in the order of a name
 
 Traits = Mapping[str, Any]  # "learner": "ewc", "learner.coef": 1.0, "train.lr": 0.001
@@ -33,7 +36,9 @@ def group(summaries: Iterable[RunSummary]) -> list[Method]:
     for summary in summaries:
         groups.setdefault(json.dumps(_traits(summary.spec), sort_keys=True, default=str), []).append(summary)
     methods = []
-    for name, runs in zip(_names([_traits(runs[0].spec) for runs in groups.values()]), groups.values(), strict=True):
+    for name, runs in zip(
+        _names([_traits(runs[0].spec) for runs in groups.values()]), groups.values(), strict=True
+    ):
         first: dict[int, RunSummary] = {}
         for run in runs:
             first.setdefault(run.spec.seed, run)
@@ -47,14 +52,21 @@ def shared_line(methods: Sequence[Method]) -> str:
     runs = [method.runs[0] for method in methods]
     traits = [_traits(run.spec) for run in runs]
     names = {slot: _only(one.get(slot) for one in traits) for slot in _SLOTS}
-    env, base, side, merger = ((names[slot] or "").rpartition("/")[2] for slot in ("env", "base", "side", "merger"))
+    env, base, side, merger = (
+        (names[slot] or "").rpartition("/")[2] for slot in ("env", "base", "side", "merger")
+    )
     tasks = _only(len(run.results.tasks) for run in runs)
-    return " · ".join(filter(None, [env, " + ".join(filter(None, [base, side])), merger, f"{tasks} tasks" if tasks else ""]))
+    return " · ".join(
+        filter(None, [env, " + ".join(filter(None, [base, side])), merger, f"{tasks} tasks" if tasks else ""])
+    )
 
 
 def same_stream(summaries: Iterable[RunSummary]) -> bool:
     """Whether all runs were measured by the same metric on the same tasks of the same env, so that figures may be ranked."""
-    return _only((s.spec.env, s.results.tasks, s.results.metric, s.results.higher_is_better) for s in summaries) is not None
+    return (
+        _only((s.spec.env, s.results.tasks, s.results.metric, s.results.higher_is_better) for s in summaries)
+        is not None
+    )
 
 
 def same_method(one: RunSpec, other: RunSpec) -> bool:
@@ -76,7 +88,9 @@ def _traits(spec: RunSpec) -> Traits:
         if part is not None:
             traits[slot] = part.name
             traits.update({f"{slot}.{name}": value for name, value in part.options.items()})
-    return traits | {f"train.{name}": value for name, value in spec.train.items() if not name.startswith(_WHERE)}
+    return traits | {
+        f"train.{name}": value for name, value in spec.train.items() if not name.startswith(_WHERE)
+    }
 
 
 def _names(methods: Sequence[Traits]) -> list[str]:
@@ -90,7 +104,9 @@ def _named(methods: Sequence[Traits], absence: bool) -> list[str]:
     keys = {key: None for traits in methods for key in traits}
     slots = [slot for slot in _SLOTS if slot == "learner" or _part_differs(slot, methods)]
     options = [key for key in keys if "." in key and _option_differs(key, methods, absence)]
-    ambiguous = {name for name, count in Counter(key.partition(".")[2] for key in options).items() if count > 1}
+    ambiguous = {
+        name for name, count in Counter(key.partition(".")[2] for key in options).items() if count > 1
+    }
     known = {slot: {traits[slot] for traits in methods if slot in traits} for slot in slots}
     names = []
     for traits in methods:

@@ -33,15 +33,22 @@ class Results:
     """
 
     tasks: tuple[str, ...]  # ids, in the order of training
-    rows: tuple[Row, ...]  # rows[i][j]: metric on task j after training task i; None where not measured, normally for j > i
+    rows: tuple[
+        Row, ...
+    ]  # rows[i][j]: metric on task j after training task i; None where not measured, normally for j > i
     initial: Row  # the row of an untrained learner, "row -1"
     metric: str  # the name, e.g. "accuracy" (a share in [0, 1]); `MIXED` where tasks have several
     higher_is_better: bool
 
     def __attrs_post_init__(self) -> None:
         if len(self.rows) > len(self.tasks):
-            raise ValueError(f"{len(self.rows)} rows of results for {len(self.tasks)} tasks; there is one row per task trained")
-        for name, row in [("the initial row", self.initial), *((f"row {i}", row) for i, row in enumerate(self.rows))]:
+            raise ValueError(
+                f"{len(self.rows)} rows of results for {len(self.tasks)} tasks; there is one row per task trained"
+            )
+        for name, row in [
+            ("the initial row", self.initial),
+            *((f"row {i}", row) for i, row in enumerate(self.rows)),
+        ]:
             if len(row) != len(self.tasks):
                 raise ValueError(f"{name} of the results has {len(row)} cells for {len(self.tasks)} tasks")
 
@@ -135,7 +142,9 @@ def forward_transfer(results: Results) -> float | None:
 
     The core measures R[j-1][j] with the head of task j just made: with a head for each task it says little, with one head a lot.
     """
-    return mean(_gain(results, results.rows[task - 1][task], results.initial[task]) for task in _later(results))
+    return mean(
+        _gain(results, results.rows[task - 1][task], results.initial[task]) for task in _later(results)
+    )
 
 
 def forward_transfer_without_baseline(results: Results) -> float | None:
@@ -151,14 +160,19 @@ def first_minus_last(results: Results) -> float | None:
 
 def clipped_forgetting(results: Results) -> float | None:
     """Forgetting whose maximum includes the last row, so that no task counts below 0 (Mammoth, PyCIL)."""
-    return mean(None if (lost := _forgotten(results, task)) is None else max(lost, 0.0) for task in range(len(results.rows) - 1))
+    return mean(
+        None if (lost := _forgotten(results, task)) is None else max(lost, 0.0)
+        for task in range(len(results.rows) - 1)
+    )
 
 
 def worst_case(results: Results) -> float | None:
     """Mean over tasks of the worst figure at any later task boundary: min-ACC (De Lange et al. 2023), seen at boundaries only."""
     worst = min if results.higher_is_better else max
     columns = ([row[task] for row in results.rows[task + 1 :]] for task in range(len(results.rows) - 1))
-    return mean(None if None in column else worst(cell for cell in column if cell is not None) for column in columns)
+    return mean(
+        None if None in column else worst(cell for cell in column if cell is not None) for column in columns
+    )
 
 
 def intransigence(results: Results, reference: Row) -> float | None:
@@ -166,12 +180,18 @@ def intransigence(results: Results, reference: Row) -> float | None:
 
     `reference` holds a*_k, one figure for each task; there it is of joint training on the tasks up to k.
     """
-    return mean(_gain(results, best, results.rows[task][task]) for task, best in enumerate(reference[: len(results.rows)]))
+    return mean(
+        _gain(results, best, results.rows[task][task])
+        for task, best in enumerate(reference[: len(results.rows)])
+    )
 
 
 def relative_intransigence(results: Results, reference: Row) -> float | None:
     """Mean_k of what `intransigence` averages, as a share of a*_k: 0.5 for a loss half as large again. None where a*_k is 0 or below."""
-    lost = [_gain(results, best, results.rows[task][task]) for task, best in enumerate(reference[: len(results.rows)])]
+    lost = [
+        _gain(results, best, results.rows[task][task])
+        for task, best in enumerate(reference[: len(results.rows)])
+    ]
     return mean(_share(one, best) for one, best in zip(lost, reference, strict=False))
 
 
@@ -180,7 +200,10 @@ def exactly_constant(results: Results) -> bool:
 
     0.0 and -0.0 differ, and NaN is no number. True where no task was measured twice, for then nothing says otherwise.
     """
-    columns = ({cell.hex() for row in results.rows[j:] if (cell := row[j]) is not None} for j in range(len(results.tasks)))
+    columns = (
+        {cell.hex() for row in results.rows[j:] if (cell := row[j]) is not None}
+        for j in range(len(results.tasks))
+    )
     return all(len(bits) <= 1 and "nan" not in bits for bits in columns)
 
 
@@ -202,10 +225,18 @@ class Metric:
 
 MAIN = (
     Metric("average accuracy", "ACC", "GEM 2017", "mean of the last row", average_accuracy),
-    Metric("average incremental accuracy", "AIA", "iCaRL 2017", "mean of the means of all rows", average_incremental_accuracy),
+    Metric(
+        "average incremental accuracy",
+        "AIA",
+        "iCaRL 2017",
+        "mean of the means of all rows",
+        average_incremental_accuracy,
+    ),
     Metric("learning accuracy", "LA", "MER 2019", "mean of the diagonal", learning_accuracy),
     Metric("forgetting", "F", "Chaudhry 2018", "how much worse than the best earlier row", forgetting),
-    Metric("backward transfer", "BWT", "GEM 2017", "how much better than when just learnt", backward_transfer),
+    Metric(
+        "backward transfer", "BWT", "GEM 2017", "how much better than when just learnt", backward_transfer
+    ),
 )
 
 
@@ -220,11 +251,33 @@ RELATIVE_FORGETTING = Metric(
 
 FURTHER = (
     RELATIVE_FORGETTING,
-    Metric("lower triangle accuracy", "A", "Díaz-Rodríguez 2018", "mean of the lower triangle", triangle_accuracy),
-    Metric("backward transfer, all pairs", "BWT", "Díaz-Rodríguez 2018", "as above, over every later row", backward_transfer_all_pairs),
-    Metric("forward transfer", "FWT", "GEM 2017", "how much better than untrained, just before learning", forward_transfer),
-    Metric("forward transfer, no baseline", "FWT", "Continuum", "as above, without the untrained row", forward_transfer_without_baseline),
-    Metric("forgetting, first - last", "F", "Avalanche", "how much worse than when just learnt", first_minus_last),
+    Metric(
+        "lower triangle accuracy", "A", "Díaz-Rodríguez 2018", "mean of the lower triangle", triangle_accuracy
+    ),
+    Metric(
+        "backward transfer, all pairs",
+        "BWT",
+        "Díaz-Rodríguez 2018",
+        "as above, over every later row",
+        backward_transfer_all_pairs,
+    ),
+    Metric(
+        "forward transfer",
+        "FWT",
+        "GEM 2017",
+        "how much better than untrained, just before learning",
+        forward_transfer,
+    ),
+    Metric(
+        "forward transfer, no baseline",
+        "FWT",
+        "Continuum",
+        "as above, without the untrained row",
+        forward_transfer_without_baseline,
+    ),
+    Metric(
+        "forgetting, first - last", "F", "Avalanche", "how much worse than when just learnt", first_minus_last
+    ),
     Metric("forgetting, clipped", "F", "Mammoth", "as Chaudhry's, no task below 0", clipped_forgetting),
     Metric("worst accuracy", "min-ACC", "De Lange 2023", "mean of each task's worst later row", worst_case),
 )
@@ -238,7 +291,10 @@ def meaningful(metrics: Sequence[Metric], every: Iterable[Results]) -> tuple[Met
     """
     if all(one_unit(results) for results in every):
         return tuple(metrics)
-    return (RELATIVE_FORGETTING, *(metric for metric in metrics if metric.unitless and metric != RELATIVE_FORGETTING))
+    return (
+        RELATIVE_FORGETTING,
+        *(metric for metric in metrics if metric.unitless and metric != RELATIVE_FORGETTING),
+    )
 
 
 def _later(results: Results) -> range:

@@ -41,7 +41,9 @@ class Moments:
         new = rows.double()
         mean, count = new.mean(0), self.count + len(new)
         apart = mean - self.mean
-        self.squares = self.squares + (new - mean).square().sum(0) + apart.square() * self.count * len(new) / count
+        self.squares = (
+            self.squares + (new - mean).square().sum(0) + apart.square() * self.count * len(new) / count
+        )
         self.mean = self.mean + apart * len(new) / count
         self.count = count
 

@@ -34,7 +34,9 @@ def grow(learner: Learner, task: Task, session: Session) -> Movable:
     own = {id(one) for one in (*learner.modules(), *learner.parameters())}
     for thing in movable:
         if id(thing) not in own:
-            raise PluginError(f"{type(learner).__name__}.start() returned a {type(thing).__name__} that is not a part of the learner")
+            raise PluginError(
+                f"{type(learner).__name__}.start() returned a {type(thing).__name__} that is not a part of the learner"
+            )
     return movable
 
 
@@ -57,7 +59,9 @@ def freeze(learner: Learner) -> None:
 
 def digests(learner: Learner) -> dict[str, str]:
     """SHA-256 of every tensor of the learner's state, by name."""
-    return probes.digests({name: value for name, value in learner.state_dict().items() if isinstance(value, Tensor)})
+    return probes.digests(
+        {name: value for name, value in learner.state_dict().items() if isinstance(value, Tensor)}
+    )
 
 
 def record_parameters(learner: Learner, stage: Stage, folder: RunFolder) -> None:
@@ -70,4 +74,6 @@ def record_moved(learner: Learner, stage: Stage, before: Mapping[str, str], fold
     """Write down which tensors changed since they had the digests `before`, and which are the same bit for bit."""
     after = digests(learner)
     moved = sorted(name for name in after if before.get(name) != after[name])
-    folder.append("moved.jsonl", {"task": stage.name, "moved": moved, "kept": sorted(after.keys() - set(moved))})
+    folder.append(
+        "moved.jsonl", {"task": stage.name, "moved": moved, "kept": sorted(after.keys() - set(moved))}
+    )

@@ -16,7 +16,12 @@ from sidetune_core.spec import TrainOptions
 
 def make_optimizer(learner: Learner, options: TrainOptions) -> torch.optim.Optimizer:
     """A new optimiser over what requires a gradient; mergers are not decayed, as in the original: a mixture has no natural zero."""
-    undecayed = {id(parameter) for module in learner.modules() if isinstance(module, Merger) for parameter in module.parameters()}
+    undecayed = {
+        id(parameter)
+        for module in learner.modules()
+        if isinstance(module, Merger)
+        for parameter in module.parameters()
+    }
     moving = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     groups = [
         {"params": [one for one in moving if id(one) not in undecayed], "weight_decay": options.weight_decay},
@@ -24,8 +29,12 @@ def make_optimizer(learner: Learner, options: TrainOptions) -> torch.optim.Optim
     ]
     groups = [group for group in groups if group["params"]]
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in moving)
-    if options.optimizer == "sgd":  # whose fused form fails where a parameter had no gradient in the first step
-        return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0)
+    if (
+        options.optimizer == "sgd"
+    ):  # whose fused form fails where a parameter had no gradient in the first step
+        return torch.optim.SGD(
+            groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0
+        )
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=options.lr, eps=options.eps, fused=fused)
     return torch.optim.Adam(groups, lr=options.lr, eps=options.eps, fused=fused)
@@ -52,7 +61,11 @@ def set_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[int, Ma
 def _beside(parameter: Tensor, value: Any) -> Any:
     if not isinstance(value, Tensor) or not value.ndim:
         return value  # a count of steps
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value) if value.shape == parameter.shape else value.to(parameter.device)
+    return (
+        torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        if value.shape == parameter.shape
+        else value.to(parameter.device)
+    )
 
 
 def rate(options: TrainOptions, step: int, steps: int) -> float:

@@ -73,7 +73,12 @@ def describe(config: type[Any]) -> list[OptionInfo]:
     """The options of a ``Config`` class, in their order of declaration."""
     hints = typing.get_type_hints(config)
     return [
-        OptionInfo(field.name.replace("_", "-"), type_words(hints[field.name]), field.default, field.metadata.get("help", ""))
+        OptionInfo(
+            field.name.replace("_", "-"),
+            type_words(hints[field.name]),
+            field.default,
+            field.metadata.get("help", ""),
+        )
         for field in attrs.fields(config)
     ]
 
@@ -130,7 +135,11 @@ def _first_reasons(error: BaseException) -> list[str]:
     if isinstance(error, cattrs.errors.BaseValidationError):
         found: list[str] = []
         for inner in error.exceptions:
-            notes = [note for note in getattr(inner, "__notes__", []) if isinstance(note, cattrs.errors.AttributeValidationNote)]
+            notes = [
+                note
+                for note in getattr(inner, "__notes__", [])
+                if isinstance(note, cattrs.errors.AttributeValidationNote)
+            ]
             prefix = f"{notes[0].name.replace('_', '-')}: " if notes else ""
             found += [prefix + reason for reason in _first_reasons(inner)]
         return found

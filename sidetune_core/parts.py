@@ -91,7 +91,9 @@ class Base(nn.Module, ABC):
         Raises:
             FitError: it has fewer layers, or cannot be cut.
         """
-        raise FitError(f"{type(self).__name__} cannot be cut after {layers} layers, so no side can begin as its first layers")
+        raise FitError(
+            f"{type(self).__name__} cannot be cut after {layers} layers, so no side can begin as its first layers"
+        )
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Features:
         if self.store is not None and isinstance(inputs, Inputs) and inputs.ids is not None:
@@ -140,7 +142,9 @@ class StagedSide(Side):
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
         return self.leave(self.run(inputs)[-1])
 
-    def run(self, inputs: Mapping[str, Tensor], laterals: Callable[[int], Tensor | float] | None = None) -> list[Tensor]:
+    def run(
+        self, inputs: Mapping[str, Tensor], laterals: Callable[[int], Tensor | float] | None = None
+    ) -> list[Tensor]:
         """What each stage gives, (B, *stage_shapes[k]); ``laterals(k)``, of the same shape, is added before the activation of stage k."""
         current, activations = self.enter(inputs), []
         for number, (linear, activate) in enumerate(self.stages()):

@@ -58,10 +58,15 @@ class Categorical(Policy):
         return self.mode(parameters - noise)
 
     def mode(self, parameters: Tensor) -> Tensor:
-        return torch.stack([choice.argmax(1) for choice in torch.split(parameters, self.counts, 1)], 1).float()
+        return torch.stack(
+            [choice.argmax(1) for choice in torch.split(parameters, self.counts, 1)], 1
+        ).float()
 
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
-        chosen = [choice.gather(1, actions[:, k : k + 1].long()) for k, choice in enumerate(self._choices(parameters))]
+        chosen = [
+            choice.gather(1, actions[:, k : k + 1].long())
+            for k, choice in enumerate(self._choices(parameters))
+        ]
         return torch.cat(chosen, 1).sum(1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
@@ -87,7 +92,9 @@ class Gaussian(Policy):
 
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
         mean, log_std = parameters.chunk(2, 1)
-        return (-0.5 * ((actions - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)).sum(1)
+        return (
+            -0.5 * ((actions - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
+        ).sum(1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
         return (parameters.chunk(2, 1)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
@@ -135,7 +142,9 @@ class ActorCritic(Actor):
 
 
 def _network(widths: Sequence[int], outputs: int, gain: float) -> nn.Sequential:
-    layers = [part for pair in pairwise(widths) for part in (_orthogonal(nn.Linear(*pair), math.sqrt(2)), nn.Tanh())]
+    layers = [
+        part for pair in pairwise(widths) for part in (_orthogonal(nn.Linear(*pair), math.sqrt(2)), nn.Tanh())
+    ]
     return nn.Sequential(*layers, _orthogonal(nn.Linear(widths[-1], outputs), gain))
 
 

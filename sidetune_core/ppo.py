@@ -22,21 +22,35 @@ class RolloutOptions:
 
     envs: int = option(8, "environments that run side by side", at_least(1))
     rollout: int = option(128, "steps of each environment between two updates", at_least(1))
-    frames: int = option(100_000, "steps of all environments in one of --train.epochs, rounded up to whole rollouts", at_least(1))
+    frames: int = option(
+        100_000,
+        "steps of all environments in one of --train.epochs, rounded up to whole rollouts",
+        at_least(1),
+    )
     passes: int = option(4, "passes over a rollout in an update", at_least(1))
     gamma: float = option(0.99, "discount of a reward for each step that it is away", at_least(0), at_most(1))
     gae_lambda: float = option(0.95, "lambda of generalised advantage estimation", at_least(0), at_most(1))
     clip: float = option(0.2, "how far the probability ratio may be from 1", more_than(0))
-    clip_value: float | None = option(None, "how far a value may move from that of the rollout; None for no limit", more_than(0))
+    clip_value: float | None = option(
+        None, "how far a value may move from that of the rollout; None for no limit", more_than(0)
+    )
     value_coef: float = option(0.5, "weight of the squared error of the value", at_least(0))
     entropy_coef: float = option(0.0, "weight of the policy's entropy", at_least(0))
     normalise_advantages: bool = option(True, "standardise advantages in each batch")
-    normalise_observations: bool = option(False, "standardise vector inputs by the running mean and deviation of training")
-    normalise_rewards: bool = option(False, "divide training rewards by the running deviation of the discounted return")
-    hidden: int = option(64, "units of each layer between encoding and actor, and between encoding and critic", at_least(1))
+    normalise_observations: bool = option(
+        False, "standardise vector inputs by the running mean and deviation of training"
+    )
+    normalise_rewards: bool = option(
+        False, "divide training rewards by the running deviation of the discounted return"
+    )
+    hidden: int = option(
+        64, "units of each layer between encoding and actor, and between encoding and critic", at_least(1)
+    )
     layers: int = option(1, "how many such layers the actor has, and the critic", at_least(0))
     episodes: int = option(100, "episodes of an evaluation", at_least(1))
-    evaluate: Literal["mode", "sample"] = option("mode", "in evaluation, take the most likely action or draw one")
+    evaluate: Literal["mode", "sample"] = option(
+        "mode", "in evaluation, take the most likely action or draw one"
+    )
 
 
 @attrs.frozen(eq=False)
@@ -56,7 +70,9 @@ class Decisions:
 
     def packed(self) -> Tensor:
         """(N, width + 4), as the targets of a batch: the columns in the order of the fields."""
-        return torch.cat([self.actions, torch.stack([self.log_probs, self.advantages, self.returns, self.values], 1)], 1)
+        return torch.cat(
+            [self.actions, torch.stack([self.log_probs, self.advantages, self.returns, self.values], 1)], 1
+        )
 
     @classmethod
     def unpacked(cls, targets: Tensor) -> Decisions:
@@ -67,10 +83,14 @@ class Decisions:
         """With advantages of mean 0 and deviation 1; as they are where there is one row only."""
         if len(self.advantages) < 2:
             return self
-        return attrs.evolve(self, advantages=(self.advantages - self.advantages.mean()) / (self.advantages.std() + 1e-8))
+        return attrs.evolve(
+            self, advantages=(self.advantages - self.advantages.mean()) / (self.advantages.std() + 1e-8)
+        )
 
 
-def ppo_loss(output: Tensor, past: Decisions, policy: Policy, options: RolloutOptions) -> tuple[Tensor, dict[str, Tensor]]:
+def ppo_loss(
+    output: Tensor, past: Decisions, policy: Policy, options: RolloutOptions
+) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's clipped objective (eq. 7 of the paper, negated), squared error of the value, and entropy (eq. 9), row by row.
 
     Args:
@@ -86,7 +106,9 @@ def ppo_loss(output: Tensor, past: Decisions, policy: Policy, options: RolloutOp
     parameters, value = output[:, :-1], output[:, -1]
     change = policy.log_prob(parameters, past.actions) - past.log_probs
     ratio = change.exp()
-    surrogate = torch.minimum(ratio * past.advantages, ratio.clamp(1 - options.clip, 1 + options.clip) * past.advantages)
+    surrogate = torch.minimum(
+        ratio * past.advantages, ratio.clamp(1 - options.clip, 1 + options.clip) * past.advantages
+    )
     error = (value - past.returns).square()
     if options.clip_value is not None:
         near = past.values + (value - past.values).clamp(-options.clip_value, options.clip_value)
@@ -94,14 +116,18 @@ def ppo_loss(output: Tensor, past: Decisions, policy: Policy, options: RolloutOp
     entropy = policy.entropy(parameters)
     with torch.no_grad():
         figures = {
-            "kl": (ratio - 1 - change).mean(),  # an estimate that is unbiased and never negative (Schulman 2020)
+            "kl": (
+                ratio - 1 - change
+            ).mean(),  # an estimate that is unbiased and never negative (Schulman 2020)
             "clipped": ((ratio - 1).abs() > options.clip).float().mean(),
             "entropy": entropy.mean(),
         }
     return -surrogate + options.value_coef * error - options.entropy_coef * entropy, figures
 
 
-def gae(rewards: Tensor, values: Tensor, last: Tensor, ended: Tensor, gamma: float, gae_lambda: float) -> Tensor:
+def gae(
+    rewards: Tensor, values: Tensor, last: Tensor, ended: Tensor, gamma: float, gae_lambda: float
+) -> Tensor:
     """Generalised advantage estimates (Schulman et al., ICLR 2016, eq. 16), (T, E).
 
     Args:
@@ -115,7 +141,9 @@ def gae(rewards: Tensor, values: Tensor, last: Tensor, ended: Tensor, gamma: flo
     goes_on = gamma * (1 - ended)
     differences = (rewards + goes_on * torch.cat([values[1:], last.unsqueeze(0)]) - values).unbind()
     later, advantages = torch.zeros_like(last), []
-    for difference, share in zip(reversed(differences), reversed((gae_lambda * goes_on).unbind()), strict=True):
+    for difference, share in zip(
+        reversed(differences), reversed((gae_lambda * goes_on).unbind()), strict=True
+    ):
         later = difference + share * later
         advantages.append(later)
     return torch.stack(advantages[::-1])

@@ -55,7 +55,9 @@ class Stored:
     """(B, ...) in float32, right after the task was learnt."""
 
     def write(self, path: Path) -> None:
-        write_tensors(path, {"output": self.output, **{INPUT + name: value for name, value in self.inputs.items()}})
+        write_tensors(
+            path, {"output": self.output, **{INPUT + name: value for name, value in self.inputs.items()}}
+        )
 
     @classmethod
     def read(cls, path: Path) -> Stored:
@@ -65,7 +67,9 @@ class Stored:
             WeightsError: the file is missing or damaged.
         """
         tensors = read_tensors(path)
-        inputs = {name.removeprefix(INPUT): value for name, value in tensors.items() if name.startswith(INPUT)}
+        inputs = {
+            name.removeprefix(INPUT): value for name, value in tensors.items() if name.startswith(INPUT)
+        }
         return cls(inputs, tensors["output"])
 
 
@@ -107,7 +111,9 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer, those that are not saved included, under every name that it has."""
-    return chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    return chain(
+        module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    )
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:

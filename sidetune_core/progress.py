@@ -48,7 +48,9 @@ class Progress:
         """A task of so many steps begins."""
         self._head, self._steps, self._shown = head, steps, time.monotonic()
         if not self._quiet and self._stream.isatty():
-            self._bar = tqdm(total=steps, desc=head, unit="step", file=self._stream, leave=False, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=steps, desc=head, unit="step", file=self._stream, leave=False, dynamic_ncols=True
+            )
 
     def step(self, done: int, loss: float, figures: Mapping[str, float] = MappingProxyType({})) -> None:
         """`done` steps of the task are behind, with this loss, and other figures by name, of late."""

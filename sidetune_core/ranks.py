@@ -22,11 +22,17 @@ class Ranking:
 
     average: tuple[float, ...]  # of each method, over the tasks; 1 = best on every task
     tasks: int
-    friedman: float | None  # chi², corrected for ties, k - 1 degrees of freedom; None for fewer than three methods
+    friedman: (
+        float | None
+    )  # chi², corrected for ties, k - 1 degrees of freedom; None for fewer than three methods
     friedman_p: float | None  # of "all methods are alike"; 1 where they tie on every task
-    iman_davenport: float | None  # F of Iman & Davenport (1980), which is less conservative; None as above, and on a single task
+    iman_davenport: (
+        float | None
+    )  # F of Iman & Davenport (1980), which is less conservative; None as above, and on a single task
     iman_davenport_p: float | None
-    critical_difference: float  # Nemenyi's, at LEVEL: methods whose average ranks are nearer than this are not told apart
+    critical_difference: (
+        float  # Nemenyi's, at LEVEL: methods whose average ranks are nearer than this are not told apart
+    )
 
 
 def rank_methods(scores: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -> Ranking:
@@ -49,10 +55,14 @@ def rank_methods(scores: Sequence[Sequence[float]], higher_is_better: Sequence[b
     return Ranking(average, tasks, chi2, chi2_p, f, f_p, critical_difference(methods, tasks))
 
 
-def task_ranks(scores: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def task_ranks(
+    scores: Sequence[Sequence[float]], higher_is_better: Sequence[bool]
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """The ranks (tasks, methods) within each task: 1 = best, ties share the mean of their places."""
     signs = np.where(higher_is_better, -1.0, 1.0)
-    ranks: np.ndarray[tuple[int, int], np.dtype[np.float64]] = stats.rankdata(signs[:, None] * np.asarray(scores), axis=1)
+    ranks: np.ndarray[tuple[int, int], np.dtype[np.float64]] = stats.rankdata(
+        signs[:, None] * np.asarray(scores), axis=1
+    )
     return ranks
 
 
@@ -73,4 +83,6 @@ def half_width(values: Sequence[float]) -> float | None:
     """Half of the 95 % t interval of the mean, t s / sqrt(n); None for fewer than two values."""
     if len(values) < 2:
         return None
-    return float(stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return float(
+        stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    )

@@ -105,7 +105,10 @@ class Card:
     def figures(self) -> dict[str, float]:
         """Mean return, share of successes and mean length of what is recorded."""
         count = max(self.recorded, 1)
-        sums = {"return": sum(shard.total for shard in self.shards), "success": sum(shard.successes for shard in self.shards)}
+        sums = {
+            "return": sum(shard.total for shard in self.shards),
+            "success": sum(shard.successes for shard in self.shards),
+        }
         return {name: value / count for name, value in {**sums, "length": self.steps}.items()}
 
     def write(self, folder: Path) -> None:
@@ -130,9 +133,15 @@ class Trajectories:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """By the names that they have in a shard."""
-        columns = {name: value for name, value in attrs.asdict(self, recurse=False).items() if isinstance(value, Tensor)}
+        columns = {
+            name: value
+            for name, value in attrs.asdict(self, recurse=False).items()
+            if isinstance(value, Tensor)
+        }
         tables = {"observations": self.observations, "final": self.final}
-        return columns | {f"{table}.{name}": value for table, values in tables.items() for name, value in values.items()}
+        return columns | {
+            f"{table}.{name}": value for table, values in tables.items() for name, value in values.items()
+        }
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Trajectories:
@@ -158,7 +167,12 @@ class Trajectories:
         ends = [0, *self.lengths.cumsum(0).tolist()]
         rows, places = slice(ends[first], ends[first + count]), slice(first, first + count)
         whole = ("final.", "lengths", "success", "seeds")
-        return self.from_tensors({name: value[places if name.startswith(whole) else rows] for name, value in self.to_tensors().items()})
+        return self.from_tensors(
+            {
+                name: value[places if name.startswith(whole) else rows]
+                for name, value in self.to_tensors().items()
+            }
+        )
 
 
 @attrs.frozen
@@ -194,7 +208,9 @@ class Recording:
         """
         found = next((task for task in stream.tasks() if task.id == self.card.task), None)
         if not isinstance(found, RolloutTask):
-            raise DataError(f"{self.folder / CARD}: the env has no task '{self.card.task}' to act in any more; record it again")
+            raise DataError(
+                f"{self.folder / CARD}: the env has no task '{self.card.task}' to act in any more; record it again"
+            )
         if {name: tuple(shape) for name, shape in found.inputs.items()} != self.inputs:
             raise DataError(
                 f"{self.folder} has observations {dict(self.inputs)}, and its env now gives {dict(found.inputs)}; record it again"
@@ -223,7 +239,9 @@ class Recording:
         try:
             return Trajectories.from_tensors(read_tensors(self.folder / shard.file))
         except (KeyError, TypeError) as error:
-            raise DataError(f"{self.folder / shard.file} does not hold the columns of a shard ({error}); record it again") from error
+            raise DataError(
+                f"{self.folder / shard.file} does not hold the columns of a shard ({error}); record it again"
+            ) from error
 
 
 def open_recording(folder: Path) -> Recording:
@@ -259,7 +277,9 @@ def read_card(folder: Path) -> Card:
         raise DataError(f"cannot read the card {path}: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else None
-        raise DataError(f"{path} has format {found!r}, and this version of sidetune reads format {FORMAT}; record it again")
+        raise DataError(
+            f"{path} has format {found!r}, and this version of sidetune reads format {FORMAT}; record it again"
+        )
     values.pop("figures", None)
     try:
         return structure(Card, values, str(path))
@@ -277,6 +297,10 @@ def check(folder: Path, shard: Shard) -> None:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise DataError(f"the shard {path} cannot be read ({error.strerror or error}); sidetune collect makes it anew") from error
+        raise DataError(
+            f"the shard {path} cannot be read ({error.strerror or error}); sidetune collect makes it anew"
+        ) from error
     if digest != shard.sha256:
-        raise DataError(f"the shard {path} is damaged (its SHA-256 is not that of the card); delete it, and sidetune collect makes it anew")
+        raise DataError(
+            f"the shard {path} is damaged (its SHA-256 is not that of the card); delete it, and sidetune collect makes it anew"
+        )

@@ -61,11 +61,15 @@ def installed(kind: Kind) -> tuple[Plugin, ...]:
     importlib.invalidate_caches()  # a package installed a moment ago, by this process too, is to be seen
     found: dict[tuple[str, str], Plugin] = {}
     for seen in metadata.distributions():
-        if not _entries(seen, kind) or not (name := _about(seen, "Name")):  # pip can leave a folder without metadata behind
+        if not _entries(seen, kind) or not (
+            name := _about(seen, "Name")
+        ):  # pip can leave a folder without metadata behind
             continue
         distribution = _installed_one(name, seen)
         for entry in _entries(distribution, kind):
-            plugin = Plugin(kind, entry.name, _about(distribution, "Name"), _about(distribution, "Version"), entry.value)
+            plugin = Plugin(
+                kind, entry.name, _about(distribution, "Name"), _about(distribution, "Version"), entry.value
+            )
             found[plugin.name, _normal(plugin.distribution)] = plugin
     return tuple(found[key] for key in sorted(found))
 
@@ -80,7 +84,9 @@ def shipped(distribution: str) -> tuple[Plugin, ...]:
     found = tuple(plugin for plugin in there if _normal(plugin.distribution) == _normal(distribution))
     if not found:
         known = sorted({plugin.distribution for plugin in there})
-        raise PluginError(f"no package '{distribution}' with parts is here.{suggest(distribution, known)} Installed: {', '.join(known)}")
+        raise PluginError(
+            f"no package '{distribution}' with parts is here.{suggest(distribution, known)} Installed: {', '.join(known)}"
+        )
     return found
 
 
@@ -122,11 +128,15 @@ def find(kind: Kind, choice: str) -> Plugin:
     """
     if ":" in choice:
         if not re.fullmatch(r"[\w.]+:[\w.]+", choice):
-            raise PluginError(f"'{choice}' names no {kind.name}; write module:Class, such as my_module:My{kind.name.title()}")
+            raise PluginError(
+                f"'{choice}' names no {kind.name}; write module:Class, such as my_module:My{kind.name.title()}"
+            )
         return Plugin(kind, choice, LOCAL, "", choice)
     there = installed(kind)
     if not there:
-        raise PluginError(f"no {kind.name} named '{choice}': no package provides any. Is sidetune installed? pip install -e .")
+        raise PluginError(
+            f"no {kind.name} named '{choice}': no package provides any. Is sidetune installed? pip install -e ."
+        )
     distribution, _, name = choice.rpartition("/")
     if distribution:
         there = _within(distribution, name, there)
@@ -134,7 +144,9 @@ def find(kind: Kind, choice: str) -> Plugin:
     if not found:
         names = sorted({plugin.name for plugin in there})
         where = f" in {there[0].origin}" if distribution else ""
-        raise PluginError(f"no {kind.name} named '{name}'{where}.{suggest(name, names)} Installed: {', '.join(names)}")
+        raise PluginError(
+            f"no {kind.name} named '{name}'{where}.{suggest(name, names)} Installed: {', '.join(names)}"
+        )
     if len(found) > 1:
         origins = " and ".join(plugin.origin for plugin in found)
         choices = " or ".join(f"{plugin.distribution}/{name}" for plugin in found)
@@ -190,7 +202,9 @@ def _within(distribution: str, name: str, there: tuple[Plugin, ...]) -> tuple[Pl
     if not found:
         kind, known = there[0].kind.name, sorted({plugin.distribution for plugin in there})
         near = suggest(distribution, known)
-        raise PluginError(f"no {kind} named '{name}' in '{distribution}'.{near} Packages with a {kind}: {', '.join(known)}")
+        raise PluginError(
+            f"no {kind} named '{name}' in '{distribution}'.{near} Packages with a {kind}: {', '.join(known)}"
+        )
     return found
 
 
@@ -200,9 +214,13 @@ def _failure(plugin: Plugin, error: BaseException) -> PluginError:
     lost = (isinstance(error, ModuleNotFoundError) and error.name) or ""
     if lost and lost.partition(".")[0] not in {module.partition(".")[0], "sidetune_core"}:
         return PluginError(f"{plugin.title} needs '{lost}': {_remedy(plugin, lost)}")
-    if isinstance(error, AttributeError) and module in sys.modules:  # a module that fails on its way in does not stay there
+    if (
+        isinstance(error, AttributeError) and module in sys.modules
+    ):  # a module that fails on its way in does not stay there
         near = suggest(attribute, vars(sys.modules[module]))
-        return PluginError(f"{plugin.title}: '{plugin.target}' names what is not there: '{module}' has no '{attribute}'.{near}")
+        return PluginError(
+            f"{plugin.title}: '{plugin.target}' names what is not there: '{module}' has no '{attribute}'.{near}"
+        )
     reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
     return PluginError(f"{plugin.title}: importing '{module}' fails with {reason}")
 
@@ -210,7 +228,9 @@ def _failure(plugin: Plugin, error: BaseException) -> PluginError:
 def _remedy(plugin: Plugin, module: str) -> str:
     """The command that brings `module`: by an extra of the plugin's distribution, by its requirement, or by the bare name."""
     top = module.partition(".")[0]
-    providers = metadata.packages_distributions().get(top, [])  # empty unless only a part of the library is missing
+    providers = metadata.packages_distributions().get(
+        top, []
+    )  # empty unless only a part of the library is missing
     names = {_normal(name) for name in (top, *providers)}
     for distribution in metadata.distributions(name=plugin.distribution):
         found = _requirements(distribution, names)
@@ -230,7 +250,9 @@ def _requirements(distribution: metadata.Distribution, names: set[str]) -> list[
     """The Requires-Dist lines for one of `names`, or else for one that begins so, as habitat-lab does with habitat."""
     lines = {line: _normal(re.split(r"[^\w.-]", line)[0]) for line in distribution.requires or []}
     exact = [line for line, name in lines.items() if name in names]
-    return exact or [line for line, name in lines.items() if name.startswith(tuple(f"{short}-" for short in names))]
+    return exact or [
+        line for line, name in lines.items() if name.startswith(tuple(f"{short}-" for short in names))
+    ]
 
 
 def _check(plugin: Plugin, loaded: object) -> None:
@@ -249,7 +271,9 @@ def _check(plugin: Plugin, loaded: object) -> None:
         raise PluginError(f"{here} does not define {', '.join(missing)}")
     config = getattr(loaded, "Config", None)
     if config is None:
-        raise PluginError(f"{here} has no Config; give it a class Config, decorated with @attrs.frozen, with its options")
+        raise PluginError(
+            f"{here} has no Config; give it a class Config, decorated with @attrs.frozen, with its options"
+        )
     if not (isinstance(config, type) and attrs.has(config) and attrs.inspect(config).is_frozen):
         raise PluginError(f"{here}.Config is not a frozen attrs class; decorate it with @attrs.frozen")
     bare = [field.name for field in attrs.fields(config) if field.init and field.default is attrs.NOTHING]

@@ -59,7 +59,9 @@ class RunSummary:
     certified: tuple[str, ...] = ()  # what the certificate says, in lines
     processor_seconds: float | None = None
     peak_memory: int | None = None  # bytes
-    further: Mapping[str, float] = attrs.field(factory=dict)  # figures of the tasks at the end, averaged over tasks
+    further: Mapping[str, float] = attrs.field(
+        factory=dict
+    )  # figures of the tasks at the end, averaged over tasks
 
 
 def matrix_table(results: Results) -> str:
@@ -86,7 +88,10 @@ def moved_lines(summary: RunSummary) -> list[str]:
             table[-1][2] = str(record.kept)
         else:
             table.append([record.task, text, str(record.kept)])
-    lines = [f"{tasks} moved {text} (tensors); {kept} others are the same bit for bit" for tasks, text, kept in table]
+    lines = [
+        f"{tasks} moved {text} (tensors); {kept} others are the same bit for bit"
+        for tasks, text, kept in table
+    ]
     constant = [NOTHING_FORGOTTEN] if _nothing_forgotten(summary.results) else []
     return [*lines, *constant, *summary.certified]
 
@@ -96,7 +101,9 @@ def in_brief(results: Results, percent: bool) -> str:
     if one_unit(results):
         return f"average {results.metric} {written(average_accuracy(results), percent, 1)}{' %' if percent else ''}"
     last = results.rows[-1] if results.rows else results.initial
-    return f"{results.metric} " + ", ".join(f"{task} {written(cell, False)}" for task, cell in zip(results.tasks, last, strict=True))
+    return f"{results.metric} " + ", ".join(
+        f"{task} {written(cell, False)}" for task, cell in zip(results.tasks, last, strict=True)
+    )
 
 
 def run_report(summary: RunSummary) -> str:
@@ -119,7 +126,10 @@ def run_report(summary: RunSummary) -> str:
         first, *rest = summary.certified
         sections += ["## Certificate", "\n".join([first, *(f"- {line.strip()}" for line in rest)])]
     parameters = [[f"parameters, {which}", f"{count:,}"] for which, count in summary.parameters.items()]
-    sections += ["## Cost", markdown([["cost", "amount"], *parameters, ["time", _time(summary.seconds)], *_work(summary)])]
+    sections += [
+        "## Cost",
+        markdown([["cost", "amount"], *parameters, ["time", _time(summary.seconds)], *_work(summary)]),
+    ]
     return "\n\n".join(sections) + "\n"
 
 
@@ -135,7 +145,9 @@ def _matrix(results: Results, rows: Sequence[str], columns: Sequence[str]) -> Ta
     """R under the given row labels and column heads."""
     unit = " %" if in_percent(results) else ""
     table = [[f"{results.metric}{unit} {'↑' if results.higher_is_better else '↓'}", *columns]]
-    for label, row in zip(["untrained", *rows], [results.initial, *results.rows], strict=False):  # fewer rows while under way
+    for label, row in zip(
+        ["untrained", *rows], [results.initial, *results.rows], strict=False
+    ):  # fewer rows while under way
         table.append([label, *(written(cell, in_percent(results), 1) for cell in row)])
     if one_unit(results):
         average = written(average_accuracy(results), in_percent(results), 1) if results.rows else ""
@@ -199,7 +211,10 @@ def _work(summary: RunSummary) -> Table:
     """What the machine did, where that was measured."""
     if summary.processor_seconds is None or summary.peak_memory is None:
         return []
-    return [["processor time", _time(summary.processor_seconds)], ["peak memory", f"{in_mebibytes(summary.peak_memory)} MiB"]]
+    return [
+        ["processor time", _time(summary.processor_seconds)],
+        ["peak memory", f"{in_mebibytes(summary.peak_memory)} MiB"],
+    ]
 
 
 def in_mebibytes(size: float) -> str:
@@ -221,7 +236,9 @@ def _short(ids: Sequence[str], width: int) -> Sequence[str]:
     The first of these that does: the ids, the ids without the words they all begin with, their beginnings, ends, or numbers.
     """
     shared = commonprefix(list(ids))
-    while shared and shared[-1].isalnum():  # back to the end of a word: task-10 and task-11 become 10 and 11, not 0 and 1
+    while (
+        shared and shared[-1].isalnum()
+    ):  # back to the end of a word: task-10 and task-11 become 10 and 11, not 0 and 1
         shared = shared[:-1]
     attempts = (
         ids,

@@ -37,9 +37,15 @@ def read_command(claim: Claim) -> RunSpec:
         LedgerError: it is no ``sidetune-run``, or it sets what a claim leaves open.
     """
     program, *words = shlex.split(claim.command)
-    set_here = [word for word in words if word.split("=")[0] in ("--seed", "--out", "--spec", "--resume", "--help", "-h")]
+    set_here = [
+        word
+        for word in words
+        if word.split("=")[0] in ("--seed", "--out", "--spec", "--resume", "--help", "-h")
+    ]
     if program != arguments.PROGRAM or set_here:
-        raise LedgerError(f"a claim's command is {arguments.PROGRAM} with parts and their options only, not: {claim.command}")
+        raise LedgerError(
+            f"a claim's command is {arguments.PROGRAM} with parts and their options only, not: {claim.command}"
+        )
     return arguments.parse(words).spec
 
 
@@ -52,19 +58,29 @@ def placed(spec: RunSpec, places: Sequence[tuple[str, Any]]) -> RunSpec:
     parts = compose(spec).parts
     for name, value in places:
         slot, _, option = name.replace("_", "-").partition(".")
-        paths = {one.name for one in describe(type(parts[slot].config)) if "path" in one.type} if slot in parts else set()
+        paths = (
+            {one.name for one in describe(type(parts[slot].config)) if "path" in one.type}
+            if slot in parts
+            else set()
+        )
         if slot == "train" and option.startswith(("device", "store")):
             spec = attrs.evolve(spec, train={**spec.train, option.replace("-", "_"): value})
         elif option in paths:
             asked = spec.part(slot)
             assert asked is not None
-            spec = spec.with_parts({slot: attrs.evolve(asked, options={**asked.options, option.replace("-", "_"): str(value)})})
+            spec = spec.with_parts(
+                {slot: attrs.evolve(asked, options={**asked.options, option.replace("-", "_"): str(value)})}
+            )
         else:
-            raise OptionError(f"'{name}' belongs to the claim; only paths, train.device and train.store… can be set (env.archive=FILE)")
+            raise OptionError(
+                f"'{name}' belongs to the claim; only paths, train.device and train.store… can be set (env.archive=FILE)"
+            )
     return spec
 
 
-def carry_out(spec: RunSpec, seeds: Sequence[int], folder: Path, quiet: bool, say: Callable[[str], None]) -> list[Run]:
+def carry_out(
+    spec: RunSpec, seeds: Sequence[int], folder: Path, quiet: bool, say: Callable[[str], None]
+) -> list[Run]:
     """A finished run of `spec` for each seed, in ``folder/seed-K``; what is there already is used, and gone on with if need be.
 
     Raises:
@@ -90,4 +106,6 @@ def carry_out(spec: RunSpec, seeds: Sequence[int], folder: Path, quiet: bool, sa
 def _same(folder: RunFolder, spec: RunSpec) -> None:
     there = from_values(folder.read_json("run.json").get("resolved"), str(folder.path / "run.json"))
     if not same_method(compose(there).resolved(), compose(spec).resolved()):
-        raise LedgerError(f"{folder.path} holds another run than the claim's; choose another --out, or remove it")
+        raise LedgerError(
+            f"{folder.path} holds another run than the claim's; choose another --out, or remove it"
+        )

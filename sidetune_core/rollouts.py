@@ -57,10 +57,18 @@ class RolloutTask(Task):
     metric = "return"
     experts: tuple[str, ...] = ()
     """Names of those who can be imitated in it, the usual one first; a subclass that names any has `expert`."""
-    lost_within = "environments cannot be saved: the episodes that were under way are given up, and new ones begin"
+    lost_within = (
+        "environments cannot be saved: the episodes that were under way are given up, and new ones begin"
+    )
 
     def __init__(
-        self, id: str, title: str, inputs: InputShapes, units: Mapping[str, float], policy: Policy, options: RolloutOptions
+        self,
+        id: str,
+        title: str,
+        inputs: InputShapes,
+        units: Mapping[str, float],
+        policy: Policy,
+        options: RolloutOptions,
     ) -> None:
         self.id, self.title, self.inputs, self.policy, self.options = id, title, inputs, policy, options
         self._scaling = Scaling(inputs, units, options.normalise_observations, options.normalise_rewards)
@@ -81,7 +89,9 @@ class RolloutTask(Task):
         Raises:
             OptionError: it cannot act under these options.
         """
-        raise NotImplementedError(f"{type(self).__name__} names experts {self.experts} and does not define expert()")
+        raise NotImplementedError(
+            f"{type(self).__name__} names experts {self.experts} and does not define expert()"
+        )
 
     def versions(self) -> Mapping[str, str]:
         """Versions of the libraries that its worlds come from, by name: what is recorded in others may be something else."""
@@ -102,13 +112,17 @@ class RolloutTask(Task):
         steps = self._steps_per_update(order.batch_size)
         update, within = divmod(order.first_step, steps)
         if within:
-            raise RunError(f"task {self.id} ({self.title}) goes on at every {steps}th step only, where a rollout begins")
+            raise RunError(
+                f"task {self.id} ({self.title}) goes on at every {steps}th step only, where a rollout begins"
+            )
         with closing(self.make_worlds(self.options.envs)) as worlds:
             gatherer = Gatherer(self, worlds, self.policy, self.options, self._scaling, order.seed, update)
             while True:
                 rollout = gatherer.gather(act)
                 self._episodes.extend(rollout.episodes)
-                places = shuffled(len(rollout.ids), Order(order.seed, order.batch_size), self.id, "update", rollout.update)
+                places = shuffled(
+                    len(rollout.ids), Order(order.seed, order.batch_size), self.id, "update", rollout.update
+                )
                 yield from (self._batch(rollout, some) for some in islice(places, steps))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
@@ -124,14 +138,20 @@ class RolloutTask(Task):
         """
         count = min(self.options.envs, self.options.episodes)
         generator = torch.Generator().manual_seed(derive_seed(EVALUATION_SEED, "actions", self.id))
-        left = torch.tensor([self.options.episodes // count + (k < self.options.episodes % count) for k in range(count)])
+        left = torch.tensor(
+            [self.options.episodes // count + (k < self.options.episodes % count) for k in range(count)]
+        )
         episodes: list[Episode] = []
         with closing(self.make_test_worlds(count)) as worlds:
             now = self._scaling.standardised(worlds.reset(derive_seed(EVALUATION_SEED, "episodes", self.id)))
             tally = Tally(count)
             while (left > 0).any():
                 parameters = act(self._scaling.inputs(now)).cpu()[:, :-1]
-                actions = self.policy.mode(parameters) if self.options.evaluate == "mode" else self.policy.sample(parameters, generator)
+                actions = (
+                    self.policy.mode(parameters)
+                    if self.options.evaluate == "mode"
+                    else self.policy.sample(parameters, generator)
+                )
                 step = worlds.step(actions)
                 check_finite(step, self.title, f"step {tally.steps + 1} of evaluation")
                 now = self._scaling.standardised(step.observations)

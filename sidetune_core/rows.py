@@ -41,14 +41,20 @@ class Block:
         self.starts = self.lengths.cumsum(0) - self.lengths
 
     @classmethod
-    def empty(cls, first: int, room: int, columns: Sequence[Tensor], lengths: Tensor, ragged: frozenset[int]) -> Block:
+    def empty(
+        cls, first: int, room: int, columns: Sequence[Tensor], lengths: Tensor, ragged: frozenset[int]
+    ) -> Block:
         """Room for `room` rows like those of `columns`; for `ragged` ones as many positions as rows of these lengths would have."""
         positions = -(-int(lengths.sum()) * room // len(lengths))
         columns = [
-            column.new_empty(positions, *column.shape[2:]) if k in ragged else column.new_empty(room, *column.shape[1:])
+            column.new_empty(positions, *column.shape[2:])
+            if k in ragged
+            else column.new_empty(room, *column.shape[1:])
             for k, column in enumerate(columns)
         ]
-        return cls(first, torch.zeros(room, dtype=torch.int64), torch.zeros(room, dtype=torch.int64), columns, ragged)
+        return cls(
+            first, torch.zeros(room, dtype=torch.int64), torch.zeros(room, dtype=torch.int64), columns, ragged
+        )
 
     def fits(self, lengths: Tensor) -> bool:
         """Whether rows of these lengths have room."""
@@ -81,7 +87,10 @@ class Block:
 
     def filled(self) -> list[Tensor]:
         """The columns without the room that is left."""
-        return [column[: self.positions if k in self.ragged else self.count] for k, column in enumerate(self.columns)]
+        return [
+            column[: self.positions if k in self.ragged else self.count]
+            for k, column in enumerate(self.columns)
+        ]
 
 
 class Rows:
@@ -93,7 +102,9 @@ class Rows:
         say: told if the folder cannot be written; then what comes is kept in memory.
     """
 
-    def __init__(self, folder: Path | None, reserve: Callable[[int], bool], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path | None, reserve: Callable[[int], bool], say: Callable[[str], None]
+    ) -> None:
         self._folder, self._reserve, self._say = folder, reserve, say
         self._index = torch.full((0,), -1)  # of each id, the number of its row
         self._blocks: list[Block] = []
@@ -155,7 +166,14 @@ class Rows:
         kinds = [("ragged" if k in block.ragged else "column") + str(k) for k in range(len(block.columns))]
         path = self._folder / f"{hashlib.sha256(ids.numpy().tobytes()).hexdigest()[:40]}.safetensors"
         try:
-            write_tensors(path, {"ids": ids, "lengths": block.lengths[: block.count], **dict(zip(kinds, block.filled(), strict=True))})
+            write_tensors(
+                path,
+                {
+                    "ids": ids,
+                    "lengths": block.lengths[: block.count],
+                    **dict(zip(kinds, block.filled(), strict=True)),
+                },
+            )
         except OSError as error:
             self._say(f"cannot write the feature store to {path}, so it is kept in memory only: {error}")
             self._folder = None
@@ -205,7 +223,10 @@ def _read(path: Path, first: int) -> Block | None:
         names = sorted(tensors, key=lambda name: int(name[6:]))
         columns = [tensors[name] for name in names]
         ragged = frozenset(k for k, name in enumerate(names) if name == f"ragged{k}")
-        whole = all(len(column) == (int(lengths.sum()) if k in ragged else len(ids)) for k, column in enumerate(columns))
+        whole = all(
+            len(column) == (int(lengths.sum()) if k in ragged else len(ids))
+            for k, column in enumerate(columns)
+        )
     except (WeightsError, KeyError, ValueError):
         return None
     if not columns or not len(ids) or len(lengths) != len(ids) or int(ids.min()) < 0 or not whole:

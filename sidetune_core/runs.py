@@ -195,7 +195,11 @@ class Clock:
     def note(self) -> float:
         """Write down the time since the last note; returns the seconds since the process began with the run."""
         now, worked = time.monotonic(), time.process_time()
-        piece = {"seconds": round(now - self._last, 3), "processor": round(worked - self._worked, 3), "memory": self._peak_memory()}
+        piece = {
+            "seconds": round(now - self._last, 3),
+            "processor": round(worked - self._worked, 3),
+            "memory": self._peak_memory(),
+        }
         self._folder.append("seconds.jsonl", piece)
         self._last, self._worked = now, worked
         return now - self._began
@@ -240,10 +244,16 @@ def create(path: Path | None, name: str) -> RunFolder:
     """
     check_free(path)
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    names = [path] if path is not None else [RUNS / f"{name}-{stamp}{tail}" for tail in ("", *(f"-{n}" for n in range(2, 100)))]
+    names = (
+        [path]
+        if path is not None
+        else [RUNS / f"{name}-{stamp}{tail}" for tail in ("", *(f"-{n}" for n in range(2, 100)))]
+    )
     for candidate in names:
         try:
-            (candidate / "checkpoints").mkdir(parents=True)  # fails where another run took the name a moment ago
+            (candidate / "checkpoints").mkdir(
+                parents=True
+            )  # fails where another run took the name a moment ago
         except FileExistsError:
             continue
         except OSError as error:

@@ -29,7 +29,9 @@ def create_package(kind: Kind, name: str, out: Path | None = None) -> Path:
     """
     module = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or keyword.iskeyword(module):
-        raise OptionError(f"'{name}' cannot be the name of a {kind.name}: use lower-case letters, digits, '-' and '_', such as my_method")
+        raise OptionError(
+            f"'{name}' cannot be the name of a {kind.name}: use lower-case letters, digits, '-' and '_', such as my_method"
+        )
     taken = [plugin.origin for plugin in installed(kind) if plugin.name == name]
     if taken:
         raise OptionError(f"there is a {kind.name} '{name}' already, in {taken[0]}; take another name")
@@ -39,7 +41,14 @@ def create_package(kind: Kind, name: str, out: Path | None = None) -> Path:
         raise OptionError(f"{folder} is not empty; choose another --out")
     package = f"sidetune_{module}"
     cls = "".join(part.capitalize() for part in module.split("_"))
-    words = {"kind": kind.name, "kinds": kind.plural, "name": name, "distribution": distribution, "package": package, "module": module}
+    words = {
+        "kind": kind.name,
+        "kinds": kind.plural,
+        "name": name,
+        "distribution": distribution,
+        "package": package,
+        "module": module,
+    }
     words |= {"class": cls, "article": "An" if kind.name == "env" else "A"}
     files = {
         "pyproject.toml": PROJECT,

@@ -22,9 +22,13 @@ class Scaling:
         rewards: divide rewards by the deviation of the discounted return.
     """
 
-    def __init__(self, inputs: InputShapes, units: Mapping[str, float], observations: bool, rewards: bool) -> None:
+    def __init__(
+        self, inputs: InputShapes, units: Mapping[str, float], observations: bool, rewards: bool
+    ) -> None:
         self.names, self._units, self._rewards = tuple(inputs), units, rewards
-        self._moments = {name: Moments.of(shape) for name, shape in inputs.items() if len(shape) == 1 and observations}
+        self._moments = {
+            name: Moments.of(shape) for name, shape in inputs.items() if len(shape) == 1 and observations
+        }
         self._returns = Moments.of(())
 
     def see(self, observations: Observations) -> None:
@@ -34,14 +38,19 @@ class Scaling:
 
     def standardised(self, observations: Observations) -> Observations:
         """Observations (B, *shape) by the statistics so far; those that have none as they are."""
-        return {**observations, **{name: one.standardised(observations[name]) for name, one in self._moments.items()}}
+        return {
+            **observations,
+            **{name: one.standardised(observations[name]) for name, one in self._moments.items()},
+        }
 
     def arrived(self, observations: Observations) -> Observations:
         """Observations (B, *shape) of training, taken into account and standardised."""
         self.see(observations)
         return self.standardised(observations)
 
-    def inputs(self, observations: Observations, ids: Tensor | None = None, window: int | None = None) -> Inputs:
+    def inputs(
+        self, observations: Observations, ids: Tensor | None = None, window: int | None = None
+    ) -> Inputs:
         """What a network is given for observations (B, *shape) that are standardised already; `ids` and `window`: see `Inputs`."""
         tensors = {}
         for name in self.names:
@@ -49,7 +58,9 @@ class Scaling:
             tensors[name] = value if unit == 1.0 else value / unit
         return Inputs(tensors, ids, window=window)
 
-    def rewards(self, rewards: Tensor, ended: Tensor, discounted: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    def rewards(
+        self, rewards: Tensor, ended: Tensor, discounted: Tensor, gamma: float
+    ) -> tuple[Tensor, Tensor]:
         """Rewards (E,) of training, to learn from, and the discounted returns (E,) after this step.
 
         Args:
@@ -68,7 +79,10 @@ class Scaling:
         """The statistics in plain values; empty where nothing is standardised."""
         if not self._moments and not self._rewards:
             return {}
-        return {"observations": {name: one.state() for name, one in self._moments.items()}, "returns": self._returns.state()}
+        return {
+            "observations": {name: one.state() for name, one in self._moments.items()},
+            "returns": self._returns.state(),
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""

@@ -37,7 +37,11 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
 def random_states() -> dict[str, Any]:
     """Where the generators of Python, NumPy and torch are, on every device; `set_random_states` puts them there again."""
     kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
-    states: dict[str, Any] = {"python": random.getstate(), "numpy": (kind, keys.tolist(), *rest), "cpu": torch.get_rng_state()}
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), *rest),
+        "cpu": torch.get_rng_state(),
+    }
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available():

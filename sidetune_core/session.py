@@ -47,5 +47,7 @@ class Session:
 
     def draw(self, line: Mapping[str, Any]) -> None:
         """Draw a line of ``metrics.jsonl`` as points of curves, one for each figure of its task."""
-        figures = {name: value for name, value in line.items() if name not in ("task", "step", "lr", "mean_loss")}
+        figures = {
+            name: value for name, value in line.items() if name not in ("task", "step", "lr", "mean_loss")
+        }
         self.curve({f"{line['task']}/{name}": value for name, value in figures.items()}, line["step"])

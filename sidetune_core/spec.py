@@ -13,7 +13,13 @@ import attrs
 from sidetune_core.errors import OptionError
 from sidetune_core.options import at_least, at_most, more_than, option, structure
 
-DEFAULTS: Mapping[str, str] = {"base": "resnet44", "side": "fcn4", "merger": "alpha", "learner": "sidetune", "env": "digits"}
+DEFAULTS: Mapping[str, str] = {
+    "base": "resnet44",
+    "side": "fcn4",
+    "merger": "alpha",
+    "learner": "sidetune",
+    "env": "digits",
+}
 """What a slot holds where neither the user nor a spec names a part."""
 
 
@@ -22,7 +28,9 @@ class TrainOptions:
     """How every task is trained (``--train.*``). An env's recipe replaces these defaults, the user replaces both."""
 
     steps: int = option(200, "optimiser steps for a task", at_least(0))
-    epochs: float | None = option(None, "passes over a task's training data; where given, it replaces 'steps'", at_least(0))
+    epochs: float | None = option(
+        None, "passes over a task's training data; where given, it replaces 'steps'", at_least(0)
+    )
     batch: int = option(128, "examples in a batch", at_least(1))
     accumulate: int = option(1, "batches whose gradients are averaged for one optimiser step", at_least(1))
     lr: float = option(1e-3, "learning rate, or its peak where a schedule is set", at_least(0))
@@ -35,17 +43,27 @@ class TrainOptions:
         "learning rate over a task: constant, cosine to zero, or linear up over the first 'warmup' and then to zero, as a cosine "
         "('one-cycle') or in a line ('linear')",
     )
-    warmup: float = option(0.15, "share of the steps that 'one-cycle' and 'linear' climb", at_least(0), at_most(1))
-    clip: float | None = option(1.0, "largest norm of the gradient, at every step; None for no limit", more_than(0))
+    warmup: float = option(
+        0.15, "share of the steps that 'one-cycle' and 'linear' climb", at_least(0), at_most(1)
+    )
+    clip: float | None = option(
+        1.0, "largest norm of the gradient, at every step; None for no limit", more_than(0)
+    )
     device: str = option("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', 'mps'")
     precision: Literal["auto", "fp32", "bf16"] = option(
-        "auto", "arithmetic of the networks: auto is bf16 autocast where the hardware has bf16 units, else fp32; weights stay fp32"
+        "auto",
+        "arithmetic of the networks: auto is bf16 autocast where the hardware has bf16 units, else fp32; weights stay fp32",
     )
-    channels_last: bool | None = option(None, "memory layout of images and convolutions; None is on where it is faster")
+    channels_last: bool | None = option(
+        None, "memory layout of images and convolutions; None is on where it is faster"
+    )
     store: Literal["memory", "disk", "off"] = option(
-        "memory", "keep a frozen base's outputs on inputs that do not change: for this run, on disk for later runs too, or not"
+        "memory",
+        "keep a frozen base's outputs on inputs that do not change: for this run, on disk for later runs too, or not",
     )
-    store_limit: float = option(2.0, "most that the stored outputs may take, in GiB; beyond it they are computed again", more_than(0))
+    store_limit: float = option(
+        2.0, "most that the stored outputs may take, in GiB; beyond it they are computed again", more_than(0)
+    )
     store_dir: Path = option(Path("~/.cache/sidetune/store"), "folder of the store on disk")
 
 
@@ -65,7 +83,9 @@ def choice(value: Choice | str | Mapping[str, Any] | None) -> Choice | None:
         return Choice(value)
     rest = dict(value)
     if not isinstance(rest.get("name"), str):
-        raise OptionError(f"a part is chosen by its name, such as {{'name': 'ewc', 'coef': 10.0}}; got {dict(value)}")
+        raise OptionError(
+            f"a part is chosen by its name, such as {{'name': 'ewc', 'coef': 10.0}}; got {dict(value)}"
+        )
     name = rest.pop("name")
     nested = rest.pop("options", {})
     if not isinstance(nested, Mapping):
@@ -77,7 +97,7 @@ def choice(value: Choice | str | Mapping[str, Any] | None) -> Choice | None:
 class RunSpec:
     """One composition of names and options. A slot that is None takes its default, if the learner has a use for it.
 
-        RunSpec(learner="ewc", env={"name": "icifar", "tasks": 3}, train={"lr": 1e-3}, seed=1)
+    RunSpec(learner="ewc", env={"name": "icifar", "tasks": 3}, train={"lr": 1e-3}, seed=1)
     """
 
     base: Choice | None = attrs.field(default=None, converter=choice)
@@ -100,7 +120,9 @@ class RunSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_values` reads them back."""
-        return attrs.asdict(self, value_serializer=lambda _, __, value: str(value) if isinstance(value, Path) else value)
+        return attrs.asdict(
+            self, value_serializer=lambda _, __, value: str(value) if isinstance(value, Path) else value
+        )
 
 
 def from_values(values: Any, source: str) -> RunSpec:
@@ -110,7 +132,9 @@ def from_values(values: Any, source: str) -> RunSpec:
         OptionError: a key is unknown or a value is of the wrong type.
     """
     if not isinstance(values, Mapping):
-        raise OptionError(f"{source}: a spec is a table of base, side, merger, learner, env, train and seed, not {type(values).__name__}")
+        raise OptionError(
+            f"{source}: a spec is a table of base, side, merger, learner, env, train and seed, not {type(values).__name__}"
+        )
     slots = {slot: values[slot] for slot in DEFAULTS if slot in values}
     for slot, value in slots.items():
         if value is not None and not isinstance(value, str | Mapping):

@@ -36,7 +36,10 @@ class Stage:
     def batches_taken(self, step: int, options: TrainOptions) -> dict[str, int]:
         """How many batches each task, by id, has had when so many steps have been taken."""
         count = len(self.tasks)
-        return {task.id: (step + count - 1 - place) // count * options.accumulate for place, task in enumerate(self.tasks)}
+        return {
+            task.id: (step + count - 1 - place) // count * options.accumulate
+            for place, task in enumerate(self.tasks)
+        }
 
     def can_go_on(self, step: int, options: TrainOptions) -> bool:
         """Whether a run can go on when so many steps have been taken (see `Task.can_go_on`)."""
@@ -45,4 +48,8 @@ class Stage:
 
 
 def _steps(task: Task, options: TrainOptions) -> int:
-    return options.steps if options.epochs is None else round(options.epochs * task.steps_per_epoch(options.batch * options.accumulate))
+    return (
+        options.steps
+        if options.epochs is None
+        else round(options.epochs * task.steps_per_epoch(options.batch * options.accumulate))
+    )

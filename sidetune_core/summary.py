@@ -23,19 +23,30 @@ def summarise(folder: RunFolder) -> RunSummary:
     about = folder.read_json("run.json")
     try:
         moved = tuple(
-            Moved(str(line["task"]), dict(Counter(part_of(str(name)) for name in line["moved"])), len(line["kept"]))
+            Moved(
+                str(line["task"]),
+                dict(Counter(part_of(str(name)) for name in line["moved"])),
+                len(line["kept"]),
+            )
             for line in folder.lines("moved.jsonl")
         )
         counts = folder.lines("parameters.jsonl")
         pieces = folder.lines("seconds.jsonl")
-        measured = bool(pieces) and all("memory" in piece for piece in pieces)  # runs of former versions have the seconds only
+        measured = bool(pieces) and all(
+            "memory" in piece for piece in pieces
+        )  # runs of former versions have the seconds only
         return RunSummary(
             name=folder.path.name,
             spec=_resolved(about["resolved"]),
             spec_line=str(about["composition"]),
             results=folder.results(),
             moved=moved,
-            parameters={TRAINABLE: _typical([int(line["trainable"]) for line in counts]), "all": int(counts[-1]["all"])} if counts else {},
+            parameters={
+                TRAINABLE: _typical([int(line["trainable"]) for line in counts]),
+                "all": int(counts[-1]["all"]),
+            }
+            if counts
+            else {},
             seconds=_finite(sum(piece["seconds"] for piece in pieces)),
             status=folder.status,
             folder=str(folder.path),
@@ -50,8 +61,14 @@ def summarise(folder: RunFolder) -> RunSummary:
 
 def _further(folder: RunFolder) -> dict[str, float]:
     """The figures that every task has at the end of the run, averaged over tasks."""
-    last = {str(line["task"]): line["figures"] for line in folder.lines("eval.jsonl") if line["split"] == "test" and line["after"] >= 0}
-    names = [name for name in next(iter(last.values()), {}) if all(name in figures for figures in last.values())]
+    last = {
+        str(line["task"]): line["figures"]
+        for line in folder.lines("eval.jsonl")
+        if line["split"] == "test" and line["after"] >= 0
+    }
+    names = [
+        name for name in next(iter(last.values()), {}) if all(name in figures for figures in last.values())
+    ]
     return {name: fmean(float(figures[name]) for figures in last.values()) for name in names}
 
 

@@ -37,7 +37,9 @@ On = Literal["local", "ray"]
 RETRIES = 2
 
 State = Literal["new", "unfinished", "done"]
-_STOPPED = {128 + number for number in SIGNALS}  # exit statuses of a run that a signal has stopped, and that has saved its state
+_STOPPED = {
+    128 + number for number in SIGNALS
+}  # exit statuses of a run that a signal has stopped, and that has saved its state
 
 
 @attrs.frozen
@@ -164,7 +166,9 @@ class _Sweep:
 
     def carry_out(self, before: Mapping[str, State]) -> list[SweptRun]:
         counts = {state: list(before.values()).count(state) for state in ("done", "unfinished", "new")}
-        self.say(f"runs: {len(self.runs)}; {counts['done']} done before, {counts['unfinished']} to go on with, {counts['new']} to begin")
+        self.say(
+            f"runs: {len(self.runs)}; {counts['done']} done before, {counts['unfinished']} to go on with, {counts['new']} to begin"
+        )
         self.ended = {run.name: self._swept(run, "done") for run in self.runs if before[run.name] == "done"}
         with listening(Progress().tell) as stop, ThreadPoolExecutor(self.executor.workers) as pool:
             pending = {pool.submit(self._thread, run) for run in self.runs if before[run.name] != "done"}
@@ -190,7 +194,9 @@ class _Sweep:
             self.ended[run.name] = swept
             if swept.status != "stopped":
                 over = sum(one.status != "stopped" for one in self.ended.values())
-                self.say(f"{swept.status:<8} {swept.name} [{over}/{len(self.runs)}]: {swept.reason or _result(swept.folder)}")
+                self.say(
+                    f"{swept.status:<8} {swept.name} [{over}/{len(self.runs)}]: {swept.reason or _result(swept.folder)}"
+                )
 
     def _carry_out(self, run: PlannedRun) -> SweptRun:
         """A run to its end, in a thread."""
@@ -220,10 +226,18 @@ class _Sweep:
         if _state(run, folder) == "new":
             if folder.path.is_dir():
                 shutil.rmtree(folder.path)  # of a process that was killed before it wrote down what it is
-            return ["--spec", str(self.out / "specs" / f"{run.name}.json"), "--out", str(folder.path), *self.saving]
+            return [
+                "--spec",
+                str(self.out / "specs" / f"{run.name}.json"),
+                "--out",
+                str(folder.path),
+                *self.saving,
+            ]
         return ["--resume", str(folder.path), *self.saving]
 
-    def _swept(self, run: PlannedRun, status: Literal["done", "failed", "stopped"], reason: str = "") -> SweptRun:
+    def _swept(
+        self, run: PlannedRun, status: Literal["done", "failed", "stopped"], reason: str = ""
+    ) -> SweptRun:
         return SweptRun(run.name, self.out / "runs" / run.name, status, reason)
 
 
@@ -249,14 +263,22 @@ def _state(run: PlannedRun, folder: RunFolder) -> State:
         RunError: its folder holds something else.
     """
     if not (folder.path / "run.json").is_file():
-        ours = re.compile(r"lock|lock\.json|\.run\.json\.[0-9a-f]+")  # what a process that was killed at its very start leaves
-        if foreign := [path for path in folder.path.rglob("*") if path.is_file() and not ours.fullmatch(path.name)]:
-            raise RunError(f"{folder.path} is no run of this sweep: it holds {foreign[0].name}; remove it, or choose another --out")
+        ours = re.compile(
+            r"lock|lock\.json|\.run\.json\.[0-9a-f]+"
+        )  # what a process that was killed at its very start leaves
+        if foreign := [
+            path for path in folder.path.rglob("*") if path.is_file() and not ours.fullmatch(path.name)
+        ]:
+            raise RunError(
+                f"{folder.path} is no run of this sweep: it holds {foreign[0].name}; remove it, or choose another --out"
+            )
         return "new"
     there = folder.read_json("run.json").get("resolved")
     if there != run.spec:
         differs = ", ".join(_differences(there, run.spec)) or "its spec"
-        raise RunError(f"{folder.path} holds another run than the one asked for ({differs}); choose another --out, or remove it")
+        raise RunError(
+            f"{folder.path} holds another run than the one asked for ({differs}); choose another --out, or remove it"
+        )
     return "done" if folder.status == "done" else "unfinished"
 
 

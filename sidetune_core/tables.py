@@ -35,7 +35,9 @@ def markdown(table: Table, left: Collection[int] = (0,)) -> str:
 
 def latex(table: Table, left: Collection[int] = (0,)) -> str:
     """A ``tabular`` that needs the package booktabs and no other."""
-    head, body = ([" & ".join(map(_escaped, row)) + r" \\" for row in rows] for rows in (_head_rows(table), table[1:]))
+    head, body = (
+        [" & ".join(map(_escaped, row)) + r" \\" for row in rows] for rows in (_head_rows(table), table[1:])
+    )
     columns = "".join("l" if i in left else "r" for i in range(len(table[0])))
     begin = rf"\begin{{tabular}}{{{columns}}}"
     return "\n".join([begin, r"\toprule", *head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
@@ -43,7 +45,11 @@ def latex(table: Table, left: Collection[int] = (0,)) -> str:
 
 def typeset(table: Table, layout: Layout, left: Collection[int] = (0,)) -> str:
     """In the layout that is asked for."""
-    setters: dict[Layout, Callable[[Table, Collection[int]], str]] = {"text": aligned, "markdown": markdown, "latex": latex}
+    setters: dict[Layout, Callable[[Table, Collection[int]], str]] = {
+        "text": aligned,
+        "markdown": markdown,
+        "latex": latex,
+    }
     return setters[layout](table, left)
 
 

@@ -54,7 +54,10 @@ def train(learner: Learner, stage: Stage, seen: Sequence[Task], within: Within, 
         return 0
     optimizer = make_optimizer(learner, options)
     had = stage.batches_taken(within.step, options)
-    drawing = {task.id: batches(task, learner, session, Order(session.seed, options.batch, had[task.id])) for task in stage.tasks}
+    drawing = {
+        task.id: batches(task, learner, session, Order(session.seed, options.batch, had[task.id]))
+        for task in stage.tasks
+    }
     group, recent = session.group, list(within.recent)
     saved, when = within.step, time.monotonic()
 
@@ -67,7 +70,9 @@ def train(learner: Learner, stage: Stage, seen: Sequence[Task], within: Within, 
             now = attrs.evolve(now, optimizer=optimizer_state(optimizer), random=random_states())
         done = [one.id for one in seen[: -len(stage.tasks)]]
         if group.first:
-            checkpoint.save_within(session.folder.checkpoints, learner, done, session.folder.marks(), states(seen), now)
+            checkpoint.save_within(
+                session.folder.checkpoints, learner, done, session.folder.marks(), states(seen), now
+            )
         session.clock.note()
 
     with seeded(session.seed, "train", *(task.id for task in stage.tasks)):
@@ -98,14 +103,24 @@ def train(learner: Learner, stage: Stage, seen: Sequence[Task], within: Within, 
                 recent.clear()
                 reached = task.record()
                 figures = {name: float(value) for name, value in losses.items()} | learner.record() | reached
-                line = {"task": task.id, "step": step + 1, "lr": rate(options, step, steps), "mean_loss": loss, **figures}
+                line = {
+                    "task": task.id,
+                    "step": step + 1,
+                    "lr": rate(options, step, steps),
+                    "mean_loss": loss,
+                    **figures,
+                }
                 session.folder.append("metrics.jsonl", line)
                 session.draw(line)
-                session.progress.step(step + 1, loss, {name: reached[name] for name in (task.metric,) if name in reached})
+                session.progress.step(
+                    step + 1, loss, {name: reached[name] for name in (task.metric,) if name in reached}
+                )
             group.agree(session.stop)
             if not (last or stage.can_go_on(step + 1, options)):
                 continue
-            due = session.save_every.over(step + 1 - saved, time.monotonic() - when) or (last and not session.save_every.never)
+            due = session.save_every.over(step + 1 - saved, time.monotonic() - when) or (
+                last and not session.save_every.never
+            )
             if due or session.stop.number is not None:
                 save(step + 1)
                 saved, when = step + 1, time.monotonic()
@@ -174,6 +189,7 @@ def _check(recent: Tensor, task: Task, step: int, folder: RunFolder) -> float:
         kept = checkpoint.latest(folder.checkpoints)
         raise Diverged(
             f"the loss is {float(recent[broken[0]])} at step {at} of task {task.id} ({task.title}). Try a smaller --train.lr, or "
-            f"--train.precision fp32. " + (f"The state before this task is in {kept}" if kept else "No task had been finished before it")
+            f"--train.precision fp32. "
+            + (f"The state before this task is in {kept}" if kept else "No task had been finished before it")
         )
     return float(recent.mean())

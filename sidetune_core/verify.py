@@ -57,7 +57,9 @@ def verify(folder: RunFolder) -> Verification:
     """
     record = certificate.read(folder)
     if record is None:
-        raise RunError(f"{folder.path} has no certificate: no task has been learnt in it, or an older version of sidetune ran it")
+        raise RunError(
+            f"{folder.path} has no certificate: no task has been learnt in it, or an older version of sidetune ran it"
+        )
     if problems := list(_contradictions(record)):
         return Verification(record, tuple(problems), ())
     states: dict[int, Mapping[str, Any]] = {}
@@ -74,7 +76,9 @@ def verify(folder: RunFolder) -> Verification:
             problems.append(f"{task.id}: {error}")
     newest = checkpoint.latest(folder.checkpoints)
     if newest is not None and newest != checkpoint.boundary(folder.checkpoints, len(record.learnt)):
-        problems.append(f"the newest checkpoint is {newest}, and the certificate is of another moment, after {', '.join(record.learnt)}")
+        problems.append(
+            f"the newest checkpoint is {newest}, and the certificate is of another moment, after {', '.join(record.learnt)}"
+        )
     if problems:
         return Verification(record, tuple(problems), ())
     problems += _hashes(record, states)
@@ -103,7 +107,9 @@ def _read_state(folder: RunFolder, done: Sequence[str]) -> Mapping[str, Any]:
     path = checkpoint.boundary(folder.checkpoints, len(done))
     found = checkpoint.read(path)
     if found.done != list(done):
-        raise RunError(f"{path} is of the tasks {', '.join(found.done)}, and the certificate of {', '.join(done)}")
+        raise RunError(
+            f"{path} is of the tasks {', '.join(found.done)}, and the certificate of {', '.join(done)}"
+        )
     return found.state
 
 
@@ -123,7 +129,9 @@ def _hashes(record: Certificate, states: States) -> Iterator[str]:
     """Where the certificate's hashes are not those of the checkpoints."""
     found = {count: probes.digests(_tensors(state)) for count, state in states.items()}
     for task in record.tasks:
-        if wrong := [name for name, digest in task.tensors.items() if found[task.after].get(name, digest) != digest]:
+        if wrong := [
+            name for name, digest in task.tensors.items() if found[task.after].get(name, digest) != digest
+        ]:
             yield f"{task.id}: the checkpoint after it has other hashes than the certificate for {_some(wrong)}"
     for stage, (before, after) in zip(record.stages[1:], pairwise(found.values()), strict=True):
         changed = {name for name, digest in before.items() if after.get(name) != digest}
@@ -131,7 +139,9 @@ def _hashes(record: Certificate, states: States) -> Iterator[str]:
             yield f"{', '.join(stage.tasks)}: by the checkpoints, the certificate is wrong about whether this changed {_some(wrong)}"
 
 
-def _replays(folder: RunFolder, record: Certificate, states: States, stored: Mapping[str, Stored], notes: list[str]) -> Iterator[str]:
+def _replays(
+    folder: RunFolder, record: Certificate, states: States, stored: Mapping[str, Stored], notes: list[str]
+) -> Iterator[str]:
     """Where the learner, built again from the newest checkpoint, is or does something else than the certificate says."""
     about = folder.read_json("run.json")
     composition = _without_weights(compose(from_values(about.get("resolved"), str(folder.path / "run.json"))))
@@ -148,11 +158,15 @@ def _replays(folder: RunFolder, record: Certificate, states: States, stored: Map
     learner.requires_grad_(False).eval()
     tensors = dict(probes.named_tensors(learner))
     now = probes.digests(tensors)
-    if wrong := sorted(name for name in now.keys() | record.now.keys() if now.get(name) != record.now.get(name)):
+    if wrong := sorted(
+        name for name in now.keys() | record.now.keys() if now.get(name) != record.now.get(name)
+    ):
         yield f"the learner of the newest checkpoint has other hashes than the certificate for {_some(wrong)}"
     for task in record.tasks:
         before = stored[task.id]
-        found = probes.replay(learner, evaluation.make_act(learner, tasks[task.id], machine), before.inputs, task.id)
+        found = probes.replay(
+            learner, evaluation.make_act(learner, tasks[task.id], machine), before.inputs, task.id
+        )
         change = probes.change(before.output, found.output)
         if task.probes.same and change is not None and 0 < change.relative <= ROUNDING:
             notes.append(
@@ -160,7 +174,15 @@ def _replays(folder: RunFolder, record: Certificate, states: States, stored: Map
                 "machine to machine and with the number of threads"
             )
             found = attrs.evolve(found, output=before.output)
-        again = compare(task, before, found, tensors, now, checkpoint.boundary(folder.checkpoints, task.after), record.stages)
+        again = compare(
+            task,
+            before,
+            found,
+            tensors,
+            now,
+            checkpoint.boundary(folder.checkpoints, task.after),
+            record.stages,
+        )
         yield from _differences(task, again)
 
 
@@ -169,7 +191,10 @@ def _differences(said: TaskRecord, found: TaskRecord) -> Iterator[str]:
     for field in ("verdict", "ground", "moved", "read_anew", "no_longer_read"):
         one, other = getattr(said, field), getattr(found, field)
         if one != other:
-            words = [_some(list(value)) or "nothing" if isinstance(value, dict | list) else f"'{value}'" for value in (one, other)]
+            words = [
+                _some(list(value)) or "nothing" if isinstance(value, dict | list) else f"'{value}'"
+                for value in (one, other)
+            ]
             yield f"{said.id}: {field.replace('_', ' ')} is {words[0]} in the certificate, and {words[1]} was found"
     apart = abs(said.probes.change.relative - found.probes.change.relative)
     if said.probes.examples != found.probes.examples:
@@ -181,7 +206,9 @@ def _differences(said: TaskRecord, found: TaskRecord) -> Iterator[str]:
         )
 
 
-def _rebuild(composition: Composition, record: Certificate, machine: Machine) -> tuple[Learner, Mapping[str, Task]]:
+def _rebuild(
+    composition: Composition, record: Certificate, machine: Machine
+) -> tuple[Learner, Mapping[str, Task]]:
     """The learner with every task started, and the tasks: outlines where these are enough, or else the env's own."""
     outlines = {task.id: task.outline for task in record.tasks if task.outline is not None}
     if len(outlines) == len(record.tasks):
@@ -191,10 +218,14 @@ def _rebuild(composition: Composition, record: Certificate, machine: Machine) ->
         except _DataWanted:
             pass
     with closing(build_stream(composition)) as stream:
-        return _start(composition, stream, [task for task in stream.tasks() if task.id in record.learnt], machine)
+        return _start(
+            composition, stream, [task for task in stream.tasks() if task.id in record.learnt], machine
+        )
 
 
-def _start(composition: Composition, stream: TaskStream, tasks: Sequence[Task], machine: Machine) -> tuple[Learner, Mapping[str, Task]]:
+def _start(
+    composition: Composition, stream: TaskStream, tasks: Sequence[Task], machine: Machine
+) -> tuple[Learner, Mapping[str, Task]]:
     learner = build_learner(composition, stream)
     machine.place(learner)
     for task in tasks:
@@ -206,7 +237,9 @@ def _start(composition: Composition, stream: TaskStream, tasks: Sequence[Task], 
 
 def _without_weights(composition: Composition) -> Composition:
     """The same parts at random: the checkpoint has all that they need."""
-    parts = {slot: attrs.evolve(part, config=without_weights(part)) for slot, part in composition.parts.items()}
+    parts = {
+        slot: attrs.evolve(part, config=without_weights(part)) for slot, part in composition.parts.items()
+    }
     return attrs.evolve(composition, parts=parts)
 
 

@@ -36,7 +36,13 @@ class Published:
 
 
 def load_weights(
-    module: nn.Module, choice: str, *, owner: str, packaged: Path, published: Published | None = None, prefix: str = ""
+    module: nn.Module,
+    choice: str,
+    *,
+    owner: str,
+    packaged: Path,
+    published: Published | None = None,
+    prefix: str = "",
 ) -> None:
     """Fill a base or a side with the weights that its option ``weights`` chooses.
 
@@ -55,11 +61,15 @@ def load_weights(
         return
     if choice == "packaged":
         if not packaged.is_file():
-            raise WeightsError(f"no weights of {owner} come with the package: give a file, or 'none' for random ones")
+            raise WeightsError(
+                f"no weights of {owner} come with the package: give a file, or 'none' for random ones"
+            )
         path, tensors = packaged, read_tensors(packaged)
     elif choice == "seed":
         if published is None:
-            raise WeightsError(f"the authors of side-tuning published no weights of {owner}: give 'packaged', 'none' or a file")
+            raise WeightsError(
+                f"the authors of side-tuning published no weights of {owner}: give 'packaged', 'none' or a file"
+            )
         path = fetch(published)
         tensors = _state_dict(salvage(path), path) if published.holds_objects else read_tensors(path)
     else:
@@ -85,7 +95,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         objects = re.search(r"\bGLOBAL (\S+)", str(error))
         if objects is None:
-            raise WeightsError(f"{path} cannot be read as weights: it is damaged, or no file of torch.save") from error
+            raise WeightsError(
+                f"{path} cannot be read as weights: it is damaged, or no file of torch.save"
+            ) from error
         raise WeightsError(
             f"{path} is a pickle that holds Python objects ({objects[1]}), and reading those would run their code; "
             "save its state dict as .safetensors, or with torch.save(model.state_dict(), path)"
@@ -147,7 +159,9 @@ def fill(module: nn.Module, tensors: Tensors, source: str, prefix: str = "") -> 
     if differing:
         problems.append(f"differs in shape: {_some(differing)}")
     if problems:
-        raise WeightsError(f"the weights of {source} are of another architecture: the file {'; it '.join(problems)}")
+        raise WeightsError(
+            f"the weights of {source} are of another architecture: the file {'; it '.join(problems)}"
+        )
     module.load_state_dict(given, strict=False)
 
 
@@ -165,7 +179,9 @@ def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, str] | None 
             flat = flat.clone()
         seen.add(flat.untyped_storage().data_ptr())
         apart[key] = flat
-    write_bytes(path, safetensors.torch.save(apart, {"about": json.dumps(about, sort_keys=True)} if about else {}))
+    write_bytes(
+        path, safetensors.torch.save(apart, {"about": json.dumps(about, sort_keys=True)} if about else {})
+    )
 
 
 def fingerprint(tensors: Tensors) -> str:
@@ -190,7 +206,9 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{path} holds no state dict: expected tensors by name, alone or under the key 'state_dict'")
+        raise WeightsError(
+            f"{path} holds no state dict: expected tensors by name, alone or under the key 'state_dict'"
+        )
     return {str(key): value for key, value in content.items()}
 
 

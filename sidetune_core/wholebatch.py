@@ -53,14 +53,18 @@ class _AsWhole(TorchFunctionMode):
     ) -> Tensor:
         """``functional.batch_norm`` of (B, C, ...), by the mean and variance of all shares together (Chan et al., 1979)."""
         if not training:
-            return functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+            return functional.batch_norm(
+                input, running_mean, running_var, weight, bias, training, momentum, eps
+            )
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         channels = x.shape[1]
         var, mean = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=0)
         count = x.numel() // channels
         own = torch.cat([mean, count * var, mean.new_tensor([count])])
         blank = torch.zeros_like(own)
-        table = self._group.total(torch.stack([own if rank == self._group.rank else blank for rank in range(self._group.size)]))
+        table = self._group.total(
+            torch.stack([own if rank == self._group.rank else blank for rank in range(self._group.size)])
+        )
         means, squares, counts = torch.split(table, [channels, channels, 1], 1)  # a row for each process
         whole = counts.sum()
         mean = (counts * means).sum(0) / whole
@@ -75,7 +79,9 @@ class _AsWhole(TorchFunctionMode):
         shifted: Tensor = normed if bias is None else normed + bias.view(shape)
         return shifted.to(input.dtype)
 
-    def _dropout(self, drop: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    def _dropout(
+        self, drop: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
         """`drop` with the numbers that are drawn for the whole batch, of which those for this share are taken.
 
         The first axis is that of examples, or examples and something else, such as places, put together. Dropped weights are no part
@@ -87,7 +93,9 @@ class _AsWhole(TorchFunctionMode):
             return dropped
         ones = input.new_ones(rows * self._share.whole, *input.shape[1:])
         if input.ndim == 4 and not input.is_contiguous():
-            ones = ones.contiguous(memory_format=torch.channels_last)  # numbers are drawn in the order of memory
+            ones = ones.contiguous(
+                memory_format=torch.channels_last
+            )  # numbers are drawn in the order of memory
         first = rows * self._share.start
         mask = drop(ones, p)[first : first + len(input)]
         return input.mul_(mask) if inplace else input * mask

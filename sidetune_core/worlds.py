@@ -74,7 +74,10 @@ def check_finite(step: Step, title: str, when: str) -> None:
     Raises:
         RunError: an observation or a reward is not.
     """
-    values = {"reward": step.rewards, **{f"observation '{name}'": value for name, value in step.observations.items()}}
+    values = {
+        "reward": step.rewards,
+        **{f"observation '{name}'": value for name, value in step.observations.items()},
+    }
     for name, value in values.items():
         if value.is_floating_point() and not np.isfinite(value.numpy()).all():
             env = int((~value.isfinite()).reshape(len(value), -1).any(1).nonzero()[0])

@@ -48,7 +48,12 @@ def make_image_archive(tmp_path: Path) -> MakeArchive:
     """
 
     def make(**changes: Any) -> Path:
-        arrays = {**_coloured("train", 20), **_coloured("test", 8), "names": np.array(["blue", "green", "red", "white"]), **changes}
+        arrays = {
+            **_coloured("train", 20),
+            **_coloured("test", 8),
+            "names": np.array(["blue", "green", "red", "white"]),
+            **changes,
+        }
         path = tmp_path / "images.npz"
         np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
         return path
@@ -79,7 +84,13 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+    }
     BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
     return folder
 
@@ -96,7 +107,10 @@ def make_squad(tmp_path: Path) -> MakeSquad:
 
     def make(name: str = "squad.json", articles: int = 2, impossible: bool = True) -> Path:
         path = tmp_path / name
-        data = [{"title": f"Article_{k}", "paragraphs": [_paragraph(name, k, p, impossible) for p in range(10)]} for k in range(articles)]
+        data = [
+            {"title": f"Article_{k}", "paragraphs": [_paragraph(name, k, p, impossible) for p in range(10)]}
+            for k in range(articles)
+        ]
         path.write_text(json.dumps({"version": "v2.0", "data": data}), encoding="utf-8")
         return path
 
@@ -113,13 +127,28 @@ def _paragraph(name: str, article: int, number: int, impossible: bool) -> dict[s
     who = ("Alfred", "Matilda", "Harold", "Edith")[(article + number) % 4]
     year = ("1066", "1215", "1492", "1789")[number % 4]
     what = ("tower", "bridge", "church")[number % 3]
-    context = f"The old {what} in the city was built by {who} in {year}. The river is long." + " Old stone." * number
+    context = (
+        f"The old {what} in the city was built by {who} in {year}. The river is long."
+        + " Old stone." * number
+    )
     answers = [{"text": text, "answer_start": context.index(text)} for text in (who, f"by {who}")]
     questions: list[dict[str, Any]] = [
-        {"id": f"{name}-{article}-{number}-0", "question": f"Who built the old {what}?", "answers": answers, "is_impossible": False}
+        {
+            "id": f"{name}-{article}-{number}-0",
+            "question": f"Who built the old {what}?",
+            "answers": answers,
+            "is_impossible": False,
+        }
     ]
     if impossible:
-        questions.append({"id": f"{name}-{article}-{number}-1", "question": "Where was the king?", "answers": [], "is_impossible": True})
+        questions.append(
+            {
+                "id": f"{name}-{article}-{number}-1",
+                "question": "Where was the king?",
+                "answers": [],
+                "is_impossible": True,
+            }
+        )
     return {"context": context, "qas": questions}
 
 
@@ -193,7 +222,9 @@ def write_taskonomy() -> WriteTaskonomy:
         for domain in domains:
             number = 0
             for building in buildings:
-                folder = {"buildings": root / domain / building, "sample": root / domain, "flat": root}[layout]
+                folder = {"buildings": root / domain / building, "sample": root / domain, "flat": root}[
+                    layout
+                ]
                 folder.mkdir(parents=True, exist_ok=True)
                 for point, view in product(range(points), range(views)):
                     suffix = "" if layout == "buildings" else f"_domain_{domain}"
@@ -223,7 +254,9 @@ def write_frames() -> WriteFrames:
         depth[:, size // 2 :] = far
         depth[0, 0] = 0
         for number in range(count):
-            Image.fromarray(random.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(root / f"{number:03}-rgb.png")
+            Image.fromarray(random.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(
+                root / f"{number:03}-rgb.png"
+            )
             Image.fromarray(depth).save(root / f"{number:03}-depth.png")
         np.savez(root / "cameras.npz", K=np.array([[size, 0, size / 2], [0, size, size / 2], [0, 0, 1.0]]))
         return root

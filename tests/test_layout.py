@@ -19,8 +19,14 @@ def config() -> configparser.ConfigParser:
 def test_every_core_module_but_the_public_ones_is_closed_to_plugins() -> None:
     closed = set(config()["importlinter:contract:api-only"]["forbidden_modules"].split())
     modules = {f"sidetune_core.{path.stem}" for path in (ROOT / "sidetune_core").glob("*.py")}
-    packages = {f"sidetune_core.{path.parent.name}" for path in (ROOT / "sidetune_core").glob("*/__init__.py")}
-    assert closed == (modules | packages) - {"sidetune_core.__init__", "sidetune_core.api", "sidetune_core.testing"}
+    packages = {
+        f"sidetune_core.{path.parent.name}" for path in (ROOT / "sidetune_core").glob("*/__init__.py")
+    }
+    assert closed == (modules | packages) - {
+        "sidetune_core.__init__",
+        "sidetune_core.api",
+        "sidetune_core.testing",
+    }
 
 
 def test_every_folder_with_code_is_a_package_of_the_distribution() -> None:
@@ -35,7 +41,11 @@ def test_every_folder_with_code_is_a_package_of_the_distribution() -> None:
 
 def test_every_plugin_file_is_registered() -> None:
     entries = config()["options.entry_points"]
-    registered = {line.split("=")[1].strip().split(":")[0] for group in entries.values() for line in group.strip().splitlines()}
+    registered = {
+        line.split("=")[1].strip().split(":")[0]
+        for group in entries.values()
+        for line in group.strip().splitlines()
+    }
     for path in (ROOT / "plugins").glob("*/*.py"):
         if not path.name.startswith("_"):
             assert f"sidetune_plugins.{path.parent.name}.{path.stem}" in registered

@@ -30,7 +30,9 @@ def test_the_twenty_line_learner_runs_from_the_current_folder(tmp_path: Path, im
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
     (code,) = [block for block in blocks("python") if "api.run(" in block]
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment()
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -48,7 +50,13 @@ def test_the_commands_that_are_named_exist(tmp_path: Path) -> None:
 
 def command(function: str, words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     code = f"import sys; from sidetune_core.cli import {function}; sys.exit({function}())"
-    return subprocess.run([sys.executable, "-c", code, *words.split()], cwd=folder, capture_output=True, text=True, env=environment())
+    return subprocess.run(
+        [sys.executable, "-c", code, *words.split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
 
 
 def environment() -> dict[str, str]:

@@ -63,13 +63,17 @@ class Environment:
         venv.create(folder, symlinks=os.name != "nt")
         paths = sysconfig.get_paths("venv", vars={"base": str(folder), "platbase": str(folder)})
         ours = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-        Path(paths["purelib"], "parent.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in ours))
+        Path(paths["purelib"], "parent.pth").write_text(
+            "".join(f"import site; site.addsitedir({path!r})\n" for path in ours)
+        )
         return cls(Path(paths["scripts"]) / "python")
 
     def pip(self, *words: str) -> None:
         """Run the pip of the running environment on this one."""
         quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
-        subprocess.run([sys.executable, "-m", "pip", "--python", str(self.python), *words, *quiet], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "--python", str(self.python), *words, *quiet], check=True
+        )
 
     def sidetune_run(self, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
         """``sidetune-run`` in this environment."""
@@ -77,15 +81,36 @@ class Environment:
 
     def run(self, program: str, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
         """A program in this environment."""
-        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run([str(self.python), "-c", program, *words], cwd=folder, env=variables, capture_output=True, text=True)
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
+            "OMP_NUM_THREADS": "1"
+        }
+        return subprocess.run(
+            [str(self.python), "-c", program, *words],
+            cwd=folder,
+            env=variables,
+            capture_output=True,
+            text=True,
+        )
 
 
 def test_a_package_is_installed_runs_and_is_uninstalled_without_a_change_of_the_core(tmp_path: Path) -> None:
     environment = Environment.create(tmp_path / "environment")
-    source = shutil.copytree(HERE / "acme", tmp_path / "acme", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    source = shutil.copytree(
+        HERE / "acme", tmp_path / "acme", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+    )
     out = tmp_path / "out"
-    asked = ["--learner", "bitfit", "--learner.coef", "0.1", "--env", "blobs", "--base", "resnet20", "--base.weights", "none"]
+    asked = [
+        "--learner",
+        "bitfit",
+        "--learner.coef",
+        "0.1",
+        "--env",
+        "blobs",
+        "--base",
+        "resnet20",
+        "--base.weights",
+        "none",
+    ]
     asked += ["--train.steps", "3", "--quiet", "--out", str(out)]
 
     environment.pip("install", "--no-index", "--no-deps", "--no-build-isolation", str(source))
@@ -121,10 +146,19 @@ def test_a_new_package_of_every_kind_installs_conforms_and_runs(tmp_path: Path) 
     names = {kind.name: f"my_{kind.name}" for kind in KINDS}
     for kind, name in names.items():
         assert main(["new", kind, name, "--out", str(tmp_path / name)]) == 0
-    environment.pip("install", "--no-index", "--no-deps", "--no-build-isolation", *(str(tmp_path / name) for name in names.values()))
+    environment.pip(
+        "install",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        *(str(tmp_path / name) for name in names.values()),
+    )
     learner = {"base": "my_base", "learner": "my_learner", "env": "my_env"}
     sidetuned = {**names, "learner": "sidetune"}
-    asked = [[word for kind, name in parts.items() for word in (f"--{kind}", name)] for parts in (learner, sidetuned)]
+    asked = [
+        [word for kind, name in parts.items() for word in (f"--{kind}", name)]
+        for parts in (learner, sidetuned)
+    ]
     done = environment.run(CHECK_AND_RUN, json.dumps(names), json.dumps(asked), folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("Forgetting is zero by construction for t0") == 2
@@ -149,7 +183,9 @@ def rival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("rival")
-def test_a_name_that_two_packages_ship_is_refused_with_the_ways_to_write_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_two_packages_ship_is_refused_with_the_ways_to_write_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main_run(["--learner", "finetune", "--dry-run"]) == 2
     message = capsys.readouterr().err
     assert "learner 'finetune' is in rival 1.0 and sidetune " in message

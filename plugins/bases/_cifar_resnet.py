@@ -36,7 +36,8 @@ class CifarResNet(Base):
         """Options of every CIFAR ResNet."""
 
         weights: str = option(
-            "packaged", "'packaged' (ours, CIFAR-10), 'seed' (the original authors' file), 'none' (random), or a .safetensors or .pth file"
+            "packaged",
+            "'packaged' (ours, CIFAR-10), 'seed' (the original authors' file), 'none' (random), or a .safetensors or .pth file",
         )
 
     depth: ClassVar[int]
@@ -48,7 +49,9 @@ class CifarResNet(Base):
         super().__init__()
         shape = inputs.get("image", ())
         if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < 8:
-            raise FitError(f"base 'resnet{self.depth}' needs an input 'image' of shape (3, H, W), H and W at least 8; got {dict(inputs)}")
+            raise FitError(
+                f"base 'resnet{self.depth}' needs an input 'image' of shape (3, H, W), H and W at least 8; got {dict(inputs)}"
+            )
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
@@ -75,7 +78,9 @@ class CifarResNet(Base):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, 64) of ``image`` and the four taps."""
-        stem = functional.relu(_convolve(self.conv1, self.bn1, (inputs["image"] - self.mean) / self.std), inplace=True)
+        stem = functional.relu(
+            _convolve(self.conv1, self.bn1, (inputs["image"] - self.mean) / self.std), inplace=True
+        )
         first = self.layer1(stem)
         second = self.layer2(first)
         third = self.layer3(second)
@@ -95,8 +100,12 @@ class _Block(nn.Module):
         self.widen = (c_out - c_in) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = _convolve(self.conv2, self.bn2, functional.relu(_convolve(self.conv1, self.bn1, x), inplace=True))
-        if self.stride > 1 or self.widen:  # option A: subsample, and pad the channels with zeros on both sides
+        residual = _convolve(
+            self.conv2, self.bn2, functional.relu(_convolve(self.conv1, self.bn1, x), inplace=True)
+        )
+        if (
+            self.stride > 1 or self.widen
+        ):  # option A: subsample, and pad the channels with zeros on both sides
             x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.widen, self.widen))
         return functional.relu(residual.add_(x), inplace=True)
 
@@ -114,9 +123,15 @@ def _convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
         return normed
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return functional.conv2d(
-        x, conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale, stride=conv.stride, padding=conv.padding
+        x,
+        conv.weight * scale.view(-1, 1, 1, 1),
+        norm.bias - norm.running_mean * scale,
+        stride=conv.stride,
+        padding=conv.padding,
     )
 
 
 def _stage(c_in: int, c_out: int, blocks: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(*(_Block(c_in if k == 0 else c_out, c_out, stride if k == 0 else 1) for k in range(blocks)))
+    return nn.Sequential(
+        *(_Block(c_in if k == 0 else c_out, c_out, stride if k == 0 else 1) for k in range(blocks))
+    )

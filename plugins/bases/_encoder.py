@@ -24,7 +24,9 @@ class EncoderOptions:
     """Options of every text encoder."""
 
     tap_every: int = option(
-        1, "give every so-manieth hidden state as a tap, counted from the encoding down; fewer take less memory", at_least(1)
+        1,
+        "give every so-manieth hidden state as a tap, counted from the encoding down; fewer take less memory",
+        at_least(1),
     )
 
 
@@ -52,11 +54,15 @@ class Encoder(Base):
         super().__init__()
         window = inputs.get("tokens", ())
         if len(window) != 1 or inputs.get("mask") != window:
-            raise FitError(f"{owner} needs inputs 'tokens' and 'mask' of shape (L,), as env squad gives; got {dict(inputs)}")
+            raise FitError(
+                f"{owner} needs inputs 'tokens' and 'mask' of shape (L,), as env squad gives; got {dict(inputs)}"
+            )
         self.network = _load(model, pretrained, owner)
         embeddings = self.network.get_input_embeddings()
         if self.network.config.is_encoder_decoder or not isinstance(embeddings, nn.Embedding):
-            raise FitError(f"{owner}: {model} is a {type(self.network).__name__}, and no text encoder such as BERT")
+            raise FitError(
+                f"{owner}: {model} is a {type(self.network).__name__}, and no text encoder such as BERT"
+            )
         self.vocabulary = embeddings.num_embeddings
         self._typed = "token_type_ids" in inspect.signature(self.network.forward).parameters
         self._typed = self._typed and getattr(self.network.config, "type_vocab_size", 2) > 1
@@ -70,7 +76,9 @@ class Encoder(Base):
         """The encoding (B, L, C) of ``tokens`` and the taps."""
         tokens, mask = inputs["tokens"].long(), inputs["mask"].long()
         types = {"token_type_ids": inputs["types"].long()} if self._typed and "types" in inputs else {}
-        hidden = self.network(input_ids=tokens, attention_mask=mask, output_hidden_states=True, **types).hidden_states
+        hidden = self.network(
+            input_ids=tokens, attention_mask=mask, output_hidden_states=True, **types
+        ).hidden_states
         ended = (mask == 0)[..., None]
         encoding, *taps = (hidden[place].masked_fill(ended, 0) for place in (-1, *self._places))
         return Features(encoding, tuple(taps))
@@ -81,9 +89,15 @@ class Encoder(Base):
         if layers > depth:
             raise FitError(f"a base of {depth} layers cannot be cut after {layers}")
         cut = copy.deepcopy(self, {id(self.store): None})
-        stacks = [name for name, one in cut.network.named_modules() if isinstance(one, nn.ModuleList) and len(one) == depth]
+        stacks = [
+            name
+            for name, one in cut.network.named_modules()
+            if isinstance(one, nn.ModuleList) and len(one) == depth
+        ]
         if len(stacks) != 1:
-            raise FitError(f"the layers of a {type(self.network).__name__} cannot be told apart from its other parts, so it cannot be cut")
+            raise FitError(
+                f"the layers of a {type(self.network).__name__} cannot be told apart from its other parts, so it cannot be cut"
+            )
         parent, _, name = stacks[0].rpartition(".")
         layer_list = cut.network.get_submodule(stacks[0])
         setattr(cut.network.get_submodule(parent), name, layer_list[:layers])  # type: ignore[index]
@@ -99,13 +113,19 @@ class Encoder(Base):
         training = self.training
         try:
             with torch.no_grad():
-                one, other = self.eval()({"tokens": tokens % self.vocabulary, "mask": torch.ones(2, window)}).encoding  # type: ignore[operator]
+                one, other = self.eval()(
+                    {"tokens": tokens % self.vocabulary, "mask": torch.ones(2, window)}
+                ).encoding  # type: ignore[operator]
         except (IndexError, RuntimeError) as error:
-            raise FitError(f"{name} takes no windows of {window} tokens ({str(error).splitlines()[0]}); choose a smaller window") from error
+            raise FitError(
+                f"{name} takes no windows of {window} tokens ({str(error).splitlines()[0]}); choose a smaller window"
+            ) from error
         finally:
             self.train(training)
         if window > 1 and torch.equal(one[0], other[0]):
-            raise FitError(f"{name} is no encoder: what it makes of a token does not depend on those after it")
+            raise FitError(
+                f"{name} is no encoder: what it makes of a token does not depend on those after it"
+            )
 
 
 def _load(model: str, pretrained: bool, owner: str) -> PreTrainedModel:
@@ -113,7 +133,9 @@ def _load(model: str, pretrained: bool, owner: str) -> PreTrainedModel:
     folder = Path(model).expanduser()
     local = folder.is_dir()
     if not local and (folder.is_absolute() or model.startswith(("~", "."))):
-        raise WeightsError(f"{owner}: no folder {folder}; expected {FILES}, or a name on the Hugging Face hub")
+        raise WeightsError(
+            f"{owner}: no folder {folder}; expected {FILES}, or a name on the Hugging Face hub"
+        )
     source = str(folder) if local else model
     common: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
     bars = logging.is_progress_bar_enabled()
@@ -121,12 +143,16 @@ def _load(model: str, pretrained: bool, owner: str) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(source, **common)
         if pretrained:
-            network = AutoModel.from_pretrained(source, config=config, use_safetensors=True, dtype=torch.float32, **common)
+            network = AutoModel.from_pretrained(
+                source, config=config, use_safetensors=True, dtype=torch.float32, **common
+            )
         else:
             network = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise WeightsError(f"{owner} cannot load {model}: {reason} Expected {FILES}, or a name on the Hugging Face hub") from error
+        raise WeightsError(
+            f"{owner} cannot load {model}: {reason} Expected {FILES}, or a name on the Hugging Face hub"
+        ) from error
     finally:
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]

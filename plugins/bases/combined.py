@@ -27,15 +27,24 @@ class Combined(Base):
     class Config:
         """Options of Combined."""
 
-        width: int = option(64, "length of the encoding, and units of each layer where there are vectors only", at_least(1))
+        width: int = option(
+            64, "length of the encoding, and units of each layer where there are vectors only", at_least(1)
+        )
         weights: str = option("none", "'none' (random), or a .safetensors or .pth file")
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
         sees = len(inputs.get("image", ())) == 3
-        self.network = Conv(Conv.Config(config.width), inputs) if sees else MLP(MLP.Config(config.width), inputs)
+        self.network = (
+            Conv(Conv.Config(config.width), inputs) if sees else MLP(MLP.Config(config.width), inputs)
+        )
         self.shape, self.tap_shapes = self.network.shape, self.network.tap_shapes
-        load_weights(self, config.weights, owner="base 'combined'", packaged=Path(__file__).parent / "weights" / "combined.safetensors")
+        load_weights(
+            self,
+            config.weights,
+            owner="base 'combined'",
+            packaged=Path(__file__).parent / "weights" / "combined.safetensors",
+        )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, width), and the taps."""

@@ -34,7 +34,10 @@ class Conv(Base):
         """Options of Conv."""
 
         width: int = option(64, "length of the encoding", at_least(1))
-        weights: str = option("none", "'none' (random), 'packaged' (of BabyAI's levels in 28 x 28 pixels), or a .safetensors or .pth file")
+        weights: str = option(
+            "none",
+            "'none' (random), 'packaged' (of BabyAI's levels in 28 x 28 pixels), or a .safetensors or .pth file",
+        )
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
@@ -47,7 +50,9 @@ class Conv(Base):
             self.convolutions.append(orthogonal(nn.Conv2d(channels, count, 3, stride=2, padding=1)))
             channels, height, width_ = count, (height + 1) // 2, (width_ + 1) // 2
             taps.append((channels, height, width_))
-        self.linear = orthogonal(nn.Linear(math.prod(taps[-1]) + width(inputs, besides="image"), config.width))
+        self.linear = orthogonal(
+            nn.Linear(math.prod(taps[-1]) + width(inputs, besides="image"), config.width)
+        )
         self.shape, self.tap_shapes = (config.width,), tuple(taps)
         packaged = Path(__file__).parent / "weights" / "conv-babyai.safetensors"
         load_weights(self, config.weights, owner="base 'conv'", packaged=packaged)

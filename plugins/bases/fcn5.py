@@ -32,15 +32,22 @@ class FCN5(Base):
         """Options of FCN5."""
 
         width: int = option(16, "channels of the first layer, an even number", at_least(2))
-        weights: str = option("none", "'packaged' (depth in VizDoom, width 16), 'none' (random), or a .safetensors, .pth or .dat file")
+        weights: str = option(
+            "none",
+            "'packaged' (depth in VizDoom, width 16), 'none' (random), or a .safetensors, .pth or .dat file",
+        )
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
         shape = inputs.get("image", ())
         if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < SMALLEST:
-            raise FitError(f"base 'fcn5' needs an input 'image' of shape (3, H, W), H and W at least {SMALLEST}; got {dict(inputs)}")
+            raise FitError(
+                f"base 'fcn5' needs an input 'image' of shape (3, H, W), H and W at least {SMALLEST}; got {dict(inputs)}"
+            )
         if config.width % 2:
-            raise FitError(f"base 'fcn5' standardises channels in two groups; --base.width {config.width} is odd")
+            raise FitError(
+                f"base 'fcn5' standardises channels in two groups; --base.width {config.width} is odd"
+            )
         narrow, wide = config.width, 4 * config.width
         self.conv1 = _layer(3, narrow, kernel=8, stride=4, padding=2)
         self.conv2 = _layer(narrow, wide, stride=2)
@@ -52,7 +59,12 @@ class FCN5(Base):
             maps = self._maps(torch.zeros(1, *shape))
         self.shape = tuple(maps[-1].shape[1:])
         self.tap_shapes = tuple(tuple(one.shape[1:]) for one in maps[:-1])
-        load_weights(self, config.weights, owner="base 'fcn5'", packaged=Path(__file__).parent / "weights" / "fcn5-vizdoom.safetensors")
+        load_weights(
+            self,
+            config.weights,
+            owner="base 'fcn5'",
+            packaged=Path(__file__).parent / "weights" / "fcn5-vizdoom.safetensors",
+        )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, 8, H/16, W/16) of ``image``, and what the other layers give."""
@@ -69,4 +81,8 @@ class FCN5(Base):
 
 def _layer(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> nn.Sequential:
     """A convolution without bias, GroupNorm with two groups, ReLU."""
-    return nn.Sequential(nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=False), nn.GroupNorm(2, c_out), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=False),
+        nn.GroupNorm(2, c_out),
+        nn.ReLU(),
+    )

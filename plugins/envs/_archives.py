@@ -52,12 +52,23 @@ def read_archive(path: Path, size: tuple[int, int] | None = None) -> LabelledIma
     images, labels = {}, {}
     for split in ("train", "test"):
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3)) or 0 in x.shape[1:]:
-            raise DataError(f"{path}: x_{split} must be uint8 of shape (N, H, W, 3) or (N, H, W); it is {x.dtype} {x.shape}")
+        if (
+            x.dtype != np.uint8
+            or x.ndim not in (3, 4)
+            or (x.ndim == 4 and x.shape[3] not in (1, 3))
+            or 0 in x.shape[1:]
+        ):
+            raise DataError(
+                f"{path}: x_{split} must be uint8 of shape (N, H, W, 3) or (N, H, W); it is {x.dtype} {x.shape}"
+            )
         if size is not None and x.shape[1:3] != size:
-            raise DataError(f"{path}: the images of x_{split} are {x.shape[1]} x {x.shape[2]} pixels, expected {size[0]} x {size[1]}")
+            raise DataError(
+                f"{path}: the images of x_{split} are {x.shape[1]} x {x.shape[2]} pixels, expected {size[0]} x {size[1]}"
+            )
         if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
-            raise DataError(f"{path}: y_{split} must be whole numbers, one for each of {len(x)} images; it is {y.dtype} {y.shape}")
+            raise DataError(
+                f"{path}: y_{split} must be whole numbers, one for each of {len(x)} images; it is {y.dtype} {y.shape}"
+            )
         pixels = torch.from_numpy(x if x.ndim == 4 else x[..., None]).permute(0, 3, 1, 2)
         images[split] = pixels.expand(-1, 3, -1, -1).contiguous()
         labels[split] = torch.from_numpy(y.astype(np.int64))
@@ -82,11 +93,15 @@ def _load(path: Path) -> dict[str, Array]:
         raise DataError(f"no file {path} (--env.archive)")
     try:
         if not zipfile.is_zipfile(path):
-            raise DataError(f"{path} is not an .npz archive, or only the first part of one; expected what numpy.savez writes")
+            raise DataError(
+                f"{path} is not an .npz archive, or only the first part of one; expected what numpy.savez writes"
+            )
         with np.load(path, allow_pickle=False) as archive:
             found = sorted(archive.files)
             if lacking := [key for key in REQUIRED if key not in found]:
-                raise DataError(f"{path} lacks {', '.join(lacking)}; it has {', '.join(map(ascii, found[:10])) or 'nothing'}")
+                raise DataError(
+                    f"{path} lacks {', '.join(lacking)}; it has {', '.join(map(ascii, found[:10])) or 'nothing'}"
+                )
             return {key: _array(archive, key, path) for key in (*REQUIRED, "names") if key in found}
     except DAMAGE as error:
         raise DataError(f"{path} cannot be read as an .npz archive: {_reason(error)}") from error
@@ -94,9 +109,13 @@ def _load(path: Path) -> dict[str, Array]:
 
 def _array(archive: Any, key: str, path: Path) -> Array:
     for stored in archive.zip.infolist():
-        if stored.filename in (f"{key}.npy", key) and stored.file_size > max(LARGE, MANY * stored.compress_size):
+        if stored.filename in (f"{key}.npy", key) and stored.file_size > max(
+            LARGE, MANY * stored.compress_size
+        ):
             size = f"{stored.file_size / 2**30:.1f} GiB"
-            raise DataError(f"{path}: {key} unpacks to {MANY} times its size or more, {size}; save it uncompressed")
+            raise DataError(
+                f"{path}: {key} unpacks to {MANY} times its size or more, {size}; save it uncompressed"
+            )
     try:
         value = archive[key]
     except DAMAGE as error:

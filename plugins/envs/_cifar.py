@@ -23,7 +23,8 @@ class Config(Options):
     """Options of the CIFAR envs."""
 
     archive: Path | None = option(
-        None, "read this .npz file (x_train, y_train, x_test, y_test, uint8 (N, 32, 32, 3), names) instead of downloading"
+        None,
+        "read this .npz file (x_train, y_train, x_test, y_test, uint8 (N, 32, 32, 3), names) instead of downloading",
     )
     root: Path = option(Path("~/.cache/sidetune/data"), "folder that downloads are kept in")
 
@@ -53,11 +54,16 @@ class CifarStream(ImageStream):
 
         root = self._config.root.expanduser()
         try:
-            sets = {split: getattr(datasets, self.set_name)(root, train=split == "train", download=True) for split in ("train", "test")}
+            sets = {
+                split: getattr(datasets, self.set_name)(root, train=split == "train", download=True)
+                for split in ("train", "test")
+            }
         except (OSError, RuntimeError, HTTPException) as error:
             raise DataError(
                 f"cannot download {self.set_name} into {root}: {error}. Without internet, give an archive: --env.archive FILE.npz"
             ) from error
-        images = {split: torch.from_numpy(one.data).permute(0, 3, 1, 2).contiguous() for split, one in sets.items()}
+        images = {
+            split: torch.from_numpy(one.data).permute(0, 3, 1, 2).contiguous() for split, one in sets.items()
+        }
         labels = {split: torch.tensor(one.targets) for split, one in sets.items()}
         return labelled(images, labels, tuple(sets["train"].classes), self.set_name)

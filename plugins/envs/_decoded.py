@@ -70,16 +70,34 @@ def decode(paths: Sequence[Path], what: What, size: int, channels: int, cache: P
         array, notes = cache / f"{key}.npy", cache / f"{key}.json"
         if not (array.is_file() and notes.is_file()):
             cache.mkdir(parents=True, exist_ok=True)
-            _fill(array, notes, paths, (len(paths), *shape), kind, lambda path: _read(path, what, size, channels))
-        values = torch.from_numpy(np.load(array, mmap_mode="c"))  # "c": never written, though torch wants it writable
-        faults = {int(place): str(why) for place, why in json.loads(notes.read_text(encoding="utf-8")).items()}
+            _fill(
+                array,
+                notes,
+                paths,
+                (len(paths), *shape),
+                kind,
+                lambda path: _read(path, what, size, channels),
+            )
+        values = torch.from_numpy(
+            np.load(array, mmap_mode="c")
+        )  # "c": never written, though torch wants it writable
+        faults = {
+            int(place): str(why) for place, why in json.loads(notes.read_text(encoding="utf-8")).items()
+        }
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot keep decoded images in {cache}: {error}. Give another folder with --env.cache") from error
+        raise DataError(
+            f"cannot keep decoded images in {cache}: {error}. Give another folder with --env.cache"
+        ) from error
     return Decoded(values, faults, key)
 
 
 def _fill(
-    array: Path, notes: Path, paths: Sequence[Path], shape: tuple[int, ...], kind: type[Any], read: Callable[[Path], tuple[Array, str]]
+    array: Path,
+    notes: Path,
+    paths: Sequence[Path],
+    shape: tuple[int, ...],
+    kind: type[Any],
+    read: Callable[[Path], tuple[Array, str]],
 ) -> None:
     """Write the array and the faults, under temporary names until they are whole."""
     temporary = array.with_name(f".{array.name}.{secrets.token_hex(4)}")
@@ -94,14 +112,20 @@ def _fill(
             except Unfit as error:
                 faults[place] = str(error)
 
-        with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:  # decoding runs outside Python's lock
+        with ThreadPoolExecutor(
+            max_workers=min(16, os.cpu_count() or 1)
+        ) as pool:  # decoding runs outside Python's lock
             list(pool.map(one, range(len(paths))))
         if sizes:
             usual = Counter(sizes.values()).most_common(1)[0][0]
-            faults |= {place: f"is {found}, the others {usual}" for place, found in sizes.items() if found != usual}
+            faults |= {
+                place: f"is {found}, the others {usual}" for place, found in sizes.items() if found != usual
+            }
         values.flush()
         os.replace(temporary, array)
-        temporary.write_text(json.dumps({str(place): faults[place] for place in sorted(faults)}), encoding="utf-8")
+        temporary.write_text(
+            json.dumps({str(place): faults[place] for place in sorted(faults)}), encoding="utf-8"
+        )
         os.replace(temporary, notes)
     finally:
         temporary.unlink(missing_ok=True)
@@ -157,7 +181,12 @@ def _read_vector(path: Path, channels: int) -> tuple[Array, str]:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise Unfit(f"cannot be read as an array ({error})") from error
-    if not isinstance(values, np.ndarray) or values.size != channels or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+    if (
+        not isinstance(values, np.ndarray)
+        or values.size != channels
+        or values.dtype.kind not in "fiu"
+        or not np.isfinite(values).all()
+    ):
         raise Unfit(f"is no array of {channels} finite numbers")
     return values.reshape(channels).astype(np.float32), f"{channels}"
 

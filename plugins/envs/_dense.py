@@ -164,7 +164,9 @@ class DenseTask(Task):
         if domain.stored == "labels":
             highest = max(int(frames.stored[domain.name][rows].max()) for rows in frames.rows.values())
             if highest >= domain.channels:
-                raise DataError(f"task '{self.id}': a label is {highest}, expected 0 to {domain.channels - 1}")
+                raise DataError(
+                    f"task '{self.id}': a label is {highest}, expected 0 to {domain.channels - 1}"
+                )
 
     def size(self, split: str) -> int:
         """How many images a split has."""
@@ -212,7 +214,11 @@ class DenseTask(Task):
         output = act(batch.inputs).cpu()
         shown = {"input": batch.inputs["image"]}
         if self._domain.whole:
-            chances = target if target.is_floating_point() else functional.one_hot(target, self._domain.channels).float()
+            chances = (
+                target
+                if target.is_floating_point()
+                else functional.one_hot(target, self._domain.channels).float()
+            )
             predicted = output.softmax(1)
             pairs = {"target": chances, "prediction": predicted, "error": (predicted - chances).abs()}
             shown |= {name: _bars(values, self._frames.size) for name, values in pairs.items()}
@@ -264,7 +270,9 @@ def _grey_or_colour(maps: Tensor) -> Tensor:
 
 def _coloured(labels: Tensor) -> Tensor:
     """(B, H, W) labels as colours, (B, 3, H, W)."""
-    palette = torch.tensor([colorsys.hsv_to_rgb(0.618 * k % 1, 0.7, 0.95) for k in range(int(labels.max()) + 1)])
+    palette = torch.tensor(
+        [colorsys.hsv_to_rgb(0.618 * k % 1, 0.7, 0.95) for k in range(int(labels.max()) + 1)]
+    )
     return palette[labels].permute(0, 3, 1, 2)
 
 

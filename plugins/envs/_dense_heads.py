@@ -76,7 +76,9 @@ class DenseHead(nn.Module):
         FitError: encodings are no maps.
     """
 
-    def __init__(self, shape: Shape, channels: int, size: tuple[int, int], bounded: bool, width: int = WIDTH) -> None:
+    def __init__(
+        self, shape: Shape, channels: int, size: tuple[int, int], bounded: bool, width: int = WIDTH
+    ) -> None:
         super().__init__()
         _check_map(shape)
         self.size = size
@@ -132,12 +134,16 @@ class _Doubling(nn.ConvTranspose2d):
 
 
 def _layer(c_in: int, c_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2))
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2)
+    )
 
 
 def _doubling(c_in: int, c_out: int) -> nn.Sequential:
     """The bank pads before and crops after: places 0 and 2 of a layer, which keys count."""
-    return nn.Sequential(nn.Identity(), _Doubling(c_in, c_out), nn.Identity(), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2))
+    return nn.Sequential(
+        nn.Identity(), _Doubling(c_in, c_out), nn.Identity(), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2)
+    )
 
 
 def _check_map(shape: Shape) -> None:

@@ -40,7 +40,9 @@ class Camera:
     def rays(self, height: int, width: int) -> Tensor:
         """(3, H, W): the direction of each pixel, with z = 1."""
         rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-        return torch.stack([(columns - self.cx) / self.fx, (rows - self.cy) / self.fy, torch.ones(height, width)])
+        return torch.stack(
+            [(columns - self.cx) / self.fx, (rows - self.cy) / self.fy, torch.ones(height, width)]
+        )
 
 
 def euclidean(depth: Tensor, camera: Camera) -> Tensor:
@@ -85,7 +87,9 @@ def normals(depth: Tensor, camera: Camera, radius: int = 1, tolerance: float = 0
     height, width = depth.shape[1:]
     padded = functional.pad(inverse, [radius] * 4)  # where nothing was measured it is 0, and never near
     zero = torch.zeros_like(inverse)
-    count, u, v, w, uu, uv, vv, uw, vw = (zero.clone() for _ in range(9))  # sums over the window, seen from its middle
+    count, u, v, w, uu, uv, vv, uw, vw = (
+        zero.clone() for _ in range(9)
+    )  # sums over the window, seen from its middle
     for down in range(2 * radius + 1):
         for right in range(2 * radius + 1):
             apart = padded[:, down : down + height, right : right + width] - inverse
@@ -112,7 +116,9 @@ def normals(depth: Tensor, camera: Camera, radius: int = 1, tolerance: float = 0
     return torch.where(enough[:, None], found, facing), enough
 
 
-def principal_curvature(depth: Tensor, camera: Camera, radius: int = 1, tolerance: float = 0.05) -> tuple[Tensor, Tensor]:
+def principal_curvature(
+    depth: Tensor, camera: Camera, radius: int = 1, tolerance: float = 0.05
+) -> tuple[Tensor, Tensor]:
     """Principal curvatures (B, 2, H, W), the larger first, in 1 / length, and where they are valid, (B, H, W) bool.
 
     They are the eigenvalues of the shape operator ``dN = k dP``, with N the normal to the camera and P the point: positive where the

@@ -124,7 +124,9 @@ class WithFolder(gymnasium.Wrapper[Any, Any, Any, Any]):
         arguments = {**recipe.arguments, "doom_config_path": f"{self._folder.name}/vizdoom.ini"}
         super().__init__(gymnasium.make(recipe.id, max_episode_steps=recipe.time_limit, **arguments))
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         before = ENGINE_FOLDER.exists()
         found = super().reset(seed=seed, options=options)
         if not before:
@@ -162,15 +164,25 @@ class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._names = {key: key or "vector" for key in self._parts}
         if images and "image" not in self._parts:
             self._names[images[0]] = "image"
-        kept = {name.strip() for name in recipe.inputs.split(",")} if recipe.inputs else set(self._names.values())
+        kept = (
+            {name.strip() for name in recipe.inputs.split(",")}
+            if recipe.inputs
+            else set(self._names.values())
+        )
         if unknown := kept - set(self._names.values()):
-            raise ValueError(f"it has no input {', '.join(sorted(unknown))}; it has {', '.join(self._names.values())}")
+            raise ValueError(
+                f"it has no input {', '.join(sorted(unknown))}; it has {', '.join(self._names.values())}"
+            )
         self._parts = {key: part for key, part in self._parts.items() if self._names[key] in kept}
         self.observation_space = spaces.Dict({self._names[key]: self._space(key) for key in self._parts})
         self._total = 0.0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        quiet = redirect_stdout(io.StringIO()) if is_minigrid(self._recipe.id) else nullcontext()  # BabyAI prints what it does not take
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        quiet = (
+            redirect_stdout(io.StringIO()) if is_minigrid(self._recipe.id) else nullcontext()
+        )  # BabyAI prints what it does not take
         with quiet, self._numbered():
             observation, _ = self.env.reset(seed=seed, options=options)
         self._total = 0.0
@@ -205,14 +217,18 @@ class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _array(self, key: str, value: Any) -> Any:
         if key not in self._images:
             part = self._parts[key]
-            return np.array(value if type(part) is spaces.Box else spaces.flatten(part, value), np.float32).reshape(-1)
+            return np.array(
+                value if type(part) is spaces.Box else spaces.flatten(part, value), np.float32
+            ).reshape(-1)
         image = np.asarray(value)
         if self._recipe.grey and image.shape[2] == 3:
             image = np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
         size = self._recipe.size
         if size is not None:
             whole = [image] if image.shape[2] == 3 else [image[:, :, k] for k in range(image.shape[2])]
-            planes = [np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BOX)) for one in whole]
+            planes = [
+                np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BOX)) for one in whole
+            ]
             image = np.dstack(planes)
         return image.transpose(2, 0, 1).copy()
 

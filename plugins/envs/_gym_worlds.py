@@ -55,7 +55,9 @@ class GymWorlds:
         self._envs: AsyncVectorEnv | SyncVectorEnv
         if processes:
             try:
-                self._envs = AsyncVectorEnv(makers, context=context, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+                self._envs = AsyncVectorEnv(
+                    makers, context=context, copy=False, autoreset_mode=AutoresetMode.SAME_STEP
+                )
             except (EOFError, ConnectionError) as error:
                 raise RunError(
                     f"the processes of {id} could not be started; what they wrote above says why. A script that starts processes is "
@@ -97,7 +99,11 @@ class GymWorlds:
             final = self._tensors({name: np.stack([one[name] for one in last]) for name in last[0]})
             told = infos["final_info"]
             success = torch.from_numpy(told["success"].astype(bool))
-            measures = {name: torch.from_numpy(value) for name, value in told.get("measures", {}).items() if not name.startswith("_")}
+            measures = {
+                name: torch.from_numpy(value)
+                for name, value in told.get("measures", {}).items()
+                if not name.startswith("_")
+            }
         ends = torch.from_numpy(terminated), torch.from_numpy(truncated)
         return Step(self._tensors(found), torch.from_numpy(rewards).float(), *ends, success, final, measures)
 
@@ -132,7 +138,10 @@ class GymWorlds:
         values = {name: torch.tensor(value) for name, value in found.items()}
         if self._stacked:
             values = {name: value.flatten(1, 2) for name, value in values.items()}
-        return {name: torch.zeros_like(value) if self._blind and value.ndim == 4 else value for name, value in values.items()}
+        return {
+            name: torch.zeros_like(value) if self._blind and value.ndim == 4 else value
+            for name, value in values.items()
+        }
 
     @contextmanager
     def _told(self, moment: str) -> Iterator[None]:
@@ -146,7 +155,9 @@ class GymWorlds:
         except multiprocessing.TimeoutError as error:
             assert isinstance(self._envs, AsyncVectorEnv)
             silent = [number for number, pipe in enumerate(self._envs.parent_pipes) if not pipe.poll(0)]
-            raise self._error(silent, moment, f"did not answer within {self._timeout:g} s (--env.timeout)") from error
+            raise self._error(
+                silent, moment, f"did not answer within {self._timeout:g} s (--env.timeout)"
+            ) from error
         except (EOFError, ConnectionError) as error:
             assert isinstance(self._envs, AsyncVectorEnv)
             for process in self._envs.processes:
@@ -167,8 +178,14 @@ class GymWorlds:
 
     def _error(self, numbers: Sequence[int], moment: str, reason: str) -> RunError:
         self._broken = True
-        which = f"environment {', '.join(map(str, numbers))} of {self._id}" if numbers else f"an environment of {self._id}"
-        return RunError(f"{which} {reason}, at {moment} since it was opened. Go on from the last update with --resume")
+        which = (
+            f"environment {', '.join(map(str, numbers))} of {self._id}"
+            if numbers
+            else f"an environment of {self._id}"
+        )
+        return RunError(
+            f"{which} {reason}, at {moment} since it was opened. Go on from the last update with --resume"
+        )
 
 
 def policy_of(space: Space, owner: str) -> Policy:

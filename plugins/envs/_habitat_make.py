@@ -80,7 +80,9 @@ def look(recipe: Recipe) -> Look | Problem:
     try:
         return _look(recipe)
     except Exception as error:  # habitat, a simulator or a dataset may raise anything, and not all of that can be sent to another process
-        return Problem(type(error).__name__, str(error), (isinstance(error, ModuleNotFoundError) and error.name) or "")
+        return Problem(
+            type(error).__name__, str(error), (isinstance(error, ModuleNotFoundError) and error.name) or ""
+        )
 
 
 def prepare(recipe: Recipe) -> None:
@@ -102,7 +104,9 @@ def compose(recipe: Recipe) -> Any:
         except RuntimeError:
             continue
         return get_config(path, list(recipe.overrides))
-    raise FileNotFoundError(f"no such file, neither here nor among habitat's configs (such as {CONFIGS[-1]}pointnav_gibson.yaml)")
+    raise FileNotFoundError(
+        f"no such file, neither here nor among habitat's configs (such as {CONFIGS[-1]}pointnav_gibson.yaml)"
+    )
 
 
 def _look(recipe: Recipe) -> Look:
@@ -117,7 +121,9 @@ def _look(recipe: Recipe) -> Look:
         _choose(dataset, recipe)
     episodes = make_dataset(dataset.type, config=dataset).num_episodes
     if not episodes or not scenes:
-        raise ValueError(f"split {recipe.split} of the dataset has {episodes} episodes, and there are {len(scenes)} scenes to train in")
+        raise ValueError(
+            f"split {recipe.split} of the dataset has {episodes} episodes, and there are {len(scenes)} scenes to train in"
+        )
     env = _open(attrs.evolve(recipe, places=(0,)), config)
     assert isinstance(env.observation_space, gymnasium.spaces.Dict)
     assert isinstance(env.action_space, gymnasium.spaces.Discrete)
@@ -165,7 +171,9 @@ def _scenes(dataset: Any) -> tuple[str, ...]:
         return there
     if unknown := [name for name in named if name not in there]:
         lost = ", ".join(unknown)
-        raise LookupError(f"split {dataset.split} has no scene {lost} (habitat.dataset.content_scenes); it has {', '.join(there)}")
+        raise LookupError(
+            f"split {dataset.split} has no scene {lost} (habitat.dataset.content_scenes); it has {', '.join(there)}"
+        )
     return named
 
 

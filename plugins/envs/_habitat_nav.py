@@ -43,11 +43,17 @@ class Nav(gymnasium.Env[Any, Any]):
     def __init__(self, env: RLTaskEnv, recipe: Recipe) -> None:
         self._env, self._inner, self._recipe = env, env.habitat_env, recipe
         self._task, self._episodes = env.config.task, list(env.episodes)
-        if taking := [name for name, space in env.action_space.spaces.items() if not isinstance(space, EmptySpace)]:
-            raise ValueError(f"action {', '.join(taking)} takes arguments; only actions that take none are known")
+        if taking := [
+            name for name, space in env.action_space.spaces.items() if not isinstance(space, EmptySpace)
+        ]:
+            raise ValueError(
+                f"action {', '.join(taking)} takes arguments; only actions that take none are known"
+            )
         success = self._task.measurements.get("success")
         if recipe.oracle_stop and success is None:
-            raise ValueError("--env.oracle-stop needs habitat's measure 'success' in the config, which says how near is near enough")
+            raise ValueError(
+                "--env.oracle-stop needs habitat's measure 'success' in the config, which says how near is near enough"
+            )
         self._near = float(success.success_distance) if success is not None else 0.0
         self._actions = [name for name in self._task.actions if not (recipe.oracle_stop and name == STOP)]
         self.action_space = spaces.Discrete(len(self._actions))
@@ -56,16 +62,26 @@ class Nav(gymnasium.Env[Any, Any]):
         there = {names.get(uuid, uuid): uuid for uuid in env.observation_space.spaces}
         known = [*there, *([MAP] if GOAL in there else [])]
         if unknown := [name for name in recipe.inputs if name not in known]:
-            raise ValueError(f"there is no input {', '.join(unknown)} (--env.inputs); the config's sensors give {', '.join(known)}")
+            raise ValueError(
+                f"there is no input {', '.join(unknown)} (--env.inputs); the config's sensors give {', '.join(known)}"
+            )
         self._uuids = {name: there[name] for name in recipe.inputs if name != MAP}
         if {GOAL, MAP} & set(recipe.inputs):
             self._goal, self._polar = there[GOAL], _is_polar(goal.config)
         self._map = EgocentricMap(recipe.map_size, recipe.map_metres) if MAP in recipe.inputs else None
-        self._eye = self._depth_camera() if self._map is not None and recipe.map == "depth" and not recipe.blind else None
+        self._eye = (
+            self._depth_camera()
+            if self._map is not None and recipe.map == "depth" and not recipe.blind
+            else None
+        )
         self._follower: Any = None
-        self.observation_space = spaces.Dict({name: self._space(name, env.observation_space.spaces) for name in recipe.inputs})
+        self.observation_space = spaces.Dict(
+            {name: self._space(name, env.observation_space.spaces) for name in recipe.inputs}
+        )
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         """Begin the next episode; with a seed, habitat's iterator over the episodes begins anew.
 
         ``habitat.Env.seed`` would do the same and compile a function to seed Numba, which nothing draws from.
@@ -90,7 +106,11 @@ class Nav(gymnasium.Env[Any, Any]):
         if self._recipe.oracle_stop and not done and measures["distance_to_goal"] < self._near:
             observations, more, done, measures = self._env.step(action=STOP)
             reward += more
-        over = done and (not self._inner.task.is_episode_active or self._task.end_on_success and measures[self._task.success_measure])
+        over = done and (
+            not self._inner.task.is_episode_active
+            or self._task.end_on_success
+            and measures[self._task.success_measure]
+        )
         told = self._told(measures) if done else {}
         return self._read(observations), float(reward), bool(over), bool(done and not over), told
 
@@ -100,9 +120,13 @@ class Nav(gymnasium.Env[Any, Any]):
             keys = {f"{key}_key": HabitatSimActions[name] for key, name in FOLLOWED.items()}
             self._follower = self._inner.sim.make_greedy_follower(0, self._near, **keys)
         try:
-            found = self._follower.next_action_along(np.array(self._inner.current_episode.goals[0].position, np.float32))
+            found = self._follower.next_action_along(
+                np.array(self._inner.current_episode.goals[0].position, np.float32)
+            )
         except Exception as error:
-            if type(error).__name__ == "GreedyFollowerError":  # of habitat-sim, which another simulator may do without
+            if (
+                type(error).__name__ == "GreedyFollowerError"
+            ):  # of habitat-sim, which another simulator may do without
                 return None
             raise
         name = next(name for name in FOLLOWED.values() if HabitatSimActions[name] == found)
@@ -114,7 +138,11 @@ class Nav(gymnasium.Env[Any, Any]):
     def _told(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """Success, and all other measures that are numbers, as habitat computes them."""
         success = found["success"] if "success" in found else found[self._task.success_measure]
-        measures = {name: value for name, value in _numbers(found) if name not in ("success", self._task.reward_measure)}
+        measures = {
+            name: value
+            for name, value in _numbers(found)
+            if name not in ("success", self._task.reward_measure)
+        }
         return {"success": bool(success), "measures": measures}
 
     def _space(self, name: str, sensors: Mapping[str, Any]) -> spaces.Box:
@@ -126,14 +154,20 @@ class Nav(gymnasium.Env[Any, Any]):
         sensor = sensors[self._uuids[name]]
         shape = sensor.shape
         if len(shape) == 3:
-            low, high, dtype = (0, 255, np.uint8) if sensor.dtype == np.uint8 else (-np.inf, np.inf, np.float32)
+            low, high, dtype = (
+                (0, 255, np.uint8) if sensor.dtype == np.uint8 else (-np.inf, np.inf, np.float32)
+            )
             return spaces.Box(low, high, (shape[2], shape[0], shape[1]), dtype)
         if len(shape) == 1:
             return spaces.Box(-np.inf, np.inf, shape, np.float32)
-        raise ValueError(f"sensor {self._uuids[name]} gives {sensor}; images (H, W, C) and vectors are known (--env.inputs)")
+        raise ValueError(
+            f"sensor {self._uuids[name]} gives {sensor}; images (H, W, C) and vectors are known (--env.inputs)"
+        )
 
     def _read(self, observations: Mapping[str, Any]) -> Observation:
-        found = {name: self._value(name, np.asarray(observations[uuid])) for name, uuid in self._uuids.items()}
+        found = {
+            name: self._value(name, np.asarray(observations[uuid])) for name, uuid in self._uuids.items()
+        }
         if self._map is not None:
             found[MAP] = self._drawn(self._map, observations)
         return found
@@ -146,7 +180,9 @@ class Nav(gymnasium.Env[Any, Any]):
             return vector if tile is None else np.tile(vector[:, None, None], (1, tile, tile))
         if value.ndim != 3:
             return value.astype(np.float32)
-        image = np.ascontiguousarray(value.transpose(2, 0, 1), np.uint8 if value.dtype == np.uint8 else np.float32)
+        image = np.ascontiguousarray(
+            value.transpose(2, 0, 1), np.uint8 if value.dtype == np.uint8 else np.float32
+        )
         return np.zeros_like(image) if self._recipe.blind else image
 
     def _polar_of(self, value: NDArray[Any]) -> tuple[float, float]:
@@ -163,7 +199,9 @@ class Nav(gymnasium.Env[Any, Any]):
         drawing.move(pose)
         if self._eye is not None:
             agent = get_agent_config(self._env.config.simulator)
-            drawing.look(pose, self._eye.points(self._metres(observations[DEPTH])), agent.max_climb, agent.height)
+            drawing.look(
+                pose, self._eye.points(self._metres(observations[DEPTH])), agent.max_climb, agent.height
+            )
         return drawing.draw(pose, *self._polar_of(np.asarray(observations[self._goal])))
 
     def _metres(self, depth: Any) -> NDArray[np.float64]:
@@ -176,7 +214,9 @@ class Nav(gymnasium.Env[Any, Any]):
     def _depth_camera(self) -> Camera:
         sensors = self._inner.sim.sensor_suite.sensors
         if DEPTH not in sensors:
-            raise ValueError(f"--env.map depth needs a sensor 'depth'; the simulator has {', '.join(sensors)}")
+            raise ValueError(
+                f"--env.map depth needs a sensor 'depth'; the simulator has {', '.join(sensors)}"
+            )
         sensor = sensors[DEPTH].config
         if sensor.sensor_subtype != "PINHOLE" or any(sensor.orientation):
             raise ValueError("--env.map depth needs a depth sensor that is a pinhole and looks ahead")

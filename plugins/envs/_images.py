@@ -10,7 +10,16 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.api import ClassTask, Examples, OptionError, TaskStream, at_least, at_most, derive_seed, option
+from sidetune_core.api import (
+    ClassTask,
+    Examples,
+    OptionError,
+    TaskStream,
+    at_least,
+    at_most,
+    derive_seed,
+    option,
+)
 
 from ._labelled import LabelledImages, set_apart
 
@@ -20,17 +29,26 @@ class Options:
     """Options of every image env."""
 
     classes_per_task: int | None = option(
-        None, "classes in a task; where it is not given, 2 in digits, 10 in icifar, and all in one task elsewhere", at_least(2)
+        None,
+        "classes in a task; where it is not given, 2 in digits, 10 in icifar, and all in one task elsewhere",
+        at_least(2),
     )
     partition: Literal["consecutive", "random"] = option(
-        "consecutive", "which classes make a task: in the order of their labels, or drawn at random from the run's seed"
+        "consecutive",
+        "which classes make a task: in the order of their labels, or drawn at random from the run's seed",
     )
-    tasks: int | None = option(None, "only the first so many tasks; all of them if there are fewer", at_least(1))
+    tasks: int | None = option(
+        None, "only the first so many tasks; all of them if there are fewer", at_least(1)
+    )
     augment: Literal["none", "crop-flip"] = option(
-        "none", "change training images at random: shift by up to 4 pixels and flip; stored base outputs cannot be used then"
+        "none",
+        "change training images at random: shift by up to 4 pixels and flip; stored base outputs cannot be used then",
     )
     holdout: float = option(
-        0.0, "fraction of each class's training images kept apart as split 'val', chosen by the run's seed", at_least(0), at_most(0.9)
+        0.0,
+        "fraction of each class's training images kept apart as split 'val', chosen by the run's seed",
+        at_least(0),
+        at_most(0.9),
     )
 
 
@@ -87,7 +105,9 @@ class ImageStream(TaskStream):
         size = self._options.classes_per_task or self.classes_per_task or count
         if count % size:
             fitting = ", ".join(str(n) for n in range(2, count + 1) if count % n == 0)
-            raise OptionError(f"{count} classes cannot be cut into tasks of {size} (--env.classes-per-task); possible: {fitting}")
+            raise OptionError(
+                f"{count} classes cannot be cut into tasks of {size} (--env.classes-per-task); possible: {fitting}"
+            )
         order = list(range(count))
         if self._options.partition == "random":
             generator = torch.Generator().manual_seed(derive_seed(self._seed, "partition"))

@@ -9,7 +9,19 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Act, Actor, Batch, Categorical, Inputs, Order, RolloutTask, Shape, Task, Trajectories, shuffled
+from sidetune_core.api import (
+    Act,
+    Actor,
+    Batch,
+    Categorical,
+    Inputs,
+    Order,
+    RolloutTask,
+    Shape,
+    Task,
+    Trajectories,
+    shuffled,
+)
 
 EVALUATION_BATCH = 250
 
@@ -39,14 +51,28 @@ class ImitationTask(Task):
     """
 
     def __init__(
-        self, id: str, world: RolloutTask, learnt: Trajectories, held_out: Trajectories, first_id: int, acting: Acting
+        self,
+        id: str,
+        world: RolloutTask,
+        learnt: Trajectories,
+        held_out: Trajectories,
+        first_id: int,
+        acting: Acting,
     ) -> None:
         self.id, self.title, self.inputs = id, world.title, world.inputs
         self.metric = acting.metric
         self._choices = isinstance(world.policy, Categorical) and world.policy.width == 1
         self.outputs = "scores" if self._choices else "numbers"
-        self._world, self._learnt, self._held_out, self._first_id, self._acting = world, learnt, held_out, first_id, acting
-        world.options = attrs.evolve(world.options, episodes=acting.episodes, envs=acting.envs, evaluate=acting.evaluate)
+        self._world, self._learnt, self._held_out, self._first_id, self._acting = (
+            world,
+            learnt,
+            held_out,
+            first_id,
+            acting,
+        )
+        world.options = attrs.evolve(
+            world.options, episodes=acting.episodes, envs=acting.envs, evaluate=acting.evaluate
+        )
         world.see(learnt.observations)
 
     def head(self, shape: Shape) -> nn.Module:
@@ -70,7 +96,9 @@ class ImitationTask(Task):
         figures = self._world.evaluate(_with_value(act), split)
         count, loss, same = len(self._held_out.actions), 0.0, 0.0
         for first in range(0, count, EVALUATION_BATCH):
-            batch = self._batch(self._held_out, torch.arange(first, min(first + EVALUATION_BATCH, count)), self._first_id)
+            batch = self._batch(
+                self._held_out, torch.arange(first, min(first + EVALUATION_BATCH, count)), self._first_id
+            )
             output = act(batch.inputs).cpu()
             loss += float(self.loss(output, batch).sum())
             same += float((self._world.policy.mode(output) == batch.targets).all(1).sum())

@@ -21,7 +21,9 @@ class LabelledImages:
     names: tuple[str, ...]
 
 
-def labelled(images: Mapping[str, Tensor], labels: Mapping[str, Tensor], names: tuple[str, ...] | None, source: str) -> LabelledImages:
+def labelled(
+    images: Mapping[str, Tensor], labels: Mapping[str, Tensor], names: tuple[str, ...] | None, source: str
+) -> LabelledImages:
     """Check the labels of a set, and name its classes where they have no names.
 
     Args:
@@ -41,13 +43,19 @@ def labelled(images: Mapping[str, Tensor], labels: Mapping[str, Tensor], names: 
     for split, values in labels.items():
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= count:
-            raise DataError(f"{source}: labels of split '{split}' run from {low} to {high}, expected 0 to {count - 1} ({why})")
+            raise DataError(
+                f"{source}: labels of split '{split}' run from {low} to {high}, expected 0 to {count - 1} ({why})"
+            )
         present = np.unique(values.numpy())  # sorted
         if len(present) < count:
-            absent = next((place for place, label in enumerate(present.tolist()) if place != label), len(present))
+            absent = next(
+                (place for place, label in enumerate(present.tolist()) if place != label), len(present)
+            )
             name = f"{absent} '{names[absent]}'" if names is not None else str(absent)
             others = count - len(present)
-            raise DataError(f"{source}: no image of class {name} in split '{split}' ({others} of {count} classes are absent, {why})")
+            raise DataError(
+                f"{source}: no image of class {name} in split '{split}' ({others} of {count} classes are absent, {why})"
+            )
     if count < 2:
         raise DataError(f"{source}: there is one class only, expected two or more to tell apart")
     return LabelledImages(images, labels, names or tuple(f"class {label}" for label in range(count)))
@@ -64,7 +72,9 @@ def set_apart(labels: Tensor, fraction: float, seed: int, names: Sequence[str]) 
     for label in np.unique(labels.numpy()).tolist():
         members = (labels == label).nonzero()[:, 0]
         if len(members) < 2:
-            raise DataError(f"class '{names[label]}' has a single image, so none can be set apart for another split")
+            raise DataError(
+                f"class '{names[label]}' has a single image, so none can be set apart for another split"
+            )
         size = min(max(1, round(fraction * len(members))), len(members) - 1)
         chosen[members[keys[members].argsort(stable=True)[:size]]] = True
     return chosen
@@ -81,6 +91,8 @@ def resized(pixels: Tensor, size: int) -> Tensor:
     made = torch.empty(*pixels.shape[:2], size, size, dtype=torch.uint8)
     for first in range(0, len(pixels), 1000):  # in parts: as float32, a whole set takes four times the room
         some = slice(first, first + 1000)
-        scaled = torch.nn.functional.interpolate(squares[some].float(), (size, size), mode="bilinear", antialias=True)
+        scaled = torch.nn.functional.interpolate(
+            squares[some].float(), (size, size), mode="bilinear", antialias=True
+        )
         made[some] = scaled.round().clamp(0, 255)
     return made

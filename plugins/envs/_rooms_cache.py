@@ -43,7 +43,9 @@ class Rooms:
     folder: Path | None
     """Where blocks are kept that this `generator` made; None to render them every time."""
 
-    def images(self, numbers: Sequence[int], names: Sequence[str], say: Callable[[str], None]) -> dict[str, Tensor]:
+    def images(
+        self, numbers: Sequence[int], names: Sequence[str], say: Callable[[str], None]
+    ) -> dict[str, Tensor]:
         """Some domains of some rooms, as `_dense.Frames` stores them, in the order of `numbers`."""
         blocks = list(dict.fromkeys(number // BLOCK for number in numbers))
         found: dict[int, Images] = {}
@@ -73,7 +75,9 @@ class Rooms:
         images = labelled(scenes, render(scenes, self.size), INDOORS)
         del images[LEFT_OUT]
         spans = {block: slice(BLOCK * number, BLOCK * (number + 1)) for number, block in enumerate(blocks)}
-        return {block: {name: values[span] for name, values in images.items()} for block, span in spans.items()}
+        return {
+            block: {name: values[span] for name, values in images.items()} for block, span in spans.items()
+        }
 
     def _path(self, block: int) -> Path | None:
         if self.folder is None:
@@ -129,6 +133,8 @@ def drawn(count: int, pool: int, seed: int) -> list[int]:
     """
     if count > pool:
         return list(range(count))
-    order = torch.randperm(pool // BLOCK, generator=torch.Generator().manual_seed(derive_seed(seed, "images")))
+    order = torch.randperm(
+        pool // BLOCK, generator=torch.Generator().manual_seed(derive_seed(seed, "images"))
+    )
     numbers = BLOCK * order[:, None] + torch.arange(BLOCK)
     return [int(number) for number in numbers.flatten()[:count]]

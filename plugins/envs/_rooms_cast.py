@@ -79,7 +79,15 @@ def pack(scenes: Sequence[Scene]) -> Batch:
     walls, counts = [], []
     for scene in scenes:
         for one in scene.solids:
-            numbers += (*one.centre, *one.axes[0], *one.axes[1], *one.axes[2], *one.size, *one.reach(), one.clip)
+            numbers += (
+                *one.centre,
+                *one.axes[0],
+                *one.axes[1],
+                *one.axes[2],
+                *one.size,
+                *one.reach(),
+                one.clip,
+            )
             tags += (one.kind, first + one.material, one.semantic, one.object)
         walls.append(first)
         counts.append(len(scene.solids))
@@ -87,7 +95,11 @@ def pack(scenes: Sequence[Scene]) -> Batch:
     table = torch.from_numpy(np.array(numbers, np.float32).reshape(-1, 19))
     marks = torch.from_numpy(np.array(tags, np.int64).reshape(-1, 4))
     cameras = [
-        [scene.camera.centre, *([part * scene.camera.tangent for part in axis] for axis in scene.camera.axes[:2]), scene.camera.axes[2]]
+        [
+            scene.camera.centre,
+            *([part * scene.camera.tangent for part in axis] for axis in scene.camera.axes[:2]),
+            scene.camera.axes[2],
+        ]
         for scene in scenes
     ]
     return Batch(
@@ -158,7 +170,11 @@ def _frames(batch: Batch) -> tuple[Tensor, Tensor]:
 def _directions(steps: Tensor, grid: _Grid, row: Tensor, column: Tensor) -> list[Tensor]:
     """Rays of the pixels of some tiles in the frames of some solids, per axis (P, t, t). Both `row` and `column` are (P,)."""
     x, y = grid.across[column][:, None, :], -grid.across[row][:, :, None]
-    return [steps[:, axis, 0, None, None] * x + (steps[:, axis, 1, None, None] * y + steps[:, axis, 2, None, None]) for axis in range(3)]
+    return [
+        steps[:, axis, 0, None, None] * x
+        + (steps[:, axis, 1, None, None] * y + steps[:, axis, 2, None, None])
+        for axis in range(3)
+    ]
 
 
 def _ranks(tile: Tensor) -> list[Tensor]:
@@ -172,12 +188,20 @@ def _ranks(tile: Tensor) -> list[Tensor]:
 def _joined(values: Tensor, grid: _Grid) -> Tensor:
     """(B T T, t, t) to (B, S, S)."""
     size = grid.tiles * grid.side
-    return values.reshape(-1, grid.tiles, grid.tiles, grid.side, grid.side).transpose(2, 3).reshape(-1, size, size)
+    return (
+        values.reshape(-1, grid.tiles, grid.tiles, grid.side, grid.side)
+        .transpose(2, 3)
+        .reshape(-1, size, size)
+    )
 
 
 def _cut(values: Tensor, grid: _Grid) -> Tensor:
     """(B, S, S) to (B T T, t, t)."""
-    return values.reshape(-1, grid.tiles, grid.side, grid.tiles, grid.side).transpose(2, 3).reshape(-1, grid.side, grid.side)
+    return (
+        values.reshape(-1, grid.tiles, grid.side, grid.tiles, grid.side)
+        .transpose(2, 3)
+        .reshape(-1, grid.side, grid.side)
+    )
 
 
 def _see(batch: Batch, grid: _Grid, frames: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -212,7 +236,9 @@ def _projected(batch: Batch, grid: _Grid) -> Tensor:
     """(N, T, T): whether the box around a solid may be seen in a tile."""
     signs = torch.tensor([[a, b, c] for a in (-1.0, 1.0) for b in (-1.0, 1.0) for c in (-1.0, 1.0)])
     offsets = signs[None] * batch.reach[:, None]  # (N, 8, 3) along the solid's axes
-    corners = batch.centre[:, None] + sum(offsets[..., axis, None] * batch.axes[:, None, axis] for axis in range(3))
+    corners = batch.centre[:, None] + sum(
+        offsets[..., axis, None] * batch.axes[:, None, axis] for axis in range(3)
+    )
     camera = batch.camera[batch.image]
     away = corners - camera[:, None, 0]
     z = _dot(away, camera[:, None, 3])
@@ -245,7 +271,9 @@ def _meet_box(origin: list[Tensor], ray: list[Tensor], batch: Batch, number: Ten
     return torch.where((enter <= leave) & (enter > near), enter, FAR)
 
 
-def _meet_ellipsoid(origin: list[Tensor], ray: list[Tensor], batch: Batch, number: Tensor, near: float) -> Tensor:
+def _meet_ellipsoid(
+    origin: list[Tensor], ray: list[Tensor], batch: Batch, number: Tensor, near: float
+) -> Tensor:
     """Where rays meet ellipsoids, or bowls: the unit sphere after scaling."""
     inverse = [1 / batch.size[number, axis][:, None, None] for axis in range(3)]
     o = [inverse[axis] * origin[axis] for axis in range(3)]
@@ -263,7 +291,9 @@ def _meet_ellipsoid(origin: list[Tensor], ray: list[Tensor], batch: Batch, numbe
     return torch.where(discriminant >= 0, found, FAR)
 
 
-def _meet_frustum(origin: list[Tensor], ray: list[Tensor], batch: Batch, number: Tensor, near: float) -> Tensor:
+def _meet_frustum(
+    origin: list[Tensor], ray: list[Tensor], batch: Batch, number: Tensor, near: float
+) -> Tensor:
     """Where rays meet frusta: x^2 + y^2 = (m + s z)^2 between two discs."""
     low, high, half = (one[:, None, None] for one in batch.size[number].unbind(1))
     m, s = (low + high) / 2, (high - low) / (2 * half)
@@ -295,7 +325,13 @@ def _others(batch: Batch, grid: _Grid, solid: Tensor) -> Tensor:
 
 
 def _lit(
-    batch: Batch, grid: _Grid, frames: tuple[Tensor, Tensor], depth: Tensor, point: list[Tensor], others: Tensor, light: int
+    batch: Batch,
+    grid: _Grid,
+    frames: tuple[Tensor, Tensor],
+    depth: Tensor,
+    point: list[Tensor],
+    others: Tensor,
+    light: int,
 ) -> Tensor:
     """(B, S, S) bool: whether no solid is between the points and a light."""
     place = batch.lights[:, light, 0]
@@ -312,7 +348,9 @@ def _lit(
             number, where = which[some], tile[some]
             far, rays = depths[where], _directions(steps[number], grid, row[some], column[some])
             rays = [one * far + start[number, axis, None, None] for axis, one in enumerate(rays)]
-            found = meet([one[:, None, None] for one in lamp[number].unbind(1)], rays, batch, number, CLEARANCE)
+            found = meet(
+                [one[:, None, None] for one in lamp[number].unbind(1)], rays, batch, number, CLEARANCE
+            )
             lit[where] &= found > 1 - CLEARANCE
     return _joined(lit, grid)
 
@@ -337,7 +375,10 @@ def _between(batch: Batch, grid: _Grid, lamp: Tensor, middle: Tensor, half: Tens
         reach = batch.reach[:, axis, None] + radius + 1e-3
         inverse = 1 / ray
         one, other = (-reach - begin) * inverse, (reach - begin) * inverse
-        enter, leave = torch.maximum(enter, torch.minimum(one, other)), torch.minimum(leave, torch.maximum(one, other))
+        enter, leave = (
+            torch.maximum(enter, torch.minimum(one, other)),
+            torch.minimum(leave, torch.maximum(one, other)),
+        )
     return (enter <= leave).reshape(-1, grid.tiles, grid.tiles)
 
 
@@ -354,7 +395,10 @@ def _leave(batch: Batch, grid: _Grid) -> tuple[Tensor, list[Tensor], Tensor, Ten
         end = torch.where(up, batch.room[:, axis, None, None], 0.0)
         leave = (end - camera[:, 0, axis]) / ray[axis]
         nearer = leave < depth
-        depth, surface = torch.where(nearer, leave, depth), torch.where(nearer, torch.where(up, 2 * axis + 1, 2 * axis), surface)
+        depth, surface = (
+            torch.where(nearer, leave, depth),
+            torch.where(nearer, torch.where(up, 2 * axis + 1, 2 * axis), surface),
+        )
     point = [camera[:, 0, axis] + depth * ray[axis] for axis in range(3)]
     open_ = torch.zeros(depth.shape, dtype=torch.bool)
     for number, scene in enumerate(batch.scenes):

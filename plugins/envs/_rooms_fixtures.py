@@ -15,7 +15,10 @@ def counter(rng: random.Random) -> Piece:
     upper = rng.random() < 0.7
 
     def make(at: Joiner) -> None:
-        front, top = at.material(rng.choice((wood, paint, paint))(rng)), at.material(rng.choice((wood, paint))(rng))
+        front, top = (
+            at.material(rng.choice((wood, paint, paint))(rng)),
+            at.material(rng.choice((wood, paint))(rng)),
+        )
         steel = at.material(metal(rng))
         at.call()
         at.box(0, d / 2 - 0.02, 0.08, w, d - 0.04, h - 0.12, front)
@@ -66,7 +69,12 @@ def counter(rng: random.Random) -> Piece:
 
 def refrigerator(rng: random.Random) -> Piece:
     """Two doors with handles."""
-    w, d, h, split = rng.uniform(0.6, 0.85), rng.uniform(0.6, 0.7), rng.uniform(1.5, 1.95), rng.uniform(0.4, 0.7)
+    w, d, h, split = (
+        rng.uniform(0.6, 0.85),
+        rng.uniform(0.6, 0.7),
+        rng.uniform(1.5, 1.95),
+        rng.uniform(0.4, 0.7),
+    )
 
     def make(at: Joiner) -> None:
         look, handle = at.material(metal(rng)), at.material(metal(rng))
@@ -114,7 +122,9 @@ def washbasin(rng: random.Random) -> Piece:
         at.tube(0, 0.03, h - 0.1, 0.02, 0.016, 0.22, steel)
         at.roll(0, 0.1, h + 0.11, 0.014, 0.14, steel, "along y")
         at.call()
-        mirror = Material(tint(rng, 0.6, 0.08, 0.75), tint(rng, 0.6, 0.1, 0.5), grain=(2, 2), noise=0.6, gloss=0.8)
+        mirror = Material(
+            tint(rng, 0.6, 0.08, 0.75), tint(rng, 0.6, 0.1, 0.5), grain=(2, 2), noise=0.6, gloss=0.8
+        )
         if rng.random() < 0.5:
             at.box(0, 0.015, 1.2, w, 0.03, 0.7, at.material(mirror))
         else:

@@ -24,7 +24,15 @@ def bed(rng: random.Random) -> Piece:
         at.box(0, (start + d) / 2, h + 0.05, w, d - start, 0.17, cloth)
         count = 2 if w > 1.3 else 1
         for k in range(count):
-            at.ball((k - (count - 1) / 2) * w / 2, 0.35, h + 0.24, min(0.35, w / 2.4 / count + 0.1), 0.22, 0.11, pillow)
+            at.ball(
+                (k - (count - 1) / 2) * w / 2,
+                0.35,
+                h + 0.24,
+                min(0.35, w / 2.4 / count + 0.1),
+                0.22,
+                0.11,
+                pillow,
+            )
         if rng.random() < 0.4:
             at.roll(0, start - 0.1, h + 0.26, 0.09, w * 0.7, cloth)
 
@@ -33,7 +41,12 @@ def bed(rng: random.Random) -> Piece:
 
 def couch(rng: random.Random) -> Piece:
     """Seat, back, round or square arms, cushions."""
-    w, d, h, arm = rng.uniform(1.2, 2.4), rng.uniform(0.8, 1.0), rng.uniform(0.38, 0.45), rng.uniform(0.14, 0.24)
+    w, d, h, arm = (
+        rng.uniform(1.2, 2.4),
+        rng.uniform(0.8, 1.0),
+        rng.uniform(0.38, 0.45),
+        rng.uniform(0.14, 0.24),
+    )
 
     def make(at: Joiner) -> None:
         cloth, cushion = at.material(fabric(rng)), at.material(fabric(rng))
@@ -57,7 +70,10 @@ def chair(rng: random.Random) -> Piece:
     shell = rng.random() < 0.25
 
     def make(at: Joiner) -> None:
-        body, seat = at.material(rng.choice((wood, metal, paint))(rng)), at.material(rng.choice((fabric, wood, paint))(rng))
+        body, seat = (
+            at.material(rng.choice((wood, metal, paint))(rng)),
+            at.material(rng.choice((fabric, wood, paint))(rng)),
+        )
         at.call("chair", "folding chair")
         if shell:
             at.tube(0, d / 2, 0, 0.22, 0.04, 0.06, body)
@@ -129,7 +145,12 @@ def table(rng: random.Random) -> Piece:
 
 def low_table(rng: random.Random) -> Piece:
     """A coffee table on a rug."""
-    w, d, h, round_top = rng.uniform(0.7, 1.2), rng.uniform(0.5, 0.8), rng.uniform(0.35, 0.48), rng.random() < 0.35
+    w, d, h, round_top = (
+        rng.uniform(0.7, 1.2),
+        rng.uniform(0.5, 0.8),
+        rng.uniform(0.35, 0.48),
+        rng.random() < 0.35,
+    )
 
     def make(at: Joiner) -> None:
         top = at.material(wood(rng))
@@ -192,13 +213,23 @@ def shelf(rng: random.Random) -> Piece:
                     first, second = tint(rng, None, 0.5, 0.5), tint(rng, None, 0.5, 0.6)
                     look = Material(first, second, (rng.uniform(0.03, 0.06), 9.0), tone=0.9, checker=0.6)
                     run = min(run, w / 2 - 0.04 - x)
-                    at.box(x + run / 2, d / 2, z + 0.025, run, 0.2, min(room, rng.uniform(0.18, 0.3)), at.material(look))
+                    at.box(
+                        x + run / 2,
+                        d / 2,
+                        z + 0.025,
+                        run,
+                        0.2,
+                        min(room, rng.uniform(0.18, 0.3)),
+                        at.material(look),
+                    )
                 elif what < 0.7:
                     ornament(at, rng, x + 0.12, d / 2, z + 0.025)
                     run = 0.3
                 elif what < 0.85:
                     at.call()
-                    at.box(x + 0.12, d / 2, z + 0.025, 0.22, d - 0.06, min(room, 0.2), at.material(paint(rng)))
+                    at.box(
+                        x + 0.12, d / 2, z + 0.025, 0.22, d - 0.06, min(room, 0.2), at.material(paint(rng))
+                    )
                     run = 0.26
                 x += run + 0.03
 
@@ -240,7 +271,12 @@ def chest(rng: random.Random) -> Piece:
 
 def television(rng: random.Random) -> Piece:
     """A screen on a low board."""
-    w, d, h, screen = rng.uniform(1.2, 1.8), rng.uniform(0.35, 0.45), rng.uniform(0.35, 0.55), rng.uniform(0.8, 1.3)
+    w, d, h, screen = (
+        rng.uniform(1.2, 1.8),
+        rng.uniform(0.35, 0.45),
+        rng.uniform(0.35, 0.55),
+        rng.uniform(0.8, 1.3),
+    )
 
     def make(at: Joiner) -> None:
         at.call()

@@ -58,11 +58,15 @@ class Joiner:
         self.materials.append(material)
         return len(self.materials) - 1
 
-    def box(self, x: float, y: float, z: float, w: float, d: float, h: float, material: int, turn: float = 0.0) -> None:
+    def box(
+        self, x: float, y: float, z: float, w: float, d: float, h: float, material: int, turn: float = 0.0
+    ) -> None:
         """A box of w x d x h whose bottom's middle is (x, y, z)."""
         self._put(BOX, (x, y, z + h / 2), (w / 2, d / 2, h / 2), material, turn=turn)
 
-    def ball(self, x: float, y: float, z: float, a: float, b: float, c: float, material: int, clip: float = 2.0) -> None:
+    def ball(
+        self, x: float, y: float, z: float, a: float, b: float, c: float, material: int, clip: float = 2.0
+    ) -> None:
         """An ellipsoid with centre (x, y, z) and semi-axes; below ``clip * c`` only, if `clip` is less than 1."""
         self._put(ELLIPSOID, (x, y, z), (a, b, c), material, clip=clip)
 
@@ -70,7 +74,9 @@ class Joiner:
         """An upright frustum on (x, y, z): radius `low` at the bottom, `high` at the top."""
         self._put(FRUSTUM, (x, y, z + h / 2), (low, high, h / 2), material)
 
-    def roll(self, x: float, y: float, z: float, r: float, length: float, material: int, lie: Lie = "along x") -> None:
+    def roll(
+        self, x: float, y: float, z: float, r: float, length: float, material: int, lie: Lie = "along x"
+    ) -> None:
         """A lying cylinder with centre (x, y, z)."""
         self._put(FRUSTUM, (x, y, z), (r, r, length / 2), material, lie=lie)
 
@@ -85,7 +91,9 @@ class Joiner:
         lie: Lie = "upright",
     ) -> None:
         axes = axes_of(self.frame.yaw + turn, lie)
-        self.solids.append(Solid(kind, self.frame.point(*centre), axes, size, clip, material, self._semantic, self._object))
+        self.solids.append(
+            Solid(kind, self.frame.point(*centre), axes, size, clip, material, self._semantic, self._object)
+        )
 
 
 @attrs.frozen

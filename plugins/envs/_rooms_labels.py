@@ -76,7 +76,9 @@ def labelled(scenes: Sequence[Scene], views: Views, scale: Scale) -> dict[str, T
         "mask": valid[:, None].to(torch.uint8),
     }
     singly: dict[str, list[Tensor]] = {"edge_texture": [], "keypoints2d": [], "keypoints3d": []}
-    for rgb, normal in zip(views.rgb[:, None], views.normal[:, :, None], strict=True):  # alone: convolutions may depend on the batch
+    for rgb, normal in zip(
+        views.rgb[:, None], views.normal[:, :, None], strict=True
+    ):  # alone: convolutions may depend on the batch
         bends = keypoints(normal / 2, sigma)
         singly["edge_texture"].append(texture_edges(rgb))
         singly["keypoints2d"].append(keypoints(rgb.mean(1, keepdim=True), sigma).sqrt())

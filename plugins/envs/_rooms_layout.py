@@ -25,7 +25,9 @@ CHUNK = 16
 Layout = Literal["buildings", "sample", "flat"]
 
 
-def write_taskonomy(root: Path, buildings: Mapping[str, Sequence[Scene]], size: int, layout: Layout = "buildings") -> None:
+def write_taskonomy(
+    root: Path, buildings: Mapping[str, Sequence[Scene]], size: int, layout: Layout = "buildings"
+) -> None:
     """Write the pictures of rooms and all their labels; room k of a building is its point k, seen from view 0.
 
     Files are ``root/DOMAIN/BUILDING/point_K_view_0.png`` in layout 'buildings', ``root/DOMAIN/point_K_view_0_domain_DOMAIN.png`` in

@@ -15,7 +15,11 @@ def ornament(at: Joiner, rng: random.Random, x: float, y: float, z: float) -> No
     kind = rng.choice(("vase", "bowl", "bottle", "books", "plant", "lamp", "nothing"))
     if kind == "vase":
         at.call("vase", "vase")
-        look, r, h = at.material(rng.choice((ceramic, paint, paint))(rng)), rng.uniform(0.06, 0.12), rng.uniform(0.08, 0.16)
+        look, r, h = (
+            at.material(rng.choice((ceramic, paint, paint))(rng)),
+            rng.uniform(0.06, 0.12),
+            rng.uniform(0.08, 0.16),
+        )
         at.ball(x, y, z + h, r, r, h, look)
         at.tube(x, y, z + 1.7 * h, 0.35 * r, 0.6 * r, 0.6 * h, look)
     elif kind == "bowl":
@@ -51,7 +55,15 @@ def _plant(at: Joiner, rng: random.Random, x: float, y: float, z: float, r: floa
     green = at.material(leaves(rng))
     for _ in range(rng.randint(2, 4)):
         a, c = rng.uniform(0.6, 1.3) * r, rng.uniform(0.8, 2.2) * r
-        at.ball(x + rng.uniform(-0.7, 0.7) * r, y + rng.uniform(-0.7, 0.7) * r, z + h + rng.uniform(0.3, 1.2) * c, a, a, c, green)
+        at.ball(
+            x + rng.uniform(-0.7, 0.7) * r,
+            y + rng.uniform(-0.7, 0.7) * r,
+            z + h + rng.uniform(0.3, 1.2) * c,
+            a,
+            a,
+            c,
+            green,
+        )
 
 
 def plant(rng: random.Random) -> Piece:

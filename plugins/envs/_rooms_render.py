@@ -72,8 +72,12 @@ def _render(scenes: Sequence[Scene], size: int) -> Views:
     material = torch.where(room, batch.walls[:, None, None] + hits.surface, tags[0])
     surface = _surface(batch, hits, owner, room)
     seen = hits.depth < FAR
-    right, up, forward = ([one[:, None, None] for one in batch.axes_of_camera[:, axis].unbind(1)] for axis in range(3))
-    normal = torch.stack([_along(surface.normal, right), _along(surface.normal, up), -_along(surface.normal, forward)], 1)
+    right, up, forward = (
+        [one[:, None, None] for one in batch.axes_of_camera[:, axis].unbind(1)] for axis in range(3)
+    )
+    normal = torch.stack(
+        [_along(surface.normal, right), _along(surface.normal, up), -_along(surface.normal, forward)], 1
+    )
     return Views(
         hits.depth,
         torch.where(seen[:, None], normal, 0.0),
@@ -117,7 +121,8 @@ def _surface(batch: Batch, hits: Hits, owner: Tensor, room: Tensor) -> _Surface:
     zero = torch.zeros_like(sign)
     inward = [torch.where(wall == k, sign, zero) for k in range(3)]
     normal = [
-        torch.where(room, inward[k], local[0] * axes[0][k] + local[1] * axes[1][k] + local[2] * axes[2][k]) for k in range(3)
+        torch.where(room, inward[k], local[0] * axes[0][k] + local[1] * axes[1][k] + local[2] * axes[2][k])
+        for k in range(3)
     ]
     first = torch.where(is_ball, ball_first, torch.where(is_cone, cone_first, zero))
     second = torch.where(is_ball, ball_second, zero)
@@ -140,7 +145,9 @@ def _of_box(place: list[Tensor], size: Sequence[Tensor]) -> list[Tensor]:
     return [torch.where(one, place[k].sign(), 0.0) for k, one in enumerate(chosen)]
 
 
-def _of_ellipsoid(place: list[Tensor], ray: list[Tensor], size: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+def _of_ellipsoid(
+    place: list[Tensor], ray: list[Tensor], size: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor, Tensor]:
     """Normal towards the viewer and principal curvatures of x^2/a^2 + y^2/b^2 + z^2/c^2 = 1.
 
     With g = (x/a^2, y/b^2, z/c^2), Gauss's curvature is 1 / (a b c |g|^2)^2, and the mean curvature of the outer side
@@ -151,7 +158,9 @@ def _of_ellipsoid(place: list[Tensor], ray: list[Tensor], size: Sequence[Tensor]
     length = _along(g, g).sqrt()
     abc = squares[0] * squares[1] * squares[2]
     gauss = 1 / (abc * length * length * length * length)
-    mean = (squares[0] + squares[1] + squares[2] - _along(place, place)) / (2 * abc * length * length * length)
+    mean = (squares[0] + squares[1] + squares[2] - _along(place, place)) / (
+        2 * abc * length * length * length
+    )
     apart = (mean * mean - gauss).clamp(min=0).sqrt()
     inner = _along(g, ray) > 0
     sign = torch.where(inner, -1.0, 1.0)
@@ -174,7 +183,11 @@ def _of_frustum(place: list[Tensor], size: Sequence[Tensor]) -> tuple[list[Tenso
     stretch = (1 + s * s).sqrt()
     bend = 1 / (radius.clamp(min=1e-4) * stretch)
     scale = 1 / (across.clamp(min=1e-6) * stretch)
-    normal = [torch.where(end, 0.0, place[0] * scale), torch.where(end, 0.0, place[1] * scale), torch.where(end, z.sign(), -s / stretch)]
+    normal = [
+        torch.where(end, 0.0, place[0] * scale),
+        torch.where(end, 0.0, place[1] * scale),
+        torch.where(end, z.sign(), -s / stretch),
+    ]
     return normal, torch.where(end, 0.0, bend)
 
 
@@ -190,8 +203,14 @@ def _colour(batch: Batch, hits: Hits, surface: _Surface, material: Tensor, seen:
     size = seen.shape[-1]
     seeds = torch.tensor([scene.seed for scene in scenes], dtype=torch.int32)
     flat = material.flatten()
-    rows = table([one for scene in scenes for one in scene.materials]).index_select(1, flat).view(-1, *material.shape)
-    own = torch.cat([torch.arange(n, dtype=torch.int32) * 7919 + seed for n, seed in zip(count, seeds, strict=True)])
+    rows = (
+        table([one for scene in scenes for one in scene.materials])
+        .index_select(1, flat)
+        .view(-1, *material.shape)
+    )
+    own = torch.cat(
+        [torch.arange(n, dtype=torch.int32) * 7919 + seed for n, seed in zip(count, seeds, strict=True)]
+    )
     length = _along(hits.ray, hits.ray).sqrt()
     view = [-one / length for one in hits.ray]
     facing = _along(surface.normal, view)
@@ -221,7 +240,9 @@ def _colour(batch: Batch, hits: Hits, surface: _Surface, material: Tensor, seen:
     exposure = torch.tensor([scene.exposure for scene in scenes])[:, None, None]
     pixels = torch.arange(size, dtype=torch.int32)
     for c in range(3):
-        sky = torch.tensor([scene.sky[c] for scene in scenes])[:, None, None] * (0.75 + 0.5 * (hits.ray[2] / length).clamp(-0.5, 1))
+        sky = torch.tensor([scene.sky[c] for scene in scenes])[:, None, None] * (
+            0.75 + 0.5 * (hits.ray[2] / length).clamp(-0.5, 1)
+        )
         linear = torch.where(seen, colours[c] * (light[c] + glow) + shine[c], sky) * exposure
         display = (linear / (1 + 0.35 * linear)).clamp(0, 1).sqrt()
         noise = hashed(pixels[None, None], pixels[None, :, None], seeds[:, None, None] + c * 7919)

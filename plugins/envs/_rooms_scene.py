@@ -91,10 +91,39 @@ WHOLE: dict[str, tuple[Maker, ...]] = {
 
 MAYBE: dict[str, tuple[Maker, ...]] = {
     "bathroom": (fixtures.washer, furniture.chest, ornaments.plant, furniture.stool, fixtures.radiator),
-    "bedroom": (furniture.chest, furniture.chest, furniture.chair, ornaments.floor_lamp, ornaments.plant, ornaments.balls, furniture.shelf),
-    "corridor": (furniture.chest, ornaments.plant, fixtures.column, fixtures.radiator, furniture.wardrobe, furniture.stool),
-    "dining room": (furniture.chest, ornaments.plant, ornaments.floor_lamp, furniture.shelf, fixtures.column, furniture.couch),
-    "kitchen": (furniture.table, furniture.chair, furniture.stool, ornaments.plant, furniture.shelf, fixtures.counter),
+    "bedroom": (
+        furniture.chest,
+        furniture.chest,
+        furniture.chair,
+        ornaments.floor_lamp,
+        ornaments.plant,
+        ornaments.balls,
+        furniture.shelf,
+    ),
+    "corridor": (
+        furniture.chest,
+        ornaments.plant,
+        fixtures.column,
+        fixtures.radiator,
+        furniture.wardrobe,
+        furniture.stool,
+    ),
+    "dining room": (
+        furniture.chest,
+        ornaments.plant,
+        ornaments.floor_lamp,
+        furniture.shelf,
+        fixtures.column,
+        furniture.couch,
+    ),
+    "kitchen": (
+        furniture.table,
+        furniture.chair,
+        furniture.stool,
+        ornaments.plant,
+        furniture.shelf,
+        fixtures.counter,
+    ),
     "living room": (
         furniture.television,
         furniture.couch,
@@ -106,12 +135,35 @@ MAYBE: dict[str, tuple[Maker, ...]] = {
         fixtures.column,
         furniture.stool,
     ),
-    "office": (furniture.desk, furniture.chest, ornaments.plant, furniture.shelf, furniture.chair, fixtures.column, fixtures.radiator),
-    "storeroom": (ornaments.crates, furniture.shelf, fixtures.washer, ornaments.balls, furniture.chair, fixtures.refrigerator),
+    "office": (
+        furniture.desk,
+        furniture.chest,
+        ornaments.plant,
+        furniture.shelf,
+        furniture.chair,
+        fixtures.column,
+        fixtures.radiator,
+    ),
+    "storeroom": (
+        ornaments.crates,
+        furniture.shelf,
+        fixtures.washer,
+        ornaments.balls,
+        furniture.chair,
+        fixtures.refrigerator,
+    ),
 }
 """What may stand there too."""
 
-FREE = (furniture.table, furniture.low_table, ornaments.crates, ornaments.balls, furniture.chair, fixtures.column, furniture.stool)
+FREE = (
+    furniture.table,
+    furniture.low_table,
+    ornaments.crates,
+    ornaments.balls,
+    furniture.chair,
+    fixtures.column,
+    furniture.stool,
+)
 """What need not stand at a wall."""
 
 HUNG: tuple[Maker, ...] = (ornaments.painting, ornaments.painting, ornaments.clock, ornaments.board)
@@ -172,23 +224,42 @@ def _cover(at: Joiner, kind: str) -> None:
         at.material(accent if number == special else wall)
     wet = kind in ("bathroom", "kitchen", "corridor", "storeroom")
     hard = wet and rng.random() < 0.7
-    at.material(rng.choice((_tiles(rng, rng.uniform(0.2, 0.6)), _concrete(rng)) if hard else (_planks(rng), _carpet(rng))))
+    at.material(
+        rng.choice(
+            (_tiles(rng, rng.uniform(0.2, 0.6)), _concrete(rng)) if hard else (_planks(rng), _carpet(rng))
+        )
+    )
     colour = tint(rng, 0.12, 0.05, 0.95, 0.02)
-    at.material(Material(colour, scaled(colour, 0.85), (0.6, 0.6), joint=rng.choice((0.0, 0.0, 0.03)), grain=(2, 2), noise=0.2))
+    at.material(
+        Material(
+            colour,
+            scaled(colour, 0.85),
+            (0.6, 0.6),
+            joint=rng.choice((0.0, 0.0, 0.03)),
+            grain=(2, 2),
+            noise=0.2,
+        )
+    )
 
 
 def _wallpaper(rng: random.Random) -> Material:
     colour = tint(rng, None, rng.choice((0.05, 0.1, 0.3)), rng.uniform(0.6, 0.98))
     second = tint(rng, None, 0.3, rng.uniform(0.4, 0.95))
     width = rng.uniform(0.08, 0.3)
-    pattern = rng.choice(("plain", "plain", "plain", "plain", "stripes", "stripes", "dots", "bricks", "panels"))
+    pattern = rng.choice(
+        ("plain", "plain", "plain", "plain", "stripes", "stripes", "dots", "bricks", "panels")
+    )
     if pattern == "stripes":
         return Material(colour, second, (width, 50.0), checker=rng.uniform(0.2, 0.8), grain=(4, 4), noise=0.1)
     if pattern == "dots":
-        return Material(colour, second, (width, width), 0.5, dot=rng.uniform(0.15, 0.35), grain=(4, 4), noise=0.1)
+        return Material(
+            colour, second, (width, width), 0.5, dot=rng.uniform(0.15, 0.35), grain=(4, 4), noise=0.1
+        )
     if pattern == "bricks":
         brick = tint(rng, 0.04, 0.5, 0.6)
-        return Material(brick, tint(rng, 0.1, 0.1, 0.75), (0.24, 0.08), 0.5, 0.08, 0.5, grain=(15, 15), noise=0.25)
+        return Material(
+            brick, tint(rng, 0.1, 0.1, 0.75), (0.24, 0.08), 0.5, 0.08, 0.5, grain=(15, 15), noise=0.25
+        )
     if pattern == "panels":
         return attrs.evolve(wood(rng), cell=(50.0, rng.uniform(0.1, 0.2)), joint=0.04)
     return Material(colour, scaled(colour, 0.75), grain=(1.5, 1.5), noise=rng.uniform(0.1, 0.5))
@@ -200,12 +271,25 @@ def _tiles(rng: random.Random, size: float) -> Material:
     checker = rng.choice((0.0, 0.0, rng.uniform(0.4, 1.0)))
     cell = (size, size * rng.choice((1.0, 1.0, 0.5)))
     tone = rng.uniform(0.0, 0.3)
-    return Material(colour, second, cell, rng.choice((0.0, 0.5)), 0.04, tone, checker, grain=(5, 5), noise=0.15, gloss=0.35)
+    return Material(
+        colour,
+        second,
+        cell,
+        rng.choice((0.0, 0.5)),
+        0.04,
+        tone,
+        checker,
+        grain=(5, 5),
+        noise=0.15,
+        gloss=0.35,
+    )
 
 
 def _planks(rng: random.Random) -> Material:
     cell = (rng.uniform(0.7, 1.4), rng.uniform(0.08, 0.2))
-    return attrs.evolve(wood(rng), cell=cell, joint=0.025, tone=rng.uniform(0.1, 0.5), gloss=rng.choice((0.0, 0.3)))
+    return attrs.evolve(
+        wood(rng), cell=cell, joint=0.025, tone=rng.uniform(0.1, 0.5), gloss=rng.choice((0.0, 0.3))
+    )
 
 
 def _carpet(rng: random.Random) -> Material:
@@ -218,7 +302,9 @@ def _concrete(rng: random.Random) -> Material:
     return Material(colour, scaled(colour, 0.5), grain=(2.5, 2.5), noise=0.8)
 
 
-def _place(at: Joiner, maker: Maker, room: Vector, taken: list[Floor], hung: list[list[tuple[float, float]]]) -> None:
+def _place(
+    at: Joiner, maker: Maker, room: Vector, taken: list[Floor], hung: list[list[tuple[float, float]]]
+) -> None:
     """Make a piece where there is room for it, at a wall or free; leave it out where there is none."""
     rng = at.rng
     piece = maker(rng)
@@ -233,7 +319,9 @@ def _place(at: Joiner, maker: Maker, room: Vector, taken: list[Floor], hung: lis
         floor = _footprint(frame, piece)
         span = (along - piece.width / 2, along + piece.width / 2)
         on_wall = away == 0 and (piece.height > 0 or maker is fixtures.door)
-        if any(_overlap(floor, other) for other in taken) or (on_wall and any(_meet(span, other) for other in hung[wall])):
+        if any(_overlap(floor, other) for other in taken) or (
+            on_wall and any(_meet(span, other) for other in hung[wall])
+        ):
             continue
         at.stand(attrs.evolve(frame, z=piece.height))
         piece.make(at)
@@ -254,7 +342,12 @@ def _at_wall(wall: int, along: float, away: float, room: Vector) -> Frame:
 
 def _footprint(frame: Frame, piece: Piece) -> Floor:
     first, second = frame.point(-piece.width / 2, 0, 0), frame.point(piece.width / 2, piece.depth, 0)
-    return min(first[0], second[0]), max(first[0], second[0]), min(first[1], second[1]), max(first[1], second[1])
+    return (
+        min(first[0], second[0]),
+        max(first[0], second[0]),
+        min(first[1], second[1]),
+        max(first[1], second[1]),
+    )
 
 
 def _overlap(one: Floor, other: Floor) -> bool:
@@ -297,14 +390,18 @@ def _window(at: Joiner, wall: int, room: Vector, hung: list[list[tuple[float, fl
         cloth = at.material(fabric(rng))
         for side in (-1, 1):
             for fold in range(3):
-                at.tube(side * (width / 2 - 0.05 + 0.09 * fold), 0.14, 0.06 - low, 0.06, 0.05, high + 0.1, cloth)
+                at.tube(
+                    side * (width / 2 - 0.05 + 0.09 * fold), 0.14, 0.06 - low, 0.06, 0.05, high + 0.1, cloth
+                )
         at.roll(0, 0.14, h + 0.2, 0.02, width + 0.7, at.material(metal(rng)))
     span = (along - width / 2, along + width / 2)
     hung[wall].append((span[0] - 0.3, span[1] + 0.3))
     return Window(wall, span, (low, high))
 
 
-def _light(at: Joiner, room: Vector, windows: tuple[Window, ...]) -> tuple[tuple[Light, Light], Vector, Vector]:
+def _light(
+    at: Joiner, room: Vector, windows: tuple[Window, ...]
+) -> tuple[tuple[Light, Light], Vector, Vector]:
     """A lamp at the ceiling, the daylight of a window or a second lamp, the ambient light, and the colour of the sky."""
     rng = at.rng
     x, y = room[0] * rng.uniform(0.35, 0.65), room[1] * rng.uniform(0.35, 0.65)
@@ -319,16 +416,24 @@ def _light(at: Joiner, room: Vector, windows: tuple[Window, ...]) -> tuple[tuple
         at.ball(0, 0, room[2], 0.2, 0.2, 0.1, shade)
     warm = rng.uniform(0.55, 1.0)
     strength = rng.uniform(0.5, 2.2) * (0.8 + 0.1 * room[0] * room[1] / 4)
-    lamp = Light((x, y, room[2] - drop - 0.3), (strength, strength * (0.5 + 0.5 * warm), strength * warm * warm))
+    lamp = Light(
+        (x, y, room[2] - drop - 0.3), (strength, strength * (0.5 + 0.5 * warm), strength * warm * warm)
+    )
     day = rng.uniform(0.4, 3.0)
     sky = (0.5 * day, 0.65 * day, 0.9 * day)
     if windows:
         window = windows[0]
-        place = _at_wall(window.wall, sum(window.span) / 2, 0.12, room).point(0, 0, 0.6 * window.heights[1] + 0.4 * window.heights[0])
+        place = _at_wall(window.wall, sum(window.span) / 2, 0.12, room).point(
+            0, 0, 0.6 * window.heights[1] + 0.4 * window.heights[0]
+        )
         area = (window.span[1] - window.span[0]) * (window.heights[1] - window.heights[0])
         second = Light(place, tuple(part * (0.6 + 0.5 * area) for part in (0.8 * day, 0.9 * day, day)))  # type: ignore[arg-type]
     else:
-        place = (room[0] * rng.uniform(0.15, 0.85), room[1] * rng.uniform(0.15, 0.85), room[2] * rng.uniform(0.5, 0.95))
+        place = (
+            room[0] * rng.uniform(0.15, 0.85),
+            room[1] * rng.uniform(0.15, 0.85),
+            room[2] * rng.uniform(0.5, 0.95),
+        )
         second = Light(place, scaled((0.9, 0.8, 0.6), rng.uniform(0.0, 0.8)))
     level = rng.uniform(0.12, 0.4)
     blue = rng.uniform(0.85, 1.1)
@@ -347,7 +452,9 @@ def _skirting(at: Joiner, room: Vector) -> None:
 def _camera(rng: random.Random, room: Vector, taken: list[Floor]) -> Camera:
     """A free place to stand, from which most of the furniture lies ahead; no roll."""
     best, place, target = -math.inf, (room[0] / 2, room[1] / 2), (room[0] / 2, 0.0)
-    middles = [((one[0] + one[1]) / 2, (one[2] + one[3]) / 2) for one in taken] or [(room[0] / 2, room[1] / 2)]
+    middles = [((one[0] + one[1]) / 2, (one[2] + one[3]) / 2) for one in taken] or [
+        (room[0] / 2, room[1] / 2)
+    ]
     for _ in range(24):
         x, y = rng.uniform(0.25, room[0] - 0.25), rng.uniform(0.25, room[1] - 0.25)
         aim = rng.choice(middles)
@@ -363,4 +470,6 @@ def _camera(rng: random.Random, room: Vector, taken: list[Floor]) -> Camera:
     cos, sin = math.cos(yaw), math.sin(yaw)
     forward = (cos * math.cos(pitch), sin * math.cos(pitch), math.sin(pitch))
     up = (-cos * math.sin(pitch), -sin * math.sin(pitch), math.cos(pitch))
-    return Camera((*place, z), ((sin, -cos, 0.0), up, forward), math.tan(math.radians(rng.uniform(50, 75)) / 2))
+    return Camera(
+        (*place, z), ((sin, -cos, 0.0), up, forward), math.tan(math.radians(rng.uniform(50, 75)) / 2)
+    )

@@ -133,7 +133,13 @@ def axes_of(yaw: float, lie: Lie = "upright") -> Axes:
     return (up, across, along) if lie == "along y" else (across, along, up)
 
 
-def tint(rng: random.Random, hue: float | None = None, saturation: float = 0.5, value: float = 0.6, spread: float = 0.08) -> Vector:
+def tint(
+    rng: random.Random,
+    hue: float | None = None,
+    saturation: float = 0.5,
+    value: float = 0.6,
+    spread: float = 0.08,
+) -> Vector:
     """A linear colour near a hue (any where None), saturation and brightness in [0, 1]."""
     hue = rng.random() if hue is None else hue + rng.uniform(-spread, spread) / 2
     saturation = min(1.0, max(0.0, saturation + rng.uniform(-2, 2) * spread))
@@ -147,7 +153,15 @@ def wood(rng: random.Random) -> Material:
     value = rng.uniform(0.3, 0.85)
     colour = tint(rng, 0.08, 0.5, value)
     return Material(
-        colour, scaled(colour, 0.55), (0.9, 0.3), 7.0, 0.0, 0.2, grain=(1.5, rng.uniform(14, 30)), noise=0.9, gloss=rng.choice((0.0, 0.15))
+        colour,
+        scaled(colour, 0.55),
+        (0.9, 0.3),
+        7.0,
+        0.0,
+        0.2,
+        grain=(1.5, rng.uniform(14, 30)),
+        noise=0.9,
+        gloss=rng.choice((0.0, 0.15)),
     )
 
 
@@ -166,14 +180,18 @@ def fabric(rng: random.Random) -> Material:
     if pattern == "plain":
         return Material(colour, scaled(colour, 0.6), grain=(40, 40), noise=0.5)
     if pattern == "dots":
-        return Material(colour, second, (width, width), 0.5, dot=rng.uniform(0.2, 0.4), grain=(30, 30), noise=0.15)
+        return Material(
+            colour, second, (width, width), 0.5, dot=rng.uniform(0.2, 0.4), grain=(30, 30), noise=0.15
+        )
     cell = (width, 50.0) if pattern == "stripes" else (width, width)
     return Material(colour, second, cell, checker=rng.uniform(0.5, 1.0), grain=(30, 30), noise=0.15)
 
 
 def metal(rng: random.Random) -> Material:
     """Brushed steel, or enamel in white or black."""
-    colour = rng.choice((tint(rng, 0.6, 0.05, 0.7), tint(rng, 0.1, 0.03, 0.95, 0.02), tint(rng, 0.6, 0.1, 0.2, 0.03)))
+    colour = rng.choice(
+        (tint(rng, 0.6, 0.05, 0.7), tint(rng, 0.1, 0.03, 0.95, 0.02), tint(rng, 0.6, 0.1, 0.2, 0.03))
+    )
     return Material(colour, scaled(colour, 0.7), grain=(2, 60), noise=0.35, gloss=0.5)
 
 
@@ -206,7 +224,16 @@ def picture(rng: random.Random) -> Material:
     size = rng.uniform(0.08, 0.4)
     first, second = tint(rng, None, 0.6, 0.6), tint(rng, None, 0.5, 0.8)
     return Material(
-        first, second, (size, size * rng.uniform(0.5, 2)), rng.choice((0.0, 0.3)), 0.0, 0.8, rng.random(), rng.uniform(0, 0.4), (6, 6), 0.6
+        first,
+        second,
+        (size, size * rng.uniform(0.5, 2)),
+        rng.choice((0.0, 0.3)),
+        0.0,
+        0.8,
+        rng.random(),
+        rng.uniform(0, 0.4),
+        (6, 6),
+        0.6,
     )
 
 

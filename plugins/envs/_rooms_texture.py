@@ -36,7 +36,9 @@ def table(materials: Sequence[Material]) -> Tensor:
     ).T.contiguous()
 
 
-def look(rows: Tensor, u: Tensor, v: Tensor, footprint: Tensor, seed: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+def look(
+    rows: Tensor, u: Tensor, v: Tensor, footprint: Tensor, seed: Tensor
+) -> tuple[list[Tensor], Tensor, Tensor]:
     """The colour (red, green, blue), gloss and glow of surfaces, each of the shape of `u`.
 
     Args:
@@ -46,7 +48,26 @@ def look(rows: Tensor, u: Tensor, v: Tensor, footprint: Tensor, seed: Tensor) ->
         footprint: what a pixel covers there, in metres; patterns finer than it fade into their mean.
         seed: int32, of the noise.
     """
-    red, green, blue, red2, green2, blue2, wide, high, shift, joint, tone, checker, dot, fine_u, fine_v, noise, gloss, glow = rows.unbind(0)
+    (
+        red,
+        green,
+        blue,
+        red2,
+        green2,
+        blue2,
+        wide,
+        high,
+        shift,
+        joint,
+        tone,
+        checker,
+        dot,
+        fine_u,
+        fine_v,
+        noise,
+        gloss,
+        glow,
+    ) = rows.unbind(0)
     small = torch.minimum(wide, high)
     y = v / high
     row = y.floor()
@@ -58,7 +79,9 @@ def look(rows: Tensor, u: Tensor, v: Tensor, footprint: Tensor, seed: Tensor) ->
     number_x = column.int()
     odd = ((number_x + number) & 1).float()
     width = joint * small
-    jointed = torch.maximum(_line(within_x * wide, wide, width, footprint), _line(within_y * high, high, width, footprint))
+    jointed = torch.maximum(
+        _line(within_x * wide, wide, width, footprint), _line(within_y * high, high, width, footprint)
+    )
     dx, dy = within_x - 0.5, within_y - 0.5
     dotted = (dx * dx + dy * dy < dot * dot).float()
     pattern = torch.maximum(checker * odd, dotted)
@@ -69,7 +92,9 @@ def look(rows: Tensor, u: Tensor, v: Tensor, footprint: Tensor, seed: Tensor) ->
     grain = noise * (0.5 + (_clouds(u * fine_u, v * fine_v, seed) - 0.5) * blur)
     mix = (pattern + grain).clamp(0, 1)
     bright = 1 + tone * sharp * (hashed(number_x, number, seed + 1) - 0.6)
-    colours = [(one + (other - one) * mix) * bright for one, other in ((red, red2), (green, green2), (blue, blue2))]
+    colours = [
+        (one + (other - one) * mix) * bright for one, other in ((red, red2), (green, green2), (blue, blue2))
+    ]
     return colours, gloss, glow
 
 

@@ -41,12 +41,20 @@ class Ballot:
     def with_probabilities(self, count: int, nullable: bool) -> list[dict[str, str | float]]:
         """The best answers with their shares of a softmax, 'no answer' as an empty text among them where it counts."""
         entries = self.best(count) + ([("", self.none)] if nullable or not self.answers else [])
-        entries = [(text, score if math.isfinite(score) else 0.0) for text, score in sorted(entries, key=lambda pair: -pair[1])]
+        entries = [
+            (text, score if math.isfinite(score) else 0.0)
+            for text, score in sorted(entries, key=lambda pair: -pair[1])
+        ]
         shares = torch.tensor([score for _, score in entries], dtype=torch.float64).softmax(0).tolist()
-        return [{"text": text, "probability": share, "score": score} for (text, score), share in zip(entries, shares, strict=True)]
+        return [
+            {"text": text, "probability": share, "score": score}
+            for (text, score), share in zip(entries, shares, strict=True)
+        ]
 
 
-def best_spans(scores: Tensor, begins: Tensor, inside: Tensor, longest: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def best_spans(
+    scores: Tensor, begins: Tensor, inside: Tensor, longest: int, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """The stretches of positions whose scores of the first and the last one have the largest sums.
 
     Args:
@@ -61,7 +69,9 @@ def best_spans(scores: Tensor, begins: Tensor, inside: Tensor, longest: int, cou
     """
     first = scores[..., 0].masked_fill(~begins, -math.inf)
     last = scores[..., 1].masked_fill(~inside, -math.inf)
-    ahead = functional.pad(last, (0, longest - 1), value=-math.inf).unfold(1, longest, 1)  # (B, L, longest): the ends within reach
+    ahead = functional.pad(last, (0, longest - 1), value=-math.inf).unfold(
+        1, longest, 1
+    )  # (B, L, longest): the ends within reach
     sums = (first[..., None] + ahead).flatten(1)
     found, places = sums.topk(min(count, sums.shape[1]), dim=1)
     start = places // longest

@@ -84,7 +84,9 @@ def check_ids(articles: Sequence[Article], source: str) -> None:
                     twice.append(question.id)
                 seen.add(question.id)
     if twice:
-        raise DataError(f"{source}: {len(twice)} of the ids of questions are not the first of their kind, such as '{twice[0]}'")
+        raise DataError(
+            f"{source}: {len(twice)} of the ids of questions are not the first of their kind, such as '{twice[0]}'"
+        )
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -96,12 +98,16 @@ def _load(path: Path) -> dict[str, Any]:
             with gzip.open(path) as file:
                 raw = file.read(limit + 1)
             if len(raw) > limit:
-                raise DataError(f"{path} unpacks to more than {limit / 2**30:.3g} GiB; unpack it yourself if it is what you want to read")
+                raise DataError(
+                    f"{path} unpacks to more than {limit / 2**30:.3g} GiB; unpack it yourself if it is what you want to read"
+                )
         else:
             raw = path.read_bytes()
         values = json.loads(raw)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {next(iter(str(error).splitlines()), type(error).__name__)}") from error
+        raise DataError(
+            f"{path} cannot be read as JSON: {next(iter(str(error).splitlines()), type(error).__name__)}"
+        ) from error
     if not isinstance(values, dict):
         raise DataError(f"{path}: expected a table with a list 'data' of articles, not {_kind(values)}")
     return values
@@ -112,7 +118,8 @@ def _article(values: Any, where: str, number: int) -> Article:
     title = _take(values, "title", str, where) if "title" in values else f"article {number}"
     where = f"{where} '{title}'"
     paragraphs = tuple(
-        _paragraph(one, f"{where}, paragraph {place}") for place, one in enumerate(_take(values, "paragraphs", list, where))
+        _paragraph(one, f"{where}, paragraph {place}")
+        for place, one in enumerate(_take(values, "paragraphs", list, where))
     )
     if not any(paragraph.questions for paragraph in paragraphs):
         raise DataError(f"{where} is empty: it has no questions; take it out of the file")
@@ -138,7 +145,11 @@ def _question(values: Any, where: str) -> Question:
     answers = tuple(_answer(one, where) for one in _take(values, "answers", list, where))
     impossible = _take(values, "is_impossible", bool, where) if "is_impossible" in values else False
     if impossible == bool(answers):
-        wrong = "has answers, and is_impossible is set" if impossible else "has no answers, and is_impossible is not set"
+        wrong = (
+            "has answers, and is_impossible is set"
+            if impossible
+            else "has no answers, and is_impossible is not set"
+        )
         raise DataError(f"{where} {wrong}; mend one of them")
     return Question(number, text, answers)
 
@@ -156,13 +167,21 @@ def _check_answers(articles: Sequence[Article], path: Path) -> None:
             for question in paragraph.questions:
                 for answer in question.answers:
                     count += 1
-                    found = paragraph.context[max(0, answer.start) : answer.start + len(answer.text)] if answer.start >= 0 else ""
+                    found = (
+                        paragraph.context[max(0, answer.start) : answer.start + len(answer.text)]
+                        if answer.start >= 0
+                        else ""
+                    )
                     if not answer.text or found != answer.text:
                         wrong.append((question.id, answer))
     if wrong:
-        shown = "; ".join(f"question {number}: {_short(answer.text)} at {answer.start}" for number, answer in wrong[:3])
+        shown = "; ".join(
+            f"question {number}: {_short(answer.text)} at {answer.start}" for number, answer in wrong[:3]
+        )
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise DataError(f"{path}: {len(wrong)} of {count} answers do not stand in their context where answer_start says ({shown}{more})")
+        raise DataError(
+            f"{path}: {len(wrong)} of {count} answers do not stand in their context where answer_start says ({shown}{more})"
+        )
 
 
 def _short(text: str) -> str:

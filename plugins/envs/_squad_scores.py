@@ -30,12 +30,16 @@ def normalise_answer(text: str) -> str:
 
 def score(question: Question, prediction: str) -> Score:
     """How good a prediction is; an empty one says that there is no answer."""
-    references = [one for one in (normalise_answer(answer.text) for answer in question.answers) if one] or [""]
+    references = [one for one in (normalise_answer(answer.text) for answer in question.answers) if one] or [
+        ""
+    ]
     given = normalise_answer(prediction)
     return Score(float(given in references), max(_f1(one, given) for one in references))
 
 
-def figures(questions: Sequence[Question], predictions: Mapping[str, str], null_odds: Mapping[str, float]) -> dict[str, float]:
+def figures(
+    questions: Sequence[Question], predictions: Mapping[str, str], null_odds: Mapping[str, float]
+) -> dict[str, float]:
     """What the official scorer gives (``evaluate-v2.0.py``), each figure in [0, 1] where that has percents.
 
     Args:
@@ -58,7 +62,9 @@ def figures(questions: Sequence[Question], predictions: Mapping[str, str], null_
         found["noans-exact"] = _means("", [scores[one] for one in unable])["exact"]
     if null_odds:
         for name in ("exact", "f1"):
-            best, threshold = _best({one: getattr(scores[one], name) for one in scores}, predictions, null_odds, set(able))
+            best, threshold = _best(
+                {one: getattr(scores[one], name) for one in scores}, predictions, null_odds, set(able)
+            )
             found |= {f"best-{name}": best, f"best-{name}-threshold": threshold}
     return found
 
@@ -71,7 +77,10 @@ def _means(prefix: str, scores: Sequence[Score]) -> dict[str, float]:
 
 
 def _best(
-    scores: Mapping[str, float], predictions: Mapping[str, str], null_odds: Mapping[str, float], able: set[str]
+    scores: Mapping[str, float],
+    predictions: Mapping[str, str],
+    null_odds: Mapping[str, float],
+    able: set[str],
 ) -> tuple[float, float]:
     """The best mean over thresholds on `null_odds`, above which there is no answer, and that threshold (0 where answering never pays)."""
     total = best = float(len(scores) - len(able))  # no answer to any question

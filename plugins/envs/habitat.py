@@ -40,7 +40,9 @@ if importlib.util.find_spec("habitat") is None:
     raise ModuleNotFoundError("No module named 'habitat'", name="habitat")
 
 BYTE = 255.0
-CONTEXT: Literal["spawn", "forkserver"] = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+CONTEXT: Literal["spawn", "forkserver"] = (
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+)
 """How processes begin: from a server that has imported habitat, which takes seconds."""
 GET = "python -m habitat_sim.utils.datasets_download --uids habitat_test_scenes habitat_test_pointnav_dataset --data-path data"
 SIMULATOR = (
@@ -78,18 +80,38 @@ class Habitat(TaskStream):
         """Options of `Habitat`."""
 
         config: str = option("pointnav_habitat_test.yaml", "a config file of habitat-lab, or of yours")
-        overrides: str = option("", "changes to the config, separated by commas, such as habitat.simulator.turn_angle=30")
-        tasks: str = option("", "more changes, of each task of a stream, separated by semicolons; empty for one task")
-        imports: str = option("", "modules to import before habitat, separated by commas: those that register a simulator or a dataset")
-        split: str = option("val", "split of the dataset that is evaluated on; the config names that which is trained on")
-        episodes: int = option(0, "episodes of an evaluation, spread evenly over that split; 0 for all of it", at_least(0))
-        inputs: str = option("image,goal", "inputs, separated by commas: image, goal, map, and the names of other sensors")
+        overrides: str = option(
+            "", "changes to the config, separated by commas, such as habitat.simulator.turn_angle=30"
+        )
+        tasks: str = option(
+            "", "more changes, of each task of a stream, separated by semicolons; empty for one task"
+        )
+        imports: str = option(
+            "",
+            "modules to import before habitat, separated by commas: those that register a simulator or a dataset",
+        )
+        split: str = option(
+            "val", "split of the dataset that is evaluated on; the config names that which is trained on"
+        )
+        episodes: int = option(
+            0, "episodes of an evaluation, spread evenly over that split; 0 for all of it", at_least(0)
+        )
+        inputs: str = option(
+            "image,goal", "inputs, separated by commas: image, goal, map, and the names of other sensors"
+        )
         stack: int = option(1, "latest frames that an observation is made of", at_least(1))
-        tile: int | None = option(None, "height and width of planes that the goal's numbers fill; None for a vector", at_least(1))
-        map: Literal["visited", "depth"] = option("visited", "what is on the map besides the goal: the way so far, or depth too")
+        tile: int | None = option(
+            None, "height and width of planes that the goal's numbers fill; None for a vector", at_least(1)
+        )
+        map: Literal["visited", "depth"] = option(
+            "visited", "what is on the map besides the goal: the way so far, or depth too"
+        )
         map_size: int = option(84, "height and width of the map", at_least(2))
         map_metres: float = option(22.0, "length of its sides in metres", more_than(0))
-        oracle_stop: bool = option(False, "stop for the agent as soon as it is near enough to the goal, and take that action away from it")
+        oracle_stop: bool = option(
+            False,
+            "stop for the agent as soon as it is near enough to the goal, and take that action away from it",
+        )
         blind: bool = option(False, "make all images black: what can be done without seeing")
         timeout: float = option(300.0, "seconds that a step or the loading of a scene may take", more_than(0))
         metric: Literal["spl", "success", "return"] = option("spl", "the figure that R is made of")
@@ -105,7 +127,10 @@ class Habitat(TaskStream):
         made |= {"imports": _words(config.imports), "inputs": inputs}
         changes = [text.strip() for text in config.tasks.split(";") if text.strip()] or [""]
         self._titles = changes if len(changes) > 1 else [config.config]
-        self._recipes = [Recipe(**{**made, "overrides": (*_changes(config.overrides), *_changes(text))}) for text in changes]
+        self._recipes = [
+            Recipe(**{**made, "overrides": (*_changes(config.overrides), *_changes(text))})
+            for text in changes
+        ]
         self._looks = [_look(recipe) for recipe in self._recipes]
         self._config = config
         first = self._looks[0]
@@ -133,19 +158,30 @@ class HabitatTask(RolloutTask):
         inputs = shapes_of(look.observations, config.stack > 1)
         units = {name: BYTE for name, space in look.observations.items() if space.dtype == np.uint8}
         count = min(config.episodes or look.episodes, look.episodes)
-        super().__init__(id, title, inputs, units, Categorical([int(look.actions.n)]), attrs.evolve(config, episodes=count))
+        super().__init__(
+            id, title, inputs, units, Categorical([int(look.actions.n)]), attrs.evolve(config, episodes=count)
+        )
         self.metric = config.metric
         self._recipe, self._look = recipe, look
 
     def make_worlds(self, count: int) -> Worlds:
         """Each trains in every `count`-th scene, or where there are fewer of them than environments, in one."""
         scenes, train = self._look.scenes, attrs.evolve(self._recipe, split="")
-        return self._open([attrs.evolve(train, scenes=scenes[k::count] or (scenes[k % len(scenes)],)) for k in range(count)])
+        return self._open(
+            [attrs.evolve(train, scenes=scenes[k::count] or (scenes[k % len(scenes)],)) for k in range(count)]
+        )
 
     def make_test_worlds(self, count: int) -> Worlds:
         """Each plays its share of the episodes, once, and begins again."""
-        places = [number * self._look.episodes // self.options.episodes for number in range(self.options.episodes)]
-        return self._open([attrs.evolve(self._recipe, places=tuple(map(int, share))) for share in np.array_split(places, count)])
+        places = [
+            number * self._look.episodes // self.options.episodes for number in range(self.options.episodes)
+        ]
+        return self._open(
+            [
+                attrs.evolve(self._recipe, places=tuple(map(int, share)))
+                for share in np.array_split(places, count)
+            ]
+        )
 
     def expert(self, name: str) -> ShortestPath:
         """The simulator's follower of shortest paths."""
@@ -160,7 +196,14 @@ class HabitatTask(RolloutTask):
 
     def _open(self, recipes: Sequence[Recipe]) -> Worlds:
         makers = [Maker(recipe, self._look) for recipe in recipes]
-        return GymWorlds(makers, self.title, self.options.stack > 1, processes=True, timeout=self.options.timeout, context=CONTEXT)
+        return GymWorlds(
+            makers,
+            self.title,
+            self.options.stack > 1,
+            processes=True,
+            timeout=self.options.timeout,
+            context=CONTEXT,
+        )
 
 
 class ShortestPath:
@@ -190,7 +233,9 @@ def _look(recipe: Recipe) -> Look:
         try:
             found = pool.submit(look, recipe).result()
         except BrokenProcessPool as error:
-            raise DataError(f"{recipe.config}: the simulator has ended its process; what it wrote above may say why") from error
+            raise DataError(
+                f"{recipe.config}: the simulator has ended its process; what it wrote above may say why"
+            ) from error
     if isinstance(found, Look):
         return found
     if found.lost in ("habitat_sim", "magnum"):
@@ -201,7 +246,10 @@ def _look(recipe: Recipe) -> Look:
 def _preloaded(recipe: Recipe) -> list[str]:
     """What processes of environments have in common and need not each import. Half an import of habitat would spoil all of them."""
     whole = importlib.util.find_spec("habitat_sim") is not None
-    return [f"{__package__}._habitat_quiet", *(recipe.imports or ([f"{__package__}._habitat_nav"] if whole else []))]
+    return [
+        f"{__package__}._habitat_quiet",
+        *(recipe.imports or ([f"{__package__}._habitat_nav"] if whole else [])),
+    ]
 
 
 def _said(recipe: Recipe, problem: Problem) -> str:
@@ -219,4 +267,6 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _changes(text: str) -> tuple[str, ...]:
     """Changes of a config, at commas that a name and ``=`` follow, or ``~`` and a name: a list of scenes has commas too."""
-    return tuple(one.strip() for one in re.split(r",(?=\s*(?:[~+\w./@]+=|~[\w./@]+\s*(?:,|$)))", text) if one.strip())
+    return tuple(
+        one.strip() for one in re.split(r",(?=\s*(?:[~+\w./@]+=|~[\w./@]+\s*(?:,|$)))", text) if one.strip()
+    )

@@ -36,12 +36,18 @@ class Images(ImageStream):
         """Options of the env; exactly one of `archive` and `folder` is given."""
 
         archive: Path | None = option(
-            None, "read this .npz file: x_train, x_test uint8 (N, H, W, 3) or (N, H, W), y_train, y_test (N,), and names if there are any"
+            None,
+            "read this .npz file: x_train, x_test uint8 (N, H, W, 3) or (N, H, W), y_train, y_test (N,), and names if there are any",
         )
         folder: Path | None = option(
-            None, "read the images of this folder: train/CLASS/*.png (or jpg, jpeg, bmp, webp) and test/CLASS/*.png"
+            None,
+            "read the images of this folder: train/CLASS/*.png (or jpg, jpeg, bmp, webp) and test/CLASS/*.png",
         )
-        size: int = option(32, "height and width in pixels that images are brought to, after the middle square is cut out", at_least(8))
+        size: int = option(
+            32,
+            "height and width in pixels that images are brought to, after the middle square is cut out",
+            at_least(8),
+        )
         test_fraction: float = option(
             0.2,
             "fraction of each class that is the test split where the folder has no 'test'; the same in every run",
@@ -53,7 +59,9 @@ class Images(ImageStream):
         if config.archive is None and config.folder is None:
             raise OptionError("env 'images' needs images: give --env.archive FILE.npz or --env.folder DIR")
         if config.archive is not None and config.folder is not None:
-            raise OptionError("env 'images' takes one of --env.archive and --env.folder, and both are given; leave one out")
+            raise OptionError(
+                "env 'images' takes one of --env.archive and --env.folder, and both are given; leave one out"
+            )
         super().__init__(config, seed, (3, config.size, config.size))
         self._config = config
 
@@ -64,7 +72,9 @@ class Images(ImageStream):
             return read_folder(config.folder.expanduser(), config.size, config.test_fraction)
         assert config.archive is not None  # by __init__
         data = read_archive(config.archive.expanduser())
-        return attrs.evolve(data, images={split: resized(pixels, config.size) for split, pixels in data.images.items()})
+        return attrs.evolve(
+            data, images={split: resized(pixels, config.size) for split, pixels in data.images.items()}
+        )
 
 
 def read_folder(folder: Path, size: int, test_fraction: float) -> LabelledImages:
@@ -85,19 +95,29 @@ def read_folder(folder: Path, size: int, test_fraction: float) -> LabelledImages
     if (folder / "test").is_dir():
         test = _list_classes(folder / "test")
         if lonely := sorted(
-            [f"train/{name}" for name in train if name not in test] + [f"test/{name}" for name in test if name not in train]
+            [f"train/{name}" for name in train if name not in test]
+            + [f"test/{name}" for name in test if name not in train]
         ):
-            raise DataError(f"expected the same classes in {folder}/train and {folder}/test; only in one of them: {', '.join(lonely[:5])}")
+            raise DataError(
+                f"expected the same classes in {folder}/train and {folder}/test; only in one of them: {', '.join(lonely[:5])}"
+            )
         images, labels = {}, {}
         for split, classes in (("train", train), ("test", test)):
             images[split], labels[split] = _read_classes(classes, size)
         return labelled(images, labels, names, str(folder))
     for name, files in train.items():
         if len(files) < 2:
-            raise DataError(f"{folder / 'train' / name} has one image only, and {folder} has no 'test': expected two, one to be tested on")
+            raise DataError(
+                f"{folder / 'train' / name} has one image only, and {folder} has no 'test': expected two, one to be tested on"
+            )
     pixels, numbers = _read_classes(train, size)
     held = set_apart(numbers, test_fraction, SPLIT_SEED, names)
-    return labelled({"train": pixels[~held], "test": pixels[held]}, {"train": numbers[~held], "test": numbers[held]}, names, str(folder))
+    return labelled(
+        {"train": pixels[~held], "test": pixels[held]},
+        {"train": numbers[~held], "test": numbers[held]},
+        names,
+        str(folder),
+    )
 
 
 def _list_classes(folder: Path) -> dict[str, list[Path]]:
@@ -106,7 +126,11 @@ def _list_classes(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise DataError(f"no folder {folder}; {wanted}")
     try:
-        classes = {one.name: sorted(filter(_is_image, one.iterdir())) for one in sorted(folder.iterdir()) if _is_class(one)}
+        classes = {
+            one.name: sorted(filter(_is_image, one.iterdir()))
+            for one in sorted(folder.iterdir())
+            if _is_class(one)
+        }
     except OSError as error:
         raise DataError(f"cannot list {folder}: {error}") from error
     if not classes:
@@ -142,7 +166,9 @@ def _decode(path: Path, size: int) -> Tensor:
     try:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):  # converting these to 8 bits clips them without a word
-                raise DataError(f"{path} has more than 8 bits a channel (mode {image.mode}); expected an 8-bit image")
+                raise DataError(
+                    f"{path} has more than 8 bits a channel (mode {image.mode}); expected an 8-bit image"
+                )
             upright = ImageOps.exif_transpose(image).convert("RGB")
         square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
     # what Pillow raises for damaged files, besides its own errors

@@ -10,7 +10,17 @@ from typing import Literal
 
 import attrs
 
-from sidetune_core.api import DataError, OptionError, Recording, TaskStream, at_least, collect, home, open_recording, option
+from sidetune_core.api import (
+    DataError,
+    OptionError,
+    Recording,
+    TaskStream,
+    at_least,
+    collect,
+    home,
+    open_recording,
+    option,
+)
 
 from ._imitation_task import Acting, ImitationTask
 
@@ -44,14 +54,23 @@ class Imitation(TaskStream):
         """Options of `Imitation`."""
 
         data: str = option("", "folders of recordings, separated by commas")
-        levels: str = option("BabyAI-UnlockLocal-v0", "without 'data': ids of BabyAI levels that are recorded on first use, with commas")
-        trajectories: int | None = option(
-            None, f"learn from the first so many of each; None for all of a recording, {LEVEL_TRAJECTORIES} of a level", at_least(1)
+        levels: str = option(
+            "BabyAI-UnlockLocal-v0",
+            "without 'data': ids of BabyAI levels that are recorded on first use, with commas",
         )
-        held_out: int = option(20, "trajectories of each that are not learnt, for the loss on others", at_least(1))
+        trajectories: int | None = option(
+            None,
+            f"learn from the first so many of each; None for all of a recording, {LEVEL_TRAJECTORIES} of a level",
+            at_least(1),
+        )
+        held_out: int = option(
+            20, "trajectories of each that are not learnt, for the loss on others", at_least(1)
+        )
         episodes: int = option(100, "episodes of an evaluation", at_least(1))
         envs: int = option(8, "environments that evaluate side by side", at_least(1))
-        evaluate: Literal["mode", "sample"] = option("sample", "in evaluation, take the most likely action or draw one")
+        evaluate: Literal["mode", "sample"] = option(
+            "sample", "in evaluation, take the most likely action or draw one"
+        )
         metric: Literal["success", "return"] = option("success", "the figure that R is made of")
         hidden: int = option(64, "units of each layer between encoding and actions", at_least(1))
         layers: int = option(1, "how many such layers there are", at_least(0))
@@ -66,7 +85,9 @@ class Imitation(TaskStream):
         self._recordings = [open_recording(Path(name).expanduser()) for name in _listed(config.data)]
         self._levels = [] if self._recordings else _listed(config.levels)
         if not self._recordings and not self._levels:
-            raise OptionError("env 'imitation': --env.levels is empty; name a level, such as BabyAI-UnlockLocal-v0, or give --env.data")
+            raise OptionError(
+                "env 'imitation': --env.levels is empty; name a level, such as BabyAI-UnlockLocal-v0, or give --env.data"
+            )
         self.inputs = self._recordings[0].inputs if self._recordings else LEVEL_INPUTS
         for one in self._recordings:
             self._check(one)
@@ -74,14 +95,18 @@ class Imitation(TaskStream):
     def tasks(self) -> Sequence[ImitationTask]:
         """One for each recording."""
         config, digest, made = self._config, hashlib.sha256(), list[ImitationTask]()
-        acting = Acting(config.episodes, config.envs, config.evaluate, config.metric, config.hidden, config.layers)
+        acting = Acting(
+            config.episodes, config.envs, config.evaluate, config.metric, config.hidden, config.layers
+        )
         first_id = 0
         for number, recording in enumerate(self._recordings or map(self._record, self._levels)):
             self._check(recording)
             count = self._count(recording)
             stream = self._open.enter_context(closing(recording.open_stream()))
             held_out, learnt = recording.read(0, config.held_out), recording.read(config.held_out, count)
-            made.append(ImitationTask(f"t{number}", recording.task(stream), learnt, held_out, first_id, acting))
+            made.append(
+                ImitationTask(f"t{number}", recording.task(stream), learnt, held_out, first_id, acting)
+            )
             digest.update(repr(recording.card.env).encode())  # by which goes what is made of observations
             for some in (held_out, learnt):
                 first_id += len(some.actions)

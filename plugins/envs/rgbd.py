@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sidetune_core.api import DataError, OptionError, TaskStream, at_least, at_most, derive_seed, more_than, option
+from sidetune_core.api import (
+    DataError,
+    OptionError,
+    TaskStream,
+    at_least,
+    at_most,
+    derive_seed,
+    more_than,
+    option,
+)
 
 from ._dense import DOMAINS, DenseTask, Frames
 from ._dense_labels import Camera, euclidean, measured, normals
@@ -46,16 +55,34 @@ class RGBD(TaskStream):
         """Options of the env."""
 
         frames: Path | None = option(
-            None, "a folder with NAME-rgb.webp (or png, jpg), NAME-depth.png and cameras.npz (K), or an .npz file with rgb, depth_mm and K"
+            None,
+            "a folder with NAME-rgb.webp (or png, jpg), NAME-depth.png and cameras.npz (K), or an .npz file with rgb, depth_mm and K",
         )
-        domains: str = option("depth_zbuffer,normal", "tasks in their order, out of depth_zbuffer, depth_euclidean and normal")
+        domains: str = option(
+            "depth_zbuffer,normal", "tasks in their order, out of depth_zbuffer, depth_euclidean and normal"
+        )
         size: int = option(128, "height and width that frames are brought to", at_least(16))
         units: float = option(1000.0, "what one metre is in depth images", more_than(0))
-        farthest: float = option(5.0, "depth in metres that is the end of the scale; what is farther is not counted", more_than(0))
-        window: int = option(2, "pixels around one, at the frames' own size, that its normal is fitted to", at_least(1), at_most(10))
-        test_fraction: float = option(0.25, "share of the frames that is tested on: the last ones", more_than(0), at_most(0.9))
-        images: int | None = option(None, "only so many training frames, drawn by the run's seed; more of them contain fewer", at_least(1))
-        decoder: int = option(256, "channels of the widest layers of the tasks' decoders; the original has 1024", at_least(8))
+        farthest: float = option(
+            5.0, "depth in metres that is the end of the scale; what is farther is not counted", more_than(0)
+        )
+        window: int = option(
+            2,
+            "pixels around one, at the frames' own size, that its normal is fitted to",
+            at_least(1),
+            at_most(10),
+        )
+        test_fraction: float = option(
+            0.25, "share of the frames that is tested on: the last ones", more_than(0), at_most(0.9)
+        )
+        images: int | None = option(
+            None,
+            "only so many training frames, drawn by the run's seed; more of them contain fewer",
+            at_least(1),
+        )
+        decoder: int = option(
+            256, "channels of the widest layers of the tasks' decoders; the original has 1024", at_least(8)
+        )
 
     recipe = {"batch": 16, "steps": 200, "lr": 1e-3}
     parts = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
@@ -81,8 +108,12 @@ class RGBD(TaskStream):
         count = len(rgb)
         first = count - max(1, round(config.test_fraction * count))
         if first < 1:
-            raise DataError(f"env 'rgbd' has {count} frames; expected two or more, to train on some and test on others")
-        order = torch.randperm(first, generator=torch.Generator().manual_seed(derive_seed(self._seed, "images")))
+            raise DataError(
+                f"env 'rgbd' has {count} frames; expected two or more, to train on some and test on others"
+            )
+        order = torch.randperm(
+            first, generator=torch.Generator().manual_seed(derive_seed(self._seed, "images"))
+        )
         rows = {"train": order[: config.images].sort().values, "test": torch.arange(first, count)}
         stored = _labels(rgb, depth, intrinsics, config)
         return [_task(name, stored, rows, config) for name in self._names]
@@ -98,20 +129,37 @@ class RGBD(TaskStream):
             intrinsics = _load(source / "cameras.npz", ("K",))["K"]
         else:
             rgb, depth, intrinsics = _load(source, ("rgb", "depth_mm", "K")).values()
-        if rgb.ndim != 4 or rgb.shape[3] != 3 or rgb.dtype != np.uint8 or depth.shape != rgb.shape[:3] or depth.dtype != np.uint16:
+        if (
+            rgb.ndim != 4
+            or rgb.shape[3] != 3
+            or rgb.dtype != np.uint8
+            or depth.shape != rgb.shape[:3]
+            or depth.dtype != np.uint16
+        ):
             raise DataError(
                 f"{source}: expected colours (N, H, W, 3) uint8 and depths (N, H, W) uint16; they are {rgb.shape} {rgb.dtype} and "
                 f"{depth.shape} {depth.dtype}"
             )
-        if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all() or intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0:
+        if (
+            intrinsics.shape != (3, 3)
+            or not np.isfinite(intrinsics).all()
+            or intrinsics[0, 0] <= 0
+            or intrinsics[1, 1] <= 0
+        ):
             raise DataError(f"{source}: K must be a matrix of intrinsics in pixels, (3, 3)")
         if min(rgb.shape[1:3]) < size:
-            raise DataError(f"{source}: frames are {rgb.shape[1]} x {rgb.shape[2]} pixels, smaller than --env.size {size}")
+            raise DataError(
+                f"{source}: frames are {rgb.shape[1]} x {rgb.shape[2]} pixels, smaller than --env.size {size}"
+            )
         return rgb, depth, intrinsics
 
 
 def _task(name: str, stored: dict[str, Tensor], rows: dict[str, Tensor], config: RGBD.Config) -> DenseTask:
-    own = {"rgb": stored["rgb"], name: stored[name], "mask": stored["normal mask" if name == "normal" else "depth mask"]}
+    own = {
+        "rgb": stored["rgb"],
+        name: stored[name],
+        "mask": stored["normal mask" if name == "normal" else "depth mask"],
+    }
     return DenseTask(DOMAINS[name], Frames(own, rows), config.decoder)
 
 
@@ -159,7 +207,9 @@ def _load(path: Path, names: Sequence[str]) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             if lacking := [name for name in names if name not in archive.files]:
-                raise DataError(f"{path} lacks {', '.join(lacking)}; it has {', '.join(archive.files) or 'nothing'}")
+                raise DataError(
+                    f"{path} lacks {', '.join(lacking)}; it has {', '.join(archive.files) or 'nothing'}"
+                )
             return {name: archive[name] for name in names}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read as an .npz archive: {error}") from error
@@ -169,7 +219,11 @@ def _read_folder(folder: Path) -> tuple[Array, Array]:
     """Every frame, by name."""
     from PIL import Image  # those who have an archive do without
 
-    colours = {path.stem.removesuffix("-rgb"): path for path in folder.iterdir() if path.stem.endswith("-rgb") and path.suffix in SUFFIXES}
+    colours = {
+        path.stem.removesuffix("-rgb"): path
+        for path in folder.iterdir()
+        if path.stem.endswith("-rgb") and path.suffix in SUFFIXES
+    }
     depths = {path.stem.removesuffix("-depth"): path for path in folder.glob("*-depth.png")}
     if not colours:
         raise DataError(f"{folder} has no frames; expected NAME-rgb.webp (or png, jpg) and NAME-depth.png")
@@ -180,14 +234,27 @@ def _read_folder(folder: Path) -> tuple[Array, Array]:
         try:
             with Image.open(path) as image:
                 if image.mode.startswith("I") != wide:
-                    raise DataError(f"{path} has mode {image.mode}; expected {'a grey image of 16 bits' if wide else '8 bits a channel'}")
-                return np.asarray(image if wide else image.convert("RGB")).astype(np.uint16 if wide else np.uint8)
-        except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+                    raise DataError(
+                        f"{path} has mode {image.mode}; expected {'a grey image of 16 bits' if wide else '8 bits a channel'}"
+                    )
+                return np.asarray(image if wide else image.convert("RGB")).astype(
+                    np.uint16 if wide else np.uint8
+                )
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            EOFError,
+            struct.error,
+            Image.DecompressionBombError,
+        ) as error:
             raise DataError(f"{path} cannot be read as an image: {error}") from error
 
     names = sorted(colours)
     frames = [(read(colours[name], False), read(depths[name], True)) for name in names]
     for name, (colour, depth) in zip(names, frames, strict=True):
         if colour.shape != frames[0][0].shape or depth.shape != colour.shape[:2]:
-            raise DataError(f"{folder}: frame {name} has colour {colour.shape} and depth {depth.shape}, expected {frames[0][0].shape}")
+            raise DataError(
+                f"{folder}: frame {name} has colour {colour.shape} and depth {depth.shape}, expected {frames[0][0].shape}"
+            )
     return np.stack([colour for colour, _ in frames]), np.stack([depth for _, depth in frames])

@@ -43,18 +43,30 @@ class Rooms(TaskStream):
     class Config:
         """Options of the env."""
 
-        order: Literal["12", "12cls", "12txtr", "12rgb"] = option("12", "order of the twelve tasks, by the original's names")
-        domains: str | None = option(None, "only these tasks in this order, such as 'curvature,normal'; replaces 'order'")
+        order: Literal["12", "12cls", "12txtr", "12rgb"] = option(
+            "12", "order of the twelve tasks, by the original's names"
+        )
+        domains: str | None = option(
+            None, "only these tasks in this order, such as 'curvature,normal'; replaces 'order'"
+        )
         images: int = option(
-            192, "rooms to train on; up to 1024 are drawn by the run's seed, and more of them contain fewer", at_least(1)
+            192,
+            "rooms to train on; up to 1024 are drawn by the run's seed, and more of them contain fewer",
+            at_least(1),
         )
         test_images: int = option(48, "rooms to test on", at_least(1))
         size: int = option(64, "height and width of the images, a multiple of 8", at_least(32))
         series: int = option(0, "which series of rooms", at_least(0))
-        decoder: int = option(128, "channels of the widest layers of the tasks' decoders; the original has 1024", at_least(8))
-        cache: bool = option(True, "keep rendered rooms on disk for later runs, under $SIDETUNE_HOME/rooms; one of 64 x 64 takes 45 kB")
+        decoder: int = option(
+            128, "channels of the widest layers of the tasks' decoders; the original has 1024", at_least(8)
+        )
+        cache: bool = option(
+            True,
+            "keep rendered rooms on disk for later runs, under $SIDETUNE_HOME/rooms; one of 64 x 64 takes 45 kB",
+        )
         export: Path | None = option(
-            None, "also write the rooms into this folder as a Taskonomy data set of the buildings 'train' and 'test'"
+            None,
+            "also write the rooms into this folder as a Taskonomy data set of the buildings 'train' and 'test'",
         )
 
     recipe = {"batch": 16, "steps": 40, "lr": 3e-3}
@@ -70,20 +82,30 @@ class Rooms(TaskStream):
 
     def tasks(self) -> Sequence[DenseTask]:
         config = self._config
-        numbers = {"train": cache.drawn(config.images, POOL, self._seed), "test": list(range(config.test_images))}
+        numbers = {
+            "train": cache.drawn(config.images, POOL, self._seed),
+            "test": list(range(config.test_images)),
+        }
         if config.export is not None:
-            scenes = {split: [sample_scene(derive_seed(config.series, split), k) for k in some] for split, some in numbers.items()}
+            scenes = {
+                split: [sample_scene(derive_seed(config.series, split), k) for k in some]
+                for split, some in numbers.items()
+            }
             write_taskonomy(config.export.expanduser(), scenes, config.size)
         names = sorted({domain.name for domain in self._domains} | {"rgb", "mask"})
         folder = home() / "rooms" / cache.generator() if config.cache else None
         parts = [
-            cache.Rooms(config.series, split, config.size, folder).images(some, names, self.say) for split, some in numbers.items()
+            cache.Rooms(config.series, split, config.size, folder).images(some, names, self.say)
+            for split, some in numbers.items()
         ]
         stored = {name: torch.cat([part[name] for part in parts]) for name in names}
         digest = hashlib.sha256(b"rooms, divide by 255")
         digest.update(stored["rgb"].numpy().data)
         self._fingerprint = digest.hexdigest()
-        rows = {"train": torch.arange(config.images), "test": config.images + torch.arange(config.test_images)}
+        rows = {
+            "train": torch.arange(config.images),
+            "test": config.images + torch.arange(config.test_images),
+        }
         frames = Frames(stored, rows)
         return [DenseTask(domain, frames, config.decoder) for domain in self._domains]
 

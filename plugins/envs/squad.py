@@ -41,34 +41,65 @@ class Squad(TaskStream):
     class Config:
         """Options of the env."""
 
-        train: Path | None = option(None, "questions to learn from, .json or .json.gz in SQuAD's format; without it SQuAD is downloaded")
+        train: Path | None = option(
+            None,
+            "questions to learn from, .json or .json.gz in SQuAD's format; without it SQuAD is downloaded",
+        )
         dev: Path | None = option(None, "questions that are tested, in the same format")
         extra: Path | None = option(None, "more questions to learn from, after those of 'train'")
         version: Literal["1.1", "2.0"] = option("2.0", "which SQuAD is downloaded where no 'train' is given")
         download_dir: Path = option(Path("~/.cache/sidetune/squad"), "folder of what is downloaded")
-        answerable: bool = option(False, "leave out all questions that have no answer, as SQuAD v1.1 has none")
-        test_articles: str = option("", "titles of articles of 'train' that are tested and not learnt, with commas between them")
+        answerable: bool = option(
+            False, "leave out all questions that have no answer, as SQuAD v1.1 has none"
+        )
+        test_articles: str = option(
+            "", "titles of articles of 'train' that are tested and not learnt, with commas between them"
+        )
         every: int = option(1, "learn from every so-manieth article only", at_least(1))
-        paragraphs: int | None = option(None, "learn from the first so many paragraphs of each task only", at_least(1))
-        questions: int | None = option(None, "learn from the first so many questions of each task only", at_least(1))
+        paragraphs: int | None = option(
+            None, "learn from the first so many paragraphs of each task only", at_least(1)
+        )
+        questions: int | None = option(
+            None, "learn from the first so many questions of each task only", at_least(1)
+        )
         tasks: int = option(1, "tasks that the articles are dealt out to, in their order", at_least(1))
-        tokenizer: str = option(MINILM, "'minilm', or a folder or name on the Hugging Face hub; the one that the base was trained with")
+        tokenizer: str = option(
+            MINILM,
+            "'minilm', or a folder or name on the Hugging Face hub; the one that the base was trained with",
+        )
         window: int = option(384, "most tokens of question and context together", at_least(16))
-        stride: int = option(128, "tokens of a long context from the beginning of one window to that of the next", at_least(1))
+        stride: int = option(
+            128, "tokens of a long context from the beginning of one window to that of the next", at_least(1)
+        )
         longest: int = option(30, "most tokens of an answer", at_least(1))
         n_best: int = option(20, "answers that are written for each question", at_least(1))
-        null_threshold: float = option(0.0, "say 'no answer' where it scores higher than the best answer by more than this")
+        null_threshold: float = option(
+            0.0, "say 'no answer' where it scores higher than the best answer by more than this"
+        )
 
-    recipe = {"epochs": 2.0, "batch": 16, "lr": 3e-5, "optimizer": "adamw", "schedule": "linear", "warmup": 0.1}
+    recipe = {
+        "epochs": 2.0,
+        "batch": 16,
+        "lr": 3e-5,
+        "optimizer": "adamw",
+        "schedule": "linear",
+        "warmup": 0.1,
+    }
     parts = {"base": "minilm", "side": "ladder-text"}
 
     def __init__(self, config: Config, seed: int) -> None:
         if config.dev is not None and config.test_articles:
-            raise OptionError("env 'squad' tests on --env.dev or on --env.test-articles, and both are given; leave one out")
+            raise OptionError(
+                "env 'squad' tests on --env.dev or on --env.test-articles, and both are given; leave one out"
+            )
         if config.train is None and config.test_articles:
-            raise OptionError("env 'squad': --env.test-articles are articles of a file; give it with --env.train")
+            raise OptionError(
+                "env 'squad': --env.test-articles are articles of a file; give it with --env.train"
+            )
         if config.stride > config.window - 8:
-            raise OptionError(f"env 'squad': a window of {config.window} tokens has no room for a question and a stride of {config.stride}")
+            raise OptionError(
+                f"env 'squad': a window of {config.window} tokens has no room for a question and a stride of {config.stride}"
+            )
         self.inputs = {"tokens": (config.window,), "mask": (config.window,), "types": (config.window,)}
         self._config = config
         self._windows = 0
@@ -84,15 +115,24 @@ class Squad(TaskStream):
         learnt, tested = self._read()
         for name, articles in (("to learn from", learnt), ("to be tested on", tested)):
             if len(articles) < config.tasks:
-                raise DataError(f"env 'squad': there are {len(articles)} articles {name}, too few for {config.tasks} tasks (--env.tasks)")
+                raise DataError(
+                    f"env 'squad': there are {len(articles)} articles {name}, too few for {config.tasks} tasks (--env.tasks)"
+                )
         nullable = any(not question.answers for article in learnt for question, _ in _asked([article]))
         decoding = Decoding(config.longest, config.n_best, config.null_threshold if nullable else None)
         made: list[Task] = []
-        for number, (train, test) in enumerate(zip(_dealt(learnt, config.tasks), _dealt(tested, config.tasks), strict=True)):
+        for number, (train, test) in enumerate(
+            zip(_dealt(learnt, config.tasks), _dealt(tested, config.tasks), strict=True)
+        ):
             few = _asked(_first(train, config.paragraphs))[: config.questions]
             if not few:
-                raise DataError(f"env 'squad': task {number} has no question in its first {config.paragraphs} --env.paragraphs")
-            asked = [self._cut(few, "the questions to learn from"), self._cut(_asked(test), "the questions to be tested on")]
+                raise DataError(
+                    f"env 'squad': task {number} has no question in its first {config.paragraphs} --env.paragraphs"
+                )
+            asked = [
+                self._cut(few, "the questions to learn from"),
+                self._cut(_asked(test), "the questions to be tested on"),
+            ]
             made.append(SquadTask(f"t{number}", _title(train), asked[0], asked[1], config.window, decoding))
         return made
 
@@ -113,12 +153,20 @@ class Squad(TaskStream):
     def _read(self) -> tuple[list[Article], list[Article]]:
         """The articles to learn from and those to be tested on."""
         config = self._config
-        path = config.train.expanduser() if config.train else fetch_squad(f"train-v{config.version}.json", config.download_dir)
+        path = (
+            config.train.expanduser()
+            if config.train
+            else fetch_squad(f"train-v{config.version}.json", config.download_dir)
+        )
         learnt = list(read_squad(path))
         if config.test_articles:
             learnt, tested = _named(learnt, config.test_articles, path)
         elif config.dev is not None or config.train is None:
-            dev = config.dev.expanduser() if config.dev else fetch_squad(f"dev-v{config.version}.json", config.download_dir)
+            dev = (
+                config.dev.expanduser()
+                if config.dev
+                else fetch_squad(f"dev-v{config.version}.json", config.download_dir)
+            )
             tested = list(read_squad(dev))
         else:
             learnt, tested = _held_out(learnt, path)
@@ -139,10 +187,14 @@ def _named(articles: Sequence[Article], titles: str, path: Path) -> tuple[list[A
     wanted = {title.strip() for title in titles.split(",")}
     known = {article.title for article in articles}
     if lacking := sorted(wanted - known):
-        raise DataError(f"{path} has no article '{lacking[0]}' (--env.test-articles); it has {', '.join(sorted(known)[:20])}")
+        raise DataError(
+            f"{path} has no article '{lacking[0]}' (--env.test-articles); it has {', '.join(sorted(known)[:20])}"
+        )
     if wanted == known:
         raise DataError(f"--env.test-articles names all articles of {path}, so there is none to learn from")
-    return [one for one in articles if one.title not in wanted], [one for one in articles if one.title in wanted]
+    return [one for one in articles if one.title not in wanted], [
+        one for one in articles if one.title in wanted
+    ]
 
 
 def _held_out(articles: Sequence[Article], path: Path) -> tuple[list[Article], list[Article]]:
@@ -150,7 +202,11 @@ def _held_out(articles: Sequence[Article], path: Path) -> tuple[list[Article], l
     learnt, tested = [], []
     for article in articles:
         with_questions = [paragraph for paragraph in article.paragraphs if paragraph.questions]
-        learnt.append(Article(article.title, tuple(one for place, one in enumerate(with_questions, 1) if place % HELD_OUT)))
+        learnt.append(
+            Article(
+                article.title, tuple(one for place, one in enumerate(with_questions, 1) if place % HELD_OUT)
+            )
+        )
         if len(with_questions) >= HELD_OUT:
             tested.append(Article(article.title, tuple(with_questions[HELD_OUT - 1 :: HELD_OUT])))
     if not tested:
@@ -164,7 +220,9 @@ def _answerable(articles: Sequence[Article]) -> list[Article]:
     """The articles with only those questions that have an answer."""
 
     def cut(paragraph: Paragraph) -> Paragraph:
-        return attrs.evolve(paragraph, questions=tuple(question for question in paragraph.questions if question.answers))
+        return attrs.evolve(
+            paragraph, questions=tuple(question for question in paragraph.questions if question.answers)
+        )
 
     return [attrs.evolve(article, paragraphs=tuple(map(cut, article.paragraphs))) for article in articles]
 

@@ -11,7 +11,16 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.api import DataError, OptionError, TaskStream, at_least, at_most, derive_seed, more_than, option
+from sidetune_core.api import (
+    DataError,
+    OptionError,
+    TaskStream,
+    at_least,
+    at_most,
+    derive_seed,
+    more_than,
+    option,
+)
 
 from ._decoded import What, decode
 from ._dense import DOMAINS, ORDERS, DenseTask, Domain, Frames
@@ -40,21 +49,43 @@ class TaskonomyEnv(TaskStream):
         """Options of the env."""
 
         root: Path | None = option(None, "folder of the data set")
-        order: Literal["12", "12cls", "12txtr", "12rgb"] = option("12", "order of the twelve tasks, by the original's names")
-        domains: str | None = option(None, "only these tasks in this order, such as 'curvature,normal'; replaces 'order'")
+        order: Literal["12", "12cls", "12txtr", "12rgb"] = option(
+            "12", "order of the twelve tasks, by the original's names"
+        )
+        domains: str | None = option(
+            None, "only these tasks in this order, such as 'curvature,normal'; replaces 'order'"
+        )
         csv: Path | None = option(None, "the data set's table of splits (id,train,val,test)")
-        train: str | None = option(None, "buildings to train on, such as 'hanson,merom'; replaces those of 'csv'")
+        train: str | None = option(
+            None, "buildings to train on, such as 'hanson,merom'; replaces those of 'csv'"
+        )
         val: str | None = option(None, "buildings of split 'val'")
         test: str | None = option(None, "buildings to test on")
-        test_fraction: float = option(0.2, "share of the points that is tested on where there is one building", more_than(0), at_most(0.9))
-        images: int | None = option(None, "only so many training images, drawn by the run's seed; more of them contain fewer", at_least(1))
-        test_images: int | None = option(None, "only so many images of 'test' and of 'val', evenly over the split", at_least(1))
+        test_fraction: float = option(
+            0.2,
+            "share of the points that is tested on where there is one building",
+            more_than(0),
+            at_most(0.9),
+        )
+        images: int | None = option(
+            None,
+            "only so many training images, drawn by the run's seed; more of them contain fewer",
+            at_least(1),
+        )
+        test_images: int | None = option(
+            None, "only so many images of 'test' and of 'val', evenly over the split", at_least(1)
+        )
         size: int = option(256, "height and width that images are brought to", at_least(16))
         masks: bool = option(True, "count valid pixels only; needs depth_zbuffer")
-        faults: Literal["fail", "drop"] = option("fail", "where images cannot be used: do not run, or leave their views out of all tasks")
-        decoder: int = option(1024, "channels of the widest layers of the tasks' decoders; the original has 1024", at_least(8))
+        faults: Literal["fail", "drop"] = option(
+            "fail", "where images cannot be used: do not run, or leave their views out of all tasks"
+        )
+        decoder: int = option(
+            1024, "channels of the widest layers of the tasks' decoders; the original has 1024", at_least(8)
+        )
         cache: Path = option(
-            Path("~/.cache/sidetune/decoded"), "folder for decoded images; about 1.5 MB for one in twelve domains at size 256"
+            Path("~/.cache/sidetune/decoded"),
+            "folder for decoded images; about 1.5 MB for one in twelve domains at size 256",
         )
 
     recipe = {"batch": 32, "epochs": 3, "lr": 1e-4, "weight_decay": 2e-6}
@@ -86,14 +117,18 @@ class TaskonomyEnv(TaskStream):
         files = {name: find_views(self._root, name) for name in needed}
         if absent := [name for name in needed if not files[name]]:
             example = f"{absent[0]}/BUILDING/point_0_view_0.png"
-            raise DataError(f"{self._root} has no images of {', '.join(absent)}; expected files such as {example}")
+            raise DataError(
+                f"{self._root} has no images of {', '.join(absent)}; expected files such as {example}"
+            )
         faults: list[str] = []
         splits = self._splits(sorted(set().union(*files.values())), faults)
         views = [view for split in splits.values() for view in split]
         bad: set[int] = set()
         for name, found in files.items():
             if missing := [place for place, view in enumerate(views) if view not in found]:
-                faults.append(f"{len(missing)} missing in {name}, such as {some([views[place] for place in missing])}")
+                faults.append(
+                    f"{len(missing)} missing in {name}, such as {some([views[place] for place in missing])}"
+                )
                 bad.update(missing)
         there = [place for place in range(len(views)) if place not in bad]
         if not there:
@@ -103,11 +138,19 @@ class TaskonomyEnv(TaskStream):
         told = {"mask"} if "depth_zbuffer" in names else set()  # its files have been looked at
 
         def read(name: str, what: What, channels: int, kept_as: str) -> None:
-            decoded = decode([files[name][views[place]] for place in there], what, config.size, channels, config.cache.expanduser())
+            decoded = decode(
+                [files[name][views[place]] for place in there],
+                what,
+                config.size,
+                channels,
+                config.cache.expanduser(),
+            )
             stored[kept_as] = decoded.values
             keys[kept_as] = decoded.key
             if decoded.faults and kept_as not in told:
-                bad_files = [f"{files[name][views[there[place]]]} {why}" for place, why in decoded.faults.items()]
+                bad_files = [
+                    f"{files[name][views[there[place]]]} {why}" for place, why in decoded.faults.items()
+                ]
                 faults.append(f"{len(bad_files)} unusable in {name}, such as {some(bad_files)}")
             bad.update(there[place] for place in decoded.faults)
 
@@ -119,7 +162,9 @@ class TaskonomyEnv(TaskStream):
         if faults:
             said = f"{len(bad)} of {len(views)} views in {self._root} cannot be used: {'; '.join(faults)}"
             if config.faults == "fail":
-                raise DataError(f"{said}. Mend the data set, or leave these views out of all tasks with --env.faults drop")
+                raise DataError(
+                    f"{said}. Mend the data set, or leave these views out of all tasks with --env.faults drop"
+                )
             warnings.warn(f"{said}. They are left out", stacklevel=2)
         row = {place: number for number, place in enumerate(there)}
         rows, first = {}, 0
@@ -135,7 +180,10 @@ class TaskonomyEnv(TaskStream):
     def _splits(self, views: Sequence[View], faults: list[str]) -> dict[str, list[View]]:
         """The views of each split, as many as are asked for; 'val' only where there is one."""
         config = self._config
-        buildings = {split: _words(text) for split, text in (("train", config.train), ("val", config.val), ("test", config.test))}
+        buildings = {
+            split: _words(text)
+            for split, text in (("train", config.train), ("val", config.val), ("test", config.test))
+        }
         if config.csv is not None:
             table = read_splits(config.csv.expanduser())
             buildings = {split: words or table[split] for split, words in buildings.items()}
@@ -153,12 +201,17 @@ class TaskonomyEnv(TaskStream):
         else:
             if absent := sorted(set(named) - set(there)):
                 faults.append(f"no images of {len(absent)} buildings, {some(absent)}")
-            parts = {split: [view for view in views if view.building in words] for split, words in buildings.items()}
+            parts = {
+                split: [view for view in views if view.building in words]
+                for split, words in buildings.items()
+            }
         if not parts["train"] or not parts["test"]:
             empty = "test" if parts["train"] else "train"
             raise DataError(f"{self._root}: no images in split '{empty}'; it has the buildings {some(there)}")
         train = parts["train"]
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(derive_seed(self._seed, "images")))
+        order = torch.randperm(
+            len(train), generator=torch.Generator().manual_seed(derive_seed(self._seed, "images"))
+        )
         kept = {"train": [train[place] for place in sorted(order[: config.images].tolist())]}
         for split in ("val", "test"):
             if members := parts[split]:
@@ -194,4 +247,3 @@ def chosen_domains(names: str | None, order: str) -> list[Domain]:
 
 def _words(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
-

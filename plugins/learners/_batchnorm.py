@@ -51,4 +51,8 @@ class TaskNorms(nn.ModuleDict):
 
 def _batch_norms(network: nn.Module) -> dict[str, nn.Module]:
     """By name; one that has two names comes twice."""
-    return {name: module for name, module in network.named_modules(remove_duplicate=False) if isinstance(module, _BatchNorm)}
+    return {
+        name: module
+        for name, module in network.named_modules(remove_duplicate=False)
+        if isinstance(module, _BatchNorm)
+    }

@@ -89,7 +89,9 @@ class Fisher:
             chosen = slice(start, start + step)
             rows = examples[chosen]
             inputs = {name: value[rows].unsqueeze(1) for name, value in batch.inputs.items()}
-            squares = vmap(self._square)(inputs, batch.ids[rows.cpu()].unsqueeze(1), labels[chosen].unsqueeze(1))
+            squares = vmap(self._square)(
+                inputs, batch.ids[rows.cpu()].unsqueeze(1), labels[chosen].unsqueeze(1)
+            )
             total += squares.sum(0) if chance is None else chance[chosen].to(total.dtype) @ squares
         return total
 

@@ -29,7 +29,9 @@ class Lateral(nn.Module):
     def __init__(self, source: Shape, target: Shape, kind: Kind) -> None:
         super().__init__()
         if len(source) != len(target):
-            raise FitError(f"a lateral connection cannot lead from activations of shape {tuple(source)} to {tuple(target)}")
+            raise FitError(
+                f"a lateral connection cannot lead from activations of shape {tuple(source)} to {tuple(target)}"
+            )
         self.target = tuple(target)
         maps = len(target) == 3
         c_in, c_out = (source[0], target[0]) if maps else (source[-1], target[-1])
@@ -52,7 +54,9 @@ class Lateral(nn.Module):
         if len(self.target) == 1:
             return activation
         if len(self.target) == 2:
-            return _to_size(activation.transpose(1, 2)[:, :, None], (1, self.target[0]))[:, :, 0].transpose(1, 2)
+            return _to_size(activation.transpose(1, 2)[:, :, None], (1, self.target[0]))[:, :, 0].transpose(
+                1, 2
+            )
         return _to_size(activation, self.target[1:])
 
 
@@ -69,14 +73,21 @@ class Column(nn.Module):
     activation that is still at least as large as the stage's.
     """
 
-    def __init__(self, sources: Sequence[Sequence[Shape]], aligned: Sequence[bool], stages: Sequence[Shape], kind: Kind) -> None:
+    def __init__(
+        self, sources: Sequence[Sequence[Shape]], aligned: Sequence[bool], stages: Sequence[Shape], kind: Kind
+    ) -> None:
         super().__init__()
         self.places = [
-            [stage - 1 if same else deepest_fitting(shapes, stages[stage]) for shapes, same in zip(sources, aligned, strict=True)]
+            [
+                stage - 1 if same else deepest_fitting(shapes, stages[stage])
+                for shapes, same in zip(sources, aligned, strict=True)
+            ]
             for stage in range(1, len(stages))
         ]
         self.adapters = nn.ModuleList(
-            nn.ModuleList(Lateral(shapes[place], target, kind) for shapes, place in zip(sources, places, strict=True))
+            nn.ModuleList(
+                Lateral(shapes[place], target, kind) for shapes, place in zip(sources, places, strict=True)
+            )
             for target, places in zip(stages[1:], self.places, strict=True)
         )
 

@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 
-def merged(inputs: Mapping[str, Tensor], base: nn.Module, side: nn.Module | None = None, merger: nn.Module | None = None) -> Tensor:
+def merged(
+    inputs: Mapping[str, Tensor],
+    base: nn.Module,
+    side: nn.Module | None = None,
+    merger: nn.Module | None = None,
+) -> Tensor:
     """``M(B(x), S(x))``, or ``B(x)`` where there is no side: (B, *base.shape)."""
     features = base(inputs)
     encoding: Tensor = features.encoding

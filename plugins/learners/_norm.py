@@ -11,4 +11,6 @@ from sidetune_core.api import option
 class NormConfig:
     """Options of a learner."""
 
-    norm: bool = option(True, "standardise the merged encoding in front of the head (8 groups of channels, no parameters)")
+    norm: bool = option(
+        True, "standardise the merged encoding in front of the head (8 groups of channels, no parameters)"
+    )

@@ -40,7 +40,9 @@ class BSP(FineTune):
     class Config(FineTune.Config):
         """Options of `BSP`."""
 
-        period: int = option(10, "how many different keys there are; task t has key t modulo this", at_least(1))
+        period: int = option(
+            10, "how many different keys there are; task t has key t modulo this", at_least(1)
+        )
         batchnorm: Literal["moving", "frozen", "per-task"] = option(
             "per-task",
             "the base's BatchNorm layers: trained like all else, or frozen statistics (scale and shift are trained), or copies for tasks",
@@ -48,17 +50,23 @@ class BSP(FineTune):
 
     def __init__(self, config: Config, parts: Parts) -> None:
         super().__init__(config, parts)
-        keyed = {f"{name}.weight": module for name, module in self.named_modules() if isinstance(module, KEYED)}  # no head is there yet
+        keyed = {
+            f"{name}.weight": module for name, module in self.named_modules() if isinstance(module, KEYED)
+        }  # no head is there yet
         self._shapes = {name: (1, *module.weight.shape[1:]) for name, module in keyed.items()}
         self.keys = Keys(config.period, sum(map(prod, self._shapes.values())))
 
     def encode(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        signs = self.keys(list(self.heads).index(task_id)).split([prod(shape) for shape in self._shapes.values()])
+        signs = self.keys(list(self.heads).index(task_id)).split(
+            [prod(shape) for shape in self._shapes.values()]
+        )
         weights = {
             f"learner.{name}": self.get_parameter(name) * key.view(shape)
             for (name, shape), key in zip(self._shapes.items(), signs, strict=True)
         }
-        plain = dict(inputs)  # without ids: what the base makes of an example depends on the task, and is not to be stored
+        plain = dict(
+            inputs
+        )  # without ids: what the base makes of an example depends on the task, and is not to be stored
         encoding: Tensor = functional_call(Encode(self), weights, (plain, task_id))
         return encoding
 

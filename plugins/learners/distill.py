@@ -39,9 +39,12 @@ class Distill(Learner):
         match: Literal["encoding", "output"] = option(
             "encoding", "what of student and teacher is compared: encodings, or what a head makes of them"
         )
-        labels: bool = option(True, "whether the student learns from the task's labels too, and not from the teacher alone")
+        labels: bool = option(
+            True, "whether the student learns from the task's labels too, and not from the teacher alone"
+        )
         weights: str = option(
-            "none", "a file of weights for the head, which is not trained then; 'none' for a head that learns from labels"
+            "none",
+            "a file of weights for the head, which is not trained then; 'none' for a head that learns from labels",
         )
 
     known_failures = {
@@ -79,7 +82,10 @@ class Distill(Learner):
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
         assert self._difference is not None, "forward runs before penalty"
-        difference, self._difference = self._difference, None  # it holds the batch's graph, which is not to outlive the step
+        difference, self._difference = (
+            self._difference,
+            None,
+        )  # it holds the batch's graph, which is not to outlive the step
         return {"difference": self._config.coef * difference}
 
     def _compare(self, student: Tensor, teacher: Tensor, task_id: str) -> Tensor:

@@ -48,10 +48,25 @@ class EWC(FineTune):
             "squared gradients of: every class by its probability (exact), a class drawn from it (sample), the true one (empirical); of "
             "the means over batches (batched); or as the original code has it, with its averaging over tasks (legacy)",
         )
-        examples: int = option(500, "most training examples of a task that its Fisher is estimated on; legacy takes all", at_least(1))
-        anchors: Literal["per-task", "online"] = option("per-task", "a pull to the weights after each task, or to the latest only")
-        decay: float = option(1.0, "with anchors 'online', factor of the earlier tasks' Fisher after each task", at_least(0), at_most(1))
-        tasks: int = option(10, "with fisher 'legacy', how many tasks the stream has: the original averages that often", at_least(1))
+        examples: int = option(
+            500,
+            "most training examples of a task that its Fisher is estimated on; legacy takes all",
+            at_least(1),
+        )
+        anchors: Literal["per-task", "online"] = option(
+            "per-task", "a pull to the weights after each task, or to the latest only"
+        )
+        decay: float = option(
+            1.0,
+            "with anchors 'online', factor of the earlier tasks' Fisher after each task",
+            at_least(0),
+            at_most(1),
+        )
+        tasks: int = option(
+            10,
+            "with fisher 'legacy', how many tasks the stream has: the original averages that often",
+            at_least(1),
+        )
 
     def __init__(self, config: Config, parts: Parts) -> None:
         super().__init__(config, parts)
@@ -76,7 +91,11 @@ class EWC(FineTune):
             self.pull.add(weights, fisher)
 
     def _shared(self) -> dict[str, nn.Parameter]:
-        return {name: weight for name, weight in self.named_parameters() if name.startswith(("base.", "side.", "merger."))}
+        return {
+            name: weight
+            for name, weight in self.named_parameters()
+            if name.startswith(("base.", "side.", "merger."))
+        }
 
 
 class Pull(nn.Module):

@@ -54,7 +54,9 @@ class FineTune(Learner):
         """What a task's head is fed with, before normalisation: (B, *base.shape)."""
         if self.norms is None:
             return merged(inputs, self.base, self.side, self.merger)
-        plain = dict(inputs)  # without ids: what the base makes of an example depends on the task, and is not to be stored
+        plain = dict(
+            inputs
+        )  # without ids: what the base makes of an example depends on the task, and is not to be stored
         with self.norms.inside(self.base, task_id):
             return merged(plain, self.base, self.side, self.merger)
 

@@ -33,14 +33,18 @@ class Independent(Learner):
         self.heads = Heads(parts.base(pretrained=False).shape, config.norm)
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        self.heads.start(task)  # before the rest, so that its random weights are those that fine-tuning gives it
+        self.heads.start(
+            task
+        )  # before the rest, so that its random weights are those that fine-tuning gives it
         base = self._parts.base(self.pretrained)
         self.bases[task.id] = base
         if self._parts.side is not None:
             self.sides[task.id] = self._parts.side(base, self.pretrained)
         if self._parts.merger is not None:
             self.mergers[task.id] = self._parts.merger(base, 2)
-        return [parts[task.id] for parts in (self.bases, self.sides, self.mergers, self.heads) if task.id in parts]
+        return [
+            parts[task.id] for parts in (self.bases, self.sides, self.mergers, self.heads) if task.id in parts
+        ]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         network = [parts[task_id] for parts in (self.bases, self.sides, self.mergers) if task_id in parts]

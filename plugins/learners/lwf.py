@@ -34,9 +34,12 @@ class LwF(FineTune):
         """Options of `LwF`."""
 
         coef: float = option(1.0, "weight of the divergence of the old heads' outputs", at_least(0))
-        temperature: float = option(2.0, "divides outputs before the softmax; the higher, the more low scores count", more_than(0))
+        temperature: float = option(
+            2.0, "divides outputs before the softmax; the higher, the more low scores count", more_than(0)
+        )
         batchnorm: Literal["moving", "frozen"] = option(
-            "moving", "the base's BatchNorm layers: trained like all else, or frozen statistics (scale and shift are trained)"
+            "moving",
+            "the base's BatchNorm layers: trained like all else, or frozen statistics (scale and shift are trained)",
         )
 
     def __init__(self, config: Config, parts: Parts) -> None:
@@ -51,7 +54,9 @@ class LwF(FineTune):
         self.teacher = copy.deepcopy(self) if self.heads else None
         if task.outputs == "numbers":
             self._numbers.add(task.id)
-        taught = list(self.heads.values()) if self._coef else []  # without a teacher, weight decay would be all that moves them
+        taught = (
+            list(self.heads.values()) if self._coef else []
+        )  # without a teacher, weight decay would be all that moves them
         return [*taught, *super().start(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
@@ -64,7 +69,10 @@ class LwF(FineTune):
         if self.teacher is None:
             return {}
         assert self._divergence is not None, "forward runs before penalty"
-        divergence, self._divergence = self._divergence, None  # it holds the batch's graph, which is not to outlive the step
+        divergence, self._divergence = (
+            self._divergence,
+            None,
+        )  # it holds the batch's graph, which is not to outlive the step
         return {"divergence": self._coef * divergence}
 
     def _diverge(self, teacher: LwF, inputs: Mapping[str, Tensor], task_id: str, encoding: Tensor) -> Tensor:

@@ -30,7 +30,9 @@ class PNN(Learner):
     class Config(NormConfig):
         """Options of `PNN`."""
 
-        adapter: Literal["linear", "mlp"] = option("mlp", "adapters of one 1 x 1 layer, or of two with ReLU between and a learned scale")
+        adapter: Literal["linear", "mlp"] = option(
+            "mlp", "adapters of one 1 x 1 layer, or of two with ReLU between and a learned scale"
+        )
         dense: bool = option(False, "connect from all earlier columns, not from the base alone")
 
     needs = frozenset({"base", "side", "merger"})
@@ -52,9 +54,13 @@ class PNN(Learner):
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
         side = self._staged(self._make_side(self.base))
-        earlier = [self._staged(one).stage_shapes for one in self.sides.values()] if self._config.dense else []
+        earlier = (
+            [self._staged(one).stage_shapes for one in self.sides.values()] if self._config.dense else []
+        )
         aligned = [False] + [True] * len(earlier)
-        self.laterals[task.id] = Column([self.base.tap_shapes, *earlier], aligned, side.stage_shapes, self._config.adapter)
+        self.laterals[task.id] = Column(
+            [self.base.tap_shapes, *earlier], aligned, side.stage_shapes, self._config.adapter
+        )
         self.sides[task.id] = side
         self.mergers[task.id] = self._make_merger(self.base, 2)
         return [side, self.laterals[task.id], self.mergers[task.id], self.heads.start(task)]
@@ -78,7 +84,9 @@ class PNN(Learner):
         merger = list(self.mergers.values())[-1]
         return {f"merger.{name}": value for name, value in merger.weights().items()}  # type: ignore[operator]
 
-    def _run(self, task_id: str, inputs: Mapping[str, Tensor], activations: list[list[Tensor]]) -> list[Tensor]:
+    def _run(
+        self, task_id: str, inputs: Mapping[str, Tensor], activations: list[list[Tensor]]
+    ) -> list[Tensor]:
         """What the stages of a task's column give."""
         laterals = self.laterals[task_id]
         assert isinstance(laterals, Column)
@@ -86,5 +94,7 @@ class PNN(Learner):
 
     def _staged(self, side: nn.Module) -> StagedSide:
         if not isinstance(side, StagedSide):
-            raise FitError(f"learner 'pnn' needs a side with stages, such as fcn4; {type(side).__name__} has none")
+            raise FitError(
+                f"learner 'pnn' needs a side with stages, such as fcn4; {type(side).__name__} has none"
+            )
         return side

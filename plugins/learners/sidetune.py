@@ -28,7 +28,10 @@ class SideTune(Learner):
     class Config(NormConfig):
         """Options of `SideTune`."""
 
-        dense: bool = option(False, "give a task's merger the encodings of all earlier sides too, frozen: base first, the task's own last")
+        dense: bool = option(
+            False,
+            "give a task's merger the encodings of all earlier sides too, frozen: base first, the task's own last",
+        )
 
     needs = frozenset({"base", "side", "merger"})
 

@@ -29,7 +29,11 @@ class Adapter(nn.Module):
             self.second: nn.Module = nn.Conv2d(channels, channels, 1, bias=False)
         else:
             channels = shape[-1]
-            self.first, self.norm, self.second = nn.Linear(channels, channels), nn.BatchNorm1d(channels), nn.Linear(channels, channels)
+            self.first, self.norm, self.second = (
+                nn.Linear(channels, channels),
+                nn.BatchNorm1d(channels),
+                nn.Linear(channels, channels),
+            )
         self.activation = nn.ReLU()
 
     def forward(self, encoding: Tensor) -> Tensor:

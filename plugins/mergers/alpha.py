@@ -51,12 +51,27 @@ class Alpha(Merger):
         """How the weight on the base comes about."""
 
         mode: Literal["learned", "fixed", "linear", "cosine", "hyperbolic"] = option(
-            "learned", "how the base's weight comes about: learned, fixed at start, or falling from 1 as examples are seen"
+            "learned",
+            "how the base's weight comes about: learned, fixed at start, or falling from 1 as examples are seen",
         )
         per: Literal["scalar", "channel"] = option("scalar", "learned: one weight, or one for each channel")
-        start: float = option(0.5, "learned: weight on the base at first, in (0, 1); fixed: always, in [0, 1]", at_least(0), at_most(1))
-        end: float = option(0.5, "linear, cosine: weight on the base after horizon examples, in [0, 1]", at_least(0), at_most(1))
-        horizon: int = option(20_000, "linear, cosine: training examples until end; hyperbolic: until a weight of 0.5", at_least(1))
+        start: float = option(
+            0.5,
+            "learned: weight on the base at first, in (0, 1); fixed: always, in [0, 1]",
+            at_least(0),
+            at_most(1),
+        )
+        end: float = option(
+            0.5,
+            "linear, cosine: weight on the base after horizon examples, in [0, 1]",
+            at_least(0),
+            at_most(1),
+        )
+        horizon: int = option(
+            20_000,
+            "linear, cosine: training examples until end; hyperbolic: until a weight of 0.5",
+            at_least(1),
+        )
 
     def __init__(self, config: Config, shape: Shape, count: int) -> None:
         super().__init__()
@@ -68,13 +83,17 @@ class Alpha(Merger):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64) if scheduled else None)
         if config.mode == "learned":
             channels = shape[0] if len(shape) == 3 else shape[-1]
-            alpha = torch.zeros((() if count == 2 else (count,)) + ((channels,) if config.per == "channel" else ()))
+            alpha = torch.zeros(
+                (() if count == 2 else (count,)) + ((channels,) if config.per == "channel" else ())
+            )
             (alpha if count == 2 else alpha[0]).fill_(math.log(config.start / (1 - config.start)))
             self.alpha = nn.Parameter(alpha)
 
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:
         """(B, *shape) out of ``count`` tensors (B, *shape)."""
-        merged = torch.stack([weight * encoding for weight, encoding in zip(self._weights(), encodings, strict=True)]).sum(0)
+        merged = torch.stack(
+            [weight * encoding for weight, encoding in zip(self._weights(), encodings, strict=True)]
+        ).sum(0)
         if self.training and self.seen is not None:
             self.seen += len(merged)
         return merged
@@ -109,7 +128,9 @@ def _check(config: Alpha.Config) -> None:
     for field in attrs.fields(Alpha.Config):
         if field.name not in ("mode", *USED[config.mode]) and getattr(config, field.name) != field.default:
             modes = " or ".join(mode for mode, used in USED.items() if field.name in used)
-            raise OptionError(f"merger 'alpha': {field.name} has no meaning with mode {config.mode}; leave it out, or choose mode {modes}")
+            raise OptionError(
+                f"merger 'alpha': {field.name} has no meaning with mode {config.mode}; leave it out, or choose mode {modes}"
+            )
     if config.mode == "learned" and config.start in (0, 1):
         raise OptionError(
             f"merger 'alpha': a learned weight cannot start at {config.start:g}; choose one between, or mode fixed to keep it there"

@@ -31,7 +31,10 @@ class Concat(Merger):
         self.projection: nn.Module = nn.Linear(count * channels, channels)
         if maps:
             self.projection = nn.Sequential(
-                nn.Conv2d(count * channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()
+                nn.Conv2d(count * channels, channels, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(channels, channels, 3, padding=1),
+                nn.ReLU(),
             )
 
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:

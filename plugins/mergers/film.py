@@ -35,14 +35,18 @@ class FiLM(Merger):
         self.maps = len(shape) == 3
         layer: Callable[..., nn.Module] = partial(nn.Conv2d, kernel_size=1) if self.maps else nn.Linear
         channels, width = shape[0] if self.maps else shape[-1], config.hidden
-        self.hidden = nn.Sequential(layer(channels, width, bias=False), nn.GroupNorm(gcd(2, width), width), nn.ReLU())
+        self.hidden = nn.Sequential(
+            layer(channels, width, bias=False), nn.GroupNorm(gcd(2, width), width), nn.ReLU()
+        )
         self.scale, self.shift = layer(width, channels), layer(width, channels)
 
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:
         """(B, *shape) out of ``count`` tensors (B, *shape)."""
         base, *sides = encodings
         side = torch.stack(sides).mean(0)
-        hidden = self.hidden(side if self.maps else side.flatten(0, -2))  # (B, hidden, H, W), or (rows, hidden)
+        hidden = self.hidden(
+            side if self.maps else side.flatten(0, -2)
+        )  # (B, hidden, H, W), or (rows, hidden)
         scale: Tensor = self.scale(hidden).reshape(side.shape) + side
         shift: Tensor = self.shift(hidden).reshape(side.shape) + side
         return base * scale + shift

@@ -28,7 +28,8 @@ class Product(Merger):
         """Of what the product is taken."""
 
         form: Literal["elementwise", "log-space"] = option(
-            "elementwise", "elementwise: multiply the values; log-space: add log-softmaxes over channels, a product of experts"
+            "elementwise",
+            "elementwise: multiply the values; log-space: add log-softmaxes over channels, a product of experts",
         )
 
     def __init__(self, config: Config, shape: Shape, count: int) -> None:

@@ -20,7 +20,9 @@ SMALLEST = 16
 class Options:
     """Options of a fully convolutional side."""
 
-    weights: str = option("none", "'none' (random), or a .safetensors, .pth or .dat file, such as a distilled student's")
+    weights: str = option(
+        "none", "'none' (random), or a .safetensors, .pth or .dat file, such as a distilled student's"
+    )
 
 
 @attrs.frozen
@@ -71,20 +73,28 @@ class FCN(StagedSide):
         super().__init__()
         shape = inputs.get("image", ())
         if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < SMALLEST:
-            raise FitError(f"side '{self.name}' needs an input 'image' of shape (3, H, W), H and W at least {SMALLEST}; got {dict(inputs)}")
+            raise FitError(
+                f"side '{self.name}' needs an input 'image' of shape (3, H, W), H and W at least {SMALLEST}; got {dict(inputs)}"
+            )
         if len(base.shape) != 3 or base.shape[0] % 2:
-            raise FitError(f"side '{self.name}' encodes as a map (C, H, W), C even, and the base as {tuple(base.shape)}")
+            raise FitError(
+                f"side '{self.name}' encodes as a map (C, H, W), C even, and the base as {tuple(base.shape)}"
+            )
         self.size = tuple(base.shape[1:])
         layers = [*self.layers[:-1], attrs.evolve(self.layers[-1], channels=base.shape[0])]
         widths = [3, *(layer.channels for layer in layers)]
         for number, layer in enumerate(layers, 1):
             self.add_module(f"conv{number}", _modules(widths[number - 1], layer))
         for skip in self.skips:
-            self.add_module(skip.name, _modules(widths[skip.source], Layer(widths[skip.target], stride=skip.stride)))
+            self.add_module(
+                skip.name, _modules(widths[skip.source], Layer(widths[skip.target], stride=skip.stride))
+            )
         packaged = Path(__file__).parent / "weights" / self.packaged
         load_weights(self, config.weights, owner=f"side '{self.name}'", packaged=packaged)
         with torch.no_grad():
-            self.stage_shapes = tuple(tuple(maps.shape[1:]) for maps in self.run({"image": torch.zeros(1, *shape)}))
+            self.stage_shapes = tuple(
+                tuple(maps.shape[1:]) for maps in self.run({"image": torch.zeros(1, *shape)})
+            )
 
     def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``image``, scaled to [-1, 1]."""
@@ -95,7 +105,9 @@ class FCN(StagedSide):
         chain = [self.get_submodule(f"conv{number}") for number in range(1, len(self.layers) + 1)]
         return [(layer[:-1], layer[-1]) for layer in chain if isinstance(layer, nn.Sequential)]
 
-    def run(self, inputs: Mapping[str, Tensor], laterals: Callable[[int], Tensor | float] | None = None) -> list[Tensor]:
+    def run(
+        self, inputs: Mapping[str, Tensor], laterals: Callable[[int], Tensor | float] | None = None
+    ) -> list[Tensor]:
         current = self.enter(inputs)
         activations: list[Tensor] = []
         for number, (linear, activate) in enumerate(self.stages()):
@@ -120,5 +132,7 @@ class FCN(StagedSide):
 def _modules(c_in: int, layer: Layer) -> nn.Sequential:
     """What a layer is made of."""
     norm = [nn.GroupNorm(2, layer.channels)] if layer.norm else []
-    conv = nn.Conv2d(c_in, layer.channels, layer.kernel, stride=layer.stride, padding=layer.padding, bias=False)
+    conv = nn.Conv2d(
+        c_in, layer.channels, layer.kernel, stride=layer.stride, padding=layer.padding, bias=False
+    )
     return nn.Sequential(conv, *norm, nn.ReLU())

@@ -37,7 +37,9 @@ class Layer(nn.Module):
     def forward(self, current: Tensor, real: Tensor) -> Tensor:
         """(B, L, width) to the same; positions attend to those where `real` (B, L) holds."""
         batch, length, width = current.shape
-        parts = self.project(self.attention_norm(current)).view(batch, length, 3, self.heads, width // self.heads)
+        parts = self.project(self.attention_norm(current)).view(
+            batch, length, 3, self.heads, width // self.heads
+        )
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, heads, L, width / heads)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :])
         current = current + self.drop(self.gather(mixed.transpose(1, 2).reshape(batch, length, width)))

@@ -30,9 +30,16 @@ class Combined(StagedSide):
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
         sees = len(inputs.get("image", ())) == 3
-        self.network: StagedSide = Conv(Conv.Config(), inputs, base) if sees else MLP(MLP.Config(), inputs, base)
+        self.network: StagedSide = (
+            Conv(Conv.Config(), inputs, base) if sees else MLP(MLP.Config(), inputs, base)
+        )
         self.stage_shapes = self.network.stage_shapes
-        load_weights(self, config.weights, owner="side 'combined'", packaged=Path(__file__).parent / "weights" / "combined.safetensors")
+        load_weights(
+            self,
+            config.weights,
+            owner="side 'combined'",
+            packaged=Path(__file__).parent / "weights" / "combined.safetensors",
+        )
 
     def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.network.enter(inputs)

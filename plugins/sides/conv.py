@@ -48,7 +48,12 @@ class Conv(StagedSide):
         self.last = orthogonal(nn.Linear(math.prod(shapes[-1]), math.prod(base.shape)))
         self.stage_shapes = tuple(shapes)
         self._shape = tuple(base.shape)
-        load_weights(self, config.weights, owner="side 'conv'", packaged=Path(__file__).parent / "weights" / "conv.safetensors")
+        load_weights(
+            self,
+            config.weights,
+            owner="side 'conv'",
+            packaged=Path(__file__).parent / "weights" / "conv.safetensors",
+        )
 
     def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``image``"""

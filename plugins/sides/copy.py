@@ -20,7 +20,9 @@ class Copy(Side):
 
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
-        self.network = copy.deepcopy(base, {id(base.store): None})  # without the stored outputs: the copy will give others
+        self.network = copy.deepcopy(
+            base, {id(base.store): None}
+        )  # without the stored outputs: the copy will give others
 
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
         """The encoding (B, *base.shape) that the copy gives; `features` are not used."""

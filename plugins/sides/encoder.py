@@ -29,11 +29,15 @@ class Encoder(Side):
     class Config:
         """Where the layers come from, and how many there are."""
 
-        start: Literal["copy", "new"] = option("copy", "begin as a copy of the base's first layers, or as new layers at random")
+        start: Literal["copy", "new"] = option(
+            "copy", "begin as a copy of the base's first layers, or as new layers at random"
+        )
         layers: int = option(2, "how many layers", at_least(1))
         width: int = option(128, "new: channels of the layers, a multiple of 'heads'", at_least(1))
         heads: int = option(4, "new: heads of attention", at_least(1))
-        dropout: float = option(0.1, "new: share of activations that are dropped in training", at_least(0), at_most(0.9))
+        dropout: float = option(
+            0.1, "new: share of activations that are dropped in training", at_least(0), at_most(0.9)
+        )
 
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
@@ -46,10 +50,14 @@ class Encoder(Side):
             self.copied = _with_fixed_embeddings(base.shortened(config.layers))
             return
         if base.vocabulary is None:
-            raise FitError("side 'encoder' with new layers needs a base that says how many tokens it knows (vocabulary)")
+            raise FitError(
+                "side 'encoder' with new layers needs a base that says how many tokens it knows (vocabulary)"
+            )
         self.tokens = nn.Embedding(base.vocabulary, config.width)
         self.places = positions(base.shape[0], config.width)
-        self.layers = nn.ModuleList(Layer(config.width, config.heads, config.dropout, "side 'encoder'") for _ in range(config.layers))
+        self.layers = nn.ModuleList(
+            Layer(config.width, config.heads, config.dropout, "side 'encoder'") for _ in range(config.layers)
+        )
         self.last = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, base.shape[1]))
 
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
@@ -58,7 +66,10 @@ class Encoder(Side):
             features = self.copied(inputs)
             return features.encoding
         mask = inputs["mask"]
-        current, real = self.tokens(inputs["tokens"].long()) + self.places[: mask.shape[1]], real_positions(mask)
+        current, real = (
+            self.tokens(inputs["tokens"].long()) + self.places[: mask.shape[1]],
+            real_positions(mask),
+        )
         for one in self.layers:
             current = one(current, real)
         encoding: Tensor = self.last(current)

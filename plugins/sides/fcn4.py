@@ -45,7 +45,9 @@ class FCN4(StagedSide):
         super().__init__()
         shape = inputs.get("image", ())
         if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < SMALLEST:
-            raise FitError(f"side 'fcn4' needs an input 'image' of shape (3, H, W), H and W at least {SMALLEST}; got {dict(inputs)}")
+            raise FitError(
+                f"side 'fcn4' needs an input 'image' of shape (3, H, W), H and W at least {SMALLEST}; got {dict(inputs)}"
+            )
         if tuple(base.shape) != (CHANNELS,):
             raise FitError(f"side 'fcn4' encodes as ({CHANNELS},), and the base as {tuple(base.shape)}")
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -53,7 +55,9 @@ class FCN4(StagedSide):
         self.conv1 = _layer(3, 16, stride=1, padding=1)
         self.conv2 = _layer(16, 16, stride=2)
         self.conv3 = _layer(16, 32, stride=2)
-        self.conv5 = nn.Sequential(nn.Conv2d(32, CHANNELS, 3, bias=False), nn.ReLU())  # called so in the published weights
+        self.conv5 = nn.Sequential(
+            nn.Conv2d(32, CHANNELS, 3, bias=False), nn.ReLU()
+        )  # called so in the published weights
         load_weights(
             self,
             config.weights,
@@ -67,7 +71,9 @@ class FCN4(StagedSide):
             ),
         )
         with torch.no_grad():
-            self.stage_shapes = tuple(tuple(maps.shape[1:]) for maps in self.run({"image": torch.zeros(1, *shape)}))
+            self.stage_shapes = tuple(
+                tuple(maps.shape[1:]) for maps in self.run({"image": torch.zeros(1, *shape)})
+            )
 
     def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``image``, standardised."""
@@ -83,4 +89,8 @@ class FCN4(StagedSide):
 
 
 def _layer(c_in: int, c_out: int, stride: int, padding: int = 0) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride=stride, padding=padding, bias=False), nn.GroupNorm(2, c_out), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, 3, stride=stride, padding=padding, bias=False),
+        nn.GroupNorm(2, c_out),
+        nn.ReLU(),
+    )

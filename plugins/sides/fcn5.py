@@ -14,7 +14,8 @@ class FCN5Options(Options):
     """Options of FCN5."""
 
     weights: str = option(
-        "none", "'packaged' (ours, distilled from the base of env 'rooms'), 'none' (random), or a .safetensors, .pth or .dat file"
+        "none",
+        "'packaged' (ours, distilled from the base of env 'rooms'), 'none' (random), or a .safetensors, .pth or .dat file",
     )
 
 

@@ -38,7 +38,9 @@ class Ladder(Side):
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
         self.shape = tuple(base.shape)
-        maps = {shape[1:]: place for place, shape in enumerate(base.tap_shapes) if len(shape) == 3}  # the deepest of each size
+        maps = {
+            shape[1:]: place for place, shape in enumerate(base.tap_shapes) if len(shape) == 3
+        }  # the deepest of each size
         if not maps or len(self.shape) == 2:
             raise FitError(
                 f"side 'ladder' needs a base with taps (C, H, W) and an encoding (C,) or (C, H, W); "
@@ -49,16 +51,27 @@ class Ladder(Side):
         widths = [config.width * (2 + rung) // 2 for rung in range(len(self.places))]
         first, *sizes = (_halved(size) if rung == 0 else size for rung, size in enumerate(maps))
         self.sizes: list[Shape] = [first, *(tuple(map(min, zip(first, size, strict=True))) for size in sizes)]
-        self.adapters = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False) for c, width in zip(channels, widths, strict=True))
+        self.adapters = nn.ModuleList(
+            nn.Conv2d(c, width, 1, bias=False) for c, width in zip(channels, widths, strict=True)
+        )
         self.steps = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
-        self.last = nn.Sequential(nn.Conv2d(widths[-1], self.shape[0], 3, padding=1, bias=False), nn.BatchNorm2d(self.shape[0]), nn.ReLU())
+        self.last = nn.Sequential(
+            nn.Conv2d(widths[-1], self.shape[0], 3, padding=1, bias=False),
+            nn.BatchNorm2d(self.shape[0]),
+            nn.ReLU(),
+        )
 
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
         """The encoding (B, *base.shape), out of the base's taps alone."""
-        taps = [self._to_size(features.taps[place], size) for place, size in zip(self.places, self.sizes, strict=True)]
+        taps = [
+            self._to_size(features.taps[place], size)
+            for place, size in zip(self.places, self.sizes, strict=True)
+        ]
         rung = functional.relu(self.norms[0](self.adapters[0](taps[0])))
-        for step, adapter, norm, tap in zip(self.steps, self.adapters[1:], self.norms[1:], taps[1:], strict=True):
+        for step, adapter, norm, tap in zip(
+            self.steps, self.adapters[1:], self.norms[1:], taps[1:], strict=True
+        ):
             climbed = self._to_size(step(rung), tuple(tap.shape[2:]))
             rung = functional.relu(norm(climbed + adapter(tap)))
         top: Tensor = self.last(rung)

@@ -8,7 +8,17 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, Features, FitError, InputShapes, Side, at_least, at_most, more_than, option
+from sidetune_core.api import (
+    Base,
+    Features,
+    FitError,
+    InputShapes,
+    Side,
+    at_least,
+    at_most,
+    more_than,
+    option,
+)
 
 from ._sequences import Layer, real_positions
 
@@ -31,16 +41,29 @@ class LadderText(Side):
     class Config:
         """Options of the ladder."""
 
-        width: int = option(96, "channels of the ladder, a multiple of 'heads'; LST takes an eighth of the base's", at_least(1))
+        width: int = option(
+            96,
+            "channels of the ladder, a multiple of 'heads'; LST takes an eighth of the base's",
+            at_least(1),
+        )
         heads: int = option(4, "heads of attention", at_least(1))
-        temperature: float = option(0.1, "T of the gates: the smaller, the quicker they open and close", more_than(0))
-        dropout: float = option(0.1, "share of activations that are dropped in training", at_least(0), at_most(0.9))
+        temperature: float = option(
+            0.1, "T of the gates: the smaller, the quicker they open and close", more_than(0)
+        )
+        dropout: float = option(
+            0.1, "share of activations that are dropped in training", at_least(0), at_most(0.9)
+        )
 
     uses_taps = True
 
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
-        if len(base.shape) != 2 or "mask" not in inputs or not base.tap_shapes or any(len(shape) != 2 for shape in base.tap_shapes):
+        if (
+            len(base.shape) != 2
+            or "mask" not in inputs
+            or not base.tap_shapes
+            or any(len(shape) != 2 for shape in base.tap_shapes)
+        ):
             raise FitError(
                 f"side 'ladder-text' needs an input 'mask' and a base with taps (L, C) and an encoding (L, C), such as minilm; "
                 f"got {dict(inputs)} and one with taps {[tuple(shape) for shape in base.tap_shapes]} that encodes as {tuple(base.shape)}"
@@ -50,15 +73,22 @@ class LadderText(Side):
         self.temperature = config.temperature
         self.adapters = nn.ModuleList(nn.Linear(count, config.width) for count in channels)
         self.gates = nn.Parameter(torch.zeros(rungs))
-        self.layers = nn.ModuleList(Layer(config.width, config.heads, config.dropout, "side 'ladder-text'") for _ in range(rungs))
+        self.layers = nn.ModuleList(
+            Layer(config.width, config.heads, config.dropout, "side 'ladder-text'") for _ in range(rungs)
+        )
         self.last = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, base.shape[1]))
 
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
         """The encoding (B, L, C), out of the base's taps and its encoding; of the inputs only ``mask`` is read."""
         mask = inputs["mask"]
-        current, *rest = (adapter(tap) for adapter, tap in zip(self.adapters, (*features.taps, features.encoding), strict=True))
+        current, *rest = (
+            adapter(tap)
+            for adapter, tap in zip(self.adapters, (*features.taps, features.encoding), strict=True)
+        )
         real = real_positions(mask)
-        for gate, tap, one in zip(torch.sigmoid(self.gates / self.temperature), rest, self.layers, strict=True):
+        for gate, tap, one in zip(
+            torch.sigmoid(self.gates / self.temperature), rest, self.layers, strict=True
+        ):
             current = one(gate * current + (1 - gate) * tap, real)
         encoding: Tensor = self.last(current)
         return encoding.masked_fill((mask == 0)[..., None], 0)

@@ -37,7 +37,12 @@ class MLP(StagedSide):
         self.tanh = nn.Tanh()
         self.stage_shapes = ((config.width,),) * 2
         self._shape = tuple(base.shape)
-        load_weights(self, config.weights, owner="side 'mlp'", packaged=Path(__file__).parent / "weights" / "mlp.safetensors")
+        load_weights(
+            self,
+            config.weights,
+            owner="side 'mlp'",
+            packaged=Path(__file__).parent / "weights" / "mlp.safetensors",
+        )
 
     def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """All inputs as rows."""

@@ -60,7 +60,9 @@ def report(findings: Sequence[Finding]) -> str:
     for word, finding in zip(words, findings, strict=True):
         message = f": {finding.message}" if finding.message else ""
         lines.append(f"{word:5} {finding.check.replace('_', ' ')}{message}")
-    counts = [f"{words.count(word)} {name}" for name, word in short.items() if name != "known" or word in words]
+    counts = [
+        f"{words.count(word)} {name}" for name, word in short.items() if name != "known" or word in words
+    ]
     return "\n".join([*lines, ", ".join(counts)])
 
 
@@ -75,10 +77,16 @@ def settle(findings: Sequence[Finding], known: Mapping[str, str]) -> list[Findin
         if reason and not finding.passed:
             finding = Finding(finding.check, True, f"{reason} ({finding.message})", known=True)
         elif reason and not finding.skipped:
-            finding = Finding(finding.check, False, "is declared in known_failures, and passes; take the declaration out")
+            finding = Finding(
+                finding.check, False, "is declared in known_failures, and passes; take the declaration out"
+            )
         settled.append(finding)
     for check in known.keys() - {finding.check for finding in findings}:
-        settled.append(Finding("known_failures_are_checks", False, f"known_failures names '{check}', which is no check here"))
+        settled.append(
+            Finding(
+                "known_failures_are_checks", False, f"known_failures names '{check}', which is no check here"
+            )
+        )
     return settled
 
 
@@ -94,9 +102,17 @@ def attempt(check: Callable[[], object], name: str, place: str = "") -> Finding:
     except (Broken, SidetuneError) as error:
         return Finding(name, False, f"{where}{error}")
     except Exception as error:  # a plugin may raise anything, and the other checks are still of interest
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "torch" not in Path(frame.filename).parts]
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if "torch" not in Path(frame.filename).parts
+        ]
         reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-        return Finding(name, False, f"{where}raises {reason} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})")
+        return Finding(
+            name,
+            False,
+            f"{where}raises {reason} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})",
+        )
     return Finding(name, True, "")
 
 
@@ -106,6 +122,9 @@ def examine(places: Mapping[str, Make[T]], checks: Sequence[Callable[[Make[T]], 
     findings = list(dict.fromkeys(built.values()))
     fitting = [place for place, finding in built.items() if finding.passed and not finding.skipped]
     for check in checks:
-        found = [attempt(lambda check=check, place=place: check(places[place]), check.__name__, place) for place in fitting]  # type: ignore[misc]
+        found = [
+            attempt(lambda check=check, place=place: check(places[place]), check.__name__, place)
+            for place in fitting
+        ]  # type: ignore[misc]
         findings += sorted(found, key=lambda finding: (finding.passed, not finding.skipped))[:1]
     return findings

@@ -20,14 +20,18 @@ from sidetune_core.testing.state import random_state
 def import_has_no_side_effects(plugin: Plugin) -> None:
     """The module prints nothing, and leaves random states and PyTorch's defaults as they are."""
     if effects := _observed(plugin)[_module(plugin)]["effects"]:
-        raise Broken(f"importing {_module(plugin)} {' and '.join(effects)}; do so in the class, when it is used")
+        raise Broken(
+            f"importing {_module(plugin)} {' and '.join(effects)}; do so in the class, when it is used"
+        )
 
 
 def package_imports_it_only_when_asked(plugin: Plugin) -> None:
     """A package that imports all its plugins in ``__init__.py`` loads every library of each of them for any of them."""
     if _observed(plugin)[_module(plugin)]["eager"]:
         package = _module(plugin).rpartition(".")[0]
-        raise Broken(f"importing {package} already imports {_module(plugin)}; leave it out of __init__.py, the entry point finds it")
+        raise Broken(
+            f"importing {package} already imports {_module(plugin)}; leave it out of __init__.py, the entry point finds it"
+        )
 
 
 def _module(plugin: Plugin) -> str:
@@ -46,7 +50,9 @@ def _watched(modules: tuple[str, ...], path: tuple[str, ...]) -> dict[str, dict[
     """By module: what its import did, and whether its package had imported it already."""
     asked = json.dumps({"modules": modules, "path": path})
     program = f"from {__name__} import main; main()"
-    done = subprocess.run([sys.executable, "-c", program], input=asked, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=asked, capture_output=True, text=True, check=True
+    )
     found: dict[str, dict[str, list[str]]] = json.loads(done.stdout)
     return found
 
@@ -80,7 +86,12 @@ def _effects(module: str) -> list[str]:
 
 
 def _defaults() -> tuple[object, ...]:
-    return torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()
+    return (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
 
 
 def main() -> None:

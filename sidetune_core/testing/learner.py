@@ -64,11 +64,19 @@ class Witness(Learner):
         given = torch.initial_seed()
         moving = self.learner.start(task)
         if torch.initial_seed() != given:
-            raise Broken("start() seeds PyTorch's global generator (torch.manual_seed); the core does that, so only draw from it")
+            raise Broken(
+                "start() seeds PyTorch's global generator (torch.manual_seed); the core does that, so only draw from it"
+            )
         owned = {id(tensor) for thing in moving for tensor in _within(thing)}
         now = {name for name, tensor in named_tensors(self.learner) if id(tensor) in owned}
         self._may_move = self._may_move | now if self.together else now
-        returned = {id(one) for thing in moving if isinstance(thing, nn.Module) for one in thing.modules() if isinstance(one, BufferDict)}
+        returned = {
+            id(one)
+            for thing in moving
+            if isinstance(thing, nn.Module)
+            for one in thing.modules()
+            if isinstance(one, BufferDict)
+        }
         filled = tuple(f"{name}." for name, one in self.learner.named_modules() if id(one) in returned)
         self._may_fill = self._may_fill + filled if self.together else filled
         self._before = snapshot(self.learner)
@@ -79,7 +87,11 @@ class Witness(Learner):
         return output
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
-        self.thawed += [name for name, one in self.learner.named_parameters() if one.requires_grad and name not in self._may_move]
+        self.thawed += [
+            name
+            for name, one in self.learner.named_parameters()
+            if one.requires_grad and name not in self._may_move
+        ]
         found = self.learner.penalty(batch)
         if self._left is not None:
             self._left -= 1
@@ -87,17 +99,25 @@ class Witness(Learner):
                 self._stop.number = signal.SIGINT
         for name, value in found.items():
             if not isinstance(value, Tensor) or value.ndim:
-                given = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                given = (
+                    f"of shape {tuple(value.shape)}"
+                    if isinstance(value, Tensor)
+                    else f"a {type(value).__name__}"
+                )
                 raise Broken(f"penalty '{name}' is {given}; give a tensor without axes: sum or average it")
             if not value.isfinite():
-                raise Broken(f"penalty '{name}' is {float(value)}; give zero, or nothing, while there is no task to protect")
+                raise Broken(
+                    f"penalty '{name}' is {float(value)}; give zero, or nothing, while there is no task to protect"
+                )
         if self.early is None:
             self.early = {name: float(value.detach()) for name, value in found.items() if value}
         return found
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
         moved = changed(self._before, snapshot(self.learner))
-        self.strays += [name for name in moved if name not in self._may_move and not name.startswith(self._may_fill)]
+        self.strays += [
+            name for name in moved if name not in self._may_move and not name.startswith(self._may_fill)
+        ]
         if not self._may_move.intersection(moved):
             self.idle.append(task.id)
         self.learner.finish(task, batches)
@@ -110,7 +130,9 @@ def check_learner(cls: type[Any], config: Any) -> list[Finding]:
     """Findings about a learner, with the parts that it needs and, if it takes more, with all that it takes."""
 
     def using(slots: frozenset[str]) -> Make[Learner]:
-        parts = Parts(sample.INPUTS, _base, _side if "side" in slots else None, _merger if "merger" in slots else None)
+        parts = Parts(
+            sample.INPUTS, _base, _side if "side" in slots else None, _merger if "merger" in slots else None
+        )
 
         def make(seed: int = SEED) -> Learner:
             with building(seed, "build"):
@@ -119,7 +141,9 @@ def check_learner(cls: type[Any], config: Any) -> list[Finding]:
 
         return make
 
-    places = {f"with {', '.join(sorted(slots))}": using(slots) for slots in (cls.needs, cls.needs | cls.takes)}
+    places = {
+        f"with {', '.join(sorted(slots))}": using(slots) for slots in (cls.needs, cls.needs | cls.takes)
+    }
     return examine(places, CHECKS)
 
 
@@ -144,7 +168,9 @@ def start_returns_parts_of_its_own(make: Make[Learner]) -> None:
         own = {id(thing) for thing in (*learner.modules(), *learner.parameters())}
         for thing in moving:
             if id(thing) not in own:
-                raise Broken(f"start() returns a {type(thing).__name__} that is not the learner's; assign it to an attribute of self first")
+                raise Broken(
+                    f"start() returns a {type(thing).__name__} that is not the learner's; assign it to an attribute of self first"
+                )
 
 
 def learns_two_tasks(make: Make[Learner]) -> None:
@@ -158,26 +184,34 @@ def moves_only_what_start_returned(make: Make[Learner]) -> None:
     """Parameters and buffers that `start` did not return are the same bit for bit when the steps of a task are done."""
     strays = _learnt(make).strays
     if strays:
-        raise Broken(f"{', '.join(dict.fromkeys(strays))} changed in training; return them from start(), or change them in finish()")
+        raise Broken(
+            f"{', '.join(dict.fromkeys(strays))} changed in training; return them from start(), or change them in finish()"
+        )
 
 
 def gradients_go_only_where_start_says(make: Make[Learner]) -> None:
     """No parameter that `start` did not return asks for a gradient while a task is learnt."""
     if thawed := _learnt(make).thawed:
-        raise Broken(f"{', '.join(dict.fromkeys(thawed))} require a gradient; return them from start(), and leave requires_grad alone")
+        raise Broken(
+            f"{', '.join(dict.fromkeys(thawed))} require a gradient; return them from start(), and leave requires_grad alone"
+        )
 
 
 def penalty_is_zero_before_anything_is_learnt(make: Make[Learner]) -> None:
     """On the first batch of the first task there is nothing to protect."""
     if early := _learnt(make).early:
         words = ", ".join(f"'{name}' {value:.3g}" for name, value in early.items())
-        raise Broken(f"the penalty of the very first batch is {words}; give zero, or nothing, while there is no task to protect")
+        raise Broken(
+            f"the penalty of the very first batch is {words}; give zero, or nothing, while there is no task to protect"
+        )
 
 
 def learns_something_in_every_task(make: Make[Learner]) -> None:
     """Of what `start` returned, something moves in every task."""
     if idle := _learnt(make).idle:
-        raise Broken(f"nothing moved in {', '.join(idle)}; return what is to be trained from start(), and let forward() depend on it")
+        raise Broken(
+            f"nothing moved in {', '.join(idle)}; return what is to be trained from start(), and let forward() depend on it"
+        )
 
 
 def one_seed_gives_one_result(make: Make[Learner]) -> None:
@@ -185,7 +219,9 @@ def one_seed_gives_one_result(make: Make[Learner]) -> None:
     first, second = _learnt(make).learner, make()
     _learn(second)
     if names := changed(snapshot(first), snapshot(second)):
-        raise Broken(f"{', '.join(names)} differ between two runs under one seed; draw from the global generators, and seed none yourself")
+        raise Broken(
+            f"{', '.join(names)} differ between two runs under one seed; draw from the global generators, and seed none yourself"
+        )
 
 
 def evaluation_changes_nothing(make: Make[Learner]) -> None:
@@ -194,7 +230,9 @@ def evaluation_changes_nothing(make: Make[Learner]) -> None:
     before = snapshot(learner)
     _outputs(learner)
     if names := changed(before, snapshot(learner)):
-        raise Broken(f"a forward pass in eval mode changes {', '.join(names)}; change state in training, or in finish()")
+        raise Broken(
+            f"a forward pass in eval mode changes {', '.join(names)}; change state in training, or in finish()"
+        )
 
 
 def evaluation_draws_no_random_numbers(make: Make[Learner]) -> None:
@@ -203,7 +241,9 @@ def evaluation_draws_no_random_numbers(make: Make[Learner]) -> None:
     before = random_state()
     _outputs(learner)
     if random_state() != before:
-        raise Broken("a forward pass in eval mode draws random numbers or seeds a generator; draw only where self.training holds")
+        raise Broken(
+            "a forward pass in eval mode draws random numbers or seeds a generator; draw only where self.training holds"
+        )
 
 
 def outputs_have_the_shape_of_the_head(make: Make[Learner]) -> None:
@@ -211,7 +251,9 @@ def outputs_have_the_shape_of_the_head(make: Make[Learner]) -> None:
     learner = _learnt(make).learner
     for output in _outputs(learner):
         if tuple(output.shape) != (8, 2):
-            raise Broken(f"a batch of 8 of a task of two classes gives {tuple(output.shape)}; give what the task's head gives, (8, 2)")
+            raise Broken(
+                f"a batch of 8 of a task of two classes gives {tuple(output.shape)}; give what the task's head gives, (8, 2)"
+            )
 
 
 def checkpoint_is_the_whole_state(make: Make[Learner]) -> None:
@@ -223,7 +265,9 @@ def checkpoint_is_the_whole_state(make: Make[Learner]) -> None:
     second.load_state_dict(first.state_dict())
     second.eval()
     if not equal(_outputs(first), _outputs(second)):
-        raise Broken("the same tasks and state dict give other outputs in a new learner; keep all state in parameters and buffers")
+        raise Broken(
+            "the same tasks and state dict give other outputs in a new learner; keep all state in parameters and buffers"
+        )
 
 
 def goes_on_as_if_never_stopped(make: Make[Learner]) -> None:
@@ -235,7 +279,9 @@ def goes_on_as_if_never_stopped(make: Make[Learner]) -> None:
         _learn(make(), Path(folder) / "run", sample.tasks()[:1])
         _learn(resumed, Path(folder) / "run")
     if names := changed(snapshot(straight), snapshot(resumed)):
-        raise Broken(f"{', '.join(names)} differ after a resume between the two tasks; what finish() estimates has to be kept in buffers")
+        raise Broken(
+            f"{', '.join(names)} differ after a resume between the two tasks; what finish() estimates has to be kept in buffers"
+        )
 
 
 def goes_on_in_the_middle_of_a_task(make: Make[Learner]) -> None:
@@ -247,7 +293,9 @@ def goes_on_in_the_middle_of_a_task(make: Make[Learner]) -> None:
             _learn(make(), Path(folder) / "run", last_step=OPTIONS.steps + 2)
         _learn(resumed, Path(folder) / "run")
     if names := changed(snapshot(straight), snapshot(resumed)):
-        raise Broken(f"{', '.join(names)} differ after a resume within a task; keep all state in buffers, or give get_extra_state()")
+        raise Broken(
+            f"{', '.join(names)} differ after a resume within a task; keep all state in buffers, or give get_extra_state()"
+        )
 
 
 CHECKS = (
@@ -273,7 +321,12 @@ def _learnt(make: Make[Learner]) -> Witness:
     return _learn(make())
 
 
-def _learn(learner: Learner, path: Path | None = None, tasks: Sequence[Task] | None = None, last_step: int | None = None) -> Witness:
+def _learn(
+    learner: Learner,
+    path: Path | None = None,
+    tasks: Sequence[Task] | None = None,
+    last_step: int | None = None,
+) -> Witness:
     """Learn the kit's tasks as a run does, in the run folder `path` or one that is thrown away, until a step if one is given."""
     if path is None:
         with tempfile.TemporaryDirectory() as folder:

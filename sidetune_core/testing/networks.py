@@ -87,11 +87,17 @@ def check_merger(cls: type[Any], config: Any) -> list[Finding]:
         def make(seed: int = SEED) -> Specimen:
             with building(seed, "merger"):
                 merger: Merger = cls(config, shape, count)
-            return Specimen(merger, (shape,), lambda ids: [merger([values(ids, shape, k) for k in range(count)])])
+            return Specimen(
+                merger, (shape,), lambda ids: [merger([values(ids, shape, k) for k in range(count)])]
+            )
 
         return make
 
-    places = {f"on {count} encodings of shape {shape}": of(shape, count) for shape in MERGER_SHAPES for count in (2, 3)}
+    places = {
+        f"on {count} encodings of shape {shape}": of(shape, count)
+        for shape in MERGER_SHAPES
+        for count in (2, 3)
+    }
     return examine(places, (*SHARED, weights_are_finite_numbers))
 
 
@@ -101,19 +107,25 @@ def outputs_have_the_declared_shapes(make: Make[Specimen]) -> None:
     found = [tuple(output.shape) for output in specimen.outputs(0, 1)]
     wanted = [(2, *shape) for shape in specimen.shapes]
     if found != wanted:
-        raise Broken(f"a batch of two gives {_words(found)} where {_words(wanted)} is declared; the encoding comes first, then the taps")
+        raise Broken(
+            f"a batch of two gives {_words(found)} where {_words(wanted)} is declared; the encoding comes first, then the taps"
+        )
 
 
 def outputs_are_finite(make: Make[Specimen]) -> None:
     """Inputs in [0, 1] give numbers."""
     if not all(output.isfinite().all() for output in make().outputs(0, 1)):
-        raise Broken("inputs in [0, 1] give infinite values or NaN; look at divisions, logarithms and the first weights")
+        raise Broken(
+            "inputs in [0, 1] give infinite values or NaN; look at divisions, logarithms and the first weights"
+        )
 
 
 def one_seed_gives_one_network(make: Make[Specimen]) -> None:
     """Two that are built under one seed agree bit for bit."""
     if not equal(make().outputs(0, 1), make().outputs(0, 1)):
-        raise Broken("two networks built under one seed differ; draw from the global generators, and seed none yourself")
+        raise Broken(
+            "two networks built under one seed differ; draw from the global generators, and seed none yourself"
+        )
 
 
 def evaluation_changes_nothing(make: Make[Specimen]) -> None:
@@ -122,7 +134,9 @@ def evaluation_changes_nothing(make: Make[Specimen]) -> None:
     before = snapshot(specimen.module)
     specimen.outputs(0, 1)
     if names := changed(before, snapshot(specimen.module)):
-        raise Broken(f"a forward pass in eval mode changes {', '.join(names)}; change state only where self.training holds")
+        raise Broken(
+            f"a forward pass in eval mode changes {', '.join(names)}; change state only where self.training holds"
+        )
 
 
 def evaluation_draws_no_random_numbers(make: Make[Specimen]) -> None:
@@ -131,7 +145,9 @@ def evaluation_draws_no_random_numbers(make: Make[Specimen]) -> None:
     before = random_state()
     specimen.outputs(0, 1)
     if random_state() != before:
-        raise Broken("a forward pass in eval mode draws random numbers or seeds a generator; draw only where self.training holds")
+        raise Broken(
+            "a forward pass in eval mode draws random numbers or seeds a generator; draw only where self.training holds"
+        )
 
 
 def examples_do_not_mix(make: Make[Specimen]) -> None:
@@ -139,7 +155,9 @@ def examples_do_not_mix(make: Make[Specimen]) -> None:
     specimen = make()
     one, other = specimen.outputs(0, 1), specimen.outputs(0, 2)
     if not all(torch.allclose(a[0], b[0], rtol=1e-4, atol=1e-5) for a, b in zip(one, other, strict=True)):
-        raise Broken("in eval mode the output for an example depends on the others in its batch; use running statistics there")
+        raise Broken(
+            "in eval mode the output for an example depends on the others in its batch; use running statistics there"
+        )
 
 
 def state_dict_is_the_whole_state(make: Make[Specimen]) -> None:
@@ -147,7 +165,9 @@ def state_dict_is_the_whole_state(make: Make[Specimen]) -> None:
     first, second = make(SEED), make(SEED + 1)
     second.module.load_state_dict(first.module.state_dict())
     if not equal(first.outputs(0, 1), second.outputs(0, 1)):
-        raise Broken("outputs differ after load_state_dict; what is drawn or counted has to be a parameter or a buffer")
+        raise Broken(
+            "outputs differ after load_state_dict; what is drawn or counted has to be a parameter or a buffer"
+        )
 
 
 def padding_does_not_matter(make: Make[Specimen]) -> None:
@@ -157,9 +177,13 @@ def padding_does_not_matter(make: Make[Specimen]) -> None:
     for both, one in zip(together, alone, strict=True):
         length = one.shape[1]
         if not torch.allclose(both[1, :length], one[0], rtol=1e-4, atol=1e-5):
-            raise Broken("what a base makes of a sequence depends on its padding; let no position attend to what 'mask' leaves out")
+            raise Broken(
+                "what a base makes of a sequence depends on its padding; let no position attend to what 'mask' leaves out"
+            )
         if both[1, length:].any():
-            raise Broken("a base gives other values than zero after the end of a sequence; the core keeps outputs without their padding")
+            raise Broken(
+                "a base gives other values than zero after the end of a sequence; the core keeps outputs without their padding"
+            )
 
 
 def base_is_not_kept(make: Make[Specimen]) -> None:
@@ -169,14 +193,20 @@ def base_is_not_kept(make: Make[Specimen]) -> None:
     owned = {id(tensor) for tensor in (*specimen.beside.parameters(), *specimen.beside.buffers())}
     kept = [name for name, tensor in named_tensors(specimen.module) if id(tensor) in owned]
     if kept:
-        raise Broken(f"{', '.join(kept)} belong to the base; keep a copy (copy.deepcopy), or read the base's outputs in forward()")
+        raise Broken(
+            f"{', '.join(kept)} belong to the base; keep a copy (copy.deepcopy), or read the base's outputs in forward()"
+        )
 
 
 def weights_are_finite_numbers(make: Make[Specimen]) -> None:
     """What a merger wants recorded can be recorded."""
     module = make().module
     assert isinstance(module, Merger)
-    wrong = {name: value for name, value in module.weights().items() if not isinstance(value, float) or not math.isfinite(value)}
+    wrong = {
+        name: value
+        for name, value in module.weights().items()
+        if not isinstance(value, float) or not math.isfinite(value)
+    }
     if wrong:
         raise Broken(f"weights() gives {wrong}; give floats by name, with float(value.detach())")
 

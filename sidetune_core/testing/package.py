@@ -16,7 +16,9 @@ def name_is_plain(plugin: Plugin) -> None:
     if plugin.distribution == LOCAL:
         raise Skipped("its package is not installed, so it has no name of its own")
     if not re.fullmatch(NAME, plugin.name):
-        raise Broken(f"the entry point is called '{plugin.name}'; use lower-case letters, digits, '-' and '_'")
+        raise Broken(
+            f"the entry point is called '{plugin.name}'; use lower-case letters, digits, '-' and '_'"
+        )
 
 
 def distribution_requires_sidetune(plugin: Plugin) -> None:
@@ -27,4 +29,6 @@ def distribution_requires_sidetune(plugin: Plugin) -> None:
         return
     required = metadata.distribution(plugin.distribution).requires or []
     if not any(re.match(r"sidetune\b(?!-)", line) for line in required):
-        raise Broken(f"{plugin.origin} does not require sidetune; add it to the dependencies in its pyproject.toml")
+        raise Broken(
+            f"{plugin.origin} does not require sidetune; add it to the dependencies in its pyproject.toml"
+        )

@@ -40,7 +40,9 @@ class Checked:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        findings = [{"check": one.check, "outcome": one.outcome, "message": one.message} for one in self.findings]
+        findings = [
+            {"check": one.check, "outcome": one.outcome, "message": one.message} for one in self.findings
+        ]
         return {"kind": self.kind, "name": self.name, "passed": self.passed, "findings": findings}
 
 
@@ -94,7 +96,9 @@ def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None)
     loaded: list[tuple[Plugin, type[Any]]] = []
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        findings = [attempt(lambda: loaded.append(_find_and_load(wanted, name)), "name_leads_to_a_class_of_its_kind")]
+        findings = [
+            attempt(lambda: loaded.append(_find_and_load(wanted, name)), "name_leads_to_a_class_of_its_kind")
+        ]
         if not loaded:
             return findings
         ((plugin, cls),) = loaded
@@ -104,7 +108,13 @@ def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None)
         findings += options_work
         if all(finding.passed for finding in options_work):
             config = structure(cls.Config, options or {}, f"{wanted.name} '{name}'")
-            checks = {"base": check_base, "side": check_side, "merger": check_merger, "learner": check_learner, "env": check_env}
+            checks = {
+                "base": check_base,
+                "side": check_side,
+                "merger": check_merger,
+                "learner": check_learner,
+                "env": check_env,
+            }
             findings += checks[wanted.name](cls, config)
     findings.append(attempt(partial(nothing_is_printed, printed.getvalue()), nothing_is_printed.__name__))
     return settle(findings, getattr(cls, "known_failures", {}))
@@ -131,7 +141,9 @@ def every_option_has_a_help_text(config: type[Any]) -> None:
     """`describe` and ``--help`` have something to show."""
     bare = [field.name for field in attrs.fields(config) if not field.metadata.get("help")]
     if bare:
-        raise Broken(f"{', '.join(bare)}: give a help text, with option(default, 'what it does, unit and range')")
+        raise Broken(
+            f"{', '.join(bare)}: give a help text, with option(default, 'what it does, unit and range')"
+        )
     describe(config)
 
 
@@ -148,7 +160,9 @@ def options_survive_a_round_trip(config: type[Any]) -> None:
     plain = unstructure(config())
     again = structure(config, json.loads(json.dumps(plain, default=str)), "Config")
     if again != config():
-        raise Broken(f"{config()} becomes {again} on its way through JSON; use plain types (int, float, str, bool, Path, Literal, None)")
+        raise Broken(
+            f"{config()} becomes {again} on its way through JSON; use plain types (int, float, str, bool, Path, Literal, None)"
+        )
 
 
 def unknown_option_is_refused(config: type[Any]) -> None:
@@ -160,5 +174,15 @@ def unknown_option_is_refused(config: type[Any]) -> None:
     raise Broken("Config takes an option 'no_such_option'; let every option be a field of its own")
 
 
-CONFIG_CHECKS = (every_option_has_a_help_text, defaults_are_within_their_limits, options_survive_a_round_trip, unknown_option_is_refused)
-PACKAGE_CHECKS = (name_is_plain, distribution_requires_sidetune, import_has_no_side_effects, package_imports_it_only_when_asked)
+CONFIG_CHECKS = (
+    every_option_has_a_help_text,
+    defaults_are_within_their_limits,
+    options_survive_a_round_trip,
+    unknown_option_is_refused,
+)
+PACKAGE_CHECKS = (
+    name_is_plain,
+    distribution_requires_sidetune,
+    import_has_no_side_effects,
+    package_imports_it_only_when_asked,
+)

@@ -105,12 +105,17 @@ class TinyMerger(Merger):
         self.weight = nn.Parameter(torch.full((count,), 1 / count))
 
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:
-        return torch.stack([weight * encoding for weight, encoding in zip(self.weight, encodings, strict=True)]).sum(0)
+        return torch.stack(
+            [weight * encoding for weight, encoding in zip(self.weight, encodings, strict=True)]
+        ).sum(0)
 
 
 def values(ids: Sequence[int], shape: Shape, *names: object) -> Tensor:
     """Examples (B, *shape) in [0, 1), each a function of its id and `names` alone."""
-    rows = [torch.rand(shape, generator=torch.Generator().manual_seed(derive_seed(number, *names))) for number in ids]
+    rows = [
+        torch.rand(shape, generator=torch.Generator().manual_seed(derive_seed(number, *names)))
+        for number in ids
+    ]
     return torch.stack(rows)
 
 
@@ -126,7 +131,9 @@ def texts(ids: Sequence[int]) -> Inputs:
     rows = torch.stack([values([number], (12,), "tokens")[0] for number in ids])[:, :width]
     mask = torch.arange(width) < lengths[:, None]
     tokens = (1 + rows * (TOKENS - 1)).long() * mask
-    return Inputs({"tokens": tokens, "mask": mask.long(), "types": mask * (torch.arange(width) > 3)}, lengths=lengths)
+    return Inputs(
+        {"tokens": tokens, "mask": mask.long(), "types": mask * (torch.arange(width) > 3)}, lengths=lengths
+    )
 
 
 def tasks() -> list[ClassTask]:
@@ -135,4 +142,6 @@ def tasks() -> list[ClassTask]:
     noise = {split: values(range(len(label)), INPUTS["image"], split) for split, label in labels.items()}
     pixels = {split: noise[split] + label.view(-1, 1, 1, 1) / CLASSES for split, label in labels.items()}
     examples = Examples(pixels, labels)
-    return [ClassTask(f"t{k}", f"task {k}", examples, (2 * k, 2 * k + 1), transform=torch.clone) for k in range(2)]
+    return [
+        ClassTask(f"t{k}", f"task {k}", examples, (2 * k, 2 * k + 1), transform=torch.clone) for k in range(2)
+    ]

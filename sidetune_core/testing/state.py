@@ -21,7 +21,14 @@ Snapshot = Mapping[str, bytes]
 def random_state() -> tuple[object, ...]:
     """The states of the global generators of torch (on the CPU), NumPy and Python."""
     kind, keys, place, *rest = np.random.get_state(legacy=True)
-    return torch.get_rng_state().numpy().tobytes(), kind, np.asarray(keys).tobytes(), place, *rest, random.getstate()
+    return (
+        torch.get_rng_state().numpy().tobytes(),
+        kind,
+        np.asarray(keys).tobytes(),
+        place,
+        *rest,
+        random.getstate(),
+    )
 
 
 @contextmanager
@@ -35,7 +42,9 @@ def building(seed: int, *names: object) -> Iterator[None]:
         given = torch.initial_seed()
         yield
         if torch.initial_seed() != given:
-            raise Broken("seeds PyTorch's global generator (torch.manual_seed); the core does that, so only draw from it")
+            raise Broken(
+                "seeds PyTorch's global generator (torch.manual_seed); the core does that, so only draw from it"
+            )
 
 
 def snapshot(module: nn.Module) -> Snapshot:

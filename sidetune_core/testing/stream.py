@@ -52,7 +52,9 @@ def check_env(cls: type[Any], config: Any) -> list[Finding]:
     def read(seed: int) -> Stream:
         before = random_state()
         opened.append(cls(config, seed))
-        return Stream(opened[-1], opened[-1].tasks(), functools.cache(lambda: read(seed)), random_state() != before)
+        return Stream(
+            opened[-1], opened[-1].tasks(), functools.cache(lambda: read(seed)), random_state() != before
+        )
 
     once = functools.cache(read)
 
@@ -78,7 +80,9 @@ def tasks_have_ids_of_their_own(make: Make[Stream]) -> None:
         raise Broken("tasks() is empty; give at least one task")
     for name in ids:
         if not re.fullmatch(r"[A-Za-z0-9-]+", name):
-            raise Broken(f"task id '{name}': use letters, digits and '-', for it becomes the name of a module")
+            raise Broken(
+                f"task id '{name}': use letters, digits and '-', for it becomes the name of a module"
+            )
         if ids.count(name) > 1:
             raise Broken(f"{ids.count(name)} tasks have the id '{name}'; number them")
 
@@ -89,24 +93,37 @@ def inputs_have_the_declared_shapes(make: Make[Stream]) -> None:
     declared = _plain(stream.env.inputs)
     for task in stream.tasks:
         if _plain(task.inputs) != declared:
-            raise Broken(f"the env declares inputs {declared} and its task '{task.id}' {_plain(task.inputs)}; make them equal")
+            raise Broken(
+                f"the env declares inputs {declared} and its task '{task.id}' {_plain(task.inputs)}; make them equal"
+            )
         batch = next(_batches(task))
         found = {name: tuple(value.shape[1:]) for name, value in batch.inputs.items()}
         if batch.inputs.lengths is not None:  # padded to the longest of the batch only
-            found = {name: (max(shape[0], declared.get(name, shape)[0]), *shape[1:]) for name, shape in found.items()}
+            found = {
+                name: (max(shape[0], declared.get(name, shape)[0]), *shape[1:])
+                for name, shape in found.items()
+            }
         if found != declared:
-            raise Broken(f"task '{task.id}' declares inputs {declared} and its batches have {found}; shapes leave the batch axis out")
+            raise Broken(
+                f"task '{task.id}' declares inputs {declared} and its batches have {found}; shapes leave the batch axis out"
+            )
 
 
 def batches_are_whole(make: Make[Stream]) -> None:
     """A batch has as many ids, inputs and targets as were asked for."""
     for task in make().tasks:
         for batch in _batches(task):
-            sizes = {"ids": len(batch.ids), "targets": len(batch.targets)} | {name: len(value) for name, value in batch.inputs.items()}
+            sizes = {"ids": len(batch.ids), "targets": len(batch.targets)} | {
+                name: len(value) for name, value in batch.inputs.items()
+            }
             if wrong := {name: size for name, size in sizes.items() if size != BATCH}:
-                raise Broken(f"task '{task.id}': a batch of {BATCH} has {wrong}; fill it from the next pass (api.shuffled does)")
+                raise Broken(
+                    f"task '{task.id}': a batch of {BATCH} has {wrong}; fill it from the next pass (api.shuffled does)"
+                )
             if batch.ids.dtype != torch.int64 or batch.ids.ndim != 1:
-                raise Broken(f"task '{task.id}': ids are {batch.ids.dtype} {tuple(batch.ids.shape)}; make them int64 (B,)")
+                raise Broken(
+                    f"task '{task.id}': ids are {batch.ids.dtype} {tuple(batch.ids.shape)}; make them int64 (B,)"
+                )
 
 
 def loss_is_one_number_per_example(make: Make[Stream]) -> None:
@@ -115,7 +132,9 @@ def loss_is_one_number_per_example(make: Make[Stream]) -> None:
         batch = next(_batches(task))
         loss = task.loss(_act(task)(batch.inputs), batch)
         if tuple(loss.shape) != (BATCH,):
-            raise Broken(f"task '{task.id}': loss() of {BATCH} examples is {tuple(loss.shape)}; give one per example, reduction='none'")
+            raise Broken(
+                f"task '{task.id}': loss() of {BATCH} examples is {tuple(loss.shape)}; give one per example, reduction='none'"
+            )
         if not loss.isfinite().all():
             raise Broken(f"task '{task.id}': loss() is infinite or NaN for a head that has seen nothing")
 
@@ -124,7 +143,9 @@ def order_is_the_same_twice(make: Make[Stream]) -> None:
     """Batches are a pure function of (seed, task, step)."""
     for task in make().tasks:
         if not _agree(_batches(task), _batches(task)):
-            raise Broken(f"task '{task.id}': train() twice with one order differs; draw from order.seed alone (api.shuffled does)")
+            raise Broken(
+                f"task '{task.id}': train() twice with one order differs; draw from order.seed alone (api.shuffled does)"
+            )
 
 
 def order_can_begin_at_any_step(make: Make[Stream]) -> None:
@@ -133,14 +154,18 @@ def order_can_begin_at_any_step(make: Make[Stream]) -> None:
         if not task.can_go_on(3, BATCH):
             raise Skipped(f"task '{task.id}' can go on at some steps only")
         if not _agree(islice(_batches(task), 3, None), islice(_batches(task, first_step=3), STEPS - 3)):
-            raise Broken(f"task '{task.id}': train() from order.first_step = 3 gives other batches than going there step by step")
+            raise Broken(
+                f"task '{task.id}': train() from order.first_step = 3 gives other batches than going there step by step"
+            )
 
 
 def global_random_state_is_left_alone(make: Make[Stream]) -> None:
     """Reading data, making batches and evaluating draw from generators of their own."""
     stream = make()
     if stream.again().drew:  # the first time, importing a library may draw
-        raise Broken("reading the data draws from a global generator, or seeds it; make a generator of your own from the seed")
+        raise Broken(
+            "reading the data draws from a global generator, or seeds it; make a generator of your own from the seed"
+        )
     for task in stream.tasks:
         act = _act(task)
         before = random_state()
@@ -148,7 +173,9 @@ def global_random_state_is_left_alone(make: Make[Stream]) -> None:
         task.loss(act(batch.inputs), batch)
         task.evaluate(act, task.splits[0])
         if random_state() != before:
-            raise Broken(f"task '{task.id}' draws from a global generator, or seeds it; make a generator of your own from order.seed")
+            raise Broken(
+                f"task '{task.id}' draws from a global generator, or seeds it; make a generator of your own from order.seed"
+            )
 
 
 def training_examples_are_not_tested(make: Make[Stream]) -> None:
@@ -177,10 +204,15 @@ def inputs_with_ids_never_change(make: Make[Stream]) -> None:
                 continue
             rows = [*zip(*batch.inputs.values(), strict=True)]
             if batch.inputs.lengths is not None:
-                rows = [tuple(value[:length] for value in row) for row, length in zip(rows, batch.inputs.lengths.tolist(), strict=True)]
+                rows = [
+                    tuple(value[:length] for value in row)
+                    for row, length in zip(rows, batch.inputs.lengths.tolist(), strict=True)
+                ]
             for number, row in zip(batch.inputs.ids.tolist(), rows, strict=True):
                 if not all(map(torch.equal, known.setdefault(number, row), row)):
-                    raise Broken(f"task '{task.id}': example {number} changes between visits; leave Inputs.ids None for augmented inputs")
+                    raise Broken(
+                        f"task '{task.id}': example {number} changes between visits; leave Inputs.ids None for augmented inputs"
+                    )
 
 
 def evaluation_gives_the_metric(make: Make[Stream]) -> None:
@@ -191,8 +223,14 @@ def evaluation_gives_the_metric(make: Make[Stream]) -> None:
         for split in task.splits:
             figures = task.evaluate(_act(task), split)
             if task.metric not in figures:
-                raise Broken(f"task '{task.id}': evaluate() gives {', '.join(figures)}, and not the metric '{task.metric}'")
-            if wrong := {name: value for name, value in figures.items() if not isinstance(value, float) or not math.isfinite(value)}:
+                raise Broken(
+                    f"task '{task.id}': evaluate() gives {', '.join(figures)}, and not the metric '{task.metric}'"
+                )
+            if wrong := {
+                name: value
+                for name, value in figures.items()
+                if not isinstance(value, float) or not math.isfinite(value)
+            }:
                 raise Broken(f"task '{task.id}': evaluate() gives {wrong}; give finite floats")
 
 
@@ -207,7 +245,9 @@ def experts_act(make: Make[Stream]) -> None:
                 expert.begin(worlds, SEED)
                 action = expert.act(now)
             if action is not None and tuple(action.shape) != (1, task.policy.width):
-                raise Broken(f"task '{task.id}': its expert '{name}' gives {tuple(action.shape)}; give (1, {task.policy.width}), or None")
+                raise Broken(
+                    f"task '{task.id}': its expert '{name}' gives {tuple(action.shape)}; give (1, {task.policy.width}), or None"
+                )
 
 
 def pictures_can_be_shown(make: Make[Stream]) -> None:
@@ -217,7 +257,9 @@ def pictures_can_be_shown(make: Make[Stream]) -> None:
             if not re.fullmatch(r"[A-Za-z0-9-]+", name):
                 raise Broken(f"task '{task.id}': picture '{name}' names a file: use letters, digits and '-'")
             if picture.ndim != 3 or len(picture) != 3 or not ((picture >= 0) & (picture <= 1)).all():
-                raise Broken(f"task '{task.id}': picture '{name}' is {tuple(picture.shape)}; make it (3, H, W) in [0, 1]")
+                raise Broken(
+                    f"task '{task.id}': picture '{name}' is {tuple(picture.shape)}; make it (3, H, W) in [0, 1]"
+                )
 
 
 def two_streams_of_one_seed_agree(make: Make[Stream]) -> None:
@@ -228,9 +270,13 @@ def two_streams_of_one_seed_agree(make: Make[Stream]) -> None:
         raise Broken("two streams of one seed have other tasks; draw them from the seed alone")
     for one, other in zip(first.tasks, second.tasks, strict=True):
         if not _agree(_batches(one), _batches(other)):
-            raise Broken(f"task '{one.id}': two streams of one seed give other batches; draw the data from the seed alone")
+            raise Broken(
+                f"task '{one.id}': two streams of one seed give other batches; draw the data from the seed alone"
+            )
     if first.env.fingerprint() != second.env.fingerprint():
-        raise Broken("two streams of one seed have other fingerprints; make it of the data alone (api.Examples has one)")
+        raise Broken(
+            "two streams of one seed have other fingerprints; make it of the data alone (api.Examples has one)"
+        )
 
 
 CHECKS = (
@@ -265,7 +311,9 @@ def _act(task: Task, seen: set[int] | None = None) -> Act:
             seen.update(inputs.ids.tolist())
         with torch.no_grad():
             batch, *width = next(iter(inputs.values())).shape
-            output: Tensor = head(torch.zeros(batch, *(shape if inputs.lengths is None else (width[0], *shape[1:]))))
+            output: Tensor = head(
+                torch.zeros(batch, *(shape if inputs.lengths is None else (width[0], *shape[1:])))
+            )
         return output
 
     return act
@@ -289,7 +337,11 @@ def _agree(first: Iterator[Batch], second: Iterator[Batch]) -> bool:
 
 
 def _same(one: Batch, other: Batch) -> bool:
-    pairs = [(one.ids, other.ids), (one.targets, other.targets), *((value, other.inputs[name]) for name, value in one.inputs.items())]
+    pairs = [
+        (one.ids, other.ids),
+        (one.targets, other.targets),
+        *((value, other.inputs[name]) for name, value in one.inputs.items()),
+    ]
     return all(torch.equal(a, b) for a, b in pairs)
 
 

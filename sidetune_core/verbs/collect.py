@@ -43,21 +43,36 @@ def collect(
     """
     foreign = [word for word in words if word.startswith("--") and not _is_ours(word)]
     if foreign:
-        raise OptionError(f"a recording is of an env and an expert, so {foreign[0]} has no use here; give --env, --env.* and --seed")
+        raise OptionError(
+            f"a recording is of an env and an expert, so {foreign[0]} has no use here; give --env, --env.* and --seed"
+        )
     from sidetune_core.collecting import collect as record
 
     spec = arguments.parse(words).spec
     named = any(word.split("=")[0] == "--env" or word.startswith("--env.") for word in words)
     try:
-        recording = record(spec.env if named else None, out, trajectories, expert=expert, task=task, seed=spec.seed, quiet=quiet)
+        recording = record(
+            spec.env if named else None,
+            out,
+            trajectories,
+            expert=expert,
+            task=task,
+            seed=spec.seed,
+            quiet=quiet,
+        )
     except KeyboardInterrupt:
         given = {"--out": out, "--trajectories": trajectories, "--expert": expert, "--task": task}
         options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
-        print(f"\ninterrupted; go on with: {shlex.join(['sidetune', 'collect', *words, *options])}", file=sys.stderr)
+        print(
+            f"\ninterrupted; go on with: {shlex.join(['sidetune', 'collect', *words, *options])}",
+            file=sys.stderr,
+        )
         return 130
     card = recording.card
     figures = ", ".join(f"{name} {value:.3f}" for name, value in card.figures.items())
-    print(f"{recording.folder}: {card.recorded} trajectories of '{card.expert}' in {card.title}, {card.steps} steps ({figures})")
+    print(
+        f"{recording.folder}: {card.recorded} trajectories of '{card.expert}' in {card.title}, {card.steps} steps ({figures})"
+    )
     print(f"try next    sidetune-run --env imitation --env.data {recording.folder}")
     return 0
 

@@ -52,7 +52,10 @@ def reproduce(
 
 
 def show_ledger(
-    table: Positional[str | None] = None, ledger: Path = Path("ledger"), format: Layout = "text", update: Path | None = None
+    table: Positional[str | None] = None,
+    ledger: Path = Path("ledger"),
+    format: Layout = "text",
+    update: Path | None = None,
 ) -> int:
     """Show what the ledger has recorded, table by table.
 
@@ -65,14 +68,22 @@ def show_ledger(
     from sidetune_core import ledger as book
 
     entries = [book.read_entry(ledger, name) for name in book.names(ledger)]
-    tables = {name: [entry for entry in entries if entry.claim.table == name] for name in dict.fromkeys(one.claim.table for one in entries)}
+    tables = {
+        name: [entry for entry in entries if entry.claim.table == name]
+        for name in dict.fromkeys(one.claim.table for one in entries)
+    }
     if update is not None:
         text = update.read_text(encoding="utf-8")
-        write_text(update, book.update(text, {name: book.write_up(ones, "markdown") for name, ones in tables.items()}))
+        write_text(
+            update,
+            book.update(text, {name: book.write_up(ones, "markdown") for name, ones in tables.items()}),
+        )
         print(update)
         return 0
     if table is not None and table not in tables:
-        raise LedgerError(f"the ledger has no table '{table}'.{suggest(table, tables)} There are: {', '.join(tables)}")
+        raise LedgerError(
+            f"the ledger has no table '{table}'.{suggest(table, tables)} There are: {', '.join(tables)}"
+        )
     for name, ones in tables.items():
         if table in (None, name):
             print(f"{name}  ({', '.join(entry.name for entry in ones)})\n\n{book.write_up(ones, format)}\n")

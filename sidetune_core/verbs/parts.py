@@ -25,7 +25,12 @@ def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> i
     found = {one.plural: registry.installed(one) for one in chosen}
     if json:
         without_kind = attrs.filters.exclude("kind")
-        print_json({name: [attrs.asdict(plugin, filter=without_kind) for plugin in plugins] for name, plugins in found.items()})
+        print_json(
+            {
+                name: [attrs.asdict(plugin, filter=without_kind) for plugin in plugins]
+                for name, plugins in found.items()
+            }
+        )
         return 0
     for one in chosen:
         print(f"{one.plural} ({one.summary})")
@@ -50,11 +55,15 @@ def describe(kind: Positional[str], name: Positional[str]) -> int:
         if getattr(cls, slot, None):
             print(f"{word}: {', '.join(sorted(getattr(cls, slot)))}")
     if getattr(cls, "recipe", None):
-        print("training defaults: " + ", ".join(f"--train.{key} {value}" for key, value in cls.recipe.items()))
+        print(
+            "training defaults: " + ", ".join(f"--train.{key} {value}" for key, value in cls.recipe.items())
+        )
     options = describe_options(cls.Config)
     print("options:" if options else "no options")
     for option in options:
-        print(f"  --{plugin.kind.name}.{option.name}  {option.type}, default {option.default}\n      {option.help}")
+        print(
+            f"  --{plugin.kind.name}.{option.name}  {option.type}, default {option.default}\n      {option.help}"
+        )
     return 0
 
 
@@ -82,9 +91,13 @@ def check(
     if distribution is not None:
         checked = testing.check_distribution(distribution, values)
     elif kind is None or name is None:
-        raise OptionError("name what to check: sidetune check learner sidetune, or sidetune check --distribution PACKAGE")
+        raise OptionError(
+            "name what to check: sidetune check learner sidetune, or sidetune check --distribution PACKAGE"
+        )
     else:
-        checked = [testing.Checked(kinds.kind(kind).name, name, tuple(testing.check_plugin(kind, name, values)))]
+        checked = [
+            testing.Checked(kinds.kind(kind).name, name, tuple(testing.check_plugin(kind, name, values)))
+        ]
     passed = all(one.passed for one in checked)
     if json:
         print_json({"passed": passed, "plugins": [one.to_json() for one in checked]})
@@ -107,5 +120,7 @@ def new_package(kind: Positional[str], name: Positional[str], out: Path | None =
     one = kinds.kind(kind)
     folder = create_package(one, name, out)
     print(folder)
-    print(f"try next    pip install -e {folder} && sidetune check {one.name} {name} && sidetune-run --{one.name} {name}")
+    print(
+        f"try next    pip install -e {folder} && sidetune check {one.name} {name} && sidetune-run --{one.name} {name}"
+    )
     return 0

@@ -59,7 +59,9 @@ def report(
     if curve and pictures:
         raise SidetuneError("--curve and --pictures are two figures; draw one after the other")
     if (curve or pictures) and figure is None:
-        raise SidetuneError(f"--{'curve' if curve else 'pictures'} needs a file to draw to, such as --figure report.png")
+        raise SidetuneError(
+            f"--{'curve' if curve else 'pictures'} needs a file to draw to, such as --figure report.png"
+        )
     if figure is not None:
         from sidetune_core.figure import draw, draw_curves, draw_methods, draw_pictures
 
@@ -101,7 +103,9 @@ def _against(reference: Path, summaries: Sequence[RunSummary]) -> tuple[Metric]:
     joint = summarise(open_run(reference))
     for summary in summaries:
         if not same_stream([joint, summary]):
-            raise RunError(f"{reference} cannot be a reference for {summary.folder}: env, tasks or metric are others")
+            raise RunError(
+                f"{reference} cannot be a reference for {summary.folder}: env, tasks or metric are others"
+            )
     return (against(joint),)
 
 
@@ -139,10 +143,14 @@ def export(run: Positional[Path], part: str = "base", out: Path | None = None, h
     if out.suffix != ".safetensors":
         raise SidetuneError(f"weights are written as .safetensors, not '{out.name}'")
     if half:
-        tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        tensors = {
+            name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+        }
         if beyond := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise SidetuneError(f"{beyond[0]} of {run} has numbers beyond half precision; leave out --half")
-    write_tensors(out, tensors, {"composition": str(folder.read_json("run.json")["composition"]), "part": part})
+    write_tensors(
+        out, tensors, {"composition": str(folder.read_json("run.json")["composition"]), "part": part}
+    )
     print(f"{out}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers")
     return 0
 
@@ -165,6 +173,13 @@ def verify_run(run: Positional[Path]) -> int:
     if found.problems:
         print(f"The certificate of {run} does NOT hold.")
         return 1
-    print("\n".join(certificate.lines(found.certificate) or [f"Nothing could be forgotten: {found.certificate.verdict}."]))
-    print(f"The certificate of {run} holds: the hashes and probes of {len(found.certificate.tasks)} tasks were checked.")
+    print(
+        "\n".join(
+            certificate.lines(found.certificate)
+            or [f"Nothing could be forgotten: {found.certificate.verdict}."]
+        )
+    )
+    print(
+        f"The certificate of {run} holds: the hashes and probes of {len(found.certificate.tasks)} tasks were checked."
+    )
     return 0

@@ -52,7 +52,9 @@ def sweep(
         _show(grid.plan(grid.read(words)), out, json)
         return 0
     planning = [sys.executable, "-P", "-c", _MAIN, "sweep", "--dry-run", "--json", "--", *words]
-    shown = subprocess.run(planning, stdout=subprocess.PIPE)  # plugins import torch: half a gigabyte, which is given back so
+    shown = subprocess.run(
+        planning, stdout=subprocess.PIPE
+    )  # plugins import torch: half a gigabyte, which is given back so
     if shown.returncode:
         return shown.returncode
     plan = jsons.loads(shown.stdout)
@@ -66,8 +68,12 @@ def sweep(
     except Interrupted as stop:
         usual = {"--workers": None, "--on": "local", "--retries": sweeping.RETRIES, "--save-every": None}
         given = {"--workers": workers, "--on": on, "--retries": retries, "--save-every": save_every}
-        options = [word for name, value in given.items() if value != usual[name] for word in (name, str(value))]
-        print_aside(f"\ninterrupted; go on with: {shlex.join(['sidetune', 'sweep', *words, '--out', str(out), *options])}")
+        options = [
+            word for name, value in given.items() if value != usual[name] for word in (name, str(value))
+        ]
+        print_aside(
+            f"\ninterrupted; go on with: {shlex.join(['sidetune', 'sweep', *words, '--out', str(out), *options])}"
+        )
         return 128 + stop.number
     done = tuple(one.folder for one in swept if one.status == "done")
     if done:
@@ -85,7 +91,10 @@ def _show(plan: grid.Plan, out: Path, json: bool) -> None:
         return
     for note in plan.notes:
         print_aside(note)
-    table = [[state, run.name, run.composition] for state, run in zip(sweeping.states(plan.runs, out), plan.runs, strict=True)]
+    table = [
+        [state, run.name, run.composition]
+        for state, run in zip(sweeping.states(plan.runs, out), plan.runs, strict=True)
+    ]
     print(aligned([["state", "run", "composition"], *table], left={0, 1, 2}))
 
 

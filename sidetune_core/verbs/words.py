@@ -27,7 +27,10 @@ def assignment(word: str) -> tuple[str, Any]:
 def ordered(verb: Callable[..., int], words: Sequence[str]) -> list[str]:
     """The options of a verb itself first, then ``--`` and its ``words``, which are options of `sidetune-run`: so the parser wants it."""
     parameters = [one for one in inspect.signature(verb).parameters.values() if one.name != "words"]
-    switches = {f"--{one.name.replace('_', '-')}" for one in parameters if one.annotation == "Switch"} | {"--help", "-h"}
+    switches = {f"--{one.name.replace('_', '-')}" for one in parameters if one.annotation == "Switch"} | {
+        "--help",
+        "-h",
+    }
     with_value = {f"--{one.name.replace('_', '-')}" for one in parameters} - switches
     own: list[str] = []
     rest: list[str] = []

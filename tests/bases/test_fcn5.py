@@ -24,7 +24,11 @@ def test_it_has_the_shapes_and_the_size_that_it_tells() -> None:
     base = make()
     features = base({"image": torch.rand(2, 3, 64, 64)})
     assert features.encoding.shape == (2, *base.shape) == (2, 8, 4, 4)
-    assert [tuple(tap.shape[1:]) for tap in features.taps] == list(base.tap_shapes) == [(16, 16, 16), (64, 8, 8), (64, 4, 4), (16, 4, 4)]
+    assert (
+        [tuple(tap.shape[1:]) for tap in features.taps]
+        == list(base.tap_shapes)
+        == [(16, 16, 16), (64, 8, 8), (64, 4, 4), (16, 4, 4)]
+    )
     assert f"{sum(parameter.numel() for parameter in base.parameters()):,} parameters" in FCN5.__doc__
 
 

@@ -18,7 +18,9 @@ RESNET18 = ((64, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2))
 def make(kind: str, size: int = 64, **options: Any) -> Any:
     cls = load(find(BASE, kind))
     torch.manual_seed(0)
-    return cls(cls.Config(**{"model": "resnet18", "weights": "none", **options}), {"image": (3, size, size)}).eval()
+    return cls(
+        cls.Config(**{"model": "resnet18", "weights": "none", **options}), {"image": (3, size, size)}
+    ).eval()
 
 
 @pytest.mark.parametrize("kind", ["torchvision", "timm"])
@@ -49,7 +51,9 @@ def test_the_map_is_what_torchvision_computes_from_standardised_pixels() -> None
     torch.manual_seed(0)
     network = models.resnet18(weights=None).eval()
     image = torch.rand(2, 3, 64, 64)
-    x = (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    x = (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    ).view(3, 1, 1)
     x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
         x = stage(x)
@@ -59,11 +63,21 @@ def test_the_map_is_what_torchvision_computes_from_standardised_pixels() -> None
 @pytest.mark.parametrize(
     ("model", "shape", "taps"),
     [
-        ("mobilenet_v3_small", (576, 2, 2), ((16, 32, 32), (72, 16, 16), (96, 8, 8), (288, 4, 4), (576, 2, 2))),
-        ("shufflenet_v2_x0_5", (1024, 2, 2), ((24, 32, 32), (24, 16, 16), (48, 8, 8), (96, 4, 4), (1024, 2, 2))),
+        (
+            "mobilenet_v3_small",
+            (576, 2, 2),
+            ((16, 32, 32), (72, 16, 16), (96, 8, 8), (288, 4, 4), (576, 2, 2)),
+        ),
+        (
+            "shufflenet_v2_x0_5",
+            (1024, 2, 2),
+            ((24, 32, 32), (24, 16, 16), (48, 8, 8), (96, 4, 4), (1024, 2, 2)),
+        ),
     ],
 )
-def test_taps_are_found_in_networks_that_pool_on_the_way(model: str, shape: tuple[int, ...], taps: tuple[tuple[int, ...], ...]) -> None:
+def test_taps_are_found_in_networks_that_pool_on_the_way(
+    model: str, shape: tuple[int, ...], taps: tuple[tuple[int, ...], ...]
+) -> None:
     base = make("torchvision", model=model)
     assert base.shape == shape
     assert base.tap_shapes == taps
@@ -95,6 +109,8 @@ def test_weights_can_come_from_a_file(tmp_path: Path) -> None:
         ("timm", {"model": "resnet19"}, OptionError, "timm has no network 'resnet19'"),
     ],
 )
-def test_what_there_is_not_is_told(kind: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_what_there_is_not_is_told(
+    kind: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         make(kind, **options)

@@ -20,7 +20,9 @@ from sidetune_core.weights import write_tensors
 IMAGE = {"image": (3, 32, 32)}
 
 
-def make(name: str = "resnet20", weights: str | Path = "none", inputs: dict[str, tuple[int, ...]] | None = None) -> Base:
+def make(
+    name: str = "resnet20", weights: str | Path = "none", inputs: dict[str, tuple[int, ...]] | None = None
+) -> Base:
     cls = load(find(BASE, name))
     base: Base = cls(cls.Config(weights=str(weights)), IMAGE if inputs is None else inputs)
     return base.eval()
@@ -42,7 +44,9 @@ def test_the_number_of_saved_buffers_is_the_published_one(name: str, count: int)
     assert numbers(base.state_dict().values()) - numbers(base.parameters()) == count
 
 
-@pytest.mark.parametrize(("name", "depth"), [("resnet20", 20), ("resnet32", 32), ("resnet44", 44), ("resnet56", 56)])
+@pytest.mark.parametrize(
+    ("name", "depth"), [("resnet20", 20), ("resnet32", 32), ("resnet44", 44), ("resnet56", 56)]
+)
 def test_the_depth_counts_convolutions_and_the_linear_layer_that_is_left_out(name: str, depth: int) -> None:
     assert sum(isinstance(module, nn.Conv2d) for module in make(name).modules()) == depth - 1
 
@@ -116,7 +120,9 @@ def test_the_image_is_standardised_with_the_figures_of_imagenet() -> None:
     torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor([1.0, 0.0, 2.0]))
 
 
-@pytest.mark.parametrize("inputs", [{}, {"tokens": (3, 32, 32)}, {"image": (1, 32, 32)}, {"image": (3, 32)}, {"image": (3, 7, 32)}])
+@pytest.mark.parametrize(
+    "inputs", [{}, {"tokens": (3, 32, 32)}, {"image": (1, 32, 32)}, {"image": (3, 32)}, {"image": (3, 7, 32)}]
+)
 def test_inputs_that_are_no_colour_image_do_not_fit(inputs: dict[str, tuple[int, ...]]) -> None:
     with pytest.raises(FitError, match=r"base 'resnet20' needs an input 'image' of shape \(3, H, W\)"):
         make(inputs=inputs)
@@ -131,16 +137,22 @@ def test_the_published_file_fills_every_weight_with_every_key_used(shared_data: 
     assert all(torch.equal(value, content[f"module.{key}"]) for key, value in own.items())
 
 
-def test_weights_seed_are_the_published_file(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_seed_are_the_published_file(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "resnet44-cifar.pth").symlink_to((shared_data / "weights" / "resnet44-cifar.pth").resolve())
+    (tmp_path / "weights" / "resnet44-cifar.pth").symlink_to(
+        (shared_data / "weights" / "resnet44-cifar.pth").resolve()
+    )
     monkeypatch.setenv("SIDETUNE_HOME", str(tmp_path))
     ours = make("resnet44", "seed").state_dict()
     direct = make("resnet44", shared_data / "weights" / "resnet44-cifar.pth").state_dict()
     assert all(torch.equal(ours[key], direct[key]) for key in ours)
 
 
-def test_the_forward_pass_equals_one_written_straight_from_the_tensors_of_the_published_file(shared_data: Path) -> None:
+def test_the_forward_pass_equals_one_written_straight_from_the_tensors_of_the_published_file(
+    shared_data: Path,
+) -> None:
     file = shared_data / "weights" / "resnet44-cifar.pth"
     content = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     tensors = {key.removeprefix("module."): value.double() for key, value in content.items()}
@@ -156,7 +168,10 @@ def by_hand(tensors: dict[str, Tensor], image: Tensor) -> list[Tensor]:
     """The maps after the stem and the three stages of a ResNet-44, out of its published tensors."""
 
     def norm(x: Tensor, name: str) -> Tensor:
-        mean, var, weight, bias = (tensors[f"{name}.{one}"].view(-1, 1, 1) for one in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, weight, bias = (
+            tensors[f"{name}.{one}"].view(-1, 1, 1)
+            for one in ("running_mean", "running_var", "weight", "bias")
+        )
         return (x - mean) / (var + 1e-5).sqrt() * weight + bias
 
     mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
@@ -165,7 +180,9 @@ def by_hand(tensors: dict[str, Tensor], image: Tensor) -> list[Tensor]:
     maps = [x]
     for stage, block in itertools.product((1, 2, 3), range(7)):
         name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
-        inner = norm(functional.conv2d(x, tensors[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1").clamp(min=0)
+        inner = norm(
+            functional.conv2d(x, tensors[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1"
+        ).clamp(min=0)
         inner = norm(functional.conv2d(inner, tensors[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
         if stride == 2:
             zeros = torch.zeros_like(inner[:, : x.shape[1] // 2])
@@ -178,7 +195,9 @@ def by_hand(tensors: dict[str, Tensor], image: Tensor) -> list[Tensor]:
 
 def test_weights_of_another_depth_are_refused_with_the_keys_that_are_missing(tmp_path: Path) -> None:
     write_tensors(tmp_path / "w.safetensors", make("resnet20").state_dict())
-    with pytest.raises(WeightsError, match=r"of another architecture: the file lacks layer1\.3\.bn1\.bias.* more$") as caught:
+    with pytest.raises(
+        WeightsError, match=r"of another architecture: the file lacks layer1\.3\.bn1\.bias.* more$"
+    ) as caught:
         make("resnet44", tmp_path / "w.safetensors")
     assert str(tmp_path / "w.safetensors") in str(caught.value)
 
@@ -238,7 +257,10 @@ def test_a_pickle_of_objects_is_refused_and_its_code_does_not_run(new_format: bo
 
 
 def test_packaged_weights_that_do_not_come_with_the_package_are_told() -> None:
-    with pytest.raises(WeightsError, match="no weights of base 'resnet20' come with the package: give a file, or 'none' for random ones"):
+    with pytest.raises(
+        WeightsError,
+        match="no weights of base 'resnet20' come with the package: give a file, or 'none' for random ones",
+    ):
         make("resnet20", "packaged")
 
 

@@ -31,12 +31,20 @@ def test_it_has_the_published_number_of_parameters_and_buffers() -> None:
 
 def test_its_keys_are_those_of_the_published_bank() -> None:
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    expected = {"conv1.weight", "compress1.weight"} | {f"{name}.{part}" for name in ("bn1", "compress_bn") for part in norm}
+    expected = {"conv1.weight", "compress1.weight"} | {
+        f"{name}.{part}" for name in ("bn1", "compress_bn") for part in norm
+    }
     for stage, blocks in enumerate((3, 4, 6, 3), 1):
         for block in range(blocks):
             for k in (1, 2, 3):
-                expected |= {f"layer{stage}.{block}.conv{k}.weight", *(f"layer{stage}.{block}.bn{k}.{part}" for part in norm)}
-        expected |= {f"layer{stage}.0.downsample.0.weight", *(f"layer{stage}.0.downsample.1.{part}" for part in norm)}
+                expected |= {
+                    f"layer{stage}.{block}.conv{k}.weight",
+                    *(f"layer{stage}.{block}.bn{k}.{part}" for part in norm),
+                }
+        expected |= {
+            f"layer{stage}.0.downsample.0.weight",
+            *(f"layer{stage}.0.downsample.1.{part}" for part in norm),
+        }
     assert set(make().state_dict()) == expected
 
 
@@ -50,7 +58,10 @@ def test_declared_shapes_hold_at_any_size(size: int) -> None:
 
 def test_the_stride_of_a_stage_is_in_its_last_block() -> None:
     base = make()
-    strides = [[block.conv2.stride[0] for block in stage] for stage in (base.layer1, base.layer2, base.layer3, base.layer4)]
+    strides = [
+        [block.conv2.stride[0] for block in stage]
+        for stage in (base.layer1, base.layer2, base.layer3, base.layer4)
+    ]
     assert strides == [[1, 1, 2], [1, 1, 1, 2], [1] * 6, [1] * 3]
 
 
@@ -58,7 +69,10 @@ def test_a_file_of_the_banks_form_fills_it(tmp_path: Path) -> None:
     base = make()
     torch.save({"state_dict": base.state_dict(), "epoch": 3}, tmp_path / "curvature_encoder.dat")
     image = {"image": torch.rand(2, 3, 64, 64)}
-    assert torch.equal(make(weights=str(tmp_path / "curvature_encoder.dat")).eval()(image).encoding, base.eval()(image).encoding)
+    assert torch.equal(
+        make(weights=str(tmp_path / "curvature_encoder.dat")).eval()(image).encoding,
+        base.eval()(image).encoding,
+    )
     with pytest.raises(WeightsError, match="of another architecture"):
         make(width=8, weights=str(tmp_path / "curvature_encoder.dat"))
 
@@ -75,13 +89,26 @@ def test_in_full_width_and_size_it_gives_the_map_that_is_published_for() -> None
     with torch.no_grad():
         features = base({"image": torch.rand(1, 3, 256, 256)})
     assert tuple(features.encoding.shape) == (1, 8, 16, 16)
-    assert [tuple(tap.shape) for tap in features.taps] == [(1, 256, 32, 32), (1, 512, 16, 16), (1, 1024, 16, 16), (1, 2048, 16, 16)]
-    assert all(bool(maps.isfinite().all()) and float(maps.std()) > 0 for maps in (features.encoding, *features.taps))
+    assert [tuple(tap.shape) for tap in features.taps] == [
+        (1, 256, 32, 32),
+        (1, 512, 16, 16),
+        (1, 1024, 16, 16),
+        (1, 2048, 16, 16),
+    ]
+    assert all(
+        bool(maps.isfinite().all()) and float(maps.std()) > 0 for maps in (features.encoding, *features.taps)
+    )
 
 
 def test_the_packaged_weights_are_those_of_their_card_and_fit_no_other_width() -> None:
-    file = Path(sys.modules[type(make()).__module__].__file__ or "").parent / "weights" / "taskonomy-rooms.safetensors"
-    assert hashlib.sha256(file.read_bytes()).hexdigest() in file.with_suffix(".md").read_text(encoding="utf-8")
+    file = (
+        Path(sys.modules[type(make()).__module__].__file__ or "").parent
+        / "weights"
+        / "taskonomy-rooms.safetensors"
+    )
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in file.with_suffix(".md").read_text(
+        encoding="utf-8"
+    )
     base = make(64, width=10, weights="packaged").eval()
     assert base.conv1.weight.dtype == torch.float32
     with pytest.raises(WeightsError, match="of another architecture"):

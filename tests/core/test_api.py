@@ -19,7 +19,10 @@ def test_the_public_interface_is_the_one_that_is_written_down() -> None:
     there, now = SNAPSHOT.read_text(encoding="utf-8").splitlines(), render().splitlines()
     changes = list(difflib.unified_diff(there, now, "tests/api.txt", "sidetune_core.api", lineterm="", n=0))
     assert not changes, "\n".join(
-        ["the public interface has changed; if that is meant: python tests/core/test_api.py, and a line in CHANGELOG.md", *changes]
+        [
+            "the public interface has changed; if that is meant: python tests/core/test_api.py, and a line in CHANGELOG.md",
+            *changes,
+        ]
     )
 
 
@@ -41,7 +44,10 @@ def render() -> str:
     for name in api.__all__:
         thing = getattr(api, name)
         if inspect.isclass(thing):
-            lines += [f"class {name}({', '.join(base.__name__ for base in thing.__bases__)})", *members(thing)]
+            lines += [
+                f"class {name}({', '.join(base.__name__ for base in thing.__bases__)})",
+                *members(thing),
+            ]
         elif inspect.isfunction(thing):
             lines.append(f"{name}{inspect.signature(thing)}")
         else:

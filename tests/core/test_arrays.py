@@ -24,11 +24,24 @@ def examples_of(train: int = 60, val: int = 12, test: int = 18, classes: int = 6
     )
 
 
-def task_of(classes: tuple[int, ...] = (0, 1), *, id: str = "t0", augmented: bool = False, examples: Examples | None = None) -> ClassTask:
+def task_of(
+    classes: tuple[int, ...] = (0, 1),
+    *,
+    id: str = "t0",
+    augmented: bool = False,
+    examples: Examples | None = None,
+) -> ClassTask:
     def jitter(stored: Tensor, generator: torch.Generator) -> Tensor:
         return stored + torch.rand(stored.shape, generator=generator) / 2
 
-    return ClassTask(id, "some", examples or examples_of(), classes, transform=Tensor.float, augment=jitter if augmented else None)
+    return ClassTask(
+        id,
+        "some",
+        examples or examples_of(),
+        classes,
+        transform=Tensor.float,
+        augment=jitter if augmented else None,
+    )
 
 
 def act(_: Inputs) -> Tensor:
@@ -154,7 +167,9 @@ def test_evaluation_equals_a_count_by_hand() -> None:
 
     figures = task.evaluate(says_class_one, "test")
     assert figures["accuracy"] == pytest.approx(3 / 9)
-    assert figures["loss"] == pytest.approx(float((3 * torch.tensor(2.0).log() + 6 * torch.tensor(4.0).log()) / 9))
+    assert figures["loss"] == pytest.approx(
+        float((3 * torch.tensor(2.0).log() + 6 * torch.tensor(4.0).log()) / 9)
+    )
 
 
 def test_evaluation_goes_through_a_large_split_once() -> None:
@@ -167,7 +182,14 @@ def test_it_evaluates_on_every_split_but_the_one_it_trains_on() -> None:
 
 
 def test_input_shapes_are_those_after_the_transform() -> None:
-    task = ClassTask("t0", "some", examples_of(), (0, 1), input="signal", transform=lambda stored: stored.float()[:, None, :2])
+    task = ClassTask(
+        "t0",
+        "some",
+        examples_of(),
+        (0, 1),
+        input="signal",
+        transform=lambda stored: stored.float()[:, None, :2],
+    )
     assert task.inputs == {"signal": (1, 2)}
 
 
@@ -179,7 +201,11 @@ def test_classes_that_a_split_lacks_are_an_error() -> None:
 def test_a_fingerprint_changes_with_one_value() -> None:
     changed = examples_of()
     changed.inputs["test"][3, 1] += 1
-    assert changed.fingerprint("float") != examples_of().fingerprint("float") == examples_of().fingerprint("float")
+    assert (
+        changed.fingerprint("float")
+        != examples_of().fingerprint("float")
+        == examples_of().fingerprint("float")
+    )
 
 
 def test_a_fingerprint_changes_with_the_transform() -> None:

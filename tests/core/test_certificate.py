@@ -41,7 +41,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder]:
         if key not in made:
             made[key] = tmp_path_factory.mktemp("run") / "run"
             env = {"name": "acme_sidetune.blobs:Blobs", "examples": 32}
-            spec = api.RunSpec(base={"name": "resnet20", "weights": "none"}, learner=learner, env=env, train=TRAIN, **parts)
+            spec = api.RunSpec(
+                base={"name": "resnet20", "weights": "none"}, learner=learner, env=env, train=TRAIN, **parts
+            )
             api.run(spec, made[key])
         return RunFolder(Path(shutil.copytree(made[key], folder)))
 
@@ -68,7 +70,9 @@ SIDE = {"name": "fcn4", "weights": "none"}
     ],
     ids=["sidetune", "sidetune-dense", "features", "independent", "pnn-dense"],
 )
-def test_a_learner_that_shares_nothing_that_moves_is_certified(learner: Any, parts: Any, make: Any, tmp_path: Path) -> None:
+def test_a_learner_that_shares_nothing_that_moves_is_certified(
+    learner: Any, parts: Any, make: Any, tmp_path: Path
+) -> None:
     folder = make(learner, tmp_path / "run", **parts)
     found = certified(folder)
     assert found.verdict == certificate.ZERO
@@ -77,8 +81,14 @@ def test_a_learner_that_shares_nothing_that_moves_is_certified(learner: Any, par
     assert verify(folder).problems == ()
 
 
-@pytest.mark.parametrize("learner", ["finetune", "bsp", "lwf", {"name": "ewc", "examples": 8}], ids=["finetune", "bsp", "lwf", "ewc"])
-def test_a_learner_that_moves_shared_weights_is_told_which_and_how_far(learner: Any, make: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "learner",
+    ["finetune", "bsp", "lwf", {"name": "ewc", "examples": 8}],
+    ids=["finetune", "bsp", "lwf", "ewc"],
+)
+def test_a_learner_that_moves_shared_weights_is_told_which_and_how_far(
+    learner: Any, make: Any, tmp_path: Path
+) -> None:
     folder = make(learner, tmp_path / "run")
     found = certified(folder)
     first = found.tasks[0]
@@ -86,7 +96,9 @@ def test_a_learner_that_moves_shared_weights_is_told_which_and_how_far(learner: 
     before, after = (read_tensors(checkpoint.boundary(folder.checkpoints, count)) for count in (1, 3))
     name = "base.conv1.weight"
     apart = (after[name] - before[name]).abs().max()
-    assert first.moved[name] == certificate.Change(pytest.approx(float(apart)), pytest.approx(float(apart / before[name].abs().max())))
+    assert first.moved[name] == certificate.Change(
+        pytest.approx(float(apart)), pytest.approx(float(apart / before[name].abs().max()))
+    )
     assert {name for name, digest in first.tensors.items() if found.now[name] != digest} == first.moved.keys()
     assert not first.probes.same
     assert first.probes.change.absolute > 0
@@ -150,7 +162,9 @@ class Ensemble(Rotating):
 
 def test_what_is_read_only_since_a_later_task_is_named(make: Any, tmp_path: Path) -> None:
     first = certified(make(f"{__name__}:Ensemble", tmp_path / "run")).tasks[0]
-    assert first.read_anew == [f"heads.{task}.linear.{name}" for task in ("t1", "t2") for name in ("bias", "weight")]
+    assert first.read_anew == [
+        f"heads.{task}.linear.{name}" for task in ("t1", "t2") for name in ("bias", "weight")
+    ]
     assert first.verdict == certificate.NOT_ZERO
 
 
@@ -171,7 +185,9 @@ class Diary(Rotating):
         return {"diary": self.diary.square().sum()}
 
 
-def test_a_shared_tensor_that_no_task_reads_does_no_harm_and_weakens_the_ground(make: Any, tmp_path: Path) -> None:
+def test_a_shared_tensor_that_no_task_reads_does_no_harm_and_weakens_the_ground(
+    make: Any, tmp_path: Path
+) -> None:
     folder = make(f"{__name__}:Diary", tmp_path / "run")
     first = certified(folder).tasks[0]
     assert (first.verdict, first.ground) == (certificate.ZERO, "what is read")
@@ -205,7 +221,9 @@ def test_a_run_that_was_cut_off_ends_with_the_same_certificate(make: Any, tmp_pa
     assert verify(cut).problems == ()
 
 
-def test_the_report_and_the_command_line_say_it(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_and_the_command_line_say_it(
+    make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = make("features", tmp_path / "run").path
     assert "Forgetting is zero by construction for t0 to t1" in (folder / "report.md").read_text()
     assert main(["report", str(folder)]) == 0
@@ -256,26 +274,52 @@ def flip(path: Path) -> None:
 
 
 FORGERIES: dict[str, tuple[Callable[[RunFolder], None], str]] = {
-    "a bit of the newest checkpoint": (lambda folder: flip(folder.checkpoints / "after-003.safetensors"), "has changed since"),
-    "a bit of the checkpoint of the first task": (lambda folder: flip(folder.checkpoints / "after-001.safetensors"), "has changed since"),
-    "a checkpoint gone": (lambda folder: (folder.checkpoints / "after-001.safetensors").unlink(), "No such file"),
+    "a bit of the newest checkpoint": (
+        lambda folder: flip(folder.checkpoints / "after-003.safetensors"),
+        "has changed since",
+    ),
+    "a bit of the checkpoint of the first task": (
+        lambda folder: flip(folder.checkpoints / "after-001.safetensors"),
+        "has changed since",
+    ),
+    "a checkpoint gone": (
+        lambda folder: (folder.checkpoints / "after-001.safetensors").unlink(),
+        "No such file",
+    ),
     "the newest checkpoint gone": (
         lambda folder: [path.unlink() for path in folder.checkpoints.glob("after-003.*")] and None,
         "the newest checkpoint is",
     ),
-    "probes gone": (lambda folder: (folder.path / "probes" / "t0.safetensors").unlink(), "t0: no file of weights"),
+    "probes gone": (
+        lambda folder: (folder.path / "probes" / "t0.safetensors").unlink(),
+        "t0: no file of weights",
+    ),
     "a bit of the probes": (lambda folder: flip(folder.path / "probes" / "t0.safetensors"), "t0: the probes"),
-    "the verdict of the run": (edited(lambda values: values.update(verdict=certificate.ZERO)), "those on its tasks amount to"),
+    "the verdict of the run": (
+        edited(lambda values: values.update(verdict=certificate.ZERO)),
+        "those on its tasks amount to",
+    ),
     "the verdict of a task": (edited(claim_zero), "t0: verdict is 'zero by construction' in the certificate"),
-    "everything that the verdict is made of": (edited(claim_zero_throughout), "has other hashes than the certificate"),
+    "everything that the verdict is made of": (
+        edited(claim_zero_throughout),
+        "has other hashes than the certificate",
+    ),
     "a task left out": (edited(lambda values: values["tasks"].pop(0)), "the certificate"),
-    "the size of a change": (edited(lambda values: values["tasks"][0]["probes"]["change"].update(relative=0.0)), "outputs for its probes"),
-    "a tensor left out": (edited(lambda values: values["tasks"][0]["tensors"].pop("base.conv1.weight")), "t0: read anew is nothing"),
+    "the size of a change": (
+        edited(lambda values: values["tasks"][0]["probes"]["change"].update(relative=0.0)),
+        "outputs for its probes",
+    ),
+    "a tensor left out": (
+        edited(lambda values: values["tasks"][0]["tensors"].pop("base.conv1.weight")),
+        "t0: read anew is nothing",
+    ),
 }
 
 
 @pytest.mark.parametrize("forgery", FORGERIES, ids=lambda name: name.replace(" ", "-"))
-def test_a_forgery_is_found(forgery: str, make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_forgery_is_found(
+    forgery: str, make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     forge, words = FORGERIES[forgery]
     folder = make("finetune", tmp_path / "run")
     forge(folder)
@@ -293,7 +337,9 @@ def test_a_checkpoint_that_is_forged_with_its_own_hash_is_found(make: Any, tmp_p
     tensors["base.conv1.weight"][0, 0, 0, 0] += 1
     write_tensors(path, tensors)
     about = json.loads(path.with_suffix(".json").read_text())
-    path.with_suffix(".json").write_text(json.dumps({**about, "sha256": checkpoint._digest(json.dumps(about["state"]), tensors)}))
+    path.with_suffix(".json").write_text(
+        json.dumps({**about, "sha256": checkpoint._digest(json.dumps(about["state"]), tensors)})
+    )
     assert "base.conv1.weight" in verify(folder).problems[0]
 
 
@@ -310,19 +356,25 @@ def test_a_certificate_that_cannot_be_read_is_bad_input(
     assert main(["verify", str(tmp_path)]) == 2
 
 
-def test_neither_data_nor_the_first_weights_are_needed(image_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_neither_data_nor_the_first_weights_are_needed(
+    image_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights = tmp_path / "base.safetensors"
     cls = registry.load(registry.find(BASE, "resnet20"))
     write_tensors(weights, cls(cls.Config(weights="none"), {"image": (3, 32, 32)}).state_dict())
     env = {"name": "images", "archive": image_archive, "classes_per_task": 2}
-    spec = api.RunSpec(base={"name": "resnet20", "weights": str(weights)}, learner="features", env=env, train=TRAIN)
+    spec = api.RunSpec(
+        base={"name": "resnet20", "weights": str(weights)}, learner="features", env=env, train=TRAIN
+    )
     folder = api.run(spec, tmp_path / "run").folder
     weights.unlink()
     image_archive.unlink()
     assert verify(folder).problems == ()
 
 
-def test_outputs_that_are_rounded_otherwise_are_noted_and_no_problem(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_that_are_rounded_otherwise_are_noted_and_no_problem(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make("features", tmp_path / "run")
     act = evaluation.make_act
 

@@ -45,7 +45,9 @@ sys.exit("torch" in sys.modules)
     return subprocess.run([sys.executable, "-c", program], capture_output=True).returncode != 0
 
 
-@pytest.mark.parametrize("code", ["main(['list'])", "main(['list', 'learners', '--json'])", "main_run(['--help'])"])
+@pytest.mark.parametrize(
+    "code", ["main(['list'])", "main(['list', 'learners', '--json'])", "main_run(['--help'])"]
+)
 def test_listing_and_general_help_import_no_torch(code: str) -> None:
     assert not imports_torch(code)
 
@@ -55,12 +57,21 @@ def test_a_run_prints_the_matrix_the_figures_what_moved_and_where_it_is(
 ) -> None:
     assert main_run([*small, "--out", str(tmp_path / "run")]) == 0
     captured = capsys.readouterr()
-    for words in ("untrained", "average accuracy", "forgetting", "Nothing was forgotten", str(tmp_path / "run"), "try next"):
+    for words in (
+        "untrained",
+        "average accuracy",
+        "forgetting",
+        "Nothing was forgotten",
+        str(tmp_path / "run"),
+        "try next",
+    ):
         assert words in captured.out
     assert "task 1/2" in captured.err
 
 
-def test_a_quiet_run_shows_results_only(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_quiet_run_shows_results_only(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main_run([*small, "--quiet", "--out", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().err == ""
 
@@ -70,15 +81,24 @@ def test_a_run_comes_back_from_its_run_json(small: list[str], tmp_path: Path) ->
     assert main_run([*small, "--seed", "3", "--out", str(first)]) == 0
     assert main_run(["--spec", str(first / "run.json"), "--out", str(second)]) == 0
     assert (first / "eval.jsonl").read_text() == (second / "eval.jsonl").read_text()
-    assert json.loads((second / "run.json").read_text())["resolved"] == json.loads((first / "run.json").read_text())["resolved"]
+    assert (
+        json.loads((second / "run.json").read_text())["resolved"]
+        == json.loads((first / "run.json").read_text())["resolved"]
+    )
 
 
-def test_one_change_can_be_made_to_a_spec(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_change_can_be_made_to_a_spec(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main_run([*small, "--out", str(tmp_path / "run")]) == 0
     capsys.readouterr()
     assert main_run(["--spec", str(tmp_path / "run" / "run.json"), "--train.lr", "0.5", "--dry-run"]) == 0
     resolved = json.loads(capsys.readouterr().out)
-    assert (resolved["train"]["lr"], resolved["train"]["steps"], resolved["base"]["name"]) == (0.5, 4, "sidetune/resnet20")
+    assert (resolved["train"]["lr"], resolved["train"]["steps"], resolved["base"]["name"]) == (
+        0.5,
+        4,
+        "sidetune/resnet20",
+    )
 
 
 def test_a_learner_exchanged_in_a_spec_drops_the_parts_it_has_no_use_for(
@@ -114,12 +134,20 @@ def test_help_after_names_lists_the_options_of_the_chosen_parts(capsys: pytest.C
         main_run(["--learner", "distill", "--env", "icifar", "--help"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for words in ("--learner.coef", "weight of the difference", "--env.partition {consecutive,random}", "--base.weights", "--train.lr"):
+    for words in (
+        "--learner.coef",
+        "weight of the difference",
+        "--env.partition {consecutive,random}",
+        "--base.weights",
+        "--train.lr",
+    ):
         assert words in text
 
 
 def test_an_unknown_learner_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no learner named 'sidetun'. Did you mean 'sidetune'? Installed: " in error_of(capsys, "--learner", "sidetun")
+    assert "no learner named 'sidetun'. Did you mean 'sidetune'? Installed: " in error_of(
+        capsys, "--learner", "sidetun"
+    )
 
 
 def test_an_unknown_option_of_a_part_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,18 +159,24 @@ def test_an_unknown_general_option_is_answered_with_the_nearest(capsys: pytest.C
     assert "does not know '--lerner'. Did you mean '--learner'?" in error_of(capsys, "--lerner", "ewc")
 
 
-def test_a_value_after_a_switch_is_answered_with_how_switches_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_after_a_switch_is_answered_with_how_switches_are_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     message = error_of(capsys, "--learner", "features", "--learner.norm", "False")
     assert "a switch takes no value, it is --learner.norm or --learner.no-norm" in message
 
 
 def test_an_option_of_a_part_that_is_not_used_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "learner 'features' uses no side" in error_of(capsys, "--learner", "features", "--side.weights", "none")
+    assert "learner 'features' uses no side" in error_of(
+        capsys, "--learner", "features", "--side.weights", "none"
+    )
 
 
 def test_an_option_out_of_range_is_told_with_its_owner(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--train: batch must be at least 1, not 0" in error_of(capsys, "--train.batch", "0")
-    assert "learner 'distill': coef must be at least 0, not -1" in error_of(capsys, "--learner", "distill", "--learner.coef", "-1")
+    assert "learner 'distill': coef must be at least 0, not -1" in error_of(
+        capsys, "--learner", "distill", "--learner.coef", "-1"
+    )
 
 
 def test_an_option_of_the_wrong_type_exits_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,20 +186,58 @@ def test_an_option_of_the_wrong_type_exits_with_status_2(capsys: pytest.CaptureF
     assert "--train.batch" in capsys.readouterr().err
 
 
-def test_a_loss_that_diverges_exits_with_status_2(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*small, "--train.lr", "1e30", "--train.optimizer", "sgd", "--train.clip", "None", "--quiet", "--out", str(tmp_path / "run")]
+def test_a_loss_that_diverges_exits_with_status_2(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        *small,
+        "--train.lr",
+        "1e30",
+        "--train.optimizer",
+        "sgd",
+        "--train.clip",
+        "None",
+        "--quiet",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert "of task t0" in error_of(capsys, *words)
 
 
-def test_weights_that_are_not_there_are_told_before_data_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = error_of(capsys, "--env", "icifar", "--env.archive", "absent.npz", "--base.weights", str(tmp_path / "absent.safetensors"))
+def test_weights_that_are_not_there_are_told_before_data_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = error_of(
+        capsys,
+        "--env",
+        "icifar",
+        "--env.archive",
+        "absent.npz",
+        "--base.weights",
+        str(tmp_path / "absent.safetensors"),
+    )
     assert "no file of weights" in message
 
 
-def test_parts_that_do_not_fit_are_told_before_data_is_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_parts_that_do_not_fit_are_told_before_data_is_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "wide_base.py").write_text(WIDE_BASE)
-    program = [sys.executable, "-c", "import sys; from sidetune_core.cli import main_run; sys.exit(main_run())"]
-    words = ["--base", "wide_base:Wide", "--side.weights", "none", "--env", "icifar", "--env.archive", "absent.npz"]
+    program = [
+        sys.executable,
+        "-c",
+        "import sys; from sidetune_core.cli import main_run; sys.exit(main_run())",
+    ]
+    words = [
+        "--base",
+        "wide_base:Wide",
+        "--side.weights",
+        "none",
+        "--env",
+        "icifar",
+        "--env.archive",
+        "absent.npz",
+    ]
     done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert "side 'fcn4' encodes as (64,), and the base as (7,)" in done.stderr
@@ -224,7 +296,9 @@ def test_list_of_one_kind_as_json_can_be_read_by_a_program(capsys: pytest.Captur
     assert main(["list", "learners", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert list(listed) == ["learners"]
-    assert {"sidetune", "features", "finetune", "distill"} <= {plugin["name"] for plugin in listed["learners"]}
+    assert {"sidetune", "features", "finetune", "distill"} <= {
+        plugin["name"] for plugin in listed["learners"]
+    }
 
 
 def test_describe_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,7 +308,9 @@ def test_describe_shows_every_option_with_its_default(capsys: pytest.CaptureFixt
     assert "needs: base, side" in out
 
 
-def test_a_report_passes_over_folders_that_are_no_runs(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_passes_over_folders_that_are_no_runs(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main_run([*small, "--out", str(tmp_path / "run")]) == 0
     (tmp_path / "notes").mkdir()
     capsys.readouterr()
@@ -246,7 +322,19 @@ def test_a_report_passes_over_folders_that_are_no_runs(small: list[str], tmp_pat
 
 def test_a_report_compares_runs(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main_run([*small, "--out", str(tmp_path / "one")]) == 0
-    assert main_run(["--spec", str(tmp_path / "one" / "run.json"), "--learner", "features", "--out", str(tmp_path / "two")]) == 0
+    assert (
+        main_run(
+            [
+                "--spec",
+                str(tmp_path / "one" / "run.json"),
+                "--learner",
+                "features",
+                "--out",
+                str(tmp_path / "two"),
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert main(["report", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
     out = capsys.readouterr().out
@@ -265,7 +353,9 @@ def seeds(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     return list(runs.values())
 
 
-def test_a_report_of_several_seeds_has_a_line_per_method(seeds: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_of_several_seeds_has_a_line_per_method(
+    seeds: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report", *seeds, "--format", "csv"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.startswith("method,seeds,metric,average_accuracy,average_accuracy_half_width,")
@@ -305,7 +395,9 @@ def test_a_reference_on_other_tasks_is_refused(
 
 def test_methods_are_compared_and_drawn_without_torch(seeds: list[str], tmp_path: Path) -> None:
     figure = tmp_path / "grid.svg"
-    assert not imports_torch(f"main(['report', *{seeds}]); main(['report', *{seeds}, '--figure', '{figure}'])")
+    assert not imports_torch(
+        f"main(['report', *{seeds}]); main(['report', *{seeds}, '--figure', '{figure}'])"
+    )
     assert "mean over tasks so far" in figure.read_text()
 
 
@@ -315,11 +407,16 @@ def test_the_matrix_can_be_drawn(small: list[str], tmp_path: Path) -> None:
     assert "after t1" in (tmp_path / "r.svg").read_text()
 
 
-def test_an_export_can_be_loaded_as_the_base_of_another_run(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_can_be_loaded_as_the_base_of_another_run(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main_run([*small, "--out", str(tmp_path / "run")]) == 0
     out = tmp_path / "base.safetensors"
     assert main(["export", str(tmp_path / "run"), "--part", "base", "--out", str(out)]) == 0
-    again = [str(out) if word == "none" and small[place - 1] == "--base.weights" else word for place, word in enumerate(small)]
+    again = [
+        str(out) if word == "none" and small[place - 1] == "--base.weights" else word
+        for place, word in enumerate(small)
+    ]
     assert main_run([*again, "--out", str(tmp_path / "again")]) == 0
 
 

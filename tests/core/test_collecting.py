@@ -28,7 +28,9 @@ ENV_OPTIONS = {"episodes": 4, "envs": 2, "rollout": 8, "frames": 200}
 ENV = {"name": "cue:Cues", **ENV_OPTIONS}
 
 
-def record(folder: Path, trajectories: int, expert: str | Path | None = "oracle", seed: int = 0) -> api.Recording:
+def record(
+    folder: Path, trajectories: int, expert: str | Path | None = "oracle", seed: int = 0
+) -> api.Recording:
     return api.collect(ENV, folder, trajectories, expert=expert, task="t0", seed=seed, quiet=True)
 
 
@@ -38,7 +40,11 @@ def open_task(folder: Path) -> api.RolloutTask:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
 
 
 class Halting(Oracle):
@@ -75,19 +81,25 @@ def test_some_trajectories_are_read_from_the_shards_that_hold_them(tmp_path: Pat
     whole = recording.read(0, SHARD + 3)
     some = recording.read(SHARD - 2, 4)
     assert torch.equal(some.seeds, whole.seeds[SHARD - 2 : SHARD + 2])
-    assert torch.equal(some.observations["cue"], whole.observations["cue"][(SHARD - 2) * LENGTH : (SHARD + 2) * LENGTH])
+    assert torch.equal(
+        some.observations["cue"], whole.observations["cue"][(SHARD - 2) * LENGTH : (SHARD + 2) * LENGTH]
+    )
     with pytest.raises(DataError, match=f"has {SHARD + 3} trajectories, and {SHARD + 4} are wanted"):
         recording.read(SHARD, 4)
 
 
-def test_an_interrupted_recording_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_recording_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record(tmp_path / "whole", 2 * SHARD + 20)
     with monkeypatch.context() as patched:
         patched.setattr(CueTask, "expert", lambda self, name: Halting())
         with pytest.raises(KeyboardInterrupt):
             record(tmp_path / "halted", 2 * SHARD + 20)
     assert read_card(tmp_path / "halted").recorded == SHARD
-    with pytest.raises(DataError, match=f"has {SHARD} of its {2 * SHARD + 20} trajectories: it was interrupted"):
+    with pytest.raises(
+        DataError, match=f"has {SHARD} of its {2 * SHARD + 20} trajectories: it was interrupted"
+    ):
         open_recording(tmp_path / "halted")
     (tmp_path / "halted" / "shards" / ".00001.safetensors.0123abcd").write_text("half a file")
     record(tmp_path / "halted", 2 * SHARD + 20)
@@ -108,7 +120,10 @@ def test_a_damaged_or_missing_shard_is_told_and_made_anew(tmp_path: Path) -> Non
     shard = tmp_path / "shards" / "00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1] + b"!")
     recording.read(0, SHARD)
-    with pytest.raises(DataError, match="the shard .*00001.safetensors is damaged .*; delete it, and sidetune collect makes it anew"):
+    with pytest.raises(
+        DataError,
+        match="the shard .*00001.safetensors is damaged .*; delete it, and sidetune collect makes it anew",
+    ):
         recording.read(0, SHARD + 1)
     record(tmp_path, SHARD + 5)
     assert contents(tmp_path) == before
@@ -126,7 +141,10 @@ def test_a_damaged_or_missing_shard_is_told_and_made_anew(tmp_path: Path) -> Non
         ({"seed": "none"}, "the card is damaged: .*seed: expected int"),
         ({"env": {"name": "cue:Cues"}}, "names no env"),
         ({"task": "t7"}, "has no task 't7' to act in any more"),
-        ({"inputs": {"cue": [3]}}, r"has observations {'cue': \(3,\)}, and its env now gives {'cue': \(4,\)}"),
+        (
+            {"inputs": {"cue": [3]}},
+            r"has observations {'cue': \(3,\)}, and its env now gives {'cue': \(4,\)}",
+        ),
     ],
 )
 def test_a_card_that_cannot_be_used_is_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -147,11 +165,15 @@ def test_what_is_no_recording_or_another_one_is_not_gone_on_with(tmp_path: Path)
     record(tmp_path / "there", 4)
     with pytest.raises(RunError, match="its env is {'seed': 0}, and {'seed': 1} is wanted"):
         record(tmp_path / "there", 4, seed=1)
-    with pytest.raises(RunError, match="its env is {'options': {'hidden': 64}}, and {'options': {'hidden': 8}} is wanted"):
+    with pytest.raises(
+        RunError, match="its env is {'options': {'hidden': 64}}, and {'options': {'hidden': 8}} is wanted"
+    ):
         api.collect({**ENV, "hidden": 8}, tmp_path / "there", 4, task="t0", quiet=True)
 
 
-def test_another_version_may_use_what_is_recorded_and_not_add_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_may_use_what_is_recorded_and_not_add_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record(tmp_path, 4)
     monkeypatch.setattr(CueTask, "versions", lambda self: {"cue": "2.0"})
     assert record(tmp_path, 4).card.versions["cue"] == "1.0"
@@ -172,7 +194,10 @@ class Lazy(Coin):
 @pytest.mark.parametrize(
     ("expert", "message"),
     [
-        (Stumbling, r"trajectory 0 \(seed \d+\) of cue t0: the expert 'oracle' raised ValueError: no idea, at step 1"),
+        (
+            Stumbling,
+            r"trajectory 0 \(seed \d+\) of cue t0: the expert 'oracle' raised ValueError: no idea, at step 1",
+        ),
         (Lazy, "has given up 20 episodes in a row of cue t0, at trajectory 0"),
     ],
 )
@@ -196,7 +221,9 @@ def test_the_policy_of_a_trained_run_is_recorded_as_it_acts(tmp_path: Path) -> N
     assert recording.card.expert == "run"
     assert "mlp" in recording.card.about["composition"]
     assert str(tmp_path) not in (tmp_path / "data" / "card.json").read_text()
-    with pytest.raises(OptionError, match="is a run, and acts in the env that it was trained in; leave out --env"):
+    with pytest.raises(
+        OptionError, match="is a run, and acts in the env that it was trained in; leave out --env"
+    ):
         record(tmp_path / "other", 3, tmp_path / "run")
 
 
@@ -223,11 +250,16 @@ def test_trajectories_come_back_from_their_tensors(tmp_path: Path) -> None:
         assert torch.equal(one, other) if isinstance(one, Tensor) else one.keys() == other.keys()
 
 
-def test_the_command_records_and_says_what_to_type_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_records_and_says_what_to_type_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = f"collect --env cue:Cues --env.episodes 4 --task t1 --out {tmp_path} --trajectories 3 --seed 2"
     assert main(words.split()) == 0
     captured = capsys.readouterr()
-    assert "3 trajectories of 'oracle' in cue t1, 15 steps (return 5.000, success 1.000, length 5.000)" in captured.out
+    assert (
+        "3 trajectories of 'oracle' in cue t1, 15 steps (return 5.000, success 1.000, length 5.000)"
+        in captured.out
+    )
     assert f"try next    sidetune-run --env imitation --env.data {tmp_path}" in captured.out
     assert "recording oracle in cue t1: 0 of 3 trajectories are there" in captured.err
     assert read_card(tmp_path).seed == 2
@@ -236,11 +268,20 @@ def test_the_command_records_and_says_what_to_type_next(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--env cue:Cues", "env 'cue:Cues' has several tasks, and a recording is of one: name it with --task. There are: t0 (cue t0), t1"),
+        (
+            "--env cue:Cues",
+            "env 'cue:Cues' has several tasks, and a recording is of one: name it with --task. There are: t0 (cue t0), t1",
+        ),
         ("--env cue:Cues --task t9", "env 'cue:Cues' has no task 't9'"),
-        ("--env cue:Cues --task t0 --expert oracl", "has no expert 'oracl' for cue t0, .* Did you mean 'oracle'"),
+        (
+            "--env cue:Cues --task t0 --expert oracl",
+            "has no expert 'oracl' for cue t0, .* Did you mean 'oracle'",
+        ),
         ("--env digits --task t0", "nobody acts in the tasks of env 'digits'"),
-        ("--learner ewc --env cue:Cues", "a recording is of an env and an expert, so --learner has no use here"),
+        (
+            "--learner ewc --env cue:Cues",
+            "a recording is of an env and an expert, so --learner has no use here",
+        ),
         ("", "name the env in which is acted"),
     ],
 )
@@ -259,5 +300,11 @@ def test_an_interrupted_command_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(CueTask, "expert", lambda self, name: Halting())
-    assert main(["collect", "--env", "cue:Cues", "--task", "t0", "--out", str(tmp_path), "--trajectories", "90"]) == 130
-    assert f"go on with: sidetune collect --env cue:Cues --out {tmp_path} --trajectories 90 --task t0" in capsys.readouterr().err
+    assert (
+        main(["collect", "--env", "cue:Cues", "--task", "t0", "--out", str(tmp_path), "--trajectories", "90"])
+        == 130
+    )
+    assert (
+        f"go on with: sidetune collect --env cue:Cues --out {tmp_path} --trajectories 90 --task t0"
+        in capsys.readouterr().err
+    )

@@ -61,8 +61,24 @@ def test_a_line_has_the_mean_and_the_half_width_of_each_figure_the_ranks_and_the
     # kept: ACC 62.5, 75; LA the same. lost: ACC 75, 62.5; LA 100; F 50, 75. Ranks: t0 1 and 2, t1 2 and 1.
     lines = table(KEPT + LOST)
     costs = ["89,012", "1,234,567", "10.5"]
-    assert lines["kept"] == ["2", "68.75 ± 79.41", "68.75 ± 79.41", "0.00 ± 0.00", "0.00 ± 0.00", "1.50", *costs]
-    assert lines["lost"] == ["2", "68.75 ± 79.41", "100.00 ± 0.00", "62.50 ± 158.83", "-62.50 ± 158.83", "1.50", *costs]
+    assert lines["kept"] == [
+        "2",
+        "68.75 ± 79.41",
+        "68.75 ± 79.41",
+        "0.00 ± 0.00",
+        "0.00 ± 0.00",
+        "1.50",
+        *costs,
+    ]
+    assert lines["lost"] == [
+        "2",
+        "68.75 ± 79.41",
+        "100.00 ± 0.00",
+        "62.50 ± 158.83",
+        "-62.50 ± 158.83",
+        "1.50",
+        *costs,
+    ]
 
 
 def test_a_single_seed_has_no_interval() -> None:
@@ -87,19 +103,28 @@ def test_losses_of_several_tasks_are_ranked_and_listed_and_never_averaged() -> N
         return attrs.evolve(run, results=attrs.evolve(run.results, metric="loss", higher_is_better=False))
 
     # t0 was 0.5 and 1 when it was learnt, and is 0.5 and 1.5 in the end: half as much again; t1 is 4 and 2
-    kept, lost = (of_losses(run) for run in (run_of("kept", 0, 0.5, 0.5, 4.0), run_of("lost", 0, 1.0, 1.5, 2.0)))
+    kept, lost = (
+        of_losses(run) for run in (run_of("kept", 0, 0.5, 0.5, 4.0), run_of("lost", 0, 1.0, 1.5, 2.0))
+    )
     text = compare_methods(group([kept, lost]))
     assert "average loss" not in re.sub(r"\s+", " ", text)
     lines = table([kept, lost])
     assert lines["kept"][:3] == ["1", "0.00", "1.50"]
     assert lines["lost"][:3] == ["1", "50.00", "1.50"]
     by_task = [re.split(r" {2,}", line.strip()) for line in text.split("\n\n")[2].splitlines()]
-    assert [by_task[0], *by_task[-2:]] == [["loss in the end", "kept", "lost"], ["t0", "0.5", "1.5"], ["t1", "4", "2"]]
+    assert [by_task[0], *by_task[-2:]] == [
+        ["loss in the end", "kept", "lost"],
+        ["t0", "0.5", "1.5"],
+        ["t1", "4", "2"],
+    ]
     assert [record["relative_forgetting"] for record in records([kept, lost])] == ["0.0", "0.5"]
 
 
 def test_a_figure_of_losses_of_several_tasks_has_a_scale_for_each_and_no_mean(tmp_path: Path) -> None:
-    losses = [attrs.evolve(run, results=attrs.evolve(run.results, metric="loss", higher_is_better=False)) for run in (*KEPT, *LOST)]
+    losses = [
+        attrs.evolve(run, results=attrs.evolve(run.results, metric="loss", higher_is_better=False))
+        for run in (*KEPT, *LOST)
+    ]
     draw_methods(group(losses), tmp_path / "losses.svg")
     drawn = (tmp_path / "losses.svg").read_text()
     assert "mean over tasks" not in drawn
@@ -126,7 +151,11 @@ def test_methods_on_one_task_have_one_figure_best_first_and_no_ranks() -> None:
 
 def test_three_methods_have_friedmans_test_and_the_critical_difference() -> None:
     # Ranks 1, 2, 3 on both tasks: chi² = N (k - 1) = 4 and p = exp(-2); CD = 2.3437 sqrt(3 * 4 / (6 * 2)).
-    runs = [run_of("a", 0, 0.5, 0.5, 0.5), run_of("b", 0, 0.25, 0.25, 0.25), run_of("c", 0, 0.125, 0.125, 0.125)]
+    runs = [
+        run_of("a", 0, 0.5, 0.5, 0.5),
+        run_of("b", 0, 0.25, 0.25, 0.25),
+        run_of("c", 0, 0.125, 0.125, 0.125),
+    ]
     text = compare_methods(group(runs))
     assert "Friedman chi² = 4.00, p = 0.14; Iman-Davenport F = inf, p = 0." in text
     assert "less than 2.34 apart" in text
@@ -156,7 +185,9 @@ def test_latex_carries_the_notes_as_comments() -> None:
 def test_a_reference_adds_intransigence_and_names_itself() -> None:
     metrics = (*COMPARED, against(JOINT))
     (record,) = csv.DictReader(io.StringIO(compare_methods(group(KEPT), "csv", metrics)))
-    assert float(record["intransigence"]) == pytest.approx(0.25)  # the mean of (0.5 + 0.125) / 2 and (0.25 + 0.125) / 2
+    assert float(record["intransigence"]) == pytest.approx(
+        0.25
+    )  # the mean of (0.5 + 0.125) / 2 and (0.25 + 0.125) / 2
     assert "a* = last row of joint-0)" in compare_methods(group(KEPT), "text", metrics)
 
 

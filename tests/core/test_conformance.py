@@ -34,7 +34,9 @@ from sidetune_core.registry import Plugin
 from sidetune_core.testing import Finding, check_distribution, check_plugin, report
 
 ACME = Path(__file__).parents[1] / "acme"
-BUILT_IN = [plugin for kind in kinds.KINDS for plugin in registry.installed(kind) if plugin.distribution == "sidetune"]
+BUILT_IN = [
+    plugin for kind in kinds.KINDS for plugin in registry.installed(kind) if plugin.distribution == "sidetune"
+]
 
 
 @attrs.frozen
@@ -77,7 +79,12 @@ def own(
 ) -> Own:
     """Options of single plugins: files that are there, and little work."""
     dense = {"size": 32, "decoder": 16}
-    split = {"root": str(write_taskonomy(tmp_path / "taskonomy")), "train": "hanson", "test": "merom", "cache": str(tmp_path / "cache")}
+    split = {
+        "root": str(write_taskonomy(tmp_path / "taskonomy")),
+        "train": "hanson",
+        "test": "merom",
+        "cache": str(tmp_path / "cache"),
+    }
     return {
         ("base", "taskonomy"): {"width": 2},
         ("base", "timm"): {"model": "resnet10t"},
@@ -102,13 +109,18 @@ CHECKED = [pytest.param(plugin, marks=ELSEWHERE.get(plugin.name, [])) for plugin
 @pytest.mark.parametrize("plugin", CHECKED, ids=lambda plugin: f"{plugin.kind.name}-{plugin.name}")
 def test_every_built_in_plugin_conforms(plugin: Plugin, own: Own) -> None:
     known = attrs.fields_dict(registry.load(plugin).Config)
-    options = {**({"weights": "none"} if "weights" in known else {}), **own.get((plugin.kind.name, plugin.name), {})}
+    options = {
+        **({"weights": "none"} if "weights" in known else {}),
+        **own.get((plugin.kind.name, plugin.name), {}),
+    }
     findings = check_plugin(plugin.kind.name, f"sidetune/{plugin.name}", options)
     assert failures(findings) == {}
     assert len([finding for finding in findings if not finding.skipped]) > 10
 
 
-@pytest.mark.parametrize(("kind", "name"), [("learner", "acme_sidetune.bitfit:BitFit"), ("env", "acme_sidetune.blobs:Blobs")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("learner", "acme_sidetune.bitfit:BitFit"), ("env", "acme_sidetune.blobs:Blobs")]
+)
 def test_plugins_of_a_third_party_conform(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ACME)
     assert failures(check_plugin(kind, name)) == {}
@@ -174,7 +186,10 @@ class Stranger(Thawing):
 
 
 def test_a_learner_that_returns_what_is_not_its_own_is_found() -> None:
-    assert "a Linear that is not the learner's" in failures(check("learner", Stranger))["start_returns_parts_of_its_own"]
+    assert (
+        "a Linear that is not the learner's"
+        in failures(check("learner", Stranger))["start_returns_parts_of_its_own"]
+    )
 
 
 class Vector(Forgetful):
@@ -185,7 +200,10 @@ class Vector(Forgetful):
 
 
 def test_a_penalty_with_an_axis_is_found() -> None:
-    assert "penalty 'size' is of shape (3,); give a tensor without axes" in failures(check("learner", Vector))["learns_two_tasks"]
+    assert (
+        "penalty 'size' is of shape (3,); give a tensor without axes"
+        in failures(check("learner", Vector))["learns_two_tasks"]
+    )
 
 
 class Eager(Forgetful):
@@ -197,7 +215,10 @@ class Eager(Forgetful):
 
 def test_a_penalty_before_there_is_anything_to_protect_is_found() -> None:
     found = failures(check("learner", Eager))
-    assert "the penalty of the very first batch is 'size' 1" in found["penalty_is_zero_before_anything_is_learnt"]
+    assert (
+        "the penalty of the very first batch is 'size' 1"
+        in found["penalty_is_zero_before_anything_is_learnt"]
+    )
 
 
 class Meddler(Forgetful):
@@ -221,7 +242,10 @@ class Padding(Forgetful):
 
 
 def test_outputs_of_another_shape_than_the_head_s_are_found() -> None:
-    assert "(8, 3); give what the task's head gives" in failures(check("learner", Padding))["outputs_have_the_shape_of_the_head"]
+    assert (
+        "(8, 3); give what the task's head gives"
+        in failures(check("learner", Padding))["outputs_have_the_shape_of_the_head"]
+    )
 
 
 class Noisy(Base):
@@ -264,14 +288,20 @@ def test_an_env_that_draws_from_the_global_generator_is_found() -> None:
 class Candid(Eager):
     """Says what it does not keep, and more."""
 
-    known_failures = {"penalty_is_zero_before_anything_is_learnt": "the penalty is the method", "learns_two_tasks": "?", "flies": "?"}
+    known_failures = {
+        "penalty_is_zero_before_anything_is_learnt": "the penalty is the method",
+        "learns_two_tasks": "?",
+        "flies": "?",
+    }
 
 
 def test_a_known_failure_counts_as_passed_and_a_declaration_that_is_not_needed_as_failed() -> None:
     findings = check("learner", Candid)
     (known,) = [finding for finding in findings if finding.known]
     assert (known.outcome, known.passed) == ("known", True)
-    assert known.message.startswith("the penalty is the method (with base: the penalty of the very first batch")
+    assert known.message.startswith(
+        "the penalty is the method (with base: the penalty of the very first batch"
+    )
     assert failures(findings) == {
         "learns_two_tasks": "is declared in known_failures, and passes; take the declaration out",
         "known_failures_are_checks": "known_failures names 'flies', which is no check here",
@@ -331,7 +361,10 @@ def test_what_is_wrong_with_a_package_is_found() -> None:
 def test_what_an_import_does_besides_is_found(tmp_path: Path) -> None:
     (tmp_path / "site" / "loud" / "__init__.py").write_text("")
     (checked,) = check_distribution("loud")
-    assert "prints 'hello' and draws random numbers or seeds a generator" in failures(checked.findings)["import_has_no_side_effects"]
+    assert (
+        "prints 'hello' and draws random numbers or seeds a generator"
+        in failures(checked.findings)["import_has_no_side_effects"]
+    )
 
 
 def test_a_distribution_that_is_not_there_and_an_option_that_nobody_takes_are_errors() -> None:
@@ -425,7 +458,10 @@ class Leaky(TaskStream):
 
     def tasks(self) -> Sequence[Task]:
         splits = ("train", "test")
-        examples = FromZero({split: torch.rand(20, 3, 8, 8) for split in splits}, {split: torch.arange(20) % 2 for split in splits})
+        examples = FromZero(
+            {split: torch.rand(20, 3, 8, 8) for split in splits},
+            {split: torch.arange(20) % 2 for split in splits},
+        )
         return [ClassTask("t0", "a task", examples, (0, 1), transform=torch.clone)]
 
 
@@ -443,7 +479,10 @@ class Bursting(Mistaken):
 
 
 def test_what_a_plugin_raises_becomes_a_finding() -> None:
-    assert "raises KeyError: 'pixels' (test_conformance.py, line" in failures(check("base", Bursting))["outputs_are_finite"]
+    assert (
+        "raises KeyError: 'pixels' (test_conformance.py, line"
+        in failures(check("base", Bursting))["outputs_are_finite"]
+    )
 
 
 def test_an_unknown_name_is_a_finding_and_an_unknown_kind_an_error() -> None:
@@ -462,7 +501,11 @@ def test_a_side_that_does_not_fit_is_skipped_and_said_to_be() -> None:
 
 
 def test_the_report_has_a_line_for_each_finding_and_counts_them() -> None:
-    findings = [Finding("it_works", True, ""), Finding("it_fits", True, "not here", skipped=True), Finding("it_is_right", False, "mend it")]
+    findings = [
+        Finding("it_works", True, ""),
+        Finding("it_fits", True, "not here", skipped=True),
+        Finding("it_is_right", False, "mend it"),
+    ]
     assert report(findings).splitlines() == [
         "ok    it works",
         "skip  it fits: not here",

@@ -23,7 +23,9 @@ def test_precision_can_be_set() -> None:
 
 def test_automatic_precision_is_bf16_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for has in (False, True):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has}, raising=False)
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has}, raising=False
+        )
         assert choose(TrainOptions(device="cpu")).bf16 is has
 
 

@@ -30,12 +30,22 @@ def server() -> Iterator[Order]:
     """Does one run (see torchrun/server.py)."""
     path = Path(__file__).parent / "torchrun" / "server.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
 
-        def order(processes: int, folder: Path, spec: Any = None, save_every: str = "none", **harm: Any) -> list[dict[str, Any]]:
+        def order(
+            processes: int, folder: Path, spec: Any = None, save_every: str = "none", **harm: Any
+        ) -> list[dict[str, Any]]:
             assert process.stdin is not None
             assert process.stdout is not None
-            values = {"processes": processes, "folder": str(folder), "spec": spec, "save_every": save_every, **harm}
+            values = {
+                "processes": processes,
+                "folder": str(folder),
+                "spec": spec,
+                "save_every": save_every,
+                **harm,
+            }
             print(json.dumps(values), file=process.stdin, flush=True)
             answer: list[dict[str, Any]] = json.loads(process.stdout.readline())
             return answer
@@ -74,16 +84,23 @@ def assert_same(folder: Path, whole: Path) -> None:
     """See that two runs have the same weights, curves and R, but for rounding."""
     torch.testing.assert_close(weights(folder), weights(whole), rtol=1e-4, atol=1e-5)
     for name in ("eval.jsonl", "metrics.jsonl"):
-        found, expected = (flat([json.loads(line) for line in (one / name).read_text().splitlines()]) for one in (folder, whole))
+        found, expected = (
+            flat([json.loads(line) for line in (one / name).read_text().splitlines()])
+            for one in (folder, whole)
+        )
         assert found.keys() == expected.keys()
         for key, value in expected.items():
-            assert found[key] == (pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value)
+            assert found[key] == (
+                pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value
+            )
     assert accuracies(folder) == accuracies(whole)
     assert (folder / "status").read_text() == "done\n"
 
 
 def accuracies(folder: Path) -> list[float]:
-    return [json.loads(line)["figures"]["accuracy"] for line in (folder / "eval.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["figures"]["accuracy"] for line in (folder / "eval.jsonl").read_text().splitlines()
+    ]
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -96,7 +113,9 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 @posix
 @pytest.mark.parametrize("learner", ["sidetune", "ewc", "lwf", "bsp", "joint"])
-def test_two_processes_give_the_weights_and_the_results_of_one(learner: str, server: Order, image_archive: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_weights_and_the_results_of_one(
+    learner: str, server: Order, image_archive: Path, tmp_path: Path
+) -> None:
     spec = make_spec(image_archive, learner)
     (alone,) = succeed(server(1, tmp_path / "one", spec))
     both = succeed(server(2, tmp_path / "two", spec))
@@ -104,7 +123,9 @@ def test_two_processes_give_the_weights_and_the_results_of_one(learner: str, ser
     order = [whole for whole, _ in alone["ids"]]
     for answer in both:
         assert [whole for whole, _ in answer["ids"]] == order
-    assert [first[1] + second[1] for first, second in zip(*(answer["ids"] for answer in both), strict=True)] == order
+    assert [
+        first[1] + second[1] for first, second in zip(*(answer["ids"] for answer in both), strict=True)
+    ] == order
     assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
 
 
@@ -125,7 +146,9 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step_and_another_number_g
 
 
 @posix
-def test_when_one_process_is_killed_all_end_and_the_run_can_be_gone_on_with(server: Order, image_archive: Path, tmp_path: Path) -> None:
+def test_when_one_process_is_killed_all_end_and_the_run_can_be_gone_on_with(
+    server: Order, image_archive: Path, tmp_path: Path
+) -> None:
     spec = make_spec(image_archive, "sidetune")
     succeed(server(1, tmp_path / "whole", spec))
     first, second = server(2, tmp_path / "cut", spec, save_every="2", harm="SIGKILL", rank=1, at=3)
@@ -136,18 +159,27 @@ def test_when_one_process_is_killed_all_end_and_the_run_can_be_gone_on_with(serv
 
 
 @posix
-def test_an_error_in_one_process_ends_all_and_is_told_once(server: Order, image_archive: Path, tmp_path: Path) -> None:
-    first, second = server(2, tmp_path / "run", make_spec(image_archive, "sidetune"), harm="raise", rank=1, at=1)
+def test_an_error_in_one_process_ends_all_and_is_told_once(
+    server: Order, image_archive: Path, tmp_path: Path
+) -> None:
+    first, second = server(
+        2, tmp_path / "run", make_spec(image_archive, "sidetune"), harm="raise", rank=1, at=1
+    )
     assert (first["status"], second["status"]) == (2, 2)
     assert second["told"] == "error: the disk of this process is broken\n"
     assert first["told"] == ""
-    assert (tmp_path / "run" / "status").read_text() == "failed: process 1 of 2: the disk of this process is broken\n"
+    assert (
+        tmp_path / "run" / "status"
+    ).read_text() == "failed: process 1 of 2: the disk of this process is broken\n"
 
 
 @posix
 @pytest.mark.parametrize(
     ("learner", "batch", "words"),
-    [("counting:Counting", 5, "total of Counting differ between the processes"), ("sidetune", 1, "a batch of 1 cannot be shared by 2")],
+    [
+        ("counting:Counting", 5, "total of Counting differ between the processes"),
+        ("sidetune", 1, "a batch of 1 cannot be shared by 2"),
+    ],
 )
 def test_what_cannot_be_shared_is_refused_by_all_and_told_once(
     learner: str, batch: int, words: str, server: Order, image_archive: Path, tmp_path: Path
@@ -166,15 +198,27 @@ def test_torchrun_starts_a_run_as_the_readme_says(server: Order, tmp_path: Path)
     words = ["--spec", str(tmp_path / "spec.json"), "--out", str(tmp_path / "two"), "--quiet"]
     scripts = Path(sys.executable).parent
     done = subprocess.run(
-        [scripts / "torchrun", "--standalone", "--nproc-per-node", "2", "--no-python", scripts / "sidetune-run", *words],
+        [
+            scripts / "torchrun",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "--no-python",
+            scripts / "sidetune-run",
+            *words,
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("run folder") == 1
-    found, expected = (read_tensors(tmp_path / name / "checkpoints" / "after-001.safetensors") for name in ("two", "one"))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=5e-5)  # as far apart as in one process with channels first and last
+    found, expected = (
+        read_tensors(tmp_path / name / "checkpoints" / "after-001.safetensors") for name in ("two", "one")
+    )
+    torch.testing.assert_close(
+        found, expected, rtol=1e-4, atol=5e-5
+    )  # as far apart as in one process with channels first and last
     assert accuracies(tmp_path / "two") == accuracies(tmp_path / "one")
 
 

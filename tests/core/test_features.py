@@ -75,7 +75,9 @@ def passes() -> list[Inputs]:
 def test_with_and_without_the_store_the_outputs_are_the_same_bit_for_bit(keep_taps: bool) -> None:
     plain, stored = Counting(), Counting()
     attached(stored, keep_taps=keep_taps)
-    for inputs in [batch(ids) for _ in range(2) for ids in torch.arange(960).split(96)]:  # a product rounds as its batch is composed
+    for inputs in [
+        batch(ids) for _ in range(2) for ids in torch.arange(960).split(96)
+    ]:  # a product rounds as its batch is composed
         expected, found = plain(inputs), stored(inputs)
         assert torch.equal(found.encoding, expected.encoding)
         assert all(torch.equal(one, other) for one, other in zip(found.taps, expected.taps, strict=False))
@@ -142,7 +144,12 @@ def test_what_is_known_already_changes_no_bit_of_an_output(room: int) -> None:
     attached(base, limit=16 * 4 * room)
     base(batch(torch.arange(256)))
     base(batch(torch.arange(500, 756)))
-    for first in (237, 236, 490, 100):  # in the first of these one example is unknown, and alone it would be rounded otherwise
+    for first in (
+        237,
+        236,
+        490,
+        100,
+    ):  # in the first of these one example is unknown, and alone it would be rounded otherwise
         ids = torch.arange(first, first + 20)
         assert torch.equal(base(batch(ids)).encoding, plain(batch(ids)).encoding)
 
@@ -320,7 +327,9 @@ def keep_config(base: Counting) -> None:
 
 
 @pytest.mark.parametrize("change", [flip_a_bit, rename, rescale, keep_config])
-def test_a_base_with_other_weights_or_options_has_a_table_of_its_own(change: Callable[[Counting], None]) -> None:
+def test_a_base_with_other_weights_or_options_has_a_table_of_its_own(
+    change: Callable[[Counting], None],
+) -> None:
     base, other = Counting(), Counting()
     store = attached(base)
     base(batch([0, 1]))
@@ -401,7 +410,9 @@ def test_a_store_that_was_read_grows_and_is_saved_again(tmp_path: Path) -> None:
     store.save()
     third = Counting()
     on_disk(tmp_path, third)
-    torch.testing.assert_close(third(batch([0, 699, 280])).encoding, Counting()(batch([0, 699, 280])).encoding)
+    torch.testing.assert_close(
+        third(batch([0, 699, 280])).encoding, Counting()(batch([0, 699, 280])).encoding
+    )
     assert third.rows == []
 
 
@@ -464,7 +475,9 @@ class Edited(Base):
 """
 
 
-def test_a_base_whose_code_was_edited_does_not_get_what_the_old_code_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_whose_code_was_edited_does_not_get_what_the_old_code_gave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for factor in (2, 3):
         file = tmp_path / "edited_base.py"
         file.write_text(CODE.replace("FACTOR", str(factor)))
@@ -542,7 +555,9 @@ class Encoder(Base):
 def sentences(ids: list[int]) -> Inputs:
     """Example k has 1 + k % 6 words; a batch is as wide as its longest."""
     lengths = torch.tensor([1 + one % 6 for one in ids])
-    words = torch.arange(1, 1 + int(lengths.max())).expand(len(ids), -1) * (torch.arange(int(lengths.max())) < lengths[:, None])
+    words = torch.arange(1, 1 + int(lengths.max())).expand(len(ids), -1) * (
+        torch.arange(int(lengths.max())) < lengths[:, None]
+    )
     return Inputs({"words": words}, torch.tensor(ids), lengths)
 
 
@@ -552,7 +567,9 @@ def test_sequences_come_back_as_wide_as_their_batch_whatever_it_was_when_they_we
     store = attached(base, keep_taps=True)
     for ids in ([0, 5, 2], [1, 3], [0, 1, 2], [2, 3, 4], [5, 3]):
         known, fresh = base(sentences(ids)), plain(sentences(ids))
-        torch.testing.assert_close([known.encoding, *known.taps], [fresh.encoding, *fresh.taps], rtol=0, atol=0)
+        torch.testing.assert_close(
+            [known.encoding, *known.taps], [fresh.encoding, *fresh.taps], rtol=0, atol=0
+        )
     assert base.rows == [3, 2, 3]
     assert store.used == 4 * ((1 + 2 + 3 + 4 + 5 + 6) * (4 + 2) + 6 * 3)
 

@@ -48,7 +48,9 @@ def test_a_write_that_is_cut_off_leaves_the_old_file_alone(
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
-def test_a_file_appears_under_its_name_only_when_it_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_appears_under_its_name_only_when_it_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there: list[bool] = []
     sync = os.fsync
 

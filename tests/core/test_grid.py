@@ -29,7 +29,9 @@ def test_the_last_list_varies_fastest_and_names_say_what_varies() -> None:
 
 
 def test_a_point_is_what_sidetune_run_makes_of_the_same_words() -> None:
-    (run,) = plan("--learner ewc --learner.coef 3 --train.lr=1e-2 --seed 7 --env.tasks 2 --learner.no-norm").runs
+    (run,) = plan(
+        "--learner ewc --learner.coef 3 --train.lr=1e-2 --seed 7 --env.tasks 2 --learner.no-norm"
+    ).runs
     assert run.name == "run"
     assert (run.spec["learner"]["options"]["coef"], run.spec["learner"]["options"]["norm"]) == (3.0, False)
     assert (run.spec["train"]["lr"], run.spec["env"]["options"]["tasks"], run.spec["seed"]) == (0.01, 2, 7)
@@ -37,7 +39,11 @@ def test_a_point_is_what_sidetune_run_makes_of_the_same_words() -> None:
 
 def test_a_part_that_a_learner_has_no_use_for_is_left_out_and_run_once() -> None:
     made = plan("--learner sidetune,features --merger alpha,sum")
-    assert [run.name for run in made.runs] == ["learner-sidetune_merger-alpha", "learner-sidetune_merger-sum", "learner-features"]
+    assert [run.name for run in made.runs] == [
+        "learner-sidetune_merger-alpha",
+        "learner-sidetune_merger-sum",
+        "learner-features",
+    ]
     assert made.runs[2].spec["merger"] is None
     assert made.notes == (
         "--merger is left out where it has no use: learner 'features'",
@@ -47,7 +53,11 @@ def test_a_part_that_a_learner_has_no_use_for_is_left_out_and_run_once() -> None
 
 def test_an_option_that_a_learner_has_not_is_left_out() -> None:
     made = plan("--learner ewc,features --learner.coef 1,2")
-    assert [run.name for run in made.runs] == ["learner-ewc_learner.coef-1", "learner-ewc_learner.coef-2", "learner-features"]
+    assert [run.name for run in made.runs] == [
+        "learner-ewc_learner.coef-1",
+        "learner-ewc_learner.coef-2",
+        "learner-features",
+    ]
     assert made.notes[0] == "--learner.coef is left out where it has no use: learner 'features'"
 
 
@@ -90,15 +100,21 @@ def test_values_that_cannot_be_part_of_a_name_are_told_apart() -> None:
 
 
 def test_two_spellings_of_one_composition_are_one_run() -> None:
-    assert names("--learner features,sidetune/features --train.lr 1e-3,0.001") == ["learner-features_train.lr-1e-3"]
+    assert names("--learner features,sidetune/features --train.lr 1e-3,0.001") == [
+        "learner-features_train.lr-1e-3"
+    ]
 
 
 def test_a_grid_goes_over_a_spec(tmp_path: Path) -> None:
-    (tmp_path / "base.json").write_text(json.dumps({"learner": {"name": "ewc", "coef": 5.0}, "train": {"epochs": 2}, "seed": 4}))
+    (tmp_path / "base.json").write_text(
+        json.dumps({"learner": {"name": "ewc", "coef": 5.0}, "train": {"epochs": 2}, "seed": 4})
+    )
     first, second = plan(f"--spec {tmp_path / 'base.json'} --learner ewc,lwf --train.steps 3").runs
     assert first.spec["learner"]["options"]["coef"] == 5.0
     assert second.spec["learner"]["name"] == "sidetune/lwf"
-    assert {(run.spec["seed"], run.spec["train"]["steps"], run.spec["train"]["epochs"]) for run in (first, second)} == {(4, 3, None)}
+    assert {
+        (run.spec["seed"], run.spec["train"]["steps"], run.spec["train"]["epochs"]) for run in (first, second)
+    } == {(4, 3, None)}
 
 
 FILE = """

@@ -21,7 +21,9 @@ def test_a_vector_of_64_is_standardised_in_eight_groups_of_eight_neighbours() ->
     torch.testing.assert_close(normalise(x), nn.GroupNorm(8, 64, affine=False)(x))
     groups = normalise(x).unflatten(1, (8, 8))
     torch.testing.assert_close(groups.mean(2), torch.zeros(5, 8, dtype=torch.float64))
-    torch.testing.assert_close(groups.var(2, unbiased=False), torch.ones(5, 8, dtype=torch.float64), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        groups.var(2, unbiased=False), torch.ones(5, 8, dtype=torch.float64), rtol=0, atol=1e-3
+    )
 
 
 def test_a_map_of_eight_channels_is_standardised_channel_by_channel() -> None:
@@ -35,7 +37,9 @@ def test_a_sequence_is_standardised_at_every_position() -> None:
     torch.testing.assert_close(normalise(x), expected)
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(8, 1), (16, 2), (24, 2), (32, 4), (60, 4), (64, 8), (768, 8), (7, 1), (3, 1)])
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(8, 1), (16, 2), (24, 2), (32, 4), (60, 4), (64, 8), (768, 8), (7, 1), (3, 1)]
+)
 def test_a_group_has_at_least_eight_numbers_where_there_are_so_many(channels: int, groups: int) -> None:
     x = randn(4, channels)
     torch.testing.assert_close(normalise(x), nn.GroupNorm(groups, channels, affine=False)(x))
@@ -77,7 +81,10 @@ def test_a_class_head_averages_positions_first(shape: tuple[int, ...], positions
 
 
 def task(id: str) -> ClassTask:
-    examples = Examples({"train": torch.zeros(4, 1), "test": torch.zeros(4, 1)}, {"train": torch.arange(4), "test": torch.arange(4)})
+    examples = Examples(
+        {"train": torch.zeros(4, 1), "test": torch.zeros(4, 1)},
+        {"train": torch.arange(4), "test": torch.arange(4)},
+    )
     return ClassTask(id, id, examples, [0, 1, 2, 3], transform=torch.Tensor.float)
 
 

@@ -30,7 +30,9 @@ def server() -> Iterator[Order]:
     """Does one run (see kills/server.py)."""
     path = Path(__file__).parent / "kills" / "server.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
 
         def order(**values: Any) -> dict[str, int]:
             assert process.stdin is not None
@@ -48,12 +50,21 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "images.npz"
     generator = np.random.default_rng(0)
     labels = {split: np.tile(np.arange(4), each) for split, each in (("train", 11), ("test", 5))}
-    images = {split: generator.integers(0, 60, (len(y), 8, 8, 3)) + 60 * y[:, None, None, None] for split, y in labels.items()}
-    np.savez(path, **{f"x_{s}": x.astype(np.uint8) for s, x in images.items()}, **{f"y_{s}": y for s, y in labels.items()})
+    images = {
+        split: generator.integers(0, 60, (len(y), 8, 8, 3)) + 60 * y[:, None, None, None]
+        for split, y in labels.items()
+    }
+    np.savez(
+        path,
+        **{f"x_{s}": x.astype(np.uint8) for s, x in images.items()},
+        **{f"y_{s}": y for s, y in labels.items()},
+    )
     return path
 
 
-def make_spec(archive: Path, learner: str, merger: Any = "alpha", augment: str = "none", **train: Any) -> dict[str, Any]:
+def make_spec(
+    archive: Path, learner: str, merger: Any = "alpha", augment: str = "none", **train: Any
+) -> dict[str, Any]:
     cls = registry.load(registry.find(LEARNER, learner))
     used = cls.needs | cls.takes
     return {
@@ -61,7 +72,13 @@ def make_spec(archive: Path, learner: str, merger: Any = "alpha", augment: str =
         "side": "tiny:TinySide" if "side" in used else None,
         "merger": merger if "merger" in used else None,
         "learner": learner,
-        "env": {"name": "images", "archive": str(archive), "size": 8, "classes_per_task": 2, "augment": augment},
+        "env": {
+            "name": "images",
+            "archive": str(archive),
+            "size": 8,
+            "classes_per_task": 2,
+            "augment": augment,
+        },
         "train": {"steps": 7, "batch": 5, "lr": 0.01, **train},
         "seed": 3,
     }
@@ -101,7 +118,19 @@ def test_killed_at_random_a_run_of_this_learner_ends_with_the_same_bytes(
     kill_and_compare(server, make_spec(archive, learner), tmp_path)
     exported = []
     for name in ("whole", "cut"):
-        assert main(["export", str(tmp_path / name), "--part", "heads", "--out", str(tmp_path / f"{name}.safetensors")]) == 0
+        assert (
+            main(
+                [
+                    "export",
+                    str(tmp_path / name),
+                    "--part",
+                    "heads",
+                    "--out",
+                    str(tmp_path / f"{name}.safetensors"),
+                ]
+            )
+            == 0
+        )
         exported.append((tmp_path / f"{name}.safetensors").read_bytes())
     assert exported[0] == exported[1]
 
@@ -110,7 +139,15 @@ def test_killed_at_random_a_run_of_this_learner_ends_with_the_same_bytes(
     ("learner", "how"),
     [
         ("sidetune", {"augment": "crop-flip", "optimizer": "sgd", "schedule": "one-cycle", "steps": 23}),
-        ("sidetune", {"merger": {"name": "alpha", "mode": "linear"}, "optimizer": "adamw", "store": "off", "channels_last": False}),
+        (
+            "sidetune",
+            {
+                "merger": {"name": "alpha", "mode": "linear"},
+                "optimizer": "adamw",
+                "store": "off",
+                "channels_last": False,
+            },
+        ),
         ("features", {"store_limit": 1e-6}),
     ],
     ids=["augmented", "curriculum", "full-store"],

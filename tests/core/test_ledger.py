@@ -47,21 +47,41 @@ def sidetune(book: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tu
 
 
 def summary(seed: int, accuracy: float) -> RunSummary:
-    results = Results(("a", "b"), ((accuracy, None), (accuracy, accuracy)), (0.5, 0.5), "accuracy", higher_is_better=True)
-    return RunSummary("x", RunSpec(learner="features", env="digits", seed=seed), "x", results, (), {"all": 10}, 1.0, "done", "x")
+    results = Results(
+        ("a", "b"), ((accuracy, None), (accuracy, accuracy)), (0.5, 0.5), "accuracy", higher_is_better=True
+    )
+    return RunSummary(
+        "x",
+        RunSpec(learner="features", env="digits", seed=seed),
+        "x",
+        results,
+        (),
+        {"all": 10},
+        1.0,
+        "done",
+        "x",
+    )
 
 
 def record(book: Path, name: str, *accuracies: float) -> ledger.Entry:
     """The entry after a record of runs with these accuracies."""
     runs = [summary(seed, accuracy) for seed, accuracy in enumerate(accuracies)]
     about = {"git": COMMITTED, "machine": "cpu", "threads": 1, "versions": {}}
-    ledger.write_record(book, ledger.read_entry(book, name), RunSpec(learner="features", env="digits"), runs, [about] * len(runs))
+    ledger.write_record(
+        book,
+        ledger.read_entry(book, name),
+        RunSpec(learner="features", env="digits"),
+        runs,
+        [about] * len(runs),
+    )
     return ledger.read_entry(book, name)
 
 
 def test_losses_of_several_tasks_are_held_against_what_was_recorded_one_by_one(book: Path) -> None:
     def losses(first: float, second: float) -> RunSummary:
-        results = Results(("a", "b"), ((9.0, None), (first, second)), (9.0, 9.0), "loss", higher_is_better=False)
+        results = Results(
+            ("a", "b"), ((9.0, None), (first, second)), (9.0, 9.0), "loss", higher_is_better=False
+        )
         return RunSummary("x", RunSpec(seed=0), "x", results, (), {}, 1.0, "done", "x")
 
     entry = ledger.Entry("small", ledger.read_entry(book, "small").claim, (losses(0.01, 2.0),))
@@ -85,8 +105,13 @@ def test_a_claim_is_run_recorded_and_holds_when_it_is_run_again(
     assert [run.spec.seed for run in entry.runs] == [0, 1]
     assert entry.recorded is not None
     assert entry.recorded == entry.runs[0].further["accuracy"] / 2 + entry.runs[1].further["accuracy"] / 2
-    assert all(2**20 < (run.peak_memory or 0) < 2**40 and (run.processor_seconds or 0) > 0 for run in entry.runs)
-    assert f"{entry.recorded:.4f}" in f"{sum(float(line.split()[4][:-1]) for line in out.splitlines()[:2]) / 2:.4f}"
+    assert all(
+        2**20 < (run.peak_memory or 0) < 2**40 and (run.processor_seconds or 0) > 0 for run in entry.runs
+    )
+    assert (
+        f"{entry.recorded:.4f}"
+        in f"{sum(float(line.split()[4][:-1]) for line in out.splitlines()[:2]) / 2:.4f}"
+    )
 
     status, out, _ = sidetune("reproduce", "small", "--quiet", "--out", tmp_path / "second")
     assert status == 0
@@ -123,15 +148,21 @@ def test_code_that_is_in_no_commit_is_not_recorded(
 
 
 @pytest.mark.usefixtures("committed")
-def test_a_figure_that_is_off_does_not_hold(sidetune: Callable[..., tuple[int, str, str]], book: Path, tmp_path: Path) -> None:
+def test_a_figure_that_is_off_does_not_hold(
+    sidetune: Callable[..., tuple[int, str, str]], book: Path, tmp_path: Path
+) -> None:
     record(book, "small", 0.0, 0.0)
     status, out, _ = sidetune("reproduce", "small", "--quiet", "--out", tmp_path)
     assert status == 1
     assert "does not hold" in out
 
 
-@pytest.mark.parametrize("place", ["env.tasks=1", "train.lr=1", "learner.norm=false", "side.weights=x.safetensors", "seed=1"])
-def test_what_belongs_to_the_claim_cannot_be_set(sidetune: Callable[..., tuple[int, str, str]], tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    "place", ["env.tasks=1", "train.lr=1", "learner.norm=false", "side.weights=x.safetensors", "seed=1"]
+)
+def test_what_belongs_to_the_claim_cannot_be_set(
+    sidetune: Callable[..., tuple[int, str, str]], tmp_path: Path, place: str
+) -> None:
     status, _, errors = sidetune("reproduce", "small", place, "--out", tmp_path)
     assert status == 2
     assert f"'{place.split('=')[0]}' belongs to the claim" in errors
@@ -139,7 +170,9 @@ def test_what_belongs_to_the_claim_cannot_be_set(sidetune: Callable[..., tuple[i
 
 
 @pytest.mark.usefixtures("committed")
-def test_a_folder_with_another_run_is_refused(sidetune: Callable[..., tuple[int, str, str]], book: Path, tmp_path: Path) -> None:
+def test_a_folder_with_another_run_is_refused(
+    sidetune: Callable[..., tuple[int, str, str]], book: Path, tmp_path: Path
+) -> None:
     sidetune("reproduce", "small", "--quiet", "--out", tmp_path)
     (book / "small.toml").write_text(CLAIM.replace("--train.steps 2", "--train.steps 3"))
     status, _, errors = sidetune("reproduce", "small", "--quiet", "--out", tmp_path)
@@ -169,15 +202,21 @@ def test_a_damaged_claim_is_named(
     assert message in errors
 
 
-@pytest.mark.parametrize("command", ["python x.py", "sidetune-run --seed 1", "sidetune-run --out x", "sidetune-run --spec x.json"])
-def test_a_command_that_is_no_claim_is_refused(sidetune: Callable[..., tuple[int, str, str]], book: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    "command", ["python x.py", "sidetune-run --seed 1", "sidetune-run --out x", "sidetune-run --spec x.json"]
+)
+def test_a_command_that_is_no_claim_is_refused(
+    sidetune: Callable[..., tuple[int, str, str]], book: Path, command: str
+) -> None:
     (book / "small.toml").write_text(CLAIM.replace(COMMAND, command))
     status, _, errors = sidetune("reproduce", "small")
     assert status == 2
     assert "a claim's command is sidetune-run with parts and their options only" in errors
 
 
-def test_an_unknown_claim_is_answered_with_those_there_are(sidetune: Callable[..., tuple[int, str, str]]) -> None:
+def test_an_unknown_claim_is_answered_with_those_there_are(
+    sidetune: Callable[..., tuple[int, str, str]],
+) -> None:
     status, _, errors = sidetune("reproduce", "smal")
     assert status == 2
     assert "no claim 'smal'" in errors
@@ -208,7 +247,9 @@ def test_a_damaged_record_is_named(book: Path, damage: str) -> None:
 
 
 def test_a_published_figure_with_a_tolerance_is_a_claim_and_one_without_is_not(book: Path) -> None:
-    (book / "small.toml").write_text(CLAIM + PUBLISHED.format(figure=0.7) + "tolerance = 0.025\n" + PUBLISHED.format(figure=0.9))
+    (book / "small.toml").write_text(
+        CLAIM + PUBLISHED.format(figure=0.7) + "tolerance = 0.025\n" + PUBLISHED.format(figure=0.9)
+    )
     entry = record(book, "small", 0.70, 0.74)
     assert [verdict.holds for verdict in ledger.verdicts(entry, entry.runs)] == [True, True]
     assert [verdict.holds for verdict in ledger.verdicts(entry, [summary(0, 0.728)])] == [True, False]
@@ -222,11 +263,22 @@ def test_a_published_figure_with_a_tolerance_is_a_claim_and_one_without_is_not(b
 def test_a_record_keeps_what_a_run_took_and_a_claim_names_more_figures_for_its_table(book: Path) -> None:
     claim = book / "small.toml"
     claim.write_text(claim.read_text().replace("seeds =", 'figures = ["loss"]\nseeds ='))
-    run = attrs.evolve(summary(0, 0.5), processor_seconds=61.25, peak_memory=300 * 2**20, further={"accuracy": 0.5, "loss": 1.25})
+    run = attrs.evolve(
+        summary(0, 0.5),
+        processor_seconds=61.25,
+        peak_memory=300 * 2**20,
+        further={"accuracy": 0.5, "loss": 1.25},
+    )
     about = {"git": COMMITTED, "machine": "cpu", "threads": 1, "versions": {}}
-    ledger.write_record(book, ledger.read_entry(book, "small"), RunSpec(learner="features", env="digits"), [run], [about])
+    ledger.write_record(
+        book, ledger.read_entry(book, "small"), RunSpec(learner="features", env="digits"), [run], [about]
+    )
     entry = ledger.read_entry(book, "small")
-    assert (entry.runs[0].seconds, entry.runs[0].processor_seconds, entry.runs[0].peak_memory) == (1.0, 61.25, 300 * 2**20)
+    assert (entry.runs[0].seconds, entry.runs[0].processor_seconds, entry.runs[0].peak_memory) == (
+        1.0,
+        61.25,
+        300 * 2**20,
+    )
     (line,) = [line for line in ledger.write_up([entry], "text").splitlines() if "50.00" in line]
     assert line.split()[-5:] == ["1.25", "·", "10", "61", "300"]
 
@@ -237,7 +289,9 @@ def test_what_was_not_run_is_said(book: Path) -> None:
 
 def test_a_note_that_several_methods_have_is_written_once(book: Path) -> None:
     entry = ledger.read_entry(book, "small")
-    entries = [attrs.evolve(entry, claim=attrs.evolve(entry.claim, method=name, note="few images")) for name in "abc"]
+    entries = [
+        attrs.evolve(entry, claim=attrs.evolve(entry.claim, method=name, note="few images")) for name in "abc"
+    ]
     assert ledger.write_up(entries, "text").startswith("few images\n\nNot run")
     entries[1] = attrs.evolve(entries[1], claim=attrs.evolve(entries[1].claim, note="many"))
     assert ledger.write_up(entries, "text").startswith("a, c: few images\n\nb: many\n\nNot run")
@@ -279,6 +333,12 @@ def test_records_hold_no_path_of_the_machine_that_made_them() -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
 def test_the_tables_of_the_project_are_those_of_the_ledger(page: str) -> None:
     entries = [ledger.read_entry(ROOT / "ledger", name) for name in ledger.names(ROOT / "ledger")]
-    tables = {entry.claim.table: [one for one in entries if one.claim.table == entry.claim.table] for entry in entries}
+    tables = {
+        entry.claim.table: [one for one in entries if one.claim.table == entry.claim.table]
+        for entry in entries
+    }
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert ledger.update(text, {name: ledger.write_up(ones, "markdown") for name, ones in tables.items()}) == text
+    assert (
+        ledger.update(text, {name: ledger.write_up(ones, "markdown") for name, ones in tables.items()})
+        == text
+    )

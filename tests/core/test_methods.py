@@ -20,11 +20,15 @@ SIDETUNE = RunSpec(
     env={"name": "sidetune/icifar", "tasks": 2},
     train={"lr": 0.001, "device": "auto", "store": "memory", "store_limit": 2.0},
 )
-EWC = attrs.evolve(SIDETUNE, side=None, merger=None, learner={"name": "sidetune/ewc", "coef": 10.0, "fisher": "exact"})
+EWC = attrs.evolve(
+    SIDETUNE, side=None, merger=None, learner={"name": "sidetune/ewc", "coef": 10.0, "fisher": "exact"}
+)
 
 
 def run_of(spec: RunSpec, name: str = "run", **changes: Any) -> RunSummary:
-    summary = RunSummary(name, spec, f"seed {spec.seed}", RESULTS, (), {}, seconds=1.0, status="done", folder=f"runs/{name}")
+    summary = RunSummary(
+        name, spec, f"seed {spec.seed}", RESULTS, (), {}, seconds=1.0, status="done", folder=f"runs/{name}"
+    )
     return attrs.evolve(summary, **changes)
 
 
@@ -50,7 +54,13 @@ def test_where_a_run_computes_does_not_make_another_method() -> None:
 
 
 def test_a_seed_that_was_run_again_counts_once() -> None:
-    (method,) = group([run_of(SIDETUNE, "first"), run_of(SIDETUNE, "again"), run_of(attrs.evolve(SIDETUNE, seed=1), "second")])
+    (method,) = group(
+        [
+            run_of(SIDETUNE, "first"),
+            run_of(SIDETUNE, "again"),
+            run_of(attrs.evolve(SIDETUNE, seed=1), "second"),
+        ]
+    )
     assert [run.name for run in method.runs] == ["first", "second"]
     assert [run.name for run in method.repeats] == ["again"]
 
@@ -78,7 +88,11 @@ def test_an_option_of_training_is_named_for_all() -> None:
 
 
 def test_an_option_that_two_parts_share_is_named_with_its_part() -> None:
-    other = attrs.evolve(SIDETUNE, base={"name": "sidetune/resnet44", "weights": "none"}, side={"name": "sidetune/fcn4", "weights": "none"})
+    other = attrs.evolve(
+        SIDETUNE,
+        base={"name": "sidetune/resnet44", "weights": "none"},
+        side={"name": "sidetune/fcn4", "weights": "none"},
+    )
     assert names(SIDETUNE, other)[1] == "sidetune · side.weights none · base.weights none"
 
 
@@ -103,8 +117,12 @@ def test_the_line_above_says_what_all_methods_have() -> None:
 
 def test_runs_of_other_options_of_the_env_are_not_on_the_same_stream() -> None:
     assert same_stream([run_of(SIDETUNE), run_of(EWC)])
-    assert not same_stream([run_of(SIDETUNE), run_of(attrs.evolve(SIDETUNE, env={"name": "sidetune/icifar", "tasks": 3}))])
+    assert not same_stream(
+        [run_of(SIDETUNE), run_of(attrs.evolve(SIDETUNE, env={"name": "sidetune/icifar", "tasks": 3}))]
+    )
 
 
 def test_runs_on_other_tasks_are_not_on_the_same_stream() -> None:
-    assert not same_stream([run_of(SIDETUNE), run_of(SIDETUNE, results=attrs.evolve(RESULTS, tasks=("t0", "t2")))])
+    assert not same_stream(
+        [run_of(SIDETUNE), run_of(SIDETUNE, results=attrs.evolve(RESULTS, tasks=("t0", "t2")))]
+    )

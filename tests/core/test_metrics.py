@@ -37,12 +37,20 @@ FIGURES = [average_accuracy, average_incremental_accuracy, learning_accuracy, fo
 
 def results_of(*rows: Row, tasks: int | None = None, higher_is_better: bool = True) -> Results:
     count = len(rows) if tasks is None else tasks
-    return Results(tuple("abcdefgh"[:count]), rows, (None,) * count, "accuracy" if higher_is_better else "loss", higher_is_better)
+    return Results(
+        tuple("abcdefgh"[:count]),
+        rows,
+        (None,) * count,
+        "accuracy" if higher_is_better else "loss",
+        higher_is_better,
+    )
 
 
 # One matrix on which published code bases disagree. Renate's own functions give F 0.1 and BWT -0.0333 for it, as the papers do; a
 # maximum that includes the last row gives F 0.15, first minus last 0.0333, and BWT over all pairs -0.0417.
-WORKED = results_of((0.90, 0.20, 0.15, 0.10), (0.70, 0.60, 0.25, 0.20), (0.75, 0.80, 0.70, 0.30), (0.60, 0.65, 0.85, 0.95))
+WORKED = results_of(
+    (0.90, 0.20, 0.15, 0.10), (0.70, 0.60, 0.25, 0.20), (0.75, 0.80, 0.70, 0.30), (0.60, 0.65, 0.85, 0.95)
+)
 WORKED = attrs.evolve(WORKED, initial=(0.10, 0.12, 0.11, 0.10))
 
 
@@ -69,7 +77,9 @@ def test_the_worked_matrix_has_the_textbook_values(figure: Figure, value: float)
 
 def test_cells_above_the_diagonal_are_not_needed() -> None:
     lower = results_of((0.5, None, None), (0.25, 0.75, None), (0.5, 0.5, 1.0))
-    assert [figure(lower) for figure in FIGURES] == pytest.approx([2 / 3, (0.5 + 0.5 + 2 / 3) / 3, 0.75, 0.125, -0.125])
+    assert [figure(lower) for figure in FIGURES] == pytest.approx(
+        [2 / 3, (0.5 + 0.5 + 2 / 3) / 3, 0.75, 0.125, -0.125]
+    )
 
 
 def test_forgetting_is_negative_where_tasks_got_better_than_ever() -> None:
@@ -88,11 +98,17 @@ def test_where_lower_is_better_backward_transfer_is_negative_when_the_metric_ros
 
 def test_where_lower_is_better_averages_are_as_measured() -> None:
     losses = results_of((4.0, None), (2.0, 1.0), higher_is_better=False)
-    assert (average_accuracy(losses), average_incremental_accuracy(losses), learning_accuracy(losses)) == (1.5, 2.75, 2.5)
+    assert (average_accuracy(losses), average_incremental_accuracy(losses), learning_accuracy(losses)) == (
+        1.5,
+        2.75,
+        2.5,
+    )
 
 
 def test_a_loss_and_the_accuracy_it_complements_give_the_same_differences() -> None:
-    errors = results_of(*(tuple(1 - cell for cell in row if cell is not None) for row in WORKED.rows), higher_is_better=False)
+    errors = results_of(
+        *(tuple(1 - cell for cell in row if cell is not None) for row in WORKED.rows), higher_is_better=False
+    )
     assert forgetting(errors) == pytest.approx(0.1, abs=1e-15)
     assert backward_transfer(errors) == pytest.approx(-1 / 30, abs=1e-15)
 
@@ -160,7 +176,10 @@ def test_where_lower_is_better_intransigence_is_positive_when_the_reference_is_l
 
 
 def test_where_lower_is_better_the_worst_row_is_the_highest() -> None:
-    assert worst_case(results_of((0.5, 9.0, 9.0), (0.75, 0.5, 9.0), (0.6, 0.5, 0.5), higher_is_better=False)) == 0.625
+    assert (
+        worst_case(results_of((0.5, 9.0, 9.0), (0.75, 0.5, 9.0), (0.6, 0.5, 0.5), higher_is_better=False))
+        == 0.625
+    )
 
 
 def test_a_loss_is_not_called_an_accuracy() -> None:

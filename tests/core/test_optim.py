@@ -22,7 +22,11 @@ class Mix(Merger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scalar, self.vector, self.matrix = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3, 3))
+        self.scalar, self.vector, self.matrix = (
+            nn.Parameter(torch.ones(())),
+            nn.Parameter(torch.ones(3)),
+            nn.Parameter(torch.ones(3, 3)),
+        )
 
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:
         return encodings[0]
@@ -61,8 +65,14 @@ def test_decay_without_a_gradient_shrinks_all_but_mergers(optimizer: Optimizer) 
 
 def test_what_does_not_move_is_not_in_the_optimiser() -> None:
     learner = Small()
-    inside = {id(parameter) for group in make_optimizer(learner, TrainOptions()).param_groups for parameter in group["params"]}
-    assert inside == {id(parameter) for parameter in [*learner.linear.parameters(), *learner.merger.parameters()]}
+    inside = {
+        id(parameter)
+        for group in make_optimizer(learner, TrainOptions()).param_groups
+        for parameter in group["params"]
+    }
+    assert inside == {
+        id(parameter) for parameter in [*learner.linear.parameters(), *learner.merger.parameters()]
+    }
 
 
 @pytest.mark.parametrize(("still", "groups"), [("merger", 1), ("linear", 1), ("nothing", 2)])
@@ -75,7 +85,10 @@ def test_there_is_no_empty_group(still: str, groups: int) -> None:
     assert all(group["params"] for group in made.param_groups)
 
 
-@pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+@pytest.mark.parametrize(
+    ("optimizer", "kind"),
+    [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)],
+)
 def test_the_option_names_the_optimiser(optimizer: Optimizer, kind: type[torch.optim.Optimizer]) -> None:
     assert type(make_optimizer(Small(), TrainOptions(optimizer=optimizer))) is kind
 

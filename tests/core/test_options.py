@@ -38,7 +38,10 @@ def test_a_whole_number_does_for_a_float() -> None:
 
 
 def test_an_unknown_option_is_answered_with_what_is_close() -> None:
-    with pytest.raises(OptionError, match=r"learner 'ewc' has no option 'coeff'\. Did you mean 'coef'\? Its options: coef, count"):
+    with pytest.raises(
+        OptionError,
+        match=r"learner 'ewc' has no option 'coeff'\. Did you mean 'coef'\? Its options: coef, count",
+    ):
         take(coeff=1.0)
 
 
@@ -74,6 +77,11 @@ def test_plain_values_come_back_as_the_same_config() -> None:
 
 def test_a_description_has_name_type_default_and_help() -> None:
     first, second, third, *_ = describe(Config)
-    assert (first.name, first.type, first.default, first.help) == ("coef", "float", 1e4, "weight of the penalty")
+    assert (first.name, first.type, first.default, first.help) == (
+        "coef",
+        "float",
+        1e4,
+        "weight of the penalty",
+    )
     assert (second.name, second.type) == ("kind-of", "exact | batched")
     assert third.type == "int | none"

@@ -27,7 +27,9 @@ def test_several_choices_are_independent_categorical_distributions() -> None:
     theirs = [distributions.Categorical(logits=logits) for logits in (given[:, :2], given[:, 2:])]
     actions = policy.sample(given, generator())
     assert actions.shape == (ROWS, 2)
-    torch.testing.assert_close(policy.log_prob(given, actions), sum(one.log_prob(actions[:, k]) for k, one in enumerate(theirs)))
+    torch.testing.assert_close(
+        policy.log_prob(given, actions), sum(one.log_prob(actions[:, k]) for k, one in enumerate(theirs))
+    )
     torch.testing.assert_close(policy.entropy(given), sum(one.entropy() for one in theirs))
     assert torch.equal(policy.mode(given), torch.stack([one.probs.argmax(1) for one in theirs], 1).float())
 
@@ -56,7 +58,9 @@ def test_actions_are_drawn_as_often_as_they_are_likely(policy: Policy) -> None:
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
 @pytest.mark.parametrize("policy", [Categorical([4]), Gaussian(2)])
-def test_the_head_begins_with_a_policy_that_prefers_little_and_ends_with_the_value(policy: Policy, layers: int) -> None:
+def test_the_head_begins_with_a_policy_that_prefers_little_and_ends_with_the_value(
+    policy: Policy, layers: int
+) -> None:
     head = ActorCritic((8, 2, 2), policy, 16, layers)
     encodings = torch.randn(5, 8, 2, 2, generator=generator())
     output = head(encodings)

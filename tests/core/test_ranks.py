@@ -41,7 +41,9 @@ def test_the_f_of_iman_and_davenport_is_that_of_the_paper() -> None:
     f, p = iman_davenport(9.28, methods=4, tasks=14)
     assert f == pytest.approx(3.69, abs=5e-3)
     assert p < 0.05  # 3.69 > 2.85, the critical value of F(3, 39)
-    assert iman_davenport(42 * 2.85 / (13 + 2.85), methods=4, tasks=14)[1] == pytest.approx(0.05, abs=5e-4)  # F = 2.85
+    assert iman_davenport(42 * 2.85 / (13 + 2.85), methods=4, tasks=14)[1] == pytest.approx(
+        0.05, abs=5e-4
+    )  # F = 2.85
 
 
 def test_the_critical_difference_is_that_of_the_paper() -> None:
@@ -50,14 +52,29 @@ def test_the_critical_difference_is_that_of_the_paper() -> None:
 
 @pytest.mark.parametrize(
     ("methods", "q"),
-    [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (6, 2.850), (7, 2.949), (8, 3.031), (9, 3.102), (10, 3.164)],
+    [
+        (2, 1.960),
+        (3, 2.343),
+        (4, 2.569),
+        (5, 2.728),
+        (6, 2.850),
+        (7, 2.949),
+        (8, 3.031),
+        (9, 3.102),
+        (10, 3.164),
+    ],
 )
 def test_the_critical_values_are_those_of_the_papers_table(methods: int, q: float) -> None:
-    assert critical_difference(methods, tasks=6) / math.sqrt(methods * (methods + 1) / 36) == pytest.approx(q, abs=1e-3)
+    assert critical_difference(methods, tasks=6) / math.sqrt(methods * (methods + 1) / 36) == pytest.approx(
+        q, abs=1e-3
+    )
 
 
 def test_ties_share_the_mean_of_their_places() -> None:
-    assert task_ranks([[0.5, 0.9, 0.5, 0.1], [0.7, 0.7, 0.7, 0.9]], [True, True]).tolist() == [[2.5, 1, 2.5, 4], [3, 3, 3, 1]]
+    assert task_ranks([[0.5, 0.9, 0.5, 0.1], [0.7, 0.7, 0.7, 0.9]], [True, True]).tolist() == [
+        [2.5, 1, 2.5, 4],
+        [3, 3, 3, 1],
+    ]
 
 
 def test_each_task_is_read_in_its_own_direction() -> None:
@@ -79,7 +96,12 @@ def test_methods_that_rank_alike_on_every_task_have_an_infinite_f() -> None:
 
 def test_methods_that_always_tie_are_alike() -> None:
     ranking = rank_methods([[1, 1, 1]] * 5, [True] * 5)
-    assert (ranking.average, ranking.friedman, ranking.friedman_p, ranking.iman_davenport_p) == ((2, 2, 2), 0, 1, 1)
+    assert (ranking.average, ranking.friedman, ranking.friedman_p, ranking.iman_davenport_p) == (
+        (2, 2, 2),
+        0,
+        1,
+        1,
+    )
 
 
 def test_two_methods_have_ranks_but_no_friedman_test() -> None:
@@ -89,7 +111,9 @@ def test_two_methods_have_ranks_but_no_friedman_test() -> None:
 
 
 def test_an_interval_has_students_quantile() -> None:
-    assert half_width([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3), abs=1e-3)  # t of two degrees of freedom; s = 1
+    assert half_width([1.0, 2.0, 3.0]) == pytest.approx(
+        4.303 / math.sqrt(3), abs=1e-3
+    )  # t of two degrees of freedom; s = 1
 
 
 def test_a_single_value_has_no_interval() -> None:

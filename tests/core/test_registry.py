@@ -64,7 +64,9 @@ def fake_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
             path = place.joinpath(*module.split(".")).with_suffix(".py")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(source)
-        if str(place) not in sys.path:  # this also clears the caches of the import system, which the first time is a must
+        if (
+            str(place) not in sys.path
+        ):  # this also clears the caches of the import system, which the first time is a must
             monkeypatch.syspath_prepend(place)
         return place
 
@@ -175,7 +177,9 @@ def test_nothing_installed_says_how_to_install_sidetune() -> None:
     assert said == "no learner named 'ewc': no package provides any. Is sidetune installed? pip install -e ."
 
 
-def test_two_packages_with_one_name_are_told_apart_without_an_import(fake_distribution: FakeDistribution) -> None:
+def test_two_packages_with_one_name_are_told_apart_without_an_import(
+    fake_distribution: FakeDistribution,
+) -> None:
     fake_distribution("sidetune", "0.1", learners={"ewc": "acme_foo:Foo"})
     fake_distribution("acme", "2.0", learners={"ewc": "acme_foo:Foo"})
     said = message_of(lambda: find(LEARNER, "ewc"))
@@ -198,7 +202,9 @@ def test_a_distribution_before_the_name_picks_the_right_one(fake_distribution: F
 
 
 @pytest.mark.parametrize("spelling", ["acme-sidetune", "Acme_Sidetune", "ACME.sidetune"])
-def test_distributions_compare_by_their_normal_names(spelling: str, fake_distribution: FakeDistribution) -> None:
+def test_distributions_compare_by_their_normal_names(
+    spelling: str, fake_distribution: FakeDistribution
+) -> None:
     fake_distribution("acme-sidetune")
     assert find(LEARNER, f"{spelling}/foo").distribution == "acme-sidetune"
 
@@ -207,10 +213,14 @@ def test_an_unknown_distribution_gets_the_nearest(fake_distribution: FakeDistrib
     fake_distribution("acme")
     fake_distribution("beta")
     said = message_of(lambda: find(LEARNER, "acne/foo"))
-    assert said == "no learner named 'foo' in 'acne'. Did you mean 'acme'? Packages with a learner: acme, beta"
+    assert (
+        said == "no learner named 'foo' in 'acne'. Did you mean 'acme'? Packages with a learner: acme, beta"
+    )
 
 
-def test_an_unknown_name_in_a_distribution_shows_what_that_one_has(fake_distribution: FakeDistribution) -> None:
+def test_an_unknown_name_in_a_distribution_shows_what_that_one_has(
+    fake_distribution: FakeDistribution,
+) -> None:
     fake_distribution("acme", learners={"ewc": "a:A"}, modules={})
     fake_distribution("beta", learners={"ewx": "b:B"}, modules={})
     said = message_of(lambda: find(LEARNER, "acme/ewx"))
@@ -225,7 +235,9 @@ def test_load_returns_the_class(fake_distribution: FakeDistribution) -> None:
     assert load(find(LEARNER, "foo")) is sys.modules["acme_foo"].Foo
 
 
-def test_a_class_whose_instances_are_falsy_is_loaded_all_the_same(fake_distribution: FakeDistribution) -> None:
+def test_a_class_whose_instances_are_falsy_is_loaded_all_the_same(
+    fake_distribution: FakeDistribution,
+) -> None:
     fake_distribution(modules={"acme_foo": GOOD + "\n    def __len__(self):\n        return 0\n"})
     assert load(find(LEARNER, "foo")).__name__ == "Foo"
 
@@ -235,7 +247,11 @@ def test_a_class_whose_instances_are_falsy_is_loaded_all_the_same(fake_distribut
     [
         ('habitat; extra == "sim"', "habitat", "pip install 'acme[sim]'"),
         ('habitat-lab (>=0.3) ; extra == "sim"', "habitat", "pip install 'acme[sim]'"),
-        ("Habitat_Sim>=0.3; python_version > '3' and extra == 'sim'", "habitat_sim.utils", "pip install 'acme[sim]'"),
+        (
+            "Habitat_Sim>=0.3; python_version > '3' and extra == 'sim'",
+            "habitat_sim.utils",
+            "pip install 'acme[sim]'",
+        ),
         ("habitat-lab>=0.3", "habitat", "pip install 'habitat-lab>=0.3'"),
         ('habitation; extra == "sim"', "habitat", "pip install habitat"),
     ],
@@ -250,15 +266,23 @@ def test_a_missing_library_names_what_brings_it(
 
 def test_the_extra_named_for_the_library_is_preferred(fake_distribution: FakeDistribution) -> None:
     lines = ['Requires-Dist: habitat-lab; extra == "all"', 'Requires-Dist: habitat-lab; extra == "habitat"']
-    assert failure_of("import habitat", fake_distribution, metadata_lines=lines).endswith("pip install 'acme[habitat]'")
+    assert failure_of("import habitat", fake_distribution, metadata_lines=lines).endswith(
+        "pip install 'acme[habitat]'"
+    )
 
 
-def test_an_extra_named_for_the_plugin_brings_a_library_of_another_name(fake_distribution: FakeDistribution) -> None:
+def test_an_extra_named_for_the_plugin_brings_a_library_of_another_name(
+    fake_distribution: FakeDistribution,
+) -> None:
     lines = ["Provides-Extra: foo", 'Requires-Dist: no-such-python; extra == "foo"']
-    assert failure_of("import nsp", fake_distribution, metadata_lines=lines).endswith("needs 'nsp': pip install 'acme[foo]'")
+    assert failure_of("import nsp", fake_distribution, metadata_lines=lines).endswith(
+        "needs 'nsp': pip install 'acme[foo]'"
+    )
 
 
-def test_a_library_that_lacks_a_part_is_known_by_its_distribution(fake_distribution: FakeDistribution) -> None:
+def test_a_library_that_lacks_a_part_is_known_by_its_distribution(
+    fake_distribution: FakeDistribution,
+) -> None:
     scikit = fake_distribution("scikit-fake", learners={}, modules={"skfake.__init__": ""})
     (scikit / "scikit_fake-2.0.dist-info" / "top_level.txt").write_text("skfake\n")
     lines = ['Requires-Dist: scikit-fake>=3; extra == "trees"']
@@ -274,7 +298,9 @@ def test_a_missing_library_keeps_its_cause(fake_distribution: FakeDistribution) 
 
 
 @pytest.mark.parametrize("module", ["acme_foo.lost", "sidetune_core.lost"])
-def test_a_missing_module_of_the_plugin_or_of_ours_is_no_library(module: str, fake_distribution: FakeDistribution) -> None:
+def test_a_missing_module_of_the_plugin_or_of_ours_is_no_library(
+    module: str, fake_distribution: FakeDistribution
+) -> None:
     said = failure_of(f"import {module}", fake_distribution)
     assert said.startswith(
         f"learner 'foo' (acme 2.0): importing 'acme_foo' fails with ModuleNotFoundError: No module named '{module}'"
@@ -347,10 +373,17 @@ def test_a_class_without_config_is_told_to_have_one(fake_distribution: FakeDistr
     )
 
 
-@pytest.mark.parametrize("decorator", ["@attrs.define", "@__import__('dataclasses').dataclass(frozen=True)", ""])
-def test_a_config_that_is_not_frozen_attrs_is_told_the_decorator(decorator: str, fake_distribution: FakeDistribution) -> None:
+@pytest.mark.parametrize(
+    "decorator", ["@attrs.define", "@__import__('dataclasses').dataclass(frozen=True)", ""]
+)
+def test_a_config_that_is_not_frozen_attrs_is_told_the_decorator(
+    decorator: str, fake_distribution: FakeDistribution
+) -> None:
     said = failure_of(GOOD.replace("@attrs.frozen", decorator), fake_distribution)
-    assert said == "learner 'foo' (acme 2.0): Foo.Config is not a frozen attrs class; decorate it with @attrs.frozen"
+    assert (
+        said
+        == "learner 'foo' (acme 2.0): Foo.Config is not a frozen attrs class; decorate it with @attrs.frozen"
+    )
 
 
 def test_an_option_without_a_default_is_named(fake_distribution: FakeDistribution) -> None:
@@ -362,7 +395,9 @@ def test_an_option_without_a_default_is_named(fake_distribution: FakeDistributio
 
 
 @pytest.fixture
-def current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_distribution: FakeDistribution) -> Path:
+def current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_distribution: FakeDistribution
+) -> Path:
     folder = tmp_path / "research"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -372,7 +407,11 @@ def current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_distrib
 def test_a_class_in_the_current_folder_is_loaded(current_folder: Path) -> None:
     (current_folder / "my_module.py").write_text(GOOD)
     plugin = find(LEARNER, "my_module:Foo")
-    assert (plugin.distribution, plugin.version, plugin.title) == ("local", "", "learner 'my_module:Foo' (local)")
+    assert (plugin.distribution, plugin.version, plugin.title) == (
+        "local",
+        "",
+        "learner 'my_module:Foo' (local)",
+    )
     assert load(plugin).__name__ == "Foo"
 
 

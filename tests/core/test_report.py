@@ -23,7 +23,9 @@ FORGOT = Results(
 KEPT = attrs.evolve(FORGOT, rows=((0.75, None, None), (0.75, 0.875, None), (0.75, 0.875, 1.0)))
 APART = Results(("normal", "class"), ((0.5, 2.0), (0.75, 1.25)), (1.0, 3.0), "loss", higher_is_better=False)
 """L1 and nats: what is averaged over the two means nothing. Of the first task, half of its best loss was lost."""
-LOSSES = Results(("depth", "edges"), ((0.25, None), (0.75, 12.34567)), (3.0, 20.0), "l1", higher_is_better=False)
+LOSSES = Results(
+    ("depth", "edges"), ((0.25, None), (0.75, 12.34567)), (3.0, 20.0), "l1", higher_is_better=False
+)
 
 
 def summary_of(results: Results, name: str = "first") -> RunSummary:
@@ -42,7 +44,11 @@ def summary_of(results: Results, name: str = "first") -> RunSummary:
 
 def cells(line: str) -> list[str]:
     """Of a line of Markdown or, where columns stand two apart, of plain text."""
-    return [cell.strip() for cell in line.strip("| ").split(" | ")] if "|" in line else re.split(r" {2,}", line.strip())
+    return (
+        [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if "|" in line
+        else re.split(r" {2,}", line.strip())
+    )
 
 
 def row_of(text: str, label: str) -> list[str]:
@@ -79,7 +85,12 @@ def test_a_matrix_under_way_has_the_rows_trained_so_far() -> None:
 
 
 def test_a_matrix_without_rows_shows_the_untrained_learner_only() -> None:
-    assert matrix_table(attrs.evolve(FORGOT, rows=())).splitlines()[1].split() == ["untrained", "12.5", "6.2", "50.0"]
+    assert matrix_table(attrs.evolve(FORGOT, rows=())).splitlines()[1].split() == [
+        "untrained",
+        "12.5",
+        "6.2",
+        "50.0",
+    ]
 
 
 def test_the_columns_of_a_matrix_end_where_their_heads_end() -> None:
@@ -88,11 +99,15 @@ def test_the_columns_of_a_matrix_end_where_their_heads_end() -> None:
     assert ends[0][-4:] == ends[1][-4:]
 
 
-@pytest.mark.parametrize("pattern", ["taskonomy/{}-of-a-long-name", "icifar-{}", "a_very_long_family_of_tasks_number{}", "t{}"])
+@pytest.mark.parametrize(
+    "pattern", ["taskonomy/{}-of-a-long-name", "icifar-{}", "a_very_long_family_of_tasks_number{}", "t{}"]
+)
 @pytest.mark.parametrize(("metric", "value"), [("accuracy", 1.0), ("loss", 0.12345)])
 def test_ten_tasks_fit_in_100_columns_and_stay_apart(pattern: str, metric: str, value: float) -> None:
     tasks = tuple(pattern.format(i) for i in range(10))
-    lines = matrix_table(Results(tasks, ((value,) * 10,) * 10, (value,) * 10, metric, metric == "accuracy")).splitlines()
+    lines = matrix_table(
+        Results(tasks, ((value,) * 10,) * 10, (value,) * 10, metric, metric == "accuracy")
+    ).splitlines()
     assert max(map(len, lines)) <= 100
     assert len(set(lines[0].split()[-11:])) == 10 + 1
     assert len({line.split()[0] for line in lines[1:]}) == 11
@@ -100,11 +115,20 @@ def test_ten_tasks_fit_in_100_columns_and_stay_apart(pattern: str, metric: str, 
 
 def test_long_ids_lose_the_words_that_all_begin_with() -> None:
     ids = ("icifar-classes-8", "icifar-classes-10", "icifar-classes-11")
-    assert matrix_table(attrs.evolve(FORGOT, tasks=ids)).splitlines()[0].split()[3:] == ["8", "10", "11", "mean"]
+    assert matrix_table(attrs.evolve(FORGOT, tasks=ids)).splitlines()[0].split()[3:] == [
+        "8",
+        "10",
+        "11",
+        "mean",
+    ]
 
 
 def test_a_line_of_metrics_names_value_meaning_and_convention() -> None:
-    assert re.split(r" {3,}", metrics_lines(FORGOT)[0]) == ["average accuracy", "66.67 %", "mean of the last row (GEM 2017)"]
+    assert re.split(r" {3,}", metrics_lines(FORGOT)[0]) == [
+        "average accuracy",
+        "66.67 %",
+        "mean of the last row (GEM 2017)",
+    ]
 
 
 def test_the_lines_of_metrics_hold_the_values_worked_out_by_hand() -> None:
@@ -120,7 +144,10 @@ def test_the_lines_of_metrics_hold_the_values_worked_out_by_hand() -> None:
 
 def test_metrics_of_a_loss_are_named_after_it_and_have_no_percent() -> None:
     lines = metrics_lines(LOSSES)
-    assert [re.split(r" {3,}", line)[:2] for line in (lines[0], lines[3])] == [["average l1", "6.548"], ["forgetting", "0.5"]]
+    assert [re.split(r" {3,}", line)[:2] for line in (lines[0], lines[3])] == [
+        ["average l1", "6.548"],
+        ["forgetting", "0.5"],
+    ]
 
 
 def test_figures_of_different_units_are_listed_and_have_no_mean() -> None:
@@ -191,7 +218,8 @@ def test_a_report_tells_how_the_run_was_composed_and_what_it_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(8.42, "8.4 s"), (59.99, "1 min 00 s"), (3599.7, "1 h 00 min"), (7530, "2 h 05 min")]
+    ("seconds", "text"),
+    [(8.42, "8.4 s"), (59.99, "1 min 00 s"), (3599.7, "1 h 00 min"), (7530, "2 h 05 min")],
 )
 def test_times_are_written_in_two_units_at_most(seconds: float, text: str) -> None:
     assert row_of(run_report(attrs.evolve(summary_of(KEPT), seconds=seconds)), "time") == [text]
@@ -205,7 +233,9 @@ def test_a_report_tells_processor_time_and_peak_memory_where_they_were_measured(
 
 
 def test_a_report_says_that_nothing_was_forgotten_where_every_column_is_constant() -> None:
-    assert "\nNothing was forgotten: every R[i][j], i >= j, is the same number bit for bit.\n" in run_report(summary_of(KEPT))
+    assert "\nNothing was forgotten: every R[i][j], i >= j, is the same number bit for bit.\n" in run_report(
+        summary_of(KEPT)
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,7 +244,9 @@ def test_a_report_says_that_nothing_was_forgotten_where_every_column_is_constant
         pytest.param(FORGOT.rows, id="some of it was"),
         pytest.param((), id="nothing was learnt"),
         pytest.param(KEPT.rows[:1], id="one row"),
-        pytest.param(((0.75, None, None), (None, 0.875, None), (None, None, 1.0)), id="old tasks were not measured"),
+        pytest.param(
+            ((0.75, None, None), (None, 0.875, None), (None, None, 1.0)), id="old tasks were not measured"
+        ),
     ],
 )
 def test_a_report_does_not_claim_what_was_not_seen(rows: tuple[tuple[float | None, ...], ...]) -> None:
@@ -228,8 +260,26 @@ def test_a_pipe_in_a_name_does_not_break_a_markdown_table() -> None:
 def test_a_comparison_has_a_line_per_run() -> None:
     text = compare_runs([summary_of(FORGOT), summary_of(KEPT, name="second")])
     spec = "pets · resnet44 + fcn4 · mlp2 · sidetune · seed 0"
-    assert row_of(text, "first") == [spec, "66.67 %", "87.50 %", "31.25 %", "-31.25 %", "89,012", "83.2", "done"]
-    assert row_of(text, "second") == [spec, "87.50 %", "87.50 %", "0.00 %", "0.00 %", "89,012", "83.2", "done"]
+    assert row_of(text, "first") == [
+        spec,
+        "66.67 %",
+        "87.50 %",
+        "31.25 %",
+        "-31.25 %",
+        "89,012",
+        "83.2",
+        "done",
+    ]
+    assert row_of(text, "second") == [
+        spec,
+        "87.50 %",
+        "87.50 %",
+        "0.00 %",
+        "0.00 %",
+        "89,012",
+        "83.2",
+        "done",
+    ]
 
 
 def test_both_comparisons_say_the_same() -> None:
@@ -270,7 +320,9 @@ def test_a_reference_adds_intransigence_to_a_comparison_and_to_the_figures_of_a_
 def test_runs_on_tasks_of_different_units_have_a_second_table_of_each_task() -> None:
     kept = attrs.evolve(APART, rows=((0.5, 2.0), (0.5, 1.5)))
     under_way = attrs.evolve(APART, rows=((0.5, None),))
-    summaries = [summary_of(results, name) for results, name in ((APART, "lost"), (kept, "kept"), (under_way, "begun"))]
+    summaries = [
+        summary_of(results, name) for results, name in ((APART, "lost"), (kept, "kept"), (under_way, "begun"))
+    ]
     first, second = compare_runs(summaries).split("\n\n")
     assert "average" not in first
     assert [row_of(first, name)[1] for name in ("lost", "kept", "begun")] == ["50.00 %", "0.00 %", "·"]
@@ -286,7 +338,10 @@ def test_against_a_reference_losses_are_shares_of_its_own() -> None:
     metric = against(summary_of(attrs.evolve(APART, rows=((None, None), (0.25, 1.0))), name="joint"))
     *_, line = metrics_lines(APART, (*MAIN, metric))
     name, value, definition = re.split(r" {3,}", line)
-    assert (name, value) == ("relative intransigence", "62.50 %")  # the mean of 0.5 / 0.25 - 1 and 1.25 / 1 - 1
+    assert (name, value) == (
+        "relative intransigence",
+        "62.50 %",
+    )  # the mean of 0.5 / 0.25 - 1 and 1.25 / 1 - 1
     assert definition.endswith("as a share of it (after Chaudhry 2018, a* = last row of joint)")
 
 

@@ -49,7 +49,10 @@ class Noted(api.Learner):
 
     def penalty(self, batch: api.Batch) -> dict[str, torch.Tensor]:
         count = len(self.diary["sums"])
-        self.diary = {"sums": [*self.diary["sums"], batch.targets.sum() + self.diary["sums"][-1]], "count": count}
+        self.diary = {
+            "sums": [*self.diary["sums"], batch.targets.sum() + self.diary["sums"][-1]],
+            "count": count,
+        }
         return {"last": self.diary["sums"][-1].detach().sum() / 100}
 
     def get_extra_state(self) -> Any:
@@ -70,7 +73,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def spec(image_archive: Path) -> api.RunSpec:
     env = {"name": "images", "archive": image_archive, "classes_per_task": 2, "size": 8}
-    return api.RunSpec(base="tiny:TinyBase", side="tiny:TinySide", merger="alpha", learner="sidetune", env=env, train=TRAIN)
+    return api.RunSpec(
+        base="tiny:TinyBase", side="tiny:TinySide", merger="alpha", learner="sidetune", env=env, train=TRAIN
+    )
 
 
 @pytest.fixture
@@ -83,7 +88,9 @@ def same(folder: Path, whole: Path) -> None:
     """See that two run folders hold the same results, curves and checkpoints."""
     for name in ("eval.jsonl", "metrics.jsonl", "moved.jsonl", "parameters.jsonl"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
-    found, expected = ({path.name: path.read_bytes() for path in (one / "checkpoints").iterdir()} for one in (folder, whole))
+    found, expected = (
+        {path.name: path.read_bytes() for path in (one / "checkpoints").iterdir()} for one in (folder, whole)
+    )
     assert found == expected
 
 
@@ -149,7 +156,9 @@ def test_a_signal_leaves_a_state_that_is_gone_on_from(
     same(tmp_path / "cut", whole)
 
 
-def test_a_signal_between_two_batches_of_one_step_waits_for_its_end(spec: api.RunSpec, tmp_path: Path, before_pass: Any) -> None:
+def test_a_signal_between_two_batches_of_one_step_waits_for_its_end(
+    spec: api.RunSpec, tmp_path: Path, before_pass: Any
+) -> None:
     twice = attrs.evolve(spec, train={**TRAIN, "accumulate": 2})
     whole = api.run(twice, tmp_path / "whole").folder.path
     before_pass(6, kill(signal.SIGTERM))  # the second batch of step 2
@@ -167,7 +176,12 @@ def test_the_command_that_goes_on_is_printed_and_works(
     (tmp_path / "spec.json").write_text(json.dumps(spec.to_json()))
     folder = tmp_path / "my run"
     before_pass(5, kill(signal.SIGTERM))
-    assert main_run(["--spec", str(tmp_path / "spec.json"), "--out", str(folder), "--quiet", "--save-every", "none"]) == 143
+    assert (
+        main_run(
+            ["--spec", str(tmp_path / "spec.json"), "--out", str(folder), "--quiet", "--save-every", "none"]
+        )
+        == 143
+    )
     assert f"go on with: sidetune-run --resume '{folder}'\n" in capsys.readouterr().err
     before_pass(2, kill(signal.SIGINT))
     assert main_run(["--resume", str(folder), "--quiet"]) == 130
@@ -201,10 +215,15 @@ def test_a_process_that_is_killed_lets_go_of_the_folder(tmp_path: Path) -> None:
         "import sys, time, pathlib; from sidetune_core.lock import locked\n"
         "with locked(pathlib.Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with pytest.raises(RunError, match=rf"is being worked on by process {process.pid} on "), locked(tmp_path):
+        with (
+            pytest.raises(RunError, match=rf"is being worked on by process {process.pid} on "),
+            locked(tmp_path),
+        ):
             pass
         folder = RunFolder(tmp_path)
         folder.set_status("running")
@@ -215,7 +234,9 @@ def test_a_process_that_is_killed_lets_go_of_the_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_a_run_that_is_being_worked_on_is_refused_with_status_2(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_being_worked_on_is_refused_with_status_2(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with locked(whole):
         assert main_run(["--resume", str(whole)]) == 2
     assert f"is being worked on by process {os.getpid()} on " in capsys.readouterr().err
@@ -243,7 +264,11 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize("harm", [flip, truncate, Path.unlink])
 @pytest.mark.parametrize(
     "names",
-    [["within.safetensors"], ["within.safetensors", "after-001.safetensors"], ["within.safetensors", "after-001.json"]],
+    [
+        ["within.safetensors"],
+        ["within.safetensors", "after-001.safetensors"],
+        ["within.safetensors", "after-001.json"],
+    ],
     ids=["within", "and-tensors", "and-json"],
 )
 def test_damage_is_named_and_the_last_good_state_is_used(
@@ -262,7 +287,9 @@ def test_damage_is_named_and_the_last_good_state_is_used(
     api.resume(tmp_path / "cut")
     told = capsys.readouterr().err
     for name in names:
-        assert (name in told) != (harm is Path.unlink and name == "within.safetensors")  # one that is not there may never have been
+        assert (name in told) != (
+            harm is Path.unlink and name == "within.safetensors"
+        )  # one that is not there may never have been
     same(tmp_path / "cut", whole)
 
 
@@ -293,7 +320,10 @@ def test_a_disk_that_cannot_be_written_is_named_and_nothing_is_lost(
         for module in ("files", "weights"):
             patch.setattr(f"sidetune_core.{module}.write_bytes", lambda *args: fail(write, *args))
         patch.setattr(Path, "open", lambda *args, **more: fail(opened, *args, **more))
-        with pytest.raises(WriteError, match=f"cannot write .*{os.strerror(number)}. The run is kept .*: sidetune-run --resume") as error:
+        with pytest.raises(
+            WriteError,
+            match=f"cannot write .*{os.strerror(number)}. The run is kept .*: sidetune-run --resume",
+        ) as error:
             api.run(spec, tmp_path / "cut", save_every="1")
     assert str(tmp_path / "cut") in str(error.value)
     assert [path.name for path in (tmp_path / "cut").rglob(".*")] == []
@@ -301,7 +331,9 @@ def test_a_disk_that_cannot_be_written_is_named_and_nothing_is_lost(
     same(tmp_path / "cut", whole)
 
 
-def test_a_run_in_a_folder_that_is_read_only_is_left_as_it_is(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_a_folder_that_is_read_only_is_left_as_it_is(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -348,7 +380,9 @@ def test_extra_state_of_a_learner_is_restored_without_a_line_of_its_own(
     assert len(resumed.learner.diary["sums"]) == 9
 
 
-def test_curves_are_drawn_once_however_often_a_run_was_stopped(spec: api.RunSpec, tmp_path: Path, before_pass: Any) -> None:
+def test_curves_are_drawn_once_however_often_a_run_was_stopped(
+    spec: api.RunSpec, tmp_path: Path, before_pass: Any
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     cut_off(spec, tmp_path / "cut", before_pass)
@@ -363,25 +397,35 @@ def test_curves_are_drawn_once_however_often_a_run_was_stopped(spec: api.RunSpec
 def test_a_run_of_an_earlier_version_is_refused_and_left_alone(whole: Path, tmp_path: Path) -> None:
     old = shutil.copytree(whole, tmp_path / "old")
     for folder in (old, whole):
-        (folder / "checkpoints" / "after-002.json").write_text(json.dumps({"done": ["t0", "t1"], "sha256": ""}))
+        (folder / "checkpoints" / "after-002.json").write_text(
+            json.dumps({"done": ["t0", "t1"], "sha256": ""})
+        )
     with pytest.raises(RunError, match="earlier version"):
         api.resume(old)
     assert (old / "status").read_text() == "done\n"
     same(old, whole)
 
 
-def test_all_tasks_at_once_take_their_turns_from_where_they_were(spec: api.RunSpec, tmp_path: Path, before_pass: Any) -> None:
+def test_all_tasks_at_once_take_their_turns_from_where_they_were(
+    spec: api.RunSpec, tmp_path: Path, before_pass: Any
+) -> None:
     joint = attrs.evolve(spec, learner="joint", train={**TRAIN, "steps": 3})
     api.run(joint, tmp_path / "whole")
     for at in (4, 5, 6):
-        assert "step" in str(checkpoint.find(cut_off(joint, tmp_path / f"cut{at}", before_pass, at), pytest.fail))
+        assert "step" in str(
+            checkpoint.find(cut_off(joint, tmp_path / f"cut{at}", before_pass, at), pytest.fail)
+        )
         api.resume(tmp_path / f"cut{at}")
         same(tmp_path / f"cut{at}", tmp_path / "whole")
 
 
-def test_saving_waits_for_seconds_as_well_as_for_steps(spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_waits_for_seconds_as_well_as_for_steps(
+    spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = iter(range(0, 10**6, 10))
-    monkeypatch.setattr(training, "time", attrs.make_class("Clock", {"monotonic": attrs.field()})(lambda: next(clock)))
+    monkeypatch.setattr(
+        training, "time", attrs.make_class("Clock", {"monotonic": attrs.field()})(lambda: next(clock))
+    )
     saved = []
     save = checkpoint.save_within
     monkeypatch.setattr(checkpoint, "save_within", lambda *args: saved.append(args[-1].step) or save(*args))

@@ -37,12 +37,16 @@ def constant(value: float) -> api.Act:
     return lambda inputs: torch.tensor([0.0, 0.0, value]).repeat(len(inputs["cue"]), 1)
 
 
-def batches(task: CueTask, steps: int, act: api.Act | None = None, first_step: int = 0, seed: int = 0) -> list[Batch]:
+def batches(
+    task: CueTask, steps: int, act: api.Act | None = None, first_step: int = 0, seed: int = 0
+) -> list[Batch]:
     return list(islice(task.train(act or constant(0.0), Order(seed, BATCH, first_step)), steps))
 
 
 def columns(batch: Batch) -> dict[str, Tensor]:
-    return dict(zip(("action", "log_prob", "advantage", "return", "value"), batch.targets.unbind(1), strict=True))
+    return dict(
+        zip(("action", "log_prob", "advantage", "return", "value"), batch.targets.unbind(1), strict=True)
+    )
 
 
 def test_advantages_are_the_discounted_sums_of_differences_that_they_are_defined_as() -> None:
@@ -75,7 +79,9 @@ def test_an_episode_that_is_cut_off_is_worth_what_would_have_come_after_it() -> 
         assert (found <= most + gamma**left * worth + 1e-4).all()
         assert (found >= gamma**left * worth - 1e-4).all()
         last = time == LENGTH - 1
-        torch.testing.assert_close(found[last].round(decimals=3) % 1, torch.full((int(last.sum()),), (gamma * worth) % 1))
+        torch.testing.assert_close(
+            found[last].round(decimals=3) % 1, torch.full((int(last.sum()),), (gamma * worth) % 1)
+        )
 
 
 class Ending(CueTask):
@@ -115,7 +121,9 @@ def test_the_loss_is_ppo_s_row_by_row() -> None:
         error = max((output[row, 2] - returns[row]) ** 2, (near - returns[row]) ** 2)
         expected.append(-gain + 0.7 * error + 0.3 * (p * np.log(p)).sum())
     targets = torch.from_numpy(np.stack([actions, before, advantages, returns, values], 1))
-    found = CueTask("t0", options).loss(torch.from_numpy(output), Batch(torch.arange(50), Inputs({}), targets))
+    found = CueTask("t0", options).loss(
+        torch.from_numpy(output), Batch(torch.arange(50), Inputs({}), targets)
+    )
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10)
 
 
@@ -130,7 +138,9 @@ def test_every_row_comes_once_in_each_pass_and_batches_are_of_one_size() -> None
 
 
 def test_a_batch_that_does_not_divide_a_rollout_is_refused() -> None:
-    with pytest.raises(OptionError, match="--train.batch 30 does not divide a rollout, 4 environments by 10 steps = 40 rows"):
+    with pytest.raises(
+        OptionError, match="--train.batch 30 does not divide a rollout, 4 environments by 10 steps = 40 rows"
+    ):
         CueTask("t0", OPTIONS).steps_per_epoch(30)
 
 
@@ -195,7 +205,9 @@ def test_running_statistics_are_those_of_what_was_seen_and_come_back_as_they_wer
     state = task.state()
     seen = state["observations"]["cue"]
     assert seen["count"] == (3 * 10 + 1) * 4
-    assert seen["mean"][2] == pytest.approx((30 // 5 * 10 * 4) / seen["count"])  # times 0 to 4, then 0 once more
+    assert seen["mean"][2] == pytest.approx(
+        (30 // 5 * 10 * 4) / seen["count"]
+    )  # times 0 to 4, then 0 once more
     other = CueTask("t0", options)
     other.set_state(state)
     assert other.state() == state
@@ -232,7 +244,10 @@ class Broken(CueTask):
 
 
 def test_an_observation_that_is_not_a_number_is_told_with_its_environment_and_step() -> None:
-    with pytest.raises(RunError, match="cue t0: the observation 'cue' of environment 1 is not a finite number \\(step 3 of training\\)"):
+    with pytest.raises(
+        RunError,
+        match="cue t0: the observation 'cue' of environment 1 is not a finite number \\(step 3 of training\\)",
+    ):
         batches(Broken("t0", OPTIONS), 1)
 
 
@@ -299,7 +314,10 @@ def test_a_run_is_saved_where_a_rollout_begins_and_goes_on_there_with_new_episod
     resumed = api.resume(tmp_path / "cut")
     assert [len(row) for row in resumed.results.rows] == [2, 2]
     counts = {task.id: task.state()["observations"]["cue"]["count"] for task in resumed.tasks}
-    assert counts == {"t0": (41 + 1) * 4, "t1": (41 + 1) * 4}  # the first observations of new episodes were seen too
+    assert counts == {
+        "t0": (41 + 1) * 4,
+        "t1": (41 + 1) * 4,
+    }  # the first observations of new episodes were seen too
 
 
 def test_a_signal_while_experience_is_gathered_stops_where_the_rollout_began(

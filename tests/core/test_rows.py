@@ -37,7 +37,9 @@ def folder(request: Any, tmp_path: Path) -> Path | None:
     return tmp_path / "rows" if request.param == "disk" else None
 
 
-def test_rows_of_many_blocks_come_back_in_the_order_asked_for(folder: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_many_blocks_come_back_in_the_order_asked_for(
+    folder: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "FEWEST", 7)
     monkeypatch.setattr(module, "MOST", 7)
     values, order = column(100, 3), torch.randperm(100)
@@ -136,7 +138,9 @@ peak = max(peak, data() - before)
 assert torch.equal(found[:, 0, 0, 0].float(), torch.arange(100.0)), found
 print(rows.bytes >> 20, peak >> 20)
 """
-    out = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
     held, peak = map(int, out.split())
     assert held == 800
     assert peak < 400

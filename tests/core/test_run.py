@@ -30,7 +30,12 @@ def make_spec(archive: Path, learner: str = "sidetune", seed: int = 0, **train: 
     env = {"name": "images", "archive": archive, "classes_per_task": 2}
     side = {"name": "fcn4", "weights": "none"} if learner == "sidetune" else None
     return api.RunSpec(
-        base={"name": "resnet20", "weights": "none"}, side=side, learner=learner, env=env, train={**TRAIN, **train}, seed=seed
+        base={"name": "resnet20", "weights": "none"},
+        side=side,
+        learner=learner,
+        env=env,
+        train={**TRAIN, **train},
+        seed=seed,
     )
 
 
@@ -43,7 +48,17 @@ def final(run: api.Run) -> bytes:
 def test_a_run_leaves_every_file_that_its_folder_promises(spec: api.RunSpec, tmp_path: Path) -> None:
     api.run(spec, tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names >= {"run.json", "status", "metrics.jsonl", "eval.jsonl", "moved.jsonl", "checkpoints", "tb", "log.txt", "report.md"}
+    assert names >= {
+        "run.json",
+        "status",
+        "metrics.jsonl",
+        "eval.jsonl",
+        "moved.jsonl",
+        "checkpoints",
+        "tb",
+        "log.txt",
+        "report.md",
+    }
     assert (tmp_path / "run" / "status").read_text() == "done\n"
 
 
@@ -59,7 +74,9 @@ def test_side_tuning_gives_old_tasks_the_same_numbers_bit_for_bit(spec: api.RunS
     assert results.rows[1][0] == results.rows[0][0]
 
 
-def test_side_tuning_leaves_every_tensor_and_buffer_of_the_base_as_it_was(spec: api.RunSpec, tmp_path: Path) -> None:
+def test_side_tuning_leaves_every_tensor_and_buffer_of_the_base_as_it_was(
+    spec: api.RunSpec, tmp_path: Path
+) -> None:
     folder = api.run(spec, tmp_path / "run").folder
     moved = [name for line in folder.lines("moved.jsonl") for name in line["moved"]]
     assert moved
@@ -71,7 +88,9 @@ def test_what_a_later_task_moves_belongs_to_it(spec: api.RunSpec, tmp_path: Path
     assert all(".t1." in name for name in last["moved"])
 
 
-def test_fine_tuning_moves_the_base_and_its_batch_norm_statistics(image_archive: Path, tmp_path: Path) -> None:
+def test_fine_tuning_moves_the_base_and_its_batch_norm_statistics(
+    image_archive: Path, tmp_path: Path
+) -> None:
     folder = api.run(make_spec(image_archive, "finetune"), tmp_path / "run").folder
     moved = folder.lines("moved.jsonl")[0]["moved"]
     assert {"base.conv1.weight", "base.bn1.running_mean"} <= set(moved)
@@ -100,14 +119,17 @@ def test_the_run_json_is_a_spec_that_gives_the_same_run(spec: api.RunSpec, tmp_p
 
 
 def test_the_feature_store_changes_no_bit_of_the_results(image_archive: Path, tmp_path: Path) -> None:
-    with_store, without = (api.run(make_spec(image_archive, store=store), tmp_path / store) for store in ("memory", "off"))
+    with_store, without = (
+        api.run(make_spec(image_archive, store=store), tmp_path / store) for store in ("memory", "off")
+    )
     assert with_store.results == without.results
     assert final(with_store) == final(without)
 
 
 def test_the_store_on_disk_is_used_by_the_next_run(image_archive: Path, tmp_path: Path) -> None:
     first, second = (
-        api.run(make_spec(image_archive, store="disk", store_dir=tmp_path / "store"), tmp_path / name) for name in ("a", "b")
+        api.run(make_spec(image_archive, store="disk", store_dir=tmp_path / "store"), tmp_path / name)
+        for name in ("a", "b")
     )
     assert len(list((tmp_path / "store").iterdir())) == 1
     assert final(first) == final(second)
@@ -127,7 +149,9 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bytes(spec: api.RunSpec, tmp_
     assert (cut / "moved.jsonl").read_text() == (tmp_path / "whole" / "moved.jsonl").read_text()
 
 
-def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_again(spec: api.RunSpec, tmp_path: Path) -> None:
+def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_again(
+    spec: api.RunSpec, tmp_path: Path
+) -> None:
     whole = api.run(spec, tmp_path / "whole")
     cut = tmp_path / "cut"
     shutil.copytree(tmp_path / "whole", cut)
@@ -180,15 +204,24 @@ def test_divergence_in_a_later_task_keeps_the_checkpoint_before_it(
     monkeypatch.setattr(api.ClassTask, "loss", broken)
     with pytest.raises(Diverged, match=r"nan at step 1 of task t1.*after-001\.safetensors"):
         api.run(spec, tmp_path / "run")
-    assert checkpoint.latest(tmp_path / "run" / "checkpoints") == tmp_path / "run" / "checkpoints" / "after-001.safetensors"
+    assert (
+        checkpoint.latest(tmp_path / "run" / "checkpoints")
+        == tmp_path / "run" / "checkpoints" / "after-001.safetensors"
+    )
 
 
 def test_the_gradient_is_clipped_at_every_step(image_archive: Path, tmp_path: Path) -> None:
     options = {"optimizer": "sgd", "momentum": 0.0, "lr": 1.0, "clip": 1e-3, "steps": 8}
     run = api.run(make_spec(image_archive, "features", **options), tmp_path / "run")
-    untrained = api.run(make_spec(image_archive, "features", **{**options, "steps": 0}), tmp_path / "untrained")
-    after, before = (read_tensors(one.folder.checkpoints / "after-001.safetensors") for one in (run, untrained))
-    moved = torch.cat([(after[key] - before[key]).flatten() for key in after if key.startswith("heads")]).norm()
+    untrained = api.run(
+        make_spec(image_archive, "features", **{**options, "steps": 0}), tmp_path / "untrained"
+    )
+    after, before = (
+        read_tensors(one.folder.checkpoints / "after-001.safetensors") for one in (run, untrained)
+    )
+    moved = torch.cat(
+        [(after[key] - before[key]).flatten() for key in after if key.startswith("heads")]
+    ).norm()
     assert 0 < moved <= 8 * 1e-3 * 1.001  # each of 8 steps is at most lr * clip long
 
 
@@ -201,7 +234,9 @@ def test_curves_can_be_read_from_tensorboard(spec: api.RunSpec, tmp_path: Path) 
     assert {"t0/loss", "t1/loss", "t0/merger.base", "R/t0", "R/t1"} <= set(events.Tags()["scalars"])
 
 
-def test_predict_gives_the_scores_that_were_evaluated(spec: api.RunSpec, image_archive: Path, tmp_path: Path) -> None:
+def test_predict_gives_the_scores_that_were_evaluated(
+    spec: api.RunSpec, image_archive: Path, tmp_path: Path
+) -> None:
     import numpy as np
 
     run = api.run(spec, tmp_path / "run")
@@ -213,7 +248,9 @@ def test_predict_gives_the_scores_that_were_evaluated(spec: api.RunSpec, image_a
     assert float((scores.argmax(1) == labels).float().mean()) == run.results.rows[-1][0]
 
 
-def test_predicting_for_a_task_that_is_not_there_names_those_that_are(spec: api.RunSpec, tmp_path: Path) -> None:
+def test_predicting_for_a_task_that_is_not_there_names_those_that_are(
+    spec: api.RunSpec, tmp_path: Path
+) -> None:
     run = api.run(spec, tmp_path / "run")
     with pytest.raises(SidetuneError, match="no task 't9' in this run; it has t0, t1"):
         run.predict({"image": torch.zeros(1, 3, 32, 32)}, "t9")
@@ -232,7 +269,9 @@ def test_a_folder_that_cannot_be_made_is_refused_before_data_is_read(tmp_path: P
         api.run(make_spec(tmp_path / "absent.npz"), tmp_path / "file" / "run")
 
 
-def test_a_folder_without_permission_is_refused(spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_permission_is_refused(
+    spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # the tests may run as root, whom no permission stops
     with pytest.raises(RunError, match="no permission to write"):
         api.run(spec, tmp_path / "run")
@@ -260,8 +299,12 @@ def test_evaluations_of_the_validation_split_are_kept_apart(image_archive: Path,
 
 def test_two_accumulated_batches_are_one_of_twice_the_size(image_archive: Path, tmp_path: Path) -> None:
     whole = api.run(make_spec(image_archive, "features", batch=8, store="off"), tmp_path / "whole")
-    halves = api.run(make_spec(image_archive, "features", batch=4, accumulate=2, store="off"), tmp_path / "halves")
-    assert halves.folder.lines("metrics.jsonl")[0]["loss"] == pytest.approx(whole.folder.lines("metrics.jsonl")[0]["loss"], rel=1e-4)
+    halves = api.run(
+        make_spec(image_archive, "features", batch=4, accumulate=2, store="off"), tmp_path / "halves"
+    )
+    assert halves.folder.lines("metrics.jsonl")[0]["loss"] == pytest.approx(
+        whole.folder.lines("metrics.jsonl")[0]["loss"], rel=1e-4
+    )
     for name, value in whole.learner.state_dict().items():
         torch.testing.assert_close(halves.learner.state_dict()[name], value, rtol=1e-3, atol=1e-5)
 
@@ -271,11 +314,19 @@ def test_an_epoch_counts_examples_and_not_accumulated_batches(image_archive: Pat
     assert run.folder.lines("metrics.jsonl")[-1]["step"] == 4  # of 20 examples each, 40 in a task, twice
 
 
-def test_what_a_task_leaves_besides_figures_is_in_the_folder(image_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_task_leaves_besides_figures_is_in_the_folder(
+    image_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(api.ClassTask, "documents", lambda task: {"note.txt": f"about {task.title}"})
     api.run(make_spec(image_archive, "features", steps=1), tmp_path / "run")
-    found = {str(path.relative_to(tmp_path / "run")): path.read_text() for path in (tmp_path / "run" / "documents").rglob("*.txt")}
-    assert found == {"documents/t0-test/note.txt": "about blue, green", "documents/t1-test/note.txt": "about red, white"}
+    found = {
+        str(path.relative_to(tmp_path / "run")): path.read_text()
+        for path in (tmp_path / "run" / "documents").rglob("*.txt")
+    }
+    assert found == {
+        "documents/t0-test/note.txt": "about blue, green",
+        "documents/t1-test/note.txt": "about red, white",
+    }
 
 
 def test_every_line_of_the_curves_names_task_step_and_rate(spec: api.RunSpec, tmp_path: Path) -> None:
@@ -310,7 +361,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return change
 
 
-def test_each_task_can_have_a_metric_of_its_own(spec: api.RunSpec, measured: Callable[..., None], tmp_path: Path) -> None:
+def test_each_task_can_have_a_metric_of_its_own(
+    spec: api.RunSpec, measured: Callable[..., None], tmp_path: Path
+) -> None:
     measured(metric="loss")
     done = api.run(spec, tmp_path / "run")
     assert done.results.metric == "result"
@@ -328,7 +381,9 @@ def test_progress_tells_a_mean_only_of_figures_of_one_unit(
     assert "mean over tasks" not in capsys.readouterr().err
 
 
-def test_metrics_that_rise_and_fall_are_not_mixed(spec: api.RunSpec, measured: Callable[..., None], tmp_path: Path) -> None:
+def test_metrics_that_rise_and_fall_are_not_mixed(
+    spec: api.RunSpec, measured: Callable[..., None], tmp_path: Path
+) -> None:
     measured(metric="loss", higher_is_better=False)
     with pytest.raises(RunError, match="env 'images' has tasks whose metrics rise and others whose fall"):
         api.run(spec, tmp_path / "run")

@@ -29,7 +29,10 @@ def test_a_new_part_conforms(kind: Kind, tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_to_do_next_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "mine"
     assert main(["new", "learner", "my_method", "--out", str(folder)]) == 0
-    assert f"pip install -e {folder} && sidetune check learner my_method && sidetune-run --learner my_method" in capsys.readouterr().out
+    assert (
+        f"pip install -e {folder} && sidetune check learner my_method && sidetune-run --learner my_method"
+        in capsys.readouterr().out
+    )
     assert (folder / "sidetune_my_method" / "my_method.py").is_file()
 
 
@@ -44,7 +47,11 @@ def test_what_to_do_next_is_printed(tmp_path: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_what_cannot_be_is_told(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()

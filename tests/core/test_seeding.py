@@ -34,7 +34,11 @@ def test_a_derived_seed_fits_every_generator() -> None:
 
 
 def test_other_seeds_and_names_give_other_seeds() -> None:
-    found = {derive_seed(seed, *names) for seed in range(20) for names in ((), ("a",), ("b",), ("a", "b"), ("a", 0), ("a", 1))}
+    found = {
+        derive_seed(seed, *names)
+        for seed in range(20)
+        for names in ((), ("a",), ("b",), ("a", "b"), ("a", 0), ("a", 1))
+    }
     assert len(found) == 120
 
 
@@ -92,7 +96,9 @@ def test_blocks_nest() -> None:
 
 def test_generators_go_on_from_where_they_were_after_json_has_had_them() -> None:
     plain, tensors = take_apart(random_states())
-    drawn = [(draw(), float(np.random.randn()), random.gauss()) for _ in range(3)]  # of normal ones NumPy and Python hold one back
+    drawn = [
+        (draw(), float(np.random.randn()), random.gauss()) for _ in range(3)
+    ]  # of normal ones NumPy and Python hold one back
     draw()
     set_random_states(put_together(json.loads(json.dumps(plain)), tensors))
     assert [(draw(), float(np.random.randn()), random.gauss()) for _ in range(3)] == drawn

@@ -19,14 +19,18 @@ def test_a_name_a_table_and_a_choice_say_the_same() -> None:
 
 
 def test_json_and_back_is_the_same_spec() -> None:
-    spec = RunSpec(learner={"name": "ewc", "coef": 10.0}, env={"name": "icifar", "tasks": 3}, train={"lr": 0.1}, seed=4)
+    spec = RunSpec(
+        learner={"name": "ewc", "coef": 10.0}, env={"name": "icifar", "tasks": 3}, train={"lr": 0.1}, seed=4
+    )
     assert from_values(spec.to_json(), "here") == spec
 
 
 def test_a_toml_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text('learner = "features"\nseed = 3\n[env]\nname = "icifar"\ntasks = 2\n[train]\nlr = 0.1\n')
-    assert read_spec(path) == RunSpec(learner="features", env={"name": "icifar", "tasks": 2}, train={"lr": 0.1}, seed=3)
+    assert read_spec(path) == RunSpec(
+        learner="features", env={"name": "icifar", "tasks": 2}, train={"lr": 0.1}, seed=3
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_slots_that_the_learner_needs_take_their_defaults() -> None:
     names = {slot: part.plugin.name for slot, part in compose(RunSpec()).parts.items()}
-    assert names == {"base": "resnet44", "side": "fcn4", "merger": "alpha", "learner": "sidetune", "env": "digits"}
+    assert names == {
+        "base": "resnet44",
+        "side": "fcn4",
+        "merger": "alpha",
+        "learner": "sidetune",
+        "env": "digits",
+    }
 
 
 def test_slots_that_the_learner_does_not_use_stay_empty() -> None:
@@ -68,7 +78,13 @@ def test_a_slot_that_the_learner_does_not_use_may_not_be_set() -> None:
 
 
 def test_an_optional_side_brings_a_merger_with_it() -> None:
-    assert set(compose(RunSpec(learner="finetune", side="fcn4")).parts) == {"base", "side", "merger", "learner", "env"}
+    assert set(compose(RunSpec(learner="finetune", side="fcn4")).parts) == {
+        "base",
+        "side",
+        "merger",
+        "learner",
+        "env",
+    }
 
 
 def test_the_recipe_of_the_env_holds_where_nothing_is_asked_for() -> None:

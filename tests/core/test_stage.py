@@ -28,7 +28,9 @@ def test_tasks_take_their_turns_and_each_has_had_its_batches(both: Stage) -> Non
     assert [both.turn(step) for step in range(3)] == [first, last, first]
     for step in range(5):
         turns = [both.turn(earlier) for earlier in range(step)]
-        assert both.batches_taken(step, OPTIONS) == {task.id: OPTIONS.accumulate * turns.count(task) for task in both.tasks}
+        assert both.batches_taken(step, OPTIONS) == {
+            task.id: OPTIONS.accumulate * turns.count(task) for task in both.tasks
+        }
 
 
 def test_the_steps_of_a_stage_are_those_of_its_tasks(both: Stage) -> None:
@@ -37,6 +39,8 @@ def test_the_steps_of_a_stage_are_those_of_its_tasks(both: Stage) -> None:
     assert both.steps(epochs) == sum(round(2 * task.steps_per_epoch(16)) for task in both.tasks)
 
 
-def test_a_run_goes_on_only_where_every_task_of_the_stage_can(both: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_only_where_every_task_of_the_stage_can(
+    both: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(both.last, "can_go_on", lambda step, batch_size: step % 4 == 0)
     assert [step for step in range(9) if both.can_go_on(step, OPTIONS)] == [0, 1, 4, 5, 8]

@@ -54,14 +54,17 @@ class Here:
 def spec(image_archive: Path) -> RunSpec:
     env = {"name": "images", "archive": str(image_archive), "classes_per_task": 2}
     base = {"name": "resnet20", "weights": "none"}
-    return RunSpec(base=base, learner="features", env=env, train={"steps": 2, "batch": 8, "precision": "fp32"})
+    return RunSpec(
+        base=base, learner="features", env=env, train={"steps": 2, "batch": 8, "precision": "fp32"}
+    )
 
 
 @pytest.fixture
 def plan(spec: RunSpec) -> Plan:
     """Runs of the small spec, one for each seed."""
     return lambda *seeds, **train: [
-        planned(f"seed-{seed}", compose(attrs.evolve(spec, seed=seed, train={**spec.train, **train}))) for seed in seeds
+        planned(f"seed-{seed}", compose(attrs.evolve(spec, seed=seed, train={**spec.train, **train})))
+        for seed in seeds
     ]
 
 
@@ -104,7 +107,10 @@ def test_what_a_process_leaves_that_was_killed_at_its_start_is_begun_anew(plan: 
 def test_a_folder_with_another_run_is_refused_before_anything_is_run(plan: Plan, tmp_path: Path) -> None:
     executor = Here()
     carry_out(plan(1), tmp_path, executor, 2, None, print)
-    with pytest.raises(RunError, match=r"seed-1 holds another run than the one asked for \(train.lr 0.001 there, 0.5 asked for\)"):
+    with pytest.raises(
+        RunError,
+        match=r"seed-1 holds another run than the one asked for \(train.lr 0.001 there, 0.5 asked for\)",
+    ):
         carry_out(plan(0, 1, lr=0.5), tmp_path, executor, 2, None, print)
     assert len(executor.begun) == 1
 
@@ -164,7 +170,9 @@ def test_a_worker_that_is_killed_is_replaced_by_one_that_goes_on(
 ) -> None:
     (tmp_path / "killed_once.py").write_text(KILLED_ONCE)
     monkeypatch.chdir(tmp_path)
-    (swept,) = sweep({"once": attrs.evolve(spec, learner="killed_once:KilledOnce")}, "out", workers=1, quiet=False)
+    (swept,) = sweep(
+        {"once": attrs.evolve(spec, learner="killed_once:KilledOnce")}, "out", workers=1, quiet=False
+    )
     assert (swept.status, swept.folder) == ("done", Path("out/runs/once"))
     said = [line.partition(":")[0] for line in capfd.readouterr().err.splitlines()[1:]]
     assert said == ["begin    once", "died     once", "go on    once", "done     once [1/1]"]
@@ -179,7 +187,10 @@ def test_a_dry_run_shows_how_far_the_runs_are_and_writes_nothing(
     assert main(["sweep", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["state", "run", "composition"]
-    assert [line.split()[:2] for line in lines[1:3]] == [["new", "learner-features_seed-3"], ["new", "learner-features_seed-4"]]
+    assert [line.split()[:2] for line in lines[1:3]] == [
+        ["new", "learner-features_seed-3"],
+        ["new", "learner-features_seed-4"],
+    ]
     assert main(["sweep", "--json", *words]) == 0
     assert [run["spec"]["seed"] for run in json.loads(capsys.readouterr().out)["runs"]] == [3, 4, 3, 4]
     assert list(tmp_path.iterdir()) == []
@@ -193,17 +204,23 @@ sys.exit("torch was imported" if "torch" in sys.modules else status)
 """
 
 
-def test_the_sweeping_process_compares_what_is_done_and_imports_no_torch(plan: Plan, spec: RunSpec, tmp_path: Path) -> None:
+def test_the_sweeping_process_compares_what_is_done_and_imports_no_torch(
+    plan: Plan, spec: RunSpec, tmp_path: Path
+) -> None:
     (tmp_path / "base.json").write_text(json.dumps(spec.to_json()))
     carry_out(plan(0, 1), tmp_path / "out", Here(), 2, None, print)
     words = ["--spec", str(tmp_path / "base.json"), "--seed", "0..1", "--out", str(tmp_path / "out")]
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "runs: 2; 2 done before" in done.stderr
-    assert [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("features")] == [["features", "2"]]
+    assert [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("features")] == [
+        ["features", "2"]
+    ]
 
 
-def test_a_mistake_in_a_grid_exits_with_status_2_and_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_in_a_grid_exits_with_status_2_and_writes_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["sweep", "--learner", "ewx", "--out", str(tmp_path / "out")]) == 2
     assert "no learner named 'ewx'. Did you mean 'ewc'?" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -211,10 +228,26 @@ def test_a_mistake_in_a_grid_exits_with_status_2_and_writes_nothing(tmp_path: Pa
 
 def test_ctrl_c_lets_the_runs_save_their_state_and_says_how_to_go_on(spec: RunSpec, tmp_path: Path) -> None:
     (tmp_path / "base.json").write_text(json.dumps(spec.to_json()))
-    words = ["sweep", "--spec", "base.json", "--train.steps", "100000", "--seed", "0,1", "--workers", "1", "--out", "out"]
+    words = [
+        "sweep",
+        "--spec",
+        "base.json",
+        "--train.steps",
+        "100000",
+        "--seed",
+        "0,1",
+        "--workers",
+        "1",
+        "--out",
+        "out",
+    ]
     code = "import sys; from sidetune_core.cli import main; sys.exit(main())"
-    with subprocess.Popen([sys.executable, "-c", code, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "out" / "runs" / "seed-0" / "metrics.jsonl").is_file() and process.poll() is None:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while (
+            not (tmp_path / "out" / "runs" / "seed-0" / "metrics.jsonl").is_file() and process.poll() is None
+        ):
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
@@ -226,7 +259,9 @@ def test_ctrl_c_lets_the_runs_save_their_state_and_says_how_to_go_on(spec: RunSp
     )
 
 
-def test_gpus_are_those_that_are_visible_and_each_worker_has_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_gpus_are_those_that_are_visible_and_each_worker_has_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-8f")
     assert visible_gpus() == ["2", "GPU-8f"]
     executor = LocalProcesses()

@@ -8,7 +8,12 @@ TABLE = [["name", "value\n(2017)"], ["first", "1"], ["b_2 & c", "-10 ± 0.5 %"]]
 
 
 def test_text_stands_in_columns_with_level_heads() -> None:
-    assert aligned(TABLE).splitlines() == ["               value", "name          (2017)", "first              1", "b_2 & c  -10 ± 0.5 %"]
+    assert aligned(TABLE).splitlines() == [
+        "               value",
+        "name          (2017)",
+        "first              1",
+        "b_2 & c  -10 ± 0.5 %",
+    ]
 
 
 def test_markdown_sets_numbers_to_the_right() -> None:

@@ -16,7 +16,20 @@ ONE = torch.ones(2)
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, 3, 0.1, float("inf"), "text", [], {}, (), [1, (2, "a")], {"a": {1: [None]}, 2: ()}, {"tensor": {"tuple": 1}}],
+    [
+        None,
+        True,
+        3,
+        0.1,
+        float("inf"),
+        "text",
+        [],
+        {},
+        (),
+        [1, (2, "a")],
+        {"a": {1: [None]}, 2: ()},
+        {"tensor": {"tuple": 1}},
+    ],
 )
 def test_plain_values_come_back_through_json(value: Any) -> None:
     plain, tensors = take_apart(value)
@@ -27,7 +40,11 @@ def test_plain_values_come_back_through_json(value: Any) -> None:
 
 def test_tensors_are_named_by_the_way_to_them() -> None:
     plain, tensors = take_apart({"a": [ONE, {"b": ONE + 1}], 7: ONE + 2}, "state")
-    assert {name: value.tolist() for name, value in tensors.items()} == {"state/a/0": [1, 1], "state/a/1/b": [2, 2], "state/7": [3, 3]}
+    assert {name: value.tolist() for name, value in tensors.items()} == {
+        "state/a/0": [1, 1],
+        "state/a/1/b": [2, 2],
+        "state/7": [3, 3],
+    }
     assert names_in(plain) == set(tensors)
     back = put_together(json.loads(json.dumps(plain)), tensors)
     assert torch.equal(back["a"][1]["b"], ONE + 1)

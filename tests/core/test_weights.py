@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from sidetune_core import weights
 from sidetune_core.errors import WeightsError
-from sidetune_core.weights import Published, fetch, fill, fingerprint, load_weights, read_tensors, write_tensors
+from sidetune_core.weights import (
+    Published,
+    fetch,
+    fill,
+    fingerprint,
+    load_weights,
+    read_tensors,
+    write_tensors,
+)
 
 
 def network() -> nn.Sequential:
@@ -32,7 +40,9 @@ def test_fill_copies_every_tensor() -> None:
 
 def test_fill_takes_a_prefix_off() -> None:
     source, target = network(), network()
-    fill(target, {f"module.{key}": value for key, value in source.state_dict().items()}, "w", prefix="module.")
+    fill(
+        target, {f"module.{key}": value for key, value in source.state_dict().items()}, "w", prefix="module."
+    )
     assert torch.equal(target[0].weight, source[0].weight)
 
 
@@ -43,7 +53,14 @@ def test_fill_does_without_the_counts_that_old_files_lack() -> None:
 
 def test_fill_converts_half_precision_into_the_precision_of_the_network() -> None:
     target = network()
-    fill(target, {key: value.half() if value.is_floating_point() else value for key, value in network().state_dict().items()}, "w")
+    fill(
+        target,
+        {
+            key: value.half() if value.is_floating_point() else value
+            for key, value in network().state_dict().items()
+        },
+        "w",
+    )
     assert target[0].weight.dtype == torch.float32
 
 
@@ -51,9 +68,18 @@ def test_fill_converts_half_precision_into_the_precision_of_the_network() -> Non
     ("change", "words"),
     [
         (lambda tensors: tensors.pop("0.bias"), "the file lacks 0.bias"),
-        (lambda tensors: tensors.update(extra=torch.ones(1)), "the file has extra, which the network has not"),
-        (lambda tensors: tensors.update({"0.weight": torch.ones(3, 5)}), "differs in shape: 0.weight (3, 5) instead of (3, 2)"),
-        (lambda tensors: tensors.clear(), "the file lacks 0.bias, 0.weight, 1.bias, 1.running_mean and 2 more"),
+        (
+            lambda tensors: tensors.update(extra=torch.ones(1)),
+            "the file has extra, which the network has not",
+        ),
+        (
+            lambda tensors: tensors.update({"0.weight": torch.ones(3, 5)}),
+            "differs in shape: 0.weight (3, 5) instead of (3, 2)",
+        ),
+        (
+            lambda tensors: tensors.clear(),
+            "the file lacks 0.bias, 0.weight, 1.bias, 1.running_mean and 2 more",
+        ),
     ],
 )
 def test_fill_says_what_is_wrong(change: Callable[[dict[str, Tensor]], object], words: str) -> None:
@@ -132,20 +158,29 @@ def _fail(*_: object) -> None:
 @pytest.mark.parametrize("content", [torch.ones(3), [torch.ones(3)], {"w": 3}, {"state_dict": {"w": "x"}}])
 def test_a_file_without_a_state_dict_is_told(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="holds no state dict: expected tensors by name, alone or under the key 'state_dict'"):
+    with pytest.raises(
+        WeightsError,
+        match="holds no state dict: expected tensors by name, alone or under the key 'state_dict'",
+    ):
         read_tensors(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("new_format", [True, False])
-@pytest.mark.parametrize("wrap", [lambda tensors: tensors, lambda tensors: {"state_dict": tensors, "epoch": 3, "best": 93.1}])
-def test_a_state_dict_is_read_alone_or_in_a_record(new_format: bool, wrap: Callable[[object], object], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "wrap", [lambda tensors: tensors, lambda tensors: {"state_dict": tensors, "epoch": 3, "best": 93.1}]
+)
+def test_a_state_dict_is_read_alone_or_in_a_record(
+    new_format: bool, wrap: Callable[[object], object], tmp_path: Path
+) -> None:
     tensors = network().state_dict()
     torch.save(wrap(tensors), tmp_path / "w.pth", _use_new_zipfile_serialization=new_format)
     assert fingerprint(read_tensors(tmp_path / "w.pth")) == fingerprint(tensors)
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-@pytest.mark.parametrize("text", ["", "version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "<html></html>"])
+@pytest.mark.parametrize(
+    "text", ["", "version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "<html></html>"]
+)
 def test_a_file_of_something_else_is_told(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(WeightsError, match=rf"{name} cannot be read as weights"):

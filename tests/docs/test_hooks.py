@@ -49,4 +49,6 @@ def test_a_block_with_a_command_for_help_gets_what_it_prints(
 
 def test_every_page_asks_for_tables_that_there_are(hooks: ModuleType) -> None:
     for page in DOCS.rglob("*.md"):
-        hooks.on_page_markdown(page.read_text(encoding="utf-8").replace("console", "text"))  # an unknown kind raises
+        hooks.on_page_markdown(
+            page.read_text(encoding="utf-8").replace("console", "text")
+        )  # an unknown kind raises

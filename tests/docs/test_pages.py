@@ -28,7 +28,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 ELSEWHERE = {"habitat.md"}
 """Needs libraries that want an environment of their own; what it says is tested there, in tests/habitat."""
 PAGES = sorted({page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} - ELSEWHERE)
-FENCE = re.compile(r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.DOTALL | re.MULTILINE)
+FENCE = re.compile(
+    r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.DOTALL | re.MULTILINE
+)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 INSTALLED = ".installed"
 """Where a page's packages are installed: on the path of this process, and by a ``sitecustomize`` on that of every other."""
@@ -48,7 +50,10 @@ class Block:
 
 def blocks(page: str) -> list[Block]:
     text = (DOCS / page).read_text(encoding="utf-8")
-    return [Block(*found.group("language", "title", "text"), text.count("\n", 0, found.start()) + 1) for found in FENCE.finditer(text)]
+    return [
+        Block(*found.group("language", "title", "text"), text.count("\n", 0, found.start()) + 1)
+        for found in FENCE.finditer(text)
+    ]
 
 
 @attrs.define
@@ -112,7 +117,9 @@ class Reader:
         done = _process(sys.executable, "-m", "pip", verb, *alone, *target, *words)
         for packages in place.rglob("site-packages"):
             site.addsitedir(str(packages))
-            (place / "sitecustomize.py").write_text(f"import site; site.addsitedir({str(packages)!r})", encoding="utf-8")
+            (place / "sitecustomize.py").write_text(
+                f"import site; site.addsitedir({str(packages)!r})", encoding="utf-8"
+            )
         return done
 
     def forget(self) -> None:
@@ -156,13 +163,21 @@ def test_what_a_page_shows_happens(page: str, folder: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("page", PAGES)
 def test_no_block_of_a_page_is_left_out(page: str) -> None:
     found = blocks(page)
-    assert 2 * len(found) == (DOCS / page).read_text(encoding="utf-8").count("```"), "a fence has no language, or is indented"
+    assert 2 * len(found) == (DOCS / page).read_text(encoding="utf-8").count("```"), (
+        "a fence has no language, or is indented"
+    )
     for block in found:
-        runs = block.title is not None or block.language == "python" or (block.language == "console" and block.text.startswith("$ "))
+        runs = (
+            block.title is not None
+            or block.language == "python"
+            or (block.language == "console" and block.text.startswith("$ "))
+        )
         assert runs, f"{page}, line {block.line}: a {block.language} block is not run"
 
 
-def test_what_is_not_printed_and_what_does_not_end_well_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_printed_and_what_does_not_end_well_are_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     reader = Reader("a page", folder, capsys)
     reader.do(Block("console", None, "$ sidetune list mergers\nmergers ...\n...\n", 1))
     with pytest.raises(AssertionError, match=r"shown:\s+bases"):

@@ -65,7 +65,9 @@ def test_a_ball_is_curved_by_one_over_its_radius_both_ways() -> None:
     found, valid = principal_curvature(depth, CAMERA)
     near = (points(depth, CAMERA)[:, 2] < 1.9) & (depth > 0)
     assert valid[near].all()
-    torch.testing.assert_close(found.permute(0, 2, 3, 1)[near], torch.full((int(near.sum()), 2), 0.8).double(), rtol=0.03, atol=0)
+    torch.testing.assert_close(
+        found.permute(0, 2, 3, 1)[near], torch.full((int(near.sum()), 2), 0.8).double(), rtol=0.03, atol=0
+    )
 
 
 def test_a_cylinder_is_curved_one_way_and_a_hollow_one_the_other_way() -> None:
@@ -143,7 +145,9 @@ def test_a_wall_is_brightest_where_it_is_seen_straight_on() -> None:
 def test_a_ramp_of_grey_has_its_slope_as_texture_edge() -> None:
     ramp = torch.linspace(0, 1, SIZE).expand(1, 3, SIZE, SIZE)
     edges = texture_edges(ramp)
-    torch.testing.assert_close(edges[:, :, 8:-8], torch.full((1, SIZE, SIZE - 16), 1 / (SIZE - 1)), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        edges[:, :, 8:-8], torch.full((1, SIZE, SIZE - 16), 1 / (SIZE - 1)), rtol=1e-4, atol=0
+    )
 
 
 def test_a_gaussian_blob_is_a_keypoint_in_its_middle_and_a_stripe_is_none() -> None:
@@ -152,7 +156,9 @@ def test_a_gaussian_blob_is_a_keypoint_in_its_middle_and_a_stripe_is_none() -> N
     blob = (bump[:, None] * bump)[None, None]
     response = keypoints(blob, sigma=2)[0]
     assert divmod(int(response.argmax()), SIZE) == (32, 32)
-    curve = (16 / 20) / 20  # smoothed with variance 4, a blob of variance 16 is lower, and of variance 20, at its middle
+    curve = (
+        16 / 20
+    ) / 20  # smoothed with variance 4, a blob of variance 16 is lower, and of variance 20, at its middle
     assert float(response[32, 32]) == pytest.approx(16 * curve**2, rel=0.1)
     assert float(keypoints(bump.expand(1, 1, SIZE, SIZE), sigma=2)[:, 10:-10].max()) < 1e-6
 

@@ -46,10 +46,14 @@ def test_images_are_the_originals_enlarged() -> None:
     weights = (1 - (where.clamp(0, 7)[:, None] - torch.arange(8)).abs()).clamp(min=0).double()  # (32, 8)
     expected = torch.einsum("ia,nab,jb->nij", weights, torch.from_numpy(original.images), weights) * 255 / 16
     for label in range(10):
-        ours = torch.cat([enlarged.images[split][enlarged.labels[split] == label] for split in ("train", "test")])[:, 0]
+        ours = torch.cat(
+            [enlarged.images[split][enlarged.labels[split] == label] for split in ("train", "test")]
+        )[:, 0]
         theirs = expected[torch.from_numpy(original.target) == label]
         distance = torch.cdist(ours.flatten(1).double(), theirs.flatten(1), p=float("inf"))
-        assert (distance <= 0.5).sum() == len(theirs)  # each is one original, rounded, and all originals differ
+        assert (distance <= 0.5).sum() == len(
+            theirs
+        )  # each is one original, rounded, and all originals differ
 
 
 def test_images_are_grey_in_three_channels() -> None:

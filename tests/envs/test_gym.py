@@ -52,7 +52,9 @@ def test_images_are_channels_first_in_0_to_1_numbers_are_one_hot_and_text_is_lef
     assert inputs["mode"].tolist() == [[0.0, 1.0, 0.0]] * 2
 
 
-def test_where_an_episode_ends_the_next_one_begins_in_the_same_step_and_the_last_observation_is_kept() -> None:
+def test_where_an_episode_ends_the_next_one_begins_in_the_same_step_and_the_last_observation_is_kept() -> (
+    None
+):
     (task,) = stream(ODD).tasks()
     worlds = task.make_worlds(2)
     worlds.reset(0)
@@ -77,7 +79,9 @@ def test_frames_are_stacked_made_grey_and_brought_to_a_size() -> None:
 
 
 def test_inputs_can_be_left_out_so_that_worlds_fit_together() -> None:
-    assert stream(f"{ODD},MiniGrid-Empty-5x5-v0", inputs="image", view="pixels", size=8).inputs == {"image": (3, 8, 8)}
+    assert stream(f"{ODD},MiniGrid-Empty-5x5-v0", inputs="image", view="pixels", size=8).inputs == {
+        "image": (3, 8, 8)
+    }
     with pytest.raises(DataError, match="it has no input sound; it has image, mode"):
         stream(ODD, inputs="image,sound")
 
@@ -127,40 +131,78 @@ def test_ctrl_c_leaves_processes_of_environments_to_the_run() -> None:
 @pytest.mark.parametrize(
     ("fails", "message"),
     [
-        ("raises", "environment 0, 1 of .*Odd-v0 raised ArithmeticError: gravity is off, at step 5 since it was opened"),
+        (
+            "raises",
+            "environment 0, 1 of .*Odd-v0 raised ArithmeticError: gravity is off, at step 5 since it was opened",
+        ),
         ("hangs", r"environment 0, 1 of .*Odd-v0 did not answer within 1 s \(--env.timeout\), at step 5"),
         ("dies", "environment 0, 1 of .*Odd-v0 lost its process, which was killed or has crashed, at step 5"),
     ],
 )
-def test_an_environment_that_fails_in_its_process_is_told_with_its_number_and_step(fails: str, message: str) -> None:
+def test_an_environment_that_fails_in_its_process_is_told_with_its_number_and_step(
+    fails: str, message: str
+) -> None:
     arguments = f'{{"fails": "{fails}"}}'
-    (task,) = stream(ODD, processes=True, timeout=1.0 if fails == "hangs" else 60.0, arguments=arguments).tasks()
+    (task,) = stream(
+        ODD, processes=True, timeout=1.0 if fails == "hangs" else 60.0, arguments=arguments
+    ).tasks()
     with pytest.raises(RunError, match=message):
         next(task.train(still(task), Order(0, 16)))
 
 
 def test_an_environment_that_raises_in_this_process_is_told_with_its_number_and_step() -> None:
     (task,) = stream(ODD, arguments='{"fails": "raises"}').tasks()
-    with pytest.raises(RunError, match="environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 5 .*--resume"):
+    with pytest.raises(
+        RunError,
+        match="environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 5 .*--resume",
+    ):
         next(task.train(still(task), Order(0, 16)))
 
 
 @pytest.mark.parametrize(
     ("fails", "processes", "message"),
     [
-        ("raises", False, "environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 20 since it was opened"),
-        ("nan", False, "gym_odd:Odd-v0: the reward of environment 0 is not a finite number (step 20 of training)"),
-        ("dies", True, "environment 0, 1 of gym_odd:Odd-v0 lost its process, which was killed or has crashed, at step 20 since"),
+        (
+            "raises",
+            False,
+            "environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 20 since it was opened",
+        ),
+        (
+            "nan",
+            False,
+            "gym_odd:Odd-v0: the reward of environment 0 is not a finite number (step 20 of training)",
+        ),
+        (
+            "dies",
+            True,
+            "environment 0, 1 of gym_odd:Odd-v0 lost its process, which was killed or has crashed, at step 20 since",
+        ),
     ],
 )
 def test_a_run_whose_environment_fails_goes_on_once_it_is_mended(
-    fails: str, processes: bool, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fails: str,
+    processes: bool,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = {**SMALL, "ids": ODD, "frames": 64, "processes": processes, "arguments": f'{{"fails": "{fails}", "at": 20}}'}
+    options = {
+        **SMALL,
+        "ids": ODD,
+        "frames": 64,
+        "processes": processes,
+        "arguments": f'{{"fails": "{fails}", "at": 20}}',
+    }
     words = [f"--env.{name}={value}" for name, value in options.items() if name != "processes"]
     words += ["--env.processes"] if processes else []
-    assert main_run(["--env", "gym", *words, "--learner", "scratch", "--train.batch", "16", "--out", "run", "--quiet"]) == 2
+    assert (
+        main_run(
+            ["--env", "gym", *words, "--learner", "scratch", "--train.batch", "16", "--out", "run", "--quiet"]
+        )
+        == 2
+    )
     assert message in capsys.readouterr().err
     assert message in Path("run/status").read_text()
     found = checkpoint.find(tmp_path / "run" / "checkpoints", pytest.fail)
@@ -182,8 +224,12 @@ def test_minigrid_is_drawn_or_given_as_symbols() -> None:
     assert torch.equal(batch.inputs["image"].sum((1, 2, 3)), torch.full((16,), 3.0 * 49))
 
 
-@pytest.mark.parametrize(("length", "success", "expected"), [(3, None, 1.0), (4, None, 0.0), (4, 2.0, 1.0), (4, 2.5, 0.0)])
-def test_success_is_what_the_environment_says_or_a_return_that_is_reached(length: int, success: float | None, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("length", "success", "expected"), [(3, None, 1.0), (4, None, 0.0), (4, 2.0, 1.0), (4, 2.5, 0.0)]
+)
+def test_success_is_what_the_environment_says_or_a_return_that_is_reached(
+    length: int, success: float | None, expected: float
+) -> None:
     (task,) = stream(ODD, arguments=f'{{"length": {length}}}', success=success, metric="success").tasks()
     assert task.metric == "success"
     assert task.evaluate(still(task)) == {"return": length / 2, "success": expected, "length": length}
@@ -198,7 +244,10 @@ def test_a_stream_of_several_has_a_task_for_each_and_other_shapes_are_refused() 
     tasks = stream("CartPole-v1,CartPole-v0").tasks()
     assert [(task.id, task.title) for task in tasks] == [("t0", "CartPole-v1"), ("t1", "CartPole-v0")]
     assert isinstance(tasks[0].policy, Categorical)
-    with pytest.raises(DataError, match=r"must have inputs of one shape: CartPole-v1 has .*\(4,\).* and gym_odd:Odd-v0 .*--env.size"):
+    with pytest.raises(
+        DataError,
+        match=r"must have inputs of one shape: CartPole-v1 has .*\(4,\).* and gym_odd:Odd-v0 .*--env.size",
+    ):
         stream(f"CartPole-v1,{ODD}")
 
 
@@ -211,15 +260,22 @@ def test_what_cannot_be_made_or_does_not_fit_is_told() -> None:
         stream(" ,")
     with pytest.raises(OptionError, match="--env.arguments \\[1\\]: give a table"):
         stream("CartPole-v1", arguments="[1]")
-    with pytest.raises(DataError, match="environment nothing:X-v0 cannot be made: ModuleNotFoundError: No module named 'nothing'"):
+    with pytest.raises(
+        DataError,
+        match="environment nothing:X-v0 cannot be made: ModuleNotFoundError: No module named 'nothing'",
+    ):
         stream("nothing:X-v0")
 
 
 @pytest.mark.parametrize("version", ["21", "26"])
-def test_environments_of_the_old_gym_say_how_shimmy_is_installed(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environments_of_the_old_gym_say_how_shimmy_is_installed(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "shimmy", None)
     id = f"GymV{version}Environment-v0"
-    with pytest.raises(DataError, match=rf"{id} needs 'shimmy': pip install 'shimmy\[gym-v26\]', or 'shimmy\[gym-v21\]' for"):
+    with pytest.raises(
+        DataError, match=rf"{id} needs 'shimmy': pip install 'shimmy\[gym-v26\]', or 'shimmy\[gym-v21\]' for"
+    ):
         stream(id, arguments='{"env_id": "CartPole-v1"}')
 
 
@@ -228,7 +284,9 @@ def test_environments_of_the_old_gym_say_how_shimmy_is_installed(version: str, m
 def test_what_is_wrapped_passes_gymnasium_s_own_check(id: str) -> None:
     (task,) = stream(id).tasks()
     worlds = task.make_worlds(1)
-    own_wrappers = id.startswith(("MiniGrid", "Vizdoom"))  # they do not record how they were made, which the check of closing needs
+    own_wrappers = id.startswith(
+        ("MiniGrid", "Vizdoom")
+    )  # they do not record how they were made, which the check of closing needs
     check_env(worlds._envs.envs[0], skip_render_check=True, skip_close_check=own_wrappers)
     worlds.close()
 
@@ -236,7 +294,9 @@ def test_what_is_wrapped_passes_gymnasium_s_own_check(id: str) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("id", ["CartPole-v1", "MiniGrid-Empty-5x5-v0", "VizdoomBasic-v1", ODD])
 def test_what_is_wrapped_passes_the_check_of_stable_baselines3(id: str) -> None:
-    checker = pytest.importorskip("stable_baselines3.common.env_checker", reason="stable-baselines3 is not installed")
+    checker = pytest.importorskip(
+        "stable_baselines3.common.env_checker", reason="stable-baselines3 is not installed"
+    )
     (task,) = stream(id).tasks()
     worlds = task.make_worlds(1)
     checker.check_env(worlds._envs.envs[0])
@@ -245,11 +305,41 @@ def test_what_is_wrapped_passes_the_check_of_stable_baselines3(id: str) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
 @pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["all", "one"])
-def test_sigterm_to_all_processes_or_one_leaves_a_run_that_can_be_resumed(send: Callable[[int, int], None], tmp_path: Path) -> None:
-    options = ["--env.ids", "CartPole-v1", "--env.processes", "--env.envs", "2", "--env.rollout", "64", "--env.episodes", "2"]
-    command = ["--env", "gym", *options, "--env.frames", "100000", "--train.batch", "64", "--learner", "features", "--out", "run"]
-    run = [sys.executable, "-c", "import sys; from sidetune_core.cli import main_run; sys.exit(main_run(sys.argv[1:]))"]
-    with subprocess.Popen([*run, *command], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+def test_sigterm_to_all_processes_or_one_leaves_a_run_that_can_be_resumed(
+    send: Callable[[int, int], None], tmp_path: Path
+) -> None:
+    options = [
+        "--env.ids",
+        "CartPole-v1",
+        "--env.processes",
+        "--env.envs",
+        "2",
+        "--env.rollout",
+        "64",
+        "--env.episodes",
+        "2",
+    ]
+    command = [
+        "--env",
+        "gym",
+        *options,
+        "--env.frames",
+        "100000",
+        "--train.batch",
+        "64",
+        "--learner",
+        "features",
+        "--out",
+        "run",
+    ]
+    run = [
+        sys.executable,
+        "-c",
+        "import sys; from sidetune_core.cli import main_run; sys.exit(main_run(sys.argv[1:]))",
+    ]
+    with subprocess.Popen(
+        [*run, *command], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True
+    ) as process:
         curves = tmp_path / "run" / "metrics.jsonl"
         while not curves.exists() and process.poll() is None:
             time.sleep(0.05)
@@ -278,7 +368,9 @@ def test_inputs_of_evaluation_carry_no_ids() -> None:
 
 
 @pytest.mark.parametrize("processes", [False, True])
-def test_vizdoom_leaves_nothing_in_the_working_directory(processes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vizdoom_leaves_nothing_in_the_working_directory(
+    processes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))

@@ -28,8 +28,13 @@ def test_the_agent_is_in_the_middle_and_its_way_turns_with_it() -> None:
     assert where(drawing.draw(Pose(last, NORTH), 9, 0)[0]) == []
 
 
-@pytest.mark.parametrize(("distance", "angle", "cell"), [(2.0, 0.0, [(0, 2)]), (1.0, math.pi / 2, [(2, 1)]), (2.0, -math.pi / 2, [(2, 4)])])
-def test_the_goal_is_ahead_upwards_and_angles_go_to_the_left(distance: float, angle: float, cell: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize(
+    ("distance", "angle", "cell"),
+    [(2.0, 0.0, [(0, 2)]), (1.0, math.pi / 2, [(2, 1)]), (2.0, -math.pi / 2, [(2, 4)])],
+)
+def test_the_goal_is_ahead_upwards_and_angles_go_to_the_left(
+    distance: float, angle: float, cell: list[tuple[int, int]]
+) -> None:
     assert where(EgocentricMap(5, 5.0).draw(Pose(HERE, EAST), distance, angle)[1]) == cell
 
 

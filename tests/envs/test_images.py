@@ -63,7 +63,9 @@ def test_archive_and_folder_at_once_are_an_error(tmp_path: Path) -> None:
 
 
 def test_all_classes_are_one_task(image_archive: Path) -> None:
-    assert [(task.id, task.title) for task in stream(archive=image_archive).tasks()] == [("t0", "blue to white")]
+    assert [(task.id, task.title) for task in stream(archive=image_archive).tasks()] == [
+        ("t0", "blue to white")
+    ]
 
 
 def test_classes_can_be_cut_into_tasks(image_archive: Path) -> None:
@@ -77,7 +79,9 @@ def test_classes_that_cannot_be_cut_so_are_an_error(image_archive: Path) -> None
 
 
 def test_only_the_first_tasks_if_asked_for(image_archive: Path) -> None:
-    assert [task.title for task in stream(archive=image_archive, classes_per_task=2, tasks=1).tasks()] == ["blue, green"]
+    assert [task.title for task in stream(archive=image_archive, classes_per_task=2, tasks=1).tasks()] == [
+        "blue, green"
+    ]
 
 
 def test_asking_for_more_tasks_than_there_are_gives_them_all(image_archive: Path) -> None:
@@ -85,7 +89,10 @@ def test_asking_for_more_tasks_than_there_are_gives_them_all(image_archive: Path
 
 
 def partition(archive: Path, seed: int, **options: Any) -> list[str]:
-    return [task.title for task in stream(seed, archive=archive, classes_per_task=2, partition="random", **options).tasks()]
+    return [
+        task.title
+        for task in stream(seed, archive=archive, classes_per_task=2, partition="random", **options).tasks()
+    ]
 
 
 def test_a_random_partition_depends_on_the_seed(image_archive: Path) -> None:
@@ -132,8 +139,14 @@ def test_no_images_are_held_out_unless_asked_for(image_archive: Path) -> None:
 
 
 def test_held_out_images_are_a_fraction_of_each_class(image_archive: Path) -> None:
-    examples = Images(Images.Config(archive=image_archive, holdout=0.25), 0)._examples(read(archive=image_archive))
-    assert [torch.bincount(examples.labels[split]).tolist() for split in ("train", "val", "test")] == [[15] * 4, [5] * 4, [8] * 4]
+    examples = Images(Images.Config(archive=image_archive, holdout=0.25), 0)._examples(
+        read(archive=image_archive)
+    )
+    assert [torch.bincount(examples.labels[split]).tolist() for split in ("train", "val", "test")] == [
+        [15] * 4,
+        [5] * 4,
+        [8] * 4,
+    ]
 
 
 def test_held_out_images_are_not_trained_on(image_archive: Path) -> None:
@@ -184,7 +197,9 @@ def test_each_augmented_image_is_a_shift_or_a_flipped_shift(make_image_archive: 
             for top in range(9)
             for left in range(9)
             for flip in (False, True)
-            if np.array_equal(found, padded[number, top : top + 32, left : left + 32][:, :: -1 if flip else 1])
+            if np.array_equal(
+                found, padded[number, top : top + 32, left : left + 32][:, :: -1 if flip else 1]
+            )
         ]
         assert len(matching) == 1
         shifts.add(matching[0])
@@ -203,7 +218,9 @@ def test_grey_images_are_repeated_over_three_channels(make_image_archive: MakeAr
 
 def test_colours_stay_in_their_order(image_archive: Path) -> None:
     data = read(archive=image_archive)
-    assert data.images["test"][data.labels["test"] == 2].float().mean((0, 2, 3)).argmax() == 0  # class 2 is red
+    assert (
+        data.images["test"][data.labels["test"] == 2].float().mean((0, 2, 3)).argmax() == 0
+    )  # class 2 is red
 
 
 def test_classes_without_names_are_numbered(make_image_archive: MakeArchive) -> None:
@@ -211,7 +228,9 @@ def test_classes_without_names_are_numbered(make_image_archive: MakeArchive) -> 
 
 
 def test_other_keys_are_passed_over(make_image_archive: MakeArchive) -> None:
-    assert read(archive=make_image_archive(extra=np.array([{"an": "object"}], dtype=object))).names[0] == "blue"
+    assert (
+        read(archive=make_image_archive(extra=np.array([{"an": "object"}], dtype=object))).names[0] == "blue"
+    )
 
 
 def test_images_of_another_size_are_brought_to_it(image_archive: Path) -> None:
@@ -230,7 +249,9 @@ def test_resizing_equals_pillows(make_image_archive: MakeArchive) -> None:
     images = read(archive=make_image_archive(x_test=pixels, y_test=np.arange(4)), size=20).images["test"]
     for ours, source in zip(images, pixels, strict=True):
         theirs = np.asarray(Image.fromarray(source).resize((20, 20), Image.Resampling.BILINEAR))
-        assert np.abs(ours.permute(1, 2, 0).numpy().astype(int) - theirs.astype(int)).max() <= 1  # Pillow computes with whole numbers
+        assert (
+            np.abs(ours.permute(1, 2, 0).numpy().astype(int) - theirs.astype(int)).max() <= 1
+        )  # Pillow computes with whole numbers
 
 
 def test_a_missing_archive_is_an_error(tmp_path: Path) -> None:
@@ -249,7 +270,9 @@ def test_a_file_that_is_no_archive_is_an_error(content: bytes, tmp_path: Path) -
 
 def test_half_an_archive_is_an_error(image_archive: Path) -> None:
     image_archive.write_bytes(image_archive.read_bytes()[: image_archive.stat().st_size // 2])
-    fails_to_read(r"images\.npz is not an \.npz archive, or only the first part of one", archive=image_archive)
+    fails_to_read(
+        r"images\.npz is not an \.npz archive, or only the first part of one", archive=image_archive
+    )
 
 
 def test_a_changed_byte_is_an_error(image_archive: Path) -> None:
@@ -278,13 +301,20 @@ def test_a_zip_of_other_things_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["{'descr': '|u1', 'shape': (3", "{'descr': '|u1', 'fortran_order': False, 'shape': (999999999, 999999999), }", "import os", ""],
+    [
+        "{'descr': '|u1', 'shape': (3",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (999999999, 999999999), }",
+        "import os",
+        "",
+    ],
     ids=["cut off", "absurd length", "code", "empty"],
 )
 def test_a_damaged_array_is_an_error(header: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
         for key in ("x_train", "y_train", "x_test", "y_test"):
-            archive.writestr(f"{key}.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+            archive.writestr(
+                f"{key}.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+            )
     fails_to_read(r"odd\.npz: x_train cannot be read", archive=tmp_path / "odd.npz")
 
 
@@ -292,7 +322,9 @@ def test_a_zip_of_a_later_version_is_an_error(image_archive: Path) -> None:
     content = bytearray(image_archive.read_bytes())
     content[content.index(b"PK\x01\x02") + 6] = 202
     image_archive.write_bytes(content)
-    fails_to_read(r"images\.npz cannot be read as an \.npz archive: zip file version 20\.2", archive=image_archive)
+    fails_to_read(
+        r"images\.npz cannot be read as an \.npz archive: zip file version 20\.2", archive=image_archive
+    )
 
 
 @pytest.mark.parametrize("key", ["x_train", "y_test", "names"])
@@ -302,7 +334,9 @@ def test_pickled_objects_are_refused(key: str, make_image_archive: MakeArchive) 
 
 
 def test_missing_keys_are_an_error(make_image_archive: MakeArchive) -> None:
-    message = fails_to_read(r"images\.npz lacks x_test, y_test", archive=make_image_archive(x_test=None, y_test=None))
+    message = fails_to_read(
+        r"images\.npz lacks x_test, y_test", archive=make_image_archive(x_test=None, y_test=None)
+    )
     assert "it has 'names', 'x_train', 'y_train'" in message
 
 
@@ -318,7 +352,10 @@ def test_missing_keys_are_an_error(make_image_archive: MakeArchive) -> None:
     ids=["float", "four channels", "channels first", "two axes", "no pixels"],
 )
 def test_images_of_another_type_or_shape_are_an_error(images: Any, make_image_archive: MakeArchive) -> None:
-    fails_to_read(r"images\.npz: x_test must be uint8 of shape", archive=make_image_archive(x_test=images, y_test=np.arange(8) % 4))
+    fails_to_read(
+        r"images\.npz: x_test must be uint8 of shape",
+        archive=make_image_archive(x_test=images, y_test=np.arange(8) % 4),
+    )
 
 
 @pytest.mark.parametrize(
@@ -334,9 +371,13 @@ def test_labels_of_another_type_or_number_are_an_error(labels: Any, make_image_a
 @pytest.mark.parametrize("wrong", [-1, 4, 2**40])
 def test_labels_out_of_range_are_an_error(wrong: int, names: bool, make_image_archive: MakeArchive) -> None:
     changes = {} if names else {"names": None}
-    archive = make_image_archive(x_test=np.zeros((8, 32, 32, 3), np.uint8), y_test=np.array([0, 1, 2, 3, 0, 1, 2, wrong]), **changes)
+    archive = make_image_archive(
+        x_test=np.zeros((8, 32, 32, 3), np.uint8), y_test=np.array([0, 1, 2, 3, 0, 1, 2, wrong]), **changes
+    )
     low, high = min(wrong, 0), max(wrong, 3)
-    fails_to_read(rf"images\.npz: labels of split 'test' run from {low} to {high}, expected 0 to 3", archive=archive)
+    fails_to_read(
+        rf"images\.npz: labels of split 'test' run from {low} to {high}, expected 0 to 3", archive=archive
+    )
 
 
 def test_negative_labels_alone_are_an_error(make_image_archive: MakeArchive) -> None:
@@ -355,13 +396,16 @@ def test_an_empty_split_is_an_error(make_image_archive: MakeArchive) -> None:
 
 
 def test_a_class_without_images_is_an_error(make_image_archive: MakeArchive) -> None:
-    archive = make_image_archive(x_test=np.zeros((8, 32, 32, 3), np.uint8), y_test=np.array([0, 1, 3, 0, 1, 3, 0, 1]))
+    archive = make_image_archive(
+        x_test=np.zeros((8, 32, 32, 3), np.uint8), y_test=np.array([0, 1, 3, 0, 1, 3, 0, 1])
+    )
     fails_to_read(r"images\.npz: no image of class 2 'red' in split 'test'", archive=archive)
 
 
 def test_fewer_names_than_classes_are_an_error(make_image_archive: MakeArchive) -> None:
     fails_to_read(
-        "run from 0 to 3, expected 0 to 2 .one for each of the 3 names", archive=make_image_archive(names=np.array(["a", "b", "c"]))
+        "run from 0 to 3, expected 0 to 2 .one for each of the 3 names",
+        archive=make_image_archive(names=np.array(["a", "b", "c"])),
     )
 
 
@@ -369,9 +413,14 @@ def test_more_names_than_classes_are_an_error(make_image_archive: MakeArchive) -
     fails_to_read("no image of class 4 'e'", archive=make_image_archive(names=np.array(list("abcde"))))
 
 
-@pytest.mark.parametrize("names", [np.arange(4), np.array("blue"), np.array([["a", "b"], ["c", "d"]]), np.array([b"a", b"b", b"c", b"d"])])
+@pytest.mark.parametrize(
+    "names",
+    [np.arange(4), np.array("blue"), np.array([["a", "b"], ["c", "d"]]), np.array([b"a", b"b", b"c", b"d"])],
+)
 def test_names_that_are_no_list_of_text_are_an_error(names: Any, make_image_archive: MakeArchive) -> None:
-    fails_to_read(r"images\.npz: names must be text of shape \(classes,\)", archive=make_image_archive(names=names))
+    fails_to_read(
+        r"images\.npz: names must be text of shape \(classes,\)", archive=make_image_archive(names=names)
+    )
 
 
 def test_a_single_class_is_an_error(make_image_archive: MakeArchive) -> None:
@@ -384,7 +433,9 @@ def test_no_damage_of_an_archive_escapes_as_another_error(image_archive: Path) -
     chance = random.Random(0)
     for _ in range(60):
         content = bytearray(whole)
-        place = chance.choice([chance.randrange(400), len(content) - 1 - chance.randrange(1000), chance.randrange(len(content))])
+        place = chance.choice(
+            [chance.randrange(400), len(content) - 1 - chance.randrange(1000), chance.randrange(len(content))]
+        )
         content[place] ^= 1 << chance.randrange(8)
         image_archive.write_bytes(content)
         with suppress(api.DataError):  # a changed date, say, does no harm
@@ -394,7 +445,9 @@ def test_no_damage_of_an_archive_escapes_as_another_error(image_archive: Path) -
 # Folders
 
 
-def write_image(path: Path, colour: tuple[int, int, int] = (200, 40, 40), size: tuple[int, int] = (40, 30)) -> None:
+def write_image(
+    path: Path, colour: tuple[int, int, int] = (200, 40, 40), size: tuple[int, int] = (40, 30)
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
 
@@ -523,7 +576,9 @@ def test_a_corrupt_image_is_an_error_that_names_it(damage: str, suffix: str, ima
     path = image_folder / "train" / "red" / f"bad.{suffix}"
     noise.save(path)
     content = path.read_bytes()
-    path.write_bytes({"empty": b"", "text": b"this is no image", "half": content[: len(content) // 2]}[damage])
+    path.write_bytes(
+        {"empty": b"", "text": b"this is no image", "half": content[: len(content) // 2]}[damage]
+    )
     fails_to_read(rf"train/red/bad\.{suffix} cannot be read as an image", folder=image_folder)
 
 
@@ -550,14 +605,22 @@ def test_sixteen_bit_images_are_an_error(image_folder: Path) -> None:
     fails_to_read(r"deep\.png has more than 8 bits a channel", folder=image_folder)
 
 
-def test_an_archive_and_a_folder_of_the_same_images_are_the_same(image_folder: Path, make_image_archive: MakeArchive) -> None:
+def test_an_archive_and_a_folder_of_the_same_images_are_the_same(
+    image_folder: Path, make_image_archive: MakeArchive
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (2, 48, 32, 3)).astype(np.uint8)
     for name, image in zip(("blue", "red"), pixels, strict=True):
         path = image_folder.parent / "other"
         for split in ("train", "test"):
             write_image(path / split / name / "0.png")
             Image.fromarray(image).save(path / split / name / "0.png")
-    archive = make_image_archive(x_train=pixels, x_test=pixels, y_train=np.arange(2), y_test=np.arange(2), names=np.array(["blue", "red"]))
+    archive = make_image_archive(
+        x_train=pixels,
+        x_test=pixels,
+        y_train=np.arange(2),
+        y_test=np.arange(2),
+        names=np.array(["blue", "red"]),
+    )
     one, other = read(archive=archive), read(folder=image_folder.parent / "other")
     assert torch.equal(one.images["train"], other.images["train"])  # the middle square, nothing to resize
     assert one.names == other.names

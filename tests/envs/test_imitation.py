@@ -35,7 +35,9 @@ def cues(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stream(data: Path | str, **options: Any) -> Any:
-    return Imitation(structure(Imitation.Config, {"data": str(data), **SMALL, **options}, "env 'imitation'"), 0)
+    return Imitation(
+        structure(Imitation.Config, {"data": str(data), **SMALL, **options}, "env 'imitation'"), 0
+    )
 
 
 def oracle(inputs: Inputs) -> Tensor:
@@ -88,12 +90,17 @@ def test_it_is_measured_by_acting_and_on_held_out_steps(cues: Path) -> None:
 def test_the_loss_is_the_negative_log_likelihood_of_the_action(cues: Path, policy: api.Policy) -> None:
     (task,) = stream(cues).tasks()
     task._world.policy = policy
-    output, actions = torch.randn(6, policy.size, generator=torch.Generator().manual_seed(0)), torch.tensor([[1.0, 0.0]]).repeat(6, 1)
+    output, actions = (
+        torch.randn(6, policy.size, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([[1.0, 0.0]]).repeat(6, 1),
+    )
     if isinstance(policy, Gaussian):
         expected = -torch.distributions.Normal(output[:, :2], output[:, 2:].exp()).log_prob(actions).sum(1)
     else:
         chosen = zip(output.split([2, 3], 1), actions.long().unbind(1), strict=True)
-        expected = torch.stack([torch.nn.functional.cross_entropy(part, one, reduction="none") for part, one in chosen]).sum(0)
+        expected = torch.stack(
+            [torch.nn.functional.cross_entropy(part, one, reduction="none") for part, one in chosen]
+        ).sum(0)
     torch.testing.assert_close(task.loss(output, Batch(torch.arange(6), Inputs({}), actions)), expected)
     assert task.head((4, 3))(torch.zeros(6, 4, 3)).shape == (6, policy.size)
 
@@ -106,11 +113,20 @@ def test_vectors_are_standardised_by_what_is_learnt_where_the_recorded_world_doe
     torch.testing.assert_close(rows.std(0, correction=0), torch.ones(4), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("learner", "parts"), [("finetune", {}), ("sidetune", {"side": "mlp", "merger": "alpha"}), ("features", {})])
-def test_learners_know_of_nothing_and_learn_to_act(tmp_path: Path, learner: str, parts: dict[str, str]) -> None:
-    data = api.collect({**CUES, "normalise_observations": True}, tmp_path / "data", 24, task="t0", quiet=True).folder
+@pytest.mark.parametrize(
+    ("learner", "parts"),
+    [("finetune", {}), ("sidetune", {"side": "mlp", "merger": "alpha"}), ("features", {})],
+)
+def test_learners_know_of_nothing_and_learn_to_act(
+    tmp_path: Path, learner: str, parts: dict[str, str]
+) -> None:
+    data = api.collect(
+        {**CUES, "normalise_observations": True}, tmp_path / "data", 24, task="t0", quiet=True
+    ).folder
     env = {"name": "imitation", "data": str(data), **SMALL}
-    spec = api.RunSpec(base="mlp", learner=learner, env=env, train={"steps": 80, "batch": 32, "lr": 1e-2}, **parts)
+    spec = api.RunSpec(
+        base="mlp", learner=learner, env=env, train={"steps": 80, "batch": 32, "lr": 1e-2}, **parts
+    )
     run = api.run(spec, tmp_path / "run")
     assert run.results.metric == "success"
     before, after = (line["figures"] for line in run.folder.lines("eval.jsonl"))
@@ -146,7 +162,9 @@ def test_a_level_is_recorded_on_first_use_and_made_longer_when_more_is_wanted(
     assert (card.recorded, card.figures["success"]) == (9, 1.0)
 
 
-def test_the_bot_s_actions_done_again_give_what_was_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bot_s_actions_done_again_give_what_was_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ids = "BabyAI-UnlockLocal-v0"
     recording = api.collect({"name": "gym", "ids": ids, "inputs": "image"}, tmp_path, 3, quiet=True)
     assert recording.card.versions.keys() >= {"gymnasium", "minigrid"}
@@ -169,12 +187,17 @@ def test_the_bot_s_actions_done_again_give_what_was_recorded(tmp_path: Path, cap
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--env.ids MiniGrid-Empty-5x5-v0", "offers no expert for MiniGrid-Empty-5x5-v0. Record a trained policy: sidetune"),
+        (
+            "--env.ids MiniGrid-Empty-5x5-v0",
+            "offers no expert for MiniGrid-Empty-5x5-v0. Record a trained policy: sidetune",
+        ),
         (f"--env.ids {LEVEL} --env.processes", "leave out --env.processes"),
         (f"--env.ids {LEVEL} --expert follower", f"env 'gym' has no expert 'follower' for {LEVEL}"),
     ],
 )
-def test_where_there_is_no_bot_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, message: str) -> None:
+def test_where_there_is_no_bot_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, message: str
+) -> None:
     assert main(["collect", "--env", "gym", *options.split(), "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
 
@@ -182,7 +205,9 @@ def test_where_there_is_no_bot_it_is_told(tmp_path: Path, capsys: pytest.Capture
 def test_what_cannot_be_learnt_from_is_told_before_anything_is_trained(
     cues: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = api.collect({"name": "gym", "ids": LEVEL, "time_limit": 8}, tmp_path / "other", 2, quiet=True).folder
+    other = api.collect(
+        {"name": "gym", "ids": LEVEL, "time_limit": 8}, tmp_path / "other", 2, quiet=True
+    ).folder
     damaged = api.collect(CUES, tmp_path / "damaged", 30, task="t0", quiet=True).folder
     (damaged / "shards" / "00000.safetensors").write_bytes(b"")
     cases = {
@@ -193,7 +218,12 @@ def test_what_cannot_be_learnt_from_is_told_before_anything_is_trained(
         "--env.levels ,": "--env.levels is empty",
     }
     for words, message in cases.items():
-        assert main_run(f"--env imitation {words} --base mlp --learner features --out {tmp_path / 'run'}".split()) == 2
+        assert (
+            main_run(
+                f"--env imitation {words} --base mlp --learner features --out {tmp_path / 'run'}".split()
+            )
+            == 2
+        )
         assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

@@ -27,7 +27,9 @@ def batch(task: Any, size: int = 4) -> Any:
     return next(task.train(lambda inputs: inputs["image"], Order(0, size)))
 
 
-def test_depth_is_linear_up_to_the_farthest_and_counted_where_it_was_measured(write_frames: Write, tmp_path: Path) -> None:
+def test_depth_is_linear_up_to_the_farthest_and_counted_where_it_was_measured(
+    write_frames: Write, tmp_path: Path
+) -> None:
     root = write_frames(tmp_path / "frames")
     depth, normal = make(root, size=32).tasks()
     targets = batch(depth).targets
@@ -53,9 +55,13 @@ def test_distances_are_longer_beside_the_axis(write_frames: Write, tmp_path: Pat
     assert float(found[31, 0]) == pytest.approx(2 * (1 + 2 * offset**2) ** 0.5, abs=1e-3)
 
 
-def test_the_last_frames_are_the_test_split_and_few_are_drawn_by_the_seed(write_frames: Write, tmp_path: Path) -> None:
+def test_the_last_frames_are_the_test_split_and_few_are_drawn_by_the_seed(
+    write_frames: Write, tmp_path: Path
+) -> None:
     root = write_frames(tmp_path / "frames")
-    tasks = {(count, seed): make(root, seed, images=count).tasks()[0] for count, seed in ((4, 0), (8, 0), (8, 1))}
+    tasks = {
+        (count, seed): make(root, seed, images=count).tasks()[0] for count, seed in ((4, 0), (8, 0), (8, 1))
+    }
     drawn = {key: set(batch(task, key[0]).ids.tolist()) for key, task in tasks.items()}
     assert drawn[4, 0] < drawn[8, 0]
     assert drawn[8, 0] != drawn[8, 1]

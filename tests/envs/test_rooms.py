@@ -46,7 +46,9 @@ def scenes() -> list[Scene]:
     return [sample_scene(0, index) for index in range(3)]
 
 
-def test_twelve_tasks_come_in_the_order_of_the_original_with_the_kind_of_room_for_the_object(env: Any) -> None:
+def test_twelve_tasks_come_in_the_order_of_the_original_with_the_kind_of_room_for_the_object(
+    env: Any,
+) -> None:
     tasks = env().tasks()
     assert [task.id for task in tasks] == [
         "curvature",
@@ -76,14 +78,23 @@ def test_test_rooms_depend_on_the_series_alone_and_training_rooms_on_the_seed_to
     def images(split: str = "train", **options: Any) -> dict[int, bytes]:
         (task,) = env(domains="rgb", **options).tasks()
         rows = task._frames.rows[split]
-        return {int(row): image.numpy().tobytes() for row, image in zip(rows, task._frames.stored["rgb"][rows], strict=True)}
+        return {
+            int(row): image.numpy().tobytes()
+            for row, image in zip(rows, task._frames.stored["rgb"][rows], strict=True)
+        }
 
     assert images() == images()
     assert images("test") == images("test", seed=1)
     assert images(images=4).items() <= images().items()
     for other in ({"seed": 1}, {"series": 1}):
         assert set(images(**other).values()).isdisjoint(images().values())
-    streams = [env(domains="normal"), env(domains="rgb"), env(seed=3), env(series=1, domains="normal"), env(size=40, domains="normal")]
+    streams = [
+        env(domains="normal"),
+        env(domains="rgb"),
+        env(seed=3),
+        env(series=1, domains="normal"),
+        env(size=40, domains="normal"),
+    ]
     for stream in streams:
         stream.tasks()
     assert streams[0].fingerprint() == streams[1].fingerprint() != ""
@@ -115,7 +126,11 @@ def test_what_does_not_exist_is_refused(env: Any, options: dict[str, Any], messa
 
 def test_parts_that_suit_the_env_are_taken_where_none_is_named() -> None:
     parts = compose(api.RunSpec(env="rooms")).parts
-    assert (parts["base"].plugin.name, parts["base"].config.weights, parts["side"].plugin.name) == ("taskonomy", "packaged", "fcn5")
+    assert (parts["base"].plugin.name, parts["base"].config.weights, parts["side"].plugin.name) == (
+        "taskonomy",
+        "packaged",
+        "fcn5",
+    )
     parts = compose(api.RunSpec(env="rooms", base="taskonomy", side="fcn3", learner="sidetune")).parts
     assert (parts["base"].config.width, parts["base"].config.weights) == (64, "none")
     assert parts["side"].plugin.name == "fcn3"
@@ -138,7 +153,10 @@ def test_a_run_leaves_pictures(tmp_path: Path) -> None:
 def test_what_is_written_is_what_was_rendered(tmp_path: Path, scenes: list[Scene]) -> None:
     write_taskonomy(tmp_path, {"hall": scenes[:2], "den": scenes[2:]}, 32)
     labels = labelled(scenes, render(scenes, 32), TASKONOMY)
-    folders = {"principal_curvature" if name == "curvature" else name for name in labels} - {"mask", "class_room"}
+    folders = {"principal_curvature" if name == "curvature" else name for name in labels} - {
+        "mask",
+        "class_room",
+    }
     assert {path.name for path in tmp_path.iterdir()} == folders
     for folder in folders:
         for building, point, row in (("hall", 0, 0), ("hall", 1, 1), ("den", 0, 2)):
@@ -153,13 +171,17 @@ def test_what_is_written_is_what_was_rendered(tmp_path: Path, scenes: list[Scene
                 pixels = np.asarray(image)
             assert pixels.shape[:2] == (32, 32)
             planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-            np.testing.assert_array_equal(planes[: len(expected)] if expected.ndim == 3 else planes[0], expected)
+            np.testing.assert_array_equal(
+                planes[: len(expected)] if expected.ndim == 3 else planes[0], expected
+            )
     with Image.open(tmp_path / "principal_curvature" / "hall" / "point_0_view_0.png") as image:
         assert set(np.asarray(image)[..., 2].ravel().tolist()) == {127}
 
 
 @pytest.mark.parametrize("layout", ["sample", "flat"])
-def test_one_building_may_be_written_as_the_public_sample_is(tmp_path: Path, scenes: list[Scene], layout: Any) -> None:
+def test_one_building_may_be_written_as_the_public_sample_is(
+    tmp_path: Path, scenes: list[Scene], layout: Any
+) -> None:
     write_taskonomy(tmp_path, {"model": scenes[:1]}, 32, layout)
     folder = tmp_path / "normal" if layout == "sample" else tmp_path
     assert (folder / "point_0_view_0_domain_normal.png").is_file()
@@ -170,7 +192,14 @@ def test_one_building_may_be_written_as_the_public_sample_is(tmp_path: Path, sce
 def test_env_taskonomy_reads_what_is_exported(env: Any, tmp_path: Path) -> None:
     env(export=tmp_path / "data").tasks()
     cls = load(find(ENV, "taskonomy"))
-    options = {"root": tmp_path / "data", "train": "train", "test": "test", "size": 32, "decoder": 16, "cache": tmp_path / "cache"}
+    options = {
+        "root": tmp_path / "data",
+        "train": "train",
+        "test": "test",
+        "size": 32,
+        "decoder": 16,
+        "cache": tmp_path / "cache",
+    }
     ours = {task.id: batch(task, 10) for task in env().tasks()}
     theirs = {task.id: task for task in cls(cls.Config(**options), 0).tasks()}
     assert theirs.keys() - ours.keys() == {"class-object"}

@@ -19,7 +19,9 @@ def images(folder: Path | None, numbers: list[int], said: list[str] | None = Non
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(values, other[name]) for name, values in one.items())
+    return one.keys() == other.keys() and all(
+        torch.equal(values, other[name]) for name, values in one.items()
+    )
 
 
 def test_more_rooms_contain_fewer_and_seeds_draw_others_with_every_kind_alike() -> None:
@@ -60,7 +62,9 @@ def test_two_at_once_leave_whole_blocks(tmp_path: Path) -> None:
     assert same(images(tmp_path, [0, 9]), one)
 
 
-def test_a_folder_that_cannot_be_written_is_told_once_and_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_told_once_and_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     said: list[str] = []
     monkeypatch.setattr(cache, "TOGETHER", 1)

@@ -16,7 +16,16 @@ from sidetune_plugins.envs._rooms_cast import cast, pack
 from sidetune_plugins.envs._rooms_labels import INDOORS, TASKONOMY, labelled
 from sidetune_plugins.envs._rooms_render import Views, render
 from sidetune_plugins.envs._rooms_scene import KINDS, Camera, Light, Scene, Window, sample_scene
-from sidetune_plugins.envs._rooms_solids import BOX, ELLIPSOID, FRUSTUM, SEMANTIC, Material, Solid, Vector, axes_of
+from sidetune_plugins.envs._rooms_solids import (
+    BOX,
+    ELLIPSOID,
+    FRUSTUM,
+    SEMANTIC,
+    Material,
+    Solid,
+    Vector,
+    axes_of,
+)
 from torch import Tensor
 
 SIZE = 64
@@ -25,23 +34,42 @@ AHEAD = Camera((5.0, 1.0, 1.5), ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.
 DIM = Light((5.0, 1.0, 2.9), (1.0, 1.0, 1.0))
 
 
-def solid(kind: int, centre: Vector, size: Vector, clip: float = 2.0, yaw: float = 0.0, lie: str = "upright") -> Solid:
+def solid(
+    kind: int, centre: Vector, size: Vector, clip: float = 2.0, yaw: float = 0.0, lie: str = "upright"
+) -> Solid:
     return Solid(kind, centre, axes_of(yaw, lie), size, clip, 6, 2, 907)  # type: ignore[arg-type]
 
 
-def scene(*solids: Solid, windows: Sequence[Window] = (), lights: tuple[Light, Light] = (DIM, DIM), camera: Camera = AHEAD) -> Scene:
+def scene(
+    *solids: Solid,
+    windows: Sequence[Window] = (),
+    lights: tuple[Light, Light] = (DIM, DIM),
+    camera: Camera = AHEAD,
+) -> Scene:
     """A room of 10 x 8 x 3 m with some solids in it."""
     far_away = solid(BOX, (0.1, 0.1, 0.1), (0.01, 0.01, 0.01))  # behind the camera
     material = Material((0.5, 0.5, 0.5))
     return Scene(
-        0, (10.0, 8.0, 3.0), (far_away, *solids), (material,) * 7, tuple(windows), (1.0, 1.0, 1.0), lights, (0.3, 0.3, 0.3), 1.0, camera, 1
+        0,
+        (10.0, 8.0, 3.0),
+        (far_away, *solids),
+        (material,) * 7,
+        tuple(windows),
+        (1.0, 1.0, 1.0),
+        lights,
+        (0.3, 0.3, 0.3),
+        1.0,
+        camera,
+        1,
     )
 
 
 def rays(size: int = SIZE) -> Tensor:
     """(3, S, S): right, up, forward."""
     across = ((torch.arange(size) + 0.5) / (size / 2) - 1) * 0.5
-    return torch.stack([across.expand(size, size), -across[:, None].expand(size, size), torch.ones(size, size)])
+    return torch.stack(
+        [across.expand(size, size), -across[:, None].expand(size, size), torch.ones(size, size)]
+    )
 
 
 def points(views: Views) -> Tensor:
@@ -54,12 +82,16 @@ def test_a_wall_has_one_depth_and_distances_of_its_own() -> None:
     views = render([scene()], SIZE)
     wall = (rays()[1].abs() * 7 < 1.4) & (rays()[0].abs() * 7 < 4.9)
     torch.testing.assert_close(views.depth[0][wall], torch.full((int(wall.sum()),), 7.0))
-    assert torch.equal(views.normal[0][:, wall], torch.tensor([0.0, 0.0, 1.0])[:, None].expand(-1, int(wall.sum())))
+    assert torch.equal(
+        views.normal[0][:, wall], torch.tensor([0.0, 0.0, 1.0])[:, None].expand(-1, int(wall.sum()))
+    )
     assert float(views.curvature.abs().max()) == 0
     stored = labelled([scene()], views, TASKONOMY)
     assert set(stored["depth_zbuffer"][0, 0].int()[wall].tolist()) == {7 * 512}
     distance = 7 * 512 * rays().square().sum(0).sqrt()
-    torch.testing.assert_close(stored["depth_euclidean"][0, 0].float()[wall], distance[wall].round(), atol=1, rtol=0)
+    torch.testing.assert_close(
+        stored["depth_euclidean"][0, 0].float()[wall], distance[wall].round(), atol=1, rtol=0
+    )
     floor = rays()[1] * 7 < -1.6
     torch.testing.assert_close(views.depth[0][floor], (1.5 / -rays()[1])[floor])
     assert torch.equal(views.normal[0][1][floor], torch.ones(int(floor.sum())))
@@ -76,7 +108,9 @@ def test_a_ball_is_seen_where_its_cone_is_and_bends_by_one_over_its_radius() -> 
     torch.testing.assert_close(away.norm(dim=0), torch.full((int(inside.sum()),), radius), atol=1e-4, rtol=0)
     outward = torch.stack([away[0], away[2], -away[1]]) / radius
     torch.testing.assert_close(views.normal[0][:, inside], outward, atol=2e-3, rtol=0)
-    torch.testing.assert_close(views.curvature[0][:, inside], torch.full((2, int(inside.sum())), 2.5), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        views.curvature[0][:, inside], torch.full((2, int(inside.sum())), 2.5), atol=1e-2, rtol=0
+    )
 
 
 def test_the_inside_of_a_bowl_bends_the_other_way() -> None:
@@ -86,7 +120,10 @@ def test_the_inside_of_a_bowl_bends_the_other_way() -> None:
     hollow = curvature[0] < 0
     torch.testing.assert_close(curvature.abs(), torch.full_like(curvature, 1 / 0.3), atol=0.02, rtol=0)
     assert 0.3 < float(hollow.float().mean()) < 0.95
-    assert float((views.normal[0] * rays()[[0, 1, 2]] * torch.tensor([1, 1, -1])[:, None, None]).sum(0).max()) <= 1e-3
+    assert (
+        float((views.normal[0] * rays()[[0, 1, 2]] * torch.tensor([1, 1, -1])[:, None, None]).sum(0).max())
+        <= 1e-3
+    )
 
 
 @pytest.mark.parametrize("lie", ["upright", "along x", "along y"])
@@ -94,12 +131,20 @@ def test_a_cylinder_bends_one_way(lie: str) -> None:
     views = render([scene(solid(FRUSTUM, (5.2, 3.0, 1.4), (0.25, 0.25, 0.4), yaw=0.3, lie=lie))], SIZE)
     x, y, z = points(views)[:, views.semantic[0] == 2] - torch.tensor([5.2, 3.0, 1.4])[:, None]
     across, along = math.cos(0.3) * x + math.sin(0.3) * y, -math.sin(0.3) * x + math.cos(0.3) * y
-    axis, one, other = {"upright": (z, across, along), "along x": (across, along, z), "along y": (along, z, across)}[lie]
+    axis, one, other = {
+        "upright": (z, across, along),
+        "along x": (across, along, z),
+        "along y": (along, z, across),
+    }[lie]
     curvature = views.curvature[0][:, views.semantic[0] == 2]
     side = curvature[0] > 0
     assert side.any()
-    torch.testing.assert_close((one * one + other * other).sqrt()[side], torch.full((int(side.sum()),), 0.25), atol=1e-4, rtol=0)
-    torch.testing.assert_close(curvature[:, side], torch.tensor([4.0, 0.0])[:, None].expand(-1, int(side.sum())), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        (one * one + other * other).sqrt()[side], torch.full((int(side.sum()),), 0.25), atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        curvature[:, side], torch.tensor([4.0, 0.0])[:, None].expand(-1, int(side.sum())), atol=1e-2, rtol=0
+    )
     assert float((axis[~side].abs() - 0.4).abs().sum()) < 1e-3
 
 
@@ -120,7 +165,10 @@ def test_normals_and_curvatures_are_those_of_the_depth_map(shape: Solid) -> None
     found, known = normals(depth, pinhole)
     curvature, bent = principal_curvature(depth, pinhole, radius=3)
     inner = torch.nn.functional.max_pool2d((views.semantic != 2).float(), 13, 1, 6) == 0
-    facing = (views.normal[0] * torch.nn.functional.normalize(rays(size) * torch.tensor([-1, -1, 1])[:, None, None], dim=0)).sum(0) > 0.4
+    facing = (
+        views.normal[0]
+        * torch.nn.functional.normalize(rays(size) * torch.tensor([-1, -1, 1])[:, None, None], dim=0)
+    ).sum(0) > 0.4
     seen = (known & bent & inner)[0] & facing
     assert int(seen.sum()) > 2000
     downward = views.normal[0] * torch.tensor([1, -1, -1])[:, None, None]  # x right, y down, z away
@@ -131,13 +179,17 @@ def test_normals_and_curvatures_are_those_of_the_depth_map(shape: Solid) -> None
 
 
 def test_a_box_before_a_wall_has_its_edge_where_it_ends() -> None:
-    box = solid(BOX, (5.0, 3.0, 1.5), (0.5, 0.1, 3.0))  # its front is 1.9 m away, and 0.5 / 1.9 / 0.5 * 32 = 16.8 pixels to each side
+    box = solid(
+        BOX, (5.0, 3.0, 1.5), (0.5, 0.1, 3.0)
+    )  # its front is 1.9 m away, and 0.5 / 1.9 / 0.5 * 32 = 16.8 pixels to each side
     views = render([scene(box)], SIZE)
     row = views.depth[0, 31]
     assert torch.equal((row < 2).nonzero()[:, 0], torch.arange(15, 49))
     edges = labelled([scene(box)], views, INDOORS)["edge_occlusion"][0, 0, 31].float()
     assert edges.nonzero()[:, 0].tolist() == [14, 15, 48, 49]
-    torch.testing.assert_close(edges[15], torch.tensor(65535 * 2 * (1 - 1.9 / 7)).clamp(max=65535), atol=200, rtol=0)
+    torch.testing.assert_close(
+        edges[15], torch.tensor(65535 * 2 * (1 - 1.9 / 7)).clamp(max=65535), atol=200, rtol=0
+    )
 
 
 def test_a_shadow_is_the_projection_of_what_throws_it() -> None:
@@ -194,7 +246,26 @@ def test_tiles_leave_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_room_is_the_same_whatever_else_is_rendered() -> None:
-    indices = [3, 1, 40, 8, 22, 17, 9, 30, 12, 2, 5, 6, 7, 11, 19, 20, 33, 3]  # more than are rendered at once
+    indices = [
+        3,
+        1,
+        40,
+        8,
+        22,
+        17,
+        9,
+        30,
+        12,
+        2,
+        5,
+        6,
+        7,
+        11,
+        19,
+        20,
+        33,
+        3,
+    ]  # more than are rendered at once
     scenes = [sample_scene(0, index) for index in indices]
     together = labelled(scenes, render(scenes, SIZE), INDOORS)
     for place in (0, 4, 16, 17):

@@ -58,16 +58,25 @@ def first(values: Any) -> Any:
         (lambda v: v.pop("data"), "lacks 'data'"),
         (lambda v: v.update(data=[]), "has no articles"),
         (lambda v: v.update(data={}), "'data' is a list, not a table"),
-        (lambda v: v["data"].append({"title": "Bare", "paragraphs": []}), "article 2 'Bare' is empty: it has no questions"),
+        (
+            lambda v: v["data"].append({"title": "Bare", "paragraphs": []}),
+            "article 2 'Bare' is empty: it has no questions",
+        ),
         (lambda v: v["data"].append(3), "article 2: expected a table, not a whole number"),
         (lambda v: first(v).update(context=" \n"), "paragraph 0 has an empty context"),
         (lambda v: first(v).update(context=None), "'context' is text, not nothing"),
         (lambda v: first(v).update(context="\ud800"), "'context' holds what is no character"),
         (lambda v: first(v)["qas"][0].update(question=""), "question 0 'squad.json-0-0-0' has no text"),
-        (lambda v: first(v)["qas"][1].update(id="squad.json-1-0-0"), "1 of the ids .* such as 'squad.json-1-0-0'"),
+        (
+            lambda v: first(v)["qas"][1].update(id="squad.json-1-0-0"),
+            "1 of the ids .* such as 'squad.json-1-0-0'",
+        ),
         (lambda v: first(v)["qas"][0].update(answers=[]), "has no answers, and is_impossible is not set"),
         (lambda v: first(v)["qas"][0].update(is_impossible=True), "has answers, and is_impossible is set"),
-        (lambda v: first(v)["qas"][0]["answers"][0].update(answer_start=True), "'answer_start' is a whole number, not true or false"),
+        (
+            lambda v: first(v)["qas"][0]["answers"][0].update(answer_start=True),
+            "'answer_start' is a whole number, not true or false",
+        ),
         (
             lambda v: first(v)["qas"][0]["answers"][0].update(answer_start=2),
             "1 of 40 answers do not stand .*question squad.json-0-0-0: 'Alfred' at 2",
@@ -75,7 +84,9 @@ def first(values: Any) -> Any:
         (lambda v: first(v)["qas"][0]["answers"][0].update(answer_start=-6), "1 of 40 answers do not stand"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_named(change: Callable[[Any], object], message: str, make_squad: MakeSquad, stream: Any) -> None:
+def test_what_is_wrong_with_a_file_is_named(
+    change: Callable[[Any], object], message: str, make_squad: MakeSquad, stream: Any
+) -> None:
     path = spoilt(make_squad(), change)
     with pytest.raises(api.DataError, match=message):
         stream(train=path).tasks()
@@ -120,7 +131,12 @@ def test_a_compressed_file_gives_the_same_tasks(make_squad: MakeSquad, stream: A
 
 def test_every_fifth_paragraph_is_tested_where_nothing_else_is(stream: Any) -> None:
     learnt, tested = questions_of(stream().tasks()[0])
-    assert tested == [f"squad.json-{article}-{number}-{which}" for article in (0, 1) for number in (4, 9) for which in (0, 1)]
+    assert tested == [
+        f"squad.json-{article}-{number}-{which}"
+        for article in (0, 1)
+        for number in (4, 9)
+        for which in (0, 1)
+    ]
     assert len(learnt) == 32
     assert not set(learnt) & set(tested)
 
@@ -148,7 +164,9 @@ def test_articles_are_tested_by_name(stream: Any) -> None:
         ({"window": 16}, api.OptionError, "a window of 16 tokens has no room"),
     ],
 )
-def test_options_that_cannot_be_are_refused(options: dict[str, Any], error: type[Exception], message: str, stream: Any) -> None:
+def test_options_that_cannot_be_are_refused(
+    options: dict[str, Any], error: type[Exception], message: str, stream: Any
+) -> None:
     with pytest.raises(error, match=message):
         stream(**options).tasks()
 
@@ -160,7 +178,10 @@ def test_more_questions_come_last_and_must_be_others(make_squad: MakeSquad, stre
         stream(extra=make_squad()).tasks()
 
 
-@pytest.mark.parametrize(("options", "count"), [({"paragraphs": 3}, 6), ({"paragraphs": 9}, 18), ({"questions": 5}, 5), ({"every": 2}, 16)])
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [({"paragraphs": 3}, 6), ({"paragraphs": 9}, 18), ({"questions": 5}, 5), ({"every": 2}, 16)],
+)
 def test_few_are_the_first_ones(options: dict[str, int], count: int, stream: Any) -> None:
     learnt, tested = questions_of(stream(**options).tasks()[0])
     everything, _ = questions_of(stream().tasks()[0])
@@ -171,16 +192,27 @@ def test_few_are_the_first_ones(options: dict[str, int], count: int, stream: Any
 def test_articles_make_a_stream_of_tasks_without_common_ids(stream: Any) -> None:
     tasks = stream(tasks=2).tasks()
     assert [(task.id, task.title) for task in tasks] == [("t0", "Article_0"), ("t1", "Article_1")]
-    assert [{number[:12] for half in questions_of(task) for number in half} for task in tasks] == [{"squad.json-0"}, {"squad.json-1"}]
-    ids = [set(range(asked.first_id, asked.first_id + len(asked.windows))) for task in tasks for asked in (task._train, task._test)]
+    assert [{number[:12] for half in questions_of(task) for number in half} for task in tasks] == [
+        {"squad.json-0"},
+        {"squad.json-1"},
+    ]
+    ids = [
+        set(range(asked.first_id, asked.first_id + len(asked.windows)))
+        for task in tasks
+        for asked in (task._train, task._test)
+    ]
     assert len(set().union(*ids)) == sum(map(len, ids))
 
 
 # Windows
 
 
-def windows(tiny_bert: Path, question: str, context: str, answer: str = "", window: int = 48, stride: int = 16) -> Any:
-    files, module, tokenizers = (private(name) for name in ("_squad_files", "_squad_windows", "_squad_tokenizer"))
+def windows(
+    tiny_bert: Path, question: str, context: str, answer: str = "", window: int = 48, stride: int = 16
+) -> Any:
+    files, module, tokenizers = (
+        private(name) for name in ("_squad_files", "_squad_windows", "_squad_tokenizer")
+    )
     answers = (files.Answer(answer, context.index(answer)),) if answer else ()
     asked = [(files.Question("q", question, answers), context)]
     return module.make_windows(tokenizers.load_tokenizer(str(tiny_bert)), asked, window, stride, "here")
@@ -192,11 +224,20 @@ def private(name: str) -> Any:
     return importlib.import_module(f"sidetune_plugins.envs.{name}")
 
 
-LONG = "Alfred built the tower in 1066. " + "Old stone bridge. " * 10 + "Matilda built the church in 1215. " + "The river is long. " * 8
+LONG = (
+    "Alfred built the tower in 1066. "
+    + "Old stone bridge. " * 10
+    + "Matilda built the church in 1215. "
+    + "The river is long. " * 8
+)
 
 
-@pytest.mark.parametrize(("answer", "length"), [("Alfred", 32), ("Matilda", 32), ("in 1215", 48), ("long", 48), ("1066. Old", 32)])
-def test_the_target_of_a_window_is_the_answer_in_its_characters(answer: str, length: int, tiny_bert: Path) -> None:
+@pytest.mark.parametrize(
+    ("answer", "length"), [("Alfred", 32), ("Matilda", 32), ("in 1215", 48), ("long", 48), ("1066. Old", 32)]
+)
+def test_the_target_of_a_window_is_the_answer_in_its_characters(
+    answer: str, length: int, tiny_bert: Path
+) -> None:
     made = windows(tiny_bert, "Who built the tower?", LONG, answer, window=length, stride=8)
     found = 0
     for number, (first_token, last_token) in enumerate(made.targets.tolist()):
@@ -237,7 +278,9 @@ def test_every_token_of_the_context_may_begin_an_answer_in_one_window(tiny_bert:
 
 def test_a_question_longer_than_the_window_is_named(make_squad: MakeSquad, stream: Any) -> None:
     path = spoilt(make_squad(), lambda values: first(values)["qas"][1].update(question="who " * 60))
-    with pytest.raises(api.DataError, match="1 are too long.* at most 29; the longest, 'squad.json-0-0-1', has 60"):
+    with pytest.raises(
+        api.DataError, match="1 are too long.* at most 29; the longest, 'squad.json-0-0-1', has 60"
+    ):
         stream(train=path).tasks()
 
 
@@ -253,7 +296,12 @@ def test_the_best_spans_are_those_of_an_exhaustive_search() -> None:
     inside[0, 15:18] = True
     sums, start, end = private("_squad_answers").best_spans(scores, begins, inside, 4, 6)
     expected = sorted(
-        ((float(scores[0, i, 0] + scores[0, j, 1]), i, j) for i in range(5, 15) for j in range(i, min(i + 4, 18))), reverse=True
+        (
+            (float(scores[0, i, 0] + scores[0, j, 1]), i, j)
+            for i in range(5, 15)
+            for j in range(i, min(i + 4, 18))
+        ),
+        reverse=True,
     )[:6]
     assert list(zip(start[0].tolist(), end[0].tolist(), strict=True)) == [(i, j) for _, i, j in expected]
     assert sums[0].tolist() == pytest.approx([value for value, _, _ in expected])
@@ -278,7 +326,12 @@ def test_of_several_windows_the_best_answer_and_the_least_certain_none_count() -
 def test_the_figures_are_those_of_the_official_scorer(shared_data: Path) -> None:
     path = shared_data / "squad"
     articles = private("_squad_files").read_squad(path / "squad-v2-16-articles.json.gz")
-    questions = [question for article in articles for paragraph in article.paragraphs for question in paragraph.questions]
+    questions = [
+        question
+        for article in articles
+        for paragraph in article.paragraphs
+        for question in paragraph.questions
+    ]
     predictions = json.loads(gzip.decompress((path / "predictions-16-articles.json.gz").read_bytes()))
     found = private("_squad_scores").figures(questions, predictions, {})
     official = {
@@ -301,7 +354,10 @@ def test_the_best_threshold_is_that_of_trying_all() -> None:
         answers = (files.Answer("red stone", 0),) if number % 3 else ()
         questions.append(files.Question(str(number), "?", answers))
         predictions[str(number)] = ("red stone", "a red", "blue", "")[number % 4]
-        odds[str(number)] = float(torch.randn((), generator=generator)) - 2 * scores.score(questions[-1], predictions[str(number)]).f1
+        odds[str(number)] = (
+            float(torch.randn((), generator=generator))
+            - 2 * scores.score(questions[-1], predictions[str(number)]).f1
+        )
     found = scores.figures(questions, predictions, odds)
     for name in ("exact", "f1"):
 
@@ -338,7 +394,10 @@ def test_a_score_goes_by_normalised_words(reference: str, given: str, exact: flo
 
 def test_the_batches_of_a_bucket_are_sorted_and_hold_every_example_once() -> None:
     lengths = torch.randint(5, 100, (64,), generator=torch.Generator().manual_seed(0))
-    batches = [row for row, _ in zip(private("_squad_task").bucketed(lengths, api.Order(0, 4)), range(16), strict=False)]
+    batches = [
+        row
+        for row, _ in zip(private("_squad_task").bucketed(lengths, api.Order(0, 4)), range(16), strict=False)
+    ]
     assert torch.cat(batches).sort().values.tolist() == list(range(64))
     spans = sorted((int(lengths[row].min()), int(lengths[row].max())) for row in batches)
     assert all(one[1] <= other[0] for one, other in zip(spans, spans[1:], strict=False))
@@ -368,12 +427,20 @@ def test_a_network_that_knows_the_answers_scores_all_of_them(stream: Any) -> Non
         return output
 
     found = task.evaluate(act)
-    assert (found["exact"], found["f1"], found["hasans-f1"], found["noans-exact"], found["best-f1"]) == (1.0, 1.0, 1.0, 1.0, 1.0)
+    assert (found["exact"], found["f1"], found["hasans-f1"], found["noans-exact"], found["best-f1"]) == (
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+    )
     documents = {name: json.loads(text) for name, text in task.documents().items()}
     assert documents.keys() == {"predictions.json", "nbest_predictions.json", "null_odds.json"}
     assert documents["predictions.json"]["squad.json-0-4-0"] == "Alfred"
     assert documents["predictions.json"]["squad.json-0-4-1"] == ""
-    assert documents["null_odds.json"]["squad.json-0-4-0"] < 0 < documents["null_odds.json"]["squad.json-0-4-1"]
+    assert (
+        documents["null_odds.json"]["squad.json-0-4-0"] < 0 < documents["null_odds.json"]["squad.json-0-4-1"]
+    )
     assert documents["nbest_predictions.json"]["squad.json-0-4-0"][0]["text"] == "Alfred"
 
 
@@ -390,7 +457,11 @@ def test_questions_without_an_answer_are_left_out(stream: Any) -> None:
     learnt, tested = questions_of(task)
     assert (len(learnt), len(tested)) == (16, 4)
     assert all(question.endswith("-0") for question in learnt + tested)
-    assert task.evaluate(lambda inputs: torch.zeros(*inputs["tokens"].shape, 2)).keys() == {"exact", "f1", "loss"}
+    assert task.evaluate(lambda inputs: torch.zeros(*inputs["tokens"].shape, 2)).keys() == {
+        "exact",
+        "f1",
+        "loss",
+    }
 
 
 def test_that_no_question_has_an_answer_is_said(squad_file: Path, stream: Any) -> None:
@@ -408,8 +479,17 @@ def test_that_no_question_has_an_answer_is_said(squad_file: Path, stream: Any) -
 
 @pytest.fixture
 def spec(tiny_bert: Path, make_squad: MakeSquad) -> Callable[..., api.RunSpec]:
-    def make(learner: str = "sidetune", side: Any = "ladder-text", env: Any = (), **train: Any) -> api.RunSpec:
-        own = {"name": "squad", "train": str(make_squad()), "tokenizer": str(tiny_bert), "window": 48, "stride": 16, "tasks": 2}
+    def make(
+        learner: str = "sidetune", side: Any = "ladder-text", env: Any = (), **train: Any
+    ) -> api.RunSpec:
+        own = {
+            "name": "squad",
+            "train": str(make_squad()),
+            "tokenizer": str(tiny_bert),
+            "window": 48,
+            "stride": 16,
+            "tasks": 2,
+        }
         options = {"steps": 2, "batch": 4, "lr": 1e-2, "precision": "fp32", "store": "off", **train}
         base = {"name": "transformer", "model": str(tiny_bert)}
         return api.RunSpec(base=base, side=side, learner=learner, env={**own, **dict(env)}, train=options)
@@ -428,25 +508,41 @@ def spec(tiny_bert: Path, make_squad: MakeSquad) -> Callable[..., api.RunSpec]:
         ("sidetune", {"name": "ladder-text", "width": 8, "heads": 2}),
     ],
 )
-def test_each_method_runs_and_writes_its_predictions(learner: str, side: Any, spec: Any, tmp_path: Path) -> None:
+def test_each_method_runs_and_writes_its_predictions(
+    learner: str, side: Any, spec: Any, tmp_path: Path
+) -> None:
     run = api.run(spec(learner, side, precision="bf16"), tmp_path / "run")
     assert all(0 <= figure <= 1 for row in run.results.rows for figure in row if figure is not None)
     for task in ("t0", "t1"):
-        predictions = json.loads((tmp_path / "run" / "documents" / f"{task}-test" / "predictions.json").read_text())
+        predictions = json.loads(
+            (tmp_path / "run" / "documents" / f"{task}-test" / "predictions.json").read_text()
+        )
         assert len(predictions) == 4
 
 
-@pytest.mark.parametrize(("side", "kept"), [({"name": "encoder", "start": "new"}, "memory"), ({"name": "ladder-text"}, "disk")])
-def test_reused_encodings_are_those_of_the_base(side: dict[str, Any], kept: str, spec: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("side", "kept"), [({"name": "encoder", "start": "new"}, "memory"), ({"name": "ladder-text"}, "disk")]
+)
+def test_reused_encodings_are_those_of_the_base(
+    side: dict[str, Any], kept: str, spec: Any, tmp_path: Path
+) -> None:
     for store in ("off", kept):
-        made = spec("sidetune", {**side, "width": 8, "heads": 2}, steps=12, store=store, store_dir=str(tmp_path / "kept"))
+        made = spec(
+            "sidetune",
+            {**side, "width": 8, "heads": 2},
+            steps=12,
+            store=store,
+            store_dir=str(tmp_path / "kept"),
+        )
         api.run(made, tmp_path / store)
     for name in ("metrics.jsonl", "eval.jsonl"):
         assert (tmp_path / "off" / name).read_text() == (tmp_path / kept / name).read_text()
     assert any((tmp_path / "kept").rglob("*")) is (kept == "disk")
 
 
-@pytest.mark.parametrize("merger", ["alpha", "concat", "film", "mlp", "mlp2", "mlp-hidden", "product", "resmlp", "sum"])
+@pytest.mark.parametrize(
+    "merger", ["alpha", "concat", "film", "mlp", "mlp2", "mlp-hidden", "product", "resmlp", "sum"]
+)
 def test_mergers_take_sequences_that_are_shorter_than_declared(merger: str) -> None:
     cls = registry.load(registry.find(kinds.MERGER, merger))
     made = cls(cls.Config(), (40, 16), 2).eval()
@@ -455,11 +551,15 @@ def test_mergers_take_sequences_that_are_shorter_than_declared(merger: str) -> N
 
 
 def test_a_tokenizer_of_another_base_is_refused_before_training(spec: Any, tmp_path: Path) -> None:
-    with pytest.raises(api.FitError, match="base 'transformer' knows 48 tokens and the tokenizer of env 'squad' has 30522"):
+    with pytest.raises(
+        api.FitError, match="base 'transformer' knows 48 tokens and the tokenizer of env 'squad' has 30522"
+    ):
         api.run(spec(env={"tokenizer": "minilm"}), tmp_path / "run")
 
 
-def test_a_folder_without_a_tokenizer_is_refused_before_training(spec: Any, tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_refused_before_training(
+    spec: Any, tiny_bert: Path, tmp_path: Path
+) -> None:
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_text((tiny_bert / "config.json").read_text())
     with pytest.raises(api.DataError, match="bare has no tokenizer"):

@@ -40,7 +40,10 @@ def env(tmp_path: Path) -> Callable[..., Any]:
     cls = load(find(ENV, "taskonomy"))
 
     def make(root: Path, seed: int = 0, **options: Any) -> Any:
-        return cls(cls.Config(**{"root": root, "size": 16, "decoder": 16, "cache": tmp_path / "cache", **options}), seed)
+        return cls(
+            cls.Config(**{"root": root, "size": 16, "decoder": 16, "cache": tmp_path / "cache", **options}),
+            seed,
+        )
 
     return make
 
@@ -50,7 +53,9 @@ def ids(task: Task, split: str) -> set[int]:
 
     def act(inputs: Any) -> Tensor:
         seen.update(inputs.ids.tolist())
-        return torch.zeros(len(inputs.ids), task.head((2, 1, 1)).decoder.decoder_output[0].out_channels, 16, 16)  # type: ignore[union-attr,index]
+        return torch.zeros(
+            len(inputs.ids), task.head((2, 1, 1)).decoder.decoder_output[0].out_channels, 16, 16
+        )  # type: ignore[union-attr,index]
 
     task.evaluate(act, split)
     return seen
@@ -60,7 +65,9 @@ def first(task: Task, size: int = 4) -> Any:
     return next(task.train(lambda inputs: inputs["image"], Order(0, size)))
 
 
-def test_the_twelve_tasks_come_in_the_order_of_the_original(env: Any, write_taskonomy: Write, tmp_path: Path) -> None:
+def test_the_twelve_tasks_come_in_the_order_of_the_original(
+    env: Any, write_taskonomy: Write, tmp_path: Path
+) -> None:
     tasks = env(write_taskonomy(tmp_path / "data"), **SPLIT).tasks()
     assert [task.id for task in tasks] == SEED_ORDER
     assert all(task.metric == "loss" and not task.higher_is_better for task in tasks)
@@ -74,25 +81,34 @@ def test_the_twelve_tasks_come_in_the_order_of_the_original(env: Any, write_task
 
 
 @pytest.mark.parametrize("order", ["12", "12cls", "12txtr", "12rgb"])
-def test_every_order_has_the_same_twelve_tasks(env: Any, write_taskonomy: Write, tmp_path: Path, order: str) -> None:
+def test_every_order_has_the_same_twelve_tasks(
+    env: Any, write_taskonomy: Write, tmp_path: Path, order: str
+) -> None:
     root = write_taskonomy(tmp_path / "data", points=1, views=1)
     tasks = [task.id for task in env(root, order=order, **SPLIT).tasks()]
     assert sorted(tasks) == sorted(SEED_ORDER)
-    assert tasks[0] == {"12": "curvature", "12cls": "class-object", "12txtr": "edge-texture", "12rgb": "rgb"}[order]
+    assert (
+        tasks[0]
+        == {"12": "curvature", "12cls": "class-object", "12txtr": "edge-texture", "12rgb": "rgb"}[order]
+    )
 
 
 @pytest.mark.parametrize("layout", ["sample", "flat"])
 def test_one_building_is_split_by_its_points_the_same_way_in_every_run(
     env: Any, write_taskonomy: Write, tmp_path: Path, layout: str
 ) -> None:
-    root = write_taskonomy(tmp_path / "model-1", ["model-1"], points=5, views=2, layout=layout, domains=("rgb", "depth_zbuffer"))
+    root = write_taskonomy(
+        tmp_path / "model-1", ["model-1"], points=5, views=2, layout=layout, domains=("rgb", "depth_zbuffer")
+    )
     (one,), (other,) = (env(root, seed, domains="depth_zbuffer").tasks() for seed in (0, 1))
     assert (one.size("train"), one.size("test")) == (8, 2)
     assert ids(one, "test") == ids(other, "test")
     assert ids(one, "test").isdisjoint(first(one, 8).ids.tolist())
 
 
-def test_domains_are_scaled_over_the_whole_range_of_their_bits(env: Any, write_taskonomy: Write, tmp_path: Path) -> None:
+def test_domains_are_scaled_over_the_whole_range_of_their_bits(
+    env: Any, write_taskonomy: Write, tmp_path: Path
+) -> None:
     root = write_taskonomy(tmp_path / "data", points=1, views=1, size=16)
     folder = root / "depth_euclidean" / "hanson"
     values = np.array([[0, 65535], [32768, 16384]], dtype=np.uint16).repeat(8, 0).repeat(8, 1)
@@ -115,9 +131,13 @@ def test_domains_are_scaled_over_the_whole_range_of_their_bits(env: Any, write_t
     torch.testing.assert_close(chances.sum(1), torch.ones(1))
 
 
-def test_pixels_near_a_depth_that_was_not_measured_do_not_count(env: Any, write_taskonomy: Write, tmp_path: Path) -> None:
+def test_pixels_near_a_depth_that_was_not_measured_do_not_count(
+    env: Any, write_taskonomy: Write, tmp_path: Path
+) -> None:
     root = write_taskonomy(tmp_path / "data", size=32)
-    (task,) = env(root, domains="normal", **SPLIT).tasks()  # 4 x 4 pixels of 32 x 32 lack depth, and two around them are left out
+    (task,) = env(
+        root, domains="normal", **SPLIT
+    ).tasks()  # 4 x 4 pixels of 32 x 32 lack depth, and two around them are left out
     batch = first(task)
     valid = batch.targets[:, 3]
     expected = torch.ones(16, 16)
@@ -130,7 +150,9 @@ def test_pixels_near_a_depth_that_was_not_measured_do_not_count(env: Any, write_
     torch.testing.assert_close(task.loss(output, batch), torch.full((4,), 1 / 247))
 
 
-def test_few_images_are_drawn_by_the_seed_and_more_contain_fewer(env: Any, write_taskonomy: Write, tmp_path: Path) -> None:
+def test_few_images_are_drawn_by_the_seed_and_more_contain_fewer(
+    env: Any, write_taskonomy: Write, tmp_path: Path
+) -> None:
     root = write_taskonomy(tmp_path / "data", points=8, views=2, domains=("rgb",))
     images = {}
     for count, seed in ((3, 0), (6, 0), (6, 1)):
@@ -141,12 +163,19 @@ def test_few_images_are_drawn_by_the_seed_and_more_contain_fewer(env: Any, write
     assert images[6, 0] != images[6, 1]
 
 
-def test_buildings_come_from_the_table_of_the_data_set(env: Any, write_taskonomy: Write, tmp_path: Path, shared_data: Path) -> None:
+def test_buildings_come_from_the_table_of_the_data_set(
+    env: Any, write_taskonomy: Write, tmp_path: Path, shared_data: Path
+) -> None:
     table = shared_data / "taskonomy-splits" / "train_val_test_tiny.csv"
     root = write_taskonomy(tmp_path / "data", ["hanson", "merom", "wiconisco", "ihlen"], domains=("rgb",))
-    with pytest.raises(DataError, match=r"no images of \d+ buildings, allensville, beechwood, benevolence and \d+ more"):
+    with pytest.raises(
+        DataError, match=r"no images of \d+ buildings, allensville, beechwood, benevolence and \d+ more"
+    ):
         env(root, domains="rgb", masks=False, csv=table).tasks()
-    with pytest.warns(UserWarning, match=r"0 of 16 views in .* cannot be used: no images of \d+ buildings, .*They are left out"):
+    with pytest.warns(
+        UserWarning,
+        match=r"0 of 16 views in .* cannot be used: no images of \d+ buildings, .*They are left out",
+    ):
         (task,) = env(root, domains="rgb", masks=False, csv=table, faults="drop").tasks()
     assert {split: task.size(split) for split in ("train", *task.splits)} == {"train": 8, "val": 4, "test": 4}
 
@@ -158,7 +187,9 @@ def test_several_buildings_need_a_split(env: Any, write_taskonomy: Write, tmp_pa
         env(tmp_path / "data", domains="rgb", masks=False, train="hanson,merom", test="merom").tasks()
 
 
-def test_every_fault_is_named_and_counted_before_training(env: Any, write_taskonomy: Write, tmp_path: Path) -> None:
+def test_every_fault_is_named_and_counted_before_training(
+    env: Any, write_taskonomy: Write, tmp_path: Path
+) -> None:
     root = write_taskonomy(tmp_path / "data", points=3)
     (root / "normal" / "hanson" / "point_0_view_0.png").unlink()
     damaged = root / "rgb" / "hanson" / "point_1_view_0.png"
@@ -182,17 +213,23 @@ def test_every_fault_is_named_and_counted_before_training(env: Any, write_taskon
     assert (task.size("train"), task.size("test")) == (4, 4)
 
 
-def test_a_damaged_vector_and_a_label_too_many_are_told(env: Any, write_taskonomy: Write, tmp_path: Path) -> None:
+def test_a_damaged_vector_and_a_label_too_many_are_told(
+    env: Any, write_taskonomy: Write, tmp_path: Path
+) -> None:
     root = write_taskonomy(tmp_path / "data", points=1)
     np.save(root / "class_object" / "hanson" / "point_0_view_0.npy", np.zeros(10))
     with pytest.raises(DataError, match=r"point_0_view_0\.npy is no array of 1000 finite numbers"):
         env(root, domains="class_object", **SPLIT).tasks()
-    Image.fromarray(np.full((32, 32), 18, dtype=np.uint8)).save(root / "segment_semantic" / "hanson" / "point_0_view_0.png")
+    Image.fromarray(np.full((32, 32), 18, dtype=np.uint8)).save(
+        root / "segment_semantic" / "hanson" / "point_0_view_0.png"
+    )
     with pytest.raises(DataError, match="task 'segment-semantic': a label is 18, expected 0 to 17"):
         env(root, domains="segment_semantic", **SPLIT).tasks()
 
 
-def test_images_are_decoded_once(env: Any, write_taskonomy: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_decoded_once(
+    env: Any, write_taskonomy: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = write_taskonomy(tmp_path / "data", domains=("rgb", "depth_zbuffer"))
     options = {"domains": "depth_zbuffer,rgb", **SPLIT}
     once = env(root, **options)
@@ -203,7 +240,9 @@ def test_images_are_decoded_once(env: Any, write_taskonomy: Write, tmp_path: Pat
     assert all(torch.equal(one, first(task).targets) for one, task in zip(before, again.tasks(), strict=True))
     assert once.fingerprint() == again.fingerprint()
     monkeypatch.setattr(Image, "open", opened)
-    Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(root / "rgb" / "hanson" / "point_0_view_0.png")
+    Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(
+        root / "rgb" / "hanson" / "point_0_view_0.png"
+    )
     changed = env(root, **options)
     changed.tasks()
     assert changed.fingerprint() != once.fingerprint()
@@ -217,7 +256,9 @@ def test_images_are_decoded_once(env: Any, write_taskonomy: Write, tmp_path: Pat
         ({"domains": "normal,normal"}, "each once"),
     ],
 )
-def test_wrong_options_are_told_before_any_data_is_read(env: Any, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_wrong_options_are_told_before_any_data_is_read(
+    env: Any, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(OptionError, match=message):
         env(**{"root": tmp_path, **options})
 
@@ -230,11 +271,15 @@ def test_domains_that_are_not_there_are_named(env: Any, write_taskonomy: Write, 
         env(tmp_path / "nowhere", domains="normal", **SPLIT).tasks()
 
 
-def test_pictures_show_input_target_prediction_and_error(env: Any, write_taskonomy: Write, tmp_path: Path) -> None:
+def test_pictures_show_input_target_prediction_and_error(
+    env: Any, write_taskonomy: Write, tmp_path: Path
+) -> None:
     tasks = {task.id: task for task in env(write_taskonomy(tmp_path / "data", size=16), **SPLIT).tasks()}
     for task in tasks.values():
         head = task.head((8, 1, 1)).eval()
-        pictures = task.pictures(lambda inputs, head=head: head(torch.zeros(len(inputs.ids), 8, 1, 1)).detach())
+        pictures = task.pictures(
+            lambda inputs, head=head: head(torch.zeros(len(inputs.ids), 8, 1, 1)).detach()
+        )
         assert list(pictures) == ["input", "target", "prediction", "error"]
         for picture in pictures.values():
             assert picture.shape == (3, 16, 64)

@@ -23,7 +23,11 @@ T = TypeVar("T")
 MEMORY = 2**29
 """Most bytes that a test may add to what the process held."""
 
-COMMON: dict[str, Any] = {"deadline": timedelta(seconds=30), "database": None, "suppress_health_check": list(HealthCheck)}
+COMMON: dict[str, Any] = {
+    "deadline": timedelta(seconds=30),
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
 settings.register_profile("default", max_examples=40, derandomize=True, **COMMON)
 settings.register_profile("long", max_examples=4000, derandomize=False, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
@@ -37,7 +41,8 @@ PLAIN: st.SearchStrategy[Any] = st.recursive(
     | st.text(max_size=8)
     | st.sampled_from(["ewc", "test", "t0", "accuracy", "a:b", "os:path", "../x", "\0", "\ud800"]),
     lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6) | st.sampled_from(["name", "options"]), inner, max_size=4)
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=6) | st.sampled_from(["name", "options"]), inner, max_size=4)
     ),
     max_leaves=8,
 )

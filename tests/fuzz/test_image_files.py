@@ -63,7 +63,9 @@ def test_a_spoilt_archive(data: st.DataObject, tmp_path: Path, spoil_bytes: Any,
 
 
 @given(data=st.data())
-def test_a_spoilt_array_in_a_whole_archive(data: st.DataObject, tmp_path: Path, spoil_bytes: Any, answer: Any) -> None:
+def test_a_spoilt_array_in_a_whole_archive(
+    data: st.DataObject, tmp_path: Path, spoil_bytes: Any, answer: Any
+) -> None:
     path, name = tmp_path / "x.npz", data.draw(st.sampled_from(list(ARRAYS)))
     file = io.BytesIO()
     np.save(file, ARRAYS[name])
@@ -73,7 +75,18 @@ def test_a_spoilt_array_in_a_whole_archive(data: st.DataObject, tmp_path: Path, 
 
 @given(data=st.data())
 def test_an_array_whose_header_lies(data: st.DataObject, tmp_path: Path, answer: Any) -> None:
-    types = ["'|u1'", "'<i8'", "'>i8'", "'<U1'", "'|O'", "'<M8[s]'", "'|V9'", "[('a', '<i4')]", "('<i4', (2,))", "'<U999999999'"]
+    types = [
+        "'|u1'",
+        "'<i8'",
+        "'>i8'",
+        "'<U1'",
+        "'|O'",
+        "'<M8[s]'",
+        "'|V9'",
+        "[('a', '<i4')]",
+        "('<i4', (2,))",
+        "'<U999999999'",
+    ]
     descr = st.sampled_from(types)
     number = st.integers(-2, 9) | st.sampled_from([10**6, 10**12, 2**63, 10**30])
     shape = st.lists(number, max_size=4).map(lambda numbers: repr(tuple(numbers)))
@@ -118,10 +131,26 @@ def test_arrays_of_other_types_and_shapes(data: st.DataObject, tmp_path: Path, a
 @pytest.mark.parametrize(
     ("name", "header", "words"),
     [
-        ("x_train", "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 8, 8, 3), }", "x_train cannot be read"),
-        ("x_train", f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({10**30},), }}", "x_train cannot be read"),
-        ("y_train", "{'descr': '<i8', 'fortran_order': False, 'shape': (99999999999,), }", "y_train cannot be read"),
-        ("names", "{'descr': '<U999999999', 'fortran_order': False, 'shape': (2,), }", "names cannot be read"),
+        (
+            "x_train",
+            "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 8, 8, 3), }",
+            "x_train cannot be read",
+        ),
+        (
+            "x_train",
+            f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({10**30},), }}",
+            "x_train cannot be read",
+        ),
+        (
+            "y_train",
+            "{'descr': '<i8', 'fortran_order': False, 'shape': (99999999999,), }",
+            "y_train cannot be read",
+        ),
+        (
+            "names",
+            "{'descr': '<U999999999', 'fortran_order': False, 'shape': (2,), }",
+            "names cannot be read",
+        ),
         ("names", "{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", "holds Python objects"),
     ],
 )
@@ -165,7 +194,9 @@ def test_names_of_members_lead_nowhere(tmp_path: Path) -> None:
         for name in ("../outside.npy", "/tmp/sidetune-outside.npy", "../../x_train.npy"):
             archive.writestr(name, b"outside")
     assert len(tasks(archive=path)) == 1
-    assert [one.relative_to(tmp_path) for one in tmp_path.rglob("*") if one.is_file()] == [Path("inner/x.npz")]
+    assert [one.relative_to(tmp_path) for one in tmp_path.rglob("*") if one.is_file()] == [
+        Path("inner/x.npz")
+    ]
     assert not Path("/tmp/sidetune-outside.npy").exists()
 
 

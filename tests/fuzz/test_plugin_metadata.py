@@ -15,7 +15,9 @@ from sidetune_core.kinds import KINDS, LEARNER
 from sidetune_core.registry import Plugin, find, installed, load
 
 METADATA = b"Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n"
-ENTRIES = b"[sidetune.learners]\nodd = strange_learner:Odd\n\n[sidetune.envs]\nodd = strange_env:Env [extra]\n"
+ENTRIES = (
+    b"[sidetune.learners]\nodd = strange_learner:Odd\n\n[sidetune.envs]\nodd = strange_env:Env [extra]\n"
+)
 
 
 @pytest.fixture
@@ -48,7 +50,10 @@ def test_spoilt_metadata(data: st.DataObject, strange: Path, spoil_bytes: Any, a
     assert any(plugin.distribution == "sidetune" for plugin in installed(LEARNER))
 
 
-@given(target=st.text(max_size=12) | st.from_regex(r"[a-z. ]{0,6}:?[a-zA-Z. ]{0,6}( \[[a-z]*\])?", fullmatch=True))
+@given(
+    target=st.text(max_size=12)
+    | st.from_regex(r"[a-z. ]{0,6}:?[a-zA-Z. ]{0,6}( \[[a-z]*\])?", fullmatch=True)
+)
 def test_any_target(target: str, answer: Any) -> None:
     answer(lambda: load(Plugin(LEARNER, "odd", "strange", "1.0", target)))
 
@@ -60,7 +65,14 @@ def test_any_choice(choice: str, answer: Any) -> None:
 
 @pytest.mark.parametrize(
     "entries",
-    [b"[sidetune.learners]\nodd\n", b"[sidetune.learners]\nodd=", b"odd = a:b\n", b"[sidetune.learners\nodd = a:b\n", b"\xff\xfe", b"\0"],
+    [
+        b"[sidetune.learners]\nodd\n",
+        b"[sidetune.learners]\nodd=",
+        b"odd = a:b\n",
+        b"[sidetune.learners\nodd = a:b\n",
+        b"\xff\xfe",
+        b"\0",
+    ],
 )
 def test_other_packages_stay_usable_beside_broken_metadata(entries: bytes, strange: Path) -> None:
     write(strange, entries)
@@ -73,7 +85,9 @@ def test_other_packages_stay_usable_beside_a_package_without_a_name(about: bytes
     assert find(LEARNER, "ewc").distribution == "sidetune"
 
 
-@pytest.mark.parametrize("target", ["", ":", "a b:c", ".x:Y", "os", "os:", "os:path", "nowhere:Odd", "json:", "x:y:z", "a\0b:c"])
+@pytest.mark.parametrize(
+    "target", ["", ":", "a b:c", ".x:Y", "os", "os:", "os:path", "nowhere:Odd", "json:", "x:y:z", "a\0b:c"]
+)
 def test_targets_that_are_told(target: str) -> None:
     with pytest.raises(PluginError, match=r"learner 'odd' \(strange 1.0\)"):
         load(Plugin(LEARNER, "odd", "strange", "1.0", target))

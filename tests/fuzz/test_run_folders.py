@@ -37,7 +37,12 @@ GOOD: dict[str, Any] = {
         "higher_is_better": True,
     },
     "eval.jsonl": [
-        {"after": after, "task": task, "split": "test", "figures": {"accuracy": 0.5 + 0.1 * after, "loss": 0.3}}
+        {
+            "after": after,
+            "task": task,
+            "split": "test",
+            "figures": {"accuracy": 0.5 + 0.1 * after, "loss": 0.3},
+        }
         for after in (-1, 0, 1)
         for task in ("t0", "t1")
     ],

@@ -80,5 +80,3 @@ def test_cases_that_are_told(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(OptionError):
         read_spec(tmp_path / name)
-
-

@@ -25,7 +25,12 @@ GOOD = {
                 {
                     "context": CONTEXT,
                     "qas": [
-                        {"id": "a", "question": "When?", "answers": [{"text": "1066", "answer_start": 26}], "is_impossible": False},
+                        {
+                            "id": "a",
+                            "question": "When?",
+                            "answers": [{"text": "1066", "answer_start": 26}],
+                            "is_impossible": False,
+                        },
                         {"id": "b", "question": "Why?", "answers": [], "is_impossible": True},
                     ],
                 }
@@ -61,7 +66,9 @@ def test_spoilt_values(data: st.DataObject, tmp_path: Path, spoil_values: Any, a
 @given(data=st.data())
 def test_anything_that_json_can_hold(data: st.DataObject, tmp_path: Path, plain: Any, answer: Any) -> None:
     path = tmp_path / "squad.json"
-    path.write_text(json.dumps(data.draw(plain | st.fixed_dictionaries({"data": st.lists(plain)}))), encoding="utf-8")
+    path.write_text(
+        json.dumps(data.draw(plain | st.fixed_dictionaries({"data": st.lists(plain)}))), encoding="utf-8"
+    )
     answer(lambda: FILES.read_squad(path))
 
 
@@ -77,7 +84,9 @@ def test_spoilt_bytes(name: str, tmp_path: Path, spoil_bytes: Any, answer: Any) 
     check()
 
 
-def test_a_file_that_unpacks_to_fill_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_unpacks_to_fill_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(FILES, "LARGE", 2**16)
     path = tmp_path / "bomb.json.gz"
     path.write_bytes(gzip.compress(b" " * 2**20, mtime=0))

@@ -21,7 +21,11 @@ from sidetune_core.errors import WeightsError
 from sidetune_core.pickles import salvage
 from sidetune_core.weights import read_tensors
 
-TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.zeros(3, dtype=torch.bfloat16), "n": torch.tensor(4)}
+TENSORS = {
+    "a.weight": torch.arange(6.0).view(2, 3),
+    "a.bias": torch.zeros(3, dtype=torch.bfloat16),
+    "n": torch.tensor(4),
+}
 SAFE = safetensors.torch.save(TENSORS)
 
 
@@ -36,7 +40,9 @@ def headers(draw: st.DrawFn) -> dict[str, Any]:
     number = st.integers(-1, 40) | st.sampled_from([2**31, 2**63, 2**64 - 1, 10**30])
     entry = st.fixed_dictionaries(
         {
-            "dtype": st.sampled_from(["F32", "F64", "I64", "BF16", "U8", "BOOL", "F8_E4M3", "F4", "C64", "X9", ""]),
+            "dtype": st.sampled_from(
+                ["F32", "F64", "I64", "BF16", "U8", "BOOL", "F8_E4M3", "F4", "C64", "X9", ""]
+            ),
             "shape": st.lists(number, max_size=3),
             "data_offsets": st.lists(number, min_size=2, max_size=2),
         }
@@ -52,7 +58,9 @@ def test_spoilt_safetensors(data: st.DataObject, tmp_path: Path, spoil_bytes: An
 
 
 @given(header=headers(), length=st.none() | st.integers(0, 200) | st.sampled_from([2**40, 2**63, 2**64 - 1]))
-def test_safetensors_whose_header_lies(header: dict[str, Any], length: int | None, tmp_path: Path, answer: Any) -> None:
+def test_safetensors_whose_header_lies(
+    header: dict[str, Any], length: int | None, tmp_path: Path, answer: Any
+) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(headed(json.dumps(header).encode(), length))
     answer(lambda: read_tensors(path))
@@ -65,7 +73,9 @@ def test_safetensors_whose_header_lies(header: dict[str, Any], length: int | Non
         headed(b"{}", 2**64 - 1),
         headed(b"[" * 50_000),
         headed(b'{"a":{"dtype":"F32","shape":[1000000,1000000,1000000],"data_offsets":[0,16]}}'),
-        headed(b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'),
+        headed(
+            b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
+        ),
         headed(b'{"a":{"dtype":"F64","shape":[4],"data_offsets":[0,16]}}'),
         headed(b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[16,0]}}'),
         b"",
@@ -92,7 +102,9 @@ def test_spoilt_pickles(zipped: bool, tmp_path: Path, spoil_bytes: Any, answer: 
 
 
 @given(data=st.data())
-def test_a_spoilt_pickle_inside_a_whole_zip(data: st.DataObject, tmp_path: Path, spoil_bytes: Any, answer: Any) -> None:
+def test_a_spoilt_pickle_inside_a_whole_zip(
+    data: st.DataObject, tmp_path: Path, spoil_bytes: Any, answer: Any
+) -> None:
     path = tmp_path / "w.pth"
     torch.save(TENSORS, path)
     _replace(path, lambda pickled: data.draw(spoil_bytes(pickled)))

@@ -18,7 +18,9 @@ ROOMS = Path(__file__).parents[2] / "examples" / "habitat-rooms"
 HERE = importlib.util.find_spec("habitat") is not None
 if HERE:
     sys.path[:0] = [str(ROOMS), str(Path(__file__).parent / "modules")]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])  # for processes
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [*sys.path[:2], os.environ.get("PYTHONPATH", "")]
+    )  # for processes
 
 WriteEpisodes = Callable[..., dict[str, Any]]
 
@@ -26,7 +28,9 @@ WriteEpisodes = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="session", autouse=True)
 def habitat() -> None:
     if not HERE:
-        pytest.skip("habitat-lab is not here: pip install -e '.[habitat]' pytest -c constraints-habitat.txt, in an environment of its own")
+        pytest.skip(
+            "habitat-lab is not here: pip install -e '.[habitat]' pytest -c constraints-habitat.txt, in an environment of its own"
+        )
 
 
 @pytest.fixture
@@ -34,7 +38,10 @@ def write_episodes(tmp_path: Path) -> WriteEpisodes:
     """Writes a plan and a PointNav-v1 dataset: episodes are (start, goal, heading in degrees to the left of north)."""
 
     def write(
-        plan: str, train: Sequence[tuple[Any, Any, float]], val: Sequence[tuple[Any, Any, float]] | None = None, **overrides: Any
+        plan: str,
+        train: Sequence[tuple[Any, Any, float]],
+        val: Sequence[tuple[Any, Any, float]] | None = None,
+        **overrides: Any,
     ) -> dict[str, Any]:
         (tmp_path / "scenes").mkdir(exist_ok=True)
         (tmp_path / "scenes" / "plan.txt").write_text(plan)
@@ -43,7 +50,9 @@ def write_episodes(tmp_path: Path) -> WriteEpisodes:
             (tmp_path / split).mkdir(exist_ok=True)
             with gzip.open(tmp_path / split / f"{split}.json.gz", "wt") as file:
                 json.dump({"episodes": rows}, file)
-        sensors = [f"habitat.simulator.agents.main_agent.sim_sensors.{name}_sensor" for name in ("rgb", "depth")]
+        sensors = [
+            f"habitat.simulator.agents.main_agent.sim_sensors.{name}_sensor" for name in ("rgb", "depth")
+        ]
         changes = {
             "habitat.simulator.type": "Rooms-v0",
             "habitat.simulator.turn_angle": 90,
@@ -52,7 +61,9 @@ def write_episodes(tmp_path: Path) -> WriteEpisodes:
             **{f"{sensor}.{side}": 16 for sensor in sensors for side in ("width", "height")},
             **overrides,
         }
-        quoted = [f"{name}='{value}'" if "{" in str(value) else f"{name}={value}" for name, value in changes.items()]
+        quoted = [
+            f"{name}='{value}'" if "{" in str(value) else f"{name}={value}" for name, value in changes.items()
+        ]
         return {"config": "pointnav_gibson.yaml", "overrides": ",".join(quoted), "imports": "habitat_rooms"}
 
     return write

@@ -79,7 +79,11 @@ def test_scenes_that_the_config_names_are_trained_in_and_all_of_another_split_ar
 def test_environments_share_the_scenes_and_experience_is_a_function_of_the_seed() -> None:
     (task,) = stream(**ROOMS).tasks()
     worlds = task.make_worlds(3)
-    assert [maker.recipe.scenes for maker in worlds._envs.env_fns] == [("bend", "pillars"), ("door",), ("hall",)]
+    assert [maker.recipe.scenes for maker in worlds._envs.env_fns] == [
+        ("bend", "pillars"),
+        ("door",),
+        ("hall",),
+    ]
     worlds.close()
     rows = [next(task.train(always(task, 1), Order(seed, 16))) for seed in (3, 3, 4)]
     assert torch.equal(rows[0].inputs["goal"], rows[1].inputs["goal"])
@@ -93,7 +97,11 @@ def test_a_stream_of_several_tasks_changes_the_config_for_each(write_episodes: A
     assert [task.title for task in tasks] == changes.split(";")
     assert [task.evaluate(always(task, 0))["length"] for task in tasks] == [4.0, 2.0]
     with pytest.raises(DataError, match="inputs and actions of one shape"):
-        stream(**given, inputs="image", tasks="habitat.seed=1;habitat.simulator.agents.main_agent.sim_sensors.rgb_sensor.width=8")
+        stream(
+            **given,
+            inputs="image",
+            tasks="habitat.seed=1;habitat.simulator.agents.main_agent.sim_sensors.rgb_sensor.width=8",
+        )
 
 
 def test_a_simulator_that_fails_is_told_with_environment_and_step(write_episodes: Any) -> None:
@@ -105,7 +113,10 @@ def test_a_simulator_that_fails_is_told_with_environment_and_step(write_episodes
 
 
 def test_what_is_missing_is_told_with_what_to_do(write_episodes: Any) -> None:
-    with pytest.raises(PluginError, match="env 'habitat' needs 'habitat_sim'. Install habitat-sim, .* conda install habitat-sim"):
+    with pytest.raises(
+        PluginError,
+        match="env 'habitat' needs 'habitat_sim'. Install habitat-sim, .* conda install habitat-sim",
+    ):
         stream(**write_episodes(CORRIDOR, AHEAD, **{"habitat.simulator.type": "Sim-v0"}))
     with pytest.raises(DataError, match="no such file, neither here nor among habitat's configs"):
         stream(imports="habitat_rooms", config="pointnav_mars.yaml")
@@ -115,12 +126,18 @@ def test_what_is_missing_is_told_with_what_to_do(write_episodes: Any) -> None:
         stream(imports="my_rooms")
     with pytest.raises(DataError, match="habitat.simulator.turn_angel"):
         stream(**ROOMS, overrides="habitat.simulator.turn_angel=30")
-    with pytest.raises(DataError, match="split train has no scene attic .*; it has bend, door, hall, pillars"):
+    with pytest.raises(
+        DataError, match="split train has no scene attic .*; it has bend, door, hall, pillars"
+    ):
         stream(**ROOMS, overrides="habitat.dataset.content_scenes=[hall,attic]")
     with pytest.raises(DataError, match="there is no input sonar"):
         stream(**{**ROOMS, "inputs": "goal,sonar"})
     with pytest.raises(DataError, match="--env.oracle-stop needs habitat's measure 'success'"):
-        stream(**ROOMS, oracle_stop=True, overrides="~habitat.task.measurements.success, ~habitat.task.measurements.spl,habitat.seed=1")
+        stream(
+            **ROOMS,
+            oracle_stop=True,
+            overrides="~habitat.task.measurements.success, ~habitat.task.measurements.spl,habitat.seed=1",
+        )
     with pytest.raises(OptionError, match="--env.inputs is empty"):
         stream(inputs=" ")
 
@@ -140,19 +157,40 @@ def test_the_expert_goes_the_shortest_way() -> None:
     assert sum(found) / 5 > 0.9
 
 
-def test_the_expert_is_recorded_and_cloned_from_the_command_line(write_episodes: Any, tmp_path: Path, capsys: Any) -> None:
+def test_the_expert_is_recorded_and_cloned_from_the_command_line(
+    write_episodes: Any, tmp_path: Path, capsys: Any
+) -> None:
     """The goal is ahead or behind, so that the clone has to read where it is."""
     behind = [((x + 2.0, 1.5), (x, 1.5), EAST) for x in (1.5, 2.0, 2.5)]
     changes = {"habitat.environment.max_episode_steps": 20, "habitat.simulator.turn_angle": 180}
     given = write_episodes(CORRIDOR, [*AHEAD[:3], *behind], **changes)
-    words = ["--env", "habitat", *(f"--env.{name}={value}" for name, value in given.items()), "--env.oracle-stop"]
+    words = [
+        "--env",
+        "habitat",
+        *(f"--env.{name}={value}" for name, value in given.items()),
+        "--env.oracle-stop",
+    ]
     assert main(["collect", *words, "--trajectories", "16", "--out", str(tmp_path / "paths"), "--quiet"]) == 0
     assert "16 trajectories of 'shortest-path' in pointnav_gibson.yaml" in capsys.readouterr().out
     card = open_recording(tmp_path / "paths").card
     assert card.figures["success"] == 1.0
     assert card.versions["habitat-lab"] == metadata.version("habitat-lab")
-    words = ["--env", "imitation", f"--env.data={tmp_path / 'paths'}", "--env.held-out=2", "--env.episodes=6", "--env.envs=2"]
-    words += ["--env.evaluate=mode", "--base.weights=none", "--learner=scratch", "--train.steps=60", "--train.lr=3e-3", "--train.batch=32"]
+    words = [
+        "--env",
+        "imitation",
+        f"--env.data={tmp_path / 'paths'}",
+        "--env.held-out=2",
+        "--env.episodes=6",
+        "--env.envs=2",
+    ]
+    words += [
+        "--env.evaluate=mode",
+        "--base.weights=none",
+        "--learner=scratch",
+        "--train.steps=60",
+        "--train.lr=3e-3",
+        "--train.batch=32",
+    ]
     assert main_run([*words, "--out", str(tmp_path / "run"), "--quiet"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
     assert rows[-1]["figures"]["success"] == rows[-1]["figures"]["agreement"] == 1.0
@@ -160,14 +198,33 @@ def test_the_expert_is_recorded_and_cloned_from_the_command_line(write_episodes:
 
 
 def test_the_env_conforms() -> None:
-    options = {**ROOMS, **SMALL, "inputs": "image,goal", "episodes": 2, "overrides": "habitat.environment.max_episode_steps=8"}
+    options = {
+        **ROOMS,
+        **SMALL,
+        "inputs": "image,goal",
+        "episodes": 2,
+        "overrides": "habitat.environment.max_episode_steps=8",
+    }
     findings = check_plugin("env", "sidetune/habitat", options)
     assert {finding.check: finding.message for finding in findings if not finding.passed} == {}
 
 
 def command(given: dict[str, Any], out: Path, *more: str) -> list[str]:
-    words = [f"--env.{name}={value}" for name, value in {**given, "inputs": "image,goal", "envs": 2, "rollout": 64}.items()]
-    words += ["--learner", "sidetune", "--env.oracle-stop", "--env.passes", "8", "--train.lr", "0.003", "--train.batch", "64"]
+    words = [
+        f"--env.{name}={value}"
+        for name, value in {**given, "inputs": "image,goal", "envs": 2, "rollout": 64}.items()
+    ]
+    words += [
+        "--learner",
+        "sidetune",
+        "--env.oracle-stop",
+        "--env.passes",
+        "8",
+        "--train.lr",
+        "0.003",
+        "--train.batch",
+        "64",
+    ]
     code = "import sys; from sidetune_core.cli import main_run; sys.exit(main_run())"
     return [sys.executable, "-c", code, "--env", "habitat", *words, "--out", str(out), *more]
 
@@ -177,9 +234,13 @@ def test_from_a_config_to_a_trained_policy_and_its_spl(write_episodes: Any, tmp_
     behind = [((x + 2.0, 1.5), (x, 1.5), EAST) for x in (1.5, 2.0, 2.5)]
     changes = {"habitat.environment.max_episode_steps": 20, "habitat.simulator.turn_angle": 180}
     given = write_episodes(CORRIDOR, [*AHEAD, *behind], **changes)
-    done = subprocess.run(command(given, tmp_path / "run", "--env.frames", "3000"), capture_output=True, text=True)
+    done = subprocess.run(
+        command(given, tmp_path / "run", "--env.frames", "3000"), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    before, after = (float(found) for found in re.findall(r"^(?:untrained|t0) +([\d.]+)", done.stdout, re.MULTILINE)[:2])
+    before, after = (
+        float(found) for found in re.findall(r"^(?:untrained|t0) +([\d.]+)", done.stdout, re.MULTILINE)[:2]
+    )
     assert before < 0.7
     assert after > 0.9
 
@@ -194,6 +255,8 @@ def test_a_run_that_is_stopped_goes_on(write_episodes: Any, tmp_path: Path) -> N
     begun.communicate()
     assert begun.returncode == 128 + signal.SIGTERM
     code = "import sys; from sidetune_core.cli import main_run; sys.exit(main_run())"
-    done = subprocess.run([sys.executable, "-c", code, "--resume", str(tmp_path / "run")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--resume", str(tmp_path / "run")], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "average spl" in done.stdout

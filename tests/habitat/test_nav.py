@@ -108,20 +108,27 @@ def test_the_oracle_stops_in_the_step_that_comes_near_enough(corridor: Open) -> 
 
 
 def test_a_limit_of_steps_cuts_off_and_does_not_end(corridor: Open) -> None:
-    _, _, terminated, truncated, info = play(corridor({"habitat.environment.max_episode_steps": 3}), *[FORWARD] * 3)
+    _, _, terminated, truncated, info = play(
+        corridor({"habitat.environment.max_episode_steps": 3}), *[FORWARD] * 3
+    )
     assert (terminated, truncated) == (False, True)
     assert info["success"] is False
 
 
 def test_a_success_that_ends_the_episode_in_the_last_step_is_not_cut_off(corridor: Open) -> None:
-    changes: dict[str, Any] = {"habitat.environment.max_episode_steps": 1, "habitat.task.end_on_success": True}
+    changes: dict[str, Any] = {
+        "habitat.environment.max_episode_steps": 1,
+        "habitat.task.end_on_success": True,
+    }
     changes["habitat.task.success_measure"] = "distance_to_goal"  # any number but 0 is a success
     _, _, terminated, truncated, _ = play(corridor(changes), FORWARD)
     assert (terminated, truncated) == (True, False)
 
 
 @pytest.mark.parametrize("form", ["POLAR", "CARTESIAN"])
-def test_the_goal_is_cosine_and_sine_of_the_angle_to_the_left_and_the_distance(corridor: Open, form: str) -> None:
+def test_the_goal_is_cosine_and_sine_of_the_angle_to_the_left_and_the_distance(
+    corridor: Open, form: str
+) -> None:
     env = corridor({"habitat.task.lab_sensors.pointgoal_with_gps_compass_sensor.goal_format": form})
     first, _ = env.reset(seed=1)
     np.testing.assert_allclose(first["goal"], [1, 0, 3], atol=1e-6)
@@ -162,7 +169,9 @@ def test_a_stack_has_the_oldest_first_and_is_zero_before_the_episode(corridor: O
 
 
 def test_the_map_shows_the_way_and_the_goal_from_where_the_agent_is(corridor: Open) -> None:
-    drawn = play(corridor(inputs=("map", "goal"), map_metres=11.0), *[FORWARD] * 8)[0]["map"]  # cells of a metre, the agent in (5, 5)
+    drawn = play(corridor(inputs=("map", "goal"), map_metres=11.0), *[FORWARD] * 8)[0][
+        "map"
+    ]  # cells of a metre, the agent in (5, 5)
     assert np.argwhere(drawn[1] == 255).tolist() == [[4, 5]]  # a metre ahead
     assert np.argwhere(drawn[0] == 255).tolist() == [[5, 5], [6, 5], [7, 5]]
     assert (drawn[2] == 128).all()
@@ -171,10 +180,15 @@ def test_the_map_shows_the_way_and_the_goal_from_where_the_agent_is(corridor: Op
 def test_the_map_of_depth_shows_the_walls_beside_and_the_floor_ahead(corridor: Open) -> None:
     env = corridor(inputs=("map", "depth"), map="depth", map_metres=11 * 0.27)
     drawn = env.reset(seed=1)[0]["map"][2]
-    assert {column for _, column in np.argwhere(drawn == 255).tolist()} == {3, 7}  # cells of 0.27 m: half a metre to both sides of 5
+    assert {column for _, column in np.argwhere(drawn == 255).tolist()} == {
+        3,
+        7,
+    }  # cells of 0.27 m: half a metre to both sides of 5
     floor = np.argwhere(drawn == 0)
     assert set(floor[:, 1].tolist()) <= {3, 4, 5, 6, 7}
-    assert (5 - floor[:, 0]).min() * 0.27 == pytest.approx(1.25, abs=0.27)  # the eye is 1.25 m high and sees 45 degrees down
+    assert (5 - floor[:, 0]).min() * 0.27 == pytest.approx(
+        1.25, abs=0.27
+    )  # the eye is 1.25 m high and sees 45 degrees down
 
 
 def test_the_map_of_one_who_is_blind_has_no_walls(corridor: Open) -> None:
@@ -191,7 +205,12 @@ def test_other_measures_of_the_config_are_told_too(corridor: Open) -> None:
 def test_depths_of_the_map_are_metres_whatever_the_config_has(corridor: Open) -> None:
     sensor = "habitat.simulator.agents.main_agent.sim_sensors.depth_sensor"
     drawn = []
-    for changes in ({}, {"normalize_depth": False}, {"min_depth": 0.4}, {"min_depth": 0.4, "normalize_depth": False}):
+    for changes in (
+        {},
+        {"normalize_depth": False},
+        {"min_depth": 0.4},
+        {"min_depth": 0.4, "normalize_depth": False},
+    ):
         overrides = {f"{sensor}.{name}": value for name, value in changes.items()}
         env = corridor(overrides, inputs=("map", "depth"), map="depth", map_metres=11 * 0.27)
         drawn.append(env.reset(seed=1)[0]["map"])
@@ -200,5 +219,7 @@ def test_depths_of_the_map_are_metres_whatever_the_config_has(corridor: Open) ->
 
 
 def test_inputs_that_are_not_there_are_refused(corridor: Open) -> None:
-    with pytest.raises(ValueError, match="there is no input sound .*; the config's sensors give depth, goal, image, map"):
+    with pytest.raises(
+        ValueError, match="there is no input sound .*; the config's sensors give depth, goal, image, map"
+    ):
         corridor(inputs=("sound",))

@@ -10,7 +10,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, ClassTask, Examples, Features, InputShapes, Learner, Merger, Order, Parts, Side, Task, seeded
+from sidetune_core.api import (
+    Base,
+    ClassTask,
+    Examples,
+    Features,
+    InputShapes,
+    Learner,
+    Merger,
+    Order,
+    Parts,
+    Side,
+    Task,
+    seeded,
+)
 from sidetune_core.kinds import BASE, LEARNER, MERGER, SIDE, Kind
 from sidetune_core.optim import make_optimizer
 from sidetune_core.registry import find, load
@@ -52,7 +65,13 @@ class World:
     tasks: tuple[Task, ...]
 
     def learner(
-        self, name: str, *, base: Callable[..., Base] = TinyBase, side: bool = True, merger: str | None = "alpha", **options: Any
+        self,
+        name: str,
+        *,
+        base: Callable[..., Base] = TinyBase,
+        side: bool = True,
+        merger: str | None = "alpha",
+        **options: Any,
     ) -> Any:
         """A built-in learner over tiny parts."""
         cls = load(find(LEARNER, name))
@@ -108,7 +127,10 @@ def world() -> World:
         {"train": torch.randn(60, 6, generator=generator), "test": torch.randn(30, 6, generator=generator)},
         {"train": torch.arange(60) % 6, "test": torch.arange(30) % 6},
     )
-    tasks = [ClassTask(f"t{k}", f"task {k}", examples, [2 * k, 2 * k + 1], input="x", transform=torch.Tensor.float) for k in range(3)]
+    tasks = [
+        ClassTask(f"t{k}", f"task {k}", examples, [2 * k, 2 * k + 1], input="x", transform=torch.Tensor.float)
+        for k in range(3)
+    ]
     return World(tuple(tasks))
 
 

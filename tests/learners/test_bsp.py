@@ -72,7 +72,10 @@ def like(learner: Any, other: Any) -> Any:
 def test_keys_are_signs_half_of_them_negative() -> None:
     signs = learner_on(ConvBase, period=400).keys.signs
     assert set(signs.unique().tolist()) == {-1, 1}
-    assert signs.shape == (400, 2 * 3 + 4)  # one for each input of the convolution's kernel and of the linear layer
+    assert signs.shape == (
+        400,
+        2 * 3 + 4,
+    )  # one for each input of the convolution's kernel and of the linear layer
     assert abs(signs.float().mean()) < 4 / signs.numel() ** 0.5
 
 
@@ -122,7 +125,12 @@ def test_a_task_computes_with_the_weights_times_its_key(number: int, world: Any)
 
 def test_every_linear_layer_of_base_side_and_merger_has_keys_and_no_head(world: Any) -> None:
     learner = started(world, world.learner("bsp", merger="mlp2"))
-    layers = [layer for part in (learner.base, learner.side, learner.merger) for layer in part.modules() if isinstance(layer, nn.Linear)]
+    layers = [
+        layer
+        for part in (learner.base, learner.side, learner.merger)
+        for layer in part.modules()
+        if isinstance(layer, nn.Linear)
+    ]
     assert len(layers) == 6
     assert learner.keys.signs.shape[1] == sum(layer.in_features for layer in layers)
 
@@ -134,7 +142,9 @@ def test_pretrained_weights_are_for_the_first_task_what_they_were(world: Any) ->
     assert not torch.equal(learner(INPUTS, "t1"), plain(INPUTS, "t1"))
 
 
-def test_a_random_first_key_with_weights_multiplied_by_it_beforehand_is_the_same_bit_for_bit(world: Any) -> None:
+def test_a_random_first_key_with_weights_multiplied_by_it_beforehand_is_the_same_bit_for_bit(
+    world: Any,
+) -> None:
     plain = learner_on(ConvBase)
     keyed = copy.deepcopy(plain)
     first = plain.keys.signs[1]
@@ -180,14 +190,19 @@ def classification(classes: tuple[tuple[int, ...], ...]) -> list[ClassTask]:
     generator = torch.Generator().manual_seed(0)
     x = {split: torch.randn(48, 2, 8, generator=generator) for split in ("train", "test")}
     examples = Examples(x, {split: torch.arange(48) % 4 for split in x})
-    return [ClassTask(f"t{k}", f"task {k}", examples, own, input="x", transform=torch.Tensor.float) for k, own in enumerate(classes)]
+    return [
+        ClassTask(f"t{k}", f"task {k}", examples, own, input="x", transform=torch.Tensor.float)
+        for k, own in enumerate(classes)
+    ]
 
 
 def learn(learner: Any, tasks: list[ClassTask], folder: Path, store: FeatureStore | None) -> list[Any]:
     run = runs.create(folder, "run")
     machine = Machine(torch.device("cpu"), bf16=False, channels_last=False)
     options = TrainOptions(steps=3, batch=8, lr=0.05)
-    loop.learn(learner, tasks, Session(options, 0, machine, run, store, Progress(quiet=True), lambda _, __: None))
+    loop.learn(
+        learner, tasks, Session(options, 0, machine, run, store, Progress(quiet=True), lambda _, __: None)
+    )
     return run.lines("eval.jsonl")
 
 
@@ -197,8 +212,12 @@ def store() -> FeatureStore:
 
 @pytest.mark.parametrize("classes", [SAME, APART], ids=["same", "apart"])
 def test_the_feature_store_changes_no_result(classes: tuple[tuple[int, ...], ...], tmp_path: Path) -> None:
-    with_store = learn(learner_on(ConvBase, batchnorm="moving"), classification(classes), tmp_path / "store", store())
-    assert with_store == learn(learner_on(ConvBase, batchnorm="moving"), classification(classes), tmp_path / "none", None)
+    with_store = learn(
+        learner_on(ConvBase, batchnorm="moving"), classification(classes), tmp_path / "store", store()
+    )
+    assert with_store == learn(
+        learner_on(ConvBase, batchnorm="moving"), classification(classes), tmp_path / "none", None
+    )
 
 
 def test_nothing_is_left_in_the_store_for_learners_of_the_plain_base(tmp_path: Path) -> None:
@@ -215,13 +234,17 @@ TRAIN = {"steps": 6, "batch": 8, "precision": "fp32"}
 
 
 def run(archive: Path, out: Path, learner: dict[str, Any], **train: Any) -> api.Run:
-    parts = {slot: {"name": name, "weights": "none"} for slot, name in (("base", "resnet20"), ("side", "fcn4"))}
+    parts = {
+        slot: {"name": name, "weights": "none"} for slot, name in (("base", "resnet20"), ("side", "fcn4"))
+    }
     env = {"name": "images", "archive": archive, "classes_per_task": 2}
     return api.run(api.RunSpec(**parts, learner=learner, env=env, train={**TRAIN, **train}), out)
 
 
 @pytest.mark.parametrize("batchnorm", ["moving", "per-task"])
-def test_bsp_with_keys_of_plus_one_equals_fine_tuning_bit_for_bit(batchnorm: str, image_archive: Path, tmp_path: Path) -> None:
+def test_bsp_with_keys_of_plus_one_equals_fine_tuning_bit_for_bit(
+    batchnorm: str, image_archive: Path, tmp_path: Path
+) -> None:
     tuned = run(image_archive, tmp_path / "finetune", {"name": "finetune", "batchnorm": batchnorm})
     bsp = run(image_archive, tmp_path / "bsp", {"name": "bsp", "batchnorm": batchnorm, "period": 1})
     found = bsp.learner.state_dict()
@@ -231,10 +254,16 @@ def test_bsp_with_keys_of_plus_one_equals_fine_tuning_bit_for_bit(batchnorm: str
 
 
 def test_a_run_is_the_same_with_and_without_the_feature_store(image_archive: Path, tmp_path: Path) -> None:
-    stored, computed = (run(image_archive, tmp_path / how, {"name": "bsp"}, store=how) for how in ("memory", "off"))
+    stored, computed = (
+        run(image_archive, tmp_path / how, {"name": "bsp"}, store=how) for how in ("memory", "off")
+    )
     assert stored.folder.lines("eval.jsonl") == computed.folder.lines("eval.jsonl")
 
 
-@pytest.mark.parametrize("options", [{"batchnorm": "moving"}, {"batchnorm": "frozen"}, {"period": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"batchnorm": "moving"}, {"batchnorm": "frozen"}, {"period": 1}], ids=str
+)
 def test_bsp_conforms_and_resumes_with_other_options_than_the_defaults(options: dict[str, Any]) -> None:
-    assert [finding for finding in check_plugin("learner", "sidetune/bsp", options) if not finding.passed] == []
+    assert [
+        finding for finding in check_plugin("learner", "sidetune/bsp", options) if not finding.passed
+    ] == []

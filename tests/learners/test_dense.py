@@ -21,7 +21,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ewc": {"fisher": "empirical", "examples": 2},
     "pnn": {"dense": True},
 }
-BUILT_IN = [[plugin.name for plugin in installed(kind) if plugin.distribution == "sidetune"] for kind in (LEARNER, MERGER)]
+BUILT_IN = [
+    [plugin.name for plugin in installed(kind) if plugin.distribution == "sidetune"]
+    for kind in (LEARNER, MERGER)
+]
 
 
 @pytest.fixture
@@ -64,7 +67,9 @@ def test_every_merger_joins_maps(merger: str, spec: Callable[..., RunSpec], tmp_
     assert len(run(made, tmp_path / "run", save_every="none").results.rows) == 1
 
 
-def test_pictures_are_in_the_run_folder_and_a_dense_run_is_verified_and_gone_on_with(spec: Callable[..., RunSpec], tmp_path: Path) -> None:
+def test_pictures_are_in_the_run_folder_and_a_dense_run_is_verified_and_gone_on_with(
+    spec: Callable[..., RunSpec], tmp_path: Path
+) -> None:
     made = spec("sidetune")
     run(made, tmp_path / "run", save_every="none")
     files = sorted((tmp_path / "run" / "pictures").iterdir())

@@ -52,14 +52,17 @@ class LinearBase(Base):
 
 def examples(count: int = 42) -> Examples:
     generator = torch.Generator().manual_seed(0)
-    x = {split: torch.randn(count, 6, generator=generator, dtype=torch.float64) for split in ("train", "test")}
+    x = {
+        split: torch.randn(count, 6, generator=generator, dtype=torch.float64) for split in ("train", "test")
+    }
     return Examples(x, {split: torch.arange(count) % 6 for split in x})
 
 
 def tasks(count: int = 42, kind: type[ClassTask] = DoubleTask, classes: int = 3) -> list[ClassTask]:
     split = [list(range(first, first + classes)) for first in range(0, 6, classes)]
     return [
-        kind(f"t{k}", f"task {k}", examples(count), labels, input="x", transform=torch.Tensor.double) for k, labels in enumerate(split)
+        kind(f"t{k}", f"task {k}", examples(count), labels, input="x", transform=torch.Tensor.double)
+        for k, labels in enumerate(split)
     ]
 
 
@@ -134,7 +137,8 @@ def by_loop(learner: Any, task: ClassTask, how: str, x: Tensor, y: Tensor) -> Te
         else:
             chances = learner({"x": one}, task.id).softmax(1)[0]
             total = total + sum(
-                chance * squared_gradient(learner, task, one, torch.tensor([label])) for label, chance in enumerate(chances)
+                chance * squared_gradient(learner, task, one, torch.tensor([label]))
+                for label, chance in enumerate(chances)
             )
     return total / len(x)
 
@@ -149,7 +153,10 @@ def test_the_exact_fisher_of_softmax_regression_is_its_closed_form(size: int, wo
     found = finish(world, learner, task, size).fisher
     x, _ = all_of(task)
     p = learner({"x": x}, "t0").softmax(1)
-    rows = [torch.kron(torch.diag(one) - torch.outer(one, one), torch.outer(each, each)) for one, each in zip(p, x, strict=True)]
+    rows = [
+        torch.kron(torch.diag(one) - torch.outer(one, one), torch.outer(each, each))
+        for one, each in zip(p, x, strict=True)
+    ]
     weight = torch.stack(rows).mean(0).diag()
     bias = (p * (1 - p)).mean(0)
     assert len(x) == 21
@@ -164,7 +171,10 @@ def test_the_fisher_of_base_side_and_merger_is_that_of_a_loop_over_examples(how:
 
 
 def test_the_sampled_fisher_is_the_exact_one_in_expectation(world: Any) -> None:
-    learner, (task, *_) = softmax_regression(fisher="sample", examples=ALL, anchors="online", decay=0.0), tasks(kind=BareTask)
+    learner, (task, *_) = (
+        softmax_regression(fisher="sample", examples=ALL, anchors="online", decay=0.0),
+        tasks(kind=BareTask),
+    )
     draws = torch.stack([finish(world, learner, task, 21).fisher for _ in range(300)])
     exact = by_loop(learner, task, "exact", *all_of(task))
     error = (draws.mean(0) - exact) / (draws.std(0) / len(draws) ** 0.5)
@@ -175,26 +185,35 @@ def test_the_sampled_fisher_is_the_exact_one_in_expectation(world: Any) -> None:
 def test_the_batched_fisher_is_the_mean_over_batches_of_the_squared_mean_gradient(world: Any) -> None:
     learner, (task, *_) = nonlinear(world, fisher="batched", examples=17), tasks()
     found = finish(world, learner, task).fisher
-    squares = [squared_gradient(learner, task, batch.inputs["x"], batch.targets) for batch in first(task, 2, 8)]
+    squares = [
+        squared_gradient(learner, task, batch.inputs["x"], batch.targets) for batch in first(task, 2, 8)
+    ]
     torch.testing.assert_close(found, torch.stack(squares).mean(0), rtol=1e-9, atol=1e-15)
 
 
 def test_the_legacy_fisher_is_the_batched_one_over_a_whole_pass(world: Any) -> None:
     learner, (task, *_) = nonlinear(world, fisher="legacy", examples=1), tasks()
     found = finish(world, learner, task, 5).fisher
-    squares = [squared_gradient(learner, task, batch.inputs["x"], batch.targets) for batch in first(task, 4, 5)]  # 21 examples
+    squares = [
+        squared_gradient(learner, task, batch.inputs["x"], batch.targets) for batch in first(task, 4, 5)
+    ]  # 21 examples
     torch.testing.assert_close(found, torch.stack(squares).mean(0), rtol=1e-9, atol=1e-15)
 
 
 def test_no_more_than_the_given_examples_are_used(world: Any) -> None:
     learner, (task, *_) = nonlinear(world, fisher="empirical", examples=11), tasks()
     found = finish(world, learner, task).fisher
-    x, y = (torch.cat(parts)[:11] for parts in zip(*((batch.inputs["x"], batch.targets) for batch in first(task, 2, 8)), strict=True))
+    x, y = (
+        torch.cat(parts)[:11]
+        for parts in zip(*((batch.inputs["x"], batch.targets) for batch in first(task, 2, 8)), strict=True)
+    )
     torch.testing.assert_close(found, by_loop(learner, task, "empirical", x, y), rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("how", ["exact", "empirical"])
-def test_gradients_of_few_examples_at_a_time_give_the_same_fisher(how: str, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_few_examples_at_a_time_give_the_same_fisher(
+    how: str, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = finish(world, nonlinear(world, fisher=how), tasks()[0]).fisher
     monkeypatch.setattr("sidetune_plugins.learners._fisher.HELD", 1)
     single = finish(world, nonlinear(world, fisher=how), tasks()[0]).fisher
@@ -251,7 +270,10 @@ def test_finishing_a_task_changes_nothing_but_the_pull(how: str, world: Any, sna
     before = snapshot(learner)
     learner.finish(task, batches(task, 8))
     after = learner.state_dict()
-    assert {key for key in before if not torch.equal(before[key], after[key])} == {"pull.fisher", "pull.anchor"}
+    assert {key for key in before if not torch.equal(before[key], after[key])} == {
+        "pull.fisher",
+        "pull.anchor",
+    }
 
 
 # The pull
@@ -270,7 +292,10 @@ def two_tasks(world: Any, learner: Any, how: str) -> tuple[list[Tensor], list[Te
     for seed, task in enumerate(tasks()):
         finish(world, learner, task, 5)
         if how == "legacy":
-            squares = [squared_gradient(learner, task, batch.inputs["x"], batch.targets) for batch in first(task, 4, 5)]
+            squares = [
+                squared_gradient(learner, task, batch.inputs["x"], batch.targets)
+                for batch in first(task, 4, 5)
+            ]
             fishers.append(torch.stack(squares).mean(0))
         else:
             fishers.append(by_loop(learner, task, how, *all_of(task)))
@@ -337,7 +362,9 @@ def test_legacy_applies_one_running_mean_as_often_as_there_are_tasks(world: Any)
 def test_legacy_with_ten_tasks_has_mostly_the_last_weights_as_its_anchor(world: Any) -> None:
     learner = nonlinear(world, fisher="legacy")
     _, (old, new) = two_tasks(world, learner, "legacy")
-    torch.testing.assert_close((learner.pull.anchor - old) / (new - old), torch.full_like(old, 1 - 0.5**10), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        (learner.pull.anchor - old) / (new - old), torch.full_like(old, 1 - 0.5**10), rtol=1e-6, atol=0
+    )
 
 
 def test_heads_are_never_pulled(world: Any) -> None:
@@ -348,8 +375,12 @@ def test_heads_are_never_pulled(world: Any) -> None:
     move(learner, 0)
     learner.requires_grad_(True)
     sum(learner.penalty(first(tasks()[0], 1, 8)[0]).values()).backward()  # type: ignore[union-attr]
-    assert {name.startswith("heads.") for name, weight in learner.named_parameters() if weight.grad is None} == {True}
-    assert {name.startswith(SHARED) for name, weight in learner.named_parameters() if weight.grad is not None} == {True}
+    assert {
+        name.startswith("heads.") for name, weight in learner.named_parameters() if weight.grad is None
+    } == {True}
+    assert {
+        name.startswith(SHARED) for name, weight in learner.named_parameters() if weight.grad is not None
+    } == {True}
     assert len(learner.pull.fisher) == sum(weight.numel() for weight in shared(learner).values())
 
 
@@ -368,13 +399,17 @@ TRAIN = {"steps": 6, "batch": 8, "precision": "fp32"}
 
 
 def run(archive: Path, out: Path, **learner: Any) -> api.Run:
-    parts = {slot: {"name": name, "weights": "none"} for slot, name in (("base", "resnet20"), ("side", "fcn4"))}
+    parts = {
+        slot: {"name": name, "weights": "none"} for slot, name in (("base", "resnet20"), ("side", "fcn4"))
+    }
     env = {"name": "images", "archive": archive, "classes_per_task": 2}
     return api.run(api.RunSpec(**parts, learner=learner, env=env, train=TRAIN), out)
 
 
 @pytest.mark.parametrize("how", ["exact", "legacy"])
-def test_ewc_with_coef_0_equals_fine_tuning_bit_for_bit(how: str, image_archive: Path, tmp_path: Path) -> None:
+def test_ewc_with_coef_0_equals_fine_tuning_bit_for_bit(
+    how: str, image_archive: Path, tmp_path: Path
+) -> None:
     tuned = run(image_archive, tmp_path / "finetune", name="finetune")
     ewc = run(image_archive, tmp_path / "ewc", name="ewc", coef=0, fisher=how, examples=8)
     found = ewc.learner.state_dict()
@@ -383,9 +418,13 @@ def test_ewc_with_coef_0_equals_fine_tuning_bit_for_bit(how: str, image_archive:
     assert found["pull.fisher"].sum() > 0
 
 
-def test_a_strong_pull_keeps_the_weights_nearer_to_those_of_the_first_task(image_archive: Path, tmp_path: Path) -> None:
+def test_a_strong_pull_keeps_the_weights_nearer_to_those_of_the_first_task(
+    image_archive: Path, tmp_path: Path
+) -> None:
     def drift(coef: float) -> float:
-        done = run(image_archive, tmp_path / f"{coef}", name="ewc", coef=coef, fisher="empirical", examples=16)
+        done = run(
+            image_archive, tmp_path / f"{coef}", name="ewc", coef=coef, fisher="empirical", examples=16
+        )
         after = read_tensors(done.folder.checkpoints / "after-001.safetensors")
         weights = flat(shared(done.learner).values())
         return float((after["pull.fisher"] * (weights - after["pull.anchor"]).square()).sum())
@@ -393,6 +432,10 @@ def test_a_strong_pull_keeps_the_weights_nearer_to_those_of_the_first_task(image
     assert drift(1e4) < drift(0) / 2
 
 
-@pytest.mark.parametrize("options", [*({"fisher": how} for how in ESTIMATORS[1:]), {"anchors": "online", "decay": 0.9}], ids=str)
+@pytest.mark.parametrize(
+    "options", [*({"fisher": how} for how in ESTIMATORS[1:]), {"anchors": "online", "decay": 0.9}], ids=str
+)
 def test_ewc_conforms_and_resumes_with_other_options_than_the_defaults(options: dict[str, Any]) -> None:
-    assert [finding for finding in check_plugin("learner", "sidetune/ewc", options) if not finding.passed] == []
+    assert [
+        finding for finding in check_plugin("learner", "sidetune/ewc", options) if not finding.passed
+    ] == []

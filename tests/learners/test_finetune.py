@@ -59,7 +59,9 @@ def test_every_weight_of_the_base_moves(batchnorm: str, world: Any) -> None:
 
 
 @pytest.mark.parametrize("batchnorm", ["frozen", "per-task"])
-def test_dropout_of_the_base_is_in_training_mode_and_its_batch_norm_is_not(batchnorm: str, world: Any) -> None:
+def test_dropout_of_the_base_is_in_training_mode_and_its_batch_norm_is_not(
+    batchnorm: str, world: Any
+) -> None:
     learner = world.learner("finetune", base=Nested, batchnorm=batchnorm)
     world.start(learner, world.tasks[0])
     assert learner.base.second[0].training
@@ -130,7 +132,10 @@ def test_on_the_first_task_norms_of_its_own_are_trained_as_the_base_s_would_be(w
     world.start(plain, world.tasks[0])
     world.train(plain, world.tasks[0])
     assert torch.equal(learner(INPUTS, "t0"), plain(INPUTS, "t0"))
-    assert all(torch.equal(value, plain.base.norm.state_dict()[key]) for key, value in learner.norms["t0"][0].state_dict().items())
+    assert all(
+        torch.equal(value, plain.base.norm.state_dict()[key])
+        for key, value in learner.norms["t0"][0].state_dict().items()
+    )
 
 
 def test_a_frozen_base_with_norms_for_each_task_is_not_served_from_the_feature_store(world: Any) -> None:
@@ -139,7 +144,9 @@ def test_a_frozen_base_with_norms_for_each_task_is_not_served_from_the_feature_s
     FeatureStore(limit=2**20, keep_taps=True, say=lambda _: None).attach(learner, "fp32")
     assert learner.base.store is not None
     inputs = Inputs(INPUTS, torch.arange(5))
-    assert all(torch.equal(learner(inputs, task), old) for task, old in zip(("t0", "t1"), expected, strict=True))
+    assert all(
+        torch.equal(learner(inputs, task), old) for task, old in zip(("t0", "t1"), expected, strict=True)
+    )
 
 
 def test_starting_the_tasks_again_makes_a_learner_that_takes_the_state(world: Any) -> None:

@@ -14,14 +14,21 @@ from sidetune_core.testing import check_plugin
 
 @pytest.mark.parametrize("norm", [True, False])
 def test_it_keeps_the_contract(norm: bool) -> None:
-    assert [finding for finding in check_plugin("learner", "independent", {"norm": norm}) if not finding.passed] == []
+    assert [
+        finding for finding in check_plugin("learner", "independent", {"norm": norm}) if not finding.passed
+    ] == []
 
 
 def test_every_task_has_base_side_merger_and_head_of_its_own(world: Any) -> None:
     learner = world.learner("independent")
     for task in world.tasks[:2]:
         movable = world.start(learner, task)
-        assert movable == [learner.bases[task.id], learner.sides[task.id], learner.mergers[task.id], learner.heads[task.id]]
+        assert movable == [
+            learner.bases[task.id],
+            learner.sides[task.id],
+            learner.mergers[task.id],
+            learner.heads[task.id],
+        ]
     first, second = ({id(one) for one in learner.bases[task].parameters()} for task in ("t0", "t1"))
     assert not first & second
 
@@ -36,7 +43,10 @@ def test_every_base_begins_with_the_pretrained_weights(world: Any, pretrained: A
     world.start(learner, world.tasks[0])
     world.train(learner, world.tasks[0])
     world.start(learner, world.tasks[1])
-    assert all(torch.equal(value, pretrained().state_dict()[key]) for key, value in learner.bases["t1"].state_dict().items())
+    assert all(
+        torch.equal(value, pretrained().state_dict()[key])
+        for key, value in learner.bases["t1"].state_dict().items()
+    )
 
 
 def test_a_head_begins_as_that_of_fine_tuning(world: Any) -> None:
@@ -48,17 +58,27 @@ def test_a_head_begins_as_that_of_fine_tuning(world: Any) -> None:
 
 @pytest.mark.parametrize("side", [True, False])
 @pytest.mark.parametrize("rival", ["joint", "finetune"])
-def test_on_a_single_task_it_is_joint_training_and_fine_tuning_bit_for_bit(rival: str, side: bool, chosen: Any, tmp_path: Path) -> None:
+def test_on_a_single_task_it_is_joint_training_and_fine_tuning_bit_for_bit(
+    rival: str, side: bool, chosen: Any, tmp_path: Path
+) -> None:
     def run(learner: str) -> api.Run:
         train = {"steps": 4, "batch": 8, "precision": "fp32"}
         beside = chosen.side if side else None
-        spec = api.RunSpec(base=chosen.base, side=beside, learner=learner, env={"name": "digits", "tasks": 1}, train=train)
+        spec = api.RunSpec(
+            base=chosen.base, side=beside, learner=learner, env={"name": "digits", "tasks": 1}, train=train
+        )
         return api.run(spec, tmp_path / learner)
 
     ours, theirs = run("independent"), run(rival)
     assert ours.results.rows == theirs.results.rows
-    state = {key.replace("s.t0.", ".", 1): value for key, value in ours.learner.state_dict().items() if not key.startswith("heads.")}
-    shared = {key: value for key, value in theirs.learner.state_dict().items() if not key.startswith("heads.")}
+    state = {
+        key.replace("s.t0.", ".", 1): value
+        for key, value in ours.learner.state_dict().items()
+        if not key.startswith("heads.")
+    }
+    shared = {
+        key: value for key, value in theirs.learner.state_dict().items() if not key.startswith("heads.")
+    }
     assert state.keys() == shared.keys()
     assert all(torch.equal(state[key], shared[key]) for key in state)
     assert torch.equal(ours.learner.heads["t0"].linear.weight, theirs.learner.heads["t0"].linear.weight)

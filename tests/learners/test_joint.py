@@ -21,11 +21,15 @@ def test_it_keeps_the_contract(options: dict[str, Any]) -> None:
 
 def run(path: Path, chosen: Any, **options: Any) -> api.Run:
     env, train = {"name": "digits", "tasks": 3}, {"steps": 4, "batch": 8, "precision": "fp32"}
-    return api.run(api.RunSpec(base=chosen.base, learner={"name": "joint", **options}, env=env, train=train), path)
+    return api.run(
+        api.RunSpec(base=chosen.base, learner={"name": "joint", **options}, env=env, train=train), path
+    )
 
 
 @pytest.mark.parametrize("batchnorm", ["moving", "frozen", "per-task"])
-def test_one_stage_trains_the_base_and_the_heads_of_all_tasks(batchnorm: str, chosen: Any, tmp_path: Path) -> None:
+def test_one_stage_trains_the_base_and_the_heads_of_all_tasks(
+    batchnorm: str, chosen: Any, tmp_path: Path
+) -> None:
     done = run(tmp_path / "run", chosen, batchnorm=batchnorm)
     (stage,) = done.folder.lines("moved.jsonl")
     assert {"base.conv1.weight", *(f"heads.t{k}.linear.weight" for k in range(3))} <= set(stage["moved"])

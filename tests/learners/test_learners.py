@@ -15,8 +15,16 @@ from sidetune_core.api import Order
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
 INPUTS = {"x": X}
 
-ALL = [("features", {}), ("sidetune", {}), ("finetune", {}), ("finetune", {"side": False, "merger": None}), ("distill", {"merger": None})]
-each = pytest.mark.parametrize(("name", "how"), ALL, ids=["features", "sidetune", "finetune", "finetune-alone", "distill"])
+ALL = [
+    ("features", {}),
+    ("sidetune", {}),
+    ("finetune", {}),
+    ("finetune", {"side": False, "merger": None}),
+    ("distill", {"merger": None}),
+]
+each = pytest.mark.parametrize(
+    ("name", "how"), ALL, ids=["features", "sidetune", "finetune", "finetune-alone", "distill"]
+)
 
 
 def standardised(encoding: Tensor) -> Tensor:
@@ -61,7 +69,12 @@ def test_sidetune_lets_side_merger_and_head_of_the_task_move(world: Any) -> None
 def test_finetune_lets_everything_but_the_heads_of_other_tasks_move(world: Any) -> None:
     learner = world.learner("finetune")
     world.start(learner, world.tasks[0])
-    assert set(world.start(learner, world.tasks[1])) == {learner.base, learner.side, learner.merger, learner.heads["t1"]}
+    assert set(world.start(learner, world.tasks[1])) == {
+        learner.base,
+        learner.side,
+        learner.merger,
+        learner.heads["t1"],
+    }
 
 
 def test_finetune_without_a_side_lets_base_and_head_move(world: Any) -> None:
@@ -75,7 +88,9 @@ def test_distill_lets_side_and_head_move(world: Any) -> None:
 
 
 @each
-def test_what_may_move_gets_a_gradient_and_nothing_else_does(name: str, how: dict[str, Any], world: Any) -> None:
+def test_what_may_move_gets_a_gradient_and_nothing_else_does(
+    name: str, how: dict[str, Any], world: Any
+) -> None:
     learner = world.learner(name, **how)
     world.start(learner, world.tasks[0])
     world.train(learner, world.tasks[0], steps=1)
@@ -200,11 +215,18 @@ def test_an_evaluation_between_forward_and_penalty_does_not_change_the_penalty(w
 
 # What later tasks leave alone
 
-SHARED: dict[str, tuple[str, ...]] = {"features": (), "sidetune": (), "finetune": ("base.", "side.", "merger."), "distill": ("side.",)}
+SHARED: dict[str, tuple[str, ...]] = {
+    "features": (),
+    "sidetune": (),
+    "finetune": ("base.", "side.", "merger."),
+    "distill": ("side.",),
+}
 
 
 @each
-def test_a_later_task_leaves_all_that_is_not_its_own_bit_for_bit_alone(name: str, how: dict[str, Any], world: Any, snapshot: Any) -> None:
+def test_a_later_task_leaves_all_that_is_not_its_own_bit_for_bit_alone(
+    name: str, how: dict[str, Any], world: Any, snapshot: Any
+) -> None:
     learner = world.learner(name, **how)
     before: dict[str, Tensor] = {}
     for task in world.tasks:
@@ -228,7 +250,9 @@ def test_predictions_of_an_earlier_task_stay_the_same_bit_for_bit(name: str, wor
 
 
 @each
-def test_all_that_belongs_to_the_task_is_trained(name: str, how: dict[str, Any], world: Any, snapshot: Any) -> None:
+def test_all_that_belongs_to_the_task_is_trained(
+    name: str, how: dict[str, Any], world: Any, snapshot: Any
+) -> None:
     learner = world.learner(name, **how)
     movable = world.start(learner, world.tasks[0])
     before = [snapshot(module) for module in movable]
@@ -241,7 +265,9 @@ def test_all_that_belongs_to_the_task_is_trained(name: str, how: dict[str, Any],
 
 
 @each
-def test_starting_the_same_tasks_again_makes_a_learner_that_takes_the_state(name: str, how: dict[str, Any], world: Any) -> None:
+def test_starting_the_same_tasks_again_makes_a_learner_that_takes_the_state(
+    name: str, how: dict[str, Any], world: Any
+) -> None:
     learner = world.learner(name, **how)
     for task in world.tasks[:2]:
         world.start(learner, task)
@@ -272,7 +298,9 @@ def test_a_merger_that_has_nothing_to_tell_records_nothing(world: Any) -> None:
 
 
 @pytest.mark.parametrize("outputs", ["numbers", "scores"])
-def test_distill_compares_what_a_fixed_head_makes_of_student_and_teacher(outputs: str, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distill_compares_what_a_fixed_head_makes_of_student_and_teacher(
+    outputs: str, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = world.tasks[0]
     monkeypatch.setattr(task, "outputs", outputs, raising=False)
     learner = world.learner("distill", merger=None, match="output", norm=False, coef=2.0)
@@ -285,7 +313,11 @@ def test_distill_compares_what_a_fixed_head_makes_of_student_and_teacher(outputs
     features = learner.base(batch.inputs)
     found, wanted = head(learner.side(batch.inputs, features)), head(features.encoding)
     chances = wanted.softmax(1)
-    expected = (found - wanted).square().mean() if outputs == "numbers" else -(chances * found.log_softmax(1)).sum(1).mean()
+    expected = (
+        (found - wanted).square().mean()
+        if outputs == "numbers"
+        else -(chances * found.log_softmax(1)).sum(1).mean()
+    )
     assert_close(penalty, 2 * expected)
     penalty.backward()
     assert all(weight.grad is None for weight in head.parameters())
@@ -311,4 +343,7 @@ def test_distill_keeps_a_head_that_it_is_given(world: Any, tmp_path: Path) -> No
     movable = world.start(learner, task)
     assert movable == [learner.side]
     world.train(learner, task)
-    assert all(torch.equal(value, teacher.heads["t0"].state_dict()[key]) for key, value in learner.heads["t0"].state_dict().items())
+    assert all(
+        torch.equal(value, teacher.heads["t0"].state_dict()[key])
+        for key, value in learner.heads["t0"].state_dict().items()
+    )

@@ -57,7 +57,10 @@ def test_the_teacher_predicts_as_the_network_did_before_the_task(world: Any) -> 
     before = [learner(INPUTS, task) for task in ("t0", "t1")]
     world.start(learner, world.tasks[2])
     world.train(learner, world.tasks[2])
-    assert all(torch.equal(learner.teacher(INPUTS, task), old) for task, old in zip(("t0", "t1"), before, strict=True))
+    assert all(
+        torch.equal(learner.teacher(INPUTS, task), old)
+        for task, old in zip(("t0", "t1"), before, strict=True)
+    )
 
 
 def test_the_teacher_is_the_same_after_every_step(world: Any) -> None:
@@ -93,11 +96,20 @@ def test_stored_outputs_of_one_teacher_are_not_taken_for_those_of_the_next(world
     assert tables[0] is not tables[1]
 
 
-def test_a_run_gives_the_same_bytes_with_and_without_the_feature_store(chosen: Any, image_archive: Path, tmp_path: Path) -> None:
+def test_a_run_gives_the_same_bytes_with_and_without_the_feature_store(
+    chosen: Any, image_archive: Path, tmp_path: Path
+) -> None:
     def run(store: str) -> dict[str, Tensor]:
         env = {"name": "images", "archive": image_archive, "classes_per_task": 2}
-        train = {"steps": 6, "batch": 12, "precision": "fp32", "store": store}  # the fourth batch is where a second pass begins
-        return api.run(api.RunSpec(base=chosen.base, learner="lwf", env=env, train=train), tmp_path / store).learner.state_dict()
+        train = {
+            "steps": 6,
+            "batch": 12,
+            "precision": "fp32",
+            "store": store,
+        }  # the fourth batch is where a second pass begins
+        return api.run(
+            api.RunSpec(base=chosen.base, learner="lwf", env=env, train=train), tmp_path / store
+        ).learner.state_dict()
 
     memory, off = run("memory"), run("off")
     assert all(torch.equal(memory[key], off[key]) for key in off)
@@ -130,10 +142,15 @@ def test_it_is_the_divergence_worked_out_by_hand(coef: float, temperature: float
     learner = learnt(world, 3, side=False, merger=None, norm=False, coef=coef, temperature=temperature)
     terms = []
     for task in ("t0", "t1"):
-        before, now = softmax(outputs(learner.teacher, task) / temperature), softmax(outputs(learner, task) / temperature)
+        before, now = (
+            softmax(outputs(learner.teacher, task) / temperature),
+            softmax(outputs(learner, task) / temperature),
+        )
         terms.append((before * (np.log(before) - np.log(now))).sum(1).mean())
     assert max(terms) > 1e-4
-    np.testing.assert_allclose(penalty(learner, "t2").item(), coef * temperature**2 * np.mean(terms), rtol=1e-4)
+    np.testing.assert_allclose(
+        penalty(learner, "t2").item(), coef * temperature**2 * np.mean(terms), rtol=1e-4
+    )
 
 
 def test_its_gradient_is_that_of_the_cross_entropy_of_the_paper(world: Any) -> None:
@@ -141,7 +158,9 @@ def test_its_gradient_is_that_of_the_cross_entropy_of_the_paper(world: Any) -> N
     learner.base.requires_grad_(True)
     (ours,) = torch.autograd.grad(penalty(learner, "t1"), [learner.base.linear.weight])
     soft = learner.teacher(INPUTS, "t0").softmax(1)
-    (theirs,) = torch.autograd.grad(nn.functional.cross_entropy(learner(INPUTS, "t0"), soft), [learner.base.linear.weight])
+    (theirs,) = torch.autograd.grad(
+        nn.functional.cross_entropy(learner(INPUTS, "t0"), soft), [learner.base.linear.weight]
+    )
     assert ours.abs().max() > 1e-4
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 

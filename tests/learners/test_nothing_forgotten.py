@@ -18,7 +18,9 @@ each = pytest.mark.parametrize(
 
 
 @each
-def test_all_that_is_not_the_current_task_s_is_the_same_after_every_step(name: str, options: dict[str, Any], world: Any) -> None:
+def test_all_that_is_not_the_current_task_s_is_the_same_after_every_step(
+    name: str, options: dict[str, Any], world: Any
+) -> None:
     learner = world.learner(name, **options)
     for task in world.tasks:
         movable = world.start(learner, task)
@@ -40,7 +42,9 @@ def test_no_task_moves_a_tensor_of_another(name: str, options: dict[str, Any], w
 
 
 @each
-def test_r_is_constant_below_its_diagonal(name: str, options: dict[str, Any], chosen: Any, tmp_path: Path) -> None:
+def test_r_is_constant_below_its_diagonal(
+    name: str, options: dict[str, Any], chosen: Any, tmp_path: Path
+) -> None:
     spec = api.RunSpec(
         base=chosen.base,
         side=None if name == "features" else chosen.side,
@@ -52,7 +56,11 @@ def test_r_is_constant_below_its_diagonal(name: str, options: dict[str, Any], ch
     rows = run.results.rows
     for j in range(3):
         assert len({rows[i][j] for i in range(j, 3)}) == 1
-    figures = [line for line in run.folder.lines("eval.jsonl") if line["split"] == "test" and line["after"] >= 0]
+    figures = [
+        line for line in run.folder.lines("eval.jsonl") if line["split"] == "test" and line["after"] >= 0
+    ]
     for j in range(3):
-        losses = {line["figures"]["loss"] for line in figures if line["task"] == f"t{j}" and line["after"] >= j}
+        losses = {
+            line["figures"]["loss"] for line in figures if line["task"] == f"t{j}" and line["after"] >= j
+        }
         assert len(losses) == 1

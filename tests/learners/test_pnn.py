@@ -56,9 +56,15 @@ def step(learner: Any, task: Any, count: int = 3) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("options", [{}, {"dense": True}, {"adapter": "linear"}, {"adapter": "linear", "dense": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"dense": True}, {"adapter": "linear"}, {"adapter": "linear", "dense": True}]
+)
 def test_it_keeps_the_contract_of_a_learner(options: dict[str, Any]) -> None:
-    assert [finding for finding in check_plugin("learner", "pnn", options) if not finding.passed or finding.skipped] == []
+    assert [
+        finding
+        for finding in check_plugin("learner", "pnn", options)
+        if not finding.passed or finding.skipped
+    ] == []
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -69,7 +75,9 @@ def test_without_its_adapters_it_is_side_tuning(dense: bool) -> None:
         start(plain, task)
     for parameter in progressive.laterals.parameters():
         parameter.data.zero_()
-    plain.load_state_dict({name: value for name, value in progressive.state_dict().items() if not name.startswith("laterals")})
+    plain.load_state_dict(
+        {name: value for name, value in progressive.state_dict().items() if not name.startswith("laterals")}
+    )
     inputs = sample.images(range(5))
     for task in sample.tasks():
         assert torch.equal(progressive.eval()(inputs, task.id), plain.eval()(inputs, task.id))
@@ -82,7 +90,9 @@ def test_nothing_outside_the_current_task_moves_at_any_step(dense: bool) -> None
     start(learner, first)
     step(learner, first)
     start(learner, second)
-    before = copy.deepcopy({name: value for name, value in learner.state_dict().items() if ".t1." not in name})
+    before = copy.deepcopy(
+        {name: value for name, value in learner.state_dict().items() if ".t1." not in name}
+    )
     for _ in range(4):
         step(learner, second, 1)
         now = learner.state_dict()
@@ -120,7 +130,10 @@ def test_a_linear_adapter_is_a_pointwise_layer_on_the_largest_values_of_each_cel
     adapter = learner.laterals["t0"].adapters[0][0]
     maps = torch.rand(2, 16, 8, 8)
     pooled = functional.max_pool2d(maps, 2)
-    expected = torch.einsum("oi,bihw->bohw", adapter.second.weight[:, :, 0, 0], pooled) + adapter.second.bias[:, None, None]
+    expected = (
+        torch.einsum("oi,bihw->bohw", adapter.second.weight[:, :, 0, 0], pooled)
+        + adapter.second.bias[:, None, None]
+    )
     assert torch.allclose(adapter(maps), expected, atol=1e-6)
 
 
@@ -151,6 +164,11 @@ def test_a_side_without_stages_is_refused() -> None:
             return features.encoding
 
     cls = registry.load(registry.find(LEARNER, "pnn"))
-    parts = Parts(sample.INPUTS, lambda pretrained=True: sample.TinyBase(SHAPE), lambda *_: Plain(), lambda *_: sample.TinyMerger(2))
+    parts = Parts(
+        sample.INPUTS,
+        lambda pretrained=True: sample.TinyBase(SHAPE),
+        lambda *_: Plain(),
+        lambda *_: sample.TinyMerger(2),
+    )
     with pytest.raises(FitError, match="needs a side with stages"):
         cls(cls.Config(), parts)

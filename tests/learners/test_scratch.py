@@ -14,7 +14,9 @@ from sidetune_core.testing import check_plugin
 
 @pytest.mark.parametrize("norm", [True, False])
 def test_it_keeps_the_contract(norm: bool) -> None:
-    assert [finding for finding in check_plugin("learner", "scratch", {"norm": norm}) if not finding.passed] == []
+    assert [
+        finding for finding in check_plugin("learner", "scratch", {"norm": norm}) if not finding.passed
+    ] == []
 
 
 def test_it_never_asks_for_pretrained_weights(world: Any, pretrained: Any) -> None:
@@ -38,7 +40,9 @@ def test_the_result_does_not_depend_on_the_weights_that_are_named(chosen: Any, t
 
     none = {"weights": "none"}
     ours = run(tmp_path / "file", chosen.base, chosen.side).learner.state_dict()
-    theirs = run(tmp_path / "none", api.Choice("resnet20", none), api.Choice("fcn4", none)).learner.state_dict()
+    theirs = run(
+        tmp_path / "none", api.Choice("resnet20", none), api.Choice("fcn4", none)
+    ).learner.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 

@@ -37,7 +37,9 @@ def fused(learner: Any, task: str) -> list[Sequence[Tensor]]:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_the_merger_of_task_t_gets_t_plus_2_encodings_base_first_and_own_side_last(place: int, world: Any) -> None:
+def test_the_merger_of_task_t_gets_t_plus_2_encodings_base_first_and_own_side_last(
+    place: int, world: Any
+) -> None:
     learner = learnt(world, 3)
     (encodings,) = fused(learner, f"t{place}")
     features = learner.base(INPUTS)

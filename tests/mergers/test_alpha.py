@@ -44,8 +44,12 @@ def base_weight(merger: Any) -> float:
 
 
 @pytest.mark.parametrize(("count", "shape"), [(2, ()), (3, (3,)), (5, (5,))])
-def test_a_learned_blend_has_one_scalar_for_two_encodings_and_one_each_for_more(count: int, shape: tuple[int, ...]) -> None:
-    assert {key: tuple(value.shape) for key, value in make((64,), count).state_dict().items()} == {"alpha": shape}
+def test_a_learned_blend_has_one_scalar_for_two_encodings_and_one_each_for_more(
+    count: int, shape: tuple[int, ...]
+) -> None:
+    assert {key: tuple(value.shape) for key, value in make((64,), count).state_dict().items()} == {
+        "alpha": shape
+    }
 
 
 @shapes
@@ -101,7 +105,9 @@ def test_alpha_of_three_follows_a_softmax() -> None:
 @pytest.mark.parametrize("start", [0.01, 0.5, 0.8])
 def test_a_learned_blend_begins_with_the_weight_that_is_asked_for(per: str, start: float) -> None:
     base, side = encodings()
-    torch.testing.assert_close(make(per=per, start=start)([base, side]), start * base + (1 - start) * side, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        make(per=per, start=start)([base, side]), start * base + (1 - start) * side, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_with_more_than_two_encodings_start_is_the_weight_of_the_base_against_each_other() -> None:
@@ -110,13 +116,17 @@ def test_with_more_than_two_encodings_start_is_the_weight_of_the_base_against_ea
 
 @shapes
 @pytest.mark.parametrize(("count", "rows"), [(2, ()), (3, (3,))])
-def test_a_blend_per_channel_has_a_weight_for_each_channel(shape: tuple[int, ...], count: int, rows: tuple[int, ...]) -> None:
+def test_a_blend_per_channel_has_a_weight_for_each_channel(
+    shape: tuple[int, ...], count: int, rows: tuple[int, ...]
+) -> None:
     channels = shape[0] if len(shape) == 3 else shape[-1]
     assert tuple(make(shape, count, per="channel").alpha.shape) == (*rows, channels)
 
 
 @shapes
-def test_a_blend_per_channel_can_take_one_channel_from_the_base_and_the_others_from_the_side(shape: tuple[int, ...]) -> None:
+def test_a_blend_per_channel_can_take_one_channel_from_the_base_and_the_others_from_the_side(
+    shape: tuple[int, ...],
+) -> None:
     merger = make(shape, per="channel")
     nn.init.constant_(merger.alpha, -100.0)
     merger.alpha.data[1] = 100.0
@@ -165,7 +175,9 @@ def test_the_sides_share_equally_what_the_base_leaves(mode: str) -> None:
     base, *sides = encodings(count=4)
     w = base_weight(merger)
     assert 0 < w < 1
-    torch.testing.assert_close(merger.eval()([base, *sides]), w * base + (1 - w) * torch.stack(sides).mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        merger.eval()([base, *sides]), w * base + (1 - w) * torch.stack(sides).mean(0), rtol=1e-5, atol=1e-6
+    )
 
 
 # linear, cosine, hyperbolic
@@ -199,7 +211,9 @@ def test_linear_and_cosine_go_from_one_to_the_end_and_stay_there(mode: str, seen
     assert base_weight(merger) == pytest.approx(weight)
 
 
-@pytest.mark.parametrize(("seen", "weight"), [(0, 1.0), (1, 100 / 101), (100, 0.5), (300, 0.25), (9900, 0.01)])
+@pytest.mark.parametrize(
+    ("seen", "weight"), [(0, 1.0), (1, 100 / 101), (100, 0.5), (300, 0.25), (9900, 0.01)]
+)
 def test_hyperbolic_is_k_over_k_plus_n(seen: int, weight: float) -> None:
     merger = make(mode="hyperbolic", horizon=100)
     train(merger, seen)
@@ -265,9 +279,13 @@ def test_a_schedule_has_a_buffer_and_nothing_to_learn(mode: str) -> None:
         ({"mode": "hyperbolic", "end": 0.1}, "end", "linear or cosine"),
     ],
 )
-def test_an_option_that_means_nothing_in_the_mode_is_refused(options: dict[str, Any], named: str, where: str) -> None:
+def test_an_option_that_means_nothing_in_the_mode_is_refused(
+    options: dict[str, Any], named: str, where: str
+) -> None:
     mode = options.get("mode", "learned")
-    with pytest.raises(OptionError, match=f"{named} has no meaning with mode {mode}; leave it out, or choose mode {where}$"):
+    with pytest.raises(
+        OptionError, match=f"{named} has no meaning with mode {mode}; leave it out, or choose mode {where}$"
+    ):
         make(**options)
 
 
@@ -278,7 +296,14 @@ def test_a_learned_weight_that_could_not_move_is_refused(start: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"start": 1.1}, {"start": -0.1}, {"mode": "linear", "end": 2.0}, {"mode": "linear", "horizon": 0}, {"mode": "none"}]
+    "options",
+    [
+        {"start": 1.1},
+        {"start": -0.1},
+        {"mode": "linear", "end": 2.0},
+        {"mode": "linear", "horizon": 0},
+        {"mode": "none"},
+    ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="must be"):

@@ -76,20 +76,29 @@ def test_a_merger_keeps_the_contract_of_its_kind(name: str) -> None:
 @each
 @shapes
 @counts
-def test_encodings_of_one_shape_become_one_of_that_shape(name: str, shape: tuple[int, ...], count: int) -> None:
+def test_encodings_of_one_shape_become_one_of_that_shape(
+    name: str, shape: tuple[int, ...], count: int
+) -> None:
     assert make(name, shape, count).double()(encodings(shape, count)).shape == (3, *shape)
 
 
 @each
 @shapes
 @counts
-def test_gradients_in_encodings_and_parameters_are_those_of_finite_differences(name: str, shape: tuple[int, ...], count: int) -> None:
+def test_gradients_in_encodings_and_parameters_are_those_of_finite_differences(
+    name: str, shape: tuple[int, ...], count: int
+) -> None:
     merger = make(name, shape, count).double().eval()
-    tensors = [*encodings(shape, count, batch=2), *(parameter.detach().clone() for parameter in merger.parameters())]
+    tensors = [
+        *encodings(shape, count, batch=2),
+        *(parameter.detach().clone() for parameter in merger.parameters()),
+    ]
     names = [key for key, _ in merger.named_parameters()]
 
     def merge(*values: Tensor) -> Tensor:
-        return torch.func.functional_call(merger, dict(zip(names, values[count:], strict=True)), (values[:count],))
+        return torch.func.functional_call(
+            merger, dict(zip(names, values[count:], strict=True)), (values[:count],)
+        )
 
     for tensor in tensors:
         tensor.requires_grad_(True)
@@ -143,7 +152,8 @@ def test_sum_adds_and_has_no_parameters(shape: tuple[int, ...], count: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "vector", "maps"), [("mlp", 8_448, 145), ("mlp-hidden", 8_448, 145), ("mlp2", 16_896, 290), ("resmlp", 16_896, 290)]
+    ("name", "vector", "maps"),
+    [("mlp", 8_448, 145), ("mlp-hidden", 8_448, 145), ("mlp2", 16_896, 290), ("resmlp", 16_896, 290)],
 )
 def test_adapters_have_the_original_number_of_parameters(name: str, vector: int, maps: int) -> None:
     assert [parameters(make(name, shape)) for shape in ((64,), (8, 16, 16))] == [vector, maps]
@@ -255,7 +265,9 @@ def test_film_does_not_grow_with_the_number_of_encodings(count: int) -> None:
 @shapes
 def test_the_hidden_layer_of_film_is_as_wide_as_is_asked_for(shape: tuple[int, ...]) -> None:
     channels = shape[0] if len(shape) == 3 else shape[-1]
-    assert parameters(make("film", shape, hidden=10)) == 10 * channels + 2 * 10 + 2 * (10 * channels + channels)
+    assert parameters(make("film", shape, hidden=10)) == 10 * channels + 2 * 10 + 2 * (
+        10 * channels + channels
+    )
 
 
 @shapes
@@ -280,7 +292,9 @@ def test_film_is_affine_in_the_base(shape: tuple[int, ...]) -> None:
     merger = make("film", shape).double()
     base, side = encodings(shape)
     other = base.flip(0)
-    torch.testing.assert_close(merger([0.3 * base + 0.7 * other, side]), 0.3 * merger([base, side]) + 0.7 * merger([other, side]))
+    torch.testing.assert_close(
+        merger([0.3 * base + 0.7 * other, side]), 0.3 * merger([base, side]) + 0.7 * merger([other, side])
+    )
 
 
 def test_film_of_a_vector_follows_its_formula() -> None:
@@ -307,7 +321,9 @@ def test_film_treats_every_position_of_a_sequence_like_a_vector() -> None:
 def test_film_of_a_map_of_one_pixel_is_that_of_a_vector() -> None:
     merger, of_vectors = make("film", (8, 1, 1)).double(), make("film", (8,)).double()
     state = merger.state_dict()
-    of_vectors.load_state_dict({key: value[:, :, 0, 0] if value.ndim == 4 else value for key, value in state.items()})
+    of_vectors.load_state_dict(
+        {key: value[:, :, 0, 0] if value.ndim == 4 else value for key, value in state.items()}
+    )
     given = encodings((8, 1, 1))
     torch.testing.assert_close(merger(given).flatten(1), of_vectors([one.flatten(1) for one in given]))
 
@@ -340,7 +356,9 @@ def test_a_product_is_zero_where_one_encoding_is_and_the_gradient_of_the_other_i
 
 @shapes
 @counts
-def test_in_log_space_the_softmax_is_the_normalised_product_of_distributions(shape: tuple[int, ...], count: int) -> None:
+def test_in_log_space_the_softmax_is_the_normalised_product_of_distributions(
+    shape: tuple[int, ...], count: int
+) -> None:
     axis = 1 if len(shape) == 3 else -1
     given = encodings(shape, count)
     distributions = torch.stack([one.exp() / one.exp().sum(axis, keepdim=True) for one in given]).prod(0)
@@ -349,11 +367,15 @@ def test_in_log_space_the_softmax_is_the_normalised_product_of_distributions(sha
 
 
 @shapes
-def test_in_log_space_an_expert_without_an_opinion_subtracts_the_logarithm_of_the_number_of_channels(shape: tuple[int, ...]) -> None:
+def test_in_log_space_an_expert_without_an_opinion_subtracts_the_logarithm_of_the_number_of_channels(
+    shape: tuple[int, ...],
+) -> None:
     axis = 1 if len(shape) == 3 else -1
     (base,) = encodings(shape, 1)
     expected = base.log_softmax(axis) - torch.tensor(float(base.shape[axis]), dtype=torch.float64).log()
-    torch.testing.assert_close(make("product form=log-space", shape)([base, torch.full_like(base, 3.0)]), expected)
+    torch.testing.assert_close(
+        make("product form=log-space", shape)([base, torch.full_like(base, 3.0)]), expected
+    )
 
 
 @pytest.mark.parametrize("name", ["product", "product form=log-space"])
@@ -366,9 +388,16 @@ def test_a_product_has_nothing_to_learn(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "count", "expected"),
-    [((64,), 2, 128 * 64 + 64), ((5, 8), 3, 24 * 8 + 8), ((8, 16, 16), 2, 1_744), ((8, 16, 16), 3, 24 * 8 * 9 + 8 + 8 * 8 * 9 + 8)],
+    [
+        ((64,), 2, 128 * 64 + 64),
+        ((5, 8), 3, 24 * 8 + 8),
+        ((8, 16, 16), 2, 1_744),
+        ((8, 16, 16), 3, 24 * 8 * 9 + 8 + 8 * 8 * 9 + 8),
+    ],
 )
-def test_concat_has_the_parameters_of_its_projection(shape: tuple[int, ...], count: int, expected: int) -> None:
+def test_concat_has_the_parameters_of_its_projection(
+    shape: tuple[int, ...], count: int, expected: int
+) -> None:
     assert parameters(make("concat", shape, count)) == expected
 
 

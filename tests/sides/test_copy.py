@@ -51,7 +51,11 @@ def test_training_it_changes_it_and_leaves_the_base_as_it_was() -> None:
     side({"x": torch.randn(8, 5)}, Features(torch.zeros(0))).square().sum().backward()
     optimizer.step()
     assert all(torch.equal(value, before[key]) for key, value in base.state_dict().items())
-    assert not any(torch.equal(value, start[key]) for key, value in side.state_dict().items() if "linear" in key or "running" in key)
+    assert not any(
+        torch.equal(value, start[key])
+        for key, value in side.state_dict().items()
+        if "linear" in key or "running" in key
+    )
 
 
 def test_it_shares_no_memory_with_the_base() -> None:

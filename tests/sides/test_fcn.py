@@ -48,11 +48,15 @@ def test_their_maps_have_the_published_sizes(name: str) -> None:
 
 def test_keys_of_fcn5_are_those_of_the_published_students() -> None:
     layers = [*(f"conv{k}" for k in range(1, 6)), "skip"]
-    assert set(make("fcn5").state_dict()) == {f"{layer}.{part}" for layer in layers for part in ("0.weight", "1.weight", "1.bias")}
+    assert set(make("fcn5").state_dict()) == {
+        f"{layer}.{part}" for layer in layers for part in ("0.weight", "1.weight", "1.bias")
+    }
 
 
 @pytest.mark.parametrize("name", COUNTS)
-@pytest.mark.parametrize(("size", "shape"), [(128, (8, 8, 8)), (64, (8, 4, 4)), (64, (8, 2, 2)), (64, (6, 8, 8)), (33, (8, 2, 2))])
+@pytest.mark.parametrize(
+    ("size", "shape"), [(128, (8, 8, 8)), (64, (8, 4, 4)), (64, (8, 2, 2)), (64, (6, 8, 8)), (33, (8, 2, 2))]
+)
 def test_they_encode_as_the_base_does_at_any_size(name: str, size: int, shape: tuple[int, ...]) -> None:
     assert make(name, size, shape)({"image": torch.rand(2, 3, size, size)}, NOTHING).shape == (2, *shape)
 
@@ -84,7 +88,9 @@ def test_what_is_added_laterally_comes_before_the_activation() -> None:
 
 
 def test_bases_that_encode_as_no_map_do_not_fit() -> None:
-    with pytest.raises(FitError, match=r"side 'fcn5' encodes as a map \(C, H, W\), C even, and the base as \(64,\)"):
+    with pytest.raises(
+        FitError, match=r"side 'fcn5' encodes as a map \(C, H, W\), C even, and the base as \(64,\)"
+    ):
         make("fcn5", shape=(64,))
     with pytest.raises(FitError, match="side 'fcn3' needs an input 'image'"):
         make("fcn3", size=15)
@@ -106,9 +112,13 @@ def test_the_packaged_student_gives_much_of_what_its_teacher_gives() -> None:
     images = torch.cat(seen)
     with torch.no_grad():
         features = teacher({"image": images})
-        student = cls(cls.Config(weights="packaged"), stream.inputs, teacher).eval()({"image": images}, features)
+        student = cls(cls.Config(weights="packaged"), stream.inputs, teacher).eval()(
+            {"image": images}, features
+        )
     error = (student - features.encoding).square().mean()
-    assert error < 0.35 * features.encoding.var(0, correction=0).mean()  # unseen rooms; measured: 0.23 of the variance over rooms
+    assert (
+        error < 0.35 * features.encoding.var(0, correction=0).mean()
+    )  # unseen rooms; measured: 0.23 of the variance over rooms
     assert error > 0
     fcn3 = load(find(SIDE, "fcn3"))
     with pytest.raises(WeightsError, match="no weights of side 'fcn3' come with the package"):

@@ -72,7 +72,9 @@ def test_it_encodes_as_64_numbers_at_any_size_that_it_takes(size: tuple[int, int
 
 @pytest.mark.parametrize("size", [(), (32, 32), (1, 32, 32), (3, 14, 32), (3, 32, 14)])
 def test_inputs_that_are_no_colour_image_of_15_pixels_do_not_fit(size: tuple[int, ...]) -> None:
-    with pytest.raises(FitError, match=r"side 'fcn4' needs an input 'image' of shape \(3, H, W\), H and W at least 15"):
+    with pytest.raises(
+        FitError, match=r"side 'fcn4' needs an input 'image' of shape \(3, H, W\), H and W at least 15"
+    ):
         make(size=size)
 
 
@@ -82,7 +84,9 @@ def test_a_base_of_another_shape_does_not_fit(shape: tuple[int, ...]) -> None:
         make(base=Plain(shape))
 
 
-def test_the_forward_pass_equals_one_written_straight_from_the_published_tensors(shared_data: Path, home: Path) -> None:
+def test_the_forward_pass_equals_one_written_straight_from_the_published_tensors(
+    shared_data: Path, home: Path
+) -> None:
     shutil.copy(shared_data / "weights" / "fcn4-cifar.pth", home)
     tensors = {key: value.double() for key, value in salvage(home / "fcn4-cifar.pth")["state_dict"].items()}
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
@@ -94,7 +98,9 @@ def test_the_forward_pass_equals_one_written_straight_from_the_published_tensors
         halves = x.unflatten(1, (2, -1))  # (B, group, C / 2, H, W)
         centred = halves - halves.mean((2, 3, 4), keepdim=True)
         x = (centred / (centred.square().mean((2, 3, 4), keepdim=True) + 1e-5).sqrt()).flatten(1, 2)
-        x = (x * tensors[f"{name}.1.weight"].view(-1, 1, 1) + tensors[f"{name}.1.bias"].view(-1, 1, 1)).clamp(min=0)
+        x = (x * tensors[f"{name}.1.weight"].view(-1, 1, 1) + tensors[f"{name}.1.bias"].view(-1, 1, 1)).clamp(
+            min=0
+        )
     x = functional.conv2d(x, tensors["conv5.0.weight"]).clamp(min=0)
     encoding = make("seed").double()({"image": image}, NOTHING)
     torch.testing.assert_close(encoding, x.mean((2, 3)), rtol=1e-6, atol=1e-6)
@@ -117,7 +123,10 @@ def test_a_file_that_is_not_the_published_one_is_refused(shared_data: Path, home
     data = bytearray((shared_data / "weights" / "fcn4-cifar.pth").read_bytes())
     data[-1] ^= 1
     (home / "fcn4-cifar.pth").write_bytes(data)
-    with pytest.raises(WeightsError, match=r"fcn4-cifar\.pth is not the published file \(its SHA-256 differs\); delete it and run again"):
+    with pytest.raises(
+        WeightsError,
+        match=r"fcn4-cifar\.pth is not the published file \(its SHA-256 differs\); delete it and run again",
+    ):
         make("seed")
 
 
@@ -156,9 +165,16 @@ class Called:
 
 @pytest.mark.parametrize("new_format", [True, False])
 @pytest.mark.parametrize("kind", [Touch, Rich])
-def test_code_in_a_pickle_does_not_run_and_its_tensors_are_read(kind: Any, new_format: bool, tmp_path: Path) -> None:
+def test_code_in_a_pickle_does_not_run_and_its_tensors_are_read(
+    kind: Any, new_format: bool, tmp_path: Path
+) -> None:
     weights = {"w": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.int64)}
-    content = {"state_dict": weights, "model": kind(tmp_path / "ran"), "many": {torch.device("cpu")}, "epoch": 3}
+    content = {
+        "state_dict": weights,
+        "model": kind(tmp_path / "ran"),
+        "many": {torch.device("cpu")},
+        "epoch": 3,
+    }
     torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=new_format)
     found = salvage(tmp_path / "w.pth")
     assert not (tmp_path / "ran").exists()
@@ -168,9 +184,15 @@ def test_code_in_a_pickle_does_not_run_and_its_tensors_are_read(kind: Any, new_f
 
 def test_a_published_file_of_objects_fills_a_network_from_its_state_dict(home: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-    torch.save({"model": network, "state_dict": network.state_dict()}, home / "w.pth", _use_new_zipfile_serialization=False)
+    torch.save(
+        {"model": network, "state_dict": network.state_dict()},
+        home / "w.pth",
+        _use_new_zipfile_serialization=False,
+    )
     sha256 = hashlib.sha256((home / "w.pth").read_bytes()).hexdigest()
     filled = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-    load_weights(filled, "seed", owner="w", packaged=home, published=Published("w.pth", "", sha256, holds_objects=True))
+    load_weights(
+        filled, "seed", owner="w", packaged=home, published=Published("w.pth", "", sha256, holds_objects=True)
+    )
     assert not isinstance(salvage(home / "w.pth")["model"], torch.nn.Module)
     assert torch.equal(filled[0].weight, network[0].weight)

@@ -34,7 +34,9 @@ class Tapped(Base):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         batch = len(inputs["image"])
-        return Features(torch.rand(batch, *self.shape), tuple(torch.rand(batch, *shape) for shape in self.tap_shapes))
+        return Features(
+            torch.rand(batch, *self.shape), tuple(torch.rand(batch, *shape) for shape in self.tap_shapes)
+        )
 
 
 CIFAR = ((16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8))
@@ -44,7 +46,10 @@ IMAGES = {"image": torch.zeros(2, 3, 32, 32)}
 ODD = (((4, 7, 9),), ((4, 2, 2), (4, 9, 9)), ((9,), (4, 8, 8)))
 
 
-@pytest.mark.parametrize(("shape", "taps"), [((64,), CIFAR), ((8, 4, 4), CIFAR), ((8, 16, 16), CIFAR), *(((5,), taps) for taps in ODD)])
+@pytest.mark.parametrize(
+    ("shape", "taps"),
+    [((64,), CIFAR), ((8, 4, 4), CIFAR), ((8, 16, 16), CIFAR), *(((5,), taps) for taps in ODD)],
+)
 def test_it_encodes_as_the_base_does(shape: tuple[int, ...], taps: tuple[tuple[int, ...], ...]) -> None:
     base = Tapped(shape, *taps)
     features = base(IMAGES)

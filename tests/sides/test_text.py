@@ -25,11 +25,17 @@ def base() -> sample.TinyReader:
     return sample.TinyReader().eval()
 
 
-SMALL: Any = [("encoder", {"start": "copy", "layers": 1}), ("encoder", {"start": "new", "width": 8}), ("ladder-text", {"width": 8})]
+SMALL: Any = [
+    ("encoder", {"start": "copy", "layers": 1}),
+    ("encoder", {"start": "new", "width": 8}),
+    ("ladder-text", {"width": 8}),
+]
 
 
 @pytest.mark.parametrize(("name", "options"), SMALL)
-def test_padding_does_not_matter_and_gives_zeros(name: str, options: dict[str, Any], base: sample.TinyReader) -> None:
+def test_padding_does_not_matter_and_gives_zeros(
+    name: str, options: dict[str, Any], base: sample.TinyReader
+) -> None:
     made = side(name, base, **options)
     together, alone = sample.texts([0, 1]), sample.texts([1])
     both, one = made(together, base(together)), made(alone, base(alone))

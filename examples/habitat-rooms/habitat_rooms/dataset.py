@@ -29,8 +29,14 @@ class RoomsDataset(Dataset):
     """
 
     def __init__(self, config: DictConfig) -> None:
-        scenes = self.get_scenes_to_load(config) if ALL_SCENES_MASK in config.content_scenes else config.content_scenes
-        self.episodes = [episode for scene in scenes for episode in _episodes(_folder(config) / f"{scene}.txt")]
+        scenes = (
+            self.get_scenes_to_load(config)
+            if ALL_SCENES_MASK in config.content_scenes
+            else config.content_scenes
+        )
+        self.episodes = [
+            episode for scene in scenes for episode in _episodes(_folder(config) / f"{scene}.txt")
+        ]
 
     @classmethod
     def get_scenes_to_load(cls, config: DictConfig) -> list[str]:
@@ -50,7 +56,11 @@ def _episodes(path: Path) -> list[NavigationEpisode]:
     found: list[NavigationEpisode] = []
     while len(found) < EPISODES:
         start, goal = random.uniform((1, 1), (len(world.plan[0]) - 1, len(world.plan) - 1), (2, 2))
-        if not (world.is_free(start) and world.is_free(goal) and SHORTEST <= (length := world.distance(start, goal)) <= LONGEST):
+        if not (
+            world.is_free(start)
+            and world.is_free(goal)
+            and SHORTEST <= (length := world.distance(start, goal)) <= LONGEST
+        ):
             continue
         half = math.radians(10 * random.integers(36)) / 2
         found.append(

@@ -40,7 +40,9 @@ class RoomsDepth(DepthSensor):
     def get_observation(self, simulator: RoomsSimulator) -> NDArray[np.float32]:
         low, high = self.config.min_depth, self.config.max_depth
         depth = simulator.see(self.config)[1].clip(low, high)
-        return ((depth - low) / (high - low) if self.config.normalize_depth else depth).astype(np.float32)[:, :, None]
+        return ((depth - low) / (high - low) if self.config.normalize_depth else depth).astype(np.float32)[
+            :, :, None
+        ]
 
 
 SENSORS = {"HabitatSimRGBSensor": RoomsRGB, "HabitatSimDepthSensor": RoomsDepth}
@@ -53,7 +55,9 @@ class RoomsSimulator(Simulator):
     def __init__(self, config: DictConfig) -> None:
         self.habitat_config = config
         self._agent = get_agent_config(config)
-        self._sensors = SensorSuite([SENSORS[sensor.type](config=sensor) for sensor in self._agent.sim_sensors.values()])
+        self._sensors = SensorSuite(
+            [SENSORS[sensor.type](config=sensor) for sensor in self._agent.sim_sensors.values()]
+        )
         self._scene = ""
         self._collided = False
 
@@ -93,7 +97,9 @@ class RoomsSimulator(Simulator):
             self._heading -= turn
         elif action == HabitatSimActions.move_forward:
             there = self.after(0)
-            self._collided = bool(np.linalg.norm(there - self._place) < self.habitat_config.forward_step_size - 1e-5)
+            self._collided = bool(
+                np.linalg.norm(there - self._place) < self.habitat_config.forward_step_size - 1e-5
+            )
             self._place = there
         return self._observe()
 
@@ -102,17 +108,29 @@ class RoomsSimulator(Simulator):
 
     def get_agent_state(self, agent_id: int = 0) -> AgentState:
         position = np.array([self._place[0], self._floor, self._place[1]], np.float32)
-        return AgentState(position, quaternion(math.cos(self._heading / 2), 0, math.sin(self._heading / 2), 0))
+        return AgentState(
+            position, quaternion(math.cos(self._heading / 2), 0, math.sin(self._heading / 2), 0)
+        )
 
-    def set_agent_state(self, position: Sequence[float], rotation: Sequence[float], agent_id: int = 0, reset_sensors: bool = True) -> bool:
+    def set_agent_state(
+        self,
+        position: Sequence[float],
+        rotation: Sequence[float],
+        agent_id: int = 0,
+        reset_sensors: bool = True,
+    ) -> bool:
         """Put the agent at (x, y, z), turned by (x, y, z, w) about the vertical."""
         self._place, self._floor = np.array([position[0], position[2]], float), float(position[1])
         self._heading = 2 * math.atan2(rotation[1], rotation[3])
         return self.is_navigable(list(position))
 
-    def geodesic_distance(self, position_a: Sequence[float], position_b: Any, episode: Episode | None = None) -> float:
+    def geodesic_distance(
+        self, position_a: Sequence[float], position_b: Any, episode: Episode | None = None
+    ) -> float:
         goals = np.atleast_2d(np.asarray(position_b, float))
-        return min(self._world.distance(np.asarray(position_a, float)[[0, 2]], goal[[0, 2]]) for goal in goals)
+        return min(
+            self._world.distance(np.asarray(position_a, float)[[0, 2]], goal[[0, 2]]) for goal in goals
+        )
 
     def is_navigable(self, point: Sequence[float]) -> bool:
         return self._world.is_free(np.array([point[0], point[2]], float))
@@ -124,7 +142,10 @@ class RoomsSimulator(Simulator):
     def after(self, turns: int) -> Floats:
         """Where (x, z) a step would lead after so many turns to the left."""
         heading = self._heading + turns * math.radians(self.habitat_config.turn_angle)
-        return self._world.move(self._place, self.habitat_config.forward_step_size * np.array([-math.sin(heading), -math.cos(heading)]))
+        return self._world.move(
+            self._place,
+            self.habitat_config.forward_step_size * np.array([-math.sin(heading), -math.cos(heading)]),
+        )
 
     def see(self, sensor: DictConfig) -> tuple[NDArray[np.uint8], Floats]:
         """What a camera in the middle of the agent shows, see `World.see`; cameras of one kind look once."""

@@ -17,7 +17,17 @@ CEILING = 2.5
 TOUCH = 1e-6
 """As near to a wall as this counts as touching it."""
 COLOURS = np.array(
-    [(200, 80, 70), (80, 160, 90), (70, 110, 190), (220, 180, 70), (150, 90, 170), (90, 180, 190), (230, 140, 170), (150, 120, 90)], float
+    [
+        (200, 80, 70),
+        (80, 160, 90),
+        (70, 110, 190),
+        (220, 180, 70),
+        (150, 90, 170),
+        (90, 180, 190),
+        (230, 140, 170),
+        (150, 120, 90),
+    ],
+    float,
 )
 FLOOR, ABOVE = np.array([90.0, 85.0, 80.0]), np.array([225.0, 225.0, 220.0])
 
@@ -36,13 +46,22 @@ class World:
     def __init__(self, plan: Sequence[str], radius: float) -> None:
         self.plan = plan
         rows, columns = np.nonzero(np.array([[mark == "#" for mark in row] for row in plan]))
-        self._low, self._high = np.stack([columns, rows], 1).astype(float), np.stack([columns + 1, rows + 1], 1).astype(float)
+        self._low, self._high = (
+            np.stack([columns, rows], 1).astype(float),
+            np.stack([columns + 1, rows + 1], 1).astype(float),
+        )
         self._colours = COLOURS[(3 * rows + 5 * columns + rows * columns) % len(COLOURS)]
         self._grown = self._low - radius, self._high + radius
-        corners = np.concatenate([np.where([east, south], self._grown[1], self._grown[0]) for east in (0, 1) for south in (0, 1)])
-        self._corners = np.array([corner for corner in np.unique(corners, axis=0) if self._is_rounded(corner)]).reshape(-1, 2)
+        corners = np.concatenate(
+            [np.where([east, south], self._grown[1], self._grown[0]) for east in (0, 1) for south in (0, 1)]
+        )
+        self._corners = np.array(
+            [corner for corner in np.unique(corners, axis=0) if self._is_rounded(corner)]
+        ).reshape(-1, 2)
         apart = np.linalg.norm(self._corners[:, None] - self._corners, axis=2)
-        seen = np.array([self._seen(corner, self._corners) for corner in self._corners], bool).reshape(apart.shape)
+        seen = np.array([self._seen(corner, self._corners) for corner in self._corners], bool).reshape(
+            apart.shape
+        )
         self._between = shortest_path(np.where(seen, apart, 0), directed=False) if len(apart) else apart
 
     @classmethod
@@ -59,8 +78,13 @@ class World:
         """Length of the shortest path between points (x, z) where the agent can stand; infinite if there is none."""
         if self._seen(start, goal[None])[0]:
             return float(np.linalg.norm(goal - start))
-        first, last = ((np.linalg.norm(self._corners - point, axis=1), self._seen(point, self._corners)) for point in (start, goal))
-        whole = np.where(first[1], first[0], np.inf)[:, None] + self._between + np.where(last[1], last[0], np.inf)
+        first, last = (
+            (np.linalg.norm(self._corners - point, axis=1), self._seen(point, self._corners))
+            for point in (start, goal)
+        )
+        whole = (
+            np.where(first[1], first[0], np.inf)[:, None] + self._between + np.where(last[1], last[0], np.inf)
+        )
         return float(whole.min(initial=np.inf))
 
     def move(self, start: Floats, step: Floats) -> Floats:
@@ -74,7 +98,9 @@ class World:
             step = (1 - share) * np.where(np.arange(2) == axis, 0.0, step)
         return place
 
-    def see(self, eye: Floats, height: float, heading: float, size: tuple[int, int], view: float) -> tuple[Bytes, Floats]:
+    def see(
+        self, eye: Floats, height: float, heading: float, size: tuple[int, int], view: float
+    ) -> tuple[Bytes, Floats]:
         """A picture (H, W, 3) and the depths of its pixels (H, W) in metres, along the optical axis.
 
         Args:
@@ -86,7 +112,10 @@ class World:
         """
         rows, columns = size
         focal = columns / 2 / math.tan(math.radians(view) / 2)
-        ahead, right = np.array([-math.sin(heading), -math.cos(heading)]), np.array([math.cos(heading), -math.sin(heading)])
+        ahead, right = (
+            np.array([-math.sin(heading), -math.cos(heading)]),
+            np.array([math.cos(heading), -math.sin(heading)]),
+        )
         rays = ahead + ((np.arange(columns) + 0.5 - columns / 2) / focal)[:, None] * right
         walls, sides, colours = self._hits(eye, rays)
         fall = (np.arange(rows) + 0.5 - rows / 2)[:, None] / focal
@@ -94,7 +123,9 @@ class World:
         depth = np.minimum(walls, level)
         shade = 1 / (1 + 0.12 * depth[:, :, None])
         flat = np.where(fall[:, :, None] > 0, FLOOR, ABOVE)
-        picture = np.where((walls <= level)[:, :, None], colours * np.where(sides, 1.0, 0.8)[:, None], flat) * shade
+        picture = (
+            np.where((walls <= level)[:, :, None], colours * np.where(sides, 1.0, 0.8)[:, None], flat) * shade
+        )
         return np.round(picture).astype(np.uint8), depth
 
     def _hits(self, eye: Floats, rays: Floats) -> tuple[Floats, NDArray[np.bool_], Floats]:
@@ -112,7 +143,9 @@ class World:
 
     def _seen(self, point: Floats, others: Floats) -> NDArray[np.bool_]:
         """Whether the straight way from (x, z) to others (N, 2) is free, (N,)."""
-        enter, leave, _ = _crossings(point, (others - point)[:, None], self._grown[0] + TOUCH, self._grown[1] - TOUCH)
+        enter, leave, _ = _crossings(
+            point, (others - point)[:, None], self._grown[0] + TOUCH, self._grown[1] - TOUCH
+        )
         return ~((enter < leave) & (enter < 1) & (leave > 0)).any(1)
 
     def _reach(self, place: Floats, step: Floats) -> tuple[float, int | None]:
@@ -128,7 +161,9 @@ class World:
         return float(np.clip((wall - place[across]) / step[across], 0, 1)), across
 
 
-def _crossings(start: Floats, rays: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
+def _crossings(
+    start: Floats, rays: Floats, low: Floats, high: Floats
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
     """Where rays (R, 1, 2) enter and leave boxes (N, 2), as multiples of the ray, and across which axis they enter; (R, N) each."""
     rays = np.where(np.abs(rays) < 1e-12, 1e-12, rays)
     one, other = (low - start) / rays, (high - start) / rays

@@ -30,10 +30,20 @@ def method_config(method: str, layers: str, rank: int | None, alpha: float | Non
     Raises:
         OptionError: there is no such method, or it has no rank or alpha or not this one.
     """
-    tuners = {kind: cls for kind, cls in PEFT_TYPE_TO_TUNER_MAPPING.items() if issubclass(cls, BaseTuner) and not cls.uses_shared_state}
-    known = {kind.value.lower(): PEFT_TYPE_TO_CONFIG_MAPPING[kind] for kind in tuners if kind.value.lower() not in UNFIT}
+    tuners = {
+        kind: cls
+        for kind, cls in PEFT_TYPE_TO_TUNER_MAPPING.items()
+        if issubclass(cls, BaseTuner) and not cls.uses_shared_state
+    }
+    known = {
+        kind.value.lower(): PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+        for kind in tuners
+        if kind.value.lower() not in UNFIT
+    }
     if method not in known:
-        raise OptionError(f"peft has no method '{method}' that is put into layers one by one. It has: {', '.join(sorted(known))}")
+        raise OptionError(
+            f"peft has no method '{method}' that is put into layers one by one. It has: {', '.join(sorted(known))}"
+        )
     fields = {field.name for field in dataclasses.fields(known[method])}
     values: dict[str, object] = {"target_modules": layers}
     for name, value, theirs in (("rank", rank, ("r",)), ("alpha", alpha, ("lora_alpha", "alpha"))):
@@ -63,7 +73,10 @@ def inject(config: PeftConfig, network: nn.Module, name: str, owner: str) -> lis
         FitError: the method takes no such layers, or has no adapters that can be kept apart from the network.
     """
     network.requires_grad_(False)
-    before = {id(tensor): (tensor, tensor.detach().clone()) for tensor in (*network.parameters(), *network.buffers())}
+    before = {
+        id(tensor): (tensor, tensor.detach().clone())
+        for tensor in (*network.parameters(), *network.buffers())
+    }
     try:
         # a container, since peft takes an attribute `config` of what it is given for a configuration of transformers
         inject_adapter_in_model(copy.deepcopy(config), nn.ModuleDict({"network": network}), name)
@@ -72,7 +85,9 @@ def inject(config: PeftConfig, network: nn.Module, name: str, owner: str) -> lis
     set_adapter(network, name)
     after = {id(tensor) for tensor in (*network.parameters(), *network.buffers())}
     if not all(key in after and torch.equal(tensor, copied) for key, (tensor, copied) in before.items()):
-        raise FitError(f"{owner} changes the base's own weights, and earlier tasks need those; choose another method")
+        raise FitError(
+            f"{owner} changes the base's own weights, and earlier tasks need those; choose another method"
+        )
     moving = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not moving:
         raise FitError(f"{owner} has nothing to train in this base")

@@ -40,18 +40,26 @@ class Peft(Learner):
         """Options of `Peft`."""
 
         method: str = option("lora", "peft's name of the method: lora, ia3, loha, lokr, hra, hira, …")
-        rank: int | None = option(None, "rank of an adapter; None for the method's own default (8 in lora)", at_least(1))
-        alpha: float | None = option(None, "an adapter is scaled by alpha / rank; None for the method's own default", more_than(0))
+        rank: int | None = option(
+            None, "rank of an adapter; None for the method's own default (8 in lora)", at_least(1)
+        )
+        alpha: float | None = option(
+            None, "an adapter is scaled by alpha / rank; None for the method's own default", more_than(0)
+        )
         layers: Literal["all", "conv", "linear"] = option(
             "all", "which layers of the base get adapters: convolutions (2d), linear layers, or both"
         )
-        norm: bool = option(True, "standardise the encoding in front of the head (8 groups of channels, no parameters)")
+        norm: bool = option(
+            True, "standardise the encoding in front of the head (8 groups of channels, no parameters)"
+        )
 
     def __init__(self, config: Config, parts: Parts) -> None:
         super().__init__()
         self.base = parts.base()
         self.heads = Heads(self.base.shape, config.norm)
-        names = [name for name, module in self.base.named_modules() if isinstance(module, LAYERS[config.layers])]
+        names = [
+            name for name, module in self.base.named_modules() if isinstance(module, LAYERS[config.layers])
+        ]
         if not names:
             raise FitError("learner 'peft' finds no layer of the base to adapt; see --learner.layers")
         layers = rf"network\.({'|'.join(map(re.escape, names))})"
@@ -63,5 +71,7 @@ class Peft(Learner):
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         activate(self.base, task_id)
-        plain = dict(inputs)  # without ids: what the base makes of an example depends on the task, and is not to be stored
+        plain = dict(
+            inputs
+        )  # without ids: what the base makes of an example depends on the task, and is not to be stored
         return self.heads.predict(self.base(plain).encoding, task_id)

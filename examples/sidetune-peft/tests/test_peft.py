@@ -110,7 +110,9 @@ def test_every_convolution_of_a_resnet_gets_an_adapter_that_has_an_effect(depth:
         moving = start(learner, "t0")
         adapters = [thing for thing in moving if isinstance(thing, nn.Parameter)]
         assert len(adapters) == (depth - 1) * {"lora": 2, "ia3": 1}[method]
-        torch.testing.assert_close(learner.base(x).encoding, frozen, rtol=1e-4, atol=1e-4)  # a new adapter does nothing yet
+        torch.testing.assert_close(
+            learner.base(x).encoding, frozen, rtol=1e-4, atol=1e-4
+        )  # a new adapter does nothing yet
         disturb(adapters[-1:])
         assert (learner.base(x).encoding - frozen).abs().max() > 0.01 * frozen.abs().max()
 
@@ -139,7 +141,9 @@ def test_asking_for_another_task_does_not_change_what_may_move() -> None:
     learner(x, "t0")
     learner(x, "t1")
     assert {name: parameter.requires_grad for name, parameter in learner.named_parameters()} == before
-    assert {name.split(".")[-2] for name, moves in before.items() if moves and name.startswith("base.")} == {"t1"}
+    assert {name.split(".")[-2] for name, moves in before.items() if moves and name.startswith("base.")} == {
+        "t1"
+    }
 
 
 def test_layers_says_which_layers_get_adapters() -> None:

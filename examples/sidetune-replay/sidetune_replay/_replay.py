@@ -22,7 +22,9 @@ class ReplayConfig:
     """Options of a learner with a buffer."""
 
     buffer: int = option(200, "most examples that are kept, over all tasks", at_least(1))
-    norm: bool = option(True, "standardise the encoding in front of the head (8 groups of channels, no parameters)")
+    norm: bool = option(
+        True, "standardise the encoding in front of the head (8 groups of channels, no parameters)"
+    )
 
 
 @attrs.frozen(eq=False)
@@ -75,12 +77,16 @@ class Replay(Learner):
         count = len(next(iter(inputs.values())))
         samples = [self.memory.draw(count) for _ in range(self.samples)]
         groups = [columns for sample in samples for columns in sample.values()]
-        together = {name: torch.cat([value, *(columns[INPUT + name] for columns in groups)]) for name, value in inputs.items()}
+        together = {
+            name: torch.cat([value, *(columns[INPUT + name] for columns in groups)])
+            for name, value in inputs.items()
+        }
         encoding = self.base(together).encoding
         own, *others = torch.split(encoding, [count, *(len(columns["target"]) for columns in groups)])
         left = iter(others)
         self._replayed = [
-            [Replayed(old, columns, self.heads.predict(next(left), old)) for old, columns in sample.items()] for sample in samples
+            [Replayed(old, columns, self.heads.predict(next(left), old)) for old, columns in sample.items()]
+            for sample in samples
         ]
         output = self.heads.predict(own, task_id)
         self._task_id, self._output = task_id, output.detach().float()
@@ -89,14 +95,19 @@ class Replay(Learner):
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the samples that `forward` drew; then `batch` goes by the buffer."""
         assert self._output is not None, "forward runs before penalty"
-        samples, self._replayed = self._replayed, []  # they hold the batch's graph, which is not to outlive the step
+        samples, self._replayed = (
+            self._replayed,
+            [],
+        )  # they hold the batch's graph, which is not to outlive the step
         terms = self.terms(samples) if all(samples) else {}
         self.memory.add(self._task_id, self.columns(batch, self._output))
         return terms
 
     def loss(self, sample: Sequence[Replayed]) -> Tensor:
         """The mean over a sample of each example's loss in its own task."""
-        return torch.cat([self._losses[some.task_id](some.output.float(), _batch(some.columns)) for some in sample]).mean()
+        return torch.cat(
+            [self._losses[some.task_id](some.output.float(), _batch(some.columns)) for some in sample]
+        ).mean()
 
 
 def _batch(columns: Columns) -> Batch:

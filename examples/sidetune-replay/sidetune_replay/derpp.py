@@ -25,7 +25,9 @@ class DERpp(Replay):
     class Config(ReplayConfig):
         """Options of `DERpp`."""
 
-        alpha: float = option(0.5, "weight of the mean squared difference from the stored outputs", at_least(0))
+        alpha: float = option(
+            0.5, "weight of the mean squared difference from the stored outputs", at_least(0)
+        )
         beta: float = option(0.5, "weight of the mean loss by the stored targets", at_least(0))
 
     samples = 2

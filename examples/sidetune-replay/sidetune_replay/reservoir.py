@@ -39,7 +39,10 @@ class Reservoir(nn.Module):
         """Let a batch of a task's examples go by."""
         count = len(next(iter(columns.values())))
         slots = self._draw_slots(count)
-        kept = torch.tensor([place for place, slot in enumerate(slots) if slot >= 0 and slot not in slots[place + 1 :]], dtype=torch.int64)
+        kept = torch.tensor(
+            [place for place, slot in enumerate(slots) if slot >= 0 and slot not in slots[place + 1 :]],
+            dtype=torch.int64,
+        )
         if not len(kept):
             return
         taken = torch.tensor(slots)[kept]
@@ -48,8 +51,15 @@ class Reservoir(nn.Module):
             if not stays.all():
                 self._rows(other).replace(_select(self._rows(other), stays))
         rows = self._rows(task_id)
-        new = {name: values.detach()[kept.to(values.device)] for name, values in columns.items()} | {"slot": taken}
-        rows.replace({name: torch.cat([rows[name].to(values.device), values]) if name in rows else values for name, values in new.items()})
+        new = {name: values.detach()[kept.to(values.device)] for name, values in columns.items()} | {
+            "slot": taken
+        }
+        rows.replace(
+            {
+                name: torch.cat([rows[name].to(values.device), values]) if name in rows else values
+                for name, values in new.items()
+            }
+        )
 
     def draw(self, count: int) -> dict[str, Columns]:
         """`count` of the kept examples, or all if there are fewer, none twice; by task."""

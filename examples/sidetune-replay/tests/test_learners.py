@@ -40,7 +40,10 @@ def tasks() -> list[ClassTask]:
         task = torch.arange(len(values)) % 3
         labels[split] = 2 * task + ((values * lines[task]).sum(1) > 0)
     examples = Examples(x, labels)
-    return [ClassTask(f"t{k}", f"line {k}", examples, [2 * k, 2 * k + 1], input="x", transform=torch.clone) for k in range(3)]
+    return [
+        ClassTask(f"t{k}", f"line {k}", examples, [2 * k, 2 * k + 1], input="x", transform=torch.clone)
+        for k in range(3)
+    ]
 
 
 def make(cls: type[ER] | type[DERpp], **options: float) -> ER | DERpp:
@@ -48,7 +51,9 @@ def make(cls: type[ER] | type[DERpp], **options: float) -> ER | DERpp:
         return cls(cls.Config(**options), Parts(INPUTS, Linear))
 
 
-def learn(learner: ER | DERpp, task: ClassTask, steps: int, lr: float = 0.05) -> Iterator[tuple[Batch, Tensor, dict[str, Tensor]]]:
+def learn(
+    learner: ER | DERpp, task: ClassTask, steps: int, lr: float = 0.05
+) -> Iterator[tuple[Batch, Tensor, dict[str, Tensor]]]:
     """Learn a task as the loop does; yields each batch, its output and the penalties."""
     with seeded(0, "start", task.id):
         learner.start(task)

@@ -71,7 +71,10 @@ def test_tasks_may_have_targets_of_different_shapes() -> None:
     reservoir.start("t1")
     reservoir.add("t0", {"target": torch.zeros(3, 2, 2)})
     reservoir.add("t1", {"target": torch.zeros(4, dtype=torch.int64)})
-    assert {task: tuple(one["target"].shape) for task, one in reservoir.draw(7).items()} == {"t0": (3, 2, 2), "t1": (4,)}
+    assert {task: tuple(one["target"].shape) for task, one in reservoir.draw(7).items()} == {
+        "t0": (3, 2, 2),
+        "t1": (4,),
+    }
 
 
 def test_its_state_dict_fills_another_one_whatever_it_held() -> None:

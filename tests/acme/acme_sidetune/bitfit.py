@@ -15,7 +15,9 @@ from sidetune_core.api import Batch, FitError, Heads, Learner, Parts, Task, at_l
 class BitFitConfig:
     """Options of `BitFit`."""
 
-    coef: float = option(0.0, "weight of the squared distance from the pretrained values (L2-SP, Li et al. 2018)", at_least(0))
+    coef: float = option(
+        0.0, "weight of the squared distance from the pretrained values (L2-SP, Li et al. 2018)", at_least(0)
+    )
 
 
 class BitFit(Learner):
@@ -49,7 +51,9 @@ class BitFit(Learner):
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
         if not self._coef:
             return {}
-        return {"distance": self._coef * (parameters_to_vector(self._small()) - self.pretrained).square().sum()}
+        return {
+            "distance": self._coef * (parameters_to_vector(self._small()) - self.pretrained).square().sum()
+        }
 
     def _small(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.base.parameters() if parameter.ndim <= 1]

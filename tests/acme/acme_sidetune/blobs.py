@@ -18,8 +18,12 @@ TASKS = 3
 class BlobsConfig:
     """Options of `Blobs`."""
 
-    noise: float = option(0.3, "largest value of the grey noise under a spot, in [0, 1]", at_least(0), at_most(1))
-    examples: int = option(200, "training examples of each class; a quarter as many are for testing", at_least(4))
+    noise: float = option(
+        0.3, "largest value of the grey noise under a spot, in [0, 1]", at_least(0), at_most(1)
+    )
+    examples: int = option(
+        200, "training examples of each class; a quarter as many are for testing", at_least(4)
+    )
 
 
 class Blobs(TaskStream):
@@ -44,7 +48,10 @@ class Blobs(TaskStream):
         images = {split: self._draw(colours[label], generator) for split, label in labels.items()}
         examples = Examples(images, labels)
         self._fingerprint = examples.fingerprint("as it is")
-        return [ClassTask(f"t{k}", f"blobs {k}", examples, (2 * k, 2 * k + 1), transform=torch.clone) for k in range(TASKS)]
+        return [
+            ClassTask(f"t{k}", f"blobs {k}", examples, (2 * k, 2 * k + 1), transform=torch.clone)
+            for k in range(TASKS)
+        ]
 
     def fingerprint(self) -> str:
         return self._fingerprint

@@ -37,7 +37,9 @@ class Moments:
         def replacement(*args: Any) -> Any:
             if self.next():
                 os.kill(os.getpid(), signal.SIGKILL)
-            return None if name == "fsync" else original(*args)  # what a process has written outlives it; only power cuts need syncing
+            return (
+                None if name == "fsync" else original(*args)
+            )  # what a process has written outlives it; only power cuts need syncing
 
         setattr(owner, name, replacement)
 
@@ -62,7 +64,9 @@ def run(order: dict[str, Any], write_to: int) -> None:
     if order["resume"]:
         api.resume(order["folder"])
     else:
-        engine.run(spec.from_values(order["spec"], "the test"), order["folder"], save_every=order["save_every"])
+        engine.run(
+            spec.from_values(order["spec"], "the test"), order["folder"], save_every=order["save_every"]
+        )
     os.write(write_to, str(moments.count).encode())
 
 

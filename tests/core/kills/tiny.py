@@ -26,7 +26,11 @@ class TinyBase(Base):
         self.shape, self.tap_shapes = (16,), ((4, 4, 4),)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.conv, self.norm, self.last = nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.Linear(64, 16)
+            self.conv, self.norm, self.last = (
+                nn.Conv2d(3, 4, 3, stride=2, padding=1),
+                nn.BatchNorm2d(4),
+                nn.Linear(64, 16),
+            )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         tap = self.norm(self.conv(inputs["image"])).relu()

@@ -61,7 +61,9 @@ class CueWorlds:
 
     def _look(self) -> Mapping[str, Tensor]:
         cue = torch.nn.functional.one_hot(self.cue, 2).float()
-        return {"cue": torch.cat([cue, self.time.view(-1, 1), torch.full((self.count, 1), float(self.steps))], 1)}
+        return {
+            "cue": torch.cat([cue, self.time.view(-1, 1), torch.full((self.count, 1), float(self.steps))], 1)
+        }
 
 
 class Oracle:

@@ -44,7 +44,13 @@ def watch(order: dict[str, Any], rank: int, ids: list[Any]) -> None:
 
 def run(order: dict[str, Any], rank: int, port: int, ids: list[Any]) -> int:
     if order["processes"] > 1:
-        given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": order["processes"], "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        given = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": order["processes"],
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         os.environ.update({name: str(value) for name, value in given.items()})
     watch(order, rank, ids)
 
@@ -52,7 +58,9 @@ def run(order: dict[str, Any], rank: int, port: int, ids: list[Any]) -> int:
         if order["spec"] is None:
             engine.resume(order["folder"])
         else:
-            engine.run(spec.from_values(order["spec"], "the test"), order["folder"], save_every=order["save_every"])
+            engine.run(
+                spec.from_values(order["spec"], "the test"), order["folder"], save_every=order["save_every"]
+            )
         return 0
 
     return cli._guarded(act, debug=False)
@@ -85,14 +93,19 @@ def main() -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         with ExitStack() as stack:
-            files = [[stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)] for _ in range(order["processes"])]
+            files = [
+                [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
+                for _ in range(order["processes"])
+            ]
             children = [fork(order, rank, port, *pair) for rank, pair in enumerate(files)]
             answers = []
             for child, (answer, errors) in zip(children, files, strict=True):
                 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
                 answer.seek(0)
                 errors.seek(0)
-                answers.append({"status": status, "told": errors.read(), "ids": json.loads(answer.read() or "[]")})
+                answers.append(
+                    {"status": status, "told": errors.read(), "ids": json.loads(answer.read() or "[]")}
+                )
         print(json.dumps(answers), flush=True)
 
 

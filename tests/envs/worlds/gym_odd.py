@@ -24,14 +24,20 @@ class Odd(gymnasium.Env[Any, Any]):
     """
 
     observation_space = spaces.Dict(
-        {"camera": spaces.Box(0, 255, (6, 8, 3), np.uint8), "mode": spaces.Discrete(3), "words": spaces.Text(5)}
+        {
+            "camera": spaces.Box(0, 255, (6, 8, 3), np.uint8),
+            "mode": spaces.Discrete(3),
+            "words": spaces.Text(5),
+        }
     )
     action_space = spaces.Box(-1.0, 1.0, (2,))
 
     def __init__(self, length: int = 3, fails: str = "", at: int = 5, mended: str = "mended") -> None:
         self.length, self.fails, self.at, self.taken = length, "" if Path(mended).exists() else fails, at, 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.time = 0
         return self.look(), {}
@@ -52,7 +58,11 @@ class Odd(gymnasium.Env[Any, Any]):
         return self.look(), reward, over, False, {"is_success": self.length == 3} if over else {}
 
     def look(self) -> dict[str, Any]:
-        return {"camera": np.full((6, 8, 3), 10 * self.time, np.uint8), "mode": self.time % 3, "words": "hello"}
+        return {
+            "camera": np.full((6, 8, 3), 10 * self.time, np.uint8),
+            "mode": self.time % 3,
+            "words": "hello",
+        }
 
 
 gymnasium.register("Odd-v0", Odd, max_episode_steps=100)
