@@ -117,8 +117,8 @@ def _plain(options: argparse.Namespace) -> float:
     from torch.nn import functional
 
     from sidetune_core.api import Features
-    from sidetune_core.compose import compose
-    from sidetune_core.spec import RunSpec
+    from sidetune_core.config.resolve import compose
+    from sidetune_core.config.spec import RunSpec
 
     weights = {"weights": options.weights}
     parts = compose(

@@ -94,9 +94,10 @@ class _Watch:
 
 
 def _ours(options: argparse.Namespace) -> list[float]:
-    from sidetune_core import api, training
+    from sidetune_core import api
+    from sidetune_core.training import loop, steps
 
-    watch, train = _Watch(), training.train
+    watch, train = _Watch(), steps.train
 
     def timed(*arguments: Any) -> int:
         watch.start()
@@ -126,7 +127,7 @@ def _ours(options: argparse.Namespace) -> list[float]:
         train=train_options,
         seed=options.seed,
     )
-    with mock.patch.object(training, "train", timed), tempfile.TemporaryDirectory() as folder:
+    with mock.patch.object(loop, "train", timed), tempfile.TemporaryDirectory() as folder:
         result = api.run(spec, f"{folder}/run").results.rows[0][0]
     assert result is not None
     return [*watch.seconds, result]

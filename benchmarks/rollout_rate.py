@@ -81,9 +81,10 @@ def _worlds(env: dict[str, Any], clock: Clock) -> list[float]:
     import gymnasium
     import torch
 
-    from sidetune_core import api, compose
+    from sidetune_core import api
+    from sidetune_core.config import resolve
 
-    composition = compose.compose(api.RunSpec(env=env, learner="scratch"))
+    composition = resolve.compose(api.RunSpec(env=env, learner="scratch"))
     stream = composition.parts["env"].cls(composition.parts["env"].config, 0)
     worlds = stream.tasks()[0].make_worlds(ENVS)
     bare = gymnasium.make(env["ids"], **json.loads(env.get("arguments", "{}")))
@@ -108,8 +109,9 @@ def _worlds(env: dict[str, Any], clock: Clock) -> list[float]:
 
 def _run(env: dict[str, Any], clock: Clock) -> list[float]:
     """Seconds of collection and of updates in a run."""
-    from sidetune_core import api, training
-    from sidetune_core.gathering import Gatherer
+    from sidetune_core import api
+    from sidetune_core.rl.collector import Gatherer
+    from sidetune_core.training import loop, steps
 
     spent: dict[str, float] = {"train": 0.0, "collect": 0.0}
 
@@ -125,7 +127,7 @@ def _run(env: dict[str, Any], clock: Clock) -> list[float]:
 
     spec = api.RunSpec(learner="scratch", env=env)
     with (
-        mock.patch.object(training, "train", timed("train", training.train)),
+        mock.patch.object(loop, "train", timed("train", steps.train)),
         mock.patch.object(Gatherer, "gather", timed("collect", Gatherer.gather)),
         tempfile.TemporaryDirectory() as folder,
     ):

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sidetune_core.kinds import ENV
-from sidetune_core.registry import find, load
+from sidetune_core.config.kinds import ENV
+from sidetune_core.config.registry import find, load
 
 
 def main() -> None:

@@ -117,13 +117,13 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     import torch
     from torch import nn
 
-    from sidetune_core import devices
-    from sidetune_core.build import build_learner, build_stream
-    from sidetune_core.compose import compose
-    from sidetune_core.features import GIB, FeatureStore
-    from sidetune_core.optim import make_optimizer
-    from sidetune_core.spec import RunSpec
-    from sidetune_core.tasks import Order
+    from sidetune_core.assembly.build import build_learner, build_stream
+    from sidetune_core.config.resolve import compose
+    from sidetune_core.config.spec import RunSpec
+    from sidetune_core.feature_cache.cache import GIB, FeatureStore
+    from sidetune_core.interfaces.tasks import Order
+    from sidetune_core.system import device
+    from sidetune_core.training.optimizer import make_optimizer
 
     side, _, state = options.child.partition(" ")
     minilm = options.base == "minilm"
@@ -138,7 +138,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     )
     composition = compose(spec)
     stream = build_stream(composition)
-    learner, machine = build_learner(composition, stream), devices.choose(composition.train)
+    learner, machine = build_learner(composition, stream), device.choose(composition.train)
     (task,) = stream.tasks()
     movable = learner.start(task)
     machine.place(learner)

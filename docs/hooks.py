@@ -9,8 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from typing import Any, Final
 
-from sidetune_core import cli
-from sidetune_core.testing import learner, networks, plugin, stream
+from sidetune_core.cli import main
+from sidetune_core.testing import (
+    env,
+    learner,
+    networks,
+    plugin,
+)
 
 CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     "every kind": (
@@ -23,7 +28,7 @@ CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     "side": (*networks.SHARED, networks.base_is_not_kept),
     "merger": (*networks.SHARED, networks.weights_are_finite_numbers),
     "learner": learner.CHECKS,
-    "env": stream.CHECKS,
+    "env": env.CHECKS,
 }
 WIDTH = "100"
 
@@ -53,7 +58,7 @@ def _with_help(found: re.Match[str]) -> str:
     printed = io.StringIO()
     os.environ["COLUMNS"] = WIDTH
     with redirect_stdout(printed), suppress(SystemExit):
-        status = (cli.main_run if program == "sidetune-run" else cli.main)(words)
+        status = (main.main_run if program == "sidetune-run" else main.main)(words)
         if status:
             raise ValueError(f"'{found[1]}' ends with status {status}")
     return f"$ {found[1]}\n{printed.getvalue()}"

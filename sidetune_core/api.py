@@ -9,10 +9,10 @@ run.predict({"image": images}, "t0")
 
 from __future__ import annotations
 
-from sidetune_core.arrays import ClassTask, Examples
-from sidetune_core.buffers import BufferDict
-from sidetune_core.collecting import collect
-from sidetune_core.engine import Run, resume, run
+from sidetune_core.config.options import at_least, at_most, more_than, option
+from sidetune_core.config.spec import Choice, RunSpec
+from sidetune_core.demonstrations.dataset import Recording, Trajectories, open_recording
+from sidetune_core.demonstrations.record import collect
 from sidetune_core.errors import (
     DataError,
     FitError,
@@ -22,22 +22,23 @@ from sidetune_core.errors import (
     SidetuneError,
     WeightsError,
 )
-from sidetune_core.files import home
-from sidetune_core.heads import ClassHead, Heads, normalise
-from sidetune_core.learner import Learner, Parts
-from sidetune_core.metrics import Results
-from sidetune_core.options import at_least, at_most, more_than, option
-from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, Side, StagedSide
-from sidetune_core.policies import Actor, Categorical, Gaussian, Policy
-from sidetune_core.ppo import RolloutOptions
-from sidetune_core.recordings import Recording, Trajectories, open_recording
-from sidetune_core.rollouts import RolloutTask
+from sidetune_core.interfaces.buffers import BufferDict
+from sidetune_core.interfaces.classification import ClassTask, Examples
+from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
+from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
+from sidetune_core.interfaces.learner import Learner, Parts
+from sidetune_core.interfaces.networks import Base, Merger, Side, StagedSide
+from sidetune_core.interfaces.tasks import Act, Batch, Order, Task, TaskStream, shuffled
+from sidetune_core.results.metrics import Results
+from sidetune_core.rl.distributions import Actor, Categorical, Gaussian, Policy
+from sidetune_core.rl.ppo import RolloutOptions
+from sidetune_core.rl.rollout_task import RolloutTask
+from sidetune_core.rl.vector_env import Expert, Observations, Step, Worlds
 from sidetune_core.seeding import derive_seed, seeded
-from sidetune_core.spec import Choice, RunSpec
-from sidetune_core.sweep import SweptRun, sweep
-from sidetune_core.tasks import Act, Batch, Order, Task, TaskStream, shuffled
-from sidetune_core.weights import Published, load_weights
-from sidetune_core.worlds import Expert, Observations, Step, Worlds
+from sidetune_core.storage.atomic import home
+from sidetune_core.storage.weights import Published, load_weights
+from sidetune_core.sweep.runner import SweptRun, sweep
+from sidetune_core.training.run import Run, resume, run
 
 __all__ = [
     "Act",

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sidetune_core import registry
-from sidetune_core.kinds import KINDS
+from sidetune_core.config import registry
+from sidetune_core.config.kinds import KINDS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -49,7 +49,7 @@ def test_the_commands_that_are_named_exist(tmp_path: Path) -> None:
 
 
 def command(function: str, words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; from sidetune_core.cli import {function}; sys.exit({function}())"
+    code = f"import sys; from sidetune_core.cli.main import {function}; sys.exit({function}())"
     return subprocess.run(
         [sys.executable, "-c", code, *words.split()],
         cwd=folder,

@@ -14,16 +14,16 @@ from pathlib import Path
 import attrs
 import pytest
 
-from sidetune_core.cli import main, main_run
-from sidetune_core.kinds import KINDS
+from sidetune_core.cli.main import main, main_run
+from sidetune_core.config.kinds import KINDS
 
 HERE = Path(__file__).parent
-RUN = "import sys; from sidetune_core.cli import main_run; sys.exit(main_run())"
+RUN = "import sys; from sidetune_core.cli.main import main_run; sys.exit(main_run())"
 
-CHECK = "import sys; from sidetune_core.cli import main; sys.exit(main(['check', *sys.argv[1:]]))"
+CHECK = "import sys; from sidetune_core.cli.main import main; sys.exit(main(['check', *sys.argv[1:]]))"
 CHECK_AND_RUN = """
 import json, sys
-from sidetune_core.cli import main, main_run
+from sidetune_core.cli.main import main, main_run
 for kind, name in json.loads(sys.argv[1]).items():
     if main(["check", kind, name]):
         sys.exit(f"{kind} {name} does not conform")

@@ -113,9 +113,9 @@ class Encoder(Base):
         training = self.training
         try:
             with torch.no_grad():
-                one, other = self.eval()(
-                    {"tokens": tokens % self.vocabulary, "mask": torch.ones(2, window)}
-                ).encoding  # type: ignore[operator]
+                assert self.vocabulary is not None
+                batch = {"tokens": tokens % self.vocabulary, "mask": torch.ones(2, window)}
+                one, other = self.eval()(batch).encoding
         except (IndexError, RuntimeError) as error:
             raise FitError(
                 f"{name} takes no windows of {window} tokens ({str(error).splitlines()[0]}); choose a smaller window"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -122,9 +123,6 @@ def examine(places: Mapping[str, Make[T]], checks: Sequence[Callable[[Make[T]], 
     findings = list(dict.fromkeys(built.values()))
     fitting = [place for place, finding in built.items() if finding.passed and not finding.skipped]
     for check in checks:
-        found = [
-            attempt(lambda check=check, place=place: check(places[place]), check.__name__, place)
-            for place in fitting
-        ]  # type: ignore[misc]
+        found = [attempt(partial(check, places[place]), check.__name__, place) for place in fitting]
         findings += sorted(found, key=lambda finding: (finding.passed, not finding.skipped))[:1]
     return findings

@@ -12,7 +12,7 @@ import sys
 
 import torch
 
-from sidetune_core.registry import LOCAL, Plugin, shipped
+from sidetune_core.config.registry import LOCAL, Plugin, shipped
 from sidetune_core.testing.findings import Broken, Skipped
 from sidetune_core.testing.state import random_state
 

@@ -13,23 +13,24 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sidetune_core import runs
-from sidetune_core.buffers import BufferDict
-from sidetune_core.devices import Machine
-from sidetune_core.evaluation import make_act
-from sidetune_core.features import FeatureStore
-from sidetune_core.learner import Learner, Parts
-from sidetune_core.loop import learn
-from sidetune_core.parts import Base, Inputs, Merger, Side
-from sidetune_core.progress import Progress
+from sidetune_core.assembly.predict import make_act
+from sidetune_core.config.spec import TrainOptions
+from sidetune_core.feature_cache.cache import FeatureStore
+from sidetune_core.interfaces.buffers import BufferDict
+from sidetune_core.interfaces.inputs import Inputs
+from sidetune_core.interfaces.learner import Learner, Parts
+from sidetune_core.interfaces.networks import Base, Merger, Side
+from sidetune_core.interfaces.tasks import Batch, Order, Task
 from sidetune_core.seeding import seeded
-from sidetune_core.session import Session
-from sidetune_core.spec import TrainOptions
-from sidetune_core.stops import Stop, Stopped
-from sidetune_core.tasks import Batch, Order, Task
+from sidetune_core.storage import run_folder
+from sidetune_core.system.device import Machine
+from sidetune_core.system.progress import Progress
+from sidetune_core.system.signals import Stop, Stopped
 from sidetune_core.testing import sample
 from sidetune_core.testing.findings import SEED, Broken, Finding, Make, examine
 from sidetune_core.testing.state import building, changed, equal, named_tensors, random_state, snapshot
+from sidetune_core.training.context import Session
+from sidetune_core.training.loop import learn
 
 SHAPE = (64,)
 OPTIONS = TrainOptions(steps=3, batch=8, lr=0.01, device="cpu", precision="fp32", channels_last=False)
@@ -333,7 +334,7 @@ def _learn(
             return _learn(learner, Path(folder) / "run", tasks)
     stop = Stop()
     witness = Witness(learner, stop, last_step)
-    run = runs.RunFolder(path) if path.exists() else runs.create(path, "check")
+    run = run_folder.RunFolder(path) if path.exists() else run_folder.create(path, "check")
     store = FeatureStore(limit=2**26, keep_taps=learner.uses_taps, say=lambda _: None)
     session = Session(OPTIONS, SEED, MACHINE, run, store, Progress(quiet=True), lambda _, __: None, stop=stop)
     learn(witness, sample.tasks() if tasks is None else tasks, session)

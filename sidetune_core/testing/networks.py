@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.errors import FitError
-from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, Side
+from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
+from sidetune_core.interfaces.networks import Base, Merger, Side
 from sidetune_core.seeding import seeded
 from sidetune_core.testing.findings import SEED, Broken, Finding, Make, examine
 from sidetune_core.testing.sample import INPUTS, TEXT, TinyBase, TinyReader, images, texts, values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib import metadata
 
-from sidetune_core.registry import LOCAL, Plugin
+from sidetune_core.config.registry import LOCAL, Plugin
 from sidetune_core.testing.findings import Broken, Skipped
 
 NAME = r"[a-z0-9][a-z0-9_-]*"

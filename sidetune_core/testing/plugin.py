@@ -11,17 +11,17 @@ from typing import Any
 
 import attrs
 
-from sidetune_core import kinds, registry
+from sidetune_core.config import kinds, registry
+from sidetune_core.config.kinds import Kind
+from sidetune_core.config.options import describe, structure, unstructure
+from sidetune_core.config.registry import Plugin
 from sidetune_core.errors import OptionError, PluginError
-from sidetune_core.kinds import Kind
-from sidetune_core.options import describe, structure, unstructure
-from sidetune_core.registry import Plugin
+from sidetune_core.testing.env import check_env
 from sidetune_core.testing.findings import Broken, Finding, attempt, settle
 from sidetune_core.testing.imports import import_has_no_side_effects, package_imports_it_only_when_asked
 from sidetune_core.testing.learner import check_learner
 from sidetune_core.testing.networks import check_base, check_merger, check_side
 from sidetune_core.testing.package import distribution_requires_sidetune, name_is_plain
-from sidetune_core.testing.stream import check_env
 
 
 @attrs.frozen

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.arrays import ClassTask, Examples
-from sidetune_core.parts import Base, Features, Inputs, InputShapes, Merger, Shape, StagedSide
+from sidetune_core.interfaces.classification import ClassTask, Examples
+from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
+from sidetune_core.interfaces.networks import Base, Merger, StagedSide
 from sidetune_core.seeding import derive_seed
 
 INPUTS: Final[InputShapes] = {"image": (3, 32, 32)}

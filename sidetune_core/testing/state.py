@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.probes import named_tensors as named_tensors
+from sidetune_core.certificate.probes import named_tensors as named_tensors
+from sidetune_core.hashing import tensor_digest
 from sidetune_core.seeding import seeded
 from sidetune_core.testing.findings import Broken
-from sidetune_core.weights import tensor_digest
 
 Snapshot = Mapping[str, bytes]
 

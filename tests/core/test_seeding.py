@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sidetune_core.seeding import derive_seed, random_states, seeded, set_random_states
-from sidetune_core.trees import put_together, take_apart
+from sidetune_core.storage.nested_state import put_together, take_apart
 
 
 def draw() -> tuple[float, float, float]:

@@ -22,11 +22,11 @@ from typing import Any
 import attrs
 import pytest
 
-from sidetune_core import cli
+from sidetune_core.cli import main
 
 DOCS = Path(__file__).parents[2] / "docs"
 ELSEWHERE = {"habitat.md"}
-"""Needs libraries that want an environment of their own; what it says is tested there, in tests/habitat."""
+"""Needs libraries that want an environment of their own; what it says is tested there, in tests/plugins/envs/habitat."""
 PAGES = sorted({page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} - ELSEWHERE)
 FENCE = re.compile(
     r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.DOTALL | re.MULTILINE
@@ -35,7 +35,7 @@ COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 INSTALLED = ".installed"
 """Where a page's packages are installed: on the path of this process, and by a ``sitecustomize`` on that of every other."""
 
-OURS = {"sidetune": cli.main, "sidetune-run": cli.main_run}
+OURS = {"sidetune": main.main, "sidetune-run": main.main_run}
 
 
 @attrs.frozen

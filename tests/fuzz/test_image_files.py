@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sidetune_core import kinds, registry
+from sidetune_core.config import kinds, registry
 from sidetune_core.errors import DataError
 
 IMAGES = registry.load(registry.find(kinds.ENV, "images"))

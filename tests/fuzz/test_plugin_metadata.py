@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidetune_core.config.kinds import KINDS, LEARNER
+from sidetune_core.config.registry import Plugin, find, installed, load
 from sidetune_core.errors import PluginError
-from sidetune_core.kinds import KINDS, LEARNER
-from sidetune_core.registry import Plugin, find, installed, load
 
 METADATA = b"Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n"
 ENTRIES = (

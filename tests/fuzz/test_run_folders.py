@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidetune_core.comparison import compare_methods
 from sidetune_core.errors import RunError
-from sidetune_core.listing import compare_runs
-from sidetune_core.methods import group
-from sidetune_core.metrics import FURTHER, MAIN
-from sidetune_core.report import matrix_table, metrics_lines, moved_lines, run_report
-from sidetune_core.runs import open_run
-from sidetune_core.summary import summarise
+from sidetune_core.results.compare_methods import compare_methods
+from sidetune_core.results.compare_runs import compare_runs
+from sidetune_core.results.grouping import group
+from sidetune_core.results.metrics import FURTHER, MAIN
+from sidetune_core.results.report import matrix_table, metrics_lines, moved_lines, run_report
+from sidetune_core.results.summary import summarise
+from sidetune_core.storage.run_folder import open_run
 
 RESOLVED = {
     "base": {"name": "sidetune/resnet20", "options": {"weights": "none"}},

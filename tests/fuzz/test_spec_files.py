@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidetune_core.compose import compose
+from sidetune_core.config.resolve import compose
+from sidetune_core.config.spec import read_spec
 from sidetune_core.errors import OptionError
-from sidetune_core.spec import read_spec
 
 GOOD = {
     "base": {"name": "resnet20", "options": {"weights": "none"}},

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sidetune_core.errors import DataError
 
-FILES = importlib.import_module("sidetune_plugins.envs._squad_files")
+FILES = importlib.import_module("sidetune_plugins.envs.squad.files")
 CONTEXT = "Harold fought in the year 1066 near the sea."
 GOOD = {
     "version": "v2.0",

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidetune_core.errors import WeightsError
-from sidetune_core.pickles import salvage
-from sidetune_core.weights import read_tensors
+from sidetune_core.storage.legacy_pickle import salvage
+from sidetune_core.storage.weights import read_tensors
 
 TENSORS = {
     "a.weight": torch.arange(6.0).view(2, 3),

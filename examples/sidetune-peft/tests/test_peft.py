@@ -12,8 +12,8 @@ from sidetune_peft.peft import Peft
 from torch import Tensor, nn
 
 from sidetune_core.api import Base, ClassHead, Features, FitError, OptionError, Parts, Shape, seeded
-from sidetune_core.kinds import BASE
-from sidetune_core.registry import find, load
+from sidetune_core.config.kinds import BASE
+from sidetune_core.config.registry import find, load
 from sidetune_core.testing import check_plugin
 
 BY_LAYER = ["lora", "ia3", "loha", "lokr", "hra", "hira"]

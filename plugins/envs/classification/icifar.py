@@ -1,0 +1,18 @@
+"""iCIFAR: CIFAR-100 in ten tasks of ten classes."""
+
+from __future__ import annotations
+
+from .cifar_files import CifarStream, Config
+
+
+class ICIFAR(CifarStream):
+    """Incremental CIFAR-100 as the original code has it: ten tasks of ten classes, consecutive labels (alphabetical order).
+
+    The paper's text speaks of a random partition: ``--env.partition random``. The default recipe is the original's as well: Adam at
+    1e-3, 157 batches of 128 for a task (about four passes), no augmentation.
+    """
+
+    Config = Config
+    set_name = "CIFAR100"
+    classes_per_task = 10
+    recipe = {"steps": 157, "batch": 128, "lr": 1e-3}

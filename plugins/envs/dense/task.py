@@ -1,0 +1,286 @@
+"""Dense tasks over frames: one image in, another one out."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidetune_core.api import Act, Batch, DataError, Inputs, Order, Shape, Task, shuffled
+
+from .heads import WIDTH, DenseHead, VectorHead
+from .losses import Kind, dense_loss
+
+EVALUATION_BATCH = 32
+SHOWN = 4
+"""Images in a picture."""
+
+
+@attrs.frozen
+class Domain:
+    """What is to be predicted about an image, and how it is stored."""
+
+    name: str
+    """As the data set names it: ``depth_zbuffer``."""
+    loss: Kind
+    channels: int
+    """Of the output: numbers for each pixel, or classes."""
+    stored: Literal["uint8", "uint16", "labels", "vector"]
+    """Images of 8 or 16 bits, (N, C, H, W); labels (N, H, W), or (N,) of whole images; or chances of classes (N, C)."""
+    masked: bool = True
+    """Whether only valid pixels count."""
+    whole: bool = False
+    """Whether there is one answer for an image, instead of one for each pixel."""
+
+
+DOMAINS: Mapping[str, Domain] = {
+    domain.name: domain
+    for domain in (
+        Domain("curvature", "l2", 2, "uint8"),
+        Domain("segment_semantic", "cross-entropy", 18, "labels", masked=False),
+        Domain("reshading", "l1", 1, "uint8"),
+        Domain("keypoints3d", "l1", 1, "uint16"),
+        Domain("keypoints2d", "l1", 1, "uint16"),
+        Domain("edge_texture", "l1", 1, "uint16"),
+        Domain("edge_occlusion", "l1", 1, "uint16"),
+        Domain("depth_zbuffer", "l1", 1, "uint16"),
+        Domain("depth_euclidean", "l1", 1, "uint16"),
+        Domain("normal", "l1", 3, "uint8"),
+        Domain("class_object", "soft cross-entropy", 1000, "vector", masked=False, whole=True),
+        Domain("rgb", "l1", 3, "uint8"),
+    )
+}
+"""The twelve domains, their losses and masks, in the order of the original side-tuning experiments."""
+
+ORDERS: Mapping[str, tuple[str, ...]] = {
+    "12": tuple(DOMAINS),
+    "12cls": (
+        "class_object",
+        "depth_zbuffer",
+        "normal",
+        "reshading",
+        "depth_euclidean",
+        "curvature",
+        "edge_texture",
+        "segment_semantic",
+        "keypoints2d",
+        "rgb",
+        "keypoints3d",
+        "edge_occlusion",
+    ),
+    "12txtr": (
+        "edge_texture",
+        "depth_euclidean",
+        "curvature",
+        "segment_semantic",
+        "rgb",
+        "keypoints3d",
+        "edge_occlusion",
+        "reshading",
+        "class_object",
+        "keypoints2d",
+        "normal",
+        "depth_zbuffer",
+    ),
+    "12rgb": (
+        "rgb",
+        "normal",
+        "edge_texture",
+        "depth_zbuffer",
+        "reshading",
+        "edge_occlusion",
+        "keypoints2d",
+        "keypoints3d",
+        "curvature",
+        "segment_semantic",
+        "depth_euclidean",
+        "class_object",
+    ),
+}
+"""The original's orders of the tasks, by its own names."""
+
+
+def scaled(stored: Tensor) -> Tensor:
+    """Stored images to float in [-1, 1], over the whole range of 8 or 16 bits; chances and labels as they are."""
+    if stored.dtype == torch.uint8:
+        return stored.float() / 127.5 - 1
+    if stored.dtype == torch.uint16:
+        return stored.float() / 32767.5 - 1
+    return stored
+
+
+@attrs.frozen(eq=False)
+class Frames:
+    """Every image of a stream with its labels, as stored; the arrays may be mapped from files.
+
+    `stored[name]` is (N, ...) for each domain, with ``rgb`` (N, 3, H, W) uint8 and, where targets are masked, ``mask`` (N, 1, H, W) uint8,
+    1 where they are valid. `rows[split]` says which of the N belong to a split; they are the examples' ids.
+    """
+
+    stored: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.stored["rgb"].shape[2:]
+        return height, width
+
+
+class DenseTask(Task):
+    """Predict a domain from the colour image, ``image`` (3, H, W) in [0, 1].
+
+    Numbers are compared in [-1, 1] (see `scaled`), labels by cross-entropy. R holds the loss, lower is better: the mean over images that
+    have a valid pixel of the mean over their valid pixels. (The original takes the mean over all valid pixels of a batch.) Targets are (B,
+    C, H, W) for numbers, with the mask as one more channel where the domain is masked; (B, H, W) for labels; (B, C) for chances.
+
+    Args:
+        domain: what to predict.
+        frames: the stream's.
+        width: channels of the decoder's widest layers; the original has 1024.
+
+    Raises:
+        DataError: a split is empty, or a label is out of range.
+    """
+
+    metric = "loss"
+    higher_is_better = False
+
+    def __init__(self, domain: Domain, frames: Frames, width: int = WIDTH) -> None:
+        self.id = domain.name.replace("_", "-")
+        self.title = domain.name.replace("_", " ")
+        self.inputs = {"image": (3, *frames.size)}
+        self.splits = tuple(split for split in frames.rows if split != "train")
+        self.outputs = "scores" if "cross-entropy" in domain.loss else "numbers"
+        self._domain, self._frames, self._width = domain, frames, width
+        for split, rows in frames.rows.items():
+            if not len(rows):
+                raise DataError(f"task '{self.id}': no images in split '{split}'")
+        if domain.stored == "labels":
+            highest = max(int(frames.stored[domain.name][rows].max()) for rows in frames.rows.values())
+            if highest >= domain.channels:
+                raise DataError(
+                    f"task '{self.id}': a label is {highest}, expected 0 to {domain.channels - 1}"
+                )
+
+    def size(self, split: str) -> int:
+        """How many images a split has."""
+        return len(self._frames.rows[split])
+
+    def head(self, shape: Shape) -> nn.Module:
+        domain = self._domain
+        if domain.whole:
+            return VectorHead(shape, domain.channels, 2 * self._width)
+        return DenseHead(shape, domain.channels, self._frames.size, self.outputs == "numbers", self._width)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return max(1, round(self.size("train") / batch_size))
+
+    def train(self, act: Act, order: Order) -> Iterator[Batch]:
+        rows = self._frames.rows["train"]
+        for places in shuffled(len(rows), order, self.id):
+            yield self._batch(rows[places])
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        target, valid = self._split(batch.targets)
+        return dense_loss(self._domain.loss, output, target, valid)
+
+    def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
+        """The mean loss and, for classes, the accuracy in [0, 1], of pixels or of whole images."""
+        rows = self._frames.rows[split]
+        total, right, count = 0.0, 0.0, 0
+        for first in range(0, len(rows), EVALUATION_BATCH):
+            batch = self._batch(rows[first : first + EVALUATION_BATCH])
+            output = act(batch.inputs).cpu()
+            target, valid = self._split(batch.targets)
+            total += float(dense_loss(self._domain.loss, output, target, valid).double().sum())
+            count += len(batch.ids) if valid is None else int(valid.flatten(1).any(1).sum())
+            if self.outputs == "scores":
+                labels = target.argmax(1) if target.is_floating_point() else target
+                right += float((output.argmax(1) == labels).double().mean()) * len(labels)
+        figures = {"loss": total / max(1, count)}
+        return figures | ({"accuracy": right / len(rows)} if self.outputs == "scores" else {})
+
+    def pictures(self, act: Act) -> dict[str, Tensor]:
+        """``input``, ``target``, ``prediction`` and ``error`` of some test images, beside each other: (3, H, images x W) in [0, 1]."""
+        rows = self._frames.rows["test"]
+        batch = self._batch(rows[torch.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).long()])
+        target, valid = self._split(batch.targets)
+        output = act(batch.inputs).cpu()
+        shown = {"input": batch.inputs["image"]}
+        if self._domain.whole:
+            chances = (
+                target
+                if target.is_floating_point()
+                else functional.one_hot(target, self._domain.channels).float()
+            )
+            predicted = output.softmax(1)
+            pairs = {"target": chances, "prediction": predicted, "error": (predicted - chances).abs()}
+            shown |= {name: _bars(values, self._frames.size) for name, values in pairs.items()}
+        elif self.outputs == "scores":
+            predicted = output.argmax(1)
+            wrong = (predicted != target).float()[:, None].expand(-1, 3, -1, -1)
+            shown |= {"target": _coloured(target), "prediction": _coloured(predicted), "error": wrong}
+        else:
+            seen = torch.ones_like(target[:, :1]) if valid is None else valid
+            low, high = _range(target, seen)
+            error = (output - target).abs().mean(1, keepdim=True) / (high - low)
+            shown |= {
+                "target": _grey_or_colour(seen * (target - low) / (high - low)),
+                "prediction": _grey_or_colour((output - low) / (high - low)),
+                "error": _grey_or_colour(seen * error),
+            }
+        return {name: torch.cat(list(images.float().clamp(0, 1)), 2) for name, images in shown.items()}
+
+    def _batch(self, rows: Tensor) -> Batch:
+        stored = self._frames.stored
+        image = stored["rgb"][rows].float() / 255
+        own = stored[self._domain.name][rows]
+        target = own.long() if self._domain.stored == "labels" else scaled(own)
+        if self._domain.masked and "mask" in stored:
+            target = torch.cat([target, stored["mask"][rows].float()], 1)
+        return Batch(rows, Inputs({"image": image}, rows), target)
+
+    def _split(self, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Targets without the mask, and the mask (B, 1, H, W) if there is one."""
+        if targets.ndim == 4 and targets.shape[1] > self._domain.channels:
+            return targets[:, :-1], targets[:, -1:]
+        return targets, None
+
+
+def _range(target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and highest valid target of each image, (B, 1, 1, 1), at least a hundredth apart: depths fill little of their range."""
+    inside = valid.expand_as(target) > 0
+    low = torch.where(inside, target, 1.0).flatten(1).amin(1).view(-1, 1, 1, 1)
+    high = torch.where(inside, target, -1.0).flatten(1).amax(1).view(-1, 1, 1, 1)
+    return low, torch.maximum(high, low + 0.01)
+
+
+def _grey_or_colour(maps: Tensor) -> Tensor:
+    """(B, 1, 2 or 3, H, W) as (B, 3, H, W); of two channels the third is 0."""
+    if maps.shape[1] == 2:
+        return torch.cat([maps, torch.zeros_like(maps[:, :1])], 1)
+    return maps.expand(-1, 3, -1, -1)
+
+
+def _coloured(labels: Tensor) -> Tensor:
+    """(B, H, W) labels as colours, (B, 3, H, W)."""
+    palette = torch.tensor(
+        [colorsys.hsv_to_rgb(0.618 * k % 1, 0.7, 0.95) for k in range(int(labels.max()) + 1)]
+    )
+    return palette[labels].permute(0, 3, 1, 2)
+
+
+def _bars(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C) numbers in [0, 1] as bars, (B, 3, H, W); where there are more than W, the highest of neighbours."""
+    height, width = size
+    if values.shape[1] > width:
+        values = functional.adaptive_max_pool1d(values[:, None], width)[:, 0]
+    bars = functional.interpolate(values[:, None], size=width, mode="nearest")  # (B, 1, W)
+    level = 1 - (torch.arange(height) + 0.5) / height
+    return (bars[:, :, None] > level[:, None]).float().expand(-1, 3, -1, -1)

@@ -1,0 +1,22 @@
+"""A learner's output for a task, as tasks evaluate it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sidetune_core.interfaces.inputs import Inputs
+from sidetune_core.interfaces.learner import Learner
+from sidetune_core.interfaces.tasks import Act, Task
+from sidetune_core.system.device import Machine
+
+
+def make_act(learner: Learner, task: Task, machine: Machine) -> Act:
+    """The learner's current output for a task, without gradient, in float32."""
+
+    def act(inputs: Inputs) -> Tensor:
+        with torch.no_grad(), machine.autocast():
+            output: Tensor = learner(machine.move_inputs(inputs), task.id)
+        return output.float()
+
+    return act

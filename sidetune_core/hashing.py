@@ -1,0 +1,38 @@
+"""SHA-256 digests of tensors and files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes: equal only for bit-identical tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensor_digest(name, tensors[name]))
+    return digest.hexdigest()
+
+
+def tensor_digest(name: str, tensor: Tensor) -> bytes:
+    """SHA-256 over one tensor's name, type, shape and bytes."""
+    flat = tensor.detach().contiguous().cpu()
+    digest = hashlib.sha256(json.dumps([name, str(flat.dtype), list(flat.shape)]).encode())
+    if flat.numel():
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """SHA-256 of each tensor (see `tensor_digest`)."""
+    return {name: tensor_digest(name, tensor).hex() for name, tensor in tensors.items()}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

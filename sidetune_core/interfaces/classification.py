@@ -1,0 +1,134 @@
+"""Classification tasks over tensors that are held in memory: the quickest way to make an env."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidetune_core.errors import DataError
+from sidetune_core.hashing import fingerprint
+from sidetune_core.interfaces.heads import ClassHead
+from sidetune_core.interfaces.inputs import Inputs, Shape
+from sidetune_core.interfaces.tasks import Act, Batch, Order, Task, shuffled
+from sidetune_core.seeding import derive_seed
+
+EVALUATION_BATCH = 250
+
+Transform = Callable[[Tensor], Tensor]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@attrs.frozen(eq=False)
+class Examples:
+    """Every example of a stream, by split.
+
+    `inputs[split]` is (N, ...) in any type, `labels[split]` (N,) int64. Example ids number the splits one after another.
+    """
+
+    inputs: Mapping[str, Tensor]
+    labels: Mapping[str, Tensor]
+
+    def first_id(self, split: str) -> int:
+        """The id of the first example of `split`."""
+        names = list(self.inputs)
+        return sum(len(self.labels[name]) for name in names[: names.index(split)])
+
+    def fingerprint(self, transform: str) -> str:
+        """SHA-256 over all examples, and `transform`, which names what is done to them before a network sees them."""
+        tensors = {f"inputs.{name}": value for name, value in self.inputs.items()}
+        tensors |= {f"labels.{name}": value for name, value in self.labels.items()}
+        return hashlib.sha256(f"{transform}/{fingerprint(tensors)}".encode()).hexdigest()
+
+
+class ClassTask(Task):
+    """Tell some classes of a set of `Examples` apart; labels are renumbered 0, 1, … in the order of `classes`.
+
+    Args:
+        id: see `Task`.
+        title: see `Task`.
+        examples: of the whole stream.
+        classes: labels that belong to this task; examples of others are left out.
+        input: name under which networks find the input.
+        transform: makes the network's input from a batch of stored ones; a function of each example alone.
+        augment: random change of a batch of stored inputs in training, before `transform`.
+
+    Raises:
+        DataError: a split has no example of these classes.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        title: str,
+        examples: Examples,
+        classes: Sequence[int],
+        *,
+        input: str = "image",
+        transform: Transform,
+        augment: Augment | None = None,
+    ) -> None:
+        self.id, self.title, self.input = id, title, input
+        self.inputs = {input: tuple(transform(examples.inputs["train"][:1]).shape[1:])}
+        self.splits = tuple(split for split in examples.inputs if split != "train")
+        self._examples, self._transform, self._augment = examples, transform, augment
+        self._classes = len(classes)
+        order = torch.tensor(list(classes))
+        self._indices = {
+            split: torch.isin(labels, order).nonzero()[:, 0] for split, labels in examples.labels.items()
+        }
+        for split, indices in self._indices.items():
+            if not len(indices):
+                raise DataError(f"task '{id}' ({title}): no example of its classes in split '{split}'")
+        self._new_label = torch.full((int(order.max()) + 1,), -1)
+        self._new_label[order] = torch.arange(len(order))
+
+    @property
+    def classes(self) -> int:
+        """How many classes are told apart."""
+        return self._classes
+
+    def size(self, split: str) -> int:
+        """How many examples a split has."""
+        return len(self._indices[split])
+
+    def head(self, shape: Shape) -> nn.Module:
+        return ClassHead(shape, self._classes)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return max(1, round(self.size("train") / batch_size))
+
+    def train(self, act: Act, order: Order) -> Iterator[Batch]:
+        for step, places in enumerate(shuffled(self.size("train"), order, self.id), order.first_step):
+            if self._augment is None:
+                yield self._batch("train", places)
+            else:
+                generator = torch.Generator().manual_seed(derive_seed(order.seed, "augment", self.id, step))
+                yield self._batch("train", places, generator)
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return functional.cross_entropy(output.float(), batch.targets, reduction="none")
+
+    def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
+        """Accuracy in [0, 1] and mean cross-entropy in nats."""
+        right, loss = 0, 0.0
+        places = torch.arange(self.size(split))
+        for first in range(0, len(places), EVALUATION_BATCH):
+            batch = self._batch(split, places[first : first + EVALUATION_BATCH])
+            output = act(batch.inputs).cpu()
+            right += int((output.argmax(1) == batch.targets).sum())
+            loss += float(self.loss(output, batch).sum())
+        return {"accuracy": right / self.size(split), "loss": loss / self.size(split)}
+
+    def _batch(self, split: str, places: Tensor, generator: torch.Generator | None = None) -> Batch:
+        rows = self._indices[split][places]
+        stored = self._examples.inputs[split][rows]
+        if generator is not None and self._augment is not None:
+            stored = self._augment(stored, generator)
+        ids = rows + self._examples.first_id(split)
+        targets = self._new_label[self._examples.labels[split][rows]]
+        return Batch(ids, Inputs({self.input: self._transform(stored)}, None if generator else ids), targets)

@@ -1,0 +1,74 @@
+"""Output layers of tasks, and the normalisation in front of them."""
+
+from __future__ import annotations
+
+from math import gcd
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidetune_core.interfaces.inputs import Shape
+from sidetune_core.interfaces.tasks import Task
+
+GROUPS = 8
+"""Groups of the normalisation in the original code (GroupNorm over 8 groups, without parameters)."""
+
+SMALLEST_GROUP = 8
+"""Fewest numbers that are standardised together. A group of one is always 0, one of two always -1 and 1."""
+
+
+def normalise(encoding: Tensor) -> Tensor:
+    """Standardise a merged encoding in groups of channels: ``norm`` in ``T(norm(M(B(x), S(x))))``.
+
+    (B, C) and (B, C, H, W) are standardised over 8 groups of channels, (B, L, C) likewise at every position; over 4, 2 or 1 where 8 do
+    not divide C or leave groups of fewer than 8 numbers. The result has one scale whatever the merger did.
+    """
+    if encoding.ndim == 3:
+        batch, length, channels = encoding.shape
+        return normalise(encoding.reshape(batch * length, channels)).reshape(batch, length, channels)
+    groups = gcd(GROUPS, encoding.shape[1])
+    while groups > 1 and encoding[0].numel() // groups < SMALLEST_GROUP:
+        groups //= 2
+    return functional.group_norm(encoding, groups)
+
+
+class Heads(nn.ModuleDict):
+    """The heads of a learner's tasks by task id, each fed with normalised encodings.
+
+    Args:
+        shape: of the encodings.
+        norm: whether to normalise them (see `normalise`).
+    """
+
+    def __init__(self, shape: Shape, norm: bool = True) -> None:
+        super().__init__()
+        self.shape, self.norm = shape, norm
+
+    def start(self, task: Task) -> nn.Module:
+        """Make the head of a new task."""
+        self[task.id] = task.head(self.shape)
+        return self[task.id]
+
+    def predict(self, encoding: Tensor, task_id: str) -> Tensor:
+        """The output of a task's head for encodings (B, *shape)."""
+        output: Tensor = self[task_id](normalise(encoding) if self.norm else encoding)
+        return output
+
+
+class ClassHead(nn.Module):
+    """Linear classifier on an encoding of any rank; positions of (C, H, W) and (L, C) are averaged first."""
+
+    def __init__(self, shape: Shape, classes: int) -> None:
+        super().__init__()
+        self.rank = len(shape)
+        channels = shape[1] if self.rank == 2 else shape[0]
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, encoding: Tensor) -> Tensor:
+        """(B, *shape) to (B, classes)."""
+        if self.rank == 3:
+            encoding = encoding.mean((2, 3))
+        elif self.rank == 2:
+            encoding = encoding.mean(1)
+        scores: Tensor = self.linear(encoding)
+        return scores

@@ -1,0 +1,108 @@
+"""Where and in which arithmetic a run computes."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import AbstractContextManager
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from sidetune_core.config.spec import TrainOptions
+from sidetune_core.errors import OptionError
+from sidetune_core.interfaces.inputs import Inputs
+from sidetune_core.interfaces.tasks import Batch
+
+
+@attrs.frozen
+class Machine:
+    """Device, precision and memory layout, decided once for a run."""
+
+    device: torch.device
+    bf16: bool
+    channels_last: bool
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def arithmetic(self) -> str:
+        """``bf16`` or ``fp32``."""
+        return "bf16" if self.bf16 else "fp32"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context that forward passes run in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def place(self, module: nn.Module) -> None:
+        """Move a module here, convolutions in the memory format."""
+        module.to(self.device)
+        module.to(memory_format=self.memory_format)
+
+    def move(self, value: Tensor) -> Tensor:
+        """A tensor here, images (B, C, H, W) in the memory format."""
+        if value.ndim == 4:
+            return value.to(self.device, non_blocking=True, memory_format=self.memory_format)
+        return value.to(self.device, non_blocking=True)
+
+    def move_batch(self, batch: Batch) -> Batch:
+        """A batch here; example ids stay on the CPU."""
+        return Batch(batch.ids, self.move_inputs(batch.inputs), self.move(batch.targets))
+
+    def move_inputs(self, inputs: Inputs) -> Inputs:
+        """Inputs here; their ids and lengths stay where they are."""
+        return attrs.evolve(inputs, tensors={name: self.move(value) for name, value in inputs.items()})
+
+    def peak_memory(self) -> int:
+        """Most bytes in use at once: of the accelerator, or of this process, where what it has mapped from disk counts while resident."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return f"{name}, {self.arithmetic}, {'channels last' if self.channels_last else 'channels first'}"
+
+
+def choose(options: TrainOptions, local: int | None = None) -> Machine:
+    """The machine that the options ask for.
+
+    Args:
+        options: device, precision and memory layout.
+        local: number of this process among those of one run on this computer, each of which has a GPU of its own; None for one alone.
+
+    Raises:
+        OptionError: there is no such device.
+    """
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if local is not None and name.startswith("cuda"):
+        if name != "cuda":
+            raise OptionError(
+                f"--train.device {name}: of several processes, each takes a GPU of its own; give 'cuda' or 'cpu'"
+            )
+        name = f"cuda:{local}"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"--train.device {options.device}: {str(error).splitlines()[0]}") from error
+    bf16 = options.precision == "bf16" or (options.precision == "auto" and _has_bf16_units(device))
+    channels_last = (
+        options.channels_last if options.channels_last is not None else device.type in ("cpu", "cuda")
+    )
+    return Machine(device, bf16, channels_last)
+
+
+def _has_bf16_units(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # torch 2.12 and later
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return False

@@ -1,0 +1,392 @@
+"""The certificate says zero where nothing that a task depends on has changed, and else what did; and it can be checked later."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sidetune_core import api
+from sidetune_core.assembly.predict import make_act
+from sidetune_core.certificate import record
+from sidetune_core.certificate.probes import EXAMPLES, Reads, named_tensors
+from sidetune_core.certificate.verify import verify
+from sidetune_core.cli.main import main
+from sidetune_core.config import registry
+from sidetune_core.config.kinds import BASE
+from sidetune_core.storage import checkpoint
+from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.weights import read_tensors, write_tensors
+
+ACME = Path(__file__).parents[2] / "acme"
+TRAIN = {"steps": 3, "batch": 8, "precision": "fp32"}
+
+
+@pytest.fixture(autouse=True)
+def acme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package of a third party can be imported: its env has three small tasks, and needs no file."""
+    monkeypatch.syspath_prepend(ACME)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder]:
+    """Runs of three tasks, each made once and copied for each test."""
+    made: dict[str, Path] = {}
+
+    def run(learner: Any, folder: Path, **parts: Any) -> RunFolder:
+        key = json.dumps([learner, parts])
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("run") / "run"
+            env = {"name": "acme_sidetune.blobs:Blobs", "examples": 32}
+            spec = api.RunSpec(
+                base={"name": "resnet20", "weights": "none"}, learner=learner, env=env, train=TRAIN, **parts
+            )
+            api.run(spec, made[key])
+        return RunFolder(Path(shutil.copytree(made[key], folder)))
+
+    return run
+
+
+def certified(folder: RunFolder) -> record.Certificate:
+    found = record.read_certificate(folder)
+    assert found is not None
+    return found
+
+
+SIDE = {"name": "fcn4", "weights": "none"}
+
+
+@pytest.mark.parametrize(
+    ("learner", "parts"),
+    [
+        ("sidetune", {"side": SIDE}),
+        ({"name": "sidetune", "dense": True}, {"side": SIDE}),
+        ("features", {}),
+        ("independent", {}),
+        ({"name": "pnn", "dense": True}, {"side": SIDE}),
+    ],
+    ids=["sidetune", "sidetune-dense", "features", "independent", "pnn-dense"],
+)
+def test_a_learner_that_shares_nothing_that_moves_is_certified(
+    learner: Any, parts: Any, make: Any, tmp_path: Path
+) -> None:
+    folder = make(learner, tmp_path / "run", **parts)
+    found = certified(folder)
+    assert found.verdict == record.ZERO
+    assert [(task.verdict, task.ground) for task in found.tasks[:2]] == [(record.ZERO, "everything")] * 2
+    assert found.tasks[2].verdict == record.LAST
+    assert verify(folder).problems == ()
+
+
+@pytest.mark.parametrize(
+    "learner",
+    ["finetune", "bsp", "lwf", {"name": "ewc", "examples": 8}],
+    ids=["finetune", "bsp", "lwf", "ewc"],
+)
+def test_a_learner_that_moves_shared_weights_is_told_which_and_how_far(
+    learner: Any, make: Any, tmp_path: Path
+) -> None:
+    folder = make(learner, tmp_path / "run")
+    found = certified(folder)
+    first = found.tasks[0]
+    assert found.verdict == first.verdict == record.NOT_ZERO
+    before, after = (read_tensors(checkpoint.boundary(folder.checkpoints, count)) for count in (1, 3))
+    name = "base.conv1.weight"
+    apart = (after[name] - before[name]).abs().max()
+    assert first.moved[name] == record.Change(
+        pytest.approx(float(apart)), pytest.approx(float(apart / before[name].abs().max()))
+    )
+    assert {name for name, digest in first.tensors.items() if found.now[name] != digest} == first.moved.keys()
+    assert not first.probes.same
+    assert first.probes.change.absolute > 0
+    assert verify(folder).problems == ()
+
+
+def test_tensors_that_a_task_does_not_read_may_move(make: Any, tmp_path: Path) -> None:
+    found = certified(make({"name": "finetune", "batchnorm": "per-task"}, tmp_path / "run"))
+    tensors = found.tasks[0].tensors
+    assert "norms.t0.0.running_mean" in tensors
+    assert not [name for name in tensors if name.startswith(("base.bn1", "norms.t1", "heads.t1"))]
+
+
+def test_all_tasks_learnt_at_once_leave_nothing_to_forget(make: Any, tmp_path: Path) -> None:
+    folder = make("joint", tmp_path / "run")
+    assert certified(folder).verdict == record.NOTHING_LATER
+    assert verify(folder).problems == ()
+
+
+def test_a_learner_of_a_third_party_is_certified_without_a_line_of_its_own(make: Any, tmp_path: Path) -> None:
+    folder = make("acme_sidetune.bitfit:BitFit", tmp_path / "run")
+    first = certified(folder).tasks[0]
+    assert "base.bn1.weight" in first.moved
+    assert "base.conv1.weight" in first.tensors.keys() - first.moved.keys()
+    assert verify(folder).problems == ()
+
+
+class Rotating(api.Learner):
+    """Predicts with a head and a number that is no tensor, and changes it with each task."""
+
+    @attrs.frozen
+    class Config:
+        """No options."""
+
+    def __init__(self, config: Config, parts: api.Parts) -> None:
+        super().__init__()
+        self.base = parts.base()
+        self.heads = api.Heads(self.base.shape)
+
+    def start(self, task: api.Task) -> list[nn.Module | nn.Parameter]:
+        return [self.heads.start(task)]
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        return self.heads.predict(self.base(inputs).encoding, task_id) * len(self.heads)
+
+
+def test_a_change_that_no_tensor_shows_is_seen_by_the_probes(make: Any, tmp_path: Path) -> None:
+    first = certified(make(f"{__name__}:Rotating", tmp_path / "run")).tasks[0]
+    assert first.moved == {}
+    assert first.verdict == record.NOT_ZERO
+    assert first.probes.change.relative == pytest.approx(2.0)
+
+
+class Ensemble(Rotating):
+    """Every task is answered with the mean of all heads: a later task adds a tensor that an earlier one reads."""
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        encoding = self.base(inputs).encoding
+        return torch.stack([self.heads.predict(encoding, other) for other in self.heads]).mean(0)
+
+
+def test_what_is_read_only_since_a_later_task_is_named(make: Any, tmp_path: Path) -> None:
+    first = certified(make(f"{__name__}:Ensemble", tmp_path / "run")).tasks[0]
+    assert first.read_anew == [
+        f"heads.{task}.linear.{name}" for task in ("t1", "t2") for name in ("bias", "weight")
+    ]
+    assert first.verdict == record.NOT_ZERO
+
+
+class Diary(Rotating):
+    """Has a parameter that every task moves and none reads in evaluation."""
+
+    def __init__(self, config: Rotating.Config, parts: api.Parts) -> None:
+        super().__init__(config, parts)
+        self.diary = nn.Parameter(torch.ones(2))
+
+    def start(self, task: api.Task) -> list[nn.Module | nn.Parameter]:
+        return [self.heads.start(task), self.diary]
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        return self.heads.predict(self.base(inputs).encoding, task_id)
+
+    def penalty(self, batch: api.Batch) -> dict[str, Tensor]:
+        return {"diary": self.diary.square().sum()}
+
+
+def test_a_shared_tensor_that_no_task_reads_does_no_harm_and_weakens_the_ground(
+    make: Any, tmp_path: Path
+) -> None:
+    folder = make(f"{__name__}:Diary", tmp_path / "run")
+    first = certified(folder).tasks[0]
+    assert (first.verdict, first.ground) == (record.ZERO, "what is read")
+    assert certified(folder).stages[1].changed == ["diary"]
+    assert verify(folder).problems == ()
+
+
+def test_reads_sees_views_functions_and_buffers_without_gradient() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)).eval()
+    reads = Reads(dict(named_tensors(module)))
+    with torch.no_grad(), reads:
+        hidden = module[1](nn.functional.linear(torch.ones(2, 3), module[0].weight.t().t()))
+        hidden @ module[2].weight[:2].T
+    assert reads.names == {"0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var", "2.weight"}
+
+
+def test_probes_are_the_first_test_examples_and_few(make: Any, tmp_path: Path) -> None:
+    folder = make("features", tmp_path / "run")
+    stored = read_tensors(folder.path / "probes" / "t0.safetensors")
+    assert stored["input.image"].shape == (EXAMPLES, 3, 32, 32)
+    assert stored["output"].shape == (EXAMPLES, 2)
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_certificate(make: Any, tmp_path: Path) -> None:
+    whole, cut = make("finetune", tmp_path / "whole"), make("finetune", tmp_path / "cut")
+    for path in cut.checkpoints.glob("after-00[23].*"):
+        path.unlink()
+    (cut.path / "probes" / "t2.safetensors").unlink()
+    api.resume(cut.path)
+    assert certified(cut) == certified(whole)
+    assert verify(cut).problems == ()
+
+
+def test_the_report_and_the_command_line_say_it(
+    make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make("features", tmp_path / "run").path
+    assert "Forgetting is zero by construction for t0 to t1" in (folder / "report.md").read_text()
+    assert main(["report", str(folder)]) == 0
+    assert "Forgetting is zero by construction for t0 to t1" in capsys.readouterr().out
+    assert main(["verify", str(folder)]) == 0
+    assert f"The certificate of {folder} holds" in capsys.readouterr().out
+
+
+def test_what_moved_is_in_the_report(make: Any, tmp_path: Path) -> None:
+    text = (make("finetune", tmp_path / "run").path / "report.md").read_text()
+    assert "not zero by construction" in text
+    assert "- t0: " in text
+
+
+def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[RunFolder], None]:
+    """A forger's change of the certificate."""
+
+    def forge(folder: RunFolder) -> None:
+        values = folder.read_json(record.FILE)
+        change(values)
+        folder.write_json(record.FILE, values)
+
+    return forge
+
+
+def claim_zero(values: dict[str, Any]) -> None:
+    """The verdicts alone."""
+    values["verdict"] = record.ZERO
+    for task in values["tasks"][:-1]:
+        task.update(verdict=record.ZERO, ground="everything")
+
+
+def claim_zero_throughout(values: dict[str, Any]) -> None:
+    """All that a verdict is made of, and consistently."""
+    claim_zero(values)
+    for task in values["tasks"]:
+        task.update(moved={}, tensors={name: values["now"][name] for name in task["tensors"]})
+        task["probes"].update(same=True, change={"absolute": 0.0, "relative": 0.0})
+    for stage in values["stages"]:
+        stage["changed"] = []
+
+
+def flip(path: Path) -> None:
+    """One bit of the last byte."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+FORGERIES: dict[str, tuple[Callable[[RunFolder], None], str]] = {
+    "a bit of the newest checkpoint": (
+        lambda folder: flip(folder.checkpoints / "after-003.safetensors"),
+        "has changed since",
+    ),
+    "a bit of the checkpoint of the first task": (
+        lambda folder: flip(folder.checkpoints / "after-001.safetensors"),
+        "has changed since",
+    ),
+    "a checkpoint gone": (
+        lambda folder: (folder.checkpoints / "after-001.safetensors").unlink(),
+        "No such file",
+    ),
+    "the newest checkpoint gone": (
+        lambda folder: [path.unlink() for path in folder.checkpoints.glob("after-003.*")] and None,
+        "the newest checkpoint is",
+    ),
+    "probes gone": (
+        lambda folder: (folder.path / "probes" / "t0.safetensors").unlink(),
+        "t0: no file of weights",
+    ),
+    "a bit of the probes": (lambda folder: flip(folder.path / "probes" / "t0.safetensors"), "t0: the probes"),
+    "the verdict of the run": (
+        edited(lambda values: values.update(verdict=record.ZERO)),
+        "those on its tasks amount to",
+    ),
+    "the verdict of a task": (edited(claim_zero), "t0: verdict is 'zero by construction' in the certificate"),
+    "everything that the verdict is made of": (
+        edited(claim_zero_throughout),
+        "has other hashes than the certificate",
+    ),
+    "a task left out": (edited(lambda values: values["tasks"].pop(0)), "the certificate"),
+    "the size of a change": (
+        edited(lambda values: values["tasks"][0]["probes"]["change"].update(relative=0.0)),
+        "outputs for its probes",
+    ),
+    "a tensor left out": (
+        edited(lambda values: values["tasks"][0]["tensors"].pop("base.conv1.weight")),
+        "t0: read anew is nothing",
+    ),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES, ids=lambda name: name.replace(" ", "-"))
+def test_a_forgery_is_found(
+    forgery: str, make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forge, words = FORGERIES[forgery]
+    folder = make("finetune", tmp_path / "run")
+    forge(folder)
+    assert main(["verify", str(folder.path)]) == 1
+    out = capsys.readouterr().out
+    assert words in out
+    assert "does NOT hold" in out
+    assert record.ZERO not in out.splitlines()[-1]
+
+
+def test_a_checkpoint_that_is_forged_with_its_own_hash_is_found(make: Any, tmp_path: Path) -> None:
+    folder = make("features", tmp_path / "run")
+    path = checkpoint.boundary(folder.checkpoints, 3)
+    tensors = read_tensors(path)
+    tensors["base.conv1.weight"][0, 0, 0, 0] += 1
+    write_tensors(path, tensors)
+    about = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(
+        json.dumps({**about, "sha256": checkpoint._digest(json.dumps(about["state"]), tensors)})
+    )
+    assert "base.conv1.weight" in verify(folder).problems[0]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"verdict": 3}'])
+def test_a_certificate_that_cannot_be_read_is_bad_input(
+    damage: str, make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make("features", tmp_path / "run")
+    (folder.path / record.FILE).write_text(damage)
+    assert main(["verify", str(folder.path)]) == 2
+    (folder.path / record.FILE).unlink()
+    assert main(["verify", str(folder.path)]) == 2
+    assert "has no certificate" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path)]) == 2
+
+
+def test_neither_data_nor_the_first_weights_are_needed(
+    image_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "base.safetensors"
+    cls = registry.load(registry.find(BASE, "resnet20"))
+    write_tensors(weights, cls(cls.Config(weights="none"), {"image": (3, 32, 32)}).state_dict())
+    env = {"name": "images", "archive": image_archive, "classes_per_task": 2}
+    spec = api.RunSpec(
+        base={"name": "resnet20", "weights": str(weights)}, learner="features", env=env, train=TRAIN
+    )
+    folder = api.run(spec, tmp_path / "run").folder
+    weights.unlink()
+    image_archive.unlink()
+    assert verify(folder).problems == ()
+
+
+def test_outputs_that_are_rounded_otherwise_are_noted_and_no_problem(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make("features", tmp_path / "run")
+    act = make_act
+
+    def rounded(*args: Any) -> Any:
+        exact = act(*args)
+        return lambda inputs: exact(inputs) * (1 + 1e-6)
+
+    monkeypatch.setattr("sidetune_core.certificate.verify.make_act", rounded)
+    found = verify(folder)
+    assert found.problems == ()
+    assert "rounding" in found.notes[0]

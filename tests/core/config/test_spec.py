@@ -1,0 +1,110 @@
+"""Specs: the composition of a run as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidetune_core.config.resolve import compose
+from sidetune_core.config.spec import Choice, RunSpec, from_values, read_spec
+from sidetune_core.errors import OptionError
+
+
+def test_a_name_a_table_and_a_choice_say_the_same() -> None:
+    wanted = Choice("ewc", {"coef": 10.0})
+    assert RunSpec(learner={"name": "ewc", "coef": 10.0}).learner == wanted
+    assert RunSpec(learner={"name": "ewc", "options": {"coef": 10.0}}).learner == wanted
+    assert RunSpec(learner="ewc").learner == Choice("ewc")
+
+
+def test_json_and_back_is_the_same_spec() -> None:
+    spec = RunSpec(
+        learner={"name": "ewc", "coef": 10.0}, env={"name": "icifar", "tasks": 3}, train={"lr": 0.1}, seed=4
+    )
+    assert from_values(spec.to_json(), "here") == spec
+
+
+def test_a_toml_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('learner = "features"\nseed = 3\n[env]\nname = "icifar"\ntasks = 2\n[train]\nlr = 0.1\n')
+    assert read_spec(path) == RunSpec(
+        learner="features", env={"name": "icifar", "tasks": 2}, train={"lr": 0.1}, seed=3
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "cannot read the spec"),
+        ("[1]", "not list"),
+        ('{"lerner": "ewc"}', "has no option 'lerner'"),
+        ('{"learner": 3}', "learner is a name or a table"),
+        ('{"learner": {"coef": 1}}', "chosen by its name"),
+        ('{"seed": "three"}', "seed: expected int, got 'three'"),
+        ('{"train": 3}', "train"),
+    ],
+)
+def test_a_file_that_is_no_spec_is_refused_with_the_reason(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(text)
+    with pytest.raises(OptionError, match=words):
+        read_spec(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="absent.json"):
+        read_spec(tmp_path / "absent.json")
+
+
+def test_slots_that_the_learner_needs_take_their_defaults() -> None:
+    names = {slot: part.plugin.name for slot, part in compose(RunSpec()).parts.items()}
+    assert names == {
+        "base": "resnet44",
+        "side": "fcn4",
+        "merger": "alpha",
+        "learner": "sidetune",
+        "env": "digits",
+    }
+
+
+def test_slots_that_the_learner_does_not_use_stay_empty() -> None:
+    assert set(compose(RunSpec(learner="features")).parts) == {"base", "learner", "env"}
+
+
+def test_a_slot_that_the_learner_does_not_use_may_not_be_set() -> None:
+    with pytest.raises(OptionError, match="learner 'features' uses no side; leave out --side"):
+        compose(RunSpec(learner="features", side="fcn4"))
+
+
+def test_an_optional_side_brings_a_merger_with_it() -> None:
+    assert set(compose(RunSpec(learner="finetune", side="fcn4")).parts) == {
+        "base",
+        "side",
+        "merger",
+        "learner",
+        "env",
+    }
+
+
+def test_the_recipe_of_the_env_holds_where_nothing_is_asked_for() -> None:
+    assert compose(RunSpec(env="icifar")).train.steps == 157
+
+
+def test_the_user_wins_over_the_recipe() -> None:
+    train = compose(RunSpec(env="cifar10", train={"steps": 7})).train
+    assert (train.steps, train.epochs) == (7, None)
+
+
+def test_a_training_option_that_does_not_exist_is_answered() -> None:
+    with pytest.raises(OptionError, match="--train has no option 'learning-rate'"):
+        compose(RunSpec(train={"learning_rate": 1.0}))
+
+
+def test_the_resolved_spec_writes_every_option_out_and_composes_to_the_same() -> None:
+    composition = compose(RunSpec(env={"name": "icifar", "tasks": 2}, seed=5))
+    resolved = composition.resolved()
+    assert resolved.train["steps"] == 157
+    assert resolved.env is not None
+    assert resolved.env.options["partition"] == "consecutive"
+    assert compose(from_values(resolved.to_json(), "here")) == composition

@@ -1,0 +1,256 @@
+"""What the table over methods says, read back cell by cell."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+from PIL import Image
+
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.errors import SidetuneError
+from sidetune_core.results.compare_methods import compare_methods, estimate
+from sidetune_core.results.compare_runs import COMPARED, against
+from sidetune_core.results.figures import curves_of, draw_curves, draw_methods, draw_pictures
+from sidetune_core.results.grouping import group
+from sidetune_core.results.metrics import MAIN, Results, Row
+from sidetune_core.results.report import RunSummary
+
+
+def results_of(*rows: Row) -> Results:
+    return Results(("t0", "t1"), rows, (0.25, 0.25), "accuracy", higher_is_better=True)
+
+
+def run_of(learner: str, seed: int, first: float, last: float, second: float) -> RunSummary:
+    """Task t0 scored `first` when it was learnt and `last` at the end, t1 `second`."""
+    return RunSummary(
+        name=f"{learner}-{seed}",
+        spec=RunSpec(learner=learner, env="pets", seed=seed),
+        spec_line=f"pets · {learner} · seed {seed}",
+        results=results_of((first, None), (last, second)),
+        moved=(),
+        parameters={"all": 1234567, "trainable per task": 89012},
+        seconds=10.0 + seed,
+        status="done",
+        folder=f"runs/{learner}-{seed}",
+    )
+
+
+KEPT = [run_of("kept", 0, 0.5, 0.5, 0.75), run_of("kept", 1, 0.75, 0.75, 0.75)]
+LOST = [run_of("lost", 0, 1.0, 0.5, 1.0), run_of("lost", 1, 1.0, 0.25, 1.0)]
+JOINT = attrs.evolve(run_of("joint", 0, 0.0, 0.0, 0.0), results=results_of((None, None), (1.0, 0.875)))
+
+
+def table(runs: list[RunSummary]) -> dict[str, list[str]]:
+    """The cells of the text by method."""
+    text = compare_methods(group(runs)).split("\n\n")[1]
+    return {cells[0]: cells[1:] for cells in (re.split(r" {2,}", line.strip()) for line in text.splitlines())}
+
+
+def records(runs: list[RunSummary]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(compare_methods(group(runs), "csv"))))
+
+
+def test_a_line_has_the_mean_and_the_half_width_of_each_figure_the_ranks_and_the_costs() -> None:
+    # t of one degree of freedom is 12.706, and s / sqrt(2) of two values is half their distance. Seeds 0 and 1:
+    # kept: ACC 62.5, 75; LA the same. lost: ACC 75, 62.5; LA 100; F 50, 75. Ranks: t0 1 and 2, t1 2 and 1.
+    lines = table(KEPT + LOST)
+    costs = ["89,012", "1,234,567", "10.5"]
+    assert lines["kept"] == [
+        "2",
+        "68.75 ± 79.41",
+        "68.75 ± 79.41",
+        "0.00 ± 0.00",
+        "0.00 ± 0.00",
+        "1.50",
+        *costs,
+    ]
+    assert lines["lost"] == [
+        "2",
+        "68.75 ± 79.41",
+        "100.00 ± 0.00",
+        "62.50 ± 158.83",
+        "-62.50 ± 158.83",
+        "1.50",
+        *costs,
+    ]
+
+
+def test_a_single_seed_has_no_interval() -> None:
+    assert table([KEPT[0], LOST[0]])["lost"][:4] == ["1", "75.00", "100.00", "50.00"]
+    assert "±" not in compare_methods(group([KEPT[0], LOST[0]]))
+
+
+def test_a_figure_that_one_seed_lacks_is_not_defined() -> None:
+    gap = attrs.evolve(KEPT[1], results=results_of((None, None), (0.75, 0.75)))
+    (method,) = group([KEPT[0], gap])
+    learning = next(metric for metric in MAIN if metric.symbol == "LA")
+    assert estimate(method, learning).mean is None
+
+
+def test_the_best_rank_comes_first() -> None:
+    best = run_of("zenith", 0, 1.0, 1.0, 1.0)
+    assert [record["method"] for record in records([KEPT[0], best])] == ["zenith", "kept"]
+
+
+def test_losses_of_several_tasks_are_ranked_and_listed_and_never_averaged() -> None:
+    def of_losses(run: RunSummary) -> RunSummary:
+        return attrs.evolve(run, results=attrs.evolve(run.results, metric="loss", higher_is_better=False))
+
+    # t0 was 0.5 and 1 when it was learnt, and is 0.5 and 1.5 in the end: half as much again; t1 is 4 and 2
+    kept, lost = (
+        of_losses(run) for run in (run_of("kept", 0, 0.5, 0.5, 4.0), run_of("lost", 0, 1.0, 1.5, 2.0))
+    )
+    text = compare_methods(group([kept, lost]))
+    assert "average loss" not in re.sub(r"\s+", " ", text)
+    lines = table([kept, lost])
+    assert lines["kept"][:3] == ["1", "0.00", "1.50"]
+    assert lines["lost"][:3] == ["1", "50.00", "1.50"]
+    by_task = [re.split(r" {2,}", line.strip()) for line in text.split("\n\n")[2].splitlines()]
+    assert [by_task[0], *by_task[-2:]] == [
+        ["loss in the end", "kept", "lost"],
+        ["t0", "0.5", "1.5"],
+        ["t1", "4", "2"],
+    ]
+    assert [record["relative_forgetting"] for record in records([kept, lost])] == ["0.0", "0.5"]
+
+
+def test_a_figure_of_losses_of_several_tasks_has_a_scale_for_each_and_no_mean(tmp_path: Path) -> None:
+    losses = [
+        attrs.evolve(run, results=attrs.evolve(run.results, metric="loss", higher_is_better=False))
+        for run in (*KEPT, *LOST)
+    ]
+    draw_methods(group(losses), tmp_path / "losses.svg")
+    drawn = (tmp_path / "losses.svg").read_text()
+    assert "mean over tasks" not in drawn
+    assert {"t0", "t1"} <= set(re.findall(r"<!-- (\w+) -->", drawn))
+
+
+def test_methods_on_other_tasks_are_compared_without_ranks() -> None:
+    other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
+    text = compare_methods(group([KEPT[0], other]))
+    assert "No ranks" in text
+    assert "rank\n" not in text
+    assert records([KEPT[0], other])[0]["average_rank"] == ""
+
+
+def test_methods_on_one_task_have_one_figure_best_first_and_no_ranks() -> None:
+    single = Results(("t0",), ((0.5,),), (0.25,), "accuracy", higher_is_better=True)
+    better = attrs.evolve(single, rows=((0.75,),))
+    runs = [attrs.evolve(KEPT[0], results=single), attrs.evolve(LOST[0], results=better)]
+    lines = table(runs)
+    assert list(lines)[-2:] == ["lost", "kept"]
+    assert lines["lost"][:3] == ["1", "75.00", "89,012"]
+    assert "anks" not in compare_methods(group(runs))
+
+
+def test_three_methods_have_friedmans_test_and_the_critical_difference() -> None:
+    # Ranks 1, 2, 3 on both tasks: chi² = N (k - 1) = 4 and p = exp(-2); CD = 2.3437 sqrt(3 * 4 / (6 * 2)).
+    runs = [
+        run_of("a", 0, 0.5, 0.5, 0.5),
+        run_of("b", 0, 0.25, 0.25, 0.25),
+        run_of("c", 0, 0.125, 0.125, 0.125),
+    ]
+    text = compare_methods(group(runs))
+    assert "Friedman chi² = 4.00, p = 0.14; Iman-Davenport F = inf, p = 0." in text
+    assert "less than 2.34 apart" in text
+
+
+def test_the_time_is_left_out_where_it_says_nothing() -> None:
+    with_time, without = (compare_methods(group(KEPT + LOST), seconds=told) for told in (True, False))
+    assert "seconds" in with_time
+    assert "seconds" not in without
+    assert "1,234,567\n" in without
+
+
+def test_csv_has_plain_numbers_under_plain_names() -> None:
+    (kept,) = (record for record in records(KEPT + LOST) if record["method"] == "kept")
+    assert (kept["seeds"], kept["metric"], kept["parameters"]) == ("2", "accuracy", "1234567")
+    assert float(kept["average_accuracy"]) == 0.6875
+    assert float(kept["average_accuracy_half_width"]) == pytest.approx(12.7062 * 0.0625, abs=1e-5)
+
+
+def test_latex_carries_the_notes_as_comments() -> None:
+    notes, begin, _ = compare_methods(group(KEPT + LOST), "latex").partition(r"\begin{tabular}")
+    assert begin
+    assert notes.splitlines()[0] == "% pets · 2 tasks"
+    assert all(line.startswith("% ") for line in notes.splitlines())
+
+
+def test_a_reference_adds_intransigence_and_names_itself() -> None:
+    metrics = (*COMPARED, against(JOINT))
+    (record,) = csv.DictReader(io.StringIO(compare_methods(group(KEPT), "csv", metrics)))
+    assert float(record["intransigence"]) == pytest.approx(
+        0.25
+    )  # the mean of (0.5 + 0.125) / 2 and (0.25 + 0.125) / 2
+    assert "a* = last row of joint-0)" in compare_methods(group(KEPT), "text", metrics)
+
+
+def test_a_figure_of_methods_has_a_panel_for_each_task_and_a_line_for_each_method(tmp_path: Path) -> None:
+    draw_methods(group([*KEPT, *LOST, JOINT]), tmp_path / "grid.svg")
+    drawn = (tmp_path / "grid.svg").read_text()
+    for words in ("mean over tasks so far", "t0", "t1", "kept", "lost", "joint"):
+        assert f"<!-- {words} -->" in drawn
+
+
+def test_a_figure_of_methods_on_other_tasks_is_refused(tmp_path: Path) -> None:
+    other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
+    with pytest.raises(SidetuneError, match="same env, tasks and metric"):
+        draw_methods(group([*KEPT, other]), tmp_path / "grid.svg")
+
+
+def with_curve(run: RunSummary, folder: Path, *losses: float) -> RunSummary:
+    """The run in a folder with so many lines of training of task t0, every second step."""
+    own = folder / run.name
+    own.mkdir()
+    (own / "run.json").write_text("{}")
+    lines = [{"task": "t0", "step": 2 * number, "mean_loss": loss} for number, loss in enumerate(losses, 1)]
+    (own / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return attrs.evolve(run, folder=str(own))
+
+
+def test_a_curve_has_the_mean_over_seeds_and_its_interval_where_all_seeds_have_it(tmp_path: Path) -> None:
+    runs = [with_curve(KEPT[0], tmp_path, 1.0, 0.5, 0.25), with_curve(KEPT[1], tmp_path, 3.0, 0.5)]
+    (method,) = group(runs)
+    half = 12.706  # the 97.5 % quantile of t with one degree of freedom, times the standard error, which is 1
+    assert curves_of(method, "mean_loss") == {"t0": [(2, 2.0, pytest.approx(half, rel=1e-4)), (4, 0.5, 0.0)]}
+    with pytest.raises(SidetuneError, match="kept-0 has no curve 'return'; known: mean_loss"):
+        curves_of(method, "return")
+
+
+def test_curves_have_a_panel_for_each_task_and_a_line_for_each_method(tmp_path: Path) -> None:
+    methods = group([with_curve(run, tmp_path, 1.0, 0.5) for run in (KEPT[0], LOST[0], JOINT)])
+    draw_curves(methods, "mean_loss", tmp_path / "curves.svg")
+    drawn = (tmp_path / "curves.svg").read_text()
+    for words in ("mean_loss in training", "t0", "kept", "lost", "joint"):
+        assert f"<!-- {words} -->" in drawn
+    other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
+    with pytest.raises(SidetuneError, match="curves of several methods need the same tasks"):
+        draw_curves(group([*KEPT, other]), "mean_loss", tmp_path / "curves.svg")
+
+
+def with_pictures(run: RunSummary, folder: Path, **colours: int) -> RunSummary:
+    """The run in a folder with a grey picture of task t0 for each name."""
+    own = folder / run.name / "pictures"
+    own.mkdir(parents=True)
+    for name, grey in colours.items():
+        Image.new("RGB", (8, 4), (grey, grey, grey)).save(own / f"t0.{name}.png")
+    return attrs.evolve(run, folder=str(own.parent))
+
+
+def test_pictures_that_all_methods_share_are_drawn_once(tmp_path: Path) -> None:
+    kept = with_pictures(KEPT[0], tmp_path, input=9, prediction=20, error=1)
+    runs = [kept, with_pictures(LOST[0], tmp_path, input=9, prediction=8, error=2)]
+    draw_pictures(group(runs), "t0", tmp_path / "pictures.svg")
+    drawn = re.findall(r"<!-- (.*?) -->", (tmp_path / "pictures.svg").read_text())
+    labels = ["input", "kept", "prediction", "kept", "error", "lost", "prediction", "lost", "error"]
+    assert [words for words in drawn if "·" not in words] == labels
+    with pytest.raises(SidetuneError, match="has no pictures of task 't1'; it has some of t0"):
+        draw_pictures(group(runs), "t1", tmp_path / "pictures.svg")
+    with pytest.raises(SidetuneError, match="has no pictures of task 't0'; it has none at all"):
+        draw_pictures(group([JOINT]), "t0", tmp_path / "pictures.svg")

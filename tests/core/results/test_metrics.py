@@ -1,0 +1,200 @@
+"""The figures computed from R, against values worked out by hand and by other code bases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import pytest
+
+from sidetune_core.results.metrics import (
+    FURTHER,
+    MAIN,
+    Results,
+    Row,
+    average_accuracy,
+    average_incremental_accuracy,
+    backward_transfer,
+    backward_transfer_all_pairs,
+    clipped_forgetting,
+    exactly_constant,
+    first_minus_last,
+    forgetting,
+    forward_transfer,
+    forward_transfer_without_baseline,
+    intransigence,
+    learning_accuracy,
+    one_unit,
+    relative_forgetting,
+    triangle_accuracy,
+    worst_case,
+)
+
+Figure = Callable[[Results], float | None]
+
+FIGURES = [average_accuracy, average_incremental_accuracy, learning_accuracy, forgetting, backward_transfer]
+
+
+def results_of(*rows: Row, tasks: int | None = None, higher_is_better: bool = True) -> Results:
+    count = len(rows) if tasks is None else tasks
+    return Results(
+        tuple("abcdefgh"[:count]),
+        rows,
+        (None,) * count,
+        "accuracy" if higher_is_better else "loss",
+        higher_is_better,
+    )
+
+
+# One matrix on which published code bases disagree. Renate's own functions give F 0.1 and BWT -0.0333 for it, as the papers do; a
+# maximum that includes the last row gives F 0.15, first minus last 0.0333, and BWT over all pairs -0.0417.
+WORKED = results_of(
+    (0.90, 0.20, 0.15, 0.10), (0.70, 0.60, 0.25, 0.20), (0.75, 0.80, 0.70, 0.30), (0.60, 0.65, 0.85, 0.95)
+)
+WORKED = attrs.evolve(WORKED, initial=(0.10, 0.12, 0.11, 0.10))
+
+
+@pytest.mark.parametrize(
+    ("figure", "value"),
+    [
+        (average_accuracy, 0.7625),
+        (average_incremental_accuracy, 0.765625),
+        (learning_accuracy, 0.7875),
+        (forgetting, 0.1),
+        (backward_transfer, -1 / 30),
+        (triangle_accuracy, 0.75),
+        (backward_transfer_all_pairs, -1 / 24),
+        (forward_transfer, 0.14),
+        (forward_transfer_without_baseline, 0.25),
+        (first_minus_last, 1 / 30),
+        (clipped_forgetting, 0.15),
+        (worst_case, (0.60 + 0.65 + 0.85) / 3),
+    ],
+)
+def test_the_worked_matrix_has_the_textbook_values(figure: Figure, value: float) -> None:
+    assert figure(WORKED) == pytest.approx(value, abs=1e-15)
+
+
+def test_cells_above_the_diagonal_are_not_needed() -> None:
+    lower = results_of((0.5, None, None), (0.25, 0.75, None), (0.5, 0.5, 1.0))
+    assert [figure(lower) for figure in FIGURES] == pytest.approx(
+        [2 / 3, (0.5 + 0.5 + 2 / 3) / 3, 0.75, 0.125, -0.125]
+    )
+
+
+def test_forgetting_is_negative_where_tasks_got_better_than_ever() -> None:
+    assert forgetting(results_of((0.5, None), (0.75, 1.0))) == -0.25
+
+
+def test_where_lower_is_better_forgetting_is_positive_when_the_metric_rose() -> None:
+    risen = results_of((0.5, None, None), (0.25, 1.0, None), (0.75, 1.5, 2.0), higher_is_better=False)
+    assert forgetting(risen) == 0.5  # (0.75 - 0.25 + 1.5 - 1.0) / 2
+
+
+def test_where_lower_is_better_backward_transfer_is_negative_when_the_metric_rose() -> None:
+    risen = results_of((0.5, None, None), (0.25, 1.0, None), (0.75, 1.5, 2.0), higher_is_better=False)
+    assert backward_transfer(risen) == -0.375  # (0.5 - 0.75 + 1.0 - 1.5) / 2
+
+
+def test_where_lower_is_better_averages_are_as_measured() -> None:
+    losses = results_of((4.0, None), (2.0, 1.0), higher_is_better=False)
+    assert (average_accuracy(losses), average_incremental_accuracy(losses), learning_accuracy(losses)) == (
+        1.5,
+        2.75,
+        2.5,
+    )
+
+
+def test_a_loss_and_the_accuracy_it_complements_give_the_same_differences() -> None:
+    errors = results_of(
+        *(tuple(1 - cell for cell in row if cell is not None) for row in WORKED.rows), higher_is_better=False
+    )
+    assert forgetting(errors) == pytest.approx(0.1, abs=1e-15)
+    assert backward_transfer(errors) == pytest.approx(-1 / 30, abs=1e-15)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_run_under_way_is_read_as_the_shorter_stream(figure: Figure) -> None:
+    shorter = results_of((0.9, 0.2), (0.7, 0.6))
+    assert figure(attrs.evolve(WORKED, rows=WORKED.rows[:2])) == figure(shorter)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_nothing_is_defined_before_the_first_task_is_trained(figure: Figure) -> None:
+    assert figure(results_of(tasks=3)) is None
+
+
+def test_one_task_has_averages_and_no_differences() -> None:
+    assert [figure(results_of((0.5,))) for figure in FIGURES] == [0.5, 0.5, 0.5, None, None]
+
+
+def test_a_missing_cell_undefines_the_figures_that_need_it_and_no_others() -> None:
+    gap = results_of((1.0, None, None), (None, 1.0, None), (0.5, 0.5, 0.5))
+    assert [figure(gap) for figure in FIGURES] == [0.5, None, pytest.approx(2.5 / 3), None, -0.5]
+
+
+def test_equal_columns_are_exactly_constant_whatever_was_measured_before_learning() -> None:
+    assert exactly_constant(results_of((0.1, 0.3, None), (0.1, 0.2, 0.9), (0.1, 0.2, 0.7)))
+
+
+def test_one_unit_in_the_last_place_is_not_constant() -> None:
+    assert not exactly_constant(results_of((0.3, None), (0.1 + 0.2, 0.5)))
+
+
+def test_zeros_of_different_sign_are_not_constant() -> None:
+    assert not exactly_constant(results_of((0.0, None), (-0.0, 0.5)))
+
+
+def test_nan_is_not_constant() -> None:
+    assert not exactly_constant(results_of((float("nan"), None), (float("nan"), 0.5)))
+
+
+def test_rows_that_do_not_fit_the_tasks_are_refused() -> None:
+    with pytest.raises(ValueError, match="row 1 of the results has 1 cells for 2 tasks"):
+        results_of((0.5, None), (0.5,))
+    with pytest.raises(ValueError, match="2 rows of results for 1 tasks"):
+        results_of((0.5,), (0.5,), tasks=1)
+
+
+def test_every_figure_is_listed_once_with_its_convention() -> None:
+    assert [(metric.function, metric.convention) for metric in MAIN] == list(
+        zip(FIGURES, ["GEM 2017", "iCaRL 2017", "MER 2019", "Chaudhry 2018", "GEM 2017"], strict=True)
+    )
+
+
+def test_no_two_figures_have_the_same_name() -> None:
+    names = [metric.name for metric in MAIN + FURTHER]
+    assert len(names) == len(set(names))
+
+
+def test_intransigence_is_what_is_missing_to_the_reference() -> None:
+    assert intransigence(results_of((0.5, 0.1), (0.4, 0.75)), (0.75, 0.75)) == 0.125
+
+
+def test_where_lower_is_better_intransigence_is_positive_when_the_reference_is_lower() -> None:
+    assert intransigence(results_of((0.5, 1.0), (0.75, 0.5), higher_is_better=False), (0.25, 0.5)) == 0.125
+
+
+def test_where_lower_is_better_the_worst_row_is_the_highest() -> None:
+    assert (
+        worst_case(results_of((0.5, 9.0, 9.0), (0.75, 0.5, 9.0), (0.6, 0.5, 0.5), higher_is_better=False))
+        == 0.625
+    )
+
+
+def test_a_loss_is_not_called_an_accuracy() -> None:
+    assert MAIN[0].title("l1") == "average l1"
+
+
+def test_forgetting_as_a_share_is_of_the_best_earlier_row() -> None:
+    losses = results_of((2.0, None, None), (1.0, 4.0, None), (1.5, 3.0, 9.0), higher_is_better=False)
+    assert relative_forgetting(losses) == (0.5 - 0.25) / 2
+    assert relative_forgetting(results_of((0.5, None), (0.375, 1.0))) == 0.25
+    assert relative_forgetting(results_of((0.0, None), (0.0, 1.0))) is None
+    assert relative_forgetting(results_of((None, None), (0.5, 1.0))) is None
+
+
+def test_losses_have_one_unit_where_there_is_one_task() -> None:
+    assert not one_unit(results_of((1.0, None), (1.0, 1.0), higher_is_better=False))
+    assert one_unit(results_of((1.0,), higher_is_better=False))
+    assert one_unit(results_of((1.0, None), (1.0, 1.0)))

@@ -1,0 +1,365 @@
+"""What the tables and reports say, read back cell by cell."""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+import pytest
+
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.errors import RunError
+from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
+from sidetune_core.results.metrics import MAIN, MIXED, Results
+from sidetune_core.results.report import Moved, RunSummary, in_brief, matrix_table, metrics_lines, run_report
+
+FORGOT = Results(
+    tasks=("cats", "dogs", "birds"),
+    rows=((0.75, None, None), (0.5, 0.875, None), (0.25, 0.75, 1.0)),
+    initial=(0.125, 0.0625, 0.5),
+    metric="accuracy",
+    higher_is_better=True,
+)
+KEPT = attrs.evolve(FORGOT, rows=((0.75, None, None), (0.75, 0.875, None), (0.75, 0.875, 1.0)))
+APART = Results(("normal", "class"), ((0.5, 2.0), (0.75, 1.25)), (1.0, 3.0), "loss", higher_is_better=False)
+"""L1 and nats: what is averaged over the two means nothing. Of the first task, half of its best loss was lost."""
+LOSSES = Results(
+    ("depth", "edges"), ((0.25, None), (0.75, 12.34567)), (3.0, 20.0), "l1", higher_is_better=False
+)
+
+
+def summary_of(results: Results, name: str = "first") -> RunSummary:
+    return RunSummary(
+        name=name,
+        spec=RunSpec(learner="sidetune", seed=3),
+        spec_line="pets · resnet44 + fcn4 · mlp2 · sidetune · seed 0",
+        results=results,
+        moved=(Moved("cats", {"side": 12, "base": 0, "head": 2}, kept=270), Moved("dogs", {}, kept=284)),
+        parameters={"all": 1234567, "trainable per task": 89012},
+        seconds=83.25,
+        status="done",
+        folder="runs/first",
+    )
+
+
+def cells(line: str) -> list[str]:
+    """Of a line of Markdown or, where columns stand two apart, of plain text."""
+    return (
+        [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if "|" in line
+        else re.split(r" {2,}", line.strip())
+    )
+
+
+def row_of(text: str, label: str) -> list[str]:
+    (line,) = (line for line in text.splitlines() if cells(line)[0] == label)
+    return cells(line)[1:]
+
+
+def test_the_matrix_shows_percentages_row_by_row() -> None:
+    assert [line.split() for line in matrix_table(FORGOT).splitlines()] == [
+        ["accuracy", "%", "↑", "cats", "dogs", "birds", "mean"],
+        ["untrained", "12.5", "6.2", "50.0"],
+        ["cats", "75.0", "·", "·"],
+        ["dogs", "50.0", "87.5", "·"],
+        ["birds", "25.0", "75.0", "100.0", "66.7"],
+    ]
+
+
+def test_another_metric_is_shown_with_four_significant_digits() -> None:
+    lines = matrix_table(LOSSES).splitlines()
+    assert lines[0].split()[:2] == ["l1", "↓"]
+    assert lines[-1].split() == ["edges", "0.75", "12.35", "6.548"]
+
+
+def test_an_accuracy_outside_the_unit_interval_is_not_multiplied() -> None:
+    percentages = attrs.evolve(LOSSES, metric="accuracy", higher_is_better=True)
+    assert "12.35" in matrix_table(percentages)
+    assert "%" not in matrix_table(percentages)
+
+
+def test_a_matrix_under_way_has_the_rows_trained_so_far() -> None:
+    lines = matrix_table(attrs.evolve(FORGOT, rows=FORGOT.rows[:2])).splitlines()
+    assert [line.split()[0] for line in lines] == ["accuracy", "untrained", "cats", "dogs"]
+    assert lines[-1].split() == ["dogs", "50.0", "87.5", "·", "68.8"]  # the mean of the two learnt
+
+
+def test_a_matrix_without_rows_shows_the_untrained_learner_only() -> None:
+    assert matrix_table(attrs.evolve(FORGOT, rows=())).splitlines()[1].split() == [
+        "untrained",
+        "12.5",
+        "6.2",
+        "50.0",
+    ]
+
+
+def test_the_columns_of_a_matrix_end_where_their_heads_end() -> None:
+    head, *_, last = matrix_table(FORGOT).splitlines()
+    ends = [[match.end() for match in re.finditer(r"\S+", line)] for line in (head, last)]
+    assert ends[0][-4:] == ends[1][-4:]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["taskonomy/{}-of-a-long-name", "icifar-{}", "a_very_long_family_of_tasks_number{}", "t{}"]
+)
+@pytest.mark.parametrize(("metric", "value"), [("accuracy", 1.0), ("loss", 0.12345)])
+def test_ten_tasks_fit_in_100_columns_and_stay_apart(pattern: str, metric: str, value: float) -> None:
+    tasks = tuple(pattern.format(i) for i in range(10))
+    lines = matrix_table(
+        Results(tasks, ((value,) * 10,) * 10, (value,) * 10, metric, metric == "accuracy")
+    ).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len(set(lines[0].split()[-11:])) == 10 + 1
+    assert len({line.split()[0] for line in lines[1:]}) == 11
+
+
+def test_long_ids_lose_the_words_that_all_begin_with() -> None:
+    ids = ("icifar-classes-8", "icifar-classes-10", "icifar-classes-11")
+    assert matrix_table(attrs.evolve(FORGOT, tasks=ids)).splitlines()[0].split()[3:] == [
+        "8",
+        "10",
+        "11",
+        "mean",
+    ]
+
+
+def test_a_line_of_metrics_names_value_meaning_and_convention() -> None:
+    assert re.split(r" {3,}", metrics_lines(FORGOT)[0]) == [
+        "average accuracy",
+        "66.67 %",
+        "mean of the last row (GEM 2017)",
+    ]
+
+
+def test_the_lines_of_metrics_hold_the_values_worked_out_by_hand() -> None:
+    values = {name: value for name, value, _ in (re.split(r" {3,}", line) for line in metrics_lines(FORGOT))}
+    assert values == {
+        "average accuracy": "66.67 %",
+        "average incremental accuracy": "70.14 %",  # (75 + 68.75 + 66.67) / 3
+        "learning accuracy": "87.50 %",
+        "forgetting": "31.25 %",  # (50 + 12.5) / 2
+        "backward transfer": "-31.25 %",
+    }
+
+
+def test_metrics_of_a_loss_are_named_after_it_and_have_no_percent() -> None:
+    lines = metrics_lines(LOSSES)
+    assert [re.split(r" {3,}", line)[:2] for line in (lines[0], lines[3])] == [
+        ["average l1", "6.548"],
+        ["forgetting", "0.5"],
+    ]
+
+
+def test_figures_of_different_units_are_listed_and_have_no_mean() -> None:
+    assert [line.split() for line in matrix_table(APART).splitlines()] == [
+        ["loss", "↓", "normal", "class"],
+        ["untrained", "1", "3"],
+        ["normal", "0.5", "2"],
+        ["class", "0.75", "1.25"],
+    ]
+    ((name, value, meaning),) = (re.split(r" {3,}", line) for line in metrics_lines(APART))
+    assert (name, value) == ("relative forgetting", "50.00 %")
+    assert meaning == "how much worse than the best earlier row, as a share of it (after Chaudhry 2018)"
+    report = run_report(summary_of(APART))
+    assert row_of(report, "loss ↓") == ["normal", "class"]
+    assert row_of(report, "relative forgetting")[0] == "50.00 %"
+    assert "average" not in report
+    assert "mean" not in report
+
+
+def test_tasks_of_different_metrics_have_no_mean_and_one_task_has() -> None:
+    assert "mean" not in matrix_table(attrs.evolve(APART, metric=MIXED))
+    alone = Results(("normal",), ((0.5,),), (1.0,), "loss", higher_is_better=False)
+    assert matrix_table(alone).splitlines()[-1].split() == ["normal", "0.5", "0.5"]
+    assert metrics_lines(alone)[0].startswith("average loss")
+
+
+def test_in_brief_a_run_is_its_average_or_its_figures() -> None:
+    assert in_brief(FORGOT, percent=True) == "average accuracy 66.7 %"
+    assert in_brief(FORGOT, percent=False) == "average accuracy 0.6667"
+    assert in_brief(LOSSES, percent=False) == "average l1 6.548"
+    assert in_brief(APART, percent=False) == "loss normal 0.75, class 1.25"
+
+
+def test_a_figure_that_is_not_defined_is_a_dot() -> None:
+    assert re.split(r" {3,}", metrics_lines(attrs.evolve(FORGOT, rows=FORGOT.rows[:1]))[3])[1] == "·"
+
+
+def test_a_rounded_zero_has_no_sign() -> None:
+    nearly = attrs.evolve(KEPT, rows=(*KEPT.rows[:2], (0.75 - 1e-9, 0.875, 1.0)))
+    assert "-0.00" not in "\n".join(metrics_lines(nearly))
+
+
+def test_a_report_holds_the_matrix_under_full_ids() -> None:
+    report = run_report(summary_of(FORGOT))
+    assert row_of(report, "accuracy % ↑") == ["cats", "dogs", "birds", "mean"]
+    assert row_of(report, "birds") == ["25.0", "75.0", "100.0", "66.7"]
+
+
+def test_a_report_names_the_convention_of_each_figure() -> None:
+    value, definition = row_of(run_report(summary_of(FORGOT)), "forgetting")
+    assert value == "31.25 %"
+    assert definition.endswith("(Chaudhry 2018)")
+
+
+def test_a_report_tells_what_moved_and_what_did_not() -> None:
+    tables = run_report(summary_of(FORGOT)).split("## What moved")[1]
+    assert row_of(tables, "cats") == ["side 12, head 2", "270"]
+    assert row_of(tables, "dogs") == ["none", "284"]
+
+
+def test_a_report_tells_how_the_run_was_composed_and_what_it_cost() -> None:
+    report = run_report(summary_of(FORGOT))
+    heading, spec, status = report.split("\n\n")[:3]
+    assert (heading, spec) == ("# first", "pets · resnet44 + fcn4 · mlp2 · sidetune · seed 0")
+    assert status == "Status: done, 3 of 3 tasks trained. Folder: `runs/first`"
+    assert row_of(report, "parameters, trainable per task") == ["89,012"]
+    assert row_of(report, "time") == ["1 min 23 s"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(8.42, "8.4 s"), (59.99, "1 min 00 s"), (3599.7, "1 h 00 min"), (7530, "2 h 05 min")],
+)
+def test_times_are_written_in_two_units_at_most(seconds: float, text: str) -> None:
+    assert row_of(run_report(attrs.evolve(summary_of(KEPT), seconds=seconds)), "time") == [text]
+
+
+def test_a_report_tells_processor_time_and_peak_memory_where_they_were_measured() -> None:
+    report = run_report(attrs.evolve(summary_of(KEPT), processor_seconds=61.0, peak_memory=3 * 2**30))
+    assert row_of(report, "processor time") == ["1 min 01 s"]
+    assert row_of(report, "peak memory") == ["3,072 MiB"]
+    assert "peak memory" not in run_report(summary_of(KEPT))
+
+
+def test_a_report_says_that_nothing_was_forgotten_where_every_column_is_constant() -> None:
+    assert "\nNothing was forgotten: every R[i][j], i >= j, is the same number bit for bit.\n" in run_report(
+        summary_of(KEPT)
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(FORGOT.rows, id="some of it was"),
+        pytest.param((), id="nothing was learnt"),
+        pytest.param(KEPT.rows[:1], id="one row"),
+        pytest.param(
+            ((0.75, None, None), (None, 0.875, None), (None, None, 1.0)), id="old tasks were not measured"
+        ),
+    ],
+)
+def test_a_report_does_not_claim_what_was_not_seen(rows: tuple[tuple[float | None, ...], ...]) -> None:
+    assert "Nothing was forgotten" not in run_report(summary_of(attrs.evolve(FORGOT, rows=rows)))
+
+
+def test_a_pipe_in_a_name_does_not_break_a_markdown_table() -> None:
+    assert r"| a\|b |" in compare_runs([summary_of(KEPT, name="a|b")], "markdown")
+
+
+def test_a_comparison_has_a_line_per_run() -> None:
+    text = compare_runs([summary_of(FORGOT), summary_of(KEPT, name="second")])
+    spec = "pets · resnet44 + fcn4 · mlp2 · sidetune · seed 0"
+    assert row_of(text, "first") == [
+        spec,
+        "66.67 %",
+        "87.50 %",
+        "31.25 %",
+        "-31.25 %",
+        "89,012",
+        "83.2",
+        "done",
+    ]
+    assert row_of(text, "second") == [
+        spec,
+        "87.50 %",
+        "87.50 %",
+        "0.00 %",
+        "0.00 %",
+        "89,012",
+        "83.2",
+        "done",
+    ]
+
+
+def test_both_comparisons_say_the_same() -> None:
+    summaries = [summary_of(FORGOT), summary_of(KEPT, name="second")]
+    assert row_of(compare_runs(summaries), "second") == row_of(compare_runs(summaries, "markdown"), "second")
+
+
+def test_the_head_of_a_comparison_names_the_conventions() -> None:
+    assert cells(compare_runs([summary_of(KEPT)], "markdown").splitlines()[0]) == [
+        "run",
+        "composition",
+        "average accuracy (GEM 2017)",
+        "learning accuracy (MER 2019)",
+        "forgetting (Chaudhry 2018)",
+        "backward transfer (GEM 2017)",
+        "trainable parameters per task",
+        "seconds",
+        "status",
+    ]
+
+
+def test_a_comparison_in_csv_has_plain_numbers_under_plain_names() -> None:
+    head, line = (line.split(",") for line in compare_runs([summary_of(FORGOT)], "csv").splitlines())
+    record = dict(zip(head, line, strict=True))
+    assert (record["run"], record["seed"], record["forgetting"]) == ("first", "3", "0.3125")
+    assert (record["parameters"], record["seconds"], record["tasks_trained"]) == ("1234567", "83.25", "3")
+
+
+def test_a_reference_adds_intransigence_to_a_comparison_and_to_the_figures_of_a_run() -> None:
+    joint = summary_of(attrs.evolve(FORGOT, rows=((None,) * 3, (None,) * 3, (1.0, 1.0, 1.0))), name="joint")
+    metric = against(joint)
+    name, value, definition = re.split(r" {3,}", metrics_lines(FORGOT, (*MAIN, metric))[-1])
+    assert (name, value) == ("intransigence", "12.50 %")  # the mean of 25, 12.5 and 0
+    assert definition.endswith("(Chaudhry 2018, a* = last row of joint)")
+    assert row_of(compare_runs([summary_of(FORGOT)], metrics=(*COMPARED, metric)), "first")[5] == "12.50 %"
+
+
+def test_runs_on_tasks_of_different_units_have_a_second_table_of_each_task() -> None:
+    kept = attrs.evolve(APART, rows=((0.5, 2.0), (0.5, 1.5)))
+    under_way = attrs.evolve(APART, rows=((0.5, None),))
+    summaries = [
+        summary_of(results, name) for results, name in ((APART, "lost"), (kept, "kept"), (under_way, "begun"))
+    ]
+    first, second = compare_runs(summaries).split("\n\n")
+    assert "average" not in first
+    assert [row_of(first, name)[1] for name in ("lost", "kept", "begun")] == ["50.00 %", "0.00 %", "·"]
+    assert row_of(second, "loss in the end") == ["lost", "kept", "begun"]
+    assert row_of(second, "normal") == ["0.75", "0.5", "0.5"]
+    assert row_of(second, "class") == ["1.25", "1.5", "·"]
+    head, *_ = compare_runs(summaries, "csv").splitlines()
+    assert "relative_forgetting" in head
+    assert "average" not in head
+
+
+def test_against_a_reference_losses_are_shares_of_its_own() -> None:
+    metric = against(summary_of(attrs.evolve(APART, rows=((None, None), (0.25, 1.0))), name="joint"))
+    *_, line = metrics_lines(APART, (*MAIN, metric))
+    name, value, definition = re.split(r" {3,}", line)
+    assert (name, value) == (
+        "relative intransigence",
+        "62.50 %",
+    )  # the mean of 0.5 / 0.25 - 1 and 1.25 / 1 - 1
+    assert definition.endswith("as a share of it (after Chaudhry 2018, a* = last row of joint)")
+
+
+def test_a_reference_needs_a_complete_last_row() -> None:
+    with pytest.raises(RunError, match="its last row of R is not complete"):
+        against(summary_of(attrs.evolve(FORGOT, rows=FORGOT.rows[:2])))
+
+
+def test_heads_of_several_lines_stand_on_the_body() -> None:
+    lowest = compare_runs([summary_of(KEPT)]).splitlines()[2]
+    conventions = ["(GEM 2017)", "(MER 2019)", "(Chaudhry 2018)", "(GEM 2017)"]
+    assert cells(lowest) == ["run", "composition", *conventions, "per task", "seconds", "status"]
+
+
+def test_a_comparison_of_different_metrics_calls_none_an_accuracy() -> None:
+    assert "accuracy" not in compare_runs([summary_of(FORGOT), summary_of(LOSSES)])
+
+
+def test_a_comparison_tells_how_far_a_run_under_way_has_come() -> None:
+    running = attrs.evolve(summary_of(attrs.evolve(FORGOT, rows=FORGOT.rows[:2])), status="running")
+    assert row_of(compare_runs([running]), "first")[-1] == "running, 2 of 3 tasks"

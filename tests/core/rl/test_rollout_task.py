@@ -1,0 +1,341 @@
+"""Rollouts and PPO: advantages, losses and time limits against closed forms; who is computed when; and going on after a break."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sidetune_core import api
+from sidetune_core.api import Batch, Inputs, Order, RolloutOptions
+from sidetune_core.errors import DataError, Interrupted, OptionError, RunError
+from sidetune_core.feature_cache.cache import FeatureStore
+from sidetune_core.rl.ppo import gae
+from sidetune_core.storage import checkpoint
+from sidetune_core.training import run as training_run
+
+FOLDER = Path(__file__).parent / "rollouts"
+sys.path.insert(0, str(FOLDER))
+
+from cue import LENGTH, Counting, CueTask, CueWorlds  # noqa: E402
+
+OPTIONS = RolloutOptions(envs=4, rollout=10, frames=80, passes=3, episodes=8, layers=0)
+ROWS, BATCH = 40, 20
+LAST = 4
+"""Columns of the targets after the action: log-probability, advantage, return, value."""
+
+
+def constant(value: float) -> api.Act:
+    """A policy that does not care, and thinks everything is worth `value`."""
+    return lambda inputs: torch.tensor([0.0, 0.0, value]).repeat(len(inputs["cue"]), 1)
+
+
+def batches(
+    task: CueTask, steps: int, act: api.Act | None = None, first_step: int = 0, seed: int = 0
+) -> list[Batch]:
+    return list(islice(task.train(act or constant(0.0), Order(seed, BATCH, first_step)), steps))
+
+
+def columns(batch: Batch) -> dict[str, Tensor]:
+    return dict(
+        zip(("action", "log_prob", "advantage", "return", "value"), batch.targets.unbind(1), strict=True)
+    )
+
+
+def test_advantages_are_the_discounted_sums_of_differences_that_they_are_defined_as() -> None:
+    random = np.random.default_rng(0)
+    steps, envs, gamma, lam = 12, 3, 0.9, 0.7
+    rewards, values = random.normal(size=(steps, envs)), random.normal(size=(steps + 1, envs))
+    ended = random.random((steps, envs)) < 0.3
+    expected = np.zeros((steps, envs))
+    for env in range(envs):
+        for start in range(steps):
+            for later in range(start, steps):
+                follows = 0.0 if ended[later, env] else values[later + 1, env]
+                difference = rewards[later, env] + gamma * follows - values[later, env]
+                expected[start, env] += (gamma * lam) ** (later - start) * difference
+                if ended[later, env]:
+                    break
+    found = gae(*map(torch.from_numpy, (rewards, values[:-1], values[-1], ended.astype(float))), gamma, lam)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+
+
+def test_an_episode_that_is_cut_off_is_worth_what_would_have_come_after_it() -> None:
+    worth, gamma = 7.0, 0.9
+    options = attrs.evolve(OPTIONS, gamma=gamma, gae_lambda=1.0, normalise_advantages=False)
+    task = CueTask("t0", options)
+    for batch in batches(task, 2, constant(worth)):
+        time = batch.inputs["cue"][:, 2]
+        found = columns(batch)["return"]
+        left = LENGTH - time
+        most = (1 - gamma**left) / (1 - gamma)  # all remaining rewards are 1, then the value
+        assert (found <= most + gamma**left * worth + 1e-4).all()
+        assert (found >= gamma**left * worth - 1e-4).all()
+        last = time == LENGTH - 1
+        torch.testing.assert_close(
+            found[last].round(decimals=3) % 1, torch.full((int(last.sum()),), (gamma * worth) % 1)
+        )
+
+
+class Ending(CueTask):
+    """Its episodes end by themselves."""
+
+    def make_worlds(self, count: int) -> api.Worlds:
+        worlds = super().make_worlds(count)
+        step = worlds.step
+
+        def ending(actions: Tensor) -> api.Step:
+            found = step(actions)
+            return attrs.evolve(found, terminated=found.truncated, truncated=found.terminated)
+
+        worlds.step = ending  # type: ignore[method-assign]
+        return worlds
+
+
+def test_nothing_comes_after_an_episode_that_has_ended() -> None:
+    options = attrs.evolve(OPTIONS, gae_lambda=1.0, normalise_advantages=False)
+    for batch in batches(Ending("t0", options), 2, constant(7.0)):
+        last = batch.inputs["cue"][:, 2] == LENGTH - 1
+        assert set(columns(batch)["return"][last].tolist()) <= {0.0, 1.0}
+
+
+def test_the_loss_is_ppo_s_row_by_row() -> None:
+    options = attrs.evolve(OPTIONS, clip=0.2, clip_value=0.5, value_coef=0.7, entropy_coef=0.3)
+    random = np.random.default_rng(1)
+    output, advantages = random.normal(size=(50, 3)), random.normal(size=50)
+    actions, before = random.integers(0, 2, 50), random.normal(-0.7, 0.3, 50)
+    returns, values = random.normal(size=50), random.normal(size=50)
+    expected = []
+    for row in range(50):
+        p = np.exp(output[row, :2]) / np.exp(output[row, :2]).sum()
+        ratio = p[actions[row]] / np.exp(before[row])
+        gain = min(ratio * advantages[row], min(max(ratio, 0.8), 1.2) * advantages[row])
+        near = values[row] + min(max(output[row, 2] - values[row], -0.5), 0.5)
+        error = max((output[row, 2] - returns[row]) ** 2, (near - returns[row]) ** 2)
+        expected.append(-gain + 0.7 * error + 0.3 * (p * np.log(p)).sum())
+    targets = torch.from_numpy(np.stack([actions, before, advantages, returns, values], 1))
+    found = CueTask("t0", options).loss(
+        torch.from_numpy(output), Batch(torch.arange(50), Inputs({}), targets)
+    )
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10)
+
+
+def test_every_row_comes_once_in_each_pass_and_batches_are_of_one_size() -> None:
+    found = batches(CueTask("t0", OPTIONS), 2 * 3 * 2)
+    ids = torch.stack([batch.ids for batch in found]).view(2, 3, ROWS)
+    for rollout in ids:
+        assert all(torch.equal(one.sort().values, rollout[0].sort().values) for one in rollout)
+        assert len(set(rollout[0].tolist())) == ROWS
+        assert not torch.equal(rollout[0], rollout[1])
+    assert not set(ids[0].flatten().tolist()) & set(ids[1].flatten().tolist())
+
+
+def test_a_batch_that_does_not_divide_a_rollout_is_refused() -> None:
+    with pytest.raises(
+        OptionError, match="--train.batch 30 does not divide a rollout, 4 environments by 10 steps = 40 rows"
+    ):
+        CueTask("t0", OPTIONS).steps_per_epoch(30)
+
+
+def test_an_epoch_has_the_frames_that_were_asked_for_in_whole_rollouts() -> None:
+    assert CueTask("t0", OPTIONS).steps_per_epoch(BATCH) == 2 * 3 * 2
+    assert CueTask("t0", attrs.evolve(OPTIONS, frames=81)).steps_per_epoch(BATCH) == 3 * 3 * 2
+
+
+def test_advantages_of_a_batch_are_standardised() -> None:
+    (batch,) = batches(CueTask("t0", OPTIONS), 1)
+    advantages = columns(batch)["advantage"]
+    assert abs(float(advantages.mean())) < 1e-6
+    assert float(advantages.std()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_frozen_base_computes_each_frame_once() -> None:
+    base = Counting().eval().requires_grad_(False)
+    FeatureStore(2**20, False, pytest.fail).attach(base, "fp32")
+
+    def act(inputs: Inputs) -> Tensor:
+        return torch.cat([base(inputs).encoding[:, :2], torch.zeros(len(inputs["cue"]), 1)], 1)
+
+    task, updates = CueTask("t0", OPTIONS), 3
+    plain = Counting()
+    plain.load_state_dict(base.state_dict())
+    for batch in islice(task.train(act, Order(0, BATCH)), updates * task.steps_per_epoch(BATCH) // 2):
+        with torch.no_grad():
+            torch.testing.assert_close(base(batch.inputs).encoding, plain(dict(batch.inputs)).encoding)
+    cut = updates * ROWS // LENGTH  # last observations of episodes that were cut off are frames of their own
+    frames = (updates * OPTIONS.rollout + 1) * OPTIONS.envs
+    assert sum(base.rows) == frames + cut
+
+
+def test_one_seed_gives_one_course_and_another_another() -> None:
+    runs = [batches(CueTask("t0", OPTIONS), 12, seed=seed) for seed in (0, 0, 1)]
+    targets = [torch.cat([batch.targets for batch in run]) for run in runs]
+    assert torch.equal(targets[0], targets[1])
+    assert not torch.equal(targets[0], targets[2])
+
+
+def test_an_order_begins_where_a_rollout_does() -> None:
+    task = CueTask("t0", OPTIONS)
+    assert [step for step in range(13) if task.can_go_on(step, BATCH)] == [0, 6, 12]
+    assert len(batches(task, 3, first_step=6)) == 3
+    with pytest.raises(RunError, match="every 6th step only"):
+        batches(task, 1, first_step=3)
+
+
+def test_worlds_are_closed_when_no_more_batches_are_wanted() -> None:
+    task = CueTask("t0", OPTIONS)
+    experience = task.train(constant(0.0), Order(0, BATCH))
+    next(experience)
+    assert not task.opened[0].closed
+    del experience
+    assert task.opened[0].closed
+
+
+def test_running_statistics_are_those_of_what_was_seen_and_come_back_as_they_were() -> None:
+    options = attrs.evolve(OPTIONS, normalise_observations=True, normalise_rewards=True)
+    task = CueTask("t0", options)
+    batches(task, 13)
+    state = task.state()
+    seen = state["observations"]["cue"]
+    assert seen["count"] == (3 * 10 + 1) * 4
+    assert seen["mean"][2] == pytest.approx(
+        (30 // 5 * 10 * 4) / seen["count"]
+    )  # times 0 to 4, then 0 once more
+    other = CueTask("t0", options)
+    other.set_state(state)
+    assert other.state() == state
+    figures = [one.evaluate(constant(0.0)) for one in (task, other)]
+    assert figures[0] == figures[1]
+    assert task.state() == state
+
+
+def test_a_rollout_that_comes_to_nothing_leaves_the_statistics_as_they_were() -> None:
+    task = CueTask("t0", attrs.evolve(OPTIONS, normalise_rewards=True), fails_at=15)
+    experience = task.train(constant(0.0), Order(0, BATCH))
+    next(experience)
+    before = task.state()
+    with pytest.raises(DataError):
+        list(islice(experience, 20))
+    assert task.state() == before
+
+
+class Broken(CueTask):
+    """Its third step gives what is not a number."""
+
+    def make_worlds(self, count: int) -> api.Worlds:
+        worlds = super().make_worlds(count)
+        step = worlds.step
+
+        def breaking(actions: Tensor) -> api.Step:
+            found = step(actions)
+            if self.opened[-1].steps == 3:
+                found.observations["cue"][1, 2] = float("nan")
+            return found
+
+        worlds.step = breaking  # type: ignore[method-assign]
+        return worlds
+
+
+def test_an_observation_that_is_not_a_number_is_told_with_its_environment_and_step() -> None:
+    with pytest.raises(
+        RunError,
+        match="cue t0: the observation 'cue' of environment 1 is not a finite number \\(step 3 of training\\)",
+    ):
+        batches(Broken("t0", OPTIONS), 1)
+
+
+def test_evaluation_plays_as_many_episodes_as_asked_and_the_same_each_time() -> None:
+    task = CueTask("t0", attrs.evolve(OPTIONS, episodes=6))
+    first, second = task.evaluate(constant(0.0)), task.evaluate(constant(0.0))
+    assert first == second
+    assert first["length"] == LENGTH
+
+    def right(inputs: Inputs) -> Tensor:
+        return torch.cat([inputs["cue"][:, :2], torch.zeros(len(inputs["cue"]), 1)], 1)
+
+    assert task.evaluate(right) == {"return": LENGTH, "success": 1.0, "length": LENGTH}
+
+
+@pytest.fixture
+def spec(monkeypatch: pytest.MonkeyPatch) -> api.RunSpec:
+    monkeypatch.chdir(FOLDER)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(training_run, "_git_state", lambda: None)
+    env = {"name": "cue:Cues", **attrs.asdict(OPTIONS), "frames": 160, "normalise_observations": True}
+    return api.RunSpec(base="mlp", learner="scratch", env=env)
+
+
+def changed(spec: api.RunSpec, **options: Any) -> api.RunSpec:
+    assert spec.env is not None
+    return attrs.evolve(spec, env=attrs.evolve(spec.env, options={**spec.env.options, **options}))
+
+
+def test_a_small_world_is_learnt_and_not_forgotten(spec: api.RunSpec, tmp_path: Path) -> None:
+    run = api.run(changed(spec, frames=1200), tmp_path / "run")
+    untrained, first, last = (row[0] for row in [run.results.initial, *run.results.rows])
+    assert untrained is not None
+    assert untrained < 4
+    assert first == last == LENGTH
+    *_, line = run.folder.lines("metrics.jsonl")
+    assert {"return", "success", "length", "kl", "clipped", "entropy"} <= line.keys()
+
+
+def test_one_spec_gives_the_same_bytes_twice(spec: api.RunSpec, tmp_path: Path) -> None:
+    folders = [api.run(spec, tmp_path / name).folder.path for name in ("one", "other")]
+    for name in ("eval.jsonl", "metrics.jsonl"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
+def test_a_run_is_saved_where_a_rollout_begins_and_goes_on_there_with_new_episodes(
+    spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = []
+    save = checkpoint.save_within
+    monkeypatch.setattr(checkpoint, "save_within", lambda *args: saved.append((args[-1].step, save(*args))))
+    api.run(spec, tmp_path / "whole", save_every="1")
+    assert [step for step, _ in saved] == [6, 12, 18, 24] * 2
+    with pytest.raises(DataError, match="the world has ended"):
+        api.run(changed(spec, fails_at=25), tmp_path / "cut")
+    found = checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)
+    assert found is not None
+    assert found.within is not None
+    assert found.within.step == 12
+    assert found.tasks["t0"]["observations"]["cue"]["count"] == 21 * 4
+    with pytest.raises(DataError, match="the world has ended"):  # of the second task
+        api.resume(tmp_path / "cut", quiet=False)
+    assert "new ones begin" in capsys.readouterr().err
+    resumed = api.resume(tmp_path / "cut")
+    assert [len(row) for row in resumed.results.rows] == [2, 2]
+    counts = {task.id: task.state()["observations"]["cue"]["count"] for task in resumed.tasks}
+    assert counts == {
+        "t0": (41 + 1) * 4,
+        "t1": (41 + 1) * 4,
+    }  # the first observations of new episodes were seen too
+
+
+def test_a_signal_while_experience_is_gathered_stops_where_the_rollout_began(
+    spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = CueWorlds.step
+
+    def stopping(worlds: CueWorlds, actions: Tensor) -> api.Step:
+        if worlds.steps == 15 and worlds.count == OPTIONS.envs:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(worlds, actions)
+
+    monkeypatch.setattr(CueWorlds, "step", stopping)
+    with pytest.raises(Interrupted):
+        api.run(spec, tmp_path / "cut")
+    found = checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)
+    assert found is not None
+    assert found.within is not None
+    assert found.within.step == 6

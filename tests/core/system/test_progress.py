@@ -1,0 +1,49 @@
+"""What is shown while a run goes on."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from sidetune_core.system import progress
+from sidetune_core.system.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def show(stream: io.StringIO, quiet: bool = False) -> str:
+    shown = Progress(stream, quiet)
+    shown.start("task 1", 40)
+    shown.step(20, 0.5)
+    shown.finish("task 1 is over")
+    return stream.getvalue()
+
+
+def test_a_pipe_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
+    assert show(io.StringIO()) == "task 1: step 20/40, loss 0.500\ntask 1 is over\n"
+
+
+def test_other_figures_stand_beside_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
+    stream = io.StringIO()
+    shown = Progress(stream)
+    shown.start("task 1", 40)
+    shown.step(20, 0.5, {"return": 0.95499})
+    assert stream.getvalue() == "task 1: step 20/40, loss 0.500, return 0.955\n"
+
+
+def test_a_pipe_gets_no_more_than_a_line_every_few_seconds() -> None:
+    assert show(io.StringIO()) == "task 1 is over\n"
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    assert "0/40" in show(Terminal())
+
+
+def test_quiet_shows_nothing() -> None:
+    assert show(Terminal(), quiet=True) == ""

@@ -1,0 +1,526 @@
+"""The conformance kit passes what keeps the contracts, and says what is wrong with what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sidetune_core.api import (
+    Base,
+    Batch,
+    ClassTask,
+    Examples,
+    Features,
+    Heads,
+    InputShapes,
+    Learner,
+    Parts,
+    Side,
+    Task,
+    TaskStream,
+    collect,
+    option,
+)
+from sidetune_core.config import kinds, registry
+from sidetune_core.config.registry import Plugin
+from sidetune_core.errors import OptionError, PluginError
+from sidetune_core.testing import Finding, check_distribution, check_plugin, report
+
+ACME = Path(__file__).parents[2] / "acme"
+BUILT_IN = [
+    plugin for kind in kinds.KINDS for plugin in registry.installed(kind) if plugin.distribution == "sidetune"
+]
+
+
+@attrs.frozen
+class NoOptions:
+    """No options."""
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """A hundred classes of random images, two of each for training and one for testing."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 2), ("test", 1)):
+        arrays[f"y_{split}"] = np.arange(100).repeat(count)
+        arrays[f"x_{split}"] = random.integers(0, 256, (100 * count, 32, 32, 3), dtype=np.uint8)
+    path = tmp_path / "images.npz"
+    np.savez(path, **arrays, names=np.array([f"class {k}" for k in range(100)]))  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight trajectories of BabyAI's bot."""
+    env = {"name": "gym", "ids": "BabyAI-GoToRedBallNoDists-v0", "time_limit": 8}
+    return collect(env, tmp_path_factory.mktemp("recorded"), 8, quiet=True).folder
+
+
+Own = Mapping[tuple[str, str], Mapping[str, Any]]
+
+
+@pytest.fixture
+def own(
+    write_taskonomy: Callable[..., Path],
+    write_frames: Callable[..., Path],
+    tiny_bert: Path,
+    squad_file: Path,
+    archive: Path,
+    recorded: Path,
+    tmp_path: Path,
+) -> Own:
+    """Options of single plugins: files that are there, and little work."""
+    dense = {"size": 32, "decoder": 16}
+    split = {
+        "root": str(write_taskonomy(tmp_path / "taskonomy")),
+        "train": "hanson",
+        "test": "merom",
+        "cache": str(tmp_path / "cache"),
+    }
+    return {
+        ("base", "taskonomy"): {"width": 2},
+        ("base", "timm"): {"model": "resnet10t"},
+        ("base", "torchvision"): {"model": "resnet18"},
+        ("base", "transformer"): {"model": str(tiny_bert)},
+        ("env", "cifar10"): {"archive": str(archive)},
+        ("env", "gym"): {"envs": 2, "rollout": 16, "episodes": 2},
+        ("env", "icifar"): {"archive": str(archive)},
+        ("env", "images"): {"archive": str(archive)},
+        ("env", "imitation"): {"data": str(recorded), "held_out": 2, "episodes": 2, "envs": 2},
+        ("env", "rgbd"): {"frames": str(write_frames(tmp_path / "frames")), **dense},
+        ("env", "rooms"): dense,
+        ("env", "squad"): {"tokenizer": str(tiny_bert), "train": str(squad_file), "window": 48, "stride": 16},
+        ("env", "taskonomy"): {**split, **dense},
+    }
+
+
+ELSEWHERE = {
+    "habitat": [pytest.mark.skip(reason="tests/plugins/envs/habitat checks it, in an environment of its own")]
+}
+CHECKED = [pytest.param(plugin, marks=ELSEWHERE.get(plugin.name, [])) for plugin in BUILT_IN]
+
+
+@pytest.mark.parametrize("plugin", CHECKED, ids=lambda plugin: f"{plugin.kind.name}-{plugin.name}")
+def test_every_built_in_plugin_conforms(plugin: Plugin, own: Own) -> None:
+    known = attrs.fields_dict(registry.load(plugin).Config)
+    options = {
+        **({"weights": "none"} if "weights" in known else {}),
+        **own.get((plugin.kind.name, plugin.name), {}),
+    }
+    findings = check_plugin(plugin.kind.name, f"sidetune/{plugin.name}", options)
+    assert failures(findings) == {}
+    assert len([finding for finding in findings if not finding.skipped]) > 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("learner", "acme_sidetune.bitfit:BitFit"), ("env", "acme_sidetune.blobs:Blobs")]
+)
+def test_plugins_of_a_third_party_conform(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ACME)
+    assert failures(check_plugin(kind, name)) == {}
+
+
+def test_an_option_is_passed_on_to_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ACME)
+    assert failures(check_plugin("learner", "acme_sidetune.bitfit:BitFit", {"coef": 0.1})) == {}
+
+
+class Thawing(Learner):
+    """Trains heads only, but puts the base into training mode: batch norm drifts."""
+
+    Config = NoOptions
+
+    def __init__(self, config: NoOptions, parts: Parts) -> None:
+        super().__init__()
+        self.base = parts.base()
+        self.heads = Heads(self.base.shape)
+
+    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+        return [self.heads.start(task)]
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        self.base.train(torch.is_grad_enabled())
+        return self.heads.predict(self.base(inputs).encoding, task_id)
+
+
+def test_a_learner_that_moves_what_it_did_not_return_is_found() -> None:
+    found = failures(check("learner", Thawing))
+    assert "base.norm.running_mean" in found["moves_only_what_start_returned"]
+    assert "base.last.weight" not in found["moves_only_what_start_returned"]
+
+
+class Forgetful(Thawing):
+    """Keeps what it has estimated where no checkpoint sees it."""
+
+    strength = 0.0
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        return self.heads.predict(self.base(inputs).encoding, task_id)
+
+    def penalty(self, batch: Batch) -> dict[str, Tensor]:
+        weights = torch.cat([parameter.flatten() for parameter in self.heads.parameters()])
+        return {"size": self.strength * weights.square().sum()}
+
+    def finish(self, task: Task, batches: Iterator[Batch]) -> None:
+        self.strength = 1.0
+
+
+def test_a_learner_whose_state_is_lost_on_resume_is_found() -> None:
+    found = failures(check("learner", Forgetful))
+    assert "goes_on_as_if_never_stopped" in found
+    assert found.keys() <= {"goes_on_as_if_never_stopped", "goes_on_in_the_middle_of_a_task"}
+    assert "buffers" in found["goes_on_as_if_never_stopped"]
+
+
+class Stranger(Thawing):
+    """Returns a module that it does not hold."""
+
+    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+        return [self.heads.start(task), nn.Linear(2, 2)]
+
+
+def test_a_learner_that_returns_what_is_not_its_own_is_found() -> None:
+    assert (
+        "a Linear that is not the learner's"
+        in failures(check("learner", Stranger))["start_returns_parts_of_its_own"]
+    )
+
+
+class Vector(Forgetful):
+    """A penalty that was not summed."""
+
+    def penalty(self, batch: Batch) -> dict[str, Tensor]:
+        return {"size": torch.zeros(3)}
+
+
+def test_a_penalty_with_an_axis_is_found() -> None:
+    assert (
+        "penalty 'size' is of shape (3,); give a tensor without axes"
+        in failures(check("learner", Vector))["learns_two_tasks"]
+    )
+
+
+class Eager(Forgetful):
+    """A penalty from the first batch on."""
+
+    def penalty(self, batch: Batch) -> dict[str, Tensor]:
+        return {"size": torch.ones(())}
+
+
+def test_a_penalty_before_there_is_anything_to_protect_is_found() -> None:
+    found = failures(check("learner", Eager))
+    assert (
+        "the penalty of the very first batch is 'size' 1"
+        in found["penalty_is_zero_before_anything_is_learnt"]
+    )
+
+
+class Meddler(Forgetful):
+    """Lets gradients flow into what it did not return."""
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        self.base.requires_grad_(torch.is_grad_enabled())
+        return super().forward(inputs, task_id)
+
+
+def test_a_gradient_where_none_was_declared_is_found() -> None:
+    assert "base.first.weight" in failures(check("learner", Meddler))["gradients_go_only_where_start_says"]
+
+
+class Padding(Forgetful):
+    """Gives a third score that no class has."""
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        scores = super().forward(inputs, task_id)
+        return torch.cat([scores, scores.mean(1, keepdim=True)], 1)
+
+
+def test_outputs_of_another_shape_than_the_head_s_are_found() -> None:
+    assert (
+        "(8, 3); give what the task's head gives"
+        in failures(check("learner", Padding))["outputs_have_the_shape_of_the_head"]
+    )
+
+
+class Noisy(Base):
+    """Prints, and draws where it should compute."""
+
+    Config = NoOptions
+
+    def __init__(self, config: NoOptions, inputs: InputShapes) -> None:
+        super().__init__()
+        self.shape = (3,)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        print("working on it")
+        return Features(inputs["image"].mean((2, 3)) + 1e-9 * float(np.random.rand()))
+
+
+def test_what_is_printed_and_what_is_drawn_in_evaluation_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    found = failures(check("base", Noisy))
+    assert "prints 'working on it'" in found["nothing_is_printed"]
+    assert "draws random numbers" in found["evaluation_draws_no_random_numbers"]
+    assert capsys.readouterr().out == ""
+
+
+class Seeding(Noisy):
+    """Seeds the global generator."""
+
+    def __init__(self, config: NoOptions, inputs: InputShapes) -> None:
+        torch.manual_seed(1)
+        super().__init__(config, inputs)
+
+
+def test_a_plugin_that_seeds_the_global_generator_is_found() -> None:
+    assert "seeds PyTorch's global generator" in failures(check("base", Seeding))["can_be_built"]
+
+
+def test_an_env_that_draws_from_the_global_generator_is_found() -> None:
+    assert "reading the data draws" in failures(check("env", Leaky))["global_random_state_is_left_alone"]
+
+
+class Candid(Eager):
+    """Says what it does not keep, and more."""
+
+    known_failures = {
+        "penalty_is_zero_before_anything_is_learnt": "the penalty is the method",
+        "learns_two_tasks": "?",
+        "flies": "?",
+    }
+
+
+def test_a_known_failure_counts_as_passed_and_a_declaration_that_is_not_needed_as_failed() -> None:
+    findings = check("learner", Candid)
+    (known,) = [finding for finding in findings if finding.known]
+    assert (known.outcome, known.passed) == ("known", True)
+    assert known.message.startswith(
+        "the penalty is the method (with base: the penalty of the very first batch"
+    )
+    assert failures(findings) == {
+        "learns_two_tasks": "is declared in known_failures, and passes; take the declaration out",
+        "known_failures_are_checks": "known_failures names 'flies', which is no check here",
+    }
+    assert "1 known" in report(findings)
+
+
+DISTRIBUTION = {
+    "METADATA": "Metadata-Version: 2.1\nName: loud\nVersion: 1.0\n",
+    "entry_points.txt": "[sidetune.mergers]\nLoud = loud.merger:Loud\n",
+}
+LOUD = """
+import random
+import attrs
+from sidetune_core.api import Merger
+print("hello")
+random.random()
+
+class Loud(Merger):
+    @attrs.frozen
+    class Config:
+        pass
+
+    def __init__(self, config, shape, count):
+        super().__init__()
+
+    def forward(self, encodings):
+        return encodings[0]
+"""
+
+
+@pytest.fixture
+def loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed distribution that does much wrong before anything is built."""
+    for name, text in DISTRIBUTION.items():
+        path = tmp_path / "site" / "loud-1.0.dist-info" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "site" / "loud").mkdir()
+    (tmp_path / "site" / "loud" / "__init__.py").write_text("from loud.merger import Loud\n")
+    (tmp_path / "site" / "loud" / "merger.py").write_text(LOUD)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+
+
+@pytest.mark.usefixtures("loud")
+def test_what_is_wrong_with_a_package_is_found() -> None:
+    (checked,) = check_distribution("loud")
+    found = failures(checked.findings)
+    assert not checked.passed
+    assert found["name_is_plain"].startswith("the entry point is called 'Loud'; use lower-case letters")
+    assert "loud 1.0 does not require sidetune" in found["distribution_requires_sidetune"]
+    assert "importing loud already imports loud.merger" in found["package_imports_it_only_when_asked"]
+    assert "Loud has no docstring" in found["class_says_what_it_is"]
+
+
+@pytest.mark.usefixtures("loud")
+def test_what_an_import_does_besides_is_found(tmp_path: Path) -> None:
+    (tmp_path / "site" / "loud" / "__init__.py").write_text("")
+    (checked,) = check_distribution("loud")
+    assert (
+        "prints 'hello' and draws random numbers or seeds a generator"
+        in failures(checked.findings)["import_has_no_side_effects"]
+    )
+
+
+def test_a_distribution_that_is_not_there_and_an_option_that_nobody_takes_are_errors() -> None:
+    with pytest.raises(PluginError, match="Did you mean 'sidetune'"):
+        check_distribution("sidetun")
+    with pytest.raises(OptionError, match="no plugin of sidetune has an option 'flavour'"):
+        check_distribution("sidetune", {"weights": "none", "flavour": 1})
+
+
+class Changeable(Forgetful):
+    """Its options can be changed after the fact."""
+
+    @attrs.define
+    class Config:
+        """Options."""
+
+        coef: float = option(1.0, "weight of nothing")
+
+
+def test_a_config_that_is_not_frozen_is_found() -> None:
+    (finding,) = check("learner", Changeable)
+    assert not finding.passed
+    assert finding.check == "name_leads_to_a_class_of_its_kind"
+    assert "decorate it with @attrs.frozen" in finding.message
+
+
+class Silent(Forgetful):
+    """An option without help."""
+
+    @attrs.frozen
+    class Config:
+        """Options."""
+
+        coef: float = 1.0
+
+
+def test_an_option_without_a_help_text_is_found() -> None:
+    assert "coef" in failures(check("learner", Silent))["every_option_has_a_help_text"]
+
+
+class Mistaken(Base):
+    """Declares 32 channels and gives 3."""
+
+    Config = NoOptions
+
+    def __init__(self, config: NoOptions, inputs: InputShapes) -> None:
+        super().__init__()
+        self.shape = (32,)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        return Features(inputs["image"].mean((2, 3)))
+
+
+def test_a_base_of_another_shape_than_declared_is_found() -> None:
+    found = failures(check("base", Mistaken))
+    assert found.keys() == {"outputs_have_the_declared_shapes"}
+    assert "(2, 3) where (2, 32) is declared" in found["outputs_have_the_declared_shapes"]
+
+
+class Clingy(Side):
+    """Keeps the base."""
+
+    Config = NoOptions
+
+    def __init__(self, config: NoOptions, inputs: InputShapes, base: Base) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
+        return features.encoding
+
+
+def test_a_side_that_keeps_the_base_is_found() -> None:
+    assert "base.norm.weight" in failures(check("side", Clingy))["base_is_not_kept"]
+
+
+class FromZero(Examples):
+    """Every split numbered from 0."""
+
+    def first_id(self, split: str) -> int:
+        return 0
+
+
+class Leaky(TaskStream):
+    """Training and test examples have the same ids."""
+
+    Config = NoOptions
+
+    def __init__(self, config: NoOptions, seed: int) -> None:
+        self.inputs = {"image": (3, 8, 8)}
+
+    def tasks(self) -> Sequence[Task]:
+        splits = ("train", "test")
+        examples = FromZero(
+            {split: torch.rand(20, 3, 8, 8) for split in splits},
+            {split: torch.arange(20) % 2 for split in splits},
+        )
+        return [ClassTask("t0", "a task", examples, (0, 1), transform=torch.clone)]
+
+
+def test_an_env_with_overlapping_ids_is_found() -> None:
+    found = failures(check("env", Leaky))
+    assert "ids such as 0 are trained on and in split 'test'" in found["training_examples_are_not_tested"]
+    assert "draw the data from the seed" in found["two_streams_of_one_seed_agree"]
+
+
+class Bursting(Mistaken):
+    """Raises what nobody expects."""
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        raise KeyError("pixels")
+
+
+def test_what_a_plugin_raises_becomes_a_finding() -> None:
+    assert (
+        "raises KeyError: 'pixels' (test_plugin.py, line"
+        in failures(check("base", Bursting))["outputs_are_finite"]
+    )
+
+
+def test_an_unknown_name_is_a_finding_and_an_unknown_kind_an_error() -> None:
+    (finding,) = check_plugin("learner", "sidetunes")
+    assert "Did you mean 'sidetune'?" in finding.message
+    with pytest.raises(PluginError, match="no kind of plugin"):
+        check_plugin("lerner", "sidetune")
+
+
+def test_a_side_that_does_not_fit_is_skipped_and_said_to_be() -> None:
+    findings = check_plugin("side", "sidetune/fcn4", {"weights": "none"})
+    skipped = [finding for finding in findings if finding.skipped]
+    assert [finding.passed for finding in skipped] == [True]
+    assert "shape (8, 4, 4): does not fit here" in skipped[0].message
+    assert failures(findings) == {}
+
+
+def test_the_report_has_a_line_for_each_finding_and_counts_them() -> None:
+    findings = [
+        Finding("it_works", True, ""),
+        Finding("it_fits", True, "not here", skipped=True),
+        Finding("it_is_right", False, "mend it"),
+    ]
+    assert report(findings).splitlines() == [
+        "ok    it works",
+        "skip  it fits: not here",
+        "FAIL  it is right: mend it",
+        "1 passed, 1 skipped, 1 failed",
+    ]
+
+
+def check(kind: str, cls: type[Any]) -> list[Finding]:
+    """Check a class of this file."""
+    return check_plugin(kind, f"{__name__}:{cls.__name__}")
+
+
+def failures(findings: Sequence[Finding]) -> dict[str, str]:
+    """Messages of the checks that failed."""
+    return {finding.check: finding.message for finding in findings if not finding.passed}

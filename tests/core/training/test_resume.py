@@ -1,0 +1,437 @@
+"""Going on with a run: signals, the lock, damage, and disks that cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+import filelock
+import pytest
+import torch
+
+from sidetune_core import api
+from sidetune_core.cli.main import main_run
+from sidetune_core.errors import Interrupted, RunError, WriteError
+from sidetune_core.storage import atomic, checkpoint
+from sidetune_core.storage.lock import locked
+from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.system import device, signals
+from sidetune_core.training import run as training_run
+from sidetune_core.training import steps
+
+TRAIN = {"steps": 4, "batch": 5, "precision": "fp32"}
+TINY = Path(__file__).parent / "kills"
+
+
+class Noted(api.Learner):
+    """Trains a head, and keeps a diary that no buffer could hold."""
+
+    @attrs.frozen
+    class Config:
+        """No options."""
+
+    def __init__(self, config: Config, parts: api.Parts) -> None:
+        super().__init__()
+        self.base, self.diary = parts.base(), {"sums": [torch.zeros(1)], "count": 0}
+        self.heads = api.Heads(self.base.shape)
+
+    def start(self, task: api.Task) -> list[Any]:
+        return [self.heads.start(task)]
+
+    def forward(self, inputs: Any, task_id: str) -> torch.Tensor:
+        return self.heads.predict(self.base(inputs).encoding, task_id)
+
+    def penalty(self, batch: api.Batch) -> dict[str, torch.Tensor]:
+        count = len(self.diary["sums"])
+        self.diary = {
+            "sums": [*self.diary["sums"], batch.targets.sum() + self.diary["sums"][-1]],
+            "count": count,
+        }
+        return {"last": self.diary["sums"][-1].detach().sum() / 100}
+
+    def get_extra_state(self) -> Any:
+        return self.diary
+
+    def set_extra_state(self, state: Any) -> None:
+        self.diary = state
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small parts of the tests with kills are found by name."""
+    monkeypatch.chdir(TINY)
+    monkeypatch.syspath_prepend(str(TINY))
+    monkeypatch.setattr(training_run, "_git_state", lambda: None)
+
+
+@pytest.fixture
+def spec(image_archive: Path) -> api.RunSpec:
+    env = {"name": "images", "archive": image_archive, "classes_per_task": 2, "size": 8}
+    return api.RunSpec(
+        base="tiny:TinyBase", side="tiny:TinySide", merger="alpha", learner="sidetune", env=env, train=TRAIN
+    )
+
+
+@pytest.fixture
+def whole(spec: api.RunSpec, tmp_path: Path) -> Path:
+    """A run without a break."""
+    return api.run(spec, tmp_path / "whole").folder.path
+
+
+def same(folder: Path, whole: Path) -> None:
+    """See that two run folders hold the same results, curves and checkpoints."""
+    for name in ("eval.jsonl", "metrics.jsonl", "moved.jsonl", "parameters.jsonl"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    found, expected = (
+        {path.name: path.read_bytes() for path in (one / "checkpoints").iterdir()} for one in (folder, whole)
+    )
+    assert found == expected
+
+
+@attrs.define
+class Moment:
+    """Does something before forward pass number `at` of a run."""
+
+    at: int
+    act: Callable[[], object]
+
+    def __call__(self, machine: device.Machine) -> Any:
+        self.at -= 1
+        if not self.at:
+            self.act()
+        return torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16)
+
+
+@pytest.fixture
+def before_pass(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Before forward pass `at`, do `act`.
+
+    Passes 1 and 2 evaluate before training, 3 to 6 train the first task, 7 evaluates it, 8 sends its probes through, 9 evaluates the
+    second, 10 to 13 train that, 14 and 15 evaluate both.
+    """
+    with monkeypatch.context() as patch:
+
+        def arrange(at: int, act: Callable[[], object]) -> None:
+            moment = Moment(at, act)
+            patch.setattr(device.Machine, "autocast", lambda machine: moment(machine))
+
+        yield arrange
+
+
+def kill(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.parametrize(
+    ("at", "place"),
+    [
+        (1, "None"),
+        (4, "after step 2 of task t0"),
+        (7, "after task t0"),
+        (9, "after step 1 of task t1"),
+        (14, "after step 4 of task t1"),
+    ],
+    ids=["untrained", "training", "evaluation", "before-training", "between-evaluations"],
+)
+def test_a_signal_leaves_a_state_that_is_gone_on_from(
+    at: int, place: str, number: int, spec: api.RunSpec, whole: Path, tmp_path: Path, before_pass: Any
+) -> None:
+    usual = [signal.getsignal(one) for one in signals.SIGNALS]
+    before_pass(at, kill(number))
+    with pytest.raises(Interrupted) as stop:
+        api.run(spec, tmp_path / "cut")
+    assert (stop.value.number, stop.value.folder) == (number, tmp_path / "cut")
+    assert [signal.getsignal(one) for one in signals.SIGNALS] == usual
+    assert (tmp_path / "cut" / "status").read_text() == "interrupted\n"
+    assert str(checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)) == place
+    before_pass(0, lambda: None)
+    api.resume(tmp_path / "cut")
+    same(tmp_path / "cut", whole)
+
+
+def test_a_signal_between_two_batches_of_one_step_waits_for_its_end(
+    spec: api.RunSpec, tmp_path: Path, before_pass: Any
+) -> None:
+    twice = attrs.evolve(spec, train={**TRAIN, "accumulate": 2})
+    whole = api.run(twice, tmp_path / "whole").folder.path
+    before_pass(6, kill(signal.SIGTERM))  # the second batch of step 2
+    with pytest.raises(Interrupted):
+        api.run(twice, tmp_path / "cut")
+    assert str(checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)) == "after step 2 of task t0"
+    before_pass(0, lambda: None)
+    api.resume(tmp_path / "cut")
+    same(tmp_path / "cut", whole)
+
+
+def test_the_command_that_goes_on_is_printed_and_works(
+    spec: api.RunSpec, whole: Path, tmp_path: Path, before_pass: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(spec.to_json()))
+    folder = tmp_path / "my run"
+    before_pass(5, kill(signal.SIGTERM))
+    assert (
+        main_run(
+            ["--spec", str(tmp_path / "spec.json"), "--out", str(folder), "--quiet", "--save-every", "none"]
+        )
+        == 143
+    )
+    assert f"go on with: sidetune-run --resume '{folder}'\n" in capsys.readouterr().err
+    before_pass(2, kill(signal.SIGINT))
+    assert main_run(["--resume", str(folder), "--quiet"]) == 130
+    assert main_run(["--resume", str(folder), "--quiet", "--save-every", "1"]) == 0
+    same(folder, whole)
+
+
+@pytest.fixture
+def _heeding_ctrl_c() -> Iterator[None]:
+    """SIGINT interrupts, as it does in a terminal; shells have it ignored by what they start in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeding_ctrl_c")
+def test_a_second_signal_stops_at_once(spec: api.RunSpec, tmp_path: Path, before_pass: Any) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second signal was waited for")
+
+    before_pass(4, twice)
+    with pytest.raises(Interrupted):
+        api.run(spec, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "checkpoints" / checkpoint.WITHIN).exists()
+
+
+def test_a_process_that_is_killed_lets_go_of_the_folder(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, pathlib; from sidetune_core.storage.lock import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with (
+            pytest.raises(RunError, match=rf"is being worked on by process {process.pid} on "),
+            locked(tmp_path),
+        ):
+            pass
+        folder = RunFolder(tmp_path)
+        folder.set_status("running")
+        assert folder.status == "running"
+        process.kill()
+    assert folder.status == "killed"
+    with locked(tmp_path):
+        pass
+
+
+def test_a_run_that_is_being_worked_on_is_refused_with_status_2(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(whole):
+        assert main_run(["--resume", str(whole)]) == 2
+    assert f"is being worked on by process {os.getpid()} on " in capsys.readouterr().err
+
+
+def cut_off(spec: api.RunSpec, folder: Path, before_pass: Any, at: int = 11) -> Path:
+    """A run that was stopped in its second task; its checkpoints."""
+    before_pass(at, kill(signal.SIGINT))
+    with suppress(Interrupted):
+        api.run(spec, folder)
+    before_pass(0, lambda: None)
+    return folder / "checkpoints"
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) * 3 // 4] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["within.safetensors"],
+        ["within.safetensors", "after-001.safetensors"],
+        ["within.safetensors", "after-001.json"],
+    ],
+    ids=["within", "and-tensors", "and-json"],
+)
+def test_damage_is_named_and_the_last_good_state_is_used(
+    names: list[str],
+    harm: Callable[[Path], None],
+    spec: api.RunSpec,
+    whole: Path,
+    tmp_path: Path,
+    before_pass: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = cut_off(spec, tmp_path / "cut", before_pass)
+    for name in names:
+        harm(folder / name)
+    capsys.readouterr()
+    api.resume(tmp_path / "cut")
+    told = capsys.readouterr().err
+    for name in names:
+        assert (name in told) != (
+            harm is Path.unlink and name == "within.safetensors"
+        )  # one that is not there may never have been
+    same(tmp_path / "cut", whole)
+
+
+def test_lines_that_were_lost_are_named_and_the_run_goes_on(
+    spec: api.RunSpec, whole: Path, tmp_path: Path, before_pass: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut_off(spec, tmp_path / "cut", before_pass)
+    (tmp_path / "cut" / "metrics.jsonl").unlink()
+    run = api.resume(tmp_path / "cut")
+    assert f"{tmp_path / 'cut' / 'metrics.jsonl'} is not what it was" in capsys.readouterr().err
+    assert (tmp_path / "cut" / "eval.jsonl").read_bytes() == (whole / "eval.jsonl").read_bytes()
+    assert [line["task"] for line in run.folder.lines("metrics.jsonl")] == ["t1"]
+
+
+@pytest.mark.parametrize("which", ["within.safetensors", "after-001.json", "metrics.jsonl"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_cannot_be_written_is_named_and_nothing_is_lost(
+    which: str, number: int, spec: api.RunSpec, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+
+        def fail(original: Any, path: Path, *rest: Any, **more: Any) -> Any:
+            if path.name == which:
+                raise OSError(number, os.strerror(number))
+            return original(path, *rest, **more)
+
+        write, opened = atomic.write_bytes, Path.open
+        for module in ("storage.atomic", "storage.weights"):
+            patch.setattr(f"sidetune_core.{module}.write_bytes", lambda *args: fail(write, *args))
+        patch.setattr(Path, "open", lambda *args, **more: fail(opened, *args, **more))
+        with pytest.raises(
+            WriteError,
+            match=f"cannot write .*{os.strerror(number)}. The run is kept .*: sidetune-run --resume",
+        ) as error:
+            api.run(spec, tmp_path / "cut", save_every="1")
+    assert str(tmp_path / "cut") in str(error.value)
+    assert [path.name for path in (tmp_path / "cut").rglob(".*")] == []
+    api.resume(tmp_path / "cut")
+    same(tmp_path / "cut", whole)
+
+
+def test_a_run_in_a_folder_that_is_read_only_is_left_as_it_is(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(WriteError, match="cannot write .*lock: Read-only file system"):
+        api.resume(whole)
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("every", "count"), [("1", 8), ("3", 4), ("0", 0), ("none", 0), ("3600s", 2)])
+def test_the_state_is_saved_as_often_as_is_asked_for(
+    every: str, count: int, spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    save = checkpoint.save_within
+    monkeypatch.setattr(checkpoint, "save_within", lambda *args: saved.append(save(*args)))
+    api.run(spec, tmp_path / "run", save_every=every)
+    assert len(saved) == count
+
+
+def test_a_state_that_diverged_is_not_saved(spec: api.RunSpec, tmp_path: Path) -> None:
+    train = {**TRAIN, "lr": 1e30, "optimizer": "sgd", "clip": None, "steps": 9}
+    with pytest.raises(RunError, match=r"the loss is \w+ at step \d+ of task t0"):
+        api.run(attrs.evolve(spec, train=train), tmp_path / "run", save_every="1")
+    found = checkpoint.find(tmp_path / "run" / "checkpoints", pytest.fail)
+    assert found is not None
+    assert found.within is not None
+    assert found.within.step < 9
+
+
+def test_extra_state_of_a_learner_is_restored_without_a_line_of_its_own(
+    spec: api.RunSpec, tmp_path: Path, before_pass: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "noted.py").write_text(f"import sys; Noted = sys.modules[{__name__!r}].Noted")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = attrs.evolve(spec, learner="noted:Noted", side=None, merger=None)
+    whole = api.run(mine, tmp_path / "whole")
+    cut_off(mine, tmp_path / "cut", before_pass)
+    resumed = api.resume(tmp_path / "cut")
+    same(tmp_path / "cut", tmp_path / "whole")
+    assert resumed.learner.diary == whole.learner.diary
+    assert len(resumed.learner.diary["sums"]) == 9
+
+
+def test_curves_are_drawn_once_however_often_a_run_was_stopped(
+    spec: api.RunSpec, tmp_path: Path, before_pass: Any
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cut_off(spec, tmp_path / "cut", before_pass)
+    api.resume(tmp_path / "cut")
+    api.resume(tmp_path / "cut")
+    events = EventAccumulator(str(tmp_path / "cut" / "tb"))
+    events.Reload()
+    assert [point.step for point in events.Scalars("t0/loss")] == [4]
+    assert [point.step for point in events.Scalars("R/t0")] == [0, 1]
+
+
+def test_a_run_of_an_earlier_version_is_refused_and_left_alone(whole: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(whole, tmp_path / "old")
+    for folder in (old, whole):
+        (folder / "checkpoints" / "after-002.json").write_text(
+            json.dumps({"done": ["t0", "t1"], "sha256": ""})
+        )
+    with pytest.raises(RunError, match="earlier version"):
+        api.resume(old)
+    assert (old / "status").read_text() == "done\n"
+    same(old, whole)
+
+
+def test_all_tasks_at_once_take_their_turns_from_where_they_were(
+    spec: api.RunSpec, tmp_path: Path, before_pass: Any
+) -> None:
+    joint = attrs.evolve(spec, learner="joint", train={**TRAIN, "steps": 3})
+    api.run(joint, tmp_path / "whole")
+    for at in (4, 5, 6):
+        assert "step" in str(
+            checkpoint.find(cut_off(joint, tmp_path / f"cut{at}", before_pass, at), pytest.fail)
+        )
+        api.resume(tmp_path / f"cut{at}")
+        same(tmp_path / f"cut{at}", tmp_path / "whole")
+
+
+def test_saving_waits_for_seconds_as_well_as_for_steps(
+    spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10**6, 10))
+    monkeypatch.setattr(
+        steps, "time", attrs.make_class("Clock", {"monotonic": attrs.field()})(lambda: next(clock))
+    )
+    saved = []
+    save = checkpoint.save_within
+    monkeypatch.setattr(checkpoint, "save_within", lambda *args: saved.append(args[-1].step) or save(*args))
+    api.run(spec, tmp_path / "run", save_every="20s")
+    assert saved == [2, 4, 2, 4]

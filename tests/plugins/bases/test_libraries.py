@@ -1,0 +1,116 @@
+"""Bases out of torchvision and timm: maps, taps, normalisation, and weights by choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sidetune_core.api import FitError, OptionError
+from sidetune_core.config.kinds import BASE
+from sidetune_core.config.registry import find, load
+
+RESNET18 = ((64, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2))
+
+
+def make(kind: str, size: int = 64, **options: Any) -> Any:
+    cls = load(find(BASE, kind))
+    torch.manual_seed(0)
+    return cls(
+        cls.Config(**{"model": "resnet18", "weights": "none", **options}), {"image": (3, size, size)}
+    ).eval()
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "timm"])
+def test_a_resnet_has_a_tap_for_each_size_and_its_last_map_as_encoding(kind: str) -> None:
+    base = make(kind)
+    features = base({"image": torch.rand(2, 3, 64, 64)})
+    assert base.shape == (512, 2, 2)
+    assert base.tap_shapes == RESNET18
+    assert features.encoding.shape == (2, 512, 2, 2)
+    assert [tuple(tap.shape[1:]) for tap in features.taps] == list(RESNET18)
+    assert torch.equal(features.taps[-1], features.encoding)
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "timm"])
+def test_the_vector_is_the_mean_of_the_map(kind: str) -> None:
+    image = {"image": torch.rand(2, 3, 64, 64)}
+    vector = make(kind, encoding="vector")
+    assert vector.shape == (512,)
+    maps = make(kind)
+    maps.load_state_dict(vector.state_dict())
+    torch.testing.assert_close(vector(image).encoding, maps(image).encoding.mean((2, 3)))
+
+
+def test_the_map_is_what_torchvision_computes_from_standardised_pixels() -> None:
+    from torchvision import models
+
+    base = make("torchvision")
+    torch.manual_seed(0)
+    network = models.resnet18(weights=None).eval()
+    image = torch.rand(2, 3, 64, 64)
+    x = (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    ).view(3, 1, 1)
+    x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
+    for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+        x = stage(x)
+    torch.testing.assert_close(base({"image": image}).encoding, x)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "taps"),
+    [
+        (
+            "mobilenet_v3_small",
+            (576, 2, 2),
+            ((16, 32, 32), (72, 16, 16), (96, 8, 8), (288, 4, 4), (576, 2, 2)),
+        ),
+        (
+            "shufflenet_v2_x0_5",
+            (1024, 2, 2),
+            ((24, 32, 32), (24, 16, 16), (48, 8, 8), (96, 4, 4), (1024, 2, 2)),
+        ),
+    ],
+)
+def test_taps_are_found_in_networks_that_pool_on_the_way(
+    model: str, shape: tuple[int, ...], taps: tuple[tuple[int, ...], ...]
+) -> None:
+    base = make("torchvision", model=model)
+    assert base.shape == shape
+    assert base.tap_shapes == taps
+
+
+def test_weights_can_come_from_a_file(tmp_path: Path) -> None:
+    from torchvision import models
+
+    torch.manual_seed(1)
+    network = models.resnet18(weights=None)
+    torch.save(network.state_dict(), tmp_path / "resnet18.pth")
+    base = make("torchvision", weights=str(tmp_path / "resnet18.pth"))
+    assert torch.equal(base.network.get_parameter("conv1.weight"), network.conv1.weight)
+    import timm
+
+    whole = timm.create_model("resnet18")
+    torch.save(whole.state_dict(), tmp_path / "timm.pth")
+    for encoding in ("map", "vector"):
+        base = make("timm", weights=str(tmp_path / "timm.pth"), encoding=encoding)
+        assert torch.equal(base.network.get_parameter("layer4.1.conv2.weight"), whole.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "error", "message"),
+    [
+        ("torchvision", {"model": "resnet19"}, OptionError, "has no classification network 'resnet19'"),
+        ("torchvision", {"weights": "IMAGENET9K"}, OptionError, "has no weights 'IMAGENET9K' of 'resnet18'"),
+        ("torchvision", {"model": "vit_b_16"}, FitError, "does not take images of 64 x 64 pixels"),
+        ("timm", {"model": "resnet19"}, OptionError, "timm has no network 'resnet19'"),
+    ],
+)
+def test_what_there_is_not_is_told(
+    kind: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make(kind, **options)

@@ -1,0 +1,294 @@
+"""The CIFAR ResNets: sizes, shapes, the published weights, and what is said about weights that do not do."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidetune_core.api import Base, FitError, WeightsError
+from sidetune_core.config.kinds import BASE
+from sidetune_core.config.registry import find, load
+from sidetune_core.storage.weights import write_tensors
+
+IMAGE = {"image": (3, 32, 32)}
+
+
+def make(
+    name: str = "resnet20", weights: str | Path = "none", inputs: dict[str, tuple[int, ...]] | None = None
+) -> Base:
+    cls = load(find(BASE, name))
+    base: Base = cls(cls.Config(weights=str(weights)), IMAGE if inputs is None else inputs)
+    return base.eval()
+
+
+def numbers(tensors: Any) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+# The published figures are 658,586 and 269,722, with a linear layer of 650.
+@pytest.mark.parametrize(("name", "count"), [("resnet20", 269_722 - 650), ("resnet44", 657_936)])
+def test_the_number_of_parameters_is_the_published_one(name: str, count: int) -> None:
+    assert numbers(make(name).parameters()) == count
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet20", 1_395), ("resnet44", 3_211)])
+def test_the_number_of_saved_buffers_is_the_published_one(name: str, count: int) -> None:
+    base = make(name)
+    assert numbers(base.state_dict().values()) - numbers(base.parameters()) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"), [("resnet20", 20), ("resnet32", 32), ("resnet44", 44), ("resnet56", 56)]
+)
+def test_the_depth_counts_convolutions_and_the_linear_layer_that_is_left_out(name: str, depth: int) -> None:
+    assert sum(isinstance(module, nn.Conv2d) for module in make(name).modules()) == depth - 1
+
+
+@pytest.mark.parametrize("size", [(32, 32), (30, 34), (9, 8), (33, 47)])
+def test_encoding_and_taps_have_the_declared_shapes_at_any_size(size: tuple[int, int]) -> None:
+    base = make(inputs={"image": (3, *size)})
+    features = base({"image": torch.rand(2, 3, *size)})
+    assert features.encoding.shape == (2, *base.shape)
+    assert [tuple(tap.shape[1:]) for tap in features.taps] == [tuple(shape) for shape in base.tap_shapes]
+
+
+def test_taps_end_with_the_map_whose_mean_is_the_encoding() -> None:
+    features = make()({"image": torch.rand(2, 3, 32, 32)})
+    torch.testing.assert_close(features.taps[-1].mean((2, 3)), features.encoding)
+
+
+def test_a_shortcut_subsamples_and_pads_the_channels_on_both_sides() -> None:
+    base = make()
+    first_of_stage: Any = base.get_submodule("layer2.0")
+    nn.init.zeros_(first_of_stage.bn2.weight)  # nothing is left of the residual
+    nn.init.zeros_(first_of_stage.bn2.bias)
+    x = torch.rand(2, 16, 8, 8)
+    out = first_of_stage(x)
+    expected = torch.zeros(2, 32, 4, 4)
+    expected[:, 8:24] = x[:, :, ::2, ::2]
+    assert torch.equal(out, expected)
+
+
+def test_a_shortcut_of_equal_shape_is_the_identity() -> None:
+    block: Any = make().get_submodule("layer1.0")
+    nn.init.zeros_(block.bn2.weight)
+    nn.init.zeros_(block.bn2.bias)
+    x = torch.rand(2, 16, 8, 8)
+    assert torch.equal(block(x), x)
+
+
+def test_frozen_the_base_gives_what_it_gives_while_its_weights_can_move(shared_data: Path) -> None:
+    base = make("resnet44", shared_data / "weights" / "resnet44-cifar.pth").double()
+    image = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    movable = base({"image": image})
+    frozen = base.requires_grad_(False)({"image": image})
+    torch.testing.assert_close(frozen.encoding, movable.encoding)
+    for one, other in zip(frozen.taps, movable.taps, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("movable", ["conv1.weight", "layer2.1.bn2.weight", "layer3.2.conv2.weight"])
+def test_a_single_weight_that_can_move_has_the_gradient_of_the_whole_network(movable: str) -> None:
+    base, image = make().double(), torch.rand(2, 3, 8, 8).double()
+    base({"image": image}).encoding.square().sum().backward()
+    weight = base.get_parameter(movable)
+    expected = weight.grad
+    base.zero_grad()
+    base.requires_grad_(False)
+    weight.requires_grad_(True)
+    base({"image": image}).encoding.square().sum().backward()
+    torch.testing.assert_close(weight.grad, expected)
+
+
+def test_the_image_is_standardised_with_the_figures_of_imagenet() -> None:
+    base: Any = make()
+    seen: list[Tensor] = []
+    base.conv1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    base(
+        {
+            "image": torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+            + torch.tensor([0.229, 0.0, 0.45]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+        }
+    )
+    torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor([1.0, 0.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    "inputs", [{}, {"tokens": (3, 32, 32)}, {"image": (1, 32, 32)}, {"image": (3, 32)}, {"image": (3, 7, 32)}]
+)
+def test_inputs_that_are_no_colour_image_do_not_fit(inputs: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(FitError, match=r"base 'resnet20' needs an input 'image' of shape \(3, H, W\)"):
+        make(inputs=inputs)
+
+
+def test_the_published_file_fills_every_weight_with_every_key_used(shared_data: Path) -> None:
+    file = shared_data / "weights" / "resnet44-cifar.pth"
+    content = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    base = make("resnet44", file)
+    own = {key: value for key, value in base.state_dict().items() if not key.endswith("num_batches_tracked")}
+    assert {f"module.{key}" for key in own} == set(content)
+    assert all(torch.equal(value, content[f"module.{key}"]) for key, value in own.items())
+
+
+def test_weights_seed_are_the_published_file(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "resnet44-cifar.pth").symlink_to(
+        (shared_data / "weights" / "resnet44-cifar.pth").resolve()
+    )
+    monkeypatch.setenv("SIDETUNE_HOME", str(tmp_path))
+    ours = make("resnet44", "seed").state_dict()
+    direct = make("resnet44", shared_data / "weights" / "resnet44-cifar.pth").state_dict()
+    assert all(torch.equal(ours[key], direct[key]) for key in ours)
+
+
+def test_the_forward_pass_equals_one_written_straight_from_the_tensors_of_the_published_file(
+    shared_data: Path,
+) -> None:
+    file = shared_data / "weights" / "resnet44-cifar.pth"
+    content = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    tensors = {key.removeprefix("module."): value.double() for key, value in content.items()}
+    image = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    features = make("resnet44", file).double()({"image": image})
+    expected = by_hand(tensors, image)
+    torch.testing.assert_close(features.encoding, expected[-1].mean((2, 3)), rtol=1e-6, atol=1e-6)
+    for tap, map in zip(features.taps, expected, strict=True):
+        torch.testing.assert_close(tap, map, rtol=1e-6, atol=1e-6)
+
+
+def by_hand(tensors: dict[str, Tensor], image: Tensor) -> list[Tensor]:
+    """The maps after the stem and the three stages of a ResNet-44, out of its published tensors."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        mean, var, weight, bias = (
+            tensors[f"{name}.{one}"].view(-1, 1, 1)
+            for one in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / (var + 1e-5).sqrt() * weight + bias
+
+    mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
+    x = norm(functional.conv2d((image - mean) / std, tensors["conv1.weight"], padding=1), "bn1").clamp(min=0)
+    maps = [x]
+    for stage, block in itertools.product((1, 2, 3), range(7)):
+        name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+        inner = norm(
+            functional.conv2d(x, tensors[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1"
+        ).clamp(min=0)
+        inner = norm(functional.conv2d(inner, tensors[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
+        if stride == 2:
+            zeros = torch.zeros_like(inner[:, : x.shape[1] // 2])
+            x = torch.cat([zeros, x[:, :, ::2, ::2], zeros], 1)
+        x = (x + inner).clamp(min=0)
+        if block == 6:
+            maps.append(x)
+    return maps
+
+
+def test_weights_of_another_depth_are_refused_with_the_keys_that_are_missing(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "w.safetensors", make("resnet20").state_dict())
+    with pytest.raises(
+        WeightsError, match=r"of another architecture: the file lacks layer1\.3\.bn1\.bias.* more$"
+    ) as caught:
+        make("resnet44", tmp_path / "w.safetensors")
+    assert str(tmp_path / "w.safetensors") in str(caught.value)
+
+
+def test_weights_of_another_width_are_refused_with_both_shapes(tmp_path: Path) -> None:
+    tensors = make("resnet20").state_dict()
+    tensors["conv1.weight"] = torch.zeros(8, 3, 3, 3)
+    write_tensors(tmp_path / "w.safetensors", tensors)
+    with pytest.raises(WeightsError, match=r"conv1\.weight \(8, 3, 3, 3\) instead of \(16, 3, 3, 3\)"):
+        make("resnet20", tmp_path / "w.safetensors")
+
+
+def test_weights_with_a_linear_layer_are_refused_with_its_name(tmp_path: Path) -> None:
+    tensors = make("resnet20").state_dict() | {"linear.weight": torch.zeros(10, 64)}
+    torch.save({"state_dict": tensors}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"has linear\.weight, which the network has not"):
+        make("resnet20", tmp_path / "w.pth")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no file of weights at .*absent\.pth"):
+        make(weights=tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "old.pth"])
+def test_a_truncated_file_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    tensors = make().state_dict()
+    if path.suffix == ".pth":
+        torch.save(tensors, path, _use_new_zipfile_serialization=name != "old.pth")
+    else:
+        write_tensors(path, tensors)
+    whole = path.read_bytes()
+    for length in (0, 10, 1000, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(WeightsError, match=rf"{name} cannot be read as weights"):
+            make(weights=path)
+
+
+class Touch:
+    """Unpickled, it makes a file: code of somebody else that must not run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_pickle_of_objects_is_refused_and_its_code_does_not_run(new_format: bool, tmp_path: Path) -> None:
+    content = {"state_dict": make().state_dict(), "model": Touch(tmp_path / "ran")}
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=new_format)
+    with pytest.raises(WeightsError, match=r"a pickle that holds Python objects \(\w+\.mkdir\)"):
+        make(weights=tmp_path / "w.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_packaged_weights_that_do_not_come_with_the_package_are_told() -> None:
+    with pytest.raises(
+        WeightsError,
+        match="no weights of base 'resnet20' come with the package: give a file, or 'none' for random ones",
+    ):
+        make("resnet20", "packaged")
+
+
+def test_published_weights_that_nobody_published_are_told() -> None:
+    with pytest.raises(WeightsError, match="published no weights of base 'resnet20'"):
+        make("resnet20", "seed")
+
+
+def test_the_encoding_of_an_example_does_not_depend_on_its_batch() -> None:
+    base = make().double()
+    image = torch.rand(4, 3, 32, 32).double()
+    alone = torch.cat([base({"image": one[None]}).encoding for one in image])
+    torch.testing.assert_close(base({"image": image}).encoding, alone)
+
+
+class Louder(nn.Conv2d):
+    """A convolution that somebody put in the place of another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_layer_that_was_replaced_is_called_in_a_frozen_network_too() -> None:
+    base = make()
+    base.requires_grad_(False).eval()
+    image = {"image": torch.rand(2, 3, 32, 32)}
+    before = base(image).taps[0]
+    louder = Louder(3, 16, 3, padding=1, bias=False).requires_grad_(False)
+    louder.load_state_dict(base.conv1.state_dict())
+    base.conv1 = louder
+    assert not torch.allclose(base(image).taps[0], before)

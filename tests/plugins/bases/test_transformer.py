@@ -1,0 +1,210 @@
+"""Text encoders as bases: transformer and minilm."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from sidetune_core.config import kinds, registry
+from sidetune_core.errors import FitError, WeightsError
+
+TRANSFORMER, MINILM = (registry.load(registry.find(kinds.BASE, name)) for name in ("transformer", "minilm"))
+WINDOW = 24
+
+
+def shapes(window: int = WINDOW) -> dict[str, tuple[int, ...]]:
+    return {"tokens": (window,), "mask": (window,), "types": (window,)}
+
+
+def make(folder: Path, window: int = WINDOW, **options: Any) -> Any:
+    return TRANSFORMER(TRANSFORMER.Config(model=str(folder), **options), shapes(window)).eval()
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Two examples, the second of ten tokens."""
+    mask = torch.ones(2, WINDOW, dtype=torch.int8)
+    mask[1, 10:] = 0
+    tokens = torch.randint(5, 40, (2, WINDOW), generator=torch.Generator().manual_seed(0)) * mask
+    return {"tokens": tokens.int(), "mask": mask, "types": mask * (torch.arange(WINDOW) > 4)}
+
+
+def test_encoding_and_taps_are_the_hidden_states_of_the_library(
+    tiny_bert: Path, batch: dict[str, torch.Tensor]
+) -> None:
+    base = make(tiny_bert)
+    theirs = transformers.BertModel.from_pretrained(tiny_bert).eval()
+    with torch.no_grad():
+        found = base(batch)
+        hidden = theirs(
+            input_ids=batch["tokens"].long(),
+            attention_mask=batch["mask"],
+            token_type_ids=batch["types"].long(),
+            output_hidden_states=True,
+        ).hidden_states
+    assert (base.shape, base.tap_shapes, base.vocabulary) == ((WINDOW, 16), ((WINDOW, 16),) * 3, 48)
+    real = batch["mask"].bool()
+    for one, other in zip((*found.taps, found.encoding), hidden, strict=True):
+        torch.testing.assert_close(one[real], other[real])
+        assert not one[~real].any()
+
+
+def test_padding_and_the_length_of_the_batch_do_not_matter(
+    tiny_bert: Path, batch: dict[str, torch.Tensor]
+) -> None:
+    base = make(tiny_bert)
+    with torch.no_grad():
+        together, alone = base(batch), base({name: value[1:, :10] for name, value in batch.items()})
+    torch.testing.assert_close(together.encoding[1:, :10], alone.encoding)
+
+
+@pytest.mark.parametrize(("every", "places"), [(1, [0, 1, 2]), (2, [1]), (3, [0]), (4, [])])
+def test_taps_may_be_fewer(
+    every: int, places: list[int], tiny_bert: Path, batch: dict[str, torch.Tensor]
+) -> None:
+    every_tap, some = make(tiny_bert)(batch).taps, make(tiny_bert, tap_every=every)
+    assert len(some.tap_shapes) == len(places)
+    for tap, place in zip(some(batch).taps, places, strict=True):
+        assert torch.equal(tap, every_tap[place])
+
+
+def test_a_shortened_base_gives_what_the_layer_gives_where_it_is_cut(
+    tiny_bert: Path, batch: dict[str, torch.Tensor]
+) -> None:
+    base = make(tiny_bert)
+    cut = base.shortened(2)
+    torch.testing.assert_close(cut(batch).encoding, base(batch).taps[2])
+    assert sum(one.numel() for one in cut.parameters()) < sum(one.numel() for one in base.parameters())
+    assert len(base.network.encoder.layer) == 3
+    with pytest.raises(FitError, match="3 layers cannot be cut after 4"):
+        base.shortened(4)
+
+
+def test_weights_at_random_need_the_configuration_only(tiny_bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((tiny_bert / "config.json").read_text())
+    torch.manual_seed(1)
+    random, trained = (
+        one.network.encoder.layer[0].output.dense.weight
+        for one in (make(tmp_path, weights="none"), make(tiny_bert))
+    )
+    assert not torch.equal(random, trained)
+    with pytest.raises(WeightsError, match="base 'transformer' cannot load"):
+        make(tmp_path)
+
+
+def test_a_pickle_is_never_read(tiny_bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((tiny_bert / "config.json").read_text())
+    torch.save(transformers.BertModel.from_pretrained(tiny_bert).state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="cannot load"):
+        make(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            transformers.GPT2Config(vocab_size=48, n_embd=16, n_layer=2, n_head=2, n_positions=64),
+            "is no encoder",
+        ),
+        (
+            transformers.T5Config(
+                vocab_size=48,
+                d_model=16,
+                d_kv=8,
+                d_ff=16,
+                num_layers=1,
+                num_heads=2,
+                decoder_start_token_id=0,
+            ),
+            "no text encoder such as BERT",
+        ),
+        (
+            transformers.ViTConfig(
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=16,
+                image_size=32,
+            ),
+            "no text encoder such as BERT",
+        ),
+    ],
+    ids=["decoder", "encoder-decoder", "images"],
+)
+def test_a_model_that_is_no_text_encoder_is_refused(model: Any, message: str, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    with pytest.raises(FitError, match=message):
+        make(tmp_path, weights="none")
+
+
+SIZES: Any = {
+    "vocab_size": 48,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        transformers.RobertaConfig(**SIZES, max_position_embeddings=64),
+        transformers.DistilBertConfig(
+            vocab_size=48, dim=16, n_layers=2, n_heads=2, hidden_dim=16, max_position_embeddings=64
+        ),
+        transformers.ElectraConfig(**SIZES, embedding_size=8),
+    ],
+    ids=["roberta", "distilbert", "electra"],
+)
+def test_other_encoders_are_bases_as_well(model: Any, tmp_path: Path, batch: dict[str, torch.Tensor]) -> None:
+    model.save_pretrained(tmp_path)
+    base = make(tmp_path, weights="none")
+    assert base(batch).encoding.shape == (2, WINDOW, 16)
+    assert base.shortened(1)(batch).encoding.shape == (2, WINDOW, 16)
+
+
+def test_a_window_longer_than_the_model_s_is_refused(tiny_bert: Path) -> None:
+    with pytest.raises(FitError, match="takes no windows of 65 tokens"):
+        make(tiny_bert, window=65)
+
+
+def test_inputs_without_tokens_are_refused(tiny_bert: Path) -> None:
+    with pytest.raises(FitError, match="needs inputs 'tokens' and 'mask'"):
+        TRANSFORMER(TRANSFORMER.Config(model=str(tiny_bert)), {"image": (3, 8, 8)})
+
+
+def test_a_folder_is_read_without_a_network(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        pytest.fail("the network was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    make(tiny_bert)
+    with pytest.raises(WeightsError):
+        make(tmp_path)  # an empty folder
+    with pytest.raises(WeightsError, match="no folder"):
+        make(tmp_path / "nowhere")
+
+
+def test_minilm_comes_with_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("the network was tried"))
+    base = MINILM(MINILM.Config(), shapes()).eval()
+    assert (base.shape, len(base.tap_shapes), base.vocabulary) == ((WINDOW, 384), 6, 30522)
+    assert sum(one.numel() for one in base.parameters()) == 22_565_376
+    tokens = torch.tensor(
+        [[101, 2198, 2003, 3407, 102], [101, 2198, 2003, 7726, 102], [101, 7279, 6132, 2097, 102]]
+    )
+    with torch.no_grad():
+        encoding = base(
+            {"tokens": tokens, "mask": torch.ones_like(tokens), "types": torch.zeros_like(tokens)}
+        ).encoding.mean(1)
+    like = torch.nn.functional.cosine_similarity(encoding[:1], encoding[1:])
+    assert like[0] > like[1]  # "john is happy" lies nearer to "john is sad" than to "pencils will"

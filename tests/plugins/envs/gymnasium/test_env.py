@@ -1,0 +1,385 @@
+"""Env gym: spaces, wrappers, ends of episodes, and what is said when an environment fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+
+from sidetune_core.api import Categorical, DataError, Gaussian, Inputs, OptionError, Order, RunError
+from sidetune_core.cli.main import main_run
+from sidetune_core.config import registry
+from sidetune_core.config.kinds import ENV
+from sidetune_core.config.options import structure
+from sidetune_core.storage import checkpoint
+
+sys.path.insert(0, str(Path(__file__).parent / "worlds"))
+
+Gym: Any = registry.load(registry.find(ENV, "gym"))
+ODD = "gym_odd:Odd-v0"
+SMALL = {"envs": 2, "rollout": 8, "episodes": 2}
+
+
+def stream(ids: str, **options: Any) -> Any:
+    return Gym(structure(Gym.Config, {"ids": ids, **SMALL, **options}, "env 'gym'"), 0)
+
+
+def still(task: Any) -> Any:
+    """A policy that prefers nothing."""
+    return lambda inputs: torch.zeros(len(next(iter(inputs.values()))), task.policy.size + 1)
+
+
+def test_images_are_channels_first_in_0_to_1_numbers_are_one_hot_and_text_is_left_out() -> None:
+    (task,) = stream(ODD).tasks()
+    assert task.inputs == {"image": (3, 6, 8), "mode": (3,)}
+    assert isinstance(task.policy, Gaussian)
+    worlds = task.make_worlds(2)
+    worlds.reset(0)
+    step = worlds.step(torch.full((2, 2), 5.0))  # clipped to the box
+    worlds.close()
+    inputs = task.prepare(step.observations)
+    torch.testing.assert_close(inputs["image"], torch.full((2, 3, 6, 8), 10 / 255))
+    assert inputs["mode"].tolist() == [[0.0, 1.0, 0.0]] * 2
+
+
+def test_where_an_episode_ends_the_next_one_begins_in_the_same_step_and_the_last_observation_is_kept() -> (
+    None
+):
+    (task,) = stream(ODD).tasks()
+    worlds = task.make_worlds(2)
+    worlds.reset(0)
+    steps = [worlds.step(torch.zeros(2, 2)) for _ in range(4)]
+    worlds.close()
+    assert [step.ended.tolist() for step in steps] == [[False] * 2, [False] * 2, [True] * 2, [False] * 2]
+    assert steps[2].observations["image"].max() == 0
+    assert steps[2].final["image"].unique().tolist() == [30]
+    assert steps[2].success.all()
+    assert steps[1].final == {}
+
+
+def test_frames_are_stacked_made_grey_and_brought_to_a_size() -> None:
+    (task,) = stream(ODD, stack=2, grey=True, size=4).tasks()
+    assert task.inputs == {"image": (2, 4, 4), "mode": (6,)}
+    worlds = task.make_worlds(1)
+    first = worlds.reset(0)["image"]
+    second = worlds.step(torch.zeros(1, 2)).observations["image"]
+    worlds.close()
+    assert first.flatten(2).unique(dim=2)[0, :, 0].tolist() == [0, 0]
+    assert second.flatten(2).unique(dim=2)[0, :, 0].tolist() == [0, 10]
+
+
+def test_inputs_can_be_left_out_so_that_worlds_fit_together() -> None:
+    assert stream(f"{ODD},MiniGrid-Empty-5x5-v0", inputs="image", view="pixels", size=8).inputs == {
+        "image": (3, 8, 8)
+    }
+    with pytest.raises(DataError, match="it has no input sound; it has image, mode"):
+        stream(ODD, inputs="image,sound")
+
+
+def test_blind_shows_nothing_but_the_rest() -> None:
+    (task,) = stream(ODD, blind=True).tasks()
+    worlds = task.make_worlds(1)
+    worlds.reset(0)
+    found = worlds.step(torch.zeros(1, 2)).observations
+    worlds.close()
+    assert found["image"].max() == 0
+    assert found["mode"].sum() == 1
+
+
+def test_a_time_limit_cuts_off_and_does_not_end() -> None:
+    (task,) = stream("CartPole-v1", time_limit=3).tasks()
+    worlds = task.make_worlds(2)
+    worlds.reset(0)
+    steps = [worlds.step(torch.zeros(2, 1)) for _ in range(3)]
+    worlds.close()
+    assert steps[2].truncated.all()
+    assert not steps[2].terminated.any()
+    assert steps[2].final["vector"].shape == (2, 4)
+
+
+def test_in_processes_a_run_has_the_same_experience_as_in_one() -> None:
+    found = []
+    for processes in (False, True):
+        (task,) = stream("CartPole-v1", processes=processes).tasks()
+        experience = task.train(still(task), Order(3, 16))
+        found.append([next(experience) for _ in range(6)])
+        del experience
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.targets, other.targets)
+        assert torch.equal(one.inputs["vector"], other.inputs["vector"])
+
+
+def test_ctrl_c_leaves_processes_of_environments_to_the_run() -> None:
+    (task,) = stream("CartPole-v1", processes=True).tasks()
+    worlds = task.make_worlds(1)
+    worlds.reset(0)
+    os.kill(worlds._envs.processes[0].pid, signal.SIGINT)
+    assert worlds.step(torch.zeros(1, 1)).rewards.tolist() == [1.0]
+    worlds.close()
+
+
+@pytest.mark.parametrize(
+    ("fails", "message"),
+    [
+        (
+            "raises",
+            "environment 0, 1 of .*Odd-v0 raised ArithmeticError: gravity is off, at step 5 since it was opened",
+        ),
+        ("hangs", r"environment 0, 1 of .*Odd-v0 did not answer within 1 s \(--env.timeout\), at step 5"),
+        ("dies", "environment 0, 1 of .*Odd-v0 lost its process, which was killed or has crashed, at step 5"),
+    ],
+)
+def test_an_environment_that_fails_in_its_process_is_told_with_its_number_and_step(
+    fails: str, message: str
+) -> None:
+    arguments = f'{{"fails": "{fails}"}}'
+    (task,) = stream(
+        ODD, processes=True, timeout=1.0 if fails == "hangs" else 60.0, arguments=arguments
+    ).tasks()
+    with pytest.raises(RunError, match=message):
+        next(task.train(still(task), Order(0, 16)))
+
+
+def test_an_environment_that_raises_in_this_process_is_told_with_its_number_and_step() -> None:
+    (task,) = stream(ODD, arguments='{"fails": "raises"}').tasks()
+    with pytest.raises(
+        RunError,
+        match="environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 5 .*--resume",
+    ):
+        next(task.train(still(task), Order(0, 16)))
+
+
+@pytest.mark.parametrize(
+    ("fails", "processes", "message"),
+    [
+        (
+            "raises",
+            False,
+            "environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 20 since it was opened",
+        ),
+        (
+            "nan",
+            False,
+            "gym_odd:Odd-v0: the reward of environment 0 is not a finite number (step 20 of training)",
+        ),
+        (
+            "dies",
+            True,
+            "environment 0, 1 of gym_odd:Odd-v0 lost its process, which was killed or has crashed, at step 20 since",
+        ),
+    ],
+)
+def test_a_run_whose_environment_fails_goes_on_once_it_is_mended(
+    fails: str,
+    processes: bool,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {
+        **SMALL,
+        "ids": ODD,
+        "frames": 64,
+        "processes": processes,
+        "arguments": f'{{"fails": "{fails}", "at": 20}}',
+    }
+    words = [f"--env.{name}={value}" for name, value in options.items() if name != "processes"]
+    words += ["--env.processes"] if processes else []
+    assert (
+        main_run(
+            ["--env", "gym", *words, "--learner", "scratch", "--train.batch", "16", "--out", "run", "--quiet"]
+        )
+        == 2
+    )
+    assert message in capsys.readouterr().err
+    assert message in Path("run/status").read_text()
+    found = checkpoint.find(tmp_path / "run" / "checkpoints", pytest.fail)
+    assert found is not None
+    assert found.within is not None
+    assert found.within.step == 8  # two rollouts were learnt from, and the third came to nothing
+    Path("mended").touch()
+    assert main_run(["--resume", "run", "--quiet"]) == 0
+    assert Path("run/status").read_text().startswith("done")
+
+
+def test_minigrid_is_drawn_or_given_as_symbols() -> None:
+    assert stream("MiniGrid-Empty-5x5-v0", view="pixels").inputs == {"direction": (4,), "image": (3, 28, 28)}
+    symbols = stream("MiniGrid-Empty-5x5-v0")
+    assert symbols.inputs == {"direction": (4,), "image": (20, 7, 7)}
+    (task,) = symbols.tasks()
+    batch = next(task.train(still(task), Order(0, 16)))
+    assert batch.inputs["image"].unique().tolist() == [0.0, 1.0]
+    assert torch.equal(batch.inputs["image"].sum((1, 2, 3)), torch.full((16,), 3.0 * 49))
+
+
+@pytest.mark.parametrize(
+    ("length", "success", "expected"), [(3, None, 1.0), (4, None, 0.0), (4, 2.0, 1.0), (4, 2.5, 0.0)]
+)
+def test_success_is_what_the_environment_says_or_a_return_that_is_reached(
+    length: int, success: float | None, expected: float
+) -> None:
+    (task,) = stream(ODD, arguments=f'{{"length": {length}}}', success=success, metric="success").tasks()
+    assert task.metric == "success"
+    assert task.evaluate(still(task)) == {"return": length / 2, "success": expected, "length": length}
+
+
+def test_success_is_the_registered_threshold_where_the_environment_says_nothing() -> None:
+    (task,) = stream("CartPole-v1").tasks()
+    assert task.evaluate(still(task))["success"] == 0.0
+
+
+def test_a_stream_of_several_has_a_task_for_each_and_other_shapes_are_refused() -> None:
+    tasks = stream("CartPole-v1,CartPole-v0").tasks()
+    assert [(task.id, task.title) for task in tasks] == [("t0", "CartPole-v1"), ("t1", "CartPole-v0")]
+    assert isinstance(tasks[0].policy, Categorical)
+    with pytest.raises(
+        DataError,
+        match=r"must have inputs of one shape: CartPole-v1 has .*\(4,\).* and gym_odd:Odd-v0 .*--env.size",
+    ):
+        stream(f"CartPole-v1,{ODD}")
+
+
+def test_what_cannot_be_made_or_does_not_fit_is_told() -> None:
+    with pytest.raises(DataError, match="environment Cartpole-v9 cannot be made: .*"):
+        stream("Cartpole-v9")
+    with pytest.raises(OptionError, match="--env.blind: CartPole-v1 gives no image"):
+        stream("CartPole-v1", blind=True)
+    with pytest.raises(OptionError, match="--env.ids is empty"):
+        stream(" ,")
+    with pytest.raises(OptionError, match="--env.arguments \\[1\\]: give a table"):
+        stream("CartPole-v1", arguments="[1]")
+    with pytest.raises(
+        DataError,
+        match="environment nothing:X-v0 cannot be made: ModuleNotFoundError: No module named 'nothing'",
+    ):
+        stream("nothing:X-v0")
+
+
+@pytest.mark.parametrize("version", ["21", "26"])
+def test_environments_of_the_old_gym_say_how_shimmy_is_installed(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "shimmy", None)
+    id = f"GymV{version}Environment-v0"
+    with pytest.raises(
+        DataError, match=rf"{id} needs 'shimmy': pip install 'shimmy\[gym-v26\]', or 'shimmy\[gym-v21\]' for"
+    ):
+        stream(id, arguments='{"env_id": "CartPole-v1"}')
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("id", ["CartPole-v1", "MiniGrid-Empty-5x5-v0", "VizdoomBasic-v1", ODD])
+def test_what_is_wrapped_passes_gymnasium_s_own_check(id: str) -> None:
+    (task,) = stream(id).tasks()
+    worlds = task.make_worlds(1)
+    own_wrappers = id.startswith(
+        ("MiniGrid", "Vizdoom")
+    )  # they do not record how they were made, which the check of closing needs
+    check_env(worlds._envs.envs[0], skip_render_check=True, skip_close_check=own_wrappers)
+    worlds.close()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("id", ["CartPole-v1", "MiniGrid-Empty-5x5-v0", "VizdoomBasic-v1", ODD])
+def test_what_is_wrapped_passes_the_check_of_stable_baselines3(id: str) -> None:
+    checker = pytest.importorskip(
+        "stable_baselines3.common.env_checker", reason="stable-baselines3 is not installed"
+    )
+    (task,) = stream(id).tasks()
+    worlds = task.make_worlds(1)
+    checker.check_env(worlds._envs.envs[0])
+    worlds.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+@pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["all", "one"])
+def test_sigterm_to_all_processes_or_one_leaves_a_run_that_can_be_resumed(
+    send: Callable[[int, int], None], tmp_path: Path
+) -> None:
+    options = [
+        "--env.ids",
+        "CartPole-v1",
+        "--env.processes",
+        "--env.envs",
+        "2",
+        "--env.rollout",
+        "64",
+        "--env.episodes",
+        "2",
+    ]
+    command = [
+        "--env",
+        "gym",
+        *options,
+        "--env.frames",
+        "100000",
+        "--train.batch",
+        "64",
+        "--learner",
+        "features",
+        "--out",
+        "run",
+    ]
+    run = [
+        sys.executable,
+        "-c",
+        "import sys; from sidetune_core.cli.main import main_run; sys.exit(main_run(sys.argv[1:]))",
+    ]
+    with subprocess.Popen(
+        [*run, *command], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True
+    ) as process:
+        curves = tmp_path / "run" / "metrics.jsonl"
+        while not curves.exists() and process.poll() is None:
+            time.sleep(0.05)
+        send(process.pid, signal.SIGTERM)
+        _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "run" / "status").read_text().startswith("interrupted"), errors
+    found = checkpoint.find(tmp_path / "run" / "checkpoints", pytest.fail)
+    assert found is not None
+    assert found.within is not None
+    assert found.within.step % 8 == 0 < found.within.step
+
+
+def test_inputs_of_evaluation_carry_no_ids() -> None:
+    (task,) = stream("CartPole-v1").tasks()
+    seen: list[Inputs] = []
+
+    def act(inputs: Inputs) -> torch.Tensor:
+        seen.append(inputs)
+        return still(task)(inputs)
+
+    task.evaluate(act)
+    assert all(inputs.ids is None for inputs in seen)
+    assert attrs.asdict(task.options)["episodes"] == 2
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_vizdoom_leaves_nothing_in_the_working_directory(
+    processes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (task,) = stream("VizdoomBasic-v1", inputs="image", size=32, processes=processes).tasks()
+    worlds = task.make_worlds(1)
+    assert worlds.reset(0)["image"].shape == (1, 3, 32, 32)
+    worlds.step(torch.zeros(1, 1))
+    worlds.close()
+    assert list((tmp_path / "temporary").glob("sidetune-*")) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]

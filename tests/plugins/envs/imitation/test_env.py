@@ -1,0 +1,248 @@
+"""Env imitation: what is learnt from a recording, what is measured, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from torch import Tensor
+
+from sidetune_core import api
+from sidetune_core.api import Batch, Categorical, Gaussian, Inputs, Order
+from sidetune_core.cli.main import main, main_run
+from sidetune_core.config import registry
+from sidetune_core.config.kinds import ENV
+from sidetune_core.config.options import structure
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "core" / "rl" / "rollouts"))
+
+Imitation: Any = registry.load(registry.find(ENV, "imitation"))
+CUES = {"name": "cue:Cues", "episodes": 4, "envs": 2}
+STEPS = 5
+"""Of an episode of a cue."""
+SMALL = {"held_out": 4, "episodes": 8, "envs": 4}
+LEVEL = "BabyAI-GoToRedBallNoDists-v0"
+
+
+@pytest.fixture(scope="module")
+def cues(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty trajectories of one who does what the cue says."""
+    return api.collect(CUES, tmp_path_factory.mktemp("cues"), 30, task="t0", quiet=True).folder
+
+
+def stream(data: Path | str, **options: Any) -> Any:
+    return Imitation(
+        structure(Imitation.Config, {"data": str(data), **SMALL, **options}, "env 'imitation'"), 0
+    )
+
+
+def oracle(inputs: Inputs) -> Tensor:
+    """Scores of a network that has learnt what the cue means."""
+    return 8.0 * inputs["cue"][:, :2]
+
+
+def test_the_first_trajectories_are_held_out_and_the_next_ones_learnt(cues: Path) -> None:
+    whole = api.open_recording(cues).read(0, 30)
+    (few,) = stream(cues, trajectories=2).tasks()
+    (all_,) = stream(cues).tasks()
+    for task, count in ((few, 2), (all_, 26)):
+        batches = list(islice(task.train(oracle, Order(0, STEPS)), count))  # one pass
+        ids = torch.cat([batch.ids for batch in batches]).sort().values
+        assert torch.equal(ids, torch.arange(4 * STEPS, (4 + count) * STEPS))
+        for batch in batches:
+            assert torch.equal(batch.inputs["cue"], whole.observations["cue"][batch.ids])
+            assert torch.equal(batch.targets, whole.actions[batch.ids])
+    assert few.steps_per_epoch(STEPS) == 2
+
+
+def test_several_recordings_are_a_stream_whose_ids_do_not_meet(cues: Path) -> None:
+    first, second = stream(f"{cues}, {cues}").tasks()
+    ids = [{*next(task.train(oracle, Order(0, 200))).ids.tolist()} for task in (first, second)]
+    assert [task.id for task in (first, second)] == ["t0", "t1"]
+    assert min(ids[1]) - min(ids[0]) == 30 * STEPS
+    assert not ids[0] & ids[1]
+
+
+def test_it_is_measured_by_acting_and_on_held_out_steps(cues: Path) -> None:
+    (task,) = stream(cues).tasks()
+    held_out: list[int] = []
+
+    def act(inputs: Inputs) -> Tensor:
+        held_out.extend([] if inputs.ids is None else inputs.ids.tolist())
+        return oracle(inputs)
+
+    found = task.evaluate(act)
+    assert held_out == list(range(4 * STEPS))
+    assert found["success"] == found["agreement"] == 1.0
+    assert found["return"] == found["length"] == STEPS
+    assert found["loss"] == pytest.approx(torch.nn.functional.softplus(torch.tensor(-8.0)).item(), abs=1e-6)
+    assert task.metric == "success"
+    wrong = task.evaluate(lambda inputs: -oracle(inputs))
+    assert wrong["return"] < 1
+    assert wrong["agreement"] == 0.0
+
+
+@pytest.mark.parametrize("policy", [Gaussian(2), Categorical([2, 3])])
+def test_the_loss_is_the_negative_log_likelihood_of_the_action(cues: Path, policy: api.Policy) -> None:
+    (task,) = stream(cues).tasks()
+    task._world.policy = policy
+    output, actions = (
+        torch.randn(6, policy.size, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([[1.0, 0.0]]).repeat(6, 1),
+    )
+    if isinstance(policy, Gaussian):
+        expected = -torch.distributions.Normal(output[:, :2], output[:, 2:].exp()).log_prob(actions).sum(1)
+    else:
+        chosen = zip(output.split([2, 3], 1), actions.long().unbind(1), strict=True)
+        expected = torch.stack(
+            [torch.nn.functional.cross_entropy(part, one, reduction="none") for part, one in chosen]
+        ).sum(0)
+    torch.testing.assert_close(task.loss(output, Batch(torch.arange(6), Inputs({}), actions)), expected)
+    assert task.head((4, 3))(torch.zeros(6, 4, 3)).shape == (6, policy.size)
+
+
+def test_vectors_are_standardised_by_what_is_learnt_where_the_recorded_world_does_so(tmp_path: Path) -> None:
+    api.collect({**CUES, "normalise_observations": True}, tmp_path, 10, task="t0", quiet=True)
+    (task,) = stream(tmp_path).tasks()
+    rows = next(task.train(oracle, Order(0, 30))).inputs["cue"]  # one pass
+    torch.testing.assert_close(rows.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rows.std(0, correction=0), torch.ones(4), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("learner", "parts"),
+    [("finetune", {}), ("sidetune", {"side": "mlp", "merger": "alpha"}), ("features", {})],
+)
+def test_learners_know_of_nothing_and_learn_to_act(
+    tmp_path: Path, learner: str, parts: dict[str, str]
+) -> None:
+    data = api.collect(
+        {**CUES, "normalise_observations": True}, tmp_path / "data", 24, task="t0", quiet=True
+    ).folder
+    env = {"name": "imitation", "data": str(data), **SMALL}
+    spec = api.RunSpec(
+        base="mlp", learner=learner, env=env, train={"steps": 80, "batch": 32, "lr": 1e-2}, **parts
+    )
+    run = api.run(spec, tmp_path / "run")
+    assert run.results.metric == "success"
+    before, after = (line["figures"] for line in run.folder.lines("eval.jsonl"))
+    assert after["loss"] < 0.6 * before["loss"]
+    assert after["return"] > before["return"]
+
+
+def test_the_fingerprint_goes_by_what_is_learnt(cues: Path) -> None:
+    found = []
+    for options in ({}, {}, {"trajectories": 3}):
+        env = stream(cues, **options)
+        env.tasks()
+        found.append(env.fingerprint())
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_level_is_recorded_on_first_use_and_made_longer_when_more_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIDETUNE_HOME", str(tmp_path))
+    said: list[str] = []
+    first = stream("", levels=LEVEL, trajectories=4)
+    first.say = said.append
+    (task,) = first.tasks()
+    assert task.inputs == {"image": (3, 28, 28)}
+    assert said[0].startswith(f"recording bot in {LEVEL}: 0 of 8 trajectories are there, in {tmp_path}")
+    shard = (tmp_path / "recordings" / LEVEL / "card.json").read_bytes()
+    stream("", levels=LEVEL, trajectories=4).tasks()
+    assert (tmp_path / "recordings" / LEVEL / "card.json").read_bytes() == shard
+    stream("", levels=LEVEL, trajectories=5).tasks()
+    assert capsys.readouterr() == ("", "")  # such as under --quiet
+    card = api.open_recording(tmp_path / "recordings" / LEVEL).card
+    assert (card.recorded, card.figures["success"]) == (9, 1.0)
+
+
+def test_the_bot_s_actions_done_again_give_what_was_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = "BabyAI-UnlockLocal-v0"
+    recording = api.collect({"name": "gym", "ids": ids, "inputs": "image"}, tmp_path, 3, quiet=True)
+    assert recording.card.versions.keys() >= {"gymnasium", "minigrid"}
+    found = recording.read(1, 1)
+    env = recording.open_stream()
+    worlds = recording.task(env).make_worlds(1)
+    now = worlds.reset(int(found.seeds))
+    for number, action in enumerate(found.actions):
+        assert torch.equal(now["image"][0], found.observations["image"][number])
+        step = worlds.step(action[None])
+        now = step.observations
+    assert step.ended.all()
+    assert step.rewards.item() == found.rewards[-1]
+    assert torch.equal(step.final["image"], found.final["image"])
+    worlds.close()
+    env.close()
+    assert capsys.readouterr().out == ""  # BabyAI prints
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "--env.ids MiniGrid-Empty-5x5-v0",
+            "offers no expert for MiniGrid-Empty-5x5-v0. Record a trained policy: sidetune",
+        ),
+        (f"--env.ids {LEVEL} --env.processes", "leave out --env.processes"),
+        (f"--env.ids {LEVEL} --expert follower", f"env 'gym' has no expert 'follower' for {LEVEL}"),
+    ],
+)
+def test_where_there_is_no_bot_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, message: str
+) -> None:
+    assert main(["collect", "--env", "gym", *options.split(), "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_cannot_be_learnt_from_is_told_before_anything_is_trained(
+    cues: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = api.collect(
+        {"name": "gym", "ids": LEVEL, "time_limit": 8}, tmp_path / "other", 2, quiet=True
+    ).folder
+    damaged = api.collect(CUES, tmp_path / "damaged", 30, task="t0", quiet=True).folder
+    (damaged / "shards" / "00000.safetensors").write_bytes(b"")
+    cases = {
+        f"--env.data {tmp_path / 'none'}": "holds no recording (there is no card.json in it). To make one: sidetune collect --env gym",
+        f"--env.data {cues},{other}": "recordings of a stream must have inputs of one shape",
+        f"--env.data {cues} --env.trajectories 27": "has 30 trajectories; wanted are 20 that are held out (--env.held-out) and 27 to",
+        f"--env.data {damaged}": "00000.safetensors is damaged",
+        "--env.levels ,": "--env.levels is empty",
+    }
+    for words, message in cases.items():
+        assert (
+            main_run(
+                f"--env imitation {words} --base mlp --learner features --out {tmp_path / 'run'}".split()
+            )
+            == 2
+        )
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recording_whose_env_is_not_installed_is_told(cues: Path, tmp_path: Path) -> None:
+    text = (cues / "card.json").read_text()
+    for path in cues.glob("shards/*"):
+        (tmp_path / "shards").mkdir(exist_ok=True)
+        (tmp_path / "shards" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "card.json").write_text(text.replace("cue:Cues", "acme/maze"))
+    with pytest.raises(api.PluginError, match="no env named 'maze' in 'acme'"):
+        stream(tmp_path).tasks()
+
+
+def test_a_level_without_its_library_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "minigrid"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "minigrid", None)
+    gym: Any = registry.load(registry.find(ENV, "gym"))
+    with pytest.raises(api.DataError, match=r"BabyAI-X-v0 needs 'minigrid'.* pip install 'sidetune\[rl\]'"):
+        gym(attrs.evolve(gym.Config(), ids="BabyAI-X-v0"), 0)

@@ -1,0 +1,271 @@
+"""Binary superposition: its keys, what they are multiplied with, and fine-tuning at its limit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidetune_core import api
+from sidetune_core.api import Base, ClassTask, Examples, Features, Parts, seeded
+from sidetune_core.config.kinds import LEARNER
+from sidetune_core.config.registry import find, load
+from sidetune_core.config.spec import TrainOptions
+from sidetune_core.feature_cache.cache import FeatureStore
+from sidetune_core.storage import run_folder
+from sidetune_core.system.device import Machine
+from sidetune_core.system.progress import Progress
+from sidetune_core.testing import check_plugin
+from sidetune_core.training import loop
+from sidetune_core.training.context import Session
+
+X = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+INPUTS = {"x": X}
+
+
+class ConvBase(Base):
+    """(2, 8) to (3,): a convolution and a linear layer, both with a bias."""
+
+    def __init__(self, pretrained: bool = True) -> None:
+        super().__init__()
+        self.shape = (3,)
+        self.conv = nn.Conv1d(2, 4, 3)
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        return Features(self.linear(self.conv(inputs["x"]).relu().mean(2)))
+
+
+class Restless(ConvBase):
+    """Draws more random numbers than it needs."""
+
+    def __init__(self, pretrained: bool = True) -> None:
+        torch.rand(7)
+        super().__init__()
+
+
+def learner_on(base: type[Base], seed: int = 0, name: str = "bsp", **options: Any) -> Any:
+    cls = load(find(LEARNER, name))
+    with seeded(seed, "build"):
+        return cls(cls.Config(norm=False, **options), Parts({"x": (2, 8)}, base))
+
+
+def started(world: Any, learner: Any, count: int = 3) -> Any:
+    for task in world.tasks[:count]:
+        world.start(learner, task)
+    return learner.eval()
+
+
+def like(learner: Any, other: Any) -> Any:
+    """`learner` with the weights of `other`."""
+    learner.load_state_dict(other.state_dict(), strict=False)
+    return learner
+
+
+# Keys
+
+
+def test_keys_are_signs_half_of_them_negative() -> None:
+    signs = learner_on(ConvBase, period=400).keys.signs
+    assert set(signs.unique().tolist()) == {-1, 1}
+    assert signs.shape == (
+        400,
+        2 * 3 + 4,
+    )  # one for each input of the convolution's kernel and of the linear layer
+    assert abs(signs.float().mean()) < 4 / signs.numel() ** 0.5
+
+
+def test_keys_of_different_tasks_differ_until_the_period_is_over(world: Any) -> None:
+    keys = world.learner("bsp").keys
+    assert len(keys.signs.unique(dim=0)) == 10
+    assert torch.equal(keys(13), keys(3))
+    assert torch.equal(keys(10), keys(0))
+
+
+def test_keys_depend_on_the_seed_and_on_nothing_else() -> None:
+    signs = learner_on(ConvBase).keys.signs
+    assert torch.equal(learner_on(Restless).keys.signs, signs)
+    assert not torch.equal(learner_on(ConvBase, seed=1).keys.signs, signs)
+
+
+def test_drawing_keys_leaves_the_random_weights_of_the_parts_as_in_fine_tuning(world: Any) -> None:
+    tuned = started(world, world.learner("finetune"))
+    found = started(world, world.learner("bsp", batchnorm="moving")).state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in tuned.state_dict().items())
+
+
+@pytest.mark.parametrize("batchnorm", ["moving", "frozen", "per-task"])
+def test_keys_never_move(batchnorm: str, world: Any) -> None:
+    learner = world.learner("bsp", batchnorm=batchnorm)
+    before = learner.keys.signs.clone()
+    for task in world.tasks:
+        world.start(learner, task)
+        world.train(learner, task)
+    assert torch.equal(learner.keys.signs, before)
+    assert list(learner.keys.parameters()) == []
+
+
+# What is multiplied
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_task_computes_with_the_weights_times_its_key(number: int, world: Any) -> None:
+    learner = started(world, learner_on(ConvBase))
+    base, head = learner.base, learner.heads[f"t{number}"].linear
+    x = torch.randn(5, 2, 8)
+    conv, linear = learner.keys.signs[number].float().split([6, 4])
+    maps = functional.conv1d(x, base.conv.weight * conv.view(2, 3), base.conv.bias).relu().mean(2)
+    expected = head((maps * linear) @ base.linear.weight.T + base.linear.bias)
+    torch.testing.assert_close(learner({"x": x}, f"t{number}"), expected)
+
+
+def test_every_linear_layer_of_base_side_and_merger_has_keys_and_no_head(world: Any) -> None:
+    learner = started(world, world.learner("bsp", merger="mlp2"))
+    layers = [
+        layer
+        for part in (learner.base, learner.side, learner.merger)
+        for layer in part.modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    assert len(layers) == 6
+    assert learner.keys.signs.shape[1] == sum(layer.in_features for layer in layers)
+
+
+def test_pretrained_weights_are_for_the_first_task_what_they_were(world: Any) -> None:
+    learner = started(world, world.learner("bsp"))
+    plain = like(started(world, world.learner("finetune")), learner)
+    assert torch.equal(learner(INPUTS, "t0"), plain(INPUTS, "t0"))
+    assert not torch.equal(learner(INPUTS, "t1"), plain(INPUTS, "t1"))
+
+
+def test_a_random_first_key_with_weights_multiplied_by_it_beforehand_is_the_same_bit_for_bit(
+    world: Any,
+) -> None:
+    plain = learner_on(ConvBase)
+    keyed = copy.deepcopy(plain)
+    first = plain.keys.signs[1]
+    keyed.keys.signs *= first
+    conv, linear = first.split([6, 4])
+    keyed.base.conv.weight.data *= conv.view(2, 3)
+    keyed.base.linear.weight.data *= linear
+    for task in classification(APART):
+        for learner in (plain, keyed):
+            world.start(learner, task)
+            world.train(learner, task)
+        x = torch.randn(5, 2, 8)
+        assert torch.equal(plain({"x": x}, task.id), keyed({"x": x}, task.id))
+
+
+def test_an_earlier_task_is_still_predicted_with_its_own_key(world: Any) -> None:
+    learner = started(world, world.learner("bsp"), count=1)
+    before = learner(INPUTS, "t0")
+    started(world, learner)
+    assert torch.equal(learner(INPUTS, "t0"), before)
+
+
+def test_each_task_has_batch_norms_of_its_own(world: Any) -> None:
+    learner = world.learner("bsp", merger=None, side=False)
+    for task in world.tasks[:2]:
+        world.start(learner, task)
+        world.train(learner, task)
+    (one,), (other,) = learner.norms["t0"], learner.norms["t1"]
+    assert not torch.equal(one.running_mean, other.running_mean)
+    assert not torch.equal(one.weight, other.weight)
+    assert torch.equal(learner.base.norm.running_mean, torch.zeros(16))
+
+
+# The feature store
+
+
+SAME, APART = ((0, 1), (0, 1)), ((0, 1), (2, 3))
+"""The classes of two tasks: the very same examples, or others."""
+
+
+def classification(classes: tuple[tuple[int, ...], ...]) -> list[ClassTask]:
+    """Tasks for `ConvBase`."""
+    generator = torch.Generator().manual_seed(0)
+    x = {split: torch.randn(48, 2, 8, generator=generator) for split in ("train", "test")}
+    examples = Examples(x, {split: torch.arange(48) % 4 for split in x})
+    return [
+        ClassTask(f"t{k}", f"task {k}", examples, own, input="x", transform=torch.Tensor.float)
+        for k, own in enumerate(classes)
+    ]
+
+
+def learn(learner: Any, tasks: list[ClassTask], folder: Path, store: FeatureStore | None) -> list[Any]:
+    run = run_folder.create(folder, "run")
+    machine = Machine(torch.device("cpu"), bf16=False, channels_last=False)
+    options = TrainOptions(steps=3, batch=8, lr=0.05)
+    loop.learn(
+        learner, tasks, Session(options, 0, machine, run, store, Progress(quiet=True), lambda _, __: None)
+    )
+    return run.lines("eval.jsonl")
+
+
+def store() -> FeatureStore:
+    return FeatureStore(limit=2**20, keep_taps=False, say=lambda _: None)
+
+
+@pytest.mark.parametrize("classes", [SAME, APART], ids=["same", "apart"])
+def test_the_feature_store_changes_no_result(classes: tuple[tuple[int, ...], ...], tmp_path: Path) -> None:
+    with_store = learn(
+        learner_on(ConvBase, batchnorm="moving"), classification(classes), tmp_path / "store", store()
+    )
+    assert with_store == learn(
+        learner_on(ConvBase, batchnorm="moving"), classification(classes), tmp_path / "none", None
+    )
+
+
+def test_nothing_is_left_in_the_store_for_learners_of_the_plain_base(tmp_path: Path) -> None:
+    shared, tasks = store(), classification(APART)
+    learn(learner_on(ConvBase, batchnorm="moving"), tasks, tmp_path / "bsp", shared)
+    after = learn(learner_on(ConvBase, name="features"), tasks, tmp_path / "after", shared)
+    assert shared.used > 0
+    assert after == learn(learner_on(ConvBase, name="features"), tasks, tmp_path / "alone", None)
+
+
+# Whole runs
+
+TRAIN = {"steps": 6, "batch": 8, "precision": "fp32"}
+
+
+def run(archive: Path, out: Path, learner: dict[str, Any], **train: Any) -> api.Run:
+    parts = {
+        slot: {"name": name, "weights": "none"} for slot, name in (("base", "resnet20"), ("side", "fcn4"))
+    }
+    env = {"name": "images", "archive": archive, "classes_per_task": 2}
+    return api.run(api.RunSpec(**parts, learner=learner, env=env, train={**TRAIN, **train}), out)
+
+
+@pytest.mark.parametrize("batchnorm", ["moving", "per-task"])
+def test_bsp_with_keys_of_plus_one_equals_fine_tuning_bit_for_bit(
+    batchnorm: str, image_archive: Path, tmp_path: Path
+) -> None:
+    tuned = run(image_archive, tmp_path / "finetune", {"name": "finetune", "batchnorm": batchnorm})
+    bsp = run(image_archive, tmp_path / "bsp", {"name": "bsp", "batchnorm": batchnorm, "period": 1})
+    found = bsp.learner.state_dict()
+    assert found["keys.signs"].unique().tolist() == [1]
+    assert bsp.results.rows == tuned.results.rows
+    assert all(torch.equal(value, found[name]) for name, value in tuned.learner.state_dict().items())
+
+
+def test_a_run_is_the_same_with_and_without_the_feature_store(image_archive: Path, tmp_path: Path) -> None:
+    stored, computed = (
+        run(image_archive, tmp_path / how, {"name": "bsp"}, store=how) for how in ("memory", "off")
+    )
+    assert stored.folder.lines("eval.jsonl") == computed.folder.lines("eval.jsonl")
+
+
+@pytest.mark.parametrize(
+    "options", [{"batchnorm": "moving"}, {"batchnorm": "frozen"}, {"period": 1}], ids=str
+)
+def test_bsp_conforms_and_resumes_with_other_options_than_the_defaults(options: dict[str, Any]) -> None:
+    assert [
+        finding for finding in check_plugin("learner", "sidetune/bsp", options) if not finding.passed
+    ] == []

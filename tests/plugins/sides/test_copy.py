@@ -1,0 +1,94 @@
+"""The copy of the base as a side."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sidetune_core.api import Base, Features, Inputs, Side
+from sidetune_core.config.kinds import SIDE
+from sidetune_core.config.registry import find, load
+from sidetune_core.feature_cache.cache import FeatureStore
+
+
+class Small(Base):
+    """Linear and batch norm, (5,) to (4,)."""
+
+    shape = (4,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 4)
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        return Features(self.norm(self.linear(inputs["x"])))
+
+
+def make(base: Base) -> Side:
+    cls = load(find(SIDE, "copy"))
+    side: Side = cls(cls.Config(), {"x": (5,)}, base)
+    return side
+
+
+def test_at_first_it_gives_what_the_base_gives() -> None:
+    base = Small().eval()
+    side = make(base).eval()
+    inputs = {"x": torch.randn(3, 5)}
+    assert torch.equal(side(inputs, base(inputs)), base(inputs).encoding)
+
+
+def test_training_it_changes_it_and_leaves_the_base_as_it_was() -> None:
+    base = Small().eval().requires_grad_(False)
+    before = copy.deepcopy(base.state_dict())
+    side = make(base).requires_grad_(True).train()
+    start = copy.deepcopy(side.state_dict())
+    optimizer = torch.optim.SGD(side.parameters(), lr=0.1)
+    side({"x": torch.randn(8, 5)}, Features(torch.zeros(0))).square().sum().backward()
+    optimizer.step()
+    assert all(torch.equal(value, before[key]) for key, value in base.state_dict().items())
+    assert not any(
+        torch.equal(value, start[key])
+        for key, value in side.state_dict().items()
+        if "linear" in key or "running" in key
+    )
+
+
+def test_it_shares_no_memory_with_the_base() -> None:
+    base = Small()
+    mine = {tensor.data_ptr() for tensor in make(base).state_dict().values()}
+    assert mine.isdisjoint(tensor.data_ptr() for tensor in base.state_dict().values())
+
+
+def test_it_does_not_keep_the_base() -> None:
+    base = Small()
+    assert all(module is not base for module in make(base).modules())
+
+
+def test_it_has_no_store_even_beside_a_base_that_has_one() -> None:
+    base = Small().eval().requires_grad_(False)
+    store = FeatureStore(2**20, keep_taps=False, say=print)
+    store.attach(base, "fp32")
+    inputs = Inputs({"x": torch.randn(3, 5)}, torch.arange(3))
+    base(inputs)
+    side: Any = make(base)
+    assert side.network.store is None
+    assert base.store is not None
+    side.network.linear.weight.data.zero_()
+    assert not torch.equal(side(inputs, base(inputs)), base(inputs).encoding)
+
+
+def test_a_copy_of_the_stored_outputs_is_not_made() -> None:
+    base = Small().eval().requires_grad_(False)
+    said: list[str] = []
+
+    class NoCopies(FeatureStore):
+        def __deepcopy__(self, _: dict[int, object]) -> FeatureStore:
+            raise AssertionError("the store was copied")
+
+    NoCopies(2**20, keep_taps=False, say=said.append).attach(base, "fp32")
+    make(base)
