@@ -21,8 +21,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import sidetune_core
+
 VARIANTS = {"off": "off", "disk": "disk", "again": "disk"}
-TICK = 20
+LOG_EVERY = 20
 """Steps between two stamps."""
 
 
@@ -45,8 +47,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.images % (TICK * options.batch) or options.epochs < 2:
-        parser.error(f"--images must be a multiple of {TICK} times --batch, and --epochs 2 or more")
+    if options.images % (LOG_EVERY * options.batch) or options.epochs < 2:
+        parser.error(f"--images must be a multiple of {LOG_EVERY} times --batch, and --epochs 2 or more")
     if options.child:
         _train(options)
         return
@@ -85,7 +87,6 @@ def _images(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     """One run, in this process; prints the peak of its memory in GB."""
-    from sidetune_core import api
 
     env = {
         "name": "rooms",
@@ -94,7 +95,7 @@ def _train(options: argparse.Namespace) -> None:
         "test_images": options.batch,
         "size": options.size,
     }
-    spec = api.RunSpec(
+    spec = sidetune_core.RunSpec(
         env=env,
         base={"name": "taskonomy", "weights": "none", "width": 64},
         side="fcn5",
@@ -108,7 +109,7 @@ def _train(options: argparse.Namespace) -> None:
             "store_limit": 64.0,
         },
     )
-    api.run(spec, options.folder / options.child)
+    sidetune_core.run(spec, options.folder / options.child)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 
 

@@ -22,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import sidetune_core
+
 VARIANTS = ("plain", "memory", "off", "disk")
 BATCH, STEPS, EVALUATION_BATCH = 128, 157, 250
 
@@ -91,9 +93,8 @@ def _child(variant: str, folder: Path, out: str) -> tuple[float, float, float]:
 
 
 def _ours(options: argparse.Namespace) -> float:
-    from sidetune_core import api
 
-    spec = api.RunSpec(
+    spec = sidetune_core.RunSpec(
         base={"name": "resnet44", "weights": options.weights},
         side={"name": "fcn4", "weights": options.weights},
         merger="mlp2",
@@ -105,7 +106,7 @@ def _ours(options: argparse.Namespace) -> float:
             "store_dir": options.folder.parent / "store",
         },
     )
-    row = api.run(spec, options.folder).results.rows[-1]
+    row = sidetune_core.run(spec, options.folder).results.rows[-1]
     return statistics.mean(cell for cell in row if cell is not None)
 
 
@@ -117,13 +118,13 @@ def _plain(options: argparse.Namespace) -> float:
     from torch.nn import functional
 
     from sidetune_core.api import Features
-    from sidetune_core.config.resolve import compose
+    from sidetune_core.config.resolve import resolve
     from sidetune_core.config.spec import RunSpec
 
     weights = {"weights": options.weights}
-    parts = compose(
+    parts = resolve(
         RunSpec(base={"name": "resnet44", **weights}, side={"name": "fcn4", **weights}, merger="mlp2")
-    ).parts
+    ).components
     inputs = {"image": (3, 32, 32)}
     torch.manual_seed(0)
     base = (

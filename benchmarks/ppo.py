@@ -24,6 +24,8 @@ import time
 from typing import Any
 from unittest import mock
 
+import sidetune_core
+
 ENVS, ROLLOUT, BATCH, PASSES, EPISODES = 8, 128, 256, 4, 100
 VARIANTS = ("ours", "sb3")
 
@@ -94,7 +96,6 @@ class _Watch:
 
 
 def _ours(options: argparse.Namespace) -> list[float]:
-    from sidetune_core import api
     from sidetune_core.training import loop, steps
 
     watch, train = _Watch(), steps.train
@@ -120,7 +121,7 @@ def _ours(options: argparse.Namespace) -> list[float]:
         "eps": 1e-5,
         "clip": 0.5,
     }
-    spec = api.RunSpec(
+    spec = sidetune_core.RunSpec(
         base={"name": "mlp", "layers": 0},
         learner={"name": "scratch", "norm": False},
         env={**env, "episodes": EPISODES, "layers": 2},
@@ -128,7 +129,7 @@ def _ours(options: argparse.Namespace) -> list[float]:
         seed=options.seed,
     )
     with mock.patch.object(loop, "train", timed), tempfile.TemporaryDirectory() as folder:
-        result = api.run(spec, f"{folder}/run").results.rows[0][0]
+        result = sidetune_core.run(spec, f"{folder}/run").results.rows[0][0]
     assert result is not None
     return [*watch.seconds, result]
 

@@ -23,6 +23,8 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import sidetune_core
+
 WORLDS = ("CartPole-v1", "MiniGrid-DoorKey-5x5-v0", "VizdoomBasic-v1")
 ENVS, ROLLOUT = 8, 128
 
@@ -57,7 +59,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         contextlib.chdir(folder),
     ):  # a bare VizDoom writes files where it is run
-        for id in options.worlds:
+        for id in options.vector_env:
             env: dict[str, Any] = {
                 "name": "gym",
                 "ids": id,
@@ -69,24 +71,23 @@ def main() -> None:
             if id.startswith("Vizdoom"):
                 arguments = {"frame_skip": 4, "screen_resolution": "RES_160X120"}
                 env |= {"arguments": json.dumps(arguments), "inputs": "image", "size": 64}
-            seconds = [*_worlds(env, clock), *_run(env, clock)]
+            seconds = [*_vector_env(env, clock), *_run(env, clock)]
             print(
                 f"{id:<28}"
                 + "".join(f"{options.frames / taken:>9.0f}" for taken in [*seconds, sum(seconds[2:])])
             )
 
 
-def _worlds(env: dict[str, Any], clock: Clock) -> list[float]:
+def _vector_env(env: dict[str, Any], clock: Clock) -> list[float]:
     """Seconds of the bare environments and of the wrapped ones."""
     import gymnasium
     import torch
 
-    from sidetune_core import api
     from sidetune_core.config import resolve
 
-    composition = resolve.compose(api.RunSpec(env=env, learner="scratch"))
-    stream = composition.parts["env"].cls(composition.parts["env"].config, 0)
-    worlds = stream.tasks()[0].make_worlds(ENVS)
+    composition = resolve.resolve(sidetune_core.RunSpec(env=env, learner="scratch"))
+    stream = composition.components["env"].cls(composition.components["env"].config, 0)
+    vector_env = stream.tasks()[0].make_vector_env(ENVS)
     bare = gymnasium.make(env["ids"], **json.loads(env.get("arguments", "{}")))
     actions = [bare.action_space.sample() for _ in range(env["frames"])]
     bare.reset(seed=0)
@@ -97,20 +98,19 @@ def _worlds(env: dict[str, Any], clock: Clock) -> list[float]:
             bare.reset()
     alone = clock() - began
     bare.close()
-    worlds.reset(0)
+    vector_env.reset(0)
     given = torch.tensor(actions, dtype=torch.float32).view(-1, ENVS, 1)
     began = clock()
     for some in given:
-        worlds.step(some)
+        vector_env.step(some)
     wrapped = clock() - began
-    worlds.close()
+    vector_env.close()
     return [alone, wrapped]
 
 
 def _run(env: dict[str, Any], clock: Clock) -> list[float]:
     """Seconds of collection and of updates in a run."""
-    from sidetune_core import api
-    from sidetune_core.rl.collector import Gatherer
+    from sidetune_core.rl.collector import RolloutCollector
     from sidetune_core.training import loop, steps
 
     spent: dict[str, float] = {"train": 0.0, "collect": 0.0}
@@ -125,13 +125,13 @@ def _run(env: dict[str, Any], clock: Clock) -> list[float]:
 
         return call
 
-    spec = api.RunSpec(learner="scratch", env=env)
+    spec = sidetune_core.RunSpec(learner="scratch", env=env)
     with (
         mock.patch.object(loop, "train", timed("train", steps.train)),
-        mock.patch.object(Gatherer, "gather", timed("collect", Gatherer.gather)),
+        mock.patch.object(RolloutCollector, "collect", timed("collect", RolloutCollector.collect)),
         tempfile.TemporaryDirectory() as folder,
     ):
-        api.run(spec, f"{folder}/run", save_every="none")
+        sidetune_core.run(spec, f"{folder}/run", save_every="none")
     return [spent["collect"], spent["train"] - spent["collect"]]
 
 

@@ -118,9 +118,9 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     from torch import nn
 
     from sidetune_core.assembly.build import build_learner, build_stream
-    from sidetune_core.config.resolve import compose
+    from sidetune_core.config.resolve import resolve
     from sidetune_core.config.spec import RunSpec
-    from sidetune_core.feature_cache.cache import GIB, FeatureStore
+    from sidetune_core.feature_cache.cache import GIB, FeatureCache
     from sidetune_core.interfaces.tasks import Order
     from sidetune_core.system import device
     from sidetune_core.training.optimizer import make_optimizer
@@ -136,7 +136,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
         env=env if minilm else {**env, "tokenizer": options.base},
         train={"precision": options.precision, "batch": options.batch},
     )
-    composition = compose(spec)
+    composition = resolve(spec)
     stream = build_stream(composition)
     learner, machine = build_learner(composition, stream), device.choose(composition.train)
     (task,) = stream.tasks()
@@ -147,8 +147,8 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
         thing.requires_grad_(True)
         if isinstance(thing, nn.Module):
             thing.train()
-    taps = bool(state) and composition.parts["side"].cls.uses_taps
-    store = FeatureStore(limit=64 * GIB, keep_taps=taps, say=lambda text: print(text, file=sys.stderr))
+    taps = bool(state) and composition.components["side"].cls.needs_taps
+    store = FeatureCache(limit=64 * GIB, keep_taps=taps, info=lambda text: print(text, file=sys.stderr))
     store.attach(learner, machine.arithmetic)
     training = task.train(lambda inputs: torch.empty(0), Order(0, options.batch))
     batches = [machine.move_batch(next(training)) for _ in range(options.steps + UNTIMED)]

@@ -1,3 +1,47 @@
-"""sidetune: adapt a pretrained network to a stream of tasks with a light side network, and compare with every rival."""
+"""sidetune: adapt a pretrained network to a stream of tasks with a light side network, and compare it with the baselines.
+
+    import sidetune_core
+
+    run = sidetune_core.run(sidetune_core.RunSpec(learner="sidetune", env="digits"))
+    run.results.rows                                # R
+    run.predict({"image": images}, "t0")
+
+Names are imported when they are first used, so that importing the package imports no torch. Plugin authors find
+theirs in `sidetune_core.api`, `sidetune_core.rl`, `sidetune_core.demonstrations` and `sidetune_core.testing`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sidetune_core.config.spec import Choice, RunSpec
+    from sidetune_core.results.metrics import Results
+    from sidetune_core.sweeps.runner import SweptRun, sweep
+    from sidetune_core.training.run import Run, resume, run
 
 __version__ = "0.1.0"
+
+__all__ = ["Choice", "Results", "Run", "RunSpec", "SweptRun", "__version__", "resume", "run", "sweep"]
+
+_MODULES = {
+    "Choice": "config.spec",
+    "Results": "results.metrics",
+    "Run": "training.run",
+    "RunSpec": "config.spec",
+    "SweptRun": "sweeps.runner",
+    "resume": "training.run",
+    "run": "training.run",
+    "sweep": "sweeps.runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -1,18 +1,19 @@
-"""The public interface: what plugins are made of, and how a run is started from Python.
+"""The public interface for plugin authors: what bases, sides, mergers, learners and envs are made of.
 
-from sidetune_core import api
+    from sidetune_core.api import Heads, Learner, Task, option
 
-run = api.run(api.RunSpec(learner="sidetune", env="digits"))
-run.results.rows        # R
-run.predict({"image": images}, "t0")
+It imports the interfaces and nothing above them. Reinforcement learning has `sidetune_core.rl`, recorded experts have
+`sidetune_core.demonstrations`, conformance checks have `sidetune_core.testing`. To run something from Python, use
+`sidetune_core.run`.
 """
 
 from __future__ import annotations
 
-from sidetune_core.config.options import at_least, at_most, more_than, option
-from sidetune_core.config.spec import Choice, RunSpec
-from sidetune_core.demonstrations.dataset import Recording, Trajectories, open_recording
-from sidetune_core.demonstrations.record import collect
+import warnings
+from pkgutil import resolve_name
+from typing import Any
+
+from sidetune_core.config.options import Renamed, at_least, at_most, more_than, option
 from sidetune_core.errors import (
     DataError,
     FitError,
@@ -26,79 +27,88 @@ from sidetune_core.interfaces.buffers import BufferDict
 from sidetune_core.interfaces.classification import ClassTask, Examples
 from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
 from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
-from sidetune_core.interfaces.learner import Learner, Parts
+from sidetune_core.interfaces.learner import Components, Learner
 from sidetune_core.interfaces.networks import Base, Merger, Side, StagedSide
-from sidetune_core.interfaces.tasks import Act, Batch, Order, Task, TaskStream, shuffled
-from sidetune_core.results.metrics import Results
-from sidetune_core.rl.distributions import Actor, Categorical, Gaussian, Policy
-from sidetune_core.rl.ppo import RolloutOptions
-from sidetune_core.rl.rollout_task import RolloutTask
-from sidetune_core.rl.vector_env import Expert, Observations, Step, Worlds
+from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream, shuffled
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.storage.atomic import home
 from sidetune_core.storage.weights import Published, load_weights
-from sidetune_core.sweep.runner import SweptRun, sweep
-from sidetune_core.training.run import Run, resume, run
 
 __all__ = [
-    "Act",
-    "Actor",
     "Base",
     "Batch",
     "BufferDict",
-    "Categorical",
-    "Choice",
     "ClassHead",
     "ClassTask",
+    "Components",
     "DataError",
     "Examples",
-    "Expert",
     "Features",
     "FitError",
-    "Gaussian",
     "Heads",
     "InputShapes",
     "Inputs",
     "Learner",
     "Merger",
-    "Observations",
     "OptionError",
     "Order",
-    "Parts",
     "PluginError",
-    "Policy",
+    "Predict",
     "Published",
-    "Recording",
-    "Results",
-    "RolloutOptions",
-    "RolloutTask",
-    "Run",
+    "Renamed",
     "RunError",
-    "RunSpec",
     "Shape",
     "Side",
     "SidetuneError",
     "StagedSide",
-    "Step",
-    "SweptRun",
     "Task",
     "TaskStream",
-    "Trajectories",
     "WeightsError",
-    "Worlds",
     "at_least",
     "at_most",
-    "collect",
     "derive_seed",
     "home",
     "load_weights",
     "more_than",
     "normalise",
-    "open_recording",
     "option",
-    "resume",
-    "run",
     "seeded",
     "shuffled",
-    "sweep",
 ]
+
+_FORMER_NAMES = {
+    "Act": "sidetune_core.api:Predict",
+    "Parts": "sidetune_core.api:Components",
+    **{
+        name: f"sidetune_core:{name}"
+        for name in ("Choice", "Results", "Run", "RunSpec", "SweptRun", "resume", "run", "sweep")
+    },
+    **{
+        name: f"sidetune_core.rl:{name}"
+        for name in (
+            "Actor",
+            "Categorical",
+            "Expert",
+            "Gaussian",
+            "Observations",
+            "Policy",
+            "RolloutTask",
+            "Step",
+        )
+    },
+    "RolloutOptions": "sidetune_core.rl:RolloutOptions",
+    "Worlds": "sidetune_core.rl:VectorEnv",
+    "Recording": "sidetune_core.demonstrations:Demonstrations",
+    "Trajectories": "sidetune_core.demonstrations:Trajectories",
+    "collect": "sidetune_core.demonstrations:record_demonstrations",
+    "open_recording": "sidetune_core.demonstrations:open_demonstrations",
+}
+"""Names of version 0.1 and where they are now; the old ones are removed in version 0.3."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FORMER_NAMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    module, _, attribute = _FORMER_NAMES[name].partition(":")
+    warnings.warn(f"{__name__}.{name} is now {module}.{attribute}", DeprecationWarning, stacklevel=2)
+    return resolve_name(_FORMER_NAMES[name])

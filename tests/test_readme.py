@@ -29,7 +29,7 @@ def test_the_twenty_line_learner_runs_from_the_current_folder(tmp_path: Path, im
 
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
-    (code,) = [block for block in blocks("python") if "api.run(" in block]
+    (code,) = [block for block in blocks("python") if "sidetune_core.run(" in block]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment()
     )

@@ -63,7 +63,7 @@ class Encoder(Base):
             raise FitError(
                 f"{owner}: {model} is a {type(self.network).__name__}, and no text encoder such as BERT"
             )
-        self.vocabulary = embeddings.num_embeddings
+        self.vocabulary_size = embeddings.num_embeddings
         self._typed = "token_type_ids" in inspect.signature(self.network.forward).parameters
         self._typed = self._typed and getattr(self.network.config, "type_vocab_size", 2) > 1
         depth, channels = self.network.config.num_hidden_layers, self.network.config.hidden_size
@@ -83,12 +83,12 @@ class Encoder(Base):
         encoding, *taps = (hidden[place].masked_fill(ended, 0) for place in (-1, *self._places))
         return Features(encoding, tuple(taps))
 
-    def shortened(self, layers: int) -> Encoder:
+    def first_layers(self, layers: int) -> Encoder:
         """A copy of the embeddings and the first `layers` layers; it gives no taps."""
         depth = self.network.config.num_hidden_layers
         if layers > depth:
             raise FitError(f"a base of {depth} layers cannot be cut after {layers}")
-        cut = copy.deepcopy(self, {id(self.store): None})
+        cut = copy.deepcopy(self, {id(self.cache): None})
         stacks = [
             name
             for name, one in cut.network.named_modules()
@@ -113,8 +113,8 @@ class Encoder(Base):
         training = self.training
         try:
             with torch.no_grad():
-                assert self.vocabulary is not None
-                batch = {"tokens": tokens % self.vocabulary, "mask": torch.ones(2, window)}
+                assert self.vocabulary_size is not None
+                batch = {"tokens": tokens % self.vocabulary_size, "mask": torch.ones(2, window)}
                 one, other = self.eval()(batch).encoding
         except (IndexError, RuntimeError) as error:
             raise FitError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sidetune_core.api import Parts, at_least, derive_seed, option
+from sidetune_core.api import Components, at_least, derive_seed, option
 
 from .finetune import FineTune
 
@@ -48,8 +48,8 @@ class BSP(FineTune):
             "the base's BatchNorm layers: trained like all else, or frozen statistics (scale and shift are trained), or copies for tasks",
         )
 
-    def __init__(self, config: Config, parts: Parts) -> None:
-        super().__init__(config, parts)
+    def __init__(self, config: Config, components: Components) -> None:
+        super().__init__(config, components)
         keyed = {
             f"{name}.weight": module for name, module in self.named_modules() if isinstance(module, KEYED)
         }  # no head is there yet

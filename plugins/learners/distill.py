@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from sidetune_core.api import Batch, Heads, Learner, Parts, Task, at_least, load_weights, normalise, option
+from sidetune_core.api import (
+    Batch,
+    Components,
+    Heads,
+    Learner,
+    Task,
+    at_least,
+    load_weights,
+    normalise,
+    option,
+)
 
 from ._norm import NormConfig
 
@@ -52,18 +62,18 @@ class Distill(Learner):
     }
     needs = frozenset({"base", "side"})
 
-    def __init__(self, config: Config, parts: Parts) -> None:
+    def __init__(self, config: Config, components: Components) -> None:
         super().__init__()
-        assert parts.side is not None
-        self.base = parts.base()
-        self.side = parts.side(self.base)
+        assert components.side is not None
+        self.base = components.base()
+        self.side = components.side(self.base)
         self.heads = Heads(self.base.shape, config.norm)
         self._config = config
         self._numbers: set[str] = set()
         self._difference: Tensor | None = None
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        head = self.heads.start(task)
+        head = self.heads.add_task(task)
         if task.outputs == "numbers":
             self._numbers.add(task.id)
         if self._config.weights == "none":

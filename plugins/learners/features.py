@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from sidetune_core.api import Heads, Learner, Parts, Task
+from sidetune_core.api import Components, Heads, Learner, Task
 
 from ._norm import NormConfig
 
@@ -16,13 +16,13 @@ class Features(Learner):
 
     Config = NormConfig
 
-    def __init__(self, config: NormConfig, parts: Parts) -> None:
+    def __init__(self, config: NormConfig, components: Components) -> None:
         super().__init__()
-        self.base = parts.base()
+        self.base = components.base()
         self.heads = Heads(self.base.shape, config.norm)
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        return [self.heads.start(task)]
+        return [self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)

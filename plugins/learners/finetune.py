@@ -8,7 +8,7 @@ from typing import Literal
 import attrs
 from torch import Tensor, nn
 
-from sidetune_core.api import Heads, Learner, Parts, Task, option
+from sidetune_core.api import Components, Heads, Learner, Task, option
 
 from ._batchnorm import TaskNorms, all_but_batch_norms
 from ._merged import merged
@@ -32,20 +32,20 @@ class FineTune(Learner):
             "the base's BatchNorm layers: trained like all else, frozen statistics (scale and shift are trained), or a copy for each task",
         )
 
-    takes = frozenset({"side", "merger"})
+    optional_components = frozenset({"side", "merger"})
 
-    def __init__(self, config: Config, parts: Parts) -> None:
+    def __init__(self, config: Config, components: Components) -> None:
         super().__init__()
-        self.base = parts.base()
-        self.side = parts.side(self.base) if parts.side else None
-        self.merger = parts.merger(self.base, 2) if parts.merger else None
+        self.base = components.base()
+        self.side = components.side(self.base) if components.side else None
+        self.merger = components.merger(self.base, 2) if components.merger else None
         self.heads = Heads(self.base.shape, config.norm)
         self.norms = TaskNorms() if config.batchnorm == "per-task" else None
         self._frozen_norms = config.batchnorm == "frozen"
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
         beside = [part for part in (self.side, self.merger) if part is not None]
-        return [*self._start_base(task), *beside, self.heads.start(task)]
+        return [*self._start_base(task), *beside, self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.encode(inputs, task_id), task_id)

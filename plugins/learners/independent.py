@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from sidetune_core.api import Heads, Learner, Parts, Task
+from sidetune_core.api import Components, Heads, Learner, Task
 
 from ._merged import merged
 from ._norm import NormConfig
@@ -21,19 +21,19 @@ class Independent(Learner):
     """
 
     Config = NormConfig
-    takes = frozenset({"side", "merger"})
+    optional_components = frozenset({"side", "merger"})
     pretrained: ClassVar[bool] = True
 
-    def __init__(self, config: NormConfig, parts: Parts) -> None:
+    def __init__(self, config: NormConfig, components: Components) -> None:
         super().__init__()
-        self._parts = parts
+        self._parts = components
         self.bases = nn.ModuleDict()
         self.sides = nn.ModuleDict()
         self.mergers = nn.ModuleDict()
-        self.heads = Heads(parts.base(pretrained=False).shape, config.norm)
+        self.heads = Heads(components.base(pretrained=False).shape, config.norm)
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        self.heads.start(
+        self.heads.add_task(
             task
         )  # before the rest, so that its random weights are those that fine-tuning gives it
         base = self._parts.base(self.pretrained)
@@ -43,9 +43,15 @@ class Independent(Learner):
         if self._parts.merger is not None:
             self.mergers[task.id] = self._parts.merger(base, 2)
         return [
-            parts[task.id] for parts in (self.bases, self.sides, self.mergers, self.heads) if task.id in parts
+            components[task.id]
+            for components in (self.bases, self.sides, self.mergers, self.heads)
+            if task.id in components
         ]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        network = [parts[task_id] for parts in (self.bases, self.sides, self.mergers) if task_id in parts]
+        network = [
+            components[task_id]
+            for components in (self.bases, self.sides, self.mergers)
+            if task_id in components
+        ]
         return self.heads.predict(merged(inputs, *network), task_id)

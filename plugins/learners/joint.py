@@ -13,4 +13,4 @@ class Joint(FineTune):
     different, ``frozen`` or ``per-task`` is the fairer bound.
     """
 
-    together = True
+    joint = True

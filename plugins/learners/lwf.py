@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.api import Batch, Parts, Task, at_least, more_than, option
+from sidetune_core.api import Batch, Components, Task, at_least, more_than, option
 
 from .finetune import FineTune
 
@@ -42,8 +42,8 @@ class LwF(FineTune):
             "the base's BatchNorm layers: trained like all else, or frozen statistics (scale and shift are trained)",
         )
 
-    def __init__(self, config: Config, parts: Parts) -> None:
-        super().__init__(config, parts)
+    def __init__(self, config: Config, components: Components) -> None:
+        super().__init__(config, components)
         self.teacher: LwF | None = None
         self._coef, self._temperature = config.coef, config.temperature
         self._numbers: set[str] = set()

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Heads, Learner, Parts, Task, option
+from sidetune_core.api import Components, Heads, Learner, Task, option
 
 from ._norm import NormConfig
 
@@ -35,12 +35,12 @@ class SideTune(Learner):
 
     needs = frozenset({"base", "side", "merger"})
 
-    def __init__(self, config: Config, parts: Parts) -> None:
+    def __init__(self, config: Config, components: Components) -> None:
         super().__init__()
-        assert parts.side is not None
-        assert parts.merger is not None
-        self._make_side, self._make_merger = parts.side, parts.merger
-        self.base = parts.base()
+        assert components.side is not None
+        assert components.merger is not None
+        self._make_side, self._make_merger = components.side, components.merger
+        self.base = components.base()
         self.sides = nn.ModuleDict()
         self.mergers = nn.ModuleDict()
         self.heads = Heads(self.base.shape, config.norm)
@@ -51,7 +51,7 @@ class SideTune(Learner):
         self.sides[task.id] = self._make_side(self.base)
         self.mergers[task.id] = self._make_merger(self.base, 2 + len(self._earlier(task.id)))
         self._current = task.id
-        return [self.sides[task.id], self.mergers[task.id], self.heads.start(task)]
+        return [self.sides[task.id], self.mergers[task.id], self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         features = self.base(inputs)

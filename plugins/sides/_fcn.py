@@ -96,7 +96,7 @@ class FCN(StagedSide):
                 tuple(maps.shape[1:]) for maps in self.run({"image": torch.zeros(1, *shape)})
             )
 
-    def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``image``, scaled to [-1, 1]."""
         return 2 * inputs["image"] - 1
 
@@ -108,7 +108,7 @@ class FCN(StagedSide):
     def run(
         self, inputs: Mapping[str, Tensor], laterals: Callable[[int], Tensor | float] | None = None
     ) -> list[Tensor]:
-        current = self.enter(inputs)
+        current = self.stem(inputs)
         activations: list[Tensor] = []
         for number, (linear, activate) in enumerate(self.stages()):
             before = linear(current)
@@ -119,7 +119,7 @@ class FCN(StagedSide):
             activations.append(current)
         return activations
 
-    def leave(self, activation: Tensor) -> Tensor:
+    def project(self, activation: Tensor) -> Tensor:
         """The last map in the size of the base's, (B, C, H, W)."""
         if tuple(activation.shape[2:]) == self.size:
             return activation

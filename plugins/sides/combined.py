@@ -41,11 +41,11 @@ class Combined(StagedSide):
             packaged=Path(__file__).parent / "weights" / "combined.safetensors",
         )
 
-    def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return self.network.enter(inputs)
+    def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.network.stem(inputs)
 
     def stages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
         return self.network.stages()
 
-    def leave(self, activation: Tensor) -> Tensor:
-        return self.network.leave(activation)
+    def project(self, activation: Tensor) -> Tensor:
+        return self.network.project(activation)

@@ -55,7 +55,7 @@ class Conv(StagedSide):
             packaged=Path(__file__).parent / "weights" / "conv.safetensors",
         )
 
-    def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``image``"""
         return inputs["image"]
 
@@ -63,7 +63,7 @@ class Conv(StagedSide):
         """The convolutions, each with ReLU."""
         return [(convolution, self.relu) for convolution in self.convolutions]
 
-    def leave(self, activation: Tensor) -> Tensor:
+    def project(self, activation: Tensor) -> Tensor:
         """The linear layer on the flattened map, (B, *base.shape)."""
         encoding: Tensor = self.last(activation.flatten(1))
         return encoding.view(-1, *self._shape)

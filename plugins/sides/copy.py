@@ -21,7 +21,7 @@ class Copy(Side):
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
         self.network = copy.deepcopy(
-            base, {id(base.store): None}
+            base, {id(base.cache): None}
         )  # without the stored outputs: the copy will give others
 
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:

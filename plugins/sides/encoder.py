@@ -47,13 +47,13 @@ class Encoder(Side):
                 f"{tuple(base.shape)}"
             )
         if config.start == "copy":
-            self.copied = _with_fixed_embeddings(base.shortened(config.layers))
+            self.copied = _with_fixed_embeddings(base.first_layers(config.layers))
             return
-        if base.vocabulary is None:
+        if base.vocabulary_size is None:
             raise FitError(
                 "side 'encoder' with new layers needs a base that says how many tokens it knows (vocabulary)"
             )
-        self.tokens = nn.Embedding(base.vocabulary, config.width)
+        self.tokens = nn.Embedding(base.vocabulary_size, config.width)
         self.places = positions(base.shape[0], config.width)
         self.layers = nn.ModuleList(
             Layer(config.width, config.heads, config.dropout, "side 'encoder'") for _ in range(config.layers)

@@ -75,7 +75,7 @@ class FCN4(StagedSide):
                 tuple(maps.shape[1:]) for maps in self.run({"image": torch.zeros(1, *shape)})
             )
 
-    def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``image``, standardised."""
         return (inputs["image"] - self.mean) / self.std
 
@@ -83,7 +83,7 @@ class FCN4(StagedSide):
         """Convolution and norm, then ReLU, four times."""
         return [(layer[:-1], layer[-1]) for layer in (self.conv1, self.conv2, self.conv3, self.conv5)]
 
-    def leave(self, activation: Tensor) -> Tensor:
+    def project(self, activation: Tensor) -> Tensor:
         """The mean over the last map, (B, 64)."""
         return activation.mean((2, 3))
 

@@ -33,7 +33,7 @@ class Ladder(Side):
 
         width: int = option(32, "channels of the first rung; later ones are wider", at_least(1))
 
-    uses_taps = True
+    needs_taps = True
 
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ class LadderText(Side):
             0.1, "share of activations that are dropped in training", at_least(0), at_most(0.9)
         )
 
-    uses_taps = True
+    needs_taps = True
 
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()

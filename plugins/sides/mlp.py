@@ -44,7 +44,7 @@ class MLP(StagedSide):
             packaged=Path(__file__).parent / "weights" / "mlp.safetensors",
         )
 
-    def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """All inputs as rows."""
         return flat(inputs)
 
@@ -52,7 +52,7 @@ class MLP(StagedSide):
         """Two layers, each with tanh."""
         return [(self.first, self.tanh), (self.second, self.tanh)]
 
-    def leave(self, activation: Tensor) -> Tensor:
+    def project(self, activation: Tensor) -> Tensor:
         """The last layer, (B, *base.shape)."""
         encoding: Tensor = self.last(activation)
         return encoding.view(-1, *self._shape)

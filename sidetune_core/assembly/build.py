@@ -7,10 +7,10 @@ from typing import Any
 import attrs
 import torch
 
-from sidetune_core.config.resolve import Composition, Part
+from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun
 from sidetune_core.errors import FitError
 from sidetune_core.interfaces.inputs import Shape
-from sidetune_core.interfaces.learner import Learner, Parts
+from sidetune_core.interfaces.learner import Components, Learner
 from sidetune_core.interfaces.networks import Base, Merger, Side
 from sidetune_core.interfaces.tasks import TaskStream
 from sidetune_core.seeding import seeded
@@ -19,14 +19,14 @@ SPARE_TOKENS = 128
 """Embeddings that a base may have in excess, for their number is often rounded up to a multiple of 64 or 128."""
 
 
-def build_stream(composition: Composition) -> TaskStream:
+def build_stream(composition: ResolvedRun) -> TaskStream:
     """The env; it reads no data yet."""
-    env = composition.parts["env"]
+    env = composition.components["env"]
     stream: TaskStream = env.cls(env.config, composition.seed)
     return stream
 
 
-def build_learner(composition: Composition, stream: TaskStream) -> Learner:
+def build_learner(composition: ResolvedRun, stream: TaskStream) -> Learner:
     """The learner, before its first task.
 
     Raises:
@@ -34,17 +34,17 @@ def build_learner(composition: Composition, stream: TaskStream) -> Learner:
         FitError: parts do not work together.
         WeightsError: a part's weights cannot be used.
     """
-    parts = _factories(composition, stream)
-    learner = composition.parts["learner"]
+    components = _factories(composition, stream)
+    learner = composition.components["learner"]
     with seeded(composition.seed, "check"):
-        _check_fit(composition, parts, stream.vocabulary)
+        _check_fit(composition, components, stream.vocabulary_size)
     with seeded(composition.seed, "build"):
-        built: Learner = learner.cls(learner.config, parts)
+        built: Learner = learner.cls(learner.config, components)
     return built
 
 
-def _factories(composition: Composition, stream: TaskStream) -> Parts:
-    chosen = composition.parts
+def _factories(composition: ResolvedRun, stream: TaskStream) -> Components:
+    chosen = composition.components
     base, side, merger = chosen["base"], chosen.get("side"), chosen.get("merger")
 
     def make_base(pretrained: bool = True) -> Base:
@@ -61,55 +61,61 @@ def _factories(composition: Composition, stream: TaskStream) -> Parts:
         made: Merger = merger.cls(merger.config, beside.shape, count)
         return made
 
-    return Parts(stream.inputs, make_base, make_side if side else None, make_merger if merger else None)
+    return Components(stream.inputs, make_base, make_side if side else None, make_merger if merger else None)
 
 
-def without_weights(part: Part) -> Any:
+def without_weights(component: ResolvedComponent) -> Any:
     """The part's options, but for weights at random: by convention, a part that has pretrained weights has an option ``weights``."""
-    if any(field.name == "weights" for field in attrs.fields(part.cls.Config)):
-        return attrs.evolve(part.config, weights="none")
-    return part.config
+    if any(field.name == "weights" for field in attrs.fields(component.cls.Config)):
+        return attrs.evolve(component.config, weights="none")
+    return component.config
 
 
-def _check_fit(composition: Composition, parts: Parts, vocabulary: int | None) -> None:
+def _check_fit(composition: ResolvedRun, components: Components, vocabulary_size: int | None) -> None:
     """Run one blank example through every part: wrong shapes are told here, not in the middle of a run."""
-    blank = {name: torch.zeros(1, *shape) for name, shape in parts.inputs.items()}
+    blank = {name: torch.zeros(1, *shape) for name, shape in components.inputs.items()}
     with torch.no_grad():
-        base = parts.base().eval()
+        base = components.base().eval()
         if (
-            vocabulary is not None
-            and base.vocabulary is not None
-            and not 0 <= base.vocabulary - vocabulary < SPARE_TOKENS
+            vocabulary_size is not None
+            and base.vocabulary_size is not None
+            and not 0 <= base.vocabulary_size - vocabulary_size < SPARE_TOKENS
         ):
-            reader, env = composition.parts["base"].owner, composition.parts["env"].owner
+            reader, env = composition.components["base"].owner, composition.components["env"].owner
             raise FitError(
-                f"{reader} knows {base.vocabulary} tokens and the tokenizer of {env} has {vocabulary}: choose the one that the base was "
+                f"{reader} knows {base.vocabulary_size} tokens and the tokenizer of {env} has {vocabulary_size}: choose the one that the base was "
                 "trained with"
             )
         features = base(blank)
-        _check_shape(composition.parts["base"], "an encoding", features.encoding, base.shape, "declares")
+        _check_shape(composition.components["base"], "an encoding", features.encoding, base.shape, "declares")
         for tap, shape in zip(features.taps, base.tap_shapes, strict=False):
-            _check_shape(composition.parts["base"], "a tap", tap, shape, "declares")
+            _check_shape(composition.components["base"], "a tap", tap, shape, "declares")
         if len(features.taps) != len(base.tap_shapes):
-            owner = composition.parts["base"].owner
+            owner = composition.components["base"].owner
             raise FitError(f"{owner} gives {len(features.taps)} taps and declares {len(base.tap_shapes)}")
-        if parts.side is not None:
-            side = composition.parts["side"]
-            if side.cls.uses_taps and not base.tap_shapes:
+        if components.side is not None:
+            side = composition.components["side"]
+            if side.cls.needs_taps and not base.tap_shapes:
                 raise FitError(
-                    f"{side.owner} needs a base with taps; '{composition.parts['base'].plugin.name}' has none"
+                    f"{side.owner} needs a base with taps; '{composition.components['base'].plugin.name}' has none"
                 )
-            encoding = parts.side(base).eval()(blank, features)
+            encoding = components.side(base).eval()(blank, features)
             _check_shape(side, "an encoding", encoding, base.shape, "needs, as the base's is,")
-        if parts.merger is not None:
-            merged = parts.merger(base, 2).eval()([features.encoding, features.encoding])
+        if components.merger is not None:
+            merged = components.merger(base, 2).eval()([features.encoding, features.encoding])
             _check_shape(
-                composition.parts["merger"], "an encoding", merged, base.shape, "needs, as the base's is,"
+                composition.components["merger"],
+                "an encoding",
+                merged,
+                base.shape,
+                "needs, as the base's is,",
             )
 
 
-def _check_shape(part: Part, what: str, value: torch.Tensor, shape: Shape, verb: str) -> None:
+def _check_shape(
+    component: ResolvedComponent, what: str, value: torch.Tensor, shape: Shape, verb: str
+) -> None:
     if tuple(value.shape[1:]) != tuple(shape):
         raise FitError(
-            f"{part.owner} gives {what} of shape {tuple(value.shape[1:])} and {verb} {tuple(shape)}"
+            f"{component.owner} gives {what} of shape {tuple(value.shape[1:])} and {verb} {tuple(shape)}"
         )

@@ -7,16 +7,16 @@ from torch import Tensor
 
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
-from sidetune_core.interfaces.tasks import Act, Task
+from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.system.device import Machine
 
 
-def make_act(learner: Learner, task: Task, machine: Machine) -> Act:
+def make_predict(learner: Learner, task: Task, machine: Machine) -> Predict:
     """The learner's current output for a task, without gradient, in float32."""
 
-    def act(inputs: Inputs) -> Tensor:
+    def predict(inputs: Inputs) -> Tensor:
         with torch.no_grad(), machine.autocast():
             output: Tensor = learner(machine.move_inputs(inputs), task.id)
         return output.float()
 
-    return act
+    return predict

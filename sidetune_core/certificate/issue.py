@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sidetune_core import hashing
 from sidetune_core.certificate import probes
-from sidetune_core.certificate.probes import Replay, Stored, Watch
+from sidetune_core.certificate.probes import ProbeRecorder, Replay, Stored
 from sidetune_core.certificate.record import (
     LAST,
     STATEMENT,
@@ -38,7 +38,9 @@ from sidetune_core.storage.run_folder import PROBES, RunFolder
 from sidetune_core.storage.weights import read_tensors
 
 
-def certify(learner: Learner, stage: Sequence[Task], acts: Mapping[str, Watch], folder: RunFolder) -> None:
+def certify(
+    learner: Learner, stage: Sequence[Task], recorders: Mapping[str, ProbeRecorder], folder: RunFolder
+) -> None:
     """Write ``certificate.json`` anew after some tasks have been learnt, and the probes of these. To be called before their checkpoint is
     written: a run that is cut off in between leaves a certificate of tasks without a checkpoint, and those are passed over next time.
 
@@ -48,7 +50,7 @@ def certify(learner: Learner, stage: Sequence[Task], acts: Mapping[str, Watch], 
         acts: the learner's outputs for every task so far, by task id, through which the tasks of `stage` have just been evaluated.
         folder: of the run.
     """
-    learnt = list(acts)
+    learnt = list(recorders)
     done = learnt[: len(learnt) - len(stage)]
     known, before = _known(folder, done)
     tensors = dict(probes.named_tensors(learner))
@@ -63,7 +65,7 @@ def certify(learner: Learner, stage: Sequence[Task], acts: Mapping[str, Watch], 
     records = []
     for record in known.tasks:
         stored = Stored.read(folder.path / record.probes.file)
-        found = probes.replay(learner, acts[record.id], stored.inputs, record.id)
+        found = probes.replay(learner, recorders[record.id], stored.inputs, record.id)
         records.append(
             compare(
                 record,
@@ -76,7 +78,7 @@ def certify(learner: Learner, stage: Sequence[Task], acts: Mapping[str, Watch], 
             )
         )
     for task in stage:
-        records.append(_first(learner, task, acts[task.id], now, folder, len(learnt)))
+        records.append(_first(learner, task, recorders[task.id], now, folder, len(learnt)))
     write_certificate(folder, Certificate(STATEMENT, overall(learnt, records), learnt, records, stages, now))
 
 
@@ -135,11 +137,16 @@ def _moved(names: Sequence[str], tensors: Mapping[str, Tensor], boundary: Path) 
 
 
 def _first(
-    learner: Learner, task: Task, act: Watch, now: Mapping[str, str], folder: RunFolder, learnt: int
+    learner: Learner,
+    task: Task,
+    predict: ProbeRecorder,
+    now: Mapping[str, str],
+    folder: RunFolder,
+    learnt: int,
 ) -> TaskRecord:
     """The record of a task that has just been learnt."""
-    inputs = act.inputs
-    found = probes.replay(learner, act, inputs, task.id)
+    inputs = predict.inputs
+    found = probes.replay(learner, predict, inputs, task.id)
     name = f"{PROBES}/{task.id}.safetensors"
     Stored(inputs, found.output).write(folder.path / name)
     return TaskRecord(
@@ -159,7 +166,7 @@ def _first(
 
 
 def _outline(task: Task) -> Outline | None:
-    if not isinstance(task, ClassTask) or type(task).head is not ClassTask.head:
+    if not isinstance(task, ClassTask) or type(task).make_head is not ClassTask.make_head:
         return None
     return Outline(task.title, {name: list(shape) for name, shape in task.inputs.items()}, task.classes)
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from sidetune_core.certificate.record import Change
 from sidetune_core.hashing import tensor_digest
 from sidetune_core.interfaces.inputs import Inputs
-from sidetune_core.interfaces.tasks import Act
+from sidetune_core.interfaces.tasks import Predict
 from sidetune_core.seeding import seeded
 from sidetune_core.storage.weights import read_tensors, write_tensors
 
@@ -26,18 +26,18 @@ EXAMPLES = 8
 INPUT = "input."
 
 
-class Watch:
-    """An `Act` that keeps the first inputs that go through it, without their ids: a probe is always computed, never remembered."""
+class ProbeRecorder:
+    """An `Predict` that keeps the first inputs that go through it, without their ids: a probe is always computed, never remembered."""
 
-    def __init__(self, act: Act) -> None:
-        self._act = act
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
         self.inputs: dict[str, Tensor] = {}
 
     def __call__(self, inputs: Inputs) -> Tensor:
         room = EXAMPLES - len(next(iter(self.inputs.values()), ()))
         if room:
             self._keep({name: value[:room].detach().cpu().clone() for name, value in inputs.items()})
-        return self._act(inputs)
+        return self._predict(inputs)
 
     def _keep(self, rows: Mapping[str, Tensor]) -> None:
         if not self.inputs:
@@ -82,15 +82,15 @@ class Replay:
     """Names of its parameters and buffers that were read."""
 
 
-def replay(learner: nn.Module, act: Act, inputs: Mapping[str, Tensor], *names: object) -> Replay:
+def replay(learner: nn.Module, predict: Predict, inputs: Mapping[str, Tensor], *names: object) -> Replay:
     """Send probes through a learner. Random numbers, if any are drawn, are drawn under a seed made of `names`."""
-    reads = Reads(dict(named_tensors(learner)))
+    reads = ReadTracker(dict(named_tensors(learner)))
     with seeded(0, "probes", *names), reads:
-        output = act(Inputs(dict(inputs)))
+        output = predict(Inputs(dict(inputs)))
     return Replay(output.detach().cpu().clone(), frozenset(reads.names))
 
 
-class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class ReadTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is on, notes which of some tensors PyTorch's operations are given, under whatever view, module or function, with or without
     gradient. A tensor that shares its memory with another is read with it."""
 

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from sidetune_core import hashing
 from sidetune_core.assembly.build import build_learner, build_stream, without_weights
-from sidetune_core.assembly.predict import make_act
+from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate import probes
 from sidetune_core.certificate.issue import compare
 from sidetune_core.certificate.probes import Stored
 from sidetune_core.certificate.record import Certificate, Outline, TaskRecord, overall, read_certificate
-from sidetune_core.config.resolve import Composition, compose
+from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import from_values
 from sidetune_core.errors import OptionError, RunError, WeightsError
 from sidetune_core.interfaces.heads import ClassHead
 from sidetune_core.interfaces.inputs import InputShapes, Shape
 from sidetune_core.interfaces.learner import Learner
-from sidetune_core.interfaces.tasks import Act, Batch, Order, Task, TaskStream
+from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream
 from sidetune_core.seeding import seeded
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import RunFolder
@@ -148,7 +148,7 @@ def _replays(
 ) -> Iterator[str]:
     """Where the learner, built again from the newest checkpoint, is or does something else than the certificate says."""
     about = folder.read_json("run.json")
-    composition = _without_weights(compose(from_values(about.get("resolved"), str(folder.path / "run.json"))))
+    composition = _without_weights(resolve(from_values(about.get("resolved"), str(folder.path / "run.json"))))
     machine = _choose(composition)
     if str(machine) != about.get("machine"):
         notes.append(f"checked on {machine}; the run was on {about.get('machine')}")
@@ -168,7 +168,7 @@ def _replays(
         yield f"the learner of the newest checkpoint has other hashes than the certificate for {_some(wrong)}"
     for task in record.tasks:
         before = stored[task.id]
-        found = probes.replay(learner, make_act(learner, tasks[task.id], machine), before.inputs, task.id)
+        found = probes.replay(learner, make_predict(learner, tasks[task.id], machine), before.inputs, task.id)
         change = probes.change(before.output, found.output)
         if task.probes.same and change is not None and 0 < change.relative <= ROUNDING:
             notes.append(
@@ -209,7 +209,7 @@ def _differences(said: TaskRecord, found: TaskRecord) -> Iterator[str]:
 
 
 def _rebuild(
-    composition: Composition, record: Certificate, machine: Machine
+    composition: ResolvedRun, record: Certificate, machine: Machine
 ) -> tuple[Learner, Mapping[str, Task]]:
     """The learner with every task started, and the tasks: outlines where these are enough, or else the env's own."""
     outlines = {task.id: task.outline for task in record.tasks if task.outline is not None}
@@ -226,7 +226,7 @@ def _rebuild(
 
 
 def _start(
-    composition: Composition, stream: TaskStream, tasks: Sequence[Task], machine: Machine
+    composition: ResolvedRun, stream: TaskStream, tasks: Sequence[Task], machine: Machine
 ) -> tuple[Learner, Mapping[str, Task]]:
     learner = build_learner(composition, stream)
     machine.place(learner)
@@ -237,15 +237,16 @@ def _start(
     return learner, {task.id: task for task in tasks}
 
 
-def _without_weights(composition: Composition) -> Composition:
+def _without_weights(composition: ResolvedRun) -> ResolvedRun:
     """The same parts at random: the checkpoint has all that they need."""
-    parts = {
-        slot: attrs.evolve(part, config=without_weights(part)) for slot, part in composition.parts.items()
+    components = {
+        slot: attrs.evolve(component, config=without_weights(component))
+        for slot, component in composition.components.items()
     }
-    return attrs.evolve(composition, parts=parts)
+    return attrs.evolve(composition, components=components)
 
 
-def _choose(composition: Composition) -> Machine:
+def _choose(composition: ResolvedRun) -> Machine:
     """The machine that the run asked for, or the CPU where it is not here."""
     try:
         return device.choose(composition.train)
@@ -264,19 +265,19 @@ class _OutlinedTask(Task):
         self.id, self.title, self._classes = id, outline.title, outline.classes
         self.inputs: InputShapes = {name: tuple(shape) for name, shape in outline.inputs.items()}
 
-    def head(self, shape: Shape) -> nn.Module:
+    def make_head(self, shape: Shape) -> nn.Module:
         return ClassHead(shape, self._classes)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         raise _DataWanted
 
-    def train(self, act: Act, order: Order) -> Iterator[Batch]:
+    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         raise _DataWanted
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         raise _DataWanted
 
-    def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
+    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         raise _DataWanted
 
 

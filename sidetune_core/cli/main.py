@@ -11,9 +11,9 @@ from sidetune_core.cli.commands.record import collect
 from sidetune_core.cli.commands.shared import ordered
 from sidetune_core.cli.commands.sweep import sweep
 from sidetune_core.config.argv import parse
-from sidetune_core.config.resolve import compose
+from sidetune_core.config.resolve import resolve
 from sidetune_core.errors import EndedElsewhere, Interrupted, SidetuneError
-from sidetune_core.results.report import matrix_table, metrics_lines, moved_lines
+from sidetune_core.results.report import changed_lines, matrix_table, metrics_lines
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.run_folder import resume_command
 
@@ -69,9 +69,9 @@ def _guarded(act: Callable[[], int], debug: bool) -> int:
 def _run(argv: list[str]) -> int:
     asked = parse(argv)
     if asked.dry_run:
-        composition = compose(asked.spec)
+        composition = resolve(asked.spec)
         print(composition, file=sys.stderr)
-        print(json.dumps(composition.resolved().to_json(), indent=2))
+        print(json.dumps(composition.to_spec().to_json(), indent=2))
         return 0
     from sidetune_core.training import run as training
 
@@ -85,7 +85,7 @@ def _run(argv: list[str]) -> int:
     folder = run.folder.path
     print(f"\n{matrix_table(summary.results)}\n")
     print("\n".join(metrics_lines(summary.results)))
-    print("\n" + "\n".join(moved_lines(summary)))
+    print("\n" + "\n".join(changed_lines(summary)))
     print(f"\nrun folder  {folder}  (report.md, TensorBoard in tb/)")
     print(
         f"try next    sidetune-run --spec {folder / 'run.json'} --learner finetune    # the same stream, another method"

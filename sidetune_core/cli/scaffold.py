@@ -253,7 +253,7 @@ class $class(Learner):
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
         \"\"\"Grow for a task, and return what may move; the core freezes all else.\"\"\"
         self.scales[task.id] = nn.Parameter(torch.ones(self.base.shape))
-        return [self.scales[task.id], self.heads.start(task)]
+        return [self.scales[task.id], self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         \"\"\"The output of a task's head for a batch.\"\"\"

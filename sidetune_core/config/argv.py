@@ -19,7 +19,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import KINDS, kind
 from sidetune_core.config.options import structure, unknown_option
-from sidetune_core.config.resolve import completed, load_parts, train_values, usable
+from sidetune_core.config.resolve import completed, load_components, train_values, usable
 from sidetune_core.config.spec import DEFAULTS, Choice, RunSpec, TrainOptions, read_spec
 from sidetune_core.errors import OptionError, suggest
 
@@ -74,7 +74,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         _print_short_help()
     named = {slot: getattr(names, slot) for slot in DEFAULTS if getattr(names, slot) is not None}
     spec = with_names(read_spec(names.spec) if names.spec else RunSpec(), named)
-    classes = {slot: cls for slot, (_, cls) in load_parts(spec).items()}
+    classes = {slot: cls for slot, (_, cls) in load_components(spec).items()}
     spec = completed(spec, classes)
     defaults = {
         slot: structure(cls.Config, _options(spec, slot), _owner(spec, slot)) for slot, cls in classes.items()
@@ -91,7 +91,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     changed = _given(argv, "train", parsed.train)
     if "steps" in changed and "epochs" not in changed:
         changed["epochs"] = None
-    spec = attrs.evolve(spec.with_parts(asked), train={**spec.train, **changed}, seed=parsed.seed)
+    spec = attrs.evolve(spec.with_components(asked), train={**spec.train, **changed}, seed=parsed.seed)
     return Arguments(spec, parsed.out, parsed.resume, parsed.dry_run, parsed.quiet, parsed.save_every)
 
 
@@ -144,18 +144,18 @@ def with_names(spec: RunSpec, named: Mapping[str, str]) -> RunSpec:
         PluginError: see `registry`.
     """
     changed = {slot: Choice(name) for slot, name in named.items() if not _same(slot, name, spec)}
-    merged = spec.with_parts(changed)
+    merged = spec.with_components(changed)
     if "learner" not in changed:
         return merged
     leftover = [
         slot for slot in ("base", "side", "merger") if slot not in named and slot not in usable(merged)
     ]
-    return merged.with_parts(dict.fromkeys(leftover))
+    return merged.with_components(dict.fromkeys(leftover))
 
 
 def _same(slot: str, name: str, spec: RunSpec) -> bool:
     """Whether a spec has this very part already, under whatever name."""
-    asked = spec.part(slot)
+    asked = spec.component(slot)
     return asked is not None and registry.find(kind(slot), name) == registry.find(kind(slot), asked.name)
 
 
@@ -249,12 +249,12 @@ def _unknown(word: str, configs: dict[str, type[Any]], spec: RunSpec) -> OptionE
 
 
 def _options(spec: RunSpec, slot: str) -> dict[str, Any]:
-    asked = spec.part(slot)
+    asked = spec.component(slot)
     return dict(asked.options) if asked else {}
 
 
 def _name(spec: RunSpec, slot: str) -> str:
-    asked = spec.part(slot)
+    asked = spec.component(slot)
     return asked.name if asked else DEFAULTS[slot]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, cast
 
@@ -19,6 +20,9 @@ import cattrs
 import cattrs.errors
 
 from sidetune_core.errors import OptionError, suggest
+
+REMOVAL = "0.3"
+"""The version in which former spellings of options stop working."""
 
 T = TypeVar("T")
 Check = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
@@ -57,6 +61,25 @@ def _bound(holds: Callable[[Any], bool], words: str) -> Check:
             raise ValueError(f"{field.name.replace('_', '-')} must be {words}, not {value}")
 
     return check
+
+
+class FormerSpelling(FutureWarning):
+    """An option was given by a former name or value, which a later version will refuse."""
+
+
+@attrs.frozen
+class Renamed:
+    """What became of an option of an earlier version.
+
+    A ``Config`` lists its own in ``former_options: ClassVar[Mapping[str, Renamed]]``, by former name:
+
+        former_options = {"blind": Renamed("mask-images"), "weights": Renamed("weights", {"seed": "authors"})}
+    """
+
+    to: str
+    """The option's name now, with dots where it is nested: ``ppo.clip``."""
+    values: Mapping[Any, Any] = attrs.field(factory=dict)
+    """New values by former ones; all others are the same."""
 
 
 @attrs.frozen
@@ -107,7 +130,7 @@ def structure(config: type[T], values: Mapping[str, Any], owner: str) -> T:
         OptionError: an option is unknown, of the wrong type, or out of range.
     """
     fields = {field.name for field in attrs.fields(cast(Any, config))}
-    given = {name.replace("-", "_"): value for name, value in values.items()}
+    given = respell(config, values, owner)
     for name in given:
         if name not in fields:
             raise unknown_option(owner, name, fields)
@@ -116,6 +139,38 @@ def structure(config: type[T], values: Mapping[str, Any], owner: str) -> T:
     except cattrs.errors.BaseValidationError as error:
         reasons = "; ".join(_first_reasons(error))
         raise OptionError(f"{owner}: {reasons}") from error
+
+
+def respell(config: type[Any], values: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Values under the names that the options have now, with ``_`` for ``-``; each former spelling is a `FormerSpelling` warning.
+
+    Raises:
+        OptionError: an option is given by its former and by its new name.
+    """
+    former: Mapping[str, Renamed] = getattr(config, "former_options", {})
+    respelled: dict[str, Any] = {}
+    for name, value in values.items():
+        renamed = former.get(name.replace("_", "-"))
+        if renamed is None or (renamed.to == name.replace("_", "-") and value not in list(renamed.values)):
+            respelled[name.replace("-", "_")] = value
+            continue
+        new_value = renamed.values[value] if value in list(renamed.values) else value
+        warnings.warn(
+            f"{owner}: {name.replace('_', '-')} {value} is now {renamed.to} {new_value}; "
+            f"the former spelling is refused from version {REMOVAL}",
+            FormerSpelling,
+            stacklevel=2,
+        )
+        *tables, last = renamed.to.replace("-", "_").split(".")
+        target = respelled
+        for table in tables:
+            target = target.setdefault(table, {})
+        if last in target or (not tables and {last, renamed.to} & (values.keys() - {name})):
+            raise OptionError(
+                f"{owner}: '{name}' is the former name of '{renamed.to}', and both are given; leave out '{name}'"
+            )
+        target[last] = new_value
+    return respelled
 
 
 def unstructure(config: Any) -> dict[str, Any]:

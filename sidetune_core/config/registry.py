@@ -210,7 +210,7 @@ def _within(distribution: str, name: str, there: tuple[Plugin, ...]) -> tuple[Pl
 
 def _failure(plugin: Plugin, error: BaseException) -> PluginError:
     """What to say when importing a plugin has raised `error`."""
-    module, attribute = (part.strip() for part in plugin.target.partition(":")[::2])
+    module, attribute = (component.strip() for component in plugin.target.partition(":")[::2])
     lost = (isinstance(error, ModuleNotFoundError) and error.name) or ""
     if lost and lost.partition(".")[0] not in {module.partition(".")[0], "sidetune_core"}:
         return PluginError(f"{plugin.title} needs '{lost}': {_remedy(plugin, lost)}")

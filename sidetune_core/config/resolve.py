@@ -16,7 +16,7 @@ from sidetune_core.errors import OptionError
 
 
 @attrs.frozen
-class Part:
+class ResolvedComponent:
     """A chosen part: where it comes from, its class, and its options."""
 
     plugin: Plugin
@@ -36,34 +36,41 @@ class Part:
 
 
 @attrs.frozen
-class Composition:
+class ResolvedRun:
     """A spec whose plugins are loaded and whose options hold."""
 
-    parts: Mapping[str, Part]
+    components: Mapping[str, ResolvedComponent]
     """By slot; slots that the learner does not use are absent."""
     train: TrainOptions
     seed: int
 
-    def resolved(self) -> RunSpec:
+    def to_spec(self) -> RunSpec:
         """The spec with every name and option written out, which gives the same run wherever it is used."""
-        choices = {slot: Choice(part.choice, unstructure(part.config)) for slot, part in self.parts.items()}
-        return RunSpec(train=unstructure(self.train), seed=self.seed).with_parts(choices)
+        choices = {
+            slot: Choice(component.choice, unstructure(component.config))
+            for slot, component in self.components.items()
+        }
+        return RunSpec(train=unstructure(self.train), seed=self.seed).with_components(choices)
 
     def __str__(self) -> str:
-        networks = " + ".join(self.parts[slot].plugin.name for slot in ("base", "side") if slot in self.parts)
-        names = [self.parts["env"].plugin.name, networks]
-        names += [self.parts[slot].plugin.name for slot in ("merger", "learner") if slot in self.parts]
+        networks = " + ".join(
+            self.components[slot].plugin.name for slot in ("base", "side") if slot in self.components
+        )
+        names = [self.components["env"].plugin.name, networks]
+        names += [
+            self.components[slot].plugin.name for slot in ("merger", "learner") if slot in self.components
+        ]
         return " · ".join([*filter(None, names), f"seed {self.seed}"])
 
 
 def usable(spec: RunSpec) -> frozenset[str]:
     """Which kinds of network part the learner of `spec` has a use for."""
     _, learner = _load(LEARNER, spec.learner)
-    kinds: frozenset[str] = learner.needs | learner.takes
+    kinds: frozenset[str] = learner.needs | learner.optional_components
     return kinds
 
 
-def load_parts(spec: RunSpec) -> dict[str, tuple[Plugin, type[Any]]]:
+def load_components(spec: RunSpec) -> dict[str, tuple[Plugin, type[Any]]]:
     """The classes that a spec names or leaves to the defaults.
 
     Raises:
@@ -72,52 +79,54 @@ def load_parts(spec: RunSpec) -> dict[str, tuple[Plugin, type[Any]]]:
     """
     learner = _load(LEARNER, spec.learner)
     chosen = {"learner": learner, "env": _load(ENV, spec.env)}
-    needs, takes = learner[1].needs, learner[1].takes
+    needs, optional_components = learner[1].needs, learner[1].optional_components
     wanted = set(needs)
-    if SIDE.name in takes and (spec.side is not None or (MERGER.name in takes and spec.merger is not None)):
-        wanted |= {SIDE.name} | ({MERGER.name} & takes)
-    wanted |= {slot for slot in takes if spec.part(slot) is not None}
-    suited = chosen["env"][1].parts
+    if SIDE.name in optional_components and (
+        spec.side is not None or (MERGER.name in optional_components and spec.merger is not None)
+    ):
+        wanted |= {SIDE.name} | ({MERGER.name} & optional_components)
+    wanted |= {slot for slot in optional_components if spec.component(slot) is not None}
+    suited = chosen["env"][1].default_components
     for one in (BASE, SIDE, MERGER):
         if one.name in wanted:
-            chosen[one.name] = _load(one, spec.part(one.name) or choice(suited.get(one.name)))
-        elif spec.part(one.name) is not None:
+            chosen[one.name] = _load(one, spec.component(one.name) or choice(suited.get(one.name)))
+        elif spec.component(one.name) is not None:
             raise OptionError(f"learner '{learner[0].name}' uses no {one.name}; leave out --{one.name}")
     return {slot: chosen[slot] for slot in DEFAULTS if slot in chosen}
 
 
 def completed(spec: RunSpec, classes: Mapping[str, type[Any]]) -> RunSpec:
     """The spec with the parts that suit its env, in the slots that are used and that it leaves open."""
-    suited = classes["env"].parts
-    return spec.with_parts(
-        {slot: choice(suited[slot]) for slot in classes if slot in suited and spec.part(slot) is None}
+    suited = classes["env"].default_components
+    return spec.with_components(
+        {slot: choice(suited[slot]) for slot in classes if slot in suited and spec.component(slot) is None}
     )
 
 
-def compose(spec: RunSpec) -> Composition:
+def resolve(spec: RunSpec) -> ResolvedRun:
     """Load every part of `spec` and check every option.
 
     Raises:
         PluginError, OptionError: with what to type next.
     """
-    loaded, parts = load_parts(spec), {}
+    loaded, components = load_components(spec), {}
     spec = completed(spec, {slot: cls for slot, (_, cls) in loaded.items()})
     for slot, (plugin, cls) in loaded.items():
-        asked = spec.part(slot)
+        asked = spec.component(slot)
         config = structure(cls.Config, asked.options if asked else {}, f"{slot} '{plugin.name}'")
-        parts[slot] = Part(plugin, cls, config)
-    train = structure(TrainOptions, train_values(spec, parts["env"].cls), "--train")
-    return Composition(parts, train, spec.seed)
+        components[slot] = ResolvedComponent(plugin, cls, config)
+    train = structure(TrainOptions, train_values(spec, components["env"].cls), "--train")
+    return ResolvedRun(components, train, spec.seed)
 
 
-def compose_env(asked: Choice) -> Part:
+def resolve_env(asked: Choice) -> ResolvedComponent:
     """An env by itself.
 
     Raises:
         PluginError, OptionError: with what to type next.
     """
     plugin, cls = _load(ENV, asked)
-    return Part(plugin, cls, structure(cls.Config, asked.options, f"env '{plugin.name}'"))
+    return ResolvedComponent(plugin, cls, structure(cls.Config, asked.options, f"env '{plugin.name}'"))
 
 
 def train_values(spec: RunSpec, env: type[Any]) -> dict[str, Any]:

@@ -108,15 +108,15 @@ class RunSpec:
     train: dict[str, Any] = attrs.field(factory=dict, converter=dict)
     seed: int = 0
 
-    def part(self, slot: str) -> Choice | None:
+    def component(self, slot: str) -> Choice | None:
         """What is asked for in the slot 'base', 'side', 'merger', 'learner' or 'env'."""
         chosen: Choice | None = getattr(self, slot)
         return chosen
 
-    def with_parts(self, parts: Mapping[str, Choice | None]) -> RunSpec:
+    def with_components(self, components: Mapping[str, Choice | None]) -> RunSpec:
         """The same spec with other choices in some slots."""
-        values: dict[str, Any] = {slot: self.part(slot) for slot in DEFAULTS}
-        return RunSpec(**{**values, **parts}, train=self.train, seed=self.seed)
+        values: dict[str, Any] = {slot: self.component(slot) for slot in DEFAULTS}
+        return RunSpec(**{**values, **components}, train=self.train, seed=self.seed)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_values` reads them back."""

@@ -2,8 +2,8 @@
 
 A recording is a folder:
 
-    card.json                   what it is, see `Card`; written anew after each shard
-    shards/00000.safetensors    the first `Card.shard` trajectories, and so on
+    card.json                   what it is, see `Manifest`; written anew after each shard
+    shards/00000.safetensors    the first `Manifest.shard` trajectories, and so on
 
 A shard holds T steps of n trajectories, one trajectory after another:
 
@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from sidetune_core.config.options import structure
-from sidetune_core.config.resolve import compose_env
+from sidetune_core.config.resolve import resolve_env
 from sidetune_core.config.spec import Choice
 from sidetune_core.errors import DataError, OptionError
 from sidetune_core.interfaces.inputs import InputShapes
@@ -46,7 +46,7 @@ from sidetune_core.storage.atomic import write_text
 from sidetune_core.storage.weights import read_tensors
 
 FORMAT = 1
-CARD = "card.json"
+MANIFEST = "card.json"
 SHARDS = "shards"
 
 
@@ -67,7 +67,7 @@ class Shard:
 
 
 @attrs.frozen
-class Card:
+class Manifest:
     """What a recording is, and how it came about."""
 
     format: int
@@ -114,7 +114,7 @@ class Card:
     def write(self, folder: Path) -> None:
         """Put it into the folder, in place of an earlier one, with the figures for those who read it there."""
         values = {**attrs.asdict(self), "figures": self.figures}
-        write_text(folder / CARD, json.dumps(values, indent=2) + "\n")
+        write_text(folder / MANIFEST, json.dumps(values, indent=2) + "\n")
 
 
 @attrs.frozen(eq=False)
@@ -176,16 +176,16 @@ class Trajectories:
 
 
 @attrs.frozen
-class Recording:
-    """A finished recording. `open_recording` opens one."""
+class Demonstrations:
+    """A finished recording. `open_demonstrations` opens one."""
 
     folder: Path
-    card: Card
+    manifest: Manifest
 
     @property
     def inputs(self) -> InputShapes:
         """Shapes of the observations, by name."""
-        return {name: tuple(shape) for name, shape in self.card.inputs.items()}
+        return {name: tuple(shape) for name, shape in self.manifest.inputs.items()}
 
     def open_stream(self) -> TaskStream:
         """The env in which was acted, to be closed by the caller.
@@ -193,11 +193,11 @@ class Recording:
         Raises:
             PluginError, OptionError, DataError: it is not here, or cannot be made.
         """
-        name, options, seed = (self.card.env.get(key) for key in ("name", "options", "seed"))
+        name, options, seed = (self.manifest.env.get(key) for key in ("name", "options", "seed"))
         if not isinstance(name, str) or not isinstance(options, dict) or not isinstance(seed, int):
-            raise DataError(f"{self.folder / CARD} names no env; record it again")
-        part = compose_env(Choice(name, options))
-        stream: TaskStream = part.cls(part.config, seed)
+            raise DataError(f"{self.folder / MANIFEST} names no env; record it again")
+        component = resolve_env(Choice(name, options))
+        stream: TaskStream = component.cls(component.config, seed)
         return stream
 
     def task(self, stream: TaskStream) -> RolloutTask:
@@ -206,10 +206,10 @@ class Recording:
         Raises:
             DataError: there is no such task any more, or it has other inputs.
         """
-        found = next((task for task in stream.tasks() if task.id == self.card.task), None)
+        found = next((task for task in stream.tasks() if task.id == self.manifest.task), None)
         if not isinstance(found, RolloutTask):
             raise DataError(
-                f"{self.folder / CARD}: the env has no task '{self.card.task}' to act in any more; record it again"
+                f"{self.folder / MANIFEST}: the env has no task '{self.manifest.task}' to act in any more; record it again"
             )
         if {name: tuple(shape) for name, shape in found.inputs.items()} != self.inputs:
             raise DataError(
@@ -223,11 +223,13 @@ class Recording:
         Raises:
             DataError: a shard is missing or has changed, or there are not so many.
         """
-        card, found = self.card, []
-        if first + count > card.recorded:
-            raise DataError(f"{self.folder} has {card.recorded} trajectories, and {first + count} are wanted")
+        manifest, found = self.manifest, []
+        if first + count > manifest.recorded:
+            raise DataError(
+                f"{self.folder} has {manifest.recorded} trajectories, and {first + count} are wanted"
+            )
         start = 0
-        for shard in card.shards:
+        for shard in manifest.shards:
             before, after = max(first - start, 0), min(first + count - start, shard.trajectories)
             if before < after:
                 found.append(self._read(shard).some(before, after - before))
@@ -244,33 +246,33 @@ class Recording:
             ) from error
 
 
-def open_recording(folder: Path) -> Recording:
+def open_demonstrations(folder: Path) -> Demonstrations:
     """A finished recording; of its shards nothing is read yet.
 
     Raises:
         DataError: there is none, it is not finished, or another version of sidetune wrote it.
     """
-    if not (folder / CARD).is_file():
+    if not (folder / MANIFEST).is_file():
         raise DataError(
-            f"{folder} holds no recording (there is no {CARD} in it). To make one: sidetune collect --env gym --env.ids "
+            f"{folder} holds no recording (there is no {MANIFEST} in it). To make one: sidetune collect --env gym --env.ids "
             f"BabyAI-GoToRedBall-v0 --env.inputs image --env.view pixels --out {folder}"
         )
-    card = read_card(folder)
-    if card.recorded < card.trajectories:
+    manifest = read_manifest(folder)
+    if manifest.recorded < manifest.trajectories:
         raise DataError(
-            f"{folder} has {card.recorded} of its {card.trajectories} trajectories: it was interrupted. Go on with the command that it was "
+            f"{folder} has {manifest.recorded} of its {manifest.trajectories} trajectories: it was interrupted. Go on with the command that it was "
             "begun with (sidetune collect)"
         )
-    return Recording(folder, card)
+    return Demonstrations(folder, manifest)
 
 
-def read_card(folder: Path) -> Card:
+def read_manifest(folder: Path) -> Manifest:
     """The card of a recording.
 
     Raises:
         DataError: it cannot be read, or is of another version.
     """
-    path = folder / CARD
+    path = folder / MANIFEST
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -282,7 +284,7 @@ def read_card(folder: Path) -> Card:
         )
     values.pop("figures", None)
     try:
-        return structure(Card, values, str(path))
+        return structure(Manifest, values, str(path))
     except OptionError as error:
         raise DataError(f"the card is damaged: {error}") from error
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from sidetune_core.assembly.build import build_learner, build_stream, without_weights
-from sidetune_core.assembly.predict import make_act
-from sidetune_core.config.resolve import Part, compose, compose_env
+from sidetune_core.assembly.predict import make_predict
+from sidetune_core.config.resolve import ResolvedComponent, resolve, resolve_env
 from sidetune_core.config.spec import Choice, from_values
 from sidetune_core.errors import OptionError, RunError, suggest
 from sidetune_core.hashing import fingerprint
-from sidetune_core.interfaces.tasks import Act, Task, TaskStream
+from sidetune_core.interfaces.tasks import Predict, Task, TaskStream
 from sidetune_core.rl.rollout_task import RolloutTask
-from sidetune_core.rl.vector_env import Expert, Observations, Worlds
+from sidetune_core.rl.vector_env import Expert, Observations, VectorEnv
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import open_run
@@ -29,10 +29,10 @@ RUN = "run"
 
 
 @attrs.frozen(eq=False)
-class Source:
+class ExpertSession:
     """Who is recorded, and where."""
 
-    env: Part
+    env: ResolvedComponent
     seed: int
     """Of the env."""
     task: RolloutTask
@@ -44,7 +44,7 @@ class Source:
 
 
 @contextmanager
-def open_offered(asked: Choice, task_id: str | None, name: str | None, seed: int) -> Iterator[Source]:
+def open_offered(asked: Choice, task_id: str | None, name: str | None, seed: int) -> Iterator[ExpertSession]:
     """An expert that a task offers; its env is closed after the block.
 
     Args:
@@ -56,26 +56,26 @@ def open_offered(asked: Choice, task_id: str | None, name: str | None, seed: int
     Raises:
         OptionError: the env, the task or the expert is not there.
     """
-    part = compose_env(asked)
-    stream: TaskStream = part.cls(part.config, seed)
+    component = resolve_env(asked)
+    stream: TaskStream = component.cls(component.config, seed)
     with closing(stream):
-        task = _choose(stream.tasks(), task_id, part.owner)
+        task = _choose(stream.tasks(), task_id, component.owner)
         known = task.experts
         if not known:
             raise OptionError(
-                f"{part.owner} offers no expert for {task.title}. Record a trained policy: sidetune collect --expert RUNFOLDER"
+                f"{component.owner} offers no expert for {task.title}. Record a trained policy: sidetune collect --expert RUNFOLDER"
             )
         if name is not None and name not in known:
             raise OptionError(
-                f"{part.owner} has no expert '{name}' for {task.title}, and there is no run in a folder of that name."
+                f"{component.owner} has no expert '{name}' for {task.title}, and there is no run in a folder of that name."
                 f"{suggest(name, known)} It has: {', '.join(known)}"
             )
         chosen = name or known[0]
-        yield Source(part, seed, task, task.expert(chosen), chosen, {})
+        yield ExpertSession(component, seed, task, task.expert(chosen), chosen, {})
 
 
 @contextmanager
-def open_trained(path: Path, task_id: str | None) -> Iterator[Source]:
+def open_trained(path: Path, task_id: str | None) -> Iterator[ExpertSession]:
     """The policy of a run, as it was after its latest task; its env is closed after the block.
 
     Args:
@@ -88,24 +88,25 @@ def open_trained(path: Path, task_id: str | None) -> Iterator[Source]:
     """
     folder = open_run(path)
     about = folder.read_json("run.json")
-    composition = compose(from_values(about.get("resolved"), str(folder.path / "run.json")))
+    composition = resolve(from_values(about.get("resolved"), str(folder.path / "run.json")))
     newest = checkpoint.latest(folder.checkpoints)
     if newest is None:
         raise RunError(
             f"{path} has learnt no task yet, so its policy cannot be recorded; it is {folder.status}"
         )
     found = checkpoint.read(newest)
-    part = composition.parts["env"]
+    component = composition.components["env"]
     with closing(build_stream(composition)) as stream:
         tasks = stream.tasks()
         learnt = [one for one in tasks if one.id in found.done]
         task = _choose(learnt, task_id, f"the run {path}")
         machine = device.choose(composition.train)
         blank = {
-            slot: attrs.evolve(one, config=without_weights(one)) for slot, one in composition.parts.items()
+            slot: attrs.evolve(one, config=without_weights(one))
+            for slot, one in composition.components.items()
         }
         learner = build_learner(
-            attrs.evolve(composition, parts=blank), stream
+            attrs.evolve(composition, components=blank), stream
         )  # the checkpoint has all that they need
         for one in learnt:
             with seeded(composition.seed, "start", one.id):
@@ -118,8 +119,13 @@ def open_trained(path: Path, task_id: str | None) -> Iterator[Source]:
             {name: value for name, value in learner.state_dict().items() if isinstance(value, Tensor)}
         )
         told = {"composition": str(composition), "weights": weights, "actions": task.options.evaluate}
-        yield Source(
-            part, composition.seed, task, PolicyExpert(make_act(learner, task, machine), task), RUN, told
+        yield ExpertSession(
+            component,
+            composition.seed,
+            task,
+            PolicyExpert(make_predict(learner, task, machine), task),
+            RUN,
+            told,
         )
 
 
@@ -152,17 +158,17 @@ class PolicyExpert:
         task: in which it acts.
     """
 
-    def __init__(self, act: Act, task: RolloutTask) -> None:
-        self._act, self._task = act, task
+    def __init__(self, predict: Predict, task: RolloutTask) -> None:
+        self._predict, self._task = predict, task
         self._generator = torch.Generator()
 
-    def begin(self, worlds: Worlds, seed: int) -> None:
+    def begin(self, vector_env: VectorEnv, seed: int) -> None:
         """See `Expert`."""
         self._generator.manual_seed(derive_seed(seed, "actions"))
 
     def act(self, observations: Observations) -> Tensor:
         """See `Expert`."""
-        parameters = self._act(self._task.prepare(observations)).cpu()[:, :-1]
+        parameters = self._predict(self._task.prepare(observations)).cpu()[:, :-1]
         policy = self._task.policy
         return (
             policy.mode(parameters)

@@ -21,19 +21,19 @@ from torch import Tensor
 from sidetune_core.config.options import unstructure
 from sidetune_core.config.spec import Choice, choice
 from sidetune_core.demonstrations.dataset import (
-    CARD,
     FORMAT,
+    MANIFEST,
     SHARDS,
-    Card,
-    Recording,
+    Demonstrations,
+    Manifest,
     Shard,
     Trajectories,
     check,
-    read_card,
+    read_manifest,
 )
-from sidetune_core.demonstrations.experts import Source, open_offered, open_trained
+from sidetune_core.demonstrations.experts import ExpertSession, open_offered, open_trained
 from sidetune_core.errors import DataError, OptionError, RunError
-from sidetune_core.rl.vector_env import Observations, Step, Worlds
+from sidetune_core.rl.vector_env import Observations, Step, VectorEnv
 from sidetune_core.seeding import derive_seed
 from sidetune_core.storage.atomic import clear_unfinished, writing
 from sidetune_core.storage.weights import write_tensors
@@ -46,7 +46,7 @@ ATTEMPTS = 20
 """Episodes in a row that an expert may give up."""
 
 
-def collect(
+def record_demonstrations(
     env: Choice | str | Mapping[str, Any] | None,
     folder: Path | str,
     trajectories: int,
@@ -55,8 +55,8 @@ def collect(
     task: str | None = None,
     seed: int = 0,
     quiet: bool = False,
-    say: Callable[[str], None] | None = None,
-) -> Recording:
+    info: Callable[[str], None] | None = None,
+) -> Demonstrations:
     """Record an expert, or go on with what was interrupted, or make longer what is there.
 
     Args:
@@ -74,7 +74,7 @@ def collect(
         RunError: the folder holds another recording, or the expert or its worlds failed.
         WriteError: the folder cannot be written.
     """
-    path, tell = Path(folder).expanduser(), say or Progress(quiet=quiet).say
+    path, tell = Path(folder).expanduser(), info or Progress(quiet=quiet).info
     if isinstance(expert, Path) or (expert is not None and (Path(expert) / "run.json").is_file()):
         if env is not None:
             raise OptionError(
@@ -88,45 +88,45 @@ def collect(
                 "name the env in which is acted, such as --env gym --env.ids BabyAI-GoToRedBall-v0, or --expert RUNFOLDER"
             )
         opened = open_offered(asked, task, expert, seed)
-    with opened as source:
-        wanted = _card(source, trajectories, seed)
+    with opened as session:
+        wanted = _manifest(session, trajectories, seed)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         with _alone(path, tell):
-            return _carry_out(source, path, wanted, tell)
+            return _carry_out(session, path, wanted, tell)
 
 
-def _card(source: Source, trajectories: int, seed: int) -> Card:
+def _manifest(session: ExpertSession, trajectories: int, seed: int) -> Manifest:
     """What is wanted, with nothing recorded yet."""
-    plugin = source.env.plugin
+    plugin = session.env.plugin
     libraries = {name: metadata.version(name) for name in ("sidetune", "torch", "numpy")}
     ours = {plugin.distribution: plugin.version} if plugin.version else {}
-    env = {"name": source.env.choice, "options": unstructure(source.env.config), "seed": source.seed}
-    return Card(
+    env = {"name": session.env.choice, "options": unstructure(session.env.config), "seed": session.seed}
+    return Manifest(
         format=FORMAT,
         env=json.loads(json.dumps(env)),
-        task=source.task.id,
-        title=source.task.title,
-        inputs={name: list(shape) for name, shape in source.task.inputs.items()},
-        expert=source.name,
-        about=dict(source.about),
+        task=session.task.id,
+        title=session.task.title,
+        inputs={name: list(shape) for name, shape in session.task.inputs.items()},
+        expert=session.name,
+        about=dict(session.about),
         seed=seed,
         shard=SHARD,
-        versions={"python": platform.python_version(), **libraries, **ours, **source.task.versions()},
+        versions={"python": platform.python_version(), **libraries, **ours, **session.task.versions()},
         trajectories=trajectories,
         shards=[],
     )
 
 
 @contextmanager
-def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _alone(folder: Path, info: Callable[[str], None]) -> Iterator[None]:
     """Hold a recording for a block; where another process is at work on it, wait for that."""
     lock = FileLock(folder / "lock")
     with writing(folder / "lock"):
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            say(f"another process is recording into {folder}; waiting for it")
+            info(f"another process is recording into {folder}; waiting for it")
             lock.acquire()
     try:
         yield
@@ -134,54 +134,60 @@ def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def _carry_out(source: Source, folder: Path, wanted: Card, say: Callable[[str], None]) -> Recording:
+def _carry_out(
+    session: ExpertSession, folder: Path, wanted: Manifest, info: Callable[[str], None]
+) -> Demonstrations:
     for place in (folder, folder / SHARDS):
         clear_unfinished(place)
-    card = _kept(folder, wanted)
-    if card.recorded >= wanted.trajectories:
-        return Recording(folder, card)
-    verb = "going on with" if card.recorded else "recording"
-    say(
-        f"{verb} {source.name} in {card.title}: {card.recorded} of {wanted.trajectories} trajectories are there, in {folder}"
+    manifest = _kept(folder, wanted)
+    if manifest.recorded >= wanted.trajectories:
+        return Demonstrations(folder, manifest)
+    verb = "going on with" if manifest.recorded else "recording"
+    info(
+        f"{verb} {session.name} in {manifest.title}: {manifest.recorded} of {wanted.trajectories} trajectories are there, in {folder}"
     )
-    card, told = (
-        attrs.evolve(card, trajectories=max(card.trajectories, wanted.trajectories)),
+    manifest, told = (
+        attrs.evolve(manifest, trajectories=max(manifest.trajectories, wanted.trajectories)),
         time.monotonic(),
     )
-    while card.recorded < card.trajectories:
-        number, first = len(card.shards), len(card.shards) * card.shard
+    while manifest.recorded < manifest.trajectories:
+        number, first = len(manifest.shards), len(manifest.shards) * manifest.shard
         shard = _record_shard(
-            source, folder, card.seed, number, range(first, min(first + card.shard, card.trajectories))
+            session,
+            folder,
+            manifest.seed,
+            number,
+            range(first, min(first + manifest.shard, manifest.trajectories)),
         )
-        card = attrs.evolve(card, shards=[*card.shards, shard])
-        with writing(folder / CARD):
-            card.write(folder)
+        manifest = attrs.evolve(manifest, shards=[*manifest.shards, shard])
+        with writing(folder / MANIFEST):
+            manifest.write(folder)
         if time.monotonic() - told > SECONDS_BETWEEN_LINES:
             told = time.monotonic()
-            say(f"{card.recorded} of {card.trajectories} trajectories")
-    figures = card.figures
-    say(
-        f"{card.recorded} trajectories, {card.steps} steps; the expert's return {figures['return']:.3f}, success {figures['success']:.3f}"
+            info(f"{manifest.recorded} of {manifest.trajectories} trajectories")
+    figures = manifest.figures
+    info(
+        f"{manifest.recorded} trajectories, {manifest.steps} steps; the expert's return {figures['return']:.3f}, success {figures['success']:.3f}"
     )
-    return Recording(folder, card)
+    return Demonstrations(folder, manifest)
 
 
-def _kept(folder: Path, wanted: Card) -> Card:
+def _kept(folder: Path, wanted: Manifest) -> Manifest:
     """The card of the folder with those shards that can stay, or `wanted` where nothing is there.
 
     Raises:
         RunError: the folder has something else in it.
     """
-    if not (folder / CARD).is_file():
+    if not (folder / MANIFEST).is_file():
         foreign = [
             path.name
             for path in folder.iterdir()
-            if path.name not in ("lock", SHARDS) and not path.name.startswith(f".{CARD}")
+            if path.name not in ("lock", SHARDS) and not path.name.startswith(f".{MANIFEST}")
         ]
         if foreign:
             raise RunError(f"{folder} holds {foreign[0]} and no recording; choose another --out")
         return wanted
-    there = read_card(folder)
+    there = read_manifest(folder)
     _check_same(folder, there, wanted, ("env", "task", "inputs", "expert", "about", "seed", "shard"))
     long_enough = there.recorded >= wanted.trajectories
     kept = list(
@@ -195,7 +201,7 @@ def _kept(folder: Path, wanted: Card) -> Card:
     return attrs.evolve(there, shards=kept)
 
 
-def _check_same(folder: Path, there: Card, wanted: Card, fields: Sequence[str]) -> None:
+def _check_same(folder: Path, there: Manifest, wanted: Manifest, fields: Sequence[str]) -> None:
     """See that a card says in some fields what is wanted.
 
     Raises:
@@ -226,23 +232,25 @@ def _differing(one: Any, other: Any) -> tuple[Any, Any]:
     return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
 
 
-def _record_shard(source: Source, folder: Path, seed: int, number: int, trajectories: range) -> Shard:
+def _record_shard(session: ExpertSession, folder: Path, seed: int, number: int, trajectories: range) -> Shard:
     """Record some trajectories, in worlds of their own."""
-    task = source.task
+    task = session.task
     recorded: list[Trajectories] = []
     given_up = 0
-    with closing(task.make_worlds(1)) as worlds:
+    with closing(task.make_vector_env(1)) as vector_env:
         for one in trajectories:
             for attempt in range(ATTEMPTS):
                 start = derive_seed(seed, "trajectory", one, attempt) % 2**31
-                found = _record(source, worlds, start, f"trajectory {one} (seed {start}) of {task.title}")
+                found = _record(
+                    session, vector_env, start, f"trajectory {one} (seed {start}) of {task.title}"
+                )
                 if found is not None:
                     recorded.append(found)
                     break
                 given_up += 1
             else:
                 raise RunError(
-                    f"the expert '{source.name}' has given up {ATTEMPTS} episodes in a row of {task.title}, at trajectory {one}"
+                    f"the expert '{session.name}' has given up {ATTEMPTS} episodes in a row of {task.title}, at trajectory {one}"
                 )
     joined = Trajectories.joined(recorded)
     path = folder / SHARDS / f"{number:05d}.safetensors"
@@ -259,22 +267,22 @@ def _record_shard(source: Source, folder: Path, seed: int, number: int, trajecto
     )
 
 
-def _record(source: Source, worlds: Worlds, seed: int, place: str) -> Trajectories | None:
+def _record(session: ExpertSession, vector_env: VectorEnv, seed: int, place: str) -> Trajectories | None:
     """One episode; None if the expert gives it up.
 
     Raises:
         RunError: the expert, or the worlds, failed.
     """
-    now = worlds.reset(seed)
+    now = vector_env.reset(seed)
     frames: list[Observations] = []
     taken: list[tuple[Tensor, Step]] = []
     try:
-        source.expert.begin(worlds, seed)
+        session.expert.begin(vector_env, seed)
         while not taken or not taken[-1][1].ended:
-            action = source.expert.act(now)
+            action = session.expert.act(now)
             if action is None:
                 return None
-            step = worlds.step(action)
+            step = vector_env.step(action)
             frames.append(
                 {name: value.clone() for name, value in now.items()}
             )  # the worlds may fill the same memory again
@@ -285,7 +293,7 @@ def _record(source: Source, worlds: Worlds, seed: int, place: str) -> Trajectori
     except Exception as error:  # an expert may raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise RunError(
-            f"{place}: the expert '{source.name}' raised {reason}, at step {len(taken) + 1}"
+            f"{place}: the expert '{session.name}' raised {reason}, at step {len(taken) + 1}"
         ) from error
     actions, steps = zip(*taken, strict=True)
     return Trajectories(

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from sidetune_core.distributed.process_group import Group, Share
+from sidetune_core.distributed.process_group import BatchShard, ProcessGroup
 
 DROPOUTS = (functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d)
 """Each multiplies with numbers that are drawn for the batch."""
 
 
-def as_whole(group: Group, share: Share) -> AbstractContextManager[object]:
+def synchronized(group: ProcessGroup, share: BatchShard) -> AbstractContextManager[object]:
     """For a block, let batch norm and dropout on a share do what they would do on the whole batch.
 
     What else depends on other examples of the batch, or draws random numbers for each, sees the share only.
@@ -28,7 +28,7 @@ def as_whole(group: Group, share: Share) -> AbstractContextManager[object]:
 
 
 class _AsWhole(TorchFunctionMode):
-    def __init__(self, group: Group, share: Share) -> None:
+    def __init__(self, group: ProcessGroup, share: BatchShard) -> None:
         super().__init__()
         self._group, self._share = group, share
 
@@ -62,7 +62,7 @@ class _AsWhole(TorchFunctionMode):
         count = x.numel() // channels
         own = torch.cat([mean, count * var, mean.new_tensor([count])])
         blank = torch.zeros_like(own)
-        table = self._group.total(
+        table = self._group.all_reduce(
             torch.stack([own if rank == self._group.rank else blank for rank in range(self._group.size)])
         )
         means, squares, counts = torch.split(table, [channels, channels, 1], 1)  # a row for each process

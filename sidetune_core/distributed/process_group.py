@@ -24,23 +24,23 @@ from torch.utils._pytree import tree_map
 from sidetune_core.errors import EndedElsewhere, Interrupted, PluginError, RunError
 from sidetune_core.hashing import tensor_digest
 from sidetune_core.interfaces.tasks import Batch
-from sidetune_core.storage.nested_state import take_apart
+from sidetune_core.storage.nested_state import flatten
 from sidetune_core.storage.weights import fill
-from sidetune_core.system.signals import Stop, Stopped
+from sidetune_core.system.signals import StopRequest, StopRequested
 
 T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=1)
 """Longest that processes wait for each other, as for the evaluation that one of them does. One that dies is noticed at once."""
 
-FAREWELL = timedelta(seconds=20)
+EXIT_GRACE = timedelta(seconds=20)
 """Longest that a process which has failed waits for the first one to write down why: torchrun ends the others when one is gone."""
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @attrs.frozen(eq=False)
-class Share:
+class BatchShard:
     """What one process has of a batch: so many examples in a row."""
 
     batch: Batch
@@ -54,7 +54,7 @@ class Share:
 
 
 @attrs.frozen(eq=False)
-class Group:
+class ProcessGroup:
     """The processes that work on a run; one alone where nothing else is said. The methods are called by all of them, in the same order.
 
     Raises, in every method that needs the others:
@@ -70,18 +70,18 @@ class Group:
     _store: Store | None = None
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and tells."""
         return self.rank == 0
 
-    def share(self, batch: Batch) -> Share:
+    def shard_batch(self, batch: Batch) -> BatchShard:
         """This process's share of a batch; the sizes of shares differ by one at most.
 
         Raises:
             RunError: there are fewer examples than processes.
         """
         if self.size == 1:
-            return Share(batch)
+            return BatchShard(batch)
         whole = len(batch.targets)
         if whole < self.size:
             raise RunError(
@@ -94,13 +94,15 @@ class Group:
         inputs = attrs.evolve(
             given, tensors={name: value[rows] for name, value in given.items()}, ids=ids, lengths=lengths
         )
-        return Share(Batch(batch.ids[rows], inputs, batch.targets[rows]), start, whole, (end - start) / whole)
+        return BatchShard(
+            Batch(batch.ids[rows], inputs, batch.targets[rows]), start, whole, (end - start) / whole
+        )
 
-    def some(self, things: Sequence[T]) -> Sequence[T]:
+    def shard(self, things: Sequence[T]) -> Sequence[T]:
         """Those of some things that this process has to take care of."""
         return things[self.rank :: self.size]
 
-    def add_up(self, parameters: Sequence[nn.Parameter], figures: Tensor) -> Tensor:
+    def all_reduce_gradients(self, parameters: Sequence[nn.Parameter], figures: Tensor) -> Tensor:
         """Replace the gradients of `parameters` by their sums over all processes, and return the sums of `figures` (n,)."""
         if self.size == 1:
             return figures
@@ -112,18 +114,18 @@ class Group:
                 one.grad = torch.zeros_like(one)
         gradients = [one.grad for one in moving if one.grad is not None]
         parts = [*gradients, figures]
-        summed = self.total(torch.cat([part.flatten() for part in parts]))
+        summed = self.all_reduce(torch.cat([part.flatten() for part in parts]))
         *sums, totals = torch.split(summed, [part.numel() for part in parts])
         for gradient, total in zip(gradients, sums, strict=True):
             gradient.copy_(total.view(gradient.shape))
         return totals
 
-    def total(self, value: Tensor) -> Tensor:
+    def all_reduce(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes, the same bits in each; gradients flow back to every one of them."""
-        summed: Tensor = _Total.apply(value, self)
+        summed: Tensor = _AllReduce.apply(value, self)
         return summed
 
-    def agree(self, stop: Stop) -> None:
+    def sync_stop(self, stop: StopRequest) -> None:
         """Let all note the signal that one has been sent."""
         if self.size > 1:
             number = torch.tensor(stop.number or 0)
@@ -139,18 +141,18 @@ class Group:
             dist.all_gather_object(values, value)
         return values
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast_from_main(self, make: Callable[[], T]) -> T:
         """What `make` gives in the first process, in all of them."""
         if self.size == 1:
             return make()
-        held: list[Any] = [make() if self.first else None]
+        held: list[Any] = [make() if self.is_main else None]
         with self._reaching():
             dist.broadcast_object_list(held, device=torch.device("cpu"))
         made: T = held[0]
         return made
 
     @contextmanager
-    def in_turn(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """Let the first process of each machine do something before the others, such as a download that they then find done."""
         if self.local:
             self.gather(None)
@@ -158,7 +160,7 @@ class Group:
         if self.local == 0:
             self.gather(None)
 
-    def check_same(self, learner: nn.Module, when: str, batch: Batch | None = None) -> None:
+    def check_replicas_match(self, learner: nn.Module, when: str, batch: Batch | None = None) -> None:
         """See that the processes have the same learner and, if one is given, the same batch. Expensive: every tensor is hashed.
 
         Raises:
@@ -180,15 +182,15 @@ class Group:
                 "process, without torchrun"
             )
 
-    def spread(self, learner: nn.Module) -> None:
+    def broadcast_state(self, learner: nn.Module) -> None:
         """Give every process the first one's state, where what each has computed may differ in the last bits."""
         if self.size > 1:
-            state = self.from_first(
+            state = self.broadcast_from_main(
                 lambda: tree_map(
                     lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, learner.state_dict()
                 )
             )
-            if not self.first:
+            if not self.is_main:
                 fill(learner, state, "the first process")
 
     def _reduce(self, value: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
@@ -210,12 +212,12 @@ class Group:
             rank, number, text = json.loads(self._store.get("end"))
         except RuntimeError:
             return RunError("another process of this run is gone, and has not said why")
-        return Stopped(number) if number else EndedElsewhere(f"process {rank} of {self.size}: {text}")
+        return StopRequested(number) if number else EndedElsewhere(f"process {rank} of {self.size}: {text}")
 
     def _tell_end(self, error: BaseException) -> bool:
         """Tell the others why this process ends; whether it is the first to tell."""
         assert self._store is not None
-        number = error.number if isinstance(error, Interrupted | Stopped) else 0
+        number = error.number if isinstance(error, Interrupted | StopRequested) else 0
         mine = json.dumps([self.rank, number, (str(error) or type(error).__name__).splitlines()[0]])
         with suppress(RuntimeError):  # the store has gone with the process that kept it
             return bool(self._store.compare_set("end", "", mine).decode() == mine)
@@ -224,14 +226,14 @@ class Group:
     def _leave(self, failed: bool) -> None:
         assert self._store is not None
         with suppress(RuntimeError):
-            if self.first:
+            if self.is_main:
                 self._store.set("left", "1")
             elif failed:
-                self._store.wait(["left"], FAREWELL)
+                self._store.wait(["left"], EXIT_GRACE)
 
 
 @contextmanager
-def joined() -> Iterator[Group]:
+def join_process_group() -> Iterator[ProcessGroup]:
     """Join the processes that `torchrun` has started beside this one, for a block; alone where it has not.
 
     When the block raises in one process, it ends in all: with the same signal, or with `EndedElsewhere` where another has told why.
@@ -240,7 +242,7 @@ def joined() -> Iterator[Group]:
         RunError: the others cannot be found.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1" or any(name not in os.environ for name in VARIABLES):
-        yield Group()
+        yield ProcessGroup()
         return
     group = _join(os.environ)
     try:
@@ -256,7 +258,7 @@ def joined() -> Iterator[Group]:
     group._leave(failed=False)
 
 
-def _join(variables: Mapping[str, str]) -> Group:
+def _join(variables: Mapping[str, str]) -> ProcessGroup:
     gpus = (
         torch.cuda.is_available() and int(variables.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
     )
@@ -276,14 +278,14 @@ def _join(variables: Mapping[str, str]) -> Group:
         raise RunError(
             f"the processes of this run cannot find each other ({given}): {str(error).splitlines()[0]}"
         ) from error
-    return Group(rank, size, local, store)
+    return ProcessGroup(rank, size, local, store)
 
 
-class _Total(torch.autograd.Function):
+class _AllReduce(torch.autograd.Function):
     """The sum over processes. Each of them uses it, so the gradient of their common loss is the sum of theirs."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, group: Group) -> Tensor:
+    def forward(ctx: Any, value: Tensor, group: ProcessGroup) -> Tensor:
         ctx.group = group
         summed = value.clone(memory_format=torch.contiguous_format)
         group._reduce(summed)
@@ -291,7 +293,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _Total.forward(ctx, gradients[0], ctx.group), None
+        return _AllReduce.forward(ctx, gradients[0], ctx.group), None
 
 
 def _differing(states: Sequence[Mapping[str, str]]) -> list[str]:
@@ -303,6 +305,6 @@ def _differing(states: Sequence[Mapping[str, str]]) -> list[str]:
 def _digests(state: Mapping[str, Any]) -> dict[str, str]:
     """Of tensors by name, and of what else is in a learner's state."""
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    rest, inner = take_apart({name: value for name, value in state.items() if name not in tensors})
+    rest, inner = flatten({name: value for name, value in state.items() if name not in tensors})
     found = {name: tensor_digest(name, value).hex() for name, value in (tensors | inner).items()}
     return found | ({"extra state": json.dumps(rest)} if rest != {"table": []} else {})

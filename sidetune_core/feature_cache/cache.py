@@ -15,14 +15,14 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.feature_cache.row_table import Rows
+from sidetune_core.feature_cache.row_table import RowTable
 from sidetune_core.hashing import fingerprint
 from sidetune_core.interfaces.inputs import Features, Inputs
 from sidetune_core.interfaces.networks import Base
 
 GIB = 2**30
 
-FEWEST = 16
+MIN_BATCH = 16
 """Examples that are computed together at least."""
 
 LAYOUT = "2"
@@ -30,10 +30,10 @@ LAYOUT = "2"
 
 
 @attrs.define(eq=False)
-class FeatureStore:
+class FeatureCache:
     """Outputs of frozen bases by example id, in memory that is bounded by `limit` bytes over all bases.
 
-    When the limit is reached, outputs that are stored stay in use and all others are computed at every visit; `say` is told once.
+    When the limit is reached, outputs that are stored stay in use and all others are computed at every visit; `info` is told once.
 
     Args:
         limit: most bytes to hold.
@@ -45,7 +45,7 @@ class FeatureStore:
 
     limit: int
     keep_taps: bool
-    say: Callable[[str], None]
+    info: Callable[[str], None]
     folder: Path | None = None
     data: str = ""
     used: int = 0
@@ -56,8 +56,8 @@ class FeatureStore:
         """Serve every base inside `module` that is frozen now, and no other; `arithmetic` names the precision that it computes in."""
         for base in _bases(module):
             frozen = not base.training and not any(parameter.requires_grad for parameter in base.parameters())
-            base.store = self._table(base, arithmetic) if frozen else None
-        served = {id(base.store) for base in _bases(module)}
+            base.cache = self._table(base, arithmetic) if frozen else None
+        served = {id(base.cache) for base in _bases(module)}
         for key, table in list(self._tables.items()):
             if id(table) not in served:  # a teacher of the task before, or weights that have moved since
                 table.rows.save()
@@ -68,14 +68,14 @@ class FeatureStore:
     def detach(module: nn.Module) -> None:
         """Let every base inside `module` compute for itself again."""
         for base in _bases(module):
-            base.store = None
+            base.cache = None
 
     def reserve(self, size: int) -> bool:
         """Whether `size` more bytes may be held; if so, they count as used."""
         if self.used + size > self.limit:
             if not self.full:
                 self.full = True
-                self.say(
+                self.info(
                     f"the feature store is full ({self.limit / GIB:.3g} GiB): further outputs of the base are computed at every visit; "
                     "--train.store-limit sets the limit"
                 )
@@ -93,26 +93,26 @@ class FeatureStore:
         key = hashlib.sha256("/".join(names).encode()).hexdigest()
         if key not in self._tables:
             folder = self.folder / key[:40] if self.folder and self.data else None
-            self._tables[key] = Table(self, Rows(folder, self.reserve, self.say), arithmetic)
+            self._tables[key] = Table(self, RowTable(folder, self.reserve, self.info), arithmetic)
         return self._tables[key]
 
 
 class Table:
     """The remembered outputs of one base."""
 
-    def __init__(self, store: FeatureStore, rows: Rows, arithmetic: str) -> None:
-        self._store, self.rows, self._arithmetic = store, rows, arithmetic
-        self._films: dict[int, Film] = {}
+    def __init__(self, cache: FeatureCache, rows: RowTable, arithmetic: str) -> None:
+        self._cache, self.rows, self._arithmetic = cache, rows, arithmetic
+        self._rings: dict[int, RingCache] = {}
 
     @property
     def bytes(self) -> int:
         """Held in memory and on disk."""
-        return self.rows.bytes + sum(film.bytes for film in self._films.values())
+        return self.rows.bytes + sum(ring.bytes for ring in self._rings.values())
 
     def lookup(self, base: Base, inputs: Inputs) -> Features:
         """The outputs for a batch, computing those that are not known yet (see `parts.Store`).
 
-        Where any is unknown the whole batch is computed, and where the store is full at least `FEWEST` of it, since the last bits of
+        Where any is unknown the whole batch is computed, and where the store is full at least `MIN_BATCH` of it, since the last bits of
         what a network makes of an example may depend on how many are computed with it. Measured on an AVX-512 CPU: for convolutional
         networks they do if it is alone, for linear layers if it is one of at most four, for fp32 both, and never on which others they
         are. So an output has the same bits whatever was known before, and a run that is resumed with an empty store ends with the bytes
@@ -123,8 +123,8 @@ class Table:
         assert inputs.ids is not None
         ids = inputs.ids.cpu()
         if inputs.window is not None:
-            film = self._films.setdefault(inputs.window, Film(inputs.window, self._store))
-            return self._as_served(film.lookup(ids, inputs, lambda: self._compute(base, inputs)), inputs)
+            ring = self._rings.setdefault(inputs.window, RingCache(inputs.window, self._cache))
+            return self._as_served(ring.lookup(ids, inputs, lambda: self._compute(base, inputs)), inputs)
         rows = self.rows.find(ids)
         unknown = rows < 0
         if not unknown.any():
@@ -145,13 +145,13 @@ class Table:
     def _compute(self, base: Base, inputs: Inputs) -> Features:
         with torch.no_grad():
             features: Features = nn.Module.__call__(base, inputs)
-        return self._as_served([features.encoding, *(features.taps if self._store.keep_taps else ())], inputs)
+        return self._as_served([features.encoding, *(features.taps if self._cache.keep_taps else ())], inputs)
 
     def _compute_some(self, base: Base, inputs: Inputs, wanted: Tensor) -> Features:
         """The outputs for the examples that are `wanted` (B,), computed with others of the batch."""
         chosen = torch.ones_like(wanted)
-        if self._store.full:
-            lacking = max(0, FEWEST - int(wanted.sum()))
+        if self._cache.full:
+            lacking = max(0, MIN_BATCH - int(wanted.sum()))
             chosen = wanted.index_fill(0, (~wanted).nonzero()[:lacking, 0], True)
         features = self._compute(base, inputs if chosen.all() else _select(inputs, chosen))
         if wanted.all():
@@ -193,14 +193,14 @@ class Table:
         self.rows.append(ids, columns, torch.ones_like(ids) if lengths is None else lengths, ragged)
 
 
-class Film:
+class RingCache:
     """The remembered outputs for the latest `window` frames of a film (see `parts.Inputs`), never on disk.
 
     The output for frame i is in row ``i % window``; `frames[row]` is the frame whose output is there, or -1.
     """
 
-    def __init__(self, window: int, store: FeatureStore) -> None:
-        self._store = store
+    def __init__(self, window: int, cache: FeatureCache) -> None:
+        self._cache = cache
         self._frames = torch.full((window,), -1)
         self._columns: list[Tensor] = []  # the encoding, then the taps: (window, *shape)
         self.bytes = 0
@@ -216,7 +216,7 @@ class Film:
         values = [fresh.encoding, *fresh.taps]
         if not self._columns:
             size = sum(one[0].nbytes for one in values) * len(self._frames)
-            if not self._store.reserve(size):
+            if not self._cache.reserve(size):
                 return values
             self.bytes = size
             self._columns = [one.new_empty(len(self._frames), *one.shape[1:]) for one in values]
@@ -236,7 +236,7 @@ def _identity(base: Base) -> str:
     Bases with equal weights and other options differ in the plain attributes of some module, such as a stride or the way of pooling.
     Of the code, the files that the classes of its modules stand in count, and not what those import.
     """
-    ours = set(vars(nn.Module())) | {"store"}
+    ours = set(vars(nn.Module())) | {"cache"}
     settings = [
         (name, type(module).__module__, type(module).__qualname__, key, repr(value))
         for name, module in base.named_modules()

@@ -13,10 +13,10 @@ from torch import Tensor
 from sidetune_core.errors import WeightsError
 from sidetune_core.storage.weights import read_tensors, write_tensors
 
-FEWEST, MOST = 256, 2**16
+MIN_BLOCK_ROWS, MAX_SHARD_ROWS = 256, 2**16
 """Rows that the first block in memory has room for, and one on its way to disk."""
 
-LARGEST, SHARD = 2**28, 2**26
+MAX_BLOCK_BYTES, MAX_SHARD_BYTES = 2**28, 2**26
 """About how many bytes such blocks have room for at most; their pages are taken up as they are filled."""
 
 
@@ -93,7 +93,7 @@ class Block:
         ]
 
 
-class Rows:
+class RowTable:
     """Rows of several columns by example id, each written once.
 
     Args:
@@ -103,9 +103,9 @@ class Rows:
     """
 
     def __init__(
-        self, folder: Path | None, reserve: Callable[[int], bool], say: Callable[[str], None]
+        self, folder: Path | None, reserve: Callable[[int], bool], info: Callable[[str], None]
     ) -> None:
-        self._folder, self._reserve, self._say = folder, reserve, say
+        self._folder, self._reserve, self._info = folder, reserve, info
         self._index = torch.full((0,), -1)  # of each id, the number of its row
         self._blocks: list[Block] = []
         self._open: Block | None = None  # the last of them, if there may be room in it
@@ -150,7 +150,11 @@ class Rows:
         self.bytes += size
         if self._open is None or not self._open.fits(lengths):
             self.save()
-            rows, most = (MOST, SHARD) if self._folder else (max(FEWEST, self._count), LARGEST)
+            rows, most = (
+                (MAX_SHARD_ROWS, MAX_SHARD_BYTES)
+                if self._folder
+                else (max(MIN_BLOCK_ROWS, self._count), MAX_BLOCK_BYTES)
+            )
             room = max(len(ids), min(rows, most * len(ids) // max(size, 1)))
             self._open = Block.empty(self._count, room, columns, lengths, ragged)
             self._blocks.append(self._open)
@@ -175,7 +179,7 @@ class Rows:
                 },
             )
         except OSError as error:
-            self._say(f"cannot write the feature store to {path}, so it is kept in memory only: {error}")
+            self._info(f"cannot write the feature store to {path}, so it is kept in memory only: {error}")
             self._folder = None
             return
         self._open = None

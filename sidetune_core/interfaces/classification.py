@@ -14,7 +14,7 @@ from sidetune_core.errors import DataError
 from sidetune_core.hashing import fingerprint
 from sidetune_core.interfaces.heads import ClassHead
 from sidetune_core.interfaces.inputs import Inputs, Shape
-from sidetune_core.interfaces.tasks import Act, Batch, Order, Task, shuffled
+from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, shuffled
 from sidetune_core.seeding import derive_seed
 
 EVALUATION_BATCH = 250
@@ -96,13 +96,13 @@ class ClassTask(Task):
         """How many examples a split has."""
         return len(self._indices[split])
 
-    def head(self, shape: Shape) -> nn.Module:
+    def make_head(self, shape: Shape) -> nn.Module:
         return ClassHead(shape, self._classes)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return max(1, round(self.size("train") / batch_size))
 
-    def train(self, act: Act, order: Order) -> Iterator[Batch]:
+    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         for step, places in enumerate(shuffled(self.size("train"), order, self.id), order.first_step):
             if self._augment is None:
                 yield self._batch("train", places)
@@ -113,13 +113,13 @@ class ClassTask(Task):
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return functional.cross_entropy(output.float(), batch.targets, reduction="none")
 
-    def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
+    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """Accuracy in [0, 1] and mean cross-entropy in nats."""
         right, loss = 0, 0.0
         places = torch.arange(self.size(split))
         for first in range(0, len(places), EVALUATION_BATCH):
             batch = self._batch(split, places[first : first + EVALUATION_BATCH])
-            output = act(batch.inputs).cpu()
+            output = predict(batch.inputs).cpu()
             right += int((output.argmax(1) == batch.targets).sum())
             loss += float(self.loss(output, batch).sum())
         return {"accuracy": right / self.size(split), "loss": loss / self.size(split)}

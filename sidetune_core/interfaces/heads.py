@@ -44,9 +44,9 @@ class Heads(nn.ModuleDict):
         super().__init__()
         self.shape, self.norm = shape, norm
 
-    def start(self, task: Task) -> nn.Module:
+    def add_task(self, task: Task) -> nn.Module:
         """Make the head of a new task."""
-        self[task.id] = task.head(self.shape)
+        self[task.id] = task.make_head(self.shape)
         return self[task.id]
 
     def predict(self, encoding: Tensor, task_id: str) -> Tensor:

@@ -33,7 +33,7 @@ class MakeMerger(Protocol):
 
 
 @attrs.frozen
-class Parts:
+class Components:
     """Factories of the parts that the user chose; each call makes a new one. A slot that was left empty is None."""
 
     inputs: InputShapes
@@ -58,11 +58,11 @@ class Learner(nn.Module, ABC):
     Config: ClassVar[type[Any]]
     needs: ClassVar[frozenset[str]] = frozenset({"base"})
     """Which kinds of part the learner cannot do without."""
-    takes: ClassVar[frozenset[str]] = frozenset()
+    optional_components: ClassVar[frozenset[str]] = frozenset()
     """Which further kinds it can use when the user names one."""
-    together: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
     """Whether all tasks are learnt at once, batch by batch in turn, instead of one after another (the upper bound of a stream)."""
-    uses_taps: ClassVar[bool] = False
+    needs_taps: ClassVar[bool] = False
     """Whether the learner itself reads the base's taps; if nobody does, the core need not remember them."""
 
     @abstractmethod

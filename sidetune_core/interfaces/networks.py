@@ -17,7 +17,7 @@ from sidetune_core.errors import FitError
 from sidetune_core.interfaces.inputs import Features, Inputs, Shape
 
 
-class Store(Protocol):
+class Cache(Protocol):
     """Something that remembers a frozen base's outputs (see `sidetune_core.feature_cache.cache`)."""
 
     def lookup(self, base: Base, inputs: Inputs) -> Features: ...
@@ -33,16 +33,16 @@ class Base(nn.Module, ABC):
     Config: ClassVar[type[Any]]
     shape: Shape
     tap_shapes: tuple[Shape, ...] = ()
-    store: Store | None = None
+    cache: Cache | None = None
     """Set by the core while this base is frozen; a base never looks at it."""
-    vocabulary: int | None = None
+    vocabulary_size: int | None = None
     """How many tokens have an embedding, in a base that reads tokens."""
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, *shape) and the taps of a batch of inputs."""
 
-    def shortened(self, layers: int) -> Base:
+    def first_layers(self, layers: int) -> Base:
         """A copy of this base that ends after its first `layers` layers, with an encoding of the same shape; for sides that begin so.
 
         Raises:
@@ -53,8 +53,8 @@ class Base(nn.Module, ABC):
         )
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Features:
-        if self.store is not None and isinstance(inputs, Inputs) and inputs.ids is not None:
-            return self.store.lookup(self, inputs)
+        if self.cache is not None and isinstance(inputs, Inputs) and inputs.ids is not None:
+            return self.cache.lookup(self, inputs)
         features: Features = super().__call__(inputs)
         return features
 
@@ -67,7 +67,7 @@ class Side(nn.Module, ABC):
     """
 
     Config: ClassVar[type[Any]]
-    uses_taps: ClassVar[bool] = False
+    needs_taps: ClassVar[bool] = False
     """Whether `forward` reads the base's taps; if not, the core need not remember them."""
 
     @abstractmethod
@@ -85,7 +85,7 @@ class StagedSide(Side):
     """What each stage gives, before and after its activation."""
 
     @abstractmethod
-    def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What the first stage takes."""
 
     @abstractmethod
@@ -93,17 +93,17 @@ class StagedSide(Side):
         """For each stage, what comes before its activation, and the activation."""
 
     @abstractmethod
-    def leave(self, activation: Tensor) -> Tensor:
+    def project(self, activation: Tensor) -> Tensor:
         """The encoding (B, *base.shape) out of what the last stage gives."""
 
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
-        return self.leave(self.run(inputs)[-1])
+        return self.project(self.run(inputs)[-1])
 
     def run(
         self, inputs: Mapping[str, Tensor], laterals: Callable[[int], Tensor | float] | None = None
     ) -> list[Tensor]:
         """What each stage gives, (B, *stage_shapes[k]); ``laterals(k)``, of the same shape, is added before the activation of stage k."""
-        current, activations = self.enter(inputs), []
+        current, activations = self.stem(inputs), []
         for number, (linear, activate) in enumerate(self.stages()):
             before = linear(current)
             current = activate(before if laterals is None else before + laterals(number))

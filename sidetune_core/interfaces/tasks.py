@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
 from sidetune_core.seeding import derive_seed
 
-Act = Callable[[Inputs], Tensor]
+Predict = Callable[[Inputs], Tensor]
 """The current learner's output on some inputs, without gradient: how a task evaluates, or collects experience."""
 
 
@@ -50,11 +50,11 @@ class Task(ABC):
     """What the head gives along axis 1: scores of classes, or numbers that are compared as they are."""
     splits: tuple[str, ...] = ("test",)
     """What `evaluate` can be asked for."""
-    lost_within: str = ""
+    not_restored: str = ""
     """What does not come back where a run goes on in the middle of this task, for people; empty if all does."""
 
     @abstractmethod
-    def head(self, shape: Shape) -> nn.Module:
+    def make_head(self, shape: Shape) -> nn.Module:
         """A new output layer on encodings (B, *shape)."""
 
     @abstractmethod
@@ -62,10 +62,10 @@ class Task(ABC):
         """How many batches make one pass over the training data."""
 
     @abstractmethod
-    def train(self, act: Act, order: Order) -> Iterator[Batch]:
-        """Training batches without end, beginning at ``order.first_step``. `act` is for tasks that collect their own experience."""
+    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
+        """Training batches without end, beginning at ``order.first_step``. `predict` is for tasks that collect their own experience."""
 
-    def can_go_on(self, step: int, batch_size: int) -> bool:
+    def can_resume_at(self, step: int, batch_size: int) -> bool:
         """Whether `train` can begin at that step. A run is saved, and goes on, at such steps only."""
         return True
 
@@ -74,14 +74,14 @@ class Task(ABC):
         """(B,), one loss per example: the loop takes the mean, and methods such as EWC need the single ones."""
 
     @abstractmethod
-    def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
+    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """Named figures over a whole split, `metric` among them."""
 
     def documents(self) -> Mapping[str, str]:
         """What the latest `evaluate` leaves besides figures, such as predictions: text by file name, kept in the run's folder."""
         return {}
 
-    def pictures(self, act: Act) -> dict[str, Tensor]:
+    def visualisations(self, predict: Predict) -> dict[str, Tensor]:
         """Pictures of what the learner does with some examples, by name (letters, digits and ``-``): (3, H, W) in [0, 1].
 
         The core asks for them after each task of a stream, and puts them into the run's folder and into TensorBoard.
@@ -106,15 +106,15 @@ class TaskStream(ABC):
     Config: ClassVar[type[Any]]
     recipe: ClassVar[Mapping[str, object]] = {}
     """Defaults of ``--train.*`` options that suit this env, such as ``{"steps": 157}``."""
-    parts: ClassVar[Mapping[str, str | Mapping[str, object]]] = {}
+    default_components: ClassVar[Mapping[str, str | Mapping[str, object]]] = {}
     """Parts that suit this env where a spec names none, such as ``{"base": {"name": "taskonomy", "width": 10}, "side": "fcn5"}``."""
     inputs: InputShapes
     """Shapes of the inputs of every task, known before any data is read."""
-    say: Callable[[str], None] = staticmethod(lambda text: None)
+    info: Callable[[str], None] = staticmethod(lambda text: None)
     """Tell the user something while `tasks` is at work for long; the core sets it, and by default nothing is shown."""
 
     @property
-    def vocabulary(self) -> int | None:
+    def vocabulary_size(self) -> int | None:
         """How many tokens there are, where inputs are tokens: the base must have an embedding for each.
 
         Raises:

@@ -37,9 +37,9 @@ from sidetune_core.config.options import structure
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import LedgerError, OptionError, suggest
 from sidetune_core.results.compare_methods import compare_methods
-from sidetune_core.results.grouping import Method
+from sidetune_core.results.grouping import MethodRuns
 from sidetune_core.results.metrics import Results, average_accuracy, one_unit
-from sidetune_core.results.report import RunSummary, in_percent, written
+from sidetune_core.results.report import RunSummary, format_value, in_percent
 from sidetune_core.results.tables import Layout, typeset
 from sidetune_core.storage.atomic import write_text
 
@@ -221,7 +221,7 @@ def write_up(entries: Sequence[Entry], layout: Layout) -> str:
     recorded = [entry for entry in entries if entry.runs]
     sections = []
     if recorded:
-        methods = [Method(entry.claim.method, entry.runs, ()) for entry in recorded]
+        methods = [MethodRuns(entry.claim.method, entry.runs, ()) for entry in recorded]
         further = list(dict.fromkeys(name for entry in entries for name in entry.claim.figures))
         work = all(run.peak_memory is not None for method in methods for run in method.runs)
         sections.append(compare_methods(methods, layout, seconds=False, further=further, work=work))
@@ -229,7 +229,7 @@ def write_up(entries: Sequence[Entry], layout: Layout) -> str:
     for entry in recorded:
         percent = in_percent(entry.runs[0].results)
         for one in entry.claim.published:
-            figures = [written(figure, percent) for figure in (entry.recorded, one.figure)]
+            figures = [format_value(figure, percent) for figure in (entry.recorded, one.figure)]
             beside.append([entry.claim.method, *figures, _sameness(entry, one, percent), one.source])
     if len(beside) > 1:
         sections.append(typeset(beside, layout, left={0, 4}))
@@ -278,7 +278,7 @@ def _sameness(entry: Entry, published: Published, percent: bool) -> str:
     if published.tolerance is None or entry.recorded is None:
         return ""
     same = abs(entry.recorded - published.figure) <= published.tolerance
-    return f"{written(published.tolerance, percent)}: {'yes' if same else 'no'}"
+    return f"{format_value(published.tolerance, percent)}: {'yes' if same else 'no'}"
 
 
 def _last_row(runs: Sequence[RunSummary]) -> list[float]:

@@ -11,12 +11,12 @@ import attrs
 
 from sidetune_core.config import argv
 from sidetune_core.config.options import describe
-from sidetune_core.config.resolve import compose
+from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import LedgerError, OptionError
 from sidetune_core.ledger.claims import Claim
 from sidetune_core.results.grouping import same_method
-from sidetune_core.results.report import RunSummary, in_brief
+from sidetune_core.results.report import RunSummary, one_line
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.training import run
@@ -56,20 +56,20 @@ def placed(spec: RunSpec, places: Sequence[tuple[str, Any]]) -> RunSpec:
     Raises:
         OptionError: something else than a path, the device or the feature store would be set: that would be another claim.
     """
-    parts = compose(spec).parts
+    components = resolve(spec).components
     for name, value in places:
         slot, _, option = name.replace("_", "-").partition(".")
         paths = (
-            {one.name for one in describe(type(parts[slot].config)) if "path" in one.type}
-            if slot in parts
+            {one.name for one in describe(type(components[slot].config)) if "path" in one.type}
+            if slot in components
             else set()
         )
         if slot == "train" and option.startswith(("device", "store")):
             spec = attrs.evolve(spec, train={**spec.train, option.replace("-", "_"): value})
         elif option in paths:
-            asked = spec.part(slot)
+            asked = spec.component(slot)
             assert asked is not None
-            spec = spec.with_parts(
+            spec = spec.with_components(
                 {slot: attrs.evolve(asked, options={**asked.options, option.replace("-", "_"): str(value)})}
             )
         else:
@@ -80,7 +80,7 @@ def placed(spec: RunSpec, places: Sequence[tuple[str, Any]]) -> RunSpec:
 
 
 def carry_out(
-    spec: RunSpec, seeds: Sequence[int], folder: Path, quiet: bool, say: Callable[[str], None]
+    spec: RunSpec, seeds: Sequence[int], folder: Path, quiet: bool, info: Callable[[str], None]
 ) -> list[Run]:
     """A finished run of `spec` for each seed, in ``folder/seed-K``; what is there already is used, and gone on with if need be.
 
@@ -100,13 +100,13 @@ def carry_out(
                 run.resume(path, quiet)
         summary = summarise(found)
         runs.append(Run(summary, found.read_json("run.json")))
-        say(f"seed {seed}: {in_brief(summary.results, percent=False)}, {summary.seconds:.0f} s, {path}")
+        info(f"seed {seed}: {one_line(summary.results, percent=False)}, {summary.seconds:.0f} s, {path}")
     return runs
 
 
 def _same(folder: RunFolder, spec: RunSpec) -> None:
     there = from_values(folder.read_json("run.json").get("resolved"), str(folder.path / "run.json"))
-    if not same_method(compose(there).resolved(), compose(spec).resolved()):
+    if not same_method(resolve(there).to_spec(), resolve(spec).to_spec()):
         raise LedgerError(
             f"{folder.path} holds another run than the claim's; choose another --out, or remove it"
         )

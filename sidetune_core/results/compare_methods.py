@@ -9,17 +9,17 @@ from statistics import fmean
 import attrs
 
 from sidetune_core.results.compare_runs import COMPARED, common_metric, heads, keys
-from sidetune_core.results.grouping import Method, same_stream, shared_line
+from sidetune_core.results.grouping import MethodRuns, same_stream, shared_line
 from sidetune_core.results.metrics import Metric, meaningful, one_unit
 from sidetune_core.results.report import (
     TRAINABLE,
     UNMEASURED,
     RunSummary,
     by_task,
+    format_int,
+    format_value,
     in_mebibytes,
     in_percent,
-    whole,
-    written,
 )
 from sidetune_core.results.significance import LEVEL, Ranking, half_width, rank_methods
 from sidetune_core.results.tables import Format, comma_separated, typeset
@@ -37,13 +37,13 @@ class Estimate:
 class Line:
     """What is said about one method."""
 
-    method: Method
+    method: MethodRuns
     figures: tuple[Estimate, ...]
     rank: float | None  # average over tasks
 
 
 def compare_methods(
-    methods: Sequence[Method],
+    methods: Sequence[MethodRuns],
     form: Format = "text",
     metrics: Sequence[Metric] = COMPARED,
     seconds: bool = True,
@@ -91,23 +91,23 @@ def compare_methods(
     return "\n\n".join(filter(None, [shared, *tables, ("\n" if form == "text" else "\n\n").join(notes)]))
 
 
-def estimate(method: Method, metric: Metric) -> Estimate:
+def estimate(method: MethodRuns, metric: Metric) -> Estimate:
     """A metric over the seeds of a method."""
     return _over(method, lambda run: metric.function(run.results))
 
 
-def _further(method: Method, name: str) -> Estimate:
+def _further(method: MethodRuns, name: str) -> Estimate:
     return _over(method, lambda run: run.further.get(name))
 
 
-def _over(method: Method, read: Callable[[RunSummary], float | None]) -> Estimate:
+def _over(method: MethodRuns, read: Callable[[RunSummary], float | None]) -> Estimate:
     """A figure of a run over the seeds of a method."""
     figures = [read(run) for run in method.runs]
     known = [figure for figure in figures if figure is not None]
     return Estimate(fmean(known), half_width(known)) if len(known) == len(figures) else Estimate(None, None)
 
 
-def rank(methods: Sequence[Method]) -> Ranking | None:
+def rank(methods: Sequence[MethodRuns]) -> Ranking | None:
     """Methods ranked on each task by their last rows, averaged over seeds; None where these cannot be compared, or there is one task."""
     if len(methods) < 2 or not same_stream(run for method in methods for run in method.runs):
         return None
@@ -146,8 +146,8 @@ def _cells(
                 *(_estimated(figure, percent) for figure in line.figures),
                 *(_estimated(_further(line.method, name), percent=False) for name in further),
                 *([] if line.rank is None else [f"{line.rank:.2f}"]),
-                whole(parameters.get(TRAINABLE)),
-                whole(parameters.get("all")),
+                format_int(parameters.get(TRAINABLE)),
+                format_int(parameters.get("all")),
                 *([f"{fmean(run.seconds for run in line.method.runs):.1f}"] if seconds else []),
                 *(_work(line.method) if work else []),
             ]
@@ -155,7 +155,7 @@ def _cells(
     return table
 
 
-def _work(method: Method) -> list[str]:
+def _work(method: MethodRuns) -> list[str]:
     """Processor seconds and peak memory, averaged over seeds."""
     seconds = _over(method, lambda run: run.processor_seconds).mean
     memory = _over(method, lambda run: run.peak_memory).mean
@@ -193,7 +193,7 @@ def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[objec
     return table
 
 
-def _notes(methods: Sequence[Method], ranking: Ranking | None) -> list[str]:
+def _notes(methods: Sequence[MethodRuns], ranking: Ranking | None) -> list[str]:
     """What the numbers mean, and which differences count."""
     notes = []
     if any(len(method.runs) > 1 for method in methods):
@@ -218,6 +218,6 @@ def _notes(methods: Sequence[Method], ranking: Ranking | None) -> list[str]:
 
 
 def _estimated(figure: Estimate, percent: bool) -> str:
-    return written(figure.mean, percent) + (
-        "" if figure.half_width is None else f" ± {written(figure.half_width, percent)}"
+    return format_value(figure.mean, percent) + (
+        "" if figure.half_width is None else f" ± {format_value(figure.half_width, percent)}"
     )

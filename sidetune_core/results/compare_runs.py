@@ -16,7 +16,7 @@ from sidetune_core.results.metrics import (
     one_unit,
     relative_intransigence,
 )
-from sidetune_core.results.report import TRAINABLE, RunSummary, by_task, value, whole
+from sidetune_core.results.report import TRAINABLE, RunSummary, by_task, format_int, value
 from sidetune_core.results.tables import Format, Table, comma_separated, typeset
 
 COMPARED = tuple(metric for metric in MAIN if metric.function is not average_incremental_accuracy)
@@ -120,7 +120,7 @@ def _compared(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Tab
                 summary.name,
                 summary.spec_line,
                 *(value(results, metric) for metric in metrics),
-                whole(summary.parameters.get(TRAINABLE)),
+                format_int(summary.parameters.get(TRAINABLE)),
                 f"{summary.seconds:.1f}",
                 summary.status + under_way,
             ]

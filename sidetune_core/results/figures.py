@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sidetune_core.errors import SidetuneError
-from sidetune_core.results.grouping import Method, same_stream, shared_line
+from sidetune_core.results.grouping import MethodRuns, same_stream, shared_line
 from sidetune_core.results.metrics import one_unit
 from sidetune_core.results.report import RunSummary, in_percent
 from sidetune_core.results.significance import half_width
@@ -59,7 +59,7 @@ def draw(summary: RunSummary, out: Path) -> None:
     _save(figure, out)
 
 
-def draw_methods(methods: Sequence[Method], out: Path) -> None:
+def draw_methods(methods: Sequence[MethodRuns], out: Path) -> None:
     """Write a grid of panels, a line for each method: the mean over the tasks learnt so far, then each task from when it was learnt on.
 
     Where tasks have figures of different units, there is no mean, and each panel has a scale of its own. Where a method has several
@@ -104,7 +104,7 @@ def draw_methods(methods: Sequence[Method], out: Path) -> None:
     _save(figure, out)
 
 
-def draw_curves(methods: Sequence[Method], name: str, out: Path) -> None:
+def draw_curves(methods: Sequence[MethodRuns], name: str, out: Path) -> None:
     """Write a panel for each task and in it a line for each method: a figure of training (``metrics.jsonl``) over the steps of the task.
 
     Where a method has several seeds, the line is their mean, in a band of the 95 % t interval of the mean.
@@ -141,7 +141,7 @@ def draw_curves(methods: Sequence[Method], name: str, out: Path) -> None:
     _save(figure, out)
 
 
-def curves_of(method: Method, name: str) -> dict[str, list[tuple[int, float, float]]]:
+def curves_of(method: MethodRuns, name: str) -> dict[str, list[tuple[int, float, float]]]:
     """A figure of training for each task: steps at which all seeds have it, their mean, and half of its 95 % t interval (0 for one seed).
 
     Raises:
@@ -173,7 +173,7 @@ def _curves(run: RunSummary, name: str) -> dict[str, dict[int, float]]:
     return found
 
 
-def draw_pictures(methods: Sequence[Method], task: str, out: Path) -> None:
+def draw_pictures(methods: Sequence[MethodRuns], task: str, out: Path) -> None:
     """Write the pictures of a task under each other: first those that all methods share, input and target, then those of each method.
 
     Of a method with several seeds, the first one's are shown.
@@ -224,14 +224,14 @@ def _pictures(run: RunSummary, task: str) -> dict[str, bytes]:
     return found
 
 
-def _line(axes: Any, method: Method, task: int, scale: int, place: int) -> None:
+def _line(axes: Any, method: MethodRuns, task: int, scale: int, place: int) -> None:
     """One method on a task; on the mean of the tasks learnt so far where `task` is -1."""
     points = []
     for after in range(max(task, 0), len(method.runs[0].results.rows)):
         rows = [run.results.rows[after] for run in method.runs]
         cells = [list(row[: after + 1]) if task < 0 else [row[task]] for row in rows]
         known = [[scale * cell for cell in row if cell is not None] for row in cells]
-        if all(len(row) == len(whole) for row, whole in zip(known, cells, strict=True)):
+        if all(len(row) == len(format_int) for row, format_int in zip(known, cells, strict=True)):
             figures = [fmean(row) for row in known]
             points.append((after + 1, fmean(figures), min(figures), max(figures)))
     x, y, low, high = ([point[i] for point in points] for i in range(4))

@@ -22,7 +22,7 @@ Traits = Mapping[str, Any]  # "learner": "ewc", "learner.coef": 1.0, "train.lr":
 
 
 @attrs.frozen
-class Method:
+class MethodRuns:
     """One composition, run with one seed or several."""
 
     name: str  # what tells it from the others: "ewc · fisher legacy"
@@ -30,7 +30,7 @@ class Method:
     repeats: tuple[RunSummary, ...]  # further runs of the same seeds, which say nothing new
 
 
-def group(summaries: Iterable[RunSummary]) -> list[Method]:
+def group_runs(summaries: Iterable[RunSummary]) -> list[MethodRuns]:
     """The methods in the order of their first runs; runs that differ in the seed or in where they ran are one method."""
     groups: dict[str, list[RunSummary]] = {}
     for summary in summaries:
@@ -43,11 +43,11 @@ def group(summaries: Iterable[RunSummary]) -> list[Method]:
         for run in runs:
             first.setdefault(run.spec.seed, run)
         repeats = tuple(run for run in runs if first[run.spec.seed] is not run)
-        methods.append(Method(name, tuple(first[seed] for seed in sorted(first)), repeats))
+        methods.append(MethodRuns(name, tuple(first[seed] for seed in sorted(first)), repeats))
     return methods
 
 
-def shared_line(methods: Sequence[Method]) -> str:
+def shared_line(methods: Sequence[MethodRuns]) -> str:
     """What the names leave out because all methods have it: "icifar · resnet44 + fcn4 · 10 tasks"."""
     runs = [method.runs[0] for method in methods]
     traits = [_traits(run.spec) for run in runs]
@@ -84,7 +84,7 @@ def _traits(spec: RunSpec) -> Traits:
     """Everything that makes a method, by name."""
     traits: dict[str, Any] = {}
     for slot in _SLOTS:
-        part = spec.part(slot)
+        part = spec.component(slot)
         if part is not None:
             traits[slot] = part.name
             traits.update({f"{slot}.{name}": value for name, value in part.options.items()})

@@ -53,7 +53,7 @@ class Results:
                 raise ValueError(f"{name} of the results has {len(row)} cells for {len(self.tasks)} tasks")
 
     @property
-    def learnt(self) -> tuple[Row, ...]:
+    def trained(self) -> tuple[Row, ...]:
         """The lower triangle with its diagonal: row i holds the i + 1 tasks learnt by then."""
         return tuple(row[: i + 1] for i, row in enumerate(self.rows))
 
@@ -88,17 +88,17 @@ def mean(cells: Iterable[float | None]) -> float | None:
 
 def average_accuracy(results: Results) -> float | None:
     """ACC = mean_j R[T-1][j], over the tasks learnt (GEM: Lopez-Paz & Ranzato 2017)."""
-    return mean(cell for row in results.learnt[-1:] for cell in row)
+    return mean(cell for row in results.trained[-1:] for cell in row)
 
 
 def average_incremental_accuracy(results: Results) -> float | None:
     """mean_i mean_{j<=i} R[i][j]: ACC after each task, averaged (iCaRL: Rebuffi et al. 2017)."""
-    return mean(mean(row) for row in results.learnt)
+    return mean(mean(row) for row in results.trained)
 
 
 def learning_accuracy(results: Results) -> float | None:
     """LA = mean_j R[j][j]: each task just after it was learnt, also called plasticity (MER: Riemer et al. 2019)."""
-    return mean(row[-1] for row in results.learnt)
+    return mean(row[-1] for row in results.trained)
 
 
 def forgetting(results: Results) -> float | None:
@@ -128,7 +128,7 @@ def backward_transfer(results: Results) -> float | None:
 
 def triangle_accuracy(results: Results) -> float | None:
     """A = the mean of the lower triangle with its diagonal: sum_{i>=j} R[i][j] / (T (T+1) / 2) (Díaz-Rodríguez et al. 2018)."""
-    return mean(cell for row in results.learnt for cell in row)
+    return mean(cell for row in results.trained for cell in row)
 
 
 def backward_transfer_all_pairs(results: Results) -> float | None:

@@ -35,7 +35,7 @@ TRAINABLE = "trainable per task"  # the key of RunSummary.parameters that runs a
 
 
 @attrs.frozen
-class Moved:
+class ChangedTensors:
     """What learning one task changed, by comparing every tensor before and after."""
 
     task: str
@@ -51,7 +51,7 @@ class RunSummary:
     spec: RunSpec  # with every name and option written out
     spec_line: str  # how it was composed: "icifar · resnet44 + fcn4 · mlp2 · sidetune · seed 0"
     results: Results
-    moved: tuple[Moved, ...]
+    moved: tuple[ChangedTensors, ...]
     parameters: Mapping[str, int]  # "all", "trainable per task"
     seconds: float
     status: str
@@ -77,7 +77,7 @@ def metrics_lines(results: Results, metrics: Sequence[Metric] = MAIN) -> list[st
     return aligned(_figures(results, metrics), left={0, 2}, gap=3).splitlines()
 
 
-def moved_lines(summary: RunSummary) -> list[str]:
+def changed_lines(summary: RunSummary) -> list[str]:
     """What moved and what did not, tasks that are alike in one line; and whether anything was forgotten."""
     table: list[list[str]] = []
     for record in summary.moved:
@@ -96,13 +96,13 @@ def moved_lines(summary: RunSummary) -> list[str]:
     return [*lines, *constant, *summary.certified]
 
 
-def in_brief(results: Results, percent: bool) -> str:
+def one_line(results: Results, percent: bool) -> str:
     """What a run has come to, in a line: the average, in percent or as it is, or the figure of each task where these differ in unit."""
     if one_unit(results):
-        return f"average {results.metric} {written(average_accuracy(results), percent, 1)}{' %' if percent else ''}"
+        return f"average {results.metric} {format_value(average_accuracy(results), percent, 1)}{' %' if percent else ''}"
     last = results.rows[-1] if results.rows else results.initial
     return f"{results.metric} " + ", ".join(
-        f"{task} {written(cell, False)}" for task, cell in zip(results.tasks, last, strict=True)
+        f"{task} {format_value(cell, False)}" for task, cell in zip(results.tasks, last, strict=True)
     )
 
 
@@ -148,9 +148,9 @@ def _matrix(results: Results, rows: Sequence[str], columns: Sequence[str]) -> Ta
     for label, row in zip(
         ["untrained", *rows], [results.initial, *results.rows], strict=False
     ):  # fewer rows while under way
-        table.append([label, *(written(cell, in_percent(results), 1) for cell in row)])
+        table.append([label, *(format_value(cell, in_percent(results), 1) for cell in row)])
     if one_unit(results):
-        average = written(average_accuracy(results), in_percent(results), 1) if results.rows else ""
+        average = format_value(average_accuracy(results), in_percent(results), 1) if results.rows else ""
         for line, cell in zip(table, ["mean", *[""] * (len(table) - 2), average], strict=True):
             line.append(cell)
     return table
@@ -164,7 +164,7 @@ def _figures(results: Results, metrics: Sequence[Metric]) -> Table:
     ]
 
 
-def _movements(moved: Sequence[Moved]) -> Table:
+def _movements(moved: Sequence[ChangedTensors]) -> Table:
     """Per task, the tensors that changed, by part, and those that did not."""
     table = [["task", "tensors that moved", "the same bit for bit"]]
     for record in moved:
@@ -177,7 +177,7 @@ def by_task(results: Results, columns: Sequence[tuple[str, Sequence[Row]]]) -> T
     """What each task has come to: a line for each, and a column for each name, of means over the last rows of R that come with it."""
     table = [[f"{results.metric} in the end", *("\n".join(name.split()) for name, _ in columns)]]
     for place, task in enumerate(results.tasks):
-        table.append([task, *(written(mean(row[place] for row in rows), False) for _, rows in columns)])
+        table.append([task, *(format_value(mean(row[place] for row in rows), False) for _, rows in columns)])
     return table
 
 
@@ -189,14 +189,14 @@ def in_percent(results: Results) -> bool:
     return results.metric == "accuracy" and all(0 <= number <= 1 for number in results.measured)
 
 
-def written(number: float | None, percent: bool, decimals: int = 2) -> str:
+def format_value(number: float | None, percent: bool, decimals: int = 2) -> str:
     """Without a unit; `decimals` are those of a percentage. Never "-0.0"."""
     if number is None:
         return UNMEASURED
     return f"{100 * number:z.{decimals}f}" if percent else f"{number:z.4g}"
 
 
-def whole(number: int | None) -> str:
+def format_int(number: int | None) -> str:
     """With thousands set apart."""
     return UNMEASURED if number is None else f"{number:,}"
 
@@ -204,7 +204,7 @@ def whole(number: int | None) -> str:
 def value(results: Results, metric: Metric) -> str:
     """A figure with its unit, to stand alone; shares are in percent."""
     number, percent = metric.function(results), metric.unitless or in_percent(results)
-    return written(number, percent) + (" %" if number is not None and percent else "")
+    return format_value(number, percent) + (" %" if number is not None and percent else "")
 
 
 def _work(summary: RunSummary) -> Table:

@@ -11,7 +11,7 @@ from sidetune_core.certificate.record import certificate_lines, read_certificate
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.results.metrics import Results
-from sidetune_core.results.report import TRAINABLE, Moved, RunSummary
+from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
 from sidetune_core.storage.run_folder import RunFolder
 
 
@@ -24,7 +24,7 @@ def summarise(folder: RunFolder) -> RunSummary:
     about = folder.read_json("run.json")
     try:
         moved = tuple(
-            Moved(
+            ChangedTensors(
                 str(line["task"]),
                 dict(Counter(part_of(str(name)) for name in line["moved"])),
                 len(line["kept"]),

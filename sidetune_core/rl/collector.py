@@ -8,12 +8,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.interfaces.tasks import Act, Task
+from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.rl.distributions import Policy
-from sidetune_core.rl.episode_stats import Episode, Tally
-from sidetune_core.rl.normalization import Scaling
-from sidetune_core.rl.ppo import Decisions, RolloutOptions, gae
-from sidetune_core.rl.vector_env import Observations, Step, Worlds, check_finite
+from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics
+from sidetune_core.rl.normalization import ObservationNormalizer
+from sidetune_core.rl.ppo import RolloutBatch, RolloutOptions, gae
+from sidetune_core.rl.vector_env import Observations, Step, VectorEnv, check_finite
 from sidetune_core.seeding import derive_seed
 
 
@@ -26,9 +26,9 @@ class Rollout:
     observations: Observations
     """(T * E, *shape), standardised."""
     targets: Tensor
-    """(T * E, width + 4), see `Decisions.packed`."""
+    """(T * E, width + 4), see `RolloutBatch.packed`."""
     window: int
-    """See `Film.window`."""
+    """See `FrameIds.window`."""
     episodes: Sequence[Episode]
     """Those that ended in it."""
     update: int
@@ -36,7 +36,7 @@ class Rollout:
 
 
 @attrs.frozen
-class Film:
+class FrameIds:
     """Ids of the frames of a training. The frame after the last of a rollout is the first of the next one."""
 
     seed: int
@@ -54,7 +54,7 @@ class Film:
         return torch.arange(first, first + self.envs)
 
 
-class Gatherer:
+class RolloutCollector:
     """The environments of a training, and where they are.
 
     Args:
@@ -70,65 +70,67 @@ class Gatherer:
     def __init__(
         self,
         task: Task,
-        worlds: Worlds,
+        vector_env: VectorEnv,
         policy: Policy,
         options: RolloutOptions,
-        scaling: Scaling,
+        normalizer: ObservationNormalizer,
         seed: int,
         update: int,
     ) -> None:
-        self._task, self._worlds, self._policy, self._options, self._scaling = (
+        self._task, self._vector_env, self._policy, self._options, self._normalizer = (
             task,
-            worlds,
+            vector_env,
             policy,
             options,
-            scaling,
+            normalizer,
         )
         self._seed, self._update = seed, update
-        self._film = Film(derive_seed(seed, "frames", task.id), options.envs, options.rollout)
-        self._now = scaling.arrived(worlds.reset(derive_seed(seed, "episodes", task.id, update)))
+        self._frame_ids = FrameIds(derive_seed(seed, "frames", task.id), options.envs, options.rollout)
+        self._now = normalizer.arrived(vector_env.reset(derive_seed(seed, "episodes", task.id, update)))
         self._discounted = torch.zeros(options.envs)
-        self._tally = Tally(options.envs)
+        self._statistics = EpisodeStatistics(options.envs)
 
-    def gather(self, act: Act) -> Rollout:
-        """A rollout from where the environments are. If it comes to nothing, the statistics of `scaling` are as they were before.
+    def collect(self, predict: Predict) -> Rollout:
+        """A rollout from where the environments are. If it comes to nothing, the statistics of `normalizer` are as they were before.
 
         Raises:
             RunError: an environment gave a number that is not finite.
         """
-        held = self._scaling.state()
+        held = self._normalizer.state()
         try:
-            return self._gather(act)
+            return self._collect(predict)
         except BaseException:
-            self._scaling.set_state(held)
+            self._normalizer.set_state(held)
             raise
 
-    def _gather(self, act: Act) -> Rollout:
-        options, film, update = self._options, self._film, self._update
+    def _collect(self, predict: Predict) -> Rollout:
+        options, frame_ids, update = self._options, self._frame_ids, self._update
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "actions", self._task.id, update))
         frames: list[Observations] = []
         episodes: list[Episode] = []
         columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for number in range(options.rollout):
-            output = act(self._scaling.inputs(self._now, film.ids(update, number), film.window)).cpu()
+            output = predict(
+                self._normalizer.inputs(self._now, frame_ids.ids(update, number), frame_ids.window)
+            ).cpu()
             actions = self._policy.sample(output[:, :-1], generator)
-            step = self._worlds.step(actions)
+            step = self._vector_env.step(actions)
             check_finite(step, self._task.title, f"step {update * options.rollout + number + 1} of training")
-            rewards, self._discounted = self._scaling.rewards(
+            rewards, self._discounted = self._normalizer.rewards(
                 step.rewards, step.ended, self._discounted, options.gamma
             )
             frames.append(self._now)
-            columns.append((output, actions, self._past_time_limits(act, step, rewards), step.ended))
-            episodes.extend(episode for _, episode in self._tally.count(step))
-            self._now = self._scaling.arrived(step.observations)
-        last = act(self._scaling.inputs(self._now, film.ids(update, options.rollout), film.window)).cpu()[
-            :, -1
-        ]
+            columns.append((output, actions, self._bootstrap_truncated(predict, step, rewards), step.ended))
+            episodes.extend(episode for _, episode in self._statistics.count(step))
+            self._now = self._normalizer.arrived(step.observations)
+        last = predict(
+            self._normalizer.inputs(self._now, frame_ids.ids(update, options.rollout), frame_ids.window)
+        ).cpu()[:, -1]
         outputs, actions, rewards, ended = (torch.stack(column) for column in zip(*columns, strict=True))
         values = outputs[:, :, -1]
         advantages = gae(rewards, values, last, ended.float(), options.gamma, options.gae_lambda)
         actions, parameters = actions.flatten(0, 1), outputs[:, :, :-1].flatten(0, 1)
-        decisions = Decisions(
+        decisions = RolloutBatch(
             actions=actions,
             log_probs=self._policy.log_prob(parameters, actions),
             advantages=advantages.flatten(),
@@ -136,20 +138,21 @@ class Gatherer:
             values=values.flatten(),
         )
         observations = {
-            name: torch.stack([frame[name] for frame in frames]).flatten(0, 1) for name in self._scaling.names
+            name: torch.stack([frame[name] for frame in frames]).flatten(0, 1)
+            for name in self._normalizer.names
         }
-        ids = torch.cat([film.ids(update, number) for number in range(options.rollout)])
+        ids = torch.cat([frame_ids.ids(update, number) for number in range(options.rollout)])
         self._update += 1
-        return Rollout(ids, observations, decisions.packed(), film.window, episodes, update)
+        return Rollout(ids, observations, decisions.packed(), frame_ids.window, episodes, update)
 
-    def _past_time_limits(self, act: Act, step: Step, rewards: Tensor) -> Tensor:
+    def _bootstrap_truncated(self, predict: Predict, step: Step, rewards: Tensor) -> Tensor:
         """Rewards (E,) with the discounted value of what would have come after a time limit."""
         cut = step.truncated & ~step.terminated
         if not step.final or not cut.any():
             return rewards
-        final = self._scaling.standardised(
+        final = self._normalizer.standardised(
             {name: value[cut[step.ended]] for name, value in step.final.items()}
         )
         return rewards.masked_scatter(
-            cut, rewards[cut] + self._options.gamma * act(self._scaling.inputs(final)).cpu()[:, -1]
+            cut, rewards[cut] + self._options.gamma * predict(self._normalizer.inputs(final)).cpu()[:, -1]
         )

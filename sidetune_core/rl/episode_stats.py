@@ -32,7 +32,7 @@ def means(episodes: Sequence[Episode]) -> dict[str, float]:
     }
 
 
-class Tally:
+class EpisodeStatistics:
     """Counts the episodes of E environments."""
 
     def __init__(self, envs: int) -> None:

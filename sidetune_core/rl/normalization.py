@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from sidetune_core.interfaces.inputs import Inputs, InputShapes
-from sidetune_core.rl.running_stats import Moments
+from sidetune_core.rl.running_stats import RunningMeanStd
 from sidetune_core.rl.vector_env import Observations
 
 
-class Scaling:
+class ObservationNormalizer:
     """Units, and running statistics of training where they are asked for.
 
     Args:
@@ -27,9 +27,11 @@ class Scaling:
     ) -> None:
         self.names, self._units, self._rewards = tuple(inputs), units, rewards
         self._moments = {
-            name: Moments.of(shape) for name, shape in inputs.items() if len(shape) == 1 and observations
+            name: RunningMeanStd.of(shape)
+            for name, shape in inputs.items()
+            if len(shape) == 1 and observations
         }
-        self._returns = Moments.of(())
+        self._returns = RunningMeanStd.of(())
 
     def see(self, observations: Observations) -> None:
         """Take observations (B, *shape) of training into account."""
@@ -87,5 +89,7 @@ class Scaling:
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
         if state:
-            self._moments = {name: Moments.from_state(one) for name, one in state["observations"].items()}
-            self._returns = Moments.from_state(state["returns"])
+            self._moments = {
+                name: RunningMeanStd.from_state(one) for name, one in state["observations"].items()
+            }
+            self._returns = RunningMeanStd.from_state(state["returns"])

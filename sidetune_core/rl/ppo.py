@@ -54,7 +54,7 @@ class RolloutOptions:
 
 
 @attrs.frozen(eq=False)
-class Decisions:
+class RolloutBatch:
     """What a policy did in N steps, and what is learnt from it."""
 
     actions: Tensor
@@ -75,11 +75,11 @@ class Decisions:
         )
 
     @classmethod
-    def unpacked(cls, targets: Tensor) -> Decisions:
+    def unpacked(cls, targets: Tensor) -> RolloutBatch:
         """What `packed` gave."""
         return cls(targets[:, :-4], *targets[:, -4:].unbind(1))
 
-    def standardised(self) -> Decisions:
+    def standardised(self) -> RolloutBatch:
         """With advantages of mean 0 and deviation 1; as they are where there is one row only."""
         if len(self.advantages) < 2:
             return self
@@ -89,7 +89,7 @@ class Decisions:
 
 
 def ppo_loss(
-    output: Tensor, past: Decisions, policy: Policy, options: RolloutOptions
+    output: Tensor, past: RolloutBatch, policy: Policy, options: RolloutOptions
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's clipped objective (eq. 7 of the paper, negated), squared error of the value, and entropy (eq. 9), row by row.
 

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
-from sidetune_core.interfaces.tasks import Act, Batch, Order, Task, shuffled
-from sidetune_core.rl.collector import Gatherer, Rollout
+from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, shuffled
+from sidetune_core.rl.collector import Rollout, RolloutCollector
 from sidetune_core.rl.distributions import ActorCritic, Policy
-from sidetune_core.rl.episode_stats import Episode, Tally, means
-from sidetune_core.rl.normalization import Scaling
-from sidetune_core.rl.ppo import Decisions, RolloutOptions, ppo_loss
-from sidetune_core.rl.vector_env import Expert, Observations, Worlds, check_finite
+from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics, means
+from sidetune_core.rl.normalization import ObservationNormalizer
+from sidetune_core.rl.ppo import RolloutBatch, RolloutOptions, ppo_loss
+from sidetune_core.rl.vector_env import Expert, Observations, VectorEnv, check_finite
 from sidetune_core.seeding import derive_seed
 
 RECENT = 100
@@ -57,7 +57,7 @@ class RolloutTask(Task):
     metric = "return"
     experts: tuple[str, ...] = ()
     """Names of those who can be imitated in it, the usual one first; a subclass that names any has `expert`."""
-    lost_within = (
+    not_restored = (
         "environments cannot be saved: the episodes that were under way are given up, and new ones begin"
     )
 
@@ -71,17 +71,19 @@ class RolloutTask(Task):
         options: RolloutOptions,
     ) -> None:
         self.id, self.title, self.inputs, self.policy, self.options = id, title, inputs, policy, options
-        self._scaling = Scaling(inputs, units, options.normalise_observations, options.normalise_rewards)
+        self._normalizer = ObservationNormalizer(
+            inputs, units, options.normalise_observations, options.normalise_rewards
+        )
         self._episodes: deque[Episode] = deque(maxlen=RECENT)
         self._figures: dict[str, Tensor] = {}
 
     @abstractmethod
-    def make_worlds(self, count: int) -> Worlds:
+    def make_vector_env(self, count: int) -> VectorEnv:
         """New environments; they are closed when they are no longer needed."""
 
-    def make_test_worlds(self, count: int) -> Worlds:
+    def make_test_vector_env(self, count: int) -> VectorEnv:
         """New environments to evaluate in, for a task that has others for that: number k plays the k-th share of the episodes."""
-        return self.make_worlds(count)
+        return self.make_vector_env(count)
 
     def expert(self, name: str) -> Expert:
         """One of `experts`.
@@ -97,7 +99,7 @@ class RolloutTask(Task):
         """Versions of the libraries that its worlds come from, by name: what is recorded in others may be something else."""
         return {}
 
-    def head(self, shape: Shape) -> nn.Module:
+    def make_head(self, shape: Shape) -> nn.Module:
         return ActorCritic(shape, self.policy, self.options.hidden, self.options.layers)
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -105,20 +107,22 @@ class RolloutTask(Task):
         updates = -(-self.options.frames // (self.options.envs * self.options.rollout))
         return updates * self._steps_per_update(batch_size)
 
-    def can_go_on(self, step: int, batch_size: int) -> bool:
+    def can_resume_at(self, step: int, batch_size: int) -> bool:
         return step % self._steps_per_update(batch_size) == 0
 
-    def train(self, act: Act, order: Order) -> Iterator[Batch]:
+    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         steps = self._steps_per_update(order.batch_size)
         update, within = divmod(order.first_step, steps)
         if within:
             raise RunError(
                 f"task {self.id} ({self.title}) goes on at every {steps}th step only, where a rollout begins"
             )
-        with closing(self.make_worlds(self.options.envs)) as worlds:
-            gatherer = Gatherer(self, worlds, self.policy, self.options, self._scaling, order.seed, update)
+        with closing(self.make_vector_env(self.options.envs)) as vector_env:
+            collector = RolloutCollector(
+                self, vector_env, self.policy, self.options, self._normalizer, order.seed, update
+            )
             while True:
-                rollout = gatherer.gather(act)
+                rollout = collector.collect(predict)
                 self._episodes.extend(rollout.episodes)
                 places = shuffled(
                     len(rollout.ids), Order(order.seed, order.batch_size), self.id, "update", rollout.update
@@ -127,10 +131,12 @@ class RolloutTask(Task):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """See `ppo_loss`; (B,)."""
-        losses, self._figures = ppo_loss(output, Decisions.unpacked(batch.targets), self.policy, self.options)
+        losses, self._figures = ppo_loss(
+            output, RolloutBatch.unpacked(batch.targets), self.policy, self.options
+        )
         return losses
 
-    def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
+    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """Mean return (undiscounted, as the environment gives it), length in steps, share of successes, and means of what else the
         environment measures, over `options.episodes`.
 
@@ -142,20 +148,22 @@ class RolloutTask(Task):
             [self.options.episodes // count + (k < self.options.episodes % count) for k in range(count)]
         )
         episodes: list[Episode] = []
-        with closing(self.make_test_worlds(count)) as worlds:
-            now = self._scaling.standardised(worlds.reset(derive_seed(EVALUATION_SEED, "episodes", self.id)))
-            tally = Tally(count)
+        with closing(self.make_test_vector_env(count)) as vector_env:
+            now = self._normalizer.standardised(
+                vector_env.reset(derive_seed(EVALUATION_SEED, "episodes", self.id))
+            )
+            statistics = EpisodeStatistics(count)
             while (left > 0).any():
-                parameters = act(self._scaling.inputs(now)).cpu()[:, :-1]
+                parameters = predict(self._normalizer.inputs(now)).cpu()[:, :-1]
                 actions = (
                     self.policy.mode(parameters)
                     if self.options.evaluate == "mode"
                     else self.policy.sample(parameters, generator)
                 )
-                step = worlds.step(actions)
-                check_finite(step, self.title, f"step {tally.steps + 1} of evaluation")
-                now = self._scaling.standardised(step.observations)
-                for place, episode in tally.count(step):
+                step = vector_env.step(actions)
+                check_finite(step, self.title, f"step {statistics.steps + 1} of evaluation")
+                now = self._normalizer.standardised(step.observations)
+                for place, episode in statistics.count(step):
                     if left[place] > 0:
                         episodes.append(episode)
                         left[place] -= 1
@@ -167,18 +175,18 @@ class RolloutTask(Task):
         return figures | (means(list(self._episodes)) if self._episodes else {})
 
     def state(self) -> dict[str, Any]:
-        return self._scaling.state()
+        return self._normalizer.state()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        self._scaling.set_state(state)
+        self._normalizer.set_state(state)
 
     def prepare(self, observations: Observations, ids: Tensor | None = None) -> Inputs:
         """What a network is given for observations (B, *shape) as the worlds give them."""
-        return self._scaling.inputs(self._scaling.standardised(observations), ids)
+        return self._normalizer.inputs(self._normalizer.standardised(observations), ids)
 
     def see(self, observations: Observations) -> None:
         """Let running statistics take observations (B, *shape) of training into account."""
-        self._scaling.see(observations)
+        self._normalizer.see(observations)
 
     def _steps_per_update(self, batch_size: int) -> int:
         rows = self.options.envs * self.options.rollout
@@ -193,7 +201,7 @@ class RolloutTask(Task):
         """Some rows of a rollout."""
         targets = rollout.targets[places]
         if self.options.normalise_advantages:
-            targets = Decisions.unpacked(targets).standardised().packed()
+            targets = RolloutBatch.unpacked(targets).standardised().packed()
         rows = {name: value[places] for name, value in rollout.observations.items()}
         ids = rollout.ids[places]
-        return Batch(ids, self._scaling.inputs(rows, ids, rollout.window), targets)
+        return Batch(ids, self._normalizer.inputs(rows, ids, rollout.window), targets)

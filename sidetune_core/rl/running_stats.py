@@ -18,7 +18,7 @@ EPSILON = 1e-8
 
 
 @attrs.define(eq=False)
-class Moments:
+class RunningMeanStd:
     """Mean and variance of all rows seen so far, in float64, batch by batch (Chan, Golub & LeVeque 1979)."""
 
     mean: Tensor
@@ -27,7 +27,7 @@ class Moments:
     count: int = 0
 
     @classmethod
-    def of(cls, shape: Shape) -> Moments:
+    def of(cls, shape: Shape) -> RunningMeanStd:
         """Of rows of that shape, with none seen."""
         return cls(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
 
@@ -60,7 +60,7 @@ class Moments:
         return {"mean": self.mean.tolist(), "squares": self.squares.tolist(), "count": self.count}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Moments:
+    def from_state(cls, state: dict[str, Any]) -> RunningMeanStd:
         """What `state` wrote."""
 
         def column(values: float | Sequence[Any]) -> Tensor:

@@ -41,7 +41,7 @@ class Step:
         return self.terminated | self.truncated
 
 
-class Worlds(Protocol):
+class VectorEnv(Protocol):
     """E environments of one kind, side by side."""
 
     def reset(self, seed: int) -> Observations:
@@ -56,8 +56,8 @@ class Worlds(Protocol):
 class Expert(Protocol):
     """Somebody who knows what to do in the worlds of a task, and can be imitated. It may look into them."""
 
-    def begin(self, worlds: Worlds, seed: int) -> None:
-        """An episode has begun in `worlds`, of which there is one; all that is random in the expert comes from `seed`."""
+    def begin(self, vector_env: VectorEnv, seed: int) -> None:
+        """An episode has begun in `vector_env`, of which there is one; all that is random in the expert comes from `seed`."""
 
     def act(self, observations: Observations) -> Tensor | None:
         """What to do now, (1, width) as the task's policy gives it; None to give the episode up, which is then not recorded."""

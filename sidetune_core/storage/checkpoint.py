@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from sidetune_core.errors import RunError, WeightsError
 from sidetune_core.hashing import fingerprint
 from sidetune_core.storage.atomic import write_text, writing
-from sidetune_core.storage.nested_state import names_in, put_together, take_apart
+from sidetune_core.storage.nested_state import flatten, tensor_names, unflatten
 from sidetune_core.storage.run_folder import Marks
 from sidetune_core.storage.weights import fill, read_tensors, write_tensors
 
-WITHIN = "within.safetensors"
+MID_TASK = "within.safetensors"
 
 
 @attrs.frozen(eq=False)
-class Within:
+class MidTaskState:
     """The middle of a task, or of several that are learnt at once."""
 
     tasks: list[str]
@@ -57,14 +57,14 @@ class Checkpoint:
     """The learner's state dict."""
     marks: Marks
     """How far the lines of the run folder went."""
-    within: Within | None = None
+    mid_task: MidTaskState | None = None
     tasks: Mapping[str, Any] = attrs.field(factory=dict)
     """What each task holds itself, by id (see `Task.state`)."""
 
     def __str__(self) -> str:
-        if self.within is None:
+        if self.mid_task is None:
             return f"after task {self.done[-1]}"
-        return f"after step {self.within.step} of task {self.within.tasks[-1]}"
+        return f"after step {self.mid_task.step} of task {self.mid_task.tasks[-1]}"
 
     def load(self, learner: nn.Module) -> None:
         """Fill a learner in which the same tasks have been started.
@@ -86,7 +86,7 @@ def save(
     """
     state = learner.state_dict()
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    extra, more = take_apart({key: value for key, value in state.items() if key not in tensors})
+    extra, more = flatten({key: value for key, value in state.items() if key not in tensors})
     tensors |= more
     path = boundary(folder, len(done))
     text = json.dumps({"done": list(done), "marks": marks, "extra": extra, "tasks": tasks})
@@ -96,13 +96,13 @@ def save(
     return path
 
 
-def save_within(
+def save_mid_task(
     folder: Path,
     learner: nn.Module,
     done: Sequence[str],
     marks: Marks,
     tasks: Mapping[str, Any],
-    within: Within,
+    mid_task: MidTaskState,
 ) -> Path:
     """Write the state in the middle of a task that comes after the tasks `done`, in place of the one before.
 
@@ -110,36 +110,36 @@ def save_within(
         WriteError: it cannot be written; the one before stays.
         PluginError: the learner's extra state is of a kind that no file takes.
     """
-    values = {"learner": learner.state_dict(), "within": attrs.asdict(within, recurse=False)}
-    plain, tensors = take_apart(values)
-    path = folder / WITHIN
+    values = {"learner": learner.state_dict(), "within": attrs.asdict(mid_task, recurse=False)}
+    plain, tensors = flatten(values)
+    path = folder / MID_TASK
     text = json.dumps({"done": list(done), "marks": marks, "values": plain, "tasks": tasks})
     with writing(path):
         write_tensors(path, tensors, {"state": text, "sha256": _digest(text, tensors)})
     return path
 
 
-def forget_within(folder: Path) -> None:
+def delete_mid_task(folder: Path) -> None:
     """The task has been learnt: its state within is of no more use."""
-    with writing(folder / WITHIN):
-        (folder / WITHIN).unlink(missing_ok=True)
+    with writing(folder / MID_TASK):
+        (folder / MID_TASK).unlink(missing_ok=True)
 
 
-def find(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest state that is whole, or None for the start; `warn` is told of every newer one that is not."""
-    within = _attempt(folder / WITHIN, _read_within, warn) if (folder / WITHIN).exists() else None
+def find(folder: Path, warning: Callable[[str], None]) -> Checkpoint | None:
+    """The newest state that is whole, or None for the start; `warning` is told of every newer one that is not."""
+    mid_task = _attempt(folder / MID_TASK, _read_mid_task, warning) if (folder / MID_TASK).exists() else None
     numbers = {
         int(path.stem.removeprefix("after-"))
         for path in folder.glob("after-*")
         if path.stem.removeprefix("after-").isdigit()
     }
     for number in sorted(numbers, reverse=True):
-        if within is not None and number <= len(within.done):
+        if mid_task is not None and number <= len(mid_task.done):
             break
-        found = _attempt(boundary(folder, number), _read_boundary, warn)
+        found = _attempt(boundary(folder, number), _read_boundary, warning)
         if found is not None:
             return found
-    return within
+    return mid_task
 
 
 def check_version(folder: Path) -> None:
@@ -208,17 +208,17 @@ def read_part(path: Path, part: str) -> dict[str, torch.Tensor]:
 
 
 def _attempt(
-    path: Path, read: Callable[[Path], Checkpoint], warn: Callable[[str], None]
+    path: Path, read: Callable[[Path], Checkpoint], warning: Callable[[str], None]
 ) -> Checkpoint | None:
     try:
         return read(path)
     except FileNotFoundError as error:
-        warn(f"{path} cannot be used: {error.filename} is missing")
+        warning(f"{path} cannot be used: {error.filename} is missing")
     except WeightsError as error:
-        warn(f"{error}; it is not used")
+        warning(f"{error}; it is not used")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        also = f", or {path.stem}.json beside it," if path.name != WITHIN else ""
-        warn(f"{path}{also} is damaged ({error}); it is not used")
+        also = f", or {path.stem}.json beside it," if path.name != MID_TASK else ""
+        warning(f"{path}{also} is damaged ({error}); it is not used")
     return None
 
 
@@ -228,25 +228,25 @@ def _read_boundary(path: Path) -> Checkpoint:
     tensors = read_tensors(path)
     values = about["state"]
     _check(json.dumps(values), tensors, about["sha256"])
-    extra = put_together(values["extra"], tensors)
-    inner = names_in(values["extra"])
+    extra = unflatten(values["extra"], tensors)
+    inner = tensor_names(values["extra"])
     state = {key: value for key, value in tensors.items() if key not in inner} | extra
     return Checkpoint(path, values["done"], state, values["marks"], tasks=values.get("tasks", {}))
 
 
-def _read_within(path: Path) -> Checkpoint:
+def _read_mid_task(path: Path) -> Checkpoint:
     tensors = read_tensors(path)
     with safetensors.safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["about"])
     _check(about["state"], tensors, about["sha256"])
     about = json.loads(about["state"])
-    values = put_together(about["values"], tensors)
+    values = unflatten(about["values"], tensors)
     return Checkpoint(
         path,
         about["done"],
         values["learner"],
         about["marks"],
-        Within(**values["within"]),
+        MidTaskState(**values["within"]),
         about.get("tasks", {}),
     )
 

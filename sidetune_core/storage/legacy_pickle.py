@@ -40,7 +40,7 @@ class _TensorsOnly(pickle.Unpickler):
         return _HARMLESS.get((module, name), _Inert)
 
 
-def salvage(path: Path) -> Any:
+def load_tensors(path: Path) -> Any:
     """The content of a file of `torch.save`, with every object that is neither a tensor nor a plain container left empty.
 
     This is for a file that is known (by its hash) and was saved as whole objects, as the published FCN4 was. Other files are read by

@@ -10,7 +10,7 @@ from torch import Tensor
 from sidetune_core.errors import PluginError
 
 
-def take_apart(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
+def flatten(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
     """A value as something that JSON can hold, and the tensors that were in it by name.
 
     Tables with keys that are text or whole numbers, lists, tuples, tensors, numbers, text, truth values and None may be nested freely.
@@ -27,32 +27,32 @@ def take_apart(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
     return _plain(value, name, tensors), tensors
 
 
-def put_together(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+def unflatten(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The value that was taken apart.
 
     Raises:
         KeyError: one of the tensors is not there.
     """
     if isinstance(plain, list):
-        return [put_together(one, tensors) for one in plain]
+        return [unflatten(one, tensors) for one in plain]
     if not isinstance(plain, dict):
         return plain
     ((kind, inner),) = plain.items()
     if kind == "tensor":
         return tensors[inner]
     if kind == "tuple":
-        return tuple(put_together(one, tensors) for one in inner)
-    return {key: put_together(one, tensors) for key, one in inner}
+        return tuple(unflatten(one, tensors) for one in inner)
+    return {key: unflatten(one, tensors) for key, one in inner}
 
 
-def names_in(plain: Any) -> set[str]:
+def tensor_names(plain: Any) -> set[str]:
     """The names of the tensors that belong to a value which was taken apart."""
     if isinstance(plain, list):
-        return set().union(*map(names_in, plain))
+        return set().union(*map(tensor_names, plain))
     if not isinstance(plain, dict):
         return set()
     ((kind, inner),) = plain.items()
-    return {inner} if kind == "tensor" else names_in(inner)
+    return {inner} if kind == "tensor" else tensor_names(inner)
 
 
 def _plain(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

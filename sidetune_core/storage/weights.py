@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sidetune_core.errors import WeightsError
 from sidetune_core.interfaces.buffers import BufferDict
 from sidetune_core.storage.atomic import home, write_bytes
-from sidetune_core.storage.legacy_pickle import salvage
+from sidetune_core.storage.legacy_pickle import load_tensors
 
 Tensors = Mapping[str, Tensor]
 
@@ -71,7 +71,7 @@ def load_weights(
                 f"the authors of side-tuning published no weights of {owner}: give 'packaged', 'none' or a file"
             )
         path = fetch(published)
-        tensors = _state_dict(salvage(path), path) if published.holds_objects else read_tensors(path)
+        tensors = _state_dict(load_tensors(path), path) if published.holds_objects else read_tensors(path)
     else:
         path = Path(choice).expanduser()
         tensors = read_tensors(path)

@@ -29,16 +29,16 @@ class Progress:
         self._bar: tqdm[Any] | None = None
         self._head, self._steps, self._shown = "", 0, 0.0
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """A line of its own, beside a bar if there is one."""
         if not self._quiet:
             tqdm.write(text, file=self._stream)
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """A line that is shown even where nothing else is."""
         tqdm.write(text, file=self._stream)
 
-    def tell(self, text: str) -> None:
+    def notice(self, text: str) -> None:
         """A line of its own from within a signal handler, where the stream may be in use."""
         if not self._quiet:
             with suppress(OSError):
@@ -60,11 +60,11 @@ class Progress:
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._shown > SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()
-            self.say(f"{self._head}: step {done}/{self._steps}, {words}")
+            self.info(f"{self._head}: step {done}/{self._steps}, {words}")
 
     def finish(self, text: str) -> None:
         """The task is over; `text` stays."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        self.say(text)
+        self.info(text)

@@ -13,7 +13,7 @@ import attrs
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(KeyboardInterrupt):
+class StopRequested(KeyboardInterrupt):
     """A signal was noted, and what was to be saved is saved."""
 
     def __init__(self, number: int) -> None:
@@ -22,7 +22,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @attrs.define
-class Stop:
+class StopRequest:
     """The signal that has come, or None."""
 
     number: int | None = None
@@ -34,11 +34,11 @@ class Stop:
             Stopped: it has.
         """
         if self.number is not None:
-            raise Stopped(self.number)
+            raise StopRequested(self.number)
 
 
 @contextmanager
-def listening(tell: Callable[[str], None]) -> Iterator[Stop]:
+def handle_signals(tell: Callable[[str], None]) -> Iterator[StopRequest]:
     """Note SIGINT and SIGTERM for a block instead of being cut off. A second signal has its usual effect: it stops at once.
 
     Only the main thread is told of signals; elsewhere nothing is noted.
@@ -46,7 +46,7 @@ def listening(tell: Callable[[str], None]) -> Iterator[Stop]:
     Args:
         tell: shows a line to the user; called in a signal handler.
     """
-    stop = Stop()
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

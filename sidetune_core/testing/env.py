@@ -18,7 +18,7 @@ from sidetune_core.config.options import structure
 from sidetune_core.config.spec import TrainOptions
 from sidetune_core.errors import FitError
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
-from sidetune_core.interfaces.tasks import Act, Batch, Order, Task, TaskStream
+from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.seeding import seeded
 from sidetune_core.testing.findings import SEED, Broken, Finding, Make, Skipped, examine
@@ -130,7 +130,7 @@ def loss_is_one_number_per_example(make: Make[Stream]) -> None:
     """`loss` is (B,) and finite for outputs of the task's own head."""
     for task in make().tasks:
         batch = next(_batches(task))
-        loss = task.loss(_act(task)(batch.inputs), batch)
+        loss = task.loss(_predict(task)(batch.inputs), batch)
         if tuple(loss.shape) != (BATCH,):
             raise Broken(
                 f"task '{task.id}': loss() of {BATCH} examples is {tuple(loss.shape)}; give one per example, reduction='none'"
@@ -151,7 +151,7 @@ def order_is_the_same_twice(make: Make[Stream]) -> None:
 def order_can_begin_at_any_step(make: Make[Stream]) -> None:
     """Beginning at step k gives what the whole order has from step k on."""
     for task in make().tasks:
-        if not task.can_go_on(3, BATCH):
+        if not task.can_resume_at(3, BATCH):
             raise Skipped(f"task '{task.id}' can go on at some steps only")
         if not _agree(islice(_batches(task), 3, None), islice(_batches(task, first_step=3), STEPS - 3)):
             raise Broken(
@@ -167,11 +167,11 @@ def global_random_state_is_left_alone(make: Make[Stream]) -> None:
             "reading the data draws from a global generator, or seeds it; make a generator of your own from the seed"
         )
     for task in stream.tasks:
-        act = _act(task)
+        predict = _predict(task)
         before = random_state()
-        batch = list(islice(task.train(act, Order(SEED, BATCH)), 2))[-1]
-        task.loss(act(batch.inputs), batch)
-        task.evaluate(act, task.splits[0])
+        batch = list(islice(task.train(predict, Order(SEED, BATCH)), 2))[-1]
+        task.loss(predict(batch.inputs), batch)
+        task.evaluate(predict, task.splits[0])
         if random_state() != before:
             raise Broken(
                 f"task '{task.id}' draws from a global generator, or seeds it; make a generator of your own from order.seed"
@@ -188,7 +188,7 @@ def training_examples_are_not_tested(make: Make[Stream]) -> None:
     for task in tasks:
         for split in task.splits:
             seen: set[int] = set()
-            task.evaluate(_act(task, seen), split)
+            task.evaluate(_predict(task, seen), split)
             if both := sorted(trained & seen):
                 raise Broken(
                     f"task '{task.id}': ids such as {both[0]} are trained on and in split '{split}' ({len(both)}); number splits apart"
@@ -221,7 +221,7 @@ def evaluation_gives_the_metric(make: Make[Stream]) -> None:
         if "test" not in task.splits:
             raise Broken(f"task '{task.id}' has splits {', '.join(task.splits)}; R is measured on 'test'")
         for split in task.splits:
-            figures = task.evaluate(_act(task), split)
+            figures = task.evaluate(_predict(task), split)
             if task.metric not in figures:
                 raise Broken(
                     f"task '{task.id}': evaluate() gives {', '.join(figures)}, and not the metric '{task.metric}'"
@@ -240,9 +240,9 @@ def experts_act(make: Make[Stream]) -> None:
         for name in task.experts if isinstance(task, RolloutTask) else ():
             assert isinstance(task, RolloutTask)
             expert = task.expert(name)
-            with closing(task.make_worlds(1)) as worlds:
-                now = worlds.reset(SEED)
-                expert.begin(worlds, SEED)
+            with closing(task.make_vector_env(1)) as vector_env:
+                now = vector_env.reset(SEED)
+                expert.begin(vector_env, SEED)
                 action = expert.act(now)
             if action is not None and tuple(action.shape) != (1, task.policy.width):
                 raise Broken(
@@ -253,7 +253,7 @@ def experts_act(make: Make[Stream]) -> None:
 def pictures_can_be_shown(make: Make[Stream]) -> None:
     """Pictures, if there are any, are (3, H, W) in [0, 1], with plain names."""
     for task in make().tasks:
-        for name, picture in task.pictures(_act(task)).items():
+        for name, picture in task.visualisations(_predict(task)).items():
             if not re.fullmatch(r"[A-Za-z0-9-]+", name):
                 raise Broken(f"task '{task.id}': picture '{name}' names a file: use letters, digits and '-'")
             if picture.ndim != 3 or len(picture) != 3 or not ((picture >= 0) & (picture <= 1)).all():
@@ -299,14 +299,14 @@ CHECKS = (
 
 def _batches(task: Task, seed: int = SEED, first_step: int = 0, steps: int = STEPS) -> Iterator[Batch]:
     """The training batches of some steps."""
-    return islice(task.train(_act(task), Order(seed, BATCH, first_step)), steps)
+    return islice(task.train(_predict(task), Order(seed, BATCH, first_step)), steps)
 
 
-def _act(task: Task, seen: set[int] | None = None) -> Act:
+def _predict(task: Task, seen: set[int] | None = None) -> Predict:
     """A network that looks at nothing: the task's head on blank encodings, of sequences as long as the inputs. Ids are added to `seen`."""
     head, shape = _head(task)
 
-    def act(inputs: Inputs) -> Tensor:
+    def predict(inputs: Inputs) -> Tensor:
         if seen is not None and inputs.ids is not None:
             seen.update(inputs.ids.tolist())
         with torch.no_grad():
@@ -316,7 +316,7 @@ def _act(task: Task, seen: set[int] | None = None) -> Act:
             )
         return output
 
-    return act
+    return predict
 
 
 def _head(task: Task) -> tuple[nn.Module, Shape]:
@@ -326,7 +326,7 @@ def _head(task: Task) -> tuple[nn.Module, Shape]:
     for shape in (*SHAPES, *sequences):
         try:
             with seeded(SEED, "head", task.id):
-                return task.head(shape).eval(), shape
+                return task.make_head(shape).eval(), shape
         except FitError as error:
             refusals.append(error)
     raise refusals[0]

@@ -13,19 +13,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.assembly.predict import make_act
+from sidetune_core.assembly.predict import make_predict
 from sidetune_core.config.spec import TrainOptions
-from sidetune_core.feature_cache.cache import FeatureStore
+from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.buffers import BufferDict
 from sidetune_core.interfaces.inputs import Inputs
-from sidetune_core.interfaces.learner import Learner, Parts
+from sidetune_core.interfaces.learner import Components, Learner
 from sidetune_core.interfaces.networks import Base, Merger, Side
 from sidetune_core.interfaces.tasks import Batch, Order, Task
 from sidetune_core.seeding import seeded
 from sidetune_core.storage import run_folder
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
-from sidetune_core.system.signals import Stop, Stopped
+from sidetune_core.system.signals import StopRequest, StopRequested
 from sidetune_core.testing import sample
 from sidetune_core.testing.findings import SEED, Broken, Finding, Make, examine
 from sidetune_core.testing.state import building, changed, equal, named_tensors, random_state, snapshot
@@ -45,11 +45,11 @@ class Witness(Learner):
 
     Config: ClassVar[type[Any]] = sample.Config
 
-    def __init__(self, learner: Learner, stop: Stop, last_step: int | None) -> None:
+    def __init__(self, learner: Learner, stop: StopRequest, last_step: int | None) -> None:
         super().__init__()
         self.learner = learner
         self._stop, self._left = stop, last_step
-        self.together = learner.together  # type: ignore[misc]
+        self.joint = learner.joint  # type: ignore[misc]
         self._may_move: set[str] = set()
         self._may_fill: tuple[str, ...] = ()
         self.strays: list[str] = []
@@ -70,7 +70,7 @@ class Witness(Learner):
             )
         owned = {id(tensor) for thing in moving for tensor in _within(thing)}
         now = {name for name, tensor in named_tensors(self.learner) if id(tensor) in owned}
-        self._may_move = self._may_move | now if self.together else now
+        self._may_move = self._may_move | now if self.joint else now
         returned = {
             id(one)
             for thing in moving
@@ -79,7 +79,7 @@ class Witness(Learner):
             if isinstance(one, BufferDict)
         }
         filled = tuple(f"{name}." for name, one in self.learner.named_modules() if id(one) in returned)
-        self._may_fill = self._may_fill + filled if self.together else filled
+        self._may_fill = self._may_fill + filled if self.joint else filled
         self._before = snapshot(self.learner)
         return moving
 
@@ -131,19 +131,20 @@ def check_learner(cls: type[Any], config: Any) -> list[Finding]:
     """Findings about a learner, with the parts that it needs and, if it takes more, with all that it takes."""
 
     def using(slots: frozenset[str]) -> Make[Learner]:
-        parts = Parts(
+        components = Components(
             sample.INPUTS, _base, _side if "side" in slots else None, _merger if "merger" in slots else None
         )
 
         def make(seed: int = SEED) -> Learner:
             with building(seed, "build"):
-                learner: Learner = cls(config, parts)
+                learner: Learner = cls(config, components)
             return learner
 
         return make
 
     places = {
-        f"with {', '.join(sorted(slots))}": using(slots) for slots in (cls.needs, cls.needs | cls.takes)
+        f"with {', '.join(sorted(slots))}": using(slots)
+        for slots in (cls.needs, cls.needs | cls.optional_components)
     }
     return examine(places, CHECKS)
 
@@ -274,7 +275,7 @@ def checkpoint_is_the_whole_state(make: Make[Learner]) -> None:
 def goes_on_as_if_never_stopped(make: Make[Learner]) -> None:
     """A run that is resumed after its first task ends where one without a break does, bit for bit."""
     straight, resumed = _learnt(make).learner, make()
-    if straight.together:
+    if straight.joint:
         return  # there is no boundary between its tasks
     with tempfile.TemporaryDirectory() as folder:
         _learn(make(), Path(folder) / "run", sample.tasks()[:1])
@@ -290,7 +291,7 @@ def goes_on_in_the_middle_of_a_task(make: Make[Learner]) -> None:
     straight, resumed = make(), make()
     _learn(straight)
     with tempfile.TemporaryDirectory() as folder:
-        with suppress(Stopped):
+        with suppress(StopRequested):
             _learn(make(), Path(folder) / "run", last_step=OPTIONS.steps + 2)
         _learn(resumed, Path(folder) / "run")
     if names := changed(snapshot(straight), snapshot(resumed)):
@@ -332,10 +333,10 @@ def _learn(
     if path is None:
         with tempfile.TemporaryDirectory() as folder:
             return _learn(learner, Path(folder) / "run", tasks)
-    stop = Stop()
+    stop = StopRequest()
     witness = Witness(learner, stop, last_step)
     run = run_folder.RunFolder(path) if path.exists() else run_folder.create(path, "check")
-    store = FeatureStore(limit=2**26, keep_taps=learner.uses_taps, say=lambda _: None)
+    store = FeatureCache(limit=2**26, keep_taps=learner.needs_taps, info=lambda _: None)
     session = Session(OPTIONS, SEED, MACHINE, run, store, Progress(quiet=True), lambda _, __: None, stop=stop)
     learn(witness, sample.tasks() if tasks is None else tasks, session)
     return witness
@@ -345,9 +346,9 @@ def _outputs(learner: Learner) -> list[Tensor]:
     """For the first training batch of every task."""
     found = []
     for task in sample.tasks():
-        act = make_act(learner, task, MACHINE)
-        batch = next(task.train(act, Order(SEED, 8)))
-        found.append(act(Inputs(batch.inputs.tensors)))
+        predict = make_predict(learner, task, MACHINE)
+        batch = next(task.train(predict, Order(SEED, 8)))
+        found.append(predict(Inputs(batch.inputs.tensors)))
     return found
 
 

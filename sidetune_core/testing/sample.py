@@ -54,7 +54,7 @@ class TinyReader(Base):
 
     def __init__(self) -> None:
         super().__init__()
-        self.shape, self.vocabulary = (*TEXT["tokens"], 8), TOKENS
+        self.shape, self.vocabulary_size = (*TEXT["tokens"], 8), TOKENS
         self.tap_shapes = (self.shape, self.shape)
         self.embeddings = nn.Embedding(TOKENS, 8)
         self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
@@ -67,7 +67,7 @@ class TinyReader(Base):
             hidden.append((layer(hidden[-1]) + mean).tanh() * mask)
         return Features(hidden[-1], tuple(hidden[: len(self.tap_shapes)]))
 
-    def shortened(self, layers: int) -> TinyReader:
+    def first_layers(self, layers: int) -> TinyReader:
         cut = copy.deepcopy(self)
         cut.layers, cut.tap_shapes = cut.layers[:layers], ()
         return cut
@@ -85,13 +85,13 @@ class TinySide(StagedSide):
         self.second = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU())
         self.last = nn.Linear(6 * 4 * 4, prod(shape))
 
-    def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return inputs["image"]
 
     def stages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
         return [(layer[:-1], layer[-1]) for layer in (self.first, self.second)]
 
-    def leave(self, activation: Tensor) -> Tensor:
+    def project(self, activation: Tensor) -> Tensor:
         encoding: Tensor = self.last(activation.flatten(1)).unflatten(1, self.shape)
         return encoding
 

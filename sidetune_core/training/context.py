@@ -10,12 +10,12 @@ from torch import Tensor
 
 from sidetune_core.config.interval import Interval
 from sidetune_core.config.spec import TrainOptions
-from sidetune_core.distributed.process_group import Group
-from sidetune_core.feature_cache.cache import FeatureStore
+from sidetune_core.distributed.process_group import ProcessGroup
+from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.storage.run_folder import Clock, RunFolder
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
-from sidetune_core.system.signals import Stop
+from sidetune_core.system.signals import StopRequest
 
 Curve = Callable[[Mapping[str, float], int], None]
 """Takes named figures and the number of steps over all tasks."""
@@ -36,13 +36,13 @@ class Session:
     seed: int
     machine: Machine
     folder: RunFolder
-    store: FeatureStore | None
+    store: FeatureCache | None
     progress: Progress
     curve: Curve
     save_every: Interval = Interval()
-    stop: Stop = attrs.field(factory=Stop)
+    stop: StopRequest = attrs.field(factory=StopRequest)
     clock: Clock = attrs.Factory(lambda self: Clock(self.folder, self.machine.peak_memory), takes_self=True)
-    group: Group = Group()
+    group: ProcessGroup = ProcessGroup()
     show: Show = _nowhere
 
     def draw(self, line: Mapping[str, Any]) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 import attrs
 from torch import Tensor
 
-from sidetune_core.assembly.predict import make_act
-from sidetune_core.certificate.probes import Watch
+from sidetune_core.assembly.predict import make_predict
+from sidetune_core.certificate.probes import ProbeRecorder
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
-from sidetune_core.interfaces.tasks import Act, Task
-from sidetune_core.system.signals import Stop
+from sidetune_core.interfaces.tasks import Predict, Task
+from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.context import Session
-from sidetune_core.training.trainable import grow, let_move
+from sidetune_core.training.trainable import set_trainable, start_task
 
 
 @attrs.frozen
@@ -27,7 +27,9 @@ class Found:
     """See `Task.documents`."""
 
 
-def evaluate(tasks: Sequence[Task], acts: Mapping[str, Watch], session: Session, after: int) -> list[float]:
+def evaluate(
+    tasks: Sequence[Task], recorders: Mapping[str, ProbeRecorder], session: Session, after: int
+) -> list[float]:
     """Measure tasks, each in one of the processes, and write the figures down.
 
     Args:
@@ -39,10 +41,10 @@ def evaluate(tasks: Sequence[Task], acts: Mapping[str, Watch], session: Session,
     Returns:
         The figures of R on the test split, one for each task; NaN where it has no such split.
     """
-    own = {task.id: _measure(task, acts[task.id], session.stop) for task in session.group.some(tasks)}
-    for inputs in session.group.gather({name: acts[name].inputs for name in own}):
+    own = {task.id: _measure(task, recorders[task.id], session.stop) for task in session.group.shard(tasks)}
+    for inputs in session.group.gather({name: recorders[name].inputs for name in own}):
         for name, watched in inputs.items():
-            acts[name].inputs = watched
+            recorders[name].inputs = watched
     return _write_down(tasks, own, session, after)
 
 
@@ -51,19 +53,19 @@ def evaluate_untrained(learner: Learner, tasks: Sequence[Task], session: Session
     fresh = copy.deepcopy(learner)
     own = {}
     for task in tasks:
-        grow(fresh, task, session)
-        let_move(fresh, [], session)
-        if task in session.group.some(tasks):
-            own[task.id] = _measure(task, make_act(fresh, task, session.machine), session.stop)
+        start_task(fresh, task, session)
+        set_trainable(fresh, [], session)
+        if task in session.group.shard(tasks):
+            own[task.id] = _measure(task, make_predict(fresh, task, session.machine), session.stop)
     _write_down(tasks, own, session, after=-1)
 
 
-def _measure(task: Task, act: Act, stop: Stop) -> dict[str, Found]:
+def _measure(task: Task, predict: Predict, stop: StopRequest) -> dict[str, Found]:
     """What there is to find of a task, by split."""
 
     def checked(inputs: Inputs) -> Tensor:
         stop.check()
-        return act(inputs)
+        return predict(inputs)
 
     found = {}
     for split in task.splits:

@@ -6,22 +6,29 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
-from sidetune_core.assembly.predict import make_act
+from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
-from sidetune_core.certificate.probes import Watch
-from sidetune_core.feature_cache.cache import FeatureStore
+from sidetune_core.certificate.probes import ProbeRecorder
+from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Task, states
 from sidetune_core.results.metrics import have_one_unit
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.storage import checkpoint, images
-from sidetune_core.storage.checkpoint import Checkpoint, Within
-from sidetune_core.system.signals import Stop
+from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
+from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.context import Session
 from sidetune_core.training.evaluate import evaluate, evaluate_untrained
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.steps import batches, train
-from sidetune_core.training.trainable import digests, freeze, grow, let_move, record_moved, record_parameters
+from sidetune_core.training.trainable import (
+    digests,
+    freeze,
+    record_changed,
+    record_parameters,
+    set_trainable,
+    start_task,
+)
 
 
 def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
@@ -31,7 +38,7 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
     function of seed, task and step), the lines of the run folder, and the curves, which are drawn again from those lines. The feature
     store is not restored: it is filled again with the same bits (see `features.Table.lookup`).
 
-    Several processes (see `Group`) do the same, but for this: in training each computes its share of a batch, of the tasks that are
+    Several processes (see `ProcessGroup`) do the same, but for this: in training each computes its share of a batch, of the tasks that are
     evaluated each evaluates some, and the first one alone reads and writes the run's folder.
 
     Raises:
@@ -45,33 +52,33 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
     if found is None:
         evaluate_untrained(learner, tasks, session)
     done = found.done if found else []
-    within = found.within if found else None
-    stages = [Stage(tasks)] if learner.together else [Stage([task]) for task in tasks]
+    mid_task = found.mid_task if found else None
+    stages = [Stage(tasks)] if learner.joint else [Stage([task]) for task in tasks]
     for number, stage in enumerate(stages):
         if stage.last.id in done:
             continue
         began = time.monotonic()
         seen = tasks[: tasks.index(stage.last) + 1]
-        movable = [thing for task in stage.tasks for thing in grow(learner, task, session)]
-        if found is not None and within is not None:
+        trainable = [thing for task in stage.tasks for thing in start_task(learner, task, session)]
+        if found is not None and mid_task is not None:
             found.load(learner)
-            let_move(learner, movable, session)
+            set_trainable(learner, trainable, session)
         else:
             if number:  # R[j-1][j]: what earlier tasks have taught about this one
-                let_move(learner, [], session)
+                set_trainable(learner, [], session)
                 evaluate(stage.tasks, _watched(learner, stage.tasks, session), session, after=number - 1)
-            let_move(learner, movable, session)
-            within = Within([task.id for task in stage.tasks], 0, digests(learner))
+            set_trainable(learner, trainable, session)
+            mid_task = MidTaskState([task.id for task in stage.tasks], 0, digests(learner))
             record_parameters(learner, stage, session.folder)
-        steps = train(learner, stage, seen, within, session)
+        steps = train(learner, stage, seen, mid_task, session)
         freeze(learner)
-        session.group.check_same(learner, f"after {stage.name}")
+        session.group.check_replicas_match(learner, f"after {stage.name}")
         _finish(learner, stage, session)
-        acts = _watched(learner, seen, session)
-        figures = evaluate(seen, acts, session, after=len(seen) - 1)
-        if session.group.first:
-            _keep(learner, stage, seen, acts, within.before, session)
-        within = None
+        recorders = _watched(learner, seen, session)
+        figures = evaluate(seen, recorders, session, after=len(seen) - 1)
+        if session.group.is_main:
+            _keep(learner, stage, seen, recorders, mid_task.before, session)
+        mid_task = None
         session.clock.note()
         average = (
             f", mean over tasks so far {fmean(figures):.4g}"
@@ -82,7 +89,7 @@ def learn(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
             f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} {figures[-1]:.4g}{average} "
             f"({steps} steps, {time.monotonic() - began:.1f} s)"
         )
-    FeatureStore.detach(learner)  # from here on the learner is the user's, who may change the base
+    FeatureCache.detach(learner)  # from here on the learner is the user's, who may change the base
 
 
 def _go_back(learner: Learner, tasks: Sequence[Task], session: Session) -> Checkpoint | None:
@@ -91,29 +98,29 @@ def _go_back(learner: Learner, tasks: Sequence[Task], session: Session) -> Check
     A state in the middle of a stage is loaded later, when the learner has grown for that.
     """
     folder, group = session.folder, session.group
-    found = group.from_first(lambda: checkpoint.find(folder.checkpoints, session.progress.warn))
+    found = group.broadcast_from_main(lambda: checkpoint.find(folder.checkpoints, session.progress.warning))
     done = found.done if found else []
     for name in folder.rewind(found.marks if found else {}):
-        session.progress.warn(
+        session.progress.warning(
             f"{folder.path / name} is not what it was when the run came here; what is missing stays missing"
         )
-    for line in folder.lines("metrics.jsonl") if group.first else ():
+    for line in folder.lines("metrics.jsonl") if group.is_main else ():
         session.draw(line)
-    for task_id, name, picture in images.kept(folder) if group.first else ():
+    for task_id, name, picture in images.kept(folder) if group.is_main else ():
         session.show(f"{task_id}/{name}", picture, len(done))
     if found is None:
         return None
     for task in tasks[: len(done)]:
-        grow(learner, task, session)
-    if found.within is None:
+        start_task(learner, task, session)
+    if found.mid_task is None:
         found.load(learner)
     for task in tasks:
         if task.id in found.tasks:
             task.set_state(found.tasks[task.id])
-    session.progress.say(f"going on {found} ({len(done)} of {len(tasks)} tasks are done)")
-    if found.within is not None and found.within.optimizer is not None:
-        for lost in sorted({task.lost_within for task in tasks if task.id in found.within.tasks} - {""}):
-            session.progress.say(lost)
+    session.progress.info(f"going on {found} ({len(done)} of {len(tasks)} tasks are done)")
+    if found.mid_task is not None and found.mid_task.optimizer is not None:
+        for lost in sorted({task.not_restored for task in tasks if task.id in found.mid_task.tasks} - {""}):
+            session.progress.info(lost)
     return found
 
 
@@ -125,14 +132,14 @@ def _finish(learner: Learner, stage: Stage, session: Session) -> None:
         with seeded(session.seed, "finish", task.id):
             learner.finish(task, _until(session.stop, batches(task, learner, session, order)))
         task.set_state(held)
-    session.group.spread(learner)
+    session.group.broadcast_state(learner)
 
 
 def _keep(
     learner: Learner,
     stage: Stage,
     seen: Sequence[Task],
-    acts: Mapping[str, Watch],
+    recorders: Mapping[str, ProbeRecorder],
     before: Mapping[str, str],
     session: Session,
 ) -> None:
@@ -141,21 +148,21 @@ def _keep(
     if session.store is not None:
         session.store.save()
     for task in seen:
-        for name, picture in task.pictures(make_act(learner, task, session.machine)).items():
+        for name, picture in task.visualisations(make_predict(learner, task, session.machine)).items():
             images.keep(folder, task.id, name, picture)
             session.show(f"{task.id}/{name}", picture, len(seen))
-    record_moved(learner, stage, before, folder)
-    certify(learner, stage.tasks, acts, folder)
+    record_changed(learner, stage, before, folder)
+    certify(learner, stage.tasks, recorders, folder)
     checkpoint.save(folder.checkpoints, learner, [task.id for task in seen], folder.marks(), states(seen))
-    checkpoint.forget_within(folder.checkpoints)
+    checkpoint.delete_mid_task(folder.checkpoints)
 
 
-def _watched(learner: Learner, tasks: Sequence[Task], session: Session) -> dict[str, Watch]:
+def _watched(learner: Learner, tasks: Sequence[Task], session: Session) -> dict[str, ProbeRecorder]:
     """The learner's output for some tasks, by id."""
-    return {task.id: Watch(make_act(learner, task, session.machine)) for task in tasks}
+    return {task.id: ProbeRecorder(make_predict(learner, task, session.machine)) for task in tasks}
 
 
-def _until(stop: Stop, batches: Iterator[Batch]) -> Iterator[Batch]:
+def _until(stop: StopRequest, batches: Iterator[Batch]) -> Iterator[Batch]:
     """The batches, until a signal comes."""
     for batch in batches:
         stop.check()

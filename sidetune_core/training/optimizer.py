@@ -80,6 +80,6 @@ def rate(options: TrainOptions, step: int, steps: int) -> float:
     return options.lr * 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1.0, steps - climb)))
 
 
-def count_moving(module: nn.Module) -> int:
+def count_trainable(module: nn.Module) -> int:
     """How many numbers may move."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -19,13 +19,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sidetune_core import __version__
 from sidetune_core.assembly.build import build_learner, build_stream
-from sidetune_core.assembly.predict import make_act
+from sidetune_core.assembly.predict import make_predict
 from sidetune_core.config.interval import Interval, interval
-from sidetune_core.config.resolve import Composition, compose
+from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import RunSpec, from_values
-from sidetune_core.distributed.process_group import Group, joined
+from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
 from sidetune_core.errors import Interrupted, RunError, SidetuneError, WriteError
-from sidetune_core.feature_cache.cache import GIB, FeatureStore
+from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task, TaskStream
@@ -39,7 +39,7 @@ from sidetune_core.storage.run_folder import Clock, RunFolder
 from sidetune_core.system import device
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
-from sidetune_core.system.signals import Stopped, listening
+from sidetune_core.system.signals import StopRequested, handle_signals
 from sidetune_core.training.context import Curve, Session
 from sidetune_core.training.loop import learn
 
@@ -67,7 +67,7 @@ class Run:
             raise SidetuneError(
                 f"no task '{task_id}' in this run; it has {', '.join(task.id for task in self.tasks)}"
             )
-        return make_act(self.learner, task, self.machine)(Inputs(dict(inputs))).cpu()
+        return make_predict(self.learner, task, self.machine)(Inputs(dict(inputs))).cpu()
 
 
 def run(
@@ -87,25 +87,29 @@ def run(
     """
     path = Path(out) if out is not None else None
     often = interval(save_every)
-    with joined() as group:
-        if group.first:
+    with join_process_group() as group:
+        if group.is_main:
             run_folder.check_free(path)
-        composition = compose(spec)
+        composition = resolve(spec)
         with closing(build_stream(composition)) as stream:
-            progress = Progress(quiet=quiet or not group.first)
+            progress = Progress(quiet=quiet or not group.is_main)
             learner, tasks = _build(composition, stream, group, progress)
             if not tasks:
-                raise RunError(f"{composition.parts['env'].owner} has no tasks")
+                raise RunError(f"{composition.components['env'].owner} has no tasks")
             if len({task.higher_is_better for task in tasks}) > 1:
-                owner = composition.parts["env"].owner
+                owner = composition.components["env"].owner
                 raise RunError(
                     f"{owner} has tasks whose metrics rise and others whose fall as they get better, and no mean fits both"
                 )
             machine = device.choose(composition.train, group.local)
-            name = "-".join(composition.parts[slot].plugin.name.split(":")[-1] for slot in ("env", "learner"))
-            folder = attrs.evolve(group.from_first(lambda: run_folder.create(path, name)), writes=group.first)
+            name = "-".join(
+                composition.components[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")
+            )
+            folder = attrs.evolve(
+                group.broadcast_from_main(lambda: run_folder.create(path, name)), writes=group.is_main
+            )
             with _held(folder):
-                if group.first:
+                if group.is_main:
                     folder.write_json(
                         "run.json",
                         _about(spec, composition, machine, tasks, group) | {"save_every": save_every},
@@ -127,13 +131,13 @@ def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) 
         SidetuneError: the folder holds no run, another process is at work on it, or the run cannot be built again.
         Interrupted: SIGINT or SIGTERM came; the state is in the folder.
     """
-    with joined() as group:
-        folder, about = group.from_first(lambda: _open(Path(path)))
-        folder = attrs.evolve(folder, writes=group.first)
+    with join_process_group() as group:
+        folder, about = group.broadcast_from_main(lambda: _open(Path(path)))
+        folder = attrs.evolve(folder, writes=group.is_main)
         often = interval(save_every if save_every is not None else about.get("save_every", SAVE_EVERY))
-        composition = compose(from_values(about.get("resolved"), str(folder.path / "run.json")))
+        composition = resolve(from_values(about.get("resolved"), str(folder.path / "run.json")))
         with _held(folder), closing(build_stream(composition)) as stream:
-            progress = Progress(quiet=quiet or not group.first)
+            progress = Progress(quiet=quiet or not group.is_main)
             learner, tasks = _build(composition, stream, group, progress)
             if [task.id for task in tasks] != [task["id"] for task in about["tasks"]]:
                 raise RunError(f"the env no longer gives the tasks that {folder.path} was started with")
@@ -144,10 +148,10 @@ def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) 
 
 
 def _build(
-    composition: Composition, stream: TaskStream, group: Group, progress: Progress
+    composition: ResolvedRun, stream: TaskStream, group: ProcessGroup, progress: Progress
 ) -> tuple[Learner, Sequence[Task]]:
-    stream.say = progress.say
-    with group.in_turn():
+    stream.info = progress.info
+    with group.main_process_first():
         return build_learner(composition, stream), stream.tasks()
 
 
@@ -164,25 +168,25 @@ def _held(folder: RunFolder) -> AbstractContextManager[object]:
 
 
 def _carry_out(
-    composition: Composition,
+    composition: ResolvedRun,
     folder: RunFolder,
     learner: Learner,
     tasks: Sequence[Task],
     machine: Machine,
-    group: Group,
+    group: ProcessGroup,
     data: str,
     progress: Progress,
     save_every: Interval,
 ) -> Run:
     options = composition.train
     clock = Clock(folder, machine.peak_memory)
-    side = composition.parts.get("side")
+    side = composition.components.get("side")
     store = None
     if options.store != "off":
-        store = FeatureStore(
+        store = FeatureCache(
             limit=round(options.store_limit * GIB),
-            keep_taps=bool(side and side.cls.uses_taps) or composition.parts["learner"].cls.uses_taps,
-            say=progress.say,
+            keep_taps=bool(side and side.cls.needs_taps) or composition.components["learner"].cls.needs_taps,
+            info=progress.info,
             folder=options.store_dir.expanduser() if options.store == "disk" else None,
             data=data,
         )
@@ -190,10 +194,10 @@ def _carry_out(
         folder.set_status("running")
         where = str(machine) if group.size == 1 else f"{group.size} processes, {machine}"
         folder.log(f"started: {composition} on {where}")
-        progress.say(f"{composition}\n{len(tasks)} tasks on {where} → {folder.path}")
+        progress.info(f"{composition}\n{len(tasks)} tasks on {where} → {folder.path}")
         with (
-            listening(progress.tell) as stop,
-            _board(folder.path / "tb") if group.first else nullcontext() as board,
+            handle_signals(progress.notice) as stop,
+            _board(folder.path / "tb") if group.is_main else nullcontext() as board,
         ):
 
             def curve(figures: Mapping[str, float], step: int) -> None:
@@ -224,20 +228,20 @@ def _carry_out(
                 show=show,
             )
             learn(learner, tasks, session)
-            if group.first:
+            if group.is_main:
                 _plot_results(curve, read_results(folder))
         _end(folder, "done", clock)
-        if group.first:
+        if group.is_main:
             with writing(folder.path / "report.md"):
                 write_text(folder.path / "report.md", run_report(summarise(folder)))
     except KeyboardInterrupt as stopped:
         _end(folder, "interrupted", clock)
-        number = stopped.number if isinstance(stopped, Stopped) else signal.SIGINT
-        raise Interrupted(folder.path, number, told=group.first) from stopped
+        number = stopped.number if isinstance(stopped, StopRequested) else signal.SIGINT
+        raise Interrupted(folder.path, number, told=group.is_main) from stopped
     except WriteError as error:
         with suppress(WriteError):
             _end(folder, f"failed: {error}", clock)
-        kept = checkpoint.find(folder.checkpoints, progress.warn)
+        kept = checkpoint.find(folder.checkpoints, progress.warning)
         raise WriteError(
             f"{error}. The run is kept {f'as it was {kept}' if kept else 'at its start'}; when that is mended, go on with: "
             f"{run_folder.resume_command(folder.path)}"
@@ -270,16 +274,16 @@ def _board(path: Path) -> Iterator[SummaryWriter]:
 
 
 def _about(
-    spec: RunSpec, composition: Composition, machine: Machine, tasks: Sequence[Task], group: Group
+    spec: RunSpec, composition: ResolvedRun, machine: Machine, tasks: Sequence[Task], group: ProcessGroup
 ) -> dict[str, Any]:
     """What ``run.json`` holds."""
     return {
         "asked": spec.to_json(),
-        "resolved": composition.resolved().to_json(),
+        "resolved": composition.to_spec().to_json(),
         "composition": str(composition),
         "plugins": {
-            slot: {"distribution": part.plugin.origin, "class": part.plugin.target}
-            for slot, part in composition.parts.items()
+            slot: {"distribution": component.plugin.origin, "class": component.plugin.target}
+            for slot, component in composition.components.items()
         },
         "tasks": [{"id": task.id, "title": task.title, "metric": task.metric} for task in tasks],
         "metric": tasks[0].metric if len({task.metric for task in tasks}) == 1 else MIXED,

@@ -41,10 +41,10 @@ class Stage:
             for place, task in enumerate(self.tasks)
         }
 
-    def can_go_on(self, step: int, options: TrainOptions) -> bool:
-        """Whether a run can go on when so many steps have been taken (see `Task.can_go_on`)."""
+    def can_resume_at(self, step: int, options: TrainOptions) -> bool:
+        """Whether a run can go on when so many steps have been taken (see `Task.can_resume_at`)."""
         taken = self.batches_taken(step, options)
-        return all(task.can_go_on(taken[task.id], options.batch) for task in self.tasks)
+        return all(task.can_resume_at(taken[task.id], options.batch) for task in self.tasks)
 
 
 def _steps(task: Task, options: TrainOptions) -> int:

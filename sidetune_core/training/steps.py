@@ -10,27 +10,29 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.assembly.predict import make_act
-from sidetune_core.distributed.batch_ops import as_whole
+from sidetune_core.assembly.predict import make_predict
+from sidetune_core.distributed.batch_ops import synchronized
 from sidetune_core.errors import Diverged, SidetuneError
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Task, states
 from sidetune_core.seeding import random_states, seeded, set_random_states
 from sidetune_core.storage import checkpoint
-from sidetune_core.storage.checkpoint import Within
+from sidetune_core.storage.checkpoint import MidTaskState
 from sidetune_core.storage.run_folder import RunFolder
-from sidetune_core.system.signals import Stopped
+from sidetune_core.system.signals import StopRequested
 from sidetune_core.training.context import Session
 from sidetune_core.training.optimizer import make_optimizer, optimizer_state, rate, set_optimizer_state
 from sidetune_core.training.stage import Stage
 
-TICK = 20
+LOG_EVERY = 20
 """Steps between two looks at the loss: often enough to stop soon after it diverges, rarely enough not to stall a GPU."""
 
 
-def train(learner: Learner, stage: Stage, seen: Sequence[Task], within: Within, session: Session) -> int:
-    """Take the steps of a stage from where `within` is, and save the state now and then.
+def train(
+    learner: Learner, stage: Stage, seen: Sequence[Task], mid_task: MidTaskState, session: Session
+) -> int:
+    """Take the steps of a stage from where `mid_task` is, and save the state now and then.
 
     Args:
         learner: what may move in it has been switched on.
@@ -53,38 +55,38 @@ def train(learner: Learner, stage: Stage, seen: Sequence[Task], within: Within, 
     if not parameters or not steps:
         return 0
     optimizer = make_optimizer(learner, options)
-    had = stage.batches_taken(within.step, options)
+    had = stage.batches_taken(mid_task.step, options)
     drawing = {
         task.id: batches(task, learner, session, Order(session.seed, options.batch, had[task.id]))
         for task in stage.tasks
     }
-    group, recent = session.group, list(within.recent)
-    saved, when = within.step, time.monotonic()
+    group, recent = session.group, list(mid_task.recent)
+    saved, when = mid_task.step, time.monotonic()
 
     def save(taken: int) -> None:
         """Write down where the run is after so many steps."""
         if recent:
             _check(torch.stack(recent), stage.turn(taken - 1), taken - 1, session.folder)
-        now = attrs.evolve(within, step=taken, recent=list(recent), optimizer=None, random=None)
+        now = attrs.evolve(mid_task, step=taken, recent=list(recent), optimizer=None, random=None)
         if taken < steps:
             now = attrs.evolve(now, optimizer=optimizer_state(optimizer), random=random_states())
         done = [one.id for one in seen[: -len(stage.tasks)]]
-        if group.first:
-            checkpoint.save_within(
+        if group.is_main:
+            checkpoint.save_mid_task(
                 session.folder.checkpoints, learner, done, session.folder.marks(), states(seen), now
             )
         session.clock.note()
 
     with seeded(session.seed, "train", *(task.id for task in stage.tasks)):
-        if within.optimizer is not None and within.random is not None:
-            set_optimizer_state(optimizer, within.optimizer)
-            set_random_states(within.random)
-        for step in range(within.step, steps):
+        if mid_task.optimizer is not None and mid_task.random is not None:
+            set_optimizer_state(optimizer, mid_task.optimizer)
+            set_random_states(mid_task.random)
+        for step in range(mid_task.step, steps):
             task = stage.turn(step)
             try:
                 drawn = list(islice(drawing[task.id], options.accumulate))
-            except (SidetuneError, Stopped):
-                if stage.can_go_on(step, options):
+            except (SidetuneError, StopRequested):
+                if stage.can_resume_at(step, options):
                     save(step)
                 raise
             for settings in optimizer.param_groups:
@@ -94,11 +96,11 @@ def train(learner: Learner, stage: Stage, seen: Sequence[Task], within: Within, 
             if options.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, options.clip)
             optimizer.step()
-            if step == within.step:
-                group.check_same(learner, f"after step {step + 1} of {stage.name}", drawn[-1])
+            if step == mid_task.step:
+                group.check_replicas_match(learner, f"after step {step + 1} of {stage.name}", drawn[-1])
             recent.append(torch.stack(list(losses.values())).sum())
             last = step + 1 == steps
-            if len(recent) == TICK or last:
+            if len(recent) == LOG_EVERY or last:
                 loss = _check(torch.stack(recent), task, step, session.folder)
                 recent.clear()
                 reached = task.record()
@@ -115,8 +117,8 @@ def train(learner: Learner, stage: Stage, seen: Sequence[Task], within: Within, 
                 session.progress.step(
                     step + 1, loss, {name: reached[name] for name in (task.metric,) if name in reached}
                 )
-            group.agree(session.stop)
-            if not (last or stage.can_go_on(step + 1, options)):
+            group.sync_stop(session.stop)
+            if not (last or stage.can_resume_at(step + 1, options)):
                 continue
             due = session.save_every.over(step + 1 - saved, time.monotonic() - when) or (
                 last and not session.save_every.never
@@ -136,10 +138,10 @@ def batches(task: Task, learner: Learner, session: Session, order: Order) -> Ite
     Raises:
         Stopped: a signal came.
     """
-    compute = make_act(learner, task, session.machine)
+    compute = make_predict(learner, task, session.machine)
     resting: list[nn.Module] = []
 
-    def act(inputs: Inputs) -> Tensor:
+    def predict(inputs: Inputs) -> Tensor:
         session.stop.check()
         if not resting:
             resting.extend(module for module in learner.modules() if module.training)
@@ -147,7 +149,7 @@ def batches(task: Task, learner: Learner, session: Session, order: Order) -> Ite
                 module.training = False
         return compute(inputs)
 
-    for batch in task.train(act, order):
+    for batch in task.train(predict, order):
         for module in resting:
             module.training = True
         resting.clear()
@@ -164,8 +166,8 @@ def _gradient(
     group = session.group
     sums: dict[str, Tensor] = {}
     for batch in drawn:
-        share = group.share(batch)
-        with as_whole(group, share):
+        share = group.shard_batch(batch)
+        with synchronized(group, share):
             with session.machine.autocast():
                 output = learner(share.batch.inputs, task.id)
             losses = {"loss": task.loss(output.float(), share.batch).mean(), **learner.penalty(share.batch)}
@@ -173,7 +175,7 @@ def _gradient(
         terms.sum().backward()  # type: ignore[no-untyped-call]
         for name, term in zip(losses, terms.detach(), strict=True):
             sums[name] = sums[name] + term if name in sums else term
-    totals = group.add_up(parameters, torch.stack(list(sums.values())))
+    totals = group.all_reduce_gradients(parameters, torch.stack(list(sums.values())))
     return dict(zip(sums, totals, strict=True))
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sidetune_core.seeding import derive_seed, random_states, seeded, set_random_states
-from sidetune_core.storage.nested_state import put_together, take_apart
+from sidetune_core.storage.nested_state import flatten, unflatten
 
 
 def draw() -> tuple[float, float, float]:
@@ -95,10 +95,10 @@ def test_blocks_nest() -> None:
 
 
 def test_generators_go_on_from_where_they_were_after_json_has_had_them() -> None:
-    plain, tensors = take_apart(random_states())
+    plain, tensors = flatten(random_states())
     drawn = [
         (draw(), float(np.random.randn()), random.gauss()) for _ in range(3)
     ]  # of normal ones NumPy and Python hold one back
     draw()
-    set_random_states(put_together(json.loads(json.dumps(plain)), tensors))
+    set_random_states(unflatten(json.loads(json.dumps(plain)), tensors))
     assert [(draw(), float(np.random.randn()), random.gauss()) for _ in range(3)] == drawn

@@ -15,7 +15,7 @@ from sidetune_core.results.compare_methods import compare_methods
 from sidetune_core.results.compare_runs import compare_runs
 from sidetune_core.results.grouping import group
 from sidetune_core.results.metrics import FURTHER, MAIN
-from sidetune_core.results.report import matrix_table, metrics_lines, moved_lines, run_report
+from sidetune_core.results.report import changed_lines, matrix_table, metrics_lines, run_report
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.run_folder import open_run
 
@@ -67,7 +67,7 @@ def report(folder: Path) -> str:
     texts = [
         matrix_table(summary.results),
         *metrics_lines(summary.results, MAIN + FURTHER),
-        *moved_lines(summary),
+        *changed_lines(summary),
         run_report(summary),
         compare_runs([summary, summary]),
         compare_runs([summary], "csv"),

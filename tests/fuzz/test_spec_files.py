@@ -1,4 +1,4 @@
-"""Whatever a spec file holds, `read_spec` and `compose` answer."""
+"""Whatever a spec file holds, `read_spec` and `resolve` answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidetune_core.config.resolve import compose
+from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import read_spec
 from sidetune_core.errors import OptionError
 
@@ -42,7 +42,7 @@ def test_a_spoilt_json_spec(data: st.DataObject, tmp_path: Path, spoil_values: A
     path.write_text(json.dumps(values), encoding="utf-8")
     spec = answer(lambda: read_spec(path))
     if spec is not None and "os:path" not in json.dumps(values):
-        answer(lambda: compose(spec))
+        answer(lambda: resolve(spec))
 
 
 @given(data=st.data())

@@ -9,7 +9,7 @@ from typing import Literal
 import attrs
 from torch import Tensor, nn
 
-from sidetune_core.api import FitError, Heads, Learner, Parts, Task, at_least, more_than, option
+from sidetune_core.api import Components, FitError, Heads, Learner, Task, at_least, more_than, option
 
 from ._adapters import activate, inject, method_config
 
@@ -53,9 +53,9 @@ class Peft(Learner):
             True, "standardise the encoding in front of the head (8 groups of channels, no parameters)"
         )
 
-    def __init__(self, config: Config, parts: Parts) -> None:
+    def __init__(self, config: Config, components: Components) -> None:
         super().__init__()
-        self.base = parts.base()
+        self.base = components.base()
         self.heads = Heads(self.base.shape, config.norm)
         names = [
             name for name, module in self.base.named_modules() if isinstance(module, LAYERS[config.layers])
@@ -67,7 +67,7 @@ class Peft(Learner):
         self._owner = f"learner 'peft' with method '{config.method}'"
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        return [*inject(self._adapter, self.base, task.id, self._owner), self.heads.start(task)]
+        return [*inject(self._adapter, self.base, task.id, self._owner), self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         activate(self.base, task_id)

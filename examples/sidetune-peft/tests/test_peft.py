@@ -11,7 +11,7 @@ import torch
 from sidetune_peft.peft import Peft
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, ClassHead, Features, FitError, OptionError, Parts, Shape, seeded
+from sidetune_core.api import Base, ClassHead, Components, Features, FitError, OptionError, Shape, seeded
 from sidetune_core.config.kinds import BASE
 from sidetune_core.config.registry import find, load
 from sidetune_core.testing import check_plugin
@@ -50,13 +50,13 @@ class Named:
 
     id: str
 
-    def head(self, shape: Shape) -> nn.Module:
+    def make_head(self, shape: Shape) -> nn.Module:
         return ClassHead(shape, 3)
 
 
 def make(make_base: Any = Linear, **options: Any) -> Peft:
     with seeded(0, "build"):
-        return Peft(Peft.Config(**options), Parts({"x": (6,)}, make_base))
+        return Peft(Peft.Config(**options), Components({"x": (6,)}, make_base))
 
 
 def start(learner: Peft, task_id: str) -> list[nn.Module | nn.Parameter]:

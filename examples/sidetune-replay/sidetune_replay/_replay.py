@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Batch, Heads, Inputs, Learner, Parts, Task, at_least, option
+from sidetune_core.api import Batch, Components, Heads, Inputs, Learner, Task, at_least, option
 
 from .reservoir import Columns, Reservoir
 
@@ -47,9 +47,9 @@ class Replay(Learner):
     samples: ClassVar[int] = 1
     """How many samples are drawn for a step, independently."""
 
-    def __init__(self, config: ReplayConfig, parts: Parts) -> None:
+    def __init__(self, config: ReplayConfig, components: Components) -> None:
         super().__init__()
-        self.base = parts.base()
+        self.base = components.base()
         self.heads = Heads(self.base.shape, config.norm)
         self.memory = Reservoir(config.buffer)
         self._losses: dict[str, Callable[[Tensor, Batch], Tensor]] = {}
@@ -69,7 +69,7 @@ class Replay(Learner):
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
         self._losses[task.id] = task.loss
         self.memory.start(task.id)
-        return [self.base, self.memory, self.heads.start(task)]
+        return [self.base, self.memory, self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         if not torch.is_grad_enabled():

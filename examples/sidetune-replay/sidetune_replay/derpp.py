@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.api import Batch, Parts, at_least, option
+from sidetune_core.api import Batch, Components, at_least, option
 
 from ._replay import Replay, ReplayConfig, Replayed
 
@@ -32,8 +32,8 @@ class DERpp(Replay):
 
     samples = 2
 
-    def __init__(self, config: Config, parts: Parts) -> None:
-        super().__init__(config, parts)
+    def __init__(self, config: Config, components: Components) -> None:
+        super().__init__(config, components)
         self._alpha, self._beta = config.alpha, config.beta
 
     def columns(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from sidetune_replay.er import ER
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.api import Base, Batch, ClassTask, Examples, Features, Order, Parts, seeded
+from sidetune_core.api import Base, Batch, ClassTask, Components, Examples, Features, Order, seeded
 from sidetune_core.testing import check_plugin
 
 INPUTS = {"x": (6,)}
@@ -48,7 +48,7 @@ def tasks() -> list[ClassTask]:
 
 def make(cls: type[ER] | type[DERpp], **options: float) -> ER | DERpp:
     with seeded(0, "build"):
-        return cls(cls.Config(**options), Parts(INPUTS, Linear))
+        return cls(cls.Config(**options), Components(INPUTS, Linear))
 
 
 def learn(
@@ -76,11 +76,11 @@ def first_loss_after_all(learner: ER | DERpp) -> float:
         for _ in learn(learner, task, 60):
             pass
 
-    def act(inputs: Mapping[str, Tensor]) -> Tensor:
+    def predict(inputs: Mapping[str, Tensor]) -> Tensor:
         with torch.no_grad():
             return learner(inputs, "t0")
 
-    return stream[0].evaluate(act)["loss"]
+    return stream[0].evaluate(predict)["loss"]
 
 
 @pytest.mark.parametrize("name", ["er", "derpp"])

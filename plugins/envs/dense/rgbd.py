@@ -85,7 +85,7 @@ class RGBD(TaskStream):
         )
 
     recipe = {"batch": 16, "steps": 200, "lr": 1e-3}
-    parts = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
+    default_components = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
 
     def __init__(self, config: Config, seed: int) -> None:
         if config.frames is None:
@@ -170,7 +170,7 @@ def _labels(rgb: Array, depth: Array, intrinsics: Array, config: RGBD.Config) ->
     top, left = (height - length) // 2, (width - length) // 2
     camera = Camera(intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]).cropped(top, left)
     places = ((torch.arange(size) + 0.5) * length / size).long()
-    parts: dict[str, list[Tensor]] = {}
+    components: dict[str, list[Tensor]] = {}
     for first in range(0, len(rgb), CHUNK):
         square = (slice(first, first + CHUNK), slice(top, top + length), slice(left, left + length))
         metres = torch.from_numpy(depth[square].astype(np.float32)) / config.units
@@ -191,8 +191,8 @@ def _labels(rgb: Array, depth: Array, intrinsics: Array, config: RGBD.Config) ->
             },
         }
         for name, values in frames.items():
-            parts.setdefault(name, []).append(values)
-    return {name: torch.cat(values) for name, values in parts.items()}
+            components.setdefault(name, []).append(values)
+    return {name: torch.cat(values) for name, values in components.items()}
 
 
 def _as_16_bits(shares: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.api import Act, Batch, DataError, Inputs, Order, Shape, Task, shuffled
+from sidetune_core.api import Batch, DataError, Inputs, Order, Predict, Shape, Task, shuffled
 
 from .heads import WIDTH, DenseHead, VectorHead
 from .losses import Kind, dense_loss
@@ -172,7 +172,7 @@ class DenseTask(Task):
         """How many images a split has."""
         return len(self._frames.rows[split])
 
-    def head(self, shape: Shape) -> nn.Module:
+    def make_head(self, shape: Shape) -> nn.Module:
         domain = self._domain
         if domain.whole:
             return VectorHead(shape, domain.channels, 2 * self._width)
@@ -181,7 +181,7 @@ class DenseTask(Task):
     def steps_per_epoch(self, batch_size: int) -> int:
         return max(1, round(self.size("train") / batch_size))
 
-    def train(self, act: Act, order: Order) -> Iterator[Batch]:
+    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         rows = self._frames.rows["train"]
         for places in shuffled(len(rows), order, self.id):
             yield self._batch(rows[places])
@@ -190,13 +190,13 @@ class DenseTask(Task):
         target, valid = self._split(batch.targets)
         return dense_loss(self._domain.loss, output, target, valid)
 
-    def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
+    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """The mean loss and, for classes, the accuracy in [0, 1], of pixels or of whole images."""
         rows = self._frames.rows[split]
         total, right, count = 0.0, 0.0, 0
         for first in range(0, len(rows), EVALUATION_BATCH):
             batch = self._batch(rows[first : first + EVALUATION_BATCH])
-            output = act(batch.inputs).cpu()
+            output = predict(batch.inputs).cpu()
             target, valid = self._split(batch.targets)
             total += float(dense_loss(self._domain.loss, output, target, valid).double().sum())
             count += len(batch.ids) if valid is None else int(valid.flatten(1).any(1).sum())
@@ -206,12 +206,12 @@ class DenseTask(Task):
         figures = {"loss": total / max(1, count)}
         return figures | ({"accuracy": right / len(rows)} if self.outputs == "scores" else {})
 
-    def pictures(self, act: Act) -> dict[str, Tensor]:
+    def visualisations(self, predict: Predict) -> dict[str, Tensor]:
         """``input``, ``target``, ``prediction`` and ``error`` of some test images, beside each other: (3, H, images x W) in [0, 1]."""
         rows = self._frames.rows["test"]
         batch = self._batch(rows[torch.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).long()])
         target, valid = self._split(batch.targets)
-        output = act(batch.inputs).cpu()
+        output = predict(batch.inputs).cpu()
         shown = {"input": batch.inputs["image"]}
         if self._domain.whole:
             chances = (

@@ -197,24 +197,24 @@ class TaskonomyEnv(TaskStream):
                     f"{self._root} has {len(there)} buildings ({some(there)}): say which make a split, with --env.csv FILE or "
                     "--env.train A,B --env.test C"
                 )
-            parts = self._split_points(views)
+            components = self._split_points(views)
         else:
             if absent := sorted(set(named) - set(there)):
                 faults.append(f"no images of {len(absent)} buildings, {some(absent)}")
-            parts = {
+            components = {
                 split: [view for view in views if view.building in words]
                 for split, words in buildings.items()
             }
-        if not parts["train"] or not parts["test"]:
-            empty = "test" if parts["train"] else "train"
+        if not components["train"] or not components["test"]:
+            empty = "test" if components["train"] else "train"
             raise DataError(f"{self._root}: no images in split '{empty}'; it has the buildings {some(there)}")
-        train = parts["train"]
+        train = components["train"]
         order = torch.randperm(
             len(train), generator=torch.Generator().manual_seed(derive_seed(self._seed, "images"))
         )
         kept = {"train": [train[place] for place in sorted(order[: config.images].tolist())]}
         for split in ("val", "test"):
-            if members := parts[split]:
+            if members := components[split]:
                 count = min(config.test_images or len(members), len(members))
                 kept[split] = [members[number * len(members) // count] for number in range(count)]
         return kept

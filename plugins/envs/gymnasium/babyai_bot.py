@@ -9,7 +9,7 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from sidetune_core.api import Observations, Worlds
+from sidetune_core.rl import Observations, VectorEnv
 
 from .vector_env import GymWorlds
 
@@ -25,12 +25,12 @@ def is_babyai(env: gymnasium.Env[Any, Any]) -> bool:
 class Bot:
     """`Expert` of BabyAI's levels: plans with what it has seen so far (Chevalier-Boisvert et al., ICLR 2019)."""
 
-    def begin(self, worlds: Worlds, seed: int) -> None:
+    def begin(self, vector_env: VectorEnv, seed: int) -> None:
         """See `Expert`."""
         from minigrid.utils.baby_ai_bot import BabyAIBot
 
-        assert isinstance(worlds, GymWorlds)
-        self._bot: Any = BabyAIBot(worlds.first)  # type: ignore[no-untyped-call]
+        assert isinstance(vector_env, GymWorlds)
+        self._bot: Any = BabyAIBot(vector_env.first)  # type: ignore[no-untyped-call]
         self._last: Any = None
 
     def act(self, observations: Observations) -> Tensor | None:

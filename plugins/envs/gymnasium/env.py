@@ -10,23 +10,11 @@ from typing import Any, Literal
 import attrs
 import gymnasium
 
-from sidetune_core.api import (
-    DataError,
-    Expert,
-    InputShapes,
-    OptionError,
-    Policy,
-    RolloutOptions,
-    RolloutTask,
-    TaskStream,
-    Worlds,
-    at_least,
-    more_than,
-    option,
-)
+from sidetune_core.api import DataError, InputShapes, OptionError, TaskStream, at_least, more_than, option
+from sidetune_core.rl import Expert, Policy, RolloutOptions, RolloutTask, VectorEnv
 
 from .babyai_bot import Bot, is_babyai
-from .make import Recipe, is_minigrid, make, versions_of
+from .make import EnvSpec, is_minigrid, make, versions_of
 from .vector_env import GymWorlds, policy_of, shapes_of
 
 BYTE = 255.0
@@ -104,7 +92,7 @@ class Gym(TaskStream):
         metric: Literal["return", "success"] = option("return", "the figure that R is made of")
         blind: bool = option(False, "make all images black: what can be done without seeing")
 
-    parts = {"base": "combined", "side": "combined"}
+    default_components = {"base": "combined", "side": "combined"}
     recipe = {
         "epochs": 1.0,
         "batch": 256,
@@ -127,8 +115,8 @@ class Gym(TaskStream):
         ids = [id.strip() for id in config.ids.split(",") if id.strip()]
         if not ids:
             raise OptionError("--env.ids is empty; name an environment, such as CartPole-v1")
-        made = attrs.asdict(config, filter=lambda field, _: field.name in attrs.fields_dict(Recipe))
-        self._recipes = [Recipe(**{**made, "id": id, "arguments": arguments}) for id in ids]
+        made = attrs.asdict(config, filter=lambda field, _: field.name in attrs.fields_dict(EnvSpec))
+        self._recipes = [EnvSpec(**{**made, "id": id, "arguments": arguments}) for id in ids]
         self._looks = [_look(recipe) for recipe in self._recipes]
         self.inputs = self._looks[0].inputs
         for recipe, look in zip(self._recipes, self._looks, strict=True):
@@ -150,7 +138,7 @@ class Gym(TaskStream):
 
 
 @attrs.frozen
-class Look:
+class EnvInfo:
     """What is known of an environment once it was made."""
 
     inputs: InputShapes
@@ -164,14 +152,14 @@ class GymTask(RolloutTask):
 
     options: Gym.Config
 
-    def __init__(self, id: str, recipe: Recipe, look: Look, config: Gym.Config) -> None:
+    def __init__(self, id: str, recipe: EnvSpec, look: EnvInfo, config: Gym.Config) -> None:
         unit = 1.0 if is_minigrid(recipe.id) and recipe.view == "symbols" else BYTE
         units = {name: unit for name, shape in look.inputs.items() if len(shape) == 3}
         super().__init__(id, recipe.id, look.inputs, units, look.policy, config)
         self.metric, self.experts = config.metric, look.experts
         self._recipe, self._versions = recipe, look.versions
 
-    def make_worlds(self, count: int) -> Worlds:
+    def make_vector_env(self, count: int) -> VectorEnv:
         makers, config = [partial(make, self._recipe, number) for number in range(count)], self.options
         return GymWorlds(
             makers, self._recipe.id, config.stack > 1, config.processes, config.timeout, config.blind
@@ -193,7 +181,7 @@ class GymTask(RolloutTask):
         return self._versions
 
 
-def _look(recipe: Recipe) -> Look:
+def _look(recipe: EnvSpec) -> EnvInfo:
     """Input shapes, policy and experts of an environment.
 
     Raises:
@@ -209,6 +197,6 @@ def _look(recipe: Recipe) -> Look:
     try:
         shapes = shapes_of(env.observation_space, recipe.stack > 1)
         experts = (BOT,) if is_babyai(env) else ()
-        return Look(shapes, policy_of(env.action_space, recipe.id), experts, versions_of(env))
+        return EnvInfo(shapes, policy_of(env.action_space, recipe.id), experts, versions_of(env))
     finally:
         env.close()

@@ -46,7 +46,7 @@ NUMBERS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary
 
 
 @attrs.frozen
-class Recipe:
+class EnvSpec:
     """How an environment is made, see the options of env 'gym'."""
 
     id: str
@@ -60,7 +60,7 @@ class Recipe:
     success: float | None
 
 
-def make(recipe: Recipe, number: int = 0) -> gymnasium.Env[Any, Any]:
+def make(recipe: EnvSpec, number: int = 0) -> gymnasium.Env[Any, Any]:
     """Environment `number` of several. Observations are tables of images (C, H, W) uint8 and of vectors (C,) float32, or stacks of those.
 
     At the end of an episode, ``info`` says whether it was a success.
@@ -119,7 +119,7 @@ class WithFolder(gymnasium.Wrapper[Any, Any, Any, Any]):
     The engine's settings go into a folder that goes when the environment is closed; the empty folders that it makes for skins go at once.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: EnvSpec) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="sidetune-vizdoom-")
         arguments = {**recipe.arguments, "doom_config_path": f"{self._folder.name}/vizdoom.ini"}
         super().__init__(gymnasium.make(recipe.id, max_episode_steps=recipe.time_limit, **arguments))
@@ -148,7 +148,7 @@ class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     as a note.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], recipe: Recipe, number: int) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], recipe: EnvSpec, number: int) -> None:
         RecordConstructorArgs.__init__(self, recipe=recipe, number=number)
         gymnasium.Wrapper.__init__(self, env)
         self._recipe, self._number = recipe, number
@@ -156,9 +156,9 @@ class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if self._success is None and env.spec is not None:
             self._success = env.spec.reward_threshold
         space = env.observation_space
-        parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
-        self._alone = "" in parts
-        self._parts = {key: part for key, part in parts.items() if isinstance(part, NUMBERS)}
+        components = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
+        self._alone = "" in components
+        self._parts = {key: part for key, part in components.items() if isinstance(part, NUMBERS)}
         images = [key for key, part in self._parts.items() if _is_image(part)]
         self._images = frozenset(images)
         self._names = {key: key or "vector" for key in self._parts}

@@ -15,7 +15,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 from torch import Tensor
 
-from sidetune_core.api import Categorical, Gaussian, Observations, OptionError, Policy, RunError, Shape, Step
+from sidetune_core.api import OptionError, RunError, Shape
+from sidetune_core.rl import Categorical, Gaussian, Observations, Policy, Step
 
 from .make import NOTE
 

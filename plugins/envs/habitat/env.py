@@ -17,24 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sidetune_core.api import (
-    Categorical,
-    DataError,
-    Observations,
-    OptionError,
-    PluginError,
-    RolloutOptions,
-    RolloutTask,
-    TaskStream,
-    Worlds,
-    at_least,
-    more_than,
-    option,
-)
+from sidetune_core.api import DataError, OptionError, PluginError, TaskStream, at_least, more_than, option
+from sidetune_core.rl import Categorical, Observations, RolloutOptions, RolloutTask, VectorEnv
 
 from ..gymnasium.vector_env import GymWorlds, shapes_of
 from .make import Maker, Problem, look
-from .recipe import Look, Recipe
+from .recipe import EnvInfo, EnvSpec
 
 if importlib.util.find_spec("habitat") is None:
     raise ModuleNotFoundError("No module named 'habitat'", name="habitat")
@@ -117,18 +105,18 @@ class Habitat(TaskStream):
         metric: Literal["spl", "success", "return"] = option("spl", "the figure that R is made of")
 
     recipe = {"epochs": 1.0, "batch": 256, "lr": 2.5e-4, "clip": 0.5, "precision": "fp32"}
-    parts = {"base": "conv", "side": "conv", "merger": "alpha"}
+    default_components = {"base": "conv", "side": "conv", "merger": "alpha"}
 
     def __init__(self, config: Config, seed: int) -> None:
         inputs = _words(config.inputs)
         if not inputs:
             raise OptionError("--env.inputs is empty; name some, such as image,goal")
-        made = attrs.asdict(config, filter=lambda field, _: field.name in attrs.fields_dict(Recipe))
+        made = attrs.asdict(config, filter=lambda field, _: field.name in attrs.fields_dict(EnvSpec))
         made |= {"imports": _words(config.imports), "inputs": inputs}
         changes = [text.strip() for text in config.tasks.split(";") if text.strip()] or [""]
         self._titles = changes if len(changes) > 1 else [config.config]
         self._recipes = [
-            Recipe(**{**made, "overrides": (*_changes(config.overrides), *_changes(text))})
+            EnvSpec(**{**made, "overrides": (*_changes(config.overrides), *_changes(text))})
             for text in changes
         ]
         self._looks = [_look(recipe) for recipe in self._recipes]
@@ -154,7 +142,7 @@ class HabitatTask(RolloutTask):
     options: Habitat.Config
     experts = ("shortest-path",)
 
-    def __init__(self, id: str, title: str, recipe: Recipe, look: Look, config: Habitat.Config) -> None:
+    def __init__(self, id: str, title: str, recipe: EnvSpec, look: EnvInfo, config: Habitat.Config) -> None:
         inputs = shapes_of(look.observations, config.stack > 1)
         units = {name: BYTE for name, space in look.observations.items() if space.dtype == np.uint8}
         count = min(config.episodes or look.episodes, look.episodes)
@@ -164,14 +152,14 @@ class HabitatTask(RolloutTask):
         self.metric = config.metric
         self._recipe, self._look = recipe, look
 
-    def make_worlds(self, count: int) -> Worlds:
+    def make_vector_env(self, count: int) -> VectorEnv:
         """Each trains in every `count`-th scene, or where there are fewer of them than environments, in one."""
         scenes, train = self._look.scenes, attrs.evolve(self._recipe, split="")
         return self._open(
             [attrs.evolve(train, scenes=scenes[k::count] or (scenes[k % len(scenes)],)) for k in range(count)]
         )
 
-    def make_test_worlds(self, count: int) -> Worlds:
+    def make_test_vector_env(self, count: int) -> VectorEnv:
         """Each plays its share of the episodes, once, and begins again."""
         places = [
             number * self._look.episodes // self.options.episodes for number in range(self.options.episodes)
@@ -194,7 +182,7 @@ class HabitatTask(RolloutTask):
             found["habitat-sim"] = metadata.version("habitat-sim")
         return found
 
-    def _open(self, recipes: Sequence[Recipe]) -> Worlds:
+    def _open(self, recipes: Sequence[EnvSpec]) -> VectorEnv:
         makers = [Maker(recipe, self._look) for recipe in recipes]
         return GymWorlds(
             makers,
@@ -209,18 +197,18 @@ class HabitatTask(RolloutTask):
 class ShortestPath:
     """Goes the shortest way and stops, as far as the simulator's follower finds one."""
 
-    def begin(self, worlds: Worlds, seed: int) -> None:
-        """An episode has begun in `worlds`, of which there is one."""
-        assert isinstance(worlds, GymWorlds)
-        self._worlds = worlds
+    def begin(self, vector_env: VectorEnv, seed: int) -> None:
+        """An episode has begun in `vector_env`, of which there is one."""
+        assert isinstance(vector_env, GymWorlds)
+        self._vector_env = vector_env
 
     def act(self, observations: Observations) -> Tensor | None:
         """What to do now, (1, 1); None if no way is known."""
-        (action,) = self._worlds.call("next_action")
+        (action,) = self._vector_env.call("next_action")
         return None if action is None else torch.tensor([[float(action)]])
 
 
-def _look(recipe: Recipe) -> Look:
+def _look(recipe: EnvSpec) -> EnvInfo:
     """What a process finds that makes such an environment.
 
     Raises:
@@ -236,14 +224,14 @@ def _look(recipe: Recipe) -> Look:
             raise DataError(
                 f"{recipe.config}: the simulator has ended its process; what it wrote above may say why"
             ) from error
-    if isinstance(found, Look):
+    if isinstance(found, EnvInfo):
         return found
     if found.lost in ("habitat_sim", "magnum"):
         raise PluginError(f"env 'habitat' needs '{found.lost}'. {SIMULATOR}")
     raise DataError(_said(recipe, found))
 
 
-def _preloaded(recipe: Recipe) -> list[str]:
+def _preloaded(recipe: EnvSpec) -> list[str]:
     """What processes of environments have in common and need not each import. Half an import of habitat would spoil all of them."""
     whole = importlib.util.find_spec("habitat_sim") is not None
     return [
@@ -252,7 +240,7 @@ def _preloaded(recipe: Recipe) -> list[str]:
     ]
 
 
-def _said(recipe: Recipe, problem: Problem) -> str:
+def _said(recipe: EnvSpec, problem: Problem) -> str:
     told = f"--env.config {recipe.config}: {problem.kind}: {problem.message}"
     if problem.lost:
         return f"{told}. --env.imports names modules that are installed or in the current folder"

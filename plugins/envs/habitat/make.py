@@ -14,7 +14,7 @@ import gymnasium
 from gymnasium.wrappers import FrameStackObservation
 
 from ..gymnasium.make import outlive_signals
-from .recipe import Look, Recipe
+from .recipe import EnvInfo, EnvSpec
 
 CONFIGS = ("", "benchmark/nav/", "benchmark/nav/pointnav/")
 """Where configs are looked for, below habitat's own folder of them."""
@@ -45,8 +45,8 @@ class Problem:
 class Maker:
     """Makes an environment in another process, and in that of its `owner` an empty one of the same spaces."""
 
-    recipe: Recipe
-    look: Look
+    recipe: EnvSpec
+    look: EnvInfo
     owner: int = attrs.field(factory=os.getpid)
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
@@ -59,22 +59,22 @@ class Maker:
 class _Empty(gymnasium.Env[Any, Any]):
     """Only the spaces of an environment."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: EnvInfo) -> None:
         self.observation_space, self.action_space = look.observations, look.actions
 
 
-def make(recipe: Recipe, config: bytes) -> gymnasium.Env[Any, Any]:
+def make(recipe: EnvSpec, config: bytes) -> gymnasium.Env[Any, Any]:
     """An environment whose observations are tables of images (C, H, W) and vectors (C,), or stacks of those, zero before an episode.
 
     Args:
         recipe: what is made of habitat's environment.
-        config: of habitat, see `Look.config`.
+        config: of habitat, see `EnvInfo.config`.
     """
     prepare(recipe)
     return _open(recipe, pickle.loads(config))
 
 
-def look(recipe: Recipe) -> Look | Problem:
+def look(recipe: EnvSpec) -> EnvInfo | Problem:
     """See what there is, by a recipe for the split that is evaluated on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -85,7 +85,7 @@ def look(recipe: Recipe) -> Look | Problem:
         )
 
 
-def prepare(recipe: Recipe) -> None:
+def prepare(recipe: EnvSpec) -> None:
     """Import habitat, and before it the modules that bring simulators and the like, which may be in the current folder."""
     importlib.import_module(".quiet", __package__)
     sys.path.insert(0, os.getcwd())
@@ -94,7 +94,7 @@ def prepare(recipe: Recipe) -> None:
     importlib.import_module("habitat")
 
 
-def compose(recipe: Recipe) -> Any:
+def resolve(recipe: EnvSpec) -> Any:
     """Habitat's config."""
     from habitat.config.default import get_config, get_full_habitat_config_path
 
@@ -109,12 +109,12 @@ def compose(recipe: Recipe) -> Any:
     )
 
 
-def _look(recipe: Recipe) -> Look:
+def _look(recipe: EnvSpec) -> EnvInfo:
     prepare(recipe)
     from habitat.config import read_write
     from habitat.datasets import make_dataset
 
-    config = compose(recipe)
+    config = resolve(recipe)
     whole, dataset = pickle.dumps(config), config.habitat.dataset
     scenes = _scenes(dataset)
     with read_write(config):
@@ -128,10 +128,10 @@ def _look(recipe: Recipe) -> Look:
     assert isinstance(env.observation_space, gymnasium.spaces.Dict)
     assert isinstance(env.action_space, gymnasium.spaces.Discrete)
     env.close()
-    return Look(env.observation_space, env.action_space, episodes, scenes, whole)
+    return EnvInfo(env.observation_space, env.action_space, episodes, scenes, whole)
 
 
-def _open(recipe: Recipe, config: Any) -> gymnasium.Env[Any, Any]:
+def _open(recipe: EnvSpec, config: Any) -> gymnasium.Env[Any, Any]:
     from habitat.config import read_write
     from habitat.core.environments import RLTaskEnv
     from habitat.datasets import make_dataset
@@ -177,7 +177,7 @@ def _scenes(dataset: Any) -> tuple[str, ...]:
     return named
 
 
-def _choose(dataset: Any, recipe: Recipe) -> None:
+def _choose(dataset: Any, recipe: EnvSpec) -> None:
     """Bring a dataset's config to the split and the scenes of a recipe; scenes that it names are those of its own split."""
     from habitat.core.dataset import ALL_SCENES_MASK
 

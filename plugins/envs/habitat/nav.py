@@ -20,7 +20,7 @@ from habitat.utils.geometry_utils import quaternion_rotate_vector
 from numpy.typing import NDArray
 
 from .map import Camera, EgocentricMap, Pose
-from .recipe import GOAL, IMAGE, MAP, Recipe
+from .recipe import GOAL, IMAGE, MAP, EnvSpec
 
 Observation = dict[str, NDArray[Any]]
 STOP, DEPTH = "stop", "depth"
@@ -40,7 +40,7 @@ class Nav(gymnasium.Env[Any, Any]):
 
     metadata: dict[str, Any] = {}
 
-    def __init__(self, env: RLTaskEnv, recipe: Recipe) -> None:
+    def __init__(self, env: RLTaskEnv, recipe: EnvSpec) -> None:
         self._env, self._inner, self._recipe = env, env.habitat_env, recipe
         self._task, self._episodes = env.config.task, list(env.episodes)
         if taking := [

@@ -12,7 +12,7 @@ IMAGE, GOAL, MAP = "image", "goal", "map"
 
 
 @attrs.frozen
-class Recipe:
+class EnvSpec:
     """See the options of env 'habitat'."""
 
     config: str
@@ -35,7 +35,7 @@ class Recipe:
 
 
 @attrs.frozen
-class Look:
+class EnvInfo:
     """What is in an environment."""
 
     observations: spaces.Dict

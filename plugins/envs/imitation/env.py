@@ -10,17 +10,8 @@ from typing import Literal
 
 import attrs
 
-from sidetune_core.api import (
-    DataError,
-    OptionError,
-    Recording,
-    TaskStream,
-    at_least,
-    collect,
-    home,
-    open_recording,
-    option,
-)
+from sidetune_core.api import DataError, OptionError, TaskStream, at_least, home, option
+from sidetune_core.demonstrations import Demonstrations, open_demonstrations, record_demonstrations
 
 from .task import Acting, ImitationTask
 
@@ -76,13 +67,13 @@ class Imitation(TaskStream):
         layers: int = option(1, "how many such layers there are", at_least(0))
 
     recipe = {"steps": 1000, "batch": 64, "lr": 1e-3, "precision": "fp32"}
-    parts = {"base": {"name": "conv", "weights": "packaged"}, "side": "conv"}
+    default_components = {"base": {"name": "conv", "weights": "packaged"}, "side": "conv"}
 
     def __init__(self, config: Config, seed: int) -> None:
         self._config = config
         self._open = ExitStack()
         self._fingerprint = ""
-        self._recordings = [open_recording(Path(name).expanduser()) for name in _listed(config.data)]
+        self._recordings = [open_demonstrations(Path(name).expanduser()) for name in _listed(config.data)]
         self._levels = [] if self._recordings else _listed(config.levels)
         if not self._recordings and not self._levels:
             raise OptionError(
@@ -107,7 +98,7 @@ class Imitation(TaskStream):
             made.append(
                 ImitationTask(f"t{number}", recording.task(stream), learnt, held_out, first_id, acting)
             )
-            digest.update(repr(recording.card.env).encode())  # by which goes what is made of observations
+            digest.update(repr(recording.manifest.env).encode())  # by which goes what is made of observations
             for some in (held_out, learnt):
                 first_id += len(some.actions)
                 for name, value in sorted(some.observations.items()):
@@ -121,7 +112,7 @@ class Imitation(TaskStream):
     def close(self) -> None:
         self._open.close()
 
-    def _check(self, recording: Recording) -> None:
+    def _check(self, recording: Demonstrations) -> None:
         """See that a recording has the inputs of the stream.
 
         Raises:
@@ -133,26 +124,28 @@ class Imitation(TaskStream):
                 f"{dict(recording.inputs)}"
             )
 
-    def _count(self, recording: Recording) -> int:
+    def _count(self, recording: Demonstrations) -> int:
         """How many trajectories are learnt.
 
         Raises:
             DataError: there are not so many.
         """
-        there, wanted = recording.card.recorded - self._config.held_out, self._config.trajectories
+        there, wanted = recording.manifest.recorded - self._config.held_out, self._config.trajectories
         if there < (wanted or 1):
             raise DataError(
-                f"{recording.folder} has {recording.card.recorded} trajectories; wanted are {self._config.held_out} that are held out "
+                f"{recording.folder} has {recording.manifest.recorded} trajectories; wanted are {self._config.held_out} that are held out "
                 f"(--env.held-out) and {wanted or 1} to learn from (--env.trajectories). sidetune collect makes it longer, with more "
                 "--trajectories"
             )
         return wanted or (LEVEL_TRAJECTORIES if self._levels else there)
 
-    def _record(self, level: str) -> Recording:
+    def _record(self, level: str) -> Demonstrations:
         """What is kept of a level, made long enough."""
         wanted = self._config.held_out + (self._config.trajectories or LEVEL_TRAJECTORIES)
         asked = {"name": "gym", "ids": level, **LEVEL_OPTIONS}
-        return collect(asked, home() / "recordings" / level, wanted, expert="bot", say=self.say)
+        return record_demonstrations(
+            asked, home() / "recordings" / level, wanted, expert="bot", info=self.info
+        )
 
 
 def _listed(names: str) -> list[str]:

@@ -9,19 +9,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import (
-    Act,
-    Actor,
-    Batch,
-    Categorical,
-    Inputs,
-    Order,
-    RolloutTask,
-    Shape,
-    Task,
-    Trajectories,
-    shuffled,
-)
+from sidetune_core.api import Batch, Inputs, Order, Predict, Shape, Task, shuffled
+from sidetune_core.demonstrations import Trajectories
+from sidetune_core.rl import Actor, Categorical, RolloutTask
 
 EVALUATION_BATCH = 250
 
@@ -75,13 +65,13 @@ class ImitationTask(Task):
         )
         world.see(learnt.observations)
 
-    def head(self, shape: Shape) -> nn.Module:
+    def make_head(self, shape: Shape) -> nn.Module:
         return Actor(shape, self._world.policy, self._acting.hidden, self._acting.layers)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return max(1, round(len(self._learnt.actions) / batch_size))
 
-    def train(self, act: Act, order: Order) -> Iterator[Batch]:
+    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         first = self._first_id + len(self._held_out.actions)
         for places in shuffled(len(self._learnt.actions), order, self.id):
             yield self._batch(self._learnt, places, first)
@@ -90,16 +80,16 @@ class ImitationTask(Task):
         """The negative log-likelihood of the expert's action, in nats."""
         return -self._world.policy.log_prob(output.float(), batch.targets)
 
-    def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
+    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """Mean return, share of successes and mean length of episodes; mean loss on the held-out steps, and for choices `agreement`: in
         what share of them the most likely action is the expert's."""
-        figures = self._world.evaluate(_with_value(act), split)
+        figures = self._world.evaluate(_with_value(predict), split)
         count, loss, same = len(self._held_out.actions), 0.0, 0.0
         for first in range(0, count, EVALUATION_BATCH):
             batch = self._batch(
                 self._held_out, torch.arange(first, min(first + EVALUATION_BATCH, count)), self._first_id
             )
-            output = act(batch.inputs).cpu()
+            output = predict(batch.inputs).cpu()
             loss += float(self.loss(output, batch).sum())
             same += float((self._world.policy.mode(output) == batch.targets).all(1).sum())
         return {**figures, "loss": loss / count, **({"agreement": same / count} if self._choices else {})}
@@ -110,11 +100,11 @@ class ImitationTask(Task):
         return Batch(ids, self._world.prepare(rows, ids), some.actions[places])
 
 
-def _with_value(act: Act) -> Act:
+def _with_value(predict: Predict) -> Predict:
     """Outputs with a column for the value, which acting needs none of."""
 
     def acted(inputs: Inputs) -> Tensor:
-        output = act(inputs)
+        output = predict(inputs)
         return torch.cat([output, output.new_zeros(len(output), 1)], 1)
 
     return acted

@@ -44,7 +44,7 @@ class Rooms:
     """Where blocks are kept that this `generator` made; None to render them every time."""
 
     def images(
-        self, numbers: Sequence[int], names: Sequence[str], say: Callable[[str], None]
+        self, numbers: Sequence[int], names: Sequence[str], info: Callable[[str], None]
     ) -> dict[str, Tensor]:
         """Some domains of some rooms, as `dense.task.Frames` stores them, in the order of `numbers`."""
         blocks = list(dict.fromkeys(number // BLOCK for number in numbers))
@@ -58,12 +58,12 @@ class Rooms:
         shown, able = time.monotonic(), True
         for first in range(0, len(lacking), TOGETHER):
             for block, images in self._make(lacking[first : first + TOGETHER]).items():
-                able = able and self._keep(block, images, say)
+                able = able and self._keep(block, images, info)
                 found[block] = {name: images[name] for name in names}
             if time.monotonic() - shown > BETWEEN_LINES:
                 shown = time.monotonic()
                 done = BLOCK * min(first + TOGETHER, len(lacking))
-                say(f"rendering rooms ({self.split}): {done} of {BLOCK * len(lacking)}")
+                info(f"rendering rooms ({self.split}): {done} of {BLOCK * len(lacking)}")
         place = {block: BLOCK * number for number, block in enumerate(blocks)}
         rows = torch.tensor([place[number // BLOCK] + number % BLOCK for number in numbers])
         return {name: torch.cat([found[block][name] for block in blocks])[rows] for name in names}
@@ -97,7 +97,7 @@ class Rooms:
         images: Images = safetensors.torch.load(zlib.decompress(packed))
         return images
 
-    def _keep(self, block: int, images: Images, say: Callable[[str], None]) -> bool:
+    def _keep(self, block: int, images: Images, info: Callable[[str], None]) -> bool:
         """Write a block, whole or not at all, and whether that was possible; of two processes that do, the later one's stays."""
         path = self._path(block)
         if path is None:
@@ -112,7 +112,7 @@ class Rooms:
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
-            say(f"rooms are not kept for later runs: cannot write {path}: {error.strerror or error}")
+            info(f"rooms are not kept for later runs: cannot write {path}: {error.strerror or error}")
             return False
         return True
 

@@ -70,7 +70,7 @@ class Rooms(TaskStream):
         )
 
     recipe = {"batch": 16, "steps": 40, "lr": 3e-3}
-    parts = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
+    default_components = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
 
     def __init__(self, config: Config, seed: int) -> None:
         if config.size % 8:
@@ -94,11 +94,11 @@ class Rooms(TaskStream):
             write_taskonomy(config.export.expanduser(), scenes, config.size)
         names = sorted({domain.name for domain in self._domains} | {"rgb", "mask"})
         folder = home() / "rooms" / cache.generator() if config.cache else None
-        parts = [
-            cache.Rooms(config.series, split, config.size, folder).images(some, names, self.say)
+        components = [
+            cache.Rooms(config.series, split, config.size, folder).images(some, names, self.info)
             for split, some in numbers.items()
         ]
-        stored = {name: torch.cat([part[name] for part in parts]) for name in names}
+        stored = {name: torch.cat([part[name] for part in components]) for name in names}
         digest = hashlib.sha256(b"rooms, divide by 255")
         digest.update(stored["rgb"].numpy().data)
         self._fingerprint = digest.hexdigest()

@@ -77,11 +77,11 @@ def crates(rng: random.Random) -> Piece:
     count = rng.randint(2, 5)
 
     def make(at: Joiner) -> None:
-        card = at.material(attrs.evolve(wood(rng), cell=(5.0, 5.0), noise=0.3))
+        manifest = at.material(attrs.evolve(wood(rng), cell=(5.0, 5.0), noise=0.3))
         at.call()
         z, size = 0.0, rng.uniform(0.4, 0.6)
         for _ in range(count):
-            look = card if rng.random() < 0.6 else at.material(paint(rng))
+            look = manifest if rng.random() < 0.6 else at.material(paint(rng))
             h = rng.uniform(0.5, 0.9) * size
             if rng.random() < 0.3:
                 at.tube(0, 0.3, z, size / 2.2, size / 2.2, h, look)

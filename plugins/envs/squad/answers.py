@@ -12,7 +12,7 @@ from torch.nn import functional
 
 
 @attrs.define
-class Ballot:
+class AnswerVotes:
     """What the windows of one question say: the best answers with their scores, and the score of 'no answer'."""
 
     answers: dict[str, float] = attrs.field(factory=dict)

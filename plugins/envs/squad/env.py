@@ -15,7 +15,7 @@ from sidetune_core.api import DataError, OptionError, Task, TaskStream, at_least
 
 from .download import fetch_squad
 from .files import Article, Paragraph, Question, check_ids, read_squad
-from .task import Asked, Decoding, SquadTask
+from .task import Decoding, QuestionSet, SquadTask
 from .tokenizer import MINILM, load_tokenizer
 from .windows import make_windows
 
@@ -85,7 +85,7 @@ class Squad(TaskStream):
         "schedule": "linear",
         "warmup": 0.1,
     }
-    parts = {"base": "minilm", "side": "ladder-text"}
+    default_components = {"base": "minilm", "side": "ladder-text"}
 
     def __init__(self, config: Config, seed: int) -> None:
         if config.dev is not None and config.test_articles:
@@ -139,12 +139,12 @@ class Squad(TaskStream):
     def fingerprint(self) -> str:
         return self._digest.hexdigest()
 
-    def _cut(self, questions: Sequence[tuple[Question, str]], what: str) -> Asked:
+    def _cut(self, questions: Sequence[tuple[Question, str]], what: str) -> QuestionSet:
         """Make windows, numbered after those that there are."""
         windows = make_windows(self._tokenizer, questions, self._config.window, self._config.stride, what)
         first_id, self._windows = self._windows, self._windows + len(windows)
         self._digest.update(windows.fingerprint().encode())
-        return Asked(questions, windows, first_id)
+        return QuestionSet(questions, windows, first_id)
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from sidetune_core.api import Act, Batch, FitError, Inputs, Order, Shape, Task, derive_seed, shuffled
+from sidetune_core.api import Batch, FitError, Inputs, Order, Predict, Shape, Task, derive_seed, shuffled
 
-from .answers import Ballot, best_spans, texts_of
+from .answers import AnswerVotes, best_spans, texts_of
 from .files import Question
 from .scoring import figures
 from .windows import Windows
@@ -28,7 +28,7 @@ EVALUATION_POSITIONS = 2**13
 
 
 @attrs.frozen(eq=False)
-class Asked:
+class QuestionSet:
     """Questions with their contexts, and the windows that they were cut into; `first_id` is the id of the first window."""
 
     questions: Sequence[tuple[Question, str]]
@@ -66,14 +66,14 @@ class SquadTask(Task):
     metric = "f1"
 
     def __init__(
-        self, id: str, title: str, train: Asked, test: Asked, window: int, decoding: Decoding
+        self, id: str, title: str, train: QuestionSet, test: QuestionSet, window: int, decoding: Decoding
     ) -> None:
         self.id, self.title = id, title
         self.inputs = {"tokens": (window,), "mask": (window,), "types": (window,)}
         self._train, self._test, self._window, self._decoding = train, test, window, decoding
         self._documents: dict[str, str] = {}
 
-    def head(self, shape: Shape) -> nn.Module:
+    def make_head(self, shape: Shape) -> nn.Module:
         if len(shape) != 2 or shape[0] != self._window:
             raise FitError(
                 f"env 'squad' needs a base that encodes as ({self._window}, C), such as minilm; this one gives {tuple(shape)}"
@@ -83,7 +83,7 @@ class SquadTask(Task):
     def steps_per_epoch(self, batch_size: int) -> int:
         return max(1, round(len(self._train.windows) / batch_size))
 
-    def train(self, act: Act, order: Order) -> Iterator[Batch]:
+    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         """Windows of like length come together: of each sixteen batches' worth, sorted by length, in an order of their own."""
         for places in bucketed(self._train.windows.lengths, order, self.id):
             yield self._batch(self._train, places)
@@ -95,14 +95,14 @@ class SquadTask(Task):
         )
         return (first + last) / 2
 
-    def evaluate(self, act: Act, split: str = "test") -> dict[str, float]:
+    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """Exact match and F1 in [0, 1], see `figures`, and the mean loss over windows in nats."""
         asked, decoding = self._test, self._decoding
-        ballots = [Ballot() for _ in asked.questions]
+        ballots = [AnswerVotes() for _ in asked.questions]
         loss = 0.0
         for places in _by_length(asked.windows.lengths):
             batch = self._batch(asked, places)
-            scores = act(batch.inputs).cpu()
+            scores = predict(batch.inputs).cpu()
             loss += float(self.loss(scores, batch).sum())
             self._count(asked, places, scores, ballots)
         questions = [question for question, _ in asked.questions]
@@ -125,7 +125,7 @@ class SquadTask(Task):
         """``predictions.json``, ``nbest_predictions.json``, and, where questions may have no answer, ``null_odds.json``."""
         return self._documents
 
-    def _batch(self, asked: Asked, places: Tensor) -> Batch:
+    def _batch(self, asked: QuestionSet, places: Tensor) -> Batch:
         windows = asked.windows
         lengths = windows.lengths[places]
         width = min(-(-int(lengths.max()) // MULTIPLE) * MULTIPLE, self._window)
@@ -135,7 +135,9 @@ class SquadTask(Task):
         ids = places + asked.first_id
         return Batch(ids, Inputs(tensors, ids, lengths), windows.targets[places])
 
-    def _count(self, asked: Asked, places: Tensor, scores: Tensor, ballots: Sequence[Ballot]) -> None:
+    def _count(
+        self, asked: QuestionSet, places: Tensor, scores: Tensor, ballots: Sequence[AnswerVotes]
+    ) -> None:
         """Add what some windows say to the ballots of their questions."""
         windows = asked.windows
         ends, lengths = windows.ends[places], windows.lengths[places]

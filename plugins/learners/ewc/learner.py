@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Batch, Parts, Task, at_least, at_most, option
+from sidetune_core.api import Batch, Components, Task, at_least, at_most, option
 
 from ..finetune import FineTune
 from .fisher import Estimator, Fisher, flat, require_labels
@@ -68,9 +68,9 @@ class EWC(FineTune):
             at_least(1),
         )
 
-    def __init__(self, config: Config, parts: Parts) -> None:
-        super().__init__(config, parts)
-        self.pull = Pull(flat(self._shared()))
+    def __init__(self, config: Config, components: Components) -> None:
+        super().__init__(config, components)
+        self.pull = QuadraticPenalty(flat(self._shared()))
         self._config = config
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ class EWC(FineTune):
         }
 
 
-class Pull(nn.Module):
+class QuadraticPenalty(nn.Module):
     """``sum_i F_i (w_i - a_i)**2 + constant`` of weights w: (P,) to a scalar; zero at first."""
 
     fisher: Tensor

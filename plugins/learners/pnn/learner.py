@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import FitError, Heads, Learner, Parts, StagedSide, Task, option
+from sidetune_core.api import Components, FitError, Heads, Learner, StagedSide, Task, option
 
 from .._norm import NormConfig
 from .laterals import Column
@@ -36,14 +36,14 @@ class PNN(Learner):
         dense: bool = option(False, "connect from all earlier columns, not from the base alone")
 
     needs = frozenset({"base", "side", "merger"})
-    uses_taps = True
+    needs_taps = True
 
-    def __init__(self, config: Config, parts: Parts) -> None:
+    def __init__(self, config: Config, components: Components) -> None:
         super().__init__()
-        assert parts.side is not None
-        assert parts.merger is not None
-        self._config, self._make_side, self._make_merger = config, parts.side, parts.merger
-        self.base = parts.base()
+        assert components.side is not None
+        assert components.merger is not None
+        self._config, self._make_side, self._make_merger = config, components.side, components.merger
+        self.base = components.base()
         if not self.base.tap_shapes:
             raise FitError("learner 'pnn' needs a base with taps; this one has none")
         self._staged(self._make_side(self.base))
@@ -63,7 +63,7 @@ class PNN(Learner):
         )
         self.sides[task.id] = side
         self.mergers[task.id] = self._make_merger(self.base, 2)
-        return [side, self.laterals[task.id], self.mergers[task.id], self.heads.start(task)]
+        return [side, self.laterals[task.id], self.mergers[task.id], self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         features = self.base(inputs)
@@ -75,7 +75,7 @@ class PNN(Learner):
                         break
                     activations.append(self._run(earlier, inputs, activations))
         column = self._run(task_id, inputs, activations)
-        side = self._staged(self.sides[task_id]).leave(column[-1])
+        side = self._staged(self.sides[task_id]).project(column[-1])
         merged = self.mergers[task_id]([features.encoding, side])
         return self.heads.predict(merged, task_id)
 

@@ -46,12 +46,12 @@ def collect(
         raise OptionError(
             f"a recording is of an env and an expert, so {foreign[0]} has no use here; give --env, --env.* and --seed"
         )
-    from sidetune_core.demonstrations.record import collect as record
+    from sidetune_core.demonstrations.record import record_demonstrations
 
     spec = argv.parse(words).spec
     named = any(word.split("=")[0] == "--env" or word.startswith("--env.") for word in words)
     try:
-        recording = record(
+        recording = record_demonstrations(
             spec.env if named else None,
             out,
             trajectories,
@@ -68,10 +68,10 @@ def collect(
             file=sys.stderr,
         )
         return 130
-    card = recording.card
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in card.figures.items())
+    manifest = recording.manifest
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in manifest.figures.items())
     print(
-        f"{recording.folder}: {card.recorded} trajectories of '{card.expert}' in {card.title}, {card.steps} steps ({figures})"
+        f"{recording.folder}: {manifest.recorded} trajectories of '{manifest.expert}' in {manifest.title}, {manifest.steps} steps ({figures})"
     )
     print(f"try next    sidetune-run --env imitation --env.data {recording.folder}")
     return 0

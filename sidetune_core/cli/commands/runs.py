@@ -12,9 +12,9 @@ from tyro.conf import Positional
 from sidetune_core.cli.commands.shared import Switch
 from sidetune_core.errors import RunError, SidetuneError
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
-from sidetune_core.results.grouping import Method, group, same_stream
+from sidetune_core.results.grouping import MethodRuns, group_runs, same_stream
 from sidetune_core.results.metrics import MAIN, Metric
-from sidetune_core.results.report import RunSummary, matrix_table, metrics_lines, moved_lines
+from sidetune_core.results.report import RunSummary, changed_lines, matrix_table, metrics_lines
 from sidetune_core.results.summary import summarise
 from sidetune_core.results.tables import Format
 from sidetune_core.storage.run_folder import open_run
@@ -51,9 +51,9 @@ def report(
     if single and figure is None and format == "text":
         (one,) = summaries
         print(f"{one.spec_line}\n\n{matrix_table(one.results)}\n")
-        print("\n".join(metrics_lines(one.results, (*MAIN, *extra))) + "\n\n" + "\n".join(moved_lines(one)))
+        print("\n".join(metrics_lines(one.results, (*MAIN, *extra))) + "\n\n" + "\n".join(changed_lines(one)))
         return 0
-    methods = group(summary for summary in summaries if summary.status == "done")
+    methods = group_runs(summary for summary in summaries if summary.status == "done")
     if by == "auto":
         by = "method" if any(len(method.runs) > 1 for method in methods) else "run"
     if curve and pictures:
@@ -109,7 +109,7 @@ def _against(reference: Path, summaries: Sequence[RunSummary]) -> tuple[Metric]:
     return (against(joint),)
 
 
-def _complete(methods: Sequence[Method], summaries: Sequence[RunSummary]) -> Sequence[Method]:
+def _complete(methods: Sequence[MethodRuns], summaries: Sequence[RunSummary]) -> Sequence[MethodRuns]:
     """The methods, having said which runs they leave out."""
     for summary in summaries:
         if summary.status != "done":

@@ -15,9 +15,9 @@ from sidetune_core.cli.commands import runs
 from sidetune_core.cli.commands.shared import Switch, print_json
 from sidetune_core.errors import Interrupted
 from sidetune_core.results.tables import aligned
-from sidetune_core.sweep import grid
-from sidetune_core.sweep import runner as sweeping
-from sidetune_core.sweep.runner import On, print_aside
+from sidetune_core.sweeps import grid
+from sidetune_core.sweeps import runner as sweeping
+from sidetune_core.sweeps.runner import On, print_aside
 
 
 def sweep(

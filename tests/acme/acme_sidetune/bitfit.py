@@ -8,7 +8,7 @@ import attrs
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from sidetune_core.api import Batch, FitError, Heads, Learner, Parts, Task, at_least, option
+from sidetune_core.api import Batch, Components, FitError, Heads, Learner, Task, at_least, option
 
 
 @attrs.frozen
@@ -32,9 +32,9 @@ class BitFit(Learner):
 
     Config = BitFitConfig
 
-    def __init__(self, config: BitFitConfig, parts: Parts) -> None:
+    def __init__(self, config: BitFitConfig, components: Components) -> None:
         super().__init__()
-        self.base = parts.base()
+        self.base = components.base()
         self.heads = Heads(self.base.shape)
         self._coef = config.coef
         if not self._small():
@@ -43,7 +43,7 @@ class BitFit(Learner):
         self.register_buffer("pretrained", parameters_to_vector(self._small()).detach())
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        return [*self._small(), self.heads.start(task)]
+        return [*self._small(), self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)

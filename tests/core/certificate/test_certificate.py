@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import sidetune_core
 from sidetune_core import api
-from sidetune_core.assembly.predict import make_act
+from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate import record
-from sidetune_core.certificate.probes import EXAMPLES, Reads, named_tensors
+from sidetune_core.certificate.probes import EXAMPLES, ReadTracker, named_tensors
 from sidetune_core.certificate.verify import verify
 from sidetune_core.cli.main import main
 from sidetune_core.config import registry
@@ -45,10 +46,10 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder]:
         if key not in made:
             made[key] = tmp_path_factory.mktemp("run") / "run"
             env = {"name": "acme_sidetune.blobs:Blobs", "examples": 32}
-            spec = api.RunSpec(
+            spec = sidetune_core.RunSpec(
                 base={"name": "resnet20", "weights": "none"}, learner=learner, env=env, train=TRAIN, **parts
             )
-            api.run(spec, made[key])
+            sidetune_core.run(spec, made[key])
         return RunFolder(Path(shutil.copytree(made[key], folder)))
 
     return run
@@ -137,13 +138,13 @@ class Rotating(api.Learner):
     class Config:
         """No options."""
 
-    def __init__(self, config: Config, parts: api.Parts) -> None:
+    def __init__(self, config: Config, parts: api.Components) -> None:
         super().__init__()
         self.base = parts.base()
         self.heads = api.Heads(self.base.shape)
 
     def start(self, task: api.Task) -> list[nn.Module | nn.Parameter]:
-        return [self.heads.start(task)]
+        return [self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id) * len(self.heads)
@@ -175,12 +176,12 @@ def test_what_is_read_only_since_a_later_task_is_named(make: Any, tmp_path: Path
 class Diary(Rotating):
     """Has a parameter that every task moves and none reads in evaluation."""
 
-    def __init__(self, config: Rotating.Config, parts: api.Parts) -> None:
+    def __init__(self, config: Rotating.Config, parts: api.Components) -> None:
         super().__init__(config, parts)
         self.diary = nn.Parameter(torch.ones(2))
 
     def start(self, task: api.Task) -> list[nn.Module | nn.Parameter]:
-        return [self.heads.start(task), self.diary]
+        return [self.heads.add_task(task), self.diary]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
@@ -201,7 +202,7 @@ def test_a_shared_tensor_that_no_task_reads_does_no_harm_and_weakens_the_ground(
 
 def test_reads_sees_views_functions_and_buffers_without_gradient() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)).eval()
-    reads = Reads(dict(named_tensors(module)))
+    reads = ReadTracker(dict(named_tensors(module)))
     with torch.no_grad(), reads:
         hidden = module[1](nn.functional.linear(torch.ones(2, 3), module[0].weight.t().t()))
         hidden @ module[2].weight[:2].T
@@ -220,7 +221,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_certificate(make: Any, tmp_pa
     for path in cut.checkpoints.glob("after-00[23].*"):
         path.unlink()
     (cut.path / "probes" / "t2.safetensors").unlink()
-    api.resume(cut.path)
+    sidetune_core.resume(cut.path)
     assert certified(cut) == certified(whole)
     assert verify(cut).problems == ()
 
@@ -367,10 +368,10 @@ def test_neither_data_nor_the_first_weights_are_needed(
     cls = registry.load(registry.find(BASE, "resnet20"))
     write_tensors(weights, cls(cls.Config(weights="none"), {"image": (3, 32, 32)}).state_dict())
     env = {"name": "images", "archive": image_archive, "classes_per_task": 2}
-    spec = api.RunSpec(
+    spec = sidetune_core.RunSpec(
         base={"name": "resnet20", "weights": str(weights)}, learner="features", env=env, train=TRAIN
     )
-    folder = api.run(spec, tmp_path / "run").folder
+    folder = sidetune_core.run(spec, tmp_path / "run").folder
     weights.unlink()
     image_archive.unlink()
     assert verify(folder).problems == ()
@@ -380,10 +381,10 @@ def test_outputs_that_are_rounded_otherwise_are_noted_and_no_problem(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make("features", tmp_path / "run")
-    act = make_act
+    predict = make_predict
 
     def rounded(*args: Any) -> Any:
-        exact = act(*args)
+        exact = predict(*args)
         return lambda inputs: exact(inputs) * (1 + 1e-6)
 
     monkeypatch.setattr("sidetune_core.certificate.verify.make_act", rounded)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 import pytest
 
 from sidetune_core.config.options import (
+    FormerSpelling,
+    Renamed,
     at_least,
     at_most,
     describe,
@@ -93,3 +96,33 @@ def test_a_description_has_name_type_default_and_help() -> None:
     )
     assert (second.name, second.type) == ("kind-of", "exact | batched")
     assert third.type == "int | none"
+
+
+@attrs.frozen
+class Respelled:
+    former_options: ClassVar[Mapping[str, Renamed]] = {
+        "blind": Renamed("mask-images"),
+        "evaluate": Renamed("deterministic", {"mode": True, "sample": False}),
+        "weights": Renamed("weights", {"seed": "authors"}),
+    }
+    mask_images: bool = option(False, "zero the images")
+    deterministic: bool = option(True, "take the most likely action")
+    weights: str = option("none", "which weights")
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ({"blind": True}, Respelled(mask_images=True)),
+        ({"evaluate": "sample"}, Respelled(deterministic=False)),
+        ({"weights": "seed"}, Respelled(weights="authors")),
+    ],
+)
+def test_a_former_spelling_is_accepted_with_a_warning(former: dict[str, Any], now: Respelled) -> None:
+    with pytest.warns(FormerSpelling, match="is now"):
+        assert structure(Respelled, former, "env 'x'") == now
+
+
+def test_a_former_name_next_to_the_new_one_is_an_error() -> None:
+    with pytest.raises(OptionError, match="both are given"), pytest.warns(FormerSpelling):
+        structure(Respelled, {"blind": True, "mask_images": False}, "env 'x'")

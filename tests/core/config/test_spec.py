@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidetune_core.config.resolve import compose
+from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import Choice, RunSpec, from_values, read_spec
 from sidetune_core.errors import OptionError
 
@@ -58,7 +58,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_slots_that_the_learner_needs_take_their_defaults() -> None:
-    names = {slot: part.plugin.name for slot, part in compose(RunSpec()).parts.items()}
+    names = {slot: part.plugin.name for slot, part in resolve(RunSpec()).components.items()}
     assert names == {
         "base": "resnet44",
         "side": "fcn4",
@@ -69,16 +69,16 @@ def test_slots_that_the_learner_needs_take_their_defaults() -> None:
 
 
 def test_slots_that_the_learner_does_not_use_stay_empty() -> None:
-    assert set(compose(RunSpec(learner="features")).parts) == {"base", "learner", "env"}
+    assert set(resolve(RunSpec(learner="features")).components) == {"base", "learner", "env"}
 
 
 def test_a_slot_that_the_learner_does_not_use_may_not_be_set() -> None:
     with pytest.raises(OptionError, match="learner 'features' uses no side; leave out --side"):
-        compose(RunSpec(learner="features", side="fcn4"))
+        resolve(RunSpec(learner="features", side="fcn4"))
 
 
 def test_an_optional_side_brings_a_merger_with_it() -> None:
-    assert set(compose(RunSpec(learner="finetune", side="fcn4")).parts) == {
+    assert set(resolve(RunSpec(learner="finetune", side="fcn4")).components) == {
         "base",
         "side",
         "merger",
@@ -88,23 +88,23 @@ def test_an_optional_side_brings_a_merger_with_it() -> None:
 
 
 def test_the_recipe_of_the_env_holds_where_nothing_is_asked_for() -> None:
-    assert compose(RunSpec(env="icifar")).train.steps == 157
+    assert resolve(RunSpec(env="icifar")).train.steps == 157
 
 
 def test_the_user_wins_over_the_recipe() -> None:
-    train = compose(RunSpec(env="cifar10", train={"steps": 7})).train
+    train = resolve(RunSpec(env="cifar10", train={"steps": 7})).train
     assert (train.steps, train.epochs) == (7, None)
 
 
 def test_a_training_option_that_does_not_exist_is_answered() -> None:
     with pytest.raises(OptionError, match="--train has no option 'learning-rate'"):
-        compose(RunSpec(train={"learning_rate": 1.0}))
+        resolve(RunSpec(train={"learning_rate": 1.0}))
 
 
 def test_the_resolved_spec_writes_every_option_out_and_composes_to_the_same() -> None:
-    composition = compose(RunSpec(env={"name": "icifar", "tasks": 2}, seed=5))
-    resolved = composition.resolved()
+    composition = resolve(RunSpec(env={"name": "icifar", "tasks": 2}, seed=5))
+    resolved = composition.to_spec()
     assert resolved.train["steps"] == 157
     assert resolved.env is not None
     assert resolved.env.options["partition"] == "consecutive"
-    assert compose(from_values(resolved.to_json(), "here")) == composition
+    assert resolve(from_values(resolved.to_json(), "here")) == composition

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidetune_core import api
+import sidetune_core
+from sidetune_core import demonstrations, rl
 from sidetune_core.cli.main import main
-from sidetune_core.demonstrations.dataset import Trajectories, open_recording, read_card
+from sidetune_core.demonstrations.dataset import Trajectories, open_demonstrations, read_manifest
 from sidetune_core.demonstrations.record import SHARD
 from sidetune_core.errors import DataError, OptionError, RunError
 from sidetune_core.testing import check_plugin
@@ -30,12 +31,14 @@ ENV = {"name": "cue:Cues", **ENV_OPTIONS}
 
 def record(
     folder: Path, trajectories: int, expert: str | Path | None = "oracle", seed: int = 0
-) -> api.Recording:
-    return api.collect(ENV, folder, trajectories, expert=expert, task="t0", seed=seed, quiet=True)
+) -> demonstrations.Demonstrations:
+    return demonstrations.record_demonstrations(
+        ENV, folder, trajectories, expert=expert, task="t0", seed=seed, quiet=True
+    )
 
 
-def open_task(folder: Path) -> api.RolloutTask:
-    recording = open_recording(folder)
+def open_task(folder: Path) -> rl.RolloutTask:
+    recording = open_demonstrations(folder)
     return recording.task(recording.open_stream())
 
 
@@ -52,7 +55,7 @@ class Halting(Oracle):
 
     left = SHARD + 10
 
-    def begin(self, worlds: api.Worlds, seed: int) -> None:
+    def begin(self, vector_env: rl.VectorEnv, seed: int) -> None:
         if not self.left:
             raise KeyboardInterrupt
         self.left -= 1
@@ -71,8 +74,8 @@ def test_what_was_seen_done_and_paid_is_recorded_step_by_step(tmp_path: Path) ->
     assert found.final["cue"].shape == (7, 4)
     assert found.final["cue"][:, 2].tolist() == [LENGTH] * 7  # the time, where the next episode has 0
     assert len(set(found.seeds.tolist())) == 7
-    assert recording.card.figures == {"return": LENGTH, "success": 1.0, "length": LENGTH}
-    assert recording.card.versions["cue"] == "1.0"
+    assert recording.manifest.figures == {"return": LENGTH, "success": 1.0, "length": LENGTH}
+    assert recording.manifest.versions["cue"] == "1.0"
     assert json.loads((tmp_path / "card.json").read_text())["figures"]["success"] == 1.0
 
 
@@ -96,11 +99,11 @@ def test_an_interrupted_recording_goes_on_to_the_same_bytes(
         patched.setattr(CueTask, "expert", lambda self, name: Halting())
         with pytest.raises(KeyboardInterrupt):
             record(tmp_path / "halted", 2 * SHARD + 20)
-    assert read_card(tmp_path / "halted").recorded == SHARD
+    assert read_manifest(tmp_path / "halted").recorded == SHARD
     with pytest.raises(
         DataError, match=f"has {SHARD} of its {2 * SHARD + 20} trajectories: it was interrupted"
     ):
-        open_recording(tmp_path / "halted")
+        open_demonstrations(tmp_path / "halted")
     (tmp_path / "halted" / "shards" / ".00001.safetensors.0123abcd").write_text("half a file")
     record(tmp_path / "halted", 2 * SHARD + 20)
     assert contents(tmp_path / "halted") == contents(tmp_path / "whole")
@@ -111,7 +114,7 @@ def test_a_recording_that_is_made_longer_has_the_bytes_of_one_made_in_one_go(tmp
     for trajectories in (3, SHARD + 5, SHARD + 20, 2):
         record(tmp_path / "grown", trajectories, "coin")
     assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
-    assert read_card(tmp_path / "whole").shards[0].given_up > 0
+    assert read_manifest(tmp_path / "whole").shards[0].given_up > 0
 
 
 def test_a_damaged_or_missing_shard_is_told_and_made_anew(tmp_path: Path) -> None:
@@ -149,8 +152,8 @@ def test_a_damaged_or_missing_shard_is_told_and_made_anew(tmp_path: Path) -> Non
 )
 def test_a_card_that_cannot_be_used_is_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     record(tmp_path, 2)
-    card = json.loads((tmp_path / "card.json").read_text())
-    (tmp_path / "card.json").write_text(json.dumps({**card, **changes}))
+    manifest = json.loads((tmp_path / "card.json").read_text())
+    (tmp_path / "card.json").write_text(json.dumps({**manifest, **changes}))
     with pytest.raises(DataError, match=message):
         open_task(tmp_path)
 
@@ -161,14 +164,16 @@ def test_what_is_no_recording_or_another_one_is_not_gone_on_with(tmp_path: Path)
     with pytest.raises(RunError, match="holds cat.png and no recording"):
         record(tmp_path / "photos", 2)
     with pytest.raises(DataError, match="holds no recording .* sidetune collect --env gym"):
-        open_recording(tmp_path / "photos")
+        open_demonstrations(tmp_path / "photos")
     record(tmp_path / "there", 4)
     with pytest.raises(RunError, match="its env is {'seed': 0}, and {'seed': 1} is wanted"):
         record(tmp_path / "there", 4, seed=1)
     with pytest.raises(
         RunError, match="its env is {'options': {'hidden': 64}}, and {'options': {'hidden': 8}} is wanted"
     ):
-        api.collect({**ENV, "hidden": 8}, tmp_path / "there", 4, task="t0", quiet=True)
+        demonstrations.record_demonstrations(
+            {**ENV, "hidden": 8}, tmp_path / "there", 4, task="t0", quiet=True
+        )
 
 
 def test_another_version_may_use_what_is_recorded_and_not_add_to_it(
@@ -176,18 +181,18 @@ def test_another_version_may_use_what_is_recorded_and_not_add_to_it(
 ) -> None:
     record(tmp_path, 4)
     monkeypatch.setattr(CueTask, "versions", lambda self: {"cue": "2.0"})
-    assert record(tmp_path, 4).card.versions["cue"] == "1.0"
+    assert record(tmp_path, 4).manifest.versions["cue"] == "1.0"
     with pytest.raises(RunError, match="its versions is {'cue': '1.0'}, and {'cue': '2.0'} is wanted"):
         record(tmp_path, 5)
 
 
 class Stumbling(Oracle):
-    def act(self, observations: api.Observations) -> Tensor | None:
+    def act(self, observations: rl.Observations) -> Tensor | None:
         raise ValueError("no idea")
 
 
 class Lazy(Coin):
-    def act(self, observations: api.Observations) -> Tensor | None:
+    def act(self, observations: rl.Observations) -> Tensor | None:
         return None
 
 
@@ -211,15 +216,19 @@ def test_an_expert_that_fails_is_told_with_its_trajectory(
 
 def test_the_policy_of_a_trained_run_is_recorded_as_it_acts(tmp_path: Path) -> None:
     env = {**ENV, "normalise_observations": True}
-    run = api.run(api.RunSpec(base="mlp", learner="features", env=env, train={"batch": 16}), tmp_path / "run")
-    recording = api.collect(None, tmp_path / "data", 3, expert=tmp_path / "run", task="t0", quiet=True)
+    run = sidetune_core.run(
+        sidetune_core.RunSpec(base="mlp", learner="features", env=env, train={"batch": 16}), tmp_path / "run"
+    )
+    recording = demonstrations.record_demonstrations(
+        None, tmp_path / "data", 3, expert=tmp_path / "run", task="t0", quiet=True
+    )
     found = recording.read(0, 3)
     task = next(task for task in run.tasks if task.id == "t0")
     assert isinstance(task, CueTask)
     scores = run.predict(dict(task.prepare(found.observations)), "t0")
     assert torch.equal(found.actions[:, 0], scores[:, :2].argmax(1).float())
-    assert recording.card.expert == "run"
-    assert "mlp" in recording.card.about["composition"]
+    assert recording.manifest.expert == "run"
+    assert "mlp" in recording.manifest.about["composition"]
     assert str(tmp_path) not in (tmp_path / "data" / "card.json").read_text()
     with pytest.raises(
         OptionError, match="is a run, and acts in the env that it was trained in; leave out --env"
@@ -228,7 +237,7 @@ def test_the_policy_of_a_trained_run_is_recorded_as_it_acts(tmp_path: Path) -> N
 
 
 class Wide(Oracle):
-    def act(self, observations: api.Observations) -> Tensor | None:
+    def act(self, observations: rl.Observations) -> Tensor | None:
         return torch.zeros(1, 2)
 
 
@@ -262,7 +271,7 @@ def test_the_command_records_and_says_what_to_type_next(
     )
     assert f"try next    sidetune-run --env imitation --env.data {tmp_path}" in captured.out
     assert "recording oracle in cue t1: 0 of 3 trajectories are there" in captured.err
-    assert read_card(tmp_path).seed == 2
+    assert read_manifest(tmp_path).seed == 2
 
 
 @pytest.mark.parametrize(

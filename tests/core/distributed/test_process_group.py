@@ -17,7 +17,7 @@ from sidetune_core import api
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import LEARNER
 from sidetune_core.config.spec import TrainOptions
-from sidetune_core.distributed.process_group import Group
+from sidetune_core.distributed.process_group import ProcessGroup
 from sidetune_core.storage.weights import read_tensors
 from sidetune_core.system import device
 
@@ -61,7 +61,7 @@ def make_spec(archive: Path, learner: str, **train: Any) -> dict[str, Any]:
     used: frozenset[str] = frozenset()
     if ":" not in learner:
         cls = registry.load(registry.find(LEARNER, learner))
-        used = cls.needs | cls.takes
+        used = cls.needs | cls.optional_components
     return {
         "base": "tiny:TinyBase",
         "side": "tiny:TinySide" if "side" in used else None,
@@ -227,7 +227,7 @@ def test_torchrun_starts_a_run_as_the_readme_says(server: Order, tmp_path: Path)
 def test_shares_differ_by_one_at_most_and_make_the_batch() -> None:
     ids = torch.arange(11)
     batch = api.Batch(ids, api.Inputs({"x": ids[:, None] * 2.0}, ids), ids % 3)
-    shares = [Group(rank, 4).share(batch) for rank in range(4)]
+    shares = [ProcessGroup(rank, 4).shard_batch(batch) for rank in range(4)]
     assert {len(share.batch.ids) for share in shares} == {2, 3}
     assert torch.equal(torch.cat([share.batch.ids for share in shares]), ids)
     assert torch.equal(torch.cat([share.batch.inputs["x"] for share in shares]), batch.inputs["x"])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.api import Base, Features, Inputs
-from sidetune_core.feature_cache.cache import FeatureStore
+from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.storage.weights import read_tensors, write_tensors
 from sidetune_core.testing import sample
 
@@ -58,8 +58,8 @@ def batch(ids: list[int] | Tensor) -> Inputs:
     return Inputs({"x": X[ids]}, ids)
 
 
-def attached(base: Base, **options: Any) -> FeatureStore:
-    store = FeatureStore(**{"limit": 2**30, "keep_taps": False, "say": Told(), **options})
+def attached(base: Base, **options: Any) -> FeatureCache:
+    store = FeatureCache(**{"limit": 2**30, "keep_taps": False, "info": Told(), **options})
     store.attach(base, "fp32")
     return store
 
@@ -167,14 +167,14 @@ def test_a_batch_of_known_and_unknown_examples_keeps_its_order(keep_taps: bool) 
 
 def test_an_example_that_is_twice_in_a_batch_is_remembered_once() -> None:
     plain, base = Counting(), Counting()
-    say = Told()
-    attached(base, limit=256 * ROW, say=say)
+    info = Told()
+    attached(base, limit=256 * ROW, info=info)
     for _ in range(200):
         inputs = batch([7, 7, 3, 7])
         torch.testing.assert_close(base(inputs).encoding, plain(inputs).encoding)
     for k in range(250):  # 252 examples in all: they fit if none is stored twice
         base(batch([k + 10, k + 10]))
-    assert say == []
+    assert info == []
 
 
 def test_ids_need_not_be_small_or_in_order() -> None:
@@ -227,14 +227,14 @@ def test_taps_count_towards_the_limit() -> None:
 
 def test_beyond_the_limit_outputs_stay_correct_and_one_message_is_said() -> None:
     plain, base = Counting(), Counting()
-    say = Told()
-    store = attached(base, limit=600 * ROW, say=say)
+    info = Told()
+    store = attached(base, limit=600 * ROW, info=info)
     for inputs in passes():
         torch.testing.assert_close(base(inputs).encoding, plain(inputs).encoding)
     assert store.used <= store.limit
-    assert len(say) == 1
-    assert "the feature store is full" in say[0]
-    assert "--train.store-limit" in say[0]
+    assert len(info) == 1
+    assert "the feature store is full" in info[0]
+    assert "--train.store-limit" in info[0]
 
 
 def test_what_was_stored_before_the_limit_stays_in_use() -> None:
@@ -248,13 +248,13 @@ def test_what_was_stored_before_the_limit_stays_in_use() -> None:
 
 
 def test_two_bases_share_one_limit_and_one_message() -> None:
-    say = Told()
+    info = Told()
     learner = nn.ModuleList([Counting(0), Counting(1)])
-    FeatureStore(256 * ROW, False, say).attach(learner, "fp32")
+    FeatureCache(256 * ROW, False, info).attach(learner, "fp32")
     for base in learner:
         for ids in torch.arange(400).split(100):
             base(batch(ids))
-    assert len(say) == 1
+    assert len(info) == 1
 
 
 def test_a_store_too_small_for_anything_only_computes() -> None:
@@ -282,7 +282,7 @@ def test_a_base_of_which_one_parameter_may_move_is_never_served() -> None:
     base = Counting()
     base.second.bias.requires_grad_(True)
     attached(base)
-    assert base.store is None
+    assert base.cache is None
 
 
 def test_a_detached_base_computes_for_itself() -> None:
@@ -378,11 +378,11 @@ def test_the_arithmetic_of_what_is_stored_is_kept() -> None:
 # On disk
 
 
-def on_disk(folder: Path, base: Base, **options: Any) -> FeatureStore:
+def on_disk(folder: Path, base: Base, **options: Any) -> FeatureCache:
     return attached(base, **{"folder": folder, "data": "some data", **options})
 
 
-def filled(folder: Path, **options: Any) -> FeatureStore:
+def filled(folder: Path, **options: Any) -> FeatureCache:
     base = Counting()
     store = on_disk(folder, base, **options)
     for ids in torch.arange(300).split(100):
@@ -503,34 +503,34 @@ def test_a_file_beyond_the_limit_is_neither_read_nor_overwritten(tmp_path: Path)
     filled(tmp_path)
     (path,) = tmp_path.glob("*/*")
     whole = path.read_bytes()
-    say, base = Told(), Counting()
-    store = on_disk(tmp_path, base, limit=280 * ROW, say=say)
+    info, base = Told(), Counting()
+    store = on_disk(tmp_path, base, limit=280 * ROW, info=info)
     base(batch([0, 1]))
     store.save()
     assert path.read_bytes() == whole
-    assert len(say) == 1
+    assert len(info) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    say, base = Told(), Counting()
-    store = on_disk(tmp_path / "file", base, say=say)
+    info, base = Told(), Counting()
+    store = on_disk(tmp_path / "file", base, info=info)
     base(batch([0, 1]))
     store.save()
     base(batch([2]))
     store.save()
-    assert len(say) == 1
-    assert "cannot write the feature store" in say[0]
+    assert len(info) == 1
+    assert "cannot write the feature store" in info[0]
 
 
 def test_a_base_that_is_no_longer_frozen_is_no_longer_served() -> None:
-    store = FeatureStore(limit=2**20, keep_taps=False, say=lambda _: None)
+    store = FeatureCache(limit=2**20, keep_taps=False, info=lambda _: None)
     base = sample.TinyBase((4,)).eval().requires_grad_(False)
     store.attach(base, "fp32")
-    assert base.store is not None
+    assert base.cache is not None
     base.requires_grad_(True)
     store.attach(base, "fp32")
-    assert base.store is None
+    assert base.cache is None
 
 
 class Encoder(Base):
@@ -593,7 +593,7 @@ def test_images_are_served_in_the_memory_format_of_the_inputs(tmp_path: Path) ->
 
 def test_in_bf16_outputs_that_come_in_fp32_are_served_in_bf16_from_the_first_time_on() -> None:
     base = Counting()
-    FeatureStore(2**20, False, Told()).attach(base, "bf16")
+    FeatureCache(2**20, False, Told()).attach(base, "bf16")
     fresh, known = (base(batch([0, 1])).encoding for _ in range(2))
     assert fresh.dtype == known.dtype == torch.bfloat16
     assert torch.equal(fresh, known)
@@ -601,7 +601,7 @@ def test_in_bf16_outputs_that_come_in_fp32_are_served_in_bf16_from_the_first_tim
 
 def test_the_outputs_of_a_base_that_the_learner_has_no_more_make_room() -> None:
     learner = nn.ModuleList([Counting(0), Counting(1)])
-    store = FeatureStore(400 * ROW, False, Told())
+    store = FeatureCache(400 * ROW, False, Told())
     store.attach(learner, "fp32")
     for base in learner:
         base(batch(torch.arange(200)))

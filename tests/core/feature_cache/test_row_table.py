@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from sidetune_core.feature_cache import row_table as module
-from sidetune_core.feature_cache.row_table import Rows
+from sidetune_core.feature_cache.row_table import RowTable
 
 CPU = torch.device("cpu")
 NONE: frozenset[int] = frozenset()
 
 
-def made(folder: Path | None = None, limit: float = float("inf"), said: list[str] | None = None) -> Rows:
+def made(folder: Path | None = None, limit: float = float("inf"), said: list[str] | None = None) -> RowTable:
     def reserve(size: int) -> bool:
         return size <= limit
 
-    return Rows(folder, reserve, [].append if said is None else said.append)
+    return RowTable(folder, reserve, [].append if said is None else said.append)
 
 
 def column(count: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def put(rows: Rows, values: Tensor, ids: Tensor, by: int) -> None:
+def put(rows: RowTable, values: Tensor, ids: Tensor, by: int) -> None:
     for some in ids.split(by):
         rows.append(some, [values[some]], torch.ones_like(some), NONE)
 
@@ -40,8 +40,8 @@ def folder(request: Any, tmp_path: Path) -> Path | None:
 def test_rows_of_many_blocks_come_back_in_the_order_asked_for(
     folder: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FEWEST", 7)
-    monkeypatch.setattr(module, "MOST", 7)
+    monkeypatch.setattr(module, "MIN_BLOCK_ROWS", 7)
+    monkeypatch.setattr(module, "MAX_SHARD_ROWS", 7)
     values, order = column(100, 3), torch.randperm(100)
     rows = made(folder)
     put(rows, values, order, by=3)
@@ -122,12 +122,12 @@ def test_the_files_may_be_larger_than_what_a_process_may_hold(tmp_path: Path) ->
     script = """
 import resource, sys, torch
 from pathlib import Path
-from sidetune_core.feature_cache.row_table import Rows
+from sidetune_core.feature_cache.row_table import RowTable
 
 def data():  # of private memory, which files that are mapped do not count towards
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
 
-rows, peak, before = Rows(Path(sys.argv[1]), lambda size: True, print), 0, data()
+rows, peak, before = RowTable(Path(sys.argv[1]), lambda size: True, print), 0, data()
 for number in range(100):
     ids = torch.arange(number * 64, number * 64 + 64)
     rows.append(ids, [torch.full((64, 8, 64, 128), float(number)).bfloat16()], torch.ones_like(ids), frozenset())

@@ -44,12 +44,12 @@ def task_of(
     )
 
 
-def act(_: Inputs) -> Tensor:
+def predict(_: Inputs) -> Tensor:
     raise AssertionError("a data task collects no experience")
 
 
 def draw(task: ClassTask, batches: int, seed: int = 0, first_step: int = 0) -> list[Batch]:
-    return list(islice(task.train(act, Order(seed, 8, first_step)), batches))
+    return list(islice(task.train(predict, Order(seed, 8, first_step)), batches))
 
 
 def equal(one: Batch, other: Batch) -> bool:
@@ -213,7 +213,7 @@ def test_a_fingerprint_changes_with_the_transform() -> None:
 
 
 def seen_ids(task: ClassTask, split: str) -> list[int]:
-    """Ids of what `act` is shown in an evaluation, told by the values of the inputs."""
+    """Ids of what `predict` is shown in an evaluation, told by the values of the inputs."""
     seen: list[int] = []
 
     def look(inputs: Inputs) -> Tensor:

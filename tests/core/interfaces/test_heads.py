@@ -91,14 +91,14 @@ def task(id: str) -> ClassTask:
 @pytest.mark.parametrize("norm", [True, False])
 def test_heads_normalise_if_asked(norm: bool) -> None:
     heads = Heads((64,), norm)
-    heads.start(task("t0"))
+    heads.add_task(task("t0"))
     x = randn(3, 64).float()
     torch.testing.assert_close(heads.predict(x, "t0"), heads["t0"](normalise(x) if norm else x))
 
 
 def test_heads_make_each_task_its_own_for_their_shape() -> None:
     heads: Any = Heads((8, 4, 4))
-    heads.start(task("t0"))
-    assert heads.start(task("t1")) is heads["t1"]
+    heads.add_task(task("t0"))
+    assert heads.add_task(task("t1")) is heads["t1"]
     assert heads["t1"] is not heads["t0"]
     assert heads["t1"].linear.weight.shape == (4, 8)

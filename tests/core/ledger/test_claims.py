@@ -319,11 +319,11 @@ def test_a_text_without_a_place_or_with_one_for_an_unknown_table_is_refused() ->
 
 @pytest.mark.parametrize("name", claims.names(ROOT / "ledger"))
 def test_every_claim_of_the_project_is_a_command_that_composes(name: str) -> None:
-    from sidetune_core.config.resolve import compose
+    from sidetune_core.config.resolve import resolve
     from sidetune_core.ledger.reproduce import read_command
 
     entry = claims.read_entry(ROOT / "ledger", name)
-    assert compose(read_command(entry.claim)).parts
+    assert resolve(read_command(entry.claim)).components
     assert {run.spec.seed for run in entry.runs} in (set(), set(entry.claim.seeds))
 
 

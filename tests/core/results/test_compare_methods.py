@@ -17,7 +17,7 @@ from sidetune_core.errors import SidetuneError
 from sidetune_core.results.compare_methods import compare_methods, estimate
 from sidetune_core.results.compare_runs import COMPARED, against
 from sidetune_core.results.figures import curves_of, draw_curves, draw_methods, draw_pictures
-from sidetune_core.results.grouping import group
+from sidetune_core.results.grouping import group_runs
 from sidetune_core.results.metrics import MAIN, Results, Row
 from sidetune_core.results.report import RunSummary
 
@@ -48,12 +48,12 @@ JOINT = attrs.evolve(run_of("joint", 0, 0.0, 0.0, 0.0), results=results_of((None
 
 def table(runs: list[RunSummary]) -> dict[str, list[str]]:
     """The cells of the text by method."""
-    text = compare_methods(group(runs)).split("\n\n")[1]
+    text = compare_methods(group_runs(runs)).split("\n\n")[1]
     return {cells[0]: cells[1:] for cells in (re.split(r" {2,}", line.strip()) for line in text.splitlines())}
 
 
 def records(runs: list[RunSummary]) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(compare_methods(group(runs), "csv"))))
+    return list(csv.DictReader(io.StringIO(compare_methods(group_runs(runs), "csv"))))
 
 
 def test_a_line_has_the_mean_and_the_half_width_of_each_figure_the_ranks_and_the_costs() -> None:
@@ -83,12 +83,12 @@ def test_a_line_has_the_mean_and_the_half_width_of_each_figure_the_ranks_and_the
 
 def test_a_single_seed_has_no_interval() -> None:
     assert table([KEPT[0], LOST[0]])["lost"][:4] == ["1", "75.00", "100.00", "50.00"]
-    assert "±" not in compare_methods(group([KEPT[0], LOST[0]]))
+    assert "±" not in compare_methods(group_runs([KEPT[0], LOST[0]]))
 
 
 def test_a_figure_that_one_seed_lacks_is_not_defined() -> None:
     gap = attrs.evolve(KEPT[1], results=results_of((None, None), (0.75, 0.75)))
-    (method,) = group([KEPT[0], gap])
+    (method,) = group_runs([KEPT[0], gap])
     learning = next(metric for metric in MAIN if metric.symbol == "LA")
     assert estimate(method, learning).mean is None
 
@@ -106,7 +106,7 @@ def test_losses_of_several_tasks_are_ranked_and_listed_and_never_averaged() -> N
     kept, lost = (
         of_losses(run) for run in (run_of("kept", 0, 0.5, 0.5, 4.0), run_of("lost", 0, 1.0, 1.5, 2.0))
     )
-    text = compare_methods(group([kept, lost]))
+    text = compare_methods(group_runs([kept, lost]))
     assert "average loss" not in re.sub(r"\s+", " ", text)
     lines = table([kept, lost])
     assert lines["kept"][:3] == ["1", "0.00", "1.50"]
@@ -125,7 +125,7 @@ def test_a_figure_of_losses_of_several_tasks_has_a_scale_for_each_and_no_mean(tm
         attrs.evolve(run, results=attrs.evolve(run.results, metric="loss", higher_is_better=False))
         for run in (*KEPT, *LOST)
     ]
-    draw_methods(group(losses), tmp_path / "losses.svg")
+    draw_methods(group_runs(losses), tmp_path / "losses.svg")
     drawn = (tmp_path / "losses.svg").read_text()
     assert "mean over tasks" not in drawn
     assert {"t0", "t1"} <= set(re.findall(r"<!-- (\w+) -->", drawn))
@@ -133,7 +133,7 @@ def test_a_figure_of_losses_of_several_tasks_has_a_scale_for_each_and_no_mean(tm
 
 def test_methods_on_other_tasks_are_compared_without_ranks() -> None:
     other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
-    text = compare_methods(group([KEPT[0], other]))
+    text = compare_methods(group_runs([KEPT[0], other]))
     assert "No ranks" in text
     assert "rank\n" not in text
     assert records([KEPT[0], other])[0]["average_rank"] == ""
@@ -146,7 +146,7 @@ def test_methods_on_one_task_have_one_figure_best_first_and_no_ranks() -> None:
     lines = table(runs)
     assert list(lines)[-2:] == ["lost", "kept"]
     assert lines["lost"][:3] == ["1", "75.00", "89,012"]
-    assert "anks" not in compare_methods(group(runs))
+    assert "anks" not in compare_methods(group_runs(runs))
 
 
 def test_three_methods_have_friedmans_test_and_the_critical_difference() -> None:
@@ -156,13 +156,13 @@ def test_three_methods_have_friedmans_test_and_the_critical_difference() -> None
         run_of("b", 0, 0.25, 0.25, 0.25),
         run_of("c", 0, 0.125, 0.125, 0.125),
     ]
-    text = compare_methods(group(runs))
+    text = compare_methods(group_runs(runs))
     assert "Friedman chi² = 4.00, p = 0.14; Iman-Davenport F = inf, p = 0." in text
     assert "less than 2.34 apart" in text
 
 
 def test_the_time_is_left_out_where_it_says_nothing() -> None:
-    with_time, without = (compare_methods(group(KEPT + LOST), seconds=told) for told in (True, False))
+    with_time, without = (compare_methods(group_runs(KEPT + LOST), seconds=told) for told in (True, False))
     assert "seconds" in with_time
     assert "seconds" not in without
     assert "1,234,567\n" in without
@@ -176,7 +176,7 @@ def test_csv_has_plain_numbers_under_plain_names() -> None:
 
 
 def test_latex_carries_the_notes_as_comments() -> None:
-    notes, begin, _ = compare_methods(group(KEPT + LOST), "latex").partition(r"\begin{tabular}")
+    notes, begin, _ = compare_methods(group_runs(KEPT + LOST), "latex").partition(r"\begin{tabular}")
     assert begin
     assert notes.splitlines()[0] == "% pets · 2 tasks"
     assert all(line.startswith("% ") for line in notes.splitlines())
@@ -184,15 +184,15 @@ def test_latex_carries_the_notes_as_comments() -> None:
 
 def test_a_reference_adds_intransigence_and_names_itself() -> None:
     metrics = (*COMPARED, against(JOINT))
-    (record,) = csv.DictReader(io.StringIO(compare_methods(group(KEPT), "csv", metrics)))
+    (record,) = csv.DictReader(io.StringIO(compare_methods(group_runs(KEPT), "csv", metrics)))
     assert float(record["intransigence"]) == pytest.approx(
         0.25
     )  # the mean of (0.5 + 0.125) / 2 and (0.25 + 0.125) / 2
-    assert "a* = last row of joint-0)" in compare_methods(group(KEPT), "text", metrics)
+    assert "a* = last row of joint-0)" in compare_methods(group_runs(KEPT), "text", metrics)
 
 
 def test_a_figure_of_methods_has_a_panel_for_each_task_and_a_line_for_each_method(tmp_path: Path) -> None:
-    draw_methods(group([*KEPT, *LOST, JOINT]), tmp_path / "grid.svg")
+    draw_methods(group_runs([*KEPT, *LOST, JOINT]), tmp_path / "grid.svg")
     drawn = (tmp_path / "grid.svg").read_text()
     for words in ("mean over tasks so far", "t0", "t1", "kept", "lost", "joint"):
         assert f"<!-- {words} -->" in drawn
@@ -201,7 +201,7 @@ def test_a_figure_of_methods_has_a_panel_for_each_task_and_a_line_for_each_metho
 def test_a_figure_of_methods_on_other_tasks_is_refused(tmp_path: Path) -> None:
     other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
     with pytest.raises(SidetuneError, match="same env, tasks and metric"):
-        draw_methods(group([*KEPT, other]), tmp_path / "grid.svg")
+        draw_methods(group_runs([*KEPT, other]), tmp_path / "grid.svg")
 
 
 def with_curve(run: RunSummary, folder: Path, *losses: float) -> RunSummary:
@@ -216,7 +216,7 @@ def with_curve(run: RunSummary, folder: Path, *losses: float) -> RunSummary:
 
 def test_a_curve_has_the_mean_over_seeds_and_its_interval_where_all_seeds_have_it(tmp_path: Path) -> None:
     runs = [with_curve(KEPT[0], tmp_path, 1.0, 0.5, 0.25), with_curve(KEPT[1], tmp_path, 3.0, 0.5)]
-    (method,) = group(runs)
+    (method,) = group_runs(runs)
     half = 12.706  # the 97.5 % quantile of t with one degree of freedom, times the standard error, which is 1
     assert curves_of(method, "mean_loss") == {"t0": [(2, 2.0, pytest.approx(half, rel=1e-4)), (4, 0.5, 0.0)]}
     with pytest.raises(SidetuneError, match="kept-0 has no curve 'return'; known: mean_loss"):
@@ -224,14 +224,14 @@ def test_a_curve_has_the_mean_over_seeds_and_its_interval_where_all_seeds_have_i
 
 
 def test_curves_have_a_panel_for_each_task_and_a_line_for_each_method(tmp_path: Path) -> None:
-    methods = group([with_curve(run, tmp_path, 1.0, 0.5) for run in (KEPT[0], LOST[0], JOINT)])
+    methods = group_runs([with_curve(run, tmp_path, 1.0, 0.5) for run in (KEPT[0], LOST[0], JOINT)])
     draw_curves(methods, "mean_loss", tmp_path / "curves.svg")
     drawn = (tmp_path / "curves.svg").read_text()
     for words in ("mean_loss in training", "t0", "kept", "lost", "joint"):
         assert f"<!-- {words} -->" in drawn
     other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
     with pytest.raises(SidetuneError, match="curves of several methods need the same tasks"):
-        draw_curves(group([*KEPT, other]), "mean_loss", tmp_path / "curves.svg")
+        draw_curves(group_runs([*KEPT, other]), "mean_loss", tmp_path / "curves.svg")
 
 
 def with_pictures(run: RunSummary, folder: Path, **colours: int) -> RunSummary:
@@ -246,11 +246,11 @@ def with_pictures(run: RunSummary, folder: Path, **colours: int) -> RunSummary:
 def test_pictures_that_all_methods_share_are_drawn_once(tmp_path: Path) -> None:
     kept = with_pictures(KEPT[0], tmp_path, input=9, prediction=20, error=1)
     runs = [kept, with_pictures(LOST[0], tmp_path, input=9, prediction=8, error=2)]
-    draw_pictures(group(runs), "t0", tmp_path / "pictures.svg")
+    draw_pictures(group_runs(runs), "t0", tmp_path / "pictures.svg")
     drawn = re.findall(r"<!-- (.*?) -->", (tmp_path / "pictures.svg").read_text())
     labels = ["input", "kept", "prediction", "kept", "error", "lost", "prediction", "lost", "error"]
     assert [words for words in drawn if "·" not in words] == labels
     with pytest.raises(SidetuneError, match="has no pictures of task 't1'; it has some of t0"):
-        draw_pictures(group(runs), "t1", tmp_path / "pictures.svg")
+        draw_pictures(group_runs(runs), "t1", tmp_path / "pictures.svg")
     with pytest.raises(SidetuneError, match="has no pictures of task 't0'; it has none at all"):
-        draw_pictures(group([JOINT]), "t0", tmp_path / "pictures.svg")
+        draw_pictures(group_runs([JOINT]), "t0", tmp_path / "pictures.svg")

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from sidetune_core.config.spec import RunSpec
-from sidetune_core.results.grouping import group, same_stream, shared_line
+from sidetune_core.results.grouping import group_runs, same_stream, shared_line
 from sidetune_core.results.metrics import Results
 from sidetune_core.results.report import RunSummary
 
@@ -33,7 +33,7 @@ def run_of(spec: RunSpec, name: str = "run", **changes: Any) -> RunSummary:
 
 
 def names(*specs: RunSpec) -> list[str]:
-    return [method.name for method in group(map(run_of, specs))]
+    return [method.name for method in group_runs(map(run_of, specs))]
 
 
 def learner(name: str, **options: Any) -> RunSpec:
@@ -45,7 +45,7 @@ def train(**options: Any) -> RunSpec:
 
 
 def test_runs_that_differ_in_the_seed_are_one_method_in_the_order_of_seeds() -> None:
-    (method,) = group(run_of(attrs.evolve(SIDETUNE, seed=seed)) for seed in (2, 0, 1))
+    (method,) = group_runs(run_of(attrs.evolve(SIDETUNE, seed=seed)) for seed in (2, 0, 1))
     assert [run.spec.seed for run in method.runs] == [0, 1, 2]
 
 
@@ -54,7 +54,7 @@ def test_where_a_run_computes_does_not_make_another_method() -> None:
 
 
 def test_a_seed_that_was_run_again_counts_once() -> None:
-    (method,) = group(
+    (method,) = group_runs(
         [
             run_of(SIDETUNE, "first"),
             run_of(SIDETUNE, "again"),
@@ -111,8 +111,8 @@ def test_a_value_keeps_its_own_underscores() -> None:
 
 
 def test_the_line_above_says_what_all_methods_have() -> None:
-    assert shared_line(group([run_of(SIDETUNE), run_of(EWC)])) == "icifar · resnet44 · 2 tasks"
-    assert shared_line(group([run_of(SIDETUNE)])) == "icifar · resnet44 + fcn4 · mlp2 · 2 tasks"
+    assert shared_line(group_runs([run_of(SIDETUNE), run_of(EWC)])) == "icifar · resnet44 · 2 tasks"
+    assert shared_line(group_runs([run_of(SIDETUNE)])) == "icifar · resnet44 + fcn4 · mlp2 · 2 tasks"
 
 
 def test_runs_of_other_options_of_the_env_are_not_on_the_same_stream() -> None:

@@ -11,7 +11,14 @@ from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import RunError
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
 from sidetune_core.results.metrics import MAIN, MIXED, Results
-from sidetune_core.results.report import Moved, RunSummary, in_brief, matrix_table, metrics_lines, run_report
+from sidetune_core.results.report import (
+    ChangedTensors,
+    RunSummary,
+    matrix_table,
+    metrics_lines,
+    one_line,
+    run_report,
+)
 
 FORGOT = Results(
     tasks=("cats", "dogs", "birds"),
@@ -34,7 +41,10 @@ def summary_of(results: Results, name: str = "first") -> RunSummary:
         spec=RunSpec(learner="sidetune", seed=3),
         spec_line="pets · resnet44 + fcn4 · mlp2 · sidetune · seed 0",
         results=results,
-        moved=(Moved("cats", {"side": 12, "base": 0, "head": 2}, kept=270), Moved("dogs", {}, kept=284)),
+        moved=(
+            ChangedTensors("cats", {"side": 12, "base": 0, "head": 2}, kept=270),
+            ChangedTensors("dogs", {}, kept=284),
+        ),
         parameters={"all": 1234567, "trainable per task": 89012},
         seconds=83.25,
         status="done",
@@ -175,10 +185,10 @@ def test_tasks_of_different_metrics_have_no_mean_and_one_task_has() -> None:
 
 
 def test_in_brief_a_run_is_its_average_or_its_figures() -> None:
-    assert in_brief(FORGOT, percent=True) == "average accuracy 66.7 %"
-    assert in_brief(FORGOT, percent=False) == "average accuracy 0.6667"
-    assert in_brief(LOSSES, percent=False) == "average l1 6.548"
-    assert in_brief(APART, percent=False) == "loss normal 0.75, class 1.25"
+    assert one_line(FORGOT, percent=True) == "average accuracy 66.7 %"
+    assert one_line(FORGOT, percent=False) == "average accuracy 0.6667"
+    assert one_line(LOSSES, percent=False) == "average l1 6.548"
+    assert one_line(APART, percent=False) == "loss normal 0.75, class 1.25"
 
 
 def test_a_figure_that_is_not_defined_is_a_dot() -> None:

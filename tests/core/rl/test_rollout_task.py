@@ -15,10 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidetune_core import api
-from sidetune_core.api import Batch, Inputs, Order, RolloutOptions
+import sidetune_core
+from sidetune_core import api, rl
+from sidetune_core.api import Batch, Inputs, Order
 from sidetune_core.errors import DataError, Interrupted, OptionError, RunError
-from sidetune_core.feature_cache.cache import FeatureStore
+from sidetune_core.feature_cache.cache import FeatureCache
+from sidetune_core.rl import RolloutOptions
 from sidetune_core.rl.ppo import gae
 from sidetune_core.storage import checkpoint
 from sidetune_core.training import run as training_run
@@ -34,15 +36,15 @@ LAST = 4
 """Columns of the targets after the action: log-probability, advantage, return, value."""
 
 
-def constant(value: float) -> api.Act:
+def constant(value: float) -> api.Predict:
     """A policy that does not care, and thinks everything is worth `value`."""
     return lambda inputs: torch.tensor([0.0, 0.0, value]).repeat(len(inputs["cue"]), 1)
 
 
 def batches(
-    task: CueTask, steps: int, act: api.Act | None = None, first_step: int = 0, seed: int = 0
+    task: CueTask, steps: int, predict: api.Predict | None = None, first_step: int = 0, seed: int = 0
 ) -> list[Batch]:
-    return list(islice(task.train(act or constant(0.0), Order(seed, BATCH, first_step)), steps))
+    return list(islice(task.train(predict or constant(0.0), Order(seed, BATCH, first_step)), steps))
 
 
 def columns(batch: Batch) -> dict[str, Tensor]:
@@ -89,16 +91,16 @@ def test_an_episode_that_is_cut_off_is_worth_what_would_have_come_after_it() -> 
 class Ending(CueTask):
     """Its episodes end by themselves."""
 
-    def make_worlds(self, count: int) -> api.Worlds:
-        worlds = super().make_worlds(count)
-        step = worlds.step
+    def make_vector_env(self, count: int) -> rl.VectorEnv:
+        vector_env = super().make_vector_env(count)
+        step = vector_env.step
 
-        def ending(actions: Tensor) -> api.Step:
+        def ending(actions: Tensor) -> rl.Step:
             found = step(actions)
             return attrs.evolve(found, terminated=found.truncated, truncated=found.terminated)
 
-        worlds.step = ending  # type: ignore[method-assign]
-        return worlds
+        vector_env.step = ending  # type: ignore[method-assign]
+        return vector_env
 
 
 def test_nothing_comes_after_an_episode_that_has_ended() -> None:
@@ -160,15 +162,15 @@ def test_advantages_of_a_batch_are_standardised() -> None:
 
 def test_a_frozen_base_computes_each_frame_once() -> None:
     base = Counting().eval().requires_grad_(False)
-    FeatureStore(2**20, False, pytest.fail).attach(base, "fp32")
+    FeatureCache(2**20, False, pytest.fail).attach(base, "fp32")
 
-    def act(inputs: Inputs) -> Tensor:
+    def predict(inputs: Inputs) -> Tensor:
         return torch.cat([base(inputs).encoding[:, :2], torch.zeros(len(inputs["cue"]), 1)], 1)
 
     task, updates = CueTask("t0", OPTIONS), 3
     plain = Counting()
     plain.load_state_dict(base.state_dict())
-    for batch in islice(task.train(act, Order(0, BATCH)), updates * task.steps_per_epoch(BATCH) // 2):
+    for batch in islice(task.train(predict, Order(0, BATCH)), updates * task.steps_per_epoch(BATCH) // 2):
         with torch.no_grad():
             torch.testing.assert_close(base(batch.inputs).encoding, plain(dict(batch.inputs)).encoding)
     cut = updates * ROWS // LENGTH  # last observations of episodes that were cut off are frames of their own
@@ -185,7 +187,7 @@ def test_one_seed_gives_one_course_and_another_another() -> None:
 
 def test_an_order_begins_where_a_rollout_does() -> None:
     task = CueTask("t0", OPTIONS)
-    assert [step for step in range(13) if task.can_go_on(step, BATCH)] == [0, 6, 12]
+    assert [step for step in range(13) if task.can_resume_at(step, BATCH)] == [0, 6, 12]
     assert len(batches(task, 3, first_step=6)) == 3
     with pytest.raises(RunError, match="every 6th step only"):
         batches(task, 1, first_step=3)
@@ -231,18 +233,18 @@ def test_a_rollout_that_comes_to_nothing_leaves_the_statistics_as_they_were() ->
 class Broken(CueTask):
     """Its third step gives what is not a number."""
 
-    def make_worlds(self, count: int) -> api.Worlds:
-        worlds = super().make_worlds(count)
-        step = worlds.step
+    def make_vector_env(self, count: int) -> rl.VectorEnv:
+        vector_env = super().make_vector_env(count)
+        step = vector_env.step
 
-        def breaking(actions: Tensor) -> api.Step:
+        def breaking(actions: Tensor) -> rl.Step:
             found = step(actions)
             if self.opened[-1].steps == 3:
                 found.observations["cue"][1, 2] = float("nan")
             return found
 
-        worlds.step = breaking  # type: ignore[method-assign]
-        return worlds
+        vector_env.step = breaking  # type: ignore[method-assign]
+        return vector_env
 
 
 def test_an_observation_that_is_not_a_number_is_told_with_its_environment_and_step() -> None:
@@ -266,21 +268,21 @@ def test_evaluation_plays_as_many_episodes_as_asked_and_the_same_each_time() -> 
 
 
 @pytest.fixture
-def spec(monkeypatch: pytest.MonkeyPatch) -> api.RunSpec:
+def spec(monkeypatch: pytest.MonkeyPatch) -> sidetune_core.RunSpec:
     monkeypatch.chdir(FOLDER)
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(training_run, "_git_state", lambda: None)
     env = {"name": "cue:Cues", **attrs.asdict(OPTIONS), "frames": 160, "normalise_observations": True}
-    return api.RunSpec(base="mlp", learner="scratch", env=env)
+    return sidetune_core.RunSpec(base="mlp", learner="scratch", env=env)
 
 
-def changed(spec: api.RunSpec, **options: Any) -> api.RunSpec:
+def changed(spec: sidetune_core.RunSpec, **options: Any) -> sidetune_core.RunSpec:
     assert spec.env is not None
     return attrs.evolve(spec, env=attrs.evolve(spec.env, options={**spec.env.options, **options}))
 
 
-def test_a_small_world_is_learnt_and_not_forgotten(spec: api.RunSpec, tmp_path: Path) -> None:
-    run = api.run(changed(spec, frames=1200), tmp_path / "run")
+def test_a_small_world_is_learnt_and_not_forgotten(spec: sidetune_core.RunSpec, tmp_path: Path) -> None:
+    run = sidetune_core.run(changed(spec, frames=1200), tmp_path / "run")
     untrained, first, last = (row[0] for row in [run.results.initial, *run.results.rows])
     assert untrained is not None
     assert untrained < 4
@@ -289,31 +291,34 @@ def test_a_small_world_is_learnt_and_not_forgotten(spec: api.RunSpec, tmp_path: 
     assert {"return", "success", "length", "kl", "clipped", "entropy"} <= line.keys()
 
 
-def test_one_spec_gives_the_same_bytes_twice(spec: api.RunSpec, tmp_path: Path) -> None:
-    folders = [api.run(spec, tmp_path / name).folder.path for name in ("one", "other")]
+def test_one_spec_gives_the_same_bytes_twice(spec: sidetune_core.RunSpec, tmp_path: Path) -> None:
+    folders = [sidetune_core.run(spec, tmp_path / name).folder.path for name in ("one", "other")]
     for name in ("eval.jsonl", "metrics.jsonl"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
 def test_a_run_is_saved_where_a_rollout_begins_and_goes_on_there_with_new_episodes(
-    spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    spec: sidetune_core.RunSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     saved = []
-    save = checkpoint.save_within
-    monkeypatch.setattr(checkpoint, "save_within", lambda *args: saved.append((args[-1].step, save(*args))))
-    api.run(spec, tmp_path / "whole", save_every="1")
+    save = checkpoint.save_mid_task
+    monkeypatch.setattr(checkpoint, "save_mid_task", lambda *args: saved.append((args[-1].step, save(*args))))
+    sidetune_core.run(spec, tmp_path / "whole", save_every="1")
     assert [step for step, _ in saved] == [6, 12, 18, 24] * 2
     with pytest.raises(DataError, match="the world has ended"):
-        api.run(changed(spec, fails_at=25), tmp_path / "cut")
+        sidetune_core.run(changed(spec, fails_at=25), tmp_path / "cut")
     found = checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)
     assert found is not None
-    assert found.within is not None
-    assert found.within.step == 12
+    assert found.mid_task is not None
+    assert found.mid_task.step == 12
     assert found.tasks["t0"]["observations"]["cue"]["count"] == 21 * 4
     with pytest.raises(DataError, match="the world has ended"):  # of the second task
-        api.resume(tmp_path / "cut", quiet=False)
+        sidetune_core.resume(tmp_path / "cut", quiet=False)
     assert "new ones begin" in capsys.readouterr().err
-    resumed = api.resume(tmp_path / "cut")
+    resumed = sidetune_core.resume(tmp_path / "cut")
     assert [len(row) for row in resumed.results.rows] == [2, 2]
     counts = {task.id: task.state()["observations"]["cue"]["count"] for task in resumed.tasks}
     assert counts == {
@@ -323,19 +328,19 @@ def test_a_run_is_saved_where_a_rollout_begins_and_goes_on_there_with_new_episod
 
 
 def test_a_signal_while_experience_is_gathered_stops_where_the_rollout_began(
-    spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = CueWorlds.step
 
-    def stopping(worlds: CueWorlds, actions: Tensor) -> api.Step:
-        if worlds.steps == 15 and worlds.count == OPTIONS.envs:
+    def stopping(vector_env: CueWorlds, actions: Tensor) -> rl.Step:
+        if vector_env.steps == 15 and vector_env.count == OPTIONS.envs:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(worlds, actions)
+        return step(vector_env, actions)
 
     monkeypatch.setattr(CueWorlds, "step", stopping)
     with pytest.raises(Interrupted):
-        api.run(spec, tmp_path / "cut")
+        sidetune_core.run(spec, tmp_path / "cut")
     found = checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)
     assert found is not None
-    assert found.within is not None
-    assert found.within.step == 6
+    assert found.mid_task is not None
+    assert found.mid_task.step == 6

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import torch
 
-from sidetune_core.rl.running_stats import Moments
+from sidetune_core.rl.running_stats import RunningMeanStd
 
 
 def test_in_parts_the_moments_are_those_of_the_whole() -> None:
     rows = np.random.default_rng(0).normal(1e3, 2.0, (100, 3))
-    moments = Moments.of((3,))
+    moments = RunningMeanStd.of((3,))
     for part in np.split(rows, [1, 10, 64]):
         moments.see(torch.from_numpy(part))
     np.testing.assert_allclose(moments.mean.numpy(), rows.mean(0), rtol=1e-12)
@@ -22,15 +22,15 @@ def test_in_parts_the_moments_are_those_of_the_whole() -> None:
 
 
 def test_far_values_are_clipped_and_nothing_is_divided_by_zero() -> None:
-    moments = Moments.of((1,))
+    moments = RunningMeanStd.of((1,))
     moments.see(torch.tensor([[5.0], [5.0]]))
     assert moments.standardised(torch.tensor([[5.0], [6.0], [-6.0]])).tolist() == [[0.0], [10.0], [-10.0]]
 
 
 def test_the_state_goes_through_json_without_loss() -> None:
-    moments = Moments.of((2,))
+    moments = RunningMeanStd.of((2,))
     moments.see(torch.randn(7, 2, generator=torch.Generator().manual_seed(0)))
-    again = Moments.from_state(json.loads(json.dumps(moments.state())))
+    again = RunningMeanStd.from_state(json.loads(json.dumps(moments.state())))
     assert torch.equal(again.mean, moments.mean)
     assert torch.equal(again.squares, moments.squares)
     assert again.count == 7

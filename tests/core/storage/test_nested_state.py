@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sidetune_core.errors import PluginError
-from sidetune_core.storage.nested_state import names_in, put_together, take_apart
+from sidetune_core.storage.nested_state import flatten, tensor_names, unflatten
 
 ONE = torch.ones(2)
 
@@ -32,38 +32,38 @@ ONE = torch.ones(2)
     ],
 )
 def test_plain_values_come_back_through_json(value: Any) -> None:
-    plain, tensors = take_apart(value)
-    back = put_together(json.loads(json.dumps(plain)), tensors)
+    plain, tensors = flatten(value)
+    back = unflatten(json.loads(json.dumps(plain)), tensors)
     assert back == value
     assert type(back) is type(value)
 
 
 def test_tensors_are_named_by_the_way_to_them() -> None:
-    plain, tensors = take_apart({"a": [ONE, {"b": ONE + 1}], 7: ONE + 2}, "state")
+    plain, tensors = flatten({"a": [ONE, {"b": ONE + 1}], 7: ONE + 2}, "state")
     assert {name: value.tolist() for name, value in tensors.items()} == {
         "state/a/0": [1, 1],
         "state/a/1/b": [2, 2],
         "state/7": [3, 3],
     }
-    assert names_in(plain) == set(tensors)
-    back = put_together(json.loads(json.dumps(plain)), tensors)
+    assert tensor_names(plain) == set(tensors)
+    back = unflatten(json.loads(json.dumps(plain)), tensors)
     assert torch.equal(back["a"][1]["b"], ONE + 1)
     assert torch.equal(back[7], ONE + 2)
 
 
 def test_names_that_would_be_the_same_are_told_apart() -> None:
-    plain, tensors = take_apart({"a/b": ONE, "a": {"b": ONE + 1}})
-    assert put_together(plain, tensors)["a"]["b"].tolist() == [2, 2]
-    assert put_together(plain, tensors)["a/b"].tolist() == [1, 1]
+    plain, tensors = flatten({"a/b": ONE, "a": {"b": ONE + 1}})
+    assert unflatten(plain, tensors)["a"]["b"].tolist() == [2, 2]
+    assert unflatten(plain, tensors)["a/b"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("value", [{1.5: 2}, object(), {"a": [b"bytes"]}, {1, 2}])
 def test_anything_else_is_refused_with_its_place(value: Any) -> None:
     with pytest.raises(PluginError, match=r"state.* holds a \w+, which cannot be written to a checkpoint"):
-        take_apart(value, "state")
+        flatten(value, "state")
 
 
 def test_a_tensor_that_is_missing_is_noticed() -> None:
-    plain, _ = take_apart([ONE])
+    plain, _ = flatten([ONE])
     with pytest.raises(KeyError):
-        put_together(plain, {})
+        unflatten(plain, {})

@@ -16,20 +16,20 @@ from sidetune_core.api import (
     Base,
     Batch,
     ClassTask,
+    Components,
     Examples,
     Features,
     Heads,
     InputShapes,
     Learner,
-    Parts,
     Side,
     Task,
     TaskStream,
-    collect,
     option,
 )
 from sidetune_core.config import kinds, registry
 from sidetune_core.config.registry import Plugin
+from sidetune_core.demonstrations import record_demonstrations
 from sidetune_core.errors import OptionError, PluginError
 from sidetune_core.testing import Finding, check_distribution, check_plugin, report
 
@@ -61,7 +61,7 @@ def archive(tmp_path: Path) -> Path:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight trajectories of BabyAI's bot."""
     env = {"name": "gym", "ids": "BabyAI-GoToRedBallNoDists-v0", "time_limit": 8}
-    return collect(env, tmp_path_factory.mktemp("recorded"), 8, quiet=True).folder
+    return record_demonstrations(env, tmp_path_factory.mktemp("recorded"), 8, quiet=True).folder
 
 
 Own = Mapping[tuple[str, str], Mapping[str, Any]]
@@ -138,13 +138,13 @@ class Thawing(Learner):
 
     Config = NoOptions
 
-    def __init__(self, config: NoOptions, parts: Parts) -> None:
+    def __init__(self, config: NoOptions, components: Components) -> None:
         super().__init__()
-        self.base = parts.base()
+        self.base = components.base()
         self.heads = Heads(self.base.shape)
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        return [self.heads.start(task)]
+        return [self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         self.base.train(torch.is_grad_enabled())
@@ -184,7 +184,7 @@ class Stranger(Thawing):
     """Returns a module that it does not hold."""
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        return [self.heads.start(task), nn.Linear(2, 2)]
+        return [self.heads.add_task(task), nn.Linear(2, 2)]
 
 
 def test_a_learner_that_returns_what_is_not_its_own_is_found() -> None:

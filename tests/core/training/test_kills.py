@@ -66,7 +66,7 @@ def make_spec(
     archive: Path, learner: str, merger: Any = "alpha", augment: str = "none", **train: Any
 ) -> dict[str, Any]:
     cls = registry.load(registry.find(LEARNER, learner))
-    used = cls.needs | cls.takes
+    used = cls.needs | cls.optional_components
     return {
         "base": "tiny:TinyBase",
         "side": "tiny:TinySide" if "side" in used else None,

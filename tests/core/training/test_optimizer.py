@@ -14,7 +14,7 @@ from sidetune_core.config.spec import TrainOptions
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.networks import Merger
 from sidetune_core.interfaces.tasks import Task
-from sidetune_core.training.optimizer import count_moving, make_optimizer, rate
+from sidetune_core.training.optimizer import count_trainable, make_optimizer, rate
 
 
 class Mix(Merger):
@@ -112,7 +112,7 @@ def test_sgd_takes_every_momentum(momentum: float) -> None:
 
 
 def test_what_moves_is_counted_in_numbers() -> None:
-    assert count_moving(Small()) == 4 + 2 + 1 + 3 + 9
+    assert count_trainable(Small()) == 4 + 2 + 1 + 3 + 9
 
 
 # Schedules

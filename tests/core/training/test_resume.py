@@ -19,6 +19,7 @@ import filelock
 import pytest
 import torch
 
+import sidetune_core
 from sidetune_core import api
 from sidetune_core.cli.main import main_run
 from sidetune_core.errors import Interrupted, RunError, WriteError
@@ -40,13 +41,13 @@ class Noted(api.Learner):
     class Config:
         """No options."""
 
-    def __init__(self, config: Config, parts: api.Parts) -> None:
+    def __init__(self, config: Config, parts: api.Components) -> None:
         super().__init__()
         self.base, self.diary = parts.base(), {"sums": [torch.zeros(1)], "count": 0}
         self.heads = api.Heads(self.base.shape)
 
     def start(self, task: api.Task) -> list[Any]:
-        return [self.heads.start(task)]
+        return [self.heads.add_task(task)]
 
     def forward(self, inputs: Any, task_id: str) -> torch.Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
@@ -75,17 +76,17 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def spec(image_archive: Path) -> api.RunSpec:
+def spec(image_archive: Path) -> sidetune_core.RunSpec:
     env = {"name": "images", "archive": image_archive, "classes_per_task": 2, "size": 8}
-    return api.RunSpec(
+    return sidetune_core.RunSpec(
         base="tiny:TinyBase", side="tiny:TinySide", merger="alpha", learner="sidetune", env=env, train=TRAIN
     )
 
 
 @pytest.fixture
-def whole(spec: api.RunSpec, tmp_path: Path) -> Path:
+def whole(spec: sidetune_core.RunSpec, tmp_path: Path) -> Path:
     """A run without a break."""
-    return api.run(spec, tmp_path / "whole").folder.path
+    return sidetune_core.run(spec, tmp_path / "whole").folder.path
 
 
 def same(folder: Path, whole: Path) -> None:
@@ -103,26 +104,26 @@ class Moment:
     """Does something before forward pass number `at` of a run."""
 
     at: int
-    act: Callable[[], object]
+    action: Callable[[], object]
 
     def __call__(self, machine: device.Machine) -> Any:
         self.at -= 1
         if not self.at:
-            self.act()
+            self.action()
         return torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16)
 
 
 @pytest.fixture
 def before_pass(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Before forward pass `at`, do `act`.
+    """Before forward pass `at`, do `predict`.
 
     Passes 1 and 2 evaluate before training, 3 to 6 train the first task, 7 evaluates it, 8 sends its probes through, 9 evaluates the
     second, 10 to 13 train that, 14 and 15 evaluate both.
     """
     with monkeypatch.context() as patch:
 
-        def arrange(at: int, act: Callable[[], object]) -> None:
-            moment = Moment(at, act)
+        def arrange(at: int, predict: Callable[[], object]) -> None:
+            moment = Moment(at, predict)
             patch.setattr(device.Machine, "autocast", lambda machine: moment(machine))
 
         yield arrange
@@ -145,37 +146,47 @@ def kill(number: int) -> Callable[[], None]:
     ids=["untrained", "training", "evaluation", "before-training", "between-evaluations"],
 )
 def test_a_signal_leaves_a_state_that_is_gone_on_from(
-    at: int, place: str, number: int, spec: api.RunSpec, whole: Path, tmp_path: Path, before_pass: Any
+    at: int,
+    place: str,
+    number: int,
+    spec: sidetune_core.RunSpec,
+    whole: Path,
+    tmp_path: Path,
+    before_pass: Any,
 ) -> None:
     usual = [signal.getsignal(one) for one in signals.SIGNALS]
     before_pass(at, kill(number))
     with pytest.raises(Interrupted) as stop:
-        api.run(spec, tmp_path / "cut")
+        sidetune_core.run(spec, tmp_path / "cut")
     assert (stop.value.number, stop.value.folder) == (number, tmp_path / "cut")
     assert [signal.getsignal(one) for one in signals.SIGNALS] == usual
     assert (tmp_path / "cut" / "status").read_text() == "interrupted\n"
     assert str(checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)) == place
     before_pass(0, lambda: None)
-    api.resume(tmp_path / "cut")
+    sidetune_core.resume(tmp_path / "cut")
     same(tmp_path / "cut", whole)
 
 
 def test_a_signal_between_two_batches_of_one_step_waits_for_its_end(
-    spec: api.RunSpec, tmp_path: Path, before_pass: Any
+    spec: sidetune_core.RunSpec, tmp_path: Path, before_pass: Any
 ) -> None:
     twice = attrs.evolve(spec, train={**TRAIN, "accumulate": 2})
-    whole = api.run(twice, tmp_path / "whole").folder.path
+    whole = sidetune_core.run(twice, tmp_path / "whole").folder.path
     before_pass(6, kill(signal.SIGTERM))  # the second batch of step 2
     with pytest.raises(Interrupted):
-        api.run(twice, tmp_path / "cut")
+        sidetune_core.run(twice, tmp_path / "cut")
     assert str(checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)) == "after step 2 of task t0"
     before_pass(0, lambda: None)
-    api.resume(tmp_path / "cut")
+    sidetune_core.resume(tmp_path / "cut")
     same(tmp_path / "cut", whole)
 
 
 def test_the_command_that_goes_on_is_printed_and_works(
-    spec: api.RunSpec, whole: Path, tmp_path: Path, before_pass: Any, capsys: pytest.CaptureFixture[str]
+    spec: sidetune_core.RunSpec,
+    whole: Path,
+    tmp_path: Path,
+    before_pass: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "spec.json").write_text(json.dumps(spec.to_json()))
     folder = tmp_path / "my run"
@@ -202,7 +213,7 @@ def _heeding_ctrl_c() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_heeding_ctrl_c")
-def test_a_second_signal_stops_at_once(spec: api.RunSpec, tmp_path: Path, before_pass: Any) -> None:
+def test_a_second_signal_stops_at_once(spec: sidetune_core.RunSpec, tmp_path: Path, before_pass: Any) -> None:
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -210,8 +221,8 @@ def test_a_second_signal_stops_at_once(spec: api.RunSpec, tmp_path: Path, before
 
     before_pass(4, twice)
     with pytest.raises(Interrupted):
-        api.run(spec, tmp_path / "cut")
-    assert not (tmp_path / "cut" / "checkpoints" / checkpoint.WITHIN).exists()
+        sidetune_core.run(spec, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "checkpoints" / checkpoint.MID_TASK).exists()
 
 
 def test_a_process_that_is_killed_lets_go_of_the_folder(tmp_path: Path) -> None:
@@ -246,11 +257,11 @@ def test_a_run_that_is_being_worked_on_is_refused_with_status_2(
     assert f"is being worked on by process {os.getpid()} on " in capsys.readouterr().err
 
 
-def cut_off(spec: api.RunSpec, folder: Path, before_pass: Any, at: int = 11) -> Path:
+def cut_off(spec: sidetune_core.RunSpec, folder: Path, before_pass: Any, at: int = 11) -> Path:
     """A run that was stopped in its second task; its checkpoints."""
     before_pass(at, kill(signal.SIGINT))
     with suppress(Interrupted):
-        api.run(spec, folder)
+        sidetune_core.run(spec, folder)
     before_pass(0, lambda: None)
     return folder / "checkpoints"
 
@@ -278,7 +289,7 @@ def truncate(path: Path) -> None:
 def test_damage_is_named_and_the_last_good_state_is_used(
     names: list[str],
     harm: Callable[[Path], None],
-    spec: api.RunSpec,
+    spec: sidetune_core.RunSpec,
     whole: Path,
     tmp_path: Path,
     before_pass: Any,
@@ -288,7 +299,7 @@ def test_damage_is_named_and_the_last_good_state_is_used(
     for name in names:
         harm(folder / name)
     capsys.readouterr()
-    api.resume(tmp_path / "cut")
+    sidetune_core.resume(tmp_path / "cut")
     told = capsys.readouterr().err
     for name in names:
         assert (name in told) != (
@@ -298,11 +309,15 @@ def test_damage_is_named_and_the_last_good_state_is_used(
 
 
 def test_lines_that_were_lost_are_named_and_the_run_goes_on(
-    spec: api.RunSpec, whole: Path, tmp_path: Path, before_pass: Any, capsys: pytest.CaptureFixture[str]
+    spec: sidetune_core.RunSpec,
+    whole: Path,
+    tmp_path: Path,
+    before_pass: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     cut_off(spec, tmp_path / "cut", before_pass)
     (tmp_path / "cut" / "metrics.jsonl").unlink()
-    run = api.resume(tmp_path / "cut")
+    run = sidetune_core.resume(tmp_path / "cut")
     assert f"{tmp_path / 'cut' / 'metrics.jsonl'} is not what it was" in capsys.readouterr().err
     assert (tmp_path / "cut" / "eval.jsonl").read_bytes() == (whole / "eval.jsonl").read_bytes()
     assert [line["task"] for line in run.folder.lines("metrics.jsonl")] == ["t1"]
@@ -311,7 +326,12 @@ def test_lines_that_were_lost_are_named_and_the_run_goes_on(
 @pytest.mark.parametrize("which", ["within.safetensors", "after-001.json", "metrics.jsonl"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 def test_a_disk_that_cannot_be_written_is_named_and_nothing_is_lost(
-    which: str, number: int, spec: api.RunSpec, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    which: str,
+    number: int,
+    spec: sidetune_core.RunSpec,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
 
@@ -328,10 +348,10 @@ def test_a_disk_that_cannot_be_written_is_named_and_nothing_is_lost(
             WriteError,
             match=f"cannot write .*{os.strerror(number)}. The run is kept .*: sidetune-run --resume",
         ) as error:
-            api.run(spec, tmp_path / "cut", save_every="1")
+            sidetune_core.run(spec, tmp_path / "cut", save_every="1")
     assert str(tmp_path / "cut") in str(error.value)
     assert [path.name for path in (tmp_path / "cut").rglob(".*")] == []
-    api.resume(tmp_path / "cut")
+    sidetune_core.resume(tmp_path / "cut")
     same(tmp_path / "cut", whole)
 
 
@@ -345,53 +365,53 @@ def test_a_run_in_a_folder_that_is_read_only_is_left_as_it_is(
 
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with pytest.raises(WriteError, match="cannot write .*lock: Read-only file system"):
-        api.resume(whole)
+        sidetune_core.resume(whole)
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(("every", "count"), [("1", 8), ("3", 4), ("0", 0), ("none", 0), ("3600s", 2)])
 def test_the_state_is_saved_as_often_as_is_asked_for(
-    every: str, count: int, spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every: str, count: int, spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = []
-    save = checkpoint.save_within
-    monkeypatch.setattr(checkpoint, "save_within", lambda *args: saved.append(save(*args)))
-    api.run(spec, tmp_path / "run", save_every=every)
+    save = checkpoint.save_mid_task
+    monkeypatch.setattr(checkpoint, "save_mid_task", lambda *args: saved.append(save(*args)))
+    sidetune_core.run(spec, tmp_path / "run", save_every=every)
     assert len(saved) == count
 
 
-def test_a_state_that_diverged_is_not_saved(spec: api.RunSpec, tmp_path: Path) -> None:
+def test_a_state_that_diverged_is_not_saved(spec: sidetune_core.RunSpec, tmp_path: Path) -> None:
     train = {**TRAIN, "lr": 1e30, "optimizer": "sgd", "clip": None, "steps": 9}
     with pytest.raises(RunError, match=r"the loss is \w+ at step \d+ of task t0"):
-        api.run(attrs.evolve(spec, train=train), tmp_path / "run", save_every="1")
+        sidetune_core.run(attrs.evolve(spec, train=train), tmp_path / "run", save_every="1")
     found = checkpoint.find(tmp_path / "run" / "checkpoints", pytest.fail)
     assert found is not None
-    assert found.within is not None
-    assert found.within.step < 9
+    assert found.mid_task is not None
+    assert found.mid_task.step < 9
 
 
 def test_extra_state_of_a_learner_is_restored_without_a_line_of_its_own(
-    spec: api.RunSpec, tmp_path: Path, before_pass: Any, monkeypatch: pytest.MonkeyPatch
+    spec: sidetune_core.RunSpec, tmp_path: Path, before_pass: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "noted.py").write_text(f"import sys; Noted = sys.modules[{__name__!r}].Noted")
     monkeypatch.syspath_prepend(str(tmp_path))
     mine = attrs.evolve(spec, learner="noted:Noted", side=None, merger=None)
-    whole = api.run(mine, tmp_path / "whole")
+    whole = sidetune_core.run(mine, tmp_path / "whole")
     cut_off(mine, tmp_path / "cut", before_pass)
-    resumed = api.resume(tmp_path / "cut")
+    resumed = sidetune_core.resume(tmp_path / "cut")
     same(tmp_path / "cut", tmp_path / "whole")
     assert resumed.learner.diary == whole.learner.diary
     assert len(resumed.learner.diary["sums"]) == 9
 
 
 def test_curves_are_drawn_once_however_often_a_run_was_stopped(
-    spec: api.RunSpec, tmp_path: Path, before_pass: Any
+    spec: sidetune_core.RunSpec, tmp_path: Path, before_pass: Any
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     cut_off(spec, tmp_path / "cut", before_pass)
-    api.resume(tmp_path / "cut")
-    api.resume(tmp_path / "cut")
+    sidetune_core.resume(tmp_path / "cut")
+    sidetune_core.resume(tmp_path / "cut")
     events = EventAccumulator(str(tmp_path / "cut" / "tb"))
     events.Reload()
     assert [point.step for point in events.Scalars("t0/loss")] == [4]
@@ -405,33 +425,33 @@ def test_a_run_of_an_earlier_version_is_refused_and_left_alone(whole: Path, tmp_
             json.dumps({"done": ["t0", "t1"], "sha256": ""})
         )
     with pytest.raises(RunError, match="earlier version"):
-        api.resume(old)
+        sidetune_core.resume(old)
     assert (old / "status").read_text() == "done\n"
     same(old, whole)
 
 
 def test_all_tasks_at_once_take_their_turns_from_where_they_were(
-    spec: api.RunSpec, tmp_path: Path, before_pass: Any
+    spec: sidetune_core.RunSpec, tmp_path: Path, before_pass: Any
 ) -> None:
     joint = attrs.evolve(spec, learner="joint", train={**TRAIN, "steps": 3})
-    api.run(joint, tmp_path / "whole")
+    sidetune_core.run(joint, tmp_path / "whole")
     for at in (4, 5, 6):
         assert "step" in str(
             checkpoint.find(cut_off(joint, tmp_path / f"cut{at}", before_pass, at), pytest.fail)
         )
-        api.resume(tmp_path / f"cut{at}")
+        sidetune_core.resume(tmp_path / f"cut{at}")
         same(tmp_path / f"cut{at}", tmp_path / "whole")
 
 
 def test_saving_waits_for_seconds_as_well_as_for_steps(
-    spec: api.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 10**6, 10))
     monkeypatch.setattr(
         steps, "time", attrs.make_class("Clock", {"monotonic": attrs.field()})(lambda: next(clock))
     )
     saved = []
-    save = checkpoint.save_within
-    monkeypatch.setattr(checkpoint, "save_within", lambda *args: saved.append(args[-1].step) or save(*args))
-    api.run(spec, tmp_path / "run", save_every="20s")
+    save = checkpoint.save_mid_task
+    monkeypatch.setattr(checkpoint, "save_mid_task", lambda *args: saved.append(args[-1].step) or save(*args))
+    sidetune_core.run(spec, tmp_path / "run", save_every="20s")
     assert saved == [2, 4, 2, 4]

@@ -10,7 +10,7 @@ import torch
 from sidetune_core.api import Inputs, InputShapes
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import BASE, SIDE
-from sidetune_core.feature_cache.cache import GIB, FeatureStore
+from sidetune_core.feature_cache.cache import GIB, FeatureCache
 
 SEES: InputShapes = {"image": (3, 12, 12), "speed": (2,)}
 FEELS: InputShapes = {"speed": (2,), "touch": (5,)}
@@ -39,13 +39,13 @@ def test_it_is_the_network_that_suits_the_inputs(shapes: InputShapes, same: str)
 
 def test_its_frozen_outputs_are_held_once() -> None:
     base = make(BASE, "combined", FEELS).requires_grad_(False).eval()
-    store = FeatureStore(GIB, keep_taps=False, say=pytest.fail)
+    store = FeatureCache(GIB, keep_taps=False, info=pytest.fail)
     store.attach(base, "fp32")
     for _ in range(2):
         base(Inputs(blank(FEELS), torch.arange(4)))
     held = store.used
     alone = make(BASE, "mlp", FEELS).requires_grad_(False).eval()
-    other = FeatureStore(GIB, keep_taps=False, say=pytest.fail)
+    other = FeatureCache(GIB, keep_taps=False, info=pytest.fail)
     other.attach(alone, "fp32")
     alone(Inputs(blank(FEELS), torch.arange(4)))
     assert held == other.used > 0

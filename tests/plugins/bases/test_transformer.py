@@ -47,7 +47,7 @@ def test_encoding_and_taps_are_the_hidden_states_of_the_library(
             token_type_ids=batch["types"].long(),
             output_hidden_states=True,
         ).hidden_states
-    assert (base.shape, base.tap_shapes, base.vocabulary) == ((WINDOW, 16), ((WINDOW, 16),) * 3, 48)
+    assert (base.shape, base.tap_shapes, base.vocabulary_size) == ((WINDOW, 16), ((WINDOW, 16),) * 3, 48)
     real = batch["mask"].bool()
     for one, other in zip((*found.taps, found.encoding), hidden, strict=True):
         torch.testing.assert_close(one[real], other[real])
@@ -77,12 +77,12 @@ def test_a_shortened_base_gives_what_the_layer_gives_where_it_is_cut(
     tiny_bert: Path, batch: dict[str, torch.Tensor]
 ) -> None:
     base = make(tiny_bert)
-    cut = base.shortened(2)
+    cut = base.first_layers(2)
     torch.testing.assert_close(cut(batch).encoding, base(batch).taps[2])
     assert sum(one.numel() for one in cut.parameters()) < sum(one.numel() for one in base.parameters())
     assert len(base.network.encoder.layer) == 3
     with pytest.raises(FitError, match="3 layers cannot be cut after 4"):
-        base.shortened(4)
+        base.first_layers(4)
 
 
 def test_weights_at_random_need_the_configuration_only(tiny_bert: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_other_encoders_are_bases_as_well(model: Any, tmp_path: Path, batch: dic
     model.save_pretrained(tmp_path)
     base = make(tmp_path, weights="none")
     assert base(batch).encoding.shape == (2, WINDOW, 16)
-    assert base.shortened(1)(batch).encoding.shape == (2, WINDOW, 16)
+    assert base.first_layers(1)(batch).encoding.shape == (2, WINDOW, 16)
 
 
 def test_a_window_longer_than_the_model_s_is_refused(tiny_bert: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_folder_is_read_without_a_network(
 def test_minilm_comes_with_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("the network was tried"))
     base = MINILM(MINILM.Config(), shapes()).eval()
-    assert (base.shape, len(base.tap_shapes), base.vocabulary) == ((WINDOW, 384), 6, 30522)
+    assert (base.shape, len(base.tap_shapes), base.vocabulary_size) == ((WINDOW, 384), 6, 30522)
     assert sum(one.numel() for one in base.parameters()) == 22_565_376
     tokens = torch.tensor(
         [[101, 2198, 2003, 3407, 102], [101, 2198, 2003, 7726, 102], [101, 7279, 6132, 2097, 102]]

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from sidetune_core.api import (
     Base,
     ClassTask,
+    Components,
     Examples,
     Features,
     InputShapes,
     Learner,
     Merger,
     Order,
-    Parts,
     Side,
     Task,
     seeded,
@@ -83,9 +83,9 @@ class World:
                 made: Merger = kind(kind.Config(), base.shape, count)
                 return made
 
-        parts = Parts(INPUTS, base, TinySide if side else None, make_merger)
+        components = Components(INPUTS, base, TinySide if side else None, make_merger)
         with seeded(0, "build"):
-            return cls(cls.Config(**options), parts)
+            return cls(cls.Config(**options), components)
 
     def start(self, learner: Learner, task: Task) -> list[nn.Module | nn.Parameter]:
         """Start a task, freeze everything, and release what the learner says may move: the core's part of the contract."""

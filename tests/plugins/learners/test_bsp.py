@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core import api
-from sidetune_core.api import Base, ClassTask, Examples, Features, Parts, seeded
+import sidetune_core
+from sidetune_core.api import Base, ClassTask, Components, Examples, Features, seeded
 from sidetune_core.config.kinds import LEARNER
 from sidetune_core.config.registry import find, load
 from sidetune_core.config.spec import TrainOptions
-from sidetune_core.feature_cache.cache import FeatureStore
+from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.storage import run_folder
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
@@ -53,7 +53,7 @@ class Restless(ConvBase):
 def learner_on(base: type[Base], seed: int = 0, name: str = "bsp", **options: Any) -> Any:
     cls = load(find(LEARNER, name))
     with seeded(seed, "build"):
-        return cls(cls.Config(norm=False, **options), Parts({"x": (2, 8)}, base))
+        return cls(cls.Config(norm=False, **options), Components({"x": (2, 8)}, base))
 
 
 def started(world: Any, learner: Any, count: int = 3) -> Any:
@@ -198,7 +198,7 @@ def classification(classes: tuple[tuple[int, ...], ...]) -> list[ClassTask]:
     ]
 
 
-def learn(learner: Any, tasks: list[ClassTask], folder: Path, store: FeatureStore | None) -> list[Any]:
+def learn(learner: Any, tasks: list[ClassTask], folder: Path, store: FeatureCache | None) -> list[Any]:
     run = run_folder.create(folder, "run")
     machine = Machine(torch.device("cpu"), bf16=False, channels_last=False)
     options = TrainOptions(steps=3, batch=8, lr=0.05)
@@ -208,8 +208,8 @@ def learn(learner: Any, tasks: list[ClassTask], folder: Path, store: FeatureStor
     return run.lines("eval.jsonl")
 
 
-def store() -> FeatureStore:
-    return FeatureStore(limit=2**20, keep_taps=False, say=lambda _: None)
+def store() -> FeatureCache:
+    return FeatureCache(limit=2**20, keep_taps=False, info=lambda _: None)
 
 
 @pytest.mark.parametrize("classes", [SAME, APART], ids=["same", "apart"])
@@ -235,12 +235,14 @@ def test_nothing_is_left_in_the_store_for_learners_of_the_plain_base(tmp_path: P
 TRAIN = {"steps": 6, "batch": 8, "precision": "fp32"}
 
 
-def run(archive: Path, out: Path, learner: dict[str, Any], **train: Any) -> api.Run:
-    parts = {
+def run(archive: Path, out: Path, learner: dict[str, Any], **train: Any) -> sidetune_core.Run:
+    components = {
         slot: {"name": name, "weights": "none"} for slot, name in (("base", "resnet20"), ("side", "fcn4"))
     }
     env = {"name": "images", "archive": archive, "classes_per_task": 2}
-    return api.run(api.RunSpec(**parts, learner=learner, env=env, train={**TRAIN, **train}), out)
+    return sidetune_core.run(
+        sidetune_core.RunSpec(**components, learner=learner, env=env, train={**TRAIN, **train}), out
+    )
 
 
 @pytest.mark.parametrize("batchnorm", ["moving", "per-task"])

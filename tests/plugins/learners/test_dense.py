@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sidetune_core.api import RunSpec, resume, run
+from sidetune_core import RunSpec, resume, run
 from sidetune_core.certificate.verify import verify
 from sidetune_core.config.kinds import LEARNER, MERGER
 from sidetune_core.config.registry import find, installed, load
@@ -33,13 +33,17 @@ def spec(write_taskonomy: Callable[..., Path], tmp_path: Path) -> Callable[..., 
     domains = ("rgb", "normal", "segment_semantic", "class_object", "depth_zbuffer")
     root = write_taskonomy(tmp_path / "data", points=1, domains=domains)
 
-    def make(learner: str, **parts: Any) -> RunSpec:
+    def make(learner: str, **components: Any) -> RunSpec:
         env = {"name": "taskonomy", "root": str(root), "train": "hanson", "test": "merom"}
         env |= {"domains": "normal,segment_semantic,class_object"}
         env |= {"size": 32, "decoder": 16, "cache": str(tmp_path / "cache")}
         kinds = load(find(LEARNER, learner))
-        slots = {"side": "fcn3", "merger": "alpha"} | parts
-        used = {slot: part for slot, part in slots.items() if slot in kinds.needs or slot in kinds.takes}
+        slots = {"side": "fcn3", "merger": "alpha"} | components
+        used = {
+            slot: part
+            for slot, part in slots.items()
+            if slot in kinds.needs or slot in kinds.optional_components
+        }
         train = {"steps": 2, "batch": 2, "device": "cpu", "precision": "fp32"}
         base, chosen = {"name": "taskonomy", "width": 2}, {"name": learner, **OPTIONS.get(learner, {})}
         return RunSpec(base=base, learner=chosen, env=env, train=train, **used)
@@ -73,8 +77,11 @@ def test_pictures_are_in_the_run_folder_and_a_dense_run_is_verified_and_gone_on_
     made = spec("sidetune")
     run(made, tmp_path / "run", save_every="none")
     files = sorted((tmp_path / "run" / "pictures").iterdir())
-    tasks, parts = ("class-object", "normal", "segment-semantic"), ("error", "input", "prediction", "target")
-    names = [f"{task}.{part}.png" for task in tasks for part in parts]
+    tasks, components = (
+        ("class-object", "normal", "segment-semantic"),
+        ("error", "input", "prediction", "target"),
+    )
+    names = [f"{task}.{part}.png" for task in tasks for part in components]
     assert [path.name for path in files] == names
     before = {path.name: path.read_bytes() for path in files}
     found = verify(open_run(tmp_path / "run"))

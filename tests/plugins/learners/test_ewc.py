@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core import api
-from sidetune_core.api import Base, Batch, ClassTask, Examples, Features, FitError, Order, Parts, Shape
+import sidetune_core
+from sidetune_core.api import Base, Batch, ClassTask, Components, Examples, Features, FitError, Order, Shape
 from sidetune_core.config.kinds import LEARNER
 from sidetune_core.config.registry import find, load
 from sidetune_core.storage.weights import read_tensors
@@ -34,7 +34,7 @@ class DoubleTask(ClassTask):
 class BareTask(DoubleTask):
     """The encoding is the output, so that all weights are shared ones."""
 
-    def head(self, shape: Shape) -> nn.Module:
+    def make_head(self, shape: Shape) -> nn.Module:
         return nn.Identity()
 
 
@@ -69,7 +69,7 @@ def tasks(count: int = 42, kind: type[ClassTask] = DoubleTask, classes: int = 3)
 def softmax_regression(**options: Any) -> Any:
     cls = load(find(LEARNER, "ewc"))
     torch.manual_seed(0)
-    return cls(cls.Config(norm=False, **options), Parts({"x": (6,)}, LinearBase)).double()
+    return cls(cls.Config(norm=False, **options), Components({"x": (6,)}, LinearBase)).double()
 
 
 def nonlinear(world: Any, **options: Any) -> Any:
@@ -204,8 +204,10 @@ def test_no_more_than_the_given_examples_are_used(world: Any) -> None:
     learner, (task, *_) = nonlinear(world, fisher="empirical", examples=11), tasks()
     found = finish(world, learner, task).fisher
     x, y = (
-        torch.cat(parts)[:11]
-        for parts in zip(*((batch.inputs["x"], batch.targets) for batch in first(task, 2, 8)), strict=True)
+        torch.cat(components)[:11]
+        for components in zip(
+            *((batch.inputs["x"], batch.targets) for batch in first(task, 2, 8)), strict=True
+        )
     )
     torch.testing.assert_close(found, by_loop(learner, task, "empirical", x, y), rtol=1e-9, atol=1e-15)
 
@@ -226,8 +228,8 @@ class Regression(DoubleTask):
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return (output - batch.targets).square().sum(1)
 
-    def train(self, act: Any, order: Order) -> Any:
-        for batch in super().train(act, order):
+    def train(self, predict: Any, order: Order) -> Any:
+        for batch in super().train(predict, order):
             yield Batch(batch.ids, batch.inputs, batch.inputs["x"][:, :3])
 
 
@@ -398,12 +400,12 @@ def test_batch_norms_of_the_tasks_are_not_pulled(world: Any) -> None:
 TRAIN = {"steps": 6, "batch": 8, "precision": "fp32"}
 
 
-def run(archive: Path, out: Path, **learner: Any) -> api.Run:
-    parts = {
+def run(archive: Path, out: Path, **learner: Any) -> sidetune_core.Run:
+    components = {
         slot: {"name": name, "weights": "none"} for slot, name in (("base", "resnet20"), ("side", "fcn4"))
     }
     env = {"name": "images", "archive": archive, "classes_per_task": 2}
-    return api.run(api.RunSpec(**parts, learner=learner, env=env, train=TRAIN), out)
+    return sidetune_core.run(sidetune_core.RunSpec(**components, learner=learner, env=env, train=TRAIN), out)
 
 
 @pytest.mark.parametrize("how", ["exact", "legacy"])

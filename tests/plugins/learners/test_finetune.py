@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.api import Base, Features, Inputs
-from sidetune_core.feature_cache.cache import FeatureStore
+from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.testing import check_plugin
 from sidetune_core.testing.state import changed, snapshot
 
@@ -141,8 +141,8 @@ def test_on_the_first_task_norms_of_its_own_are_trained_as_the_base_s_would_be(w
 def test_a_frozen_base_with_norms_for_each_task_is_not_served_from_the_feature_store(world: Any) -> None:
     learner = per_task(world, 2)
     expected = [learner(INPUTS, task) for task in ("t0", "t1")]
-    FeatureStore(limit=2**20, keep_taps=True, say=lambda _: None).attach(learner, "fp32")
-    assert learner.base.store is not None
+    FeatureCache(limit=2**20, keep_taps=True, info=lambda _: None).attach(learner, "fp32")
+    assert learner.base.cache is not None
     inputs = Inputs(INPUTS, torch.arange(5))
     assert all(
         torch.equal(learner(inputs, task), old) for task, old in zip(("t0", "t1"), expected, strict=True)

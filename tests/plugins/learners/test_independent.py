@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sidetune_core import api
+import sidetune_core
 from sidetune_core.testing import check_plugin
 
 
@@ -61,13 +61,13 @@ def test_a_head_begins_as_that_of_fine_tuning(world: Any) -> None:
 def test_on_a_single_task_it_is_joint_training_and_fine_tuning_bit_for_bit(
     rival: str, side: bool, chosen: Any, tmp_path: Path
 ) -> None:
-    def run(learner: str) -> api.Run:
+    def run(learner: str) -> sidetune_core.Run:
         train = {"steps": 4, "batch": 8, "precision": "fp32"}
         beside = chosen.side if side else None
-        spec = api.RunSpec(
+        spec = sidetune_core.RunSpec(
             base=chosen.base, side=beside, learner=learner, env={"name": "digits", "tasks": 1}, train=train
         )
-        return api.run(spec, tmp_path / learner)
+        return sidetune_core.run(spec, tmp_path / learner)
 
     ours, theirs = run("independent"), run(rival)
     assert ours.results.rows == theirs.results.rows

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sidetune_core import api
+import sidetune_core
 from sidetune_core.testing import check_plugin
 
 OPTIONS = [{}, {"norm": False}, {"batchnorm": "frozen"}, {"batchnorm": "per-task"}]
@@ -19,10 +19,11 @@ def test_it_keeps_the_contract(options: dict[str, Any]) -> None:
     assert [finding for finding in check_plugin("learner", "joint", options) if not finding.passed] == []
 
 
-def run(path: Path, chosen: Any, **options: Any) -> api.Run:
+def run(path: Path, chosen: Any, **options: Any) -> sidetune_core.Run:
     env, train = {"name": "digits", "tasks": 3}, {"steps": 4, "batch": 8, "precision": "fp32"}
-    return api.run(
-        api.RunSpec(base=chosen.base, learner={"name": "joint", **options}, env=env, train=train), path
+    return sidetune_core.run(
+        sidetune_core.RunSpec(base=chosen.base, learner={"name": "joint", **options}, env=env, train=train),
+        path,
     )
 
 

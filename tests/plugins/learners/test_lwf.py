@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import sidetune_core
 from sidetune_core import api
-from sidetune_core.feature_cache.cache import FeatureStore
+from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.testing import check_plugin
 from sidetune_core.testing.state import changed, snapshot
 
@@ -79,16 +80,16 @@ def test_a_teacher_has_no_teacher(world: Any) -> None:
 
 
 def test_stored_outputs_of_one_teacher_are_not_taken_for_those_of_the_next(world: Any) -> None:
-    store = FeatureStore(limit=2**20, keep_taps=True, say=lambda _: None)
+    store = FeatureCache(limit=2**20, keep_taps=True, info=lambda _: None)
     learner = world.learner("lwf")
     tables = []
     for task in world.tasks:
-        FeatureStore.detach(learner)
+        FeatureCache.detach(learner)
         world.start(learner, task)
         store.attach(learner, "fp32")
-        assert learner.base.store is None
+        assert learner.base.cache is None
         if learner.teacher is not None:
-            tables.append(learner.teacher.base.store)
+            tables.append(learner.teacher.base.cache)
             served = learner.teacher.base(api.Inputs(INPUTS, torch.arange(5)))
             computed = nn.Module.__call__(learner.teacher.base, INPUTS)
             assert torch.equal(served.encoding, computed.encoding)
@@ -107,8 +108,8 @@ def test_a_run_gives_the_same_bytes_with_and_without_the_feature_store(
             "precision": "fp32",
             "store": store,
         }  # the fourth batch is where a second pass begins
-        return api.run(
-            api.RunSpec(base=chosen.base, learner="lwf", env=env, train=train), tmp_path / store
+        return sidetune_core.run(
+            sidetune_core.RunSpec(base=chosen.base, learner="lwf", env=env, train=train), tmp_path / store
         ).learner.state_dict()
 
     memory, off = run("memory"), run("off")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidetune_core import api
+import sidetune_core
 from sidetune_core.testing.state import changed, named_tensors, snapshot
 
 each = pytest.mark.parametrize(
@@ -45,14 +45,14 @@ def test_no_task_moves_a_tensor_of_another(name: str, options: dict[str, Any], w
 def test_r_is_constant_below_its_diagonal(
     name: str, options: dict[str, Any], chosen: Any, tmp_path: Path
 ) -> None:
-    spec = api.RunSpec(
+    spec = sidetune_core.RunSpec(
         base=chosen.base,
         side=None if name == "features" else chosen.side,
         learner={"name": name, **options},
         env={"name": "digits", "tasks": 3},
         train={"steps": 4, "batch": 8, "precision": "fp32"},
     )
-    run = api.run(spec, tmp_path / "run")
+    run = sidetune_core.run(spec, tmp_path / "run")
     rows = run.results.rows
     for j in range(3):
         assert len({rows[i][j] for i in range(j, 3)}) == 1

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.assembly.predict import make_act
+from sidetune_core.assembly.predict import make_predict
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import LEARNER
 from sidetune_core.errors import FitError
-from sidetune_core.interfaces.learner import Parts
+from sidetune_core.interfaces.learner import Components
 from sidetune_core.interfaces.tasks import Order
 from sidetune_core.seeding import seeded
 from sidetune_core.testing import check_plugin, sample
@@ -25,14 +25,14 @@ SHAPE = (64,)
 
 def make(name: str = "pnn", base: Any = None, **options: Any) -> Any:
     cls = registry.load(registry.find(LEARNER, name))
-    parts = Parts(
+    components = Components(
         sample.INPUTS,
         base or (lambda pretrained=True: sample.TinyBase(SHAPE)),
         lambda beside, pretrained=True: sample.TinySide(beside.shape),
         lambda beside, count: sample.TinyMerger(count),
     )
     with seeded(0, "build"):
-        return cls(cls.Config(**options), parts)
+        return cls(cls.Config(**options), components)
 
 
 def start(learner: Any, task: Any) -> list[nn.Module | nn.Parameter]:
@@ -48,7 +48,7 @@ def start(learner: Any, task: Any) -> list[nn.Module | nn.Parameter]:
 
 def step(learner: Any, task: Any, count: int = 3) -> None:
     optimizer = torch.optim.Adam([one for one in learner.parameters() if one.requires_grad], 0.01)
-    batches = task.train(make_act(learner, task, MACHINE), Order(0, 8))
+    batches = task.train(make_predict(learner, task, MACHINE), Order(0, 8))
     for _ in range(count):
         batch = next(batches)
         optimizer.zero_grad()
@@ -164,11 +164,11 @@ def test_a_side_without_stages_is_refused() -> None:
             return features.encoding
 
     cls = registry.load(registry.find(LEARNER, "pnn"))
-    parts = Parts(
+    components = Components(
         sample.INPUTS,
         lambda pretrained=True: sample.TinyBase(SHAPE),
         lambda *_: Plain(),
         lambda *_: sample.TinyMerger(2),
     )
     with pytest.raises(FitError, match="needs a side with stages"):
-        cls(cls.Config(), parts)
+        cls(cls.Config(), components)

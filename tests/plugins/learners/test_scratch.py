@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sidetune_core import api
+import sidetune_core
 from sidetune_core.testing import check_plugin
 
 
@@ -22,26 +22,28 @@ def test_it_keeps_the_contract(norm: bool) -> None:
 def test_it_never_asks_for_pretrained_weights(world: Any, pretrained: Any) -> None:
     asked: list[bool] = []
 
-    class Asked(pretrained):  # type: ignore[misc]
+    class QuestionSet(pretrained):  # type: ignore[misc]
         def __init__(self, pretrained: bool = True) -> None:
             super().__init__(pretrained)
             asked.append(pretrained)
 
-    learner = world.learner("scratch", base=Asked)
+    learner = world.learner("scratch", base=QuestionSet)
     world.start(learner, world.tasks[0])
     assert asked
     assert not any(asked)
 
 
 def test_the_result_does_not_depend_on_the_weights_that_are_named(chosen: Any, tmp_path: Path) -> None:
-    def run(path: Path, base: api.Choice, side: api.Choice) -> api.Run:
+    def run(path: Path, base: sidetune_core.Choice, side: sidetune_core.Choice) -> sidetune_core.Run:
         env, train = {"name": "digits", "tasks": 1}, {"steps": 2, "batch": 8, "precision": "fp32"}
-        return api.run(api.RunSpec(base=base, side=side, learner="scratch", env=env, train=train), path)
+        return sidetune_core.run(
+            sidetune_core.RunSpec(base=base, side=side, learner="scratch", env=env, train=train), path
+        )
 
     none = {"weights": "none"}
     ours = run(tmp_path / "file", chosen.base, chosen.side).learner.state_dict()
     theirs = run(
-        tmp_path / "none", api.Choice("resnet20", none), api.Choice("fcn4", none)
+        tmp_path / "none", sidetune_core.Choice("resnet20", none), sidetune_core.Choice("fcn4", none)
     ).learner.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sidetune_core.api import Base, Features, Inputs, Side
 from sidetune_core.config.kinds import SIDE
 from sidetune_core.config.registry import find, load
-from sidetune_core.feature_cache.cache import FeatureStore
+from sidetune_core.feature_cache.cache import FeatureCache
 
 
 class Small(Base):
@@ -71,13 +71,13 @@ def test_it_does_not_keep_the_base() -> None:
 
 def test_it_has_no_store_even_beside_a_base_that_has_one() -> None:
     base = Small().eval().requires_grad_(False)
-    store = FeatureStore(2**20, keep_taps=False, say=print)
+    store = FeatureCache(2**20, keep_taps=False, info=print)
     store.attach(base, "fp32")
     inputs = Inputs({"x": torch.randn(3, 5)}, torch.arange(3))
     base(inputs)
     side: Any = make(base)
-    assert side.network.store is None
-    assert base.store is not None
+    assert side.network.cache is None
+    assert base.cache is not None
     side.network.linear.weight.data.zero_()
     assert not torch.equal(side(inputs, base(inputs)), base(inputs).encoding)
 
@@ -86,9 +86,9 @@ def test_a_copy_of_the_stored_outputs_is_not_made() -> None:
     base = Small().eval().requires_grad_(False)
     said: list[str] = []
 
-    class NoCopies(FeatureStore):
-        def __deepcopy__(self, _: dict[int, object]) -> FeatureStore:
+    class NoCopies(FeatureCache):
+        def __deepcopy__(self, _: dict[int, object]) -> FeatureCache:
             raise AssertionError("the store was copied")
 
-    NoCopies(2**20, keep_taps=False, say=said.append).attach(base, "fp32")
+    NoCopies(2**20, keep_taps=False, info=said.append).attach(base, "fp32")
     make(base)

@@ -104,11 +104,11 @@ def test_the_packaged_student_gives_much_of_what_its_teacher_gives() -> None:
     (task,) = stream.tasks()
     seen = []
 
-    def act(inputs: Mapping[str, Tensor]) -> Tensor:
+    def predict(inputs: Mapping[str, Tensor]) -> Tensor:
         seen.append(inputs["image"])
         return torch.zeros(len(inputs["image"]), 8)
 
-    task.evaluate(act)
+    task.evaluate(predict)
     images = torch.cat(seen)
     with torch.no_grad():
         features = teacher({"image": images})

@@ -17,7 +17,7 @@ from torch.nn import functional
 from sidetune_core.api import Base, Features, FitError, Published, Side, WeightsError, load_weights
 from sidetune_core.config.kinds import SIDE
 from sidetune_core.config.registry import find, load
-from sidetune_core.storage.legacy_pickle import salvage
+from sidetune_core.storage.legacy_pickle import load_tensors
 
 NOTHING = Features(torch.zeros(0))
 
@@ -88,7 +88,9 @@ def test_the_forward_pass_equals_one_written_straight_from_the_published_tensors
     shared_data: Path, home: Path
 ) -> None:
     shutil.copy(shared_data / "weights" / "fcn4-cifar.pth", home)
-    tensors = {key: value.double() for key, value in salvage(home / "fcn4-cifar.pth")["state_dict"].items()}
+    tensors = {
+        key: value.double() for key, value in load_tensors(home / "fcn4-cifar.pth")["state_dict"].items()
+    }
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
     mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
@@ -108,7 +110,7 @@ def test_the_forward_pass_equals_one_written_straight_from_the_published_tensors
 
 def test_every_published_tensor_is_used(shared_data: Path, home: Path) -> None:
     shutil.copy(shared_data / "weights" / "fcn4-cifar.pth", home)
-    published = salvage(home / "fcn4-cifar.pth")["state_dict"]
+    published = load_tensors(home / "fcn4-cifar.pth")["state_dict"]
     ours = make("seed").state_dict()
     assert set(ours) == set(published)
     assert all(torch.equal(ours[key], published[key]) for key in ours)
@@ -176,7 +178,7 @@ def test_code_in_a_pickle_does_not_run_and_its_tensors_are_read(
         "epoch": 3,
     }
     torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=new_format)
-    found = salvage(tmp_path / "w.pth")
+    found = load_tensors(tmp_path / "w.pth")
     assert not (tmp_path / "ran").exists()
     assert found["epoch"] == 3
     assert all(torch.equal(found["state_dict"][key], weights[key]) for key in weights)
@@ -194,5 +196,5 @@ def test_a_published_file_of_objects_fills_a_network_from_its_state_dict(home: P
     load_weights(
         filled, "seed", owner="w", packaged=home, published=Published("w.pth", "", sha256, holds_objects=True)
     )
-    assert not isinstance(salvage(home / "w.pth")["model"], torch.nn.Module)
+    assert not isinstance(load_tensors(home / "w.pth")["model"], torch.nn.Module)
     assert torch.equal(filled[0].weight, network[0].weight)

@@ -102,15 +102,15 @@ def test_a_base_of_images_is_refused(name: str) -> None:
 def test_what_does_not_fit_is_refused(base: sample.TinyReader) -> None:
     with pytest.raises(FitError, match="3 heads cannot share a width of 8"):
         side("ladder-text", base, width=8, heads=3)
-    base.vocabulary = None  # type: ignore[assignment]
+    base.vocabulary_size = None  # type: ignore[assignment]
     with pytest.raises(FitError, match="how many tokens it knows"):
         side("encoder", base, start="new")
 
 
 def test_a_base_that_cannot_be_cut_is_refused() -> None:
     class Whole(sample.TinyReader):
-        def shortened(self, layers: int) -> Any:
-            return super(sample.TinyReader, self).shortened(layers)
+        def first_layers(self, layers: int) -> Any:
+            return super(sample.TinyReader, self).first_layers(layers)
 
     with pytest.raises(FitError, match="Whole cannot be cut after 2 layers"):
         side("encoder", Whole())

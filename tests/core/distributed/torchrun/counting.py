@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.api import Batch, Heads, Learner, Parts, Task
+from sidetune_core.api import Batch, Components, Heads, Learner, Task
 
 
 class Counting(Learner):
@@ -21,18 +21,18 @@ class Counting(Learner):
 
     total: Tensor
 
-    def __init__(self, config: Config, parts: Parts) -> None:
+    def __init__(self, config: Config, parts: Components) -> None:
         super().__init__()
         self.base = parts.base()
         self.heads = Heads(self.base.shape)
         self.register_buffer("total", torch.zeros(1, dtype=torch.int64))
 
     def start(self, task: Task) -> list[Any]:
-        return [self.heads.start(task)]
+        return [self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
-        self.total += (batch.targets + 1).sum()
+        self.all_reduce += (batch.targets + 1).sum()
         return {}

@@ -23,7 +23,7 @@ import torch._dynamo  # noqa: F401 - torch imports it with the first optimiser, 
 from sidetune_core import api
 from sidetune_core.cli import main as cli
 from sidetune_core.config import spec
-from sidetune_core.distributed.process_group import Group, Share
+from sidetune_core.distributed.process_group import BatchShard, ProcessGroup
 from sidetune_core.training import run as training
 
 HERE = Path(__file__).parent
@@ -31,9 +31,9 @@ HERE = Path(__file__).parent
 
 def watch(order: dict[str, Any], rank: int, ids: list[Any]) -> None:
     """Note ids, and do harm, where a batch is shared."""
-    original = Group.share
+    original = ProcessGroup.shard_batch
 
-    def share(group: Group, batch: api.Batch) -> Share:
+    def share(group: ProcessGroup, batch: api.Batch) -> BatchShard:
         if rank == order.get("rank") and len(ids) == order["at"]:
             if order["harm"] == "raise":
                 raise api.DataError("the disk of this process is broken")
@@ -42,7 +42,7 @@ def watch(order: dict[str, Any], rank: int, ids: list[Any]) -> None:
         ids.append([batch.ids.tolist(), found.batch.ids.tolist()])
         return found
 
-    Group.share = share  # type: ignore[method-assign]
+    ProcessGroup.shard_batch = share  # type: ignore[method-assign]
 
 
 def run(order: dict[str, Any], rank: int, port: int, ids: list[Any]) -> int:

@@ -8,21 +8,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import (
-    Base,
-    Categorical,
-    DataError,
-    Expert,
-    Features,
-    InputShapes,
-    Observations,
-    RolloutOptions,
-    RolloutTask,
-    Step,
-    TaskStream,
-    Worlds,
-    option,
-)
+from sidetune_core.api import Base, DataError, Features, InputShapes, TaskStream, option
+from sidetune_core.rl import Categorical, Expert, Observations, RolloutOptions, RolloutTask, Step, VectorEnv
 
 LENGTH = 5
 """Steps after which an episode is cut off."""
@@ -69,7 +56,7 @@ class CueWorlds:
 class Oracle:
     """An expert that does what the cue says."""
 
-    def begin(self, worlds: Worlds, seed: int) -> None:
+    def begin(self, vector_env: VectorEnv, seed: int) -> None:
         pass
 
     def act(self, observations: Observations) -> Tensor | None:
@@ -79,7 +66,7 @@ class Oracle:
 class Coin:
     """One that tosses a coin, and before each episode another: for tails it gives up."""
 
-    def begin(self, worlds: Worlds, seed: int) -> None:
+    def begin(self, vector_env: VectorEnv, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.willing = bool(torch.randint(2, (1,), generator=self.generator))
 
@@ -103,7 +90,7 @@ class CueTask(RolloutTask):
     def versions(self) -> Mapping[str, str]:
         return {"cue": "1.0"}
 
-    def make_worlds(self, count: int) -> Worlds:
+    def make_vector_env(self, count: int) -> VectorEnv:
         fails_at = self._fails_at if count == self.options.envs else None
         self.opened.append(CueWorlds(count, fails_at))
         return self.opened[-1]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch._dynamo  # noqa: F401 - torch imports it with the first optimiser, and that takes longest of all
 
-from sidetune_core import api
+import sidetune_core
 from sidetune_core.config import spec
 from sidetune_core.storage import run_folder
 from sidetune_core.system import device
@@ -66,7 +66,7 @@ def run(order: dict[str, Any], write_to: int) -> None:
     moments.die_before(device.Machine, "autocast")
     moments.die_in_the_middle_of_lines()
     if order["resume"]:
-        api.resume(order["folder"])
+        sidetune_core.resume(order["folder"])
     else:
         training.run(
             spec.from_values(order["spec"], "the test"), order["folder"], save_every=order["save_every"]

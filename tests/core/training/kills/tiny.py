@@ -50,12 +50,12 @@ class TinySide(StagedSide):
         self.relus = nn.ModuleList([nn.ReLU(), nn.ReLU()])
         self.last = nn.Linear(16, 16)
 
-    def enter(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return inputs["image"]
 
     def stages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
         return list(zip((self.first, self.second), self.relus, strict=True))
 
-    def leave(self, activation: Tensor) -> Tensor:
+    def project(self, activation: Tensor) -> Tensor:
         encoding: Tensor = self.last(activation.flatten(1))
         return encoding

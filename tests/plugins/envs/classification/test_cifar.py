@@ -53,10 +53,10 @@ def targets_of(task: api.Task) -> torch.Tensor:
     shares = []
     for label in range(10):
 
-        def act(inputs: api.Inputs, label: int = label) -> torch.Tensor:
+        def predict(inputs: api.Inputs, label: int = label) -> torch.Tensor:
             return torch.nn.functional.one_hot(torch.full((len(inputs["image"]),), label), 10).float()
 
-        shares.append(task.evaluate(act)["accuracy"])
+        shares.append(task.evaluate(predict)["accuracy"])
     return torch.tensor(shares)
 
 

@@ -33,10 +33,10 @@ def read(**options: Any) -> Any:
 
 
 def batch_of(task: api.Task, size: int = 16) -> api.Batch:
-    def act(_: api.Inputs) -> torch.Tensor:
+    def predict(_: api.Inputs) -> torch.Tensor:
         raise AssertionError("not needed")
 
-    return next(islice(task.train(act, api.Order(0, size)), 1))
+    return next(islice(task.train(predict, api.Order(0, size)), 1))
 
 
 def fails_to_read(match: str, **options: Any) -> str:
@@ -125,12 +125,12 @@ def test_inputs_are_between_0_and_1(image_archive: Path) -> None:
 def ids_of(made: api.TaskStream, split: str) -> list[int]:
     seen: list[int] = []
 
-    def act(inputs: api.Inputs) -> torch.Tensor:
+    def predict(inputs: api.Inputs) -> torch.Tensor:
         assert inputs.ids is not None
         seen.extend(inputs.ids.tolist())
         return torch.zeros(len(inputs.ids), 4)
 
-    made.tasks()[0].evaluate(act, split)
+    made.tasks()[0].evaluate(predict, split)
     return seen
 
 

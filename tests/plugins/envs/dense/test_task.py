@@ -157,9 +157,9 @@ def test_classes_of_pixels_and_of_images_have_an_accuracy() -> None:
         Domain("room", "cross-entropy", 2, "labels", masked=False, whole=True),
         frames(room=torch.tensor([0, 1, 0, 1, 0, 1])),
     )
-    assert whole.head((8, 1, 1))(torch.zeros(2, 8, 1, 1)).shape == (2, 2)
+    assert whole.make_head((8, 1, 1))(torch.zeros(2, 8, 1, 1)).shape == (2, 2)
     assert whole.evaluate(lambda _: scores[:, :, 0, 0].expand(2, 2))["accuracy"] == 0.5
-    assert whole.pictures(lambda _: scores[:, :, 0, 0].expand(2, 2))["target"].shape == (3, 16, 32)
+    assert whole.visualisations(lambda _: scores[:, :, 0, 0].expand(2, 2))["target"].shape == (3, 16, 32)
 
 
 def test_an_empty_split_is_refused() -> None:

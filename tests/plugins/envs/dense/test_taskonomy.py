@@ -51,13 +51,13 @@ def env(tmp_path: Path) -> Callable[..., Any]:
 def ids(task: Task, split: str) -> set[int]:
     seen: set[int] = set()
 
-    def act(inputs: Any) -> Tensor:
+    def predict(inputs: Any) -> Tensor:
         seen.update(inputs.ids.tolist())
         return torch.zeros(
-            len(inputs.ids), task.head((2, 1, 1)).decoder.decoder_output[0].out_channels, 16, 16
+            len(inputs.ids), task.make_head((2, 1, 1)).decoder.decoder_output[0].out_channels, 16, 16
         )  # type: ignore[union-attr,index]
 
-    task.evaluate(act, split)
+    task.evaluate(predict, split)
     return seen
 
 
@@ -73,7 +73,7 @@ def test_the_twelve_tasks_come_in_the_order_of_the_original(
     assert all(task.metric == "loss" and not task.higher_is_better for task in tasks)
     channels = [2, 18, 1, 1, 1, 1, 1, 1, 1, 3, 1000, 3]
     for task, count in zip(tasks, channels, strict=True):
-        output = task.head((8, 1, 1)).eval()(torch.zeros(4, 8, 1, 1))
+        output = task.make_head((8, 1, 1)).eval()(torch.zeros(4, 8, 1, 1))
         assert output.shape == ((4, 1000) if task.id == "class-object" else (4, count, 16, 16))
         loss = task.loss(output, first(task))
         assert loss.shape == (4,)
@@ -276,8 +276,8 @@ def test_pictures_show_input_target_prediction_and_error(
 ) -> None:
     tasks = {task.id: task for task in env(write_taskonomy(tmp_path / "data", size=16), **SPLIT).tasks()}
     for task in tasks.values():
-        head = task.head((8, 1, 1)).eval()
-        pictures = task.pictures(
+        head = task.make_head((8, 1, 1)).eval()
+        pictures = task.visualisations(
             lambda inputs, head=head: head(torch.zeros(len(inputs.ids), 8, 1, 1)).detach()
         )
         assert list(pictures) == ["input", "target", "prediction", "error"]
@@ -285,6 +285,6 @@ def test_pictures_show_input_target_prediction_and_error(
             assert picture.shape == (3, 16, 64)
             assert float(picture.min()) >= 0
             assert float(picture.max()) <= 1
-    normal = tasks["rgb"].pictures(lambda inputs: 2 * inputs["image"] - 1)  # the answer itself
+    normal = tasks["rgb"].visualisations(lambda inputs: 2 * inputs["image"] - 1)  # the answer itself
     mask = normal["error"]
     assert float(mask.max()) < 1e-6

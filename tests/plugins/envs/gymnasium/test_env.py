@@ -17,11 +17,12 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from sidetune_core.api import Categorical, DataError, Gaussian, Inputs, OptionError, Order, RunError
+from sidetune_core.api import DataError, Inputs, OptionError, Order, RunError
 from sidetune_core.cli.main import main_run
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.options import structure
+from sidetune_core.rl import Categorical, Gaussian
 from sidetune_core.storage import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent / "worlds"))
@@ -44,10 +45,10 @@ def test_images_are_channels_first_in_0_to_1_numbers_are_one_hot_and_text_is_lef
     (task,) = stream(ODD).tasks()
     assert task.inputs == {"image": (3, 6, 8), "mode": (3,)}
     assert isinstance(task.policy, Gaussian)
-    worlds = task.make_worlds(2)
-    worlds.reset(0)
-    step = worlds.step(torch.full((2, 2), 5.0))  # clipped to the box
-    worlds.close()
+    vector_env = task.make_vector_env(2)
+    vector_env.reset(0)
+    step = vector_env.step(torch.full((2, 2), 5.0))  # clipped to the box
+    vector_env.close()
     inputs = task.prepare(step.observations)
     torch.testing.assert_close(inputs["image"], torch.full((2, 3, 6, 8), 10 / 255))
     assert inputs["mode"].tolist() == [[0.0, 1.0, 0.0]] * 2
@@ -57,10 +58,10 @@ def test_where_an_episode_ends_the_next_one_begins_in_the_same_step_and_the_last
     None
 ):
     (task,) = stream(ODD).tasks()
-    worlds = task.make_worlds(2)
-    worlds.reset(0)
-    steps = [worlds.step(torch.zeros(2, 2)) for _ in range(4)]
-    worlds.close()
+    vector_env = task.make_vector_env(2)
+    vector_env.reset(0)
+    steps = [vector_env.step(torch.zeros(2, 2)) for _ in range(4)]
+    vector_env.close()
     assert [step.ended.tolist() for step in steps] == [[False] * 2, [False] * 2, [True] * 2, [False] * 2]
     assert steps[2].observations["image"].max() == 0
     assert steps[2].final["image"].unique().tolist() == [30]
@@ -71,10 +72,10 @@ def test_where_an_episode_ends_the_next_one_begins_in_the_same_step_and_the_last
 def test_frames_are_stacked_made_grey_and_brought_to_a_size() -> None:
     (task,) = stream(ODD, stack=2, grey=True, size=4).tasks()
     assert task.inputs == {"image": (2, 4, 4), "mode": (6,)}
-    worlds = task.make_worlds(1)
-    first = worlds.reset(0)["image"]
-    second = worlds.step(torch.zeros(1, 2)).observations["image"]
-    worlds.close()
+    vector_env = task.make_vector_env(1)
+    first = vector_env.reset(0)["image"]
+    second = vector_env.step(torch.zeros(1, 2)).observations["image"]
+    vector_env.close()
     assert first.flatten(2).unique(dim=2)[0, :, 0].tolist() == [0, 0]
     assert second.flatten(2).unique(dim=2)[0, :, 0].tolist() == [0, 10]
 
@@ -89,20 +90,20 @@ def test_inputs_can_be_left_out_so_that_worlds_fit_together() -> None:
 
 def test_blind_shows_nothing_but_the_rest() -> None:
     (task,) = stream(ODD, blind=True).tasks()
-    worlds = task.make_worlds(1)
-    worlds.reset(0)
-    found = worlds.step(torch.zeros(1, 2)).observations
-    worlds.close()
+    vector_env = task.make_vector_env(1)
+    vector_env.reset(0)
+    found = vector_env.step(torch.zeros(1, 2)).observations
+    vector_env.close()
     assert found["image"].max() == 0
     assert found["mode"].sum() == 1
 
 
 def test_a_time_limit_cuts_off_and_does_not_end() -> None:
     (task,) = stream("CartPole-v1", time_limit=3).tasks()
-    worlds = task.make_worlds(2)
-    worlds.reset(0)
-    steps = [worlds.step(torch.zeros(2, 1)) for _ in range(3)]
-    worlds.close()
+    vector_env = task.make_vector_env(2)
+    vector_env.reset(0)
+    steps = [vector_env.step(torch.zeros(2, 1)) for _ in range(3)]
+    vector_env.close()
     assert steps[2].truncated.all()
     assert not steps[2].terminated.any()
     assert steps[2].final["vector"].shape == (2, 4)
@@ -122,11 +123,11 @@ def test_in_processes_a_run_has_the_same_experience_as_in_one() -> None:
 
 def test_ctrl_c_leaves_processes_of_environments_to_the_run() -> None:
     (task,) = stream("CartPole-v1", processes=True).tasks()
-    worlds = task.make_worlds(1)
-    worlds.reset(0)
-    os.kill(worlds._envs.processes[0].pid, signal.SIGINT)
-    assert worlds.step(torch.zeros(1, 1)).rewards.tolist() == [1.0]
-    worlds.close()
+    vector_env = task.make_vector_env(1)
+    vector_env.reset(0)
+    os.kill(vector_env._envs.processes[0].pid, signal.SIGINT)
+    assert vector_env.step(torch.zeros(1, 1)).rewards.tolist() == [1.0]
+    vector_env.close()
 
 
 @pytest.mark.parametrize(
@@ -208,8 +209,8 @@ def test_a_run_whose_environment_fails_goes_on_once_it_is_mended(
     assert message in Path("run/status").read_text()
     found = checkpoint.find(tmp_path / "run" / "checkpoints", pytest.fail)
     assert found is not None
-    assert found.within is not None
-    assert found.within.step == 8  # two rollouts were learnt from, and the third came to nothing
+    assert found.mid_task is not None
+    assert found.mid_task.step == 8  # two rollouts were learnt from, and the third came to nothing
     Path("mended").touch()
     assert main_run(["--resume", "run", "--quiet"]) == 0
     assert Path("run/status").read_text().startswith("done")
@@ -284,12 +285,12 @@ def test_environments_of_the_old_gym_say_how_shimmy_is_installed(
 @pytest.mark.parametrize("id", ["CartPole-v1", "MiniGrid-Empty-5x5-v0", "VizdoomBasic-v1", ODD])
 def test_what_is_wrapped_passes_gymnasium_s_own_check(id: str) -> None:
     (task,) = stream(id).tasks()
-    worlds = task.make_worlds(1)
+    vector_env = task.make_vector_env(1)
     own_wrappers = id.startswith(
         ("MiniGrid", "Vizdoom")
     )  # they do not record how they were made, which the check of closing needs
-    check_env(worlds._envs.envs[0], skip_render_check=True, skip_close_check=own_wrappers)
-    worlds.close()
+    check_env(vector_env._envs.envs[0], skip_render_check=True, skip_close_check=own_wrappers)
+    vector_env.close()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -299,9 +300,9 @@ def test_what_is_wrapped_passes_the_check_of_stable_baselines3(id: str) -> None:
         "stable_baselines3.common.env_checker", reason="stable-baselines3 is not installed"
     )
     (task,) = stream(id).tasks()
-    worlds = task.make_worlds(1)
-    checker.check_env(worlds._envs.envs[0])
-    worlds.close()
+    vector_env = task.make_vector_env(1)
+    checker.check_env(vector_env._envs.envs[0])
+    vector_env.close()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
@@ -351,19 +352,19 @@ def test_sigterm_to_all_processes_or_one_leaves_a_run_that_can_be_resumed(
     assert (tmp_path / "run" / "status").read_text().startswith("interrupted"), errors
     found = checkpoint.find(tmp_path / "run" / "checkpoints", pytest.fail)
     assert found is not None
-    assert found.within is not None
-    assert found.within.step % 8 == 0 < found.within.step
+    assert found.mid_task is not None
+    assert found.mid_task.step % 8 == 0 < found.mid_task.step
 
 
 def test_inputs_of_evaluation_carry_no_ids() -> None:
     (task,) = stream("CartPole-v1").tasks()
     seen: list[Inputs] = []
 
-    def act(inputs: Inputs) -> torch.Tensor:
+    def predict(inputs: Inputs) -> torch.Tensor:
         seen.append(inputs)
         return still(task)(inputs)
 
-    task.evaluate(act)
+    task.evaluate(predict)
     assert all(inputs.ids is None for inputs in seen)
     assert attrs.asdict(task.options)["episodes"] == 2
 
@@ -377,9 +378,9 @@ def test_vizdoom_leaves_nothing_in_the_working_directory(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     (task,) = stream("VizdoomBasic-v1", inputs="image", size=32, processes=processes).tasks()
-    worlds = task.make_worlds(1)
-    assert worlds.reset(0)["image"].shape == (1, 3, 32, 32)
-    worlds.step(torch.zeros(1, 1))
-    worlds.close()
+    vector_env = task.make_vector_env(1)
+    assert vector_env.reset(0)["image"].shape == (1, 3, 32, 32)
+    vector_env.step(torch.zeros(1, 1))
+    vector_env.close()
     assert list((tmp_path / "temporary").glob("sidetune-*")) == []
     assert [path.name for path in tmp_path.iterdir()] == ["temporary"]

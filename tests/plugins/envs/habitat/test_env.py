@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from sidetune_core.api import DataError, OptionError, Order, PluginError, RunError, open_recording
+from sidetune_core.api import DataError, OptionError, Order, PluginError, RunError
 from sidetune_core.cli.main import main, main_run
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.options import structure
+from sidetune_core.demonstrations import open_demonstrations
 from sidetune_core.testing import check_plugin
 
 CONFIG = Path(__file__).parents[4] / "examples" / "habitat-rooms" / "habitat_rooms" / "pointnav_rooms.yaml"
@@ -64,9 +65,9 @@ def test_success_and_spl_are_means_over_episodes_as_habitat_computes_them(write_
 def test_fewer_episodes_are_spread_over_the_split() -> None:
     (task,) = stream(**ROOMS, episodes=4).tasks()
     assert task._look.episodes == 100
-    worlds = task.make_test_worlds(2)
-    assert [maker.recipe.places for maker in worlds._envs.env_fns] == [(0, 25), (50, 75)]
-    worlds.close()
+    vector_env = task.make_test_vector_env(2)
+    assert [maker.recipe.places for maker in vector_env._envs.env_fns] == [(0, 25), (50, 75)]
+    vector_env.close()
 
 
 def test_scenes_that_the_config_names_are_trained_in_and_all_of_another_split_are_evaluated_in() -> None:
@@ -78,13 +79,13 @@ def test_scenes_that_the_config_names_are_trained_in_and_all_of_another_split_ar
 
 def test_environments_share_the_scenes_and_experience_is_a_function_of_the_seed() -> None:
     (task,) = stream(**ROOMS).tasks()
-    worlds = task.make_worlds(3)
-    assert [maker.recipe.scenes for maker in worlds._envs.env_fns] == [
+    vector_env = task.make_vector_env(3)
+    assert [maker.recipe.scenes for maker in vector_env._envs.env_fns] == [
         ("bend", "pillars"),
         ("door",),
         ("hall",),
     ]
-    worlds.close()
+    vector_env.close()
     rows = [next(task.train(always(task, 1), Order(seed, 16))) for seed in (3, 3, 4)]
     assert torch.equal(rows[0].inputs["goal"], rows[1].inputs["goal"])
     assert not torch.equal(rows[0].inputs["goal"], rows[2].inputs["goal"])
@@ -144,15 +145,15 @@ def test_what_is_missing_is_told_with_what_to_do(write_episodes: Any) -> None:
 
 def test_the_expert_goes_the_shortest_way() -> None:
     (task,) = stream(**ROOMS, envs=1).tasks()
-    worlds, expert = task.make_worlds(1), task.expert(task.experts[0])
-    observations = worlds.reset(5)
-    expert.begin(worlds, 5)
+    vector_env, expert = task.make_vector_env(1), task.expert(task.experts[0])
+    observations = vector_env.reset(5)
+    expert.begin(vector_env, 5)
     found: list[float] = []
     while len(found) < 5:
-        step = worlds.step(expert.act(observations))
+        step = vector_env.step(expert.act(observations))
         observations = step.observations
         found += step.measures["spl"].tolist() if step.ended.any() else []
-    worlds.close()
+    vector_env.close()
     assert min(found) > 0.8
     assert sum(found) / 5 > 0.9
 
@@ -172,9 +173,9 @@ def test_the_expert_is_recorded_and_cloned_from_the_command_line(
     ]
     assert main(["collect", *words, "--trajectories", "16", "--out", str(tmp_path / "paths"), "--quiet"]) == 0
     assert "16 trajectories of 'shortest-path' in pointnav_gibson.yaml" in capsys.readouterr().out
-    card = open_recording(tmp_path / "paths").card
-    assert card.figures["success"] == 1.0
-    assert card.versions["habitat-lab"] == metadata.version("habitat-lab")
+    manifest = open_demonstrations(tmp_path / "paths").manifest
+    assert manifest.figures["success"] == 1.0
+    assert manifest.versions["habitat-lab"] == metadata.version("habitat-lab")
     words = [
         "--env",
         "imitation",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sidetune_plugins.envs.habitat import make
-from sidetune_plugins.envs.habitat.recipe import Recipe
+from sidetune_plugins.envs.habitat.recipe import EnvSpec
 
 CORRIDOR = "##########\n#........#\n##########\n"
 EAST = -90.0
@@ -27,12 +27,12 @@ def corridor(write_episodes: Any) -> Open:
         given = write_episodes(CORRIDOR, [((3.5, 1.5), (6.5, 1.5), EAST)], **(overrides or {}))
         made = recipe(given, **changes)
         make.prepare(made)
-        return make.make(made, pickle.dumps(make.compose(made)))
+        return make.make(made, pickle.dumps(make.resolve(made)))
 
     return open_it
 
 
-def recipe(given: dict[str, Any], **changes: Any) -> Recipe:
+def recipe(given: dict[str, Any], **changes: Any) -> EnvSpec:
     made: dict[str, Any] = {
         "config": given["config"],
         "overrides": tuple(given["overrides"].split(",")),
@@ -46,7 +46,7 @@ def recipe(given: dict[str, Any], **changes: Any) -> Recipe:
         "map_size": 11,
         "map_metres": 3.3,
     }
-    return Recipe(**{**made, **changes})
+    return EnvSpec(**{**made, **changes})
 
 
 def play(env: Any, *actions: int) -> Any:

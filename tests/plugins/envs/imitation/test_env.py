@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidetune_core import api
-from sidetune_core.api import Batch, Categorical, Gaussian, Inputs, Order
+import sidetune_core
+from sidetune_core import api, demonstrations, rl
+from sidetune_core.api import Batch, Inputs, Order
 from sidetune_core.cli.main import main, main_run
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.options import structure
+from sidetune_core.rl import Categorical, Gaussian
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "core" / "rl" / "rollouts"))
 
@@ -32,7 +34,9 @@ LEVEL = "BabyAI-GoToRedBallNoDists-v0"
 @pytest.fixture(scope="module")
 def cues(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty trajectories of one who does what the cue says."""
-    return api.collect(CUES, tmp_path_factory.mktemp("cues"), 30, task="t0", quiet=True).folder
+    return demonstrations.record_demonstrations(
+        CUES, tmp_path_factory.mktemp("cues"), 30, task="t0", quiet=True
+    ).folder
 
 
 def stream(data: Path | str, **options: Any) -> Any:
@@ -47,7 +51,7 @@ def oracle(inputs: Inputs) -> Tensor:
 
 
 def test_the_first_trajectories_are_held_out_and_the_next_ones_learnt(cues: Path) -> None:
-    whole = api.open_recording(cues).read(0, 30)
+    whole = demonstrations.open_demonstrations(cues).read(0, 30)
     (few,) = stream(cues, trajectories=2).tasks()
     (all_,) = stream(cues).tasks()
     for task, count in ((few, 2), (all_, 26)):
@@ -72,11 +76,11 @@ def test_it_is_measured_by_acting_and_on_held_out_steps(cues: Path) -> None:
     (task,) = stream(cues).tasks()
     held_out: list[int] = []
 
-    def act(inputs: Inputs) -> Tensor:
+    def predict(inputs: Inputs) -> Tensor:
         held_out.extend([] if inputs.ids is None else inputs.ids.tolist())
         return oracle(inputs)
 
-    found = task.evaluate(act)
+    found = task.evaluate(predict)
     assert held_out == list(range(4 * STEPS))
     assert found["success"] == found["agreement"] == 1.0
     assert found["return"] == found["length"] == STEPS
@@ -88,7 +92,7 @@ def test_it_is_measured_by_acting_and_on_held_out_steps(cues: Path) -> None:
 
 
 @pytest.mark.parametrize("policy", [Gaussian(2), Categorical([2, 3])])
-def test_the_loss_is_the_negative_log_likelihood_of_the_action(cues: Path, policy: api.Policy) -> None:
+def test_the_loss_is_the_negative_log_likelihood_of_the_action(cues: Path, policy: rl.Policy) -> None:
     (task,) = stream(cues).tasks()
     task._world.policy = policy
     output, actions = (
@@ -103,11 +107,13 @@ def test_the_loss_is_the_negative_log_likelihood_of_the_action(cues: Path, polic
             [torch.nn.functional.cross_entropy(part, one, reduction="none") for part, one in chosen]
         ).sum(0)
     torch.testing.assert_close(task.loss(output, Batch(torch.arange(6), Inputs({}), actions)), expected)
-    assert task.head((4, 3))(torch.zeros(6, 4, 3)).shape == (6, policy.size)
+    assert task.make_head((4, 3))(torch.zeros(6, 4, 3)).shape == (6, policy.size)
 
 
 def test_vectors_are_standardised_by_what_is_learnt_where_the_recorded_world_does_so(tmp_path: Path) -> None:
-    api.collect({**CUES, "normalise_observations": True}, tmp_path, 10, task="t0", quiet=True)
+    demonstrations.record_demonstrations(
+        {**CUES, "normalise_observations": True}, tmp_path, 10, task="t0", quiet=True
+    )
     (task,) = stream(tmp_path).tasks()
     rows = next(task.train(oracle, Order(0, 30))).inputs["cue"]  # one pass
     torch.testing.assert_close(rows.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
@@ -119,16 +125,16 @@ def test_vectors_are_standardised_by_what_is_learnt_where_the_recorded_world_doe
     [("finetune", {}), ("sidetune", {"side": "mlp", "merger": "alpha"}), ("features", {})],
 )
 def test_learners_know_of_nothing_and_learn_to_act(
-    tmp_path: Path, learner: str, parts: dict[str, str]
+    tmp_path: Path, learner: str, components: dict[str, str]
 ) -> None:
-    data = api.collect(
+    data = demonstrations.record_demonstrations(
         {**CUES, "normalise_observations": True}, tmp_path / "data", 24, task="t0", quiet=True
     ).folder
     env = {"name": "imitation", "data": str(data), **SMALL}
-    spec = api.RunSpec(
-        base="mlp", learner=learner, env=env, train={"steps": 80, "batch": 32, "lr": 1e-2}, **parts
+    spec = sidetune_core.RunSpec(
+        base="mlp", learner=learner, env=env, train={"steps": 80, "batch": 32, "lr": 1e-2}, **components
     )
-    run = api.run(spec, tmp_path / "run")
+    run = sidetune_core.run(spec, tmp_path / "run")
     assert run.results.metric == "success"
     before, after = (line["figures"] for line in run.folder.lines("eval.jsonl"))
     assert after["loss"] < 0.6 * before["loss"]
@@ -150,7 +156,7 @@ def test_a_level_is_recorded_on_first_use_and_made_longer_when_more_is_wanted(
     monkeypatch.setenv("SIDETUNE_HOME", str(tmp_path))
     said: list[str] = []
     first = stream("", levels=LEVEL, trajectories=4)
-    first.say = said.append
+    first.info = said.append
     (task,) = first.tasks()
     assert task.inputs == {"image": (3, 28, 28)}
     assert said[0].startswith(f"recording bot in {LEVEL}: 0 of 8 trajectories are there, in {tmp_path}")
@@ -159,28 +165,30 @@ def test_a_level_is_recorded_on_first_use_and_made_longer_when_more_is_wanted(
     assert (tmp_path / "recordings" / LEVEL / "card.json").read_bytes() == shard
     stream("", levels=LEVEL, trajectories=5).tasks()
     assert capsys.readouterr() == ("", "")  # such as under --quiet
-    card = api.open_recording(tmp_path / "recordings" / LEVEL).card
-    assert (card.recorded, card.figures["success"]) == (9, 1.0)
+    manifest = demonstrations.open_demonstrations(tmp_path / "recordings" / LEVEL).manifest
+    assert (manifest.recorded, manifest.figures["success"]) == (9, 1.0)
 
 
 def test_the_bot_s_actions_done_again_give_what_was_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ids = "BabyAI-UnlockLocal-v0"
-    recording = api.collect({"name": "gym", "ids": ids, "inputs": "image"}, tmp_path, 3, quiet=True)
-    assert recording.card.versions.keys() >= {"gymnasium", "minigrid"}
+    recording = demonstrations.record_demonstrations(
+        {"name": "gym", "ids": ids, "inputs": "image"}, tmp_path, 3, quiet=True
+    )
+    assert recording.manifest.versions.keys() >= {"gymnasium", "minigrid"}
     found = recording.read(1, 1)
     env = recording.open_stream()
-    worlds = recording.task(env).make_worlds(1)
-    now = worlds.reset(int(found.seeds))
+    vector_env = recording.task(env).make_vector_env(1)
+    now = vector_env.reset(int(found.seeds))
     for number, action in enumerate(found.actions):
         assert torch.equal(now["image"][0], found.observations["image"][number])
-        step = worlds.step(action[None])
+        step = vector_env.step(action[None])
         now = step.observations
     assert step.ended.all()
     assert step.rewards.item() == found.rewards[-1]
     assert torch.equal(step.final["image"], found.final["image"])
-    worlds.close()
+    vector_env.close()
     env.close()
     assert capsys.readouterr().out == ""  # BabyAI prints
 
@@ -206,10 +214,12 @@ def test_where_there_is_no_bot_it_is_told(
 def test_what_cannot_be_learnt_from_is_told_before_anything_is_trained(
     cues: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = api.collect(
+    other = demonstrations.record_demonstrations(
         {"name": "gym", "ids": LEVEL, "time_limit": 8}, tmp_path / "other", 2, quiet=True
     ).folder
-    damaged = api.collect(CUES, tmp_path / "damaged", 30, task="t0", quiet=True).folder
+    damaged = demonstrations.record_demonstrations(
+        CUES, tmp_path / "damaged", 30, task="t0", quiet=True
+    ).folder
     (damaged / "shards" / "00000.safetensors").write_bytes(b"")
     cases = {
         f"--env.data {tmp_path / 'none'}": "holds no recording (there is no card.json in it). To make one: sidetune collect --env gym",

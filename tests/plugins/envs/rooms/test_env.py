@@ -15,11 +15,11 @@ from sidetune_plugins.envs.rooms.scene import KINDS, Scene, sample_scene
 from sidetune_plugins.envs.rooms.shading import render
 from sidetune_plugins.envs.rooms.taskonomy_export import write_taskonomy
 
-from sidetune_core import api
+import sidetune_core
 from sidetune_core.api import DataError, OptionError, Order, Task
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.registry import find, load
-from sidetune_core.config.resolve import compose
+from sidetune_core.config.resolve import resolve
 
 SMALL = {"images": 10, "test_images": 4, "size": 32, "decoder": 16}
 WIDE = ("depth_zbuffer", "depth_euclidean", "keypoints2d", "keypoints3d", "edge_texture", "edge_occlusion")
@@ -67,7 +67,7 @@ def test_twelve_tasks_come_in_the_order_of_the_original_with_the_kind_of_room_fo
     for task in tasks:
         given = batch(task)
         assert given.inputs["image"].shape == (4, 3, 32, 32)
-        loss = task.loss(task.head((8, 2, 2)).eval()(torch.zeros(4, 8, 2, 2)), given)
+        loss = task.loss(task.make_head((8, 2, 2)).eval()(torch.zeros(4, 8, 2, 2)), given)
         assert loss.shape == (4,)
         assert loss.isfinite().all()
     kinds = batch(tasks[10], 10)
@@ -125,27 +125,33 @@ def test_what_does_not_exist_is_refused(env: Any, options: dict[str, Any], messa
 
 
 def test_parts_that_suit_the_env_are_taken_where_none_is_named() -> None:
-    parts = compose(api.RunSpec(env="rooms")).parts
-    assert (parts["base"].plugin.name, parts["base"].config.weights, parts["side"].plugin.name) == (
+    components = resolve(sidetune_core.RunSpec(env="rooms")).components
+    assert (
+        components["base"].plugin.name,
+        components["base"].config.weights,
+        components["side"].plugin.name,
+    ) == (
         "taskonomy",
         "packaged",
         "fcn5",
     )
-    parts = compose(api.RunSpec(env="rooms", base="taskonomy", side="fcn3", learner="sidetune")).parts
-    assert (parts["base"].config.width, parts["base"].config.weights) == (64, "none")
-    assert parts["side"].plugin.name == "fcn3"
-    assert "side" not in compose(api.RunSpec(env="rooms", learner="features")).parts
-    assert compose(api.RunSpec(env="rgbd")).parts["base"].config.weights == "packaged"
-    assert compose(api.RunSpec(env="digits")).parts["base"].plugin.name == "resnet44"
+    components = resolve(
+        sidetune_core.RunSpec(env="rooms", base="taskonomy", side="fcn3", learner="sidetune")
+    ).components
+    assert (components["base"].config.width, components["base"].config.weights) == (64, "none")
+    assert components["side"].plugin.name == "fcn3"
+    assert "side" not in resolve(sidetune_core.RunSpec(env="rooms", learner="features")).components
+    assert resolve(sidetune_core.RunSpec(env="rgbd")).components["base"].config.weights == "packaged"
+    assert resolve(sidetune_core.RunSpec(env="digits")).components["base"].plugin.name == "resnet44"
 
 
 def test_a_run_leaves_pictures(tmp_path: Path) -> None:
-    spec = api.RunSpec(
+    spec = sidetune_core.RunSpec(
         env={"name": "rooms", "domains": "normal,segment_semantic", **SMALL},
         base={"name": "taskonomy", "width": 4},
         train={"steps": 2, "batch": 4, "device": "cpu"},
     )
-    run = api.run(spec, tmp_path / "run")
+    run = sidetune_core.run(spec, tmp_path / "run")
     assert all(0 < value < 10 for value in run.results.rows[-1] if value is not None)
     assert Image.open(tmp_path / "run" / "pictures" / "normal.target.png").size == (4 * 32, 32)
 

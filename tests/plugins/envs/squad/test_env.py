@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+import sidetune_core
 from sidetune_core import api
 from sidetune_core.config import kinds, registry
 
@@ -307,7 +308,7 @@ def test_the_best_spans_are_those_of_an_exhaustive_search() -> None:
 
 
 def test_of_several_windows_the_best_answer_and_the_least_certain_none_count() -> None:
-    ballot = private("answers").Ballot()
+    ballot = private("answers").AnswerVotes()
     ballot.none = min(3.0, 1.5)
     for text, score in (("a", 1.0), ("b", 2.0), ("a", 0.5), ("", 9.0)):
         ballot.add(text, score)
@@ -416,7 +417,7 @@ def test_the_loss_is_that_of_the_real_positions_alone(stream: Any) -> None:
 def test_a_network_that_knows_the_answers_scores_all_of_them(stream: Any) -> None:
     task = stream().tasks()[0]
 
-    def act(inputs: api.Inputs) -> torch.Tensor:
+    def predict(inputs: api.Inputs) -> torch.Tensor:
         output = torch.zeros(*inputs["tokens"].shape, 2)
         assert inputs.ids is not None
         for row, place in enumerate((inputs.ids - task._test.first_id).tolist()):
@@ -424,7 +425,7 @@ def test_a_network_that_knows_the_answers_scores_all_of_them(stream: Any) -> Non
                 output[row, task._test.windows.targets[place, k], k] = 5.0
         return output
 
-    found = task.evaluate(act)
+    found = task.evaluate(predict)
     assert (found["exact"], found["f1"], found["hasans-f1"], found["noans-exact"], found["best-f1"]) == (
         1.0,
         1.0,
@@ -476,10 +477,10 @@ def test_that_no_question_has_an_answer_is_said(squad_file: Path, stream: Any) -
 
 
 @pytest.fixture
-def spec(tiny_bert: Path, make_squad: MakeSquad) -> Callable[..., api.RunSpec]:
+def spec(tiny_bert: Path, make_squad: MakeSquad) -> Callable[..., sidetune_core.RunSpec]:
     def make(
         learner: str = "sidetune", side: Any = "ladder-text", env: Any = (), **train: Any
-    ) -> api.RunSpec:
+    ) -> sidetune_core.RunSpec:
         own = {
             "name": "squad",
             "train": str(make_squad()),
@@ -490,7 +491,9 @@ def spec(tiny_bert: Path, make_squad: MakeSquad) -> Callable[..., api.RunSpec]:
         }
         options = {"steps": 2, "batch": 4, "lr": 1e-2, "precision": "fp32", "store": "off", **train}
         base = {"name": "transformer", "model": str(tiny_bert)}
-        return api.RunSpec(base=base, side=side, learner=learner, env={**own, **dict(env)}, train=options)
+        return sidetune_core.RunSpec(
+            base=base, side=side, learner=learner, env={**own, **dict(env)}, train=options
+        )
 
     return make
 
@@ -509,7 +512,7 @@ def spec(tiny_bert: Path, make_squad: MakeSquad) -> Callable[..., api.RunSpec]:
 def test_each_method_runs_and_writes_its_predictions(
     learner: str, side: Any, spec: Any, tmp_path: Path
 ) -> None:
-    run = api.run(spec(learner, side, precision="bf16"), tmp_path / "run")
+    run = sidetune_core.run(spec(learner, side, precision="bf16"), tmp_path / "run")
     assert all(0 <= figure <= 1 for row in run.results.rows for figure in row if figure is not None)
     for task in ("t0", "t1"):
         predictions = json.loads(
@@ -532,7 +535,7 @@ def test_reused_encodings_are_those_of_the_base(
             store=store,
             store_dir=str(tmp_path / "kept"),
         )
-        api.run(made, tmp_path / store)
+        sidetune_core.run(made, tmp_path / store)
     for name in ("metrics.jsonl", "eval.jsonl"):
         assert (tmp_path / "off" / name).read_text() == (tmp_path / kept / name).read_text()
     assert any((tmp_path / "kept").rglob("*")) is (kept == "disk")
@@ -552,7 +555,7 @@ def test_a_tokenizer_of_another_base_is_refused_before_training(spec: Any, tmp_p
     with pytest.raises(
         api.FitError, match="base 'transformer' knows 48 tokens and the tokenizer of env 'squad' has 30522"
     ):
-        api.run(spec(env={"tokenizer": "minilm"}), tmp_path / "run")
+        sidetune_core.run(spec(env={"tokenizer": "minilm"}), tmp_path / "run")
 
 
 def test_a_folder_without_a_tokenizer_is_refused_before_training(
@@ -561,19 +564,21 @@ def test_a_folder_without_a_tokenizer_is_refused_before_training(
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_text((tiny_bert / "config.json").read_text())
     with pytest.raises(api.DataError, match="bare has no tokenizer"):
-        api.run(spec(env={"tokenizer": str(tmp_path / "bare")}), tmp_path / "run")
+        sidetune_core.run(spec(env={"tokenizer": str(tmp_path / "bare")}), tmp_path / "run")
 
 
 def test_a_folder_with_a_damaged_tokenizer_is_refused(spec: Any, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "tokenizer.json").write_text("{}")
     with pytest.raises(api.DataError, match="cannot load the tokenizer"):
-        api.run(spec(env={"tokenizer": str(tmp_path / "bad")}), tmp_path / "run")
+        sidetune_core.run(spec(env={"tokenizer": str(tmp_path / "bad")}), tmp_path / "run")
     with pytest.raises(api.DataError, match="no folder .*nowhere"):
-        api.run(spec(env={"tokenizer": str(tmp_path / "nowhere")}), tmp_path / "run")
+        sidetune_core.run(spec(env={"tokenizer": str(tmp_path / "nowhere")}), tmp_path / "run")
 
 
 def test_a_base_that_reads_images_does_not_fit(spec: Any, tmp_path: Path) -> None:
     images = spec("features", None)
     with pytest.raises(api.FitError, match="needs an input 'image'"):
-        api.run(api.RunSpec(base="resnet20", learner="features", env=images.env), tmp_path / "run")
+        sidetune_core.run(
+            sidetune_core.RunSpec(base="resnet20", learner="features", env=images.env), tmp_path / "run"
+        )

@@ -20,18 +20,18 @@ from typing import Any, Literal
 import attrs
 
 from sidetune_core.config.interval import interval
-from sidetune_core.config.resolve import compose
+from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import Interrupted, OptionError, RunError
-from sidetune_core.results.report import in_brief, in_percent
+from sidetune_core.results.report import in_percent, one_line
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.lock import locked
 from sidetune_core.storage.run_folder import RunFolder
-from sidetune_core.sweep.executors import Executor, LocalProcesses, RayTasks
-from sidetune_core.sweep.grid import PlannedRun, planned
+from sidetune_core.sweeps.executors import Executor, LocalProcesses, RayTasks
+from sidetune_core.sweeps.grid import PlannedRun, planned
 from sidetune_core.system.progress import Progress
-from sidetune_core.system.signals import SIGNALS, listening
+from sidetune_core.system.signals import SIGNALS, handle_signals
 
 On = Literal["local", "ray"]
 RETRIES = 2
@@ -80,9 +80,9 @@ def sweep(
     for name in specs:
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
             raise OptionError(f"'{name}' cannot name a folder; use letters, digits and _ . + -")
-    runs = [planned(name, compose(spec)) for name, spec in specs.items()]
-    say = print_nothing if quiet else print_aside
-    return carry_out(runs, Path(out), choose(on, workers), retries, save_every, say)
+    runs = [planned(name, resolve(spec)) for name, spec in specs.items()]
+    info = print_nothing if quiet else print_aside
+    return carry_out(runs, Path(out), choose(on, workers), retries, save_every, info)
 
 
 def choose(on: On, workers: int | None) -> Executor:
@@ -111,7 +111,7 @@ def carry_out(
     executor: Executor,
     retries: int,
     save_every: str | None,
-    say: Callable[[str], None],
+    info: Callable[[str], None],
     about: Mapping[str, Any] | None = None,
 ) -> list[SweptRun]:
     """Run what is not done yet.
@@ -143,7 +143,7 @@ def carry_out(
             write_text(out / "sweep.json", json.dumps(made, indent=2) + "\n")
             for run in runs:
                 write_text(out / "specs" / f"{run.name}.json", json.dumps(run.spec, indent=2) + "\n")
-        return _Sweep(runs, out, executor, retries, save_every, say).carry_out(before)
+        return _Sweep(runs, out, executor, retries, save_every, info).carry_out(before)
 
 
 class _Sweep:
@@ -156,9 +156,9 @@ class _Sweep:
         executor: Executor,
         retries: int,
         save_every: str | None,
-        say: Callable[[str], None],
+        info: Callable[[str], None],
     ) -> None:
-        self.runs, self.out, self.executor, self.retries, self.say = runs, out, executor, retries, say
+        self.runs, self.out, self.executor, self.retries, self.info = runs, out, executor, retries, info
         self.saving = ["--save-every", save_every] if save_every is not None else []
         self.stopping = threading.Event()
         self.ended: dict[str, SweptRun] = {}
@@ -166,11 +166,11 @@ class _Sweep:
 
     def carry_out(self, before: Mapping[str, State]) -> list[SweptRun]:
         counts = {state: list(before.values()).count(state) for state in ("done", "unfinished", "new")}
-        self.say(
+        self.info(
             f"runs: {len(self.runs)}; {counts['done']} done before, {counts['unfinished']} to go on with, {counts['new']} to begin"
         )
         self.ended = {run.name: self._swept(run, "done") for run in self.runs if before[run.name] == "done"}
-        with listening(Progress().tell) as stop, ThreadPoolExecutor(self.executor.workers) as pool:
+        with handle_signals(Progress().notice) as stop, ThreadPoolExecutor(self.executor.workers) as pool:
             pending = {pool.submit(self._thread, run) for run in self.runs if before[run.name] != "done"}
             try:
                 while pending:
@@ -194,7 +194,7 @@ class _Sweep:
             self.ended[run.name] = swept
             if swept.status != "stopped":
                 over = sum(one.status != "stopped" for one in self.ended.values())
-                self.say(
+                self.info(
                     f"{swept.status:<8} {swept.name} [{over}/{len(self.runs)}]: {swept.reason or _result(swept.folder)}"
                 )
 
@@ -205,7 +205,7 @@ class _Sweep:
             if self.stopping.is_set():
                 return self._swept(run, "stopped")
             words = self._words(run, folder)
-            self.say(f"{'go on' if words[0] == '--resume' else 'begin':<8} {run.name}")
+            self.info(f"{'go on' if words[0] == '--resume' else 'begin':<8} {run.name}")
             try:
                 status = self.executor.carry_out(words, output)
             except OSError as error:
@@ -218,7 +218,7 @@ class _Sweep:
                 return self._swept(run, "failed", _last_line(output))
             how = f"killed by {signal.Signals(-status if status < 0 else status - 128).name}"
             if attempt < self.retries:
-                self.say(f"{'died':<8} {run.name}: {how}; retry {attempt + 1} of {self.retries}")
+                self.info(f"{'died':<8} {run.name}: {how}; retry {attempt + 1} of {self.retries}")
         return self._swept(run, "failed", f"{how}, {self.retries + 1} times; see {output}")
 
     def _words(self, run: PlannedRun, folder: RunFolder) -> list[str]:
@@ -244,7 +244,7 @@ class _Sweep:
 def _result(folder: Path) -> str:
     """What a run has come to, in a few words."""
     summary = summarise(RunFolder(folder))
-    return f"{in_brief(summary.results, in_percent(summary.results))}, {summary.seconds:.0f} s"
+    return f"{one_line(summary.results, in_percent(summary.results))}, {summary.seconds:.0f} s"
 
 
 def print_aside(line: str) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 import attrs
 
 from sidetune_core.config import argv
-from sidetune_core.config.resolve import Composition, compose, load_parts, usable
+from sidetune_core.config.resolve import ResolvedRun, load_components, resolve, usable
 from sidetune_core.config.spec import (
     DEFAULTS,
     Choice,
@@ -126,7 +126,7 @@ def plan(grid: Grid) -> Plan:
         if (key := _but_seed(point)) not in fits:
             fits[key] = _fit(grid, point)
     _check_uses(grid, points, [fits[_but_seed(point)][1] for point in points])
-    compositions = {key: compose(_spec(grid, kept)) for key, (kept, _) in fits.items()}
+    compositions = {key: resolve(_spec(grid, kept)) for key, (kept, _) in fits.items()}
     place = {name: number for number, name in enumerate(grid.axes)}
     named = sorted(
         dict.fromkeys(itertools.chain(*points)),
@@ -149,9 +149,9 @@ def plan(grid: Grid) -> Plan:
     return Plan(tuple(runs.values()), tuple(notes))
 
 
-def planned(name: str, composition: Composition) -> PlannedRun:
+def planned(name: str, composition: ResolvedRun) -> PlannedRun:
     """A run of a plan; its spec is as ``run.json`` will hold it."""
-    return PlannedRun(name, str(composition), json.loads(json.dumps(composition.resolved().to_json())))
+    return PlannedRun(name, str(composition), json.loads(json.dumps(composition.to_spec().to_json())))
 
 
 def run_name(values: Point) -> str:
@@ -227,9 +227,9 @@ def _is_axis(name: str) -> bool:
     return name in (*DEFAULTS, "seed") or (bool(dot) and slot in (*DEFAULTS, "train"))
 
 
-def _flat(slot: str, part: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(slot: str, component: Mapping[str, Any]) -> dict[str, Any]:
     """``{name = "ewc", coef = 10.0}`` as a name and options."""
-    chosen = choice(part)
+    chosen = choice(component)
     assert chosen is not None
     return {
         slot: chosen.name,
@@ -242,7 +242,7 @@ def _check_uses(grid: Grid, points: Sequence[Point], left_out: Sequence[Mapping[
     for name in dict.fromkeys(itertools.chain(*points)):
         having = [point for point in points if name in point]
         if all(name in without for point, without in zip(points, left_out, strict=True) if name in point):
-            compose(_spec(grid, having[0]))
+            resolve(_spec(grid, having[0]))
 
 
 def _but_seed(point: Point) -> str:
@@ -272,7 +272,7 @@ def _fit(grid: Grid, point: Point) -> tuple[Point, dict[str, str]]:
     }
     kept = {name: value for name, value in point.items() if name not in left_out}
     spec = argv.with_names(grid.base, _names(grid, kept))
-    configs: dict[str, Any] = {slot: cls.Config for slot, (_, cls) in load_parts(spec).items()} | {
+    configs: dict[str, Any] = {slot: cls.Config for slot, (_, cls) in load_components(spec).items()} | {
         "train": TrainOptions
     }
     for name in list(kept):
@@ -283,7 +283,7 @@ def _fit(grid: Grid, point: Point) -> tuple[Point, dict[str, str]]:
             else set()
         )
         if dot and option not in known | {f"no-{one}" for one in known}:
-            chosen = spec.part(slot) if slot in DEFAULTS else None
+            chosen = spec.component(slot) if slot in DEFAULTS else None
             left_out[name] = (
                 f"{slot} '{chosen.name if chosen else DEFAULTS[slot]}'"
                 if slot in configs and slot != "train"
@@ -316,8 +316,8 @@ def _spec(grid: Grid, point: Point) -> RunSpec:
         if slot == "train":
             train[option] = value
         elif option:
-            there = spec.part(slot) or Choice(DEFAULTS[slot])
-            spec = spec.with_parts({slot: attrs.evolve(there, options={**there.options, option: value})})
+            there = spec.component(slot) or Choice(DEFAULTS[slot])
+            spec = spec.with_components({slot: attrs.evolve(there, options={**there.options, option: value})})
     if "train.steps" in point and "train.epochs" not in point:
         train["epochs"] = None
     return attrs.evolve(spec, train=train)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sidetune_core.errors import OptionError, PluginError
-from sidetune_core.sweep import grid
+from sidetune_core.sweeps import grid
 
 
 def plan(words: str) -> grid.Plan:

@@ -16,14 +16,14 @@ import attrs
 import pytest
 
 from sidetune_core.cli.main import main, main_run
-from sidetune_core.config.resolve import compose
+from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import OptionError, RunError, SidetuneError
 from sidetune_core.storage.lock import locked
-from sidetune_core.sweep import executors
-from sidetune_core.sweep.executors import LocalProcesses, RayTasks, visible_gpus
-from sidetune_core.sweep.grid import PlannedRun, planned
-from sidetune_core.sweep.runner import SweptRun, carry_out, sweep
+from sidetune_core.sweeps import executors
+from sidetune_core.sweeps.executors import LocalProcesses, RayTasks, visible_gpus
+from sidetune_core.sweeps.grid import PlannedRun, planned
+from sidetune_core.sweeps.runner import SweptRun, carry_out, sweep
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
 
@@ -63,7 +63,7 @@ def spec(image_archive: Path) -> RunSpec:
 def plan(spec: RunSpec) -> Plan:
     """Runs of the small spec, one for each seed."""
     return lambda *seeds, **train: [
-        planned(f"seed-{seed}", compose(attrs.evolve(spec, seed=seed, train={**spec.train, **train})))
+        planned(f"seed-{seed}", resolve(attrs.evolve(spec, seed=seed, train={**spec.train, **train})))
         for seed in seeds
     ]
 
@@ -137,7 +137,7 @@ def test_a_run_that_is_killed_again_and_again_is_named_and_others_go_on(plan: Pl
 
 def test_a_loss_that_diverges_is_not_tried_again(plan: Plan, spec: RunSpec, tmp_path: Path) -> None:
     executor, train = Here(), {**spec.train, "steps": 4, "lr": 1e30, "optimizer": "sgd", "clip": None}
-    bad = planned("bad", compose(attrs.evolve(spec, learner="scratch", train=train)))
+    bad = planned("bad", resolve(attrs.evolve(spec, learner="scratch", train=train)))
     first, second = carry_out([bad, *plan(1)], tmp_path, executor, 2, None, print)
     assert (first.status, second.status, len(executor.begun)) == ("failed", "done", 2)
     assert "of task t0" in first.reason
