@@ -332,7 +332,7 @@ def test_records_hold_no_path_of_the_machine_that_made_them() -> None:
         assert "archive" not in json.loads(path.read_text())["spec"]["env"]["options"]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md"])
 def test_the_tables_of_the_project_are_those_of_the_ledger(page: str) -> None:
     entries = [claims.read_entry(ROOT / "ledger", name) for name in claims.names(ROOT / "ledger")]
     tables = {
