@@ -1,9 +1,10 @@
 """What the guide for authors shows is what happens: every block of code in it is run.
 
-The blocks of a page are run in their order, in an empty folder. A block with a title is a file, and is written there. Other blocks of
-Python share one namespace. In a block for the console, what follows ``$`` is run, and what is shown below it has to be what is printed,
-where ``...`` stands for anything; where nothing is shown, the command has to succeed. Blocks for the shell
-(``sh``) have commands that need data or take minutes: their runs and sweeps are composed, with ``--dry-run``.
+The blocks of a page are run in their order, in an empty folder. A block with a title is a file, and is
+written there. Other blocks of Python share one namespace. In a block for the console, what follows ``$`` is
+run, and what is shown below it has to be what is printed, where ``...`` stands for anything; where nothing
+is shown, the command has to succeed. Blocks for the shell (``sh``) have commands that need data or take
+minutes: their runs and sweeps are composed, with ``--dry-run``.
 """
 
 from __future__ import annotations

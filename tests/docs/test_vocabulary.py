@@ -91,7 +91,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def prose(name: str, text: str) -> str:
-    """What is written by a person: of a page, no generated tables, no commands with their output, no inline code."""
+    """What a person wrote: of a page, no generated tables, no commands with their output, no inline code."""
     if name.endswith(".md"):
         text = GENERATED.sub(blank, text)
         text = FENCE.sub(lambda block: block[0] if block[1] == "python" else blank(block), text)
