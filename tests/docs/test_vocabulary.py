@@ -22,7 +22,7 @@ COLUMNS = 110
 WORDS = {
     r"\banew\b": "again, from scratch, re-computed",
     r"\bbeside\b": "next to, alongside, compared with",
-    r"\bfigures?\b(?! ?[(=.:\d])": "metric, value, result (for a drawing: plot, image)",
+    r"(?<![-.\"'])\bfigures?\b(?![\"']| ?[(=.:\d])": "metric, value, result (for a drawing: plot, image)",
     r"\bgive[ns]? up\b|\bgave up\b": "truncated, failed, discarded",
     r"\bg(o|oes|one|oing) on\b|\bwent on\b": "resume, continue",
     r"\bin which is acted\b|\bacted in\b": "rollouts, environments",
