@@ -1,4 +1,4 @@
-"""What pages take from the code when the site is built: the help of a command, and the checks that hold a contract."""
+"""Insert into the pages what comes from the code: the help of a command, and the checks of a contract."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WIDTH = "100"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """A page with its ``$ … --help`` blocks and its ``<!-- checks: … -->`` lines filled in; called by MkDocs."""
+    """A page with its ``$ … --help`` blocks and ``<!-- checks: … -->`` lines filled in; called by MkDocs."""
     markdown = re.sub(
         r"(?<=^```console\n)\$ (sidetune.* --help)\n(?=```$)", _with_help, markdown, flags=re.MULTILINE
     )
@@ -42,9 +42,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def table(kind: str) -> str:
-    """The checks of a kind, one a row, as their docstrings tell them."""
+    """The checks of a kind, one per row, by their docstrings."""
     rows = [f"| `{check.__name__}` | {_sentence(check)} |" for check in CHECKS[kind]]
-    return "\n".join(["| check | what it finds to hold |", "|---|---|", *rows])
+    return "\n".join(["| check | what it verifies |", "|---|---|", *rows])
 
 
 def _sentence(check: Callable[..., None]) -> str:

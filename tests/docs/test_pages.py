@@ -1,8 +1,10 @@
 """What the guide for authors shows is what happens: every block of code in it is run.
 
-The blocks of a page are run in their order, in an empty folder. A block with a title is a file, and is written there. Other blocks of
-Python share one namespace. In a block for the console, what follows ``$`` is run, and what is shown below it has to be what is printed,
-where ``...`` stands for anything; where nothing is shown, the command has to succeed.
+The blocks of a page are run in their order, in an empty folder. A block with a title is a file, and is
+written there. Other blocks of Python share one namespace. In a block for the console, what follows ``$`` is
+run, and what is shown below it has to be what is printed, where ``...`` stands for anything; where nothing
+is shown, the command has to succeed. Blocks for the shell (``sh``) have commands that need data or take
+minutes: their runs and sweeps are composed, with ``--dry-run``.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ FENCE = re.compile(
     r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.DOTALL | re.MULTILINE
 )
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+COMPOSES = re.compile(r"(sidetune-run|sidetune sweep) (?!.*--(spec|resume|help|dry-run)\b)")
+"""Commands of a shell block that need no file to be composed."""
 INSTALLED = ".installed"
 """Where a page's packages are installed: on the path of this process, and by a ``sitecustomize`` on that of every other."""
 
@@ -78,6 +82,11 @@ class Reader:
         elif block.language == "console":
             for command, shown in COMMAND.findall(re.sub(r"\\\n\s*", "", block.text)):
                 self.type(command, shown)
+        elif block.language == "sh":
+            for line in re.sub(r"\\\n\s*", "", block.text).splitlines():
+                command = shlex.join(shlex.split(line, comments=True))
+                if COMPOSES.match(command):
+                    self.type(f"{command} --dry-run", "")
 
     def type(self, command: str, shown: str) -> None:
         """Type a command, and compare what it prints with what is shown."""
@@ -167,11 +176,8 @@ def test_no_block_of_a_page_is_left_out(page: str) -> None:
         "a fence has no language, or is indented"
     )
     for block in found:
-        runs = (
-            block.title is not None
-            or block.language == "python"
-            or (block.language == "console" and block.text.startswith("$ "))
-        )
+        console = block.language == "console" and block.text.startswith("$ ")
+        runs = block.title is not None or block.language in ("python", "sh") or console
         assert runs, f"{page}, line {block.line}: a {block.language} block is not run"
 
 
