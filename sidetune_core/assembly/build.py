@@ -1,51 +1,83 @@
-"""From a composition to objects: the stream, the factories of parts, the learner; and whether they fit together."""
+"""From a resolved run to objects: the env, the learner with its networks, and the check that they fit together."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import torch
+from torch import Tensor, nn
 
 from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun
-from sidetune_core.errors import FitError
+from sidetune_core.errors import FitError, PluginError
 from sidetune_core.interfaces.inputs import Shape
 from sidetune_core.interfaces.learner import Components, Learner
 from sidetune_core.interfaces.networks import Base, Merger, Side
-from sidetune_core.interfaces.tasks import TaskStream
+from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.seeding import seeded
+from sidetune_core.system.device import Machine
+
+Trainable = Sequence[nn.Module | nn.Parameter]
+"""What `Learner.start` returns: the modules and parameters that a task trains."""
 
 SPARE_TOKENS = 128
-"""Embeddings that a base may have in excess, for their number is often rounded up to a multiple of 64 or 128."""
+"""Most unused embeddings of a base: vocabulary sizes are often rounded up to a multiple of 64 or 128."""
 
 
-def build_stream(composition: ResolvedRun) -> TaskStream:
+def build_stream(resolved: ResolvedRun) -> TaskStream:
     """The env; it reads no data yet."""
-    env = composition.components["env"]
-    stream: TaskStream = env.cls(env.config, composition.seed)
+    env = resolved.components["env"]
+    stream: TaskStream = env.cls(env.config, resolved.seed)
     return stream
 
 
-def build_learner(composition: ResolvedRun, stream: TaskStream) -> Learner:
-    """The learner, before its first task.
+def build_learner(resolved: ResolvedRun, stream: TaskStream) -> Learner:
+    """The learner before its first task.
 
     Raises:
         DataError: the env's tokenizer cannot be read.
-        FitError: parts do not work together.
-        WeightsError: a part's weights cannot be used.
+        FitError: the components do not fit together.
+        WeightsError: the weights of a component cannot be loaded.
     """
-    components = _factories(composition, stream)
-    learner = composition.components["learner"]
-    with seeded(composition.seed, "check"):
-        _check_fit(composition, components, stream.vocabulary_size)
-    with seeded(composition.seed, "build"):
+    components = _factories(resolved, stream)
+    learner = resolved.components["learner"]
+    with seeded(resolved.seed, "check"):
+        _check_fit(resolved, components, stream.vocabulary_size)
+    with seeded(resolved.seed, "build"):
         built: Learner = learner.cls(learner.config, components)
     return built
 
 
-def _factories(composition: ResolvedRun, stream: TaskStream) -> Components:
-    chosen = composition.components
-    base, side, merger = chosen["base"], chosen.get("side"), chosen.get("merger")
+def start_task(learner: Learner, task: Task, seed: int, machine: Machine) -> Trainable:
+    """Start a task under its seed, and move what the learner has added for it to the device.
+
+    Raises:
+        PluginError: `Learner.start` returned something that is not the learner's.
+    """
+    with seeded(seed, "start", task.id):
+        trainable = learner.start(task)
+    machine.place(learner)
+    owned = {id(item) for item in (*learner.modules(), *learner.parameters())}
+    for item in trainable:
+        if id(item) not in owned:
+            raise PluginError(
+                f"{type(learner).__name__}.start() returned a {type(item).__name__} that the learner does not own; "
+                "assign it to an attribute of the learner first"
+            )
+    return trainable
+
+
+def without_weights(component: ResolvedComponent) -> Any:
+    """The config of a component with random weights: by convention, pretrained weights are an option ``weights``."""
+    if any(field.name == "weights" for field in attrs.fields(component.cls.Config)):
+        return attrs.evolve(component.config, weights="none")
+    return component.config
+
+
+def _factories(resolved: ResolvedRun, stream: TaskStream) -> Components:
+    base, side, merger = (resolved.components.get(slot) for slot in ("base", "side", "merger"))
+    assert base is not None
 
     def make_base(pretrained: bool = True) -> Base:
         made: Base = base.cls(base.config if pretrained else without_weights(base), stream.inputs)
@@ -64,58 +96,47 @@ def _factories(composition: ResolvedRun, stream: TaskStream) -> Components:
     return Components(stream.inputs, make_base, make_side if side else None, make_merger if merger else None)
 
 
-def without_weights(component: ResolvedComponent) -> Any:
-    """The part's options, but for weights at random: by convention, a part that has pretrained weights has an option ``weights``."""
-    if any(field.name == "weights" for field in attrs.fields(component.cls.Config)):
-        return attrs.evolve(component.config, weights="none")
-    return component.config
-
-
-def _check_fit(composition: ResolvedRun, components: Components, vocabulary_size: int | None) -> None:
-    """Run one blank example through every part: wrong shapes are told here, not in the middle of a run."""
+def _check_fit(resolved: ResolvedRun, components: Components, vocabulary_size: int | None) -> None:
+    """Pass one blank example through every network, so that a wrong shape is an error before training begins."""
+    chosen = resolved.components
     blank = {name: torch.zeros(1, *shape) for name, shape in components.inputs.items()}
     with torch.no_grad():
         base = components.base().eval()
-        if (
-            vocabulary_size is not None
-            and base.vocabulary_size is not None
-            and not 0 <= base.vocabulary_size - vocabulary_size < SPARE_TOKENS
-        ):
-            reader, env = composition.components["base"].owner, composition.components["env"].owner
-            raise FitError(
-                f"{reader} knows {base.vocabulary_size} tokens and the tokenizer of {env} has {vocabulary_size}: choose the one that the base was "
-                "trained with"
-            )
+        _check_vocabulary(resolved, base, vocabulary_size)
         features = base(blank)
-        _check_shape(composition.components["base"], "an encoding", features.encoding, base.shape, "declares")
+        _check_shape(chosen["base"], "an encoding", features.encoding, base.shape, "declares")
         for tap, shape in zip(features.taps, base.tap_shapes, strict=False):
-            _check_shape(composition.components["base"], "a tap", tap, shape, "declares")
+            _check_shape(chosen["base"], "a tap", tap, shape, "declares")
         if len(features.taps) != len(base.tap_shapes):
-            owner = composition.components["base"].owner
-            raise FitError(f"{owner} gives {len(features.taps)} taps and declares {len(base.tap_shapes)}")
+            owner = chosen["base"].owner
+            raise FitError(f"{owner} returns {len(features.taps)} taps and declares {len(base.tap_shapes)}")
         if components.side is not None:
-            side = composition.components["side"]
+            side = chosen["side"]
             if side.cls.needs_taps and not base.tap_shapes:
                 raise FitError(
-                    f"{side.owner} needs a base with taps; '{composition.components['base'].plugin.name}' has none"
+                    f"{side.owner} needs a base with taps; '{chosen['base'].plugin.name}' has none"
                 )
             encoding = components.side(base).eval()(blank, features)
-            _check_shape(side, "an encoding", encoding, base.shape, "needs, as the base's is,")
+            _check_shape(side, "an encoding", encoding, base.shape, "needs the base's shape")
         if components.merger is not None:
             merged = components.merger(base, 2).eval()([features.encoding, features.encoding])
-            _check_shape(
-                composition.components["merger"],
-                "an encoding",
-                merged,
-                base.shape,
-                "needs, as the base's is,",
-            )
+            _check_shape(chosen["merger"], "an encoding", merged, base.shape, "needs the base's shape")
 
 
-def _check_shape(
-    component: ResolvedComponent, what: str, value: torch.Tensor, shape: Shape, verb: str
-) -> None:
+def _check_vocabulary(resolved: ResolvedRun, base: Base, vocabulary_size: int | None) -> None:
+    """The tokenizer of the env must be the one that the base was trained with."""
+    if vocabulary_size is None or base.vocabulary_size is None:
+        return
+    if not 0 <= base.vocabulary_size - vocabulary_size < SPARE_TOKENS:
+        owner, env = resolved.components["base"].owner, resolved.components["env"].owner
+        raise FitError(
+            f"{owner} has {base.vocabulary_size} embeddings and the tokenizer of {env} {vocabulary_size} tokens: "
+            "choose the tokenizer that the base was trained with"
+        )
+
+
+def _check_shape(component: ResolvedComponent, what: str, value: Tensor, shape: Shape, verb: str) -> None:
     if tuple(value.shape[1:]) != tuple(shape):
         raise FitError(
-            f"{component.owner} gives {what} of shape {tuple(value.shape[1:])} and {verb} {tuple(shape)}"
+            f"{component.owner} returns {what} of shape {tuple(value.shape[1:])} and {verb} {tuple(shape)}"
         )

@@ -79,7 +79,7 @@ def _run(argv: list[str]) -> int:
         run = training.resume(asked.resume, asked.quiet, asked.save_every)
     else:
         run = training.run(asked.spec, asked.out, asked.quiet, asked.save_every or training.SAVE_EVERY)
-    if not run.folder.writes:
+    if not run.is_main:
         return 0  # of several processes, the first one tells
     summary = summarise(run.folder)
     folder = run.folder.path

@@ -14,7 +14,7 @@ from sidetune_core.storage.atomic import write_bytes, writing
 from sidetune_core.storage.run_folder import PICTURES, RunFolder
 
 
-def keep(folder: RunFolder, task_id: str, name: str, picture: Tensor) -> None:
+def save_image(folder: RunFolder, task_id: str, name: str, picture: Tensor) -> None:
     """Write a picture (3, H, W) in [0, 1] of a task, in place of an older one.
 
     Raises:
@@ -28,7 +28,7 @@ def keep(folder: RunFolder, task_id: str, name: str, picture: Tensor) -> None:
         write_bytes(path, file.getvalue())
 
 
-def kept(folder: RunFolder) -> Iterator[tuple[str, str, Tensor]]:
+def saved_images(folder: RunFolder) -> Iterator[tuple[str, str, Tensor]]:
     """Task, name and pixels of the pictures that are there; what cannot be read is left out, for it is drawn again."""
     for path in sorted((folder.path / PICTURES).glob("*.*.png")):
         task_id, name, _ = path.name.rsplit(".", 2)

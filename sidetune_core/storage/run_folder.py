@@ -47,8 +47,6 @@ class RunFolder:
     """
 
     path: Path
-    writes: bool = True
-    """Whether this process is the one that writes; in others of the same run, what changes the folder does nothing."""
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
@@ -126,8 +124,6 @@ class RunFolder:
             WriteError: nothing can be written in the folder.
         """
         changed: list[str] = []
-        if not self.writes:
-            return changed
         for name in LINES:
             path, (size, digest) = self.path / name, marks.get(name, (0, ""))
             with writing(path):
@@ -142,14 +138,10 @@ class RunFolder:
         return changed
 
     def _write(self, name: str, text: str) -> None:
-        if not self.writes:
-            return
         with writing(self.path / name):
             write_text(self.path / name, text)
 
     def _add(self, name: str, line: str) -> None:
-        if not self.writes:
-            return
         with writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

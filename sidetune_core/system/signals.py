@@ -1,4 +1,4 @@
-"""Stopping in good order: the first signal is noted, and acted on where a state can be written."""
+"""Stop requests: the first signal is noted and acted on where the state can be saved, the second one ends the process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequested(KeyboardInterrupt):
-    """A signal was noted, and what was to be saved is saved."""
+    """A run ends because of a signal, `number`; its state is saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class StopRequested(KeyboardInterrupt):
 
 @attrs.define
 class StopRequest:
-    """The signal that has come, or None."""
+    """The signal that asks a run to stop; None as long as there is none."""
 
     number: int | None = None
 
@@ -31,39 +31,40 @@ class StopRequest:
         """Stop here if a signal has come.
 
         Raises:
-            Stopped: it has.
+            StopRequested: it has.
         """
         if self.number is not None:
             raise StopRequested(self.number)
 
 
 @contextmanager
-def handle_signals(tell: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Note SIGINT and SIGTERM for a block instead of being cut off. A second signal has its usual effect: it stops at once.
+def handle_signals(notice: Callable[[str], None]) -> Iterator[StopRequest]:
+    """Note SIGINT and SIGTERM for a block. A second signal has its usual effect.
 
-    Only the main thread is told of signals; elsewhere nothing is noted.
+    Python delivers signals to the main thread only; in other threads nothing is noted.
 
     Args:
-        tell: shows a line to the user; called in a signal handler.
+        notice: shows a line to the user; called from a signal handler.
     """
-    stop = StopRequest()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield request
         return
-    usual = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
 
     def restore() -> None:
-        for number, handler in usual.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
     def note(number: int, _: FrameType | None) -> None:
         restore()
-        stop.number = number
-        tell("stopping where the state can be saved; once more stops at once")
+        request.number = number
+        again = "Press Ctrl-C again" if number == signal.SIGINT else "Send the signal again"
+        notice(f"Interrupted: saving a checkpoint. {again} to quit now.")
 
     for number in SIGNALS:
         signal.signal(number, note)
     try:
-        yield stop
+        yield request
     finally:
         restore()

@@ -23,14 +23,16 @@ from sidetune_core.interfaces.networks import Base, Merger, Side
 from sidetune_core.interfaces.tasks import Batch, Order, Task
 from sidetune_core.seeding import seeded
 from sidetune_core.storage import run_folder
+from sidetune_core.storage.run_folder import Clock
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.signals import StopRequest, StopRequested
 from sidetune_core.testing import sample
 from sidetune_core.testing.findings import SEED, Broken, Finding, Make, examine
 from sidetune_core.testing.state import building, changed, equal, named_tensors, random_state, snapshot
-from sidetune_core.training.context import Session
+from sidetune_core.training.context import Context
 from sidetune_core.training.loop import learn
+from sidetune_core.training.recorder import RunRecorder
 
 SHAPE = (64,)
 OPTIONS = TrainOptions(steps=3, batch=8, lr=0.01, device="cpu", precision="fp32", channels_last=False)
@@ -337,8 +339,9 @@ def _learn(
     witness = Witness(learner, stop, last_step)
     run = run_folder.RunFolder(path) if path.exists() else run_folder.create(path, "check")
     store = FeatureCache(limit=2**26, keep_taps=learner.needs_taps, info=lambda _: None)
-    session = Session(OPTIONS, SEED, MACHINE, run, store, Progress(quiet=True), lambda _, __: None, stop=stop)
-    learn(witness, sample.tasks() if tasks is None else tasks, session)
+    recorder = RunRecorder(run, Progress(quiet=True), Clock(run, MACHINE.peak_memory))
+    context = Context(OPTIONS, SEED, MACHINE, cache=store, stop=stop)
+    learn(witness, sample.tasks() if tasks is None else tasks, context, recorder)
     return witness
 
 

@@ -1,4 +1,4 @@
-"""The rows of R: what a learner makes of tasks, measured and written down."""
+"""The rows of R: tasks are evaluated, and the metrics recorded."""
 
 from __future__ import annotations
 
@@ -8,85 +8,103 @@ from collections.abc import Mapping, Sequence
 import attrs
 from torch import Tensor
 
+from sidetune_core.assembly.build import start_task
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder
+from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.system.signals import StopRequest
-from sidetune_core.training.context import Session
-from sidetune_core.training.trainable import set_trainable, start_task
+from sidetune_core.training.context import Context
+from sidetune_core.training.recorder import Recorder
+from sidetune_core.training.trainable import set_trainable
 
 
 @attrs.frozen
-class Found:
-    """What an evaluation of a split gives."""
+class Evaluation:
+    """Metrics by name and documents (see `Task.documents`) of one split."""
 
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     documents: Mapping[str, str]
-    """See `Task.documents`."""
 
 
 def evaluate(
-    tasks: Sequence[Task], recorders: Mapping[str, ProbeRecorder], session: Session, after: int
+    tasks: Sequence[Task],
+    probes: Mapping[str, ProbeRecorder],
+    context: Context,
+    recorder: Recorder,
+    after: int,
 ) -> list[float]:
-    """Measure tasks, each in one of the processes, and write the figures down.
+    """Evaluate tasks, each in one of the processes, and record the metrics.
 
     Args:
-        tasks: those to measure.
-        acts: the learner's output for each, by id; what the processes have seen of its inputs is put together in all of them.
-        session: where it is written.
-        after: the row of R: the number of the task that was learnt last.
+        tasks: to evaluate.
+        probes: the learner's output for each task, by id; afterwards each has the probes of all processes.
+        context: of the run.
+        recorder: of the run.
+        after: the row of R, the index of the task trained last.
 
     Returns:
-        The figures of R on the test split, one for each task; NaN where it has no such split.
+        A cell of R on the test split for each task; NaN for a task without test split.
     """
-    own = {task.id: _measure(task, recorders[task.id], session.stop) for task in session.group.shard(tasks)}
-    for inputs in session.group.gather({name: recorders[name].inputs for name in own}):
-        for name, watched in inputs.items():
-            recorders[name].inputs = watched
-    return _write_down(tasks, own, session, after)
+    own = {
+        task.id: _evaluate_splits(task, probes[task.id], context.stop) for task in context.group.shard(tasks)
+    }
+    for inputs in context.group.gather({task_id: probes[task_id].inputs for task_id in own}):
+        for task_id, recorded in inputs.items():
+            probes[task_id].inputs = recorded
+    return _record(tasks, own, context, recorder, after)
 
 
-def evaluate_untrained(learner: Learner, tasks: Sequence[Task], session: Session) -> None:
-    """Row -1 of R: every task started, none trained, on a copy."""
-    fresh = copy.deepcopy(learner)
+def evaluate_untrained(learner: Learner, tasks: Sequence[Task], context: Context, recorder: Recorder) -> None:
+    """Row -1 of R, on a copy of the learner: every task started, none trained."""
+    untrained = copy.deepcopy(learner)
     own = {}
     for task in tasks:
-        start_task(fresh, task, session)
-        set_trainable(fresh, [], session)
-        if task in session.group.shard(tasks):
-            own[task.id] = _measure(task, make_predict(fresh, task, session.machine), session.stop)
-    _write_down(tasks, own, session, after=-1)
+        FeatureCache.detach(untrained)
+        start_task(untrained, task, context.seed, context.machine)
+        set_trainable(untrained, [], context)
+        if task in context.group.shard(tasks):
+            own[task.id] = _evaluate_splits(
+                task, make_predict(untrained, task, context.machine), context.stop
+            )
+    _record(tasks, own, context, recorder, after=-1)
 
 
-def _measure(task: Task, predict: Predict, stop: StopRequest) -> dict[str, Found]:
-    """What there is to find of a task, by split."""
+def _evaluate_splits(task: Task, predict: Predict, stop: StopRequest) -> dict[str, Evaluation]:
+    """Evaluations of a task by split; a stop request ends them between two batches."""
 
-    def checked(inputs: Inputs) -> Tensor:
+    def predict_unless_stopped(inputs: Inputs) -> Tensor:
         stop.check()
         return predict(inputs)
 
-    found = {}
+    evaluations = {}
     for split in task.splits:
-        figures = task.evaluate(checked, split)
-        found[split] = Found(figures, dict(task.documents()))
-    return found
+        metrics = task.evaluate(predict_unless_stopped, split)
+        evaluations[split] = Evaluation(metrics, dict(task.documents()))
+    return evaluations
 
 
-def _write_down(
-    tasks: Sequence[Task], own: Mapping[str, Mapping[str, Found]], session: Session, after: int
+def _record(
+    tasks: Sequence[Task],
+    own: Mapping[str, Mapping[str, Evaluation]],
+    context: Context,
+    recorder: Recorder,
+    after: int,
 ) -> list[float]:
-    """Write down what all processes have found of some tasks, `own` in this one, and return the figures of R on the test splits."""
-    every = {name: found for measured in session.group.gather(own) for name, found in measured.items()}
+    """Gather the evaluations of all processes, record them, and return the cells of R."""
+    gathered = {
+        task_id: by_split
+        for evaluated in context.group.gather(own)
+        for task_id, by_split in evaluated.items()
+    }
+    cells = []
     for task in tasks:
-        for split, found in every[task.id].items():
-            session.folder.append(
-                "eval.jsonl", {"after": after, "task": task.id, "split": split, "figures": found.figures}
-            )
-            for name, text in found.documents.items():
-                session.folder.write_document(f"{task.id}-{split}", name, text)
-    return [
-        every[task.id]["test"].figures[task.metric] if "test" in every[task.id] else float("nan")
-        for task in tasks
-    ]
+        by_split = gathered[task.id]
+        for split, evaluation in by_split.items():
+            recorder.evaluation(after, task.id, split, evaluation.metrics)
+            for name, text in evaluation.documents.items():
+                recorder.document(task.id, split, name, text)
+        cells.append(by_split["test"].metrics[task.metric] if "test" in by_split else float("nan"))
+    return cells

@@ -1,13 +1,12 @@
-"""A run from its spec to its folder: compose, build, learn, report."""
+"""A run from its spec to its folder: resolve, build, train, report."""
 
 from __future__ import annotations
 
 import platform
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from sidetune_core import __version__
 from sidetune_core.assembly.build import build_learner, build_stream
 from sidetune_core.assembly.predict import make_predict
+from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config.interval import Interval, interval
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import RunSpec, from_values
+from sidetune_core.config.spec import RunSpec
 from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
 from sidetune_core.errors import Interrupted, RunError, SidetuneError, WriteError
 from sidetune_core.feature_cache.cache import GIB, FeatureCache
@@ -35,15 +34,17 @@ from sidetune_core.results.summary import read_results, summarise
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.lock import locked
-from sidetune_core.storage.run_folder import Clock, RunFolder
+from sidetune_core.storage.run_folder import Clock, RunFolder, resume_command
 from sidetune_core.system import device
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.signals import StopRequested, handle_signals
-from sidetune_core.training.context import Curve, Session
+from sidetune_core.training.context import Context
 from sidetune_core.training.loop import learn
+from sidetune_core.training.recorder import Recorder, RunRecorder, tensorboard
 
 SAVE_EVERY = "60s"
+"""How often a run saves its state within a task, unless it is told otherwise."""
 
 
 @attrs.frozen(eq=False)
@@ -54,6 +55,8 @@ class Run:
     learner: Learner
     tasks: Sequence[Task]
     machine: Machine
+    is_main: bool = True
+    """Whether this is the process that has written the folder; of several, it is the first."""
 
     @property
     def results(self) -> Results:
@@ -61,235 +64,231 @@ class Run:
         return read_results(self.folder)
 
     def predict(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        """The output of a task's head for inputs (B, *shape) by name, in float32 on the CPU."""
+        """The output of a task's head for inputs (B, *shape) by name, in float32 on the CPU.
+
+        Raises:
+            SidetuneError: the run has no such task.
+        """
         task = next((task for task in self.tasks if task.id == task_id), None)
         if task is None:
-            raise SidetuneError(
-                f"no task '{task_id}' in this run; it has {', '.join(task.id for task in self.tasks)}"
-            )
+            known = ", ".join(task.id for task in self.tasks)
+            raise SidetuneError(f"no task '{task_id}' in this run; it has {known}")
         return make_predict(self.learner, task, self.machine)(Inputs(dict(inputs))).cpu()
 
 
 def run(
-    spec: RunSpec, out: Path | str | None = None, quiet: bool = True, save_every: str = SAVE_EVERY
+    spec: RunSpec | ResolvedRun,
+    out: Path | str | None = None,
+    quiet: bool = True,
+    save_every: str = SAVE_EVERY,
 ) -> Run:
-    """Run a spec into a new folder; under `torchrun`, in all its processes together, of which the first one writes.
+    """Run a spec into a new folder. Under `torchrun` all processes run it together, and the first one writes.
 
     Args:
-        spec: names and options.
-        out: the folder, which must be empty or absent; None for one below ``runs/``.
+        spec: names and options, or what they were resolved to.
+        out: the folder, which must be empty or absent; None for a new one in ``runs/``.
         quiet: show no progress.
-        save_every: how often to write down where the run is: steps (``200``), seconds (``30s``), or ``none``.
+        save_every: how often the state within a task is saved: steps (``200``), seconds (``30s``), or ``none``.
 
     Raises:
-        SidetuneError: with what to do about it; what was finished before it is in the folder.
+        SidetuneError: with what to do next; the folder keeps what was finished before.
         Interrupted: SIGINT or SIGTERM came; the state is in the folder.
     """
     path = Path(out) if out is not None else None
-    often = interval(save_every)
+    save_interval = interval(save_every)
     with join_process_group() as group:
         if group.is_main:
             run_folder.check_free(path)
-        composition = resolve(spec)
-        with closing(build_stream(composition)) as stream:
-            progress = Progress(quiet=quiet or not group.is_main)
-            learner, tasks = _build(composition, stream, group, progress)
-            if not tasks:
-                raise RunError(f"{composition.components['env'].owner} has no tasks")
-            if len({task.higher_is_better for task in tasks}) > 1:
-                owner = composition.components["env"].owner
-                raise RunError(
-                    f"{owner} has tasks whose metrics rise and others whose fall as they get better, and no mean fits both"
-                )
-            machine = device.choose(composition.train, group.local)
+        resolved = spec if isinstance(spec, ResolvedRun) else resolve(spec)
+        with closing(build_stream(resolved)) as stream:
+            job = _assemble(resolved, stream, group, quiet)
+            _check_tasks(job)
             name = "-".join(
-                composition.components[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")
+                resolved.components[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")
             )
-            folder = attrs.evolve(
-                group.broadcast_from_main(lambda: run_folder.create(path, name)), writes=group.is_main
-            )
-            with _held(folder):
+            folder = group.broadcast_from_main(lambda: run_folder.create(path, name))
+            with locked(folder.path) if group.is_main else nullcontext():
                 if group.is_main:
-                    folder.write_json(
-                        "run.json",
-                        _about(spec, composition, machine, tasks, group) | {"save_every": save_every},
-                    )
-                return _carry_out(
-                    composition, folder, learner, tasks, machine, group, stream.fingerprint(), progress, often
-                )
+                    requested = resolved.to_spec() if isinstance(spec, ResolvedRun) else spec
+                    folder.write_json("run.json", _about(requested, job) | {"save_every": save_every})
+                return _train(job, folder, save_interval)
 
 
 def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) -> Run:
-    """Go on with a run from its newest whole state, to the same bytes as if it had never stopped; a run that is done ends at once.
+    """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run ends at once.
 
     Args:
         path: the run folder.
         quiet: show no progress.
-        save_every: see `run`; None for what the run was begun with.
+        save_every: see `run`; None for the interval that the run was begun with.
 
     Raises:
-        SidetuneError: the folder holds no run, another process is at work on it, or the run cannot be built again.
+        SidetuneError: the folder holds no run, another process works in it, or its components cannot be built.
         Interrupted: SIGINT or SIGTERM came; the state is in the folder.
     """
     with join_process_group() as group:
         folder, about = group.broadcast_from_main(lambda: _open(Path(path)))
-        folder = attrs.evolve(folder, writes=group.is_main)
-        often = interval(save_every if save_every is not None else about.get("save_every", SAVE_EVERY))
-        composition = resolve(from_values(about.get("resolved"), str(folder.path / "run.json")))
-        with _held(folder), closing(build_stream(composition)) as stream:
-            progress = Progress(quiet=quiet or not group.is_main)
-            learner, tasks = _build(composition, stream, group, progress)
-            if [task.id for task in tasks] != [task["id"] for task in about["tasks"]]:
-                raise RunError(f"the env no longer gives the tasks that {folder.path} was started with")
-            machine = device.choose(composition.train, group.local)
-            return _carry_out(
-                composition, folder, learner, tasks, machine, group, stream.fingerprint(), progress, often
-            )
+        save_interval = interval(
+            save_every if save_every is not None else about.get("save_every", SAVE_EVERY)
+        )
+        resolved = read_resolved(folder)
+        with (
+            locked(folder.path) if group.is_main else nullcontext(),
+            closing(build_stream(resolved)) as stream,
+        ):
+            job = _assemble(resolved, stream, group, quiet)
+            if [task.id for task in job.tasks] != [task["id"] for task in about["tasks"]]:
+                raise RunError(f"the env no longer has the tasks that {folder.path} was started with")
+            return _train(job, folder, save_interval)
 
 
-def _build(
-    composition: ResolvedRun, stream: TaskStream, group: ProcessGroup, progress: Progress
-) -> tuple[Learner, Sequence[Task]]:
+@attrs.frozen(eq=False)
+class _Job:
+    """What is trained, on what, and by which processes."""
+
+    resolved: ResolvedRun
+    learner: Learner
+    tasks: Sequence[Task]
+    machine: Machine
+    group: ProcessGroup
+    progress: Progress
+    data_fingerprint: str
+
+    @property
+    def where(self) -> str:
+        """The device, and how many processes if there are several."""
+        return str(self.machine) if self.group.size == 1 else f"{self.group.size} processes, {self.machine}"
+
+
+def _assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, quiet: bool) -> _Job:
+    """Build the learner and read the data; the first process of each computer goes first, since it may download."""
+    progress = Progress(quiet=quiet or not group.is_main)
     stream.info = progress.info
     with group.main_process_first():
-        return build_learner(composition, stream), stream.tasks()
+        learner, tasks = build_learner(resolved, stream), stream.tasks()
+    machine = device.choose(resolved.train, group.local)
+    return _Job(resolved, learner, tasks, machine, group, progress, stream.fingerprint())
+
+
+def _check_tasks(job: _Job) -> None:
+    owner = job.resolved.components["env"].owner
+    if not job.tasks:
+        raise RunError(f"{owner} has no tasks")
+    if len({task.higher_is_better for task in job.tasks}) > 1:
+        raise RunError(f"{owner} mixes metrics where higher is better and where lower is; R cannot hold both")
 
 
 def _open(path: Path) -> tuple[RunFolder, dict[str, Any]]:
-    """A run that can be gone on with, and its ``run.json``."""
+    """A run that can be resumed, and its ``run.json``."""
     folder = run_folder.open_run(path)
     checkpoint.check_version(folder.checkpoints)
     return folder, folder.read_json("run.json")
 
 
-def _held(folder: RunFolder) -> AbstractContextManager[object]:
-    """The folder's lock, for the process that writes."""
-    return locked(folder.path) if folder.writes else nullcontext()
-
-
-def _carry_out(
-    composition: ResolvedRun,
-    folder: RunFolder,
-    learner: Learner,
-    tasks: Sequence[Task],
-    machine: Machine,
-    group: ProcessGroup,
-    data: str,
-    progress: Progress,
-    save_every: Interval,
-) -> Run:
-    options = composition.train
-    clock = Clock(folder, machine.peak_memory)
-    side = composition.components.get("side")
-    store = None
-    if options.store != "off":
-        store = FeatureCache(
-            limit=round(options.store_limit * GIB),
-            keep_taps=bool(side and side.cls.needs_taps) or composition.components["learner"].cls.needs_taps,
-            info=progress.info,
-            folder=options.store_dir.expanduser() if options.store == "disk" else None,
-            data=data,
+def _train(job: _Job, folder: RunFolder, save_every: Interval) -> Run:
+    """Train from the latest checkpoint of the folder, or from the start, to the end."""
+    clock = Clock(folder, job.machine.peak_memory)
+    with (
+        _status(job, folder, clock),
+        handle_signals(job.progress.notice) as stop,
+        _recorder(job, folder, clock) as recorder,
+    ):
+        job.progress.info(f"{job.resolved}\n{len(job.tasks)} tasks on {job.where} → {folder.path}")
+        context = Context(
+            options=job.resolved.train,
+            seed=job.resolved.seed,
+            machine=job.machine,
+            group=job.group,
+            cache=_make_cache(job),
+            stop=stop,
+            save_every=save_every,
         )
-    try:
-        folder.set_status("running")
-        where = str(machine) if group.size == 1 else f"{group.size} processes, {machine}"
-        folder.log(f"started: {composition} on {where}")
-        progress.info(f"{composition}\n{len(tasks)} tasks on {where} → {folder.path}")
-        with (
-            handle_signals(progress.notice) as stop,
-            _board(folder.path / "tb") if group.is_main else nullcontext() as board,
-        ):
-
-            def curve(figures: Mapping[str, float], step: int) -> None:
-                if board is None:
-                    return
-                with writing(folder.path / "tb"):
-                    for name, value in figures.items():
-                        board.add_scalar(name, value, step)
-
-            def show(name: str, picture: Tensor, step: int) -> None:
-                if board is None:
-                    return
-                with writing(folder.path / "tb"):
-                    board.add_image(name, picture, step)
-
-            session = Session(
-                options=options,
-                seed=composition.seed,
-                machine=machine,
-                folder=folder,
-                store=store,
-                progress=progress,
-                curve=curve,
-                save_every=save_every,
-                stop=stop,
-                clock=clock,
-                group=group,
-                show=show,
-            )
-            learn(learner, tasks, session)
-            if group.is_main:
-                _plot_results(curve, read_results(folder))
-        _end(folder, "done", clock)
-        if group.is_main:
-            with writing(folder.path / "report.md"):
-                write_text(folder.path / "report.md", run_report(summarise(folder)))
-    except KeyboardInterrupt as stopped:
-        _end(folder, "interrupted", clock)
-        number = stopped.number if isinstance(stopped, StopRequested) else signal.SIGINT
-        raise Interrupted(folder.path, number, told=group.is_main) from stopped
-    except WriteError as error:
-        with suppress(WriteError):
-            _end(folder, f"failed: {error}", clock)
-        kept = checkpoint.find(folder.checkpoints, progress.warning)
-        raise WriteError(
-            f"{error}. The run is kept {f'as it was {kept}' if kept else 'at its start'}; when that is mended, go on with: "
-            f"{run_folder.resume_command(folder.path)}"
-        ) from error
-    except BaseException as error:
-        _end(folder, f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}", clock)
-        raise
-    return Run(folder, learner, tasks, machine)
+        learn(job.learner, job.tasks, context, recorder)
+        recorder.draw_results()
+    return Run(folder, job.learner, job.tasks, job.machine, job.group.is_main)
 
 
-def _end(folder: RunFolder, status: str, clock: Clock) -> None:
-    """Write down how this part of a run ended, and how long it took."""
-    seconds = clock.note()
-    folder.set_status(status)
-    folder.log(f"{status} after {seconds:.1f} s")
+def _make_cache(job: _Job) -> FeatureCache | None:
+    options, components = job.resolved.train, job.resolved.components
+    if options.store == "off":
+        return None
+    readers = [components[slot].cls for slot in ("side", "learner") if slot in components]
+    return FeatureCache(
+        limit=round(options.store_limit * GIB),
+        keep_taps=any(reader.needs_taps for reader in readers),
+        info=job.progress.info,
+        folder=options.store_dir.expanduser() if options.store == "disk" else None,
+        data=job.data_fingerprint,
+    )
 
 
 @contextmanager
-def _board(path: Path) -> Iterator[SummaryWriter]:
-    """TensorBoard's files, begun anew: what they hold is drawn again from the lines of the run folder."""
-    with writing(path):
-        if path.is_dir():
-            shutil.rmtree(path)
-        board = SummaryWriter(str(path))
+def _recorder(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[Recorder]:
+    """The recorder of this process."""
+    if not job.group.is_main:
+        yield Recorder(folder)
+        return
+    with tensorboard(folder.path / "tb") as board:
+        yield RunRecorder(folder, job.progress, clock, board)
+
+
+@contextmanager
+def _status(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
+    """Keep ``status`` and ``log.txt`` of the folder while the run is under way, and write ``report.md`` at its end.
+
+    Raises:
+        Interrupted: in place of `KeyboardInterrupt`.
+        WriteError: with the command that resumes the run.
+    """
+
+    def end(status: str) -> None:
+        if job.group.is_main:
+            seconds = clock.note()
+            folder.set_status(status)
+            folder.log(f"{status} after {seconds:.1f} s")
+
+    if job.group.is_main:
+        folder.set_status("running")
+        folder.log(f"started: {job.resolved} on {job.where}")
     try:
-        yield board
-    finally:
-        with writing(path):
-            board.close()
+        yield
+        end("done")
+        if job.group.is_main:
+            with writing(folder.path / "report.md"):
+                write_text(folder.path / "report.md", run_report(summarise(folder)))
+    except KeyboardInterrupt as interrupt:
+        end("interrupted")
+        number = interrupt.number if isinstance(interrupt, StopRequested) else signal.SIGINT
+        raise Interrupted(folder.path, number, told=job.group.is_main) from interrupt
+    except WriteError as error:
+        with suppress(WriteError):
+            end(f"failed: {error}")
+        latest = checkpoint.find(folder.checkpoints, job.progress.warning)
+        kept = f"Its state {latest} is saved" if latest else "Nothing of it was saved yet"
+        raise WriteError(
+            f"{error}. {kept}; when the folder can be written again, resume with: {resume_command(folder.path)}"
+        ) from error
+    except BaseException as error:
+        end(f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        raise
 
 
-def _about(
-    spec: RunSpec, composition: ResolvedRun, machine: Machine, tasks: Sequence[Task], group: ProcessGroup
-) -> dict[str, Any]:
-    """What ``run.json`` holds."""
+def _about(spec: RunSpec, job: _Job) -> dict[str, Any]:
+    """The content of ``run.json``."""
+    metrics = {task.metric for task in job.tasks}
     return {
         "asked": spec.to_json(),
-        "resolved": composition.to_spec().to_json(),
-        "composition": str(composition),
+        "resolved": job.resolved.to_spec().to_json(),
+        "composition": str(job.resolved),
         "plugins": {
             slot: {"distribution": component.plugin.origin, "class": component.plugin.target}
-            for slot, component in composition.components.items()
+            for slot, component in job.resolved.components.items()
         },
-        "tasks": [{"id": task.id, "title": task.title, "metric": task.metric} for task in tasks],
-        "metric": tasks[0].metric if len({task.metric for task in tasks}) == 1 else MIXED,
-        "higher_is_better": tasks[0].higher_is_better,
-        "machine": str(machine),
-        "processes": group.size,
+        "tasks": [{"id": task.id, "title": task.title, "metric": task.metric} for task in job.tasks],
+        "metric": job.tasks[0].metric if len(metrics) == 1 else MIXED,
+        "higher_is_better": job.tasks[0].higher_is_better,
+        "machine": str(job.machine),
+        "processes": job.group.size,
         "threads": torch.get_num_threads(),
         "versions": {
             "sidetune": __version__,
@@ -301,7 +300,7 @@ def _about(
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Commit of the checkout that this code is run from, and whether it has changes; None where it was installed from a wheel."""
+    """The commit of the checkout that this code runs from, and whether it has changes; None outside a checkout."""
 
     def git(*words: str) -> str:
         here = Path(__file__).parent
@@ -316,11 +315,3 @@ def _git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(status)}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _plot_results(curve: Curve, results: Results) -> None:
-    """One curve for each task: its figure after each task of the stream."""
-    for row, figures in enumerate(results.rows):
-        for task, figure in zip(results.tasks, figures, strict=True):
-            if figure is not None:
-                curve({f"R/{task}": figure}, row)

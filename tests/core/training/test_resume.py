@@ -318,7 +318,7 @@ def test_lines_that_were_lost_are_named_and_the_run_goes_on(
     cut_off(spec, tmp_path / "cut", before_pass)
     (tmp_path / "cut" / "metrics.jsonl").unlink()
     run = sidetune_core.resume(tmp_path / "cut")
-    assert f"{tmp_path / 'cut' / 'metrics.jsonl'} is not what it was" in capsys.readouterr().err
+    assert f"{tmp_path / 'cut' / 'metrics.jsonl'} changed since the checkpoint" in capsys.readouterr().err
     assert (tmp_path / "cut" / "eval.jsonl").read_bytes() == (whole / "eval.jsonl").read_bytes()
     assert [line["task"] for line in run.folder.lines("metrics.jsonl")] == ["t1"]
 
@@ -346,7 +346,7 @@ def test_a_disk_that_cannot_be_written_is_named_and_nothing_is_lost(
         patch.setattr(Path, "open", lambda *args, **more: fail(opened, *args, **more))
         with pytest.raises(
             WriteError,
-            match=f"cannot write .*{os.strerror(number)}. The run is kept .*: sidetune-run --resume",
+            match=f"cannot write .*{os.strerror(number)}. resume with: sidetune-run --resume",
         ) as error:
             sidetune_core.run(spec, tmp_path / "cut", save_every="1")
     assert str(tmp_path / "cut") in str(error.value)

@@ -409,6 +409,6 @@ def test_metrics_that_rise_and_fall_are_not_mixed(
     spec: sidetune_core.RunSpec, measured: Callable[..., None], tmp_path: Path
 ) -> None:
     measured(metric="loss", higher_is_better=False)
-    with pytest.raises(RunError, match="env 'images' has tasks whose metrics rise and others whose fall"):
+    with pytest.raises(RunError, match="env 'images' mixes metrics where higher is better"):
         sidetune_core.run(spec, tmp_path / "run")
     assert not (tmp_path / "run").exists()

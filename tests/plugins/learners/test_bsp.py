@@ -19,11 +19,13 @@ from sidetune_core.config.registry import find, load
 from sidetune_core.config.spec import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.storage import run_folder
+from sidetune_core.storage.run_folder import Clock
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
 from sidetune_core.testing import check_plugin
 from sidetune_core.training import loop
-from sidetune_core.training.context import Session
+from sidetune_core.training.context import Context
+from sidetune_core.training.recorder import RunRecorder
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
 INPUTS = {"x": X}
@@ -202,9 +204,8 @@ def learn(learner: Any, tasks: list[ClassTask], folder: Path, store: FeatureCach
     run = run_folder.create(folder, "run")
     machine = Machine(torch.device("cpu"), bf16=False, channels_last=False)
     options = TrainOptions(steps=3, batch=8, lr=0.05)
-    loop.learn(
-        learner, tasks, Session(options, 0, machine, run, store, Progress(quiet=True), lambda _, __: None)
-    )
+    recorder = RunRecorder(run, Progress(quiet=True), Clock(run, machine.peak_memory))
+    loop.learn(learner, tasks, Context(options, 0, machine, cache=store), recorder)
     return run.lines("eval.jsonl")
 
 

@@ -1,0 +1,74 @@
+"""The one way back from a run folder to a learner: used to resume a run, to verify it and to record its policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from sidetune_core.assembly.build import build_learner, start_task, without_weights
+from sidetune_core.config.resolve import ResolvedRun, resolve
+from sidetune_core.config.spec import from_values
+from sidetune_core.errors import OptionError
+from sidetune_core.interfaces.learner import Learner
+from sidetune_core.interfaces.tasks import Task, TaskStream
+from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.weights import fill
+from sidetune_core.system import device
+from sidetune_core.system.device import Machine
+
+
+def read_resolved(folder: RunFolder) -> ResolvedRun:
+    """The resolved run of ``run.json``.
+
+    Raises:
+        RunError: ``run.json`` is missing or damaged.
+        PluginError, OptionError: a component is not installed, or no longer has these options.
+    """
+    about = folder.read_json("run.json")
+    return resolve(from_values(about.get("resolved"), str(folder.path / "run.json")))
+
+
+def choose_machine(resolved: ResolvedRun) -> Machine:
+    """The device that the run asked for, or the CPU where this computer has no such device."""
+    try:
+        return device.choose(resolved.train)
+    except OptionError:
+        return device.choose(attrs.evolve(resolved.train, device="cpu"))
+
+
+def restore(
+    resolved: ResolvedRun,
+    stream: TaskStream,
+    tasks: Sequence[Task],
+    state: Mapping[str, Any],
+    source: str,
+    machine: Machine,
+) -> Learner:
+    """The learner after some tasks, frozen and in eval mode.
+
+    It is built with random weights, which needs no weight files, since the state has all of them.
+
+    Args:
+        resolved: the components of the run.
+        stream: gives the shapes of inputs; its data is not read here.
+        tasks: those that the learner was trained on, in order.
+        state: the state dict of their checkpoint.
+        source: the checkpoint's name, for messages.
+        machine: the device.
+
+    Raises:
+        WeightsError: the state is not that of this learner.
+    """
+    components = {
+        slot: attrs.evolve(component, config=without_weights(component))
+        for slot, component in resolved.components.items()
+    }
+    learner = build_learner(attrs.evolve(resolved, components=components), stream)
+    machine.place(learner)
+    for task in tasks:
+        start_task(learner, task, resolved.seed, machine)
+    fill(learner, state, source)
+    learner.requires_grad_(False).eval()
+    return learner
