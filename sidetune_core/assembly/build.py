@@ -1,4 +1,6 @@
-"""From a resolved run to objects: the env, the learner with its networks, and the check that they fit together."""
+"""From a resolved run to objects: the env, the learner with its networks, and the check that they fit
+together.
+"""
 
 from __future__ import annotations
 
@@ -62,14 +64,16 @@ def start_task(learner: Learner, task: Task, seed: int, machine: Machine) -> Tra
     for item in trainable:
         if id(item) not in owned:
             raise PluginError(
-                f"{type(learner).__name__}.start() returned a {type(item).__name__} that the learner does not own; "
-                "assign it to an attribute of the learner first"
+                f"{type(learner).__name__}.start() returned a {type(item).__name__} that it does not own; "
+                " assign it to an attribute of the learner first"
             )
     return trainable
 
 
 def without_weights(component: ResolvedComponent) -> Any:
-    """The config of a component with random weights: by convention, pretrained weights are an option ``weights``."""
+    """The config of a component with random weights: by convention, pretrained weights are an option
+    ``weights``.
+    """
     if any(field.name == "weights" for field in attrs.fields(component.cls.Config)):
         return attrs.evolve(component.config, weights="none")
     return component.config
@@ -97,7 +101,7 @@ def _factories(resolved: ResolvedRun, stream: TaskStream) -> Components:
 
 
 def _check_fit(resolved: ResolvedRun, components: Components, vocabulary_size: int | None) -> None:
-    """Pass one blank example through every network, so that a wrong shape is an error before training begins."""
+    """Pass a blank example through every network: a wrong shape is an error before training begins."""
     chosen = resolved.components
     blank = {name: torch.zeros(1, *shape) for name, shape in components.inputs.items()}
     with torch.no_grad():
@@ -130,8 +134,8 @@ def _check_vocabulary(resolved: ResolvedRun, base: Base, vocabulary_size: int | 
     if not 0 <= base.vocabulary_size - vocabulary_size < SPARE_TOKENS:
         owner, env = resolved.components["base"].owner, resolved.components["env"].owner
         raise FitError(
-            f"{owner} has {base.vocabulary_size} embeddings and the tokenizer of {env} {vocabulary_size} tokens: "
-            "choose the tokenizer that the base was trained with"
+            f"{owner} has {base.vocabulary_size} embeddings and the tokenizer of {env} {vocabulary_size} "
+            "tokens: choose the tokenizer that the base was trained with"
         )
 
 

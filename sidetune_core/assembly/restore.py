@@ -1,4 +1,6 @@
-"""The one way back from a run folder to a learner: used to resume a run, to verify it and to record its policy."""
+"""The one way back from a run folder to a learner: used to resume a run, to verify it and to record its
+policy.
+"""
 
 from __future__ import annotations
 

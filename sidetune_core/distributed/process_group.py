@@ -1,7 +1,9 @@
-"""A run on several processes, as `torchrun` starts them: each computes its share of every batch, and the gradients are summed.
+"""Data-parallel runs in several processes, as `torchrun` starts them: each has a shard of every batch,
+gradients are summed.
 
-They are summed by one all-reduce after the backward pass, not by DistributedDataParallel: what moves changes from task to task, penalties
-read weights outside of `forward`, some weights get no gradient, and what is clipped is the norm of the sum.
+They are summed by one all-reduce after the backward pass and not by DistributedDataParallel, because the
+trainable parameters change from task to task, penalties read weights outside of `forward`, some parameters
+get no gradient, and the norm of the sum is what is clipped.
 """
 
 from __future__ import annotations
@@ -31,129 +33,141 @@ from sidetune_core.system.signals import StopRequest, StopRequested
 T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=1)
-"""Longest that processes wait for each other, as for the evaluation that one of them does. One that dies is noticed at once."""
+"""Longest time that processes wait for each other, for example for an evaluation. The death of one is noticed
+at once."""
 
 EXIT_GRACE = timedelta(seconds=20)
-"""Longest that a process which has failed waits for the first one to write down why: torchrun ends the others when one is gone."""
+"""Longest time that a failed process waits for the first one to record the error: torchrun then ends all of
+them."""
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @attrs.frozen(eq=False)
 class BatchShard:
-    """What one process has of a batch: so many examples in a row."""
+    """The consecutive examples of a batch that one process computes."""
 
     batch: Batch
     start: int = 0
-    """Place in the whole batch of the first of them."""
-    whole: int = 0
+    """Index of the first of them in the whole batch."""
+    batch_size: int = 0
     """Examples in the whole batch."""
     weight: float = 1.0
-    """The share's part of the whole. Means over shares, times this, add up to the mean over the batch; what does not depend on the
-    batch, such as a pull on weights, adds up to itself."""
+    """Fraction of the batch. Means over shards times their weights sum to the mean over the batch, and a term
+    that does not depend on the batch, such as a penalty on weights, sums to itself."""
 
 
 @attrs.frozen(eq=False)
 class ProcessGroup:
-    """The processes that work on a run; one alone where nothing else is said. The methods are called by all of them, in the same order.
+    """The processes of a run, by default a single one. All of them call the same methods in the same order.
 
-    Raises, in every method that needs the others:
-        Stopped: a signal has ended another process.
-        EndedElsewhere: another process has failed.
-        RunError: another process is gone.
+    Raises, in every method that communicates:
+        StopRequested: a signal has ended another process.
+        EndedElsewhere: another process has failed and reported its error.
+        RunError: another process exited without a report.
     """
 
     rank: int = 0
     size: int = 1
     local: int | None = None
-    """Number of this process on its machine; None where it is alone."""
+    """Rank on its computer; None for a single process."""
     _store: Store | None = None
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and tells."""
+        """Whether this is the process that writes and reports."""
         return self.rank == 0
 
     def shard_batch(self, batch: Batch) -> BatchShard:
-        """This process's share of a batch; the sizes of shares differ by one at most.
+        """This process's shard of a batch; the sizes of shards differ by one at most.
 
         Raises:
-            RunError: there are fewer examples than processes.
+            RunError: the batch has fewer examples than there are processes.
         """
         if self.size == 1:
             return BatchShard(batch)
-        whole = len(batch.targets)
-        if whole < self.size:
+        batch_size = len(batch.targets)
+        if batch_size < self.size:
             raise RunError(
-                f"a batch of {whole} cannot be shared by {self.size} processes: give a larger --train.batch, or begin with fewer processes"
+                f"a batch of {batch_size} cannot be sharded over {self.size} processes: "
+                "increase --train.batch-size or start fewer processes"
             )
-        start, end = (whole * rank // self.size for rank in (self.rank, self.rank + 1))
+        start, end = (batch_size * rank // self.size for rank in (self.rank, self.rank + 1))
         rows = slice(start, end)
-        given = batch.inputs
-        ids, lengths = (None if value is None else value[rows] for value in (given.ids, given.lengths))
         inputs = attrs.evolve(
-            given, tensors={name: value[rows] for name, value in given.items()}, ids=ids, lengths=lengths
+            batch.inputs,
+            tensors={name: value[rows] for name, value in batch.inputs.items()},
+            ids=None if batch.inputs.ids is None else batch.inputs.ids[rows],
+            lengths=None if batch.inputs.lengths is None else batch.inputs.lengths[rows],
         )
-        return BatchShard(
-            Batch(batch.ids[rows], inputs, batch.targets[rows]), start, whole, (end - start) / whole
-        )
+        shard = Batch(batch.ids[rows], inputs, batch.targets[rows])
+        return BatchShard(shard, start, batch_size, (end - start) / batch_size)
 
-    def shard(self, things: Sequence[T]) -> Sequence[T]:
-        """Those of some things that this process has to take care of."""
-        return things[self.rank :: self.size]
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's shard of a sequence: every `size`-th item from number `rank` on."""
+        return items[self.rank :: self.size]
 
-    def all_reduce_gradients(self, parameters: Sequence[nn.Parameter], figures: Tensor) -> Tensor:
-        """Replace the gradients of `parameters` by their sums over all processes, and return the sums of `figures` (n,)."""
+    def all_reduce_gradients(self, parameters: Sequence[nn.Parameter], values: Tensor) -> Tensor:
+        """Replace the gradients of `parameters` by their sums over all processes; returns the sums of
+        `values` (n,).
+        """
         if self.size == 1:
-            return figures
-        used = torch.tensor([one.grad is not None for one in parameters], dtype=torch.uint8)
-        self._reduce(used, dist.ReduceOp.MAX)
-        moving = [one for one, anywhere in zip(parameters, used.tolist(), strict=True) if anywhere]
-        for one in moving:
-            if one.grad is None:
-                one.grad = torch.zeros_like(one)
-        gradients = [one.grad for one in moving if one.grad is not None]
-        parts = [*gradients, figures]
-        summed = self.all_reduce(torch.cat([part.flatten() for part in parts]))
-        *sums, totals = torch.split(summed, [part.numel() for part in parts])
+            return values
+        has_gradient = torch.tensor(
+            [parameter.grad is not None for parameter in parameters], dtype=torch.uint8
+        )
+        self._reduce(has_gradient, dist.ReduceOp.MAX)
+        gradients: list[Tensor] = []
+        for parameter, anywhere in zip(parameters, has_gradient.tolist(), strict=True):
+            if anywhere:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
+        terms = [*gradients, values]
+        reduced = self.all_reduce(torch.cat([term.flatten() for term in terms]))
+        *sums, totals = torch.split(reduced, [term.numel() for term in terms])
         for gradient, total in zip(gradients, sums, strict=True):
             gradient.copy_(total.view(gradient.shape))
         return totals
 
     def all_reduce(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, the same bits in each; gradients flow back to every one of them."""
-        summed: Tensor = _AllReduce.apply(value, self)
-        return summed
+        """The sum of a tensor over all processes, with the same bits in each; differentiable in every
+        process.
+        """
+        reduced: Tensor = _AllReduce.apply(value, self)
+        return reduced
 
     def sync_stop(self, stop: StopRequest) -> None:
-        """Let all note the signal that one has been sent."""
+        """Propagate a stop request to all processes."""
         if self.size > 1:
             number = torch.tensor(stop.number or 0)
             self._reduce(number, dist.ReduceOp.MAX)
             stop.number = int(number) or None
 
     def gather(self, value: T) -> list[T]:
-        """What each process gives here, in order."""
+        """The values of all processes, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with self._reaching():
+        with self._explain_failure():
             dist.all_gather_object(values, value)
         return values
 
     def broadcast_from_main(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process, in all of them."""
+        """The result of `make` in the first process, which alone calls it."""
         if self.size == 1:
             return make()
-        held: list[Any] = [make() if self.is_main else None]
-        with self._reaching():
-            dist.broadcast_object_list(held, device=torch.device("cpu"))
-        made: T = held[0]
+        objects: list[Any] = [make() if self.is_main else None]
+        with self._explain_failure():
+            dist.broadcast_object_list(objects, device=torch.device("cpu"))
+        made: T = objects[0]
         return made
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """Let the first process of each machine do something before the others, such as a download that they then find done."""
+        """The first process of each computer runs the block before the others, for example to download a file
+        for all.
+        """
         if self.local:
             self.gather(None)
         yield
@@ -161,29 +175,31 @@ class ProcessGroup:
             self.gather(None)
 
     def check_replicas_match(self, learner: nn.Module, when: str, batch: Batch | None = None) -> None:
-        """See that the processes have the same learner and, if one is given, the same batch. Expensive: every tensor is hashed.
+        """Check that all processes have the same learner and, if one is given, the same batch. Hashes every
+        tensor.
 
         Raises:
-            PluginError: what differs.
+            PluginError: with the names of the tensors that differ.
         """
         if self.size == 1:
             return
         examples = {} if batch is None else {"ids": batch.ids, "targets": batch.targets, **batch.inputs}
         if _differing(self.gather(_digests(examples))):
             raise PluginError(
-                f"{when}, the processes were given other examples than each other: what a task draws has to follow from the seed. Run it "
-                "in one process, without torchrun"
+                f"{when}, the processes were given different examples: the order of examples must be "
+                "a function of the seed. Run it in one process, without torchrun"
             )
         if names := _differing(self.gather(_digests(learner.state_dict()))):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            owner = type(learner).__name__
             raise PluginError(
-                f"{when}, {', '.join(names[:3])}{more} of {type(learner).__name__} differ between the processes: in training, these "
-                "change in other ways than by gradients and batch norm, and each process sees its share of a batch only. Run it in one "
-                "process, without torchrun"
+                f"{when}, {', '.join(names[:3])}{more} of {owner} differ between the processes: "
+                "training changes them by other means than gradients and batch norm, and each process "
+                "sees only its shard of a batch. Run it in one process, without torchrun"
             )
 
     def broadcast_state(self, learner: nn.Module) -> None:
-        """Give every process the first one's state, where what each has computed may differ in the last bits."""
+        """Copy the first process's state to all, where their own may differ in the last bits."""
         if self.size > 1:
             state = self.broadcast_from_main(
                 lambda: tree_map(
@@ -194,28 +210,28 @@ class ProcessGroup:
                 fill(learner, state, "the first process")
 
     def _reduce(self, value: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
-        with self._reaching():
+        with self._explain_failure():
             dist.all_reduce(value, operation)
 
     @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Say why another process cannot be reached."""
+    def _explain_failure(self) -> Iterator[None]:
+        """Replace an error of torch.distributed by the reason for which another process has ended."""
         try:
             yield
         except RuntimeError as error:  # of torch.distributed and of gloo
-            raise self._why() from error
+            raise self._reason() from error
 
-    def _why(self) -> BaseException:
+    def _reason(self) -> BaseException:
         assert self._store is not None
         try:
             self._store.wait(["end"], timedelta(seconds=2))
             rank, number, text = json.loads(self._store.get("end"))
         except RuntimeError:
-            return RunError("another process of this run is gone, and has not said why")
-        return StopRequested(number) if number else EndedElsewhere(f"process {rank} of {self.size}: {text}")
+            return RunError("another rank exited without reporting an error")
+        return StopRequested(number) if number else EndedElsewhere(f"rank {rank} of {self.size}: {text}")
 
-    def _tell_end(self, error: BaseException) -> bool:
-        """Tell the others why this process ends; whether it is the first to tell."""
+    def _report_end(self, error: BaseException) -> bool:
+        """Report to the others why this process ends; returns whether it is the first to report."""
         assert self._store is not None
         number = error.number if isinstance(error, Interrupted | StopRequested) else 0
         mine = json.dumps([self.rank, number, (str(error) or type(error).__name__).splitlines()[0]])
@@ -234,12 +250,12 @@ class ProcessGroup:
 
 @contextmanager
 def join_process_group() -> Iterator[ProcessGroup]:
-    """Join the processes that `torchrun` has started beside this one, for a block; alone where it has not.
+    """Join the processes that `torchrun` has started, for a block; a group of one where it has started none.
 
-    When the block raises in one process, it ends in all: with the same signal, or with `EndedElsewhere` where another has told why.
+    An exception of the block in one process ends it in all: with the same signal, or with `EndedElsewhere`.
 
     Raises:
-        RunError: the others cannot be found.
+        RunError: the processes cannot reach each other.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1" or any(name not in os.environ for name in VARIABLES):
         yield ProcessGroup()
@@ -248,12 +264,12 @@ def join_process_group() -> Iterator[ProcessGroup]:
     try:
         yield group
     except BaseException as error:
-        told = group._tell_end(error)
-        dist.destroy_process_group()  # those who wait for this one need not any longer
+        reported_first = group._report_end(error)
+        dist.destroy_process_group()  # ends the waiting of the others
         group._leave(failed=True)
-        if told or isinstance(error, KeyboardInterrupt | EndedElsewhere):
+        if reported_first or isinstance(error, KeyboardInterrupt | EndedElsewhere):
             raise
-        raise EndedElsewhere("another process has said why") from error
+        raise EndedElsewhere("see the error of another rank") from error
     dist.destroy_process_group()
     group._leave(failed=False)
 
@@ -266,30 +282,28 @@ def _join(variables: Mapping[str, str]) -> ProcessGroup:
         rank, size = int(variables["RANK"]), int(variables["WORLD_SIZE"])
         local = int(variables.get("LOCAL_RANK", rank))
         common, _, _ = next(rendezvous("env://", rank, size, timeout=TIMEOUT))
-        runs = common.add(
-            f"sidetune/runs of process {rank}", 1
-        )  # a script may do several, and each has names of its own
-        store = PrefixStore(f"sidetune/run {runs}", common)
+        run_number = common.add(f"sidetune/runs of process {rank}", 1)  # a script may do several runs
+        store = PrefixStore(f"sidetune/run {run_number}", common)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpus else "gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT
         )
     except (RuntimeError, ValueError) as error:
         given = ", ".join(f"{name}={variables[name]}" for name in VARIABLES)
         raise RunError(
-            f"the processes of this run cannot find each other ({given}): {str(error).splitlines()[0]}"
+            f"the processes of this run cannot reach each other ({given}): {str(error).splitlines()[0]}"
         ) from error
     return ProcessGroup(rank, size, local, store)
 
 
 class _AllReduce(torch.autograd.Function):
-    """The sum over processes. Each of them uses it, so the gradient of their common loss is the sum of theirs."""
+    """The sum over processes. All of them use it, so its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, group: ProcessGroup) -> Tensor:
         ctx.group = group
-        summed = value.clone(memory_format=torch.contiguous_format)
-        group._reduce(summed)
-        return summed
+        reduced = value.clone(memory_format=torch.contiguous_format)
+        group._reduce(reduced)
+        return reduced
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -297,14 +311,16 @@ class _AllReduce(torch.autograd.Function):
 
 
 def _differing(states: Sequence[Mapping[str, str]]) -> list[str]:
-    """Names of what is not the same in all."""
+    """Names whose values are not the same in all states."""
     names = dict.fromkeys(name for state in states for name in state)
     return [name for name in names if len({state.get(name) for state in states}) > 1]
 
 
 def _digests(state: Mapping[str, Any]) -> dict[str, str]:
-    """Of tensors by name, and of what else is in a learner's state."""
+    """Digests of the tensors of a state dict by name, and its extra state as JSON."""
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    rest, inner = flatten({name: value for name, value in state.items() if name not in tensors})
-    found = {name: tensor_digest(name, value).hex() for name, value in (tensors | inner).items()}
-    return found | ({"extra state": json.dumps(rest)} if rest != {"table": []} else {})
+    extra, inner = flatten({name: value for name, value in state.items() if name not in tensors})
+    result = {name: tensor_digest(name, value).hex() for name, value in (tensors | inner).items()}
+    if extra != {"table": []}:
+        result["extra state"] = json.dumps(extra)
+    return result

@@ -1,7 +1,8 @@
-"""The feature store: what a frozen base makes of an example is computed once and reused.
+"""The feature cache: a frozen base encodes each example once.
 
-Side-tuning never changes its base, so the base's output on an input that does not change is worth remembering: over the passes of a
-task, over evaluations after later tasks, and, on disk, over runs. The seam is `Base.__call__`: no learner, side or env knows.
+Side-tuning never changes its base, so the base's features of an unchanged input can be reused: in all epochs
+of a task, in evaluations after later tasks and, on disk, in later runs. The hook is `Base.__call__`:
+learners, sides and envs do not know about the cache.
 """
 
 from __future__ import annotations
@@ -23,24 +24,26 @@ from sidetune_core.interfaces.networks import Base
 GIB = 2**30
 
 MIN_BATCH = 16
-"""Examples that are computed together at least."""
+"""Smallest number of examples that are computed together where the cache is full."""
 
 LAYOUT = "2"
-"""Of the files on disk: others are not looked at."""
+"""Version of the file format; files of other versions are ignored."""
 
 
 @attrs.define(eq=False)
 class FeatureCache:
-    """Outputs of frozen bases by example id, in memory that is bounded by `limit` bytes over all bases.
+    """Features of frozen bases by example id, in at most `limit` bytes for all bases together.
 
-    When the limit is reached, outputs that are stored stay in use and all others are computed at every visit; `info` is told once.
+    Beyond the limit, cached features stay in use and all others are computed at every visit; `info` is called
+    once.
 
     Args:
-        limit: most bytes to hold.
-        keep_taps: remember the taps too; without it, `Features.taps` is empty.
-        say: told, once, that the limit was reached.
-        folder: where tables are kept for later runs; None for memory only.
-        data: fingerprint of the data and its transform, part of the key on disk; an empty one keeps tables off the disk.
+        limit: maximum size in bytes.
+        keep_taps: cache the taps too; without it `Features.taps` is empty.
+        info: shows a line to the user.
+        folder: where tables are stored for later runs; None for memory only.
+        data: fingerprint of the data and its transforms, part of the key on disk; empty to keep tables in
+            memory.
     """
 
     limit: int
@@ -53,38 +56,40 @@ class FeatureCache:
     full: bool = attrs.field(default=False, init=False)
 
     def attach(self, module: nn.Module, arithmetic: str) -> None:
-        """Serve every base inside `module` that is frozen now, and no other; `arithmetic` names the precision that it computes in."""
+        """Serve every frozen base in `module`, and no other. `arithmetic` is the precision of its outputs, a
+        part of the key.
+        """
         for base in _bases(module):
             frozen = not base.training and not any(parameter.requires_grad for parameter in base.parameters())
             base.cache = self._table(base, arithmetic) if frozen else None
         served = {id(base.cache) for base in _bases(module)}
         for key, table in list(self._tables.items()):
-            if id(table) not in served:  # a teacher of the task before, or weights that have moved since
+            if id(table) not in served:  # a teacher of an earlier task, or weights that have changed
                 table.rows.save()
                 self.used -= table.bytes
                 del self._tables[key]
 
     @staticmethod
     def detach(module: nn.Module) -> None:
-        """Let every base inside `module` compute for itself again."""
+        """Serve no base in `module` any more."""
         for base in _bases(module):
             base.cache = None
 
     def reserve(self, size: int) -> bool:
-        """Whether `size` more bytes may be held; if so, they count as used."""
+        """Reserve `size` bytes; returns whether they fit into the limit."""
         if self.used + size > self.limit:
             if not self.full:
                 self.full = True
                 self.info(
-                    f"the feature store is full ({self.limit / GIB:.3g} GiB): further outputs of the base are computed at every visit; "
-                    "--train.store-limit sets the limit"
+                    f"the feature cache is full ({self.limit / GIB:.3g} GiB): further features are computed "
+                    "at every visit; --cache.limit sets the limit"
                 )
             return False
         self.used += size
         return True
 
     def save(self) -> None:
-        """Write what is new to disk."""
+        """Write new features to disk."""
         for table in self._tables.values():
             table.rows.save()
 
@@ -98,7 +103,7 @@ class FeatureCache:
 
 
 class Table:
-    """The remembered outputs of one base."""
+    """The cached features of one base."""
 
     def __init__(self, cache: FeatureCache, rows: RowTable, arithmetic: str) -> None:
         self._cache, self.rows, self._arithmetic = cache, rows, arithmetic
@@ -106,19 +111,20 @@ class Table:
 
     @property
     def bytes(self) -> int:
-        """Held in memory and on disk."""
+        """Size in memory and on disk."""
         return self.rows.bytes + sum(ring.bytes for ring in self._rings.values())
 
     def lookup(self, base: Base, inputs: Inputs) -> Features:
-        """The outputs for a batch, computing those that are not known yet (see `parts.Store`).
+        """The features of a batch; those that are not cached are computed.
 
-        Where any is unknown the whole batch is computed, and where the store is full at least `MIN_BATCH` of it, since the last bits of
-        what a network makes of an example may depend on how many are computed with it. Measured on an AVX-512 CPU: for convolutional
-        networks they do if it is alone, for linear layers if it is one of at most four, for fp32 both, and never on which others they
-        are. So an output has the same bits whatever was known before, and a run that is resumed with an empty store ends with the bytes
-        of one that never stopped. An exception are linear layers of odd widths, such as 17 to 3, which round by the place in the batch:
-        there a resumed run is the same to the last bit with the store off only. So are sequences of several lengths (`Inputs.lengths`),
-        for the padding of an example depends on its batch.
+        Where any are missing the whole batch is computed, or at least `MIN_BATCH` examples of it where the
+        cache is full, because the last bits of an output may depend on the number of examples that are
+        computed together. Measured on an AVX-512 CPU: for convolutions they do for a single example, for
+        linear layers for up to four, in fp32 for both, and never on which examples they are. So features have
+        the same bits whatever was cached before, and a run that is resumed with an empty cache ends with the
+        bytes of an uninterrupted one. There are two exceptions, in which this holds only with the cache off:
+        linear layers of odd widths, such as 17 to 3, round by the position in the batch, and the padding of
+        sequences (`Inputs.lengths`) depends on their batch.
         """
         assert inputs.ids is not None
         ids = inputs.ids.cpu()
@@ -148,7 +154,7 @@ class Table:
         return self._as_served([features.encoding, *(features.taps if self._cache.keep_taps else ())], inputs)
 
     def _compute_some(self, base: Base, inputs: Inputs, wanted: Tensor) -> Features:
-        """The outputs for the examples that are `wanted` (B,), computed with others of the batch."""
+        """The features of the examples that are `wanted` (B,), computed together with others of the batch."""
         chosen = torch.ones_like(wanted)
         if self._cache.full:
             lacking = max(0, MIN_BATCH - int(wanted.sum()))
@@ -165,7 +171,9 @@ class Table:
         return self._as_served(self.rows.read(rows, width, first.device), inputs)
 
     def _as_served(self, columns: Sequence[Tensor], inputs: Inputs) -> Features:
-        """The columns in the type and the memory format that fresh and stored ones share, since arithmetic goes by both."""
+        """Columns in the dtype and memory format that computed and cached features share: results depend on
+        both.
+        """
         if self._arithmetic == "bf16":
             columns = [column.bfloat16() if column.dtype == torch.float32 else column for column in columns]
         images = [value for value in inputs.values() if value.ndim == 4]
@@ -183,9 +191,7 @@ class Table:
     def _remember(self, base: Base, ids: Tensor, fresh: Features, lengths: Tensor | None) -> None:
         columns: list[Tensor] = [fresh.encoding, *fresh.taps]
         first = _first_of_each(ids)
-        if len(first) < len(
-            ids
-        ):  # an example comes twice where one pass over the data ends and the next begins
+        if len(first) < len(ids):  # an example comes twice where one epoch ends and the next begins
             ids, columns = ids[first], [values[first.to(values.device)] for values in columns]
             lengths = None if lengths is None else lengths[first]
         shapes = [base.shape, *base.tap_shapes][: len(columns)]
@@ -194,9 +200,10 @@ class Table:
 
 
 class RingCache:
-    """The remembered outputs for the latest `window` frames of a film (see `parts.Inputs`), never on disk.
+    """The cached features of the latest `window` frames of an endless stream (see `Inputs.window`), never on
+    disk.
 
-    The output for frame i is in row ``i % window``; `frames[row]` is the frame whose output is there, or -1.
+    The features of frame i are in row ``i % window``; `frames[row]` is the id of the frame in a row, or -1.
     """
 
     def __init__(self, window: int, cache: FeatureCache) -> None:
@@ -204,10 +211,12 @@ class RingCache:
         self._frames = torch.full((window,), -1)
         self._columns: list[Tensor] = []  # the encoding, then the taps: (window, *shape)
         self.bytes = 0
-        """Held."""
+        """Size in memory."""
 
     def lookup(self, ids: Tensor, inputs: Inputs, compute: Callable[[], Features]) -> list[Tensor]:
-        """The encoding and the taps for a batch; where any is unknown, all are computed, and take the place of older ones."""
+        """The encoding and taps of a batch. Where any are missing, all are computed, in place of older
+        frames.
+        """
         rows = ids % len(self._frames)
         if torch.equal(self._frames[rows], ids):
             device = next(iter(inputs.values())).device
@@ -231,10 +240,11 @@ def _bases(module: nn.Module) -> list[Base]:
 
 
 def _identity(base: Base) -> str:
-    """What decides a base's output for an input: its kind and code, the settings and the numbers in it, and what computes with them.
+    """What the features of an input depend on: the base's code, settings and weights, the device and
+    PyTorch's version.
 
-    Bases with equal weights and other options differ in the plain attributes of some module, such as a stride or the way of pooling.
-    Of the code, the files that the classes of its modules stand in count, and not what those import.
+    Bases with equal weights and different options differ in plain attributes of a module, such as a stride.
+    Of the code, the files that define the classes of the modules count; what they import does not.
     """
     ours = set(vars(nn.Module())) | {"cache"}
     settings = [
@@ -249,7 +259,7 @@ def _identity(base: Base) -> str:
 
 
 def _code(base: Base) -> str:
-    """A digest of the files that define the classes of a base's modules, without those of PyTorch (whose version is told)."""
+    """A digest of the files that define the classes of a base's modules, without those of PyTorch."""
     classes = {
         cls
         for module in base.modules()
@@ -264,7 +274,7 @@ def _code(base: Base) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether the printed form of a value is all there is to it."""
+    """Whether a value is determined by its printed form."""
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return (
@@ -273,7 +283,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _select(inputs: Inputs, chosen: Tensor) -> Inputs:
-    """Some examples of a batch, to be computed."""
+    """The chosen examples of a batch."""
     lengths = None if inputs.lengths is None else inputs.lengths[chosen.to(inputs.lengths.device)]
     return Inputs(
         {name: tensor[chosen.to(tensor.device)] for name, tensor in inputs.items()}, lengths=lengths
@@ -281,7 +291,7 @@ def _select(inputs: Inputs, chosen: Tensor) -> Inputs:
 
 
 def _first_of_each(ids: Tensor) -> Tensor:
-    """Where each of the distinct `ids` comes first, in order."""
+    """The index of the first occurrence of each distinct id, in order."""
     distinct, which = torch.unique(ids, return_inverse=True)
     first = torch.full((len(distinct),), len(ids)).scatter_reduce(0, which, torch.arange(len(ids)), "amin")
     return first.sort().values

@@ -1,4 +1,4 @@
-"""Rows of tensors by example id: in memory, or in files that are mapped and not read, so that they may be larger than memory."""
+"""Rows of tensors by example id, in memory or in memory-mapped files, which may be larger than memory."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sidetune_core.errors import WeightsError
 from sidetune_core.storage.weights import read_tensors, write_tensors
 
 MIN_BLOCK_ROWS, MAX_SHARD_ROWS = 256, 2**16
-"""Rows that the first block in memory has room for, and one on its way to disk."""
+"""Capacity in rows of the first block in memory, and of a block that is written to disk."""
 
 MAX_BLOCK_BYTES, MAX_SHARD_BYTES = 2**28, 2**26
-"""About how many bytes such blocks have room for at most; their pages are taken up as they are filled."""
+"""Approximate maximum size of such blocks in bytes; pages are allocated as they are filled."""
 
 
 @attrs.define(eq=False)
 class Block:
-    """Room for consecutive rows, the first of them number `first`.
+    """Consecutive rows, the first of which is row number `first` of the table.
 
-    A column is ``(room, *shape)``; one of sequences without their padding, whose number is in `ragged`, is ``(positions, *rest)``, and
-    has ``lengths[row]`` positions from ``starts[row]`` on for each row.
+    A column is ``(capacity, *shape)``. A column of sequences without padding, whose index is in `ragged`, is
+    ``(positions, *rest)``; row r has ``lengths[r]`` positions from ``starts[r]`` on.
     """
 
     first: int
@@ -44,7 +44,9 @@ class Block:
     def empty(
         cls, first: int, room: int, columns: Sequence[Tensor], lengths: Tensor, ragged: frozenset[int]
     ) -> Block:
-        """Room for `room` rows like those of `columns`; for `ragged` ones as many positions as rows of these lengths would have."""
+        """Capacity for `room` rows like those of `columns`, with as many positions as rows of these `lengths`
+        have.
+        """
         positions = -(-int(lengths.sum()) * room // len(lengths))
         columns = [
             column.new_empty(positions, *column.shape[2:])
@@ -57,13 +59,13 @@ class Block:
         )
 
     def fits(self, lengths: Tensor) -> bool:
-        """Whether rows of these lengths have room."""
+        """Whether rows of these lengths fit."""
         if self.count + len(lengths) > len(self.ids):
             return False
         return all(self.positions + int(lengths.sum()) <= len(self.columns[k]) for k in self.ragged)
 
     def append(self, ids: Tensor, columns: Sequence[Tensor], lengths: Tensor) -> None:
-        """Take in rows (n, *shape) that fit."""
+        """Append rows (n, *shape) that fit."""
         end, reach = self.count + len(ids), self.positions + int(lengths.sum())
         for k, (column, values) in enumerate(zip(self.columns, columns, strict=True)):
             if k in self.ragged:
@@ -75,7 +77,9 @@ class Block:
         self.count, self.positions = end, reach
 
     def read(self, number: int, rows: Tensor, width: int, device: torch.device) -> Tensor:
-        """Rows (counted from this block's first) of one column; sequences with zeros after their end, `width` positions in all."""
+        """Rows of one column, counted from the first of this block; sequences are zero-padded to `width`
+        positions.
+        """
         column = self.columns[number]
         if number not in self.ragged:
             return column[rows.to(column.device)].to(device)
@@ -86,7 +90,7 @@ class Block:
         return out
 
     def filled(self) -> list[Tensor]:
-        """The columns without the room that is left."""
+        """The columns without unused capacity."""
         return [
             column[: self.positions if k in self.ragged else self.count]
             for k, column in enumerate(self.columns)
@@ -97,32 +101,32 @@ class RowTable:
     """Rows of several columns by example id, each written once.
 
     Args:
-        folder: where blocks are kept as files for later runs; None for memory only.
-        reserve: whether so many more bytes may be held (see `features.FeatureStore.reserve`).
-        say: told if the folder cannot be written; then what comes is kept in memory.
+        folder: where blocks are stored as files for later runs; None for memory only.
+        reserve: reserves bytes; returns whether they fit (see `FeatureCache.reserve`).
+        info: shows a line to the user.
     """
 
     def __init__(
         self, folder: Path | None, reserve: Callable[[int], bool], info: Callable[[str], None]
     ) -> None:
         self._folder, self._reserve, self._info = folder, reserve, info
-        self._index = torch.full((0,), -1)  # of each id, the number of its row
+        self._index = torch.full((0,), -1)  # row number by id
         self._blocks: list[Block] = []
-        self._open: Block | None = None  # the last of them, if there may be room in it
+        self._open: Block | None = None  # the last block, while it accepts rows
         self._count = 0
         self.bytes = 0
-        """Held in memory and on disk."""
+        """Size in memory and on disk."""
         if folder is not None and folder.is_dir():
             for path in sorted(folder.glob("*.safetensors")):
                 self._map(path)
 
     def find(self, ids: Tensor) -> Tensor:
-        """The number of each id's row, -1 where there is none."""
+        """The row number of each id, -1 for an unknown one."""
         self._grow_index(ids)
         return self._index[ids]
 
     def read(self, rows: Tensor, width: int, device: torch.device) -> list[Tensor]:
-        """The columns of some rows, (n, *shape); sequences are `width` long, with zeros after their end."""
+        """The columns of rows, (n, *shape); sequences are zero-padded to `width`."""
         firsts = torch.tensor([block.first for block in self._blocks])
         which = torch.bucketize(rows, firsts, right=True) - 1
         used = torch.unique(which).tolist()
@@ -140,7 +144,9 @@ class RowTable:
         return out
 
     def append(self, ids: Tensor, columns: Sequence[Tensor], lengths: Tensor, ragged: frozenset[int]) -> None:
-        """Remember rows (n, *shape) of new, distinct ids, unless the limit is reached; of the columns in `ragged`, `lengths` positions."""
+        """Append rows (n, *shape) of new, distinct ids if the limit allows; of `ragged` columns, the first
+        `lengths` positions.
+        """
         positions = int(lengths.sum())
         per_position = sum(columns[k][0, 0].nbytes for k in ragged)
         per_row = sum(column[0].nbytes for k, column in enumerate(columns) if k not in ragged)
@@ -162,7 +168,7 @@ class RowTable:
         self._take(ids)
 
     def save(self) -> None:
-        """Write what is new to a file of its own, and map that instead. A disk that is full stops no run."""
+        """Write the open block to a file and map it. A full disk does not stop the run."""
         block = self._open
         if self._folder is None or block is None:
             return
@@ -179,7 +185,7 @@ class RowTable:
                 },
             )
         except OSError as error:
-            self._info(f"cannot write the feature store to {path}, so it is kept in memory only: {error}")
+            self._info(f"cannot write the feature cache to {path}, it is kept in memory only: {error}")
             self._folder = None
             return
         self._open = None
@@ -188,7 +194,7 @@ class RowTable:
             self._blocks[-1] = mapped
 
     def _map(self, path: Path) -> None:
-        """Serve the rows of a file as well. One that is damaged is no loss: its rows are made again."""
+        """Add the rows of a file. A damaged one is ignored: its rows are computed again."""
         block = _read(path, self._count)
         if block is None:
             return
@@ -200,7 +206,7 @@ class RowTable:
             self._take(block.ids, new)
 
     def _take(self, ids: Tensor, new: Tensor | None = None) -> None:
-        """Point from `ids`, or those that are `new`, to the last rows."""
+        """Index the last rows by `ids`, or by those that are `new`."""
         self._grow_index(ids)
         numbers = torch.arange(self._count, self._count + len(ids))
         self._index[ids if new is None else ids[new]] = numbers if new is None else numbers[new]
@@ -215,12 +221,12 @@ class RowTable:
 
 
 def _real(lengths: Tensor, width: int) -> Tensor:
-    """(n, width), which positions of sequences are not padding."""
+    """(n, width), True where a position is not padding."""
     return torch.arange(width) < lengths[:, None]
 
 
 def _read(path: Path, first: int) -> Block | None:
-    """The rows of a file, mapped; None if it is damaged."""
+    """The rows of a memory-mapped file; None if it is damaged."""
     try:
         tensors = read_tensors(path)
         ids, lengths = tensors.pop("ids"), tensors.pop("lengths")

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sidetune_core.errors import WriteError
 
 
 def home() -> Path:
-    """The folder of what is kept for later runs: ``$SIDETUNE_HOME``, by default ``~/.cache/sidetune``."""
+    """The root of all caches: ``$SIDETUNE_HOME``, by default ``~/.cache/sidetune``."""
     return Path(os.environ.get("SIDETUNE_HOME") or "~/.cache/sidetune").expanduser()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write to a temporary name beside `path`, sync, then rename: a reader or a crash never sees half a file."""
+    """Write to a temporary file next to `path`, sync, then rename, so that no crash leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -33,16 +33,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The same for text, in UTF-8."""
+    """`write_bytes` for text, in UTF-8."""
     write_bytes(path, text.encode())
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name the file where one cannot be written.
+    """Turn an `OSError` of the block into an error that names the file.
 
     Raises:
-        WriteError: the disk is full, or nothing may be written there.
+        WriteError: the disk is full, or the path is not writable.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Delete what `write_bytes` leaves in `folder` when its process is killed."""
+    """Delete the temporary files of a `write_bytes` whose process was killed."""
     for path in folder.glob(".*"):
         if re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name):
             path.unlink(missing_ok=True)

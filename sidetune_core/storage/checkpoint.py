@@ -1,8 +1,9 @@
-"""Where a run can go on: checkpoints at task boundaries, and one state within a task that is replaced again and again.
+"""Checkpoints: one after each task, and one within the current task, which is replaced as training proceeds.
 
-A checkpoint is ``after-002.safetensors``, the learner's tensors under their own names, and ``after-002.json``, how far the run was. The
-state within a task is one file, ``within.safetensors``, with its JSON in the header, so that it is replaced in one go. Both have a
-SHA-256 over all that they say: a file that was cut off, or in which one bit has changed, is known and never used.
+A checkpoint after a task is ``after-002.safetensors``, the learner's tensors under their own names, and
+``after-002.json``, the position of the run. The checkpoint within a task is one file, ``within.safetensors``,
+with its JSON in the header, so that it is replaced atomically. Both contain a SHA-256 over their whole
+content: a truncated or altered file is detected and not used.
 """
 
 from __future__ import annotations
@@ -31,35 +32,35 @@ MID_TASK = "within.safetensors"
 
 @attrs.frozen(eq=False)
 class MidTaskState:
-    """The middle of a task, or of several that are learnt at once."""
+    """A position within the training of a task, or of several that are trained jointly."""
 
     tasks: list[str]
     step: int
-    """Steps taken; the next one has this number."""
+    """Steps taken so far."""
     before: dict[str, str]
-    """Digest of every tensor as it was when training began."""
+    """Digests of all tensors before training, by name."""
     recent: list[Tensor] = attrs.field(factory=list)
-    """Losses that have not been looked at yet."""
+    """Losses of the steps since the last log line."""
     optimizer: dict[int, dict[str, Any]] | None = None
-    """What the optimiser holds for each parameter, by number; None after the last step."""
+    """The optimiser's state of each parameter, by index; None after the last step."""
     random: dict[str, Any] | None = None
     """See `seeding.random_states`; None after the last step."""
 
 
 @attrs.frozen(eq=False)
 class Checkpoint:
-    """A state that is whole."""
+    """A complete checkpoint."""
 
     path: Path
     done: list[str]
-    """Ids of the tasks learnt before."""
+    """Ids of the tasks that are finished."""
     state: Mapping[str, Any]
     """The learner's state dict."""
     marks: Marks
-    """How far the lines of the run folder went."""
+    """Sizes of the run folder's ``.jsonl`` files then."""
     mid_task: MidTaskState | None = None
     tasks: Mapping[str, Any] = attrs.field(factory=dict)
-    """What each task holds itself, by id (see `Task.state`)."""
+    """State of the tasks themselves, by id (see `Task.state`)."""
 
     def __str__(self) -> str:
         if self.mid_task is None:
@@ -67,10 +68,10 @@ class Checkpoint:
         return f"after step {self.mid_task.step} of task {self.mid_task.tasks[-1]}"
 
     def load(self, learner: nn.Module) -> None:
-        """Fill a learner in which the same tasks have been started.
+        """Load the state into a learner in which the same tasks have been started.
 
         Raises:
-            WeightsError: it is another learner's.
+            WeightsError: the state is that of another learner.
         """
         fill(learner, self.state, str(self.path))
 
@@ -78,11 +79,12 @@ class Checkpoint:
 def save(
     folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks, tasks: Mapping[str, Any]
 ) -> Path:
-    """Write the state after the tasks `done`; the JSON comes last, so that a checkpoint with one is whole. `tasks`: see `Checkpoint.tasks`.
+    """Write the checkpoint after the tasks `done`. Its JSON is written last: a checkpoint that has it is
+    complete.
 
     Raises:
-        WriteError: it cannot be written; what was there before stays.
-        PluginError: the learner's extra state is of a kind that no file takes.
+        WriteError: the folder is not writable; earlier checkpoints stay.
+        PluginError: the learner's extra state has a type that cannot be saved.
     """
     state = learner.state_dict()
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
@@ -104,11 +106,11 @@ def save_mid_task(
     tasks: Mapping[str, Any],
     mid_task: MidTaskState,
 ) -> Path:
-    """Write the state in the middle of a task that comes after the tasks `done`, in place of the one before.
+    """Replace the checkpoint within a task, which follows the tasks `done`.
 
     Raises:
-        WriteError: it cannot be written; the one before stays.
-        PluginError: the learner's extra state is of a kind that no file takes.
+        WriteError: the folder is not writable; the earlier one stays.
+        PluginError: the learner's extra state has a type that cannot be saved.
     """
     values = {"learner": learner.state_dict(), "within": attrs.asdict(mid_task, recurse=False)}
     plain, tensors = flatten(values)
@@ -120,13 +122,15 @@ def save_mid_task(
 
 
 def delete_mid_task(folder: Path) -> None:
-    """The task has been learnt: its state within is of no more use."""
+    """Delete the checkpoint within a task, which is finished."""
     with writing(folder / MID_TASK):
         (folder / MID_TASK).unlink(missing_ok=True)
 
 
 def find(folder: Path, warning: Callable[[str], None]) -> Checkpoint | None:
-    """The newest state that is whole, or None for the start; `warning` is told of every newer one that is not."""
+    """The latest complete checkpoint, or None at the start of a run; `warning` gets a line for each damaged
+    one.
+    """
     mid_task = _attempt(folder / MID_TASK, _read_mid_task, warning) if (folder / MID_TASK).exists() else None
     numbers = {
         int(path.stem.removeprefix("after-"))
@@ -136,45 +140,46 @@ def find(folder: Path, warning: Callable[[str], None]) -> Checkpoint | None:
     for number in sorted(numbers, reverse=True):
         if mid_task is not None and number <= len(mid_task.done):
             break
-        found = _attempt(boundary(folder, number), _read_boundary, warning)
-        if found is not None:
-            return found
+        checkpoint = _attempt(boundary(folder, number), _read_boundary, warning)
+        if checkpoint is not None:
+            return checkpoint
     return mid_task
 
 
 def check_version(folder: Path) -> None:
-    """See that a run can be gone on with, before anything in its folder is touched.
+    """Check that a run can be resumed, before anything in its folder is changed.
 
     Raises:
-        RunError: its checkpoints do not say how far the lines of the folder went, as those of an earlier version.
+        RunError: its checkpoints have the format of a version before 0.1.
     """
     path = latest(folder)
     if path is not None:
-        with suppress(ValueError):  # damage is told by `find`
+        with suppress(ValueError):  # `find` reports damaged checkpoints
             about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             if isinstance(about, dict) and {"done", "sha256"} <= about.keys():
                 raise RunError(
-                    f"{path} was written by an earlier version of sidetune, whose runs cannot be gone on with; begin a new run"
+                    f"{path} was written by an earlier version of sidetune, whose runs cannot be resumed; "
+                    "start a new run"
                 )
 
 
 def boundary(folder: Path, count: int) -> Path:
-    """Where the tensors are, or would be, after `count` tasks."""
+    """The path of the tensors of the checkpoint after `count` tasks."""
     return folder / f"after-{count:03d}.safetensors"
 
 
 def latest(folder: Path) -> Path | None:
-    """The tensors of the newest checkpoint that was written to its end, or None; its content is not looked at."""
+    """The path of the tensors of the latest checkpoint after a task, or None. Its content is not checked."""
     whole = sorted(path for path in folder.glob("after-*.json") if path.with_suffix(".safetensors").is_file())
     return whole[-1].with_suffix(".safetensors") if whole else None
 
 
 def read(path: Path) -> Checkpoint:
-    """A checkpoint at a task boundary.
+    """A checkpoint after a task.
 
     Raises:
         WeightsError: its tensors are missing or damaged.
-        RunError: its JSON is, or the two are not what was written.
+        RunError: its JSON is missing or damaged.
     """
     try:
         return _read_boundary(path)
@@ -183,27 +188,27 @@ def read(path: Path) -> Checkpoint:
 
 
 def parts(path: Path) -> list[str]:
-    """What can be exported from a checkpoint: ``base``, ``heads.t0``, ``sides.t0``, …"""
+    """The modules that can be exported from a checkpoint: ``base``, ``heads.t0``, ``sides.t0``, …"""
     with safetensors.safe_open(path, framework="pt") as file:
         keys = list(file.keys())
-    found = {key.split(".")[0] for key in keys} | {
+    names = {key.split(".")[0] for key in keys} | {
         ".".join(key.split(".")[:2]) for key in keys if key.count(".") > 1
     }
-    return sorted(found)
+    return sorted(names)
 
 
 def read_part(path: Path, part: str) -> dict[str, torch.Tensor]:
-    """The tensors of one part, under its own keys.
+    """The tensors of a module under its own keys.
 
     Raises:
-        RunError: the checkpoint has no such part.
+        RunError: the checkpoint has no such module.
     """
     prefix = part + "."
     tensors = {
         key.removeprefix(prefix): value for key, value in read_tensors(path).items() if key.startswith(prefix)
     }
     if not tensors:
-        raise RunError(f"{path} has no part '{part}'; it has {', '.join(parts(path))}")
+        raise RunError(f"{path} has no module '{part}'; it has {', '.join(parts(path))}")
     return tensors
 
 
@@ -213,18 +218,18 @@ def _attempt(
     try:
         return read(path)
     except FileNotFoundError as error:
-        warning(f"{path} cannot be used: {error.filename} is missing")
+        warning(f"cannot use {path}: {error.filename} is missing")
     except WeightsError as error:
-        warning(f"{error}; it is not used")
+        warning(f"{error}; it is ignored")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        also = f", or {path.stem}.json beside it," if path.name != MID_TASK else ""
-        warning(f"{path}{also} is damaged ({error}); it is not used")
+        also = f" or {path.stem}.json" if path.name != MID_TASK else ""
+        warning(f"{path}{also} is damaged ({error}); it is ignored")
     return None
 
 
 def _read_boundary(path: Path) -> Checkpoint:
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    path.stat()  # a missing file is told as such
+    path.stat()  # raises FileNotFoundError
     tensors = read_tensors(path)
     values = about["state"]
     _check(json.dumps(values), tensors, about["sha256"])
@@ -257,4 +262,4 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 def _check(text: str, tensors: Mapping[str, Tensor], digest: str) -> None:
     if _digest(text, tensors) != digest:
-        raise ValueError("it has changed since it was written")
+        raise ValueError("its SHA-256 differs from the recorded one")

@@ -1,4 +1,4 @@
-"""Pictures of tasks in the folder of a run, as PNG."""
+"""Visualisations of tasks, as PNG files in the run folder."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from PIL import Image
 from torch import Tensor
 
 from sidetune_core.storage.atomic import write_bytes, writing
-from sidetune_core.storage.run_folder import PICTURES, RunFolder
+from sidetune_core.storage.run_folder import IMAGES, RunFolder
 
 
-def save_image(folder: RunFolder, task_id: str, name: str, picture: Tensor) -> None:
-    """Write a picture (3, H, W) in [0, 1] of a task, in place of an older one.
+def save_image(folder: RunFolder, task_id: str, name: str, image: Tensor) -> None:
+    """Write an image (3, H, W) in [0, 1] of a task, in place of an earlier one.
 
     Raises:
-        WriteError: the disk is full, or nothing may be written there.
+        WriteError: the disk is full, or the path is not writable.
     """
-    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png")
-    path = folder.path / PICTURES / f"{task_id}.{name}.png"
+    path = folder.path / IMAGES / f"{task_id}.{name}.png"
     with writing(path):
         write_bytes(path, file.getvalue())
 
 
 def saved_images(folder: RunFolder) -> Iterator[tuple[str, str, Tensor]]:
-    """Task, name and pixels of the pictures that are there; what cannot be read is left out, for it is drawn again."""
-    for path in sorted((folder.path / PICTURES).glob("*.*.png")):
+    """Task id, name and pixels (3, H, W) of every saved image. Unreadable files are skipped; they are drawn
+    again.
+    """
+    for path in sorted((folder.path / IMAGES).glob("*.*.png")):
         task_id, name, _ = path.name.rsplit(".", 2)
         try:
             with Image.open(path) as image:

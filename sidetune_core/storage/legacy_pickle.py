@@ -1,4 +1,4 @@
-"""Tensors out of a pickle of whole Python objects, without running any of the code that it asks for."""
+"""Tensors from a pickle of Python objects, without running the code that it refers to."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _HARMLESS = {
 
 
 class _Inert:
-    """Stands for any object that is not a tensor: takes whatever the pickle does with it, and does nothing."""
+    """Stands for any object that is not a tensor: accepts every call of the unpickler and does nothing."""
 
-    dump_patches = False  # torch asks the class of a saved module
+    dump_patches = False  # torch reads it from the class of a saved module
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
     def __call__(self, *_: Any, **__: Any) -> _Inert:
@@ -34,21 +34,22 @@ class _Inert:
 
 
 class _TensorsOnly(pickle.Unpickler):
-    """Finds an ordered dict and the function that rebuilds a tensor; every other name in the file is `_Inert`."""
+    """Resolves ordered dicts and the function that rebuilds a tensor; every other name is `_Inert`."""
 
     def find_class(self, module: str, name: str) -> Any:
         return _HARMLESS.get((module, name), _Inert)
 
 
 def load_tensors(path: Path) -> Any:
-    """The content of a file of `torch.save`, with every object that is neither a tensor nor a plain container left empty.
+    """The content of a file of `torch.save`, with every object that is neither a tensor nor a plain container
+    left empty.
 
-    This is for a file that is known (by its hash) and was saved as whole objects, as the published FCN4 was. Other files are read by
-    `weights.read_tensors`, which refuses them.
+    This is for a file that is known (by its hash) and was saved as whole objects, as the published FCN4 was.
+    Other files are read by `weights.read_tensors`, which refuses them.
     """
     reader = types.SimpleNamespace(__name__="tensors_only", Unpickler=_TensorsOnly, load=_load)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the source code of classes that are not even looked at
+        warnings.simplefilter("ignore")  # about the source code of classes that are not loaded
         return torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)
 
 

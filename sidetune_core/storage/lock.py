@@ -1,4 +1,4 @@
-"""One process at a time in a run folder."""
+"""A lock on a run folder, for one process at a time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from sidetune_core.storage.atomic import writing
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for a block. The operating system lets go of it when the process dies, however it dies.
+    """Lock a run folder for a block. The operating system releases the lock when the process dies.
 
     Raises:
-        RunError: another process holds it, or nothing can be written there.
+        RunError: another process has locked it.
+        WriteError: the folder is not writable.
     """
     lock, holder = FileLock(folder / "lock"), folder / "lock.json"
     with writing(folder / "lock"):
@@ -28,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
             lock.acquire(blocking=False)
         except Timeout as error:
             raise RunError(
-                f"the run {folder} is being worked on by {_name(holder)}; let it end, or stop it, and try again"
+                f"the run {folder} is in use by {_name(holder)}; wait for it or stop it, then try again"
             ) from error
     try:
         with writing(holder):
@@ -37,13 +38,13 @@ def locked(folder: Path) -> Iterator[None]:
             )
         yield
     finally:
-        with suppress(OSError):  # the disk may have become read-only, and the lock is what counts
+        with suppress(OSError):  # the disk may have become read-only
             holder.unlink()
         lock.release()
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process is at work in a run folder, or nobody can tell."""
+    """Whether a process has locked a run folder; True as well where that cannot be determined."""
     try:
         with FileLock(folder / "lock", timeout=0):
             return False
@@ -56,4 +57,4 @@ def _name(holder: Path) -> str:
         values = json.loads(holder.read_text(encoding="utf-8"))
         return f"process {values['pid']} on {values['host']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process"  # one that has the lock, and has not said yet who it is
+        return "another process"  # it has the lock and has not written its name yet

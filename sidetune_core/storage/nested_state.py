@@ -1,4 +1,4 @@
-"""Nested values as JSON and tensors: how state that is more than a table of tensors gets into a file without pickle."""
+"""Nested state as JSON and named tensors, so that it can be written to a file without pickle."""
 
 from __future__ import annotations
 
@@ -11,67 +11,69 @@ from sidetune_core.errors import PluginError
 
 
 def flatten(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
-    """A value as something that JSON can hold, and the tensors that were in it by name.
+    """Split a nested value into plain JSON and named tensors.
 
-    Tables with keys that are text or whole numbers, lists, tuples, tensors, numbers, text, truth values and None may be nested freely.
-    In the first result a tensor is ``{"tensor": its name}``, a table ``{"table": [[key, value], ...]}``, a tuple ``{"tuple": [...]}``.
+    Tensors, numbers, strings, booleans, None, lists, tuples, and mappings with string or integer keys may be
+    nested freely. In the JSON a tensor is ``{"tensor": its name}``, a mapping ``{"table": [[key, value],
+    ...]}`` and a tuple ``{"tuple": [...]}``.
 
     Args:
-        value: what to take apart.
-        name: what the tensors' names begin with; further words are the keys on the way, joined by ``/``.
+        value: the nested value.
+        name: prefix of the tensors' names; the keys on the way follow, joined by ``/``.
 
     Raises:
-        PluginError: there is something else in it.
+        PluginError: the value contains another type.
     """
     tensors: dict[str, Tensor] = {}
-    return _plain(value, name, tensors), tensors
+    return _flatten(value, name, tensors), tensors
 
 
 def unflatten(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The value that was taken apart.
+    """The value that `flatten` has split.
 
     Raises:
-        KeyError: one of the tensors is not there.
+        KeyError: a tensor is missing.
     """
     if isinstance(plain, list):
-        return [unflatten(one, tensors) for one in plain]
+        return [unflatten(item, tensors) for item in plain]
     if not isinstance(plain, dict):
         return plain
-    ((kind, inner),) = plain.items()
+    ((kind, content),) = plain.items()
     if kind == "tensor":
-        return tensors[inner]
+        return tensors[content]
     if kind == "tuple":
-        return tuple(unflatten(one, tensors) for one in inner)
-    return {key: unflatten(one, tensors) for key, one in inner}
+        return tuple(unflatten(item, tensors) for item in content)
+    return {key: unflatten(item, tensors) for key, item in content}
 
 
 def tensor_names(plain: Any) -> set[str]:
-    """The names of the tensors that belong to a value which was taken apart."""
+    """The names of the tensors that `plain`, the JSON of a flattened value, refers to."""
     if isinstance(plain, list):
         return set().union(*map(tensor_names, plain))
     if not isinstance(plain, dict):
         return set()
-    ((kind, inner),) = plain.items()
-    return {inner} if kind == "tensor" else tensor_names(inner)
+    ((kind, content),) = plain.items()
+    return {content} if kind == "tensor" else tensor_names(content)
 
 
-def _plain(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         key = name if name not in tensors else f"{name}#{len(tensors)}"
         tensors[key] = value
         return {"tensor": key}
     if isinstance(value, Mapping) and all(type(key) in (str, int) for key in value):
-        return {"table": [[key, _plain(one, _below(name, key), tensors)] for key, one in value.items()]}
+        return {"table": [[key, _flatten(item, _join(name, key), tensors)] for key, item in value.items()]}
     if type(value) in (list, tuple):
-        items = [_plain(one, _below(name, place), tensors) for place, one in enumerate(value)]
+        items = [_flatten(item, _join(name, index), tensors) for index, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise PluginError(
-        f"{name.replace('/', ': ')} holds a {type(value).__name__}, which cannot be written to a checkpoint; state may hold tensors, "
-        "numbers, text, None, and lists, tuples and tables of those (see get_extra_state of torch.nn.Module)"
+        f"{name.replace('/', ': ')} holds a {type(value).__name__}, which cannot be written to a checkpoint; "
+        "state may hold tensors, numbers, strings, None, and lists, tuples and mappings of those (see "
+        "get_extra_state of torch.nn.Module)"
     )
 
 
-def _below(name: str, key: object) -> str:
+def _join(name: str, key: object) -> str:
     return f"{name}/{key}" if name else str(key)

@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind, and what can be read from it."""
+"""The run folder: everything that a run writes, and the methods that read it."""
 
 from __future__ import annotations
 
@@ -20,48 +20,54 @@ from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
 RUNS = Path("runs")
 
 LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl")
-"""The files that grow by lines as a run goes on."""
+"""The files to which a run appends lines."""
 
-PICTURES = "pictures"
-"""The folder, in that of a run, of the pictures of its tasks."""
+IMAGES = PICTURES = "pictures"
+"""Sub-folder of the visualisations of tasks."""
 
 PROBES = "probes"
-"""The folder, in that of a run, of the inputs that its certificate rests on."""
+"""Sub-folder of the inputs that the certificate is checked with."""
 
 DOCUMENTS = "documents"
-"""The folder, in that of a run, of what tasks leave besides figures (see `tasks.Task.documents`)."""
+"""Sub-folder of the documents of tasks, such as predictions (see `Task.documents`)."""
 
 Marks = Mapping[str, Sequence[Any]]
-"""How far each of `LINES` went: its size in bytes, and the SHA-256 of what it was."""
+"""For each of `LINES`, its size in bytes and SHA-256 at a checkpoint."""
 
 
 @attrs.frozen
 class RunFolder:
-    """One run on disk.
+    """A run on disk. `sidetune report` computes everything it prints from these files:
 
-    ``run.json`` (spec as asked and as resolved, plugins, versions, device, seed), ``status``, ``metrics.jsonl`` (curves of training),
-    ``eval.jsonl`` (one line for each evaluation: the cells of R), ``moved.jsonl`` (which tensors each task changed), ``checkpoints/``,
-    ``certificate.json`` (whether what earlier tasks depend on is unchanged) with ``probes/``, ``documents/`` (such as predictions, of the
-    latest evaluation of each task and split), ``pictures/`` where tasks have some (of the newest state), ``tb/`` (TensorBoard),
-    ``log.txt``, ``report.md``. Everything that `sidetune report` prints is computed from these.
+    ``run.json``            the spec as requested and as resolved, plugins, versions, device, seed
+    ``status``              ``running``, ``done``, ``interrupted`` or ``failed: …``
+    ``metrics.jsonl``       training curves
+    ``eval.jsonl``          a line for each evaluation: the cells of R
+    ``moved.jsonl``         the tensors that each task changed
+    ``parameters.jsonl``    numbers of parameters, ``seconds.jsonl`` time and memory
+    ``checkpoints/``        one after each task, and one within the current task
+    ``certificate.json``    whether what earlier tasks depend on is unchanged, with ``probes/``
+    ``documents/``          documents of the latest evaluation of each task and split, such as predictions
+    ``pictures/``           visualisations of tasks, of the latest state
+    ``tb/``                 TensorBoard files; ``log.txt``, ``report.md``
     """
 
     path: Path
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write a JSON file, whole or not at all."""
+        """Write a JSON file, atomically."""
         self._write(name, json.dumps(values, indent=2, default=str) + "\n")
 
     def write_document(self, owner: str, name: str, text: str) -> None:
-        """Write ``documents/OWNER/NAME``, in place of what an earlier evaluation left there."""
+        """Write ``documents/OWNER/NAME``, in place of that of an earlier evaluation."""
         self._write(f"{DOCUMENTS}/{owner}/{name}", text)
 
     def append(self, name: str, values: Mapping[str, Any]) -> None:
-        """Add a line to a ``.jsonl`` file."""
+        """Append a line to a ``.jsonl`` file."""
         self._add(name, json.dumps(values))
 
     def log(self, text: str) -> None:
-        """Add a line to ``log.txt``, with the time."""
+        """Append a line to ``log.txt``, with the time."""
         self._add("log.txt", f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}")
 
     def set_status(self, status: str) -> None:
@@ -70,11 +76,13 @@ class RunFolder:
 
     @property
     def status(self) -> str:
-        """What was set last; ``killed`` where that is ``running`` and no process is at work in the folder any more."""
+        """The status that was set last; ``killed`` if that is ``running`` and no process holds the folder's
+        lock.
+        """
         path = self.path / "status"
         status = path.read_text(encoding="utf-8").strip() if path.is_file() else "unknown"
         if status == "running":
-            from sidetune_core.storage.lock import is_held  # it takes a while to import
+            from sidetune_core.storage.lock import is_held  # slow to import
 
             return status if is_held(self.path) else "killed"
         return status
@@ -87,51 +95,52 @@ class RunFolder:
         """A JSON file of the run.
 
         Raises:
-            RunError: it is missing or damaged.
+            RunError: the file is missing or damaged.
         """
         try:
             values = json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{self.path} is not a run that can be read: {error}") from error
+            raise RunError(f"cannot read the run {self.path}: {error}") from error
         if not isinstance(values, dict):
-            raise RunError(f"{self.path / name} holds no table")
+            raise RunError(f"{self.path / name} is damaged: it is no JSON object")
         return values
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The lines of a ``.jsonl`` file; a last line that was cut off is left out."""
+        """The lines of a ``.jsonl`` file, without a last line that was cut off."""
         path = self.path / name
         if not path.is_file():
             return []
-        found = []
+        records = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                found.append(json.loads(line))
+                records.append(json.loads(line))
             except (ValueError, RecursionError):
                 break
-        return found
+        return records
 
     def marks(self) -> Marks:
-        """How far the files of lines go now; they are on the disk when this returns."""
+        """Size and digest of each of `LINES`, which are synced to disk."""
         return {name: _mark(self.path / name) for name in LINES if (self.path / name).is_file()}
 
     def rewind(self, marks: Marks) -> list[str]:
-        """Cut the files of lines back to where they were, and delete what a process that was killed left half-written.
+        """Truncate each of `LINES` to its size at a checkpoint, and delete the temporary files of a killed
+        process.
 
         Returns:
-            Names of the files in which something is missing or has changed since; what is left of them stays.
+            Names of the files that have changed or lost lines since then; their remaining lines stay.
 
         Raises:
-            WriteError: nothing can be written in the folder.
+            WriteError: the folder is not writable.
         """
         changed: list[str] = []
         for name in LINES:
             path, (size, digest) = self.path / name, marks.get(name, (0, ""))
             with writing(path):
-                there = path.read_bytes() if path.is_file() else b""
-                if size and hashlib.sha256(there[:size]).hexdigest() != digest:
+                content = path.read_bytes() if path.is_file() else b""
+                if size and hashlib.sha256(content[:size]).hexdigest() != digest:
                     changed.append(name)
-                    size = there.rfind(b"\n", 0, size) + 1
-                if len(there) > size:
+                    size = content.rfind(b"\n", 0, size) + 1
+                if len(content) > size:
                     os.truncate(path, size)
         for folder in (self.path, self.checkpoints, self.path / PROBES, self.path / PICTURES):
             clear_unfinished(folder)
@@ -147,9 +156,11 @@ class RunFolder:
 
 
 class Clock:
-    """Adds up what a run takes, in ``seconds.jsonl``, piece by piece: of a process that is killed the last piece is lost.
+    """Writes the time and memory of a run to ``seconds.jsonl``, an interval at a time; a killed process loses
+    its last one.
 
-    A piece has the seconds that passed, those that the processors worked for this process, and the most bytes in use so far.
+    An interval has wall-clock seconds, processor seconds of this process, and the peak memory so far in
+    bytes.
     """
 
     def __init__(self, folder: RunFolder, peak_memory: Callable[[], int]) -> None:
@@ -158,48 +169,50 @@ class Clock:
         self._worked = time.process_time()
 
     def note(self) -> float:
-        """Write down the time since the last note; returns the seconds since the process began with the run."""
+        """Write the interval since the last note; returns the seconds since the clock was started."""
         now, worked = time.monotonic(), time.process_time()
-        piece = {
+        record = {
             "seconds": round(now - self._last, 3),
             "processor": round(worked - self._worked, 3),
             "memory": self._peak_memory(),
         }
-        self._folder.append("seconds.jsonl", piece)
+        self._folder.append("seconds.jsonl", record)
         self._last, self._worked = now, worked
         return now - self._began
 
 
 def resume_command(path: Path) -> str:
-    """What to type to go on with a run."""
+    """The command that resumes a run."""
     return f"sidetune-run --resume {shlex.quote(str(path))}"
 
 
 def check_free(path: Path | None) -> None:
-    """See that a run folder can be made, before any work is done; nothing is written.
+    """Check that a run folder can be created, before any work is done. Writes nothing.
 
     Raises:
-        RunError: there is something in it already, or it cannot be written.
+        RunError: the folder is not empty, or not writable.
     """
     path = path if path is not None else RUNS
     if path is not RUNS and path.is_dir() and any(path.iterdir()):
-        raise RunError(f"{path} is not empty: choose another --out, or go on with it: {resume_command(path)}")
+        raise RunError(
+            f"{path} is not empty: choose another --out, or resume the run in it: {resume_command(path)}"
+        )
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not existing.is_dir():
-        raise RunError(f"cannot make the run folder {path}: {existing} is a file")
+        raise RunError(f"cannot create the run folder {path}: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise RunError(f"cannot make the run folder {path}: no permission to write in {existing}")
+        raise RunError(f"cannot create the run folder {path}: no permission to write in {existing}")
 
 
 def create(path: Path | None, name: str) -> RunFolder:
     """A new, empty run folder.
 
     Args:
-        path: where the user wants it; None for ``runs/<name>-<time>``.
-        name: what a folder of ours is called.
+        path: the folder; None for ``runs/<name>-<time>``.
+        name: the first part of a folder's name in ``runs/``.
 
     Raises:
-        RunError: there is something in it already, or it cannot be written.
+        RunError: the folder is not empty, or not writable.
     """
     check_free(path)
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -210,25 +223,23 @@ def create(path: Path | None, name: str) -> RunFolder:
     )
     for candidate in names:
         try:
-            (candidate / "checkpoints").mkdir(
-                parents=True
-            )  # fails where another run took the name a moment ago
+            (candidate / "checkpoints").mkdir(parents=True)  # fails if another run has just taken the name
         except FileExistsError:
             continue
         except OSError as error:
-            raise RunError(f"cannot make the run folder {candidate}: {error.strerror or error}") from error
+            raise RunError(f"cannot create the run folder {candidate}: {error.strerror or error}") from error
         return RunFolder(candidate)
     raise RunError(f"another run has just taken {names[-1]}; choose another --out")
 
 
 def open_run(path: Path) -> RunFolder:
-    """A run that is there.
+    """An existing run.
 
     Raises:
-        RunError: no run was started in this folder.
+        RunError: the folder has no ``run.json``.
     """
     if not (path / "run.json").is_file():
-        raise RunError(f"{path} holds no run (there is no run.json in it)")
+        raise RunError(f"{path} holds no run (it has no run.json)")
     return RunFolder(path)
 
 

@@ -1,4 +1,4 @@
-"""Reading and writing weights as data: nothing that is read here can run code."""
+"""Weights read and written as data: no file that is read here can run code."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Tensors = Mapping[str, Tensor]
 
 @attrs.frozen
 class Published:
-    """A file of weights that somebody publishes, known by its hash."""
+    """A published file of weights, identified by its hash."""
 
     file: str
     url: str
     sha256: str
     holds_objects: bool = False
-    """Whether it is a pickle of whole objects, of which only the tensors are read."""
+    """Whether it is a pickle of Python objects, of which only the tensors are read."""
 
 
 def load_weights(
@@ -44,31 +44,32 @@ def load_weights(
     published: Published | None = None,
     prefix: str = "",
 ) -> None:
-    """Fill a base or a side with the weights that its option ``weights`` chooses.
+    """Load the weights that the option ``weights`` of a base or side selects.
 
     Args:
-        module: what to fill, in place.
-        choice: ``packaged``, ``seed`` (the file that the method's authors published), ``none`` (leave it at random), or a path.
+        module: the network; loaded in place.
+        choice: ``packaged``, ``seed`` (the file that the method's authors published), ``none`` (leave it at
+            random), or a path.
         owner: for messages, such as ``base 'resnet44'``.
-        packaged: the file that comes with the package; it need not exist.
+        packaged: the file in the package; it need not exist.
         published: the authors' file, if there is one.
-        prefix: taken off the keys of a foreign file, such as ``module.``.
+        prefix: removed from the keys of a file, such as ``module.``.
 
     Raises:
-        WeightsError: there are no such weights, they are unsafe to read, or of another architecture.
+        WeightsError: the file is missing, unsafe to read, or of another architecture.
     """
     if choice == "none":
         return
     if choice == "packaged":
         if not packaged.is_file():
             raise WeightsError(
-                f"no weights of {owner} come with the package: give a file, or 'none' for random ones"
+                f"the package has no weights of {owner}: pass a file, or 'none' for random weights"
             )
         path, tensors = packaged, read_tensors(packaged)
     elif choice == "seed":
         if published is None:
             raise WeightsError(
-                f"the authors of side-tuning published no weights of {owner}: give 'packaged', 'none' or a file"
+                f"the authors published no weights of {owner}: pass 'packaged', 'none' or a path"
             )
         path = fetch(published)
         tensors = _state_dict(load_tensors(path), path) if published.holds_objects else read_tensors(path)
@@ -79,42 +80,43 @@ def load_weights(
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a safetensors file, or of a pickled state dict that holds nothing but tensors.
+    """The tensors of a safetensors file, or of a pickled state dict of tensors only.
 
     Raises:
-        WeightsError: the file is missing, damaged, or holds Python objects (reading those would run their code).
+        WeightsError: the file is missing or damaged, or contains Python objects, which could run code.
     """
     if not path.is_file():
-        raise WeightsError(f"no file of weights at {path}")
+        raise WeightsError(f"no weights file at {path}")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters is in the error
+            warnings.simplefilter("ignore")  # the error has the information
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         objects = re.search(r"\bGLOBAL (\S+)", str(error))
         if objects is None:
             raise WeightsError(
-                f"{path} cannot be read as weights: it is damaged, or no file of torch.save"
+                f"cannot read weights from {path}: it is damaged, or was not written by torch.save"
             ) from error
         raise WeightsError(
-            f"{path} is a pickle that holds Python objects ({objects[1]}), and reading those would run their code; "
+            f"{path} is a pickle of Python objects ({objects[1]}), which could run code when they are read; "
             "save its state dict as .safetensors, or with torch.save(model.state_dict(), path)"
         ) from error
-    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
+    except Exception as error:  # a damaged file can make the unpickler raise any exception
         reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0].removesuffix(": ")
-        raise WeightsError(f"{path} cannot be read as weights ({reason})") from error
+        raise WeightsError(f"cannot read weights from {path} ({reason})") from error
     return _state_dict(content, path)
 
 
 def fetch(published: Published) -> Path:
-    """The local copy of a published file, downloaded once (with progress) and checked by its hash.
+    """The local copy of a published file, downloaded once (with progress) and verified by its hash.
 
-    It is kept under ``$SIDETUNE_HOME/weights``, by default ``~/.cache/sidetune/weights``; a file put there by hand does as well.
+    It is cached in ``$SIDETUNE_HOME/weights``, by default ``~/.cache/sidetune/weights``; a file may be put
+    there by hand.
 
     Raises:
-        WeightsError: it cannot be downloaded, or its hash is not the published one.
+        WeightsError: the download fails, or the hash differs from the published one.
     """
     path = home() / "weights" / published.file
     if not path.is_file():
@@ -123,7 +125,8 @@ def fetch(published: Published) -> Path:
             torch.hub.download_url_to_file(published.url, str(path), hash_prefix=published.sha256)
         except (OSError, RuntimeError) as error:
             raise WeightsError(
-                f"cannot download {published.url} ({error}). Get the file on another machine, put it at {path}, and run again"
+                f"cannot download {published.url} ({error}). Download the file on another computer, put it "
+                f"at {path}, and run again"
             ) from error
     if hashlib.sha256(path.read_bytes()).hexdigest() != published.sha256:
         raise WeightsError(f"{path} is not the published file (its SHA-256 differs); delete it and run again")
@@ -131,45 +134,43 @@ def fetch(published: Published) -> Path:
 
 
 def fill(module: nn.Module, tensors: Tensors, source: str, prefix: str = "") -> None:
-    """Load `tensors` into `module`, every key and every shape; a `BufferDict` inside it takes what there is.
+    """Load `tensors` into `module`, strictly: all keys and shapes must match, except inside a `BufferDict`.
 
     Args:
-        module: what to fill, in place.
-        tensors: by key; ``num_batches_tracked`` of a batch norm may be absent, as in old files.
-        source: where they come from, for the message.
-        prefix: taken off the keys that begin with it, such as ``module.``.
+        module: the network; loaded in place.
+        tensors: by key; ``num_batches_tracked`` of batch norm may be absent, as in old files.
+        source: the origin of the tensors, for messages.
+        prefix: removed from the keys that begin with it, such as ``module.``.
 
     Raises:
-        WeightsError: which keys are missing or left over, and which shapes differ.
+        WeightsError: with the missing and unexpected keys and the shapes that differ.
     """
-    free = tuple(f"{name}." for name, one in module.named_modules() if isinstance(one, BufferDict))
+    free = tuple(f"{name}." for name, child in module.named_modules() if isinstance(child, BufferDict))
     own = {key: value for key, value in module.state_dict().items() if not key.startswith(free)}
     given = {key.removeprefix(prefix): value for key, value in tensors.items()}
     optional = {key for key in own if key.endswith("num_batches_tracked")}
     problems = []
     if missing := sorted(own.keys() - given.keys() - optional):
-        problems.append(f"lacks {_some(missing)}")
+        problems.append(f"missing keys {_shorten(missing)}")
     if extra := sorted(key for key in given.keys() - own.keys() if not key.startswith(free)):
-        problems.append(f"has {_some(extra)}, which the network has not")
+        problems.append(f"unexpected keys {_shorten(extra)}")
     differing = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}"
+        f"{key} {tuple(given[key].shape)} in the file, {tuple(own[key].shape)} in the network"
         for key in own
         if key in given and isinstance(own[key], Tensor) and given[key].shape != own[key].shape
     ]
     if differing:
-        problems.append(f"differs in shape: {_some(differing)}")
+        problems.append(f"shapes differ: {_shorten(differing)}")
     if problems:
-        raise WeightsError(
-            f"the weights of {source} are of another architecture: the file {'; it '.join(problems)}"
-        )
+        raise WeightsError(f"state_dict mismatch in {source}: {'; '.join(problems)}")
     module.load_state_dict(given, strict=False)
 
 
 def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all. Tensors that share memory are written once each.
+    """Write a safetensors file, atomically. Tensors that share memory are written separately.
 
-    `about` goes into the header as JSON under the one key ``about``: safetensors writes several keys in an order that changes from
-    time to time, and the same content is to be the same bytes.
+    `about` is written to the header as JSON under the single key ``about``: safetensors writes several keys
+    in an order that varies, and equal content must give equal bytes.
     """
     apart: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -185,16 +186,16 @@ def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, str] | None 
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """Find the tensors in what a training script saved: a state dict, or a record that has one under ``state_dict``."""
+    """The state dict in what a training script saved: the object itself, or its entry ``state_dict``."""
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(
-            f"{path} holds no state dict: expected tensors by name, alone or under the key 'state_dict'"
+            f"{path} has no state dict: expected tensors by name, at the top or under the key 'state_dict'"
         )
     return {str(key): value for key, value in content.items()}
 
 
-def _some(words: list[str]) -> str:
-    shown = ", ".join(words[:4])
-    return f"{shown} and {len(words) - 4} more" if len(words) > 4 else shown
+def _shorten(names: list[str]) -> str:
+    shown = ", ".join(names[:4])
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown

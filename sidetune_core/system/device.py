@@ -1,4 +1,4 @@
-"""Where and in which arithmetic a run computes."""
+"""The device, precision and memory layout of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sidetune_core.interfaces.tasks import Batch
 
 @attrs.frozen
 class Machine:
-    """Device, precision and memory layout, decided once for a run."""
+    """Device, precision and memory layout, chosen once for a run."""
 
     device: torch.device
     bf16: bool
@@ -34,30 +34,30 @@ class Machine:
         return "bf16" if self.bf16 else "fp32"
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context that forward passes run in."""
+        """The autocast context of forward passes."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def place(self, module: nn.Module) -> None:
-        """Move a module here, convolutions in the memory format."""
+        """Move a module to the device, convolutions in the memory format."""
         module.to(self.device)
         module.to(memory_format=self.memory_format)
 
     def move(self, value: Tensor) -> Tensor:
-        """A tensor here, images (B, C, H, W) in the memory format."""
+        """A tensor on the device, images (B, C, H, W) in the memory format."""
         if value.ndim == 4:
             return value.to(self.device, non_blocking=True, memory_format=self.memory_format)
         return value.to(self.device, non_blocking=True)
 
     def move_batch(self, batch: Batch) -> Batch:
-        """A batch here; example ids stay on the CPU."""
+        """A batch on the device; example ids stay on the CPU."""
         return Batch(batch.ids, self.move_inputs(batch.inputs), self.move(batch.targets))
 
     def move_inputs(self, inputs: Inputs) -> Inputs:
-        """Inputs here; their ids and lengths stay where they are."""
+        """Inputs on the device; their ids and lengths stay where they are."""
         return attrs.evolve(inputs, tensors={name: self.move(value) for name, value in inputs.items()})
 
     def peak_memory(self) -> int:
-        """Most bytes in use at once: of the accelerator, or of this process, where what it has mapped from disk counts while resident."""
+        """Peak memory in bytes: of the GPU, or the resident set of this process, mapped files included."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -69,14 +69,15 @@ class Machine:
 
 
 def choose(options: TrainOptions, local: int | None = None) -> Machine:
-    """The machine that the options ask for.
+    """The device that the options request.
 
     Args:
         options: device, precision and memory layout.
-        local: number of this process among those of one run on this computer, each of which has a GPU of its own; None for one alone.
+        local: rank of this process on this computer, where each process has its own GPU; None for a single
+            one.
 
     Raises:
-        OptionError: there is no such device.
+        OptionError: this computer has no such device.
     """
     name = options.device
     if name == "auto":
@@ -84,7 +85,7 @@ def choose(options: TrainOptions, local: int | None = None) -> Machine:
     if local is not None and name.startswith("cuda"):
         if name != "cuda":
             raise OptionError(
-                f"--train.device {name}: of several processes, each takes a GPU of its own; give 'cuda' or 'cpu'"
+                f"--train.device {name}: each of several processes uses its own GPU; write 'cuda' or 'cpu'"
             )
         name = f"cuda:{local}"
     try:

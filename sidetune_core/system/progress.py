@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines in a pipe, nothing when asked for quiet."""
+"""Progress of a run: a bar on a terminal, plain lines in a pipe, nothing with ``--quiet``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Shows the steps of one task after another.
+    """Shows the training steps of each task.
 
     Args:
-        stream: where to write; standard error by default, so that standard output holds results only.
+        stream: standard error by default, so that standard output has results only.
         quiet: show nothing.
     """
 
@@ -30,40 +30,40 @@ class Progress:
         self._head, self._steps, self._shown = "", 0, 0.0
 
     def info(self, text: str) -> None:
-        """A line of its own, beside a bar if there is one."""
+        """Print a line above the bar."""
         if not self._quiet:
             tqdm.write(text, file=self._stream)
 
     def warning(self, text: str) -> None:
-        """A line that is shown even where nothing else is."""
+        """Print a line even when quiet."""
         tqdm.write(text, file=self._stream)
 
     def notice(self, text: str) -> None:
-        """A line of its own from within a signal handler, where the stream may be in use."""
+        """Print a line from a signal handler, where the stream may be in use."""
         if not self._quiet:
             with suppress(OSError):
                 os.write(2, f"\n{text}\n".encode())
 
     def start(self, head: str, steps: int) -> None:
-        """A task of so many steps begins."""
+        """Training of `steps` steps begins; `head` names the task."""
         self._head, self._steps, self._shown = head, steps, time.monotonic()
         if not self._quiet and self._stream.isatty():
             self._bar = tqdm(
                 total=steps, desc=head, unit="step", file=self._stream, leave=False, dynamic_ncols=True
             )
 
-    def step(self, done: int, loss: float, figures: Mapping[str, float] = MappingProxyType({})) -> None:
-        """`done` steps of the task are behind, with this loss, and other figures by name, of late."""
-        words = ", ".join([f"loss {loss:.3f}", *(f"{name} {figure:.3g}" for name, figure in figures.items())])
+    def step(self, done: int, loss: float, metrics: Mapping[str, float] = MappingProxyType({})) -> None:
+        """`done` steps are taken; show the recent loss and other metrics by name."""
+        text = ", ".join([f"loss {loss:.3f}", *(f"{name} {value:.3g}" for name, value in metrics.items())])
         if self._bar is not None:
-            self._bar.set_postfix_str(words, refresh=False)
+            self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._shown > SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()
-            self.info(f"{self._head}: step {done}/{self._steps}, {words}")
+            self.info(f"{self._head}: step {done}/{self._steps}, {text}")
 
     def finish(self, text: str) -> None:
-        """The task is over; `text` stays."""
+        """The task is finished; `text` stays visible."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

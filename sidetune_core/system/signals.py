@@ -1,4 +1,6 @@
-"""Stop requests: the first signal is noted and acted on where the state can be saved, the second one ends the process."""
+"""Stop requests: the first signal is noted and acted on where the state can be saved, the second one ends the
+process.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ from sidetune_core.system.signals import StopRequest
 
 @attrs.frozen(eq=False)
 class Context:
-    """What stays the same from task to task. Where a run is written to and shown is the business of a `Recorder`."""
+    """What stays the same from task to task. Where a run is written to and shown is the business of a
+    `Recorder`.
+    """
 
     options: TrainOptions
     seed: int

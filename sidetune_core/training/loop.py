@@ -1,4 +1,6 @@
-"""The training loop, from top to bottom: for each stage start, train, finish, evaluate, checkpoint. It names no plugin."""
+"""The training loop, from top to bottom: for each stage start, train, finish, evaluate, checkpoint. It names
+no plugin.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,16 @@ from sidetune_core.training.trainable import digests, freeze, set_trainable
 
 
 def learn(learner: Learner, tasks: Sequence[Task], context: Context, recorder: Recorder) -> None:
-    """Train a learner on `tasks` in order, or on all at once if it is joint, from the latest checkpoint if there is one.
+    """Train a learner on `tasks` in order, or on all at once if it is joint, from the latest checkpoint if
+    there is one.
 
-    A resumed run ends with the bytes of one that was never interrupted: weights, optimiser, random generators, the
-    position in the order of examples (a function of seed, task and step), the lines of the run folder. The feature
-    cache is not restored; it is filled again with the same bits (see `feature_cache.cache.Table.lookup`).
+    A resumed run ends with the bytes of one that was never interrupted: weights, optimiser, random
+    generators, the position in the order of examples (a function of seed, task and step), the lines of the
+    run folder. The feature cache is not restored; it is filled again with the same bits (see
+    `feature_cache.cache.Table.lookup`).
 
-    Several processes (see `ProcessGroup`) run this loop together. Each computes its shard of every batch and evaluates
-    some of the tasks; only the recorder of the first one writes.
+    Several processes (see `ProcessGroup`) run this loop together. Each computes its shard of every batch and
+    evaluates some of the tasks; only the recorder of the first one writes.
 
     Raises:
         Diverged: the loss is not finite; the latest checkpoint stays.
@@ -73,7 +77,9 @@ def _learn_stage(
     context: Context,
     recorder: Recorder,
 ) -> tuple[list[float], int]:
-    """Train a stage, from a checkpoint within it if one is given; returns the new row of R and the number of steps."""
+    """Train a stage, from a checkpoint within it if one is given; returns the new row of R and the number of
+    steps.
+    """
     trainable: list[nn.Module | nn.Parameter] = []
     for task in stage.tasks:
         FeatureCache.detach(learner)
@@ -128,7 +134,9 @@ def _resume(
 
 
 def _finish(learner: Learner, stage: Stage, context: Context) -> None:
-    """`Learner.finish` for each task, on batches in an order of their own; the state of the task is left as it was."""
+    """`Learner.finish` for each task, on batches in an order of their own; the state of the task is left as
+    it was.
+    """
     for task in stage.tasks:
         order = Order(derive_seed(context.seed, "finish"), context.options.batch)
         state = task.state()

@@ -1,15 +1,15 @@
 """Where a run is written to and shown: its folder, TensorBoard, progress, and the time it takes.
 
-The loop calls a `Recorder` in every process. The first process of a run has a `RunRecorder`; in the others nothing is
-recorded, so that neither the loop nor the steps ask which process they run in.
+The loop calls a `Recorder` in every process. The first process of a run has a `RunRecorder`; in the others
+nothing is recorded, so that neither the loop nor the steps ask which process they run in.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -33,6 +33,10 @@ from sidetune_core.training.trainable import digests
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+TENSORBOARD = "tb"
+"""Sub-folder of a run folder with TensorBoard files."""
 
 
 @attrs.frozen(eq=False)
@@ -76,7 +80,9 @@ class Recorder:
         """How many parameters a stage trains, and how many there are."""
 
     def training_metrics(self, line: Mapping[str, Any], shown: Mapping[str, float]) -> None:
-        """A line of ``metrics.jsonl``: task, step, lr, mean_loss and other metrics. `shown` goes into the progress line."""
+        """A line of ``metrics.jsonl``: task, step, lr, mean_loss and other metrics. `shown` goes into the
+        progress line.
+        """
 
     def evaluation(self, after: int, task: str, split: str, metrics: Mapping[str, float]) -> None:
         """An evaluation of a split: a cell of R, where `after` is the index of the task trained last."""
@@ -90,7 +96,9 @@ class Recorder:
         """Replace the checkpoint within a stage."""
 
     def save_boundary(self, boundary: Boundary, context: Context) -> None:
-        """Record what a stage has done: visualisations, changed tensors, the certificate and, last, the checkpoint."""
+        """Record what a stage has done: visualisations, changed tensors, the certificate and, last, the
+        checkpoint.
+        """
 
     def finish_stage(self, text: str) -> None:
         """Training and evaluation of a stage are over; `text` stays visible."""
@@ -106,14 +114,18 @@ class RunRecorder(Recorder):
         folder: of the run.
         progress: shows it.
         clock: notes the time that the run takes.
-        board: TensorBoard's writer; None for no TensorBoard files.
+        board: returns TensorBoard's writer; None for no TensorBoard files.
 
     Raises, in every method that writes:
         WriteError: the disk is full, or the folder is not writable; what was there stays.
     """
 
     def __init__(
-        self, folder: RunFolder, progress: Progress, clock: Clock, board: SummaryWriter | None = None
+        self,
+        folder: RunFolder,
+        progress: Progress,
+        clock: Clock,
+        board: Callable[[], SummaryWriter] | None = None,
     ) -> None:
         super().__init__(folder)
         self._progress, self._clock, self._board = progress, clock, board
@@ -201,29 +213,37 @@ class RunRecorder(Recorder):
         self._scalars({f"{line['task']}/{name}": value for name, value in metrics.items()}, line["step"])
 
     def _scalars(self, values: Mapping[str, float], step: int) -> None:
-        if self._board is None:
-            return
-        with writing(Path(self._board.log_dir)):
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        if self._board is not None:
+            with writing(self.folder.path / TENSORBOARD):
+                for name, value in values.items():
+                    self._board().add_scalar(name, value, step)
 
     def _show(self, name: str, image: Tensor, step: int) -> None:
         if self._board is not None:
-            with writing(Path(self._board.log_dir)):
-                self._board.add_image(name, image, step)
+            with writing(self.folder.path / TENSORBOARD):
+                self._board().add_image(name, image, step)
 
 
 @contextmanager
-def tensorboard(path: Path) -> Iterator[SummaryWriter]:
-    """A writer of new TensorBoard files in place of those at `path`: `RunRecorder.rewind` draws the past again."""
-    from torch.utils.tensorboard import SummaryWriter
+def tensorboard(folder: RunFolder) -> Iterator[Callable[[], SummaryWriter]]:
+    """Replace the TensorBoard files of a run; `RunRecorder.rewind` draws the past again.
 
+    The writer is made when it is first called for, because importing it delays the first step.
+    """
+    path = folder.path / TENSORBOARD
     with writing(path):
         if path.is_dir():
             shutil.rmtree(path)
-        board = SummaryWriter(str(path))
+
+    @cache
+    def board() -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(path))
+
     try:
         yield board
     finally:
-        with writing(path):
-            board.close()
+        if board.cache_info().currsize:
+            with writing(path):
+                board().close()

@@ -88,7 +88,8 @@ def run(
         spec: names and options, or what they were resolved to.
         out: the folder, which must be empty or absent; None for a new one in ``runs/``.
         quiet: show no progress.
-        save_every: how often the state within a task is saved: steps (``200``), seconds (``30s``), or ``none``.
+        save_every: how often the state within a task is saved: steps (``200``), seconds (``30s``), or
+            ``none``.
 
     Raises:
         SidetuneError: with what to do next; the folder keeps what was finished before.
@@ -115,7 +116,8 @@ def run(
 
 
 def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) -> Run:
-    """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run ends at once.
+    """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run
+    ends at once.
 
     Args:
         path: the run folder.
@@ -123,7 +125,8 @@ def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) 
         save_every: see `run`; None for the interval that the run was begun with.
 
     Raises:
-        SidetuneError: the folder holds no run, another process works in it, or its components cannot be built.
+        SidetuneError: the folder holds no run, another process works in it, or its components cannot be
+            built.
         Interrupted: SIGINT or SIGTERM came; the state is in the folder.
     """
     with join_process_group() as group:
@@ -161,7 +164,9 @@ class _Job:
 
 
 def _assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, quiet: bool) -> _Job:
-    """Build the learner and read the data; the first process of each computer goes first, since it may download."""
+    """Build the learner and read the data; the first process of each computer goes first, since it may
+    download.
+    """
     progress = Progress(quiet=quiet or not group.is_main)
     stream.info = progress.info
     with group.main_process_first():
@@ -228,13 +233,14 @@ def _recorder(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[Recorder]:
     if not job.group.is_main:
         yield Recorder(folder)
         return
-    with tensorboard(folder.path / "tb") as board:
+    with tensorboard(folder) as board:
         yield RunRecorder(folder, job.progress, clock, board)
 
 
 @contextmanager
 def _status(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
-    """Keep ``status`` and ``log.txt`` of the folder while the run is under way, and write ``report.md`` at its end.
+    """Keep ``status`` and ``log.txt`` of the folder while the run is under way, and write ``report.md`` at
+    its end.
 
     Raises:
         Interrupted: in place of `KeyboardInterrupt`.
@@ -266,7 +272,7 @@ def _status(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
         latest = checkpoint.find(folder.checkpoints, job.progress.warning)
         kept = f"Its state {latest} is saved" if latest else "Nothing of it was saved yet"
         raise WriteError(
-            f"{error}. {kept}; when the folder can be written again, resume with: {resume_command(folder.path)}"
+            f"{error}. {kept}; when the folder is writable again, resume with: {resume_command(folder.path)}"
         ) from error
     except BaseException as error:
         end(f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
@@ -300,7 +306,9 @@ def _about(spec: RunSpec, job: _Job) -> dict[str, Any]:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """The commit of the checkout that this code runs from, and whether it has changes; None outside a checkout."""
+    """The commit of the checkout that this code runs from, and whether it has changes; None outside a
+    checkout.
+    """
 
     def git(*words: str) -> str:
         here = Path(__file__).parent

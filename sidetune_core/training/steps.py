@@ -1,4 +1,4 @@
-"""The optimiser steps of a stage: batches, losses, gradients, the optimiser, and what is recorded on the way."""
+"""The optimiser steps of a stage: batches, losses, gradients, the optimiser, logging and saving."""
 
 from __future__ import annotations
 
@@ -133,7 +133,8 @@ def train(
 def batches(task: Task, learner: Learner, context: Context, order: Order) -> Iterator[Batch]:
     """A task's training batches without end, on the device.
 
-    A task that collects experience does so with the policy that is evaluated, in eval mode; a stop request ends that.
+    A task that collects experience does so with the policy that is evaluated, in eval mode; a stop request
+    ends that.
 
     Raises:
         StopRequested: a signal came.
@@ -163,7 +164,8 @@ def _backward(
     parameters: Sequence[nn.Parameter],
     context: Context,
 ) -> dict[str, Tensor]:
-    """Add the gradient of one step to the parameters: the mean over micro-batches, of which each process has a shard.
+    """Add the gradient of one step to the parameters: the mean over micro-batches, of which each process has
+    a shard.
 
     Returns the loss and each penalty, averaged likewise.
     """

@@ -11,7 +11,9 @@ from sidetune_core.training.context import Context
 
 
 def set_trainable(learner: Learner, trainable: Trainable, context: Context) -> None:
-    """Freeze the learner, then release what `Learner.start` returned; the feature cache serves the bases that stay frozen."""
+    """Freeze the learner, then release what `Learner.start` returned; the feature cache serves the bases that
+    stay frozen.
+    """
     freeze(learner)
     for item in trainable:
         item.requires_grad_(True)

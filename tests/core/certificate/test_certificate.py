@@ -297,7 +297,7 @@ FORGERIES: dict[str, tuple[Callable[[RunFolder], None], str]] = {
     ),
     "probes gone": (
         lambda folder: (folder.path / "probes" / "t0.safetensors").unlink(),
-        "t0: no file of weights",
+        "t0: no weights file",
     ),
     "a bit of the probes": (lambda folder: flip(folder.path / "probes" / "t0.safetensors"), "t0: the probes"),
     "the verdict of the run": (

@@ -216,7 +216,7 @@ def test_weights_that_are_not_there_are_told_before_data_is_read(
         "--base.weights",
         str(tmp_path / "absent.safetensors"),
     )
-    assert "no file of weights" in message
+    assert "no weights file" in message
 
 
 def test_parts_that_do_not_fit_are_told_before_data_is_read(
@@ -439,4 +439,4 @@ def test_exporting_a_part_that_is_not_there_names_those_that_are(
     assert main_run([*small, "--out", str(tmp_path / "run")]) == 0
     capsys.readouterr()
     assert main(["export", str(tmp_path / "run"), "--part", "bse"]) == 2
-    assert "has no part 'bse'; it has base" in capsys.readouterr().err
+    assert "has no module 'bse'; it has base" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ def server() -> Iterator[Order]:
 
 
 def make_spec(archive: Path, learner: str, **train: Any) -> dict[str, Any]:
-    """Networks with batch norm and dropout, batches of 5 out of 40. SGD, since Adam makes steps of one size of gradients that are
-    nothing but rounding, as those of a bias in front of a batch norm are."""
+    """Networks with batch norm and dropout, batches of 5 out of 40. SGD, since Adam makes steps of one size
+    of gradients that are nothing but rounding, as those of a bias in front of a batch norm are."""
     used: frozenset[str] = frozenset()
     if ":" not in learner:
         cls = registry.load(registry.find(LEARNER, learner))
@@ -155,9 +155,14 @@ def test_when_one_process_is_killed_all_end_and_the_run_can_be_gone_on_with(
     succeed(server(1, tmp_path / "whole", spec))
     first, second = server(2, tmp_path / "cut", spec, save_every="2", harm="SIGKILL", rank=1, at=3)
     assert (first["status"], second["status"]) == (2, -9)
-    assert "another process of this run is gone" in first["told"]
+    assert "another rank exited without reporting an error" in first["told"]
     succeed(server(2, tmp_path / "cut"))
     assert_same(tmp_path / "cut", tmp_path / "whole")
+
+
+def errors(answer: Mapping[str, Any]) -> list[str]:
+    """The error messages of a process; PyTorch's own log may write warnings next to them."""
+    return [line for line in answer["told"].splitlines() if line.startswith("error: ")]
 
 
 @posix
@@ -168,11 +173,10 @@ def test_an_error_in_one_process_ends_all_and_is_told_once(
         2, tmp_path / "run", make_spec(image_archive, "sidetune"), harm="raise", rank=1, at=1
     )
     assert (first["status"], second["status"]) == (2, 2)
-    assert second["told"] == "error: the disk of this process is broken\n"
-    assert first["told"] == ""
-    assert (
-        tmp_path / "run" / "status"
-    ).read_text() == "failed: process 1 of 2: the disk of this process is broken\n"
+    assert errors(second) == ["error: the disk of this process is broken"]
+    assert errors(first) == []
+    status = (tmp_path / "run" / "status").read_text()
+    assert status == "failed: rank 1 of 2: the disk of this process is broken\n"
 
 
 @posix
@@ -180,7 +184,7 @@ def test_an_error_in_one_process_ends_all_and_is_told_once(
     ("learner", "batch", "words"),
     [
         ("counting:Counting", 5, "total of Counting differ between the processes"),
-        ("sidetune", 1, "a batch of 1 cannot be shared by 2"),
+        ("sidetune", 1, "a batch of 1 cannot be sharded over 2"),
     ],
 )
 def test_what_cannot_be_shared_is_refused_by_all_and_told_once(

@@ -233,8 +233,8 @@ def test_beyond_the_limit_outputs_stay_correct_and_one_message_is_said() -> None
         torch.testing.assert_close(base(inputs).encoding, plain(inputs).encoding)
     assert store.used <= store.limit
     assert len(info) == 1
-    assert "the feature store is full" in info[0]
-    assert "--train.store-limit" in info[0]
+    assert "the feature cache is full" in info[0]
+    assert "--cache.limit" in info[0]
 
 
 def test_what_was_stored_before_the_limit_stays_in_use() -> None:
@@ -520,7 +520,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_stops_nothing(tmp_path: Pat
     base(batch([2]))
     store.save()
     assert len(info) == 1
-    assert "cannot write the feature store" in info[0]
+    assert "cannot write the feature cache" in info[0]
 
 
 def test_a_base_that_is_no_longer_frozen_is_no_longer_served() -> None:

@@ -123,7 +123,7 @@ def test_a_folder_with_something_else_is_refused(plan: Plan, tmp_path: Path) -> 
 
 
 def test_a_sweep_that_another_process_is_at_work_on_is_refused(plan: Plan, tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(RunError, match="is being worked on by process"):
+    with locked(tmp_path), pytest.raises(RunError, match="is in use by process"):
         carry_out(plan(0), tmp_path, Here(), 2, None, print)
 
 

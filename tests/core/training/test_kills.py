@@ -1,4 +1,6 @@
-"""A run that is killed with SIGKILL, wherever it is, and gone on with ends with the bytes of one that never stopped."""
+"""A run that is killed with SIGKILL, wherever it is, and gone on with ends with the bytes of one that never
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def server() -> Iterator[Order]:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four classes of 8 x 8 images, 11 to train on and 5 to test on of each: no multiple of a batch, so that passes overlap in one."""
+    """Four classes of 8 x 8 images, 11 to train on and 5 to test on of each: no multiple of a batch, so that
+    passes overlap in one.
+    """
     path = tmp_path_factory.mktemp("data") / "images.npz"
     generator = np.random.default_rng(0)
     labels = {split: np.tile(np.arange(4), each) for split, each in (("train", 11), ("test", 5))}

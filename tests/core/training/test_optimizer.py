@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,7 +17,13 @@ from sidetune_core.config.spec import TrainOptions
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.networks import Merger
 from sidetune_core.interfaces.tasks import Task
-from sidetune_core.training.optimizer import count_trainable, make_optimizer, rate
+from sidetune_core.training.optimizer import (
+    count_trainable,
+    make_optimizer,
+    optimizer_state,
+    rate,
+    without_wrappers,
+)
 
 
 class Mix(Merger):
@@ -48,6 +57,7 @@ class Small(Learner):
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 OPTIMIZERS: list[Optimizer] = ["adam", "adamw", "sgd"]
+CLASSES: dict[Optimizer, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -85,12 +95,71 @@ def test_there_is_no_empty_group(still: str, groups: int) -> None:
     assert all(group["params"] for group in made.param_groups)
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "kind"),
-    [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)],
-)
-def test_the_option_names_the_optimiser(optimizer: Optimizer, kind: type[torch.optim.Optimizer]) -> None:
-    assert type(make_optimizer(Small(), TrainOptions(optimizer=optimizer))) is kind
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_option_names_the_optimiser(optimizer: Optimizer) -> None:
+    made = make_optimizer(Small(), TrainOptions(optimizer=optimizer))
+    assert isinstance(made, CLASSES[optimizer])
+    assert type(made).__name__ == CLASSES[optimizer].__name__  # an AdamW is an Adam too
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_twenty_steps_give_the_same_bits_as_torchs_own_class(optimizer: Optimizer, momentum: float) -> None:
+    options = TrainOptions(optimizer=optimizer, momentum=momentum, weight_decay=0.01)
+    learners = Small(), Small()
+    learners[1].load_state_dict(learners[0].state_dict())
+    ours, theirs = [make_optimizer(learner, options) for learner in learners]
+    theirs = CLASSES[optimizer]([dict(group) for group in theirs.param_groups])
+    generator = torch.Generator().manual_seed(0)
+    for step in range(20):
+        for first, second in zip(*map(Learner.parameters, learners), strict=True):
+            if first.requires_grad:
+                first.grad = torch.randn(first.shape, generator=generator)
+                second.grad = first.grad.clone()
+        for made in (ours, theirs):
+            for group in made.param_groups:
+                group["lr"] = 0.01 * (step + 1)
+            made.step()
+            made.zero_grad()
+    assert all(map(torch.equal, *map(Learner.parameters, learners)))
+    assert optimizer_state(ours).keys() == theirs.state_dict()["state"].keys()
+
+
+def test_optimisers_do_not_import_the_compiler() -> None:
+    program = """
+import sys
+import torch
+from sidetune_core.training.optimizer import SGD, Adam, AdamW, optimizer_state
+
+weight = torch.nn.Parameter(torch.ones(3))
+for kind in (SGD, Adam, AdamW):
+    optimizer = kind([weight], lr=0.1)
+    optimizer.zero_grad()
+    weight.sum().backward()
+    torch.nn.utils.clip_grad_norm_([weight], 1.0)
+    optimizer.step()
+    optimizer_state(optimizer)
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_hooks_of_a_step_run_once() -> None:
+    torch.optim.Adam([nn.Parameter(torch.ones(1))])  # wraps its own class for hooks, and only that
+    made = make_optimizer(Small(), TrainOptions())
+    calls = []
+    made.register_step_pre_hook(lambda *_: calls.append("before"))
+    made.register_step_post_hook(lambda *_: calls.append("after"))
+    made.step()
+    assert calls == ["before", "after"]
+
+
+def test_an_unknown_wrapper_of_a_method_is_kept() -> None:
+    @functools.wraps(torch.optim.Adam.step)
+    def wrapper() -> None:
+        pass
+
+    assert without_wrappers(wrapper) is wrapper
 
 
 def test_a_step_of_sgd_with_momentum_is_nesterovs() -> None:

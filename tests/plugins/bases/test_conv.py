@@ -24,6 +24,6 @@ def test_the_packaged_weights_are_of_the_size_on_their_card_and_tell_views_apart
 
 def test_the_packaged_weights_are_refused_where_the_input_is_another() -> None:
     with pytest.raises(
-        WeightsError, match=r"conv-babyai.safetensors .*linear.weight \(64, 1024\) instead of \(64, 1028\)"
+        WeightsError, match=r"conv-babyai.safetensors .*linear.weight \(64, 1024\) in the file, \(64, 1028\)"
     ):
         Conv(Conv.Config(weights="packaged"), {"image": (3, 28, 28), "direction": (4,)})

@@ -196,7 +196,7 @@ def by_hand(tensors: dict[str, Tensor], image: Tensor) -> list[Tensor]:
 def test_weights_of_another_depth_are_refused_with_the_keys_that_are_missing(tmp_path: Path) -> None:
     write_tensors(tmp_path / "w.safetensors", make("resnet20").state_dict())
     with pytest.raises(
-        WeightsError, match=r"of another architecture: the file lacks layer1\.3\.bn1\.bias.* more$"
+        WeightsError, match=r"state_dict mismatch in .*: missing keys layer1\.3\.bn1\.bias.* more$"
     ) as caught:
         make("resnet44", tmp_path / "w.safetensors")
     assert str(tmp_path / "w.safetensors") in str(caught.value)
@@ -206,19 +206,19 @@ def test_weights_of_another_width_are_refused_with_both_shapes(tmp_path: Path) -
     tensors = make("resnet20").state_dict()
     tensors["conv1.weight"] = torch.zeros(8, 3, 3, 3)
     write_tensors(tmp_path / "w.safetensors", tensors)
-    with pytest.raises(WeightsError, match=r"conv1\.weight \(8, 3, 3, 3\) instead of \(16, 3, 3, 3\)"):
+    with pytest.raises(WeightsError, match=r"conv1\.weight \(8, 3, 3, 3\) in the file, \(16, 3, 3, 3\)"):
         make("resnet20", tmp_path / "w.safetensors")
 
 
 def test_weights_with_a_linear_layer_are_refused_with_its_name(tmp_path: Path) -> None:
     tensors = make("resnet20").state_dict() | {"linear.weight": torch.zeros(10, 64)}
     torch.save({"state_dict": tensors}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"has linear\.weight, which the network has not"):
+    with pytest.raises(WeightsError, match=r"unexpected keys linear\.weight"):
         make("resnet20", tmp_path / "w.pth")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no file of weights at .*absent\.pth"):
+    with pytest.raises(WeightsError, match=r"no weights file at .*absent\.pth"):
         make(weights=tmp_path / "absent.pth")
 
 
@@ -233,7 +233,7 @@ def test_a_truncated_file_is_refused(name: str, tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 10, 1000, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(WeightsError, match=rf"{name} cannot be read as weights"):
+        with pytest.raises(WeightsError, match=rf"cannot read weights from .*{name}"):
             make(weights=path)
 
 
@@ -251,7 +251,7 @@ class Touch:
 def test_a_pickle_of_objects_is_refused_and_its_code_does_not_run(new_format: bool, tmp_path: Path) -> None:
     content = {"state_dict": make().state_dict(), "model": Touch(tmp_path / "ran")}
     torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=new_format)
-    with pytest.raises(WeightsError, match=r"a pickle that holds Python objects \(\w+\.mkdir\)"):
+    with pytest.raises(WeightsError, match=r"a pickle of Python objects \(\w+\.mkdir\)"):
         make(weights=tmp_path / "w.pth")
     assert not (tmp_path / "ran").exists()
 
@@ -259,7 +259,7 @@ def test_a_pickle_of_objects_is_refused_and_its_code_does_not_run(new_format: bo
 def test_packaged_weights_that_do_not_come_with_the_package_are_told() -> None:
     with pytest.raises(
         WeightsError,
-        match="no weights of base 'resnet20' come with the package: give a file, or 'none' for random ones",
+        match="the package has no weights of base 'resnet20': pass a file, or 'none' for random weights",
     ):
         make("resnet20", "packaged")
 

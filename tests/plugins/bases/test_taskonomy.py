@@ -73,7 +73,7 @@ def test_a_file_of_the_banks_form_fills_it(tmp_path: Path) -> None:
         make(weights=str(tmp_path / "curvature_encoder.dat")).eval()(image).encoding,
         base.eval()(image).encoding,
     )
-    with pytest.raises(WeightsError, match="of another architecture"):
+    with pytest.raises(WeightsError, match="state_dict mismatch"):
         make(width=8, weights=str(tmp_path / "curvature_encoder.dat"))
 
 
@@ -111,5 +111,5 @@ def test_the_packaged_weights_are_those_of_their_card_and_fit_no_other_width() -
     )
     base = make(64, width=10, weights="packaged").eval()
     assert base.conv1.weight.dtype == torch.float32
-    with pytest.raises(WeightsError, match="of another architecture"):
+    with pytest.raises(WeightsError, match="state_dict mismatch"):
         make(64, width=16, weights="packaged")

@@ -121,5 +121,5 @@ def test_the_packaged_student_gives_much_of_what_its_teacher_gives() -> None:
     )  # unseen rooms; measured: 0.23 of the variance over rooms
     assert error > 0
     fcn3 = load(find(SIDE, "fcn3"))
-    with pytest.raises(WeightsError, match="no weights of side 'fcn3' come with the package"):
+    with pytest.raises(WeightsError, match="the package has no weights of side 'fcn3'"):
         fcn3(fcn3.Config(weights="packaged"), stream.inputs, teacher)

@@ -117,7 +117,7 @@ def test_every_published_tensor_is_used(shared_data: Path, home: Path) -> None:
 
 
 def test_the_published_pickle_is_refused_where_it_is_given_as_a_plain_file(shared_data: Path) -> None:
-    with pytest.raises(WeightsError, match="a pickle that holds Python objects"):
+    with pytest.raises(WeightsError, match="a pickle of Python objects"):
         make(shared_data / "weights" / "fcn4-cifar.pth")
 
 

@@ -34,5 +34,5 @@ class Counting(Learner):
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
-        self.all_reduce += (batch.targets + 1).sum()
+        self.total += (batch.targets + 1).sum()
         return {}

@@ -1,8 +1,10 @@
-"""Runs, each in a process of its own that is killed at a given moment. Forked from here, since to import torch anew takes seconds.
+"""Runs, each in a process of its own that is killed at a given moment. Forked from here, since to import
+torch anew takes seconds.
 
-A line of JSON on standard input is one run: `spec`, `folder`, `save_every`, `kill`, and whether to `resume`. The answer is a line with
-the process's `status` as `os.waitstatus_to_exitcode` has it and the number of `moments`. A moment is a forward pass, a line that is half
-written, or a file just before it is synced or renamed: at moment number `kill` the process sends itself SIGKILL; 0 is never.
+A line of JSON on standard input is one run: `spec`, `folder`, `save_every`, `kill`, and whether to `resume`.
+The answer is a line with the process's `status` as `os.waitstatus_to_exitcode` has it and the number of
+`moments`. A moment is a forward pass, a line that is half written, or a file just before it is synced or
+renamed: at moment number `kill` the process sends itself SIGKILL; 0 is never.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A base and a side so small that a run takes a fraction of a second, with all that a resume could lose: batch norm, dropout, maps."""
+"""A base and a side so small that a run takes a fraction of a second, with all that a resume could lose:
+batch norm, dropout, maps.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ class Config:
 
 
 class TinyBase(Base):
-    """``image`` (3, 8, 8) to (16,), pretrained in that its weights are always the same. The linear layer rounds as its batch is large."""
+    """``image`` (3, 8, 8) to (16,), pretrained in that its weights are always the same. The linear layer
+    rounds as its batch is large.
+    """
 
     Config = Config
 

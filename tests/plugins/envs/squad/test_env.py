@@ -552,9 +552,7 @@ def test_mergers_take_sequences_that_are_shorter_than_declared(merger: str) -> N
 
 
 def test_a_tokenizer_of_another_base_is_refused_before_training(spec: Any, tmp_path: Path) -> None:
-    with pytest.raises(
-        api.FitError, match="base 'transformer' has 48 embeddings"
-    ):
+    with pytest.raises(api.FitError, match="base 'transformer' has 48 embeddings"):
         sidetune_core.run(spec(env={"tokenizer": "minilm"}), tmp_path / "run")
 
 
