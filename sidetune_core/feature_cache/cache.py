@@ -298,7 +298,13 @@ def _first_of_each(ids: Tensor) -> Tensor:
 
 
 def _interleave(where: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Rows of `new` where `where` holds, rows of `old` elsewhere, each in order."""
-    out = new.new_empty(len(where), *new.shape[1:])
+    """Rows of `new` where `where` holds, rows of `old` elsewhere, each in order, in the memory format of `new`."""
+    out = torch.empty_like(new[:1].expand(len(where), *new.shape[1:]), memory_format=_memory_format(new))
     out[where], out[~where] = new, old
     return out
+
+
+def _memory_format(value: Tensor) -> torch.memory_format:
+    """Convolutions round differently on the same numbers in another memory format."""
+    channels_last = value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last and not value.is_contiguous() else torch.contiguous_format

@@ -72,7 +72,12 @@ def load_weights(
                 f"the authors published no weights of {owner}: pass 'packaged', 'none' or a path"
             )
         path = fetch(published)
-        tensors = _state_dict(load_tensors(path), path) if published.holds_objects else read_tensors(path)
+        if published.holds_objects:
+            from sidetune_core.storage.legacy_pickle import load_tensors  # one published file needs it
+
+            tensors = _state_dict(load_tensors(path), path)
+        else:
+            tensors = read_tensors(path)
     else:
         path = Path(choice).expanduser()
         tensors = read_tensors(path)

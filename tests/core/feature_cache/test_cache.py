@@ -591,6 +591,23 @@ def test_images_are_served_in_the_memory_format_of_the_inputs(tmp_path: Path) ->
         store.save()
 
 
+def test_a_partly_cached_batch_has_the_memory_format_of_a_fresh_one() -> None:
+    """Convolutions of the side round by the memory format, so a resumed run would differ in its last bits."""
+
+    class Picture(Base):
+        shape = (4, 3, 3)
+
+        def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+            return Features(inputs["image"].repeat(1, 2, 1, 1))
+
+    base = Picture().eval()
+    attached(base)
+    images = torch.randn(6, 2, 3, 3).contiguous(memory_format=torch.channels_last)
+    base(Inputs({"image": images[:2]}, torch.arange(2)))
+    encoding = base(Inputs({"image": images}, torch.arange(6))).encoding
+    assert encoding.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_in_bf16_outputs_that_come_in_fp32_are_served_in_bf16_from_the_first_time_on() -> None:
     base = Counting()
     FeatureCache(2**20, False, Told()).attach(base, "bf16")

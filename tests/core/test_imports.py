@@ -1,0 +1,46 @@
+"""What is imported when: a plugin needs few modules of the core, and users' names load nothing before they are used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import sidetune_core
+
+
+def imported(program: str) -> set[str]:
+    """The modules in ``sys.modules`` after a program has run in a new interpreter."""
+    code = f"{program}\nimport sys, json\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_loading_a_base_imports_few_modules_of_the_core() -> None:
+    modules = imported(
+        "from sidetune_core.config.kinds import BASE\n"
+        "from sidetune_core.config.registry import find, load\n"
+        "load(find(BASE, 'resnet20'))"
+    )
+    core = {name for name in modules if name.partition(".")[0] == "sidetune_core"}
+    assert len(core) < 20, sorted(core)
+    assert not {"tensorboard", "tyro", "torch.utils.tensorboard"} & modules
+
+
+def test_importing_the_package_imports_neither_torch_nor_numpy() -> None:
+    assert not {"torch", "numpy"} & imported("import sidetune_core")
+
+
+@pytest.mark.parametrize("name", sidetune_core.__all__)
+def test_names_for_users_are_found_when_they_are_used(name: str) -> None:
+    assert getattr(sidetune_core, name) is not None
+
+
+def test_a_package_and_a_function_do_not_share_a_name() -> None:
+    import sidetune_core.sweeps.runner
+    import sidetune_core.training.run  # noqa: F401 - binds the packages as attributes
+
+    assert callable(sidetune_core.run)
+    assert callable(sidetune_core.sweep)
