@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sidetune_core.errors import RunError
 from sidetune_core.results.compare_methods import compare_methods
 from sidetune_core.results.compare_runs import compare_runs
-from sidetune_core.results.grouping import group
+from sidetune_core.results.grouping import group_runs
 from sidetune_core.results.metrics import FURTHER, MAIN
 from sidetune_core.results.report import changed_lines, matrix_table, metrics_lines, run_report
 from sidetune_core.results.summary import summarise
@@ -63,7 +63,7 @@ def write(folder: Path, files: dict[str, Any]) -> None:
 def report(folder: Path) -> str:
     """All that is printed about a run."""
     summary = summarise(open_run(folder))
-    methods = group([summary, summary])
+    methods = group_runs([summary, summary])
     texts = [
         matrix_table(summary.results),
         *metrics_lines(summary.results, MAIN + FURTHER),
