@@ -1,4 +1,4 @@
-"""Whatever the files of a run folder hold, `sidetune report` answers."""
+"""Whatever the files of a run folder contain, `sidetune report` prints a report or a readable error."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def write(folder: Path, files: dict[str, Any]) -> None:
 
 
 def report(folder: Path) -> str:
-    """All that is printed about a run."""
+    """Everything that is printed about a run."""
     summary = summarise(open_run(folder))
     methods = group_runs([summary, summary])
     texts = [
@@ -114,14 +114,14 @@ def test_spoilt_bytes(data: st.DataObject, tmp_path: Path, spoil_bytes: Any, ans
         ("run.json", {**GOOD["run.json"], "resolved": {"learner": {"name": "ewc", "options": 5}}}),
     ],
 )
-def test_cases_that_are_told(name: str, value: Any, tmp_path: Path) -> None:
+def test_damage_is_a_run_error(name: str, value: Any, tmp_path: Path) -> None:
     write(tmp_path, GOOD | {name: value})
     with pytest.raises(RunError):
         report(tmp_path)
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_deeply_nested_files_are_told(name: str, tmp_path: Path, answer: Any) -> None:
+def test_deeply_nested_files_are_handled(name: str, tmp_path: Path, answer: Any) -> None:
     write(tmp_path, GOOD)
     (tmp_path / name).write_text('{"tasks":' * 100_000, encoding="utf-8")
     answer(lambda: report(tmp_path))

@@ -1,4 +1,4 @@
-"""The certificate says zero if no dependency of a task changed, otherwise what did; it can be verified later."""
+"""The certificate says zero if no dependency of a task changed, otherwise what did; verify checks it."""
 
 from __future__ import annotations
 
