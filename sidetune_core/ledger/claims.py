@@ -9,10 +9,10 @@ A folder with one ``NAME.toml`` for each claim, written by a person:
     tolerance = 0.01                       # of the mean over seeds, for a repetition on another machine;
                                            # losses of several tasks: of their mean relative difference
     former_commands = ["…"]                # earlier spellings of the command: their record stays valid
-    figures = ["exact"]                    # more metrics of the tasks to show in the table
+    metrics = ["exact"]                    # more metrics of the tasks to show in the table
 
     [[published]]                          # any number of published values of the average accuracy
-    figure = 0.7634
+    value = 0.7634
     source = "van de Ven et al. 2022, Table 3, another network"
     tolerance = 0.01                       # left out if the value is from another setting
 
@@ -51,7 +51,7 @@ LEDGER = Path("ledger")
 class Published:
     """A value that others published."""
 
-    figure: float
+    value: float
     source: str
     tolerance: float | None = None
     """Largest difference at which our value counts as the same; None for a value from another setting."""
@@ -69,7 +69,7 @@ class Claim:
     published: list[Published] = attrs.field(factory=list)
     note: str = ""
     """A remark for readers of the table."""
-    figures: list[str] = attrs.field(factory=list)
+    metrics: list[str] = attrs.field(factory=list)
     """Names of more metrics of the tasks to show in the table."""
     former_commands: list[str] = attrs.field(factory=list)
     """Earlier spellings of `command`: a record made with one of them is still this claim's record."""
@@ -122,7 +122,8 @@ def read_entry(folder: Path, name: str) -> Entry:
         raise LedgerError(f"no claim '{name}' in {folder}.{suggest(name, known)} Claims: {', '.join(known)}")
     path = folder / f"{name}.toml"
     try:
-        claim = structure(Claim, tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+        values = _with_current_keys(tomllib.loads(path.read_text(encoding="utf-8")))
+        claim = structure(Claim, values, str(path))
     except (OSError, ValueError, OptionError) as error:
         raise LedgerError(f"cannot read the claim {path}: {error}") from error
     record = _record_path(folder, name)
@@ -156,7 +157,7 @@ def verdicts(entry: Entry, runs: Sequence[RunSummary]) -> list[Verdict]:
         references.append((entry.recorded, entry.claim.tolerance, "recorded"))
     for published in entry.claim.published:
         if published.tolerance is not None:
-            references.append((published.figure, published.tolerance, published.source))
+            references.append((published.value, published.tolerance, published.source))
     return [
         Verdict(
             abs(mean - reference) <= tolerance,
@@ -217,14 +218,14 @@ def write_up(entries: Sequence[Entry], layout: Layout) -> str:
     sections = []
     if recorded:
         methods = [MethodRuns(entry.claim.method, entry.runs, ()) for entry in recorded]
-        further = list(dict.fromkeys(name for entry in entries for name in entry.claim.figures))
+        further = list(dict.fromkeys(name for entry in entries for name in entry.claim.metrics))
         work = all(run.peak_memory is not None for method in methods for run in method.runs)
         sections.append(compare_methods(methods, layout, seconds=False, further=further, work=work))
     comparison = [["method", "here", "published", "same within", "source"]]
     for entry in recorded:
         percent = in_percent(entry.runs[0].results)
         for published in entry.claim.published:
-            values = [format_value(value, percent) for value in (entry.recorded, published.figure)]
+            values = [format_value(value, percent) for value in (entry.recorded, published.value)]
             same = _same_within(entry, published, percent)
             comparison.append([entry.claim.method, *values, same, published.source])
     if len(comparison) > 1:
@@ -284,7 +285,7 @@ def _same_within(entry: Entry, published: Published, percent: bool) -> str:
     """``1.00: yes``, or nothing for a value from another setting."""
     if published.tolerance is None or entry.recorded is None:
         return ""
-    same = abs(entry.recorded - published.figure) <= published.tolerance
+    same = abs(entry.recorded - published.value) <= published.tolerance
     return f"{format_value(published.tolerance, percent)}: {'yes' if same else 'no'}"
 
 
@@ -299,6 +300,18 @@ def _last_row(runs: Sequence[RunSummary]) -> list[float]:
 def _one_row_per_line(text: str) -> str:
     """JSON with each innermost list, such as a row of R, in one line."""
     return re.sub(r"\[\s+([^\[\]{}]+?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)
+
+
+def _with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim's table, with the former keys ``figures`` and ``published.figure`` renamed."""
+    current = {"metrics" if key == "figures" else key: value for key, value in values.items()}
+    published = current.get("published")
+    if isinstance(published, list) and all(isinstance(entry, Mapping) for entry in published):
+        current["published"] = [
+            {"value" if key == "figure" else key: value for key, value in entry.items()}
+            for entry in published
+        ]
+    return current
 
 
 def _record_path(folder: Path, name: str) -> Path:

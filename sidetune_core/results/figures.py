@@ -140,8 +140,8 @@ def draw_curves(methods: Sequence[MethodRuns], name: str, out: Path) -> None:
 def curves_of(method: MethodRuns, name: str) -> dict[str, list[tuple[int, float, float]]]:
     """The training curve of a method, by task: (step, mean over seeds, half-width of its interval).
 
-    The interval is the 95 % confidence interval of the mean. Steps that a seed lacks are left out. The half-width is 0
-    for a single seed.
+    The interval is the 95 % confidence interval of the mean. Steps that a seed lacks are left out. The
+    half-width is 0 for a single seed.
 
     Raises:
         SidetuneError: a run has no curve of that name.

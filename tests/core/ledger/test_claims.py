@@ -23,7 +23,7 @@ COMMAND = (
     "--train.steps 2"
 )
 CLAIM = f'table = "small"\nmethod = "features"\ncommand = "{COMMAND}"\nseeds = [0, 1]\ntolerance = 0.01\n'
-PUBLISHED = '\n[[published]]\nfigure = {figure}\nsource = "a paper"\n'
+PUBLISHED = '\n[[published]]\nvalue = {value}\nsource = "a paper"\n'
 COMMITTED = {"commit": "c0ffee", "changed": False}
 
 
@@ -243,6 +243,15 @@ def test_a_record_of_another_command_is_refused(book: Path) -> None:
         claims.read_entry(book, "small")
 
 
+def test_a_claim_with_former_keys_is_read(book: Path) -> None:
+    published = PUBLISHED.format(value=0.7)
+    (book / "small.toml").write_text(f"{CLAIM}metrics = ['loss']\n{published}")
+    entry = claims.read_entry(book, "small")
+    former = published.replace("value", "figure")
+    (book / "small.toml").write_text(f"{CLAIM}figures = ['loss']\n{former}")
+    assert claims.read_entry(book, "small") == entry
+
+
 def test_a_record_of_a_former_command_is_kept(book: Path) -> None:
     record(book, "small", 0.5, 0.6)
     respelled = CLAIM.replace("--train.steps 2", "--train.steps=2")
@@ -265,7 +274,7 @@ def test_a_damaged_record_is_named(book: Path, damage: str) -> None:
 
 def test_a_published_value_with_a_tolerance_is_checked_and_one_without_is_not(book: Path) -> None:
     (book / "small.toml").write_text(
-        CLAIM + PUBLISHED.format(figure=0.7) + "tolerance = 0.025\n" + PUBLISHED.format(figure=0.9)
+        CLAIM + PUBLISHED.format(value=0.7) + "tolerance = 0.025\n" + PUBLISHED.format(value=0.9)
     )
     entry = record(book, "small", 0.70, 0.74)
     assert [verdict.holds for verdict in claims.verdicts(entry, entry.runs)] == [True, True]
@@ -279,7 +288,7 @@ def test_a_published_value_with_a_tolerance_is_checked_and_one_without_is_not(bo
 
 def test_a_record_has_the_cost_of_a_run_and_a_claim_names_more_metrics_for_its_table(book: Path) -> None:
     claim = book / "small.toml"
-    claim.write_text(claim.read_text().replace("seeds =", 'figures = ["loss"]\nseeds ='))
+    claim.write_text(claim.read_text().replace("seeds =", 'metrics = ["loss"]\nseeds ='))
     run = attrs.evolve(
         summary(0, 0.5),
         processor_seconds=61.25,
