@@ -15,6 +15,7 @@ means a decline, positive backward transfer an improvement.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
@@ -59,6 +60,16 @@ class Results:
     def trained(self) -> tuple[Row, ...]:
         """The lower triangle with its diagonal: row i has the i + 1 tasks trained by then."""
         return tuple(row[: i + 1] for i, row in enumerate(self.rows))
+
+    @property
+    def learnt(self) -> tuple[Row, ...]:
+        """The former name of `trained`."""
+        warnings.warn(
+            "Results.learnt is now Results.trained; the old name is removed in 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.trained
 
     @property
     def measured(self) -> tuple[float, ...]:

@@ -182,6 +182,11 @@ def test_where_lower_is_better_the_worst_row_is_the_highest() -> None:
     )
 
 
+def test_the_former_name_of_the_lower_triangle_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"Results\.learnt is now Results\.trained"):
+        assert WORKED.learnt == WORKED.trained
+
+
 def test_a_loss_is_not_called_an_accuracy() -> None:
     assert MAIN[0].title("l1") == "average l1"
 
