@@ -197,7 +197,7 @@ def _changes(record: TaskRecord) -> str:
         measured = {name: change for name, change in record.changed.items() if change is not None}
         if measured:
             name, change = max(measured.items(), key=lambda item: item[1].relative)
-            text += f", most of all {name} by {_size(change)}"
+            text += f", largest change {_size(change)} in {name}"
         parts.append(text)
     if record.newly_read:
         parts.append(f"{len(record.newly_read)} tensors newly read")
