@@ -1,14 +1,17 @@
-"""Side-tuning a dense task with a ResNet-50 base: epochs with what the base gave in store, beside epochs that compute it anew.
+"""Side-tuning a dense task with a ResNet-50 base: epochs with and without the feature cache.
 
-    python benchmarks/dense_store.py [--size 256] [--images 160] [--batch 8] [--epochs 3] [--learner sidetune] [--precision auto]
+    python benchmarks/dense_store.py [--size 256] [--images 160] [--batch 8] [--epochs 3] [--learner sidetune]
+    [--precision auto]
 
-Env 'rooms', the Taskonomy encoder in full width at random weights (their values take no time), side fcn5, depth. The variants are
-processes of their own, one after another: ``off`` computes the base at every step, ``disk`` fills a new store on disk in its first epoch
-and reads it from the second on, and ``again`` is a second run over that store. Only training is timed, from the end of the first epoch
-on (which fills the store, and warms up all else): its steps are stamped in the run's TensorBoard log. Printed for each: seconds for an
-epoch, the ratio of ``off`` to it, what lies on disk for one image, and the peak memory of the process.
+Env 'rooms', the Taskonomy encoder in full width with random weights (their values do not affect speed), side
+fcn5, depth. Variants run one after another, each in its own process: ``off`` computes the base at every step,
+``disk`` fills a new cache on disk in its first epoch and reads it from the second on, and ``again`` is a
+second run with that cache. Only training is timed, from the end of the first epoch (which fills the cache and
+warms up), by the time stamps of steps in the run's TensorBoard log. Printed for each: seconds per epoch, the
+ratio of ``off`` to it, size on disk per image, and the peak memory of the process.
 
-With ``--learner pnn`` the taps are kept too: 2.4 MB for an image of 256 x 256 in bf16, and 8 kB without them.
+With ``--learner pnn`` the taps are cached too: 2.4 MB for an image of 256 x 256 in bf16, compared with 8 kB
+without them.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import sidetune_core
 
 VARIANTS = {"off": "off", "disk": "disk", "again": "disk"}
 LOG_EVERY = 20
-"""Steps between two stamps."""
+"""Steps between two time stamps."""
 
 
 def main() -> None:
@@ -38,7 +41,7 @@ def main() -> None:
         "--images",
         type=int,
         default=160,
-        help="a multiple of 20 batches, so that epochs end where steps are stamped",
+        help="a multiple of 20 batches, so that epochs end at time stamps",
     )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=3)
@@ -52,9 +55,8 @@ def main() -> None:
     if options.child:
         _train(options)
         return
-    print(
-        f"{options.images} images of {options.size} x {options.size}, batch {options.batch}, learner {options.learner}"
-    )
+    images = f"{options.images} images of {options.size} x {options.size}"
+    print(f"{images}, batch {options.batch}, learner {options.learner}")
     print(f"{'':<8}{'s / epoch':>11}{'ratio':>8}{'kB / image':>12}{'peak GB':>9}")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -62,31 +64,27 @@ def main() -> None:
         for variant in VARIANTS:
             command = [sys.executable, __file__, *sys.argv[1:], "--child", variant, "--folder", folder]
             environment = {**os.environ, "SIDETUNE_HOME": str(root / "home")}
-            peak = float(
-                subprocess.run(
-                    command, check=True, stdout=subprocess.PIPE, text=True, env=environment
-                ).stdout.split()[-1]
-            )
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+            peak = float(done.stdout.split()[-1])
             seconds = _epoch(root / variant, options.images // options.batch, options.epochs)
             slowest = slowest or seconds
-            kept = (
-                sum(path.stat().st_size for path in (root / "store").rglob("*") if path.is_file())
-                / _images(options)
-                / 1e3
-            )
-            print(
-                f"{variant:<8}{seconds:>11.2f}{slowest / seconds:>8.1f}{0 if variant == 'off' else kept:>12.1f}{peak:>9.2f}",
-                flush=True,
-            )
+            cached = 0 if variant == "off" else _size(root / "store") / _count_images(options) / 1e3
+            times = f"{seconds:>11.2f}{slowest / seconds:>8.1f}"
+            print(f"{variant:<8}{times}{cached:>12.1f}{peak:>9.2f}", flush=True)
 
 
-def _images(options: argparse.Namespace) -> int:
-    """Those that are trained on and those that are tested on."""
+def _size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _count_images(options: argparse.Namespace) -> int:
+    """Training and test images."""
     return int(options.images + options.batch)
 
 
 def _train(options: argparse.Namespace) -> None:
-    """One run, in this process; prints the peak of its memory in GB."""
+    """Run in this process and print its peak memory in GB."""
 
     env = {
         "name": "rooms",
@@ -114,7 +112,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _epoch(run: Path, steps: int, epochs: int) -> float:
-    """Seconds for one of the epochs after the first, out of the TensorBoard log of a run."""
+    """Seconds per epoch after the first, from the TensorBoard log of a run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = EventAccumulator(str(run / "tb"))

@@ -1,13 +1,13 @@
-"""Side-tuning on iCIFAR: our run beside a plain PyTorch loop of the same job.
+"""Side-tuning on iCIFAR: our run compared with a plain PyTorch loop of the same job.
 
     python benchmarks/icifar_store.py --archive cifar100.npz [--tasks 10] [--repeats 1] [--precision fp32]
 
-The plain loop is what one writes without this project: the same networks, optimiser, batches and evaluations (every task untrained,
-each just before it is learnt, and after each task those so far), with the frozen base computed anew on every batch. Each variant is a
-process of its own and is timed as a whole, imports included; variants take turns. Printed: seconds, ratio to the plain loop, peak
-memory of the process, mean accuracy.
+The plain loop is the job written without this project: the same networks, optimiser, batches and evaluations
+(all tasks untrained, each task right before its training, and the tasks so far after each task), with the
+frozen base re-computed on every batch. Variants take turns, each in its own process, which is timed in full,
+imports included. Printed: seconds, ratio to the plain loop, peak memory of the process, mean accuracy.
 
-``disk`` is a second run over the outputs that a first one, not timed, left on disk.
+``disk`` is a second run with the feature cache that a first run, not timed, left on disk.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def main() -> None:
     parser.add_argument(
         "--archive", type=Path, required=True, help="CIFAR-100 as .npz (x_train, y_train, x_test, y_test)"
     )
-    parser.add_argument("--tasks", type=int, default=10, help="only the first so many tasks")
+    parser.add_argument("--tasks", type=int, default=10, help="number of tasks")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--weights", default="packaged", help="'packaged', or 'none' to time without any")
+    parser.add_argument("--weights", default="packaged", help="'packaged', or 'none' for random weights")
     parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -60,21 +60,19 @@ def _compare(options: argparse.Namespace) -> None:
             _child("disk", Path(folder), f"{folder}/first")
         for repeat in range(options.repeats):
             for variant in options.variants:
-                took, peak, result = _child(variant, Path(folder), f"{folder}/{variant}-{repeat}")
-                seconds[variant].append(took)
+                duration, peak, result = _child(variant, Path(folder), f"{folder}/{variant}-{repeat}")
+                seconds[variant].append(duration)
                 memory[variant] = max(memory[variant], peak)
                 accuracy[variant] = result
-                print(f"# {variant}: {took:.1f} s", file=sys.stderr)
+                print(f"# {variant}: {duration:.1f} s", file=sys.stderr)
     base = statistics.median(seconds[options.variants[0]])
-    print(
-        f"iCIFAR, {options.tasks} tasks x {STEPS} steps, batch {BATCH}, {options.precision}, median of {options.repeats}"
-    )
+    job = f"iCIFAR, {options.tasks} tasks x {STEPS} steps, batch {BATCH}, {options.precision}"
+    print(f"{job}, median of {options.repeats}")
     print(f"{'variant':<10}{'seconds':>9}{'ratio':>8}{'peak GB':>9}{'accuracy %':>12}")
     for variant in options.variants:
         median = statistics.median(seconds[variant])
-        print(
-            f"{variant:<10}{median:>9.1f}{median / base:>8.3f}{memory[variant]:>9.2f}{100 * accuracy[variant]:>12.2f}"
-        )
+        times = f"{median:>9.1f}{median / base:>8.3f}"
+        print(f"{variant:<10}{times}{memory[variant]:>9.2f}{100 * accuracy[variant]:>12.2f}")
 
 
 def _child(variant: str, folder: Path, out: str) -> tuple[float, float, float]:
@@ -86,10 +84,10 @@ def _child(variant: str, folder: Path, out: str) -> tuple[float, float, float]:
         text = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    took = time.perf_counter() - began
+    duration = time.perf_counter() - began
     if process.returncode:
         sys.exit(f"the variant {variant} failed")
-    return took, usage.ru_maxrss * 1024 / 1e9, json.loads(text.splitlines()[-1])
+    return duration, usage.ru_maxrss * 1024 / 1e9, json.loads(text.splitlines()[-1])
 
 
 def _ours(options: argparse.Namespace) -> float:
@@ -122,21 +120,16 @@ def _plain(options: argparse.Namespace) -> float:
     from sidetune_core.config.spec import RunSpec
 
     weights = {"weights": options.weights}
-    parts = resolve(
+    components = resolve(
         RunSpec(base={"name": "resnet44", **weights}, side={"name": "fcn4", **weights}, merger="mlp2")
     ).components
     inputs = {"image": (3, 32, 32)}
     torch.manual_seed(0)
-    base = (
-        parts["base"]
-        .cls(parts["base"].config, inputs)
-        .eval()
-        .requires_grad_(False)
-        .to(memory_format=torch.channels_last)
-    )
+    base = components["base"].cls(components["base"].config, inputs)
+    base = base.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def encode(x: torch.Tensor) -> torch.Tensor:
-        """The base's encoding, with its layers one after another as they stand; ours folds the norms of a frozen base."""
+        """The base's encoding, layer by layer; our run folds the norms of a frozen base."""
         x = functional.relu(base.bn1(base.conv1((x - base.mean) / base.std)))
         for block in (*base.layer1, *base.layer2, *base.layer3):
             residual = block.bn2(block.conv2(functional.relu(block.bn1(block.conv1(x)))))
@@ -163,24 +156,24 @@ def _plain(options: argparse.Namespace) -> float:
             x = batch(images)
             encoding = encode(x["image"])
             merged = functional.group_norm(merger([encoding, side(x, Features(encoding))]), 8)
-            scores: torch.Tensor = head(merged).float()
-            return scores
+            logits: torch.Tensor = head(merged).float()
+            return logits
 
     def accuracy(network: nn.ModuleList, task: int) -> float:
         images, labels = data["test"]
         rows = (labels // 10 == task).nonzero()[:, 0]
         with torch.no_grad():
-            right = sum(
-                int((forward(network, images[some]).argmax(1) == labels[some] % 10).sum())
-                for some in torch.split(rows, EVALUATION_BATCH)
+            correct = sum(
+                int((forward(network, images[batch]).argmax(1) == labels[batch] % 10).sum())
+                for batch in torch.split(rows, EVALUATION_BATCH)
             )
-        return right / len(rows)
+        return correct / len(rows)
 
     networks = []
     for _ in range(options.tasks):
-        side = parts["side"].cls(parts["side"].config, inputs, base)
+        side = components["side"].cls(components["side"].config, inputs, base)
         network = nn.ModuleList(
-            [side, parts["merger"].cls(parts["merger"].config, base.shape, 2), nn.Linear(64, 10)]
+            [side, components["merger"].cls(components["merger"].config, base.shape, 2), nn.Linear(64, 10)]
         )
         networks.append(network.to(memory_format=torch.channels_last).eval())
     accuracies = [accuracy(network, task) for task, network in enumerate(networks)]
@@ -188,10 +181,11 @@ def _plain(options: argparse.Namespace) -> float:
         if task:
             accuracy(network, task)
         images, labels = data["train"]
-        mine = (labels // 10 == task).nonzero()[:, 0]
+        own = (labels // 10 == task).nonzero()[:, 0]
         network.train()
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-        order = torch.cat([mine[torch.randperm(len(mine))] for _ in range(-(-STEPS * BATCH // len(mine)))])
+        epochs = -(-STEPS * BATCH // len(own))
+        order = torch.cat([own[torch.randperm(len(own))] for _ in range(epochs)])
         for step in range(STEPS):
             rows = order[step * BATCH : (step + 1) * BATCH]
             loss = functional.cross_entropy(forward(network, images[rows]), labels[rows] % 10)

@@ -1,14 +1,15 @@
-"""PPO: ours beside stable-baselines3's, with the same environment, hyper-parameters, networks and evaluation.
+"""PPO: ours compared with stable-baselines3's, with equal environment, hyperparameters, networks, evaluation.
 
     pip install stable-baselines3 && python benchmarks/ppo.py [--id CartPole-v1] [--frames 51200] [--seeds 3]
 
-Both train an actor and a critic with PPO on 8 environments in one process: 128 steps to a rollout, 4 passes in batches of 256, Adam
-3e-4 (eps 1e-5), clip 0.2, gradients of norm 0.5 at most. stable-baselines3 has a network of 2 x 64 tanh units for
-each of actor and critic, and so have ours (base ``mlp`` without layers, and two in each half of the head), with orthogonal weights.
-Each run is a process of its own, and they take turns; training is timed without imports and evaluation. The most likely actions are
-then evaluated over 100 episodes. Printed: median seconds, by the clock and of the processor (which counts where others share it), the
-ratio of each to stable-baselines3's, frames per second of the processor, and the mean return of each seed; and how many steps the
-environments alone make with random actions.
+Both train an actor and a critic with PPO on 8 environments in one process: rollouts of 128 steps, 4 epochs in
+batches of 256, Adam with learning rate 3e-4 and eps 1e-5, clip range 0.2, gradient norm at most 0.5.
+stable-baselines3 has 2 x 64 tanh units for each of actor and critic, and so have ours (base ``mlp`` without
+layers, two layers in each half of the head), initialised orthogonally. Variants take turns, each run in its
+own process; training is timed without imports and evaluation. The most likely actions are then evaluated over
+100 episodes. Printed: median seconds of wall-clock and processor time (the latter for shared machines), the
+ratio of each to stable-baselines3's, frames per second of processor time, the mean return of each seed, and
+the steps per second of the environments alone with random actions.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
         "--id", default="CartPole-v1", help="an environment with a vector observation and discrete actions"
     )
     parser.add_argument(
-        "--frames", type=int, default=51_200, help="steps of all environments, a multiple of 1024"
+        "--frames", type=int, default=51_200, help="steps over all environments, a multiple of 1024"
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--child", choices=(*VARIANTS, "raw"), help=argparse.SUPPRESS)
@@ -48,45 +49,44 @@ def main() -> None:
     if options.child:
         importlib.import_module(
             "torch._dynamo"
-        )  # PyTorch does so at its first optimiser, which is not to be timed
+        )  # PyTorch imports it with its first optimiser; not to be timed
         print(json.dumps({"ours": _ours, "sb3": _sb3, "raw": _raw}[options.child](options)))
     else:
         _compare(options)
 
 
 def _compare(options: argparse.Namespace) -> None:
-    found: dict[str, list[list[float]]] = {variant: [] for variant in VARIANTS}
+    results: dict[str, list[list[float]]] = {variant: [] for variant in VARIANTS}
     for seed in range(options.seeds):
         for variant in VARIANTS:
-            found[variant].append(_child(variant, seed))
-            print(f"# {variant}, seed {seed}: {found[variant][-1]}", file=sys.stderr)
-    _, took, _ = _child("raw", 0)
-    print(
-        f"{options.id}, {options.frames} frames, {options.seeds} seeds; environments alone: {options.frames / took:.0f} frames/s"
-    )
+            results[variant].append(_child(variant, seed))
+            print(f"# {variant}, seed {seed}: {results[variant][-1]}", file=sys.stderr)
+    _, seconds, _ = _child("raw", 0)
+    rate = options.frames / seconds
+    job = f"{options.id}, {options.frames} frames, {options.seeds} seeds"
+    print(f"{job}; environments alone: {rate:.0f} frames/s")
     print(f"{'variant':<8}{'clock s':>9}{'ratio':>7}{'CPU s':>8}{'ratio':>7}{'frames/s':>10}  returns")
     medians = {
         variant: [statistics.median(column) for column in zip(*runs, strict=True)]
-        for variant, runs in found.items()
+        for variant, runs in results.items()
     }
-    for variant, runs in found.items():
+    for variant, runs in results.items():
         clock, cpu, _ = medians[variant]
         ratios = clock / medians["sb3"][0], cpu / medians["sb3"][1]
-        returns = " ".join(f"{one[2]:.1f}" for one in runs)
-        print(
-            f"{variant:<8}{clock:>9.1f}{ratios[0]:>7.2f}{cpu:>8.1f}{ratios[1]:>7.2f}{options.frames / cpu:>10.0f}  {returns}"
-        )
+        returns = " ".join(f"{run[2]:.1f}" for run in runs)
+        times = f"{clock:>9.1f}{ratios[0]:>7.2f}{cpu:>8.1f}{ratios[1]:>7.2f}"
+        print(f"{variant:<8}{times}{options.frames / cpu:>10.0f}  {returns}")
 
 
 def _child(variant: str, seed: int) -> list[float]:
-    """Seconds by the clock and of the processor, and the mean return."""
+    """Seconds of wall-clock and processor time, and the mean return."""
     command = [sys.executable, __file__, *sys.argv[1:], "--child", variant, "--seed", str(seed)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return [float(number) for number in json.loads(done.stdout.splitlines()[-1])]
+    return [float(value) for value in json.loads(done.stdout.splitlines()[-1])]
 
 
-class _Watch:
-    """Seconds between `start` and `stop`, by the clock and of the processor."""
+class _Stopwatch:
+    """Seconds of wall-clock and processor time between `start` and `stop`."""
 
     def start(self) -> None:
         self._began = time.perf_counter(), time.process_time()
@@ -98,7 +98,7 @@ class _Watch:
 def _ours(options: argparse.Namespace) -> list[float]:
     from sidetune_core.training import loop, steps
 
-    watch, train = _Watch(), steps.train
+    watch, train = _Stopwatch(), steps.train
 
     def timed(*arguments: Any) -> int:
         watch.start()
@@ -148,7 +148,7 @@ def _sb3(options: argparse.Namespace) -> list[float]:
         seed=options.seed,
         device="cpu",
     )
-    watch = _Watch()
+    watch = _Stopwatch()
     watch.start()
     model.learn(options.frames)
     watch.stop()
@@ -163,7 +163,7 @@ def _raw(options: argparse.Namespace) -> list[float]:
     envs = SyncVectorEnv([lambda: gymnasium.make(options.id)] * ENVS)
     envs.reset(seed=0)
     actions = [envs.action_space.sample() for _ in range(options.frames // ENVS)]
-    watch = _Watch()
+    watch = _Stopwatch()
     watch.start()
     for action in actions:
         envs.step(action)

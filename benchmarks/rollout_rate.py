@@ -1,13 +1,19 @@
-"""Frames per second of gathering experience and of learning from it, against what the environments alone give.
+"""Frames per second of collecting rollouts and of PPO updates, compared with the environments alone.
 
-    pip install -e '.[rl]' && python benchmarks/rollout_rate.py [--frames 8192] [--worlds CartPole-v1 ...] [--processes]
+    pip install -e '.[rl]'
+    python benchmarks/rollout_rate.py [--frames 8192] [--ids CartPole-v1 ...] [--processes]
 
-For each world, 8 environments, 128 steps to a rollout, 4 passes in batches of 256, env ``gym`` with the parts that it comes with and
-learner ``scratch``. Columns, all in frames per second by the clock (with ``--cpu``, of this process's time on the processor, which leaves
-out VizDoom's engine and processes of environments): ``alone``, one bare environment after the other with random
-actions, new episodes included; ``wrapped``, the same actions through our wrappers, as batches of tensors; ``collect``, with the policy
-that acts (forward passes, checks, advantages); ``update``, where each frame is learnt from four times; ``all``, the two together.
-VizDoom: 160 x 120 pixels, brought to 64 x 64, an action for 4 tics, which counts as one frame.
+For each environment id: 8 environments, rollouts of 128 steps, 4 epochs in batches of 256, env ``gym`` with
+its default components, learner ``scratch``. Columns, in frames per second of wall-clock time (with ``--cpu``,
+of processor time of this process, without VizDoom's engine and environments in processes):
+
+- ``alone``: bare environments one after another with random actions, resets included;
+- ``wrapped``: the same actions through our wrappers, as batches of tensors;
+- ``collect``: with the policy (forward passes, checks, advantages);
+- ``update``: four epochs on each rollout;
+- ``all``: both together.
+
+VizDoom renders 160 x 120 pixels, resized to 64 x 64; an action lasts 4 tics, which count as one frame.
 """
 
 from __future__ import annotations
@@ -25,41 +31,34 @@ from unittest import mock
 
 import sidetune_core
 
-WORLDS = ("CartPole-v1", "MiniGrid-DoorKey-5x5-v0", "VizdoomBasic-v1")
+IDS = ("CartPole-v1", "MiniGrid-DoorKey-5x5-v0", "VizdoomBasic-v1")
 ENVS, ROLLOUT = 8, 128
 
 Clock = Callable[[], float]
 
 
 def main() -> None:
-    """Time every world and print the table."""
+    """Time every environment and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--worlds", nargs="+", default=list(WORLDS), help="ids of environments")
+    parser.add_argument("--ids", nargs="+", default=list(IDS), help="ids of environments")
     parser.add_argument(
-        "--frames", type=int, default=8192, help="steps of all environments, a multiple of 1024"
+        "--frames", type=int, default=8192, help="steps over all environments, a multiple of 1024"
     )
+    parser.add_argument("--cpu", action="store_true", help="measure processor time, on a shared machine")
     parser.add_argument(
-        "--cpu", action="store_true", help="count time on the processor, where others share it"
-    )
-    parser.add_argument(
-        "--processes", action="store_true", help="give each environment a process of its own, but for 'alone'"
+        "--processes", action="store_true", help="one process per environment, except in 'alone'"
     )
     options = parser.parse_args()
-    importlib.import_module(
-        "torch._dynamo"
-    )  # PyTorch does so at its first optimiser, which is not to be timed
+    importlib.import_module("torch._dynamo")  # PyTorch imports it with its first optimiser; not to be timed
     clock = time.process_time if options.cpu else time.perf_counter
-    print(
-        f"{options.frames} frames, {ENVS} environments{' in processes' if options.processes else ''}, {os.cpu_count()} cores"
-    )
-    print(f"{'world':<28}{'alone':>9}{'wrapped':>9}{'collect':>9}{'update':>9}{'all':>9}")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.chdir(folder),
-    ):  # a bare VizDoom writes files where it is run
-        for id in options.vector_env:
+    processes = " in processes" if options.processes else ""
+    print(f"{options.frames} frames, {ENVS} environments{processes}, {os.cpu_count()} cores")
+    print(f"{'environment':<28}{'alone':>9}{'wrapped':>9}{'collect':>9}{'update':>9}{'all':>9}")
+    # a bare VizDoom writes files into the working directory
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for id in options.ids:
             env: dict[str, Any] = {
                 "name": "gym",
                 "ids": id,
@@ -72,10 +71,8 @@ def main() -> None:
                 arguments = {"frame_skip": 4, "screen_resolution": "RES_160X120"}
                 env |= {"arguments": json.dumps(arguments), "inputs": "image", "size": 64}
             seconds = [*_vector_env(env, clock), *_run(env, clock)]
-            print(
-                f"{id:<28}"
-                + "".join(f"{options.frames / taken:>9.0f}" for taken in [*seconds, sum(seconds[2:])])
-            )
+            seconds.append(sum(seconds[2:]))
+            print(f"{id:<28}" + "".join(f"{options.frames / duration:>9.0f}" for duration in seconds))
 
 
 def _vector_env(env: dict[str, Any], clock: Clock) -> list[float]:
@@ -85,8 +82,8 @@ def _vector_env(env: dict[str, Any], clock: Clock) -> list[float]:
 
     from sidetune_core.config import resolve
 
-    composition = resolve.resolve(sidetune_core.RunSpec(env=env, learner="scratch"))
-    stream = composition.components["env"].cls(composition.components["env"].config, 0)
+    component = resolve.resolve(sidetune_core.RunSpec(env=env, learner="scratch")).components["env"]
+    stream = component.cls(component.config, 0)
     vector_env = stream.tasks()[0].make_vector_env(ENVS)
     bare = gymnasium.make(env["ids"], **json.loads(env.get("arguments", "{}")))
     actions = [bare.action_space.sample() for _ in range(env["frames"])]
@@ -99,10 +96,10 @@ def _vector_env(env: dict[str, Any], clock: Clock) -> list[float]:
     alone = clock() - began
     bare.close()
     vector_env.reset(0)
-    given = torch.tensor(actions, dtype=torch.float32).view(-1, ENVS, 1)
+    batches = torch.tensor(actions, dtype=torch.float32).view(-1, ENVS, 1)
     began = clock()
-    for some in given:
-        vector_env.step(some)
+    for batch in batches:
+        vector_env.step(batch)
     wrapped = clock() - began
     vector_env.close()
     return [alone, wrapped]

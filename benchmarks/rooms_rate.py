@@ -1,10 +1,10 @@
-"""How fast rooms are made, beside reading the same pictures from disk.
+"""Speed of generating rooms, compared with reading the same images from disk.
 
     python benchmarks/rooms_rate.py [--size 128] [--rooms 64] [--threads 2] [--repeats 3]
 
-``make`` samples rooms, renders them and derives every label; ``read`` opens the files of the twelve domains that were written of them, with
-Pillow and NumPy, one after another. Both take turns. Printed for each: rooms per second by the clock and by the processor's time of one
-core, the best of the repeats, and the ratio to ``read``.
+``make`` samples rooms, renders them and derives every label; ``read`` opens their exported files of the
+twelve domains with Pillow and NumPy, one after another. Both take turns. Printed for each: rooms per second
+of wall-clock time and of processor time, best of the repeats, and the ratio to ``read``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--rooms", type=int, default=64, help="a multiple of 8, which are rendered at once")
+    parser.add_argument(
+        "--rooms", type=int, default=64, help="a multiple of 8, the size of a rendering batch"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
@@ -49,17 +51,16 @@ def main() -> None:
                 work()
                 clock[name] = min(clock[name], time.perf_counter() - began)
                 processor[name] = min(processor[name], time.process_time() - used)
-    print(
-        f"{options.rooms} rooms of {options.size} x {options.size}, {options.threads} threads, best of {options.repeats}"
-    )
-    print(f"{'':<6}{'rooms/s':>9}{'rooms/s of a core':>19}{'ratio':>8}")
+    rooms = f"{options.rooms} rooms of {options.size} x {options.size}"
+    print(f"{rooms}, {options.threads} threads, best of {options.repeats}")
+    print(f"{'':<6}{'rooms/s':>9}{'rooms/CPU s':>19}{'ratio':>8}")
     for name in variants:
-        rate, own = options.rooms / clock[name], options.rooms / processor[name]
-        print(f"{name:<6}{rate:>9.1f}{own:>19.1f}{clock['read'] / clock[name]:>8.2f}")
+        wall, cpu = options.rooms / clock[name], options.rooms / processor[name]
+        print(f"{name:<6}{wall:>9.1f}{cpu:>19.1f}{clock['read'] / clock[name]:>8.2f}")
 
 
 def _make(rooms: int, size: int, folder: Path | None = None) -> None:
-    """Through env 'rooms', as a run does that has none in store; with `folder`, also into files."""
+    """Through env 'rooms' without its cache; with `folder`, the images are exported to files too."""
     cls = load(find(ENV, "rooms"))
     cls(cls.Config(images=rooms - 8, test_images=8, size=size, cache=False, export=folder), seed=0).tasks()
 

@@ -1,13 +1,16 @@
-"""Side-tuning a text encoder beside fine-tuning it: peak memory and time of a training step, as ratios.
+"""Side-tuning a text encoder compared with fine-tuning it: peak memory and time of a training step.
 
-    python benchmarks/squad_memory.py [--length 384] [--batch 8] [--steps 6] [--base minilm] [--sides encoder ladder-text]
+    python benchmarks/squad_memory.py [--length 384] [--batch 8] [--steps 6] [--base minilm] [--sides encoder
+    ladder-text]
 
-Questions are made up so that every window is full. Each variant is a process of its own: ``finetune``; and, for each side, ``cold``, where
-the base computes every batch anew and its outputs are stored, and ``warm``, where all of them are there. The first two steps are not timed.
+Questions are synthetic, so that every window is full. Each variant runs in its own process: ``finetune`` and,
+for each side, ``cold``, where the base computes every batch and its outputs are cached, and ``warm``, where
+all outputs are in the cache. The first two steps are not timed.
 
-Printed: the median seconds of a step (``--clock cpu``: of processor time, for machines that others use as well), how many times as fast as
-fine-tuning that is, the peak memory of training, which is what the process grew by since its networks were built (on a GPU, what PyTorch
-allocated), and that as a share of fine-tuning's, and the same for the whole process, imports and frozen weights included.
+Printed: the median seconds of a step (``--clock cpu``: of processor time, for shared machines), the speed-up
+over fine-tuning, the peak memory of training, which is the growth of the process since its networks were
+built (on a GPU, what PyTorch allocated), its ratio to fine-tuning's, and both for the whole process, imports
+and frozen weights included.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from pathlib import Path
 
 UNTIMED = 2
 BUCKET = 16
-"""Batches that env squad draws together: with so many, or a multiple, no window comes twice."""
+"""Batches that env squad draws together: with a multiple of them, no window occurs twice."""
 
 
 def main() -> None:
@@ -35,7 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--length", type=int, default=384, help="tokens of every window")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=6, help="that are timed")
+    parser.add_argument("--steps", type=int, default=6, help="timed steps")
     parser.add_argument(
         "--base", default="minilm", help="'minilm', or the name or folder of a model for base 'transformer'"
     )
@@ -52,8 +55,8 @@ def main() -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    variants = ["finetune", *(f"{side} {store}" for side in options.sides for store in ("cold", "warm"))]
-    found = {}
+    variants = ["finetune", *(f"{side} {state}" for side in options.sides for state in ("cold", "warm"))]
+    measured = {}
     with tempfile.TemporaryDirectory() as folder:
         questions = Path(folder) / "questions.json"
         drawn = -(-(options.steps + UNTIMED) // BUCKET) * BUCKET
@@ -69,48 +72,44 @@ def _compare(options: argparse.Namespace) -> None:
                 str(questions),
             ]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found[variant] = json.loads(done.stdout.splitlines()[-1])
-            print(f"# {variant}: {found[variant]}", file=sys.stderr)
-    full = found["finetune"]
-    print(
-        f"{options.base}, {options.length} tokens, batch {options.batch}, {options.precision}, median of {options.steps} steps"
-    )
-    print(
-        f"{'variant':<20}{'s/step':>9}{'times as fast':>15}{'training MB':>13}{'share':>8}{'process MB':>12}{'share':>8}"
-    )
-    for variant, one in found.items():
-        faster = full["seconds"] / one["seconds"]
-        share, whole = one["training"] / full["training"], one["process"] / full["process"]
-        training, process = one["training"] / 1e6, one["process"] / 1e6
-        print(
-            f"{variant:<20}{one['seconds']:>9.3f}{faster:>15.2f}{training:>13.0f}{share:>8.2f}{process:>12.0f}{whole:>8.2f}"
-        )
+            measured[variant] = json.loads(done.stdout.splitlines()[-1])
+            print(f"# {variant}: {measured[variant]}", file=sys.stderr)
+    full = measured["finetune"]
+    job = f"{options.base}, {options.length} tokens, batch {options.batch}, {options.precision}"
+    print(f"{job}, median of {options.steps} steps")
+    columns = f"{'training MB':>13}{'ratio':>8}{'process MB':>12}{'ratio':>8}"
+    print(f"{'variant':<20}{'s/step':>9}{'speed-up':>15}{columns}")
+    for variant, values in measured.items():
+        speedup = full["seconds"] / values["seconds"]
+        memory = f"{values['training'] / 1e6:>13.0f}{values['training'] / full['training']:>8.2f}"
+        memory += f"{values['process'] / 1e6:>12.0f}{values['process'] / full['process']:>8.2f}"
+        print(f"{variant:<20}{values['seconds']:>9.3f}{speedup:>15.2f}{memory}")
 
 
 def _write_questions(path: Path, length: int, count: int) -> None:
-    """As many questions as windows, about contexts that fill one each; twenty more are to be tested on."""
+    """One question per window, about contexts that fill a window each; twenty more are the test set."""
     draw = random.Random(0)
-    words = ("stone", "river", "king", "year", "north", "church", "tower", "city", "long", "built")
+    vocabulary = ("stone", "river", "king", "year", "north", "church", "tower", "city", "long", "built")
     paragraphs = []
-    for number in range(count + 20):
-        context = " ".join(draw.choice(words) for _ in range(2 * length))
+    for index in range(count + 20):
+        context = " ".join(draw.choice(vocabulary) for _ in range(2 * length))
         answer = context.split()[0]
         question = {
-            "id": str(number),
+            "id": str(index),
             "question": "What is it?",
             "answers": [{"text": answer, "answer_start": 0}],
         }
         paragraphs.append({"context": context[: _end_of_word(context, length - 7)], "qas": [question]})
     articles = [
-        {"title": title, "paragraphs": some}
-        for title, some in (("learnt", paragraphs[20:]), ("tested", paragraphs[:20]))
+        {"title": "train", "paragraphs": paragraphs[20:]},
+        {"title": "test", "paragraphs": paragraphs[:20]},
     ]
     path.write_text(json.dumps({"data": articles}), encoding="utf-8")
 
 
-def _end_of_word(text: str, words: int) -> int:
-    """Where so many words end; each is one token, and the question takes four beside three special ones."""
-    return len(" ".join(text.split()[:words]))
+def _end_of_word(text: str, n: int) -> int:
+    """The end of the n-th word. A word is one token; the question has four, and three are special."""
+    return len(" ".join(text.split()[:n]))
 
 
 def _measure(options: argparse.Namespace) -> dict[str, float]:
@@ -128,7 +127,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     side, _, state = options.child.partition(" ")
     minilm = options.base == "minilm"
     windows = {"window": options.length, "stride": options.length // 4}
-    env = {"name": "squad", "train": str(options.questions), "test_articles": "tested", **windows}
+    env = {"name": "squad", "train": str(options.questions), "test_articles": "test", **windows}
     spec = RunSpec(
         base="minilm" if minilm else {"name": "transformer", "model": options.base},
         side=side if state else None,
@@ -140,22 +139,23 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     stream = build_stream(composition)
     learner, machine = build_learner(composition, stream), device.choose(composition.train)
     (task,) = stream.tasks()
-    movable = learner.start(task)
+    trainable = learner.start(task)
     machine.place(learner)
     learner.requires_grad_(False).eval()
-    for thing in movable:
-        thing.requires_grad_(True)
-        if isinstance(thing, nn.Module):
-            thing.train()
+    for module in trainable:
+        module.requires_grad_(True)
+        if isinstance(module, nn.Module):
+            module.train()
     taps = bool(state) and composition.components["side"].cls.needs_taps
-    store = FeatureCache(limit=64 * GIB, keep_taps=taps, info=lambda text: print(text, file=sys.stderr))
-    store.attach(learner, machine.arithmetic)
+    cache = FeatureCache(limit=64 * GIB, keep_taps=taps, info=lambda text: print(text, file=sys.stderr))
+    cache.attach(learner, machine.arithmetic)
     training = task.train(lambda inputs: torch.empty(0), Order(0, options.batch))
     batches = [machine.move_batch(next(training)) for _ in range(options.steps + UNTIMED)]
-    assert len({number for batch in batches for number in batch.ids.tolist()}) == options.batch * len(batches)
-    assert all(
-        batch.inputs["tokens"].shape[1] == options.length and batch.inputs["mask"].all() for batch in batches
-    )
+    ids = {id for batch in batches for id in batch.ids.tolist()}
+    assert len(ids) == options.batch * len(batches)
+    for batch in batches:
+        assert batch.inputs["tokens"].shape[1] == options.length
+        assert batch.inputs["mask"].all()
     before = _peak(machine.device)
     optimizer = make_optimizer(learner, composition.train)
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
@@ -179,7 +179,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
 
 
 def _peak(device: object) -> int:
-    """Bytes at the peak, of the process or of the GPU."""
+    """Peak memory in bytes, of the process or on the GPU."""
     import torch
 
     if isinstance(device, torch.device) and device.type == "cuda":

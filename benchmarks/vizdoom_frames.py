@@ -1,11 +1,12 @@
-"""Colour and depth frames of VizDoom, to pretrain a base on; env ``rgbd`` reads them.
+"""RGB and depth frames of VizDoom for pretraining a base; env ``rgbd`` reads them.
 
     pip install -e '.[rl]' && python benchmarks/vizdoom_frames.py --out frames.npz [--frames 4000] [--seed 0]
 
-Random actions, each held for some steps so that the player gets about, in every scenario in turn, an action for 4 tics and every fourth
-step kept; 160 x 120 pixels. ``rgb`` (N, 120, 160, 3) uint8; ``depth_mm`` (N, 120, 160) uint16, 100 times the engine's depth, which counts
-in whole steps up to 255; ``K`` of a field of view of 90 degrees. Frames are in the order of recording, so that the last ones, which
-``rgbd`` tests on, are of episodes of their own, of all scenarios.
+Random actions, each repeated for several steps so that the player moves around, in all scenarios in turn; an
+action lasts 4 tics, and every fourth step is recorded, at 160 x 120 pixels. ``rgb`` (N, 120, 160, 3) uint8;
+``depth_mm`` (N, 120, 160) uint16, 100 times the engine's depth, an integer up to 255; ``K`` for a field of
+view of 90 degrees. Frames are in the order of recording, so the last ones, which ``rgbd`` tests on, are of
+separate episodes of all scenarios.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ SCENARIOS = (
     "VizdoomDefendCenter-v1",
 )
 WIDTH, HEIGHT = 160, 120
-EVERY, HELD, STRETCH = 4, 6, 100
-"""Steps between frames that are kept, mean steps that an action is held, and frames of a scenario in a row."""
+RECORD_EVERY, MEAN_REPEATS, FRAMES_PER_TURN = 4, 6, 100
+"""Steps between recorded frames, mean number of steps of an action, and consecutive frames of a scenario."""
 
 
 def main() -> None:
-    """Record and write."""
+    """Record frames and write them to a file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,27 +46,24 @@ def main() -> None:
     out = options.out.resolve()
     importlib.import_module("vizdoom.gymnasium_wrapper")
     random = np.random.default_rng(options.seed)
-    colours: list[Any] = []
+    colors: list[Any] = []
     depths: list[Any] = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.chdir(folder),
-    ):  # where the engine writes its settings
+    # the engine writes its settings into the working directory
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         envs = [_make(id) for id in options.scenarios]
         turn = 0
-        while len(colours) < options.frames:
-            for observation in _walk(
-                envs[turn % len(envs)], random, min(STRETCH, options.frames - len(colours))
-            ):
-                colours.append(observation["screen"].copy())
+        while len(colors) < options.frames:
+            count = min(FRAMES_PER_TURN, options.frames - len(colors))
+            for observation in _walk(envs[turn % len(envs)], random, count):
+                colors.append(observation["screen"].copy())
                 depths.append(observation["depth"][:, :, 0].astype(np.uint16) * 100)
             turn += 1
         for env in envs:
             env.close()
     focal = WIDTH / 2
     intrinsics = np.array([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]])
-    np.savez_compressed(out, rgb=np.stack(colours), depth_mm=np.stack(depths), K=intrinsics)
-    print(f"{len(colours)} frames in {options.out}, {out.stat().st_size / 2**20:.0f} MiB")
+    np.savez_compressed(out, rgb=np.stack(colors), depth_mm=np.stack(depths), K=intrinsics)
+    print(f"{len(colors)} frames in {options.out}, {out.stat().st_size / 2**20:.0f} MiB")
 
 
 def _make(id: str) -> gymnasium.Env[Any, Any]:
@@ -73,20 +71,20 @@ def _make(id: str) -> gymnasium.Env[Any, Any]:
 
 
 def _walk(env: gymnasium.Env[Any, Any], random: np.random.Generator, count: int) -> list[Any]:
-    """Observations of an episode and those that follow it."""
+    """Recorded observations of consecutive episodes."""
     env.reset(seed=int(random.integers(2**31)))
-    found: list[Any] = []
+    observations: list[Any] = []
     action, step = int(random.integers(env.action_space.n)), 0  # type: ignore[attr-defined]
-    while len(found) < count:
-        if random.random() < 1 / HELD:
+    while len(observations) < count:
+        if random.random() < 1 / MEAN_REPEATS:
             action = int(random.integers(env.action_space.n))  # type: ignore[attr-defined]
         observation, _, terminated, truncated, _ = env.step(action)
         step += 1
         if terminated or truncated:
             env.reset()
-        elif step % EVERY == 0:
-            found.append(observation)
-    return found
+        elif step % RECORD_EVERY == 0:
+            observations.append(observation)
+    return observations
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Probes: a few inputs of a task, kept to see later whether a learner still does the same with them, and what it reads to do so."""
+"""Probes: a few stored inputs of a task, replayed later to compare outputs and the tensors read."""
 
 from __future__ import annotations
 
@@ -21,47 +21,46 @@ from sidetune_core.seeding import seeded
 from sidetune_core.storage.weights import read_tensors, write_tensors
 
 EXAMPLES = 8
-"""Probes of a task."""
+"""Number of probes of a task."""
 
 INPUT = "input."
 
 
 class ProbeRecorder:
-    """An `Predict` that keeps the first inputs that go through it, without their ids: a probe is always computed, never remembered."""
+    """A `Predict` that records its first `EXAMPLES` inputs, without ids, so that no cache serves a probe."""
 
     def __init__(self, predict: Predict) -> None:
         self._predict = predict
         self.inputs: dict[str, Tensor] = {}
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        room = EXAMPLES - len(next(iter(self.inputs.values()), ()))
-        if room:
-            self._keep({name: value[:room].detach().cpu().clone() for name, value in inputs.items()})
+        missing = EXAMPLES - len(next(iter(self.inputs.values()), ()))
+        if missing:
+            self._record({name: value[:missing].detach().cpu().clone() for name, value in inputs.items()})
         return self._predict(inputs)
 
-    def _keep(self, rows: Mapping[str, Tensor]) -> None:
+    def _record(self, inputs: Mapping[str, Tensor]) -> None:
         if not self.inputs:
-            self.inputs = dict(rows)
-        elif all(value.shape[1:] == rows[name].shape[1:] for name, value in self.inputs.items()):
-            self.inputs = {name: torch.cat([value, rows[name]]) for name, value in self.inputs.items()}
+            self.inputs = dict(inputs)
+        elif all(value.shape[1:] == inputs[name].shape[1:] for name, value in self.inputs.items()):
+            self.inputs = {name: torch.cat([value, inputs[name]]) for name, value in self.inputs.items()}
 
 
 @attrs.frozen(eq=False)
 class Stored:
-    """Probes of a task as they are in their file."""
+    """The probes of a task, as stored in ``probes/TASK.safetensors``."""
 
     inputs: Mapping[str, Tensor]
     output: Tensor
-    """(B, ...) in float32, right after the task was learnt."""
+    """(B, ...) in float32, right after the task was trained."""
 
     def write(self, path: Path) -> None:
-        write_tensors(
-            path, {"output": self.output, **{INPUT + name: value for name, value in self.inputs.items()}}
-        )
+        inputs = {INPUT + name: value for name, value in self.inputs.items()}
+        write_tensors(path, {"output": self.output, **inputs})
 
     @classmethod
     def read(cls, path: Path) -> Stored:
-        """Read what `write` wrote.
+        """The probes in a file that `write` made.
 
         Raises:
             WeightsError: the file is missing or damaged.
@@ -75,15 +74,15 @@ class Stored:
 
 @attrs.frozen(eq=False)
 class Replay:
-    """What a learner did with some probes."""
+    """A learner's outputs for probes, and the tensors it read to compute them."""
 
     output: Tensor
     read: frozenset[str]
-    """Names of its parameters and buffers that were read."""
+    """Names of parameters and buffers."""
 
 
 def replay(learner: nn.Module, predict: Predict, inputs: Mapping[str, Tensor], *names: object) -> Replay:
-    """Send probes through a learner. Random numbers, if any are drawn, are drawn under a seed made of `names`."""
+    """Pass probes through a learner, with random numbers seeded by `names`."""
     reads = ReadTracker(dict(named_tensors(learner)))
     with seeded(0, "probes", *names), reads:
         output = predict(Inputs(dict(inputs)))
@@ -91,8 +90,11 @@ def replay(learner: nn.Module, predict: Predict, inputs: Mapping[str, Tensor], *
 
 
 class ReadTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is on, notes which of some tensors PyTorch's operations are given, under whatever view, module or function, with or without
-    gradient. A tensor that shares its memory with another is read with it."""
+    """While active, records in `names` which of the tensors PyTorch's operations receive.
+
+    Views, modules, functional calls and calls without gradient all count. Tensors that share memory are read
+    together.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -100,7 +102,7 @@ class ReadTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._names_at: dict[int, list[str]] = {}
         for name, tensor in tensors.items():
             self._names_at.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
-        self._names_at.pop(0, None)  # tensors without numbers
+        self._names_at.pop(0, None)  # empty tensors
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):
@@ -110,23 +112,23 @@ class ReadTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer, those that are not saved included, under every name that it has."""
+    """Every parameter and buffer, including non-persistent ones, under each of its names."""
     return chain(
         module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
     )
 
 
 def same(before: Tensor, after: Tensor) -> bool:
-    """Whether two tensors are the same bit for bit."""
+    """Whether two tensors are bit-identical."""
     return tensor_digest("", before) == tensor_digest("", after)
 
 
 def change(before: Tensor, after: Tensor) -> Change | None:
-    """How far a tensor has moved; None where its shape is another."""
+    """The largest difference between two tensors; None where their shapes differ."""
     if before.shape != after.shape:
         return None
     if not before.numel():
         return Change(0.0, 0.0)
-    one, other = before.cpu().double(), after.cpu().double()
-    absolute, scale = float((other - one).abs().max()), float(one.abs().max())
+    old, new = before.cpu().double(), after.cpu().double()
+    absolute, scale = float((new - old).abs().max()), float(old.abs().max())
     return Change(absolute, absolute / scale if scale else float(absolute > 0))

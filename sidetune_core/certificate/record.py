@@ -1,6 +1,7 @@
-"""The certificate of a run: what earlier tasks depend on, whether it is still the same, and the words for it.
+"""The contents of ``certificate.json``: what earlier tasks depend on, and whether later tasks changed it.
 
-`certify` computes it after each task, `verify` checks it later; here is what it holds.
+`issue.certify` computes them after each stage of the stream; `verify.verify` checks them later from the run
+folder.
 """
 
 from __future__ import annotations
@@ -17,21 +18,36 @@ from sidetune_core.storage.run_folder import RunFolder
 
 FILE = "certificate.json"
 
+FORMAT = 2
+"""Version of the keys. Files of format 1 lack the key ``format``; `read_certificate` translates them."""
+
 STATEMENT = (
-    "For each task, 'tensors' names every parameter and buffer that PyTorch read while the task's stored probes went through the learner "
-    "right after the task had been learnt, with its SHA-256 then (over name, type, shape and bytes); 'now' has those of the whole learner "
-    "at its end. Zero by construction means: the same tensors are read now, all are the same bit for bit, and so are the outputs for the "
-    "probes; so whatever figure of the task is computed with them is the same too, on the same machine, libraries and batches. Where the "
-    "ground is 'everything', no tensor at all that was there has changed, whatever path an input takes; where it is 'what is read', the "
-    "claim is about the path that the probes take, which for a network that routes inputs is not the path of every input. A certificate "
-    "says nothing about state outside of parameters and buffers, other than that the probes do not show it, nor about rounding on another "
-    "machine. 'stages' has, for each step of the stream, the tensors of before that it changed."
+    "For each task, 'tensors' lists every parameter and buffer that PyTorch read while the task's stored "
+    "probes passed through the learner right after the task was trained, with its SHA-256 at that time (over "
+    "name, type, shape and bytes). 'now' lists the SHA-256 of every tensor of the learner after the last "
+    "stage. Zero by construction means: the same tensors are read now, all of them are bit-identical, and so "
+    "are the outputs for the probes. Any metric of the task that is computed from them is therefore "
+    "unchanged too, on the same machine, with the same libraries and batches. With scope 'all tensors', no "
+    "existing tensor has changed at all, whichever path an input takes. With scope 'tensors read', the claim "
+    "covers the path of the probes only; in a network that routes inputs, other inputs may take another "
+    "path. State outside parameters and buffers is covered only as far as the probes depend on it; rounding "
+    "on another machine is not covered. 'stages' lists, for each stage of the stream, the existing tensors "
+    "that it changed."
 )
+
+ZERO = "zero by construction"
+NOT_ZERO = "not zero by construction"
+LAST = "no task was trained after it"
+NOTHING_LATER = "no task was trained after another"
+INCOMPLETE = "some tasks have no record"
+
+ALL_TENSORS = "all tensors"
+TENSORS_READ = "tensors read"
 
 
 @attrs.frozen
 class Change:
-    """How far something is from what it was: the largest difference, and that divided by the largest value before."""
+    """Largest absolute difference of two tensors, and the same divided by the largest earlier magnitude."""
 
     absolute: float
     relative: float
@@ -39,19 +55,19 @@ class Change:
 
 @attrs.frozen
 class Probes:
-    """Inputs of a task, stored with the outputs for them right after it was learnt."""
+    """Stored inputs of a task, with the outputs for them right after it was trained."""
 
     file: str
     sha256: str
     examples: int
     same: bool
-    """Whether the outputs are still the same bit for bit."""
+    """Whether the outputs are still bit-identical."""
     change: Change
 
 
 @attrs.frozen
-class Outline:
-    """A classification task without its data: enough to build its learner again."""
+class TaskSketch:
+    """A classification task without its data: enough to rebuild its learner."""
 
     title: str
     inputs: dict[str, list[int]]
@@ -60,28 +76,28 @@ class Outline:
 
 @attrs.frozen
 class TaskRecord:
-    """What is certified about one task."""
+    """The certificate of one task."""
 
     id: str
     after: int
-    """How many tasks had been learnt when it had been: the number of its checkpoint."""
+    """Number of tasks trained up to and including its stage: the number of its checkpoint."""
     verdict: str
-    ground: str
-    """``everything``, ``what is read``, or empty where the verdict is another."""
+    scope: str
+    """`ALL_TENSORS` or `TENSORS_READ` for the verdict `ZERO`, otherwise empty."""
     tensors: dict[str, str]
-    moved: dict[str, Change | None]
-    """Of `tensors`, those that changed; None where the change cannot be measured (gone, or its checkpoint is)."""
-    read_anew: list[str]
-    """What is read now and was not when the task had been learnt."""
+    changed: dict[str, Change | None]
+    """Those of `tensors` that changed; None where the tensor or its checkpoint is missing."""
+    newly_read: list[str]
+    """Tensors that are read now and were not read right after the task was trained."""
     no_longer_read: list[str]
     probes: Probes
-    outline: Outline | None
-    """None for a task whose head only its env can make."""
+    sketch: TaskSketch | None
+    """None where only the env can make the task's head."""
 
 
 @attrs.frozen
 class Stage:
-    """One step of the stream: the tasks that were learnt in it, and which tensors from before it changed or took away."""
+    """The tasks that were trained together, and the existing tensors that this changed or removed."""
 
     tasks: list[str]
     changed: list[str]
@@ -89,114 +105,146 @@ class Stage:
 
 @attrs.frozen
 class Certificate:
-    """All of ``certificate.json``."""
+    """The contents of ``certificate.json``."""
 
     statement: str
     verdict: str
-    learnt: list[str]
+    trained: list[str]
     tasks: list[TaskRecord]
     stages: list[Stage]
     now: dict[str, str]
+    format: int = FORMAT
 
 
-ZERO = "zero by construction"
-NOT_ZERO = "not zero by construction"
-LAST = "nothing was learnt after it"
-NOTHING_LATER = "no task was learnt after another"
-INCOMPLETE = "some tasks have no record"
-
-
-def judge(same: bool, moved: bool, read_otherwise: bool, later: bool) -> str:
+def judge(same: bool, changed: bool, reads_differ: bool, later: bool) -> str:
     """The verdict on one task."""
     if not later:
         return LAST
-    return ZERO if same and not moved and not read_otherwise else NOT_ZERO
+    return ZERO if same and not changed and not reads_differ else NOT_ZERO
 
 
-def overall(learnt: Sequence[str], records: Sequence[TaskRecord]) -> str:
-    """The verdict on a run: of its earlier tasks, the worst."""
-    if [record.id for record in records] != list(learnt):
+def overall(trained: Sequence[str], records: Sequence[TaskRecord]) -> str:
+    """The verdict on a run: the worst of its earlier tasks."""
+    if [record.id for record in records] != list(trained):
         return INCOMPLETE
     earlier = {record.verdict for record in records} - {LAST}
     return min(earlier, key=(NOT_ZERO, ZERO).index, default=NOTHING_LATER)
 
 
 def write_certificate(folder: RunFolder, certificate: Certificate) -> None:
-    """Write ``certificate.json``, whole or not at all."""
+    """Write ``certificate.json`` atomically."""
     folder.write_json(FILE, attrs.asdict(certificate))
 
 
 def read_certificate(folder: RunFolder) -> Certificate | None:
-    """The certificate of a run; None where there is none yet.
+    """The certificate of a run, in either format; None where there is none yet.
 
     Raises:
-        RunError: it is damaged.
+        RunError: the file is damaged, or a newer version of sidetune wrote it.
     """
-    if not (folder.path / FILE).is_file():
+    path = folder.path / FILE
+    if not path.is_file():
         return None
     values = folder.read_json(FILE)
+    if "format" not in values:
+        values = _from_format_1(values)
+    elif values["format"] != FORMAT:
+        raise RunError(
+            f"{path} has format {values['format']!r}, and this version of sidetune reads up to {FORMAT}"
+        )
     try:
         return _CONVERTER.structure(values, Certificate)
     except (cattrs.errors.BaseValidationError, cattrs.errors.StructureHandlerNotFoundError) as error:
-        raise RunError(
-            f"{folder.path / FILE} is damaged: {'; '.join(cattrs.transform_error(error))[:300]}"
-        ) from error
+        details = "; ".join(cattrs.transform_error(error))[:300]
+        raise RunError(f"{path} is damaged: {details}") from error
 
 
 def certificate_lines(certificate: Certificate) -> list[str]:
-    """The certificate in a line, and in one more for each task where something has changed."""
+    """One line for the run, and one for each task that later tasks changed."""
     earlier = [record for record in certificate.tasks if record.verdict != LAST]
     if not earlier:
         return []
     if certificate.verdict == ZERO:
-        kept = (
-            "any tensor or buffer that was there"
-            if all(one.ground == "everything" for one in earlier)
-            else "what they read"
-        )
+        everything = all(record.scope == ALL_TENSORS for record in earlier)
+        unchanged = "any existing tensor" if everything else "a tensor that they read"
         return [
-            f"Forgetting is zero by construction for {_span(earlier)}: no later task changed {kept}, and stored probes give the same "
-            f"outputs bit for bit (hashes in {FILE}, checked by sidetune verify)"
+            f"Forgetting is zero by construction for {_span(earlier)}: no later task changed {unchanged}, "
+            f"and the outputs for stored probes are bit-identical (hashes in {FILE}; check with sidetune "
+            "verify)"
         ]
     if certificate.verdict == INCOMPLETE:
         return [f"Not certified: {INCOMPLETE} in {FILE}"]
-    told = [
-        f"Forgetting is not zero by construction; of what a task depends on, later ones changed (all in {FILE}):"
-    ]
+    lines = [f"Forgetting is not zero by construction; changes that later tasks made (all in {FILE}):"]
     for record in earlier:
         if record.verdict == ZERO:
-            told.append(f"  {record.id}: nothing")
-            continue
-        told.append(f"  {record.id}: {_moved(record)}; outputs for its probes {_outputs(record.probes)}")
-    return told
+            lines.append(f"  {record.id}: none")
+        else:
+            lines.append(
+                f"  {record.id}: {_changes(record)}; outputs for its probes {_outputs(record.probes)}"
+            )
+    return lines
 
 
 def _span(records: Sequence[TaskRecord]) -> str:
     return records[0].id if len(records) == 1 else f"{records[0].id} to {records[-1].id}"
 
 
-def _moved(record: TaskRecord) -> str:
+def _changes(record: TaskRecord) -> str:
+    """Numbers of tensors that changed, or that are read only now or no longer."""
     parts = []
-    if record.moved:
-        measured: Mapping[str, Change] = {
-            name: change for name, change in record.moved.items() if change is not None
-        }
-        most = max(measured, key=lambda name: measured[name].relative, default="")
-        by = f", most {most} by {_size(measured[most])}" if most else ""
-        parts.append(f"{len(record.moved)} of {len(record.tensors)} tensors{by}")
-    if record.read_anew:
-        parts.append(f"{len(record.read_anew)} tensors that are read now and were not")
+    if record.changed:
+        text = f"{len(record.changed)} of {len(record.tensors)} tensors"
+        measured = {name: change for name, change in record.changed.items() if change is not None}
+        if measured:
+            name, change = max(measured.items(), key=lambda item: item[1].relative)
+            text += f", largest change {_size(change)} in {name}"
+        parts.append(text)
+    if record.newly_read:
+        parts.append(f"{len(record.newly_read)} tensors newly read")
     if record.no_longer_read:
-        parts.append(f"{len(record.no_longer_read)} tensors that are no longer read")
+        parts.append(f"{len(record.no_longer_read)} tensors no longer read")
     return "; ".join(parts) or "no tensor"
 
 
 def _outputs(probes: Probes) -> str:
-    return "are the same bit for bit" if probes.same else f"changed by up to {_size(probes.change)}"
+    return "are bit-identical" if probes.same else f"changed by up to {_size(probes.change)}"
 
 
 def _size(change: Change) -> str:
     return f"{change.absolute:.3g} ({100 * change.relative:.3g} % of the largest value)"
+
+
+_KEYS_OF_FORMAT_1 = {
+    "learnt": "trained",
+    "ground": "scope",
+    "moved": "changed",
+    "read_anew": "newly_read",
+    "outline": "sketch",
+}
+_VERDICTS_OF_FORMAT_1 = {
+    "nothing was learnt after it": LAST,
+    "no task was learnt after another": NOTHING_LATER,
+}
+_SCOPES_OF_FORMAT_1 = {"everything": ALL_TENSORS, "what is read": TENSORS_READ}
+
+
+def _from_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys and verdicts of format 1, as sidetune 0.1 wrote them, in those of this format."""
+    certificate = _translate(values)
+    if isinstance(certificate.get("tasks"), list):
+        certificate["tasks"] = [
+            _translate(task) if isinstance(task, Mapping) else task for task in certificate["tasks"]
+        ]
+    return certificate
+
+
+def _translate(values: Mapping[str, Any]) -> dict[str, Any]:
+    translated = {_KEYS_OF_FORMAT_1.get(key, key): value for key, value in values.items()}
+    for key, texts in (("verdict", _VERDICTS_OF_FORMAT_1), ("scope", _SCOPES_OF_FORMAT_1)):
+        text = translated.get(key)
+        if isinstance(text, str):
+            translated[key] = texts.get(text, text)
+    return translated
 
 
 def _make_converter() -> cattrs.Converter:

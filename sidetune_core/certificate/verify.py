@@ -1,4 +1,4 @@
-"""Checking a certificate later, from the run's folder alone: the hashes of its checkpoints, and its probes through a learner built anew."""
+"""Checking a certificate from the run folder alone: hashes of checkpoints, and replays of probes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate import probes
 from sidetune_core.certificate.issue import compare
 from sidetune_core.certificate.probes import Stored
-from sidetune_core.certificate.record import Certificate, Outline, TaskRecord, overall, read_certificate
+from sidetune_core.certificate.record import Certificate, TaskRecord, TaskSketch, overall, read_certificate
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import from_values
 from sidetune_core.errors import OptionError, RunError, WeightsError
@@ -32,96 +32,106 @@ from sidetune_core.system import device
 from sidetune_core.system.device import Machine
 
 ROUNDING = 0.05
-"""Largest difference of outputs, as a share of their largest value, that is put down to another machine, library or number of threads. It
-is coarse, for bf16: what tells exactly is the hashes."""
+"""Largest relative difference of outputs that counts as rounding (another machine, library or thread count).
+
+Coarse enough for bf16; the exact check is that of the hashes.
+"""
 
 States = Mapping[int, Mapping[str, Any]]
-"""The learner's state after so many tasks."""
+"""The learner's state dict by number of trained tasks."""
 
 
 @attrs.frozen
 class Verification:
-    """What was found."""
+    """The result of checking a certificate."""
 
     certificate: Certificate
     problems: tuple[str, ...]
-    """Where folder and certificate contradict each other; none where the certificate holds."""
+    """Contradictions between folder and certificate; none if the certificate holds."""
     notes: tuple[str, ...]
-    """What is no contradiction and still worth knowing."""
+    """Remarks that are no contradiction."""
 
 
 def verify(folder: RunFolder) -> Verification:
     """Check a run's certificate against its checkpoints, its probes and its plugins.
 
-    Its env's data is needed only where a task is no plain classification; weights that its parts began with never are.
+    The env's data is needed only if a task is not plain classification. The components' initial weights are
+    not needed.
 
     Raises:
-        RunError: the folder has no certificate, or one that cannot be read.
-        SidetuneError: the run's parts cannot be built any more.
+        RunError: the folder has no certificate, or it cannot be read.
+        SidetuneError: the run's components can no longer be built.
     """
-    record = read_certificate(folder)
-    if record is None:
+    certificate = read_certificate(folder)
+    if certificate is None:
         raise RunError(
-            f"{folder.path} has no certificate: no task has been learnt in it, or an older version of sidetune ran it"
+            f"{folder.path} has no certificate: no task was trained, or an older sidetune made the run"
         )
-    if problems := list(_contradictions(record)):
-        return Verification(record, tuple(problems), ())
+    if problems := list(_contradictions(certificate)):
+        return Verification(certificate, tuple(problems), ())
     states: dict[int, Mapping[str, Any]] = {}
     stored: dict[str, Stored] = {}
-    for count in dict.fromkeys(task.after for task in record.tasks):
+    for count in dict.fromkeys(task.after for task in certificate.tasks):
         try:
-            states[count] = _read_state(folder, record.learnt[:count])
+            states[count] = _read_state(folder, certificate.trained[:count])
         except (RunError, WeightsError) as error:
             problems.append(str(error))
-    for task in record.tasks:
+    for task in certificate.tasks:
         try:
             stored[task.id] = _read_probes(folder, task)
         except (RunError, WeightsError) as error:
             problems.append(f"{task.id}: {error}")
     newest = checkpoint.latest(folder.checkpoints)
-    if newest is not None and newest != checkpoint.boundary(folder.checkpoints, len(record.learnt)):
+    if newest is not None and newest != checkpoint.boundary(folder.checkpoints, len(certificate.trained)):
         problems.append(
-            f"the newest checkpoint is {newest}, and the certificate is of another moment, after {', '.join(record.learnt)}"
+            f"the newest checkpoint is {newest}, but the certificate was issued after "
+            f"{', '.join(certificate.trained)}"
         )
     if problems:
-        return Verification(record, tuple(problems), ())
-    problems += _hashes(record, states)
+        return Verification(certificate, tuple(problems), ())
+    problems += _hash_mismatches(certificate, states)
     notes: list[str] = []
-    problems += _replays(folder, record, states, stored, notes)
-    return Verification(record, tuple(problems), tuple(notes))
+    problems += _replay_mismatches(folder, certificate, states, stored, notes)
+    return Verification(certificate, tuple(problems), tuple(notes))
 
 
-def _contradictions(record: Certificate) -> Iterator[str]:
+def _contradictions(certificate: Certificate) -> Iterator[str]:
     """Where the certificate contradicts itself."""
-    found = overall(record.learnt, record.tasks)
-    if found != record.verdict:
-        yield f"the verdict of the certificate is '{record.verdict}', and those on its tasks amount to '{found}'"
-    counts = accumulate(len(stage.tasks) for stage in record.stages)
-    ends = [(task, count) for stage, count in zip(record.stages, counts, strict=True) for task in stage.tasks]
-    if ends != [(task.id, task.after) for task in record.tasks]:
+    verdict = overall(certificate.trained, certificate.tasks)
+    if verdict != certificate.verdict:
+        yield (
+            f"the certificate's verdict is '{certificate.verdict}', but the verdicts on its tasks amount to "
+            f"'{verdict}'"
+        )
+    counts = accumulate(len(stage.tasks) for stage in certificate.stages)
+    ends = [
+        (task, count) for stage, count in zip(certificate.stages, counts, strict=True) for task in stage.tasks
+    ]
+    if ends != [(task.id, task.after) for task in certificate.tasks]:
         yield "the certificate's list of tasks contradicts its list of stages"
 
 
 def _read_state(folder: RunFolder, done: Sequence[str]) -> Mapping[str, Any]:
-    """The learner's state in the checkpoint after some tasks.
+    """The learner's state dict in the checkpoint after some tasks.
 
     Raises:
-        RunError, WeightsError: it is missing, damaged, or of other tasks.
+        RunError, WeightsError: the checkpoint is missing, damaged, or of other tasks.
     """
     path = checkpoint.boundary(folder.checkpoints, len(done))
-    found = checkpoint.read(path)
-    if found.done != list(done):
+    existing = checkpoint.read(path)
+    if existing.done != list(done):
         raise RunError(
-            f"{path} is of the tasks {', '.join(found.done)}, and the certificate of {', '.join(done)}"
+            f"{path} is the checkpoint after tasks {', '.join(existing.done)}; the certificate has "
+            f"{', '.join(done)}"
         )
-    return found.state
+    return existing.state
 
 
 def _read_probes(folder: RunFolder, task: TaskRecord) -> Stored:
     """The probes of a task.
 
     Raises:
-        RunError, WeightsError: their file is missing, or is not what was written.
+        RunError, WeightsError: their file is missing or has changed.
     """
     path = folder.path / task.probes.file
     if path.is_file() and hashing.file_digest(path) != task.probes.sha256:
@@ -129,31 +139,39 @@ def _read_probes(folder: RunFolder, task: TaskRecord) -> Stored:
     return Stored.read(path)
 
 
-def _hashes(record: Certificate, states: States) -> Iterator[str]:
-    """Where the certificate's hashes are not those of the checkpoints."""
-    found = {count: hashing.digests(_tensors(state)) for count, state in states.items()}
-    for task in record.tasks:
-        if wrong := [
-            name for name, digest in task.tensors.items() if found[task.after].get(name, digest) != digest
-        ]:
-            yield f"{task.id}: the checkpoint after it has other hashes than the certificate for {_some(wrong)}"
-    for stage, (before, after) in zip(record.stages[1:], pairwise(found.values()), strict=True):
+def _hash_mismatches(certificate: Certificate, states: States) -> Iterator[str]:
+    """Where the checkpoints' hashes differ from the certificate's."""
+    actual = {count: hashing.digests(_tensors(state)) for count, state in states.items()}
+    for task in certificate.tasks:
+        digests = actual[task.after]
+        wrong = [name for name, digest in task.tensors.items() if digests.get(name, digest) != digest]
+        if wrong:
+            yield f"{task.id}: its checkpoint has other hashes than the certificate for {_shorten(wrong)}"
+    for stage, (before, after) in zip(certificate.stages[1:], pairwise(actual.values()), strict=True):
         changed = {name for name, digest in before.items() if after.get(name) != digest}
-        if wrong := sorted(changed ^ (set(stage.changed) & before.keys())):
-            yield f"{', '.join(stage.tasks)}: by the checkpoints, the certificate is wrong about whether this changed {_some(wrong)}"
+        wrong = sorted(changed ^ (set(stage.changed) & before.keys()))
+        if wrong:
+            yield (
+                f"{', '.join(stage.tasks)}: the checkpoints contradict the certificate about whether this "
+                f"stage changed {_shorten(wrong)}"
+            )
 
 
-def _replays(
-    folder: RunFolder, record: Certificate, states: States, stored: Mapping[str, Stored], notes: list[str]
+def _replay_mismatches(
+    folder: RunFolder,
+    certificate: Certificate,
+    states: States,
+    stored: Mapping[str, Stored],
+    notes: list[str],
 ) -> Iterator[str]:
-    """Where the learner, built again from the newest checkpoint, is or does something else than the certificate says."""
+    """Where the learner, rebuilt from the newest checkpoint, contradicts the certificate."""
     about = folder.read_json("run.json")
     composition = _without_weights(resolve(from_values(about.get("resolved"), str(folder.path / "run.json"))))
     machine = _choose(composition)
     if str(machine) != about.get("machine"):
         notes.append(f"checked on {machine}; the run was on {about.get('machine')}")
-    learner, tasks = _rebuild(composition, record, machine)
-    count = len(record.learnt)
+    learner, tasks = _rebuild(composition, certificate, machine)
+    count = len(certificate.trained)
     try:
         fill(learner, states[count], str(checkpoint.boundary(folder.checkpoints, count)))
     except WeightsError as error:
@@ -162,67 +180,63 @@ def _replays(
     learner.requires_grad_(False).eval()
     tensors = dict(probes.named_tensors(learner))
     now = hashing.digests(tensors)
-    if wrong := sorted(
-        name for name in now.keys() | record.now.keys() if now.get(name) != record.now.get(name)
-    ):
-        yield f"the learner of the newest checkpoint has other hashes than the certificate for {_some(wrong)}"
-    for task in record.tasks:
+    names = sorted(now.keys() | certificate.now.keys())
+    if wrong := [name for name in names if now.get(name) != certificate.now.get(name)]:
+        yield (
+            f"the learner of the newest checkpoint has other hashes than the certificate for "
+            f"{_shorten(wrong)}"
+        )
+    for task in certificate.tasks:
         before = stored[task.id]
-        found = probes.replay(learner, make_predict(learner, tasks[task.id], machine), before.inputs, task.id)
-        change = probes.change(before.output, found.output)
+        predict = make_predict(learner, tasks[task.id], machine)
+        replayed = probes.replay(learner, predict, before.inputs, task.id)
+        change = probes.change(before.output, replayed.output)
         if task.probes.same and change is not None and 0 < change.relative <= ROUNDING:
             notes.append(
-                f"{task.id}: outputs for its probes differ by {change.absolute:.3g} from the stored ones: rounding, which differs from "
-                "machine to machine and with the number of threads"
+                f"{task.id}: outputs for its probes differ by {change.absolute:.3g} from the stored ones: "
+                "rounding, which depends on the machine and the number of threads"
             )
-            found = attrs.evolve(found, output=before.output)
-        again = compare(
-            task,
-            before,
-            found,
-            tensors,
-            now,
-            checkpoint.boundary(folder.checkpoints, task.after),
-            record.stages,
-        )
-        yield from _differences(task, again)
+            replayed = attrs.evolve(replayed, output=before.output)
+        boundary = checkpoint.boundary(folder.checkpoints, task.after)
+        recomputed = compare(task, before, replayed, tensors, now, boundary, certificate.stages)
+        yield from _differences(task, recomputed)
 
 
-def _differences(said: TaskRecord, found: TaskRecord) -> Iterator[str]:
-    """What was found about a task and is not what the certificate says."""
-    for field in ("verdict", "ground", "moved", "read_anew", "no_longer_read"):
-        one, other = getattr(said, field), getattr(found, field)
-        if one != other:
-            words = [
-                _some(list(value)) or "nothing" if isinstance(value, dict | list) else f"'{value}'"
-                for value in (one, other)
-            ]
-            yield f"{said.id}: {field.replace('_', ' ')} is {words[0]} in the certificate, and {words[1]} was found"
-    apart = abs(said.probes.change.relative - found.probes.change.relative)
-    if said.probes.examples != found.probes.examples:
-        yield f"{said.id}: it has {found.probes.examples} probes, and {said.probes.examples} by the certificate"
-    if said.probes.same != found.probes.same or not apart <= ROUNDING:
+def _differences(certified: TaskRecord, recomputed: TaskRecord) -> Iterator[str]:
+    """Where the recomputed record of a task differs from the certificate's."""
+    task = certified.id
+    for field in ("verdict", "scope", "changed", "newly_read", "no_longer_read"):
+        expected, actual = getattr(certified, field), getattr(recomputed, field)
+        if expected != actual:
+            yield (
+                f"{task}: {field.replace('_', ' ')} is {_quote(expected)} in the certificate, but recomputed "
+                f"as {_quote(actual)}"
+            )
+    expected, actual = certified.probes, recomputed.probes
+    if expected.examples != actual.examples:
+        yield f"{task}: the certificate has {expected.examples} probes, but there are {actual.examples}"
+    apart = abs(expected.change.relative - actual.change.relative)
+    if expected.same != actual.same or not apart <= ROUNDING:
         yield (
-            f"{said.id}: outputs for its probes have changed by {said.probes.change.absolute:.3g} by the certificate, and by "
-            f"{found.probes.change.absolute:.3g} was found"
+            f"{task}: outputs for its probes changed by {expected.change.absolute:.3g} according to the "
+            f"certificate, but by {actual.change.absolute:.3g} when replayed"
         )
 
 
 def _rebuild(
-    composition: ResolvedRun, record: Certificate, machine: Machine
+    composition: ResolvedRun, certificate: Certificate, machine: Machine
 ) -> tuple[Learner, Mapping[str, Task]]:
-    """The learner with every task started, and the tasks: outlines where these are enough, or else the env's own."""
-    outlines = {task.id: task.outline for task in record.tasks if task.outline is not None}
-    if len(outlines) == len(record.tasks):
-        outlined = _Outlined(outlines)
+    """The learner with every task started, and the tasks: sketches if they suffice, otherwise the env's."""
+    sketches = {task.id: task.sketch for task in certificate.tasks if task.sketch is not None}
+    if len(sketches) == len(certificate.tasks):
+        sketched = _SketchedStream(sketches)
         try:
-            return _start(composition, outlined, outlined.tasks(), machine)
-        except _DataWanted:
+            return _start(composition, sketched, sketched.tasks(), machine)
+        except _DataNeeded:
             pass
     with closing(build_stream(composition)) as stream:
-        return _start(
-            composition, stream, [task for task in stream.tasks() if task.id in record.learnt], machine
-        )
+        tasks = [task for task in stream.tasks() if task.id in certificate.trained]
+        return _start(composition, stream, tasks, machine)
 
 
 def _start(
@@ -238,7 +252,7 @@ def _start(
 
 
 def _without_weights(composition: ResolvedRun) -> ResolvedRun:
-    """The same parts at random: the checkpoint has all that they need."""
+    """The same components with random weights; the checkpoint has the trained ones."""
     components = {
         slot: attrs.evolve(component, config=without_weights(component))
         for slot, component in composition.components.items()
@@ -247,45 +261,45 @@ def _without_weights(composition: ResolvedRun) -> ResolvedRun:
 
 
 def _choose(composition: ResolvedRun) -> Machine:
-    """The machine that the run asked for, or the CPU where it is not here."""
+    """The device that the run requested, or the CPU if it is not available."""
     try:
         return device.choose(composition.train)
     except OptionError:
         return device.choose(attrs.evolve(composition.train, device="cpu"))
 
 
-class _DataWanted(Exception):
-    """A learner needs more of a task than its outline."""
+class _DataNeeded(Exception):
+    """A learner needs more of a task than its sketch."""
 
 
-class _OutlinedTask(Task):
+class _SketchedTask(Task):
     """A classification task without its data."""
 
-    def __init__(self, id: str, outline: Outline) -> None:
-        self.id, self.title, self._classes = id, outline.title, outline.classes
-        self.inputs: InputShapes = {name: tuple(shape) for name, shape in outline.inputs.items()}
+    def __init__(self, id: str, sketch: TaskSketch) -> None:
+        self.id, self.title, self._classes = id, sketch.title, sketch.classes
+        self.inputs: InputShapes = {name: tuple(shape) for name, shape in sketch.inputs.items()}
 
     def make_head(self, shape: Shape) -> nn.Module:
         return ClassHead(shape, self._classes)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        raise _DataWanted
+        raise _DataNeeded
 
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
-        raise _DataWanted
+        raise _DataNeeded
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        raise _DataWanted
+        raise _DataNeeded
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
-        raise _DataWanted
+        raise _DataNeeded
 
 
-class _Outlined(TaskStream):
-    """A stream of such tasks."""
+class _SketchedStream(TaskStream):
+    """A stream of sketched tasks."""
 
-    def __init__(self, outlines: Mapping[str, Outline]) -> None:
-        self._tasks = [_OutlinedTask(id, outline) for id, outline in outlines.items()]
+    def __init__(self, sketches: Mapping[str, TaskSketch]) -> None:
+        self._tasks = [_SketchedTask(id, sketch) for id, sketch in sketches.items()]
         self.inputs = self._tasks[0].inputs
 
     def tasks(self) -> Sequence[Task]:
@@ -293,9 +307,14 @@ class _Outlined(TaskStream):
 
 
 def _tensors(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """Without what a module has put beside its tensors (``get_extra_state``)."""
+    """A state dict without extra state (``nn.Module.get_extra_state``)."""
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def _some(names: Sequence[str]) -> str:
+def _quote(value: Any) -> str:
+    """A field of a record for a message."""
+    return _shorten(list(value)) or "nothing" if isinstance(value, dict | list) else f"'{value}'"
+
+
+def _shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

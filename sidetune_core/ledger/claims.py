@@ -1,23 +1,24 @@
-"""The ledger: what is claimed, how to see it again, and what was measured.
+"""The ledger: claims, the commands that reproduce them, and recorded results.
 
 A folder with one ``NAME.toml`` for each claim, written by a person:
 
-    table = "iCIFAR"                       # entries of one table are compared with each other
-    method = "EWC, exact Fisher"           # how the table calls it
+    table = "iCIFAR"                       # claims of one table are compared with each other
+    method = "EWC, exact Fisher"           # the method's name in the table
     command = "sidetune-run --env icifar --learner ewc"
     seeds = [0, 1, 2]
-    tolerance = 0.01                       # how far the mean may be off when somebody else runs it; of losses of several tasks, what
-                                           # share each may be off by, on average
+    tolerance = 0.01                       # of the mean over seeds, for a repetition on another machine;
+                                           # losses of several tasks: of their mean relative difference
+    former_commands = ["…"]                # earlier spellings of the command: their record stays valid
+    metrics = ["exact"]                    # more metrics of the tasks to show in the table
 
-    [[published]]                          # any number of these, for the same figure (average accuracy)
-    figure = 0.7634
+    [[published]]                          # any number of published values of the average accuracy
+    value = 0.7634
     source = "van de Ven et al. 2022, Table 3, another network"
-    tolerance = 0.01                       # left out where the figure is shown for orientation only
+    tolerance = 0.01                       # left out if the value is from another setting
 
-    figures = ["exact"]                    # more figures of the tasks that the table shows; the claims of a table may each name some
-
-and below it ``recorded/NAME.json``, written by `sidetune reproduce NAME --record` alone: R of each seed, further figures of the tasks,
-numbers of parameters, what it took, versions, commit. Every table is made from these, so no figure is ever typed.
+and ``recorded/NAME.json``, written only by `sidetune reproduce NAME --record`: R of each seed, further
+metrics of the tasks, numbers of parameters, cost, versions, commit. Every table is generated from these
+files, so no result is typed by hand.
 """
 
 from __future__ import annotations
@@ -48,17 +49,17 @@ LEDGER = Path("ledger")
 
 @attrs.frozen
 class Published:
-    """A figure that others report."""
+    """A value that others published."""
 
-    figure: float
+    value: float
     source: str
     tolerance: float | None = None
-    """How far ours may be off to count as the same; None for a figure from another setting, which proves nothing."""
+    """Largest difference at which our value counts as the same; None for a value from another setting."""
 
 
 @attrs.frozen
 class Claim:
-    """One entry: a command, its seeds, and what it should come to."""
+    """A claim: a command, its seeds, and the expected result."""
 
     table: str
     method: str
@@ -67,14 +68,16 @@ class Claim:
     tolerance: float
     published: list[Published] = attrs.field(factory=list)
     note: str = ""
-    """What a reader of the table has to know."""
-    figures: list[str] = attrs.field(factory=list)
-    """More figures of the tasks that its table shows."""
+    """A remark for readers of the table."""
+    metrics: list[str] = attrs.field(factory=list)
+    """Names of more metrics of the tasks to show in the table."""
+    former_commands: list[str] = attrs.field(factory=list)
+    """Earlier spellings of `command`: a record made with one of them is still this claim's record."""
 
 
 @attrs.frozen
 class Entry:
-    """A claim with its name and what was recorded, one summary for each seed; none if it was never run."""
+    """A claim with its name and its recorded runs, one for each seed; none if nothing is recorded."""
 
     name: str
     claim: Claim
@@ -82,46 +85,45 @@ class Entry:
 
     @property
     def recorded(self) -> float | None:
-        """Mean over seeds of what was recorded."""
+        """The recorded mean over seeds."""
         return mean_accuracy(self.runs) if self.runs else None
 
 
 @attrs.frozen
 class Verdict:
-    """Whether a mean is what it should be."""
+    """Whether a result agrees with a reference value."""
 
     holds: bool
     text: str
 
 
 def names(folder: Path) -> list[str]:
-    """The claims of a ledger.
+    """The names of a ledger's claims.
 
     Raises:
         LedgerError: there are none.
     """
-    found = sorted(path.stem for path in folder.glob("*.toml"))
-    if not found:
+    claims = sorted(path.stem for path in folder.glob("*.toml"))
+    if not claims:
         raise LedgerError(
-            f"{folder} holds no claims (*.toml). The ledger lies in the project's repository; --ledger says where else"
+            f"{folder} has no claims (*.toml). Run in the project's repository, or pass --ledger FOLDER"
         )
-    return found
+    return claims
 
 
 def read_entry(folder: Path, name: str) -> Entry:
-    """One claim and its record.
+    """A claim and its record.
 
     Raises:
-        LedgerError: there is no such claim, a file is damaged, or the record was made with another command.
+        LedgerError: there is no such claim, a file is damaged, or the record is of another command.
     """
     known = names(folder)
     if name not in known:
-        raise LedgerError(
-            f"no claim '{name}' in {folder}.{suggest(name, known)} There are: {', '.join(known)}"
-        )
+        raise LedgerError(f"no claim '{name}' in {folder}.{suggest(name, known)} Claims: {', '.join(known)}")
     path = folder / f"{name}.toml"
     try:
-        claim = structure(Claim, tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+        values = _with_current_keys(tomllib.loads(path.read_text(encoding="utf-8")))
+        claim = structure(Claim, values, str(path))
     except (OSError, ValueError, OptionError) as error:
         raise LedgerError(f"cannot read the claim {path}: {error}") from error
     record = _record_path(folder, name)
@@ -129,41 +131,39 @@ def read_entry(folder: Path, name: str) -> Entry:
 
 
 def mean_accuracy(runs: Sequence[RunSummary]) -> float:
-    """Average accuracy (or what the tasks' metric is), averaged over runs that are all complete."""
-    figures = [average_accuracy(run.results) for run in runs]
-    known = [figure for figure in figures if figure is not None]
-    if len(known) < len(figures):
-        raise LedgerError("a run without a complete last row cannot stand in the ledger")
-    return fmean(known)
+    """The average accuracy (or other metric of the tasks), averaged over complete runs.
+
+    Raises:
+        LedgerError: a run's last row of R has gaps.
+    """
+    values = [average_accuracy(run.results) for run in runs]
+    defined = [value for value in values if value is not None]
+    if len(defined) < len(values):
+        raise LedgerError("the ledger takes complete runs only; the last row of R of one of these has gaps")
+    return fmean(defined)
 
 
 def verdicts(entry: Entry, runs: Sequence[RunSummary]) -> list[Verdict]:
-    """The mean of `runs` against what was recorded, and against what was published for the same setting.
+    """Compare the mean of `runs` with the recorded mean, and with values published for the same setting.
 
-    Losses of several tasks have no mean: each is compared with what was recorded for it, as a share, and the tolerance is a share too.
+    Losses of several tasks have no mean: the relative difference from the recorded loss is averaged over
+    tasks.
     """
     mean = mean_accuracy(runs)
     if not one_unit(runs[0].results):
-        if not entry.runs:
-            return []
-        off = fmean(
-            abs(new / old - 1) for new, old in zip(_last_row(runs), _last_row(entry.runs), strict=True)
-        )
-        return [
-            Verdict(
-                off <= entry.claim.tolerance,
-                f"losses are off by {off:.4f} of what was recorded (± {entry.claim.tolerance:g})",
-            )
-        ]
-    against = [(entry.recorded, entry.claim.tolerance, "recorded")] if entry.recorded is not None else []
-    against += [
-        (one.figure, one.tolerance, one.source) for one in entry.claim.published if one.tolerance is not None
-    ]
+        return [_compare_losses(entry, runs)] if entry.runs else []
+    references: list[tuple[float, float, str]] = []
+    if entry.recorded is not None:
+        references.append((entry.recorded, entry.claim.tolerance, "recorded"))
+    for published in entry.claim.published:
+        if published.tolerance is not None:
+            references.append((published.value, published.tolerance, published.source))
     return [
         Verdict(
-            abs(mean - figure) <= tolerance, f"{mean:.4f} against {figure:.4f} ± {tolerance:g} ({source})"
+            abs(mean - reference) <= tolerance,
+            f"{mean:.4f} vs. {reference:.4f} ± {tolerance:g} ({source})",
         )
-        for figure, tolerance, source in against
+        for reference, tolerance, source in references
     ]
 
 
@@ -173,18 +173,19 @@ def write_record(
     """Replace the record of a claim.
 
     Args:
-        spec: what the command means.
+        spec: the spec of the claim's command.
         runs: one for each seed of the claim.
-        about: ``run.json`` of each; machine, versions and commit are taken from it.
+        about: ``run.json`` of each run, for machine, versions and commit.
 
     Raises:
-        LedgerError: a run was made with changes that no commit has.
+        LedgerError: a run was made by uncommitted code.
     """
     mean_accuracy(runs)
     for run, origin in zip(runs, about, strict=True):
         if origin["git"] is None or origin["git"]["changed"]:
             raise LedgerError(
-                f"{run.folder} was made by code that is in no commit, so nobody could see it again; commit, and run it anew"
+                f"{run.folder} was made by uncommitted code, so nobody can reproduce it; "
+                "commit the changes and run it again in another --out"
             )
     path = _record_path(folder, entry.name)
     record = {
@@ -194,7 +195,7 @@ def write_record(
             {
                 "seed": run.spec.seed,
                 "results": attrs.asdict(run.results),
-                "further": dict(run.further),
+                "further": dict(run.other_metrics),
                 "parameters": dict(run.parameters),
                 "took": {
                     "seconds": run.seconds,
@@ -207,47 +208,44 @@ def write_record(
             for run, origin in zip(runs, about, strict=True)
         ],
     }
-    text = re.sub(
-        r"\[\s+([^\[\]{}]+?)\s+\]",
-        lambda found: f"[{' '.join(found[1].split())}]",
-        json.dumps(record, indent=1),
-    )
-    write_text(path, text + "\n")  # a row of R in a line
+    write_text(path, _one_row_per_line(json.dumps(record, indent=1)) + "\n")
     return path
 
 
 def write_up(entries: Sequence[Entry], layout: Layout) -> str:
-    """What was recorded for the claims of one table: the methods compared, then beside what others report."""
+    """The recorded results of one table's claims: a comparison of methods, then of published values."""
     recorded = [entry for entry in entries if entry.runs]
     sections = []
     if recorded:
         methods = [MethodRuns(entry.claim.method, entry.runs, ()) for entry in recorded]
-        further = list(dict.fromkeys(name for entry in entries for name in entry.claim.figures))
+        further = list(dict.fromkeys(name for entry in entries for name in entry.claim.metrics))
         work = all(run.peak_memory is not None for method in methods for run in method.runs)
         sections.append(compare_methods(methods, layout, seconds=False, further=further, work=work))
-    beside = [["method", "here", "published", "the same, within", "source"]]
+    comparison = [["method", "here", "published", "same within", "source"]]
     for entry in recorded:
         percent = in_percent(entry.runs[0].results)
-        for one in entry.claim.published:
-            figures = [format_value(figure, percent) for figure in (entry.recorded, one.figure)]
-            beside.append([entry.claim.method, *figures, _sameness(entry, one, percent), one.source])
-    if len(beside) > 1:
-        sections.append(typeset(beside, layout, left={0, 4}))
+        for published in entry.claim.published:
+            values = [format_value(value, percent) for value in (entry.recorded, published.value)]
+            same = _same_within(entry, published, percent)
+            comparison.append([entry.claim.method, *values, same, published.source])
+    if len(comparison) > 1:
+        sections.append(typeset(comparison, layout, left={0, 4}))
     sections += _notes([entry.claim for entry in entries])
     missing = [entry.claim.method for entry in entries if not entry.runs]
     if missing:
-        sections.append(f"Not run yet: {'; '.join(missing)}.")
+        sections.append(f"No recorded runs: {'; '.join(missing)}.")
     return "\n\n".join(sections)
 
 
 def _notes(claims: Sequence[Claim]) -> list[str]:
-    """Each note once, with the methods that have it in front; without them where all have it."""
+    """Each note once, preceded by the methods that it is about, unless these are all."""
     methods: dict[str, list[str]] = {}
     for claim in claims:
         if claim.note:
             methods.setdefault(claim.note, []).append(claim.method)
     return [
-        note if 1 < len(claims) == len(own) else f"{', '.join(own)}: {note}" for note, own in methods.items()
+        note if 1 < len(claims) == len(noted) else f"{', '.join(noted)}: {note}"
+        for note, noted in methods.items()
     ]
 
 
@@ -255,38 +253,65 @@ def update(text: str, tables: Mapping[str, str]) -> str:
     """A text with everything between ``<!-- ledger: TABLE -->`` and ``<!-- end -->`` replaced by that table.
 
     Raises:
-        LedgerError: it has no such place, or one for a table that there is not.
+        LedgerError: the text has no such markers, or they name an unknown table.
     """
 
-    def fill(found: re.Match[str]) -> str:
-        if found[1] not in tables:
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in tables:
             raise LedgerError(
-                f"the ledger has no table '{found[1]}'.{suggest(found[1], tables)} There are: {', '.join(tables)}"
+                f"the ledger has no table '{name}'.{suggest(name, tables)} Tables: {', '.join(tables)}"
             )
-        return f"<!-- ledger: {found[1]} -->\n\n{tables[found[1]]}\n\n<!-- end -->"
+        return f"<!-- ledger: {name} -->\n\n{tables[name]}\n\n<!-- end -->"
 
     filled, count = re.subn(r"<!-- ledger: (.+?) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
     if not count:
         raise LedgerError(
-            "no place for a table: it is marked by <!-- ledger: TABLE --> and <!-- end -->, each on a line of its own"
+            "no markers for a table: add <!-- ledger: TABLE --> and <!-- end -->, each on its own line"
         )
     return filled
 
 
-def _sameness(entry: Entry, published: Published, percent: bool) -> str:
-    """``1.00: yes``, or nothing where a figure is from another setting."""
+def _compare_losses(entry: Entry, runs: Sequence[RunSummary]) -> Verdict:
+    rows = zip(_last_row(runs), _last_row(entry.runs), strict=True)
+    difference = fmean(abs(new / recorded - 1) for new, recorded in rows)
+    return Verdict(
+        difference <= entry.claim.tolerance,
+        f"losses differ by {difference:.4f} of the recorded ones on average (± {entry.claim.tolerance:g})",
+    )
+
+
+def _same_within(entry: Entry, published: Published, percent: bool) -> str:
+    """``1.00: yes``, or nothing for a value from another setting."""
     if published.tolerance is None or entry.recorded is None:
         return ""
-    same = abs(entry.recorded - published.figure) <= published.tolerance
+    same = abs(entry.recorded - published.value) <= published.tolerance
     return f"{format_value(published.tolerance, percent)}: {'yes' if same else 'no'}"
 
 
 def _last_row(runs: Sequence[RunSummary]) -> list[float]:
-    """What each task came to in the end, averaged over runs that are all complete."""
+    """The last row of R, averaged over complete runs."""
     return [
         fmean(cell or 0.0 for cell in column)
         for column in zip(*(run.results.rows[-1] for run in runs), strict=True)
     ]
+
+
+def _one_row_per_line(text: str) -> str:
+    """JSON with each innermost list, such as a row of R, in one line."""
+    return re.sub(r"\[\s+([^\[\]{}]+?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)
+
+
+def _with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim's table, with the former keys ``figures`` and ``published.figure`` renamed."""
+    current = {"metrics" if key == "figures" else key: value for key, value in values.items()}
+    published = current.get("published")
+    if isinstance(published, list) and all(isinstance(entry, Mapping) for entry in published):
+        current["published"] = [
+            {"value" if key == "figure" else key: value for key, value in entry.items()}
+            for entry in published
+        ]
+    return current
 
 
 def _record_path(folder: Path, name: str) -> Path:
@@ -296,9 +321,10 @@ def _record_path(folder: Path, name: str) -> Path:
 def _read_record(path: Path, claim: Claim) -> tuple[RunSummary, ...]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["command"] != claim.command:
+        if record["command"] not in (claim.command, *claim.former_commands):
             raise LedgerError(
-                f"{path} was recorded with another command than the claim has now; run it anew with --record"
+                f"{path} was recorded with another command than the claim's; record it again "
+                f"(sidetune reproduce {path.stem} --record)"
             )
         spec = from_values(record["spec"], str(path))
         runs = tuple(_summary(path.stem, attrs.evolve(spec, seed=run["seed"]), run) for run in record["runs"])
@@ -308,7 +334,7 @@ def _read_record(path: Path, claim: Claim) -> tuple[RunSummary, ...]:
 
 
 def _summary(name: str, spec: RunSpec, run: Mapping[str, Any]) -> RunSummary:
-    results = run["results"]
+    results, cost = run["results"], run.get("took", {})
     return RunSummary(
         name=f"{name}, seed {spec.seed}",
         spec=spec,
@@ -320,12 +346,12 @@ def _summary(name: str, spec: RunSpec, run: Mapping[str, Any]) -> RunSummary:
             metric=results["metric"],
             higher_is_better=results["higher_is_better"],
         ),
-        moved=(),
+        changed=(),
         parameters=run["parameters"],
-        seconds=run.get("took", {}).get("seconds", math.nan),
+        seconds=cost.get("seconds", math.nan),
         status="done",
         folder=name,
-        processor_seconds=run.get("took", {}).get("processor seconds"),
-        peak_memory=run.get("took", {}).get("peak memory"),
-        further=run.get("further", {}),
+        processor_seconds=cost.get("processor seconds"),
+        peak_memory=cost.get("peak memory"),
+        other_metrics=run.get("further", {}),
     )

@@ -1,4 +1,4 @@
-"""Run a claim of the ledger again."""
+"""Reproduce a claim of the ledger."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from sidetune_core.results.summary import summarise
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.training import run
 
+NOT_IN_A_CLAIM = {"--seed", "--out", "--spec", "--resume", "--help", "-h"}
+"""Options that `sidetune reproduce` sets itself, or that are no part of a composition."""
+
 
 @attrs.frozen
 class Run:
@@ -32,49 +35,46 @@ class Run:
 
 
 def read_command(claim: Claim) -> RunSpec:
-    """The spec that a claim's command means, without a seed.
+    """The spec of a claim's command, without a seed.
 
     Raises:
-        LedgerError: it is no ``sidetune-run``, or it sets what a claim leaves open.
+        LedgerError: the command is not ``sidetune-run``, or it sets an option that is not the claim's.
     """
-    program, *words = shlex.split(claim.command)
-    set_here = [
-        word
-        for word in words
-        if word.split("=")[0] in ("--seed", "--out", "--spec", "--resume", "--help", "-h")
-    ]
-    if program != argv.PROGRAM or set_here:
+    program, *arguments = shlex.split(claim.command)
+    names = {argument.split("=")[0] for argument in arguments}
+    if program != argv.PROGRAM or names & NOT_IN_A_CLAIM:
         raise LedgerError(
-            f"a claim's command is {argv.PROGRAM} with parts and their options only, not: {claim.command}"
+            f"a claim's command is {argv.PROGRAM} with components and their options only, not: "
+            f"{claim.command}"
         )
-    return argv.parse(words).spec
+    return argv.parse(arguments).spec
 
 
 def placed(spec: RunSpec, places: Sequence[tuple[str, Any]]) -> RunSpec:
-    """The spec with where things are on this machine, such as ``("env.archive", "cifar100.npz")``.
+    """The spec with paths and devices of this machine, such as ``("env.archive", "cifar100.npz")``.
 
     Raises:
-        OptionError: something else than a path, the device or the feature store would be set: that would be another claim.
+        OptionError: an option other than a path, the device or the feature cache is set: that is another
+            claim.
     """
     components = resolve(spec).components
     for name, value in places:
         slot, _, option = name.replace("_", "-").partition(".")
-        paths = (
-            {one.name for one in describe(type(components[slot].config)) if "path" in one.type}
-            if slot in components
-            else set()
-        )
+        paths: set[str] = set()
+        if slot in components:
+            options = describe(type(components[slot].config))
+            paths = {description.name for description in options if "path" in description.type}
         if slot == "train" and option.startswith(("device", "store")):
             spec = attrs.evolve(spec, train={**spec.train, option.replace("-", "_"): value})
         elif option in paths:
-            asked = spec.component(slot)
-            assert asked is not None
-            spec = spec.with_components(
-                {slot: attrs.evolve(asked, options={**asked.options, option.replace("-", "_"): str(value)})}
-            )
+            requested = spec.component(slot)
+            assert requested is not None
+            values = {**requested.options, option.replace("-", "_"): str(value)}
+            spec = spec.with_components({slot: attrs.evolve(requested, options=values)})
         else:
             raise OptionError(
-                f"'{name}' belongs to the claim; only paths, train.device and train.store… can be set (env.archive=FILE)"
+                f"'{name}' belongs to the claim; set only paths, train.device and train.store…, "
+                "e.g. env.archive=FILE"
             )
     return spec
 
@@ -82,31 +82,31 @@ def placed(spec: RunSpec, places: Sequence[tuple[str, Any]]) -> RunSpec:
 def carry_out(
     spec: RunSpec, seeds: Sequence[int], folder: Path, quiet: bool, info: Callable[[str], None]
 ) -> list[Run]:
-    """A finished run of `spec` for each seed, in ``folder/seed-K``; what is there already is used, and gone on with if need be.
+    """A finished run of `spec` for each seed, in ``folder/seed-K``. Unfinished runs are resumed.
 
     Raises:
-        SidetuneError: a run fails, or a folder holds another run than this.
+        SidetuneError: a run fails, or a folder holds a run of another spec.
     """
     runs = []
     for seed in seeds:
         path = folder / f"seed-{seed}"
-        wanted = attrs.evolve(spec, seed=seed)
-        found = RunFolder(path)
+        run_spec = attrs.evolve(spec, seed=seed)
+        existing = RunFolder(path)
         if not (path / "run.json").is_file():
-            run.run(wanted, path, quiet)
+            run.run(run_spec, path, quiet)
         else:
-            _same(found, wanted)
-            if found.status != "done":
+            _check_same(existing, run_spec)
+            if existing.status != "done":
                 run.resume(path, quiet)
-        summary = summarise(found)
-        runs.append(Run(summary, found.read_json("run.json")))
+        summary = summarise(existing)
+        runs.append(Run(summary, existing.read_json("run.json")))
         info(f"seed {seed}: {one_line(summary.results, percent=False)}, {summary.seconds:.0f} s, {path}")
     return runs
 
 
-def _same(folder: RunFolder, spec: RunSpec) -> None:
-    there = from_values(folder.read_json("run.json").get("resolved"), str(folder.path / "run.json"))
-    if not same_method(resolve(there).to_spec(), resolve(spec).to_spec()):
+def _check_same(folder: RunFolder, spec: RunSpec) -> None:
+    existing = from_values(folder.read_json("run.json").get("resolved"), str(folder.path / "run.json"))
+    if not same_method(resolve(existing).to_spec(), resolve(spec).to_spec()):
         raise LedgerError(
-            f"{folder.path} holds another run than the claim's; choose another --out, or remove it"
+            f"{folder.path} holds a run of another spec than the claim's; choose another --out, or remove it"
         )

@@ -1,4 +1,4 @@
-"""Several runs side by side, a line each."""
+"""A comparison of runs, one line each."""
 
 from __future__ import annotations
 
@@ -10,54 +10,56 @@ from sidetune_core.results.metrics import (
     MAIN,
     MIXED,
     Metric,
+    Results,
+    Row,
     average_incremental_accuracy,
     intransigence,
     meaningful,
     one_unit,
     relative_intransigence,
 )
-from sidetune_core.results.report import TRAINABLE, RunSummary, by_task, format_int, value
+from sidetune_core.results.report import TRAINABLE, RunSummary, by_task, format_int, format_metric
 from sidetune_core.results.tables import Format, Table, comma_separated, typeset
 
 COMPARED = tuple(metric for metric in MAIN if metric.function is not average_incremental_accuracy)
-"""What runs and methods are compared by."""
+"""The metrics in comparisons of runs and of methods."""
 
 
 def compare_runs(
     summaries: Sequence[RunSummary], form: Format = "text", metrics: Sequence[Metric] = COMPARED
 ) -> str:
-    """Several runs, one line each; the head names the convention of every figure.
+    """A table of runs, one line each; the header names the convention of every metric.
 
-    Where tasks have figures of different units, none is a mean of them, and a second table has the figure of each task in the end.
+    If tasks have different units, results are not averaged, and a second table has the final result of each
+    task.
     """
-    every = [summary.results for summary in summaries]
-    metrics = meaningful(metrics, every)
+    first = summaries[0].results
+    metrics = meaningful(metrics, [summary.results for summary in summaries])
     if form == "csv":
-        return comma_separated(_compared_values(summaries, metrics))
-    tables = [
-        typeset(_compared(summaries, metrics), form, left={0, 1, len(metrics) + 4})
-    ]  # run, composition, status
-    if not one_unit(every[0]) and same_stream(summaries):
-        ends = [
-            (one.name, [one.results.rows[-1] if one.results.rows else one.results.initial])
-            for one in summaries
-        ]
-        tables.append(typeset(by_task(every[0], ends), form))
+        return comma_separated(_values(summaries, metrics))
+    run, composition, status = 0, 1, len(metrics) + 4
+    tables = [typeset(_cells(summaries, metrics), form, left={run, composition, status})]
+    if not one_unit(first) and same_stream(summaries):
+        columns = [(summary.name, [_last_row(summary.results)]) for summary in summaries]
+        tables.append(typeset(by_task(first, columns), form))
     return "\n\n".join(tables)
 
 
 def against(reference: RunSummary) -> Metric:
-    """Intransigence, with the last row of `reference` as what can be reached on each task; meant for a joint run.
+    """Intransigence with the last row of `reference`, usually a run of joint training, as a*.
 
-    Where its tasks have figures of different units, as a share of these.
+    Relative intransigence if tasks have different units.
 
     Raises:
-        RunError: it was not measured on every task at its end.
+        RunError: the last row has gaps.
     """
     row = reference.results.rows[-1] if reference.results.rows else ()
     if not row or None in row:
-        raise RunError(f"{reference.folder} cannot be a reference: its last row of R is not complete")
-    meaning, best = "how much worse when just learnt than the reference", f"a* = last row of {reference.name}"
+        raise RunError(f"{reference.folder} cannot be a reference: its last row of R has gaps")
+    meaning, best = (
+        "how much worse right after training than the reference",
+        f"a* = last row of {reference.name}",
+    )
     if one_unit(reference.results):
         return Metric(
             "intransigence",
@@ -70,14 +72,14 @@ def against(reference: RunSummary) -> Metric:
         "relative intransigence",
         "I",
         f"after Chaudhry 2018, {best}",
-        f"{meaning}, as a share of it",
+        f"{meaning}, as a fraction of it",
         lambda results: relative_intransigence(results, row),
         unitless=True,
     )
 
 
 def heads(kind: str, metrics: Sequence[Metric], unit: str = "") -> list[str]:
-    """Of columns of figures: the name with its unit, and the convention, in short lines."""
+    """Column headers in short lines: the metric's name with its unit, and its convention."""
     titles = ["\n".join(metric.title(kind).split()) for metric in metrics]
     return [
         f"{title}{unit}\n({metric.convention})".replace(", ", ",\n")
@@ -86,18 +88,22 @@ def heads(kind: str, metrics: Sequence[Metric], unit: str = "") -> list[str]:
 
 
 def keys(kind: str, metrics: Sequence[Metric]) -> list[str]:
-    """The heads for a program: "average_accuracy"."""
+    """Column names for CSV: "average_accuracy"."""
     return [metric.title(kind).replace(" ", "_") for metric in metrics]
 
 
 def common_metric(summaries: Sequence[RunSummary]) -> str:
-    """The name of the metric, or `MIXED` where there are several: no column may call a loss an accuracy."""
+    """The name of the tasks' metric, or `MIXED` if runs have different metrics."""
     kinds = {summary.results.metric for summary in summaries}
     return kinds.pop() if len(kinds) == 1 else MIXED
 
 
-def _compared(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
-    """One row per run."""
+def _last_row(results: Results) -> Row:
+    return results.rows[-1] if results.rows else results.initial
+
+
+def _cells(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
+    """One row per run, formatted."""
     table = [
         [
             "run",
@@ -110,35 +116,32 @@ def _compared(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Tab
     ]
     for summary in summaries:
         results = summary.results
-        under_way = (
-            f", {len(results.rows)} of {len(results.tasks)} tasks"
-            if len(results.rows) < len(results.tasks)
-            else ""
-        )
+        trained, total = len(results.rows), len(results.tasks)
+        progress = f", {trained} of {total} tasks" if trained < total else ""
         table.append(
             [
                 summary.name,
                 summary.spec_line,
-                *(value(results, metric) for metric in metrics),
+                *(format_metric(results, metric) for metric in metrics),
                 format_int(summary.parameters.get(TRAINABLE)),
                 f"{summary.seconds:.1f}",
-                summary.status + under_way,
+                summary.status + progress,
             ]
         )
     return table
 
 
-def _compared_values(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> list[list[object]]:
-    """The same in plain values, and what the composition says, apart."""
-    figures = keys(common_metric(summaries), metrics)
+def _values(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> list[list[object]]:
+    """One row per run, in plain values."""
+    names = keys(common_metric(summaries), metrics)
     costs = ["trainable_parameters_per_task", "parameters", "seconds"]
     table: list[list[object]] = [
-        ["run", "composition", "seed", "metric", *figures, *costs, "status", "tasks_trained"]
+        ["run", "composition", "seed", "metric", *names, *costs, "status", "tasks_trained"]
     ]
     for summary in summaries:
         results = summary.results
-        about = [summary.name, summary.spec_line, summary.spec.seed, results.metric]
+        run = [summary.name, summary.spec_line, summary.spec.seed, results.metric]
+        values = [metric.function(results) for metric in metrics]
         parameters = [summary.parameters.get(TRAINABLE), summary.parameters.get("all")]
-        measured = [metric.function(results) for metric in metrics]
-        table.append([*about, *measured, *parameters, summary.seconds, summary.status, len(results.rows)])
+        table.append([*run, *values, *parameters, summary.seconds, summary.status, len(results.rows)])
     return table

@@ -1,4 +1,4 @@
-"""Figures of R, which is what each task scored after each task, of one run or of several methods; of training; of a task's pictures."""
+"""Plots: R of one run, R of several methods over time, training curves, and images of a task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidetune_core.errors import SidetuneError
 from sidetune_core.results.grouping import MethodRuns, same_stream, shared_line
-from sidetune_core.results.metrics import one_unit
+from sidetune_core.results.metrics import mean, one_unit
 from sidetune_core.results.report import RunSummary, in_percent
 from sidetune_core.results.significance import half_width
 from sidetune_core.storage.run_folder import PICTURES, open_run
@@ -18,14 +18,15 @@ from sidetune_core.storage.run_folder import PICTURES, open_run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = 4  # of panels
+COLUMNS = 4
+"""Largest number of panels in a row."""
 
 
 def draw(summary: RunSummary, out: Path) -> None:
-    """Write a heat map of R; the suffix of `out` says the format (.png, .svg, .pdf).
+    """Plot a heat map of R; the suffix of `out` selects the format (.png, .svg, .pdf).
 
     Raises:
-        SidetuneError: matplotlib is not installed, or does not know the format.
+        SidetuneError: matplotlib is not installed, or does not support the format.
     """
     results = summary.results
     scale = 100 if in_percent(results) else 1
@@ -34,25 +35,18 @@ def draw(summary: RunSummary, out: Path) -> None:
     size = len(results.tasks)
     figure = _figure(max(6.4, 2.6 + 0.62 * size), 1.9 + 0.42 * len(rows))
     axes = figure.add_subplot()
-    known = [cell for row in cells for cell in row if cell == cell]
-    middle = (min(known) + max(known)) / 2 if known else 0.0
+    measured = [cell for row in cells for cell in row if cell == cell]
+    middle = (min(measured) + max(measured)) / 2 if measured else 0.0
     axes.imshow(cells, cmap="viridis" if results.higher_is_better else "viridis_r", aspect="auto")
     for i, row in enumerate(cells):
         for j, cell in enumerate(row):
             if cell == cell:
                 dark = (cell < middle) == results.higher_is_better
-                axes.text(
-                    j,
-                    i,
-                    f"{cell:.1f}" if scale == 100 else f"{cell:.3g}",
-                    ha="center",
-                    va="center",
-                    color="w" if dark else "k",
-                )
+                text = f"{cell:.1f}" if scale == 100 else f"{cell:.3g}"
+                axes.text(j, i, text, ha="center", va="center", color="w" if dark else "k")
     axes.set_xticks(range(size), results.tasks)
-    axes.set_yticks(
-        range(len(rows)), ["untrained", *(f"after {task}" for task in results.tasks[: len(rows) - 1])]
-    )
+    labels = ["untrained", *(f"after {task}" for task in results.tasks[: len(rows) - 1])]
+    axes.set_yticks(range(len(rows)), labels)
     axes.set_xlabel(f"{results.metric} on task{' (%)' if scale == 100 else ''}")
     axes.set_title(summary.spec_line, fontsize="medium")
     axes.spines[:].set_visible(False)
@@ -60,43 +54,43 @@ def draw(summary: RunSummary, out: Path) -> None:
 
 
 def draw_methods(methods: Sequence[MethodRuns], out: Path) -> None:
-    """Write a grid of panels, a line for each method: the mean over the tasks learnt so far, then each task from when it was learnt on.
+    """Plot a panel for the mean over the tasks so far and one for each task, with a line for each method.
 
-    Where tasks have figures of different units, there is no mean, and each panel has a scale of its own. Where a method has several
-    seeds, the line is their mean, in a band from the worst to the best of them.
+    If tasks have different units, there is no mean, and each panel has its own scale. With several seeds, the
+    line is their mean, in a band from the worst to the best seed.
 
     Raises:
-        SidetuneError: the methods were measured on different tasks, matplotlib is not installed, or does not know the format.
+        SidetuneError: the methods have different tasks, matplotlib is not installed, or does not support the
+            format.
     """
     runs = [run for method in methods for run in method.runs]
     if not same_stream(runs):
         raise SidetuneError(
-            "a figure of several methods needs the same env, tasks and metric for all of them; name fewer runs"
+            "a plot of several methods needs the same env, tasks and metric for all of them; name fewer runs"
         )
     results = runs[0].results
     percent = all(in_percent(run.results) for run in runs)
     averaged = one_unit(results)
-    panels = [
-        *([("mean over tasks so far", -1)] if averaged else []),
-        *((task, place) for place, task in enumerate(results.tasks)),
-    ]
-    across = min(COLUMNS, len(panels))
-    down = -(-len(panels) // across)
-    figure = _figure(2.9 * across, 2.1 * down + 0.4 * (len(methods) // 2 + 1) + 0.4)
-    grid = figure.subplots(down, across, sharex=True, sharey=averaged, squeeze=False)
-    for number, axes in enumerate(grid.flat):
-        if number >= len(panels):
+    panels = [(task, index) for index, task in enumerate(results.tasks)]
+    if averaged:
+        panels.insert(0, ("mean over tasks so far", -1))
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = _figure(2.9 * columns, 2.1 * rows + 0.4 * (len(methods) // 2 + 1) + 0.4)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=averaged, squeeze=False)
+    for panel, axes in enumerate(grid.flat):
+        if panel >= len(panels):
             axes.set_axis_off()
             continue
-        title, task = panels[number]
-        for place, method in enumerate(methods):
-            _line(axes, method, task, 100 if percent else 1, place)
+        title, task = panels[panel]
+        for index, method in enumerate(methods):
+            _plot_method(axes, method, task, 100 if percent else 1, index)
         axes.set_title(title, fontsize="medium", fontweight="bold" if task < 0 else None)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if number + across >= len(panels):  # none below it
+        if panel + columns >= len(panels):  # the lowest of its column
             axes.tick_params(labelbottom=True)
-            axes.set_xlabel("tasks learnt")
+            axes.set_xlabel("trained tasks")
     grid[0, 0].xaxis.get_major_locator().set_params(integer=True)
     figure.supylabel(f"{results.metric}{' (%)' if percent else ''}", fontsize="medium")
     figure.suptitle(shared_line(methods), fontsize="medium")
@@ -105,36 +99,38 @@ def draw_methods(methods: Sequence[MethodRuns], out: Path) -> None:
 
 
 def draw_curves(methods: Sequence[MethodRuns], name: str, out: Path) -> None:
-    """Write a panel for each task and in it a line for each method: a figure of training (``metrics.jsonl``) over the steps of the task.
+    """Plot a curve of ``metrics.jsonl``: a panel for each task, a line for each method.
 
-    Where a method has several seeds, the line is their mean, in a band of the 95 % t interval of the mean.
+    With several seeds, the line is their mean, in a band of its 95 % confidence interval.
 
     Raises:
-        SidetuneError: a run has no such figure, tasks are others, matplotlib is not installed, or does not know the format.
+        SidetuneError: a run has no such curve, the methods have different tasks, matplotlib is not installed,
+            or does not support the format.
     """
     tasks = methods[0].runs[0].results.tasks
     if any(run.results.tasks != tasks for method in methods for run in method.runs):
         raise SidetuneError("curves of several methods need the same tasks for all of them; name fewer runs")
-    across = min(COLUMNS, len(tasks))
-    down = -(-len(tasks) // across)
-    figure = _figure(max(5.2, 2.9 * across), 2.6 * down + 0.2 * (len(methods) // 2 + 1) + 0.6)
-    grid = figure.subplots(down, across, squeeze=False)
+    columns = min(COLUMNS, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure = _figure(max(5.2, 2.9 * columns), 2.6 * rows + 0.2 * (len(methods) // 2 + 1) + 0.6)
+    grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(tasks) :]:
         axes.set_axis_off()
-    for place, method in enumerate(methods):
-        style, curves = _style(place), curves_of(method, name)
+    for index, method in enumerate(methods):
+        style, curves = _style(index), curves_of(method, name)
         for axes, task in zip(grid.flat, tasks, strict=False):
-            steps, means, spread = ([point[i] for point in curves.get(task, [])] for i in range(3))
-            low, high = (
-                [mean + sign * half for mean, half in zip(means, spread, strict=True)] for sign in (-1, 1)
-            )
+            points = curves.get(task, [])
+            steps = [step for step, _, _ in points]
+            means = [center for _, center, _ in points]
+            low = [center - half for _, center, half in points]
+            high = [center + half for _, center, half in points]
             axes.plot(steps, means, label=method.name, **style)
             axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
     for axes, task in zip(grid.flat, tasks, strict=False):
         axes.set_title(task, fontsize="medium")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel("steps of training")
+        axes.set_xlabel("training steps")
     figure.supylabel(f"{name} in training", fontsize="medium")
     figure.suptitle(shared_line(methods), fontsize="medium")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
@@ -142,54 +138,57 @@ def draw_curves(methods: Sequence[MethodRuns], name: str, out: Path) -> None:
 
 
 def curves_of(method: MethodRuns, name: str) -> dict[str, list[tuple[int, float, float]]]:
-    """A figure of training for each task: steps at which all seeds have it, their mean, and half of its 95 % t interval (0 for one seed).
+    """The training curve of a method, by task: (step, mean over seeds, half-width of its interval).
+
+    The interval is the 95 % confidence interval of the mean. Steps that a seed lacks are left out. The
+    half-width is 0 for a single seed.
 
     Raises:
-        SidetuneError: a run has none of that name.
+        SidetuneError: a run has no curve of that name.
     """
     runs = [_curves(run, name) for run in method.runs]
-    found = {}
+    curves = {}
     for task in runs[0]:
-        steps = sorted(set.intersection(*(set(run.get(task, {})) for run in runs)))
-        figures = [[run[task][step] for run in runs] for step in steps]
-        found[task] = [
-            (step, fmean(some), half_width(some) or 0.0) for step, some in zip(steps, figures, strict=True)
-        ]
-    return found
+        points = []
+        for step in sorted(set.intersection(*(set(run.get(task, {})) for run in runs))):
+            values = [run[task][step] for run in runs]
+            points.append((step, fmean(values), half_width(values) or 0.0))
+        curves[task] = points
+    return curves
 
 
 def _curves(run: RunSummary, name: str) -> dict[str, dict[int, float]]:
-    """A figure of the training of one run, by task and step."""
-    found: dict[str, dict[int, float]] = {}
-    known: set[str] = set()
+    """A training curve of one run, by task and step."""
+    curves: dict[str, dict[int, float]] = {}
+    names: set[str] = set()
     for line in open_run(Path(run.folder)).lines("metrics.jsonl"):
-        known |= line.keys()
+        names |= line.keys()
         if line.get(name) is not None:
-            found.setdefault(line["task"], {})[line["step"]] = line[name]
-    if not found:
-        raise SidetuneError(
-            f"{run.folder} has no curve '{name}'; known: {', '.join(sorted(known - {'task', 'step'}))}"
-        )
-    return found
+            curves.setdefault(line["task"], {})[line["step"]] = line[name]
+    if not curves:
+        known = ", ".join(sorted(names - {"task", "step"}))
+        raise SidetuneError(f"{run.folder} has no curve '{name}'; known: {known}")
+    return curves
 
 
 def draw_pictures(methods: Sequence[MethodRuns], task: str, out: Path) -> None:
-    """Write the pictures of a task under each other: first those that all methods share, input and target, then those of each method.
+    """Plot the images of a task in a column: input and target (the same for all), then those of each method.
 
-    Of a method with several seeds, the first one's are shown.
+    For a method with several seeds, the first seed is shown.
 
     Raises:
-        SidetuneError: a run has no pictures of the task, matplotlib is not installed, or does not know the format.
+        SidetuneError: a run has no images of the task, matplotlib is not installed, or does not support the
+            format.
     """
-    found = [_pictures(method.runs[0], task) for method in methods]
-    names = list(dict.fromkeys(name for pictures in found for name in pictures))
-    shared = [name for name in names if len({pictures.get(name) for pictures in found}) == 1]
-    rows = [(name, found[0][name]) for name in sorted(shared)]
-    for method, pictures in zip(methods, found, strict=True):
-        own = sorted(pictures.keys() - set(shared), reverse=True)  # the prediction, then its error
-        rows += [(f"{method.name}\n{name}", pictures[name]) for name in own]
-    figure = _figure(8.0, 0.4)
-    from matplotlib.image import imread  # there is one by now
+    files = [_images(method.runs[0], task) for method in methods]
+    names = list(dict.fromkeys(name for own in files for name in own))
+    shared = [name for name in names if len({own.get(name) for own in files}) == 1]
+    rows = [(name, files[0][name]) for name in sorted(shared)]
+    for method, own in zip(methods, files, strict=True):
+        predictions = sorted(own.keys() - set(shared), reverse=True)  # the prediction, then its error
+        rows += [(f"{method.name}\n{name}", own[name]) for name in predictions]
+    figure = _figure(8.0, 0.4)  # it reports a missing matplotlib
+    from matplotlib.image import imread
 
     images = [(label, imread(io.BytesIO(data))) for label, data in rows]
     height, width = images[0][1].shape[:2]
@@ -205,37 +204,39 @@ def draw_pictures(methods: Sequence[MethodRuns], task: str, out: Path) -> None:
     _save(figure, out)
 
 
-def _pictures(run: RunSummary, task: str) -> dict[str, bytes]:
-    """The PNG files of a task in the folder of a run, by name.
+def _images(run: RunSummary, task: str) -> dict[str, bytes]:
+    """The PNG files of a task in a run folder, by name.
 
     Raises:
-        SidetuneError: there is none.
+        SidetuneError: there are none.
     """
-    found = {}
-    known = set()
+    files = {}
+    tasks = set()
     for path in sorted((Path(run.folder) / PICTURES).glob("*.*.png")):
         owner, name, _ = path.name.rsplit(".", 2)
-        known.add(owner)
+        tasks.add(owner)
         if owner == task:
-            found[name] = path.read_bytes()
-    if not found:
-        there = f"it has some of {', '.join(sorted(known))}" if known else "it has none at all"
-        raise SidetuneError(f"{run.folder} has no pictures of task '{task}'; {there}")
-    return found
+            files[name] = path.read_bytes()
+    if not files:
+        existing = f"it has images of {', '.join(sorted(tasks))}" if tasks else "it has no images at all"
+        raise SidetuneError(f"{run.folder} has no images of task '{task}'; {existing}")
+    return files
 
 
-def _line(axes: Any, method: MethodRuns, task: int, scale: int, place: int) -> None:
-    """One method on a task; on the mean of the tasks learnt so far where `task` is -1."""
+def _plot_method(axes: Any, method: MethodRuns, task: int, scale: int, index: int) -> None:
+    """Plot a method on a task, or on the mean over the tasks trained so far if `task` is -1."""
     points = []
     for after in range(max(task, 0), len(method.runs[0].results.rows)):
-        rows = [run.results.rows[after] for run in method.runs]
-        cells = [list(row[: after + 1]) if task < 0 else [row[task]] for row in rows]
-        known = [[scale * cell for cell in row if cell is not None] for row in cells]
-        if all(len(row) == len(format_int) for row, format_int in zip(known, cells, strict=True)):
-            figures = [fmean(row) for row in known]
-            points.append((after + 1, fmean(figures), min(figures), max(figures)))
+        values = []
+        for run in method.runs:
+            row = run.results.rows[after]
+            cells = row[: after + 1] if task < 0 else row[task : task + 1]
+            values.append(mean(None if cell is None else scale * cell for cell in cells))
+        measured = [value for value in values if value is not None]
+        if len(measured) == len(values):
+            points.append((after + 1, fmean(measured), min(measured), max(measured)))
     x, y, low, high = ([point[i] for point in points] for i in range(4))
-    style = _style(place)
+    style = _style(index)
     axes.plot(x, y, marker="o", markersize=2.5, label=method.name, **style)
     if len(x) > 1:
         axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
@@ -243,17 +244,17 @@ def _line(axes: Any, method: MethodRuns, task: int, scale: int, place: int) -> N
         axes.vlines(x, low, high, color=style["color"], alpha=0.4)
 
 
-def _style(place: int) -> dict[str, str]:
-    """Of the line of a method, by its place among them."""
-    return {"color": f"C{place % 10}", "linestyle": ("-", "--", ":", "-.")[place // 10 % 4]}
+def _style(index: int) -> dict[str, str]:
+    """The line style of the method with this index."""
+    return {"color": f"C{index % 10}", "linestyle": ("-", "--", ":", "-.")[index // 10 % 4]}
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure in inches, without pyplot: nothing global, no display."""
+    """An empty figure, size in inches, without pyplot: no global state, no display."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise SidetuneError("a figure needs matplotlib: pip install 'sidetune[figure]'") from error
+        raise SidetuneError("plots need matplotlib: pip install 'sidetune[figure]'") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -261,4 +262,4 @@ def _save(figure: Figure, out: Path) -> None:
     try:
         figure.savefig(out, dpi=150)
     except ValueError as error:
-        raise SidetuneError(f"cannot draw to {out}: {str(error).splitlines()[0]}") from error
+        raise SidetuneError(f"cannot plot to {out}: {str(error).splitlines()[0]}") from error

@@ -1,4 +1,4 @@
-"""Which runs are seeds of one method, and what to call a method among others."""
+"""Group runs into methods, and name each method by what distinguishes it from the others."""
 
 from __future__ import annotations
 
@@ -12,33 +12,36 @@ import attrs
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.results.report import RunSummary
 
-_WHERE = (
-    "device",
-    "store",
-)  # training options that begin so say where a run computes and what it keeps, not what comes out
-_SLOTS = ("learner", "merger", "side", "base", "env")  # in the order of a name
+_WHERE = ("device", "store")
+"""Prefixes of training options that affect where a run computes and what it caches, not its results."""
+_SLOTS = ("learner", "merger", "side", "base", "env")
+"""In the order of a method's name."""
 
-Traits = Mapping[str, Any]  # "learner": "ewc", "learner.coef": 1.0, "train.lr": 0.001
+Traits = Mapping[str, Any]
+"""E.g. ``{"learner": "ewc", "learner.coef": 1.0, "train.lr": 0.001}``."""
 
 
 @attrs.frozen
 class MethodRuns:
-    """One composition, run with one seed or several."""
+    """The runs of one composition with different seeds."""
 
-    name: str  # what tells it from the others: "ewc · fisher legacy"
-    runs: tuple[RunSummary, ...]  # one for each seed, the first that was given
-    repeats: tuple[RunSummary, ...]  # further runs of the same seeds, which say nothing new
+    name: str
+    """What distinguishes it from the other methods: "ewc · fisher legacy"."""
+    runs: tuple[RunSummary, ...]
+    """One for each seed, in the order of seeds."""
+    repeats: tuple[RunSummary, ...]
+    """Further runs with the same seeds; tables ignore them."""
 
 
 def group_runs(summaries: Iterable[RunSummary]) -> list[MethodRuns]:
-    """The methods in the order of their first runs; runs that differ in the seed or in where they ran are one method."""
+    """The methods, in the order of their first runs. Runs of one method differ only in seed or device."""
     groups: dict[str, list[RunSummary]] = {}
     for summary in summaries:
-        groups.setdefault(json.dumps(_traits(summary.spec), sort_keys=True, default=str), []).append(summary)
+        key = json.dumps(_traits(summary.spec), sort_keys=True, default=str)
+        groups.setdefault(key, []).append(summary)
+    names = _names([_traits(runs[0].spec) for runs in groups.values()])
     methods = []
-    for name, runs in zip(
-        _names([_traits(runs[0].spec) for runs in groups.values()]), groups.values(), strict=True
-    ):
+    for name, runs in zip(names, groups.values(), strict=True):
         first: dict[int, RunSummary] = {}
         for run in runs:
             first.setdefault(run.spec.seed, run)
@@ -48,84 +51,88 @@ def group_runs(summaries: Iterable[RunSummary]) -> list[MethodRuns]:
 
 
 def shared_line(methods: Sequence[MethodRuns]) -> str:
-    """What the names leave out because all methods have it: "icifar · resnet44 + fcn4 · 10 tasks"."""
+    """What all methods have in common: "icifar · resnet44 + fcn4 · 10 tasks"."""
     runs = [method.runs[0] for method in methods]
     traits = [_traits(run.spec) for run in runs]
-    names = {slot: _only(one.get(slot) for one in traits) for slot in _SLOTS}
-    env, base, side, merger = (
-        (names[slot] or "").rpartition("/")[2] for slot in ("env", "base", "side", "merger")
-    )
-    tasks = _only(len(run.results.tasks) for run in runs)
+    short: dict[str, str] = {}
+    for slot in _SLOTS:
+        name = _common(method.get(slot) for method in traits)
+        short[slot] = (name or "").rpartition("/")[2]
+    networks = " + ".join(filter(None, [short["base"], short["side"]]))
+    tasks = _common(len(run.results.tasks) for run in runs)
     return " · ".join(
-        filter(None, [env, " + ".join(filter(None, [base, side])), merger, f"{tasks} tasks" if tasks else ""])
+        filter(None, [short["env"], networks, short["merger"], f"{tasks} tasks" if tasks else ""])
     )
 
 
 def same_stream(summaries: Iterable[RunSummary]) -> bool:
-    """Whether all runs were measured by the same metric on the same tasks of the same env, so that figures may be ranked."""
-    return (
-        _only((s.spec.env, s.results.tasks, s.results.metric, s.results.higher_is_better) for s in summaries)
-        is not None
+    """Whether all runs have the same env, tasks and metric, so that their results may be ranked."""
+    streams = (
+        (run.spec.env, run.results.tasks, run.results.metric, run.results.higher_is_better)
+        for run in summaries
     )
+    return _common(streams) is not None
 
 
 def same_method(one: RunSpec, other: RunSpec) -> bool:
-    """Whether two resolved specs differ in nothing but the seed and where they are run."""
+    """Whether two resolved specs differ only in seed, device and cache."""
     return _traits(one) == _traits(other)
 
 
-def _only(values: Iterable[Any]) -> Any:
-    """The one value, if all are equal; else None."""
+def _common(values: Iterable[Any]) -> Any:
+    """The value that all have in common, or None."""
     first, *others = values
     return first if all(other == first for other in others) else None
 
 
 def _traits(spec: RunSpec) -> Traits:
-    """Everything that makes a method, by name."""
+    """Everything that defines a method, by name."""
     traits: dict[str, Any] = {}
     for slot in _SLOTS:
-        part = spec.component(slot)
-        if part is not None:
-            traits[slot] = part.name
-            traits.update({f"{slot}.{name}": value for name, value in part.options.items()})
+        component = spec.component(slot)
+        if component is not None:
+            traits[slot] = component.name
+            traits.update({f"{slot}.{name}": value for name, value in component.options.items()})
     return traits | {
         f"train.{name}": value for name, value in spec.train.items() if not name.startswith(_WHERE)
     }
 
 
 def _names(methods: Sequence[Traits]) -> list[str]:
-    """A name for each that no other has; only where need be, it tells that a run was made before an option existed."""
+    """Distinct names. The absence of an option, in an older run, counts only if nothing else differs."""
     names = _named(methods, absence=False)
     return names if len(set(names)) == len(names) else _named(methods, absence=True)
 
 
 def _named(methods: Sequence[Traits], absence: bool) -> list[str]:
-    """The learner of each, then what differs: parts, then options of parts that several have, then those of training."""
+    """The learner of each method, then the components and options that differ."""
     keys = {key: None for traits in methods for key in traits}
-    slots = [slot for slot in _SLOTS if slot == "learner" or _part_differs(slot, methods)]
+    slots = [slot for slot in _SLOTS if slot == "learner" or _component_differs(slot, methods)]
     options = [key for key in keys if "." in key and _option_differs(key, methods, absence)]
-    ambiguous = {
-        name for name, count in Counter(key.partition(".")[2] for key in options).items() if count > 1
-    }
+    counts = Counter(key.partition(".")[2] for key in options)
     known = {slot: {traits[slot] for traits in methods if slot in traits} for slot in slots}
     names = []
     for traits in methods:
-        words = [_short(traits[slot], known[slot]) for slot in slots if slot in traits]
-        for key in (key for key in options if key in traits):
-            name = key if key.partition(".")[2] in ambiguous else key.partition(".")[2]
-            words.append(f"{name.replace('_', '-')} {_written(traits[key])}")
-        names.append(" · ".join(words))
+        terms = [_short(traits[slot], known[slot]) for slot in slots if slot in traits]
+        for key in options:
+            if key in traits:
+                option = key.partition(".")[2]
+                name = key if counts[option] > 1 else option
+                terms.append(f"{name.replace('_', '-')} {_format_option(traits[key])}")
+        names.append(" · ".join(terms))
     return names
 
 
-def _part_differs(slot: str, methods: Sequence[Traits]) -> bool:
-    """Whether two have different parts there, or one learner is there with and without: else the learner says it all."""
-    found = {(traits["learner"], traits.get(slot)) for traits in methods}
-    return len({part for _, part in found if part}) > 1 or len(found) > len({learner for learner, _ in found})
+def _component_differs(slot: str, methods: Sequence[Traits]) -> bool:
+    """Whether methods differ in a component beyond what their learners imply."""
+    pairs = {(traits["learner"], traits.get(slot)) for traits in methods}
+    components = {component for _, component in pairs if component}
+    learners = {learner for learner, _ in pairs}
+    return len(components) > 1 or len(pairs) > len(learners)
 
 
 def _option_differs(key: str, methods: Sequence[Traits], absence: bool) -> bool:
-    """Whether methods that have the part of an option in common have different values of it; `absence` of it may be one."""
+    """Whether methods with the same component differ in its option; with `absence`, absence is a value."""
     slot = key.partition(".")[0]
     values: dict[Any, list[Any]] = {}
     for traits in methods:
@@ -135,13 +142,13 @@ def _option_differs(key: str, methods: Sequence[Traits], absence: bool) -> bool:
 
 
 def _short(name: str, known: set[str]) -> str:
-    """Without the package that a part is from, unless that tells two of the same name apart."""
+    """The name without its package, unless two packages have a component of that name."""
     short = name.rpartition("/")[2]
     return short if [other.rpartition("/")[2] for other in known].count(short) == 1 else name
 
 
-def _written(value: Any) -> str:
-    """An option's value as it is typed."""
+def _format_option(value: Any) -> str:
+    """An option's value as typed on the command line."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return f"{value:.15g}" if isinstance(value, float) else str(value)

@@ -1,19 +1,21 @@
-"""The matrix of results R, and the figures that the literature computes from it.
+"""The result matrix R and the continual-learning metrics computed from it.
 
-`R[i][j]` is the metric on task j after training task i, counted from 0. The same word stands for different numbers in different
-code bases (the forgetting of one and the same matrix ranges from 0.03 to 0.15), so each function here states its formula and
-its source, and `METRICS` carries the source along for whoever prints the figure.
+`R[i][j]` is the metric of task j after training task i, counted from 0. The same name stands for different
+metrics in different code bases (the forgetting of one matrix ranges from 0.03 to 0.15), so each function
+states its formula and its source, and `Metric.convention` carries the source into every table.
 
-Every function takes the tasks *trained so far*: in the formulas T is the number of rows, not the number of tasks, so a run under
-way is read as the shorter stream it has been until now. A figure is None where it is not defined: no rows yet, a single row where
-earlier tasks are needed, or a cell that the formula needs and nobody measured. A gap is never filled and never skipped.
+Every function takes the tasks *trained so far*: in the formulas T is the number of rows, not the number of
+tasks, so an unfinished run is evaluated as the shorter stream that it has been so far. A metric is None where
+it is undefined: no rows yet, a single row where earlier tasks are needed, or a required cell that was not
+measured. Gaps are never filled and never skipped.
 
-Where lower is better, averages stay as measured, and differences change sign: positive forgetting always means that it got worse,
-positive backward transfer that it got better.
+Where lower is better, averages stay as measured, and differences change sign: positive forgetting always
+means a decline, positive backward transfer an improvement.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
@@ -22,72 +24,84 @@ import attrs
 Row = tuple[float | None, ...]
 
 MIXED = "result"
-"""The metric of results in which tasks have different ones: no column may call a loss an accuracy."""
+"""The metric's name if tasks have different metrics: no column may call a loss an accuracy."""
 
 
 @attrs.frozen
 class Results:
-    """The matrix R of one run, complete or under way.
+    """The matrix R of one run, complete or unfinished.
 
-    Raises ValueError where the rows do not fit the tasks.
+    Raises:
+        ValueError: the rows do not fit the tasks.
     """
 
-    tasks: tuple[str, ...]  # ids, in the order of training
-    rows: tuple[
-        Row, ...
-    ]  # rows[i][j]: metric on task j after training task i; None where not measured, normally for j > i
-    initial: Row  # the row of an untrained learner, "row -1"
-    metric: str  # the name, e.g. "accuracy" (a share in [0, 1]); `MIXED` where tasks have several
+    tasks: tuple[str, ...]
+    """Task ids, in the order of training."""
+    rows: tuple[Row, ...]
+    """rows[i][j]: metric of task j after training task i; None if not measured, normally for j > i."""
+    initial: Row
+    """The row of the untrained learner, "row -1"."""
+    metric: str
+    """The metric's name, e.g. "accuracy" (in [0, 1]); `MIXED` if tasks have different metrics."""
     higher_is_better: bool
 
     def __attrs_post_init__(self) -> None:
         if len(self.rows) > len(self.tasks):
             raise ValueError(
-                f"{len(self.rows)} rows of results for {len(self.tasks)} tasks; there is one row per task trained"
+                f"{len(self.rows)} rows of results for {len(self.tasks)} tasks; expected one row per trained "
+                "task"
             )
-        for name, row in [
-            ("the initial row", self.initial),
-            *((f"row {i}", row) for i, row in enumerate(self.rows)),
-        ]:
+        rows = [("the initial row", self.initial), *((f"row {i}", row) for i, row in enumerate(self.rows))]
+        for name, row in rows:
             if len(row) != len(self.tasks):
                 raise ValueError(f"{name} of the results has {len(row)} cells for {len(self.tasks)} tasks")
 
     @property
     def trained(self) -> tuple[Row, ...]:
-        """The lower triangle with its diagonal: row i holds the i + 1 tasks learnt by then."""
+        """The lower triangle with its diagonal: row i has the i + 1 tasks trained by then."""
         return tuple(row[: i + 1] for i, row in enumerate(self.rows))
 
     @property
+    def learnt(self) -> tuple[Row, ...]:
+        """The former name of `trained`."""
+        warnings.warn(
+            "Results.learnt is now Results.trained; the old name is removed in 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.trained
+
+    @property
     def measured(self) -> tuple[float, ...]:
-        """Every number there is, the initial row first."""
+        """All measured cells, the initial row first."""
         return tuple(cell for row in (self.initial, *self.rows) for cell in row if cell is not None)
 
 
 def have_one_unit(metrics: Sequence[str]) -> bool:
-    """Whether figures of tasks that are measured by these metrics, one for each task, may be averaged.
+    """Whether values of these metrics, one for each task, may be averaged.
 
-    Losses of several tasks may differ in unit and scale, such as L1 and nats, and so may figures of different names.
+    Losses of several tasks may differ in unit and scale, such as L1 and nats, and so may different metrics.
     """
     return len(metrics) == 1 or (len(set(metrics)) == 1 and not {"loss", MIXED}.intersection(metrics))
 
 
 def one_unit(results: Results) -> bool:
-    """Whether figures of different tasks may be averaged (see `have_one_unit`)."""
+    """Whether results of different tasks may be averaged (see `have_one_unit`)."""
     return have_one_unit([results.metric] * len(results.tasks))
 
 
 def mean(cells: Iterable[float | None]) -> float | None:
-    """The mean; None of nothing, and None where one is None."""
-    numbers: list[float] = []
+    """The mean; None if there is no cell, or if any is None."""
+    values: list[float] = []
     for cell in cells:
         if cell is None:
             return None
-        numbers.append(cell)
-    return fmean(numbers) if numbers else None
+        values.append(cell)
+    return fmean(values) if values else None
 
 
 def average_accuracy(results: Results) -> float | None:
-    """ACC = mean_j R[T-1][j], over the tasks learnt (GEM: Lopez-Paz & Ranzato 2017)."""
+    """ACC = mean_j R[T-1][j], over the trained tasks (GEM: Lopez-Paz & Ranzato 2017)."""
     return mean(cell for row in results.trained[-1:] for cell in row)
 
 
@@ -97,29 +111,30 @@ def average_incremental_accuracy(results: Results) -> float | None:
 
 
 def learning_accuracy(results: Results) -> float | None:
-    """LA = mean_j R[j][j]: each task just after it was learnt, also called plasticity (MER: Riemer et al. 2019)."""
+    """LA = mean_j R[j][j]: each task right after its training, or plasticity (MER: Riemer et al. 2019)."""
     return mean(row[-1] for row in results.trained)
 
 
 def forgetting(results: Results) -> float | None:
     """F = mean_{j<T-1} (max_{l<T-1} R[l][j] - R[T-1][j]) (RWalk: Chaudhry et al. 2018).
 
-    The maximum leaves the last row out, so F is negative where tasks got better than they ever were. Rows l < j, from before the
-    task was learnt, count where they were measured. Where lower is better: mean (R[T-1][j] - min_l R[l][j]).
+    The maximum excludes the last row, so F is negative if tasks are better than ever before. Rows l < j, from
+    before the task's training, count if measured. Where lower is better: mean (R[T-1][j] - min_l R[l][j]).
     """
     return mean(_forgotten(results, task) for task in range(len(results.rows) - 1))
 
 
 def relative_forgetting(results: Results) -> float | None:
-    """mean_{j<T-1} of what `forgetting` averages, as a share of the best figure before the last row: 0.5 for a loss half as large again.
+    """`forgetting`, each term divided by the best earlier value: 0.5 for a loss that grew by half.
 
-    It has no unit, so that it may be averaged over tasks whose figures differ in theirs. None where a best figure is 0 or below.
+    It has no unit, so it may be averaged over tasks with different units. None if a best value is 0 or
+    negative.
     """
-    return mean(_share_forgotten(results, task) for task in range(len(results.rows) - 1))
+    return mean(_relatively_forgotten(results, task) for task in range(len(results.rows) - 1))
 
 
 def backward_transfer(results: Results) -> float | None:
-    """BWT = mean_{j<T-1} (R[T-1][j] - R[j][j]), negative where tasks got worse (GEM: Lopez-Paz & Ranzato 2017).
+    """BWT = mean_{j<T-1} (R[T-1][j] - R[j][j]), negative if tasks got worse (GEM: Lopez-Paz & Ranzato 2017).
 
     Where lower is better: mean (R[j][j] - R[T-1][j]).
     """
@@ -127,99 +142,107 @@ def backward_transfer(results: Results) -> float | None:
 
 
 def triangle_accuracy(results: Results) -> float | None:
-    """A = the mean of the lower triangle with its diagonal: sum_{i>=j} R[i][j] / (T (T+1) / 2) (Díaz-Rodríguez et al. 2018)."""
+    """A = sum_{i>=j} R[i][j] / (T (T+1) / 2), the mean of the lower triangle (Díaz-Rodríguez et al. 2018)."""
     return mean(cell for row in results.trained for cell in row)
 
 
 def backward_transfer_all_pairs(results: Results) -> float | None:
-    """Mean of R[i][j] - R[j][j] over all i > j (Díaz-Rodríguez et al. 2018). Where lower is better, with the sign turned."""
-    pairs = ((row, task) for place, row in enumerate(results.rows) for task in range(place))
+    """Mean of R[i][j] - R[j][j] over all i > j (Díaz-Rodríguez et al. 2018).
+
+    Where lower is better: mean of R[j][j] - R[i][j].
+    """
+    pairs = ((row, task) for index, row in enumerate(results.rows) for task in range(index))
     return mean(_gain(results, row[task], results.rows[task][task]) for row, task in pairs)
 
 
 def forward_transfer(results: Results) -> float | None:
     """FWT = mean_{j>=1} (R[j-1][j] - b[j]) with b the untrained row (GEM: Lopez-Paz & Ranzato 2017).
 
-    The core measures R[j-1][j] with the head of task j just made: with a head for each task it says little, with one head a lot.
+    R[j-1][j] is measured with a new head for task j: informative with a shared head, hardly with one head per
+    task.
     """
-    return mean(
-        _gain(results, results.rows[task - 1][task], results.initial[task]) for task in _later(results)
-    )
+    rows, initial = results.rows, results.initial
+    return mean(_gain(results, rows[task - 1][task], initial[task]) for task in _later(results))
 
 
 def forward_transfer_without_baseline(results: Results) -> float | None:
-    """Mean_{j>=1} R[j-1][j], as in code bases that leave b out (Díaz-Rodríguez et al. 2018, Continuum)."""
+    """Mean_{j>=1} R[j-1][j], as in code bases without b (Díaz-Rodríguez et al. 2018, Continuum)."""
     return mean(results.rows[task - 1][task] for task in _later(results))
 
 
 def first_minus_last(results: Results) -> float | None:
-    """Mean_{j<T-1} (R[j][j] - R[T-1][j]), called forgetting by Avalanche: the negative of GEM's backward transfer."""
+    """Mean_{j<T-1} (R[j][j] - R[T-1][j]), Avalanche's forgetting: the negative of GEM's backward transfer."""
     transfer = backward_transfer(results)
     return None if transfer is None else -transfer
 
 
 def clipped_forgetting(results: Results) -> float | None:
     """Forgetting whose maximum includes the last row, so that no task counts below 0 (Mammoth, PyCIL)."""
-    return mean(
-        None if (lost := _forgotten(results, task)) is None else max(lost, 0.0)
-        for task in range(len(results.rows) - 1)
-    )
+    lost = [_forgotten(results, task) for task in range(len(results.rows) - 1)]
+    return mean(None if loss is None else max(loss, 0.0) for loss in lost)
 
 
 def worst_case(results: Results) -> float | None:
-    """Mean over tasks of the worst figure at any later task boundary: min-ACC (De Lange et al. 2023), seen at boundaries only."""
+    """Mean over tasks of the worst value at any later task boundary (min-ACC of De Lange et al. 2023)."""
     worst = min if results.higher_is_better else max
-    columns = ([row[task] for row in results.rows[task + 1 :]] for task in range(len(results.rows) - 1))
-    return mean(
-        None if None in column else worst(cell for cell in column if cell is not None) for column in columns
-    )
+    worst_cells: list[float | None] = []
+    for task in range(len(results.rows) - 1):
+        column = [row[task] for row in results.rows[task + 1 :]]
+        worst_cells.append(None if None in column else worst(cell for cell in column if cell is not None))
+    return mean(worst_cells)
 
 
 def intransigence(results: Results, reference: Row) -> float | None:
-    """Mean_k (a*_k - R[k][k]): how much a task is learnt worse than by a reference without constraints (RWalk: Chaudhry et al. 2018).
+    """Mean_k (a*_k - R[k][k]): how much worse tasks are right after training than in a reference.
 
-    `reference` holds a*_k, one figure for each task; there it is of joint training on the tasks up to k.
+    From RWalk (Chaudhry et al. 2018), where the reference trains without constraints.
+
+    Args:
+        reference: a*_k, one value per task; in the paper it is of joint training on the tasks up to k.
     """
-    return mean(
-        _gain(results, best, results.rows[task][task])
-        for task, best in enumerate(reference[: len(results.rows)])
-    )
+    return mean(_missing(results, reference))
 
 
 def relative_intransigence(results: Results, reference: Row) -> float | None:
-    """Mean_k of what `intransigence` averages, as a share of a*_k: 0.5 for a loss half as large again. None where a*_k is 0 or below."""
-    lost = [
-        _gain(results, best, results.rows[task][task])
-        for task, best in enumerate(reference[: len(results.rows)])
-    ]
-    return mean(_share(one, best) for one, best in zip(lost, reference, strict=False))
+    """`intransigence`, each term divided by a*_k: 0.5 for a loss larger by half.
+
+    None if an a*_k is 0 or negative.
+    """
+    missing = _missing(results, reference)
+    return mean(_ratio(loss, best) for loss, best in zip(missing, reference, strict=False))
 
 
 def exactly_constant(results: Results) -> bool:
-    """Whether, for each j, all measured R[i][j] with i >= j are the same number, bit for bit: nothing was forgotten.
+    """Whether, for each j, all measured R[i][j] with i >= j are bit-identical: nothing was forgotten.
 
-    0.0 and -0.0 differ, and NaN is no number. True where no task was measured twice, for then nothing says otherwise.
+    0.0 and -0.0 differ, and NaN equals nothing. True if no task was measured twice.
     """
-    columns = (
-        {cell.hex() for row in results.rows[j:] if (cell := row[j]) is not None}
-        for j in range(len(results.tasks))
-    )
-    return all(len(bits) <= 1 and "nan" not in bits for bits in columns)
+    for task in range(len(results.tasks)):
+        column = [row[task] for row in results.rows[task:]]
+        bits = {cell.hex() for cell in column if cell is not None}
+        if len(bits) > 1 or "nan" in bits:
+            return False
+    return True
 
 
 @attrs.frozen
 class Metric:
-    """A figure computed from R, and the convention it follows, for headers."""
+    """A metric computed from R, with the convention that it follows."""
 
-    name: str  # "forgetting"
-    symbol: str  # "F"
-    convention: str  # the paper whose definition this is: "Chaudhry 2018"
-    meaning: str  # in a few words, true in either direction of the underlying metric
+    name: str
+    """E.g. "forgetting"."""
+    symbol: str
+    """E.g. "F"."""
+    convention: str
+    """The paper that defines it, e.g. "Chaudhry 2018"."""
+    meaning: str
+    """In a few words, true whether higher or lower is better."""
     function: Callable[[Results], float | None]
-    unitless: bool = False  # a share, which may be averaged over tasks whose figures differ in unit
+    unitless: bool = False
+    """A ratio, which may be averaged over tasks with different units."""
 
     def title(self, metric: str) -> str:
-        """The name for results in `metric`: "average accuracy" reads "average l1" for a matrix of l1."""
+        """The name for results in `metric`: "average accuracy" becomes "average l1" for a matrix of l1."""
         return self.name.replace("accuracy", metric)
 
 
@@ -235,7 +258,7 @@ MAIN = (
     Metric("learning accuracy", "LA", "MER 2019", "mean of the diagonal", learning_accuracy),
     Metric("forgetting", "F", "Chaudhry 2018", "how much worse than the best earlier row", forgetting),
     Metric(
-        "backward transfer", "BWT", "GEM 2017", "how much better than when just learnt", backward_transfer
+        "backward transfer", "BWT", "GEM 2017", "how much better than right after training", backward_transfer
     ),
 )
 
@@ -244,7 +267,7 @@ RELATIVE_FORGETTING = Metric(
     "relative forgetting",
     "F",
     "after Chaudhry 2018",
-    "how much worse than the best earlier row, as a share of it",
+    "how much worse than the best earlier row, as a fraction of it",
     relative_forgetting,
     unitless=True,
 )
@@ -265,7 +288,7 @@ FURTHER = (
         "forward transfer",
         "FWT",
         "GEM 2017",
-        "how much better than untrained, just before learning",
+        "how much better than untrained, right before training",
         forward_transfer,
     ),
     Metric(
@@ -276,54 +299,64 @@ FURTHER = (
         forward_transfer_without_baseline,
     ),
     Metric(
-        "forgetting, first - last", "F", "Avalanche", "how much worse than when just learnt", first_minus_last
+        "forgetting, first - last",
+        "F",
+        "Avalanche",
+        "how much worse than right after training",
+        first_minus_last,
     ),
     Metric("forgetting, clipped", "F", "Mammoth", "as Chaudhry's, no task below 0", clipped_forgetting),
     Metric("worst accuracy", "min-ACC", "De Lange 2023", "mean of each task's worst later row", worst_case),
 )
-"""What other papers and code bases call by the same names."""
+"""Metrics of other papers and code bases under the same names."""
 
 
-def meaningful(metrics: Sequence[Metric], every: Iterable[Results]) -> tuple[Metric, ...]:
-    """Those of some metrics that mean something for all of these results.
+def meaningful(metrics: Sequence[Metric], runs: Iterable[Results]) -> tuple[Metric, ...]:
+    """Those of `metrics` that are meaningful for the results of all runs.
 
-    Where tasks have figures of different units, these are forgetting as a share, and what else has no unit.
+    If tasks have different units: relative forgetting, and the other metrics without a unit.
     """
-    if all(one_unit(results) for results in every):
+    if all(one_unit(results) for results in runs):
         return tuple(metrics)
-    return (
-        RELATIVE_FORGETTING,
-        *(metric for metric in metrics if metric.unitless and metric != RELATIVE_FORGETTING),
-    )
+    unitless = (metric for metric in metrics if metric.unitless and metric != RELATIVE_FORGETTING)
+    return (RELATIVE_FORGETTING, *unitless)
 
 
 def _later(results: Results) -> range:
-    """The tasks that were measured just before they were learnt, if all went well."""
+    """The tasks that were measured right before their training."""
     return range(1, len(results.rows))
 
 
 def _gain(results: Results, after: float | None, before: float | None) -> float | None:
     """How much better `after` is than `before`."""
-    return None if after is None or before is None else _goodness(results, after) - _goodness(results, before)
+    if after is None or before is None:
+        return None
+    return _goodness(results, after) - _goodness(results, before)
 
 
 def _forgotten(results: Results, task: int) -> float | None:
-    """What `forgetting` averages: how far the last row is worse on `task` than the best of the rows before."""
+    """How much worse the last row is on `task` than the best earlier row: a term of `forgetting`."""
     return _gain(results, _best_before(results, task), results.rows[-1][task])
 
 
-def _share_forgotten(results: Results, task: int) -> float | None:
-    """The same as a share of that best."""
-    return _share(_forgotten(results, task), _best_before(results, task))
+def _relatively_forgotten(results: Results, task: int) -> float | None:
+    """The same, divided by the best earlier row."""
+    return _ratio(_forgotten(results, task), _best_before(results, task))
 
 
-def _share(lost: float | None, best: float | None) -> float | None:
-    """A difference as a share of what it is a difference from; None where that is 0 or below."""
-    return None if best is None or lost is None or best <= 0 else lost / best
+def _missing(results: Results, reference: Row) -> list[float | None]:
+    """How much worse each task is right after training than its reference value."""
+    references = enumerate(reference[: len(results.rows)])
+    return [_gain(results, best, results.rows[task][task]) for task, best in references]
+
+
+def _ratio(loss: float | None, best: float | None) -> float | None:
+    """`loss` divided by `best`; None if `best` is 0 or negative."""
+    return None if best is None or loss is None or best <= 0 else loss / best
 
 
 def _best_before(results: Results, task: int) -> float | None:
-    """The best figure on `task` of all rows but the last; None where one since it was learnt was not measured."""
+    """The best value on `task` in all rows but the last; None if a cell since its training is missing."""
     column = [row[task] for row in results.rows]
     if None in column[task:]:
         return None
@@ -332,10 +365,10 @@ def _best_before(results: Results, task: int) -> float | None:
 
 
 def _transferred(results: Results, task: int) -> float | None:
-    """What `backward_transfer` averages: how far the last row is better on `task` than the row that learnt it."""
+    """How much better the last row is than the row after training `task`: a term of backward transfer."""
     return _gain(results, results.rows[-1][task], results.rows[task][task])
 
 
 def _goodness(results: Results, cell: float) -> float:
-    """The cell, turned round where lower is better."""
+    """The cell, negated if lower is better."""
     return cell if results.higher_is_better else -cell

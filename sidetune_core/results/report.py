@@ -1,9 +1,9 @@
-"""Text from records: the matrix of one run, its figures, its report.
+"""Text about one run: its result matrix, its metrics, its report.
 
-Nothing here reads a file or computes a figure: `metrics` computes, the run folder remembers, this writes, and `tables` sets.
+This module only formats: `metrics` computes, `summary` reads run folders, `tables` typesets.
 
-An accuracy in [0, 1] is written in percent, anything else with four significant digits; `·` stands for what was not measured or
-is not defined.
+An accuracy in [0, 1] is printed in percent, any other metric with four significant digits; `·` marks cells
+that were not measured and metrics that are undefined.
 """
 
 from __future__ import annotations
@@ -31,123 +31,129 @@ from sidetune_core.results.tables import Table, aligned, markdown
 
 UNMEASURED = "·"
 NOTHING_FORGOTTEN = "Nothing was forgotten: every R[i][j], i >= j, is the same number bit for bit."
-TRAINABLE = "trainable per task"  # the key of RunSummary.parameters that runs are compared by
+TRAINABLE = "trainable per task"
+"""Key of `RunSummary.parameters` for the number of trainable parameters of a typical task."""
 
 
 @attrs.frozen
 class ChangedTensors:
-    """What learning one task changed, by comparing every tensor before and after."""
+    """The tensors that training one task changed."""
 
     task: str
-    moved: Mapping[str, int]  # part name -> number of its tensors that changed
-    kept: int  # tensors that are the same bit for bit
+    changed: Mapping[str, int]
+    """Number of changed tensors by component, such as ``base`` or ``heads.t0``."""
+    kept: int
+    """Number of bit-identical tensors."""
 
 
 @attrs.frozen
 class RunSummary:
-    """What a report tells about one run."""
+    """Everything that is reported about one run."""
 
     name: str
-    spec: RunSpec  # with every name and option written out
-    spec_line: str  # how it was composed: "icifar · resnet44 + fcn4 · mlp2 · sidetune · seed 0"
+    spec: RunSpec
+    """The resolved spec: every component and option."""
+    spec_line: str
+    """The spec in a line: "icifar · resnet44 + fcn4 · mlp2 · sidetune · seed 0"."""
     results: Results
-    moved: tuple[ChangedTensors, ...]
-    parameters: Mapping[str, int]  # "all", "trainable per task"
+    changed: tuple[ChangedTensors, ...]
+    parameters: Mapping[str, int]
+    """Numbers of parameters: ``"all"`` and `TRAINABLE`."""
     seconds: float
     status: str
     folder: str
-    certified: tuple[str, ...] = ()  # what the certificate says, in lines
+    certificate: tuple[str, ...] = ()
+    """The certificate in lines."""
     processor_seconds: float | None = None
-    peak_memory: int | None = None  # bytes
-    further: Mapping[str, float] = attrs.field(
-        factory=dict
-    )  # figures of the tasks at the end, averaged over tasks
+    peak_memory: int | None = None
+    """In bytes."""
+    other_metrics: Mapping[str, float] = attrs.field(factory=dict)
+    """All metrics of the tasks at the end of the run, averaged over tasks."""
 
 
 def matrix_table(results: Results) -> str:
-    """R for a terminal: a row per task trained below the untrained one, a column per task, the mean of the last row at its end.
+    """R for a terminal: a row for the untrained learner and for each trained task, a column for each task.
 
-    The mean is left out where tasks have figures of different units. Ids are shortened so that ten tasks fit in 100 columns.
+    The last row ends with its mean, unless tasks have different units. Ids are shortened so that ten tasks
+    fit in 100 columns.
     """
     return aligned(_matrix(results, rows=_short(results.tasks, 12), columns=_short(results.tasks, 6)))
 
 
 def metrics_lines(results: Results, metrics: Sequence[Metric] = MAIN) -> list[str]:
-    """A line per figure that holds for these results (see `metrics.meaningful`): name, value, meaning and convention."""
-    return aligned(_figures(results, metrics), left={0, 2}, gap=3).splitlines()
+    """A line for each meaningful metric (see `metrics.meaningful`): name, value, meaning and convention."""
+    return aligned(_metrics_table(results, metrics), left={0, 2}, gap=3).splitlines()
 
 
 def changed_lines(summary: RunSummary) -> list[str]:
-    """What moved and what did not, tasks that are alike in one line; and whether anything was forgotten."""
+    """Which tensors each task changed, with like tasks in one line, and whether anything was forgotten."""
     table: list[list[str]] = []
-    for record in summary.moved:
-        parts = {part.removesuffix(f".{record.task}"): count for part, count in record.moved.items() if count}
-        text = ", ".join(f"{part} {count}" for part, count in parts.items()) or "nothing"
+    for record in summary.changed:
+        text = _changed_components(record, shorten=True) or "nothing"
         if table and table[-1][1] == text:
             table[-1][0] = f"{table[-1][0].split(' to ')[0]} to {record.task}"
             table[-1][2] = str(record.kept)
         else:
             table.append([record.task, text, str(record.kept)])
     lines = [
-        f"{tasks} moved {text} (tensors); {kept} others are the same bit for bit"
-        for tasks, text, kept in table
+        f"{tasks} changed {text} (tensors); {kept} others are bit-identical" for tasks, text, kept in table
     ]
     constant = [NOTHING_FORGOTTEN] if _nothing_forgotten(summary.results) else []
-    return [*lines, *constant, *summary.certified]
+    return [*lines, *constant, *summary.certificate]
 
 
 def one_line(results: Results, percent: bool) -> str:
-    """What a run has come to, in a line: the average, in percent or as it is, or the figure of each task where these differ in unit."""
+    """The results so far in one line: their average, or each task's result if tasks have different units."""
     if one_unit(results):
-        return f"average {results.metric} {format_value(average_accuracy(results), percent, 1)}{' %' if percent else ''}"
+        average = format_value(average_accuracy(results), percent, 1)
+        return f"average {results.metric} {average}{' %' if percent else ''}"
     last = results.rows[-1] if results.rows else results.initial
-    return f"{results.metric} " + ", ".join(
-        f"{task} {format_value(cell, False)}" for task, cell in zip(results.tasks, last, strict=True)
-    )
+    cells = [f"{task} {format_value(cell, False)}" for task, cell in zip(results.tasks, last, strict=True)]
+    return f"{results.metric} {', '.join(cells)}"
 
 
 def run_report(summary: RunSummary) -> str:
     """The report of one run, in Markdown."""
     results = summary.results
+    trained = f"{len(results.rows)} of {len(results.tasks)} tasks trained"
+    metrics_table = [["metric", "value", "definition"], *_metrics_table(results, MAIN + FURTHER)]
     sections = [
         f"# {summary.name}",
         summary.spec_line,
-        f"Status: {summary.status}, {len(results.rows)} of {len(results.tasks)} tasks trained. Folder: `{summary.folder}`",
+        f"Status: {summary.status}, {trained}. Folder: `{summary.folder}`",
         "## Results",
-        f"Row i, column j: {results.metric} on task j after training task i. `{UNMEASURED}` was not measured.",
+        f"Row i, column j: {results.metric} on task j after training task i. `{UNMEASURED}` was not measured."
+        "",
         markdown(_matrix(results, rows=results.tasks, columns=results.tasks)),
-        markdown([["figure", "value", "definition"], *_figures(results, MAIN + FURTHER)], left={0, 2}),
+        markdown(metrics_table, left={0, 2}),
     ]
     if _nothing_forgotten(results):
         sections.append(NOTHING_FORGOTTEN)
-    if summary.moved:
-        sections += ["## What moved", markdown(_movements(summary.moved), left={0, 1})]
-    if summary.certified:
-        first, *rest = summary.certified
+    if summary.changed:
+        sections += ["## Changed tensors", markdown(_changed_table(summary.changed), left={0, 1})]
+    if summary.certificate:
+        first, *rest = summary.certificate
         sections += ["## Certificate", "\n".join([first, *(f"- {line.strip()}" for line in rest)])]
-    parameters = [[f"parameters, {which}", f"{count:,}"] for which, count in summary.parameters.items()]
-    sections += [
-        "## Cost",
-        markdown([["cost", "amount"], *parameters, ["time", _time(summary.seconds)], *_work(summary)]),
-    ]
+    costs = [[f"parameters, {name}", f"{count:,}"] for name, count in summary.parameters.items()]
+    costs += [["time", _time(summary.seconds)], *_processor_and_memory(summary)]
+    sections += ["## Cost", markdown([["cost", "amount"], *costs])]
     return "\n\n".join(sections) + "\n"
 
 
-# What the tables say
+# Contents of the tables
 
 
 def _nothing_forgotten(results: Results) -> bool:
-    """Constancy says something only where old tasks were measured after every later one, that is, where forgetting is defined."""
+    """The check is meaningful only if earlier tasks were re-evaluated, that is, if forgetting is defined."""
     return exactly_constant(results) and forgetting(results) is not None
 
 
 def _matrix(results: Results, rows: Sequence[str], columns: Sequence[str]) -> Table:
-    """R under the given row labels and column heads."""
+    """R with row labels and column headers."""
     unit = " %" if in_percent(results) else ""
     table = [[f"{results.metric}{unit} {'↑' if results.higher_is_better else '↓'}", *columns]]
-    for label, row in zip(
-        ["untrained", *rows], [results.initial, *results.rows], strict=False
-    ):  # fewer rows while under way
+    measured = [results.initial, *results.rows]  # fewer rows than labels in an unfinished run
+    for label, row in zip(["untrained", *rows], measured, strict=False):
         table.append([label, *(format_value(cell, in_percent(results), 1) for cell in row)])
     if one_unit(results):
         average = format_value(average_accuracy(results), in_percent(results), 1) if results.rows else ""
@@ -156,59 +162,70 @@ def _matrix(results: Results, rows: Sequence[str], columns: Sequence[str]) -> Ta
     return table
 
 
-def _figures(results: Results, metrics: Sequence[Metric]) -> Table:
-    """Name, value and definition of each metric, without a head."""
+def _metrics_table(results: Results, metrics: Sequence[Metric]) -> Table:
+    """Name, value and definition of each metric, without a header."""
     return [
-        [metric.title(results.metric), value(results, metric), f"{metric.meaning} ({metric.convention})"]
+        [
+            metric.title(results.metric),
+            format_metric(results, metric),
+            f"{metric.meaning} ({metric.convention})",
+        ]
         for metric in meaningful(metrics, [results])
     ]
 
 
-def _movements(moved: Sequence[ChangedTensors]) -> Table:
-    """Per task, the tensors that changed, by part, and those that did not."""
-    table = [["task", "tensors that moved", "the same bit for bit"]]
-    for record in moved:
-        parts = ", ".join(f"{part} {count}" for part, count in record.moved.items() if count)
-        table.append([record.task, parts or "none", str(record.kept)])
+def _changed_table(records: Sequence[ChangedTensors]) -> Table:
+    """For each task, the numbers of changed tensors, by component, and of bit-identical ones."""
+    table = [["task", "changed", "bit-identical"]]
+    for record in records:
+        table.append([record.task, _changed_components(record) or "none", str(record.kept)])
     return table
+
+
+def _changed_components(record: ChangedTensors, shorten: bool = False) -> str:
+    """E.g. "side 12, heads.t0 2"; without the task's own id if shortened."""
+    suffix = f".{record.task}" if shorten else ""
+    counts = {name.removesuffix(suffix): count for name, count in record.changed.items() if count}
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def by_task(results: Results, columns: Sequence[tuple[str, Sequence[Row]]]) -> Table:
-    """What each task has come to: a line for each, and a column for each name, of means over the last rows of R that come with it."""
-    table = [[f"{results.metric} in the end", *("\n".join(name.split()) for name, _ in columns)]]
-    for place, task in enumerate(results.tasks):
-        table.append([task, *(format_value(mean(row[place] for row in rows), False) for _, rows in columns)])
+    """A line for each task, and a column for each name: the mean over its last rows of R."""
+    table = [[f"final {results.metric}", *("\n".join(name.split()) for name, _ in columns)]]
+    for index, task in enumerate(results.tasks):
+        means = [mean(row[index] for row in rows) for _, rows in columns]
+        table.append([task, *(format_value(value, False) for value in means)])
     return table
 
 
-# How a cell is written
+# Formatting of cells
 
 
 def in_percent(results: Results) -> bool:
-    """Whether these are accuracies in [0, 1]."""
-    return results.metric == "accuracy" and all(0 <= number <= 1 for number in results.measured)
+    """Whether the results are accuracies in [0, 1]."""
+    return results.metric == "accuracy" and all(0 <= cell <= 1 for cell in results.measured)
 
 
-def format_value(number: float | None, percent: bool, decimals: int = 2) -> str:
-    """Without a unit; `decimals` are those of a percentage. Never "-0.0"."""
-    if number is None:
+def format_value(value: float | None, percent: bool, decimals: int = 2) -> str:
+    """The value without a unit: a percentage with `decimals`, or four significant digits. Never "-0.0"."""
+    if value is None:
         return UNMEASURED
-    return f"{100 * number:z.{decimals}f}" if percent else f"{number:z.4g}"
+    return f"{100 * value:z.{decimals}f}" if percent else f"{value:z.4g}"
 
 
 def format_int(number: int | None) -> str:
-    """With thousands set apart."""
+    """With a separator for thousands."""
     return UNMEASURED if number is None else f"{number:,}"
 
 
-def value(results: Results, metric: Metric) -> str:
-    """A figure with its unit, to stand alone; shares are in percent."""
-    number, percent = metric.function(results), metric.unitless or in_percent(results)
-    return format_value(number, percent) + (" %" if number is not None and percent else "")
+def format_metric(results: Results, metric: Metric) -> str:
+    """The value of a metric with its unit; ratios are in percent."""
+    value, percent = metric.function(results), metric.unitless or in_percent(results)
+    return format_value(value, percent) + (" %" if value is not None and percent else "")
 
 
-def _work(summary: RunSummary) -> Table:
-    """What the machine did, where that was measured."""
+def _processor_and_memory(summary: RunSummary) -> list[list[str]]:
+    """Processor time and peak memory, if they were measured."""
     if summary.processor_seconds is None or summary.peak_memory is None:
         return []
     return [
@@ -218,35 +235,34 @@ def _work(summary: RunSummary) -> Table:
 
 
 def in_mebibytes(size: float) -> str:
-    """A number of bytes."""
+    """A size in bytes, in MiB."""
     return f"{size / 2**20:,.0f}"
 
 
 def _time(seconds: float) -> str:
-    """In two units at most: "8.4 s", "3 min 20 s", "2 h 05 min"."""
+    """In at most two units: "8.4 s", "3 min 20 s", "2 h 05 min"."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    minutes, remainder = divmod(round(seconds), 60)
+    return f"{minutes} min {remainder:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _short(ids: Sequence[str], width: int) -> Sequence[str]:
-    """Labels of at most `width` characters that tell the ids apart.
+    """Distinct labels of at most `width` characters.
 
-    The first of these that does: the ids, the ids without the words they all begin with, their beginnings, ends, or numbers.
+    The first possible of: the ids, the ids without their common prefix of whole words, their beginnings,
+    their ends, their indices.
     """
-    shared = commonprefix(list(ids))
-    while (
-        shared and shared[-1].isalnum()
-    ):  # back to the end of a word: task-10 and task-11 become 10 and 11, not 0 and 1
-        shared = shared[:-1]
-    attempts = (
+    prefix = commonprefix(list(ids))
+    while prefix and prefix[-1].isalnum():  # whole words: task-10 and task-11 become 10 and 11, not 0 and 1
+        prefix = prefix[:-1]
+    candidates = (
         ids,
-        [name[len(shared) :] for name in ids],
+        [name[len(prefix) :] for name in ids],
         [name if len(name) <= width else f"{name[: width - 1]}…" for name in ids],
         [name if len(name) <= width else f"…{name[1 - width :]}" for name in ids],
     )
-    for labels in attempts:
+    for labels in candidates:
         if len(set(labels)) == len(ids) and all(0 < len(label) <= width for label in labels):
             return labels
-    return [str(number) for number in range(len(ids))]
+    return [str(index) for index in range(len(ids))]

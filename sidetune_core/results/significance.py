@@ -1,7 +1,8 @@
-"""What may be said about methods that were compared on several tasks: ranks, tests on them, and intervals over seeds.
+"""Ranks of methods over tasks, significance tests on them, and confidence intervals over seeds.
 
-Follows Demšar (2006), "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 7. Its tests take the tasks as
-independent; those of one stream share a base, and a run or two of the same few tasks shows less than a p-value seems to.
+Follows Demšar (2006), "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 7. The tests
+assume independent tasks; the tasks of one stream share a base, so with few tasks and seeds the p-values are
+optimistic.
 """
 
 from __future__ import annotations
@@ -14,33 +15,33 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
+"""Significance level α of every test and interval."""
 
 
 @attrs.frozen
 class Ranking:
-    """Methods ranked on every task, and the tests on these ranks."""
+    """Average ranks of methods, and the tests on them."""
 
-    average: tuple[float, ...]  # of each method, over the tasks; 1 = best on every task
+    average: tuple[float, ...]
+    """Average rank over tasks, for each method; 1 = best on every task."""
     tasks: int
-    friedman: (
-        float | None
-    )  # chi², corrected for ties, k - 1 degrees of freedom; None for fewer than three methods
-    friedman_p: float | None  # of "all methods are alike"; 1 where they tie on every task
-    iman_davenport: (
-        float | None
-    )  # F of Iman & Davenport (1980), which is less conservative; None as above, and on a single task
+    friedman: float | None
+    """chi² with k - 1 degrees of freedom, corrected for ties; None for fewer than three methods."""
+    friedman_p: float | None
+    """p-value of the null hypothesis that all methods are equal; 1 if they tie on every task."""
+    iman_davenport: float | None
+    """F of Iman & Davenport (1980), less conservative; None as above, and for a single task."""
     iman_davenport_p: float | None
-    critical_difference: (
-        float  # Nemenyi's, at LEVEL: methods whose average ranks are nearer than this are not told apart
-    )
+    critical_difference: float
+    """Nemenyi's CD at `LEVEL`: methods whose average ranks are closer do not differ significantly."""
 
 
 def rank_methods(scores: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -> Ranking:
-    """Rank methods on each task and average.
+    """Rank methods on each task, average the ranks over tasks, and test for differences.
 
     Args:
-        scores: a row for each task, in it a figure for each of two methods or more; NaN is not allowed.
-        higher_is_better: for each task, which way its figures are read.
+        scores: (tasks, methods), a metric value for each of at least two methods; no NaN.
+        higher_is_better: the direction of each task's metric.
     """
     ranks = task_ranks(scores, higher_is_better)
     tasks, methods = ranks.shape
@@ -58,7 +59,7 @@ def rank_methods(scores: Sequence[Sequence[float]], higher_is_better: Sequence[b
 def task_ranks(
     scores: Sequence[Sequence[float]], higher_is_better: Sequence[bool]
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """The ranks (tasks, methods) within each task: 1 = best, ties share the mean of their places."""
+    """The ranks (tasks, methods) within each task: 1 = best, ties get their mean rank."""
     signs = np.where(higher_is_better, -1.0, 1.0)
     ranks: np.ndarray[tuple[int, int], np.dtype[np.float64]] = stats.rankdata(
         signs[:, None] * np.asarray(scores), axis=1
@@ -67,22 +68,28 @@ def task_ranks(
 
 
 def iman_davenport(chi2: float, methods: int, tasks: int) -> tuple[float, float]:
-    """F = (N - 1) chi² / (N (k - 1) - chi²) and its p-value, with k - 1 and (k - 1) (N - 1) degrees of freedom."""
-    rest = tasks * (methods - 1) - chi2
-    f = (tasks - 1) * chi2 / rest if rest > 1e-9 * tasks else math.inf  # all tasks rank alike
+    """F = (N - 1) chi² / (N (k - 1) - chi²) and its p-value.
+
+    It has k - 1 and (k - 1) (N - 1) degrees of freedom, for k methods on N tasks.
+    """
+    denominator = tasks * (methods - 1) - chi2
+    all_equal = denominator <= 1e-9 * tasks  # every task ranks the methods equally
+    f = math.inf if all_equal else (tasks - 1) * chi2 / denominator
     return f, float(stats.f.sf(f, methods - 1, (methods - 1) * (tasks - 1)))
 
 
 def critical_difference(methods: int, tasks: int) -> float:
-    """Nemenyi's q sqrt(k (k + 1) / (6 N)), with q the studentized range of k groups at LEVEL, divided by sqrt 2."""
+    """Nemenyi's CD = q sqrt(k (k + 1) / (6 N)), for k methods on N tasks.
+
+    q is the quantile of the studentized range of k groups at `LEVEL`, divided by sqrt 2.
+    """
     q = float(stats.studentized_range.ppf(1 - LEVEL, methods, np.inf)) / math.sqrt(2)
     return q * math.sqrt(methods * (methods + 1) / (6 * tasks))
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """Half of the 95 % t interval of the mean, t s / sqrt(n); None for fewer than two values."""
-    if len(values) < 2:
+    """Half-width of the 95 % confidence interval of the mean, t s / sqrt(n); None for a single value."""
+    n = len(values)
+    if n < 2:
         return None
-    return float(
-        stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    )
+    return float(stats.t.ppf(1 - LEVEL / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))

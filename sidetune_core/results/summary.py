@@ -1,11 +1,12 @@
-"""From a run folder to the record that a report is made of."""
+"""Read a run folder into the summary that reports are made of."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from sidetune_core.certificate.record import certificate_lines, read_certificate
 from sidetune_core.config.spec import RunSpec, from_values
@@ -16,56 +17,47 @@ from sidetune_core.storage.run_folder import RunFolder
 
 
 def summarise(folder: RunFolder) -> RunSummary:
-    """Everything that is reported about a run, from its folder alone.
+    """The summary of a run, from its folder alone.
 
     Raises:
-        RunError: the folder is no run, or one of its files is damaged.
+        RunError: the folder is not a run, or one of its files is damaged.
     """
     about = folder.read_json("run.json")
     try:
-        moved = tuple(
-            ChangedTensors(
-                str(line["task"]),
-                dict(Counter(part_of(str(name)) for name in line["moved"])),
-                len(line["kept"]),
-            )
-            for line in folder.lines("moved.jsonl")
-        )
         counts = folder.lines("parameters.jsonl")
-        pieces = folder.lines("seconds.jsonl")
-        measured = bool(pieces) and all(
-            "memory" in piece for piece in pieces
-        )  # runs of former versions have the seconds only
+        parameters = {}
+        if counts:
+            trainable = _median([int(line["trainable"]) for line in counts])
+            parameters = {TRAINABLE: trainable, "all": int(counts[-1]["all"])}
+        periods = folder.lines("seconds.jsonl")
+        # runs of earlier versions have the seconds only
+        measured = bool(periods) and all("memory" in period for period in periods)
+        certificate = read_certificate(folder)
         return RunSummary(
             name=folder.path.name,
             spec=_resolved(about["resolved"]),
             spec_line=str(about["composition"]),
             results=read_results(folder),
-            moved=moved,
-            parameters={
-                TRAINABLE: _typical([int(line["trainable"]) for line in counts]),
-                "all": int(counts[-1]["all"]),
-            }
-            if counts
-            else {},
-            seconds=_finite(sum(piece["seconds"] for piece in pieces)),
+            changed=tuple(_changed_tensors(line) for line in folder.lines("moved.jsonl")),
+            parameters=parameters,
+            seconds=_finite(sum(period["seconds"] for period in periods)),
             status=folder.status,
             folder=str(folder.path),
-            processor_seconds=_finite(sum(piece["processor"] for piece in pieces)) if measured else None,
-            peak_memory=max(int(piece["memory"]) for piece in pieces) if measured else None,
-            further=_further(folder),
-            certified=tuple(certificate_lines(certified)) if (certified := read_certificate(folder)) else (),
+            processor_seconds=_finite(sum(period["processor"] for period in periods)) if measured else None,
+            peak_memory=max(int(period["memory"]) for period in periods) if measured else None,
+            other_metrics=_final_metrics(folder),
+            certificate=tuple(certificate_lines(certificate)) if certificate else (),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
         raise RunError(f"the run {folder.path} is damaged: {error!r}") from error
 
 
 def read_results(folder: RunFolder, split: str = "test") -> Results:
-    """R as far as it has been measured on a split.
+    """R so far, on a split.
 
     Raises:
         RunError: the folder has no ``run.json``, or it is damaged.
-        KeyError, TypeError, ValueError: something in it is not what a run writes.
+        KeyError, TypeError, ValueError: a file has unexpected contents.
     """
     about = folder.read_json("run.json")
     tasks = [str(task["id"]) for task in about["tasks"]]
@@ -76,40 +68,45 @@ def read_results(folder: RunFolder, split: str = "test") -> Results:
         if line["after"] not in range(-1, len(tasks)):
             raise ValueError(f"an evaluation after task {line['after']} of {len(tasks)}")
         row = rows.setdefault(int(line["after"]), [None] * len(tasks))
-        row[tasks.index(line["task"])] = _number(line["figures"][metrics[line["task"]]])
+        row[tasks.index(line["task"])] = _as_float(line["figures"][metrics[line["task"]]])
     initial = rows.pop(-1, [None] * len(tasks))
+    count = max(rows, default=-1) + 1
     return Results(
         tasks=tuple(tasks),
-        rows=tuple(tuple(rows.get(i, [None] * len(tasks))) for i in range(max(rows, default=-1) + 1)),
+        rows=tuple(tuple(rows.get(index, [None] * len(tasks))) for index in range(count)),
         initial=tuple(initial),
         metric=str(about["metric"]),
         higher_is_better=bool(about["higher_is_better"]),
     )
 
 
-def _further(folder: RunFolder) -> dict[str, float]:
-    """The figures that every task has at the end of the run, averaged over tasks."""
-    last = {
-        str(line["task"]): line["figures"]
-        for line in folder.lines("eval.jsonl")
-        if line["split"] == "test" and line["after"] >= 0
-    }
-    names = [
-        name for name in next(iter(last.values()), {}) if all(name in figures for figures in last.values())
-    ]
-    return {name: fmean(float(figures[name]) for figures in last.values()) for name in names}
+def _changed_tensors(line: Mapping[str, Any]) -> ChangedTensors:
+    """A line of ``moved.jsonl``."""
+    counts = Counter(component_of(str(name)) for name in line["moved"])
+    return ChangedTensors(str(line["task"]), dict(counts), len(line["kept"]))
 
 
-def part_of(tensor: str) -> str:
-    """The part that a tensor belongs to: ``base`` for ``base.layer1.0.conv1.weight``, ``heads.t0`` for ``heads.t0.linear.bias``."""
+def _final_metrics(folder: RunFolder) -> dict[str, float]:
+    """The metrics that every task has at the end of the run, averaged over tasks."""
+    final: dict[str, Mapping[str, Any]] = {}
+    for line in folder.lines("eval.jsonl"):
+        if line["split"] == "test" and line["after"] >= 0:
+            final[str(line["task"])] = line["figures"]
+    first = next(iter(final.values()), {})
+    names = [name for name in first if all(name in metrics for metrics in final.values())]
+    return {name: fmean(float(metrics[name]) for metrics in final.values()) for name in names}
+
+
+def component_of(tensor: str) -> str:
+    """The component of a tensor: ``base`` of ``base.conv1.weight``, ``heads.t0`` of ``heads.t0.bias``"""
     first, *rest = tensor.split(".")
     return f"{first}.{rest[0]}" if len(rest) > 1 and first.endswith("s") else first
 
 
 def _resolved(values: object) -> RunSpec:
     spec = from_values(values, "run.json")
-    if spec.learner is None or spec.env is None:  # methods are told apart by these
-        raise ValueError("the resolved spec names no learner or no env")
+    if spec.learner is None or spec.env is None:  # both identify a method
+        raise ValueError("the resolved spec has no learner or no env")
     return spec
 
 
@@ -119,11 +116,11 @@ def _finite(value: float) -> float:
     return float(value)
 
 
-def _typical(values: Sequence[int]) -> int:
+def _median(values: Sequence[int]) -> int:
     return sorted(values)[len(values) // 2]
 
 
-def _number(value: object) -> float:
+def _as_float(value: object) -> float:
     if not isinstance(value, int | float):
-        raise TypeError(f"a figure is {value!r}")
+        raise TypeError(f"a metric has the value {value!r}")
     return float(value)

@@ -1,6 +1,6 @@
-"""How a table is set: in aligned columns for a terminal, or as Markdown, LaTeX or CSV.
+"""Typesetting of tables: aligned columns for a terminal, Markdown, LaTeX, CSV.
 
-A table is its rows, the head first. Cells are text; in a head they may have several lines.
+A table is a list of rows, the header first. Cells are text; header cells may have several lines.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Table = Sequence[Sequence[str]]
 
 
 def aligned(table: Table, left: Collection[int] = (0,), gap: int = 2) -> str:
-    """Columns `gap` apart, those in `left` set to the left, the others to the right."""
-    rows = [*_head_rows(table), *table[1:]]
+    """Columns separated by `gap` blanks; those in `left` are aligned left, the others right."""
+    rows = [*_header_rows(table), *table[1:]]
     columns = []
     for i, column in enumerate(zip(*rows, strict=True)):
         width = max(map(len, column))
@@ -27,30 +27,30 @@ def aligned(table: Table, left: Collection[int] = (0,), gap: int = 2) -> str:
 
 
 def markdown(table: Table, left: Collection[int] = (0,)) -> str:
-    """A pipe table, the columns in `left` set to the left."""
+    """A pipe table; the columns in `left` are aligned left."""
     rule = [":---" if i in left else "---:" for i in range(len(table[0]))]
     cells = [[cell.replace("\n", " ").replace("|", r"\|") for cell in row] for row in table]
     return "\n".join(f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]])
 
 
 def latex(table: Table, left: Collection[int] = (0,)) -> str:
-    """A ``tabular`` that needs the package booktabs and no other."""
-    head, body = (
-        [" & ".join(map(_escaped, row)) + r" \\" for row in rows] for rows in (_head_rows(table), table[1:])
+    """A ``tabular`` environment; it needs only the package booktabs."""
+    header, body = (
+        [" & ".join(map(_escape, row)) + r" \\" for row in rows] for rows in (_header_rows(table), table[1:])
     )
     columns = "".join("l" if i in left else "r" for i in range(len(table[0])))
     begin = rf"\begin{{tabular}}{{{columns}}}"
-    return "\n".join([begin, r"\toprule", *head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
+    return "\n".join([begin, r"\toprule", *header, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
 
 
 def typeset(table: Table, layout: Layout, left: Collection[int] = (0,)) -> str:
-    """In the layout that is asked for."""
-    setters: dict[Layout, Callable[[Table, Collection[int]], str]] = {
+    """The table in a layout."""
+    typesetters: dict[Layout, Callable[[Table, Collection[int]], str]] = {
         "text": aligned,
         "markdown": markdown,
         "latex": latex,
     }
-    return setters[layout](table, left)
+    return typesetters[layout](table, left)
 
 
 def comma_separated(table: Sequence[Sequence[object]]) -> str:
@@ -72,14 +72,15 @@ _LATEX = {
 }
 
 
-def _escaped(cell: str) -> str:
-    """As LaTeX prints it, with a minus that is longer than a hyphen."""
+def _escape(cell: str) -> str:
+    """The cell with special characters escaped and a proper minus sign."""
     text = "".join(_LATEX.get(character, character) for character in cell)
     return re.sub(r"^-(?=[\d.])", "$-$", text)
 
 
-def _head_rows(table: Table) -> list[list[str]]:
-    """The head as one row for each of its lines; the cells end level."""
-    heads = [cell.split("\n") for cell in table[0]]
-    height = max(map(len, heads))
-    return [list(row) for row in zip(*([""] * (height - len(head)) + head for head in heads), strict=True)]
+def _header_rows(table: Table) -> list[list[str]]:
+    """The header as one row for each of its lines, aligned at the bottom."""
+    cells = [cell.split("\n") for cell in table[0]]
+    height = max(map(len, cells))
+    padded = [[""] * (height - len(lines)) + lines for lines in cells]
+    return [list(row) for row in zip(*padded, strict=True)]

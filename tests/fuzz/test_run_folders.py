@@ -1,4 +1,4 @@
-"""Whatever the files of a run folder hold, `sidetune report` answers."""
+"""Whatever the files of a run folder contain, `sidetune report` prints a report or a readable error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sidetune_core.errors import RunError
 from sidetune_core.results.compare_methods import compare_methods
 from sidetune_core.results.compare_runs import compare_runs
-from sidetune_core.results.grouping import group
+from sidetune_core.results.grouping import group_runs
 from sidetune_core.results.metrics import FURTHER, MAIN
 from sidetune_core.results.report import changed_lines, matrix_table, metrics_lines, run_report
 from sidetune_core.results.summary import summarise
@@ -61,9 +61,9 @@ def write(folder: Path, files: dict[str, Any]) -> None:
 
 
 def report(folder: Path) -> str:
-    """All that is printed about a run."""
+    """Everything that is printed about a run."""
     summary = summarise(open_run(folder))
-    methods = group([summary, summary])
+    methods = group_runs([summary, summary])
     texts = [
         matrix_table(summary.results),
         *metrics_lines(summary.results, MAIN + FURTHER),
@@ -114,14 +114,14 @@ def test_spoilt_bytes(data: st.DataObject, tmp_path: Path, spoil_bytes: Any, ans
         ("run.json", {**GOOD["run.json"], "resolved": {"learner": {"name": "ewc", "options": 5}}}),
     ],
 )
-def test_cases_that_are_told(name: str, value: Any, tmp_path: Path) -> None:
+def test_damage_is_a_run_error(name: str, value: Any, tmp_path: Path) -> None:
     write(tmp_path, GOOD | {name: value})
     with pytest.raises(RunError):
         report(tmp_path)
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_deeply_nested_files_are_told(name: str, tmp_path: Path, answer: Any) -> None:
+def test_deeply_nested_files_are_handled(name: str, tmp_path: Path, answer: Any) -> None:
     write(tmp_path, GOOD)
     (tmp_path / name).write_text('{"tasks":' * 100_000, encoding="utf-8")
     answer(lambda: report(tmp_path))

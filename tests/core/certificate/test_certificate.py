@@ -1,4 +1,4 @@
-"""The certificate says zero where nothing that a task depends on has changed, and else what did; and it can be checked later."""
+"""The certificate says zero if no dependency of a task changed, otherwise what did; verify checks it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from sidetune_core.certificate.verify import verify
 from sidetune_core.cli.main import main
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import BASE
+from sidetune_core.errors import RunError
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.storage.weights import read_tensors, write_tensors
@@ -32,7 +33,7 @@ TRAIN = {"steps": 3, "batch": 8, "precision": "fp32"}
 
 @pytest.fixture(autouse=True)
 def acme(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package of a third party can be imported: its env has three small tasks, and needs no file."""
+    """Makes the third-party package importable: its env has three small tasks and needs no files."""
     monkeypatch.syspath_prepend(ACME)
 
 
@@ -55,10 +56,10 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder]:
     return run
 
 
-def certified(folder: RunFolder) -> record.Certificate:
-    found = record.read_certificate(folder)
-    assert found is not None
-    return found
+def certificate_of(folder: RunFolder) -> record.Certificate:
+    certificate = record.read_certificate(folder)
+    assert certificate is not None
+    return certificate
 
 
 SIDE = {"name": "fcn4", "weights": "none"}
@@ -75,14 +76,15 @@ SIDE = {"name": "fcn4", "weights": "none"}
     ],
     ids=["sidetune", "sidetune-dense", "features", "independent", "pnn-dense"],
 )
-def test_a_learner_that_shares_nothing_that_moves_is_certified(
+def test_a_learner_that_changes_no_shared_tensor_is_certificate_of(
     learner: Any, parts: Any, make: Any, tmp_path: Path
 ) -> None:
     folder = make(learner, tmp_path / "run", **parts)
-    found = certified(folder)
-    assert found.verdict == record.ZERO
-    assert [(task.verdict, task.ground) for task in found.tasks[:2]] == [(record.ZERO, "everything")] * 2
-    assert found.tasks[2].verdict == record.LAST
+    certificate = certificate_of(folder)
+    assert certificate.verdict == record.ZERO
+    expected = [(record.ZERO, record.ALL_TENSORS)] * 2
+    assert [(task.verdict, task.scope) for task in certificate.tasks[:2]] == expected
+    assert certificate.tasks[2].verdict == record.LAST
     assert verify(folder).problems == ()
 
 
@@ -91,48 +93,49 @@ def test_a_learner_that_shares_nothing_that_moves_is_certified(
     ["finetune", "bsp", "lwf", {"name": "ewc", "examples": 8}],
     ids=["finetune", "bsp", "lwf", "ewc"],
 )
-def test_a_learner_that_moves_shared_weights_is_told_which_and_how_far(
+def test_a_learner_that_changes_shared_weights_is_reported_with_the_size_of_the_changes(
     learner: Any, make: Any, tmp_path: Path
 ) -> None:
     folder = make(learner, tmp_path / "run")
-    found = certified(folder)
-    first = found.tasks[0]
-    assert found.verdict == first.verdict == record.NOT_ZERO
+    certificate = certificate_of(folder)
+    first = certificate.tasks[0]
+    assert certificate.verdict == first.verdict == record.NOT_ZERO
     before, after = (read_tensors(checkpoint.boundary(folder.checkpoints, count)) for count in (1, 3))
     name = "base.conv1.weight"
     apart = (after[name] - before[name]).abs().max()
-    assert first.moved[name] == record.Change(
+    assert first.changed[name] == record.Change(
         pytest.approx(float(apart)), pytest.approx(float(apart / before[name].abs().max()))
     )
-    assert {name for name, digest in first.tensors.items() if found.now[name] != digest} == first.moved.keys()
+    now = certificate.now
+    assert {name for name, digest in first.tensors.items() if now[name] != digest} == first.changed.keys()
     assert not first.probes.same
     assert first.probes.change.absolute > 0
     assert verify(folder).problems == ()
 
 
-def test_tensors_that_a_task_does_not_read_may_move(make: Any, tmp_path: Path) -> None:
-    found = certified(make({"name": "finetune", "batchnorm": "per-task"}, tmp_path / "run"))
-    tensors = found.tasks[0].tensors
+def test_tensors_that_a_task_does_not_read_are_not_its_dependencies(make: Any, tmp_path: Path) -> None:
+    folder = make({"name": "finetune", "batchnorm": "per-task"}, tmp_path / "run")
+    tensors = certificate_of(folder).tasks[0].tensors
     assert "norms.t0.0.running_mean" in tensors
     assert not [name for name in tensors if name.startswith(("base.bn1", "norms.t1", "heads.t1"))]
 
 
-def test_all_tasks_learnt_at_once_leave_nothing_to_forget(make: Any, tmp_path: Path) -> None:
+def test_tasks_trained_together_leave_nothing_to_forget(make: Any, tmp_path: Path) -> None:
     folder = make("joint", tmp_path / "run")
-    assert certified(folder).verdict == record.NOTHING_LATER
+    assert certificate_of(folder).verdict == record.NOTHING_LATER
     assert verify(folder).problems == ()
 
 
 def test_a_learner_of_a_third_party_is_certified_without_a_line_of_its_own(make: Any, tmp_path: Path) -> None:
     folder = make("acme_sidetune.bitfit:BitFit", tmp_path / "run")
-    first = certified(folder).tasks[0]
-    assert "base.bn1.weight" in first.moved
-    assert "base.conv1.weight" in first.tensors.keys() - first.moved.keys()
+    first = certificate_of(folder).tasks[0]
+    assert "base.bn1.weight" in first.changed
+    assert "base.conv1.weight" in first.tensors.keys() - first.changed.keys()
     assert verify(folder).problems == ()
 
 
 class Rotating(api.Learner):
-    """Predicts with a head and a number that is no tensor, and changes it with each task."""
+    """Scales the output of a head by the number of tasks, which is no tensor."""
 
     @attrs.frozen
     class Config:
@@ -150,31 +153,31 @@ class Rotating(api.Learner):
         return self.heads.predict(self.base(inputs).encoding, task_id) * len(self.heads)
 
 
-def test_a_change_that_no_tensor_shows_is_seen_by_the_probes(make: Any, tmp_path: Path) -> None:
-    first = certified(make(f"{__name__}:Rotating", tmp_path / "run")).tasks[0]
-    assert first.moved == {}
+def test_probes_detect_a_change_outside_the_tensors(make: Any, tmp_path: Path) -> None:
+    first = certificate_of(make(f"{__name__}:Rotating", tmp_path / "run")).tasks[0]
+    assert first.changed == {}
     assert first.verdict == record.NOT_ZERO
     assert first.probes.change.relative == pytest.approx(2.0)
 
 
 class Ensemble(Rotating):
-    """Every task is answered with the mean of all heads: a later task adds a tensor that an earlier one reads."""
+    """Predicts the mean of all heads: a later task adds a tensor that an earlier one reads."""
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         encoding = self.base(inputs).encoding
         return torch.stack([self.heads.predict(encoding, other) for other in self.heads]).mean(0)
 
 
-def test_what_is_read_only_since_a_later_task_is_named(make: Any, tmp_path: Path) -> None:
-    first = certified(make(f"{__name__}:Ensemble", tmp_path / "run")).tasks[0]
-    assert first.read_anew == [
+def test_newly_read_tensors_are_listed(make: Any, tmp_path: Path) -> None:
+    first = certificate_of(make(f"{__name__}:Ensemble", tmp_path / "run")).tasks[0]
+    assert first.newly_read == [
         f"heads.{task}.linear.{name}" for task in ("t1", "t2") for name in ("bias", "weight")
     ]
     assert first.verdict == record.NOT_ZERO
 
 
 class Diary(Rotating):
-    """Has a parameter that every task moves and none reads in evaluation."""
+    """Has a parameter that every task changes and none reads in evaluation."""
 
     def __init__(self, config: Rotating.Config, parts: api.Components) -> None:
         super().__init__(config, parts)
@@ -190,17 +193,15 @@ class Diary(Rotating):
         return {"diary": self.diary.square().sum()}
 
 
-def test_a_shared_tensor_that_no_task_reads_does_no_harm_and_weakens_the_ground(
-    make: Any, tmp_path: Path
-) -> None:
+def test_a_changed_tensor_that_no_task_reads_narrows_the_scope(make: Any, tmp_path: Path) -> None:
     folder = make(f"{__name__}:Diary", tmp_path / "run")
-    first = certified(folder).tasks[0]
-    assert (first.verdict, first.ground) == (record.ZERO, "what is read")
-    assert certified(folder).stages[1].changed == ["diary"]
+    first = certificate_of(folder).tasks[0]
+    assert (first.verdict, first.scope) == (record.ZERO, record.TENSORS_READ)
+    assert certificate_of(folder).stages[1].changed == ["diary"]
     assert verify(folder).problems == ()
 
 
-def test_reads_sees_views_functions_and_buffers_without_gradient() -> None:
+def test_reads_of_views_functions_and_buffers_are_tracked_without_gradient() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)).eval()
     reads = ReadTracker(dict(named_tensors(module)))
     with torch.no_grad(), reads:
@@ -216,17 +217,17 @@ def test_probes_are_the_first_test_examples_and_few(make: Any, tmp_path: Path) -
     assert stored["output"].shape == (EXAMPLES, 2)
 
 
-def test_a_run_that_was_cut_off_ends_with_the_same_certificate(make: Any, tmp_path: Path) -> None:
-    whole, cut = make("finetune", tmp_path / "whole"), make("finetune", tmp_path / "cut")
-    for path in cut.checkpoints.glob("after-00[23].*"):
+def test_a_killed_run_ends_with_the_same_certificate(make: Any, tmp_path: Path) -> None:
+    complete, killed = make("finetune", tmp_path / "complete"), make("finetune", tmp_path / "killed")
+    for path in killed.checkpoints.glob("after-00[23].*"):
         path.unlink()
-    (cut.path / "probes" / "t2.safetensors").unlink()
-    sidetune_core.resume(cut.path)
-    assert certified(cut) == certified(whole)
-    assert verify(cut).problems == ()
+    (killed.path / "probes" / "t2.safetensors").unlink()
+    sidetune_core.resume(killed.path)
+    assert certificate_of(killed) == certificate_of(complete)
+    assert verify(killed).problems == ()
 
 
-def test_the_report_and_the_command_line_say_it(
+def test_the_report_and_the_command_line_print_the_verdict(
     make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make("features", tmp_path / "run").path
@@ -237,14 +238,14 @@ def test_the_report_and_the_command_line_say_it(
     assert f"The certificate of {folder} holds" in capsys.readouterr().out
 
 
-def test_what_moved_is_in_the_report(make: Any, tmp_path: Path) -> None:
+def test_changed_tensors_are_in_the_report(make: Any, tmp_path: Path) -> None:
     text = (make("finetune", tmp_path / "run").path / "report.md").read_text()
     assert "not zero by construction" in text
     assert "- t0: " in text
 
 
 def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[RunFolder], None]:
-    """A forger's change of the certificate."""
+    """A forgery: a change of the certificate's values."""
 
     def forge(folder: RunFolder) -> None:
         values = folder.read_json(record.FILE)
@@ -255,24 +256,24 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[RunFolder], No
 
 
 def claim_zero(values: dict[str, Any]) -> None:
-    """The verdicts alone."""
+    """Forges the verdicts alone."""
     values["verdict"] = record.ZERO
     for task in values["tasks"][:-1]:
-        task.update(verdict=record.ZERO, ground="everything")
+        task.update(verdict=record.ZERO, scope=record.ALL_TENSORS)
 
 
 def claim_zero_throughout(values: dict[str, Any]) -> None:
-    """All that a verdict is made of, and consistently."""
+    """Forges everything that a verdict is derived from, consistently."""
     claim_zero(values)
     for task in values["tasks"]:
-        task.update(moved={}, tensors={name: values["now"][name] for name in task["tensors"]})
+        task.update(changed={}, tensors={name: values["now"][name] for name in task["tensors"]})
         task["probes"].update(same=True, change={"absolute": 0.0, "relative": 0.0})
     for stage in values["stages"]:
         stage["changed"] = []
 
 
 def flip(path: Path) -> None:
-    """One bit of the last byte."""
+    """Flips a bit of the last byte."""
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
@@ -302,7 +303,7 @@ FORGERIES: dict[str, tuple[Callable[[RunFolder], None], str]] = {
     "a bit of the probes": (lambda folder: flip(folder.path / "probes" / "t0.safetensors"), "t0: the probes"),
     "the verdict of the run": (
         edited(lambda values: values.update(verdict=record.ZERO)),
-        "those on its tasks amount to",
+        "the verdicts on its tasks amount to",
     ),
     "the verdict of a task": (edited(claim_zero), "t0: verdict is 'zero by construction' in the certificate"),
     "everything that the verdict is made of": (
@@ -316,26 +317,26 @@ FORGERIES: dict[str, tuple[Callable[[RunFolder], None], str]] = {
     ),
     "a tensor left out": (
         edited(lambda values: values["tasks"][0]["tensors"].pop("base.conv1.weight")),
-        "t0: read anew is nothing",
+        "t0: newly read is nothing in the certificate",
     ),
 }
 
 
 @pytest.mark.parametrize("forgery", FORGERIES, ids=lambda name: name.replace(" ", "-"))
-def test_a_forgery_is_found(
+def test_a_forgery_is_detected(
     forgery: str, make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forge, words = FORGERIES[forgery]
+    forge, message = FORGERIES[forgery]
     folder = make("finetune", tmp_path / "run")
     forge(folder)
     assert main(["verify", str(folder.path)]) == 1
     out = capsys.readouterr().out
-    assert words in out
+    assert message in out
     assert "does NOT hold" in out
     assert record.ZERO not in out.splitlines()[-1]
 
 
-def test_a_checkpoint_that_is_forged_with_its_own_hash_is_found(make: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_forged_together_with_its_hash_is_detected(make: Any, tmp_path: Path) -> None:
     folder = make("features", tmp_path / "run")
     path = checkpoint.boundary(folder.checkpoints, 3)
     tensors = read_tensors(path)
@@ -348,7 +349,49 @@ def test_a_checkpoint_that_is_forged_with_its_own_hash_is_found(make: Any, tmp_p
     assert "base.conv1.weight" in verify(folder).problems[0]
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"verdict": 3}'])
+KEYS_OF_FORMAT_1 = {"scope": "ground", "changed": "moved", "newly_read": "read_anew", "sketch": "outline"}
+SCOPES_OF_FORMAT_1 = {"": "", record.ALL_TENSORS: "everything", record.TENSORS_READ: "what is read"}
+
+
+def as_format_1(values: dict[str, Any]) -> None:
+    """The certificate as sidetune 0.1 wrote it."""
+    del values["format"]
+    values["learnt"] = values.pop("trained")
+    for task in values["tasks"]:
+        task["scope"] = SCOPES_OF_FORMAT_1[task["scope"]]
+        if task["verdict"] == record.LAST:
+            task["verdict"] = "nothing was learnt after it"
+        for new, old in KEYS_OF_FORMAT_1.items():
+            task[old] = task.pop(new)
+    if values["verdict"] == record.NOTHING_LATER:
+        values["verdict"] = "no task was learnt after another"
+
+
+@pytest.mark.parametrize("learner", ["features", "finetune", "joint", f"{__name__}:Diary"])
+def test_a_certificate_of_format_1_is_read_and_verified(learner: str, make: Any, tmp_path: Path) -> None:
+    folder = make(learner, tmp_path / "run")
+    certificate = certificate_of(folder)
+    edited(as_format_1)(folder)
+    assert "learnt" in folder.read_json(record.FILE)
+    assert certificate_of(folder) == certificate
+    assert verify(folder).problems == ()
+
+
+def test_a_forged_certificate_of_format_1_is_detected(make: Any, tmp_path: Path) -> None:
+    folder = make("finetune", tmp_path / "run")
+    edited(claim_zero_throughout)(folder)
+    edited(as_format_1)(folder)
+    assert "has other hashes than the certificate" in verify(folder).problems[0]
+
+
+def test_a_certificate_of_a_newer_format_is_refused(make: Any, tmp_path: Path) -> None:
+    folder = make("features", tmp_path / "run")
+    edited(lambda values: values.update(format=3))(folder)
+    with pytest.raises(RunError, match="has format 3"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"verdict": 3}', '{"tasks": [5]}', '{"format": 2}'])
 def test_a_certificate_that_cannot_be_read_is_bad_input(
     damage: str, make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,7 +404,7 @@ def test_a_certificate_that_cannot_be_read_is_bad_input(
     assert main(["verify", str(tmp_path)]) == 2
 
 
-def test_neither_data_nor_the_first_weights_are_needed(
+def test_neither_data_nor_initial_weights_are_needed(
     image_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = tmp_path / "base.safetensors"
@@ -377,7 +420,7 @@ def test_neither_data_nor_the_first_weights_are_needed(
     assert verify(folder).problems == ()
 
 
-def test_outputs_that_are_rounded_otherwise_are_noted_and_no_problem(
+def test_differences_by_rounding_are_noted_and_no_problem(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make("features", tmp_path / "run")
@@ -387,7 +430,7 @@ def test_outputs_that_are_rounded_otherwise_are_noted_and_no_problem(
         exact = predict(*args)
         return lambda inputs: exact(inputs) * (1 + 1e-6)
 
-    monkeypatch.setattr("sidetune_core.certificate.verify.make_act", rounded)
-    found = verify(folder)
-    assert found.problems == ()
-    assert "rounding" in found.notes[0]
+    monkeypatch.setattr("sidetune_core.certificate.verify.make_predict", rounded)
+    verification = verify(folder)
+    assert verification.problems == ()
+    assert "rounding" in verification.notes[0]

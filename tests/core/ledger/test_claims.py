@@ -1,4 +1,4 @@
-"""The ledger: claims, records, what is said of them, and the table in the README."""
+"""The ledger: claims, records, verdicts, and the tables in the docs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from sidetune_core.results.report import RunSummary
 from sidetune_core.training import run as training_run
 
 ROOT = Path(__file__).parents[3]
-COMMAND = "sidetune-run --env digits --env.tasks 2 --base resnet20 --base.weights none --learner features --train.steps 2"
+COMMAND = (
+    "sidetune-run --env digits --env.tasks 2 --base resnet20 --base.weights none --learner features "
+    "--train.steps 2"
+)
 CLAIM = f'table = "small"\nmethod = "features"\ncommand = "{COMMAND}"\nseeds = [0, 1]\ntolerance = 0.01\n'
-PUBLISHED = '\n[[published]]\nfigure = {figure}\nsource = "a paper"\n'
+PUBLISHED = '\n[[published]]\nvalue = {value}\nsource = "a paper"\n'
 COMMITTED = {"commit": "c0ffee", "changed": False}
 
 
@@ -39,10 +42,10 @@ def committed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sidetune(book: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs ``sidetune VERB …`` on the ledger; exit status, output, errors."""
+    """Runs ``sidetune COMMAND …`` on the ledger; returns exit status, output, errors."""
 
-    def run(*words: object) -> tuple[int, str, str]:
-        status = main.main([*map(str, words), "--ledger", str(book)])
+    def run(*arguments: object) -> tuple[int, str, str]:
+        status = main.main([*map(str, arguments), "--ledger", str(book)])
         return status, *capsys.readouterr()
 
     return run
@@ -79,7 +82,7 @@ def record(book: Path, name: str, *accuracies: float) -> claims.Entry:
     return claims.read_entry(book, name)
 
 
-def test_losses_of_several_tasks_are_held_against_what_was_recorded_one_by_one(book: Path) -> None:
+def test_losses_of_several_tasks_are_compared_with_the_recorded_ones_one_by_one(book: Path) -> None:
     def losses(first: float, second: float) -> RunSummary:
         results = Results(
             ("a", "b"), ((9.0, None), (first, second)), (9.0, 9.0), "loss", higher_is_better=False
@@ -87,9 +90,9 @@ def test_losses_of_several_tasks_are_held_against_what_was_recorded_one_by_one(b
         return RunSummary("x", RunSpec(seed=0), "x", results, (), {}, 1.0, "done", "x")
 
     entry = claims.Entry("small", claims.read_entry(book, "small").claim, (losses(0.01, 2.0),))
-    near, far = (claims.verdicts(entry, [losses(*one)])[0] for one in ((0.01005, 2.01), (0.02, 2.0)))
+    near, far = (claims.verdicts(entry, [losses(*row)])[0] for row in ((0.01005, 2.01), (0.02, 2.0)))
     assert (near.holds, far.holds) == (True, False)
-    assert near.text == "losses are off by 0.0050 of what was recorded (± 0.01)"
+    assert near.text == "losses differ by 0.0050 of the recorded ones on average (± 0.01)"
     assert claims.verdicts(claims.Entry("small", entry.claim, ()), [losses(1.0, 1.0)]) == []
 
 
@@ -97,7 +100,7 @@ def test_losses_of_several_tasks_are_held_against_what_was_recorded_one_by_one(b
 
 
 @pytest.mark.usefixtures("committed")
-def test_a_claim_is_run_recorded_and_holds_when_it_is_run_again(
+def test_a_claim_is_run_recorded_and_holds_on_repetition(
     sidetune: Callable[..., tuple[int, str, str]], book: Path, tmp_path: Path
 ) -> None:
     status, out, _ = sidetune("reproduce", "small", "--record", "--quiet", "--out", tmp_path / "first")
@@ -106,7 +109,10 @@ def test_a_claim_is_run_recorded_and_holds_when_it_is_run_again(
     entry = claims.read_entry(book, "small")
     assert [run.spec.seed for run in entry.runs] == [0, 1]
     assert entry.recorded is not None
-    assert entry.recorded == entry.runs[0].further["accuracy"] / 2 + entry.runs[1].further["accuracy"] / 2
+    assert (
+        entry.recorded
+        == entry.runs[0].other_metrics["accuracy"] / 2 + entry.runs[1].other_metrics["accuracy"] / 2
+    )
     assert all(
         2**20 < (run.peak_memory or 0) < 2**40 and (run.processor_seconds or 0) > 0 for run in entry.runs
     )
@@ -117,7 +123,7 @@ def test_a_claim_is_run_recorded_and_holds_when_it_is_run_again(
 
     status, out, _ = sidetune("reproduce", "small", "--quiet", "--out", tmp_path / "second")
     assert status == 0
-    assert f"holds: {entry.recorded:.4f} against {entry.recorded:.4f} ± 0.01 (recorded)" in out
+    assert f"holds: {entry.recorded:.4f} vs. {entry.recorded:.4f} ± 0.01 (recorded)" in out
 
     status, out, _ = sidetune("ledger")
     assert status == 0
@@ -126,7 +132,7 @@ def test_a_claim_is_run_recorded_and_holds_when_it_is_run_again(
 
 
 @pytest.mark.usefixtures("committed")
-def test_finished_runs_are_not_run_again_and_unfinished_ones_are_gone_on_with(
+def test_finished_runs_are_reused_and_unfinished_ones_are_resumed(
     sidetune: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sidetune("reproduce", "small", "--quiet", "--out", tmp_path)
@@ -139,18 +145,18 @@ def test_finished_runs_are_not_run_again_and_unfinished_ones_are_gone_on_with(
     assert resumed == [tmp_path / "small" / "seed-1"]
 
 
-def test_code_that_is_in_no_commit_is_not_recorded(
+def test_runs_of_uncommitted_code_are_not_recorded(
     sidetune: Callable[..., tuple[int, str, str]], book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_run, "_git_state", lambda: {"commit": "c0ffee", "changed": True})
     status, _, errors = sidetune("reproduce", "small", "--record", "--quiet", "--out", tmp_path)
     assert status == 2
-    assert "in no commit" in errors
+    assert "made by uncommitted code" in errors
     assert not (book / "recorded").exists()
 
 
 @pytest.mark.usefixtures("committed")
-def test_a_figure_that_is_off_does_not_hold(
+def test_a_claim_with_another_result_does_not_hold(
     sidetune: Callable[..., tuple[int, str, str]], book: Path, tmp_path: Path
 ) -> None:
     record(book, "small", 0.0, 0.0)
@@ -160,14 +166,14 @@ def test_a_figure_that_is_off_does_not_hold(
 
 
 @pytest.mark.parametrize(
-    "place", ["env.tasks=1", "train.lr=1", "learner.norm=false", "side.weights=x.safetensors", "seed=1"]
+    "assignment", ["env.tasks=1", "train.lr=1", "learner.norm=false", "side.weights=x.safetensors", "seed=1"]
 )
-def test_what_belongs_to_the_claim_cannot_be_set(
-    sidetune: Callable[..., tuple[int, str, str]], tmp_path: Path, place: str
+def test_options_of_the_claim_cannot_be_set(
+    sidetune: Callable[..., tuple[int, str, str]], tmp_path: Path, assignment: str
 ) -> None:
-    status, _, errors = sidetune("reproduce", "small", place, "--out", tmp_path)
+    status, _, errors = sidetune("reproduce", "small", assignment, "--out", tmp_path)
     assert status == 2
-    assert f"'{place.split('=')[0]}' belongs to the claim" in errors
+    assert f"'{assignment.split('=')[0]}' belongs to the claim" in errors
     assert not list(tmp_path.glob("small"))
 
 
@@ -179,7 +185,7 @@ def test_a_folder_with_another_run_is_refused(
     (book / "small.toml").write_text(CLAIM.replace("--train.steps 2", "--train.steps 3"))
     status, _, errors = sidetune("reproduce", "small", "--quiet", "--out", tmp_path)
     assert status == 2
-    assert "holds another run than the claim's" in errors
+    assert "holds a run of another spec than the claim's" in errors
 
 
 # Reading
@@ -207,16 +213,16 @@ def test_a_damaged_claim_is_named(
 @pytest.mark.parametrize(
     "command", ["python x.py", "sidetune-run --seed 1", "sidetune-run --out x", "sidetune-run --spec x.json"]
 )
-def test_a_command_that_is_no_claim_is_refused(
+def test_a_command_that_cannot_be_a_claim_is_refused(
     sidetune: Callable[..., tuple[int, str, str]], book: Path, command: str
 ) -> None:
     (book / "small.toml").write_text(CLAIM.replace(COMMAND, command))
     status, _, errors = sidetune("reproduce", "small")
     assert status == 2
-    assert "a claim's command is sidetune-run with parts and their options only" in errors
+    assert "a claim's command is sidetune-run with components and their options only" in errors
 
 
-def test_an_unknown_claim_is_answered_with_those_there_are(
+def test_an_unknown_claim_is_answered_with_the_known_ones(
     sidetune: Callable[..., tuple[int, str, str]],
 ) -> None:
     status, _, errors = sidetune("reproduce", "smal")
@@ -225,8 +231,8 @@ def test_an_unknown_claim_is_answered_with_those_there_are(
     assert "Did you mean 'small'?" in errors
 
 
-def test_a_folder_without_claims_is_told(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="holds no claims"):
+def test_a_folder_without_claims_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="has no claims"):
         claims.names(tmp_path)
 
 
@@ -237,6 +243,24 @@ def test_a_record_of_another_command_is_refused(book: Path) -> None:
         claims.read_entry(book, "small")
 
 
+def test_a_claim_with_former_keys_is_read(book: Path) -> None:
+    published = PUBLISHED.format(value=0.7)
+    (book / "small.toml").write_text(f"{CLAIM}metrics = ['loss']\n{published}")
+    entry = claims.read_entry(book, "small")
+    former = published.replace("value", "figure")
+    (book / "small.toml").write_text(f"{CLAIM}figures = ['loss']\n{former}")
+    assert claims.read_entry(book, "small") == entry
+
+
+def test_a_record_of_a_former_command_is_kept(book: Path) -> None:
+    record(book, "small", 0.5, 0.6)
+    respelled = CLAIM.replace("--train.steps 2", "--train.steps=2")
+    (book / "small.toml").write_text(f"{respelled}former_commands = ['{COMMAND}']\n")
+    entry = claims.read_entry(book, "small")
+    assert entry.claim.command != COMMAND
+    assert len(entry.runs) == 2
+
+
 @pytest.mark.parametrize("damage", ["", "{}", '{"command": 1}', "[]"])
 def test_a_damaged_record_is_named(book: Path, damage: str) -> None:
     record(book, "small", 0.5)
@@ -245,31 +269,31 @@ def test_a_damaged_record_is_named(book: Path, damage: str) -> None:
         claims.read_entry(book, "small")
 
 
-# Saying
+# Tables and verdicts
 
 
-def test_a_published_figure_with_a_tolerance_is_a_claim_and_one_without_is_not(book: Path) -> None:
+def test_a_published_value_with_a_tolerance_is_checked_and_one_without_is_not(book: Path) -> None:
     (book / "small.toml").write_text(
-        CLAIM + PUBLISHED.format(figure=0.7) + "tolerance = 0.025\n" + PUBLISHED.format(figure=0.9)
+        CLAIM + PUBLISHED.format(value=0.7) + "tolerance = 0.025\n" + PUBLISHED.format(value=0.9)
     )
     entry = record(book, "small", 0.70, 0.74)
     assert [verdict.holds for verdict in claims.verdicts(entry, entry.runs)] == [True, True]
     assert [verdict.holds for verdict in claims.verdicts(entry, [summary(0, 0.728)])] == [True, False]
     text = claims.write_up([entry], "text")
     (yes,) = [line for line in text.splitlines() if "70.00" in line]
-    (beside,) = [line for line in text.splitlines() if "90.00" in line]
+    (other,) = [line for line in text.splitlines() if "90.00" in line]
     assert yes.split() == ["features", "72.00", "70.00", "2.50:", "yes", "a", "paper"]
-    assert beside.split() == ["features", "72.00", "90.00", "a", "paper"]
+    assert other.split() == ["features", "72.00", "90.00", "a", "paper"]
 
 
-def test_a_record_keeps_what_a_run_took_and_a_claim_names_more_figures_for_its_table(book: Path) -> None:
+def test_a_record_has_the_cost_of_a_run_and_a_claim_names_more_metrics_for_its_table(book: Path) -> None:
     claim = book / "small.toml"
-    claim.write_text(claim.read_text().replace("seeds =", 'figures = ["loss"]\nseeds ='))
+    claim.write_text(claim.read_text().replace("seeds =", 'metrics = ["loss"]\nseeds ='))
     run = attrs.evolve(
         summary(0, 0.5),
         processor_seconds=61.25,
         peak_memory=300 * 2**20,
-        further={"accuracy": 0.5, "loss": 1.25},
+        other_metrics={"accuracy": 0.5, "loss": 1.25},
     )
     about = {"git": COMMITTED, "machine": "cpu", "threads": 1, "versions": {}}
     claims.write_record(
@@ -285,40 +309,40 @@ def test_a_record_keeps_what_a_run_took_and_a_claim_names_more_figures_for_its_t
     assert line.split()[-5:] == ["1.25", "·", "10", "61", "300"]
 
 
-def test_what_was_not_run_is_said(book: Path) -> None:
-    assert claims.write_up([claims.read_entry(book, "small")], "text") == "Not run yet: features."
+def test_claims_without_a_record_are_listed(book: Path) -> None:
+    assert claims.write_up([claims.read_entry(book, "small")], "text") == "No recorded runs: features."
 
 
-def test_a_note_that_several_methods_have_is_written_once(book: Path) -> None:
+def test_a_note_of_several_methods_is_printed_once(book: Path) -> None:
     entry = claims.read_entry(book, "small")
     entries = [
         attrs.evolve(entry, claim=attrs.evolve(entry.claim, method=name, note="few images")) for name in "abc"
     ]
-    assert claims.write_up(entries, "text").startswith("few images\n\nNot run")
+    assert claims.write_up(entries, "text").startswith("few images\n\nNo rec")
     entries[1] = attrs.evolve(entries[1], claim=attrs.evolve(entries[1].claim, note="many"))
-    assert claims.write_up(entries, "text").startswith("a, c: few images\n\nb: many\n\nNot run")
-    assert claims.write_up(entries[:1], "text").startswith("a: few images\n\nNot run")
+    assert claims.write_up(entries, "text").startswith("a, c: few images\n\nb: many\n\nNo rec")
+    assert claims.write_up(entries[:1], "text").startswith("a: few images\n\nNo rec")
 
 
-def test_the_place_for_a_table_is_filled_and_the_rest_of_the_text_stays() -> None:
+def test_a_table_is_filled_in_and_the_rest_of_the_text_is_kept() -> None:
     text = "before\n<!-- ledger: small -->\nold\n<!-- end -->\nafter"
     filled = "before\n<!-- ledger: small -->\n\nnew\n\n<!-- end -->\nafter"
     assert claims.update(text, {"small": "new"}) == filled
     assert claims.update(filled, {"small": "new"}) == filled
 
 
-def test_a_text_without_a_place_or_with_one_for_an_unknown_table_is_refused() -> None:
-    with pytest.raises(LedgerError, match="no place for a table"):
+def test_a_text_without_markers_or_with_an_unknown_table_is_refused() -> None:
+    with pytest.raises(LedgerError, match="no markers for a table"):
         claims.update("text", {"small": "new"})
     with pytest.raises(LedgerError, match="no table 'smal'.* Did you mean 'small'"):
         claims.update("<!-- ledger: smal -->\n<!-- end -->", {"small": "new"})
 
 
-# The project's own
+# The project's ledger
 
 
 @pytest.mark.parametrize("name", claims.names(ROOT / "ledger"))
-def test_every_claim_of_the_project_is_a_command_that_composes(name: str) -> None:
+def test_the_command_of_every_claim_of_the_project_resolves(name: str) -> None:
     from sidetune_core.config.resolve import resolve
     from sidetune_core.ledger.reproduce import read_command
 
@@ -327,19 +351,16 @@ def test_every_claim_of_the_project_is_a_command_that_composes(name: str) -> Non
     assert {run.spec.seed for run in entry.runs} in (set(), set(entry.claim.seeds))
 
 
-def test_records_hold_no_path_of_the_machine_that_made_them() -> None:
+def test_records_have_no_path_of_the_machine_that_made_them() -> None:
     for path in (ROOT / "ledger" / "recorded").glob("*.json"):
         assert "archive" not in json.loads(path.read_text())["spec"]["env"]["options"]
 
 
 def test_the_tables_of_the_project_are_those_of_the_ledger() -> None:
     entries = [claims.read_entry(ROOT / "ledger", name) for name in claims.names(ROOT / "ledger")]
-    tables = {
-        entry.claim.table: [one for one in entries if one.claim.table == entry.claim.table]
-        for entry in entries
-    }
+    by_table: dict[str, list[claims.Entry]] = {}
+    for entry in entries:
+        by_table.setdefault(entry.claim.table, []).append(entry)
+    tables = {name: claims.write_up(members, "markdown") for name, members in by_table.items()}
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert (
-        claims.update(text, {name: claims.write_up(ones, "markdown") for name, ones in tables.items()})
-        == text
-    )
+    assert claims.update(text, tables) == text

@@ -1,4 +1,4 @@
-"""What the table over methods says, read back cell by cell."""
+"""The table of methods, parsed cell by cell, and plots of methods."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def results_of(*rows: Row) -> Results:
 
 
 def run_of(learner: str, seed: int, first: float, last: float, second: float) -> RunSummary:
-    """Task t0 scored `first` when it was learnt and `last` at the end, t1 `second`."""
+    """Task t0 has `first` right after its training and `last` at the end, t1 has `second`."""
     return RunSummary(
         name=f"{learner}-{seed}",
         spec=RunSpec(learner=learner, env="pets", seed=seed),
         spec_line=f"pets · {learner} · seed {seed}",
         results=results_of((first, None), (last, second)),
-        moved=(),
+        changed=(),
         parameters={"all": 1234567, "trainable per task": 89012},
         seconds=10.0 + seed,
         status="done",
@@ -47,7 +47,7 @@ JOINT = attrs.evolve(run_of("joint", 0, 0.0, 0.0, 0.0), results=results_of((None
 
 
 def table(runs: list[RunSummary]) -> dict[str, list[str]]:
-    """The cells of the text by method."""
+    """The cells of the text, by method."""
     text = compare_methods(group_runs(runs)).split("\n\n")[1]
     return {cells[0]: cells[1:] for cells in (re.split(r" {2,}", line.strip()) for line in text.splitlines())}
 
@@ -56,8 +56,8 @@ def records(runs: list[RunSummary]) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(compare_methods(group_runs(runs), "csv"))))
 
 
-def test_a_line_has_the_mean_and_the_half_width_of_each_figure_the_ranks_and_the_costs() -> None:
-    # t of one degree of freedom is 12.706, and s / sqrt(2) of two values is half their distance. Seeds 0 and 1:
+def test_a_line_has_mean_and_half_width_of_each_metric_the_ranks_and_the_costs() -> None:
+    # t with one degree of freedom is 12.706, and s / sqrt(2) of two values is half their distance. Two seeds:
     # kept: ACC 62.5, 75; LA the same. lost: ACC 75, 62.5; LA 100; F 50, 75. Ranks: t0 1 and 2, t1 2 and 1.
     lines = table(KEPT + LOST)
     costs = ["89,012", "1,234,567", "10.5"]
@@ -86,7 +86,7 @@ def test_a_single_seed_has_no_interval() -> None:
     assert "±" not in compare_methods(group_runs([KEPT[0], LOST[0]]))
 
 
-def test_a_figure_that_one_seed_lacks_is_not_defined() -> None:
+def test_a_metric_that_one_seed_lacks_is_undefined() -> None:
     gap = attrs.evolve(KEPT[1], results=results_of((None, None), (0.75, 0.75)))
     (method,) = group_runs([KEPT[0], gap])
     learning = next(metric for metric in MAIN if metric.symbol == "LA")
@@ -102,7 +102,7 @@ def test_losses_of_several_tasks_are_ranked_and_listed_and_never_averaged() -> N
     def of_losses(run: RunSummary) -> RunSummary:
         return attrs.evolve(run, results=attrs.evolve(run.results, metric="loss", higher_is_better=False))
 
-    # t0 was 0.5 and 1 when it was learnt, and is 0.5 and 1.5 in the end: half as much again; t1 is 4 and 2
+    # t0: 0.5 and 1 right after training, 0.5 and 1.5 at the end, half as much again; t1: 4 and 2
     kept, lost = (
         of_losses(run) for run in (run_of("kept", 0, 0.5, 0.5, 4.0), run_of("lost", 0, 1.0, 1.5, 2.0))
     )
@@ -113,14 +113,14 @@ def test_losses_of_several_tasks_are_ranked_and_listed_and_never_averaged() -> N
     assert lines["lost"][:3] == ["1", "50.00", "1.50"]
     by_task = [re.split(r" {2,}", line.strip()) for line in text.split("\n\n")[2].splitlines()]
     assert [by_task[0], *by_task[-2:]] == [
-        ["loss in the end", "kept", "lost"],
+        ["final loss", "kept", "lost"],
         ["t0", "0.5", "1.5"],
         ["t1", "4", "2"],
     ]
     assert [record["relative_forgetting"] for record in records([kept, lost])] == ["0.0", "0.5"]
 
 
-def test_a_figure_of_losses_of_several_tasks_has_a_scale_for_each_and_no_mean(tmp_path: Path) -> None:
+def test_a_plot_of_losses_of_several_tasks_has_a_scale_for_each_and_no_mean(tmp_path: Path) -> None:
     losses = [
         attrs.evolve(run, results=attrs.evolve(run.results, metric="loss", higher_is_better=False))
         for run in (*KEPT, *LOST)
@@ -139,7 +139,7 @@ def test_methods_on_other_tasks_are_compared_without_ranks() -> None:
     assert records([KEPT[0], other])[0]["average_rank"] == ""
 
 
-def test_methods_on_one_task_have_one_figure_best_first_and_no_ranks() -> None:
+def test_methods_on_one_task_have_one_metric_best_first_and_no_ranks() -> None:
     single = Results(("t0",), ((0.5,),), (0.25,), "accuracy", higher_is_better=True)
     better = attrs.evolve(single, rows=((0.75,),))
     runs = [attrs.evolve(KEPT[0], results=single), attrs.evolve(LOST[0], results=better)]
@@ -158,11 +158,11 @@ def test_three_methods_have_friedmans_test_and_the_critical_difference() -> None
     ]
     text = compare_methods(group_runs(runs))
     assert "Friedman chi² = 4.00, p = 0.14; Iman-Davenport F = inf, p = 0." in text
-    assert "less than 2.34 apart" in text
+    assert "closer than CD = 2.34 do not differ significantly (Nemenyi, α = 0.05)" in text
 
 
-def test_the_time_is_left_out_where_it_says_nothing() -> None:
-    with_time, without = (compare_methods(group_runs(KEPT + LOST), seconds=told) for told in (True, False))
+def test_the_time_can_be_left_out() -> None:
+    with_time, without = (compare_methods(group_runs(KEPT + LOST), seconds=shown) for shown in (True, False))
     assert "seconds" in with_time
     assert "seconds" not in without
     assert "1,234,567\n" in without
@@ -191,30 +191,30 @@ def test_a_reference_adds_intransigence_and_names_itself() -> None:
     assert "a* = last row of joint-0)" in compare_methods(group_runs(KEPT), "text", metrics)
 
 
-def test_a_figure_of_methods_has_a_panel_for_each_task_and_a_line_for_each_method(tmp_path: Path) -> None:
+def test_a_plot_of_methods_has_a_panel_for_each_task_and_a_line_for_each_method(tmp_path: Path) -> None:
     draw_methods(group_runs([*KEPT, *LOST, JOINT]), tmp_path / "grid.svg")
     drawn = (tmp_path / "grid.svg").read_text()
-    for words in ("mean over tasks so far", "t0", "t1", "kept", "lost", "joint"):
-        assert f"<!-- {words} -->" in drawn
+    for label in ("mean over tasks so far", "t0", "t1", "kept", "lost", "joint"):
+        assert f"<!-- {label} -->" in drawn
 
 
-def test_a_figure_of_methods_on_other_tasks_is_refused(tmp_path: Path) -> None:
+def test_a_plot_of_methods_on_different_tasks_is_refused(tmp_path: Path) -> None:
     other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
     with pytest.raises(SidetuneError, match="same env, tasks and metric"):
         draw_methods(group_runs([*KEPT, other]), tmp_path / "grid.svg")
 
 
 def with_curve(run: RunSummary, folder: Path, *losses: float) -> RunSummary:
-    """The run in a folder with so many lines of training of task t0, every second step."""
-    own = folder / run.name
-    own.mkdir()
-    (own / "run.json").write_text("{}")
-    lines = [{"task": "t0", "step": 2 * number, "mean_loss": loss} for number, loss in enumerate(losses, 1)]
-    (own / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return attrs.evolve(run, folder=str(own))
+    """The run in a folder with a training curve of task t0, every second step."""
+    path = folder / run.name
+    path.mkdir()
+    (path / "run.json").write_text("{}")
+    lines = [{"task": "t0", "step": 2 * index, "mean_loss": loss} for index, loss in enumerate(losses, 1)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return attrs.evolve(run, folder=str(path))
 
 
-def test_a_curve_has_the_mean_over_seeds_and_its_interval_where_all_seeds_have_it(tmp_path: Path) -> None:
+def test_a_curve_has_mean_and_interval_at_the_steps_that_all_seeds_have(tmp_path: Path) -> None:
     runs = [with_curve(KEPT[0], tmp_path, 1.0, 0.5, 0.25), with_curve(KEPT[1], tmp_path, 3.0, 0.5)]
     (method,) = group_runs(runs)
     half = 12.706  # the 97.5 % quantile of t with one degree of freedom, times the standard error, which is 1
@@ -227,30 +227,30 @@ def test_curves_have_a_panel_for_each_task_and_a_line_for_each_method(tmp_path: 
     methods = group_runs([with_curve(run, tmp_path, 1.0, 0.5) for run in (KEPT[0], LOST[0], JOINT)])
     draw_curves(methods, "mean_loss", tmp_path / "curves.svg")
     drawn = (tmp_path / "curves.svg").read_text()
-    for words in ("mean_loss in training", "t0", "kept", "lost", "joint"):
-        assert f"<!-- {words} -->" in drawn
+    for label in ("mean_loss in training", "t0", "kept", "lost", "joint"):
+        assert f"<!-- {label} -->" in drawn
     other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
     with pytest.raises(SidetuneError, match="curves of several methods need the same tasks"):
         draw_curves(group_runs([*KEPT, other]), "mean_loss", tmp_path / "curves.svg")
 
 
-def with_pictures(run: RunSummary, folder: Path, **colours: int) -> RunSummary:
-    """The run in a folder with a grey picture of task t0 for each name."""
-    own = folder / run.name / "pictures"
-    own.mkdir(parents=True)
-    for name, grey in colours.items():
-        Image.new("RGB", (8, 4), (grey, grey, grey)).save(own / f"t0.{name}.png")
-    return attrs.evolve(run, folder=str(own.parent))
+def with_images(run: RunSummary, folder: Path, **levels: int) -> RunSummary:
+    """The run in a folder with a gray image of task t0 for each name."""
+    path = folder / run.name / "pictures"
+    path.mkdir(parents=True)
+    for name, gray in levels.items():
+        Image.new("RGB", (8, 4), (gray, gray, gray)).save(path / f"t0.{name}.png")
+    return attrs.evolve(run, folder=str(path.parent))
 
 
-def test_pictures_that_all_methods_share_are_drawn_once(tmp_path: Path) -> None:
-    kept = with_pictures(KEPT[0], tmp_path, input=9, prediction=20, error=1)
-    runs = [kept, with_pictures(LOST[0], tmp_path, input=9, prediction=8, error=2)]
+def test_images_that_all_methods_share_are_plotted_once(tmp_path: Path) -> None:
+    kept = with_images(KEPT[0], tmp_path, input=9, prediction=20, error=1)
+    runs = [kept, with_images(LOST[0], tmp_path, input=9, prediction=8, error=2)]
     draw_pictures(group_runs(runs), "t0", tmp_path / "pictures.svg")
     drawn = re.findall(r"<!-- (.*?) -->", (tmp_path / "pictures.svg").read_text())
     labels = ["input", "kept", "prediction", "kept", "error", "lost", "prediction", "lost", "error"]
-    assert [words for words in drawn if "·" not in words] == labels
-    with pytest.raises(SidetuneError, match="has no pictures of task 't1'; it has some of t0"):
+    assert [label for label in drawn if "·" not in label] == labels
+    with pytest.raises(SidetuneError, match="has no images of task 't1'; it has images of t0"):
         draw_pictures(group_runs(runs), "t1", tmp_path / "pictures.svg")
-    with pytest.raises(SidetuneError, match="has no pictures of task 't0'; it has none at all"):
+    with pytest.raises(SidetuneError, match="has no images of task 't0'; it has no images at all"):
         draw_pictures(group_runs([JOINT]), "t0", tmp_path / "pictures.svg")

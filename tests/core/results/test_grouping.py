@@ -1,4 +1,4 @@
-"""Which runs are one method, and what methods are called."""
+"""Grouping of runs into methods, and names of methods."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_runs_that_differ_in_the_seed_are_one_method_in_the_order_of_seeds() -> 
     assert [run.spec.seed for run in method.runs] == [0, 1, 2]
 
 
-def test_where_a_run_computes_does_not_make_another_method() -> None:
+def test_device_and_cache_do_not_make_another_method() -> None:
     assert names(SIDETUNE, train(device="cuda", store="disk", store_limit=8.0)) == ["sidetune"]
 
 
@@ -65,7 +65,7 @@ def test_a_seed_that_was_run_again_counts_once() -> None:
     assert [run.name for run in method.repeats] == ["again"]
 
 
-def test_the_learner_alone_names_methods_that_it_tells_apart() -> None:
+def test_methods_with_different_learners_are_named_by_them() -> None:
     assert names(SIDETUNE, EWC) == ["sidetune", "ewc"]
 
 
@@ -87,7 +87,7 @@ def test_an_option_of_training_is_named_for_all() -> None:
     assert names(train(lr=1e-4), EWC) == ["sidetune · lr 0.0001", "ewc · lr 0.001"]
 
 
-def test_an_option_that_two_parts_share_is_named_with_its_part() -> None:
+def test_an_option_that_two_components_share_is_named_with_its_component() -> None:
     other = attrs.evolve(
         SIDETUNE,
         base={"name": "sidetune/resnet44", "weights": "none"},
@@ -110,7 +110,7 @@ def test_a_value_keeps_its_own_underscores() -> None:
     assert names(EWC, learner("ewc", coef=10.0, fisher="my_fisher"))[1] == "ewc · fisher my_fisher"
 
 
-def test_the_line_above_says_what_all_methods_have() -> None:
+def test_the_shared_line_has_what_all_methods_have_in_common() -> None:
     assert shared_line(group_runs([run_of(SIDETUNE), run_of(EWC)])) == "icifar · resnet44 · 2 tasks"
     assert shared_line(group_runs([run_of(SIDETUNE)])) == "icifar · resnet44 + fcn4 · mlp2 · 2 tasks"
 

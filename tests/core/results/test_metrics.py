@@ -1,4 +1,4 @@
-"""The figures computed from R, against values worked out by hand and by other code bases."""
+"""The metrics computed from R, against values computed by hand and by other code bases."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from sidetune_core.results.metrics import (
     worst_case,
 )
 
-Figure = Callable[[Results], float | None]
+Function = Callable[[Results], float | None]
 
-FIGURES = [average_accuracy, average_incremental_accuracy, learning_accuracy, forgetting, backward_transfer]
+FUNCTIONS = [average_accuracy, average_incremental_accuracy, learning_accuracy, forgetting, backward_transfer]
 
 
 def results_of(*rows: Row, tasks: int | None = None, higher_is_better: bool = True) -> Results:
@@ -46,8 +46,8 @@ def results_of(*rows: Row, tasks: int | None = None, higher_is_better: bool = Tr
     )
 
 
-# One matrix on which published code bases disagree. Renate's own functions give F 0.1 and BWT -0.0333 for it, as the papers do; a
-# maximum that includes the last row gives F 0.15, first minus last 0.0333, and BWT over all pairs -0.0417.
+# Code bases disagree on this matrix. Renate's functions give F 0.1 and BWT -0.0333, as the papers do;
+# a maximum that includes the last row gives F 0.15, first minus last 0.0333, and BWT over all pairs -0.0417.
 WORKED = results_of(
     (0.90, 0.20, 0.15, 0.10), (0.70, 0.60, 0.25, 0.20), (0.75, 0.80, 0.70, 0.30), (0.60, 0.65, 0.85, 0.95)
 )
@@ -55,7 +55,7 @@ WORKED = attrs.evolve(WORKED, initial=(0.10, 0.12, 0.11, 0.10))
 
 
 @pytest.mark.parametrize(
-    ("figure", "value"),
+    ("function", "value"),
     [
         (average_accuracy, 0.7625),
         (average_incremental_accuracy, 0.765625),
@@ -71,18 +71,18 @@ WORKED = attrs.evolve(WORKED, initial=(0.10, 0.12, 0.11, 0.10))
         (worst_case, (0.60 + 0.65 + 0.85) / 3),
     ],
 )
-def test_the_worked_matrix_has_the_textbook_values(figure: Figure, value: float) -> None:
-    assert figure(WORKED) == pytest.approx(value, abs=1e-15)
+def test_the_worked_matrix_has_the_textbook_values(function: Function, value: float) -> None:
+    assert function(WORKED) == pytest.approx(value, abs=1e-15)
 
 
 def test_cells_above_the_diagonal_are_not_needed() -> None:
     lower = results_of((0.5, None, None), (0.25, 0.75, None), (0.5, 0.5, 1.0))
-    assert [figure(lower) for figure in FIGURES] == pytest.approx(
+    assert [function(lower) for function in FUNCTIONS] == pytest.approx(
         [2 / 3, (0.5 + 0.5 + 2 / 3) / 3, 0.75, 0.125, -0.125]
     )
 
 
-def test_forgetting_is_negative_where_tasks_got_better_than_ever() -> None:
+def test_forgetting_is_negative_if_tasks_are_better_than_ever_before() -> None:
     assert forgetting(results_of((0.5, None), (0.75, 1.0))) == -0.25
 
 
@@ -113,27 +113,27 @@ def test_a_loss_and_the_accuracy_it_complements_give_the_same_differences() -> N
     assert backward_transfer(errors) == pytest.approx(-1 / 30, abs=1e-15)
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_a_run_under_way_is_read_as_the_shorter_stream(figure: Figure) -> None:
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_an_unfinished_run_is_evaluated_as_the_shorter_stream(function: Function) -> None:
     shorter = results_of((0.9, 0.2), (0.7, 0.6))
-    assert figure(attrs.evolve(WORKED, rows=WORKED.rows[:2])) == figure(shorter)
+    assert function(attrs.evolve(WORKED, rows=WORKED.rows[:2])) == function(shorter)
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_nothing_is_defined_before_the_first_task_is_trained(figure: Figure) -> None:
-    assert figure(results_of(tasks=3)) is None
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_nothing_is_defined_before_the_first_task_is_trained(function: Function) -> None:
+    assert function(results_of(tasks=3)) is None
 
 
 def test_one_task_has_averages_and_no_differences() -> None:
-    assert [figure(results_of((0.5,))) for figure in FIGURES] == [0.5, 0.5, 0.5, None, None]
+    assert [function(results_of((0.5,))) for function in FUNCTIONS] == [0.5, 0.5, 0.5, None, None]
 
 
-def test_a_missing_cell_undefines_the_figures_that_need_it_and_no_others() -> None:
+def test_a_missing_cell_undefines_the_metrics_that_need_it_and_no_others() -> None:
     gap = results_of((1.0, None, None), (None, 1.0, None), (0.5, 0.5, 0.5))
-    assert [figure(gap) for figure in FIGURES] == [0.5, None, pytest.approx(2.5 / 3), None, -0.5]
+    assert [function(gap) for function in FUNCTIONS] == [0.5, None, pytest.approx(2.5 / 3), None, -0.5]
 
 
-def test_equal_columns_are_exactly_constant_whatever_was_measured_before_learning() -> None:
+def test_equal_columns_are_exactly_constant_whatever_was_measured_before_training() -> None:
     assert exactly_constant(results_of((0.1, 0.3, None), (0.1, 0.2, 0.9), (0.1, 0.2, 0.7)))
 
 
@@ -156,18 +156,18 @@ def test_rows_that_do_not_fit_the_tasks_are_refused() -> None:
         results_of((0.5,), (0.5,), tasks=1)
 
 
-def test_every_figure_is_listed_once_with_its_convention() -> None:
+def test_every_metric_is_listed_once_with_its_convention() -> None:
     assert [(metric.function, metric.convention) for metric in MAIN] == list(
-        zip(FIGURES, ["GEM 2017", "iCaRL 2017", "MER 2019", "Chaudhry 2018", "GEM 2017"], strict=True)
+        zip(FUNCTIONS, ["GEM 2017", "iCaRL 2017", "MER 2019", "Chaudhry 2018", "GEM 2017"], strict=True)
     )
 
 
-def test_no_two_figures_have_the_same_name() -> None:
+def test_no_two_metrics_have_the_same_name() -> None:
     names = [metric.name for metric in MAIN + FURTHER]
     assert len(names) == len(set(names))
 
 
-def test_intransigence_is_what_is_missing_to_the_reference() -> None:
+def test_intransigence_is_the_mean_difference_from_the_reference() -> None:
     assert intransigence(results_of((0.5, 0.1), (0.4, 0.75)), (0.75, 0.75)) == 0.125
 
 
@@ -182,11 +182,16 @@ def test_where_lower_is_better_the_worst_row_is_the_highest() -> None:
     )
 
 
+def test_the_former_name_of_the_lower_triangle_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"Results\.learnt is now Results\.trained"):
+        assert WORKED.learnt == WORKED.trained
+
+
 def test_a_loss_is_not_called_an_accuracy() -> None:
     assert MAIN[0].title("l1") == "average l1"
 
 
-def test_forgetting_as_a_share_is_of_the_best_earlier_row() -> None:
+def test_relative_forgetting_is_a_fraction_of_the_best_earlier_row() -> None:
     losses = results_of((2.0, None, None), (1.0, 4.0, None), (1.5, 3.0, 9.0), higher_is_better=False)
     assert relative_forgetting(losses) == (0.5 - 0.25) / 2
     assert relative_forgetting(results_of((0.5, None), (0.375, 1.0))) == 0.25

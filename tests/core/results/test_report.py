@@ -1,4 +1,4 @@
-"""What the tables and reports say, read back cell by cell."""
+"""Tables and reports of runs, parsed cell by cell."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORGOT = Results(
 )
 KEPT = attrs.evolve(FORGOT, rows=((0.75, None, None), (0.75, 0.875, None), (0.75, 0.875, 1.0)))
 APART = Results(("normal", "class"), ((0.5, 2.0), (0.75, 1.25)), (1.0, 3.0), "loss", higher_is_better=False)
-"""L1 and nats: what is averaged over the two means nothing. Of the first task, half of its best loss was lost."""
+"""L1 and nats, which have no common mean. The loss of the first task grew by half of its best value."""
 LOSSES = Results(
     ("depth", "edges"), ((0.25, None), (0.75, 12.34567)), (3.0, 20.0), "l1", higher_is_better=False
 )
@@ -41,7 +41,7 @@ def summary_of(results: Results, name: str = "first") -> RunSummary:
         spec=RunSpec(learner="sidetune", seed=3),
         spec_line="pets · resnet44 + fcn4 · mlp2 · sidetune · seed 0",
         results=results,
-        moved=(
+        changed=(
             ChangedTensors("cats", {"side": 12, "base": 0, "head": 2}, kept=270),
             ChangedTensors("dogs", {}, kept=284),
         ),
@@ -53,7 +53,7 @@ def summary_of(results: Results, name: str = "first") -> RunSummary:
 
 
 def cells(line: str) -> list[str]:
-    """Of a line of Markdown or, where columns stand two apart, of plain text."""
+    """The cells of a line of Markdown, or of plain text with columns two blanks apart."""
     return (
         [cell.strip() for cell in line.strip("| ").split(" | ")]
         if "|" in line
@@ -88,10 +88,10 @@ def test_an_accuracy_outside_the_unit_interval_is_not_multiplied() -> None:
     assert "%" not in matrix_table(percentages)
 
 
-def test_a_matrix_under_way_has_the_rows_trained_so_far() -> None:
+def test_the_matrix_of_an_unfinished_run_has_the_rows_trained_so_far() -> None:
     lines = matrix_table(attrs.evolve(FORGOT, rows=FORGOT.rows[:2])).splitlines()
     assert [line.split()[0] for line in lines] == ["accuracy", "untrained", "cats", "dogs"]
-    assert lines[-1].split() == ["dogs", "50.0", "87.5", "·", "68.8"]  # the mean of the two learnt
+    assert lines[-1].split() == ["dogs", "50.0", "87.5", "·", "68.8"]  # the mean of the two trained tasks
 
 
 def test_a_matrix_without_rows_shows_the_untrained_learner_only() -> None:
@@ -103,7 +103,7 @@ def test_a_matrix_without_rows_shows_the_untrained_learner_only() -> None:
     ]
 
 
-def test_the_columns_of_a_matrix_end_where_their_heads_end() -> None:
+def test_the_columns_of_a_matrix_are_aligned_with_their_headers() -> None:
     head, *_, last = matrix_table(FORGOT).splitlines()
     ends = [[match.end() for match in re.finditer(r"\S+", line)] for line in (head, last)]
     assert ends[0][-4:] == ends[1][-4:]
@@ -123,7 +123,7 @@ def test_ten_tasks_fit_in_100_columns_and_stay_apart(pattern: str, metric: str, 
     assert len({line.split()[0] for line in lines[1:]}) == 11
 
 
-def test_long_ids_lose_the_words_that_all_begin_with() -> None:
+def test_long_ids_lose_their_common_prefix() -> None:
     ids = ("icifar-classes-8", "icifar-classes-10", "icifar-classes-11")
     assert matrix_table(attrs.evolve(FORGOT, tasks=ids)).splitlines()[0].split()[3:] == [
         "8",
@@ -160,7 +160,7 @@ def test_metrics_of_a_loss_are_named_after_it_and_have_no_percent() -> None:
     ]
 
 
-def test_figures_of_different_units_are_listed_and_have_no_mean() -> None:
+def test_results_of_different_units_are_listed_and_have_no_mean() -> None:
     assert [line.split() for line in matrix_table(APART).splitlines()] == [
         ["loss", "↓", "normal", "class"],
         ["untrained", "1", "3"],
@@ -169,7 +169,7 @@ def test_figures_of_different_units_are_listed_and_have_no_mean() -> None:
     ]
     ((name, value, meaning),) = (re.split(r" {3,}", line) for line in metrics_lines(APART))
     assert (name, value) == ("relative forgetting", "50.00 %")
-    assert meaning == "how much worse than the best earlier row, as a share of it (after Chaudhry 2018)"
+    assert meaning == "how much worse than the best earlier row, as a fraction of it (after Chaudhry 2018)"
     report = run_report(summary_of(APART))
     assert row_of(report, "loss ↓") == ["normal", "class"]
     assert row_of(report, "relative forgetting")[0] == "50.00 %"
@@ -184,14 +184,14 @@ def test_tasks_of_different_metrics_have_no_mean_and_one_task_has() -> None:
     assert metrics_lines(alone)[0].startswith("average loss")
 
 
-def test_in_brief_a_run_is_its_average_or_its_figures() -> None:
+def test_one_line_has_the_average_or_the_result_of_each_task() -> None:
     assert one_line(FORGOT, percent=True) == "average accuracy 66.7 %"
     assert one_line(FORGOT, percent=False) == "average accuracy 0.6667"
     assert one_line(LOSSES, percent=False) == "average l1 6.548"
     assert one_line(APART, percent=False) == "loss normal 0.75, class 1.25"
 
 
-def test_a_figure_that_is_not_defined_is_a_dot() -> None:
+def test_an_undefined_metric_is_a_dot() -> None:
     assert re.split(r" {3,}", metrics_lines(attrs.evolve(FORGOT, rows=FORGOT.rows[:1]))[3])[1] == "·"
 
 
@@ -206,19 +206,19 @@ def test_a_report_holds_the_matrix_under_full_ids() -> None:
     assert row_of(report, "birds") == ["25.0", "75.0", "100.0", "66.7"]
 
 
-def test_a_report_names_the_convention_of_each_figure() -> None:
+def test_a_report_names_the_convention_of_each_metric() -> None:
     value, definition = row_of(run_report(summary_of(FORGOT)), "forgetting")
     assert value == "31.25 %"
     assert definition.endswith("(Chaudhry 2018)")
 
 
-def test_a_report_tells_what_moved_and_what_did_not() -> None:
-    tables = run_report(summary_of(FORGOT)).split("## What moved")[1]
+def test_a_report_lists_changed_and_identical_tensors() -> None:
+    tables = run_report(summary_of(FORGOT)).split("## Changed tensors")[1]
     assert row_of(tables, "cats") == ["side 12, head 2", "270"]
     assert row_of(tables, "dogs") == ["none", "284"]
 
 
-def test_a_report_tells_how_the_run_was_composed_and_what_it_cost() -> None:
+def test_a_report_has_the_composition_and_the_cost_of_the_run() -> None:
     report = run_report(summary_of(FORGOT))
     heading, spec, status = report.split("\n\n")[:3]
     assert (heading, spec) == ("# first", "pets · resnet44 + fcn4 · mlp2 · sidetune · seed 0")
@@ -231,18 +231,18 @@ def test_a_report_tells_how_the_run_was_composed_and_what_it_cost() -> None:
     ("seconds", "text"),
     [(8.42, "8.4 s"), (59.99, "1 min 00 s"), (3599.7, "1 h 00 min"), (7530, "2 h 05 min")],
 )
-def test_times_are_written_in_two_units_at_most(seconds: float, text: str) -> None:
+def test_times_have_at_most_two_units(seconds: float, text: str) -> None:
     assert row_of(run_report(attrs.evolve(summary_of(KEPT), seconds=seconds)), "time") == [text]
 
 
-def test_a_report_tells_processor_time_and_peak_memory_where_they_were_measured() -> None:
+def test_a_report_has_processor_time_and_peak_memory_if_they_were_measured() -> None:
     report = run_report(attrs.evolve(summary_of(KEPT), processor_seconds=61.0, peak_memory=3 * 2**30))
     assert row_of(report, "processor time") == ["1 min 01 s"]
     assert row_of(report, "peak memory") == ["3,072 MiB"]
     assert "peak memory" not in run_report(summary_of(KEPT))
 
 
-def test_a_report_says_that_nothing_was_forgotten_where_every_column_is_constant() -> None:
+def test_a_report_states_that_nothing_was_forgotten_if_every_column_is_constant() -> None:
     assert "\nNothing was forgotten: every R[i][j], i >= j, is the same number bit for bit.\n" in run_report(
         summary_of(KEPT)
     )
@@ -251,15 +251,15 @@ def test_a_report_says_that_nothing_was_forgotten_where_every_column_is_constant
 @pytest.mark.parametrize(
     "rows",
     [
-        pytest.param(FORGOT.rows, id="some of it was"),
-        pytest.param((), id="nothing was learnt"),
+        pytest.param(FORGOT.rows, id="something was forgotten"),
+        pytest.param((), id="nothing was trained"),
         pytest.param(KEPT.rows[:1], id="one row"),
         pytest.param(
             ((0.75, None, None), (None, 0.875, None), (None, None, 1.0)), id="old tasks were not measured"
         ),
     ],
 )
-def test_a_report_does_not_claim_what_was_not_seen(rows: tuple[tuple[float | None, ...], ...]) -> None:
+def test_a_report_does_not_claim_what_was_not_measured(rows: tuple[tuple[float | None, ...], ...]) -> None:
     assert "Nothing was forgotten" not in run_report(summary_of(attrs.evolve(FORGOT, rows=rows)))
 
 
@@ -292,12 +292,12 @@ def test_a_comparison_has_a_line_per_run() -> None:
     ]
 
 
-def test_both_comparisons_say_the_same() -> None:
+def test_comparisons_in_text_and_markdown_have_the_same_cells() -> None:
     summaries = [summary_of(FORGOT), summary_of(KEPT, name="second")]
     assert row_of(compare_runs(summaries), "second") == row_of(compare_runs(summaries, "markdown"), "second")
 
 
-def test_the_head_of_a_comparison_names_the_conventions() -> None:
+def test_the_header_of_a_comparison_names_the_conventions() -> None:
     assert cells(compare_runs([summary_of(KEPT)], "markdown").splitlines()[0]) == [
         "run",
         "composition",
@@ -318,7 +318,7 @@ def test_a_comparison_in_csv_has_plain_numbers_under_plain_names() -> None:
     assert (record["parameters"], record["seconds"], record["tasks_trained"]) == ("1234567", "83.25", "3")
 
 
-def test_a_reference_adds_intransigence_to_a_comparison_and_to_the_figures_of_a_run() -> None:
+def test_a_reference_adds_intransigence_to_a_comparison_and_to_the_metrics_of_a_run() -> None:
     joint = summary_of(attrs.evolve(FORGOT, rows=((None,) * 3, (None,) * 3, (1.0, 1.0, 1.0))), name="joint")
     metric = against(joint)
     name, value, definition = re.split(r" {3,}", metrics_lines(FORGOT, (*MAIN, metric))[-1])
@@ -329,14 +329,15 @@ def test_a_reference_adds_intransigence_to_a_comparison_and_to_the_figures_of_a_
 
 def test_runs_on_tasks_of_different_units_have_a_second_table_of_each_task() -> None:
     kept = attrs.evolve(APART, rows=((0.5, 2.0), (0.5, 1.5)))
-    under_way = attrs.evolve(APART, rows=((0.5, None),))
+    unfinished = attrs.evolve(APART, rows=((0.5, None),))
     summaries = [
-        summary_of(results, name) for results, name in ((APART, "lost"), (kept, "kept"), (under_way, "begun"))
+        summary_of(results, name)
+        for results, name in ((APART, "lost"), (kept, "kept"), (unfinished, "begun"))
     ]
     first, second = compare_runs(summaries).split("\n\n")
     assert "average" not in first
     assert [row_of(first, name)[1] for name in ("lost", "kept", "begun")] == ["50.00 %", "0.00 %", "·"]
-    assert row_of(second, "loss in the end") == ["lost", "kept", "begun"]
+    assert row_of(second, "final loss") == ["lost", "kept", "begun"]
     assert row_of(second, "normal") == ["0.75", "0.5", "0.5"]
     assert row_of(second, "class") == ["1.25", "1.5", "·"]
     head, *_ = compare_runs(summaries, "csv").splitlines()
@@ -344,7 +345,7 @@ def test_runs_on_tasks_of_different_units_have_a_second_table_of_each_task() -> 
     assert "average" not in head
 
 
-def test_against_a_reference_losses_are_shares_of_its_own() -> None:
+def test_losses_are_compared_with_a_reference_as_fractions_of_it() -> None:
     metric = against(summary_of(attrs.evolve(APART, rows=((None, None), (0.25, 1.0))), name="joint"))
     *_, line = metrics_lines(APART, (*MAIN, metric))
     name, value, definition = re.split(r" {3,}", line)
@@ -352,15 +353,15 @@ def test_against_a_reference_losses_are_shares_of_its_own() -> None:
         "relative intransigence",
         "62.50 %",
     )  # the mean of 0.5 / 0.25 - 1 and 1.25 / 1 - 1
-    assert definition.endswith("as a share of it (after Chaudhry 2018, a* = last row of joint)")
+    assert definition.endswith("as a fraction of it (after Chaudhry 2018, a* = last row of joint)")
 
 
 def test_a_reference_needs_a_complete_last_row() -> None:
-    with pytest.raises(RunError, match="its last row of R is not complete"):
+    with pytest.raises(RunError, match="its last row of R has gaps"):
         against(summary_of(attrs.evolve(FORGOT, rows=FORGOT.rows[:2])))
 
 
-def test_heads_of_several_lines_stand_on_the_body() -> None:
+def test_headers_of_several_lines_are_aligned_at_the_bottom() -> None:
     lowest = compare_runs([summary_of(KEPT)]).splitlines()[2]
     conventions = ["(GEM 2017)", "(MER 2019)", "(Chaudhry 2018)", "(GEM 2017)"]
     assert cells(lowest) == ["run", "composition", *conventions, "per task", "seconds", "status"]
@@ -370,6 +371,6 @@ def test_a_comparison_of_different_metrics_calls_none_an_accuracy() -> None:
     assert "accuracy" not in compare_runs([summary_of(FORGOT), summary_of(LOSSES)])
 
 
-def test_a_comparison_tells_how_far_a_run_under_way_has_come() -> None:
+def test_a_comparison_has_the_progress_of_an_unfinished_run() -> None:
     running = attrs.evolve(summary_of(attrs.evolve(FORGOT, rows=FORGOT.rows[:2])), status="running")
     assert row_of(compare_runs([running]), "first")[-1] == "running, 2 of 3 tasks"

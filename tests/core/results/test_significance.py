@@ -1,4 +1,4 @@
-"""Ranks and what follows from them, against Demšar (2006), "Statistical Comparisons of Classifiers over Multiple Data Sets"."""
+"""Ranks and the tests on them, against the tables of Demšar (2006)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from sidetune_core.results.significance import (
     task_ranks,
 )
 
-# Table 6 there: areas under the ROC curve of C4.5, +m, +cf and +m+cf. In the line of 'voting' it ranks by more digits than it prints.
+# Table 6: areas under the ROC curve of C4.5, +m, +cf and +m+cf. The paper ranks line 'voting' by more
+# digits than it prints.
 TABLE_6 = [
     [0.763, 0.768, 0.771, 0.798],
     [0.599, 0.591, 0.590, 0.569],
@@ -38,7 +39,7 @@ def test_the_average_ranks_are_those_of_the_paper() -> None:
 
 
 def test_friedmans_statistic_is_that_of_the_paper_corrected_for_ties() -> None:
-    ties = 3 * (2**3 - 2) + (4**3 - 4)  # three pairs and a whole row
+    ties = 3 * (2**3 - 2) + (4**3 - 4)  # three pairs and a full row
     correction = 1 - ties / (14 * 4 * (4**2 - 1))
     assert rank_methods(TABLE_6, [True] * 14).friedman == pytest.approx(9.28 / correction, abs=0.01)
 
@@ -47,9 +48,8 @@ def test_the_f_of_iman_and_davenport_is_that_of_the_paper() -> None:
     f, p = iman_davenport(9.28, methods=4, tasks=14)
     assert f == pytest.approx(3.69, abs=5e-3)
     assert p < 0.05  # 3.69 > 2.85, the critical value of F(3, 39)
-    assert iman_davenport(42 * 2.85 / (13 + 2.85), methods=4, tasks=14)[1] == pytest.approx(
-        0.05, abs=5e-4
-    )  # F = 2.85
+    chi2 = 42 * 2.85 / (13 + 2.85)  # F = 2.85
+    assert iman_davenport(chi2, methods=4, tasks=14)[1] == pytest.approx(0.05, abs=5e-4)
 
 
 def test_the_critical_difference_is_that_of_the_paper() -> None:
@@ -76,7 +76,7 @@ def test_the_critical_values_are_those_of_the_papers_table(methods: int, q: floa
     )
 
 
-def test_ties_share_the_mean_of_their_places() -> None:
+def test_ties_get_their_mean_rank() -> None:
     assert task_ranks([[0.5, 0.9, 0.5, 0.1], [0.7, 0.7, 0.7, 0.9]], [True, True]).tolist() == [
         [2.5, 1, 2.5, 4],
         [3, 3, 3, 1],
@@ -100,7 +100,7 @@ def test_methods_that_rank_alike_on_every_task_have_an_infinite_f() -> None:
     assert (ranking.iman_davenport, ranking.iman_davenport_p) == (math.inf, 0.0)
 
 
-def test_methods_that_always_tie_are_alike() -> None:
+def test_methods_that_always_tie_do_not_differ() -> None:
     ranking = rank_methods([[1, 1, 1]] * 5, [True] * 5)
     assert (ranking.average, ranking.friedman, ranking.friedman_p, ranking.iman_davenport_p) == (
         (2, 2, 2),
@@ -117,9 +117,8 @@ def test_two_methods_have_ranks_but_no_friedman_test() -> None:
 
 
 def test_an_interval_has_students_quantile() -> None:
-    assert half_width([1.0, 2.0, 3.0]) == pytest.approx(
-        4.303 / math.sqrt(3), abs=1e-3
-    )  # t of two degrees of freedom; s = 1
+    quantile = 4.303  # t with two degrees of freedom; s = 1
+    assert half_width([1.0, 2.0, 3.0]) == pytest.approx(quantile / math.sqrt(3), abs=1e-3)
 
 
 def test_a_single_value_has_no_interval() -> None:

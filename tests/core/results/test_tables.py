@@ -1,4 +1,4 @@
-"""How one table looks in each layout."""
+"""One table in each layout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sidetune_core.results.tables import aligned, comma_separated, latex, markdo
 TABLE = [["name", "value\n(2017)"], ["first", "1"], ["b_2 & c", "-10 ± 0.5 %"]]
 
 
-def test_text_stands_in_columns_with_level_heads() -> None:
+def test_text_has_aligned_columns_and_headers() -> None:
     assert aligned(TABLE).splitlines() == [
         "               value",
         "name          (2017)",
@@ -16,7 +16,7 @@ def test_text_stands_in_columns_with_level_heads() -> None:
     ]
 
 
-def test_markdown_sets_numbers_to_the_right() -> None:
+def test_markdown_aligns_numbers_right() -> None:
     assert markdown(TABLE).splitlines()[:2] == ["| name | value (2017) |", "| :--- | ---: |"]
 
 
