@@ -7,6 +7,7 @@ from math import gcd
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Shape
 from sidetune_core.interfaces.tasks import Task
 
@@ -32,6 +33,7 @@ def normalise(encoding: Tensor) -> Tensor:
     return functional.group_norm(encoding, groups)
 
 
+@former_members(start="add_task")
 class Heads(nn.ModuleDict):
     """The heads of a learner's tasks by task id, each fed with normalised encodings.
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import attrs
 from torch import Tensor, nn
 
+from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.networks import Base, Merger, Side
 from sidetune_core.interfaces.tasks import Batch, Task
@@ -42,6 +43,7 @@ class Components:
     merger: MakeMerger | None = None
 
 
+@former_members(takes="optional_components", together="joint", uses_taps="needs_taps")
 class Learner(nn.Module, ABC):
     """An adaptation method.
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from sidetune_core.errors import FitError
+from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Features, Inputs, Shape
 
 
@@ -23,6 +24,7 @@ class Cache(Protocol):
     def lookup(self, base: Base, inputs: Inputs) -> Features: ...
 
 
+@former_members(shortened="first_layers", vocabulary="vocabulary_size", store="cache")
 class Base(nn.Module, ABC):
     """A pretrained network that encodes an input.
 
@@ -59,6 +61,7 @@ class Base(nn.Module, ABC):
         return features
 
 
+@former_members(uses_taps="needs_taps")
 class Side(nn.Module, ABC):
     """A small network beside the base, with an encoding of the same shape.
 
@@ -75,6 +78,7 @@ class Side(nn.Module, ABC):
         """The side's encoding (B, *base.shape); `features` are the base's, for sides that read its taps."""
 
 
+@former_members(enter="stem", leave="project")
 class StagedSide(Side):
     """A side that is a chain of stages, each linear up to its activation, so that other networks can add to it in between.
 

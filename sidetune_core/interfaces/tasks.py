@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from sidetune_core.interfaces.former_names import former_members, former_values
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
 from sidetune_core.seeding import derive_seed
 
@@ -35,6 +36,10 @@ class Order:
     first_step: int = 0
 
 
+@former_values("outputs", scores="logits", numbers="regression")
+@former_members(
+    head="make_head", can_go_on="can_resume_at", lost_within="not_restored", pictures="visualisations"
+)
 class Task(ABC):
     """One problem: its data, its head, its loss and its metrics."""
 
@@ -46,7 +51,7 @@ class Task(ABC):
     metric: str = "accuracy"
     """Which of the figures of `evaluate` goes into R."""
     higher_is_better: bool = True
-    outputs: Literal["scores", "numbers"] = "scores"
+    outputs: Literal["logits", "regression"] = "logits"
     """What the head gives along axis 1: scores of classes, or numbers that are compared as they are."""
     splits: tuple[str, ...] = ("test",)
     """What `evaluate` can be asked for."""
@@ -100,6 +105,7 @@ class Task(ABC):
         """Take over what `state` gave."""
 
 
+@former_members(parts="default_components", say="info", vocabulary="vocabulary_size")
 class TaskStream(ABC):
     """An env: a named stream of tasks. A subclass has a ``Config`` and takes ``(config, seed)``."""
 

@@ -27,9 +27,9 @@ class BlobsConfig:
 
 
 class Blobs(TaskStream):
-    """Three tasks of two classes. A class is a colour drawn from the run's seed; the place of the spot is drawn for each image.
+    """Three tasks of two classes. A class is a colour drawn from the run's seed.
 
-    Input ``image`` (3, 32, 32) in [0, 1].
+    The place of the spot is drawn for each image. Input ``image`` (3, 32, 32) in [0, 1].
     """
 
     Config = BlobsConfig
