@@ -1,4 +1,4 @@
-"""Blobs: synthetic images, each a coloured spot on noise, for quick trials without any file."""
+"""Blobs: synthetic images of a coloured spot on noise, for quick trials without files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ TASKS = 3
 class BlobsConfig:
     """Options of `Blobs`."""
 
-    noise: float = option(
-        0.3, "largest value of the grey noise under a spot, in [0, 1]", at_least(0), at_most(1)
-    )
+    noise: float = option(0.3, "maximum of the grey noise under a spot, in [0, 1]", at_least(0), at_most(1))
     examples: int = option(
-        200, "training examples of each class; a quarter as many are for testing", at_least(4)
+        200, "training examples of each class; the test split has a quarter as many", at_least(4)
     )
 
 
