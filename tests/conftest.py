@@ -68,8 +68,8 @@ def image_archive(make_image_archive: MakeArchive) -> Path:
 
 
 WORDS = """
-the a of in was built by who when where what tower bridge church king queen river city old north south stone wood
-year 1066 1215 1492 1789 alfred matilda harold edith is ' s , . ? ##s ##ed ##er long wide
+the a of in was built by who when where what tower bridge church king queen river city old north south stone
+wood year 1066 1215 1492 1789 alfred matilda harold edith is ' s , . ? ##s ##ed ##er long wide
 """
 
 

@@ -95,17 +95,17 @@ class RenamedValue:
 class Spelling(str):
     """A text that equals its former spelling as well, with a warning."""
 
-    title: str
+    member: str
     renamed: Mapping[str, str]
 
-    def __new__(cls, text: str, title: str, renamed: Mapping[str, str]) -> Spelling:
+    def __new__(cls, text: str, member: str, renamed: Mapping[str, str]) -> Spelling:
         spelling = super().__new__(cls, text)
-        spelling.title, spelling.renamed = title, renamed
+        spelling.member, spelling.renamed = member, renamed
         return spelling
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str) and (new := self.renamed.get(str(other))) is not None:
-            warn_of_former(f"{self.title} '{other}'", f"'{new}'")
+            warn_of_former(f"{self.member} '{other}'", f"'{new}'")
             return str.__eq__(self, new)
         return str.__eq__(self, other)
 
@@ -131,7 +131,7 @@ def _call_for_subclasses(cls: type[Any], rename: Callable[[type[Any]], None]) ->
     """Call `rename` with every later subclass of `cls`, before abstract methods are counted."""
     previous = vars(cls).get("__init_subclass__")
 
-    def init_subclass(sub: type[Any], **arguments: Any) -> None:
+    def init_subclass(sub: type[Any], /, **arguments: Any) -> None:
         if previous is None:
             super(cls, sub).__init_subclass__(**arguments)
         else:
