@@ -15,7 +15,7 @@ GROUPS = 8
 """Groups of the normalisation in the original code (GroupNorm over 8 groups, without parameters)."""
 
 SMALLEST_GROUP = 8
-"""Fewest values standardised together: a group of one is always 0, a group of two always -1 and 1."""
+"""Minimum size of a group: standardised, a single value is always 0, and two are always -1 and 1."""
 
 
 def normalise(encoding: Tensor) -> Tensor:

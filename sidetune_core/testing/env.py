@@ -73,7 +73,7 @@ def recipe_is_valid(make: Make[Stream]) -> None:
 
 
 def task_ids_are_unique(make: Make[Stream]) -> None:
-    """There is a task, and task ids are unique, with letters, digits and ``-`` only."""
+    """The stream has tasks, whose ids are unique and have letters, digits and ``-`` only."""
     ids = [task.id for task in make().tasks]
     if not ids:
         raise Broken("tasks() is empty; return at least one task")
