@@ -26,6 +26,8 @@ from sidetune_core.api import (
     StagedSide,
     TaskStream,
 )
+from sidetune_core.config.kinds import SIDE
+from sidetune_core.config.registry import find, load
 from sidetune_core.interfaces.former_names import former_members
 
 FORMER = "the former spelling stops working in version 0.3"
@@ -40,6 +42,20 @@ sys.exit(
     or main(["check", "env", env])
     or main_run([*run, "--train.steps", "2", "--quiet"])
 )
+"""
+
+FORMER_CHAIN = """
+import attrs
+from sidetune_core.api import StagedSide
+
+class Chain(StagedSide):
+    @attrs.frozen
+    class Config:
+        pass
+
+    def enter(self, inputs): ...
+    def stages(self): ...
+    def leave(self, activation): ...
 """
 
 
@@ -134,6 +150,15 @@ def test_abstract_methods_are_implemented_under_their_former_names() -> None:
 
     side: Any = Chain()
     assert side({"x": torch.tensor([[-1.0, 2.0]])}, Features(torch.zeros(1, 2))).tolist() == [[1.0, 3.0]]
+
+
+def test_the_registry_accepts_a_class_in_former_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "former_chain.py").write_text(FORMER_CHAIN)
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(DeprecationWarning, match=r"former_chain.Chain.\w+ is now"):
+        assert load(find(SIDE, "former_chain:Chain")).__name__ == "Chain"
 
 
 def test_class_attributes_and_properties_are_read_under_their_new_names() -> None:
