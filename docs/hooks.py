@@ -20,7 +20,7 @@ from sidetune_core.testing import (
 CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     "every kind": (
         *plugin.PACKAGE_CHECKS,
-        plugin.class_says_what_it_is,
+        plugin.class_has_a_docstring,
         *plugin.CONFIG_CHECKS,
         plugin.nothing_is_printed,
     ),

@@ -1,7 +1,8 @@
-"""What can go wrong, said to the person at the keyboard.
+"""Errors that users can correct.
 
-Every error here is one paragraph: what was asked, what there is, and what to type next. The command line prints it without a
-traceback and exits with status 2; anything else that is raised is a defect of ours or of a plugin, and keeps its traceback.
+Each message is one paragraph: what was requested, what exists, and what to type next. The command line prints
+it without a traceback and exits with status 2. Any other exception is a defect of sidetune or of a plugin,
+and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 
 class SidetuneError(Exception):
-    """Something that the user can mend; the message says how."""
+    """An error that the user can correct; the message says how."""
 
 
 class PluginError(SidetuneError):
@@ -25,27 +26,27 @@ class OptionError(SidetuneError):
 
 
 class FitError(SidetuneError):
-    """Parts that cannot work together, found before any data is read."""
+    """Components that do not fit each other, found before any data is read."""
 
 
 class DataError(SidetuneError):
-    """Data that is missing, unreadable, or not what its env declares."""
+    """Data that is missing, unreadable, or different from what its env declares."""
 
 
 class WeightsError(SidetuneError):
-    """Weights that are missing, unsafe to read, or of another architecture."""
+    """Weights that are missing, unsafe to load, or for another architecture."""
 
 
 class RunError(SidetuneError):
-    """A run folder that cannot be used, or a run that cannot go on."""
+    """A run folder that cannot be used, or a run that cannot continue."""
 
 
 class LedgerError(SidetuneError):
-    """A claim or a record that cannot be read, or must not be written."""
+    """A claim or record that cannot be read, or must not be overwritten."""
 
 
 class Diverged(RunError):
-    """The loss is no longer a finite number."""
+    """The loss is NaN or infinite."""
 
 
 class WriteError(RunError):
@@ -53,11 +54,14 @@ class WriteError(RunError):
 
 
 class EndedElsewhere(RunError):
-    """Another process of the run has failed, and has said why; the message repeats it for the run folder."""
+    """Another rank has failed and reported why; the message repeats it for the run folder."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal stopped a run; `folder` is where it can be gone on with, `number` the signal. It is to be `told` by one process only."""
+    """A signal stopped a run.
+
+    `folder` is the run to resume, `number` the signal; `told` is false on ranks that must not report it.
+    """
 
     def __init__(self, folder: Path, number: int = signal.SIGINT, told: bool = True) -> None:
         super().__init__()
@@ -65,6 +69,6 @@ class Interrupted(KeyboardInterrupt):
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'ewc'?"``, or an empty string where nothing known is close to `word`."""
+    """``" Did you mean 'ewc'?"``, or an empty string if no known name is close to `word`."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""

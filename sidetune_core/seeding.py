@@ -1,4 +1,4 @@
-"""Randomness that depends on a seed and on names, never on what ran before."""
+"""Random numbers that depend on a seed and on names, never on what ran before."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 
 
 def derive_seed(seed: int, *names: object) -> int:
-    """A 63-bit seed out of the run's seed and some names; unrelated for different names."""
+    """A 63-bit seed from the run's seed and some names, unrelated for different names."""
     text = "/".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 @contextmanager
 def seeded(seed: int, *names: object) -> Iterator[None]:
-    """Seed torch, NumPy and Python from (seed, names) for a block, and restore their states after it."""
+    """Seed torch, NumPy and Python from (seed, names) for a block, and restore their states afterwards."""
     value = derive_seed(seed, *names)
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -35,7 +35,7 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
 
 
 def random_states() -> dict[str, Any]:
-    """Where the generators of Python, NumPy and torch are, on every device; `set_random_states` puts them there again."""
+    """The states of the generators of Python, NumPy and torch on every device, for `set_random_states`."""
     kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     states: dict[str, Any] = {
         "python": random.getstate(),
@@ -50,7 +50,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Put the generators where they were; those of devices that are no longer there are left out."""
+    """Restore the states of the generators, except those of devices that are not available."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["cpu"])

@@ -1,4 +1,4 @@
-"""What several tests share: real data where it is at hand, and small made-up data elsewhere."""
+"""Shared fixtures: real data where it is available, and small generated data."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MakeArchive = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data: ``$SIDETUNE_TEST_DATA``, or ``../shared/data`` beside the checkout."""
-    given = os.environ.get("SIDETUNE_TEST_DATA")
-    folder = Path(given).expanduser() if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    """The folder of real data: ``$SIDETUNE_TEST_DATA``, or ``../shared/data`` next to the checkout."""
+    path = os.environ.get("SIDETUNE_TEST_DATA")
+    folder = Path(path).expanduser() if path else Path(__file__).resolve().parents[2] / "shared" / "data"
     if not (folder / "unpack.py").is_file():
         pytest.skip(f"no real data at {folder} (set SIDETUNE_TEST_DATA to its folder)")
     return folder
@@ -42,9 +42,9 @@ def cifar10_archive(shared_data: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def make_image_archive(tmp_path: Path) -> MakeArchive:
-    """Writes ``images.npz``: 4 classes of 32 x 32 images told apart by their colour, 20 to train on and 8 to test on of each.
+    """Writes ``images.npz``: 4 classes of 32 x 32 images by colour, each with 20 training and 8 test images.
 
-    Keyword arguments replace arrays by key; None leaves one out.
+    Keyword arguments replace arrays by key; None removes one.
     """
 
     def make(**changes: Any) -> Path:
@@ -63,19 +63,19 @@ def make_image_archive(tmp_path: Path) -> MakeArchive:
 
 @pytest.fixture
 def image_archive(make_image_archive: MakeArchive) -> Path:
-    """A small archive that is as it should be."""
+    """A small valid archive."""
     return make_image_archive()
 
 
 WORDS = """
-the a of in was built by who when where what tower bridge church king queen river city old north south stone wood year
-1066 1215 1492 1789 alfred matilda harold edith is ' s , . ? ##s ##ed ##er long wide
+the a of in was built by who when where what tower bridge church king queen river city old north south stone
+wood year 1066 1215 1492 1789 alfred matilda harold edith is ' s , . ? ##s ##ed ##er long wide
 """
 
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a BERT of random weights, 3 layers of 16 channels, and its tokenizer of a few words."""
+    """A folder with a BERT of random weights, 3 layers of 16 channels, and a tokenizer of a few words."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -100,9 +100,9 @@ MakeSquad = Callable[..., Path]
 
 @pytest.fixture
 def make_squad(tmp_path: Path) -> MakeSquad:
-    """Writes questions in SQuAD's format: so many articles of ten paragraphs, two questions each, the second without an answer.
+    """Writes questions in SQuAD's format: articles of ten paragraphs, two questions each, one unanswerable.
 
-    Args: the file's name; how many articles; whether there are questions without answers.
+    Args: file name; number of articles; whether to include questions without answers.
     """
 
     def make(name: str = "squad.json", articles: int = 2, impossible: bool = True) -> Path:
@@ -119,22 +119,22 @@ def make_squad(tmp_path: Path) -> MakeSquad:
 
 @pytest.fixture
 def squad_file(make_squad: MakeSquad) -> Path:
-    """Two articles that are as they should be."""
+    """Two valid articles."""
     return make_squad()
 
 
-def _paragraph(name: str, article: int, number: int, impossible: bool) -> dict[str, Any]:
-    who = ("Alfred", "Matilda", "Harold", "Edith")[(article + number) % 4]
-    year = ("1066", "1215", "1492", "1789")[number % 4]
-    what = ("tower", "bridge", "church")[number % 3]
+def _paragraph(name: str, article: int, paragraph: int, impossible: bool) -> dict[str, Any]:
+    who = ("Alfred", "Matilda", "Harold", "Edith")[(article + paragraph) % 4]
+    year = ("1066", "1215", "1492", "1789")[paragraph % 4]
+    what = ("tower", "bridge", "church")[paragraph % 3]
     context = (
         f"The old {what} in the city was built by {who} in {year}. The river is long."
-        + " Old stone." * number
+        + " Old stone." * paragraph
     )
     answers = [{"text": text, "answer_start": context.index(text)} for text in (who, f"by {who}")]
     questions: list[dict[str, Any]] = [
         {
-            "id": f"{name}-{article}-{number}-0",
+            "id": f"{name}-{article}-{paragraph}-0",
             "question": f"Who built the old {what}?",
             "answers": answers,
             "is_impossible": False,
@@ -143,7 +143,7 @@ def _paragraph(name: str, article: int, number: int, impossible: bool) -> dict[s
     if impossible:
         questions.append(
             {
-                "id": f"{name}-{article}-{number}-1",
+                "id": f"{name}-{article}-{paragraph}-1",
                 "question": "Where was the king?",
                 "answers": [],
                 "is_impossible": True,
@@ -152,10 +152,10 @@ def _paragraph(name: str, article: int, number: int, impossible: bool) -> dict[s
     return {"context": context, "qas": questions}
 
 
-def _coloured(split: str, each: int) -> dict[str, Any]:
+def _coloured(split: str, count: int) -> dict[str, Any]:
     colours = np.array([[40, 40, 200], [40, 200, 40], [200, 40, 40], [200, 200, 200]])
-    labels = np.tile(np.arange(4), each)
-    noise = np.random.default_rng(each).integers(-30, 31, (len(labels), 32, 32, 3))
+    labels = np.tile(np.arange(4), count)
+    noise = np.random.default_rng(count).integers(-30, 31, (len(labels), 32, 32, 3))
     return {f"x_{split}": (colours[labels][:, None, None] + noise).astype(np.uint8), f"y_{split}": labels}
 
 
@@ -168,9 +168,9 @@ def _unpack(shared_data: Path, name: str, factory: pytest.TempPathFactory) -> Pa
 WriteTaskonomy = Callable[..., Path]
 
 
-def _encode(domain: str, number: int, size: int) -> Any:
+def _encode(domain: str, view: int, size: int) -> Any:
     """An image of a domain in the public format: 8 or 16 bits, one channel or three."""
-    random = np.random.default_rng([number, *domain.encode()])
+    random = np.random.default_rng([view, *domain.encode()])
     slope = np.linspace(0, 1, size)[:, None] * np.ones(size)
     if domain in ("rgb", "normal", "principal_curvature"):
         return random.integers(0, 256, (size, size, 3), dtype=np.uint8)
@@ -179,8 +179,8 @@ def _encode(domain: str, number: int, size: int) -> Any:
     if domain == "segment_semantic":
         return random.integers(0, 18, (size, size), dtype=np.uint8)
     if domain == "class_object":
-        chances = random.random(1000)
-        return chances / chances.sum()
+        probabilities = random.random(1000)
+        return probabilities / probabilities.sum()
     values = (random.integers(0, 4000) + 8000 * slope).astype(np.uint16)
     if domain == "depth_zbuffer":
         values[: size // 8, : size // 8] = 65535
@@ -205,9 +205,10 @@ DOMAINS = (
 
 @pytest.fixture
 def write_taskonomy() -> WriteTaskonomy:
-    """Writes a small data set in one of the public layouts, with the true file formats.
+    """Writes a small data set in one of the public layouts, with the real file formats.
 
-    Layout 'buildings' is DOMAIN/BUILDING/point_I_view_J.png, 'sample' DOMAIN/point_I_view_J_domain_DOMAIN.png, 'flat' all in one folder.
+    Layout 'buildings' is DOMAIN/BUILDING/point_I_view_J.png, 'sample'
+    DOMAIN/point_I_view_J_domain_DOMAIN.png, 'flat' has all files in one folder.
     """
 
     def write(
@@ -222,9 +223,8 @@ def write_taskonomy() -> WriteTaskonomy:
         for domain in domains:
             number = 0
             for building in buildings:
-                folder = {"buildings": root / domain / building, "sample": root / domain, "flat": root}[
-                    layout
-                ]
+                folders = {"buildings": root / domain / building, "sample": root / domain, "flat": root}
+                folder = folders[layout]
                 folder.mkdir(parents=True, exist_ok=True)
                 for point, view in product(range(points), range(views)):
                     suffix = "" if layout == "buildings" else f"_domain_{domain}"
@@ -245,7 +245,7 @@ WriteFrames = Callable[..., Path]
 
 @pytest.fixture
 def write_frames() -> WriteFrames:
-    """Writes frames of a depth camera into a folder: a wall that is 2 m away on its left and 4 m on its right, and random colours."""
+    """Writes depth camera frames: random colours, and a wall 2 m away on the left and 4 m on the right."""
 
     def write(root: Path, count: int = 24, size: int = 32, near: int = 2000, far: int = 4000) -> Path:
         root.mkdir(parents=True)
@@ -254,9 +254,8 @@ def write_frames() -> WriteFrames:
         depth[:, size // 2 :] = far
         depth[0, 0] = 0
         for number in range(count):
-            Image.fromarray(random.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(
-                root / f"{number:03}-rgb.png"
-            )
+            colours = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(colours).save(root / f"{number:03}-rgb.png")
             Image.fromarray(depth).save(root / f"{number:03}-depth.png")
         np.savez(root / "cameras.npz", K=np.array([[size, 0, size / 2], [0, size, size / 2], [0, 0, 1.0]]))
         return root

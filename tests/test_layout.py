@@ -1,4 +1,4 @@
-"""The rules of the house that import-linter's own file cannot state."""
+"""Rules of the repository's layout that import-linter cannot express."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def config() -> configparser.ConfigParser:
 
 def test_every_folder_with_code_is_a_package_of_the_distribution() -> None:
     declared = set(config()["options"]["packages"].split())
-    found = {
+    existing = {
         ".".join(path.parent.relative_to(ROOT).parts).replace("plugins", "sidetune_plugins", 1)
         for folder in ("sidetune_core", "plugins")
         for path in (ROOT / folder).rglob("__init__.py")
     }
-    assert declared == found
+    assert declared == existing
 
 
 def test_every_plugin_file_is_registered() -> None:
@@ -38,7 +38,7 @@ def test_every_plugin_file_is_registered() -> None:
             assert f"sidetune_plugins.{path.parent.name}.{path.stem}" in registered
 
 
-def test_the_plugins_folder_cannot_be_imported_under_its_folder_name() -> None:
+def test_the_plugins_folder_cannot_be_imported_by_its_folder_name() -> None:
     done = subprocess.run([sys.executable, "-c", "import plugins"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "reached by name" in done.stderr

@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""The README's commands and examples work as shown."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_the_twenty_line_learner_runs_from_the_current_folder(tmp_path: Path, im
     (code,) = [block for block in blocks("python") if "(Learner)" in block]
     (tmp_path / "my_learner.py").write_text(code)
     assert len(code.strip().splitlines()) <= 24
-    words = f"--learner my_learner:NormTune --base resnet20 --base.weights none --env images --env.archive {image_archive} --train.steps 3"
-    done = command("main_run", words, tmp_path)
+    argv = "--learner my_learner:NormTune --base resnet20 --base.weights none --env images --train.steps 3"
+    done = command("main_run", f"{argv} --env.archive {image_archive}", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "average accuracy" in done.stdout
 
@@ -36,22 +36,22 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_table_of_parts_names_every_registered_part_and_no_other() -> None:
-    for one in KINDS:
-        (row,) = re.findall(rf"^\| {one.plural} \| (.*) \|$", README, re.MULTILINE)
-        ours = {plugin.name for plugin in registry.installed(one) if plugin.distribution == "sidetune"}
-        assert set(re.findall(r"`([a-z0-9-]+)`", row)) == ours
+def test_the_table_of_components_lists_every_registered_component_and_no_other() -> None:
+    for kind in KINDS:
+        (row,) = re.findall(rf"^\| {kind.plural} \| (.*) \|$", README, re.MULTILINE)
+        own = {plugin.name for plugin in registry.installed(kind) if plugin.distribution == "sidetune"}
+        assert set(re.findall(r"`([a-z0-9-]+)`", row)) == own
 
 
-def test_the_commands_that_are_named_exist(tmp_path: Path) -> None:
+def test_the_commands_in_it_exist(tmp_path: Path) -> None:
     for verb in re.findall(r"^sidetune ([a-z]+)", README, re.MULTILINE):
         assert command("main", f"{verb} --help", tmp_path).returncode == 0
 
 
-def command(function: str, words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def command(function: str, argv: str, folder: Path) -> subprocess.CompletedProcess[str]:
     code = f"import sys; from sidetune_core.cli.main import {function}; sys.exit({function}())"
     return subprocess.run(
-        [sys.executable, "-c", code, *words.split()],
+        [sys.executable, "-c", code, *argv.split()],
         cwd=folder,
         capture_output=True,
         text=True,

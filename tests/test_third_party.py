@@ -1,4 +1,4 @@
-"""A package that the core has never heard of comes, works, and goes."""
+"""A third-party package is installed, works, and is uninstalled."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from sidetune_core.cli.main import main, main_run
 for kind, name in json.loads(sys.argv[1]).items():
     if main(["check", kind, name]):
         sys.exit(f"{kind} {name} does not conform")
-for words in json.loads(sys.argv[2]):
-    if main_run([*words, "--train.steps", "2", "--quiet"]):
-        sys.exit(f"{words} does not run")
+for argv in json.loads(sys.argv[2]):
+    if main_run([*argv, "--train.steps", "2", "--quiet"]):
+        sys.exit(f"{argv} does not run")
 """
 
-RIVAL = """
+SAME_NAME = """
 import attrs
 from sidetune_core.api import Learner, at_least, option
 
 @attrs.frozen
 class Config:
-    spice: float = option(0.0, "how hot, from 0", at_least(0))
+    spice: float = option(0.0, "a number, from 0", at_least(0))
 
 class FineTune(Learner):
     Config = Config
@@ -53,39 +53,37 @@ class FineTune(Learner):
 
 @attrs.frozen
 class Environment:
-    """A virtual environment that sees what the running one has, and into which more can be installed."""
+    """A virtual environment that extends the running one."""
 
     python: Path
 
     @classmethod
     def create(cls, folder: Path) -> Environment:
-        """Make one; nothing is downloaded."""
+        """Create one, without downloads."""
         venv.create(folder, symlinks=os.name != "nt")
         paths = sysconfig.get_paths("venv", vars={"base": str(folder), "platbase": str(folder)})
-        ours = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+        parents = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
         Path(paths["purelib"], "parent.pth").write_text(
-            "".join(f"import site; site.addsitedir({path!r})\n" for path in ours)
+            "".join(f"import site; site.addsitedir({path!r})\n" for path in parents)
         )
         return cls(Path(paths["scripts"]) / "python")
 
-    def pip(self, *words: str) -> None:
+    def pip(self, *argv: str) -> None:
         """Run the pip of the running environment on this one."""
         quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
-        subprocess.run(
-            [sys.executable, "-m", "pip", "--python", str(self.python), *words, *quiet], check=True
-        )
+        subprocess.run([sys.executable, "-m", "pip", "--python", str(self.python), *argv, *quiet], check=True)
 
-    def sidetune_run(self, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    def sidetune_run(self, *argv: str, folder: Path) -> subprocess.CompletedProcess[str]:
         """``sidetune-run`` in this environment."""
-        return self.run(RUN, *words, folder=folder)
+        return self.run(RUN, *argv, folder=folder)
 
-    def run(self, program: str, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    def run(self, program: str, *argv: str, folder: Path) -> subprocess.CompletedProcess[str]:
         """A program in this environment."""
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
             "OMP_NUM_THREADS": "1"
         }
         return subprocess.run(
-            [str(self.python), "-c", program, *words],
+            [str(self.python), "-c", program, *argv],
             cwd=folder,
             env=variables,
             capture_output=True,
@@ -99,22 +97,12 @@ def test_a_package_is_installed_runs_and_is_uninstalled_without_a_change_of_the_
         HERE / "acme", tmp_path / "acme", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
     )
     out = tmp_path / "out"
-    asked = [
-        "--learner",
-        "bitfit",
-        "--learner.coef",
-        "0.1",
-        "--env",
-        "blobs",
-        "--base",
-        "resnet20",
-        "--base.weights",
-        "none",
-    ]
-    asked += ["--train.steps", "3", "--quiet", "--out", str(out)]
+    argv = ["--learner", "bitfit", "--learner.coef", "0.1", "--env", "blobs"]
+    argv += ["--base", "resnet20", "--base.weights", "none"]
+    argv += ["--train.steps", "3", "--quiet", "--out", str(out)]
 
     environment.pip("install", "--no-index", "--no-deps", "--no-build-isolation", str(source))
-    done = environment.sidetune_run(*asked, folder=tmp_path)
+    done = environment.sidetune_run(*argv, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     plugins = json.loads((out / "run.json").read_text(encoding="utf-8"))["plugins"]
     assert plugins["learner"] == {"distribution": "acme-sidetune 2.0", "class": "acme_sidetune.bitfit:BitFit"}
@@ -126,18 +114,18 @@ def test_a_package_is_installed_runs_and_is_uninstalled_without_a_change_of_the_
 
     checked = environment.run(CHECK, "--distribution", "acme-sidetune", "--json", folder=tmp_path)
     assert checked.returncode == 0, checked.stdout
-    found = json.loads(checked.stdout)
-    assert found["passed"] is True
-    assert [plugin["name"] for plugin in found["plugins"]] == ["acme-sidetune/bitfit", "acme-sidetune/blobs"]
-    outcomes = {finding["check"]: finding["outcome"] for finding in found["plugins"][0]["findings"]}
+    report = json.loads(checked.stdout)
+    assert report["passed"] is True
+    assert [plugin["name"] for plugin in report["plugins"]] == ["acme-sidetune/bitfit", "acme-sidetune/blobs"]
+    outcomes = {finding["check"]: finding["outcome"] for finding in report["plugins"][0]["findings"]}
     assert outcomes["distribution_requires_sidetune"] == outcomes["import_has_no_side_effects"] == "passed"
 
     environment.pip("uninstall", "--yes", "acme-sidetune")
-    gone = environment.sidetune_run(*asked, folder=tmp_path)
-    assert gone.returncode == 2
-    assert gone.stderr.startswith("error: no learner named 'bitfit'.")
-    assert "Installed: " in gone.stderr
-    assert "Traceback" not in gone.stderr
+    uninstalled = environment.sidetune_run(*argv, folder=tmp_path)
+    assert uninstalled.returncode == 2
+    assert uninstalled.stderr.startswith("error: no learner named 'bitfit'.")
+    assert "Installed: " in uninstalled.stderr
+    assert "Traceback" not in uninstalled.stderr
     assert "bitfit" not in environment.sidetune_run("--help", folder=tmp_path).stdout
 
 
@@ -155,16 +143,16 @@ def test_a_new_package_of_every_kind_installs_conforms_and_runs(tmp_path: Path) 
     )
     learner = {"base": "my_base", "learner": "my_learner", "env": "my_env"}
     sidetuned = {**names, "learner": "sidetune"}
-    asked = [
-        [word for kind, name in parts.items() for word in (f"--{kind}", name)]
-        for parts in (learner, sidetuned)
+    commands = [
+        [word for kind, name in components.items() for word in (f"--{kind}", name)]
+        for components in (learner, sidetuned)
     ]
-    done = environment.run(CHECK_AND_RUN, json.dumps(names), json.dumps(asked), folder=tmp_path)
+    done = environment.run(CHECK_AND_RUN, json.dumps(names), json.dumps(commands), folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("Forgetting is zero by construction for t0") == 2
 
 
-def test_the_core_and_the_built_in_plugins_know_nothing_of_the_package() -> None:
+def test_the_core_and_the_built_in_plugins_do_not_mention_the_package() -> None:
     root = HERE.parent
     files = [path for folder in ("sidetune_core", "plugins") for path in (root / folder).rglob("*.py")]
     assert files
@@ -172,18 +160,18 @@ def test_the_core_and_the_built_in_plugins_know_nothing_of_the_package() -> None
 
 
 @pytest.fixture
-def rival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A distribution that ships a learner under the name of a built-in."""
+def same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distribution with a learner of the same name as a built-in one."""
     information = tmp_path / "rival-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[sidetune.learners]\nfinetune = rival_learner:FineTune\n")
-    (tmp_path / "rival_learner.py").write_text(RIVAL)
+    (tmp_path / "rival_learner.py").write_text(SAME_NAME)
     monkeypatch.syspath_prepend(tmp_path)
 
 
-@pytest.mark.usefixtures("rival")
-def test_a_name_that_two_packages_ship_is_refused_with_the_ways_to_write_it(
+@pytest.mark.usefixtures("same_name")
+def test_a_name_in_two_packages_is_refused_with_the_qualified_names(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main_run(["--learner", "finetune", "--dry-run"]) == 2
@@ -192,8 +180,8 @@ def test_a_name_that_two_packages_ship_is_refused_with_the_ways_to_write_it(
     assert "write rival/finetune or sidetune/finetune" in message
 
 
-@pytest.mark.usefixtures("rival")
-def test_the_distribution_in_front_of_a_name_picks_one(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("same_name")
+def test_a_qualified_name_selects_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert main_run(["--learner", "rival/finetune", "--learner.spice", "3", "--dry-run"]) == 0
     assert main_run(["--learner", "sidetune/finetune", "--learner.spice", "3", "--dry-run"]) == 2
     assert "learner 'sidetune/finetune' has no option 'spice'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Buffers whose number and shapes change while a run goes on."""
+"""Buffers whose names and shapes change during training."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from torch import Tensor, nn
 
 
 class BufferDict(nn.Module):
-    """Named tensors that are part of the state and may come, go, and change their shapes: a memory of examples, prototypes of classes.
+    """Tensors in the state dict that can be added, removed and resized: a replay buffer, class prototypes.
 
-    An ordinary buffer has to have its shape before a state is loaded. Here a state that is loaded replaces all that is held, names and
-    shapes too, so that a checkpoint fits whatever its memory held. A learner that fills one in training returns it from `start`.
+    An ordinary buffer needs its final shape before a state dict is loaded. Here, loading replaces all
+    tensors, names and shapes included, so a checkpoint loads whatever the buffer held. A learner that fills
+    one in training returns it from `start`.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer(
-            "_place", torch.empty(0), persistent=False
-        )  # goes along to the device, where a state is loaded to
+        # moves with the module, so loaded tensors go to its device
+        self.register_buffer("_place", torch.empty(0), persistent=False)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._held()[name]
+        return self._tensors()[name]
 
     def __setitem__(self, name: str, value: Tensor) -> None:
         self._buffers[name] = value
 
     def __contains__(self, name: object) -> bool:
-        return name in self._held()
+        return name in self._tensors()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._held())
+        return iter(self._tensors())
 
     def __len__(self) -> int:
-        return len(self._held())
+        return len(self._tensors())
 
     def replace(self, tensors: Mapping[str, Tensor]) -> None:
-        """Hold these tensors, and no others."""
-        for name in self._held():
+        """Replace all tensors with `tensors`."""
+        for name in self._tensors():
             del self._buffers[name]
         self._buffers.update(tensors)
 
-    def _held(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Tensor]:
         return {
             name: value
             for name, value in self._buffers.items()
@@ -51,7 +51,7 @@ class BufferDict(nn.Module):
         }
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
-        """What `load_state_dict` does to each module."""
+        """Called by `load_state_dict` for each module."""
         own = {
             name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)
         }

@@ -1,4 +1,4 @@
-"""Classification tasks over tensors that are held in memory: the quickest way to make an env."""
+"""Classification tasks on tensors in memory: the shortest way to write an env."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, shuffled
 from sidetune_core.seeding import derive_seed
 
 EVALUATION_BATCH = 250
+"""Batch size of `evaluate`."""
 
 Transform = Callable[[Tensor], Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -25,9 +26,10 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 @attrs.frozen(eq=False)
 class Examples:
-    """Every example of a stream, by split.
+    """All examples of a stream, by split.
 
-    `inputs[split]` is (N, ...) in any type, `labels[split]` (N,) int64. Example ids number the splits one after another.
+    `inputs[split]` is (N, ...) of any dtype, `labels[split]` (N,) int64. Example ids count through the splits
+    in order.
     """
 
     inputs: Mapping[str, Tensor]
@@ -39,23 +41,23 @@ class Examples:
         return sum(len(self.labels[name]) for name in names[: names.index(split)])
 
     def fingerprint(self, transform: str) -> str:
-        """SHA-256 over all examples, and `transform`, which names what is done to them before a network sees them."""
+        """SHA-256 of all examples and of `transform`, the name of their preprocessing."""
         tensors = {f"inputs.{name}": value for name, value in self.inputs.items()}
         tensors |= {f"labels.{name}": value for name, value in self.labels.items()}
         return hashlib.sha256(f"{transform}/{fingerprint(tensors)}".encode()).hexdigest()
 
 
 class ClassTask(Task):
-    """Tell some classes of a set of `Examples` apart; labels are renumbered 0, 1, … in the order of `classes`.
+    """Classify some classes of a set of `Examples`; labels are renumbered 0, 1, … in the order of `classes`.
 
     Args:
         id: see `Task`.
         title: see `Task`.
-        examples: of the whole stream.
-        classes: labels that belong to this task; examples of others are left out.
-        input: name under which networks find the input.
-        transform: makes the network's input from a batch of stored ones; a function of each example alone.
-        augment: random change of a batch of stored inputs in training, before `transform`.
+        examples: all examples of the stream.
+        classes: labels of this task; examples with other labels are not used.
+        input: name of the input tensor.
+        transform: preprocessing of a batch of stored inputs; a function of each example alone.
+        augment: random augmentation of a batch of stored inputs in training, before `transform`.
 
     Raises:
         DataError: a split has no example of these classes.
@@ -89,11 +91,11 @@ class ClassTask(Task):
 
     @property
     def classes(self) -> int:
-        """How many classes are told apart."""
+        """Number of classes."""
         return self._classes
 
     def size(self, split: str) -> int:
-        """How many examples a split has."""
+        """Number of examples in a split."""
         return len(self._indices[split])
 
     def make_head(self, shape: Shape) -> nn.Module:
@@ -103,29 +105,29 @@ class ClassTask(Task):
         return max(1, round(self.size("train") / batch_size))
 
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
-        for step, places in enumerate(shuffled(self.size("train"), order, self.id), order.first_step):
+        for step, indices in enumerate(shuffled(self.size("train"), order, self.id), order.first_step):
             if self._augment is None:
-                yield self._batch("train", places)
+                yield self._batch("train", indices)
             else:
                 generator = torch.Generator().manual_seed(derive_seed(order.seed, "augment", self.id, step))
-                yield self._batch("train", places, generator)
+                yield self._batch("train", indices, generator)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return functional.cross_entropy(output.float(), batch.targets, reduction="none")
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """Accuracy in [0, 1] and mean cross-entropy in nats."""
-        right, loss = 0, 0.0
-        places = torch.arange(self.size(split))
-        for first in range(0, len(places), EVALUATION_BATCH):
-            batch = self._batch(split, places[first : first + EVALUATION_BATCH])
+        correct, loss = 0, 0.0
+        indices = torch.arange(self.size(split))
+        for first in range(0, len(indices), EVALUATION_BATCH):
+            batch = self._batch(split, indices[first : first + EVALUATION_BATCH])
             output = predict(batch.inputs).cpu()
-            right += int((output.argmax(1) == batch.targets).sum())
+            correct += int((output.argmax(1) == batch.targets).sum())
             loss += float(self.loss(output, batch).sum())
-        return {"accuracy": right / self.size(split), "loss": loss / self.size(split)}
+        return {"accuracy": correct / self.size(split), "loss": loss / self.size(split)}
 
-    def _batch(self, split: str, places: Tensor, generator: torch.Generator | None = None) -> Batch:
-        rows = self._indices[split][places]
+    def _batch(self, split: str, indices: Tensor, generator: torch.Generator | None = None) -> Batch:
+        rows = self._indices[split][indices]
         stored = self._examples.inputs[split][rows]
         if generator is not None and self._augment is not None:
             stored = self._augment(stored, generator)

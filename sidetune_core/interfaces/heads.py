@@ -1,4 +1,4 @@
-"""Output layers of tasks, and the normalisation in front of them."""
+"""Output layers of tasks, and the normalisation before them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from math import gcd
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Shape
 from sidetune_core.interfaces.tasks import Task
 
@@ -14,14 +15,15 @@ GROUPS = 8
 """Groups of the normalisation in the original code (GroupNorm over 8 groups, without parameters)."""
 
 SMALLEST_GROUP = 8
-"""Fewest numbers that are standardised together. A group of one is always 0, one of two always -1 and 1."""
+"""Minimum size of a group: standardised, a single value is always 0, and two are always -1 and 1."""
 
 
 def normalise(encoding: Tensor) -> Tensor:
     """Standardise a merged encoding in groups of channels: ``norm`` in ``T(norm(M(B(x), S(x))))``.
 
-    (B, C) and (B, C, H, W) are standardised over 8 groups of channels, (B, L, C) likewise at every position; over 4, 2 or 1 where 8 do
-    not divide C or leave groups of fewer than 8 numbers. The result has one scale whatever the merger did.
+    (B, C) and (B, C, H, W) are standardised over 8 groups of channels, (B, L, C) likewise at every position.
+    There are 4, 2 or 1 groups if 8 does not divide C or leaves fewer than 8 values in a group. The result
+    does not depend on the scale of the merger's output.
     """
     if encoding.ndim == 3:
         batch, length, channels = encoding.shape
@@ -32,12 +34,13 @@ def normalise(encoding: Tensor) -> Tensor:
     return functional.group_norm(encoding, groups)
 
 
+@former_members(start="add_task")
 class Heads(nn.ModuleDict):
-    """The heads of a learner's tasks by task id, each fed with normalised encodings.
+    """The heads of a learner's tasks by task id, applied to normalised encodings.
 
     Args:
-        shape: of the encodings.
-        norm: whether to normalise them (see `normalise`).
+        shape: shape of the encodings.
+        norm: whether to normalise the encodings (see `normalise`).
     """
 
     def __init__(self, shape: Shape, norm: bool = True) -> None:
@@ -56,7 +59,7 @@ class Heads(nn.ModuleDict):
 
 
 class ClassHead(nn.Module):
-    """Linear classifier on an encoding of any rank; positions of (C, H, W) and (L, C) are averaged first."""
+    """Linear classifier on an encoding of any rank; averages (C, H, W) and (L, C) over positions first."""
 
     def __init__(self, shape: Shape, classes: int) -> None:
         super().__init__()
@@ -65,10 +68,10 @@ class ClassHead(nn.Module):
         self.linear = nn.Linear(channels, classes)
 
     def forward(self, encoding: Tensor) -> Tensor:
-        """(B, *shape) to (B, classes)."""
+        """Encodings (B, *shape) to logits (B, classes)."""
         if self.rank == 3:
             encoding = encoding.mean((2, 3))
         elif self.rank == 2:
             encoding = encoding.mean(1)
-        scores: Tensor = self.linear(encoding)
-        return scores
+        logits: Tensor = self.linear(encoding)
+        return logits

@@ -1,7 +1,7 @@
-"""What networks take and give: named inputs, and the features of a base.
+"""Inputs and outputs of networks: named input tensors, and the features of a base.
 
-Shapes leave the batch axis out: an encoding of shape ``(C,)``, ``(L, C)`` or ``(C, H, W)`` is a tensor ``(B, C)``, ``(B, L, C)`` or
-``(B, C, H, W)``.
+Shapes leave out the batch axis: an encoding of shape ``(C,)``, ``(L, C)`` or ``(C, H, W)`` is a tensor
+``(B, C)``, ``(B, L, C)`` or ``(B, C, H, W)``.
 """
 
 from __future__ import annotations
@@ -18,24 +18,22 @@ InputShapes = Mapping[str, Shape]
 
 @attrs.frozen(eq=False)
 class Inputs(Mapping[str, Tensor]):
-    """A batch of inputs by name, such as ``image`` of shape (B, C, H, W).
+    """A batch of input tensors by name, such as ``image`` of shape (B, C, H, W).
 
-    `ids` is (B,) int64, a stable number per example, where every tensor is a function of that example alone; None where it is not (an
-    augmented image). It is what lets the core reuse a frozen base's outputs. A plain dict of tensors does as well wherever `Inputs` is
-    taken.
-
-    `lengths` is (B,) int64 for sequences that are padded at their end to the longest of the batch, and None for inputs of one size. Where
-    it is given, every tensor is (B, l, ...) with l at most the L that is declared, so are encodings and taps of shape (L, C), which a
-    base sets to zero where an example has ended.
-
-    `window`, where it is set, says that ids number the frames of an endless film, of which only the latest `window` come again: what
-    is remembered of a frame may be written over by what comes `window` frames later.
+    Networks also accept a plain dict of tensors.
     """
 
     tensors: Mapping[str, Tensor]
     ids: Tensor | None = None
+    """(B,) int64, a stable id of each example, if every tensor is a function of its example alone; otherwise
+    None (augmented images). The core caches a frozen base's outputs by these ids."""
     lengths: Tensor | None = None
+    """(B,) int64, lengths of sequences padded at their end to the longest of the batch; None for inputs of
+    one size. With lengths, every tensor is (B, l, ...) with l at most the declared L, and so are encodings
+    and taps of shape (L, C), which a base sets to zero after the end of an example."""
     window: int | None = None
+    """If set, ids number the frames of an endless stream, of which only the latest `window` are used again: a
+    cached frame may be overwritten `window` frames later."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -48,7 +46,7 @@ class Inputs(Mapping[str, Tensor]):
 
 
 class Features(NamedTuple):
-    """What a base makes of an input."""
+    """The outputs of a base."""
 
     encoding: Tensor
     """(B, *shape)"""

@@ -1,4 +1,4 @@
-"""The learner: an adaptation method. It owns every weight and says which of them may move."""
+"""The learner: an adaptation method that owns every weight and chooses the trainable ones."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from typing import Any, ClassVar, Protocol
 import attrs
 from torch import Tensor, nn
 
+from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.networks import Base, Merger, Side
 from sidetune_core.interfaces.tasks import Batch, Task
 
 
 class MakeBase(Protocol):
-    """Makes a base; one that is not `pretrained` has random weights."""
+    """Makes a base; without `pretrained` it has random weights."""
 
     def __call__(self, pretrained: bool = True) -> Base: ...
 
 
 class MakeSide(Protocol):
-    """Makes a side for a base; one that is not `pretrained` has random weights."""
+    """Makes a side for a base; without `pretrained` it has random weights."""
 
-    def __call__(self, beside: Base, pretrained: bool = True) -> Side: ...
+    def __call__(self, base: Base, /, pretrained: bool = True) -> Side: ...
 
 
 class MakeMerger(Protocol):
-    """Makes a merger of `count` encodings of that base's shape."""
+    """Makes a merger of `count` encodings of the shape of a base."""
 
-    def __call__(self, beside: Base, count: int) -> Merger: ...
+    def __call__(self, base: Base, /, count: int) -> Merger: ...
 
 
 @attrs.frozen
 class Components:
-    """Factories of the parts that the user chose; each call makes a new one. A slot that was left empty is None."""
+    """Factories of the selected components; each call makes a new one. None: not selected."""
 
     inputs: InputShapes
     base: MakeBase
@@ -42,62 +43,66 @@ class Components:
     merger: MakeMerger | None = None
 
 
+@former_members(takes="optional_components", together="joint", uses_taps="needs_taps")
 class Learner(nn.Module, ABC):
     """An adaptation method.
 
-    A subclass has a ``Config`` and takes ``(config, parts)``. Its state dict is the checkpoint: sub-modules, parameters, buffers, and what
-    PyTorch's `get_extra_state` and `set_extra_state` add (tensors, numbers, text, and lists, tuples and tables of those). Tensors whose
-    size changes go into a `BufferDict`. Other state is lost on resume, after a task and in the middle of one, but for what `start` makes
-    anew. Its sub-modules carry the words of this project where they can (``base``, ``side`` or ``sides``, ``heads``), for that is how
-    `sidetune export --part` finds them.
+    A subclass has a ``Config`` and takes ``(config, components)``. Its state dict is the checkpoint:
+    sub-modules, parameters, buffers, and the values of PyTorch's `get_extra_state` and `set_extra_state`
+    (tensors, numbers, text, and lists, tuples and dicts of those). Tensors whose size changes belong in a
+    `BufferDict`. A resumed run loses all other state, except what `start` rebuilds. Name sub-modules
+    ``base``, ``side`` or ``sides``, and ``heads`` where you can: `sidetune export --part` finds them by these
+    names.
 
-    The core, not the learner, freezes and trains: before each task everything is frozen and in eval mode, then what `start` returned is
-    switched on. Devices, precision and random seeds are the core's as well.
+    The core, not the learner, freezes and trains: before each task it freezes all weights and sets eval mode,
+    then makes what `start` returned trainable. The core also chooses device, precision and random seeds.
     """
 
     Config: ClassVar[type[Any]]
     needs: ClassVar[frozenset[str]] = frozenset({"base"})
-    """Which kinds of part the learner cannot do without."""
+    """Kinds of component that the learner requires."""
     optional_components: ClassVar[frozenset[str]] = frozenset()
-    """Which further kinds it can use when the user names one."""
+    """Kinds of component that it also uses if the user selects one."""
     joint: ClassVar[bool] = False
-    """Whether all tasks are learnt at once, batch by batch in turn, instead of one after another (the upper bound of a stream)."""
+    """Whether all tasks are trained at once, with batches of each in turn (the upper bound of a stream)."""
     needs_taps: ClassVar[bool] = False
-    """Whether the learner itself reads the base's taps; if nobody does, the core need not remember them."""
+    """Whether the learner itself reads the base's taps; taps that nothing reads are not cached."""
 
     @abstractmethod
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        """Grow for a new task; return what may move while it is learnt.
+        """Add what a new task needs; return the modules and parameters to train on it.
 
-        A module moves and is in training mode; a bare parameter moves while its module stays in eval mode (this is how weights of a
-        network with batch norm are trained without moving its running statistics). Called under a seed made of (run seed, task id), once
-        for each task, in order; and again in the same order on resume, before the state is loaded. What later steps need of a task that
-        is over, such as the `loss` of examples that are replayed, may be kept in a plain attribute here.
+        A returned module is trained in training mode. A returned parameter is trained while its module stays
+        in eval mode: this trains the weights of a network with batch norm without changing its running
+        statistics. The core calls `start` once for each task, in order, under a seed derived from (run seed,
+        task id), and on resume in the same order before it loads the state dict. Keep here, in a plain
+        attribute, what later tasks need of this one, such as `task.loss` for replayed examples.
         """
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         """The output of a started task's head for a batch of inputs.
 
-        A frozen base may be answered from the feature store, by the ids that `inputs` carry. A learner that changes what a base computes
-        from task to task (keys, norms of its own) hands it ``dict(inputs)``, which carries none.
+        The core may take a frozen base's outputs from the feature cache, by the ids in `inputs`. A learner
+        that changes the base's computation from task to task (adapters, norms of its own) passes it
+        ``dict(inputs)``, without ids.
         """
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars that are added to the mean loss of `batch`, after `forward` has run on it. Called in training only.
+        """Named scalars to add to the mean loss of `batch`; called in training only, after `forward`.
 
-        In a run of several processes `batch` is one process's share. A scalar that is a mean over the batch, or does not depend on it,
-        is put together to what one process would have.
+        In a distributed run, `batch` is one process's shard. Scalars that are means over the batch, or
+        independent of it, combine to their single-process value.
         """
         return {}
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
-        """The task has been learnt; its data will not come back. Estimate here what the future needs, such as a Fisher matrix.
+        """End a task: estimate what later tasks need, such as a Fisher matrix.
 
-        Everything is frozen and in eval mode by then. `batches` are the task's training batches without end, in a fresh order and on the
-        learner's device.
+        The task's data is not available later. All weights are frozen and in eval mode. `batches` are the
+        task's training batches without end, in another order than in training, on the learner's device.
         """
 
     def record(self) -> dict[str, float]:
-        """Figures worth a curve, such as the merger's weight on the base."""
+        """Scalars to log during training, such as the merger's weight on the base."""
         return {}

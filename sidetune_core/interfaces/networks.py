@@ -1,8 +1,10 @@
-"""The three kinds of network part: base, side and merger.
+"""The three kinds of network component: base, side and merger.
 
-Shapes leave the batch axis out: an encoding of shape ``(C,)``, ``(L, C)`` or ``(C, H, W)`` is a tensor ``(B, C)``, ``(B, L, C)`` or
-``(B, C, H, W)``. Side-tuning (Zhang et al., ECCV 2020) predicts ``T(norm(M(B(x), S(x))))`` with B the base, S the side, M the merger
-and T the head of the task.
+Shapes leave out the batch axis: an encoding of shape ``(C,)``, ``(L, C)`` or ``(C, H, W)`` is a tensor
+``(B, C)``, ``(B, L, C)`` or ``(B, C, H, W)``.
+
+Side-tuning (Zhang et al., ECCV 2020) predicts ``T(norm(M(B(x), S(x))))`` with B the base, S the side, M the
+merger and T the head of the task.
 """
 
 from __future__ import annotations
@@ -14,42 +16,45 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from sidetune_core.errors import FitError
+from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Features, Inputs, Shape
 
 
 class Cache(Protocol):
-    """Something that remembers a frozen base's outputs (see `sidetune_core.feature_cache.cache`)."""
+    """A cache of a frozen base's outputs (see `sidetune_core.feature_cache.cache`)."""
 
     def lookup(self, base: Base, inputs: Inputs) -> Features: ...
 
 
+@former_members(shortened="first_layers", vocabulary="vocabulary_size", store="cache")
 class Base(nn.Module, ABC):
     """A pretrained network that encodes an input.
 
-    A subclass has a frozen attrs ``Config`` and takes ``(config, inputs)``: its options and the shapes of the inputs it will see. It
-    sets `shape` and `tap_shapes`, and raises `FitError` for inputs that it cannot take.
+    A subclass has a frozen attrs ``Config`` and takes ``(config, inputs)``: its options and the shapes of its
+    inputs. It sets `shape` and `tap_shapes`, and raises `FitError` for inputs that it does not accept.
     """
 
     Config: ClassVar[type[Any]]
     shape: Shape
     tap_shapes: tuple[Shape, ...] = ()
     cache: Cache | None = None
-    """Set by the core while this base is frozen; a base never looks at it."""
+    """Set by the core while this base is frozen; a base never reads it."""
     vocabulary_size: int | None = None
-    """How many tokens have an embedding, in a base that reads tokens."""
+    """Number of tokens with an embedding, in a base that reads tokens."""
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, *shape) and the taps of a batch of inputs."""
 
     def first_layers(self, layers: int) -> Base:
-        """A copy of this base that ends after its first `layers` layers, with an encoding of the same shape; for sides that begin so.
+        """A copy of the first `layers` layers, with an encoding of the same shape; initialises sides.
 
         Raises:
-            FitError: it has fewer layers, or cannot be cut.
+            FitError: the base has fewer layers, or cannot be truncated.
         """
+        name = type(self).__name__
         raise FitError(
-            f"{type(self).__name__} cannot be cut after {layers} layers, so no side can begin as its first layers"
+            f"{name} cannot be truncated to {layers} layers, so no side can start from its first layers"
         )
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Features:
@@ -59,42 +64,46 @@ class Base(nn.Module, ABC):
         return features
 
 
+@former_members(uses_taps="needs_taps")
 class Side(nn.Module, ABC):
-    """A small network beside the base, with an encoding of the same shape.
+    """A small network next to the base, with an encoding of the same shape.
 
-    A subclass has a ``Config`` and takes ``(config, inputs, base)``. From the base it may read `shape` and `tap_shapes`, or copy it; it
-    must not keep it. It raises `FitError` for inputs or a base that it does not fit.
+    A subclass has a ``Config`` and takes ``(config, inputs, base)``. It may read `shape` and `tap_shapes` of
+    the base, or copy it, but must not keep a reference to it. It raises `FitError` for inputs or a base that
+    it does not fit.
     """
 
     Config: ClassVar[type[Any]]
     needs_taps: ClassVar[bool] = False
-    """Whether `forward` reads the base's taps; if not, the core need not remember them."""
+    """Whether `forward` reads the base's taps; taps that nothing reads are not cached."""
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
         """The side's encoding (B, *base.shape); `features` are the base's, for sides that read its taps."""
 
 
+@former_members(enter="stem", leave="project")
 class StagedSide(Side):
-    """A side that is a chain of stages, each linear up to its activation, so that other networks can add to it in between.
+    """A side made of stages, each linear up to its activation, where lateral connections can be added.
 
-    A subclass sets `stage_shapes` and gives the stages; `forward` follows. Lateral connections (progressive networks) need such a side.
+    A subclass sets `stage_shapes` and defines `stem`, `stages` and `project`; `forward` follows from these.
+    Progressive networks need such a side.
     """
 
     stage_shapes: tuple[Shape, ...]
-    """What each stage gives, before and after its activation."""
+    """Shape of each stage's output, before and after its activation."""
 
     @abstractmethod
     def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """What the first stage takes."""
+        """The input of the first stage."""
 
     @abstractmethod
     def stages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
-        """For each stage, what comes before its activation, and the activation."""
+        """For each stage, the module before its activation, and the activation."""
 
     @abstractmethod
     def project(self, activation: Tensor) -> Tensor:
-        """The encoding (B, *base.shape) out of what the last stage gives."""
+        """The encoding (B, *base.shape) from the output of the last stage."""
 
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
         return self.project(self.run(inputs)[-1])
@@ -102,11 +111,14 @@ class StagedSide(Side):
     def run(
         self, inputs: Mapping[str, Tensor], laterals: Callable[[int], Tensor | float] | None = None
     ) -> list[Tensor]:
-        """What each stage gives, (B, *stage_shapes[k]); ``laterals(k)``, of the same shape, is added before the activation of stage k."""
+        """The output of each stage, (B, *stage_shapes[k]).
+
+        ``laterals(k)``, of the same shape, is added before the activation of stage k.
+        """
         current, activations = self.stem(inputs), []
-        for number, (linear, activate) in enumerate(self.stages()):
-            before = linear(current)
-            current = activate(before if laterals is None else before + laterals(number))
+        for stage, (linear, activate) in enumerate(self.stages()):
+            preactivation = linear(current)
+            current = activate(preactivation if laterals is None else preactivation + laterals(stage))
             activations.append(current)
         return activations
 
@@ -121,8 +133,8 @@ class Merger(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:
-        """(B, *shape) out of ``count`` tensors (B, *shape)."""
+        """(B, *shape) from ``count`` tensors (B, *shape)."""
 
     def weights(self) -> dict[str, float]:
-        """What to record about the mixture, for example the weight on the base; empty if there is nothing to tell."""
+        """Scalars to log about the mixture, such as the weight on the base; empty if there are none."""
         return {}

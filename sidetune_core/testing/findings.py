@@ -1,4 +1,4 @@
-"""What a check finds, and how checks are run: one finding for each, whatever a plugin raises."""
+"""Findings, the outcomes of checks, and how checks run: one finding each, whatever a plugin raises."""
 
 from __future__ import annotations
 
@@ -11,26 +11,50 @@ from typing import Generic, Protocol, TypeVar
 import attrs
 
 from sidetune_core.errors import FitError, SidetuneError
+from sidetune_core.interfaces.former_names import warn_of_former
 
 SEED = 0
+
+FORMER_CHECKS: Mapping[str, str] = {
+    "moves_only_what_start_returned": "trains_only_what_start_returned",
+    "gradients_go_only_where_start_says": "gradients_reach_only_what_start_returned",
+    "penalty_is_zero_before_anything_is_learnt": "penalty_is_zero_on_the_first_batch",
+    "learns_two_tasks": "trains_on_two_tasks",
+    "learns_something_in_every_task": "every_task_trains_something",
+    "checkpoint_is_the_whole_state": "checkpoint_holds_all_state",
+    "state_dict_is_the_whole_state": "state_dict_holds_all_state",
+    "goes_on_as_if_never_stopped": "resumes_exactly_between_tasks",
+    "goes_on_in_the_middle_of_a_task": "resumes_exactly_within_a_task",
+    "start_returns_parts_of_its_own": "start_returns_its_own_modules",
+    "pictures_can_be_shown": "visualisations_are_images",
+    "batches_are_whole": "batches_are_complete",
+    "tasks_have_ids_of_their_own": "task_ids_are_unique",
+    "recipe_holds": "recipe_is_valid",
+    "global_random_state_is_left_alone": "global_random_state_is_unchanged",
+    "examples_do_not_mix": "examples_are_independent",
+    "padding_does_not_matter": "padding_has_no_effect",
+    "class_says_what_it_is": "class_has_a_docstring",
+    "name_leads_to_a_class_of_its_kind": "name_resolves_to_a_class_of_its_kind",
+}
+"""Names of checks in version 0.1, which `known_failures` may use until version 0.3."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
 class Make(Protocol, Generic[T_co]):
-    """Builds what is checked, anew at each call, from a seed."""
+    """Builds a new object to check from a seed, at each call."""
 
     def __call__(self, seed: int = SEED) -> T_co: ...
     def __hash__(self) -> int: ...
 
 
 class Broken(Exception):
-    """A contract that is not kept; the message says what to do."""
+    """A contract is not kept; the message says how to correct the plugin."""
 
 
 class Skipped(Exception):
-    """A check that cannot be tried here; the message says why."""
+    """A check does not apply; the message says why."""
 
 
 @attrs.frozen
@@ -38,14 +62,14 @@ class Finding:
     """The outcome of one check."""
 
     check: str
-    """The fact that was checked, such as ``moves_only_what_start_returned``."""
+    """The checked contract, such as ``trains_only_what_start_returned``."""
     passed: bool
     message: str
-    """What to do where it failed, why where it was skipped or is known to fail, else empty."""
+    """How to correct a failure, or why the check was skipped or is known to fail; empty if it passed."""
     skipped: bool = False
-    """Whether it could not be tried, since the plugin fits nothing that the kit has. Such a check counts as passed."""
+    """Whether it does not apply, for example because no base of the kit fits; counts as passed."""
     known: bool = False
-    """Whether it failed, and the plugin says so itself, with a reason. Such a check counts as passed."""
+    """Whether it failed and the plugin declares so, with a reason; counts as passed."""
 
     @property
     def outcome(self) -> str:
@@ -54,75 +78,73 @@ class Finding:
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """One line for each finding, and a last one that counts them."""
+    """One line for each finding, then a line of counts."""
     short = {"passed": "ok", "skipped": "skip", "known": "known", "failed": "FAIL"}
-    words = [short[finding.outcome] for finding in findings]
     lines = []
-    for word, finding in zip(words, findings, strict=True):
+    for finding in findings:
         message = f": {finding.message}" if finding.message else ""
-        lines.append(f"{word:5} {finding.check.replace('_', ' ')}{message}")
-    counts = [
-        f"{words.count(word)} {name}" for name, word in short.items() if name != "known" or word in words
-    ]
+        lines.append(f"{short[finding.outcome]:5} {finding.check.replace('_', ' ')}{message}")
+    outcomes = [finding.outcome for finding in findings]
+    counts = [f"{outcomes.count(name)} {name}" for name in short if name != "known" or name in outcomes]
     return "\n".join([*lines, ", ".join(counts)])
 
 
 def settle(findings: Sequence[Finding], known: Mapping[str, str]) -> list[Finding]:
-    """The findings, with those that a plugin declares as known failures (check to reason) no longer counted as failed.
+    """The findings, in which failures that a plugin declares (check to reason) count as passed.
 
-    A declaration is itself a failure where its check passes, or does not exist.
+    A declaration is itself a failure if its check passes or does not exist.
     """
+    known = {_current_name(check): reason for check, reason in known.items()}
     settled = []
     for finding in findings:
         reason = known.get(finding.check)
         if reason and not finding.passed:
             finding = Finding(finding.check, True, f"{reason} ({finding.message})", known=True)
         elif reason and not finding.skipped:
-            finding = Finding(
-                finding.check, False, "is declared in known_failures, and passes; take the declaration out"
-            )
+            message = "is declared in known_failures but passes; remove the declaration"
+            finding = Finding(finding.check, False, message)
         settled.append(finding)
     for check in known.keys() - {finding.check for finding in findings}:
-        settled.append(
-            Finding(
-                "known_failures_are_checks", False, f"known_failures names '{check}', which is no check here"
-            )
-        )
+        message = f"known_failures names '{check}', which is not a check of this plugin"
+        settled.append(Finding("known_failures_are_checks", False, message))
     return settled
 
 
-def attempt(check: Callable[[], object], name: str, place: str = "") -> Finding:
-    """Run one check. `place` tells where, for the message."""
-    where = f"{place}: " if place else ""
+def _current_name(check: str) -> str:
+    if check in FORMER_CHECKS:
+        warn_of_former(f"check '{check}'", f"'{FORMER_CHECKS[check]}'")
+    return FORMER_CHECKS.get(check, check)
+
+
+def attempt(check: Callable[[], object], name: str, setup: str = "") -> Finding:
+    """Run one check; `setup` says for the message how the plugin was built."""
+    where = f"{setup}: " if setup else ""
     try:
         check()
     except FitError as error:
-        return Finding(name, True, f"{where}does not fit here: {error}", skipped=True)
+        return Finding(name, True, f"{where}does not fit: {error}", skipped=True)
     except Skipped as error:
         return Finding(name, True, f"{where}{error}", skipped=True)
     except (Broken, SidetuneError) as error:
         return Finding(name, False, f"{where}{error}")
-    except Exception as error:  # a plugin may raise anything, and the other checks are still of interest
+    except Exception as error:  # plugins may raise anything, and the other checks still run
         frames = [
             frame
             for frame in traceback.extract_tb(error.__traceback__)
             if "torch" not in Path(frame.filename).parts
         ]
         reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-        return Finding(
-            name,
-            False,
-            f"{where}raises {reason} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})",
-        )
+        line = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+        return Finding(name, False, f"{where}raises {reason} ({line})")
     return Finding(name, True, "")
 
 
-def examine(places: Mapping[str, Make[T]], checks: Sequence[Callable[[Make[T]], None]]) -> list[Finding]:
-    """Run each check at every place where the plugin can be built; its finding is the worst of them."""
-    built = {place: attempt(make, "can_be_built", place) for place, make in places.items()}
+def examine(setups: Mapping[str, Make[T]], checks: Sequence[Callable[[Make[T]], None]]) -> list[Finding]:
+    """Run each check in every setup in which the plugin can be built; its finding is the worst of them."""
+    built = {setup: attempt(make, "can_be_built", setup) for setup, make in setups.items()}
     findings = list(dict.fromkeys(built.values()))
-    fitting = [place for place, finding in built.items() if finding.passed and not finding.skipped]
+    fitting = [setup for setup, finding in built.items() if finding.passed and not finding.skipped]
     for check in checks:
-        found = [attempt(partial(check, places[place]), check.__name__, place) for place in fitting]
-        findings += sorted(found, key=lambda finding: (finding.passed, not finding.skipped))[:1]
+        outcomes = [attempt(partial(check, setups[setup]), check.__name__, setup) for setup in fitting]
+        findings += sorted(outcomes, key=lambda finding: (finding.passed, not finding.skipped))[:1]
     return findings

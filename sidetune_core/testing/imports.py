@@ -1,4 +1,4 @@
-"""What happens when the modules of a distribution's plugins are imported: seen in an interpreter of its own, since it happens once."""
+"""Checks of importing a distribution's plugin modules, observed in a separate Python process."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from sidetune_core.testing.state import random_state
 
 
 def import_has_no_side_effects(plugin: Plugin) -> None:
-    """The module prints nothing, and leaves random states and PyTorch's defaults as they are."""
-    if effects := _observed(plugin)[_module(plugin)]["effects"]:
-        raise Broken(
-            f"importing {_module(plugin)} {' and '.join(effects)}; do so in the class, when it is used"
-        )
+    """The module prints nothing, and does not change random states or PyTorch's defaults."""
+    module = _module(plugin)
+    if effects := _observe(plugin)[module]["effects"]:
+        raise Broken(f"importing {module} {' and '.join(effects)}; do this in the class, when it is used")
 
 
 def package_imports_it_only_when_asked(plugin: Plugin) -> None:
-    """A package that imports all its plugins in ``__init__.py`` loads every library of each of them for any of them."""
-    if _observed(plugin)[_module(plugin)]["eager"]:
-        package = _module(plugin).rpartition(".")[0]
+    """The package's ``__init__.py`` does not import the plugin: that would load every plugin's libraries."""
+    module = _module(plugin)
+    if _observe(plugin)[module]["eager"]:
+        package = module.rpartition(".")[0]
         raise Broken(
-            f"importing {package} already imports {_module(plugin)}; leave it out of __init__.py, the entry point finds it"
+            f"importing {package} already imports {module}; "
+            "remove the import from __init__.py, the entry point finds the module"
         )
 
 
@@ -38,39 +39,39 @@ def _module(plugin: Plugin) -> str:
     return plugin.target.partition(":")[0].strip()
 
 
-def _observed(plugin: Plugin) -> dict[str, dict[str, list[str]]]:
+def _observe(plugin: Plugin) -> dict[str, dict[str, list[str]]]:
     if plugin.distribution == LOCAL:
-        raise Skipped("its package is not installed, so how it is imported cannot be watched")
-    modules = sorted({_module(one) for one in shipped(plugin.distribution)})
-    return _watched(tuple(modules), tuple(sys.path))
+        raise Skipped("its package is not installed, so its import cannot be observed")
+    modules = sorted({_module(shipped_plugin) for shipped_plugin in shipped(plugin.distribution)})
+    return _observe_imports(tuple(modules), tuple(sys.path))
 
 
 @functools.cache
-def _watched(modules: tuple[str, ...], path: tuple[str, ...]) -> dict[str, dict[str, list[str]]]:
-    """By module: what its import did, and whether its package had imported it already."""
-    asked = json.dumps({"modules": modules, "path": path})
+def _observe_imports(modules: tuple[str, ...], path: tuple[str, ...]) -> dict[str, dict[str, list[str]]]:
+    """By module: the side effects of its import, and whether its package had imported it already."""
+    request = json.dumps({"modules": modules, "path": path})
     program = f"from {__name__} import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", program], input=asked, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], input=request, capture_output=True, text=True, check=True
     )
-    found: dict[str, dict[str, list[str]]] = json.loads(done.stdout)
-    return found
+    observed: dict[str, dict[str, list[str]]] = json.loads(done.stdout)
+    return observed
 
 
-def _watch(modules: list[str]) -> dict[str, dict[str, list[str]]]:
-    found: dict[str, dict[str, list[str]]] = {module: {"eager": [], "effects": []} for module in modules}
+def _import_all(modules: list[str]) -> dict[str, dict[str, list[str]]]:
+    observed: dict[str, dict[str, list[str]]] = {module: {"eager": [], "effects": []} for module in modules}
     for module in modules:
         package = module.rpartition(".")[0]
         if package and package not in modules:
             _effects(package)
-            found[module]["eager"] = [package] if module in sys.modules else []
+            observed[module]["eager"] = [package] if module in sys.modules else []
     for module in modules:
-        found[module]["effects"] = _effects(module)
-    return found
+        observed[module]["effects"] = _effects(module)
+    return observed
 
 
 def _effects(module: str) -> list[str]:
-    """What importing a module does besides; an import that fails is told by another check."""
+    """The side effects of importing a module; another check reports a failed import."""
     state, defaults = random_state(), _defaults()
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(Exception):
@@ -95,7 +96,7 @@ def _defaults() -> tuple[object, ...]:
 
 
 def main() -> None:
-    """Read what to import from standard input, and say on standard output what happened."""
-    given = json.load(sys.stdin)
-    sys.path[:] = given["path"]
-    print(json.dumps(_watch(given["modules"])))
+    """Import the modules named on standard input, and write what was observed to standard output."""
+    request = json.load(sys.stdin)
+    sys.path[:] = request["path"]
+    print(json.dumps(_import_all(request["modules"])))

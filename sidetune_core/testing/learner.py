@@ -1,4 +1,4 @@
-"""Checks of learners: the kit's two tiny tasks are learnt in the core's own loop, with a witness in between."""
+"""Checks of learners: training on the kit's two tiny tasks in the core's own loop, observed by a wrapper."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.signals import StopRequest, StopRequested
 from sidetune_core.testing import sample
+from sidetune_core.testing.advice import DRAWS_IN_EVAL, SEEDED_BY_CORE
 from sidetune_core.testing.findings import SEED, Broken, Finding, Make, examine
 from sidetune_core.testing.state import building, changed, equal, named_tensors, random_state, snapshot
 from sidetune_core.training.context import Context
@@ -37,12 +38,13 @@ from sidetune_core.training.recorder import RunRecorder
 SHAPE = (64,)
 OPTIONS = TrainOptions(steps=3, batch=8, lr=0.01, device="cpu", precision="fp32", channels_last=False)
 MACHINE = Machine(torch.device("cpu"), bf16=False, channels_last=False)
+NO_PENALTY_YET = "return zero, or nothing, while there is no earlier task to protect"
 
 
 class Witness(Learner):
-    """Hands everything on to a learner, looks at its penalties, and writes down what moves between `start` and `finish`.
+    """Wraps a learner, checks its penalties, and records what changes between `start` and `finish`.
 
-    In step `last_step`, counted over all tasks, it asks the loop to stop.
+    In step `last_step`, counted over all tasks, it requests a stop.
     """
 
     Config: ClassVar[type[Any]] = sample.Config
@@ -50,92 +52,88 @@ class Witness(Learner):
     def __init__(self, learner: Learner, stop: StopRequest, last_step: int | None) -> None:
         super().__init__()
         self.learner = learner
-        self._stop, self._left = stop, last_step
+        self._stop, self._steps_left = stop, last_step
         self.joint = learner.joint  # type: ignore[misc]
-        self._may_move: set[str] = set()
-        self._may_fill: tuple[str, ...] = ()
-        self.strays: list[str] = []
-        """What moved without having been returned by `start`."""
-        self.idle: list[str] = []
-        """Tasks in which nothing moved that `start` had returned."""
-        self.thawed: list[str] = []
-        """What could get a gradient without having been returned by `start`."""
-        self.early: dict[str, float] | None = None
-        """The penalties of the very first batch that are not zero."""
+        self._trainable: set[str] = set()
+        self._filled_buffers: tuple[str, ...] = ()
+        self.unexpected_changes: list[str] = []
+        """Tensors that changed and that `start` did not return."""
+        self.untrained_tasks: list[str] = []
+        """Tasks in which nothing changed that `start` returned."""
+        self.unexpected_gradients: list[str] = []
+        """Parameters that require a gradient and that `start` did not return."""
+        self.first_penalties: dict[str, float] | None = None
+        """Nonzero penalties of the first batch."""
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        given = torch.initial_seed()
-        moving = self.learner.start(task)
-        if torch.initial_seed() != given:
-            raise Broken(
-                "start() seeds PyTorch's global generator (torch.manual_seed); the core does that, so only draw from it"
-            )
-        owned = {id(tensor) for thing in moving for tensor in _within(thing)}
-        now = {name for name, tensor in named_tensors(self.learner) if id(tensor) in owned}
-        self._may_move = self._may_move | now if self.joint else now
-        returned = {
-            id(one)
-            for thing in moving
-            if isinstance(thing, nn.Module)
-            for one in thing.modules()
-            if isinstance(one, BufferDict)
+        seed = torch.initial_seed()
+        trainable = self.learner.start(task)
+        if torch.initial_seed() != seed:
+            raise Broken(f"start() seeds {SEEDED_BY_CORE}")
+        tensors = {id(tensor) for returned in trainable for tensor in _tensors(returned)}
+        names = {name for name, tensor in named_tensors(self.learner) if id(tensor) in tensors}
+        self._trainable = self._trainable | names if self.joint else names
+        modules = [returned for returned in trainable if isinstance(returned, nn.Module)]
+        buffers = {
+            id(child) for module in modules for child in module.modules() if isinstance(child, BufferDict)
         }
-        filled = tuple(f"{name}." for name, one in self.learner.named_modules() if id(one) in returned)
-        self._may_fill = self._may_fill + filled if self.joint else filled
+        filled = tuple(f"{name}." for name, module in self.learner.named_modules() if id(module) in buffers)
+        self._filled_buffers = self._filled_buffers + filled if self.joint else filled
         self._before = snapshot(self.learner)
-        return moving
+        return trainable
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         output: Tensor = self.learner(inputs, task_id)
         return output
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
-        self.thawed += [
+        self.unexpected_gradients += [
             name
-            for name, one in self.learner.named_parameters()
-            if one.requires_grad and name not in self._may_move
+            for name, parameter in self.learner.named_parameters()
+            if parameter.requires_grad and name not in self._trainable
         ]
-        found = self.learner.penalty(batch)
-        if self._left is not None:
-            self._left -= 1
-            if not self._left:
+        penalties = self.learner.penalty(batch)
+        if self._steps_left is not None:
+            self._steps_left -= 1
+            if not self._steps_left:
                 self._stop.number = signal.SIGINT
-        for name, value in found.items():
-            if not isinstance(value, Tensor) or value.ndim:
-                given = (
-                    f"of shape {tuple(value.shape)}"
-                    if isinstance(value, Tensor)
-                    else f"a {type(value).__name__}"
-                )
-                raise Broken(f"penalty '{name}' is {given}; give a tensor without axes: sum or average it")
-            if not value.isfinite():
-                raise Broken(
-                    f"penalty '{name}' is {float(value)}; give zero, or nothing, while there is no task to protect"
-                )
-        if self.early is None:
-            self.early = {name: float(value.detach()) for name, value in found.items() if value}
-        return found
+        for name, value in penalties.items():
+            _check_penalty(name, value)
+        if self.first_penalties is None:
+            self.first_penalties = {name: float(value.detach()) for name, value in penalties.items() if value}
+        return penalties
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
-        moved = changed(self._before, snapshot(self.learner))
-        self.strays += [
-            name for name in moved if name not in self._may_move and not name.startswith(self._may_fill)
+        names = changed(self._before, snapshot(self.learner))
+        self.unexpected_changes += [
+            name
+            for name in names
+            if name not in self._trainable and not name.startswith(self._filled_buffers)
         ]
-        if not self._may_move.intersection(moved):
-            self.idle.append(task.id)
+        if not self._trainable.intersection(names):
+            self.untrained_tasks.append(task.id)
         self.learner.finish(task, batches)
 
     def record(self) -> dict[str, float]:
         return self.learner.record()
 
 
-def check_learner(cls: type[Any], config: Any) -> list[Finding]:
-    """Findings about a learner, with the parts that it needs and, if it takes more, with all that it takes."""
+def _check_penalty(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise Broken(f"penalty '{name}' is a {type(value).__name__}; return a tensor without axes")
+    if value.ndim:
+        shape = tuple(value.shape)
+        raise Broken(f"penalty '{name}' has shape {shape}; return a tensor without axes: sum or average it")
+    if not value.isfinite():
+        raise Broken(f"penalty '{name}' is {float(value)}; {NO_PENALTY_YET}")
 
-    def using(slots: frozenset[str]) -> Make[Learner]:
-        components = Components(
-            sample.INPUTS, _base, _side if "side" in slots else None, _merger if "merger" in slots else None
-        )
+
+def check_learner(cls: type[Any], config: Any) -> list[Finding]:
+    """Findings about a learner with its required components, and with its optional ones too if it has any."""
+
+    def using(kinds: frozenset[str]) -> Make[Learner]:
+        side, merger = _side if "side" in kinds else None, _merger if "merger" in kinds else None
+        components = Components(sample.INPUTS, _base, side, merger)
 
         def make(seed: int = SEED) -> Learner:
             with building(seed, "build"):
@@ -144,125 +142,129 @@ def check_learner(cls: type[Any], config: Any) -> list[Finding]:
 
         return make
 
-    places = {
-        f"with {', '.join(sorted(slots))}": using(slots)
-        for slots in (cls.needs, cls.needs | cls.optional_components)
+    setups = {
+        f"with {', '.join(sorted(kinds))}": using(kinds)
+        for kinds in (cls.needs, cls.needs | cls.optional_components)
     }
-    return examine(places, CHECKS)
+    return examine(setups, CHECKS)
 
 
 def _base(pretrained: bool = True) -> Base:
     return sample.TinyBase(SHAPE)
 
 
-def _side(beside: Base, pretrained: bool = True) -> Side:
-    return sample.TinySide(beside.shape)
+def _side(base: Base, pretrained: bool = True) -> Side:
+    return sample.TinySide(base.shape)
 
 
-def _merger(beside: Base, count: int) -> Merger:
+def _merger(base: Base, count: int) -> Merger:
     return sample.TinyMerger(count)
 
 
-def start_returns_parts_of_its_own(make: Make[Learner]) -> None:
-    """What may move is a list of modules and parameters of the learner."""
+def start_returns_its_own_modules(make: Make[Learner]) -> None:
+    """`start` returns modules and parameters of the learner itself."""
     learner = make()
     for task in sample.tasks():
         with seeded(SEED, "start", task.id):
-            moving = learner.start(task)
-        own = {id(thing) for thing in (*learner.modules(), *learner.parameters())}
-        for thing in moving:
-            if id(thing) not in own:
+            trainable = learner.start(task)
+        own = {id(member) for member in (*learner.modules(), *learner.parameters())}
+        for returned in trainable:
+            if id(returned) not in own:
                 raise Broken(
-                    f"start() returns a {type(thing).__name__} that is not the learner's; assign it to an attribute of self first"
+                    f"start() returns a {type(returned).__name__} that is not part of the learner; "
+                    "assign it to an attribute of self first"
                 )
 
 
-def learns_two_tasks(make: Make[Learner]) -> None:
-    """Start, three steps, finish and evaluation of two tasks, with the feature store on; each penalty is a finite number."""
-    learner = _learnt(make).learner
+def trains_on_two_tasks(make: Make[Learner]) -> None:
+    """Two tasks can be trained and evaluated, with the feature cache on; penalties are finite scalars."""
+    learner = _trained(make).learner
     if not all(output.isfinite().all() for output in _outputs(learner)):
-        raise Broken("after three steps of training there are outputs that are infinite or NaN")
-
-
-def moves_only_what_start_returned(make: Make[Learner]) -> None:
-    """Parameters and buffers that `start` did not return are the same bit for bit when the steps of a task are done."""
-    strays = _learnt(make).strays
-    if strays:
         raise Broken(
-            f"{', '.join(dict.fromkeys(strays))} changed in training; return them from start(), or change them in finish()"
+            "outputs are infinite or NaN after three steps of training; check the loss and its gradients"
         )
 
 
-def gradients_go_only_where_start_says(make: Make[Learner]) -> None:
-    """No parameter that `start` did not return asks for a gradient while a task is learnt."""
-    if thawed := _learnt(make).thawed:
+def trains_only_what_start_returned(make: Make[Learner]) -> None:
+    """Parameters and buffers that `start` did not return are bitwise unchanged after the steps of a task."""
+    if names := _trained(make).unexpected_changes:
         raise Broken(
-            f"{', '.join(dict.fromkeys(thawed))} require a gradient; return them from start(), and leave requires_grad alone"
+            f"{', '.join(dict.fromkeys(names))} changed in training; "
+            "return them from start(), or change them in finish()"
         )
 
 
-def penalty_is_zero_before_anything_is_learnt(make: Make[Learner]) -> None:
-    """On the first batch of the first task there is nothing to protect."""
-    if early := _learnt(make).early:
-        words = ", ".join(f"'{name}' {value:.3g}" for name, value in early.items())
+def gradients_reach_only_what_start_returned(make: Make[Learner]) -> None:
+    """No parameter that `start` did not return requires a gradient during training."""
+    if names := _trained(make).unexpected_gradients:
         raise Broken(
-            f"the penalty of the very first batch is {words}; give zero, or nothing, while there is no task to protect"
+            f"{', '.join(dict.fromkeys(names))} require a gradient; "
+            "return them from start(), and do not set requires_grad"
         )
 
 
-def learns_something_in_every_task(make: Make[Learner]) -> None:
-    """Of what `start` returned, something moves in every task."""
-    if idle := _learnt(make).idle:
+def penalty_is_zero_on_the_first_batch(make: Make[Learner]) -> None:
+    """The penalty for the first batch is zero, since there is no earlier task to protect."""
+    if penalties := _trained(make).first_penalties:
+        values = ", ".join(f"'{name}' {value:.3g}" for name, value in penalties.items())
+        raise Broken(f"the penalty for the first batch is {values}; {NO_PENALTY_YET}")
+
+
+def every_task_trains_something(make: Make[Learner]) -> None:
+    """Something that `start` returned changes in every task."""
+    if tasks := _trained(make).untrained_tasks:
         raise Broken(
-            f"nothing moved in {', '.join(idle)}; return what is to be trained from start(), and let forward() depend on it"
+            f"nothing was trained in {', '.join(tasks)}; "
+            "return the trainable modules from start(), and use them in forward()"
         )
 
 
 def one_seed_gives_one_result(make: Make[Learner]) -> None:
-    """Learning twice under one seed gives the same weights bit for bit."""
-    first, second = _learnt(make).learner, make()
-    _learn(second)
+    """Training twice with one seed gives bitwise equal weights."""
+    first, second = _trained(make).learner, make()
+    _train(second)
     if names := changed(snapshot(first), snapshot(second)):
         raise Broken(
-            f"{', '.join(names)} differ between two runs under one seed; draw from the global generators, and seed none yourself"
+            f"{', '.join(names)} differ between two runs with one seed; "
+            "draw from the global generators, and do not seed them"
         )
 
 
 def evaluation_changes_nothing(make: Make[Learner]) -> None:
-    """Outputs without gradient leave parameters and buffers as they are."""
-    learner = _learnt(make).learner
+    """A forward pass in eval mode changes no parameter or buffer."""
+    learner = _trained(make).learner
     before = snapshot(learner)
     _outputs(learner)
     if names := changed(before, snapshot(learner)):
         raise Broken(
-            f"a forward pass in eval mode changes {', '.join(names)}; change state in training, or in finish()"
+            f"a forward pass in eval mode changes {', '.join(names)}; "
+            "change state in training mode, or in finish()"
         )
 
 
 def evaluation_draws_no_random_numbers(make: Make[Learner]) -> None:
-    """Outputs without gradient leave the global random states as they are."""
-    learner = _learnt(make).learner
+    """A forward pass in eval mode does not change the global random states."""
+    learner = _trained(make).learner
     before = random_state()
     _outputs(learner)
     if random_state() != before:
-        raise Broken(
-            "a forward pass in eval mode draws random numbers or seeds a generator; draw only where self.training holds"
-        )
+        raise Broken(DRAWS_IN_EVAL)
 
 
 def outputs_have_the_shape_of_the_head(make: Make[Learner]) -> None:
-    """A batch of eight of a task of two classes gives (8, 2)."""
-    learner = _learnt(make).learner
+    """The output for eight examples of a task of two classes has shape (8, 2)."""
+    learner = _trained(make).learner
     for output in _outputs(learner):
         if tuple(output.shape) != (8, 2):
             raise Broken(
-                f"a batch of 8 of a task of two classes gives {tuple(output.shape)}; give what the task's head gives, (8, 2)"
+                f"the output for 8 examples of a task of two classes has shape {tuple(output.shape)}; "
+                "return the output of the task's head, (8, 2)"
             )
 
 
-def checkpoint_is_the_whole_state(make: Make[Learner]) -> None:
-    """`start` for every task and then the state dict give a learner with the same outputs."""
-    first, second = _learnt(make).learner, make(SEED + 1)
+def checkpoint_holds_all_state(make: Make[Learner]) -> None:
+    """A new learner with the same tasks started and the state dict loaded has the same outputs."""
+    first, second = _trained(make).learner, make(SEED + 1)
     for task in sample.tasks():
         with seeded(SEED + 1, "start", task.id):
             second.start(task)
@@ -270,71 +272,74 @@ def checkpoint_is_the_whole_state(make: Make[Learner]) -> None:
     second.eval()
     if not equal(_outputs(first), _outputs(second)):
         raise Broken(
-            "the same tasks and state dict give other outputs in a new learner; keep all state in parameters and buffers"
+            "a new learner with the same tasks and state dict has other outputs; "
+            "keep all state in parameters and buffers"
         )
 
 
-def goes_on_as_if_never_stopped(make: Make[Learner]) -> None:
-    """A run that is resumed after its first task ends where one without a break does, bit for bit."""
-    straight, resumed = _learnt(make).learner, make()
-    if straight.joint:
-        return  # there is no boundary between its tasks
+def resumes_exactly_between_tasks(make: Make[Learner]) -> None:
+    """A run resumed after its first task ends with the same weights as an uninterrupted run, bit for bit."""
+    uninterrupted, resumed = _trained(make).learner, make()
+    if uninterrupted.joint:
+        return  # its tasks have no boundary
     with tempfile.TemporaryDirectory() as folder:
-        _learn(make(), Path(folder) / "run", sample.tasks()[:1])
-        _learn(resumed, Path(folder) / "run")
-    if names := changed(snapshot(straight), snapshot(resumed)):
+        _train(make(), Path(folder) / "run", sample.tasks()[:1])
+        _train(resumed, Path(folder) / "run")
+    if names := changed(snapshot(uninterrupted), snapshot(resumed)):
         raise Broken(
-            f"{', '.join(names)} differ after a resume between the two tasks; what finish() estimates has to be kept in buffers"
+            f"{', '.join(names)} differ after resuming between the two tasks; "
+            "keep in buffers what finish() estimates"
         )
 
 
-def goes_on_in_the_middle_of_a_task(make: Make[Learner]) -> None:
-    """A run that is stopped within a task and resumed ends where one without a break does, bit for bit."""
-    straight, resumed = make(), make()
-    _learn(straight)
+def resumes_exactly_within_a_task(make: Make[Learner]) -> None:
+    """A run resumed within a task ends with the same weights as an uninterrupted run, bit for bit."""
+    uninterrupted, resumed = make(), make()
+    _train(uninterrupted)
     with tempfile.TemporaryDirectory() as folder:
         with suppress(StopRequested):
-            _learn(make(), Path(folder) / "run", last_step=OPTIONS.steps + 2)
-        _learn(resumed, Path(folder) / "run")
-    if names := changed(snapshot(straight), snapshot(resumed)):
+            _train(make(), Path(folder) / "run", last_step=OPTIONS.steps + 2)
+        _train(resumed, Path(folder) / "run")
+    if names := changed(snapshot(uninterrupted), snapshot(resumed)):
         raise Broken(
-            f"{', '.join(names)} differ after a resume within a task; keep all state in buffers, or give get_extra_state()"
+            f"{', '.join(names)} differ after resuming within a task; "
+            "keep all state in buffers, or define get_extra_state()"
         )
 
 
 CHECKS = (
-    start_returns_parts_of_its_own,
-    learns_two_tasks,
+    start_returns_its_own_modules,
+    trains_on_two_tasks,
     outputs_have_the_shape_of_the_head,
-    moves_only_what_start_returned,
-    gradients_go_only_where_start_says,
-    penalty_is_zero_before_anything_is_learnt,
-    learns_something_in_every_task,
+    trains_only_what_start_returned,
+    gradients_reach_only_what_start_returned,
+    penalty_is_zero_on_the_first_batch,
+    every_task_trains_something,
     one_seed_gives_one_result,
     evaluation_changes_nothing,
     evaluation_draws_no_random_numbers,
-    checkpoint_is_the_whole_state,
-    goes_on_as_if_never_stopped,
-    goes_on_in_the_middle_of_a_task,
+    checkpoint_holds_all_state,
+    resumes_exactly_between_tasks,
+    resumes_exactly_within_a_task,
 )
 
 
 @functools.lru_cache(maxsize=1)
-def _learnt(make: Make[Learner]) -> Witness:
-    """A learner that has learnt the kit's tasks; for checks that leave it as it is."""
-    return _learn(make())
+def _trained(make: Make[Learner]) -> Witness:
+    """A learner trained on the kit's tasks, for checks that do not change it."""
+    return _train(make())
 
 
-def _learn(
+def _train(
     learner: Learner,
     path: Path | None = None,
     tasks: Sequence[Task] | None = None,
     last_step: int | None = None,
 ) -> Witness:
-    """Learn the kit's tasks as a run does, in the run folder `path` or one that is thrown away, until a step if one is given."""
+    """Train on the kit's tasks like a run, in folder `path` or a temporary one, up to `last_step`."""
     if path is None:
         with tempfile.TemporaryDirectory() as folder:
-            return _learn(learner, Path(folder) / "run", tasks)
+            return _train(learner, Path(folder) / "run", tasks)
     stop = StopRequest()
     witness = Witness(learner, stop, last_step)
     run = run_folder.RunFolder(path) if path.exists() else run_folder.create(path, "check")
@@ -346,14 +351,16 @@ def _learn(
 
 
 def _outputs(learner: Learner) -> list[Tensor]:
-    """For the first training batch of every task."""
-    found = []
+    """Outputs for the first training batch of every task."""
+    outputs = []
     for task in sample.tasks():
         predict = make_predict(learner, task, MACHINE)
         batch = next(task.train(predict, Order(SEED, 8)))
-        found.append(predict(Inputs(batch.inputs.tensors)))
-    return found
+        outputs.append(predict(Inputs(batch.inputs.tensors)))
+    return outputs
 
 
-def _within(thing: nn.Module | nn.Parameter) -> list[Tensor]:
-    return [tensor for _, tensor in named_tensors(thing)] if isinstance(thing, nn.Module) else [thing]
+def _tensors(returned: nn.Module | nn.Parameter) -> list[Tensor]:
+    if isinstance(returned, nn.Module):
+        return [tensor for _, tensor in named_tensors(returned)]
+    return [returned]

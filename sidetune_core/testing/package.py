@@ -1,4 +1,4 @@
-"""Checks of how a plugin is published: what can be known without importing it, and its docstring."""
+"""Checks of a plugin's metadata, which import nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ NAME = r"[a-z0-9][a-z0-9_-]*"
 
 
 def name_is_plain(plugin: Plugin) -> None:
-    """The name can be typed: lower case, digits, ``-`` and ``_``."""
+    """The entry-point name has lower-case letters, digits, ``-`` and ``_`` only."""
     if plugin.distribution == LOCAL:
-        raise Skipped("its package is not installed, so it has no name of its own")
+        raise Skipped("its package is not installed, so it has no entry-point name")
     if not re.fullmatch(NAME, plugin.name):
         raise Broken(
             f"the entry point is called '{plugin.name}'; use lower-case letters, digits, '-' and '_'"
@@ -22,7 +22,7 @@ def name_is_plain(plugin: Plugin) -> None:
 
 
 def distribution_requires_sidetune(plugin: Plugin) -> None:
-    """Who installs the package gets a sidetune that it works with."""
+    """The distribution requires sidetune, so installing it installs a suitable version."""
     if plugin.distribution == LOCAL:
         raise Skipped("its package is not installed, so it has no metadata")
     if plugin.distribution == "sidetune":

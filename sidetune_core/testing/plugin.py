@@ -1,11 +1,11 @@
-"""From a name to findings: what holds for plugins of every kind, then what holds for one kind."""
+"""Check a plugin or a distribution by name: checks for every kind, then checks for its kind."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from sidetune_core.config.kinds import Kind
 from sidetune_core.config.options import describe, structure, unstructure
 from sidetune_core.config.registry import Plugin
 from sidetune_core.errors import OptionError, PluginError
+from sidetune_core.testing import env, learner, networks
 from sidetune_core.testing.env import check_env
 from sidetune_core.testing.findings import Broken, Finding, attempt, settle
 from sidetune_core.testing.imports import import_has_no_side_effects, package_imports_it_only_when_asked
@@ -26,22 +27,23 @@ from sidetune_core.testing.package import distribution_requires_sidetune, name_i
 
 @attrs.frozen
 class Checked:
-    """A plugin, and what was found about it."""
+    """A plugin and its findings."""
 
     kind: str
     name: str
-    """As it was asked for: ``ewc``, or ``acme-sidetune/ewc``."""
+    """The requested name: ``ewc``, or ``acme-sidetune/ewc``."""
     findings: tuple[Finding, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed that is not declared."""
+        """Whether no check failed, apart from known failures."""
         return all(finding.passed for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain values for JSON."""
         findings = [
-            {"check": one.check, "outcome": one.outcome, "message": one.message} for one in self.findings
+            {"check": finding.check, "outcome": finding.outcome, "message": finding.message}
+            for finding in self.findings
         ]
         return {"kind": self.kind, "name": self.name, "passed": self.passed, "findings": findings}
 
@@ -51,27 +53,27 @@ def check_distribution(distribution: str, options: Mapping[str, Any] | None = No
 
     Args:
         distribution: its name, such as ``acme-sidetune``.
-        options: each is given to the plugins that have it.
+        options: options; each plugin gets those that it has.
 
     Raises:
-        PluginError: it is not installed, or has no plugins.
+        PluginError: the distribution is not installed, or has no plugins.
         OptionError: no plugin takes one of `options`.
     """
-    given = dict(options or {})
-    taken = {plugin: _options(plugin) & given.keys() for plugin in registry.shipped(distribution)}
-    if unused := sorted(given.keys() - set().union(*taken.values())):
+    values = dict(options or {})
+    accepted = {plugin: _options(plugin) & values.keys() for plugin in registry.shipped(distribution)}
+    if unused := sorted(values.keys() - set().union(*accepted.values())):
         raise OptionError(f"no plugin of {distribution} has an option '{unused[0]}'")
     checked = []
-    for plugin, names in taken.items():
+    for plugin, names in accepted.items():
         name = f"{plugin.distribution}/{plugin.name}"
-        findings = check_plugin(plugin.kind.name, name, {option: given[option] for option in names})
+        findings = check_plugin(plugin.kind.name, name, {option: values[option] for option in names})
         checked.append(Checked(plugin.kind.name, name, tuple(findings)))
     return checked
 
 
 def _options(plugin: Plugin) -> set[str]:
-    """The names of a plugin's options; none where it cannot be loaded, which is a finding of its own."""
-    with contextlib.redirect_stdout(io.StringIO()):  # what is printed is another
+    """Names of a plugin's options; none if it cannot be loaded, which another check reports."""
+    with contextlib.redirect_stdout(io.StringIO()):  # nothing_is_printed reports output
         try:
             return {field.name for field in attrs.fields(registry.load(plugin).Config)}
         except PluginError:
@@ -79,35 +81,39 @@ def _options(plugin: Plugin) -> set[str]:
 
 
 def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None) -> list[Finding]:
-    """Check whether a plugin keeps the contracts of its kind.
+    """Check that a plugin keeps the contracts of its kind.
 
-    A class may declare checks that it is known to fail, and why: ``known_failures = {"penalty_is_zero_…": "the penalty is the method"}``.
+    A class may declare checks that it fails, with the reason:
+    ``known_failures = {"penalty_is_zero_on_the_first_batch": "the penalty is the method"}``.
 
     Args:
         kind: 'base', 'side', 'merger', 'learner' or 'env'.
         name: as on the command line: ``ewc``, ``acme-sidetune/ewc``, or ``my_module:MyLearner``.
-        options: to build it with, where the defaults need files that are not there: ``{"weights": "none"}``, ``{"archive": path}``.
+        options: options to build it with, if the defaults need files that are not available:
+            ``{"weights": "none"}``, ``{"archive": path}``.
 
     Raises:
         PluginError: there is no such kind.
-        OptionError: the plugin does not take `options`.
+        OptionError: the plugin does not accept `options`.
     """
-    wanted = kinds.kind(kind)
+    requested = kinds.kind(kind)
     loaded: list[tuple[Plugin, type[Any]]] = []
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         findings = [
-            attempt(lambda: loaded.append(_find_and_load(wanted, name)), "name_leads_to_a_class_of_its_kind")
+            attempt(
+                lambda: loaded.append(_find_and_load(requested, name)), "name_resolves_to_a_class_of_its_kind"
+            )
         ]
         if not loaded:
             return findings
         ((plugin, cls),) = loaded
         findings += [attempt(partial(check, plugin), check.__name__) for check in PACKAGE_CHECKS]
-        findings.append(attempt(partial(class_says_what_it_is, cls), class_says_what_it_is.__name__))
+        findings.append(attempt(partial(class_has_a_docstring, cls), class_has_a_docstring.__name__))
         options_work = [attempt(partial(check, cls.Config), check.__name__) for check in CONFIG_CHECKS]
         findings += options_work
         if all(finding.passed for finding in options_work):
-            config = structure(cls.Config, options or {}, f"{wanted.name} '{name}'")
+            config = structure(cls.Config, options or {}, f"{requested.name} '{name}'")
             checks = {
                 "base": check_base,
                 "side": check_side,
@@ -115,7 +121,7 @@ def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None)
                 "learner": check_learner,
                 "env": check_env,
             }
-            findings += checks[wanted.name](cls, config)
+            findings += checks[requested.name](cls, config)
     findings.append(attempt(partial(nothing_is_printed, printed.getvalue()), nothing_is_printed.__name__))
     return settle(findings, getattr(cls, "known_failures", {}))
 
@@ -126,52 +132,53 @@ def _find_and_load(kind: Kind, name: str) -> tuple[Plugin, type[Any]]:
 
 
 def nothing_is_printed(text: str) -> None:
-    """Standard output is for results."""
+    """Nothing is printed to standard output, which is for results."""
     if text:
-        raise Broken(f"prints {text.splitlines()[0]!r} while it is checked; leave standard output to results")
+        raise Broken(f"prints {text.splitlines()[0]!r} during the checks; standard output is for results")
 
 
-def class_says_what_it_is(cls: type[Any]) -> None:
-    """`describe` has something to show."""
+def class_has_a_docstring(cls: type[Any]) -> None:
+    """The class has a docstring, which `sidetune describe` shows."""
     if not cls.__doc__:
-        raise Broken(f"{cls.__name__} has no docstring; say in a sentence what it is, for sidetune describe")
+        raise Broken(f"{cls.__name__} has no docstring; describe it in a sentence, for sidetune describe")
 
 
 def every_option_has_a_help_text(config: type[Any]) -> None:
-    """`describe` and ``--help`` have something to show."""
+    """Every option has a help text, which `sidetune describe` and ``--help`` show."""
     bare = [field.name for field in attrs.fields(config) if not field.metadata.get("help")]
     if bare:
         raise Broken(
-            f"{', '.join(bare)}: give a help text, with option(default, 'what it does, unit and range')"
+            f"{', '.join(bare)}: add a help text, with option(default, 'what it does, unit and range')"
         )
     describe(config)
 
 
 def defaults_are_within_their_limits(config: type[Any]) -> None:
-    """``Config()`` can be made."""
+    """``Config()`` accepts its own defaults."""
     try:
         config()
     except (TypeError, ValueError) as error:
-        raise Broken(f"Config() is refused: {error}") from error
+        raise Broken(f"Config() refuses its defaults: {error}") from error
 
 
 def options_survive_a_round_trip(config: type[Any]) -> None:
-    """A run can be started again from its ``run.json``."""
+    """Options survive JSON, so a run can be repeated from its ``run.json``."""
     plain = unstructure(config())
-    again = structure(config, json.loads(json.dumps(plain, default=str)), "Config")
-    if again != config():
+    restored = structure(config, json.loads(json.dumps(plain, default=str)), "Config")
+    if restored != config():
         raise Broken(
-            f"{config()} becomes {again} on its way through JSON; use plain types (int, float, str, bool, Path, Literal, None)"
+            f"{config()} becomes {restored} after conversion to JSON and back; "
+            "use plain types (int, float, str, bool, Path, Literal, None, tuples of these)"
         )
 
 
 def unknown_option_is_refused(config: type[Any]) -> None:
-    """A misspelt option is told, not ignored."""
+    """A misspelt option is an error, not ignored."""
     try:
         structure(config, {"no_such_option": 1}, "Config")
     except OptionError:
         return
-    raise Broken("Config takes an option 'no_such_option'; let every option be a field of its own")
+    raise Broken("Config accepts an option 'no_such_option'; declare every option as a field")
 
 
 CONFIG_CHECKS = (
@@ -186,3 +193,23 @@ PACKAGE_CHECKS = (
     import_has_no_side_effects,
     package_imports_it_only_when_asked,
 )
+KIND_CHECKS: Mapping[str, tuple[Callable[..., None], ...]] = {
+    "base": networks.BASE_CHECKS,
+    "side": networks.SIDE_CHECKS,
+    "merger": networks.MERGER_CHECKS,
+    "learner": learner.CHECKS,
+    "env": env.CHECKS,
+}
+
+
+def check_names(kind: str) -> tuple[str, ...]:
+    """The names of all checks of a kind, in the order in which they run."""
+    checks = (*PACKAGE_CHECKS, class_has_a_docstring, *CONFIG_CHECKS)
+    return (
+        "name_resolves_to_a_class_of_its_kind",
+        *(check.__name__ for check in checks),
+        "can_be_built",
+        *(check.__name__ for check in KIND_CHECKS[kind]),
+        nothing_is_printed.__name__,
+        "known_failures_are_checks",
+    )

@@ -1,4 +1,4 @@
-"""The kit's own parts and tasks: as small as they can be, with batch norm and taps, so that mistakes with either show."""
+"""The kit's own components and tasks: very small, with batch norm and taps to expose mistakes with them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ CLASSES = 4
 
 @attrs.frozen
 class Config:
-    """The kit's parts have no options."""
+    """The kit's components have no options."""
 
 
 class TinyBase(Base):
-    """Two convolutions and a linear layer; ``image`` (B, 3, 32, 32) to an encoding of any shape. Taps (8, 8, 8) and (16, 4, 4)."""
+    """Two convolutions and a linear layer, from ``image`` (B, 3, 32, 32) to an encoding of any shape.
+
+    Its taps are (8, 8, 8) and (16, 4, 4).
+    """
 
     Config = Config
 
@@ -48,7 +51,7 @@ class TinyBase(Base):
 
 
 class TinyReader(Base):
-    """Two layers over `TEXT`, each a mean over all tokens beside a linear layer; encoding and both taps are (12, 8)."""
+    """Two layers over `TEXT`, each linear plus the mean over tokens; encoding and taps are (12, 8)."""
 
     Config = Config
 
@@ -68,13 +71,13 @@ class TinyReader(Base):
         return Features(hidden[-1], tuple(hidden[: len(self.tap_shapes)]))
 
     def first_layers(self, layers: int) -> TinyReader:
-        cut = copy.deepcopy(self)
-        cut.layers, cut.tap_shapes = cut.layers[:layers], ()
-        return cut
+        truncated = copy.deepcopy(self)
+        truncated.layers, truncated.tap_shapes = truncated.layers[:layers], ()
+        return truncated
 
 
 class TinySide(StagedSide):
-    """Two convolutions with batch norm and a linear layer; to the shape of the base. Stages (4, 8, 8) and (6, 4, 4)."""
+    """Two convolutions with batch norm and a linear layer. Its stages are (4, 8, 8) and (6, 4, 4)."""
 
     Config = Config
 
@@ -112,24 +115,21 @@ class TinyMerger(Merger):
 
 
 def values(ids: Sequence[int], shape: Shape, *names: object) -> Tensor:
-    """Examples (B, *shape) in [0, 1), each a function of its id and `names` alone."""
-    rows = [
-        torch.rand(shape, generator=torch.Generator().manual_seed(derive_seed(number, *names)))
-        for number in ids
-    ]
-    return torch.stack(rows)
+    """Examples (B, *shape) in [0, 1), each a function of its id and of `names` only."""
+    seeds = [derive_seed(example_id, *names) for example_id in ids]
+    return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def images(ids: Sequence[int]) -> Inputs:
-    """A batch of the kit's `INPUTS`, without the ids that would let the core store what a base makes of it."""
+    """A batch of the kit's `INPUTS`, without ids, so that the core does not cache the base's outputs."""
     return Inputs({name: values(ids, shape, name) for name, shape in INPUTS.items()})
 
 
 def texts(ids: Sequence[int]) -> Inputs:
-    """A batch of `TEXT`; of 12 tokens for ids that 3 divides, and of 9 or 7 otherwise."""
-    lengths = torch.tensor([(12, 7, 9)[number % 3] for number in ids])
+    """A batch of `TEXT`, of 12 tokens for ids divisible by 3, and of 9 or 7 otherwise."""
+    lengths = torch.tensor([(12, 7, 9)[example_id % 3] for example_id in ids])
     width = int(lengths.max())
-    rows = torch.stack([values([number], (12,), "tokens")[0] for number in ids])[:, :width]
+    rows = torch.stack([values([example_id], (12,), "tokens")[0] for example_id in ids])[:, :width]
     mask = torch.arange(width) < lengths[:, None]
     tokens = (1 + rows * (TOKENS - 1)).long() * mask
     return Inputs(
@@ -138,7 +138,7 @@ def texts(ids: Sequence[int]) -> Inputs:
 
 
 def tasks() -> list[ClassTask]:
-    """Two tasks of two classes, with 12 training and 4 test images of a class."""
+    """Two tasks of two classes, with 12 training and 4 test images of each class."""
     labels = {split: torch.arange(CLASSES).repeat(count) for split, count in (("train", 12), ("test", 4))}
     noise = {split: values(range(len(label)), INPUTS["image"], split) for split, label in labels.items()}
     pixels = {split: noise[split] + label.view(-1, 1, 1, 1) / CLASSES for split, label in labels.items()}

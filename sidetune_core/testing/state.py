@@ -1,4 +1,4 @@
-"""What a module holds, and whether it is still the same bit for bit."""
+"""Snapshots of modules and random states, for bitwise comparison."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sidetune_core.certificate.probes import named_tensors as named_tensors
 from sidetune_core.hashing import tensor_digest
 from sidetune_core.seeding import seeded
+from sidetune_core.testing.advice import SEEDED_BY_CORE
 from sidetune_core.testing.findings import Broken
 
 Snapshot = Mapping[str, bytes]
@@ -20,12 +21,12 @@ Snapshot = Mapping[str, bytes]
 
 def random_state() -> tuple[object, ...]:
     """The states of the global generators of torch (on the CPU), NumPy and Python."""
-    kind, keys, place, *rest = np.random.get_state(legacy=True)
+    kind, keys, position, *rest = np.random.get_state(legacy=True)
     return (
         torch.get_rng_state().numpy().tobytes(),
         kind,
         np.asarray(keys).tobytes(),
-        place,
+        position,
         *rest,
         random.getstate(),
     )
@@ -33,18 +34,16 @@ def random_state() -> tuple[object, ...]:
 
 @contextmanager
 def building(seed: int, *names: object) -> Iterator[None]:
-    """`seeded`, for a block that builds something of a plugin.
+    """`seeded`, for a block that builds a plugin.
 
     Raises:
-        Broken: the plugin has seeded PyTorch itself.
+        Broken: the plugin seeds PyTorch itself.
     """
     with seeded(seed, *names):
-        given = torch.initial_seed()
+        expected = torch.initial_seed()
         yield
-        if torch.initial_seed() != given:
-            raise Broken(
-                "seeds PyTorch's global generator (torch.manual_seed); the core does that, so only draw from it"
-            )
+        if torch.initial_seed() != expected:
+            raise Broken(f"seeds {SEEDED_BY_CORE}")
 
 
 def snapshot(module: nn.Module) -> Snapshot:
@@ -53,10 +52,10 @@ def snapshot(module: nn.Module) -> Snapshot:
 
 
 def changed(before: Snapshot, after: Snapshot) -> list[str]:
-    """Names whose tensors differ, came, or went."""
+    """Names of tensors that differ, or are in one snapshot only."""
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
 def equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether two lists of tensors are the same bit for bit."""
+    """Whether two lists of tensors are bitwise equal."""
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -1,4 +1,4 @@
-"""Seeds out of names, and blocks that leave the generators as they were."""
+"""Seeds derived from names, and blocks that restore the generators."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def draw() -> tuple[float, float, float]:
     return float(torch.rand(())), float(np.random.rand()), random.random()
 
 
-def test_a_derived_seed_stays_the_same_for_ever() -> None:
+def test_a_derived_seed_never_changes() -> None:
     assert derive_seed(0, "start", "t0") == 2113519158132049062
 
 
@@ -33,13 +33,13 @@ def test_a_derived_seed_fits_every_generator() -> None:
     np.random.default_rng(derive_seed(0))
 
 
-def test_other_seeds_and_names_give_other_seeds() -> None:
-    found = {
+def test_different_seeds_and_names_give_different_seeds() -> None:
+    seeds = {
         derive_seed(seed, *names)
         for seed in range(20)
         for names in ((), ("a",), ("b",), ("a", "b"), ("a", 0), ("a", 1))
     }
-    assert len(found) == 120
+    assert len(seeds) == 120
 
 
 def test_a_block_draws_the_same_numbers_whatever_ran_before() -> None:
@@ -54,14 +54,14 @@ def test_a_block_of_another_name_draws_other_numbers() -> None:
     with seeded(1, "start", "t0"):
         first = draw()
     with seeded(1, "start", "t1"):
-        assert all(one != other for one, other in zip(draw(), first, strict=True))
+        assert all(a != b for a, b in zip(draw(), first, strict=True))
 
 
-def test_after_a_block_the_generators_go_on_as_if_it_had_not_been() -> None:
+def test_a_block_does_not_affect_the_generators_outside() -> None:
     def reset() -> None:
         torch.manual_seed(5), np.random.seed(5), random.seed(5)
 
-    with seeded(0):  # whatever this test does, others do not see it
+    with seeded(0):  # isolates other tests
         reset()
         expected = draw()
         reset()
@@ -94,11 +94,10 @@ def test_blocks_nest() -> None:
         assert (first, draw()) == expected
 
 
-def test_generators_go_on_from_where_they_were_after_json_has_had_them() -> None:
+def test_states_of_generators_survive_json() -> None:
     plain, tensors = flatten(random_states())
-    drawn = [
-        (draw(), float(np.random.randn()), random.gauss()) for _ in range(3)
-    ]  # of normal ones NumPy and Python hold one back
+    # NumPy and Python generate normal numbers in pairs and keep the second
+    drawn = [(draw(), float(np.random.randn()), random.gauss()) for _ in range(3)]
     draw()
     set_random_states(unflatten(json.loads(json.dumps(plain)), tensors))
     assert [(draw(), float(np.random.randn()), random.gauss()) for _ in range(3)] == drawn

@@ -29,12 +29,12 @@ def test_the_tables_have_every_check_that_the_kit_makes(hooks: ModuleType, kind:
     options = {"base": {"weights": "none"}, "side": {"weights": "none"}}.get(kind)
     made = {finding.check for finding in check_plugin(kind, name, options)}
     shown = {check.__name__ for group in ("every kind", kind) for check in hooks.CHECKS[group]}
-    assert made - {"name_leads_to_a_class_of_its_kind", "can_be_built"} == shown
+    assert made - {"name_resolves_to_a_class_of_its_kind", "can_be_built"} == shown
 
 
 def test_a_line_for_checks_becomes_a_table(hooks: ModuleType) -> None:
     page = hooks.on_page_markdown("before\n\n<!-- checks: merger -->\n")
-    assert "| `weights_are_finite_numbers` | What a merger wants recorded can be recorded. |\n" in page
+    assert "| `weights_are_finite_numbers` | `weights` of a merger returns finite floats, which can be logged. |\n" in page
 
 
 def test_a_block_with_a_command_for_help_gets_what_it_prints(

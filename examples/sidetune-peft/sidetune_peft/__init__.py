@@ -1,1 +1,1 @@
-"""Parameter-efficient fine-tuning by Hugging Face's peft, as a learner."""
+"""Parameter-efficient fine-tuning with Hugging Face's peft, as a learner."""

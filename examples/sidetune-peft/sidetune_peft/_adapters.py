@@ -1,4 +1,4 @@
-"""What is asked of peft: a configuration, adapters inside a network, and which of them is in use."""
+"""The interface to peft: method configurations, and adapters inside a network."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import nn
 
 from sidetune_core.api import FitError, OptionError
 
-UNFIT = {"adalora", "osf", "poly", "shadow", "trainable_tokens", "xlora"}
-"""Methods that want more of a training loop than gradients, keep state that is in no state dict, or are for language models alone."""
+UNSUPPORTED = {"adalora", "osf", "poly", "shadow", "trainable_tokens", "xlora"}
+"""Methods that need training-loop calls, keep state outside the state dict, or are for language models."""
 
 
 def method_config(method: str, layers: str, rank: int | None, alpha: float | None) -> PeftConfig:
@@ -23,12 +23,12 @@ def method_config(method: str, layers: str, rank: int | None, alpha: float | Non
 
     Args:
         method: peft's name for it, in lower case.
-        layers: regular expression that the names of the layers with adapters match.
-        rank: for methods that have one.
-        alpha: for methods that have one.
+        layers: regular expression for the names of the layers with adapters.
+        rank: rank of an adapter, for methods that have one.
+        alpha: scale of an adapter, for methods that have one.
 
     Raises:
-        OptionError: there is no such method, or it has no rank or alpha or not this one.
+        OptionError: there is no such method, or it has no rank or alpha, or refuses the value.
     """
     tuners = {
         kind: cls
@@ -38,20 +38,21 @@ def method_config(method: str, layers: str, rank: int | None, alpha: float | Non
     known = {
         kind.value.lower(): PEFT_TYPE_TO_CONFIG_MAPPING[kind]
         for kind in tuners
-        if kind.value.lower() not in UNFIT
+        if kind.value.lower() not in UNSUPPORTED
     }
     if method not in known:
         raise OptionError(
-            f"peft has no method '{method}' that is put into layers one by one. It has: {', '.join(sorted(known))}"
+            f"peft has no method '{method}' that is inserted layer by layer. "
+            f"Choose one of: {', '.join(sorted(known))}"
         )
     fields = {field.name for field in dataclasses.fields(known[method])}
     values: dict[str, object] = {"target_modules": layers}
-    for name, value, theirs in (("rank", rank, ("r",)), ("alpha", alpha, ("lora_alpha", "alpha"))):
+    for name, value, aliases in (("rank", rank, ("r",)), ("alpha", alpha, ("lora_alpha", "alpha"))):
         if value is not None:
-            own = next((field for field in theirs if field in fields), None)
-            if own is None:
+            field = next((alias for alias in aliases if alias in fields), None)
+            if field is None:
                 raise OptionError(f"method '{method}' has no {name}; leave out --learner.{name}")
-            values[own] = value
+            values[field] = value
     if "feedforward_modules" in fields:
         values["feedforward_modules"] = []  # IA3 scales inputs of these and outputs of others
     try:
@@ -61,16 +62,16 @@ def method_config(method: str, layers: str, rank: int | None, alpha: float | Non
 
 
 def inject(config: PeftConfig, network: nn.Module, name: str, owner: str) -> list[nn.Parameter]:
-    """Put an adapter into a network, use it, and return what it has to train. The network's own tensors are not touched.
+    """Insert an adapter into a network, activate it, and return its trainable parameters.
 
     Args:
         config: see `method_config`.
-        network: what is changed in place.
-        name: of the new adapter.
-        owner: for messages.
+        network: the network, changed in place.
+        name: name of the new adapter.
+        owner: the learner and method, for messages.
 
     Raises:
-        FitError: the method takes no such layers, or has no adapters that can be kept apart from the network.
+        FitError: the method does not support such layers, or changes the network's own tensors.
     """
     network.requires_grad_(False)
     before = {
@@ -78,7 +79,7 @@ def inject(config: PeftConfig, network: nn.Module, name: str, owner: str) -> lis
         for tensor in (*network.parameters(), *network.buffers())
     }
     try:
-        # a container, since peft takes an attribute `config` of what it is given for a configuration of transformers
+        # in a container, since peft takes an attribute `config` for a transformers configuration
         inject_adapter_in_model(copy.deepcopy(config), nn.ModuleDict({"network": network}), name)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise FitError(f"{owner} does not fit this base: {error}") from error
@@ -86,20 +87,20 @@ def inject(config: PeftConfig, network: nn.Module, name: str, owner: str) -> lis
     after = {id(tensor) for tensor in (*network.parameters(), *network.buffers())}
     if not all(key in after and torch.equal(tensor, copied) for key, (tensor, copied) in before.items()):
         raise FitError(
-            f"{owner} changes the base's own weights, and earlier tasks need those; choose another method"
+            f"{owner} changes the base's own weights, which earlier tasks use; choose another method"
         )
-    moving = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if not moving:
-        raise FitError(f"{owner} has nothing to train in this base")
-    return moving
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise FitError(f"{owner} has no trainable parameter in this base")
+    return trainable
 
 
 def activate(network: nn.Module, name: str) -> None:
-    """Let a network use one of its adapters; what may be trained stays as it is, which `set_adapter` would change."""
+    """Activate one of a network's adapters; unlike `set_adapter`, do not change what is trainable."""
     layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
     if all(layer.active_adapters == [name] for layer in layers):
         return
-    moving = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     set_adapter(network, name)
-    for parameter, moves in moving:
-        parameter.requires_grad_(moves)
+    for parameter, requires_grad in trainable:
+        parameter.requires_grad_(requires_grad)

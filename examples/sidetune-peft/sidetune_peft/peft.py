@@ -1,4 +1,4 @@
-"""One peft adapter for each task, inside a base that never changes."""
+"""One peft adapter for each task, inside a frozen base."""
 
 from __future__ import annotations
 
@@ -21,36 +21,37 @@ LAYERS: Mapping[str, tuple[type[nn.Module], ...]] = {
 
 
 class Peft(Learner):
-    """Each task trains an adapter of its own inside the frozen base, by a method of peft, and a head.
+    """Each task trains its own adapter, by a method of peft, inside the frozen base, and a head.
 
-    LoRA (Hu et al., ICLR 2022) adds a product of two small matrices to the weight of a layer, IA3 (Liu et al., NeurIPS 2022) scales its
-    outputs, and so on: see https://huggingface.co/docs/peft. An adapter is used for its own task alone and the base's own tensors stay
-    as they are, so nothing is forgotten; a checkpoint has the base once, and an adapter for each task.
+    LoRA (Hu et al., ICLR 2022) adds a product of two small matrices to the weight of a layer, IA3 (Liu et
+    al., NeurIPS 2022) scales its outputs; for others see https://huggingface.co/docs/peft. An adapter is used
+    by its own task only and the base's own tensors do not change, so nothing is forgotten. A checkpoint has
+    the base once, and an adapter for each task.
 
-    Any method that peft injects layer by layer into a network can be named, and any base that has layers which the method takes.
-    Batch norms of the base keep their statistics.
+    It supports every method that peft inserts layer by layer, and every base with layers that the method
+    supports. Batch norms of the base keep their running statistics.
 
     Raises:
         OptionError: there is no such method, or it has no such option.
-        FitError: the base has no layer of the kind, or the method does not take it.
+        FitError: the base has no layer of the selected type, or the method does not support it.
     """
 
     @attrs.frozen
     class Config:
         """Options of `Peft`."""
 
-        method: str = option("lora", "peft's name of the method: lora, ia3, loha, lokr, hra, hira, …")
+        method: str = option("lora", "method, by peft's name: lora, ia3, loha, lokr, hra, hira, …")
         rank: int | None = option(
-            None, "rank of an adapter; None for the method's own default (8 in lora)", at_least(1)
+            None, "rank of an adapter; None for the method's default (8 in lora)", at_least(1)
         )
         alpha: float | None = option(
-            None, "an adapter is scaled by alpha / rank; None for the method's own default", more_than(0)
+            None, "adapters are scaled by alpha / rank; None for the method's default", more_than(0)
         )
         layers: Literal["all", "conv", "linear"] = option(
-            "all", "which layers of the base get adapters: convolutions (2d), linear layers, or both"
+            "all", "layers of the base with adapters: convolutions (2d), linear layers, or both"
         )
         norm: bool = option(
-            True, "standardise the encoding in front of the head (8 groups of channels, no parameters)"
+            True, "standardise the encoding before the head (8 groups of channels, no parameters)"
         )
 
     def __init__(self, config: Config, components: Components) -> None:
@@ -71,7 +72,5 @@ class Peft(Learner):
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         activate(self.base, task_id)
-        plain = dict(
-            inputs
-        )  # without ids: what the base makes of an example depends on the task, and is not to be stored
-        return self.heads.predict(self.base(plain).encoding, task_id)
+        uncached = dict(inputs)  # without ids: the base's outputs depend on the task
+        return self.heads.predict(self.base(uncached).encoding, task_id)

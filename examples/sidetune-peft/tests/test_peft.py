@@ -1,4 +1,4 @@
-"""Adapters of peft in bases of ours."""
+"""Adapters of peft in sidetune's bases."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sidetune_core.config.registry import find, load
 from sidetune_core.testing import check_plugin
 
 BY_LAYER = ["lora", "ia3", "loha", "lokr", "hra", "hira"]
-"""Methods that take convolutions and linear layers."""
+"""Methods that support convolutions and linear layers."""
 
 
 class Linear(Base):
-    """(6,) to (16,), with an attribute that peft would take for a configuration of transformers."""
+    """(6,) to (16,), with an attribute that peft would take for a transformers configuration."""
 
     def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Linear(Base):
 
 
 class Scale(Base):
-    """No layer that an adapter goes into."""
+    """A base without a layer that could have an adapter."""
 
     def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class Scale(Base):
 
 
 @attrs.frozen
-class Named:
-    """As much of a task as `start` needs."""
+class TaskStub:
+    """The members of a task that `start` uses."""
 
     id: str
 
@@ -60,20 +60,20 @@ def make(make_base: Any = Linear, **options: Any) -> Peft:
 
 
 def start(learner: Peft, task_id: str) -> list[nn.Module | nn.Parameter]:
-    task: Any = Named(task_id)
+    task: Any = TaskStub(task_id)
     with seeded(0, "start", task_id):
-        moving = learner.start(task)
+        trainable = learner.start(task)
     learner.requires_grad_(False).eval()
-    for thing in moving:
-        thing.requires_grad_(True)
-    return moving
+    for returned in trainable:
+        returned.requires_grad_(True)
+    return trainable
 
 
-def disturb(moving: list[nn.Module | nn.Parameter]) -> None:
-    """Change what may move, as training does."""
+def perturb(trainable: list[nn.Module | nn.Parameter]) -> None:
+    """Change the trainable parameters, like training."""
     with torch.no_grad():
-        for thing in moving:
-            for parameter in thing.parameters() if isinstance(thing, nn.Module) else [thing]:
+        for returned in trainable:
+            for parameter in returned.parameters() if isinstance(returned, nn.Module) else [returned]:
                 parameter.add_(0.3)
 
 
@@ -89,12 +89,12 @@ def test_it_conforms(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", BY_LAYER)
-def test_adapters_of_earlier_tasks_and_the_base_stay_as_they_are(method: str) -> None:
+def test_adapters_of_earlier_tasks_and_the_base_do_not_change(method: str) -> None:
     learner, x = make(method=method), {"x": torch.randn(5, 6)}
     own = {name: value.clone() for name, value in learner.base.named_parameters()}
-    disturb(start(learner, "t0"))
+    perturb(start(learner, "t0"))
     first = learner(x, "t0")
-    disturb(start(learner, "t1"))
+    perturb(start(learner, "t1"))
     assert not torch.equal(learner(x, "t1"), first)
     assert torch.equal(learner(x, "t0"), first)
     now = {name.replace(".base_layer", ""): value for name, value in learner.base.named_parameters()}
@@ -107,19 +107,18 @@ def test_every_convolution_of_a_resnet_gets_an_adapter_that_has_an_effect(depth:
     learner, x = make(resnet(depth), method=method), {"image": torch.rand(2, 3, 16, 16)}
     with torch.no_grad():
         frozen = learner.base.eval()(x).encoding
-        moving = start(learner, "t0")
-        adapters = [thing for thing in moving if isinstance(thing, nn.Parameter)]
+        trainable = start(learner, "t0")
+        adapters = [returned for returned in trainable if isinstance(returned, nn.Parameter)]
         assert len(adapters) == (depth - 1) * {"lora": 2, "ia3": 1}[method]
-        torch.testing.assert_close(
-            learner.base(x).encoding, frozen, rtol=1e-4, atol=1e-4
-        )  # a new adapter does nothing yet
-        disturb(adapters[-1:])
+        # a new adapter has no effect
+        torch.testing.assert_close(learner.base(x).encoding, frozen, rtol=1e-4, atol=1e-4)
+        perturb(adapters[-1:])
         assert (learner.base(x).encoding - frozen).abs().max() > 0.01 * frozen.abs().max()
 
 
 def test_lora_adds_the_scaled_product_of_its_matrices() -> None:
     learner, x = make(rank=2, alpha=6.0, norm=False), torch.randn(4, 6)
-    disturb(start(learner, "t0"))
+    perturb(start(learner, "t0"))
     state = learner.state_dict()
 
     def layer(name: str, value: Tensor) -> Tensor:
@@ -133,7 +132,7 @@ def test_lora_adds_the_scaled_product_of_its_matrices() -> None:
     torch.testing.assert_close(learner({"x": x}, "t0"), expected)
 
 
-def test_asking_for_another_task_does_not_change_what_may_move() -> None:
+def test_a_forward_pass_of_another_task_does_not_change_what_is_trainable() -> None:
     learner, x = make(), {"x": torch.randn(2, 6)}
     start(learner, "t0")
     start(learner, "t1")
@@ -141,12 +140,11 @@ def test_asking_for_another_task_does_not_change_what_may_move() -> None:
     learner(x, "t0")
     learner(x, "t1")
     assert {name: parameter.requires_grad for name, parameter in learner.named_parameters()} == before
-    assert {name.split(".")[-2] for name, moves in before.items() if moves and name.startswith("base.")} == {
-        "t1"
-    }
+    trainable = [name for name, requires_grad in before.items() if requires_grad and name.startswith("base.")]
+    assert {name.split(".")[-2] for name in trainable} == {"t1"}
 
 
-def test_layers_says_which_layers_get_adapters() -> None:
+def test_the_option_layers_selects_the_layers_with_adapters() -> None:
     learner = make(resnet(20), layers="conv")
     assert len(start(learner, "t0")) > 1
     with pytest.raises(FitError, match="finds no layer of the base to adapt; see --learner.layers"):
@@ -154,7 +152,7 @@ def test_layers_says_which_layers_get_adapters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"method": "prefix_tuning"}, "peft has no method 'prefix_tuning' .* ia3, "),
         ({"method": "osf"}, "peft has no method 'osf'"),
@@ -162,8 +160,8 @@ def test_layers_says_which_layers_get_adapters() -> None:
         ({"method": "ia3", "alpha": 2.0}, "method 'ia3' has no alpha"),
     ],
 )
-def test_options_that_a_method_has_not_are_refused(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(OptionError, match=words):
+def test_options_that_a_method_does_not_have_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         make(**options)
 
 
@@ -172,7 +170,7 @@ def test_a_base_without_layers_is_refused() -> None:
         make(Scale)
 
 
-def test_a_method_that_takes_no_such_layer_is_refused() -> None:
+def test_a_method_that_does_not_support_the_layers_is_refused() -> None:
     learner = make(resnet(20), method="delora")
     with pytest.raises(FitError, match="method 'delora' does not fit this base: .*Conv2d"):
         start(learner, "t0")

@@ -1,1 +1,1 @@
-"""Learners that keep some of the examples of earlier tasks and learn them again."""
+"""Learners that store examples of earlier tasks and replay them."""

@@ -1,4 +1,4 @@
-"""What the learners with a buffer share."""
+"""The base class of the learners with a replay buffer."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ INPUT = "input."
 
 @attrs.frozen
 class ReplayConfig:
-    """Options of a learner with a buffer."""
+    """Options of a learner with a replay buffer."""
 
-    buffer: int = option(200, "most examples that are kept, over all tasks", at_least(1))
+    buffer: int = option(200, "maximum number of stored examples, over all tasks", at_least(1))
     norm: bool = option(
-        True, "standardise the encoding in front of the head (8 groups of channels, no parameters)"
+        True, "standardise the encoding before the head (8 groups of channels, no parameters)"
     )
 
 
 @attrs.frozen(eq=False)
 class Replayed:
-    """Some examples of one task out of the buffer, and what the network makes of them now."""
+    """Examples of one task from the buffer, and the network's current output for them."""
 
     task_id: str
     columns: Columns
@@ -37,15 +37,15 @@ class Replayed:
 
 
 class Replay(Learner):
-    """Fine-tuning of one base on each batch and on samples, each as large as the batch, of a buffer that reservoir sampling fills.
+    """Fine-tunes one base on each batch and on samples of past examples, each as large as the batch.
 
-    A replayed example has the head and the loss of its own task, and the input that it had when it went by, augmentation included.
-    Batch and samples go through the base together, so that a batch norm in training standardises by the mixture of tasks that its
-    running statistics are the average of.
+    A replayed example has the head and the loss of its own task, and the input that it had when it was
+    stored, augmentation included. Batch and samples pass through the base together, so that batch norm in
+    training standardises by the mixture of tasks that its running statistics average.
     """
 
     samples: ClassVar[int] = 1
-    """How many samples are drawn for a step, independently."""
+    """Number of independent samples per step."""
 
     def __init__(self, config: ReplayConfig, components: Components) -> None:
         super().__init__()
@@ -59,16 +59,16 @@ class Replay(Learner):
 
     @abstractmethod
     def terms(self, samples: Sequence[Sequence[Replayed]]) -> dict[str, Tensor]:
-        """What is added to the loss for the samples of a step, each of which is never empty."""
+        """Terms to add to the loss for the samples of a step, none of which is empty."""
 
     def columns(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
-        """What is kept of each example of a batch: (B, ...)."""
+        """Tensors (B, ...) to store for the examples of a batch."""
         inputs = {INPUT + name: value for name, value in batch.inputs.items()}
         return {"id": batch.ids, "target": batch.targets, **inputs}
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
         self._losses[task.id] = task.loss
-        self.memory.start(task.id)
+        self.memory.add_task(task.id)
         return [self.base, self.memory, self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
@@ -77,15 +77,18 @@ class Replay(Learner):
         count = len(next(iter(inputs.values())))
         samples = [self.memory.draw(count) for _ in range(self.samples)]
         groups = [columns for sample in samples for columns in sample.values()]
-        together = {
+        combined = {
             name: torch.cat([value, *(columns[INPUT + name] for columns in groups)])
             for name, value in inputs.items()
         }
-        encoding = self.base(together).encoding
+        encoding = self.base(combined).encoding
         own, *others = torch.split(encoding, [count, *(len(columns["target"]) for columns in groups)])
-        left = iter(others)
+        remaining = iter(others)
         self._replayed = [
-            [Replayed(old, columns, self.heads.predict(next(left), old)) for old, columns in sample.items()]
+            [
+                Replayed(old_id, columns, self.heads.predict(next(remaining), old_id))
+                for old_id, columns in sample.items()
+            ]
             for sample in samples
         ]
         output = self.heads.predict(own, task_id)
@@ -93,21 +96,20 @@ class Replay(Learner):
         return output
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
-        """The terms of the samples that `forward` drew; then `batch` goes by the buffer."""
+        """The terms of the samples that `forward` drew; feeds `batch` to the reservoir."""
         assert self._output is not None, "forward runs before penalty"
-        samples, self._replayed = (
-            self._replayed,
-            [],
-        )  # they hold the batch's graph, which is not to outlive the step
+        samples, self._replayed = self._replayed, []  # frees the batch's graph after the step
         terms = self.terms(samples) if all(samples) else {}
         self.memory.add(self._task_id, self.columns(batch, self._output))
         return terms
 
     def loss(self, sample: Sequence[Replayed]) -> Tensor:
-        """The mean over a sample of each example's loss in its own task."""
-        return torch.cat(
-            [self._losses[some.task_id](some.output.float(), _batch(some.columns)) for some in sample]
-        ).mean()
+        """The mean loss over a sample, each example's by its own task."""
+        losses = [
+            self._losses[replayed.task_id](replayed.output.float(), _batch(replayed.columns))
+            for replayed in sample
+        ]
+        return torch.cat(losses).mean()
 
 
 def _batch(columns: Columns) -> Batch:

@@ -14,11 +14,12 @@ from ._replay import Replay, ReplayConfig, Replayed
 
 
 class DERpp(Replay):
-    """DER++: replay that also keeps what the network gave for an example when it went by (Buzzega et al., NeurIPS 2020, eq. 6).
+    """DER++: replay with the network's stored outputs as targets (Buzzega et al., NeurIPS 2020, eq. 6).
 
-    The loss is ``mean over the batch + alpha * mse + beta * replay``. In one sample, ``mse`` is the squared difference of the outputs of
-    an example's own head from those that were stored with it, a mean over outputs and over the sample (the paper writes the squared
-    norm). In another, ``replay`` is the mean of the losses by the stored targets. With beta 0 it is DER.
+    The loss is ``mean over the batch + alpha * mse + beta * replay``. ``mse`` is the squared difference
+    between the current outputs of an example's own head and those stored with it, a mean over outputs and
+    over one sample (the paper has the squared norm). ``replay`` is the mean loss by the stored targets over
+    another sample. With beta 0 this is DER.
     """
 
     @attrs.frozen
@@ -45,5 +46,8 @@ class DERpp(Replay):
 
 
 def _distance(sample: Sequence[Replayed]) -> Tensor:
-    squares = [(some.output.float() - some.columns["output"]).square().flatten(1).mean(1) for some in sample]
+    squares = [
+        (replayed.output.float() - replayed.columns["output"]).square().flatten(1).mean(1)
+        for replayed in sample
+    ]
     return torch.cat(squares).mean()

@@ -10,10 +10,11 @@ from ._replay import Replay, ReplayConfig, Replayed
 
 
 class ER(Replay):
-    """Experience replay: each step learns its batch and as many examples of those that went by (Chaudhry et al., arXiv 1902.10486).
+    """Experience replay: each step trains on its batch and a sample of the same size (Chaudhry et al., 2019).
 
-    The loss is ``mean over the batch + mean over the sample``, each example's by its own task's head and loss. The buffer is filled by
-    reservoir sampling, so that it holds `buffer` of all examples that went by, each with equal probability.
+    The loss is ``mean over the batch + mean over the sample``, each example's by its own task's head and
+    loss. Reservoir sampling fills the buffer: it holds `buffer` of all past examples, each with equal
+    probability (arXiv 1902.10486).
     """
 
     Config = ReplayConfig

@@ -1,4 +1,4 @@
-"""A sample of all examples that went by, of a size that does not grow."""
+"""A sample of fixed size of all past examples."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ Columns = Mapping[str, Tensor]
 
 
 class Reservoir(nn.Module):
-    """Reservoir sampling (Vitter, 1985): each of the `seen` examples so far is among the `size` that are kept with equal probability.
+    """Reservoir sampling (Vitter, 1985): stores `size` of the `seen` examples, each with equal probability.
 
-    An example counts each time that it goes by. Rows are kept apart by task, since tasks may have targets and outputs of different
-    shapes. Random numbers come from torch's global generator on the CPU. All of it is in the state dict.
+    An example counts each time that it is added. Rows are stored by task, since tasks may have targets and
+    outputs of different shapes. Random numbers come from torch's global generator on the CPU. The state dict
+    has all rows.
     """
 
     seen: Tensor
@@ -31,29 +32,26 @@ class Reservoir(nn.Module):
     def __len__(self) -> int:
         return sum(len(self._slots(task_id)) for task_id in self.tasks)
 
-    def start(self, task_id: str) -> None:
-        """Make room for the examples of a new task."""
+    def add_task(self, task_id: str) -> None:
+        """Add a buffer for the examples of a new task."""
         self.tasks[task_id] = BufferDict()
 
     def add(self, task_id: str, columns: Columns) -> None:
-        """Let a batch of a task's examples go by."""
+        """Offer a batch of a task's examples to the reservoir."""
         count = len(next(iter(columns.values())))
         slots = self._draw_slots(count)
-        kept = torch.tensor(
-            [place for place, slot in enumerate(slots) if slot >= 0 and slot not in slots[place + 1 :]],
-            dtype=torch.int64,
-        )
-        if not len(kept):
+        last_in_slot = [row for row, slot in enumerate(slots) if slot >= 0 and slot not in slots[row + 1 :]]
+        stored = torch.tensor(last_in_slot, dtype=torch.int64)
+        if not len(stored):
             return
-        taken = torch.tensor(slots)[kept]
-        for other in self.tasks:
-            stays = ~torch.isin(self._slots(other), taken)
-            if not stays.all():
-                self._rows(other).replace(_select(self._rows(other), stays))
+        new_slots = torch.tensor(slots)[stored]
+        for other_id in self.tasks:
+            remaining = ~torch.isin(self._slots(other_id), new_slots)
+            if not remaining.all():
+                self._rows(other_id).replace(_select(self._rows(other_id), remaining))
         rows = self._rows(task_id)
-        new = {name: values.detach()[kept.to(values.device)] for name, values in columns.items()} | {
-            "slot": taken
-        }
+        new = {name: values.detach()[stored.to(values.device)] for name, values in columns.items()}
+        new["slot"] = new_slots
         rows.replace(
             {
                 name: torch.cat([rows[name].to(values.device), values]) if name in rows else values
@@ -62,19 +60,19 @@ class Reservoir(nn.Module):
         )
 
     def draw(self, count: int) -> dict[str, Columns]:
-        """`count` of the kept examples, or all if there are fewer, none twice; by task."""
-        every = torch.cat([self._slots(task_id) for task_id in self.tasks])
-        chosen = every[torch.randperm(len(every))[:count]]
-        picked = {task_id: torch.isin(self._slots(task_id), chosen) for task_id in self.tasks}
-        return {task_id: _select(self._rows(task_id), rows) for task_id, rows in picked.items() if rows.any()}
+        """`count` distinct stored examples, or all if there are fewer, by task."""
+        slots = torch.cat([self._slots(task_id) for task_id in self.tasks])
+        drawn = slots[torch.randperm(len(slots))[:count]]
+        masks = {task_id: torch.isin(self._slots(task_id), drawn) for task_id in self.tasks}
+        return {task_id: _select(self._rows(task_id), mask) for task_id, mask in masks.items() if mask.any()}
 
     def _draw_slots(self, count: int) -> list[int]:
-        """Where the next `count` examples go; -1 for those that are not kept."""
+        """Slots of the next `count` examples; -1 for examples that are not stored."""
         first = int(self.seen)
         self.seen += count
-        numbers = torch.arange(first, first + count)
-        anywhere = (torch.rand(count, dtype=torch.float64) * (numbers + 1)).long()  # uniform in 0 … number
-        slots = torch.where(numbers < self.size, numbers, anywhere)
+        positions = torch.arange(first, first + count)
+        random = (torch.rand(count, dtype=torch.float64) * (positions + 1)).long()  # uniform in 0 … position
+        slots = torch.where(positions < self.size, positions, random)
         return torch.where(slots < self.size, slots, -1).tolist()
 
     def _rows(self, task_id: str) -> BufferDict:
@@ -87,5 +85,5 @@ class Reservoir(nn.Module):
         return rows["slot"].cpu() if "slot" in rows else torch.empty(0, dtype=torch.int64)
 
 
-def _select(rows: BufferDict, where: Tensor) -> Columns:
-    return {name: rows[name][where.to(rows[name].device)] for name in rows}
+def _select(rows: BufferDict, mask: Tensor) -> Columns:
+    return {name: rows[name][mask.to(rows[name].device)] for name in rows}

@@ -31,7 +31,7 @@ class Linear(Base):
 
 
 def tasks() -> list[ClassTask]:
-    """Three tasks of two classes that a line tells apart, another one in each task."""
+    """Three tasks of two classes separated by a line, a different line in each task."""
     generator = torch.Generator().manual_seed(0)
     x = {split: torch.randn(count, 6, generator=generator) for split, count in (("train", 120), ("test", 60))}
     lines = torch.randn(3, 6, generator=generator)
@@ -51,10 +51,10 @@ def make(cls: type[ER] | type[DERpp], **options: float) -> ER | DERpp:
         return cls(cls.Config(**options), Components(INPUTS, Linear))
 
 
-def learn(
+def train(
     learner: ER | DERpp, task: ClassTask, steps: int, lr: float = 0.05
 ) -> Iterator[tuple[Batch, Tensor, dict[str, Tensor]]]:
-    """Learn a task as the loop does; yields each batch, its output and the penalties."""
+    """Train on a task like the training loop; yields each batch, its output and the penalties."""
     with seeded(0, "start", task.id):
         learner.start(task)
     optimizer = torch.optim.Adam(learner.parameters(), lr)
@@ -73,7 +73,7 @@ def first_loss_after_all(learner: ER | DERpp) -> float:
     """The loss of the first of three tasks at the end."""
     stream = tasks()
     for task in stream:
-        for _ in learn(learner, task, 60):
+        for _ in train(learner, task, 60):
             pass
 
     def predict(inputs: Mapping[str, Tensor]) -> Tensor:
@@ -96,38 +96,38 @@ def test_it_forgets_less_than_without_replay(cls: type[ER] | type[DERpp]) -> Non
 
 
 def test_the_first_step_has_nothing_to_replay_and_later_ones_have() -> None:
-    penalties = [penalty for _, _, penalty in learn(make(ER), tasks()[0], 3)]
+    penalties = [penalty for _, _, penalty in train(make(ER), tasks()[0], 3)]
     assert [sorted(penalty) for penalty in penalties] == [[], ["replay"], ["replay"]]
 
 
-def test_what_is_replayed_has_the_loss_and_the_head_of_its_own_task() -> None:
+def test_a_replayed_example_has_the_loss_and_the_head_of_its_own_task() -> None:
     """With as many examples in the buffer as in a batch, all of it is replayed at each step."""
     first, second, _ = tasks()
     learner = make(ER, buffer=8)
-    for _ in learn(learner, first, 4):
+    for _ in train(learner, first, 4):
         pass
-    (held,) = learner.memory.draw(8).values()
+    (stored,) = learner.memory.draw(8).values()
     with torch.no_grad():
-        by_hand = functional.cross_entropy(learner({"x": held["input.x"]}, "t0"), held["target"])
-    _, _, penalty = next(learn(learner, second, 1))
+        by_hand = functional.cross_entropy(learner({"x": stored["input.x"]}, "t0"), stored["target"])
+    _, _, penalty = next(train(learner, second, 1))
     torch.testing.assert_close(penalty["replay"].detach(), by_hand)
 
 
-def test_der_is_zero_while_the_network_stays_as_it_was_when_an_example_went_by() -> None:
-    penalties = [penalty for _, _, penalty in learn(make(DERpp), tasks()[0], 4, lr=0.0)]
+def test_der_is_zero_while_the_network_is_unchanged_since_the_example_was_stored() -> None:
+    penalties = [penalty for _, _, penalty in train(make(DERpp), tasks()[0], 4, lr=0.0)]
     for penalty in penalties[1:]:
         torch.testing.assert_close(penalty["mse"].detach(), torch.tensor(0.0), atol=1e-10, rtol=0)
         assert penalty["replay"] > 0
 
 
-def test_stored_outputs_are_those_of_the_step_in_which_an_example_went_by() -> None:
-    learner, given = make(DERpp, buffer=100), {}
-    for batch, output, _ in learn(learner, tasks()[0], 3):
-        given |= {int(number): row for number, row in zip(batch.ids, output, strict=True)}
-    (held,) = learner.memory.draw(100).values()
-    assert len(held["id"]) == 24
-    for number, row in zip(held["id"], held["output"], strict=True):
-        torch.testing.assert_close(row, given[int(number)])
+def test_stored_outputs_are_those_of_the_step_in_which_the_example_was_stored() -> None:
+    learner, outputs = make(DERpp, buffer=100), {}
+    for batch, output, _ in train(learner, tasks()[0], 3):
+        outputs |= {int(id): row for id, row in zip(batch.ids, output, strict=True)}
+    (stored,) = learner.memory.draw(100).values()
+    assert len(stored["id"]) == 24
+    for id, row in zip(stored["id"], stored["output"], strict=True):
+        torch.testing.assert_close(row, outputs[int(id)])
 
 
 def test_der_pp_is_the_sum_of_its_weighted_terms() -> None:
@@ -135,13 +135,13 @@ def test_der_pp_is_the_sum_of_its_weighted_terms() -> None:
 
     def terms(alpha: float, beta: float) -> dict[str, float]:
         learner = make(DERpp, alpha=alpha, beta=beta, buffer=8)
-        for _ in learn(learner, tasks()[0], 2, lr=0.0):
+        for _ in train(learner, tasks()[0], 2, lr=0.0):
             pass
         with torch.no_grad():
             learner.base.layer.weight.add_(0.1)
-        _, _, penalty = next(learn(learner, tasks()[1], 1, lr=0.0))
+        _, _, penalty = next(train(learner, tasks()[1], 1, lr=0.0))
         return {name: value.item() for name, value in penalty.items()}
 
-    one, other = terms(1, 1), terms(0.25, 3)
-    assert one["mse"] > 0
-    assert other == pytest.approx({"mse": 0.25 * one["mse"], "replay": 3 * one["replay"]})
+    unweighted, weighted = terms(1, 1), terms(0.25, 3)
+    assert unweighted["mse"] > 0
+    assert weighted == pytest.approx({"mse": 0.25 * unweighted["mse"], "replay": 3 * unweighted["replay"]})

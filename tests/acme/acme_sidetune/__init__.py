@@ -1,1 +1,1 @@
-"""Parts for sidetune, reached by name through the entry points of this package."""
+"""Components for sidetune, registered by the entry points of this package."""

@@ -21,10 +21,10 @@ class BitFitConfig:
 
 
 class BitFit(Learner):
-    """Parameters of the base with at most one axis are trained, for all tasks the same ones, and a head for each task.
+    """Trains the base's parameters with at most one axis, the same for all tasks, and a head for each task.
 
-    Ben Zaken et al. (ACL 2022) do so with the biases of BERT; scale and shift of normalisation layers count as well here. Only bare
-    parameters move, so running statistics of BatchNorm stay those of pretraining. Nothing protects earlier tasks unless `coef` does.
+    Ben Zaken et al. (ACL 2022) train the biases of BERT; this also trains scale and shift of normalisation
+    layers. BatchNorm keeps the running statistics of pretraining. Earlier tasks are protected by `coef` only.
 
     Raises:
         FitError: the base has no such parameter.
@@ -37,13 +37,13 @@ class BitFit(Learner):
         self.base = components.base()
         self.heads = Heads(self.base.shape)
         self._coef = config.coef
-        if not self._small():
+        if not self._small_parameters():
             raise FitError("learner 'bitfit' trains biases and normalisation, and the base has neither")
         self.pretrained: Tensor
-        self.register_buffer("pretrained", parameters_to_vector(self._small()).detach())
+        self.register_buffer("pretrained", parameters_to_vector(self._small_parameters()).detach())
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        return [*self._small(), self.heads.add_task(task)]
+        return [*self._small_parameters(), self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
@@ -52,8 +52,9 @@ class BitFit(Learner):
         if not self._coef:
             return {}
         return {
-            "distance": self._coef * (parameters_to_vector(self._small()) - self.pretrained).square().sum()
+            "distance": self._coef
+            * (parameters_to_vector(self._small_parameters()) - self.pretrained).square().sum()
         }
 
-    def _small(self) -> list[nn.Parameter]:
+    def _small_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.base.parameters() if parameter.ndim <= 1]

@@ -1,4 +1,4 @@
-"""Blobs: synthetic images, each a coloured spot on noise, for quick trials without any file."""
+"""Blobs: synthetic images of a coloured spot on noise, for quick trials without files."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ TASKS = 3
 class BlobsConfig:
     """Options of `Blobs`."""
 
-    noise: float = option(
-        0.3, "largest value of the grey noise under a spot, in [0, 1]", at_least(0), at_most(1)
-    )
+    noise: float = option(0.3, "maximum of the grey noise under a spot, in [0, 1]", at_least(0), at_most(1))
     examples: int = option(
-        200, "training examples of each class; a quarter as many are for testing", at_least(4)
+        200, "training examples of each class; the test split has a quarter as many", at_least(4)
     )
 
 
 class Blobs(TaskStream):
-    """Three tasks of two classes. A class is a colour drawn from the run's seed; the place of the spot is drawn for each image.
+    """Three tasks of two classes. A class is a colour drawn from the run's seed.
 
-    Input ``image`` (3, 32, 32) in [0, 1].
+    The place of the spot is drawn for each image. Input ``image`` (3, 32, 32) in [0, 1].
     """
 
     Config = BlobsConfig

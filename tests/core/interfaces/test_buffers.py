@@ -1,4 +1,4 @@
-"""Buffers whose number and shapes change."""
+"""Buffers whose names and shapes change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sidetune_core.storage import checkpoint
 
 
 class Remembering(nn.Module):
-    """Something fixed, and a memory."""
+    """A fixed layer, and a memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Remembering(nn.Module):
         self.memory = BufferDict()
 
 
-def test_it_holds_what_was_put_in_last() -> None:
+def test_it_holds_the_latest_tensors() -> None:
     memory = BufferDict()
     memory["x.y"] = torch.ones(2)
     memory.replace({"a": torch.zeros(3), "b": torch.ones(1)})
@@ -51,7 +51,7 @@ def test_a_checkpoint_of_any_size_loads(tmp_path: Path) -> None:
     assert torch.equal(second.linear.weight, first.linear.weight)
 
 
-def test_what_is_beside_it_has_to_fit_as_ever(tmp_path: Path) -> None:
+def test_other_tensors_must_still_fit(tmp_path: Path) -> None:
     first, second = Remembering(), Remembering()
     first.memory["x"] = torch.rand(7, 2)
     first.linear = nn.Linear(2, 4)

@@ -15,11 +15,11 @@ from sidetune_core.interfaces.tasks import Batch, Order
 
 
 def examples_of(train: int = 60, val: int = 12, test: int = 18, classes: int = 6) -> Examples:
-    """Examples whose three values are, in every row, the example's id: what is seen tells where it comes from."""
+    """Examples whose three values are the example's id, so that inputs identify their example."""
     sizes = {"train": train, "val": val, "test": test}
     ids = torch.arange(sum(sizes.values())).split(list(sizes.values()))  # type: ignore[no-untyped-call]
     return Examples(
-        {split: some[:, None].expand(-1, 3).clone() for split, some in zip(sizes, ids, strict=True)},
+        {split: rows[:, None].expand(-1, 3).clone() for split, rows in zip(sizes, ids, strict=True)},
         {split: torch.arange(size) % classes for split, size in sizes.items()},
     )
 
@@ -45,25 +45,25 @@ def task_of(
 
 
 def predict(_: Inputs) -> Tensor:
-    raise AssertionError("a data task collects no experience")
+    raise AssertionError("a classification task does not act")
 
 
 def draw(task: ClassTask, batches: int, seed: int = 0, first_step: int = 0) -> list[Batch]:
     return list(islice(task.train(predict, Order(seed, 8, first_step)), batches))
 
 
-def equal(one: Batch, other: Batch) -> bool:
+def equal(first: Batch, second: Batch) -> bool:
     return (
-        torch.equal(one.ids, other.ids)
-        and torch.equal(one.inputs["image"], other.inputs["image"])
-        and torch.equal(one.targets, other.targets)
+        torch.equal(first.ids, second.ids)
+        and torch.equal(first.inputs["image"], second.inputs["image"])
+        and torch.equal(first.targets, second.targets)
     )
 
 
 @pytest.mark.parametrize("augmented", [False, True])
 def test_batches_are_a_function_of_seed_and_step(augmented: bool) -> None:
     first = draw(task_of(augmented=augmented), 5)
-    torch.rand(7)  # the global generator has no say
+    torch.rand(7)  # the global generator has no effect
     again = draw(task_of(augmented=augmented), 5)
     assert all(map(equal, first, again))
 
@@ -79,35 +79,36 @@ def test_another_seed_gives_another_order() -> None:
     assert not equal(draw(task_of(), 1, seed=0)[0], draw(task_of(), 1, seed=1)[0])
 
 
-def test_tasks_of_one_stream_are_shuffled_apart() -> None:
-    one, other = draw(task_of(id="t0"), 1)[0], draw(task_of(id="t1"), 1)[0]
-    assert not torch.equal(one.ids, other.ids)
+def test_tasks_of_one_stream_are_shuffled_independently() -> None:
+    (first,), (second,) = draw(task_of(id="t0"), 1), draw(task_of(id="t1"), 1)
+    assert not torch.equal(first.ids, second.ids)
 
 
 def test_augmentation_differs_from_step_to_step() -> None:
-    task = ClassTask(
-        "t0", "one example of each class", examples_of(train=2, classes=2, val=2, test=2), (0, 1),
-        transform=Tensor.float, augment=lambda stored, generator: stored + torch.rand(stored.shape, generator=generator),
-    )  # fmt: skip
+    def jitter(stored: Tensor, generator: torch.Generator) -> Tensor:
+        return stored + torch.rand(stored.shape, generator=generator)
+
+    examples = examples_of(train=2, classes=2, val=2, test=2)
+    task = ClassTask("t0", "a pair", examples, (0, 1), transform=Tensor.float, augment=jitter)
     first, second = draw(task, 2)
     assert not torch.equal(first.inputs["image"].sort(0)[0], second.inputs["image"].sort(0)[0])
 
 
-def test_every_pass_has_every_example_of_the_task_once() -> None:
-    ids = torch.cat([batch.ids for batch in draw(task_of((0, 1)), 5)])  # two passes over 20 examples
-    wanted = [number for number in range(60) if number % 6 in (0, 1)]
-    assert sorted(ids[:20].tolist()) == sorted(ids[20:].tolist()) == wanted
+def test_every_epoch_has_every_example_of_the_task_once() -> None:
+    ids = torch.cat([batch.ids for batch in draw(task_of((0, 1)), 5)])  # two epochs of 20 examples
+    expected = [id for id in range(60) if id % 6 in (0, 1)]
+    assert sorted(ids[:20].tolist()) == sorted(ids[20:].tolist()) == expected
 
 
-def test_an_epoch_is_as_many_batches_as_the_task_has_examples_for() -> None:
+def test_an_epoch_has_as_many_batches_as_the_examples_fill() -> None:
     assert task_of((0, 1)).steps_per_epoch(8) == round(20 / 8)
 
 
-def test_an_epoch_has_one_batch_at_least() -> None:
+def test_an_epoch_has_at_least_one_batch() -> None:
     assert task_of((0, 1)).steps_per_epoch(1000) == 1
 
 
-def test_ids_tell_the_examples_of_all_splits_apart() -> None:
+def test_ids_are_unique_over_all_splits() -> None:
     task = task_of((0, 1, 2, 3, 4, 5))
     seen = {split: seen_ids(task, split) for split in ("val", "test")}
     seen["train"] = sorted(torch.cat([batch.ids for batch in draw(task, 15)]).unique().tolist())  # type: ignore[no-untyped-call]
@@ -120,13 +121,13 @@ def test_an_id_means_the_same_example_in_every_task() -> None:
             assert torch.equal(batch.inputs["image"], batch.ids[:, None].expand(-1, 3).float())
 
 
-def test_inputs_that_do_not_change_carry_their_ids() -> None:
+def test_inputs_that_do_not_change_have_ids() -> None:
     (batch,) = draw(task_of(), 1)
     assert batch.inputs.ids is not None
     assert torch.equal(batch.inputs.ids, batch.ids)
 
 
-def test_augmented_inputs_carry_no_ids() -> None:
+def test_augmented_inputs_have_no_ids() -> None:
     (batch,) = draw(task_of(augmented=True), 1)
     assert batch.inputs.ids is None
     assert len(batch.ids) == 8
@@ -134,7 +135,7 @@ def test_augmented_inputs_carry_no_ids() -> None:
 
 def test_evaluation_is_not_augmented() -> None:
     task = task_of(augmented=True)
-    assert seen_ids(task, "test") == [number for number in range(72, 90) if number % 6 in (0, 1)]
+    assert seen_ids(task, "test") == [id for id in range(72, 90) if id % 6 in (0, 1)]
 
 
 def test_labels_are_renumbered_in_the_order_of_the_classes() -> None:
@@ -145,11 +146,11 @@ def test_labels_are_renumbered_in_the_order_of_the_classes() -> None:
 def test_the_loss_is_one_for_each_example_and_equals_torchs() -> None:
     (batch,) = draw(task_of((0, 1, 2)), 1)
     output = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
-    ours = task_of((0, 1, 2)).loss(output, batch)
+    loss = task_of((0, 1, 2)).loss(output, batch)
     by_hand = -output.double().softmax(1)[torch.arange(8), batch.targets].log()
-    assert ours.shape == (8,)
-    torch.testing.assert_close(ours.double(), by_hand, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(ours.mean(), torch.nn.functional.cross_entropy(output, batch.targets))
+    assert loss.shape == (8,)
+    torch.testing.assert_close(loss.double(), by_hand, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(loss.mean(), torch.nn.functional.cross_entropy(output, batch.targets))
 
 
 def test_the_loss_of_a_half_precision_output_is_computed_in_float32() -> None:
@@ -160,24 +161,24 @@ def test_the_loss_of_a_half_precision_output_is_computed_in_float32() -> None:
 def test_evaluation_equals_a_count_by_hand() -> None:
     task = task_of((0, 1, 2))  # test ids 72 to 89, of which nine are of class 0, 1 or 2
 
-    def says_class_one(inputs: Inputs) -> Tensor:
+    def predict_class_one(inputs: Inputs) -> Tensor:
         output = torch.zeros(len(inputs["image"]), 3)
         output[:, 1] = torch.tensor(2.0).log()  # probabilities 1/4, 1/2, 1/4
         return output
 
-    figures = task.evaluate(says_class_one, "test")
-    assert figures["accuracy"] == pytest.approx(3 / 9)
-    assert figures["loss"] == pytest.approx(
+    metrics = task.evaluate(predict_class_one, "test")
+    assert metrics["accuracy"] == pytest.approx(3 / 9)
+    assert metrics["loss"] == pytest.approx(
         float((3 * torch.tensor(2.0).log() + 6 * torch.tensor(4.0).log()) / 9)
     )
 
 
-def test_evaluation_goes_through_a_large_split_once() -> None:
+def test_evaluation_reads_every_example_of_a_large_split_once() -> None:
     task = task_of((0, 1), examples=examples_of(test=2 * EVALUATION_BATCH + 2, classes=2))
     assert len(seen_ids(task, "test")) == 2 * EVALUATION_BATCH + 2
 
 
-def test_it_evaluates_on_every_split_but_the_one_it_trains_on() -> None:
+def test_it_evaluates_on_every_split_except_the_training_split() -> None:
     assert task_of().splits == ("val", "test")
 
 
@@ -213,14 +214,14 @@ def test_a_fingerprint_changes_with_the_transform() -> None:
 
 
 def seen_ids(task: ClassTask, split: str) -> list[int]:
-    """Ids of what `predict` is shown in an evaluation, told by the values of the inputs."""
+    """Ids of the inputs of `predict` in an evaluation, which equal the values of the inputs."""
     seen: list[int] = []
 
-    def look(inputs: Inputs) -> Tensor:
+    def record_ids(inputs: Inputs) -> Tensor:
         assert inputs.ids is not None
         assert torch.equal(inputs["image"][:, 0].long(), inputs.ids)
         seen.extend(inputs.ids.tolist())
         return torch.zeros(len(inputs["image"]), 9)
 
-    task.evaluate(look, split)
+    task.evaluate(record_ids, split)
     return sorted(seen)

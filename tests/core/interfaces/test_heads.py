@@ -1,4 +1,4 @@
-"""The normalisation in front of the heads, and the heads."""
+"""The normalisation before the heads, and the heads."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def test_a_sequence_is_standardised_at_every_position() -> None:
 @pytest.mark.parametrize(
     ("channels", "groups"), [(8, 1), (16, 2), (24, 2), (32, 4), (60, 4), (64, 8), (768, 8), (7, 1), (3, 1)]
 )
-def test_a_group_has_at_least_eight_numbers_where_there_are_so_many(channels: int, groups: int) -> None:
+def test_a_group_has_at_least_eight_values_if_possible(channels: int, groups: int) -> None:
     x = randn(4, channels)
     torch.testing.assert_close(normalise(x), nn.GroupNorm(groups, channels, affine=False)(x))
 
 
 @pytest.mark.parametrize("shape", [(64,), (8,), (5, 8), (8, 16, 16), (8, 1, 1), (3,)])
-def test_examples_that_differ_still_differ(shape: tuple[int, ...]) -> None:
+def test_different_examples_stay_different(shape: tuple[int, ...]) -> None:
     out = normalise(randn(2, *shape))
     assert (out[0] - out[1]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("shape", [(64,), (5, 64), (8, 4, 4)])
-def test_the_scale_and_level_of_an_encoding_do_not_matter(shape: tuple[int, ...]) -> None:
+def test_the_scale_and_offset_of_an_encoding_have_no_effect(shape: tuple[int, ...]) -> None:
     x = randn(4, *shape)
     torch.testing.assert_close(normalise(1000 * x + 3), normalise(x), rtol=1e-4, atol=1e-4)
 
@@ -89,14 +89,14 @@ def task(id: str) -> ClassTask:
 
 
 @pytest.mark.parametrize("norm", [True, False])
-def test_heads_normalise_if_asked(norm: bool) -> None:
+def test_heads_normalise_by_option(norm: bool) -> None:
     heads = Heads((64,), norm)
     heads.add_task(task("t0"))
     x = randn(3, 64).float()
     torch.testing.assert_close(heads.predict(x, "t0"), heads["t0"](normalise(x) if norm else x))
 
 
-def test_heads_make_each_task_its_own_for_their_shape() -> None:
+def test_each_task_has_its_own_head_for_the_shape_of_the_encodings() -> None:
     heads: Any = Heads((8, 4, 4))
     heads.add_task(task("t0"))
     assert heads.add_task(task("t1")) is heads["t1"]

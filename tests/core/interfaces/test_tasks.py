@@ -1,4 +1,4 @@
-"""The order in which a task's examples come."""
+"""The order of a task's training examples."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sidetune_core.interfaces.tasks import Order, shuffled
 
 
 def draw(count: int, order: Order, batches: int, *names: object) -> list[list[int]]:
-    return [places.tolist() for places in islice(shuffled(count, order, *names), batches)]
+    return [indices.tolist() for indices in islice(shuffled(count, order, *names), batches)]
 
 
-def test_the_order_is_the_same_whenever_it_is_asked_for() -> None:
+def test_the_order_is_deterministic() -> None:
     first = draw(10, Order(3, 4), 7, "t0")
-    torch.rand(5)  # the global generator has no say
+    torch.rand(5)  # the global generator has no effect
     assert draw(10, Order(3, 4), 7, "t0") == first
 
 
@@ -36,18 +36,18 @@ def test_beginning_at_a_step_equals_skipping_the_ones_before(batch_size: int, fi
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 25])
-def test_every_pass_has_every_example_once(batch_size: int) -> None:
+def test_every_epoch_has_every_example_once(batch_size: int) -> None:
     drawn = sum(draw(10, Order(0, batch_size), 60 // batch_size, "t0"), [])
-    passes = [drawn[first : first + 10] for first in range(0, len(drawn) - 9, 10)]
-    assert all(sorted(one) == list(range(10)) for one in passes)
+    epochs = [drawn[first : first + 10] for first in range(0, len(drawn) - 9, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
 
 
-def test_two_passes_differ() -> None:
+def test_two_epochs_differ() -> None:
     first, second = draw(50, Order(0, 50), 2, "t0")
     assert first != second
 
 
-def test_no_batch_is_short() -> None:
+def test_no_batch_is_incomplete() -> None:
     assert {len(batch) for batch in draw(10, Order(0, 7), 20, "t0")} == {7}
 
 

@@ -1,4 +1,4 @@
-"""The conformance kit passes what keeps the contracts, and says what is wrong with what does not."""
+"""The conformance kit passes plugins that keep the contracts, and names the fault of those that do not."""
 
 from __future__ import annotations
 
@@ -128,13 +128,13 @@ def test_plugins_of_a_third_party_conform(kind: str, name: str, monkeypatch: pyt
     assert failures(check_plugin(kind, name)) == {}
 
 
-def test_an_option_is_passed_on_to_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_option_is_passed_to_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ACME)
     assert failures(check_plugin("learner", "acme_sidetune.bitfit:BitFit", {"coef": 0.1})) == {}
 
 
-class Thawing(Learner):
-    """Trains heads only, but puts the base into training mode: batch norm drifts."""
+class Drifting(Learner):
+    """Trains heads only, but sets the base to training mode, so running statistics change."""
 
     Config = NoOptions
 
@@ -151,14 +151,14 @@ class Thawing(Learner):
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
 
-def test_a_learner_that_moves_what_it_did_not_return_is_found() -> None:
-    found = failures(check("learner", Thawing))
-    assert "base.norm.running_mean" in found["moves_only_what_start_returned"]
-    assert "base.last.weight" not in found["moves_only_what_start_returned"]
+def test_a_learner_that_changes_tensors_it_did_not_return_fails() -> None:
+    failed = failures(check("learner", Drifting))
+    assert "base.norm.running_mean" in failed["trains_only_what_start_returned"]
+    assert "base.last.weight" not in failed["trains_only_what_start_returned"]
 
 
-class Forgetful(Thawing):
-    """Keeps what it has estimated where no checkpoint sees it."""
+class Forgetful(Drifting):
+    """Keeps its estimate outside the state dict."""
 
     strength = 0.0
 
@@ -173,24 +173,24 @@ class Forgetful(Thawing):
         self.strength = 1.0
 
 
-def test_a_learner_whose_state_is_lost_on_resume_is_found() -> None:
-    found = failures(check("learner", Forgetful))
-    assert "goes_on_as_if_never_stopped" in found
-    assert found.keys() <= {"goes_on_as_if_never_stopped", "goes_on_in_the_middle_of_a_task"}
-    assert "buffers" in found["goes_on_as_if_never_stopped"]
+def test_a_learner_whose_state_is_lost_on_resume_fails() -> None:
+    failed = failures(check("learner", Forgetful))
+    assert "resumes_exactly_between_tasks" in failed
+    assert failed.keys() <= {"resumes_exactly_between_tasks", "resumes_exactly_within_a_task"}
+    assert "buffers" in failed["resumes_exactly_between_tasks"]
 
 
-class Stranger(Thawing):
-    """Returns a module that it does not hold."""
+class Foreign(Drifting):
+    """Returns a module that is not its own."""
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
         return [self.heads.add_task(task), nn.Linear(2, 2)]
 
 
-def test_a_learner_that_returns_what_is_not_its_own_is_found() -> None:
+def test_a_learner_that_returns_a_foreign_module_fails() -> None:
     assert (
-        "a Linear that is not the learner's"
-        in failures(check("learner", Stranger))["start_returns_parts_of_its_own"]
+        "a Linear that is not part of the learner"
+        in failures(check("learner", Foreign))["start_returns_its_own_modules"]
     )
 
 
@@ -201,10 +201,10 @@ class Vector(Forgetful):
         return {"size": torch.zeros(3)}
 
 
-def test_a_penalty_with_an_axis_is_found() -> None:
+def test_a_penalty_with_an_axis_fails() -> None:
     assert (
-        "penalty 'size' is of shape (3,); give a tensor without axes"
-        in failures(check("learner", Vector))["learns_two_tasks"]
+        "penalty 'size' has shape (3,); return a tensor without axes"
+        in failures(check("learner", Vector))["trains_on_two_tasks"]
     )
 
 
@@ -215,43 +215,43 @@ class Eager(Forgetful):
         return {"size": torch.ones(())}
 
 
-def test_a_penalty_before_there_is_anything_to_protect_is_found() -> None:
-    found = failures(check("learner", Eager))
-    assert (
-        "the penalty of the very first batch is 'size' 1"
-        in found["penalty_is_zero_before_anything_is_learnt"]
-    )
+def test_a_penalty_before_there_is_a_task_to_protect_fails() -> None:
+    failed = failures(check("learner", Eager))
+    assert "the penalty for the first batch is 'size' 1" in failed["penalty_is_zero_on_the_first_batch"]
 
 
-class Meddler(Forgetful):
-    """Lets gradients flow into what it did not return."""
+class Unfreezing(Forgetful):
+    """Lets gradients reach parameters that it did not return."""
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         self.base.requires_grad_(torch.is_grad_enabled())
         return super().forward(inputs, task_id)
 
 
-def test_a_gradient_where_none_was_declared_is_found() -> None:
-    assert "base.first.weight" in failures(check("learner", Meddler))["gradients_go_only_where_start_says"]
+def test_a_gradient_of_a_parameter_that_was_not_returned_fails() -> None:
+    assert (
+        "base.first.weight"
+        in failures(check("learner", Unfreezing))["gradients_reach_only_what_start_returned"]
+    )
 
 
 class Padding(Forgetful):
-    """Gives a third score that no class has."""
+    """Returns a third logit without a class."""
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        scores = super().forward(inputs, task_id)
-        return torch.cat([scores, scores.mean(1, keepdim=True)], 1)
+        logits = super().forward(inputs, task_id)
+        return torch.cat([logits, logits.mean(1, keepdim=True)], 1)
 
 
-def test_outputs_of_another_shape_than_the_head_s_are_found() -> None:
+def test_outputs_of_another_shape_than_the_heads_fail() -> None:
     assert (
-        "(8, 3); give what the task's head gives"
+        "has shape (8, 3); return the output of the task's head"
         in failures(check("learner", Padding))["outputs_have_the_shape_of_the_head"]
     )
 
 
 class Noisy(Base):
-    """Prints, and draws where it should compute."""
+    """Prints, and draws random numbers in eval mode."""
 
     Config = NoOptions
 
@@ -264,10 +264,10 @@ class Noisy(Base):
         return Features(inputs["image"].mean((2, 3)) + 1e-9 * float(np.random.rand()))
 
 
-def test_what_is_printed_and_what_is_drawn_in_evaluation_is_found(capsys: pytest.CaptureFixture[str]) -> None:
-    found = failures(check("base", Noisy))
-    assert "prints 'working on it'" in found["nothing_is_printed"]
-    assert "draws random numbers" in found["evaluation_draws_no_random_numbers"]
+def test_printing_and_random_numbers_in_evaluation_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = failures(check("base", Noisy))
+    assert "prints 'working on it'" in failed["nothing_is_printed"]
+    assert "draws random numbers" in failed["evaluation_draws_no_random_numbers"]
     assert capsys.readouterr().out == ""
 
 
@@ -279,36 +279,46 @@ class Seeding(Noisy):
         super().__init__(config, inputs)
 
 
-def test_a_plugin_that_seeds_the_global_generator_is_found() -> None:
+def test_a_plugin_that_seeds_the_global_generator_fails() -> None:
     assert "seeds PyTorch's global generator" in failures(check("base", Seeding))["can_be_built"]
 
 
-def test_an_env_that_draws_from_the_global_generator_is_found() -> None:
-    assert "reading the data draws" in failures(check("env", Leaky))["global_random_state_is_left_alone"]
+def test_an_env_that_draws_from_the_global_generator_fails() -> None:
+    assert "reading the data draws" in failures(check("env", Leaky))["global_random_state_is_unchanged"]
 
 
 class Candid(Eager):
-    """Says what it does not keep, and more."""
+    """Declares a known failure, and two that are none."""
 
     known_failures = {
-        "penalty_is_zero_before_anything_is_learnt": "the penalty is the method",
-        "learns_two_tasks": "?",
+        "penalty_is_zero_on_the_first_batch": "the penalty is the method",
+        "trains_on_two_tasks": "?",
         "flies": "?",
     }
 
 
-def test_a_known_failure_counts_as_passed_and_a_declaration_that_is_not_needed_as_failed() -> None:
+def test_a_known_failure_counts_as_passed_and_a_superfluous_declaration_as_failed() -> None:
     findings = check("learner", Candid)
     (known,) = [finding for finding in findings if finding.known]
     assert (known.outcome, known.passed) == ("known", True)
-    assert known.message.startswith(
-        "the penalty is the method (with base: the penalty of the very first batch"
-    )
+    assert known.message.startswith("the penalty is the method (with base: the penalty for the first batch")
     assert failures(findings) == {
-        "learns_two_tasks": "is declared in known_failures, and passes; take the declaration out",
-        "known_failures_are_checks": "known_failures names 'flies', which is no check here",
+        "trains_on_two_tasks": "is declared in known_failures but passes; remove the declaration",
+        "known_failures_are_checks": "known_failures names 'flies', which is not a check of this plugin",
     }
     assert "1 known" in report(findings)
+
+
+class Longstanding(Eager):
+    """Declares a known failure under the name that the check had in version 0.1."""
+
+    known_failures = {"penalty_is_zero_before_anything_is_learnt": "the penalty is the method"}
+
+
+def test_a_known_failure_may_be_declared_under_the_former_name_of_the_check() -> None:
+    with pytest.warns(DeprecationWarning, match="is now 'penalty_is_zero_on_the_first_batch'"):
+        findings = check("learner", Longstanding)
+    assert [finding.check for finding in findings if finding.known] == ["penalty_is_zero_on_the_first_batch"]
 
 
 DISTRIBUTION = {
@@ -337,7 +347,7 @@ class Loud(Merger):
 
 @pytest.fixture
 def loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed distribution that does much wrong before anything is built."""
+    """An installed distribution with several faults in its metadata and imports."""
     for name, text in DISTRIBUTION.items():
         path = tmp_path / "site" / "loud-1.0.dist-info" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -349,18 +359,18 @@ def loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("loud")
-def test_what_is_wrong_with_a_package_is_found() -> None:
+def test_faults_of_a_package_are_reported() -> None:
     (checked,) = check_distribution("loud")
-    found = failures(checked.findings)
+    failed = failures(checked.findings)
     assert not checked.passed
-    assert found["name_is_plain"].startswith("the entry point is called 'Loud'; use lower-case letters")
-    assert "loud 1.0 does not require sidetune" in found["distribution_requires_sidetune"]
-    assert "importing loud already imports loud.merger" in found["package_imports_it_only_when_asked"]
-    assert "Loud has no docstring" in found["class_says_what_it_is"]
+    assert failed["name_is_plain"].startswith("the entry point is called 'Loud'; use lower-case letters")
+    assert "loud 1.0 does not require sidetune" in failed["distribution_requires_sidetune"]
+    assert "importing loud already imports loud.merger" in failed["package_imports_it_only_when_asked"]
+    assert "Loud has no docstring" in failed["class_has_a_docstring"]
 
 
 @pytest.mark.usefixtures("loud")
-def test_what_an_import_does_besides_is_found(tmp_path: Path) -> None:
+def test_side_effects_of_an_import_fail(tmp_path: Path) -> None:
     (tmp_path / "site" / "loud" / "__init__.py").write_text("")
     (checked,) = check_distribution("loud")
     assert (
@@ -369,7 +379,7 @@ def test_what_an_import_does_besides_is_found(tmp_path: Path) -> None:
     )
 
 
-def test_a_distribution_that_is_not_there_and_an_option_that_nobody_takes_are_errors() -> None:
+def test_an_unknown_distribution_and_an_option_of_no_plugin_are_errors() -> None:
     with pytest.raises(PluginError, match="Did you mean 'sidetune'"):
         check_distribution("sidetun")
     with pytest.raises(OptionError, match="no plugin of sidetune has an option 'flavour'"):
@@ -377,7 +387,7 @@ def test_a_distribution_that_is_not_there_and_an_option_that_nobody_takes_are_er
 
 
 class Changeable(Forgetful):
-    """Its options can be changed after the fact."""
+    """Its options are mutable."""
 
     @attrs.define
     class Config:
@@ -386,10 +396,10 @@ class Changeable(Forgetful):
         coef: float = option(1.0, "weight of nothing")
 
 
-def test_a_config_that_is_not_frozen_is_found() -> None:
+def test_a_config_that_is_not_frozen_fails() -> None:
     (finding,) = check("learner", Changeable)
     assert not finding.passed
-    assert finding.check == "name_leads_to_a_class_of_its_kind"
+    assert finding.check == "name_resolves_to_a_class_of_its_kind"
     assert "decorate it with @attrs.frozen" in finding.message
 
 
@@ -403,12 +413,12 @@ class Silent(Forgetful):
         coef: float = 1.0
 
 
-def test_an_option_without_a_help_text_is_found() -> None:
+def test_an_option_without_a_help_text_fails() -> None:
     assert "coef" in failures(check("learner", Silent))["every_option_has_a_help_text"]
 
 
 class Mistaken(Base):
-    """Declares 32 channels and gives 3."""
+    """Declares 32 channels and returns 3."""
 
     Config = NoOptions
 
@@ -420,10 +430,10 @@ class Mistaken(Base):
         return Features(inputs["image"].mean((2, 3)))
 
 
-def test_a_base_of_another_shape_than_declared_is_found() -> None:
-    found = failures(check("base", Mistaken))
-    assert found.keys() == {"outputs_have_the_declared_shapes"}
-    assert "(2, 3) where (2, 32) is declared" in found["outputs_have_the_declared_shapes"]
+def test_a_base_of_another_shape_than_declared_fails() -> None:
+    failed = failures(check("base", Mistaken))
+    assert failed.keys() == {"outputs_have_the_declared_shapes"}
+    assert "have shapes (2, 3), but (2, 32) is declared" in failed["outputs_have_the_declared_shapes"]
 
 
 class Clingy(Side):
@@ -439,12 +449,12 @@ class Clingy(Side):
         return features.encoding
 
 
-def test_a_side_that_keeps_the_base_is_found() -> None:
+def test_a_side_that_keeps_the_base_fails() -> None:
     assert "base.norm.weight" in failures(check("side", Clingy))["base_is_not_kept"]
 
 
 class FromZero(Examples):
-    """Every split numbered from 0."""
+    """Ids start at 0 in every split."""
 
     def first_id(self, split: str) -> int:
         return 0
@@ -467,20 +477,20 @@ class Leaky(TaskStream):
         return [ClassTask("t0", "a task", examples, (0, 1), transform=torch.clone)]
 
 
-def test_an_env_with_overlapping_ids_is_found() -> None:
-    found = failures(check("env", Leaky))
-    assert "ids such as 0 are trained on and in split 'test'" in found["training_examples_are_not_tested"]
-    assert "draw the data from the seed" in found["two_streams_of_one_seed_agree"]
+def test_an_env_with_overlapping_ids_fails() -> None:
+    failed = failures(check("env", Leaky))
+    assert "training ids, such as 0, are in split 'test'" in failed["training_examples_are_not_tested"]
+    assert "draw the data from the seed" in failed["two_streams_of_one_seed_agree"]
 
 
 class Bursting(Mistaken):
-    """Raises what nobody expects."""
+    """Raises an unexpected error."""
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         raise KeyError("pixels")
 
 
-def test_what_a_plugin_raises_becomes_a_finding() -> None:
+def test_an_error_of_a_plugin_becomes_a_finding() -> None:
     assert (
         "raises KeyError: 'pixels' (test_plugin.py, line"
         in failures(check("base", Bursting))["outputs_are_finite"]
@@ -494,30 +504,30 @@ def test_an_unknown_name_is_a_finding_and_an_unknown_kind_an_error() -> None:
         check_plugin("lerner", "sidetune")
 
 
-def test_a_side_that_does_not_fit_is_skipped_and_said_to_be() -> None:
+def test_checks_of_a_side_that_does_not_fit_are_skipped_with_the_reason() -> None:
     findings = check_plugin("side", "sidetune/fcn4", {"weights": "none"})
     skipped = [finding for finding in findings if finding.skipped]
     assert [finding.passed for finding in skipped] == [True]
-    assert "shape (8, 4, 4): does not fit here" in skipped[0].message
+    assert "shape (8, 4, 4): does not fit" in skipped[0].message
     assert failures(findings) == {}
 
 
-def test_the_report_has_a_line_for_each_finding_and_counts_them() -> None:
+def test_the_report_has_a_line_for_each_finding_and_a_line_of_counts() -> None:
     findings = [
         Finding("it_works", True, ""),
         Finding("it_fits", True, "not here", skipped=True),
-        Finding("it_is_right", False, "mend it"),
+        Finding("it_is_right", False, "correct it"),
     ]
     assert report(findings).splitlines() == [
         "ok    it works",
         "skip  it fits: not here",
-        "FAIL  it is right: mend it",
+        "FAIL  it is right: correct it",
         "1 passed, 1 skipped, 1 failed",
     ]
 
 
 def check(kind: str, cls: type[Any]) -> list[Finding]:
-    """Check a class of this file."""
+    """Findings about a class of this file."""
     return check_plugin(kind, f"{__name__}:{cls.__name__}")
 
 

@@ -112,7 +112,7 @@ def test_a_base_that_cannot_be_cut_is_refused() -> None:
         def first_layers(self, layers: int) -> Any:
             return super(sample.TinyReader, self).first_layers(layers)
 
-    with pytest.raises(FitError, match="Whole cannot be cut after 2 layers"):
+    with pytest.raises(FitError, match="Whole cannot be truncated to 2 layers"):
         side("encoder", Whole())
 
 

@@ -1,0 +1,8 @@
+"""Messages that several checks share."""
+
+from __future__ import annotations
+
+DRAWS_IN_EVAL = (
+    "a forward pass in eval mode draws random numbers or seeds a generator; draw only if self.training is set"
+)
+SEEDED_BY_CORE = "PyTorch's global generator (torch.manual_seed); remove it: the core seeds, plugins draw"
