@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -83,21 +84,22 @@ class Replay:
 
 def replay(learner: nn.Module, predict: Predict, inputs: Mapping[str, Tensor], *names: object) -> Replay:
     """Pass probes through a learner, with random numbers seeded by `names`."""
-    reads = ReadTracker(dict(named_tensors(learner)))
+    tracker = CompilerReadTracker if "torch._dynamo" in sys.modules else ReadTracker
+    reads = tracker(dict(named_tensors(learner)))
     with seeded(0, "probes", *names), reads:
         output = predict(Inputs(dict(inputs)))
     return Replay(output.detach().cpu().clone(), frozenset(reads.names))
 
 
-class ReadTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, records in `names` which of the tensors PyTorch's operations receive.
+class _Reads:
+    """The methods of `ReadTracker`.
 
-    Views, modules, functional calls and calls without gradient all count. Tensors that share memory are read
-    together.
+    They are apart because PyTorch wraps ``__torch_dispatch__`` of a class that defines it itself, to keep
+    torch.compile out of it, and the wrapper imports the compiler (about a second).
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.names: set[str] = set()
         self._names_at: dict[int, list[str]] = {}
         for name, tensor in tensors.items():
@@ -109,6 +111,20 @@ class ReadTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(leaf, Tensor):
                 self.names.update(self._names_at.get(leaf.untyped_storage().data_ptr(), ()))
         return func(*args, **(kwargs or {}))
+
+
+class ReadTracker(_Reads, TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While active, records in `names` which of the tensors PyTorch's operations receive.
+
+    Views, modules, functional calls and calls without gradient all count. Tensors that share memory are read
+    together.
+    """
+
+
+class CompilerReadTracker(ReadTracker):  # type: ignore[no-untyped-call]
+    """`ReadTracker` in PyTorch's wrapper, for processes that have imported the compiler."""
+
+    __torch_dispatch__ = _Reads.__torch_dispatch__
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

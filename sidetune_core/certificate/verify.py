@@ -11,24 +11,21 @@ import attrs
 from torch import Tensor, nn
 
 from sidetune_core import hashing
-from sidetune_core.assembly.build import build_learner, build_stream, without_weights
+from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.predict import make_predict
+from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
 from sidetune_core.certificate import probes
 from sidetune_core.certificate.issue import compare
 from sidetune_core.certificate.probes import Stored
 from sidetune_core.certificate.record import Certificate, TaskRecord, TaskSketch, overall, read_certificate
-from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import from_values
-from sidetune_core.errors import OptionError, RunError, WeightsError
+from sidetune_core.config.resolve import ResolvedRun
+from sidetune_core.errors import RunError, WeightsError
 from sidetune_core.interfaces.heads import ClassHead
 from sidetune_core.interfaces.inputs import InputShapes, Shape
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream
-from sidetune_core.seeding import seeded
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import RunFolder
-from sidetune_core.storage.weights import fill
-from sidetune_core.system import device
 from sidetune_core.system.device import Machine
 
 ROUNDING = 0.05
@@ -165,19 +162,18 @@ def _replay_mismatches(
     notes: list[str],
 ) -> Iterator[str]:
     """Where the learner, rebuilt from the newest checkpoint, contradicts the certificate."""
-    about = folder.read_json("run.json")
-    composition = _without_weights(resolve(from_values(about.get("resolved"), str(folder.path / "run.json"))))
-    machine = _choose(composition)
-    if str(machine) != about.get("machine"):
-        notes.append(f"checked on {machine}; the run was on {about.get('machine')}")
-    learner, tasks = _rebuild(composition, certificate, machine)
+    resolved = read_resolved(folder)
+    machine = choose_machine(resolved)
+    run_machine = folder.read_json("run.json").get("machine")
+    if str(machine) != run_machine:
+        notes.append(f"checked on {machine}; the run was on {run_machine}")
     count = len(certificate.trained)
+    source = str(checkpoint.boundary(folder.checkpoints, count))
     try:
-        fill(learner, states[count], str(checkpoint.boundary(folder.checkpoints, count)))
+        learner, tasks = _restore(resolved, certificate, states[count], source, machine)
     except WeightsError as error:
         yield str(error)
         return
-    learner.requires_grad_(False).eval()
     tensors = dict(probes.named_tensors(learner))
     now = hashing.digests(tensors)
     names = sorted(now.keys() | certificate.now.keys())
@@ -223,49 +219,22 @@ def _differences(certified: TaskRecord, recomputed: TaskRecord) -> Iterator[str]
         )
 
 
-def _rebuild(
-    composition: ResolvedRun, certificate: Certificate, machine: Machine
+def _restore(
+    resolved: ResolvedRun, certificate: Certificate, state: Mapping[str, Any], source: str, machine: Machine
 ) -> tuple[Learner, Mapping[str, Task]]:
-    """The learner with every task started, and the tasks: sketches if they suffice, otherwise the env's."""
+    """The learner of a checkpoint and its tasks: sketches if they suffice, otherwise the env's."""
     sketches = {task.id: task.sketch for task in certificate.tasks if task.sketch is not None}
     if len(sketches) == len(certificate.tasks):
         sketched = _SketchedStream(sketches)
         try:
-            return _start(composition, sketched, sketched.tasks(), machine)
+            learner = restore(resolved, sketched, sketched.tasks(), state, source, machine)
+            return learner, {task.id: task for task in sketched.tasks()}
         except _DataNeeded:
             pass
-    with closing(build_stream(composition)) as stream:
+    with closing(build_stream(resolved)) as stream:
         tasks = [task for task in stream.tasks() if task.id in certificate.trained]
-        return _start(composition, stream, tasks, machine)
-
-
-def _start(
-    composition: ResolvedRun, stream: TaskStream, tasks: Sequence[Task], machine: Machine
-) -> tuple[Learner, Mapping[str, Task]]:
-    learner = build_learner(composition, stream)
-    machine.place(learner)
-    for task in tasks:
-        with seeded(composition.seed, "start", task.id):
-            learner.start(task)
-        machine.place(learner)
+        learner = restore(resolved, stream, tasks, state, source, machine)
     return learner, {task.id: task for task in tasks}
-
-
-def _without_weights(composition: ResolvedRun) -> ResolvedRun:
-    """The same components with random weights; the checkpoint has the trained ones."""
-    components = {
-        slot: attrs.evolve(component, config=without_weights(component))
-        for slot, component in composition.components.items()
-    }
-    return attrs.evolve(composition, components=components)
-
-
-def _choose(composition: ResolvedRun) -> Machine:
-    """The device that the run requested, or the CPU if it is not available."""
-    try:
-        return device.choose(composition.train)
-    except OptionError:
-        return device.choose(attrs.evolve(composition.train, device="cpu"))
 
 
 class _DataNeeded(Exception):

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from sidetune_core.errors import WeightsError
 from sidetune_core.interfaces.buffers import BufferDict
 from sidetune_core.storage.atomic import home, write_bytes
-from sidetune_core.storage.legacy_pickle import load_tensors
 
 Tensors = Mapping[str, Tensor]
 
@@ -73,7 +72,7 @@ def load_weights(
             )
         path = fetch(published)
         if published.holds_objects:
-            from sidetune_core.storage.legacy_pickle import load_tensors  # one published file needs it
+            from sidetune_core.storage.legacy_pickle import load_tensors  # only a published file needs it
 
             tensors = _state_dict(load_tensors(path), path)
         else:

@@ -17,7 +17,7 @@ import sidetune_core
 from sidetune_core import api
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate import record
-from sidetune_core.certificate.probes import EXAMPLES, ReadTracker, named_tensors
+from sidetune_core.certificate.probes import EXAMPLES, CompilerReadTracker, ReadTracker, named_tensors
 from sidetune_core.certificate.verify import verify
 from sidetune_core.cli.main import main
 from sidetune_core.config import registry
@@ -201,9 +201,12 @@ def test_a_changed_tensor_that_no_task_reads_narrows_the_scope(make: Any, tmp_pa
     assert verify(folder).problems == ()
 
 
-def test_reads_of_views_functions_and_buffers_are_tracked_without_gradient() -> None:
+@pytest.mark.parametrize("tracker", [ReadTracker, CompilerReadTracker])
+def test_reads_of_views_functions_and_buffers_are_tracked_without_gradient(
+    tracker: type[ReadTracker],
+) -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)).eval()
-    reads = ReadTracker(dict(named_tensors(module)))
+    reads = tracker(dict(named_tensors(module)))
     with torch.no_grad(), reads:
         hidden = module[1](nn.functional.linear(torch.ones(2, 3), module[0].weight.t().t()))
         hidden @ module[2].weight[:2].T
