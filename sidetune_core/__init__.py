@@ -12,8 +12,9 @@ theirs in `sidetune_core.api`, `sidetune_core.rl`, `sidetune_core.demonstrations
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sidetune_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from sidetune_core.config.spec import Choice, RunSpec
@@ -25,22 +26,19 @@ __version__ = "0.1.0"
 
 __all__ = ["Choice", "Results", "Run", "RunSpec", "SweptRun", "__version__", "resume", "run", "sweep"]
 
-_MODULES = {
-    "Choice": "config.spec",
-    "Results": "results.metrics",
-    "Run": "training.run",
-    "RunSpec": "config.spec",
-    "SweptRun": "sweeps.runner",
-    "resume": "training.run",
-    "run": "training.run",
-    "sweep": "sweeps.runner",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Choice": "config.spec",
+        "Results": "results.metrics",
+        "Run": "training.run",
+        "RunSpec": "config.spec",
+        "SweptRun": "sweeps.runner",
+        "resume": "training.run",
+        "run": "training.run",
+        "sweep": "sweeps.runner",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -9,30 +9,31 @@ It imports the interfaces and nothing above them. Reinforcement learning has `si
 
 from __future__ import annotations
 
-import warnings
-from pkgutil import resolve_name
-from typing import Any
+from typing import TYPE_CHECKING
 
-from sidetune_core.config.options import Renamed, at_least, at_most, more_than, option
-from sidetune_core.errors import (
-    DataError,
-    FitError,
-    OptionError,
-    PluginError,
-    RunError,
-    SidetuneError,
-    WeightsError,
-)
-from sidetune_core.interfaces.buffers import BufferDict
-from sidetune_core.interfaces.classification import ClassTask, Examples
-from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
-from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
-from sidetune_core.interfaces.learner import Components, Learner
-from sidetune_core.interfaces.networks import Base, Merger, Side, StagedSide
-from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream, shuffled
-from sidetune_core.seeding import derive_seed, seeded
-from sidetune_core.storage.atomic import home
-from sidetune_core.storage.weights import Published, load_weights
+from sidetune_core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from sidetune_core.config.options import Renamed, at_least, at_most, more_than, option
+    from sidetune_core.errors import (
+        DataError,
+        FitError,
+        OptionError,
+        PluginError,
+        RunError,
+        SidetuneError,
+        WeightsError,
+    )
+    from sidetune_core.interfaces.buffers import BufferDict
+    from sidetune_core.interfaces.classification import ClassTask, Examples
+    from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
+    from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
+    from sidetune_core.interfaces.learner import Components, Learner
+    from sidetune_core.interfaces.networks import Base, Merger, Side, StagedSide
+    from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream, shuffled
+    from sidetune_core.seeding import derive_seed, seeded
+    from sidetune_core.storage.atomic import home
+    from sidetune_core.storage.weights import Published, load_weights
 
 __all__ = [
     "Base",
@@ -76,6 +77,48 @@ __all__ = [
     "shuffled",
 ]
 
+_MODULES = {
+    "Base": "interfaces.networks",
+    "Batch": "interfaces.tasks",
+    "BufferDict": "interfaces.buffers",
+    "ClassHead": "interfaces.heads",
+    "ClassTask": "interfaces.classification",
+    "Components": "interfaces.learner",
+    "DataError": "errors",
+    "Examples": "interfaces.classification",
+    "Features": "interfaces.inputs",
+    "FitError": "errors",
+    "Heads": "interfaces.heads",
+    "InputShapes": "interfaces.inputs",
+    "Inputs": "interfaces.inputs",
+    "Learner": "interfaces.learner",
+    "Merger": "interfaces.networks",
+    "OptionError": "errors",
+    "Order": "interfaces.tasks",
+    "PluginError": "errors",
+    "Predict": "interfaces.tasks",
+    "Published": "storage.weights",
+    "Renamed": "config.options",
+    "RunError": "errors",
+    "Shape": "interfaces.inputs",
+    "Side": "interfaces.networks",
+    "SidetuneError": "errors",
+    "StagedSide": "interfaces.networks",
+    "Task": "interfaces.tasks",
+    "TaskStream": "interfaces.tasks",
+    "WeightsError": "errors",
+    "at_least": "config.options",
+    "at_most": "config.options",
+    "derive_seed": "seeding",
+    "home": "storage.atomic",
+    "load_weights": "storage.weights",
+    "more_than": "config.options",
+    "normalise": "interfaces.heads",
+    "option": "config.options",
+    "seeded": "seeding",
+    "shuffled": "interfaces.tasks",
+}
+
 _FORMER_NAMES = {
     "Act": "sidetune_core.api:Predict",
     "Parts": "sidetune_core.api:Components",
@@ -105,10 +148,8 @@ _FORMER_NAMES = {
 }
 """Names of version 0.1 and where they are now; the old ones are removed in version 0.3."""
 
+__getattr__ = lazy_names(__name__, _MODULES, _FORMER_NAMES)
 
-def __getattr__(name: str) -> Any:
-    if name not in _FORMER_NAMES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    module, _, attribute = _FORMER_NAMES[name].partition(":")
-    warnings.warn(f"{__name__}.{name} is now {module}.{attribute}", DeprecationWarning, stacklevel=2)
-    return resolve_name(_FORMER_NAMES[name])
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -285,11 +285,11 @@ def flip(path: Path) -> None:
 FORGERIES: dict[str, tuple[Callable[[RunFolder], None], str]] = {
     "a bit of the newest checkpoint": (
         lambda folder: flip(folder.checkpoints / "after-003.safetensors"),
-        "has changed since",
+        "its SHA-256 differs",
     ),
     "a bit of the checkpoint of the first task": (
         lambda folder: flip(folder.checkpoints / "after-001.safetensors"),
-        "has changed since",
+        "its SHA-256 differs",
     ),
     "a checkpoint gone": (
         lambda folder: (folder.checkpoints / "after-001.safetensors").unlink(),
