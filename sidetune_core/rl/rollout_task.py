@@ -121,7 +121,8 @@ class RolloutTask(Task):
         update, offset = divmod(order.first_step, steps)
         if offset:
             raise RunError(
-                f"task {self.id} ({self.title}) can resume only at multiples of {steps} steps, where a rollout begins"
+                f"task {self.id} ({self.title}) can resume only at multiples of {steps} steps, where a "
+                "rollout begins"
             )
         with closing(self.make_vector_env(self.options.num_envs)) as vector_env:
             collector = RolloutCollector(
