@@ -58,7 +58,7 @@ class Imitation(TaskStream):
             "layers": Renamed("hidden-layers"),
         }
 
-        root: tuple[str, ...] = option((), "folders of demonstrations")
+        root: tuple[Path, ...] = option((), "folders of demonstrations")
         levels: tuple[str, ...] = option(
             ("BabyAI-UnlockLocal-v0",), "without root: ids of BabyAI levels, which are recorded on first use"
         )
@@ -86,7 +86,7 @@ class Imitation(TaskStream):
         self._config = config
         self._streams = ExitStack()
         self._fingerprint = ""
-        self._folders = [open_demonstrations(Path(folder).expanduser()) for folder in config.root]
+        self._folders = [open_demonstrations(folder.expanduser()) for folder in config.root]
         if not self._folders and not config.levels:
             raise OptionError(
                 "env 'imitation': --env.levels is empty; name a level, such as BabyAI-UnlockLocal-v0, or "
