@@ -194,13 +194,13 @@ def test_demonstrations_of_version_0_1_are_read_and_extended(tmp_path: Path) -> 
     record(tmp_path / "new", 5)
     record(tmp_path / "old", 3)
     manifest = json.loads((tmp_path / "old" / "card.json").read_text())
-    ppo = manifest["env"]["options"].pop("ppo")
-    manifest["env"]["options"] |= {
-        "rollout": ppo["rollout_length"],
-        "passes": ppo["epochs"],
-        "gamma": ppo["gamma"],
-    }
-    manifest["env"]["options"]["evaluate"] = "mode"
+    options = manifest["env"]["options"]
+    ppo = options.pop("ppo")
+    former = {"rollout": "rollout_length", "passes": "epochs", "clip_value": "value_clip"}
+    options |= {name: ppo.pop(now) for name, now in former.items()}
+    options |= {"hidden": ppo.pop("hidden_size"), "layers": ppo.pop("hidden_layers"), **ppo}
+    options |= {"envs": options.pop("num_envs"), "episodes": options.pop("eval_episodes")}
+    options |= {"evaluate": "mode" if options.pop("deterministic_eval") else "sample"}
     (tmp_path / "old" / "card.json").write_text(json.dumps(manifest))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the user typed no former name
