@@ -263,7 +263,7 @@ def test_each_id_is_a_task_and_other_shapes_are_an_error() -> None:
     assert isinstance(tasks[0].policy, Categorical)
     with pytest.raises(
         DataError,
-        match=r"must have inputs of one shape: CartPole-v1 has .*\(4,\).* and gym_odd:Odd-v0 .*--env.image-size",
+        match=r"must have inputs of one shape: CartPole-v1 has .*\(4,\).* gym_odd:Odd-v0 .*--env.image-size",
     ):
         stream("CartPole-v1", ODD)
 
