@@ -130,5 +130,5 @@ class RolloutOptions:
 
     def with_evaluation(self, num_envs: int, eval_episodes: int, deterministic_eval: bool) -> RolloutOptions:
         """See `RolloutConfig`."""
-        evaluate = "mode" if deterministic_eval else "sample"
+        evaluate: Literal["mode", "sample"] = "mode" if deterministic_eval else "sample"
         return attrs.evolve(self, envs=num_envs, episodes=eval_episodes, evaluate=evaluate)

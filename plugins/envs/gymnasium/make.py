@@ -66,9 +66,10 @@ class EnvSpec:
     @classmethod
     def from_config(cls, id: str, config: Any, arguments: Mapping[str, Any]) -> EnvSpec:
         """The fields that are options come from the env's ``Config``."""
-        own = {"id": id, "arguments": arguments}
-        names = [field.name for field in attrs.fields(cls) if field.name not in own]
-        return cls(**own, **{name: getattr(config, name) for name in names})
+        values: dict[str, Any] = {
+            field.name: getattr(config, field.name, None) for field in attrs.fields(cls)
+        }
+        return cls(**{**values, "id": id, "arguments": arguments})
 
 
 def make(spec: EnvSpec, number: int = 0) -> gymnasium.Env[Any, Any]:
