@@ -66,10 +66,9 @@ class EnvSpec:
     @classmethod
     def from_config(cls, id: str, config: Any, arguments: Mapping[str, Any]) -> EnvSpec:
         """The fields that are options come from the env's ``Config``."""
-        values: dict[str, Any] = {
-            field.name: getattr(config, field.name, None) for field in attrs.fields(cls)
-        }
-        return cls(**{**values, "id": id, "arguments": arguments})
+        names = [field.name for field in attrs.fields(cls) if field.name not in ("id", "arguments")]
+        values: dict[str, Any] = {name: getattr(config, name) for name in names}
+        return cls(id=id, arguments=arguments, **values)
 
 
 def make(spec: EnvSpec, number: int = 0) -> gymnasium.Env[Any, Any]:
