@@ -259,7 +259,8 @@ def _message(spec: EnvSpec, error: InspectionError) -> str:
         return f"{message}. Modules of --env.imports must be installed or in the current folder"
     if error.type == "FileNotFoundError":
         return (
-            f"{message}. The config has the dataset's path (habitat.dataset.data_path), relative to the current "
+            f"{message}. The config has the dataset's path (habitat.dataset.data_path), relative to the "
+            "current "
             f"folder; to download habitat's test dataset: {DOWNLOAD}"
         )
     return message
