@@ -1,4 +1,4 @@
-"""Demonstrations: trajectories of an expert, recorded into files and learned from by imitation."""
+"""Demonstrations: recorded trajectories of experts, for imitation learning."""
 
 from sidetune_core.demonstrations.dataset import Demonstrations, Trajectories, open_demonstrations
 from sidetune_core.demonstrations.record import record_demonstrations

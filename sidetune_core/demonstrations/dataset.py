@@ -1,31 +1,29 @@
-"""Recordings of experts: what `sidetune collect` writes, and what is learnt from by imitation.
+"""The folder of demonstrations that `sidetune record` writes and imitation learning reads.
 
-A recording is a folder:
-
-    card.json                   what it is, see `Manifest`; written anew after each shard
+    card.json                   the manifest, see `Manifest`; rewritten after each shard
     shards/00000.safetensors    the first `Manifest.shard` trajectories, and so on
 
-A shard holds T steps of n trajectories, one trajectory after another:
+A shard holds the T steps of n trajectories, concatenated:
 
-    observations.NAME   (T, *shape)   what was acted on, in the type that the worlds give: uint8 for images, float32 for vectors
-    actions             (T, width)    float32, as the task's policy gives them: the number of a choice, or what a Box takes, not yet clipped
-    rewards             (T,)          float32
-    terminated          (T,)          bool: the episode ended in that step, in a state whose value is zero
-    truncated           (T,)          bool: it was cut off in that step, as by a time limit
-    final.NAME          (n, *shape)   the last observation of each trajectory, which nobody has acted on
-    lengths             (n,)          int64, steps
-    success             (n,)          bool
-    seeds               (n,)          int64: what the worlds, and the expert, were seeded with
+    observations.NAME   (T, *shape)   input of the expert, in the dtype of the environment: uint8 images,
+    float32 vectors actions             (T, width)    float32, as sampled: the index of a choice, or the value
+    for a Box before clipping rewards             (T,)          float32 terminated          (T,)
+    bool: the episode ended in that step in a terminal state, whose value is zero truncated           (T,)
+    bool: the episode was cut off in that step, for example by a time limit final.NAME          (n, *shape)
+    the observation after the last step of each trajectory lengths             (n,)          int64, in steps
+    success             (n,)          bool seeds               (n,)          int64: seeds of the environment
+    and the expert
 
-Trajectory k depends on (seed of the recording, k) and each shard is made in worlds of its own, so a recording that was interrupted, or is
-made longer, has the bytes of one that was made in one go, with the same versions on the same machine. A shard counts once the card has its
-SHA-256.
+Trajectory k depends on (seed of the demonstrations, k) only, and every shard is recorded in new environments.
+So demonstrations that were interrupted or extended have the same bytes as those of a single recording, given
+the same versions and machine. A shard is complete when the manifest has its SHA-256.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +32,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.config.options import structure
-from sidetune_core.config.resolve import resolve_env
+from sidetune_core.config.options import REMOVAL, FormerSpelling, structure
+from sidetune_core.config.resolve import ResolvedComponent, resolve_env
 from sidetune_core.config.spec import Choice
 from sidetune_core.errors import DataError, OptionError
 from sidetune_core.interfaces.inputs import InputShapes
@@ -52,7 +50,7 @@ SHARDS = "shards"
 
 @attrs.frozen
 class Shard:
-    """A file of a recording."""
+    """A file of demonstrations; the fields are keys of the manifest."""
 
     file: str
     """Relative to the folder."""
@@ -60,7 +58,7 @@ class Shard:
     trajectories: int
     steps: int
     given_up: int
-    """Episodes that the expert gave up; others took their numbers."""
+    """Episodes that the expert aborted and that were recorded again with another seed."""
     total: float
     """Sum of all rewards."""
     successes: int
@@ -68,58 +66,68 @@ class Shard:
 
 @attrs.frozen
 class Manifest:
-    """What a recording is, and how it came about."""
+    """What was recorded, and how; the fields are keys of ``card.json``."""
 
     format: int
-    """Of the folder; this version reads and writes `FORMAT`."""
+    """Format version of the folder; this version reads and writes `FORMAT`."""
     env: dict[str, Any]
-    """Name, options and seed of the env in which was acted, as in a spec."""
+    """Name, options and seed of the env, as in a spec."""
     task: str
-    """Which of its tasks."""
+    """Id of the recorded task."""
     title: str
     inputs: dict[str, list[int]]
     """Shapes of the observations, by name."""
     expert: str
-    """The name that the task has for it, or ``run``."""
+    """Name of the task's expert, or ``run``."""
     about: dict[str, str]
-    """More about the expert: of a run, its composition and the SHA-256 of its weights."""
+    """More about the expert: for a run, its components and the SHA-256 of its weights."""
     seed: int
     shard: int
-    """Trajectories in a whole shard."""
+    """Trajectories in a full shard."""
     versions: dict[str, str]
     trajectories: int
-    """How many there are to be."""
+    """Number of trajectories when complete."""
     shards: list[Shard]
 
     @property
     def recorded(self) -> int:
-        """How many trajectories there are."""
+        """Number of trajectories recorded so far."""
         return sum(shard.trajectories for shard in self.shards)
 
     @property
     def steps(self) -> int:
-        """How many steps they have."""
+        """Number of steps recorded so far."""
         return sum(shard.steps for shard in self.shards)
 
     @property
-    def figures(self) -> dict[str, float]:
-        """Mean return, share of successes and mean length of what is recorded."""
+    def metrics(self) -> dict[str, float]:
+        """Mean return, success rate and mean length of the recorded trajectories."""
         count = max(self.recorded, 1)
-        sums = {
-            "return": sum(shard.total for shard in self.shards),
-            "success": sum(shard.successes for shard in self.shards),
+        return {
+            "return": sum(shard.total for shard in self.shards) / count,
+            "success": sum(shard.successes for shard in self.shards) / count,
+            "length": self.steps / count,
         }
-        return {name: value / count for name, value in {**sums, "length": self.steps}.items()}
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The former name of `metrics`."""
+        warnings.warn(
+            f"Manifest.figures is now Manifest.metrics; the former name goes in version {REMOVAL}",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.metrics
 
     def write(self, folder: Path) -> None:
-        """Put it into the folder, in place of an earlier one, with the figures for those who read it there."""
-        values = {**attrs.asdict(self), "figures": self.figures}
+        """Write ``card.json`` atomically; it also has the `metrics`, under the key ``figures``."""
+        values = {**attrs.asdict(self), "figures": self.metrics}
         write_text(folder / MANIFEST, json.dumps(values, indent=2) + "\n")
 
 
 @attrs.frozen(eq=False)
 class Trajectories:
-    """Some trajectories, one after another: T steps of n trajectories. The columns are those of a shard (see `recordings`)."""
+    """The T steps of n concatenated trajectories, in the columns of a shard (see the module's docstring)."""
 
     observations: Observations
     actions: Tensor
@@ -132,20 +140,15 @@ class Trajectories:
     seeds: Tensor
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """By the names that they have in a shard."""
-        columns = {
-            name: value
-            for name, value in attrs.asdict(self, recurse=False).items()
-            if isinstance(value, Tensor)
-        }
-        tables = {"observations": self.observations, "final": self.final}
-        return columns | {
-            f"{table}.{name}": value for table, values in tables.items() for name, value in values.items()
-        }
+        """All columns, by their names in a shard."""
+        fields = attrs.asdict(self, recurse=False).items()
+        columns = {name: value for name, value in fields if isinstance(value, Tensor)}
+        columns |= {f"observations.{name}": value for name, value in self.observations.items()}
+        return columns | {f"final.{name}": value for name, value in self.final.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Trajectories:
-        """What `to_tensors` gave."""
+        """The inverse of `to_tensors`."""
         tables: dict[str, dict[str, Tensor]] = {"observations": {}, "final": {}}
         columns: dict[str, Any] = {}
         for key, value in tensors.items():
@@ -157,27 +160,25 @@ class Trajectories:
         return cls(observations=tables["observations"], final=tables["final"], **columns)
 
     @classmethod
-    def joined(cls, some: Sequence[Trajectories]) -> Trajectories:
-        """One after another; at least one."""
-        tables = [one.to_tensors() for one in some]
+    def concatenated(cls, trajectories: Sequence[Trajectories]) -> Trajectories:
+        """At least one object's trajectories, in order."""
+        tables = [part.to_tensors() for part in trajectories]
         return cls.from_tensors({name: torch.cat([table[name] for table in tables]) for name in tables[0]})
 
-    def some(self, first: int, count: int) -> Trajectories:
-        """`count` trajectories from number `first` on."""
+    def subset(self, first: int, count: int) -> Trajectories:
+        """`count` trajectories, from index `first`."""
         ends = [0, *self.lengths.cumsum(0).tolist()]
-        rows, places = slice(ends[first], ends[first + count]), slice(first, first + count)
-        whole = ("final.", "lengths", "success", "seeds")
-        return self.from_tensors(
-            {
-                name: value[places if name.startswith(whole) else rows]
-                for name, value in self.to_tensors().items()
-            }
-        )
+        steps, indices = slice(ends[first], ends[first + count]), slice(first, first + count)
+        columns = {}
+        for name, value in self.to_tensors().items():
+            per_trajectory = name.startswith(("final.", "lengths", "success", "seeds"))
+            columns[name] = value[indices if per_trajectory else steps]
+        return self.from_tensors(columns)
 
 
 @attrs.frozen
 class Demonstrations:
-    """A finished recording. `open_demonstrations` opens one."""
+    """Complete demonstrations, opened by `open_demonstrations`."""
 
     folder: Path
     manifest: Manifest
@@ -188,121 +189,142 @@ class Demonstrations:
         return {name: tuple(shape) for name, shape in self.manifest.inputs.items()}
 
     def open_stream(self) -> TaskStream:
-        """The env in which was acted, to be closed by the caller.
+        """The env that was recorded; the caller closes it.
 
         Raises:
-            PluginError, OptionError, DataError: it is not here, or cannot be made.
+            PluginError, OptionError, DataError: the env is not installed or cannot be created.
         """
-        name, options, seed = (self.manifest.env.get(key) for key in ("name", "options", "seed"))
-        if not isinstance(name, str) or not isinstance(options, dict) or not isinstance(seed, int):
-            raise DataError(f"{self.folder / MANIFEST} names no env; record it again")
-        component = resolve_env(Choice(name, options))
-        stream: TaskStream = component.cls(component.config, seed)
+        component = resolve_recorded_env(self.folder, self.manifest)
+        stream: TaskStream = component.cls(component.config, self.manifest.env["seed"])
         return stream
 
     def task(self, stream: TaskStream) -> RolloutTask:
-        """The task of `open_stream` in which was acted.
+        """The recorded task of `open_stream`.
 
         Raises:
-            DataError: there is no such task any more, or it has other inputs.
+            DataError: the env no longer has such a task, or its observations have changed.
         """
-        found = next((task for task in stream.tasks() if task.id == self.manifest.task), None)
-        if not isinstance(found, RolloutTask):
+        task = next((task for task in stream.tasks() if task.id == self.manifest.task), None)
+        if not isinstance(task, RolloutTask):
             raise DataError(
-                f"{self.folder / MANIFEST}: the env has no task '{self.manifest.task}' to act in any more; record it again"
+                f"{self.folder / MANIFEST}: the env no longer has a rollout task '{self.manifest.task}'; "
+                "record it again"
             )
-        if {name: tuple(shape) for name, shape in found.inputs.items()} != self.inputs:
+        if {name: tuple(shape) for name, shape in task.inputs.items()} != self.inputs:
             raise DataError(
-                f"{self.folder} has observations {dict(self.inputs)}, and its env now gives {dict(found.inputs)}; record it again"
+                f"{self.folder} has observations {dict(self.inputs)}, but its env now returns "
+                f"{dict(task.inputs)}; "
+                "record it again"
             )
-        return found
+        return task
 
     def read(self, first: int, count: int) -> Trajectories:
-        """`count` trajectories, at least one, from number `first` on; shards that hold none of them are not read.
+        """`count` trajectories, at least one, from index `first`; only the shards that hold them are read.
 
         Raises:
-            DataError: a shard is missing or has changed, or there are not so many.
+            DataError: a shard is missing or damaged, or there are too few trajectories.
         """
-        manifest, found = self.manifest, []
+        manifest = self.manifest
         if first + count > manifest.recorded:
             raise DataError(
-                f"{self.folder} has {manifest.recorded} trajectories, and {first + count} are wanted"
+                f"{self.folder} has {manifest.recorded} trajectories, and {first + count} were requested"
             )
-        start = 0
+        parts, start = [], 0
         for shard in manifest.shards:
-            before, after = max(first - start, 0), min(first + count - start, shard.trajectories)
-            if before < after:
-                found.append(self._read(shard).some(before, after - before))
+            begin, end = max(first - start, 0), min(first + count - start, shard.trajectories)
+            if begin < end:
+                parts.append(self._read_shard(shard).subset(begin, end - begin))
             start += shard.trajectories
-        return Trajectories.joined(found)
+        return Trajectories.concatenated(parts)
 
-    def _read(self, shard: Shard) -> Trajectories:
-        check(self.folder, shard)
+    def _read_shard(self, shard: Shard) -> Trajectories:
+        verify_shard(self.folder, shard)
         try:
             return Trajectories.from_tensors(read_tensors(self.folder / shard.file))
         except (KeyError, TypeError) as error:
             raise DataError(
-                f"{self.folder / shard.file} does not hold the columns of a shard ({error}); record it again"
+                f"{self.folder / shard.file} does not have the columns of a shard ({error}); record it again"
             ) from error
 
 
 def open_demonstrations(folder: Path) -> Demonstrations:
-    """A finished recording; of its shards nothing is read yet.
+    """Complete demonstrations; no shard is read yet.
 
     Raises:
-        DataError: there is none, it is not finished, or another version of sidetune wrote it.
+        DataError: there are none, they are incomplete, or another version of sidetune wrote them.
     """
     if not (folder / MANIFEST).is_file():
         raise DataError(
-            f"{folder} holds no recording (there is no {MANIFEST} in it). To make one: sidetune collect --env gym --env.ids "
-            f"BabyAI-GoToRedBall-v0 --env.inputs image --env.view pixels --out {folder}"
+            f"{folder} has no demonstrations (no {MANIFEST}). Record them: sidetune record --env NAME --out "
+            f"{folder}"
         )
     manifest = read_manifest(folder)
     if manifest.recorded < manifest.trajectories:
         raise DataError(
-            f"{folder} has {manifest.recorded} of its {manifest.trajectories} trajectories: it was interrupted. Go on with the command that it was "
-            "begun with (sidetune collect)"
+            f"{folder} has {manifest.recorded} of its {manifest.trajectories} trajectories: the recording "
+            "was "
+            "interrupted. Run the same sidetune record command again to complete it"
         )
     return Demonstrations(folder, manifest)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The card of a recording.
+    """The manifest of a folder of demonstrations.
 
     Raises:
-        DataError: it cannot be read, or is of another version.
+        DataError: it cannot be read, or has another format version.
     """
     path = folder / MANIFEST
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"cannot read the card {path}: {error}") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = values.get("format") if isinstance(values, dict) else None
+        raise DataError(f"cannot read the manifest {path}: {error}") from error
+    format = values.get("format") if isinstance(values, dict) else None
+    if format != FORMAT:
         raise DataError(
-            f"{path} has format {found!r}, and this version of sidetune reads format {FORMAT}; record it again"
+            f"{path} has format {format!r}, and this version of sidetune reads format {FORMAT}; record it "
+            "again"
         )
     values.pop("figures", None)
     try:
         return structure(Manifest, values, str(path))
     except OptionError as error:
-        raise DataError(f"the card is damaged: {error}") from error
+        raise DataError(f"the manifest is damaged: {error}") from error
 
 
-def check(folder: Path, shard: Shard) -> None:
-    """See that a shard is what was written.
+def resolve_recorded_env(folder: Path, manifest: Manifest) -> ResolvedComponent:
+    """The env of a manifest, whose options may have the names of an earlier version.
 
     Raises:
-        DataError: it is missing or has changed.
+        DataError: the manifest names no env.
+        PluginError, OptionError: the env is not installed or has no such options.
+    """
+    name, options, seed = (manifest.env.get(key) for key in ("name", "options", "seed"))
+    if not isinstance(name, str) or not isinstance(options, dict) or not isinstance(seed, int):
+        raise DataError(f"{folder / MANIFEST} names no env; record it again")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FormerSpelling)
+        return resolve_env(Choice(name, options))
+
+
+def verify_shard(folder: Path, shard: Shard) -> None:
+    """Check the SHA-256 of a shard.
+
+    Raises:
+        DataError: the file is missing or damaged.
     """
     path = folder / shard.file
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise DataError(
-            f"the shard {path} cannot be read ({error.strerror or error}); sidetune collect makes it anew"
+            f"the shard {path} cannot be read ({error.strerror or error}). Run the same sidetune record "
+            "command "
+            "again to re-record it"
         ) from error
     if digest != shard.sha256:
         raise DataError(
-            f"the shard {path} is damaged (its SHA-256 is not that of the card); delete it, and sidetune collect makes it anew"
+            f"the shard {path} is damaged (its SHA-256 differs from the manifest). Run the same sidetune "
+            "record "
+            "command again to re-record it"
         )

@@ -1,4 +1,4 @@
-"""Who is recorded: an expert that a task offers, or the policy of a trained run."""
+"""The experts that can be recorded: those of a task, and the policies of trained runs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from sidetune_core.storage.run_folder import open_run
 from sidetune_core.system import device
 
 RUN = "run"
-"""What the card calls the policy of a trained run."""
+"""The expert's name in the manifest if it is the policy of a run."""
 
 
 @attrs.frozen(eq=False)
 class ExpertSession:
-    """Who is recorded, and where."""
+    """An expert with the open env that it acts in."""
 
     env: ResolvedComponent
     seed: int
@@ -40,122 +40,114 @@ class ExpertSession:
     name: str
     """Of the expert, or `RUN`."""
     about: Mapping[str, str]
-    """What else the card says of it, as a run's composition."""
+    """More about the expert for the manifest, such as the components of a run."""
 
 
 @contextmanager
-def open_offered(asked: Choice, task_id: str | None, name: str | None, seed: int) -> Iterator[ExpertSession]:
-    """An expert that a task offers; its env is closed after the block.
+def open_offered(
+    requested: Choice, task_id: str | None, name: str | None, seed: int
+) -> Iterator[ExpertSession]:
+    """An expert of a task, for a block; the env is closed after it.
 
     Args:
-        asked: the env.
-        task_id: of the task; None where there is one only.
-        name: of the expert; None for the usual one of the task.
+        requested: the env.
+        task_id: of the task; None if the env has one task only.
+        name: of the expert; None for the task's default.
         seed: of the env.
 
     Raises:
-        OptionError: the env, the task or the expert is not there.
+        OptionError: there is no such env, task or expert.
     """
-    component = resolve_env(asked)
+    component = resolve_env(requested)
     stream: TaskStream = component.cls(component.config, seed)
     with closing(stream):
-        task = _choose(stream.tasks(), task_id, component.owner)
-        known = task.experts
-        if not known:
+        task = _choose_task(stream.tasks(), task_id, component.owner)
+        if not task.experts:
             raise OptionError(
-                f"{component.owner} offers no expert for {task.title}. Record a trained policy: sidetune collect --expert RUNFOLDER"
+                f"{component.owner} has no expert for {task.title}. Record the policy of a trained run: "
+                "sidetune record --expert RUNFOLDER"
             )
-        if name is not None and name not in known:
+        if name is not None and name not in task.experts:
             raise OptionError(
-                f"{component.owner} has no expert '{name}' for {task.title}, and there is no run in a folder of that name."
-                f"{suggest(name, known)} It has: {', '.join(known)}"
+                f"{component.owner} has no expert '{name}' for {task.title}, and '{name}' is not a run "
+                "folder."
+                f"{suggest(name, task.experts)} Experts: {', '.join(task.experts)}"
             )
-        chosen = name or known[0]
-        yield ExpertSession(component, seed, task, task.expert(chosen), chosen, {})
+        selected = name or task.experts[0]
+        yield ExpertSession(component, seed, task, task.expert(selected), selected, {})
 
 
 @contextmanager
 def open_trained(path: Path, task_id: str | None) -> Iterator[ExpertSession]:
-    """The policy of a run, as it was after its latest task; its env is closed after the block.
+    """The policy of a run after its latest task, for a block; the env is closed after it.
 
     Args:
         path: the run folder.
-        task_id: of a task that the run has learnt; None where there is one only.
+        task_id: of a task that the run has trained; None if there is one only.
 
     Raises:
-        OptionError: the task is not there.
-        RunError: there is no run, or it has learnt no task yet.
+        OptionError: there is no such task.
+        RunError: there is no run, or it has completed no task yet.
     """
     folder = open_run(path)
-    about = folder.read_json("run.json")
-    composition = resolve(from_values(about.get("resolved"), str(folder.path / "run.json")))
+    record = folder.read_json("run.json")
+    resolved = resolve(from_values(record.get("resolved"), str(folder.path / "run.json")))
     newest = checkpoint.latest(folder.checkpoints)
     if newest is None:
         raise RunError(
-            f"{path} has learnt no task yet, so its policy cannot be recorded; it is {folder.status}"
+            f"{path} has completed no task yet, so there is no policy to record; its status is "
+            f"{folder.status}"
         )
-    found = checkpoint.read(newest)
-    component = composition.components["env"]
-    with closing(build_stream(composition)) as stream:
-        tasks = stream.tasks()
-        learnt = [one for one in tasks if one.id in found.done]
-        task = _choose(learnt, task_id, f"the run {path}")
-        machine = device.choose(composition.train)
-        blank = {
-            slot: attrs.evolve(one, config=without_weights(one))
-            for slot, one in composition.components.items()
+    saved = checkpoint.read(newest)
+    env = resolved.components["env"]
+    with closing(build_stream(resolved)) as stream:
+        trained = [task for task in stream.tasks() if task.id in saved.done]
+        task = _choose_task(trained, task_id, f"the run {path}")
+        machine = device.choose(resolved.train)
+        components = {  # the checkpoint has all weights
+            slot: attrs.evolve(component, config=without_weights(component))
+            for slot, component in resolved.components.items()
         }
-        learner = build_learner(
-            attrs.evolve(composition, components=blank), stream
-        )  # the checkpoint has all that they need
-        for one in learnt:
-            with seeded(composition.seed, "start", one.id):
-                learner.start(one)
+        learner = build_learner(attrs.evolve(resolved, components=components), stream)
+        for other in trained:
+            with seeded(resolved.seed, "start", other.id):
+                learner.start(other)
         machine.place(learner)
-        found.load(learner)
+        saved.load(learner)
         learner.requires_grad_(False).eval()
-        task.set_state(found.tasks.get(task.id, {}))
-        weights = fingerprint(
-            {name: value for name, value in learner.state_dict().items() if isinstance(value, Tensor)}
-        )
-        told = {"composition": str(composition), "weights": weights, "actions": task.options.evaluate}
-        yield ExpertSession(
-            component,
-            composition.seed,
-            task,
-            PolicyExpert(make_predict(learner, task, machine), task),
-            RUN,
-            told,
-        )
+        task.set_state(saved.tasks.get(task.id, {}))
+        state_dict = learner.state_dict().items()
+        weights = fingerprint({name: value for name, value in state_dict if isinstance(value, Tensor)})
+        actions = "mode" if task.options.deterministic_eval else "sample"
+        about = {"composition": str(resolved), "weights": weights, "actions": actions}
+        policy = PolicyExpert(make_predict(learner, task, machine), task)
+        yield ExpertSession(env, resolved.seed, task, policy, RUN, about)
 
 
-def _choose(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:
-    """The task that is meant.
+def _choose_task(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:
+    """The task to record.
 
     Raises:
-        OptionError: there is none, or more than one, or nobody acts in it.
+        OptionError: there is no such task, there are several to choose from, or it is not a rollout task.
     """
     titles = ", ".join(f"{task.id} ({task.title})" for task in tasks)
     if task_id is None and len(tasks) > 1:
-        raise OptionError(
-            f"{owner} has several tasks, and a recording is of one: name it with --task. There are: {titles}"
-        )
-    found = next((task for task in tasks if task_id in (None, task.id)), None)
-    if found is None:
-        raise OptionError(f"{owner} has no task '{task_id}'. There are: {titles}")
-    if not isinstance(found, RolloutTask):
-        raise OptionError(
-            f"nobody acts in the tasks of {owner}, so there is nothing to record; choose an env such as gym"
-        )
-    return found
+        raise OptionError(f"{owner} has several tasks; choose the one to record with --task. Tasks: {titles}")
+    selected = next((task for task in tasks if task_id in (None, task.id)), None)
+    if selected is None:
+        raise OptionError(f"{owner} has no task '{task_id}'. Tasks: {titles}")
+    if not isinstance(selected, RolloutTask):
+        raise OptionError(f"{owner} has no rollout tasks, so there is nothing to record")
+    return selected
 
 
 class PolicyExpert:
-    """The policy that a learner has for a task, which acts as in the task's evaluations (see `RolloutOptions.evaluate`).
+    """A learner's policy for a task, with the actions of the task's evaluations (see
+    `RolloutTask.choose_actions`).
 
     Args:
-        act: the learner's output.
-        task: in which it acts.
+        predict: the learner's output.
+        task: the task to act in.
     """
 
     def __init__(self, predict: Predict, task: RolloutTask) -> None:
@@ -169,9 +161,4 @@ class PolicyExpert:
     def act(self, observations: Observations) -> Tensor:
         """See `Expert`."""
         parameters = self._predict(self._task.prepare(observations)).cpu()[:, :-1]
-        policy = self._task.policy
-        return (
-            policy.mode(parameters)
-            if self._task.options.evaluate == "mode"
-            else policy.sample(parameters, self._generator)
-        )
+        return self._task.choose_actions(parameters, self._generator)

@@ -1,4 +1,4 @@
-"""Recording an expert, shard by shard. `experts` says who it may be, `recordings` what is written."""
+"""Recording demonstrations, shard by shard (see `dataset` for the files, `experts` for the experts)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from importlib import metadata
 from itertools import takewhile
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import Any
 
 import attrs
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
+from sidetune_core.config.differences import differences, unflatten
 from sidetune_core.config.options import unstructure
+from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.config.spec import Choice, choice
 from sidetune_core.demonstrations.dataset import (
     FORMAT,
@@ -28,22 +29,26 @@ from sidetune_core.demonstrations.dataset import (
     Manifest,
     Shard,
     Trajectories,
-    check,
     read_manifest,
+    resolve_recorded_env,
+    verify_shard,
 )
 from sidetune_core.demonstrations.experts import ExpertSession, open_offered, open_trained
 from sidetune_core.errors import DataError, OptionError, RunError
 from sidetune_core.rl.vector_env import Observations, Step, VectorEnv
 from sidetune_core.seeding import derive_seed
 from sidetune_core.storage.atomic import clear_unfinished, writing
+from sidetune_core.storage.lock import waiting_lock
 from sidetune_core.storage.weights import write_tensors
 from sidetune_core.system.progress import SECONDS_BETWEEN_LINES, Progress
 
-SHARD = 50
-"""Trajectories in a whole shard: what is lost at most where a collection is killed."""
+SHARD_TRAJECTORIES = 50
+"""Trajectories in a full shard; a killed recording loses at most these."""
 
-ATTEMPTS = 20
-"""Episodes in a row that an expert may give up."""
+MAX_FAILED_EPISODES = 20
+"""Consecutive episodes that an expert may abort."""
+
+LOCK = "lock"
 
 
 def record_demonstrations(
@@ -57,203 +62,196 @@ def record_demonstrations(
     quiet: bool = False,
     info: Callable[[str], None] | None = None,
 ) -> Demonstrations:
-    """Record an expert, or go on with what was interrupted, or make longer what is there.
+    """Record an expert; resumes an interrupted recording and extends a complete one.
 
     Args:
-        env: whose task is acted in, as in a `RunSpec`; None where `expert` is a run, whose env it is then.
-        folder: of the recording.
-        trajectories: how many there are to be in it.
-        expert: a name that the task offers, or the folder of a run; None for the usual one of the task.
-        task: the id of the task; None where there is one only.
-        seed: trajectories are functions of it and of their number.
+        env: the env to record, as in a `RunSpec`; None if `expert` is a run, which is recorded in its own
+            env.
+        folder: of the demonstrations.
+        trajectories: their number in the folder when complete.
+        expert: the name of one of the task's experts, or a run folder; None for the task's default expert.
+        task: the id of the task; None if the env has one task only.
+        seed: trajectories are functions of it and of their index.
         quiet: show no progress.
-        say: shows a line of progress; None for one that writes to standard error. A `TaskStream` that records gives its own.
+        info: prints a line of progress; None for a printer to standard error. A `TaskStream` that records
+            passes its own.
 
     Raises:
-        OptionError: the task or the expert is not there.
-        RunError: the folder holds another recording, or the expert or its worlds failed.
+        OptionError: there is no such task or expert.
+        RunError: the folder has other demonstrations, or the expert or its environment failed.
         WriteError: the folder cannot be written.
     """
-    path, tell = Path(folder).expanduser(), info or Progress(quiet=quiet).info
+    path, info = Path(folder).expanduser(), info or Progress(quiet=quiet).info
     if isinstance(expert, Path) or (expert is not None and (Path(expert) / "run.json").is_file()):
         if env is not None:
             raise OptionError(
-                f"the expert {expert} is a run, and acts in the env that it was trained in; leave out --env"
+                f"the expert {expert} is a run, which is recorded in its own env; leave out --env"
             )
         opened = open_trained(Path(expert), task)
     else:
-        asked = choice(env)
-        if asked is None:
+        requested = choice(env)
+        if requested is None:
             raise OptionError(
-                "name the env in which is acted, such as --env gym --env.ids BabyAI-GoToRedBall-v0, or --expert RUNFOLDER"
+                "choose the environment to record with --env NAME, or a trained run with --expert RUNFOLDER"
             )
-        opened = open_offered(asked, task, expert, seed)
+        opened = open_offered(requested, task, expert, seed)
     with opened as session:
-        wanted = _manifest(session, trajectories, seed)
+        target = _manifest(session, trajectories, seed)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        with _alone(path, tell):
-            return _carry_out(session, path, wanted, tell)
+        with waiting_lock(
+            path / LOCK, lambda: info(f"another process is recording into {path}; waiting for it")
+        ):
+            return _record_all(session, path, target, info)
 
 
 def _manifest(session: ExpertSession, trajectories: int, seed: int) -> Manifest:
-    """What is wanted, with nothing recorded yet."""
+    """The manifest of a new recording, without shards."""
     plugin = session.env.plugin
-    libraries = {name: metadata.version(name) for name in ("sidetune", "torch", "numpy")}
-    ours = {plugin.distribution: plugin.version} if plugin.version else {}
-    env = {"name": session.env.choice, "options": unstructure(session.env.config), "seed": session.seed}
+    versions = {"python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in ("sidetune", "torch", "numpy")}
+    if plugin.version:
+        versions[plugin.distribution] = plugin.version
     return Manifest(
         format=FORMAT,
-        env=json.loads(json.dumps(env)),
+        env=_env_values(session.env, session.seed),
         task=session.task.id,
         title=session.task.title,
         inputs={name: list(shape) for name, shape in session.task.inputs.items()},
         expert=session.name,
         about=dict(session.about),
         seed=seed,
-        shard=SHARD,
-        versions={"python": platform.python_version(), **libraries, **ours, **session.task.versions()},
+        shard=SHARD_TRAJECTORIES,
+        versions={**versions, **session.task.versions()},
         trajectories=trajectories,
         shards=[],
     )
 
 
-@contextmanager
-def _alone(folder: Path, info: Callable[[str], None]) -> Iterator[None]:
-    """Hold a recording for a block; where another process is at work on it, wait for that."""
-    lock = FileLock(folder / "lock")
-    with writing(folder / "lock"):
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            info(f"another process is recording into {folder}; waiting for it")
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _env_values(env: ResolvedComponent, seed: int) -> dict[str, Any]:
+    """An env as JSON values: name, options and seed."""
+    values = {"name": env.choice, "options": unstructure(env.config), "seed": seed}
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
 
 
-def _carry_out(
-    session: ExpertSession, folder: Path, wanted: Manifest, info: Callable[[str], None]
+def _record_all(
+    session: ExpertSession, folder: Path, target: Manifest, info: Callable[[str], None]
 ) -> Demonstrations:
-    for place in (folder, folder / SHARDS):
-        clear_unfinished(place)
-    manifest = _kept(folder, wanted)
-    if manifest.recorded >= wanted.trajectories:
+    for directory in (folder, folder / SHARDS):
+        clear_unfinished(directory)
+    manifest = _existing_manifest(folder, target)
+    if manifest.recorded >= target.trajectories:
         return Demonstrations(folder, manifest)
-    verb = "going on with" if manifest.recorded else "recording"
+    verb = "resuming" if manifest.recorded else "recording"
     info(
-        f"{verb} {session.name} in {manifest.title}: {manifest.recorded} of {wanted.trajectories} trajectories are there, in {folder}"
+        f"{verb} {session.name} in {manifest.title}: {manifest.recorded} of {target.trajectories} "
+        "trajectories "
+        f"recorded, in {folder}"
     )
-    manifest, told = (
-        attrs.evolve(manifest, trajectories=max(manifest.trajectories, wanted.trajectories)),
-        time.monotonic(),
-    )
+    manifest = attrs.evolve(manifest, trajectories=max(manifest.trajectories, target.trajectories))
+    reported = time.monotonic()
     while manifest.recorded < manifest.trajectories:
-        number, first = len(manifest.shards), len(manifest.shards) * manifest.shard
-        shard = _record_shard(
-            session,
-            folder,
-            manifest.seed,
-            number,
-            range(first, min(first + manifest.shard, manifest.trajectories)),
-        )
+        index = len(manifest.shards)
+        first = index * manifest.shard
+        indices = range(first, min(first + manifest.shard, manifest.trajectories))
+        shard = _record_shard(session, folder, manifest.seed, index, indices)
         manifest = attrs.evolve(manifest, shards=[*manifest.shards, shard])
         with writing(folder / MANIFEST):
             manifest.write(folder)
-        if time.monotonic() - told > SECONDS_BETWEEN_LINES:
-            told = time.monotonic()
+        if time.monotonic() - reported > SECONDS_BETWEEN_LINES:
+            reported = time.monotonic()
             info(f"{manifest.recorded} of {manifest.trajectories} trajectories")
-    figures = manifest.figures
+    metrics = manifest.metrics
     info(
-        f"{manifest.recorded} trajectories, {manifest.steps} steps; the expert's return {figures['return']:.3f}, success {figures['success']:.3f}"
+        f"{manifest.recorded} trajectories, {manifest.steps} steps; expert return {metrics['return']:.3f}, "
+        f"success {metrics['success']:.3f}"
     )
     return Demonstrations(folder, manifest)
 
 
-def _kept(folder: Path, wanted: Manifest) -> Manifest:
-    """The card of the folder with those shards that can stay, or `wanted` where nothing is there.
+def _existing_manifest(folder: Path, target: Manifest) -> Manifest:
+    """The manifest of the folder with the shards that can be kept, or `target` if the folder is empty.
 
     Raises:
         RunError: the folder has something else in it.
     """
     if not (folder / MANIFEST).is_file():
-        foreign = [
-            path.name
-            for path in folder.iterdir()
-            if path.name not in ("lock", SHARDS) and not path.name.startswith(f".{MANIFEST}")
-        ]
+        foreign = [path.name for path in folder.iterdir() if not _is_ours(path.name)]
         if foreign:
-            raise RunError(f"{folder} holds {foreign[0]} and no recording; choose another --out")
-        return wanted
-    there = read_manifest(folder)
-    _check_same(folder, there, wanted, ("env", "task", "inputs", "expert", "about", "seed", "shard"))
-    long_enough = there.recorded >= wanted.trajectories
-    kept = list(
-        takewhile(
-            lambda shard: _is_whole(folder, shard) and (long_enough or shard.trajectories == there.shard),
-            there.shards,
-        )
-    )
-    if not long_enough or kept != there.shards:
-        _check_same(folder, there, wanted, ("versions",))
-    return attrs.evolve(there, shards=kept)
+            raise RunError(f"{folder} contains {foreign[0]} and no demonstrations; choose another --out")
+        return target
+    manifest = read_manifest(folder)
+    if manifest.env.get("name") == target.env["name"]:  # its options may have the names of an earlier version
+        env = resolve_recorded_env(folder, manifest)
+        manifest = attrs.evolve(manifest, env=_env_values(env, manifest.env["seed"]))
+    _check_same(folder, manifest, target, ("env", "task", "inputs", "expert", "about", "seed", "shard"))
+    complete = manifest.recorded >= target.trajectories
+
+    def can_stay(shard: Shard) -> bool:
+        return _is_intact(folder, shard) and (complete or shard.trajectories == manifest.shard)
+
+    kept = list(takewhile(can_stay, manifest.shards))
+    if not complete or kept != manifest.shards:
+        _check_same(folder, manifest, target, ("versions",))
+    return attrs.evolve(manifest, shards=kept)
 
 
-def _check_same(folder: Path, there: Manifest, wanted: Manifest, fields: Sequence[str]) -> None:
-    """See that a card says in some fields what is wanted.
+def _is_ours(name: str) -> bool:
+    return name in (LOCK, SHARDS) or name.startswith(f".{MANIFEST}")
+
+
+def _check_same(folder: Path, existing: Manifest, target: Manifest, fields: Iterable[str]) -> None:
+    """Check that two manifests agree in some fields.
 
     Raises:
-        RunError: it does not.
+        RunError: they do not.
     """
     for field in fields:
-        one, other = _differing(getattr(there, field), getattr(wanted, field))
-        if one != other:
+        changed = differences({field: getattr(existing, field)}, {field: getattr(target, field)})
+        if changed:
+            now, requested = (
+                unflatten({change.name: getattr(change, side) for change in changed})[field]
+                for side in ("first", "second")
+            )
             raise RunError(
-                f"{folder} holds another recording: its {field} is {one}, and {other} is wanted; choose another --out, or delete it"
+                f"{folder} has other demonstrations: its {field} is {now}, but {requested} was requested; "
+                "choose "
+                "another --out, or delete the folder"
             )
 
 
-def _is_whole(folder: Path, shard: Shard) -> bool:
+def _is_intact(folder: Path, shard: Shard) -> bool:
     try:
-        check(folder, shard)
+        verify_shard(folder, shard)
     except DataError:
         return False
     return True
 
 
-def _differing(one: Any, other: Any) -> tuple[Any, Any]:
-    """Two values, tables without what they agree in."""
-    if not isinstance(one, dict) or not isinstance(other, dict):
-        return one, other
-    names = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
-    pairs = {name: _differing(one.get(name), other.get(name)) for name in names}
-    return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
-
-
-def _record_shard(session: ExpertSession, folder: Path, seed: int, number: int, trajectories: range) -> Shard:
-    """Record some trajectories, in worlds of their own."""
+def _record_shard(session: ExpertSession, folder: Path, seed: int, index: int, trajectories: range) -> Shard:
+    """Record trajectories in new environments."""
     task = session.task
     recorded: list[Trajectories] = []
-    given_up = 0
+    failed = 0
     with closing(task.make_vector_env(1)) as vector_env:
-        for one in trajectories:
-            for attempt in range(ATTEMPTS):
-                start = derive_seed(seed, "trajectory", one, attempt) % 2**31
-                found = _record(
-                    session, vector_env, start, f"trajectory {one} (seed {start}) of {task.title}"
-                )
-                if found is not None:
-                    recorded.append(found)
+        for number in trajectories:
+            for attempt in range(MAX_FAILED_EPISODES):
+                start = derive_seed(seed, "trajectory", number, attempt) % 2**31
+                where = f"trajectory {number} (seed {start}) of {task.title}"
+                trajectory = _record_episode(session, vector_env, start, where)
+                if trajectory is not None:
+                    recorded.append(trajectory)
                     break
-                given_up += 1
+                failed += 1
             else:
                 raise RunError(
-                    f"the expert '{session.name}' has given up {ATTEMPTS} episodes in a row of {task.title}, at trajectory {one}"
+                    f"expert '{session.name}' failed {MAX_FAILED_EPISODES} consecutive episodes of "
+                    f"{task.title}, "
+                    f"at trajectory {number}"
                 )
-    joined = Trajectories.joined(recorded)
-    path = folder / SHARDS / f"{number:05d}.safetensors"
+    joined = Trajectories.concatenated(recorded)
+    path = folder / SHARDS / f"{index:05d}.safetensors"
     with writing(path):
         write_tensors(path, joined.to_tensors())
     return Shard(
@@ -261,48 +259,49 @@ def _record_shard(session: ExpertSession, folder: Path, seed: int, number: int, 
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         trajectories=len(recorded),
         steps=len(joined.actions),
-        given_up=given_up,
+        given_up=failed,
         total=float(joined.rewards.double().sum()),
         successes=int(joined.success.sum()),
     )
 
 
-def _record(session: ExpertSession, vector_env: VectorEnv, seed: int, place: str) -> Trajectories | None:
-    """One episode; None if the expert gives it up.
+def _record_episode(
+    session: ExpertSession, vector_env: VectorEnv, seed: int, where: str
+) -> Trajectories | None:
+    """One episode; None if the expert aborts it.
 
     Raises:
-        RunError: the expert, or the worlds, failed.
+        RunError: the expert or the environment failed.
     """
-    now = vector_env.reset(seed)
+    observations = vector_env.reset(seed)
     frames: list[Observations] = []
-    taken: list[tuple[Tensor, Step]] = []
+    actions: list[Tensor] = []
+    steps: list[Step] = []
     try:
         session.expert.begin(vector_env, seed)
-        while not taken or not taken[-1][1].ended:
-            action = session.expert.act(now)
+        while not steps or not steps[-1].ended:
+            action = session.expert.act(observations)
             if action is None:
                 return None
+            frames.append({name: value.clone() for name, value in observations.items()})  # buffers are reused
             step = vector_env.step(action)
-            frames.append(
-                {name: value.clone() for name, value in now.items()}
-            )  # the worlds may fill the same memory again
-            taken.append((action, step))
-            now = step.observations
+            actions.append(action)
+            steps.append(step)
+            observations = step.observations
     except RunError as error:
-        raise RunError(f"{place}: {error}") from error
+        raise RunError(f"{where}: {error}") from error
     except Exception as error:  # an expert may raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise RunError(
-            f"{place}: the expert '{session.name}' raised {reason}, at step {len(taken) + 1}"
+            f"{where}: the expert '{session.name}' raised {reason}, at step {len(steps) + 1}"
         ) from error
-    actions, steps = zip(*taken, strict=True)
     return Trajectories(
-        observations={name: torch.cat([frame[name] for frame in frames]) for name in now},
+        observations={name: torch.cat([frame[name] for frame in frames]) for name in observations},
         actions=torch.cat(actions),
         rewards=torch.cat([step.rewards for step in steps]),
         terminated=torch.cat([step.terminated for step in steps]),
         truncated=torch.cat([step.truncated for step in steps]),
-        final=steps[-1].final,
+        final=steps[-1].final_observations,
         lengths=torch.tensor([len(steps)]),
         success=steps[-1].success,
         seeds=torch.tensor([seed]),

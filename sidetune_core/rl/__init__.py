@@ -1,7 +1,10 @@
-"""Reinforcement learning for env authors: tasks that collect their own experience and learn from it by PPO."""
+"""Reinforcement learning for authors of environments: tasks that are trained by PPO on their own rollouts."""
+
+from typing import Any
 
 from sidetune_core.rl.distributions import Actor, Categorical, Gaussian, Policy
-from sidetune_core.rl.ppo import RolloutOptions
+from sidetune_core.rl.ppo import PPOOptions
+from sidetune_core.rl.rollout_config import RolloutConfig
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Expert, Observations, Step, VectorEnv
 
@@ -11,9 +14,19 @@ __all__ = [
     "Expert",
     "Gaussian",
     "Observations",
+    "PPOOptions",
     "Policy",
-    "RolloutOptions",
+    "RolloutConfig",
     "RolloutTask",
     "Step",
     "VectorEnv",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`RolloutOptions` of version 0.1, which warns where a class inherits it."""
+    if name == "RolloutOptions":
+        from sidetune_core.rl.former_names import RolloutOptions
+
+        return RolloutOptions
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""Distributions over actions, and the head that gives their parameters and a value."""
+"""Distributions over actions, and the actor and critic heads that predict their parameters and a value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from sidetune_core.interfaces.inputs import Shape
 class Policy(ABC):
     """A family of distributions over actions.
 
-    Its parameters are (B, size), of which the last `free` columns depend on no input; an action is (B, width), in float32 whatever it is.
+    Its parameters are (B, size), of which the last `free` columns depend on no input. Actions are (B, width),
+    always float32.
     """
 
     size: int
@@ -26,7 +27,7 @@ class Policy(ABC):
 
     @abstractmethod
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
-        """Actions (B, width), drawn on the CPU."""
+        """Sample actions (B, width) on the CPU."""
 
     @abstractmethod
     def mode(self, parameters: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ class Policy(ABC):
 
     @abstractmethod
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
-        """The logarithm of the actions' probability or density, (B,)."""
+        """Log-probability or log-density of the actions, (B,)."""
 
     @abstractmethod
     def entropy(self, parameters: Tensor) -> Tensor:
@@ -42,10 +43,10 @@ class Policy(ABC):
 
 
 class Categorical(Policy):
-    """One or several independent choices; the parameters are their logits, one choice after another.
+    """One or several independent categorical distributions, whose parameters are the concatenated logits.
 
     Args:
-        counts: between how many each choice is; (2,) for left or right.
+        counts: number of categories of each; (2,) for left or right.
     """
 
     def __init__(self, counts: Sequence[int]) -> None:
@@ -53,32 +54,33 @@ class Categorical(Policy):
         self.size, self.width = sum(self.counts), len(self.counts)
 
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
-        """By the Gumbel-max trick: the largest of logits less the logarithms of exponential variates."""
+        """By the Gumbel-max trick: the argmax of the logits minus the logarithm of exponential variates."""
         noise = torch.empty_like(parameters).exponential_(generator=generator).log_()
         return self.mode(parameters - noise)
 
     def mode(self, parameters: Tensor) -> Tensor:
-        return torch.stack(
-            [choice.argmax(1) for choice in torch.split(parameters, self.counts, 1)], 1
-        ).float()
+        choices = [logits.argmax(1) for logits in torch.split(parameters, self.counts, 1)]
+        return torch.stack(choices, 1).float()
 
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
-        chosen = [
-            choice.gather(1, actions[:, k : k + 1].long())
-            for k, choice in enumerate(self._choices(parameters))
-        ]
+        log_probs = enumerate(self._log_probs(parameters))
+        chosen = [values.gather(1, actions[:, k : k + 1].long()) for k, values in log_probs]
         return torch.cat(chosen, 1).sum(1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
-        return torch.stack([-(choice.exp() * choice).sum(1) for choice in self._choices(parameters)]).sum(0)
+        entropies = [-(log_probs.exp() * log_probs).sum(1) for log_probs in self._log_probs(parameters)]
+        return torch.stack(entropies).sum(0)
 
-    def _choices(self, parameters: Tensor) -> list[Tensor]:
-        """The logarithms of the probabilities, choice by choice."""
+    def _log_probs(self, parameters: Tensor) -> list[Tensor]:
+        """(B, count) for each of the distributions."""
         return [functional.log_softmax(logits, 1) for logits in torch.split(parameters, self.counts, 1)]
 
 
 class Gaussian(Policy):
-    """Independent normal distributions; the parameters are `width` means, and `width` logarithms of deviations that are free."""
+    """Independent normal distributions.
+
+    The parameters are `width` means, and `width` logarithms of standard deviations that depend on no input.
+    """
 
     def __init__(self, width: int) -> None:
         self.size, self.free, self.width = 2 * width, width, width
@@ -92,9 +94,8 @@ class Gaussian(Policy):
 
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
         mean, log_std = parameters.chunk(2, 1)
-        return (
-            -0.5 * ((actions - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
-        ).sum(1)
+        squares = ((actions - mean) / log_std.exp()).square()
+        return (-0.5 * squares - log_std - 0.5 * math.log(2 * math.pi)).sum(1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
         return (parameters.chunk(2, 1)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
@@ -103,19 +104,21 @@ class Gaussian(Policy):
 class Actor(nn.Module):
     """Encodings (B, *shape) to the parameters of a policy, (B, policy.size).
 
-    Some tanh layers on the flattened encoding, and a linear one. Orthogonal weights, of gain sqrt(2), then 0.01, and zero biases (Huang et
-    al., The 37 Implementation Details of PPO, ICLR Blog Track 2022, detail 2).
+    Tanh layers on the flattened encoding, then a linear layer. Orthogonal initialisation, with gain sqrt(2)
+    in the hidden layers and 0.01 in the last, and zero biases (Huang et al., The 37 Implementation Details of
+    PPO, ICLR Blog Track 2022, detail 2).
 
     Args:
         shape: of the encodings.
-        policy: whose parameters it gives.
-        hidden: units of each layer in between.
-        layers: how many of those there are.
+        policy: the family of distributions whose parameters it predicts.
+        hidden_size: units of each hidden layer.
+        hidden_layers: number of hidden layers.
     """
 
-    def __init__(self, shape: Shape, policy: Policy, hidden: int, layers: int) -> None:
+    def __init__(self, shape: Shape, policy: Policy, hidden_size: int, hidden_layers: int) -> None:
         super().__init__()
-        self.actor = _network([math.prod(shape), *[hidden] * layers], policy.size - policy.free, gain=0.01)
+        widths = [math.prod(shape), *[hidden_size] * hidden_layers]
+        self.actor = _network(widths, policy.size - policy.free, gain=0.01)
         self.free = nn.Parameter(torch.zeros(policy.free)) if policy.free else None
 
     def forward(self, encoding: Tensor) -> Tensor:
@@ -127,14 +130,15 @@ class Actor(nn.Module):
 
 
 class ActorCritic(Actor):
-    """Encodings (B, *shape) to the parameters of a policy and a value, (B, policy.size + 1) with the value last.
+    """Encodings (B, *shape) to the parameters of a policy and a value, (B, policy.size + 1) with the value
+    last.
 
-    Actor and critic are apart, and built alike; the last layer of the critic has gain 1.
+    Actor and critic share no layers and have the same architecture; the last layer of the critic has gain 1.
     """
 
-    def __init__(self, shape: Shape, policy: Policy, hidden: int, layers: int) -> None:
-        super().__init__(shape, policy, hidden, layers)
-        self.critic = _network([math.prod(shape), *[hidden] * layers], 1, gain=1.0)
+    def __init__(self, shape: Shape, policy: Policy, hidden_size: int, hidden_layers: int) -> None:
+        super().__init__(shape, policy, hidden_size, hidden_layers)
+        self.critic = _network([math.prod(shape), *[hidden_size] * hidden_layers], 1, gain=1.0)
 
     def forward(self, encoding: Tensor) -> Tensor:
         """(B, *shape) to (B, policy.size + 1)."""
@@ -142,9 +146,9 @@ class ActorCritic(Actor):
 
 
 def _network(widths: Sequence[int], outputs: int, gain: float) -> nn.Sequential:
-    layers = [
-        part for pair in pairwise(widths) for part in (_orthogonal(nn.Linear(*pair), math.sqrt(2)), nn.Tanh())
-    ]
+    layers: list[nn.Module] = []
+    for inputs, units in pairwise(widths):
+        layers += [_orthogonal(nn.Linear(inputs, units), math.sqrt(2)), nn.Tanh()]
     return nn.Sequential(*layers, _orthogonal(nn.Linear(widths[-1], outputs), gain))
 
 

@@ -1,4 +1,5 @@
-"""Episodes: what came of each, counted while environments are stepped, and their means."""
+"""Statistics of episodes: return, length, success and further metrics, counted while environments are
+stepped."""
 
 from __future__ import annotations
 
@@ -12,50 +13,55 @@ from sidetune_core.rl.vector_env import Step
 
 @attrs.frozen
 class Episode:
-    """What came of an episode."""
+    """The result of an episode."""
 
-    total: float
-    """Sum of its rewards."""
+    total_reward: float
+    """Undiscounted."""
     length: int
+    """In steps."""
     success: bool
-    measures: Mapping[str, float]
+    metrics: Mapping[str, float]
+    """Further metrics of the environment, see `Step.metrics`."""
 
 
 def means(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Mean return, share of successes, mean length in steps, and the mean of every other measure; of one episode at least."""
+    """Mean return, success rate, mean length in steps, and the mean of every further metric, of at least one
+    episode."""
     count = len(episodes)
-    measures = {name: sum(one.measures[name] for one in episodes) / count for name in episodes[0].measures}
-    return measures | {
-        "return": sum(one.total for one in episodes) / count,
-        "success": sum(one.success for one in episodes) / count,
-        "length": sum(one.length for one in episodes) / count,
+    metrics = {
+        name: sum(episode.metrics[name] for episode in episodes) / count for name in episodes[0].metrics
+    }
+    return metrics | {
+        "return": sum(episode.total_reward for episode in episodes) / count,
+        "success": sum(episode.success for episode in episodes) / count,
+        "length": sum(episode.length for episode in episodes) / count,
     }
 
 
 class EpisodeStatistics:
-    """Counts the episodes of E environments."""
+    """Accumulates the episodes of E environments."""
 
-    def __init__(self, envs: int) -> None:
+    def __init__(self, num_envs: int) -> None:
         self.steps = 0
-        self._totals, self._lengths = (
-            torch.zeros(envs, dtype=torch.float64),
-            torch.zeros(envs, dtype=torch.int64),
-        )
+        self._totals = torch.zeros(num_envs, dtype=torch.float64)
+        self._lengths = torch.zeros(num_envs, dtype=torch.int64)
 
-    def count(self, step: Step) -> list[tuple[int, Episode]]:
-        """Take a step into account; returns the episodes that ended in it, each with its environment."""
+    def update(self, step: Step) -> list[tuple[int, Episode]]:
+        """Include a step; returns the episodes that ended in it, each with the index of its environment."""
         self.steps += 1
         self._totals += step.rewards
         self._lengths += 1
-        if not step.final:
+        if not step.final_observations:
             return []
-        over: list[int] = step.ended.nonzero()[:, 0].tolist()
-        found = [(one, self._episode(step, one)) for one in over]
-        self._totals[over], self._lengths[over] = 0.0, 0
-        return found
+        ended: list[int] = step.ended.nonzero()[:, 0].tolist()
+        episodes = [(env, self._episode(step, env)) for env in ended]
+        self._totals[ended], self._lengths[ended] = 0.0, 0
+        return episodes
 
-    def _episode(self, step: Step, number: int) -> Episode:
-        measures = {name: float(value[number]) for name, value in step.measures.items()}
+    def _episode(self, step: Step, env: int) -> Episode:
         return Episode(
-            float(self._totals[number]), int(self._lengths[number]), bool(step.success[number]), measures
+            total_reward=float(self._totals[env]),
+            length=int(self._lengths[env]),
+            success=bool(step.success[env]),
+            metrics={name: float(value[env]) for name, value in step.metrics.items()},
         )

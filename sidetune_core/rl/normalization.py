@@ -1,4 +1,5 @@
-"""What a network is given for what worlds give: observations in their units, and standardised by what training has seen; rewards too."""
+"""From raw observations to network inputs: scaling by units, standardisation by running statistics, reward
+scaling."""
 
 from __future__ import annotations
 
@@ -13,83 +14,81 @@ from sidetune_core.rl.vector_env import Observations
 
 
 class ObservationNormalizer:
-    """Units, and running statistics of training where they are asked for.
+    """Units, and running statistics of training if requested.
 
     Args:
-        inputs: shapes of observations, by name.
-        units: by name, what an observation is divided by; 1 where a name is absent.
-        observations: standardise those that are vectors.
-        rewards: divide rewards by the deviation of the discounted return.
+        inputs: shapes of the observations, by name.
+        units: divisors of the observations, by name; 1 where a name is absent.
+        observations: whether to standardise observations that are vectors.
+        rewards: whether to divide rewards by the standard deviation of the discounted return.
     """
 
     def __init__(
         self, inputs: InputShapes, units: Mapping[str, float], observations: bool, rewards: bool
     ) -> None:
         self.names, self._units, self._rewards = tuple(inputs), units, rewards
-        self._moments = {
-            name: RunningMeanStd.of(shape)
-            for name, shape in inputs.items()
-            if len(shape) == 1 and observations
-        }
+        vectors = [name for name, shape in inputs.items() if len(shape) == 1]
+        self._statistics = {name: RunningMeanStd.of(inputs[name]) for name in vectors if observations}
         self._returns = RunningMeanStd.of(())
 
-    def see(self, observations: Observations) -> None:
-        """Take observations (B, *shape) of training into account."""
-        for name, moments in self._moments.items():
-            moments.see(observations[name])
+    def update(self, observations: Observations) -> None:
+        """Include observations (B, *shape) of training in the running statistics."""
+        for name, statistics in self._statistics.items():
+            statistics.update(observations[name])
 
     def standardised(self, observations: Observations) -> Observations:
-        """Observations (B, *shape) by the statistics so far; those that have none as they are."""
-        return {
-            **observations,
-            **{name: one.standardised(observations[name]) for name, one in self._moments.items()},
+        """Observations (B, *shape), standardised by the statistics so far; those without statistics are
+        unchanged."""
+        changed = {
+            name: statistics.standardised(observations[name]) for name, statistics in self._statistics.items()
         }
+        return {**observations, **changed}
 
-    def arrived(self, observations: Observations) -> Observations:
-        """Observations (B, *shape) of training, taken into account and standardised."""
-        self.see(observations)
+    def update_and_standardise(self, observations: Observations) -> Observations:
+        """`update`, then `standardised`."""
+        self.update(observations)
         return self.standardised(observations)
 
     def inputs(
         self, observations: Observations, ids: Tensor | None = None, window: int | None = None
     ) -> Inputs:
-        """What a network is given for observations (B, *shape) that are standardised already; `ids` and `window`: see `Inputs`."""
+        """Network inputs from standardised observations (B, *shape); `ids` and `window`: see `Inputs`."""
         tensors = {}
         for name in self.names:
             value, unit = observations[name].float(), self._units.get(name, 1.0)
             tensors[name] = value if unit == 1.0 else value / unit
         return Inputs(tensors, ids, window=window)
 
-    def rewards(
+    def scale_rewards(
         self, rewards: Tensor, ended: Tensor, discounted: Tensor, gamma: float
     ) -> tuple[Tensor, Tensor]:
-        """Rewards (E,) of training, to learn from, and the discounted returns (E,) after this step.
+        """Scaled training rewards (E,), and the discounted returns (E,) after this step.
 
         Args:
-            rewards: as the worlds give them, (E,).
+            rewards: raw rewards of the environments, (E,).
             ended: where an episode has ended, (E,) bool.
-            discounted: the returns before this step, (E,).
-            gamma: discount.
+            discounted: the discounted returns before this step, (E,).
+            gamma: discount factor.
         """
         if not self._rewards:
             return rewards, discounted
         discounted = discounted * gamma + rewards
-        self._returns.see(discounted)
+        self._returns.update(discounted)
         return self._returns.scaled(rewards), discounted * ~ended
 
     def state(self) -> dict[str, Any]:
-        """The statistics in plain values; empty where nothing is standardised."""
-        if not self._moments and not self._rewards:
+        """The statistics in plain values; empty if nothing is standardised."""
+        if not self._statistics and not self._rewards:
             return {}
         return {
-            "observations": {name: one.state() for name, one in self._moments.items()},
+            "observations": {name: statistics.state() for name, statistics in self._statistics.items()},
             "returns": self._returns.state(),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         if state:
-            self._moments = {
-                name: RunningMeanStd.from_state(one) for name, one in state["observations"].items()
+            self._statistics = {
+                name: RunningMeanStd.from_state(values) for name, values in state["observations"].items()
             }
             self._returns = RunningMeanStd.from_state(state["returns"])

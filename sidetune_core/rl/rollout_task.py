@@ -1,6 +1,7 @@
-"""Tasks that gather their own experience: rollouts of the current policy, learnt from by PPO (see `ppo`).
+"""Tasks that are trained by PPO on rollouts of the current policy.
 
-A task knows no learner, and no learner knows that it is in such a task.
+A rollout task works with every learner: it gets the learner's output as `predict`, and the learner sees
+ordinary batches.
 """
 
 from __future__ import annotations
@@ -22,44 +23,46 @@ from sidetune_core.rl.collector import Rollout, RolloutCollector
 from sidetune_core.rl.distributions import ActorCritic, Policy
 from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics, means
 from sidetune_core.rl.normalization import ObservationNormalizer
-from sidetune_core.rl.ppo import RolloutBatch, RolloutOptions, ppo_loss
+from sidetune_core.rl.ppo import RolloutBatch, ppo_loss
+from sidetune_core.rl.rollout_config import RolloutConfig
 from sidetune_core.rl.vector_env import Expert, Observations, VectorEnv, check_finite
 from sidetune_core.seeding import derive_seed
 
-RECENT = 100
-"""Episodes of training that the recorded return is a mean over."""
+RECENT_EPISODES = 100
+"""Number of training episodes that logged returns are averaged over."""
 
 EVALUATION_SEED = 0
-"""Not the run's: every run is evaluated on the same episodes."""
+"""Independent of the run's seed, so that every run is evaluated on the same episodes."""
 
 
 class RolloutTask(Task):
-    """A task in which a policy acts: PPO on rollouts of E environments by T steps.
+    """A reinforcement-learning task: PPO on rollouts of E environments by T steps.
 
-    A batch is `order.batch_size` rows of the latest rollout. An update is `passes` passes over it, in batches of equal size and an order
-    of its own for each pass; then the next rollout is gathered, with the policy as it is by then. Every row is learnt from in every pass.
-    Random numbers are functions of (seed, task, update). Frames have ids, and each is encoded by a frozen base once, in all passes.
+    A batch is `order.batch_size` rows of the latest rollout. An update is ``ppo.epochs`` passes over it, in
+    batches of equal size and a new order in each pass; then the next rollout is collected with the current
+    policy. Every row is used in every pass. Random numbers are functions of (seed, task, update). Frames have
+    ids, so a frozen base encodes each of them once.
 
-    Where an episode is cut off by a time limit, the value of its last observation, discounted, is added to the last reward, since the
-    episode would have gone on (Pardo et al., Time Limits in Reinforcement Learning, ICML 2018).
+    Where an episode is truncated, the discounted value of its final observation is added to the last reward
+    (Pardo et al., Time Limits in Reinforcement Learning, ICML 2018).
 
-    The state of environments cannot be saved: a run goes on at an update, with new episodes.
+    The state of environments is not checkpointed: a run resumes at an update, with new episodes.
 
     Args:
         id: see `Task`.
         title: see `Task`.
         inputs: see `Task`.
-        units: by input name, what an observation is divided by: 255 for bytes of an image; 1 where a name is absent.
+        units: divisors of the observations, by input name, such as 255 for images of bytes; 1 where a name is
+            absent.
         policy: the family of distributions over its actions.
-        options: see `RolloutOptions`.
+        options: see `RolloutConfig`.
     """
 
     metric = "return"
     experts: tuple[str, ...] = ()
-    """Names of those who can be imitated in it, the usual one first; a subclass that names any has `expert`."""
-    not_restored = (
-        "environments cannot be saved: the episodes that were under way are given up, and new ones begin"
-    )
+    """Names of the experts that can be recorded, the default first; a subclass that has any implements
+    `expert`."""
+    not_restored = "environment state is not checkpointed; episodes in progress restart"
 
     def __init__(
         self,
@@ -68,21 +71,23 @@ class RolloutTask(Task):
         inputs: InputShapes,
         units: Mapping[str, float],
         policy: Policy,
-        options: RolloutOptions,
+        options: RolloutConfig,
     ) -> None:
         self.id, self.title, self.inputs, self.policy, self.options = id, title, inputs, policy, options
+        ppo = options.ppo
         self._normalizer = ObservationNormalizer(
-            inputs, units, options.normalise_observations, options.normalise_rewards
+            inputs, units, ppo.normalise_observations, ppo.normalise_rewards
         )
-        self._episodes: deque[Episode] = deque(maxlen=RECENT)
-        self._figures: dict[str, Tensor] = {}
+        self._episodes: deque[Episode] = deque(maxlen=RECENT_EPISODES)
+        self._loss_metrics: dict[str, Tensor] = {}
 
     @abstractmethod
     def make_vector_env(self, count: int) -> VectorEnv:
-        """New environments; they are closed when they are no longer needed."""
+        """New training environments; the caller closes them."""
 
     def make_test_vector_env(self, count: int) -> VectorEnv:
-        """New environments to evaluate in, for a task that has others for that: number k plays the k-th share of the episodes."""
+        """New evaluation environments, by default like those of training; environment k plays the k-th part
+        of the episodes."""
         return self.make_vector_env(count)
 
     def expert(self, name: str) -> Expert:
@@ -92,19 +97,20 @@ class RolloutTask(Task):
             OptionError: it cannot act under these options.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} names experts {self.experts} and does not define expert()"
+            f"{type(self).__name__} lists experts {self.experts} and does not implement expert()"
         )
 
     def versions(self) -> Mapping[str, str]:
-        """Versions of the libraries that its worlds come from, by name: what is recorded in others may be something else."""
+        """Versions of the libraries that define the environments, by name; demonstrations record them."""
         return {}
 
     def make_head(self, shape: Shape) -> nn.Module:
-        return ActorCritic(shape, self.policy, self.options.hidden, self.options.layers)
+        ppo = self.options.ppo
+        return ActorCritic(shape, self.policy, ppo.hidden_size, ppo.hidden_layers)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Batches of as many whole rollouts as have `options.frames` frames."""
-        updates = -(-self.options.frames // (self.options.envs * self.options.rollout))
+        """Number of batches in ``options.frames`` frames, rounded up to whole rollouts."""
+        updates = -(-self.options.frames // (self.options.num_envs * self.options.ppo.rollout_length))
         return updates * self._steps_per_update(batch_size)
 
     def can_resume_at(self, step: int, batch_size: int) -> bool:
@@ -112,67 +118,67 @@ class RolloutTask(Task):
 
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         steps = self._steps_per_update(order.batch_size)
-        update, within = divmod(order.first_step, steps)
-        if within:
+        update, offset = divmod(order.first_step, steps)
+        if offset:
             raise RunError(
-                f"task {self.id} ({self.title}) goes on at every {steps}th step only, where a rollout begins"
+                f"task {self.id} ({self.title}) can resume only at multiples of {steps} steps, where a "
+                "rollout begins"
             )
-        with closing(self.make_vector_env(self.options.envs)) as vector_env:
+        with closing(self.make_vector_env(self.options.num_envs)) as vector_env:
             collector = RolloutCollector(
                 self, vector_env, self.policy, self.options, self._normalizer, order.seed, update
             )
             while True:
                 rollout = collector.collect(predict)
                 self._episodes.extend(rollout.episodes)
-                places = shuffled(
-                    len(rollout.ids), Order(order.seed, order.batch_size), self.id, "update", rollout.update
-                )
-                yield from (self._batch(rollout, some) for some in islice(places, steps))
+                row_order = Order(order.seed, order.batch_size)
+                indices = shuffled(len(rollout.ids), row_order, self.id, "update", rollout.update)
+                yield from (self._batch(rollout, rows) for rows in islice(indices, steps))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """See `ppo_loss`; (B,)."""
-        losses, self._figures = ppo_loss(
-            output, RolloutBatch.unpacked(batch.targets), self.policy, self.options
-        )
+        old = RolloutBatch.unpacked(batch.targets)
+        losses, self._loss_metrics = ppo_loss(output, old, self.policy, self.options.ppo)
         return losses
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
-        """Mean return (undiscounted, as the environment gives it), length in steps, share of successes, and means of what else the
-        environment measures, over `options.episodes`.
+        """Mean undiscounted return, mean length in steps, success rate, and means of the environment's
+        further metrics.
 
-        Every environment plays its share of the episodes, so that short ones do not count more than long ones.
+        Every environment plays an equal part of ``options.eval_episodes``, so that short episodes do not
+        count more.
         """
-        count = min(self.options.envs, self.options.episodes)
+        total = self.options.eval_episodes
+        count = min(self.options.num_envs, total)
         generator = torch.Generator().manual_seed(derive_seed(EVALUATION_SEED, "actions", self.id))
-        left = torch.tensor(
-            [self.options.episodes // count + (k < self.options.episodes % count) for k in range(count)]
-        )
+        remaining = torch.tensor([total // count + (k < total % count) for k in range(count)])
         episodes: list[Episode] = []
         with closing(self.make_test_vector_env(count)) as vector_env:
-            now = self._normalizer.standardised(
-                vector_env.reset(derive_seed(EVALUATION_SEED, "episodes", self.id))
-            )
+            first = vector_env.reset(derive_seed(EVALUATION_SEED, "episodes", self.id))
+            observations = self._normalizer.standardised(first)
             statistics = EpisodeStatistics(count)
-            while (left > 0).any():
-                parameters = predict(self._normalizer.inputs(now)).cpu()[:, :-1]
-                actions = (
-                    self.policy.mode(parameters)
-                    if self.options.evaluate == "mode"
-                    else self.policy.sample(parameters, generator)
-                )
-                step = vector_env.step(actions)
+            while (remaining > 0).any():
+                parameters = predict(self._normalizer.inputs(observations)).cpu()[:, :-1]
+                step = vector_env.step(self.choose_actions(parameters, generator))
                 check_finite(step, self.title, f"step {statistics.steps + 1} of evaluation")
-                now = self._normalizer.standardised(step.observations)
-                for place, episode in statistics.count(step):
-                    if left[place] > 0:
+                observations = self._normalizer.standardised(step.observations)
+                for env, episode in statistics.update(step):
+                    if remaining[env] > 0:
                         episodes.append(episode)
-                        left[place] -= 1
+                        remaining[env] -= 1
         return means(episodes)
 
+    def choose_actions(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
+        """Actions (B, width) of an evaluation: the most likely ones, or samples if
+        ``options.deterministic_eval`` is off."""
+        if self.options.deterministic_eval:
+            return self.policy.mode(parameters)
+        return self.policy.sample(parameters, generator)
+
     def record(self) -> dict[str, float]:
-        """Means over the latest episodes of training, and how far the policy has moved from the one that gathered the rollout."""
-        figures = {name: float(value) for name, value in self._figures.items()}
-        return figures | (means(list(self._episodes)) if self._episodes else {})
+        """Means over recent training episodes, and metrics of the PPO loss (see `ppo_loss`)."""
+        metrics = {name: float(value) for name, value in self._loss_metrics.items()}
+        return metrics | (means(list(self._episodes)) if self._episodes else {})
 
     def state(self) -> dict[str, Any]:
         return self._normalizer.state()
@@ -181,27 +187,27 @@ class RolloutTask(Task):
         self._normalizer.set_state(state)
 
     def prepare(self, observations: Observations, ids: Tensor | None = None) -> Inputs:
-        """What a network is given for observations (B, *shape) as the worlds give them."""
+        """Network inputs for raw observations (B, *shape)."""
         return self._normalizer.inputs(self._normalizer.standardised(observations), ids)
 
-    def see(self, observations: Observations) -> None:
-        """Let running statistics take observations (B, *shape) of training into account."""
-        self._normalizer.see(observations)
+    def update_statistics(self, observations: Observations) -> None:
+        """Include raw observations (B, *shape) of training in the running statistics."""
+        self._normalizer.update(observations)
 
     def _steps_per_update(self, batch_size: int) -> int:
-        rows = self.options.envs * self.options.rollout
+        num_envs, ppo = self.options.num_envs, self.options.ppo
+        rows = num_envs * ppo.rollout_length
         if rows % batch_size:
             raise OptionError(
-                f"--train.batch {batch_size} does not divide a rollout, {self.options.envs} environments by {self.options.rollout} steps "
-                f"= {rows} rows; every row is to be learnt from in batches of one size"
+                f"--train.batch-size {batch_size} does not divide a rollout of {num_envs} environments x "
+                f"{ppo.rollout_length} steps = {rows} rows; PPO uses every row in batches of equal size"
             )
-        return self.options.passes * (rows // batch_size)
+        return ppo.epochs * (rows // batch_size)
 
-    def _batch(self, rollout: Rollout, places: Tensor) -> Batch:
-        """Some rows of a rollout."""
-        targets = rollout.targets[places]
-        if self.options.normalise_advantages:
+    def _batch(self, rollout: Rollout, indices: Tensor) -> Batch:
+        targets = rollout.targets[indices]
+        if self.options.ppo.normalise_advantages:
             targets = RolloutBatch.unpacked(targets).standardised().packed()
-        rows = {name: value[places] for name, value in rollout.observations.items()}
-        ids = rollout.ids[places]
-        return Batch(ids, self._normalizer.inputs(rows, ids, rollout.window), targets)
+        observations = {name: value[indices] for name, value in rollout.observations.items()}
+        ids = rollout.ids[indices]
+        return Batch(ids, self._normalizer.inputs(observations, ids, rollout.window), targets)

@@ -1,4 +1,4 @@
-"""Running mean and variance, for observations and rewards that are to be standardised."""
+"""Running mean and variance, to standardise observations and rewards."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor
 
 from sidetune_core.interfaces.inputs import Shape
 
-FARTHEST = 10.0
-"""Standardised values are clipped to this on both sides."""
+CLIP_RANGE = 10.0
+"""Standardised values are clipped to [-CLIP_RANGE, CLIP_RANGE]."""
 
 EPSILON = 1e-8
 
 
 @attrs.define(eq=False)
 class RunningMeanStd:
-    """Mean and variance of all rows seen so far, in float64, batch by batch (Chan, Golub & LeVeque 1979)."""
+    """Mean and variance of all rows so far, in float64, updated batch by batch (Chan, Golub & LeVeque
+    1979)."""
 
     mean: Tensor
     squares: Tensor
@@ -28,40 +29,40 @@ class RunningMeanStd:
 
     @classmethod
     def of(cls, shape: Shape) -> RunningMeanStd:
-        """Of rows of that shape, with none seen."""
+        """Statistics of rows of that shape, before the first row."""
         return cls(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64))
 
     @property
     def variance(self) -> Tensor:
-        """Of the rows, over their number; 1 before there are two."""
+        """The population variance; 1 while there are fewer than two rows."""
         return self.squares / self.count if self.count > 1 else torch.ones_like(self.squares)
 
-    def see(self, rows: Tensor) -> None:
-        """Take rows (B, *shape) into account."""
+    def update(self, rows: Tensor) -> None:
+        """Include rows (B, *shape)."""
         new = rows.double()
         mean, count = new.mean(0), self.count + len(new)
-        apart = mean - self.mean
+        delta = mean - self.mean
         self.squares = (
-            self.squares + (new - mean).square().sum(0) + apart.square() * self.count * len(new) / count
+            self.squares + (new - mean).square().sum(0) + delta.square() * self.count * len(new) / count
         )
-        self.mean = self.mean + apart * len(new) / count
+        self.mean = self.mean + delta * len(new) / count
         self.count = count
 
     def standardised(self, rows: Tensor) -> Tensor:
-        """``(rows - mean) / deviation`` of (B, *shape), clipped, in float32."""
+        """``(rows - mean) / std`` of (B, *shape), clipped, in float32."""
         return self.scaled(rows.double() - self.mean)
 
     def scaled(self, rows: Tensor) -> Tensor:
-        """``rows / deviation`` of (B, *shape), clipped, in float32."""
-        return (rows.double() / (self.variance + EPSILON).sqrt()).clamp(-FARTHEST, FARTHEST).float()
+        """``rows / std`` of (B, *shape), clipped, in float32."""
+        return (rows.double() / (self.variance + EPSILON).sqrt()).clamp(-CLIP_RANGE, CLIP_RANGE).float()
 
     def state(self) -> dict[str, Any]:
-        """As plain numbers; `from_state` reads them back without loss."""
+        """Plain numbers, from which `from_state` restores the statistics exactly."""
         return {"mean": self.mean.tolist(), "squares": self.squares.tolist(), "count": self.count}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> RunningMeanStd:
-        """What `state` wrote."""
+        """The inverse of `state`."""
 
         def column(values: float | Sequence[Any]) -> Tensor:
             return torch.tensor(values, dtype=torch.float64)

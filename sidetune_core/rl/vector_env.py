@@ -1,4 +1,4 @@
-"""The worlds that a policy acts in, and those who know what to do there."""
+"""Vectorised environments, their steps, and experts that act in them."""
 
 from __future__ import annotations
 
@@ -11,77 +11,90 @@ import numpy as np
 from torch import Tensor
 
 from sidetune_core.errors import RunError
+from sidetune_core.rl.former_names import former_fields
 
 Observations = Mapping[str, Tensor]
-"""By input name, (E, *shape) for E environments: float32, or uint8 where that is how it comes."""
+"""(E, *shape) by input name, for E environments: float32, or uint8 for images."""
 
 
+@former_fields(final="final_observations", measures="metrics")
 @attrs.frozen(eq=False)
 class Step:
-    """What a step of E environments gives. Where an episode ends, the next one begins at once."""
+    """The result of one step of E environments, with automatic resets in the same step.
+
+    It is Gymnasium's ``AutoresetMode.SAME_STEP``: where an episode ends, `observations` has the first
+    observation of the next episode, and `final_observations` the last one of the episode that ended.
+    """
 
     observations: Observations
-    """Of what comes next: where an episode has ended, the first ones of the new episode."""
+    """(E, *shape) by input name: what the policy acts on next."""
     rewards: Tensor
     """(E,) float32"""
     terminated: Tensor
-    """(E,) bool: the episode has ended in a state whose value is zero."""
+    """(E,) bool: the episode ended in a terminal state, whose value is zero."""
     truncated: Tensor
-    """(E,) bool: the episode was cut off, as by a time limit."""
+    """(E,) bool: the episode was cut off, for example by a time limit."""
     success: Tensor
-    """(E,) bool, told where an episode has ended."""
-    final: Observations
-    """The last observations of the episodes that have ended, (n, *shape) in the order of the environments; empty if none has."""
-    measures: Mapping[str, Tensor] = attrs.field(factory=dict)
-    """(E,) by name, told where an episode has ended: what else the environment measures of it, such as SPL."""
+    """(E,) bool, valid where an episode has ended."""
+    final_observations: Observations
+    """(n, *shape) by input name, of the n episodes that ended, in the order of the environments; empty if
+    none ended."""
+    metrics: Mapping[str, Tensor] = attrs.field(factory=dict)
+    """(E,) by name, valid where an episode has ended: further metrics of the environment, such as SPL."""
 
     @cached_property
     def ended(self) -> Tensor:
-        """(E,) bool"""
+        """(E,) bool: terminated or truncated."""
         return self.terminated | self.truncated
 
 
 class VectorEnv(Protocol):
-    """E environments of one kind, side by side."""
+    """E environments of one kind that are stepped together."""
 
     def reset(self, seed: int) -> Observations:
-        """Begin an episode in each; all that comes after is a function of the seed and the actions."""
+        """Begin an episode in each environment.
+
+        Everything after it is a function of the seed and the actions.
+        """
 
     def step(self, actions: Tensor) -> Step:
-        """Take actions (E, width), as the task's policy gives them."""
+        """Take actions (E, width) in the format of the task's policy."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release processes, simulators and files."""
 
 
 class Expert(Protocol):
-    """Somebody who knows what to do in the worlds of a task, and can be imitated. It may look into them."""
+    """Chooses the actions of a demonstration; it may read the internal state of the environment."""
 
     def begin(self, vector_env: VectorEnv, seed: int) -> None:
-        """An episode has begun in `vector_env`, of which there is one; all that is random in the expert comes from `seed`."""
+        """An episode has begun in `vector_env`, which holds one environment.
+
+        `seed` seeds everything random in the expert.
+        """
 
     def act(self, observations: Observations) -> Tensor | None:
-        """What to do now, (1, width) as the task's policy gives it; None to give the episode up, which is then not recorded."""
+        """The next action, (1, width) in the format of the task's policy; None to abort the episode, which is
+        not recorded then."""
 
 
 def check_finite(step: Step, title: str, when: str) -> None:
-    """See that all numbers of a step are finite.
+    """Check that all observations and rewards of a step are finite.
 
     Args:
-        step: to look at.
-        title: of the task.
-        when: which step it is, such as ``step 3 of training``.
+        step: the step to check.
+        title: of the task, for the message.
+        when: which step it is, for the message: ``step 3 of training``.
 
     Raises:
-        RunError: an observation or a reward is not.
+        RunError: an observation or a reward is NaN or infinite.
     """
-    values = {
-        "reward": step.rewards,
-        **{f"observation '{name}'": value for name, value in step.observations.items()},
-    }
+    values = {"reward": step.rewards}
+    values |= {f"observation '{name}'": value for name, value in step.observations.items()}
     for name, value in values.items():
         if value.is_floating_point() and not np.isfinite(value.numpy()).all():
             env = int((~value.isfinite()).reshape(len(value), -1).any(1).nonzero()[0])
             raise RunError(
-                f"{title}: the {name} of environment {env} is not a finite number ({when}). When the environment is mended, go on from "
-                "the last update with --resume"
+                f"{title}: the {name} of environment {env} is not finite ({when}). Fix the environment, then "
+                "resume from the last update with --resume"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -40,6 +40,26 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # the disk may have become read-only
             holder.unlink()
+        lock.release()
+
+
+@contextmanager
+def waiting_lock(path: Path, on_wait: Callable[[], object]) -> Iterator[None]:
+    """Hold a lock file for a block; `on_wait` is called once if another process holds it.
+
+    Raises:
+        WriteError: nothing can be written there.
+    """
+    lock = FileLock(path)
+    with writing(path):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+    try:
+        yield
+    finally:
         lock.release()
 
 

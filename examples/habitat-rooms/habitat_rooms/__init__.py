@@ -6,4 +6,4 @@ from .without_habitat_sim import stand_in
 
 stand_in()
 
-from . import dataset, simulator  # noqa: E402, F401 - they register themselves, and need habitat
+from . import dataset, simulator  # noqa: E402, F401 - registration needs habitat

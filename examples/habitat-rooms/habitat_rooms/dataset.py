@@ -1,4 +1,4 @@
-"""The dataset: episodes in the plans of a folder, drawn once and for all."""
+"""The dataset: fixed random episodes in the floor plans of a folder."""
 
 from __future__ import annotations
 
@@ -13,30 +13,28 @@ from omegaconf import DictConfig
 
 from .world import World
 
-EPISODES = 50
-"""Of each scene."""
-RADIUS = 0.1
-"""Of the agent, in metres."""
-SHORTEST, LONGEST = 1.0, 8.0
-"""Metres from start to goal, as the agent walks."""
+EPISODES_PER_SCENE = 50
+AGENT_RADIUS = 0.1
+"""In metres."""
+MIN_DISTANCE, MAX_DISTANCE = 1.0, 8.0
+"""Geodesic distance from start to goal, in metres."""
 
 
 @registry.register_dataset(name="Rooms-v0")
 class RoomsDataset(Dataset):
-    """Episodes from one random place of a plan to another; ``data_path`` is a folder of plans, here or in this package.
+    """Episodes between random points of a floor plan.
 
-    They are drawn by a generator whose seed is the name of the scene, so that they are always the same.
+    ``data_path`` is a folder of plans, relative to the current folder or to this package. The scene's name
+    seeds the generator, so the episodes are always the same.
     """
 
     def __init__(self, config: DictConfig) -> None:
-        scenes = (
-            self.get_scenes_to_load(config)
-            if ALL_SCENES_MASK in config.content_scenes
-            else config.content_scenes
-        )
-        self.episodes = [
-            episode for scene in scenes for episode in _episodes(_folder(config) / f"{scene}.txt")
-        ]
+        scenes = config.content_scenes
+        if ALL_SCENES_MASK in scenes:
+            scenes = self.get_scenes_to_load(config)
+        self.episodes = []
+        for scene in scenes:
+            self.episodes += _episodes(_folder(config) / f"{scene}.txt")
 
     @classmethod
     def get_scenes_to_load(cls, config: DictConfig) -> list[str]:
@@ -45,27 +43,27 @@ class RoomsDataset(Dataset):
 
 def _folder(config: DictConfig) -> Path:
     path = Path(config.data_path.format(split=config.split))
-    found = path if path.is_dir() else Path(__file__).parent / path
-    if not found.is_dir():
-        raise FileNotFoundError(f"there is no folder of plans {path}")
-    return found
+    folder = path if path.is_dir() else Path(__file__).parent / path
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder of floor plans {path}")
+    return folder
 
 
 def _episodes(path: Path) -> list[NavigationEpisode]:
-    world, random = World.read(path, RADIUS), np.random.default_rng(list(path.stem.encode()))
-    found: list[NavigationEpisode] = []
-    while len(found) < EPISODES:
+    world, random = World.read(path, AGENT_RADIUS), np.random.default_rng(list(path.stem.encode()))
+    episodes: list[NavigationEpisode] = []
+    while len(episodes) < EPISODES_PER_SCENE:
         start, goal = random.uniform((1, 1), (len(world.plan[0]) - 1, len(world.plan) - 1), (2, 2))
         if not (
             world.is_free(start)
             and world.is_free(goal)
-            and SHORTEST <= (length := world.distance(start, goal)) <= LONGEST
+            and MIN_DISTANCE <= (length := world.distance(start, goal)) <= MAX_DISTANCE
         ):
             continue
         half = math.radians(10 * random.integers(36)) / 2
-        found.append(
+        episodes.append(
             NavigationEpisode(
-                episode_id=str(len(found)),
+                episode_id=str(len(episodes)),
                 scene_id=str(path),
                 start_position=[float(start[0]), 0.0, float(start[1])],
                 start_rotation=[0.0, math.sin(half), 0.0, math.cos(half)],
@@ -73,4 +71,4 @@ def _episodes(path: Path) -> list[NavigationEpisode]:
                 info={"geodesic_distance": length},
             )
         )
-    return found
+    return episodes

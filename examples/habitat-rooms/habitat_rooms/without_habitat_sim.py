@@ -1,6 +1,6 @@
-"""Stands in for the four modules of habitat-lab that cannot be imported without habitat-sim, and that point-goal navigation has no use for.
+"""Replaces four modules of habitat-lab that need habitat-sim and that point-goal navigation does not use.
 
-Nothing is done where habitat-sim is installed.
+Nothing is replaced if habitat-sim is installed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Function = Callable[..., Any]
 
 
 def stand_in() -> None:
-    """Put empty modules in the places of those four, unless the real ones can be had."""
+    """Register empty modules under their names, unless habitat-sim is installed."""
     if importlib.util.find_spec("habitat_sim") is not None:
         return
     names: dict[str, dict[str, Any]] = {
@@ -30,5 +30,5 @@ def stand_in() -> None:
 
 
 def _untimed(name: str | None = None) -> Callable[[Function], Function]:
-    """In place of a decorator that measures time."""
+    """Replaces a decorator that measures time."""
     return lambda function: function

@@ -1,4 +1,4 @@
-"""The bot of BabyAI, which knows what to do in its levels."""
+"""BabyAI's bot, the expert of its levels."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from torch import Tensor
 
 from sidetune_core.rl import Observations, VectorEnv
 
-from .vector_env import GymWorlds
+from .vector_env import GymVectorEnv
 
-LEVELS = "minigrid.envs.babyai.core.roomgrid_level"
+LEVELS_MODULE = "minigrid.envs.babyai.core.roomgrid_level"
 
 
 def is_babyai(env: gymnasium.Env[Any, Any]) -> bool:
-    """Whether an environment is a level of BabyAI, of MiniGrid's or one's own."""
-    module = sys.modules.get(LEVELS)  # without it there is no such environment
+    """Whether an environment is a BabyAI level, of MiniGrid or of another package."""
+    module = sys.modules.get(LEVELS_MODULE)  # a level cannot exist before its module is imported
     return module is not None and isinstance(env.unwrapped, module.RoomGridLevel)
 
 
 class Bot:
-    """`Expert` of BabyAI's levels: plans with what it has seen so far (Chevalier-Boisvert et al., ICLR 2019)."""
+    """`Expert` of BabyAI's levels: plans with what it has observed so far (Chevalier-Boisvert et al., ICLR
+    2019)."""
 
     def begin(self, vector_env: VectorEnv, seed: int) -> None:
         """See `Expert`."""
         from minigrid.utils.baby_ai_bot import BabyAIBot
 
-        assert isinstance(vector_env, GymWorlds)
+        assert isinstance(vector_env, GymVectorEnv)
         self._bot: Any = BabyAIBot(vector_env.first)  # type: ignore[no-untyped-call]
-        self._last: Any = None
+        self._last_action: Any = None
 
     def act(self, observations: Observations) -> Tensor | None:
-        """See `Expert`; where the bot thinks that the mission is accomplished, and it is not, it gives up."""
-        self._last = self._bot.replan(self._last)
-        if self._last == self._bot.mission.unwrapped.actions.done:
+        """See `Expert`; None if the bot takes an unfinished mission for accomplished."""
+        self._last_action = self._bot.replan(self._last_action)
+        if self._last_action == self._bot.mission.unwrapped.actions.done:
             return None
-        return torch.tensor([[float(self._last)]])
+        return torch.tensor([[float(self._last_action)]])

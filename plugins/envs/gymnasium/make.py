@@ -1,4 +1,7 @@
-"""One Gymnasium environment, made ready. It is imported by worker processes, so it imports no torch."""
+"""Creates one Gymnasium environment with its wrappers.
+
+Worker processes import this module, so it does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -28,83 +31,93 @@ LIBRARIES = {
     "GymV21Environment": "shimmy",
     "GymV26Environment": "shimmy",
 }
-"""What registers environments whose ids begin so; Gymnasium itself takes ``module:Id-v0``."""
+"""The module that registers the environments, by prefix of their ids; Gymnasium itself imports
+``module:Id-v0``."""
 
-GRACE = 30
-"""Seconds that a process outlives SIGTERM, so that the run can be saved."""
+GRACE_SECONDS = 30
+"""How long a worker process outlives SIGTERM, so that the main process can save a checkpoint."""
 
-ENGINE_FOLDER = Path("_vizdoom")
+VIZDOOM_FOLDER = Path("_vizdoom")
 
-TILE = 4
-"""Pixels of a MiniGrid tile, so that its 7 x 7 view is 28 x 28."""
+TILE_PIXELS = 4
+"""Side of a rendered MiniGrid tile, so that the 7 x 7 view is 28 x 28 pixels."""
 
 NOTE = "environment "
-"""A note on an exception that begins so says which environment raised it."""
+"""Prefix of the exception note that has the index of the environment."""
 
-NUMBERS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-"""Observations that a network can be given."""
+NUMERIC_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+"""Observation spaces that can be network inputs."""
 
 
 @attrs.frozen
 class EnvSpec:
-    """How an environment is made, see the options of env 'gym'."""
+    """What is needed to create an environment, see the options of env 'gym'."""
 
     id: str
     arguments: Mapping[str, Any]
-    inputs: str
+    inputs: tuple[str, ...]
     view: Literal["pixels", "symbols"]
-    grey: bool
-    size: int | None
-    stack: int
+    grayscale: bool
+    image_size: int | None
+    frame_stack: int
     time_limit: int | None
-    success: float | None
+    reward_threshold: float | None
+
+    @classmethod
+    def from_config(cls, id: str, config: Any, arguments: Mapping[str, Any]) -> EnvSpec:
+        """The fields that are options come from the env's ``Config``."""
+        names = [field.name for field in attrs.fields(cls) if field.name not in ("id", "arguments")]
+        values: dict[str, Any] = {name: getattr(config, name) for name in names}
+        return cls(id=id, arguments=arguments, **values)
 
 
-def make(recipe: EnvSpec, number: int = 0) -> gymnasium.Env[Any, Any]:
-    """Environment `number` of several. Observations are tables of images (C, H, W) uint8 and of vectors (C,) float32, or stacks of those.
+def make(spec: EnvSpec, number: int = 0) -> gymnasium.Env[Any, Any]:
+    """Create the environment with index `number`.
 
-    At the end of an episode, ``info`` says whether it was a success.
+    Observations are dictionaries of images (C, H, W) uint8 and vectors (C,) float32, or stacks of those. At
+    the end of an episode, ``info["success"]`` is a bool.
     """
     if multiprocessing.parent_process() is not None:
-        outlive_signals()
-    register(recipe.id)
-    if is_vizdoom(recipe.id) and "doom_config_path" not in recipe.arguments:
-        env: gymnasium.Env[Any, Any] = WithFolder(recipe)
+        ignore_signals()
+    register(spec.id)
+    if is_vizdoom(spec.id) and "doom_config_path" not in spec.arguments:
+        env: gymnasium.Env[Any, Any] = VizDoomFolder(spec)
     else:
-        env = gymnasium.make(recipe.id, max_episode_steps=recipe.time_limit, **recipe.arguments)
-    if is_minigrid(recipe.id):
+        env = gymnasium.make(spec.id, max_episode_steps=spec.time_limit, **spec.arguments)
+    if is_minigrid(spec.id):
         from minigrid.wrappers import OneHotPartialObsWrapper, RGBImgPartialObsWrapper
 
-        drawn = recipe.view == "pixels"
-        env = RGBImgPartialObsWrapper(env, TILE) if drawn else OneHotPartialObsWrapper(env)  # type: ignore[no-untyped-call]
-    seen = Sensors(env, recipe, number)
-    return FrameStackObservation(seen, recipe.stack) if recipe.stack > 1 else seen
+        rendered = spec.view == "pixels"
+        env = RGBImgPartialObsWrapper(env, TILE_PIXELS) if rendered else OneHotPartialObsWrapper(env)  # type: ignore[no-untyped-call]
+    env = DictObservations(env, spec, number)
+    return FrameStackObservation(env, spec.frame_stack) if spec.frame_stack > 1 else env
 
 
-def outlive_signals() -> None:
-    """Signals may go to all processes at once; the first one says what becomes of the others, if it is still there."""
+def ignore_signals() -> None:
+    """Leave SIGINT and, for a while, SIGTERM to the main process: a terminal or batch system may signal all
+    processes at once."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE) and None)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS) and None)
 
 
 def register(id: str) -> None:
-    """Import what registers an environment, if that is known."""
+    """Import the module that registers an environment, if it is one of `LIBRARIES`."""
     for prefix, library in LIBRARIES.items():
         if id.startswith(prefix):
             importlib.import_module(library)
 
 
-def versions_of(env: gymnasium.Env[Any, Any]) -> dict[str, str]:
-    """Versions of Gymnasium and of the library that an environment comes from, as far as that is a package."""
-    found = {}
+def library_versions(env: gymnasium.Env[Any, Any]) -> dict[str, str]:
+    """Versions of Gymnasium and of the environment's library, if it is an installed package."""
+    versions = {}
     for name in ("gymnasium", type(env.unwrapped).__module__.partition(".")[0]):
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def is_minigrid(id: str) -> bool:
-    """Whether an id is one of MiniGrid's, whose views are symbols that can be drawn."""
+    """Whether an id is one of MiniGrid's, whose views can be symbols or pixels."""
     return id.rpartition(":")[2].startswith(("MiniGrid-", "BabyAI-"))
 
 
@@ -113,136 +126,132 @@ def is_vizdoom(id: str) -> bool:
     return id.rpartition(":")[2].startswith("Vizdoom")
 
 
-class WithFolder(gymnasium.Wrapper[Any, Any, Any, Any]):
+class VizDoomFolder(gymnasium.Wrapper[Any, Any, Any, Any]):
     """A VizDoom environment that leaves nothing in the working directory.
 
-    The engine's settings go into a folder that goes when the environment is closed; the empty folders that it makes for skins go at once.
+    The engine's settings are kept in a temporary folder, which is removed when the environment is closed; the
+    empty folders that the engine creates for skins are removed after a reset.
     """
 
-    def __init__(self, recipe: EnvSpec) -> None:
+    def __init__(self, spec: EnvSpec) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="sidetune-vizdoom-")
-        arguments = {**recipe.arguments, "doom_config_path": f"{self._folder.name}/vizdoom.ini"}
-        super().__init__(gymnasium.make(recipe.id, max_episode_steps=recipe.time_limit, **arguments))
+        arguments = {**spec.arguments, "doom_config_path": f"{self._folder.name}/vizdoom.ini"}
+        super().__init__(gymnasium.make(spec.id, max_episode_steps=spec.time_limit, **arguments))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        before = ENGINE_FOLDER.exists()
-        found = super().reset(seed=seed, options=options)
-        if not before:
-            for folder in (ENGINE_FOLDER / "skins", ENGINE_FOLDER):
-                with suppress(OSError):  # it was never made, or somebody uses it
+        existed = VIZDOOM_FOLDER.exists()
+        result = super().reset(seed=seed, options=options)
+        if not existed:
+            for folder in (VIZDOOM_FOLDER / "skins", VIZDOOM_FOLDER):
+                with suppress(OSError):  # it was never created, or is in use
                     folder.rmdir()
-        return found
+        return result
 
     def close(self) -> None:
         super().close()
         self._folder.cleanup()
 
 
-class Sensors(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Observations as a table: images (C, H, W) uint8 and vectors (C,) float32.
+class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Observations as a dictionary of images (C, H, W) uint8 and vectors (C,) float32.
 
-    The first image is called ``image`` and an observation that is a single vector ``vector``; all others have the names that the
-    environment gives them, text is left out. Whole numbers from a range are one-hot vectors. What the environment raises gets its number
-    as a note.
+    The first image is called ``image`` and an observation that is a single vector ``vector``; all others keep
+    the environment's names, and text is dropped. Discrete observations are one-hot vectors. Exceptions of the
+    environment get a note with its index.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], recipe: EnvSpec, number: int) -> None:
-        RecordConstructorArgs.__init__(self, recipe=recipe, number=number)
+    def __init__(self, env: gymnasium.Env[Any, Any], spec: EnvSpec, number: int) -> None:
+        RecordConstructorArgs.__init__(self, spec=spec, number=number)
         gymnasium.Wrapper.__init__(self, env)
-        self._recipe, self._number = recipe, number
-        self._success = recipe.success
-        if self._success is None and env.spec is not None:
-            self._success = env.spec.reward_threshold
+        self._spec, self._number = spec, number
+        self._threshold = spec.reward_threshold
+        if self._threshold is None and env.spec is not None:
+            self._threshold = env.spec.reward_threshold
         space = env.observation_space
-        components = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
-        self._alone = "" in components
-        self._parts = {key: part for key, part in components.items() if isinstance(part, NUMBERS)}
-        images = [key for key, part in self._parts.items() if _is_image(part)]
+        subspaces = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
+        self._is_single = "" in subspaces
+        self._subspaces = {key: part for key, part in subspaces.items() if isinstance(part, NUMERIC_SPACES)}
+        images = [key for key, part in self._subspaces.items() if _is_image(part)]
         self._images = frozenset(images)
-        self._names = {key: key or "vector" for key in self._parts}
-        if images and "image" not in self._parts:
+        self._names = {key: key or "vector" for key in self._subspaces}
+        if images and "image" not in self._subspaces:
             self._names[images[0]] = "image"
-        kept = (
-            {name.strip() for name in recipe.inputs.split(",")}
-            if recipe.inputs
-            else set(self._names.values())
-        )
-        if unknown := kept - set(self._names.values()):
+        available = self._names.values()
+        kept = set(spec.inputs or available)
+        if unknown := kept - set(available):
             raise ValueError(
-                f"it has no input {', '.join(sorted(unknown))}; it has {', '.join(self._names.values())}"
+                f"it has no input {', '.join(sorted(unknown))}; its inputs: {', '.join(available)}"
             )
-        self._parts = {key: part for key, part in self._parts.items() if self._names[key] in kept}
-        self.observation_space = spaces.Dict({self._names[key]: self._space(key) for key in self._parts})
-        self._total = 0.0
+        self._subspaces = {key: part for key, part in self._subspaces.items() if self._names[key] in kept}
+        self.observation_space = spaces.Dict({self._names[key]: self._box(key) for key in self._subspaces})
+        self._return = 0.0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        quiet = (
-            redirect_stdout(io.StringIO()) if is_minigrid(self._recipe.id) else nullcontext()
-        )  # BabyAI prints what it does not take
-        with quiet, self._numbered():
+        is_minigrid_env = is_minigrid(self._spec.id)  # BabyAI prints the missions that it rejects
+        output = redirect_stdout(io.StringIO()) if is_minigrid_env else nullcontext()
+        with output, self._noting_index():
             observation, _ = self.env.reset(seed=seed, options=options)
-        self._total = 0.0
-        return self._read(observation), {}
+        self._return = 0.0
+        return self._convert(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        with self._numbered():
+        with self._noting_index():
             observation, reward, terminated, truncated, info = self.env.step(action)
-        self._total += float(reward)
-        told = {"success": self._succeeded(info)} if terminated or truncated else {}
-        return self._read(observation), float(reward), bool(terminated), bool(truncated), told
+        self._return += float(reward)
+        final_info = {"success": self._is_success(info)} if terminated or truncated else {}
+        return self._convert(observation), float(reward), bool(terminated), bool(truncated), final_info
 
     @contextmanager
-    def _numbered(self) -> Iterator[None]:
+    def _noting_index(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             error.add_note(f"{NOTE}{self._number}")
             raise
 
-    def _succeeded(self, info: Mapping[str, Any]) -> bool:
-        if self._recipe.success is None:
+    def _is_success(self, info: Mapping[str, Any]) -> bool:
+        if self._spec.reward_threshold is None:
             for key in ("is_success", "success"):
                 if key in info:
                     return bool(info[key])
-        return self._total >= self._success if self._success is not None else self._total > 0
+        return self._return >= self._threshold if self._threshold is not None else self._return > 0
 
-    def _read(self, observation: Any) -> dict[str, Any]:
-        values = {"": observation} if self._alone else observation
-        return {self._names[key]: self._array(key, values[key]) for key in self._parts}
+    def _convert(self, observation: Any) -> dict[str, Any]:
+        values = {"": observation} if self._is_single else observation
+        return {self._names[key]: self._array(key, values[key]) for key in self._subspaces}
 
     def _array(self, key: str, value: Any) -> Any:
-        if key not in self._images:
-            part = self._parts[key]
-            return np.array(
-                value if type(part) is spaces.Box else spaces.flatten(part, value), np.float32
-            ).reshape(-1)
-        image = np.asarray(value)
-        if self._recipe.grey and image.shape[2] == 3:
+        if key in self._images:
+            return self._image(np.asarray(value))
+        space = self._subspaces[key]
+        flat = value if type(space) is spaces.Box else spaces.flatten(space, value)
+        return np.array(flat, np.float32).reshape(-1)
+
+    def _image(self, image: Any) -> Any:
+        if self._spec.grayscale and image.shape[2] == 3:
             image = np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
-        size = self._recipe.size
+        size = self._spec.image_size
         if size is not None:
-            whole = [image] if image.shape[2] == 3 else [image[:, :, k] for k in range(image.shape[2])]
-            planes = [
-                np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BOX)) for one in whole
-            ]
-            image = np.dstack(planes)
+            planes = [image] if image.shape[2] == 3 else [image[:, :, k] for k in range(image.shape[2])]
+            images = [Image.fromarray(plane).resize((size, size), Image.Resampling.BOX) for plane in planes]
+            image = np.dstack([np.asarray(resized) for resized in images])
         return image.transpose(2, 0, 1).copy()
 
-    def _space(self, key: str) -> spaces.Box:
-        part = self._parts[key]
+    def _box(self, key: str) -> spaces.Box:
+        space = self._subspaces[key]
         if key not in self._images:
-            flat = spaces.flatten_space(part)
-            assert isinstance(flat, spaces.Box), f"{part} cannot be a vector"
+            flat = spaces.flatten_space(space)
+            assert isinstance(flat, spaces.Box), f"{space} cannot be a vector"
             return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
-        assert part.shape is not None
-        blank = self._array(key, np.zeros(part.shape, np.uint8))
+        assert space.shape is not None
+        blank = self._array(key, np.zeros(space.shape, np.uint8))
         return spaces.Box(0, 255, blank.shape, np.uint8)
 
 
-def _is_image(part: spaces.Space[Any]) -> bool:
-    """(H, W, C) of bytes."""
-    return isinstance(part, spaces.Box) and len(part.shape) == 3 and part.dtype == np.uint8
+def _is_image(space: spaces.Space[Any]) -> bool:
+    """Whether observations are (H, W, C) bytes."""
+    return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8

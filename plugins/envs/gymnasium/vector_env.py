@@ -1,4 +1,4 @@
-"""Several Gymnasium environments side by side, in this process or in processes of their own."""
+"""Vectorised Gymnasium environments, in this process or in one process each."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from .make import NOTE
 Space = spaces.Space[Any]
 
 
-class GymWorlds:
-    """`Worlds` of Gymnasium environments, whose episodes begin anew in the step in which they end (autoreset mode SAME_STEP).
+class GymVectorEnv:
+    """`VectorEnv` of Gymnasium environments with automatic resets in the same step
+    (``AutoresetMode.SAME_STEP``).
 
-    At the end of an episode, ``info`` has its ``success``, and may have a table of ``measures``.
+    At the end of an episode, ``info`` has ``success``, and may have a dictionary ``metrics``.
 
     Args:
-        makers: make one environment each; they are sent to processes.
-        id: names them in messages.
-        stacked: whether observations are (stack, C, ...).
-        processes: whether each has a process of its own.
+        makers: functions that create one environment each; they are pickled for processes.
+        id: of the environments, for messages.
+        stacked: whether observations are (frame-stack, C, ...).
+        processes: whether each environment has its own process.
         timeout: seconds that a step or a reset in processes may take.
-        blind: whether images are blank.
-        context: how processes begin; by a server that has imported what takes long, where there is one.
+        mask_images: whether images are zeroed.
+        context: start method of the processes; a fork server imports slow modules once.
 
     Raises:
         RunError: the processes could not be started.
@@ -48,11 +49,11 @@ class GymWorlds:
         stacked: bool,
         processes: bool,
         timeout: float,
-        blind: bool = False,
+        mask_images: bool = False,
         context: Literal["spawn", "forkserver"] = "spawn",
     ) -> None:
-        self._id, self._timeout, self._blind = id, timeout, blind
-        self._stacked, self._taken, self._broken = stacked, 0, False
+        self._id, self._timeout, self._mask_images = id, timeout, mask_images
+        self._stacked, self._steps, self._broken = stacked, 0, False
         self._envs: AsyncVectorEnv | SyncVectorEnv
         if processes:
             try:
@@ -61,56 +62,67 @@ class GymWorlds:
                 )
             except (EOFError, ConnectionError) as error:
                 raise RunError(
-                    f"the processes of {id} could not be started; what they wrote above says why. A script that starts processes is "
-                    'a file, and runs below `if __name__ == "__main__":`. Without --env.processes there are none'
+                    f"the processes of {id} could not be started; see their output above. A script that "
+                    "starts processes "
+                    'must be a file with `if __name__ == "__main__":`. Or leave out --env.processes'
                 ) from error
         else:
             self._envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
         self._actions = self._envs.single_action_space
 
     def reset(self, seed: int) -> Observations:
-        """Begin an episode in each; environment k has the seed ``seed + k``, of 31 bits."""
-        with self._told("reset"):
+        """Begin an episode in each environment; environment k has the 31-bit seed ``seed + k``."""
+        with self._locating_errors("reset"):
             if isinstance(self._envs, AsyncVectorEnv):
                 self._envs.reset_async(seed=seed % 2**31)
-                found, _ = self._envs.reset_wait(timeout=self._timeout)
+                observations, _ = self._envs.reset_wait(timeout=self._timeout)
             else:
-                found, _ = self._envs.reset(seed=seed % 2**31)
-        return self._tensors(found)
+                observations, _ = self._envs.reset(seed=seed % 2**31)
+        return self._tensors(observations)
 
     def step(self, actions: Tensor) -> Step:
-        """See `Worlds`.
+        """See `VectorEnv`.
 
         Raises:
             RunError: an environment raised, did not answer in time, or its process has ended.
         """
-        self._taken += 1
-        with self._told(f"step {self._taken}"):
-            given = as_actions(self._actions, actions)
+        self._steps += 1
+        with self._locating_errors(f"step {self._steps}"):
+            native = as_actions(self._actions, actions)
             if isinstance(self._envs, AsyncVectorEnv):
-                self._envs.step_async(given)
-                found, rewards, terminated, truncated, infos = self._envs.step_wait(timeout=self._timeout)
+                self._envs.step_async(native)
+                observations, rewards, terminated, truncated, infos = self._envs.step_wait(
+                    timeout=self._timeout
+                )
             else:
-                found, rewards, terminated, truncated, infos = self._envs.step(given)
+                observations, rewards, terminated, truncated, infos = self._envs.step(native)
         success = torch.zeros(len(rewards), dtype=torch.bool)
-        final: Observations = {}
-        measures: dict[str, Tensor] = {}
+        final_observations: Observations = {}
+        metrics: dict[str, Tensor] = {}
         if "final_obs" in infos:
-            last = [one for one in infos["final_obs"] if one is not None]
-            final = self._tensors({name: np.stack([one[name] for one in last]) for name in last[0]})
-            told = infos["final_info"]
-            success = torch.from_numpy(told["success"].astype(bool))
-            measures = {
+            final = [values for values in infos["final_obs"] if values is not None]
+            columns = {name: np.stack([values[name] for values in final]) for name in final[0]}
+            final_observations = self._tensors(columns)
+            final_info = infos["final_info"]
+            success = torch.from_numpy(final_info["success"].astype(bool))
+            metrics = {
                 name: torch.from_numpy(value)
-                for name, value in told.get("measures", {}).items()
+                for name, value in final_info.get("metrics", {}).items()
                 if not name.startswith("_")
             }
-        ends = torch.from_numpy(terminated), torch.from_numpy(truncated)
-        return Step(self._tensors(found), torch.from_numpy(rewards).float(), *ends, success, final, measures)
+        return Step(
+            observations=self._tensors(observations),
+            rewards=torch.from_numpy(rewards).float(),
+            terminated=torch.from_numpy(terminated),
+            truncated=torch.from_numpy(truncated),
+            success=success,
+            final_observations=final_observations,
+            metrics=metrics,
+        )
 
     def call(self, name: str) -> tuple[Any, ...]:
-        """What a method of each environment gives."""
-        with self._told(f"a call of {name}, after step {self._taken}"):
+        """The results of a method of each environment."""
+        with self._locating_errors(f"a call of {name}, after step {self._steps}"):
             if isinstance(self._envs, AsyncVectorEnv):
                 self._envs.call_async(name)
                 return tuple(self._envs.call_wait(timeout=self._timeout))
@@ -118,82 +130,77 @@ class GymWorlds:
 
     @property
     def first(self) -> gymnasium.Env[Any, Any]:
-        """The first environment, which is in this process."""
+        """The first environment, if environments are in this process."""
         assert isinstance(self._envs, SyncVectorEnv)
         return self._envs.envs[0]
 
     def close(self) -> None:
-        """Close the environments; processes that do not answer are ended."""
+        """Close the environments; processes that do not answer are killed."""
         if not isinstance(self._envs, AsyncVectorEnv):
             self._envs.close()
             return
-        whole = not self._broken and all(process.is_alive() for process in self._envs.processes)
-        if not whole:
+        intact = not self._broken and all(process.is_alive() for process in self._envs.processes)
+        if not intact:
             for process in self._envs.processes:
                 process.kill()
             self._envs._state = AsyncState.DEFAULT  # or it would wait for an answer
-        self._envs.close(timeout=self._timeout, terminate=not whole)
+        self._envs.close(timeout=self._timeout, terminate=not intact)
 
-    def _tensors(self, found: Mapping[str, Any]) -> Observations:
-        """Stacks (E, stack, C, ...) as channels (E, stack * C, ...)."""
-        values = {name: torch.tensor(value) for name, value in found.items()}
+    def _tensors(self, arrays: Mapping[str, Any]) -> Observations:
+        """Copies, with stacks (E, frame-stack, C, ...) as channels (E, frame-stack * C, ...)."""
+        values = {name: torch.tensor(array) for name, array in arrays.items()}
         if self._stacked:
             values = {name: value.flatten(1, 2) for name, value in values.items()}
-        return {
-            name: torch.zeros_like(value) if self._blind and value.ndim == 4 else value
-            for name, value in values.items()
-        }
+        if self._mask_images:
+            values |= {name: torch.zeros_like(value) for name, value in values.items() if value.ndim == 4}
+        return values
 
     @contextmanager
-    def _told(self, moment: str) -> Iterator[None]:
-        """Say which environment failed, and when.
+    def _locating_errors(self, moment: str) -> Iterator[None]:
+        """Name the environment that failed, and the step.
 
         Raises:
-            RunError: one did.
+            RunError: an environment failed.
         """
         try:
             yield
         except multiprocessing.TimeoutError as error:
             assert isinstance(self._envs, AsyncVectorEnv)
-            silent = [number for number, pipe in enumerate(self._envs.parent_pipes) if not pipe.poll(0)]
-            raise self._error(
-                silent, moment, f"did not answer within {self._timeout:g} s (--env.timeout)"
-            ) from error
+            silent = [env for env, pipe in enumerate(self._envs.parent_pipes) if not pipe.poll(0)]
+            reason = f"did not answer within {self._timeout:g} s (--env.timeout)"
+            raise self._error(silent, moment, reason) from error
         except (EOFError, ConnectionError) as error:
             assert isinstance(self._envs, AsyncVectorEnv)
             for process in self._envs.processes:
                 process.join(0.1)
-            gone = [number for number, process in enumerate(self._envs.processes) if not process.is_alive()]
-            raise self._error(gone, moment, "lost its process, which was killed or has crashed") from error
+            dead = [env for env, process in enumerate(self._envs.processes) if not process.is_alive()]
+            raise self._error(dead, moment, "lost its process, which crashed or was killed") from error
         except Exception as error:  # an environment may raise anything
             if isinstance(self._envs, AsyncVectorEnv):
-                failed = [number for number, pipe in enumerate(self._envs.parent_pipes) if pipe is None]
+                failed = [env for env, pipe in enumerate(self._envs.parent_pipes) if pipe is None]
             else:
                 notes = [note for note in getattr(error, "__notes__", []) if note.startswith(NOTE)]
                 failed = [int(note.removeprefix(NOTE)) for note in notes]
             reason = f"raised {type(error).__name__}: {error}".splitlines()[0]
             raise self._error(failed, moment, reason) from error
         except BaseException:
-            self._broken = True  # an answer may be under way
+            self._broken = True  # an answer may be pending
             raise
 
-    def _error(self, numbers: Sequence[int], moment: str, reason: str) -> RunError:
+    def _error(self, envs: Sequence[int], moment: str, reason: str) -> RunError:
         self._broken = True
-        which = (
-            f"environment {', '.join(map(str, numbers))} of {self._id}"
-            if numbers
-            else f"an environment of {self._id}"
-        )
+        names = f"environment {', '.join(map(str, envs))}" if envs else "an environment"
         return RunError(
-            f"{which} {reason}, at {moment} since it was opened. Go on from the last update with --resume"
+            f"{names} of {self._id} {reason}, at {moment} since it was opened. Resume from the last update "
+            "with --resume"
         )
 
 
 def policy_of(space: Space, owner: str) -> Policy:
-    """The distributions over the actions of a space.
+    """The family of distributions over the actions of a space.
 
     Raises:
-        OptionError: there are none.
+        OptionError: the space is not supported.
     """
     if isinstance(space, spaces.Discrete):
         return Categorical([int(space.n)])
@@ -203,11 +210,13 @@ def policy_of(space: Space, owner: str) -> Policy:
         return Categorical([2] * space.shape[0])
     if isinstance(space, spaces.Box):
         return Gaussian(int(np.prod(space.shape)))
-    raise OptionError(f"{owner} has actions {space}; Discrete, MultiDiscrete, MultiBinary and Box are known")
+    raise OptionError(
+        f"{owner} has the action space {space}; supported are Discrete, MultiDiscrete, MultiBinary and Box"
+    )
 
 
 def as_actions(space: Space, actions: Tensor) -> Any:
-    """Actions (E, width) as an environment takes them; those of a Box are clipped to it."""
+    """Actions (E, width) in the format of a space; those of a Box are clipped."""
     if isinstance(space, spaces.Discrete):
         return actions[:, 0].long().numpy() + space.start
     if isinstance(space, spaces.MultiDiscrete):
@@ -219,7 +228,9 @@ def as_actions(space: Space, actions: Tensor) -> Any:
 
 
 def shapes_of(space: Space, stacked: bool) -> dict[str, Shape]:
-    """Shapes of the inputs that `GymWorlds` gives."""
+    """Shapes of the observations of `GymVectorEnv`."""
     assert isinstance(space, spaces.Dict)
-    shapes = {name: part.shape or () for name, part in space.items()}
-    return {name: (shape[0] * shape[1], *shape[2:]) for name, shape in shapes.items()} if stacked else shapes
+    shapes = {name: subspace.shape or () for name, subspace in space.items()}
+    if stacked:
+        return {name: (shape[0] * shape[1], *shape[2:]) for name, shape in shapes.items()}
+    return shapes

@@ -1,4 +1,4 @@
-"""Navigation in habitat-lab as a stream of tasks, learnt by PPO."""
+"""Env 'habitat': navigation in habitat-lab as a stream of tasks, trained by PPO."""
 
 from __future__ import annotations
 
@@ -10,251 +10,279 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from importlib import metadata
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
-from sidetune_core.api import DataError, OptionError, PluginError, TaskStream, at_least, more_than, option
-from sidetune_core.rl import Categorical, Observations, RolloutOptions, RolloutTask, VectorEnv
+from sidetune_core.api import (
+    DataError,
+    OptionError,
+    PluginError,
+    Renamed,
+    TaskStream,
+    at_least,
+    more_than,
+    option,
+)
+from sidetune_core.rl import Categorical, Observations, RolloutConfig, RolloutTask, VectorEnv
 
-from ..gymnasium.vector_env import GymWorlds, shapes_of
-from .make import Maker, Problem, look
-from .recipe import EnvInfo, EnvSpec
+from ..gymnasium.vector_env import GymVectorEnv, shapes_of
+from .make import EnvMaker, InspectionError, inspect_env
+from .spec import EnvInfo, EnvSpec
 
 if importlib.util.find_spec("habitat") is None:
     raise ModuleNotFoundError("No module named 'habitat'", name="habitat")
 
-BYTE = 255.0
-CONTEXT: Literal["spawn", "forkserver"] = (
+MAX_BYTE = 255.0
+START_METHOD: Literal["spawn", "forkserver"] = (
     "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 )
-"""How processes begin: from a server that has imported habitat, which takes seconds."""
-GET = "python -m habitat_sim.utils.datasets_download --uids habitat_test_scenes habitat_test_pointnav_dataset --data-path data"
-SIMULATOR = (
-    "Install habitat-sim, which is on no package index but conda's: conda install habitat-sim headless -c conda-forge -c aihabitat; or "
-    "bring another simulator with --env.imports, as examples/habitat-rooms does"
+"""A fork server imports habitat once, which takes seconds."""
+DOWNLOAD = (
+    "python -m habitat_sim.utils.datasets_download --uids habitat_test_scenes habitat_test_pointnav_dataset "
+    "--data-path data"
+)
+INSTALL_SIMULATOR = (
+    "Install habitat-sim, which only conda has: conda install habitat-sim headless -c conda-forge -c "
+    "aihabitat. Or use "
+    "another simulator with --env.imports, as examples/habitat-rooms does"
 )
 
 
 class Habitat(TaskStream):
-    """Point-goal navigation (Anderson et al., On Evaluation of Embodied Navigation Agents, 2018) through habitat-lab.
+    """Point-goal navigation (Anderson et al., On Evaluation of Embodied Navigation Agents, 2018) through
+    habitat-lab.
 
-    What is simulated, sensed, measured and rewarded stands in habitat's own config: ``--env.config`` and ``--env.overrides``. Every sensor
-    in it can be an input: ``rgb`` as ``image`` (stack * 3, H, W) in [0, 1], other images as (stack * C, H, W), vectors as (stack * C,).
-    ``goal`` is the cosine and the sine of the angle to the goal, to the left, and its distance in metres: (stack * 3,), or with ``tile``
-    as planes (stack * 3, tile, tile), the size of a base's encoding. ``map`` (stack * 3, size, size) in [0, 1] is what the agent has found
-    out, seen from above, with itself in the middle and looking upwards: where it has been, the goal, and with ``--env.map depth``
-    obstacles and free floor; 0.5 is unknown. A stack is zero where it reaches back before the episode.
+    Habitat's own config defines simulator, sensors, measurements and reward: ``--env.config`` and
+    ``--env.overrides``. Every sensor in it can be an input: ``rgb`` as ``image`` (frame-stack * 3, H, W) in
+    [0, 1], other images as (frame-stack * C, H, W), vectors as (frame-stack * C,). ``goal`` is the cosine and
+    the sine of the angle to the goal, positive to the left, and its distance in metres: (frame-stack * 3,),
+    or with ``tile`` as constant planes (frame-stack * 3, tile, tile), the size of a base's encoding. ``map``
+    (frame-stack * 3, size, size) in [0, 1] is an egocentric map, seen from above with the agent in the
+    centre, facing up: visited cells, the goal, and with ``--env.map depth`` obstacles and free floor; 0.5 is
+    unknown. Frames before the episode are zero.
 
-    Every environment has a process of its own, and trains in its share of the scenes. Evaluation plays ``episodes`` of the dataset's split
-    ``split``, each once. The figures are those of habitat's measures at the end of an episode: success, SPL, distance to the goal and
-    whatever else the config names.
+    Every environment runs in its own process and trains in its own subset of the scenes. Evaluation plays
+    ``eval-episodes`` of the dataset's split ``split``, each once. The metrics are habitat's measurements at
+    the end of an episode: success, SPL, distance to the goal and whatever else the config has.
 
-    The setting of the original experiments: ``--env.inputs image,goal,map --env.stack 4 --env.tile 16 --env.oracle-stop --env.evaluate
-    sample --env.overrides habitat.task.success_reward=10``, for habitat's own reward is otherwise the same, the distance gained and -0.01
-    for each step.
+    The setting of the original experiments: ``--env.inputs image goal map --env.frame-stack 4 --env.tile 16
+    --env.oracle-stop --env.no-deterministic-eval --env.overrides habitat.task.success_reward=10``; the rest
+    of habitat's default reward is the same, the decrease of the distance to the goal minus 0.01 per step.
 
     Raises:
-        DataError: the config, the dataset or the simulator cannot be had, or tasks have other inputs or actions than the first.
-        OptionError: options do not fit.
-        PluginError: habitat-sim is missing.
+        DataError: config, dataset or simulator cannot be loaded, or tasks differ in their inputs or actions.
+        OptionError: options do not fit together.
+        PluginError: habitat-sim is not installed.
     """
 
     @attrs.frozen
-    class Config(RolloutOptions):
+    class Config(RolloutConfig):
         """Options of `Habitat`."""
 
-        config: str = option("pointnav_habitat_test.yaml", "a config file of habitat-lab, or of yours")
-        overrides: str = option(
-            "", "changes to the config, separated by commas, such as habitat.simulator.turn_angle=30"
+        former_options: ClassVar[Mapping[str, Renamed]] = {
+            **RolloutConfig.former_options,
+            "tasks": Renamed("task-overrides"),
+            "stack": Renamed("frame-stack"),
+            "blind": Renamed("mask-images"),
+        }
+
+        config: str = option("pointnav_habitat_test.yaml", "a config file of habitat-lab, or your own")
+        overrides: tuple[str, ...] = option(
+            (), "overrides of the config, such as habitat.simulator.turn_angle=30"
         )
-        tasks: str = option(
-            "", "more changes, of each task of a stream, separated by semicolons; empty for one task"
+        task_overrides: tuple[str, ...] = option(
+            (), "further overrides, one entry for each task, with spaces in between; empty for one task"
         )
-        imports: str = option(
-            "",
-            "modules to import before habitat, separated by commas: those that register a simulator or a dataset",
+        imports: tuple[str, ...] = option(
+            (), "modules to import before habitat, such as those that register a simulator or a dataset"
         )
-        split: str = option(
-            "val", "split of the dataset that is evaluated on; the config names that which is trained on"
+        split: str = option("val", "evaluation split of the dataset; the config has the training split")
+        eval_episodes: int = option(
+            0, "number of evaluation episodes, spread evenly over the split; 0 for all", at_least(0)
         )
-        episodes: int = option(
-            0, "episodes of an evaluation, spread evenly over that split; 0 for all of it", at_least(0)
+        inputs: tuple[str, ...] = option(
+            ("image", "goal"), "inputs: image, goal, map, and the names of other sensors"
         )
-        inputs: str = option(
-            "image,goal", "inputs, separated by commas: image, goal, map, and the names of other sensors"
-        )
-        stack: int = option(1, "latest frames that an observation is made of", at_least(1))
+        frame_stack: int = option(1, "number of stacked frames", at_least(1))
         tile: int | None = option(
-            None, "height and width of planes that the goal's numbers fill; None for a vector", at_least(1)
+            None, "side of the planes that repeat the goal's values; None for a vector", at_least(1)
         )
         map: Literal["visited", "depth"] = option(
-            "visited", "what is on the map besides the goal: the way so far, or depth too"
+            "visited", "content of the map besides the goal: visited cells, or also obstacles seen by depth"
         )
-        map_size: int = option(84, "height and width of the map", at_least(2))
-        map_metres: float = option(22.0, "length of its sides in metres", more_than(0))
+        map_size: int = option(84, "side of the map in cells", at_least(2))
+        map_metres: float = option(22.0, "side of the map in metres", more_than(0))
         oracle_stop: bool = option(
-            False,
-            "stop for the agent as soon as it is near enough to the goal, and take that action away from it",
+            False, "end the episode within the success radius and remove STOP from the action space"
         )
-        blind: bool = option(False, "make all images black: what can be done without seeing")
-        timeout: float = option(300.0, "seconds that a step or the loading of a scene may take", more_than(0))
-        metric: Literal["spl", "success", "return"] = option("spl", "the figure that R is made of")
+        mask_images: bool = option(False, "zero the images (no-vision baseline)")
+        timeout: float = option(300.0, "seconds that a step or loading a scene may take", more_than(0))
+        metric: Literal["spl", "success", "return"] = option("spl", "the metric in R")
 
     recipe = {"epochs": 1.0, "batch": 256, "lr": 2.5e-4, "clip": 0.5, "precision": "fp32"}
     default_components = {"base": "conv", "side": "conv", "merger": "alpha"}
 
     def __init__(self, config: Config, seed: int) -> None:
-        inputs = _words(config.inputs)
-        if not inputs:
-            raise OptionError("--env.inputs is empty; name some, such as image,goal")
-        made = attrs.asdict(config, filter=lambda field, _: field.name in attrs.fields_dict(EnvSpec))
-        made |= {"imports": _words(config.imports), "inputs": inputs}
-        changes = [text.strip() for text in config.tasks.split(";") if text.strip()] or [""]
-        self._titles = changes if len(changes) > 1 else [config.config]
-        self._recipes = [
-            EnvSpec(**{**made, "overrides": (*_changes(config.overrides), *_changes(text))})
-            for text in changes
-        ]
-        self._looks = [_look(recipe) for recipe in self._recipes]
+        if not config.inputs:
+            raise OptionError("--env.inputs is empty; name at least one, such as image")
         self._config = config
-        first = self._looks[0]
-        self.inputs = shapes_of(first.observations, config.stack > 1)
-        for title, one in zip(self._titles, self._looks, strict=True):
-            if (one.observations, one.actions) != (first.observations, first.actions):
+        entries = _task_entries(config.task_overrides) or [""]
+        self._titles = entries if len(entries) > 1 else [config.config]
+        self._specs = [
+            EnvSpec.from_config(config, (*_split_overrides(config.overrides), *_split_overrides([entry])))
+            for entry in entries
+        ]
+        self._infos = [_inspect(spec) for spec in self._specs]
+        first = self._infos[0]
+        self.inputs = shapes_of(first.observations, config.frame_stack > 1)
+        for title, info in zip(self._titles, self._infos, strict=True):
+            if (info.observations, info.actions) != (first.observations, first.actions):
                 raise DataError(
-                    f"the tasks of a stream must have inputs and actions of one shape: {self._titles[0]} has {first.observations} and "
-                    f"{first.actions}, and {title} {one.observations} and {one.actions}"
+                    f"the tasks of a stream must have inputs and actions of one shape: {self._titles[0]} has "
+                    f"{first.observations} and {first.actions}, and {title} {info.observations} and "
+                    f"{info.actions}"
                 )
 
     def tasks(self) -> Sequence[HabitatTask]:
-        """One, or one for each part of ``--env.tasks``."""
-        rows = enumerate(zip(self._titles, self._recipes, self._looks, strict=True))
-        return [HabitatTask(f"t{number}", *row, self._config) for number, row in rows]
+        """One, or one for each entry of ``--env.task-overrides``."""
+        rows = enumerate(zip(self._titles, self._specs, self._infos, strict=True))
+        return [
+            HabitatTask(f"t{number}", title, spec, info, self._config) for number, (title, spec, info) in rows
+        ]
 
 
 class HabitatTask(RolloutTask):
-    """Navigation by one config."""
+    """Navigation with one config."""
 
     options: Habitat.Config
     experts = ("shortest-path",)
 
-    def __init__(self, id: str, title: str, recipe: EnvSpec, look: EnvInfo, config: Habitat.Config) -> None:
-        inputs = shapes_of(look.observations, config.stack > 1)
-        units = {name: BYTE for name, space in look.observations.items() if space.dtype == np.uint8}
-        count = min(config.episodes or look.episodes, look.episodes)
-        super().__init__(
-            id, title, inputs, units, Categorical([int(look.actions.n)]), attrs.evolve(config, episodes=count)
-        )
+    def __init__(self, id: str, title: str, spec: EnvSpec, info: EnvInfo, config: Habitat.Config) -> None:
+        inputs = shapes_of(info.observations, config.frame_stack > 1)
+        units = {name: MAX_BYTE for name, space in info.observations.items() if space.dtype == np.uint8}
+        policy = Categorical([int(info.actions.n)])
+        count = min(config.eval_episodes or info.episodes, info.episodes)
+        super().__init__(id, title, inputs, units, policy, attrs.evolve(config, eval_episodes=count))
         self.metric = config.metric
-        self._recipe, self._look = recipe, look
+        self._spec, self._info = spec, info
 
     def make_vector_env(self, count: int) -> VectorEnv:
-        """Each trains in every `count`-th scene, or where there are fewer of them than environments, in one."""
-        scenes, train = self._look.scenes, attrs.evolve(self._recipe, split="")
-        return self._open(
-            [attrs.evolve(train, scenes=scenes[k::count] or (scenes[k % len(scenes)],)) for k in range(count)]
-        )
+        """Environment k trains in every `count`-th scene, or in one scene if there are fewer scenes than
+        environments."""
+        scenes, spec = self._info.scenes, attrs.evolve(self._spec, split="")
+        subsets = [scenes[k::count] or (scenes[k % len(scenes)],) for k in range(count)]
+        return self._open([attrs.evolve(spec, scenes=subset) for subset in subsets])
 
     def make_test_vector_env(self, count: int) -> VectorEnv:
-        """Each plays its share of the episodes, once, and begins again."""
-        places = [
-            number * self._look.episodes // self.options.episodes for number in range(self.options.episodes)
-        ]
-        return self._open(
-            [
-                attrs.evolve(self._recipe, places=tuple(map(int, share)))
-                for share in np.array_split(places, count)
-            ]
-        )
+        """Each environment plays its part of the episodes once, then starts over."""
+        total = self.options.eval_episodes
+        indices = [number * self._info.episodes // total for number in range(total)]
+        parts = [tuple(map(int, part)) for part in np.array_split(indices, count)]
+        return self._open([attrs.evolve(self._spec, episodes=part) for part in parts])
 
     def expert(self, name: str) -> ShortestPath:
-        """The simulator's follower of shortest paths."""
+        """The simulator's shortest-path follower."""
         return ShortestPath()
 
     def versions(self) -> Mapping[str, str]:
-        """Of habitat-lab, and of habitat-sim where that is installed."""
-        found = {"habitat-lab": metadata.version("habitat-lab")}
+        """Of habitat-lab, and of habitat-sim if it is installed."""
+        versions = {"habitat-lab": metadata.version("habitat-lab")}
         with suppress(metadata.PackageNotFoundError):
-            found["habitat-sim"] = metadata.version("habitat-sim")
-        return found
+            versions["habitat-sim"] = metadata.version("habitat-sim")
+        return versions
 
-    def _open(self, recipes: Sequence[EnvSpec]) -> VectorEnv:
-        makers = [Maker(recipe, self._look) for recipe in recipes]
-        return GymWorlds(
-            makers,
+    def _open(self, specs: Sequence[EnvSpec]) -> VectorEnv:
+        return GymVectorEnv(
+            [EnvMaker(spec, self._info) for spec in specs],
             self.title,
-            self.options.stack > 1,
+            stacked=self.options.frame_stack > 1,
             processes=True,
             timeout=self.options.timeout,
-            context=CONTEXT,
+            context=START_METHOD,
         )
 
 
 class ShortestPath:
-    """Goes the shortest way and stops, as far as the simulator's follower finds one."""
+    """`Expert` that follows the shortest path to the goal and stops there, if the simulator finds one."""
 
     def begin(self, vector_env: VectorEnv, seed: int) -> None:
-        """An episode has begun in `vector_env`, of which there is one."""
-        assert isinstance(vector_env, GymWorlds)
+        """See `Expert`."""
+        assert isinstance(vector_env, GymVectorEnv)
         self._vector_env = vector_env
 
     def act(self, observations: Observations) -> Tensor | None:
-        """What to do now, (1, 1); None if no way is known."""
+        """See `Expert`; None if there is no path."""
         (action,) = self._vector_env.call("next_action")
         return None if action is None else torch.tensor([[float(action)]])
 
 
-def _look(recipe: EnvSpec) -> EnvInfo:
-    """What a process finds that makes such an environment.
+def _inspect(spec: EnvSpec) -> EnvInfo:
+    """Properties of an environment, found by creating it in another process.
 
     Raises:
-        DataError: it cannot be made.
-        PluginError: habitat-sim is missing.
+        DataError: it cannot be created.
+        PluginError: habitat-sim is not installed.
     """
-    context = multiprocessing.get_context(CONTEXT)
-    context.set_forkserver_preload(_preloaded(recipe))
+    context = multiprocessing.get_context(START_METHOD)
+    context.set_forkserver_preload(_preloaded_modules(spec))
     with ProcessPoolExecutor(1, context) as pool:
         try:
-            found = pool.submit(look, recipe).result()
+            result = pool.submit(inspect_env, spec).result()
         except BrokenProcessPool as error:
             raise DataError(
-                f"{recipe.config}: the simulator has ended its process; what it wrote above may say why"
+                f"{spec.config}: the simulator ended its process; see its output above"
             ) from error
-    if isinstance(found, EnvInfo):
-        return found
-    if found.lost in ("habitat_sim", "magnum"):
-        raise PluginError(f"env 'habitat' needs '{found.lost}'. {SIMULATOR}")
-    raise DataError(_said(recipe, found))
+    if isinstance(result, EnvInfo):
+        return result
+    if result.missing_module in ("habitat_sim", "magnum"):
+        raise PluginError(f"env 'habitat' needs '{result.missing_module}'. {INSTALL_SIMULATOR}")
+    raise DataError(_message(spec, result))
 
 
-def _preloaded(recipe: EnvSpec) -> list[str]:
-    """What processes of environments have in common and need not each import. Half an import of habitat would spoil all of them."""
-    whole = importlib.util.find_spec("habitat_sim") is not None
-    return [
-        f"{__package__}.quiet",
-        *(recipe.imports or ([f"{__package__}.nav"] if whole else [])),
-    ]
+def _preloaded_modules(spec: EnvSpec) -> list[str]:
+    """Modules that the fork server imports for all environments; without habitat-sim, `nav` could be imported
+    only in part."""
+    quiet = f"{__package__}.quiet"
+    if spec.imports:
+        return [quiet, *spec.imports]
+    has_simulator = importlib.util.find_spec("habitat_sim") is not None
+    return [quiet, f"{__package__}.nav"] if has_simulator else [quiet]
 
 
-def _said(recipe: EnvSpec, problem: Problem) -> str:
-    told = f"--env.config {recipe.config}: {problem.kind}: {problem.message}"
-    if problem.lost:
-        return f"{told}. --env.imports names modules that are installed or in the current folder"
-    if problem.kind == "FileNotFoundError":
-        return f"{told}. Datasets are where the config says (habitat.dataset.data_path), from the current folder on; habitat's own: {GET}"
-    return told
+def _message(spec: EnvSpec, error: InspectionError) -> str:
+    message = f"--env.config {spec.config}: {error.type}: {error.message}"
+    if error.missing_module:
+        return f"{message}. Modules of --env.imports must be installed or in the current folder"
+    if error.type == "FileNotFoundError":
+        return (
+            f"{message}. The config has the dataset's path (habitat.dataset.data_path), relative to the "
+            "current "
+            f"folder; to download habitat's test dataset: {DOWNLOAD}"
+        )
+    return message
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+OVERRIDE_START = r"(?:[~+\w./@]+=|~[\w./@]+\s*(?:[,\s]|$))"
 
 
-def _changes(text: str) -> tuple[str, ...]:
-    """Changes of a config, at commas that a name and ``=`` follow, or ``~`` and a name: a list of scenes has commas too."""
-    return tuple(
-        one.strip() for one in re.split(r",(?=\s*(?:[~+\w./@]+=|~[\w./@]+\s*(?:,|$)))", text) if one.strip()
-    )
+def _split_overrides(entries: Sequence[str]) -> tuple[str, ...]:
+    """Single overrides, from entries that may have several of them, separated by spaces or commas.
+
+    An override begins with a name and ``=``, or with ``~`` and a name: lists of scenes have commas too.
+    """
+    parts = re.split(rf"[,\s]\s*(?={OVERRIDE_START})", ",".join(entries))
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _task_entries(entries: Sequence[str]) -> list[str]:
+    """One entry for each task.
+
+    Version 0.1 had one string with semicolons between tasks and commas within one.
+    """
+    if any(";" in entry for entry in entries):
+        entries = ",".join(entries).split(";")
+    return [entry.strip() for entry in entries if entry.strip()]

@@ -1,4 +1,5 @@
-"""Environments of habitat-lab, made in processes of their own: simulators hold a GPU's context, and seed global generators."""
+"""Creates environments of habitat-lab in their own processes: simulators hold a GPU context and seed global
+generators."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ import attrs
 import gymnasium
 from gymnasium.wrappers import FrameStackObservation
 
-from ..gymnasium.make import outlive_signals
-from .recipe import EnvInfo, EnvSpec
+from ..gymnasium.make import ignore_signals
+from .spec import EnvInfo, EnvSpec
 
-CONFIGS = ("", "benchmark/nav/", "benchmark/nav/pointnav/")
-"""Where configs are looked for, below habitat's own folder of them."""
+CONFIG_FOLDERS = ("", "benchmark/nav/", "benchmark/nav/pointnav/")
+"""Search path of configs, relative to habitat's config folder."""
 
-IN_ORDER = {
+SEQUENTIAL = {
     "cycle": True,
     "shuffle": False,
     "group_by_scene": False,
@@ -27,161 +28,164 @@ IN_ORDER = {
     "max_scene_repeat_episodes": -1,
     "max_scene_repeat_steps": -1,
 }
-"""Options of habitat's iterator by which it gives one episode after the other."""
+"""Options of habitat's episode iterator for the dataset's order."""
 
 
 @attrs.frozen
-class Problem:
-    """Why there is no environment."""
+class InspectionError:
+    """Why an environment could not be created; unlike the exception, it can be pickled."""
 
-    kind: str
-    """Class of the exception."""
+    type: str
+    """Name of the exception's class."""
     message: str
-    lost: str = ""
-    """The module that is missing, if that is why."""
+    missing_module: str = ""
 
 
 @attrs.frozen
-class Maker:
-    """Makes an environment in another process, and in that of its `owner` an empty one of the same spaces."""
+class EnvMaker:
+    """Creates an environment in a worker process, and one with the same spaces only in the process of its
+    `owner`."""
 
-    recipe: EnvSpec
-    look: EnvInfo
+    spec: EnvSpec
+    info: EnvInfo
     owner: int = attrs.field(factory=os.getpid)
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
         if os.getpid() == self.owner:
-            return _Empty(self.look)
-        outlive_signals()
-        return make(self.recipe, self.look.config)
+            return _SpacesOnly(self.info)
+        ignore_signals()
+        return make(self.spec, self.info.config)
 
 
-class _Empty(gymnasium.Env[Any, Any]):
-    """Only the spaces of an environment."""
+class _SpacesOnly(gymnasium.Env[Any, Any]):
+    """An environment that has spaces and no implementation."""
 
-    def __init__(self, look: EnvInfo) -> None:
-        self.observation_space, self.action_space = look.observations, look.actions
+    def __init__(self, info: EnvInfo) -> None:
+        self.observation_space, self.action_space = info.observations, info.actions
 
 
-def make(recipe: EnvSpec, config: bytes) -> gymnasium.Env[Any, Any]:
-    """An environment whose observations are tables of images (C, H, W) and vectors (C,), or stacks of those, zero before an episode.
+def make(spec: EnvSpec, config: bytes) -> gymnasium.Env[Any, Any]:
+    """An environment whose observations are dictionaries of images (C, H, W) and vectors (C,), or stacks of
+    those.
 
     Args:
-        recipe: what is made of habitat's environment.
+        spec: of the environment.
         config: of habitat, see `EnvInfo.config`.
     """
-    prepare(recipe)
-    return _open(recipe, pickle.loads(config))
+    prepare(spec)
+    return _open(spec, pickle.loads(config))
 
 
-def look(recipe: EnvSpec) -> EnvInfo | Problem:
-    """See what there is, by a recipe for the split that is evaluated on."""
+def inspect_env(spec: EnvSpec) -> EnvInfo | InspectionError:
+    """Properties of an environment of the evaluation split."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return _look(recipe)
-    except Exception as error:  # habitat, a simulator or a dataset may raise anything, and not all of that can be sent to another process
-        return Problem(
-            type(error).__name__, str(error), (isinstance(error, ModuleNotFoundError) and error.name) or ""
-        )
+        return _inspect(spec)
+    except Exception as error:  # habitat, a simulator or a dataset may raise anything
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        return InspectionError(type(error).__name__, str(error), missing or "")
 
 
-def prepare(recipe: EnvSpec) -> None:
-    """Import habitat, and before it the modules that bring simulators and the like, which may be in the current folder."""
+def prepare(spec: EnvSpec) -> None:
+    """Import the requested modules, which may be in the current folder, then habitat."""
     importlib.import_module(".quiet", __package__)
     sys.path.insert(0, os.getcwd())
-    for name in recipe.imports:
+    for name in spec.imports:
         importlib.import_module(name)
     importlib.import_module("habitat")
 
 
-def resolve(recipe: EnvSpec) -> Any:
-    """Habitat's config."""
+def compose_config(spec: EnvSpec) -> Any:
+    """Habitat's config with the overrides."""
     from habitat.config.default import get_config, get_full_habitat_config_path
 
-    for folder in CONFIGS:
+    for folder in CONFIG_FOLDERS:
         try:
-            path = get_full_habitat_config_path(folder + recipe.config)
+            path = get_full_habitat_config_path(folder + spec.config)
         except RuntimeError:
             continue
-        return get_config(path, list(recipe.overrides))
+        return get_config(path, list(spec.overrides))
     raise FileNotFoundError(
-        f"no such file, neither here nor among habitat's configs (such as {CONFIGS[-1]}pointnav_gibson.yaml)"
+        "no such file, in the current folder or among habitat's configs (such as "
+        f"{CONFIG_FOLDERS[-1]}pointnav_gibson.yaml)"
     )
 
 
-def _look(recipe: EnvSpec) -> EnvInfo:
-    prepare(recipe)
+def _inspect(spec: EnvSpec) -> EnvInfo:
+    prepare(spec)
     from habitat.config import read_write
     from habitat.datasets import make_dataset
 
-    config = resolve(recipe)
-    whole, dataset = pickle.dumps(config), config.habitat.dataset
+    config = compose_config(spec)
+    pickled, dataset = pickle.dumps(config), config.habitat.dataset
     scenes = _scenes(dataset)
     with read_write(config):
-        _choose(dataset, recipe)
+        _select(dataset, spec)
     episodes = make_dataset(dataset.type, config=dataset).num_episodes
     if not episodes or not scenes:
         raise ValueError(
-            f"split {recipe.split} of the dataset has {episodes} episodes, and there are {len(scenes)} scenes to train in"
+            f"split {spec.split} of the dataset has {episodes} episodes, and there are {len(scenes)} "
+            "training scenes"
         )
-    env = _open(attrs.evolve(recipe, places=(0,)), config)
+    env = _open(attrs.evolve(spec, episodes=(0,)), config)
     assert isinstance(env.observation_space, gymnasium.spaces.Dict)
     assert isinstance(env.action_space, gymnasium.spaces.Discrete)
     env.close()
-    return EnvInfo(env.observation_space, env.action_space, episodes, scenes, whole)
+    return EnvInfo(env.observation_space, env.action_space, episodes, scenes, pickled)
 
 
-def _open(recipe: EnvSpec, config: Any) -> gymnasium.Env[Any, Any]:
+def _open(spec: EnvSpec, config: Any) -> gymnasium.Env[Any, Any]:
     from habitat.config import read_write
     from habitat.core.environments import RLTaskEnv
     from habitat.datasets import make_dataset
 
-    from .nav import Nav
+    from .nav import Navigation
 
     with read_write(config):
-        _choose(config.habitat.dataset, recipe)
-        if recipe.places is not None:
-            config.habitat.environment.iterator_options.update(IN_ORDER)
+        _select(config.habitat.dataset, spec)
+        if spec.episodes is not None:
+            config.habitat.environment.iterator_options.update(SEQUENTIAL)
     dataset = make_dataset(config.habitat.dataset.type, config=config.habitat.dataset)
-    if recipe.places is not None:
-        there = sorted(dataset.episodes, key=lambda episode: str(episode.scene_id))
-        dataset.episodes = [there[place] for place in recipe.places]
-    env = Nav(RLTaskEnv(config, dataset), recipe)
-    return FrameStackObservation(env, recipe.stack, padding_type="zero") if recipe.stack > 1 else env
+    if spec.episodes is not None:
+        by_scene = sorted(dataset.episodes, key=lambda episode: str(episode.scene_id))
+        dataset.episodes = [by_scene[index] for index in spec.episodes]
+    env = Navigation(RLTaskEnv(config, dataset), spec)
+    return FrameStackObservation(env, spec.frame_stack, padding_type="zero") if spec.frame_stack > 1 else env
 
 
 def _scenes(dataset: Any) -> tuple[str, ...]:
-    """Names of the scenes that a dataset's config has chosen from its split.
+    """Names of the scenes that a dataset's config selects from its split.
 
     Raises:
-        LookupError: no such dataset is registered, or it has no such scene.
+        LookupError: there is no such dataset or scene.
     """
     from habitat.config import read_write
     from habitat.core.dataset import ALL_SCENES_MASK
     from habitat.core.registry import registry
 
-    kind = registry.get_dataset(dataset.type)
-    if kind is None:
+    cls = registry.get_dataset(dataset.type)
+    if cls is None:
         raise LookupError(f"no dataset {dataset.type} is registered with habitat")
-    whole, named = dataset.copy(), tuple(dataset.content_scenes)
-    with read_write(whole):
-        whole.content_scenes = [ALL_SCENES_MASK]
-    there = tuple(kind.get_scenes_to_load(whole))
-    if ALL_SCENES_MASK in named:
-        return there
-    if unknown := [name for name in named if name not in there]:
-        lost = ", ".join(unknown)
+    all_scenes, selected = dataset.copy(), tuple(dataset.content_scenes)
+    with read_write(all_scenes):
+        all_scenes.content_scenes = [ALL_SCENES_MASK]
+    available = tuple(cls.get_scenes_to_load(all_scenes))
+    if ALL_SCENES_MASK in selected:
+        return available
+    if unknown := [name for name in selected if name not in available]:
         raise LookupError(
-            f"split {dataset.split} has no scene {lost} (habitat.dataset.content_scenes); it has {', '.join(there)}"
+            f"split {dataset.split} has no scene {', '.join(unknown)} (habitat.dataset.content_scenes); its "
+            "scenes: "
+            f"{', '.join(available)}"
         )
-    return named
+    return selected
 
 
-def _choose(dataset: Any, recipe: EnvSpec) -> None:
-    """Bring a dataset's config to the split and the scenes of a recipe; scenes that it names are those of its own split."""
+def _select(dataset: Any, spec: EnvSpec) -> None:
+    """Set split and scenes of a dataset's config; scenes in the config are those of its own split only."""
     from habitat.core.dataset import ALL_SCENES_MASK
 
-    if recipe.split not in ("", dataset.split):
-        dataset.split, dataset.content_scenes = recipe.split, [ALL_SCENES_MASK]
-    if recipe.scenes:
-        dataset.content_scenes = list(recipe.scenes)
+    if spec.split not in ("", dataset.split):
+        dataset.split, dataset.content_scenes = spec.split, [ALL_SCENES_MASK]
+    if spec.scenes:
+        dataset.content_scenes = list(spec.scenes)

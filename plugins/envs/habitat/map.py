@@ -1,4 +1,4 @@
-"""What an agent that moves on a floor has found out about its surroundings, seen from above."""
+"""An egocentric map of an agent's surroundings, seen from above."""
 
 from __future__ import annotations
 
@@ -17,51 +17,56 @@ VISITED, GOAL, OBSTACLE = range(3)
 
 @attrs.frozen
 class Pose:
-    """Where an agent is on the floor, in metres, and where it looks."""
+    """Position of an agent on the floor, in metres, and its heading."""
 
-    place: Floats
-    """(2,): x and z of the world, with y upwards."""
+    position: Floats
+    """(2,): x and z in world coordinates, with y upwards."""
     forward: Floats
-    """(2,), of length 1."""
+    """(2,), a unit vector."""
 
     @property
     def right(self) -> Floats:
-        """(2,), of length 1."""
+        """(2,), a unit vector."""
         return np.array([-self.forward[1], self.forward[0]])
 
     def world(self, right: Floats, forward: Floats) -> Floats:
-        """Points (N, 2) that are so many metres to the right and ahead, (N,) each."""
-        return self.place + right[:, None] * self.right + forward[:, None] * self.forward
+        """World coordinates (N, 2) of points to the right and ahead of the agent, (N,) each, in metres."""
+        return self.position + right[:, None] * self.right + forward[:, None] * self.forward
 
 
 @attrs.frozen
 class Camera:
-    """A pinhole that looks ahead, horizontally."""
+    """A pinhole camera with a horizontal optical axis."""
 
     height: float
     """Above the floor, in metres."""
-    view: float
-    """Horizontal angle of view, in degrees."""
+    fov: float
+    """Horizontal field of view, in degrees."""
 
     def points(self, depth: Floats) -> tuple[Floats, Floats, Floats]:
-        """To the right, ahead, and above the floor, (N,) each in metres: what pixels of `depth` (H, W) in metres see; 0 sees nothing."""
+        """The points of a depth image (H, W) in metres: right, ahead, and above the floor, (N,) each in
+        metres.
+
+        Pixels with depth 0 are invalid.
+        """
         rows, columns = np.nonzero(depth)
         ahead = depth[rows, columns]
-        focal = depth.shape[1] / 2 / math.tan(math.radians(self.view) / 2)
+        focal = depth.shape[1] / 2 / math.tan(math.radians(self.fov) / 2)
         right = (columns + 0.5 - depth.shape[1] / 2) / focal * ahead
         up = self.height - (rows + 0.5 - depth.shape[0] / 2) / focal * ahead
         return right, ahead, up
 
 
 class EgocentricMap:
-    """An agent's map, (3, size, size) bytes: the agent is in the middle and looks upwards.
+    """An agent's map, (3, size, size) bytes, with the agent in the centre, facing up.
 
-    Three planes: where it has been (255), where the goal is (255), and, if it is told what it sees, obstacles (255) and free floor (0);
-    128 is unknown. The original's map has the first two, and its upper side is where the agent looked at first.
+    Three planes: visited cells (255), the goal (255), and, if `look` is called, obstacles (255) and free
+    floor (0); 128 is unknown. The original's map has the first two planes, and its orientation is the agent's
+    heading at the start.
 
     Args:
-        size: cells on a side.
-        metres: length of a side.
+        size: side in cells.
+        metres: side in metres.
     """
 
     def __init__(self, size: int, metres: float) -> None:
@@ -69,24 +74,24 @@ class EgocentricMap:
         offsets = (np.arange(size) + 0.5 - size / 2) * self._cell
         self._right, self._ahead = np.tile(offsets, size), np.repeat(-offsets, size)
         self._size = size
-        self.forget()
+        self.clear()
 
-    def forget(self) -> None:
-        """Begin anew."""
+    def clear(self) -> None:
+        """Forget everything, for a new episode."""
         self._visited, self._free, self._obstacles = (np.zeros(0, np.int64) for _ in range(3))
 
     def move(self, pose: Pose) -> None:
-        """The agent is here now."""
-        self._visited = np.union1d(self._visited, self._cells(pose.place[None]))
+        """Mark the agent's cell as visited."""
+        self._visited = np.union1d(self._visited, self._cells(pose.position[None]))
 
     def look(self, pose: Pose, points: tuple[Floats, Floats, Floats], step: float, top: float) -> None:
-        """Take in what is seen.
+        """Add visible points.
 
         Args:
-            pose: from where.
+            pose: of the agent.
             points: see `Camera.points`.
-            step: what is at most so high, in metres, is floor.
-            top: what is higher is nothing that the agent could run into.
+            step: greatest height of floor, in metres.
+            top: height of the agent in metres; higher points are no obstacles.
         """
         right, ahead, up = points
         cells = self._cells(pose.world(right, ahead))
@@ -94,20 +99,21 @@ class EgocentricMap:
         self._obstacles = np.union1d(self._obstacles, cells[(up > step) & (up <= top)])
 
     def draw(self, pose: Pose, distance: float, angle: float) -> NDArray[np.uint8]:
-        """The map (3, size, size), with a goal so many metres away, at that angle (radians to the left), if it is within."""
+        """The map (3, size, size), with the goal at `distance` metres and `angle` radians to the left, if it
+        is on the map."""
         cells = self._cells(pose.world(self._right, self._ahead))
         planes = np.full((3, len(cells)), UNKNOWN, np.uint8)
         planes[VISITED][np.isin(cells, self._visited)] = FULL
         planes[OBSTACLE][np.isin(cells, self._free)] = FREE
         planes[OBSTACLE][np.isin(cells, self._obstacles)] = FULL
-        drawn = planes.reshape(3, self._size, self._size)
+        image = planes.reshape(3, self._size, self._size)
         row = math.floor(self._size / 2 - distance * math.cos(angle) / self._cell)
         column = math.floor(self._size / 2 - distance * math.sin(angle) / self._cell)
         if 0 <= row < self._size and 0 <= column < self._size:
-            drawn[GOAL, row, column] = FULL
-        return drawn
+            image[GOAL, row, column] = FULL
+        return image
 
     def _cells(self, points: Floats) -> Cells:
-        """Numbers of the cells of the world that points (N, 2) are in."""
-        places = np.floor(points / self._cell).astype(np.int64)
-        return places[:, 0] * 2**32 + places[:, 1]
+        """Ids (N,) of the world's cells that contain points (N, 2)."""
+        indices = np.floor(points / self._cell).astype(np.int64)
+        return indices[:, 0] * 2**32 + indices[:, 1]

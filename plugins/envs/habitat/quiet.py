@@ -1,4 +1,4 @@
-"""Imported before habitat in each process: keeps its libraries from writing where nobody asks."""
+"""Silences habitat's libraries; imported before habitat in each process."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 with contextlib.redirect_stderr(io.StringIO()):
-    import gym  # noqa: F401 - says at each import that it is no longer maintained
+    import gym  # noqa: F401 - prints at import that it is unmaintained

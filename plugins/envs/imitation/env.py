@@ -1,152 +1,166 @@
-"""Imitation: behaviour cloning of a recorded expert, measured by acting."""
+"""Env 'imitation': behaviour cloning of recorded experts, evaluated by rollouts."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 
-from sidetune_core.api import DataError, OptionError, TaskStream, at_least, home, option
+from sidetune_core.api import DataError, OptionError, Renamed, TaskStream, at_least, home, option
 from sidetune_core.demonstrations import Demonstrations, open_demonstrations, record_demonstrations
 
-from .task import Acting, ImitationTask
+from .task import CloningOptions, ImitationTask
 
 LEVEL_INPUTS = {"image": (3, 28, 28)}
-LEVEL_OPTIONS = {"inputs": "image", "view": "pixels", "time_limit": 128}
-"""Of the env 'gym', for levels that are recorded on first use."""
+LEVEL_OPTIONS = {"inputs": ["image"], "view": "pixels", "time_limit": 128}
+"""Options of env 'gym' for levels that are recorded on first use."""
 
 LEVEL_TRAJECTORIES = 100
-"""To learn from, where nothing is said."""
+"""Default number of training trajectories of a level."""
 
 
 class Imitation(TaskStream):
-    """Behaviour cloning on recordings that `sidetune collect` has made, one task for each, in their order.
+    """Behaviour cloning on demonstrations of ``sidetune record``, one task for each folder, in their order.
 
-    A network learns the expert's action in each recorded step, by the log-likelihood of the env's own kind of policy: cross-entropy for
-    choices, a Gaussian for numbers. It is measured by acting in the environment that the recording names: R is the share of successes (or
-    the mean return) of ``episodes`` episodes, the same in every run and none of the recorded ones. The first ``held_out`` trajectories of a
-    recording are never learnt; evaluations give the loss on them too. ``trajectories`` takes the first so many after those, whatever
-    the seed, so a small set is a part of each larger one.
+    A network predicts the expert's action in each recorded step. The loss is the negative log-likelihood
+    under the env's family of policies: cross-entropy for discrete actions, a Gaussian for continuous ones.
+    Evaluations are rollouts in the recorded environment: R is the success rate (or the mean return) of
+    ``eval-episodes`` episodes, the same in every run and none of them recorded. The first
+    ``val-trajectories`` of each folder are held out; evaluations report the loss on them too. Training uses
+    the next ``max-trajectories``, whatever the seed, so a small training set is a subset of a larger one.
 
-    Without ``data``, levels of BabyAI are recorded on first use, with their bot, and kept in ``$SIDETUNE_HOME/recordings`` (by default
-    ``~/.cache/sidetune/recordings``). Missions in words are no input: take levels that have one and the same for all episodes.
-    The base's packaged weights read 28 x 28 pixels (``--env.view pixels`` of a recording); for others give ``--base.weights none``.
+    Without ``root``, levels of BabyAI are recorded on first use, with their bot, and kept in
+    ``$SIDETUNE_HOME/recordings`` (by default ``~/.cache/sidetune/recordings``). Missions are not an input:
+    choose levels with the same mission in all episodes. The base's packaged weights take 28 x 28 pixels
+    (``--env.view pixels`` when recording); for other inputs pass ``--base.weights none``.
 
     Raises:
-        DataError: a recording is missing, unfinished, damaged, too short, of another version, or has other inputs than the first.
+        DataError: demonstrations are missing, incomplete, damaged, too few, of another version, or differ in
+            their inputs.
     """
 
     @attrs.frozen
     class Config:
         """Options of `Imitation`."""
 
-        data: str = option("", "folders of recordings, separated by commas")
-        levels: str = option(
-            "BabyAI-UnlockLocal-v0",
-            "without 'data': ids of BabyAI levels that are recorded on first use, with commas",
+        former_options: ClassVar[Mapping[str, Renamed]] = {
+            "data": Renamed("root"),
+            "trajectories": Renamed("max-trajectories"),
+            "held-out": Renamed("val-trajectories"),
+            "episodes": Renamed("eval-episodes"),
+            "envs": Renamed("num-envs"),
+            "evaluate": Renamed("deterministic-eval", {"mode": True, "sample": False}),
+            "hidden": Renamed("hidden-size"),
+            "layers": Renamed("hidden-layers"),
+        }
+
+        root: tuple[Path, ...] = option((), "folders of demonstrations")
+        levels: tuple[str, ...] = option(
+            ("BabyAI-UnlockLocal-v0",), "without root: ids of BabyAI levels, which are recorded on first use"
         )
-        trajectories: int | None = option(
+        max_trajectories: int | None = option(
             None,
-            f"learn from the first so many of each; None for all of a recording, {LEVEL_TRAJECTORIES} of a level",
+            f"training trajectories of each folder; None for all, or {LEVEL_TRAJECTORIES} of a level",
             at_least(1),
         )
-        held_out: int = option(
-            20, "trajectories of each that are not learnt, for the loss on others", at_least(1)
+        val_trajectories: int = option(
+            20, "trajectories of each folder held out for the validation loss", at_least(1)
         )
-        episodes: int = option(100, "episodes of an evaluation", at_least(1))
-        envs: int = option(8, "environments that evaluate side by side", at_least(1))
-        evaluate: Literal["mode", "sample"] = option(
-            "sample", "in evaluation, take the most likely action or draw one"
+        eval_episodes: int = option(100, "number of evaluation episodes", at_least(1))
+        num_envs: int = option(8, "number of environments that run in parallel", at_least(1))
+        deterministic_eval: bool = option(
+            False, "evaluate with the most likely action; otherwise sample from the policy"
         )
-        metric: Literal["success", "return"] = option("success", "the figure that R is made of")
-        hidden: int = option(64, "units of each layer between encoding and actions", at_least(1))
-        layers: int = option(1, "how many such layers there are", at_least(0))
+        metric: Literal["success", "return"] = option("success", "the metric in R")
+        hidden_size: int = option(64, "units of each hidden layer of the actor", at_least(1))
+        hidden_layers: int = option(1, "number of hidden layers of the actor", at_least(0))
 
     recipe = {"steps": 1000, "batch": 64, "lr": 1e-3, "precision": "fp32"}
     default_components = {"base": {"name": "conv", "weights": "packaged"}, "side": "conv"}
 
     def __init__(self, config: Config, seed: int) -> None:
         self._config = config
-        self._open = ExitStack()
+        self._streams = ExitStack()
         self._fingerprint = ""
-        self._recordings = [open_demonstrations(Path(name).expanduser()) for name in _listed(config.data)]
-        self._levels = [] if self._recordings else _listed(config.levels)
-        if not self._recordings and not self._levels:
+        self._folders = [open_demonstrations(folder.expanduser()) for folder in config.root]
+        if not self._folders and not config.levels:
             raise OptionError(
-                "env 'imitation': --env.levels is empty; name a level, such as BabyAI-UnlockLocal-v0, or give --env.data"
+                "env 'imitation': --env.levels is empty; name a level, such as BabyAI-UnlockLocal-v0, or "
+                "pass --env.root"
             )
-        self.inputs = self._recordings[0].inputs if self._recordings else LEVEL_INPUTS
-        for one in self._recordings:
-            self._check(one)
+        self.inputs = self._folders[0].inputs if self._folders else LEVEL_INPUTS
+        for demonstrations in self._folders:
+            self._check_inputs(demonstrations)
 
     def tasks(self) -> Sequence[ImitationTask]:
-        """One for each recording."""
-        config, digest, made = self._config, hashlib.sha256(), list[ImitationTask]()
-        acting = Acting(
-            config.episodes, config.envs, config.evaluate, config.metric, config.hidden, config.layers
+        """One for each folder of demonstrations."""
+        config, digest, tasks = self._config, hashlib.sha256(), list[ImitationTask]()
+        options = CloningOptions(
+            eval_episodes=config.eval_episodes,
+            num_envs=config.num_envs,
+            deterministic_eval=config.deterministic_eval,
+            metric=config.metric,
+            hidden_size=config.hidden_size,
+            hidden_layers=config.hidden_layers,
         )
         first_id = 0
-        for number, recording in enumerate(self._recordings or map(self._record, self._levels)):
-            self._check(recording)
-            count = self._count(recording)
-            stream = self._open.enter_context(closing(recording.open_stream()))
-            held_out, learnt = recording.read(0, config.held_out), recording.read(config.held_out, count)
-            made.append(
-                ImitationTask(f"t{number}", recording.task(stream), learnt, held_out, first_id, acting)
-            )
-            digest.update(repr(recording.manifest.env).encode())  # by which goes what is made of observations
-            for some in (held_out, learnt):
-                first_id += len(some.actions)
-                for name, value in sorted(some.observations.items()):
+        for number, demonstrations in enumerate(self._folders or map(self._record_level, config.levels)):
+            self._check_inputs(demonstrations)
+            count = self._train_count(demonstrations)
+            stream = self._streams.enter_context(closing(demonstrations.open_stream()))
+            validation = demonstrations.read(0, config.val_trajectories)
+            training = demonstrations.read(config.val_trajectories, count)
+            rollout_task = demonstrations.task(stream)
+            tasks.append(ImitationTask(f"t{number}", rollout_task, training, validation, first_id, options))
+            digest.update(repr(demonstrations.manifest.env).encode())  # units and statistics depend on it
+            for trajectories in (validation, training):
+                first_id += len(trajectories.actions)
+                for name, value in sorted(trajectories.observations.items()):
                     digest.update(name.encode() + value.numpy().tobytes())
         self._fingerprint = digest.hexdigest()
-        return made
+        return tasks
 
     def fingerprint(self) -> str:
         return self._fingerprint
 
     def close(self) -> None:
-        self._open.close()
+        self._streams.close()
 
-    def _check(self, recording: Demonstrations) -> None:
-        """See that a recording has the inputs of the stream.
-
-        Raises:
-            DataError: it has others.
-        """
-        if recording.inputs != self.inputs:
-            raise DataError(
-                f"recordings of a stream must have inputs of one shape: here that is {dict(self.inputs)}, and {recording.folder} has "
-                f"{dict(recording.inputs)}"
-            )
-
-    def _count(self, recording: Demonstrations) -> int:
-        """How many trajectories are learnt.
+    def _check_inputs(self, demonstrations: Demonstrations) -> None:
+        """Check that demonstrations have the inputs of the stream.
 
         Raises:
-            DataError: there are not so many.
+            DataError: they have others.
         """
-        there, wanted = recording.manifest.recorded - self._config.held_out, self._config.trajectories
-        if there < (wanted or 1):
+        if demonstrations.inputs != self.inputs:
             raise DataError(
-                f"{recording.folder} has {recording.manifest.recorded} trajectories; wanted are {self._config.held_out} that are held out "
-                f"(--env.held-out) and {wanted or 1} to learn from (--env.trajectories). sidetune collect makes it longer, with more "
-                "--trajectories"
+                "demonstrations of a stream must have inputs of one shape: the first have "
+                f"{dict(self.inputs)}, and {demonstrations.folder} has {dict(demonstrations.inputs)}"
             )
-        return wanted or (LEVEL_TRAJECTORIES if self._levels else there)
 
-    def _record(self, level: str) -> Demonstrations:
-        """What is kept of a level, made long enough."""
-        wanted = self._config.held_out + (self._config.trajectories or LEVEL_TRAJECTORIES)
-        asked = {"name": "gym", "ids": level, **LEVEL_OPTIONS}
-        return record_demonstrations(
-            asked, home() / "recordings" / level, wanted, expert="bot", info=self.info
-        )
+    def _train_count(self, demonstrations: Demonstrations) -> int:
+        """Number of training trajectories.
 
+        Raises:
+            DataError: there are too few.
+        """
+        validation, requested = self._config.val_trajectories, self._config.max_trajectories
+        available = demonstrations.manifest.recorded - validation
+        if available < (requested or 1):
+            raise DataError(
+                f"{demonstrations.folder} has {demonstrations.manifest.recorded} trajectories, fewer than "
+                f"{validation} for validation (--env.val-trajectories) plus {requested or 1} for training "
+                "(--env.max-trajectories). Record more with sidetune record --trajectories N"
+            )
+        return requested or (available if self._folders else LEVEL_TRAJECTORIES)
 
-def _listed(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
+    def _record_level(self, level: str) -> Demonstrations:
+        """The stored demonstrations of a level, extended if they are too few."""
+        count = self._config.val_trajectories + (self._config.max_trajectories or LEVEL_TRAJECTORIES)
+        env = {"name": "gym", "ids": [level], **LEVEL_OPTIONS}
+        folder = home() / "recordings" / level
+        return record_demonstrations(env, folder, count, expert="bot", info=self.info)

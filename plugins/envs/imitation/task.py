@@ -17,94 +17,96 @@ EVALUATION_BATCH = 250
 
 
 @attrs.frozen
-class Acting:
-    """How it is measured, and with which head; see the options of env 'imitation'."""
+class CloningOptions:
+    """Evaluation and head of the tasks, see the options of env 'imitation'."""
 
-    episodes: int
-    envs: int
-    evaluate: Literal["mode", "sample"]
+    eval_episodes: int
+    num_envs: int
+    deterministic_eval: bool
     metric: Literal["success", "return"]
-    hidden: int
-    layers: int
+    hidden_size: int
+    hidden_layers: int
 
 
 class ImitationTask(Task):
-    """Do in each recorded step what the expert did (Pomerleau, ALVINN, NIPS 1988).
+    """Predicts the expert's action in each recorded step (Pomerleau, ALVINN, NIPS 1988).
 
     Args:
         id: see `Task`.
-        world: in which the expert has acted, and the policy will.
-        learnt: trajectories to learn from.
-        held_out: others, that come before those in the recording.
+        rollout_task: the recorded task, in which the policy is evaluated; its evaluation options are
+            replaced.
+        training: trajectories to train on.
+        validation: held-out trajectories, which come before those in the recording.
         first_id: id of the first step of the recording.
-        acting: how it is measured, and with which head.
+        options: of evaluation and head.
     """
 
     def __init__(
         self,
         id: str,
-        world: RolloutTask,
-        learnt: Trajectories,
-        held_out: Trajectories,
+        rollout_task: RolloutTask,
+        training: Trajectories,
+        validation: Trajectories,
         first_id: int,
-        acting: Acting,
+        options: CloningOptions,
     ) -> None:
-        self.id, self.title, self.inputs = id, world.title, world.inputs
-        self.metric = acting.metric
-        self._choices = isinstance(world.policy, Categorical) and world.policy.width == 1
-        self.outputs = "scores" if self._choices else "numbers"
-        self._world, self._learnt, self._held_out, self._first_id, self._acting = (
-            world,
-            learnt,
-            held_out,
-            first_id,
-            acting,
+        self.id, self.title, self.inputs = id, rollout_task.title, rollout_task.inputs
+        self.metric = options.metric
+        self._is_classification = (
+            isinstance(rollout_task.policy, Categorical) and rollout_task.policy.width == 1
         )
-        world.options = attrs.evolve(
-            world.options, episodes=acting.episodes, envs=acting.envs, evaluate=acting.evaluate
+        self.outputs = "logits" if self._is_classification else "regression"
+        self._rollout_task, self._options = rollout_task, options
+        self._training, self._validation, self._first_id = training, validation, first_id
+        rollout_task.options = rollout_task.options.with_evaluation(
+            options.num_envs, options.eval_episodes, options.deterministic_eval
         )
-        world.see(learnt.observations)
+        rollout_task.update_statistics(training.observations)
 
     def make_head(self, shape: Shape) -> nn.Module:
-        return Actor(shape, self._world.policy, self._acting.hidden, self._acting.layers)
+        options = self._options
+        return Actor(shape, self._rollout_task.policy, options.hidden_size, options.hidden_layers)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        return max(1, round(len(self._learnt.actions) / batch_size))
+        return max(1, round(len(self._training.actions) / batch_size))
 
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
-        first = self._first_id + len(self._held_out.actions)
-        for places in shuffled(len(self._learnt.actions), order, self.id):
-            yield self._batch(self._learnt, places, first)
+        first = self._first_id + len(self._validation.actions)
+        for indices in shuffled(len(self._training.actions), order, self.id):
+            yield self._batch(self._training, indices, first)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """The negative log-likelihood of the expert's action, in nats."""
-        return -self._world.policy.log_prob(output.float(), batch.targets)
+        """Negative log-likelihood of the expert's action, in nats."""
+        return -self._rollout_task.policy.log_prob(output.float(), batch.targets)
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
-        """Mean return, share of successes and mean length of episodes; mean loss on the held-out steps, and for choices `agreement`: in
-        what share of them the most likely action is the expert's."""
-        figures = self._world.evaluate(_with_value(predict), split)
-        count, loss, same = len(self._held_out.actions), 0.0, 0.0
+        """Mean return, success rate and mean length of rollouts, and the mean loss on the held-out steps.
+
+        For discrete actions also `agreement`, the fraction of held-out steps in which the most likely action
+        is the expert's.
+        """
+        metrics = self._rollout_task.evaluate(_with_value(predict), split)
+        count, loss, agreed = len(self._validation.actions), 0.0, 0.0
         for first in range(0, count, EVALUATION_BATCH):
-            batch = self._batch(
-                self._held_out, torch.arange(first, min(first + EVALUATION_BATCH, count)), self._first_id
-            )
+            indices = torch.arange(first, min(first + EVALUATION_BATCH, count))
+            batch = self._batch(self._validation, indices, self._first_id)
             output = predict(batch.inputs).cpu()
             loss += float(self.loss(output, batch).sum())
-            same += float((self._world.policy.mode(output) == batch.targets).all(1).sum())
-        return {**figures, "loss": loss / count, **({"agreement": same / count} if self._choices else {})}
+            agreed += float((self._rollout_task.policy.mode(output) == batch.targets).all(1).sum())
+        metrics = {**metrics, "loss": loss / count}
+        return {**metrics, "agreement": agreed / count} if self._is_classification else metrics
 
-    def _batch(self, some: Trajectories, places: Tensor, first: int) -> Batch:
-        ids = places + first
-        rows = {name: value[places] for name, value in some.observations.items()}
-        return Batch(ids, self._world.prepare(rows, ids), some.actions[places])
+    def _batch(self, trajectories: Trajectories, indices: Tensor, first: int) -> Batch:
+        ids = indices + first
+        observations = {name: value[indices] for name, value in trajectories.observations.items()}
+        return Batch(ids, self._rollout_task.prepare(observations, ids), trajectories.actions[indices])
 
 
 def _with_value(predict: Predict) -> Predict:
-    """Outputs with a column for the value, which acting needs none of."""
+    """Outputs with a column for the value, which evaluations ignore."""
 
-    def acted(inputs: Inputs) -> Tensor:
+    def padded(inputs: Inputs) -> Tensor:
         output = predict(inputs)
         return torch.cat([output, output.new_zeros(len(output), 1)], 1)
 
-    return acted
+    return padded

@@ -1,9 +1,10 @@
-"""Recordings of experts: what is in them, going on after a break, and what is said of those that cannot be used."""
+"""Demonstrations: their contents, resuming and extending them, and errors of those that cannot be used."""
 
 from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import sidetune_core
 from sidetune_core import demonstrations, rl
 from sidetune_core.cli.main import main
 from sidetune_core.demonstrations.dataset import Trajectories, open_demonstrations, read_manifest
-from sidetune_core.demonstrations.record import SHARD
+from sidetune_core.demonstrations.record import SHARD_TRAJECTORIES as SHARD
 from sidetune_core.errors import DataError, OptionError, RunError
 from sidetune_core.testing import check_plugin
 
@@ -25,7 +26,7 @@ sys.path.insert(0, str(FOLDER))
 
 from cue import LENGTH, Coin, CueTask, Oracle  # noqa: E402
 
-ENV_OPTIONS = {"episodes": 4, "envs": 2, "rollout": 8, "frames": 200}
+ENV_OPTIONS: dict[str, Any] = {"eval_episodes": 4, "num_envs": 2, "frames": 200, "ppo": {"rollout_length": 8}}
 ENV = {"name": "cue:Cues", **ENV_OPTIONS}
 
 
@@ -38,8 +39,8 @@ def record(
 
 
 def open_task(folder: Path) -> rl.RolloutTask:
-    recording = open_demonstrations(folder)
-    return recording.task(recording.open_stream())
+    opened = open_demonstrations(folder)
+    return opened.task(opened.open_stream())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -51,7 +52,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class Halting(Oracle):
-    """Is interrupted after so many episodes."""
+    """Is interrupted after `left` episodes."""
 
     left = SHARD + 10
 
@@ -61,7 +62,7 @@ class Halting(Oracle):
         self.left -= 1
 
 
-def test_what_was_seen_done_and_paid_is_recorded_step_by_step(tmp_path: Path) -> None:
+def test_observations_actions_and_rewards_are_recorded_step_by_step(tmp_path: Path) -> None:
     recording = record(tmp_path, 7)
     found = recording.read(0, 7)
     assert found.observations["cue"].shape == (7 * LENGTH, 4)
@@ -74,24 +75,24 @@ def test_what_was_seen_done_and_paid_is_recorded_step_by_step(tmp_path: Path) ->
     assert found.final["cue"].shape == (7, 4)
     assert found.final["cue"][:, 2].tolist() == [LENGTH] * 7  # the time, where the next episode has 0
     assert len(set(found.seeds.tolist())) == 7
-    assert recording.manifest.figures == {"return": LENGTH, "success": 1.0, "length": LENGTH}
+    assert recording.manifest.metrics == {"return": LENGTH, "success": 1.0, "length": LENGTH}
     assert recording.manifest.versions["cue"] == "1.0"
     assert json.loads((tmp_path / "card.json").read_text())["figures"]["success"] == 1.0
 
 
-def test_some_trajectories_are_read_from_the_shards_that_hold_them(tmp_path: Path) -> None:
+def test_a_range_of_trajectories_is_read_from_the_shards_that_hold_it(tmp_path: Path) -> None:
     recording = record(tmp_path, SHARD + 3)
     whole = recording.read(0, SHARD + 3)
-    some = recording.read(SHARD - 2, 4)
-    assert torch.equal(some.seeds, whole.seeds[SHARD - 2 : SHARD + 2])
+    part = recording.read(SHARD - 2, 4)
+    assert torch.equal(part.seeds, whole.seeds[SHARD - 2 : SHARD + 2])
     assert torch.equal(
-        some.observations["cue"], whole.observations["cue"][(SHARD - 2) * LENGTH : (SHARD + 2) * LENGTH]
+        part.observations["cue"], whole.observations["cue"][(SHARD - 2) * LENGTH : (SHARD + 2) * LENGTH]
     )
-    with pytest.raises(DataError, match=f"has {SHARD + 3} trajectories, and {SHARD + 4} are wanted"):
+    with pytest.raises(DataError, match=f"has {SHARD + 3} trajectories, and {SHARD + 4} were requested"):
         recording.read(SHARD, 4)
 
 
-def test_an_interrupted_recording_goes_on_to_the_same_bytes(
+def test_an_interrupted_recording_resumes_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(tmp_path / "whole", 2 * SHARD + 20)
@@ -101,7 +102,7 @@ def test_an_interrupted_recording_goes_on_to_the_same_bytes(
             record(tmp_path / "halted", 2 * SHARD + 20)
     assert read_manifest(tmp_path / "halted").recorded == SHARD
     with pytest.raises(
-        DataError, match=f"has {SHARD} of its {2 * SHARD + 20} trajectories: it was interrupted"
+        DataError, match=f"has {SHARD} of its {2 * SHARD + 20} trajectories: the recording was interrupted"
     ):
         open_demonstrations(tmp_path / "halted")
     (tmp_path / "halted" / "shards" / ".00001.safetensors.0123abcd").write_text("half a file")
@@ -109,7 +110,7 @@ def test_an_interrupted_recording_goes_on_to_the_same_bytes(
     assert contents(tmp_path / "halted") == contents(tmp_path / "whole")
 
 
-def test_a_recording_that_is_made_longer_has_the_bytes_of_one_made_in_one_go(tmp_path: Path) -> None:
+def test_extended_demonstrations_have_the_bytes_of_a_single_recording(tmp_path: Path) -> None:
     record(tmp_path / "whole", SHARD + 20, "coin")
     for trajectories in (3, SHARD + 5, SHARD + 20, 2):
         record(tmp_path / "grown", trajectories, "coin")
@@ -117,7 +118,7 @@ def test_a_recording_that_is_made_longer_has_the_bytes_of_one_made_in_one_go(tmp
     assert read_manifest(tmp_path / "whole").shards[0].given_up > 0
 
 
-def test_a_damaged_or_missing_shard_is_told_and_made_anew(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_shard_is_an_error_and_recorded_again(tmp_path: Path) -> None:
     recording = record(tmp_path, SHARD + 5)
     before = contents(tmp_path)
     shard = tmp_path / "shards" / "00001.safetensors"
@@ -125,7 +126,7 @@ def test_a_damaged_or_missing_shard_is_told_and_made_anew(tmp_path: Path) -> Non
     recording.read(0, SHARD)
     with pytest.raises(
         DataError,
-        match="the shard .*00001.safetensors is damaged .*; delete it, and sidetune collect makes it anew",
+        match="the shard .*00001.safetensors is damaged .* Run the same sidetune record command again",
     ):
         recording.read(0, SHARD + 1)
     record(tmp_path, SHARD + 5)
@@ -141,16 +142,18 @@ def test_a_damaged_or_missing_shard_is_told_and_made_anew(tmp_path: Path) -> Non
     ("changes", "message"),
     [
         ({"format": 2}, "has format 2, and this version of sidetune reads format 1"),
-        ({"seed": "none"}, "the card is damaged: .*seed: expected int"),
+        ({"seed": "none"}, "the manifest is damaged: .*seed: expected int"),
         ({"env": {"name": "cue:Cues"}}, "names no env"),
-        ({"task": "t7"}, "has no task 't7' to act in any more"),
+        ({"task": "t7"}, "no longer has a rollout task 't7'"),
         (
             {"inputs": {"cue": [3]}},
-            r"has observations {'cue': \(3,\)}, and its env now gives {'cue': \(4,\)}",
+            r"has observations {'cue': \(3,\)}, but its env now returns {'cue': \(4,\)}",
         ),
     ],
 )
-def test_a_card_that_cannot_be_used_is_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_manifest_that_cannot_be_used_is_an_error(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     record(tmp_path, 2)
     manifest = json.loads((tmp_path / "card.json").read_text())
     (tmp_path / "card.json").write_text(json.dumps({**manifest, **changes}))
@@ -158,32 +161,52 @@ def test_a_card_that_cannot_be_used_is_told(tmp_path: Path, changes: dict[str, A
         open_task(tmp_path)
 
 
-def test_what_is_no_recording_or_another_one_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_other_files_and_other_demonstrations_are_not_extended(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_text("")
-    with pytest.raises(RunError, match="holds cat.png and no recording"):
+    with pytest.raises(RunError, match="contains cat.png and no demonstrations"):
         record(tmp_path / "photos", 2)
-    with pytest.raises(DataError, match="holds no recording .* sidetune collect --env gym"):
+    with pytest.raises(DataError, match="has no demonstrations .* sidetune record --env NAME --out"):
         open_demonstrations(tmp_path / "photos")
-    record(tmp_path / "there", 4)
-    with pytest.raises(RunError, match="its env is {'seed': 0}, and {'seed': 1} is wanted"):
-        record(tmp_path / "there", 4, seed=1)
+    record(tmp_path / "other", 4)
+    with pytest.raises(RunError, match="its env is {'seed': 0}, but {'seed': 1} was requested"):
+        record(tmp_path / "other", 4, seed=1)
     with pytest.raises(
-        RunError, match="its env is {'options': {'hidden': 64}}, and {'options': {'hidden': 8}} is wanted"
+        RunError,
+        match="its env is {'options': {'num_envs': 2}}, but {'options': {'num_envs': 3}} was requested",
     ):
         demonstrations.record_demonstrations(
-            {**ENV, "hidden": 8}, tmp_path / "there", 4, task="t0", quiet=True
+            {**ENV, "num_envs": 3}, tmp_path / "other", 4, task="t0", quiet=True
         )
 
 
-def test_another_version_may_use_what_is_recorded_and_not_add_to_it(
+def test_another_version_can_read_demonstrations_but_not_extend_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(tmp_path, 4)
     monkeypatch.setattr(CueTask, "versions", lambda self: {"cue": "2.0"})
     assert record(tmp_path, 4).manifest.versions["cue"] == "1.0"
-    with pytest.raises(RunError, match="its versions is {'cue': '1.0'}, and {'cue': '2.0'} is wanted"):
+    with pytest.raises(RunError, match="its versions is {'cue': '1.0'}, but {'cue': '2.0'} was requested"):
         record(tmp_path, 5)
+
+
+def test_demonstrations_of_version_0_1_are_read_and_extended(tmp_path: Path) -> None:
+    record(tmp_path / "new", 5)
+    record(tmp_path / "old", 3)
+    manifest = json.loads((tmp_path / "old" / "card.json").read_text())
+    options = manifest["env"]["options"]
+    ppo = options.pop("ppo")
+    former = {"rollout": "rollout_length", "passes": "epochs", "clip_value": "value_clip"}
+    options |= {name: ppo.pop(now) for name, now in former.items()}
+    options |= {"hidden": ppo.pop("hidden_size"), "layers": ppo.pop("hidden_layers"), **ppo}
+    options |= {"envs": options.pop("num_envs"), "episodes": options.pop("eval_episodes")}
+    options |= {"evaluate": "mode" if options.pop("deterministic_eval") else "sample"}
+    (tmp_path / "old" / "card.json").write_text(json.dumps(manifest))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the user typed no former name
+        assert open_task(tmp_path / "old").options.ppo.rollout_length == 8
+        record(tmp_path / "old", 5)
+    assert contents(tmp_path / "old") == contents(tmp_path / "new")
 
 
 class Stumbling(Oracle):
@@ -203,10 +226,10 @@ class Lazy(Coin):
             Stumbling,
             r"trajectory 0 \(seed \d+\) of cue t0: the expert 'oracle' raised ValueError: no idea, at step 1",
         ),
-        (Lazy, "has given up 20 episodes in a row of cue t0, at trajectory 0"),
+        (Lazy, "expert 'oracle' failed 20 consecutive episodes of cue t0, at trajectory 0"),
     ],
 )
-def test_an_expert_that_fails_is_told_with_its_trajectory(
+def test_an_expert_that_fails_is_an_error_with_its_trajectory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expert: type[Any], message: str
 ) -> None:
     monkeypatch.setattr(CueTask, "expert", lambda self, name: expert())
@@ -214,8 +237,8 @@ def test_an_expert_that_fails_is_told_with_its_trajectory(
         record(tmp_path, 2)
 
 
-def test_the_policy_of_a_trained_run_is_recorded_as_it_acts(tmp_path: Path) -> None:
-    env = {**ENV, "normalise_observations": True}
+def test_the_policy_of_a_trained_run_is_recorded_with_its_actions_of_evaluation(tmp_path: Path) -> None:
+    env = {**ENV, "ppo": {"rollout_length": 8, "normalise_observations": True}}
     run = sidetune_core.run(
         sidetune_core.RunSpec(base="mlp", learner="features", env=env, train={"batch": 16}), tmp_path / "run"
     )
@@ -230,9 +253,7 @@ def test_the_policy_of_a_trained_run_is_recorded_as_it_acts(tmp_path: Path) -> N
     assert recording.manifest.expert == "run"
     assert "mlp" in recording.manifest.about["composition"]
     assert str(tmp_path) not in (tmp_path / "data" / "card.json").read_text()
-    with pytest.raises(
-        OptionError, match="is a run, and acts in the env that it was trained in; leave out --env"
-    ):
+    with pytest.raises(OptionError, match="is a run, which is recorded in its own env; leave out --env"):
         record(tmp_path / "other", 3, tmp_path / "run")
 
 
@@ -251,53 +272,53 @@ def test_the_conformance_kit_asks_experts_to_act(monkeypatch: pytest.MonkeyPatch
     assert outcome() == ("failed", "task 't0': its expert 'oracle' gives (1, 2); give (1, 1), or None")
 
 
-def test_trajectories_come_back_from_their_tensors(tmp_path: Path) -> None:
+def test_trajectories_are_restored_from_their_tensors(tmp_path: Path) -> None:
     found = record(tmp_path, 3).read(0, 3)
-    again = Trajectories.from_tensors(found.to_tensors())
+    restored = Trajectories.from_tensors(found.to_tensors())
     for field in attrs.fields(Trajectories):
-        one, other = getattr(found, field.name), getattr(again, field.name)
+        one, other = getattr(found, field.name), getattr(restored, field.name)
         assert torch.equal(one, other) if isinstance(one, Tensor) else one.keys() == other.keys()
 
 
-def test_the_command_records_and_says_what_to_type_next(
+def test_the_command_records_and_prints_the_next_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = f"collect --env cue:Cues --env.episodes 4 --task t1 --out {tmp_path} --trajectories 3 --seed 2"
-    assert main(words.split()) == 0
+    argv = f"record --env cue:Cues --env.eval-episodes 4 --task t1 --out {tmp_path} --trajectories 3 --seed 2"
+    assert main(argv.split()) == 0
     captured = capsys.readouterr()
     assert (
         "3 trajectories of 'oracle' in cue t1, 15 steps (return 5.000, success 1.000, length 5.000)"
         in captured.out
     )
-    assert f"try next    sidetune-run --env imitation --env.data {tmp_path}" in captured.out
-    assert "recording oracle in cue t1: 0 of 3 trajectories are there" in captured.err
+    assert f"try next    sidetune-run --env imitation --env.root {tmp_path}" in captured.out
+    assert "recording oracle in cue t1: 0 of 3 trajectories recorded" in captured.err
     assert read_manifest(tmp_path).seed == 2
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (
             "--env cue:Cues",
-            "env 'cue:Cues' has several tasks, and a recording is of one: name it with --task. There are: t0 (cue t0), t1",
+            "env 'cue:Cues' has several tasks; choose the one to record with --task. Tasks: t0 (cue t0), t1",
         ),
         ("--env cue:Cues --task t9", "env 'cue:Cues' has no task 't9'"),
         (
             "--env cue:Cues --task t0 --expert oracl",
             "has no expert 'oracl' for cue t0, .* Did you mean 'oracle'",
         ),
-        ("--env digits --task t0", "nobody acts in the tasks of env 'digits'"),
+        ("--env digits --task t0", "env 'digits' has no rollout tasks, so there is nothing to record"),
         (
             "--learner ewc --env cue:Cues",
             "a recording is of an env and an expert, so --learner has no use here",
         ),
-        ("", "name the env in which is acted"),
+        ("", "choose the environment to record with --env NAME"),
     ],
 )
-def test_what_cannot_be_recorded_is_told_in_a_paragraph(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
+def test_an_error_of_the_command_is_one_paragraph(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: str, message: str
 ) -> None:
-    assert main(["collect", *words.split(), "--out", str(tmp_path)]) == 2
+    assert main(["record", *argv.split(), "--out", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     (line,) = captured.err.splitlines()
@@ -305,15 +326,15 @@ def test_what_cannot_be_recorded_is_told_in_a_paragraph(
     assert message.partition(" .* ")[2] in line
 
 
-def test_an_interrupted_command_says_how_to_go_on(
+def test_an_interrupted_command_prints_how_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(CueTask, "expert", lambda self, name: Halting())
     assert (
-        main(["collect", "--env", "cue:Cues", "--task", "t0", "--out", str(tmp_path), "--trajectories", "90"])
+        main(["record", "--env", "cue:Cues", "--task", "t0", "--out", str(tmp_path), "--trajectories", "90"])
         == 130
     )
     assert (
-        f"go on with: sidetune collect --env cue:Cues --out {tmp_path} --trajectories 90 --task t0"
+        f"go on with: sidetune record --env cue:Cues --out {tmp_path} --trajectories 90 --task t0"
         in capsys.readouterr().err
     )

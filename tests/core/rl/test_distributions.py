@@ -1,4 +1,4 @@
-"""Distributions over actions agree with PyTorch's own, and the head is as the literature has it."""
+"""Distributions over actions agree with PyTorch's, and the head is initialised as in the literature."""
 
 from __future__ import annotations
 
@@ -21,44 +21,46 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(1)
 
 
-def test_several_choices_are_independent_categorical_distributions() -> None:
+def test_several_discrete_actions_are_independent_categorical_distributions() -> None:
     policy = Categorical([2, 3])
-    given = parameters(policy)
-    theirs = [distributions.Categorical(logits=logits) for logits in (given[:, :2], given[:, 2:])]
-    actions = policy.sample(given, generator())
+    values = parameters(policy)
+    reference = [distributions.Categorical(logits=logits) for logits in (values[:, :2], values[:, 2:])]
+    actions = policy.sample(values, generator())
     assert actions.shape == (ROWS, 2)
     torch.testing.assert_close(
-        policy.log_prob(given, actions), sum(one.log_prob(actions[:, k]) for k, one in enumerate(theirs))
+        policy.log_prob(values, actions), sum(one.log_prob(actions[:, k]) for k, one in enumerate(reference))
     )
-    torch.testing.assert_close(policy.entropy(given), sum(one.entropy() for one in theirs))
-    assert torch.equal(policy.mode(given), torch.stack([one.probs.argmax(1) for one in theirs], 1).float())
+    torch.testing.assert_close(policy.entropy(values), sum(one.entropy() for one in reference))
+    assert torch.equal(
+        policy.mode(values), torch.stack([one.probs.argmax(1) for one in reference], 1).float()
+    )
 
 
-def test_continuous_actions_are_normal_with_deviations_of_their_own() -> None:
+def test_continuous_actions_are_normal_with_separate_standard_deviations() -> None:
     policy = Gaussian(3)
-    given = parameters(policy)
-    theirs = distributions.Independent(distributions.Normal(given[:, :3], given[:, 3:].exp()), 1)
-    actions = policy.sample(given, generator())
-    torch.testing.assert_close(policy.log_prob(given, actions), theirs.log_prob(actions))
-    torch.testing.assert_close(policy.entropy(given), theirs.entropy())
-    assert torch.equal(policy.mode(given), given[:, :3])
+    values = parameters(policy)
+    reference = distributions.Independent(distributions.Normal(values[:, :3], values[:, 3:].exp()), 1)
+    actions = policy.sample(values, generator())
+    torch.testing.assert_close(policy.log_prob(values, actions), reference.log_prob(actions))
+    torch.testing.assert_close(policy.entropy(values), reference.entropy())
+    assert torch.equal(policy.mode(values), values[:, :3])
 
 
 @pytest.mark.parametrize("policy", [Categorical([4]), Gaussian(1)])
-def test_actions_are_drawn_as_often_as_they_are_likely(policy: Policy) -> None:
+def test_sampled_frequencies_are_the_probabilities(policy: Policy) -> None:
     one = torch.tensor([[0.5, -1.0, 0.2, 0.0]])[:, : policy.size]
-    drawn = policy.sample(one.repeat(20_000, 1), generator())
+    samples = policy.sample(one.repeat(20_000, 1), generator())
     if isinstance(policy, Categorical):
-        shares = torch.bincount(drawn[:, 0].long(), minlength=4) / len(drawn)
-        torch.testing.assert_close(shares, one.softmax(1)[0], atol=0.015, rtol=0)
+        frequencies = torch.bincount(samples[:, 0].long(), minlength=4) / len(samples)
+        torch.testing.assert_close(frequencies, one.softmax(1)[0], atol=0.015, rtol=0)
     else:
-        assert float(drawn.mean()) == pytest.approx(0.5, abs=0.015)
-        assert float(drawn.std()) == pytest.approx(math.exp(-1), abs=0.015)
+        assert float(samples.mean()) == pytest.approx(0.5, abs=0.015)
+        assert float(samples.std()) == pytest.approx(math.exp(-1), abs=0.015)
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
 @pytest.mark.parametrize("policy", [Categorical([4]), Gaussian(2)])
-def test_the_head_begins_with_a_policy_that_prefers_little_and_ends_with_the_value(
+def test_the_initial_policy_is_almost_uniform_and_the_last_output_is_the_value(
     policy: Policy, layers: int
 ) -> None:
     head = ActorCritic((8, 2, 2), policy, 16, layers)
@@ -69,7 +71,7 @@ def test_the_head_begins_with_a_policy_that_prefers_little_and_ends_with_the_val
     torch.testing.assert_close(output[:, -1:], head.critic(encodings.flatten(1)))
 
 
-def test_deviations_are_trained_and_depend_on_no_input() -> None:
+def test_standard_deviations_are_trained_and_depend_on_no_input() -> None:
     head = ActorCritic((4,), Gaussian(2), 16, 0)
     assert head.free is not None
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Rollouts and PPO: advantages, losses and time limits against closed forms; who is computed when; and going on after a break."""
+"""Rollouts and PPO: advantages, losses and time limits against closed forms; order of computation;
+resuming."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from sidetune_core import api, rl
 from sidetune_core.api import Batch, Inputs, Order
 from sidetune_core.errors import DataError, Interrupted, OptionError, RunError
 from sidetune_core.feature_cache.cache import FeatureCache
-from sidetune_core.rl import RolloutOptions
+from sidetune_core.rl import PPOOptions, RolloutConfig
 from sidetune_core.rl.ppo import gae
 from sidetune_core.storage import checkpoint
 from sidetune_core.training import run as training_run
@@ -28,16 +29,22 @@ from sidetune_core.training import run as training_run
 FOLDER = Path(__file__).parent / "rollouts"
 sys.path.insert(0, str(FOLDER))
 
-from cue import LENGTH, Counting, CueTask, CueWorlds  # noqa: E402
+from cue import LENGTH, Counting, CueTask, CueVectorEnv  # noqa: E402
 
-OPTIONS = RolloutOptions(envs=4, rollout=10, frames=80, passes=3, episodes=8, layers=0)
+OPTIONS = RolloutConfig(
+    num_envs=4, frames=80, eval_episodes=8, ppo=PPOOptions(rollout_length=10, epochs=3, hidden_layers=0)
+)
 ROWS, BATCH = 40, 20
 LAST = 4
 """Columns of the targets after the action: log-probability, advantage, return, value."""
 
 
+def with_ppo(**changes: Any) -> RolloutConfig:
+    return attrs.evolve(OPTIONS, ppo=attrs.evolve(OPTIONS.ppo, **changes))
+
+
 def constant(value: float) -> api.Predict:
-    """A policy that does not care, and thinks everything is worth `value`."""
+    """A uniform policy whose value is constant."""
     return lambda inputs: torch.tensor([0.0, 0.0, value]).repeat(len(inputs["cue"]), 1)
 
 
@@ -53,7 +60,7 @@ def columns(batch: Batch) -> dict[str, Tensor]:
     )
 
 
-def test_advantages_are_the_discounted_sums_of_differences_that_they_are_defined_as() -> None:
+def test_advantages_are_discounted_sums_of_temporal_differences() -> None:
     random = np.random.default_rng(0)
     steps, envs, gamma, lam = 12, 3, 0.9, 0.7
     rewards, values = random.normal(size=(steps, envs)), random.normal(size=(steps + 1, envs))
@@ -71,9 +78,9 @@ def test_advantages_are_the_discounted_sums_of_differences_that_they_are_defined
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
 
 
-def test_an_episode_that_is_cut_off_is_worth_what_would_have_come_after_it() -> None:
+def test_the_return_of_a_truncated_episode_includes_the_value_of_its_final_observation() -> None:
     worth, gamma = 7.0, 0.9
-    options = attrs.evolve(OPTIONS, gamma=gamma, gae_lambda=1.0, normalise_advantages=False)
+    options = with_ppo(gamma=gamma, gae_lambda=1.0, normalise_advantages=False)
     task = CueTask("t0", options)
     for batch in batches(task, 2, constant(worth)):
         time = batch.inputs["cue"][:, 2]
@@ -89,7 +96,7 @@ def test_an_episode_that_is_cut_off_is_worth_what_would_have_come_after_it() -> 
 
 
 class Ending(CueTask):
-    """Its episodes end by themselves."""
+    """Its episodes terminate."""
 
     def make_vector_env(self, count: int) -> rl.VectorEnv:
         vector_env = super().make_vector_env(count)
@@ -103,15 +110,15 @@ class Ending(CueTask):
         return vector_env
 
 
-def test_nothing_comes_after_an_episode_that_has_ended() -> None:
-    options = attrs.evolve(OPTIONS, gae_lambda=1.0, normalise_advantages=False)
+def test_the_return_of_a_terminated_episode_includes_no_value() -> None:
+    options = with_ppo(gae_lambda=1.0, normalise_advantages=False)
     for batch in batches(Ending("t0", options), 2, constant(7.0)):
         last = batch.inputs["cue"][:, 2] == LENGTH - 1
         assert set(columns(batch)["return"][last].tolist()) <= {0.0, 1.0}
 
 
 def test_the_loss_is_ppo_s_row_by_row() -> None:
-    options = attrs.evolve(OPTIONS, clip=0.2, clip_value=0.5, value_coef=0.7, entropy_coef=0.3)
+    options = with_ppo(clip=0.2, value_clip=0.5, value_coef=0.7, entropy_coef=0.3)
     random = np.random.default_rng(1)
     output, advantages = random.normal(size=(50, 3)), random.normal(size=50)
     actions, before = random.integers(0, 2, 50), random.normal(-0.7, 0.3, 50)
@@ -131,7 +138,7 @@ def test_the_loss_is_ppo_s_row_by_row() -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10)
 
 
-def test_every_row_comes_once_in_each_pass_and_batches_are_of_one_size() -> None:
+def test_every_row_occurs_once_in_each_epoch_and_batches_have_one_size() -> None:
     found = batches(CueTask("t0", OPTIONS), 2 * 3 * 2)
     ids = torch.stack([batch.ids for batch in found]).view(2, 3, ROWS)
     for rollout in ids:
@@ -143,12 +150,13 @@ def test_every_row_comes_once_in_each_pass_and_batches_are_of_one_size() -> None
 
 def test_a_batch_that_does_not_divide_a_rollout_is_refused() -> None:
     with pytest.raises(
-        OptionError, match="--train.batch 30 does not divide a rollout, 4 environments by 10 steps = 40 rows"
+        OptionError,
+        match="--train.batch-size 30 does not divide a rollout of 4 environments x 10 steps = 40 rows",
     ):
         CueTask("t0", OPTIONS).steps_per_epoch(30)
 
 
-def test_an_epoch_has_the_frames_that_were_asked_for_in_whole_rollouts() -> None:
+def test_an_epoch_has_the_requested_frames_in_whole_rollouts() -> None:
     assert CueTask("t0", OPTIONS).steps_per_epoch(BATCH) == 2 * 3 * 2
     assert CueTask("t0", attrs.evolve(OPTIONS, frames=81)).steps_per_epoch(BATCH) == 3 * 3 * 2
 
@@ -173,12 +181,12 @@ def test_a_frozen_base_computes_each_frame_once() -> None:
     for batch in islice(task.train(predict, Order(0, BATCH)), updates * task.steps_per_epoch(BATCH) // 2):
         with torch.no_grad():
             torch.testing.assert_close(base(batch.inputs).encoding, plain(dict(batch.inputs)).encoding)
-    cut = updates * ROWS // LENGTH  # last observations of episodes that were cut off are frames of their own
-    frames = (updates * OPTIONS.rollout + 1) * OPTIONS.envs
+    cut = updates * ROWS // LENGTH  # final observations of truncated episodes are frames of their own
+    frames = (updates * OPTIONS.ppo.rollout_length + 1) * OPTIONS.num_envs
     assert sum(base.rows) == frames + cut
 
 
-def test_one_seed_gives_one_course_and_another_another() -> None:
+def test_rollouts_are_a_function_of_the_seed() -> None:
     runs = [batches(CueTask("t0", OPTIONS), 12, seed=seed) for seed in (0, 0, 1)]
     targets = [torch.cat([batch.targets for batch in run]) for run in runs]
     assert torch.equal(targets[0], targets[1])
@@ -189,11 +197,11 @@ def test_an_order_begins_where_a_rollout_does() -> None:
     task = CueTask("t0", OPTIONS)
     assert [step for step in range(13) if task.can_resume_at(step, BATCH)] == [0, 6, 12]
     assert len(batches(task, 3, first_step=6)) == 3
-    with pytest.raises(RunError, match="every 6th step only"):
+    with pytest.raises(RunError, match="can resume only at multiples of 6 steps"):
         batches(task, 1, first_step=3)
 
 
-def test_worlds_are_closed_when_no_more_batches_are_wanted() -> None:
+def test_environments_are_closed_with_the_generator_of_batches() -> None:
     task = CueTask("t0", OPTIONS)
     experience = task.train(constant(0.0), Order(0, BATCH))
     next(experience)
@@ -202,8 +210,8 @@ def test_worlds_are_closed_when_no_more_batches_are_wanted() -> None:
     assert task.opened[0].closed
 
 
-def test_running_statistics_are_those_of_what_was_seen_and_come_back_as_they_were() -> None:
-    options = attrs.evolve(OPTIONS, normalise_observations=True, normalise_rewards=True)
+def test_running_statistics_are_those_of_training_and_are_restored_exactly() -> None:
+    options = with_ppo(normalise_observations=True, normalise_rewards=True)
     task = CueTask("t0", options)
     batches(task, 13)
     state = task.state()
@@ -215,13 +223,12 @@ def test_running_statistics_are_those_of_what_was_seen_and_come_back_as_they_wer
     other = CueTask("t0", options)
     other.set_state(state)
     assert other.state() == state
-    figures = [one.evaluate(constant(0.0)) for one in (task, other)]
-    assert figures[0] == figures[1]
+    assert task.evaluate(constant(0.0)) == other.evaluate(constant(0.0))
     assert task.state() == state
 
 
-def test_a_rollout_that_comes_to_nothing_leaves_the_statistics_as_they_were() -> None:
-    task = CueTask("t0", attrs.evolve(OPTIONS, normalise_rewards=True), fails_at=15)
+def test_a_failed_rollout_leaves_the_statistics_unchanged() -> None:
+    task = CueTask("t0", with_ppo(normalise_rewards=True), fails_at=15)
     experience = task.train(constant(0.0), Order(0, BATCH))
     next(experience)
     before = task.state()
@@ -231,7 +238,7 @@ def test_a_rollout_that_comes_to_nothing_leaves_the_statistics_as_they_were() ->
 
 
 class Broken(CueTask):
-    """Its third step gives what is not a number."""
+    """Its third step returns NaN."""
 
     def make_vector_env(self, count: int) -> rl.VectorEnv:
         vector_env = super().make_vector_env(count)
@@ -247,16 +254,16 @@ class Broken(CueTask):
         return vector_env
 
 
-def test_an_observation_that_is_not_a_number_is_told_with_its_environment_and_step() -> None:
+def test_an_observation_that_is_not_finite_is_an_error_with_its_environment_and_step() -> None:
     with pytest.raises(
         RunError,
-        match="cue t0: the observation 'cue' of environment 1 is not a finite number \\(step 3 of training\\)",
+        match="cue t0: the observation 'cue' of environment 1 is not finite \\(step 3 of training\\)",
     ):
         batches(Broken("t0", OPTIONS), 1)
 
 
-def test_evaluation_plays_as_many_episodes_as_asked_and_the_same_each_time() -> None:
-    task = CueTask("t0", attrs.evolve(OPTIONS, episodes=6))
+def test_evaluation_plays_the_requested_number_of_episodes_and_the_same_each_time() -> None:
+    task = CueTask("t0", attrs.evolve(OPTIONS, eval_episodes=6))
     first, second = task.evaluate(constant(0.0)), task.evaluate(constant(0.0))
     assert first == second
     assert first["length"] == LENGTH
@@ -272,7 +279,8 @@ def spec(monkeypatch: pytest.MonkeyPatch) -> sidetune_core.RunSpec:
     monkeypatch.chdir(FOLDER)
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(training_run, "_git_state", lambda: None)
-    env = {"name": "cue:Cues", **attrs.asdict(OPTIONS), "frames": 160, "normalise_observations": True}
+    config = attrs.evolve(with_ppo(normalise_observations=True), frames=160)
+    env = {"name": "cue:Cues", **attrs.asdict(config)}
     return sidetune_core.RunSpec(base="mlp", learner="scratch", env=env)
 
 
@@ -281,7 +289,7 @@ def changed(spec: sidetune_core.RunSpec, **options: Any) -> sidetune_core.RunSpe
     return attrs.evolve(spec, env=attrs.evolve(spec.env, options={**spec.env.options, **options}))
 
 
-def test_a_small_world_is_learnt_and_not_forgotten(spec: sidetune_core.RunSpec, tmp_path: Path) -> None:
+def test_a_small_env_is_solved_and_not_forgotten(spec: sidetune_core.RunSpec, tmp_path: Path) -> None:
     run = sidetune_core.run(changed(spec, frames=1200), tmp_path / "run")
     untrained, first, last = (row[0] for row in [run.results.initial, *run.results.rows])
     assert untrained is not None
@@ -297,7 +305,7 @@ def test_one_spec_gives_the_same_bytes_twice(spec: sidetune_core.RunSpec, tmp_pa
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
-def test_a_run_is_saved_where_a_rollout_begins_and_goes_on_there_with_new_episodes(
+def test_a_run_is_saved_where_a_rollout_begins_and_resumes_there_with_new_episodes(
     spec: sidetune_core.RunSpec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -308,36 +316,36 @@ def test_a_run_is_saved_where_a_rollout_begins_and_goes_on_there_with_new_episod
     monkeypatch.setattr(checkpoint, "save_mid_task", lambda *args: saved.append((args[-1].step, save(*args))))
     sidetune_core.run(spec, tmp_path / "whole", save_every="1")
     assert [step for step, _ in saved] == [6, 12, 18, 24] * 2
-    with pytest.raises(DataError, match="the world has ended"):
+    with pytest.raises(DataError, match="the environment is broken"):
         sidetune_core.run(changed(spec, fails_at=25), tmp_path / "cut")
     found = checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)
     assert found is not None
     assert found.mid_task is not None
     assert found.mid_task.step == 12
     assert found.tasks["t0"]["observations"]["cue"]["count"] == 21 * 4
-    with pytest.raises(DataError, match="the world has ended"):  # of the second task
+    with pytest.raises(DataError, match="the environment is broken"):  # of the second task
         sidetune_core.resume(tmp_path / "cut", quiet=False)
-    assert "new ones begin" in capsys.readouterr().err
+    assert "episodes in progress restart" in capsys.readouterr().err
     resumed = sidetune_core.resume(tmp_path / "cut")
     assert [len(row) for row in resumed.results.rows] == [2, 2]
     counts = {task.id: task.state()["observations"]["cue"]["count"] for task in resumed.tasks}
     assert counts == {
         "t0": (41 + 1) * 4,
         "t1": (41 + 1) * 4,
-    }  # the first observations of new episodes were seen too
+    }  # including the first observations of new episodes
 
 
-def test_a_signal_while_experience_is_gathered_stops_where_the_rollout_began(
+def test_a_signal_during_a_rollout_stops_where_the_rollout_began(
     spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = CueWorlds.step
+    step = CueVectorEnv.step
 
-    def stopping(vector_env: CueWorlds, actions: Tensor) -> rl.Step:
-        if vector_env.steps == 15 and vector_env.count == OPTIONS.envs:
+    def stopping(vector_env: CueVectorEnv, actions: Tensor) -> rl.Step:
+        if vector_env.steps == 15 and vector_env.count == OPTIONS.num_envs:
             os.kill(os.getpid(), signal.SIGINT)
         return step(vector_env, actions)
 
-    monkeypatch.setattr(CueWorlds, "step", stopping)
+    monkeypatch.setattr(CueVectorEnv, "step", stopping)
     with pytest.raises(Interrupted):
         sidetune_core.run(spec, tmp_path / "cut")
     found = checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)

@@ -10,27 +10,27 @@ import torch
 from sidetune_core.rl.running_stats import RunningMeanStd
 
 
-def test_in_parts_the_moments_are_those_of_the_whole() -> None:
+def test_batches_give_the_statistics_of_all_rows() -> None:
     rows = np.random.default_rng(0).normal(1e3, 2.0, (100, 3))
-    moments = RunningMeanStd.of((3,))
-    for part in np.split(rows, [1, 10, 64]):
-        moments.see(torch.from_numpy(part))
-    np.testing.assert_allclose(moments.mean.numpy(), rows.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(moments.variance.numpy(), rows.var(0), rtol=1e-9)
-    found = moments.standardised(torch.from_numpy(rows)).numpy()
+    statistics = RunningMeanStd.of((3,))
+    for batch in np.split(rows, [1, 10, 64]):
+        statistics.update(torch.from_numpy(batch))
+    np.testing.assert_allclose(statistics.mean.numpy(), rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(statistics.variance.numpy(), rows.var(0), rtol=1e-9)
+    found = statistics.standardised(torch.from_numpy(rows)).numpy()
     np.testing.assert_allclose(found, (rows - rows.mean(0)) / rows.std(0), atol=1e-5)
 
 
-def test_far_values_are_clipped_and_nothing_is_divided_by_zero() -> None:
-    moments = RunningMeanStd.of((1,))
-    moments.see(torch.tensor([[5.0], [5.0]]))
-    assert moments.standardised(torch.tensor([[5.0], [6.0], [-6.0]])).tolist() == [[0.0], [10.0], [-10.0]]
+def test_outliers_are_clipped_and_a_variance_of_zero_is_no_error() -> None:
+    statistics = RunningMeanStd.of((1,))
+    statistics.update(torch.tensor([[5.0], [5.0]]))
+    assert statistics.standardised(torch.tensor([[5.0], [6.0], [-6.0]])).tolist() == [[0.0], [10.0], [-10.0]]
 
 
-def test_the_state_goes_through_json_without_loss() -> None:
-    moments = RunningMeanStd.of((2,))
-    moments.see(torch.randn(7, 2, generator=torch.Generator().manual_seed(0)))
-    again = RunningMeanStd.from_state(json.loads(json.dumps(moments.state())))
-    assert torch.equal(again.mean, moments.mean)
-    assert torch.equal(again.squares, moments.squares)
-    assert again.count == 7
+def test_the_state_survives_json_without_loss() -> None:
+    statistics = RunningMeanStd.of((2,))
+    statistics.update(torch.randn(7, 2, generator=torch.Generator().manual_seed(0)))
+    restored = RunningMeanStd.from_state(json.loads(json.dumps(statistics.state())))
+    assert torch.equal(restored.mean, statistics.mean)
+    assert torch.equal(restored.squares, statistics.squares)
+    assert restored.count == 7

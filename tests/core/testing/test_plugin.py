@@ -60,7 +60,7 @@ def archive(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight trajectories of BabyAI's bot."""
-    env = {"name": "gym", "ids": "BabyAI-GoToRedBallNoDists-v0", "time_limit": 8}
+    env = {"name": "gym", "ids": ["BabyAI-GoToRedBallNoDists-v0"], "time_limit": 8}
     return record_demonstrations(env, tmp_path_factory.mktemp("recorded"), 8, quiet=True).folder
 
 
@@ -91,10 +91,15 @@ def own(
         ("base", "torchvision"): {"model": "resnet18"},
         ("base", "transformer"): {"model": str(tiny_bert)},
         ("env", "cifar10"): {"archive": str(archive)},
-        ("env", "gym"): {"envs": 2, "rollout": 16, "episodes": 2},
+        ("env", "gym"): {"num_envs": 2, "eval_episodes": 2, "ppo": {"rollout_length": 16}},
         ("env", "icifar"): {"archive": str(archive)},
         ("env", "images"): {"archive": str(archive)},
-        ("env", "imitation"): {"data": str(recorded), "held_out": 2, "episodes": 2, "envs": 2},
+        ("env", "imitation"): {
+            "root": [str(recorded)],
+            "val_trajectories": 2,
+            "eval_episodes": 2,
+            "num_envs": 2,
+        },
         ("env", "rgbd"): {"frames": str(write_frames(tmp_path / "frames")), **dense},
         ("env", "rooms"): dense,
         ("env", "squad"): {"tokenizer": str(tiny_bert), "train": str(squad_file), "window": 48, "stride": 16},

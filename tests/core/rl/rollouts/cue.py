@@ -1,4 +1,4 @@
-"""A world that is learnt in a second: a cue says which of two actions is rewarded."""
+"""An env that is solved in a second: a cue says which of two actions is rewarded."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.api import Base, DataError, Features, InputShapes, TaskStream, option
-from sidetune_core.rl import Categorical, Expert, Observations, RolloutOptions, RolloutTask, Step, VectorEnv
+from sidetune_core.rl import Categorical, Expert, Observations, RolloutConfig, RolloutTask, Step, VectorEnv
 
 LENGTH = 5
-"""Steps after which an episode is cut off."""
+"""Steps after which an episode is truncated."""
 
 
-class CueWorlds:
-    """``cue`` (4,): a one-hot cue of two, the time, and a number that counts all steps. Reward 1 for the action that the cue names."""
+class CueVectorEnv:
+    """``cue`` (4,): a one-hot cue of two, the time, and the number of all steps.
+
+    Reward 1 for the action of the cue.
+    """
 
     def __init__(self, count: int, fails_at: int | None = None) -> None:
         self.count, self.steps, self.fails_at = count, 0, fails_at
@@ -26,19 +29,19 @@ class CueWorlds:
         self.generator = torch.Generator().manual_seed(seed)
         self.time = torch.zeros(self.count)
         self.cue = self._draw()
-        return self._look()
+        return self._observe()
 
     def step(self, actions: Tensor) -> Step:
         self.steps += 1
         if self.steps == self.fails_at:
-            raise DataError("the world has ended")
+            raise DataError("the environment is broken")
         rewards = (actions[:, 0] == self.cue).float()
         self.time += 1
         self.cue = self._draw()
-        cut = self.time == LENGTH
-        final = {name: value[cut] for name, value in self._look().items()} if cut.any() else {}
-        self.time[cut] = 0
-        return Step(self._look(), rewards, torch.zeros_like(cut), cut, rewards > 0, final)
+        truncated = self.time == LENGTH
+        final = {name: value[truncated] for name, value in self._observe().items()} if truncated.any() else {}
+        self.time[truncated] = 0
+        return Step(self._observe(), rewards, torch.zeros_like(truncated), truncated, rewards > 0, final)
 
     def close(self) -> None:
         self.closed = True
@@ -46,7 +49,7 @@ class CueWorlds:
     def _draw(self) -> Tensor:
         return torch.randint(2, (self.count,), generator=self.generator)
 
-    def _look(self) -> Mapping[str, Tensor]:
+    def _observe(self) -> Mapping[str, Tensor]:
         cue = torch.nn.functional.one_hot(self.cue, 2).float()
         return {
             "cue": torch.cat([cue, self.time.view(-1, 1), torch.full((self.count, 1), float(self.steps))], 1)
@@ -54,7 +57,7 @@ class CueWorlds:
 
 
 class Oracle:
-    """An expert that does what the cue says."""
+    """An expert that takes the action of the cue."""
 
     def begin(self, vector_env: VectorEnv, seed: int) -> None:
         pass
@@ -64,24 +67,24 @@ class Oracle:
 
 
 class Coin:
-    """One that tosses a coin, and before each episode another: for tails it gives up."""
+    """An expert that acts at random, and aborts an episode with a probability of one half."""
 
     def begin(self, vector_env: VectorEnv, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        self.willing = bool(torch.randint(2, (1,), generator=self.generator))
+        self.is_heads = bool(torch.randint(2, (1,), generator=self.generator))
 
     def act(self, observations: Observations) -> Tensor | None:
-        return torch.randint(2, (1, 1), generator=self.generator).float() if self.willing else None
+        return torch.randint(2, (1, 1), generator=self.generator).float() if self.is_heads else None
 
 
 class CueTask(RolloutTask):
-    """One world; `opened` has all that were made."""
+    """`opened` has all environments that were created."""
 
     experts = ("oracle", "coin")
 
-    def __init__(self, id: str, options: RolloutOptions, fails_at: int | None = None) -> None:
+    def __init__(self, id: str, options: RolloutConfig, fails_at: int | None = None) -> None:
         super().__init__(id, f"cue {id}", {"cue": (4,)}, {}, Categorical([2]), options)
-        self.opened: list[CueWorlds] = []
+        self.opened: list[CueVectorEnv] = []
         self._fails_at = fails_at
 
     def expert(self, name: str) -> Expert:
@@ -91,19 +94,19 @@ class CueTask(RolloutTask):
         return {"cue": "1.0"}
 
     def make_vector_env(self, count: int) -> VectorEnv:
-        fails_at = self._fails_at if count == self.options.envs else None
-        self.opened.append(CueWorlds(count, fails_at))
+        fails_at = self._fails_at if count == self.options.num_envs else None
+        self.opened.append(CueVectorEnv(count, fails_at))
         return self.opened[-1]
 
 
 class Cues(TaskStream):
-    """Two such worlds."""
+    """Two cue tasks."""
 
     @attrs.frozen
-    class Config(RolloutOptions):
+    class Config(RolloutConfig):
         """Options."""
 
-        fails_at: int | None = option(None, "step in which the environments of training fail")
+        fails_at: int | None = option(None, "step in which the training environments fail")
 
     recipe = {"epochs": 1.0, "batch": 20, "lr": 1e-2, "precision": "fp32"}
     inputs = {"cue": (4,)}
@@ -116,11 +119,11 @@ class Cues(TaskStream):
 
 
 class Counting(Base):
-    """(4,) to (8,); notes how many rows it was given."""
+    """(4,) to (8,); counts the rows of its inputs."""
 
-    Config = RolloutOptions
+    Config = RolloutConfig
 
-    def __init__(self, config: RolloutOptions | None = None, inputs: InputShapes | None = None) -> None:
+    def __init__(self, config: RolloutConfig | None = None, inputs: InputShapes | None = None) -> None:
         super().__init__()
         self.shape = (8,)
         self.linear = nn.Linear(4, 8)

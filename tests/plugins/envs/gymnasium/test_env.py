@@ -1,4 +1,4 @@
-"""Env gym: spaces, wrappers, ends of episodes, and what is said when an environment fails."""
+"""Env gym: spaces, wrappers, ends of episodes, and errors of environments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
@@ -25,23 +24,23 @@ from sidetune_core.config.options import structure
 from sidetune_core.rl import Categorical, Gaussian
 from sidetune_core.storage import checkpoint
 
-sys.path.insert(0, str(Path(__file__).parent / "worlds"))
+sys.path.insert(0, str(Path(__file__).parent / "modules"))
 
 Gym: Any = registry.load(registry.find(ENV, "gym"))
 ODD = "gym_odd:Odd-v0"
-SMALL = {"envs": 2, "rollout": 8, "episodes": 2}
+SMALL: dict[str, Any] = {"num_envs": 2, "eval_episodes": 2, "ppo": {"rollout_length": 8}}
 
 
-def stream(ids: str, **options: Any) -> Any:
-    return Gym(structure(Gym.Config, {"ids": ids, **SMALL, **options}, "env 'gym'"), 0)
+def stream(*ids: str, **options: Any) -> Any:
+    return Gym(structure(Gym.Config, {"ids": list(ids), **SMALL, **options}, "env 'gym'"), 0)
 
 
-def still(task: Any) -> Any:
-    """A policy that prefers nothing."""
+def uniform(task: Any) -> Any:
+    """A uniform policy."""
     return lambda inputs: torch.zeros(len(next(iter(inputs.values()))), task.policy.size + 1)
 
 
-def test_images_are_channels_first_in_0_to_1_numbers_are_one_hot_and_text_is_left_out() -> None:
+def test_images_are_channels_first_in_0_to_1_discrete_values_are_one_hot_and_text_is_dropped() -> None:
     (task,) = stream(ODD).tasks()
     assert task.inputs == {"image": (3, 6, 8), "mode": (3,)}
     assert isinstance(task.policy, Gaussian)
@@ -54,9 +53,7 @@ def test_images_are_channels_first_in_0_to_1_numbers_are_one_hot_and_text_is_lef
     assert inputs["mode"].tolist() == [[0.0, 1.0, 0.0]] * 2
 
 
-def test_where_an_episode_ends_the_next_one_begins_in_the_same_step_and_the_last_observation_is_kept() -> (
-    None
-):
+def test_environments_reset_in_the_same_step_and_keep_the_final_observation() -> None:
     (task,) = stream(ODD).tasks()
     vector_env = task.make_vector_env(2)
     vector_env.reset(0)
@@ -64,13 +61,13 @@ def test_where_an_episode_ends_the_next_one_begins_in_the_same_step_and_the_last
     vector_env.close()
     assert [step.ended.tolist() for step in steps] == [[False] * 2, [False] * 2, [True] * 2, [False] * 2]
     assert steps[2].observations["image"].max() == 0
-    assert steps[2].final["image"].unique().tolist() == [30]
+    assert steps[2].final_observations["image"].unique().tolist() == [30]
     assert steps[2].success.all()
-    assert steps[1].final == {}
+    assert steps[1].final_observations == {}
 
 
-def test_frames_are_stacked_made_grey_and_brought_to_a_size() -> None:
-    (task,) = stream(ODD, stack=2, grey=True, size=4).tasks()
+def test_frames_are_stacked_converted_to_grayscale_and_resized() -> None:
+    (task,) = stream(ODD, frame_stack=2, grayscale=True, image_size=4).tasks()
     assert task.inputs == {"image": (2, 4, 4), "mode": (6,)}
     vector_env = task.make_vector_env(1)
     first = vector_env.reset(0)["image"]
@@ -80,16 +77,16 @@ def test_frames_are_stacked_made_grey_and_brought_to_a_size() -> None:
     assert second.flatten(2).unique(dim=2)[0, :, 0].tolist() == [0, 10]
 
 
-def test_inputs_can_be_left_out_so_that_worlds_fit_together() -> None:
-    assert stream(f"{ODD},MiniGrid-Empty-5x5-v0", inputs="image", view="pixels", size=8).inputs == {
+def test_inputs_can_be_dropped_so_that_environments_fit_together() -> None:
+    assert stream(ODD, "MiniGrid-Empty-5x5-v0", inputs=["image"], view="pixels", image_size=8).inputs == {
         "image": (3, 8, 8)
     }
-    with pytest.raises(DataError, match="it has no input sound; it has image, mode"):
-        stream(ODD, inputs="image,sound")
+    with pytest.raises(DataError, match="it has no input sound; its inputs: image, mode"):
+        stream(ODD, inputs=["image", "sound"])
 
 
-def test_blind_shows_nothing_but_the_rest() -> None:
-    (task,) = stream(ODD, blind=True).tasks()
+def test_masked_images_are_zero_and_other_inputs_are_kept() -> None:
+    (task,) = stream(ODD, mask_images=True).tasks()
     vector_env = task.make_vector_env(1)
     vector_env.reset(0)
     found = vector_env.step(torch.zeros(1, 2)).observations
@@ -98,7 +95,7 @@ def test_blind_shows_nothing_but_the_rest() -> None:
     assert found["mode"].sum() == 1
 
 
-def test_a_time_limit_cuts_off_and_does_not_end() -> None:
+def test_a_time_limit_truncates_and_does_not_terminate() -> None:
     (task,) = stream("CartPole-v1", time_limit=3).tasks()
     vector_env = task.make_vector_env(2)
     vector_env.reset(0)
@@ -106,14 +103,14 @@ def test_a_time_limit_cuts_off_and_does_not_end() -> None:
     vector_env.close()
     assert steps[2].truncated.all()
     assert not steps[2].terminated.any()
-    assert steps[2].final["vector"].shape == (2, 4)
+    assert steps[2].final_observations["vector"].shape == (2, 4)
 
 
-def test_in_processes_a_run_has_the_same_experience_as_in_one() -> None:
+def test_processes_do_not_change_rollouts() -> None:
     found = []
     for processes in (False, True):
         (task,) = stream("CartPole-v1", processes=processes).tasks()
-        experience = task.train(still(task), Order(3, 16))
+        experience = task.train(uniform(task), Order(3, 16))
         found.append([next(experience) for _ in range(6)])
         del experience
     for one, other in zip(*found, strict=True):
@@ -135,13 +132,14 @@ def test_ctrl_c_leaves_processes_of_environments_to_the_run() -> None:
     [
         (
             "raises",
-            "environment 0, 1 of .*Odd-v0 raised ArithmeticError: gravity is off, at step 5 since it was opened",
+            "environment 0, 1 of .*Odd-v0 raised ArithmeticError: gravity is off, at step 5 since it was "
+            "opened",
         ),
         ("hangs", r"environment 0, 1 of .*Odd-v0 did not answer within 1 s \(--env.timeout\), at step 5"),
-        ("dies", "environment 0, 1 of .*Odd-v0 lost its process, which was killed or has crashed, at step 5"),
+        ("dies", "environment 0, 1 of .*Odd-v0 lost its process, which crashed or was killed, at step 5"),
     ],
 )
-def test_an_environment_that_fails_in_its_process_is_told_with_its_number_and_step(
+def test_an_environment_that_fails_in_its_process_is_an_error_with_its_index_and_step(
     fails: str, message: str
 ) -> None:
     arguments = f'{{"fails": "{fails}"}}'
@@ -149,16 +147,16 @@ def test_an_environment_that_fails_in_its_process_is_told_with_its_number_and_st
         ODD, processes=True, timeout=1.0 if fails == "hangs" else 60.0, arguments=arguments
     ).tasks()
     with pytest.raises(RunError, match=message):
-        next(task.train(still(task), Order(0, 16)))
+        next(task.train(uniform(task), Order(0, 16)))
 
 
-def test_an_environment_that_raises_in_this_process_is_told_with_its_number_and_step() -> None:
+def test_an_environment_that_raises_in_this_process_is_an_error_with_its_index_and_step() -> None:
     (task,) = stream(ODD, arguments='{"fails": "raises"}').tasks()
     with pytest.raises(
         RunError,
         match="environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 5 .*--resume",
     ):
-        next(task.train(still(task), Order(0, 16)))
+        next(task.train(uniform(task), Order(0, 16)))
 
 
 @pytest.mark.parametrize(
@@ -167,21 +165,23 @@ def test_an_environment_that_raises_in_this_process_is_told_with_its_number_and_
         (
             "raises",
             False,
-            "environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 20 since it was opened",
+            "environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 20 since it was "
+            "opened",
         ),
         (
             "nan",
             False,
-            "gym_odd:Odd-v0: the reward of environment 0 is not a finite number (step 20 of training)",
+            "gym_odd:Odd-v0: the reward of environment 0 is not finite (step 20 of training)",
         ),
         (
             "dies",
             True,
-            "environment 0, 1 of gym_odd:Odd-v0 lost its process, which was killed or has crashed, at step 20 since",
+            "environment 0, 1 of gym_odd:Odd-v0 lost its process, which crashed or was killed, at step 20 "
+            "since",
         ),
     ],
 )
-def test_a_run_whose_environment_fails_goes_on_once_it_is_mended(
+def test_a_run_whose_environment_fails_resumes_once_it_is_fixed(
     fails: str,
     processes: bool,
     message: str,
@@ -191,17 +191,30 @@ def test_a_run_whose_environment_fails_goes_on_once_it_is_mended(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = {
-        **SMALL,
+        "num-envs": 2,
+        "eval-episodes": 2,
+        "ppo.rollout-length": 8,
         "ids": ODD,
         "frames": 64,
         "processes": processes,
         "arguments": f'{{"fails": "{fails}", "at": 20}}',
     }
-    words = [f"--env.{name}={value}" for name, value in options.items() if name != "processes"]
-    words += ["--env.processes"] if processes else []
+    argv = [f"--env.{name}={value}" for name, value in options.items() if name != "processes"]
+    argv += ["--env.processes"] if processes else []
     assert (
         main_run(
-            ["--env", "gym", *words, "--learner", "scratch", "--train.batch", "16", "--out", "run", "--quiet"]
+            [
+                "--env",
+                "gym",
+                *argv,
+                "--learner",
+                "scratch",
+                "--train.batch-size",
+                "16",
+                "--out",
+                "run",
+                "--quiet",
+            ]
         )
         == 2
     )
@@ -210,67 +223,69 @@ def test_a_run_whose_environment_fails_goes_on_once_it_is_mended(
     found = checkpoint.find(tmp_path / "run" / "checkpoints", pytest.fail)
     assert found is not None
     assert found.mid_task is not None
-    assert found.mid_task.step == 8  # two rollouts were learnt from, and the third came to nothing
-    Path("mended").touch()
+    assert found.mid_task.step == 8  # after two rollouts; the third failed
+    Path("fixed").touch()
     assert main_run(["--resume", "run", "--quiet"]) == 0
     assert Path("run/status").read_text().startswith("done")
 
 
-def test_minigrid_is_drawn_or_given_as_symbols() -> None:
+def test_minigrid_is_rendered_or_one_hot_symbols() -> None:
     assert stream("MiniGrid-Empty-5x5-v0", view="pixels").inputs == {"direction": (4,), "image": (3, 28, 28)}
     symbols = stream("MiniGrid-Empty-5x5-v0")
     assert symbols.inputs == {"direction": (4,), "image": (20, 7, 7)}
     (task,) = symbols.tasks()
-    batch = next(task.train(still(task), Order(0, 16)))
+    batch = next(task.train(uniform(task), Order(0, 16)))
     assert batch.inputs["image"].unique().tolist() == [0.0, 1.0]
     assert torch.equal(batch.inputs["image"].sum((1, 2, 3)), torch.full((16,), 3.0 * 49))
 
 
 @pytest.mark.parametrize(
-    ("length", "success", "expected"), [(3, None, 1.0), (4, None, 0.0), (4, 2.0, 1.0), (4, 2.5, 0.0)]
+    ("length", "threshold", "expected"), [(3, None, 1.0), (4, None, 0.0), (4, 2.0, 1.0), (4, 2.5, 0.0)]
 )
-def test_success_is_what_the_environment_says_or_a_return_that_is_reached(
-    length: int, success: float | None, expected: float
+def test_success_comes_from_the_environment_or_a_reward_threshold(
+    length: int, threshold: float | None, expected: float
 ) -> None:
-    (task,) = stream(ODD, arguments=f'{{"length": {length}}}', success=success, metric="success").tasks()
+    (task,) = stream(
+        ODD, arguments=f'{{"length": {length}}}', reward_threshold=threshold, metric="success"
+    ).tasks()
     assert task.metric == "success"
-    assert task.evaluate(still(task)) == {"return": length / 2, "success": expected, "length": length}
+    assert task.evaluate(uniform(task)) == {"return": length / 2, "success": expected, "length": length}
 
 
-def test_success_is_the_registered_threshold_where_the_environment_says_nothing() -> None:
+def test_success_is_the_registered_threshold_if_info_has_none() -> None:
     (task,) = stream("CartPole-v1").tasks()
-    assert task.evaluate(still(task))["success"] == 0.0
+    assert task.evaluate(uniform(task))["success"] == 0.0
 
 
-def test_a_stream_of_several_has_a_task_for_each_and_other_shapes_are_refused() -> None:
-    tasks = stream("CartPole-v1,CartPole-v0").tasks()
+def test_each_id_is_a_task_and_other_shapes_are_an_error() -> None:
+    tasks = stream("CartPole-v1", "CartPole-v0").tasks()
     assert [(task.id, task.title) for task in tasks] == [("t0", "CartPole-v1"), ("t1", "CartPole-v0")]
     assert isinstance(tasks[0].policy, Categorical)
     with pytest.raises(
         DataError,
-        match=r"must have inputs of one shape: CartPole-v1 has .*\(4,\).* and gym_odd:Odd-v0 .*--env.size",
+        match=r"must have inputs of one shape: CartPole-v1 has .*\(4,\).* gym_odd:Odd-v0 .*--env.image-size",
     ):
-        stream(f"CartPole-v1,{ODD}")
+        stream("CartPole-v1", ODD)
 
 
-def test_what_cannot_be_made_or_does_not_fit_is_told() -> None:
-    with pytest.raises(DataError, match="environment Cartpole-v9 cannot be made: .*"):
+def test_environments_that_cannot_be_created_or_do_not_fit_are_errors() -> None:
+    with pytest.raises(DataError, match="environment Cartpole-v9 cannot be created: .*"):
         stream("Cartpole-v9")
-    with pytest.raises(OptionError, match="--env.blind: CartPole-v1 gives no image"):
-        stream("CartPole-v1", blind=True)
+    with pytest.raises(OptionError, match="--env.mask-images: CartPole-v1 has no image"):
+        stream("CartPole-v1", mask_images=True)
     with pytest.raises(OptionError, match="--env.ids is empty"):
-        stream(" ,")
-    with pytest.raises(OptionError, match="--env.arguments \\[1\\]: give a table"):
+        stream()
+    with pytest.raises(OptionError, match="--env.arguments \\[1\\]: give a JSON object"):
         stream("CartPole-v1", arguments="[1]")
     with pytest.raises(
         DataError,
-        match="environment nothing:X-v0 cannot be made: ModuleNotFoundError: No module named 'nothing'",
+        match="environment nothing:X-v0 cannot be created: ModuleNotFoundError: No module named 'nothing'",
     ):
         stream("nothing:X-v0")
 
 
 @pytest.mark.parametrize("version", ["21", "26"])
-def test_environments_of_the_old_gym_say_how_shimmy_is_installed(
+def test_environments_of_the_old_gym_say_how_to_install_shimmy(
     version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "shimmy", None)
@@ -283,19 +298,19 @@ def test_environments_of_the_old_gym_say_how_shimmy_is_installed(
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("id", ["CartPole-v1", "MiniGrid-Empty-5x5-v0", "VizdoomBasic-v1", ODD])
-def test_what_is_wrapped_passes_gymnasium_s_own_check(id: str) -> None:
+def test_wrapped_environments_pass_gymnasium_s_check(id: str) -> None:
     (task,) = stream(id).tasks()
     vector_env = task.make_vector_env(1)
     own_wrappers = id.startswith(
         ("MiniGrid", "Vizdoom")
-    )  # they do not record how they were made, which the check of closing needs
+    )  # they do not record their constructor arguments, which the close check needs
     check_env(vector_env._envs.envs[0], skip_render_check=True, skip_close_check=own_wrappers)
     vector_env.close()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("id", ["CartPole-v1", "MiniGrid-Empty-5x5-v0", "VizdoomBasic-v1", ODD])
-def test_what_is_wrapped_passes_the_check_of_stable_baselines3(id: str) -> None:
+def test_wrapped_environments_pass_the_check_of_stable_baselines3(id: str) -> None:
     checker = pytest.importorskip(
         "stable_baselines3.common.env_checker", reason="stable-baselines3 is not installed"
     )
@@ -314,11 +329,11 @@ def test_sigterm_to_all_processes_or_one_leaves_a_run_that_can_be_resumed(
         "--env.ids",
         "CartPole-v1",
         "--env.processes",
-        "--env.envs",
+        "--env.num-envs",
         "2",
-        "--env.rollout",
+        "--env.ppo.rollout-length",
         "64",
-        "--env.episodes",
+        "--env.eval-episodes",
         "2",
     ]
     command = [
@@ -327,7 +342,7 @@ def test_sigterm_to_all_processes_or_one_leaves_a_run_that_can_be_resumed(
         *options,
         "--env.frames",
         "100000",
-        "--train.batch",
+        "--train.batch-size",
         "64",
         "--learner",
         "features",
@@ -362,11 +377,11 @@ def test_inputs_of_evaluation_carry_no_ids() -> None:
 
     def predict(inputs: Inputs) -> torch.Tensor:
         seen.append(inputs)
-        return still(task)(inputs)
+        return uniform(task)(inputs)
 
     task.evaluate(predict)
     assert all(inputs.ids is None for inputs in seen)
-    assert attrs.asdict(task.options)["episodes"] == 2
+    assert task.options.eval_episodes == 2
 
 
 @pytest.mark.parametrize("processes", [False, True])
@@ -377,7 +392,7 @@ def test_vizdoom_leaves_nothing_in_the_working_directory(
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    (task,) = stream("VizdoomBasic-v1", inputs="image", size=32, processes=processes).tasks()
+    (task,) = stream("VizdoomBasic-v1", inputs=["image"], image_size=32, processes=processes).tasks()
     vector_env = task.make_vector_env(1)
     assert vector_env.reset(0)["image"].shape == (1, 3, 32, 32)
     vector_env.step(torch.zeros(1, 1))

@@ -1,4 +1,5 @@
-"""Tests of env habitat need habitat-lab, which wants other versions of libraries than the rest: see ``.ci/run``."""
+"""Tests of env habitat need habitat-lab, which needs other versions of libraries than the rest: see
+``.ci/run``."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from typing import Any
 import pytest
 
 ROOMS = Path(__file__).parents[4] / "examples" / "habitat-rooms"
-HERE = importlib.util.find_spec("habitat") is not None
-if HERE:
+INSTALLED = importlib.util.find_spec("habitat") is not None
+if INSTALLED:
     sys.path[:0] = [str(ROOMS), str(Path(__file__).parent / "modules")]
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [*sys.path[:2], os.environ.get("PYTHONPATH", "")]
@@ -27,15 +28,17 @@ WriteEpisodes = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session", autouse=True)
 def habitat() -> None:
-    if not HERE:
+    if not INSTALLED:
         pytest.skip(
-            "habitat-lab is not here: pip install -e '.[habitat]' pytest -c constraints-habitat.txt, in an environment of its own"
+            "habitat-lab is not installed: pip install -e '.[habitat]' pytest -c constraints-habitat.txt, in "
+            "a separate environment"
         )
 
 
 @pytest.fixture
 def write_episodes(tmp_path: Path) -> WriteEpisodes:
-    """Writes a plan and a PointNav-v1 dataset: episodes are (start, goal, heading in degrees to the left of north)."""
+    """Writes a plan and a PointNav-v1 dataset: episodes are (start, goal, heading in degrees to the left of
+    north)."""
 
     def write(
         plan: str,
@@ -46,14 +49,14 @@ def write_episodes(tmp_path: Path) -> WriteEpisodes:
         (tmp_path / "scenes").mkdir(exist_ok=True)
         (tmp_path / "scenes" / "plan.txt").write_text(plan)
         for split, episodes in (("train", train), ("val", train if val is None else val)):
-            rows = [_episode(number, *one) for number, one in enumerate(episodes)]
+            rows = [_episode(number, *episode) for number, episode in enumerate(episodes)]
             (tmp_path / split).mkdir(exist_ok=True)
             with gzip.open(tmp_path / split / f"{split}.json.gz", "wt") as file:
                 json.dump({"episodes": rows}, file)
         sensors = [
             f"habitat.simulator.agents.main_agent.sim_sensors.{name}_sensor" for name in ("rgb", "depth")
         ]
-        changes = {
+        values = {
             "habitat.simulator.type": "Rooms-v0",
             "habitat.simulator.turn_angle": 90,
             "habitat.dataset.data_path": f"{tmp_path}/{{split}}/{{split}}.json.gz",
@@ -62,9 +65,9 @@ def write_episodes(tmp_path: Path) -> WriteEpisodes:
             **overrides,
         }
         quoted = [
-            f"{name}='{value}'" if "{" in str(value) else f"{name}={value}" for name, value in changes.items()
+            f"{name}='{value}'" if "{" in str(value) else f"{name}={value}" for name, value in values.items()
         ]
-        return {"config": "pointnav_gibson.yaml", "overrides": ",".join(quoted), "imports": "habitat_rooms"}
+        return {"config": "pointnav_gibson.yaml", "overrides": quoted, "imports": ["habitat_rooms"]}
 
     return write
 

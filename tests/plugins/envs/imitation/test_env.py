@@ -1,4 +1,4 @@
-"""Env imitation: what is learnt from a recording, what is measured, and what is said where it cannot be."""
+"""Env imitation: training and validation data, evaluation by rollouts, and errors."""
 
 from __future__ import annotations
 
@@ -24,35 +24,34 @@ from sidetune_core.rl import Categorical, Gaussian
 sys.path.insert(0, str(Path(__file__).parents[3] / "core" / "rl" / "rollouts"))
 
 Imitation: Any = registry.load(registry.find(ENV, "imitation"))
-CUES = {"name": "cue:Cues", "episodes": 4, "envs": 2}
+CUES = {"name": "cue:Cues", "eval_episodes": 4, "num_envs": 2}
 STEPS = 5
 """Of an episode of a cue."""
-SMALL = {"held_out": 4, "episodes": 8, "envs": 4}
+SMALL = {"val_trajectories": 4, "eval_episodes": 8, "num_envs": 4}
 LEVEL = "BabyAI-GoToRedBallNoDists-v0"
 
 
 @pytest.fixture(scope="module")
 def cues(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty trajectories of one who does what the cue says."""
+    """Thirty trajectories of the oracle."""
     return demonstrations.record_demonstrations(
         CUES, tmp_path_factory.mktemp("cues"), 30, task="t0", quiet=True
     ).folder
 
 
-def stream(data: Path | str, **options: Any) -> Any:
-    return Imitation(
-        structure(Imitation.Config, {"data": str(data), **SMALL, **options}, "env 'imitation'"), 0
-    )
+def stream(*root: Path, **options: Any) -> Any:
+    values = {"root": [str(folder) for folder in root], **SMALL, **options}
+    return Imitation(structure(Imitation.Config, values, "env 'imitation'"), 0)
 
 
 def oracle(inputs: Inputs) -> Tensor:
-    """Scores of a network that has learnt what the cue means."""
+    """Logits of a network that takes the action of the cue."""
     return 8.0 * inputs["cue"][:, :2]
 
 
-def test_the_first_trajectories_are_held_out_and_the_next_ones_learnt(cues: Path) -> None:
+def test_the_first_trajectories_are_held_out_and_the_next_ones_are_trained_on(cues: Path) -> None:
     whole = demonstrations.open_demonstrations(cues).read(0, 30)
-    (few,) = stream(cues, trajectories=2).tasks()
+    (few,) = stream(cues, max_trajectories=2).tasks()
     (all_,) = stream(cues).tasks()
     for task, count in ((few, 2), (all_, 26)):
         batches = list(islice(task.train(oracle, Order(0, STEPS)), count))  # one pass
@@ -64,15 +63,15 @@ def test_the_first_trajectories_are_held_out_and_the_next_ones_learnt(cues: Path
     assert few.steps_per_epoch(STEPS) == 2
 
 
-def test_several_recordings_are_a_stream_whose_ids_do_not_meet(cues: Path) -> None:
-    first, second = stream(f"{cues}, {cues}").tasks()
+def test_several_folders_are_a_stream_with_distinct_ids(cues: Path) -> None:
+    first, second = stream(cues, cues).tasks()
     ids = [{*next(task.train(oracle, Order(0, 200))).ids.tolist()} for task in (first, second)]
     assert [task.id for task in (first, second)] == ["t0", "t1"]
     assert min(ids[1]) - min(ids[0]) == 30 * STEPS
     assert not ids[0] & ids[1]
 
 
-def test_it_is_measured_by_acting_and_on_held_out_steps(cues: Path) -> None:
+def test_it_is_evaluated_by_rollouts_and_on_held_out_steps(cues: Path) -> None:
     (task,) = stream(cues).tasks()
     held_out: list[int] = []
 
@@ -94,7 +93,7 @@ def test_it_is_measured_by_acting_and_on_held_out_steps(cues: Path) -> None:
 @pytest.mark.parametrize("policy", [Gaussian(2), Categorical([2, 3])])
 def test_the_loss_is_the_negative_log_likelihood_of_the_action(cues: Path, policy: rl.Policy) -> None:
     (task,) = stream(cues).tasks()
-    task._world.policy = policy
+    task._rollout_task.policy = policy
     output, actions = (
         torch.randn(6, policy.size, generator=torch.Generator().manual_seed(0)),
         torch.tensor([[1.0, 0.0]]).repeat(6, 1),
@@ -110,9 +109,9 @@ def test_the_loss_is_the_negative_log_likelihood_of_the_action(cues: Path, polic
     assert task.make_head((4, 3))(torch.zeros(6, 4, 3)).shape == (6, policy.size)
 
 
-def test_vectors_are_standardised_by_what_is_learnt_where_the_recorded_world_does_so(tmp_path: Path) -> None:
+def test_vectors_are_standardised_by_the_training_data_if_the_recorded_env_does_so(tmp_path: Path) -> None:
     demonstrations.record_demonstrations(
-        {**CUES, "normalise_observations": True}, tmp_path, 10, task="t0", quiet=True
+        {**CUES, "ppo": {"normalise_observations": True}}, tmp_path, 10, task="t0", quiet=True
     )
     (task,) = stream(tmp_path).tasks()
     rows = next(task.train(oracle, Order(0, 30))).inputs["cue"]  # one pass
@@ -121,16 +120,14 @@ def test_vectors_are_standardised_by_what_is_learnt_where_the_recorded_world_doe
 
 
 @pytest.mark.parametrize(
-    ("learner", "parts"),
+    ("learner", "components"),
     [("finetune", {}), ("sidetune", {"side": "mlp", "merger": "alpha"}), ("features", {})],
 )
-def test_learners_know_of_nothing_and_learn_to_act(
-    tmp_path: Path, learner: str, components: dict[str, str]
-) -> None:
+def test_every_learner_clones_the_expert(tmp_path: Path, learner: str, components: dict[str, str]) -> None:
     data = demonstrations.record_demonstrations(
-        {**CUES, "normalise_observations": True}, tmp_path / "data", 24, task="t0", quiet=True
+        {**CUES, "ppo": {"normalise_observations": True}}, tmp_path / "data", 24, task="t0", quiet=True
     ).folder
-    env = {"name": "imitation", "data": str(data), **SMALL}
+    env = {"name": "imitation", "root": [str(data)], **SMALL}
     spec = sidetune_core.RunSpec(
         base="mlp", learner=learner, env=env, train={"steps": 80, "batch": 32, "lr": 1e-2}, **components
     )
@@ -141,41 +138,39 @@ def test_learners_know_of_nothing_and_learn_to_act(
     assert after["return"] > before["return"]
 
 
-def test_the_fingerprint_goes_by_what_is_learnt(cues: Path) -> None:
+def test_the_fingerprint_depends_on_the_data(cues: Path) -> None:
     found = []
-    for options in ({}, {}, {"trajectories": 3}):
+    for options in ({}, {}, {"max_trajectories": 3}):
         env = stream(cues, **options)
         env.tasks()
         found.append(env.fingerprint())
     assert found[0] == found[1] != found[2]
 
 
-def test_a_level_is_recorded_on_first_use_and_made_longer_when_more_is_wanted(
+def test_a_level_is_recorded_on_first_use_and_extended_when_more_is_requested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SIDETUNE_HOME", str(tmp_path))
-    said: list[str] = []
-    first = stream("", levels=LEVEL, trajectories=4)
-    first.info = said.append
+    printed: list[str] = []
+    first = stream(levels=[LEVEL], max_trajectories=4)
+    first.info = printed.append
     (task,) = first.tasks()
     assert task.inputs == {"image": (3, 28, 28)}
-    assert said[0].startswith(f"recording bot in {LEVEL}: 0 of 8 trajectories are there, in {tmp_path}")
+    assert printed[0].startswith(f"recording bot in {LEVEL}: 0 of 8 trajectories recorded, in {tmp_path}")
     shard = (tmp_path / "recordings" / LEVEL / "card.json").read_bytes()
-    stream("", levels=LEVEL, trajectories=4).tasks()
+    stream(levels=[LEVEL], max_trajectories=4).tasks()
     assert (tmp_path / "recordings" / LEVEL / "card.json").read_bytes() == shard
-    stream("", levels=LEVEL, trajectories=5).tasks()
+    stream(levels=[LEVEL], max_trajectories=5).tasks()
     assert capsys.readouterr() == ("", "")  # such as under --quiet
     manifest = demonstrations.open_demonstrations(tmp_path / "recordings" / LEVEL).manifest
-    assert (manifest.recorded, manifest.figures["success"]) == (9, 1.0)
+    assert (manifest.recorded, manifest.metrics["success"]) == (9, 1.0)
 
 
-def test_the_bot_s_actions_done_again_give_what_was_recorded(
+def test_the_bot_s_recorded_actions_reproduce_the_recorded_trajectory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ids = "BabyAI-UnlockLocal-v0"
-    recording = demonstrations.record_demonstrations(
-        {"name": "gym", "ids": ids, "inputs": "image"}, tmp_path, 3, quiet=True
-    )
+    gym = {"name": "gym", "ids": ["BabyAI-UnlockLocal-v0"], "inputs": ["image"]}
+    recording = demonstrations.record_demonstrations(gym, tmp_path, 3, quiet=True)
     assert recording.manifest.versions.keys() >= {"gymnasium", "minigrid"}
     found = recording.read(1, 1)
     env = recording.open_stream()
@@ -187,7 +182,7 @@ def test_the_bot_s_actions_done_again_give_what_was_recorded(
         now = step.observations
     assert step.ended.all()
     assert step.rewards.item() == found.rewards[-1]
-    assert torch.equal(step.final["image"], found.final["image"])
+    assert torch.equal(step.final_observations["image"], found.final["image"])
     vector_env.close()
     env.close()
     assert capsys.readouterr().out == ""  # BabyAI prints
@@ -198,48 +193,48 @@ def test_the_bot_s_actions_done_again_give_what_was_recorded(
     [
         (
             "--env.ids MiniGrid-Empty-5x5-v0",
-            "offers no expert for MiniGrid-Empty-5x5-v0. Record a trained policy: sidetune",
+            "has no expert for MiniGrid-Empty-5x5-v0. Record the policy of a trained run: sidetune record",
         ),
         (f"--env.ids {LEVEL} --env.processes", "leave out --env.processes"),
         (f"--env.ids {LEVEL} --expert follower", f"env 'gym' has no expert 'follower' for {LEVEL}"),
     ],
 )
-def test_where_there_is_no_bot_it_is_told(
+def test_a_missing_bot_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, message: str
 ) -> None:
-    assert main(["collect", "--env", "gym", *options.split(), "--out", str(tmp_path)]) == 2
+    assert main(["record", "--env", "gym", *options.split(), "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_what_cannot_be_learnt_from_is_told_before_anything_is_trained(
+def test_unusable_demonstrations_are_an_error_before_training(
     cues: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = demonstrations.record_demonstrations(
-        {"name": "gym", "ids": LEVEL, "time_limit": 8}, tmp_path / "other", 2, quiet=True
+        {"name": "gym", "ids": [LEVEL], "time_limit": 8}, tmp_path / "other", 2, quiet=True
     ).folder
     damaged = demonstrations.record_demonstrations(
         CUES, tmp_path / "damaged", 30, task="t0", quiet=True
     ).folder
     (damaged / "shards" / "00000.safetensors").write_bytes(b"")
     cases = {
-        f"--env.data {tmp_path / 'none'}": "holds no recording (there is no card.json in it). To make one: sidetune collect --env gym",
-        f"--env.data {cues},{other}": "recordings of a stream must have inputs of one shape",
-        f"--env.data {cues} --env.trajectories 27": "has 30 trajectories; wanted are 20 that are held out (--env.held-out) and 27 to",
-        f"--env.data {damaged}": "00000.safetensors is damaged",
-        "--env.levels ,": "--env.levels is empty",
+        f"--env.root {tmp_path / 'none'}": "has no demonstrations (no card.json). Record them: sidetune "
+        "record --env NAME",
+        f"--env.root {cues} {other}": "demonstrations of a stream must have inputs of one shape",
+        f"--env.root {cues} --env.max-trajectories 27": "has 30 trajectories, fewer than 20 for validation "
+        "(--env.val-trajectories) plus 27 for training",
+        f"--env.root {damaged}": "00000.safetensors is damaged",
+        "--env.levels": "--env.levels is empty",
     }
-    for words, message in cases.items():
+    for argv, message in cases.items():
         assert (
-            main_run(
-                f"--env imitation {words} --base mlp --learner features --out {tmp_path / 'run'}".split()
-            )
+            main_run(f"--env imitation {argv} --base mlp --learner features --out {tmp_path / 'run'}".split())
             == 2
         )
         assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_recording_whose_env_is_not_installed_is_told(cues: Path, tmp_path: Path) -> None:
+def test_demonstrations_whose_env_is_not_installed_are_an_error(cues: Path, tmp_path: Path) -> None:
     text = (cues / "card.json").read_text()
     for path in cues.glob("shards/*"):
         (tmp_path / "shards").mkdir(exist_ok=True)
@@ -249,10 +244,10 @@ def test_a_recording_whose_env_is_not_installed_is_told(cues: Path, tmp_path: Pa
         stream(tmp_path).tasks()
 
 
-def test_a_level_without_its_library_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_level_without_its_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "minigrid"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "minigrid", None)
     gym: Any = registry.load(registry.find(ENV, "gym"))
     with pytest.raises(api.DataError, match=r"BabyAI-X-v0 needs 'minigrid'.* pip install 'sidetune\[rl\]'"):
-        gym(attrs.evolve(gym.Config(), ids="BabyAI-X-v0"), 0)
+        gym(attrs.evolve(gym.Config(), ids=("BabyAI-X-v0",)), 0)

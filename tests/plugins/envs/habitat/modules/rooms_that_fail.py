@@ -1,4 +1,4 @@
-"""A simulator that fails in the third step after it was opened."""
+"""A simulator that fails in its third step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from habitat_rooms.simulator import RoomsSimulator
 
 @registry.register_simulator(name="Failing-v0")
 class Failing(RoomsSimulator):
-    taken = 0
+    steps = 0
 
     def step(self, action: Any, *args: Any, **kwargs: Any) -> Any:
-        self.taken += 1
-        if self.taken == 3:
+        self.steps += 1
+        if self.steps == 3:
             raise ArithmeticError("the floor is gone")
         return super().step(action, *args, **kwargs)

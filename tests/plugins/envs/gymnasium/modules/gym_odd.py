@@ -1,4 +1,4 @@
-"""A Gymnasium environment that observes all kinds of things, and fails as it is told."""
+"""A Gymnasium environment with several kinds of observations and of failures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gymnasium import spaces
 
 
 class Odd(gymnasium.Env[Any, Any]):
-    """Observes an image, a number and text, acts in a box, and ends, or fails, as it is told.
+    """Observations are an image, an integer and text; actions are a box.
 
     Args:
         length: steps of an episode.
-        fails: how it fails in a step: raises, hangs, dies, or nan for a reward that is no number.
-        at: number of that step since it was made.
-        mended: a file; where it exists, nothing fails.
+        fails: the failure: raises, hangs, dies, or nan for a NaN reward.
+        at: step of the failure, counted since creation.
+        fixed: a file; if it exists, nothing fails.
     """
 
     observation_space = spaces.Dict(
@@ -32,32 +32,33 @@ class Odd(gymnasium.Env[Any, Any]):
     )
     action_space = spaces.Box(-1.0, 1.0, (2,))
 
-    def __init__(self, length: int = 3, fails: str = "", at: int = 5, mended: str = "mended") -> None:
-        self.length, self.fails, self.at, self.taken = length, "" if Path(mended).exists() else fails, at, 0
+    def __init__(self, length: int = 3, fails: str = "", at: int = 5, fixed: str = "fixed") -> None:
+        self.length, self.at, self.steps = length, at, 0
+        self.fails = "" if Path(fixed).exists() else fails
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.time = 0
-        return self.look(), {}
+        return self._observe(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         assert self.action_space.contains(action)
         self.time += 1
-        self.taken += 1
-        if self.taken == self.at:
+        self.steps += 1
+        if self.steps == self.at:
             if self.fails == "raises":
                 raise ArithmeticError("gravity is off")
             if self.fails == "hangs":
                 time.sleep(60)
             if self.fails == "dies":
                 os.kill(os.getpid(), signal.SIGKILL)
-        reward = float("nan") if self.fails == "nan" and self.taken == self.at else 0.5
-        over = self.time == self.length
-        return self.look(), reward, over, False, {"is_success": self.length == 3} if over else {}
+        reward = float("nan") if self.fails == "nan" and self.steps == self.at else 0.5
+        is_over = self.time == self.length
+        return self._observe(), reward, is_over, False, {"is_success": self.length == 3} if is_over else {}
 
-    def look(self) -> dict[str, Any]:
+    def _observe(self) -> dict[str, Any]:
         return {
             "camera": np.full((6, 8, 3), 10 * self.time, np.uint8),
             "mode": self.time % 3,
