@@ -17,7 +17,7 @@ from . import cache
 from .scene import KINDS, sample_scene
 from .taskonomy_export import write_taskonomy
 
-CLASS = Domain("class_room", "cross-entropy", len(KINDS), "labels", masked=False, whole=True)
+CLASS = Domain("class_room", "cross-entropy", len(KINDS), "labels", masked=False, per_image=True)
 """What stands in the place of ``class_object``: which kind of room it is."""
 POOL = 1024
 """Training rooms that a run draws its own from, where it asks for no more than these."""
@@ -119,7 +119,7 @@ def _chosen(names: str | None, order: str) -> list[Domain]:
     Raises:
         OptionError: one is unknown, or there twice.
     """
-    there = {**{name: domain for name, domain in DOMAINS.items() if not domain.whole}, CLASS.name: CLASS}
+    there = {**{name: domain for name, domain in DOMAINS.items() if not domain.per_image}, CLASS.name: CLASS}
     if names is None:
         return [there.get(name, CLASS) for name in ORDERS[order]]
     words = [word.strip() for word in names.split(",") if word.strip()]

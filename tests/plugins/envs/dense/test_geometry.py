@@ -11,7 +11,7 @@ from sidetune_plugins.envs.dense.geometry import (
     along_axis,
     euclidean,
     keypoints,
-    measured,
+    valid_depth,
     normals,
     occlusion_edges,
     points,
@@ -23,7 +23,7 @@ from sidetune_plugins.envs.dense.geometry import (
 from torch import Tensor
 
 SIZE = 64
-CAMERA = Camera.of_view(radians(60), SIZE, SIZE)
+CAMERA = Camera.from_fov(radians(60), SIZE, SIZE)
 INNER = slice(2, -2)
 
 
@@ -113,7 +113,7 @@ def test_normals_do_not_reach_over_a_step() -> None:
 def test_what_was_not_measured_is_told_and_spoils_nothing() -> None:
     depth = torch.full((1, SIZE, SIZE), 2.0)
     depth[0, 10, 10], depth[0, 20, 20], depth[0, 30, 30] = 0.0, float("nan"), float("inf")
-    assert int((~measured(depth)).sum()) == 3
+    assert int((~valid_depth(depth)).sum()) == 3
     for found, valid in (normals(depth, CAMERA), principal_curvature(depth, CAMERA)):
         assert found.isfinite().all()
         assert not valid[0, 10, 10]

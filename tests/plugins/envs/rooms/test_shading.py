@@ -161,7 +161,7 @@ def test_normals_and_curvatures_are_those_of_the_depth_map(shape: Solid) -> None
     """Finite differences over depth know nothing of the closed forms."""
     size = 256
     views = render([scene(shape)], size)
-    depth, pinhole = views.depth.double(), Pinhole.of_view(2 * math.atan(0.5), size, size)
+    depth, pinhole = views.depth.double(), Pinhole.from_fov(2 * math.atan(0.5), size, size)
     found, known = normals(depth, pinhole)
     curvature, bent = principal_curvature(depth, pinhole, radius=3)
     inner = torch.nn.functional.max_pool2d((views.semantic != 2).float(), 13, 1, 6) == 0
