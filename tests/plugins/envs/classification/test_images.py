@@ -360,9 +360,10 @@ def test_images_of_another_type_or_shape_are_an_error(images: Any, make_image_ar
 
 
 @pytest.mark.parametrize(
-    "labels", [np.zeros(7, int), np.zeros((8, 1), int), np.zeros(8), np.zeros(8, bool), np.array(["blue"] * 8)],
+    "labels",
+    [np.zeros(7, int), np.zeros((8, 1), int), np.zeros(8), np.zeros(8, bool), np.array(["blue"] * 8)],
     ids=["too few", "two axes", "float", "bool", "text"],
-)  # fmt: skip
+)
 def test_labels_of_another_type_or_number_are_an_error(labels: Any, make_image_archive: MakeArchive) -> None:
     archive = make_image_archive(x_test=np.zeros((8, 32, 32, 3), np.uint8), y_test=labels)
     fails_to_read(r"images\.npz: y_test must be integers, one for each of 8 images", archive=archive)

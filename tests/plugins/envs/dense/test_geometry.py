@@ -11,7 +11,6 @@ from sidetune_plugins.envs.dense.geometry import (
     along_axis,
     euclidean,
     keypoints,
-    valid_depth,
     normals,
     occlusion_edges,
     points,
@@ -19,6 +18,7 @@ from sidetune_plugins.envs.dense.geometry import (
     reshading,
     smooth,
     texture_edges,
+    valid_depth,
 )
 from torch import Tensor
 
@@ -33,7 +33,7 @@ def plane(normal: Tensor, distance: float) -> Tensor:
 
 
 def ball(radius: float, away: float, axes: tuple[int, ...] = (0, 1, 2)) -> Tensor:
-    """Depth (1, H, W) of a ball in front of the camera, or of a cylinder where the rays count along two axes only; 0 beside it."""
+    """Depth (1, H, W) of a ball in front of the camera, or of a cylinder with two `axes` only; 0 outside."""
     rays = CAMERA.rays(SIZE, SIZE).double()[list(axes)]
     a, b = rays.square().sum(0), -2 * rays[-1] * away
     root = b.square() - 4 * a * (away**2 - radius**2)
