@@ -11,7 +11,7 @@ import pytest
 from sidetune_core.config import kinds, registry
 from sidetune_core.config.options import FormerSpelling, Renamed, respell
 
-ENVS = ("cifar10", "digits", "icifar", "images", "rgbd", "squad", "taskonomy")
+ENVS = ("cifar10", "digits", "icifar", "images", "rgbd", "rooms", "squad", "taskonomy")
 
 
 def renames() -> Iterator[Any]:
