@@ -34,17 +34,15 @@ READ_ERRORS = (
 MAX_UNCHECKED_BYTES = 2**28
 """Arrays up to this size are unpacked whatever their compression ratio."""
 MAX_COMPRESSION_RATIO = 100
-"""A larger array with a higher ratio is treated as a decompression bomb: photographs do not compress that
-well."""
+"""A larger array with a higher ratio is refused as a decompression bomb; photographs compress less."""
 
 
 def read_archive(path: Path, size: tuple[int, int] | None = None) -> LabelledImages:
     """Read a labelled set from an ``.npz`` file.
 
     Keys: ``x_train``, ``x_test`` (N, H, W, 3), or (N, H, W) or (N, H, W, 1) for grey images, uint8;
-        ``y_train``,
-    ``y_test`` (N,) integers from 0; and optionally ``names`` (classes,) text. Grey images are repeated over
-    three channels. Pickled objects are refused: nothing in the file can run code.
+    ``y_train``, ``y_test`` (N,) integers from 0; and optionally ``names`` (classes,) text. Grey images are
+    repeated over three channels. Pickled objects are refused: nothing in the file can run code.
 
     Args:
         path: the file.
@@ -68,13 +66,13 @@ def _images(array: Array, key: str, size: tuple[int, int] | None, path: Path) ->
     is_rgb = array.ndim == 4 and array.shape[3] == 3
     if array.dtype != np.uint8 or not (is_grey or is_rgb) or 0 in array.shape[1:]:
         raise DataError(
-            f"{path}: {key} must be uint8 of shape (N, H, W, 3) or (N, H, W); it is {array.dtype} "
-            f"{array.shape}"
+            f"{path}: {key} must be uint8 of shape (N, H, W, 3) "
+            f"or (N, H, W); it is {array.dtype} {array.shape}"
         )
     if size is not None and array.shape[1:3] != size:
         raise DataError(
-            f"{path}: the images of {key} are {array.shape[1]} x {array.shape[2]} pixels, "
-            f"expected {size[0]} x {size[1]}"
+            f"{path}: the images of {key} are {array.shape[1]} x "
+            f"{array.shape[2]} pixels, expected {size[0]} x {size[1]}"
         )
     pixels = torch.from_numpy(array if array.ndim == 4 else array[..., None]).permute(0, 3, 1, 2)
     return pixels.expand(-1, 3, -1, -1).contiguous()
@@ -84,8 +82,8 @@ def _labels(array: Array, key: str, count: int, path: Path) -> Tensor:
     """(N,) int64."""
     if array.dtype.kind not in "iu" or array.shape != (count,):
         raise DataError(
-            f"{path}: {key} must be integers, one for each of {count} images; it is {array.dtype} "
-            f"{array.shape}"
+            f"{path}: {key} must be integers, one for each of "
+            f"{count} images; it is {array.dtype} {array.shape}"
         )
     return torch.from_numpy(array.astype(np.int64))
 
@@ -127,16 +125,15 @@ def _array(archive: Any, key: str, path: Path) -> Array:
         if entry.filename in (f"{key}.npy", key) and entry.file_size > limit:
             raise DataError(
                 f"{path}: {key} unpacks to {entry.file_size / 2**30:.1f} GiB, more than "
-                f"{MAX_COMPRESSION_RATIO} "
-                "times its size in the file; save it uncompressed"
+                f"{MAX_COMPRESSION_RATIO} times its size in the file; save it uncompressed"
             )
     try:
         value = archive[key]
     except READ_ERRORS as error:
         if "allow_pickle" in str(error):
             raise DataError(
-                f"{path}: {key} holds pickled Python objects, which could run code when loaded; "
-                "save it as an array of numbers or text"
+                f"{path}: {key} holds pickled Python objects, which could run "
+                "code when loaded; save it as an array of numbers or text"
             ) from error
         raise DataError(f"{path}: {key} cannot be read: {_reason(error)}") from error
     if not isinstance(value, np.ndarray):

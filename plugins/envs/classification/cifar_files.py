@@ -1,5 +1,4 @@
-"""CIFAR-10 and CIFAR-100: downloaded by torchvision, or read from an archive where there is no internet
-access."""
+"""CIFAR-10 and CIFAR-100, downloaded by torchvision or read from an archive."""
 
 from __future__ import annotations
 
@@ -25,8 +24,8 @@ class Config(ImageOptions):
 
     archive: Path | None = option(
         None,
-        "read this .npz file instead of downloading: x_train, x_test uint8 (N, 32, 32, 3), y_train, y_test, "
-        "names",
+        "read this .npz file instead of downloading: x_train, "
+        "x_test uint8 (N, 32, 32, 3), y_train, y_test, names",
     )
     root: Path = option(Path("~/.cache/sidetune/data"), "folder for the downloaded files")
 
@@ -62,8 +61,8 @@ class CifarStream(ImageStream):
             }
         except (OSError, RuntimeError, HTTPException) as error:
             raise DataError(
-                f"cannot download {self.set_name} into {root}: {error}. "
-                "Without internet access, pass an archive: --env.archive FILE.npz"
+                f"cannot download {self.set_name} into {root}: {error}. Without "
+                "internet access, pass an archive: --env.archive FILE.npz"
             ) from error
         images, labels = {}, {}
         for split, dataset in sets.items():

@@ -10,8 +10,7 @@ class ICIFAR(CifarStream):
     order).
 
     The paper describes a random partition: ``--env.partition random``. The default recipe is the original's
-        too: Adam
-    at 1e-3, 157 batches of 128 per task (about four epochs), no augmentation.
+    too: Adam at 1e-3, 157 batches of 128 per task (about four epochs), no augmentation.
     """
 
     Config = Config

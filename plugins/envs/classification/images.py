@@ -46,8 +46,8 @@ class Images(ImageStream):
 
         archive: Path | None = option(
             None,
-            "read this .npz file: x_train, x_test uint8 (N, H, W, 3) or (N, H, W), y_train, y_test (N,), "
-            "and optionally names",
+            "read this .npz file: x_train, x_test uint8 (N, H, W, 3) "
+            "or (N, H, W), y_train, y_test (N,), and optionally names",
         )
         root: Path | None = option(
             None,
@@ -58,8 +58,8 @@ class Images(ImageStream):
         )
         test_fraction: float = option(
             0.2,
-            "fraction of each class held out as the test split if the folder has no 'test'; the same in "
-            "every run",
+            "fraction of each class held out as the test split "
+            "if the folder has no 'test'; the same in every run",
             more_than(0),
             at_most(0.9),
         )
@@ -69,8 +69,8 @@ class Images(ImageStream):
             raise OptionError("env 'images' needs images: pass --env.archive FILE.npz or --env.root DIR")
         if config.archive is not None and config.root is not None:
             raise OptionError(
-                "env 'images': --env.archive and --env.root are mutually exclusive, and both are given; "
-                "leave one out"
+                "env 'images': --env.archive and --env.root are "
+                "mutually exclusive, and both are given; leave one out"
             )
         super().__init__(config, seed, (3, config.image_size, config.image_size))
         self._config = config
@@ -97,8 +97,7 @@ def read_folder(folder: Path, size: int, test_fraction: float) -> LabelledImages
         test_fraction: fraction of each class in ``train`` to hold out if there is no ``test``.
 
     Raises:
-        DataError: a folder is missing or has no images, the classes of the splits differ, or a file is no
-            image.
+        DataError: a folder is missing or empty, the splits have different classes, or a file is damaged.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder} (--env.root)")
@@ -114,8 +113,8 @@ def read_folder(folder: Path, size: int, test_fraction: float) -> LabelledImages
     for name, files in train.items():
         if len(files) < 2:
             raise DataError(
-                f"{folder / 'train' / name} has a single image, and {folder} has no 'test'; "
-                "expected two or more, to hold one out for testing"
+                f"{folder / 'train' / name} has a single image, and {folder} has "
+                "no 'test'; expected two or more, to hold one out for testing"
             )
     pixels, targets = _read_classes(train, size)
     held_out = stratified_mask(targets, test_fraction, SPLIT_SEED, names)
@@ -132,8 +131,8 @@ def _check_same_classes(train: Mapping[str, object], test: Mapping[str, object],
     only_test = [f"test/{name}" for name in test if name not in train]
     if unmatched := sorted(only_train + only_test):
         raise DataError(
-            f"expected the same classes in {folder}/train and {folder}/test; "
-            f"only in one of them: {', '.join(unmatched[:5])}"
+            f"expected the same classes in {folder}/train and "
+            f"{folder}/test; only in one of them: {', '.join(unmatched[:5])}"
         )
 
 

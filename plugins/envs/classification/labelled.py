@@ -39,8 +39,7 @@ def make_labelled_images(
         source: file or folder, for the message.
 
     Raises:
-        DataError: a split is empty, a label is out of range, a class has no example, or there is only one
-            class.
+        DataError: a split is empty, a label is out of range, or a class is empty or the only one.
     """
     for split, values in labels.items():
         if not len(values):
@@ -51,8 +50,8 @@ def make_labelled_images(
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= count:
             raise DataError(
-                f"{source}: labels of split '{split}' range from {low} to {high}, "
-                f"expected 0 to {count - 1} ({expected})"
+                f"{source}: labels of split '{split}' range from {low} "
+                f"to {high}, expected 0 to {count - 1} ({expected})"
             )
         present = np.unique(values.numpy())  # sorted
         if len(present) < count:
@@ -80,8 +79,8 @@ def stratified_mask(labels: Tensor, fraction: float, seed: int, names: Sequence[
         members = (labels == label).nonzero()[:, 0]
         if len(members) < 2:
             raise DataError(
-                f"class '{names[label]}' has a single image; expected two or more, to hold one out for "
-                "another split"
+                f"class '{names[label]}' has a single image; expected "
+                "two or more, to hold one out for another split"
             )
         size = min(max(1, round(fraction * len(members))), len(members) - 1)
         mask[members[keys[members].argsort(stable=True)[:size]]] = True

@@ -1,5 +1,4 @@
-"""Base class of the image envs: their options, and the split of a labelled set into tasks of several classes
-each."""
+"""Base class of the image envs: their options, and the partition of classes into tasks."""
 
 from __future__ import annotations
 
@@ -52,8 +51,8 @@ class ImageOptions:
     )
     augment: Literal["none", "crop-flip"] = option(
         "none",
-        "augmentation of training images: random shift by up to 4 pixels and horizontal flip; "
-        "rules out cached base outputs",
+        "augmentation of training images: random shift by up to 4 "
+        "pixels and horizontal flip; rules out cached base outputs",
     )
     val_fraction: float = option(
         0.0,
@@ -117,8 +116,8 @@ class ImageStream(TaskStream):
         if count % size:
             divisors = ", ".join(str(n) for n in range(2, count + 1) if count % n == 0)
             raise OptionError(
-                f"{count} classes cannot be split into tasks of {size} (--env.classes-per-task); "
-                f"possible: {divisors}"
+                f"{count} classes cannot be split into tasks of {size} "
+                f"(--env.classes-per-task); possible: {divisors}"
             )
         order = list(range(count))
         if self._options.partition == "random":

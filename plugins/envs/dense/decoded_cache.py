@@ -24,9 +24,8 @@ from sidetune_core.api import DataError
 
 Array = NDArray[Any]
 Format = Literal["colour", "uint8", "uint16", "labels", "vector", "mask"]
-"""How to read a file: a colour image; a non-photographic 8-bit image; a 16-bit image; a label image; an array
-of numbers; or
-the validity mask of a 16-bit depth image."""
+"""How to read a file: as a colour image, a non-photographic 8-bit image, a 16-bit image, a label image, an
+array of numbers, or the validity mask of a 16-bit depth image."""
 
 INVALID_DEPTH = 65000
 """Values from here on, in a 16-bit depth image, mark missing measurements."""

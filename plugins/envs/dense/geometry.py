@@ -26,9 +26,7 @@ class Camera:
 
     @classmethod
     def from_fov(cls, angle: float, height: int, width: int) -> Camera:
-        """Square pixels, a horizontal field of view of `angle` radians, the principal point at the image
-        centre.
-        """
+        """Intrinsics for square pixels, a horizontal field of view in radians, a centred principal point."""
         focal = width / 2 / tan(angle / 2)
         return cls(focal, focal, width / 2, height / 2)
 
@@ -76,11 +74,10 @@ def normals(depth: Tensor, camera: Camera, radius: int = 1, tolerance: float = 0
     """Surface normals facing the camera, (B, 3, H, W) of length 1, and their validity, (B, H, W) bool.
 
     The inverse depth of a plane is linear in the image: ``1 / z = a u + b v + c``, with (u, v, 1) the ray.
-        Its
-    least-squares fit over the window around each pixel gives the normal ``-(a, b, c)``; it is exact on planes
-    and of second order elsewhere. Pixels of the window whose inverse depth differs from the centre's by more
-    than the relative `tolerance` are excluded, so that a fit does not cross a depth edge. A normal is valid
-    if three or more non-collinear pixels remain.
+    Its least-squares fit over the window around each pixel gives the normal ``-(a, b, c)``; it is exact on
+    planes and of second order elsewhere. Pixels of the window whose inverse depth differs from the centre's
+    by more than the relative `tolerance` are excluded, so that a fit does not cross a depth edge. A normal is
+    valid if three or more non-collinear pixels remain.
 
     Args:
         depth: (B, H, W).

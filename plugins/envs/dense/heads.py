@@ -147,9 +147,7 @@ def _layer(c_in: int, c_out: int) -> nn.Sequential:
 
 
 def _upsampling(c_in: int, c_out: int) -> nn.Sequential:
-    """The bank pads before and crops after: the identities at 0 and 2 keep its numbering of the state dict's
-    keys.
-    """
+    """The identities replace the bank's padding and cropping, to keep its state dict keys."""
     return nn.Sequential(
         nn.Identity(), _Upsampling(c_in, c_out), nn.Identity(), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2)
     )
@@ -158,6 +156,6 @@ def _upsampling(c_in: int, c_out: int) -> nn.Sequential:
 def _check_feature_map(shape: Shape) -> None:
     if len(shape) != 3:
         raise FitError(
-            "a dense task needs feature maps (C, H, W), such as those of base 'taskonomy'; the encoding "
-            f"here has shape {tuple(shape)}"
+            "a dense task needs feature maps (C, H, W), such as those of "
+            f"base 'taskonomy'; the encoding here has shape {tuple(shape)}"
         )

@@ -97,8 +97,8 @@ class RGBD(TaskStream):
         )
         max_images: int | None = option(
             None,
-            "limit on training frames, drawn by the run's seed; a larger limit contains the frames of a "
-            "smaller one",
+            "limit on training frames, drawn by the run's seed; "
+            "a larger limit contains the frames of a smaller one",
             at_least(1),
         )
         decoder_width: int = option(
@@ -113,8 +113,8 @@ class RGBD(TaskStream):
             raise OptionError("env 'rgbd' needs frames: pass --env.root DIR or --env.archive FILE.npz")
         if config.root is not None and config.archive is not None:
             raise OptionError(
-                "env 'rgbd': --env.root and --env.archive are mutually exclusive, and both are given; leave "
-                "one out"
+                "env 'rgbd': --env.root and --env.archive are "
+                "mutually exclusive, and both are given; leave one out"
             )
         self._source = (config.root or config.archive or Path()).expanduser()
         select_domains(config.domains, {name: DOMAINS[name] for name in SUPPORTED})
@@ -133,8 +133,8 @@ class RGBD(TaskStream):
         first_test = count - max(1, round(config.test_fraction * count))
         if first_test < 1:
             raise DataError(
-                f"env 'rgbd': {count} frames in {self._source}; expected two or more, to hold some out for "
-                "testing"
+                f"env 'rgbd': {count} frames in {self._source}; "
+                "expected two or more, to hold some out for testing"
             )
         order = torch.randperm(
             first_test, generator=torch.Generator().manual_seed(derive_seed(self._seed, "images"))
@@ -157,16 +157,16 @@ class RGBD(TaskStream):
         is_rgb = rgb.ndim == 4 and rgb.shape[3] == 3 and rgb.dtype == np.uint8
         if not is_rgb or depth.shape != rgb.shape[:3] or depth.dtype != np.uint16:
             raise DataError(
-                f"{source}: expected colour (N, H, W, 3) uint8 and depth (N, H, W) uint16; they are "
-                f"{rgb.shape} {rgb.dtype} and {depth.shape} {depth.dtype}"
+                f"{source}: expected colour (N, H, W, 3) uint8 and depth (N, H, W) "
+                f"uint16; they are {rgb.shape} {rgb.dtype} and {depth.shape} {depth.dtype}"
             )
         is_matrix = intrinsics.shape == (3, 3) and np.isfinite(intrinsics).all()
         if not is_matrix or min(intrinsics[0, 0], intrinsics[1, 1]) <= 0:
             raise DataError(f"{source}: K must be a matrix of intrinsics in pixels, (3, 3)")
         if min(rgb.shape[1:3]) < size:
             raise DataError(
-                f"{source}: frames are {rgb.shape[1]} x {rgb.shape[2]} pixels, smaller than --env.image-size "
-                f"{size}"
+                f"{source}: frames are {rgb.shape[1]} x {rgb.shape[2]} "
+                f"pixels, smaller than --env.image-size {size}"
             )
         return rgb, depth, intrinsics
 
@@ -218,8 +218,8 @@ def _load(path: Path, names: Sequence[str]) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as archive:
             if missing := [name for name in names if name not in archive.files]:
                 raise DataError(
-                    f"{path}: missing keys {', '.join(missing)}; it has "
-                    f"{', '.join(archive.files) or 'no arrays'}"
+                    f"{path}: missing keys {', '.join(missing)}; it "
+                    f"has {', '.join(archive.files) or 'no arrays'}"
                 )
             return {name: archive[name] for name in names}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
@@ -249,8 +249,8 @@ def _read_folder(folder: Path) -> tuple[Array, Array]:
     for name, (colour, depth) in zip(names, frames, strict=True):
         if colour.shape != expected or depth.shape != colour.shape[:2]:
             raise DataError(
-                f"{folder}: frame {name} has colour {colour.shape} and depth {depth.shape}, expected "
-                f"{expected}"
+                f"{folder}: frame {name} has colour {colour.shape} "
+                f"and depth {depth.shape}, expected {expected}"
             )
     return np.stack([colour for colour, _ in frames]), np.stack([depth for _, depth in frames])
 

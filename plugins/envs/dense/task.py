@@ -110,9 +110,7 @@ ORDERS: Mapping[str, tuple[str, ...]] = {
 
 
 def scaled(stored: Tensor) -> Tensor:
-    """Stored images to float in [-1, 1], over the full 8-bit or 16-bit range; probabilities and labels
-    unchanged.
-    """
+    """Stored images to float in [-1, 1] over the full 8-bit or 16-bit range; others unchanged."""
     if stored.dtype == torch.uint8:
         return stored.float() / 127.5 - 1
     if stored.dtype == torch.uint16:

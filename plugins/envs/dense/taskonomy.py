@@ -93,8 +93,8 @@ class TaskonomyEnv(TaskStream):
         )
         max_images: int | None = option(
             None,
-            "limit on training images, drawn by the run's seed; a larger limit contains the images of a "
-            "smaller one",
+            "limit on training images, drawn by the run's seed; "
+            "a larger limit contains the images of a smaller one",
             at_least(1),
         )
         max_test_images: int | None = option(
@@ -254,9 +254,8 @@ class TaskonomyEnv(TaskStream):
             }
         if len(available) > 1:
             raise OptionError(
-                f"{self._root} has {len(available)} buildings ({shorten(available)}): assign them to splits "
-                "with "
-                "--env.splits-file FILE or --env.train-buildings A B --env.test-buildings C"
+                f"{self._root} has {len(available)} buildings ({shorten(available)}): assign them to "
+                "splits with --env.splits-file FILE or --env.train-buildings A B --env.test-buildings C"
             )
         return self._split_points(views)
 

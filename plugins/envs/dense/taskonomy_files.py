@@ -75,8 +75,8 @@ def read_splits(path: Path) -> dict[str, list[str]]:
         raise DataError(f"cannot read the split table {path}: {error}") from error
     if not rows or not {"id", "train", "val", "test"} <= rows[0].keys():
         raise DataError(
-            f"{path} is not a split table: expected the columns id, train, val, test, with 0 or 1 for each "
-            "building"
+            f"{path} is not a split table: expected the columns "
+            "id, train, val, test, with 0 or 1 for each building"
         )
     return {
         split: [row["id"] for row in rows if (row[split] or "").strip() == "1"]

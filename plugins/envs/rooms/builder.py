@@ -67,9 +67,7 @@ class SceneBuilder:
     def ellipsoid(
         self, x: float, y: float, z: float, a: float, b: float, c: float, material: int, clip: float = 2.0
     ) -> None:
-        """An ellipsoid with centre (x, y, z) and semi-axes a, b, c; cut off above ``clip * c`` if `clip` is
-        below 1.
-        """
+        """An ellipsoid with centre (x, y, z) and semi-axes a, b, c; cut off above ``clip * c``."""
         self._add(ELLIPSOID, (x, y, z), (a, b, c), material, clip=clip)
 
     def frustum(self, x: float, y: float, z: float, low: float, high: float, h: float, material: int) -> None:

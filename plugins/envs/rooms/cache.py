@@ -35,9 +35,7 @@ Images = Mapping[str, Tensor]
 
 @attrs.frozen
 class RoomCache:
-    """The rooms of one split of a series at one size, in blocks of `BLOCK_ROOMS`; a function of these and the
-    code.
-    """
+    """Rooms of one split of a series at one size, in blocks; a function of these and of the code."""
 
     series: int
     split: str

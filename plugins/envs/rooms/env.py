@@ -62,8 +62,8 @@ class Rooms(TaskStream):
         )
         num_images: int = option(
             192,
-            "training rooms; up to 1024 are drawn by the run's seed, and a larger sample contains a smaller "
-            "one",
+            "training rooms; up to 1024 are drawn by the run's "
+            "seed, and a larger sample contains a smaller one",
             at_least(1),
         )
         num_test_images: int = option(48, "test rooms", at_least(1))
@@ -80,8 +80,8 @@ class Rooms(TaskStream):
         )
         export: Path | None = option(
             None,
-            "folder in which to write the rooms as a Taskonomy data set with the buildings 'train' and "
-            "'test'",
+            "folder in which to write the rooms as a Taskonomy "
+            "data set with the buildings 'train' and 'test'",
         )
 
     recipe = {"batch": 16, "steps": 40, "lr": 3e-3}

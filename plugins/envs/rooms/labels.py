@@ -16,16 +16,14 @@ IMAGENET_CLASSES = 1000
 LABEL_SMOOTHING = 0.05
 """Probability mass spread over all classes."""
 KEYPOINT_SIGMA = 3.0
-"""LabelScale of keypoints, in pixels of a picture of 128."""
+"""Scale of keypoints, in pixels of a 128 x 128 image."""
 GAIN = {"keypoints2d": 20.0, "keypoints3d": 10.0, "edge_texture": 4.0, "edge_occlusion": 2.0}
 """Gains that scale most responses into [0, 1], to which they are clamped."""
 
 
 @attrs.frozen
 class LabelScale:
-    """Quantisation: a depth of `max_depth` metres is 2^16, a curvature of 1 / `min_radius` is 127 steps above
-    flat.
-    """
+    """Quantisation: `max_depth` metres are 2^16, a curvature of 1 / `min_radius` is 127 steps."""
 
     max_depth: float
     min_radius: float

@@ -164,9 +164,7 @@ def cast_rays(batch: SceneBatch, size: int) -> Hits:
 
 
 def _local_cameras(batch: SceneBatch) -> tuple[Tensor, Tensor]:
-    """Cameras in the local frames of the solids: centre (N, 3), and (N, 3, 3) the vectors right, up and
-    forward.
-    """
+    """Camera centre (N, 3) and its vectors right, up, forward (N, 3, 3) in the local frames of the solids."""
     camera = batch.camera[batch.scene]
     origin = _rotate(batch.axes, camera[:, 0] - batch.centre)
     steps = torch.stack([_rotate(batch.axes, camera[:, 1 + axis]) for axis in range(3)], 2)
@@ -267,8 +265,7 @@ def _covered_tiles(batch: SceneBatch, grid: _TileGrid) -> Tensor:
 
 
 Intersect = Callable[[list[Tensor], list[Tensor], SceneBatch, Tensor, float], Tensor]
-"""(origin, ray, batch, solids (P,), minimum depth) to depths (P, t, t); vectors are per axis, in the solids'
-frames."""
+"""(origin, ray, batch, solids (P,), minimum depth) to depths (P, t, t); vectors are lists per axis."""
 
 
 def _intersect_box(
@@ -411,9 +408,7 @@ def _near_shadow_rays(
 
 
 def _intersect_room(batch: SceneBatch, grid: _TileGrid) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-    """Intersections with the room: depth, rays per axis in room coordinates, surface, and whether it is a
-    window.
-    """
+    """Room intersections: depth, rays per axis in room coordinates, surface, whether it is a window."""
     size = grid.tiles * grid.side
     x, y = grid.across.reshape(1, 1, size), -grid.across.reshape(1, size, 1)
     camera = batch.camera[:, :, :, None, None]

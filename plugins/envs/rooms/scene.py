@@ -38,9 +38,7 @@ class Light:
 
 @attrs.frozen
 class Window:
-    """A window opening in a wall (0: x = 0, 1: x = width, 2: y = 0, 3: y = depth), by its span and heights in
-    metres.
-    """
+    """A window opening in a wall (0: x = 0, 1: x = width, 2: y = 0, 3: y = depth), in metres."""
 
     wall: int
     span: tuple[float, float]
@@ -481,9 +479,8 @@ def _add_lights(
             0, 0, 0.6 * window.heights[1] + 0.4 * window.heights[0]
         )
         area = (window.span[1] - window.span[0]) * (window.heights[1] - window.heights[0])
-        second = Light(
-            position, tuple(channel * (0.6 + 0.5 * area) for channel in (0.8 * day, 0.9 * day, day))
-        )  # type: ignore[arg-type]
+        daylight = 0.6 + 0.5 * area
+        second = Light(position, (0.8 * day * daylight, 0.9 * day * daylight, day * daylight))
     else:
         position = (
             room[0] * rng.uniform(0.15, 0.85),

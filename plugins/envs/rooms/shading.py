@@ -266,9 +266,7 @@ def _shade(batch: SceneBatch, hits: Hits, surface: _Surface, material: Tensor, s
 
 
 def _ambient_occlusion(batch: SceneBatch, hits: Hits, surface: _Surface) -> Tensor:
-    """Fraction of the ambient light at each point: reduced near walls, floor and ceiling that face the
-    surface.
-    """
+    """Fraction of the ambient light at each point, reduced near walls, floor and ceiling."""
     fraction = torch.ones_like(hits.depth)
     for axis in range(3):
         weight = 0.45 * (1 - surface.normal[axis].abs())

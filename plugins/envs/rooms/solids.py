@@ -130,9 +130,7 @@ class Material:
 
 
 def solid_axes(yaw: float, orientation: Orientation = "upright") -> Axes:
-    """Axes in room coordinates of a solid rotated by `yaw` about z; if lying, its z axis points along rotated
-    x or y.
-    """
+    """Axes in room coordinates of a solid rotated by `yaw` about z, with its z axis up or along x or y."""
     across, along = (math.cos(yaw), math.sin(yaw), 0.0), (-math.sin(yaw), math.cos(yaw), 0.0)
     up = (0.0, 0.0, 1.0)
     if orientation == "along x":

@@ -100,9 +100,7 @@ def evaluate_materials(
 
 
 def _line_coverage(position: Tensor, period: Tensor, width: Tensor, footprint: Tensor) -> Tensor:
-    """Fraction of a pixel covered by lines of this width at multiples of the period; `position` is in [0,
-    period].
-    """
+    """Fraction of a pixel covered by lines at multiples of `period`; `position` is in [0, period]."""
     low, high = position - footprint / 2, position + footprint / 2
     this_line = (torch.minimum(high, width) - low.clamp(min=0)).clamp(min=0)
     next_line = torch.minimum((high - period).clamp(min=0), width)

@@ -31,8 +31,8 @@ def fetch_squad(file: str, folder: Path) -> Path:
             torch.hub.download_url_to_file(URL + file, str(path))
         except (OSError, RuntimeError) as error:
             raise DataError(
-                f"cannot download {URL + file} ({error}). "
-                "Download it on another machine and pass it with --env.train-file or --env.dev-file"
+                f"cannot download {URL + file} ({error}). Download it on another "
+                "machine and pass it with --env.train-file or --env.dev-file"
             ) from error
     if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != MD5[file]:
         raise DataError(f"{path} differs from the published file (MD5 mismatch); delete it and run again")

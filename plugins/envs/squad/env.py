@@ -88,8 +88,8 @@ class Squad(TaskStream):
         )
         tokenizer: str = option(
             MINILM,
-            "'minilm', a folder, or a name on the Hugging Face hub; must be the tokenizer of the base's "
-            "pretraining",
+            "'minilm', a folder, or a name on the Hugging Face "
+            "hub; must be the tokenizer of the base's pretraining",
         )
         max_length: int = option(
             384, "maximum tokens of a window: question and context together", at_least(16)
@@ -116,20 +116,18 @@ class Squad(TaskStream):
     def __init__(self, config: Config, seed: int) -> None:
         if config.dev_file is not None and config.test_articles:
             raise OptionError(
-                "env 'squad': --env.dev-file and --env.test-articles are mutually exclusive, and both are "
-                "given; "
-                "leave one out"
+                "env 'squad': --env.dev-file and --env.test-articles are "
+                "mutually exclusive, and both are given; leave one out"
             )
         if config.train_file is None and config.test_articles:
             raise OptionError(
-                "env 'squad': --env.test-articles selects articles of a training file; pass it with "
-                "--env.train-file"
+                "env 'squad': --env.test-articles selects articles "
+                "of a training file; pass it with --env.train-file"
             )
         if config.doc_stride > config.max_length - MIN_QUESTION_LENGTH:
             raise OptionError(
-                f"env 'squad': a window of {config.max_length} tokens (--env.max-length) has no room for a "
-                "question "
-                f"and a stride of {config.doc_stride} (--env.doc-stride)"
+                f"env 'squad': a window of {config.max_length} tokens (--env.max-length) has "
+                f"no room for a question and a stride of {config.doc_stride} (--env.doc-stride)"
             )
         self.inputs = dict.fromkeys(("tokens", "mask", "types"), (config.max_length,))
         self._config = config
@@ -147,8 +145,8 @@ class Squad(TaskStream):
         for name, articles in (("training", train_articles), ("test", test_articles)):
             if len(articles) < config.num_tasks:
                 raise DataError(
-                    f"env 'squad': {len(articles)} {name} articles, too few for {config.num_tasks} tasks "
-                    "(--env.num-tasks)"
+                    f"env 'squad': {len(articles)} {name} articles, too "
+                    f"few for {config.num_tasks} tasks (--env.num-tasks)"
                 )
         nullable = any(not question.answers for question, _ in _questions(train_articles))
         decoding = Decoding(
@@ -164,9 +162,8 @@ class Squad(TaskStream):
             questions = _questions(_first_paragraphs(train, config.max_paragraphs))[: config.max_questions]
             if not questions:
                 raise DataError(
-                    f"env 'squad': task {index} has no question in its first {config.max_paragraphs} "
-                    "paragraphs "
-                    "(--env.max-paragraphs)"
+                    f"env 'squad': task {index} has no question in its first "
+                    f"{config.max_paragraphs} paragraphs (--env.max-paragraphs)"
                 )
             train_set = self._question_set(questions, "the training questions")
             test_set = self._question_set(_questions(test), "the test questions")
@@ -226,8 +223,8 @@ def _split_by_title(
     available = {article.title for article in articles}
     if unknown := sorted(set(titles) - available):
         raise DataError(
-            f"{path} has no article '{unknown[0]}' (--env.test-articles); it has "
-            f"{', '.join(sorted(available)[:20])}"
+            f"{path} has no article '{unknown[0]}' (--env.test-articles); "
+            f"it has {', '.join(sorted(available)[:20])}"
         )
     if set(titles) == available:
         raise DataError(f"--env.test-articles lists all articles of {path}; leave some for training")
@@ -246,8 +243,8 @@ def _split_paragraphs(articles: Sequence[Article], path: Path) -> tuple[list[Art
             test.append(Article(article.title, tuple(paragraphs[TEST_EVERY - 1 :: TEST_EVERY])))
     if not test:
         raise DataError(
-            f"no article of {path} has {TEST_EVERY} paragraphs, to hold one out for testing; "
-            "pass --env.dev-file or --env.test-articles"
+            f"no article of {path} has {TEST_EVERY} paragraphs, to hold one "
+            "out for testing; pass --env.dev-file or --env.test-articles"
         )
     return train, test
 

@@ -100,8 +100,8 @@ def _load(path: Path) -> dict[str, Any]:
                 raw = file.read(limit + 1)
             if len(raw) > limit:
                 raise DataError(
-                    f"{path} unpacks to more than {limit / 2**30:.3g} GiB; decompress it yourself if you "
-                    "trust it"
+                    f"{path} unpacks to more than {limit / 2**30:.3g} "
+                    "GiB; decompress it yourself if you trust it"
                 )
         else:
             raw = path.read_bytes()
@@ -179,8 +179,8 @@ def _check_answers(articles: Sequence[Article], path: Path) -> None:
         )
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise DataError(
-            f"{path}: {len(wrong)} of {count} answers do not match their context at answer_start "
-            f"({shown}{more})"
+            f"{path}: {len(wrong)} of {count} answers do not "
+            f"match their context at answer_start ({shown}{more})"
         )
 
 

@@ -78,9 +78,8 @@ class SquadTask(Task):
     def make_head(self, shape: Shape) -> nn.Module:
         if len(shape) != 2 or shape[0] != self._max_length:
             raise FitError(
-                f"env 'squad' needs encodings of shape ({self._max_length}, C), such as those of base "
-                "'minilm'; "
-                f"the encoding here has shape {tuple(shape)}"
+                f"env 'squad' needs encodings of shape ({self._max_length}, C), such "
+                f"as those of base 'minilm'; the encoding here has shape {tuple(shape)}"
             )
         return SpanHead(shape[1])
 
@@ -122,9 +121,7 @@ class SquadTask(Task):
         return {**squad_metrics(questions, predictions, odds), "loss": loss / len(test.windows)}
 
     def documents(self) -> Mapping[str, str]:
-        """``predictions.json``, ``nbest_predictions.json``, and, if questions may be unanswerable,
-        ``null_odds.json``.
-        """
+        """``predictions.json``, ``nbest_predictions.json``, and ``null_odds.json`` for SQuAD v2.0."""
         return self._documents
 
     def _batch(self, questions: QuestionSet, indices: Tensor) -> Batch:

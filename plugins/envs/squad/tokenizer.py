@@ -35,8 +35,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     local = folder.is_dir()
     if local and not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise DataError(
-            f"folder {folder} has no tokenizer (--env.tokenizer): expected tokenizer.json or a vocabulary "
-            "file"
+            f"folder {folder} has no tokenizer (--env.tokenizer): "
+            "expected tokenizer.json or a vocabulary file"
         )
     if not local and (folder.is_absolute() or name.startswith(("~", "."))):
         raise DataError(f"no folder {folder} (--env.tokenizer)")
@@ -49,13 +49,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise DataError(f"cannot load the tokenizer {name} (--env.tokenizer): {reason}") from error
     if not tokenizer.is_fast:
         raise DataError(
-            f"the tokenizer {name} does not map tokens to characters; choose a fast one, with a "
-            "tokenizer.json "
-            "(--env.tokenizer)"
+            f"the tokenizer {name} does not map tokens to characters; "
+            "choose a fast one, with a tokenizer.json (--env.tokenizer)"
         )
     if tokenizer.cls_token_id is None or tokenizer("a", "b")["input_ids"][0] != tokenizer.cls_token_id:
         raise DataError(
-            f"the tokenizer {name} does not begin with a class token, which represents 'no answer'; "
-            "choose that of an encoder such as BERT (--env.tokenizer)"
+            f"the tokenizer {name} does not begin with a class token, which represents "
+            "'no answer'; choose that of an encoder such as BERT (--env.tokenizer)"
         )
     return tokenizer

@@ -89,10 +89,8 @@ def make_windows(
         longest = max(too_long, key=lambda index: sizes[index])
         raise DataError(
             f"{source}: {len(too_long)} questions are too long; a window of {max_length} tokens with a "
-            "stride of "
-            f"{stride} has room for {max_question}; the longest, '{questions[longest][0].id}', has "
-            f"{sizes[longest]}. "
-            "Increase --env.max-length, or remove them"
+            f"stride of {stride} has room for {max_question}; the longest, '{questions[longest][0].id}', "
+            f"has {sizes[longest]}. Increase --env.max-length, or remove them"
         )
     by_size: dict[int, list[int]] = defaultdict(list)
     for index, size in enumerate(sizes):
