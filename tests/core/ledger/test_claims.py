@@ -18,7 +18,7 @@ from sidetune_core.results.report import RunSummary
 from sidetune_core.training import run as training_run
 
 ROOT = Path(__file__).parents[3]
-COMMAND = "sidetune-run --env digits --env.tasks 2 --base resnet20 --base.weights none --learner features --train.steps 2"
+COMMAND = "sidetune-run --env digits --env.num-tasks 2 --base resnet20 --base.weights none --learner features --train.steps 2"
 CLAIM = f'table = "small"\nmethod = "features"\ncommand = "{COMMAND}"\nseeds = [0, 1]\ntolerance = 0.01\n'
 PUBLISHED = '\n[[published]]\nfigure = {figure}\nsource = "a paper"\n'
 COMMITTED = {"commit": "c0ffee", "changed": False}
@@ -160,7 +160,7 @@ def test_a_figure_that_is_off_does_not_hold(
 
 
 @pytest.mark.parametrize(
-    "place", ["env.tasks=1", "train.lr=1", "learner.norm=false", "side.weights=x.safetensors", "seed=1"]
+    "place", ["env.num-tasks=1", "train.lr=1", "learner.norm=false", "side.weights=x.safetensors", "seed=1"]
 )
 def test_what_belongs_to_the_claim_cannot_be_set(
     sidetune: Callable[..., tuple[int, str, str]], tmp_path: Path, place: str
