@@ -97,7 +97,7 @@ def _ours(options: argparse.Namespace) -> float:
         side={"name": "fcn4", "weights": options.weights},
         merger="mlp2",
         learner="sidetune",
-        env={"name": "icifar", "archive": options.archive, "tasks": options.tasks},
+        env={"name": "icifar", "archive": options.archive, "num_tasks": options.tasks},
         train={
             "precision": options.precision,
             "store": options.child,

@@ -126,8 +126,8 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
 
     side, _, state = options.child.partition(" ")
     minilm = options.base == "minilm"
-    windows = {"window": options.length, "stride": options.length // 4}
-    env = {"name": "squad", "train": str(options.questions), "test_articles": "test", **windows}
+    windows = {"max_length": options.length, "doc_stride": options.length // 4}
+    env = {"name": "squad", "train_file": str(options.questions), "test_articles": ("test",), **windows}
     spec = RunSpec(
         base="minilm" if minilm else {"name": "transformer", "model": options.base},
         side=side if state else None,

@@ -30,7 +30,7 @@ ARRAYS: dict[str, Any] = {
 
 def tasks(**options: Any) -> Any:
     """The tasks that the env 'images' makes of a file or a folder."""
-    return IMAGES(IMAGES.Config(size=8, **options), 0).tasks()
+    return IMAGES(IMAGES.Config(image_size=8, **options), 0).tasks()
 
 
 def packed(arrays: dict[str, Any], compressed: bool = False) -> bytes:
@@ -151,7 +151,7 @@ def test_arrays_of_other_types_and_shapes(data: st.DataObject, tmp_path: Path, a
             "{'descr': '<U999999999', 'fortran_order': False, 'shape': (2,), }",
             "names cannot be read",
         ),
-        ("names", "{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", "holds Python objects"),
+        ("names", "{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", "holds pickled Python objects"),
     ],
 )
 def test_a_header_that_tells_an_absurd_length(name: str, header: str, words: str, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> No
                 else:
                     np.save(file, array)
     assert path.stat().st_size < 3 * 10**6
-    with pytest.raises(DataError, match="unpacks to 100 times its size or more"):
+    with pytest.raises(DataError, match="more than 100 times its size in the file"):
         tasks(archive=path)
 
 
@@ -213,7 +213,7 @@ def test_a_spoilt_image_in_a_folder(suffix: str, tmp_path: Path, spoil_bytes: An
     @given(raw=spoil_bytes(good) | st.binary(max_size=40))
     def check(raw: bytes) -> None:
         path.write_bytes(raw)
-        answer(lambda: tasks(folder=tmp_path))
+        answer(lambda: tasks(root=tmp_path))
 
     check()
     assert sorted(tmp_path.rglob("*")) == before

@@ -87,7 +87,7 @@ def test_spoilt_bytes(name: str, tmp_path: Path, spoil_bytes: Any, answer: Any) 
 def test_a_file_that_unpacks_to_fill_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FILES, "LARGE", 2**16)
+    monkeypatch.setattr(FILES, "MAX_UNCHECKED_BYTES", 2**16)
     path = tmp_path / "bomb.json.gz"
     path.write_bytes(gzip.compress(b" " * 2**20, mtime=0))
     with pytest.raises(DataError, match="unpacks to more than"):

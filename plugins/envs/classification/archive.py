@@ -1,4 +1,4 @@
-"""Labelled sets of images in ``.npz`` files."""
+"""Reader of labelled image sets in ``.npz`` files."""
 
 from __future__ import annotations
 
@@ -11,68 +11,81 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sidetune_core.api import DataError
 
-from .labelled import LabelledImages, labelled
+from .labelled import LabelledImages, make_labelled_images
 
-REQUIRED = ("x_train", "y_train", "x_test", "y_test")
+REQUIRED_KEYS = ("x_train", "y_train", "x_test", "y_test")
 Array = NDArray[Any]
-DAMAGE = (
+READ_ERRORS = (
     OSError,
     ValueError,
     EOFError,
-    RuntimeError,  # encryption; NotImplementedError is one: unknown compression or version
-    MemoryError,  # a header that tells an absurd length
-    OverflowError,  # or one that no machine could hold
+    RuntimeError,  # encryption; NotImplementedError is a subclass: unknown compression or version
+    MemoryError,  # a header with an absurd length
+    OverflowError,  # or with a length beyond the address space
     tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What NumPy and zipfile raise for files that are damaged or made by something else."""
-LARGE, MANY = 2**28, 100
-"""An array of more bytes than the first that is so many times larger than in the file is no set of photographs, but made to fill memory."""
+"""What NumPy and zipfile raise for files that are damaged or have another format."""
+MAX_UNCHECKED_BYTES = 2**28
+"""Arrays up to this size are unpacked whatever their compression ratio."""
+MAX_COMPRESSION_RATIO = 100
+"""A larger array with a higher ratio is refused as a decompression bomb; photographs compress less."""
 
 
 def read_archive(path: Path, size: tuple[int, int] | None = None) -> LabelledImages:
-    """A labelled set from an ``.npz`` file.
+    """Read a labelled set from an ``.npz`` file.
 
-    Keys: ``x_train``, ``x_test`` (N, H, W, 3), or (N, H, W) or (N, H, W, 1) for grey images, uint8; ``y_train``, ``y_test`` (N,) whole
-    numbers from 0; and, if the classes have names, ``names`` (classes,) text. Grey images are repeated over three channels. Pickled
-    objects are refused: nothing in the file can run code.
+    Keys: ``x_train``, ``x_test`` (N, H, W, 3), or (N, H, W) or (N, H, W, 1) for grey images, uint8;
+    ``y_train``, ``y_test`` (N,) integers from 0; and optionally ``names`` (classes,) text. Grey images are
+    repeated over three channels. Pickled objects are refused: nothing in the file can run code.
 
     Args:
         path: the file.
-        size: (H, W) that the images must have; None for any.
+        size: required (H, W) of the images; None for any.
 
     Raises:
-        DataError: the file is missing, damaged, or lacks or misshapes one of the keys; or labels do not fit (see `labelled`).
+        DataError: the file is missing or damaged, a key is missing or has the wrong type or shape, or labels
+            are invalid (see `make_labelled_images`).
     """
     arrays = _load(path)
     images, labels = {}, {}
     for split in ("train", "test"):
-        x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        if (
-            x.dtype != np.uint8
-            or x.ndim not in (3, 4)
-            or (x.ndim == 4 and x.shape[3] not in (1, 3))
-            or 0 in x.shape[1:]
-        ):
-            raise DataError(
-                f"{path}: x_{split} must be uint8 of shape (N, H, W, 3) or (N, H, W); it is {x.dtype} {x.shape}"
-            )
-        if size is not None and x.shape[1:3] != size:
-            raise DataError(
-                f"{path}: the images of x_{split} are {x.shape[1]} x {x.shape[2]} pixels, expected {size[0]} x {size[1]}"
-            )
-        if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
-            raise DataError(
-                f"{path}: y_{split} must be whole numbers, one for each of {len(x)} images; it is {y.dtype} {y.shape}"
-            )
-        pixels = torch.from_numpy(x if x.ndim == 4 else x[..., None]).permute(0, 3, 1, 2)
-        images[split] = pixels.expand(-1, 3, -1, -1).contiguous()
-        labels[split] = torch.from_numpy(y.astype(np.int64))
-    return labelled(images, labels, _names(arrays, path), str(path))
+        images[split] = _images(arrays[f"x_{split}"], f"x_{split}", size, path)
+        labels[split] = _labels(arrays[f"y_{split}"], f"y_{split}", len(images[split]), path)
+    return make_labelled_images(images, labels, _names(arrays, path), str(path))
+
+
+def _images(array: Array, key: str, size: tuple[int, int] | None, path: Path) -> Tensor:
+    """(N, 3, H, W) uint8."""
+    is_grey = array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 1)
+    is_rgb = array.ndim == 4 and array.shape[3] == 3
+    if array.dtype != np.uint8 or not (is_grey or is_rgb) or 0 in array.shape[1:]:
+        raise DataError(
+            f"{path}: {key} must be uint8 of shape (N, H, W, 3) "
+            f"or (N, H, W); it is {array.dtype} {array.shape}"
+        )
+    if size is not None and array.shape[1:3] != size:
+        raise DataError(
+            f"{path}: the images of {key} are {array.shape[1]} x "
+            f"{array.shape[2]} pixels, expected {size[0]} x {size[1]}"
+        )
+    pixels = torch.from_numpy(array if array.ndim == 4 else array[..., None]).permute(0, 3, 1, 2)
+    return pixels.expand(-1, 3, -1, -1).contiguous()
+
+
+def _labels(array: Array, key: str, count: int, path: Path) -> Tensor:
+    """(N,) int64."""
+    if array.dtype.kind not in "iu" or array.shape != (count,):
+        raise DataError(
+            f"{path}: {key} must be integers, one for each of "
+            f"{count} images; it is {array.dtype} {array.shape}"
+        )
+    return torch.from_numpy(array.astype(np.int64))
 
 
 def _names(arrays: dict[str, Array], path: Path) -> tuple[str, ...] | None:
@@ -83,49 +96,48 @@ def _names(arrays: dict[str, Array], path: Path) -> tuple[str, ...] | None:
         raise DataError(f"{path}: names must be text of shape (classes,); it is {names.dtype} {names.shape}")
     try:
         return tuple(names.tolist())
-    except (ValueError, SystemError) as error:  # numbers that no character has
+    except (ValueError, SystemError) as error:  # invalid code points
         raise DataError(f"{path}: names must be text: {_reason(error)}") from error
 
 
 def _load(path: Path) -> dict[str, Array]:
-    """The arrays of an archive that have a meaning here."""
+    """The required arrays of an archive, and the class names if present; other keys are ignored."""
     if not path.is_file():
         raise DataError(f"no file {path} (--env.archive)")
     try:
         if not zipfile.is_zipfile(path):
             raise DataError(
-                f"{path} is not an .npz archive, or only the first part of one; expected what numpy.savez writes"
+                f"{path} is not an .npz archive, or is truncated; expected a file written by numpy.savez"
             )
         with np.load(path, allow_pickle=False) as archive:
-            found = sorted(archive.files)
-            if lacking := [key for key in REQUIRED if key not in found]:
-                raise DataError(
-                    f"{path} lacks {', '.join(lacking)}; it has {', '.join(map(ascii, found[:10])) or 'nothing'}"
-                )
-            return {key: _array(archive, key, path) for key in (*REQUIRED, "names") if key in found}
-    except DAMAGE as error:
+            keys = sorted(archive.files)
+            if missing := [key for key in REQUIRED_KEYS if key not in keys]:
+                present = ", ".join(map(ascii, keys[:10])) or "no arrays"
+                raise DataError(f"{path}: missing keys {', '.join(missing)}; it has {present}")
+            return {key: _array(archive, key, path) for key in (*REQUIRED_KEYS, "names") if key in keys}
+    except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read as an .npz archive: {_reason(error)}") from error
 
 
 def _array(archive: Any, key: str, path: Path) -> Array:
-    for stored in archive.zip.infolist():
-        if stored.filename in (f"{key}.npy", key) and stored.file_size > max(
-            LARGE, MANY * stored.compress_size
-        ):
-            size = f"{stored.file_size / 2**30:.1f} GiB"
+    for entry in archive.zip.infolist():
+        limit = max(MAX_UNCHECKED_BYTES, MAX_COMPRESSION_RATIO * entry.compress_size)
+        if entry.filename in (f"{key}.npy", key) and entry.file_size > limit:
             raise DataError(
-                f"{path}: {key} unpacks to {MANY} times its size or more, {size}; save it uncompressed"
+                f"{path}: {key} unpacks to {entry.file_size / 2**30:.1f} GiB, more than "
+                f"{MAX_COMPRESSION_RATIO} times its size in the file; save it uncompressed"
             )
     try:
         value = archive[key]
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         if "allow_pickle" in str(error):
             raise DataError(
-                f"{path}: {key} holds Python objects, and reading those could run their code; save it as an array of plain numbers or text"
+                f"{path}: {key} holds pickled Python objects, which could run "
+                "code when loaded; save it as an array of numbers or text"
             ) from error
         raise DataError(f"{path}: {key} cannot be read: {_reason(error)}") from error
     if not isinstance(value, np.ndarray):
-        raise DataError(f"{path}: {key} is not an array; expected what numpy.savez writes")
+        raise DataError(f"{path}: {key} is not an array; expected a file written by numpy.savez")
     return value
 
 

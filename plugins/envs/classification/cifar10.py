@@ -6,7 +6,7 @@ from .cifar_files import CifarStream, Config
 
 
 class CIFAR10(CifarStream):
-    """CIFAR-10 (Krizhevsky, 2009): 50,000 training and 10,000 test images of ten classes; one task of ten classes by default."""
+    """CIFAR-10 (Krizhevsky, 2009): 50,000 training and 10,000 test images; one task by default."""
 
     Config = Config
     set_name = "CIFAR10"

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: from torchvision, or from an archive where there is no internet."""
+"""CIFAR-10 and CIFAR-100, downloaded by torchvision or read from an archive."""
 
 from __future__ import annotations
 
@@ -12,45 +12,46 @@ import torch
 from sidetune_core.api import DataError, option
 
 from .archive import read_archive
-from .labelled import LabelledImages, labelled
-from .stream import ImageStream, Options
+from .labelled import LabelledImages, make_labelled_images
+from .stream import ImageOptions, ImageStream
 
 SHAPE = (3, 32, 32)
 
 
 @attrs.frozen
-class Config(Options):
+class Config(ImageOptions):
     """Options of the CIFAR envs."""
 
     archive: Path | None = option(
         None,
-        "read this .npz file (x_train, y_train, x_test, y_test, uint8 (N, 32, 32, 3), names) instead of downloading",
+        "read this .npz file instead of downloading: x_train, "
+        "x_test uint8 (N, 32, 32, 3), y_train, y_test, names",
     )
-    root: Path = option(Path("~/.cache/sidetune/data"), "folder that downloads are kept in")
+    root: Path = option(Path("~/.cache/sidetune/data"), "folder for the downloaded files")
 
 
 class CifarStream(ImageStream):
-    """One of the CIFAR sets, ``image`` (3, 32, 32) in [0, 1]."""
+    """Base class of the CIFAR envs, ``image`` (3, 32, 32) in [0, 1]."""
 
     set_name: ClassVar[str]
-    """The class of ``torchvision.datasets`` that reads it."""
+    """Name of the reader class in ``torchvision.datasets``."""
 
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(config, seed, SHAPE)
         self._config = config
 
     def read(self) -> LabelledImages:
-        """The archive if there is one, torchvision's copy otherwise.
+        """The archive if the user gives one, torchvision's copy otherwise.
 
         Raises:
-            DataError: the archive is not as it should be (see `read_archive`), or there is nothing to download from.
+            DataError: the archive is invalid (see `read_archive`), or the download fails.
         """
         if self._config.archive is not None:
             return read_archive(self._config.archive.expanduser(), SHAPE[1:])
         return self._download()
 
     def _download(self) -> LabelledImages:
-        from torchvision import datasets  # 2 s of import, and of no use to those who have an archive
+        from torchvision import datasets  # takes 2 s to import, and is not needed with an archive
 
         root = self._config.root.expanduser()
         try:
@@ -60,10 +61,11 @@ class CifarStream(ImageStream):
             }
         except (OSError, RuntimeError, HTTPException) as error:
             raise DataError(
-                f"cannot download {self.set_name} into {root}: {error}. Without internet, give an archive: --env.archive FILE.npz"
+                f"cannot download {self.set_name} into {root}: {error}. Without "
+                "internet access, pass an archive: --env.archive FILE.npz"
             ) from error
-        images = {
-            split: torch.from_numpy(one.data).permute(0, 3, 1, 2).contiguous() for split, one in sets.items()
-        }
-        labels = {split: torch.tensor(one.targets) for split, one in sets.items()}
-        return labelled(images, labels, tuple(sets["train"].classes), self.set_name)
+        images, labels = {}, {}
+        for split, dataset in sets.items():
+            images[split] = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+            labels[split] = torch.tensor(dataset.targets)
+        return make_labelled_images(images, labels, tuple(sets["train"].classes), self.set_name)

@@ -1,49 +1,56 @@
-"""Handwritten digits that come with scikit-learn: a stream that needs no download."""
+"""The handwritten digits of scikit-learn: a stream that needs no download."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .labelled import LabelledImages, labelled, set_apart
-from .stream import ImageStream, Options
+from .labelled import LabelledImages, make_labelled_images, stratified_mask
+from .stream import ImageOptions, ImageStream
 
 SHAPE = (3, 32, 32)
 TEST_FRACTION = 0.25
 SPLIT_SEED = 0
-"""Not the run's: every run is tested on the same images."""
+"""Independent of the run's seed: all runs share one test split."""
 
 
 class Digits(ImageStream):
-    """The 1,797 handwritten digits of scikit-learn (8 x 8, grey), in five tasks of two classes, ``image`` (3, 32, 32) in [0, 1].
+    """The 1,797 handwritten digits of scikit-learn (8 x 8, grey) in five tasks of two classes, ``image`` (3,
+    32, 32).
 
-    A quarter of each class is the test split, the same in every run. Images are enlarged to 32 x 32 (bilinear) and repeated over three
-    channels, so that networks made for CIFAR take them. With a base pretrained on CIFAR-10, a run takes seconds on a laptop's CPU.
+    Pixels are in [0, 1]. A quarter of each class is the test split, the same in every run. Images are
+    enlarged to 32 x 32 (bilinear) and repeated over three channels, to fit networks made for CIFAR. With a
+    base pretrained on CIFAR-10, a run takes seconds on a laptop's CPU.
     """
 
-    Config = Options
+    Config = ImageOptions
     classes_per_task = 2
     recipe = {"steps": 60, "batch": 32, "lr": 1e-3}
 
-    def __init__(self, config: Options, seed: int) -> None:
+    def __init__(self, config: ImageOptions, seed: int) -> None:
         super().__init__(config, seed, SHAPE)
 
     def read(self) -> LabelledImages:
-        """All of them, in splits 'train' and 'test'."""
-        from sklearn.datasets import load_digits  # 1 s of import
+        """All images, in splits 'train' and 'test'."""
+        from sklearn.datasets import load_digits  # takes 1 s to import
 
         bunch = load_digits()
         pixels, labels = _enlarge(torch.from_numpy(bunch.images)), torch.from_numpy(bunch.target).long()
         names = tuple(str(name) for name in bunch.target_names)
-        test = set_apart(labels, TEST_FRACTION, SPLIT_SEED, names)
-        images = {"train": pixels[~test], "test": pixels[test]}
-        return labelled(
-            images, {"train": labels[~test], "test": labels[test]}, names, "the digits of scikit-learn"
+        test = stratified_mask(labels, TEST_FRACTION, SPLIT_SEED, names)
+        return make_labelled_images(
+            {"train": pixels[~test], "test": pixels[test]},
+            {"train": labels[~test], "test": labels[test]},
+            names,
+            "the digits of scikit-learn",
         )
 
 
 def _enlarge(values: Tensor) -> Tensor:
-    """Grey values (N, 8, 8) in [0, 16] to pixels (N, 3, 32, 32) uint8. Every step is exact in float32 until the rounding."""
+    """Grey values (N, 8, 8) in [0, 16] to pixels (N, 3, 32, 32) uint8.
+
+    All is exact in float32 before the rounding.
+    """
     scaled = values.float()[:, None] * (255 / 16)
     large = torch.nn.functional.interpolate(
         scaled, SHAPE[1:], mode="bilinear", align_corners=False, antialias=False

@@ -6,10 +6,11 @@ from .cifar_files import CifarStream, Config
 
 
 class ICIFAR(CifarStream):
-    """Incremental CIFAR-100 as the original code has it: ten tasks of ten classes, consecutive labels (alphabetical order).
+    """Incremental CIFAR-100 of the original code: ten tasks of ten classes, consecutive labels (alphabetical
+    order).
 
-    The paper's text speaks of a random partition: ``--env.partition random``. The default recipe is the original's as well: Adam at
-    1e-3, 157 batches of 128 for a task (about four passes), no augmentation.
+    The paper describes a random partition: ``--env.partition random``. The default recipe is the original's
+    too: Adam at 1e-3, 157 batches of 128 per task (about four epochs), no augmentation.
     """
 
     Config = Config

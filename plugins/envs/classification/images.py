@@ -1,143 +1,159 @@
-"""Anybody's labelled images: an archive, or a folder of class folders."""
+"""Labelled images of your own: an archive, or a folder of class folders."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
-from sidetune_core.api import DataError, OptionError, at_least, at_most, more_than, option
+from sidetune_core.api import DataError, OptionError, Renamed, at_least, at_most, more_than, option
 
 from .archive import read_archive
-from .labelled import LabelledImages, labelled, resized, set_apart
-from .stream import ImageStream, Options
+from .labelled import LabelledImages, center_crop_and_resize, make_labelled_images, stratified_mask
+from .stream import ImageOptions, ImageStream
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SPLIT_SEED = 0
-"""Not the run's: every run is tested on the same images."""
+"""Independent of the run's seed: all runs share one test split."""
 
 
 class Images(ImageStream):
-    """Labelled images of your own, ``image`` (3, size, size) in [0, 1]: all classes in one task, or cut by ``--env.classes-per-task``.
+    """Labelled images of your own, ``image`` (3, size, size) in [0, 1], in one task or by
+    ``--env.classes-per-task``.
 
-    They come from an ``.npz`` archive (``--env.archive``) or from a folder with ``train/CLASS/*`` and ``test/CLASS/*``
-    (``--env.folder``); the names of the class folders, sorted, are the names of the classes. Where the folder has no ``test``, a fifth
-    of each class in ``train`` is held out for it (``--env.test-fraction``), the same images whatever the run's seed. Files with other
-    suffixes than png, jpg, jpeg, bmp and webp are passed over, as are hidden ones.
+    They come from an ``.npz`` archive (``--env.archive``), or from a folder with ``train/CLASS/*`` and
+    ``test/CLASS/*`` (``--env.root``). The sorted names of the class folders are the class names. If the
+    folder has no ``test``, a fifth of each class in ``train`` is held out as the test split
+    (``--env.test-fraction``), the same images for every seed. Hidden files and files with suffixes other than
+    png, jpg, jpeg, bmp and webp are ignored.
     """
 
     @attrs.frozen
-    class Config(Options):
-        """Options of the env; exactly one of `archive` and `folder` is given."""
+    class Config(ImageOptions):
+        """Options of the env; exactly one of `archive` and `root` is required."""
+
+        former_options: ClassVar[Mapping[str, Renamed]] = {
+            **ImageOptions.former_options,
+            "folder": Renamed("root"),
+            "size": Renamed("image-size"),
+        }
 
         archive: Path | None = option(
             None,
-            "read this .npz file: x_train, x_test uint8 (N, H, W, 3) or (N, H, W), y_train, y_test (N,), and names if there are any",
+            "read this .npz file: x_train, x_test uint8 (N, H, W, 3) "
+            "or (N, H, W), y_train, y_test (N,), and optionally names",
         )
-        folder: Path | None = option(
+        root: Path | None = option(
             None,
-            "read the images of this folder: train/CLASS/*.png (or jpg, jpeg, bmp, webp) and test/CLASS/*.png",
+            "folder of the images: train/CLASS/*.png (or jpg, jpeg, bmp, webp) and test/CLASS/*.png",
         )
-        size: int = option(
-            32,
-            "height and width in pixels that images are brought to, after the middle square is cut out",
-            at_least(8),
+        image_size: int = option(
+            32, "height and width in pixels to which the centre square of each image is resized", at_least(8)
         )
         test_fraction: float = option(
             0.2,
-            "fraction of each class that is the test split where the folder has no 'test'; the same in every run",
+            "fraction of each class held out as the test split "
+            "if the folder has no 'test'; the same in every run",
             more_than(0),
             at_most(0.9),
         )
 
     def __init__(self, config: Config, seed: int) -> None:
-        if config.archive is None and config.folder is None:
-            raise OptionError("env 'images' needs images: give --env.archive FILE.npz or --env.folder DIR")
-        if config.archive is not None and config.folder is not None:
+        if config.archive is None and config.root is None:
+            raise OptionError("env 'images' needs images: pass --env.archive FILE.npz or --env.root DIR")
+        if config.archive is not None and config.root is not None:
             raise OptionError(
-                "env 'images' takes one of --env.archive and --env.folder, and both are given; leave one out"
+                "env 'images': --env.archive and --env.root are "
+                "mutually exclusive, and both are given; leave one out"
             )
-        super().__init__(config, seed, (3, config.size, config.size))
+        super().__init__(config, seed, (3, config.image_size, config.image_size))
         self._config = config
 
     def read(self) -> LabelledImages:
         """See `read_archive` and `read_folder`."""
         config = self._config
-        if config.folder is not None:
-            return read_folder(config.folder.expanduser(), config.size, config.test_fraction)
+        if config.root is not None:
+            return read_folder(config.root.expanduser(), config.image_size, config.test_fraction)
         assert config.archive is not None  # by __init__
         data = read_archive(config.archive.expanduser())
-        return attrs.evolve(
-            data, images={split: resized(pixels, config.size) for split, pixels in data.images.items()}
-        )
+        resized = {
+            split: center_crop_and_resize(pixels, config.image_size) for split, pixels in data.images.items()
+        }
+        return attrs.evolve(data, images=resized)
 
 
 def read_folder(folder: Path, size: int, test_fraction: float) -> LabelledImages:
-    """A labelled set from ``folder/train/CLASS/*`` and ``folder/test/CLASS/*``.
+    """Read a labelled set from ``folder/train/CLASS/*`` and ``folder/test/CLASS/*``.
 
     Args:
-        folder: what holds ``train`` and, unless the test split is to be taken out of ``train``, ``test``.
-        size: height and width that images are brought to.
-        test_fraction: of each class, where there is no ``test``.
+        folder: the folder with ``train`` and optionally ``test``.
+        size: height and width to which images are resized.
+        test_fraction: fraction of each class in ``train`` to hold out if there is no ``test``.
 
     Raises:
-        DataError: a folder is missing or has no images, the classes of the splits differ, or a file is no image.
+        DataError: a folder is missing or empty, the splits have different classes, or a file is damaged.
     """
     if not folder.is_dir():
-        raise DataError(f"no folder {folder} (--env.folder)")
+        raise DataError(f"no folder {folder} (--env.root)")
     train = _list_classes(folder / "train")
     names = tuple(train)
     if (folder / "test").is_dir():
         test = _list_classes(folder / "test")
-        if lonely := sorted(
-            [f"train/{name}" for name in train if name not in test]
-            + [f"test/{name}" for name in test if name not in train]
-        ):
-            raise DataError(
-                f"expected the same classes in {folder}/train and {folder}/test; only in one of them: {', '.join(lonely[:5])}"
-            )
+        _check_same_classes(train, test, folder)
         images, labels = {}, {}
         for split, classes in (("train", train), ("test", test)):
             images[split], labels[split] = _read_classes(classes, size)
-        return labelled(images, labels, names, str(folder))
+        return make_labelled_images(images, labels, names, str(folder))
     for name, files in train.items():
         if len(files) < 2:
             raise DataError(
-                f"{folder / 'train' / name} has one image only, and {folder} has no 'test': expected two, one to be tested on"
+                f"{folder / 'train' / name} has a single image, and {folder} has "
+                "no 'test'; expected two or more, to hold one out for testing"
             )
-    pixels, numbers = _read_classes(train, size)
-    held = set_apart(numbers, test_fraction, SPLIT_SEED, names)
-    return labelled(
-        {"train": pixels[~held], "test": pixels[held]},
-        {"train": numbers[~held], "test": numbers[held]},
+    pixels, targets = _read_classes(train, size)
+    held_out = stratified_mask(targets, test_fraction, SPLIT_SEED, names)
+    return make_labelled_images(
+        {"train": pixels[~held_out], "test": pixels[held_out]},
+        {"train": targets[~held_out], "test": targets[held_out]},
         names,
         str(folder),
     )
 
 
+def _check_same_classes(train: Mapping[str, object], test: Mapping[str, object], folder: Path) -> None:
+    only_train = [f"train/{name}" for name in train if name not in test]
+    only_test = [f"test/{name}" for name in test if name not in train]
+    if unmatched := sorted(only_train + only_test):
+        raise DataError(
+            f"expected the same classes in {folder}/train and "
+            f"{folder}/test; only in one of them: {', '.join(unmatched[:5])}"
+        )
+
+
 def _list_classes(folder: Path) -> dict[str, list[Path]]:
     """Image files by class, both sorted by name."""
-    wanted = f"expected {folder}/CLASS/*.png (or jpg, jpeg, bmp, webp), one folder for each class"
+    expected = f"expected {folder}/CLASS/*.png (or jpg, jpeg, bmp, webp), one folder per class"
     if not folder.is_dir():
-        raise DataError(f"no folder {folder}; {wanted}")
+        raise DataError(f"no folder {folder}; {expected}")
     try:
         classes = {
-            one.name: sorted(filter(_is_image, one.iterdir()))
-            for one in sorted(folder.iterdir())
-            if _is_class(one)
+            path.name: sorted(filter(_is_image, path.iterdir()))
+            for path in sorted(folder.iterdir())
+            if _is_class(path)
         }
     except OSError as error:
         raise DataError(f"cannot list {folder}: {error}") from error
     if not classes:
-        raise DataError(f"{folder} has no class folders; {wanted}")
+        raise DataError(f"{folder} has no class folders; {expected}")
     for name, files in classes.items():
         if not files:
-            raise DataError(f"class folder {folder / name} has no images; {wanted}")
+            raise DataError(f"class folder {folder / name} has no images; {expected}")
     return classes
 
 
@@ -150,7 +166,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _read_classes(classes: Mapping[str, Sequence[Path]], size: int) -> tuple[Tensor, Tensor]:
-    """Pixels (N, 3, size, size) uint8 and labels (N,) of all classes, one after another."""
+    """Pixels (N, 3, size, size) uint8 and labels (N,), sorted by class."""
     paths = [path for files in classes.values() for path in files]
     pixels = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     for target, path in zip(pixels, paths, strict=True):
@@ -160,18 +176,18 @@ def _read_classes(classes: Mapping[str, Sequence[Path]], size: int) -> tuple[Ten
 
 
 def _decode(path: Path, size: int) -> Tensor:
-    """The middle square of an image, upright, as (3, size, size) uint8."""
-    from PIL import Image, ImageOps  # not needed by those who have an archive
+    """The centre square of an image after EXIF rotation, as (3, size, size) uint8."""
+    from PIL import Image, ImageOps  # not needed with an archive
 
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # converting these to 8 bits clips them without a word
+            if image.mode.startswith(("I", "F")):  # conversion to 8 bits would clip these silently
                 raise DataError(
-                    f"{path} has more than 8 bits a channel (mode {image.mode}); expected an 8-bit image"
+                    f"{path} has more than 8 bits per channel (mode {image.mode}); expected an 8-bit image"
                 )
             upright = ImageOps.exif_transpose(image).convert("RGB")
         square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
-    # what Pillow raises for damaged files, besides its own errors
+    # Pillow raises these for damaged files, besides its own errors
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)

@@ -1,9 +1,9 @@
-"""What the image envs share: their options, and the split of a labelled set into tasks of some classes each."""
+"""Base class of the image envs: their options, and the partition of classes into tasks."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import attrs
@@ -14,6 +14,7 @@ from sidetune_core.api import (
     ClassTask,
     Examples,
     OptionError,
+    Renamed,
     TaskStream,
     at_least,
     at_most,
@@ -21,57 +22,66 @@ from sidetune_core.api import (
     option,
 )
 
-from .labelled import LabelledImages, set_apart
+from .labelled import LabelledImages, stratified_mask
+
+CROP_PADDING = 4
+"""Pixels of black border from which random crops are taken."""
 
 
 @attrs.frozen
-class Options:
+class ImageOptions:
     """Options of every image env."""
+
+    former_options: ClassVar[Mapping[str, Renamed]] = {
+        "tasks": Renamed("num-tasks"),
+        "holdout": Renamed("val-fraction"),
+    }
 
     classes_per_task: int | None = option(
         None,
-        "classes in a task; where it is not given, 2 in digits, 10 in icifar, and all in one task elsewhere",
+        "classes per task; by default 2 in digits, 10 in icifar, and all in one task elsewhere",
         at_least(2),
     )
     partition: Literal["consecutive", "random"] = option(
         "consecutive",
-        "which classes make a task: in the order of their labels, or drawn at random from the run's seed",
+        "assignment of classes to tasks: in the order of their labels, or at random by the run's seed",
     )
-    tasks: int | None = option(
-        None, "only the first so many tasks; all of them if there are fewer", at_least(1)
+    num_tasks: int | None = option(
+        None, "use only the first tasks of the stream; all of them if there are fewer", at_least(1)
     )
     augment: Literal["none", "crop-flip"] = option(
         "none",
-        "change training images at random: shift by up to 4 pixels and flip; stored base outputs cannot be used then",
+        "augmentation of training images: random shift by up to 4 "
+        "pixels and horizontal flip; rules out cached base outputs",
     )
-    holdout: float = option(
+    val_fraction: float = option(
         0.0,
-        "fraction of each class's training images kept apart as split 'val', chosen by the run's seed",
+        "fraction of each class's training images held out as split 'val', drawn by the run's seed",
         at_least(0),
         at_most(0.9),
     )
 
 
 class ImageStream(TaskStream):
-    """A labelled set of images, cut into tasks of some classes each. Subclasses read the set.
+    """A labelled set of images, split into tasks of several classes each. Subclasses read the set.
 
     Args:
-        options: of the env.
-        seed: of the run; it decides a random partition and the held-out images, and nothing else.
+        options: options of the env.
+        seed: seed of the run; it affects the random partition and the held-out images only.
         shape: (C, H, W) of the images.
     """
 
     classes_per_task: ClassVar[int | None] = None
-    """What is done where the user says nothing; None is all classes in one task."""
+    """Default where the user sets nothing; None for all classes in one task."""
 
-    def __init__(self, options: Options, seed: int, shape: tuple[int, int, int]) -> None:
+    def __init__(self, options: ImageOptions, seed: int, shape: tuple[int, int, int]) -> None:
         self._options, self._seed = options, seed
         self.inputs = {"image": shape}
         self._fingerprint = ""
 
     @abstractmethod
     def read(self) -> LabelledImages:
-        """The whole set.
+        """Read the whole set.
 
         Raises:
             DataError: it is missing or unreadable.
@@ -79,15 +89,15 @@ class ImageStream(TaskStream):
 
     def tasks(self) -> Sequence[ClassTask]:
         data, options = self.read(), self._options
-        split = self._split(len(data.names))
+        partition = self._partition(len(data.names))
         examples = self._examples(data)
         self._fingerprint = examples.fingerprint("divide by 255")
         tasks = []
-        for number, classes in enumerate(split[: options.tasks]):
+        for index, classes in enumerate(partition[: options.num_tasks]):
             names = [data.names[label] for label in classes]
             tasks.append(
                 ClassTask(
-                    f"t{number}",
+                    f"t{index}",
                     ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]}",
                     examples,
                     classes,
@@ -100,13 +110,14 @@ class ImageStream(TaskStream):
     def fingerprint(self) -> str:
         return self._fingerprint
 
-    def _split(self, count: int) -> list[list[int]]:
-        """Classes of each task."""
+    def _partition(self, count: int) -> list[list[int]]:
+        """The labels of each task."""
         size = self._options.classes_per_task or self.classes_per_task or count
         if count % size:
-            fitting = ", ".join(str(n) for n in range(2, count + 1) if count % n == 0)
+            divisors = ", ".join(str(n) for n in range(2, count + 1) if count % n == 0)
             raise OptionError(
-                f"{count} classes cannot be cut into tasks of {size} (--env.classes-per-task); possible: {fitting}"
+                f"{count} classes cannot be split into tasks of {size} "
+                f"(--env.classes-per-task); possible: {divisors}"
             )
         order = list(range(count))
         if self._options.partition == "random":
@@ -115,14 +126,14 @@ class ImageStream(TaskStream):
         return [order[first : first + size] for first in range(0, count, size)]
 
     def _examples(self, data: LabelledImages) -> Examples:
-        """The set, with the held-out part of 'train' as split 'val'."""
-        if not self._options.holdout:
+        """The set, with the held-out fraction of 'train' as split 'val'."""
+        if not self._options.val_fraction:
             return Examples(data.images, data.labels)
         images, labels = data.images["train"], data.labels["train"]
-        held = set_apart(labels, self._options.holdout, self._seed, data.names)
+        val = stratified_mask(labels, self._options.val_fraction, self._seed, data.names)
         return Examples(
-            {"train": images[~held], "val": images[held], "test": data.images["test"]},
-            {"train": labels[~held], "val": labels[held], "test": data.labels["test"]},
+            {"train": images[~val], "val": images[val], "test": data.images["test"]},
+            {"train": labels[~val], "val": labels[val], "test": data.labels["test"]},
         )
 
 
@@ -132,10 +143,14 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 
 def crop_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each image of (B, C, H, W) by up to 4 pixels, filling with black, and flip every other one, as He et al. (2016) do."""
+    """Random crop of each image of (B, C, H, W) after 4-pixel zero padding, and horizontal flip with
+    probability 1/2.
+
+    The augmentation of He et al. (2016) for CIFAR.
+    """
     batch, channels, height, width = pixels.shape
-    padded = torch.nn.functional.pad(pixels, (4, 4, 4, 4))
-    top, left = torch.randint(0, 9, (2, batch, 1), generator=generator)
+    padded = torch.nn.functional.pad(pixels, (CROP_PADDING,) * 4)
+    top, left = torch.randint(0, 2 * CROP_PADDING + 1, (2, batch, 1), generator=generator)
     flip = torch.rand(batch, 1, generator=generator) < 0.5
     rows = top + torch.arange(height)
     columns = left + torch.where(flip, torch.arange(width).flip(0), torch.arange(width))

@@ -1,4 +1,4 @@
-"""Image files decoded once, into arrays that later runs map into memory."""
+"""Cache of decoded image files: arrays that later runs memory-map."""
 
 from __future__ import annotations
 
@@ -23,72 +23,70 @@ from torch.nn import functional
 from sidetune_core.api import DataError
 
 Array = NDArray[Any]
-What = Literal["colour", "uint8", "uint16", "labels", "vector", "mask"]
-"""How a file is read: a colour image; an image of 8 bits that is no photograph, of 16 bits, or of labels; an array of numbers; or the valid
-pixels of a depth image of 16 bits."""
+Format = Literal["colour", "uint8", "uint16", "labels", "vector", "mask"]
+"""How to read a file: as a colour image, a non-photographic 8-bit image, a 16-bit image, a label image, an
+array of numbers, or the validity mask of a 16-bit depth image."""
 
-FARTHEST = 65000
-"""Depths from here on, in a depth image of 16 bits, mean that nothing was measured."""
+INVALID_DEPTH = 65000
+"""Values from here on, in a 16-bit depth image, mark missing measurements."""
+MASK_WINDOW = 5
+"""A pixel is valid if all depths in a window of this many pixels are."""
+MAX_WORKERS = 16
 VERSION = "1"
 
 
-class Unfit(Exception):
-    """A file that cannot be used; the message says why."""
+class UnusableFile(Exception):
+    """A file that cannot be used; the message completes the sentence "the file ..."."""
 
 
 @attrs.frozen(eq=False)
 class Decoded:
-    """The array of some files, (N, ...), and why some of them are of no use, by place."""
+    """The decoded files, (N, ...), and the reasons why some of them are unusable, by index."""
 
     values: Tensor
     faults: Mapping[int, str]
     key: str
-    """Another one for other files, or another way to read them."""
+    """Digest of the files' paths, sizes and dates and of how they were read."""
 
 
-def decode(paths: Sequence[Path], what: What, size: int, channels: int, cache: Path) -> Decoded:
-    """Read images in order, or map what an earlier run has read.
+def decode(paths: Sequence[Path], format: Format, size: int, channels: int, cache: Path) -> Decoded:
+    """Decode image files in order, or map the arrays of an earlier run.
 
-    Photographs are brought to `size` by averaging; everything else by taking the pixel in the middle of each cell, since a mean of labels
-    or of depths over an edge means nothing. The mask is 1 where no pixel of the 5 x 5 around that one lacks a depth.
+    Colour images are resized to `size` by averaging. All others are sampled at the centre of each cell, since
+    averaging labels, or depths across an edge, is meaningless. The mask is 1 where the 5 x 5 window around
+    that pixel has no missing depth.
 
     Args:
         paths: the files.
-        what: see `What`.
-        size: height and width to bring them to; 0 for vectors.
-        channels: of what is returned: (N, channels, size, size) uint8 or uint16, (N, size, size) uint8 for labels, (N, channels) float32
-            for vectors.
-        cache: folder that arrays are kept in, by names, sizes and dates of the files.
+        format: see `Format`.
+        size: height and width of the result; 0 for vectors.
+        channels: of the result: (N, channels, size, size) uint8 or uint16, (N, size, size) uint8 for labels,
+            (N, channels) float32 for vectors.
+        cache: folder of the arrays.
 
     Raises:
         DataError: the folder cannot be written.
     """
-    shape = {"labels": (size, size), "vector": (channels,)}.get(what, (channels, size, size))
-    kind = {"uint16": np.uint16, "vector": np.float32}.get(what, np.uint8)
+    shape = {"labels": (size, size), "vector": (channels,)}.get(format, (channels, size, size))
+    dtype = {"uint16": np.uint16, "vector": np.float32}.get(format, np.uint8)
     try:
-        key = _key(paths, f"{VERSION}/{what}/{size}/{channels}")
+        key = _key(paths, f"{VERSION}/{format}/{size}/{channels}")
         array, notes = cache / f"{key}.npy", cache / f"{key}.json"
         if not (array.is_file() and notes.is_file()):
             cache.mkdir(parents=True, exist_ok=True)
-            _fill(
-                array,
-                notes,
-                paths,
-                (len(paths), *shape),
-                kind,
-                lambda path: _read(path, what, size, channels),
-            )
-        values = torch.from_numpy(
-            np.load(array, mmap_mode="c")
-        )  # "c": never written, though torch wants it writable
-        faults = {
-            int(place): str(why) for place, why in json.loads(notes.read_text(encoding="utf-8")).items()
-        }
+
+            def read(path: Path) -> tuple[Array, str]:
+                return _read(path, format, size, channels)
+
+            _fill(array, notes, paths, (len(paths), *shape), dtype, read)
+        # copy-on-write: never written, but torch warns about read-only arrays
+        values = torch.from_numpy(np.load(array, mmap_mode="c"))
+        faults = json.loads(notes.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"cannot keep decoded images in {cache}: {error}. Give another folder with --env.cache"
+            f"cannot keep decoded images in {cache}: {error}. Choose another folder with --env.cache-dir"
         ) from error
-    return Decoded(values, faults, key)
+    return Decoded(values, {int(index): str(fault) for index, fault in faults.items()}, key)
 
 
 def _fill(
@@ -96,83 +94,84 @@ def _fill(
     notes: Path,
     paths: Sequence[Path],
     shape: tuple[int, ...],
-    kind: type[Any],
+    dtype: type[Any],
     read: Callable[[Path], tuple[Array, str]],
 ) -> None:
-    """Write the array and the faults, under temporary names until they are whole."""
+    """Write the array and the faults under temporary names, and rename them when complete."""
     temporary = array.with_name(f".{array.name}.{secrets.token_hex(4)}")
     try:
-        values = np.lib.format.open_memmap(temporary, mode="w+", dtype=kind, shape=shape)
+        values = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
         faults: dict[int, str] = {}
         sizes: dict[int, str] = {}
 
-        def one(place: int) -> None:
+        def read_into(index: int) -> None:
             try:
-                values[place], sizes[place] = read(paths[place])
-            except Unfit as error:
-                faults[place] = str(error)
+                values[index], sizes[index] = read(paths[index])
+            except UnusableFile as error:
+                faults[index] = str(error)
 
-        with ThreadPoolExecutor(
-            max_workers=min(16, os.cpu_count() or 1)
-        ) as pool:  # decoding runs outside Python's lock
-            list(pool.map(one, range(len(paths))))
+        # threads suffice: Pillow releases the GIL while decoding
+        with ThreadPoolExecutor(max_workers=min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
+            list(pool.map(read_into, range(len(paths))))
         if sizes:
             usual = Counter(sizes.values()).most_common(1)[0][0]
-            faults |= {
-                place: f"is {found}, the others {usual}" for place, found in sizes.items() if found != usual
-            }
+            for index, size in sizes.items():
+                if size != usual:
+                    faults[index] = f"is {size}, the others {usual}"
         values.flush()
         os.replace(temporary, array)
-        temporary.write_text(
-            json.dumps({str(place): faults[place] for place in sorted(faults)}), encoding="utf-8"
-        )
+        by_index = {str(index): faults[index] for index in sorted(faults)}
+        temporary.write_text(json.dumps(by_index), encoding="utf-8")
         os.replace(temporary, notes)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _read(path: Path, what: What, size: int, channels: int) -> tuple[Array, str]:
-    """One file, and its size in words.
+def _read(path: Path, format: Format, size: int, channels: int) -> tuple[Array, str]:
+    """One decoded file, and its original size for messages.
 
     Raises:
-        Unfit: it is damaged, or not what it should be.
+        UnusableFile: it is damaged or has the wrong format.
     """
-    if what == "vector":
+    if format == "vector":
         return _read_vector(path, channels)
-    from PIL import Image  # nothing else here needs it
+    from PIL import Image  # not needed for vectors
 
     try:
         with Image.open(path) as file:
             image: Image.Image = file
             image.load()
-            wide = image.mode.startswith("I")
-            if wide != (what in ("uint16", "mask")):
-                raise Unfit(f"has {'16' if wide else '8'} bits a channel, expected {'8' if wide else '16'}")
-            if what == "colour" or (what == "uint8" and image.mode == "P"):
+            is_16_bit = image.mode.startswith("I")
+            expects_16_bit = format in ("uint16", "mask")
+            if is_16_bit != expects_16_bit:
+                bits, expected = ("16", "8") if is_16_bit else ("8", "16")
+                raise UnusableFile(f"has {bits} bits per channel, expected {expected}")
+            if format == "colour" or (format == "uint8" and image.mode == "P"):
                 image = image.convert("RGB")
             width, height = image.size
             if width != height or height < size:
-                raise Unfit(f"is {height} x {width}, expected a square of {size} x {size} or more")
-            if what == "colour":
+                raise UnusableFile(f"is {height} x {width}, expected a square of {size} x {size} or more")
+            if format == "colour":
                 pixels = np.asarray(image.resize((size, size), Image.Resampling.BOX))
                 return pixels.transpose(2, 0, 1), f"{height} x {width}"
             pixels = np.asarray(image)
-    except Unfit:
+    except UnusableFile:
         raise
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise Unfit(f"cannot be read as an image ({error})") from error
-    places = ((np.arange(size) + 0.5) * height / size).astype(np.int64)
-    if what == "mask":
-        lacking = torch.from_numpy((pixels >= FARTHEST).astype(np.float32))
-        pixels = functional.max_pool2d(lacking[None], 5, stride=1, padding=2)[0].numpy() == 0
-    cells = pixels[places][:, places]
-    if what == "labels":
-        if cells.ndim != 2:
-            raise Unfit(f"has {cells.shape[2]} channels, expected one of labels")
-        return cells, f"{height} x {width}"
-    planes = cells[None] if cells.ndim == 2 else cells.transpose(2, 0, 1)
+        raise UnusableFile(f"cannot be read as an image ({error})") from error
+    centres = ((np.arange(size) + 0.5) * height / size).astype(np.int64)
+    if format == "mask":
+        missing = torch.from_numpy((pixels >= INVALID_DEPTH).astype(np.float32))[None]
+        near_missing = functional.max_pool2d(missing, MASK_WINDOW, stride=1, padding=MASK_WINDOW // 2)
+        pixels = near_missing[0].numpy() == 0
+    sampled = pixels[centres][:, centres]
+    if format == "labels":
+        if sampled.ndim != 2:
+            raise UnusableFile(f"has {sampled.shape[2]} channels, expected one channel of labels")
+        return sampled, f"{height} x {width}"
+    planes = sampled[None] if sampled.ndim == 2 else sampled.transpose(2, 0, 1)
     if len(planes) < channels:
-        raise Unfit(f"has {len(planes)} channels, expected {channels}")
+        raise UnusableFile(f"has {len(planes)} channels, expected {channels}")
     return planes[:channels], f"{height} x {width}"
 
 
@@ -180,20 +179,16 @@ def _read_vector(path: Path, channels: int) -> tuple[Array, str]:
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise Unfit(f"cannot be read as an array ({error})") from error
-    if (
-        not isinstance(values, np.ndarray)
-        or values.size != channels
-        or values.dtype.kind not in "fiu"
-        or not np.isfinite(values).all()
-    ):
-        raise Unfit(f"is no array of {channels} finite numbers")
+        raise UnusableFile(f"cannot be read as an array ({error})") from error
+    is_numeric = isinstance(values, np.ndarray) and values.dtype.kind in "fiu"
+    if not is_numeric or values.size != channels or not np.isfinite(values).all():
+        raise UnusableFile(f"is not an array of {channels} finite numbers")
     return values.reshape(channels).astype(np.float32), f"{channels}"
 
 
-def _key(paths: Sequence[Path], how: str) -> str:
-    digest = hashlib.sha256(how.encode())
+def _key(paths: Sequence[Path], reading: str) -> str:
+    digest = hashlib.sha256(reading.encode())
     for path in paths:
-        about = path.stat()
-        digest.update(f"{path.absolute()}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+        stat = path.stat()
+        digest.update(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:40]

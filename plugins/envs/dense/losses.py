@@ -1,4 +1,4 @@
-"""Losses of dense tasks, one number for each example, over the pixels that are valid."""
+"""Losses of dense tasks: one value per example, over the valid pixels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ Kind = Literal["l1", "l2", "cross-entropy", "soft cross-entropy"]
 
 
 def dense_loss(kind: Kind, output: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-    """(B,): the mean over the valid pixels of each example, and over channels; 0 for an example that has none.
+    """(B,): the mean over channels and over the valid pixels of each example; 0 for an example without valid
+    pixels.
 
     Args:
         kind: of loss.
-        output: (B, C, H, W) numbers, or scores of classes; (B, C) for scores of a whole image.
-        target: for l1 and l2 (B, C, H, W); for cross-entropy (B, H, W) or (B,) labels in [0, C); for soft cross-entropy the chances of
-            the classes, of the output's shape.
-        valid: (B, 1, H, W), 1 where the target is to be trusted and 0 elsewhere; None for everywhere. What the target holds elsewhere
-            does not matter, if it is finite.
+        output: (B, C, H, W), regression values or class logits; (B, C) for logits of a whole image.
+        target: for l1 and l2 (B, C, H, W); for cross-entropy (B, H, W) or (B,) labels in [0, C); for soft
+            cross-entropy class probabilities of the output's shape.
+        valid: (B, 1, H, W), 1 where the target is valid and 0 elsewhere; None if it is valid everywhere.
+            Invalid targets may have any finite value.
     """
     if kind == "l1":
         pixels = (output.float() - target).abs().mean(1)

@@ -1,4 +1,4 @@
-"""Dense tasks over frames: one image in, another one out."""
+"""Dense prediction tasks on images with per-pixel or per-image labels."""
 
 from __future__ import annotations
 
@@ -17,25 +17,29 @@ from .heads import WIDTH, DenseHead, VectorHead
 from .losses import Kind, dense_loss
 
 EVALUATION_BATCH = 32
-SHOWN = 4
-"""Images in a picture."""
+SHOWN_IMAGES = 4
+"""Images in a visualisation."""
+MIN_RANGE = 0.01
+"""Smallest range of targets that a visualisation stretches to full contrast."""
 
 
 @attrs.frozen
 class Domain:
-    """What is to be predicted about an image, and how it is stored."""
+    """A kind of label: what to predict about an image, and how it is stored."""
 
     name: str
-    """As the data set names it: ``depth_zbuffer``."""
+    """Taskonomy's name, such as ``depth_zbuffer``."""
     loss: Kind
     channels: int
-    """Of the output: numbers for each pixel, or classes."""
+    """Output channels: regression values per pixel, or classes."""
     stored: Literal["uint8", "uint16", "labels", "vector"]
-    """Images of 8 or 16 bits, (N, C, H, W); labels (N, H, W), or (N,) of whole images; or chances of classes (N, C)."""
+    """8-bit or 16-bit images (N, C, H, W); labels (N, H, W), or (N,) per image; or class probabilities (N,
+    C).
+    """
     masked: bool = True
-    """Whether only valid pixels count."""
-    whole: bool = False
-    """Whether there is one answer for an image, instead of one for each pixel."""
+    """Whether the loss excludes invalid pixels."""
+    per_image: bool = False
+    """Whether there is one label per image, instead of one per pixel."""
 
 
 DOMAINS: Mapping[str, Domain] = {
@@ -51,7 +55,7 @@ DOMAINS: Mapping[str, Domain] = {
         Domain("depth_zbuffer", "l1", 1, "uint16"),
         Domain("depth_euclidean", "l1", 1, "uint16"),
         Domain("normal", "l1", 3, "uint8"),
-        Domain("class_object", "soft cross-entropy", 1000, "vector", masked=False, whole=True),
+        Domain("class_object", "soft cross-entropy", 1000, "vector", masked=False, per_image=True),
         Domain("rgb", "l1", 3, "uint8"),
     )
 }
@@ -102,11 +106,11 @@ ORDERS: Mapping[str, tuple[str, ...]] = {
         "class_object",
     ),
 }
-"""The original's orders of the tasks, by its own names."""
+"""Task orders of the original code, by its names."""
 
 
 def scaled(stored: Tensor) -> Tensor:
-    """Stored images to float in [-1, 1], over the whole range of 8 or 16 bits; chances and labels as they are."""
+    """Stored images to float in [-1, 1] over the full 8-bit or 16-bit range; others unchanged."""
     if stored.dtype == torch.uint8:
         return stored.float() / 127.5 - 1
     if stored.dtype == torch.uint16:
@@ -116,10 +120,11 @@ def scaled(stored: Tensor) -> Tensor:
 
 @attrs.frozen(eq=False)
 class Frames:
-    """Every image of a stream with its labels, as stored; the arrays may be mapped from files.
+    """All images of a stream with their labels, as stored; the arrays may be memory-mapped.
 
-    `stored[name]` is (N, ...) for each domain, with ``rgb`` (N, 3, H, W) uint8 and, where targets are masked, ``mask`` (N, 1, H, W) uint8,
-    1 where they are valid. `rows[split]` says which of the N belong to a split; they are the examples' ids.
+    `stored[name]` is (N, ...) for each domain, with ``rgb`` (N, 3, H, W) uint8 and, where targets are masked,
+    ``mask`` (N, 1, H, W) uint8, 1 for valid pixels. `rows[split]` indexes the N images of a split; the
+    indices are the examples' ids.
     """
 
     stored: Mapping[str, Tensor]
@@ -135,14 +140,15 @@ class Frames:
 class DenseTask(Task):
     """Predict a domain from the colour image, ``image`` (3, H, W) in [0, 1].
 
-    Numbers are compared in [-1, 1] (see `scaled`), labels by cross-entropy. R holds the loss, lower is better: the mean over images that
-    have a valid pixel of the mean over their valid pixels. (The original takes the mean over all valid pixels of a batch.) Targets are (B,
-    C, H, W) for numbers, with the mask as one more channel where the domain is masked; (B, H, W) for labels; (B, C) for chances.
+    Regression targets are in [-1, 1] (see `scaled`), labels use cross-entropy. R holds the loss, lower is
+    better: the mean over valid pixels, then over images with at least one valid pixel. (The original averages
+    over all valid pixels of a batch.) Targets are (B, C, H, W) for regression, with the mask as an additional
+    channel if the domain is masked; (B, H, W) for labels; (B, C) for probabilities.
 
     Args:
         domain: what to predict.
-        frames: the stream's.
-        width: channels of the decoder's widest layers; the original has 1024.
+        frames: images of the stream.
+        width: channels of the widest decoder layers; 1024 in the original.
 
     Raises:
         DataError: a split is empty, or a label is out of range.
@@ -156,7 +162,7 @@ class DenseTask(Task):
         self.title = domain.name.replace("_", " ")
         self.inputs = {"image": (3, *frames.size)}
         self.splits = tuple(split for split in frames.rows if split != "train")
-        self.outputs = "scores" if "cross-entropy" in domain.loss else "numbers"
+        self.outputs = "logits" if "cross-entropy" in domain.loss else "regression"
         self._domain, self._frames, self._width = domain, frames, width
         for split, rows in frames.rows.items():
             if not len(rows):
@@ -165,119 +171,125 @@ class DenseTask(Task):
             highest = max(int(frames.stored[domain.name][rows].max()) for rows in frames.rows.values())
             if highest >= domain.channels:
                 raise DataError(
-                    f"task '{self.id}': a label is {highest}, expected 0 to {domain.channels - 1}"
+                    f"task '{self.id}': label {highest} is out of range, expected 0 to {domain.channels - 1}"
                 )
 
     def size(self, split: str) -> int:
-        """How many images a split has."""
+        """Number of images in a split."""
         return len(self._frames.rows[split])
 
     def make_head(self, shape: Shape) -> nn.Module:
         domain = self._domain
-        if domain.whole:
+        if domain.per_image:
             return VectorHead(shape, domain.channels, 2 * self._width)
-        return DenseHead(shape, domain.channels, self._frames.size, self.outputs == "numbers", self._width)
+        return DenseHead(shape, domain.channels, self._frames.size, self.outputs == "regression", self._width)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return max(1, round(self.size("train") / batch_size))
 
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         rows = self._frames.rows["train"]
-        for places in shuffled(len(rows), order, self.id):
-            yield self._batch(rows[places])
+        for indices in shuffled(len(rows), order, self.id):
+            yield self._batch(rows[indices])
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         target, valid = self._split(batch.targets)
         return dense_loss(self._domain.loss, output, target, valid)
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
-        """The mean loss and, for classes, the accuracy in [0, 1], of pixels or of whole images."""
+        """The mean loss and, for classes, the accuracy in [0, 1] over pixels or images."""
         rows = self._frames.rows[split]
-        total, right, count = 0.0, 0.0, 0
+        total, correct, count = 0.0, 0.0, 0
         for first in range(0, len(rows), EVALUATION_BATCH):
             batch = self._batch(rows[first : first + EVALUATION_BATCH])
             output = predict(batch.inputs).cpu()
             target, valid = self._split(batch.targets)
             total += float(dense_loss(self._domain.loss, output, target, valid).double().sum())
             count += len(batch.ids) if valid is None else int(valid.flatten(1).any(1).sum())
-            if self.outputs == "scores":
+            if self.outputs == "logits":
                 labels = target.argmax(1) if target.is_floating_point() else target
-                right += float((output.argmax(1) == labels).double().mean()) * len(labels)
-        figures = {"loss": total / max(1, count)}
-        return figures | ({"accuracy": right / len(rows)} if self.outputs == "scores" else {})
+                correct += float((output.argmax(1) == labels).double().mean()) * len(labels)
+        metrics = {"loss": total / max(1, count)}
+        if self.outputs == "logits":
+            metrics["accuracy"] = correct / len(rows)
+        return metrics
 
     def visualisations(self, predict: Predict) -> dict[str, Tensor]:
-        """``input``, ``target``, ``prediction`` and ``error`` of some test images, beside each other: (3, H, images x W) in [0, 1]."""
+        """``input``, ``target``, ``prediction`` and ``error`` of several test images, side by side.
+
+        Each is (3, H, images x W) in [0, 1].
+        """
         rows = self._frames.rows["test"]
-        batch = self._batch(rows[torch.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).long()])
+        batch = self._batch(rows[torch.linspace(0, len(rows) - 1, min(SHOWN_IMAGES, len(rows))).long()])
         target, valid = self._split(batch.targets)
         output = predict(batch.inputs).cpu()
         shown = {"input": batch.inputs["image"]}
-        if self._domain.whole:
-            chances = (
-                target
-                if target.is_floating_point()
-                else functional.one_hot(target, self._domain.channels).float()
-            )
+        if self._domain.per_image:
+            if not target.is_floating_point():
+                target = functional.one_hot(target, self._domain.channels).float()
             predicted = output.softmax(1)
-            pairs = {"target": chances, "prediction": predicted, "error": (predicted - chances).abs()}
-            shown |= {name: _bars(values, self._frames.size) for name, values in pairs.items()}
-        elif self.outputs == "scores":
+            probabilities = {"target": target, "prediction": predicted, "error": (predicted - target).abs()}
+            shown |= {name: _bar_chart(values, self._frames.size) for name, values in probabilities.items()}
+        elif self.outputs == "logits":
             predicted = output.argmax(1)
             wrong = (predicted != target).float()[:, None].expand(-1, 3, -1, -1)
-            shown |= {"target": _coloured(target), "prediction": _coloured(predicted), "error": wrong}
+            shown |= {
+                "target": _colour_labels(target),
+                "prediction": _colour_labels(predicted),
+                "error": wrong,
+            }
         else:
-            seen = torch.ones_like(target[:, :1]) if valid is None else valid
-            low, high = _range(target, seen)
+            mask = torch.ones_like(target[:, :1]) if valid is None else valid
+            low, high = _range(target, mask)
             error = (output - target).abs().mean(1, keepdim=True) / (high - low)
             shown |= {
-                "target": _grey_or_colour(seen * (target - low) / (high - low)),
-                "prediction": _grey_or_colour((output - low) / (high - low)),
-                "error": _grey_or_colour(seen * error),
+                "target": _as_rgb(mask * (target - low) / (high - low)),
+                "prediction": _as_rgb((output - low) / (high - low)),
+                "error": _as_rgb(mask * error),
             }
         return {name: torch.cat(list(images.float().clamp(0, 1)), 2) for name, images in shown.items()}
 
     def _batch(self, rows: Tensor) -> Batch:
         stored = self._frames.stored
         image = stored["rgb"][rows].float() / 255
-        own = stored[self._domain.name][rows]
-        target = own.long() if self._domain.stored == "labels" else scaled(own)
+        label = stored[self._domain.name][rows]
+        target = label.long() if self._domain.stored == "labels" else scaled(label)
         if self._domain.masked and "mask" in stored:
             target = torch.cat([target, stored["mask"][rows].float()], 1)
         return Batch(rows, Inputs({"image": image}, rows), target)
 
     def _split(self, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Targets without the mask, and the mask (B, 1, H, W) if there is one."""
+        """Targets without the mask, and the mask (B, 1, H, W) or None."""
         if targets.ndim == 4 and targets.shape[1] > self._domain.channels:
             return targets[:, :-1], targets[:, -1:]
         return targets, None
 
 
 def _range(target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """The lowest and highest valid target of each image, (B, 1, 1, 1), at least a hundredth apart: depths fill little of their range."""
+    """The lowest and highest valid target of each image, (B, 1, 1, 1), at least `MIN_RANGE` apart."""
     inside = valid.expand_as(target) > 0
     low = torch.where(inside, target, 1.0).flatten(1).amin(1).view(-1, 1, 1, 1)
     high = torch.where(inside, target, -1.0).flatten(1).amax(1).view(-1, 1, 1, 1)
-    return low, torch.maximum(high, low + 0.01)
+    return low, torch.maximum(high, low + MIN_RANGE)
 
 
-def _grey_or_colour(maps: Tensor) -> Tensor:
-    """(B, 1, 2 or 3, H, W) as (B, 3, H, W); of two channels the third is 0."""
+def _as_rgb(maps: Tensor) -> Tensor:
+    """(B, C, H, W) with 1, 2 or 3 channels as (B, 3, H, W); with two channels the third is 0."""
     if maps.shape[1] == 2:
         return torch.cat([maps, torch.zeros_like(maps[:, :1])], 1)
     return maps.expand(-1, 3, -1, -1)
 
 
-def _coloured(labels: Tensor) -> Tensor:
-    """(B, H, W) labels as colours, (B, 3, H, W)."""
+def _colour_labels(labels: Tensor) -> Tensor:
+    """(B, H, W) labels as colours (B, 3, H, W)."""
     palette = torch.tensor(
         [colorsys.hsv_to_rgb(0.618 * k % 1, 0.7, 0.95) for k in range(int(labels.max()) + 1)]
     )
     return palette[labels].permute(0, 3, 1, 2)
 
 
-def _bars(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C) numbers in [0, 1] as bars, (B, 3, H, W); where there are more than W, the highest of neighbours."""
+def _bar_chart(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C) values in [0, 1] as bar charts (B, 3, H, W); neighbours are max-pooled if C > W."""
     height, width = size
     if values.shape[1] > width:
         values = functional.adaptive_max_pool1d(values[:, None], width)[:, 0]

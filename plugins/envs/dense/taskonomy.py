@@ -1,11 +1,11 @@
-"""Taskonomy: twelve dense tasks on the same photographs of buildings."""
+"""Taskonomy: twelve dense prediction tasks on the same photographs of buildings."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from sidetune_core.api import (
     DataError,
     OptionError,
+    Renamed,
     TaskStream,
     at_least,
     at_most,
@@ -22,80 +23,107 @@ from sidetune_core.api import (
     option,
 )
 
-from .decoded_cache import What, decode
+from .decoded_cache import Format, decode
 from .task import DOMAINS, ORDERS, DenseTask, Domain, Frames
-from .taskonomy_files import View, find_views, read_splits, some
+from .taskonomy_files import View, find_views, read_splits, shorten
 
 SPLIT_SEED = 0
-"""Not the run's: every run is tested on the same images."""
-READ: Mapping[str, What] = {"uint8": "uint8", "uint16": "uint16", "labels": "labels", "vector": "vector"}
+"""Independent of the run's seed: all runs share one test split."""
+FORMATS: Mapping[str, Format] = {
+    "uint8": "uint8",
+    "uint16": "uint16",
+    "labels": "labels",
+    "vector": "vector",
+}
 
 
 class TaskonomyEnv(TaskStream):
-    """Tasks of Taskonomy (Zamir et al., CVPR 2018), ``image`` (3, size, size) in [0, 1], from a folder in one of its public layouts.
+    """Tasks of Taskonomy (Zamir et al., CVPR 2018), ``image`` (3, size, size) in [0, 1], in a public folder
+    layout.
 
-    The layouts are ``DOMAIN/BUILDING/point_I_view_J….png`` and, for the sample of one building, ``DOMAIN/point_I_view_J_domain_DOMAIN.png``
-    or all in one folder. Which buildings make a split is told by the data set's own table (``--env.csv``) or by name; one building alone is
-    split by its points, the same way in every run. Losses, scaling and masks are those of the original side-tuning code; the mask is made
-    from ``depth_zbuffer``.
+    The layouts are ``DOMAIN/BUILDING/point_I_view_J….png`` and, for the sample of one building,
+    ``DOMAIN/point_I_view_J_domain_DOMAIN.png`` or all files in one folder. A split is a list of buildings,
+    from the data set's split table (``--env.splits-file``) or by name (``--env.train-buildings``); a single
+    building is split by its points, the same way in every run. Losses, scaling and masks are those of the
+    original side-tuning code; the mask comes from ``depth_zbuffer``.
 
-    Everything is decoded before training begins, into arrays that are kept (``--env.cache``) and mapped into memory, so that a later run
-    starts at once and no image has to fit into memory. An image that is missing, damaged or of another size than its fellows is named, and
-    by default nothing is trained then.
+    All images are decoded before training into memory-mapped arrays (``--env.cache-dir``), so that later runs
+    start immediately and the data set may exceed main memory. An image that is missing, damaged or of a
+    different size than the others is reported, and stops the run by default.
     """
 
     @attrs.frozen
     class Config:
         """Options of the env."""
 
+        former_options: ClassVar[Mapping[str, Renamed]] = {
+            "csv": Renamed("splits-file"),
+            "train": Renamed("train-buildings"),
+            "val": Renamed("val-buildings"),
+            "test": Renamed("test-buildings"),
+            "images": Renamed("max-images"),
+            "test-images": Renamed("max-test-images"),
+            "size": Renamed("image-size"),
+            "masks": Renamed("mask-invalid"),
+            "faults": Renamed("on-error", {"fail": "raise", "drop": "skip"}),
+            "decoder": Renamed("decoder-width"),
+            "cache": Renamed("cache-dir"),
+        }
+
         root: Path | None = option(None, "folder of the data set")
         order: Literal["12", "12cls", "12txtr", "12rgb"] = option(
-            "12", "order of the twelve tasks, by the original's names"
+            "12", "order of the twelve tasks, by the names of the original code"
         )
-        domains: str | None = option(
-            None, "only these tasks in this order, such as 'curvature,normal'; replaces 'order'"
+        domains: tuple[str, ...] | None = option(
+            None, "tasks in this order, such as 'curvature normal'; replaces 'order'"
         )
-        csv: Path | None = option(None, "the data set's table of splits (id,train,val,test)")
-        train: str | None = option(
-            None, "buildings to train on, such as 'hanson,merom'; replaces those of 'csv'"
+        splits_file: Path | None = option(
+            None, "split table of the data set: csv with columns id,train,val,test"
         )
-        val: str | None = option(None, "buildings of split 'val'")
-        test: str | None = option(None, "buildings to test on")
+        train_buildings: tuple[str, ...] = option(
+            (), "buildings of the training split, such as 'hanson merom'; replaces those of 'splits-file'"
+        )
+        val_buildings: tuple[str, ...] = option((), "buildings of the validation split")
+        test_buildings: tuple[str, ...] = option((), "buildings of the test split")
         test_fraction: float = option(
             0.2,
-            "share of the points that is tested on where there is one building",
+            "fraction of the points held out as the test split of a single building",
             more_than(0),
             at_most(0.9),
         )
-        images: int | None = option(
+        max_images: int | None = option(
             None,
-            "only so many training images, drawn by the run's seed; more of them contain fewer",
+            "limit on training images, drawn by the run's seed; "
+            "a larger limit contains the images of a smaller one",
             at_least(1),
         )
-        test_images: int | None = option(
-            None, "only so many images of 'test' and of 'val', evenly over the split", at_least(1)
+        max_test_images: int | None = option(
+            None, "limit on the images of 'test' and of 'val', evenly spaced over the split", at_least(1)
         )
-        size: int = option(256, "height and width that images are brought to", at_least(16))
-        masks: bool = option(True, "count valid pixels only; needs depth_zbuffer")
-        faults: Literal["fail", "drop"] = option(
-            "fail", "where images cannot be used: do not run, or leave their views out of all tasks"
+        image_size: int = option(256, "height and width in pixels to which images are resized", at_least(16))
+        mask_invalid: bool = option(
+            True, "exclude pixels without a measured depth from the loss; needs depth_zbuffer"
         )
-        decoder: int = option(
-            1024, "channels of the widest layers of the tasks' decoders; the original has 1024", at_least(8)
+        on_error: Literal["raise", "skip"] = option(
+            "raise", "unreadable or missing images: raise an error, or skip their views in all tasks"
         )
-        cache: Path = option(
+        decoder_width: int = option(
+            1024, "channels of the widest decoder layers of each task; 1024 in the original", at_least(8)
+        )
+        cache_dir: Path = option(
             Path("~/.cache/sidetune/decoded"),
-            "folder for decoded images; about 1.5 MB for one in twelve domains at size 256",
+            "folder for decoded images; about 1.5 MB per image in twelve domains at size 256",
         )
 
     recipe = {"batch": 32, "epochs": 3, "lr": 1e-4, "weight_decay": 2e-6}
 
     def __init__(self, config: Config, seed: int) -> None:
         if config.root is None:
-            raise OptionError("env 'taskonomy' needs the data set: give --env.root DIR")
+            raise OptionError("env 'taskonomy' needs the data set: pass --env.root DIR")
         self._root, self._config, self._seed = config.root.expanduser(), config, seed
-        self._domains = chosen_domains(config.domains, config.order)
-        self.inputs = {"image": (3, config.size, config.size)}
+        names = ORDERS[config.order] if config.domains is None else config.domains
+        self._domains = select_domains(names, DOMAINS)
+        self.inputs = {"image": (3, config.image_size, config.image_size)}
         self._fingerprint = ""
 
     def tasks(self) -> Sequence[DenseTask]:
@@ -103,147 +131,155 @@ class TaskonomyEnv(TaskStream):
         if not self._root.is_dir():
             raise DataError(f"no folder {self._root} (--env.root)")
         frames = self._frames()
-        return [DenseTask(domain, frames, config.decoder) for domain in self._domains]
+        return [DenseTask(domain, frames, config.decoder_width) for domain in self._domains]
 
     def fingerprint(self) -> str:
         return self._fingerprint
 
     def _frames(self) -> Frames:
-        """Find, select, decode and check."""
-        config = self._config
+        """Find, select, decode and check the images."""
         names = list(dict.fromkeys(["rgb", *(domain.name for domain in self._domains)]))
-        masked = config.masks and any(domain.masked for domain in self._domains)
-        needed = list(dict.fromkeys([*names, *(["depth_zbuffer"] if masked else [])]))
-        files = {name: find_views(self._root, name) for name in needed}
-        if absent := [name for name in needed if not files[name]]:
-            example = f"{absent[0]}/BUILDING/point_0_view_0.png"
-            raise DataError(
-                f"{self._root} has no images of {', '.join(absent)}; expected files such as {example}"
-            )
+        masked = self._config.mask_invalid and any(domain.masked for domain in self._domains)
+        files = self._find(list(dict.fromkeys([*names, *(["depth_zbuffer"] if masked else [])])))
         faults: list[str] = []
         splits = self._splits(sorted(set().union(*files.values())), faults)
         views = [view for split in splits.values() for view in split]
         bad: set[int] = set()
-        for name, found in files.items():
-            if missing := [place for place, view in enumerate(views) if view not in found]:
-                faults.append(
-                    f"{len(missing)} missing in {name}, such as {some([views[place] for place in missing])}"
-                )
+        for name, paths in files.items():
+            if missing := [index for index, view in enumerate(views) if view not in paths]:
+                examples = shorten([views[index] for index in missing])
+                faults.append(f"{len(missing)} missing in {name}, such as {examples}")
                 bad.update(missing)
-        there = [place for place in range(len(views)) if place not in bad]
-        if not there:
-            raise DataError(f"{self._root} has no view with all of {', '.join(needed)}: {'; '.join(faults)}")
+        complete = [index for index in range(len(views)) if index not in bad]
+        if not complete:
+            raise DataError(f"{self._root} has no view with all of {', '.join(files)}: {'; '.join(faults)}")
         stored: dict[str, Tensor] = {}
         keys = {}
-        told = {"mask"} if "depth_zbuffer" in names else set()  # its files have been looked at
 
-        def read(name: str, what: What, channels: int, kept_as: str) -> None:
+        def read(name: str, format: Format, channels: int, stored_as: str) -> None:
+            paths = [files[name][views[index]] for index in complete]
             decoded = decode(
-                [files[name][views[place]] for place in there],
-                what,
-                config.size,
-                channels,
-                config.cache.expanduser(),
+                paths, format, self._config.image_size, channels, self._config.cache_dir.expanduser()
             )
-            stored[kept_as] = decoded.values
-            keys[kept_as] = decoded.key
-            if decoded.faults and kept_as not in told:
-                bad_files = [
-                    f"{files[name][views[there[place]]]} {why}" for place, why in decoded.faults.items()
-                ]
-                faults.append(f"{len(bad_files)} unusable in {name}, such as {some(bad_files)}")
-            bad.update(there[place] for place in decoded.faults)
+            stored[stored_as] = decoded.values
+            keys[stored_as] = decoded.key
+            reported = stored_as == "mask" and "depth_zbuffer" in names  # the same files
+            if decoded.faults and not reported:
+                messages = [f"{paths[row]} {fault}" for row, fault in decoded.faults.items()]
+                faults.append(f"{len(messages)} unusable in {name}, such as {shorten(messages)}")
+            bad.update(complete[row] for row in decoded.faults)
 
         for name in names:
             domain = DOMAINS[name]
-            read(name, "colour" if name == "rgb" else READ[domain.stored], domain.channels, name)
+            read(name, "colour" if name == "rgb" else FORMATS[domain.stored], domain.channels, name)
         if masked:
             read("depth_zbuffer", "mask", 1, "mask")
         if faults:
-            said = f"{len(bad)} of {len(views)} views in {self._root} cannot be used: {'; '.join(faults)}"
-            if config.faults == "fail":
-                raise DataError(
-                    f"{said}. Mend the data set, or leave these views out of all tasks with --env.faults drop"
-                )
-            warnings.warn(f"{said}. They are left out", stacklevel=2)
-        row = {place: number for number, place in enumerate(there)}
+            self._report(
+                f"{len(bad)} of {len(views)} views in {self._root} are unusable: {'; '.join(faults)}"
+            )
+        row_of = {index: row for row, index in enumerate(complete)}
         rows, first = {}, 0
         for split, members in splits.items():
-            good = [row[place] for place in range(first, first + len(members)) if place not in bad]
+            good = [row_of[index] for index in range(first, first + len(members)) if index not in bad]
             if not good:
                 raise DataError(f"{self._root}: no usable images in split '{split}'")
             rows[split] = torch.tensor(good)
             first += len(members)
-        self._fingerprint = f"taskonomy/{keys['rgb']}"  # of what networks see, whatever they are to predict
+        self._fingerprint = f"taskonomy/{keys['rgb']}"  # network inputs only, whatever the domains
         return Frames(stored, rows)
 
+    def _find(self, names: Sequence[str]) -> dict[str, dict[View, Path]]:
+        """The files of each domain."""
+        files = {name: find_views(self._root, name) for name in names}
+        if absent := [name for name in names if not files[name]]:
+            example = f"{absent[0]}/BUILDING/point_0_view_0.png"
+            raise DataError(
+                f"{self._root} has no images of {', '.join(absent)}; expected files such as {example}"
+            )
+        return files
+
+    def _report(self, message: str) -> None:
+        if self._config.on_error == "raise":
+            raise DataError(
+                f"{message}. Repair the data set, or skip these views in all tasks with --env.on-error skip"
+            )
+        warnings.warn(f"{message}. They are skipped", stacklevel=2)
+
     def _splits(self, views: Sequence[View], faults: list[str]) -> dict[str, list[View]]:
-        """The views of each split, as many as are asked for; 'val' only where there is one."""
+        """The views of each split, up to the limits; 'val' only if it is not empty."""
         config = self._config
-        buildings = {
-            split: _words(text)
-            for split, text in (("train", config.train), ("val", config.val), ("test", config.test))
-        }
-        if config.csv is not None:
-            table = read_splits(config.csv.expanduser())
-            buildings = {split: words or table[split] for split, words in buildings.items()}
-        there = sorted({view.building for view in views})
-        named = [name for words in buildings.values() for name in words]
-        if twice := sorted({name for name in named if named.count(name) > 1}):
-            raise OptionError(f"{some(twice)} cannot be in two splits: what is trained on would be tested on")
-        if not named:
-            if len(there) > 1:
-                raise OptionError(
-                    f"{self._root} has {len(there)} buildings ({some(there)}): say which make a split, with --env.csv FILE or "
-                    "--env.train A,B --env.test C"
-                )
-            components = self._split_points(views)
-        else:
-            if absent := sorted(set(named) - set(there)):
-                faults.append(f"no images of {len(absent)} buildings, {some(absent)}")
-            components = {
-                split: [view for view in views if view.building in words]
-                for split, words in buildings.items()
-            }
-        if not components["train"] or not components["test"]:
-            empty = "test" if components["train"] else "train"
-            raise DataError(f"{self._root}: no images in split '{empty}'; it has the buildings {some(there)}")
-        train = components["train"]
+        available = sorted({view.building for view in views})
+        by_split = self._select(views, available, faults)
+        if not by_split["train"] or not by_split["test"]:
+            empty = "test" if by_split["train"] else "train"
+            raise DataError(
+                f"{self._root}: no images in split '{empty}'; available buildings: {shorten(available)}"
+            )
+        train = by_split["train"]
         order = torch.randperm(
             len(train), generator=torch.Generator().manual_seed(derive_seed(self._seed, "images"))
         )
-        kept = {"train": [train[place] for place in sorted(order[: config.images].tolist())]}
+        limited = {"train": [train[index] for index in sorted(order[: config.max_images].tolist())]}
         for split in ("val", "test"):
-            if members := components[split]:
-                count = min(config.test_images or len(members), len(members))
-                kept[split] = [members[number * len(members) // count] for number in range(count)]
-        return kept
+            if members := by_split[split]:
+                count = min(config.max_test_images or len(members), len(members))
+                limited[split] = [members[k * len(members) // count] for k in range(count)]
+        return limited
+
+    def _select(
+        self, views: Sequence[View], available: Sequence[str], faults: list[str]
+    ) -> dict[str, list[View]]:
+        """All views of each split."""
+        config = self._config
+        buildings: dict[str, Sequence[str]] = {
+            "train": config.train_buildings,
+            "val": config.val_buildings,
+            "test": config.test_buildings,
+        }
+        if config.splits_file is not None:
+            table = read_splits(config.splits_file.expanduser())
+            buildings = {split: names or table[split] for split, names in buildings.items()}
+        selected = [name for names in buildings.values() for name in names]
+        if duplicates := sorted({name for name in selected if selected.count(name) > 1}):
+            raise OptionError(
+                f"{shorten(duplicates)} cannot be in two splits: training images would be used for testing"
+            )
+        if selected:
+            if absent := sorted(set(selected) - set(available)):
+                faults.append(f"no images of {len(absent)} buildings, {shorten(absent)}")
+            return {
+                split: [view for view in views if view.building in names]
+                for split, names in buildings.items()
+            }
+        if len(available) > 1:
+            raise OptionError(
+                f"{self._root} has {len(available)} buildings ({shorten(available)}): assign them to "
+                "splits with --env.splits-file FILE or --env.train-buildings A B --env.test-buildings C"
+            )
+        return self._split_points(views)
 
     def _split_points(self, views: Sequence[View]) -> dict[str, list[View]]:
-        """One building: some of its points for testing, with all their views, since those overlap."""
+        """Split a single building by points: all views of a point overlap, so they are in the same split."""
         points = sorted({view.point for view in views})
         order = torch.randperm(len(points), generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
-        held = {points[place] for place in order[: max(1, round(self._config.test_fraction * len(points)))]}
+        count = max(1, round(self._config.test_fraction * len(points)))
+        held_out = {points[index] for index in order[:count]}
         return {
-            "train": [view for view in views if view.point not in held],
+            "train": [view for view in views if view.point not in held_out],
             "val": [],
-            "test": [view for view in views if view.point in held],
+            "test": [view for view in views if view.point in held_out],
         }
 
 
-def chosen_domains(names: str | None, order: str) -> list[Domain]:
-    """The domains that are asked for, or those of a named order.
+def select_domains(names: Sequence[str], domains: Mapping[str, Domain]) -> list[Domain]:
+    """The domains of these names, for option ``--env.domains``.
 
     Raises:
-        OptionError: one is unknown, or there twice.
+        OptionError: a name is unknown or repeated, or there is none.
     """
-    words = _words(names) if names is not None else list(ORDERS[order])
-    if unknown := [word for word in words if word not in DOMAINS]:
-        raise OptionError(f"no domain '{unknown[0]}' (--env.domains); there are {', '.join(DOMAINS)}")
-    if not words or len(set(words)) < len(words):
-        raise OptionError(f"--env.domains {names}: name one domain or more, each once")
-    return [DOMAINS[word] for word in words]
-
-
-def _words(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+    if unknown := [name for name in names if name not in domains]:
+        raise OptionError(f"no domain '{unknown[0]}' (--env.domains); available: {', '.join(domains)}")
+    if not names or len(set(names)) < len(names):
+        raise OptionError(f"--env.domains {' '.join(names)}: list one or more domains, each once")
+    return [domains[name] for name in names]

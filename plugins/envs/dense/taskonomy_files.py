@@ -1,4 +1,4 @@
-"""Where the images of Taskonomy are: its two public layouts, and its tables of splits."""
+"""Files of Taskonomy: its public folder layouts and its split tables."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "segment_semantic": ("segment_semantic", "segmentsemantic"),
     "class_object": ("class_object", "class_1000"),
 }
-"""Names of a domain in folders and files, where there are others than its own."""
+"""Names of a domain in folders and files, where they differ from its own name."""
 
-NAME = re.compile(r"point_(\d+)_view_(\d+)(?:_domain_(\w+))?\.(?:png|npy)")
+FILE_NAME = re.compile(r"point_(\d+)_view_(\d+)(?:_domain_(\w+))?\.(?:png|npy)")
 
 
 @attrs.frozen(order=True)
 class View:
-    """One picture that was taken: of a point in a building, from one of several places."""
+    """One image: of a point in a building, from one of several camera poses."""
 
     building: str
     point: int
@@ -34,47 +34,49 @@ class View:
 
 
 def find_views(root: Path, domain: str) -> dict[View, Path]:
-    """The files of a domain, in order.
+    """The files of a domain, sorted by view.
 
-    They are ``root/DOMAIN/BUILDING/point_I_view_J.png`` for a data set of buildings; ``root/DOMAIN/point_I_view_J_domain_DOMAIN.png`` or
-    ``root/point_I_view_J_domain_DOMAIN.png`` for one building, whose name is then that of the folder. The part ``_domain_DOMAIN`` may
-    always be there or be left out, but in the last form. Vectors are ``.npy``.
+    They are ``root/DOMAIN/BUILDING/point_I_view_J.png`` for a data set of buildings, and for a single
+    building ``root/DOMAIN/point_I_view_J_domain_DOMAIN.png`` or ``root/point_I_view_J_domain_DOMAIN.png``;
+    the building then has the name of the root folder. The suffix ``_domain_DOMAIN`` is optional in all forms
+    but the last. Vectors are ``.npy``.
 
     Raises:
         DataError: the folder cannot be listed.
     """
     names = ALIASES.get(domain, (domain,))
-    found: dict[View, Path] = {}
+    files: dict[View, Path] = {}
     try:
         for name in names:
             for path in _files(root / name):
                 building = root.name if path.parent == root / name else path.parent.name
                 if (view := _parse(path, building, names)) is not None:
-                    found.setdefault(view, path)
-        if not found and root.is_dir():
+                    files.setdefault(view, path)
+        if not files and root.is_dir():
             for path in sorted(root.iterdir()):
                 view = _parse(path, root.name, names) if "_domain_" in path.name else None
                 if view is not None:
-                    found.setdefault(view, path)
+                    files.setdefault(view, path)
     except OSError as error:
         raise DataError(f"cannot list {root}: {error}") from error
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def read_splits(path: Path) -> dict[str, list[str]]:
-    """Buildings by split, from the data set's table: ``id,train,val,test`` with 0 or 1.
+    """Buildings by split, from a split table of the data set: ``id,train,val,test`` with 0 or 1.
 
     Raises:
-        DataError: it cannot be read, or is no such table.
+        DataError: it cannot be read or lacks a column.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the table of splits {path}: {error}") from error
+        raise DataError(f"cannot read the split table {path}: {error}") from error
     if not rows or not {"id", "train", "val", "test"} <= rows[0].keys():
         raise DataError(
-            f"{path} is no table of splits: expected the columns id, train, val, test, with 0 or 1 for each building"
+            f"{path} is not a split table: expected the columns "
+            "id, train, val, test, with 0 or 1 for each building"
         )
     return {
         split: [row["id"] for row in rows if (row[split] or "").strip() == "1"]
@@ -82,14 +84,14 @@ def read_splits(path: Path) -> dict[str, list[str]]:
     }
 
 
-def some(things: Sequence[object]) -> str:
-    """The first few of many, in words."""
-    shown = ", ".join(map(str, things[:3]))
-    return f"{shown} and {len(things) - 3} more" if len(things) > 3 else shown
+def shorten(items: Sequence[object], limit: int = 3) -> str:
+    """The first items of a list for a message: ``a, b, c and 4 more``."""
+    shown = ", ".join(map(str, items[:limit]))
+    return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files in a folder and in the folders in it, sorted."""
+    """Files of a folder and of its subfolders, sorted."""
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
@@ -100,7 +102,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _parse(path: Path, building: str, names: Sequence[str]) -> View | None:
-    match = NAME.fullmatch(path.name)
+    match = FILE_NAME.fullmatch(path.name)
     if match is None or (match[3] is not None and match[3] not in names):
         return None
     return View(building, int(match[1]), int(match[2]))

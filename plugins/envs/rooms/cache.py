@@ -1,4 +1,4 @@
-"""Rooms that were rendered before, kept on disk."""
+"""Disk cache of rendered rooms."""
 
 from __future__ import annotations
 
@@ -17,67 +17,69 @@ from torch import Tensor
 
 from sidetune_core.api import derive_seed
 
-from .labels import INDOORS, labelled
+from .labels import INDOORS, make_labels
 from .scene import KINDS, sample_scene
 from .shading import render
 
-BLOCK = len(KINDS)
+BLOCK_ROOMS = len(KINDS)
 """Rooms in a file, one of each kind."""
-TOGETHER = 4
-"""Blocks whose labels are made at once."""
-LEFT_OUT = "class_object"
-"""What `labelled` gives and no task has."""
-BETWEEN_LINES = 10.0
-"""Seconds."""
+BATCH_BLOCKS = 4
+"""Blocks rendered at once."""
+UNUSED_LABEL = "class_object"
+"""A label of `make_labels` that no task uses."""
+PROGRESS_INTERVAL = 10.0
+"""Seconds between two lines of progress."""
 
 Images = Mapping[str, Tensor]
 
 
 @attrs.frozen
-class Rooms:
-    """The rooms of a split of a series at one size, in blocks of `BLOCK`; what is made of them is a function of these and of the code."""
+class RoomCache:
+    """Rooms of one split of a series at one size, in blocks; a function of these and of the code."""
 
     series: int
     split: str
     size: int
     folder: Path | None
-    """Where blocks are kept that this `generator` made; None to render them every time."""
+    """Folder of the cached blocks of this `source_digest`; None to render them every time."""
 
     def images(
-        self, numbers: Sequence[int], names: Sequence[str], info: Callable[[str], None]
+        self, indices: Sequence[int], names: Sequence[str], info: Callable[[str], None]
     ) -> dict[str, Tensor]:
-        """Some domains of some rooms, as `dense.task.Frames` stores them, in the order of `numbers`."""
-        blocks = list(dict.fromkeys(number // BLOCK for number in numbers))
-        found: dict[int, Images] = {}
-        lacking = []
+        """The named domains of rooms, as `dense.task.Frames` stores them, in the order of `indices`."""
+        blocks = list(dict.fromkeys(index // BLOCK_ROOMS for index in indices))
+        available: dict[int, Images] = {}
+        missing = []
         for block in blocks:
             if (images := self._read(block)) is None:
-                lacking.append(block)
+                missing.append(block)
             else:
-                found[block] = {name: images[name] for name in names}
-        shown, able = time.monotonic(), True
-        for first in range(0, len(lacking), TOGETHER):
-            for block, images in self._make(lacking[first : first + TOGETHER]).items():
-                able = able and self._keep(block, images, info)
-                found[block] = {name: images[name] for name in names}
-            if time.monotonic() - shown > BETWEEN_LINES:
-                shown = time.monotonic()
-                done = BLOCK * min(first + TOGETHER, len(lacking))
-                info(f"rendering rooms ({self.split}): {done} of {BLOCK * len(lacking)}")
-        place = {block: BLOCK * number for number, block in enumerate(blocks)}
-        rows = torch.tensor([place[number // BLOCK] + number % BLOCK for number in numbers])
-        return {name: torch.cat([found[block][name] for block in blocks])[rows] for name in names}
+                available[block] = {name: images[name] for name in names}
+        last_report, writable = time.monotonic(), True
+        for first in range(0, len(missing), BATCH_BLOCKS):
+            for block, images in self._render(missing[first : first + BATCH_BLOCKS]).items():
+                writable = writable and self._write(block, images, info)
+                available[block] = {name: images[name] for name in names}
+            if time.monotonic() - last_report > PROGRESS_INTERVAL:
+                last_report = time.monotonic()
+                done = BLOCK_ROOMS * min(first + BATCH_BLOCKS, len(missing))
+                info(f"rendering rooms ({self.split}): {done} of {BLOCK_ROOMS * len(missing)}")
+        offset = {block: BLOCK_ROOMS * position for position, block in enumerate(blocks)}
+        rows = torch.tensor([offset[index // BLOCK_ROOMS] + index % BLOCK_ROOMS for index in indices])
+        return {name: torch.cat([available[block][name] for block in blocks])[rows] for name in names}
 
-    def _make(self, blocks: Sequence[int]) -> dict[int, Images]:
-        """All domains of some blocks, rendered."""
+    def _render(self, blocks: Sequence[int]) -> dict[int, Images]:
+        """Render all domains of blocks."""
         seed = derive_seed(self.series, self.split)
-        scenes = [sample_scene(seed, BLOCK * block + number) for block in blocks for number in range(BLOCK)]
-        images = labelled(scenes, render(scenes, self.size), INDOORS)
-        del images[LEFT_OUT]
-        spans = {block: slice(BLOCK * number, BLOCK * (number + 1)) for number, block in enumerate(blocks)}
-        return {
-            block: {name: values[span] for name, values in images.items()} for block, span in spans.items()
-        }
+        indices = [BLOCK_ROOMS * block + k for block in blocks for k in range(BLOCK_ROOMS)]
+        scenes = [sample_scene(seed, index) for index in indices]
+        images = make_labels(scenes, render(scenes, self.size), INDOORS)
+        del images[UNUSED_LABEL]
+        rendered: dict[int, Images] = {}
+        for position, block in enumerate(blocks):
+            rows = slice(BLOCK_ROOMS * position, BLOCK_ROOMS * (position + 1))
+            rendered[block] = {name: values[rows] for name, values in images.items()}
+        return rendered
 
     def _path(self, block: int) -> Path | None:
         if self.folder is None:
@@ -85,7 +87,7 @@ class Rooms:
         return self.folder / f"{self.series}-{self.split}-{self.size}" / f"{block}.rooms"
 
     def _read(self, block: int) -> Images | None:
-        """A block that is kept, whole; None where there is none, or a damaged one."""
+        """A cached block; None if it is absent or damaged."""
         path = self._path(block)
         try:
             content = path.read_bytes() if path is not None else b""
@@ -97,8 +99,11 @@ class Rooms:
         images: Images = safetensors.torch.load(zlib.decompress(packed))
         return images
 
-    def _keep(self, block: int, images: Images, info: Callable[[str], None]) -> bool:
-        """Write a block, whole or not at all, and whether that was possible; of two processes that do, the later one's stays."""
+    def _write(self, block: int, images: Images, info: Callable[[str], None]) -> bool:
+        """Write a block atomically; False if that fails.
+
+        Of two processes that write it, the later one wins.
+        """
         path = self._path(block)
         if path is None:
             return False
@@ -112,29 +117,30 @@ class Rooms:
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
-            info(f"rooms are not kept for later runs: cannot write {path}: {error.strerror or error}")
+            info(f"rendered rooms are not cached: cannot write {path}: {error.strerror or error}")
             return False
         return True
 
 
-def generator() -> str:
-    """A digest of the code that makes rooms, so that none of another version is taken for one of this."""
-    here = Path(__file__).parent
+def source_digest() -> str:
+    """A digest of the rendering code, so that cached rooms of another version are not reused."""
+    folder = Path(__file__).parent
     digest = hashlib.sha256(torch.__version__.encode())
-    for path in sorted([*here.glob("*.py"), here.parent / "dense" / "geometry.py"]):
+    for path in sorted([*folder.glob("*.py"), folder.parent / "dense" / "geometry.py"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def drawn(count: int, pool: int, seed: int) -> list[int]:
-    """`count` numbers of rooms: the first of a random order of the blocks of [0, pool), and beyond `pool` all from 0 on.
+def sample_indices(count: int, pool: int, seed: int) -> list[int]:
+    """Indices of `count` rooms: the first of a random order of the blocks of [0, pool), or 0 to `count`
+    beyond the pool.
 
-    More of them contain fewer, and as many as there are kinds have one room of each.
+    A larger sample contains a smaller one of the same seed; each block has one room of each kind.
     """
     if count > pool:
         return list(range(count))
     order = torch.randperm(
-        pool // BLOCK, generator=torch.Generator().manual_seed(derive_seed(seed, "images"))
+        pool // BLOCK_ROOMS, generator=torch.Generator().manual_seed(derive_seed(seed, "images"))
     )
-    numbers = BLOCK * order[:, None] + torch.arange(BLOCK)
-    return [int(number) for number in numbers.flatten()[:count]]
+    indices = BLOCK_ROOMS * order[:, None] + torch.arange(BLOCK_ROOMS)
+    return [int(index) for index in indices.flatten()[:count]]

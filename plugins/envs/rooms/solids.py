@@ -1,4 +1,4 @@
-"""Solids, materials and labels that rooms are made of."""
+"""Solids, materials and class labels of scenes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 import attrs
 
 BOX, ELLIPSOID, FRUSTUM = range(3)
-"""Kinds of solid, each with a closed form for where a ray meets it, its normal and its curvature."""
+"""Kinds of solid, each with closed forms for ray intersection, normal and curvature."""
 
 SEMANTIC = (
     "uncertain",
@@ -32,7 +32,10 @@ SEMANTIC = (
     "clock",
     "vase",
 )
-"""The 18 labels of Taskonomy's semantic segmentation, in its order. Here only what lies beyond a window is uncertain."""
+"""The 18 labels of Taskonomy's semantic segmentation, in its order.
+
+Here only window openings are uncertain.
+"""
 
 OBJECTS = {
     "bathtub": 435,
@@ -64,19 +67,20 @@ OBJECTS = {
     "wine bottle": 907,
     "book jacket": 921,
 }
-"""Classes of ImageNet that furniture belongs to, by their index."""
+"""ImageNet classes of furniture, with their index."""
 
 Vector = tuple[float, float, float]
 Axes = tuple[Vector, Vector, Vector]
-Lie = Literal["upright", "along x", "along y"]
+Orientation = Literal["upright", "along x", "along y"]
 
 
 @attrs.frozen
 class Solid:
     """A box, ellipsoid or frustum in room coordinates: metres, z up.
 
-    `size` is along the solid's own `axes`: half the edges of a box, the semi-axes of an ellipsoid, or of a frustum (radius at its lower
-    end, radius at its upper end, half its height). An ellipsoid is cut open above ``clip * size[2]`` and then hollow: a bowl.
+    `size` is along the solid's own `axes`: the half extents of a box, the semi-axes of an ellipsoid, or
+    (bottom radius, top radius, half height) of a frustum. An ellipsoid is cut off above ``clip * size[2]``
+    and then hollow: a bowl.
     """
 
     kind: int
@@ -87,60 +91,61 @@ class Solid:
     material: int
     semantic: int
     object: int
-    """Class of ImageNet, or -1."""
+    """ImageNet class, or -1."""
 
-    def reach(self) -> Vector:
-        """Half the edges of the box around it, along its own axes."""
+    def half_extents(self) -> Vector:
+        """Half extents of the bounding box along its own axes."""
         if self.kind == FRUSTUM:
-            wide = max(self.size[:2])
-            return wide, wide, self.size[2]
+            radius = max(self.size[:2])
+            return radius, radius, self.size[2]
         return self.size
 
 
 @attrs.frozen
 class Material:
-    """How a surface looks: two colours, and a pattern that mixes them. Lengths are in metres, colours linear in [0, 1]."""
+    """A surface material: two colours mixed by a pattern. Lengths are in metres, colours linear in [0, 1]."""
 
     colour: Vector
-    second: Vector = (0.0, 0.0, 0.0)
+    second_colour: Vector = (0.0, 0.0, 0.0)
     cell: tuple[float, float] = (1.0, 1.0)
     """Width and height of a tile, plank, brick or stripe."""
-    shift: float = 0.0
-    """How far each row of cells is moved against the one below, in cells; 7 for planks of random ends."""
-    joint: float = 0.0
-    """Width of the joints in the second colour, as a share of the cell."""
-    tone: float = 0.0
-    """How much the cells differ in brightness."""
+    row_shift: float = 0.0
+    """Offset of each row of cells from the row below, in cells; above 1 for random offsets."""
+    joint_width: float = 0.0
+    """Width of the joints in the second colour, as a fraction of the cell."""
+    cell_contrast: float = 0.0
+    """Variation of brightness between cells."""
     checker: float = 0.0
-    """Share of the second colour in every other cell."""
-    dot: float = 0.0
-    """Radius of a dot of the second colour in each cell, as a share of the cell."""
-    grain: tuple[float, float] = (1.0, 1.0)
-    """Noise, in cycles per metre along both directions."""
-    noise: float = 0.0
-    """Share of the second colour where the noise is strongest."""
-    gloss: float = 0.0
-    glow: float = 0.0
-    """Light that it gives by itself."""
+    """Fraction of the second colour in every other cell."""
+    dot_radius: float = 0.0
+    """Radius of a dot of the second colour in each cell, as a fraction of the cell."""
+    noise_frequency: tuple[float, float] = (1.0, 1.0)
+    """In cycles per metre along both directions."""
+    noise_amplitude: float = 0.0
+    """Fraction of the second colour at the maximum of the noise."""
+    specular: float = 0.0
+    """Specular reflectance."""
+    emission: float = 0.0
+    """Emitted light."""
 
 
-def axes_of(yaw: float, lie: Lie = "upright") -> Axes:
-    """A solid's axes in room coordinates after turning it by `yaw` about z; lying, its own z points along the turned x or y."""
+def solid_axes(yaw: float, orientation: Orientation = "upright") -> Axes:
+    """Axes in room coordinates of a solid rotated by `yaw` about z, with its z axis up or along x or y."""
     across, along = (math.cos(yaw), math.sin(yaw), 0.0), (-math.sin(yaw), math.cos(yaw), 0.0)
     up = (0.0, 0.0, 1.0)
-    if lie == "along x":
+    if orientation == "along x":
         return along, up, across
-    return (up, across, along) if lie == "along y" else (across, along, up)
+    return (up, across, along) if orientation == "along y" else (across, along, up)
 
 
-def tint(
+def sample_colour(
     rng: random.Random,
     hue: float | None = None,
     saturation: float = 0.5,
     value: float = 0.6,
     spread: float = 0.08,
 ) -> Vector:
-    """A linear colour near a hue (any where None), saturation and brightness in [0, 1]."""
+    """Draw a linear colour near a hue (None for any), saturation and value in [0, 1]."""
     hue = rng.random() if hue is None else hue + rng.uniform(-spread, spread) / 2
     saturation = min(1.0, max(0.0, saturation + rng.uniform(-2, 2) * spread))
     value = min(1.0, max(0.05, value + rng.uniform(-2, 2) * spread))
@@ -149,80 +154,102 @@ def tint(
 
 
 def wood(rng: random.Random) -> Material:
-    """Grain along the first direction of the surface, from pale birch to dark walnut."""
+    """Wood with grain along the first direction of the surface, from pale birch to dark walnut."""
     value = rng.uniform(0.3, 0.85)
-    colour = tint(rng, 0.08, 0.5, value)
+    colour = sample_colour(rng, 0.08, 0.5, value)
     return Material(
         colour,
-        scaled(colour, 0.55),
+        scale_colour(colour, 0.55),
         (0.9, 0.3),
         7.0,
         0.0,
         0.2,
-        grain=(1.5, rng.uniform(14, 30)),
-        noise=0.9,
-        gloss=rng.choice((0.0, 0.15)),
+        noise_frequency=(1.5, rng.uniform(14, 30)),
+        noise_amplitude=0.9,
+        specular=rng.choice((0.0, 0.15)),
     )
 
 
 def paint(rng: random.Random) -> Material:
-    """One even colour, faintly stained."""
-    colour = tint(rng, None, rng.choice((0.05, 0.35, 0.7)), rng.uniform(0.35, 0.95))
-    return Material(colour, scaled(colour, 0.8), grain=(3, 3), noise=0.4, gloss=rng.choice((0.0, 0.1, 0.3)))
+    """Uniform paint with faint stains."""
+    colour = sample_colour(rng, None, rng.choice((0.05, 0.35, 0.7)), rng.uniform(0.35, 0.95))
+    return Material(
+        colour,
+        scale_colour(colour, 0.8),
+        noise_frequency=(3, 3),
+        noise_amplitude=0.4,
+        specular=rng.choice((0.0, 0.1, 0.3)),
+    )
 
 
 def fabric(rng: random.Random) -> Material:
     """Cloth: plain, striped, checked or dotted."""
-    colour = tint(rng, None, rng.uniform(0.1, 0.75), rng.uniform(0.25, 0.9))
-    second = tint(rng, None, rng.uniform(0.1, 0.7), rng.uniform(0.25, 0.95))
+    colour = sample_colour(rng, None, rng.uniform(0.1, 0.75), rng.uniform(0.25, 0.9))
+    second = sample_colour(rng, None, rng.uniform(0.1, 0.7), rng.uniform(0.25, 0.95))
     width = rng.uniform(0.04, 0.16)
     pattern = rng.choice(("plain", "plain", "stripes", "checks", "dots"))
     if pattern == "plain":
-        return Material(colour, scaled(colour, 0.6), grain=(40, 40), noise=0.5)
+        return Material(colour, scale_colour(colour, 0.6), noise_frequency=(40, 40), noise_amplitude=0.5)
     if pattern == "dots":
         return Material(
-            colour, second, (width, width), 0.5, dot=rng.uniform(0.2, 0.4), grain=(30, 30), noise=0.15
+            colour,
+            second,
+            (width, width),
+            0.5,
+            dot_radius=rng.uniform(0.2, 0.4),
+            noise_frequency=(30, 30),
+            noise_amplitude=0.15,
         )
     cell = (width, 50.0) if pattern == "stripes" else (width, width)
-    return Material(colour, second, cell, checker=rng.uniform(0.5, 1.0), grain=(30, 30), noise=0.15)
+    return Material(
+        colour, second, cell, checker=rng.uniform(0.5, 1.0), noise_frequency=(30, 30), noise_amplitude=0.15
+    )
 
 
 def metal(rng: random.Random) -> Material:
     """Brushed steel, or enamel in white or black."""
     colour = rng.choice(
-        (tint(rng, 0.6, 0.05, 0.7), tint(rng, 0.1, 0.03, 0.95, 0.02), tint(rng, 0.6, 0.1, 0.2, 0.03))
+        (
+            sample_colour(rng, 0.6, 0.05, 0.7),
+            sample_colour(rng, 0.1, 0.03, 0.95, 0.02),
+            sample_colour(rng, 0.6, 0.1, 0.2, 0.03),
+        )
     )
-    return Material(colour, scaled(colour, 0.7), grain=(2, 60), noise=0.35, gloss=0.5)
+    return Material(
+        colour, scale_colour(colour, 0.7), noise_frequency=(2, 60), noise_amplitude=0.35, specular=0.5
+    )
 
 
 def ceramic(rng: random.Random) -> Material:
-    """Sanitary ware."""
-    colour = tint(rng, 0.12, 0.04, 0.95, 0.02)
-    return Material(colour, colour, gloss=0.5)
+    """White glazed ceramic."""
+    colour = sample_colour(rng, 0.12, 0.04, 0.95, 0.02)
+    return Material(colour, colour, specular=0.5)
 
 
-def dark(rng: random.Random) -> Material:
-    """A screen, or glass in front of a dark room."""
-    colour = tint(rng, 0.6, 0.2, 0.15, 0.03)
-    return Material(colour, scaled(colour, 2.5), grain=(3, 2), noise=0.8, gloss=0.6)
+def dark_glass(rng: random.Random) -> Material:
+    """A screen, or the window of an appliance."""
+    colour = sample_colour(rng, 0.6, 0.2, 0.15, 0.03)
+    return Material(
+        colour, scale_colour(colour, 2.5), noise_frequency=(3, 2), noise_amplitude=0.8, specular=0.6
+    )
 
 
-def lamp(rng: random.Random) -> Material:
-    """A shade with a light in it."""
-    colour = tint(rng, 0.11, 0.15, 0.9, 0.04)
-    return Material(colour, colour, glow=rng.uniform(0.5, 1.1))
+def lampshade(rng: random.Random) -> Material:
+    """An emissive lampshade."""
+    colour = sample_colour(rng, 0.11, 0.15, 0.9, 0.04)
+    return Material(colour, colour, emission=rng.uniform(0.5, 1.1))
 
 
 def leaves(rng: random.Random) -> Material:
     """Foliage."""
-    colour = tint(rng, 0.3, 0.6, 0.45)
-    return Material(colour, scaled(colour, 0.25), grain=(25, 25), noise=1.0)
+    colour = sample_colour(rng, 0.3, 0.6, 0.45)
+    return Material(colour, scale_colour(colour, 0.25), noise_frequency=(25, 25), noise_amplitude=1.0)
 
 
-def picture(rng: random.Random) -> Material:
-    """Something on a canvas."""
+def canvas(rng: random.Random) -> Material:
+    """An abstract painting."""
     size = rng.uniform(0.08, 0.4)
-    first, second = tint(rng, None, 0.6, 0.6), tint(rng, None, 0.5, 0.8)
+    first, second = sample_colour(rng, None, 0.6, 0.6), sample_colour(rng, None, 0.5, 0.8)
     return Material(
         first,
         second,
@@ -237,7 +264,7 @@ def picture(rng: random.Random) -> Material:
     )
 
 
-def scaled(colour: Vector, factor: float) -> Vector:
-    """The colour, darker or brighter."""
-    red, green, blue = (min(1.0, factor * part) for part in colour)
+def scale_colour(colour: Vector, factor: float) -> Vector:
+    """The colour times a factor, clamped to 1."""
+    red, green, blue = (min(1.0, factor * channel) for channel in colour)
     return red, green, blue

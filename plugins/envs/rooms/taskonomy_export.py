@@ -1,4 +1,4 @@
-"""Rooms as a Taskonomy data set on disk: the public layouts, file formats and ranges."""
+"""Export of rooms as a Taskonomy data set: the public layouts, file formats and ranges."""
 
 from __future__ import annotations
 
@@ -12,62 +12,65 @@ from torch import Tensor
 
 from sidetune_core.api import DataError
 
-from .labels import TASKONOMY, labelled
+from .labels import TASKONOMY, make_labels
 from .scene import Scene
 from .shading import render
 
 FOLDERS = {"curvature": "principal_curvature"}
-"""Names of domains on disk, where they are others than ours."""
-ABSENT = ("class_room", "mask")
-"""What Taskonomy has no files of."""
+"""Folder names of domains, where they differ from ours."""
+NOT_EXPORTED = ("class_room", "mask")
+"""Labels without files in Taskonomy."""
 CHUNK = 16
-"""Rooms rendered before they are written."""
+"""Rooms rendered at once."""
 Layout = Literal["buildings", "sample", "flat"]
 
 
 def write_taskonomy(
     root: Path, buildings: Mapping[str, Sequence[Scene]], size: int, layout: Layout = "buildings"
 ) -> None:
-    """Write the pictures of rooms and all their labels; room k of a building is its point k, seen from view 0.
+    """Write the images of rooms with all labels; room k of a building is its point k, view 0.
 
-    Files are ``root/DOMAIN/BUILDING/point_K_view_0.png`` in layout 'buildings', ``root/DOMAIN/point_K_view_0_domain_DOMAIN.png`` in
-    'sample' and ``root/point_K_view_0_domain_DOMAIN.png`` in 'flat'; the last two hold one building only.
+    Files are ``root/DOMAIN/BUILDING/point_K_view_0.png`` in layout 'buildings',
+    ``root/DOMAIN/point_K_view_0_domain_DOMAIN.png`` in 'sample' and ``root/point_K_view_0_domain_DOMAIN.png``
+    in 'flat'; the last two are for a single building.
 
-    - PNG of three channels of 8 bits: ``rgb``, ``normal`` (127 is 0), and ``principal_curvature`` (127 is flat; the third channel is 127).
-    - PNG of one channel of 8 bits: ``reshading``, and the labels ``segment_semantic``.
-    - PNG of one channel of 16 bits: ``depth_zbuffer`` and ``depth_euclidean`` (1/512 m, 65535 where there is none), ``keypoints2d``,
-      ``keypoints3d``, ``edge_texture`` and ``edge_occlusion``.
-    - ``.npy`` of 1,000 float32: ``class_object``, the chances of ImageNet's classes.
+    - 8-bit PNG with three channels: ``rgb``, ``normal`` (127 is 0), and ``principal_curvature`` (127 is flat;
+      the third channel is 127).
+    - 8-bit PNG with one channel: ``reshading``, and the labels ``segment_semantic``.
+    - 16-bit PNG with one channel: ``depth_zbuffer`` and ``depth_euclidean`` (1/512 m, 65535 if invalid),
+      ``keypoints2d``, ``keypoints3d``, ``edge_texture`` and ``edge_occlusion``.
+    - ``.npy`` of 1,000 float32: ``class_object``, the probabilities of the ImageNet classes.
 
     Args:
-        root: the folder of the data set, made where it is absent.
-        buildings: rooms by the name of their building.
-        size: height and width of the pictures; Taskonomy's are 512.
+        root: folder of the data set, created if absent.
+        buildings: rooms by building name.
+        size: height and width of the images; Taskonomy's are 512.
         layout: see above.
 
     Raises:
-        DataError: something cannot be written.
-        ValueError: the layout holds one building only, and there are more.
+        DataError: a file cannot be written.
+        ValueError: more than one building in a layout for a single one.
     """
     if layout != "buildings" and len(buildings) > 1:
-        raise ValueError(f"layout '{layout}' holds one building, not {len(buildings)}")
+        raise ValueError(f"layout '{layout}' is for one building, not {len(buildings)}")
     try:
         for building, scenes in buildings.items():
             for first in range(0, len(scenes), CHUNK):
-                some = scenes[first : first + CHUNK]
-                for domain, values in labelled(some, render(some, size), TASKONOMY).items():
-                    if domain not in ABSENT:
+                chunk = scenes[first : first + CHUNK]
+                for domain, values in make_labels(chunk, render(chunk, size), TASKONOMY).items():
+                    if domain not in NOT_EXPORTED:
                         _write(root, building, FOLDERS.get(domain, domain), values, first, layout)
     except OSError as error:
         raise DataError(f"cannot write rooms into {root}: {error}") from error
 
 
 def _write(root: Path, building: str, domain: str, values: Tensor, first: int, layout: Layout) -> None:
-    """The images of some rooms in one domain, from point `first` on."""
+    """Write the images of one domain, starting at point `first`."""
     folder = {"buildings": root / domain / building, "sample": root / domain, "flat": root}[layout]
     folder.mkdir(parents=True, exist_ok=True)
-    for number, image in enumerate(values.numpy(), first):
-        path = folder / f"point_{number}_view_0{'' if layout == 'buildings' else f'_domain_{domain}'}"
+    suffix = "" if layout == "buildings" else f"_domain_{domain}"
+    for point, image in enumerate(values.numpy(), first):
+        path = folder / f"point_{point}_view_0{suffix}"
         if image.ndim == 1:
             np.save(path.with_suffix(".npy"), image)
             continue

@@ -1,4 +1,4 @@
-"""Procedural textures: the colour of a material at a place of its surface."""
+"""Procedural textures: the colour of a material at a surface point."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from torch import Tensor
 
 from .solids import Material
 
-ROWS = 18
-"""Numbers that a material is."""
+MATERIAL_ROWS = 18
+"""Number of parameters of a material."""
 
 
-def table(materials: Sequence[Material]) -> Tensor:
-    """(ROWS, M): materials in columns, the order that `look` reads."""
+def pack_materials(materials: Sequence[Material]) -> Tensor:
+    """(MATERIAL_ROWS, M): one material per column, in the row order of `evaluate_materials`."""
     return torch.tensor(
         [
             (
-                *one.colour,
-                *one.second,
-                *one.cell,
-                one.shift,
-                one.joint,
-                one.tone,
-                one.checker,
-                one.dot,
-                *one.grain,
-                one.noise,
-                one.gloss,
-                one.glow,
+                *material.colour,
+                *material.second_colour,
+                *material.cell,
+                material.row_shift,
+                material.joint_width,
+                material.cell_contrast,
+                material.checker,
+                material.dot_radius,
+                *material.noise_frequency,
+                material.noise_amplitude,
+                material.specular,
+                material.emission,
             )
-            for one in materials
+            for material in materials
         ]
     ).T.contiguous()
 
 
-def look(
+def evaluate_materials(
     rows: Tensor, u: Tensor, v: Tensor, footprint: Tensor, seed: Tensor
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """The colour (red, green, blue), gloss and glow of surfaces, each of the shape of `u`.
+    """Colour (red, green, blue), specular reflectance and emission of surfaces, each of the shape of `u`.
 
     Args:
-        rows: (ROWS, *shape), the materials of the places.
-        u: place along the surface's first direction, in metres.
+        rows: (MATERIAL_ROWS, *shape), material parameters of the points.
+        u: texture coordinate along the surface's first direction, in metres.
         v: along its second.
-        footprint: what a pixel covers there, in metres; patterns finer than it fade into their mean.
-        seed: int32, of the noise.
+        footprint: size of the pixel on the surface, in metres; finer patterns fade to their mean.
+        seed: int32, seed of the noise.
     """
     (
         red,
@@ -55,76 +55,77 @@ def look(
         red2,
         green2,
         blue2,
-        wide,
-        high,
-        shift,
-        joint,
-        tone,
+        cell_width,
+        cell_height,
+        row_shift,
+        joint_width,
+        cell_contrast,
         checker,
-        dot,
-        fine_u,
-        fine_v,
-        noise,
-        gloss,
-        glow,
+        dot_radius,
+        frequency_u,
+        frequency_v,
+        noise_amplitude,
+        specular,
+        emission,
     ) = rows.unbind(0)
-    small = torch.minimum(wide, high)
-    y = v / high
-    row = y.floor()
-    number = row.int()
-    ends = hashed(number, number, seed)
-    x = u / wide + torch.where(shift > 1, ends, shift * row)
-    column = x.floor()
-    within_x, within_y = x - column, y - row
-    number_x = column.int()
-    odd = ((number_x + number) & 1).float()
-    width = joint * small
-    jointed = torch.maximum(
-        _line(within_x * wide, wide, width, footprint), _line(within_y * high, high, width, footprint)
+    cell_size = torch.minimum(cell_width, cell_height)
+    y = v / cell_height
+    row_start = y.floor()
+    row = row_start.int()
+    random_shift = hash_noise(row, row, seed)
+    x = u / cell_width + torch.where(row_shift > 1, random_shift, row_shift * row_start)
+    column_start = x.floor()
+    cell_x, cell_y = x - column_start, y - row_start
+    column = column_start.int()
+    odd = ((column + row) & 1).float()
+    width = joint_width * cell_size
+    joints = torch.maximum(
+        _line_coverage(cell_x * cell_width, cell_width, width, footprint),
+        _line_coverage(cell_y * cell_height, cell_height, width, footprint),
     )
-    dx, dy = within_x - 0.5, within_y - 0.5
-    dotted = (dx * dx + dy * dy < dot * dot).float()
-    pattern = torch.maximum(checker * odd, dotted)
-    mean = 0.5 * checker + 3 * dot * dot
-    sharp = (1.5 - 2 * footprint / small).clamp(0, 1)
-    pattern = torch.maximum(mean + (pattern - mean) * sharp, jointed)
-    blur = (1.5 - footprint * torch.maximum(fine_u, fine_v)).clamp(0, 1)
-    grain = noise * (0.5 + (_clouds(u * fine_u, v * fine_v, seed) - 0.5) * blur)
-    mix = (pattern + grain).clamp(0, 1)
-    bright = 1 + tone * sharp * (hashed(number_x, number, seed + 1) - 0.6)
-    colours = [
-        (one + (other - one) * mix) * bright for one, other in ((red, red2), (green, green2), (blue, blue2))
-    ]
-    return colours, gloss, glow
+    dx, dy = cell_x - 0.5, cell_y - 0.5
+    dots = (dx * dx + dy * dy < dot_radius * dot_radius).float()
+    pattern = torch.maximum(checker * odd, dots)
+    mean = 0.5 * checker + 3 * dot_radius * dot_radius
+    sharpness = (1.5 - 2 * footprint / cell_size).clamp(0, 1)
+    pattern = torch.maximum(mean + (pattern - mean) * sharpness, joints)
+    noise_sharpness = (1.5 - footprint * torch.maximum(frequency_u, frequency_v)).clamp(0, 1)
+    fractal = _fractal_noise(u * frequency_u, v * frequency_v, seed)
+    noise = noise_amplitude * (0.5 + (fractal - 0.5) * noise_sharpness)
+    mix = (pattern + noise).clamp(0, 1)
+    brightness = 1 + cell_contrast * sharpness * (hash_noise(column, row, seed + 1) - 0.6)
+    pairs = ((red, red2), (green, green2), (blue, blue2))
+    colours = [(first + (second - first) * mix) * brightness for first, second in pairs]
+    return colours, specular, emission
 
 
-def _line(place: Tensor, period: Tensor, width: Tensor, footprint: Tensor) -> Tensor:
-    """How much of what a pixel covers is on lines of some width that begin at every multiple of a period; `place` is in [0, period]."""
-    low, high = place - footprint / 2, place + footprint / 2
-    here = (torch.minimum(high, width) - low.clamp(min=0)).clamp(min=0)
-    next_ = torch.minimum((high - period).clamp(min=0), width)
-    return ((here + next_) / footprint).clamp(max=1)
+def _line_coverage(position: Tensor, period: Tensor, width: Tensor, footprint: Tensor) -> Tensor:
+    """Fraction of a pixel covered by lines at multiples of `period`; `position` is in [0, period]."""
+    low, high = position - footprint / 2, position + footprint / 2
+    this_line = (torch.minimum(high, width) - low.clamp(min=0)).clamp(min=0)
+    next_line = torch.minimum((high - period).clamp(min=0), width)
+    return ((this_line + next_line) / footprint).clamp(max=1)
 
 
-def hashed(x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
-    """A number in [0, 1] for each lattice point and seed, all int32; products wrap around."""
+def hash_noise(x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
+    """Pseudo-random values in [0, 1] for int32 lattice points and seeds; products wrap around."""
     mixed = x * 374761393 + y * 668265263 + seed
     mixed = (mixed ^ (mixed >> 13)) * 1274126177
     return ((mixed ^ (mixed >> 16)) & 0xFFFF).float() * (1 / 65535)
 
 
-def _clouds(x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
+def _fractal_noise(x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
     """Two octaves of value noise, in [0, 1]."""
-    coarse, fine = _noise(x, y, seed), _noise(x * 2.17, y * 2.17, seed + 7)
+    coarse, fine = _value_noise(x, y, seed), _value_noise(x * 2.17, y * 2.17, seed + 7)
     return coarse * 0.65 + fine * 0.35
 
 
-def _noise(x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
+def _value_noise(x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
     left, low = x.floor(), y.floor()
     a, b = x - left, y - low
     a, b = a * a * (3 - 2 * a), b * b * (3 - 2 * b)
     i, k = left.int(), low.int()
-    first, second = hashed(i, k, seed), hashed(i + 1, k, seed)
-    third, fourth = hashed(i, k + 1, seed), hashed(i + 1, k + 1, seed)
+    first, second = hash_noise(i, k, seed), hash_noise(i + 1, k, seed)
+    third, fourth = hash_noise(i, k + 1, seed), hash_noise(i + 1, k + 1, seed)
     bottom, top = first + (second - first) * a, third + (fourth - third) * a
     return bottom + (top - bottom) * b

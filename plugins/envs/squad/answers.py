@@ -1,4 +1,4 @@
-"""From scores of positions to answers."""
+"""Decoding: from position logits to answer texts."""
 
 from __future__ import annotations
 
@@ -13,72 +13,72 @@ from torch.nn import functional
 
 @attrs.define
 class AnswerVotes:
-    """What the windows of one question say: the best answers with their scores, and the score of 'no answer'."""
+    """Candidate answers of a question over all its windows, with scores, and the score of 'no answer'."""
 
     answers: dict[str, float] = attrs.field(factory=dict)
-    none: float = math.inf
+    null_score: float = math.inf
 
     def add(self, text: str, score: float) -> None:
-        """Take in an answer; of equal texts the best score stays."""
+        """Add a candidate; of equal texts the best score is kept."""
         if text:
             self.answers[text] = max(score, self.answers.get(text, -math.inf))
 
     def best(self, count: int) -> list[tuple[str, float]]:
-        """The best answers, best first."""
+        """The best `count` answers, best first."""
         return sorted(self.answers.items(), key=lambda pair: -pair[1])[:count]
 
     @property
     def null_odds(self) -> float:
-        """How much higher 'no answer' scores than the best answer."""
-        return self.none - max(self.answers.values()) if self.answers else 0.0
+        """Score of 'no answer' minus the score of the best answer."""
+        return self.null_score - max(self.answers.values()) if self.answers else 0.0
 
     def prediction(self, threshold: float | None) -> str:
-        """The best answer; none where `null_odds` are above `threshold`, unless that is None."""
+        """The best answer; empty if `null_odds` exceeds `threshold`, unless that is None."""
         if not self.answers or (threshold is not None and self.null_odds > threshold):
             return ""
         return self.best(1)[0][0]
 
     def with_probabilities(self, count: int, nullable: bool) -> list[dict[str, str | float]]:
-        """The best answers with their shares of a softmax, 'no answer' as an empty text among them where it counts."""
-        entries = self.best(count) + ([("", self.none)] if nullable or not self.answers else [])
-        entries = [
-            (text, score if math.isfinite(score) else 0.0)
-            for text, score in sorted(entries, key=lambda pair: -pair[1])
-        ]
-        shares = torch.tensor([score for _, score in entries], dtype=torch.float64).softmax(0).tolist()
+        """The best answers with softmax probabilities; 'no answer' is an empty text, added if `nullable`."""
+        candidates = self.best(count)
+        if nullable or not self.answers:
+            candidates.append(("", self.null_score))
+        candidates.sort(key=lambda pair: -pair[1])
+        candidates = [(text, score if math.isfinite(score) else 0.0) for text, score in candidates]
+        scores = torch.tensor([score for _, score in candidates], dtype=torch.float64)
+        probabilities = scores.softmax(0).tolist()
         return [
-            {"text": text, "probability": share, "score": score}
-            for (text, score), share in zip(entries, shares, strict=True)
+            {"text": text, "probability": probability, "score": score}
+            for (text, score), probability in zip(candidates, probabilities, strict=True)
         ]
 
 
 def best_spans(
-    scores: Tensor, begins: Tensor, inside: Tensor, longest: int, count: int
+    logits: Tensor, can_start: Tensor, can_end: Tensor, max_length: int, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The stretches of positions whose scores of the first and the last one have the largest sums.
+    """The spans with the largest sums of start and end logits.
 
     Args:
-        scores: (B, L, 2), of being the first and the last position of the answer.
-        begins: (B, L) bool, where an answer may begin.
-        inside: (B, L) bool, where it may end.
-        longest: most positions of a stretch.
-        count: how many to find, if there are as many.
+        logits: (B, L, 2), of start and end of the answer.
+        can_start: (B, L) bool, positions where an answer may start.
+        can_end: (B, L) bool, positions where it may end.
+        max_length: largest number of positions in a span.
+        count: number of spans to return, if there are as many.
 
     Returns:
-        Sums, first and last positions, each (B, count), best first; sums are -inf where there are no more.
+        Sums, start and end positions, each (B, count), best first; sums are -inf for missing spans.
     """
-    first = scores[..., 0].masked_fill(~begins, -math.inf)
-    last = scores[..., 1].masked_fill(~inside, -math.inf)
-    ahead = functional.pad(last, (0, longest - 1), value=-math.inf).unfold(
-        1, longest, 1
-    )  # (B, L, longest): the ends within reach
-    sums = (first[..., None] + ahead).flatten(1)
-    found, places = sums.topk(min(count, sums.shape[1]), dim=1)
-    start = places // longest
-    return found, start, start + places % longest
+    start_logits = logits[..., 0].masked_fill(~can_start, -math.inf)
+    end_logits = logits[..., 1].masked_fill(~can_end, -math.inf)
+    padded = functional.pad(end_logits, (0, max_length - 1), value=-math.inf)
+    reachable_ends = padded.unfold(1, max_length, 1)  # (B, L, max_length)
+    sums = (start_logits[..., None] + reachable_ends).flatten(1)
+    best, indices = sums.topk(min(count, sums.shape[1]), dim=1)
+    start = indices // max_length
+    return best, start, start + indices % max_length
 
 
-def texts_of(context: str, offsets: Tensor, spans: Sequence[tuple[int, int]]) -> list[str]:
-    """The text of each stretch of positions, first and last one included; `offsets` (L, 2) are their characters."""
-    places = offsets.tolist()
-    return [context[places[first][0] : places[last][1]].strip() for first, last in spans]
+def span_texts(context: str, offsets: Tensor, spans: Sequence[tuple[int, int]]) -> list[str]:
+    """The texts of spans (start, end), both inclusive; `offsets` (L, 2) are character ranges."""
+    characters = offsets.tolist()
+    return [context[characters[start][0] : characters[end][1]].strip() for start, end in spans]

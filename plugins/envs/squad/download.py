@@ -1,4 +1,4 @@
-"""The published files of SQuAD."""
+"""Download of the published SQuAD files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MD5 = {
 
 
 def fetch_squad(file: str, folder: Path) -> Path:
-    """The local copy of a published file, downloaded once and checked by its hash; one that was put there by hand does as well.
+    """The local copy of a published file, downloaded if absent and verified by its MD5.
 
     Raises:
-        DataError: it cannot be downloaded, or is not the published one.
+        DataError: the download fails, or the file differs from the published one.
     """
     path = folder.expanduser() / file
     if not path.is_file():
@@ -31,8 +31,9 @@ def fetch_squad(file: str, folder: Path) -> Path:
             torch.hub.download_url_to_file(URL + file, str(path))
         except (OSError, RuntimeError) as error:
             raise DataError(
-                f"cannot download {URL + file} ({error}). Get the file on another machine and name it with --env.train or --env.dev"
+                f"cannot download {URL + file} ({error}). Download it on another "
+                "machine and pass it with --env.train-file or --env.dev-file"
             ) from error
     if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != MD5[file]:
-        raise DataError(f"{path} is not the published file (its MD5 differs); delete it and run again")
+        raise DataError(f"{path} differs from the published file (MD5 mismatch); delete it and run again")
     return path

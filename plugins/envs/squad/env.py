@@ -1,17 +1,17 @@
-"""SQuAD: find the answer to a question in a text, or say that there is none."""
+"""SQuAD: extractive question answering."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 from transformers import PreTrainedTokenizerBase
 
-from sidetune_core.api import DataError, OptionError, Task, TaskStream, at_least, option
+from sidetune_core.api import DataError, OptionError, Renamed, Task, TaskStream, at_least, option
 
 from .download import fetch_squad
 from .files import Article, Paragraph, Question, check_ids, read_squad
@@ -19,62 +19,88 @@ from .task import Decoding, QuestionSet, SquadTask
 from .tokenizer import MINILM, load_tokenizer
 from .windows import make_windows
 
-HELD_OUT = 5
-"""Of each article, one paragraph in so many is the test split where nothing else is."""
+TEST_EVERY = 5
+"""Without other test data, every n-th paragraph of each article is the test split."""
+MIN_QUESTION_LENGTH = 8
+"""Tokens of a window that the stride must leave for the question."""
 
 
 class Squad(TaskStream):
-    """Extractive question answering on SQuAD v1.1 and v2.0 (Rajpurkar et al., 2016 and 2018), or on questions of your own in its format.
+    """Extractive question answering on SQuAD v1.1 and v2.0 (Rajpurkar et al., 2016 and 2018), or on your own
+    questions.
 
-    Inputs ``tokens``, ``mask`` and ``types`` (window,): question and context, cut into windows as BERT does (Devlin et al., 2019). A batch
-    is padded to its longest window only. Figures are those of the official scorer, as shares of 1; R holds F1. Questions may have no
-    answer where the training file has any such (v2.0).
+    Inputs are ``tokens``, ``mask`` and ``types`` (length,): question and context, split into overlapping
+    windows as for BERT (Devlin et al., 2019). A batch is padded to its longest window. The metrics are those
+    of the official scorer, as fractions of 1; R holds F1. Questions may be unanswerable if the training file
+    contains such questions (v2.0).
 
-    What is tested: ``--env.dev``, or ``--env.test-articles`` of the training file, or else every fifth paragraph of each article. What is
-    learnt may be cut down as the original code does: every so-manieth article, the first paragraphs, or the first questions. With
-    ``--env.tasks N`` the articles, in their order, make a stream of N tasks; those that are tested are dealt out likewise.
+    The test split is ``--env.dev-file``, or ``--env.test-articles`` of the training file, or by default every
+    fifth paragraph of each article. Options limit the training data as in the original code: to every n-th
+    article, the first paragraphs or the first questions. ``--env.num-tasks N`` divides the training and the
+    test articles, in their order, into N tasks.
 
-    The predictions of the latest evaluation are in the run's folder, in ``documents/``.
+    The run folder keeps the predictions of the latest evaluation in ``documents/``.
     """
 
     @attrs.frozen
     class Config:
         """Options of the env."""
 
-        train: Path | None = option(
-            None,
-            "questions to learn from, .json or .json.gz in SQuAD's format; without it SQuAD is downloaded",
+        former_options: ClassVar[Mapping[str, Renamed]] = {
+            "train": Renamed("train-file"),
+            "dev": Renamed("dev-file"),
+            "extra": Renamed("extra-train-file"),
+            "download-dir": Renamed("root"),
+            "answerable": Renamed("answerable-only"),
+            "every": Renamed("article-step"),
+            "paragraphs": Renamed("max-paragraphs"),
+            "questions": Renamed("max-questions"),
+            "tasks": Renamed("num-tasks"),
+            "window": Renamed("max-length"),
+            "stride": Renamed("doc-stride"),
+            "longest": Renamed("max-answer-length"),
+            "n-best": Renamed("n-best-size"),
+            "null-threshold": Renamed("null-score-diff-threshold"),
+        }
+
+        train_file: Path | None = option(
+            None, "training questions, .json or .json.gz in SQuAD's format; downloads SQuAD if not set"
         )
-        dev: Path | None = option(None, "questions that are tested, in the same format")
-        extra: Path | None = option(None, "more questions to learn from, after those of 'train'")
-        version: Literal["1.1", "2.0"] = option("2.0", "which SQuAD is downloaded where no 'train' is given")
-        download_dir: Path = option(Path("~/.cache/sidetune/squad"), "folder of what is downloaded")
-        answerable: bool = option(
-            False, "leave out all questions that have no answer, as SQuAD v1.1 has none"
+        dev_file: Path | None = option(None, "test questions in the same format")
+        extra_train_file: Path | None = option(
+            None, "additional training questions, appended to those of 'train-file'"
         )
-        test_articles: str = option(
-            "", "titles of articles of 'train' that are tested and not learnt, with commas between them"
+        version: Literal["1.1", "2.0"] = option("2.0", "SQuAD version to download if 'train-file' is not set")
+        root: Path = option(Path("~/.cache/sidetune/squad"), "folder for the downloaded files")
+        answerable_only: bool = option(False, "leave out unanswerable questions; SQuAD v1.1 has none")
+        test_articles: tuple[str, ...] = option(
+            (), "titles of the articles of 'train-file' held out as the test split"
         )
-        every: int = option(1, "learn from every so-manieth article only", at_least(1))
-        paragraphs: int | None = option(
-            None, "learn from the first so many paragraphs of each task only", at_least(1)
+        article_step: int = option(1, "train on every n-th article only", at_least(1))
+        max_paragraphs: int | None = option(
+            None, "train on the first paragraphs of each task only, up to this limit", at_least(1)
         )
-        questions: int | None = option(
-            None, "learn from the first so many questions of each task only", at_least(1)
+        max_questions: int | None = option(
+            None, "train on the first questions of each task only, up to this limit", at_least(1)
         )
-        tasks: int = option(1, "tasks that the articles are dealt out to, in their order", at_least(1))
+        num_tasks: int = option(
+            1, "number of tasks into which the articles are divided, in their order", at_least(1)
+        )
         tokenizer: str = option(
             MINILM,
-            "'minilm', or a folder or name on the Hugging Face hub; the one that the base was trained with",
+            "'minilm', a folder, or a name on the Hugging Face "
+            "hub; must be the tokenizer of the base's pretraining",
         )
-        window: int = option(384, "most tokens of question and context together", at_least(16))
-        stride: int = option(
-            128, "tokens of a long context from the beginning of one window to that of the next", at_least(1)
+        max_length: int = option(
+            384, "maximum tokens of a window: question and context together", at_least(16)
         )
-        longest: int = option(30, "most tokens of an answer", at_least(1))
-        n_best: int = option(20, "answers that are written for each question", at_least(1))
-        null_threshold: float = option(
-            0.0, "say 'no answer' where it scores higher than the best answer by more than this"
+        doc_stride: int = option(
+            128, "context tokens between the starts of two windows of a long context", at_least(1)
+        )
+        max_answer_length: int = option(30, "maximum tokens of a predicted answer", at_least(1))
+        n_best_size: int = option(20, "answers to write for each question", at_least(1))
+        null_score_diff_threshold: float = option(
+            0.0, "predict 'no answer' if its score exceeds that of the best answer by more than this"
         )
 
     recipe = {
@@ -88,60 +114,71 @@ class Squad(TaskStream):
     default_components = {"base": "minilm", "side": "ladder-text"}
 
     def __init__(self, config: Config, seed: int) -> None:
-        if config.dev is not None and config.test_articles:
+        if config.dev_file is not None and config.test_articles:
             raise OptionError(
-                "env 'squad' tests on --env.dev or on --env.test-articles, and both are given; leave one out"
+                "env 'squad': --env.dev-file and --env.test-articles are "
+                "mutually exclusive, and both are given; leave one out"
             )
-        if config.train is None and config.test_articles:
+        if config.train_file is None and config.test_articles:
             raise OptionError(
-                "env 'squad': --env.test-articles are articles of a file; give it with --env.train"
+                "env 'squad': --env.test-articles selects articles "
+                "of a training file; pass it with --env.train-file"
             )
-        if config.stride > config.window - 8:
+        if config.doc_stride > config.max_length - MIN_QUESTION_LENGTH:
             raise OptionError(
-                f"env 'squad': a window of {config.window} tokens has no room for a question and a stride of {config.stride}"
+                f"env 'squad': a window of {config.max_length} tokens (--env.max-length) has "
+                f"no room for a question and a stride of {config.doc_stride} (--env.doc-stride)"
             )
-        self.inputs = {"tokens": (config.window,), "mask": (config.window,), "types": (config.window,)}
+        self.inputs = dict.fromkeys(("tokens", "mask", "types"), (config.max_length,))
         self._config = config
         self._windows = 0
         self._digest = hashlib.sha256()
 
     @property
-    def vocabulary(self) -> int:
-        """How many tokens the tokenizer has."""
+    def vocabulary_size(self) -> int:
+        """Number of tokens of the tokenizer."""
         return len(self._tokenizer)
 
     def tasks(self) -> Sequence[Task]:
         config = self._config
-        learnt, tested = self._read()
-        for name, articles in (("to learn from", learnt), ("to be tested on", tested)):
-            if len(articles) < config.tasks:
+        train_articles, test_articles = self._read()
+        for name, articles in (("training", train_articles), ("test", test_articles)):
+            if len(articles) < config.num_tasks:
                 raise DataError(
-                    f"env 'squad': there are {len(articles)} articles {name}, too few for {config.tasks} tasks (--env.tasks)"
+                    f"env 'squad': {len(articles)} {name} articles, too "
+                    f"few for {config.num_tasks} tasks (--env.num-tasks)"
                 )
-        nullable = any(not question.answers for article in learnt for question, _ in _asked([article]))
-        decoding = Decoding(config.longest, config.n_best, config.null_threshold if nullable else None)
-        made: list[Task] = []
-        for number, (train, test) in enumerate(
-            zip(_dealt(learnt, config.tasks), _dealt(tested, config.tasks), strict=True)
-        ):
-            few = _asked(_first(train, config.paragraphs))[: config.questions]
-            if not few:
+        nullable = any(not question.answers for question, _ in _questions(train_articles))
+        decoding = Decoding(
+            config.max_answer_length,
+            config.n_best_size,
+            config.null_score_diff_threshold if nullable else None,
+        )
+        tasks: list[Task] = []
+        divided = zip(
+            _divide(train_articles, config.num_tasks), _divide(test_articles, config.num_tasks), strict=True
+        )
+        for index, (train, test) in enumerate(divided):
+            questions = _questions(_first_paragraphs(train, config.max_paragraphs))[: config.max_questions]
+            if not questions:
                 raise DataError(
-                    f"env 'squad': task {number} has no question in its first {config.paragraphs} --env.paragraphs"
+                    f"env 'squad': task {index} has no question in its first "
+                    f"{config.max_paragraphs} paragraphs (--env.max-paragraphs)"
                 )
-            asked = [
-                self._cut(few, "the questions to learn from"),
-                self._cut(_asked(test), "the questions to be tested on"),
-            ]
-            made.append(SquadTask(f"t{number}", _title(train), asked[0], asked[1], config.window, decoding))
-        return made
+            train_set = self._question_set(questions, "the training questions")
+            test_set = self._question_set(_questions(test), "the test questions")
+            tasks.append(
+                SquadTask(f"t{index}", _title(train), train_set, test_set, config.max_length, decoding)
+            )
+        return tasks
 
     def fingerprint(self) -> str:
         return self._digest.hexdigest()
 
-    def _cut(self, questions: Sequence[tuple[Question, str]], what: str) -> QuestionSet:
-        """Make windows, numbered after those that there are."""
-        windows = make_windows(self._tokenizer, questions, self._config.window, self._config.stride, what)
+    def _question_set(self, questions: Sequence[tuple[Question, str]], source: str) -> QuestionSet:
+        """Cut questions into windows with the next free ids."""
+        config = self._config
+        windows = make_windows(self._tokenizer, questions, config.max_length, config.doc_stride, source)
         first_id, self._windows = self._windows, self._windows + len(windows)
         self._digest.update(windows.fingerprint().encode())
         return QuestionSet(questions, windows, first_id)
@@ -150,101 +187,96 @@ class Squad(TaskStream):
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self._config.tokenizer)
 
+    def _file(self, path: Path | None, split: str) -> Path:
+        """The user's file, or the published one of this split."""
+        if path is not None:
+            return path.expanduser()
+        return fetch_squad(f"{split}-v{self._config.version}.json", self._config.root)
+
     def _read(self) -> tuple[list[Article], list[Article]]:
-        """The articles to learn from and those to be tested on."""
+        """The training and the test articles."""
         config = self._config
-        path = (
-            config.train.expanduser()
-            if config.train
-            else fetch_squad(f"train-v{config.version}.json", config.download_dir)
-        )
-        learnt = list(read_squad(path))
+        path = self._file(config.train_file, "train")
+        train = list(read_squad(path))
         if config.test_articles:
-            learnt, tested = _named(learnt, config.test_articles, path)
-        elif config.dev is not None or config.train is None:
-            dev = (
-                config.dev.expanduser()
-                if config.dev
-                else fetch_squad(f"dev-v{config.version}.json", config.download_dir)
-            )
-            tested = list(read_squad(dev))
+            train, test = _split_by_title(train, config.test_articles, path)
+        elif config.dev_file is not None or config.train_file is None:
+            test = list(read_squad(self._file(config.dev_file, "dev")))
         else:
-            learnt, tested = _held_out(learnt, path)
-        learnt = learnt[:: config.every]
-        if config.extra is not None:
-            learnt += read_squad(config.extra.expanduser())
-            check_ids([*learnt, *tested], f"{path} and {config.extra}")
-        if config.answerable:
-            learnt, tested = _answerable(learnt), _answerable(tested)
-            if not (_asked(learnt) and _asked(tested)):
-                lacking = "to be tested on" if _asked(learnt) else "to learn from"
-                raise DataError(f"{path}: no question {lacking} has an answer (--env.answerable)")
-        return learnt, tested
+            train, test = _split_paragraphs(train, path)
+        train = train[:: config.article_step]
+        if config.extra_train_file is not None:
+            train += read_squad(config.extra_train_file.expanduser())
+            check_ids([*train, *test], f"{path} and {config.extra_train_file}")
+        if config.answerable_only:
+            train, test = _answerable(train), _answerable(test)
+            for name, articles in (("training", train), ("test", test)):
+                if not _questions(articles):
+                    raise DataError(f"{path}: no {name} question has an answer (--env.answerable-only)")
+        return train, test
 
 
-def _named(articles: Sequence[Article], titles: str, path: Path) -> tuple[list[Article], list[Article]]:
-    """The articles whose title is not among `titles`, and those whose title is."""
-    wanted = {title.strip() for title in titles.split(",")}
-    known = {article.title for article in articles}
-    if lacking := sorted(wanted - known):
+def _split_by_title(
+    articles: Sequence[Article], titles: Sequence[str], path: Path
+) -> tuple[list[Article], list[Article]]:
+    """Training articles, and test articles with these titles."""
+    available = {article.title for article in articles}
+    if unknown := sorted(set(titles) - available):
         raise DataError(
-            f"{path} has no article '{lacking[0]}' (--env.test-articles); it has {', '.join(sorted(known)[:20])}"
+            f"{path} has no article '{unknown[0]}' (--env.test-articles); "
+            f"it has {', '.join(sorted(available)[:20])}"
         )
-    if wanted == known:
-        raise DataError(f"--env.test-articles names all articles of {path}, so there is none to learn from")
-    return [one for one in articles if one.title not in wanted], [
-        one for one in articles if one.title in wanted
-    ]
+    if set(titles) == available:
+        raise DataError(f"--env.test-articles lists all articles of {path}; leave some for training")
+    train = [article for article in articles if article.title not in titles]
+    return train, [article for article in articles if article.title in titles]
 
 
-def _held_out(articles: Sequence[Article], path: Path) -> tuple[list[Article], list[Article]]:
-    """Every article without every fifth of its paragraphs, and those paragraphs."""
-    learnt, tested = [], []
+def _split_paragraphs(articles: Sequence[Article], path: Path) -> tuple[list[Article], list[Article]]:
+    """Training and test articles: of each article, every n-th paragraph with questions is for testing."""
+    train, test = [], []
     for article in articles:
-        with_questions = [paragraph for paragraph in article.paragraphs if paragraph.questions]
-        learnt.append(
-            Article(
-                article.title, tuple(one for place, one in enumerate(with_questions, 1) if place % HELD_OUT)
-            )
-        )
-        if len(with_questions) >= HELD_OUT:
-            tested.append(Article(article.title, tuple(with_questions[HELD_OUT - 1 :: HELD_OUT])))
-    if not tested:
+        paragraphs = [paragraph for paragraph in article.paragraphs if paragraph.questions]
+        kept = [paragraph for index, paragraph in enumerate(paragraphs, 1) if index % TEST_EVERY]
+        train.append(Article(article.title, tuple(kept)))
+        if len(paragraphs) >= TEST_EVERY:
+            test.append(Article(article.title, tuple(paragraphs[TEST_EVERY - 1 :: TEST_EVERY])))
+    if not test:
         raise DataError(
-            f"no article of {path} has {HELD_OUT} paragraphs, of which one could be tested on; give --env.dev or --env.test-articles"
+            f"no article of {path} has {TEST_EVERY} paragraphs, to hold one "
+            "out for testing; pass --env.dev-file or --env.test-articles"
         )
-    return learnt, tested
+    return train, test
 
 
 def _answerable(articles: Sequence[Article]) -> list[Article]:
-    """The articles with only those questions that have an answer."""
+    """The articles without unanswerable questions."""
 
-    def cut(paragraph: Paragraph) -> Paragraph:
-        return attrs.evolve(
-            paragraph, questions=tuple(question for question in paragraph.questions if question.answers)
-        )
+    def select(paragraph: Paragraph) -> Paragraph:
+        answerable = tuple(question for question in paragraph.questions if question.answers)
+        return attrs.evolve(paragraph, questions=answerable)
 
-    return [attrs.evolve(article, paragraphs=tuple(map(cut, article.paragraphs))) for article in articles]
+    return [attrs.evolve(article, paragraphs=tuple(map(select, article.paragraphs))) for article in articles]
 
 
-def _dealt(articles: Sequence[Article], tasks: int) -> Iterator[list[Article]]:
-    """Stretches of like length."""
+def _divide(articles: Sequence[Article], tasks: int) -> Iterator[list[Article]]:
+    """Consecutive slices of nearly equal length."""
     for task in range(tasks):
         yield list(articles[task * len(articles) // tasks : (task + 1) * len(articles) // tasks])
 
 
-def _first(articles: Sequence[Article], paragraphs: int | None) -> list[Article]:
-    """The articles as far as their first paragraphs, counted over all, go."""
-    left = paragraphs if paragraphs is not None else sum(len(article.paragraphs) for article in articles)
-    kept = []
+def _first_paragraphs(articles: Sequence[Article], limit: int | None) -> list[Article]:
+    """The articles, truncated after `limit` paragraphs in total."""
+    remaining = limit if limit is not None else sum(len(article.paragraphs) for article in articles)
+    truncated = []
     for article in articles:
-        kept.append(Article(article.title, article.paragraphs[:left]))
-        left -= len(kept[-1].paragraphs)
-    return kept
+        truncated.append(Article(article.title, article.paragraphs[:remaining]))
+        remaining -= len(truncated[-1].paragraphs)
+    return truncated
 
 
-def _asked(articles: Sequence[Article]) -> list[tuple[Question, str]]:
-    """Every question with its context."""
+def _questions(articles: Sequence[Article]) -> list[tuple[Question, str]]:
+    """All questions, each with its context."""
     paragraphs: Iterator[Paragraph] = (paragraph for article in articles for paragraph in article.paragraphs)
     return [(question, paragraph.context) for paragraph in paragraphs for question in paragraph.questions]
 

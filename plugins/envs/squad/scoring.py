@@ -1,4 +1,4 @@
-"""The official figures of SQuAD: exact match and F1, over all questions and over those with and without an answer."""
+"""The official SQuAD metrics: exact match and F1, for all, answerable and unanswerable questions."""
 
 from __future__ import annotations
 
@@ -17,84 +17,87 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @attrs.frozen
 class Score:
-    """Of one prediction, each in [0, 1]: the better of all references."""
+    """Metrics of one prediction in [0, 1], each the maximum over the reference answers."""
 
     exact: float
     f1: float
 
 
 def normalise_answer(text: str) -> str:
-    """In lower case, without punctuation and articles, with single spaces."""
+    """Lower-case the text, and remove punctuation, articles and repeated spaces."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
-def score(question: Question, prediction: str) -> Score:
-    """How good a prediction is; an empty one says that there is no answer."""
-    references = [one for one in (normalise_answer(answer.text) for answer in question.answers) if one] or [
-        ""
-    ]
-    given = normalise_answer(prediction)
-    return Score(float(given in references), max(_f1(one, given) for one in references))
+def score_prediction(question: Question, prediction: str) -> Score:
+    """Score a prediction; an empty one predicts that there is no answer."""
+    references = [normalise_answer(answer.text) for answer in question.answers]
+    references = [reference for reference in references if reference] or [""]
+    predicted = normalise_answer(prediction)
+    return Score(float(predicted in references), max(_f1(reference, predicted) for reference in references))
 
 
-def figures(
+def squad_metrics(
     questions: Sequence[Question], predictions: Mapping[str, str], null_odds: Mapping[str, float]
 ) -> dict[str, float]:
-    """What the official scorer gives (``evaluate-v2.0.py``), each figure in [0, 1] where that has percents.
+    """The metrics of the official scorer (``evaluate-v2.0.py``), as fractions where that prints percentages.
 
     Args:
-        questions: all of a split; one at least.
-        predictions: text by id of the question, empty for no answer.
-        null_odds: by id, how much more likely no answer is than the best one; empty where nothing tells.
+        questions: all questions of a split, at least one.
+        predictions: text by question id, empty for no answer.
+        null_odds: by id, score of 'no answer' minus that of the best answer; empty if not available.
 
     Returns:
-        ``exact`` and ``f1``; for questions with and without an answer, where there are both, ``hasans-exact``, ``hasans-f1`` and
-        ``noans-exact``; and with `null_odds` ``best-exact`` and ``best-f1``, had the best threshold been chosen on these questions, with
-        the thresholds ``best-exact-threshold`` and ``best-f1-threshold``. These are taken over `predictions` as they are, so a prediction
-        that is empty stays so.
+        ``exact`` and ``f1``; if there are both answerable and unanswerable questions, ``hasans-exact``,
+        ``hasans-f1`` and ``noans-exact``; and with `null_odds` ``best-exact`` and ``best-f1``, the values at
+        the threshold that is optimal for these questions, with the thresholds ``best-exact-threshold`` and
+        ``best-f1-threshold``. They are computed from `predictions` as they are: an empty prediction stays
+        empty.
     """
-    scores = {question.id: score(question, predictions[question.id]) for question in questions}
-    able = [question.id for question in questions if question.answers]
-    unable = [question.id for question in questions if not question.answers]
-    found = _means("", list(scores.values()))
-    if able and unable:
-        found |= _means("hasans-", [scores[one] for one in able])
-        found["noans-exact"] = _means("", [scores[one] for one in unable])["exact"]
+    scores = {question.id: score_prediction(question, predictions[question.id]) for question in questions}
+    answerable = [question.id for question in questions if question.answers]
+    unanswerable = [question.id for question in questions if not question.answers]
+    metrics = _means("", list(scores.values()))
+    if answerable and unanswerable:
+        metrics |= _means("hasans-", [scores[id] for id in answerable])
+        metrics["noans-exact"] = _means("", [scores[id] for id in unanswerable])["exact"]
     if null_odds:
         for name in ("exact", "f1"):
-            best, threshold = _best(
-                {one: getattr(scores[one], name) for one in scores}, predictions, null_odds, set(able)
-            )
-            found |= {f"best-{name}": best, f"best-{name}-threshold": threshold}
-    return found
+            values = {id: getattr(score, name) for id, score in scores.items()}
+            best, threshold = _best_threshold(values, predictions, null_odds, set(answerable))
+            metrics |= {f"best-{name}": best, f"best-{name}-threshold": threshold}
+    return metrics
 
 
 def _means(prefix: str, scores: Sequence[Score]) -> dict[str, float]:
     return {
-        f"{prefix}exact": sum(one.exact for one in scores) / len(scores),
-        f"{prefix}f1": sum(one.f1 for one in scores) / len(scores),
+        f"{prefix}exact": sum(score.exact for score in scores) / len(scores),
+        f"{prefix}f1": sum(score.f1 for score in scores) / len(scores),
     }
 
 
-def _best(
+def _best_threshold(
     scores: Mapping[str, float],
     predictions: Mapping[str, str],
     null_odds: Mapping[str, float],
-    able: set[str],
+    answerable: set[str],
 ) -> tuple[float, float]:
-    """The best mean over thresholds on `null_odds`, above which there is no answer, and that threshold (0 where answering never pays)."""
-    total = best = float(len(scores) - len(able))  # no answer to any question
+    """The best mean score over thresholds on `null_odds`, and that threshold.
+
+    Odds above the threshold mean no answer. The threshold is 0 if no answer at all is best.
+    """
+    total = best = float(len(scores) - len(answerable))  # all questions predicted as unanswerable
     threshold = 0.0
-    for one in sorted(null_odds, key=lambda one: null_odds[one]):
-        total += scores[one] if one in able else -1.0 if predictions[one] else 0.0
+    for id in sorted(null_odds, key=lambda id: null_odds[id]):
+        wrong = -1.0 if predictions[id] else 0.0
+        total += scores[id] if id in answerable else wrong
         if total > best:
-            best, threshold = total, null_odds[one]
+            best, threshold = total, null_odds[id]
     return best / len(scores), threshold
 
 
-def _f1(reference: str, given: str) -> float:
-    """Harmonic mean of precision and recall over words, both normalised."""
-    expected, words = reference.split(), given.split()
+def _f1(reference: str, predicted: str) -> float:
+    """Harmonic mean of precision and recall over words of normalised texts."""
+    expected, words = reference.split(), predicted.split()
     if not expected or not words:
         return float(expected == words)
     common = (Counter(expected) & Counter(words)).total()

@@ -14,22 +14,22 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sidetune_core.api import Batch, FitError, Inputs, Order, Predict, Shape, Task, derive_seed, shuffled
 
-from .answers import AnswerVotes, best_spans, texts_of
+from .answers import AnswerVotes, best_spans, span_texts
 from .files import Question
-from .scoring import figures
+from .scoring import squad_metrics
 from .windows import Windows
 
-MULTIPLE = 16
-"""What the length of a batch is rounded up to."""
-BUCKET = 16
-"""Batches of training that are drawn together and sorted by length."""
+LENGTH_MULTIPLE = 16
+"""The length of a batch is rounded up to a multiple of this."""
+BUCKET_BATCHES = 16
+"""Training batches that are drawn together and sorted by length."""
 EVALUATION_POSITIONS = 2**13
-"""Positions of a batch in evaluation, about."""
+"""Approximate number of positions in an evaluation batch."""
 
 
 @attrs.frozen(eq=False)
 class QuestionSet:
-    """Questions with their contexts, and the windows that they were cut into; `first_id` is the id of the first window."""
+    """Questions with their contexts and windows; `first_id` is the id of the first window."""
 
     questions: Sequence[tuple[Question, str]]
     windows: Windows
@@ -38,45 +38,48 @@ class QuestionSet:
 
 @attrs.frozen
 class Decoding:
-    """How answers come about."""
+    """Options of answer decoding."""
 
-    longest: int
-    """Most tokens of an answer."""
-    count: int
-    """Answers that are written for each question."""
-    threshold: float | None
-    """Of the null odds, above which there is no answer; None where every question has one."""
+    max_answer_length: int
+    """Largest number of tokens in an answer."""
+    n_best: int
+    """Answers to write for each question."""
+    null_threshold: float | None
+    """Null odds above this mean no answer; None if every question has one."""
 
 
 class SquadTask(Task):
-    """Find the stretch of a context that answers a question, or say that there is none.
+    """Predict the span of a context that answers a question, or that there is no answer.
 
-    A network's output is (B, l, 2): for each position the scores of being the first and the last of the answer; the first position stands
-    for 'no answer'. The loss is the mean of the two cross-entropies over the positions of the window (Devlin et al., 2019, section 4.2).
+    The output is (B, l, 2): logits of each position to be the start and the end of the answer; the first
+    position represents 'no answer'. The loss is the mean of the two cross-entropies over the positions of the
+    window (Devlin et al., 2019, section 4.2).
 
     Args:
         id: see `Task`.
         title: see `Task`.
-        train: what is learnt from.
-        test: what `evaluate` asks.
-        window: most tokens of a window, the L of its inputs.
-        decoding: how answers come about in evaluation.
+        train: training questions.
+        test: test questions.
+        max_length: largest number of tokens in a window, the L of the inputs.
+        decoding: options of answer decoding.
     """
 
     metric = "f1"
 
     def __init__(
-        self, id: str, title: str, train: QuestionSet, test: QuestionSet, window: int, decoding: Decoding
+        self, id: str, title: str, train: QuestionSet, test: QuestionSet, max_length: int, decoding: Decoding
     ) -> None:
         self.id, self.title = id, title
-        self.inputs = {"tokens": (window,), "mask": (window,), "types": (window,)}
-        self._train, self._test, self._window, self._decoding = train, test, window, decoding
+        self.inputs = dict.fromkeys(("tokens", "mask", "types"), (max_length,))
+        self._train, self._test, self._decoding = train, test, decoding
+        self._max_length = max_length
         self._documents: dict[str, str] = {}
 
     def make_head(self, shape: Shape) -> nn.Module:
-        if len(shape) != 2 or shape[0] != self._window:
+        if len(shape) != 2 or shape[0] != self._max_length:
             raise FitError(
-                f"env 'squad' needs a base that encodes as ({self._window}, C), such as minilm; this one gives {tuple(shape)}"
+                f"env 'squad' needs encodings of shape ({self._max_length}, C), such "
+                f"as those of base 'minilm'; the encoding here has shape {tuple(shape)}"
             )
         return SpanHead(shape[1])
 
@@ -84,82 +87,78 @@ class SquadTask(Task):
         return max(1, round(len(self._train.windows) / batch_size))
 
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
-        """Windows of like length come together: of each sixteen batches' worth, sorted by length, in an order of their own."""
-        for places in bucketed(self._train.windows.lengths, order, self.id):
-            yield self._batch(self._train, places)
+        """Batches of windows of similar length, see `bucketed`."""
+        for indices in bucketed(self._train.windows.lengths, order, self.id):
+            yield self._batch(self._train, indices)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        scores = output.float().masked_fill((batch.inputs["mask"] == 0)[..., None], -math.inf)
-        first, last = (
-            functional.cross_entropy(scores[..., k], batch.targets[:, k], reduction="none") for k in (0, 1)
-        )
-        return (first + last) / 2
+        logits = output.float().masked_fill((batch.inputs["mask"] == 0)[..., None], -math.inf)
+        start = functional.cross_entropy(logits[..., 0], batch.targets[:, 0], reduction="none")
+        end = functional.cross_entropy(logits[..., 1], batch.targets[:, 1], reduction="none")
+        return (start + end) / 2
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
-        """Exact match and F1 in [0, 1], see `figures`, and the mean loss over windows in nats."""
-        asked, decoding = self._test, self._decoding
-        ballots = [AnswerVotes() for _ in asked.questions]
+        """Exact match and F1 in [0, 1], see `squad_metrics`, and the mean loss over windows in nats."""
+        test, decoding = self._test, self._decoding
+        votes = [AnswerVotes() for _ in test.questions]
         loss = 0.0
-        for places in _by_length(asked.windows.lengths):
-            batch = self._batch(asked, places)
-            scores = predict(batch.inputs).cpu()
-            loss += float(self.loss(scores, batch).sum())
-            self._count(asked, places, scores, ballots)
-        questions = [question for question, _ in asked.questions]
-        named = {question.id: ballot for question, ballot in zip(questions, ballots, strict=True)}
-        predictions = {name: ballot.prediction(decoding.threshold) for name, ballot in named.items()}
-        odds = (
-            {name: ballot.null_odds for name, ballot in named.items()}
-            if decoding.threshold is not None
-            else {}
-        )
-        best = {name: ballot.with_probabilities(decoding.count, bool(odds)) for name, ballot in named.items()}
+        for indices in _by_length(test.windows.lengths):
+            batch = self._batch(test, indices)
+            logits = predict(batch.inputs).cpu()
+            loss += float(self.loss(logits, batch).sum())
+            self._vote(test, indices, logits, votes)
+        questions = [question for question, _ in test.questions]
+        by_id = {question.id: vote for question, vote in zip(questions, votes, strict=True)}
+        nullable = decoding.null_threshold is not None
+        predictions = {id: vote.prediction(decoding.null_threshold) for id, vote in by_id.items()}
+        odds = {id: vote.null_odds for id, vote in by_id.items()} if nullable else {}
+        best = {id: vote.with_probabilities(decoding.n_best, bool(odds)) for id, vote in by_id.items()}
         self._documents = {
             "predictions.json": _json(predictions),
             "nbest_predictions.json": _json(best),
             **({"null_odds.json": _json(odds)} if odds else {}),
         }
-        return {**figures(questions, predictions, odds), "loss": loss / len(asked.windows)}
+        return {**squad_metrics(questions, predictions, odds), "loss": loss / len(test.windows)}
 
     def documents(self) -> Mapping[str, str]:
-        """``predictions.json``, ``nbest_predictions.json``, and, where questions may have no answer, ``null_odds.json``."""
+        """``predictions.json``, ``nbest_predictions.json``, and ``null_odds.json`` for SQuAD v2.0."""
         return self._documents
 
-    def _batch(self, asked: QuestionSet, places: Tensor) -> Batch:
-        windows = asked.windows
-        lengths = windows.lengths[places]
-        width = min(-(-int(lengths.max()) // MULTIPLE) * MULTIPLE, self._window)
-        tensors = {"tokens": _padded(windows.tokens, windows.ends[places], lengths, width)}
+    def _batch(self, questions: QuestionSet, indices: Tensor) -> Batch:
+        windows = questions.windows
+        ends, lengths = windows.ends[indices], windows.lengths[indices]
+        rounded = -(-int(lengths.max()) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        width = min(rounded, self._max_length)
+        tensors = {"tokens": _padded(windows.tokens, ends, lengths, width)}
         tensors["mask"] = (torch.arange(width) < lengths[:, None]).to(torch.int8)
-        tensors["types"] = _padded(windows.types, windows.ends[places], lengths, width)
-        ids = places + asked.first_id
-        return Batch(ids, Inputs(tensors, ids, lengths), windows.targets[places])
+        tensors["types"] = _padded(windows.types, ends, lengths, width)
+        ids = indices + questions.first_id
+        return Batch(ids, Inputs(tensors, ids, lengths), windows.targets[indices])
 
-    def _count(
-        self, asked: QuestionSet, places: Tensor, scores: Tensor, ballots: Sequence[AnswerVotes]
+    def _vote(
+        self, questions: QuestionSet, indices: Tensor, logits: Tensor, votes: Sequence[AnswerVotes]
     ) -> None:
-        """Add what some windows say to the ballots of their questions."""
-        windows = asked.windows
-        ends, lengths = windows.ends[places], windows.lengths[places]
-        width = scores.shape[1]
-        begins = _padded(windows.begins, ends, lengths, width)
-        inside = _padded(windows.offsets[:, 0] >= 0, ends, lengths, width)
-        sums, first, last = best_spans(scores, begins, inside, self._decoding.longest, self._decoding.count)
-        none = scores[:, 0].sum(1).tolist()
-        for row, place in enumerate(windows.questions[places].tolist()):
-            ballot, context = ballots[place], asked.questions[place][1]
-            ballot.none = min(ballot.none, none[row])
-            found = int(sums[row].isfinite().sum())
+        """Add the best spans of a batch of windows to the votes of their questions."""
+        windows, decoding = questions.windows, self._decoding
+        ends, lengths = windows.ends[indices], windows.lengths[indices]
+        width = logits.shape[1]
+        can_start = _padded(windows.can_start, ends, lengths, width)
+        can_end = _padded(windows.offsets[:, 0] >= 0, ends, lengths, width)
+        sums, start, end = best_spans(logits, can_start, can_end, decoding.max_answer_length, decoding.n_best)
+        null_scores = logits[:, 0].sum(1).tolist()
+        for row, question in enumerate(windows.questions[indices].tolist()):
+            vote, context = votes[question], questions.questions[question][1]
+            vote.null_score = min(vote.null_score, null_scores[row])
+            count = int(sums[row].isfinite().sum())
             offsets = windows.offsets[int(ends[row] - lengths[row]) : int(ends[row])]
-            spans = list(zip(first[row, :found].tolist(), last[row, :found].tolist(), strict=True))
-            for text, total in zip(
-                texts_of(context, offsets, spans), sums[row, :found].tolist(), strict=True
-            ):
-                ballot.add(text, total)
+            spans = list(zip(start[row, :count].tolist(), end[row, :count].tolist(), strict=True))
+            texts = span_texts(context, offsets, spans)
+            for text, score in zip(texts, sums[row, :count].tolist(), strict=True):
+                vote.add(text, score)
 
 
 class SpanHead(nn.Module):
-    """The scores of each position of being the first and the last of the answer, in float32: those of good answers lie close together."""
+    """Start and end logits of each position, in float32: the best candidates are close to each other."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -168,24 +167,25 @@ class SpanHead(nn.Module):
     def forward(self, encoding: Tensor) -> Tensor:
         """(B, l, C) to (B, l, 2)."""
         with torch.autocast(encoding.device.type, enabled=False):
-            scores: Tensor = self.linear(encoding.float())
-        return scores
+            logits: Tensor = self.linear(encoding.float())
+        return logits
 
 
 def bucketed(lengths: Tensor, order: Order, *names: object) -> Iterator[Tensor]:
-    """Indices (batch_size,) without end, as `shuffled` gives them, in batches of examples of like length.
+    """An endless stream of indices (batch_size,) like that of `shuffled`, in batches of examples of similar
+    length.
 
-    Of every `BUCKET` batches the examples are sorted by `lengths` (N,) and cut anew; which of these batches comes when is drawn. Both
-    depend on (order.seed, names, step) only.
+    The examples of every `BUCKET_BATCHES` batches are sorted by `lengths` (N,) and split again into batches,
+    which come in random order. Both depend on (order.seed, names, step) only.
     """
-    number, offset = divmod(order.first_step, BUCKET)
-    draws = shuffled(len(lengths), Order(order.seed, order.batch_size * BUCKET, number), *names)
+    bucket, offset = divmod(order.first_step, BUCKET_BATCHES)
+    draws = shuffled(len(lengths), Order(order.seed, order.batch_size * BUCKET_BATCHES, bucket), *names)
     for drawn in draws:
-        batches = drawn[lengths[drawn].argsort(stable=True)].view(BUCKET, order.batch_size)
-        generator = torch.Generator().manual_seed(derive_seed(order.seed, "buckets", *names, number))
-        for place in torch.randperm(BUCKET, generator=generator).tolist()[offset:]:
-            yield batches[place]
-        number, offset = number + 1, 0
+        batches = drawn[lengths[drawn].argsort(stable=True)].view(BUCKET_BATCHES, order.batch_size)
+        generator = torch.Generator().manual_seed(derive_seed(order.seed, "buckets", *names, bucket))
+        for index in torch.randperm(BUCKET_BATCHES, generator=generator).tolist()[offset:]:
+            yield batches[index]
+        bucket, offset = bucket + 1, 0
 
 
 def _by_length(lengths: Tensor) -> Iterator[Tensor]:
@@ -198,10 +198,10 @@ def _by_length(lengths: Tensor) -> Iterator[Tensor]:
 
 
 def _padded(values: Tensor, ends: Tensor, lengths: Tensor, width: int) -> Tensor:
-    """Stretches of (positions,) that end at `ends` (B,), as (B, width) with zeros after their ends."""
+    """Slices of (positions,) that end at `ends` (B,), as (B, width) padded with zeros."""
     rows = [values[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
-    joined = pad_sequence(rows, batch_first=True)
-    return functional.pad(joined, (0, width - joined.shape[1]))
+    padded = pad_sequence(rows, batch_first=True)
+    return functional.pad(padded, (0, width - padded.shape[1]))
 
 
 def _json(values: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""Windows of tokens: a question and a stretch of its context, with the answer's place in it."""
+"""Windows of tokens: a question with a span of its context, and the answer's position in it."""
 
 from __future__ import annotations
 
@@ -22,37 +22,41 @@ Offsets = NDArray[np.int32]
 
 @attrs.frozen(eq=False)
 class Windows:
-    """All windows of some questions, one after another: window k has the positions from ``ends[k - 1]`` to ``ends[k]``.
+    """All windows of a set of questions, concatenated: window k covers positions ``ends[k - 1]`` to
+    ``ends[k]``.
 
-    A context that does not fit is cut into windows that begin `stride` tokens of it apart. Where two share a token, an answer may begin
-    with it in the one that has more context on the token's poorer side (Devlin et al., 2019).
+    A context that does not fit is cut into windows that start `stride` context tokens apart. If several
+    windows share a token, an answer may start with it only in the window of maximum context, the minimum of
+    left and right context (Devlin et al., 2019).
     """
 
     questions: Tensor
-    """(N,) the place of a window's question among those that it was made from, in rising order."""
+    """(N,) index of each window's question in the list that was cut, ascending."""
     ends: Tensor
     """(N,)"""
     tokens: Tensor
     """(positions,) int32"""
     types: Tensor
-    """(positions,) int8, 0 in the question and 1 in the context, where the tokenizer tells them apart."""
+    """(positions,) int8, 0 in the question and 1 in the context, if the tokenizer distinguishes them."""
     offsets: Tensor
-    """(positions, 2) int32, the characters of the context that a token comes from, first and one past the last; -1 outside of it."""
-    begins: Tensor
-    """(positions,) bool, whether an answer may begin here."""
+    """(positions, 2) int32, half-open character range of the token in the context; -1 outside the context."""
+    can_start: Tensor
+    """(positions,) bool, whether an answer may start here."""
     targets: Tensor
-    """(N, 2) int64, the first and the last position of the first reference answer, (0, 0) where it is not all in the window."""
+    """(N, 2) int64, start and end position of the first reference answer; (0, 0) if it is not inside the
+    window.
+    """
 
     def __len__(self) -> int:
         return len(self.ends)
 
     @property
     def lengths(self) -> Tensor:
-        """(N,) how many positions each window has."""
+        """(N,) number of positions of each window."""
         return self.ends.diff(prepend=self.ends.new_zeros(1))
 
     def fingerprint(self) -> str:
-        """SHA-256 over what networks see."""
+        """SHA-256 of the network inputs."""
         digest = hashlib.sha256()
         for tensor in (self.ends, self.tokens, self.types):
             digest.update(tensor.numpy().tobytes())
@@ -61,8 +65,8 @@ class Windows:
 
 def make_windows(
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[tuple[Question, str]],
-    window: int,
+    questions: Sequence[tuple[Question, str]],
+    max_length: int,
     stride: int,
     source: str,
 ) -> Windows:
@@ -70,47 +74,52 @@ def make_windows(
 
     Args:
         tokenizer: a fast one.
-        asked: questions, each with its context.
-        window: most tokens of a window.
-        stride: tokens of the context between the beginnings of two windows.
-        source: of the questions, for the message.
+        questions: questions, each with its context.
+        max_length: largest number of tokens in a window.
+        stride: context tokens between the starts of two windows.
+        source: description of the questions, for the message.
 
     Raises:
         DataError: a question leaves less room in a window than the stride.
     """
-    texts = [question.text for question, _ in asked]
-    sizes = (
-        [len(tokens) for tokens in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
-    )
-    most = window - tokenizer.num_special_tokens_to_add(pair=True) - stride
-    if long := [place for place, size in enumerate(sizes) if size > most]:
-        worst = max(long, key=lambda place: sizes[place])
+    texts = [question.text for question, _ in questions]
+    sizes = _token_counts(tokenizer, texts)
+    max_question = max_length - tokenizer.num_special_tokens_to_add(pair=True) - stride
+    if too_long := [index for index, size in enumerate(sizes) if size > max_question]:
+        longest = max(too_long, key=lambda index: sizes[index])
         raise DataError(
-            f"{source}: {len(long)} are too long, for a window of {window} tokens with a stride of {stride} takes at most {most}; the "
-            f"longest, '{asked[worst][0].id}', has {sizes[worst]}. Choose a larger --env.window, or take them out"
+            f"{source}: {len(too_long)} questions are too long; a window of {max_length} tokens with a "
+            f"stride of {stride} has room for {max_question}; the longest, '{questions[longest][0].id}', "
+            f"has {sizes[longest]}. Increase --env.max-length, or remove them"
         )
-    places: dict[int, list[int]] = defaultdict(list)
-    for place, size in enumerate(sizes):
-        places[size].append(place)
-    cut: list[list[_Window]] = [[] for _ in asked]
-    for size, group in places.items():
-        made = tokenizer(
-            [texts[place] for place in group],
-            [asked[place][1] for place in group],
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for index, size in enumerate(sizes):
+        by_size[size].append(index)
+    cut: list[list[_Window]] = [[] for _ in questions]
+    for size, group in by_size.items():
+        encoding = tokenizer(
+            [texts[index] for index in group],
+            [questions[index][1] for index in group],
             truncation="only_second",
-            max_length=window,
-            stride=most - size,  # that many tokens are in two windows
+            max_length=max_length,
+            stride=max_question - size,  # the tokenizer's stride is the overlap
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
             return_token_type_ids=True,
             verbose=False,
         )
-        for number, which in enumerate(made["overflow_to_sample_mapping"]):
-            cut[group[which]].append(_window(made, number))
-    for place, windows in enumerate(cut):
-        _place_answer(windows, asked[place][0].answers[:1])
-        _choose_context(windows, stride)
-    return _joined(cut)
+        for row, sample in enumerate(encoding["overflow_to_sample_mapping"]):
+            cut[group[sample]].append(_window(encoding, row))
+    for index, windows in enumerate(cut):
+        _set_targets(windows, questions[index][0].answers[:1])
+        _keep_maximum_context(windows, stride)
+    return _concatenate(cut)
+
+
+def _token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    if not texts:
+        return []
+    return [len(tokens) for tokens in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 @attrs.define(eq=False)
@@ -119,78 +128,70 @@ class _Window:
     types: list[int]
     offsets: Offsets
     first: int
-    """The first position of the context, which has no gaps; `last` is one past its last."""
+    """First position of the context, which is contiguous; `last` is one past its last position."""
     last: int
-    begins: NDArray[np.bool_]
+    can_start: NDArray[np.bool_]
     target: tuple[int, int] = (0, 0)
 
 
-def _window(made: BatchEncoding, number: int) -> _Window:
-    inside = np.array([one == 1 for one in made.sequence_ids(number)])
-    offsets = np.where(
-        inside[:, None], np.array(made["offset_mapping"][number], dtype=np.int32), np.int32(-1)
-    )
-    first = int(inside.argmax()) if inside.any() else len(inside)
+def _window(encoding: BatchEncoding, row: int) -> _Window:
+    in_context = np.array([sequence == 1 for sequence in encoding.sequence_ids(row)])
+    ranges = np.array(encoding["offset_mapping"][row], dtype=np.int32)
+    first = int(in_context.argmax()) if in_context.any() else len(in_context)
     return _Window(
-        made["input_ids"][number],
-        made["token_type_ids"][number],
-        offsets,
+        encoding["input_ids"][row],
+        encoding["token_type_ids"][row],
+        np.where(in_context[:, None], ranges, np.int32(-1)),
         first,
-        first + int(inside.sum()),
-        inside.copy(),
+        first + int(in_context.sum()),
+        in_context.copy(),
     )
 
 
-def _place_answer(windows: Sequence[_Window], answers: Sequence[Answer]) -> None:
-    """Set the targets of all windows of one question."""
+def _set_targets(windows: Sequence[_Window], answers: Sequence[Answer]) -> None:
+    """Set the targets of all windows of a question."""
     for answer in answers:
         end = answer.start + len(answer.text)
-        for number, window in enumerate(windows):
+        for index, window in enumerate(windows):
             starts, ends = window.offsets[window.first : window.last].T
-            if (
-                not len(starts)
-                or (number > 0 and starts[0] > answer.start)
-                or (number + 1 < len(windows) and ends[-1] < end)
-            ):
+            if not len(starts):
                 continue
-            first, last = (
-                int(np.searchsorted(ends, answer.start, side="right")),
-                int(np.searchsorted(starts, end, side="left")) - 1,
-            )
+            cut_before = index > 0 and starts[0] > answer.start
+            cut_after = index + 1 < len(windows) and ends[-1] < end
+            if cut_before or cut_after:
+                continue
+            first = int(np.searchsorted(ends, answer.start, side="right"))
+            last = int(np.searchsorted(starts, end, side="left")) - 1
             if first <= last:
                 window.target = (window.first + first, window.first + last)
 
 
-def _choose_context(windows: Sequence[_Window], stride: int) -> None:
-    """Of the windows of one question that share a token, leave `begins` on in one."""
+def _keep_maximum_context(windows: Sequence[_Window], stride: int) -> None:
+    """For each token shared by windows of a question, leave `can_start` set in one of them only."""
     if len(windows) < 2:
         return
     sizes = [window.last - window.first for window in windows]
-    around = np.full((len(windows), stride * (len(windows) - 1) + sizes[-1]), -np.inf)
-    for number, size in enumerate(sizes):
-        place = np.arange(size)
-        around[number, number * stride : number * stride + size] = (
-            np.minimum(place, size - 1 - place) + 0.01 * size
-        )
-    best = around.argmax(0)
-    for number, (window, size) in enumerate(zip(windows, sizes, strict=True)):
-        window.begins[window.first : window.last] = best[number * stride : number * stride + size] == number
+    context = np.full((len(windows), stride * (len(windows) - 1) + sizes[-1]), -np.inf)
+    for row, size in enumerate(sizes):
+        position = np.arange(size)
+        minimum = np.minimum(position, size - 1 - position)
+        context[row, row * stride : row * stride + size] = minimum + 0.01 * size
+    best = context.argmax(0)
+    for row, (window, size) in enumerate(zip(windows, sizes, strict=True)):
+        window.can_start[window.first : window.last] = best[row * stride : row * stride + size] == row
 
 
-def _joined(cut: Sequence[Sequence[_Window]]) -> Windows:
+def _concatenate(cut: Sequence[Sequence[_Window]]) -> Windows:
     flat = [window for windows in cut for window in windows]
+    questions = [index for index, windows in enumerate(cut) for _ in windows]
+    offsets = [window.offsets for window in flat] or [np.zeros((0, 2), np.int32)]
+    can_start = [window.can_start for window in flat] or [np.zeros(0, np.bool_)]
     return Windows(
-        questions=torch.tensor(
-            [place for place, windows in enumerate(cut) for _ in windows], dtype=torch.int64
-        ),
+        questions=torch.tensor(questions, dtype=torch.int64),
         ends=torch.tensor([len(window.tokens) for window in flat], dtype=torch.int64).cumsum(0),
         tokens=torch.tensor([token for window in flat for token in window.tokens], dtype=torch.int32),
         types=torch.tensor([kind for window in flat for kind in window.types], dtype=torch.int8),
-        offsets=torch.from_numpy(
-            np.concatenate([window.offsets for window in flat] or [np.zeros((0, 2), np.int32)])
-        ),
-        begins=torch.from_numpy(
-            np.concatenate([window.begins for window in flat] or [np.zeros(0, np.bool_)])
-        ),
+        offsets=torch.from_numpy(np.concatenate(offsets)),
+        can_start=torch.from_numpy(np.concatenate(can_start)),
         targets=torch.tensor([window.target for window in flat], dtype=torch.int64).view(-1, 2),
     )

@@ -67,7 +67,7 @@ def make_spec(archive: Path, learner: str, **train: Any) -> dict[str, Any]:
         "side": "tiny:TinySide" if "side" in used else None,
         "merger": "alpha" if "merger" in used else None,
         "learner": learner,
-        "env": {"name": "images", "archive": str(archive), "size": 8, "classes_per_task": 2},
+        "env": {"name": "images", "archive": str(archive), "image_size": 8, "classes_per_task": 2},
         "train": {"steps": STEPS, "batch": 5, "lr": 0.05, "optimizer": "sgd", "precision": "fp32", **train},
         "seed": 3,
     }
@@ -198,7 +198,12 @@ def test_what_cannot_be_shared_is_refused_by_all_and_told_once(
 @posix
 def test_torchrun_starts_a_run_as_the_readme_says(server: Order, tmp_path: Path) -> None:
     train = {"steps": 2, "batch": 8, "optimizer": "sgd", "precision": "fp32"}
-    spec = {"base": "resnet44", "learner": "finetune", "env": {"name": "digits", "tasks": 1}, "train": train}
+    spec = {
+        "base": "resnet44",
+        "learner": "finetune",
+        "env": {"name": "digits", "num_tasks": 1},
+        "train": train,
+    }
     succeed(server(1, tmp_path / "one", spec))
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     words = ["--spec", str(tmp_path / "spec.json"), "--out", str(tmp_path / "two"), "--quiet"]

@@ -19,7 +19,7 @@ from sidetune_core.training import run as training_run
 
 ROOT = Path(__file__).parents[3]
 COMMAND = (
-    "sidetune-run --env digits --env.tasks 2 --base resnet20 --base.weights none --learner features "
+    "sidetune-run --env digits --env.num-tasks 2 --base resnet20 --base.weights none --learner features "
     "--train.steps 2"
 )
 CLAIM = f'table = "small"\nmethod = "features"\ncommand = "{COMMAND}"\nseeds = [0, 1]\ntolerance = 0.01\n'
@@ -166,7 +166,8 @@ def test_a_claim_with_another_result_does_not_hold(
 
 
 @pytest.mark.parametrize(
-    "assignment", ["env.tasks=1", "train.lr=1", "learner.norm=false", "side.weights=x.safetensors", "seed=1"]
+    "assignment",
+    ["env.num-tasks=1", "train.lr=1", "learner.norm=false", "side.weights=x.safetensors", "seed=1"],
 )
 def test_options_of_the_claim_cannot_be_set(
     sidetune: Callable[..., tuple[int, str, str]], tmp_path: Path, assignment: str

@@ -78,12 +78,12 @@ def own(
     tmp_path: Path,
 ) -> Own:
     """Options of single plugins: files that are there, and little work."""
-    dense = {"size": 32, "decoder": 16}
+    dense = {"image_size": 32, "decoder_width": 16}
     split = {
         "root": str(write_taskonomy(tmp_path / "taskonomy")),
-        "train": "hanson",
-        "test": "merom",
-        "cache": str(tmp_path / "cache"),
+        "train_buildings": ("hanson",),
+        "test_buildings": ("merom",),
+        "cache_dir": str(tmp_path / "cache"),
     }
     return {
         ("base", "taskonomy"): {"width": 2},
@@ -100,9 +100,14 @@ def own(
             "eval_episodes": 2,
             "num_envs": 2,
         },
-        ("env", "rgbd"): {"frames": str(write_frames(tmp_path / "frames")), **dense},
+        ("env", "rgbd"): {"root": str(write_frames(tmp_path / "frames")), **dense},
         ("env", "rooms"): dense,
-        ("env", "squad"): {"tokenizer": str(tiny_bert), "train": str(squad_file), "window": 48, "stride": 16},
+        ("env", "squad"): {
+            "tokenizer": str(tiny_bert),
+            "train_file": str(squad_file),
+            "max_length": 48,
+            "doc_stride": 16,
+        },
         ("env", "taskonomy"): {**split, **dense},
     }
 

@@ -79,7 +79,7 @@ def make_spec(
         "env": {
             "name": "images",
             "archive": str(archive),
-            "size": 8,
+            "image_size": 8,
             "classes_per_task": 2,
             "augment": augment,
         },

@@ -77,7 +77,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def spec(image_archive: Path) -> sidetune_core.RunSpec:
-    env = {"name": "images", "archive": image_archive, "classes_per_task": 2, "size": 8}
+    env = {"name": "images", "archive": image_archive, "classes_per_task": 2, "image_size": 8}
     return sidetune_core.RunSpec(
         base="tiny:TinyBase", side="tiny:TinySide", merger="alpha", learner="sidetune", env=env, train=TRAIN
     )

@@ -305,7 +305,7 @@ def test_resuming_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_evaluations_of_the_validation_split_are_kept_apart(image_archive: Path, tmp_path: Path) -> None:
-    env = {"name": "images", "archive": image_archive, "classes_per_task": 2, "holdout": 0.2}
+    env = {"name": "images", "archive": image_archive, "classes_per_task": 2, "val_fraction": 0.2}
     spec = sidetune_core.RunSpec(
         base={"name": "resnet20", "weights": "none"}, learner="features", env=env, train=TRAIN
     )

@@ -34,9 +34,9 @@ def spec(write_taskonomy: Callable[..., Path], tmp_path: Path) -> Callable[..., 
     root = write_taskonomy(tmp_path / "data", points=1, domains=domains)
 
     def make(learner: str, **components: Any) -> RunSpec:
-        env = {"name": "taskonomy", "root": str(root), "train": "hanson", "test": "merom"}
-        env |= {"domains": "normal,segment_semantic,class_object"}
-        env |= {"size": 32, "decoder": 16, "cache": str(tmp_path / "cache")}
+        env = {"name": "taskonomy", "root": str(root), "train_buildings": ("hanson",)}
+        env |= {"test_buildings": ("merom",), "domains": ("normal", "segment_semantic", "class_object")}
+        env |= {"image_size": 32, "decoder_width": 16, "cache_dir": str(tmp_path / "cache")}
         kinds = load(find(LEARNER, learner))
         slots = {"side": "fcn3", "merger": "alpha"} | components
         used = {

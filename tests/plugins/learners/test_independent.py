@@ -65,7 +65,11 @@ def test_on_a_single_task_it_is_joint_training_and_fine_tuning_bit_for_bit(
         train = {"steps": 4, "batch": 8, "precision": "fp32"}
         beside = chosen.side if side else None
         spec = sidetune_core.RunSpec(
-            base=chosen.base, side=beside, learner=learner, env={"name": "digits", "tasks": 1}, train=train
+            base=chosen.base,
+            side=beside,
+            learner=learner,
+            env={"name": "digits", "num_tasks": 1},
+            train=train,
         )
         return sidetune_core.run(spec, tmp_path / learner)
 

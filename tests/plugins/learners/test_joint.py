@@ -20,7 +20,7 @@ def test_it_keeps_the_contract(options: dict[str, Any]) -> None:
 
 
 def run(path: Path, chosen: Any, **options: Any) -> sidetune_core.Run:
-    env, train = {"name": "digits", "tasks": 3}, {"steps": 4, "batch": 8, "precision": "fp32"}
+    env, train = {"name": "digits", "num_tasks": 3}, {"steps": 4, "batch": 8, "precision": "fp32"}
     return sidetune_core.run(
         sidetune_core.RunSpec(base=chosen.base, learner={"name": "joint", **options}, env=env, train=train),
         path,

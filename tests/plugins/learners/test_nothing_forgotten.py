@@ -49,7 +49,7 @@ def test_r_is_constant_below_its_diagonal(
         base=chosen.base,
         side=None if name == "features" else chosen.side,
         learner={"name": name, **options},
-        env={"name": "digits", "tasks": 3},
+        env={"name": "digits", "num_tasks": 3},
         train={"steps": 4, "batch": 8, "precision": "fp32"},
     )
     run = sidetune_core.run(spec, tmp_path / "run")

@@ -35,7 +35,7 @@ def test_it_never_asks_for_pretrained_weights(world: Any, pretrained: Any) -> No
 
 def test_the_result_does_not_depend_on_the_weights_that_are_named(chosen: Any, tmp_path: Path) -> None:
     def run(path: Path, base: sidetune_core.Choice, side: sidetune_core.Choice) -> sidetune_core.Run:
-        env, train = {"name": "digits", "tasks": 1}, {"steps": 2, "batch": 8, "precision": "fp32"}
+        env, train = {"name": "digits", "num_tasks": 1}, {"steps": 2, "batch": 8, "precision": "fp32"}
         return sidetune_core.run(
             sidetune_core.RunSpec(base=base, side=side, learner="scratch", env=env, train=train), path
         )

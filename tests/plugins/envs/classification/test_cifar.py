@@ -79,7 +79,7 @@ def test_torchvisions_images_keep_their_labels_and_splits(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("stand_in")
 def test_asking_for_ninety_nine_tasks_gives_those_there_are(tmp_path: Path) -> None:
-    assert len(stream(root=tmp_path, tasks=99).tasks()) == 2
+    assert len(stream(root=tmp_path, num_tasks=99).tasks()) == 2
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_an_archive_of_another_image_size_is_an_error(make_image_archive: MakeAr
 
 
 def test_too_few_classes_for_a_task_are_an_error(image_archive: Path) -> None:
-    with pytest.raises(api.OptionError, match=r"4 classes cannot be cut into tasks of 10 .*possible: 2, 4"):
+    with pytest.raises(api.OptionError, match=r"4 classes cannot be split into tasks of 10 .*possible: 2, 4"):
         stream(archive=image_archive).tasks()
 
 

@@ -11,7 +11,6 @@ from sidetune_plugins.envs.dense.geometry import (
     along_axis,
     euclidean,
     keypoints,
-    measured,
     normals,
     occlusion_edges,
     points,
@@ -19,11 +18,12 @@ from sidetune_plugins.envs.dense.geometry import (
     reshading,
     smooth,
     texture_edges,
+    valid_depth,
 )
 from torch import Tensor
 
 SIZE = 64
-CAMERA = Camera.of_view(radians(60), SIZE, SIZE)
+CAMERA = Camera.from_fov(radians(60), SIZE, SIZE)
 INNER = slice(2, -2)
 
 
@@ -33,7 +33,7 @@ def plane(normal: Tensor, distance: float) -> Tensor:
 
 
 def ball(radius: float, away: float, axes: tuple[int, ...] = (0, 1, 2)) -> Tensor:
-    """Depth (1, H, W) of a ball in front of the camera, or of a cylinder where the rays count along two axes only; 0 beside it."""
+    """Depth (1, H, W) of a ball in front of the camera, or of a cylinder with two `axes` only; 0 outside."""
     rays = CAMERA.rays(SIZE, SIZE).double()[list(axes)]
     a, b = rays.square().sum(0), -2 * rays[-1] * away
     root = b.square() - 4 * a * (away**2 - radius**2)
@@ -113,7 +113,7 @@ def test_normals_do_not_reach_over_a_step() -> None:
 def test_what_was_not_measured_is_told_and_spoils_nothing() -> None:
     depth = torch.full((1, SIZE, SIZE), 2.0)
     depth[0, 10, 10], depth[0, 20, 20], depth[0, 30, 30] = 0.0, float("nan"), float("inf")
-    assert int((~measured(depth)).sum()) == 3
+    assert int((~valid_depth(depth)).sum()) == 3
     for found, valid in (normals(depth, CAMERA), principal_curvature(depth, CAMERA)):
         assert found.isfinite().all()
         assert not valid[0, 10, 10]

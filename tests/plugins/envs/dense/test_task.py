@@ -89,9 +89,9 @@ def test_a_head_gives_the_size_that_is_asked_for() -> None:
         40,
         44,
     )
-    with pytest.raises(FitError, match=r"a dense task needs encodings that are maps \(C, H, W\)"):
+    with pytest.raises(FitError, match=r"a dense task needs feature maps \(C, H, W\)"):
         DenseHead((64,), 2, (32, 32), bounded=True)
-    with pytest.raises(FitError, match="needs encodings that are maps"):
+    with pytest.raises(FitError, match="needs feature maps"):
         VectorHead((5, 8), 10)
 
 
@@ -154,7 +154,7 @@ def test_classes_of_pixels_and_of_images_have_an_accuracy() -> None:
     scores = torch.tensor([5.0, 0.0]).view(1, 2, 1, 1)
     assert pixels.evaluate(lambda _: scores.expand(2, 2, 16, 16))["accuracy"] == pytest.approx(0.875)
     whole = DenseTask(
-        Domain("room", "cross-entropy", 2, "labels", masked=False, whole=True),
+        Domain("room", "cross-entropy", 2, "labels", masked=False, per_image=True),
         frames(room=torch.tensor([0, 1, 0, 1, 0, 1])),
     )
     assert whole.make_head((8, 1, 1))(torch.zeros(2, 8, 1, 1)).shape == (2, 2)

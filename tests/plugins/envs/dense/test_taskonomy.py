@@ -31,7 +31,7 @@ SEED_ORDER = [
     "class-object",
     "rgb",
 ]
-SPLIT = {"train": "hanson", "test": "merom"}
+SPLIT = {"train_buildings": ("hanson",), "test_buildings": ("merom",)}
 
 
 @pytest.fixture
@@ -41,7 +41,15 @@ def env(tmp_path: Path) -> Callable[..., Any]:
 
     def make(root: Path, seed: int = 0, **options: Any) -> Any:
         return cls(
-            cls.Config(**{"root": root, "size": 16, "decoder": 16, "cache": tmp_path / "cache", **options}),
+            cls.Config(
+                **{
+                    "root": root,
+                    "image_size": 16,
+                    "decoder_width": 16,
+                    "cache_dir": tmp_path / "cache",
+                    **options,
+                }
+            ),
             seed,
         )
 
@@ -100,7 +108,7 @@ def test_one_building_is_split_by_its_points_the_same_way_in_every_run(
     root = write_taskonomy(
         tmp_path / "model-1", ["model-1"], points=5, views=2, layout=layout, domains=("rgb", "depth_zbuffer")
     )
-    (one,), (other,) = (env(root, seed, domains="depth_zbuffer").tasks() for seed in (0, 1))
+    (one,), (other,) = (env(root, seed, domains=("depth_zbuffer",)).tasks() for seed in (0, 1))
     assert (one.size("train"), one.size("test")) == (8, 2)
     assert ids(one, "test") == ids(other, "test")
     assert ids(one, "test").isdisjoint(first(one, 8).ids.tolist())
@@ -113,7 +121,7 @@ def test_domains_are_scaled_over_the_whole_range_of_their_bits(
     folder = root / "depth_euclidean" / "hanson"
     values = np.array([[0, 65535], [32768, 16384]], dtype=np.uint16).repeat(8, 0).repeat(8, 1)
     Image.fromarray(values).save(folder / "point_0_view_0.png")
-    tasks = {task.id: task for task in env(root, masks=False, **SPLIT).tasks()}
+    tasks = {task.id: task for task in env(root, mask_invalid=False, **SPLIT).tasks()}
     depth = first(tasks["depth-euclidean"], 1).targets[0, 0]
     torch.testing.assert_close(depth[::8, ::8], torch.tensor([[-1.0, 1.0], [0.0, -0.5]]), rtol=0, atol=1e-4)
     pixels = np.asarray(Image.open(root / "normal" / "hanson" / "point_0_view_0.png"))
@@ -127,8 +135,8 @@ def test_domains_are_scaled_over_the_whole_range_of_their_bits(
     assert labels.dtype == torch.int64
     stored = np.array(Image.open(root / "segment_semantic" / "hanson" / "point_0_view_0.png"))
     assert torch.equal(labels[0], torch.from_numpy(stored).long())
-    chances = first(tasks["class-object"], 1).targets
-    torch.testing.assert_close(chances.sum(1), torch.ones(1))
+    probabilities = first(tasks["class-object"], 1).targets
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(1))
 
 
 def test_pixels_near_a_depth_that_was_not_measured_do_not_count(
@@ -136,7 +144,7 @@ def test_pixels_near_a_depth_that_was_not_measured_do_not_count(
 ) -> None:
     root = write_taskonomy(tmp_path / "data", size=32)
     (task,) = env(
-        root, domains="normal", **SPLIT
+        root, domains=("normal",), **SPLIT
     ).tasks()  # 4 x 4 pixels of 32 x 32 lack depth, and two around them are left out
     batch = first(task)
     valid = batch.targets[:, 3]
@@ -156,7 +164,9 @@ def test_few_images_are_drawn_by_the_seed_and_more_contain_fewer(
     root = write_taskonomy(tmp_path / "data", points=8, views=2, domains=("rgb",))
     images = {}
     for count, seed in ((3, 0), (6, 0), (6, 1)):
-        (task,) = env(root, seed, domains="rgb", masks=False, images=count, test_images=4, **SPLIT).tasks()
+        (task,) = env(
+            root, seed, domains=("rgb",), mask_invalid=False, max_images=count, max_test_images=4, **SPLIT
+        ).tasks()
         assert (task.size("train"), task.size("test")) == (count, 4)
         images[count, seed] = {value.numpy().tobytes() for value in first(task, count).inputs["image"]}
     assert images[3, 0] < images[6, 0]
@@ -171,20 +181,28 @@ def test_buildings_come_from_the_table_of_the_data_set(
     with pytest.raises(
         DataError, match=r"no images of \d+ buildings, allensville, beechwood, benevolence and \d+ more"
     ):
-        env(root, domains="rgb", masks=False, csv=table).tasks()
+        env(root, domains=("rgb",), mask_invalid=False, splits_file=table).tasks()
     with pytest.warns(
         UserWarning,
-        match=r"0 of 16 views in .* cannot be used: no images of \d+ buildings, .*They are left out",
+        match=r"0 of 16 views in .* are unusable: no images of \d+ buildings, .*They are skipped",
     ):
-        (task,) = env(root, domains="rgb", masks=False, csv=table, faults="drop").tasks()
+        (task,) = env(root, domains=("rgb",), mask_invalid=False, splits_file=table, on_error="skip").tasks()
     assert {split: task.size(split) for split in ("train", *task.splits)} == {"train": 8, "val": 4, "test": 4}
 
 
 def test_several_buildings_need_a_split(env: Any, write_taskonomy: Write, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"has 2 buildings \(hanson, merom\): say which make a split"):
-        env(write_taskonomy(tmp_path / "data", domains=("rgb",)), domains="rgb", masks=False).tasks()
+    with pytest.raises(OptionError, match=r"has 2 buildings \(hanson, merom\): assign them to splits"):
+        env(
+            write_taskonomy(tmp_path / "data", domains=("rgb",)), domains=("rgb",), mask_invalid=False
+        ).tasks()
     with pytest.raises(OptionError, match="merom cannot be in two splits"):
-        env(tmp_path / "data", domains="rgb", masks=False, train="hanson,merom", test="merom").tasks()
+        env(
+            tmp_path / "data",
+            domains=("rgb",),
+            mask_invalid=False,
+            train_buildings=("hanson", "merom"),
+            test_buildings=("merom",),
+        ).tasks()
 
 
 def test_every_fault_is_named_and_counted_before_training(
@@ -198,40 +216,48 @@ def test_every_fault_is_named_and_counted_before_training(
     Image.fromarray(np.ones((20, 20), dtype=np.uint16)).save(small)
     narrow = root / "depth_zbuffer" / "merom" / "point_0_view_0.png"
     Image.fromarray(np.ones((32, 32), dtype=np.uint8)).save(narrow)
-    options = {"domains": "normal", **SPLIT}
+    options = {"domains": ("normal",), **SPLIT}
     with pytest.raises(DataError) as caught:
         env(root, **options).tasks()
-    said = str(caught.value)
-    assert f"4 of 12 views in {root} cannot be used" in said
-    assert "1 missing in normal, such as hanson: point_0_view_0" in said
-    assert f"1 unusable in rgb, such as {damaged} cannot be read as an image" in said
-    assert f"{small} is 20 x 20, the others 32 x 32" in said
-    assert f"{narrow} has 8 bits a channel, expected 16" in said
-    assert "--env.faults drop" in said
-    with pytest.warns(UserWarning, match=f"4 of 12 views in {root} cannot be used"):
-        (task,) = env(root, faults="drop", **options).tasks()
+    message = str(caught.value)
+    assert f"4 of 12 views in {root} are unusable" in message
+    assert "1 missing in normal, such as hanson: point_0_view_0" in message
+    assert f"1 unusable in rgb, such as {damaged} cannot be read as an image" in message
+    assert f"{small} is 20 x 20, the others 32 x 32" in message
+    assert f"{narrow} has 8 bits per channel, expected 16" in message
+    assert "--env.on-error skip" in message
+    with pytest.warns(UserWarning, match=f"4 of 12 views in {root} are unusable"):
+        (task,) = env(root, on_error="skip", **options).tasks()
     assert (task.size("train"), task.size("test")) == (4, 4)
 
 
-def test_a_damaged_vector_and_a_label_too_many_are_told(
+def test_a_damaged_vector_and_a_label_too_many_are_reported(
     env: Any, write_taskonomy: Write, tmp_path: Path
 ) -> None:
     root = write_taskonomy(tmp_path / "data", points=1)
     np.save(root / "class_object" / "hanson" / "point_0_view_0.npy", np.zeros(10))
-    with pytest.raises(DataError, match=r"point_0_view_0\.npy is no array of 1000 finite numbers"):
-        env(root, domains="class_object", **SPLIT).tasks()
+    with pytest.raises(DataError, match=r"point_0_view_0\.npy is not an array of 1000 finite numbers"):
+        env(root, domains=("class_object",), **SPLIT).tasks()
     Image.fromarray(np.full((32, 32), 18, dtype=np.uint8)).save(
         root / "segment_semantic" / "hanson" / "point_0_view_0.png"
     )
-    with pytest.raises(DataError, match="task 'segment-semantic': a label is 18, expected 0 to 17"):
-        env(root, domains="segment_semantic", **SPLIT).tasks()
+    with pytest.raises(
+        DataError, match="task 'segment-semantic': label 18 is out of range, expected 0 to 17"
+    ):
+        env(root, domains=("segment_semantic",), **SPLIT).tasks()
 
 
 def test_images_are_decoded_once(
     env: Any, write_taskonomy: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_taskonomy(tmp_path / "data", domains=("rgb", "depth_zbuffer"))
-    options = {"domains": "depth_zbuffer,rgb", **SPLIT}
+    options = {
+        "domains": (
+            "depth_zbuffer",
+            "rgb",
+        ),
+        **SPLIT,
+    }
     once = env(root, **options)
     before = [first(task).targets for task in once.tasks()]
     opened = Image.open
@@ -251,12 +277,20 @@ def test_images_are_decoded_once(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"root": None}, "needs the data set: give --env.root"),
-        ({"domains": "normals"}, "no domain 'normals'"),
-        ({"domains": "normal,normal"}, "each once"),
+        ({"root": None}, "needs the data set: pass --env.root"),
+        ({"domains": ("normals",)}, "no domain 'normals'"),
+        (
+            {
+                "domains": (
+                    "normal",
+                    "normal",
+                )
+            },
+            "each once",
+        ),
     ],
 )
-def test_wrong_options_are_told_before_any_data_is_read(
+def test_wrong_options_are_reported_before_any_data_is_read(
     env: Any, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(OptionError, match=message):
@@ -266,9 +300,9 @@ def test_wrong_options_are_told_before_any_data_is_read(
 def test_domains_that_are_not_there_are_named(env: Any, write_taskonomy: Write, tmp_path: Path) -> None:
     root = write_taskonomy(tmp_path / "data", domains=("rgb",))
     with pytest.raises(DataError, match="has no images of normal, depth_zbuffer"):
-        env(root, domains="normal", **SPLIT).tasks()
+        env(root, domains=("normal",), **SPLIT).tasks()
     with pytest.raises(DataError, match=r"no folder .*nowhere"):
-        env(tmp_path / "nowhere", domains="normal", **SPLIT).tasks()
+        env(tmp_path / "nowhere", domains=("normal",), **SPLIT).tasks()
 
 
 def test_pictures_show_input_target_prediction_and_error(

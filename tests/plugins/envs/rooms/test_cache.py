@@ -15,7 +15,7 @@ NAMES = ["rgb", "normal", "depth_zbuffer", "class_room"]
 
 def images(folder: Path | None, numbers: list[int], said: list[str] | None = None) -> dict[str, Tensor]:
     lines: list[str] = [] if said is None else said
-    return cache.Rooms(0, "train", 32, folder).images(numbers, NAMES, lines.append)
+    return cache.RoomCache(0, "train", 32, folder).images(numbers, NAMES, lines.append)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -25,12 +25,16 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_more_rooms_contain_fewer_and_seeds_draw_others_with_every_kind_alike() -> None:
-    few, many, all_of_them = (cache.drawn(count, 1024, seed=0) for count in (25, 100, 1024))
+    few, many, all_of_them = (cache.sample_indices(count, 1024, seed=0) for count in (25, 100, 1024))
     assert many[:25] == few
     assert sorted(all_of_them) == list(range(1024))
-    assert not set(few) & set(cache.drawn(25, 1024, seed=1))
+    assert not set(few) & set(cache.sample_indices(25, 1024, seed=1))
     assert sorted(number % 8 for number in few[:24]) == sorted(list(range(8)) * 3)
-    assert cache.drawn(1500, 1024, seed=0) == cache.drawn(1500, 1024, seed=1) == list(range(1500))
+    assert (
+        cache.sample_indices(1500, 1024, seed=0)
+        == cache.sample_indices(1500, 1024, seed=1)
+        == list(range(1500))
+    )
 
 
 def test_what_is_kept_is_what_was_rendered_whatever_was_rendered_with_it(tmp_path: Path) -> None:
@@ -67,20 +71,20 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_done_without(
 ) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     said: list[str] = []
-    monkeypatch.setattr(cache, "TOGETHER", 1)
+    monkeypatch.setattr(cache, "BATCH_BLOCKS", 1)
     assert same(images(tmp_path / "file", [0, 8], said), images(None, [0, 8]))
     assert len(said) == 1
-    assert "not kept for later runs" in said[0]
+    assert "not cached" in said[0]
 
 
 def test_a_long_rendering_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "TOGETHER", 1)
-    monkeypatch.setattr(cache, "BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(cache, "BATCH_BLOCKS", 1)
+    monkeypatch.setattr(cache, "PROGRESS_INTERVAL", 0.0)
     said: list[str] = []
     images(None, [0, 8], said)
     assert said == ["rendering rooms (train): 8 of 16", "rendering rooms (train): 16 of 16"]
 
 
 def test_the_generator_is_known_by_its_code() -> None:
-    assert cache.generator() == cache.generator()
-    assert len(cache.generator()) == 16
+    assert cache.source_digest() == cache.source_digest()
+    assert len(cache.source_digest()) == 16

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sidetune_plugins.envs.rooms.labels import TASKONOMY, labelled
+from sidetune_plugins.envs.rooms.labels import TASKONOMY, make_labels
 from sidetune_plugins.envs.rooms.scene import KINDS, Scene, sample_scene
 from sidetune_plugins.envs.rooms.shading import render
 from sidetune_plugins.envs.rooms.taskonomy_export import write_taskonomy
@@ -21,7 +21,7 @@ from sidetune_core.config.kinds import ENV
 from sidetune_core.config.registry import find, load
 from sidetune_core.config.resolve import resolve
 
-SMALL = {"images": 10, "test_images": 4, "size": 32, "decoder": 16}
+SMALL = {"num_images": 10, "num_test_images": 4, "image_size": 32, "decoder_width": 16}
 WIDE = ("depth_zbuffer", "depth_euclidean", "keypoints2d", "keypoints3d", "edge_texture", "edge_occlusion")
 
 
@@ -76,7 +76,7 @@ def test_twelve_tasks_come_in_the_order_of_the_original_with_the_kind_of_room_fo
 
 def test_test_rooms_depend_on_the_series_alone_and_training_rooms_on_the_seed_too(env: Any) -> None:
     def images(split: str = "train", **options: Any) -> dict[int, bytes]:
-        (task,) = env(domains="rgb", **options).tasks()
+        (task,) = env(domains=("rgb",), **options).tasks()
         rows = task._frames.rows[split]
         return {
             int(row): image.numpy().tobytes()
@@ -85,15 +85,15 @@ def test_test_rooms_depend_on_the_series_alone_and_training_rooms_on_the_seed_to
 
     assert images() == images()
     assert images("test") == images("test", seed=1)
-    assert images(images=4).items() <= images().items()
+    assert images(num_images=4).items() <= images().items()
     for other in ({"seed": 1}, {"series": 1}):
         assert set(images(**other).values()).isdisjoint(images().values())
     streams = [
-        env(domains="normal"),
-        env(domains="rgb"),
+        env(domains=("normal",)),
+        env(domains=("rgb",)),
         env(seed=3),
-        env(series=1, domains="normal"),
-        env(size=40, domains="normal"),
+        env(series=1, domains=("normal",)),
+        env(image_size=40, domains=("normal",)),
     ]
     for stream in streams:
         stream.tasks()
@@ -102,7 +102,12 @@ def test_test_rooms_depend_on_the_series_alone_and_training_rooms_on_the_seed_to
 
 
 def test_depth_and_curvature_fill_their_range(env: Any) -> None:
-    depth, curvature = env(domains="depth_zbuffer,curvature").tasks()
+    depth, curvature = env(
+        domains=(
+            "depth_zbuffer",
+            "curvature",
+        )
+    ).tasks()
     given = batch(depth, 10).targets
     metres = 6 * (given[:, :1] + 1)[given[:, 1:] > 0]
     assert 0 < float(metres.min()) < float(metres.median()) < float(metres.max()) < 12
@@ -113,10 +118,18 @@ def test_depth_and_curvature_fill_their_range(env: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"domains": "normals"}, "no domain 'normals'"),
-        ({"domains": "class_object"}, "no domain 'class_object'"),
-        ({"domains": "normal,normal"}, "each once"),
-        ({"size": 60}, "multiple of 8, not 60"),
+        ({"domains": ("normals",)}, "no domain 'normals'"),
+        ({"domains": ("class_object",)}, "no domain 'class_object'"),
+        (
+            {
+                "domains": (
+                    "normal",
+                    "normal",
+                )
+            },
+            "each once",
+        ),
+        ({"image_size": 60}, "multiple of 8, not 60"),
     ],
 )
 def test_what_does_not_exist_is_refused(env: Any, options: dict[str, Any], message: str) -> None:
@@ -147,7 +160,14 @@ def test_parts_that_suit_the_env_are_taken_where_none_is_named() -> None:
 
 def test_a_run_leaves_pictures(tmp_path: Path) -> None:
     spec = sidetune_core.RunSpec(
-        env={"name": "rooms", "domains": "normal,segment_semantic", **SMALL},
+        env={
+            "name": "rooms",
+            "domains": (
+                "normal",
+                "segment_semantic",
+            ),
+            **SMALL,
+        },
         base={"name": "taskonomy", "width": 4},
         train={"steps": 2, "batch": 4, "device": "cpu"},
     )
@@ -158,7 +178,7 @@ def test_a_run_leaves_pictures(tmp_path: Path) -> None:
 
 def test_what_is_written_is_what_was_rendered(tmp_path: Path, scenes: list[Scene]) -> None:
     write_taskonomy(tmp_path, {"hall": scenes[:2], "den": scenes[2:]}, 32)
-    labels = labelled(scenes, render(scenes, 32), TASKONOMY)
+    labels = make_labels(scenes, render(scenes, 32), TASKONOMY)
     folders = {"principal_curvature" if name == "curvature" else name for name in labels} - {
         "mask",
         "class_room",
@@ -191,7 +211,7 @@ def test_one_building_may_be_written_as_the_public_sample_is(
     write_taskonomy(tmp_path, {"model": scenes[:1]}, 32, layout)
     folder = tmp_path / "normal" if layout == "sample" else tmp_path
     assert (folder / "point_0_view_0_domain_normal.png").is_file()
-    with pytest.raises(ValueError, match="holds one building"):
+    with pytest.raises(ValueError, match="is for one building"):
         write_taskonomy(tmp_path, {"a": scenes[:1], "b": scenes[1:]}, 32, layout)
 
 
@@ -200,11 +220,11 @@ def test_env_taskonomy_reads_what_is_exported(env: Any, tmp_path: Path) -> None:
     cls = load(find(ENV, "taskonomy"))
     options = {
         "root": tmp_path / "data",
-        "train": "train",
-        "test": "test",
-        "size": 32,
-        "decoder": 16,
-        "cache": tmp_path / "cache",
+        "train_buildings": ("train",),
+        "test_buildings": ("test",),
+        "image_size": 32,
+        "decoder_width": 16,
+        "cache_dir": tmp_path / "cache",
     }
     ours = {task.id: batch(task, 10) for task in env().tasks()}
     theirs = {task.id: task for task in cls(cls.Config(**options), 0).tasks()}

@@ -12,8 +12,8 @@ import torch
 from sidetune_plugins.envs.dense.geometry import Camera as Pinhole
 from sidetune_plugins.envs.dense.geometry import normals, principal_curvature
 from sidetune_plugins.envs.rooms import ray_cast
-from sidetune_plugins.envs.rooms.labels import INDOORS, TASKONOMY, labelled
-from sidetune_plugins.envs.rooms.ray_cast import cast, pack
+from sidetune_plugins.envs.rooms.labels import INDOORS, TASKONOMY, make_labels
+from sidetune_plugins.envs.rooms.ray_cast import cast_rays, pack_scenes
 from sidetune_plugins.envs.rooms.scene import KINDS, Camera, Light, Scene, Window, sample_scene
 from sidetune_plugins.envs.rooms.shading import Views, render
 from sidetune_plugins.envs.rooms.solids import (
@@ -24,7 +24,7 @@ from sidetune_plugins.envs.rooms.solids import (
     Material,
     Solid,
     Vector,
-    axes_of,
+    solid_axes,
 )
 from torch import Tensor
 
@@ -35,9 +35,9 @@ DIM = Light((5.0, 1.0, 2.9), (1.0, 1.0, 1.0))
 
 
 def solid(
-    kind: int, centre: Vector, size: Vector, clip: float = 2.0, yaw: float = 0.0, lie: str = "upright"
+    kind: int, centre: Vector, size: Vector, clip: float = 2.0, yaw: float = 0.0, orientation: str = "upright"
 ) -> Solid:
-    return Solid(kind, centre, axes_of(yaw, lie), size, clip, 6, 2, 907)  # type: ignore[arg-type]
+    return Solid(kind, centre, solid_axes(yaw, orientation), size, clip, 6, 2, 907)  # type: ignore[arg-type]
 
 
 def scene(
@@ -86,7 +86,7 @@ def test_a_wall_has_one_depth_and_distances_of_its_own() -> None:
         views.normal[0][:, wall], torch.tensor([0.0, 0.0, 1.0])[:, None].expand(-1, int(wall.sum()))
     )
     assert float(views.curvature.abs().max()) == 0
-    stored = labelled([scene()], views, TASKONOMY)
+    stored = make_labels([scene()], views, TASKONOMY)
     assert set(stored["depth_zbuffer"][0, 0].int()[wall].tolist()) == {7 * 512}
     distance = 7 * 512 * rays().square().sum(0).sqrt()
     torch.testing.assert_close(
@@ -126,16 +126,18 @@ def test_the_inside_of_a_bowl_bends_the_other_way() -> None:
     )
 
 
-@pytest.mark.parametrize("lie", ["upright", "along x", "along y"])
-def test_a_cylinder_bends_one_way(lie: str) -> None:
-    views = render([scene(solid(FRUSTUM, (5.2, 3.0, 1.4), (0.25, 0.25, 0.4), yaw=0.3, lie=lie))], SIZE)
+@pytest.mark.parametrize("orientation", ["upright", "along x", "along y"])
+def test_a_cylinder_bends_one_way(orientation: str) -> None:
+    views = render(
+        [scene(solid(FRUSTUM, (5.2, 3.0, 1.4), (0.25, 0.25, 0.4), yaw=0.3, orientation=orientation))], SIZE
+    )
     x, y, z = points(views)[:, views.semantic[0] == 2] - torch.tensor([5.2, 3.0, 1.4])[:, None]
     across, along = math.cos(0.3) * x + math.sin(0.3) * y, -math.sin(0.3) * x + math.cos(0.3) * y
     axis, one, other = {
         "upright": (z, across, along),
         "along x": (across, along, z),
         "along y": (along, z, across),
-    }[lie]
+    }[orientation]
     curvature = views.curvature[0][:, views.semantic[0] == 2]
     side = curvature[0] > 0
     assert side.any()
@@ -161,7 +163,7 @@ def test_normals_and_curvatures_are_those_of_the_depth_map(shape: Solid) -> None
     """Finite differences over depth know nothing of the closed forms."""
     size = 256
     views = render([scene(shape)], size)
-    depth, pinhole = views.depth.double(), Pinhole.of_view(2 * math.atan(0.5), size, size)
+    depth, pinhole = views.depth.double(), Pinhole.from_fov(2 * math.atan(0.5), size, size)
     found, known = normals(depth, pinhole)
     curvature, bent = principal_curvature(depth, pinhole, radius=3)
     inner = torch.nn.functional.max_pool2d((views.semantic != 2).float(), 13, 1, 6) == 0
@@ -185,7 +187,7 @@ def test_a_box_before_a_wall_has_its_edge_where_it_ends() -> None:
     views = render([scene(box)], SIZE)
     row = views.depth[0, 31]
     assert torch.equal((row < 2).nonzero()[:, 0], torch.arange(15, 49))
-    edges = labelled([scene(box)], views, INDOORS)["edge_occlusion"][0, 0, 31].float()
+    edges = make_labels([scene(box)], views, INDOORS)["edge_occlusion"][0, 0, 31].float()
     assert edges.nonzero()[:, 0].tolist() == [14, 15, 48, 49]
     torch.testing.assert_close(
         edges[15], torch.tensor(65535 * 2 * (1 - 1.9 / 7)).clamp(max=65535), atol=200, rtol=0
@@ -195,8 +197,10 @@ def test_a_box_before_a_wall_has_its_edge_where_it_ends() -> None:
 def test_a_shadow_is_the_projection_of_what_throws_it() -> None:
     lamp = Light((5.0, 4.0, 2.5), (1.0, 1.0, 1.0))
     board = solid(BOX, (5.0, 4.0, 1.5), (0.4, 0.3, 0.001))
-    made = scene(board, lights=(lamp, lamp), camera=attrs.evolve(AHEAD, centre=(5.0, 1.0, 1.0), tangent=0.8))
-    hits = cast(pack([made]), 128)
+    made = scene(
+        board, lights=(lamp, lamp), camera=attrs.evolve(AHEAD, centre=(5.0, 1.0, 1.0), tan_half_fov=0.8)
+    )
+    hits = cast_rays(pack_scenes([made]), 128)
     x, y, z = (one[0] for one in hits.point)
     floor = (z.abs() < 1e-4) & (hits.solid[0] < 0)
     grow = 2.5 / 1.0
@@ -212,7 +216,7 @@ def test_nothing_is_known_through_a_window() -> None:
     x, z = 5 + 7 * rays()[0], 1.5 + 7 * rays()[1]
     opening = ((x - 5).abs() < 1) & ((z - 1.5).abs() < 0.5)
     assert torch.equal(~views.valid[0], opening)
-    stored = labelled([scene(windows=[window])], views, TASKONOMY)
+    stored = make_labels([scene(windows=[window])], views, TASKONOMY)
     for name in ("depth_zbuffer", "depth_euclidean"):
         assert set(stored[name][0, 0].int()[opening].tolist()) == {65535}
         assert int(stored[name][0, 0].int()[~opening].max()) < 65535
@@ -235,10 +239,10 @@ def test_tiles_leave_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = [sample_scene(5, index) for index in range(8)]
     before = render(scenes, SIZE)
 
-    def everywhere(batch: ray_cast.Batch, grid: ray_cast._Grid, *_: object) -> Tensor:
+    def everywhere(batch: ray_cast.SceneBatch, grid: ray_cast._TileGrid, *_: object) -> Tensor:
         return torch.ones(len(batch.kind), grid.tiles, grid.tiles, dtype=torch.bool)
 
-    for name in ("_projected", "_between"):
+    for name in ("_covered_tiles", "_near_shadow_rays"):
         monkeypatch.setattr(ray_cast, name, everywhere)
     after = render(scenes, SIZE)
     for field in attrs.fields(Views):
@@ -267,9 +271,9 @@ def test_a_room_is_the_same_whatever_else_is_rendered() -> None:
         3,
     ]  # more than are rendered at once
     scenes = [sample_scene(0, index) for index in indices]
-    together = labelled(scenes, render(scenes, SIZE), INDOORS)
+    together = make_labels(scenes, render(scenes, SIZE), INDOORS)
     for place in (0, 4, 16, 17):
-        alone = labelled([scenes[place]], render([sample_scene(0, indices[place])], SIZE), INDOORS)
+        alone = make_labels([scenes[place]], render([sample_scene(0, indices[place])], SIZE), INDOORS)
         for name, values in alone.items():
             assert np.array_equal(together[name][place].numpy(), values[0].numpy()), name
     assert sample_scene(0, 3) == scenes[0]

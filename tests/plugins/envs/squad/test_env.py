@@ -1,4 +1,4 @@
-"""The env squad: files, windows, answers, figures, tasks, and a run."""
+"""The env squad: files, windows, answers, metrics, tasks, and a run."""
 
 from __future__ import annotations
 
@@ -26,17 +26,19 @@ def stream(tiny_bert: Path, make_squad: MakeSquad) -> Callable[..., Any]:
     """Makes the env on small files, with the tokenizer of a few words."""
 
     def make(**options: Any) -> Any:
-        if "train" not in options:
-            options["train"] = make_squad()
-        return SQUAD(SQUAD.Config(**{"tokenizer": str(tiny_bert), "window": 48, "stride": 16, **options}), 0)
+        if "train_file" not in options:
+            options["train_file"] = make_squad()
+        return SQUAD(
+            SQUAD.Config(**{"tokenizer": str(tiny_bert), "max_length": 48, "doc_stride": 16, **options}), 0
+        )
 
     return make
 
 
 def questions_of(task: Any) -> tuple[list[str], list[str]]:
-    """Ids of the questions to learn from and to be tested on."""
-    learnt, tested = task._train.questions, task._test.questions
-    return [question.id for question, _ in learnt], [question.id for question, _ in tested]
+    """Ids of the training questions and to be test on."""
+    train, test = task._train.questions, task._test.questions
+    return [question.id for question, _ in train], [question.id for question, _ in test]
 
 
 # Files
@@ -57,33 +59,33 @@ def first(values: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v.pop("data"), "lacks 'data'"),
+        (lambda v: v.pop("data"), "missing key 'data'"),
         (lambda v: v.update(data=[]), "has no articles"),
-        (lambda v: v.update(data={}), "'data' is a list, not a table"),
+        (lambda v: v.update(data={}), "'data' must be a list, not an object"),
         (
             lambda v: v["data"].append({"title": "Bare", "paragraphs": []}),
-            "article 2 'Bare' is empty: it has no questions",
+            "article 2 'Bare' has no questions",
         ),
-        (lambda v: v["data"].append(3), "article 2: expected a table, not a whole number"),
+        (lambda v: v["data"].append(3), "article 2: expected an object, not an integer"),
         (lambda v: first(v).update(context=" \n"), "paragraph 0 has an empty context"),
-        (lambda v: first(v).update(context=None), "'context' is text, not nothing"),
-        (lambda v: first(v).update(context="\ud800"), "'context' holds what is no character"),
+        (lambda v: first(v).update(context=None), "'context' must be text, not null"),
+        (lambda v: first(v).update(context="\ud800"), "'context' holds invalid Unicode"),
         (lambda v: first(v)["qas"][0].update(question=""), "question 0 'squad.json-0-0-0' has no text"),
         (
             lambda v: first(v)["qas"][1].update(id="squad.json-1-0-0"),
-            "1 of the ids .* such as 'squad.json-1-0-0'",
+            "1 question ids are repeated, such as 'squad.json-1-0-0'",
         ),
-        (lambda v: first(v)["qas"][0].update(answers=[]), "has no answers, and is_impossible is not set"),
-        (lambda v: first(v)["qas"][0].update(is_impossible=True), "has answers, and is_impossible is set"),
+        (lambda v: first(v)["qas"][0].update(answers=[]), "has no answers, but is_impossible is not set"),
+        (lambda v: first(v)["qas"][0].update(is_impossible=True), "has answers, but is_impossible is set"),
         (
             lambda v: first(v)["qas"][0]["answers"][0].update(answer_start=True),
-            "'answer_start' is a whole number, not true or false",
+            "'answer_start' must be an integer, not true or false",
         ),
         (
             lambda v: first(v)["qas"][0]["answers"][0].update(answer_start=2),
-            "1 of 40 answers do not stand .*question squad.json-0-0-0: 'Alfred' at 2",
+            "1 of 40 answers do not match .*question squad.json-0-0-0: 'Alfred' at 2",
         ),
-        (lambda v: first(v)["qas"][0]["answers"][0].update(answer_start=-6), "1 of 40 answers do not stand"),
+        (lambda v: first(v)["qas"][0]["answers"][0].update(answer_start=-6), "1 of 40 answers do not match"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(
@@ -91,7 +93,7 @@ def test_what_is_wrong_with_a_file_is_named(
 ) -> None:
     path = spoilt(make_squad(), change)
     with pytest.raises(api.DataError, match=message):
-        stream(train=path).tasks()
+        stream(train_file=path).tasks()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\xff\xfe", b"[" * 100_000])
@@ -100,7 +102,7 @@ def test_what_is_no_json_is_named(content: bytes, suffix: str, tmp_path: Path, s
     path = tmp_path / f"broken{suffix}"
     path.write_bytes(content)
     with pytest.raises(api.DataError, match="broken.json"):
-        stream(train=path).tasks()
+        stream(train_file=path).tasks()
 
 
 def test_many_answers_in_the_wrong_place_are_counted(make_squad: MakeSquad, stream: Any) -> None:
@@ -110,13 +112,13 @@ def test_many_answers_in_the_wrong_place_are_counted(make_squad: MakeSquad, stre
                 for answer in paragraph["qas"][0]["answers"]:
                     answer["answer_start"] += 1
 
-    with pytest.raises(api.DataError, match="40 of 40 answers do not stand .*, and 37 more"):
-        stream(train=spoilt(make_squad(), shift)).tasks()
+    with pytest.raises(api.DataError, match="40 of 40 answers do not match .*, and 37 more"):
+        stream(train_file=spoilt(make_squad(), shift)).tasks()
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path, stream: Any) -> None:
     with pytest.raises(api.DataError, match="no file .*nowhere.json"):
-        stream(train=tmp_path / "nowhere.json").tasks()
+        stream(train_file=tmp_path / "nowhere.json").tasks()
 
 
 # Splits and streams
@@ -126,44 +128,48 @@ def test_a_compressed_file_gives_the_same_tasks(make_squad: MakeSquad, stream: A
     plain = make_squad()
     packed = plain.with_suffix(".json.gz")
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-    one, other = stream(train=plain), stream(train=packed)
+    one, other = stream(train_file=plain), stream(train_file=packed)
     assert questions_of(one.tasks()[0]) == questions_of(other.tasks()[0])
     assert one.fingerprint() == other.fingerprint()
 
 
 def test_every_fifth_paragraph_is_tested_where_nothing_else_is(stream: Any) -> None:
-    learnt, tested = questions_of(stream().tasks()[0])
-    assert tested == [
+    train, test = questions_of(stream().tasks()[0])
+    assert test == [
         f"squad.json-{article}-{number}-{which}"
         for article in (0, 1)
         for number in (4, 9)
         for which in (0, 1)
     ]
-    assert len(learnt) == 32
-    assert not set(learnt) & set(tested)
+    assert len(train) == 32
+    assert not set(train) & set(test)
 
 
 def test_a_file_of_its_own_is_tested(make_squad: MakeSquad, stream: Any) -> None:
-    learnt, tested = questions_of(stream(dev=make_squad("dev.json", 1)).tasks()[0])
-    assert len(learnt) == 40
-    assert {number.split("-")[0] for number in tested} == {"dev.json"}
+    train, test = questions_of(stream(dev_file=make_squad("dev.json", 1)).tasks()[0])
+    assert len(train) == 40
+    assert {number.split("-")[0] for number in test} == {"dev.json"}
 
 
 def test_articles_are_tested_by_name(stream: Any) -> None:
-    learnt, tested = questions_of(stream(test_articles="Article_1").tasks()[0])
-    assert {number[:12] for number in learnt} == {"squad.json-0"}
-    assert {number[:12] for number in tested} == {"squad.json-1"}
+    train, test = questions_of(stream(test_articles=("Article_1",)).tasks()[0])
+    assert {number[:12] for number in train} == {"squad.json-0"}
+    assert {number[:12] for number in test} == {"squad.json-1"}
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"test_articles": "Article_7"}, api.DataError, "has no article 'Article_7'"),
-        ({"test_articles": "Article_0,Article_1"}, api.DataError, "names all articles"),
-        ({"test_articles": "Article_0", "dev": Path("x")}, api.OptionError, "both are given"),
-        ({"test_articles": "Article_0", "train": None}, api.OptionError, "give it with --env.train"),
-        ({"tasks": 3}, api.DataError, "2 articles to learn from, too few for 3 tasks"),
-        ({"window": 16}, api.OptionError, "a window of 16 tokens has no room"),
+        ({"test_articles": ("Article_7",)}, api.DataError, "has no article 'Article_7'"),
+        ({"test_articles": ("Article_0", "Article_1")}, api.DataError, "lists all articles"),
+        ({"test_articles": ("Article_0",), "dev_file": Path("x")}, api.OptionError, "both are given"),
+        (
+            {"test_articles": ("Article_0",), "train_file": None},
+            api.OptionError,
+            "pass it with --env.train-file",
+        ),
+        ({"num_tasks": 3}, api.DataError, "2 training articles, too few for 3 tasks"),
+        ({"max_length": 16}, api.OptionError, "a window of 16 tokens .* has no room"),
     ],
 )
 def test_options_that_cannot_be_are_refused(
@@ -174,25 +180,30 @@ def test_options_that_cannot_be_are_refused(
 
 
 def test_more_questions_come_last_and_must_be_others(make_squad: MakeSquad, stream: Any) -> None:
-    learnt, _ = questions_of(stream(extra=make_squad("more.json", 1)).tasks()[0])
-    assert [number.split("-")[0] for number in learnt] == ["squad.json"] * 32 + ["more.json"] * 20
+    train, _ = questions_of(stream(extra_train_file=make_squad("more.json", 1)).tasks()[0])
+    assert [number.split("-")[0] for number in train] == ["squad.json"] * 32 + ["more.json"] * 20
     with pytest.raises(api.DataError, match="such as 'squad.json-0-0-0'"):
-        stream(extra=make_squad()).tasks()
+        stream(extra_train_file=make_squad()).tasks()
 
 
 @pytest.mark.parametrize(
     ("options", "count"),
-    [({"paragraphs": 3}, 6), ({"paragraphs": 9}, 18), ({"questions": 5}, 5), ({"every": 2}, 16)],
+    [
+        ({"max_paragraphs": 3}, 6),
+        ({"max_paragraphs": 9}, 18),
+        ({"max_questions": 5}, 5),
+        ({"article_step": 2}, 16),
+    ],
 )
 def test_few_are_the_first_ones(options: dict[str, int], count: int, stream: Any) -> None:
-    learnt, tested = questions_of(stream(**options).tasks()[0])
+    train, test = questions_of(stream(**options).tasks()[0])
     everything, _ = questions_of(stream().tasks()[0])
-    assert learnt == everything[:count]
-    assert len(tested) == 8
+    assert train == everything[:count]
+    assert len(test) == 8
 
 
 def test_articles_make_a_stream_of_tasks_without_common_ids(stream: Any) -> None:
-    tasks = stream(tasks=2).tasks()
+    tasks = stream(num_tasks=2).tasks()
     assert [(task.id, task.title) for task in tasks] == [("t0", "Article_0"), ("t1", "Article_1")]
     assert [{number[:12] for half in questions_of(task) for number in half} for task in tasks] == [
         {"squad.json-0"},
@@ -269,19 +280,19 @@ def test_windows_begin_a_stride_of_tokens_apart_and_cover_the_context(tiny_bert:
 
 def test_every_token_of_the_context_may_begin_an_answer_in_one_window(tiny_bert: Path) -> None:
     made = windows(tiny_bert, "Who?", LONG, window=32, stride=8)
-    begins = made.offsets[made.begins].tolist()
+    begins = made.offsets[made.can_start].tolist()
     whole = windows(tiny_bert, "Who?", LONG, window=400, stride=8).offsets
     assert sorted(begins) == whole[whole[:, 0] >= 0].tolist()
     last = made.offsets[int(made.ends[-1] - made.lengths[-1]) :]
-    assert not made.begins[int(made.ends[-1] - made.lengths[-1]) :][: int((last[:, 0] < 0).sum())].any()
+    assert not made.can_start[int(made.ends[-1] - made.lengths[-1]) :][: int((last[:, 0] < 0).sum())].any()
 
 
 def test_a_question_longer_than_the_window_is_named(make_squad: MakeSquad, stream: Any) -> None:
     path = spoilt(make_squad(), lambda values: first(values)["qas"][1].update(question="who " * 60))
     with pytest.raises(
-        api.DataError, match="1 are too long.* at most 29; the longest, 'squad.json-0-0-1', has 60"
+        api.DataError, match="1 questions are too long.* room for 29; the longest, 'squad.json-0-0-1', has 60"
     ):
-        stream(train=path).tasks()
+        stream(train_file=path).tasks()
 
 
 # Answers
@@ -308,14 +319,14 @@ def test_the_best_spans_are_those_of_an_exhaustive_search() -> None:
 
 
 def test_of_several_windows_the_best_answer_and_the_least_certain_none_count() -> None:
-    ballot = private("answers").AnswerVotes()
-    ballot.none = min(3.0, 1.5)
+    votes = private("answers").AnswerVotes()
+    votes.null_score = min(3.0, 1.5)
     for text, score in (("a", 1.0), ("b", 2.0), ("a", 0.5), ("", 9.0)):
-        ballot.add(text, score)
-    assert ballot.best(5) == [("b", 2.0), ("a", 1.0)]
-    assert ballot.null_odds == -0.5
-    assert [ballot.prediction(threshold) for threshold in (None, 0.0, -1.0)] == ["b", "b", ""]
-    written = ballot.with_probabilities(1, nullable=True)
+        votes.add(text, score)
+    assert votes.best(5) == [("b", 2.0), ("a", 1.0)]
+    assert votes.null_odds == -0.5
+    assert [votes.prediction(threshold) for threshold in (None, 0.0, -1.0)] == ["b", "b", ""]
+    written = votes.with_probabilities(1, nullable=True)
     assert [entry["text"] for entry in written] == ["b", ""]
     assert written[0]["probability"] == pytest.approx(1 / (1 + math.exp(-0.5)))
 
@@ -323,7 +334,7 @@ def test_of_several_windows_the_best_answer_and_the_least_certain_none_count() -
 # Figures
 
 
-def test_the_figures_are_those_of_the_official_scorer(shared_data: Path) -> None:
+def test_the_metrics_are_those_of_the_official_scorer(shared_data: Path) -> None:
     path = shared_data / "squad"
     articles = private("files").read_squad(path / "squad-v2-16-articles.json.gz")
     questions = [
@@ -333,7 +344,7 @@ def test_the_figures_are_those_of_the_official_scorer(shared_data: Path) -> None
         for question in paragraph.questions
     ]
     predictions = json.loads(gzip.decompress((path / "predictions-16-articles.json.gz").read_bytes()))
-    found = private("scoring").figures(questions, predictions, {})
+    found = private("scoring").squad_metrics(questions, predictions, {})
     official = {
         "exact": 78.97334649555775,
         "f1": 81.82635533198284,
@@ -356,15 +367,15 @@ def test_the_best_threshold_is_that_of_trying_all() -> None:
         predictions[str(number)] = ("red stone", "a red", "blue", "")[number % 4]
         odds[str(number)] = (
             float(torch.randn((), generator=generator))
-            - 2 * scores.score(questions[-1], predictions[str(number)]).f1
+            - 2 * scores.score_prediction(questions[-1], predictions[str(number)]).f1
         )
-    found = scores.figures(questions, predictions, odds)
+    found = scores.squad_metrics(questions, predictions, odds)
     for name in ("exact", "f1"):
 
         def mean(threshold: float, name: str = name) -> float:
             values = []
             for question in questions:
-                kept = getattr(scores.score(question, predictions[question.id]), name)
+                kept = getattr(scores.score_prediction(question, predictions[question.id]), name)
                 values.append(float(not question.answers) if odds[question.id] > threshold else kept)
             return sum(values) / len(values)
 
@@ -385,7 +396,7 @@ def test_the_best_threshold_is_that_of_trying_all() -> None:
 )
 def test_a_score_goes_by_normalised_words(reference: str, given: str, exact: float, f1: float) -> None:
     question = private("files").Question("q", "?", (private("files").Answer(reference, 0),))
-    found = private("scoring").score(question, given)
+    found = private("scoring").score_prediction(question, given)
     assert (found.exact, found.f1) == (exact, pytest.approx(f1))
 
 
@@ -444,7 +455,7 @@ def test_a_network_that_knows_the_answers_scores_all_of_them(stream: Any) -> Non
 
 
 def test_without_unanswerable_questions_each_gets_an_answer(make_squad: MakeSquad, stream: Any) -> None:
-    task = stream(train=make_squad(impossible=False)).tasks()[0]
+    task = stream(train_file=make_squad(impossible=False)).tasks()[0]
     found = task.evaluate(lambda inputs: torch.zeros(*inputs["tokens"].shape, 2))
     assert found.keys() == {"exact", "f1", "loss"}
     assert all(json.loads(task.documents()["predictions.json"]).values())
@@ -452,10 +463,10 @@ def test_without_unanswerable_questions_each_gets_an_answer(make_squad: MakeSqua
 
 
 def test_questions_without_an_answer_are_left_out(stream: Any) -> None:
-    task = stream(answerable=True).tasks()[0]
-    learnt, tested = questions_of(task)
-    assert (len(learnt), len(tested)) == (16, 4)
-    assert all(question.endswith("-0") for question in learnt + tested)
+    task = stream(answerable_only=True).tasks()[0]
+    train, test = questions_of(task)
+    assert (len(train), len(test)) == (16, 4)
+    assert all(question.endswith("-0") for question in train + test)
     assert task.evaluate(lambda inputs: torch.zeros(*inputs["tokens"].shape, 2)).keys() == {
         "exact",
         "f1",
@@ -469,8 +480,8 @@ def test_that_no_question_has_an_answer_is_said(squad_file: Path, stream: Any) -
             for paragraph in article["paragraphs"]:
                 paragraph["qas"] = paragraph["qas"][1:]
 
-    with pytest.raises(api.DataError, match="no question to learn from has an answer"):
-        stream(train=spoilt(squad_file, unanswer), answerable=True).tasks()
+    with pytest.raises(api.DataError, match="no training question has an answer"):
+        stream(train_file=spoilt(squad_file, unanswer), answerable_only=True).tasks()
 
 
 # Runs
