@@ -10,19 +10,19 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.assembly.build import build_learner, build_stream, without_weights
+from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.predict import make_predict
-from sidetune_core.config.resolve import ResolvedComponent, resolve, resolve_env
-from sidetune_core.config.spec import Choice, from_values
+from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
+from sidetune_core.config.resolve import ResolvedComponent, resolve_env
+from sidetune_core.config.spec import Choice
 from sidetune_core.errors import OptionError, RunError, suggest
 from sidetune_core.hashing import fingerprint
 from sidetune_core.interfaces.tasks import Predict, Task, TaskStream
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Expert, Observations, VectorEnv
-from sidetune_core.seeding import derive_seed, seeded
+from sidetune_core.seeding import derive_seed
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import open_run
-from sidetune_core.system import device
 
 RUN = "run"
 """The expert's name in the manifest if it is the policy of a run."""
@@ -90,8 +90,7 @@ def open_trained(path: Path, task_id: str | None) -> Iterator[ExpertSession]:
         RunError: there is no run, or it has completed no task yet.
     """
     folder = open_run(path)
-    record = folder.read_json("run.json")
-    resolved = resolve(from_values(record.get("resolved"), str(folder.path / "run.json")))
+    resolved = read_resolved(folder)
     newest = checkpoint.latest(folder.checkpoints)
     if newest is None:
         raise RunError(
@@ -103,18 +102,8 @@ def open_trained(path: Path, task_id: str | None) -> Iterator[ExpertSession]:
     with closing(build_stream(resolved)) as stream:
         trained = [task for task in stream.tasks() if task.id in saved.done]
         task = _choose_task(trained, task_id, f"the run {path}")
-        machine = device.choose(resolved.train)
-        components = {  # the checkpoint has all weights
-            slot: attrs.evolve(component, config=without_weights(component))
-            for slot, component in resolved.components.items()
-        }
-        learner = build_learner(attrs.evolve(resolved, components=components), stream)
-        for other in trained:
-            with seeded(resolved.seed, "start", other.id):
-                learner.start(other)
-        machine.place(learner)
-        saved.load(learner)
-        learner.requires_grad_(False).eval()
+        machine = choose_machine(resolved)
+        learner = restore(resolved, stream, trained, saved.state, str(saved.path), machine)
         task.set_state(saved.tasks.get(task.id, {}))
         state_dict = learner.state_dict().items()
         weights = fingerprint({name: value for name, value in state_dict if isinstance(value, Tensor)})
