@@ -27,6 +27,14 @@ from sidetune_core.interfaces.buffers import BufferDict
 from sidetune_core.interfaces.classification import ClassTask, Examples
 from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
 from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
+from sidetune_core.interfaces.layers import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    flat_size,
+    flatten_inputs,
+    init_orthogonal,
+    register_image_stats,
+)
 from sidetune_core.interfaces.learner import Components, Learner
 from sidetune_core.interfaces.networks import Base, Merger, Side, StagedSide
 from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream, shuffled
@@ -46,6 +54,8 @@ __all__ = [
     "Features",
     "FitError",
     "Heads",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "InputShapes",
     "Inputs",
     "Learner",
@@ -67,11 +77,15 @@ __all__ = [
     "at_least",
     "at_most",
     "derive_seed",
+    "flat_size",
+    "flatten_inputs",
     "home",
+    "init_orthogonal",
     "load_weights",
     "more_than",
     "normalise",
     "option",
+    "register_image_stats",
     "seeded",
     "shuffled",
 ]

@@ -40,7 +40,7 @@ def load_weights(
     choice: str,
     *,
     owner: str,
-    packaged: Path,
+    packaged: Path | None = None,
     published: Published | None = None,
     prefix: str = "",
 ) -> None:
@@ -48,9 +48,10 @@ def load_weights(
 
     Args:
         module: what to fill, in place.
-        choice: ``packaged``, ``seed`` (the file that the method's authors published), ``none`` (leave it at random), or a path.
+        choice: ``packaged``, ``authors`` (the file that the method's authors published), ``none`` (keep the random
+            weights), or a path.
         owner: for messages, such as ``base 'resnet44'``.
-        packaged: the file that comes with the package; it need not exist.
+        packaged: the file that comes with the package, if there is one.
         published: the authors' file, if there is one.
         prefix: taken off the keys of a foreign file, such as ``module.``.
 
@@ -60,15 +61,15 @@ def load_weights(
     if choice == "none":
         return
     if choice == "packaged":
-        if not packaged.is_file():
+        if packaged is None or not packaged.is_file():
             raise WeightsError(
-                f"no weights of {owner} come with the package: give a file, or 'none' for random ones"
+                f"{owner} has no packaged weights; choose 'none' (random weights) or the path of a file"
             )
         path, tensors = packaged, read_tensors(packaged)
-    elif choice == "seed":
+    elif choice == "authors":
         if published is None:
             raise WeightsError(
-                f"the authors of side-tuning published no weights of {owner}: give 'packaged', 'none' or a file"
+                f"the authors published no weights of {owner}; choose 'packaged', 'none' or the path of a file"
             )
         path = fetch(published)
         tensors = _state_dict(load_tensors(path), path) if published.holds_objects else read_tensors(path)
