@@ -28,8 +28,8 @@ def make(name: str = "pnn", base: Any = None, **options: Any) -> Any:
     components = Components(
         sample.INPUTS,
         base or (lambda pretrained=True: sample.TinyBase(SHAPE)),
-        lambda beside, pretrained=True: sample.TinySide(beside.shape),
-        lambda beside, count: sample.TinyMerger(count),
+        lambda base, pretrained=True: sample.TinySide(base.shape),
+        lambda _, count: sample.TinyMerger(count),
     )
     with seeded(0, "build"):
         return cls(cls.Config(**options), components)
