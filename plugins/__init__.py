@@ -1,5 +1,5 @@
-"""The parts that come with sidetune. Installed as ``sidetune_plugins`` and reached only through the registry."""
+"""The components of sidetune, installed as ``sidetune_plugins`` and reached through the registry only."""
 
 if __name__ == "plugins":
-    # From the root of a checkout this folder would import a second time under its folder name, as different classes.
-    raise ImportError("import nothing from 'plugins': its parts are reached by name, through sidetune_core")
+    # From the root of a checkout this folder would be imported a second time, with different classes.
+    raise ImportError("import nothing from 'plugins': components are reached by name, through sidetune_core")

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.classification import ClassTask, Examples
     from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
     from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
+    from sidetune_core.interfaces.layers import (
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        flat_size,
+        flatten_inputs,
+        init_orthogonal,
+        register_image_stats,
+    )
     from sidetune_core.interfaces.learner import Components, Learner
     from sidetune_core.interfaces.networks import Base, Merger, Side, StagedSide
     from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream, shuffled
@@ -47,6 +55,8 @@ __all__ = [
     "Features",
     "FitError",
     "Heads",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "InputShapes",
     "Inputs",
     "Learner",
@@ -68,16 +78,26 @@ __all__ = [
     "at_least",
     "at_most",
     "derive_seed",
+    "flat_size",
+    "flatten_inputs",
     "home",
+    "init_orthogonal",
     "load_weights",
     "more_than",
     "normalise",
     "option",
+    "register_image_stats",
     "seeded",
     "shuffled",
 ]
 
 _MODULES = {
+    "register_image_stats": "interfaces.layers",
+    "init_orthogonal": "interfaces.layers",
+    "flatten_inputs": "interfaces.layers",
+    "flat_size": "interfaces.layers",
+    "IMAGENET_STD": "interfaces.layers",
+    "IMAGENET_MEAN": "interfaces.layers",
     "Base": "interfaces.networks",
     "Batch": "interfaces.tasks",
     "BufferDict": "interfaces.buffers",

@@ -18,24 +18,24 @@ def config() -> configparser.ConfigParser:
 
 def test_every_folder_with_code_is_a_package_of_the_distribution() -> None:
     declared = set(config()["options"]["packages"].split())
-    existing = {
+    packages = {
         ".".join(path.parent.relative_to(ROOT).parts).replace("plugins", "sidetune_plugins", 1)
         for folder in ("sidetune_core", "plugins")
         for path in (ROOT / folder).rglob("__init__.py")
     }
-    assert declared == existing
+    assert declared == packages
 
 
-def test_every_plugin_file_is_registered() -> None:
-    entries = config()["options.entry_points"]
-    registered = {
-        line.split("=")[1].strip().split(":")[0]
-        for group in entries.values()
-        for line in group.strip().splitlines()
-    }
-    for path in (ROOT / "plugins").glob("*/*.py"):
-        if not path.name.startswith("_"):
-            assert f"sidetune_plugins.{path.parent.name}.{path.stem}" in registered
+def test_every_file_and_folder_of_a_kind_has_a_registered_component() -> None:
+    """One file or one folder per component or family; what they share is private."""
+    registered: set[tuple[str, ...]] = set()
+    for name, group in config()["options.entry_points"].items():
+        if name.startswith("sidetune."):
+            targets = [line.split("=")[1].strip() for line in group.strip().splitlines()]
+            registered |= {tuple(target.partition(":")[0].split(".")[1:3]) for target in targets}
+    modules = [path for path in (ROOT / "plugins").glob("*/*.py") if not path.name.startswith("_")]
+    packages = [path.parent for path in (ROOT / "plugins").glob("*/*/__init__.py")]
+    assert {(path.parent.name, path.stem) for path in (*modules, *packages)} == registered
 
 
 def test_the_plugins_folder_cannot_be_imported_by_its_folder_name() -> None:

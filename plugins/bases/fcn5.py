@@ -1,4 +1,4 @@
-"""FCN5 as a base: a small encoder of camera images."""
+"""FCN5 as a base: a small encoder for camera images."""
 
 from __future__ import annotations
 
@@ -12,41 +12,46 @@ from torch import Tensor, nn
 from sidetune_core.api import Base, Features, FitError, InputShapes, at_least, load_weights, option
 
 CHANNELS = 8
-SMALLEST = 16
+MIN_SIZE = 16
+"""Smallest height and width of an image, in pixels."""
 
 
 class FCN5(Base):
-    """Five convolutions and a skip, ``image`` (B, 3, H, W) in [0, 1] to (B, 8, H/16, W/16); 64,480 parameters at width 16.
+    """Five convolutions and a skip connection; 64,480 parameters at width 16.
 
-    The layers of side 'fcn5', which has a width of 64: 8 x 8 with stride 4, then 3 x 3 with strides 2, 2, 1 and 1; `width`, four times
-    that, again, `width` and 8 channels, each with GroupNorm and ReLU, and a 3 x 3 layer from the second map to the last. Pixels are scaled
-    to [-1, 1] inside. Keys are those of the side, so that the one takes weights of the other. Taps: what each layer but the last gives.
+    ``image`` (B, 3, H, W) in [0, 1], scaled to [-1, 1] inside, to (B, 8, H/16, W/16). The layers are those
+    of side 'fcn5', whose width is 64: kernels 8, 3, 3, 3, 3, strides 4, 2, 2, 1, 1, and w, 4w, 4w, w, 8
+    channels for width w, each with GroupNorm and ReLU; the skip is a 3 x 3 layer from the second map to the
+    last. State dicts of base and side have the same keys. Taps: the outputs of all layers but the last.
 
     Raises:
-        FitError: the env gives no ``image`` of three channels and at least 16 x 16 pixels.
-        WeightsError: weights are missing, unsafe, or of another architecture.
+        FitError: the env has no ``image`` (3, H, W) of at least 16 x 16 pixels, or the width is odd.
+        WeightsError: the weights are missing, unsafe, or of another architecture.
     """
 
     @attrs.frozen
     class Config:
         """Options of FCN5."""
 
-        width: int = option(16, "channels of the first layer, an even number", at_least(2))
+        width: int = option(16, "channels of the first layer, even", at_least(2))
         weights: str = option(
             "none",
-            "'packaged' (depth in VizDoom, width 16), 'none' (random), or a .safetensors, .pth or .dat file",
+            "'packaged' (trained on depth in VizDoom, width 16), 'none' (random), or a .safetensors, .pth or "
+            ".dat file",
         )
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
         shape = inputs.get("image", ())
-        if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < SMALLEST:
+        if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < MIN_SIZE:
             raise FitError(
-                f"base 'fcn5' needs an input 'image' of shape (3, H, W), H and W at least {SMALLEST}; got {dict(inputs)}"
+                f"base 'fcn5' needs an input 'image' of shape (3, H, W), H and W at least {MIN_SIZE}; "
+                f"got {dict(inputs)}"
             )
         if config.width % 2:
             raise FitError(
-                f"base 'fcn5' standardises channels in two groups; --base.width {config.width} is odd"
+                "base 'fcn5' normalises channels in two groups: --base.width must be even, not "
+                f"{config.width}"
             )
         narrow, wide = config.width, 4 * config.width
         self.conv1 = _layer(3, narrow, kernel=8, stride=4, padding=2)
@@ -58,16 +63,12 @@ class FCN5(Base):
         with torch.no_grad():
             maps = self._maps(torch.zeros(1, *shape))
         self.shape = tuple(maps[-1].shape[1:])
-        self.tap_shapes = tuple(tuple(one.shape[1:]) for one in maps[:-1])
-        load_weights(
-            self,
-            config.weights,
-            owner="base 'fcn5'",
-            packaged=Path(__file__).parent / "weights" / "fcn5-vizdoom.safetensors",
-        )
+        self.tap_shapes = tuple(tuple(tap.shape[1:]) for tap in maps[:-1])
+        packaged = Path(__file__).parent / "weights" / "fcn5-vizdoom.safetensors"
+        load_weights(self, config.weights, owner="base 'fcn5'", packaged=packaged)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
-        """The encoding (B, 8, H/16, W/16) of ``image``, and what the other layers give."""
+        """The encoding (B, 8, H/16, W/16) of ``image``, and the outputs of the other layers."""
         *taps, encoding = self._maps(inputs["image"])
         return Features(encoding, tuple(taps))
 

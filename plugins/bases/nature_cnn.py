@@ -1,33 +1,41 @@
-"""The network of the first deep agents that played Atari."""
+"""The convolutional network of DQN on Atari, known as Nature CNN."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, Features, FitError, InputShapes, load_weights, option
-
-from ._flat import flat, orthogonal, width
+from sidetune_core.api import (
+    Base,
+    Features,
+    FitError,
+    InputShapes,
+    flat_size,
+    flatten_inputs,
+    init_orthogonal,
+    load_weights,
+    option,
+)
 
 LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
-"""Channels, kernel and stride."""
-SMALLEST = 36
+"""Channels, kernel and stride of each convolution."""
+MIN_SIZE = 36
+"""Smallest height and width of an image, in pixels."""
 WIDTH = 512
 
 
 class NatureCNN(Base):
-    """Three convolutions and a linear layer, with ReLU (Mnih et al., Human-level control, Nature 2015, methods).
+    """Three convolutions and a linear layer, with ReLU (Mnih et al., Nature 2015, methods).
 
-    Input ``image`` (B, C, H, W) of at least 36 x 36, 84 x 84 in the paper; other inputs are flattened and join in front of the linear
-    layer. Encoding (B, 512). Taps: what each convolution gives.
+    Input ``image`` (B, C, H, W) of at least 36 x 36 pixels, 84 x 84 in the paper; other inputs are flattened
+    and concatenated with the flattened map. Encoding (B, 512). Taps: the output of each convolution.
 
     Raises:
-        FitError: there is no such ``image``.
-        WeightsError: weights are missing, unsafe, or of another architecture.
+        FitError: the env has no ``image`` (C, H, W) of at least 36 x 36 pixels.
+        WeightsError: the weights are missing, unsafe, or of another architecture.
     """
 
     @attrs.frozen
@@ -39,28 +47,31 @@ class NatureCNN(Base):
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
         shape = inputs.get("image", ())
-        if len(shape) != 3 or min(shape[1:]) < SMALLEST:
+        if len(shape) != 3 or min(shape[1:]) < MIN_SIZE:
             raise FitError(
-                f"base 'nature-cnn' needs an input 'image' of shape (C, H, W), H and W at least {SMALLEST}; got {dict(inputs)}"
+                f"base 'nature-cnn' needs an input 'image' of shape (C, H, W), H and W at least {MIN_SIZE}; "
+                f"got {dict(inputs)}"
             )
         self.convolutions = nn.ModuleList()
         taps, current = [], torch.zeros(1, *shape)
         for channels, kernel, stride in LAYERS:
-            convolution = orthogonal(nn.Conv2d(current.shape[1], channels, kernel, stride))
+            convolution = init_orthogonal(nn.Conv2d(current.shape[1], channels, kernel, stride))
             self.convolutions.append(convolution)
             with torch.no_grad():
                 current = convolution(current)
             taps.append(tuple(current.shape[1:]))
-        self.linear = orthogonal(nn.Linear(current[0].numel() + width(inputs, besides="image"), WIDTH))
+        flattened = current[0].numel() + flat_size(inputs, exclude="image")
+        self.linear = init_orthogonal(nn.Linear(flattened, WIDTH))
         self.shape, self.tap_shapes = (WIDTH,), tuple(taps)
-        packaged = Path(__file__).parent / "weights" / "nature-cnn.safetensors"
-        load_weights(self, config.weights, owner="base 'nature-cnn'", packaged=packaged)
+        load_weights(self, config.weights, owner="base 'nature-cnn'")
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
-        """The encoding (B, 512), and what each convolution gives."""
+        """The encoding (B, 512), and the output of each convolution."""
         current, taps = inputs["image"], []
         for convolution in self.convolutions:
             current = convolution(current).relu()
             taps.append(current)
-        rows = [current.flatten(1), *([flat(inputs, besides="image")] if len(inputs) > 1 else [])]
-        return Features(self.linear(torch.cat(rows, 1)).relu(), tuple(taps))
+        vectors = [current.flatten(1)]
+        if len(inputs) > 1:
+            vectors.append(flatten_inputs(inputs, exclude="image"))
+        return Features(self.linear(torch.cat(vectors, 1)).relu(), tuple(taps))

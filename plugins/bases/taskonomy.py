@@ -1,9 +1,10 @@
-"""The encoder of the Taskonomy bank: a ResNet-50 whose encoding is a small map."""
+"""The Taskonomy encoder: a ResNet-50 whose encoding is a small map."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from sidetune_core.api import (
     InputShapes,
     OptionError,
     Published,
+    Renamed,
     at_least,
     load_weights,
     option,
@@ -24,7 +26,8 @@ from sidetune_core.api import (
 BLOCKS = (3, 4, 6, 3)
 STRIDES = (2, 2, 1, 1)
 CHANNELS = 8
-SMALLEST = 32
+MIN_SIZE = 32
+"""Smallest height and width of an image, in pixels."""
 BANK = {
     "autoencoding": "e35146c09253720e97c0a7f8ee4e896ac931f5faa1449df003d81e6089ac6307",
     "class_object": "4a4e42dad58066039a0d2f9d128bb32e93a7e4aa52edb2d2a07bcdd1a6536c18",
@@ -47,24 +50,27 @@ BANK = {
     "segment_unsup2d": "b679053a920e8bcabf0cd454606098ae85341e054080f2be29473971d4265964",
     "vanishing_point": "afd2ae9b71d46a54efc5231b3e38ebc3e35bfab78cb0a78d9b75863a240b19a8",
 }
-"""SHA-256 of the encoders that read one image, as the names of the published files tell them."""
+"""SHA-256 of the published encoders with one input image, by domain; the file names contain it."""
 BANK_URL = "https://github.com/alexsax/visual-prior/raw/networks/assets/pytorch/"
-"""Where the authors' package visualpriors gets the files. This project has not fetched them itself; what comes is checked by its hash."""
+"""The source of the authors' package visualpriors. This project has not downloaded the files itself; each
+download is checked by its hash."""
 
 
 class Taskonomy(Base):
-    """The encoder of Zamir et al. (Taskonomy, CVPR 2018): 23,655,504 parameters, ``image`` (B, 3, H, W) in [0, 1] to (B, 8, H/16, W/16).
+    """The encoder of Zamir et al. (Taskonomy, CVPR 2018); 23,655,504 parameters.
 
-    A ResNet-50 that halves four times instead of five: 7 x 7 convolution and pooling, then stages of 3, 4, 6 and 3 bottlenecks. Other than
-    in torchvision's, the stride 2 of the first two stages is in their last block, whose shortcut only drops every other position. A 3 x 3
-    convolution takes 2,048 channels to 8, with BatchNorm and ReLU. Pixels are scaled to [-1, 1] inside. A 256 x 256 image gives 8 x 16 x
-    16; H and W need not be divided by 16. Taps: after each stage, (256, H/8, W/8), (512, H/16, W/16), (1024, H/16, W/16) and (2048, H/16,
-    W/16). Keys are those of the published bank.
+    ``image`` (B, 3, H, W) in [0, 1], scaled to [-1, 1] inside, to (B, 8, H/16, W/16): 256 x 256 pixels to
+    (8, 16, 16); H and W need not be multiples of 16. A ResNet-50 that downsamples four times instead of
+    five: 7 x 7 convolution and pooling, then stages of 3, 4, 6 and 3 bottlenecks. Unlike in torchvision's,
+    the stride 2 of the first two stages is in their last block, whose shortcut drops every other position. A
+    final 3 x 3 convolution with BatchNorm and ReLU reduces 2,048 channels to 8. Taps: the outputs of the
+    stages, (256, H/8, W/8), (512, H/16, W/16), (1024, H/16, W/16) and (2048, H/16, W/16). The state dict has
+    the keys of the published bank.
 
     Raises:
-        FitError: the env gives no ``image`` of three channels and at least 32 x 32 pixels.
+        FitError: the env has no ``image`` (3, H, W) of at least 32 x 32 pixels.
         OptionError: the bank has no encoder of that `domain`.
-        WeightsError: weights are missing, unsafe, or of another architecture.
+        WeightsError: the weights are missing, unsafe, or of another architecture.
     """
 
     @attrs.frozen
@@ -73,36 +79,39 @@ class Taskonomy(Base):
 
         weights: str = option(
             "none",
-            "'packaged' (ours, trained on rendered rooms, width 10), 'seed' (the published bank's encoder of 'domain', width 64), 'none' "
-            "(random), or a .safetensors, .pth or .dat file",
+            "'packaged' (trained on rendered rooms by this project, width 10), 'authors' (the published "
+            "encoder of "
+            "'domain', width 64), 'none' (random), or a .safetensors, .pth or .dat file",
         )
         domain: str = option(
-            "curvature", "which encoder of the bank 'seed' means, such as curvature, normal or denoising"
+            "curvature",
+            "domain of the published encoder with weights 'authors', such as curvature, normal or denoising",
         )
         width: int = option(
-            64,
-            "channels of the first layer; all but the last are in proportion, and the bank has 64",
-            at_least(1),
+            64, "channels of the first layer, 64 in the bank; later layers scale with it", at_least(1)
         )
+        former_options: ClassVar[Mapping[str, Renamed]] = {"weights": Renamed("weights", {"seed": "authors"})}
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
         shape = inputs.get("image", ())
-        if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < SMALLEST:
+        if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < MIN_SIZE:
             raise FitError(
-                f"base 'taskonomy' needs an input 'image' of shape (3, H, W), H and W at least {SMALLEST}; got {dict(inputs)}"
+                f"base 'taskonomy' needs an input 'image' of shape (3, H, W), H and W at least {MIN_SIZE}; "
+                f"got {dict(inputs)}"
             )
         if config.domain not in BANK:
             raise OptionError(
-                f"the Taskonomy bank has no encoder of '{config.domain}' (--base.domain); it has {', '.join(BANK)}"
+                f"the Taskonomy bank has no encoder of '{config.domain}' (--base.domain); "
+                f"choose from {', '.join(BANK)}"
             )
         self.conv1 = nn.Conv2d(3, config.width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(config.width)
         widths = [config.width * 2**stage for stage in range(4)]
-        entered = [config.width, *(4 * width for width in widths)]
-        stages = [_stage(*sizes) for sizes in zip(entered, widths, BLOCKS, STRIDES, strict=False)]
+        channels = [config.width, *(4 * width for width in widths)]
+        stages = [_stage(*sizes) for sizes in zip(channels[:-1], widths, BLOCKS, STRIDES, strict=True)]
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.compress1 = nn.Conv2d(entered[-1], CHANNELS, 3, padding=1, bias=False)
+        self.compress1 = nn.Conv2d(channels[-1], CHANNELS, 3, padding=1, bias=False)
         self.compress_bn = nn.BatchNorm2d(CHANNELS)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -110,9 +119,8 @@ class Taskonomy(Base):
         eighth = tuple(_halved(_halved(length) // 2) for length in shape[1:])
         sixteenth = tuple(map(_halved, eighth))
         self.shape = (CHANNELS, *sixteenth)
-        self.tap_shapes = tuple(
-            (4 * width, *size) for width, size in zip(widths, (eighth, *[sixteenth] * 3), strict=True)
-        )
+        sizes = (eighth, sixteenth, sixteenth, sixteenth)
+        self.tap_shapes = tuple((4 * width, *size) for width, size in zip(widths, sizes, strict=True))
         file = f"{config.domain}_encoder-{BANK[config.domain]}.pth"
         load_weights(
             self,
@@ -134,7 +142,10 @@ class Taskonomy(Base):
 
 
 class _Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions with BatchNorm, plus the input; (B, c_in, H, W) to (B, 4 width, H / stride, W / stride)."""
+    """Residual block of 1 x 1, 3 x 3 and 1 x 1 convolutions with BatchNorm.
+
+    (B, c_in, H, W) to (B, 4 width, H / stride, W / stride).
+    """
 
     def __init__(self, c_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -146,11 +157,9 @@ class _Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(width, c_out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(c_out)
         self.stride = stride
-        self.downsample = (
-            nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out))
-            if c_in != c_out
-            else None
-        )
+        self.downsample: nn.Module | None = None
+        if c_in != c_out:
+            self.downsample = nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out))
 
     def forward(self, x: Tensor) -> Tensor:
         residual = functional.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -166,10 +175,7 @@ def _halved(length: int) -> int:
 
 
 def _stage(c_in: int, width: int, blocks: int, stride: int) -> nn.Sequential:
-    """Bottlenecks, the last of them with the stride."""
-    return nn.Sequential(
-        *(
-            _Bottleneck(c_in if k == 0 else 4 * width, width, stride if k == blocks - 1 else 1)
-            for k in range(blocks)
-        )
-    )
+    """Bottlenecks, the last of which has the stride."""
+    channels = [c_in, *[4 * width] * (blocks - 1)]
+    strides = [*[1] * (blocks - 1), stride]
+    return nn.Sequential(*(_Bottleneck(c, width, s) for c, s in zip(channels, strides, strict=True)))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.api import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     Base,
     Features,
     FitError,
@@ -21,36 +23,39 @@ from sidetune_core.api import (
     WeightsError,
     load_weights,
     option,
+    register_image_stats,
 )
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Torchvision(Base):
     """A classification network of torchvision (``--base.model``), ``image`` (B, 3, H, W) in [0, 1].
 
-    Encoding: the map (C, h, w) that its last pooling is given, or the mean over that map (C,) with ``--base.encoding vector``; for networks
-    that pool no map, such as transformers, what the classifier is given. Taps: the last map of each size, the largest first, the encoding's
-    own included. Pixels are standardised inside as the published weights want it; images are not resized.
+    Encoding: the input (C, h, w) of the last pooling, or its mean (C,) with ``--base.encoding vector``; for
+    networks without pooling, such as transformers, the input of the classifier. Taps: the last map of each
+    size, largest first, including the encoding's own. Pixels are normalised inside as the published weights
+    expect; images are not resized.
 
     Raises:
         OptionError: torchvision has no such classification network, or no such weights of it.
-        FitError: the env gives no ``image`` of three channels, or one of a size that the network does not take; or a map is asked for and
-            there is none.
-        WeightsError: weights cannot be downloaded, are missing, unsafe, or of another architecture.
+        FitError: the env has no ``image`` (3, H, W), the network does not accept its size, or the network
+            has no last map and the encoding is a map.
+        WeightsError: the weights cannot be downloaded, are missing, unsafe, or of another architecture.
     """
 
     @attrs.frozen
     class Config:
         """Options of the torchvision networks."""
 
-        model: str = option("resnet50", "name of the network, such as resnet18, convnext_tiny or vit_b_16")
+        model: str = option(
+            "resnet50", "torchvision's name of the network, such as resnet18, convnext_tiny or vit_b_16"
+        )
         weights: str = option(
             "DEFAULT",
-            "name of published weights, such as IMAGENET1K_V1, or 'DEFAULT' for the best; 'none' (random); or a file",
+            "name of published weights, such as IMAGENET1K_V1, or 'DEFAULT' for the best; 'none' (random); "
+            "or a "
+            ".safetensors or .pth file",
         )
-        encoding: Literal["map", "vector"] = option("map", "encode as a map (C, h, w), or as a vector (C,)")
+        encoding: Literal["map", "vector"] = option("map", "encoding: a map (C, h, w) or a vector (C,)")
 
     mean: Tensor
     std: Tensor
@@ -66,103 +71,112 @@ class Torchvision(Base):
 
         self.model, self.encoding = config.model, config.encoding
         network, mean, std = _make(config)
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        shapes = _shapes(network, shape, config.model)
-        last, self.pooled = _last(network, shapes)
+        register_image_stats(self, mean, std)
+        shapes = _node_shapes(network, shape, config.model)
+        last, self.pooled = _last_node(network, shapes)
         if not self.pooled and config.encoding == "map":
-            raise FitError(f"base 'torchvision': '{config.model}' pools no map; take --base.encoding vector")
-        taps = _taps(shapes, last, tuple(shape)) if self.pooled else []
+            raise FitError(
+                f"base 'torchvision': '{config.model}' has no last map; use --base.encoding vector"
+            )
+        taps = _tap_nodes(shapes, last, tuple(shape)) if self.pooled else []
         self.names = [*dict.fromkeys([*taps, last])]
         self.tap_shapes = tuple(shapes[name] for name in taps)
         self.shape = shapes[last] if config.encoding == "map" or not self.pooled else shapes[last][:1]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # see `_shapes`
+            warnings.simplefilter("ignore")  # see `_node_shapes`
             self.network = create_feature_extractor(network, self.names)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, *shape) of ``image`` and the taps."""
-        found = self.network((inputs["image"] - self.mean) / self.std)
-        outputs = [found[name] for name in self.names]
+        outputs_by_name = self.network((inputs["image"] - self.mean) / self.std)
+        outputs = [outputs_by_name[name] for name in self.names]
         encoding = outputs[-1].mean((2, 3)) if self.pooled and self.encoding == "vector" else outputs[-1]
         return Features(encoding, tuple(outputs[: len(self.tap_shapes)]))
 
 
 def _make(config: Torchvision.Config) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
-    """The whole network, and the mean and deviation that its pixels are standardised with."""
+    """The complete network, and the mean and standard deviation of the pixels that it was trained on."""
     from torchvision import models
 
     names = models.list_models(module=models)
     if config.model not in names:
         raise OptionError(
-            f"torchvision has no classification network '{config.model}' (--base.model); it has {', '.join(names)}"
+            f"torchvision has no classification network '{config.model}' (--base.model); "
+            f"choose from {', '.join(names)}"
         )
     published: Any = models.get_model_weights(config.model)
     preset = published.DEFAULT.transforms()
     mean, std = tuple(getattr(preset, "mean", IMAGENET_MEAN)), tuple(getattr(preset, "std", IMAGENET_STD))
     members = {member.name: member for member in published} | {"DEFAULT": published.DEFAULT}
     if config.weights not in members:
-        network: nn.Module = models.get_model(config.model, weights=None, **_plain(config.model))
+        network: nn.Module = models.get_model(config.model, weights=None, **_init_options(config.model))
         if config.weights != "none" and not Path(config.weights).expanduser().is_file():
             raise OptionError(
-                f"torchvision has no weights '{config.weights}' of '{config.model}', and there is no such file; it has {', '.join(members)}"
+                f"torchvision has no weights '{config.weights}' of '{config.model}', and no such file "
+                "exists; "
+                f"choose from {', '.join(members)}"
             )
-        load_weights(
-            network, config.weights, owner=f"base 'torchvision' ({config.model})", packaged=Path("none")
-        )
+        load_weights(network, config.weights, owner=f"base 'torchvision' ({config.model})")
         return network, mean, std
     try:
         return models.get_model(config.model, weights=members[config.weights]), mean, std
     except (URLError, OSError, RuntimeError) as error:
         raise WeightsError(
-            f"cannot get {members[config.weights].url} ({error}). Get the file on another machine and name it with --base.weights FILE, or "
-            "take 'none' for random weights"
+            f"cannot download {members[config.weights].url} ({error}). Download the file on another "
+            "machine and "
+            "pass --base.weights FILE, or use 'none' for random weights"
         ) from error
 
 
-def _shapes(network: nn.Module, image: tuple[int, ...], model: str) -> dict[str, tuple[int, ...]]:
-    """What each step of the network gives in evaluation, in order, without the batch axis; found without computing anything."""
+def _node_shapes(network: nn.Module, image: tuple[int, ...], model: str) -> dict[str, tuple[int, ...]]:
+    """Output shapes, without the batch axis, of the nodes of the network's graph in eval mode, in order.
+
+    They are computed on the meta device.
+    """
     from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
     with warnings.catch_warnings(), torch.device("meta"):
-        warnings.simplefilter("ignore")  # that training has more steps, none of which is used here
+        warnings.simplefilter("ignore")  # about nodes that exist in training mode only
         _, names = get_graph_node_names(network)
-        probe = create_feature_extractor(models.get_model(model, weights=None, **_plain(model)), names)
+        extractor = create_feature_extractor(
+            models.get_model(model, weights=None, **_init_options(model)), names
+        )
         try:
-            found = probe.eval()(torch.zeros(1, *image))
+            outputs = extractor.eval()(torch.zeros(1, *image))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise FitError(
-                f"base 'torchvision': '{model}' does not take images of {image[1]} x {image[2]} pixels ({error})"
+                f"base 'torchvision': '{model}' does not accept images of {image[1]} x {image[2]} pixels "
+                f"({error})"
             ) from error
-    return {name: tuple(value.shape[1:]) for name, value in found.items() if isinstance(value, Tensor)}
+    return {name: tuple(value.shape[1:]) for name, value in outputs.items() if isinstance(value, Tensor)}
 
 
-def _plain(model: str) -> dict[str, bool]:
-    """For two networks, whose own random weights take minutes: PyTorch's."""
+def _init_options(model: str) -> dict[str, bool]:
+    """PyTorch's default initialisation for two networks whose own takes minutes."""
     return {"init_weights": False} if model in ("googlenet", "inception_v3") else {}
 
 
-def _last(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, bool]:
-    """The step before the last pooling of a map, and True; or, where there is none, the one before the classifier, and False."""
+def _last_node(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, bool]:
+    """The node before the last pooling of a map, and True; or the one before the classifier, and False."""
     modules, names = dict(network.named_modules()), list(shapes)
-    for place in reversed(range(1, len(names))):
-        pools = isinstance(modules.get(names[place]), nn.AdaptiveAvgPool2d) or names[place].startswith(
-            ("adaptive_avg_pool2d", "mean")
-        )
-        if pools and len(shapes[names[place - 1]]) == 3:
-            return names[place - 1], True
-    linear = max(place for place, name in enumerate(names) if isinstance(modules.get(name), nn.Linear))
-    return names[linear - 1], False
+    for index in reversed(range(1, len(names))):
+        name, previous = names[index], names[index - 1]
+        pools = isinstance(modules.get(name), nn.AdaptiveAvgPool2d)
+        pools = pools or name.startswith(("adaptive_avg_pool2d", "mean"))
+        if pools and len(shapes[previous]) == 3:
+            return previous, True
+    classifier = max(index for index, name in enumerate(names) if isinstance(modules.get(name), nn.Linear))
+    return names[classifier - 1], False
 
 
-def _taps(shapes: Mapping[str, tuple[int, ...]], last: str, image: tuple[int, ...]) -> list[str]:
-    """The last map of each size up to `last`, largest first. Maps with channels last, which some networks have, are passed over."""
+def _tap_nodes(shapes: Mapping[str, tuple[int, ...]], last: str, image: tuple[int, ...]) -> list[str]:
+    """The last map of each size up to `last`, largest first. Maps with channels last are skipped."""
     _, height, width = image
     names = list(shapes)
     taps: list[str] = []
     largest = 0
-    for name in reversed(names[1 : names.index(last) + 1]):  # the first one is the image
+    for name in reversed(names[1 : names.index(last) + 1]):  # the first node is the image
         shape = shapes[name]
         if len(shape) != 3 or abs(shape[1] * width - shape[2] * height) > max(height, width):
             continue

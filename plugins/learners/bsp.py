@@ -1,4 +1,4 @@
-"""Binary superposition: the networks of all tasks in one set of weights, told apart by signs."""
+"""Binary superposition (BSP): one set of weights for all tasks, with a key of signs for each."""
 
 from __future__ import annotations
 
@@ -19,60 +19,62 @@ KEYED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 class BSP(FineTune):
-    """Fine-tuning of shared weights that each task sees through a key of signs of its own (Cheung et al., NeurIPS 2019).
+    """Fine-tuning of weights that a key of signs multiplies in each task (Cheung et al., NeurIPS 2019).
 
-    Task t computes with ``W * k_t``, where W is the stored weight, (out, in) or (out, in, *kernel), and ``k_t`` is fixed, +1 or -1 for
-    each input of it, (1, in) or (1, in, *kernel), the same for all outputs. The weights of two tasks are nearly orthogonal then, so
-    that training one adds little but noise to the other. Every convolution and linear layer of base, side and merger has keys, and no
-    head, bias or norm (the original leaves out the first layer of a ResNet, and its mergers have neither).
+    Task t computes with ``W * k_t``, where W is the stored weight, (out, in) or (out, in, *kernel), and
+    ``k_t`` is fixed, +1 or -1 for each input, (1, in) or (1, in, *kernel), the same for all outputs. The
+    weights of two tasks are then nearly orthogonal, so that training one adds little more than noise to the
+    other. Every convolution and linear layer of base, side and merger has keys; heads, biases and norms have
+    none (the original excludes the first layer of a ResNet, and its mergers have no keys).
 
-    Task t has key ``t % period``. Keys are drawn once, from the run's seed alone, and never trained. Pretrained weights have to be
-    multiplied with the first key before they are stored, so that the first task gets them as they are, since ``k * k = 1``. Only the
-    products of keys matter to what is learnt (a sign that is common to all keys goes into W), so the first key is taken to be all +1,
-    which spares the multiplication: W *is* what the first task uses. Later tasks begin with scrambled weights.
+    Task t has key ``t % period``. Keys are drawn once, from the run's seed alone, and never trained. For the
+    first task to use the pretrained weights, they would have to be multiplied by the first key before they
+    are stored, as ``k * k = 1``. Only products of keys matter in training (a sign common to all keys is
+    absorbed by W), so the first key is all +1 without loss of generality: W *is* the first task's weight.
+    Later tasks start with scrambled weights.
 
-    A BatchNorm that averages over tasks would standardise none of them, for different keys give different activations. So by default
-    every task has copies of the base's BatchNorm layers, scales, shifts and statistics (``batchnorm`` per-task). The original shares
-    scales and shifts, and standardises by the batch at hand, in evaluation too, where a prediction then depends on its neighbours.
+    Different keys produce different activations, so a BatchNorm that averages over tasks would normalise
+    none of them. By default every task has copies of the base's BatchNorm layers: scales, shifts and
+    statistics (``batchnorm`` per-task). The original shares scales and shifts and normalises by the
+    statistics of the current batch, in evaluation too, where a prediction then depends on the rest of its
+    batch.
     """
 
     @attrs.frozen
     class Config(FineTune.Config):
         """Options of `BSP`."""
 
-        period: int = option(
-            10, "how many different keys there are; task t has key t modulo this", at_least(1)
-        )
-        batchnorm: Literal["moving", "frozen", "per-task"] = option(
+        period: int = option(10, "number of different keys; task t has key t modulo period", at_least(1))
+        batchnorm: Literal["trained", "frozen", "per-task"] = option(
             "per-task",
-            "the base's BatchNorm layers: trained like all else, or frozen statistics (scale and shift are trained), or copies for tasks",
+            "the base's BatchNorm layers: trained, frozen (statistics fixed, scale and shift trained), or "
+            "a copy per "
+            "task",
         )
 
     def __init__(self, config: Config, components: Components) -> None:
         super().__init__(config, components)
-        keyed = {
-            f"{name}.weight": module for name, module in self.named_modules() if isinstance(module, KEYED)
-        }  # no head is there yet
-        self._shapes = {name: (1, *module.weight.shape[1:]) for name, module in keyed.items()}
-        self.keys = Keys(config.period, sum(map(prod, self._shapes.values())))
+        self._key_shapes = {
+            f"{name}.weight": (1, *module.weight.shape[1:])
+            for name, module in self.named_modules()  # heads do not exist yet
+            if isinstance(module, KEYED)
+        }
+        self.keys = Keys(config.period, sum(map(prod, self._key_shapes.values())))
 
     def encode(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        signs = self.keys(list(self.heads).index(task_id)).split(
-            [prod(shape) for shape in self._shapes.values()]
-        )
+        key = self.keys(list(self.heads).index(task_id))
+        signs = key.split([prod(shape) for shape in self._key_shapes.values()])
         weights = {
-            f"learner.{name}": self.get_parameter(name) * key.view(shape)
-            for (name, shape), key in zip(self._shapes.items(), signs, strict=True)
+            f"learner.{name}": self.get_parameter(name) * sign.view(shape)
+            for (name, shape), sign in zip(self._key_shapes.items(), signs, strict=True)
         }
-        plain = dict(
-            inputs
-        )  # without ids: what the base makes of an example depends on the task, and is not to be stored
-        encoding: Tensor = functional_call(Encode(self), weights, (plain, task_id))
+        uncached = dict(inputs)  # without ids: the base's output for an example depends on the task
+        encoding: Tensor = functional_call(Encode(self), weights, (uncached, task_id))
         return encoding
 
 
 class Keys(nn.Module):
-    """`period` keys of `size` signs, int8: the first is all +1, the others are drawn from the seed that torch was given last."""
+    """`period` keys of `size` signs, int8: all +1, and others drawn from torch's current seed."""
 
     signs: Tensor
 
@@ -82,13 +84,13 @@ class Keys(nn.Module):
         drawn = torch.randint(2, (period - 1, size), generator=generator, dtype=torch.int8)
         self.register_buffer("signs", torch.cat([torch.ones(1, size, dtype=torch.int8), 2 * drawn - 1]))
 
-    def forward(self, number: int) -> Tensor:
-        """The key of task `number`, from 0: (size,)."""
-        return self.signs[number % len(self.signs)]
+    def forward(self, index: int) -> Tensor:
+        """The key of task `index`, from 0: (size,)."""
+        return self.signs[index % len(self.signs)]
 
 
 class Encode(nn.Module):
-    """`FineTune.encode` of a learner as a module, for `functional_call` to run it with other weights."""
+    """`FineTune.encode` of a learner as a module, which `functional_call` can run with other weights."""
 
     def __init__(self, learner: FineTune) -> None:
         super().__init__()

@@ -1,10 +1,9 @@
-"""Distillation: train a small side to give what the frozen base gives."""
+"""Distillation: train a small side to imitate the frozen base."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -17,6 +16,7 @@ from sidetune_core.api import (
     Components,
     Heads,
     Learner,
+    Renamed,
     Task,
     at_least,
     load_weights,
@@ -24,41 +24,41 @@ from sidetune_core.api import (
     option,
 )
 
-from ._norm import NormConfig
+from ._common import NormOptions
 
 
 class Distill(Learner):
-    """The side (the student) learns from the base (the teacher), and from the task's labels at once.
+    """Train the side (the student) on the outputs of the base (the teacher) and on the task's labels.
 
-    The loss is ``task + coef * difference``. With ``match`` encoding, the difference is ``mean((S(x) - B(x))**2)``, the hint of Romero et
-    al. (FitNets, ICLR 2015, eq. 3) without a regressor, since both encodings have one shape. With ``match`` output, it is that of what the
-    task's head T makes of both, T being held fixed in it: ``mean((T(S(x)) - T(B(x)))**2)``, or for scores of classes the cross-entropy of
-    the student's softmax against the teacher's, as the original code distils through a decoder. T is then best the teacher's own:
-    ``--learner.weights FILE`` has the weights of a head that learner ``features`` trained on this base (``sidetune export RUN --part
-    heads.TASK``), and keeps it as it is; without a file, T learns from the labels, as the student sees them.
+    The loss is ``task + coef * difference``. With ``match`` encoding, the difference is ``mean((S(x) -
+    B(x))**2)``, the hint of Romero et al. (FitNets, ICLR 2015, eq. 3) without a regressor, since both
+    encodings have the same shape. With ``match`` output, the outputs of the task's head T for both are
+    compared, with T fixed: ``mean((T(S(x)) - T(B(x)))**2)`` for regression, and for logits the cross-entropy
+    of the student's softmax with respect to the teacher's, as the original code distils through a decoder. T
+    should then be the teacher's own head: ``--learner.head-weights FILE`` loads a head that learner
+    ``features`` trained on this base (``sidetune export RUN --part heads.TASK``) and freezes it; without a
+    file, T is trained on the labels, with the student's encodings.
 
-    The student is shared by all tasks; write it to a file with ``sidetune export RUN --part side``, and start sides from it with
-    ``--side.weights``.
+    All tasks share the student. Export it with ``sidetune export RUN --part side``, and initialise sides
+    with it with ``--side.weights``.
     """
 
     @attrs.frozen
-    class Config(NormConfig):
+    class Config(NormOptions):
         """Options of `Distill`."""
 
-        coef: float = option(1.0, "weight of the difference of student and teacher", at_least(0))
+        coef: float = option(1.0, "weight of the difference between student and teacher", at_least(0))
         match: Literal["encoding", "output"] = option(
-            "encoding", "what of student and teacher is compared: encodings, or what a head makes of them"
+            "encoding", "compare the encodings of student and teacher, or the outputs of the head for them"
         )
-        labels: bool = option(
-            True, "whether the student learns from the task's labels too, and not from the teacher alone"
+        labels: bool = option(True, "train the student on the task's labels too, not on the teacher alone")
+        head_weights: str = option(
+            "none", "file of weights for a frozen head; 'none' for a head trained on the labels"
         )
-        weights: str = option(
-            "none",
-            "a file of weights for the head, which is not trained then; 'none' for a head that learns from labels",
-        )
+        former_options: ClassVar[Mapping[str, Renamed]] = {"weights": Renamed("head-weights")}
 
     known_failures = {
-        "penalty_is_zero_before_anything_is_learnt": "the penalty is the method: the side is drawn to the base from the first step on"
+        "penalty_is_zero_before_anything_is_learnt": "the penalty is the method: it applies from the start"
     }
     needs = frozenset({"base", "side"})
 
@@ -69,16 +69,16 @@ class Distill(Learner):
         self.side = components.side(self.base)
         self.heads = Heads(self.base.shape, config.norm)
         self._config = config
-        self._numbers: set[str] = set()
+        self._regression: set[str] = set()
         self._difference: Tensor | None = None
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
         head = self.heads.add_task(task)
-        if task.outputs == "numbers":
-            self._numbers.add(task.id)
-        if self._config.weights == "none":
+        if task.outputs in ("regression", "numbers"):
+            self._regression.add(task.id)
+        if self._config.head_weights == "none":
             return [self.side, head]
-        load_weights(head, self._config.weights, owner=f"the head of task '{task.id}'", packaged=Path("none"))
+        load_weights(head, self._config.head_weights, owner=f"the head of task '{task.id}'")
         return [self.side]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
@@ -92,27 +92,24 @@ class Distill(Learner):
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
         assert self._difference is not None, "forward runs before penalty"
-        difference, self._difference = (
-            self._difference,
-            None,
-        )  # it holds the batch's graph, which is not to outlive the step
+        difference, self._difference = self._difference, None  # the batch's graph is released after the step
         return {"difference": self._config.coef * difference}
 
     def _compare(self, student: Tensor, teacher: Tensor, task_id: str) -> Tensor:
-        """How far the student is from the teacher, a scalar."""
+        """The difference between student and teacher, a scalar."""
         if self._config.match == "encoding":
             return (student.float() - teacher.float()).square().mean()
-        found, wanted = self._decode(student, task_id), self._decode(teacher, task_id).detach()
-        if task_id in self._numbers:
-            return (found - wanted).square().mean()
-        return functional.cross_entropy(found, wanted.softmax(1))
+        output, target = self._decode(student, task_id), self._decode(teacher, task_id).detach()
+        if task_id in self._regression:
+            return (output - target).square().mean()
+        return functional.cross_entropy(output, target.softmax(1))
 
     def _decode(self, encoding: Tensor, task_id: str) -> Tensor:
-        """What the task's head gives as it is in evaluation, without a gradient for the head itself."""
+        """The output of the task's head in eval mode, without gradients for the head's parameters."""
         head = self.heads[task_id]
-        learning = head.training
+        was_training = head.training
         fixed = {name: weight.detach() for name, weight in head.named_parameters()}
         head.eval()
         output: Tensor = functional_call(head, fixed, (normalise(encoding) if self.heads.norm else encoding,))
-        head.train(learning)
+        head.train(was_training)
         return output.float()

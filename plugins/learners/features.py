@@ -1,4 +1,4 @@
-"""Feature extraction: the base as it is, and a head for each task."""
+"""Feature extraction: the frozen base and a head for each task."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Components, Heads, Learner, Task
 
-from ._norm import NormConfig
+from ._common import NormOptions
 
 
 class Features(Learner):
-    """Only the head of the task is trained, on the frozen base's encoding."""
+    """Train only a head for each task, on the frozen base's encoding."""
 
-    Config = NormConfig
+    Config = NormOptions
 
-    def __init__(self, config: NormConfig, components: Components) -> None:
+    def __init__(self, config: NormOptions, components: Components) -> None:
         super().__init__()
         self.base = components.base()
         self.heads = Heads(self.base.shape, config.norm)

@@ -1,36 +1,41 @@
-"""Fine-tuning: one shared network, all of it trainable."""
+"""Fine-tuning: one shared network, entirely trainable."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 from torch import Tensor, nn
 
-from sidetune_core.api import Components, Heads, Learner, Task, option
+from sidetune_core.api import Components, Heads, Learner, Renamed, Task, option
 
-from ._batchnorm import TaskNorms, all_but_batch_norms
-from ._merged import merged
-from ._norm import NormConfig
+from ._batchnorm import TaskNorms, trainable_around_batch_norms
+from ._common import NormOptions, merged_encoding
 
 
 class FineTune(Learner):
-    """Every task trains the same base, and a head of its own; what earlier tasks needed may be overwritten.
+    """Every task trains the same base and its own head; weights that earlier tasks need are overwritten.
 
-    With a side (``--side fcn4``) the shared network is ``M(B(x), S(x))``, all of it trainable: the capacity of side-tuning, as the
-    original fine-tuning baseline has it. In that baseline the base's BatchNorm statistics drift from task to task, which forgets by
-    itself; the option ``batchnorm`` takes this apart from what the weights forget.
+    With a side (``--side fcn4``) the shared network is ``M(B(x), S(x))``, entirely trainable: it has the
+    capacity of side-tuning, as the original fine-tuning baseline. In that baseline the base's BatchNorm
+    statistics drift from task to task, which causes forgetting by itself; the option ``batchnorm`` separates
+    this from forgetting in the weights.
     """
 
     @attrs.frozen
-    class Config(NormConfig):
+    class Config(NormOptions):
         """Options of `FineTune`."""
 
-        batchnorm: Literal["moving", "frozen", "per-task"] = option(
-            "moving",
-            "the base's BatchNorm layers: trained like all else, frozen statistics (scale and shift are trained), or a copy for each task",
+        batchnorm: Literal["trained", "frozen", "per-task"] = option(
+            "trained",
+            "the base's BatchNorm layers: trained, frozen (statistics fixed, scale and shift trained), or "
+            "a copy per "
+            "task",
         )
+        former_options: ClassVar[Mapping[str, Renamed]] = {
+            "batchnorm": Renamed("batchnorm", {"moving": "trained"})
+        }
 
     optional_components = frozenset({"side", "merger"})
 
@@ -44,23 +49,22 @@ class FineTune(Learner):
         self._frozen_norms = config.batchnorm == "frozen"
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        beside = [part for part in (self.side, self.merger) if part is not None]
-        return [*self._start_base(task), *beside, self.heads.add_task(task)]
+        others = [module for module in (self.side, self.merger) if module is not None]
+        return [*self._start_base(task), *others, self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.encode(inputs, task_id), task_id)
 
     def encode(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        """What a task's head is fed with, before normalisation: (B, *base.shape)."""
+        """The input of a task's head before normalisation: (B, *base.shape)."""
         if self.norms is None:
-            return merged(inputs, self.base, self.side, self.merger)
-        plain = dict(
-            inputs
-        )  # without ids: what the base makes of an example depends on the task, and is not to be stored
-        with self.norms.inside(self.base, task_id):
-            return merged(plain, self.base, self.side, self.merger)
+            return merged_encoding(inputs, self.base, self.side, self.merger)
+        uncached = dict(inputs)  # without ids: the base's output for an example depends on the task
+        with self.norms.applied(self.base, task_id):
+            return merged_encoding(uncached, self.base, self.side, self.merger)
 
     def _start_base(self, task: Task) -> list[nn.Module | nn.Parameter]:
         if self.norms is not None:
-            return [*all_but_batch_norms(self.base, affine=False), self.norms.start(self.base, task)]
-        return all_but_batch_norms(self.base, affine=True) if self._frozen_norms else [self.base]
+            trainable = trainable_around_batch_norms(self.base, affine=False)
+            return [*trainable, self.norms.add_task(self.base, task)]
+        return trainable_around_batch_norms(self.base, affine=True) if self._frozen_norms else [self.base]

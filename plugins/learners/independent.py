@@ -1,4 +1,4 @@
-"""Independent networks: one for each task, all of it trainable."""
+"""Independent networks for each task, pretrained or from scratch."""
 
 from __future__ import annotations
 
@@ -9,49 +9,52 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Components, Heads, Learner, Task
 
-from ._merged import merged
-from ._norm import NormConfig
+from ._common import NormOptions, merged_encoding
 
 
 class Independent(Learner):
-    """Every task has a pretrained base of its own, and a side and a merger where a side is chosen; nothing is shared.
+    """Every task trains its own pretrained base, and its own side and merger if a side is selected.
 
-    Nothing can be forgotten, and nothing that a task learns can help another. The price is a whole network for each task, in memory
-    and in every checkpoint.
+    Nothing can be forgotten, and there is no transfer between tasks. The cost is a whole network for each
+    task, in memory and in every checkpoint.
     """
 
-    Config = NormConfig
+    Config = NormOptions
     optional_components = frozenset({"side", "merger"})
     pretrained: ClassVar[bool] = True
 
-    def __init__(self, config: NormConfig, components: Components) -> None:
+    def __init__(self, config: NormOptions, components: Components) -> None:
         super().__init__()
-        self._parts = components
+        self._components = components
         self.bases = nn.ModuleDict()
         self.sides = nn.ModuleDict()
         self.mergers = nn.ModuleDict()
         self.heads = Heads(components.base(pretrained=False).shape, config.norm)
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        self.heads.add_task(
-            task
-        )  # before the rest, so that its random weights are those that fine-tuning gives it
-        base = self._parts.base(self.pretrained)
+        self.heads.add_task(task)  # first, so that it has the random weights of fine-tuning's head
+        base = self._components.base(self.pretrained)
         self.bases[task.id] = base
-        if self._parts.side is not None:
-            self.sides[task.id] = self._parts.side(base, self.pretrained)
-        if self._parts.merger is not None:
-            self.mergers[task.id] = self._parts.merger(base, 2)
-        return [
-            components[task.id]
-            for components in (self.bases, self.sides, self.mergers, self.heads)
-            if task.id in components
-        ]
+        if self._components.side is not None:
+            self.sides[task.id] = self._components.side(base, self.pretrained)
+        if self._components.merger is not None:
+            self.mergers[task.id] = self._components.merger(base, 2)
+        return [*self._network(task.id), self.heads[task.id]]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        network = [
-            components[task_id]
-            for components in (self.bases, self.sides, self.mergers)
-            if task_id in components
-        ]
-        return self.heads.predict(merged(inputs, *network), task_id)
+        return self.heads.predict(merged_encoding(inputs, *self._network(task_id)), task_id)
+
+    def _network(self, task_id: str) -> list[nn.Module]:
+        """A task's base, and its side and merger if it has them."""
+        slots = (self.bases, self.sides, self.mergers)
+        return [modules[task_id] for modules in slots if task_id in modules]
+
+
+class Scratch(Independent):
+    """`Independent` without pretraining: every task trains its own base, side and merger from random weights.
+
+    It measures the value of a task's data alone, with the architecture of the baselines. Components without
+    an option ``weights`` keep their pretrained weights.
+    """
+
+    pretrained = False

@@ -1,4 +1,4 @@
-"""Joint training: all tasks at once."""
+"""Joint training on all tasks at once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from .finetune import FineTune
 
 
 class Joint(FineTune):
-    """Fine-tuning on the batches of all tasks in turn: what one shared network reaches when no task has to wait for another.
+    """Fine-tuning on the batches of all tasks in turn: the upper bound of methods that share their weights.
 
-    It sees all data at once and so is no rival but the upper bound of methods that share their weights. With ``batchnorm`` moving, a
-    batch is standardised by its own task's statistics in training and by the average over tasks in evaluation; where tasks look
-    different, ``frozen`` or ``per-task`` is the fairer bound.
+    All data is available from the start, so it is not a continual-learning baseline. With ``batchnorm``
+    trained, a batch is normalised by its own task's statistics in training and by the average over tasks in
+    evaluation; if the inputs of tasks differ, ``frozen`` or ``per-task`` is the fairer bound.
     """
 
     joint = True

@@ -1,4 +1,4 @@
-"""Learning without forgetting: fine-tuning that keeps the outputs of the old heads."""
+"""Learning without forgetting (LwF): fine-tuning with distillation of the old heads' outputs."""
 
 from __future__ import annotations
 
@@ -17,81 +17,85 @@ from .finetune import FineTune
 
 
 class LwF(FineTune):
-    """Fine-tuning, with the network as it was before the task as the teacher of the old heads (Li & Hoiem, ECCV 2016).
+    """Fine-tuning with the network before the task as a teacher of the old heads (Li & Hoiem, ECCV 2016).
 
-    On the new task's inputs, the old heads should go on giving what they gave before the task. With ``p'`` the teacher's and ``p`` the
-    present softmax of an old head's outputs divided by the temperature T, the loss is ``task + coef * T**2 * mean KL(p' || p)``. It is
-    eqs. 2 to 4 of the paper but for a constant (cross-entropy there), the factor ``T**2`` that keeps the gradient's size the same for
-    every T (Hinton et al., 2015), and the mean over the old tasks, where the paper takes the sum. As in the paper the old heads are
-    trained too; its warm-up, in which the new head alone is trained, is left out.
+    On the new task's inputs, the old heads' outputs are kept near those before the task. With ``p'`` the
+    teacher's and ``p`` the current softmax of an old head's logits divided by the temperature T, the loss is
+    ``task + coef * T**2 * mean KL(p' || p)``. It differs from eqs. 2 to 4 of the paper by a constant
+    (cross-entropy there), by the factor ``T**2``, which makes the gradient's scale independent of T (Hinton
+    et al., 2015), and by the mean over the old tasks instead of the sum. As in the paper the old heads are
+    trained too; there is no warm-up of the new head.
 
-    Outputs that are scores have their classes along axis 1, (B, classes) or (B, classes, ...). For old tasks whose outputs are numbers, the
-    mean squared difference takes the place of the divergence. A batch costs a second, frozen network.
+    Logits have their classes along axis 1, (B, classes) or (B, classes, ...). For old tasks with regression
+    outputs the mean squared error replaces the divergence. Each batch needs a forward pass of a second,
+    frozen network.
     """
 
     @attrs.frozen
     class Config(FineTune.Config):
         """Options of `LwF`."""
 
-        coef: float = option(1.0, "weight of the divergence of the old heads' outputs", at_least(0))
-        temperature: float = option(
-            2.0, "divides outputs before the softmax; the higher, the more low scores count", more_than(0)
+        coef: float = option(
+            1.0, "weight of the distillation loss of the old heads (lambda_o in the paper)", at_least(0)
         )
-        batchnorm: Literal["moving", "frozen"] = option(
-            "moving",
-            "the base's BatchNorm layers: trained like all else, or frozen statistics (scale and shift are trained)",
+        temperature: float = option(
+            2.0, "softmax temperature T; higher values weight small probabilities more", more_than(0)
+        )
+        batchnorm: Literal["trained", "frozen"] = option(
+            "trained",
+            "the base's BatchNorm layers: trained, or frozen (statistics fixed, scale and shift trained)",
         )
 
     def __init__(self, config: Config, components: Components) -> None:
         super().__init__(config, components)
         self.teacher: LwF | None = None
         self._coef, self._temperature = config.coef, config.temperature
-        self._numbers: set[str] = set()
+        self._regression: set[str] = set()
         self._divergence: Tensor | None = None
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        self.teacher = None  # not to be in its own successor
+        self.teacher = None  # a teacher contains no earlier teacher
         self.teacher = copy.deepcopy(self) if self.heads else None
-        if task.outputs == "numbers":
-            self._numbers.add(task.id)
-        taught = (
-            list(self.heads.values()) if self._coef else []
-        )  # without a teacher, weight decay would be all that moves them
-        return [*taught, *super().start(task)]
+        if task.outputs in ("regression", "numbers"):
+            self._regression.add(task.id)
+        # Without distillation, weight decay alone would change the old heads.
+        old_heads = list(self.heads.values()) if self._coef else []
+        return [*old_heads, *super().start(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         encoding = self.encode(inputs, task_id)
         if torch.is_grad_enabled() and self.teacher is not None:
-            self._divergence = self._diverge(self.teacher, inputs, task_id, encoding)
+            self._divergence = self._distillation_loss(self.teacher, inputs, task_id, encoding)
         return self.heads.predict(encoding, task_id)
 
     def penalty(self, batch: Batch) -> dict[str, Tensor]:
         if self.teacher is None:
             return {}
         assert self._divergence is not None, "forward runs before penalty"
-        divergence, self._divergence = (
-            self._divergence,
-            None,
-        )  # it holds the batch's graph, which is not to outlive the step
+        divergence, self._divergence = self._divergence, None  # the batch's graph is released after the step
         return {"divergence": self._coef * divergence}
 
-    def _diverge(self, teacher: LwF, inputs: Mapping[str, Tensor], task_id: str, encoding: Tensor) -> Tensor:
-        """How far the old heads' outputs are from the teacher's, a mean over old tasks."""
+    def _distillation_loss(
+        self, teacher: LwF, inputs: Mapping[str, Tensor], task_id: str, encoding: Tensor
+    ) -> Tensor:
+        """Mean over the old tasks."""
         with torch.no_grad():
-            before = teacher.encode(inputs, task_id)
-            targets = {old: teacher.heads.predict(before, old) for old in teacher.heads}
-        found = []
+            teacher_encoding = teacher.encode(inputs, task_id)
+            targets = {old: teacher.heads.predict(teacher_encoding, old) for old in teacher.heads}
+        losses = []
         for old, target in targets.items():
             output = self.heads.predict(encoding, old)
-            if old in self._numbers:
-                found.append(functional.mse_loss(output.float(), target.float()))
+            if old in self._regression:
+                losses.append(functional.mse_loss(output.float(), target.float()))
             else:
-                found.append(divergence(output, target, self._temperature))
-        return torch.stack(found).mean()
+                losses.append(divergence(output, target, self._temperature))
+        return torch.stack(losses).mean()
 
 
-def divergence(scores: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """``T**2 * KL(softmax(targets / T) || softmax(scores / T))`` over axis 1 of (B, classes, ...), a mean over the others."""
-    now = functional.log_softmax(scores.float() / temperature, 1)
-    before = functional.log_softmax(targets.float() / temperature, 1)
-    return temperature**2 * functional.kl_div(now, before, reduction="none", log_target=True).sum(1).mean()
+def divergence(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """``T**2 * KL(softmax(targets / T) || softmax(logits / T))`` over axis 1, mean over the rest."""
+    student = functional.log_softmax(logits.float() / temperature, 1)
+    teacher = functional.log_softmax(targets.float() / temperature, 1)
+    return (
+        temperature**2 * functional.kl_div(student, teacher, reduction="none", log_target=True).sum(1).mean()
+    )

@@ -1,4 +1,4 @@
-"""Side-tuning: a small network for each task beside a base that never changes."""
+"""Side-tuning: a small network for each task next to a frozen base."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Components, Heads, Learner, Task, option
 
-from ._norm import NormConfig
+from ._common import NormOptions
 
 
 class SideTune(Learner):
     """``T_t(norm(M_t(B(x), S_t(x))))`` with the base B frozen (Zhang et al., ECCV 2020).
 
-    Each task gets a side, a merger and a head of its own; nothing that an earlier task uses is ever trained again, so nothing is
-    forgotten, and the cost of a task does not grow with their number.
+    Each task has its own side, merger and head. Nothing that an earlier task uses is trained again, so
+    nothing is forgotten, and the cost of a task does not grow with the number of tasks.
 
-    With ``dense`` the merger of task t gets the encodings of all earlier sides as well, ``M_t(B(x), S_0(x), ..., S_t(x))``: what they
-    learnt is built upon as in boosting. Earlier sides are frozen and a task never gets a later one, so still nothing is forgotten; but
-    task t costs t more sides in each pass.
+    With ``dense`` the merger of task t also receives the encodings of all earlier sides, ``M_t(B(x), S_0(x),
+    ..., S_t(x))``, as in boosting. Earlier sides are frozen and a task never uses a later one, so nothing is
+    forgotten either; but each forward pass of task t runs t more sides.
     """
 
     @attrs.frozen
-    class Config(NormConfig):
+    class Config(NormOptions):
         """Options of `SideTune`."""
 
         dense: bool = option(
             False,
-            "give a task's merger the encodings of all earlier sides too, frozen: base first, the task's own last",
+            "merge the encodings of all earlier sides too, frozen: the base first, the task's own side last",
         )
 
     needs = frozenset({"base", "side", "merger"})
@@ -61,11 +61,11 @@ class SideTune(Learner):
         return self.heads.predict(self.mergers[task_id]([features.encoding, *earlier, side]), task_id)
 
     def record(self) -> dict[str, float]:
-        """The merger's weights in the task that is being learnt."""
+        """The weights of the current task's merger."""
         merger = self.mergers[self._current]
         return {f"merger.{name}": value for name, value in merger.weights().items()}  # type: ignore[operator]
 
     def _earlier(self, task_id: str) -> list[nn.Module]:
-        """The sides that a task builds upon, oldest first."""
+        """The earlier sides that a task's merger uses, oldest first."""
         ids = list(self.sides)
-        return [self.sides[one] for one in ids[: ids.index(task_id)]] if self._dense else []
+        return [self.sides[earlier] for earlier in ids[: ids.index(task_id)]] if self._dense else []

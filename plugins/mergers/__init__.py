@@ -1,1 +1,1 @@
-"""Ways to fuse the encodings of base and side."""
+"""Ways to merge the encodings of base and side."""

@@ -1,4 +1,4 @@
-"""Base and side joined along their channels, and projected back."""
+"""Concatenation of base and side along the channels, and a projection."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from sidetune_core.api import Merger, Shape
 
 
 class Concat(Merger):
-    """``T([B, S])``: all encodings joined along their channels, and a learned projection T from ``count * C`` back to C channels.
+    """``T([B, S])``: all encodings concatenated along the channels, and a learned projection T to C channels.
 
-    (C,) and (L, C): a linear layer, at every position; the joint weights [W_B, W_S] contain every weighted sum of base and side.
-    (C, H, W): the original's transfer network for joined maps (its single-task transfer experiments, ``TransferConv3`` of 2 C to C
-    channels, without residual): 3 x 3 convolution to C, ReLU, 3 x 3 convolution, ReLU; 1,744 parameters for two of (8, 16, 16).
+    (C,) and (L, C): a linear layer at every position; its weights [W_B, W_S] can express every weighted sum
+    of base and side. (C, H, W): 3 x 3 convolution to C channels, ReLU, 3 x 3 convolution, ReLU; 1,744
+    parameters for two of (8, 16, 16). This is the network of the original single-task transfer experiments
+    (``TransferConv3`` of 2 C to C channels, without residual).
     """
 
     @attrs.frozen
     class Config:
-        """The projection has no options."""
+        """Options of the concat merger: none."""
 
     def __init__(self, config: Config, shape: Shape, count: int) -> None:
         super().__init__()
@@ -38,6 +39,6 @@ class Concat(Merger):
             )
 
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:
-        """(B, *shape) out of ``count`` tensors (B, *shape)."""
+        """(B, *shape) from ``count`` tensors (B, *shape)."""
         merged: Tensor = self.projection(torch.cat(list(encodings), self.channel_axis))
         return merged

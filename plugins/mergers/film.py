@@ -1,4 +1,4 @@
-"""Feature-wise modulation of the base by the side."""
+"""Feature-wise linear modulation of the base by the side."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from sidetune_core.api import Merger, Shape, at_least, option
 
 
 class FiLM(Merger):
-    """``B * m + b`` with a scale ``m = p(h) + S`` and a shift ``b = q(h) + S`` made from the side S (FiLM: Perez et al., AAAI 2018).
+    """``B * m + b`` with scale ``m = p(h) + S`` and shift ``b = q(h) + S`` (FiLM: Perez et al., AAAI 2018).
 
-    ``h = ReLU(GN(r(S)))`` is a hidden layer, GN is GroupNorm of 2 groups, and p, q, r are linear at every position: 1 x 1 convolutions
-    on maps (C, H, W), linear layers on vectors (C,) and at every position of sequences (L, C); r has no bias. Scale and shift belong to
-    each position, where the paper has one for each channel. On (8, 16, 16) it has the original's 1,680 parameters; the original took no
+    S is the side's encoding, ``h = ReLU(GN(r(S)))`` a hidden layer, GN GroupNorm with 2 groups, and p, q, r
+    are linear at every position: 1 x 1 convolutions on maps (C, H, W), linear layers on vectors (C,) and on
+    sequences (L, C); r has no bias. There are a scale and a shift for each position, in the paper for each
+    channel. On (8, 16, 16) the number of parameters is the original's, 1,680; the original accepts no
     vectors.
 
-    With more than two encodings S is the mean of all that are not the base, so that the size does not grow with the number of tasks.
+    With more than two encodings S is the mean of all except the base, so that the size does not grow with
+    the number of tasks.
     """
 
     @attrs.frozen
     class Config:
-        """How wide the hidden layer is."""
+        """Options of the FiLM merger."""
 
-        hidden: int = option(64, "width of the hidden layer, at least 4: two groups of two", at_least(4))
+        hidden: int = option(64, "width of the hidden layer", at_least(4))
 
     def __init__(self, config: Config, shape: Shape, count: int) -> None:
         super().__init__()
@@ -41,12 +43,12 @@ class FiLM(Merger):
         self.scale, self.shift = layer(width, channels), layer(width, channels)
 
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:
-        """(B, *shape) out of ``count`` tensors (B, *shape)."""
+        """(B, *shape) from ``count`` tensors (B, *shape)."""
         base, *sides = encodings
         side = torch.stack(sides).mean(0)
         hidden = self.hidden(
             side if self.maps else side.flatten(0, -2)
-        )  # (B, hidden, H, W), or (rows, hidden)
+        )  # (B, hidden, H, W) or (rows, hidden)
         scale: Tensor = self.scale(hidden).reshape(side.shape) + side
         shift: Tensor = self.shift(hidden).reshape(side.shape) + side
         return base * scale + shift

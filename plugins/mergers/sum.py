@@ -1,4 +1,4 @@
-"""The plain sum of base and side."""
+"""The sum of base and side."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sidetune_core.api import Merger, Shape
 
 
 class Sum(Merger):
-    """``B + S``, and all further encodings."""
+    """``B + S``; the sum of all encodings."""
 
     @attrs.frozen
     class Config:
-        """The sum has no options."""
+        """Options of the sum: none."""
 
     def __init__(self, config: Config, shape: Shape, count: int) -> None:
         super().__init__()
 
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:
-        """(B, *shape) out of ``count`` tensors (B, *shape)."""
+        """(B, *shape) from ``count`` tensors (B, *shape)."""
         return torch.stack(list(encodings)).sum(0)

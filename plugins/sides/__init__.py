@@ -1,1 +1,1 @@
-"""Small networks beside the base."""
+"""Small networks that are trained next to the base."""

@@ -1,9 +1,8 @@
-"""A small network for whatever an environment shows."""
+"""Side `conv` or `mlp`, depending on the inputs of the env."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import attrs
 from torch import Tensor, nn
@@ -15,10 +14,10 @@ from .mlp import MLP
 
 
 class Combined(StagedSide):
-    """`Conv` where there is an input ``image`` (C, H, W), and `MLP` on vectors where there is none.
+    """`Conv` if the env has an input ``image`` (C, H, W), otherwise `MLP`.
 
     Raises:
-        WeightsError: weights are missing, unsafe, or of another architecture.
+        WeightsError: the weights are missing, unsafe, or of another architecture.
     """
 
     @attrs.frozen
@@ -29,17 +28,11 @@ class Combined(StagedSide):
 
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
-        sees = len(inputs.get("image", ())) == 3
-        self.network: StagedSide = (
-            Conv(Conv.Config(), inputs, base) if sees else MLP(MLP.Config(), inputs, base)
-        )
+        has_image = len(inputs.get("image", ())) == 3
+        network = Conv(Conv.Config(), inputs, base) if has_image else MLP(MLP.Config(), inputs, base)
+        self.network: StagedSide = network
         self.stage_shapes = self.network.stage_shapes
-        load_weights(
-            self,
-            config.weights,
-            owner="side 'combined'",
-            packaged=Path(__file__).parent / "weights" / "combined.safetensors",
-        )
+        load_weights(self, config.weights, owner="side 'combined'")
 
     def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.network.stem(inputs)

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import attrs
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, FitError, InputShapes, StagedSide, load_weights, option
-
-from ._flat import orthogonal
+from sidetune_core.api import Base, FitError, InputShapes, StagedSide, init_orthogonal, load_weights, option
 
 CHANNELS = (8, 16, 32)
 
 
 class Conv(StagedSide):
-    """Three 3 x 3 convolutions of stride 2, with 8, 16 and 32 channels and ReLU, and a linear layer to the base's encoding.
+    """Three 3 x 3 convolutions of stride 2 with ReLU, and a linear layer to the base's encoding.
 
-    Input ``image`` (B, C, H, W) of any size, such as MiniGrid's 7 x 7 symbols or the 64 x 64 pixels of a camera. Where things are is kept:
-    the last map is flattened, not averaged.
+    The convolutions have 8, 16 and 32 channels. Input ``image`` (B, C, H, W) of any size, such as MiniGrid's
+    7 x 7 symbols or the 64 x 64 pixels of a camera. The last map is flattened rather than averaged, which
+    keeps spatial information.
 
     Raises:
-        FitError: there is no ``image`` (C, H, W).
-        WeightsError: weights are missing, unsafe, or of another architecture.
+        FitError: the env has no ``image`` (C, H, W).
+        WeightsError: the weights are missing, unsafe, or of another architecture.
     """
 
     @attrs.frozen
@@ -39,21 +37,16 @@ class Conv(StagedSide):
         if len(shape) != 3:
             raise FitError(f"side 'conv' needs an input 'image' of shape (C, H, W); got {dict(inputs)}")
         self.convolutions = nn.ModuleList()
-        shapes, (channels, height, width) = [], shape
-        for count in CHANNELS:
-            self.convolutions.append(orthogonal(nn.Conv2d(channels, count, 3, stride=2, padding=1)))
-            channels, height, width = count, (height + 1) // 2, (width + 1) // 2
-            shapes.append((channels, height, width))
+        shapes, (c_in, height, width) = [], shape
+        for c_out in CHANNELS:
+            self.convolutions.append(init_orthogonal(nn.Conv2d(c_in, c_out, 3, stride=2, padding=1)))
+            c_in, height, width = c_out, (height + 1) // 2, (width + 1) // 2
+            shapes.append((c_out, height, width))
         self.relu = nn.ReLU()
-        self.last = orthogonal(nn.Linear(math.prod(shapes[-1]), math.prod(base.shape)))
+        self.last = init_orthogonal(nn.Linear(math.prod(shapes[-1]), math.prod(base.shape)))
         self.stage_shapes = tuple(shapes)
         self._shape = tuple(base.shape)
-        load_weights(
-            self,
-            config.weights,
-            owner="side 'conv'",
-            packaged=Path(__file__).parent / "weights" / "conv.safetensors",
-        )
+        load_weights(self, config.weights, owner="side 'conv'")
 
     def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``image``"""

@@ -1,4 +1,4 @@
-"""A side that begins as a copy of the base."""
+"""A side that is initialised as a copy of the base."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sidetune_core.api import Base, Features, InputShapes, Side
 
 
 class Copy(Side):
-    """A trainable copy of the base, weights and all: the largest side, which fits every base."""
+    """A trainable copy of the base with its weights: the largest side, which fits every base."""
 
     @attrs.frozen
     class Config:
-        """A copy has no options."""
+        """Options of the copy: none."""
 
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
         self.network = copy.deepcopy(
             base, {id(base.cache): None}
-        )  # without the stored outputs: the copy will give others
+        )  # its outputs will differ from the cached ones
 
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
-        """The encoding (B, *base.shape) that the copy gives; `features` are not used."""
+        """The copy's encoding (B, *base.shape); `features` are not used."""
         return self.network(inputs).encoding

@@ -1,25 +1,33 @@
-"""A small multilayer perceptron, for vectors."""
+"""A small multilayer perceptron for vectors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import attrs
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, InputShapes, StagedSide, at_least, load_weights, option
-
-from ._flat import flat, orthogonal, width
+from sidetune_core.api import (
+    Base,
+    InputShapes,
+    StagedSide,
+    at_least,
+    flat_size,
+    flatten_inputs,
+    init_orthogonal,
+    load_weights,
+    option,
+)
 
 
 class MLP(StagedSide):
-    """Two linear layers with tanh on all inputs, flattened and one after another in the order of their names, and a linear one to the
-    base's encoding, of whatever shape.
+    """Two linear layers with tanh and a linear layer to the base's encoding of any shape.
+
+    Input: all inputs, flattened and concatenated in alphabetical order.
 
     Raises:
-        WeightsError: weights are missing, unsafe, or of another architecture.
+        WeightsError: the weights are missing, unsafe, or of another architecture.
     """
 
     @attrs.frozen
@@ -31,22 +39,17 @@ class MLP(StagedSide):
 
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
-        self.first = orthogonal(nn.Linear(width(inputs), config.width))
-        self.second = orthogonal(nn.Linear(config.width, config.width))
-        self.last = orthogonal(nn.Linear(config.width, math.prod(base.shape)))
+        self.first = init_orthogonal(nn.Linear(flat_size(inputs), config.width))
+        self.second = init_orthogonal(nn.Linear(config.width, config.width))
+        self.last = init_orthogonal(nn.Linear(config.width, math.prod(base.shape)))
         self.tanh = nn.Tanh()
         self.stage_shapes = ((config.width,),) * 2
         self._shape = tuple(base.shape)
-        load_weights(
-            self,
-            config.weights,
-            owner="side 'mlp'",
-            packaged=Path(__file__).parent / "weights" / "mlp.safetensors",
-        )
+        load_weights(self, config.weights, owner="side 'mlp'")
 
     def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """All inputs as rows."""
-        return flat(inputs)
+        """All inputs, flattened and concatenated."""
+        return flatten_inputs(inputs)
 
     def stages(self) -> Sequence[tuple[nn.Module, nn.Module]]:
         """Two layers, each with tanh."""

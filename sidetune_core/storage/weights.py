@@ -39,7 +39,7 @@ def load_weights(
     choice: str,
     *,
     owner: str,
-    packaged: Path,
+    packaged: Path | None = None,
     published: Published | None = None,
     prefix: str = "",
 ) -> None:
@@ -47,10 +47,10 @@ def load_weights(
 
     Args:
         module: the network; loaded in place.
-        choice: ``packaged``, ``seed`` (the file that the method's authors published), ``none`` (leave it at
-            random), or a path.
+        choice: ``packaged``, ``authors`` (the file that the method's authors published), ``none`` (keep the
+            random weights), or a path.
         owner: for messages, such as ``base 'resnet44'``.
-        packaged: the file in the package; it need not exist.
+        packaged: the file in the package, if there is one.
         published: the authors' file, if there is one.
         prefix: removed from the keys of a file, such as ``module.``.
 
@@ -60,15 +60,15 @@ def load_weights(
     if choice == "none":
         return
     if choice == "packaged":
-        if not packaged.is_file():
+        if packaged is None or not packaged.is_file():
             raise WeightsError(
-                f"the package has no weights of {owner}: pass a file, or 'none' for random weights"
+                f"{owner} has no packaged weights; choose 'none' (random weights) or the path of a file"
             )
         path, tensors = packaged, read_tensors(packaged)
-    elif choice == "seed":
+    elif choice == "authors":
         if published is None:
             raise WeightsError(
-                f"the authors published no weights of {owner}: pass 'packaged', 'none' or a path"
+                f"the authors published no weights of {owner}; choose 'packaged', 'none' or the path of a file"
             )
         path = fetch(published)
         if published.holds_objects:

@@ -1,6 +1,6 @@
-"""How readers are fuzzed: what counts as an answer, how much memory and time one may take, and how a good file is spoilt.
+"""How readers are fuzzed: accepted answers, limits of memory and time, and how a valid file is corrupted.
 
-``HYPOTHESIS_PROFILE=long pytest tests/fuzz`` tries a hundred times as many examples, other ones each time.
+``HYPOTHESIS_PROFILE=long pytest tests/fuzz`` tries a hundred times as many, different examples each time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from sidetune_core.errors import SidetuneError
 
 T = TypeVar("T")
 
-MEMORY = 2**29
-"""Most bytes that a test may add to what the process held."""
+MAX_MEMORY_GROWTH = 2**29
+"""Limit on the growth of the process in a test, in bytes."""
 
 COMMON: dict[str, Any] = {
     "deadline": timedelta(seconds=30),
@@ -46,42 +46,42 @@ PLAIN: st.SearchStrategy[Any] = st.recursive(
     ),
     max_leaves=8,
 )
-"""What JSON and TOML can hold, and some that looks like what is wanted."""
+"""Values of JSON and TOML, some of which resemble valid ones."""
 
 
 @st.composite
-def spoilt_values(draw: st.DrawFn, good: Any) -> Any:
-    """A nested value in which a few places are replaced, taken out, or doubled."""
+def corrupted_values(draw: st.DrawFn, good: Any) -> Any:
+    """A nested value with a few items replaced, removed or duplicated."""
     value = copy.deepcopy(good)
     for _ in range(draw(st.integers(1, 3))):
-        place = value
+        node = value
         while True:
-            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            keys = list(node) if isinstance(node, dict) else list(range(len(node)))
             if not keys:
                 break
             key = draw(st.sampled_from(keys))
-            if isinstance(place[key], dict | list) and place[key] and draw(st.integers(0, 3)):
-                place = place[key]
+            if isinstance(node[key], dict | list) and node[key] and draw(st.integers(0, 3)):
+                node = node[key]
                 continue
             action = draw(st.sampled_from(["replace", "replace", "remove", "double"]))
             if action == "remove":
-                del place[key]
-            elif action == "double" and isinstance(place, list):
-                place.append(place[key])
+                del node[key]
+            elif action == "double" and isinstance(node, list):
+                node.append(node[key])
             else:
-                place[key] = draw(PLAIN)
+                node[key] = draw(PLAIN)
             break
     return value
 
 
 @st.composite
-def spoilt_bytes(draw: st.DrawFn, good: bytes) -> bytes:
-    """A file that is cut off, or in which a few stretches are other bytes."""
+def corrupted_bytes(draw: st.DrawFn, good: bytes) -> bytes:
+    """A file that is truncated, or in which a few byte ranges are replaced."""
     data = bytearray(good)
     for _ in range(draw(st.integers(0, 4))):
-        at = draw(st.integers(0, max(0, len(data) - 1)))
-        other = st.binary(max_size=8) | st.sampled_from([b"\xff" * 8, b"\0" * 8, b"9" * 12, b"(" * 40])
-        data[at : at + draw(st.integers(0, 8))] = draw(other)
+        start = draw(st.integers(0, max(0, len(data) - 1)))
+        replacement = st.binary(max_size=8) | st.sampled_from([b"\xff" * 8, b"\0" * 8, b"9" * 12, b"(" * 40])
+        data[start : start + draw(st.integers(0, 8))] = draw(replacement)
     return bytes(data[: draw(st.integers(0, len(data)))]) if draw(st.integers(0, 3)) == 0 else bytes(data)
 
 
@@ -92,17 +92,17 @@ def plain() -> st.SearchStrategy[Any]:
 
 @pytest.fixture(scope="session")
 def spoil_values() -> Callable[[Any], st.SearchStrategy[Any]]:
-    return spoilt_values
+    return corrupted_values
 
 
 @pytest.fixture(scope="session")
 def spoil_bytes() -> Callable[[bytes], st.SearchStrategy[bytes]]:
-    return spoilt_bytes
+    return corrupted_bytes
 
 
 @pytest.fixture(scope="session")
 def answer() -> Callable[[Callable[[], T]], T | None]:
-    """Calls a reader; an error of the house is an answer too, and any other is a defect."""
+    """Calls a reader; a `SidetuneError` is an answer too, any other error is a defect."""
 
     def ask(read: Callable[[], T]) -> T | None:
         try:
@@ -115,17 +115,17 @@ def answer() -> Callable[[Callable[[], T]], T | None]:
 
 @pytest.fixture(autouse=True)
 def _memory_is_bounded() -> Iterator[None]:
-    """The process does not grow by more than `MEMORY`, nor is address space for much more to be had."""
+    """The process does not grow by more than `MAX_MEMORY_GROWTH`; its address space is limited too."""
     before = _peak()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm", encoding="ascii") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + 8 * MEMORY, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (now + 8 * MAX_MEMORY_GROWTH, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    assert _peak() - before < MEMORY
+    assert _peak() - before < MAX_MEMORY_GROWTH
 
 
 def _peak() -> int:

@@ -1,4 +1,4 @@
-"""Whatever a file of weights holds, `read_tensors` answers, and no code in it is run."""
+"""`read_tensors` answers for any content of a file of weights, and runs no code in it."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ SAFE = safetensors.torch.save(TENSORS)
 
 
 def headed(header: bytes, length: int | None = None, data: bytes = b"\0" * 16) -> bytes:
-    """A safetensors file with this header, whose length may be told wrongly."""
+    """A safetensors file with this header, of which `length` may be a wrong length."""
     return struct.pack("<Q", len(header) if length is None else length % 2**64) + header + data
 
 
 @st.composite
 def headers(draw: st.DrawFn) -> dict[str, Any]:
-    """Headers with types, shapes and offsets that may lie."""
-    number = st.integers(-1, 40) | st.sampled_from([2**31, 2**63, 2**64 - 1, 10**30])
+    """Headers with types, shapes and offsets that may be inconsistent."""
+    size = st.integers(-1, 40) | st.sampled_from([2**31, 2**63, 2**64 - 1, 10**30])
     entry = st.fixed_dictionaries(
         {
             "dtype": st.sampled_from(
                 ["F32", "F64", "I64", "BF16", "U8", "BOOL", "F8_E4M3", "F4", "C64", "X9", ""]
             ),
-            "shape": st.lists(number, max_size=3),
-            "data_offsets": st.lists(number, min_size=2, max_size=2),
+            "shape": st.lists(size, max_size=3),
+            "data_offsets": st.lists(size, min_size=2, max_size=2),
         }
     )
     return draw(st.dictionaries(st.text(max_size=4) | st.just("__metadata__"), entry, max_size=3))
 
 
 @given(data=st.data())
-def test_spoilt_safetensors(data: st.DataObject, tmp_path: Path, spoil_bytes: Any, answer: Any) -> None:
+def test_corrupt_safetensors(data: st.DataObject, tmp_path: Path, spoil_bytes: Any, answer: Any) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(data.draw(spoil_bytes(SAFE) | st.binary(max_size=60)))
     answer(lambda: read_tensors(path))
 
 
 @given(header=headers(), length=st.none() | st.integers(0, 200) | st.sampled_from([2**40, 2**63, 2**64 - 1]))
-def test_safetensors_whose_header_lies(
+def test_safetensors_with_an_inconsistent_header(
     header: dict[str, Any], length: int | None, tmp_path: Path, answer: Any
 ) -> None:
     path = tmp_path / "w.safetensors"
@@ -74,21 +74,22 @@ def test_safetensors_whose_header_lies(
         headed(b"[" * 50_000),
         headed(b'{"a":{"dtype":"F32","shape":[1000000,1000000,1000000],"data_offsets":[0,16]}}'),
         headed(
-            b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
+            b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
+            b'"b":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
         ),
         headed(b'{"a":{"dtype":"F64","shape":[4],"data_offsets":[0,16]}}'),
         headed(b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[16,0]}}'),
         b"",
     ],
 )
-def test_safetensors_that_are_told(content: bytes, tmp_path: Path) -> None:
+def test_safetensors_that_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(WeightsError, match="cannot read weights from"):
         read_tensors(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_spoilt_pickles(zipped: bool, tmp_path: Path, spoil_bytes: Any, answer: Any) -> None:
+def test_corrupt_pickles(zipped: bool, tmp_path: Path, spoil_bytes: Any, answer: Any) -> None:
     path = tmp_path / "w.pth"
     torch.save(TENSORS, path, _use_new_zipfile_serialization=zipped)
     good = path.read_bytes()
@@ -102,7 +103,7 @@ def test_spoilt_pickles(zipped: bool, tmp_path: Path, spoil_bytes: Any, answer: 
 
 
 @given(data=st.data())
-def test_a_spoilt_pickle_inside_a_whole_zip(
+def test_a_corrupt_pickle_inside_an_intact_zip(
     data: st.DataObject, tmp_path: Path, spoil_bytes: Any, answer: Any
 ) -> None:
     path = tmp_path / "w.pth"
@@ -112,7 +113,7 @@ def test_a_spoilt_pickle_inside_a_whole_zip(
 
 
 class Mark:
-    """Pickles into a call that writes a file."""
+    """Creates a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -142,7 +143,7 @@ def test_code_in_a_pickle_is_not_run(read: Callable[[Path], Any], protocol: int,
 
 
 def _replace(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Write the zip archive of a file of torch.save anew, with another pickle in it."""
+    """Rewrite the zip archive of a file of torch.save with another pickle in it."""
     with zipfile.ZipFile(path) as old:
         members = [(info.filename, old.read(info)) for info in old.infolist()]
     with zipfile.ZipFile(path, "w") as new:

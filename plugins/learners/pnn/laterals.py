@@ -12,25 +12,27 @@ from torch.nn import functional
 
 from sidetune_core.api import FitError, Shape
 
-Kind = Literal["linear", "mlp"]
+AdapterKind = Literal["linear", "mlp"]
 
 
 class Lateral(nn.Module):
-    """An adapter from activations of shape `source` to shape `target`, both of one rank: (C,), (L, C) or (C, H, W).
+    """An adapter between activations of the same rank: (C,), (L, C) or (C, H, W).
 
-    Maps and sequences are first brought to the target's size: by the largest value in each cell where they are larger, by repetition where
-    they are smaller. Then ``linear`` is one 1 x 1 layer, and ``mlp`` two with a normalisation and ReLU between, behind a learned scale that
-    begins at 0.9 (Rusu et al. 2016, eq. 2, as the original side-tuning code has it). Forward: (B, *source) to (B, *target).
+    Maps and sequences are first resized to the target: larger ones by max pooling, smaller ones by
+    nearest-neighbour interpolation. Then ``linear`` is one 1 x 1 layer, and ``mlp`` a learned scale,
+    initially 0.9, and two 1 x 1 layers with a normalisation and ReLU between them (Rusu et al. 2016, eq. 2,
+    as in the original side-tuning code). Forward: (B, *source) to (B, *target).
 
     Raises:
         FitError: the ranks differ.
     """
 
-    def __init__(self, source: Shape, target: Shape, kind: Kind) -> None:
+    def __init__(self, source: Shape, target: Shape, kind: AdapterKind) -> None:
         super().__init__()
         if len(source) != len(target):
             raise FitError(
-                f"a lateral connection cannot lead from activations of shape {tuple(source)} to {tuple(target)}"
+                f"a lateral connection from {tuple(source)} to {tuple(target)} is impossible: the ranks "
+                "differ"
             )
         self.target = tuple(target)
         maps = len(target) == 3
@@ -44,67 +46,72 @@ class Lateral(nn.Module):
             self.norm = nn.GroupNorm(gcd(2, c_out), c_out) if maps else nn.LayerNorm(c_out)
 
     def forward(self, activation: Tensor) -> Tensor:
-        x = self._resized(activation)
+        x = self._resize(activation)
         if self.first is not None:
             x = functional.relu(self.norm(self.first(self.scale * x)))
         adapted: Tensor = self.second(x)
         return adapted
 
-    def _resized(self, activation: Tensor) -> Tensor:
+    def _resize(self, activation: Tensor) -> Tensor:
         if len(self.target) == 1:
             return activation
         if len(self.target) == 2:
-            return _to_size(activation.transpose(1, 2)[:, :, None], (1, self.target[0]))[:, :, 0].transpose(
-                1, 2
-            )
-        return _to_size(activation, self.target[1:])
+            maps = activation.transpose(1, 2)[:, :, None]  # (B, C, 1, L)
+            return _resize_maps(maps, (1, self.target[0]))[:, :, 0].transpose(1, 2)
+        return _resize_maps(activation, self.target[1:])
 
 
 class Column(nn.Module):
-    """The lateral connections into one column: for every stage but the first, one from each source.
+    """The lateral connections into one column: from each source into every stage but the first.
+
+    The source of stage k in an earlier column is its stage k - 1 (Rusu et al. 2016, eq. 1). In another
+    network, the base, it is the deepest activation that is at least as large as the stage's.
 
     Args:
-        sources: for each source, the shapes of the activations that it offers, in the order of depth.
-        aligned: for each source, whether its activations are those of the same stages (an earlier column's) or of another network.
-        stages: shapes of what the column's own stages give.
+        sources: for each source, the shapes of its activations, in order of depth.
+        aligned: for each source, whether it is an earlier column, with the same stages.
+        stages: output shapes of the column's own stages.
         kind: of adapter.
-
-    An earlier column enters stage k from its stage k - 1 (Rusu et al. 2016, eq. 1). Another network, the base, enters from its deepest
-    activation that is still at least as large as the stage's.
     """
 
     def __init__(
-        self, sources: Sequence[Sequence[Shape]], aligned: Sequence[bool], stages: Sequence[Shape], kind: Kind
+        self,
+        sources: Sequence[Sequence[Shape]],
+        aligned: Sequence[bool],
+        stages: Sequence[Shape],
+        kind: AdapterKind,
     ) -> None:
         super().__init__()
-        self.places = [
-            [
-                stage - 1 if same else deepest_fitting(shapes, stages[stage])
-                for shapes, same in zip(sources, aligned, strict=True)
+        self.source_indices: list[list[int]] = []
+        """For each stage from the second, the index of the activation of each source."""
+        self.adapters = nn.ModuleList()
+        for stage, target in enumerate(stages[1:], 1):
+            indices = [
+                stage - 1 if is_aligned else deepest_fitting(shapes, target)
+                for shapes, is_aligned in zip(sources, aligned, strict=True)
             ]
-            for stage in range(1, len(stages))
-        ]
-        self.adapters = nn.ModuleList(
-            nn.ModuleList(
-                Lateral(shapes[place], target, kind) for shapes, place in zip(sources, places, strict=True)
+            self.source_indices.append(indices)
+            self.adapters.append(
+                nn.ModuleList(
+                    Lateral(shapes[index], target, kind)
+                    for shapes, index in zip(sources, indices, strict=True)
+                )
             )
-            for target, places in zip(stages[1:], self.places, strict=True)
-        )
 
-    def enter(self, stage: int, activations: Sequence[Sequence[Tensor]]) -> Tensor | float:
-        """What is added to a stage, out of each source's activations; nothing enters the first one."""
+    def lateral_input(self, stage: int, activations: Sequence[Sequence[Tensor]]) -> Tensor | float:
+        """The sum of the adapters' outputs for a stage; 0 for the first stage."""
         if stage == 0:
             return 0.0
-        adapters, places = self.adapters[stage - 1], self.places[stage - 1]
+        adapters, indices = self.adapters[stage - 1], self.source_indices[stage - 1]
         total: Tensor | float = 0.0
-        for adapter, place, source in zip(adapters, places, activations, strict=True):  # type: ignore[call-overload]
-            total = total + adapter(source[place])
+        for adapter, index, source in zip(adapters, indices, activations, strict=True):  # type: ignore[call-overload]
+            total = total + adapter(source[index])
         return total
 
 
 def deepest_fitting(shapes: Sequence[Shape], target: Shape) -> int:
-    """Which of `shapes` is the deepest that is at least as large as `target` (in H and W, or in L); the first if none is."""
-    fitting = [place for place, shape in enumerate(shapes) if _covers(shape, target)]
+    """Index of the deepest of `shapes` at least as large as `target` (in H and W, or in L); 0 if none is."""
+    fitting = [index for index, shape in enumerate(shapes) if _covers(shape, target)]
     return fitting[-1] if fitting else 0
 
 
@@ -117,7 +124,7 @@ def _size(shape: Shape) -> Shape:
     return shape[1:] if len(shape) == 3 else shape[:-1]
 
 
-def _to_size(maps: Tensor, size: Shape) -> Tensor:
+def _resize_maps(maps: Tensor, size: Shape) -> Tensor:
     """(B, C, H, W) to (B, C, *size)."""
     if tuple(maps.shape[2:]) == tuple(size):
         return maps

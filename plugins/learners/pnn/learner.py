@@ -1,4 +1,4 @@
-"""Progressive networks: a column for each task, which earlier columns feed through adapters."""
+"""Progressive neural networks (PNN): a column for each task, with lateral connections."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Components, FitError, Heads, Learner, StagedSide, Task, option
 
-from .._norm import NormConfig
+from .._common import NormOptions
 from .laterals import Column
 
 
 class PNN(Learner):
-    """Side-tuning whose sides are columns: adapters lead from the base's taps, and from earlier columns, into their stages.
+    """Side-tuning with lateral connections from the base's taps and earlier sides into a side's stages.
 
-    Rusu et al. (2016), in the form in which the original side-tuning code compares with it: the first column is the frozen base, the
-    column of a task is a staged side, and column and base are merged in the end. Nothing that an earlier task uses is trained again.
-    With ``dense``, each earlier column runs once for a batch, and the adapters of a task grow with the number of columns.
+    Rusu et al. (2016), as in the baseline of the original side-tuning code: the first column is the frozen
+    base, the column of a task is a staged side, and the outputs of column and base are merged. Nothing that
+    an earlier task uses is trained again. With ``dense``, each earlier column runs once per batch, and the
+    number of a task's adapters grows with the number of columns.
 
     Raises:
         FitError: the base has no taps, the side no stages, or their activations are of different ranks.
     """
 
     @attrs.frozen
-    class Config(NormConfig):
+    class Config(NormOptions):
         """Options of `PNN`."""
 
         adapter: Literal["linear", "mlp"] = option(
-            "mlp", "adapters of one 1 x 1 layer, or of two with ReLU between and a learned scale"
+            "mlp", "adapters: one 1 x 1 layer, or a learned scale and two 1 x 1 layers with ReLU"
         )
-        dense: bool = option(False, "connect from all earlier columns, not from the base alone")
+        dense: bool = option(False, "lateral connections from all earlier columns, not from the base alone")
 
     needs = frozenset({"base", "side", "merger"})
     needs_taps = True
@@ -45,18 +46,17 @@ class PNN(Learner):
         self._config, self._make_side, self._make_merger = config, components.side, components.merger
         self.base = components.base()
         if not self.base.tap_shapes:
-            raise FitError("learner 'pnn' needs a base with taps; this one has none")
-        self._staged(self._make_side(self.base))
+            raise FitError("learner 'pnn' needs a base with taps, such as resnet44; this base has none")
+        _require_stages(self._make_side(self.base))
         self.sides = nn.ModuleDict()
         self.laterals = nn.ModuleDict()
         self.mergers = nn.ModuleDict()
         self.heads = Heads(self.base.shape, config.norm)
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        side = self._staged(self._make_side(self.base))
-        earlier = (
-            [self._staged(one).stage_shapes for one in self.sides.values()] if self._config.dense else []
-        )
+        side = _require_stages(self._make_side(self.base))
+        columns = self.sides.values() if self._config.dense else []
+        earlier = [_require_stages(column).stage_shapes for column in columns]
         aligned = [False] + [True] * len(earlier)
         self.laterals[task.id] = Column(
             [self.base.tap_shapes, *earlier], aligned, side.stage_shapes, self._config.adapter
@@ -75,26 +75,27 @@ class PNN(Learner):
                         break
                     activations.append(self._run(earlier, inputs, activations))
         column = self._run(task_id, inputs, activations)
-        side = self._staged(self.sides[task_id]).project(column[-1])
+        side = _require_stages(self.sides[task_id]).project(column[-1])
         merged = self.mergers[task_id]([features.encoding, side])
         return self.heads.predict(merged, task_id)
 
     def record(self) -> dict[str, float]:
-        """The latest merger's weights."""
+        """The weights of the latest task's merger."""
         merger = list(self.mergers.values())[-1]
         return {f"merger.{name}": value for name, value in merger.weights().items()}  # type: ignore[operator]
 
     def _run(
         self, task_id: str, inputs: Mapping[str, Tensor], activations: list[list[Tensor]]
     ) -> list[Tensor]:
-        """What the stages of a task's column give."""
+        """The activations of a task's column."""
         laterals = self.laterals[task_id]
         assert isinstance(laterals, Column)
-        return self._staged(self.sides[task_id]).run(inputs, lambda stage: laterals.enter(stage, activations))
+        side = _require_stages(self.sides[task_id])
+        return side.run(inputs, lambda stage: laterals.lateral_input(stage, activations))
 
-    def _staged(self, side: nn.Module) -> StagedSide:
-        if not isinstance(side, StagedSide):
-            raise FitError(
-                f"learner 'pnn' needs a side with stages, such as fcn4; {type(side).__name__} has none"
-            )
-        return side
+
+def _require_stages(side: nn.Module) -> StagedSide:
+    if not isinstance(side, StagedSide):
+        name = type(side).__name__
+        raise FitError(f"learner 'pnn' needs a side with stages, such as fcn4; {name} has none")
+    return side

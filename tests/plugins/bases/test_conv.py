@@ -1,4 +1,4 @@
-"""The base conv: the weights that come with it."""
+"""Base conv: its packaged weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sidetune_core.config.kinds import BASE
 Conv: Any = registry.load(registry.find(BASE, "conv"))
 
 
-def test_the_packaged_weights_are_of_the_size_on_their_card_and_tell_views_apart() -> None:
+def test_the_packaged_weights_have_the_documented_size_and_tell_views_apart() -> None:
     base = Conv(Conv.Config(weights="packaged"), {"image": (3, 28, 28)})
     assert sum(parameter.numel() for parameter in base.parameters()) == 89_184
     encoding = base({"image": torch.rand(4, 3, 28, 28, generator=torch.Generator().manual_seed(0))}).encoding
@@ -22,7 +22,7 @@ def test_the_packaged_weights_are_of_the_size_on_their_card_and_tell_views_apart
     assert len(encoding.unique(dim=0)) == 4
 
 
-def test_the_packaged_weights_are_refused_where_the_input_is_another() -> None:
+def test_the_packaged_weights_are_refused_for_other_inputs() -> None:
     with pytest.raises(
         WeightsError, match=r"conv-babyai.safetensors .*linear.weight \(64, 1024\) in the file, \(64, 1028\)"
     ):

@@ -20,7 +20,7 @@ def make(**options: Any) -> Any:
     return FCN5(structure(FCN5.Config, options, "base 'fcn5'"), IMAGE).eval()
 
 
-def test_it_has_the_shapes_and_the_size_that_it_tells() -> None:
+def test_it_has_the_declared_shapes_and_size() -> None:
     base = make()
     features = base({"image": torch.rand(2, 3, 64, 64)})
     assert features.encoding.shape == (2, *base.shape) == (2, 8, 4, 4)
@@ -32,13 +32,13 @@ def test_it_has_the_shapes_and_the_size_that_it_tells() -> None:
     assert f"{sum(parameter.numel() for parameter in base.parameters()):,} parameters" in FCN5.__doc__
 
 
-def test_with_the_width_of_the_side_it_computes_what_the_side_computes() -> None:
+def test_at_the_width_of_the_side_it_computes_what_the_side_computes() -> None:
     base, cls = make(width=64), registry.load(registry.find(SIDE, "fcn5"))
     side = cls(cls.Config(), IMAGE, base).eval()
     base.load_state_dict(side.state_dict())
     inputs = {"image": torch.rand(2, 3, 64, 64)}
-    found = base(inputs)
-    torch.testing.assert_close(found.encoding, side(inputs, found))
+    features = base(inputs)
+    torch.testing.assert_close(features.encoding, side(inputs, features))
 
 
 def test_weights_come_with_it_for_one_width() -> None:
@@ -48,7 +48,7 @@ def test_weights_come_with_it_for_one_width() -> None:
 
 
 def test_odd_widths_and_small_images_are_refused() -> None:
-    with pytest.raises(FitError, match="two groups; --base.width 15 is odd"):
+    with pytest.raises(FitError, match="--base.width must be even, not 15"):
         make(width=15)
     with pytest.raises(FitError, match="at least 16"):
         FCN5(FCN5.Config(), {"image": (3, 12, 12)})

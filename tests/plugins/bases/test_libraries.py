@@ -105,11 +105,11 @@ def test_weights_can_come_from_a_file(tmp_path: Path) -> None:
     [
         ("torchvision", {"model": "resnet19"}, OptionError, "has no classification network 'resnet19'"),
         ("torchvision", {"weights": "IMAGENET9K"}, OptionError, "has no weights 'IMAGENET9K' of 'resnet18'"),
-        ("torchvision", {"model": "vit_b_16"}, FitError, "does not take images of 64 x 64 pixels"),
+        ("torchvision", {"model": "vit_b_16"}, FitError, "does not accept images of 64 x 64 pixels"),
         ("timm", {"model": "resnet19"}, OptionError, "timm has no network 'resnet19'"),
     ],
 )
-def test_what_there_is_not_is_told(
+def test_unknown_names_and_unfit_images_are_refused(
     kind: str, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

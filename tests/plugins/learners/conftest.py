@@ -1,4 +1,4 @@
-"""A tiny world for learners: linear base and side, and tasks on random vectors."""
+"""Fixtures for learners: a tiny linear base and side, and tasks on random vectors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ INPUTS: InputShapes = {"x": (6,)}
 
 
 class TinyBase(Base):
-    """(6,) to (16,): linear, then batch norm, whose statistics would tell a base that was left in training mode."""
+    """(6,) to (16,): linear and batch norm, whose statistics reveal a base left in training mode."""
 
     def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class TinyBase(Base):
 
 
 class TinySide(Side):
-    """(6,) to (16,), with batch norm too."""
+    """(6,) to (16,), with batch norm."""
 
     def __init__(self, base: Base, pretrained: bool = True) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class TinySide(Side):
 
 @attrs.frozen
 class World:
-    """What a learner's tests need."""
+    """Tasks and functions for a learner's tests."""
 
     tasks: tuple[Task, ...]
 
@@ -73,7 +73,7 @@ class World:
         merger: str | None = "alpha",
         **options: Any,
     ) -> Any:
-        """A built-in learner over tiny parts."""
+        """A built-in learner with tiny components."""
         cls = load(find(LEARNER, name))
         make_merger = None
         if merger is not None:
@@ -88,23 +88,23 @@ class World:
             return cls(cls.Config(**options), components)
 
     def start(self, learner: Learner, task: Task) -> list[nn.Module | nn.Parameter]:
-        """Start a task, freeze everything, and release what the learner says may move: the core's part of the contract."""
+        """Start a task, freeze everything, and set what the learner returns trainable, as the core does."""
         with seeded(0, "start", task.id):
-            movable = learner.start(task)
+            trainable = learner.start(task)
         learner.requires_grad_(False).eval()
-        for thing in movable:
-            thing.requires_grad_(True)
-            if isinstance(thing, nn.Module):
-                thing.train()
-        return movable
+        for target in trainable:
+            target.requires_grad_(True)
+            if isinstance(target, nn.Module):
+                target.train()
+        return trainable
 
     def train(self, learner: Learner, task: Task, steps: int = 3, **options: Any) -> None:
-        """Take some steps on a task that was started; everything is still and in eval mode afterwards."""
+        """Take `steps` steps on a started task; afterwards everything is frozen and in eval mode."""
         for _ in self.steps(learner, task, steps, **options):
             pass
 
     def steps(self, learner: Learner, task: Task, steps: int = 3, **options: Any) -> Iterator[None]:
-        """`train`, with a stop after each step."""
+        """`train` that yields after each step."""
         optimizer = make_optimizer(learner, TrainOptions(lr=0.05, weight_decay=0.01, **options))
         batches = task.train(lambda inputs: learner(inputs, task.id), Order(0, 8))
         for _ in range(steps):
@@ -149,19 +149,19 @@ class Pretrained(TinyBase):
     def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
         if pretrained:
-            for place, value in enumerate(self.state_dict().values()):
-                value.copy_(torch.rand(value.shape, generator=torch.Generator().manual_seed(place)))
+            for index, value in enumerate(self.state_dict().values()):
+                value.copy_(torch.rand(value.shape, generator=torch.Generator().manual_seed(index)))
 
 
 @pytest.fixture
 def pretrained() -> type[Base]:
-    """A kind of tiny base with pretrained weights."""
+    """A class of tiny bases with pretrained weights."""
     return Pretrained
 
 
 @attrs.frozen
 class Chosen:
-    """A small base and side with weights in files, so that runs begin with the same ones."""
+    """A small base and side with weights in files, so that runs start with the same weights."""
 
     base: Choice
     side: Choice
@@ -169,17 +169,17 @@ class Chosen:
 
 @pytest.fixture(scope="session")
 def chosen(tmp_path_factory: pytest.TempPathFactory) -> Chosen:
-    """``resnet20`` and ``fcn4``, pretrained on nothing."""
+    """``resnet20`` and ``fcn4`` with random weights in files."""
     images: InputShapes = {"image": (3, 32, 32)}
     folder = tmp_path_factory.mktemp("weights")
 
-    def choose(kind: Kind, name: str, *beside: Base) -> tuple[Choice, Any]:
+    def choose(kind: Kind, name: str, *base: Base) -> tuple[Choice, Any]:
         cls = load(find(kind, name))
         with seeded(0, name):
-            part = cls(cls.Config(weights="none"), images, *beside)
+            component = cls(cls.Config(weights="none"), images, *base)
         path = folder / f"{name}.safetensors"
-        write_tensors(path, part.state_dict())
-        return Choice(name, {"weights": str(path)}), part
+        write_tensors(path, component.state_dict())
+        return Choice(name, {"weights": str(path)}), component
 
     base, built = choose(BASE, "resnet20")
     side, _ = choose(SIDE, "fcn4", built)

@@ -1,4 +1,4 @@
-"""Binary superposition: its keys, what they are multiplied with, and fine-tuning at its limit."""
+"""Binary superposition: its keys, the weights they multiply, and fine-tuning as the limit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ConvBase(Base):
         return Features(self.linear(self.conv(inputs["x"]).relu().mean(2)))
 
 
-class Restless(ConvBase):
+class ExtraDraws(ConvBase):
     """Draws more random numbers than it needs."""
 
     def __init__(self, pretrained: bool = True) -> None:
@@ -76,10 +76,7 @@ def like(learner: Any, other: Any) -> Any:
 def test_keys_are_signs_half_of_them_negative() -> None:
     signs = learner_on(ConvBase, period=400).keys.signs
     assert set(signs.unique().tolist()) == {-1, 1}
-    assert signs.shape == (
-        400,
-        2 * 3 + 4,
-    )  # one for each input of the convolution's kernel and of the linear layer
+    assert signs.shape == (400, 2 * 3 + 4)  # the inputs of the convolution's kernel and of the linear layer
     assert abs(signs.float().mean()) < 4 / signs.numel() ** 0.5
 
 
@@ -92,18 +89,18 @@ def test_keys_of_different_tasks_differ_until_the_period_is_over(world: Any) -> 
 
 def test_keys_depend_on_the_seed_and_on_nothing_else() -> None:
     signs = learner_on(ConvBase).keys.signs
-    assert torch.equal(learner_on(Restless).keys.signs, signs)
+    assert torch.equal(learner_on(ExtraDraws).keys.signs, signs)
     assert not torch.equal(learner_on(ConvBase, seed=1).keys.signs, signs)
 
 
 def test_drawing_keys_leaves_the_random_weights_of_the_parts_as_in_fine_tuning(world: Any) -> None:
     tuned = started(world, world.learner("finetune"))
-    found = started(world, world.learner("bsp", batchnorm="moving")).state_dict()
-    assert all(torch.equal(value, found[name]) for name, value in tuned.state_dict().items())
+    state = started(world, world.learner("bsp", batchnorm="trained")).state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in tuned.state_dict().items())
 
 
-@pytest.mark.parametrize("batchnorm", ["moving", "frozen", "per-task"])
-def test_keys_never_move(batchnorm: str, world: Any) -> None:
+@pytest.mark.parametrize("batchnorm", ["trained", "frozen", "per-task"])
+def test_keys_are_never_trained(batchnorm: str, world: Any) -> None:
     learner = world.learner("bsp", batchnorm=batchnorm)
     before = learner.keys.signs.clone()
     for task in world.tasks:
@@ -113,33 +110,33 @@ def test_keys_never_move(batchnorm: str, world: Any) -> None:
     assert list(learner.keys.parameters()) == []
 
 
-# What is multiplied
+# Weights and keys
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_task_computes_with_the_weights_times_its_key(number: int, world: Any) -> None:
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_task_computes_with_the_weights_times_its_key(index: int, world: Any) -> None:
     learner = started(world, learner_on(ConvBase))
-    base, head = learner.base, learner.heads[f"t{number}"].linear
+    base, head = learner.base, learner.heads[f"t{index}"].linear
     x = torch.randn(5, 2, 8)
-    conv, linear = learner.keys.signs[number].float().split([6, 4])
+    conv, linear = learner.keys.signs[index].float().split([6, 4])
     maps = functional.conv1d(x, base.conv.weight * conv.view(2, 3), base.conv.bias).relu().mean(2)
     expected = head((maps * linear) @ base.linear.weight.T + base.linear.bias)
-    torch.testing.assert_close(learner({"x": x}, f"t{number}"), expected)
+    torch.testing.assert_close(learner({"x": x}, f"t{index}"), expected)
 
 
 def test_every_linear_layer_of_base_side_and_merger_has_keys_and_no_head(world: Any) -> None:
     learner = started(world, world.learner("bsp", merger="mlp2"))
     layers = [
         layer
-        for part in (learner.base, learner.side, learner.merger)
-        for layer in part.modules()
+        for module in (learner.base, learner.side, learner.merger)
+        for layer in module.modules()
         if isinstance(layer, nn.Linear)
     ]
     assert len(layers) == 6
     assert learner.keys.signs.shape[1] == sum(layer.in_features for layer in layers)
 
 
-def test_pretrained_weights_are_for_the_first_task_what_they_were(world: Any) -> None:
+def test_the_first_task_uses_the_pretrained_weights_unchanged(world: Any) -> None:
     learner = started(world, world.learner("bsp"))
     plain = like(started(world, world.learner("finetune")), learner)
     assert torch.equal(learner(INPUTS, "t0"), plain(INPUTS, "t0"))
@@ -176,17 +173,17 @@ def test_each_task_has_batch_norms_of_its_own(world: Any) -> None:
     for task in world.tasks[:2]:
         world.start(learner, task)
         world.train(learner, task)
-    (one,), (other,) = learner.norms["t0"], learner.norms["t1"]
-    assert not torch.equal(one.running_mean, other.running_mean)
-    assert not torch.equal(one.weight, other.weight)
+    (first,), (second,) = learner.norms["t0"], learner.norms["t1"]
+    assert not torch.equal(first.running_mean, second.running_mean)
+    assert not torch.equal(first.weight, second.weight)
     assert torch.equal(learner.base.norm.running_mean, torch.zeros(16))
 
 
-# The feature store
+# The feature cache
 
 
 SAME, APART = ((0, 1), (0, 1)), ((0, 1), (2, 3))
-"""The classes of two tasks: the very same examples, or others."""
+"""The classes of two tasks: the same examples, or others."""
 
 
 def classification(classes: tuple[tuple[int, ...], ...]) -> list[ClassTask]:
@@ -200,32 +197,32 @@ def classification(classes: tuple[tuple[int, ...], ...]) -> list[ClassTask]:
     ]
 
 
-def learn(learner: Any, tasks: list[ClassTask], folder: Path, store: FeatureCache | None) -> list[Any]:
+def learn(learner: Any, tasks: list[ClassTask], folder: Path, cache: FeatureCache | None) -> list[Any]:
     run = run_folder.create(folder, "run")
     machine = Machine(torch.device("cpu"), bf16=False, channels_last=False)
     options = TrainOptions(steps=3, batch=8, lr=0.05)
     recorder = RunRecorder(run, Progress(quiet=True), Clock(run, machine.peak_memory))
-    loop.learn(learner, tasks, Context(options, 0, machine, cache=store), recorder)
+    loop.learn(learner, tasks, Context(options, 0, machine, cache=cache), recorder)
     return run.lines("eval.jsonl")
 
 
-def store() -> FeatureCache:
+def make_cache() -> FeatureCache:
     return FeatureCache(limit=2**20, keep_taps=False, info=lambda _: None)
 
 
 @pytest.mark.parametrize("classes", [SAME, APART], ids=["same", "apart"])
-def test_the_feature_store_changes_no_result(classes: tuple[tuple[int, ...], ...], tmp_path: Path) -> None:
-    with_store = learn(
-        learner_on(ConvBase, batchnorm="moving"), classification(classes), tmp_path / "store", store()
+def test_the_feature_cache_changes_no_result(classes: tuple[tuple[int, ...], ...], tmp_path: Path) -> None:
+    with_cache = learn(
+        learner_on(ConvBase, batchnorm="trained"), classification(classes), tmp_path / "cache", make_cache()
     )
-    assert with_store == learn(
-        learner_on(ConvBase, batchnorm="moving"), classification(classes), tmp_path / "none", None
+    assert with_cache == learn(
+        learner_on(ConvBase, batchnorm="trained"), classification(classes), tmp_path / "none", None
     )
 
 
-def test_nothing_is_left_in_the_store_for_learners_of_the_plain_base(tmp_path: Path) -> None:
-    shared, tasks = store(), classification(APART)
-    learn(learner_on(ConvBase, batchnorm="moving"), tasks, tmp_path / "bsp", shared)
+def test_nothing_is_left_in_the_cache_for_learners_of_the_plain_base(tmp_path: Path) -> None:
+    shared, tasks = make_cache(), classification(APART)
+    learn(learner_on(ConvBase, batchnorm="trained"), tasks, tmp_path / "bsp", shared)
     after = learn(learner_on(ConvBase, name="features"), tasks, tmp_path / "after", shared)
     assert shared.used > 0
     assert after == learn(learner_on(ConvBase, name="features"), tasks, tmp_path / "alone", None)
@@ -246,16 +243,16 @@ def run(archive: Path, out: Path, learner: dict[str, Any], **train: Any) -> side
     )
 
 
-@pytest.mark.parametrize("batchnorm", ["moving", "per-task"])
+@pytest.mark.parametrize("batchnorm", ["trained", "per-task"])
 def test_bsp_with_keys_of_plus_one_equals_fine_tuning_bit_for_bit(
     batchnorm: str, image_archive: Path, tmp_path: Path
 ) -> None:
     tuned = run(image_archive, tmp_path / "finetune", {"name": "finetune", "batchnorm": batchnorm})
     bsp = run(image_archive, tmp_path / "bsp", {"name": "bsp", "batchnorm": batchnorm, "period": 1})
-    found = bsp.learner.state_dict()
-    assert found["keys.signs"].unique().tolist() == [1]
+    state = bsp.learner.state_dict()
+    assert state["keys.signs"].unique().tolist() == [1]
     assert bsp.results.rows == tuned.results.rows
-    assert all(torch.equal(value, found[name]) for name, value in tuned.learner.state_dict().items())
+    assert all(torch.equal(value, state[name]) for name, value in tuned.learner.state_dict().items())
 
 
 def test_a_run_is_the_same_with_and_without_the_feature_store(image_archive: Path, tmp_path: Path) -> None:
@@ -266,7 +263,7 @@ def test_a_run_is_the_same_with_and_without_the_feature_store(image_archive: Pat
 
 
 @pytest.mark.parametrize(
-    "options", [{"batchnorm": "moving"}, {"batchnorm": "frozen"}, {"period": 1}], ids=str
+    "options", [{"batchnorm": "trained"}, {"batchnorm": "frozen"}, {"period": 1}], ids=str
 )
 def test_bsp_conforms_and_resumes_with_other_options_than_the_defaults(options: dict[str, Any]) -> None:
     assert [

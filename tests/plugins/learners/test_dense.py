@@ -1,4 +1,4 @@
-"""Every learner and every merger on dense tasks with heads and losses of their own: maps as encodings, images as outputs."""
+"""Every learner and merger on dense tasks, with their own heads and losses: maps in, images out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUILT_IN = [
 
 @pytest.fixture
 def spec(write_taskonomy: Callable[..., Path], tmp_path: Path) -> Callable[..., RunSpec]:
-    """A run over a map of numbers, a map of classes and the classes of images, in two steps each."""
+    """A run of three tasks, of two steps each: regression maps, class maps and image classes."""
     domains = ("rgb", "normal", "segment_semantic", "class_object", "depth_zbuffer")
     root = write_taskonomy(tmp_path / "data", points=1, domains=domains)
 
@@ -40,8 +40,8 @@ def spec(write_taskonomy: Callable[..., Path], tmp_path: Path) -> Callable[..., 
         kinds = load(find(LEARNER, learner))
         slots = {"side": "fcn3", "merger": "alpha"} | components
         used = {
-            slot: part
-            for slot, part in slots.items()
+            slot: name
+            for slot, name in slots.items()
             if slot in kinds.needs or slot in kinds.optional_components
         }
         train = {"steps": 2, "batch": 2, "device": "cpu", "precision": "fp32"}
@@ -52,7 +52,7 @@ def spec(write_taskonomy: Callable[..., Path], tmp_path: Path) -> Callable[..., 
 
 
 @pytest.mark.parametrize("learner", BUILT_IN[0])
-def test_every_learner_learns_dense_tasks(learner: str, spec: Callable[..., RunSpec], tmp_path: Path) -> None:
+def test_every_learner_trains_dense_tasks(learner: str, spec: Callable[..., RunSpec], tmp_path: Path) -> None:
     done = run(spec(learner), tmp_path / "run", save_every="none")
     last = done.results.rows[-1]
     assert len(last) == 3
@@ -64,32 +64,31 @@ def test_every_learner_learns_dense_tasks(learner: str, spec: Callable[..., RunS
 
 
 @pytest.mark.parametrize("merger", BUILT_IN[1])
-def test_every_merger_joins_maps(merger: str, spec: Callable[..., RunSpec], tmp_path: Path) -> None:
+def test_every_merger_merges_maps(merger: str, spec: Callable[..., RunSpec], tmp_path: Path) -> None:
     made = spec("sidetune", merger=merger)
     assert made.env is not None
     made.env.options["domains"] = "normal"
     assert len(run(made, tmp_path / "run", save_every="none").results.rows) == 1
 
 
-def test_pictures_are_in_the_run_folder_and_a_dense_run_is_verified_and_gone_on_with(
+def test_images_are_written_and_a_dense_run_is_verified_and_resumed(
     spec: Callable[..., RunSpec], tmp_path: Path
 ) -> None:
     made = spec("sidetune")
     run(made, tmp_path / "run", save_every="none")
     files = sorted((tmp_path / "run" / "pictures").iterdir())
-    tasks, components = (
+    tasks, kinds = (
         ("class-object", "normal", "segment-semantic"),
         ("error", "input", "prediction", "target"),
     )
-    names = [f"{task}.{part}.png" for task in tasks for part in components]
+    names = [f"{task}.{kind}.png" for task in tasks for kind in kinds]
     assert [path.name for path in files] == names
     before = {path.name: path.read_bytes() for path in files}
-    found = verify(open_run(tmp_path / "run"))
-    assert found.problems == ()
-    assert found.certificate.verdict == "zero by construction"
-    newest = tmp_path / "run" / "checkpoints"
-    for path in newest.iterdir():
-        if "3" in path.name:  # the state after the third task
+    verification = verify(open_run(tmp_path / "run"))
+    assert verification.problems == ()
+    assert verification.certificate.verdict == "zero by construction"
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        if "3" in path.name:  # the checkpoint after the third task
             path.unlink()
     resume(tmp_path / "run")
     assert {path.name: path.read_bytes() for path in (tmp_path / "run" / "pictures").iterdir()} == before

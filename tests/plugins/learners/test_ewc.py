@@ -1,4 +1,4 @@
-"""EWC: the Fisher estimators against closed forms and loops, the pull against its formula, and fine-tuning at its limit."""
+"""EWC: Fisher estimators against closed forms and loops, the penalty, and fine-tuning as the limit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BareTask(DoubleTask):
 
 
 class LinearBase(Base):
-    """Softmax regression on (6,), but for the softmax."""
+    """The logits of a softmax regression on (6,)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def start(world: Any, learner: Any, task: ClassTask) -> None:
 
 
 def finish(world: Any, learner: Any, task: ClassTask, size: int = 8) -> Any:
-    """Let the learner believe that it has learnt a task."""
+    """Finish a task without training it."""
     start(world, learner, task)
     learner.requires_grad_(False).eval()
     learner.finish(task, batches(task, size))
@@ -131,14 +131,14 @@ def first(task: ClassTask, count: int, size: int) -> list[Batch]:
 
 def by_loop(learner: Any, task: ClassTask, how: str, x: Tensor, y: Tensor) -> Tensor:
     total = torch.zeros(())
-    for one, label in zip(x.split(1), y.split(1), strict=True):
+    for example, label in zip(x.split(1), y.split(1), strict=True):
         if how == "empirical":
-            total = total + squared_gradient(learner, task, one, label)
+            total = total + squared_gradient(learner, task, example, label)
         else:
-            chances = learner({"x": one}, task.id).softmax(1)[0]
+            probabilities = learner({"x": example}, task.id).softmax(1)[0]
             total = total + sum(
-                chance * squared_gradient(learner, task, one, torch.tensor([label]))
-                for label, chance in enumerate(chances)
+                probability * squared_gradient(learner, task, example, torch.tensor([label]))
+                for label, probability in enumerate(probabilities)
             )
     return total / len(x)
 
@@ -150,24 +150,24 @@ def by_loop(learner: Any, task: ClassTask, how: str, x: Tensor, y: Tensor) -> Te
 def test_the_exact_fisher_of_softmax_regression_is_its_closed_form(size: int, world: Any) -> None:
     """The Fisher of ``softmax(W x + b)`` is the mean of ``(diag(p) - p p^T) kron (x, 1)(x, 1)^T``."""
     learner, (task, *_) = softmax_regression(examples=ALL), tasks(kind=BareTask)
-    found = finish(world, learner, task, size).fisher
+    fisher = finish(world, learner, task, size).fisher
     x, _ = all_of(task)
     p = learner({"x": x}, "t0").softmax(1)
     rows = [
-        torch.kron(torch.diag(one) - torch.outer(one, one), torch.outer(each, each))
-        for one, each in zip(p, x, strict=True)
+        torch.kron(torch.diag(p_i) - torch.outer(p_i, p_i), torch.outer(x_i, x_i))
+        for p_i, x_i in zip(p, x, strict=True)
     ]
     weight = torch.stack(rows).mean(0).diag()
     bias = (p * (1 - p)).mean(0)
     assert len(x) == 21
-    torch.testing.assert_close(found, torch.cat([weight, bias]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(fisher, torch.cat([weight, bias]), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("how", ["exact", "empirical"])
 def test_the_fisher_of_base_side_and_merger_is_that_of_a_loop_over_examples(how: str, world: Any) -> None:
     learner, (task, *_) = nonlinear(world, fisher=how, examples=ALL), tasks()
-    found = finish(world, learner, task).fisher
-    torch.testing.assert_close(found, by_loop(learner, task, how, *all_of(task)), rtol=1e-9, atol=1e-15)
+    fisher = finish(world, learner, task).fisher
+    torch.testing.assert_close(fisher, by_loop(learner, task, how, *all_of(task)), rtol=1e-9, atol=1e-15)
 
 
 def test_the_sampled_fisher_is_the_exact_one_in_expectation(world: Any) -> None:
@@ -184,32 +184,29 @@ def test_the_sampled_fisher_is_the_exact_one_in_expectation(world: Any) -> None:
 
 def test_the_batched_fisher_is_the_mean_over_batches_of_the_squared_mean_gradient(world: Any) -> None:
     learner, (task, *_) = nonlinear(world, fisher="batched", examples=17), tasks()
-    found = finish(world, learner, task).fisher
+    fisher = finish(world, learner, task).fisher
     squares = [
         squared_gradient(learner, task, batch.inputs["x"], batch.targets) for batch in first(task, 2, 8)
     ]
-    torch.testing.assert_close(found, torch.stack(squares).mean(0), rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(fisher, torch.stack(squares).mean(0), rtol=1e-9, atol=1e-15)
 
 
 def test_the_legacy_fisher_is_the_batched_one_over_a_whole_pass(world: Any) -> None:
     learner, (task, *_) = nonlinear(world, fisher="legacy", examples=1), tasks()
-    found = finish(world, learner, task, 5).fisher
+    fisher = finish(world, learner, task, 5).fisher
     squares = [
         squared_gradient(learner, task, batch.inputs["x"], batch.targets) for batch in first(task, 4, 5)
     ]  # 21 examples
-    torch.testing.assert_close(found, torch.stack(squares).mean(0), rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(fisher, torch.stack(squares).mean(0), rtol=1e-9, atol=1e-15)
 
 
-def test_no_more_than_the_given_examples_are_used(world: Any) -> None:
+def test_at_most_the_configured_examples_are_used(world: Any) -> None:
     learner, (task, *_) = nonlinear(world, fisher="empirical", examples=11), tasks()
-    found = finish(world, learner, task).fisher
-    x, y = (
-        torch.cat(components)[:11]
-        for components in zip(
-            *((batch.inputs["x"], batch.targets) for batch in first(task, 2, 8)), strict=True
-        )
-    )
-    torch.testing.assert_close(found, by_loop(learner, task, "empirical", x, y), rtol=1e-9, atol=1e-15)
+    fisher = finish(world, learner, task).fisher
+    stream = first(task, 2, 8)
+    x = torch.cat([batch.inputs["x"] for batch in stream])[:11]
+    y = torch.cat([batch.targets for batch in stream])[:11]
+    torch.testing.assert_close(fisher, by_loop(learner, task, "empirical", x, y), rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("how", ["exact", "empirical"])
@@ -217,13 +214,13 @@ def test_gradients_of_few_examples_at_a_time_give_the_same_fisher(
     how: str, world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = finish(world, nonlinear(world, fisher=how), tasks()[0]).fisher
-    monkeypatch.setattr("sidetune_plugins.learners.ewc.fisher.HELD", 1)
+    monkeypatch.setattr("sidetune_plugins.learners.ewc.fisher.MAX_GRADIENT_ELEMENTS", 1)
     single = finish(world, nonlinear(world, fisher=how), tasks()[0]).fisher
     torch.testing.assert_close(single, whole, rtol=1e-9, atol=1e-15)
 
 
 class Regression(DoubleTask):
-    """Targets that are no classes."""
+    """Real-valued targets."""
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return (output - batch.targets).square().sum(1)
@@ -234,7 +231,7 @@ class Regression(DoubleTask):
 
 
 class Smoothed(DoubleTask):
-    """A loss that is no negative log-likelihood."""
+    """A loss that is not a negative log-likelihood."""
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return functional.cross_entropy(output, batch.targets, reduction="none", label_smoothing=0.5)
@@ -243,7 +240,9 @@ class Smoothed(DoubleTask):
 @pytest.mark.parametrize("how", ["exact", "sample"])
 def test_an_expectation_over_classes_is_refused_where_there_are_none(how: str, world: Any) -> None:
     learner, (task, *_) = nonlinear(world, fisher=how), tasks(kind=Regression)
-    with pytest.raises(FitError, match=r"targets \(8, 3\) of torch.float64. Take 'empirical' or 'batched'"):
+    with pytest.raises(
+        FitError, match=r"targets \(8, 3\) of torch.float64. Use --learner.fisher 'empirical' or 'batched'"
+    ):
         finish(world, learner, task)
 
 
@@ -255,7 +254,7 @@ def test_it_is_refused_at_the_first_step_of_training(world: Any) -> None:
 
 
 def test_a_loss_that_is_no_log_likelihood_is_refused(world: Any) -> None:
-    with pytest.raises(FitError, match="not the cross-entropy"):
+    with pytest.raises(FitError, match="other than the cross-entropy"):
         finish(world, nonlinear(world), tasks(kind=Smoothed)[0])
 
 
@@ -265,7 +264,7 @@ def test_other_tasks_than_classification_have_the_other_fishers(world: Any) -> N
 
 
 @pytest.mark.parametrize("how", ESTIMATORS)
-def test_finishing_a_task_changes_nothing_but_the_pull(how: str, world: Any, snapshot: Any) -> None:
+def test_finishing_a_task_changes_only_the_penalty(how: str, world: Any, snapshot: Any) -> None:
     learner, (task, *_) = nonlinear(world, fisher=how), tasks()
     start(world, learner, task)
     learner.requires_grad_(False).eval()
@@ -278,18 +277,18 @@ def test_finishing_a_task_changes_nothing_but_the_pull(how: str, world: Any, sna
     }
 
 
-# The pull
+# The penalty
 
 
-def move(learner: Any, seed: int) -> None:
-    """As training would."""
+def perturb(learner: Any, seed: int) -> None:
+    """Change the shared weights, as training would."""
     torch.manual_seed(seed)
     for weight in shared(learner).values():
         weight.data += 0.1 * torch.randn_like(weight)
 
 
 def two_tasks(world: Any, learner: Any, how: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Finish two tasks at different weights, and go on to new ones; the Fishers by loops, and the weights."""
+    """Finish two tasks at different weights; return their Fishers, computed by loops, and the weights."""
     fishers, weights = [], []
     for seed, task in enumerate(tasks()):
         finish(world, learner, task, 5)
@@ -302,11 +301,11 @@ def two_tasks(world: Any, learner: Any, how: str) -> tuple[list[Tensor], list[Te
         else:
             fishers.append(by_loop(learner, task, how, *all_of(task)))
         weights.append(flat(shared(learner).values()))
-        move(learner, seed)
+        perturb(learner, seed)
     return fishers, weights
 
 
-def pulled(learner: Any) -> float:
+def penalty_value(learner: Any) -> float:
     (value,) = learner.penalty(first(tasks()[0], 1, 8)[0]).values()
     return float(value.detach())
 
@@ -326,19 +325,19 @@ def test_the_second_task_is_pulled_to_the_weights_after_the_first(world: Any) ->
     finish(world, learner, task)
     fisher, anchor = by_loop(learner, task, "exact", *all_of(task)), flat(shared(learner).values())
     start(world, learner, other)
-    assert pulled(learner) == 0
-    move(learner, 0)
-    assert pulled(learner) == pytest.approx(3 * distance(learner, fisher, anchor), rel=1e-9)
+    assert penalty_value(learner) == 0
+    perturb(learner, 0)
+    assert penalty_value(learner) == pytest.approx(3 * distance(learner, fisher, anchor), rel=1e-9)
 
 
 def test_per_task_sums_the_pulls_of_all_tasks(world: Any) -> None:
     learner = nonlinear(world, coef=1.0, fisher="empirical", examples=ALL)
     fishers, weights = two_tasks(world, learner, "empirical")
     expected = sum(distance(learner, fisher, anchor) for fisher, anchor in zip(fishers, weights, strict=True))
-    assert pulled(learner) == pytest.approx(expected, rel=1e-9)
+    assert penalty_value(learner) == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_weight_that_no_task_needed_is_free(world: Any) -> None:
+def test_a_weight_without_fisher_information_has_no_penalty(world: Any) -> None:
     learner = nonlinear(world)
     pull = learner.pull
     pull.add(torch.ones_like(pull.anchor), torch.zeros_like(pull.anchor))
@@ -349,16 +348,16 @@ def test_a_weight_that_no_task_needed_is_free(world: Any) -> None:
 def test_online_pulls_to_the_latest_weights_only(world: Any) -> None:
     learner = nonlinear(world, coef=1.0, fisher="empirical", examples=ALL, anchors="online", decay=0.75)
     (old, new), (_, latest) = two_tasks(world, learner, "empirical")
-    assert pulled(learner) == pytest.approx(distance(learner, 0.75 * old + new, latest), rel=1e-9)
+    assert penalty_value(learner) == pytest.approx(distance(learner, 0.75 * old + new, latest), rel=1e-9)
 
 
 def test_legacy_applies_one_running_mean_as_often_as_there_are_tasks(world: Any) -> None:
-    learner = nonlinear(world, coef=1.0, fisher="legacy", tasks=3)
+    learner = nonlinear(world, coef=1.0, fisher="legacy", stream_length=3)
     (fisher, new_fisher), (anchor, new_anchor) = two_tasks(world, learner, "legacy")
-    for _ in range(3):  # the loss objects of three tasks, all at work on the same tensors
+    for _ in range(3):  # the loss objects of three tasks update the same tensors
         anchor = anchor * (2 - 1) / 2 + new_anchor / 2
         fisher = fisher * (2 - 1) / 2 + new_fisher / 2
-    assert pulled(learner) == pytest.approx(distance(learner, fisher, anchor), rel=1e-9)
+    assert penalty_value(learner) == pytest.approx(distance(learner, fisher, anchor), rel=1e-9)
 
 
 def test_legacy_with_ten_tasks_has_mostly_the_last_weights_as_its_anchor(world: Any) -> None:
@@ -374,7 +373,7 @@ def test_heads_are_never_pulled(world: Any) -> None:
     for task in tasks():
         finish(world, learner, task)
     start(world, learner, tasks(classes=2)[2])
-    move(learner, 0)
+    perturb(learner, 0)
     learner.requires_grad_(True)
     sum(learner.penalty(first(tasks()[0], 1, 8)[0]).values()).backward()  # type: ignore[union-attr]
     assert {
@@ -414,10 +413,10 @@ def test_ewc_with_coef_0_equals_fine_tuning_bit_for_bit(
 ) -> None:
     tuned = run(image_archive, tmp_path / "finetune", name="finetune")
     ewc = run(image_archive, tmp_path / "ewc", name="ewc", coef=0, fisher=how, examples=8)
-    found = ewc.learner.state_dict()
+    state = ewc.learner.state_dict()
     assert ewc.results.rows == tuned.results.rows
-    assert all(torch.equal(value, found[key]) for key, value in tuned.learner.state_dict().items())
-    assert found["pull.fisher"].sum() > 0
+    assert all(torch.equal(value, state[key]) for key, value in tuned.learner.state_dict().items())
+    assert state["pull.fisher"].sum() > 0
 
 
 def test_a_strong_pull_keeps_the_weights_nearer_to_those_of_the_first_task(

@@ -1,4 +1,4 @@
-"""What fine-tuning does with the base's batch norms."""
+"""Fine-tuning and the base's batch norms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_it_keeps_the_contract(options: dict[str, Any]) -> None:
 
 
 class Nested(Base):
-    """(6,) to (16,): batch norm beside a part with dropout, and a parameter of the base itself."""
+    """(6,) to (16,): batch norm, a submodule with dropout, and a parameter of the base itself."""
 
     def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
@@ -49,8 +49,8 @@ def test_frozen_statistics_are_the_same_after_every_step(world: Any) -> None:
             assert all(torch.equal(value, before[key]) for key, value in learner.base.norm.named_buffers())
 
 
-@pytest.mark.parametrize("batchnorm", ["frozen", "moving"])
-def test_every_weight_of_the_base_moves(batchnorm: str, world: Any) -> None:
+@pytest.mark.parametrize("batchnorm", ["frozen", "trained"])
+def test_every_weight_of_the_base_is_trained(batchnorm: str, world: Any) -> None:
     learner = world.learner("finetune", base=Nested, batchnorm=batchnorm)
     before = snapshot(learner.base)
     world.start(learner, world.tasks[0])
@@ -71,8 +71,8 @@ def test_dropout_of_the_base_is_in_training_mode_and_its_batch_norm_is_not(
 def test_frozen_statistics_are_used_in_training(world: Any) -> None:
     learner = world.learner("finetune", side=False, merger=None, batchnorm="frozen")
     world.start(learner, world.tasks[0])
-    one, all_five = learner({"x": INPUTS["x"][:1]}, "t0"), learner(INPUTS, "t0")
-    torch.testing.assert_close(one, all_five[:1])
+    single, batch = learner({"x": INPUTS["x"][:1]}, "t0"), learner(INPUTS, "t0")
+    torch.testing.assert_close(single, batch[:1])
 
 
 # Per task
@@ -94,7 +94,7 @@ def test_an_old_task_s_outputs_depend_on_its_own_statistics_alone(world: Any) ->
     assert torch.equal(learner(INPUTS, "t1"), before[1])
 
 
-def test_a_later_task_leaves_an_old_one_s_norms_alone(world: Any) -> None:
+def test_a_later_task_does_not_change_an_old_one_s_norms(world: Any) -> None:
     learner = per_task(world, 1)
     before = snapshot(learner.norms["t0"])
     world.start(learner, world.tasks[1])
@@ -102,7 +102,7 @@ def test_a_later_task_leaves_an_old_one_s_norms_alone(world: Any) -> None:
         assert changed(before, snapshot(learner.norms["t0"])) == []
 
 
-def test_the_pretrained_norms_stay_and_each_task_begins_with_them(world: Any, pretrained: Any) -> None:
+def test_each_task_starts_with_the_pretrained_norms(world: Any, pretrained: Any) -> None:
     learner = world.learner("finetune", base=pretrained, batchnorm="per-task")
     world.start(learner, world.tasks[0])
     world.train(learner, world.tasks[0])
@@ -127,7 +127,7 @@ def test_the_base_has_its_own_norms_back_after_an_error(world: Any) -> None:
     assert learner.base.norm is own
 
 
-def test_on_the_first_task_norms_of_its_own_are_trained_as_the_base_s_would_be(world: Any) -> None:
+def test_on_the_first_task_its_norms_are_trained_as_the_base_s_would_be(world: Any) -> None:
     learner, plain = per_task(world, 1), world.learner("finetune", side=False, merger=None)
     world.start(plain, world.tasks[0])
     world.train(plain, world.tasks[0])
@@ -138,7 +138,7 @@ def test_on_the_first_task_norms_of_its_own_are_trained_as_the_base_s_would_be(w
     )
 
 
-def test_a_frozen_base_with_norms_for_each_task_is_not_served_from_the_feature_store(world: Any) -> None:
+def test_a_frozen_base_with_norms_for_each_task_is_not_served_from_the_cache(world: Any) -> None:
     learner = per_task(world, 2)
     expected = [learner(INPUTS, task) for task in ("t0", "t1")]
     FeatureCache(limit=2**20, keep_taps=True, info=lambda _: None).attach(learner, "fp32")

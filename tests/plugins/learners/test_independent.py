@@ -22,14 +22,16 @@ def test_it_keeps_the_contract(norm: bool) -> None:
 def test_every_task_has_base_side_merger_and_head_of_its_own(world: Any) -> None:
     learner = world.learner("independent")
     for task in world.tasks[:2]:
-        movable = world.start(learner, task)
-        assert movable == [
+        trainable = world.start(learner, task)
+        assert trainable == [
             learner.bases[task.id],
             learner.sides[task.id],
             learner.mergers[task.id],
             learner.heads[task.id],
         ]
-    first, second = ({id(one) for one in learner.bases[task].parameters()} for task in ("t0", "t1"))
+    first, second = (
+        {id(parameter) for parameter in learner.bases[task].parameters()} for task in ("t0", "t1")
+    )
     assert not first & second
 
 
@@ -38,7 +40,7 @@ def test_without_a_side_a_task_has_base_and_head(world: Any) -> None:
     assert world.start(learner, world.tasks[0]) == [learner.bases["t0"], learner.heads["t0"]]
 
 
-def test_every_base_begins_with_the_pretrained_weights(world: Any, pretrained: Any) -> None:
+def test_every_base_starts_with_the_pretrained_weights(world: Any, pretrained: Any) -> None:
     learner = world.learner("independent", base=pretrained)
     world.start(learner, world.tasks[0])
     world.train(learner, world.tasks[0])
@@ -49,31 +51,31 @@ def test_every_base_begins_with_the_pretrained_weights(world: Any, pretrained: A
     )
 
 
-def test_a_head_begins_as_that_of_fine_tuning(world: Any) -> None:
+def test_a_head_is_initialised_as_in_fine_tuning(world: Any) -> None:
     learner, shared = world.learner("independent"), world.learner("finetune")
-    for one in (learner, shared):
-        world.start(one, world.tasks[0])
+    for each in (learner, shared):
+        world.start(each, world.tasks[0])
     assert torch.equal(learner.heads["t0"].linear.weight, shared.heads["t0"].linear.weight)
 
 
 @pytest.mark.parametrize("side", [True, False])
-@pytest.mark.parametrize("rival", ["joint", "finetune"])
+@pytest.mark.parametrize("baseline", ["joint", "finetune"])
 def test_on_a_single_task_it_is_joint_training_and_fine_tuning_bit_for_bit(
-    rival: str, side: bool, chosen: Any, tmp_path: Path
+    baseline: str, side: bool, chosen: Any, tmp_path: Path
 ) -> None:
     def run(learner: str) -> sidetune_core.Run:
         train = {"steps": 4, "batch": 8, "precision": "fp32"}
-        beside = chosen.side if side else None
+        chosen_side = chosen.side if side else None
         spec = sidetune_core.RunSpec(
             base=chosen.base,
-            side=beside,
+            side=chosen_side,
             learner=learner,
             env={"name": "digits", "num_tasks": 1},
             train=train,
         )
         return sidetune_core.run(spec, tmp_path / learner)
 
-    ours, theirs = run("independent"), run(rival)
+    ours, theirs = run("independent"), run(baseline)
     assert ours.results.rows == theirs.results.rows
     state = {
         key.replace("s.t0.", ".", 1): value

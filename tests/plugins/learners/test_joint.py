@@ -27,7 +27,7 @@ def run(path: Path, chosen: Any, **options: Any) -> sidetune_core.Run:
     )
 
 
-@pytest.mark.parametrize("batchnorm", ["moving", "frozen", "per-task"])
+@pytest.mark.parametrize("batchnorm", ["trained", "frozen", "per-task"])
 def test_one_stage_trains_the_base_and_the_heads_of_all_tasks(
     batchnorm: str, chosen: Any, tmp_path: Path
 ) -> None:
@@ -45,8 +45,8 @@ def test_a_batch_of_each_task_comes_in_turn(chosen: Any, tmp_path: Path) -> None
 
 def test_all_tasks_share_one_base(world: Any) -> None:
     learner = world.learner("joint")
-    moving = [world.start(learner, task) for task in world.tasks]
-    assert [one[0] for one in moving] == [learner.base] * 3
+    trainable = [world.start(learner, task) for task in world.tasks]
+    assert [modules[0] for modules in trainable] == [learner.base] * 3
 
 
 def test_with_norms_of_each_task_all_of_them_are_trained(chosen: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The first learners: what moves, what they predict, what they add to the loss, and that nothing else changes."""
+"""Features, sidetune, finetune and distill: what they train, predict and add to the loss."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ each = pytest.mark.parametrize(
 
 
 def standardised(encoding: Tensor) -> Tensor:
-    """(B, 16) in two groups of eight numbers, as the original's normalisation would have it for that width."""
+    """(B, 16) in two groups of eight, as by the original's normalisation at that width."""
     groups = encoding.unflatten(1, (2, 8))
     centred = groups - groups.mean(2, keepdim=True)
     return (centred / (centred.square().mean(2, keepdim=True) + 1e-5).sqrt()).flatten(1)
 
 
 def encode(module: Any) -> Tensor:
-    """The tiny base's encoding of `X` in eval mode, by hand; the tiny side's is the hyperbolic tangent of it."""
+    """The tiny base's encoding of `X` in eval mode, by hand; the tiny side's is its hyperbolic tangent."""
     linear, norm = module.linear, module.norm
     x = X @ linear.weight.T + linear.bias
     return (x - norm.running_mean) / (norm.running_var + 1e-5).sqrt() * norm.weight + norm.bias
@@ -50,23 +50,23 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-# What may move
+# What is trained
 
 
-def test_features_lets_only_the_head_of_the_task_move(world: Any) -> None:
+def test_features_trains_only_the_head_of_the_task(world: Any) -> None:
     learner = world.learner("features")
     world.start(learner, world.tasks[0])
     assert world.start(learner, world.tasks[1]) == [learner.heads["t1"]]
 
 
-def test_sidetune_lets_side_merger_and_head_of_the_task_move(world: Any) -> None:
+def test_sidetune_trains_side_merger_and_head_of_the_task(world: Any) -> None:
     learner = world.learner("sidetune")
     world.start(learner, world.tasks[0])
-    movable = world.start(learner, world.tasks[1])
-    assert set(movable) == {learner.sides["t1"], learner.mergers["t1"], learner.heads["t1"]}
+    trainable = world.start(learner, world.tasks[1])
+    assert set(trainable) == {learner.sides["t1"], learner.mergers["t1"], learner.heads["t1"]}
 
 
-def test_finetune_lets_everything_but_the_heads_of_other_tasks_move(world: Any) -> None:
+def test_finetune_trains_everything_except_the_heads_of_other_tasks(world: Any) -> None:
     learner = world.learner("finetune")
     world.start(learner, world.tasks[0])
     assert set(world.start(learner, world.tasks[1])) == {
@@ -77,34 +77,32 @@ def test_finetune_lets_everything_but_the_heads_of_other_tasks_move(world: Any) 
     }
 
 
-def test_finetune_without_a_side_lets_base_and_head_move(world: Any) -> None:
+def test_finetune_without_a_side_trains_base_and_head(world: Any) -> None:
     learner = world.learner("finetune", side=False, merger=None)
     assert set(world.start(learner, world.tasks[0])) == {learner.base, learner.heads["t0"]}
 
 
-def test_distill_lets_side_and_head_move(world: Any) -> None:
+def test_distill_trains_side_and_head(world: Any) -> None:
     learner = world.learner("distill", merger=None)
     assert set(world.start(learner, world.tasks[0])) == {learner.side, learner.heads["t0"]}
 
 
 @each
-def test_what_may_move_gets_a_gradient_and_nothing_else_does(
-    name: str, how: dict[str, Any], world: Any
-) -> None:
+def test_only_trainable_parameters_have_gradients(name: str, how: dict[str, Any], world: Any) -> None:
     learner = world.learner(name, **how)
     world.start(learner, world.tasks[0])
     world.train(learner, world.tasks[0], steps=1)
     learner.zero_grad()
-    movable = world.start(learner, world.tasks[1])
+    trainable = world.start(learner, world.tasks[1])
     batch = next(world.tasks[1].train(None, Order(0, 8)))
     output = learner(batch.inputs, "t1")
     (world.tasks[1].loss(output, batch).mean() + sum(learner.penalty(batch).values())).backward()
-    moving = {id(parameter) for module in movable for parameter in module.parameters()}
+    trainable_ids = {id(parameter) for module in trainable for parameter in module.parameters()}
     for key, parameter in learner.named_parameters():
-        assert (parameter.grad is not None) == (id(parameter) in moving), key
+        assert (parameter.grad is not None) == (id(parameter) in trainable_ids), key
 
 
-# What is predicted
+# Predictions
 
 
 def test_features_predicts_with_the_head_on_the_standardised_encoding(world: Any) -> None:
@@ -163,15 +161,15 @@ def test_distill_predicts_from_the_student_alone(world: Any) -> None:
 
 def test_sidetune_with_all_the_weight_on_the_base_predicts_as_features_does(world: Any) -> None:
     learner, plain = world.learner("sidetune"), world.learner("features")
-    for one in (learner, plain):
-        world.start(one, world.tasks[0])
+    for each_learner in (learner, plain):
+        world.start(each_learner, world.tasks[0])
     plain.base.load_state_dict(learner.base.state_dict())
     plain.heads.load_state_dict(learner.heads.state_dict())
     learner.mergers["t0"].alpha.data.fill_(100.0)
     assert_close(learner.eval()(INPUTS, "t0"), plain.eval()(INPUTS, "t0"))
 
 
-# What is added to the loss
+# Penalties
 
 
 @pytest.mark.parametrize("name", ["features", "sidetune", "finetune"])
@@ -194,7 +192,7 @@ def test_distill_adds_the_mean_squared_difference_of_the_encodings(coef: float, 
     assert_close(penalty, expected)
 
 
-def test_distilling_without_labels_of_its_own_brings_the_student_to_the_teacher(world: Any) -> None:
+def test_with_a_large_coef_the_student_approaches_the_teacher(world: Any) -> None:
     learner = world.learner("distill", merger=None, coef=100.0)
     world.start(learner, world.tasks[0])
     before = functional.mse_loss(encode(learner.side).tanh(), encode(learner.base))
@@ -213,7 +211,7 @@ def test_an_evaluation_between_forward_and_penalty_does_not_change_the_penalty(w
     assert penalty.requires_grad
 
 
-# What later tasks leave alone
+# Later tasks
 
 SHARED: dict[str, tuple[str, ...]] = {
     "features": (),
@@ -224,7 +222,7 @@ SHARED: dict[str, tuple[str, ...]] = {
 
 
 @each
-def test_a_later_task_leaves_all_that_is_not_its_own_bit_for_bit_alone(
+def test_a_later_task_changes_only_its_own_and_shared_tensors(
     name: str, how: dict[str, Any], world: Any, snapshot: Any
 ) -> None:
     learner = world.learner(name, **how)
@@ -250,18 +248,16 @@ def test_predictions_of_an_earlier_task_stay_the_same_bit_for_bit(name: str, wor
 
 
 @each
-def test_all_that_belongs_to_the_task_is_trained(
-    name: str, how: dict[str, Any], world: Any, snapshot: Any
-) -> None:
+def test_all_trainable_tensors_change(name: str, how: dict[str, Any], world: Any, snapshot: Any) -> None:
     learner = world.learner(name, **how)
-    movable = world.start(learner, world.tasks[0])
-    before = [snapshot(module) for module in movable]
+    trainable = world.start(learner, world.tasks[0])
+    before = [snapshot(module) for module in trainable]
     world.train(learner, world.tasks[0])
-    for module, old in zip(movable, before, strict=True):
+    for module, old in zip(trainable, before, strict=True):
         assert not any(torch.equal(value, old[key]) for key, value in module.state_dict().items())
 
 
-# Replay: what a resumed run does
+# Resume
 
 
 @each
@@ -280,7 +276,7 @@ def test_starting_the_same_tasks_again_makes_a_learner_that_takes_the_state(
     assert all(torch.equal(again(INPUTS, task), learner(INPUTS, task)) for task in ("t0", "t1"))
 
 
-def test_sidetune_records_the_weight_on_the_base_of_the_task_being_learnt(world: Any) -> None:
+def test_sidetune_records_the_base_weight_of_the_current_task(world: Any) -> None:
     learner = world.learner("sidetune")
     for task in world.tasks[:2]:
         world.start(learner, task)
@@ -288,7 +284,7 @@ def test_sidetune_records_the_weight_on_the_base_of_the_task_being_learnt(world:
     assert learner.record() == {"merger.base": 0.5}
 
 
-def test_a_merger_that_has_nothing_to_tell_records_nothing(world: Any) -> None:
+def test_a_merger_without_weights_records_nothing(world: Any) -> None:
     learner = world.learner("sidetune", merger="sum")
     world.start(learner, world.tasks[0])
     assert learner.record() == {}
@@ -297,8 +293,8 @@ def test_a_merger_that_has_nothing_to_tell_records_nothing(world: Any) -> None:
 # Distilling through a head
 
 
-@pytest.mark.parametrize("outputs", ["numbers", "scores"])
-def test_distill_compares_what_a_fixed_head_makes_of_student_and_teacher(
+@pytest.mark.parametrize("outputs", ["regression", "logits"])
+def test_distill_compares_the_outputs_of_a_fixed_head(
     outputs: str, world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = world.tasks[0]
@@ -311,12 +307,12 @@ def test_distill_compares_what_a_fixed_head_makes_of_student_and_teacher(
     (penalty,) = learner.penalty(batch).values()
     head = learner.heads["t0"]
     features = learner.base(batch.inputs)
-    found, wanted = head(learner.side(batch.inputs, features)), head(features.encoding)
-    chances = wanted.softmax(1)
+    output, target = head(learner.side(batch.inputs, features)), head(features.encoding)
+    probabilities = target.softmax(1)
     expected = (
-        (found - wanted).square().mean()
-        if outputs == "numbers"
-        else -(chances * found.log_softmax(1)).sum(1).mean()
+        (output - target).square().mean()
+        if outputs == "regression"
+        else -(probabilities * output.log_softmax(1)).sum(1).mean()
     )
     assert_close(penalty, 2 * expected)
     penalty.backward()
@@ -334,14 +330,14 @@ def test_distill_without_labels_learns_from_the_teacher_alone(world: Any) -> Non
     assert all(weight.grad is not None for weight in learner.heads["t0"].parameters())
 
 
-def test_distill_keeps_a_head_that_it_is_given(world: Any, tmp_path: Path) -> None:
+def test_distill_freezes_a_head_from_a_file(world: Any, tmp_path: Path) -> None:
     task = world.tasks[0]
     teacher = world.learner("features", side=False, merger=None)
     world.start(teacher, task)
     torch.save(teacher.heads["t0"].state_dict(), tmp_path / "head.pth")
-    learner = world.learner("distill", merger=None, match="output", weights=str(tmp_path / "head.pth"))
-    movable = world.start(learner, task)
-    assert movable == [learner.side]
+    learner = world.learner("distill", merger=None, match="output", head_weights=str(tmp_path / "head.pth"))
+    trainable = world.start(learner, task)
+    assert trainable == [learner.side]
     world.train(learner, task)
     assert all(
         torch.equal(value, teacher.heads["t0"].state_dict()[key])

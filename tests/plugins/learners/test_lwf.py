@@ -27,7 +27,7 @@ def test_it_keeps_the_contract(options: dict[str, Any]) -> None:
     assert [finding for finding in check_plugin("learner", "lwf", options) if not finding.passed] == []
 
 
-def learnt(world: Any, tasks: int, name: str = "lwf", **how: Any) -> Any:
+def trained(world: Any, tasks: int, name: str = "lwf", **how: Any) -> Any:
     learner = world.learner(name, **how)
     for task in world.tasks[:tasks]:
         world.start(learner, task)
@@ -54,7 +54,7 @@ def test_there_is_no_teacher_and_no_penalty_in_the_first_task(world: Any) -> Non
 
 
 def test_the_teacher_predicts_as_the_network_did_before_the_task(world: Any) -> None:
-    learner = learnt(world, 2)
+    learner = trained(world, 2)
     before = [learner(INPUTS, task) for task in ("t0", "t1")]
     world.start(learner, world.tasks[2])
     world.train(learner, world.tasks[2])
@@ -65,7 +65,7 @@ def test_the_teacher_predicts_as_the_network_did_before_the_task(world: Any) -> 
 
 
 def test_the_teacher_is_the_same_after_every_step(world: Any) -> None:
-    learner = learnt(world, 1)
+    learner = trained(world, 1)
     world.start(learner, world.tasks[1])
     before = snapshot(learner.teacher)
     for _ in world.steps(learner, world.tasks[1]):
@@ -74,19 +74,19 @@ def test_the_teacher_is_the_same_after_every_step(world: Any) -> None:
 
 
 def test_a_teacher_has_no_teacher(world: Any) -> None:
-    learner = learnt(world, 3)
+    learner = trained(world, 3)
     assert learner.teacher.teacher is None
     assert list(learner.teacher.heads) == ["t0", "t1"]
 
 
-def test_stored_outputs_of_one_teacher_are_not_taken_for_those_of_the_next(world: Any) -> None:
-    store = FeatureCache(limit=2**20, keep_taps=True, info=lambda _: None)
+def test_cached_outputs_of_one_teacher_are_not_used_for_the_next(world: Any) -> None:
+    cache = FeatureCache(limit=2**20, keep_taps=True, info=lambda _: None)
     learner = world.learner("lwf")
     tables = []
     for task in world.tasks:
         FeatureCache.detach(learner)
         world.start(learner, task)
-        store.attach(learner, "fp32")
+        cache.attach(learner, "fp32")
         assert learner.base.cache is None
         if learner.teacher is not None:
             tables.append(learner.teacher.base.cache)
@@ -97,7 +97,7 @@ def test_stored_outputs_of_one_teacher_are_not_taken_for_those_of_the_next(world
     assert tables[0] is not tables[1]
 
 
-def test_a_run_gives_the_same_bytes_with_and_without_the_feature_store(
+def test_a_run_gives_the_same_bytes_with_and_without_the_feature_cache(
     chosen: Any, image_archive: Path, tmp_path: Path
 ) -> None:
     def run(store: str) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ def test_a_run_gives_the_same_bytes_with_and_without_the_feature_store(
             "batch": 12,
             "precision": "fp32",
             "store": store,
-        }  # the fourth batch is where a second pass begins
+        }  # the second epoch starts in the fourth batch
         return sidetune_core.run(
             sidetune_core.RunSpec(base=chosen.base, learner="lwf", env=env, train=train), tmp_path / store
         ).learner.state_dict()
@@ -123,24 +123,24 @@ def outputs(learner: Any, task: str) -> NDArray[np.float64]:
     """The outputs for `X` in eval mode, by hand and in float64, without a side and without normalisation."""
     base, linear = learner.base, learner.heads[task].linear
 
-    def numbers(value: Tensor) -> NDArray[np.float64]:
+    def to_numpy(value: Tensor) -> NDArray[np.float64]:
         return value.detach().double().numpy()
 
-    x = numbers(X) @ numbers(base.linear.weight).T + numbers(base.linear.bias)
-    x = (x - numbers(base.norm.running_mean)) / np.sqrt(numbers(base.norm.running_var) + 1e-5)
-    x = x * numbers(base.norm.weight) + numbers(base.norm.bias)
-    scores: NDArray[np.float64] = x @ numbers(linear.weight).T + numbers(linear.bias)
-    return scores
+    x = to_numpy(X) @ to_numpy(base.linear.weight).T + to_numpy(base.linear.bias)
+    x = (x - to_numpy(base.norm.running_mean)) / np.sqrt(to_numpy(base.norm.running_var) + 1e-5)
+    x = x * to_numpy(base.norm.weight) + to_numpy(base.norm.bias)
+    logits: NDArray[np.float64] = x @ to_numpy(linear.weight).T + to_numpy(linear.bias)
+    return logits
 
 
-def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    powers: NDArray[np.float64] = np.exp(scores)
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers: NDArray[np.float64] = np.exp(logits)
     return powers / powers.sum(1, keepdims=True)
 
 
 @pytest.mark.parametrize(("coef", "temperature"), [(1.0, 2.0), (3.0, 1.0), (0.5, 4.0)])
-def test_it_is_the_divergence_worked_out_by_hand(coef: float, temperature: float, world: Any) -> None:
-    learner = learnt(world, 3, side=False, merger=None, norm=False, coef=coef, temperature=temperature)
+def test_it_is_the_divergence_computed_by_hand(coef: float, temperature: float, world: Any) -> None:
+    learner = trained(world, 3, side=False, merger=None, norm=False, coef=coef, temperature=temperature)
     terms = []
     for task in ("t0", "t1"):
         before, now = (
@@ -155,7 +155,7 @@ def test_it_is_the_divergence_worked_out_by_hand(coef: float, temperature: float
 
 
 def test_its_gradient_is_that_of_the_cross_entropy_of_the_paper(world: Any) -> None:
-    learner = learnt(world, 2, side=False, merger=None, temperature=1.0)
+    learner = trained(world, 2, side=False, merger=None, temperature=1.0)
     learner.base.requires_grad_(True)
     (ours,) = torch.autograd.grad(penalty(learner, "t1"), [learner.base.linear.weight])
     soft = learner.teacher(INPUTS, "t0").softmax(1)
@@ -166,15 +166,15 @@ def test_its_gradient_is_that_of_the_cross_entropy_of_the_paper(world: Any) -> N
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_it_is_zero_as_long_as_nothing_has_moved(world: Any) -> None:
-    learner = learnt(world, 1)
+def test_it_is_zero_before_the_first_step(world: Any) -> None:
+    learner = trained(world, 1)
     world.start(learner, world.tasks[1])
     learner.eval()
     assert penalty(learner, "t1").item() == pytest.approx(0, abs=1e-6)
 
 
 def test_an_evaluation_between_forward_and_penalty_does_not_change_it(world: Any) -> None:
-    learner = learnt(world, 1)
+    learner = trained(world, 1)
     world.start(learner, world.tasks[1])
     learner(INPUTS, "t1")
     with torch.no_grad():
@@ -187,7 +187,7 @@ def test_an_evaluation_between_forward_and_penalty_does_not_change_it(world: Any
 
 
 def test_with_coef_0_it_is_fine_tuning_bit_for_bit(world: Any) -> None:
-    learner, plain = learnt(world, 3, coef=0.0), learnt(world, 3, "finetune")
+    learner, plain = trained(world, 3, coef=0.0), trained(world, 3, "finetune")
     ours, theirs = learner.state_dict(), plain.state_dict()
     assert {key for key in ours if not key.startswith("teacher.")} == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
@@ -196,7 +196,7 @@ def test_with_coef_0_it_is_fine_tuning_bit_for_bit(world: Any) -> None:
 def test_a_greater_coef_forgets_less(world: Any) -> None:
     def forgotten(coef: float) -> float:
         """KL of the old head's predictions after the second task from those before it, on its inputs."""
-        learner = learnt(world, 1, side=False, merger=None, batchnorm="frozen", coef=coef)
+        learner = trained(world, 1, side=False, merger=None, batchnorm="frozen", coef=coef)
         inputs = next(world.tasks[1].train(None, api.Order(0, 20))).inputs
         before = learner(inputs, "t0").log_softmax(1)
         world.start(learner, world.tasks[1])
@@ -208,7 +208,7 @@ def test_a_greater_coef_forgets_less(world: Any) -> None:
 
 
 def test_the_old_heads_are_trained_too(world: Any) -> None:
-    learner = learnt(world, 1)
+    learner = trained(world, 1)
     before = snapshot(learner.heads["t0"])
     world.start(learner, world.tasks[1])
     world.train(learner, world.tasks[1])
@@ -216,7 +216,7 @@ def test_the_old_heads_are_trained_too(world: Any) -> None:
 
 
 def test_starting_the_tasks_again_makes_a_learner_that_takes_the_state(world: Any) -> None:
-    learner, again = learnt(world, 2), world.learner("lwf")
+    learner, again = trained(world, 2), world.learner("lwf")
     for task in world.tasks[:2]:
         world.start(again, task)
     again.load_state_dict(learner.state_dict(), strict=True)

@@ -1,4 +1,4 @@
-"""Learners that share nothing that moves: what an earlier task uses is the same bit for bit, at every step of a later one."""
+"""Learners without shared trainable tensors: later tasks change nothing of earlier ones, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ each = pytest.mark.parametrize(
 
 
 @each
-def test_all_that_is_not_the_current_task_s_is_the_same_after_every_step(
+def test_nothing_but_the_current_task_s_tensors_changes_at_any_step(
     name: str, options: dict[str, Any], world: Any
 ) -> None:
     learner = world.learner(name, **options)
     for task in world.tasks:
-        movable = world.start(learner, task)
-        own = {id(tensor) for module in movable for _, tensor in named_tensors(module)}
-        movable_names = {key for key, tensor in named_tensors(learner) if id(tensor) in own}
+        trainable = world.start(learner, task)
+        own = {id(tensor) for module in trainable for _, tensor in named_tensors(module)}
+        trainable_names = {key for key, tensor in named_tensors(learner) if id(tensor) in own}
         before = snapshot(learner)
         for _ in world.steps(learner, task):
-            assert set(changed(before, snapshot(learner))) <= movable_names
+            assert set(changed(before, snapshot(learner))) <= trainable_names
 
 
 @each
-def test_no_task_moves_a_tensor_of_another(name: str, options: dict[str, Any], world: Any) -> None:
+def test_no_task_trains_a_tensor_of_another(name: str, options: dict[str, Any], world: Any) -> None:
     learner = world.learner(name, **options)
     for task in world.tasks:
-        movable = world.start(learner, task)
-        keys = {key for key, module in learner.named_modules() if any(module is one for one in movable)}
+        trainable = world.start(learner, task)
+        keys = {
+            key for key, module in learner.named_modules() if any(module is target for target in trainable)
+        }
         assert keys
         assert all(key.endswith(f".{task.id}") for key in keys)
 
@@ -56,11 +58,9 @@ def test_r_is_constant_below_its_diagonal(
     rows = run.results.rows
     for j in range(3):
         assert len({rows[i][j] for i in range(j, 3)}) == 1
-    figures = [
+    lines = [
         line for line in run.folder.lines("eval.jsonl") if line["split"] == "test" and line["after"] >= 0
     ]
     for j in range(3):
-        losses = {
-            line["figures"]["loss"] for line in figures if line["task"] == f"t{j}" and line["after"] >= j
-        }
+        losses = {line["figures"]["loss"] for line in lines if line["task"] == f"t{j}" and line["after"] >= j}
         assert len(losses) == 1

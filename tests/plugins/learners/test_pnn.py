@@ -28,8 +28,8 @@ def make(name: str = "pnn", base: Any = None, **options: Any) -> Any:
     components = Components(
         sample.INPUTS,
         base or (lambda pretrained=True: sample.TinyBase(SHAPE)),
-        lambda beside, pretrained=True: sample.TinySide(beside.shape),
-        lambda beside, count: sample.TinyMerger(count),
+        lambda base, pretrained=True: sample.TinySide(base.shape),
+        lambda _, count: sample.TinyMerger(count),
     )
     with seeded(0, "build"):
         return cls(cls.Config(**options), components)
@@ -37,17 +37,19 @@ def make(name: str = "pnn", base: Any = None, **options: Any) -> Any:
 
 def start(learner: Any, task: Any) -> list[nn.Module | nn.Parameter]:
     with seeded(0, "start", task.id):
-        movable = learner.start(task)
+        trainable = learner.start(task)
     learner.requires_grad_(False).eval()
-    for thing in movable:
-        thing.requires_grad_(True)
-        if isinstance(thing, nn.Module):
-            thing.train()
-    return movable
+    for target in trainable:
+        target.requires_grad_(True)
+        if isinstance(target, nn.Module):
+            target.train()
+    return trainable
 
 
 def step(learner: Any, task: Any, count: int = 3) -> None:
-    optimizer = torch.optim.Adam([one for one in learner.parameters() if one.requires_grad], 0.01)
+    optimizer = torch.optim.Adam(
+        [parameter for parameter in learner.parameters() if parameter.requires_grad], 0.01
+    )
     batches = task.train(make_predict(learner, task, MACHINE), Order(0, 8))
     for _ in range(count):
         batch = next(batches)
@@ -84,7 +86,7 @@ def test_without_its_adapters_it_is_side_tuning(dense: bool) -> None:
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_nothing_outside_the_current_task_moves_at_any_step(dense: bool) -> None:
+def test_nothing_outside_the_current_task_changes_at_any_step(dense: bool) -> None:
     learner = make(dense=dense)
     first, second = sample.tasks()
     start(learner, first)
@@ -99,7 +101,7 @@ def test_nothing_outside_the_current_task_moves_at_any_step(dense: bool) -> None
         assert all(torch.equal(now[name], value) for name, value in before.items())
 
 
-def test_a_dense_column_is_fed_by_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dense_column_depends_on_the_previous_one(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = make(dense=True)
     first, second = sample.tasks()
     for task in (first, second):
@@ -123,7 +125,7 @@ def test_each_earlier_column_runs_once_for_a_batch() -> None:
     assert len(runs) == 1
 
 
-def test_a_linear_adapter_is_a_pointwise_layer_on_the_largest_values_of_each_cell() -> None:
+def test_a_linear_adapter_is_a_pointwise_layer_after_max_pooling() -> None:
     learner = make(adapter="linear")
     (task, _) = sample.tasks()
     start(learner, task)
@@ -137,11 +139,13 @@ def test_a_linear_adapter_is_a_pointwise_layer_on_the_largest_values_of_each_cel
     assert torch.allclose(adapter(maps), expected, atol=1e-6)
 
 
-def test_the_base_enters_from_its_deepest_tap_that_is_large_enough() -> None:
+def test_the_source_in_the_base_is_its_deepest_tap_that_is_large_enough() -> None:
     learner = make()
     (task, _) = sample.tasks()
     start(learner, task)
-    assert learner.laterals["t0"].places == [[1]]  # stage (6, 4, 4) from tap (16, 4, 4), not (8, 8, 8)
+    assert learner.laterals["t0"].source_indices == [
+        [1]
+    ]  # stage (6, 4, 4) from tap (16, 4, 4), not (8, 8, 8)
 
 
 def test_a_base_without_taps_is_refused() -> None:

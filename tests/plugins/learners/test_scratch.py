@@ -1,4 +1,4 @@
-"""Networks that begin with random weights."""
+"""Training from scratch."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def test_it_keeps_the_contract(norm: bool) -> None:
     ] == []
 
 
-def test_it_never_asks_for_pretrained_weights(world: Any, pretrained: Any) -> None:
-    asked: list[bool] = []
+def test_it_never_requests_pretrained_weights(world: Any, pretrained: Any) -> None:
+    requests: list[bool] = []
 
-    class QuestionSet(pretrained):  # type: ignore[misc]
+    class RecordingBase(pretrained):  # type: ignore[misc]
         def __init__(self, pretrained: bool = True) -> None:
             super().__init__(pretrained)
-            asked.append(pretrained)
+            requests.append(pretrained)
 
-    learner = world.learner("scratch", base=QuestionSet)
+    learner = world.learner("scratch", base=RecordingBase)
     world.start(learner, world.tasks[0])
-    assert asked
-    assert not any(asked)
+    assert requests
+    assert not any(requests)
 
 
-def test_the_result_does_not_depend_on_the_weights_that_are_named(chosen: Any, tmp_path: Path) -> None:
+def test_the_result_does_not_depend_on_the_configured_weights(chosen: Any, tmp_path: Path) -> None:
     def run(path: Path, base: sidetune_core.Choice, side: sidetune_core.Choice) -> sidetune_core.Run:
         env, train = {"name": "digits", "num_tasks": 1}, {"steps": 2, "batch": 8, "precision": "fp32"}
         return sidetune_core.run(

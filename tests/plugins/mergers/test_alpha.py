@@ -1,4 +1,4 @@
-"""The blend in every mode: its limits, its closed forms, and the count of examples that drives a schedule."""
+"""The weighted sum in every mode: limits, closed forms, and the count of examples that drives a schedule."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def test_alpha_is_zero_at_first_and_the_base_has_half_the_weight() -> None:
 
 
 def test_alpha_of_three_begins_with_their_mean() -> None:
-    given = encodings(count=3)
+    inputs = encodings(count=3)
     merger = make((64,), 3)
-    torch.testing.assert_close(merger(given), torch.stack(given).mean(0))
+    torch.testing.assert_close(merger(inputs), torch.stack(inputs).mean(0))
     assert base_weight(merger) == pytest.approx(1 / 3)
 
 
@@ -75,8 +75,8 @@ def test_alpha_of_three_begins_with_their_mean() -> None:
 def test_alpha_at_its_limits_is_the_base_alone_or_the_side_alone(a: float, chosen: int) -> None:
     merger = make()
     nn.init.constant_(merger.alpha, a)
-    given = encodings()
-    torch.testing.assert_close(merger(given), given[chosen], rtol=0, atol=1e-12)
+    inputs = encodings()
+    torch.testing.assert_close(merger(inputs), inputs[chosen], rtol=0, atol=1e-12)
     assert base_weight(merger) == pytest.approx(1.0 - chosen, abs=1e-12)
 
 
@@ -101,12 +101,15 @@ def test_alpha_of_three_follows_a_softmax() -> None:
     torch.testing.assert_close(merger([first, second, third]), first / 3 + 2 * second / 3)
 
 
-@pytest.mark.parametrize("per", ["scalar", "channel"])
+@pytest.mark.parametrize("granularity", ["scalar", "channel"])
 @pytest.mark.parametrize("start", [0.01, 0.5, 0.8])
-def test_a_learned_blend_begins_with_the_weight_that_is_asked_for(per: str, start: float) -> None:
+def test_a_learned_blend_starts_at_the_requested_weight(granularity: str, start: float) -> None:
     base, side = encodings()
     torch.testing.assert_close(
-        make(per=per, start=start)([base, side]), start * base + (1 - start) * side, rtol=1e-5, atol=1e-5
+        make(granularity=granularity, start=start)([base, side]),
+        start * base + (1 - start) * side,
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
@@ -120,34 +123,34 @@ def test_a_blend_per_channel_has_a_weight_for_each_channel(
     shape: tuple[int, ...], count: int, rows: tuple[int, ...]
 ) -> None:
     channels = shape[0] if len(shape) == 3 else shape[-1]
-    assert tuple(make(shape, count, per="channel").alpha.shape) == (*rows, channels)
+    assert tuple(make(shape, count, granularity="channel").alpha.shape) == (*rows, channels)
 
 
 @shapes
 def test_a_blend_per_channel_can_take_one_channel_from_the_base_and_the_others_from_the_side(
     shape: tuple[int, ...],
 ) -> None:
-    merger = make(shape, per="channel")
+    merger = make(shape, granularity="channel")
     nn.init.constant_(merger.alpha, -100.0)
     merger.alpha.data[1] = 100.0
     base, side = encodings(shape)
     expected = side.clone()
-    one = (slice(None), 1) if len(shape) == 3 else (..., 1)
-    expected[one] = base[one]
+    index = (slice(None), 1) if len(shape) == 3 else (..., 1)
+    expected[index] = base[index]
     torch.testing.assert_close(merger([base, side]), expected, rtol=0, atol=1e-12)
 
 
 @shapes
 def test_a_blend_of_three_per_channel_chooses_in_each_channel(shape: tuple[int, ...]) -> None:
-    merger = make(shape, 3, per="channel")
+    merger = make(shape, 3, granularity="channel")
     nn.init.constant_(merger.alpha, -100.0)
     merger.alpha.data[2] = 0.0
-    given = encodings(shape, 3)
-    torch.testing.assert_close(merger(given), given[2], rtol=0, atol=1e-12)
+    inputs = encodings(shape, 3)
+    torch.testing.assert_close(merger(inputs), inputs[2], rtol=0, atol=1e-12)
 
 
 def test_a_blend_per_channel_records_the_mean_weight_of_the_base() -> None:
-    merger = make((4,), per="channel")
+    merger = make((4,), granularity="channel")
     merger.alpha.data = torch.tensor([100.0, 100.0, 100.0, -100.0], dtype=torch.float64)
     assert base_weight(merger) == pytest.approx(0.75)
 
@@ -157,8 +160,8 @@ def test_a_blend_per_channel_records_the_mean_weight_of_the_base() -> None:
 
 @pytest.mark.parametrize(("start", "chosen"), [(1.0, 0), (0.0, 1)])
 def test_a_fixed_blend_at_its_limits_is_the_base_alone_or_the_side_alone(start: float, chosen: int) -> None:
-    given = encodings()
-    assert torch.equal(make(mode="fixed", start=start)(given), given[chosen])
+    inputs = encodings()
+    assert torch.equal(make(mode="fixed", start=start)(inputs), inputs[chosen])
 
 
 def test_a_fixed_blend_is_a_weighted_mean_and_has_no_state() -> None:
@@ -169,7 +172,7 @@ def test_a_fixed_blend_is_a_weighted_mean_and_has_no_state() -> None:
 
 
 @pytest.mark.parametrize("mode", ["fixed", *SCHEDULES])
-def test_the_sides_share_equally_what_the_base_leaves(mode: str) -> None:
+def test_the_remaining_weight_is_divided_equally_among_the_sides(mode: str) -> None:
     merger = make((64,), 4, mode=mode, **({"start": 0.4} if mode == "fixed" else {"horizon": 10}))
     merger.train()(encodings(count=4, batch=5))
     base, *sides = encodings(count=4)
@@ -186,8 +189,8 @@ def test_the_sides_share_equally_what_the_base_leaves(mode: str) -> None:
 @schedules
 @shapes
 def test_a_schedule_begins_with_the_base_alone(mode: str, shape: tuple[int, ...]) -> None:
-    given = encodings(shape)
-    assert torch.equal(make(shape, mode=mode)(given), given[0])
+    inputs = encodings(shape)
+    assert torch.equal(make(shape, mode=mode)(inputs), inputs[0])
 
 
 @pytest.mark.parametrize(
@@ -205,7 +208,9 @@ def test_a_schedule_begins_with_the_base_alone(mode: str, shape: tuple[int, ...]
         ("cosine", 1000, 0.2),
     ],
 )
-def test_linear_and_cosine_go_from_one_to_the_end_and_stay_there(mode: str, seen: int, weight: float) -> None:
+def test_linear_and_cosine_decrease_from_one_to_end_and_stay_there(
+    mode: str, seen: int, weight: float
+) -> None:
     merger = make(mode=mode, horizon=100, end=0.2)
     train(merger, seen)
     assert base_weight(merger) == pytest.approx(weight)
@@ -223,9 +228,9 @@ def test_hyperbolic_is_k_over_k_plus_n(seen: int, weight: float) -> None:
 @schedules
 def test_a_batch_is_blended_with_the_count_from_before_it(mode: str) -> None:
     merger = make(mode=mode, horizon=4).train()
-    given = encodings(batch=4)
-    assert torch.equal(merger(given), given[0])
-    torch.testing.assert_close(merger(given), (given[0] + given[1]) / 2)
+    inputs = encodings(batch=4)
+    assert torch.equal(merger(inputs), inputs[0])
+    torch.testing.assert_close(merger(inputs), (inputs[0] + inputs[1]) / 2)
 
 
 @schedules
@@ -247,7 +252,7 @@ def test_evaluation_counts_no_examples(mode: str) -> None:
 
 
 @schedules
-def test_a_schedule_goes_on_after_a_round_trip_through_the_state_dict(mode: str) -> None:
+def test_a_schedule_continues_after_a_round_trip_through_the_state_dict(mode: str) -> None:
     first, second = make(mode=mode, horizon=40), make(mode=mode, horizon=40)
     train(first, 10)
     second.load_state_dict(first.state_dict())
@@ -258,7 +263,7 @@ def test_a_schedule_goes_on_after_a_round_trip_through_the_state_dict(mode: str)
 
 
 @schedules
-def test_a_schedule_has_a_buffer_and_nothing_to_learn(mode: str) -> None:
+def test_a_schedule_has_a_buffer_and_no_parameters(mode: str) -> None:
     merger = make(mode=mode)
     assert list(merger.state_dict()) == ["seen"]
     assert not list(merger.parameters())
@@ -268,30 +273,32 @@ def test_a_schedule_has_a_buffer_and_nothing_to_learn(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "named", "where"),
+    ("options", "name", "modes"),
     [
         ({"end": 0.1}, "end", "linear or cosine"),
         ({"horizon": 5}, "horizon", "linear or cosine or hyperbolic"),
-        ({"mode": "fixed", "per": "channel"}, "per", "learned"),
+        ({"mode": "fixed", "granularity": "channel"}, "granularity", "learned"),
         ({"mode": "fixed", "horizon": 5}, "horizon", "linear or cosine or hyperbolic"),
         ({"mode": "linear", "start": 0.9}, "start", "learned or fixed"),
-        ({"mode": "cosine", "per": "channel"}, "per", "learned"),
+        ({"mode": "cosine", "granularity": "channel"}, "granularity", "learned"),
         ({"mode": "hyperbolic", "end": 0.1}, "end", "linear or cosine"),
     ],
 )
-def test_an_option_that_means_nothing_in_the_mode_is_refused(
-    options: dict[str, Any], named: str, where: str
+def test_an_option_that_does_not_apply_in_the_mode_is_refused(
+    options: dict[str, Any], name: str, modes: str
 ) -> None:
     mode = options.get("mode", "learned")
     with pytest.raises(
-        OptionError, match=f"{named} has no meaning with mode {mode}; leave it out, or choose mode {where}$"
+        OptionError, match=f"{name} does not apply in mode {mode}; leave it out, or choose mode {modes}$"
     ):
         make(**options)
 
 
 @pytest.mark.parametrize("start", [0.0, 1.0])
-def test_a_learned_weight_that_could_not_move_is_refused(start: float) -> None:
-    with pytest.raises(OptionError, match=f"cannot start at {start:g}; choose one between, or mode fixed"):
+def test_a_learned_weight_without_gradient_is_refused(start: float) -> None:
+    with pytest.raises(
+        OptionError, match=f"cannot start at {start:g}; choose a value between 0 and 1, or mode fixed"
+    ):
         make(start=start)
 
 

@@ -1,4 +1,4 @@
-"""All mergers over shapes and counts, and each one's own formula; the modes of the blend are in `test_alpha`."""
+"""All mergers over shapes and counts, and the formula of each; `test_alpha` has the modes of alpha."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sidetune_core.testing import check_plugin
 
 NAMES = [
     "alpha",
-    "alpha per=channel",
+    "alpha granularity=channel",
     "alpha mode=fixed",
     "alpha mode=linear",
     "alpha mode=cosine",
@@ -39,8 +39,8 @@ counts = pytest.mark.parametrize("count", [2, 3])
 
 
 def split(name: str) -> tuple[str, dict[str, str]]:
-    plugin, *words = name.split()
-    return plugin, dict(word.split("=") for word in words)
+    plugin, *options = name.split()
+    return plugin, dict(option.split("=") for option in options)
 
 
 def make(name: str, shape: tuple[int, ...] = (64,), count: int = 2, **more: Any) -> Any:
@@ -49,7 +49,7 @@ def make(name: str, shape: tuple[int, ...] = (64,), count: int = 2, **more: Any)
     with seeded(0, name, shape, count):
         merger: Merger = cls(cls.Config(**options, **more), shape, count)
     if isinstance(getattr(merger, "seen", None), Tensor):
-        merger.seen += 9_000  # a schedule that is under way: at its beginning it is the base alone
+        merger.seen += 9_000  # in the middle of a schedule, which starts with the base alone
     return merger
 
 
@@ -108,10 +108,10 @@ def test_gradients_in_encodings_and_parameters_are_those_of_finite_differences(
 @each
 @shapes
 @counts
-def test_every_encoding_counts(name: str, shape: tuple[int, ...], count: int) -> None:
-    given = [one.requires_grad_(True) for one in encodings(shape, count)]
-    make(name, shape, count).double().eval()(given).square().sum().backward()
-    assert all(one.grad is not None and one.grad.any() for one in given)
+def test_every_encoding_has_a_gradient(name: str, shape: tuple[int, ...], count: int) -> None:
+    inputs = [encoding.requires_grad_(True) for encoding in encodings(shape, count)]
+    make(name, shape, count).double().eval()(inputs).square().sum().backward()
+    assert all(encoding.grad is not None and encoding.grad.any() for encoding in inputs)
 
 
 @pytest.mark.parametrize("name", ["alpha", "alpha mode=fixed", "mlp", "mlp-hidden", "mlp2", "resmlp"])
@@ -123,14 +123,14 @@ def test_too_few_encodings_are_an_error(name: str, count: int) -> None:
 
 @each
 def test_the_encodings_are_not_changed(name: str) -> None:
-    given = encodings((8, 4, 4))
-    make(name, (8, 4, 4)).double()(given)
-    assert all(torch.equal(one, same) for one, same in zip(given, encodings((8, 4, 4)), strict=True))
+    inputs = encodings((8, 4, 4))
+    make(name, (8, 4, 4)).double()(inputs)
+    assert all(torch.equal(after, before) for after, before in zip(inputs, encodings((8, 4, 4)), strict=True))
 
 
 @each
 @counts
-def test_what_is_recorded_of_the_mixture_are_numbers(name: str, count: int) -> None:
+def test_the_recorded_weights_are_floats(name: str, count: int) -> None:
     weights = make(name, (64,), count).weights()
     assert all(isinstance(value, float) for value in weights.values())
     assert bool(weights) == name.startswith("alpha")
@@ -160,12 +160,12 @@ def test_adapters_have_the_original_number_of_parameters(name: str, vector: int,
 
 
 @pytest.mark.parametrize(("name", "networks"), [("mlp", 1), ("mlp-hidden", 1), ("mlp2", 2), ("resmlp", 2)])
-def test_a_further_encoding_has_an_adapter_of_its_own(name: str, networks: int) -> None:
+def test_each_further_encoding_has_its_own_adapter(name: str, networks: int) -> None:
     assert parameters(make(name, (64,), 3)) == (networks + 1) * 8_448
 
 
 @shapes
-def test_mlp_leaves_the_side_as_it_is(shape: tuple[int, ...]) -> None:
+def test_mlp_adds_the_side_unchanged(shape: tuple[int, ...]) -> None:
     merger = make("mlp", shape).double().eval()
     base, side = encodings(shape)
     zeros = torch.zeros_like(side)
@@ -193,9 +193,9 @@ def test_the_adapter_of_a_vector_is_linear_batch_norm_relu_linear() -> None:
 
 def test_the_adapter_of_a_sequence_treats_every_position_alike() -> None:
     merger = make("mlp2", (5, 8)).double().eval()
-    given = encodings((5, 8))
-    turned = [one.flip(1) for one in given]
-    torch.testing.assert_close(merger(turned), merger(given).flip(1))
+    inputs = encodings((5, 8))
+    turned = [encoding.flip(1) for encoding in inputs]
+    torch.testing.assert_close(merger(turned), merger(inputs).flip(1))
 
 
 def test_the_adapter_of_a_map_is_scale_convolution_group_norm_relu_convolution() -> None:
@@ -215,7 +215,7 @@ def test_the_adapter_of_a_map_takes_an_odd_number_of_channels() -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp", "mlp-hidden", "mlp2", "resmlp"])
-def test_in_eval_mode_the_adapter_moves_no_statistics(name: str) -> None:
+def test_in_eval_mode_the_adapter_changes_no_statistics(name: str) -> None:
     merger = make(name, (64,)).double().eval()
     before = {key: value.clone() for key, value in merger.state_dict().items()}
     merger(encodings((64,)))
@@ -228,8 +228,8 @@ def test_resmlp_with_a_zero_network_on_the_side_is_mlp(shape: tuple[int, ...], c
     merger, mlp = make("resmlp", shape, count).double().eval(), make("mlp", shape, count).double().eval()
     mlp.adapters.load_state_dict(merger.adapters[:-1].state_dict())
     zero(merger.adapters[-1])
-    given = encodings(shape, count)
-    torch.testing.assert_close(merger(given), mlp(given))
+    inputs = encodings(shape, count)
+    torch.testing.assert_close(merger(inputs), mlp(inputs))
 
 
 @shapes
@@ -237,8 +237,8 @@ def test_resmlp_with_a_zero_network_on_the_side_is_mlp(shape: tuple[int, ...], c
 def test_resmlp_is_mlp2_and_the_side(shape: tuple[int, ...], count: int) -> None:
     merger, mlp2 = make("resmlp", shape, count).double().eval(), make("mlp2", shape, count).double().eval()
     mlp2.load_state_dict(merger.state_dict())
-    given = encodings(shape, count)
-    torch.testing.assert_close(merger(given), mlp2(given) + given[-1])
+    inputs = encodings(shape, count)
+    torch.testing.assert_close(merger(inputs), mlp2(inputs) + inputs[-1])
 
 
 @shapes
@@ -246,8 +246,8 @@ def test_resmlp_is_mlp2_and_the_side(shape: tuple[int, ...], count: int) -> None
 def test_mlp_hidden_is_the_positive_part_of_mlp(shape: tuple[int, ...], count: int) -> None:
     merger, mlp = make("mlp-hidden", shape, count).double().eval(), make("mlp", shape, count).double().eval()
     mlp.load_state_dict(merger.state_dict())
-    given = encodings(shape, count)
-    assert torch.equal(merger(given), mlp(given).clamp(min=0))
+    inputs = encodings(shape, count)
+    assert torch.equal(merger(inputs), mlp(inputs).clamp(min=0))
 
 
 # film: B * m + b, m = p(h) + S, b = q(h) + S, h = ReLU(GN(r(S)))
@@ -263,7 +263,7 @@ def test_film_does_not_grow_with_the_number_of_encodings(count: int) -> None:
 
 
 @shapes
-def test_the_hidden_layer_of_film_is_as_wide_as_is_asked_for(shape: tuple[int, ...]) -> None:
+def test_the_hidden_layer_of_film_has_the_requested_width(shape: tuple[int, ...]) -> None:
     channels = shape[0] if len(shape) == 3 else shape[-1]
     assert parameters(make("film", shape, hidden=10)) == 10 * channels + 2 * 10 + 2 * (
         10 * channels + channels
@@ -280,7 +280,7 @@ def test_film_without_its_projections_is_the_base_times_the_side_and_the_side(sh
 
 
 @shapes
-def test_film_of_three_is_film_with_the_mean_of_those_that_are_not_the_base(shape: tuple[int, ...]) -> None:
+def test_film_of_three_is_film_with_the_mean_of_the_sides(shape: tuple[int, ...]) -> None:
     base, first, second = encodings(shape, 3)
     merger, of_two = make("film", shape, 3).double(), make("film", shape).double()
     of_two.load_state_dict(merger.state_dict())
@@ -314,8 +314,8 @@ def test_film_of_a_vector_follows_its_formula() -> None:
 def test_film_treats_every_position_of_a_sequence_like_a_vector() -> None:
     merger, of_vectors = make("film", (5, 8)).double(), make("film", (8,)).double()
     of_vectors.load_state_dict(merger.state_dict())
-    given = encodings((5, 8))
-    torch.testing.assert_close(merger(given)[:, 3], of_vectors([one[:, 3] for one in given]))
+    inputs = encodings((5, 8))
+    torch.testing.assert_close(merger(inputs)[:, 3], of_vectors([encoding[:, 3] for encoding in inputs]))
 
 
 def test_film_of_a_map_of_one_pixel_is_that_of_a_vector() -> None:
@@ -324,8 +324,10 @@ def test_film_of_a_map_of_one_pixel_is_that_of_a_vector() -> None:
     of_vectors.load_state_dict(
         {key: value[:, :, 0, 0] if value.ndim == 4 else value for key, value in state.items()}
     )
-    given = encodings((8, 1, 1))
-    torch.testing.assert_close(merger(given).flatten(1), of_vectors([one.flatten(1) for one in given]))
+    inputs = encodings((8, 1, 1))
+    torch.testing.assert_close(
+        merger(inputs).flatten(1), of_vectors([encoding.flatten(1) for encoding in inputs])
+    )
 
 
 # product
@@ -360,14 +362,14 @@ def test_in_log_space_the_softmax_is_the_normalised_product_of_distributions(
     shape: tuple[int, ...], count: int
 ) -> None:
     axis = 1 if len(shape) == 3 else -1
-    given = encodings(shape, count)
-    distributions = torch.stack([one.exp() / one.exp().sum(axis, keepdim=True) for one in given]).prod(0)
+    inputs = encodings(shape, count)
+    distributions = torch.stack([x.exp() / x.exp().sum(axis, keepdim=True) for x in inputs]).prod(0)
     expected = distributions / distributions.sum(axis, keepdim=True)
-    torch.testing.assert_close(make("product form=log-space", shape, count)(given).softmax(axis), expected)
+    torch.testing.assert_close(make("product form=log-space", shape, count)(inputs).softmax(axis), expected)
 
 
 @shapes
-def test_in_log_space_an_expert_without_an_opinion_subtracts_the_logarithm_of_the_number_of_channels(
+def test_in_log_space_a_uniform_expert_subtracts_the_logarithm_of_the_number_of_channels(
     shape: tuple[int, ...],
 ) -> None:
     axis = 1 if len(shape) == 3 else -1
@@ -379,7 +381,7 @@ def test_in_log_space_an_expert_without_an_opinion_subtracts_the_logarithm_of_th
 
 
 @pytest.mark.parametrize("name", ["product", "product form=log-space"])
-def test_a_product_has_nothing_to_learn(name: str) -> None:
+def test_a_product_has_no_state(name: str) -> None:
     assert not make(name, (64,), 3).state_dict()
 
 
@@ -405,19 +407,19 @@ def test_concat_has_the_parameters_of_its_projection(
 def test_concat_of_vectors_can_be_any_weighted_sum(shape: tuple[int, ...]) -> None:
     merger = make("concat", shape).double()
     zero(merger)
-    one = torch.eye(shape[-1], dtype=torch.float64)
-    merger.projection.weight.data = torch.cat([0.2 * one, -3 * one], 1)
+    identity = torch.eye(shape[-1], dtype=torch.float64)
+    merger.projection.weight.data = torch.cat([0.2 * identity, -3 * identity], 1)
     base, side = encodings(shape)
     torch.testing.assert_close(merger([base, side]), 0.2 * base - 3 * side)
 
 
 @pytest.mark.parametrize("chosen", [0, 1])
-def test_concat_of_maps_with_convolutions_that_pass_one_on_is_the_positive_part_of_it(chosen: int) -> None:
+def test_concat_of_maps_with_identity_convolutions_is_the_positive_part_of_one_encoding(chosen: int) -> None:
     merger = make("concat", (8, 4, 4)).double()
     zero(merger)
     first, _, second, _ = merger.projection
     for channel in range(8):
         first.weight.data[channel, 8 * chosen + channel, 1, 1] = 1
         second.weight.data[channel, channel, 1, 1] = 1
-    given = encodings((8, 4, 4))
-    torch.testing.assert_close(merger(given), given[chosen].clamp(min=0))
+    inputs = encodings((8, 4, 4))
+    torch.testing.assert_close(merger(inputs), inputs[chosen].clamp(min=0))

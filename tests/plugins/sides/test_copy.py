@@ -35,14 +35,14 @@ def make(base: Base) -> Side:
     return side
 
 
-def test_at_first_it_gives_what_the_base_gives() -> None:
+def test_initially_it_computes_what_the_base_computes() -> None:
     base = Small().eval()
     side = make(base).eval()
     inputs = {"x": torch.randn(3, 5)}
     assert torch.equal(side(inputs, base(inputs)), base(inputs).encoding)
 
 
-def test_training_it_changes_it_and_leaves_the_base_as_it_was() -> None:
+def test_training_it_leaves_the_base_unchanged() -> None:
     base = Small().eval().requires_grad_(False)
     before = copy.deepcopy(base.state_dict())
     side = make(base).requires_grad_(True).train()
@@ -60,8 +60,8 @@ def test_training_it_changes_it_and_leaves_the_base_as_it_was() -> None:
 
 def test_it_shares_no_memory_with_the_base() -> None:
     base = Small()
-    mine = {tensor.data_ptr() for tensor in make(base).state_dict().values()}
-    assert mine.isdisjoint(tensor.data_ptr() for tensor in base.state_dict().values())
+    pointers = {tensor.data_ptr() for tensor in make(base).state_dict().values()}
+    assert pointers.isdisjoint(tensor.data_ptr() for tensor in base.state_dict().values())
 
 
 def test_it_does_not_keep_the_base() -> None:
@@ -69,10 +69,10 @@ def test_it_does_not_keep_the_base() -> None:
     assert all(module is not base for module in make(base).modules())
 
 
-def test_it_has_no_store_even_beside_a_base_that_has_one() -> None:
+def test_it_has_no_cache_even_if_the_base_has_one() -> None:
     base = Small().eval().requires_grad_(False)
-    store = FeatureCache(2**20, keep_taps=False, info=print)
-    store.attach(base, "fp32")
+    cache = FeatureCache(2**20, keep_taps=False, info=print)
+    cache.attach(base, "fp32")
     inputs = Inputs({"x": torch.randn(3, 5)}, torch.arange(3))
     base(inputs)
     side: Any = make(base)
@@ -82,13 +82,13 @@ def test_it_has_no_store_even_beside_a_base_that_has_one() -> None:
     assert not torch.equal(side(inputs, base(inputs)), base(inputs).encoding)
 
 
-def test_a_copy_of_the_stored_outputs_is_not_made() -> None:
+def test_the_cached_outputs_are_not_copied() -> None:
     base = Small().eval().requires_grad_(False)
-    said: list[str] = []
+    messages: list[str] = []
 
     class NoCopies(FeatureCache):
         def __deepcopy__(self, _: dict[int, object]) -> FeatureCache:
-            raise AssertionError("the store was copied")
+            raise AssertionError("the cache was copied")
 
-    NoCopies(2**20, keep_taps=False, info=said.append).attach(base, "fp32")
+    NoCopies(2**20, keep_taps=False, info=messages.append).attach(base, "fp32")
     make(base)

@@ -19,7 +19,7 @@ from sidetune_core.config.kinds import SIDE
 from sidetune_core.config.registry import find, load
 from sidetune_core.storage.legacy_pickle import load_tensors
 
-NOTHING = Features(torch.zeros(0))
+NO_FEATURES = Features(torch.zeros(0))
 
 
 class Plain(Base):
@@ -66,12 +66,12 @@ def test_its_maps_have_the_published_sizes() -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (15, 15), (30, 47)])
-def test_it_encodes_as_64_numbers_at_any_size_that_it_takes(size: tuple[int, int]) -> None:
-    assert make(size=(3, *size))({"image": torch.rand(2, 3, *size)}, NOTHING).shape == (2, 64)
+def test_it_encodes_as_a_vector_of_64_at_any_size(size: tuple[int, int]) -> None:
+    assert make(size=(3, *size))({"image": torch.rand(2, 3, *size)}, NO_FEATURES).shape == (2, 64)
 
 
 @pytest.mark.parametrize("size", [(), (32, 32), (1, 32, 32), (3, 14, 32), (3, 32, 14)])
-def test_inputs_that_are_no_colour_image_of_15_pixels_do_not_fit(size: tuple[int, ...]) -> None:
+def test_small_and_grayscale_images_do_not_fit(size: tuple[int, ...]) -> None:
     with pytest.raises(
         FitError, match=r"side 'fcn4' needs an input 'image' of shape \(3, H, W\), H and W at least 15"
     ):
@@ -80,7 +80,7 @@ def test_inputs_that_are_no_colour_image_of_15_pixels_do_not_fit(size: tuple[int
 
 @pytest.mark.parametrize("shape", [(32,), (64, 5, 5), (10, 64)])
 def test_a_base_of_another_shape_does_not_fit(shape: tuple[int, ...]) -> None:
-    with pytest.raises(FitError, match=r"side 'fcn4' encodes as \(64,\), and the base as"):
+    with pytest.raises(FitError, match=r"side 'fcn4' encodes as \(64,\), but the base as"):
         make(base=Plain(shape))
 
 
@@ -104,19 +104,19 @@ def test_the_forward_pass_equals_one_written_straight_from_the_published_tensors
             min=0
         )
     x = functional.conv2d(x, tensors["conv5.0.weight"]).clamp(min=0)
-    encoding = make("seed").double()({"image": image}, NOTHING)
+    encoding = make("authors").double()({"image": image}, NO_FEATURES)
     torch.testing.assert_close(encoding, x.mean((2, 3)), rtol=1e-6, atol=1e-6)
 
 
 def test_every_published_tensor_is_used(shared_data: Path, home: Path) -> None:
     shutil.copy(shared_data / "weights" / "fcn4-cifar.pth", home)
     published = load_tensors(home / "fcn4-cifar.pth")["state_dict"]
-    ours = make("seed").state_dict()
+    ours = make("authors").state_dict()
     assert set(ours) == set(published)
     assert all(torch.equal(ours[key], published[key]) for key in ours)
 
 
-def test_the_published_pickle_is_refused_where_it_is_given_as_a_plain_file(shared_data: Path) -> None:
+def test_the_published_pickle_is_refused_as_a_plain_file(shared_data: Path) -> None:
     with pytest.raises(WeightsError, match="a pickle of Python objects"):
         make(shared_data / "weights" / "fcn4-cifar.pth")
 
@@ -129,11 +129,11 @@ def test_a_file_that_is_not_the_published_one_is_refused(shared_data: Path, home
         WeightsError,
         match=r"fcn4-cifar\.pth is not the published file \(its SHA-256 differs\); delete it and run again",
     ):
-        make("seed")
+        make("authors")
 
 
 class Touch:
-    """Unpickled, it makes a folder: code of somebody else that must not run."""
+    """Creates a folder when unpickled: foreign code that must not run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -143,7 +143,7 @@ class Touch:
 
 
 class Rich:
-    """Pickles with every way of filling an object: arguments, state, items, a set, and the call of a call."""
+    """Uses every way of filling an object: arguments, state, items, a set, and a call of a call."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -178,13 +178,13 @@ def test_code_in_a_pickle_does_not_run_and_its_tensors_are_read(
         "epoch": 3,
     }
     torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=new_format)
-    found = load_tensors(tmp_path / "w.pth")
+    loaded = load_tensors(tmp_path / "w.pth")
     assert not (tmp_path / "ran").exists()
-    assert found["epoch"] == 3
-    assert all(torch.equal(found["state_dict"][key], weights[key]) for key in weights)
+    assert loaded["epoch"] == 3
+    assert all(torch.equal(loaded["state_dict"][key], weights[key]) for key in weights)
 
 
-def test_a_published_file_of_objects_fills_a_network_from_its_state_dict(home: Path) -> None:
+def test_a_published_file_of_objects_is_loaded_by_its_state_dict(home: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     torch.save(
         {"model": network, "state_dict": network.state_dict()},
@@ -193,8 +193,6 @@ def test_a_published_file_of_objects_fills_a_network_from_its_state_dict(home: P
     )
     sha256 = hashlib.sha256((home / "w.pth").read_bytes()).hexdigest()
     filled = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-    load_weights(
-        filled, "seed", owner="w", packaged=home, published=Published("w.pth", "", sha256, holds_objects=True)
-    )
+    load_weights(filled, "authors", owner="w", published=Published("w.pth", "", sha256, holds_objects=True))
     assert not isinstance(load_tensors(home / "w.pth")["model"], torch.nn.Module)
     assert torch.equal(filled[0].weight, network[0].weight)

@@ -25,7 +25,7 @@ def ladder(base: Base, **options: Any) -> Any:
 
 
 class Tapped(Base):
-    """Gives taps at random, of declared shapes."""
+    """Returns random taps of the declared shapes."""
 
     Config = sample.Config
 
@@ -63,13 +63,13 @@ def test_of_the_taps_of_one_size_the_deepest_is_used() -> None:
     before = side(IMAGES, features)
     other_stem = features._replace(taps=(torch.rand(2, 16, 32, 32), *features.taps[1:]))
     assert torch.equal(side(IMAGES, other_stem), before)
-    for place in (1, 2, 3):
+    for index in (1, 2, 3):
         taps = list(features.taps)
-        taps[place] = torch.rand_like(taps[place])
+        taps[index] = torch.rand_like(taps[index])
         assert not torch.equal(side(IMAGES, features._replace(taps=tuple(taps))), before)
 
 
-def test_its_size_beside_a_cifar_resnet_is_what_its_description_says() -> None:
+def test_its_size_with_a_cifar_resnet_is_the_documented_one() -> None:
     count = sum(parameter.numel() for parameter in ladder(Tapped((64,), *CIFAR)).parameters())
     adapters, steps, last = 16 * 32 + 32 * 48 + 64 * 64, 9 * (32 * 48 + 48 * 64), 9 * 64 * 64
     assert count == adapters + steps + last + 2 * (32 + 48 + 64 + 64) == 84896

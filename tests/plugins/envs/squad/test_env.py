@@ -516,7 +516,7 @@ def spec(tiny_bert: Path, make_squad: MakeSquad) -> Callable[..., sidetune_core.
         ("finetune", None),
         ("scratch", None),
         ("sidetune", {"name": "encoder", "layers": 1}),
-        ("sidetune", {"name": "encoder", "start": "new", "width": 8, "heads": 2}),
+        ("sidetune", {"name": "encoder", "init": "random", "width": 8, "heads": 2}),
         ("sidetune", {"name": "ladder-text", "width": 8, "heads": 2}),
     ],
 )
@@ -533,7 +533,7 @@ def test_each_method_runs_and_writes_its_predictions(
 
 
 @pytest.mark.parametrize(
-    ("side", "kept"), [({"name": "encoder", "start": "new"}, "memory"), ({"name": "ladder-text"}, "disk")]
+    ("side", "kept"), [({"name": "encoder", "init": "random"}, "memory"), ({"name": "ladder-text"}, "disk")]
 )
 def test_reused_encodings_are_those_of_the_base(
     side: dict[str, Any], kept: str, spec: Any, tmp_path: Path

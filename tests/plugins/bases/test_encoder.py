@@ -14,24 +14,24 @@ from sidetune_core.config import kinds, registry
 from sidetune_core.errors import FitError, WeightsError
 
 TRANSFORMER, MINILM = (registry.load(registry.find(kinds.BASE, name)) for name in ("transformer", "minilm"))
-WINDOW = 24
+LENGTH = 24
 
 
-def shapes(window: int = WINDOW) -> dict[str, tuple[int, ...]]:
-    return {"tokens": (window,), "mask": (window,), "types": (window,)}
+def shapes(length: int = LENGTH) -> dict[str, tuple[int, ...]]:
+    return {"tokens": (length,), "mask": (length,), "types": (length,)}
 
 
-def make(folder: Path, window: int = WINDOW, **options: Any) -> Any:
-    return TRANSFORMER(TRANSFORMER.Config(model=str(folder), **options), shapes(window)).eval()
+def make(folder: Path, length: int = LENGTH, **options: Any) -> Any:
+    return TRANSFORMER(TRANSFORMER.Config(model=str(folder), **options), shapes(length)).eval()
 
 
 @pytest.fixture
 def batch() -> dict[str, torch.Tensor]:
     """Two examples, the second of ten tokens."""
-    mask = torch.ones(2, WINDOW, dtype=torch.int8)
+    mask = torch.ones(2, LENGTH, dtype=torch.int8)
     mask[1, 10:] = 0
-    tokens = torch.randint(5, 40, (2, WINDOW), generator=torch.Generator().manual_seed(0)) * mask
-    return {"tokens": tokens.int(), "mask": mask, "types": mask * (torch.arange(WINDOW) > 4)}
+    tokens = torch.randint(5, 40, (2, LENGTH), generator=torch.Generator().manual_seed(0)) * mask
+    return {"tokens": tokens.int(), "mask": mask, "types": mask * (torch.arange(LENGTH) > 4)}
 
 
 def test_encoding_and_taps_are_the_hidden_states_of_the_library(
@@ -40,18 +40,18 @@ def test_encoding_and_taps_are_the_hidden_states_of_the_library(
     base = make(tiny_bert)
     theirs = transformers.BertModel.from_pretrained(tiny_bert).eval()
     with torch.no_grad():
-        found = base(batch)
+        features = base(batch)
         hidden = theirs(
             input_ids=batch["tokens"].long(),
             attention_mask=batch["mask"],
             token_type_ids=batch["types"].long(),
             output_hidden_states=True,
         ).hidden_states
-    assert (base.shape, base.tap_shapes, base.vocabulary_size) == ((WINDOW, 16), ((WINDOW, 16),) * 3, 48)
+    assert (base.shape, base.tap_shapes, base.vocabulary_size) == ((LENGTH, 16), ((LENGTH, 16),) * 3, 48)
     real = batch["mask"].bool()
-    for one, other in zip((*found.taps, found.encoding), hidden, strict=True):
-        torch.testing.assert_close(one[real], other[real])
-        assert not one[~real].any()
+    for output, expected in zip((*features.taps, features.encoding), hidden, strict=True):
+        torch.testing.assert_close(output[real], expected[real])
+        assert not output[~real].any()
 
 
 def test_padding_and_the_length_of_the_batch_do_not_matter(
@@ -59,38 +59,40 @@ def test_padding_and_the_length_of_the_batch_do_not_matter(
 ) -> None:
     base = make(tiny_bert)
     with torch.no_grad():
-        together, alone = base(batch), base({name: value[1:, :10] for name, value in batch.items()})
-    torch.testing.assert_close(together.encoding[1:, :10], alone.encoding)
+        batched, alone = base(batch), base({name: value[1:, :10] for name, value in batch.items()})
+    torch.testing.assert_close(batched.encoding[1:, :10], alone.encoding)
 
 
-@pytest.mark.parametrize(("every", "places"), [(1, [0, 1, 2]), (2, [1]), (3, [0]), (4, [])])
+@pytest.mark.parametrize(("every", "indices"), [(1, [0, 1, 2]), (2, [1]), (3, [0]), (4, [])])
 def test_taps_may_be_fewer(
-    every: int, places: list[int], tiny_bert: Path, batch: dict[str, torch.Tensor]
+    every: int, indices: list[int], tiny_bert: Path, batch: dict[str, torch.Tensor]
 ) -> None:
-    every_tap, some = make(tiny_bert)(batch).taps, make(tiny_bert, tap_every=every)
-    assert len(some.tap_shapes) == len(places)
-    for tap, place in zip(some(batch).taps, places, strict=True):
-        assert torch.equal(tap, every_tap[place])
+    all_taps, base = make(tiny_bert)(batch).taps, make(tiny_bert, tap_every=every)
+    assert len(base.tap_shapes) == len(indices)
+    for tap, index in zip(base(batch).taps, indices, strict=True):
+        assert torch.equal(tap, all_taps[index])
 
 
-def test_a_shortened_base_gives_what_the_layer_gives_where_it_is_cut(
+def test_a_shortened_base_encodes_as_its_last_layer_did(
     tiny_bert: Path, batch: dict[str, torch.Tensor]
 ) -> None:
     base = make(tiny_bert)
-    cut = base.first_layers(2)
-    torch.testing.assert_close(cut(batch).encoding, base(batch).taps[2])
-    assert sum(one.numel() for one in cut.parameters()) < sum(one.numel() for one in base.parameters())
+    shortened = base.first_layers(2)
+    torch.testing.assert_close(shortened(batch).encoding, base(batch).taps[2])
+    assert sum(parameter.numel() for parameter in shortened.parameters()) < sum(
+        parameter.numel() for parameter in base.parameters()
+    )
     assert len(base.network.encoder.layer) == 3
     with pytest.raises(FitError, match="3 layers cannot be cut after 4"):
         base.first_layers(4)
 
 
-def test_weights_at_random_need_the_configuration_only(tiny_bert: Path, tmp_path: Path) -> None:
+def test_random_weights_need_the_configuration_only(tiny_bert: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((tiny_bert / "config.json").read_text())
     torch.manual_seed(1)
     random, trained = (
-        one.network.encoder.layer[0].output.dense.weight
-        for one in (make(tmp_path, weights="none"), make(tiny_bert))
+        base.network.encoder.layer[0].output.dense.weight
+        for base in (make(tmp_path, weights="none"), make(tiny_bert))
     )
     assert not torch.equal(random, trained)
     with pytest.raises(WeightsError, match="base 'transformer' cannot load"):
@@ -109,7 +111,7 @@ def test_a_pickle_is_never_read(tiny_bert: Path, tmp_path: Path) -> None:
     [
         (
             transformers.GPT2Config(vocab_size=48, n_embd=16, n_layer=2, n_head=2, n_positions=64),
-            "is no encoder",
+            "is not a bidirectional encoder",
         ),
         (
             transformers.T5Config(
@@ -121,7 +123,7 @@ def test_a_pickle_is_never_read(tiny_bert: Path, tmp_path: Path) -> None:
                 num_heads=2,
                 decoder_start_token_id=0,
             ),
-            "no text encoder such as BERT",
+            "not a text encoder such as BERT",
         ),
         (
             transformers.ViTConfig(
@@ -131,7 +133,7 @@ def test_a_pickle_is_never_read(tiny_bert: Path, tmp_path: Path) -> None:
                 intermediate_size=16,
                 image_size=32,
             ),
-            "no text encoder such as BERT",
+            "not a text encoder such as BERT",
         ),
     ],
     ids=["decoder", "encoder-decoder", "images"],
@@ -162,16 +164,16 @@ SIZES: Any = {
     ],
     ids=["roberta", "distilbert", "electra"],
 )
-def test_other_encoders_are_bases_as_well(model: Any, tmp_path: Path, batch: dict[str, torch.Tensor]) -> None:
+def test_other_encoders_work_too(model: Any, tmp_path: Path, batch: dict[str, torch.Tensor]) -> None:
     model.save_pretrained(tmp_path)
     base = make(tmp_path, weights="none")
-    assert base(batch).encoding.shape == (2, WINDOW, 16)
-    assert base.first_layers(1)(batch).encoding.shape == (2, WINDOW, 16)
+    assert base(batch).encoding.shape == (2, LENGTH, 16)
+    assert base.first_layers(1)(batch).encoding.shape == (2, LENGTH, 16)
 
 
-def test_a_window_longer_than_the_model_s_is_refused(tiny_bert: Path) -> None:
-    with pytest.raises(FitError, match="takes no windows of 65 tokens"):
-        make(tiny_bert, window=65)
+def test_sequences_longer_than_the_model_accepts_are_refused(tiny_bert: Path) -> None:
+    with pytest.raises(FitError, match="does not accept sequences of 65 tokens"):
+        make(tiny_bert, length=65)
 
 
 def test_inputs_without_tokens_are_refused(tiny_bert: Path) -> None:
@@ -183,22 +185,22 @@ def test_a_folder_is_read_without_a_network(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        pytest.fail("the network was tried")
+        pytest.fail("network access")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     make(tiny_bert)
     with pytest.raises(WeightsError):
         make(tmp_path)  # an empty folder
-    with pytest.raises(WeightsError, match="no folder"):
+    with pytest.raises(WeightsError, match="does not exist"):
         make(tmp_path / "nowhere")
 
 
 def test_minilm_comes_with_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("the network was tried"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("network access"))
     base = MINILM(MINILM.Config(), shapes()).eval()
-    assert (base.shape, len(base.tap_shapes), base.vocabulary_size) == ((WINDOW, 384), 6, 30522)
-    assert sum(one.numel() for one in base.parameters()) == 22_565_376
+    assert (base.shape, len(base.tap_shapes), base.vocabulary_size) == ((LENGTH, 384), 6, 30522)
+    assert sum(parameter.numel() for parameter in base.parameters()) == 22_565_376
     tokens = torch.tensor(
         [[101, 2198, 2003, 3407, 102], [101, 2198, 2003, 7726, 102], [101, 7279, 6132, 2097, 102]]
     )
@@ -206,5 +208,7 @@ def test_minilm_comes_with_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         encoding = base(
             {"tokens": tokens, "mask": torch.ones_like(tokens), "types": torch.zeros_like(tokens)}
         ).encoding.mean(1)
-    like = torch.nn.functional.cosine_similarity(encoding[:1], encoding[1:])
-    assert like[0] > like[1]  # "john is happy" lies nearer to "john is sad" than to "pencils will"
+    similarity = torch.nn.functional.cosine_similarity(encoding[:1], encoding[1:])
+    assert (
+        similarity[0] > similarity[1]
+    )  # "john is happy" lies nearer to "john is sad" than to "pencils will"

@@ -1,4 +1,4 @@
-"""The CIFAR ResNets: sizes, shapes, the published weights, and what is said about weights that do not do."""
+"""The CIFAR ResNets: sizes, shapes, the published weights, and messages about unusable weights."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def make(
     return base.eval()
 
 
-def numbers(tensors: Any) -> int:
+def count_elements(tensors: Any) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
-# The published figures are 658,586 and 269,722, with a linear layer of 650.
+# The published counts are 658,586 and 269,722, with a linear layer of 650.
 @pytest.mark.parametrize(("name", "count"), [("resnet20", 269_722 - 650), ("resnet44", 657_936)])
 def test_the_number_of_parameters_is_the_published_one(name: str, count: int) -> None:
-    assert numbers(make(name).parameters()) == count
+    assert count_elements(make(name).parameters()) == count
 
 
 @pytest.mark.parametrize(("name", "count"), [("resnet20", 1_395), ("resnet44", 3_211)])
 def test_the_number_of_saved_buffers_is_the_published_one(name: str, count: int) -> None:
     base = make(name)
-    assert numbers(base.state_dict().values()) - numbers(base.parameters()) == count
+    assert count_elements(base.state_dict().values()) - count_elements(base.parameters()) == count
 
 
 @pytest.mark.parametrize(
@@ -84,21 +84,20 @@ def test_a_shortcut_of_equal_shape_is_the_identity() -> None:
     assert torch.equal(block(x), x)
 
 
-def test_frozen_the_base_gives_what_it_gives_while_its_weights_can_move(shared_data: Path) -> None:
+def test_a_frozen_base_computes_what_the_trainable_one_computes(shared_data: Path) -> None:
     base = make("resnet44", shared_data / "weights" / "resnet44-cifar.pth").double()
     image = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
-    movable = base({"image": image})
+    trainable = base({"image": image})
     frozen = base.requires_grad_(False)({"image": image})
-    torch.testing.assert_close(frozen.encoding, movable.encoding)
-    for one, other in zip(frozen.taps, movable.taps, strict=True):
-        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(frozen.encoding, trainable.encoding)
+    torch.testing.assert_close(frozen.taps, trainable.taps)
 
 
-@pytest.mark.parametrize("movable", ["conv1.weight", "layer2.1.bn2.weight", "layer3.2.conv2.weight"])
-def test_a_single_weight_that_can_move_has_the_gradient_of_the_whole_network(movable: str) -> None:
+@pytest.mark.parametrize("name", ["conv1.weight", "layer2.1.bn2.weight", "layer3.2.conv2.weight"])
+def test_a_single_trainable_weight_has_the_gradient_of_the_whole_network(name: str) -> None:
     base, image = make().double(), torch.rand(2, 3, 8, 8).double()
     base({"image": image}).encoding.square().sum().backward()
-    weight = base.get_parameter(movable)
+    weight = base.get_parameter(name)
     expected = weight.grad
     base.zero_grad()
     base.requires_grad_(False)
@@ -107,7 +106,7 @@ def test_a_single_weight_that_can_move_has_the_gradient_of_the_whole_network(mov
     torch.testing.assert_close(weight.grad, expected)
 
 
-def test_the_image_is_standardised_with_the_figures_of_imagenet() -> None:
+def test_the_image_is_normalised_with_the_statistics_of_imagenet() -> None:
     base: Any = make()
     seen: list[Tensor] = []
     base.conv1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -137,7 +136,7 @@ def test_the_published_file_fills_every_weight_with_every_key_used(shared_data: 
     assert all(torch.equal(value, content[f"module.{key}"]) for key, value in own.items())
 
 
-def test_weights_seed_are_the_published_file(
+def test_weights_authors_are_the_published_file(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "weights").mkdir()
@@ -145,7 +144,7 @@ def test_weights_seed_are_the_published_file(
         (shared_data / "weights" / "resnet44-cifar.pth").resolve()
     )
     monkeypatch.setenv("SIDETUNE_HOME", str(tmp_path))
-    ours = make("resnet44", "seed").state_dict()
+    ours = make("resnet44", "authors").state_dict()
     direct = make("resnet44", shared_data / "weights" / "resnet44-cifar.pth").state_dict()
     assert all(torch.equal(ours[key], direct[key]) for key in ours)
 
@@ -169,8 +168,8 @@ def by_hand(tensors: dict[str, Tensor], image: Tensor) -> list[Tensor]:
 
     def norm(x: Tensor, name: str) -> Tensor:
         mean, var, weight, bias = (
-            tensors[f"{name}.{one}"].view(-1, 1, 1)
-            for one in ("running_mean", "running_var", "weight", "bias")
+            tensors[f"{name}.{key}"].view(-1, 1, 1)
+            for key in ("running_mean", "running_var", "weight", "bias")
         )
         return (x - mean) / (var + 1e-5).sqrt() * weight + bias
 
@@ -256,28 +255,28 @@ def test_a_pickle_of_objects_is_refused_and_its_code_does_not_run(new_format: bo
     assert not (tmp_path / "ran").exists()
 
 
-def test_packaged_weights_that_do_not_come_with_the_package_are_told() -> None:
+def test_packaged_weights_that_do_not_exist_are_refused() -> None:
     with pytest.raises(
         WeightsError,
-        match="the package has no weights of base 'resnet20': pass a file, or 'none' for random weights",
+        match=r"base 'resnet20' has no packaged weights; choose 'none' \(random weights\) or the path",
     ):
         make("resnet20", "packaged")
 
 
-def test_published_weights_that_nobody_published_are_told() -> None:
+def test_weights_that_the_authors_did_not_publish_are_refused() -> None:
     with pytest.raises(WeightsError, match="published no weights of base 'resnet20'"):
-        make("resnet20", "seed")
+        make("resnet20", "authors")
 
 
 def test_the_encoding_of_an_example_does_not_depend_on_its_batch() -> None:
     base = make().double()
     image = torch.rand(4, 3, 32, 32).double()
-    alone = torch.cat([base({"image": one[None]}).encoding for one in image])
+    alone = torch.cat([base({"image": example[None]}).encoding for example in image])
     torch.testing.assert_close(base({"image": image}).encoding, alone)
 
 
-class Louder(nn.Conv2d):
-    """A convolution that somebody put in the place of another."""
+class Doubled(nn.Conv2d):
+    """A replacement of a convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -288,7 +287,7 @@ def test_a_layer_that_was_replaced_is_called_in_a_frozen_network_too() -> None:
     base.requires_grad_(False).eval()
     image = {"image": torch.rand(2, 3, 32, 32)}
     before = base(image).taps[0]
-    louder = Louder(3, 16, 3, padding=1, bias=False).requires_grad_(False)
-    louder.load_state_dict(base.conv1.state_dict())
-    base.conv1 = louder
+    doubled = Doubled(3, 16, 3, padding=1, bias=False).requires_grad_(False)
+    doubled.load_state_dict(base.conv1.state_dict())
+    base.conv1 = doubled
     assert not torch.allclose(base(image).taps[0], before)

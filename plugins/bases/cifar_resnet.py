@@ -1,0 +1,180 @@
+"""CIFAR ResNets (He et al., CVPR 2016, section 4.2) without their final linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidetune_core.api import (
+    Base,
+    Features,
+    FitError,
+    InputShapes,
+    Published,
+    Renamed,
+    load_weights,
+    option,
+    register_image_stats,
+)
+
+WIDTHS = (16, 32, 64)
+MIN_SIZE = 8
+"""Smallest height and width of an image, in pixels."""
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class CifarResNet(Base):
+    """A ResNet of depth 6n + 2: three stages of n blocks, widths 16, 32, 64, strides 1, 2, 2.
+
+    Shortcuts are of option A (no parameters). Input ``image`` (B, 3, H, W) in [0, 1], normalised inside with
+    ImageNet's mean and standard deviation as in the original code; designed for 32 x 32 pixels, any size
+    from 8 x 8 works. Encoding (B, 64), the global average pool. Taps: the outputs of the stem, (16, H, W),
+    and of the stages, (16, H, W), (32, H/2, W/2), (64, H/4, W/4).
+
+    Raises:
+        FitError: the env has no ``image`` (3, H, W) of at least 8 x 8 pixels.
+        WeightsError: the weights are missing, unsafe, or of another architecture.
+    """
+
+    @attrs.frozen
+    class Config:
+        """Options of every CIFAR ResNet."""
+
+        weights: str = option(
+            "packaged",
+            "'packaged' (trained on CIFAR-10 by this project), 'authors' (the file that the paper's authors "
+            "published), 'none' (random), or a .safetensors or .pth file",
+        )
+        former_options: ClassVar[Mapping[str, Renamed]] = {"weights": Renamed("weights", {"seed": "authors"})}
+
+    depth: ClassVar[int]
+    published: ClassVar[Published | None] = None
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: Config, inputs: InputShapes) -> None:
+        super().__init__()
+        shape = inputs.get("image", ())
+        if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < MIN_SIZE:
+            raise FitError(
+                f"base 'resnet{self.depth}' needs an input 'image' of shape (3, H, W), H and W at least "
+                f"{MIN_SIZE}; got {dict(inputs)}"
+            )
+        register_image_stats(self)
+        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        blocks = (self.depth - 2) // 6
+        self.layer1 = _stage(WIDTHS[0], WIDTHS[0], blocks, stride=1)
+        self.layer2 = _stage(WIDTHS[0], WIDTHS[1], blocks, stride=2)
+        self.layer3 = _stage(WIDTHS[1], WIDTHS[2], blocks, stride=2)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+        height, width = shape[1:]
+        half, quarter = ((height + 1) // 2, (width + 1) // 2), ((height + 3) // 4, (width + 3) // 4)
+        self.shape = (WIDTHS[2],)
+        self.tap_shapes = ((16, height, width), (16, height, width), (32, *half), (64, *quarter))
+        load_weights(
+            self,
+            config.weights,
+            owner=f"base 'resnet{self.depth}'",
+            packaged=WEIGHTS / f"resnet{self.depth}-cifar10.safetensors",
+            published=self.published,
+            prefix="module.",
+        )
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        """The encoding (B, 64) of ``image`` and the four taps."""
+        image = (inputs["image"] - self.mean) / self.std
+        stem = functional.relu(_convolve(self.conv1, self.bn1, image), inplace=True)
+        first = self.layer1(stem)
+        second = self.layer2(first)
+        third = self.layer3(second)
+        return Features(third.mean((2, 3)), (stem, first, second, third))
+
+
+class ResNet20(CifarResNet):
+    """CIFAR ResNet of depth 20."""
+
+    depth = 20
+
+
+class ResNet32(CifarResNet):
+    """CIFAR ResNet of depth 32."""
+
+    depth = 32
+
+
+class ResNet44(CifarResNet):
+    """CIFAR ResNet of depth 44 (657,936 parameters), the base of the original iCIFAR experiments.
+
+    It comes with weights trained on CIFAR-10.
+    """
+
+    depth = 44
+    published = Published(
+        "resnet44-cifar.pth",
+        "https://github.com/jozhang97/side-tuning/raw/master/assets/pytorch/resnet44-cifar.pth",
+        "3dca3cca49d86391048a53057580f9bbe1a62054f29eed9a184838e01e8cde1e",
+    )
+
+
+class ResNet56(CifarResNet):
+    """CIFAR ResNet of depth 56."""
+
+    depth = 56
+
+
+class _Block(nn.Module):
+    """Residual block conv-BN-ReLU-conv-BN; (B, c_in, H, W) to (B, c_out, H / stride, W / stride)."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(c_out)
+        self.stride = stride
+        self.padding = (c_out - c_in) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = functional.relu(_convolve(self.conv1, self.bn1, x), inplace=True)
+        residual = _convolve(self.conv2, self.bn2, hidden)
+        if (
+            self.stride > 1 or self.padding
+        ):  # option A: subsample, and pad the channels with zeros on both sides
+            x = x[:, :, :: self.stride, :: self.stride]
+            x = functional.pad(x, (0, 0, 0, 0, self.padding, self.padding))
+        return functional.relu(residual.add_(x), inplace=True)
+
+
+def _convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """``norm(conv(x))``; where both are frozen, one convolution with the norm folded into its weights.
+
+    Folding saves a pass over each map, and its own cost is negligible. Layers of other classes, such as
+    replacements with adapters, are called as usual. Hooks on folded layers are not called.
+    """
+    standard = type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d
+    trainable = torch.is_grad_enabled() and (conv.weight.requires_grad or norm.weight.requires_grad)
+    if not standard or norm.training or trainable or norm.running_mean is None or norm.running_var is None:
+        normed: Tensor = norm(conv(x))
+        return normed
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return functional.conv2d(
+        x,
+        conv.weight * scale.view(-1, 1, 1, 1),
+        norm.bias - norm.running_mean * scale,
+        stride=conv.stride,
+        padding=conv.padding,
+    )
+
+
+def _stage(c_in: int, c_out: int, blocks: int, stride: int) -> nn.Sequential:
+    first = _Block(c_in, c_out, stride)
+    return nn.Sequential(first, *(_Block(c_out, c_out, stride=1) for _ in range(blocks - 1)))

