@@ -68,3 +68,10 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """``" Did you mean 'ewc'?"``, or an empty string where nothing known is close to `word`."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def shorten(names: Iterable[object], limit: int = 3) -> str:
+    """``"a, b, c and 3 more"``: the first `limit` names and the number of others; empty where there are none."""
+    listed = [str(name) for name in names]
+    others = len(listed) - limit
+    return ", ".join(listed[:limit]) + (f" and {others} more" if others > 0 else "")
