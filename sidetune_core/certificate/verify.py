@@ -148,7 +148,9 @@ def _replays(
 ) -> Iterator[str]:
     """Where the learner, built again from the newest checkpoint, is or does something else than the certificate says."""
     about = folder.read_json("run.json")
-    composition = _without_weights(resolve(from_values(about.get("resolved"), str(folder.path / "run.json"))))
+    composition = _without_weights(
+        resolve(from_values(about.get("resolved"), str(folder.path / "run.json"), recorded=True))
+    )
     machine = _choose(composition)
     if str(machine) != about.get("machine"):
         notes.append(f"checked on {machine}; the run was on {about.get('machine')}")
@@ -249,9 +251,9 @@ def _without_weights(composition: ResolvedRun) -> ResolvedRun:
 def _choose(composition: ResolvedRun) -> Machine:
     """The machine that the run asked for, or the CPU where it is not here."""
     try:
-        return device.choose(composition.train)
+        return device.choose(composition.device)
     except OptionError:
-        return device.choose(attrs.evolve(composition.train, device="cpu"))
+        return device.choose(attrs.evolve(composition.device, name="cpu"))
 
 
 class _DataWanted(Exception):

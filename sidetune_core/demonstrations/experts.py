@@ -88,7 +88,7 @@ def open_trained(path: Path, task_id: str | None) -> Iterator[ExpertSession]:
     """
     folder = open_run(path)
     about = folder.read_json("run.json")
-    composition = resolve(from_values(about.get("resolved"), str(folder.path / "run.json")))
+    composition = resolve(from_values(about.get("resolved"), str(folder.path / "run.json"), recorded=True))
     newest = checkpoint.latest(folder.checkpoints)
     if newest is None:
         raise RunError(
@@ -100,7 +100,7 @@ def open_trained(path: Path, task_id: str | None) -> Iterator[ExpertSession]:
         tasks = stream.tasks()
         learnt = [one for one in tasks if one.id in found.done]
         task = _choose(learnt, task_id, f"the run {path}")
-        machine = device.choose(composition.train)
+        machine = device.choose(composition.device)
         blank = {
             slot: attrs.evolve(one, config=without_weights(one))
             for slot, one in composition.components.items()

@@ -85,7 +85,7 @@ class ProcessGroup:
         whole = len(batch.targets)
         if whole < self.size:
             raise RunError(
-                f"a batch of {whole} cannot be shared by {self.size} processes: give a larger --train.batch, or begin with fewer processes"
+                f"a batch of {whole} cannot be shared by {self.size} processes: give a larger --train.batch-size, or begin with fewer processes"
             )
         start, end = (whole * rank // self.size for rank in (self.rank, self.rank + 1))
         rows = slice(start, end)

@@ -77,7 +77,7 @@ class FeatureCache:
                 self.full = True
                 self.info(
                     f"the feature store is full ({self.limit / GIB:.3g} GiB): further outputs of the base are computed at every visit; "
-                    "--train.store-limit sets the limit"
+                    "--cache.limit sets the limit"
                 )
             return False
         self.used += size

@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 
 from sidetune_core.config import argv
-from sidetune_core.config.options import describe
+from sidetune_core.config.options import Renamed, describe, former_options
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import RunSpec, from_values
+from sidetune_core.config.spec import MOVED_OPTIONS, RunSpec, from_values, respell_tables
 from sidetune_core.errors import LedgerError, OptionError
 from sidetune_core.ledger.claims import Claim
 from sidetune_core.results.grouping import same_method
@@ -59,13 +59,19 @@ def placed(spec: RunSpec, places: Sequence[tuple[str, Any]]) -> RunSpec:
     components = resolve(spec).components
     for name, value in places:
         slot, _, option = name.replace("_", "-").partition(".")
+        if slot in components:  # under its former name too
+            config = type(components[slot].config)
+            option = former_options(config).get(option, Renamed(option)).to
         paths = (
-            {one.name for one in describe(type(components[slot].config)) if "path" in one.type}
+            {info.name for info in describe(type(components[slot].config)) if "path" in info.type}
             if slot in components
             else set()
         )
-        if slot == "train" and option.startswith(("device", "store")):
-            spec = attrs.evolve(spec, train={**spec.train, option.replace("-", "_"): value})
+        if slot in ("device", "cache") or f"{slot}.{option}" in MOVED_OPTIONS:
+            tables = respell_tables({slot: {option: value}})
+            spec = attrs.evolve(
+                spec, **{table: {**getattr(spec, table), **tables[table]} for table in tables}
+            )
         elif option in paths:
             asked = spec.component(slot)
             assert asked is not None
@@ -74,7 +80,7 @@ def placed(spec: RunSpec, places: Sequence[tuple[str, Any]]) -> RunSpec:
             )
         else:
             raise OptionError(
-                f"'{name}' belongs to the claim; only paths, train.device and train.store… can be set (env.archive=FILE)"
+                f"'{name}' belongs to the claim; only paths, device.… and cache.… can be set (env.archive=FILE)"
             )
     return spec
 
@@ -105,7 +111,9 @@ def carry_out(
 
 
 def _same(folder: RunFolder, spec: RunSpec) -> None:
-    there = from_values(folder.read_json("run.json").get("resolved"), str(folder.path / "run.json"))
+    there = from_values(
+        folder.read_json("run.json").get("resolved"), str(folder.path / "run.json"), recorded=True
+    )
     if not same_method(resolve(there).to_spec(), resolve(spec).to_spec()):
         raise LedgerError(
             f"{folder.path} holds another run than the claim's; choose another --out, or remove it"

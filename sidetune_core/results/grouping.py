@@ -12,10 +12,6 @@ import attrs
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.results.report import RunSummary
 
-_WHERE = (
-    "device",
-    "store",
-)  # training options that begin so say where a run computes and what it keeps, not what comes out
 _SLOTS = ("learner", "merger", "side", "base", "env")  # in the order of a name
 
 Traits = Mapping[str, Any]  # "learner": "ewc", "learner.coef": 1.0, "train.lr": 0.001
@@ -88,9 +84,8 @@ def _traits(spec: RunSpec) -> Traits:
         if part is not None:
             traits[slot] = part.name
             traits.update({f"{slot}.{name}": value for name, value in part.options.items()})
-    return traits | {
-        f"train.{name}": value for name, value in spec.train.items() if not name.startswith(_WHERE)
-    }
+    # the tables 'cache' and 'device' say where a run computes: they are no trait of a method
+    return traits | {f"train.{name}": value for name, value in spec.train.items()}
 
 
 def _names(methods: Sequence[Traits]) -> list[str]:

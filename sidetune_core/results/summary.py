@@ -107,7 +107,7 @@ def part_of(tensor: str) -> str:
 
 
 def _resolved(values: object) -> RunSpec:
-    spec = from_values(values, "run.json")
+    spec = from_values(values, "run.json", recorded=True)
     if spec.learner is None or spec.env is None:  # methods are told apart by these
         raise ValueError("the resolved spec names no learner or no env")
     return spec

@@ -192,7 +192,7 @@ class RolloutTask(Task):
         rows = self.options.envs * self.options.rollout
         if rows % batch_size:
             raise OptionError(
-                f"--train.batch {batch_size} does not divide a rollout, {self.options.envs} environments by {self.options.rollout} steps "
+                f"--train.batch-size {batch_size} does not divide a rollout, {self.options.envs} environments by {self.options.rollout} steps "
                 f"= {rows} rows; every row is to be learnt from in batches of one size"
             )
         return self.options.passes * (rows // batch_size)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.config.options import structure
+from sidetune_core.config.resolve import recipe_tables
 from sidetune_core.config.spec import TrainOptions
 from sidetune_core.errors import FitError
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
@@ -70,7 +71,7 @@ def check_env(cls: type[Any], config: Any) -> list[Finding]:
 
 def recipe_holds(make: Make[Stream]) -> None:
     """What the env would have for ``--train.*`` exists and is within its limits."""
-    structure(TrainOptions, make().env.recipe, "recipe")
+    structure(TrainOptions, recipe_tables(make().env.recipe, "env")["train"], "recipe")
 
 
 def tasks_have_ids_of_their_own(make: Make[Stream]) -> None:

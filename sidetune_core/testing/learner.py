@@ -33,7 +33,7 @@ from sidetune_core.training.context import Session
 from sidetune_core.training.loop import learn
 
 SHAPE = (64,)
-OPTIONS = TrainOptions(steps=3, batch=8, lr=0.01, device="cpu", precision="fp32", channels_last=False)
+OPTIONS = TrainOptions(steps=3, batch_size=8, lr=0.01)
 MACHINE = Machine(torch.device("cpu"), bf16=False, channels_last=False)
 
 

@@ -127,7 +127,7 @@ def _go_back(learner: Learner, tasks: Sequence[Task], session: Session) -> Check
 def _finish(learner: Learner, stage: Stage, session: Session) -> None:
     """Let the learner finish each task, with training batches in an order of their own, which leave the task as it is."""
     for task in stage.tasks:
-        order = Order(derive_seed(session.seed, "finish"), session.options.batch)
+        order = Order(derive_seed(session.seed, "finish"), session.options.batch_size)
         held = task.state()
         with seeded(session.seed, "finish", task.id):
             learner.finish(task, _until(session.stop, batches(task, learner, session, order)))

@@ -36,8 +36,8 @@ def make_optimizer(learner: Learner, options: TrainOptions) -> torch.optim.Optim
             groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0
         )
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=options.lr, eps=options.eps, fused=fused)
-    return torch.optim.Adam(groups, lr=options.lr, eps=options.eps, fused=fused)
+        return torch.optim.AdamW(groups, lr=options.lr, eps=options.adam_eps, fused=fused)
+    return torch.optim.Adam(groups, lr=options.lr, eps=options.adam_eps, fused=fused)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:

@@ -101,7 +101,7 @@ def run(
                 raise RunError(
                     f"{owner} has tasks whose metrics rise and others whose fall as they get better, and no mean fits both"
                 )
-            machine = device.choose(composition.train, group.local)
+            machine = device.choose(composition.device, group.local)
             name = "-".join(
                 composition.components[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")
             )
@@ -135,13 +135,15 @@ def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) 
         folder, about = group.broadcast_from_main(lambda: _open(Path(path)))
         folder = attrs.evolve(folder, writes=group.is_main)
         often = interval(save_every if save_every is not None else about.get("save_every", SAVE_EVERY))
-        composition = resolve(from_values(about.get("resolved"), str(folder.path / "run.json")))
+        composition = resolve(
+            from_values(about.get("resolved"), str(folder.path / "run.json"), recorded=True)
+        )
         with _held(folder), closing(build_stream(composition)) as stream:
             progress = Progress(quiet=quiet or not group.is_main)
             learner, tasks = _build(composition, stream, group, progress)
             if [task.id for task in tasks] != [task["id"] for task in about["tasks"]]:
                 raise RunError(f"the env no longer gives the tasks that {folder.path} was started with")
-            machine = device.choose(composition.train, group.local)
+            machine = device.choose(composition.device, group.local)
             return _carry_out(
                 composition, folder, learner, tasks, machine, group, stream.fingerprint(), progress, often
             )
@@ -182,12 +184,12 @@ def _carry_out(
     clock = Clock(folder, machine.peak_memory)
     side = composition.components.get("side")
     store = None
-    if options.store != "off":
+    if composition.cache.mode != "off":
         store = FeatureCache(
-            limit=round(options.store_limit * GIB),
+            limit=round(composition.cache.limit * GIB),
             keep_taps=bool(side and side.cls.needs_taps) or composition.components["learner"].cls.needs_taps,
             info=progress.info,
-            folder=options.store_dir.expanduser() if options.store == "disk" else None,
+            folder=composition.cache.dir.expanduser() if composition.cache.mode == "disk" else None,
             data=data,
         )
     try:

@@ -57,7 +57,7 @@ def train(
     optimizer = make_optimizer(learner, options)
     had = stage.batches_taken(mid_task.step, options)
     drawing = {
-        task.id: batches(task, learner, session, Order(session.seed, options.batch, had[task.id]))
+        task.id: batches(task, learner, session, Order(session.seed, options.batch_size, had[task.id]))
         for task in stage.tasks
     }
     group, recent = session.group, list(mid_task.recent)
@@ -93,8 +93,8 @@ def train(
                 settings["lr"] = rate(options, step, steps)
             optimizer.zero_grad()
             losses = _gradient(learner, task, drawn, parameters, session)
-            if options.clip is not None:
-                nn.utils.clip_grad_norm_(parameters, options.clip)
+            if options.grad_clip is not None:
+                nn.utils.clip_grad_norm_(parameters, options.grad_clip)
             optimizer.step()
             if step == mid_task.step:
                 group.check_replicas_match(learner, f"after step {step + 1} of {stage.name}", drawn[-1])
@@ -191,7 +191,7 @@ def _check(recent: Tensor, task: Task, step: int, folder: RunFolder) -> float:
         kept = checkpoint.latest(folder.checkpoints)
         raise Diverged(
             f"the loss is {float(recent[broken[0]])} at step {at} of task {task.id} ({task.title}). Try a smaller --train.lr, or "
-            f"--train.precision fp32. "
+            f"--device.precision fp32. "
             + (f"The state before this task is in {kept}" if kept else "No task had been finished before it")
         )
     return float(recent.mean())

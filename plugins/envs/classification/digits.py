@@ -23,7 +23,7 @@ class Digits(ImageStream):
 
     Config = Options
     classes_per_task = 2
-    recipe = {"steps": 60, "batch": 32, "lr": 1e-3}
+    recipe = {"steps": 60, "batch_size": 32, "lr": 1e-3}
 
     def __init__(self, config: Options, seed: int) -> None:
         super().__init__(config, seed, SHAPE)

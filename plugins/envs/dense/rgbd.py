@@ -84,7 +84,7 @@ class RGBD(TaskStream):
             256, "channels of the widest layers of the tasks' decoders; the original has 1024", at_least(8)
         )
 
-    recipe = {"batch": 16, "steps": 200, "lr": 1e-3}
+    recipe = {"batch_size": 16, "steps": 200, "lr": 1e-3}
     default_components = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
 
     def __init__(self, config: Config, seed: int) -> None:

@@ -69,7 +69,7 @@ class Rooms(TaskStream):
             "also write the rooms into this folder as a Taskonomy data set of the buildings 'train' and 'test'",
         )
 
-    recipe = {"batch": 16, "steps": 40, "lr": 3e-3}
+    recipe = {"batch_size": 16, "steps": 40, "lr": 3e-3}
     default_components = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
 
     def __init__(self, config: Config, seed: int) -> None:

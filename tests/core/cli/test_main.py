@@ -17,7 +17,7 @@ from sidetune_core.storage.weights import read_tensors
 def small(image_archive: Path) -> list[str]:
     return (
         f"--env images --env.archive {image_archive} --env.classes-per-task 2 --base resnet20 --base.weights none "
-        "--side.weights none --train.steps 4 --train.batch 8 --train.precision fp32"
+        "--side.weights none --train.steps 4 --train.batch-size 8 --device.precision fp32"
     ).split()
 
 
@@ -122,10 +122,10 @@ def test_a_dry_run_prints_a_spec_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main_run(["--learner", "features", "--train.batch", "5", "--dry-run"]) == 0
+    assert main_run(["--learner", "features", "--train.batch-size", "5", "--dry-run"]) == 0
     (tmp_path / "spec.json").write_text(capsys.readouterr().out)
     assert main_run(["--spec", "spec.json", "--dry-run"]) == 0
-    assert json.loads(capsys.readouterr().out)["train"]["batch"] == 5
+    assert json.loads(capsys.readouterr().out)["train"]["batch_size"] == 5
     assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
 
 
@@ -173,7 +173,7 @@ def test_an_option_of_a_part_that_is_not_used_is_refused(capsys: pytest.CaptureF
 
 
 def test_an_option_out_of_range_is_told_with_its_owner(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--train: batch must be at least 1, not 0" in error_of(capsys, "--train.batch", "0")
+    assert "--train: batch-size must be at least 1, not 0" in error_of(capsys, "--train.batch-size", "0")
     assert "learner 'distill': coef must be at least 0, not -1" in error_of(
         capsys, "--learner", "distill", "--learner.coef", "-1"
     )
@@ -181,9 +181,9 @@ def test_an_option_out_of_range_is_told_with_its_owner(capsys: pytest.CaptureFix
 
 def test_an_option_of_the_wrong_type_exits_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main_run(["--train.batch", "many"])
+        main_run(["--train.batch-size", "many"])
     assert stop.value.code == 2
-    assert "--train.batch" in capsys.readouterr().err
+    assert "--train.batch-size" in capsys.readouterr().err
 
 
 def test_a_loss_that_diverges_exits_with_status_2(
@@ -195,7 +195,7 @@ def test_a_loss_that_diverges_exits_with_status_2(
         "1e30",
         "--train.optimizer",
         "sgd",
-        "--train.clip",
+        "--train.grad-clip",
         "None",
         "--quiet",
         "--out",

@@ -332,7 +332,7 @@ def test_a_module_that_fails_on_import_is_named_and_chained(
 def test_an_entry_point_that_names_no_attribute_is_said(fake_distribution: FakeDistribution) -> None:
     said = failure_of(GOOD, fake_distribution, learners={"foo": "acme_foo:Fooo"})
     assert said == (
-        "learner 'foo' (acme 2.0): 'acme_foo:Fooo' names what is not there: 'acme_foo' has no 'Fooo'. Did you mean 'Foo'?"
+        "learner 'foo' (acme 2.0): module 'acme_foo' has no attribute 'Fooo'. Did you mean 'Foo'?"
     )
 
 
@@ -440,4 +440,4 @@ def test_a_module_that_is_not_in_the_current_folder_is_said(current_folder: Path
 @pytest.mark.parametrize("choice", ["my_module:", ":Foo", "./my_module.py:Foo"])
 def test_a_choice_that_is_no_module_and_class_is_shown_the_form(choice: str) -> None:
     said = message_of(lambda: find(LEARNER, choice))
-    assert said == f"'{choice}' names no learner; write module:Class, such as my_module:MyLearner"
+    assert said == f"'{choice}' is not a learner; write module:Class, such as my_module:MyLearner"

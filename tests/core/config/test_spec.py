@@ -40,7 +40,7 @@ def test_a_toml_file_is_read(tmp_path: Path) -> None:
         ("[1]", "not list"),
         ('{"lerner": "ewc"}', "has no option 'lerner'"),
         ('{"learner": 3}', "learner is a name or a table"),
-        ('{"learner": {"coef": 1}}', "chosen by its name"),
+        ('{"learner": {"coef": 1}}', "a component needs a name"),
         ('{"seed": "three"}', "seed: expected int, got 'three'"),
         ('{"train": 3}', "train"),
     ],

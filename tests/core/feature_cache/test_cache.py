@@ -234,7 +234,7 @@ def test_beyond_the_limit_outputs_stay_correct_and_one_message_is_said() -> None
     assert store.used <= store.limit
     assert len(info) == 1
     assert "the feature store is full" in info[0]
-    assert "--train.store-limit" in info[0]
+    assert "--cache.limit" in info[0]
 
 
 def test_what_was_stored_before_the_limit_stays_in_use() -> None:

@@ -143,7 +143,7 @@ def test_every_row_comes_once_in_each_pass_and_batches_are_of_one_size() -> None
 
 def test_a_batch_that_does_not_divide_a_rollout_is_refused() -> None:
     with pytest.raises(
-        OptionError, match="--train.batch 30 does not divide a rollout, 4 environments by 10 steps = 40 rows"
+        OptionError, match="--train.batch-size 30 does not divide a rollout, 4 environments by 10 steps = 40 rows"
     ):
         CueTask("t0", OPTIONS).steps_per_epoch(30)
 

@@ -201,7 +201,7 @@ def classification(classes: tuple[tuple[int, ...], ...]) -> list[ClassTask]:
 def learn(learner: Any, tasks: list[ClassTask], folder: Path, store: FeatureCache | None) -> list[Any]:
     run = run_folder.create(folder, "run")
     machine = Machine(torch.device("cpu"), bf16=False, channels_last=False)
-    options = TrainOptions(steps=3, batch=8, lr=0.05)
+    options = TrainOptions(steps=3, batch_size=8, lr=0.05)
     loop.learn(
         learner, tasks, Session(options, 0, machine, run, store, Progress(quiet=True), lambda _, __: None)
     )

@@ -201,7 +201,7 @@ def test_a_run_whose_environment_fails_goes_on_once_it_is_mended(
     words += ["--env.processes"] if processes else []
     assert (
         main_run(
-            ["--env", "gym", *words, "--learner", "scratch", "--train.batch", "16", "--out", "run", "--quiet"]
+            ["--env", "gym", *words, "--learner", "scratch", "--train.batch-size", "16", "--out", "run", "--quiet"]
         )
         == 2
     )
@@ -327,7 +327,7 @@ def test_sigterm_to_all_processes_or_one_leaves_a_run_that_can_be_resumed(
         *options,
         "--env.frames",
         "100000",
-        "--train.batch",
+        "--train.batch-size",
         "64",
         "--learner",
         "features",

@@ -190,7 +190,7 @@ def test_the_expert_is_recorded_and_cloned_from_the_command_line(
         "--learner=scratch",
         "--train.steps=60",
         "--train.lr=3e-3",
-        "--train.batch=32",
+        "--train.batch-size=32",
     ]
     assert main_run([*words, "--out", str(tmp_path / "run"), "--quiet"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
@@ -223,7 +223,7 @@ def command(given: dict[str, Any], out: Path, *more: str) -> list[str]:
         "8",
         "--train.lr",
         "0.003",
-        "--train.batch",
+        "--train.batch-size",
         "64",
     ]
     code = "import sys; from sidetune_core.cli.main import main_run; sys.exit(main_run())"
