@@ -19,7 +19,8 @@ def create_package(kind: Kind, name: str, out: Path | None = None) -> Path:
     Args:
         kind: of its part.
         name: of its part, such as ``my_method``.
-        out: its folder, which must be empty or absent; ``sidetune-my-method`` in the current folder where it is None.
+        out: its folder, which must be empty or absent; ``sidetune-my-method`` in the current folder where it
+            is None.
 
     Returns:
         The folder.

@@ -1,7 +1,7 @@
 """The command line of ``sidetune-run``: first the names of components, then the options that these declare.
 
-Two stages, because the options depend on the names. The first reads the names only; in the second, tyro reads everything into a
-class that is made of the ``Config`` classes of the named components.
+Two stages, because the options depend on the names. The first reads the names only; in the second, tyro reads
+everything into a class that is made of the ``Config`` classes of the named components.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ DEFAULTS: Mapping[str, str] = {
     "learner": "sidetune/sidetune",
     "env": "sidetune/digits",
 }
-"""By slot. The distribution is part of each name, so that a package with a component of the same name changes nothing."""
+"""By slot. The distribution is part of each name, so that a package with a component of the same name changes
+nothing."""
 
 
 def default_name(slot: str) -> str:

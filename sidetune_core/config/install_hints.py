@@ -24,7 +24,8 @@ def load_error(plugin: Plugin, error: BaseException) -> PluginError:
 
 
 def _remedy(plugin: Plugin, module: str) -> str:
-    """The command that installs `module`: an extra or a requirement of the plugin's distribution, or the bare name."""
+    """The command that installs `module`: an extra or a requirement of the plugin's distribution, or the bare
+    name."""
     top = module.partition(".")[0]
     providers = metadata.packages_distributions().get(top, [])  # empty where all of the library is missing
     names = {normal_name(name) for name in (top, *providers)}
@@ -48,7 +49,8 @@ def _remedy(plugin: Plugin, module: str) -> str:
 
 
 def _requirements(distribution: metadata.Distribution, names: set[str]) -> list[str]:
-    """The Requires-Dist lines for one of `names`, otherwise those with such a prefix (habitat-lab for habitat)."""
+    """The Requires-Dist lines for one of `names`, otherwise those with such a prefix (habitat-lab for
+    habitat)."""
     lines = {line: normal_name(re.split(r"[^\w.-]", line)[0]) for line in distribution.requires or []}
     exact = [line for line, name in lines.items() if name in names]
     return exact or [

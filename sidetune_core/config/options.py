@@ -8,8 +8,8 @@ A plugin's ``Config`` is a frozen attrs class whose fields are made with `option
         domains: tuple[str, ...] = option(("normal",), "domains to predict")
         ppo: PPOOptions = option(PPOOptions(), "options of PPO")
 
-An option is a bool, int, float, str, path or literal, a tuple of these, None where the type allows it, or another frozen attrs
-class, whose options have dotted names: ``ppo.clip``.
+An option is a bool, int, float, str, path or literal, a tuple of these, None where the type allows it, or
+another frozen attrs class, whose options have dotted names: ``ppo.clip``.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ def _describe(config: type[Any], prefix: str, defaults: Any) -> Iterator[OptionI
 
 
 def former_options(config: type[Any]) -> dict[str, Renamed]:
-    """Former names of the options of a ``Config`` class, of its base classes and of the options nested in it."""
+    """Former names of the options of a ``Config`` class, of its base classes and of the options nested in
+    it."""
     former: dict[str, Renamed] = {}
     for name, hint in typing.get_type_hints(config).items():
         if is_nested(hint):
@@ -256,7 +257,8 @@ def _is_within(name: str, groups: set[str]) -> bool:
 def respell(
     config: type[Any], values: Mapping[str, Any], owner: str, recorded: bool = False
 ) -> dict[str, Any]:
-    """Values under the present names, nested, with ``_`` for ``-``; each former spelling is a `FormerSpelling` warning.
+    """Values under the present names, nested, with ``_`` for ``-``; each former spelling is a
+    `FormerSpelling` warning.
 
     Options that do not exist are kept as they are.
 
@@ -325,7 +327,8 @@ def split_entries(text: str, renamed: Renamed | None = None) -> list[str]:
 
 
 def _entries_of(hint: Any, entries: list[str]) -> list[Any]:
-    """Entries of a former string as numbers, where the tuple is of numbers; what is no number is left for the converter."""
+    """Entries of a former string as numbers, where the tuple is of numbers; what is no number is left for the
+    converter."""
     (kind,) = {typing.get_args(one)[0] for one in alternatives(hint) if typing.get_origin(one) is tuple}
     if kind not in (int, float):
         return list(entries)

@@ -1,7 +1,8 @@
 """The registry: from the name of a plugin to its class.
 
-Three steps, three functions: `installed` reads metadata and imports nothing, `find` turns a name into one `Plugin`, `load`
-imports its class and checks it. Each failure is a `PluginError` that names the distribution and the remedy.
+Three steps, three functions: `installed` reads metadata and imports nothing, `find` turns a name into one
+`Plugin`, `load` imports its class and checks it. Each failure is a `PluginError` that names the distribution
+and the remedy.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Plugin:
 
 
 def installed(kind: Kind) -> tuple[Plugin, ...]:
-    """All plugins of a kind, sorted by name and distribution, from metadata only. Each distribution counts once.
+    """All plugins of a kind, sorted by name and distribution, from metadata only. Each distribution counts
+    once.
 
     Unreadable metadata is skipped, so that a broken package does not affect the others.
     """
@@ -133,8 +135,8 @@ def find(kind: Kind, choice: str) -> Plugin:
 
     Args:
         kind: its kind.
-        choice: ``ewc``, ``acme-sidetune/ewc`` where two packages provide one, or ``my_module:MyLearner`` in the
-            current folder.
+        choice: ``ewc``, ``acme-sidetune/ewc`` where two packages provide one, or ``my_module:MyLearner`` in
+            the current folder.
 
     Raises:
         PluginError: there is none, or more than one.
@@ -183,7 +185,8 @@ def load(plugin: Plugin) -> type[Any]:
 
 
 class _Loader(ExtensionManager[Any]):
-    """Loads one plugin, past stevedore's cache on disk (stale after a reinstall) and its rule that the last of two names wins."""
+    """Loads one plugin, past stevedore's cache on disk (stale after a reinstall) and its rule that the last
+    of two names wins."""
 
     def __init__(self, plugin: Plugin) -> None:
         self.plugin = plugin
@@ -257,7 +260,8 @@ def _check(plugin: Plugin, loaded: object) -> None:
 
 
 def _defines(cls: type[Any], method: str) -> bool:
-    """Whether a method is implemented: neither abstract nor the placeholder that every ``nn.Module`` inherits."""
+    """Whether a method is implemented: neither abstract nor the placeholder that every ``nn.Module``
+    inherits."""
     value = getattr(cls, method, None)
     abstract = getattr(value, "__isabstractmethod__", False)
     return callable(value) and not abstract and getattr(value, "__name__", "") != "_forward_unimplemented"

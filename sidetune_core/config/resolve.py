@@ -41,7 +41,8 @@ class ResolvedComponent:
 
     @property
     def choice(self) -> str:
-        """The name that is unique among all installed packages: ``sidetune/ewc``, or ``my_module:MyLearner``."""
+        """The name that is unique among all installed packages: ``sidetune/ewc``, or
+        ``my_module:MyLearner``."""
         local = self.plugin.distribution == registry.LOCAL
         return self.plugin.name if local else f"{self.plugin.distribution}/{self.plugin.name}"
 
@@ -115,7 +116,8 @@ def _used_slots(spec: RunSpec, learner: type[Any]) -> set[str]:
 
 
 def suggested_components(env: Loaded) -> dict[str, Choice]:
-    """The components that an env suggests. A bare name is one of the env's own distribution if that has it."""
+    """The components that an env suggests. A bare name is one of the env's own distribution if that has
+    it."""
     plugin, cls = env
     suggested: dict[str, Choice] = {}
     for slot, value in cls.default_components.items():
@@ -130,7 +132,8 @@ def suggested_components(env: Loaded) -> dict[str, Choice]:
 
 
 def completed(spec: RunSpec, loaded: Mapping[str, Loaded]) -> RunSpec:
-    """The spec with the components that its env suggests, in the slots that are used and that it leaves open."""
+    """The spec with the components that its env suggests, in the slots that are used and that it leaves
+    open."""
     suggested = suggested_components(loaded["env"])
     return spec.with_components(
         {slot: suggested[slot] for slot in loaded if slot in suggested and spec.component(slot) is None}
@@ -170,7 +173,8 @@ def resolve_env(chosen: Choice) -> ResolvedComponent:
 
 
 def structured_tables(spec: RunSpec, plugin: Plugin, env: type[Any]) -> dict[str, Any]:
-    """`TrainOptions`, `CacheOptions` and `DeviceOptions`: the env's recipe, replaced by what the spec sets."""
+    """`TrainOptions`, `CacheOptions` and `DeviceOptions`: the env's recipe, replaced by what the spec
+    sets."""
     tables = recipe_tables(env.recipe, _owner(plugin), spec.recorded)
     if "steps" in spec.train and "epochs" not in spec.train:
         tables["train"].pop("epochs", None)  # the unit that the user chose replaces the recipe's
@@ -181,7 +185,8 @@ def structured_tables(spec: RunSpec, plugin: Plugin, env: type[Any]) -> dict[str
 
 
 def recipe_tables(recipe: Mapping[str, Any], owner: str, recorded: bool = False) -> Tables:
-    """An env's recipe by table: bare names are options of training, others are written ``device.precision``."""
+    """An env's recipe by table: bare names are options of training, others are written
+    ``device.precision``."""
     return respell_tables({"train": recipe}, f"{owner}: recipe", recorded)
 
 

@@ -26,7 +26,8 @@ from sidetune_core.errors import OptionError
 
 @attrs.frozen
 class TrainOptions:
-    """Optimisation of every task (``--train.*``). An env's recipe replaces these defaults, the user replaces both."""
+    """Optimisation of every task (``--train.*``). An env's recipe replaces these defaults, the user replaces
+    both."""
 
     former_options: ClassVar[Mapping[str, Renamed]] = {
         "batch": Renamed("batch-size"),
@@ -110,7 +111,8 @@ def respell_tables(
     """The option tables under their present names.
 
     Args:
-        tables: 'train', 'cache', 'device'; a name such as ``device.precision`` is an option of that table wherever it is.
+        tables: 'train', 'cache', 'device'; a name such as ``device.precision`` is an option of that table
+            wherever it is.
         owner: who set them, for warnings: ``env 'gym': recipe``.
         recorded: see `structure`.
 
@@ -176,9 +178,11 @@ def _table(values: Mapping[str, Any] | None) -> dict[str, Any]:
 
 @attrs.frozen
 class RunSpec:
-    """Names of components, options and seed of one run. A slot that is None takes its default if the learner uses it.
+    """Names of components, options and seed of one run. A slot that is None takes its default if the learner
+    uses it.
 
-    RunSpec(learner="ewc", env={"name": "icifar", "tasks": 3}, train={"lr": 1e-3}, device={"name": "cpu"}, seed=1)
+    RunSpec(learner="ewc", env={"name": "icifar", "tasks": 3}, train={"lr": 1e-3}, device={"name": "cpu"},
+    seed=1)
     """
 
     base: Choice | None = attrs.field(default=None, converter=choice)

@@ -1,8 +1,8 @@
 """A grid of runs: lists of components, options and seeds, and the run at each of its points.
 
-On the command line a list has commas or is a range of integers (``--seed 0..4``); a value that has a comma itself is enclosed in
-double quotes, as in a CSV file. In a file, a grid is a spec with a table ``[grid]`` of lists, in which a component can have options
-of its own:
+On the command line a list has commas or is a range of integers (``--seed 0..4``); a value that has a comma
+itself is enclosed in double quotes, as in a CSV file. In a file, a grid is a spec with a table ``[grid]`` of
+lists, in which a component can have options of its own:
 
     env = "icifar"
     train = { lr = 1e-3 }
@@ -11,8 +11,8 @@ of its own:
     learner = ["sidetune", "finetune", { name = "ewc", coef = 10.0 }]
     seed = [0, 1, 2]
 
-A component or an option that a run does not use is left out of it, so that methods of several kinds fit into one grid; if no run
-uses it, that is an error. Points that resolve to the same run are run once.
+A component or an option that a run does not use is left out of it, so that methods of several kinds fit into
+one grid; if no run uses it, that is an error. Points that resolve to the same run are run once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ _OPTIONAL = ("base", "side", "merger")  # slots that a learner may not use
 _MAX_NAME_BYTES = 200  # of a folder; file systems allow 255
 
 Point = Mapping[str, Any]
-"""Names without ``--`` ("learner", "learner.coef", "train.lr", "seed") and values: argv words (a tuple) or plain values."""
+"""Names without ``--`` ("learner", "learner.coef", "train.lr", "seed") and values: argv words (a tuple) or
+plain values."""
 
 
 @attrs.frozen
@@ -75,7 +76,8 @@ class Grid:
 
 @attrs.frozen
 class PlannedRun:
-    """A run of a plan: its name, a one-line description, and its spec with every name and option written out."""
+    """A run of a plan: its name, a one-line description, and its spec with every name and option written
+    out."""
 
     name: str
     composition: str
@@ -91,7 +93,8 @@ class Plan:
 
 
 def read(words: Sequence[str]) -> Grid:
-    """A grid from a command line: the name of a file, or the options of ``sidetune-run`` with lists as values.
+    """A grid from a command line: the name of a file, or the options of ``sidetune-run`` with lists as
+    values.
 
     Raises:
         OptionError: it is neither, or a list is empty.
@@ -135,7 +138,8 @@ def plan(grid: Grid) -> Plan:
     """Resolve every point of a grid; nothing is run.
 
     Raises:
-        SidetuneError: a component or an option does not exist, is invalid, or is not used anywhere in the grid.
+        SidetuneError: a component or an option does not exist, is invalid, or is not used anywhere in the
+        grid.
     """
     points = list(grid.points())
     applicable: dict[str, _Applicable] = {}  # by everything but the seed, since resolving takes time
@@ -183,7 +187,8 @@ def planned(name: str, resolved: ResolvedRun) -> PlannedRun:
 def run_name(values: Point) -> str:
     """The folder name of a run from the values that vary: ``learner-ewc_seed-3``.
 
-    A value that is no valid part of a name, such as a path, is followed by a digest, which makes the name unique.
+    A value that is no valid part of a name, such as a path, is followed by a digest, which makes the name
+    unique.
     """
     name = "_".join(f"{option}-{_slug(value)}" for option, value in values.items()) or "run"
     return (

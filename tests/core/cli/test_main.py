@@ -363,7 +363,7 @@ def test_a_report_of_several_seeds_has_a_line_per_method(
 
 
 def test_a_report_by_run_has_a_line_per_run(seeds: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", *seeds, "--by", "run", "--format", "latex"]) == 0
+    assert main(["report", *seeds, "--group-by", "run", "--format", "latex"]) == 0
     out = capsys.readouterr().out
     assert [line.split(" & ")[0] for line in out.splitlines()[6:-2]] == ["kept-0", "kept-1", "features-0"]
 

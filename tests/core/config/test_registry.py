@@ -1,4 +1,5 @@
-"""The registry finds, loads and checks real distributions, and says plainly what is wrong with a broken one."""
+"""The registry finds, loads and checks real distributions, and says plainly what is wrong with a broken
+one."""
 
 from __future__ import annotations
 
