@@ -84,13 +84,12 @@ def _warn_former(former: str, present: str) -> None:
 
 
 def _print_commands() -> int:
-    print(
-        "usage: sidetune COMMAND …\n\nTrain light side networks, and look at components and runs.\n\ncommands:"
-    )
+    print("usage: sidetune COMMAND …\n\nTrain light side networks, and look at components and runs.\n")
+    print("commands:")
     for name, command in COMMANDS.items():
         print(f"  {name:<11}{command.summary}")
     print(
-        "\nsidetune COMMAND --help describes a command, sidetune --version prints the versions of all plugins."
+        "\nsidetune COMMAND --help describes a command, sidetune --version lists the packages with plugins."
     )
     return 0
 

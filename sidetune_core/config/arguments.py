@@ -121,7 +121,7 @@ class Spellings:
             truth = {"true": True, "false": False}.get(str(value).lower())
             if truth is not None:
                 return Argument(f"--{name}" if truth else f"--{_negative(name)}")
-        if isinstance(value, str) and not renamed.changes(" ".join(argument.values)):
+        if argument.values and value == " ".join(argument.values):
             values, joined = argument.values, argument.joined
         else:
             values, joined = (tuple(value) if isinstance(value, list | tuple) else (str(value),)), False

@@ -18,7 +18,7 @@ from sidetune_core.config.arguments import Argument, Spellings, make_spellings, 
 from sidetune_core.config.defaults import DEFAULTS, default_name
 from sidetune_core.config.differences import merged, unflatten
 from sidetune_core.config.kinds import KINDS, kind
-from sidetune_core.config.options import respell, structure, unknown_option
+from sidetune_core.config.options import is_nested, respell, structure, unknown_option
 from sidetune_core.config.resolve import (
     Loaded,
     ResolvedComponent,
@@ -140,11 +140,12 @@ def _first_stage(arguments: Sequence[Argument]) -> _Request:
 def _resume_only(request: _Request, arguments: Sequence[Argument]) -> Arguments:
     """``--resume`` takes everything else from the run."""
     assert request.resume is not None
+    spec = request.resume / "run.json"
     for argument in arguments:
         if argument.typed and argument.name not in RESUMABLE:
             raise OptionError(
-                f"--resume continues a run with its own options, so {argument.typed} cannot be set; to change it, "
-                f"start a new run: {PROGRAM} --spec {request.resume / 'run.json'} {argument.typed} …"
+                f"--resume continues a run with its own options, so {argument.typed} cannot be set; "
+                f"to change it, start a new run: {PROGRAM} --spec {spec} {argument.typed} …"
             )
     return Arguments(
         RunSpec(), None, resume=request.resume, quiet=request.quiet, save_every=request.save_every
@@ -241,7 +242,9 @@ def _second_stage(
     for slot, config in defaults.items():
         fields[slot] = attrs.field(type=type(config), default=config)
     options: type[Any] = attrs.make_class("Options", fields, kw_only=True)
-    owners = {type(config): _owner(spec, slot) for slot, config in defaults.items()}
+    owners: dict[type[Any], str] = {}
+    for slot, config in defaults.items():
+        owners |= _owners(type(config), _owner(spec, slot))
     parsed, unknown = tyro.cli(
         options,
         prog=PROGRAM,
@@ -251,6 +254,15 @@ def _second_stage(
         registry=_tyro_rules(owners),
     )
     return parsed, unknown
+
+
+def _owners(config: type[Any], owner: str) -> dict[type[Any], str]:
+    """The owner of the options of a ``Config`` class and of those nested in it."""
+    owners = {config: owner}
+    for name, hint in typing.get_type_hints(config).items():
+        if is_nested(hint):
+            owners |= _owners(hint, f"{owner}: {name.replace('_', '-')}")
+    return owners
 
 
 def _tyro_rules(owners: Mapping[type[Any], str]) -> Any:
@@ -304,7 +316,8 @@ def _unknown(word: str, configs: Mapping[str, type[Any]], spec: RunSpec) -> Opti
         return OptionError(f"learner '{_shown_name(spec, 'learner')}' uses no {slot}; leave out {typed}")
     if word.lower() in ("true", "false"):
         return OptionError(
-            f"{PROGRAM} does not know '{word}': a switch takes no value, it is --learner.norm or --learner.no-norm"
+            f"{PROGRAM} does not know '{word}': a switch takes no value, "
+            "it is --learner.norm or --learner.no-norm"
         )
     known = [f"--{name}".replace("_", "-") for name in (*DEFAULTS, *_GENERAL)]
     return OptionError(f"{PROGRAM} does not know '{word}'.{suggest(typed, known)} See {PROGRAM} --help")

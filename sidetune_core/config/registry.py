@@ -93,8 +93,8 @@ def shipped(distribution: str) -> tuple[Plugin, ...]:
     if not plugins:
         known = sorted({plugin.distribution for plugin in available})
         raise PluginError(
-            f"no installed package named '{distribution}' provides sidetune plugins.{suggest(distribution, known)} "
-            f"Installed: {', '.join(known)}"
+            f"no installed package named '{distribution}' provides sidetune plugins."
+            f"{suggest(distribution, known)} Installed: {', '.join(known)}"
         )
     return plugins
 
@@ -144,13 +144,15 @@ def find(kind: Kind, choice: str) -> Plugin:
     if ":" in choice:
         if not re.fullmatch(r"[\w.]+:[\w.]+", choice):
             raise PluginError(
-                f"'{choice}' is not a {kind.name}; write module:Class, such as my_module:My{kind.name.title()}"
+                f"'{choice}' is not a {kind.name}; write module:Class, "
+                f"such as my_module:My{kind.name.title()}"
             )
         return Plugin(kind, choice, LOCAL, "", choice)
     available = installed(kind)
     if not available:
         raise PluginError(
-            f"no {kind.name} named '{choice}': no package provides any. Is sidetune installed? pip install -e ."
+            f"no {kind.name} named '{choice}': no package provides any. "
+            "Is sidetune installed? pip install -e ."
         )
     distribution, _, name = choice.rpartition("/")
     if distribution:
@@ -255,7 +257,8 @@ def _check(plugin: Plugin, loaded: object) -> None:
         raise PluginError(f"{here}.Config has no default for {', '.join(bare)}; every option needs one")
     if unsupported := unsupported_options(config):
         raise PluginError(
-            f"{here}.Config has options of unsupported types: {', '.join(unsupported)}. Supported: {SUPPORTED_TYPES}"
+            f"{here}.Config has options of unsupported types: {', '.join(unsupported)}. "
+            f"Supported: {SUPPORTED_TYPES}"
         )
 
 

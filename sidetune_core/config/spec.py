@@ -64,8 +64,8 @@ class CacheOptions:
 
     mode: Literal["memory", "disk", "off"] = option(
         "memory",
-        "cache a frozen base's outputs on inputs that do not change: in memory for this run, on disk for later "
-        "runs too, or not at all",
+        "cache a frozen base's outputs on inputs that do not change: in memory for this run, on disk for "
+        "later runs too, or not at all",
     )
     limit: float = option(
         2.0, "maximum size of the cache in GiB; outputs beyond it are re-computed", more_than(0)
@@ -80,8 +80,8 @@ class DeviceOptions:
     name: str = option("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', 'mps'")
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto",
-        "arithmetic of the networks: auto is bf16 autocast where the hardware has bf16 units, otherwise fp32; "
-        "weights stay fp32",
+        "arithmetic of the networks: auto is bf16 autocast where the hardware has bf16 units, otherwise "
+        "fp32; weights stay fp32",
     )
     channels_last: bool | None = option(
         None, "channels-last layout of images and convolutions; None enables it where it is faster"

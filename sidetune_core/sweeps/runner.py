@@ -22,6 +22,7 @@ import attrs
 
 from sidetune_core.config.differences import differences
 from sidetune_core.config.interval import interval
+from sidetune_core.config.options import warn_former
 from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneError, shorten
@@ -63,6 +64,8 @@ def sweep(
     retries: int = RETRIES,
     save_every: str | None = None,
     quiet: bool = True,
+    *,
+    on: ExecutorName | None = None,
 ) -> list[SweptRun]:
     """Run several specs in processes of their own, each into ``out/runs/NAME``; finished ones are skipped.
 
@@ -74,11 +77,15 @@ def sweep(
         retries: how often to resume a run whose process was killed.
         save_every: see `run`.
         quiet: print no progress.
+        on: the former name of `executor`.
 
     Raises:
         SidetuneError: a spec is invalid, or a folder holds another run; nothing was run.
         Interrupted: by SIGINT or SIGTERM; the runs have saved a checkpoint.
     """
+    if on is not None:
+        warn_former("sweep(on=…)", "sweep(executor=…)")
+        executor = on
     for name in specs:
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
             raise OptionError(f"'{name}' is not a valid folder name; use letters, digits and _ . + -")
@@ -168,9 +175,8 @@ class _Sweep:
 
     def carry_out(self, before: Mapping[str, State]) -> list[SweptRun]:
         counts = {state: list(before.values()).count(state) for state in ("done", "unfinished", "new")}
-        self.info(
-            f"{len(self.runs)} runs: {counts['done']} done, {counts['unfinished']} to resume, {counts['new']} new"
-        )
+        done, unfinished, new = (counts[state] for state in ("done", "unfinished", "new"))
+        self.info(f"{len(self.runs)} runs: {done} done, {unfinished} to resume, {new} new")
         self.outcomes = {
             run.name: self._swept(run, "done") for run in self.runs if before[run.name] == "done"
         }
@@ -268,7 +274,8 @@ def _state(run: PlannedRun, folder: RunFolder) -> State:
         foreign = [path for path in files if not ours.fullmatch(path.name)]
         if foreign:
             raise RunError(
-                f"{folder.path} is not a run of this sweep: it holds {foreign[0].name}; remove it, or choose another --out"
+                f"{folder.path} is not a run of this sweep: it holds {foreign[0].name}; "
+                "remove it, or choose another --out"
             )
         return "new"
     recorded = folder.read_json("run.json").get("resolved")

@@ -47,7 +47,8 @@ def record(
     for argument in typed:
         if argument.typed and not _is_used(argument.name):
             raise OptionError(
-                f"sidetune record uses an env and an expert, not {argument.typed}; pass --env, --env.* and --seed"
+                f"sidetune record uses an env and an expert, not {argument.typed}; "
+                "pass --env, --env.* and --seed"
             )
     from sidetune_core.demonstrations.record import record_demonstrations
 

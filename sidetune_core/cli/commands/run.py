@@ -33,8 +33,7 @@ def run(argv: Sequence[str]) -> int:
     print("\n".join(metrics_lines(summary.results)))
     print("\n" + "\n".join(changed_lines(summary)))
     print(f"\nrun folder  {folder}  (report.md, TensorBoard in tb/)")
-    print(
-        f"try next    sidetune-run --spec {folder / 'run.json'} --learner finetune    # the same tasks, another learner"
-    )
+    spec = folder / "run.json"
+    print(f"try next    sidetune-run --spec {spec} --learner finetune    # the same tasks, another learner")
     print(f"            sidetune report {folder.parent}/*    # compare runs")
     return 0

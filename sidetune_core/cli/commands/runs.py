@@ -185,7 +185,6 @@ def verify_run(run: Positional[Path]) -> int:
             or [f"Nothing could be forgotten: {found.certificate.verdict}."]
         )
     )
-    print(
-        f"The certificate of {run} holds: the hashes and probes of {len(found.certificate.tasks)} tasks were checked."
-    )
+    count = len(found.certificate.tasks)
+    print(f"The certificate of {run} holds: the hashes and probes of {count} tasks were checked.")
     return 0

@@ -304,7 +304,8 @@ def test_a_missing_module_of_the_plugin_or_of_ours_is_no_library(
 ) -> None:
     said = failure_of(f"import {module}", fake_distribution)
     assert said.startswith(
-        f"learner 'foo' (acme 2.0): importing 'acme_foo' fails with ModuleNotFoundError: No module named '{module}'"
+        "learner 'foo' (acme 2.0): importing 'acme_foo' fails with "
+        f"ModuleNotFoundError: No module named '{module}'"
     )
 
 
@@ -372,7 +373,8 @@ def test_the_forward_that_every_module_inherits_does_not_count(fake_distribution
 def test_a_class_without_config_is_told_to_have_one(fake_distribution: FakeDistribution) -> None:
     said = failure_of(GOOD.replace("class Config", "class Options"), fake_distribution)
     assert said == (
-        "learner 'foo' (acme 2.0): Foo has no Config; give it a class Config, decorated with @attrs.frozen, with its options"
+        "learner 'foo' (acme 2.0): Foo has no Config; "
+        "give it a class Config, decorated with @attrs.frozen, with its options"
     )
 
 
@@ -442,3 +444,9 @@ def test_a_module_that_is_not_in_the_current_folder_is_said(current_folder: Path
 def test_a_choice_that_is_no_module_and_class_is_shown_the_form(choice: str) -> None:
     said = message_of(lambda: find(LEARNER, choice))
     assert said == f"'{choice}' is not a learner; write module:Class, such as my_module:MyLearner"
+
+
+def test_an_option_of_an_unsupported_type_is_refused_by_name(fake_distribution: FakeDistribution) -> None:
+    source = GOOD.replace("coef: float = 1.0", "coef: float = 1.0\n        names: set = frozenset()")
+    message = failure_of(source, fake_distribution)
+    assert "Foo.Config has options of unsupported types: names: set. Supported: bool, int, float" in message

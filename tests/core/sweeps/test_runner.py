@@ -256,7 +256,8 @@ def test_ctrl_c_lets_the_runs_save_their_state_and_says_how_to_go_on(spec: RunSp
     assert (tmp_path / "out" / "runs" / "seed-0" / "status").read_text() == "interrupted\n"
     assert not (tmp_path / "out" / "runs" / "seed-1").exists()
     assert said.endswith(
-        "Interrupted. Resume with: sidetune sweep --spec base.json --train.steps 100000 --seed 0,1 --out out --workers 1\n"
+        "Interrupted. Resume with: sidetune sweep --spec base.json --train.steps 100000 --seed 0,1 "
+        "--out out --workers 1\n"
     )
 
 
