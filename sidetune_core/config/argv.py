@@ -207,11 +207,11 @@ def _combined(
     spec: RunSpec, loaded: Mapping[str, Loaded], parsed: Any, changed: Mapping[str, dict[str, Any]]
 ) -> tuple[RunSpec, ResolvedRun]:
     """The spec with the options of the command line, and the run that it resolves to."""
-    choices = {
+    choices: dict[str, Any] = {
         slot: Choice(_name(spec, slot), merged(_options(spec, slot), changed.get(slot, {})))
         for slot in loaded
     }
-    tables = {table: merged(getattr(spec, table), changed.get(table, {})) for table in TABLES}
+    tables: dict[str, Any] = {table: merged(getattr(spec, table), changed.get(table, {})) for table in TABLES}
     components = {
         slot: ResolvedComponent(plugin, cls, getattr(parsed, slot)) for slot, (plugin, cls) in loaded.items()
     }

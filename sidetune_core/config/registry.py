@@ -21,7 +21,6 @@ import attrs
 from stevedore.extension import ExtensionManager
 
 from sidetune_core.config.kinds import KINDS, Kind, kind
-from sidetune_core.config.options import SUPPORTED_TYPES, unsupported_options
 from sidetune_core.errors import PluginError, suggest
 
 LOCAL: Final = "local"
@@ -255,6 +254,8 @@ def _check(plugin: Plugin, loaded: object) -> None:
     bare = [field.name for field in attrs.fields(config) if field.init and field.default is attrs.NOTHING]
     if bare:
         raise PluginError(f"{here}.Config has no default for {', '.join(bare)}; every option needs one")
+    from sidetune_core.config.options import SUPPORTED_TYPES, unsupported_options
+
     if unsupported := unsupported_options(config):
         raise PluginError(
             f"{here}.Config has options of unsupported types: {', '.join(unsupported)}. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
@@ -27,8 +27,6 @@ from sidetune_core.errors import OptionError
 
 Loaded = tuple[Plugin, type[Any]]
 """A plugin and its class."""
-
-T = TypeVar("T")
 
 
 @attrs.frozen
@@ -65,12 +63,12 @@ class ResolvedRun:
 
     def to_spec(self) -> RunSpec:
         """The spec with every name and option written out, which resolves to the same run everywhere."""
-        choices = {
+        values: dict[str, Any] = {
             slot: Choice(component.choice, unstructure(component.config))
             for slot, component in self.components.items()
         }
-        tables = {table: unstructure(getattr(self, table)) for table in TABLES}
-        return RunSpec(**choices, **tables, seed=self.seed)
+        values |= {table: unstructure(getattr(self, table)) for table in TABLES}
+        return RunSpec(**values, seed=self.seed)
 
     def __str__(self) -> str:
         names = {slot: component.plugin.name for slot, component in self.components.items()}

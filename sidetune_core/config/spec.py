@@ -214,7 +214,8 @@ class RunSpec:
 
     def with_components(self, components: Mapping[str, Choice | None]) -> RunSpec:
         """The same spec with other choices in some slots."""
-        return attrs.evolve(self, **components)
+        changes: dict[str, Any] = dict(components)
+        return attrs.evolve(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_values` reads them back."""

@@ -330,7 +330,8 @@ def _resolve(grid: Grid, point: Point) -> ResolvedRun:
             spec = spec.with_components({slot: attrs.evolve(chosen, options=options)})
     if "train.steps" in point and "train.epochs" not in point:
         tables["train"]["epochs"] = None
-    changed = {table: {**getattr(spec, table), **values} for table, values in respell_tables(tables).items()}
+    respelled = respell_tables(tables)
+    changed: dict[str, Any] = {table: {**getattr(spec, table), **respelled[table]} for table in TABLES}
     return resolve(attrs.evolve(spec, **changed))
 
 

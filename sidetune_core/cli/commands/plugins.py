@@ -10,9 +10,6 @@ from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch, assignment, print_json
 from sidetune_core.config import kinds, registry
-from sidetune_core.config.differences import flatten
-from sidetune_core.config.options import describe as describe_options
-from sidetune_core.config.resolve import recipe_tables
 from sidetune_core.errors import OptionError
 
 
@@ -49,6 +46,10 @@ def describe(kind: Positional[str], name: Positional[str]) -> int:
         kind: base, side, merger, learner or env.
         name: its registered name.
     """
+    from sidetune_core.config.differences import flatten
+    from sidetune_core.config.options import describe as describe_options
+    from sidetune_core.config.resolve import recipe_tables
+
     plugin = registry.find(kinds.kind(kind), name)
     cls = registry.load(plugin)
     print(f"{plugin.title}: {plugin.target}\n\n{inspect.getdoc(cls)}\n")
