@@ -108,8 +108,9 @@ class Spellings:
             return argument
         if option.is_bool and option.type != "bool" and not argument.values:  # a switch with a third value
             return Argument(f"--{name}", (str(not negated),))
-        if option.is_tuple and len(argument.values) == 1 and "," in argument.values[0]:
-            present = Argument(argument.typed, tuple(split_entries(argument.values[0])))
+        separator = renamed.separator if renamed is not None else ","
+        if option.is_tuple and len(argument.values) == 1 and separator in argument.values[0]:
+            present = Argument(argument.typed, tuple(split_entries(argument.values[0], renamed)))
             warn_former(_shown(argument, True), _shown(present, True))
             return present
         return argument

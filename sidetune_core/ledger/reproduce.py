@@ -69,9 +69,8 @@ def placed(spec: RunSpec, places: Sequence[tuple[str, Any]]) -> RunSpec:
         )
         if slot in ("device", "cache") or f"{slot}.{option}" in MOVED_OPTIONS:
             tables = respell_tables({slot: {option: value}})
-            spec = attrs.evolve(
-                spec, **{table: {**getattr(spec, table), **tables[table]} for table in tables}
-            )
+            changed: dict[str, Any] = {table: {**getattr(spec, table), **tables[table]} for table in tables}
+            spec = attrs.evolve(spec, **changed)
         elif option in paths:
             asked = spec.component(slot)
             assert asked is not None
