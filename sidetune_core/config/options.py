@@ -225,7 +225,7 @@ def structure(config: type[T], values: Mapping[str, Any], owner: str, recorded: 
         config: the frozen attrs class.
         values: option name (with ``_`` or ``-``) to value; nested options are tables, or have dotted names.
         owner: who has these options, for the message: ``learner 'ewc'``.
-        recorded: the values come from a run folder, so former spellings are no one's to correct.
+        recorded: the values come from a run folder, so former spellings are accepted without a warning.
 
     Raises:
         OptionError: an option is unknown, of the wrong type, or out of range.
@@ -283,29 +283,25 @@ def flat_options(
         for name in (*options, *former)
         for depth in range(1, name.count(".") + 1)
     }
+    warn = _no_warning if recorded else warn_former
     given = dict(_flatten(values, groups))
     current: dict[str, Any] = {}
     for name, value in given.items():
         renamed = former.get(name)
-        if renamed is None or (name in options and not renamed.changes(value)):
-            present, new_value = name, value
-        else:
-            present, new_value = renamed.to, renamed.present(value)
-            if not recorded:
-                warn_former(
-                    f"{owner}: {_spelled(name, value, renamed)}", _spelled(present, new_value, renamed)
-                )
+        present = name
+        if renamed is not None and (name not in options or renamed.changes(value)):
+            present, now = renamed.to, renamed.present(value)
+            warn(f"{owner}: {_spelled(name, value, renamed)}", _spelled(present, now, renamed))
+            value = now
         if present in current or (present != name and present in given):
             raise OptionError(
                 f"{owner}: '{name}' is the former name of '{present}', and both are given; leave out '{name}'"
             )
-        if isinstance(new_value, str) and present in options and options[present].is_tuple:
-            entries = split_entries(new_value, renamed)
-            if not recorded:
-                listed = ", ".join(map(repr, entries))
-                warn_former(f"{owner}: {present} = {new_value!r}", f"{present} = [{listed}]")
-            new_value = _entries_of(options[present].hint, entries)
-        current[present] = new_value
+        if isinstance(value, str) and present in options and options[present].is_tuple:
+            entries = split_entries(value, renamed)
+            warn(f"{owner}: {present} = {json.dumps(value)}", f"{present} = {json.dumps(entries)}")
+            value = _entries_of(options[present].hint, entries)
+        current[present] = value
     return current
 
 
@@ -327,8 +323,7 @@ def split_entries(text: str, renamed: Renamed | None = None) -> list[str]:
 
 
 def _entries_of(hint: Any, entries: list[str]) -> list[Any]:
-    """Entries of a former string as numbers, where the tuple is of numbers; what is no number is left for the
-    converter."""
+    """Entries of a former string, as numbers if the tuple is of numbers; the converter refuses other text."""
     (kind,) = {typing.get_args(one)[0] for one in alternatives(hint) if typing.get_origin(one) is tuple}
     if kind not in (int, float):
         return list(entries)
@@ -346,6 +341,10 @@ def warn_former(former: str, present: str) -> None:
     warnings.warn(
         f"{former} is now {present}; the old spelling goes in {REMOVAL}", FormerSpelling, stacklevel=4
     )
+
+
+def _no_warning(former: str, present: str) -> None:
+    """Issue no warning: the former spelling is in a run folder."""
 
 
 def _spelled(name: str, value: Any, renamed: Renamed) -> str:

@@ -119,9 +119,7 @@ def test_the_warning_is_as_typed() -> None:
 
 def test_a_switch_with_a_third_value_needs_no_value() -> None:
     assert present("--env.layout") == "--env.layout True"
-    assert present("--device.no-channels-last") == "--device.no-channels-last".replace(
-        "--device.no-channels-last", "--device.channels-last False"
-    )
+    assert present("--device.no-channels-last") == "--device.channels-last False"
 
 
 def test_a_former_and_a_present_name_together_are_an_error() -> None:
@@ -166,7 +164,7 @@ def test_what_is_wrong_in_a_nested_option_or_a_list_is_named(values: Any, messag
 
 def test_a_list_makes_a_tuple_and_a_comma_string_is_its_former_spelling() -> None:
     assert config(domains=["a", "b"], sizes=[1, 2]).domains == ("a", "b")
-    with pytest.warns(FormerSpelling, match="domains = 'a, b' is now domains = "):
+    with pytest.warns(FormerSpelling, match='domains = "a, b" is now domains = '):
         assert config(domains="a, b").domains == ("a", "b")
     with pytest.warns(FormerSpelling):
         assert config(sizes="1,2", roots="x,y") == Config(sizes=(1, 2), roots=(Path("x"), Path("y")))
