@@ -136,7 +136,7 @@ def respell_tables(
         respelled[table] = respell(TABLES[table], respelled[table], f"{prefix}{table}", recorded)
     for former, present, value in moved:
         table, _, name = present.replace("-", "_").partition(".")
-        if name in respelled[table]:
+        if name in respelled[table] and respelled[table][name] != value:
             raise OptionError(f"{prefix}'{former}' and '{present}' are the same option; leave out '{former}'")
         if former != present and not recorded:
             warn_former(f"{prefix}{former}", present)

@@ -173,18 +173,18 @@ def verify_run(run: Positional[Path]) -> int:
     from sidetune_core.certificate.record import certificate_lines
     from sidetune_core.certificate.verify import verify
 
-    found = verify(open_run(run))
-    for line in (*found.problems, *(f"note: {note}" for note in found.notes)):
+    verification = verify(open_run(run))
+    for line in (*verification.problems, *(f"note: {note}" for note in verification.notes)):
         print(line)
-    if found.problems:
+    if verification.problems:
         print(f"The certificate of {run} does NOT hold.")
         return 1
     print(
         "\n".join(
-            certificate_lines(found.certificate)
-            or [f"Nothing could be forgotten: {found.certificate.verdict}."]
+            certificate_lines(verification.certificate)
+            or [f"Nothing could be forgotten: {verification.certificate.verdict}."]
         )
     )
-    count = len(found.certificate.tasks)
+    count = len(verification.certificate.tasks)
     print(f"The certificate of {run} holds: the hashes and probes of {count} tasks were checked.")
     return 0

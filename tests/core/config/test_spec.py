@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from sidetune_core.config import argv
@@ -156,3 +157,9 @@ def test_a_recipe_sets_the_device_by_dotted_names_and_may_have_former_ones() -> 
     }
     with pytest.warns(FormerSpelling, match="env 'x': recipe: train: batch is now batch-size"):
         assert recipe_tables({"batch": 32}, "env 'x'")["train"] == {"batch_size": 32}
+
+
+def test_a_former_and_a_present_name_with_the_same_value_agree() -> None:
+    with pytest.warns(FormerSpelling):
+        spec = RunSpec(train={"precision": "fp32"})
+        assert attrs.evolve(spec, train={"precision": "fp32", "steps": 3}).device == {"precision": "fp32"}
