@@ -137,7 +137,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     )
     composition = resolve(spec)
     stream = build_stream(composition)
-    learner, machine = build_learner(composition, stream), device.choose(composition.train)
+    learner, machine = build_learner(composition, stream), device.choose(composition.device)
     (task,) = stream.tasks()
     trainable = learner.start(task)
     machine.place(learner)

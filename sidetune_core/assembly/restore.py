@@ -29,15 +29,15 @@ def read_resolved(folder: RunFolder) -> ResolvedRun:
         PluginError, OptionError: a component is not installed, or no longer has these options.
     """
     about = folder.read_json("run.json")
-    return resolve(from_values(about.get("resolved"), str(folder.path / "run.json")))
+    return resolve(from_values(about.get("resolved"), str(folder.path / "run.json"), recorded=True))
 
 
 def choose_machine(resolved: ResolvedRun) -> Machine:
     """The device that the run asked for, or the CPU where this computer has no such device."""
     try:
-        return device.choose(resolved.train)
+        return device.choose(resolved.device)
     except OptionError:
-        return device.choose(attrs.evolve(resolved.train, device="cpu"))
+        return device.choose(attrs.evolve(resolved.device, name="cpu"))
 
 
 def restore(

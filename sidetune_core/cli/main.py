@@ -1,24 +1,19 @@
-"""The command line: `sidetune-run` composes and runs, `sidetune` has the verbs. Torch is imported only where something is computed."""
+"""The command line: `sidetune-run` trains, `sidetune` has the other commands. Torch is imported only where it
+is used."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
 
-from sidetune_core.cli.commands import app
-from sidetune_core.cli.commands.record import collect
-from sidetune_core.cli.commands.shared import ordered
-from sidetune_core.cli.commands.sweep import sweep
-from sidetune_core.config.argv import parse
-from sidetune_core.config.resolve import resolve
-from sidetune_core.errors import EndedElsewhere, Interrupted, SidetuneError
-from sidetune_core.results.report import changed_lines, matrix_table, metrics_lines
-from sidetune_core.results.summary import summarise
-from sidetune_core.storage.run_folder import resume_command
+from sidetune_core import __version__
+from sidetune_core.cli.commands import COMMANDS, FORMER_COMMANDS, Command
+from sidetune_core.errors import EndedElsewhere, Interrupted, OptionError, SidetuneError, suggest
 
-COMPOSING: Mapping[str, Callable[..., int]] = {"sweep": sweep, "collect": collect}
-"""Verbs that take options of `sidetune-run`."""
+HELP = ("--help", "-h")
 
 
 def main_run(argv: Sequence[str] | None = None) -> int:
@@ -31,64 +26,142 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``sidetune``; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
-    if words and words[0] in COMPOSING:
-        words[1:] = ordered(COMPOSING[words[0]], words[1:])
-    description = "Look at registered parts and at runs. To run something: sidetune-run --help"
-
-    def act() -> int:
-        status = app.cli(prog="sidetune", description=description, args=words or ["--help"])
-        return status if isinstance(status, int) else 0
-
-    return _guarded(act, debug)
+    return _guarded(lambda: _dispatch([word for word in words if word != "--debug"]), debug)
 
 
-def _guarded(act: Callable[[], int], debug: bool) -> int:
-    """Run a command; what the user can mend becomes one paragraph and status 2."""
+def _run(argv: list[str]) -> int:
+    if "--version" in argv:
+        return _print_versions()
+    from sidetune_core.cli.commands.run import run
+
+    return run(argv)
+
+
+def _dispatch(argv: list[str]) -> int:
+    """Run a command of `sidetune` with its arguments."""
+    if not argv or argv[0] in HELP:
+        return _print_commands()
+    name, *words = argv
+    if name == "--version":
+        return _print_versions()
+    if name in FORMER_COMMANDS:
+        _warn_former(f"sidetune {name}", f"sidetune {FORMER_COMMANDS[name]}")
+        name = FORMER_COMMANDS[name]
+    if name not in COMMANDS:
+        hint = suggest(name, [*COMMANDS, *FORMER_COMMANDS])
+        raise OptionError(f"sidetune has no command '{name}'.{hint} Commands: {', '.join(COMMANDS)}")
+    if name == "run":
+        return _run(words)
+    import tyro
+
+    command = COMMANDS[name]
+    function = command.load()
+    words = _with_present_flags(command, words)
+    if command.composes:
+        from sidetune_core.cli.commands.shared import own_options_first
+
+        words = own_options_first(function, words)
+    status: int = tyro.cli(function, prog=f"sidetune {name}", args=words)
+    return status
+
+
+def _with_present_flags(command: Command, words: Sequence[str]) -> list[str]:
+    """The arguments of a command with former flags replaced."""
+    present: list[str] = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in command.former_flags:
+            _warn_former(flag, command.former_flags[flag])
+            flag = command.former_flags[flag]
+        present.append(f"{flag}{equals}{value}")
+    return present
+
+
+def _warn_former(former: str, present: str) -> None:
+    from sidetune_core.config.options import warn_former
+
+    warn_former(former, present)
+
+
+def _print_commands() -> int:
+    print("usage: sidetune COMMAND …\n\nTrain light side networks, and look at components and runs.\n")
+    print("commands:")
+    for name, command in COMMANDS.items():
+        print(f"  {name:<11}{command.summary}")
+    print(
+        "\nsidetune COMMAND --help describes a command, sidetune --version lists the packages with plugins."
+    )
+    return 0
+
+
+def _print_versions() -> int:
+    """The version, and a line for each distribution with plugins."""
+    from sidetune_core.config import registry
+    from sidetune_core.config.kinds import KINDS
+
+    print(f"sidetune {__version__}")
+    counts: dict[str, dict[str, int]] = {}
+    for kind in KINDS:
+        for plugin in registry.installed(kind):
+            kinds = counts.setdefault(plugin.origin, {})
+            kinds[kind.plural] = kinds.get(kind.plural, 0) + 1
+    for origin, kinds in sorted(counts.items()):
+        provided = ", ".join(f"{count} {plural}" for plural, count in kinds.items())
+        print(f"  {origin}: {provided}")
+    return 0
+
+
+def _guarded(command: Callable[[], int], debug: bool) -> int:
+    """Run a command; an error of the user's becomes one paragraph and status 2."""
     try:
-        return act()
+        with _former_spellings_on_stderr():
+            return command()
+    except EndedElsewhere:
+        if debug:
+            raise
+        return 2
     except SidetuneError as error:
         if debug:
             raise
-        if isinstance(error, EndedElsewhere):
-            return 2
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         if stop.told:
-            print(f"\ninterrupted; go on with: {resume_command(stop.folder)}", file=sys.stderr)
+            from sidetune_core.storage.run_folder import resume_command
+
+            print(f"\nInterrupted. Resume with: {resume_command(stop.folder)}", file=sys.stderr)
         return 128 + stop.number
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        print("\nInterrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe has enough
+    except BrokenPipeError:  # the reader of a pipe has exited
         sys.stderr.close()
         return 0
 
 
-def _run(argv: list[str]) -> int:
-    asked = parse(argv)
-    if asked.dry_run:
-        composition = resolve(asked.spec)
-        print(composition, file=sys.stderr)
-        print(json.dumps(composition.to_spec().to_json(), indent=2))
-        return 0
-    from sidetune_core.training import run as training
+@contextmanager
+def _former_spellings_on_stderr() -> Iterator[None]:
+    """Print each warning about a former spelling once, in one line; all other warnings are as usual."""
+    printed: set[str] = set()
+    show_others = warnings.showwarning
 
-    if asked.resume:
-        run = training.resume(asked.resume, asked.quiet, asked.save_every)
-    else:
-        run = training.run(asked.spec, asked.out, asked.quiet, asked.save_every or training.SAVE_EVERY)
-    if not run.is_main:
-        return 0  # of several processes, the first one tells
-    summary = summarise(run.folder)
-    folder = run.folder.path
-    print(f"\n{matrix_table(summary.results)}\n")
-    print("\n".join(metrics_lines(summary.results)))
-    print("\n" + "\n".join(changed_lines(summary)))
-    print(f"\nrun folder  {folder}  (report.md, TensorBoard in tb/)")
-    print(
-        f"try next    sidetune-run --spec {folder / 'run.json'} --learner finetune    # the same stream, another method"
-    )
-    print(f"            sidetune report {folder.parent}/*    # compare runs")
-    return 0
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if category.__name__ != "FormerSpelling":
+            show_others(message, category, filename, lineno, file, line)
+        elif str(message) not in printed:
+            printed.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    restored: Any = warnings.showwarning
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = restored

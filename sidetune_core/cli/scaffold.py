@@ -1,4 +1,4 @@
-"""A new package with one part in it: metadata, class, options and test, for somebody to go on from."""
+"""A new package with one component: metadata, class, options and test."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ def create_package(kind: Kind, name: str, out: Path | None = None) -> Path:
     """Write a package that installs, passes `sidetune check`, and runs.
 
     Args:
-        kind: of its part.
-        name: of its part, such as ``my_method``.
-        out: its folder, which must be empty or absent; ``sidetune-my-method`` in the current folder where it is None.
+        kind: kind of the component.
+        name: name of the component, such as ``my_method``.
+        out: folder of the package, empty or absent; None for ``sidetune-my-method`` in the current folder.
 
     Returns:
         The folder.
 
     Raises:
-        OptionError: the name cannot be one, or is taken, or the folder is not free.
+        OptionError: the name is invalid or taken, or the folder is not empty.
     """
     module = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or keyword.iskeyword(module):
         raise OptionError(
-            f"'{name}' cannot be the name of a {kind.name}: use lower-case letters, digits, '-' and '_', such as my_method"
+            f"'{name}' cannot be the name of a {kind.name}: use lower-case letters, digits, '-' and '_', "
+            "e.g. my_method"
         )
     taken = [plugin.origin for plugin in installed(kind) if plugin.name == name]
     if taken:
-        raise OptionError(f"there is a {kind.name} '{name}' already, in {taken[0]}; take another name")
+        raise OptionError(f"{taken[0]} already provides a {kind.name} '{name}'; choose another name")
     distribution = f"sidetune-{name.replace('_', '-')}"
     folder = out if out is not None else Path(distribution)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OptionError(f"{folder} is not empty; choose another --out")
     package = f"sidetune_{module}"
     cls = "".join(part.capitalize() for part in module.split("_"))
-    words = {
+    fields = {
         "kind": kind.name,
         "kinds": kind.plural,
         "name": name,
@@ -49,16 +50,16 @@ def create_package(kind: Kind, name: str, out: Path | None = None) -> Path:
         "package": package,
         "module": module,
     }
-    words |= {"class": cls, "article": "An" if kind.name == "env" else "A"}
+    fields |= {"class": cls, "article": "An" if kind.name == "env" else "A"}
     files = {
         "pyproject.toml": PROJECT,
-        f"{package}/__init__.py": '"""$article $kind for sidetune, reached by its name through the entry point of this package."""\n',
-        f"{package}/{module}.py": PARTS[kind.name],
+        f"{package}/__init__.py": '"""$article $kind for sidetune, registered by an entry point."""\n',
+        f"{package}/{module}.py": TEMPLATES[kind.name],
         f"tests/test_{module}.py": TEST,
     }
     try:
         for path, text in files.items():
-            write_text(folder / path, Template(text).substitute(words))
+            write_text(folder / path, Template(text).substitute(fields))
     except OSError as error:
         raise OptionError(f"cannot write {folder}: {error.strerror or error}") from error
     return folder
@@ -87,7 +88,7 @@ packages = ["$package"]
 """
 
 TEST = """\
-\"\"\"The $kind keeps the contract of its kind.\"\"\"
+\"\"\"The $kind implements its interface.\"\"\"
 
 from sidetune_core.testing import check_plugin
 
@@ -97,7 +98,7 @@ def test_it_conforms() -> None:
 """
 
 BASE = """\
-\"\"\"$class: a base, which encodes an input; it is frozen unless a learner says otherwise.\"\"\"
+\"\"\"$class: a base, the pretrained encoder of an input; frozen unless a learner trains it.\"\"\"
 
 from __future__ import annotations
 
@@ -111,7 +112,9 @@ from sidetune_core.api import Base, Features, FitError, InputShapes, at_least, o
 
 
 class $class(Base):
-    \"\"\"Two convolutions and the mean over the map. Input ``image`` (B, C, H, W); encoding (B, width); one tap, after the first layer.
+    \"\"\"Two convolutions and a mean over positions.
+
+    Input ``image`` (B, C, H, W); encoding (B, width); one tap, after the first layer.
 
     Raises:
         FitError: the env gives no ``image``.
@@ -121,7 +124,7 @@ class $class(Base):
     class Config:
         \"\"\"Options of the base.\"\"\"
 
-        width: int = option(64, "numbers in the encoding", at_least(1))
+        width: int = option(64, "size of the encoding", at_least(1))
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
@@ -140,7 +143,7 @@ class $class(Base):
 """
 
 SIDE = """\
-\"\"\"$class: a side, the small network that is trained beside the base.\"\"\"
+\"\"\"$class: a side, the small network that is trained next to the base.\"\"\"
 
 from __future__ import annotations
 
@@ -153,10 +156,10 @@ from sidetune_core.api import Base, Features, FitError, InputShapes, Side, at_le
 
 
 class $class(Side):
-    \"\"\"Two convolutions and the mean over the map. Input ``image`` (B, C, H, W); encoding (B, C) as the base's.
+    \"\"\"Two convolutions and a mean over positions. Input ``image`` (B, C, H, W); encoding (B, *base.shape).
 
     Raises:
-        FitError: the env gives no ``image``, or the base does not encode as a vector.
+        FitError: the env gives no ``image``, or the base's encoding is not a vector.
     \"\"\"
 
     @attrs.frozen
@@ -168,7 +171,10 @@ class $class(Side):
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
         if len(inputs.get("image", ())) != 3 or len(base.shape) != 1:
-            raise FitError(f"side '$name' needs an input 'image' (C, H, W) and a base of shape (C,); got {dict(inputs)} and {base.shape}")
+            raise FitError(
+                "side '$name' needs an input 'image' (C, H, W) and a base of shape (C,); "
+                f"got {dict(inputs)} and {base.shape}"
+            )
         self.layers = nn.Sequential(
             nn.Conv2d(inputs["image"][0], config.width, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -183,7 +189,7 @@ class $class(Side):
 """
 
 MERGER = """\
-\"\"\"$class: a merger, which makes one encoding out of those of base and side.\"\"\"
+\"\"\"$class: a merger, which fuses the encodings of base and side.\"\"\"
 
 from __future__ import annotations
 
@@ -197,13 +203,13 @@ from sidetune_core.api import Merger, Shape, option
 
 
 class $class(Merger):
-    \"\"\"The base's encoding, and the others each times a learned number: (B, *shape) out of ``count`` tensors (B, *shape).\"\"\"
+    \"\"\"The base's encoding plus the others, each times a learned scale: (B, *shape) each.\"\"\"
 
     @attrs.frozen
     class Config:
         \"\"\"Options of the merger.\"\"\"
 
-        start: float = option(1.0, "what the encodings beside the base are multiplied with at first")
+        start: float = option(1.0, "initial scale of the encodings other than the base's")
 
     def __init__(self, config: Config, shape: Shape, count: int) -> None:
         super().__init__()
@@ -222,7 +228,7 @@ class $class(Merger):
 """
 
 LEARNER = """\
-\"\"\"$class: a learner, which owns every weight and says what may move while a task is learnt.\"\"\"
+\"\"\"$class: a learner, which owns every weight and selects the trainable ones of each task.\"\"\"
 
 from __future__ import annotations
 
@@ -232,26 +238,26 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Heads, Learner, Parts, Task, option
+from sidetune_core.api import Components, Heads, Learner, Task, option
 
 
 class $class(Learner):
-    \"\"\"A frozen base; each task learns a scale for every channel of the encoding, and a head.\"\"\"
+    \"\"\"A frozen base; each task trains a scale for every channel of the encoding, and a head.\"\"\"
 
     @attrs.frozen
     class Config:
         \"\"\"Options of the learner.\"\"\"
 
-        norm: bool = option(True, "standardise the encoding in front of the head")
+        norm: bool = option(True, "normalise the encoding before the head")
 
-    def __init__(self, config: Config, parts: Parts) -> None:
+    def __init__(self, config: Config, components: Components) -> None:
         super().__init__()
-        self.base = parts.base()
+        self.base = components.base()
         self.scales = nn.ParameterDict()
         self.heads = Heads(self.base.shape, config.norm)
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        \"\"\"Grow for a task, and return what may move; the core freezes all else.\"\"\"
+        \"\"\"Add the modules of a task, and return what is trainable; the core freezes the rest.\"\"\"
         self.scales[task.id] = nn.Parameter(torch.ones(self.base.shape))
         return [self.scales[task.id], self.heads.add_task(task)]
 
@@ -277,15 +283,18 @@ TASKS = 2
 
 
 class $class(TaskStream):
-    \"\"\"Two tasks of two classes of noise, bright or dark in the left half. Input ``image`` (3, 32, 32) in [0, 1].\"\"\"
+    \"\"\"Two tasks of two classes of noise, which differ in the brightness of the left half.
+
+    Input ``image`` (3, 32, 32) in [0, 1].
+    \"\"\"
 
     @attrs.frozen
     class Config:
         \"\"\"Options of the env.\"\"\"
 
-        examples: int = option(64, "training examples of each class; a quarter as many are for testing", at_least(4))
+        examples: int = option(64, "training examples per class, four times those for testing", at_least(4))
 
-    recipe = {"steps": 40, "batch": 32}
+    recipe = {"steps": 40, "batch_size": 32}
 
     def __init__(self, config: Config, seed: int) -> None:
         self._config, self._seed = config, seed
@@ -297,16 +306,22 @@ class $class(TaskStream):
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "$name"))
         counts = {"train": self._config.examples, "test": self._config.examples // 4}
         labels = {split: torch.arange(2 * TASKS).repeat(count) for split, count in counts.items()}
-        images = {split: torch.rand(len(label), 3, SIZE, SIZE, generator=generator) for split, label in labels.items()}
+        images = {
+            split: torch.rand(len(label), 3, SIZE, SIZE, generator=generator)
+            for split, label in labels.items()
+        }
         for split, label in labels.items():
             images[split][:, :, :, : SIZE // 2] *= (0.2 + 0.25 * label.float()).view(-1, 1, 1, 1)
         examples = Examples(images, labels)
         self._fingerprint = examples.fingerprint("as it is")
-        return [ClassTask(f"t{k}", f"$name {k}", examples, (2 * k, 2 * k + 1), transform=torch.clone) for k in range(TASKS)]
+        return [
+            ClassTask(f"t{k}", f"$name {k}", examples, (2 * k, 2 * k + 1), transform=torch.clone)
+            for k in range(TASKS)
+        ]
 
     def fingerprint(self) -> str:
-        \"\"\"Equal only for equal data, so that a base's outputs may be stored.\"\"\"
+        \"\"\"A digest of the data, by which outputs of a frozen base are cached.\"\"\"
         return self._fingerprint
 """
 
-PARTS = {"base": BASE, "side": SIDE, "merger": MERGER, "learner": LEARNER, "env": ENV}
+TEMPLATES = {"base": BASE, "side": SIDE, "merger": MERGER, "learner": LEARNER, "env": ENV}

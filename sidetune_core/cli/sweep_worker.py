@@ -1,4 +1,4 @@
-"""``sidetune-run`` as a sweep begins it: a process that ends with the one that began it."""
+"""Entry point of a sweep's workers: ``sidetune-run``, which exits when its parent process dies."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import time
 
 from sidetune_core.cli.main import main_run
 
-SECONDS_BETWEEN_LOOKS = 0.5
+POLL_SECONDS = 0.5
 
 
 def main() -> int:
-    """Run what the command line says; returns the exit status.
+    """Run the arguments of the command line; returns the exit status.
 
-    Where the parent is gone the run is killed: nobody would know of it, and its lock would keep others from going on with it. What
-    it did since it last wrote down where it is (``--save-every``) is then done again.
+    If the parent dies, the run is killed: its lock would prevent others from resuming it. The work since its
+    last checkpoint (``--save-every``) is then repeated.
     """
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
     return main_run()
 
 
-def _end_with(parent: int) -> None:
+def _exit_with(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,202 +1,274 @@
-"""``sidetune-run``'s arguments: first the names, then the options that the named parts declare.
+"""The command line of ``sidetune-run``: first the names of components, then the options that these declare.
 
-Two stages, because the options depend on the names: argparse finds the names and leaves the rest alone; tyro then reads everything
-against a class that is composed of the chosen parts' ``Config`` classes.
+Two stages, because the options depend on the names. The first reads the names only; in the second, tyro reads
+everything into a class that is made of the ``Config`` classes of the named components.
 """
 
 from __future__ import annotations
 
-import argparse
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import attrs
-import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from sidetune_core.config import registry
+from sidetune_core.config.arguments import Argument, Spellings, make_spellings, split_arguments
+from sidetune_core.config.defaults import DEFAULTS, default_name
+from sidetune_core.config.differences import merged, unflatten
 from sidetune_core.config.kinds import KINDS, kind
-from sidetune_core.config.options import structure, unknown_option
-from sidetune_core.config.resolve import completed, load_components, train_values, usable
-from sidetune_core.config.spec import DEFAULTS, Choice, RunSpec, TrainOptions, read_spec
+from sidetune_core.config.options import is_nested, respell, structure, unknown_option
+from sidetune_core.config.resolve import (
+    Loaded,
+    ResolvedComponent,
+    ResolvedRun,
+    completed,
+    load_components,
+    structured_tables,
+    usable,
+)
+from sidetune_core.config.spec import TABLES, Choice, RunSpec, TrainOptions, read_spec
 from sidetune_core.errors import OptionError, suggest
 
 PROGRAM = "sidetune-run"
 
 _GENERAL: dict[str, tuple[Any, Any, str]] = {
-    "spec": (Path | None, None, "begin with this spec: a .toml or .json file, or the run.json of a run"),
-    "seed": (int, 0, "seed of everything random"),
-    "out": (Path | None, None, "folder of the run, empty or absent; None for a new one below runs/"),
+    "spec": (Path | None, None, "start from this spec: a .toml or .json file, or the run.json of a run"),
+    "seed": (int, 0, "seed of all random numbers"),
+    "out": (Path | None, None, "run folder, empty or absent; None for a new one in runs/"),
     "resume": (
         Path | None,
         None,
-        "go on with the run in this folder, to the same bytes; of all else only --save-every can be set then",
+        "resume the run in this folder, to the same bytes; only --save-every can be set with it",
     ),
     "save_every": (
         str | None,
         None,
-        "how often to write down where a run is in a task, for --resume: steps (200), seconds (30s), or none for when it is stopped "
-        "only; where it is not given, 60s",
+        "interval between checkpoints within a task, for --resume: steps (200), seconds (30s), or none for "
+        "a checkpoint at interruptions only; default 60s",
     ),
-    "dry_run": (bool, False, "show what would be run, and stop"),
-    "quiet": (bool, False, "no progress"),
-    "debug": (bool, False, "show the traceback of an error"),
+    "dry_run": (bool, False, "print the resolved spec and exit"),
+    "quiet": (bool, False, "print no progress"),
+    "debug": (bool, False, "print the traceback of an error"),
 }
 
-RESUMABLE = ("--resume", "--save-every", "--save_every", "--quiet", "--debug")
-"""What may stand beside ``--resume``."""
+RESUMABLE = ("resume", "save-every", "quiet", "debug")
+"""The options that can be combined with ``--resume``."""
 
 
 @attrs.frozen
 class Arguments:
-    """What was asked for."""
+    """The arguments of ``sidetune-run``."""
 
     spec: RunSpec
-    out: Path | None
+    """What was asked for."""
+    resolved: ResolvedRun | None
+    """The same with components loaded and options checked; None with ``--resume``."""
+    out: Path | None = None
+    resume: Path | None = None
+    dry_run: bool = False
+    quiet: bool = False
+    save_every: str | None = None
+
+
+@attrs.frozen
+class _Request:
+    """The arguments that are read first."""
+
+    names: Mapping[str, str]
+    """Names of components by slot."""
+    spec: Path | None
     resume: Path | None
-    dry_run: bool
-    quiet: bool
     save_every: str | None
+    quiet: bool
+    help: bool
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    """Read the arguments of ``sidetune-run``; prints help and exits where that is asked for.
+    """Read the arguments of ``sidetune-run``, load the components and check their options.
+
+    Prints help and exits where that is requested.
 
     Raises:
-        SidetuneError: a part or an option does not exist, or does not fit.
+        SidetuneError: a component or an option does not exist, or they do not fit together.
     """
-    names = _names(argv)
-    if names.resume and not names.help:
-        return _resume_only(names, argv)
-    if names.help and not _names_anything(names):
+    arguments = split_arguments(argv)
+    request = _first_stage(arguments)
+    if request.resume and not request.help:
+        return _resume_only(request, arguments)
+    if request.help and not request.names and request.spec is None:
         _print_short_help()
-    named = {slot: getattr(names, slot) for slot in DEFAULTS if getattr(names, slot) is not None}
-    spec = with_names(read_spec(names.spec) if names.spec else RunSpec(), named)
-    classes = {slot: cls for slot, (_, cls) in load_components(spec).items()}
-    spec = completed(spec, classes)
-    defaults = {
-        slot: structure(cls.Config, _options(spec, slot), _owner(spec, slot)) for slot, cls in classes.items()
+    spec = with_names(read_spec(request.spec) if request.spec else RunSpec(), request.names)
+    loaded = load_components(spec)
+    spec = _respelled(completed(spec, loaded), loaded)
+    defaults: dict[str, Any] = {
+        slot: structure(cls.Config, _options(spec, slot), _owner(spec, slot), spec.recorded)
+        for slot, (_, cls) in loaded.items()
     }
-    defaults["train"] = structure(TrainOptions, train_values(spec, classes["env"]), "--train")
-    parsed, unknown = _read(argv, spec, defaults, _long_description(spec, classes))
+    defaults |= structured_tables(spec, *loaded["env"])
+    configs = {slot: type(config) for slot, config in defaults.items()}
+    spellings = make_spellings(configs)
+    arguments = spellings.present(arguments)
+    parsed, unknown = _second_stage(arguments, spec, defaults, _long_description(spec, loaded))
     if unknown:
-        raise _unknown(unknown[0], {slot: type(config) for slot, config in defaults.items()}, spec)
-    asked: dict[str, Any] = {}
-    for slot in classes:
-        asked[slot] = Choice(
-            _name(spec, slot), {**_options(spec, slot), **_given(argv, slot, getattr(parsed, slot))}
-        )
-    changed = _given(argv, "train", parsed.train)
-    if "steps" in changed and "epochs" not in changed:
-        changed["epochs"] = None
-    spec = attrs.evolve(spec.with_components(asked), train={**spec.train, **changed}, seed=parsed.seed)
-    return Arguments(spec, parsed.out, parsed.resume, parsed.dry_run, parsed.quiet, parsed.save_every)
+        raise _unknown(unknown[0], configs, spec)
+    spec, resolved = _combined(spec, loaded, parsed, _set_options(arguments, spellings, parsed))
+    return Arguments(
+        spec, resolved, parsed.out, parsed.resume, parsed.dry_run, parsed.quiet, parsed.save_every
+    )
 
 
-def _given(argv: Sequence[str], slot: str, config: Any) -> dict[str, Any]:
-    """The options of a slot that the command line sets, a switch as ``--learner.norm`` or ``--learner.no-norm``."""
-    there = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
-    names = {field.name: field.name.replace("_", "-") for field in attrs.fields(type(config))}
-    return {
-        field: getattr(config, field)
-        for field, name in names.items()
-        if there & {f"--{slot}.{name}", f"--{slot}.no-{name}"}
-    }
+def _first_stage(arguments: Sequence[Argument]) -> _Request:
+    values: dict[str, str] = {}
+    for argument in arguments:
+        if argument.name in (*DEFAULTS, "spec", "resume", "save-every"):
+            if not argument.values:
+                raise OptionError(f"{argument.typed} needs a value. See {PROGRAM} --help")
+            values[argument.name] = argument.values[0]
+    typed = {argument.name for argument in arguments}
+    return _Request(
+        names={slot: values[slot] for slot in DEFAULTS if slot in values},
+        spec=Path(values["spec"]) if "spec" in values else None,
+        resume=Path(values["resume"]) if "resume" in values else None,
+        save_every=values.get("save-every"),
+        quiet="quiet" in typed,
+        help=bool({"help", "-h"} & typed),
+    )
 
 
-def _names(argv: Sequence[str]) -> argparse.Namespace:
-    """The first stage."""
-    parser = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
-    for slot in DEFAULTS:
-        parser.add_argument(f"--{slot}")
-    parser.add_argument("--spec", type=Path)
-    parser.add_argument("--resume", type=Path)
-    parser.add_argument("--save-every", "--save_every")
-    parser.add_argument("--quiet", action="store_true")
-    parser.add_argument("--debug", action="store_true")
-    parser.add_argument("-h", "--help", action="store_true")
-    return parser.parse_known_args(argv)[0]
+def _resume_only(request: _Request, arguments: Sequence[Argument]) -> Arguments:
+    """``--resume`` takes everything else from the run."""
+    assert request.resume is not None
+    spec = request.resume / "run.json"
+    for argument in arguments:
+        if argument.typed and argument.name not in RESUMABLE:
+            raise OptionError(
+                f"--resume continues a run with its own options, so {argument.typed} cannot be set; "
+                f"to change it, start a new run: {PROGRAM} --spec {spec} {argument.typed} …"
+            )
+    return Arguments(
+        RunSpec(), None, resume=request.resume, quiet=request.quiet, save_every=request.save_every
+    )
 
 
-def _resume_only(names: argparse.Namespace, argv: Sequence[str]) -> Arguments:
-    """``--resume`` takes everything from the run itself."""
-    others = [word for word in argv if word.startswith("--") and word.split("=")[0] not in RESUMABLE]
-    if others:
-        raise OptionError(
-            f"--resume goes on with a run as it was begun, so {others[0]} cannot be set; "
-            f"to change it, begin a new run: {PROGRAM} --spec {names.resume / 'run.json'} {others[0]} …"
-        )
-    return Arguments(RunSpec(), None, names.resume, False, names.quiet, names.save_every)
+def with_names(spec: RunSpec, names: Mapping[str, str]) -> RunSpec:
+    """A spec with other components, by slot, as a command line names them.
 
-
-def _names_anything(names: argparse.Namespace) -> bool:
-    return any(getattr(names, slot) for slot in (*DEFAULTS, "spec"))
-
-
-def with_names(spec: RunSpec, named: Mapping[str, str]) -> RunSpec:
-    """Names by slot, as a command line gives them, over those of a spec.
-
-    A part that changes loses the options of the one before; a part that a new learner has no use for is left out.
+    A replaced component loses its options; components that a new learner does not use are left out.
 
     Raises:
         PluginError: see `registry`.
     """
-    changed = {slot: Choice(name) for slot, name in named.items() if not _same(slot, name, spec)}
-    merged = spec.with_components(changed)
+    changed = {slot: Choice(name) for slot, name in names.items() if not _is_chosen(slot, name, spec)}
+    combined = spec.with_components(changed)
     if "learner" not in changed:
-        return merged
-    leftover = [
-        slot for slot in ("base", "side", "merger") if slot not in named and slot not in usable(merged)
+        return combined
+    unused = [
+        slot for slot in ("base", "side", "merger") if slot not in names and slot not in usable(combined)
     ]
-    return merged.with_components(dict.fromkeys(leftover))
+    return combined.with_components(dict.fromkeys(unused))
 
 
-def _same(slot: str, name: str, spec: RunSpec) -> bool:
-    """Whether a spec has this very part already, under whatever name."""
-    asked = spec.component(slot)
-    return asked is not None and registry.find(kind(slot), name) == registry.find(kind(slot), asked.name)
+def _is_chosen(slot: str, name: str, spec: RunSpec) -> bool:
+    """Whether a spec already has this component, by its short or its qualified name."""
+    chosen = spec.component(slot)
+    return chosen is not None and registry.find(kind(slot), name) == registry.find(kind(slot), chosen.name)
 
 
-def _read(
-    argv: Sequence[str], spec: RunSpec, defaults: dict[str, Any], description: str
+def _respelled(spec: RunSpec, loaded: Mapping[str, Loaded]) -> RunSpec:
+    """The spec with all options under their present names."""
+    choices: dict[str, Choice | None] = {}
+    for slot, (_, cls) in loaded.items():
+        chosen = spec.component(slot)
+        if chosen is not None:
+            options = respell(cls.Config, chosen.options, _owner(spec, slot), spec.recorded)
+            choices[slot] = attrs.evolve(chosen, options=options)
+    return spec.with_components(choices)
+
+
+def _set_options(
+    arguments: Sequence[Argument], spellings: Spellings, parsed: Any
+) -> dict[str, dict[str, Any]]:
+    """The values of the options that the command line sets, by slot and name, nested."""
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        option = spellings.option_of(argument)
+        if option is not None:
+            path = option.replace("-", "_")
+            value = parsed
+            for attribute in path.split("."):
+                value = getattr(value, attribute)
+            values[path] = value
+    return unflatten(values)
+
+
+def _combined(
+    spec: RunSpec, loaded: Mapping[str, Loaded], parsed: Any, changed: Mapping[str, dict[str, Any]]
+) -> tuple[RunSpec, ResolvedRun]:
+    """The spec with the options of the command line, and the run that it resolves to."""
+    choices: dict[str, Any] = {
+        slot: Choice(_name(spec, slot), merged(_options(spec, slot), changed.get(slot, {})))
+        for slot in loaded
+    }
+    tables: dict[str, Any] = {table: merged(getattr(spec, table), changed.get(table, {})) for table in TABLES}
+    components = {
+        slot: ResolvedComponent(plugin, cls, getattr(parsed, slot)) for slot, (plugin, cls) in loaded.items()
+    }
+    train: TrainOptions = parsed.train
+    set_here = changed.get("train", {})
+    if "steps" in set_here and "epochs" not in set_here:
+        tables["train"]["epochs"] = None
+        train = attrs.evolve(train, epochs=None)
+    resolved = ResolvedRun(components, train, parsed.seed, parsed.cache, parsed.device, requested=spec)
+    return attrs.evolve(spec, **choices, **tables, seed=parsed.seed), resolved
+
+
+def _second_stage(
+    arguments: Sequence[Argument], spec: RunSpec, defaults: Mapping[str, Any], description: str
 ) -> tuple[Any, list[str]]:
-    """The second stage: general options, then one group for each chosen part and one for training."""
+    """General options, then one group for each component and each option table; and the words left over."""
+    import tyro
+
     fields: dict[str, Any] = {}
-    for one in KINDS:
-        name = (
-            _name(spec, one.name) if one.name in defaults or len(defaults) == 1 else None
-        )  # alone are the training options
-        about: Any = Annotated[str | None, tyro.conf.arg(name=one.name, help=one.summary, metavar="NAME")]
-        fields[f"{one.name}_name"] = attrs.field(type=about, default=name)
+    for known in KINDS:
+        used = known.name in defaults or not set(defaults) & set(DEFAULTS)
+        name = _shown_name(spec, known.name) if used else None
+        hint: Any = Annotated[str | None, tyro.conf.arg(name=known.name, help=known.summary, metavar="NAME")]
+        fields[f"{known.name}_name"] = attrs.field(type=hint, default=name)
     for name, (annotation, default, help) in _GENERAL.items():
-        if name == "seed":
-            default = spec.seed
-        about = Annotated[annotation, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=help)]
-        fields[name] = attrs.field(type=about, default=default)
+        hint = Annotated[annotation, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=help)]
+        fields[name] = attrs.field(type=hint, default=spec.seed if name == "seed" else default)
     for slot, config in defaults.items():
         fields[slot] = attrs.field(type=type(config), default=config)
-    composed: type[Any] = attrs.make_class("Options", fields, kw_only=True)
-    rules = _rules({type(config): _owner(spec, slot) for slot, config in defaults.items()})
+    options: type[Any] = attrs.make_class("Options", fields, kw_only=True)
+    owners: dict[type[Any], str] = {}
+    for slot, config in defaults.items():
+        owners |= _owners(type(config), _owner(spec, slot))
     parsed, unknown = tyro.cli(
-        composed,
+        options,
         prog=PROGRAM,
         description=description,
-        args=list(argv),
+        args=[word for argument in arguments for word in argument.words],
         return_unknown_args=True,
-        registry=rules,
+        registry=_tyro_rules(owners),
     )
     return parsed, unknown
 
 
-def _owner(spec: RunSpec, slot: str) -> str:
-    """Who has the options of a slot, for messages: ``learner 'ewc'``."""
-    return "--train" if slot == "train" else f"{slot} '{_name(spec, slot)}'"
+def _owners(config: type[Any], owner: str) -> dict[type[Any], str]:
+    """The owner of the options of a ``Config`` class and of those nested in it."""
+    owners = {config: owner}
+    for name, hint in typing.get_type_hints(config).items():
+        if is_nested(hint):
+            owners |= _owners(hint, f"{owner}: {name.replace('_', '-')}")
+    return owners
 
 
-def _rules(owners: Mapping[type[Any], str]) -> ConstructorRegistry:
-    """Let tyro take help texts from where `option` puts them, and say in our words what is out of range."""
+def _tyro_rules(owners: Mapping[type[Any], str]) -> Any:
+    """Rules for tyro: help texts from `option`, and errors about values with the owner of the option."""
+    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
     rules = ConstructorRegistry()
 
     @rules.struct_rule
@@ -212,15 +284,14 @@ def _rules(owners: Mapping[type[Any], str]) -> ConstructorRegistry:
             except ValueError as error:
                 raise OptionError(f"{owners.get(config, PROGRAM)}: {error}") from error
 
+        is_default = isinstance(info.default, info.type)
         return StructConstructorSpec(
             instantiate=instantiate,
             fields=tuple(
                 StructFieldSpec(
                     name=field.name,
                     type=hints.get(field.name, field.type),
-                    default=getattr(info.default, field.name)
-                    if isinstance(info.default, info.type)
-                    else field.default,
+                    default=getattr(info.default, field.name) if is_default else field.default,
                     helptext=field.metadata.get("help"),
                 )
                 for field in attrs.fields(info.type)
@@ -230,46 +301,55 @@ def _rules(owners: Mapping[type[Any], str]) -> ConstructorRegistry:
     return rules
 
 
-def _unknown(word: str, configs: dict[str, type[Any]], spec: RunSpec) -> OptionError:
-    """The error for an argument that nobody takes."""
-    name = word.split("=")[0]
-    slot, dot, option = name.removeprefix("--").partition(".")
+def _owner(spec: RunSpec, slot: str) -> str:
+    """The owner of the options of a slot, for messages: ``learner 'ewc'``."""
+    return f"--{slot}" if slot in TABLES else f"{slot} '{_shown_name(spec, slot)}'"
+
+
+def _unknown(word: str, configs: Mapping[str, type[Any]], spec: RunSpec) -> OptionError:
+    """The error for an argument that does not exist."""
+    typed = word.partition("=")[0]
+    slot, dot, option = typed.removeprefix("--").partition(".")
     if dot and slot in configs:
-        return unknown_option(
-            _owner(spec, slot), option, {field.name for field in attrs.fields(configs[slot])}
-        )
+        return unknown_option(_owner(spec, slot), option, configs[slot])
     if dot and slot in DEFAULTS:
-        return OptionError(f"learner '{_name(spec, 'learner')}' uses no {slot}; leave out {name}")
+        return OptionError(f"learner '{_shown_name(spec, 'learner')}' uses no {slot}; leave out {typed}")
     if word.lower() in ("true", "false"):
         return OptionError(
-            f"{PROGRAM} does not know '{word}': a switch takes no value, it is --learner.norm or --learner.no-norm"
+            f"{PROGRAM} does not know '{word}': a switch takes no value, "
+            "it is --learner.norm or --learner.no-norm"
         )
-    known = [f"--{one}".replace("_", "-") for one in (*DEFAULTS, *_GENERAL)]
-    return OptionError(f"{PROGRAM} does not know '{word}'.{suggest(name, known)} See {PROGRAM} --help")
+    known = [f"--{name}".replace("_", "-") for name in (*DEFAULTS, *_GENERAL)]
+    return OptionError(f"{PROGRAM} does not know '{word}'.{suggest(typed, known)} See {PROGRAM} --help")
 
 
 def _options(spec: RunSpec, slot: str) -> dict[str, Any]:
-    asked = spec.component(slot)
-    return dict(asked.options) if asked else {}
+    chosen = spec.component(slot)
+    return dict(chosen.options) if chosen else {}
 
 
 def _name(spec: RunSpec, slot: str) -> str:
-    asked = spec.component(slot)
-    return asked.name if asked else DEFAULTS[slot]
+    chosen = spec.component(slot)
+    return chosen.name if chosen else DEFAULTS[slot]
+
+
+def _shown_name(spec: RunSpec, slot: str) -> str:
+    """As it was typed; the short name of a default."""
+    chosen = spec.component(slot)
+    return chosen.name if chosen else default_name(slot)
 
 
 def _print_short_help() -> None:
-    """General help: names from metadata, no plugin imported. Exits."""
-    lines = ["Compose a run from registered parts, and run it.", ""]
-    for one in KINDS:
-        lines += [f"{one.plural}: {', '.join(plugin.name for plugin in registry.installed(one))}", ""]
-    lines += [
-        "Name a part and ask again for its options: sidetune-run --learner finetune --env icifar --help"
-    ]
-    _read(["--help"], RunSpec(), {"train": TrainOptions()}, "\n".join(lines))
+    """General help with names from metadata; no plugin is imported. Exits."""
+    lines = ["Train a base, a side and a merger on a stream of tasks, and write the run folder.", ""]
+    for known in KINDS:
+        names = [plugin.name for plugin in registry.installed(known)]
+        lines += [f"{known.plural}: {', '.join(names)}", ""]
+    lines += [f"For the options of a component, name it: {PROGRAM} --learner finetune --env icifar --help"]
+    tables = {table: config() for table, config in TABLES.items()}
+    _second_stage([Argument("--help")], RunSpec(), tables, "\n".join(lines))
 
 
-def _long_description(spec: RunSpec, classes: dict[str, Any]) -> str:
-    return "Compose a run from registered parts, and run it. Chosen: " + ", ".join(
-        f"{slot} {_name(spec, slot)}" for slot in classes
-    )
+def _long_description(spec: RunSpec, loaded: Mapping[str, Loaded]) -> str:
+    chosen = ", ".join(f"{slot} {_shown_name(spec, slot)}" for slot in loaded)
+    return f"Train on a stream of tasks, and write the run folder. Components: {chosen}"

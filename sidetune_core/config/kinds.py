@@ -1,4 +1,4 @@
-"""The five kinds of part that plugins provide."""
+"""The five kinds of component that plugins provide."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sidetune_core.errors import PluginError, suggest
 
 @attrs.frozen
 class Kind:
-    """One kind of plugin: its word, its entry-point group, and the class that its plugins derive from."""
+    """One kind of plugin: its name, its entry-point group, and the interface that its plugins implement."""
 
     name: str
     group: str
     interface: str
-    """Where the class to derive from lives, as ``module:Class``; imported only once a plugin has been."""
+    """The class to derive from, as ``module:Class``; imported after the first plugin is."""
     methods: tuple[str, ...]
-    """What a plugin of this kind has to define itself."""
+    """The methods that a plugin of this kind has to define."""
     summary: str
 
     @property
@@ -36,7 +36,7 @@ SIDE = Kind(
     "sidetune.sides",
     "sidetune_core.interfaces.networks:Side",
     ("forward",),
-    "small network beside the base",
+    "small network trained next to the base",
 )
 MERGER = Kind(
     "merger",
@@ -57,16 +57,16 @@ ENV = Kind("env", "sidetune.envs", "sidetune_core.interfaces.tasks:TaskStream", 
 KINDS: tuple[Kind, ...] = (BASE, SIDE, MERGER, LEARNER, ENV)
 
 
-def kind(word: str) -> Kind:
-    """The kind called `word`, in the singular or the plural (``ewc`` is a learner, ``sidetune list learners``).
+def kind(name: str) -> Kind:
+    """The kind called `name`, in the singular or the plural (``learner``, ``learners``).
 
     Raises:
         PluginError: there is no such kind.
     """
-    for one in KINDS:
-        if word in (one.name, one.plural):
-            return one
-    names = [one.name for one in KINDS]
+    for known in KINDS:
+        if name in (known.name, known.plural):
+            return known
+    names = [known.name for known in KINDS]
     raise PluginError(
-        f"no kind of plugin is called '{word}'.{suggest(word, names)} Kinds: {', '.join(names)}"
+        f"no kind of plugin is called '{name}'.{suggest(name, names)} Kinds: {', '.join(names)}"
     )

@@ -1,7 +1,8 @@
-"""The registry: from a name that somebody types to the class that does the work.
+"""The registry: from the name of a plugin to its class.
 
-Three steps, three functions: `installed` reads metadata and imports nothing, `find` turns a choice into one `Plugin`, `load`
-imports that one and checks it. What goes wrong on the way is a `PluginError` that names the distribution and says what to do.
+Three steps, three functions: `installed` reads metadata and imports nothing, `find` turns a name into one
+`Plugin`, `load` imports its class and checks it. Each failure is a `PluginError` that names the distribution
+and the remedy.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import metadata
 from typing import Any, Final
@@ -19,16 +20,16 @@ from typing import Any, Final
 import attrs
 from stevedore.extension import ExtensionManager
 
-from sidetune_core.config.kinds import KINDS, Kind
+from sidetune_core.config.kinds import KINDS, Kind, kind
 from sidetune_core.errors import PluginError, suggest
 
 LOCAL: Final = "local"
-"""Stands for the distribution of code in the current folder."""
+"""The distribution of code in the current folder."""
 
 
 @attrs.frozen
 class Plugin:
-    """A part as its package declares it, not imported yet."""
+    """A component as its package declares it; not imported yet."""
 
     kind: Kind
     name: str
@@ -54,24 +55,30 @@ class Plugin:
 
 
 def installed(kind: Kind) -> tuple[Plugin, ...]:
-    """All plugins of a kind by name, then distribution, from metadata only. A distribution that is seen twice counts once.
+    """All plugins of a kind, sorted by name and distribution, from metadata only. Each distribution counts
+    once.
 
-    Metadata that cannot be read is passed over: one broken package is not to stop those that have nothing to do with it.
+    Unreadable metadata is skipped, so that a broken package does not affect the others.
     """
-    importlib.invalidate_caches()  # a package installed a moment ago, by this process too, is to be seen
-    found: dict[tuple[str, str], Plugin] = {}
-    for seen in metadata.distributions():
-        if not _entries(seen, kind) or not (
-            name := _about(seen, "Name")
-        ):  # pip can leave a folder without metadata behind
+    importlib.invalidate_caches()  # finds packages that this process has just installed
+    plugins: dict[tuple[str, str], Plugin] = {}
+    for listed in metadata.distributions():
+        name = _field(listed, "Name")  # pip can leave a folder without metadata behind
+        if not name or not _entries(listed, kind):
             continue
-        distribution = _installed_one(name, seen)
+        distribution = _installed_one(name, listed)
+        title, version = _field(distribution, "Name"), _field(distribution, "Version")
         for entry in _entries(distribution, kind):
-            plugin = Plugin(
-                kind, entry.name, _about(distribution, "Name"), _about(distribution, "Version"), entry.value
-            )
-            found[plugin.name, _normal(plugin.distribution)] = plugin
-    return tuple(found[key] for key in sorted(found))
+            plugins[entry.name, normal_name(title)] = Plugin(kind, entry.name, title, version, entry.value)
+    return tuple(plugins[key] for key in sorted(plugins))
+
+
+def ships(distribution: str, slot: str, name: str) -> bool:
+    """Whether a distribution provides the component `name` for a slot."""
+    return any(
+        plugin.name == name and normal_name(plugin.distribution) == normal_name(distribution)
+        for plugin in installed(kind(slot))
+    )
 
 
 def shipped(distribution: str) -> tuple[Plugin, ...]:
@@ -80,48 +87,55 @@ def shipped(distribution: str) -> tuple[Plugin, ...]:
     Raises:
         PluginError: it is not installed, or has none.
     """
-    there = [plugin for kind in KINDS for plugin in installed(kind)]
-    found = tuple(plugin for plugin in there if _normal(plugin.distribution) == _normal(distribution))
-    if not found:
-        known = sorted({plugin.distribution for plugin in there})
+    available = [plugin for kind in KINDS for plugin in installed(kind)]
+    plugins = _of_distribution(distribution, available)
+    if not plugins:
+        known = sorted({plugin.distribution for plugin in available})
         raise PluginError(
-            f"no package '{distribution}' with parts is here.{suggest(distribution, known)} Installed: {', '.join(known)}"
+            f"no installed package named '{distribution}' provides sidetune plugins."
+            f"{suggest(distribution, known)} Installed: {', '.join(known)}"
         )
-    return found
+    return plugins
+
+
+def _of_distribution(distribution: str, plugins: Iterable[Plugin]) -> tuple[Plugin, ...]:
+    name = normal_name(distribution)
+    return tuple(plugin for plugin in plugins if normal_name(plugin.distribution) == name)
 
 
 def _entries(distribution: metadata.Distribution, kind: Kind) -> tuple[metadata.EntryPoint, ...]:
-    """Its plugins of a kind; none where the list of its entry points is no such list."""
+    """Its entry points of a kind; none where the file is malformed."""
     try:
         return tuple(distribution.entry_points.select(group=kind.group))
     except (TypeError, ValueError):  # a line without '=', or not UTF-8
         return ()
 
 
-def _about(distribution: metadata.Distribution, field: str) -> str:
+def _field(distribution: metadata.Distribution, field: str) -> str:
     """A field of its metadata, empty where there is none."""
     try:
-        about = distribution.metadata
-        return str(about[field]) if field in about else ""
+        fields = distribution.metadata
+        return str(fields[field]) if field in fields else ""
     except (TypeError, ValueError, metadata.PackageNotFoundError):  # no file, or not UTF-8
         return ""
 
 
-def _installed_one(name: str, seen: metadata.Distribution) -> metadata.Distribution:
-    """Of the metadata of a distribution on ``sys.path``, that which an installer wrote.
+def _installed_one(name: str, listed: metadata.Distribution) -> metadata.Distribution:
+    """The metadata of a distribution that an installer wrote.
 
-    In a checkout there may be an egg-info folder beside it that an earlier build left, and that no later install brings up to date.
+    A checkout may also hold an egg-info folder of an earlier build, which no later install updates.
     """
-    there = list(metadata.distributions(name=name)) or [seen]  # a folder may be called otherwise
-    return next((one for one in there if one.read_text("WHEEL") is not None), there[0])
+    candidates = list(metadata.distributions(name=name)) or [listed]  # the folder may have another name
+    return next((one for one in candidates if one.read_text("WHEEL") is not None), candidates[0])
 
 
 def find(kind: Kind, choice: str) -> Plugin:
-    """The plugin that is meant by `choice`; nothing is imported.
+    """The plugin named `choice`; nothing is imported.
 
     Args:
-        kind: what is looked for.
-        choice: ``ewc``, ``acme-sidetune/ewc`` where two packages ship one, or ``my_module:MyLearner`` in the current folder.
+        kind: its kind.
+        choice: ``ewc``, ``acme-sidetune/ewc`` where two packages provide one, or ``my_module:MyLearner`` in
+            the current folder.
 
     Raises:
         PluginError: there is none, or more than one.
@@ -129,48 +143,51 @@ def find(kind: Kind, choice: str) -> Plugin:
     if ":" in choice:
         if not re.fullmatch(r"[\w.]+:[\w.]+", choice):
             raise PluginError(
-                f"'{choice}' names no {kind.name}; write module:Class, such as my_module:My{kind.name.title()}"
+                f"'{choice}' is not a {kind.name}; write module:Class, "
+                f"such as my_module:My{kind.name.title()}"
             )
         return Plugin(kind, choice, LOCAL, "", choice)
-    there = installed(kind)
-    if not there:
+    available = installed(kind)
+    if not available:
         raise PluginError(
-            f"no {kind.name} named '{choice}': no package provides any. Is sidetune installed? pip install -e ."
+            f"no {kind.name} named '{choice}': no package provides any. "
+            "Is sidetune installed? pip install -e ."
         )
     distribution, _, name = choice.rpartition("/")
     if distribution:
-        there = _within(distribution, name, there)
-    found = [plugin for plugin in there if plugin.name == name]
-    if not found:
-        names = sorted({plugin.name for plugin in there})
-        where = f" in {there[0].origin}" if distribution else ""
+        available = _within(distribution, name, available)
+    matches = [plugin for plugin in available if plugin.name == name]
+    if not matches:
+        names = sorted({plugin.name for plugin in available})
+        where = f" in {available[0].origin}" if distribution else ""
         raise PluginError(
             f"no {kind.name} named '{name}'{where}.{suggest(name, names)} Installed: {', '.join(names)}"
         )
-    if len(found) > 1:
-        origins = " and ".join(plugin.origin for plugin in found)
-        choices = " or ".join(f"{plugin.distribution}/{name}" for plugin in found)
+    if len(matches) > 1:
+        origins = " and ".join(plugin.origin for plugin in matches)
+        choices = " or ".join(f"{plugin.distribution}/{name}" for plugin in matches)
         raise PluginError(f"{kind.name} '{name}' is in {origins}; write {choices}")
-    return found[0]
+    return matches[0]
 
 
 def load(plugin: Plugin) -> type[Any]:
-    """Import a plugin's class and check that it is one of its kind.
+    """Import a plugin's class and check that it implements its kind.
 
     Raises:
-        PluginError: a library is missing, the import fails, or the class is not what its kind asks for.
+        PluginError: a library is missing, the import fails, or the class does not implement its kind.
     """
     with _current_folder() if plugin.distribution == LOCAL else nullcontext():
         try:
             loaded = _Loader(plugin).extensions[0].plugin
         except (AssertionError, SystemExit) as error:  # stevedore shows these two to no callback
-            raise _failure(plugin, error) from error
+            raise _load_error(plugin, error) from error
     _check(plugin, loaded)
     return loaded
 
 
 class _Loader(ExtensionManager[Any]):
-    """Loads one plugin, past stevedore's cache on disk (stale after a reinstall) and its rule that the last of two names wins."""
+    """Loads one plugin, past stevedore's cache on disk (stale after a reinstall) and its rule that the last
+    of two names wins."""
 
     def __init__(self, plugin: Plugin) -> None:
         self.plugin = plugin
@@ -180,83 +197,41 @@ class _Loader(ExtensionManager[Any]):
         return [self.plugin.entry]
 
     def _fail(self, _: ExtensionManager[Any], entry: metadata.EntryPoint, error: BaseException) -> None:
-        raise _failure(self.plugin, error) from error
+        raise _load_error(self.plugin, error) from error
 
 
 @contextmanager
 def _current_folder() -> Iterator[None]:
-    """Has the current folder first on ``sys.path`` for a while."""
+    """Put the current folder first on ``sys.path``."""
     folder = os.getcwd()
     importlib.invalidate_caches()
     sys.path.insert(0, folder)
     try:
         yield
     finally:
-        with suppress(ValueError):  # the module itself may have tidied up
+        with suppress(ValueError):  # the module may have removed it
             sys.path.remove(folder)
 
 
-def _within(distribution: str, name: str, there: tuple[Plugin, ...]) -> tuple[Plugin, ...]:
-    """Those of one distribution, which has to be there."""
-    found = tuple(plugin for plugin in there if _normal(plugin.distribution) == _normal(distribution))
-    if not found:
-        kind, known = there[0].kind.name, sorted({plugin.distribution for plugin in there})
-        near = suggest(distribution, known)
+def _within(distribution: str, name: str, available: Sequence[Plugin]) -> tuple[Plugin, ...]:
+    plugins = _of_distribution(distribution, available)
+    if not plugins:
+        kind, known = available[0].kind.name, sorted({plugin.distribution for plugin in available})
+        hint = suggest(distribution, known)
         raise PluginError(
-            f"no {kind} named '{name}' in '{distribution}'.{near} Packages with a {kind}: {', '.join(known)}"
+            f"no {kind} named '{name}' in '{distribution}'.{hint} Packages with a {kind}: {', '.join(known)}"
         )
-    return found
+    return plugins
 
 
-def _failure(plugin: Plugin, error: BaseException) -> PluginError:
-    """What to say when importing a plugin has raised `error`."""
-    module, attribute = (component.strip() for component in plugin.target.partition(":")[::2])
-    lost = (isinstance(error, ModuleNotFoundError) and error.name) or ""
-    if lost and lost.partition(".")[0] not in {module.partition(".")[0], "sidetune_core"}:
-        return PluginError(f"{plugin.title} needs '{lost}': {_remedy(plugin, lost)}")
-    if (
-        isinstance(error, AttributeError) and module in sys.modules
-    ):  # a module that fails on its way in does not stay there
-        near = suggest(attribute, vars(sys.modules[module]))
-        return PluginError(
-            f"{plugin.title}: '{plugin.target}' names what is not there: '{module}' has no '{attribute}'.{near}"
-        )
-    reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-    return PluginError(f"{plugin.title}: importing '{module}' fails with {reason}")
+def _load_error(plugin: Plugin, error: BaseException) -> PluginError:
+    from sidetune_core.config.install_hints import load_error
 
-
-def _remedy(plugin: Plugin, module: str) -> str:
-    """The command that brings `module`: by an extra of the plugin's distribution, by its requirement, or by the bare name."""
-    top = module.partition(".")[0]
-    providers = metadata.packages_distributions().get(
-        top, []
-    )  # empty unless only a part of the library is missing
-    names = {_normal(name) for name in (top, *providers)}
-    for distribution in metadata.distributions(name=plugin.distribution):
-        found = _requirements(distribution, names)
-        extras = [match[1] for line in found if (match := re.search(r"""extra\s*==\s*["']([^"']+)""", line))]
-        if not found:  # cv2 comes from opencv-python, and no metadata here tells; an extra named for it, or for the plugin, does
-            extras = distribution.metadata.get_all("Provides-Extra", [])
-            extras = [extra for extra in extras if _normal(extra) in {*names, _normal(plugin.name)}]
-        if extras:
-            extra = min(extras, key=lambda extra: _normal(extra) not in names)  # 'habitat' rather than 'all'
-            return f"pip install '{plugin.distribution}[{extra}]'"
-        if found:
-            return f"pip install '{found[0].partition(';')[0].strip()}'"
-    return f"pip install --upgrade {providers[0]}" if providers else f"pip install {top}"
-
-
-def _requirements(distribution: metadata.Distribution, names: set[str]) -> list[str]:
-    """The Requires-Dist lines for one of `names`, or else for one that begins so, as habitat-lab does with habitat."""
-    lines = {line: _normal(re.split(r"[^\w.-]", line)[0]) for line in distribution.requires or []}
-    exact = [line for line, name in lines.items() if name in names]
-    return exact or [
-        line for line, name in lines.items() if name.startswith(tuple(f"{short}-" for short in names))
-    ]
+    return load_error(plugin, error)
 
 
 def _check(plugin: Plugin, loaded: object) -> None:
-    """Raise `PluginError` unless `loaded` is a class as the plugin's kind wants it."""
+    """Raise `PluginError` unless `loaded` is a class that implements the plugin's kind."""
     kind = plugin.kind
     if not isinstance(loaded, type):
         raise PluginError(f"{plugin.title}: {plugin.target} is not a class; name a class in the entry point")
@@ -279,15 +254,23 @@ def _check(plugin: Plugin, loaded: object) -> None:
     bare = [field.name for field in attrs.fields(config) if field.init and field.default is attrs.NOTHING]
     if bare:
         raise PluginError(f"{here}.Config has no default for {', '.join(bare)}; every option needs one")
+    from sidetune_core.config.options import SUPPORTED_TYPES, unsupported_options
+
+    if unsupported := unsupported_options(config):
+        raise PluginError(
+            f"{here}.Config has options of unsupported types: {', '.join(unsupported)}. "
+            f"Supported: {SUPPORTED_TYPES}"
+        )
 
 
 def _defines(cls: type[Any], method: str) -> bool:
-    """Whether a method is there and real: neither abstract nor the placeholder that every ``nn.Module`` inherits."""
-    found = getattr(cls, method, None)
-    abstract = getattr(found, "__isabstractmethod__", False)
-    return callable(found) and not abstract and getattr(found, "__name__", "") != "_forward_unimplemented"
+    """Whether a method is implemented: neither abstract nor the placeholder that every ``nn.Module``
+    inherits."""
+    value = getattr(cls, method, None)
+    abstract = getattr(value, "__isabstractmethod__", False)
+    return callable(value) and not abstract and getattr(value, "__name__", "") != "_forward_unimplemented"
 
 
-def _normal(distribution: str) -> str:
-    """A distribution's name as PEP 503 compares it."""
+def normal_name(distribution: str) -> str:
+    """A distribution's name, normalised as by PEP 503."""
     return re.sub(r"[-_.]+", "-", distribution).lower()

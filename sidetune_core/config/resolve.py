@@ -1,4 +1,4 @@
-"""From names to classes and checked options: everything about a composition that can be known before data is read."""
+"""From names to classes and checked options: all of a run that is known before data is read."""
 
 from __future__ import annotations
 
@@ -8,16 +8,30 @@ from typing import Any
 import attrs
 
 from sidetune_core.config import registry
+from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.config.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
 from sidetune_core.config.options import structure, unstructure
 from sidetune_core.config.registry import Plugin
-from sidetune_core.config.spec import DEFAULTS, Choice, RunSpec, TrainOptions, choice
+from sidetune_core.config.spec import (
+    TABLES,
+    CacheOptions,
+    Choice,
+    DeviceOptions,
+    RunSpec,
+    Tables,
+    TrainOptions,
+    choice,
+    respell_tables,
+)
 from sidetune_core.errors import OptionError
+
+Loaded = tuple[Plugin, type[Any]]
+"""A plugin and its class."""
 
 
 @attrs.frozen
 class ResolvedComponent:
-    """A chosen part: where it comes from, its class, and its options."""
+    """A chosen component: its plugin, its class, and its options."""
 
     plugin: Plugin
     cls: type[Any]
@@ -25,119 +39,161 @@ class ResolvedComponent:
 
     @property
     def choice(self) -> str:
-        """The name that means this plugin whatever else is installed: ``sidetune/ewc``, or ``my_module:MyLearner``."""
+        """The name that is unique among all installed packages: ``sidetune/ewc``, or
+        ``my_module:MyLearner``."""
         local = self.plugin.distribution == registry.LOCAL
         return self.plugin.name if local else f"{self.plugin.distribution}/{self.plugin.name}"
 
     @property
     def owner(self) -> str:
         """``learner 'ewc'``"""
-        return f"{self.plugin.kind.name} '{self.plugin.name}'"
+        return _owner(self.plugin)
 
 
 @attrs.frozen
 class ResolvedRun:
-    """A spec whose plugins are loaded and whose options hold."""
+    """A spec whose plugins are loaded and whose options are valid."""
 
     components: Mapping[str, ResolvedComponent]
     """By slot; slots that the learner does not use are absent."""
     train: TrainOptions
     seed: int
+    cache: CacheOptions = CacheOptions()
+    device: DeviceOptions = DeviceOptions()
+    requested: RunSpec | None = attrs.field(default=None, eq=False)
+    """The spec that was resolved."""
 
     def to_spec(self) -> RunSpec:
-        """The spec with every name and option written out, which gives the same run wherever it is used."""
-        choices = {
+        """The spec with every name and option written out, which resolves to the same run everywhere."""
+        values: dict[str, Any] = {
             slot: Choice(component.choice, unstructure(component.config))
             for slot, component in self.components.items()
         }
-        return RunSpec(train=unstructure(self.train), seed=self.seed).with_components(choices)
+        values |= {table: unstructure(getattr(self, table)) for table in TABLES}
+        return RunSpec(**values, seed=self.seed)
 
     def __str__(self) -> str:
-        networks = " + ".join(
-            self.components[slot].plugin.name for slot in ("base", "side") if slot in self.components
-        )
-        names = [self.components["env"].plugin.name, networks]
-        names += [
-            self.components[slot].plugin.name for slot in ("merger", "learner") if slot in self.components
-        ]
-        return " · ".join([*filter(None, names), f"seed {self.seed}"])
+        names = {slot: component.plugin.name for slot, component in self.components.items()}
+        networks = " + ".join(names[slot] for slot in ("base", "side") if slot in names)
+        others = [names[slot] for slot in ("merger", "learner") if slot in names]
+        return " · ".join([*filter(None, [names["env"], networks, *others]), f"seed {self.seed}"])
 
 
 def usable(spec: RunSpec) -> frozenset[str]:
-    """Which kinds of network part the learner of `spec` has a use for."""
+    """The kinds of network component that the learner of `spec` can use."""
     _, learner = _load(LEARNER, spec.learner)
     kinds: frozenset[str] = learner.needs | learner.optional_components
     return kinds
 
 
-def load_components(spec: RunSpec) -> dict[str, tuple[Plugin, type[Any]]]:
-    """The classes that a spec names or leaves to the defaults.
+def load_components(spec: RunSpec) -> dict[str, Loaded]:
+    """The plugins and classes of a spec, with defaults in the slots that it leaves open.
 
     Raises:
         PluginError: see `registry`.
-        OptionError: a slot is set that the learner has no use for.
+        OptionError: a slot is set that the learner does not use.
     """
-    learner = _load(LEARNER, spec.learner)
-    chosen = {"learner": learner, "env": _load(ENV, spec.env)}
-    needs, optional_components = learner[1].needs, learner[1].optional_components
-    wanted = set(needs)
-    if SIDE.name in optional_components and (
-        spec.side is not None or (MERGER.name in optional_components and spec.merger is not None)
-    ):
-        wanted |= {SIDE.name} | ({MERGER.name} & optional_components)
-    wanted |= {slot for slot in optional_components if spec.component(slot) is not None}
-    suited = chosen["env"][1].default_components
-    for one in (BASE, SIDE, MERGER):
-        if one.name in wanted:
-            chosen[one.name] = _load(one, spec.component(one.name) or choice(suited.get(one.name)))
-        elif spec.component(one.name) is not None:
-            raise OptionError(f"learner '{learner[0].name}' uses no {one.name}; leave out --{one.name}")
-    return {slot: chosen[slot] for slot in DEFAULTS if slot in chosen}
+    learner, env = _load(LEARNER, spec.learner), _load(ENV, spec.env)
+    used = _used_slots(spec, learner[1])
+    suggested = suggested_components(env)
+    loaded = {"learner": learner, "env": env}
+    for kind in (BASE, SIDE, MERGER):
+        chosen = spec.component(kind.name)
+        if kind.name in used:
+            loaded[kind.name] = _load(kind, chosen or suggested.get(kind.name))
+        elif chosen is not None:
+            raise OptionError(f"learner '{learner[0].name}' uses no {kind.name}; leave out --{kind.name}")
+    return {slot: loaded[slot] for slot in DEFAULTS if slot in loaded}
 
 
-def completed(spec: RunSpec, classes: Mapping[str, type[Any]]) -> RunSpec:
-    """The spec with the parts that suit its env, in the slots that are used and that it leaves open."""
-    suited = classes["env"].default_components
+def _used_slots(spec: RunSpec, learner: type[Any]) -> set[str]:
+    """The network slots of a run: those the learner needs, and those it can use that the spec asks for."""
+    optional = learner.optional_components
+    used = set(learner.needs) | {slot for slot in optional if spec.component(slot) is not None}
+    if SIDE.name in optional and used & {SIDE.name, MERGER.name} & optional:
+        used |= {SIDE.name} | ({MERGER.name} & optional)
+    return used
+
+
+def suggested_components(env: Loaded) -> dict[str, Choice]:
+    """The components that an env suggests. A bare name is one of the env's own distribution if that has
+    it."""
+    plugin, cls = env
+    suggested: dict[str, Choice] = {}
+    for slot, value in cls.default_components.items():
+        component = choice(value)
+        if component is None:
+            continue
+        qualified = f"{plugin.distribution}/{component.name}"
+        if registry.ships(plugin.distribution, slot, component.name):
+            component = attrs.evolve(component, name=qualified)
+        suggested[slot] = component
+    return suggested
+
+
+def completed(spec: RunSpec, loaded: Mapping[str, Loaded]) -> RunSpec:
+    """The spec with the components that its env suggests, in the slots that are used and that it leaves
+    open."""
+    suggested = suggested_components(loaded["env"])
     return spec.with_components(
-        {slot: choice(suited[slot]) for slot in classes if slot in suited and spec.component(slot) is None}
+        {slot: suggested[slot] for slot in loaded if slot in suggested and spec.component(slot) is None}
     )
 
 
 def resolve(spec: RunSpec) -> ResolvedRun:
-    """Load every part of `spec` and check every option.
+    """Load every component of `spec` and check every option.
 
     Raises:
         PluginError, OptionError: with what to type next.
     """
-    loaded, components = load_components(spec), {}
-    spec = completed(spec, {slot: cls for slot, (_, cls) in loaded.items()})
-    for slot, (plugin, cls) in loaded.items():
-        asked = spec.component(slot)
-        config = structure(cls.Config, asked.options if asked else {}, f"{slot} '{plugin.name}'")
-        components[slot] = ResolvedComponent(plugin, cls, config)
-    train = structure(TrainOptions, train_values(spec, components["env"].cls), "--train")
-    return ResolvedRun(components, train, spec.seed)
+    loaded = load_components(spec)
+    spec = completed(spec, loaded)
+    components = {
+        slot: ResolvedComponent(plugin, cls, structured(spec, slot, plugin, cls))
+        for slot, (plugin, cls) in loaded.items()
+    }
+    tables = structured_tables(spec, components["env"].plugin, components["env"].cls)
+    return ResolvedRun(components=components, seed=spec.seed, requested=spec, **tables)
 
 
-def resolve_env(asked: Choice) -> ResolvedComponent:
+def structured(spec: RunSpec, slot: str, plugin: Plugin, cls: type[Any]) -> Any:
+    """The ``Config`` of a component with the options of a spec."""
+    chosen = spec.component(slot)
+    return structure(cls.Config, chosen.options if chosen else {}, _owner(plugin), spec.recorded)
+
+
+def resolve_env(chosen: Choice) -> ResolvedComponent:
     """An env by itself.
 
     Raises:
         PluginError, OptionError: with what to type next.
     """
-    plugin, cls = _load(ENV, asked)
-    return ResolvedComponent(plugin, cls, structure(cls.Config, asked.options, f"env '{plugin.name}'"))
+    plugin, cls = _load(ENV, chosen)
+    return ResolvedComponent(plugin, cls, structure(cls.Config, chosen.options, _owner(plugin)))
 
 
-def train_values(spec: RunSpec, env: type[Any]) -> dict[str, Any]:
-    """What is set among the training options: the env's recipe, then what the spec asks for."""
-    asked = {name.replace("-", "_"): value for name, value in spec.train.items()}
-    recipe = dict(env.recipe)
-    if "steps" in asked and "epochs" not in asked:
-        recipe.pop("epochs", None)  # the user's way of counting wins over the recipe's
-    return {**recipe, **asked}
+def structured_tables(spec: RunSpec, plugin: Plugin, env: type[Any]) -> dict[str, Any]:
+    """`TrainOptions`, `CacheOptions` and `DeviceOptions`: the env's recipe, replaced by what the spec
+    sets."""
+    tables = recipe_tables(env.recipe, _owner(plugin), spec.recorded)
+    if "steps" in spec.train and "epochs" not in spec.train:
+        tables["train"].pop("epochs", None)  # the unit that the user chose replaces the recipe's
+    return {
+        table: structure(config, {**tables[table], **getattr(spec, table)}, f"--{table}", spec.recorded)
+        for table, config in TABLES.items()
+    }
 
 
-def _load(kind: Kind, asked: Choice | None) -> tuple[Plugin, type[Any]]:
-    plugin = registry.find(kind, asked.name if asked else DEFAULTS[kind.name])
+def recipe_tables(recipe: Mapping[str, Any], owner: str, recorded: bool = False) -> Tables:
+    """An env's recipe by table: bare names are options of training, others are written
+    ``device.precision``."""
+    return respell_tables({"train": recipe}, f"{owner}: recipe", recorded)
+
+
+def _owner(plugin: Plugin) -> str:
+    return f"{plugin.kind.name} '{plugin.name}'"
+
+
+def _load(kind: Kind, chosen: Choice | None) -> Loaded:
+    plugin = registry.find(kind, chosen.name if chosen else DEFAULTS[kind.name])
     return plugin, registry.load(plugin)

@@ -1,4 +1,4 @@
-"""The composition of a run as data: names, options, seed."""
+"""A run as data: the names of its components, their options, and the seed."""
 
 from __future__ import annotations
 
@@ -6,77 +6,154 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 
-from sidetune_core.config.options import at_least, at_most, more_than, option, structure
+from sidetune_core.config.defaults import DEFAULTS
+from sidetune_core.config.options import (
+    Renamed,
+    at_least,
+    at_most,
+    more_than,
+    option,
+    respell,
+    structure,
+    warn_former,
+)
 from sidetune_core.errors import OptionError
-
-DEFAULTS: Mapping[str, str] = {
-    "base": "resnet44",
-    "side": "fcn4",
-    "merger": "alpha",
-    "learner": "sidetune",
-    "env": "digits",
-}
-"""What a slot holds where neither the user nor a spec names a part."""
 
 
 @attrs.frozen
 class TrainOptions:
-    """How every task is trained (``--train.*``). An env's recipe replaces these defaults, the user replaces both."""
+    """Optimisation of every task (``--train.*``). An env's recipe replaces these defaults, the user replaces
+    both."""
 
-    steps: int = option(200, "optimiser steps for a task", at_least(0))
-    epochs: float | None = option(
-        None, "passes over a task's training data; where given, it replaces 'steps'", at_least(0)
-    )
-    batch: int = option(128, "examples in a batch", at_least(1))
+    former_options: ClassVar[Mapping[str, Renamed]] = {
+        "batch": Renamed("batch-size"),
+        "clip": Renamed("grad-clip"),
+        "eps": Renamed("adam-eps"),
+    }
+    steps: int = option(200, "optimiser steps per task", at_least(0))
+    epochs: float | None = option(None, "epochs per task; replaces 'steps' where both are set", at_least(0))
+    batch_size: int = option(128, "examples per batch", at_least(1))
     accumulate: int = option(1, "batches whose gradients are averaged for one optimiser step", at_least(1))
-    lr: float = option(1e-3, "learning rate, or its peak where a schedule is set", at_least(0))
+    lr: float = option(1e-3, "learning rate; the peak where a schedule is set", at_least(0))
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "optimiser, a new one for every task")
-    eps: float = option(1e-8, "what adam and adamw add to the root of the second moment", more_than(0))
-    momentum: float = option(0.9, "momentum of sgd (Nesterov's)", at_least(0), at_most(1))
+    adam_eps: float = option(
+        1e-8, "epsilon of adam and adamw, added to the root of the second moment", more_than(0)
+    )
+    momentum: float = option(0.9, "Nesterov momentum of sgd", at_least(0), at_most(1))
     weight_decay: float = option(0.0, "weight decay; mergers have none", at_least(0))
     schedule: Literal["constant", "cosine", "one-cycle", "linear"] = option(
         "constant",
-        "learning rate over a task: constant, cosine to zero, or linear up over the first 'warmup' and then to zero, as a cosine "
-        "('one-cycle') or in a line ('linear')",
+        "learning rate schedule of a task: constant, cosine decay to zero, or linear warm-up followed by "
+        "cosine ('one-cycle') or linear ('linear') decay to zero",
     )
     warmup: float = option(
-        0.15, "share of the steps that 'one-cycle' and 'linear' climb", at_least(0), at_most(1)
+        0.15, "fraction of steps used for warm-up by 'one-cycle' and 'linear'", at_least(0), at_most(1)
     )
-    clip: float | None = option(
-        1.0, "largest norm of the gradient, at every step; None for no limit", more_than(0)
+    grad_clip: float | None = option(
+        1.0, "maximum gradient norm of an optimiser step; None for no clipping", more_than(0)
     )
-    device: str = option("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', 'mps'")
+
+
+@attrs.frozen
+class CacheOptions:
+    """The cache of a frozen base's features (``--cache.*``)."""
+
+    mode: Literal["memory", "disk", "off"] = option(
+        "memory",
+        "cache a frozen base's outputs on inputs that do not change: in memory for this run, on disk for "
+        "later runs too, or not at all",
+    )
+    limit: float = option(
+        2.0, "maximum size of the cache in GiB; outputs beyond it are re-computed", more_than(0)
+    )
+    dir: Path = option(Path("~/.cache/sidetune/store"), "folder of the cache on disk")
+
+
+@attrs.frozen
+class DeviceOptions:
+    """Device, precision and memory layout (``--device.*``)."""
+
+    name: str = option("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', 'mps'")
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto",
-        "arithmetic of the networks: auto is bf16 autocast where the hardware has bf16 units, else fp32; weights stay fp32",
+        "arithmetic of the networks: auto is bf16 autocast where the hardware has bf16 units, otherwise "
+        "fp32; weights stay fp32",
     )
     channels_last: bool | None = option(
-        None, "memory layout of images and convolutions; None is on where it is faster"
+        None, "channels-last layout of images and convolutions; None enables it where it is faster"
     )
-    store: Literal["memory", "disk", "off"] = option(
-        "memory",
-        "keep a frozen base's outputs on inputs that do not change: for this run, on disk for later runs too, or not",
-    )
-    store_limit: float = option(
-        2.0, "most that the stored outputs may take, in GiB; beyond it they are computed again", more_than(0)
-    )
-    store_dir: Path = option(Path("~/.cache/sidetune/store"), "folder of the store on disk")
+
+
+TABLES: Mapping[str, type[Any]] = {"train": TrainOptions, "cache": CacheOptions, "device": DeviceOptions}
+"""The option tables of a spec that belong to no component."""
+
+MOVED_OPTIONS: Mapping[str, str] = {
+    "train.device": "device.name",
+    "train.precision": "device.precision",
+    "train.channels-last": "device.channels-last",
+    "train.store": "cache.mode",
+    "train.store-limit": "cache.limit",
+    "train.store-dir": "cache.dir",
+}
+"""Present names of options that moved from one table to another, by former name."""
+
+Tables = dict[str, dict[str, Any]]
+"""Options by table and name, with ``_``."""
+
+
+def respell_tables(
+    tables: Mapping[str, Mapping[str, Any]], owner: str = "", recorded: bool = False
+) -> Tables:
+    """The option tables under their present names.
+
+    Args:
+        tables: 'train', 'cache', 'device'; a name such as ``device.precision`` is an option of that table
+            wherever it is.
+        owner: who set them, for warnings: ``env 'gym': recipe``.
+        recorded: see `structure`.
+
+    Raises:
+        OptionError: an option is set by its former and by its present name.
+    """
+    prefix = f"{owner}: " if owner else ""
+    respelled: Tables = {table: {} for table in TABLES}
+    moved: list[tuple[str, str, Any]] = []
+    for table, values in tables.items():
+        for key, value in values.items():
+            name = key.replace("_", "-")
+            former = f"{table}.{name}"
+            if former in MOVED_OPTIONS:
+                moved.append((former, MOVED_OPTIONS[former], value))
+            elif name.partition(".")[0] in TABLES and "." in name:
+                moved.append((name, name, value))
+            else:
+                respelled[table][key] = value
+    for table in respelled:
+        respelled[table] = respell(TABLES[table], respelled[table], f"{prefix}{table}", recorded)
+    for former, present, value in moved:
+        table, _, name = present.replace("-", "_").partition(".")
+        if name in respelled[table] and respelled[table][name] != value:
+            raise OptionError(f"{prefix}'{former}' and '{present}' are the same option; leave out '{former}'")
+        if former != present and not recorded:
+            warn_former(f"{prefix}{former}", present)
+        respelled[table][name] = value
+    return respelled
 
 
 @attrs.frozen
 class Choice:
-    """A part by name, with the options that were asked for; all others have their defaults."""
+    """A component by name, with the options that are set; all others have their defaults."""
 
     name: str
     options: dict[str, Any] = attrs.field(factory=dict)
 
 
 def choice(value: Choice | str | Mapping[str, Any] | None) -> Choice | None:
-    """A `Choice` out of what is handy in Python: ``"ewc"``, or ``{"name": "ewc", "coef": 10.0}``."""
+    """A `Choice` from a name or a table: ``"ewc"``, or ``{"name": "ewc", "coef": 10.0}``."""
     if value is None or isinstance(value, Choice):
         return value
     if isinstance(value, str):
@@ -84,7 +161,7 @@ def choice(value: Choice | str | Mapping[str, Any] | None) -> Choice | None:
     rest = dict(value)
     if not isinstance(rest.get("name"), str):
         raise OptionError(
-            f"a part is chosen by its name, such as {{'name': 'ewc', 'coef': 10.0}}; got {dict(value)}"
+            f"a component needs a name, e.g. {{'name': 'ewc', 'coef': 10.0}}; got {dict(value)}"
         )
     name = rest.pop("name")
     nested = rest.pop("options", {})
@@ -93,11 +170,19 @@ def choice(value: Choice | str | Mapping[str, Any] | None) -> Choice | None:
     return Choice(name, {**nested, **rest})
 
 
+def _table(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    if values is not None and not isinstance(values, Mapping):
+        raise OptionError(f"train, cache and device are tables of options, not {values!r}")
+    return dict(values or {})
+
+
 @attrs.frozen
 class RunSpec:
-    """One composition of names and options. A slot that is None takes its default, if the learner has a use for it.
+    """Names of components, options and seed of one run. A slot that is None takes its default if the learner
+    uses it.
 
-    RunSpec(learner="ewc", env={"name": "icifar", "tasks": 3}, train={"lr": 1e-3}, seed=1)
+    RunSpec(learner="ewc", env={"name": "icifar", "tasks": 3}, train={"lr": 1e-3}, device={"name": "cpu"},
+    seed=1)
     """
 
     base: Choice | None = attrs.field(default=None, converter=choice)
@@ -105,58 +190,83 @@ class RunSpec:
     merger: Choice | None = attrs.field(default=None, converter=choice)
     learner: Choice | None = attrs.field(default=None, converter=choice)
     env: Choice | None = attrs.field(default=None, converter=choice)
-    train: dict[str, Any] = attrs.field(factory=dict, converter=dict)
+    train: dict[str, Any] = attrs.field(factory=dict, converter=_table)
+    cache: dict[str, Any] = attrs.field(factory=dict, converter=_table)
+    device: dict[str, Any] = attrs.field(factory=dict, converter=_table)
     seed: int = 0
+    recorded: bool = attrs.field(default=False, eq=False, repr=False, kw_only=True)
+    """Read from a run folder: former spellings are accepted without a warning."""
+
+    def __attrs_post_init__(self) -> None:
+        """Give the tables their present names."""
+        for table, values in respell_tables(self.tables, recorded=self.recorded).items():
+            object.__setattr__(self, table, values)
+
+    @property
+    def tables(self) -> Tables:
+        """The options of training, cache and device by table."""
+        return {table: dict(getattr(self, table)) for table in TABLES}
 
     def component(self, slot: str) -> Choice | None:
-        """What is asked for in the slot 'base', 'side', 'merger', 'learner' or 'env'."""
+        """The choice for the slot 'base', 'side', 'merger', 'learner' or 'env'."""
         chosen: Choice | None = getattr(self, slot)
         return chosen
 
     def with_components(self, components: Mapping[str, Choice | None]) -> RunSpec:
         """The same spec with other choices in some slots."""
-        values: dict[str, Any] = {slot: self.component(slot) for slot in DEFAULTS}
-        return RunSpec(**{**values, **components}, train=self.train, seed=self.seed)
+        changes: dict[str, Any] = dict(components)
+        return attrs.evolve(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_values` reads them back."""
         return attrs.asdict(
-            self, value_serializer=lambda _, __, value: str(value) if isinstance(value, Path) else value
+            self,
+            filter=lambda field, _: field.name != "recorded",
+            value_serializer=lambda _, __, value: str(value) if isinstance(value, Path) else value,
         )
 
 
-def from_values(values: Any, source: str) -> RunSpec:
-    """A spec from plain values. `source` is for the message.
+def from_values(values: Any, source: str, recorded: bool = False) -> RunSpec:
+    """A spec from plain values.
+
+    Args:
+        values: a table of components, option tables and seed.
+        source: where they come from, for messages.
+        recorded: they come from a run folder, so former spellings are accepted without a warning.
 
     Raises:
         OptionError: a key is unknown or a value is of the wrong type.
     """
     if not isinstance(values, Mapping):
         raise OptionError(
-            f"{source}: a spec is a table of base, side, merger, learner, env, train and seed, not {type(values).__name__}"
+            f"{source}: a spec is a table of {', '.join(DEFAULTS)}, {', '.join(TABLES)} and seed, "
+            f"not {type(values).__name__}"
         )
     slots = {slot: values[slot] for slot in DEFAULTS if slot in values}
     for slot, value in slots.items():
         if value is not None and not isinstance(value, str | Mapping):
             raise OptionError(f"{source}: {slot} is a name or a table with a name and options, not {value!r}")
-    rest = structure(_Rest, {key: value for key, value in values.items() if key not in DEFAULTS}, source)
-    return RunSpec(**slots, train=rest.train, seed=rest.seed)
+    others = {key: value for key, value in values.items() if key not in DEFAULTS}
+    rest = structure(_Rest, others, source)
+    return RunSpec(
+        **slots, train=rest.train, cache=rest.cache, device=rest.device, seed=rest.seed, recorded=recorded
+    )
 
 
 def read_spec(path: Path) -> RunSpec:
-    """A spec from a ``.toml`` or ``.json`` file, or from the ``run.json`` of a run (as it was resolved).
+    """A spec from a ``.toml`` or ``.json`` file, or from the ``run.json`` of a run (its resolved spec).
 
     Raises:
         OptionError: the file is missing, damaged, or holds something else.
     """
     values = read_values(path)
     if isinstance(values, Mapping) and "resolved" in values:
-        values = values["resolved"]
+        return from_values(values["resolved"], str(path), recorded=True)
     return from_values(values, str(path))
 
 
 def read_values(path: Path) -> Any:
-    """What is in a ``.toml`` or ``.json`` file.
+    """The content of a ``.toml`` or ``.json`` file.
 
     Raises:
         OptionError: the file is missing or damaged.
@@ -171,4 +281,6 @@ def read_values(path: Path) -> Any:
 @attrs.frozen
 class _Rest:
     train: dict[str, Any] = attrs.field(factory=dict)
+    cache: dict[str, Any] = attrs.field(factory=dict)
+    device: dict[str, Any] = attrs.field(factory=dict)
     seed: int = 0

@@ -9,10 +9,11 @@ from typing import Any
 
 import attrs
 
+from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config import argv
-from sidetune_core.config.options import describe
+from sidetune_core.config.options import Renamed, describe, former_options
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import RunSpec, from_values
+from sidetune_core.config.spec import MOVED_OPTIONS, RunSpec, respell_tables
 from sidetune_core.errors import LedgerError, OptionError
 from sidetune_core.ledger.claims import Claim
 from sidetune_core.results.grouping import same_method
@@ -62,10 +63,13 @@ def placed(spec: RunSpec, places: Sequence[tuple[str, Any]]) -> RunSpec:
         slot, _, option = name.replace("_", "-").partition(".")
         paths: set[str] = set()
         if slot in components:
-            options = describe(type(components[slot].config))
-            paths = {description.name for description in options if "path" in description.type}
-        if slot == "train" and option.startswith(("device", "store")):
-            spec = attrs.evolve(spec, train={**spec.train, option.replace("-", "_"): value})
+            config = type(components[slot].config)
+            option = former_options(config).get(option, Renamed(option)).to
+            paths = {info.name for info in describe(config) if "path" in info.type}
+        if slot in ("device", "cache") or f"{slot}.{option}" in MOVED_OPTIONS:
+            tables = respell_tables({slot: {option: value}})
+            changed: dict[str, Any] = {table: {**getattr(spec, table), **tables[table]} for table in tables}
+            spec = attrs.evolve(spec, **changed)
         elif option in paths:
             requested = spec.component(slot)
             assert requested is not None
@@ -73,8 +77,7 @@ def placed(spec: RunSpec, places: Sequence[tuple[str, Any]]) -> RunSpec:
             spec = spec.with_components({slot: attrs.evolve(requested, options=values)})
         else:
             raise OptionError(
-                f"'{name}' belongs to the claim; set only paths, train.device and train.store…, "
-                "e.g. env.archive=FILE"
+                f"'{name}' belongs to the claim; set only paths, device.… and cache.…, e.g. env.archive=FILE"
             )
     return spec
 
@@ -105,8 +108,7 @@ def carry_out(
 
 
 def _check_same(folder: RunFolder, spec: RunSpec) -> None:
-    existing = from_values(folder.read_json("run.json").get("resolved"), str(folder.path / "run.json"))
-    if not same_method(resolve(existing).to_spec(), resolve(spec).to_spec()):
+    if not same_method(read_resolved(folder).to_spec(), resolve(spec).to_spec()):
         raise LedgerError(
             f"{folder.path} holds a run of another spec than the claim's; choose another --out, or remove it"
         )

@@ -9,13 +9,11 @@ from typing import Any
 
 import attrs
 
+from sidetune_core.config.differences import flatten
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.results.report import RunSummary
 
-_WHERE = ("device", "store")
-"""Prefixes of training options that affect where a run computes and what it caches, not its results."""
 _SLOTS = ("learner", "merger", "side", "base", "env")
-"""In the order of a method's name."""
 
 Traits = Mapping[str, Any]
 """E.g. ``{"learner": "ewc", "learner.coef": 1.0, "train.lr": 0.001}``."""
@@ -92,10 +90,9 @@ def _traits(spec: RunSpec) -> Traits:
         component = spec.component(slot)
         if component is not None:
             traits[slot] = component.name
-            traits.update({f"{slot}.{name}": value for name, value in component.options.items()})
-    return traits | {
-        f"train.{name}": value for name, value in spec.train.items() if not name.startswith(_WHERE)
-    }
+            traits |= flatten(component.options, prefix=f"{slot}.")
+    # the tables 'cache' and 'device' affect where a run computes, not its results
+    return traits | {f"train.{name}": value for name, value in spec.train.items()}
 
 
 def _names(methods: Sequence[Traits]) -> list[str]:

@@ -104,7 +104,7 @@ def component_of(tensor: str) -> str:
 
 
 def _resolved(values: object) -> RunSpec:
-    spec = from_values(values, "run.json")
+    spec = from_values(values, "run.json", recorded=True)
     if spec.learner is None or spec.env is None:  # both identify a method
         raise ValueError("the resolved spec has no learner or no env")
     return spec

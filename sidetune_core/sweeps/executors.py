@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are carried out: processes of this machine, or Ray."""
+"""Executors of the runs of a sweep: processes of this machine, or Ray."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ from typing import Any, Protocol
 from sidetune_core.errors import OptionError, PluginError
 
 CORES_PER_RUN = 4
-"""Where there is no GPU. More small runs at once would be faster still, and each needs a gigabyte or more."""
+"""Without a GPU. More concurrent runs would be faster, but each needs a gigabyte or more."""
 
 
 class Executor(Protocol):
-    """Carries out runs, each in a process of its own. Both methods may be called from several threads at once."""
+    """Executes runs, each in a process of its own. Both methods are thread-safe."""
 
     workers: int
-    """How many runs it carries out at once."""
+    """Number of concurrent runs."""
     threads: int
-    """How many threads each of them computes with."""
+    """Number of threads of each run."""
 
-    def carry_out(self, words: Sequence[str], output: Path) -> int:
-        """``sidetune-run`` with these words, to its end; what it prints is added to a file.
+    def execute(self, argv: Sequence[str], output: Path) -> int:
+        """Run ``sidetune-run`` with these arguments to its end, and append its output to a file.
 
         Returns:
-            Its exit status; the negative number of the signal where one killed it.
+            The exit status; the negative number of the signal if one killed it.
         """
 
     def stop(self, number: int) -> None:
-        """Let all runs save their state and end. None is begun after that: `carry_out` returns 128 + `number`, a signal's."""
+        """Let all runs save a checkpoint and exit. Later calls of `execute` return 128 + `number`, that of
+        the signal."""
 
 
 class LocalProcesses:
-    """Processes of this machine, which share its GPUs or cores among them.
+    """Processes of this machine, which share its GPUs or cores.
 
     Args:
-        workers: how many at once; None for one on each GPU, or for every `CORES_PER_RUN` cores where there is none.
+        workers: number of concurrent runs; None for one per GPU, or one per `CORES_PER_RUN` cores without a
+            GPU.
 
-    ``CUDA_VISIBLE_DEVICES`` says which GPUs there are, and each process is given one of them. ``OMP_NUM_THREADS`` is the cores divided
-    by the workers, unless it is set already.
+    Each process gets one of the GPUs in ``CUDA_VISIBLE_DEVICES``. ``OMP_NUM_THREADS`` is the number of cores
+    divided by the number of workers, unless it is already set.
     """
 
     def __init__(self, workers: int | None = None) -> None:
@@ -53,27 +55,27 @@ class LocalProcesses:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.workers = workers or len(gpus) or max(1, cores // CORES_PER_RUN)
         self.threads = max(1, cores // self.workers)
-        self._places: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
-        for place in range(self.workers):
-            self._places.put({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})
+        self._slots: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
+        for slot in range(self.workers):
+            self._slots.put({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})
         self._lock = threading.Lock()
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopped = 0
 
-    def carry_out(self, words: Sequence[str], output: Path) -> int:
+    def execute(self, argv: Sequence[str], output: Path) -> int:
         """See `Executor`."""
-        place = self._places.get()
+        slot = self._slots.get()
         try:
             with output.open("ab") as file, self._lock:
                 if self._stopped:
                     return 128 + self._stopped
                 process = subprocess.Popen(
-                    command(words),
+                    command(argv),
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    env={"OMP_NUM_THREADS": str(self.threads), **os.environ, **place},
-                    process_group=0,  # Ctrl-C comes to the sweep alone, which passes it on
+                    env={"OMP_NUM_THREADS": str(self.threads), **os.environ, **slot},
+                    process_group=0,  # Ctrl-C reaches the sweep only, which forwards it
                 )
                 self._processes.add(process)
             status = process.wait()
@@ -81,7 +83,7 @@ class LocalProcesses:
                 self._processes.remove(process)
             return status
         finally:
-            self._places.put(place)
+            self._slots.put(slot)
 
     def stop(self, number: int) -> None:
         """See `Executor`."""
@@ -91,61 +93,62 @@ class LocalProcesses:
                 process.send_signal(number)
 
     def __str__(self) -> str:
-        return f"{self.workers} at once on this machine"
+        return f"{self.workers} concurrent runs on this machine"
 
 
 class RayTasks:
-    """Tasks of a Ray cluster: the one that ``RAY_ADDRESS`` names, or else one of this machine alone.
+    """Tasks of the Ray cluster at ``RAY_ADDRESS``, or of a local one if that is not set.
 
-    Its nodes need sidetune, and share the current folder and that of the sweep. A run that was killed may go on on another node.
+    Its nodes need sidetune, and share the current folder and that of the sweep. A killed run may be resumed
+    on another node.
 
     Args:
-        workers: how many at once at most; None for what the cluster has GPUs for, or cores (`CORES_PER_RUN` each) where it has none.
+        workers: maximum number of concurrent runs; None for one per GPU of the cluster, or one per
+            `CORES_PER_RUN` cores.
 
     Raises:
         PluginError: Ray is not installed.
-        OptionError: there is no such cluster.
+        OptionError: the cluster cannot be reached.
     """
 
     def __init__(self, workers: int | None = None) -> None:
         try:
             import ray
         except ImportError as error:
-            raise PluginError("--on ray needs 'ray': pip install 'sidetune[ray]'") from error
+            raise PluginError("--executor ray needs 'ray': pip install 'sidetune[ray]'") from error
         self._ray: Any = ray
         try:
             dashboard = (
                 None if os.environ.get("RAY_ADDRESS") else False
-            )  # it can be set for a cluster that begins here only
+            )  # can be set for a local cluster only
             ray.init(
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 include_dashboard=dashboard,
                 ignore_reinit_error=True,
             )
-        except Exception as error:  # Ray raises just that where its processes are too slow to begin
-            raise OptionError(f"--on ray: {str(error).splitlines()[0]}") from error
-        there = self._ray.cluster_resources()
-        gpus, cores = int(there.get("GPU", 0)), int(there.get("CPU", 1))
+        except Exception as error:  # Ray raises Exception itself where its processes start too slowly
+            raise OptionError(f"--executor ray: {str(error).splitlines()[0]}") from error
+        resources = self._ray.cluster_resources()
+        gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         self.workers = workers or gpus or max(1, cores // CORES_PER_RUN)
         self.threads = max(1, cores // self.workers)
-        self._task = ray.remote(num_cpus=self.threads, num_gpus=min(1, gpus / self.workers), max_retries=0)(
-            _on_node
-        )
+        remote = ray.remote(num_cpus=self.threads, num_gpus=min(1, gpus / self.workers), max_retries=0)
+        self._task = remote(_on_node)
         self._lock = threading.Lock()
         self._running: set[Any] = set()
         self._stopped = 0
 
-    def carry_out(self, words: Sequence[str], output: Path) -> int:
-        """See `Executor`. A worker or a node that is lost counts as killed."""
+    def execute(self, argv: Sequence[str], output: Path) -> int:
+        """See `Executor`. A lost worker or node counts as killed."""
         with self._lock:
             if self._stopped:
                 return 128 + self._stopped
-            task = self._task.remote(list(words), str(output), os.getcwd())
+            task = self._task.remote(list(argv), str(output), os.getcwd())
             self._running.add(task)
         try:
             return int(self._ray.get(task))
-        except self._ray.exceptions.TaskCancelledError:  # before it began
+        except self._ray.exceptions.TaskCancelledError:  # before it started
             return 128 + self._stopped
         except (
             self._ray.exceptions.WorkerCrashedError,
@@ -165,42 +168,43 @@ class RayTasks:
                 self._ray.cancel(task)
 
     def __str__(self) -> str:
-        return f"{self.workers} at once on Ray"
+        return f"{self.workers} concurrent runs on Ray"
 
 
 def visible_gpus() -> list[str]:
-    """What ``CUDA_VISIBLE_DEVICES`` lists, or else the numbers of the GPUs that ``nvidia-smi`` finds."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name.strip() for name in given.split(",") if name.strip()]
+    """The entries of ``CUDA_VISIBLE_DEVICES``, or the indices of the GPUs that ``nvidia-smi`` lists."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
     try:
         listed = subprocess.run(
             ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True, timeout=60
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return [str(number) for number in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
+    count = sum(line.startswith("GPU ") for line in listed.splitlines())
+    return [str(index) for index in range(count)]
 
 
-def command(words: Sequence[str]) -> list[str]:
-    """``sidetune-run`` with this interpreter (see `worker`)."""
+def command(argv: Sequence[str]) -> list[str]:
+    """``sidetune-run`` with this interpreter, see `cli.sweep_worker`."""
     return [
         sys.executable,
         "-P",
         "-c",
         "import sys; from sidetune_core.cli.sweep_worker import main; sys.exit(main())",
-        *words,
+        *argv,
     ]
 
 
-def _on_node(words: Sequence[str], output: str, folder: str) -> int:
-    """A run within a task of Ray's, which raises `KeyboardInterrupt` when it is cancelled."""
+def _on_node(argv: Sequence[str], output: str, folder: str) -> int:
+    """A run within a Ray task, in which `KeyboardInterrupt` is raised when it is cancelled."""
     with open(os.path.join(folder, output), "ab") as file:
         process = subprocess.Popen(
-            command(words), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=folder
+            command(argv), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, cwd=folder
         )
         try:
             return process.wait()
         except KeyboardInterrupt:
-            process.terminate()  # Ray's workers, and so what they begin, are deaf to SIGINT
+            process.terminate()  # Ray's workers and their children ignore SIGINT
             return process.wait()

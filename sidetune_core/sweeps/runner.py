@@ -1,7 +1,8 @@
-"""Many runs, in processes of their own: those that are done are left alone, those that were stopped or killed go on.
+"""Run several specs in processes of their own; finished runs are skipped, interrupted and killed ones
+resumed.
 
-The folder of a sweep holds ``sweep.json`` (what was asked for last), ``runs/NAME`` (the run folders), ``specs/NAME.json`` and
-``output/NAME.txt`` (what a run printed). Further runs can be added to it later.
+The folder of a sweep holds ``sweep.json`` (the latest grid), ``runs/NAME`` (the run folders),
+``specs/NAME.json`` and ``output/NAME.txt`` (the output of a run). Runs can be added to it later.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import Any, Literal
 
 import attrs
 
+from sidetune_core.config.differences import differences
 from sidetune_core.config.interval import interval
+from sidetune_core.config.options import warn_former
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import RunSpec
-from sidetune_core.errors import Interrupted, OptionError, RunError
+from sidetune_core.config.spec import RunSpec, from_values
+from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneError, shorten
 from sidetune_core.results.report import in_percent, one_line
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.atomic import write_text, writing
@@ -33,71 +36,77 @@ from sidetune_core.sweeps.grid import PlannedRun, planned
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.signals import SIGNALS, handle_signals
 
-On = Literal["local", "ray"]
+ExecutorName = Literal["local", "ray"]
 RETRIES = 2
 
 State = Literal["new", "unfinished", "done"]
-_STOPPED = {
+_INTERRUPTED = {
     128 + number for number in SIGNALS
-}  # exit statuses of a run that a signal has stopped, and that has saved its state
+}  # exit statuses of a run that saved a checkpoint after a signal
 
 
 @attrs.frozen
 class SweptRun:
-    """What has become of a run."""
+    """The outcome of a run."""
 
     name: str
     folder: Path
     status: Literal["done", "failed", "stopped"]
     reason: str = ""
-    """Why it failed."""
+    """The reason of a failure."""
 
 
 def sweep(
     specs: Mapping[str, RunSpec],
     out: Path | str,
     workers: int | None = None,
-    on: On = "local",
+    executor: ExecutorName = "local",
     retries: int = RETRIES,
     save_every: str | None = None,
     quiet: bool = True,
+    *,
+    on: ExecutorName | None = None,
 ) -> list[SweptRun]:
-    """Run several specs in processes of their own, each into ``out/runs/NAME``. Those that are done there are not run again.
+    """Run several specs in processes of their own, each into ``out/runs/NAME``; finished ones are skipped.
 
     Args:
-        specs: by the name of the folder.
-        out: the folder of the sweep.
-        workers: how many runs at once; None for what the GPUs or cores suggest.
-        on: processes of this machine, or Ray (which has to be installed).
-        retries: how often to go on with a run whose process was killed.
+        specs: by folder name.
+        out: folder of the sweep.
+        workers: number of concurrent runs; None for one per GPU, or one per four cores without a GPU.
+        executor: processes of this machine, or Ray (which has to be installed).
+        retries: how often to resume a run whose process was killed.
         save_every: see `run`.
-        quiet: show no progress.
+        quiet: print no progress.
+        on: the former name of `executor`.
 
     Raises:
-        SidetuneError: a spec does not hold, or a folder has another run in it; nothing is run then.
-        Interrupted: SIGINT or SIGTERM came; the runs have saved their state.
+        SidetuneError: a spec is invalid, or a folder holds another run; nothing was run.
+        Interrupted: by SIGINT or SIGTERM; the runs have saved a checkpoint.
     """
+    if on is not None:
+        warn_former("sweep(on=…)", "sweep(executor=…)")
+        executor = on
     for name in specs:
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-            raise OptionError(f"'{name}' cannot name a folder; use letters, digits and _ . + -")
+            raise OptionError(f"'{name}' is not a valid folder name; use letters, digits and _ . + -")
     runs = [planned(name, resolve(spec)) for name, spec in specs.items()]
     info = print_nothing if quiet else print_aside
-    return carry_out(runs, Path(out), choose(on, workers), retries, save_every, info)
+    return carry_out(runs, Path(out), choose(executor, workers), retries, save_every, info)
 
 
-def choose(on: On, workers: int | None) -> Executor:
+def choose(name: ExecutorName, workers: int | None) -> Executor:
     """The executor for a name.
 
     Raises:
-        SidetuneError: it is not there, or cannot be so large.
+        SidetuneError: it is not available, or the number of workers is invalid.
     """
     if workers is not None and workers < 1:
         raise OptionError(f"--workers must be at least 1, not {workers}")
-    return RayTasks(workers) if on == "ray" else LocalProcesses(workers)
+    return RayTasks(workers) if name == "ray" else LocalProcesses(workers)
 
 
 def states(runs: Sequence[PlannedRun], out: Path) -> list[State]:
-    """How far each run is.
+    """The state of each run.
 
     Raises:
         RunError: a folder holds something else.
@@ -114,20 +123,20 @@ def carry_out(
     info: Callable[[str], None],
     about: Mapping[str, Any] | None = None,
 ) -> list[SweptRun]:
-    """Run what is not done yet.
+    """Run the unfinished runs.
 
     Args:
-        runs: with different names.
-        out: the folder of the sweep.
-        executor: where.
-        retries: how often to go on with a run whose process was killed.
-        save_every: for the runs, see `engine.run`; None for their own default.
-        say: shows a line to the user.
-        about: what else ``sweep.json`` is to hold.
+        runs: with distinct names.
+        out: folder of the sweep.
+        executor: executes the runs.
+        retries: how often to resume a run whose process was killed.
+        save_every: see `training.run.run`; None for its default.
+        info: prints a line of progress.
+        about: further content of ``sweep.json``.
 
     Raises:
-        RunError: a folder holds another run, another process is at work here, or it cannot be written; nothing was run.
-        Interrupted: SIGINT or SIGTERM came; the runs have saved their state.
+        RunError: a folder holds another run, is locked by another process, or cannot be written; nothing was
+        run. Interrupted: by SIGINT or SIGTERM; the runs have saved a checkpoint.
     """
     if retries < 0:
         raise OptionError(f"--retries must be at least 0, not {retries}")
@@ -147,7 +156,7 @@ def carry_out(
 
 
 class _Sweep:
-    """The runs of one call, a thread for each that is under way."""
+    """The runs of one call, with a thread per concurrent run."""
 
     def __init__(
         self,
@@ -161,22 +170,23 @@ class _Sweep:
         self.runs, self.out, self.executor, self.retries, self.info = runs, out, executor, retries, info
         self.saving = ["--save-every", save_every] if save_every is not None else []
         self.stopping = threading.Event()
-        self.ended: dict[str, SweptRun] = {}
+        self.outcomes: dict[str, SweptRun] = {}
         self.lock = threading.Lock()
 
     def carry_out(self, before: Mapping[str, State]) -> list[SweptRun]:
         counts = {state: list(before.values()).count(state) for state in ("done", "unfinished", "new")}
-        self.info(
-            f"runs: {len(self.runs)}; {counts['done']} done before, {counts['unfinished']} to go on with, {counts['new']} to begin"
-        )
-        self.ended = {run.name: self._swept(run, "done") for run in self.runs if before[run.name] == "done"}
+        done, unfinished, new = (counts[state] for state in ("done", "unfinished", "new"))
+        self.info(f"{len(self.runs)} runs: {done} done, {unfinished} to resume, {new} new")
+        self.outcomes = {
+            run.name: self._swept(run, "done") for run in self.runs if before[run.name] == "done"
+        }
         with handle_signals(Progress().notice) as stop, ThreadPoolExecutor(self.executor.workers) as pool:
             pending = {pool.submit(self._thread, run) for run in self.runs if before[run.name] != "done"}
             try:
                 while pending:
                     over, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                     for future in over:
-                        future.result()  # raises what has gone wrong in the sweep itself
+                        future.result()  # raises the errors of the sweep itself
                     if stop.number is not None and not self.stopping.is_set():
                         self.stopping.set()
                         self.executor.stop(stop.number)
@@ -184,55 +194,49 @@ class _Sweep:
                 self.stopping.set()
                 self.executor.stop(signal.SIGINT)
                 raise
-        if stop.number is not None and any(one.status == "stopped" for one in self.ended.values()):
+        if stop.number is not None and any(run.status == "stopped" for run in self.outcomes.values()):
             raise Interrupted(self.out, stop.number)
-        return [self.ended[run.name] for run in self.runs]
+        return [self.outcomes[run.name] for run in self.runs]
 
     def _thread(self, run: PlannedRun) -> None:
         swept = self._carry_out(run)
         with self.lock:
-            self.ended[run.name] = swept
+            self.outcomes[run.name] = swept
             if swept.status != "stopped":
-                over = sum(one.status != "stopped" for one in self.ended.values())
-                self.info(
-                    f"{swept.status:<8} {swept.name} [{over}/{len(self.runs)}]: {swept.reason or _result(swept.folder)}"
-                )
+                count = sum(run.status != "stopped" for run in self.outcomes.values())
+                result = swept.reason or _result(swept.folder)
+                self.info(f"{swept.status:<8} {swept.name} [{count}/{len(self.runs)}]: {result}")
 
     def _carry_out(self, run: PlannedRun) -> SweptRun:
-        """A run to its end, in a thread."""
+        """Execute a run, in a thread."""
         folder, output = RunFolder(self.out / "runs" / run.name), self.out / "output" / f"{run.name}.txt"
         for attempt in range(self.retries + 1):
             if self.stopping.is_set():
                 return self._swept(run, "stopped")
-            words = self._words(run, folder)
-            self.info(f"{'go on' if words[0] == '--resume' else 'begin':<8} {run.name}")
+            argv = self._argv(run, folder)
+            self.info(f"{'resume' if argv[0] == '--resume' else 'start':<8} {run.name}")
             try:
-                status = self.executor.carry_out(words, output)
+                status = self.executor.execute(argv, output)
             except OSError as error:
                 return self._swept(run, "failed", f"{error}")
             if status == 0:
                 return self._swept(run, "done")
             if self.stopping.is_set():
                 return self._swept(run, "stopped")
-            if status > 0 and status not in _STOPPED:
+            if status > 0 and status not in _INTERRUPTED:
                 return self._swept(run, "failed", _last_line(output))
             how = f"killed by {signal.Signals(-status if status < 0 else status - 128).name}"
             if attempt < self.retries:
-                self.info(f"{'died':<8} {run.name}: {how}; retry {attempt + 1} of {self.retries}")
+                self.info(f"{'killed':<8} {run.name}: {how}; retry {attempt + 1} of {self.retries}")
         return self._swept(run, "failed", f"{how}, {self.retries + 1} times; see {output}")
 
-    def _words(self, run: PlannedRun, folder: RunFolder) -> list[str]:
-        """What to give to ``sidetune-run``."""
+    def _argv(self, run: PlannedRun, folder: RunFolder) -> list[str]:
+        """The arguments of ``sidetune-run``."""
         if _state(run, folder) == "new":
             if folder.path.is_dir():
-                shutil.rmtree(folder.path)  # of a process that was killed before it wrote down what it is
-            return [
-                "--spec",
-                str(self.out / "specs" / f"{run.name}.json"),
-                "--out",
-                str(folder.path),
-                *self.saving,
-            ]
+                shutil.rmtree(folder.path)  # of a process that was killed before it wrote run.json
+            spec = self.out / "specs" / f"{run.name}.json"
+            return ["--spec", str(spec), "--out", str(folder.path), *self.saving]
         return ["--resume", str(folder.path), *self.saving]
 
     def _swept(
@@ -242,22 +246,22 @@ class _Sweep:
 
 
 def _result(folder: Path) -> str:
-    """What a run has come to, in a few words."""
+    """The result of a run in one line."""
     summary = summarise(RunFolder(folder))
     return f"{one_line(summary.results, in_percent(summary.results))}, {summary.seconds:.0f} s"
 
 
 def print_aside(line: str) -> None:
-    """A line of progress."""
+    """Print a line of progress to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
 def print_nothing(line: str) -> None:
-    """No progress."""
+    """Print no progress."""
 
 
 def _state(run: PlannedRun, folder: RunFolder) -> State:
-    """How far a run is.
+    """The state of a run.
 
     Raises:
         RunError: its folder holds something else.
@@ -265,40 +269,36 @@ def _state(run: PlannedRun, folder: RunFolder) -> State:
     if not (folder.path / "run.json").is_file():
         ours = re.compile(
             r"lock|lock\.json|\.run\.json\.[0-9a-f]+"
-        )  # what a process that was killed at its very start leaves
-        if foreign := [
-            path for path in folder.path.rglob("*") if path.is_file() and not ours.fullmatch(path.name)
-        ]:
+        )  # left by a process that was killed early
+        files = [path for path in folder.path.rglob("*") if path.is_file()]
+        foreign = [path for path in files if not ours.fullmatch(path.name)]
+        if foreign:
             raise RunError(
-                f"{folder.path} is no run of this sweep: it holds {foreign[0].name}; remove it, or choose another --out"
+                f"{folder.path} is not a run of this sweep: it holds {foreign[0].name}; "
+                "remove it, or choose another --out"
             )
         return "new"
-    there = folder.read_json("run.json").get("resolved")
-    if there != run.spec:
-        differs = ", ".join(_differences(there, run.spec)) or "its spec"
+    recorded = folder.read_json("run.json").get("resolved")
+    if recorded != run.spec and _respelled(recorded, folder.path) != run.spec:
+        found = differences(recorded, run.spec, transparent={"options"})
+        shown = [f"{one.name} is {one.first} there, {one.second} was requested" for one in found]
         raise RunError(
-            f"{folder.path} holds another run than the one asked for ({differs}); choose another --out, or remove it"
+            f"{folder.path} holds another run ({shorten(shown) or 'its spec differs'}); "
+            "choose another --out, or remove it"
         )
     return "done" if folder.status == "done" else "unfinished"
 
 
-def _differences(there: Any, asked: Any) -> list[str]:
-    """``train.lr 0.001 there, 0.01 asked for``, for each value that differs."""
-    flat_there, flat_asked = _flat(there), _flat(asked)
-    names = [name for name in {**flat_there, **flat_asked} if flat_there.get(name) != flat_asked.get(name)]
-    return [f"{name} {flat_there.get(name)} there, {flat_asked.get(name)} asked for" for name in names]
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        return {prefix.removesuffix("."): values}
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, prefix if name == "options" else f"{prefix}{name}.")
-    return flat
+def _respelled(recorded: Any, path: Path) -> Any:
+    """The resolved spec of a run with the present names of all options; None if it is invalid now."""
+    try:
+        spec = resolve(from_values(recorded, str(path / "run.json"), recorded=True)).to_spec()
+    except SidetuneError:
+        return None
+    return json.loads(json.dumps(spec.to_json()))
 
 
 def _last_line(path: Path) -> str:
-    """What a run said at its end."""
+    """The last line of a run's output."""
     lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1].removeprefix("error: ") if lines else f"see {path}"

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.spec import DeviceOptions
 from sidetune_core.errors import OptionError
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.tasks import Batch
@@ -68,7 +68,7 @@ class Machine:
         return f"{name}, {self.arithmetic}, {'channels last' if self.channels_last else 'channels first'}"
 
 
-def choose(options: TrainOptions, local: int | None = None) -> Machine:
+def choose(options: DeviceOptions, local: int | None = None) -> Machine:
     """The device that the options request.
 
     Args:
@@ -79,20 +79,20 @@ def choose(options: TrainOptions, local: int | None = None) -> Machine:
     Raises:
         OptionError: this computer has no such device.
     """
-    name = options.device
+    name = options.name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if local is not None and name.startswith("cuda"):
         if name != "cuda":
             raise OptionError(
-                f"--train.device {name}: each of several processes uses its own GPU; write 'cuda' or 'cpu'"
+                f"--device.name {name}: each of several processes uses its own GPU; write 'cuda' or 'cpu'"
             )
         name = f"cuda:{local}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"--train.device {options.device}: {str(error).splitlines()[0]}") from error
+        raise OptionError(f"--device.name {options.name}: {str(error).splitlines()[0]}") from error
     bf16 = options.precision == "bf16" or (options.precision == "auto" and _has_bf16_units(device))
     channels_last = (
         options.channels_last if options.channels_last is not None else device.type in ("cpu", "cuda")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.config.options import structure
+from sidetune_core.config.resolve import recipe_tables
 from sidetune_core.config.spec import TrainOptions
 from sidetune_core.errors import FitError
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
@@ -69,7 +70,7 @@ def check_env(cls: type[Any], config: Any) -> list[Finding]:
 
 def recipe_is_valid(make: Make[Stream]) -> None:
     """The env's defaults for ``--train.*`` are valid options."""
-    structure(TrainOptions, make().env.recipe, "recipe")
+    structure(TrainOptions, recipe_tables(make().env.recipe, "env")["train"], "recipe")
 
 
 def task_ids_are_unique(make: Make[Stream]) -> None:

@@ -36,7 +36,7 @@ from sidetune_core.training.loop import learn
 from sidetune_core.training.recorder import RunRecorder
 
 SHAPE = (64,)
-OPTIONS = TrainOptions(steps=3, batch=8, lr=0.01, device="cpu", precision="fp32", channels_last=False)
+OPTIONS = TrainOptions(steps=3, batch_size=8, lr=0.01)
 MACHINE = Machine(torch.device("cpu"), bf16=False, channels_last=False)
 NO_PENALTY_YET = "return zero, or nothing, while there is no earlier task to protect"
 

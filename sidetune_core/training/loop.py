@@ -138,7 +138,7 @@ def _finish(learner: Learner, stage: Stage, context: Context) -> None:
     it was.
     """
     for task in stage.tasks:
-        order = Order(derive_seed(context.seed, "finish"), context.options.batch)
+        order = Order(derive_seed(context.seed, "finish"), context.options.batch_size)
         state = task.state()
         with seeded(context.seed, "finish", task.id):
             learner.finish(task, _until(context.stop, batches(task, learner, context, order)))

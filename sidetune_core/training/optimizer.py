@@ -35,8 +35,8 @@ def make_optimizer(learner: Learner, options: TrainOptions) -> torch.optim.Optim
         return SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trainable)
     if options.optimizer == "adamw":
-        return AdamW(groups, lr=options.lr, eps=options.eps, fused=fused)
-    return Adam(groups, lr=options.lr, eps=options.eps, fused=fused)
+        return AdamW(groups, lr=options.lr, eps=options.adam_eps, fused=fused)
+    return Adam(groups, lr=options.lr, eps=options.adam_eps, fused=fused)
 
 
 WRAPPERS: Final = frozenset(

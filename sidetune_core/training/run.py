@@ -110,8 +110,7 @@ def run(
             folder = group.broadcast_from_main(lambda: run_folder.create(path, name))
             with locked(folder.path) if group.is_main else nullcontext():
                 if group.is_main:
-                    requested = resolved.to_spec() if isinstance(spec, ResolvedRun) else spec
-                    folder.write_json("run.json", _about(requested, job) | {"save_every": save_every})
+                    folder.write_json("run.json", _about(job) | {"save_every": save_every})
                 return _train(job, folder, save_interval)
 
 
@@ -171,7 +170,7 @@ def _assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qu
     stream.info = progress.info
     with group.main_process_first():
         learner, tasks = build_learner(resolved, stream), stream.tasks()
-    machine = device.choose(resolved.train, group.local)
+    machine = device.choose(resolved.device, group.local)
     return _Job(resolved, learner, tasks, machine, group, progress, stream.fingerprint())
 
 
@@ -214,15 +213,15 @@ def _train(job: _Job, folder: RunFolder, save_every: Interval) -> Run:
 
 
 def _make_cache(job: _Job) -> FeatureCache | None:
-    options, components = job.resolved.train, job.resolved.components
-    if options.store == "off":
+    options, components = job.resolved.cache, job.resolved.components
+    if options.mode == "off":
         return None
     readers = [components[slot].cls for slot in ("side", "learner") if slot in components]
     return FeatureCache(
-        limit=round(options.store_limit * GIB),
+        limit=round(options.limit * GIB),
         keep_taps=any(reader.needs_taps for reader in readers),
         info=job.progress.info,
-        folder=options.store_dir.expanduser() if options.store == "disk" else None,
+        folder=options.dir.expanduser() if options.mode == "disk" else None,
         data=job.data_fingerprint,
     )
 
@@ -279,11 +278,11 @@ def _status(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
         raise
 
 
-def _about(spec: RunSpec, job: _Job) -> dict[str, Any]:
+def _about(job: _Job) -> dict[str, Any]:
     """The content of ``run.json``."""
     metrics = {task.metric for task in job.tasks}
     return {
-        "asked": spec.to_json(),
+        "asked": (job.resolved.requested or job.resolved.to_spec()).to_json(),
         "resolved": job.resolved.to_spec().to_json(),
         "composition": str(job.resolved),
         "plugins": {

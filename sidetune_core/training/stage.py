@@ -45,10 +45,10 @@ class Stage:
     def can_resume_at(self, step: int, options: TrainOptions) -> bool:
         """Whether a run can be resumed after `step` steps (see `Task.can_resume_at`)."""
         taken = self.batches_taken(step, options)
-        return all(task.can_resume_at(taken[task.id], options.batch) for task in self.tasks)
+        return all(task.can_resume_at(taken[task.id], options.batch_size) for task in self.tasks)
 
 
 def _steps(task: Task, options: TrainOptions) -> int:
     if options.epochs is None:
         return options.steps
-    return round(options.epochs * task.steps_per_epoch(options.batch * options.accumulate))
+    return round(options.epochs * task.steps_per_epoch(options.batch_size * options.accumulate))

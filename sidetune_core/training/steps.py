@@ -63,7 +63,7 @@ def train(
     optimizer = make_optimizer(learner, options)
     consumed = stage.batches_taken(state.step, options)
     streams = {
-        task.id: batches(task, learner, context, Order(context.seed, options.batch, consumed[task.id]))
+        task.id: batches(task, learner, context, Order(context.seed, options.batch_size, consumed[task.id]))
         for task in stage.tasks
     }
     recent = list(state.recent)  # losses since the last look
@@ -94,8 +94,8 @@ def train(
                 settings["lr"] = rate(options, step, total)
             optimizer.zero_grad()
             losses = _backward(learner, task, micro_batches, parameters, context)
-            if options.clip is not None:
-                nn.utils.clip_grad_norm_(parameters, options.clip)
+            if options.grad_clip is not None:
+                nn.utils.clip_grad_norm_(parameters, options.grad_clip)
             optimizer.step()
             if step == state.step:
                 group.check_replicas_match(
@@ -198,6 +198,6 @@ def _mean_loss(recent: Tensor, task: Task, step: int, recorder: Recorder) -> flo
         kept = f"The state before this task is in {path}" if path else "No task was finished before it"
         raise Diverged(
             f"the loss is {float(recent[first])} at step {step + 2 - len(recent) + first} of task {task.id} "
-            f"({task.title}). Try a smaller --train.lr, or --train.precision fp32. {kept}"
+            f"({task.title}). Try a smaller --train.lr, or --device.precision fp32. {kept}"
         )
     return float(recent.mean())

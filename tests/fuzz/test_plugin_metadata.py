@@ -1,4 +1,5 @@
-"""Whatever the metadata of an installed package says, the registry answers, and the other packages stay usable."""
+"""Whatever the metadata of an installed package says, the registry answers, and the other packages stay
+usable."""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ GOOD = {
     "merger": {"name": "alpha", "options": {}},
     "learner": {"name": "ewc", "coef": 10.0},
     "env": {"name": "icifar", "options": {"archive": "x.npz", "tasks": 3}},
-    "train": {"lr": 1e-3, "steps": 10, "store_dir": "x", "epochs": None},
+    "train": {"lr": 1e-3, "steps": 10, "epochs": None},
+    "cache": {"dir": "x"},
+    "device": {"name": "cpu", "channels-last": None},
     "seed": 1,
 }
 TOML = """

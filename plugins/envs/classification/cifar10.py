@@ -10,4 +10,4 @@ class CIFAR10(CifarStream):
 
     Config = Config
     set_name = "CIFAR10"
-    recipe = {"epochs": 20.0, "batch": 128, "lr": 1e-3}
+    recipe = {"epochs": 20.0, "batch_size": 128, "lr": 1e-3}

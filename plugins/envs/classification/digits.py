@@ -25,7 +25,7 @@ class Digits(ImageStream):
 
     Config = ImageOptions
     classes_per_task = 2
-    recipe = {"steps": 60, "batch": 32, "lr": 1e-3}
+    recipe = {"steps": 60, "batch_size": 32, "lr": 1e-3}
 
     def __init__(self, config: ImageOptions, seed: int) -> None:
         super().__init__(config, seed, SHAPE)

@@ -16,4 +16,4 @@ class ICIFAR(CifarStream):
     Config = Config
     set_name = "CIFAR100"
     classes_per_task = 10
-    recipe = {"steps": 157, "batch": 128, "lr": 1e-3}
+    recipe = {"steps": 157, "batch_size": 128, "lr": 1e-3}

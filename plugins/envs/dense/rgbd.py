@@ -105,7 +105,7 @@ class RGBD(TaskStream):
             256, "channels of the widest decoder layers of each task; 1024 in the original", at_least(8)
         )
 
-    recipe = {"batch": 16, "steps": 200, "lr": 1e-3}
+    recipe = {"batch_size": 16, "steps": 200, "lr": 1e-3}
     default_components = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
 
     def __init__(self, config: Config, seed: int) -> None:

@@ -118,13 +118,13 @@ class Gym(TaskStream):
     default_components = {"base": "combined", "side": "combined"}
     recipe = {
         "epochs": 1.0,
-        "batch": 256,
+        "batch_size": 256,
         "lr": 1e-3,
         "schedule": "linear",
         "warmup": 0.0,
-        "eps": 1e-5,
-        "clip": 0.5,
-        "precision": "fp32",
+        "adam_eps": 1e-5,
+        "grad_clip": 0.5,
+        "device.precision": "fp32",
     }
 
     def __init__(self, config: Config, seed: int) -> None:

@@ -123,7 +123,7 @@ class Habitat(TaskStream):
         timeout: float = option(300.0, "seconds that a step or loading a scene may take", more_than(0))
         metric: Literal["spl", "success", "return"] = option("spl", "the metric in R")
 
-    recipe = {"epochs": 1.0, "batch": 256, "lr": 2.5e-4, "clip": 0.5, "precision": "fp32"}
+    recipe = {"epochs": 1.0, "batch_size": 256, "lr": 2.5e-4, "grad_clip": 0.5, "device.precision": "fp32"}
     default_components = {"base": "conv", "side": "conv", "merger": "alpha"}
 
     def __init__(self, config: Config, seed: int) -> None:

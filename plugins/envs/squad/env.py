@@ -105,7 +105,7 @@ class Squad(TaskStream):
 
     recipe = {
         "epochs": 2.0,
-        "batch": 16,
+        "batch_size": 16,
         "lr": 3e-5,
         "optimizer": "adamw",
         "schedule": "linear",

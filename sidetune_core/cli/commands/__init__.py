@@ -1,20 +1,54 @@
-"""The verbs of `sidetune`. Torch is imported only where something is computed."""
+"""The commands of `sidetune`: one line each here, their modules are imported when they are used."""
 
-from tyro.extras import SubcommandApp
+from __future__ import annotations
 
-from sidetune_core.cli.commands import ledger, plugins, runs
-from sidetune_core.cli.commands import record as collects
-from sidetune_core.cli.commands import sweep as sweeps
+from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
 
-app = SubcommandApp()
-app.command(name="list")(plugins.list_plugins)
-app.command(plugins.describe)
-app.command(plugins.check)
-app.command(name="new")(plugins.new_package)
-app.command(sweeps.sweep)
-app.command(collects.collect)
-app.command(runs.report)
-app.command(runs.export)
-app.command(name="verify")(runs.verify_run)
-app.command(ledger.reproduce)
-app.command(name="ledger")(ledger.show_ledger)
+import attrs
+
+
+@attrs.frozen
+class Command:
+    """A command of `sidetune`."""
+
+    summary: str
+    target: str
+    """Its function, as ``module:function`` below `sidetune_core.cli.commands`."""
+    former_flags: Mapping[str, str] = attrs.field(factory=dict)
+    """Present flags by former ones."""
+    composes: bool = False
+    """Whether it also takes options of `sidetune-run`."""
+
+    def load(self) -> Callable[..., int]:
+        """Its function; the arguments are its parameters."""
+        function: Callable[..., int] = resolve_name(f"{__name__}.{self.target}")
+        return function
+
+
+COMMANDS: Mapping[str, Command] = {
+    "run": Command("Train on a stream of tasks; the same as sidetune-run.", "run:run"),
+    "list": Command("List the installed components.", "plugins:list_plugins"),
+    "describe": Command("Show a component and its options.", "plugins:describe"),
+    "check": Command("Check that a component implements its interface.", "plugins:check"),
+    "new": Command("Create a package with a component of your own.", "plugins:new_package"),
+    "sweep": Command(
+        "Run a grid of components, options and seeds.",
+        "sweep:sweep",
+        former_flags={"--on": "--executor"},
+        composes=True,
+    ),
+    "record": Command("Record trajectories of an expert.", "record:record", composes=True),
+    "report": Command(
+        "Report one run, or compare several.",
+        "runs:report",
+        former_flags={"--by": "--group-by", "--pictures": "--images"},
+    ),
+    "export": Command("Write the weights of a component of a run to a file.", "runs:export"),
+    "verify": Command("Verify the certificate of a run.", "runs:verify_run"),
+    "reproduce": Command("Reproduce a claim of the ledger.", "ledger:reproduce"),
+    "ledger": Command("Show the results in the ledger.", "ledger:show_ledger"),
+}
+
+FORMER_COMMANDS: Mapping[str, str] = {"collect": "record"}
+"""Present names of commands by former ones."""

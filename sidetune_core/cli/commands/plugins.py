@@ -1,4 +1,4 @@
-"""Verbs about registered parts: `list`, `describe`, `check`, `new`."""
+"""Commands about installed components: `list`, `describe`, `check`, `new`."""
 
 from __future__ import annotations
 
@@ -10,61 +10,67 @@ from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch, assignment, print_json
 from sidetune_core.config import kinds, registry
-from sidetune_core.config.options import describe as describe_options
 from sidetune_core.errors import OptionError
 
 
 def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> int:
-    """List the registered parts, from package metadata only.
+    """List the installed components, from package metadata only.
 
     Args:
-        kind: bases, sides, mergers, learners or envs; all where it is left out.
+        kind: bases, sides, mergers, learners or envs; default: all.
         json: print JSON.
     """
     chosen = [kinds.kind(kind)] if kind else list(kinds.KINDS)
-    found = {one.plural: registry.installed(one) for one in chosen}
+    plugins = {listed: registry.installed(listed) for listed in chosen}
     if json:
         without_kind = attrs.filters.exclude("kind")
-        print_json(
-            {
-                name: [attrs.asdict(plugin, filter=without_kind) for plugin in plugins]
-                for name, plugins in found.items()
-            }
-        )
+        tables = {
+            listed.plural: [attrs.asdict(plugin, filter=without_kind) for plugin in plugins[listed]]
+            for listed in chosen
+        }
+        print_json(tables)
         return 0
-    for one in chosen:
-        print(f"{one.plural} ({one.summary})")
-        for plugin in found[one.plural]:
+    for listed in chosen:
+        print(f"{listed.plural} ({listed.summary})")
+        for plugin in plugins[listed]:
             print(f"  {plugin.name:<14}{plugin.origin}")
-        if not found[one.plural]:
+        if not plugins[listed]:
             print("  none")
     return 0
 
 
 def describe(kind: Positional[str], name: Positional[str]) -> int:
-    """Show what a part is and which options it has.
+    """Show a component and its options.
 
     Args:
         kind: base, side, merger, learner or env.
-        name: as it is registered.
+        name: its registered name.
     """
+    from sidetune_core.config.differences import flatten
+    from sidetune_core.config.options import describe as describe_options
+    from sidetune_core.config.resolve import recipe_tables
+
     plugin = registry.find(kinds.kind(kind), name)
     cls = registry.load(plugin)
     print(f"{plugin.title}: {plugin.target}\n\n{inspect.getdoc(cls)}\n")
-    for slot, word in (("needs", "needs"), ("takes", "can use")):
-        if getattr(cls, slot, None):
-            print(f"{word}: {', '.join(sorted(getattr(cls, slot)))}")
+    for attribute, label in (("needs", "needs"), ("optional_components", "can use")):
+        if getattr(cls, attribute, None):
+            print(f"{label}: {', '.join(sorted(getattr(cls, attribute)))}")
     if getattr(cls, "recipe", None):
-        print(
-            "training defaults: " + ", ".join(f"--train.{key} {value}" for key, value in cls.recipe.items())
-        )
+        tables = flatten(recipe_tables(cls.recipe, plugin.title))
+        defaults = [f"--{name.replace('_', '-')} {value}" for name, value in tables.items()]
+        print(f"training defaults: {', '.join(defaults)}")
     options = describe_options(cls.Config)
     print("options:" if options else "no options")
     for option in options:
-        print(
-            f"  --{plugin.kind.name}.{option.name}  {option.type}, default {option.default}\n      {option.help}"
-        )
+        flag = f"--{plugin.kind.name}.{option.name}"
+        print(f"  {flag}  {option.type}, default {_shown(option.default)}\n      {option.help}")
     return 0
+
+
+def _shown(value: object) -> str:
+    """A default as it is typed on a command line."""
+    return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
 def check(
@@ -74,13 +80,14 @@ def check(
     distribution: str | None = None,
     json: Switch = False,
 ) -> int:
-    """Check that a part keeps the contract of its kind, or all parts of a package. Exit status 1 where one does not.
+    """Check that a component, or each component of a package, implements its interface. Exit status 1 if one
+    does not.
 
     Args:
         kind: base, side, merger, learner or env.
-        name: as it is registered.
-        options: such as ``weights=none`` or ``tasks=2``, where the defaults need files that are not there.
-        distribution: check every part of this installed package instead; options follow as KIND and NAME would.
+        name: its registered name.
+        options: such as ``weights=none`` or ``tasks=2``, if the defaults need files that are missing.
+        distribution: check every component of this installed package instead of KIND and NAME.
         json: print JSON.
     """
     if distribution is not None:
@@ -92,35 +99,36 @@ def check(
         checked = testing.check_distribution(distribution, values)
     elif kind is None or name is None:
         raise OptionError(
-            "name what to check: sidetune check learner sidetune, or sidetune check --distribution PACKAGE"
+            "choose what to check: sidetune check learner sidetune, or sidetune check --distribution PACKAGE"
         )
     else:
         checked = [
             testing.Checked(kinds.kind(kind).name, name, tuple(testing.check_plugin(kind, name, values)))
         ]
-    passed = all(one.passed for one in checked)
+    passed = all(result.passed for result in checked)
     if json:
-        print_json({"passed": passed, "plugins": [one.to_json() for one in checked]})
+        print_json({"passed": passed, "plugins": [result.to_json() for result in checked]})
+    elif distribution is None:
+        print(testing.report(checked[0].findings))
     else:
-        blocks = [f"{one.kind} '{one.name}'\n{testing.report(one.findings)}" for one in checked]
-        print("\n\n".join(blocks) if distribution is not None else testing.report(checked[0].findings))
+        print("\n\n".join(f"{one.kind} '{one.name}'\n{testing.report(one.findings)}" for one in checked))
     return 0 if passed else 1
 
 
 def new_package(kind: Positional[str], name: Positional[str], out: Path | None = None) -> int:
-    """Write a package with a part of your own to go on from: metadata, class, options, test.
+    """Create a package with a component of your own: metadata, class, options, test.
 
     Args:
         kind: base, side, merger, learner or env.
-        name: what the part is to be called, such as my_method.
-        out: folder of the package, empty or absent; sidetune-NAME where it is left out.
+        name: name of the component, such as my_method.
+        out: folder of the package, empty or absent; default: sidetune-NAME.
     """
     from sidetune_core.cli.scaffold import create_package
 
-    one = kinds.kind(kind)
-    folder = create_package(one, name, out)
+    slot = kinds.kind(kind).name
+    folder = create_package(kinds.kind(kind), name, out)
     print(folder)
     print(
-        f"try next    pip install -e {folder} && sidetune check {one.name} {name} && sidetune-run --{one.name} {name}"
+        f"try next    pip install -e {folder} && sidetune check {slot} {name} && sidetune-run --{slot} {name}"
     )
     return 0

@@ -1,4 +1,4 @@
-"""Verbs about run folders: `report`, `export`, `verify`."""
+"""Commands about run folders: `report`, `export`, `verify`."""
 
 from __future__ import annotations
 
@@ -22,59 +22,63 @@ from sidetune_core.storage.run_folder import open_run
 
 def report(
     runs: Positional[tuple[Path, ...]],
-    by: Literal["auto", "run", "method"] = "auto",
+    group_by: Literal["auto", "run", "method"] = "auto",
     reference: Path | None = None,
     format: Format = "text",
     figure: Path | None = None,
     curve: str = "",
-    pictures: str = "",
+    images: str = "",
 ) -> int:
-    """Show one run, or compare several. Everything is computed from the run folders.
+    """Report one run, or compare several, from the run folders alone.
 
-    Runs that differ only in the seed, the device or the feature store are one method. A line for a method has means over seeds,
-    95 % intervals and the average rank over tasks; what it is called is what tells it from the others.
+    Runs that differ only in the seed, the device or the cache are one method. The row of a method has means
+    over seeds, 95 % confidence intervals and the average rank over tasks; its name is what distinguishes it
+    from the other methods.
 
     Args:
         runs: run folders.
-        by: a line for each run or for each method; auto is by method where one has several seeds.
-        reference: a finished run of joint training: adds intransigence against the last row of its R.
-        format: of the table: csv has plain numbers in full precision, latex needs the package booktabs.
-        figure: draw to a .png, .svg or .pdf file instead: R of one run, or each task over time for several methods.
-        curve: draw this figure of training over its steps instead of R: 'mean_loss', or in worlds to act in 'return' or 'success'.
-        pictures: draw the pictures that dense tasks keep of this task, input and target and what each method makes of it.
+        group_by: one row per run or per method; auto groups by method if a method has several seeds.
+        reference: a finished run of joint training: adds intransigence relative to the last row of its R.
+        format: format of the table: csv has numbers in full precision, latex needs the package booktabs.
+        figure: draw a .png, .svg or .pdf file instead: R of one run, or each task over time for several
+            methods.
+        curve: draw this training metric over steps instead of R: 'mean_loss', or 'return' or 'success' of
+            rollouts.
+        images: draw the saved images of this dense task: input, target and the prediction of each method.
     """
     if not runs:
-        raise SidetuneError("name at least one run: sidetune report runs/*")
+        raise SidetuneError("no run given: sidetune report runs/*")
     summaries = _summaries(runs)
     extra = _against(reference, summaries) if reference is not None else ()
-    single = len(summaries) == 1 and by == "auto"
+    single = len(summaries) == 1 and group_by == "auto"
     if single and figure is None and format == "text":
-        (one,) = summaries
-        print(f"{one.spec_line}\n\n{matrix_table(one.results)}\n")
-        print("\n".join(metrics_lines(one.results, (*MAIN, *extra))) + "\n\n" + "\n".join(changed_lines(one)))
+        (summary,) = summaries
+        print(f"{summary.spec_line}\n\n{matrix_table(summary.results)}\n")
+        print("\n".join(metrics_lines(summary.results, (*MAIN, *extra))))
+        print("\n" + "\n".join(changed_lines(summary)))
         return 0
     methods = group_runs(summary for summary in summaries if summary.status == "done")
-    if by == "auto":
-        by = "method" if any(len(method.runs) > 1 for method in methods) else "run"
-    if curve and pictures:
-        raise SidetuneError("--curve and --pictures are two figures; draw one after the other")
-    if (curve or pictures) and figure is None:
+    if group_by == "auto":
+        group_by = "method" if any(len(method.runs) > 1 for method in methods) else "run"
+    if curve and images:
+        raise SidetuneError("--curve and --images draw different figures; use one at a time")
+    if (curve or images) and figure is None:
         raise SidetuneError(
-            f"--{'curve' if curve else 'pictures'} needs a file to draw to, such as --figure report.png"
+            f"--{'curve' if curve else 'images'} needs a file to draw, e.g. --figure report.png"
         )
     if figure is not None:
         from sidetune_core.results.figures import draw, draw_curves, draw_methods, draw_pictures
 
         if curve:
             draw_curves(_complete(methods, summaries), curve, figure)
-        elif pictures:
-            draw_pictures(_complete(methods, summaries), pictures, figure)
+        elif images:
+            draw_pictures(_complete(methods, summaries), images, figure)
         elif single:
             draw(summaries[0], figure)
         else:
             draw_methods(_complete(methods, summaries), figure)
         print(figure)
-    elif by == "run":
+    elif group_by == "run":
         print(compare_runs(summaries, format, (*COMPARED, *extra)))
     else:
         from sidetune_core.results.compare_methods import compare_methods
@@ -84,7 +88,7 @@ def report(
 
 
 def _summaries(runs: Sequence[Path]) -> list[RunSummary]:
-    """The runs that can be read; `runs/*` may hold other things."""
+    """The runs that can be read; `runs/*` may match other folders."""
     summaries = []
     for path in runs:
         try:
@@ -92,44 +96,45 @@ def _summaries(runs: Sequence[Path]) -> list[RunSummary]:
         except RunError as error:
             if len(runs) == 1:
                 raise
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"skipped: {error}", file=sys.stderr)
     if not summaries:
-        raise SidetuneError("none of these folders holds a run")
+        raise SidetuneError("none of these folders is a run")
     return summaries
 
 
 def _against(reference: Path, summaries: Sequence[RunSummary]) -> tuple[Metric]:
-    """The metric that a reference adds, if it was measured as the runs were."""
+    """The metric that a reference adds, provided that it has the tasks and the metric of the runs."""
     joint = summarise(open_run(reference))
     for summary in summaries:
         if not same_stream([joint, summary]):
             raise RunError(
-                f"{reference} cannot be a reference for {summary.folder}: env, tasks or metric are others"
+                f"{reference} cannot be a reference for {summary.folder}: env, tasks or metric differ"
             )
     return (against(joint),)
 
 
 def _complete(methods: Sequence[MethodRuns], summaries: Sequence[RunSummary]) -> Sequence[MethodRuns]:
-    """The methods, having said which runs they leave out."""
+    """The methods; prints the runs that they do not include."""
     for summary in summaries:
         if summary.status != "done":
-            print(f"left out: {summary.folder} is not finished ({summary.status})", file=sys.stderr)
+            print(f"skipped: {summary.folder} is not finished ({summary.status})", file=sys.stderr)
     for method in methods:
         for run in method.repeats:
-            print(f"left out: {run.folder} repeats seed {run.spec.seed} of {method.name}", file=sys.stderr)
+            print(f"skipped: {run.folder} repeats seed {run.spec.seed} of {method.name}", file=sys.stderr)
     if not methods:
-        raise SidetuneError("none of these runs is finished; compare them as they are with --by run")
+        raise SidetuneError("none of these runs is finished; compare them as they are with --group-by run")
     return methods
 
 
 def export(run: Positional[Path], part: str = "base", out: Path | None = None, half: Switch = False) -> int:
-    """Write the weights of a part of a run's newest checkpoint to a file, for ``--base.weights`` or ``--side.weights``.
+    """Write the weights of a component from a run's newest checkpoint to a file, for --base.weights or
+    --side.weights.
 
     Args:
         run: the run folder.
-        part: 'base', 'side', 'sides.t0', …; an unknown one is answered with what there is.
-        out: a .safetensors file; PART.safetensors where it is left out.
-        half: round to 16 bits (IEEE half precision), for half the size; networks that read it compute in their own precision.
+        part: 'base', 'side', 'sides.t0', …; the error for an unknown one lists all of them.
+        out: a .safetensors file; default: PART.safetensors.
+        half: round to 16 bits (IEEE half precision), for half the size.
     """
     from sidetune_core.storage import checkpoint
     from sidetune_core.storage.weights import write_tensors
@@ -146,20 +151,21 @@ def export(run: Positional[Path], part: str = "base", out: Path | None = None, h
         tensors = {
             name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
         }
-        if beyond := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-            raise SidetuneError(f"{beyond[0]} of {run} has numbers beyond half precision; leave out --half")
-    write_tensors(
-        out, tensors, {"composition": str(folder.read_json("run.json")["composition"]), "part": part}
-    )
-    print(f"{out}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers")
+        overflowing = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+        if overflowing:
+            raise SidetuneError(f"{overflowing[0]} of {run} overflows half precision; leave out --half")
+    origin = {"composition": str(folder.read_json("run.json")["composition"]), "part": part}
+    write_tensors(out, tensors, origin)
+    elements = sum(tensor.numel() for tensor in tensors.values())
+    print(f"{out}: {len(tensors)} tensors, {elements:,} elements")
     return 0
 
 
 def verify_run(run: Positional[Path]) -> int:
-    """Check the certificate of a run, which says whether anything was forgotten, from the run's folder alone.
+    """Verify the certificate of a run, which states whether tasks were forgotten, from the run folder alone.
 
-    The hashes in it are compared with the checkpoints, the learner is built again from the newest one, and the stored probes are sent
-    through it. Exit status 0 where the certificate holds, whatever it says, and 1 where it does not.
+    Compares its hashes with the checkpoints, rebuilds the learner from the newest checkpoint, and evaluates
+    the stored probes. Exit status 0 if the certificate is valid, whatever its verdict, otherwise 1.
 
     Args:
         run: the run folder.
@@ -167,19 +173,18 @@ def verify_run(run: Positional[Path]) -> int:
     from sidetune_core.certificate.record import certificate_lines
     from sidetune_core.certificate.verify import verify
 
-    found = verify(open_run(run))
-    for line in (*found.problems, *(f"note: {note}" for note in found.notes)):
+    verification = verify(open_run(run))
+    for line in (*verification.problems, *(f"note: {note}" for note in verification.notes)):
         print(line)
-    if found.problems:
+    if verification.problems:
         print(f"The certificate of {run} does NOT hold.")
         return 1
     print(
         "\n".join(
-            certificate_lines(found.certificate)
-            or [f"Nothing could be forgotten: {found.certificate.verdict}."]
+            certificate_lines(verification.certificate)
+            or [f"Nothing could be forgotten: {verification.certificate.verdict}."]
         )
     )
-    print(
-        f"The certificate of {run} holds: the hashes and probes of {len(found.certificate.tasks)} tasks were checked."
-    )
+    count = len(verification.certificate.tasks)
+    print(f"The certificate of {run} holds: the hashes and probes of {count} tasks were checked.")
     return 0

@@ -1,9 +1,8 @@
-"""What several verbs read and write."""
+"""Parts of several commands: switches, assignments, JSON output."""
 
 from __future__ import annotations
 
 import inspect
-import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -13,43 +12,45 @@ from tyro.conf import FlagCreatePairsOff
 from sidetune_core.errors import OptionError
 
 Switch = Annotated[bool, FlagCreatePairsOff]
-"""An option that is named to turn it on."""
+"""A flag without a value and without a negation."""
 
 
 def assignment(word: str) -> tuple[str, Any]:
     """``weights=none`` as a name and a value."""
     name, equals, value = word.partition("=")
     if not equals:
-        raise OptionError(f"an option is written NAME=VALUE, such as weights=none; got '{word}'")
+        raise OptionError(f"expected NAME=VALUE, such as weights=none; got '{word}'")
     return name, _plain(value)
 
 
-def ordered(verb: Callable[..., int], words: Sequence[str]) -> list[str]:
-    """The options of a verb itself first, then ``--`` and its ``words``, which are options of `sidetune-run`: so the parser wants it."""
-    parameters = [one for one in inspect.signature(verb).parameters.values() if one.name != "words"]
-    switches = {f"--{one.name.replace('_', '-')}" for one in parameters if one.annotation == "Switch"} | {
-        "--help",
-        "-h",
+def own_options_first(function: Callable[..., int], words: Sequence[str]) -> list[str]:
+    """The options of a command itself, then ``--`` and its pass-through arguments, options of `sidetune-run`.
+
+    Args:
+        function: of the command; it takes the pass-through arguments as its parameter ``argv``.
+        words: the command line, in any order.
+    """
+    options = {
+        f"--{name.replace('_', '-')}": parameter.annotation == "Switch"
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name != "argv"
     }
-    with_value = {f"--{one.name.replace('_', '-')}" for one in parameters} - switches
+    options |= {"--help": True, "-h": True}
     own: list[str] = []
-    rest: list[str] = []
-    left = iter(words)
-    for word in left:
-        name = word.partition("=")[0].replace("_", "-")
+    passed: list[str] = []
+    for index, word in enumerate(words):
         if word == "--":
-            rest += left
-        elif name in switches or (name in with_value and "=" in word):
-            own.append(word)
-        elif name in with_value:
-            own += [word, *itertools.islice(left, 1)]
-        else:
-            rest.append(word)
-    return [*own, "--", *rest] if rest else own
+            passed += words[index + 1 :]
+            break
+        previous = words[index - 1].replace("_", "-") if index else ""
+        name = word.partition("=")[0].replace("_", "-")
+        is_value = options.get(previous) is False
+        (own if name in options or is_value else passed).append(word)
+    return [*own, "--", *passed] if passed else own
 
 
 def _plain(text: str) -> Any:
-    """``2`` as a number and ``true`` as a truth value, anything else as text."""
+    """``2`` as a number and ``true`` as a bool, anything else as text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -57,5 +58,5 @@ def _plain(text: str) -> Any:
 
 
 def print_json(values: Any) -> None:
-    """JSON for a program."""
+    """Print values as JSON."""
     print(json.dumps(values, indent=2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsons
+import json as json_format
 import shlex
 import subprocess
 import sys
@@ -17,71 +17,78 @@ from sidetune_core.errors import Interrupted
 from sidetune_core.results.tables import aligned
 from sidetune_core.sweeps import grid
 from sidetune_core.sweeps import runner as sweeping
-from sidetune_core.sweeps.runner import On, print_aside
+from sidetune_core.sweeps.runner import ExecutorName, print_aside
 
 
 def sweep(
-    words: Positional[tuple[str, ...]] = (),
+    argv: Positional[tuple[str, ...]] = (),
     out: Path = Path("sweep"),
     workers: int | None = None,
-    on: On = "local",
+    executor: ExecutorName = "local",
     retries: int = sweeping.RETRIES,
     save_every: str | None = None,
     dry_run: Switch = False,
     json: Switch = False,
 ) -> int:
-    """Run every combination of parts, options and seeds: the options of sidetune-run, with lists as their values.
+    """Run every combination of components, options and seeds: the options of sidetune-run, with lists as
+    values.
 
-    sidetune sweep --learner sidetune,ewc,finetune --merger alpha,mlp --seed 0..4 --train.lr 1e-3,5e-3 --out sweeps/first
+    sidetune sweep --learner sidetune,ewc,finetune --merger alpha,mlp --seed 0..4 --train.lr 1e-3,5e-3 --out
+    sweeps/first
 
-    A value that has a comma itself stands in double quotes: '"a,b",c'. In place of options, a .toml file can be named: a spec with a table
-    [grid] of lists. A part or an option that a composition has no use for is left out of it, and points that come to the same
-    composition are one run. The same command again passes over what is done and goes on with what was stopped or killed.
+    Enclose a value that has a comma in double quotes: '"a,b",c'. Instead of options, name a .toml file: a
+    spec with a table [grid] of lists. A component or an option that a run does not use is left out of it, and
+    points that resolve to the same run are run once. The same command skips finished runs and resumes
+    interrupted or killed ones.
 
     Args:
-        words: a grid file, or the options of sidetune-run.
-        out: the folder of the sweep; runs go to OUT/runs/NAME.
-        workers: how many runs at once; where it is left out, one on each GPU, or for every four cores where there is none.
-        on: processes of this machine, or the Ray cluster of $RAY_ADDRESS (one that begins here where it is not set).
-        retries: how often to go on with a run whose process was killed.
-        save_every: how often a run writes down where it is: steps (200), seconds (30s), or none.
-        dry_run: show the runs and how far they are, and stop.
-        json: with --dry-run, the whole plan as JSON.
+        argv: a grid file, or the options of sidetune-run.
+        out: folder of the sweep; runs are written to OUT/runs/NAME.
+        workers: number of concurrent runs; default: one per GPU, or one per four cores without a GPU.
+        executor: processes of this machine, or the Ray cluster of $RAY_ADDRESS (a local one if that is not
+            set).
+        retries: how often to resume a run whose process was killed.
+        save_every: interval between checkpoints within a task: steps (200), seconds (30s), or none.
+        dry_run: print the runs and their state, and exit.
+        json: with --dry-run, print the plan as JSON.
     """
     if dry_run:
-        _show(grid.plan(grid.read(words)), out, json)
+        _show(grid.plan(grid.read(argv)), out, json)
         return 0
-    planning = [sys.executable, "-P", "-c", _MAIN, "sweep", "--dry-run", "--json", "--", *words]
-    shown = subprocess.run(
-        planning, stdout=subprocess.PIPE
-    )  # plugins import torch: half a gigabyte, which is given back so
-    if shown.returncode:
-        return shown.returncode
-    plan = jsons.loads(shown.stdout)
-    executor = sweeping.choose(on, workers)
-    for line in (*plan["notes"], f"{executor}, threads each: {executor.threads}; {out}"):
+    planning = [sys.executable, "-P", "-c", _MAIN, "sweep", "--dry-run", "--json", "--", *argv]
+    # in another process: plugins import torch, half a gigabyte that this one does not need
+    planner = subprocess.run(planning, stdout=subprocess.PIPE)
+    if planner.returncode:
+        return planner.returncode
+    plan = json_format.loads(planner.stdout)
+    chosen = sweeping.choose(executor, workers)
+    for line in (*plan["notes"], f"{chosen}, {chosen.threads} threads each; {out}"):
         print_aside(line)
     planned = [grid.PlannedRun(**run) for run in plan["runs"]]
-    about = {"grid": list(words), "notes": plan["notes"]}
+    about = {"grid": list(argv), "notes": plan["notes"]}
     try:
-        swept = sweeping.carry_out(planned, out, executor, retries, save_every, print_aside, about)
+        swept = sweeping.carry_out(planned, out, chosen, retries, save_every, print_aside, about)
     except Interrupted as stop:
-        usual = {"--workers": None, "--on": "local", "--retries": sweeping.RETRIES, "--save-every": None}
-        given = {"--workers": workers, "--on": on, "--retries": retries, "--save-every": save_every}
+        defaults = {
+            "--workers": None,
+            "--executor": "local",
+            "--retries": sweeping.RETRIES,
+            "--save-every": None,
+        }
+        values = dict(zip(defaults, (workers, executor, retries, save_every), strict=True))
         options = [
-            word for name, value in given.items() if value != usual[name] for word in (name, str(value))
+            word for name, value in values.items() if value != defaults[name] for word in (name, str(value))
         ]
-        print_aside(
-            f"\ninterrupted; go on with: {shlex.join(['sidetune', 'sweep', *words, '--out', str(out), *options])}"
-        )
+        command = shlex.join(["sidetune", "sweep", *argv, "--out", str(out), *options])
+        print_aside(f"\nInterrupted. Resume with: {command}")
         return 128 + stop.number
-    done = tuple(one.folder for one in swept if one.status == "done")
+    done = tuple(run.folder for run in swept if run.status == "done")
     if done:
         print()
         runs.report(done)
-    failed = [one for one in swept if one.status == "failed"]
-    for one in failed:
-        print_aside(f"failed: {one.name}: {one.reason}")
+    failed = [run for run in swept if run.status == "failed"]
+    for run in failed:
+        print_aside(f"failed: {run.name}: {run.reason}")
     return 1 if failed else 0
 
 

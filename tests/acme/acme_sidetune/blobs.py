@@ -31,7 +31,7 @@ class Blobs(TaskStream):
     """
 
     Config = BlobsConfig
-    recipe = {"steps": 60, "batch": 32}
+    recipe = {"steps": 60, "batch_size": 32}
 
     def __init__(self, config: BlobsConfig, seed: int) -> None:
         self._config, self._seed = config, seed

@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sidetune_core import __version__
+from sidetune_core.cli.commands import COMMANDS
 from sidetune_core.cli.main import main, main_run
 from sidetune_core.storage.weights import read_tensors
 
@@ -16,8 +19,9 @@ from sidetune_core.storage.weights import read_tensors
 @pytest.fixture
 def small(image_archive: Path) -> list[str]:
     return (
-        f"--env images --env.archive {image_archive} --env.classes-per-task 2 --base resnet20 --base.weights none "
-        "--side.weights none --train.steps 4 --train.batch 8 --train.precision fp32"
+        f"--env images --env.archive {image_archive} --env.classes-per-task 2 "
+        "--base resnet20 --base.weights none "
+        "--side.weights none --train.steps 4 --train.batch-size 8 --device.precision fp32"
     ).split()
 
 
@@ -122,10 +126,10 @@ def test_a_dry_run_prints_a_spec_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main_run(["--learner", "features", "--train.batch", "5", "--dry-run"]) == 0
+    assert main_run(["--learner", "features", "--train.batch-size", "5", "--dry-run"]) == 0
     (tmp_path / "spec.json").write_text(capsys.readouterr().out)
     assert main_run(["--spec", "spec.json", "--dry-run"]) == 0
-    assert json.loads(capsys.readouterr().out)["train"]["batch"] == 5
+    assert json.loads(capsys.readouterr().out)["train"]["batch_size"] == 5
     assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
 
 
@@ -173,7 +177,7 @@ def test_an_option_of_a_part_that_is_not_used_is_refused(capsys: pytest.CaptureF
 
 
 def test_an_option_out_of_range_is_told_with_its_owner(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--train: batch must be at least 1, not 0" in error_of(capsys, "--train.batch", "0")
+    assert "--train: batch-size must be at least 1, not 0" in error_of(capsys, "--train.batch-size", "0")
     assert "learner 'distill': coef must be at least 0, not -1" in error_of(
         capsys, "--learner", "distill", "--learner.coef", "-1"
     )
@@ -181,9 +185,9 @@ def test_an_option_out_of_range_is_told_with_its_owner(capsys: pytest.CaptureFix
 
 def test_an_option_of_the_wrong_type_exits_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main_run(["--train.batch", "many"])
+        main_run(["--train.batch-size", "many"])
     assert stop.value.code == 2
-    assert "--train.batch" in capsys.readouterr().err
+    assert "--train.batch-size" in capsys.readouterr().err
 
 
 def test_a_loss_that_diverges_exits_with_status_2(
@@ -195,7 +199,7 @@ def test_a_loss_that_diverges_exits_with_status_2(
         "1e30",
         "--train.optimizer",
         "sgd",
-        "--train.clip",
+        "--train.grad-clip",
         "None",
         "--quiet",
         "--out",
@@ -363,7 +367,7 @@ def test_a_report_of_several_seeds_has_a_line_per_method(
 
 
 def test_a_report_by_run_has_a_line_per_run(seeds: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", *seeds, "--by", "run", "--format", "latex"]) == 0
+    assert main(["report", *seeds, "--group-by", "run", "--format", "latex"]) == 0
     out = capsys.readouterr().out
     assert [line.split(" & ")[0] for line in out.splitlines()[6:-2]] == ["kept-0", "kept-1", "features-0"]
 
@@ -440,3 +444,177 @@ def test_exporting_a_part_that_is_not_there_names_those_that_are(
     capsys.readouterr()
     assert main(["export", str(tmp_path / "run"), "--part", "bse"]) == 2
     assert "has no module 'bse'; it has base" in capsys.readouterr().err
+
+
+NESTED = """
+from typing import ClassVar
+import attrs
+from sidetune_core.api import Renamed, at_least, option
+from sidetune_plugins.learners.features import FeatureExtraction
+
+@attrs.frozen
+class Penalty:
+    coef: float = option(1.0, "weight of the penalty", at_least(0))
+    on: bool = option(True, "use the penalty")
+
+class Nested(FeatureExtraction):
+    @attrs.frozen
+    class Config(FeatureExtraction.Config):
+        former_options: ClassVar = {"coef": Renamed("penalty.coef"), "dark": Renamed("mask")}
+        penalty: Penalty = option(Penalty(coef=2.0), "options of the penalty")
+        names: tuple[str, ...] = option(("a",), "names")
+        mask: bool = option(False, "mask the images")
+"""
+
+
+@pytest.fixture
+def nested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments that choose a learner with nested options, lists and former names."""
+    from sidetune_core.config import registry
+    from sidetune_core.config.kinds import LEARNER
+
+    features = registry.load(registry.find(LEARNER, "features"))
+    text = NESTED.replace("sidetune_plugins.learners.features", features.__module__)
+    (tmp_path / "nested_learner.py").write_text(text.replace("FeatureExtraction", features.__name__))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "nested_learner", raising=False)
+    return ["--learner", "nested_learner:Nested"]
+
+
+def options_of(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[dict[str, Any], list[str]]:
+    """The options of the learner of a dry run, and the warnings that it prints."""
+    assert main_run([*argv, "--dry-run"]) == 0
+    captured = capsys.readouterr()
+    return json.loads(captured.out)["learner"]["options"], [
+        line for line in captured.err.splitlines() if line.startswith("warning")
+    ]
+
+
+def test_nested_options_and_lists_are_set_on_the_command_line(
+    nested: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, printed = options_of(
+        capsys, *nested, "--learner.penalty.coef", "3", "--learner.penalty.no-on", "--learner.names", "x", "y"
+    )
+    assert (options["penalty"], options["names"]) == ({"coef": 3.0, "on": False}, ["x", "y"])
+    assert printed == []
+
+
+def test_former_spellings_are_accepted_with_one_warning_each(
+    nested: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--learner.coef=3", "--learner.dark", "--learner.names", "x,y", "--train.batch", "7"]
+    options, printed = options_of(capsys, *nested, *words)
+    assert (options["penalty"]["coef"], options["mask"], options["names"]) == (3.0, True, ["x", "y"])
+    assert printed == [
+        "warning: --learner.coef is now --learner.penalty.coef; the old spelling goes in 0.3",
+        "warning: --learner.dark is now --learner.mask; the old spelling goes in 0.3",
+        "warning: --learner.names x,y is now --learner.names x y; the old spelling goes in 0.3",
+        "warning: --train.batch is now --train.batch-size; the old spelling goes in 0.3",
+    ]
+
+
+def test_a_spec_with_former_spellings_warns_and_a_run_json_does_not(
+    nested: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = {
+        "learner": {"name": nested[1], "options": {"dark": True, "penalty": {"coef": 4.0}}},
+        "train": {"device": "cpu", "store": "off", "clip": None},
+    }
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    (tmp_path / "run.json").write_text(json.dumps({"resolved": spec}))
+    from_spec, printed = options_of(capsys, "--spec", "spec.json", "--learner.penalty.no-on")
+    assert from_spec["penalty"] == {"coef": 4.0, "on": False}
+    assert len(printed) == len(set(printed)) == 4
+    from_run, printed = options_of(capsys, "--spec", "run.json", "--learner.penalty.no-on")
+    assert from_run == from_spec
+    assert printed == []
+
+
+def test_an_option_out_of_range_in_a_group_is_told_with_its_owner(
+    nested: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = error_of(capsys, *nested, "--learner.penalty.coef", "-1")
+    assert "learner 'nested_learner:Nested': penalty: coef must be at least 0, not -1.0" in message
+    message = error_of(capsys, *nested, "--learner.penalty.cof", "1")
+    assert "has no option 'penalty.cof'. Did you mean 'penalty.coef'?" in message
+
+
+def test_describe_lists_nested_options_and_no_former_names(
+    nested: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["describe", "learner", nested[1]]) == 0
+    out = capsys.readouterr().out
+    assert "--learner.penalty.coef  float, default 2.0" in out
+    assert "--learner.names  list of str, default a" in out
+    assert "dark" not in out
+
+
+def test_a_grid_takes_nested_and_former_names(nested: list[str]) -> None:
+    from sidetune_core.config.options import FormerSpelling
+    from sidetune_core.sweeps import grid
+
+    with pytest.warns(FormerSpelling):
+        plan = grid.plan(grid.read([*nested, "--learner.coef", "3,4", "--learner.penalty.no-on"]))
+    assert [run.spec["learner"]["options"]["penalty"] for run in plan.runs] == [
+        {"coef": 3.0, "on": False},
+        {"coef": 4.0, "on": False},
+    ]
+
+
+def test_the_help_lists_nested_options_and_lists(
+    nested: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main_run([*nested, "--help"])
+    out = capsys.readouterr().out
+    assert "--learner.penalty.coef FLOAT" in out
+    assert "--device.name" in out
+    assert "--cache.limit" in out
+
+
+def test_the_device_and_the_cache_have_options_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    words = (
+        "--device.name cpu --device.precision fp32 --device.channels-last --cache.mode disk --cache.limit 8"
+    )
+    assert main_run(["--learner", "features", *words.split(), "--dry-run"]) == 0
+    spec = json.loads(capsys.readouterr().out)
+    assert spec["device"] == {"name": "cpu", "precision": "fp32", "channels_last": True}
+    assert (spec["cache"]["mode"], spec["cache"]["limit"]) == ("disk", 8.0)
+
+
+def test_the_help_of_sidetune_has_a_line_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [*COMMANDS]
+
+
+@pytest.mark.parametrize("program", [main, main_run])
+def test_the_version_comes_with_every_distribution_that_has_plugins(
+    program: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program(["--version"]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == f"sidetune {__version__}"
+    assert any(line.startswith(f"  sidetune {__version__}: ") and " learners, " in line for line in others)
+
+
+def test_sidetune_run_is_the_same_as_sidetune_dash_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--learner", "features", "--dry-run"]) == 0
+    first = capsys.readouterr().out
+    assert main_run(["--learner", "features", "--dry-run"]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_former_commands_and_flags_are_accepted_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", "--by", "run", str(tmp_path)]) == 2
+    assert "warning: --by is now --group-by; the old spelling goes in 0.3\n" in capsys.readouterr().err
+    assert main(["collect", "--learner", "ewc"]) == 2
+    assert "warning: sidetune collect is now sidetune record" in capsys.readouterr().err
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reprot"]) == 2
+    assert "sidetune has no command 'reprot'. Did you mean 'report'?" in capsys.readouterr().err

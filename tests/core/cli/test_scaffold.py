@@ -41,7 +41,7 @@ def test_what_to_do_next_is_printed(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         (["learner", "My Method"], "cannot be the name of a learner: use lower-case letters"),
         (["learner", "class"], "cannot be the name"),
-        (["learner", "ewc"], "there is a learner 'ewc' already, in sidetune"),
+        (["learner", "ewc"], "already provides a learner 'ewc'"),
         (["lerner", "mine"], "no kind of plugin is called 'lerner'. Did you mean 'learner'?"),
         (["learner", "mine", "--out", "full"], "full is not empty; choose another --out"),
     ],

@@ -26,7 +26,7 @@ def test_steps_seconds_or_never(text: str, expected: Interval) -> None:
 @pytest.mark.parametrize("text", ["", "-1", "2.5", "5m", "often", "0.0s", "1e3"])
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(
-        OptionError, match=r"--save-every .*: give a number of steps \(200\) or of seconds \(30s\), or none"
+        OptionError, match=r"--save-every .*: expected steps \(200\), seconds \(30s\) or none"
     ):
         interval(text)
 

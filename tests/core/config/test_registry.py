@@ -1,4 +1,5 @@
-"""The registry finds, loads and checks real distributions, and says plainly what is wrong with a broken one."""
+"""The registry finds, loads and checks real distributions, and says plainly what is wrong with a broken
+one."""
 
 from __future__ import annotations
 
@@ -303,7 +304,8 @@ def test_a_missing_module_of_the_plugin_or_of_ours_is_no_library(
 ) -> None:
     said = failure_of(f"import {module}", fake_distribution)
     assert said.startswith(
-        f"learner 'foo' (acme 2.0): importing 'acme_foo' fails with ModuleNotFoundError: No module named '{module}'"
+        "learner 'foo' (acme 2.0): importing 'acme_foo' fails with "
+        f"ModuleNotFoundError: No module named '{module}'"
     )
 
 
@@ -332,7 +334,7 @@ def test_a_module_that_fails_on_import_is_named_and_chained(
 def test_an_entry_point_that_names_no_attribute_is_said(fake_distribution: FakeDistribution) -> None:
     said = failure_of(GOOD, fake_distribution, learners={"foo": "acme_foo:Fooo"})
     assert said == (
-        "learner 'foo' (acme 2.0): 'acme_foo:Fooo' names what is not there: 'acme_foo' has no 'Fooo'. Did you mean 'Foo'?"
+        "learner 'foo' (acme 2.0): module 'acme_foo' has no attribute 'Fooo'. Did you mean 'Foo'?"
     )
 
 
@@ -371,7 +373,8 @@ def test_the_forward_that_every_module_inherits_does_not_count(fake_distribution
 def test_a_class_without_config_is_told_to_have_one(fake_distribution: FakeDistribution) -> None:
     said = failure_of(GOOD.replace("class Config", "class Options"), fake_distribution)
     assert said == (
-        "learner 'foo' (acme 2.0): Foo has no Config; give it a class Config, decorated with @attrs.frozen, with its options"
+        "learner 'foo' (acme 2.0): Foo has no Config; "
+        "give it a class Config, decorated with @attrs.frozen, with its options"
     )
 
 
@@ -440,4 +443,10 @@ def test_a_module_that_is_not_in_the_current_folder_is_said(current_folder: Path
 @pytest.mark.parametrize("choice", ["my_module:", ":Foo", "./my_module.py:Foo"])
 def test_a_choice_that_is_no_module_and_class_is_shown_the_form(choice: str) -> None:
     said = message_of(lambda: find(LEARNER, choice))
-    assert said == f"'{choice}' names no learner; write module:Class, such as my_module:MyLearner"
+    assert said == f"'{choice}' is not a learner; write module:Class, such as my_module:MyLearner"
+
+
+def test_an_option_of_an_unsupported_type_is_refused_by_name(fake_distribution: FakeDistribution) -> None:
+    source = GOOD.replace("coef: float = 1.0", "coef: float = 1.0\n        names: set = frozenset()")
+    message = failure_of(source, fake_distribution)
+    assert "Foo.Config has options of unsupported types: names: set. Supported: bool, int, float" in message

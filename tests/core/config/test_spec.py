@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
-from sidetune_core.config.resolve import resolve
+from sidetune_core.config import argv
+from sidetune_core.config.options import FormerSpelling
+from sidetune_core.config.resolve import recipe_tables, resolve
 from sidetune_core.config.spec import Choice, RunSpec, from_values, read_spec
 from sidetune_core.errors import OptionError
 
@@ -40,7 +43,7 @@ def test_a_toml_file_is_read(tmp_path: Path) -> None:
         ("[1]", "not list"),
         ('{"lerner": "ewc"}', "has no option 'lerner'"),
         ('{"learner": 3}', "learner is a name or a table"),
-        ('{"learner": {"coef": 1}}', "chosen by its name"),
+        ('{"learner": {"coef": 1}}', "a component needs a name"),
         ('{"seed": "three"}', "seed: expected int, got 'three'"),
         ('{"train": 3}', "train"),
     ],
@@ -108,3 +111,57 @@ def test_the_resolved_spec_writes_every_option_out_and_composes_to_the_same() ->
     assert resolved.env is not None
     assert resolved.env.options["partition"] == "consecutive"
     assert resolve(from_values(resolved.to_json(), "here")) == composition
+
+
+@pytest.fixture
+def another_alpha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package with a merger and a base of names that sidetune has too."""
+    information = tmp_path / "acme-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (information / "WHEEL").write_text("Wheel-Version: 1.0\n")
+    (information / "entry_points.txt").write_text(
+        "[sidetune.mergers]\nalpha = acme_x:A\n[sidetune.bases]\nresnet44 = acme_x:B\nmlp = acme_x:B\n"
+        "[sidetune.envs]\ndigits = acme_x:E\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("another_alpha")
+def test_a_package_with_components_of_the_same_names_leaves_the_defaults_as_they_are() -> None:
+    resolved = resolve(RunSpec())
+    assert resolved.components["merger"].choice == "sidetune/alpha"
+    assert str(resolved).startswith("digits · resnet44 + fcn4 · alpha · sidetune")
+    assert argv.parse([]).resolved == resolved
+
+
+@pytest.mark.usefixtures("another_alpha")
+def test_the_components_that_an_env_suggests_are_those_of_its_package() -> None:
+    resolved = resolve(RunSpec(learner="features", env="gym"))
+    assert resolved.components["base"].plugin.distribution == "sidetune"
+
+
+def test_options_that_moved_to_other_tables_are_accepted_with_a_warning() -> None:
+    with pytest.warns(FormerSpelling, match="train.device is now device.name; the old spelling goes in 0.3"):
+        spec = RunSpec(train={"device": "cpu", "store-limit": 3.0, "batch": 8})
+    assert (spec.device, spec.cache, spec.train) == ({"name": "cpu"}, {"limit": 3.0}, {"batch_size": 8})
+    with pytest.raises(OptionError, match="the same option"):
+        RunSpec(train={"device": "cpu"}, device={"name": "cuda"})
+
+
+def test_a_recipe_sets_the_device_by_dotted_names_and_may_have_former_ones() -> None:
+    assert recipe_tables({"steps": 3, "device.precision": "fp32"}, "env 'x'") == {
+        "train": {"steps": 3},
+        "cache": {},
+        "device": {"precision": "fp32"},
+    }
+    with pytest.warns(FormerSpelling, match="env 'x': recipe: train: batch is now batch-size"):
+        assert recipe_tables({"batch": 32}, "env 'x'")["train"] == {"batch_size": 32}
+
+
+def test_a_former_and_a_present_name_with_the_same_value_agree() -> None:
+    with pytest.warns(FormerSpelling):
+        spec = RunSpec(train={"precision": "fp32"})
+    with pytest.warns(FormerSpelling):
+        changed = attrs.evolve(spec, train={"precision": "fp32", "steps": 3})
+    assert changed.device == {"precision": "fp32"}

@@ -16,7 +16,7 @@ import torch
 from sidetune_core import api
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import LEARNER
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.spec import DeviceOptions
 from sidetune_core.distributed.process_group import ProcessGroup
 from sidetune_core.storage.weights import read_tensors
 from sidetune_core.system import device
@@ -246,4 +246,4 @@ def test_shares_differ_by_one_at_most_and_make_the_batch() -> None:
 
 def test_a_gpu_by_number_is_refused_where_each_process_has_its_own() -> None:
     with pytest.raises(api.OptionError, match="each takes a GPU of its own"):
-        device.choose(TrainOptions(device="cuda:1"), local=0)
+        device.choose(DeviceOptions(name="cuda:1"), local=0)

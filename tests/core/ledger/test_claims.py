@@ -105,7 +105,7 @@ def test_a_claim_is_run_recorded_and_holds_on_repetition(
 ) -> None:
     status, out, _ = sidetune("reproduce", "small", "--record", "--quiet", "--out", tmp_path / "first")
     assert status == 0
-    assert "nothing to compare with yet" in out
+    assert "no reference value yet" in out
     entry = claims.read_entry(book, "small")
     assert [run.spec.seed for run in entry.runs] == [0, 1]
     assert entry.recorded is not None

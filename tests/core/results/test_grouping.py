@@ -18,7 +18,9 @@ SIDETUNE = RunSpec(
     merger={"name": "sidetune/mlp2"},
     learner={"name": "sidetune/sidetune", "norm": True},
     env={"name": "sidetune/icifar", "tasks": 2},
-    train={"lr": 0.001, "device": "auto", "store": "memory", "store_limit": 2.0},
+    train={"lr": 0.001},
+    device={"name": "auto"},
+    cache={"mode": "memory", "limit": 2.0},
 )
 EWC = attrs.evolve(
     SIDETUNE, side=None, merger=None, learner={"name": "sidetune/ewc", "coef": 10.0, "fisher": "exact"}
@@ -49,8 +51,9 @@ def test_runs_that_differ_in_the_seed_are_one_method_in_the_order_of_seeds() -> 
     assert [run.spec.seed for run in method.runs] == [0, 1, 2]
 
 
-def test_device_and_cache_do_not_make_another_method() -> None:
-    assert names(SIDETUNE, train(device="cuda", store="disk", store_limit=8.0)) == ["sidetune"]
+def test_where_a_run_computes_does_not_make_another_method() -> None:
+    elsewhere = attrs.evolve(SIDETUNE, device={"name": "cuda"}, cache={"mode": "disk", "limit": 8.0})
+    assert names(SIDETUNE, elsewhere) == ["sidetune"]
 
 
 def test_a_seed_that_was_run_again_counts_once() -> None:

@@ -46,8 +46,8 @@ def test_a_part_that_a_learner_has_no_use_for_is_left_out_and_run_once() -> None
     ]
     assert made.runs[2].spec["merger"] is None
     assert made.notes == (
-        "--merger is left out where it has no use: learner 'features'",
-        "4 points of the grid are 3 runs, each of which is run once",
+        "--merger is left out of runs that do not use it: learner 'features'",
+        "4 grid points resolve to 3 distinct runs",
     )
 
 
@@ -58,7 +58,7 @@ def test_an_option_that_a_learner_has_not_is_left_out() -> None:
         "learner-ewc_learner.coef-2",
         "learner-features",
     ]
-    assert made.notes[0] == "--learner.coef is left out where it has no use: learner 'features'"
+    assert made.notes[0] == "--learner.coef is left out of runs that do not use it: learner 'features'"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_an_option_that_a_learner_has_not_is_left_out() -> None:
         ("--learner features --merger alpha,sum", "learner 'features' uses no merger"),
         ("--learner ewc,features --learner.cof 1", "learner 'ewc' has no option 'cof'. Did you mean 'coef'?"),
         ("--learner features --train.rl 1,2", "--train has no option 'rl'"),
-        ("--learner features --train.batch 8,0", "batch must be at least 1, not 0"),
+        ("--learner features --train.batch-size 8,0", "batch-size must be at least 1, not 0"),
         ("--learner features --seed 0,x", "a seed is a whole number; got 'x'"),
         ("--lerner ewc", "sidetune sweep does not know '--lerner'. Did you mean '--learner'?"),
         ("--seed 0 --seed 1", "--seed is given twice"),

@@ -32,14 +32,15 @@ Plan = Callable[..., list[PlannedRun]]
 
 @attrs.define
 class Here:
-    """Carries out runs in this process, one at once, and remembers their words. `answers` come first, instead of runs."""
+    """Carries out runs in this process, one at once, and remembers their words. `answers` come first, instead
+    of runs."""
 
     answers: list[int] = attrs.field(factory=list)
     begun: list[list[str]] = attrs.field(factory=list)
     workers: int = 1
     threads: int = 1
 
-    def carry_out(self, words: Sequence[str], output: Path) -> int:
+    def execute(self, words: Sequence[str], output: Path) -> int:
         self.begun.append(list(words))
         if self.answers:
             return self.answers.pop(0)
@@ -82,7 +83,7 @@ def test_runs_that_are_done_are_passed_over_and_others_join_them(plan: Plan, tmp
         ["--spec", str(specs[0]), "--out", str(folders[0])],
         ["--spec", str(specs[1]), "--out", str(folders[1]), "--save-every", "5"],
     ]
-    assert "runs: 2; 1 done before, 0 to go on with, 1 to begin" in said
+    assert "2 runs: 1 done, 0 to resume, 1 new" in said
     assert said[-1].startswith("done     seed-1 [2/2]: average accuracy ")
     assert "task 1/2" in (tmp_path / "output" / "seed-1.txt").read_text()
     assert list(json.loads((tmp_path / "sweep.json").read_text())["runs"]) == ["seed-0", "seed-1"]
@@ -109,7 +110,7 @@ def test_a_folder_with_another_run_is_refused_before_anything_is_run(plan: Plan,
     carry_out(plan(1), tmp_path, executor, 2, None, print)
     with pytest.raises(
         RunError,
-        match=r"seed-1 holds another run than the one asked for \(train.lr 0.001 there, 0.5 asked for\)",
+        match=r"seed-1 holds another run \(train.lr is 0.001 there, 0.5 was requested\)",
     ):
         carry_out(plan(0, 1, lr=0.5), tmp_path, executor, 2, None, print)
     assert len(executor.begun) == 1
@@ -132,7 +133,7 @@ def test_a_run_that_is_killed_again_and_again_is_named_and_others_go_on(plan: Pl
     first, second = carry_out(plan(0, 1), tmp_path, executor, 1, None, said.append)
     assert (first.status, second.status) == ("failed", "done")
     assert first.reason == f"killed by SIGKILL, 2 times; see {tmp_path / 'output' / 'seed-0.txt'}"
-    assert "died     seed-0: killed by SIGKILL; retry 1 of 1" in said
+    assert "killed   seed-0: killed by SIGKILL; retry 1 of 1" in said
 
 
 def test_a_loss_that_diverges_is_not_tried_again(plan: Plan, spec: RunSpec, tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_a_worker_that_is_killed_is_replaced_by_one_that_goes_on(
     )
     assert (swept.status, swept.folder) == ("done", Path("out/runs/once"))
     said = [line.partition(":")[0] for line in capfd.readouterr().err.splitlines()[1:]]
-    assert said == ["begin    once", "died     once", "go on    once", "done     once [1/1]"]
+    assert said == ["start    once", "killed   once", "resume   once", "done     once [1/1]"]
     assert "Nothing was forgotten" in (swept.folder / "report.md").read_text()
 
 
@@ -255,7 +256,8 @@ def test_ctrl_c_lets_the_runs_save_their_state_and_says_how_to_go_on(spec: RunSp
     assert (tmp_path / "out" / "runs" / "seed-0" / "status").read_text() == "interrupted\n"
     assert not (tmp_path / "out" / "runs" / "seed-1").exists()
     assert said.endswith(
-        "interrupted; go on with: sidetune sweep --spec base.json --train.steps 100000 --seed 0,1 --out out --workers 1\n"
+        "Interrupted. Resume with: sidetune sweep --spec base.json --train.steps 100000 --seed 0,1 "
+        "--out out --workers 1\n"
     )
 
 
@@ -269,7 +271,7 @@ def test_gpus_are_those_that_are_visible_and_each_worker_has_one(
     shown = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'])"
     monkeypatch.setattr(executors, "command", lambda words: [sys.executable, "-c", shown])
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [executor.carry_out([], tmp_path / "output.txt") for _ in range(3)] == [0, 0, 0]
+    assert [executor.execute([], tmp_path / "output.txt") for _ in range(3)] == [0, 0, 0]
     assert (tmp_path / "output.txt").read_text() == "2 3\nGPU-8f 3\n2 3\n"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []
@@ -284,7 +286,7 @@ def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch)
 def test_a_sweep_on_ray(spec: RunSpec, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     try:
-        (swept,) = sweep({"one": spec}, tmp_path, workers=1, on="ray")
+        (swept,) = sweep({"one": spec}, tmp_path, workers=1, executor="ray")
     finally:
         ray.shutdown()
     assert swept == SweptRun("one", tmp_path / "runs" / "one", "done")

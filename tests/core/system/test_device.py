@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.spec import DeviceOptions
 from sidetune_core.errors import OptionError
 from sidetune_core.system.device import Machine, choose
 
 
 def test_a_device_that_is_not_there_is_told() -> None:
-    with pytest.raises(OptionError, match="--train.device abacus: "):
-        choose(TrainOptions(device="abacus"))
+    with pytest.raises(OptionError, match="--device.name abacus: "):
+        choose(DeviceOptions(name="abacus"))
 
 
 def test_precision_can_be_set() -> None:
-    assert choose(TrainOptions(device="cpu", precision="bf16")).bf16
-    assert not choose(TrainOptions(device="cpu", precision="fp32")).bf16
+    assert choose(DeviceOptions(name="cpu", precision="bf16")).bf16
+    assert not choose(DeviceOptions(name="cpu", precision="fp32")).bf16
 
 
 def test_automatic_precision_is_bf16_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +26,7 @@ def test_automatic_precision_is_bf16_only_where_the_hardware_has_it(monkeypatch:
         monkeypatch.setattr(
             torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has}, raising=False
         )
-        assert choose(TrainOptions(device="cpu")).bf16 is has
+        assert choose(DeviceOptions(name="cpu")).bf16 is has
 
 
 def test_bf16_is_the_arithmetic_of_the_networks_and_not_of_the_weights() -> None:

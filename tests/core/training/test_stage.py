@@ -9,7 +9,7 @@ from sidetune_core.config.spec import TrainOptions
 from sidetune_core.testing import sample
 from sidetune_core.training.stage import Stage
 
-OPTIONS = TrainOptions(steps=3, batch=8, accumulate=2)
+OPTIONS = TrainOptions(steps=3, batch_size=8, accumulate=2)
 
 
 @pytest.fixture

@@ -200,7 +200,7 @@ def classification(classes: tuple[tuple[int, ...], ...]) -> list[ClassTask]:
 def learn(learner: Any, tasks: list[ClassTask], folder: Path, cache: FeatureCache | None) -> list[Any]:
     run = run_folder.create(folder, "run")
     machine = Machine(torch.device("cpu"), bf16=False, channels_last=False)
-    options = TrainOptions(steps=3, batch=8, lr=0.05)
+    options = TrainOptions(steps=3, batch_size=8, lr=0.05)
     recorder = RunRecorder(run, Progress(quiet=True), Clock(run, machine.peak_memory))
     loop.learn(learner, tasks, Context(options, 0, machine, cache=cache), recorder)
     return run.lines("eval.jsonl")

@@ -1,0 +1,58 @@
+"""What to install when the import of a plugin fails."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+
+from sidetune_core.config.registry import Plugin, normal_name
+from sidetune_core.errors import PluginError, suggest
+
+
+def load_error(plugin: Plugin, error: BaseException) -> PluginError:
+    """The error of a plugin whose import has raised `error`."""
+    module, attribute = (component.strip() for component in plugin.target.partition(":")[::2])
+    missing = (isinstance(error, ModuleNotFoundError) and error.name) or ""
+    if missing and missing.partition(".")[0] not in {module.partition(".")[0], "sidetune_core"}:
+        return PluginError(f"{plugin.title} needs '{missing}': {_remedy(plugin, missing)}")
+    if isinstance(error, AttributeError) and module in sys.modules:  # a failed import leaves no module behind
+        hint = suggest(attribute, vars(sys.modules[module]))
+        return PluginError(f"{plugin.title}: module '{module}' has no attribute '{attribute}'.{hint}")
+    reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+    return PluginError(f"{plugin.title}: importing '{module}' fails with {reason}")
+
+
+def _remedy(plugin: Plugin, module: str) -> str:
+    """The command that installs `module`: an extra or a requirement of the plugin's distribution, or the bare
+    name."""
+    top = module.partition(".")[0]
+    providers = metadata.packages_distributions().get(top, [])  # empty where all of the library is missing
+    names = {normal_name(name) for name in (top, *providers)}
+    for distribution in metadata.distributions(name=plugin.distribution):
+        requirements = _requirements(distribution, names)
+        matches = [re.search(r"""extra\s*==\s*["']([^"']+)""", line) for line in requirements]
+        extras = [match[1] for match in matches if match]
+        if (
+            not requirements
+        ):  # cv2 is in opencv-python: no metadata here says so, but an extra may be named for it
+            extras = distribution.metadata.get_all("Provides-Extra", [])
+            extras = [extra for extra in extras if normal_name(extra) in {*names, normal_name(plugin.name)}]
+        if extras:
+            extra = min(
+                extras, key=lambda extra: normal_name(extra) not in names
+            )  # 'habitat' rather than 'all'
+            return f"pip install '{plugin.distribution}[{extra}]'"
+        if requirements:
+            return f"pip install '{requirements[0].partition(';')[0].strip()}'"
+    return f"pip install --upgrade {providers[0]}" if providers else f"pip install {top}"
+
+
+def _requirements(distribution: metadata.Distribution, names: set[str]) -> list[str]:
+    """The Requires-Dist lines for one of `names`, otherwise those with such a prefix (habitat-lab for
+    habitat)."""
+    lines = {line: normal_name(re.split(r"[^\w.-]", line)[0]) for line in distribution.requires or []}
+    exact = [line for line, name in lines.items() if name in names]
+    return exact or [
+        line for line, name in lines.items() if name.startswith(tuple(f"{short}-" for short in names))
+    ]
