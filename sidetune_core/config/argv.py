@@ -220,8 +220,8 @@ def _combined(
     if "steps" in set_here and "epochs" not in set_here:
         tables["train"]["epochs"] = None
         train = attrs.evolve(train, epochs=None)
-    resolved = ResolvedRun(components, train, parsed.seed, parsed.cache, parsed.device, requested=spec)
-    return attrs.evolve(spec, **choices, **tables, seed=parsed.seed), resolved
+    spec = attrs.evolve(spec, **choices, **tables, seed=parsed.seed)
+    return spec, ResolvedRun(components, train, parsed.seed, parsed.cache, parsed.device, requested=spec)
 
 
 def _second_stage(
