@@ -76,7 +76,7 @@ SIDE = {"name": "fcn4", "weights": "none"}
     ],
     ids=["sidetune", "sidetune-dense", "features", "independent", "pnn-dense"],
 )
-def test_a_learner_that_changes_no_shared_tensor_is_certificate_of(
+def test_a_learner_that_changes_no_shared_tensor_is_certified(
     learner: Any, parts: Any, make: Any, tmp_path: Path
 ) -> None:
     folder = make(learner, tmp_path / "run", **parts)
