@@ -159,6 +159,7 @@ def test_a_recipe_sets_the_device_by_dotted_names_and_may_have_former_ones() -> 
         assert recipe_tables({"batch": 32}, "env 'x'")["train"] == {"batch_size": 32}
 
 
+@pytest.mark.filterwarnings("ignore::sidetune_core.config.options.FormerSpelling")
 def test_a_former_and_a_present_name_with_the_same_value_agree() -> None:
     with pytest.warns(FormerSpelling):
         spec = RunSpec(train={"precision": "fp32"})
