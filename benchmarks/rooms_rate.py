@@ -61,7 +61,10 @@ def main() -> None:
 def _make(rooms: int, size: int, folder: Path | None = None) -> None:
     """Through env 'rooms', as a run does that has none in store; with `folder`, also into files."""
     cls = load(find(ENV, "rooms"))
-    cls(cls.Config(num_images=rooms - 8, num_test_images=8, image_size=size, cache=False, export=folder), seed=0).tasks()
+    cls(
+        cls.Config(num_images=rooms - 8, num_test_images=8, image_size=size, cache=False, export=folder),
+        seed=0,
+    ).tasks()
 
 
 def _read(files: list[Path]) -> None:
