@@ -98,7 +98,9 @@ def test_bases_that_encode_as_no_map_do_not_fit() -> None:
 
 def test_the_packaged_student_approximates_its_teacher() -> None:
     rooms = load(find(ENV, "rooms"))
-    stream = rooms(rooms.Config(domains="class_room", images=8, test_images=48, series=1001, cache=False), 0)
+    stream = rooms(
+        rooms.Config(domains=("class_room",), num_images=8, num_test_images=48, series=1001, cache=False), 0
+    )
     teacher_cls, cls = load(find(BASE, "taskonomy")), load(find(SIDE, "fcn5"))
     teacher = teacher_cls(teacher_cls.Config(width=10, weights="packaged"), stream.inputs).eval()
     (task,) = stream.tasks()
