@@ -1,4 +1,4 @@
-"""sidetune: adapt a pretrained network to a stream of tasks with a light side network, and compare it with the baselines.
+"""Adapt a pretrained network to a stream of tasks with a light side network, next to the field's baselines.
 
     import sidetune_core
 
@@ -6,8 +6,9 @@
     run.results.rows                                # R
     run.predict({"image": images}, "t0")
 
-Names are imported when they are first used, so that importing the package imports no torch. Plugin authors find
-theirs in `sidetune_core.api`, `sidetune_core.rl`, `sidetune_core.demonstrations` and `sidetune_core.testing`.
+Names are imported when they are first used, so that importing the package imports no torch. Plugin authors
+find theirs in `sidetune_core.api`, `sidetune_core.rl`, `sidetune_core.demonstrations` and
+`sidetune_core.testing`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     from sidetune_core.api import Heads, Learner, Task, option
 
-It imports the interfaces and nothing above them. Reinforcement learning has `sidetune_core.rl`, recorded experts have
-`sidetune_core.demonstrations`, conformance checks have `sidetune_core.testing`. To run something from Python, use
-`sidetune_core.run`.
+It imports the interfaces and nothing above them. Reinforcement learning has `sidetune_core.rl`, recorded
+experts have `sidetune_core.demonstrations`, conformance checks have `sidetune_core.testing`. To run something
+from Python, use `sidetune_core.run`.
 """
 
 from __future__ import annotations

@@ -60,12 +60,12 @@ class EndedElsewhere(RunError):
 class Interrupted(KeyboardInterrupt):
     """A signal stopped a run.
 
-    `folder` is the run to resume, `number` the signal; `told` is false on ranks that must not report it.
+    `folder` is the run to resume, `number` the signal; `reports` is false on ranks that must not report it.
     """
 
-    def __init__(self, folder: Path, number: int = signal.SIGINT, told: bool = True) -> None:
+    def __init__(self, folder: Path, number: int = signal.SIGINT, reports: bool = True) -> None:
         super().__init__()
-        self.folder, self.number, self.told = folder, number, told
+        self.folder, self.number, self.reports = folder, number, reports
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -75,7 +75,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def shorten(names: Iterable[object], limit: int = 3) -> str:
-    """``"a, b, c and 3 more"``: the first `limit` names and the number of others; empty where there are none."""
+    """``"a, b, c and 3 more"``: the first `limit` names and the number of others; empty for no names."""
     listed = [str(name) for name in names]
     others = len(listed) - limit
     return ", ".join(listed[:limit]) + (f" and {others} more" if others > 0 else "")

@@ -1,4 +1,4 @@
-"""Public names that are imported when they are first used (PEP 562), so that importing a package stays cheap."""
+"""Public names that are imported when they are first used (PEP 562)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ def lazy_names(
         if name in names:
             return resolve_name(f"sidetune_core.{names[name]}:{name}")
         if former is not None and name in former:
-            warnings.warn(
-                f"{module}.{name} is now {former[name].replace(':', '.')}; the former name is removed in version 0.3",
-                DeprecationWarning,
-                stacklevel=2,
-            )
+            present = former[name].replace(":", ".")
+            message = f"{module}.{name} is now {present}; the former name is removed in version 0.3"
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
             return resolve_name(former[name])
         raise AttributeError(f"module '{module}' has no attribute '{name}'")
 

@@ -80,24 +80,29 @@ def without_weights(component: ResolvedComponent) -> Any:
 
 
 def _factories(resolved: ResolvedRun, stream: TaskStream) -> Components:
-    base, side, merger = (resolved.components.get(slot) for slot in ("base", "side", "merger"))
-    assert base is not None
+    chosen = resolved.components
+
+    def config(slot: str, pretrained: bool) -> Any:
+        return chosen[slot].config if pretrained else without_weights(chosen[slot])
 
     def make_base(pretrained: bool = True) -> Base:
-        made: Base = base.cls(base.config if pretrained else without_weights(base), stream.inputs)
-        return made
+        base: Base = chosen["base"].cls(config("base", pretrained), stream.inputs)
+        return base
 
-    def make_side(beside: Base, pretrained: bool = True) -> Side:
-        assert side is not None
-        made: Side = side.cls(side.config if pretrained else without_weights(side), stream.inputs, beside)
-        return made
+    def make_side(base: Base, pretrained: bool = True) -> Side:
+        side: Side = chosen["side"].cls(config("side", pretrained), stream.inputs, base)
+        return side
 
-    def make_merger(beside: Base, count: int) -> Merger:
-        assert merger is not None
-        made: Merger = merger.cls(merger.config, beside.shape, count)
-        return made
+    def make_merger(base: Base, count: int) -> Merger:
+        merger: Merger = chosen["merger"].cls(config("merger", True), base.shape, count)
+        return merger
 
-    return Components(stream.inputs, make_base, make_side if side else None, make_merger if merger else None)
+    return Components(
+        stream.inputs,
+        make_base,
+        make_side if "side" in chosen else None,
+        make_merger if "merger" in chosen else None,
+    )
 
 
 def _check_fit(resolved: ResolvedRun, components: Components, vocabulary_size: int | None) -> None:

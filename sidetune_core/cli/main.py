@@ -126,7 +126,7 @@ def _guarded(command: Callable[[], int], debug: bool) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        if stop.told:
+        if stop.reports:
             from sidetune_core.storage.run_folder import resume_command
 
             print(f"\nInterrupted. Resume with: {resume_command(stop.folder)}", file=sys.stderr)

@@ -298,7 +298,7 @@ def _first_of_each(ids: Tensor) -> Tensor:
 
 
 def _interleave(where: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Rows of `new` where `where` holds, rows of `old` elsewhere, each in order, in the memory format of `new`."""
+    """Rows of `new` where `where` holds, rows of `old` elsewhere, in the memory format of `new`."""
     out = torch.empty_like(new[:1].expand(len(where), *new.shape[1:]), memory_format=_memory_format(new))
     out[where], out[~where] = new, old
     return out

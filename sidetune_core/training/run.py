@@ -44,7 +44,7 @@ from sidetune_core.training.loop import learn
 from sidetune_core.training.recorder import Recorder, RunRecorder, tensorboard
 
 SAVE_EVERY = "60s"
-"""How often a run saves its state within a task, unless it is told otherwise."""
+"""How often a run saves its state within a task, by default."""
 
 
 @attrs.frozen(eq=False)
@@ -264,7 +264,7 @@ def _status(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         end("interrupted")
         number = interrupt.number if isinstance(interrupt, StopRequested) else signal.SIGINT
-        raise Interrupted(folder.path, number, told=job.group.is_main) from interrupt
+        raise Interrupted(folder.path, number, reports=job.group.is_main) from interrupt
     except WriteError as error:
         with suppress(WriteError):
             end(f"failed: {error}")

@@ -70,7 +70,7 @@ def train(
     saved_step, saved_time = state.step, time.monotonic()
 
     def save(step: int) -> None:
-        """Save the state after so many steps."""
+        """Save the state after `step` steps."""
         if recent:
             _mean_loss(torch.stack(recent), stage.turn(step - 1), step - 1, recorder)
         now = attrs.evolve(state, step=step, recent=list(recent), optimizer=None, random=None)

@@ -1,4 +1,6 @@
-"""What is imported when: a plugin needs few modules of the core, and users' names load nothing before they are used."""
+"""What is imported when: a plugin needs few modules of the core, and users' names load nothing before they
+are used.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ from sidetune_core.cli import main
 
 DOCS = Path(__file__).parents[2] / "docs"
 ELSEWHERE = {"habitat.md"}
-"""Needs libraries that want an environment of their own; what it says is tested there, in tests/plugins/envs/habitat."""
+"""Needs libraries that want an environment of their own; what it says is tested there, in
+tests/plugins/envs/habitat."""
 PAGES = sorted({page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} - ELSEWHERE)
 FENCE = re.compile(
     r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.DOTALL | re.MULTILINE
@@ -37,7 +38,8 @@ COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 COMPOSES = re.compile(r"(sidetune-run|sidetune sweep) (?!.*--(spec|resume|help|dry-run)\b)")
 """Commands of a shell block that need no file to be composed."""
 INSTALLED = ".installed"
-"""Where a page's packages are installed: on the path of this process, and by a ``sitecustomize`` on that of every other."""
+"""Where a page's packages are installed: on the path of this process, and by a ``sitecustomize`` on that of
+every other."""
 
 OURS = {"sidetune": main.main, "sidetune-run": main.main_run}
 
@@ -98,7 +100,9 @@ class Reader:
             assert agrees, f"{self.page}: {command}\nshown:\n{shown}\nprinted:\n{printed}"
 
     def run(self, command: str) -> tuple[int, str]:
-        """The exit status and the output of a command: standard error where a command of ours refuses something."""
+        """The exit status and the output of a command: standard error where a command of ours refuses
+        something.
+        """
         program, *words = shlex.split(command)
         if program in OURS:
             self.forget()
@@ -132,7 +136,9 @@ class Reader:
         return done
 
     def forget(self) -> None:
-        """Forget the modules of the page's folder: a new process would not know them, and their files may have changed."""
+        """Forget the modules of the page's folder: a new process would not know them, and their files may
+        have changed.
+        """
         for name, module in list(sys.modules.items()):
             if str(getattr(module, "__file__", None) or "").startswith(f"{self.folder}{os.sep}"):
                 del sys.modules[name]

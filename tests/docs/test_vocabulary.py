@@ -12,10 +12,9 @@ ROOTS = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "docs",
-    "examples/habitat-rooms/README.md",
-    "examples/sidetune-peft/README.md",
-    "examples/sidetune-replay/README.md",
-    # TODO: "examples" (in place of its pages), "sidetune_core" and "plugins", once their words are replaced.
+    "examples",
+    "plugins",
+    "sidetune_core",
 )
 COLUMNS = 110
 
@@ -42,15 +41,21 @@ WORDS = {
 """Words that are never right here, and what to write instead."""
 
 ALLOWED = {
-    ("docs/imitation.md", "Worlds"),  # TODO: remove with the rename to VectorEnv
-    ("docs/interpreting-results.md", "results.learnt"),  # TODO: remove with its rename
     ("sidetune_core/cli/commands/runs.py", "figure"),
     ("sidetune_core/results/figures.py", "figure"),
+    ("sidetune_core/results/figures.py", "Figure"),
+    # former names that are still accepted or read
+    ("sidetune_core/api.py", '"Worlds"'),
+    ("sidetune_core/certificate/record.py", "learnt"),
+    ("sidetune_core/demonstrations/dataset.py", "figures"),
+    ("sidetune_core/ledger/claims.py", "figures"),
+    ("sidetune_core/results/metrics.py", "learnt"),
 }
 """A word is right on a line of this file that has this phrase."""
 
 GENERATED = re.compile(r"^<!-- ledger: .*?^<!-- end -->$", re.DOTALL | re.MULTILINE)
 FENCE = re.compile(r"^```(\w+).*?^```$", re.DOTALL | re.MULTILINE)
+PRAGMA = re.compile(r"  # (type: ignore|noqa).*$")
 INLINE = re.compile(r"`[^`\n]+`")
 
 
@@ -70,7 +75,7 @@ def test_python_lines_fit_into_the_columns() -> None:
         for name, text in texts()
         if name.endswith(".py")
         for number, line in enumerate(text.splitlines(), 1)
-        if len(line) > COLUMNS
+        if len(PRAGMA.sub("", line)) > COLUMNS
     ]
     assert not long, "\n".join(["lines to break:", *long])
 

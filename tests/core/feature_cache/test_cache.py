@@ -65,7 +65,9 @@ def attached(base: Base, **options: Any) -> FeatureCache:
 
 
 def passes() -> list[Inputs]:
-    """Two passes over the examples, each in an order of its own; the batch in the middle has examples of both, some of them twice."""
+    """Two passes over the examples, each in an order of its own; the batch in the middle has examples of
+    both, some of them twice.
+    """
     generator = torch.Generator().manual_seed(0)
     order = torch.cat([torch.randperm(COUNT, generator=generator) for _ in range(2)])
     return [batch(ids) for ids in order.split(96) if len(ids) == 96]
@@ -127,7 +129,9 @@ def test_in_a_full_store_the_unknown_examples_are_computed_and_a_few_beside_them
 
 
 class Even(Counting):
-    """(6,) to (16,): widths for which a product rounds alike wherever in a batch of five or more an example is."""
+    """(6,) to (16,): widths for which a product rounds alike wherever in a batch of five or more an example
+    is.
+    """
 
     shape = (16,)
 
