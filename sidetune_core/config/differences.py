@@ -61,6 +61,8 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     values = dict(first)
     for name, value in second.items():
         before = values.get(name)
-        both = isinstance(before, Mapping) and isinstance(value, Mapping)
-        values[name] = merged(before, value) if both else value
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            values[name] = merged(before, value)
+        else:
+            values[name] = value
     return values
