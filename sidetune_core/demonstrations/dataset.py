@@ -213,8 +213,7 @@ class Demonstrations:
         if {name: tuple(shape) for name, shape in task.inputs.items()} != self.inputs:
             raise DataError(
                 f"{self.folder} has observations {dict(self.inputs)}, but its env now returns "
-                f"{dict(task.inputs)}; "
-                "record it again"
+                f"{dict(task.inputs)}; record it again"
             )
         return task
 
@@ -262,8 +261,7 @@ def open_demonstrations(folder: Path) -> Demonstrations:
     if manifest.recorded < manifest.trajectories:
         raise DataError(
             f"{folder} has {manifest.recorded} of its {manifest.trajectories} trajectories: the recording "
-            "was "
-            "interrupted. Run the same sidetune record command again to complete it"
+            "was interrupted. Run the same sidetune record command again to complete it"
         )
     return Demonstrations(folder, manifest)
 
@@ -319,12 +317,10 @@ def verify_shard(folder: Path, shard: Shard) -> None:
     except OSError as error:
         raise DataError(
             f"the shard {path} cannot be read ({error.strerror or error}). Run the same sidetune record "
-            "command "
-            "again to re-record it"
+            "command again to re-record it"
         ) from error
     if digest != shard.sha256:
         raise DataError(
             f"the shard {path} is damaged (its SHA-256 differs from the manifest). Run the same sidetune "
-            "record "
-            "command again to re-record it"
+            "record command again to re-record it"
         )

@@ -70,8 +70,7 @@ def open_offered(
         if name is not None and name not in task.experts:
             raise OptionError(
                 f"{component.owner} has no expert '{name}' for {task.title}, and '{name}' is not a run "
-                "folder."
-                f"{suggest(name, task.experts)} Experts: {', '.join(task.experts)}"
+                f"folder.{suggest(name, task.experts)} Experts: {', '.join(task.experts)}"
             )
         selected = name or task.experts[0]
         yield ExpertSession(component, seed, task, task.expert(selected), selected, {})

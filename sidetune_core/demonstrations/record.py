@@ -146,8 +146,7 @@ def _record_all(
     verb = "resuming" if manifest.recorded else "recording"
     info(
         f"{verb} {session.name} in {manifest.title}: {manifest.recorded} of {target.trajectories} "
-        "trajectories "
-        f"recorded, in {folder}"
+        f"trajectories recorded, in {folder}"
     )
     manifest = attrs.evolve(manifest, trajectories=max(manifest.trajectories, target.trajectories))
     reported = time.monotonic()
@@ -216,8 +215,7 @@ def _check_same(folder: Path, existing: Manifest, target: Manifest, fields: Iter
             )
             raise RunError(
                 f"{folder} has other demonstrations: its {field} is {now}, but {requested} was requested; "
-                "choose "
-                "another --out, or delete the folder"
+                "choose another --out, or delete the folder"
             )
 
 
@@ -247,8 +245,7 @@ def _record_shard(session: ExpertSession, folder: Path, seed: int, index: int, t
             else:
                 raise RunError(
                     f"expert '{session.name}' failed {MAX_FAILED_EPISODES} consecutive episodes of "
-                    f"{task.title}, "
-                    f"at trajectory {number}"
+                    f"{task.title}, at trajectory {number}"
                 )
     joined = Trajectories.concatenated(recorded)
     path = folder / SHARDS / f"{index:05d}.safetensors"

@@ -88,8 +88,7 @@ class RolloutOptions:
     def __attrs_init_subclass__(cls) -> None:
         warnings.warn(
             f"{cls.__module__}.{cls.__qualname__} inherits RolloutOptions, which goes in version {REMOVAL}; "
-            "inherit "
-            "sidetune_core.rl.RolloutConfig, whose options of PPO are nested in `ppo`",
+            "inherit sidetune_core.rl.RolloutConfig, whose options of PPO are nested in `ppo`",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -36,8 +36,7 @@ INSTALL = {
     "minigrid": INSTALL_RL,
     "vizdoom": INSTALL_RL,
     "shimmy": "pip install 'shimmy[gym-v26]', or 'shimmy[gym-v21]' for environments whose step returns four "
-    "values; both "
-    "need NumPy 1, so install them in a separate environment without constraints.txt",
+    "values; both need NumPy 1, so install them in a separate environment without constraints.txt",
 }
 """By missing module."""
 
@@ -138,10 +137,8 @@ class Gym(TaskStream):
             if info.inputs != self.inputs:
                 raise DataError(
                     f"the environments of a stream must have inputs of one shape: {config.ids[0]} has "
-                    f"{self.inputs} and "
-                    f"{spec.id} {info.inputs}. --env.image-size resizes images, --env.grayscale gives them "
-                    "one channel, "
-                    "--env.inputs selects inputs"
+                    f"{self.inputs} and {spec.id} {info.inputs}. --env.image-size resizes images, "
+                    "--env.grayscale gives them one channel, --env.inputs selects inputs"
                 )
         if config.mask_images and not any(len(shape) == 3 for shape in self.inputs.values()):
             raise OptionError(f"--env.mask-images: {config.ids[0]} has no image, but {self.inputs}")

@@ -47,8 +47,7 @@ DOWNLOAD = (
 )
 INSTALL_SIMULATOR = (
     "Install habitat-sim, which only conda has: conda install habitat-sim headless -c conda-forge -c "
-    "aihabitat. Or use "
-    "another simulator with --env.imports, as examples/habitat-rooms does"
+    "aihabitat. Or use another simulator with --env.imports, as examples/habitat-rooms does"
 )
 
 
@@ -260,8 +259,7 @@ def _message(spec: EnvSpec, error: InspectionError) -> str:
     if error.type == "FileNotFoundError":
         return (
             f"{message}. The config has the dataset's path (habitat.dataset.data_path), relative to the "
-            "current "
-            f"folder; to download habitat's test dataset: {DOWNLOAD}"
+            f"current folder; to download habitat's test dataset: {DOWNLOAD}"
         )
     return message
 

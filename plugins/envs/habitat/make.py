@@ -175,8 +175,7 @@ def _scenes(dataset: Any) -> tuple[str, ...]:
     if unknown := [name for name in selected if name not in available]:
         raise LookupError(
             f"split {dataset.split} has no scene {', '.join(unknown)} (habitat.dataset.content_scenes); its "
-            "scenes: "
-            f"{', '.join(available)}"
+            f"scenes: {', '.join(available)}"
         )
     return selected
 

@@ -30,11 +30,11 @@ def test_the_last_list_varies_fastest_and_names_say_what_varies() -> None:
 
 def test_a_point_is_what_sidetune_run_makes_of_the_same_words() -> None:
     (run,) = plan(
-        "--learner ewc --learner.coef 3 --train.lr=1e-2 --seed 7 --env.tasks 2 --learner.no-norm"
+        "--learner ewc --learner.coef 3 --train.lr=1e-2 --seed 7 --env.num-tasks 2 --learner.no-norm"
     ).runs
     assert run.name == "run"
     assert (run.spec["learner"]["options"]["coef"], run.spec["learner"]["options"]["norm"]) == (3.0, False)
-    assert (run.spec["train"]["lr"], run.spec["env"]["options"]["tasks"], run.spec["seed"]) == (0.01, 2, 7)
+    assert (run.spec["train"]["lr"], run.spec["env"]["options"]["num_tasks"], run.spec["seed"]) == (0.01, 2, 7)
 
 
 def test_a_part_that_a_learner_has_no_use_for_is_left_out_and_run_once() -> None:
@@ -118,7 +118,7 @@ def test_a_grid_goes_over_a_spec(tmp_path: Path) -> None:
 
 
 FILE = """
-env = {name = "digits", tasks = 2}
+env = {name = "digits", num_tasks = 2}
 train = {epochs = 2}
 
 [grid]
@@ -142,7 +142,7 @@ def test_a_file_may_give_a_part_options_of_its_own(tmp_path: Path) -> None:
         "learner-ewc_learner.coef-10.0_learner.norm-true_seed-0",
     ]
     options = runs[4].spec["learner"]["options"]
-    assert (options["coef"], options["norm"], runs[4].spec["env"]["options"]["tasks"]) == (10.0, True, 2)
+    assert (options["coef"], options["norm"], runs[4].spec["env"]["options"]["num_tasks"]) == (10.0, True, 2)
     assert (runs[4].spec["train"]["steps"], runs[4].spec["train"]["epochs"]) == (3, None)
     assert runs[8].name == "learner-ewc_learner.norm-true_seed-0"
 

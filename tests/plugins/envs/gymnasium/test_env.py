@@ -165,8 +165,8 @@ def test_an_environment_that_raises_in_this_process_is_an_error_with_its_index_a
         (
             "raises",
             False,
-            "environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 20 since it was "
-            "opened",
+            "environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 20 since it "
+            "was opened",
         ),
         (
             "nan",

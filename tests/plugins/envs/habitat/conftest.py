@@ -30,8 +30,8 @@ WriteEpisodes = Callable[..., dict[str, Any]]
 def habitat() -> None:
     if not INSTALLED:
         pytest.skip(
-            "habitat-lab is not installed: pip install -e '.[habitat]' pytest -c constraints-habitat.txt, in "
-            "a separate environment"
+            "habitat-lab is not installed: pip install -e '.[habitat]' pytest -c constraints-habitat.txt, "
+            "in a separate environment"
         )
 
 
