@@ -68,7 +68,7 @@ def load_weights(
     elif choice == "authors":
         if published is None:
             raise WeightsError(
-                f"the authors published no weights of {owner}; choose 'packaged', 'none' or the path of a file"
+                f"the authors published no weights of {owner}; choose 'packaged', 'none' or a file"
             )
         path = fetch(published)
         if published.holds_objects:

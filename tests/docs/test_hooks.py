@@ -34,10 +34,10 @@ def test_the_tables_have_every_check_that_the_kit_makes(hooks: ModuleType, kind:
 
 def test_a_line_for_checks_becomes_a_table(hooks: ModuleType) -> None:
     page = hooks.on_page_markdown("before\n\n<!-- checks: merger -->\n")
-    assert (
-        "| `weights_are_finite_numbers` | `weights` of a merger returns finite floats, which can be logged. |\n"
-        in page
+    row = (
+        "| `weights_are_finite_numbers` | `weights` of a merger returns finite floats, which can be logged. |"
     )
+    assert f"{row}\n" in page
 
 
 def test_a_block_with_a_command_for_help_gets_what_it_prints(

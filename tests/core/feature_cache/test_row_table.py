@@ -125,12 +125,15 @@ from pathlib import Path
 from sidetune_core.feature_cache.row_table import RowTable
 
 def data():  # of private memory, which files that are mapped do not count towards
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
+    lines = open("/proc/self/status")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 rows, peak, before = RowTable(Path(sys.argv[1]), lambda size: True, print), 0, data()
 for number in range(100):
     ids = torch.arange(number * 64, number * 64 + 64)
-    rows.append(ids, [torch.full((64, 8, 64, 128), float(number)).bfloat16()], torch.ones_like(ids), frozenset())
+    values = torch.full((64, 8, 64, 128), float(number)).bfloat16()
+    rows.append(ids, [values], torch.ones_like(ids), frozenset())
+    del values
     peak = max(peak, data() - before)
 ids = torch.arange(0, 6400, 64)
 (found,) = rows.read(rows.find(ids), 0, torch.device("cpu"))

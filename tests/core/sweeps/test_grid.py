@@ -34,7 +34,11 @@ def test_a_point_is_what_sidetune_run_makes_of_the_same_words() -> None:
     ).runs
     assert run.name == "run"
     assert (run.spec["learner"]["options"]["coef"], run.spec["learner"]["options"]["norm"]) == (3.0, False)
-    assert (run.spec["train"]["lr"], run.spec["env"]["options"]["num_tasks"], run.spec["seed"]) == (0.01, 2, 7)
+    assert (run.spec["train"]["lr"], run.spec["env"]["options"]["num_tasks"], run.spec["seed"]) == (
+        0.01,
+        2,
+        7,
+    )
 
 
 def test_a_part_that_a_learner_has_no_use_for_is_left_out_and_run_once() -> None:
