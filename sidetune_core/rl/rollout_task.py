@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.errors import OptionError, RunError
+from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
 from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, shuffled
 from sidetune_core.rl.collector import Rollout, RolloutCollector
@@ -35,6 +36,9 @@ EVALUATION_SEED = 0
 """Independent of the run's seed, so that every run is evaluated on the same episodes."""
 
 
+@former_members(
+    make_worlds="make_vector_env", make_test_worlds="make_test_vector_env", see="update_statistics"
+)
 class RolloutTask(Task):
     """A reinforcement-learning task: PPO on rollouts of E environments by T steps.
 

@@ -84,7 +84,7 @@ class Habitat(TaskStream):
 
         former_options: ClassVar[Mapping[str, Renamed]] = {
             **RolloutConfig.former_options,
-            "tasks": Renamed("task-overrides"),
+            "tasks": Renamed("task-overrides", separator=";"),
             "stack": Renamed("frame-stack"),
             "blind": Renamed("mask-images"),
         }
@@ -129,7 +129,7 @@ class Habitat(TaskStream):
         if not config.inputs:
             raise OptionError("--env.inputs is empty; name at least one, such as image")
         self._config = config
-        entries = _task_entries(config.task_overrides) or [""]
+        entries = [entry for entry in config.task_overrides if entry.strip()] or [""]
         self._titles = entries if len(entries) > 1 else [config.config]
         self._specs = [
             EnvSpec.from_config(config, (*_split_overrides(config.overrides), *_split_overrides([entry])))
@@ -274,13 +274,3 @@ def _split_overrides(entries: Sequence[str]) -> tuple[str, ...]:
     """
     parts = re.split(rf"[,\s]\s*(?={OVERRIDE_START})", ",".join(entries))
     return tuple(part.strip() for part in parts if part.strip())
-
-
-def _task_entries(entries: Sequence[str]) -> list[str]:
-    """One entry for each task.
-
-    Version 0.1 had one string with semicolons between tasks and commas within one.
-    """
-    if any(";" in entry for entry in entries):
-        entries = ",".join(entries).split(";")
-    return [entry.strip() for entry in entries if entry.strip()]

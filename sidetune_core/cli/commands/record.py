@@ -71,12 +71,12 @@ def record(
         print(f"\nInterrupted. Resume with: {command}", file=sys.stderr)
         return 130
     manifest = recording.manifest
-    metrics = ", ".join(f"{name} {value:.3f}" for name, value in manifest.figures.items())
+    metrics = ", ".join(f"{name} {value:.3f}" for name, value in manifest.metrics.items())
     print(
         f"{recording.folder}: {manifest.recorded} trajectories of '{manifest.expert}' in {manifest.title}, "
         f"{manifest.steps} steps ({metrics})"
     )
-    print(f"try next    sidetune-run --env imitation --env.data {recording.folder}")
+    print(f"try next    sidetune-run --env imitation --env.root {recording.folder}")
     return 0
 
 

@@ -240,7 +240,8 @@ def test_an_expert_that_fails_is_an_error_with_its_trajectory(
 def test_the_policy_of_a_trained_run_is_recorded_with_its_actions_of_evaluation(tmp_path: Path) -> None:
     env = {**ENV, "ppo": {"rollout_length": 8, "normalise_observations": True}}
     run = sidetune_core.run(
-        sidetune_core.RunSpec(base="mlp", learner="features", env=env, train={"batch": 16}), tmp_path / "run"
+        sidetune_core.RunSpec(base="mlp", learner="features", env=env, train={"batch_size": 16}),
+        tmp_path / "run",
     )
     recording = demonstrations.record_demonstrations(
         None, tmp_path / "data", 3, expert=tmp_path / "run", task="t0", quiet=True
@@ -269,7 +270,10 @@ def test_the_conformance_kit_asks_experts_to_act(monkeypatch: pytest.MonkeyPatch
 
     assert outcome() == ("passed", "")
     monkeypatch.setattr(CueTask, "expert", lambda self, name: Wide())
-    assert outcome() == ("failed", "task 't0': its expert 'oracle' gives (1, 2); give (1, 1), or None")
+    assert outcome() == (
+        "failed",
+        "task 't0': its expert 'oracle' returns an action of shape (1, 2); return (1, 1), or None",
+    )
 
 
 def test_trajectories_are_restored_from_their_tensors(tmp_path: Path) -> None:
@@ -310,7 +314,7 @@ def test_the_command_records_and_prints_the_next_command(
         ("--env digits --task t0", "env 'digits' has no rollout tasks, so there is nothing to record"),
         (
             "--learner ewc --env cue:Cues",
-            "a recording is of an env and an expert, so --learner has no use here",
+            "sidetune record uses an env and an expert, not --learner",
         ),
         ("", "choose the environment to record with --env NAME"),
     ],
@@ -335,6 +339,6 @@ def test_an_interrupted_command_prints_how_to_resume(
         == 130
     )
     assert (
-        f"go on with: sidetune record --env cue:Cues --out {tmp_path} --trajectories 90 --task t0"
+        f"Resume with: sidetune record --env cue:Cues --out {tmp_path} --trajectories 90 --task t0"
         in capsys.readouterr().err
     )

@@ -10,8 +10,10 @@ import attrs
 import pytest
 import torch
 
+import sidetune_core
 from sidetune_core import api, rl
 from sidetune_core.api import Order, option
+from sidetune_core.demonstrations import record_demonstrations
 
 sys.path.insert(0, str(Path(__file__).parent / "rollouts"))
 
@@ -70,3 +72,23 @@ def test_fields_of_a_step_can_be_passed_and_read_by_their_former_names() -> None
     with pytest.warns(DeprecationWarning, match="Step.measures is now Step.metrics"):
         assert step.measures == measures  # type: ignore[attr-defined]
     assert attrs.evolve(step, metrics={}).metrics == {}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_an_env_of_version_0_1_is_trained_recorded_and_cloned_under_its_own_options(tmp_path: Path) -> None:
+    env = {"name": "lever:Lever", "envs": 2, "rollout": 16, "frames": 256, "passes": 2, "episodes": 4}
+    spec = sidetune_core.RunSpec(base="mlp", learner="scratch", env=env, train={"batch_size": 16})
+    run = sidetune_core.run(spec, tmp_path / "run")
+    assert list(run.folder.lines("eval.jsonl"))[-1]["figures"]["pushes"] == 4.0
+    folder = record_demonstrations(env, tmp_path / "data", 8, quiet=True).folder
+    cloning = {
+        "name": "imitation",
+        "root": [str(folder)],
+        "val_trajectories": 2,
+        "eval_episodes": 4,
+        "num_envs": 2,
+    }
+    spec = sidetune_core.RunSpec(
+        base="mlp", learner="scratch", env=cloning, train={"steps": 20, "batch_size": 8}
+    )
+    assert sidetune_core.run(spec, tmp_path / "clone").results.rows

@@ -108,7 +108,7 @@ class Cues(TaskStream):
 
         fails_at: int | None = option(None, "step in which the training environments fail")
 
-    recipe = {"epochs": 1.0, "batch": 20, "lr": 1e-2, "precision": "fp32"}
+    recipe = {"epochs": 1.0, "batch_size": 20, "lr": 1e-2, "device.precision": "fp32"}
     inputs = {"cue": (4,)}
 
     def __init__(self, config: Config, seed: int) -> None:

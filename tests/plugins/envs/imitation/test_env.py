@@ -129,7 +129,7 @@ def test_every_learner_clones_the_expert(tmp_path: Path, learner: str, component
     ).folder
     env = {"name": "imitation", "root": [str(data)], **SMALL}
     spec = sidetune_core.RunSpec(
-        base="mlp", learner=learner, env=env, train={"steps": 80, "batch": 32, "lr": 1e-2}, **components
+        base="mlp", learner=learner, env=env, train={"steps": 80, "batch_size": 32, "lr": 1e-2}, **components
     )
     run = sidetune_core.run(spec, tmp_path / "run")
     assert run.results.metric == "success"
