@@ -326,7 +326,7 @@ def _read_record(path: Path, claim: Claim) -> tuple[RunSummary, ...]:
                 f"{path} was recorded with another command than the claim's; record it again "
                 f"(sidetune reproduce {path.stem} --record)"
             )
-        spec = from_values(record["spec"], str(path))
+        spec = from_values(record["spec"], str(path), recorded=True)
         runs = tuple(_summary(path.stem, attrs.evolve(spec, seed=run["seed"]), run) for run in record["runs"])
     except (OSError, ValueError, KeyError, TypeError, OptionError) as error:
         raise LedgerError(f"cannot read the record {path}: {error!r}") from error
