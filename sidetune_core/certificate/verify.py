@@ -19,7 +19,7 @@ from sidetune_core.certificate.issue import compare
 from sidetune_core.certificate.probes import Stored
 from sidetune_core.certificate.record import Certificate, TaskRecord, TaskSketch, overall, read_certificate
 from sidetune_core.config.resolve import ResolvedRun
-from sidetune_core.errors import RunError, WeightsError
+from sidetune_core.errors import RunError, WeightsError, shorten
 from sidetune_core.interfaces.heads import ClassHead
 from sidetune_core.interfaces.inputs import InputShapes, Shape
 from sidetune_core.interfaces.learner import Learner
@@ -143,14 +143,14 @@ def _hash_mismatches(certificate: Certificate, states: States) -> Iterator[str]:
         digests = actual[task.after]
         wrong = [name for name, digest in task.tensors.items() if digests.get(name, digest) != digest]
         if wrong:
-            yield f"{task.id}: its checkpoint has other hashes than the certificate for {_shorten(wrong)}"
+            yield f"{task.id}: its checkpoint has other hashes than the certificate for {shorten(wrong)}"
     for stage, (before, after) in zip(certificate.stages[1:], pairwise(actual.values()), strict=True):
         changed = {name for name, digest in before.items() if after.get(name) != digest}
         wrong = sorted(changed ^ (set(stage.changed) & before.keys()))
         if wrong:
             yield (
                 f"{', '.join(stage.tasks)}: the checkpoints contradict the certificate about whether this "
-                f"stage changed {_shorten(wrong)}"
+                f"stage changed {shorten(wrong)}"
             )
 
 
@@ -179,8 +179,7 @@ def _replay_mismatches(
     names = sorted(now.keys() | certificate.now.keys())
     if wrong := [name for name in names if now.get(name) != certificate.now.get(name)]:
         yield (
-            f"the learner of the newest checkpoint has other hashes than the certificate for "
-            f"{_shorten(wrong)}"
+            f"the learner of the newest checkpoint has other hashes than the certificate for {shorten(wrong)}"
         )
     for task in certificate.tasks:
         before = stored[task.id]
@@ -282,8 +281,4 @@ def _tensors(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
 
 def _quote(value: Any) -> str:
     """A field of a record for a message."""
-    return _shorten(list(value)) or "nothing" if isinstance(value, dict | list) else f"'{value}'"
-
-
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return shorten(list(value)) or "nothing" if isinstance(value, dict | list) else f"'{value}'"

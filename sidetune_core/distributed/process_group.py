@@ -23,7 +23,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.utils._pytree import tree_map
 
-from sidetune_core.errors import EndedElsewhere, Interrupted, PluginError, RunError
+from sidetune_core.errors import EndedElsewhere, Interrupted, PluginError, RunError, shorten
 from sidetune_core.hashing import tensor_digest
 from sidetune_core.interfaces.tasks import Batch
 from sidetune_core.storage.nested_state import flatten
@@ -190,10 +190,9 @@ class ProcessGroup:
                 "a function of the seed. Run it in one process, without torchrun"
             )
         if names := _differing(self.gather(_digests(learner.state_dict()))):
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             owner = type(learner).__name__
             raise PluginError(
-                f"{when}, {', '.join(names[:3])}{more} of {owner} differ between the processes: "
+                f"{when}, {shorten(names)} of {owner} differ between the processes: "
                 "training changes them by other means than gradients and batch norm, and each process "
                 "sees only its shard of a batch. Run it in one process, without torchrun"
             )

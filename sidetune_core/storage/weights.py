@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.errors import WeightsError
+from sidetune_core.errors import WeightsError, shorten
 from sidetune_core.interfaces.buffers import BufferDict
 from sidetune_core.storage.atomic import home, write_bytes
 
@@ -155,16 +155,16 @@ def fill(module: nn.Module, tensors: Tensors, source: str, prefix: str = "") -> 
     optional = {key for key in own if key.endswith("num_batches_tracked")}
     problems = []
     if missing := sorted(own.keys() - given.keys() - optional):
-        problems.append(f"missing keys {_shorten(missing)}")
+        problems.append(f"missing keys {shorten(missing, 4)}")
     if extra := sorted(key for key in given.keys() - own.keys() if not key.startswith(free)):
-        problems.append(f"unexpected keys {_shorten(extra)}")
+        problems.append(f"unexpected keys {shorten(extra, 4)}")
     differing = [
         f"{key} {tuple(given[key].shape)} in the file, {tuple(own[key].shape)} in the network"
         for key in own
         if key in given and isinstance(own[key], Tensor) and given[key].shape != own[key].shape
     ]
     if differing:
-        problems.append(f"shapes differ: {_shorten(differing)}")
+        problems.append(f"shapes differ: {shorten(differing, 4)}")
     if problems:
         raise WeightsError(f"state_dict mismatch in {source}: {'; '.join(problems)}")
     module.load_state_dict(given, strict=False)
@@ -198,8 +198,3 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
             f"{path} has no state dict: expected tensors by name, at the top or under the key 'state_dict'"
         )
     return {str(key): value for key, value in content.items()}
-
-
-def _shorten(names: list[str]) -> str:
-    shown = ", ".join(names[:4])
-    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
