@@ -88,24 +88,19 @@ def _train(options: argparse.Namespace) -> None:
 
     env = {
         "name": "rooms",
-        "domains": "depth_zbuffer",
-        "images": options.images,
-        "test_images": options.batch,
-        "size": options.size,
+        "domains": ["depth_zbuffer"],
+        "num_images": options.images,
+        "num_test_images": options.batch,
+        "image_size": options.size,
     }
     spec = sidetune_core.RunSpec(
         env=env,
         base={"name": "taskonomy", "weights": "none", "width": 64},
         side="fcn5",
         learner=options.learner,
-        train={
-            "batch": options.batch,
-            "epochs": options.epochs,
-            "precision": options.precision,
-            "store": VARIANTS[options.child],
-            "store_dir": options.folder / "store",
-            "store_limit": 64.0,
-        },
+        train={"batch_size": options.batch, "epochs": options.epochs},
+        cache={"mode": VARIANTS[options.child], "dir": options.folder / "store", "limit": 64.0},
+        device={"precision": options.precision},
     )
     sidetune_core.run(spec, options.folder / options.child)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)

@@ -98,11 +98,8 @@ def _ours(options: argparse.Namespace) -> float:
         merger="mlp2",
         learner="sidetune",
         env={"name": "icifar", "archive": options.archive, "num_tasks": options.tasks},
-        train={
-            "precision": options.precision,
-            "store": options.child,
-            "store_dir": options.folder.parent / "store",
-        },
+        cache={"mode": options.child, "dir": options.folder.parent / "store"},
+        device={"precision": options.precision},
     )
     row = sidetune_core.run(spec, options.folder).results.rows[-1]
     return statistics.mean(cell for cell in row if cell is not None)

@@ -108,23 +108,22 @@ def _ours(options: argparse.Namespace) -> list[float]:
 
     env = {
         "name": "gym",
-        "ids": options.id,
-        "envs": ENVS,
-        "rollout": ROLLOUT,
-        "passes": PASSES,
+        "ids": [options.id],
+        "num_envs": ENVS,
+        "ppo": {"rollout_length": ROLLOUT, "epochs": PASSES, "hidden_layers": 2},
         "frames": options.frames,
     }
     train_options: dict[str, Any] = {
-        "batch": BATCH,
+        "batch_size": BATCH,
         "lr": 3e-4,
         "schedule": "constant",
-        "eps": 1e-5,
-        "clip": 0.5,
+        "adam_eps": 1e-5,
+        "grad_clip": 0.5,
     }
     spec = sidetune_core.RunSpec(
         base={"name": "mlp", "layers": 0},
         learner={"name": "scratch", "norm": False},
-        env={**env, "episodes": EPISODES, "layers": 2},
+        env={**env, "eval_episodes": EPISODES},
         train=train_options,
         seed=options.seed,
     )

@@ -61,15 +61,15 @@ def main() -> None:
         for id in options.ids:
             env: dict[str, Any] = {
                 "name": "gym",
-                "ids": id,
-                "envs": ENVS,
-                "rollout": ROLLOUT,
+                "ids": [id],
+                "num_envs": ENVS,
+                "ppo": {"rollout_length": ROLLOUT},
                 "frames": options.frames,
             }
-            env |= {"processes": options.processes, "episodes": 1}
+            env |= {"processes": options.processes, "eval_episodes": 1}
             if id.startswith("Vizdoom"):
                 arguments = {"frame_skip": 4, "screen_resolution": "RES_160X120"}
-                env |= {"arguments": json.dumps(arguments), "inputs": "image", "size": 64}
+                env |= {"arguments": json.dumps(arguments), "inputs": ["image"], "image_size": 64}
             seconds = [*_vector_env(env, clock), *_run(env, clock)]
             seconds.append(sum(seconds[2:]))
             print(f"{id:<28}" + "".join(f"{options.frames / duration:>9.0f}" for duration in seconds))
@@ -85,7 +85,7 @@ def _vector_env(env: dict[str, Any], clock: Clock) -> list[float]:
     component = resolve.resolve(sidetune_core.RunSpec(env=env, learner="scratch")).components["env"]
     stream = component.cls(component.config, 0)
     vector_env = stream.tasks()[0].make_vector_env(ENVS)
-    bare = gymnasium.make(env["ids"], **json.loads(env.get("arguments", "{}")))
+    bare = gymnasium.make(env["ids"][0], **json.loads(env.get("arguments", "{}")))
     actions = [bare.action_space.sample() for _ in range(env["frames"])]
     bare.reset(seed=0)
     began = clock()

@@ -133,7 +133,8 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
         side=side if state else None,
         learner="sidetune" if state else "finetune",
         env=env if minilm else {**env, "tokenizer": options.base},
-        train={"precision": options.precision, "batch": options.batch},
+        train={"batch_size": options.batch},
+        device={"precision": options.precision},
     )
     composition = resolve(spec)
     stream = build_stream(composition)

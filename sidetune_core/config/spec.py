@@ -181,7 +181,7 @@ class RunSpec:
     """Names of components, options and seed of one run. A slot that is None takes its default if the learner
     uses it.
 
-    RunSpec(learner="ewc", env={"name": "icifar", "tasks": 3}, train={"lr": 1e-3}, device={"name": "cpu"},
+    RunSpec(learner="ewc", env={"name": "icifar", "num_tasks": 3}, train={"lr": 1e-3}, device={"name": "cpu"},
     seed=1)
     """
 

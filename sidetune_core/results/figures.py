@@ -13,7 +13,7 @@ from sidetune_core.results.grouping import MethodRuns, same_stream, shared_line
 from sidetune_core.results.metrics import mean, one_unit
 from sidetune_core.results.report import RunSummary, in_percent
 from sidetune_core.results.significance import half_width
-from sidetune_core.storage.run_folder import PICTURES, open_run
+from sidetune_core.storage.run_folder import IMAGES, open_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -212,7 +212,7 @@ def _images(run: RunSummary, task: str) -> dict[str, bytes]:
     """
     files = {}
     tasks = set()
-    for path in sorted((Path(run.folder) / PICTURES).glob("*.*.png")):
+    for path in sorted((Path(run.folder) / IMAGES).glob("*.*.png")):
         owner, name, _ = path.name.rsplit(".", 2)
         tasks.add(owner)
         if owner == task:

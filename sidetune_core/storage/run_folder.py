@@ -22,7 +22,7 @@ RUNS = Path("runs")
 LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl")
 """The files to which a run appends lines."""
 
-IMAGES = PICTURES = "pictures"
+IMAGES = "pictures"
 """Sub-folder of the visualisations of tasks."""
 
 PROBES = "probes"
@@ -142,7 +142,7 @@ class RunFolder:
                     size = content.rfind(b"\n", 0, size) + 1
                 if len(content) > size:
                     os.truncate(path, size)
-        for folder in (self.path, self.checkpoints, self.path / PROBES, self.path / PICTURES):
+        for folder in (self.path, self.checkpoints, self.path / PROBES, self.path / IMAGES):
             clear_unfinished(folder)
         return changed
 
