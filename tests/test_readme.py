@@ -44,7 +44,7 @@ def test_the_table_of_components_lists_every_registered_component_and_no_other()
 
 
 def test_the_commands_in_it_exist(tmp_path: Path) -> None:
-    for verb in re.findall(r"^sidetune ([a-z]+)", README, re.MULTILINE):
+    for verb in re.findall(r"^sidetune ([a-z]+)", "".join(blocks("sh")), re.MULTILINE):
         assert command("main", f"{verb} --help", tmp_path).returncode == 0
 
 

@@ -58,9 +58,9 @@ class TaskonomyEnv(TaskStream):
 
         former_options: ClassVar[Mapping[str, Renamed]] = {
             "csv": Renamed("splits-file"),
-            "train": Renamed("train-buildings"),
-            "val": Renamed("val-buildings"),
-            "test": Renamed("test-buildings"),
+            "train": Renamed("train-buildings", {None: ()}),
+            "val": Renamed("val-buildings", {None: ()}),
+            "test": Renamed("test-buildings", {None: ()}),
             "images": Renamed("max-images"),
             "test-images": Renamed("max-test-images"),
             "size": Renamed("image-size"),

@@ -244,7 +244,7 @@ def test_parts_that_do_not_fit_are_told_before_data_is_read(
     ]
     done = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "side 'fcn4' encodes as (64,), and the base as (7,)" in done.stderr
+    assert "side 'fcn4' encodes as (64,), but the base as (7,)" in done.stderr
 
 
 WIDE_BASE = """

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,19 @@ def make_spec(archive: Path, learner: str, **train: Any) -> dict[str, Any]:
         "merger": "alpha" if "merger" in used else None,
         "learner": learner,
         "env": {"name": "images", "archive": str(archive), "image_size": 8, "classes_per_task": 2},
-        "train": {"steps": STEPS, "batch": 5, "lr": 0.05, "optimizer": "sgd", "precision": "fp32", **train},
+        "train": {"steps": STEPS, "batch_size": 5, "lr": 0.05, "optimizer": "sgd", **train},
+        "device": {"precision": "fp32"},
         "seed": 3,
     }
 
 
+def messages(stderr: str) -> list[str]:
+    """Our own messages; PyTorch's log may write warnings between them."""
+    return [line for line in stderr.splitlines() if line.startswith(("error: ", "warning: "))]
+
+
 def succeed(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    assert [(answer["status"], answer["told"]) for answer in answers] == [(0, "")] * len(answers)
+    assert [(answer["status"], messages(answer["told"])) for answer in answers] == [(0, [])] * len(answers)
     return answers
 
 
@@ -139,8 +145,8 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step_and_another_number_g
     succeed(server(1, tmp_path / "whole", spec))
     first, second = server(2, tmp_path / "cut", spec, harm="SIGTERM", rank=1, at=STEPS + 2)
     assert (first["status"], second["status"]) == (143, 143)
-    assert f"go on with: sidetune-run --resume {tmp_path / 'cut'}" in first["told"]
-    assert "go on with" not in second["told"]
+    assert f"Resume with: sidetune-run --resume {tmp_path / 'cut'}" in first["told"]
+    assert "Resume with" not in second["told"]
     assert (tmp_path / "cut" / "status").read_text() == "interrupted\n"
     answers = succeed(server(3, tmp_path / "cut"))
     assert [len(answer["ids"]) for answer in answers] == [STEPS - 3] * 3
@@ -160,11 +166,6 @@ def test_when_one_process_is_killed_all_end_and_the_run_can_be_gone_on_with(
     assert_same(tmp_path / "cut", tmp_path / "whole")
 
 
-def errors(answer: Mapping[str, Any]) -> list[str]:
-    """The error messages of a process; PyTorch's own log may write warnings next to them."""
-    return [line for line in answer["told"].splitlines() if line.startswith("error: ")]
-
-
 @posix
 def test_an_error_in_one_process_ends_all_and_is_told_once(
     server: Order, image_archive: Path, tmp_path: Path
@@ -173,8 +174,8 @@ def test_an_error_in_one_process_ends_all_and_is_told_once(
         2, tmp_path / "run", make_spec(image_archive, "sidetune"), harm="raise", rank=1, at=1
     )
     assert (first["status"], second["status"]) == (2, 2)
-    assert errors(second) == ["error: the disk of this process is broken"]
-    assert errors(first) == []
+    assert messages(second["told"]) == ["error: the disk of this process is broken"]
+    assert messages(first["told"]) == []
     status = (tmp_path / "run" / "status").read_text()
     assert status == "failed: rank 1 of 2: the disk of this process is broken\n"
 
@@ -190,19 +191,20 @@ def test_an_error_in_one_process_ends_all_and_is_told_once(
 def test_what_cannot_be_shared_is_refused_by_all_and_told_once(
     learner: str, batch: int, words: str, server: Order, image_archive: Path, tmp_path: Path
 ) -> None:
-    answers = server(2, tmp_path / "run", make_spec(image_archive, learner, batch=batch))
+    answers = server(2, tmp_path / "run", make_spec(image_archive, learner, batch_size=batch))
     assert [answer["status"] for answer in answers] == [2, 2]
     assert "".join(answer["told"] for answer in answers).count(words) == 1
 
 
 @posix
 def test_torchrun_starts_a_run_as_the_readme_says(server: Order, tmp_path: Path) -> None:
-    train = {"steps": 2, "batch": 8, "optimizer": "sgd", "precision": "fp32"}
+    train = {"steps": 2, "batch_size": 8, "optimizer": "sgd"}
     spec = {
         "base": "resnet44",
         "learner": "finetune",
         "env": {"name": "digits", "num_tasks": 1},
         "train": train,
+        "device": {"precision": "fp32"},
     }
     succeed(server(1, tmp_path / "one", spec))
     (tmp_path / "spec.json").write_text(json.dumps(spec))
@@ -222,7 +224,7 @@ def test_torchrun_starts_a_run_as_the_readme_says(server: Order, tmp_path: Path)
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, messages(done.stderr)) == (0, [])
     assert done.stdout.count("run folder") == 1
     found, expected = (
         read_tensors(tmp_path / name / "checkpoints" / "after-001.safetensors") for name in ("two", "one")
@@ -245,5 +247,5 @@ def test_shares_differ_by_one_at_most_and_make_the_batch() -> None:
 
 
 def test_a_gpu_by_number_is_refused_where_each_process_has_its_own() -> None:
-    with pytest.raises(api.OptionError, match="each takes a GPU of its own"):
+    with pytest.raises(api.OptionError, match="each of several processes uses its own GPU"):
         device.choose(DeviceOptions(name="cuda:1"), local=0)

@@ -55,6 +55,6 @@ def test_other_tensors_must_still_fit(tmp_path: Path) -> None:
     first, second = Remembering(), Remembering()
     first.memory["x"] = torch.rand(7, 2)
     first.linear = nn.Linear(2, 4)
-    with pytest.raises(WeightsError, match="differs in shape: linear.weight"):
+    with pytest.raises(WeightsError, match="shapes differ: linear.weight"):
         checkpoint.read(checkpoint.save(tmp_path, first, ["t0"], {}, {})).load(second)
     assert len(second.memory) == 0

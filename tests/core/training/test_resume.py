@@ -197,7 +197,7 @@ def test_the_command_that_goes_on_is_printed_and_works(
         )
         == 143
     )
-    assert f"go on with: sidetune-run --resume '{folder}'\n" in capsys.readouterr().err
+    assert f"Resume with: sidetune-run --resume '{folder}'\n" in capsys.readouterr().err
     before_pass(2, kill(signal.SIGINT))
     assert main_run(["--resume", str(folder), "--quiet"]) == 130
     assert main_run(["--resume", str(folder), "--quiet", "--save-every", "1"]) == 0

@@ -24,6 +24,6 @@ def test_the_packaged_weights_have_the_documented_size_and_tell_views_apart() ->
 
 def test_the_packaged_weights_are_refused_for_other_inputs() -> None:
     with pytest.raises(
-        WeightsError, match=r"conv-babyai.safetensors .*linear.weight \(64, 1024\) in the file, \(64, 1028\)"
+        WeightsError, match=r"conv-babyai.safetensors: .*linear.weight \(64, 1024\) in the file, \(64, 1028\)"
     ):
         Conv(Conv.Config(weights="packaged"), {"image": (3, 28, 28), "direction": (4,)})
