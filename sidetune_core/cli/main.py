@@ -97,12 +97,11 @@ def _print_commands() -> int:
 def _print_versions() -> int:
     """The version, and a line for each distribution with plugins."""
     from sidetune_core.config import registry
-    from sidetune_core.config.kinds import KINDS
 
     print(f"sidetune {__version__}")
     counts: dict[str, dict[str, int]] = {}
-    for kind in KINDS:
-        for plugin in registry.installed(kind):
+    for kind, plugins in registry.installed_by_kind().items():
+        for plugin in plugins:
             kinds = counts.setdefault(plugin.origin, {})
             kinds[kind.plural] = kinds.get(kind.plural, 0) + 1
     for origin, kinds in sorted(counts.items()):

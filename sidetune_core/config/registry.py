@@ -60,17 +60,24 @@ def installed(kind: Kind) -> tuple[Plugin, ...]:
 
     Unreadable metadata is skipped, so that a broken package does not affect the others.
     """
+    return installed_by_kind((kind,))[kind]
+
+
+def installed_by_kind(kinds: Sequence[Kind] = KINDS) -> dict[Kind, tuple[Plugin, ...]]:
+    """`installed` for several kinds, with one scan of the metadata."""
     importlib.invalidate_caches()  # finds packages that this process has just installed
-    plugins: dict[tuple[str, str], Plugin] = {}
+    plugins: dict[Kind, dict[tuple[str, str], Plugin]] = {known: {} for known in kinds}
     for listed in metadata.distributions():
-        name = _field(listed, "Name")  # pip can leave a folder without metadata behind
-        if not name or not _entries(listed, kind):
-            continue
+        # reading a field parses the whole metadata: only for packages with plugins, and once
+        if not any(_entries(listed, kinds)) or not (name := _field(listed, "Name")):
+            continue  # pip can leave a folder without metadata behind
         distribution = _installed_one(name, listed)
         title, version = _field(distribution, "Name"), _field(distribution, "Version")
-        for entry in _entries(distribution, kind):
-            plugins[entry.name, normal_name(title)] = Plugin(kind, entry.name, title, version, entry.value)
-    return tuple(plugins[key] for key in sorted(plugins))
+        for known, entries in zip(kinds, _entries(distribution, kinds), strict=True):
+            for entry in entries:
+                plugin = Plugin(known, entry.name, title, version, entry.value)
+                plugins[known][entry.name, normal_name(title)] = plugin
+    return {known: tuple(found[key] for key in sorted(found)) for known, found in plugins.items()}
 
 
 def ships(distribution: str, slot: str, name: str) -> bool:
@@ -87,7 +94,7 @@ def shipped(distribution: str) -> tuple[Plugin, ...]:
     Raises:
         PluginError: it is not installed, or has none.
     """
-    available = [plugin for kind in KINDS for plugin in installed(kind)]
+    available = [plugin for plugins in installed_by_kind().values() for plugin in plugins]
     plugins = _of_distribution(distribution, available)
     if not plugins:
         known = sorted({plugin.distribution for plugin in available})
@@ -103,12 +110,15 @@ def _of_distribution(distribution: str, plugins: Iterable[Plugin]) -> tuple[Plug
     return tuple(plugin for plugin in plugins if normal_name(plugin.distribution) == name)
 
 
-def _entries(distribution: metadata.Distribution, kind: Kind) -> tuple[metadata.EntryPoint, ...]:
-    """Its entry points of a kind; none where the file is malformed."""
+def _entries(
+    distribution: metadata.Distribution, kinds: Sequence[Kind]
+) -> list[tuple[metadata.EntryPoint, ...]]:
+    """Its entry points of each kind; none where the file is malformed."""
     try:
-        return tuple(distribution.entry_points.select(group=kind.group))
+        entries = distribution.entry_points
+        return [tuple(entries.select(group=kind.group)) for kind in kinds]
     except (TypeError, ValueError):  # a line without '=', or not UTF-8
-        return ()
+        return [() for _ in kinds]
 
 
 def _field(distribution: metadata.Distribution, field: str) -> str:

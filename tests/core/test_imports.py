@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,18 @@ def test_loading_a_base_imports_few_modules_of_the_core() -> None:
     core = {name for name in modules if name.partition(".")[0] == "sidetune_core"}
     assert len(core) < 20, sorted(core)
     assert not {"tensorboard", "tyro", "torch.utils.tensorboard"} & modules
+
+
+def test_a_run_imports_neither_the_compiler_nor_scikit_learn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    modules = imported(
+        "from sidetune_core import RunSpec, run\n"
+        "base, env = {'name': 'resnet20', 'weights': 'none'}, {'name': 'digits', 'classes_per_task': 5}\n"
+        "run(RunSpec(base=base, env=env, train={'steps': 1, 'batch_size': 8}), 'run')"
+    )
+    assert not {"torch._dynamo", "sympy", "sklearn", "scipy"} & modules
 
 
 def test_importing_the_package_imports_neither_torch_nor_numpy() -> None:

@@ -21,7 +21,7 @@ def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> i
         json: print JSON.
     """
     chosen = [kinds.kind(kind)] if kind else list(kinds.KINDS)
-    plugins = {listed: registry.installed(listed) for listed in chosen}
+    plugins = registry.installed_by_kind(chosen)
     if json:
         without_kind = attrs.filters.exclude("kind")
         tables = {

@@ -3,6 +3,7 @@ one."""
 
 from __future__ import annotations
 
+import email
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -113,6 +114,17 @@ def test_installed_and_find_import_nothing(fake_distribution: FakeDistribution) 
     installed(LEARNER)
     find(LEARNER, "foo")
     assert "acme_foo" not in sys.modules
+
+
+def test_metadata_is_parsed_per_package_with_plugins_not_per_plugin(
+    fake_distribution: FakeDistribution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_distribution(learners={f"foo{index}": "acme_foo:Foo" for index in range(50)})
+    parsed: list[object] = []
+    parse = email.message_from_string
+    monkeypatch.setattr(email, "message_from_string", lambda text: (parsed.append(text), parse(text))[1])
+    assert len(installed(LEARNER)) == 50
+    assert 0 < len(parsed) <= 5
 
 
 def test_a_distribution_seen_twice_counts_once(fake_distribution: FakeDistribution) -> None:
