@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         RunError,
         SidetuneError,
         WeightsError,
+        shorten,
     )
     from sidetune_core.interfaces.buffers import BufferDict
     from sidetune_core.interfaces.classification import ClassTask, Examples
@@ -88,6 +89,7 @@ __all__ = [
     "option",
     "register_image_stats",
     "seeded",
+    "shorten",
     "shuffled",
 ]
 
@@ -136,6 +138,7 @@ _MODULES = {
     "normalise": "interfaces.heads",
     "option": "config.options",
     "seeded": "seeding",
+    "shorten": "errors",
     "shuffled": "interfaces.tasks",
 }
 

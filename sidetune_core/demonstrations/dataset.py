@@ -21,7 +21,6 @@ the same versions and machine. A shard is complete when the manifest has its SHA
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,7 @@ from sidetune_core.config.options import REMOVAL, FormerSpelling, structure
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
 from sidetune_core.config.spec import Choice
 from sidetune_core.errors import DataError, OptionError
+from sidetune_core.hashing import file_digest
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.tasks import TaskStream
 from sidetune_core.rl.rollout_task import RolloutTask
@@ -313,7 +313,7 @@ def verify_shard(folder: Path, shard: Shard) -> None:
     """
     path = folder / shard.file
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = file_digest(path)
     except OSError as error:
         raise DataError(
             f"the shard {path} cannot be read ({error.strerror or error}). Run the same sidetune record "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import time
@@ -35,6 +34,7 @@ from sidetune_core.demonstrations.dataset import (
 )
 from sidetune_core.demonstrations.experts import ExpertSession, open_offered, open_trained
 from sidetune_core.errors import DataError, OptionError, RunError
+from sidetune_core.hashing import file_digest
 from sidetune_core.rl.vector_env import Observations, Step, VectorEnv
 from sidetune_core.seeding import derive_seed
 from sidetune_core.storage.atomic import clear_unfinished, writing
@@ -253,7 +253,7 @@ def _record_shard(session: ExpertSession, folder: Path, seed: int, index: int, t
         write_tensors(path, joined.to_tensors())
     return Shard(
         file=f"{SHARDS}/{path.name}",
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=file_digest(path),
         trajectories=len(recorded),
         steps=len(joined.actions),
         given_up=failed,

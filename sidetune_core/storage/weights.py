@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.errors import WeightsError, shorten
+from sidetune_core.hashing import file_digest
 from sidetune_core.interfaces.buffers import BufferDict
 from sidetune_core.storage.atomic import home, write_bytes
 
@@ -132,7 +132,7 @@ def fetch(published: Published) -> Path:
                 f"cannot download {published.url} ({error}). Download the file on another computer, put it "
                 f"at {path}, and run again"
             ) from error
-    if hashlib.sha256(path.read_bytes()).hexdigest() != published.sha256:
+    if file_digest(path) != published.sha256:
         raise WeightsError(f"{path} is not the published file (its SHA-256 differs); delete it and run again")
     return path
 

@@ -21,11 +21,12 @@ from sidetune_core.api import (
     derive_seed,
     more_than,
     option,
+    shorten,
 )
 
 from .decoded_cache import Format, decode
 from .task import DOMAINS, ORDERS, DenseTask, Domain, Frames
-from .taskonomy_files import View, find_views, read_splits, shorten
+from .taskonomy_files import View, find_views, read_splits
 
 SPLIT_SEED = 0
 """Independent of the run's seed: all runs share one test split."""

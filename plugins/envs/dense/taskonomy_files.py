@@ -84,12 +84,6 @@ def read_splits(path: Path) -> dict[str, list[str]]:
     }
 
 
-def shorten(items: Sequence[object], limit: int = 3) -> str:
-    """The first items of a list for a message: ``a, b, c and 4 more``."""
-    shown = ", ".join(map(str, items[:limit]))
-    return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown
-
-
 def _files(folder: Path) -> Iterator[Path]:
     """Files of a folder and of its subfolders, sorted."""
     if not folder.is_dir():
