@@ -8,9 +8,10 @@ and keeps its traceback.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 
 
 class SidetuneError(Exception):
@@ -68,10 +69,20 @@ class Interrupted(KeyboardInterrupt):
         self.folder, self.number, self.reports = folder, number, reports
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'ewc'?"``, or an empty string if no known name is close to `word`."""
-    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean '{close[0]}'?" if close else ""
+def suggest(word: str, known: Iterable[str], former: Mapping[str, str] = MappingProxyType({})) -> str:
+    """``" Did you mean 'ewc'?"``, or an empty string if no known name is close to `word`.
+
+    Args:
+        word: what was typed.
+        known: the present names.
+        former: present names by former ones: ``" Did you mean 'record' (formerly 'collect')?"``.
+    """
+    close = get_close_matches(word, [*known, *former], n=1, cutoff=0.6)
+    if not close:
+        return ""
+    (name,) = close
+    formerly = f" (formerly '{name}')" if name in former else ""
+    return f" Did you mean '{former.get(name, name)}'{formerly}?"
 
 
 def shorten(names: Iterable[object], limit: int = 3) -> str:

@@ -24,7 +24,7 @@ def lazy_names(
             return resolve_name(f"sidetune_core.{names[name]}:{name}")
         if former is not None and name in former:
             present = former[name].replace(":", ".")
-            message = f"{module}.{name} is now {present}; the former name is removed in version 0.3"
+            message = f"{module}.{name} is now {present}; the former name stops working in version 0.3"
             warnings.warn(message, DeprecationWarning, stacklevel=2)
             return resolve_name(former[name])
         raise AttributeError(f"module '{module}' has no attribute '{name}'")

@@ -48,7 +48,7 @@ def _dispatch(argv: list[str]) -> int:
         _warn_former(f"sidetune {name}", f"sidetune {FORMER_COMMANDS[name]}")
         name = FORMER_COMMANDS[name]
     if name not in COMMANDS:
-        hint = suggest(name, [*COMMANDS, *FORMER_COMMANDS])
+        hint = suggest(name, COMMANDS, FORMER_COMMANDS)
         raise OptionError(f"sidetune has no command '{name}'.{hint} Commands: {', '.join(COMMANDS)}")
     if name == "run":
         return _run(words)

@@ -18,7 +18,7 @@ from sidetune_core.config.arguments import Argument, Spellings, make_spellings, 
 from sidetune_core.config.defaults import DEFAULTS, default_name
 from sidetune_core.config.differences import merged, unflatten
 from sidetune_core.config.kinds import KINDS, kind
-from sidetune_core.config.options import is_nested, respell, structure, unknown_option
+from sidetune_core.config.options import describe, is_nested, respell, structure, unknown_option
 from sidetune_core.config.resolve import (
     Loaded,
     ResolvedComponent,
@@ -28,7 +28,7 @@ from sidetune_core.config.resolve import (
     structured_tables,
     usable,
 )
-from sidetune_core.config.spec import TABLES, Choice, RunSpec, TrainOptions, read_spec
+from sidetune_core.config.spec import MOVED_OPTIONS, TABLES, Choice, RunSpec, TrainOptions, read_spec
 from sidetune_core.errors import OptionError, suggest
 
 PROGRAM = "sidetune-run"
@@ -310,8 +310,11 @@ def _unknown(word: str, configs: Mapping[str, type[Any]], spec: RunSpec) -> Opti
     """The error for an argument that does not exist."""
     typed = word.partition("=")[0]
     slot, dot, option = typed.removeprefix("--").partition(".")
+    tables = {f"{table}.{info.name}": None for table in TABLES for info in describe(TABLES[table])}
     if dot and slot in configs:
-        return unknown_option(_owner(spec, slot), option, configs[slot])
+        parted = {former.partition(".")[::2]: f"--{present}" for former, present in MOVED_OPTIONS.items()}
+        moved = {name: present for (table, name), present in parted.items() if table == slot}
+        return unknown_option(_owner(spec, slot), option, configs[slot], moved)
     if dot and slot in DEFAULTS:
         return OptionError(f"learner '{_shown_name(spec, 'learner')}' uses no {slot}; leave out {typed}")
     if word.lower() in ("true", "false"):
@@ -320,7 +323,9 @@ def _unknown(word: str, configs: Mapping[str, type[Any]], spec: RunSpec) -> Opti
             "it is --learner.norm or --learner.no-norm"
         )
     known = [f"--{name}".replace("_", "-") for name in (*DEFAULTS, *_GENERAL)]
-    return OptionError(f"{PROGRAM} does not know '{word}'.{suggest(typed, known)} See {PROGRAM} --help")
+    last = {f"--{name.partition('.')[2]}": f"--{name}" for name in tables} | {"--device": "--device.name"}
+    hint = f" Did you mean '{last[typed]}'?" if typed in last else suggest(typed, known)
+    return OptionError(f"{PROGRAM} does not know '{word}'.{hint} See {PROGRAM} --help")
 
 
 def _options(spec: RunSpec, slot: str) -> dict[str, Any]:

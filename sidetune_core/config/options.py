@@ -15,11 +15,14 @@ another frozen attrs class, whose options have dotted names: ``ppo.clip``.
 from __future__ import annotations
 
 import json
+import sys
 import types
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
 
 import attrs
@@ -317,7 +320,10 @@ def _flatten(values: Mapping[str, Any], groups: set[str], prefix: str = "") -> I
 
 
 def split_entries(text: str, renamed: Renamed | None = None) -> list[str]:
-    """The entries of a tuple that is written as one string, its former spelling."""
+    """The entries of a tuple that is written as one string, its former spelling, or as a JSON list."""
+    if text.startswith("["):
+        with suppress(ValueError):
+            return [str(entry) for entry in json.loads(text)]
     separator = renamed.separator if renamed is not None else ","
     return [entry for part in text.split(separator) if (entry := part.strip())]
 
@@ -337,10 +343,12 @@ def _entries_of(hint: Any, entries: list[str]) -> list[Any]:
 
 
 def warn_former(former: str, present: str) -> None:
-    """Issue the warning about a former spelling."""
-    warnings.warn(
-        f"{former} is now {present}; the old spelling goes in {REMOVAL}", FormerSpelling, stacklevel=4
-    )
+    """Issue the warning about a former spelling, at the line outside of this package that has it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("sidetune_core"):
+        level, frame = level + 1, frame.f_back
+    message = f"{former} is now {present}; the old spelling stops working in {REMOVAL}"
+    warnings.warn(message, FormerSpelling, stacklevel=level)
 
 
 def _no_warning(former: str, present: str) -> None:
@@ -356,15 +364,21 @@ def unstructure(config: Any) -> dict[str, Any]:
     return cast(dict[str, Any], _CONVERTER.unstructure(config))
 
 
-def unknown_option(owner: str, name: str, config: type[Any]) -> OptionError:
-    """The error for an option that `owner` does not have."""
+def unknown_option(
+    owner: str, name: str, config: type[Any], moved: Mapping[str, str] = MappingProxyType({})
+) -> OptionError:
+    """The error for an option that `owner` does not have.
+
+    Args:
+        owner: who has the options of `config`: ``learner 'ewc'``.
+        name: what was typed.
+        config: the frozen attrs class.
+        moved: where options that are now elsewhere went, by former name.
+    """
     name = _dashed(name)
-    former = former_options(config)
     shown = sorted(info.name for info in describe(config))
-    hint = suggest(name, {**dict.fromkeys(shown), **former})
-    for old, renamed in former.items():
-        if hint == suggest(old, [old]) and old not in shown:
-            hint = f" Did you mean '{renamed.to}' (formerly '{old}')?"
+    former = {old: renamed.to for old, renamed in former_options(config).items() if old not in shown}
+    hint = suggest(name, shown, {**former, **moved})
     available = f"Its options: {', '.join(shown)}" if shown else "It has no options"
     return OptionError(f"{owner} has no option '{name}'.{hint} {available}")
 

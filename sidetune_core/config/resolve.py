@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from sidetune_core.config import registry
+from sidetune_core.config import kinds, registry
 from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.config.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
-from sidetune_core.config.options import structure, unstructure
+from sidetune_core.config.options import respell, structure, unstructure
 from sidetune_core.config.registry import Plugin
 from sidetune_core.config.spec import (
     TABLES,
@@ -23,7 +24,7 @@ from sidetune_core.config.spec import (
     choice,
     respell_tables,
 )
-from sidetune_core.errors import OptionError
+from sidetune_core.errors import OptionError, SidetuneError
 
 Loaded = tuple[Plugin, type[Any]]
 """A plugin and its class."""
@@ -154,6 +155,43 @@ def resolve(spec: RunSpec) -> ResolvedRun:
     }
     tables = structured_tables(spec, components["env"].plugin, components["env"].cls)
     return ResolvedRun(components=components, seed=spec.seed, requested=spec, **tables)
+
+
+def with_present_names(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Resolved specs of several versions with the options of components under their present names.
+
+    Nothing is loaded if all specs name the options of each component alike. A component that cannot be loaded
+    keeps the names that were recorded.
+    """
+    chosen = [(slot, spec.component(slot)) for spec in specs for slot in DEFAULTS]
+    names: dict[tuple[str, str], set[frozenset[str]]] = {}
+    for slot, component in chosen:
+        if component is not None:
+            names.setdefault((slot, component.name), set()).add(frozenset(component.options))
+    if all(len(sets) == 1 for sets in names.values()):
+        return list(specs)
+    configs: dict[tuple[str, str], type[Any] | None] = {key: _config_class(*key) for key in names}
+
+    def present(slot: str, component: Choice | None) -> Choice | None:
+        config = configs[slot, component.name] if component is not None else None
+        if component is None or config is None:
+            return component
+        options = respell(config, component.options, f"{slot} '{component.name}'", recorded=True)
+        return Choice(component.name, json.loads(json.dumps(options, default=str)))
+
+    return [
+        spec.with_components({slot: present(slot, spec.component(slot)) for slot in DEFAULTS})
+        for spec in specs
+    ]
+
+
+def _config_class(slot: str, name: str) -> type[Any] | None:
+    try:
+        _, cls = _load(kinds.kind(slot), Choice(name))
+    except SidetuneError:
+        return None
+    config: type[Any] = cls.Config
+    return config
 
 
 def structured(spec: RunSpec, slot: str, plugin: Plugin, cls: type[Any]) -> Any:

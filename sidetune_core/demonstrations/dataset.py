@@ -113,7 +113,7 @@ class Manifest:
     def figures(self) -> dict[str, float]:
         """The former name of `metrics`."""
         warnings.warn(
-            f"Manifest.figures is now Manifest.metrics; the former name goes in version {REMOVAL}",
+            f"Manifest.figures is now Manifest.metrics; the former name stops working in version {REMOVAL}",
             DeprecationWarning,
             stacklevel=2,
         )

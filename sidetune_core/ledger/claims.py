@@ -28,6 +28,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -38,7 +39,7 @@ from sidetune_core.config.options import structure
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import LedgerError, OptionError, suggest
 from sidetune_core.results.compare_methods import compare_methods
-from sidetune_core.results.grouping import MethodRuns
+from sidetune_core.results.grouping import MethodRuns, in_present_names
 from sidetune_core.results.metrics import Results, average_accuracy, one_unit
 from sidetune_core.results.report import RunSummary, format_value, in_percent
 from sidetune_core.results.tables import Layout, typeset
@@ -217,7 +218,10 @@ def write_up(entries: Sequence[Entry], layout: Layout) -> str:
     recorded = [entry for entry in entries if entry.runs]
     sections = []
     if recorded:
-        methods = [MethodRuns(entry.claim.method, entry.runs, ()) for entry in recorded]
+        runs = iter(in_present_names([run for entry in recorded for run in entry.runs]))
+        methods = [
+            MethodRuns(entry.claim.method, tuple(islice(runs, len(entry.runs))), ()) for entry in recorded
+        ]
         further = list(dict.fromkeys(name for entry in entries for name in entry.claim.metrics))
         work = all(run.peak_memory is not None for method in methods for run in method.runs)
         sections.append(compare_methods(methods, layout, seconds=False, further=further, work=work))

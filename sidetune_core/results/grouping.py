@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from sidetune_core.config.differences import flatten
+from sidetune_core.config.resolve import with_present_names
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.results.report import RunSummary
 
@@ -29,6 +30,12 @@ class MethodRuns:
     """One for each seed, in the order of seeds."""
     repeats: tuple[RunSummary, ...]
     """Further runs with the same seeds; tables ignore them."""
+
+
+def in_present_names(summaries: Sequence[RunSummary]) -> list[RunSummary]:
+    """The runs, comparable where an earlier version recorded the options of some under other names."""
+    specs = with_present_names([summary.spec for summary in summaries])
+    return [attrs.evolve(summary, spec=spec) for summary, spec in zip(summaries, specs, strict=True)]
 
 
 def group_runs(summaries: Iterable[RunSummary]) -> list[MethodRuns]:

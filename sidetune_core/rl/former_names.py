@@ -47,7 +47,8 @@ def _read(instance: Any, cls: type[Any], name: str, new: str) -> Any:
 
 def _warn(cls: type[Any], name: str, new: str) -> None:
     warnings.warn(
-        f"{cls.__name__}.{name} is now {cls.__name__}.{new}; the former name goes in version {REMOVAL}",
+        f"{cls.__name__}.{name} is now {cls.__name__}.{new}; "
+        f"the former name stops working in version {REMOVAL}",
         DeprecationWarning,
         stacklevel=3,
     )
@@ -87,8 +88,8 @@ class RolloutOptions:
     @classmethod
     def __attrs_init_subclass__(cls) -> None:
         warnings.warn(
-            f"{cls.__module__}.{cls.__qualname__} inherits RolloutOptions, which goes in version {REMOVAL}; "
-            "inherit sidetune_core.rl.RolloutConfig, whose options of PPO are nested in `ppo`",
+            f"{cls.__module__}.{cls.__qualname__} inherits RolloutOptions, which is removed in version "
+            f"{REMOVAL}; inherit sidetune_core.rl.RolloutConfig, whose options of PPO are nested in `ppo`",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -124,6 +124,16 @@ def test_a_killed_run_is_resumed_to_the_same_results(env: str, unpack: Unpack) -
         assert loss == pytest.approx(expected["losses"][cell], rel=DENSE if dense else RELATIVE), cell
 
 
+def test_a_former_run_and_a_present_one_are_the_same_method(unpack: Unpack, capsys: Capture) -> None:
+    unpack("digits")
+    spec = "runs/digits/done/run.json"
+    assert main_run(["--spec", spec, "--seed", "9", "--out", "runs/present", "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["report", "runs/digits/done", "runs/present", "--format", "csv"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["method"], row["seeds"]) == ("sidetune", "2")
+
+
 @pytest.mark.parametrize("run", [f"{env}/done" for env in ENVS] + ["seed/done"])
 def test_the_command_of_a_run_is_accepted(run: str, unpack: Unpack, capsys: Capture) -> None:
     env = run.split("/")[0]

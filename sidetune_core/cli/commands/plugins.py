@@ -86,7 +86,7 @@ def check(
     Args:
         kind: base, side, merger, learner or env.
         name: its registered name.
-        options: such as ``weights=none`` or ``tasks=2``, if the defaults need files that are missing.
+        options: such as weights=none or num-tasks=2, if the defaults need files that are missing.
         distribution: check every component of this installed package instead of KIND and NAME.
         json: print JSON.
     """

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from sidetune_core.cli.commands.shared import Switch
 from sidetune_core.errors import RunError, SidetuneError
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
-from sidetune_core.results.grouping import MethodRuns, group_runs, same_stream
+from sidetune_core.results.grouping import MethodRuns, group_runs, in_present_names, same_stream
 from sidetune_core.results.metrics import MAIN, Metric
 from sidetune_core.results.report import RunSummary, changed_lines, matrix_table, metrics_lines
 from sidetune_core.results.summary import summarise
@@ -99,14 +99,14 @@ def _summaries(runs: Sequence[Path]) -> list[RunSummary]:
             print(f"skipped: {error}", file=sys.stderr)
     if not summaries:
         raise SidetuneError("none of these folders is a run")
-    return summaries
+    return in_present_names(summaries)
 
 
 def _against(reference: Path, summaries: Sequence[RunSummary]) -> tuple[Metric]:
     """The metric that a reference adds, provided that it has the tasks and the metric of the runs."""
     joint = summarise(open_run(reference))
     for summary in summaries:
-        if not same_stream([joint, summary]):
+        if not same_stream(in_present_names([joint, summary])):
             raise RunError(
                 f"{reference} cannot be a reference for {summary.folder}: env, tasks or metric differ"
             )

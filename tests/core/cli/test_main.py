@@ -159,8 +159,20 @@ def test_an_unknown_option_of_a_part_is_answered_with_the_nearest(capsys: pytest
     assert "learner 'distill' has no option 'coeff'. Did you mean 'coef'?" in message
 
 
-def test_an_unknown_general_option_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "does not know '--lerner'. Did you mean '--learner'?" in error_of(capsys, "--lerner", "ewc")
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("--lerner", "does not know '--lerner'. Did you mean '--learner'?"),
+        ("--device", "does not know '--device'. Did you mean '--device.name'?"),
+        ("--precision", "does not know '--precision'. Did you mean '--device.precision'?"),
+        ("--train.stor", "no option 'stor'. Did you mean '--cache.mode' (formerly 'store')?"),
+        ("--train.stepz", "no option 'stepz'. Did you mean 'steps'?"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_nearest(
+    typed: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hint in error_of(capsys, typed, "x")
 
 
 def test_a_value_after_a_switch_is_answered_with_how_switches_are_written(
@@ -507,10 +519,10 @@ def test_former_spellings_are_accepted_with_one_warning_each(
     options, printed = options_of(capsys, *nested, *words)
     assert (options["penalty"]["coef"], options["mask"], options["names"]) == (3.0, True, ["x", "y"])
     assert printed == [
-        "warning: --learner.coef is now --learner.penalty.coef; the old spelling goes in 0.3",
-        "warning: --learner.dark is now --learner.mask; the old spelling goes in 0.3",
-        "warning: --learner.names x,y is now --learner.names x y; the old spelling goes in 0.3",
-        "warning: --train.batch is now --train.batch-size; the old spelling goes in 0.3",
+        "warning: --learner.coef is now --learner.penalty.coef; the old spelling stops working in 0.3",
+        "warning: --learner.dark is now --learner.mask; the old spelling stops working in 0.3",
+        "warning: --learner.names x,y is now --learner.names x y; the old spelling stops working in 0.3",
+        "warning: --train.batch is now --train.batch-size; the old spelling stops working in 0.3",
     ]
 
 
@@ -610,11 +622,18 @@ def test_former_commands_and_flags_are_accepted_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", "--by", "run", str(tmp_path)]) == 2
-    assert "warning: --by is now --group-by; the old spelling goes in 0.3\n" in capsys.readouterr().err
+    assert (
+        "warning: --by is now --group-by; the old spelling stops working in 0.3\n" in capsys.readouterr().err
+    )
     assert main(["collect", "--learner", "ewc"]) == 2
     assert "warning: sidetune collect is now sidetune record" in capsys.readouterr().err
 
 
-def test_an_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["reprot"]) == 2
-    assert "sidetune has no command 'reprot'. Did you mean 'report'?" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("typed", "hint"), [("reprot", "'report'?"), ("colect", "'record' (formerly 'collect')?")]
+)
+def test_an_unknown_command_is_answered_with_the_nearest(
+    typed: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([typed]) == 2
+    assert f"sidetune has no command '{typed}'. Did you mean {hint}" in capsys.readouterr().err

@@ -88,7 +88,7 @@ def present(line: str) -> str:
     ],
 )
 def test_a_former_spelling_is_replaced_with_one_warning(former: str, now: str) -> None:
-    with pytest.warns(FormerSpelling, match="the old spelling goes in 0.3") as issued:
+    with pytest.warns(FormerSpelling, match="the old spelling stops working in 0.3") as issued:
         assert present(former.replace(";", "\\;")) == now
     assert len(issued) == 1
 
@@ -112,8 +112,8 @@ def test_the_warning_is_as_typed() -> None:
     with pytest.warns(FormerSpelling) as issued:
         present("--env.blind --env.evaluate sample")
     assert [str(warning.message) for warning in issued] == [
-        "--env.blind is now --env.mask-images; the old spelling goes in 0.3",
-        "--env.evaluate sample is now --env.no-deterministic-eval; the old spelling goes in 0.3",
+        "--env.blind is now --env.mask-images; the old spelling stops working in 0.3",
+        "--env.evaluate sample is now --env.no-deterministic-eval; the old spelling stops working in 0.3",
     ]
 
 
@@ -166,6 +166,8 @@ def test_a_list_makes_a_tuple_and_a_comma_string_is_its_former_spelling() -> Non
     assert config(domains=["a", "b"], sizes=[1, 2]).domains == ("a", "b")
     with pytest.warns(FormerSpelling, match='domains = "a, b" is now domains = '):
         assert config(domains="a, b").domains == ("a", "b")
+    with pytest.warns(FormerSpelling):
+        assert config(domains='["a", "b"]').domains == ("a", "b")
     with pytest.warns(FormerSpelling):
         assert config(sizes="1,2", roots="x,y") == Config(sizes=(1, 2), roots=(Path("x"), Path("y")))
 

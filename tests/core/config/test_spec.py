@@ -142,8 +142,12 @@ def test_the_components_that_an_env_suggests_are_those_of_its_package() -> None:
 
 
 def test_options_that_moved_to_other_tables_are_accepted_with_a_warning() -> None:
-    with pytest.warns(FormerSpelling, match="train.device is now device.name; the old spelling goes in 0.3"):
+    with pytest.warns(
+        FormerSpelling,
+        match="train.device is now device.name; the old spelling stops working in 0.3",
+    ) as issued:
         spec = RunSpec(train={"device": "cpu", "store-limit": 3.0, "batch": 8})
+    assert {warning.filename for warning in issued} == {__file__}
     assert (spec.device, spec.cache, spec.train) == ({"name": "cpu"}, {"limit": 3.0}, {"batch_size": 8})
     with pytest.raises(OptionError, match="the same option"):
         RunSpec(train={"device": "cpu"}, device={"name": "cuda"})
