@@ -38,7 +38,6 @@ def look(run: str) -> dict[str, Any]:
     if not run.startswith("seed"):
         status, text = said(["verify", f"runs/{run}"])
         found["verify"] = [status, former.verdict(text)]
-        found["verify printed"] = text
     if run.endswith("killed"):
         assert main_run(["--resume", f"runs/{run}", "--quiet"]) == 0
         path = Path("runs") / run

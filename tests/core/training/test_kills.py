@@ -1,6 +1,4 @@
-"""A run that is killed with SIGKILL, wherever it is, and gone on with ends with the bytes of one that never
-stopped.
-"""
+"""A run that is killed at any moment and then resumed ends with the bytes of one that never stopped."""
 
 from __future__ import annotations
 

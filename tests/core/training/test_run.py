@@ -1,4 +1,4 @@
-"""A whole run: its folder, its guarantees, and going on with it."""
+"""A whole run: its folder, its guarantees, and resuming it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs, each in several processes as `torchrun` would start them. Forked from here, since to import torch
-anew takes seconds.
+"""Runs, each in several processes as `torchrun` would start them. Forked from here, since importing torch
+for each takes seconds.
 
-A line of JSON on standard input is one run: `spec`, or None to go on with the run in `folder`; the number of
+A line of JSON on standard input is one run: `spec`, or None to resume the run in `folder`; the number of
 `processes`; and, if something is to happen, what (`harm`), in which process (`rank`), before which step of it
 (`at`, from 0). The answer is a line with what each process
 had: its exit status as the command line gives it, what it wrote to standard error, and the ids of every batch

@@ -1,5 +1,5 @@
-"""Runs, each in a process of its own that is killed at a given moment. Forked from here, since to import
-torch anew takes seconds.
+"""Runs, each in a process of its own that is killed at a given moment. Forked from here, since
+importing torch for each takes seconds.
 
 A line of JSON on standard input is one run: `spec`, `folder`, `save_every`, `kill`, and whether to `resume`.
 The answer is a line with the process's `status` as `os.waitstatus_to_exitcode` has it and the number of
