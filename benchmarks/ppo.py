@@ -96,13 +96,13 @@ class _Stopwatch:
 
 
 def _ours(options: argparse.Namespace) -> list[float]:
-    from sidetune_core.training import loop, steps
+    from sidetune_core.training.steps import StageTraining
 
-    watch, train = _Stopwatch(), steps.train
+    watch, train = _Stopwatch(), StageTraining.run
 
-    def timed(*arguments: Any) -> int:
+    def timed(training: StageTraining, trainable: Any) -> int:
         watch.start()
-        steps = train(*arguments)
+        steps = train(training, trainable)
         watch.stop()
         return steps
 
@@ -127,7 +127,7 @@ def _ours(options: argparse.Namespace) -> list[float]:
         train=train_options,
         seed=options.seed,
     )
-    with mock.patch.object(loop, "train", timed), tempfile.TemporaryDirectory() as folder:
+    with mock.patch.object(StageTraining, "run", timed), tempfile.TemporaryDirectory() as folder:
         result = sidetune_core.run(spec, f"{folder}/run").results.rows[0][0]
     assert result is not None
     return [*watch.seconds, result]

@@ -108,7 +108,7 @@ def _vector_env(env: dict[str, Any], clock: Clock) -> list[float]:
 def _run(env: dict[str, Any], clock: Clock) -> list[float]:
     """Seconds of collection and of updates in a run."""
     from sidetune_core.rl.collector import RolloutCollector
-    from sidetune_core.training import loop, steps
+    from sidetune_core.training.steps import StageTraining
 
     spent: dict[str, float] = {"train": 0.0, "collect": 0.0}
 
@@ -124,7 +124,7 @@ def _run(env: dict[str, Any], clock: Clock) -> list[float]:
 
     spec = sidetune_core.RunSpec(learner="scratch", env=env)
     with (
-        mock.patch.object(loop, "train", timed("train", steps.train)),
+        mock.patch.object(StageTraining, "run", timed("train", StageTraining.run)),
         mock.patch.object(RolloutCollector, "collect", timed("collect", RolloutCollector.collect)),
         tempfile.TemporaryDirectory() as folder,
     ):

@@ -121,6 +121,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     from sidetune_core.config.spec import RunSpec
     from sidetune_core.feature_cache.cache import GIB, FeatureCache
     from sidetune_core.interfaces.tasks import Order
+    from sidetune_core.interfaces.training import members
     from sidetune_core.system import device
     from sidetune_core.training.optimizer import make_optimizer
 
@@ -143,10 +144,10 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     trainable = learner.start(task)
     machine.place(learner)
     learner.requires_grad_(False).eval()
-    for module in trainable:
-        module.requires_grad_(True)
-        if isinstance(module, nn.Module):
-            module.train()
+    for member in members(trainable):
+        member.requires_grad_(True)
+        if isinstance(member, nn.Module):
+            member.train()
     taps = bool(state) and composition.components["side"].cls.needs_taps
     cache = FeatureCache(limit=64 * GIB, keep_taps=taps, info=lambda text: print(text, file=sys.stderr))
     cache.attach(learner, machine.arithmetic)
@@ -158,7 +159,8 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
         assert batch.inputs["tokens"].shape[1] == options.length
         assert batch.inputs["mask"].all()
     before = _peak(machine.device)
-    optimizer = make_optimizer(learner, composition.train)
+    optimizer = make_optimizer(learner, composition.train, trainable)
+    assert optimizer is not None
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     if state == "warm":
         with torch.no_grad(), machine.autocast():

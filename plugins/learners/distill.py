@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import attrs
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
@@ -17,9 +16,12 @@ from sidetune_core.api import (
     Heads,
     Learner,
     Renamed,
+    Step,
     Task,
+    Trainable,
     at_least,
     load_weights,
+    mean_loss,
     normalise,
     option,
 )
@@ -57,9 +59,6 @@ class Distill(Learner):
         )
         former_options: ClassVar[Mapping[str, Renamed]] = {"weights": Renamed("head-weights")}
 
-    known_failures = {
-        "penalty_is_zero_before_anything_is_learnt": "the penalty is the method: it applies from the start"
-    }
     needs = frozenset({"base", "side"})
 
     def __init__(self, config: Config, components: Components) -> None:
@@ -70,11 +69,10 @@ class Distill(Learner):
         self.heads = Heads(self.base.shape, config.norm)
         self._config = config
         self._regression: set[str] = set()
-        self._difference: Tensor | None = None
 
-    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+    def start(self, task: Task) -> Trainable:
         head = self.heads.add_task(task)
-        if task.outputs in ("regression", "numbers"):
+        if task.outputs.is_regression:
             self._regression.add(task.id)
         if self._config.head_weights == "none":
             return [self.side, head]
@@ -82,18 +80,16 @@ class Distill(Learner):
         return [self.side]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        features = self.base(inputs)
-        student = self.side(inputs, features)
-        if torch.is_grad_enabled():
-            self._difference = self._compare(student, features.encoding, task_id)
-            if not self._config.labels:
-                student = student.detach()
-        return self.heads.predict(student, task_id)
+        return self.heads.predict(self.side(inputs, self.base(inputs)), task_id)
 
-    def penalty(self, batch: Batch) -> dict[str, Tensor]:
-        assert self._difference is not None, "forward runs before penalty"
-        difference, self._difference = self._difference, None  # the batch's graph is released after the step
-        return {"difference": self._config.coef * difference}
+    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+        features = self.base(batch.inputs)
+        student = self.side(batch.inputs, features)
+        difference = self._compare(student, features.encoding, task.id)
+        if not self._config.labels:
+            student = student.detach()
+        loss = mean_loss(task, self.heads.predict(student, task.id), batch)
+        return {"loss": loss, "difference": self._config.coef * difference}
 
     def _compare(self, student: Tensor, teacher: Tensor, task_id: str) -> Tensor:
         """The difference between student and teacher, a scalar."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from sidetune_core.api import Components, Heads, Learner, Task
+from sidetune_core.api import Components, Heads, Learner, Task, Trainable
 
 from ._common import NormOptions
 
@@ -21,7 +21,7 @@ class Features(Learner):
         self.base = components.base()
         self.heads = Heads(self.base.shape, config.norm)
 
-    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+    def start(self, task: Task) -> Trainable:
         return [self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:

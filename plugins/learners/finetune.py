@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import attrs
 from torch import Tensor, nn
 
-from sidetune_core.api import Components, Heads, Learner, Renamed, Task, option
+from sidetune_core.api import Components, Heads, Learner, Renamed, Task, Trainable, option
 
 from ._batchnorm import TaskNorms, trainable_around_batch_norms
 from ._common import NormOptions, merged_encoding
@@ -48,7 +48,7 @@ class FineTune(Learner):
         self.norms = TaskNorms() if config.batchnorm == "per-task" else None
         self._frozen_norms = config.batchnorm == "frozen"
 
-    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+    def start(self, task: Task) -> Trainable:
         others = [module for module in (self.side, self.merger) if module is not None]
         return [*self._start_base(task), *others, self.heads.add_task(task)]
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from sidetune_core.api import Components, Heads, Learner, Task
+from sidetune_core.api import Components, Heads, Learner, Task, Trainable
 
 from ._common import NormOptions, merged_encoding
 
@@ -31,7 +31,7 @@ class Independent(Learner):
         self.mergers = nn.ModuleDict()
         self.heads = Heads(components.base(pretrained=False).shape, config.norm)
 
-    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+    def start(self, task: Task) -> Trainable:
         self.heads.add_task(task)  # first, so that it has the random weights of fine-tuning's head
         base = self._components.base(self.pretrained)
         self.bases[task.id] = base

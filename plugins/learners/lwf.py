@@ -8,10 +8,10 @@ from typing import Literal
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from sidetune_core.api import Batch, Components, Task, at_least, more_than, option
+from sidetune_core.api import Batch, Components, Step, Task, Trainable, at_least, mean_loss, more_than, option
 
 from .finetune import FineTune
 
@@ -51,29 +51,23 @@ class LwF(FineTune):
         self.teacher: LwF | None = None
         self._coef, self._temperature = config.coef, config.temperature
         self._regression: set[str] = set()
-        self._divergence: Tensor | None = None
 
-    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+    def start(self, task: Task) -> Trainable:
         self.teacher = None  # a teacher contains no earlier teacher
         self.teacher = copy.deepcopy(self) if self.heads else None
-        if task.outputs in ("regression", "numbers"):
+        if task.outputs.is_regression:
             self._regression.add(task.id)
         # Without distillation, weight decay alone would change the old heads.
         old_heads = list(self.heads.values()) if self._coef else []
         return [*old_heads, *super().start(task)]
 
-    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        encoding = self.encode(inputs, task_id)
-        if torch.is_grad_enabled() and self.teacher is not None:
-            self._divergence = self._distillation_loss(self.teacher, inputs, task_id, encoding)
-        return self.heads.predict(encoding, task_id)
-
-    def penalty(self, batch: Batch) -> dict[str, Tensor]:
-        if self.teacher is None:
-            return {}
-        assert self._divergence is not None, "forward runs before penalty"
-        divergence, self._divergence = self._divergence, None  # the batch's graph is released after the step
-        return {"divergence": self._coef * divergence}
+    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+        encoding = self.encode(batch.inputs, task.id)
+        losses = {"loss": mean_loss(task, self.heads.predict(encoding, task.id), batch)}
+        if self.teacher is not None:
+            divergence = self._distillation_loss(self.teacher, batch.inputs, task.id, encoding)
+            losses["divergence"] = self._coef * divergence
+        return losses
 
     def _distillation_loss(
         self, teacher: LwF, inputs: Mapping[str, Tensor], task_id: str, encoding: Tensor

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Components, Heads, Learner, Task, option
+from sidetune_core.api import Components, Heads, Learner, Task, Trainable, option
 
 from ._common import NormOptions
 
@@ -47,7 +47,7 @@ class SideTune(Learner):
         self._dense = config.dense
         self._current = ""
 
-    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+    def start(self, task: Task) -> Trainable:
         self.sides[task.id] = self._make_side(self.base)
         self.mergers[task.id] = self._make_merger(self.base, 2 + len(self._earlier(task.id)))
         self._current = task.id

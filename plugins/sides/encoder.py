@@ -15,9 +15,11 @@ from sidetune_core.api import (
     InputShapes,
     Renamed,
     Side,
+    Truncatable,
     at_least,
     at_most,
     option,
+    vocabulary_size,
 )
 
 from ._transformer_layer import TransformerLayer, attended_positions, position_embeddings
@@ -59,13 +61,19 @@ class Encoder(Side):
                 f"{dict(inputs)} and {tuple(base.shape)}"
             )
         if config.init == "copy":
+            if not isinstance(base, Truncatable):
+                raise FitError(
+                    f"{type(base).__name__} cannot be truncated to {config.layers} layers, so no side can "
+                    "start from its first layers; try --side.init random"
+                )
             self.copied = _freeze_embeddings(base.first_layers(config.layers))
             return
-        if base.vocabulary_size is None:
+        tokens = vocabulary_size(base)
+        if tokens is None:
             raise FitError(
                 "side 'encoder' with --side.init random needs a base that declares its vocabulary_size"
             )
-        self.tokens = nn.Embedding(base.vocabulary_size, config.width)
+        self.tokens = nn.Embedding(tokens, config.width)
         self.places = position_embeddings(base.shape[0], config.width)
         self.layers = nn.ModuleList(
             TransformerLayer(config.width, config.heads, config.dropout, "side 'encoder'")

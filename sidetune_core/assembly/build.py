@@ -4,24 +4,22 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun
 from sidetune_core.errors import FitError, PluginError
+from sidetune_core.interfaces.capabilities import vocabulary_size
 from sidetune_core.interfaces.inputs import Shape
 from sidetune_core.interfaces.learner import Components, Learner
 from sidetune_core.interfaces.networks import Base, Merger, Side
 from sidetune_core.interfaces.tasks import Task, TaskStream
+from sidetune_core.interfaces.training import Phase, Trainable, members
 from sidetune_core.seeding import seeded
 from sidetune_core.system.device import Machine
-
-Trainable = Sequence[nn.Module | nn.Parameter]
-"""What `Learner.start` returns: the modules and parameters that a task trains."""
 
 SPARE_TOKENS = 128
 """Most unused embeddings of a base: vocabulary sizes are often rounded up to a multiple of 64 or 128."""
@@ -45,7 +43,7 @@ def build_learner(resolved: ResolvedRun, stream: TaskStream) -> Learner:
     components = _factories(resolved, stream)
     learner = resolved.components["learner"]
     with seeded(resolved.seed, "check"):
-        _check_fit(resolved, components, stream.vocabulary_size)
+        _check_fit(resolved, components, vocabulary_size(stream))
     with seeded(resolved.seed, "build"):
         built: Learner = learner.cls(learner.config, components)
     return built
@@ -60,14 +58,37 @@ def start_task(learner: Learner, task: Task, seed: int, machine: Machine) -> Tra
     with seeded(seed, "start", task.id):
         trainable = learner.start(task)
     machine.place(learner)
+    _check_owned(learner, trainable, "start")
+    return trainable
+
+
+def start_phase(learner: Learner, task: Task, phase: Phase, seed: int) -> Trainable | None:
+    """Start a phase of a task under its seed.
+
+    Raises:
+        PluginError: `Learner.start_phase` returned something that is not the learner's.
+    """
+    with seeded(seed, "phase", task.id, phase.name), torch.no_grad():
+        trainable = learner.start_phase(task, phase)
+    _check_owned(learner, trainable or (), "start_phase")
+    return trainable
+
+
+def restart_task(learner: Learner, task: Task, seed: int, machine: Machine) -> None:
+    """Start a finished task and its phases again, before its state is loaded."""
+    start_task(learner, task, seed, machine)
+    for phase in learner.phases(task)[1:]:
+        start_phase(learner, task, phase, seed)
+
+
+def _check_owned(learner: Learner, trainable: Trainable, method: str) -> None:
     owned = {id(item) for item in (*learner.modules(), *learner.parameters())}
-    for item in trainable:
+    for item in members(trainable):
         if id(item) not in owned:
             raise PluginError(
-                f"{type(learner).__name__}.start() returned a {type(item).__name__} that it does not own; "
-                " assign it to an attribute of the learner first"
+                f"{type(learner).__name__}.{method}() returned a {type(item).__name__} that it does not own; "
+                "assign it to an attribute of the learner first"
             )
-    return trainable
 
 
 def without_weights(component: ResolvedComponent) -> Any:
@@ -105,13 +126,13 @@ def _factories(resolved: ResolvedRun, stream: TaskStream) -> Components:
     )
 
 
-def _check_fit(resolved: ResolvedRun, components: Components, vocabulary_size: int | None) -> None:
+def _check_fit(resolved: ResolvedRun, components: Components, tokens: int | None) -> None:
     """Pass a blank example through every network: a wrong shape is an error before training begins."""
     chosen = resolved.components
     blank = {name: torch.zeros(1, *shape) for name, shape in components.inputs.items()}
     with torch.no_grad():
         base = components.base().eval()
-        _check_vocabulary(resolved, base, vocabulary_size)
+        _check_vocabulary(resolved, base, tokens)
         features = base(blank)
         _check_shape(chosen["base"], "an encoding", features.encoding, base.shape, "declares")
         for tap, shape in zip(features.taps, base.tap_shapes, strict=False):
@@ -132,15 +153,16 @@ def _check_fit(resolved: ResolvedRun, components: Components, vocabulary_size: i
             _check_shape(chosen["merger"], "an encoding", merged, base.shape, "needs the base's shape")
 
 
-def _check_vocabulary(resolved: ResolvedRun, base: Base, vocabulary_size: int | None) -> None:
-    """The tokenizer of the env must be the one that the base was trained with."""
-    if vocabulary_size is None or base.vocabulary_size is None:
+def _check_vocabulary(resolved: ResolvedRun, base: Base, tokens: int | None) -> None:
+    """The tokenizer of the env, which has so many tokens, must be the one that the base was trained with."""
+    embeddings = vocabulary_size(base)
+    if tokens is None or embeddings is None:
         return
-    if not 0 <= base.vocabulary_size - vocabulary_size < SPARE_TOKENS:
+    if not 0 <= embeddings - tokens < SPARE_TOKENS:
         owner, env = resolved.components["base"].owner, resolved.components["env"].owner
         raise FitError(
-            f"{owner} has {base.vocabulary_size} embeddings and the tokenizer of {env} {vocabulary_size} "
-            "tokens: choose the tokenizer that the base was trained with"
+            f"{owner} has {embeddings} embeddings and the tokenizer of {env} {tokens} tokens: "
+            "choose the tokenizer that the base was trained with"
         )
 
 

@@ -12,11 +12,11 @@ from sidetune_core.system.device import Machine
 
 
 def make_predict(learner: Learner, task: Task, machine: Machine) -> Predict:
-    """The learner's current output for a task, without gradient, in float32."""
+    """The learner's current prediction for a task, without gradient, in float32."""
 
     def predict(inputs: Inputs) -> Tensor:
         with torch.no_grad(), machine.autocast():
-            output: Tensor = learner(machine.move_inputs(inputs), task.id)
+            output = learner.predict(machine.move_inputs(inputs), task.id)
         return output.float()
 
     return predict

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from sidetune_core.assembly.build import build_learner, start_task, without_weights
+from sidetune_core.assembly.build import build_learner, restart_task, without_weights
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import from_values
 from sidetune_core.errors import OptionError
@@ -70,7 +70,7 @@ def restore(
     learner = build_learner(attrs.evolve(resolved, components=components), stream)
     machine.place(learner)
     for task in tasks:
-        start_task(learner, task, resolved.seed, machine)
+        restart_task(learner, task, resolved.seed, machine)
     fill(learner, state, source)
     learner.requires_grad_(False).eval()
     return learner

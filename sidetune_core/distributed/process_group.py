@@ -137,6 +137,17 @@ class ProcessGroup:
         reduced: Tensor = _AllReduce.apply(value, self)
         return reduced
 
+    def gather_rows(self, rows: Tensor, shard: BatchShard) -> Tensor:
+        """The rows (B, ...) of a whole batch from those of each process's shard (b, ...)."""
+        if self.size == 1:
+            return rows
+        whole = rows.new_zeros(
+            shard.batch_size, *rows.shape[1:], dtype=torch.uint8 if rows.dtype == torch.bool else None
+        )
+        whole[shard.start : shard.start + len(rows)] = rows
+        self._reduce(whole)
+        return whole.to(rows.dtype)
+
     def sync_stop(self, stop: StopRequest) -> None:
         """Propagate a stop request to all processes."""
         if self.size > 1:

@@ -58,6 +58,7 @@ class ClassTask(Task):
         input: name of the input tensor.
         transform: preprocessing of a batch of stored inputs; a function of each example alone.
         augment: random augmentation of a batch of stored inputs in training, before `transform`.
+        class_names: names of the classes, in their order; empty if there are none.
 
     Raises:
         DataError: a split has no example of these classes.
@@ -73,12 +74,14 @@ class ClassTask(Task):
         input: str = "image",
         transform: Transform,
         augment: Augment | None = None,
+        class_names: tuple[str, ...] = (),
     ) -> None:
         self.id, self.title, self.input = id, title, input
         self.inputs = {input: tuple(transform(examples.inputs["train"][:1]).shape[1:])}
         self.splits = tuple(split for split in examples.inputs if split != "train")
         self._examples, self._transform, self._augment = examples, transform, augment
         self._classes = len(classes)
+        self.outputs = attrs.evolve(type(self).outputs, size=len(classes), names=class_names)
         order = torch.tensor(list(classes))
         self._indices = {
             split: torch.isin(labels, order).nonzero()[:, 0] for split, labels in examples.labels.items()

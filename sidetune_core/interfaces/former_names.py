@@ -31,25 +31,6 @@ def former_members(**renamed: str) -> Callable[[T], T]:
     return decorate
 
 
-def former_values(member: str, **renamed: str) -> Callable[[T], T]:
-    """Decorate a class with a member of text whose values were renamed, given as ``former="new"``.
-
-    A subclass or an object that sets a former value has the new one, and a value equals its former spelling;
-    both raise a `DeprecationWarning` that names the new value.
-    """
-
-    def convert(cls: type[Any]) -> None:
-        if isinstance(vars(cls).get(member), str):
-            setattr(cls, member, RenamedValue(cls, member, vars(cls)[member], renamed))
-
-    def decorate(cls: T) -> T:
-        _call_for_subclasses(cls, convert)
-        convert(cls)
-        return cls
-
-    return decorate
-
-
 class FormerMember:
     """A data descriptor: the member `new` of `owner` under its former name."""
 
@@ -72,59 +53,20 @@ class FormerMember:
         warn_of_former(f"{self.owner.__name__}.{self.former}", self.new)
 
 
-class RenamedValue:
-    """A data descriptor: a member of text that takes former spellings of its values."""
-
-    def __init__(self, owner: type[Any], member: str, default: str, renamed: Mapping[str, str]) -> None:
-        self.title, self.member, self.renamed = f"{owner.__name__}.{member}", member, renamed
-        self.default = self._convert(default)
-
-    def __get__(self, instance: object, _: type[Any]) -> Spelling:
-        value: Spelling = self.default if instance is None else vars(instance).get(self.member, self.default)
-        return value
-
-    def __set__(self, instance: object, value: str) -> None:
-        vars(instance)[self.member] = self._convert(value)
-
-    def _convert(self, value: str) -> Spelling:
-        if value in self.renamed:
-            warn_of_former(f"{self.title} '{value}'", f"'{self.renamed[value]}'")
-        return Spelling(self.renamed.get(value, value), self.title, self.renamed)
-
-
-class Spelling(str):
-    """A text that equals its former spelling as well, with a warning."""
-
-    member: str
-    renamed: Mapping[str, str]
-
-    def __new__(cls, text: str, member: str, renamed: Mapping[str, str]) -> Spelling:
-        spelling = super().__new__(cls, text)
-        spelling.member, spelling.renamed = member, renamed
-        return spelling
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, str) and (new := self.renamed.get(str(other))) is not None:
-            warn_of_former(f"{self.member} '{other}'", f"'{new}'")
-            return str.__eq__(self, new)
-        return str.__eq__(self, other)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = str.__hash__
-
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return str, (str(self),)
-
-
 def warn_of_former(former: str, new: str) -> None:
     """Raise the `DeprecationWarning` for a former name or value, at the line that defines or uses it."""
     frame, level = sys._getframe(1), 2
-    while frame.f_globals.get("__name__") in (__name__, "abc") and frame.f_back is not None:
+    while (
+        frame.f_globals.get("__name__", "").startswith(("sidetune_core.interfaces.", "abc"))
+        and frame.f_back is not None
+    ):
         frame, level = frame.f_back, level + 1
     message = f"{former} is now {new}; the former spelling stops working in version {REMOVAL}"
     warnings.warn(message, DeprecationWarning, stacklevel=level)
+
+
+def _is_ours(module: str) -> bool:
+    return module == "abc" or module.startswith("sidetune_core.interfaces.")
 
 
 def _call_for_subclasses(cls: type[Any], rename: Callable[[type[Any]], None]) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import attrs
 from torch import Tensor, nn
 
-from sidetune_core.interfaces.former_names import former_members
+from sidetune_core.errors import FitError
+from sidetune_core.interfaces.former_names import former_members, warn_of_former
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.networks import Base, Merger, Side
-from sidetune_core.interfaces.tasks import Batch, Task
+from sidetune_core.interfaces.tasks import Batch, Task, mean_loss
+from sidetune_core.interfaces.training import Phase, Step, Trainable
 
 
 class MakeBase(Protocol):
@@ -56,6 +58,20 @@ class Learner(nn.Module, ABC):
 
     The core, not the learner, freezes and trains: before each task it freezes all weights and sets eval mode,
     then makes what `start` returned trainable. The core also chooses device, precision and random seeds.
+
+    The moments of a task, in order::
+
+        start                        the task is new; returns what to train
+        for each phase:
+            start_phase              (from the second phase on)
+            for each step:
+                losses               once for each micro-batch
+                after_backward       gradients are complete
+                after_step           weights have changed
+        finish                       the task ends
+        predict                      evaluation of all tasks so far
+
+    Only `start` and `forward` are required.
     """
 
     Config: ClassVar[type[Any]]
@@ -69,32 +85,66 @@ class Learner(nn.Module, ABC):
     """Whether the learner itself reads the base's taps; taps that nothing reads are not cached."""
 
     @abstractmethod
-    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        """Add what a new task needs; return the modules and parameters to train on it.
+    def start(self, task: Task) -> Trainable:
+        """Add what a new task needs; return what to train on it: modules, parameters and `ParamGroup` s.
 
         A returned module is trained in training mode. A returned parameter is trained while its module stays
         in eval mode: this trains the weights of a network with batch norm without changing its running
-        statistics. The core calls `start` once for each task, in order, under a seed derived from (run seed,
-        task id), and on resume in the same order before it loads the state dict. Keep here, in a plain
-        attribute, what later tasks need of this one, such as `task.loss` for replayed examples.
+        statistics. A `ParamGroup` has a learning rate or weight decay of its own. Buffers that change in
+        training belong to a returned module. If nothing is returned, the task has no training steps.
+
+        The core calls `start` once for each task, in order, under a seed derived from (run seed, task id),
+        and on resume in the same order before it loads the state dict. Keep here, in a plain attribute, what
+        later tasks need of this one, such as the task itself for the loss of replayed examples.
         """
+
+    def phases(self, task: Task) -> Sequence[Phase]:
+        """The phases of a task that has just been started, by default a single one.
+
+        Each phase has its fraction of the task's steps, a new optimiser and its own learning-rate schedule.
+        Not for joint training.
+        """
+        return (Phase(),)
+
+    def start_phase(self, task: Task, phase: Phase) -> Trainable | None:
+        """Begin a phase after the first, for example by pruning weights; return what to train from here on.
+
+        None, the default, continues to train the same. Like `start` it is called again on resume, before the
+        state dict is loaded, and then sees the weights of a new learner.
+        """
+        return None
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         """The output of a started task's head for a batch of inputs.
 
-        The core may take a frozen base's outputs from the feature cache, by the ids in `inputs`. A learner
-        that changes the base's computation from task to task (adapters, norms of its own) passes it
+        It changes nothing and computes the same in training and in evaluation; what training adds belongs in
+        `losses`. The core may take a frozen base's outputs from the feature cache, by the ids in `inputs`. A
+        learner that changes the base's computation from task to task (adapters, norms of its own) passes it
         ``dict(inputs)``, without ids.
         """
 
-    def penalty(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars to add to the mean loss of `batch`; called in training only, after `forward`.
+    def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+        """Named scalars, of which the sum is minimised; by default the mean loss of the task's head.
 
-        In a distributed run, `batch` is one process's shard. Scalars that are means over the batch, or
-        independent of it, combine to their single-process value.
+            return {**super().losses(batch, task, step), "decay": self.weight.square().sum()}
+
+        Each has a curve of its own. A learner without gradients returns ``{}``, or scalars that need none.
+        Forward passes have the run's precision here, and batch norm and dropout see the whole batch in a
+        distributed run, in which `batch` is one process's shard: scalars that are means over the batch, or
+        independent of it, combine to their single-process value. See `Step.gather` for what is stored.
         """
-        return {}
+        return {"loss": mean_loss(task, self(batch.inputs, task.id), batch)}
+
+    def after_backward(self, task: Task, step: Step) -> None:
+        """Read or change gradients: those of all micro-batches and processes, not yet clipped.
+
+        Forward passes belong in ``with step.autocast():``. All processes have the same gradients and must
+        make the same changes.
+        """
+
+    def after_step(self, task: Task, step: Step) -> None:
+        """Read or change weights after the optimiser has changed them, weight decay and momentum included."""
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
         """End a task: estimate what later tasks need, such as a Fisher matrix.
@@ -103,6 +153,50 @@ class Learner(nn.Module, ABC):
         task's training batches without end, in another order than in training, on the learner's device.
         """
 
+    def predict(self, inputs: Mapping[str, Tensor], task_id: str | None) -> Tensor:
+        """The output in evaluation, without gradient: by default `forward`.
+
+        Override it where answers are computed in another way than in training, as by the nearest class mean.
+
+        Args:
+            inputs: a batch.
+            task_id: the task that the examples belong to. None where it is not known: the output then has
+                the logits of the classes of all tasks that were started, in order, along axis 1.
+
+        Raises:
+            FitError: the learner needs to know the task.
+        """
+        if task_id is None:
+            raise FitError(
+                f"learner {type(self).__name__} needs the task of each example; "
+                "one that does without defines predict() for task_id None"
+            )
+        output: Tensor = self(inputs, task_id)
+        return output
+
     def record(self) -> dict[str, float]:
         """Scalars to log during training, such as the merger's weight on the base."""
         return {}
+
+    def penalty(self, batch: Batch) -> dict[str, Tensor]:
+        """Deprecated: override `losses`. Named scalars that are added to those of `losses`, until version
+        0.3.
+        """
+        return {}
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "penalty" in vars(cls) and "losses" not in vars(cls):
+            warn_of_former(f"{cls.__module__}.{cls.__qualname__}.penalty", "Learner.losses")
+
+
+def has_former_penalty(learner: Learner) -> bool:
+    """Whether the deprecated `Learner.penalty` is to be called: it is overridden, and not by a class that
+    defines `losses` itself.
+    """
+    for cls in type(learner).__mro__:
+        if cls is Learner or "losses" in vars(cls):
+            return False
+        if "penalty" in vars(cls):
+            return True
+    return False

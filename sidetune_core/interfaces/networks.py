@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from sidetune_core.errors import FitError
 from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Features, Inputs, Shape
 
@@ -39,23 +38,10 @@ class Base(nn.Module, ABC):
     tap_shapes: tuple[Shape, ...] = ()
     cache: Cache | None = None
     """Set by the core while this base is frozen; a base never reads it."""
-    vocabulary_size: int | None = None
-    """Number of tokens with an embedding, in a base that reads tokens."""
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, *shape) and the taps of a batch of inputs."""
-
-    def first_layers(self, layers: int) -> Base:
-        """A copy of the first `layers` layers, with an encoding of the same shape; initialises sides.
-
-        Raises:
-            FitError: the base has fewer layers, or cannot be truncated.
-        """
-        name = type(self).__name__
-        raise FitError(
-            f"{name} cannot be truncated to {layers} layers, so no side can start from its first layers"
-        )
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Features:
         if self.cache is not None and isinstance(inputs, Inputs) and inputs.ids is not None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.interfaces.former_names import former_members, former_values
+from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
+from sidetune_core.interfaces.outputs import Outputs, OutputsMember, as_outputs
 from sidetune_core.seeding import derive_seed
 
 Predict = Callable[[Inputs], Tensor]
@@ -37,12 +38,15 @@ class Order:
     first_step: int = 0
 
 
-@former_values("outputs", scores="logits", numbers="regression")
 @former_members(
     head="make_head", can_go_on="can_resume_at", lost_within="not_restored", pictures="visualisations"
 )
 class Task(ABC):
-    """One problem to train on: its data, head, loss and metrics."""
+    """One problem to train on: its data, head, loss and metrics.
+
+    What it can do beyond this contract, such as showing images or resuming at some steps only, is in
+    `sidetune_core.interfaces.capabilities`.
+    """
 
     id: str
     """Unique within its stream; letters, digits and ``-``."""
@@ -52,12 +56,11 @@ class Task(ABC):
     metric: str = "accuracy"
     """Name of the metric of `evaluate` that R records."""
     higher_is_better: bool = True
-    outputs: Literal["logits", "regression"] = "logits"
-    """The head's outputs along axis 1: logits of classes, or values to regress."""
+    outputs: Outputs = OutputsMember()  # type: ignore[assignment]  # a data descriptor
+    """What the head's outputs along axis 1 are, their number and names."""
     splits: tuple[str, ...] = ("test",)
-    """Splits that `evaluate` accepts."""
-    not_restored: str = ""
-    """Message about state that is lost when a run resumes within this task; empty if there is none."""
+    """Splits that `evaluate` accepts: ``test``, on which R is measured, and ``val`` where there is one, on
+    which everything that is selected is selected. ``train`` may be among them."""
 
     @abstractmethod
     def make_head(self, shape: Shape) -> nn.Module:
@@ -71,10 +74,6 @@ class Task(ABC):
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         """Training batches without end, from step ``order.first_step``; rollout tasks act with `predict`."""
 
-    def can_resume_at(self, step: int, batch_size: int) -> bool:
-        """Whether `train` can begin at a step; the core writes checkpoints and resumes at such steps only."""
-        return True
-
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """(B,), one loss per example; the training loop takes the mean, methods such as EWC use each."""
@@ -83,28 +82,16 @@ class Task(ABC):
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """Metrics by name over a whole split, including `metric`."""
 
-    def documents(self) -> Mapping[str, str]:
-        """Text by file name from the latest `evaluate`, such as predictions; saved in the run folder."""
-        return {}
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if isinstance(outputs := vars(cls).get("outputs"), Outputs | str):
+            cls.outputs = OutputsMember(as_outputs(outputs))  # type: ignore[assignment]
 
-    def visualisations(self, predict: Predict) -> dict[str, Tensor]:
-        """Images of predictions for some examples, (3, H, W) in [0, 1], by name (letters, digits and ``-``).
 
-        The core calls this after each task of a stream, and writes the images to the run folder and
-        TensorBoard.
-        """
-        return {}
-
-    def record(self) -> dict[str, float]:
-        """Scalars to log during training, such as the return of the latest episodes."""
-        return {}
-
-    def state(self) -> dict[str, Any]:
-        """The task's own state for checkpoints, as plain values, such as running means of observations."""
-        return {}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most tasks have none
-        """Restore what `state` returned."""
+def mean_loss(task: Task, output: Tensor, batch: Batch) -> Tensor:
+    """The mean of a task's loss over a batch, for the outputs (B, ...) of its head; computed in float32."""
+    with torch.autocast(output.device.type, enabled=False):
+        return task.loss(output.float(), batch).mean()
 
 
 @former_members(parts="default_components", say="info", vocabulary="vocabulary_size")
@@ -121,15 +108,6 @@ class TaskStream(ABC):
     info: Callable[[str], None] = staticmethod(lambda text: None)
     """Show the user a progress message while `tasks` reads data; set by the core, and silent by default."""
 
-    @property
-    def vocabulary_size(self) -> int | None:
-        """Number of tokens, if the inputs are tokens; the base must have an embedding for each of them.
-
-        Raises:
-            DataError: the tokenizer is missing or damaged.
-        """
-        return None
-
     @abstractmethod
     def tasks(self) -> Sequence[Task]:
         """All tasks, in order. Data is read here, not before.
@@ -144,11 +122,6 @@ class TaskStream(ABC):
 
     def close(self) -> None:  # noqa: B027 - most streams hold nothing open
         """Close files, workers and simulators."""
-
-
-def states(tasks: Sequence[Task]) -> dict[str, Any]:
-    """The `state` of each task by id, without empty ones."""
-    return {task.id: state for task in tasks if (state := task.state())}
 
 
 def shuffled(count: int, order: Order, *names: object) -> Iterator[Tensor]:

@@ -52,15 +52,18 @@ class Progress:
                 total=steps, desc=head, unit="step", file=self._stream, leave=False, dynamic_ncols=True
             )
 
-    def step(self, done: int, loss: float, metrics: Mapping[str, float] = MappingProxyType({})) -> None:
-        """`done` steps are taken; show the recent loss and other metrics by name."""
-        text = ", ".join([f"loss {loss:.3f}", *(f"{name} {value:.3g}" for name, value in metrics.items())])
+    def step(
+        self, done: int, loss: float | None, metrics: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """`done` steps are taken; show the recent loss, if there is one, and other metrics by name."""
+        shown = [] if loss is None else [f"loss {loss:.3f}"]
+        text = ", ".join([*shown, *(f"{name} {value:.3g}" for name, value in metrics.items())])
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._shown > SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()
-            self.info(f"{self._head}: step {done}/{self._steps}, {text}")
+            self.info(f"{self._head}: step {done}/{self._steps}" + (f", {text}" if text else ""))
 
     def finish(self, text: str) -> None:
         """The task is finished; `text` stays visible."""

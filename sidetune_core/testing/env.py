@@ -18,6 +18,7 @@ from sidetune_core.config.options import structure
 from sidetune_core.config.resolve import recipe_tables
 from sidetune_core.config.spec import TrainOptions
 from sidetune_core.errors import FitError
+from sidetune_core.interfaces.capabilities import HasVisualisations, ResumesAtSomeSteps
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
 from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream
 from sidetune_core.seeding import seeded
@@ -154,7 +155,7 @@ def order_is_the_same_twice(make: Make[Stream]) -> None:
 def order_can_begin_at_any_step(make: Make[Stream]) -> None:
     """Training batches from step k equal those of the whole order from step k."""
     for task in make().tasks:
-        if not task.can_resume_at(3, BATCH):
+        if isinstance(task, ResumesAtSomeSteps) and not task.can_resume_at(3, BATCH):
             raise Skipped(f"task '{task.id}' can resume at some steps only")
         if not _agree(islice(_batches(task), 3, None), islice(_batches(task, first_step=3), STEPS - 3)):
             raise Broken(
@@ -275,6 +276,8 @@ def _check_experts(task: Task) -> None:
 def visualisations_are_images(make: Make[Stream]) -> None:
     """Visualisations, if any, are (3, H, W) in [0, 1], with names of letters, digits and ``-``."""
     for task in make().tasks:
+        if not isinstance(task, HasVisualisations):
+            continue
         for name, image in task.visualisations(_predict(task)).items():
             if not re.fullmatch(r"[A-Za-z0-9-]+", name):
                 raise Broken(f"task '{task.id}': image '{name}' names a file: use letters, digits and '-'")

@@ -18,9 +18,10 @@ from sidetune_core.config.spec import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.buffers import BufferDict
 from sidetune_core.interfaces.inputs import Inputs
-from sidetune_core.interfaces.learner import Components, Learner
+from sidetune_core.interfaces.learner import Components, Learner, has_former_penalty
 from sidetune_core.interfaces.networks import Base, Merger, Side
 from sidetune_core.interfaces.tasks import Batch, Order, Task
+from sidetune_core.interfaces.training import Phase, Step, Trainable, members
 from sidetune_core.seeding import seeded
 from sidetune_core.storage import run_folder
 from sidetune_core.storage.run_folder import Clock
@@ -65,34 +66,60 @@ class Witness(Learner):
         self.first_penalties: dict[str, float] | None = None
         """Nonzero penalties of the first batch."""
 
-    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+    def start(self, task: Task) -> Trainable:
         seed = torch.initial_seed()
         trainable = self.learner.start(task)
         if torch.initial_seed() != seed:
             raise Broken(f"start() seeds {SEEDED_BY_CORE}")
-        tensors = {id(tensor) for returned in trainable for tensor in _tensors(returned)}
+        self._watch(trainable)
+        self._before = snapshot(self.learner)
+        return trainable
+
+    def phases(self, task: Task) -> Sequence[Phase]:
+        return self.learner.phases(task)
+
+    def start_phase(self, task: Task, phase: Phase) -> Trainable | None:
+        trainable = self.learner.start_phase(task, phase)
+        if trainable is not None:
+            self._watch(trainable)
+        return trainable
+
+    def _watch(self, trainable: Trainable) -> None:
+        """Note what may change from now on."""
+        returned_members = members(trainable)
+        tensors = {id(tensor) for returned in returned_members for tensor in _tensors(returned)}
         names = {name for name, tensor in named_tensors(self.learner) if id(tensor) in tensors}
         self._trainable = self._trainable | names if self.joint else names
-        modules = [returned for returned in trainable if isinstance(returned, nn.Module)]
+        modules = [returned for returned in returned_members if isinstance(returned, nn.Module)]
         buffers = {
             id(child) for module in modules for child in module.modules() if isinstance(child, BufferDict)
         }
         filled = tuple(f"{name}." for name, module in self.learner.named_modules() if id(module) in buffers)
         self._filled_buffers = self._filled_buffers + filled if self.joint else filled
-        self._before = snapshot(self.learner)
-        return trainable
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         output: Tensor = self.learner(inputs, task_id)
         return output
 
-    def penalty(self, batch: Batch) -> dict[str, Tensor]:
+    def predict(self, inputs: Mapping[str, Tensor], task_id: str | None) -> Tensor:
+        return self.learner.predict(inputs, task_id)
+
+    def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+        return {**self.learner.losses(batch, task, step), **self._penalties(batch)}
+
+    def after_backward(self, task: Task, step: Step) -> None:
+        self.learner.after_backward(task, step)
+
+    def after_step(self, task: Task, step: Step) -> None:
+        self.learner.after_step(task, step)
+
+    def _penalties(self, batch: Batch) -> dict[str, Tensor]:
         self.unexpected_gradients += [
             name
             for name, parameter in self.learner.named_parameters()
             if parameter.requires_grad and name not in self._trainable
         ]
-        penalties = self.learner.penalty(batch)
+        penalties = self.learner.penalty(batch) if has_former_penalty(self.learner) else {}
         if self._steps_left is not None:
             self._steps_left -= 1
             if not self._steps_left:

@@ -12,6 +12,7 @@ from sidetune_core.assembly.build import start_task
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder
 from sidetune_core.feature_cache.cache import FeatureCache
+from sidetune_core.interfaces.capabilities import HasDocuments
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Predict, Task
@@ -23,7 +24,7 @@ from sidetune_core.training.trainable import set_trainable
 
 @attrs.frozen
 class Evaluation:
-    """Metrics by name and documents (see `Task.documents`) of one split."""
+    """Metrics by name and documents (see `HasDocuments`) of one split."""
 
     metrics: Mapping[str, float]
     documents: Mapping[str, str]
@@ -82,7 +83,8 @@ def _evaluate_splits(task: Task, predict: Predict, stop: StopRequest) -> dict[st
     evaluations = {}
     for split in task.splits:
         metrics = task.evaluate(predict_unless_stopped, split)
-        evaluations[split] = Evaluation(metrics, dict(task.documents()))
+        documents = dict(task.documents()) if isinstance(task, HasDocuments) else {}
+        evaluations[split] = Evaluation(metrics, documents)
     return evaluations
 
 

@@ -10,21 +10,24 @@ from statistics import fmean
 
 from torch import nn
 
-from sidetune_core.assembly.build import start_task
+from sidetune_core.assembly.build import restart_task, start_phase, start_task
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder
 from sidetune_core.feature_cache.cache import FeatureCache
+from sidetune_core.interfaces.capabilities import LosesState, set_task_state, task_state
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Task
+from sidetune_core.interfaces.training import ParamGroup
 from sidetune_core.results.metrics import have_one_unit
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.system.signals import StopRequest
+from sidetune_core.training.batches import batches
 from sidetune_core.training.context import Context
 from sidetune_core.training.evaluate import evaluate, evaluate_untrained
 from sidetune_core.training.recorder import Boundary, Recorder
 from sidetune_core.training.stage import Stage
-from sidetune_core.training.steps import batches, train
+from sidetune_core.training.steps import StageTraining
 from sidetune_core.training.trainable import digests, freeze, set_trainable
 
 
@@ -80,14 +83,19 @@ def _learn_stage(
     """Train a stage, from a checkpoint within it if one is given; returns the new row of R and the number of
     steps.
     """
-    trainable: list[nn.Module | nn.Parameter] = []
+    trainable: list[nn.Module | nn.Parameter | ParamGroup] = []
     for task in stage.tasks:
         FeatureCache.detach(learner)
         trainable += start_task(learner, task, context.seed, context.machine)
+    phases = stage.phases(learner, context.options)
     if resumed is not None and resumed.mid_task is not None:
+        state = resumed.mid_task
+        for phase in phases[1:]:
+            if phase.first < state.step:
+                started = start_phase(learner, stage.last, phase.phase, context.seed)
+                trainable = trainable if started is None else [*started]
         resumed.load(learner)
         set_trainable(learner, trainable, context)
-        state = resumed.mid_task
     else:
         earlier = len(seen) - len(stage.tasks)
         if earlier:  # R[j-1][j]: the task before it is trained
@@ -97,7 +105,7 @@ def _learn_stage(
         set_trainable(learner, trainable, context)
         state = MidTaskState([task.id for task in stage.tasks], 0, digests(learner))
         recorder.parameters(stage, learner)
-    steps = train(learner, stage, seen, state, context, recorder)
+    steps = StageTraining(learner, stage, seen, phases, state, context, recorder).run(trainable)
     freeze(learner)
     context.group.check_replicas_match(learner, f"after {stage.name}")
     _finish(learner, stage, context)
@@ -119,15 +127,19 @@ def _resume(
     if start is None:
         return None
     for task in tasks[: len(start.done)]:
-        start_task(learner, task, context.seed, context.machine)
+        restart_task(learner, task, context.seed, context.machine)
     if start.mid_task is None:
         start.load(learner)
     for task in tasks:
         if task.id in start.tasks:
-            task.set_state(start.tasks[task.id])
+            set_task_state(task, start.tasks[task.id])
     recorder.info(f"Resuming {start} ({len(start.done)}/{len(tasks)} tasks done)")
     if start.mid_task is not None and start.mid_task.optimizer is not None:
-        notes = {task.not_restored for task in tasks if task.id in start.mid_task.tasks}
+        notes = {
+            task.not_restored
+            for task in tasks
+            if task.id in start.mid_task.tasks and isinstance(task, LosesState)
+        }
         for note in sorted(notes - {""}):
             recorder.info(note)
     return start
@@ -139,10 +151,10 @@ def _finish(learner: Learner, stage: Stage, context: Context) -> None:
     """
     for task in stage.tasks:
         order = Order(derive_seed(context.seed, "finish"), context.options.batch_size)
-        state = task.state()
+        state = task_state(task)
         with seeded(context.seed, "finish", task.id):
             learner.finish(task, _until(context.stop, batches(task, learner, context, order)))
-        task.set_state(state)
+        set_task_state(task, state)
     context.group.broadcast_state(learner)
 
 

@@ -11,32 +11,68 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.config.spec import TrainOptions
+from sidetune_core.errors import PluginError
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.networks import Merger
+from sidetune_core.interfaces.training import ParamGroup, Trainable
 
 
-def make_optimizer(learner: Learner, options: TrainOptions) -> torch.optim.Optimizer:
-    """A new optimiser over the parameters that require a gradient.
+def make_optimizer(
+    learner: Learner, options: TrainOptions, trainable: Trainable = ()
+) -> torch.optim.Optimizer | None:
+    """A new optimiser over the parameters that require a gradient; None if there are none.
 
-    The weights of mergers are not decayed, as in the original code: a mixture has no natural zero.
+    Each of its groups has an `lr_scale`, that of the `ParamGroup` s in `trainable`. The weights of mergers
+    are not decayed unless their group says so, as in the original code: a mixture has no natural zero.
+
+    Raises:
+        PluginError: a parameter is in two groups.
     """
-    mergers = [module for module in learner.modules() if isinstance(module, Merger)]
-    undecayed = {id(parameter) for merger in mergers for parameter in merger.parameters()}
-    trainable = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    groups = [
-        {
-            "params": [parameter for parameter in trainable if id(parameter) not in undecayed],
-            "weight_decay": options.weight_decay,
-        },
-        {"params": [parameter for parameter in trainable if id(parameter) in undecayed], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups = _groups(learner, options, trainable)
+    if not groups:
+        return None
     if options.optimizer == "sgd":  # the fused form fails where a parameter has no gradient in the first step
         return SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0)
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trainable)
+    fused = all(parameter.device.type in ("cpu", "cuda") for group in groups for parameter in group["params"])
     if options.optimizer == "adamw":
         return AdamW(groups, lr=options.lr, eps=options.adam_eps, fused=fused)
     return Adam(groups, lr=options.lr, eps=options.adam_eps, fused=fused)
+
+
+def _groups(learner: Learner, options: TrainOptions, trainable: Trainable) -> list[dict[str, Any]]:
+    """Parameter groups in the order of the learner's parameters, those with default settings first."""
+    mergers = [module for module in learner.modules() if isinstance(module, Merger)]
+    undecayed = {id(parameter) for merger in mergers for parameter in merger.parameters()}
+    chosen: dict[int, ParamGroup] = {}
+    for group in trainable:
+        if isinstance(group, ParamGroup):
+            for parameter in _parameters(group):
+                if chosen.setdefault(id(parameter), group) is not group:
+                    raise PluginError(f"{type(learner).__name__} puts a parameter in two ParamGroups")
+    settings = [(1.0, options.weight_decay, False), (1.0, 0.0, True)]
+    grouped: dict[tuple[float, float, bool], list[nn.Parameter]] = {key: [] for key in settings}
+    for parameter in learner.parameters():
+        if not parameter.requires_grad:
+            continue
+        in_merger = id(parameter) in undecayed
+        decay = 0.0 if in_merger else options.weight_decay
+        scale = 1.0
+        if (own := chosen.get(id(parameter))) is not None:
+            scale, decay = own.lr_scale, decay if own.weight_decay is None else own.weight_decay
+        grouped.setdefault((scale, decay, in_merger), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+        for (scale, decay, _), parameters in grouped.items()
+        if parameters
+    ]
+
+
+def _parameters(group: ParamGroup) -> list[nn.Parameter]:
+    return [
+        parameter
+        for member in group.members
+        for parameter in (member.parameters() if isinstance(member, nn.Module) else [member])
+    ]
 
 
 WRAPPERS: Final = frozenset(

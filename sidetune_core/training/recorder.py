@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
 from sidetune_core.certificate.probes import ProbeRecorder
+from sidetune_core.interfaces.capabilities import HasVisualisations, task_states
 from sidetune_core.interfaces.learner import Learner
-from sidetune_core.interfaces.tasks import Task, states
+from sidetune_core.interfaces.tasks import Task
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint, images
 from sidetune_core.storage.atomic import writing
@@ -73,6 +74,9 @@ class Recorder:
     def info(self, text: str) -> None:
         """Show a line of progress."""
 
+    def warning(self, text: str) -> None:
+        """Show a warning, even when quiet, and keep it in the log."""
+
     def start_stage(self, title: str, steps: int) -> None:
         """Training of `steps` steps begins."""
 
@@ -80,8 +84,8 @@ class Recorder:
         """How many parameters a stage trains, and how many there are."""
 
     def training_metrics(self, line: Mapping[str, Any], shown: Mapping[str, float]) -> None:
-        """A line of ``metrics.jsonl``: task, step, lr, mean_loss and other metrics. `shown` goes into the
-        progress line.
+        """A line of ``metrics.jsonl``: task, step, lr, mean_loss (if there are losses) and other metrics.
+        `shown` goes into the progress line.
         """
 
     def evaluation(self, after: int, task: str, split: str, metrics: Mapping[str, float]) -> None:
@@ -147,6 +151,10 @@ class RunRecorder(Recorder):
     def info(self, text: str) -> None:
         self._progress.info(text)
 
+    def warning(self, text: str) -> None:
+        self._progress.warning(f"warning: {text}")
+        self.folder.log(f"warning: {text}")
+
     def start_stage(self, title: str, steps: int) -> None:
         self._progress.start(title, steps)
 
@@ -158,7 +166,7 @@ class RunRecorder(Recorder):
     def training_metrics(self, line: Mapping[str, Any], shown: Mapping[str, float]) -> None:
         self.folder.append("metrics.jsonl", line)
         self._draw(line)
-        self._progress.step(line["step"], line["mean_loss"], shown)
+        self._progress.step(line["step"], line.get("mean_loss"), shown)
 
     def evaluation(self, after: int, task: str, split: str, metrics: Mapping[str, float]) -> None:
         cell = {"after": after, "task": task, "split": split, "figures": dict(metrics)}
@@ -172,7 +180,7 @@ class RunRecorder(Recorder):
     ) -> None:
         done = [task.id for task in seen[: -len(stage.tasks)]]
         folder = self.folder
-        checkpoint.save_mid_task(folder.checkpoints, learner, done, folder.marks(), states(seen), state)
+        checkpoint.save_mid_task(folder.checkpoints, learner, done, folder.marks(), task_states(seen), state)
         self._clock.note()
 
     def save_boundary(self, boundary: Boundary, context: Context) -> None:
@@ -181,6 +189,8 @@ class RunRecorder(Recorder):
         if context.cache is not None:
             context.cache.save()
         for task in seen:
+            if not isinstance(task, HasVisualisations):
+                continue
             drawn = task.visualisations(make_predict(learner, task, context.machine))
             for name, image in drawn.items():
                 images.save_image(folder, task.id, name, image)
@@ -191,7 +201,7 @@ class RunRecorder(Recorder):
         folder.append("moved.jsonl", {"task": boundary.stage.name, "moved": changed, "kept": unchanged})
         certify(learner, boundary.stage.tasks, boundary.probes, folder)
         done = [task.id for task in seen]
-        checkpoint.save(folder.checkpoints, learner, done, folder.marks(), states(seen))
+        checkpoint.save(folder.checkpoints, learner, done, folder.marks(), task_states(seen))
         checkpoint.delete_mid_task(folder.checkpoints)
 
     def finish_stage(self, text: str) -> None:

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 import attrs
 
 from sidetune_core.config.spec import TrainOptions
+from sidetune_core.errors import PluginError
+from sidetune_core.interfaces.capabilities import ResumesAtSomeSteps
+from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
+from sidetune_core.interfaces.training import PhaseSteps, Step, split_steps
 
 
 @attrs.frozen(eq=False)
@@ -30,9 +34,32 @@ class Stage:
         """Optimiser steps of all tasks together."""
         return sum(_steps(task, options) for task in self.tasks)
 
+    def phases(self, learner: Learner, options: TrainOptions) -> list[PhaseSteps]:
+        """The phases of its steps, after all of its tasks have been started.
+
+        Raises:
+            PluginError: the learner's phases are not valid.
+        """
+        phases = learner.phases(self.last)
+        owner = f"{type(learner).__name__}.phases()"
+        if len(self.tasks) > 1 and len(phases) > 1:
+            raise PluginError(f"{owner} returns {len(phases)} phases; joint training has a single one")
+        try:
+            return split_steps(phases, self.steps(options))
+        except ValueError as error:
+            raise PluginError(
+                f"{owner} returns {error}; return phases of different names whose fractions sum to 1"
+            ) from error
+
     def turn(self, step: int) -> Task:
         """The task of a step, counted from 0."""
         return self.tasks[step % len(self.tasks)]
+
+    def step(self, number: int, steps: PhaseSteps, total: int, options: TrainOptions) -> Step:
+        """The facts of a step."""
+        task, size = self.turn(number), options.batch_size * options.accumulate
+        epoch = number // len(self.tasks) // max(1, task.steps_per_epoch(size))
+        return Step(number, total, epoch, steps, size, micro_batches=options.accumulate)
 
     def batches_taken(self, step: int, options: TrainOptions) -> dict[str, int]:
         """Batches that each task, by id, has contributed to the first `step` steps."""
@@ -43,9 +70,13 @@ class Stage:
         }
 
     def can_resume_at(self, step: int, options: TrainOptions) -> bool:
-        """Whether a run can be resumed after `step` steps (see `Task.can_resume_at`)."""
+        """Whether a run can be resumed after `step` steps (see `ResumesAtSomeSteps`)."""
         taken = self.batches_taken(step, options)
-        return all(task.can_resume_at(taken[task.id], options.batch_size) for task in self.tasks)
+        return all(
+            task.can_resume_at(taken[task.id], options.batch_size)
+            for task in self.tasks
+            if isinstance(task, ResumesAtSomeSteps)
+        )
 
 
 def _steps(task: Task, options: TrainOptions) -> int:

@@ -1,188 +1,198 @@
-"""The optimiser steps of a stage: batches, losses, gradients, the optimiser, logging and saving."""
+"""The optimiser steps of a stage: phases, batches, losses, gradients, the optimiser, logging and saving."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.assembly.predict import make_predict
-from sidetune_core.distributed.batch_ops import synchronized
+from sidetune_core.assembly.build import start_phase
 from sidetune_core.errors import Diverged, SidetuneError
-from sidetune_core.interfaces.inputs import Inputs
+from sidetune_core.interfaces.capabilities import HasTrainingMetrics
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Task
+from sidetune_core.interfaces.training import PhaseSteps, Trainable
 from sidetune_core.seeding import random_states, seeded, set_random_states
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.checkpoint import MidTaskState
 from sidetune_core.system.signals import StopRequested
+from sidetune_core.training.batches import batches
 from sidetune_core.training.context import Context
+from sidetune_core.training.gradients import Unreached, backward
 from sidetune_core.training.optimizer import make_optimizer, optimizer_state, rate, set_optimizer_state
 from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.stage import Stage
+from sidetune_core.training.trainable import set_trainable
 
 LOG_EVERY = 20
 """Steps between two looks at the loss: divergence is noticed soon, and a GPU is rarely made to wait."""
 
 
-def train(
-    learner: Learner,
-    stage: Stage,
-    seen: Sequence[Task],
-    state: MidTaskState,
-    context: Context,
-    recorder: Recorder,
-) -> int:
-    """Take the steps of a stage from `state` on, and save the state at the intervals of the context.
+@attrs.define(eq=False)
+class StageTraining:
+    """The steps of a stage from `state` on; the state is saved at the intervals of the context.
 
     Args:
-        learner: its trainable parameters require gradients.
+        learner: with the tasks of the stage started.
         stage: the tasks to train.
         seen: the tasks trained before, then those of the stage.
+        phases: of the stage.
         state: where the stage is; step 0 at its start.
         context: of the run.
         recorder: of the run.
-
-    Returns:
-        The number of steps of the stage; 0 where nothing is trainable.
-
-    Raises:
-        Diverged: the loss is not finite.
-        StopRequested: a signal came, and the state is saved.
     """
-    options, group = context.options, context.group
-    total = stage.steps(options)
-    parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    recorder.start_stage(f"task {len(seen)} {stage.last.title}", total)
-    if not parameters or not total:
-        return 0
-    optimizer = make_optimizer(learner, options)
-    consumed = stage.batches_taken(state.step, options)
-    streams = {
-        task.id: batches(task, learner, context, Order(context.seed, options.batch_size, consumed[task.id]))
-        for task in stage.tasks
-    }
-    recent = list(state.recent)  # losses since the last look
-    saved_step, saved_time = state.step, time.monotonic()
 
-    def save(step: int) -> None:
-        """Save the state after `step` steps."""
-        if recent:
-            _mean_loss(torch.stack(recent), stage.turn(step - 1), step - 1, recorder)
-        now = attrs.evolve(state, step=step, recent=list(recent), optimizer=None, random=None)
-        if step < total:
-            now = attrs.evolve(now, optimizer=optimizer_state(optimizer), random=random_states())
-        recorder.save_mid_task(learner, stage, seen, now)
+    learner: Learner
+    stage: Stage
+    seen: Sequence[Task]
+    phases: Sequence[PhaseSteps]
+    state: MidTaskState
+    context: Context
+    recorder: Recorder
+    _streams: Mapping[str, Iterator[Batch]] = attrs.field(init=False)
+    _recent: list[Tensor] = attrs.field(init=False)
+    """Losses since the last log line."""
+    _saved_step: int = attrs.field(init=False)
+    _saved_time: float = attrs.field(init=False)
 
-    with seeded(context.seed, "train", *(task.id for task in stage.tasks)):
-        if state.optimizer is not None and state.random is not None:
-            set_optimizer_state(optimizer, state.optimizer)
-            set_random_states(state.random)
-        for step in range(state.step, total):
-            task = stage.turn(step)
-            try:
-                micro_batches = list(islice(streams[task.id], options.accumulate))
-            except (SidetuneError, StopRequested):
-                if stage.can_resume_at(step, options):
-                    save(step)
-                raise
-            for settings in optimizer.param_groups:
-                settings["lr"] = rate(options, step, total)
-            optimizer.zero_grad()
-            losses = _backward(learner, task, micro_batches, parameters, context)
+    def __attrs_post_init__(self) -> None:
+        options, context = self.context.options, self.context
+        consumed = self.stage.batches_taken(self.state.step, options)
+        self._streams = {
+            task.id: batches(
+                task, self.learner, context, Order(context.seed, options.batch_size, consumed[task.id])
+            )
+            for task in self.stage.tasks
+        }
+        self._recent = list(self.state.recent)
+        self._saved_step, self._saved_time = self.state.step, time.monotonic()
+
+    @property
+    def total(self) -> int:
+        """Steps of the stage."""
+        return self.phases[-1].end
+
+    def run(self, trainable: Trainable) -> int:
+        """Take the steps.
+
+        Args:
+            trainable: what is trained in the phase that `state` is in.
+
+        Returns:
+            The number of steps of the stage, without those of phases in which nothing is trainable.
+
+        Raises:
+            Diverged: the loss is not finite.
+            StopRequested: a signal came, and the state is saved.
+        """
+        self.recorder.start_stage(f"task {len(self.seen)} {self.stage.last.title}", self.total)
+        taken = 0
+        with seeded(self.context.seed, "train", *(task.id for task in self.stage.tasks)):
+            if self.state.random is not None:
+                set_random_states(self.state.random)
+            for number, phase in enumerate(self.phases):
+                if number and phase.first >= self.state.step and self.total:
+                    started = start_phase(self.learner, self.stage.last, phase.phase, self.context.seed)
+                    trainable = trainable if started is None else started
+                    set_trainable(self.learner, trainable, self.context)
+                if trainable:
+                    taken += phase.end - phase.first
+                    self._run_phase(phase, trainable)
+        return taken
+
+    def _run_phase(self, phase: PhaseSteps, trainable: Trainable) -> None:
+        """Take the remaining steps of a phase, in which `trainable` is trained."""
+        options, learner, stage = self.context.options, self.learner, self.stage
+        steps = range(max(self.state.step, phase.first), phase.end)
+        if not steps:
+            return
+        parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+        optimizer = make_optimizer(learner, options, trainable)
+        if optimizer is not None and self.state.optimizer is not None and steps[0] > phase.first:
+            set_optimizer_state(optimizer, self.state.optimizer)
+        unreached = Unreached(learner, trainable, looks=len(stage.tasks) if steps[0] == phase.first else 0)
+        for number in steps:
+            task, step = stage.turn(number), stage.step(number, phase, self.total, options)
+            micro_batches = self._draw(task, number, optimizer)
+            if optimizer is not None:
+                for settings in optimizer.param_groups:
+                    settings["lr"] = settings["lr_scale"] * self._rate(number, phase)
+                optimizer.zero_grad()
+            losses = backward(learner, task, micro_batches, step, parameters, self.context)
+            if warning := unreached.look(task):
+                self.recorder.warning(warning)
+            learner.after_backward(task, self.context.with_autocast(step))
             if options.grad_clip is not None:
                 nn.utils.clip_grad_norm_(parameters, options.grad_clip)
-            optimizer.step()
-            if step == state.step:
-                group.check_replicas_match(
-                    learner, f"after step {step + 1} of {stage.name}", micro_batches[-1]
-                )
-            recent.append(torch.stack(list(losses.values())).sum())
-            last = step + 1 == total
-            if len(recent) == LOG_EVERY or last:
-                mean_loss = _mean_loss(torch.stack(recent), task, step, recorder)
-                recent.clear()
-                line = {
-                    "task": task.id,
-                    "step": step + 1,
-                    "lr": rate(options, step, total),
-                    "mean_loss": mean_loss,
-                }
-                task_metrics = task.record()
-                line |= (
-                    {name: float(value) for name, value in losses.items()} | learner.record() | task_metrics
-                )
-                shown = {name: task_metrics[name] for name in (task.metric,) if name in task_metrics}
-                recorder.training_metrics(line, shown)
-            group.sync_stop(context.stop)
-            if not (last or stage.can_resume_at(step + 1, options)):
-                continue
-            due = context.save_every.over(step + 1 - saved_step, time.monotonic() - saved_time)
-            due = due or (last and not context.save_every.never)
-            if due or context.stop.number is not None:
-                save(step + 1)
-                saved_step, saved_time = step + 1, time.monotonic()
-                context.stop.check()
-    return total
+            if optimizer is not None:
+                optimizer.step()
+            learner.after_step(task, self.context.with_autocast(step))
+            if number == self.state.step:
+                when = f"after step {number + 1} of {stage.name}"
+                self.context.group.check_replicas_match(learner, when, micro_batches[-1])
+            self._log(task, number, phase, losses)
+            self._save_if_due(number + 1, optimizer)
 
+    def _draw(self, task: Task, number: int, optimizer: torch.optim.Optimizer | None) -> list[Batch]:
+        """The micro-batches of a step; the state is saved if they cannot be had."""
+        try:
+            return list(islice(self._streams[task.id], self.context.options.accumulate))
+        except (SidetuneError, StopRequested):
+            if self.stage.can_resume_at(number, self.context.options):
+                self._save(number, optimizer)
+            raise
 
-def batches(task: Task, learner: Learner, context: Context, order: Order) -> Iterator[Batch]:
-    """A task's training batches without end, on the device.
+    def _rate(self, number: int, phase: PhaseSteps) -> float:
+        return rate(self.context.options, number - phase.first, phase.end - phase.first)
 
-    A task that collects experience does so with the policy that is evaluated, in eval mode; a stop request
-    ends that.
+    def _log(self, task: Task, number: int, phase: PhaseSteps, losses: Mapping[str, Tensor]) -> None:
+        """Note the losses of a step; after some steps, write and show a line."""
+        if losses:
+            self._recent.append(torch.stack(list(losses.values())).sum())
+        last = number + 1 == self.total
+        due = len(self._recent) == LOG_EVERY if self._recent else (number + 1) % LOG_EVERY == 0
+        if not (due or last):
+            return
+        line = {"task": task.id, "step": number + 1, "lr": self._rate(number, phase)}
+        if self._recent:
+            line["mean_loss"] = _mean_loss(torch.stack(self._recent), task, number, self.recorder)
+            self._recent.clear()
+        task_metrics = task.record() if isinstance(task, HasTrainingMetrics) else {}
+        line |= {name: float(value) for name, value in losses.items()}
+        line |= self.learner.record() | task_metrics
+        shown = {name: task_metrics[name] for name in (task.metric,) if name in task_metrics}
+        self.recorder.training_metrics(line, shown)
 
-    Raises:
-        StopRequested: a signal came.
-    """
-    compute = make_predict(learner, task, context.machine)
-    in_training: list[nn.Module] = []  # modules in training mode, while they are in eval mode
+    def _save_if_due(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
+        """Save the state after `step` steps if it is time to, or a stop is requested.
 
-    def predict(inputs: Inputs) -> Tensor:
-        context.stop.check()
-        if not in_training:
-            in_training.extend(module for module in learner.modules() if module.training)
-            for module in in_training:
-                module.training = False
-        return compute(inputs)
+        Raises:
+            StopRequested: a signal came.
+        """
+        context, last = self.context, step == self.total
+        context.group.sync_stop(context.stop)
+        if not (last or self.stage.can_resume_at(step, context.options)):
+            return
+        due = context.save_every.over(step - self._saved_step, time.monotonic() - self._saved_time)
+        due = due or (last and not context.save_every.never)
+        if due or context.stop.number is not None:
+            self._save(step, optimizer)
+            self._saved_step, self._saved_time = step, time.monotonic()
+            context.stop.check()
 
-    for batch in task.train(predict, order):
-        for module in in_training:
-            module.training = True
-        in_training.clear()
-        yield context.machine.move_batch(batch)
-
-
-def _backward(
-    learner: Learner,
-    task: Task,
-    micro_batches: Sequence[Batch],
-    parameters: Sequence[nn.Parameter],
-    context: Context,
-) -> dict[str, Tensor]:
-    """Add the gradient of one step to the parameters: the mean over micro-batches, of which each process has
-    a shard.
-
-    Returns the loss and each penalty, averaged likewise.
-    """
-    group = context.group
-    sums: dict[str, Tensor] = {}
-    for batch in micro_batches:
-        shard = group.shard_batch(batch)
-        with synchronized(group, shard):
-            with context.machine.autocast():
-                output = learner(shard.batch.inputs, task.id)
-            losses = {"loss": task.loss(output.float(), shard.batch).mean(), **learner.penalty(shard.batch)}
-        terms = torch.stack([loss.float() for loss in losses.values()]) * (shard.weight / len(micro_batches))
-        terms.sum().backward()  # type: ignore[no-untyped-call]
-        for name, term in zip(losses, terms.detach(), strict=True):
-            sums[name] = sums[name] + term if name in sums else term
-    totals = group.all_reduce_gradients(parameters, torch.stack(list(sums.values())))
-    return dict(zip(sums, totals, strict=True))
+    def _save(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
+        """Save the state after `step` steps."""
+        if self._recent:
+            _mean_loss(torch.stack(self._recent), self.stage.turn(step - 1), step - 1, self.recorder)
+        now = attrs.evolve(self.state, step=step, recent=list(self._recent), optimizer=None, random=None)
+        if step < self.total:
+            state = {} if optimizer is None else optimizer_state(optimizer)
+            now = attrs.evolve(now, optimizer=state, random=random_states())
+        self.recorder.save_mid_task(self.learner, self.stage, self.seen, now)
 
 
 def _mean_loss(recent: Tensor, task: Task, step: int, recorder: Recorder) -> float:

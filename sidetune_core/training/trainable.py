@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sidetune_core import hashing
-from sidetune_core.assembly.build import Trainable
 from sidetune_core.interfaces.learner import Learner
+from sidetune_core.interfaces.training import Trainable, members
 from sidetune_core.training.context import Context
 
 
@@ -15,7 +15,7 @@ def set_trainable(learner: Learner, trainable: Trainable, context: Context) -> N
     stay frozen.
     """
     freeze(learner)
-    for item in trainable:
+    for item in members(trainable):
         item.requires_grad_(True)
         if isinstance(item, nn.Module):
             item.train()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.api import Batch, DataError, Inputs, Order, Predict, Shape, Task, shuffled
+from sidetune_core.api import Batch, DataError, Inputs, Order, Outputs, Predict, Shape, Task, shuffled
 
 from .heads import WIDTH, DenseHead, VectorHead
 from .losses import Kind, dense_loss
@@ -162,7 +162,7 @@ class DenseTask(Task):
         self.title = domain.name.replace("_", " ")
         self.inputs = {"image": (3, *frames.size)}
         self.splits = tuple(split for split in frames.rows if split != "train")
-        self.outputs = "logits" if "cross-entropy" in domain.loss else "regression"
+        self.outputs = Outputs("logits" if "cross-entropy" in domain.loss else "regression", domain.channels)
         self._domain, self._frames, self._width = domain, frames, width
         for split, rows in frames.rows.items():
             if not len(rows):
@@ -182,7 +182,7 @@ class DenseTask(Task):
         domain = self._domain
         if domain.per_image:
             return VectorHead(shape, domain.channels, 2 * self._width)
-        return DenseHead(shape, domain.channels, self._frames.size, self.outputs == "regression", self._width)
+        return DenseHead(shape, domain.channels, self._frames.size, self.outputs.is_regression, self._width)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return max(1, round(self.size("train") / batch_size))
@@ -206,11 +206,11 @@ class DenseTask(Task):
             target, valid = self._split(batch.targets)
             total += float(dense_loss(self._domain.loss, output, target, valid).double().sum())
             count += len(batch.ids) if valid is None else int(valid.flatten(1).any(1).sum())
-            if self.outputs == "logits":
+            if not self.outputs.is_regression:
                 labels = target.argmax(1) if target.is_floating_point() else target
                 correct += float((output.argmax(1) == labels).double().mean()) * len(labels)
         metrics = {"loss": total / max(1, count)}
-        if self.outputs == "logits":
+        if not self.outputs.is_regression:
             metrics["accuracy"] = correct / len(rows)
         return metrics
 
@@ -230,7 +230,7 @@ class DenseTask(Task):
             predicted = output.softmax(1)
             probabilities = {"target": target, "prediction": predicted, "error": (predicted - target).abs()}
             shown |= {name: _bar_chart(values, self._frames.size) for name, values in probabilities.items()}
-        elif self.outputs == "logits":
+        elif not self.outputs.is_regression:
             predicted = output.argmax(1)
             wrong = (predicted != target).float()[:, None].expand(-1, 3, -1, -1)
             shown |= {

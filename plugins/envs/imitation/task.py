@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Batch, Inputs, Order, Predict, Shape, Task, shuffled
+from sidetune_core.api import Batch, Inputs, Order, Outputs, Predict, Shape, Task, shuffled
 from sidetune_core.demonstrations import Trajectories
 from sidetune_core.rl import Actor, Categorical, RolloutTask
 
@@ -55,7 +55,7 @@ class ImitationTask(Task):
         self._is_classification = (
             isinstance(rollout_task.policy, Categorical) and rollout_task.policy.width == 1
         )
-        self.outputs = "logits" if self._is_classification else "regression"
+        self.outputs = Outputs("logits" if self._is_classification else "regression")
         self._rollout_task, self._options = rollout_task, options
         self._training, self._validation, self._first_id = training, validation, first_id
         rollout_task.options = rollout_task.options.with_evaluation(

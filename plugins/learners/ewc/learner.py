@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Batch, Components, Renamed, Task, at_least, at_most, option
+from sidetune_core.api import Batch, Components, Renamed, Step, Task, at_least, at_most, option
 
 from ..finetune import FineTune
 from .fisher import Estimator, Fisher, flat, require_labels
@@ -80,10 +80,13 @@ class EWC(FineTune):
         self.pull = QuadraticPenalty(flat(self._shared()))
         self._config = config
 
-    def penalty(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
         if self._config.fisher in ("exact", "sample"):
             require_labels(batch)  # at the first step rather than after the task
-        return {"pull": self._config.coef * self.pull(flat(self._shared()))} if len(self.heads) > 1 else {}
+        losses = {**super().losses(batch, task, step)}
+        if len(self.heads) > 1:
+            losses["pull"] = self._config.coef * self.pull(flat(self._shared()))
+        return losses
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
         config = self._config

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Components, FitError, Heads, Learner, StagedSide, Task, option
+from sidetune_core.api import Components, FitError, Heads, Learner, StagedSide, Task, Trainable, option
 
 from .._common import NormOptions
 from .laterals import Column
@@ -53,7 +53,7 @@ class PNN(Learner):
         self.mergers = nn.ModuleDict()
         self.heads = Heads(self.base.shape, config.norm)
 
-    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+    def start(self, task: Task) -> Trainable:
         side = _require_stages(self._make_side(self.base))
         columns = self.sides.values() if self._config.dense else []
         earlier = [_require_stages(column).stage_shapes for column in columns]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 import warnings
@@ -209,28 +208,6 @@ def test_a_class_that_defines_both_names_is_left_as_it_is() -> None:
             lost_within = not_restored = "the mood"
 
         assert make(Both).lost_within == "the mood"
-
-
-def test_former_values_are_converted_where_they_are_set_and_equal_the_new_ones() -> None:
-    with pytest.warns(DeprecationWarning, match="Regression.outputs 'numbers' is now 'regression'"):
-
-        class Regression(ClassTask):
-            outputs = "numbers"  # type: ignore[assignment]
-
-    task = make(ClassTask)
-    assert (Regression.outputs, make(Regression).outputs, task.outputs) == (
-        "regression",
-        "regression",
-        "logits",
-    )
-    with pytest.warns(DeprecationWarning, match="'scores' is now 'logits'"):
-        assert task.outputs == "scores"
-    with pytest.warns(DeprecationWarning, match=FORMER):
-        assert task.outputs != "numbers"
-    with pytest.warns(DeprecationWarning, match=FORMER):
-        task.outputs = "numbers"  # type: ignore[assignment]
-    assert task.outputs == "regression"
-    assert pickle.loads(pickle.dumps(task.outputs)) == "regression"
 
 
 def test_members_renamed_in_a_subclass_add_to_those_of_its_parent() -> None:

@@ -20,7 +20,7 @@ from sidetune_core.errors import Diverged, Interrupted, RunError, SidetuneError
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.weights import read_tensors
-from sidetune_core.training import loop
+from sidetune_core.training.steps import StageTraining
 
 TRAIN = {"steps": 6, "batch": 8, "precision": "fp32"}
 
@@ -185,15 +185,15 @@ def test_a_checkpoint_whose_writing_was_cut_off_is_passed_over(
 def test_ctrl_c_keeps_the_finished_task_and_names_the_folder(
     spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = loop.train
+    train = StageTraining.run
 
-    def stop_at_second(learner: Any, stage: Any, *rest: Any) -> int:
-        if stage.last.id == "t1":
+    def stop_at_second(training: StageTraining, trainable: Any) -> int:
+        if training.stage.last.id == "t1":
             raise KeyboardInterrupt
-        return train(learner, stage, *rest)
+        return train(training, trainable)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train", stop_at_second)
+        patch.setattr(StageTraining, "run", stop_at_second)
         with pytest.raises(Interrupted) as stop:
             sidetune_core.run(spec, tmp_path / "cut")
     assert stop.value.folder == tmp_path / "cut"
@@ -336,7 +336,9 @@ def test_an_epoch_counts_examples_and_not_accumulated_batches(image_archive: Pat
 def test_what_a_task_leaves_besides_figures_is_in_the_folder(
     image_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api.ClassTask, "documents", lambda task: {"note.txt": f"about {task.title}"})
+    monkeypatch.setattr(
+        api.ClassTask, "documents", lambda task: {"note.txt": f"about {task.title}"}, raising=False
+    )
     sidetune_core.run(make_spec(image_archive, "features", steps=1), tmp_path / "run")
     found = {
         str(path.relative_to(tmp_path / "run")): path.read_text()

@@ -42,5 +42,5 @@ def test_the_steps_of_a_stage_are_those_of_its_tasks(both: Stage) -> None:
 def test_a_run_goes_on_only_where_every_task_of_the_stage_can(
     both: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(both.last, "can_resume_at", lambda step, batch_size: step % 4 == 0)
+    monkeypatch.setattr(both.last, "can_resume_at", lambda step, batch_size: step % 4 == 0, raising=False)
     assert [step for step in range(9) if both.can_resume_at(step, OPTIONS)] == [0, 1, 4, 5, 8]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sidetune_core.api import (
     Base,
+    Batch,
     ClassTask,
     Components,
     Examples,
@@ -20,13 +21,16 @@ from sidetune_core.api import (
     Learner,
     Merger,
     Order,
+    Phase,
     Side,
+    Step,
     Task,
     seeded,
 )
 from sidetune_core.config.kinds import BASE, LEARNER, MERGER, SIDE, Kind
 from sidetune_core.config.registry import find, load
 from sidetune_core.config.spec import Choice, TrainOptions
+from sidetune_core.interfaces.training import PhaseSteps
 from sidetune_core.storage.weights import write_tensors
 from sidetune_core.training.optimizer import make_optimizer
 
@@ -98,6 +102,12 @@ class World:
                 target.train()
         return trainable
 
+    def losses(self, learner: Learner, batch: Batch, task: Task) -> dict[str, Tensor]:
+        """The learner's losses in the first step of ten, and their sum as ``all``."""
+        step = Step(0, 10, 0, PhaseSteps(Phase(), 0, 10), len(batch.targets))
+        losses = dict(learner.losses(batch, task, step))
+        return {**losses, "all": torch.stack([*losses.values()]).sum()}
+
     def train(self, learner: Learner, task: Task, steps: int = 3, **options: Any) -> None:
         """Take `steps` steps on a started task; afterwards everything is frozen and in eval mode."""
         for _ in self.steps(learner, task, steps, **options):
@@ -109,11 +119,8 @@ class World:
         batches = task.train(lambda inputs: learner(inputs, task.id), Order(0, 8))
         for _ in range(steps):
             batch = next(batches)
-            loss = task.loss(learner(batch.inputs, task.id), batch).mean()
-            for term in learner.penalty(batch).values():
-                loss = loss + term
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.losses(learner, batch, task)["all"].backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             yield
         learner.finish(task, batches)

@@ -250,7 +250,7 @@ def test_it_is_refused_at_the_first_step_of_training(world: Any) -> None:
     learner, (task, *_) = nonlinear(world), tasks(kind=Regression)
     start(world, learner, task)
     with pytest.raises(FitError):
-        learner.penalty(first(task, 1, 8)[0])
+        world.losses(learner, first(task, 1, 8)[0], task)
 
 
 def test_a_loss_that_is_no_log_likelihood_is_refused(world: Any) -> None:
@@ -305,9 +305,15 @@ def two_tasks(world: Any, learner: Any, how: str) -> tuple[list[Tensor], list[Te
     return fishers, weights
 
 
-def penalty_value(learner: Any) -> float:
-    (value,) = learner.penalty(first(tasks()[0], 1, 8)[0]).values()
-    return float(value.detach())
+def pull(world: Any, learner: Any) -> Tensor:
+    """The penalty, in a step of the first task."""
+    task, *_ = tasks()
+    value: Tensor = world.losses(learner, first(task, 1, 8)[0], task)["pull"]
+    return value
+
+
+def penalty_value(world: Any, learner: Any) -> float:
+    return float(pull(world, learner).detach())
 
 
 def distance(learner: Any, fisher: Tensor, anchor: Tensor) -> float:
@@ -317,7 +323,7 @@ def distance(learner: Any, fisher: Tensor, anchor: Tensor) -> float:
 def test_the_first_task_has_no_penalty(world: Any) -> None:
     learner, (task, *_) = nonlinear(world), tasks()
     start(world, learner, task)
-    assert learner.penalty(first(task, 1, 8)[0]) == {}
+    assert "pull" not in world.losses(learner, first(task, 1, 8)[0], task)
 
 
 def test_the_second_task_is_pulled_to_the_weights_after_the_first(world: Any) -> None:
@@ -325,16 +331,16 @@ def test_the_second_task_is_pulled_to_the_weights_after_the_first(world: Any) ->
     finish(world, learner, task)
     fisher, anchor = by_loop(learner, task, "exact", *all_of(task)), flat(shared(learner).values())
     start(world, learner, other)
-    assert penalty_value(learner) == 0
+    assert penalty_value(world, learner) == 0
     perturb(learner, 0)
-    assert penalty_value(learner) == pytest.approx(3 * distance(learner, fisher, anchor), rel=1e-9)
+    assert penalty_value(world, learner) == pytest.approx(3 * distance(learner, fisher, anchor), rel=1e-9)
 
 
 def test_per_task_sums_the_pulls_of_all_tasks(world: Any) -> None:
     learner = nonlinear(world, coef=1.0, fisher="empirical", examples=ALL)
     fishers, weights = two_tasks(world, learner, "empirical")
     expected = sum(distance(learner, fisher, anchor) for fisher, anchor in zip(fishers, weights, strict=True))
-    assert penalty_value(learner) == pytest.approx(expected, rel=1e-9)
+    assert penalty_value(world, learner) == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_weight_without_fisher_information_has_no_penalty(world: Any) -> None:
@@ -348,7 +354,9 @@ def test_a_weight_without_fisher_information_has_no_penalty(world: Any) -> None:
 def test_online_pulls_to_the_latest_weights_only(world: Any) -> None:
     learner = nonlinear(world, coef=1.0, fisher="empirical", examples=ALL, anchors="online", decay=0.75)
     (old, new), (_, latest) = two_tasks(world, learner, "empirical")
-    assert penalty_value(learner) == pytest.approx(distance(learner, 0.75 * old + new, latest), rel=1e-9)
+    assert penalty_value(world, learner) == pytest.approx(
+        distance(learner, 0.75 * old + new, latest), rel=1e-9
+    )
 
 
 def test_legacy_applies_one_running_mean_as_often_as_there_are_tasks(world: Any) -> None:
@@ -357,7 +365,7 @@ def test_legacy_applies_one_running_mean_as_often_as_there_are_tasks(world: Any)
     for _ in range(3):  # the loss objects of three tasks update the same tensors
         anchor = anchor * (2 - 1) / 2 + new_anchor / 2
         fisher = fisher * (2 - 1) / 2 + new_fisher / 2
-    assert penalty_value(learner) == pytest.approx(distance(learner, fisher, anchor), rel=1e-9)
+    assert penalty_value(world, learner) == pytest.approx(distance(learner, fisher, anchor), rel=1e-9)
 
 
 def test_legacy_with_ten_tasks_has_mostly_the_last_weights_as_its_anchor(world: Any) -> None:
@@ -375,7 +383,7 @@ def test_heads_are_never_pulled(world: Any) -> None:
     start(world, learner, tasks(classes=2)[2])
     perturb(learner, 0)
     learner.requires_grad_(True)
-    sum(learner.penalty(first(tasks()[0], 1, 8)[0]).values()).backward()  # type: ignore[union-attr]
+    pull(world, learner).backward()  # type: ignore[no-untyped-call]
     assert {
         name.startswith("heads.") for name, weight in learner.named_parameters() if weight.grad is None
     } == {True}
@@ -390,7 +398,7 @@ def test_batch_norms_of_the_tasks_are_not_pulled(world: Any) -> None:
     for task in tasks():
         finish(world, learner, task)
     learner.requires_grad_(True)
-    sum(learner.penalty(first(tasks()[0], 1, 8)[0]).values()).backward()  # type: ignore[union-attr]
+    pull(world, learner).backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is None for weight in learner.norms.parameters())
 
 

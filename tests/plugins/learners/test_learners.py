@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sidetune_core.api import Order
+from sidetune_core.api import Batch, Inputs, Order, Outputs
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
 INPUTS = {"x": X}
@@ -95,8 +95,7 @@ def test_only_trainable_parameters_have_gradients(name: str, how: dict[str, Any]
     learner.zero_grad()
     trainable = world.start(learner, world.tasks[1])
     batch = next(world.tasks[1].train(None, Order(0, 8)))
-    output = learner(batch.inputs, "t1")
-    (world.tasks[1].loss(output, batch).mean() + sum(learner.penalty(batch).values())).backward()
+    world.losses(learner, batch, world.tasks[1])["all"].backward()
     trainable_ids = {id(parameter) for module in trainable for parameter in module.parameters()}
     for key, parameter in learner.named_parameters():
         assert (parameter.grad is not None) == (id(parameter) in trainable_ids), key
@@ -177,8 +176,7 @@ def test_these_add_nothing_to_the_loss(name: str, world: Any) -> None:
     learner = world.learner(name)
     world.start(learner, world.tasks[0])
     batch = next(world.tasks[0].train(None, Order(0, 8)))
-    learner(batch.inputs, "t0")
-    assert learner.penalty(batch) == {}
+    assert sorted(world.losses(learner, batch, world.tasks[0])) == ["all", "loss"]
 
 
 @pytest.mark.parametrize("coef", [0.0, 1.0, 2.5])
@@ -186,10 +184,9 @@ def test_distill_adds_the_mean_squared_difference_of_the_encodings(coef: float, 
     learner = world.learner("distill", merger=None, coef=coef)
     world.start(learner, world.tasks[0])
     learner.side.eval()
-    learner(INPUTS, "t0")
+    batch = Batch(torch.arange(len(X)), Inputs({"x": X}), torch.zeros(len(X), dtype=torch.int64))
     expected = coef * functional.mse_loss(encode(learner.side).tanh(), encode(learner.base))
-    (penalty,) = learner.penalty(next(world.tasks[0].train(None, Order(0, 8)))).values()
-    assert_close(penalty, expected)
+    assert_close(world.losses(learner, batch, world.tasks[0])["difference"], expected)
 
 
 def test_with_a_large_coef_the_student_approaches_the_teacher(world: Any) -> None:
@@ -198,17 +195,6 @@ def test_with_a_large_coef_the_student_approaches_the_teacher(world: Any) -> Non
     before = functional.mse_loss(encode(learner.side).tanh(), encode(learner.base))
     world.train(learner, world.tasks[0], steps=60)
     assert functional.mse_loss(encode(learner.side).tanh(), encode(learner.base)) < before / 2
-
-
-def test_an_evaluation_between_forward_and_penalty_does_not_change_the_penalty(world: Any) -> None:
-    learner = world.learner("distill", merger=None)
-    world.start(learner, world.tasks[0])
-    batch = next(world.tasks[0].train(None, Order(0, 8)))
-    learner(batch.inputs, "t0")
-    with torch.no_grad():
-        learner(INPUTS, "t0")
-    (penalty,) = learner.penalty(batch).values()
-    assert penalty.requires_grad
 
 
 # Later tasks
@@ -298,13 +284,12 @@ def test_distill_compares_the_outputs_of_a_fixed_head(
     outputs: str, world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = world.tasks[0]
-    monkeypatch.setattr(task, "outputs", outputs, raising=False)
+    monkeypatch.setitem(vars(task), "outputs", Outputs(outputs, 2))
     learner = world.learner("distill", merger=None, match="output", norm=False, coef=2.0)
     world.start(learner, task)
     learner.side.eval()
     batch = next(task.train(None, Order(0, 8)))
-    learner(batch.inputs, "t0")
-    (penalty,) = learner.penalty(batch).values()
+    difference = world.losses(learner, batch, task)["difference"]
     head = learner.heads["t0"]
     features = learner.base(batch.inputs)
     output, target = head(learner.side(batch.inputs, features)), head(features.encoding)
@@ -314,8 +299,8 @@ def test_distill_compares_the_outputs_of_a_fixed_head(
         if outputs == "regression"
         else -(probabilities * output.log_softmax(1)).sum(1).mean()
     )
-    assert_close(penalty, 2 * expected)
-    penalty.backward()
+    assert_close(difference, 2 * expected)
+    difference.backward()
     assert all(weight.grad is None for weight in head.parameters())
     assert all(weight.grad is not None for weight in learner.side.parameters())
 
@@ -325,7 +310,7 @@ def test_distill_without_labels_learns_from_the_teacher_alone(world: Any) -> Non
     learner = world.learner("distill", merger=None, coef=0.0, labels=False)
     world.start(learner, task)
     batch = next(task.train(None, Order(0, 8)))
-    task.loss(learner(batch.inputs, "t0"), batch).mean().backward()
+    world.losses(learner, batch, task)["loss"].backward()
     assert all(weight.grad is None for weight in learner.side.parameters())
     assert all(weight.grad is not None for weight in learner.heads["t0"].parameters())
 

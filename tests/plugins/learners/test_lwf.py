@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import sidetune_core
 from sidetune_core import api
+from sidetune_core.api import Batch, Inputs, Order
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.testing import check_plugin
 from sidetune_core.testing.state import changed, snapshot
@@ -35,22 +36,23 @@ def trained(world: Any, tasks: int, name: str = "lwf", **how: Any) -> Any:
     return learner
 
 
-def penalty(learner: Any, task: str) -> Tensor:
-    """Of `INPUTS`."""
-    learner(INPUTS, task)
-    (value,) = learner.penalty(None).values()
+def divergence(world: Any, learner: Any, task: str) -> Tensor:
+    """The distillation loss of `INPUTS` as examples of a task."""
+    batch = Batch(torch.arange(len(X)), Inputs({"x": X}), torch.zeros(len(X), dtype=torch.int64))
+    chosen = next(one for one in world.tasks if one.id == task)
+    value: Tensor = world.losses(learner, batch, chosen)["divergence"]
     return value
 
 
 # The teacher
 
 
-def test_there_is_no_teacher_and_no_penalty_in_the_first_task(world: Any) -> None:
-    learner = world.learner("lwf")
-    world.start(learner, world.tasks[0])
-    learner(INPUTS, "t0")
+def test_there_is_no_teacher_and_no_distillation_in_the_first_task(world: Any) -> None:
+    learner, task = world.learner("lwf"), world.tasks[0]
+    world.start(learner, task)
     assert learner.teacher is None
-    assert learner.penalty(None) == {}
+    losses = world.losses(learner, next(task.train(None, Order(0, 8))), task)
+    assert sorted(losses) == ["all", "loss"]
 
 
 def test_the_teacher_predicts_as_the_network_did_before_the_task(world: Any) -> None:
@@ -116,7 +118,7 @@ def test_a_run_gives_the_same_bytes_with_and_without_the_feature_cache(
     assert all(torch.equal(memory[key], off[key]) for key in off)
 
 
-# The penalty
+# The distillation loss
 
 
 def outputs(learner: Any, task: str) -> NDArray[np.float64]:
@@ -150,14 +152,14 @@ def test_it_is_the_divergence_computed_by_hand(coef: float, temperature: float, 
         terms.append((before * (np.log(before) - np.log(now))).sum(1).mean())
     assert max(terms) > 1e-4
     np.testing.assert_allclose(
-        penalty(learner, "t2").item(), coef * temperature**2 * np.mean(terms), rtol=1e-4
+        divergence(world, learner, "t2").item(), coef * temperature**2 * np.mean(terms), rtol=1e-4
     )
 
 
 def test_its_gradient_is_that_of_the_cross_entropy_of_the_paper(world: Any) -> None:
     learner = trained(world, 2, side=False, merger=None, temperature=1.0)
     learner.base.requires_grad_(True)
-    (ours,) = torch.autograd.grad(penalty(learner, "t1"), [learner.base.linear.weight])
+    (ours,) = torch.autograd.grad(divergence(world, learner, "t1"), [learner.base.linear.weight])
     soft = learner.teacher(INPUTS, "t0").softmax(1)
     (theirs,) = torch.autograd.grad(
         nn.functional.cross_entropy(learner(INPUTS, "t0"), soft), [learner.base.linear.weight]
@@ -170,17 +172,7 @@ def test_it_is_zero_before_the_first_step(world: Any) -> None:
     learner = trained(world, 1)
     world.start(learner, world.tasks[1])
     learner.eval()
-    assert penalty(learner, "t1").item() == pytest.approx(0, abs=1e-6)
-
-
-def test_an_evaluation_between_forward_and_penalty_does_not_change_it(world: Any) -> None:
-    learner = trained(world, 1)
-    world.start(learner, world.tasks[1])
-    learner(INPUTS, "t1")
-    with torch.no_grad():
-        learner({"x": X[:2]}, "t0")
-    (value,) = learner.penalty(None).values()
-    assert value.requires_grad
+    assert divergence(world, learner, "t1").item() == pytest.approx(0, abs=1e-6)
 
 
 # Limits

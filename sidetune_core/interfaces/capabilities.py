@@ -1,0 +1,128 @@
+"""What a component can do beyond the contract of its kind. The core asks with ``isinstance``; a component has
+a capability by defining its members, and derives from nothing.
+
+| capability | of | the core then |
+|---|---|---|
+| `HasDocuments` | tasks | saves the documents of each evaluation in the run folder |
+| `HasVisualisations` | tasks | saves images of predictions after each task |
+| `HasTrainingMetrics` | tasks | logs more scalars in training |
+| `HasState` | tasks | saves the task's own state in checkpoints |
+| `ResumesAtSomeSteps` | tasks | writes checkpoints at these steps only |
+| `LosesState` | tasks | says what is lost when it resumes within the task |
+| `HasVocabulary` | bases and envs of tokens | checks that tokenizer and embeddings belong together |
+| `Truncatable` | bases | nothing; sides start from the first layers |
+
+Tasks that collect experience derive from `sidetune_core.rl.RolloutTask`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sidetune_core.interfaces.networks import Base
+    from sidetune_core.interfaces.tasks import Predict, Task
+
+
+@runtime_checkable
+class HasDocuments(Protocol):
+    """A task that leaves texts, such as its predictions."""
+
+    def documents(self) -> Mapping[str, str]:
+        """Texts of the latest `evaluate` by file name (letters, digits, ``.``, ``-`` and ``_``)."""
+
+
+@runtime_checkable
+class HasVisualisations(Protocol):
+    """A task that shows predictions as images."""
+
+    def visualisations(self, predict: Predict) -> dict[str, Tensor]:
+        """Images of predictions for some examples, (3, H, W) in [0, 1], by name (letters, digits and ``-``).
+
+        The core calls this after each task of a stream, and writes the images to the run folder and
+        TensorBoard.
+        """
+
+
+@runtime_checkable
+class HasTrainingMetrics(Protocol):
+    """A task that has more to log in training than its loss."""
+
+    def record(self) -> dict[str, float]:
+        """Scalars of the latest steps by name, such as the return of the latest episodes."""
+
+
+@runtime_checkable
+class HasState(Protocol):
+    """A task with a state of its own, such as running means of observations."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors for checkpoints."""
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+
+
+@runtime_checkable
+class ResumesAtSomeSteps(Protocol):
+    """A task whose order of examples cannot begin at every step, as within a rollout."""
+
+    def can_resume_at(self, step: int, batch_size: int) -> bool:
+        """Whether `Task.train` can begin at a step; the core writes checkpoints at such steps only."""
+
+
+@runtime_checkable
+class LosesState(Protocol):
+    """A task with state that no checkpoint holds, such as that of a simulator."""
+
+    not_restored: str
+    """What is lost when a run resumes within this task, in a sentence for the user."""
+
+
+@runtime_checkable
+class HasVocabulary(Protocol):
+    """A base or an env whose inputs are tokens."""
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Number of tokens: of a base those with an embedding, of an env those of its tokenizer.
+
+        Raises:
+            DataError: the tokenizer is missing or damaged.
+        """
+
+
+@runtime_checkable
+class Truncatable(Protocol):
+    """A base whose first layers are a network too; it initialises sides."""
+
+    def first_layers(self, layers: int) -> Base:
+        """A copy of the first `layers` layers, with an encoding of the same shape.
+
+        Raises:
+            FitError: the base has fewer layers, or cannot be truncated.
+        """
+
+
+def vocabulary_size(component: object) -> int | None:
+    """The vocabulary size of a base or an env; None if its inputs are not tokens."""
+    return component.vocabulary_size if isinstance(component, HasVocabulary) else None
+
+
+def task_state(task: Task) -> dict[str, Any]:
+    """A task's own state; empty if it has none."""
+    return task.state() if isinstance(task, HasState) else {}
+
+
+def set_task_state(task: Task, state: Mapping[str, Any]) -> None:
+    """Restore what `task_state` returned."""
+    if isinstance(task, HasState):
+        task.set_state(state)
+
+
+def task_states(tasks: Sequence[Task]) -> dict[str, Any]:
+    """The `task_state` of each task by id, without empty ones."""
+    return {task.id: state for task in tasks if (state := task_state(task))}

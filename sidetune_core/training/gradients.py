@@ -1,0 +1,108 @@
+"""The gradient of a step, and what it does not reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from sidetune_core.distributed.batch_ops import synchronized
+from sidetune_core.errors import PluginError, shorten
+from sidetune_core.interfaces.learner import Learner, has_former_penalty
+from sidetune_core.interfaces.tasks import Batch, Task
+from sidetune_core.interfaces.training import Step, Trainable, members
+from sidetune_core.training.context import Context
+
+
+def backward(
+    learner: Learner,
+    task: Task,
+    micro_batches: Sequence[Batch],
+    step: Step,
+    parameters: Sequence[nn.Parameter],
+    context: Context,
+) -> dict[str, Tensor]:
+    """Add the gradient of one step to the parameters: the mean over micro-batches, of which each process has
+    a shard.
+
+    Returns:
+        The losses by name, averaged likewise.
+
+    Raises:
+        PluginError: the learner returned something that is not a scalar.
+    """
+    group = context.group
+    sums: dict[str, Tensor] = {}
+    for number, batch in enumerate(micro_batches):
+        shard = group.shard_batch(batch)
+        gather = partial(group.gather_rows, shard=shard)
+        facts = attrs.evolve(context.with_autocast(step), micro_batch=number, gather=gather)
+        with synchronized(group, shard):
+            losses = _losses(learner, task, shard.batch, facts)
+        if not losses:
+            continue
+        terms = torch.stack([loss.float() for loss in losses.values()]) * (shard.weight / len(micro_batches))
+        if terms.requires_grad:
+            terms.sum().backward()  # type: ignore[no-untyped-call]
+        for name, term in zip(losses, terms.detach(), strict=True):
+            sums[name] = sums[name] + term if name in sums else term
+    values = torch.stack(list(sums.values())) if sums else torch.zeros(0, device=context.machine.device)
+    totals = group.all_reduce_gradients(parameters, values)
+    return dict(zip(sums, totals, strict=True))
+
+
+def _losses(learner: Learner, task: Task, batch: Batch, step: Step) -> dict[str, Tensor]:
+    """The learner's losses, scalars by name."""
+    with step.autocast():
+        losses = dict(learner.losses(batch, task, step))
+    if has_former_penalty(learner):
+        losses |= learner.penalty(batch)
+    for name, loss in losses.items():
+        if not isinstance(loss, Tensor) or loss.ndim:
+            found = (
+                f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"type {type(loss).__name__}"
+            )
+            raise PluginError(
+                f"{type(learner).__name__}.losses() returns '{name}' of {found}; "
+                "return tensors without axes: sum or average them"
+            )
+    return losses
+
+
+class Unreached:
+    """Finds what a learner asked to train and no gradient reaches.
+
+    Args:
+        learner: that asked.
+        trainable: what it asked for.
+        looks: steps to look at: one for each task, since heads of tasks get gradients in turn.
+    """
+
+    def __init__(self, learner: Learner, trainable: Trainable, looks: int) -> None:
+        self._owner, self._looks = type(learner).__name__, looks
+        names = {id(item): name for name, item in (*learner.named_modules(), *learner.named_parameters())}
+        self._waiting = {
+            names[id(item)] or self._owner: [*item.parameters()] if isinstance(item, nn.Module) else [item]
+            for item in (members(trainable) if looks else ())
+        }
+
+    def look(self, task: Task) -> str:
+        """Look at the gradients of a step; returns a warning after the last look if there is any."""
+        if not self._looks:
+            return ""
+        self._looks -= 1
+        self._waiting = {
+            name: parameters
+            for name, parameters in self._waiting.items()
+            if parameters and all(parameter.grad is None for parameter in parameters)
+        }
+        if self._looks or not self._waiting:
+            return ""
+        return (
+            f"no gradient reached {shorten(list(self._waiting))} in the first step of task {task.id}, "
+            f"although {self._owner} asked to train it: it is not used in losses(), or its output is "
+            "detached or comes from the feature cache"
+        )
