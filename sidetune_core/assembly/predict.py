@@ -11,12 +11,14 @@ from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.system.device import Machine
 
 
-def make_predict(learner: Learner, task: Task, machine: Machine) -> Predict:
-    """The learner's current prediction for a task, without gradient, in float32."""
+def make_predict(learner: Learner, task: Task | None, machine: Machine) -> Predict:
+    """The learner's current prediction for a task, without gradient, in float32; None for examples of which
+    the task is not known.
+    """
 
     def predict(inputs: Inputs) -> Tensor:
         with torch.no_grad(), machine.autocast():
-            output = learner.predict(machine.move_inputs(inputs), task.id)
+            output = learner.predict(machine.move_inputs(inputs), None if task is None else task.id)
         return output.float()
 
     return predict

@@ -63,14 +63,19 @@ class Run:
         """R on the test split."""
         return read_results(self.folder)
 
-    def predict(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        """The output of a task's head for inputs (B, *shape) by name, in float32 on the CPU.
+    def predict(self, inputs: Mapping[str, Tensor], task_id: str | None = None) -> Tensor:
+        """The prediction for inputs (B, *shape) by name, in float32 on the CPU.
+
+        Args:
+            inputs: a batch.
+            task_id: the task that they belong to; None where it is not known (see `Learner.predict`).
 
         Raises:
+            FitError: the learner needs to know the task.
             SidetuneError: the run has no such task.
         """
         task = next((task for task in self.tasks if task.id == task_id), None)
-        if task is None:
+        if task is None and task_id is not None:
             known = ", ".join(task.id for task in self.tasks)
             raise SidetuneError(f"no task '{task_id}' in this run; it has {known}")
         return make_predict(self.learner, task, self.machine)(Inputs(dict(inputs))).cpu()

@@ -1,0 +1,253 @@
+"""The moments of a step, phases, and learners without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sidetune_core.api import (
+    Batch,
+    BufferDict,
+    Order,
+    ParamGroup,
+    Phase,
+    PluginError,
+    Step,
+    Task,
+    Trainable,
+)
+from sidetune_core.system.signals import StopRequested
+from sidetune_core.testing import sample
+from sidetune_core.testing.state import changed, snapshot
+
+from .conftest import Plain, Training
+
+
+class Noting(Plain):
+    """Notes what happens."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.notes: list[Any] = []
+
+
+def test_the_gradient_is_complete_and_not_yet_clipped_after_backward(training: Training) -> None:
+    class Learner(Noting):
+        def after_backward(self, task: Task, step: Step) -> None:
+            assert self.layer.weight.grad is not None
+            self.notes.append(self.layer.weight.grad.clone())
+
+    learner = training.make(Learner)
+    task = sample.tasks()[0]
+    training.learn(learner, tasks=[task], steps=1, batch_size=4, accumulate=2, grad_clip=1e-6)
+    plain = training.make(Plain)
+    plain.heads.add_task(task)
+    plain.heads.load_state_dict(learner.heads.state_dict())
+    batch = next(task.train(lambda inputs: torch.empty(0), Order(0, 8)))
+    plain.eval()
+    task.loss(plain(batch.inputs, task.id), batch).mean().backward()
+    (seen,) = learner.notes
+    torch.testing.assert_close(seen, plain.layer.weight.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_changed_gradient_is_what_the_optimiser_uses(training: Training) -> None:
+    class Learner(Plain):
+        def after_backward(self, task: Task, step: Step) -> None:
+            nn.init.zeros_(self.layer.weight.grad)
+
+    learner, fresh = training.make(Learner), training.make(Plain)
+    training.learn(learner)
+    assert torch.equal(learner.layer.weight, fresh.layer.weight)
+    assert not torch.equal(learner.layer.bias, fresh.layer.bias)
+
+
+def test_weights_have_moved_after_the_step_and_a_change_stays(training: Training) -> None:
+    class Learner(Noting):
+        def after_backward(self, task: Task, step: Step) -> None:
+            self._before = self.layer.weight.detach().clone()
+
+        def after_step(self, task: Task, step: Step) -> None:
+            self.notes.append(not torch.equal(self.layer.weight, self._before))
+            with torch.no_grad():
+                self.layer.weight.copy_(self._before)
+
+    learner, fresh = training.make(Learner), training.make(Plain)
+    training.learn(learner, optimizer="adamw", weight_decay=0.5)
+    assert learner.notes == [True] * 8
+    assert torch.equal(learner.layer.weight, fresh.layer.weight)
+
+
+def test_a_step_has_its_facts(training: Training) -> None:
+    class Learner(Noting):
+        def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+            self.notes.append(
+                (step.number, step.total, step.epoch, step.batch_size, step.micro_batch, len(batch.targets))
+            )
+            assert step.is_last_micro_batch == (step.micro_batch == 1)
+            assert torch.equal(step.gather(batch.targets), batch.targets)
+            return super().losses(batch, task, step)
+
+    learner = training.make(Learner)
+    training.learn(learner, tasks=sample.tasks()[:1], batch_size=4, accumulate=2)
+    size, epoch = 8, 24  # a task has 24 examples
+    assert learner.notes == [
+        (number, 4, number * size // epoch, size, micro_batch, 4)
+        for number in range(4)
+        for micro_batch in range(2)
+    ]
+
+
+def test_losses_are_summed_and_logged_by_name(training: Training) -> None:
+    class Learner(Plain):
+        def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+            return {**super().losses(batch, task, step), "decay": self.layer.weight.square().sum()}
+
+    (line,) = training.learn(training.make(Learner), tasks=sample.tasks()[:1], steps=1)
+    assert line["mean_loss"] == pytest.approx(line["loss"] + line["decay"], rel=1e-6)
+
+
+def test_a_loss_with_an_axis_is_refused_by_name(training: Training) -> None:
+    class Learner(Plain):
+        def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+            return {"each": task.loss(self(batch.inputs, task.id), batch)}
+
+    with pytest.raises(PluginError, match=r"losses\(\) returns 'each' of shape \(8,\)"):
+        training.learn(training.make(Learner))
+
+
+def test_a_former_penalty_is_added_with_a_warning_where_it_is_defined(training: Training) -> None:
+    with pytest.warns(DeprecationWarning, match=r"Former.penalty is now Learner.losses") as issued:
+
+        class Former(Plain):
+            def penalty(self, batch: Batch) -> dict[str, Tensor]:
+                return {"decay": self.layer.weight.square().sum()}
+
+    assert issued[0].filename == __file__
+    (line,) = training.learn(training.make(Former), tasks=sample.tasks()[:1], steps=1)
+    assert line["mean_loss"] == pytest.approx(line["loss"] + line["decay"], rel=1e-6)
+
+
+def test_a_penalty_next_to_losses_is_the_learners_own_affair(training: Training) -> None:
+    class Learner(Plain):
+        def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+            return super().losses(batch, task, step)
+
+        def penalty(self, batch: Batch) -> dict[str, Tensor]:
+            raise AssertionError
+
+    training.learn(training.make(Learner), steps=1)
+
+
+class Gradientless(Plain):
+    """Counts examples."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.counts = BufferDict()
+
+    def start(self, task: Task) -> Trainable:
+        self.heads.add_task(task)
+        self.counts[task.id] = torch.zeros(2, dtype=torch.int64)
+        return [self.counts]
+
+    def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+        self.counts[task.id] = self.counts[task.id] + torch.bincount(batch.targets, minlength=2)
+        return {}
+
+
+def test_a_learner_without_gradients_sees_every_batch(training: Training) -> None:
+    learner = training.make(Gradientless)
+    lines = training.learn(learner, steps=20)
+    assert [int(learner.counts[task].sum()) for task in ("t0", "t1")] == [160, 160]
+    assert [sorted(line) for line in lines] == [["lr", "step", "task"]] * 2
+
+
+# Phases
+
+
+class Phased(Noting):
+    """Trains the layer, then clears it and trains the head."""
+
+    def phases(self, task: Task) -> tuple[Phase, ...]:
+        return Phase("layer", 0.75), Phase("head", 0.25)
+
+    def start_phase(self, task: Task, phase: Phase) -> Trainable:
+        nn.init.constant_(self.layer.bias, 0.5)
+        return [self.heads[task.id]]
+
+    def after_step(self, task: Task, step: Step) -> None:
+        trainable = [name for name, weight in self.named_parameters() if weight.requires_grad]
+        self.notes.append((step.phase.name, step.phase_number, step.phase_total, "layer.bias" in trainable))
+
+
+def test_each_phase_has_its_steps_and_trainables(training: Training) -> None:
+    learner = training.make(Phased)
+    training.learn(learner, tasks=sample.tasks()[:1], schedule="linear")
+    expected = [("layer", number, 3, True) for number in range(3)] + [("head", 0, 1, False)]
+    assert learner.notes == expected
+    assert torch.equal(learner.layer.bias, torch.full((8,), 0.5))
+
+
+def test_each_phase_has_its_own_schedule(training: Training) -> None:
+    lines = training.learn(
+        training.make(Phased), tasks=sample.tasks()[:1], steps=80, schedule="linear", warmup=0.0
+    )
+    assert [line["lr"] for line in lines] == pytest.approx([0.1 * 41 / 60, 0.1 * 21 / 60, 0.1 / 60, 0.005])
+
+
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_a_run_with_phases_resumes_exactly(steps: int, training: Training) -> None:
+    whole, stopped, resumed = (training.make(Phased) for _ in range(3))
+    training.learn(whole, "whole", optimizer="adam")
+    with pytest.raises(StopRequested):
+        training.learn(stopped, "cut", stop_after=steps, optimizer="adam")
+    training.learn(resumed, "cut", optimizer="adam")
+    assert len(stopped.notes) + len(resumed.notes) == 8
+    assert not changed(snapshot(whole), snapshot(resumed))
+
+
+@pytest.mark.parametrize(
+    "phases", [(), (Phase("a", 0.5), Phase("b", 0.4)), (Phase("a", 0.5), Phase("a", 0.5))]
+)
+def test_phases_that_do_not_make_a_whole_are_refused(phases: tuple[Phase, ...], training: Training) -> None:
+    class Learner(Plain):
+        def phases(self, task: Task) -> tuple[Phase, ...]:
+            return phases
+
+    with pytest.raises(PluginError, match="phases of different names whose fractions sum to 1"):
+        training.learn(training.make(Learner))
+
+
+def test_joint_training_has_a_single_phase(training: Training) -> None:
+    class Learner(Phased):
+        joint = True
+
+    with pytest.raises(PluginError, match="joint training has a single one"):
+        training.learn(training.make(Learner))
+
+
+# Parameter groups
+
+
+def test_a_group_has_its_own_rate_and_decay(training: Training) -> None:
+    class Learner(Plain):
+        def start(self, task: Task) -> Trainable:
+            return [
+                self.heads.add_task(task),
+                ParamGroup([self.layer.bias], lr_scale=0.0),
+                ParamGroup([self.layer.weight], weight_decay=0.0),
+            ]
+
+        def after_backward(self, task: Task, step: Step) -> None:
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.zero_()
+
+    learner, fresh = training.make(Learner), training.make(Plain)
+    training.learn(learner, weight_decay=0.5)
+    assert torch.equal(learner.layer.bias, fresh.layer.bias)
+    assert torch.equal(learner.layer.weight, fresh.layer.weight)
