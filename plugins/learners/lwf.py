@@ -63,11 +63,11 @@ class LwF(FineTune):
 
     def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
         encoding = self.encode(batch.inputs, task.id)
-        losses = {"loss": mean_loss(task, self.heads.predict(encoding, task.id), batch)}
+        added = {}
         if self.teacher is not None:
             divergence = self._distillation_loss(self.teacher, batch.inputs, task.id, encoding)
-            losses["divergence"] = self._coef * divergence
-        return losses
+            added["divergence"] = self._coef * divergence
+        return {"loss": mean_loss(task, self.heads.predict(encoding, task.id), batch), **added}
 
     def _distillation_loss(
         self, teacher: LwF, inputs: Mapping[str, Tensor], task_id: str, encoding: Tensor
