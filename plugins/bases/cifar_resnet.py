@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules import module as hooked
 
 from sidetune_core.api import (
     Base,
@@ -154,17 +155,22 @@ class _Block(nn.Module):
         return functional.relu(residual.add_(x), inplace=True)
 
 
-def _convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """``norm(conv(x))``; where both are frozen, one convolution with the norm folded into its weights.
+def _convolve(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    """``norm(conv(x))`` in memory of its own; where both are frozen, one convolution with the norm folded
+    into its weights.
 
-    Folding saves a pass over each map, and its own cost is negligible. Layers of other classes, such as
-    replacements with adapters, are called as usual. Hooks on folded layers are not called.
+    Folding saves a pass over each map, and its own cost is negligible. Layers that a learner has changed
+    are called as usual: other classes, such as layers with adapters or parametrised weights, and layers with
+    hooks.
     """
-    standard = type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d
-    trainable = torch.is_grad_enabled() and (conv.weight.requires_grad or norm.weight.requires_grad)
-    if not standard or norm.training or trainable or norm.running_mean is None or norm.running_var is None:
+    if not (_is_foldable_conv(conv) and _is_foldable_norm(norm)):
         normed: Tensor = norm(conv(x))
-        return normed
+        plain = type(norm) is nn.BatchNorm2d and _is_unchanged(norm)
+        return normed if plain else normed.clone()  # a hook may keep what the caller changes in place
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return functional.conv2d(
         x,
@@ -172,7 +178,45 @@ def _convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
         norm.bias - norm.running_mean * scale,
         stride=conv.stride,
         padding=conv.padding,
+        dilation=conv.dilation,
+        groups=conv.groups,
     )
+
+
+def _is_foldable_conv(conv: nn.Module) -> bool:
+    return (
+        type(conv) is nn.Conv2d
+        and conv.bias is None
+        and conv.padding_mode == "zeros"
+        and _is_unchanged(conv)
+        and not (torch.is_grad_enabled() and conv.weight.requires_grad)
+    )
+
+
+def _is_foldable_norm(norm: nn.Module) -> bool:
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.affine
+        and norm.track_running_stats
+        and not norm.training
+        and _is_unchanged(norm)
+        and not (torch.is_grad_enabled() and norm.weight.requires_grad)
+    )
+
+
+def _is_unchanged(module: nn.Module) -> bool:
+    """Whether calling a module runs nothing but the `forward` of its class."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+        hooked._global_forward_hooks,
+        hooked._global_forward_pre_hooks,
+        hooked._global_backward_hooks,
+        hooked._global_backward_pre_hooks,
+    )
+    return not any(hooks) and "forward" not in vars(module)
 
 
 def _stage(c_in: int, c_out: int, blocks: int, stride: int) -> nn.Sequential:

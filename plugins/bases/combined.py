@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import attrs
-from torch import Tensor
+from torch import Tensor, nn
 
 from sidetune_core.api import Base, Features, InputShapes, at_least, load_weights, option
 
@@ -41,4 +41,5 @@ class Combined(Base):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, width), and the taps."""
-        return self.network.forward(inputs)  # not a call, which would cache the same outputs a second time
+        features: Features = nn.Module.__call__(self.network, inputs)  # not cached a second time
+        return features

@@ -106,6 +106,98 @@ def test_a_single_trainable_weight_has_the_gradient_of_the_whole_network(name: s
     torch.testing.assert_close(weight.grad, expected)
 
 
+HOOKS = (
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
+)
+
+
+@pytest.mark.parametrize("name", ["conv1", "bn1", "layer2.0.conv2", "layer3.1.bn1"])
+@pytest.mark.parametrize("register", HOOKS)
+def test_a_hook_on_a_frozen_layer_is_called(register: str, name: str) -> None:
+    base = make().requires_grad_(False)
+    calls: list[str] = []
+    getattr(base.get_submodule(name), register)(lambda *_: calls.append(name))
+    image = torch.rand(2, 3, 8, 8, requires_grad=True)
+    base({"image": image}).encoding.sum().backward()
+    assert calls == [name]
+
+
+def test_a_hook_on_all_modules_is_called_for_frozen_layers() -> None:
+    base = make().requires_grad_(False)
+    calls: list[nn.Module] = []
+    with nn.modules.module.register_module_forward_hook(lambda module, *_: calls.append(module)):
+        base({"image": torch.rand(2, 3, 8, 8)})
+    assert set(calls) == set(base.modules())
+
+
+def test_a_hook_that_does_nothing_changes_no_output() -> None:
+    base, image = make().double().requires_grad_(False), {"image": torch.rand(2, 3, 8, 8).double()}
+    folded = base(image)
+    for module in base.modules():
+        module.register_forward_hook(lambda *_: None)
+    torch.testing.assert_close(base(image), folded)
+
+
+def test_an_adapter_added_by_a_hook_has_a_gradient() -> None:
+    base: Any = make().requires_grad_(False)
+    adapter = nn.Conv2d(16, 16, 1)
+    base.layer1[0].conv1.register_forward_hook(lambda _, args, out: out + adapter(args[0]))
+    base({"image": torch.rand(2, 3, 8, 8)}).encoding.sum().backward()
+    assert adapter.weight.grad is not None
+
+
+def test_an_output_that_a_hook_keeps_is_not_changed_in_place() -> None:
+    base: Any = make().requires_grad_(False)
+    kept: list[Tensor] = []
+    base.bn1.register_forward_hook(lambda _, __, out: kept.append(out))
+    base({"image": torch.rand(2, 3, 8, 8)})
+    assert (kept[0] < 0).any()
+
+
+class Halved(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+def add_bias(base: Any) -> None:
+    base.conv1.bias = nn.Parameter(torch.ones(16))
+
+
+def dilate(base: Any) -> None:
+    base.conv1.dilation, base.conv1.padding = (2, 2), (2, 2)
+
+
+def pad_by_reflection(base: Any) -> None:
+    base.conv1 = nn.Conv2d(3, 16, 3, padding=1, padding_mode="reflect", bias=False)
+
+
+def parametrise(base: Any) -> None:
+    nn.utils.parametrize.register_parametrization(base.conv1, "weight", Halved())
+
+
+def drop_affine(base: Any) -> None:
+    base.bn1 = nn.BatchNorm2d(16, affine=False)
+
+
+def replace_forward(base: Any) -> None:
+    base.conv1.forward = lambda x: x.repeat(1, 6, 1, 1)[:, :16]
+
+
+@pytest.mark.parametrize(
+    "change", [add_bias, dilate, pad_by_reflection, parametrise, drop_affine, replace_forward]
+)
+def test_a_changed_layer_computes_when_frozen_what_it_computes_when_called(change: Any) -> None:
+    base: Any = make()
+    change(base)
+    base.eval().requires_grad_(False)
+    image = torch.rand(2, 3, 8, 8)
+    called = functional.relu(base.bn1(base.conv1((image - base.mean) / base.std)))
+    torch.testing.assert_close(base({"image": image}).taps[0], called)
+
+
 def test_the_image_is_normalised_with_the_statistics_of_imagenet() -> None:
     base: Any = make()
     seen: list[Tensor] = []

@@ -51,3 +51,10 @@ def test_its_frozen_outputs_are_cached_once() -> None:
     other.attach(mlp, "fp32")
     mlp(Inputs(batch(VECTORS), torch.arange(4)))
     assert used == other.used > 0
+
+
+def test_a_hook_on_its_network_is_called() -> None:
+    base, calls = make(BASE, "combined", VECTORS), []
+    base.network.register_forward_hook(lambda *_: calls.append("called"))
+    base(batch(VECTORS))
+    assert calls == ["called"]
