@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sidetune_core.errors import WeightsError
+from sidetune_core.feature_cache.id_index import IdIndex
 from sidetune_core.storage.weights import read_tensors, write_tensors
 
 MIN_BLOCK_ROWS, MAX_SHARD_ROWS = 256, 2**16
@@ -110,7 +111,7 @@ class RowTable:
         self, folder: Path | None, reserve: Callable[[int], bool], info: Callable[[str], None]
     ) -> None:
         self._folder, self._reserve, self._info = folder, reserve, info
-        self._index = torch.full((0,), -1)  # row number by id
+        self._index = IdIndex()
         self._blocks: list[Block] = []
         self._open: Block | None = None  # the last block, while it accepts rows
         self._count = 0
@@ -119,23 +120,38 @@ class RowTable:
         if folder is not None and folder.is_dir():
             for path in sorted(folder.glob("*.safetensors")):
                 self._map(path)
+        self.stored = self._count
+        """Rows with lower numbers were in the files when the table was opened."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where blocks are stored."""
+        return self._folder
+
+    @property
+    def stored_blocks(self) -> list[Block]:
+        """The blocks that were in the files when the table was opened."""
+        return [block for block in self._blocks if block.first < self.stored]
 
     def find(self, ids: Tensor) -> Tensor:
         """The row number of each id, -1 for an unknown one."""
-        self._grow_index(ids)
-        return self._index[ids]
+        return self._index.find(ids)
+
+    def blocks_of(self, rows: Tensor) -> Iterator[tuple[Block, Tensor]]:
+        """The blocks that hold some of the rows (n,), each with a mask (n,) of its own."""
+        firsts = torch.tensor([block.first for block in self._blocks])
+        which = torch.bucketize(rows, firsts, right=True) - 1
+        for number in torch.unique(which).tolist():
+            yield self._blocks[number], which == number
 
     def read(self, rows: Tensor, width: int, device: torch.device) -> list[Tensor]:
         """The columns of rows, (n, *shape); sequences are zero-padded to `width`."""
-        firsts = torch.tensor([block.first for block in self._blocks])
-        which = torch.bucketize(rows, firsts, right=True) - 1
-        used = torch.unique(which).tolist()
+        used = list(self.blocks_of(rows))
         if len(used) == 1:
-            block = self._blocks[used[0]]
+            ((block, _),) = used
             return [block.read(k, rows - block.first, width, device) for k in range(len(block.columns))]
         out: list[Tensor] = []
-        for number in used:
-            block, mine = self._blocks[number], which == number
+        for block, mine in used:
             for k in range(len(block.columns)):
                 values = block.read(k, rows[mine] - block.first, width, device)
                 if k == len(out):
@@ -193,6 +209,16 @@ class RowTable:
         if mapped is not None:
             self._blocks[-1] = mapped
 
+    def drop_stored(self) -> int:
+        """Ignore the rows that were in the files, and write none to their folder; returns their bytes."""
+        dropped = self.stored_blocks
+        freed = sum(column.nbytes for block in dropped for column in block.columns)
+        self._blocks = self._blocks[len(dropped) :]
+        self._index.remove_before(self.stored)
+        self._folder, self.stored = None, 0
+        self.bytes -= freed
+        return freed
+
     def _map(self, path: Path) -> None:
         """Add the rows of a file. A damaged one is ignored: its rows are computed again."""
         block = _read(path, self._count)
@@ -207,17 +233,12 @@ class RowTable:
 
     def _take(self, ids: Tensor, new: Tensor | None = None) -> None:
         """Index the last rows by `ids`, or by those that are `new`."""
-        self._grow_index(ids)
         numbers = torch.arange(self._count, self._count + len(ids))
-        self._index[ids if new is None else ids[new]] = numbers if new is None else numbers[new]
+        if new is None:
+            self._index.add(ids, numbers)
+        else:
+            self._index.add(ids[new], numbers[new])
         self._count += len(ids)
-
-    def _grow_index(self, ids: Tensor) -> None:
-        highest = int(ids.max()) + 1
-        if highest > len(self._index):
-            grown = torch.full((2 ** (highest - 1).bit_length(),), -1)
-            grown[: len(self._index)] = self._index
-            self._index = grown
 
 
 def _real(lengths: Tensor, width: int) -> Tensor:
@@ -239,6 +260,6 @@ def _read(path: Path, first: int) -> Block | None:
         )
     except (WeightsError, KeyError, ValueError):
         return None
-    if not columns or not len(ids) or len(lengths) != len(ids) or int(ids.min()) < 0 or not whole:
+    if not columns or not len(ids) or len(lengths) != len(ids) or not whole:
         return None
     return Block(first, ids, lengths, columns, ragged, len(ids), int(lengths.sum()))

@@ -57,6 +57,34 @@ def test_what_is_not_there_is_not_found() -> None:
     assert rows.find(torch.tensor([1, 2, 3, 10**6])).tolist() == [1, -1, 0, -1]
 
 
+@pytest.mark.parametrize("ids", [[2**34, 3, 2**62], [-1, -5, 0]])
+def test_ids_may_be_any_integers(ids: list[int], folder: Path | None) -> None:
+    rows, values = made(folder), column(3, 2)
+    rows.append(torch.tensor(ids), [values], torch.ones(3, dtype=torch.int64), NONE)
+    rows.save()
+    again = rows if folder is None else made(folder)
+    (found,) = again.read(again.find(torch.tensor(ids[::-1])), 0, CPU)
+    assert torch.equal(found, values.flip(0))
+
+
+def test_rows_of_files_can_be_dropped_and_added_again_outside_the_folder(tmp_path: Path) -> None:
+    values = column(20, 4)
+    first = made(tmp_path)
+    put(first, values, torch.arange(12), by=4)
+    first.save()
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    second = made(tmp_path)
+    put(second, values, torch.arange(12, 16), by=4)
+    assert second.drop_stored() == 12 * 16
+    put(second, -values, torch.arange(8), by=4)
+    second.save()
+    assert second.find(torch.tensor([0, 8, 12, 16])).tolist() == [16, -1, 12, -1]
+    (found,) = second.read(second.find(torch.tensor([0, 12])), 0, CPU)
+    assert torch.equal(found, torch.stack([-values[0], values[12]]))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert second.bytes == 12 * 16
+
+
 def test_nothing_is_remembered_beyond_the_limit() -> None:
     rows = made(limit=0)
     put(rows, column(4, 2), torch.arange(4), by=2)
