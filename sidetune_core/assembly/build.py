@@ -15,7 +15,7 @@ from sidetune_core.errors import FitError, PluginError
 from sidetune_core.interfaces.capabilities import vocabulary_size
 from sidetune_core.interfaces.inputs import Shape
 from sidetune_core.interfaces.learner import Components, Learner
-from sidetune_core.interfaces.networks import Base, Merger, Side
+from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.interfaces.training import Phase, Trainable, members
 from sidetune_core.seeding import seeded
@@ -108,6 +108,7 @@ def _factories(resolved: ResolvedRun, stream: TaskStream) -> Components:
 
     def make_base(pretrained: bool = True) -> Base:
         base: Base = chosen["base"].cls(config("base", pretrained), stream.inputs)
+        note_structure(base)
         return base
 
     def make_side(base: Base, pretrained: bool = True) -> Side:

@@ -34,6 +34,9 @@ class Inputs(Mapping[str, Tensor]):
     window: int | None = None
     """If set, ids number the frames of an endless stream, of which only the latest `window` are used again: a
     cached frame may be overwritten `window` frames later."""
+    task: str | None = None
+    """Set by the core: the task that the ids belong to. The cache pairs ids with it (see
+    `TaskStream.shared_ids`)."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Features, Inputs, Shape
+from sidetune_core.interfaces.structure import Structure, structure
 
 
 class Cache(Protocol):
@@ -38,6 +39,7 @@ class Base(nn.Module, ABC):
     tap_shapes: tuple[Shape, ...] = ()
     cache: Cache | None = None
     """Set by the core while this base is frozen; a base never reads it."""
+    _built_as: Structure | None = None
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
@@ -48,6 +50,13 @@ class Base(nn.Module, ABC):
             return self.cache.lookup(self, inputs)
         features: Features = super().__call__(inputs)
         return features
+
+
+def note_structure(base: Base) -> None:
+    """Record the modules and hooks that a base was built with; the cache serves no base with others."""
+    for module in base.modules():
+        if isinstance(module, Base):
+            module._built_as = structure(module)
 
 
 @former_members(uses_taps="needs_taps")

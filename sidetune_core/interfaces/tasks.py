@@ -24,7 +24,7 @@ class Batch:
     """A batch of examples: inputs and targets, with the batch axis first."""
 
     ids: Tensor
-    """(B,) int64, unique for each example of the stream."""
+    """(B,) int64, unique for each example of the task, or of the stream (see `TaskStream.shared_ids`)."""
     inputs: Inputs
     targets: Tensor
 
@@ -103,6 +103,8 @@ class TaskStream(ABC):
     """Defaults of ``--train.*`` options for this env, such as ``{"steps": 157}``."""
     default_components: ClassVar[Mapping[str, str | Mapping[str, object]]] = {}
     """Default components, such as ``{"base": {"name": "taskonomy", "width": 10}, "side": "fcn5"}``."""
+    shared_ids: ClassVar[bool] = False
+    """Whether an id is the same input in all tasks, so that cached features are shared between tasks."""
     inputs: InputShapes
     """Input shapes of every task, known before any data is read."""
     info: Callable[[str], None] = staticmethod(lambda text: None)

@@ -226,6 +226,8 @@ def _make_cache(job: _Job) -> FeatureCache | None:
         limit=round(options.limit * GIB),
         keep_taps=any(reader.needs_taps for reader in readers),
         info=job.progress.info,
+        warning=job.progress.warning if job.group.is_main else job.progress.info,
+        shared_ids=components["env"].cls.shared_ids,
         folder=options.dir.expanduser() if options.mode == "disk" else None,
         data=job.data_fingerprint,
     )

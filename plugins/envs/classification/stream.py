@@ -71,6 +71,7 @@ class ImageStream(TaskStream):
         shape: (C, H, W) of the images.
     """
 
+    shared_ids = True  # an id is an image of the set, in whatever task its class is
     classes_per_task: ClassVar[int | None] = None
     """Default where the user sets nothing; None for all classes in one task."""
 

@@ -105,6 +105,7 @@ class RGBD(TaskStream):
             256, "channels of the widest decoder layers of each task; 1024 in the original", at_least(8)
         )
 
+    shared_ids = True
     recipe = {"batch_size": 16, "steps": 200, "lr": 1e-3}
     default_components = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
 

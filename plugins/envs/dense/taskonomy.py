@@ -116,6 +116,7 @@ class TaskonomyEnv(TaskStream):
             "folder for decoded images; about 1.5 MB per image in twelve domains at size 256",
         )
 
+    shared_ids = True
     recipe = {"batch_size": 32, "epochs": 3, "lr": 1e-4, "weight_decay": 2e-6}
 
     def __init__(self, config: Config, seed: int) -> None:

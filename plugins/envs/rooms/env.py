@@ -84,6 +84,7 @@ class Rooms(TaskStream):
             "data set with the buildings 'train' and 'test'",
         )
 
+    shared_ids = True
     recipe = {"batch_size": 16, "steps": 40, "lr": 3e-3}
     default_components = {"base": {"name": "taskonomy", "width": 10, "weights": "packaged"}, "side": "fcn5"}
 

@@ -184,7 +184,7 @@ def test_an_example_that_is_twice_in_a_batch_is_remembered_once() -> None:
 def test_ids_need_not_be_small_or_in_order() -> None:
     plain, base = Counting(), Counting()
     attached(base)
-    ids = torch.tensor([900_000, 5, 123_456])
+    ids = torch.tensor([2**34 + 5, 5, -7])
     inputs = Inputs({"x": X[:3]}, ids)
     assert torch.equal(base(inputs).encoding, plain(inputs).encoding)
     again = Inputs({"x": X[[2, 0, 1]]}, ids[[2, 0, 1]])
@@ -205,6 +205,57 @@ def test_what_is_served_needs_no_gradient() -> None:
     base = Counting()
     attached(base)
     assert not any(base(batch([0, 1])).encoding.requires_grad for _ in range(2))
+
+
+# Tasks
+
+
+def of_task(task: str | None, ids: list[int], first: int = 0) -> Inputs:
+    """A batch of a task in which id k is example `first` + k."""
+    return Inputs({"x": X[torch.tensor(ids) + first]}, torch.tensor(ids), task=task)
+
+
+def visits() -> list[Inputs]:
+    """Of two tasks, and of none, which have the same ids and other examples."""
+    firsts = (("t0", 0), ("t1", 500), ("t0", 0), (None, 250), ("t1", 500))
+    return [of_task(task, [1, 2, 3], first) for task, first in firsts]
+
+
+def test_an_id_of_two_tasks_is_two_examples() -> None:
+    plain, base = Counting(), Counting()
+    attached(base)
+    for inputs in visits():
+        torch.testing.assert_close(base(inputs).encoding, plain(inputs).encoding)
+    assert base.rows == [3, 3, 3]
+
+
+def test_an_id_of_two_tasks_is_two_examples_on_disk(tmp_path: Path) -> None:
+    plain, warnings = Counting(), Told()
+    for _ in range(2):
+        base = Counting()
+        store = on_disk(tmp_path, base, warning=warnings)
+        for inputs in visits():
+            torch.testing.assert_close(base(inputs).encoding, plain(inputs).encoding)
+        store.save()
+    assert len(list(tmp_path.iterdir())) == 3
+    assert warnings == []
+
+
+def test_where_tasks_share_ids_an_example_is_computed_once() -> None:
+    base = Counting()
+    store = attached(base, shared_ids=True)
+    for task in ("t0", "t1", None):
+        base(of_task(task, [1, 2, 3]))
+    assert base.rows == [3]
+    assert store.used == 3 * ROW
+
+
+def test_examples_without_a_task_have_one_namespace() -> None:
+    base = Counting()
+    attached(base)
+    for _ in range(2):
+        base(of_task(None, [1, 2, 3]))
+    assert base.rows == [3]
 
 
 # Taps
@@ -401,7 +452,7 @@ def test_a_second_store_reads_what_the_first_has_saved(keep_taps: bool, tmp_path
     plain, base = Counting(), Counting()
     on_disk(tmp_path, base, keep_taps=keep_taps)
     found = base(batch([299, 0, 150]))
-    assert base.rows == []
+    assert base.rows == [3]  # to check the file
     torch.testing.assert_close(found.encoding, plain(batch([299, 0, 150])).encoding)
     assert len(found.taps) == int(keep_taps)
 
@@ -417,7 +468,7 @@ def test_a_store_that_was_read_grows_and_is_saved_again(tmp_path: Path) -> None:
     torch.testing.assert_close(
         third(batch([0, 699, 280])).encoding, Counting()(batch([0, 699, 280])).encoding
     )
-    assert third.rows == []
+    assert third.rows == [3]  # to check the files
 
 
 def test_examples_that_were_twice_in_a_batch_are_saved_once(tmp_path: Path) -> None:
@@ -496,6 +547,80 @@ def test_a_base_whose_code_was_edited_does_not_get_what_the_old_code_gave(
         assert torch.equal(base(batch([0, 1])).encoding, X[:2] * factor)
         store.save()
     assert len(list((tmp_path / "store").iterdir())) == 2
+
+
+# Files that do not hold what the env gives
+
+
+def other_example(ids: Tensor) -> Inputs:
+    """The same ids as `batch`, of an env that gives other data and the same fingerprint."""
+    return Inputs({"x": X[COUNT - 1 - ids]}, ids)
+
+
+def test_files_of_other_data_under_the_same_fingerprint_are_not_served(tmp_path: Path) -> None:
+    filled(tmp_path)
+    base, warnings = Counting(), Told()
+    on_disk(tmp_path, base, warning=warnings)
+    for ids in torch.arange(400).split(50):
+        inputs = other_example(ids)
+        torch.testing.assert_close(base(inputs).encoding, Counting()(inputs).encoding)
+    assert len(warnings) == 1
+
+
+def test_the_warning_names_the_folder_and_the_fingerprint(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    base, warnings = Counting(), Told()
+    on_disk(tmp_path, base, warning=warnings)
+    base(other_example(torch.arange(50)))
+    assert f"the feature cache in {folder} is ignored" in warnings[0]
+    assert "fingerprint()" in warnings[0]
+
+
+def test_files_that_are_not_served_are_left_as_they_are(tmp_path: Path) -> None:
+    filled(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/*")}
+    base = Counting()
+    store = on_disk(tmp_path, base)
+    base(other_example(torch.arange(50)))
+    store.save()
+    assert {path: path.read_bytes() for path in tmp_path.glob("*/*")} == before
+
+
+def test_what_takes_their_place_is_cached_in_memory_and_counts_alone(tmp_path: Path) -> None:
+    filled(tmp_path)
+    base = Counting()
+    store = on_disk(tmp_path, base)
+    for _ in range(2):
+        base(other_example(torch.arange(50)))
+    assert base.rows == [16, 50]
+    assert store.used == 50 * ROW
+
+
+def test_files_of_the_same_data_are_served_without_a_warning_and_seldom_computed(tmp_path: Path) -> None:
+    filled(tmp_path)
+    base, warnings = Counting(), Told()
+    on_disk(tmp_path, base, warning=warnings)
+    for _ in range(20):
+        base(batch(torch.arange(100)))
+    assert base.rows == [16] * 5  # in lookups number 1, 2, 4, 8 and 16
+    assert warnings == []
+
+
+def test_the_comparison_draws_no_random_numbers(tmp_path: Path) -> None:
+    class Random(Counting):
+        def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+            torch.rand(1)
+            return super().forward(inputs)
+
+    for _ in range(2):
+        base = Random()
+        store = on_disk(tmp_path, base)
+        before = torch.get_rng_state()
+        base(batch([0, 1, 2]))
+        store.save()
+    assert len(base.rows) == 1
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_data_that_is_not_known_stays_off_the_disk(tmp_path: Path) -> None:
@@ -664,3 +789,23 @@ def test_a_film_is_not_written_to_disk(tmp_path: Path) -> None:
     base(frames([0, 1], 6))
     store.save()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_of_two_tasks_are_told_apart() -> None:
+    plain, base = Counting(), Counting()
+    attached(base)
+    for task, first in (("t0", 0), ("t0", 0), ("t1", 100), ("t0", 0)):
+        ids = torch.arange(4)
+        inputs = Inputs({"x": X[ids + first]}, ids, window=8, task=task)
+        assert torch.equal(base(inputs).encoding, plain(inputs).encoding)
+    assert len(base.rows) == 3
+
+
+def test_frames_may_have_negative_ids() -> None:
+    plain, base = Counting(), Counting()
+    attached(base)
+    ids = torch.tensor([-1, -2, -3, -4])
+    for _ in range(2):
+        inputs = Inputs({"x": X[ids]}, ids, window=8)
+        assert torch.equal(base(inputs).encoding, plain(inputs).encoding)
+    assert base.rows == [4]

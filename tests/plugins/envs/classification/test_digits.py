@@ -119,3 +119,15 @@ def test_pixels_alone_tell_the_two_digits_of_a_task_apart(number: int) -> None:
     chosen = torch.isin(data.labels["test"], torch.tensor(pair))
     nearest = torch.cdist(flat["test"][chosen], means).argmin(1) + pair[0]
     assert (nearest == data.labels["test"][chosen]).float().mean() > 0.9
+
+
+def test_an_id_is_the_same_image_in_whatever_task_its_digit_is() -> None:
+    images: list[dict[int, torch.Tensor]] = [{}, {}]
+    for options, known in zip(({}, {"partition": "random"}), images, strict=True):
+        for task in stream(1, **options).tasks():
+            batch = next(task.train(lambda inputs: inputs["image"], api.Order(0, 200)))
+            assert batch.inputs.ids is not None
+            known |= zip(batch.inputs.ids.tolist(), batch.inputs["image"], strict=True)
+    shared = images[0].keys() & images[1].keys()
+    assert len(shared) > 400
+    assert all(torch.equal(images[0][number], images[1][number]) for number in shared)

@@ -242,3 +242,15 @@ def test_a_folder_that_cannot_be_written_is_told(env: Any, tmp_path: Path) -> No
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(DataError, match="cannot write rooms into"):
         env(export=tmp_path / "file").tasks()
+
+
+def test_an_id_is_the_same_image_in_all_tasks(env: Any) -> None:
+    stream = env(domains=("normal", "rgb"))
+    images: list[dict[int, torch.Tensor]] = []
+    for task in stream.tasks():
+        given = batch(task, size=10)
+        images.append(dict(zip(given.inputs.ids.tolist(), given.inputs["image"], strict=True)))
+    first, second = images
+    assert stream.shared_ids
+    assert len(first) == 10
+    assert all(torch.equal(first[number], second[number]) for number in second)
