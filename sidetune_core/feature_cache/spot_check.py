@@ -9,8 +9,11 @@ from torch import Tensor
 
 from sidetune_core.feature_cache.row_table import Block, RowTable
 
-SAMPLE = 16
-"""Largest number of rows that are computed again at a time."""
+SAMPLE, FILE_SAMPLE = 8, 2
+"""Largest number of rows of a check, and of one for the first use of a file alone."""
+
+INTERVAL = 16
+"""Ratio between the numbers of lookups at which two checks are due."""
 
 TOLERANCE, HALF_TOLERANCE = 0.01, 0.05
 """Largest difference of features in 32 bits, and in 16: the root mean square over the sample, relative to the
@@ -20,14 +23,14 @@ CIFAR-100 differ by 0.4 and more for most pairs, and those of an image that is 1
 
 
 class SpotCheck:
-    """Chooses rows: of each file when it is first used, and of the lookups number 1, 2, 4, 8, … that use any
+    """Chooses rows: of each file when it is first used, and of the lookups number 1, 16, 256, … that use any
     file, so that the cost grows with the logarithm of a run's length.
     """
 
     def __init__(self, table: RowTable) -> None:
         self._table = table
         self._unseen = table.stored_blocks
-        self._lookups = 0
+        self._lookups, self._next = 0, 1
 
     def choose(self, rows: Tensor) -> Tensor | None:
         """A mask (n,) over the rows of a lookup, where -1 is an unknown row; None if none are due."""
@@ -38,12 +41,15 @@ class SpotCheck:
         new = torch.zeros_like(stored)
         for block in self._unseen:
             new |= (rows >= block.first) & (rows < block.first + block.count)
-        due = new if new.any() else stored
-        if due is stored and self._lookups & (self._lookups - 1):
+        scheduled = self._lookups == self._next
+        if not (scheduled or new.any()):
             return None
-        (candidates,) = due.nonzero(as_tuple=True)
-        step = max(1, len(candidates) // SAMPLE)
-        chosen = torch.zeros_like(stored).index_fill(0, candidates[::step][:SAMPLE], True)
+        (candidates,) = (new if new.any() else stored).nonzero(as_tuple=True)
+        size = SAMPLE if scheduled else FILE_SAMPLE
+        chosen = torch.zeros_like(stored)
+        chosen[candidates[:: max(1, len(candidates) // size)][:size]] = True
+        if scheduled:
+            self._next *= INTERVAL
         self._unseen = [block for block in self._unseen if not _holds_any(block, rows[chosen])]
         return chosen
 

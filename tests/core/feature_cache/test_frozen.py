@@ -5,15 +5,29 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, Features, Inputs
+import sidetune_core
+from sidetune_core.api import Base, Features, Heads, Inputs, Learner, Task
+from sidetune_core.assembly.build import build_learner, build_stream
+from sidetune_core.config.resolve import resolve
+from sidetune_core.config.spec import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
+from sidetune_core.feature_cache.frozen import has_additions
 from sidetune_core.interfaces.networks import note_structure
+from sidetune_core.storage import run_folder
+from sidetune_core.system.device import Machine
+from sidetune_core.testing import sample
+from sidetune_core.training.context import Context
+from sidetune_core.training.loop import learn
+from sidetune_core.training.recorder import Recorder
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
 
@@ -118,6 +132,19 @@ def test_a_base_is_served_with_the_hooks_that_it_was_built_with() -> None:
         assert served.calls.total() == 1
 
 
+def test_the_core_notes_what_a_base_was_built_with() -> None:
+    spec = sidetune_core.RunSpec(
+        env="digits", learner="features", base={"name": "resnet20", "weights": "none"}
+    )
+    resolved = resolve(spec)
+    with closing(build_stream(resolved)) as stream:
+        learner: Any = build_learner(resolved, stream)
+    assert learner.base._built_as is not None
+    assert not has_additions(learner.base)
+    learner.base.layer1.register_forward_hook(lambda *_: None)
+    assert has_additions(learner.base)
+
+
 def test_a_base_is_served_again_when_a_hook_is_removed() -> None:
     base = Layers()
     attached(base)
@@ -203,3 +230,49 @@ def test_a_copy_of_a_served_base_is_not_served() -> None:
     base = Layers()
     attached(base)
     assert copy.deepcopy(base).cache is None
+
+
+class Scaling(Learner):
+    """Scales the channels of the base's first convolution, by a factor of each task, in a hook."""
+
+    @attrs.frozen
+    class Config:
+        """No options."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = sample.TinyBase((8,))
+        note_structure(self.base)
+        self.heads, self.scales, self.task = Heads(self.base.shape), nn.ParameterDict(), ""
+        self.base.first.register_forward_hook(self._scale)
+
+    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+        self.scales[task.id] = nn.Parameter(torch.ones(8, 1, 1))
+        return [self.scales[task.id], self.heads.add_task(task)]
+
+    def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        self.task = task_id
+        return self.heads.predict(self.base(inputs).encoding, task_id)
+
+    def _scale(self, _: nn.Module, __: object, out: Tensor) -> Tensor:
+        return out * self.scales[self.task]
+
+
+def scales_after_a_run(cache: FeatureCache | None, folder: Path) -> list[Tensor]:
+    torch.manual_seed(0)
+    learner = Scaling()
+    run = run_folder.create(folder, "scaling")
+    options = TrainOptions(steps=6, batch_size=8, lr=0.01)
+    machine = Machine(torch.device("cpu"), bf16=False, channels_last=False)
+    learn(learner, sample.tasks(), Context(options, 0, machine, cache=cache), Recorder(run))
+    return [*learner.scales.values()]
+
+
+def test_a_learner_that_hands_on_ids_to_a_base_with_its_hooks_trains_as_without_the_cache(
+    tmp_path: Path,
+) -> None:
+    cache = FeatureCache(2**20, keep_taps=False, info=lambda _: None)
+    scales = scales_after_a_run(cache, tmp_path / "cached")
+    expected = scales_after_a_run(None, tmp_path / "plain")
+    assert all((scale != 1).any() for scale in scales)
+    assert all(map(torch.equal, scales, expected))

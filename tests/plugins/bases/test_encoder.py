@@ -10,8 +10,11 @@ import pytest
 import torch
 import transformers
 
+from sidetune_core.api import Inputs
 from sidetune_core.config import kinds, registry
 from sidetune_core.errors import FitError, WeightsError
+from sidetune_core.feature_cache.cache import FeatureCache
+from sidetune_core.interfaces.networks import note_structure
 
 TRANSFORMER, MINILM = (registry.load(registry.find(kinds.BASE, name)) for name in ("transformer", "minilm"))
 LENGTH = 24
@@ -212,3 +215,17 @@ def test_minilm_comes_with_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         similarity[0] > similarity[1]
     )  # "john is happy" lies nearer to "john is sad" than to "pencils will"
+
+
+def test_it_is_cached_although_the_library_hooks_its_layers(
+    tiny_bert: Path, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make(tiny_bert).requires_grad_(False)
+    note_structure(base)
+    FeatureCache(2**20, keep_taps=True, info=pytest.fail).attach(base, "fp32")
+    calls: list[Any] = []
+    forward = TRANSFORMER.forward
+    monkeypatch.setattr(TRANSFORMER, "forward", lambda *args: calls.append(args) or forward(*args))
+    for _ in range(2):
+        base(Inputs(batch, torch.arange(2), batch["mask"].sum(1)))
+    assert len(calls) == 1
