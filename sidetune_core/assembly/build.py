@@ -155,7 +155,7 @@ def _check_fit(resolved: ResolvedRun, components: Components, tokens: int | None
 
 
 def _check_vocabulary(resolved: ResolvedRun, base: Base, tokens: int | None) -> None:
-    """The tokenizer of the env, which has so many tokens, must be the one that the base was trained with."""
+    """The tokenizer of the env, of this number of tokens, must be the one that the base was trained with."""
     embeddings = vocabulary_size(base)
     if tokens is None or embeddings is None:
         return

@@ -16,9 +16,11 @@ def make_predict(learner: Learner, task: Task | None, machine: Machine) -> Predi
     the task is not known.
     """
 
+    task_id = None if task is None else task.id
+
     def predict(inputs: Inputs) -> Tensor:
         with torch.no_grad(), machine.autocast():
-            output = learner.predict(machine.move_inputs(inputs), None if task is None else task.id)
+            output = learner.predict(machine.move_inputs(inputs, task_id), task_id)
         return output.float()
 
     return predict

@@ -48,13 +48,14 @@ class Machine:
             return value.to(self.device, non_blocking=True, memory_format=self.memory_format)
         return value.to(self.device, non_blocking=True)
 
-    def move_batch(self, batch: Batch) -> Batch:
-        """A batch on the device; example ids stay on the CPU."""
-        return Batch(batch.ids, self.move_inputs(batch.inputs), self.move(batch.targets))
+    def move_batch(self, batch: Batch, task_id: str | None = None) -> Batch:
+        """A batch of a task on the device; example ids stay on the CPU."""
+        return Batch(batch.ids, self.move_inputs(batch.inputs, task_id), self.move(batch.targets))
 
-    def move_inputs(self, inputs: Inputs) -> Inputs:
-        """Inputs on the device; their ids and lengths stay where they are."""
-        return attrs.evolve(inputs, tensors={name: self.move(value) for name, value in inputs.items()})
+    def move_inputs(self, inputs: Inputs, task_id: str | None = None) -> Inputs:
+        """Inputs of a task on the device; their ids and lengths stay where they are."""
+        tensors = {name: self.move(value) for name, value in inputs.items()}
+        return attrs.evolve(inputs, tensors=tensors, task=task_id)
 
     def peak_memory(self) -> int:
         """Peak memory in bytes: of the GPU, or the resident set of this process, mapped files included."""

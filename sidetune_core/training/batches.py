@@ -37,4 +37,4 @@ def batches(task: Task, learner: Learner, context: Context, order: Order) -> Ite
         for module in in_training:
             module.training = True
         in_training.clear()
-        yield context.machine.move_batch(batch)
+        yield context.machine.move_batch(batch, task.id)

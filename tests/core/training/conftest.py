@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sidetune_core.api import Components, Heads, Learner, Step, Task, Trainable
 from sidetune_core.config.spec import TrainOptions
+from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.networks import Base
 from sidetune_core.seeding import seeded
 from sidetune_core.storage import run_folder
@@ -73,6 +74,7 @@ class Training:
         name: str = "run",
         tasks: Sequence[Task] | None = None,
         stop_after: int = 0,
+        cache: FeatureCache | None = None,
         **options: Any,
     ) -> list[dict[str, Any]]:
         """Train a learner in a new folder or, if it exists, from its latest checkpoint.
@@ -94,7 +96,7 @@ class Training:
                     stop.number = signal.SIGTERM
 
             learner.after_step = count  # type: ignore[method-assign]
-        context = Context(TrainOptions(**values), 0, MACHINE, stop=stop)
+        context = Context(TrainOptions(**values), 0, MACHINE, cache=cache, stop=stop)
         learn(learner, tasks or sample.tasks(), context, recorder)
         return run.lines("metrics.jsonl")
 
