@@ -3,6 +3,7 @@ is used."""
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any, TextIO
 
 from sidetune_core import __version__
 from sidetune_core.cli.commands import COMMANDS, FORMER_COMMANDS, Command
+from sidetune_core.config.package_metadata import damaged_metadata_skipped
 from sidetune_core.errors import EndedElsewhere, Interrupted, OptionError, SidetuneError, suggest
 
 HELP = ("--help", "-h")
@@ -57,6 +59,9 @@ def _dispatch(argv: list[str]) -> int:
     command = COMMANDS[name]
     function = command.load()
     words = _with_present_flags(command, words)
+    short = [word for word in words if re.match(r"-[^\W\d]", word) and word != "-h"]
+    if short and not command.composes:
+        raise OptionError(f"sidetune {name} has no option '{short[0]}'. See sidetune {name} --help")
     if command.composes:
         from sidetune_core.cli.commands.shared import own_options_first
 
@@ -100,7 +105,7 @@ def _print_versions() -> int:
 
     print(f"sidetune {__version__}")
     counts: dict[str, dict[str, int]] = {}
-    for kind, plugins in registry.installed_by_kind().items():
+    for kind, plugins in registry.scan().plugins.items():
         for plugin in plugins:
             kinds = counts.setdefault(plugin.origin, {})
             kinds[kind.plural] = kinds.get(kind.plural, 0) + 1
@@ -113,7 +118,7 @@ def _print_versions() -> int:
 def _guarded(command: Callable[[], int], debug: bool) -> int:
     """Run a command; an error of the user's becomes one paragraph and status 2."""
     try:
-        with _former_spellings_on_stderr():
+        with _former_spellings_on_stderr(), damaged_metadata_skipped():
             return command()
     except EndedElsewhere:
         if debug:

@@ -6,8 +6,10 @@ everything into a class that is made of the ``Config`` classes of the named comp
 
 from __future__ import annotations
 
+import sys
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,7 +102,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     if request.help and not request.names and request.spec is None:
         _print_short_help()
     spec = with_names(read_spec(request.spec) if request.spec else RunSpec(), request.names)
-    loaded = load_components(spec)
+    with redirect_stdout(sys.stderr):  # standard output is for results, whatever a plugin prints
+        loaded = load_components(spec)
     spec = _respelled(completed(spec, loaded), loaded)
     defaults: dict[str, Any] = {
         slot: structure(cls.Config, _options(spec, slot), _owner(spec, slot), spec.recorded)

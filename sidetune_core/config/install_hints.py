@@ -6,14 +6,21 @@ import re
 import sys
 from importlib import metadata
 
-from sidetune_core.config.registry import Plugin, normal_name
-from sidetune_core.errors import PluginError, suggest
+from sidetune_core.config.package_metadata import packages_distributions
+from sidetune_core.config.registry import LOCAL, Plugin, normal_name, scan
+from sidetune_core.errors import PluginError, SidetuneError, suggest
 
 
 def load_error(plugin: Plugin, error: BaseException) -> PluginError:
     """The error of a plugin whose import has raised `error`."""
     module, attribute = (component.strip() for component in plugin.target.partition(":")[::2])
+    if isinstance(error, SidetuneError):  # the module knows better what it needs
+        return PluginError(f"{plugin.title}: {error}")
     missing = (isinstance(error, ModuleNotFoundError) and error.name) or ""
+    if plugin.distribution == LOCAL and missing == module.partition(".")[0]:
+        for problem in scan((plugin.kind,)).unusable:
+            if problem.name == plugin.name:  # a package lists a component of this name
+                return PluginError(str(problem))
     if missing and missing.partition(".")[0] not in {module.partition(".")[0], "sidetune_core"}:
         return PluginError(f"{plugin.title} needs '{missing}': {_remedy(plugin, missing)}")
     if isinstance(error, AttributeError) and module in sys.modules:  # a failed import leaves no module behind
@@ -27,7 +34,7 @@ def _remedy(plugin: Plugin, module: str) -> str:
     """The command that installs `module`: an extra or a requirement of the plugin's distribution, or the bare
     name."""
     top = module.partition(".")[0]
-    providers = metadata.packages_distributions().get(top, [])  # empty where all of the library is missing
+    providers = packages_distributions().get(top, [])  # empty where all of the library is missing
     names = {normal_name(name) for name in (top, *providers)}
     for distribution in metadata.distributions(name=plugin.distribution):
         requirements = _requirements(distribution, names)

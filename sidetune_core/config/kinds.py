@@ -14,7 +14,7 @@ class Kind:
     name: str
     group: str
     interface: str
-    """The class to derive from, as ``module:Class``; imported after the first plugin is."""
+    """The class to derive from, as ``module:Class``; imported before the first plugin is."""
     methods: tuple[str, ...]
     """The methods that a plugin of this kind has to define."""
     summary: str

@@ -212,13 +212,15 @@ def _is_supported(hint: Any) -> bool:
     if len(kinds) != 1:
         return False
     if typing.get_origin(kinds[0]) is tuple:
-        entry, *rest = typing.get_args(kinds[0])
-        return rest == [...] and _is_scalar(entry)
+        entries = typing.get_args(kinds[0])
+        return len(entries) == 2 and entries[1] is ... and _is_scalar(entries[0])
     return _is_scalar(kinds[0])
 
 
 def _is_scalar(hint: Any) -> bool:
-    return hint in (bool, int, float, str, Path) or _is_literal(hint)
+    if _is_literal(hint):
+        return all(isinstance(value, str | int | float) for value in typing.get_args(hint))
+    return hint in (bool, int, float, str, Path)
 
 
 def structure(config: type[T], values: Mapping[str, Any], owner: str, recorded: bool = False) -> T:

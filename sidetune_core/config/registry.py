@@ -1,8 +1,8 @@
 """The registry: from the name of a plugin to its class.
 
-Three steps, three functions: `installed` reads metadata and imports nothing, `find` turns a name into one
+Three steps, three functions: `scan` reads metadata and imports nothing, `find` turns a name into one
 `Plugin`, `load` imports its class and checks it. Each failure is a `PluginError` that names the distribution
-and the remedy.
+and the remedy. What one package declares wrongly is `Unusable`, and affects no other package.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import metadata
 from typing import Any, Final
@@ -20,11 +20,20 @@ from typing import Any, Final
 import attrs
 from stevedore.extension import ExtensionManager
 
+from sidetune_core.config import package_metadata
 from sidetune_core.config.kinds import KINDS, Kind, kind
-from sidetune_core.errors import PluginError, suggest
+from sidetune_core.config.process_state import interrupts_noted, process_kept_alive, process_state_kept
+from sidetune_core.errors import PluginError, shorten, suggest
 
 LOCAL: Final = "local"
 """The distribution of code in the current folder."""
+
+NAME: Final = r"\w[\w.+-]*"
+"""The names that can be chosen: a slash separates distribution and name, a colon module and class, a comma
+the names of a sweep, and a dash begins an option."""
+
+TARGET: Final = r"[\w.]+\s*(:\s*[\w.]+\s*)?(\[.*\]\s*)?"
+"""The values of entry points, as `importlib.metadata` reads them."""
 
 
 @attrs.frozen
@@ -54,30 +63,100 @@ class Plugin:
         return metadata.EntryPoint(self.name, self.target, self.kind.group)
 
 
+@attrs.frozen
+class Unusable:
+    """Metadata of a package that cannot be used, and why."""
+
+    origin: str
+    """The distribution and its version, or the folder of its metadata where it has no name."""
+    reason: str
+    kind: Kind | None = None
+    """The kind of a component that is declared wrongly; None if all of the package is unreadable."""
+    name: str = ""
+
+    def __str__(self) -> str:
+        component = f"{self.kind.name} '{self.name}' " if self.kind is not None else ""
+        return f"{component}({self.origin}): {self.reason}" if component else f"{self.origin}: {self.reason}"
+
+
+@attrs.frozen
+class Inventory:
+    """What the metadata of all installed packages declares."""
+
+    plugins: Mapping[Kind, tuple[Plugin, ...]]
+    """By kind, sorted by name and distribution."""
+    unusable: tuple[Unusable, ...]
+
+    def of_kind(self, kind: Kind) -> tuple[Unusable, ...]:
+        """The components of a kind that are declared wrongly."""
+        return tuple(problem for problem in self.unusable if problem.kind == kind)
+
+    @property
+    def damaged(self) -> tuple[Unusable, ...]:
+        """The packages whose metadata cannot be read."""
+        return tuple(problem for problem in self.unusable if problem.kind is None)
+
+
 def installed(kind: Kind) -> tuple[Plugin, ...]:
-    """All plugins of a kind, sorted by name and distribution, from metadata only. Each distribution counts
-    once.
-
-    Unreadable metadata is skipped, so that a broken package does not affect the others.
-    """
-    return installed_by_kind((kind,))[kind]
+    """All plugins of a kind, sorted by name and distribution, from metadata only."""
+    return scan((kind,)).plugins[kind]
 
 
-def installed_by_kind(kinds: Sequence[Kind] = KINDS) -> dict[Kind, tuple[Plugin, ...]]:
-    """`installed` for several kinds, with one scan of the metadata."""
+def scan(kinds: Sequence[Kind] = KINDS) -> Inventory:
+    """The plugins of some kinds, from metadata only. Each distribution counts once."""
     importlib.invalidate_caches()  # finds packages that this process has just installed
+    groups = [known.group for known in kinds]
     plugins: dict[Kind, dict[tuple[str, str], Plugin]] = {known: {} for known in kinds}
+    unusable: dict[Unusable, None] = {}
     for listed in metadata.distributions():
-        # reading a field parses the whole metadata: only for packages with plugins, and once
-        if not any(_entries(listed, kinds)) or not (name := _field(listed, "Name")):
-            continue  # pip can leave a folder without metadata behind
-        distribution = _installed_one(name, listed)
-        title, version = _field(distribution, "Name"), _field(distribution, "Version")
-        for known, entries in zip(kinds, _entries(distribution, kinds), strict=True):
-            for entry in entries:
-                plugin = Plugin(known, entry.name, title, version, entry.value)
-                plugins[known][entry.name, normal_name(title)] = plugin
-    return {known: tuple(found[key] for key in sorted(found)) for known, found in plugins.items()}
+        try:
+            # reading a field parses the whole metadata: only for packages with plugins, and once
+            if not any(package_metadata.entry_points(listed, groups)):
+                continue
+            title = package_metadata.field(listed, "Name")
+            distribution = _installed_one(title, listed) if title else listed
+            entries = package_metadata.entry_points(distribution, groups)
+        except ValueError as error:
+            unusable[Unusable(_origin(listed), str(error))] = None
+            continue
+        if not title:
+            unusable[
+                Unusable(package_metadata.location(listed), "it has plugins, and METADATA without a name")
+            ] = None
+            continue
+        title, version = (package_metadata.field(distribution, name) for name in ("Name", "Version"))
+        for known, declared in zip(kinds, entries, strict=True):
+            for plugin in (Plugin(known, entry.name, title, version, entry.value) for entry in declared):
+                if reason := _why_unusable(plugin, declared):
+                    unusable[Unusable(plugin.origin, reason, known, plugin.name)] = None
+                else:
+                    plugins[known][plugin.name, normal_name(title)] = plugin
+    return Inventory(
+        {known: tuple(found[key] for key in sorted(found)) for known, found in plugins.items()},
+        tuple(unusable),
+    )
+
+
+def _origin(distribution: metadata.Distribution) -> str:
+    """The name and version of a distribution, with the folder of its metadata."""
+    name, version = (package_metadata.field(distribution, field) for field in ("Name", "Version"))
+    folder = package_metadata.location(distribution)
+    return f"{name} {version} ({folder})" if name else folder
+
+
+def _why_unusable(plugin: Plugin, declared: Sequence[metadata.EntryPoint]) -> str:
+    """Why a component that a distribution declares in a group cannot be used; empty if it can."""
+    if not re.fullmatch(NAME, plugin.name):
+        return (
+            "its name cannot be chosen; a name has letters, digits, '-', '_', '.' and '+', "
+            "and begins with a letter or digit"
+        )
+    targets = [entry.value for entry in declared if entry.name == plugin.name]
+    if len(targets) > 1:
+        return f"{package_metadata.ENTRY_POINTS} has {len(targets)} lines for it: {', '.join(targets)}"
+    if not re.fullmatch(TARGET, plugin.target):
+        return f"its target '{plugin.target}' is not module:Class"
+    return ""
 
 
 def ships(distribution: str, slot: str, name: str) -> bool:
@@ -94,7 +173,7 @@ def shipped(distribution: str) -> tuple[Plugin, ...]:
     Raises:
         PluginError: it is not installed, or has none.
     """
-    available = [plugin for plugins in installed_by_kind().values() for plugin in plugins]
+    available = [plugin for plugins in scan().plugins.values() for plugin in plugins]
     plugins = _of_distribution(distribution, available)
     if not plugins:
         known = sorted({plugin.distribution for plugin in available})
@@ -108,26 +187,6 @@ def shipped(distribution: str) -> tuple[Plugin, ...]:
 def _of_distribution(distribution: str, plugins: Iterable[Plugin]) -> tuple[Plugin, ...]:
     name = normal_name(distribution)
     return tuple(plugin for plugin in plugins if normal_name(plugin.distribution) == name)
-
-
-def _entries(
-    distribution: metadata.Distribution, kinds: Sequence[Kind]
-) -> list[tuple[metadata.EntryPoint, ...]]:
-    """Its entry points of each kind; none where the file is malformed."""
-    try:
-        entries = distribution.entry_points
-        return [tuple(entries.select(group=kind.group)) for kind in kinds]
-    except (TypeError, ValueError):  # a line without '=', or not UTF-8
-        return [() for _ in kinds]
-
-
-def _field(distribution: metadata.Distribution, field: str) -> str:
-    """A field of its metadata, empty where there is none."""
-    try:
-        fields = distribution.metadata
-        return str(fields[field]) if field in fields else ""
-    except (TypeError, ValueError, metadata.PackageNotFoundError):  # no file, or not UTF-8
-        return ""
 
 
 def _installed_one(name: str, listed: metadata.Distribution) -> metadata.Distribution:
@@ -157,22 +216,14 @@ def find(kind: Kind, choice: str) -> Plugin:
                 f"such as my_module:My{kind.name.title()}"
             )
         return Plugin(kind, choice, LOCAL, "", choice)
-    available = installed(kind)
-    if not available:
-        raise PluginError(
-            f"no {kind.name} named '{choice}': no package provides any. "
-            "Is sidetune installed? pip install -e ."
-        )
+    inventory = scan((kind,))
+    available = inventory.plugins[kind]
     distribution, _, name = choice.rpartition("/")
-    if distribution:
-        available = _within(distribution, name, available)
     matches = [plugin for plugin in available if plugin.name == name]
+    if distribution:
+        matches = list(_of_distribution(distribution, matches))
     if not matches:
-        names = sorted({plugin.name for plugin in available})
-        where = f" in {available[0].origin}" if distribution else ""
-        raise PluginError(
-            f"no {kind.name} named '{name}'{where}.{suggest(name, names)} Installed: {', '.join(names)}"
-        )
+        raise _not_found(kind, choice, inventory)
     if len(matches) > 1:
         origins = " and ".join(plugin.origin for plugin in matches)
         choices = " or ".join(f"{plugin.distribution}/{name}" for plugin in matches)
@@ -180,19 +231,66 @@ def find(kind: Kind, choice: str) -> Plugin:
     return matches[0]
 
 
+def _not_found(kind: Kind, choice: str, inventory: Inventory) -> PluginError:
+    """The error for a name that no package provides, or none as it should."""
+    available = inventory.plugins[kind]
+    distribution, _, name = choice.rpartition("/")
+    for problem in inventory.of_kind(kind):
+        owner = normal_name(problem.origin.partition(" ")[0])
+        if problem.name == choice or (problem.name == name and owner == normal_name(distribution)):
+            return PluginError(str(problem))
+    damaged = f" Unreadable: {shorten(inventory.damaged)}." if inventory.damaged else ""
+    if not available:
+        return PluginError(
+            f"no {kind.name} named '{choice}': no package provides any. "
+            f"Is sidetune installed? pip install -e .{damaged}"
+        )
+    where = ""
+    if distribution:
+        within = _of_distribution(distribution, available)
+        if not within:
+            known = sorted({plugin.distribution for plugin in available})
+            return PluginError(
+                f"no {kind.name} named '{name}' in '{distribution}'.{suggest(distribution, known)} "
+                f"Packages with a {kind.name}: {', '.join(known)}.{damaged}".removesuffix(".")
+            )
+        available, where = within, f" in {within[0].origin}"
+    names = sorted({plugin.name for plugin in available})
+    return PluginError(
+        f"no {kind.name} named '{name}'{where}.{suggest(name, names)} "
+        f"Installed: {', '.join(names)}.{damaged}".removesuffix(".")
+    )
+
+
 def load(plugin: Plugin) -> type[Any]:
     """Import a plugin's class and check that it implements its kind.
+
+    What the import changes of the process is restored: see `process_state`.
 
     Raises:
         PluginError: a library is missing, the import fails, or the class does not implement its kind.
     """
-    with _current_folder() if plugin.distribution == LOCAL else nullcontext():
-        try:
-            loaded = _Loader(plugin).extensions[0].plugin
-        except (AssertionError, SystemExit) as error:  # stevedore shows these two to no callback
-            raise _load_error(plugin, error) from error
-    _check(plugin, loaded)
+    with (
+        _current_folder() if plugin.distribution == LOCAL else nullcontext(),
+        package_metadata.damaged_metadata_skipped(),
+    ):
+        interface = pkgutil.resolve_name(plugin.kind.interface)  # imports torch, whose settings are kept
+        loaded: type[Any] = _import(plugin)
+        _check(plugin, loaded, interface)
     return loaded
+
+
+def _import(plugin: Plugin) -> Any:
+    """What the target of a plugin names."""
+    with process_state_kept(), process_kept_alive(), interrupts_noted() as interrupts:
+        try:
+            return _Loader(plugin).extensions[0].plugin
+        except PluginError:
+            raise
+        except BaseException as error:  # SystemExit too: none of them may end a command of sidetune
+            if isinstance(error, KeyboardInterrupt) and interrupts:
+                raise
+            raise _load_error(plugin, error) from error
 
 
 class _Loader(ExtensionManager[Any]):
@@ -223,29 +321,17 @@ def _current_folder() -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _within(distribution: str, name: str, available: Sequence[Plugin]) -> tuple[Plugin, ...]:
-    plugins = _of_distribution(distribution, available)
-    if not plugins:
-        kind, known = available[0].kind.name, sorted({plugin.distribution for plugin in available})
-        hint = suggest(distribution, known)
-        raise PluginError(
-            f"no {kind} named '{name}' in '{distribution}'.{hint} Packages with a {kind}: {', '.join(known)}"
-        )
-    return plugins
-
-
 def _load_error(plugin: Plugin, error: BaseException) -> PluginError:
     from sidetune_core.config.install_hints import load_error
 
     return load_error(plugin, error)
 
 
-def _check(plugin: Plugin, loaded: object) -> None:
+def _check(plugin: Plugin, loaded: object, interface: type[Any]) -> None:
     """Raise `PluginError` unless `loaded` is a class that implements the plugin's kind."""
     kind = plugin.kind
     if not isinstance(loaded, type):
         raise PluginError(f"{plugin.title}: {plugin.target} is not a class; name a class in the entry point")
-    interface = pkgutil.resolve_name(kind.interface)
     here = f"{plugin.title}: {loaded.__name__}"
     if not issubclass(loaded, interface):
         word = interface.__name__
@@ -266,7 +352,12 @@ def _check(plugin: Plugin, loaded: object) -> None:
         raise PluginError(f"{here}.Config has no default for {', '.join(bare)}; every option needs one")
     from sidetune_core.config.options import SUPPORTED_TYPES, unsupported_options
 
-    if unsupported := unsupported_options(config):
+    try:
+        unsupported = unsupported_options(config)
+    except Exception as error:  # a name in a type hint that the module does not have
+        reason = f"{type(error).__name__}: {error}"
+        raise PluginError(f"{here}.Config: the types of its options cannot be read: {reason}") from error
+    if unsupported:
         raise PluginError(
             f"{here}.Config has options of unsupported types: {', '.join(unsupported)}. "
             f"Supported: {SUPPORTED_TYPES}"

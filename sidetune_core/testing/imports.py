@@ -9,16 +9,30 @@ import io
 import json
 import subprocess
 import sys
+from typing import Final
 
 import torch
 
+from sidetune_core.config.process_state import (
+    changed_settings,
+    process_kept_alive,
+    process_state_kept,
+    settings,
+)
 from sidetune_core.config.registry import LOCAL, Plugin, shipped
 from sidetune_core.testing.findings import Broken, Skipped
 from sidetune_core.testing.state import random_state
 
+UNUSUAL_THREADS: Final = 3
+"""The number of threads during the observation: a module that sets one, sets 1 or that of all processors."""
+
 
 def import_has_no_side_effects(plugin: Plugin) -> None:
-    """The module prints nothing, and does not change random states or PyTorch's defaults."""
+    """The module prints nothing, and changes no state of the process.
+
+    Observed are random states, PyTorch's defaults, the current folder, signal handlers, warning filters and
+    logging (see `process_state.settings`). In a run, the registry restores them.
+    """
     module = _module(plugin)
     if effects := _observe(plugin)[module]["effects"]:
         raise Broken(f"importing {module} {' and '.join(effects)}; do this in the class, when it is used")
@@ -50,7 +64,8 @@ def _observe(plugin: Plugin) -> dict[str, dict[str, list[str]]]:
 def _observe_imports(modules: tuple[str, ...], path: tuple[str, ...]) -> dict[str, dict[str, list[str]]]:
     """By module: the side effects of its import, and whether its package had imported it already."""
     request = json.dumps({"modules": modules, "path": path})
-    program = f"from {__name__} import main; main()"
+    skip = "from sidetune_core.config.package_metadata import damaged_metadata_skipped as skipped"
+    program = f"{skip}\nwith skipped():\n    from {__name__} import main\n    main()"
     done = subprocess.run(
         [sys.executable, "-c", program], input=request, capture_output=True, text=True, check=True
     )
@@ -72,31 +87,22 @@ def _import_all(modules: list[str]) -> dict[str, dict[str, list[str]]]:
 
 def _effects(module: str) -> list[str]:
     """The side effects of importing a module; another check reports a failed import."""
-    state, defaults = random_state(), _defaults()
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.suppress(Exception):
-        importlib.import_module(module)
-    effects = []
-    if printed.getvalue():
-        effects.append(f"prints {printed.getvalue().splitlines()[0]!r}")
-    if random_state() != state:
-        effects.append("draws random numbers or seeds a generator")
-    if _defaults() != defaults:
-        effects.append("changes defaults of PyTorch (type, threads, gradient mode)")
-    return effects
-
-
-def _defaults() -> tuple[object, ...]:
-    return (
-        torch.get_default_dtype(),
-        torch.get_num_threads(),
-        torch.is_grad_enabled(),
-        torch.are_deterministic_algorithms_enabled(),
-    )
+    with process_state_kept():  # for the modules that follow
+        before = {name: setting.read() for name, setting in settings().items()}
+        state, printed = random_state(), io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.suppress(BaseException), process_kept_alive():
+            importlib.import_module(module)
+        effects = [f"prints {printed.getvalue().splitlines()[0]!r}"] if printed.getvalue() else []
+        if random_state() != state:
+            effects.append("draws random numbers or seeds a generator")
+        if changed := changed_settings(before):
+            effects.append(f"changes {', '.join(changed)}")
+        return effects
 
 
 def main() -> None:
     """Import the modules named on standard input, and write what was observed to standard output."""
     request = json.load(sys.stdin)
     sys.path[:] = request["path"]
+    torch.set_num_threads(UNUSUAL_THREADS)
     print(json.dumps(_import_all(request["modules"])))

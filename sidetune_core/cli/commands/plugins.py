@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import attrs
@@ -21,7 +23,10 @@ def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> i
         json: print JSON.
     """
     chosen = [kinds.kind(kind)] if kind else list(kinds.KINDS)
-    plugins = registry.installed_by_kind(chosen)
+    inventory = registry.scan(chosen)
+    plugins = inventory.plugins
+    for problem in inventory.unusable if json else inventory.damaged:
+        print(f"warning: {problem}", file=sys.stderr)
     if json:
         without_kind = attrs.filters.exclude("kind")
         tables = {
@@ -34,6 +39,8 @@ def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> i
         print(f"{listed.plural} ({listed.summary})")
         for plugin in plugins[listed]:
             print(f"  {plugin.name:<14}{plugin.origin}")
+        for problem in inventory.of_kind(listed):
+            print(f"  {problem.name:<14}{problem.origin}, unusable: {problem.reason}")
         if not plugins[listed]:
             print("  none")
     return 0
@@ -51,7 +58,8 @@ def describe(kind: Positional[str], name: Positional[str]) -> int:
     from sidetune_core.config.resolve import recipe_tables
 
     plugin = registry.find(kinds.kind(kind), name)
-    cls = registry.load(plugin)
+    with redirect_stdout(sys.stderr):  # what its module prints is no description
+        cls = registry.load(plugin)
     print(f"{plugin.title}: {plugin.target}\n\n{inspect.getdoc(cls)}\n")
     for attribute, label in (("needs", "needs"), ("optional_components", "can use")):
         if getattr(cls, attribute, None):

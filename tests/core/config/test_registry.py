@@ -4,7 +4,9 @@ one."""
 from __future__ import annotations
 
 import email
+import os
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -329,6 +331,9 @@ def test_a_missing_module_of_the_plugin_or_of_ours_is_no_library(
         ("raise AttributeError('inside')", "AttributeError: inside"),
         ("assert False", "AssertionError"),
         ("raise SystemExit(3)", "SystemExit: 3"),
+        ("import os; os._exit(0)", "SystemExit: os._exit(0)"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("class Odd(BaseException): ...\nraise Odd('odd')", "Odd: odd"),
         ("def", "SyntaxError: invalid syntax (acme_foo.py, line 1)"),
     ],
 )
@@ -406,6 +411,60 @@ def test_a_config_that_is_not_frozen_attrs_is_told_the_decorator(
 def test_an_option_without_a_default_is_named(fake_distribution: FakeDistribution) -> None:
     said = failure_of(GOOD.replace("coef: float = 1.0", "coef: float"), fake_distribution)
     assert said == "learner 'foo' (acme 2.0): Foo.Config has no default for coef; every option needs one"
+
+
+def test_a_type_hint_that_cannot_be_read_is_said(fake_distribution: FakeDistribution) -> None:
+    source = "from __future__ import annotations\n" + GOOD.replace("coef: float", "coef: Lost")
+    assert failure_of(source, fake_distribution).endswith(
+        "Foo.Config: the types of its options cannot be read: NameError: name 'Lost' is not defined"
+    )
+
+
+@pytest.mark.parametrize(
+    "hint",
+    ["list[int]", "dict[str, float]", "frozenset[str]", "tuple[int, int]", "tuple[()]", "complex", "Any"]
+    + ["int | str", "Colour", "Inner", "Inner | None", "Literal[None]", "Literal[Colour.RED]", "bytes"],
+)
+def test_an_unsupported_type_is_named(hint: str, fake_distribution: FakeDistribution) -> None:
+    source = GOOD.replace("coef: float = 1.0", f"coef: {hint} = None") + (
+        "\nimport enum\nfrom typing import Any, Literal\nColour = enum.Enum('Colour', 'RED')\n"
+        "@attrs.define\nclass Inner:\n    width: int = 1\n"
+    )
+    said = failure_of("from __future__ import annotations\n" + source, fake_distribution)
+    assert said.startswith("learner 'foo' (acme 2.0): Foo.Config has options of unsupported types: coef: ")
+
+
+@pytest.mark.parametrize(
+    "hint",
+    ["Path", "Path | None", "Literal['a', 'b']", "Literal[1, 2]", "tuple[int, ...]", "Optional[int]"]
+    + ["bool | None", "Inner", "tuple[Literal['a'], ...] | None"],
+)
+def test_a_supported_type_is_accepted(hint: str, fake_distribution: FakeDistribution) -> None:
+    source = GOOD.replace("coef: float = 1.0", f"coef: {hint} = None") + (
+        "\nfrom pathlib import Path\nfrom typing import Literal, Optional\n"
+        "@attrs.frozen\nclass Inner:\n    width: int = 1\n"
+    )
+    fake_distribution(modules={"acme_foo": "from __future__ import annotations\n" + source})
+    assert load(find(LEARNER, "foo")).__name__ == "Foo"
+
+
+def test_an_import_that_changes_the_folder_leaves_the_run_where_it_is(
+    fake_distribution: FakeDistribution,
+) -> None:
+    fake_distribution(modules={"acme_foo": "import os; os.chdir('/')\n" + GOOD})
+    before = os.getcwd()
+    load(find(LEARNER, "foo"))
+    assert os.getcwd() == before
+
+
+def test_a_package_of_a_zip_file_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = tmp_path / "zed-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("zed_mod.py", GOOD)
+        file.writestr("zed-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: zed\nVersion: 1.0\n")
+        file.writestr("zed-1.0.dist-info/entry_points.txt", f"[{LEARNER.group}]\nzed = zed_mod:Foo\n")
+    monkeypatch.syspath_prepend(wheel)
+    assert load(find(LEARNER, "zed")).__name__ == "Foo"
 
 
 # --- the current folder
