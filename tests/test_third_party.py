@@ -105,8 +105,14 @@ def test_a_package_is_installed_runs_and_is_uninstalled_without_a_change_of_the_
     done = environment.sidetune_run(*argv, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     plugins = json.loads((out / "run.json").read_text(encoding="utf-8"))["plugins"]
-    assert plugins["learner"] == {"distribution": "acme-sidetune 2.0", "class": "acme_sidetune.bitfit:BitFit"}
-    assert plugins["env"]["distribution"] == "acme-sidetune 2.0"
+    recorded = {key: value for key, value in plugins["learner"].items() if key != "source"}
+    assert recorded == {
+        "name": "acme-sidetune/bitfit",
+        "distribution": "acme-sidetune",
+        "version": "2.0",
+        "class": "acme_sidetune.bitfit:BitFit",
+    }
+    assert plugins["env"]["distribution"] == "acme-sidetune"
     assert (out / "status").read_text(encoding="utf-8") == "done\n"
     listing = environment.sidetune_run("--help", folder=tmp_path).stdout
     assert "bitfit" in listing

@@ -159,8 +159,9 @@ def read_certificate(folder: RunFolder) -> Certificate | None:
         raise RunError(f"{path} is damaged: {details}") from error
 
 
-def certificate_lines(certificate: Certificate) -> list[str]:
-    """One line for the run, and one for each task that later tasks changed."""
+def certificate_lines(certificate: Certificate, plugin_changes: Sequence[str] = ()) -> list[str]:
+    """One line for the run, one for each task that later tasks changed, and the plugins that changed during
+    the run, which may be the cause (see `plugin_record.segment_lines`)."""
     earlier = [record for record in certificate.tasks if record.verdict != LAST]
     if not earlier:
         return []
@@ -182,7 +183,7 @@ def certificate_lines(certificate: Certificate) -> list[str]:
             lines.append(
                 f"  {record.id}: {_changes(record)}; outputs for its probes {_outputs(record.probes)}"
             )
-    return lines
+    return [*lines, *(f"  likely cause, {change}" for change in plugin_changes)]
 
 
 def _span(records: Sequence[TaskRecord]) -> str:

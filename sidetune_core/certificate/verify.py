@@ -18,6 +18,7 @@ from sidetune_core.certificate import probes
 from sidetune_core.certificate.issue import compare
 from sidetune_core.certificate.probes import Stored
 from sidetune_core.certificate.record import Certificate, TaskRecord, TaskSketch, overall, read_certificate
+from sidetune_core.config.plugin_record import recorded_changes
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import RunError, WeightsError, shorten
 from sidetune_core.interfaces.heads import ClassHead
@@ -47,6 +48,8 @@ class Verification:
     """Contradictions between folder and certificate; none if the certificate holds."""
     notes: tuple[str, ...]
     """Remarks that are no contradiction."""
+    cause: str = ""
+    """The likely cause of the problems, where plugins are not those that the run was made with."""
 
 
 def verify(folder: RunFolder) -> Verification:
@@ -87,9 +90,15 @@ def verify(folder: RunFolder) -> Verification:
     if problems:
         return Verification(certificate, tuple(problems), ())
     problems += _hash_mismatches(certificate, states)
-    notes: list[str] = []
-    problems += _replay_mismatches(folder, certificate, states, stored, notes)
-    return Verification(certificate, tuple(problems), tuple(notes))
+    resolved = read_resolved(folder)
+    changes = resolved.plugin_changes()
+    notes = [f"another plugin is installed than the run was made with: {change}" for change in changes]
+    notes += [f"the run noted: {line}" for line in recorded_changes(folder.read_json("run.json"))]
+    problems += _replay_mismatches(folder, resolved, certificate, states, stored, notes)
+    cause = ""
+    if problems and changes:
+        cause = f"{'; '.join(map(str, changes))}. To verify what the run was made with: {changes[0].remedy}"
+    return Verification(certificate, tuple(problems), tuple(notes), cause)
 
 
 def _contradictions(certificate: Certificate) -> Iterator[str]:
@@ -156,13 +165,13 @@ def _hash_mismatches(certificate: Certificate, states: States) -> Iterator[str]:
 
 def _replay_mismatches(
     folder: RunFolder,
+    resolved: ResolvedRun,
     certificate: Certificate,
     states: States,
     stored: Mapping[str, Stored],
     notes: list[str],
 ) -> Iterator[str]:
     """Where the learner, rebuilt from the newest checkpoint, contradicts the certificate."""
-    resolved = read_resolved(folder)
     machine = choose_machine(resolved)
     run_machine = folder.read_json("run.json").get("machine")
     if str(machine) != run_machine:

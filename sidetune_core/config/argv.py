@@ -27,11 +27,12 @@ from sidetune_core.config.resolve import (
     ResolvedRun,
     completed,
     load_components,
+    recorded_version_named,
     structured_tables,
     usable,
 )
 from sidetune_core.config.spec import MOVED_OPTIONS, TABLES, Choice, RunSpec, TrainOptions, read_spec
-from sidetune_core.errors import OptionError, suggest
+from sidetune_core.errors import OptionError, PluginError, suggest
 
 PROGRAM = "sidetune-run"
 
@@ -50,12 +51,17 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
         "interval between checkpoints within a task, for --resume: steps (200), seconds (30s), or none for "
         "a checkpoint at interruptions only; default 60s",
     ),
+    "allow_changed_plugins": (
+        bool,
+        False,
+        "with --resume: continue although the source of a plugin has changed since the run was begun",
+    ),
     "dry_run": (bool, False, "print the resolved spec and exit"),
     "quiet": (bool, False, "print no progress"),
     "debug": (bool, False, "print the traceback of an error"),
 }
 
-RESUMABLE = ("resume", "save-every", "quiet", "debug")
+RESUMABLE = ("resume", "save-every", "quiet", "debug", "allow-changed-plugins")
 """The options that can be combined with ``--resume``."""
 
 
@@ -72,6 +78,7 @@ class Arguments:
     dry_run: bool = False
     quiet: bool = False
     save_every: str | None = None
+    allow_changed_plugins: bool = False
 
 
 @attrs.frozen
@@ -84,6 +91,7 @@ class _Request:
     resume: Path | None
     save_every: str | None
     quiet: bool
+    allow_changed_plugins: bool
     help: bool
 
 
@@ -99,16 +107,18 @@ def parse(argv: Sequence[str]) -> Arguments:
     request = _first_stage(arguments)
     if request.resume and not request.help:
         return _resume_only(request, arguments)
+    if request.allow_changed_plugins and not request.help:
+        raise OptionError("--allow-changed-plugins goes with --resume: a new run uses the installed plugins")
     if request.help and not request.names and request.spec is None:
         _print_short_help()
     spec = with_names(read_spec(request.spec) if request.spec else RunSpec(), request.names)
     with redirect_stdout(sys.stderr):  # standard output is for results, whatever a plugin prints
         loaded = load_components(spec)
     spec = _respelled(completed(spec, loaded), loaded)
-    defaults: dict[str, Any] = {
-        slot: structure(cls.Config, _options(spec, slot), _owner(spec, slot), spec.recorded)
-        for slot, (_, cls) in loaded.items()
-    }
+    defaults: dict[str, Any] = {}
+    for slot, (_, cls) in loaded.items():
+        with recorded_version_named(spec, slot):
+            defaults[slot] = structure(cls.Config, _options(spec, slot), _owner(spec, slot), spec.recorded)
     defaults |= structured_tables(spec, *loaded["env"])
     configs = {slot: type(config) for slot, config in defaults.items()}
     spellings = make_spellings(configs)
@@ -136,6 +146,7 @@ def _first_stage(arguments: Sequence[Argument]) -> _Request:
         resume=Path(values["resume"]) if "resume" in values else None,
         save_every=values.get("save-every"),
         quiet="quiet" in typed,
+        allow_changed_plugins="allow-changed-plugins" in typed,
         help=bool({"help", "-h"} & typed),
     )
 
@@ -151,7 +162,12 @@ def _resume_only(request: _Request, arguments: Sequence[Argument]) -> Arguments:
                 f"to change it, start a new run: {PROGRAM} --spec {spec} {argument.typed} …"
             )
     return Arguments(
-        RunSpec(), None, resume=request.resume, quiet=request.quiet, save_every=request.save_every
+        RunSpec(),
+        None,
+        resume=request.resume,
+        quiet=request.quiet,
+        save_every=request.save_every,
+        allow_changed_plugins=request.allow_changed_plugins,
     )
 
 
@@ -176,7 +192,13 @@ def with_names(spec: RunSpec, names: Mapping[str, str]) -> RunSpec:
 def _is_chosen(slot: str, name: str, spec: RunSpec) -> bool:
     """Whether a spec already has this component, by its short or its qualified name."""
     chosen = spec.component(slot)
-    return chosen is not None and registry.find(kind(slot), name) == registry.find(kind(slot), chosen.name)
+    if chosen is None or chosen.name == name:
+        return chosen is not None
+    requested = registry.find(kind(slot), name)
+    try:
+        return requested == registry.find(kind(slot), chosen.name, spec.recorded)
+    except PluginError:  # the spec's is not installed, which does not matter if it is replaced
+        return False
 
 
 def _respelled(spec: RunSpec, loaded: Mapping[str, Loaded]) -> RunSpec:

@@ -23,6 +23,11 @@ class Kind:
     def plural(self) -> str:
         return self.group.removeprefix("sidetune.")
 
+    @property
+    def former_group(self) -> str:
+        """The group of former names: ``sidetune.former_learners``. Each has the target of a present name."""
+        return self.group.replace("sidetune.", "sidetune.former_", 1)
+
 
 BASE = Kind(
     "base",

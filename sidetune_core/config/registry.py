@@ -12,6 +12,7 @@ import os
 import pkgutil
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import metadata
@@ -86,6 +87,8 @@ class Inventory:
     plugins: Mapping[Kind, tuple[Plugin, ...]]
     """By kind, sorted by name and distribution."""
     unusable: tuple[Unusable, ...]
+    former: Mapping[Kind, tuple[tuple[str, Plugin], ...]]
+    """Former names with the present component of the same distribution."""
 
     def of_kind(self, kind: Kind) -> tuple[Unusable, ...]:
         """The components of a kind that are declared wrongly."""
@@ -105,36 +108,80 @@ def installed(kind: Kind) -> tuple[Plugin, ...]:
 def scan(kinds: Sequence[Kind] = KINDS) -> Inventory:
     """The plugins of some kinds, from metadata only. Each distribution counts once."""
     importlib.invalidate_caches()  # finds packages that this process has just installed
-    groups = [known.group for known in kinds]
-    plugins: dict[Kind, dict[tuple[str, str], Plugin]] = {known: {} for known in kinds}
-    unusable: dict[Unusable, None] = {}
-    for listed in metadata.distributions():
+    collector = _Collector(kinds)
+    for distribution in metadata.distributions():
         try:
-            # reading a field parses the whole metadata: only for packages with plugins, and once
-            if not any(package_metadata.entry_points(listed, groups)):
-                continue
-            title = package_metadata.field(listed, "Name")
-            distribution = _installed_one(title, listed) if title else listed
-            entries = package_metadata.entry_points(distribution, groups)
+            collector.add(distribution)
         except ValueError as error:
-            unusable[Unusable(_origin(listed), str(error))] = None
-            continue
-        if not title:
-            unusable[
-                Unusable(package_metadata.location(listed), "it has plugins, and METADATA without a name")
-            ] = None
-            continue
-        title, version = (package_metadata.field(distribution, name) for name in ("Name", "Version"))
-        for known, declared in zip(kinds, entries, strict=True):
-            for plugin in (Plugin(known, entry.name, title, version, entry.value) for entry in declared):
-                if reason := _why_unusable(plugin, declared):
-                    unusable[Unusable(plugin.origin, reason, known, plugin.name)] = None
-                else:
-                    plugins[known][plugin.name, normal_name(title)] = plugin
-    return Inventory(
-        {known: tuple(found[key] for key in sorted(found)) for known, found in plugins.items()},
-        tuple(unusable),
-    )
+            collector.refuse(Unusable(_origin(distribution), str(error)))
+    return collector.inventory()
+
+
+class _Collector:
+    """Makes an inventory, one distribution after another."""
+
+    def __init__(self, kinds: Sequence[Kind]) -> None:
+        self._kinds = kinds
+        self._groups = [group for kind in kinds for group in (kind.group, kind.former_group)]
+        self._plugins: dict[Kind, dict[tuple[str, str], Plugin]] = {kind: {} for kind in kinds}
+        self._former: dict[Kind, dict[tuple[str, str], Plugin]] = {kind: {} for kind in kinds}
+        self._unusable: dict[Unusable, None] = {}
+
+    def add(self, listed: metadata.Distribution) -> None:
+        """Add what a distribution declares.
+
+        Raises:
+            ValueError: its metadata is damaged.
+        """
+        # reading a field parses the whole metadata: only for packages with plugins, and once
+        if not any(package_metadata.entry_points(listed, self._groups)):
+            return
+        if not (name := package_metadata.field(listed, "Name")):  # pip can leave a folder behind
+            raise ValueError("it has plugins, and METADATA without a name")
+        distribution = _installed_one(name, listed)
+        title, version = (package_metadata.field(distribution, field) for field in ("Name", "Version"))
+        groups = iter(package_metadata.entry_points(distribution, self._groups))
+        for known, present, former in zip(self._kinds, groups, groups, strict=True):
+            present_plugins, former_plugins = (
+                [Plugin(known, entry.name, title, version, entry.value) for entry in entries]
+                for entries in (present, former)
+            )
+            self._add_components(present_plugins)
+            self._add_former_names(former_plugins, present_plugins)
+
+    def refuse(self, problem: Unusable) -> None:
+        """Add what cannot be used."""
+        self._unusable[problem] = None
+
+    def inventory(self) -> Inventory:
+        """All that was added."""
+        plugins = {kind: tuple(found[key] for key in sorted(found)) for kind, found in self._plugins.items()}
+        former = {
+            kind: tuple(
+                (name, plugin) for (name, _), plugin in sorted(found.items(), key=lambda item: item[0])
+            )
+            for kind, found in self._former.items()
+        }
+        return Inventory(plugins, tuple(self._unusable), former)
+
+    def _add_components(self, declared: Sequence[Plugin]) -> None:
+        for plugin in declared:
+            if reason := _why_unusable(plugin, declared):
+                self.refuse(Unusable(plugin.origin, reason, plugin.kind, plugin.name))
+            else:
+                self._plugins[plugin.kind][plugin.name, normal_name(plugin.distribution)] = plugin
+
+    def _add_former_names(self, declared: Sequence[Plugin], present: Sequence[Plugin]) -> None:
+        """Former names have the targets of present components of their distribution."""
+        for plugin in declared:
+            renamed = next((other for other in present if other.target == plugin.target), None)
+            if renamed is None:
+                reason = (
+                    f"its target {plugin.target}, of a former name, is that of no present {plugin.kind.name}"
+                )
+                self.refuse(Unusable(plugin.origin, reason, plugin.kind, plugin.name))
+            else:
+                self._former[plugin.kind][plugin.name, normal_name(plugin.distribution)] = renamed
 
 
 def _origin(distribution: metadata.Distribution) -> str:
@@ -144,19 +191,25 @@ def _origin(distribution: metadata.Distribution) -> str:
     return f"{name} {version} ({folder})" if name else folder
 
 
-def _why_unusable(plugin: Plugin, declared: Sequence[metadata.EntryPoint]) -> str:
+def _why_unusable(plugin: Plugin, declared: Sequence[Plugin]) -> str:
     """Why a component that a distribution declares in a group cannot be used; empty if it can."""
     if not re.fullmatch(NAME, plugin.name):
         return (
             "its name cannot be chosen; a name has letters, digits, '-', '_', '.' and '+', "
             "and begins with a letter or digit"
         )
-    targets = [entry.value for entry in declared if entry.name == plugin.name]
+    targets = [other.target for other in declared if other.name == plugin.name]
     if len(targets) > 1:
         return f"{package_metadata.ENTRY_POINTS} has {len(targets)} lines for it: {', '.join(targets)}"
     if not re.fullmatch(TARGET, plugin.target):
         return f"its target '{plugin.target}' is not module:Class"
     return ""
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of a distribution; None if it is not installed."""
+    found = next(iter(metadata.distributions(name=distribution)), None)
+    return package_metadata.field(found, "Version") if found is not None else None
 
 
 def ships(distribution: str, slot: str, name: str) -> bool:
@@ -198,13 +251,14 @@ def _installed_one(name: str, listed: metadata.Distribution) -> metadata.Distrib
     return next((one for one in candidates if one.read_text("WHEEL") is not None), candidates[0])
 
 
-def find(kind: Kind, choice: str) -> Plugin:
+def find(kind: Kind, choice: str, recorded: bool = False) -> Plugin:
     """The plugin named `choice`; nothing is imported.
 
     Args:
         kind: its kind.
         choice: ``ewc``, ``acme-sidetune/ewc`` where two packages provide one, or ``my_module:MyLearner`` in
-            the current folder.
+            the current folder. A former name finds the present component, with a `FormerSpelling` warning.
+        recorded: the name comes from a run folder, so a former one is accepted without a warning.
 
     Raises:
         PluginError: there is none, or more than one.
@@ -219,16 +273,32 @@ def find(kind: Kind, choice: str) -> Plugin:
     inventory = scan((kind,))
     available = inventory.plugins[kind]
     distribution, _, name = choice.rpartition("/")
-    matches = [plugin for plugin in available if plugin.name == name]
-    if distribution:
-        matches = list(_of_distribution(distribution, matches))
+    matches = _matching(distribution, [plugin for plugin in available if plugin.name == name])
+    if not matches:
+        matches = _matching(
+            distribution, [plugin for former, plugin in inventory.former[kind] if former == name]
+        )
+        if len(matches) == 1 and not recorded:
+            _warn_former_name(kind, name, matches[0].name)
     if not matches:
         raise _not_found(kind, choice, inventory)
     if len(matches) > 1:
         origins = " and ".join(plugin.origin for plugin in matches)
-        choices = " or ".join(f"{plugin.distribution}/{name}" for plugin in matches)
+        choices = " or ".join(f"{plugin.distribution}/{plugin.name}" for plugin in matches)
         raise PluginError(f"{kind.name} '{name}' is in {origins}; write {choices}")
     return matches[0]
+
+
+def _matching(distribution: str, plugins: Sequence[Plugin]) -> Sequence[Plugin]:
+    """Those of a distribution; all if its name is empty."""
+    return _of_distribution(distribution, plugins) if distribution else plugins
+
+
+def _warn_former_name(kind: Kind, former: str, present: str) -> None:
+    from sidetune_core.config.options import FormerSpelling
+
+    message = f"{kind.name} '{former}' is now '{present}'; its package keeps the former name for a while"
+    warnings.warn(message, FormerSpelling, stacklevel=3)
 
 
 def _not_found(kind: Kind, choice: str, inventory: Inventory) -> PluginError:
@@ -256,8 +326,9 @@ def _not_found(kind: Kind, choice: str, inventory: Inventory) -> PluginError:
             )
         available, where = within, f" in {within[0].origin}"
     names = sorted({plugin.name for plugin in available})
+    former = {former: plugin.name for former, plugin in inventory.former[kind] if plugin in available}
     return PluginError(
-        f"no {kind.name} named '{name}'{where}.{suggest(name, names)} "
+        f"no {kind.name} named '{name}'{where}.{suggest(name, names, former)} "
         f"Installed: {', '.join(names)}.{damaged}".removesuffix(".")
     )
 

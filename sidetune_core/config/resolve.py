@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -12,6 +13,7 @@ from sidetune_core.config import kinds, registry
 from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.config.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
 from sidetune_core.config.options import respell, structure, unstructure
+from sidetune_core.config.plugin_record import PluginChange, PluginRecord, changes, make_record
 from sidetune_core.config.registry import Plugin
 from sidetune_core.config.spec import (
     TABLES,
@@ -24,7 +26,7 @@ from sidetune_core.config.spec import (
     choice,
     respell_tables,
 )
-from sidetune_core.errors import OptionError, SidetuneError
+from sidetune_core.errors import OptionError, PluginError, SidetuneError
 
 Loaded = tuple[Plugin, type[Any]]
 """A plugin and its class."""
@@ -73,6 +75,24 @@ class ResolvedRun:
         values |= {table: unstructure(getattr(self, table)) for table in TABLES}
         return RunSpec(**values, seed=self.seed)
 
+    def plugin_records(self) -> dict[str, PluginRecord]:
+        """The components by slot, with digests of their source."""
+        return {slot: make_record(slot, component.plugin) for slot, component in self.components.items()}
+
+    def plugin_changes(self) -> list[PluginChange]:
+        """The components that are not those which the spec was recorded with; none for a spec of the
+        user's."""
+        spec = self.requested
+        if spec is None or not spec.plugins:
+            return []
+        chosen = {slot: spec.component(slot) for slot in spec.plugins}
+        recorded = {
+            slot: record
+            for slot, record in spec.plugins.items()
+            if (component := chosen[slot]) is not None and component.name == record.name
+        }
+        return changes(recorded, self.plugin_records())
+
     def __str__(self) -> str:
         names = {slot: component.plugin.name for slot, component in self.components.items()}
         networks = " + ".join(names[slot] for slot in ("base", "side") if slot in names)
@@ -82,7 +102,7 @@ class ResolvedRun:
 
 def usable(spec: RunSpec) -> frozenset[str]:
     """The kinds of network component that the learner of `spec` can use."""
-    _, learner = _load(LEARNER, spec.learner)
+    _, learner = _load(LEARNER, spec.learner, spec)
     kinds: frozenset[str] = learner.needs | learner.optional_components
     return kinds
 
@@ -94,14 +114,14 @@ def load_components(spec: RunSpec) -> dict[str, Loaded]:
         PluginError: see `registry`.
         OptionError: a slot is set that the learner does not use.
     """
-    learner, env = _load(LEARNER, spec.learner), _load(ENV, spec.env)
+    learner, env = _load(LEARNER, spec.learner, spec), _load(ENV, spec.env, spec)
     used = _used_slots(spec, learner[1])
     suggested = suggested_components(env)
     loaded = {"learner": learner, "env": env}
     for kind in (BASE, SIDE, MERGER):
         chosen = spec.component(kind.name)
         if kind.name in used:
-            loaded[kind.name] = _load(kind, chosen or suggested.get(kind.name))
+            loaded[kind.name] = _load(kind, chosen or suggested.get(kind.name), spec)
         elif chosen is not None:
             raise OptionError(f"learner '{learner[0].name}' uses no {kind.name}; leave out --{kind.name}")
     return {slot: loaded[slot] for slot in DEFAULTS if slot in loaded}
@@ -158,11 +178,12 @@ def resolve(spec: RunSpec) -> ResolvedRun:
 
 
 def with_present_names(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """Resolved specs of several versions with the options of components under their present names.
+    """Resolved specs of several versions with components and their options under their present names.
 
     Nothing is loaded if all specs name the options of each component alike. A component that cannot be loaded
     keeps the names that were recorded.
     """
+    specs = _with_present_components(specs)
     chosen = [(slot, spec.component(slot)) for spec in specs for slot in DEFAULTS]
     names: dict[tuple[str, str], set[frozenset[str]]] = {}
     for slot, component in chosen:
@@ -185,6 +206,25 @@ def with_present_names(specs: Sequence[RunSpec]) -> list[RunSpec]:
     ]
 
 
+def _with_present_components(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Former names of components replaced, in the slots where the specs differ."""
+    for slot in DEFAULTS:
+        names = {component.name for spec in specs if (component := spec.component(slot)) is not None}
+        if len(names) < 2:
+            continue
+        former = {
+            f"{plugin.distribution}/{name}": f"{plugin.distribution}/{plugin.name}"
+            for name, plugin in registry.scan((kinds.kind(slot),)).former[kinds.kind(slot)]
+        }
+        specs = [
+            spec.with_components({slot: attrs.evolve(component, name=former[component.name])})
+            if (component := spec.component(slot)) is not None and component.name in former
+            else spec
+            for spec in specs
+        ]
+    return list(specs)
+
+
 def _config_class(slot: str, name: str) -> type[Any] | None:
     try:
         _, cls = _load(kinds.kind(slot), Choice(name))
@@ -197,7 +237,8 @@ def _config_class(slot: str, name: str) -> type[Any] | None:
 def structured(spec: RunSpec, slot: str, plugin: Plugin, cls: type[Any]) -> Any:
     """The ``Config`` of a component with the options of a spec."""
     chosen = spec.component(slot)
-    return structure(cls.Config, chosen.options if chosen else {}, _owner(plugin), spec.recorded)
+    with recorded_version_named(spec, slot):
+        return structure(cls.Config, chosen.options if chosen else {}, _owner(plugin), spec.recorded)
 
 
 def resolve_env(chosen: Choice) -> ResolvedComponent:
@@ -232,6 +273,31 @@ def _owner(plugin: Plugin) -> str:
     return f"{plugin.kind.name} '{plugin.name}'"
 
 
-def _load(kind: Kind, chosen: Choice | None) -> Loaded:
-    plugin = registry.find(kind, chosen.name if chosen else DEFAULTS[kind.name])
-    return plugin, registry.load(plugin)
+def _load(kind: Kind, chosen: Choice | None, spec: RunSpec | None = None) -> Loaded:
+    with recorded_version_named(spec, kind.name):
+        name = chosen.name if chosen else DEFAULTS[kind.name]
+        plugin = registry.find(kind, name, recorded=spec is not None and spec.recorded)
+        return plugin, registry.load(plugin)
+
+
+@contextmanager
+def recorded_version_named(spec: RunSpec | None, slot: str) -> Iterator[None]:
+    """Add to an error about a component of a recorded spec how to install the version that was recorded."""
+    try:
+        yield
+    except (PluginError, OptionError) as error:
+        record = spec.plugins.get(slot) if spec is not None else None
+        chosen = spec.component(slot) if spec is not None else None
+        if record is None or chosen is None or chosen.name != record.name or not record.install_command:
+            raise
+        version = registry.installed_version(record.distribution)
+        if version is None:
+            message = (
+                f"{record.title} is in {record.origin}, which is not installed: {record.install_command}"
+            )
+            raise PluginError(message) from error
+        if version == record.version:
+            raise
+        raise type(error)(
+            f"{error}. The run was made with {record.origin}: {record.install_command}".replace("..", ".")
+        ) from error

@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
@@ -22,6 +22,9 @@ from sidetune_core.config.options import (
     warn_former,
 )
 from sidetune_core.errors import OptionError
+
+if TYPE_CHECKING:
+    from sidetune_core.config.plugin_record import PluginRecord
 
 
 @attrs.frozen
@@ -196,6 +199,8 @@ class RunSpec:
     seed: int = 0
     recorded: bool = attrs.field(default=False, eq=False, repr=False, kw_only=True)
     """Read from a run folder: former spellings are accepted without a warning."""
+    plugins: Mapping[str, PluginRecord] = attrs.field(factory=dict, eq=False, repr=False, kw_only=True)
+    """Read from a run folder: the components that the run was made with, by slot."""
 
     def __attrs_post_init__(self) -> None:
         """Give the tables their present names."""
@@ -221,7 +226,7 @@ class RunSpec:
         """Plain values; `from_values` reads them back."""
         return attrs.asdict(
             self,
-            filter=lambda field, _: field.name != "recorded",
+            filter=lambda field, _: field.name not in ("recorded", "plugins"),
             value_serializer=lambda _, __, value: str(value) if isinstance(value, Path) else value,
         )
 
@@ -261,8 +266,20 @@ def read_spec(path: Path) -> RunSpec:
     """
     values = read_values(path)
     if isinstance(values, Mapping) and "resolved" in values:
-        return from_values(values["resolved"], str(path), recorded=True)
+        return recorded_spec(values, str(path))
     return from_values(values, str(path))
+
+
+def recorded_spec(about: Mapping[str, Any], source: str) -> RunSpec:
+    """The resolved spec of a run, with the plugins that it was made with last; `about` is its ``run.json``.
+
+    Raises:
+        OptionError: see `from_values`.
+    """
+    from sidetune_core.config.plugin_record import read_segments  # imports the registry
+
+    spec = from_values(about.get("resolved"), source, recorded=True)
+    return attrs.evolve(spec, plugins=read_segments(about)[-1].plugins)
 
 
 def read_values(path: Path) -> Any:

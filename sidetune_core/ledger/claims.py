@@ -36,6 +36,7 @@ from typing import Any
 import attrs
 
 from sidetune_core.config.options import structure
+from sidetune_core.config.plugin_record import changes, read_segments
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import LedgerError, OptionError, suggest
 from sidetune_core.results.compare_methods import compare_methods
@@ -168,6 +169,12 @@ def verdicts(entry: Entry, runs: Sequence[RunSummary]) -> list[Verdict]:
     ]
 
 
+def plugins_changed(entry: Entry, runs: Sequence[RunSummary]) -> list[str]:
+    """The components of `runs` that are not those of the claim's record, if this has them."""
+    recorded = entry.runs[0].plugins if entry.runs else {}
+    return [str(change) for change in changes(recorded, runs[0].plugins)] if runs else []
+
+
 def write_record(
     folder: Path, entry: Entry, spec: RunSpec, runs: Sequence[RunSummary], about: Sequence[Mapping[str, Any]]
 ) -> Path:
@@ -205,6 +212,7 @@ def write_record(
                 },
                 **{key: origin[key] for key in ("machine", "threads", "versions")},
                 "commit": origin["git"]["commit"],
+                "plugins": {slot: record.to_json() for slot, record in run.plugins.items()},
             }
             for run, origin in zip(runs, about, strict=True)
         ],
@@ -358,4 +366,5 @@ def _summary(name: str, spec: RunSpec, run: Mapping[str, Any]) -> RunSummary:
         processor_seconds=cost.get("processor seconds"),
         peak_memory=cost.get("peak memory"),
         other_metrics=run.get("further", {}),
+        plugins=read_segments(run)[0].plugins,
     )

@@ -12,6 +12,7 @@ import attrs
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config import argv
 from sidetune_core.config.options import Renamed, describe, former_options
+from sidetune_core.config.plugin_record import PluginChange
 from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import MOVED_OPTIONS, RunSpec, respell_tables
 from sidetune_core.errors import LedgerError, OptionError
@@ -98,7 +99,8 @@ def carry_out(
         if not (path / "run.json").is_file():
             run.run(run_spec, path, quiet)
         else:
-            _check_same(existing, run_spec)
+            for change in _check_same(existing, run_spec):
+                info(f"seed {seed}: {path} was made with another plugin than is installed: {change}")
             if existing.status != "done":
                 run.resume(path, quiet)
         summary = summarise(existing)
@@ -107,8 +109,11 @@ def carry_out(
     return runs
 
 
-def _check_same(folder: RunFolder, spec: RunSpec) -> None:
-    if not same_method(read_resolved(folder).to_spec(), resolve(spec).to_spec()):
+def _check_same(folder: RunFolder, spec: RunSpec) -> list[PluginChange]:
+    """Check that a folder holds a run of a spec; returns the plugins that have changed since."""
+    recorded = read_resolved(folder)
+    if not same_method(recorded.to_spec(), resolve(spec).to_spec()):
         raise LedgerError(
             f"{folder.path} holds a run of another spec than the claim's; choose another --out, or remove it"
         )
+    return recorded.plugin_changes()

@@ -13,6 +13,7 @@ from os.path import commonprefix
 
 import attrs
 
+from sidetune_core.config.plugin_record import PluginRecord
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.results.metrics import (
     FURTHER,
@@ -69,6 +70,10 @@ class RunSummary:
     """In bytes."""
     other_metrics: Mapping[str, float] = attrs.field(factory=dict)
     """All metrics of the tasks at the end of the run, averaged over tasks."""
+    plugins: Mapping[str, PluginRecord] = attrs.field(factory=dict)
+    """The components with which the run began, by slot."""
+    plugin_changes: tuple[str, ...] = ()
+    """Plugins that are others than those of its spec, or changed while the run was interrupted, in lines."""
 
 
 def matrix_table(results: Results) -> str:
@@ -99,7 +104,8 @@ def changed_lines(summary: RunSummary) -> list[str]:
         f"{tasks} changed {text} (tensors); {kept} others are bit-identical" for tasks, text, kept in table
     ]
     constant = [NOTHING_FORGOTTEN] if _nothing_forgotten(summary.results) else []
-    return [*lines, *constant, *summary.certificate]
+    plugins = [f"plugin changed: {change}" for change in summary.plugin_changes]
+    return [*lines, *constant, *summary.certificate, *plugins]
 
 
 def one_line(results: Results, percent: bool) -> str:
@@ -134,6 +140,10 @@ def run_report(summary: RunSummary) -> str:
     if summary.certificate:
         first, *rest = summary.certificate
         sections += ["## Certificate", "\n".join([first, *(f"- {line.strip()}" for line in rest)])]
+    if summary.plugins:
+        sections += ["## Plugins", markdown(_plugin_table(summary.plugins), left={0, 1, 2, 3})]
+    if summary.plugin_changes:
+        sections.append("\n".join(f"- Changed: {change}" for change in summary.plugin_changes))
     costs = [[f"parameters, {name}", f"{count:,}"] for name, count in summary.parameters.items()]
     costs += [["time", _time(summary.seconds)], *_processor_and_memory(summary)]
     sections += ["## Cost", markdown([["cost", "amount"], *costs])]
@@ -180,6 +190,15 @@ def _changed_table(records: Sequence[ChangedTensors]) -> Table:
     for record in records:
         table.append([record.task, _changed_components(record) or "none", str(record.kept)])
     return table
+
+
+def _plugin_table(plugins: Mapping[str, PluginRecord]) -> Table:
+    """Package, version and source of each component."""
+    rows = [
+        [slot, record.name.rpartition("/")[2], record.origin, record.source[:12] or UNMEASURED]
+        for slot, record in plugins.items()
+    ]
+    return [["slot", "component", "package", "source (SHA-256)"], *rows]
 
 
 def _changed_components(record: ChangedTensors, shorten: bool = False) -> str:

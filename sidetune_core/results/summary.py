@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from sidetune_core.certificate.record import certificate_lines, read_certificate
+from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.results.metrics import Results
@@ -33,6 +34,7 @@ def summarise(folder: RunFolder) -> RunSummary:
         # runs of earlier versions have the seconds only
         measured = bool(periods) and all("memory" in period for period in periods)
         certificate = read_certificate(folder)
+        segments = read_segments(about)
         return RunSummary(
             name=folder.path.name,
             spec=_resolved(about["resolved"]),
@@ -46,7 +48,9 @@ def summarise(folder: RunFolder) -> RunSummary:
             processor_seconds=_finite(sum(period["processor"] for period in periods)) if measured else None,
             peak_memory=max(int(period["memory"]) for period in periods) if measured else None,
             other_metrics=_final_metrics(folder),
-            certificate=tuple(certificate_lines(certificate)) if certificate else (),
+            certificate=tuple(certificate_lines(certificate, segment_lines(segments))) if certificate else (),
+            plugins=segments[0].plugins,
+            plugin_changes=tuple(recorded_changes(about)),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
         raise RunError(f"the run {folder.path} is damaged: {error!r}") from error

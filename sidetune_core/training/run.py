@@ -20,6 +20,7 @@ from sidetune_core.assembly.build import build_learner, build_stream
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config.interval import Interval, interval
+from sidetune_core.config.plugin_record import Segment
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
@@ -115,11 +116,18 @@ def run(
             folder = group.broadcast_from_main(lambda: run_folder.create(path, name))
             with locked(folder.path) if group.is_main else nullcontext():
                 if group.is_main:
-                    folder.write_json("run.json", _about(job) | {"save_every": save_every})
+                    about = _about(job) | {"save_every": save_every}
+                    folder.write_json("run.json", about)
+                    job.notes.extend(about.get("spec_changes", ()))
                 return _train(job, folder, save_interval)
 
 
-def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) -> Run:
+def resume(
+    path: Path | str,
+    quiet: bool = True,
+    save_every: str | None = None,
+    allow_changed_plugins: bool = False,
+) -> Run:
     """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run
     ends at once.
 
@@ -127,10 +135,12 @@ def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) 
         path: the run folder.
         quiet: show no progress.
         save_every: see `run`; None for the interval that the run was begun with.
+        allow_changed_plugins: resume also where the source of a plugin is not the one that the run was made
+            with; ``run.json`` then records from which step on.
 
     Raises:
-        SidetuneError: the folder holds no run, another process works in it, or its components cannot be
-            built.
+        SidetuneError: the folder holds no run, another process works in it, its components cannot be built,
+            or the source of a plugin has changed.
         Interrupted: SIGINT or SIGTERM came; the state is in the folder.
     """
     with join_process_group() as group:
@@ -139,6 +149,7 @@ def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) 
             save_every if save_every is not None else about.get("save_every", SAVE_EVERY)
         )
         resolved = read_resolved(folder)
+        changed = group.broadcast_from_main(lambda: _accepted(folder, resolved, allow_changed_plugins))
         with (
             locked(folder.path) if group.is_main else nullcontext(),
             closing(build_stream(resolved)) as stream,
@@ -146,6 +157,8 @@ def resume(path: Path | str, quiet: bool = True, save_every: str | None = None) 
             job = _assemble(resolved, stream, group, quiet)
             if [task.id for task in job.tasks] != [task["id"] for task in about["tasks"]]:
                 raise RunError(f"the env no longer has the tasks that {folder.path} was started with")
+            if changed and group.is_main:
+                job.notes.extend(_begin_segment(job, folder, about, changed))
             return _train(job, folder, save_interval)
 
 
@@ -160,6 +173,8 @@ class _Job:
     group: ProcessGroup
     progress: Progress
     data_fingerprint: str
+    notes: list[str] = attrs.field(factory=list)
+    """What to report about the plugins, on screen and in ``log.txt``."""
 
     @property
     def where(self) -> str:
@@ -194,6 +209,36 @@ def _open(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     return folder, folder.read_json("run.json")
 
 
+def _accepted(folder: RunFolder, resolved: ResolvedRun, allowed: bool) -> list[str]:
+    """The plugins that have changed since the run was begun, or resumed last.
+
+    Raises:
+        RunError: the source of one has changed, the run is not finished, and this is not allowed.
+    """
+    changes = resolved.plugin_changes()
+    refused = [change for change in changes if change.source_changed]
+    if refused and not allowed and folder.status != "done":
+        raise RunError(
+            f"{folder.path} was made with another plugin, {'; '.join(map(str, refused))}: "
+            f"{refused[0].remedy}, or resume it with what is installed: "
+            f"{resume_command(folder.path)} --allow-changed-plugins"
+        )
+    return [str(change) for change in changes]
+
+
+def _begin_segment(job: _Job, folder: RunFolder, about: dict[str, Any], changed: Sequence[str]) -> list[str]:
+    """Record in ``run.json`` with which plugins the run continues, and from where; returns it as text."""
+    latest = checkpoint.find(folder.checkpoints, job.progress.warning)
+    done = len(latest.done) if latest is not None else 0
+    if done == len(job.tasks):
+        return [f"another plugin is installed than the run was made with: {change}" for change in changed]
+    step = latest.mid_task.step if latest is not None and latest.mid_task is not None else 0
+    segment = Segment(job.resolved.plugin_records(), job.tasks[done].id, step)
+    about["segments"] = [*about.get("segments", []), segment.to_json()]
+    folder.write_json("run.json", about)
+    return [f"from task {segment.task}, step {step} on: {change}" for change in changed]
+
+
 def _train(job: _Job, folder: RunFolder, save_every: Interval) -> Run:
     """Train from the latest checkpoint of the folder, or from the start, to the end."""
     clock = Clock(folder, job.machine.peak_memory)
@@ -203,6 +248,9 @@ def _train(job: _Job, folder: RunFolder, save_every: Interval) -> Run:
         _recorder(job, folder, clock) as recorder,
     ):
         job.progress.info(f"{job.resolved}\n{len(job.tasks)} tasks on {job.where} → {folder.path}")
+        for note in job.notes if job.group.is_main else ():
+            job.progress.warning(note)
+            folder.log(note)
         context = Context(
             options=job.resolved.train,
             seed=job.resolved.seed,
@@ -288,14 +336,17 @@ def _status(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
 def _about(job: _Job) -> dict[str, Any]:
     """The content of ``run.json``."""
     metrics = {task.metric for task in job.tasks}
+    changes = [str(change) for change in job.resolved.plugin_changes()]
     return {
         "asked": (job.resolved.requested or job.resolved.to_spec()).to_json(),
         "resolved": job.resolved.to_spec().to_json(),
         "composition": str(job.resolved),
-        "plugins": {
-            slot: {"distribution": component.plugin.origin, "class": component.plugin.target}
-            for slot, component in job.resolved.components.items()
-        },
+        "plugins": {slot: record.to_json() for slot, record in job.resolved.plugin_records().items()},
+        **(
+            {"spec_changes": [f"other plugin than in the spec: {change}" for change in changes]}
+            if changes
+            else {}
+        ),
         "tasks": [{"id": task.id, "title": task.title, "metric": task.metric} for task in job.tasks],
         "metric": job.tasks[0].metric if len(metrics) == 1 else MIXED,
         "higher_is_better": job.tasks[0].higher_is_better,

@@ -33,7 +33,7 @@ def reproduce(
         quiet: print no progress.
     """
     from sidetune_core.ledger import reproduce as reproduction
-    from sidetune_core.ledger.claims import read_entry, verdicts, write_record
+    from sidetune_core.ledger.claims import plugins_changed, read_entry, verdicts, write_record
 
     entry = read_entry(ledger, claim)
     spec = reproduction.read_command(entry.claim)
@@ -44,6 +44,9 @@ def reproduce(
     checked = verdicts(entry, summaries)
     for verdict in checked:
         print(f"{'holds' if verdict.holds else 'does not hold'}: {verdict.text}")
+    if not all(verdict.holds for verdict in checked):
+        for change in plugins_changed(entry, summaries):
+            print(f"likely cause: another plugin than in the record, {change}")
     if not checked:
         print("no reference value yet (none published, none recorded)")
     if record:

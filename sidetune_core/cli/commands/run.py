@@ -21,7 +21,9 @@ def run(argv: Sequence[str]) -> int:
     from sidetune_core.training import run as training
 
     if arguments.resume:
-        finished = training.resume(arguments.resume, arguments.quiet, arguments.save_every)
+        finished = training.resume(
+            arguments.resume, arguments.quiet, arguments.save_every, arguments.allow_changed_plugins
+        )
     else:
         save_every = arguments.save_every or training.SAVE_EVERY
         finished = training.run(

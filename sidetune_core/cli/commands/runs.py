@@ -172,16 +172,22 @@ def verify_run(run: Positional[Path]) -> int:
     """
     from sidetune_core.certificate.record import certificate_lines
     from sidetune_core.certificate.verify import verify
+    from sidetune_core.config.plugin_record import read_segments, segment_lines
 
-    verification = verify(open_run(run))
+    folder = open_run(run)
+    verification = verify(folder)
     for line in (*verification.problems, *(f"note: {note}" for note in verification.notes)):
         print(line)
     if verification.problems:
+        if verification.cause:
+            print(f"likely cause: {verification.cause}")
         print(f"The certificate of {run} does NOT hold.")
         return 1
     print(
         "\n".join(
-            certificate_lines(verification.certificate)
+            certificate_lines(
+                verification.certificate, segment_lines(read_segments(folder.read_json("run.json")))
+            )
             or [f"Nothing could be forgotten: {verification.certificate.verdict}."]
         )
     )

@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from sidetune_core.config import kinds
+from sidetune_core.config.options import FormerSpelling
 from sidetune_core.config.registry import Plugin, find, installed, load
 from sidetune_core.errors import PluginError
 
@@ -240,6 +241,56 @@ def test_an_unknown_name_in_a_distribution_shows_what_that_one_has(
     fake_distribution("beta", learners={"ewx": "b:B"}, modules={})
     said = message_of(lambda: find(LEARNER, "acme/ewx"))
     assert said == "no learner named 'ewx' in acme 2.0. Did you mean 'ewc'? Installed: ewc"
+
+
+# --- former names
+
+
+@pytest.fixture
+def renamed(fake_distribution: FakeDistribution) -> None:
+    """A package whose learner 'bar' was called 'foo'."""
+    place = fake_distribution(learners={"bar": "acme_foo:Foo"})
+    with (place / "acme-2.0.dist-info" / "entry_points.txt").open("a") as file:
+        file.write(f"[{LEARNER.former_group}]\nfoo = acme_foo:Foo\nlost = acme_foo:Lost\n")
+
+
+@pytest.mark.usefixtures("renamed")
+@pytest.mark.parametrize("choice", ["foo", "acme/foo"])
+def test_a_former_name_finds_the_present_component_with_a_warning(choice: str) -> None:
+    with pytest.warns(FormerSpelling, match="learner 'foo' is now 'bar'"):
+        assert find(LEARNER, choice).name == "bar"
+    assert "acme_foo" not in sys.modules
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_former_name_of_a_recorded_run_is_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    assert find(LEARNER, "acme/foo", recorded=True).name == "bar"
+    assert not recwarn.list
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_former_name_is_not_listed() -> None:
+    assert [plugin.name for plugin in installed(LEARNER)] == ["bar"]
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_present_name_of_another_package_precedes_a_former_one(
+    fake_distribution: FakeDistribution,
+) -> None:
+    fake_distribution("beta")
+    assert find(LEARNER, "foo").distribution == "beta"
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_former_name_of_no_present_component_is_refused() -> None:
+    assert message_of(lambda: find(LEARNER, "lost")) == (
+        "learner 'lost' (acme 2.0): its target acme_foo:Lost, of a former name, is that of no present learner"
+    )
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_misspelt_former_name_gets_the_present_one() -> None:
+    assert "Did you mean 'bar' (formerly 'foo')?" in message_of(lambda: find(LEARNER, "fooo"))
 
 
 # --- load

@@ -71,7 +71,7 @@ def test_a_run_leaves_every_file_that_its_folder_promises(
 def test_run_json_names_the_distribution_of_every_plugin(spec: sidetune_core.RunSpec, tmp_path: Path) -> None:
     about = sidetune_core.run(spec, tmp_path / "run").folder.read_json("run.json")
     assert set(about["plugins"]) == {"base", "side", "merger", "learner", "env"}
-    assert about["plugins"]["learner"]["distribution"].startswith("sidetune ")
+    assert about["plugins"]["learner"]["distribution"] == "sidetune"
 
 
 def test_side_tuning_gives_old_tasks_the_same_numbers_bit_for_bit(
