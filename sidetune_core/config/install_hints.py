@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from importlib import metadata
+from typing import Final
 
 from sidetune_core.config.package_metadata import packages_distributions
-from sidetune_core.config.registry import LOCAL, Plugin, normal_name, scan
+from sidetune_core.config.registry import LOCAL, Plugin, normal_name, scan, shipped
 from sidetune_core.errors import PluginError, SidetuneError, suggest
+
+FOR_DEVELOPERS: Final = frozenset({"all", "ci", "dev", "doc", "docs", "test", "testing", "tests"})
+"""Extras that bring more than a component needs."""
 
 
 def load_error(plugin: Plugin, error: BaseException) -> PluginError:
     """The error of a plugin whose import has raised `error`."""
     module, attribute = (component.strip() for component in plugin.target.partition(":")[::2])
     if isinstance(error, SidetuneError):  # the module knows better what it needs
-        return PluginError(f"{plugin.title}: {error}")
+        return PluginError(f"{plugin.title} {error}")
     missing = (isinstance(error, ModuleNotFoundError) and error.name) or ""
     if plugin.distribution == LOCAL and missing == module.partition(".")[0]:
         for problem in scan((plugin.kind,)).unusable:
@@ -46,13 +51,24 @@ def _remedy(plugin: Plugin, module: str) -> str:
             extras = distribution.metadata.get_all("Provides-Extra", [])
             extras = [extra for extra in extras if normal_name(extra) in {*names, normal_name(plugin.name)}]
         if extras:
-            extra = min(
-                extras, key=lambda extra: normal_name(extra) not in names
-            )  # 'habitat' rather than 'all'
-            return f"pip install '{plugin.distribution}[{extra}]'"
+            return f"pip install '{plugin.distribution}[{_best_extra(extras, names, plugin)}]'"
         if requirements:
             return f"pip install '{requirements[0].partition(';')[0].strip()}'"
     return f"pip install --upgrade {providers[0]}" if providers else f"pip install {top}"
+
+
+def _best_extra(extras: Sequence[str], names: set[str], plugin: Plugin) -> str:
+    """The extra that is for a plugin, of several that bring the library: the one named for the library or
+    the plugin, rather than one for another component or for the package's own tests."""
+    others = {normal_name(other.name) for other in shipped(plugin.distribution)} - {normal_name(plugin.name)}
+
+    def rank(extra: str) -> int:
+        name = normal_name(extra)
+        if name in names or name == normal_name(plugin.name):
+            return 0
+        return 2 if name in others or name in FOR_DEVELOPERS else 1
+
+    return min(extras, key=rank)
 
 
 def _requirements(distribution: metadata.Distribution, names: set[str]) -> list[str]:

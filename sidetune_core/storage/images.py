@@ -11,18 +11,20 @@ from PIL import Image
 from torch import Tensor
 
 from sidetune_core.storage.atomic import write_bytes, writing
-from sidetune_core.storage.run_folder import IMAGES, RunFolder
+from sidetune_core.storage.run_folder import IMAGES, RunFolder, check_file_name
 
 
 def save_image(folder: RunFolder, task_id: str, name: str, image: Tensor) -> None:
     """Write an image (3, H, W) in [0, 1] of a task, in place of an earlier one.
 
     Raises:
+        PluginError: the name is no file name.
         WriteError: the disk is full, or the path is not writable.
     """
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png")
+    check_file_name(name, f"visualisations() of {task_id} returned")
     path = folder.path / IMAGES / f"{task_id}.{name}.png"
     with writing(path):
         write_bytes(path, file.getvalue())

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from sidetune_core.errors import RunError
+from sidetune_core.errors import PluginError, RunError
 from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
 
 RUNS = Path("runs")
@@ -59,7 +60,12 @@ class RunFolder:
         self._write(name, json.dumps(values, indent=2, default=str) + "\n")
 
     def write_document(self, owner: str, name: str, text: str) -> None:
-        """Write ``documents/OWNER/NAME``, in place of that of an earlier evaluation."""
+        """Write ``documents/OWNER/NAME``, in place of that of an earlier evaluation.
+
+        Raises:
+            PluginError: a name would be a file elsewhere.
+        """
+        check_file_name(name, f"documents() of {owner} returned")
         self._write(f"{DOCUMENTS}/{owner}/{name}", text)
 
     def append(self, name: str, values: Mapping[str, Any]) -> None:
@@ -179,6 +185,18 @@ class Clock:
         self._folder.append("seconds.jsonl", record)
         self._last, self._worked = now, worked
         return now - self._began
+
+
+def check_file_name(name: str, what: str) -> None:
+    """Check a name that a plugin gives to a file of the run.
+
+    Raises:
+        PluginError: it is empty, has a slash, or names a folder; `what` says whose name it is.
+    """
+    if name in ("", ".", "..") or re.search(r"[/\\\x00-\x1f]", name) or len(name.encode()) > 200:
+        raise PluginError(
+            f"{what} the name {name!r}, which is no file name: use letters, digits, '-', '_', '.'"
+        )
 
 
 def resume_command(path: Path) -> str:

@@ -6,7 +6,7 @@ import platform
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import chdir, closing, contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def run(
         if group.is_main:
             run_folder.check_free(path)
         resolved = spec if isinstance(spec, ResolvedRun) else resolve(spec)
-        with closing(build_stream(resolved)) as stream:
+        with closing(_open_stream(resolved)) as stream:
             job = _assemble(resolved, stream, group, quiet)
             _check_tasks(job)
             name = "-".join(
@@ -152,7 +152,7 @@ def resume(
         changed = group.broadcast_from_main(lambda: _accepted(folder, resolved, allow_changed_plugins))
         with (
             locked(folder.path) if group.is_main else nullcontext(),
-            closing(build_stream(resolved)) as stream,
+            closing(_open_stream(resolved)) as stream,
         ):
             job = _assemble(resolved, stream, group, quiet)
             if [task.id for task in job.tasks] != [task["id"] for task in about["tasks"]]:
@@ -182,13 +182,19 @@ class _Job:
         return str(self.machine) if self.group.size == 1 else f"{self.group.size} processes, {self.machine}"
 
 
+def _open_stream(resolved: ResolvedRun) -> TaskStream:
+    """The env. The run folder stays where it is, whatever current folder the env prefers."""
+    with chdir("."):
+        return build_stream(resolved)
+
+
 def _assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, quiet: bool) -> _Job:
     """Build the learner and read the data; the first process of each computer goes first, since it may
     download.
     """
     progress = Progress(quiet=quiet or not group.is_main)
     stream.info = progress.info
-    with group.main_process_first():
+    with group.main_process_first(), chdir("."):
         learner, tasks = build_learner(resolved, stream), stream.tasks()
     machine = device.choose(resolved.device, group.local)
     return _Job(resolved, learner, tasks, machine, group, progress, stream.fingerprint())
@@ -198,6 +204,13 @@ def _check_tasks(job: _Job) -> None:
     owner = job.resolved.components["env"].owner
     if not job.tasks:
         raise RunError(f"{owner} has no tasks")
+    ids = [task.id for task in job.tasks]
+    if repeated := next((name for name in ids if ids.count(name) > 1), None):
+        raise RunError(
+            f"{owner} has {ids.count(repeated)} tasks with the id '{repeated}'; each needs its own"
+        )
+    for name in ids:
+        run_folder.check_file_name(name, f"{owner} gives a task")
     if len({task.higher_is_better for task in job.tasks}) > 1:
         raise RunError(f"{owner} mixes metrics where higher is better and where lower is; R cannot hold both")
 

@@ -1,5 +1,7 @@
 """Env 'habitat': navigation in habitat-lab as a stream of tasks, trained by PPO."""
 
+# ruff: noqa: E402 - the modules below need the libraries of habitat
+
 from __future__ import annotations
 
 import importlib.util
@@ -17,10 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sidetune_core.api import PluginError
+
+if importlib.util.find_spec("habitat") is None:
+    raise PluginError(
+        "needs habitat-lab, in an environment of its own: python -m venv habitat && "
+        ". habitat/bin/activate && pip install -e '.[habitat]' -c constraints-habitat.txt; "
+        "see docs/habitat.md"
+    )
+
 from sidetune_core.api import (
     DataError,
     OptionError,
-    PluginError,
     Renamed,
     TaskStream,
     at_least,
@@ -32,9 +42,6 @@ from sidetune_core.rl import Categorical, Observations, RolloutConfig, RolloutTa
 from ..gymnasium.vector_env import GymVectorEnv, shapes_of
 from .make import EnvMaker, InspectionError, inspect_env
 from .spec import EnvInfo, EnvSpec
-
-if importlib.util.find_spec("habitat") is None:
-    raise ModuleNotFoundError("No module named 'habitat'", name="habitat")
 
 MAX_BYTE = 255.0
 START_METHOD: Literal["spawn", "forkserver"] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import sidetune_core
 from sidetune_core import api
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.registry import find, load
+from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import read_spec
 from sidetune_core.errors import Diverged, Interrupted, RunError, SidetuneError
 from sidetune_core.results.summary import read_results
@@ -413,4 +415,50 @@ def test_metrics_that_rise_and_fall_are_not_mixed(
     measured(metric="loss", higher_is_better=False)
     with pytest.raises(RunError, match="env 'images' mixes metrics where higher is better"):
         sidetune_core.run(spec, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_env_that_changes_the_current_folder_does_not_move_the_run(
+    spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    resolved = resolve(spec)
+    cls = resolved.components["env"].cls
+    tasks, init = cls.tasks, cls.__init__
+
+    def elsewhere(self: Any, *arguments: Any) -> None:
+        init(self, *arguments)
+        os.chdir(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(cls, "__init__", elsewhere)
+    monkeypatch.setattr(cls, "tasks", lambda self: (os.chdir(tmp_path / "elsewhere"), tasks(self))[1])
+    sidetune_core.run(resolved, "run")
+    assert (tmp_path / "run" / "report.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["t0", "t0"], "env 'images' has 2 tasks with the id 't0'; each needs its own"),
+        (["t0", "../t1"], "env 'images' gives a task the name '../t1', which is no file name"),
+    ],
+)
+def test_ids_of_tasks_that_cannot_name_files_are_refused(
+    ids: list[str], message: str, spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = resolve(spec)
+    cls = resolved.components["env"].cls
+    tasks = cls.tasks
+
+    def renamed(self: Any) -> Any:
+        found = tasks(self)
+        for task, name in zip(found, ids, strict=True):
+            task.id = name
+        return found
+
+    monkeypatch.setattr(cls, "tasks", renamed)
+    with pytest.raises(SidetuneError) as caught:
+        sidetune_core.run(resolved, tmp_path / "run")
+    assert str(caught.value).startswith(message)
     assert not (tmp_path / "run").exists()
