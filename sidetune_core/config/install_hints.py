@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Final
 
+from sidetune_core.config.inventory import LOCAL, Plugin, normal_name, scan
 from sidetune_core.config.package_metadata import packages_distributions
-from sidetune_core.config.registry import LOCAL, Plugin, normal_name, scan, shipped
 from sidetune_core.errors import PluginError, SidetuneError, suggest
 
 FOR_DEVELOPERS: Final = frozenset({"all", "ci", "dev", "doc", "docs", "test", "testing", "tests"})
@@ -60,7 +60,9 @@ def _remedy(plugin: Plugin, module: str) -> str:
 def _best_extra(extras: Sequence[str], names: set[str], plugin: Plugin) -> str:
     """The extra that is for a plugin, of several that bring the library: the one named for the library or
     the plugin, rather than one for another component or for the package's own tests."""
-    others = {normal_name(other.name) for other in shipped(plugin.distribution)} - {normal_name(plugin.name)}
+    owner = normal_name(plugin.distribution)
+    components = [other for plugins in scan().plugins.values() for other in plugins]
+    others = {normal_name(other.name) for other in components if normal_name(other.distribution) == owner}
 
     def rank(extra: str) -> int:
         name = normal_name(extra)

@@ -11,8 +11,8 @@ from typing import Any
 
 import attrs
 
+from sidetune_core.config.inventory import LOCAL, Plugin
 from sidetune_core.config.plugin_source import source_digest
-from sidetune_core.config.registry import LOCAL, Plugin
 
 
 @attrs.frozen

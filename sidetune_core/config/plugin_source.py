@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from sidetune_core.config.registry import LOCAL, Plugin
+from sidetune_core.config.inventory import LOCAL, Plugin
 
 
 def source_digest(plugin: Plugin) -> str:

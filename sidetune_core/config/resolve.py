@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from sidetune_core.config import kinds, registry
+from sidetune_core.config import inventory, kinds, registry
 from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.config.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
 from sidetune_core.config.options import respell, structure, unstructure
@@ -214,7 +214,7 @@ def _with_present_components(specs: Sequence[RunSpec]) -> list[RunSpec]:
             continue
         former = {
             f"{plugin.distribution}/{name}": f"{plugin.distribution}/{plugin.name}"
-            for name, plugin in registry.scan((kinds.kind(slot),)).former[kinds.kind(slot)]
+            for name, plugin in inventory.scan((kinds.kind(slot),)).former[kinds.kind(slot)]
         }
         specs = [
             spec.with_components({slot: attrs.evolve(component, name=former[component.name])})
@@ -290,7 +290,7 @@ def recorded_version_named(spec: RunSpec | None, slot: str) -> Iterator[None]:
         chosen = spec.component(slot) if spec is not None else None
         if record is None or chosen is None or chosen.name != record.name or not record.install_command:
             raise
-        version = registry.installed_version(record.distribution)
+        version = inventory.installed_version(record.distribution)
         if version is None:
             message = (
                 f"{record.title} is in {record.origin}, which is not installed: {record.install_command}"
