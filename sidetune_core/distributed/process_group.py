@@ -93,15 +93,7 @@ class ProcessGroup:
                 "increase --train.batch-size or start fewer processes"
             )
         start, end = (batch_size * rank // self.size for rank in (self.rank, self.rank + 1))
-        rows = slice(start, end)
-        inputs = attrs.evolve(
-            batch.inputs,
-            tensors={name: value[rows] for name, value in batch.inputs.items()},
-            ids=None if batch.inputs.ids is None else batch.inputs.ids[rows],
-            lengths=None if batch.inputs.lengths is None else batch.inputs.lengths[rows],
-        )
-        shard = Batch(batch.ids[rows], inputs, batch.targets[rows])
-        return BatchShard(shard, start, batch_size, (end - start) / batch_size)
+        return BatchShard(batch.rows(slice(start, end)), start, batch_size, (end - start) / batch_size)
 
     def shard(self, items: Sequence[T]) -> Sequence[T]:
         """This process's shard of a sequence: every `size`-th item from number `rank` on."""

@@ -38,6 +38,15 @@ class Inputs(Mapping[str, Tensor]):
     """Set by the core: the task that the ids belong to. The cache pairs ids with it (see
     `TaskStream.shared_ids`)."""
 
+    def rows(self, index: slice | Tensor) -> Inputs:
+        """The inputs of some examples: a slice, or numbers or a mask of them (B,)."""
+        return attrs.evolve(
+            self,
+            tensors={name: value[index] for name, value in self.tensors.items()},
+            ids=None if self.ids is None else self.ids[index],
+            lengths=None if self.lengths is None else self.lengths[index],
+        )
+
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 

@@ -28,6 +28,10 @@ class Batch:
     inputs: Inputs
     targets: Tensor
 
+    def rows(self, index: slice | Tensor) -> Batch:
+        """Some of the examples: a slice, or numbers or a mask of them (B,)."""
+        return Batch(self.ids[index], self.inputs.rows(index), self.targets[index])
+
 
 @attrs.frozen
 class Order:

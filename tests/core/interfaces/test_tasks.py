@@ -7,7 +7,8 @@ from itertools import islice
 import pytest
 import torch
 
-from sidetune_core.interfaces.tasks import Order, shuffled
+from sidetune_core.interfaces.inputs import Inputs
+from sidetune_core.interfaces.tasks import Batch, Order, shuffled
 
 
 def draw(count: int, order: Order, batches: int, *names: object) -> list[list[int]]:
@@ -54,3 +55,24 @@ def test_no_batch_is_incomplete() -> None:
 def test_a_batch_may_be_larger_than_the_set() -> None:
     (batch,) = draw(3, Order(0, 8), 1, "t0")
     assert sorted(batch[:3]) == sorted(batch[3:6]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "index", [slice(1, 3), torch.tensor([1, 2]), torch.tensor([False, True, True, False])]
+)
+def test_some_rows_of_a_batch_keep_everything_of_their_examples(index: slice | torch.Tensor) -> None:
+    ids = torch.arange(4)
+    batch = Batch(ids, Inputs({"x": ids[:, None] * 2.0}, ids + 10, ids + 20, window=5), ids * 3)
+    rows = batch.rows(index)
+    assert (rows.ids.tolist(), rows.targets.tolist()) == ([1, 2], [3, 6])
+    assert rows.inputs["x"].tolist() == [[2.0], [4.0]]
+    assert rows.inputs.ids is not None
+    assert rows.inputs.ids.tolist() == [11, 12]
+    assert rows.inputs.lengths is not None
+    assert rows.inputs.lengths.tolist() == [21, 22]
+    assert rows.inputs.window == 5
+
+
+def test_rows_of_inputs_without_ids_have_none() -> None:
+    rows = Inputs({"x": torch.zeros(4, 2)}).rows(slice(2))
+    assert (rows.ids, rows.lengths, len(rows["x"])) == (None, None, 2)
