@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,41 @@ import pytest
 from PIL import Image
 
 MakeArchive = Callable[..., Path]
+
+
+RunProcesses = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RunProcesses]:
+    """Does one run in several processes (see core/distributed/torchrun/server.py); posix only.
+
+    Args: number of processes; run folder; spec, or None to resume; `save_every`; and what `harm` to do, in
+    which process (`rank`) and `at` which step. The answer is what each process had.
+    """
+    path = Path(__file__).parent / "core" / "distributed" / "torchrun" / "server.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+
+        def run(
+            processes: int, folder: Path, spec: Any = None, save_every: str = "none", **harm: Any
+        ) -> list[dict[str, Any]]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            values = {
+                "processes": processes,
+                "folder": str(folder),
+                "spec": spec,
+                "save_every": save_every,
+                **harm,
+            }
+            print(json.dumps(values), file=process.stdin, flush=True)
+            answer: list[dict[str, Any]] = json.loads(process.stdout.readline())
+            return answer
+
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +25,6 @@ posix = pytest.mark.skipif(os.name != "posix", reason="forks, and sends signals"
 
 Order = Callable[..., list[dict[str, Any]]]
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Order]:
-    """Does one run (see torchrun/server.py)."""
-    path = Path(__file__).parent / "torchrun" / "server.py"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-
-        def order(
-            processes: int, folder: Path, spec: Any = None, save_every: str = "none", **harm: Any
-        ) -> list[dict[str, Any]]:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            values = {
-                "processes": processes,
-                "folder": str(folder),
-                "spec": spec,
-                "save_every": save_every,
-                **harm,
-            }
-            print(json.dumps(values), file=process.stdin, flush=True)
-            answer: list[dict[str, Any]] = json.loads(process.stdout.readline())
-            return answer
-
-        yield order
 
 
 def make_spec(archive: Path, learner: str, **train: Any) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def fork(order: dict[str, Any], rank: int, port: int, answer: Any, errors: Any) 
 
 
 def main() -> None:
-    sys.path[:0] = [str(HERE), str(HERE.parents[1] / "training" / "kills")]
+    folders = [HERE, HERE.parents[1] / "training" / "kills", HERE.parents[2] / "methods"]
+    sys.path[:0] = [str(folder) for folder in folders]
     training._git_state = lambda: None  # it takes longer than the run
     for line in sys.stdin:
         order = json.loads(line)
