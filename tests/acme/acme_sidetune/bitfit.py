@@ -8,7 +8,7 @@ import attrs
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from sidetune_core.api import Batch, Components, FitError, Heads, Learner, Task, at_least, option
+from sidetune_core.api import Batch, Components, FitError, Heads, Learner, Step, Task, at_least, option
 
 
 @attrs.frozen
@@ -48,13 +48,12 @@ class BitFit(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
-    def penalty(self, batch: Batch) -> dict[str, Tensor]:
-        if not self._coef:
-            return {}
-        return {
-            "distance": self._coef
-            * (parameters_to_vector(self._small_parameters()) - self.pretrained).square().sum()
-        }
+    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+        losses = dict(super().losses(batch, task, step))
+        if self._coef:
+            distance = parameters_to_vector(self._small_parameters()) - self.pretrained
+            losses["distance"] = self._coef * distance.square().sum()
+        return losses
 
     def _small_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.base.parameters() if parameter.ndim <= 1]
