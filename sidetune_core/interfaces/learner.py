@@ -109,8 +109,8 @@ class Learner(nn.Module, ABC):
     def start_phase(self, task: Task, phase: Phase) -> Trainable | None:
         """Begin a phase after the first, for example by pruning weights; return what to train from here on.
 
-        None, the default, continues to train the same. Like `start` it is called again on resume, before the
-        state dict is loaded, and then sees the weights of a new learner.
+        None, the default, continues to train the same. It runs without gradients. Like `start` it is called
+        again on resume, before the state dict is loaded, and then sees the weights of a new learner.
         """
         return None
 
@@ -130,6 +130,7 @@ class Learner(nn.Module, ABC):
             return {**super().losses(batch, task, step), "decay": self.weight.square().sum()}
 
         Each has a curve of its own. A learner without gradients returns ``{}``, or scalars that need none.
+        Random numbers are the same in all processes, and the core averages over micro-batches.
         Forward passes have the run's precision here, and batch norm and dropout see the whole batch in a
         distributed run, in which `batch` is one process's shard: scalars that are means over the batch, or
         independent of it, combine to their single-process value. See `Step.gather` for what is stored.
@@ -144,13 +145,19 @@ class Learner(nn.Module, ABC):
         """
 
     def after_step(self, task: Task, step: Step) -> None:
-        """Read or change weights after the optimiser has changed them, weight decay and momentum included."""
+        """Read or change weights after the optimiser has changed them, weight decay and momentum included.
+
+        Change them in ``with torch.no_grad():``, and alike in all processes.
+        """
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
         """End a task: estimate what later tasks need, such as a Fisher matrix.
 
         The task's data is not available later. All weights are frozen and in eval mode. `batches` are the
-        task's training batches without end, in another order than in training, on the learner's device.
+        task's training batches without end, in another order than in training, on the learner's device, whole
+        in every process. They have ``--train.batch-size`` examples: count examples, not batches, for an
+        estimate that does not depend on ``--train.accumulate``. There is no autocast. The state of the first
+        process is copied to all.
         """
 
     def predict(self, inputs: Mapping[str, Tensor], task_id: str | None) -> Tensor:
