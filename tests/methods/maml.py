@@ -93,7 +93,7 @@ class MAML(Learner):
         return mean_loss(task, self._output(batch.inputs, task.id, weights), batch)
 
     def _output(self, inputs: Mapping[str, Tensor], task_id: str, weights: Mapping[str, Tensor]) -> Tensor:
-        encoding = self.base(inputs).encoding
+        encoding = self.base(inputs).encoding.float()  # half precision if it was cached in losses
         if len(self.base.shape) > 1:  # (B, C, H, W) or (B, L, C)
             encoding = encoding.mean((2, 3) if len(self.base.shape) == 3 else 1)
         hidden = functional_call(self.layer, dict(weights), (encoding,)).relu()
