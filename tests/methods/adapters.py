@@ -40,11 +40,11 @@ class ResidualAdapters(Learner):
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         with self._active(task_id):
-            return self.heads.predict(self.base(dict(inputs)).encoding, task_id)
+            return self.heads.predict(self.base(inputs).encoding, task_id)
 
     @contextmanager
     def _active(self, task_id: str) -> Iterator[None]:
-        """The adapters of a task are hooks of the base's convolutions."""
+        """The adapters of a task are hooks of the base's convolutions, with which nothing is cached."""
         with ExitStack() as stack:
             for conv, adapter in zip(self._convs(), self.adapters[task_id], strict=True):
                 stack.enter_context(conv.register_forward_hook(partial(add, adapter)))

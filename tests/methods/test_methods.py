@@ -283,6 +283,15 @@ def test_adapters_train_and_leave_the_base_as_it_was(reference: Reference) -> No
     assert all(tensor.any() for tensor in adapters)
 
 
+def test_adapters_train_on_a_base_that_folds_its_norms(tmp_path: Path) -> None:
+    spec = METHODS["adapters"].spec(steps=1)
+    spec |= {"base": {"name": "resnet20", "weights": "none"}, "env": {"name": "digits", "num_tasks": 2}}
+    after = weights(run(spec, tmp_path / "run").folder.path)
+    adapters = [tensor for name, tensor in after.items() if name.startswith("adapters.")]
+    assert len(adapters) == 2 * 19
+    assert all(tensor.any() for tensor in adapters)
+
+
 def test_prompts_do_not_depend_on_the_task(reference: Reference) -> None:
     run_ = reference("prompts")
     inputs = everything(images()[1]).inputs
