@@ -137,7 +137,7 @@ class Witness(Learner):
             for name in names
             if name not in self._trainable and not name.startswith(self._filled_buffers)
         ]
-        if not self._trainable.intersection(names):
+        if self._trainable and not self._trainable.intersection(names):
             self.untrained_tasks.append(task.id)
         self.learner.finish(task, batches)
 
@@ -195,7 +195,7 @@ def start_returns_its_own_modules(make: Make[Learner]) -> None:
         with seeded(SEED, "start", task.id):
             trainable = learner.start(task)
         own = {id(member) for member in (*learner.modules(), *learner.parameters())}
-        for returned in trainable:
+        for returned in members(trainable):
             if id(returned) not in own:
                 raise Broken(
                     f"start() returns a {type(returned).__name__} that is not part of the learner; "
@@ -238,7 +238,7 @@ def penalty_is_zero_on_the_first_batch(make: Make[Learner]) -> None:
 
 
 def every_task_trains_something(make: Make[Learner]) -> None:
-    """Something that `start` returned changes in every task."""
+    """Something that `start` returned changes in every task, if it returned anything."""
     if tasks := _trained(make).untrained_tasks:
         raise Broken(
             f"nothing was trained in {', '.join(tasks)}; "
