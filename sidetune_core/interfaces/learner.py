@@ -132,7 +132,9 @@ class Learner(nn.Module, ABC):
         Each has a curve of its own. A learner without gradients returns ``{}``, or scalars that need none.
         Forward passes have the run's precision here, and batch norm and dropout see the whole batch in a
         distributed run, in which `batch` is one process's shard: scalars that are means over the batch, or
-        independent of it, combine to their single-process value. See `Step.gather` for what is stored.
+        independent of it, combine to their single-process value. A forward pass of several rows for each
+        example keeps the rows of an example next to each other. See `Step.gather` for what is stored and
+        `Step.rows` for what is replayed.
         """
         return {"loss": mean_loss(task, self(batch.inputs, task.id), batch)}
 
