@@ -19,7 +19,7 @@ from sidetune_core.storage.weights import read_tensors
 
 SERVER = Path(__file__).parents[1] / "tests" / "core" / "distributed" / "torchrun" / "server.py"
 
-Train = Callable[..., dict[str, Tensor]]
+Train = Callable[..., list[dict[str, Tensor]]]
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def server() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def train(server: subprocess.Popen[str], tmp_path: Path) -> Train:
-    """Trains a learner on two tasks of two classes; returns the weights at the end.
+    """Trains a learner on two tasks of two classes; returns the weights after each.
 
     Keyword arguments are options of ``--train``. The base is `conv`, without batch norm and dropout, or
     ``tiny:TinyBase`` with batch norm. With `stop_after`, the run is killed before so many batches are
@@ -72,7 +72,7 @@ def train(server: subprocess.Popen[str], tmp_path: Path) -> Train:
         processes: int = 1,
         stop_after: int | None = None,
         **values: Any,
-    ) -> dict[str, Tensor]:
+    ) -> list[dict[str, Tensor]]:
         folder = tmp_path / f"run-{next(folders)}"
         spec = {
             "base": base,
@@ -89,6 +89,6 @@ def train(server: subprocess.Popen[str], tmp_path: Path) -> Train:
             spec = None  # type: ignore[assignment]
         answers = run(**order, spec=spec)
         assert [answer["status"] for answer in answers] == [0] * processes, answers[0]["told"]
-        return read_tensors(folder / "checkpoints" / "after-002.safetensors")
+        return [read_tensors(folder / "checkpoints" / f"after-00{task}.safetensors") for task in (1, 2)]
 
     return train

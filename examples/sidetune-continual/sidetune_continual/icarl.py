@@ -95,28 +95,25 @@ class ICaRL(Learner):
     def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
         if batch.targets.ndim != 1 or batch.targets.is_floating_point():
             raise FitError("learner 'icarl' needs a class for each example")
-        stored = len(self.exemplars["label"]) if self.exemplars else 0
-        if stored and step.micro_batch == 0:
-            self._drawn = torch.randint(stored, (step.batch_size,))
         groups = [full_length(batch.inputs, self._shapes)]
-        if stored:
+        weights = torch.ones(1)
+        if self.exemplars:
+            stored = len(self.exemplars["label"])
+            if step.micro_batch == 0:
+                self._drawn = torch.randint(stored, (step.batch_size,))
             groups.append(inputs_of(select(self.exemplars, self._drawn[step.rows])))
+            weights = torch.tensor([task.steps_per_epoch(1), stored])
         # rows: each example next to the exemplar drawn with it
         rows = {name: torch.stack([group[name] for group in groups], 1).flatten(0, 1) for name in groups[0]}
         logits = _logits(self.heads, self._features(self.base, rows))
         size = classes(self.heads[task.id])
         targets = torch.zeros_like(logits)
         targets[:: len(groups), -size:] = functional.one_hot(batch.targets, size).to(targets)
-        weights = logits.new_ones(1)
-        if stored:
-            fraction = stored / (stored + task.steps_per_epoch(1))
-            weights = logits.new_tensor([1 - fraction, fraction])
         if self.teacher is not None:
-            with torch.no_grad():
-                old = _logits(self.teacher["heads"], self._features(self.teacher["base"], rows))
-            targets[:, :-size] = old.sigmoid()
+            targets[:, :-size] = self._old_outputs(self.teacher, rows)
         terms = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        means = weights @ terms.view(-1, len(groups), logits.shape[1]).mean(0)  # of each class
+        means = terms.view(-1, len(groups), logits.shape[1]).mean(0)  # of each group and class
+        means = (weights / weights.sum()).to(means) @ means
         losses = {"loss": means[-size:].sum()}
         if self.teacher is not None:
             losses["distillation"] = means[:-size].sum()
@@ -129,12 +126,11 @@ class ICaRL(Learner):
         size = classes(self.heads[task.id])
         limit = self._config.exemplars // self._classes()
         kept = [select(self.exemplars, self.exemplars["rank"] < limit)] if self.exemplars else []
+        inputs = {name: candidates[name] for name in candidates if name.startswith(INPUT)}
         for label in range(size):
             rows = (candidates["target"] == label).nonzero()[:, 0]
             chosen = rows[herd(features[rows], limit)]
-            columns = select(
-                {name: candidates[name] for name in candidates if name.startswith(INPUT)}, chosen
-            )
+            columns = select(inputs, chosen)
             columns["label"] = torch.full_like(chosen, self._classes() - size + label)
             columns["rank"] = torch.arange(len(chosen)).to(chosen)
             kept.append(columns)
@@ -152,6 +148,11 @@ class ICaRL(Learner):
 
     def _classes(self) -> int:
         return sum(classes(head) for head in self.heads.values())
+
+    def _old_outputs(self, teacher: nn.ModuleDict, inputs: Mapping[str, Tensor]) -> Tensor:
+        """(B, old classes), the sigmoid outputs of the network before the task."""
+        with torch.no_grad():
+            return _logits(teacher["heads"], self._features(teacher["base"], inputs)).sigmoid()
 
     def _features(self, base: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """(B, C) in float32."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-Train = Callable[..., dict[str, Tensor]]
+Train = Callable[..., list[dict[str, Tensor]]]
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="forks processes"),
