@@ -142,7 +142,7 @@ class Learner(nn.Module, ABC):
         """Read or change gradients: those of all micro-batches and processes, not yet clipped.
 
         Forward passes belong in ``with step.autocast():``. All processes have the same gradients and must
-        make the same changes.
+        make the same changes: nothing is sharded or synchronised here and in `after_step`.
         """
 
     def after_step(self, task: Task, step: Step) -> None:
@@ -159,6 +159,7 @@ class Learner(nn.Module, ABC):
         """The output in evaluation, without gradient: by default `forward`.
 
         Override it where answers are computed in another way than in training, as by the nearest class mean.
+        A task is also evaluated between its `start` and its training, when `finish` has not yet been called.
 
         Args:
             inputs: a batch.
