@@ -40,8 +40,8 @@ def train(server: subprocess.Popen[str], tmp_path: Path) -> Train:
     """Trains a learner on two tasks of two classes; returns the weights after each.
 
     Keyword arguments are options of ``--train``. The base is `conv`, without batch norm and dropout, or
-    ``tiny:TinyBase`` with batch norm. With `stop_after`, the run is killed before so many batches are
-    drawn, and resumed.
+    ``tiny:TinyBase`` with batch norm. With `stop_after`, the run is killed after as many batches have been
+    computed, and resumed.
     """
     random = np.random.default_rng(0)
     labels = {split: np.tile(np.arange(4), number) for split, number in (("train", 9), ("test", 3))}
@@ -88,7 +88,7 @@ def train(server: subprocess.Popen[str], tmp_path: Path) -> Train:
             assert killed["status"] == -9
             spec = None  # type: ignore[assignment]
         answers = run(**order, spec=spec)
-        assert [answer["status"] for answer in answers] == [0] * processes, answers[0]["told"]
+        assert [answer["status"] for answer in answers] == [0] * processes, answers
         return [read_tensors(folder / "checkpoints" / f"after-00{task}.safetensors") for task in (1, 2)]
 
     return train
