@@ -27,7 +27,7 @@ def first_distinct(batches: Iterator[Batch], count: int, shapes: InputShapes) ->
         if not new:
             break
         rows = torch.tensor(list(new.values())[: count - len(seen)])
-        seen.update(batch.ids[rows.to(batch.ids.device)].tolist())
+        seen.update(batch.ids[rows].tolist())
         columns = {INPUT + name: values for name, values in full_length(batch.inputs, shapes).items()}
         parts.append(select({"id": batch.ids, "target": batch.targets, **columns}, rows))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -35,7 +35,7 @@ def first_distinct(batches: Iterator[Batch], count: int, shapes: InputShapes) ->
 
 def select(columns: Columns | BufferDict, rows: Tensor) -> dict[str, Tensor]:
     """The rows of all columns that an index or a mask chooses."""
-    return {name: columns[name][rows.to(columns[name].device)] for name in columns}
+    return {name: columns[name][rows] for name in columns}
 
 
 def inputs_of(columns: Columns | BufferDict) -> dict[str, Tensor]:

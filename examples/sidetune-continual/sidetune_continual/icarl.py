@@ -187,12 +187,13 @@ def herd(features: Tensor, count: int) -> list[int]:
     Each makes the mean of those so far the nearest to the mean of the class, both of length 1 (algorithm 4).
     """
     mean, total = functional.normalize(features.mean(0), dim=0), torch.zeros_like(features[0])
+    taken = torch.zeros_like(features[:, 0])  # infinite for rows that are chosen
     chosen: list[int] = []
     while len(chosen) < min(count, len(features)):
-        distance = (functional.normalize(total + features, dim=1) - mean).square().sum(1)
-        distance[chosen] = torch.inf
+        distance = (functional.normalize(total + features, dim=1) - mean).square().sum(1) + taken
         chosen.append(int(distance.argmin()))
         total = total + features[chosen[-1]]
+        taken[chosen[-1]] = torch.inf
     return chosen
 
 

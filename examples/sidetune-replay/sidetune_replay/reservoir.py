@@ -53,11 +53,11 @@ class Reservoir(nn.Module):
             if not remaining.all():
                 self._rows(other_id).replace(_select(self._rows(other_id), remaining))
         rows = self._rows(task_id)
-        new = {name: values.detach()[stored.to(values.device)] for name, values in columns.items()}
+        new = {name: values.detach()[stored] for name, values in columns.items()}
         new["slot"] = new_slots
         rows.replace(
             {
-                name: torch.cat([rows[name].to(values.device), values]) if name in rows else values
+                name: torch.cat([rows[name].to(values), values]) if name in rows else values
                 for name, values in new.items()
             }
         )
@@ -98,4 +98,4 @@ class Reservoir(nn.Module):
 
 
 def _select(rows: BufferDict, index: Tensor) -> Columns:
-    return {name: rows[name][index.to(rows[name].device)] for name in rows}
+    return {name: rows[name][index] for name in rows}
