@@ -142,6 +142,7 @@ def test_what_is_stored_and_replayed_does_not_depend_on_processes_and_micro_batc
     server: Order, image_archive: Path, tmp_path: Path
 ) -> None:
     spec = make_spec(image_archive, "storing:Storing", batch_size=3, accumulate=2)
+    spec["base"] = "dropping:DropBase"
     succeed(server(1, tmp_path / "one", spec))
     succeed(server(2, tmp_path / "two", spec))
     assert_same(tmp_path / "two", tmp_path / "one")
