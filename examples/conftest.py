@@ -40,7 +40,7 @@ def train(server: subprocess.Popen[str], tmp_path: Path) -> Train:
     """Trains a learner on two tasks of two classes; returns the weights after each.
 
     Keyword arguments are options of ``--train``. The base is `conv`, without batch norm and dropout, or
-    ``tiny:TinyBase`` with batch norm. With `stop_after`, the run is killed after as many batches have been
+    ``dropping:DropBase`` with both. With `stop_after`, the run is killed after as many batches have been
     computed, and resumed.
     """
     random = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import torch
@@ -103,8 +103,7 @@ class ICaRL(Learner):
                 self._drawn = torch.randint(stored, (step.batch_size,))
             groups.append(inputs_of(select(self.exemplars, self._drawn[step.rows])))
             weights = torch.tensor([task.steps_per_epoch(1), stored])
-        # rows: each example next to the exemplar drawn with it
-        rows = {name: torch.stack([group[name] for group in groups], 1).flatten(0, 1) for name in groups[0]}
+        rows = {name: interleave([group[name] for group in groups]) for name in groups[0]}
         logits = _logits(self.heads, self._features(self.base, rows))
         size = classes(self.heads[task.id])
         targets = torch.zeros_like(logits)
@@ -195,6 +194,11 @@ def herd(features: Tensor, count: int) -> list[int]:
         total = total + features[chosen[-1]]
         taken[chosen[-1]] = torch.inf
     return chosen
+
+
+def interleave(columns: Sequence[Tensor]) -> Tensor:
+    """The rows of columns (B, ...) in turn; in one order of memory, in which dropout draws."""
+    return torch.stack(list(columns), 1).flatten(0, 1).contiguous()
 
 
 def classes(head: nn.Module) -> int:

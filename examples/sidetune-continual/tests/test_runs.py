@@ -42,12 +42,12 @@ def test_micro_batches_give_the_weights_of_one_batch(learner: str, train: Train)
 @posix
 @each_learner
 def test_two_processes_give_the_weights_of_one(learner: str, train: Train) -> None:
-    """With batch norm, batches of odd size, and micro-batches."""
+    """With batch norm, dropout, batches of odd size, and micro-batches."""
     one, two = (
         train(
             learner,
             LEARNERS[learner],
-            base="tiny:TinyBase",
+            base="dropping:DropBase",
             processes=processes,
             batch_size=3,
             accumulate=2,
@@ -61,7 +61,7 @@ def test_two_processes_give_the_weights_of_one(learner: str, train: Train) -> No
 @each_learner
 def test_a_killed_run_resumes_to_the_same_bits(learner: str, train: Train) -> None:
     """Killed in both tasks, each of six steps; PackNet prunes before the fifth of each."""
-    options = {"base": "tiny:TinyBase", "optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1}
+    options = {"base": "dropping:DropBase", "optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1}
     whole = train(learner, LEARNERS[learner], **options)
     for batches in (3, 5, 8, 11):
         resumed = train(learner, LEARNERS[learner], stop_after=batches, **options)

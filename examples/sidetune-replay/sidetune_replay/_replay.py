@@ -122,7 +122,8 @@ class Replay(Learner):
             for column, sample in zip(columns[1:], samples, strict=True):
                 for positions, stored in sample.values():
                     column[positions] = stored[INPUT + name]
-            rows[name] = torch.stack(columns, 1).flatten(0, 1)  # each example next to those replayed with it
+            # each example next to those replayed with it; in one order of memory, in which dropout draws
+            rows[name] = torch.stack(columns, 1).flatten(0, 1).contiguous()
         encoding: Tensor = self.base(rows).encoding
         return list(encoding.reshape(-1, 1 + len(samples), *encoding.shape[1:]).unbind(1))
 

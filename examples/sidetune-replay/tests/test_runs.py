@@ -23,9 +23,9 @@ def test_micro_batches_give_the_weights_of_one_batch(learner: str, train: Train)
 
 
 def test_two_processes_give_the_weights_of_one(learner: str, train: Train) -> None:
-    """With batch norm and batches of odd size."""
+    """With batch norm, dropout and batches of odd size."""
     one, two = (
-        train(learner, base="tiny:TinyBase", processes=processes, batch_size=3, accumulate=2)
+        train(learner, base="dropping:DropBase", processes=processes, batch_size=3, accumulate=2)
         for processes in (1, 2)
     )
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
@@ -34,6 +34,6 @@ def test_two_processes_give_the_weights_of_one(learner: str, train: Train) -> No
 @pytest.mark.parametrize("batches", [4, 15])
 def test_a_killed_run_resumes_to_the_same_bits(learner: str, batches: int, train: Train) -> None:
     """Killed in each of the tasks."""
-    options = {"base": "tiny:TinyBase", "batch_size": 4, "accumulate": 2}
+    options = {"base": "dropping:DropBase", "batch_size": 4, "accumulate": 2}
     whole, resumed = train(learner, **options), train(learner, stop_after=batches, **options)
     torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
