@@ -133,7 +133,9 @@ class Learner(nn.Module, ABC):
         Random numbers are the same in all processes, and the core averages over micro-batches.
         Forward passes have the run's precision here, and batch norm and dropout see the whole batch in a
         distributed run, in which `batch` is one process's shard: scalars that are means over the batch, or
-        independent of it, combine to their single-process value. See `Step.gather` for what is stored.
+        independent of it, combine to their single-process value. A forward pass of several rows for each
+        example keeps the rows of an example next to each other. See `Step.gather` for what is stored and
+        `Step.rows` for what is replayed.
         """
         return {"loss": mean_loss(task, self(batch.inputs, task.id), batch)}
 
@@ -141,7 +143,7 @@ class Learner(nn.Module, ABC):
         """Read or change gradients: those of all micro-batches and processes, not yet clipped.
 
         Forward passes belong in ``with step.autocast():``. All processes have the same gradients and must
-        make the same changes.
+        make the same changes: nothing is sharded or synchronised here and in `after_step`.
         """
 
     def after_step(self, task: Task, step: Step) -> None:
@@ -164,6 +166,7 @@ class Learner(nn.Module, ABC):
         """The output in evaluation, without gradient: by default `forward`.
 
         Override it where answers are computed in another way than in training, as by the nearest class mean.
+        A task is also evaluated between its `start` and its training, when `finish` has not yet been called.
 
         Args:
             inputs: a batch.

@@ -93,6 +93,10 @@ class Step:
     """Number of the micro-batch, from 0 (see ``--train.accumulate``)."""
     micro_batches: int = 1
     """Micro-batches of a step."""
+    rows: slice = slice(None)
+    """In `losses`, which of the `batch_size` examples of the step the batch has. A learner that draws one
+    stored example for each of the step's, when `micro_batch` is 0, and uses these of them with each batch,
+    trains the same under ``--train.accumulate`` and in several processes as with one large batch."""
     _gather: Callable[[Tensor], Tensor] | None = None
     _autocast: Callable[[], AbstractContextManager[object]] | None = None
 

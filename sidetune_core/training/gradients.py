@@ -36,10 +36,17 @@ def backward(
     """
     group = context.group
     sums: dict[str, Tensor] = {}
+    first = 0
     for number, batch in enumerate(micro_batches):
         shard = group.shard_batch(batch)
-        gather = partial(group.gather_rows, shard=shard)
-        facts = attrs.evolve(context.with_autocast(step), micro_batch=number, gather=gather)
+        start = first + shard.start
+        facts = attrs.evolve(
+            context.with_autocast(step),
+            micro_batch=number,
+            rows=slice(start, start + len(shard.batch.targets)),
+            gather=partial(group.gather_rows, shard=shard),
+        )
+        first += len(batch.targets)
         with synchronized(group, shard):
             losses = _losses(learner, task, shard.batch, facts)
         if not losses:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sidetune_core.api import Batch, Components, at_least, option
 
-from ._replay import Replay, ReplayConfig, Replayed
+from ._replay import Replay, ReplayConfig, Replayed, loss
 
 
 class DERpp(Replay):
@@ -40,9 +40,9 @@ class DERpp(Replay):
     def columns(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
         return {**super().columns(batch, output), "output": output}
 
-    def terms(self, samples: Sequence[Sequence[Replayed]]) -> dict[str, Tensor]:
+    def replay(self, samples: Sequence[Sequence[Replayed]]) -> dict[str, Tensor]:
         first, second = samples
-        return {"mse": self._alpha * _distance(first), "replay": self._beta * self.loss(second)}
+        return {"mse": self._alpha * _distance(first), "replay": self._beta * loss(second)}
 
 
 def _distance(sample: Sequence[Replayed]) -> Tensor:

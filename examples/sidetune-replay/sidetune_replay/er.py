@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ._replay import Replay, ReplayConfig, Replayed
+from ._replay import Replay, ReplayConfig, Replayed, loss
 
 
 class ER(Replay):
@@ -19,5 +19,5 @@ class ER(Replay):
 
     Config = ReplayConfig
 
-    def terms(self, samples: Sequence[Sequence[Replayed]]) -> dict[str, Tensor]:
-        return {"replay": self.loss(samples[0])}
+    def replay(self, samples: Sequence[Sequence[Replayed]]) -> dict[str, Tensor]:
+        return {"replay": loss(samples[0])}

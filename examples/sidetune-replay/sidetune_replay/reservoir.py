@@ -12,6 +12,9 @@ from sidetune_core.api import BufferDict
 Columns = Mapping[str, Tensor]
 """Examples by column: tensors (n, ...) of one length."""
 
+Sample = Mapping[str, tuple[Tensor, Columns]]
+"""Examples by task, with their positions (n,) in the sample."""
+
 
 class Reservoir(nn.Module):
     """Reservoir sampling (Vitter, 1985): stores `size` of the `seen` examples, each with equal probability.
@@ -50,21 +53,30 @@ class Reservoir(nn.Module):
             if not remaining.all():
                 self._rows(other_id).replace(_select(self._rows(other_id), remaining))
         rows = self._rows(task_id)
-        new = {name: values.detach()[stored.to(values.device)] for name, values in columns.items()}
+        new = {name: values.detach()[stored] for name, values in columns.items()}
         new["slot"] = new_slots
         rows.replace(
             {
-                name: torch.cat([rows[name].to(values.device), values]) if name in rows else values
+                name: torch.cat([rows[name].to(values), values]) if name in rows else values
                 for name, values in new.items()
             }
         )
 
-    def draw(self, count: int) -> dict[str, Columns]:
-        """`count` distinct stored examples, or all if there are fewer, by task."""
+    def draw(self, count: int) -> Tensor:
+        """Slots (count,) of stored examples in random order, none of them k + 1 times before all k times."""
         slots = torch.cat([self._slots(task_id) for task_id in self.tasks])
-        drawn = slots[torch.randperm(len(slots))[:count]]
-        masks = {task_id: torch.isin(self._slots(task_id), drawn) for task_id in self.tasks}
-        return {task_id: _select(self._rows(task_id), mask) for task_id, mask in masks.items() if mask.any()}
+        rounds = -(-count // len(slots))
+        return torch.cat([slots[torch.randperm(len(slots))] for _ in range(rounds)])[:count]
+
+    def read(self, slots: Tensor) -> Sample:
+        """The examples in `slots` (n,) by task."""
+        sample = {}
+        for task_id in self.tasks:
+            positions, rows = (slots[:, None] == self._slots(task_id)).nonzero(as_tuple=True)
+            if len(rows):
+                columns = _select(self._rows(task_id), rows)
+                sample[task_id] = positions, columns
+        return sample
 
     def _draw_slots(self, count: int) -> list[int]:
         """Slots of the next `count` examples; -1 for examples that are not stored."""
@@ -85,5 +97,5 @@ class Reservoir(nn.Module):
         return rows["slot"].cpu() if "slot" in rows else torch.empty(0, dtype=torch.int64)
 
 
-def _select(rows: BufferDict, mask: Tensor) -> Columns:
-    return {name: rows[name][mask.to(rows[name].device)] for name in rows}
+def _select(rows: BufferDict, index: Tensor) -> Columns:
+    return {name: rows[name][index] for name in rows}

@@ -7,12 +7,26 @@ from itertools import islice
 
 import pytest
 import torch
+from sidetune_replay._replay import full_length
 from sidetune_replay.derpp import DERpp
 from sidetune_replay.er import ER
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.api import Base, Batch, ClassTask, Components, Examples, Features, Order, seeded
+from sidetune_core.api import (
+    Base,
+    Batch,
+    ClassTask,
+    Components,
+    Examples,
+    Features,
+    Inputs,
+    Order,
+    Phase,
+    Step,
+    seeded,
+)
+from sidetune_core.interfaces.training import PhaseSteps
 from sidetune_core.testing import check_plugin
 
 INPUTS = {"x": (6,)}
@@ -54,19 +68,31 @@ def make(cls: type[ER] | type[DERpp], **options: float) -> ER | DERpp:
 def train(
     learner: ER | DERpp, task: ClassTask, steps: int, lr: float = 0.05
 ) -> Iterator[tuple[Batch, Tensor, dict[str, Tensor]]]:
-    """Train on a task like the training loop; yields each batch, its output and the penalties."""
+    """Train on a task like the training loop; yields each batch, the output before its step, and its
+    losses.
+    """
     with seeded(0, "start", task.id):
         learner.start(task)
     optimizer = torch.optim.Adam(learner.parameters(), lr)
+    phase = PhaseSteps(Phase(), 0, steps)
     with seeded(0, "train", task.id):
-        for batch in islice(task.train(lambda inputs: learner(inputs, task.id), Order(0, 8)), steps):
-            output = learner(batch.inputs, task.id)
-            penalty = learner.penalty(batch)
-            loss = task.loss(output, batch).mean() + sum(penalty.values())
+        batches = task.train(lambda inputs: learner(inputs, task.id), Order(0, 8))
+        for number, batch in enumerate(islice(batches, steps)):
+            step = Step(number, steps, 0, phase, batch_size=8, rows=slice(0, 8))
+            with torch.no_grad():
+                output = learner(batch.inputs, task.id)
+            losses = learner.losses(batch, task, step)
             optimizer.zero_grad()
-            loss.backward()
+            sum(losses.values()).backward()
             optimizer.step()
-            yield batch, output.detach(), penalty
+            learner.after_step(task, step)
+            yield batch, output, {name: value.detach() for name, value in losses.items()}
+
+
+def stored(learner: ER | DERpp, task_id: str = "t0") -> dict[str, Tensor]:
+    """The stored examples of a task by column."""
+    _, columns = learner.memory.read(torch.arange(learner.memory.size))[task_id]
+    return dict(columns)
 
 
 def first_loss_after_all(learner: ER | DERpp) -> float:
@@ -96,8 +122,8 @@ def test_it_forgets_less_than_without_replay(cls: type[ER] | type[DERpp]) -> Non
 
 
 def test_the_first_step_has_nothing_to_replay_and_later_ones_have() -> None:
-    penalties = [penalty for _, _, penalty in train(make(ER), tasks()[0], 3)]
-    assert [sorted(penalty) for penalty in penalties] == [[], ["replay"], ["replay"]]
+    losses = [sorted(losses) for _, _, losses in train(make(ER), tasks()[0], 3)]
+    assert losses == [["loss"], ["loss", "replay"], ["loss", "replay"]]
 
 
 def test_a_replayed_example_has_the_loss_and_the_head_of_its_own_task() -> None:
@@ -106,27 +132,37 @@ def test_a_replayed_example_has_the_loss_and_the_head_of_its_own_task() -> None:
     learner = make(ER, buffer=8)
     for _ in train(learner, first, 4):
         pass
-    (stored,) = learner.memory.draw(8).values()
     with torch.no_grad():
-        by_hand = functional.cross_entropy(learner({"x": stored["input.x"]}, "t0"), stored["target"])
-    _, _, penalty = next(train(learner, second, 1))
-    torch.testing.assert_close(penalty["replay"].detach(), by_hand)
+        output = learner({"x": stored(learner)["input.x"]}, "t0")
+        by_hand = functional.cross_entropy(output, stored(learner)["target"])
+    _, _, losses = next(train(learner, second, 1))
+    torch.testing.assert_close(losses["replay"], by_hand)
+
+
+def test_the_examples_of_a_batch_are_stored_after_its_step() -> None:
+    learner, (task, *_) = make(ER), tasks()
+    learner.start(task)
+    step = Step(0, 1, 0, PhaseSteps(Phase(), 0, 1), batch_size=8, rows=slice(0, 8))
+    batch = next(task.train(lambda inputs: inputs["x"], Order(0, 8)))
+    learner.losses(batch, task, step)
+    assert len(learner.memory) == 0
+    learner.after_step(task, step)
+    assert sorted(stored(learner)["id"].tolist()) == sorted(batch.ids.tolist())
 
 
 def test_der_is_zero_while_the_network_is_unchanged_since_the_example_was_stored() -> None:
-    penalties = [penalty for _, _, penalty in train(make(DERpp), tasks()[0], 4, lr=0.0)]
-    for penalty in penalties[1:]:
-        torch.testing.assert_close(penalty["mse"].detach(), torch.tensor(0.0), atol=1e-10, rtol=0)
-        assert penalty["replay"] > 0
+    for _, _, losses in islice(train(make(DERpp), tasks()[0], 4, lr=0.0), 1, None):
+        torch.testing.assert_close(losses["mse"], torch.tensor(0.0), atol=1e-10, rtol=0)
+        assert losses["replay"] > 0
 
 
 def test_stored_outputs_are_those_of_the_step_in_which_the_example_was_stored() -> None:
     learner, outputs = make(DERpp, buffer=100), {}
     for batch, output, _ in train(learner, tasks()[0], 3):
         outputs |= {int(id): row for id, row in zip(batch.ids, output, strict=True)}
-    (stored,) = learner.memory.draw(100).values()
-    assert len(stored["id"]) == 24
-    for id, row in zip(stored["id"], stored["output"], strict=True):
+    columns = stored(learner)
+    assert len(columns["id"]) == 24
+    for id, row in zip(columns["id"], columns["output"], strict=True):
         torch.testing.assert_close(row, outputs[int(id)])
 
 
@@ -139,9 +175,15 @@ def test_der_pp_is_the_sum_of_its_weighted_terms() -> None:
             pass
         with torch.no_grad():
             learner.base.layer.weight.add_(0.1)
-        _, _, penalty = next(train(learner, tasks()[1], 1, lr=0.0))
-        return {name: value.item() for name, value in penalty.items()}
+        _, _, losses = next(train(learner, tasks()[1], 1, lr=0.0))
+        return {name: value.item() for name, value in losses.items()}
 
     unweighted, weighted = terms(1, 1), terms(0.25, 3)
     assert unweighted["mse"] > 0
-    assert weighted == pytest.approx({"mse": 0.25 * unweighted["mse"], "replay": 3 * unweighted["replay"]})
+    expected = {"mse": 0.25 * unweighted["mse"], "replay": 3 * unweighted["replay"]}
+    assert weighted == pytest.approx({"loss": unweighted["loss"], **expected})
+
+
+def test_sequences_are_padded_to_their_declared_length() -> None:
+    inputs = Inputs({"tokens": torch.ones(2, 3)}, lengths=torch.tensor([3, 2]))
+    assert full_length(inputs, {"tokens": (5,)})["tokens"].tolist() == [[1, 1, 1, 0, 0]] * 2

@@ -14,7 +14,8 @@ def columns(*ids: int) -> dict[str, Tensor]:
 
 
 def stored_ids(reservoir: Reservoir) -> list[int]:
-    return sorted(int(id) for columns in reservoir.draw(10_000).values() for id in columns["id"])
+    sample = reservoir.read(torch.arange(reservoir.size))
+    return sorted(int(id) for _, columns in sample.values() for id in columns["id"])
 
 
 def test_every_example_is_stored_until_it_is_full() -> None:
@@ -51,18 +52,30 @@ def test_every_example_is_stored_with_the_same_probability() -> None:
     assert (times - expected).abs().max() < 4 * deviation
 
 
-def test_a_sample_has_no_example_twice_and_keeps_rows_together() -> None:
+def test_a_sample_has_every_example_once_before_any_twice() -> None:
+    reservoir = Reservoir(10)
+    reservoir.add_task("t0")
+    reservoir.add("t0", columns(*range(6)))
+    drawn = reservoir.draw(15)
+    for part in (drawn[:6], drawn[6:12]):
+        assert sorted(part.tolist()) == list(range(6))
+    assert len(set(drawn[12:].tolist())) == 3
+
+
+def test_examples_are_read_by_task_with_their_positions() -> None:
     reservoir = Reservoir(10)
     reservoir.add_task("t0")
     reservoir.add_task("t1")
     reservoir.add("t0", columns(*range(6)))
     reservoir.add("t1", columns(*range(6, 10)))
-    drawn = reservoir.draw(7)
-    ids = [int(id) for sample in drawn.values() for id in sample["id"]]
-    assert len(ids) == len(set(ids)) == 7
-    for sample in drawn.values():
-        assert torch.equal(sample["target"], sample["id"] + 0.5)
-    assert {int(id) < 6 for id in drawn["t0"]["id"]} == {True}
+    slots = torch.tensor([8, 2, 5, 8, 0])
+    sample = reservoir.read(slots)
+    ids = torch.empty_like(slots)
+    for positions, read in sample.values():
+        ids[positions] = read["id"]
+        assert torch.equal(read["target"], read["id"] + 0.5)
+    assert torch.equal(ids, slots)  # the first examples have slots in order
+    assert sample["t1"][0].tolist() == [0, 3]
 
 
 def test_tasks_may_have_targets_of_different_shapes() -> None:
@@ -71,7 +84,8 @@ def test_tasks_may_have_targets_of_different_shapes() -> None:
     reservoir.add_task("t1")
     reservoir.add("t0", {"target": torch.zeros(3, 2, 2)})
     reservoir.add("t1", {"target": torch.zeros(4, dtype=torch.int64)})
-    assert {task: tuple(sample["target"].shape) for task, sample in reservoir.draw(7).items()} == {
+    sample = reservoir.read(torch.arange(7))
+    assert {task: tuple(read["target"].shape) for task, (_, read) in sample.items()} == {
         "t0": (3, 2, 2),
         "t1": (4,),
     }

@@ -110,6 +110,18 @@ def test_two_processes_give_the_weights_and_the_results_of_one(
 
 
 @posix
+def test_what_is_stored_and_replayed_does_not_depend_on_processes_and_micro_batches(
+    server: Order, image_archive: Path, tmp_path: Path
+) -> None:
+    spec = make_spec(image_archive, "storing:Storing", batch_size=3, accumulate=2)
+    spec["base"] = "dropping:DropBase"
+    succeed(server(1, tmp_path / "one", spec))
+    succeed(server(2, tmp_path / "two", spec))
+    assert_same(tmp_path / "two", tmp_path / "one")
+    assert weights(tmp_path / "two")["stored.row"].tolist() == list(range(6))
+
+
+@posix
 def test_a_signal_to_one_process_stops_all_at_the_same_step_and_another_number_goes_on(
     server: Order, image_archive: Path, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def test_a_step_has_its_facts(training: Training) -> None:
             )
             assert step.is_last_micro_batch == (step.micro_batch == 1)
             assert torch.equal(step.gather(batch.targets), batch.targets)
+            assert step.rows == slice(4 * step.micro_batch, 4 * step.micro_batch + 4)
             return super().losses(batch, task, step)
 
     learner = training.make(Learner)

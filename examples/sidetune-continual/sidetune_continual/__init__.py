@@ -1,0 +1,1 @@
+"""Continual learners: gradient projection, path integrals, masks, and class-incremental prediction."""

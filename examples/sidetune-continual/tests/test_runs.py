@@ -1,0 +1,84 @@
+"""Whole runs: micro-batches, processes, and resuming."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sidetune_core.testing import check_plugin
+
+Train = Callable[..., list[dict[str, Tensor]]]
+
+LEARNERS: dict[str, dict[str, Any]] = {
+    "agem": {"memory": 12, "sample": 8},
+    "icarl": {"exemplars": 12},
+    "packnet": {"prune": 0.5},
+    "si": {"coef": 1.0},
+}
+
+posix = pytest.mark.skipif(os.name != "posix", reason="forks processes")
+each_learner = pytest.mark.parametrize("learner", LEARNERS)
+
+
+@each_learner
+def test_it_conforms(learner: str) -> None:
+    findings = check_plugin("learner", f"sidetune-continual/{learner}")
+    assert [finding for finding in findings if not finding.passed or finding.skipped] == []
+
+
+@posix
+@each_learner
+def test_micro_batches_give_the_weights_of_one_batch(learner: str, train: Train) -> None:
+    whole = train(learner, LEARNERS[learner])
+    parts = train(learner, LEARNERS[learner], batch_size=4, accumulate=2)
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+@posix
+@each_learner
+def test_two_processes_give_the_weights_of_one(learner: str, train: Train) -> None:
+    """With batch norm, dropout, batches of odd size, and micro-batches."""
+    one, two = (
+        train(
+            learner,
+            LEARNERS[learner],
+            base="dropping:DropBase",
+            processes=processes,
+            batch_size=3,
+            accumulate=2,
+        )
+        for processes in (1, 2)
+    )
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+
+
+@posix
+@each_learner
+def test_a_killed_run_resumes_to_the_same_bits(learner: str, train: Train) -> None:
+    """Killed in both tasks, each of six steps; PackNet prunes before the fifth of each."""
+    options = {"base": "dropping:DropBase", "optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1}
+    whole = train(learner, LEARNERS[learner], **options)
+    for batches in (3, 5, 8, 11):
+        resumed = train(learner, LEARNERS[learner], stop_after=batches, **options)
+        torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+
+
+@posix
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_packnet_keeps_the_weights_of_a_task_bit_for_bit(optimizer: str, train: Train) -> None:
+    first, last = train("packnet", LEARNERS["packnet"], optimizer=optimizer, weight_decay=0.5, lr=0.01)
+    owners = {name: tensor for name, tensor in first.items() if name.startswith("owners.")}
+    changed = 0
+    for name, owner in owners.items():
+        before, after = (weights[name.replace("owners", "base")] for weights in (first, last))
+        assert torch.equal(before[owner == 1], after[owner == 1])
+        changed += int((before != after).sum())
+    assert changed
+    assert [
+        name for name in first if name.startswith("heads.t0") and not torch.equal(first[name], last[name])
+    ] == []
