@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.networks import Base, Merger, Side, StagedSide
     from sidetune_core.interfaces.outputs import Outputs
     from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream, mean_loss, shuffled
-    from sidetune_core.interfaces.training import ParamGroup, Phase, Step, Trainable
+    from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, TrainingStep
     from sidetune_core.seeding import derive_seed, seeded
     from sidetune_core.storage.atomic import home
     from sidetune_core.storage.weights import Published, load_weights
@@ -96,10 +96,10 @@ __all__ = [
     "Side",
     "SidetuneError",
     "StagedSide",
-    "Step",
     "Task",
     "TaskStream",
     "Trainable",
+    "TrainingStep",
     "Truncatable",
     "WeightsError",
     "at_least",
@@ -160,10 +160,10 @@ _MODULES = {
     "Side": "interfaces.networks",
     "SidetuneError": "errors",
     "StagedSide": "interfaces.networks",
-    "Step": "interfaces.training",
     "Task": "interfaces.tasks",
     "TaskStream": "interfaces.tasks",
     "Trainable": "interfaces.training",
+    "TrainingStep": "interfaces.training",
     "Truncatable": "interfaces.capabilities",
     "WeightsError": "errors",
     "at_least": "config.options",

@@ -16,9 +16,9 @@ from sidetune_core.api import (
     Heads,
     Learner,
     Renamed,
-    Step,
     Task,
     Trainable,
+    TrainingStep,
     at_least,
     load_weights,
     mean_loss,
@@ -82,7 +82,7 @@ class Distill(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.side(inputs, self.base(inputs)), task_id)
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         features = self.base(batch.inputs)
         student = self.side(batch.inputs, features)
         difference = self._compare(student, features.encoding, task.id)

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sidetune_core.api import Batch, Components, Step, Task, Trainable, at_least, mean_loss, more_than, option
+from sidetune_core.api import (
+    Batch,
+    Components,
+    Task,
+    Trainable,
+    TrainingStep,
+    at_least,
+    mean_loss,
+    more_than,
+    option,
+)
 
 from .finetune import FineTune
 
@@ -61,7 +71,7 @@ class LwF(FineTune):
         old_heads = list(self.heads.values()) if self._coef else []
         return [*old_heads, *super().start(task)]
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         encoding = self.encode(batch.inputs, task.id)
         added = {}
         if self.teacher is not None:

@@ -14,7 +14,7 @@ from sidetune_core.interfaces.former_names import former_members, warn_of_former
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.networks import Base, Merger, Side
 from sidetune_core.interfaces.tasks import Batch, Task, mean_loss
-from sidetune_core.interfaces.training import Phase, Step, Trainable
+from sidetune_core.interfaces.training import Phase, Trainable, TrainingStep
 
 
 class MakeBase(Protocol):
@@ -124,7 +124,7 @@ class Learner(nn.Module, ABC):
         ``dict(inputs)``, without ids.
         """
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
         """Named scalars, of which the sum is minimised; by default the mean loss of the task's head.
 
             return {**super().losses(batch, task, step), "decay": self.weight.square().sum()}
@@ -134,22 +134,22 @@ class Learner(nn.Module, ABC):
         Forward passes have the run's precision here, and batch norm and dropout see the whole batch in a
         distributed run, in which `batch` is one process's shard: scalars that are means over the batch, or
         independent of it, combine to their single-process value. A forward pass of several rows for each
-        example keeps the rows of an example next to each other. See `Step.gather` for what is stored and
-        `Step.rows` for what is replayed.
+        example keeps the rows of an example next to each other. See `TrainingStep.gather` for what is
+        stored and `TrainingStep.rows` for what is replayed.
         """
         return {"loss": mean_loss(task, self(batch.inputs, task.id), batch)}
 
-    def after_backward(self, task: Task, step: Step) -> None:
+    def after_backward(self, task: Task, step: TrainingStep) -> None:
         """Read or change gradients: those of all micro-batches and processes, not yet clipped.
 
         Forward passes belong in ``with step.autocast():``. All processes have the same gradients and must
         make the same changes: nothing is sharded or synchronised here and in `after_step`.
         """
 
-    def after_step(self, task: Task, step: Step) -> None:
+    def after_step(self, task: Task, step: TrainingStep) -> None:
         """Read or change weights after the optimiser has changed them, weight decay and momentum included.
 
-        Change them in ``with torch.no_grad():``, and alike in all processes.
+        It runs without gradients. Changes must be the same in all processes.
         """
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:

@@ -77,7 +77,7 @@ def split_steps(phases: Iterable[Phase], total: int) -> list[PhaseSteps]:
 
 
 @attrs.frozen(eq=False)
-class Step:
+class TrainingStep:
     """The facts of an optimiser step; `losses` gets them for each of its micro-batches."""
 
     number: int

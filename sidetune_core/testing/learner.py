@@ -21,7 +21,7 @@ from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Components, Learner, has_former_penalty
 from sidetune_core.interfaces.networks import Base, Merger, Side
 from sidetune_core.interfaces.tasks import Batch, Order, Task
-from sidetune_core.interfaces.training import Phase, Step, Trainable, members
+from sidetune_core.interfaces.training import Phase, Trainable, TrainingStep, members
 from sidetune_core.seeding import seeded
 from sidetune_core.storage import run_folder
 from sidetune_core.storage.run_folder import Clock
@@ -104,13 +104,13 @@ class Witness(Learner):
     def predict(self, inputs: Mapping[str, Tensor], task_id: str | None) -> Tensor:
         return self.learner.predict(inputs, task_id)
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
         return {**self.learner.losses(batch, task, step), **self._penalties(batch)}
 
-    def after_backward(self, task: Task, step: Step) -> None:
+    def after_backward(self, task: Task, step: TrainingStep) -> None:
         self.learner.after_backward(task, step)
 
-    def after_step(self, task: Task, step: Step) -> None:
+    def after_step(self, task: Task, step: TrainingStep) -> None:
         self.learner.after_step(task, step)
 
     def _penalties(self, batch: Batch) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from sidetune_core.config.interval import Interval
 from sidetune_core.config.spec import TrainOptions
 from sidetune_core.distributed.process_group import ProcessGroup
 from sidetune_core.feature_cache.cache import FeatureCache
-from sidetune_core.interfaces.training import Step
+from sidetune_core.interfaces.training import TrainingStep
 from sidetune_core.system.device import Machine
 from sidetune_core.system.signals import StopRequest
 
@@ -29,6 +29,6 @@ class Context:
     save_every: Interval = Interval()
     """How often the state within a task is saved."""
 
-    def with_autocast(self, step: Step) -> Step:
+    def with_autocast(self, step: TrainingStep) -> TrainingStep:
         """The facts of a step, with the precision of this run."""
         return attrs.evolve(step, autocast=self.machine.autocast)

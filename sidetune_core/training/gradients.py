@@ -13,7 +13,7 @@ from sidetune_core.distributed.batch_ops import synchronized
 from sidetune_core.errors import PluginError, shorten
 from sidetune_core.interfaces.learner import Learner, has_former_penalty
 from sidetune_core.interfaces.tasks import Batch, Task
-from sidetune_core.interfaces.training import Step, Trainable, members
+from sidetune_core.interfaces.training import Trainable, TrainingStep, members
 from sidetune_core.training.context import Context
 
 
@@ -21,7 +21,7 @@ def backward(
     learner: Learner,
     task: Task,
     micro_batches: Sequence[Batch],
-    step: Step,
+    step: TrainingStep,
     parameters: Sequence[nn.Parameter],
     context: Context,
 ) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ def backward(
     return dict(zip(sums, totals, strict=True))
 
 
-def _losses(learner: Learner, task: Task, batch: Batch, step: Step) -> dict[str, Tensor]:
+def _losses(learner: Learner, task: Task, batch: Batch, step: TrainingStep) -> dict[str, Tensor]:
     """The learner's losses, scalars by name."""
     with step.autocast():
         losses = dict(learner.losses(batch, task, step))

@@ -11,7 +11,7 @@ from sidetune_core.errors import PluginError
 from sidetune_core.interfaces.capabilities import ResumesAtSomeSteps
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
-from sidetune_core.interfaces.training import PhaseSteps, Step, split_steps
+from sidetune_core.interfaces.training import PhaseSteps, TrainingStep, split_steps
 
 
 @attrs.frozen(eq=False)
@@ -55,11 +55,11 @@ class Stage:
         """The task of a step, counted from 0."""
         return self.tasks[step % len(self.tasks)]
 
-    def step(self, number: int, steps: PhaseSteps, total: int, options: TrainOptions) -> Step:
+    def step(self, number: int, steps: PhaseSteps, total: int, options: TrainOptions) -> TrainingStep:
         """The facts of a step."""
         task, size = self.turn(number), options.batch_size * options.accumulate
         epoch = number // len(self.tasks) // max(1, task.steps_per_epoch(size))
-        return Step(number, total, epoch, steps, size, micro_batches=options.accumulate)
+        return TrainingStep(number, total, epoch, steps, size, micro_batches=options.accumulate)
 
     def batches_taken(self, step: int, options: TrainOptions) -> dict[str, int]:
         """Batches that each task, by id, has contributed to the first `step` steps."""

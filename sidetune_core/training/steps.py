@@ -130,7 +130,8 @@ class StageTraining:
                 nn.utils.clip_grad_norm_(parameters, options.grad_clip)
             if optimizer is not None:
                 optimizer.step()
-            learner.after_step(task, self.context.with_autocast(step))
+            with torch.no_grad():
+                learner.after_step(task, self.context.with_autocast(step))
             if number == self.state.step:
                 when = f"after step {number + 1} of {stage.name}"
                 self.context.group.check_replicas_match(learner, when, micro_batches[-1])

@@ -25,7 +25,7 @@ PAGES: dict[str, Sequence[type]] = {
         api.BufferDict,
         api.ParamGroup,
         api.Phase,
-        api.Step,
+        api.TrainingStep,
     ),
     "kinds/env.md": (
         api.TaskStream,

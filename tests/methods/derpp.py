@@ -16,8 +16,8 @@ from sidetune_core.api import (
     Heads,
     Inputs,
     Learner,
-    Step,
     Task,
+    TrainingStep,
     at_least,
     mean_loss,
     option,
@@ -57,7 +57,7 @@ class DERpp(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         output = self(batch.inputs, task.id)
         if step.micro_batch == 0:
             self._new.clear()
@@ -78,7 +78,7 @@ class DERpp(Learner):
             losses["replay"] = losses.get("replay", 0) + self._config.beta * fraction * loss
         return losses
 
-    def after_step(self, task: Task, step: Step) -> None:
+    def after_step(self, task: Task, step: TrainingStep) -> None:
         rows = {name: torch.cat([new[name] for new in self._new]) for name in self._new[0]}
         size, seen = self._config.memory, self._seen()
         for name, value in rows.items():

@@ -16,8 +16,8 @@ from sidetune_core.api import (
     Heads,
     Inputs,
     Learner,
-    Step,
     Task,
+    TrainingStep,
     at_least,
     mean_loss,
     option,
@@ -54,7 +54,7 @@ class GEM(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
-    def after_backward(self, task: Task, step: Step) -> None:
+    def after_backward(self, task: Task, step: TrainingStep) -> None:
         weights = [weight for weight in self.base.parameters() if weight.grad is not None]
         earlier = [known for known in self._tasks.values() if known is not task]
         if not earlier or not weights:
@@ -82,7 +82,7 @@ class GEM(Learner):
         inputs = Inputs({name.removeprefix(prefix): self.memory[name] for name in names})
         return Batch(torch.arange(len(targets)), inputs, targets)
 
-    def _memory_gradient(self, task: Task, weights: list[nn.Parameter], step: Step) -> Tensor:
+    def _memory_gradient(self, task: Task, weights: list[nn.Parameter], step: TrainingStep) -> Tensor:
         """The gradient (P,) of the loss on the memory of an earlier task."""
         batch = self.stored(task.id)
         with step.autocast():

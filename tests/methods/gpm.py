@@ -19,9 +19,9 @@ from sidetune_core.api import (
     Heads,
     Learner,
     ParamGroup,
-    Step,
     Task,
     Trainable,
+    TrainingStep,
     at_least,
     at_most,
     option,
@@ -71,7 +71,7 @@ class GPM(Learner):
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
     @torch.no_grad()
-    def after_backward(self, task: Task, step: Step) -> None:
+    def after_backward(self, task: Task, step: TrainingStep) -> None:
         for name in self.projections:
             weight = self._layers()[name].weight
             self._before[name] = weight.clone()
@@ -79,7 +79,7 @@ class GPM(Learner):
                 weight.grad -= project(weight.grad, self.projections[name])
 
     @torch.no_grad()
-    def after_step(self, task: Task, step: Step) -> None:
+    def after_step(self, task: Task, step: TrainingStep) -> None:
         for name in self.projections:
             weight = self._layers()[name].weight
             weight -= project(weight - self._before[name], self.projections[name])

@@ -16,9 +16,9 @@ from sidetune_core.api import (
     Heads,
     Learner,
     ParamGroup,
-    Step,
     Task,
     Trainable,
+    TrainingStep,
     at_least,
     mean_loss,
     more_than,
@@ -68,14 +68,14 @@ class HAT(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self._output(inputs, task_id, (self.embeddings[task_id] > 0).float())
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         gates = torch.sigmoid(self._scale(task, step) * self.embeddings[task.id])
         loss = mean_loss(task, self._output(batch.inputs, task.id, gates), batch)
         free = (~self.used).float()
         sparsity = (gates * free).sum() / free.sum().clamp(min=1)
         return {"loss": loss, "sparsity": self._config.sparsity * sparsity}
 
-    def after_backward(self, task: Task, step: Step) -> None:
+    def after_backward(self, task: Task, step: TrainingStep) -> None:
         scale, embedding = self._scale(task, step), self.embeddings[task.id]
         assert embedding.grad is not None
         exponent = (scale * embedding.detach()).clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
@@ -86,7 +86,7 @@ class HAT(Learner):
             parameter.grad[protected] = 0
 
     @torch.no_grad()
-    def after_step(self, task: Task, step: Step) -> None:
+    def after_step(self, task: Task, step: TrainingStep) -> None:
         self.embeddings[task.id].clamp_(-LARGEST_EMBEDDING, LARGEST_EMBEDDING)
         finished = self._protected(self.finished_layers)
         for (parameter, protected), (before, _) in zip(self._protected(self.layers), finished, strict=True):
@@ -96,7 +96,7 @@ class HAT(Learner):
         self.used |= self.embeddings[task.id] > 0
         self.finished_layers.load_state_dict(self.layers.state_dict())
 
-    def _scale(self, task: Task, step: Step) -> float:
+    def _scale(self, task: Task, step: TrainingStep) -> float:
         """s of a step: linear from 1 / s_max to s_max in each epoch, or in the task if it is shorter."""
         largest, steps = self._config.largest_scale, min(task.steps_per_epoch(step.batch_size), step.total)
         progress = step.number % steps / max(1, steps - 1)

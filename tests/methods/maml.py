@@ -15,8 +15,8 @@ from sidetune_core.api import (
     Components,
     Heads,
     Learner,
-    Step,
     Task,
+    TrainingStep,
     at_least,
     mean_loss,
     more_than,
@@ -59,7 +59,7 @@ class MAML(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self._output(inputs, task_id, dict(self.adapted[task_id].named_parameters()))
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         weights, loss = dict(self.layer.named_parameters()), torch.zeros(())
         for first in range(0, len(batch.ids), self._config.episode):
             episode = batch.rows(slice(first, first + self._config.episode))

@@ -14,8 +14,8 @@ from sidetune_core.api import (
     Components,
     Heads,
     Learner,
-    Step,
     Task,
+    TrainingStep,
     at_least,
     option,
 )
@@ -56,7 +56,7 @@ class MAS(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         losses = dict(super().losses(batch, task, step))
         if len(self.heads) > 1:
             change = self._weights() - self.anchor

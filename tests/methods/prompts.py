@@ -15,8 +15,8 @@ from sidetune_core.api import (
     FitError,
     Heads,
     Learner,
-    Step,
     Task,
+    TrainingStep,
     at_least,
     mean_loss,
     option,
@@ -67,7 +67,7 @@ class Prompts(Learner):
         known = [task_id] if task_id is not None else list(self.heads)
         return torch.cat([self.heads.predict(encoding, one) for one in known], 1)
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         similarities, chosen = self._match(batch.inputs)
         output = self.heads.predict(self._encode(batch.inputs, chosen), task.id)
         pull = self._config.pull * (1 - similarities).mean()

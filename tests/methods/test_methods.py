@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import sidetune_core
-from sidetune_core.api import Batch, Components, Order, Phase, Step, mean_loss
+from sidetune_core.api import Batch, Components, Order, Phase, TrainingStep, mean_loss
 from sidetune_core.interfaces import training
 from sidetune_core.interfaces.training import PhaseSteps
 from sidetune_core.storage.weights import read_tensors
@@ -121,8 +121,8 @@ def everything(task: Any) -> Batch:
     return next(draw(task, 20))
 
 
-def a_step(number: int = 0, total: int = STEPS, size: int = 8) -> Step:
-    return Step(number, total, 0, PhaseSteps(Phase(), 0, total), size)
+def a_step(number: int = 0, total: int = STEPS, size: int = 8) -> TrainingStep:
+    return TrainingStep(number, total, 0, PhaseSteps(Phase(), 0, total), size)
 
 
 @pytest.mark.parametrize("learner", sorted({method.learner for method in METHODS.values()}))

@@ -14,9 +14,9 @@ from sidetune_core.api import (
     Components,
     Heads,
     Learner,
-    Step,
     Task,
     Trainable,
+    TrainingStep,
     at_least,
     mean_loss,
     option,
@@ -69,7 +69,7 @@ class AGEM(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
-    def after_backward(self, task: Task, step: Step) -> None:
+    def after_backward(self, task: Task, step: TrainingStep) -> None:
         if not (sample := self._draw()):
             return
         with step.autocast():

@@ -16,9 +16,9 @@ from sidetune_core.api import (
     Components,
     FitError,
     Learner,
-    Step,
     Task,
     Trainable,
+    TrainingStep,
     at_least,
     option,
 )
@@ -92,7 +92,7 @@ class ICaRL(Learner):
         logits: Tensor = self.heads[task_id](self._features(self.base, inputs))
         return logits
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         if batch.targets.ndim != 1 or batch.targets.is_floating_point():
             raise FitError("learner 'icarl' needs a class for each example")
         groups = [full_length(batch.inputs, self._shapes)]

@@ -16,9 +16,9 @@ from sidetune_core.api import (
     Heads,
     Learner,
     Phase,
-    Step,
     Task,
     Trainable,
+    TrainingStep,
     at_least,
     at_most,
     option,
@@ -105,14 +105,14 @@ class PackNet(Learner):
         features = functional_call(self.base, weights, (dict(inputs),))
         return self.heads.predict(features.encoding, task_id)
 
-    def after_backward(self, task: Task, step: Step) -> None:
+    def after_backward(self, task: Task, step: TrainingStep) -> None:
         for name in self._weights:
             weight = self.base.get_parameter(name)
             self._before[name] = weight.detach().clone()
             if weight.grad is not None:
                 weight.grad.masked_fill_(~self._owned(name), 0.0)
 
-    def after_step(self, task: Task, step: Step) -> None:
+    def after_step(self, task: Task, step: TrainingStep) -> None:
         for name, before in self._before.items():  # undoes weight decay and momentum of other tasks' weights
             weight = self.base.get_parameter(name).detach()
             weight.copy_(torch.where(self._owned(name), weight, before))

@@ -13,9 +13,9 @@ from sidetune_core.api import (
     Components,
     Heads,
     Learner,
-    Step,
     Task,
     Trainable,
+    TrainingStep,
     at_least,
     more_than,
     option,
@@ -63,20 +63,20 @@ class SI(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         losses = {**super().losses(batch, task, step)}
         if len(self.heads) > 1:
             losses["penalty"] = self._config.coef * self.synapses.distance(flat(self._weights()))
         return losses
 
-    def after_backward(self, task: Task, step: Step) -> None:
+    def after_backward(self, task: Task, step: TrainingStep) -> None:
         weights = self._weights()
         self._before = flat(weights).detach()
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
         penalty = 2 * self._config.coef * self.synapses.importance * (self._before - self.synapses.anchor)
         self._gradient = flat(gradients) - penalty  # of the task alone
 
-    def after_step(self, task: Task, step: Step) -> None:
+    def after_step(self, task: Task, step: TrainingStep) -> None:
         self.synapses.path -= self._gradient * (flat(self._weights()).detach() - self._before)
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:

@@ -18,7 +18,7 @@ from sidetune_core.api import (
     Features,
     Learner,
     Order,
-    Step,
+    TrainingStep,
     seeded,
 )
 from sidetune_core.interfaces.training import members, split_steps
@@ -96,7 +96,7 @@ def fit() -> Fit:
                         trainable = learner.start_phase(task, phase.phase) or trainable
                 stepper = set_trainable(trainable)
                 for number, batch in enumerate(islice(batches, phase.end - phase.first), phase.first):
-                    step = Step(number, steps, 0, phase, batch_size=8, rows=slice(0, 8))
+                    step = TrainingStep(number, steps, 0, phase, batch_size=8, rows=slice(0, 8))
                     stepper.zero_grad()
                     sum(learner.losses(batch, task, step).values()).backward()
                     learner.after_backward(task, step)

@@ -10,10 +10,10 @@ from sidetune_continual.agem import AGEM, project
 from torch import nn
 from torch.nn import functional
 
-from sidetune_core.api import ClassTask, Order, Phase, Step
+from sidetune_core.api import ClassTask, Order, Phase, TrainingStep
 from sidetune_core.interfaces.training import PhaseSteps
 
-STEP = Step(0, 1, 0, PhaseSteps(Phase(), 0, 1), batch_size=8)
+STEP = TrainingStep(0, 1, 0, PhaseSteps(Phase(), 0, 1), batch_size=8)
 
 
 def weights_with(*gradients: list[float] | None) -> list[nn.Parameter]:

@@ -11,7 +11,7 @@ from sidetune_continual.icarl import ICaRL, herd
 from torch import Tensor
 from torch.nn import functional
 
-from sidetune_core.api import ClassTask, FitError, Order, Outputs, Phase, Step
+from sidetune_core.api import ClassTask, FitError, Order, Outputs, Phase, TrainingStep
 from sidetune_core.interfaces.training import PhaseSteps
 
 Make, Fit = Callable[..., Any], Callable[..., None]
@@ -104,7 +104,7 @@ def test_the_loss_is_that_of_examples_and_exemplars_together(
     learner.start(tasks[1])
     learner.requires_grad_(False)
     learner.base.last.weight += 0.1
-    step = Step(0, 1, 0, PhaseSteps(Phase(), 0, 1), batch_size=40, rows=slice(0, 40))
+    step = TrainingStep(0, 1, 0, PhaseSteps(Phase(), 0, 1), batch_size=40, rows=slice(0, 40))
     torch.manual_seed(0)
     losses = learner.losses(batch, tasks[1], step)
     drawn = learner._drawn

@@ -9,10 +9,10 @@ import pytest
 import torch
 from sidetune_continual.si import SI, flat
 
-from sidetune_core.api import ClassTask, Order, Phase, Step
+from sidetune_core.api import ClassTask, Order, Phase, TrainingStep
 from sidetune_core.interfaces.training import PhaseSteps
 
-STEP = Step(0, 1, 0, PhaseSteps(Phase(), 0, 1), batch_size=8)
+STEP = TrainingStep(0, 1, 0, PhaseSteps(Phase(), 0, 1), batch_size=8)
 
 
 def descend(learner: SI, task: ClassTask, curvature: torch.Tensor, minimum: torch.Tensor, steps: int) -> None:

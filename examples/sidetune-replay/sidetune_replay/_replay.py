@@ -17,9 +17,9 @@ from sidetune_core.api import (
     Inputs,
     InputShapes,
     Learner,
-    Step,
     Task,
     Trainable,
+    TrainingStep,
     at_least,
     mean_loss,
     option,
@@ -93,7 +93,7 @@ class Replay(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         if step.micro_batch == 0:
             count = self.samples if len(self.memory) else 0
             self._drawn = [self.memory.draw(step.batch_size) for _ in range(count)]
@@ -108,7 +108,7 @@ class Replay(Learner):
             losses |= self.replay([self._predict(*sample) for sample in zip(others, samples, strict=True)])
         return losses
 
-    def after_step(self, task: Task, step: Step) -> None:
+    def after_step(self, task: Task, step: TrainingStep) -> None:
         self.memory.add(
             task.id, {name: torch.cat([columns[name] for columns in self._new]) for name in self._new[0]}
         )

@@ -23,7 +23,7 @@ from sidetune_core.api import (
     Inputs,
     Order,
     Phase,
-    Step,
+    TrainingStep,
     seeded,
 )
 from sidetune_core.interfaces.training import PhaseSteps
@@ -78,7 +78,7 @@ def train(
     with seeded(0, "train", task.id):
         batches = task.train(lambda inputs: learner(inputs, task.id), Order(0, 8))
         for number, batch in enumerate(islice(batches, steps)):
-            step = Step(number, steps, 0, phase, batch_size=8, rows=slice(0, 8))
+            step = TrainingStep(number, steps, 0, phase, batch_size=8, rows=slice(0, 8))
             with torch.no_grad():
                 output = learner(batch.inputs, task.id)
             losses = learner.losses(batch, task, step)
@@ -142,7 +142,7 @@ def test_a_replayed_example_has_the_loss_and_the_head_of_its_own_task() -> None:
 def test_the_examples_of_a_batch_are_stored_after_its_step() -> None:
     learner, (task, *_) = make(ER), tasks()
     learner.start(task)
-    step = Step(0, 1, 0, PhaseSteps(Phase(), 0, 1), batch_size=8, rows=slice(0, 8))
+    step = TrainingStep(0, 1, 0, PhaseSteps(Phase(), 0, 1), batch_size=8, rows=slice(0, 8))
     batch = next(task.train(lambda inputs: inputs["x"], Order(0, 8)))
     learner.losses(batch, task, step)
     assert len(learner.memory) == 0

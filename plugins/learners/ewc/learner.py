@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Batch, Components, Renamed, Step, Task, at_least, at_most, option
+from sidetune_core.api import Batch, Components, Renamed, Task, TrainingStep, at_least, at_most, option
 
 from ..finetune import FineTune
 from .fisher import Estimator, Fisher, flat, require_labels
@@ -80,7 +80,7 @@ class EWC(FineTune):
         self.pull = QuadraticPenalty(flat(self._shared()))
         self._config = config
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         if self._config.fisher in ("exact", "sample"):
             require_labels(batch)  # at the first step rather than after the task
         losses = {**super().losses(batch, task, step)}

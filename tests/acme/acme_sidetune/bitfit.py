@@ -8,7 +8,17 @@ import attrs
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from sidetune_core.api import Batch, Components, FitError, Heads, Learner, Step, Task, at_least, option
+from sidetune_core.api import (
+    Batch,
+    Components,
+    FitError,
+    Heads,
+    Learner,
+    Task,
+    TrainingStep,
+    at_least,
+    option,
+)
 
 
 @attrs.frozen
@@ -48,7 +58,7 @@ class BitFit(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         losses = dict(super().losses(batch, task, step))
         if self._coef:
             distance = parameters_to_vector(self._small_parameters()) - self.pretrained

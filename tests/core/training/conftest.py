@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidetune_core.api import Components, Heads, Learner, Step, Task, Trainable
+from sidetune_core.api import Components, Heads, Learner, Task, Trainable, TrainingStep
 from sidetune_core.config.spec import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.networks import Base
@@ -90,7 +90,7 @@ class Training:
             steps = iter(range(1, stop_after + 1))
             after_step = learner.after_step
 
-            def count(task: Task, step: Step) -> None:
+            def count(task: Task, step: TrainingStep) -> None:
                 after_step(task, step)
                 if next(steps) == stop_after:
                     stop.number = signal.SIGTERM

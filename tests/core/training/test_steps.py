@@ -16,9 +16,9 @@ from sidetune_core.api import (
     ParamGroup,
     Phase,
     PluginError,
-    Step,
     Task,
     Trainable,
+    TrainingStep,
 )
 from sidetune_core.system.signals import StopRequested
 from sidetune_core.testing import sample
@@ -37,7 +37,7 @@ class Noting(Plain):
 
 def test_the_gradient_is_complete_and_not_yet_clipped_after_backward(training: Training) -> None:
     class Learner(Noting):
-        def after_backward(self, task: Task, step: Step) -> None:
+        def after_backward(self, task: Task, step: TrainingStep) -> None:
             assert self.layer.weight.grad is not None
             self.notes.append(self.layer.weight.grad.clone())
 
@@ -56,7 +56,7 @@ def test_the_gradient_is_complete_and_not_yet_clipped_after_backward(training: T
 
 def test_a_changed_gradient_is_what_the_optimiser_uses(training: Training) -> None:
     class Learner(Plain):
-        def after_backward(self, task: Task, step: Step) -> None:
+        def after_backward(self, task: Task, step: TrainingStep) -> None:
             nn.init.zeros_(self.layer.weight.grad)
 
     learner, fresh = training.make(Learner), training.make(Plain)
@@ -67,10 +67,10 @@ def test_a_changed_gradient_is_what_the_optimiser_uses(training: Training) -> No
 
 def test_weights_have_moved_after_the_step_and_a_change_stays(training: Training) -> None:
     class Learner(Noting):
-        def after_backward(self, task: Task, step: Step) -> None:
+        def after_backward(self, task: Task, step: TrainingStep) -> None:
             self._before = self.layer.weight.detach().clone()
 
-        def after_step(self, task: Task, step: Step) -> None:
+        def after_step(self, task: Task, step: TrainingStep) -> None:
             self.notes.append(not torch.equal(self.layer.weight, self._before))
             with torch.no_grad():
                 self.layer.weight.copy_(self._before)
@@ -83,7 +83,7 @@ def test_weights_have_moved_after_the_step_and_a_change_stays(training: Training
 
 def test_a_step_has_its_facts(training: Training) -> None:
     class Learner(Noting):
-        def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+        def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
             self.notes.append(
                 (step.number, step.total, step.epoch, step.batch_size, step.micro_batch, len(batch.targets))
             )
@@ -104,7 +104,7 @@ def test_a_step_has_its_facts(training: Training) -> None:
 
 def test_losses_are_summed_and_logged_by_name(training: Training) -> None:
     class Learner(Plain):
-        def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+        def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
             return {**super().losses(batch, task, step), "decay": self.layer.weight.square().sum()}
 
     (line,) = training.learn(training.make(Learner), tasks=sample.tasks()[:1], steps=1)
@@ -113,7 +113,7 @@ def test_losses_are_summed_and_logged_by_name(training: Training) -> None:
 
 def test_a_loss_with_an_axis_is_refused_by_name(training: Training) -> None:
     class Learner(Plain):
-        def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+        def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
             return {"each": task.loss(self(batch.inputs, task.id), batch)}
 
     with pytest.raises(PluginError, match=r"losses\(\) returns 'each' of shape \(8,\)"):
@@ -134,7 +134,7 @@ def test_a_former_penalty_is_added_with_a_warning_where_it_is_defined(training: 
 
 def test_a_penalty_next_to_losses_is_the_learners_own_affair(training: Training) -> None:
     class Learner(Plain):
-        def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+        def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
             return super().losses(batch, task, step)
 
         def penalty(self, batch: Batch) -> dict[str, Tensor]:
@@ -155,7 +155,7 @@ class Gradientless(Plain):
         self.counts[task.id] = torch.zeros(2, dtype=torch.int64)
         return [self.counts]
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
         self.counts[task.id] = self.counts[task.id] + torch.bincount(batch.targets, minlength=2)
         return {}
 
@@ -180,7 +180,7 @@ class Phased(Noting):
         nn.init.constant_(self.layer.bias, 0.5)
         return [self.heads[task.id]]
 
-    def after_step(self, task: Task, step: Step) -> None:
+    def after_step(self, task: Task, step: TrainingStep) -> None:
         trainable = [name for name, weight in self.named_parameters() if weight.requires_grad]
         self.notes.append((step.phase.name, step.phase_number, step.phase_total, "layer.bias" in trainable))
 
@@ -243,7 +243,7 @@ def test_a_group_has_its_own_rate_and_decay(training: Training) -> None:
                 ParamGroup([self.layer.weight], weight_decay=0.0),
             ]
 
-        def after_backward(self, task: Task, step: Step) -> None:
+        def after_backward(self, task: Task, step: TrainingStep) -> None:
             for parameter in self.parameters():
                 if parameter.grad is not None:
                     parameter.grad.zero_()

@@ -23,8 +23,8 @@ from sidetune_core.api import (
     Order,
     Phase,
     Side,
-    Step,
     Task,
+    TrainingStep,
     seeded,
 )
 from sidetune_core.config.kinds import BASE, LEARNER, MERGER, SIDE, Kind
@@ -104,7 +104,7 @@ class World:
 
     def losses(self, learner: Learner, batch: Batch, task: Task) -> dict[str, Tensor]:
         """The learner's losses in the first step of ten, and their sum as ``all``."""
-        step = Step(0, 10, 0, PhaseSteps(Phase(), 0, 10), len(batch.targets))
+        step = TrainingStep(0, 10, 0, PhaseSteps(Phase(), 0, 10), len(batch.targets))
         losses = dict(learner.losses(batch, task, step))
         return {**losses, "all": torch.stack([*losses.values()]).sum()}
 

@@ -8,7 +8,17 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.api import Batch, BufferDict, Components, Heads, Learner, Step, Task, Trainable, mean_loss
+from sidetune_core.api import (
+    Batch,
+    BufferDict,
+    Components,
+    Heads,
+    Learner,
+    Task,
+    Trainable,
+    TrainingStep,
+    mean_loss,
+)
 
 
 class Storing(Learner):
@@ -32,7 +42,7 @@ class Storing(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
 
-    def losses(self, batch: Batch, task: Task, step: Step) -> Mapping[str, Tensor]:
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
         rows = torch.arange(step.rows.start, step.rows.stop)
         columns = {"image": batch.inputs["image"], "target": batch.targets, "id": batch.ids, "row": rows}
         self._new.append({name: step.gather(column) for name, column in columns.items()})
@@ -43,6 +53,6 @@ class Storing(Learner):
             losses["replay"] = mean_loss(task, output, Batch(batch.ids, batch.inputs, targets))
         return losses
 
-    def after_step(self, task: Task, step: Step) -> None:
+    def after_step(self, task: Task, step: TrainingStep) -> None:
         self.stored.replace({name: torch.cat([new[name] for new in self._new]) for name in self._new[0]})
         self._new.clear()
