@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -38,6 +39,11 @@ FORMER_CHECKS: Mapping[str, str] = {
 }
 """Names of checks in version 0.1, which `known_failures` may use until version 0.3."""
 
+KIT = Path(__file__).parent
+DOES_NOT_FIT = "does not fit: "
+CALLS_CUDA = "; leave the device to the core: make tensors with device=x.device, and do not call cuda()"
+
+F = TypeVar("F", bound=Callable[..., None])
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -116,35 +122,82 @@ def _current_name(check: str) -> str:
     return FORMER_CHECKS.get(check, check)
 
 
+def requires(*names: str) -> Callable[[F], F]:
+    """Decorate a check that says nothing where one of the checks `names`, which run before it, fails."""
+
+    def mark(check: F) -> F:
+        check.requires = names  # type: ignore[attr-defined]
+        return check
+
+    return mark
+
+
 def attempt(check: Callable[[], object], name: str, setup: str = "") -> Finding:
     """Run one check; `setup` says for the message how the plugin was built."""
     where = f"{setup}: " if setup else ""
     try:
         check()
     except FitError as error:
-        return Finding(name, True, f"{where}does not fit: {error}", skipped=True)
+        return Finding(name, True, f"{where}{DOES_NOT_FIT}{error}", skipped=True)
     except Skipped as error:
         return Finding(name, True, f"{where}{error}", skipped=True)
     except (Broken, SidetuneError) as error:
         return Finding(name, False, f"{where}{error}")
     except Exception as error:  # plugins may raise anything, and the other checks still run
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if "torch" not in Path(frame.filename).parts
-        ]
-        reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-        line = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
-        return Finding(name, False, f"{where}raises {reason} ({line})")
+        return Finding(name, False, f"{where}{described(error)}")
     return Finding(name, True, "")
 
 
+def described(error: Exception) -> str:
+    """An exception of a plugin, with its line: ``raises KeyError: 'x' (my_env.py, line 12)``."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "torch" not in Path(frame.filename).parts
+    ]
+    own = [frame for frame in frames if KIT not in Path(frame.filename).parents] or frames
+    reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+    remedy = CALLS_CUDA if re.search("NVIDIA|CUDA", str(error)) else ""
+    return f"raises {reason} ({Path(own[-1].filename).name}, line {own[-1].lineno}){remedy}"
+
+
 def examine(setups: Mapping[str, Make[T]], checks: Sequence[Callable[[Make[T]], None]]) -> list[Finding]:
-    """Run each check in every setup in which the plugin can be built; its finding is the worst of them."""
+    """Run each check in every setup in which the plugin can be built; its finding is the worst of them.
+
+    One cause is one failure: a check whose requirement fails (see `requires`), or that fails with the message
+    of an earlier one, is skipped.
+    """
     built = {setup: attempt(make, "can_be_built", setup) for setup, make in setups.items()}
-    findings = list(dict.fromkeys(built.values()))
-    fitting = [setup for setup, finding in built.items() if finding.passed and not finding.skipped]
+    findings = _one_cause(list(dict.fromkeys(built.values())))
+    outcomes: dict[str, dict[str, Finding]] = {
+        setup: {} for setup, finding in built.items() if finding.passed and not finding.skipped
+    }
     for check in checks:
-        outcomes = [attempt(partial(check, setups[setup]), check.__name__, setup) for setup in fitting]
-        findings += sorted(outcomes, key=lambda finding: (finding.passed, not finding.skipped))[:1]
-    return findings
+        name = check.__name__
+        for setup, before in outcomes.items():
+            failed = [
+                one for one in getattr(check, "requires", ()) if one in before and not before[one].passed
+            ]
+            before[name] = (
+                Finding(name, True, f"not run, since '{failed[0].replace('_', ' ')}' fails", skipped=True)
+                if failed
+                else attempt(partial(check, setups[setup]), name, setup)
+            )
+        by_setup = [before[name] for before in outcomes.values()]
+        findings += sorted(by_setup, key=lambda finding: (finding.passed, not finding.skipped))[:1]
+    return _one_cause(findings, [f"{setup}: " for setup in setups if setup])
+
+
+def _one_cause(findings: Sequence[Finding], prefixes: Sequence[str] = ()) -> list[Finding]:
+    """The findings, in which a failure with the message of an earlier one is skipped."""
+    causes: dict[str, str] = {}
+    reported = []
+    for finding in findings:
+        cause = finding.message
+        for prefix in prefixes:
+            cause = cause.removeprefix(prefix)
+        if not finding.passed and causes.setdefault(cause, finding.check) != finding.check:
+            same = causes[cause].replace("_", " ")
+            finding = Finding(finding.check, True, f"not run to its end, as '{same}'", skipped=True)
+        reported.append(finding)
+    return reported

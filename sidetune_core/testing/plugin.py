@@ -21,7 +21,7 @@ from sidetune_core.testing.env import check_env
 from sidetune_core.testing.findings import Broken, Finding, attempt, settle
 from sidetune_core.testing.imports import import_has_no_side_effects, package_imports_it_only_when_asked
 from sidetune_core.testing.learner import check_learner
-from sidetune_core.testing.networks import check_base, check_merger, check_side
+from sidetune_core.testing.network_checks import check_base, check_merger, check_side
 from sidetune_core.testing.package import distribution_requires_sidetune, name_is_plain
 
 

@@ -29,20 +29,22 @@ class Config:
 
 
 class TinyBase(Base):
-    """Two convolutions and a linear layer, from ``image`` (B, 3, 32, 32) to an encoding of any shape.
+    """Two convolutions and a linear layer, from ``image`` (B, C, H, W) to an encoding of any shape.
 
-    Its taps are (8, 8, 8) and (16, 4, 4).
+    H and W are multiples of 8. For images of 32 x 32 its taps are (8, 8, 8) and (16, 4, 4).
     """
 
     Config = Config
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, inputs: InputShapes = INPUTS) -> None:
         super().__init__()
-        self.shape, self.tap_shapes = shape, ((8, 8, 8), (16, 4, 4))
-        self.first = nn.Conv2d(3, 8, 3, stride=4, padding=1)
+        channels, height, width = inputs["image"]
+        self.shape = shape
+        self.tap_shapes = ((8, height // 4, width // 4), (16, height // 8, width // 8))
+        self.first = nn.Conv2d(channels, 8, 3, stride=4, padding=1)
         self.second = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(16)
-        self.last = nn.Linear(16 * 4 * 4, prod(shape))
+        self.last = nn.Linear(prod(self.tap_shapes[1]), prod(shape))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         first = functional.relu(self.first(inputs["image"]))
@@ -120,9 +122,9 @@ def values(ids: Sequence[int], shape: Shape, *names: object) -> Tensor:
     return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
-def images(ids: Sequence[int]) -> Inputs:
-    """A batch of the kit's `INPUTS`, without ids, so that the core does not cache the base's outputs."""
-    return Inputs({name: values(ids, shape, name) for name, shape in INPUTS.items()})
+def images(ids: Sequence[int], shapes: InputShapes = INPUTS) -> Inputs:
+    """A batch of images, without ids, so that the core does not cache the base's outputs."""
+    return Inputs({name: values(ids, shape, name) for name, shape in shapes.items()})
 
 
 def texts(ids: Sequence[int]) -> Inputs:

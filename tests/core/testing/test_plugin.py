@@ -503,7 +503,7 @@ class Bursting(Mistaken):
 def test_an_error_of_a_plugin_becomes_a_finding() -> None:
     assert (
         "raises KeyError: 'pixels' (test_plugin.py, line"
-        in failures(check("base", Bursting))["outputs_are_finite"]
+        in failures(check("base", Bursting))["outputs_have_the_declared_shapes"]
     )
 
 
