@@ -61,9 +61,13 @@ class PretendedGpu:
             self._moved[storage._cdata] = storage
         return tensor
 
+    def copy(self, tensor: Tensor) -> Tensor:
+        """A copy of a tensor on the GPU."""
+        return self.move(tensor.clone())
+
     def move_inputs(self, inputs: Inputs) -> Inputs:
         """A copy of inputs on the GPU; their ids and lengths stay on the CPU, as in a run."""
-        tensors = {name: self.move(value.clone()) for name, value in inputs.items()}
+        tensors = {name: self.copy(value) for name, value in inputs.items()}
         return Inputs(tensors, inputs.ids, inputs.lengths, inputs.window)
 
     def holds(self, tensor: Tensor) -> bool:

@@ -169,22 +169,21 @@ def examine(setups: Mapping[str, Make[T]], checks: Sequence[Callable[[Make[T]], 
     """
     built = {setup: attempt(make, "can_be_built", setup) for setup, make in setups.items()}
     findings = _one_cause(list(dict.fromkeys(built.values())))
-    outcomes: dict[str, dict[str, Finding]] = {
-        setup: {} for setup, finding in built.items() if finding.passed and not finding.skipped
-    }
+    fitting = [setup for setup, finding in built.items() if finding.passed and not finding.skipped]
+    roots: dict[tuple[str, str], str] = {}  # by setup and check: the failure for which it says nothing
     for check in checks:
-        name = check.__name__
-        for setup, before in outcomes.items():
-            failed = [
-                one for one in getattr(check, "requires", ()) if one in before and not before[one].passed
-            ]
-            before[name] = (
-                Finding(name, True, f"not run, since '{failed[0].replace('_', ' ')}' fails", skipped=True)
-                if failed
-                else attempt(partial(check, setups[setup]), name, setup)
-            )
-        by_setup = [before[name] for before in outcomes.values()]
-        findings += sorted(by_setup, key=lambda finding: (finding.passed, not finding.skipped))[:1]
+        name, outcomes = check.__name__, []
+        for setup in fitting:
+            needed: tuple[str, ...] = getattr(check, "requires", ())
+            failed = [roots[setup, one] for one in needed if (setup, one) in roots]
+            if failed:
+                message = f"not run, since '{failed[0].replace('_', ' ')}' fails"
+                outcomes.append(Finding(name, True, message, skipped=True))
+            else:
+                outcomes.append(attempt(partial(check, setups[setup]), name, setup))
+            if failed or not outcomes[-1].passed:
+                roots[setup, name] = failed[0] if failed else name
+        findings += sorted(outcomes, key=lambda finding: (finding.passed, not finding.skipped))[:1]
     return _one_cause(findings, [f"{setup}: " for setup in setups if setup])
 
 
