@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +29,43 @@ def unregistered(module: nn.Module) -> list[str]:
 def optimizers(module: nn.Module) -> list[str]:
     """Names of attributes that hold an optimiser."""
     return [name for name, value in plain_values(module) if isinstance(value, torch.optim.Optimizer)]
+
+
+def registered_twice(module: nn.Module) -> list[str]:
+    """Modules with weights that have two names, such as ``net and alias``."""
+    names: dict[int, list[str]] = {}
+    for name, one in module.named_modules(remove_duplicate=False):
+        if any(True for _ in one.parameters()):
+            names.setdefault(id(one), []).append(name)
+    return [" and ".join(several) for several in names.values() if len(several) > 1]
+
+
+@contextmanager
+def watched_training(module: nn.Module) -> Iterator[list[str]]:
+    """Within the block, note where plugins read ``module.training`` while it is not set."""
+    cls, reads = type(module), list[str]()
+
+    def read(self: nn.Module) -> bool:
+        caller = sys._getframe(1)
+        plugin = not str(caller.f_globals.get("__name__")).startswith(("torch.", "sidetune_core."))
+        value: bool = vars(self)["training"]
+        if plugin and not value:
+            reads.append(f"{Path(caller.f_code.co_filename).name}, line {caller.f_lineno}")
+        return value
+
+    def write(self: nn.Module, value: bool) -> None:
+        vars(self)["training"] = value
+
+    members = {
+        "training": property(read, write),
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+    }
+    module.__class__ = type(cls.__name__, (cls,), members)
+    try:
+        yield reads
+    finally:
+        module.__class__ = cls
 
 
 def counts(module: nn.Module) -> dict[str, int]:

@@ -40,6 +40,10 @@ class PretendedGpu:
     def __init__(self) -> None:
         self._moved: dict[int, Any] = {}  # storages by address; kept, so that no other takes the address
         self._modes = ExitStack()
+        self.inside = False
+        """Whether PyTorch is within a call that was given tensors on the GPU."""
+        self.transforming = False
+        """Whether PyTorch is within ``torch.func``, whose tensors cannot be followed."""
 
     def __enter__(self) -> PretendedGpu:
         self._modes.enter_context(_Operations(self))
@@ -105,13 +109,18 @@ class _CheckOperations:
         name = func.overloadpacket.__name__
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         there = [tensor for tensor in tensors if self._gpu.holds(tensor)]
-        if there and (left := self._left_behind(name, args, tensors)) is not None:
+        if (
+            there
+            and not self._gpu.transforming
+            and (left := self._left_behind(name, args, tensors)) is not None
+        ):
             raise Broken(
                 f"a GPU run fails at {name}{_line()}: a tensor {tuple(left.shape)} is on the CPU, the others "
                 f"are on the GPU; {MAKE_THERE}"
             )
         output = func(*args, **(kwargs or {}))
-        if there and name != "copy_":
+        made_inside = not tensors and self._gpu.inside
+        if (there and name != "copy_") or made_inside or self._gpu.transforming:
             for leaf in tree_leaves(output):
                 if isinstance(leaf, Tensor):
                     self._gpu.move(leaf)
@@ -124,6 +133,8 @@ class _CheckOperations:
         indexes = name.startswith(("index", "_index", "_unsafe_index")) and isinstance(args[1], list | tuple)
         if indexes and self._gpu.holds(args[0]):  # the indices may stay on the CPU
             tensors = [leaf for leaf in (args[0], *args[2:]) if isinstance(leaf, Tensor)]
+        if name.startswith(("index_put", "_index_put", "masked_fill")):  # a single number may stay there too
+            tensors = [tensor for tensor in tensors if tensor.numel() != 1]
         for tensor in tensors:
             if tensor.ndim and not self._gpu.holds(tensor):
                 return tensor
@@ -146,10 +157,10 @@ class _Calls(TorchFunctionMode):
         kwargs = kwargs or {}
         tensor = args[0] if args and isinstance(args[0], Tensor) else None
         if name == "cuda":
-            raise Broken(f"{_line(' ')}calls cuda(): leave the device to the core, and follow x.device")
+            raise Broken(f"calls cuda(){_line()}: leave the device to the core, and follow x.device")
         if name in ("numpy", "__array__") and tensor is not None and self._gpu.holds(tensor):
             raise Broken(f"a GPU run fails at {name}(){_line()}: call .cpu() on the tensor first")
-        output = func(*args, **kwargs)
+        output = self._call(func, args, kwargs)
         if not isinstance(output, Tensor):
             return output
         if name == "cpu" or "cpu" in (kwargs.get("device"), *args[1:2]):
@@ -160,19 +171,30 @@ class _Calls(TorchFunctionMode):
             return self._gpu.bring(output, here=True)
         return output
 
+    def _call(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        gpu = self._gpu
+        before = gpu.inside, gpu.transforming
+        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        gpu.transforming = gpu.transforming or any(_storage(leaf) is None for leaf in leaves)
+        gpu.inside = gpu.inside or any(map(gpu.holds, leaves))
+        try:
+            return func(*args, **kwargs)
+        finally:
+            gpu.inside, gpu.transforming = before
+
     def _known(self, args: Any, kwargs: Mapping[str, Any]) -> Iterator[bool]:
         values = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         return (self._gpu.holds(value) for value in values)
 
 
 @contextmanager
-def half_precision() -> Iterator[None]:
+def half_precision(*, autocast: bool = True) -> Iterator[None]:
     """Autocast to bfloat16, in which what has no such kernel on a GPU fails as there.
 
     Raises:
         Broken: an operation that is computed in float32 on a CPU, and not on a GPU.
     """
-    with torch.autocast("cpu", torch.bfloat16), _HalfCalls():
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), _HalfCalls():
         yield
 
 
@@ -191,7 +213,7 @@ class _HalfCalls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _line(before: str = "") -> str:
+def _line() -> str:
     """Where the plugin is, such as `` (my_learner.py, line 30)``; empty if it is nowhere on the stack."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
@@ -199,6 +221,6 @@ def _line(before: str = "") -> str:
         if TORCH not in path.parents and KIT not in path.parents and path.suffix == ".py":
             if "sidetune_core" in path.parts and path.parent.name in ("training", "assembly"):
                 break
-            return f" ({path.name}, line {frame.f_lineno}){before}"
+            return f" ({path.name}, line {frame.f_lineno})"
         frame = frame.f_back
     return ""

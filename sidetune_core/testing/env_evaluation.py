@@ -122,8 +122,8 @@ def evaluation_keeps_its_inputs(make: Make[Stream]) -> None:
             for name, value in before.items():
                 if not torch.equal(inputs[name].nan_to_num(), value.nan_to_num()):
                     raise Broken(
-                        f"task '{task.id}': evaluate() changes input '{name}' in place after handing it over; make "
-                        "a new tensor for every call"
+                        f"task '{task.id}': evaluate() changes input '{name}' in place after handing it "
+                        "over; make a new tensor for every call"
                     )
 
 

@@ -44,7 +44,7 @@ DOES_NOT_FIT = "does not fit: "
 CALLS_CUDA = "; leave the device to the core: make tensors with device=x.device, and do not call cuda()"
 
 F = TypeVar("F", bound=Callable[..., None])
-T = TypeVar("T")
+M = TypeVar("M", bound=Callable[[], object])
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -161,7 +161,7 @@ def described(error: Exception) -> str:
     return f"raises {reason} ({Path(own[-1].filename).name}, line {own[-1].lineno}){remedy}"
 
 
-def examine(setups: Mapping[str, Make[T]], checks: Sequence[Callable[[Make[T]], None]]) -> list[Finding]:
+def examine(setups: Mapping[str, M], checks: Sequence[Callable[[M], None]]) -> list[Finding]:
     """Run each check in every setup in which the plugin can be built; its finding is the worst of them.
 
     One cause is one failure: a check whose requirement fails (see `requires`), or that fails with the message

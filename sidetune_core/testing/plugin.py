@@ -17,12 +17,14 @@ from sidetune_core.config.options import describe, structure, unstructure
 from sidetune_core.config.registry import Plugin
 from sidetune_core.errors import OptionError, PluginError
 from sidetune_core.testing import env, learner, networks
+from sidetune_core.testing.effects import Effects, watched
 from sidetune_core.testing.env import check_env
 from sidetune_core.testing.findings import Broken, Finding, attempt, settle
 from sidetune_core.testing.imports import import_has_no_side_effects, package_imports_it_only_when_asked
 from sidetune_core.testing.learner import check_learner
 from sidetune_core.testing.network_checks import check_base, check_merger, check_side
 from sidetune_core.testing.package import distribution_requires_sidetune, name_is_plain
+from sidetune_core.testing.processes import order_is_the_same_in_every_process
 
 
 @attrs.frozen
@@ -98,8 +100,7 @@ def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None)
     """
     requested = kinds.kind(kind)
     loaded: list[tuple[Plugin, type[Any]]] = []
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with watched() as effects:
         findings = [
             attempt(
                 lambda: loaded.append(_find_and_load(requested, name)), "name_resolves_to_a_class_of_its_kind"
@@ -122,7 +123,9 @@ def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None)
                 "env": check_env,
             }
             findings += checks[requested.name](cls, config)
-    findings.append(attempt(partial(nothing_is_printed, printed.getvalue()), nothing_is_printed.__name__))
+            same_order = partial(order_is_the_same_in_every_process, requested.name, name, cls, options or {})
+            findings.append(attempt(same_order, order_is_the_same_in_every_process.__name__))
+    findings += [attempt(partial(check, effects), check.__name__) for check in EFFECT_CHECKS]
     return settle(findings, getattr(cls, "known_failures", {}))
 
 
@@ -131,10 +134,24 @@ def _find_and_load(kind: Kind, name: str) -> tuple[Plugin, type[Any]]:
     return plugin, registry.load(plugin)
 
 
-def nothing_is_printed(text: str) -> None:
-    """Nothing is printed to standard output, which is for results."""
-    if text:
+def nothing_is_printed(effects: Effects) -> None:
+    """Nothing is printed to standard output, which is for results, or to standard error."""
+    if text := effects.printed.getvalue():
         raise Broken(f"prints {text.splitlines()[0]!r} during the checks; standard output is for results")
+    if effects.complained:
+        raise Broken(
+            f"writes {effects.complained[0].splitlines()[0]!r} to standard error during the checks, in the "
+            "middle of the progress bar; raise an error, or use warnings.warn()"
+        )
+
+
+def no_file_is_left(effects: Effects) -> None:
+    """No file is written into the current folder."""
+    if effects.written:
+        raise Broken(
+            f"writes {effects.written[0]} into the current folder; keep state in buffers, and write files "
+            "only where an option says so"
+        )
 
 
 def class_has_a_docstring(cls: type[Any]) -> None:
@@ -193,6 +210,7 @@ PACKAGE_CHECKS = (
     import_has_no_side_effects,
     package_imports_it_only_when_asked,
 )
+EFFECT_CHECKS = (nothing_is_printed, no_file_is_left)
 KIND_CHECKS: Mapping[str, tuple[Callable[..., None], ...]] = {
     "base": networks.BASE_CHECKS,
     "side": networks.SIDE_CHECKS,
@@ -210,6 +228,7 @@ def check_names(kind: str) -> tuple[str, ...]:
         *(check.__name__ for check in checks),
         "can_be_built",
         *(check.__name__ for check in KIND_CHECKS[kind]),
-        nothing_is_printed.__name__,
+        order_is_the_same_in_every_process.__name__,
+        *(check.__name__ for check in EFFECT_CHECKS),
         "known_failures_are_checks",
     )

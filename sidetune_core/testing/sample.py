@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Final
 
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidetune_core.interfaces.classification import ClassTask, Examples
+from sidetune_core.interfaces.heads import ClassHead
 from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
 from sidetune_core.interfaces.networks import Base, Merger, StagedSide
+from sidetune_core.interfaces.outputs import Outputs
+from sidetune_core.interfaces.tasks import Batch, Order, Predict
 from sidetune_core.seeding import derive_seed
 
 INPUTS: Final[InputShapes] = {"image": (3, 32, 32)}
@@ -139,12 +142,64 @@ def texts(ids: Sequence[int]) -> Inputs:
     )
 
 
+class RegressionTask(ClassTask):
+    """Predicts the mean of each colour of an image."""
+
+    metric = "loss"
+    higher_is_better = False
+    outputs = Outputs("regression", 3)
+
+    def __init__(self, id: str, examples: Examples) -> None:
+        super().__init__(id, id, examples, range(CLASSES), transform=torch.clone)
+        self.outputs = type(self).outputs
+
+    @property
+    def classes(self) -> int:
+        raise AttributeError("a regression task has no classes")
+
+    def make_head(self, shape: Shape) -> nn.Module:
+        return ClassHead(shape, 3)
+
+    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
+        for batch in super().train(predict, order):
+            yield attrs.evolve(batch, targets=batch.inputs["image"].mean((2, 3)))
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return (output.float() - batch.targets).square().mean(1)
+
+    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
+        """The mean squared error."""
+        batch = self._batch(split, torch.arange(self.size(split)))
+        error = predict(batch.inputs).cpu() - batch.inputs["image"].mean((2, 3))
+        return {"loss": float(error.square().mean())}
+
+
+def examples(classes: int) -> Examples:
+    """12 training and 4 test images of each class."""
+    labels = {split: torch.arange(classes).repeat(count) for split, count in (("train", 12), ("test", 4))}
+    noise = {split: values(range(len(label)), INPUTS["image"], split) for split, label in labels.items()}
+    pixels = {split: noise[split] + label.view(-1, 1, 1, 1) / classes for split, label in labels.items()}
+    return Examples(pixels, labels)
+
+
+def regression_tasks() -> list[RegressionTask]:
+    """Two regression tasks."""
+    return [RegressionTask(f"t{k}", examples(CLASSES)) for k in range(2)]
+
+
+def tasks_of_classes() -> list[ClassTask]:
+    """A task of three classes and one of five."""
+    images = examples(8)
+    ranges = (range(3), range(3, 8))
+    return [
+        ClassTask(f"t{k}", f"task {k}", images, [*classes], transform=torch.clone)
+        for k, classes in enumerate(ranges)
+    ]
+
+
 def tasks() -> list[ClassTask]:
     """Two tasks of two classes, with 12 training and 4 test images of each class."""
-    labels = {split: torch.arange(CLASSES).repeat(count) for split, count in (("train", 12), ("test", 4))}
-    noise = {split: values(range(len(label)), INPUTS["image"], split) for split, label in labels.items()}
-    pixels = {split: noise[split] + label.view(-1, 1, 1, 1) / CLASSES for split, label in labels.items()}
-    examples = Examples(pixels, labels)
+    images = examples(CLASSES)
     return [
-        ClassTask(f"t{k}", f"task {k}", examples, (2 * k, 2 * k + 1), transform=torch.clone) for k in range(2)
+        ClassTask(f"t{k}", f"task {k}", images, (2 * k, 2 * k + 1), transform=torch.clone) for k in range(2)
     ]
