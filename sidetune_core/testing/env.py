@@ -29,7 +29,7 @@ VARIANTS_TIME = 2.0
 """Seconds after which no other options are tried."""
 
 
-def check_env(cls: type[Any], config: Any) -> list[Finding]:
+def check_env(cls: type[Any], config: Any, given: object = None) -> list[Finding]:
     """Findings about an env. The data is read twice: once for most checks, and once more to compare."""
     opened: list[TaskStream] = []
 

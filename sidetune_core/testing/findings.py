@@ -83,8 +83,10 @@ class Finding:
         return "skipped" if self.skipped else "known" if self.known else "passed" if self.passed else "failed"
 
 
-def report(findings: Sequence[Finding]) -> str:
-    """One line for each finding, then a line of counts."""
+def report(findings: Sequence[Finding], unseen: Sequence[str] = ()) -> str:
+    """One line for each finding, a line of counts and, if `unseen` is given, a line of what no check covers:
+    that, and what does not fit.
+    """
     short = {"passed": "ok", "skipped": "skip", "known": "known", "failed": "FAIL"}
     lines = []
     for finding in findings:
@@ -92,7 +94,15 @@ def report(findings: Sequence[Finding]) -> str:
         lines.append(f"{short[finding.outcome]:5} {finding.check.replace('_', ' ')}{message}")
     outcomes = [finding.outcome for finding in findings]
     counts = [f"{outcomes.count(name)} {name}" for name in short if name != "known" or name in outcomes]
-    return "\n".join([*lines, ", ".join(counts)])
+    lines.append(", ".join(counts))
+    if unseen:
+        unfit = [
+            f"{finding.check.replace('_', ' ')} ({finding.message})"
+            for finding in findings
+            if finding.skipped and DOES_NOT_FIT in finding.message
+        ]
+        lines.append(f"not checked: {'; '.join([', '.join(unseen), *unfit])}")
+    return "\n".join(lines)
 
 
 def settle(findings: Sequence[Finding], known: Mapping[str, str]) -> list[Finding]:

@@ -197,7 +197,8 @@ def runs_in_channels_last(make: Make[Specimen]) -> None:
         _runs(
             specimen.in_channels_last(0, 1),
             specimen,
-            "in channels-last memory format (--device.channels-last); use reshape() or flatten(), not view()",
+            "in channels-last memory format (--device.channels-last)",
+            "use reshape() or flatten(), not view()",
         )
 
 
@@ -207,14 +208,18 @@ def runs_in_bfloat16(make: Make[Specimen]) -> None:
     specimen = make()
     specimen.module.to(memory_format=torch.channels_last)
     with seeded(SEED, "training"), half_precision():
+        inputs = specimen.in_channels_last(0, 1)
+        if isinstance(specimen.module, Merger):  # the encodings have it too
+            inputs = Inputs({name: value.bfloat16() for name, value in inputs.items()})
         _runs(
-            specimen.in_channels_last(0, 1),
+            inputs,
             specimen,
-            "in half precision (--device.precision bf16); convert with .float() where an operation needs it",
+            "in half precision (--device.precision bf16)",
+            "convert with .float() where an operation needs it",
         )
 
 
-def _runs(inputs: Inputs, specimen: Specimen, where: str) -> None:
+def _runs(inputs: Inputs, specimen: Specimen, where: str, remedy: str) -> None:
     """A pass forward in both modes, and backward."""
     specimen.module.requires_grad_(True)
     for training in (False, True):
@@ -225,7 +230,7 @@ def _runs(inputs: Inputs, specimen: Specimen, where: str) -> None:
         except Broken:
             raise
         except Exception as error:  # plugins may raise anything
-            raise Broken(f"fails {where}: {described(error)}") from error
+            raise Broken(f"fails {where}: {described(error)}; {remedy}") from error
         if not all(output.isfinite().all() for output in outputs):
             raise Broken(f"gives infinite or NaN outputs {where}")
 

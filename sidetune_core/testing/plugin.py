@@ -19,7 +19,9 @@ from sidetune_core.errors import OptionError, PluginError
 from sidetune_core.testing import env, learner, networks
 from sidetune_core.testing.effects import Effects, watched
 from sidetune_core.testing.env import check_env
-from sidetune_core.testing.findings import Broken, Finding, attempt, settle
+from sidetune_core.testing.findings import Broken, Finding, attempt, report, settle
+from sidetune_core.testing.given import Choices
+from sidetune_core.testing.given import load as load_given
 from sidetune_core.testing.imports import import_has_no_side_effects, package_imports_it_only_when_asked
 from sidetune_core.testing.learner import check_learner
 from sidetune_core.testing.network_checks import check_base, check_merger, check_side
@@ -40,6 +42,11 @@ class Checked:
     def passed(self) -> bool:
         """Whether no check failed, apart from known failures."""
         return all(finding.passed for finding in self.findings)
+
+    @property
+    def report(self) -> str:
+        """One line for each finding, a line of counts, and a line of what was not checked."""
+        return report(self.findings, UNSEEN[self.kind])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -82,7 +89,12 @@ def _options(plugin: Plugin) -> set[str]:
             return set()
 
 
-def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None) -> list[Finding]:
+def check_plugin(
+    kind: str,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    components: Choices | None = None,
+) -> list[Finding]:
     """Check that a plugin keeps the contracts of its kind.
 
     A class may declare checks that it fails, with the reason:
@@ -93,12 +105,15 @@ def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None)
         name: as on the command line: ``ewc``, ``acme-sidetune/ewc``, or ``my_module:MyLearner``.
         options: options to build it with, if the defaults need files that are not available:
             ``{"weights": "none"}``, ``{"archive": path}``.
+        components: other components to check it with, where the kit's own do not fit it:
+            ``{"base": "resnet20", "env": {"name": "digits", "num_tasks": 2}}``.
 
     Raises:
-        PluginError: there is no such kind.
+        PluginError: there is no such kind, or no such component.
         OptionError: the plugin does not accept `options`.
     """
     requested = kinds.kind(kind)
+    given = load_given(requested.name, components) if components else None
     loaded: list[tuple[Plugin, type[Any]]] = []
     with watched() as effects:
         findings = [
@@ -115,14 +130,14 @@ def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None)
         findings += options_work
         if all(finding.passed for finding in options_work):
             config = structure(cls.Config, options or {}, f"{requested.name} '{name}'")
-            checks = {
+            checks: dict[str, Callable[..., list[Finding]]] = {
                 "base": check_base,
                 "side": check_side,
                 "merger": check_merger,
                 "learner": check_learner,
                 "env": check_env,
             }
-            findings += checks[requested.name](cls, config)
+            findings += checks[requested.name](cls, config, given)
             same_order = partial(order_is_the_same_in_every_process, requested.name, name, cls, options or {})
             findings.append(attempt(same_order, order_is_the_same_in_every_process.__name__))
     findings += [attempt(partial(check, effects), check.__name__) for check in EFFECT_CHECKS]
@@ -218,6 +233,16 @@ KIND_CHECKS: Mapping[str, tuple[Callable[..., None], ...]] = {
     "learner": learner.CHECKS,
     "env": env.CHECKS,
 }
+
+
+UNSEEN: Mapping[str, tuple[str, ...]] = {
+    "base": ("a real GPU", "pretrained weights"),
+    "side": ("a real GPU", "pretrained weights"),
+    "merger": ("a real GPU",),
+    "learner": ("a real GPU", "several processes", "gradient accumulation", "results"),
+    "env": ("a real GPU", "several processes", "correctness of the data"),
+}
+"""What no check covers, by kind."""
 
 
 def check_names(kind: str) -> tuple[str, ...]:

@@ -82,16 +82,20 @@ class TinyReader(Base):
 
 
 class TinySide(StagedSide):
-    """Two convolutions with batch norm and a linear layer. Its stages are (4, 8, 8) and (6, 4, 4)."""
+    """Two convolutions with batch norm and a linear layer. For 32 x 32 stages are (4, 8, 8), (6, 4, 4)."""
 
     Config = Config
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, inputs: InputShapes = INPUTS) -> None:
         super().__init__()
-        self.shape, self.stage_shapes = shape, ((4, 8, 8), (6, 4, 4))
-        self.first = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        channels, height, width = inputs["image"]
+        self.shape = shape
+        self.stage_shapes = ((4, height // 4, width // 4), (6, height // 8, width // 8))
+        self.first = nn.Sequential(
+            nn.Conv2d(channels, 4, 3, stride=4, padding=1), nn.BatchNorm2d(4), nn.ReLU()
+        )
         self.second = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU())
-        self.last = nn.Linear(6 * 4 * 4, prod(shape))
+        self.last = nn.Linear(prod(self.stage_shapes[1]), prod(shape))
 
     def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return inputs["image"]

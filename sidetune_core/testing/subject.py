@@ -29,6 +29,7 @@ from sidetune_core.testing import sample
 from sidetune_core.testing.attributes import watched_training
 from sidetune_core.testing.findings import SEED
 from sidetune_core.testing.state import building
+from sidetune_core.testing.stream import network
 from sidetune_core.testing.witness import Witness
 from sidetune_core.training.context import Context
 from sidetune_core.training.loop import learn
@@ -109,11 +110,7 @@ def outputs(learner: Learner, subject: Subject, count: int | None = None) -> lis
 
 def first_inputs(task: Task, batch_size: int, count: int | None = None, *, ids: bool = False) -> Inputs:
     """The first training inputs of a task, without ids unless asked for."""
-
-    def predict(inputs: Inputs) -> Tensor:
-        raise NotImplementedError("tasks that collect experience")
-
-    inputs = next(task.train(predict, Order(SEED, batch_size))).inputs
+    inputs = next(task.train(network(task), Order(SEED, batch_size))).inputs
     return Inputs(
         {name: value[:count] for name, value in inputs.items()},
         ids=inputs.ids[:count] if ids and inputs.ids is not None else None,
