@@ -13,6 +13,7 @@ from sidetune_core.cli import main
 from sidetune_core.testing import (
     networks,
     plugin,
+    processes,
 )
 
 CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
@@ -20,7 +21,7 @@ CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
         *plugin.PACKAGE_CHECKS,
         plugin.class_has_a_docstring,
         *plugin.CONFIG_CHECKS,
-        plugin.order_is_the_same_in_every_process,
+        processes.order_is_the_same_in_every_process,
         *plugin.EFFECT_CHECKS,
     ),
     **plugin.KIND_CHECKS,

@@ -71,13 +71,13 @@ WRITES = os.O_WRONLY | os.O_RDWR
 
 
 def _is_ours() -> bool:
-    """Whether the core or a library opens the file, for a run or a cache that the options name."""
+    """Whether the core opens the file, by itself or through a library."""
     frame = sys._getframe(2)
-    while frame is not None and frame.f_code.co_filename.startswith("<"):
+    while _is_library(path := frame.f_code.co_filename) and not path.startswith(KIT):
         if frame.f_back is None:
             return True
         frame = frame.f_back
-    return _is_library(frame.f_code.co_filename)
+    return path.startswith(KIT)
 
 
 def _is_library(path: str) -> bool:

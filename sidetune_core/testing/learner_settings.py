@@ -55,13 +55,13 @@ def _with_encodings(subject: Subject, shape: Shape, name: str) -> None:
     _trains(other, f"on encodings {name}", "compute with base.shape, or raise FitError in __init__()")
 
 
-@requires("trains_on_two_tasks")
+@requires("outputs_depend_on_the_given_task")
 def other_numbers_of_classes_are_accepted_or_refused(subject: Subject) -> None:
     """Tasks of three classes and of one more are trained on, or refused with a `FitError`."""
     _with_tasks(subject, sample.tasks_of_classes, "tasks of 3 and of 5 classes")
 
 
-@requires("trains_on_two_tasks")
+@requires("outputs_depend_on_the_given_task")
 def regression_is_accepted_or_refused(subject: Subject) -> None:
     """Regression tasks are trained on, or refused with a `FitError`."""
     _with_tasks(subject, sample.regression_tasks, "regression tasks")

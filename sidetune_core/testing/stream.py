@@ -187,18 +187,18 @@ def _encoding(inputs: Inputs, shape: Shape) -> Tensor:
     return (facts @ mixture).tanh().reshape(count, *shape)
 
 
-def some(batch: Batch, count: int) -> Batch:
-    """The first examples of a batch."""
+def some(batch: Batch, chosen: slice) -> Batch:
+    """Some examples of a batch."""
     inputs = batch.inputs
     return Batch(
-        batch.ids[:count],
+        batch.ids[chosen],
         Inputs(
-            {name: value[:count] for name, value in inputs.items()},
-            None if inputs.ids is None else inputs.ids[:count],
-            None if inputs.lengths is None else inputs.lengths[:count],
+            {name: value[chosen] for name, value in inputs.items()},
+            None if inputs.ids is None else inputs.ids[chosen],
+            None if inputs.lengths is None else inputs.lengths[chosen],
             inputs.window,
         ),
-        batch.targets[:count],
+        batch.targets[chosen],
     )
 
 
