@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import suppress
 from itertools import islice
 
 import torch
@@ -130,7 +131,8 @@ def global_random_state_is_unchanged(make: Make[Stream]) -> None:
         before = random_state()
         batch = list(islice(task.train(predict, Order(SEED, BATCH)), 2))[-1]
         _expect(before, task, "train()")
-        task.loss(predict(batch.inputs), batch)
+        with suppress(Exception):  # other checks report what it raises
+            task.loss(predict(batch.inputs), batch)
         _expect(before, task, "loss()")
         task.evaluate(predict, task.splits[0])
         _expect(before, task, "evaluate()")
