@@ -11,10 +11,9 @@ from typing import Any, Final
 
 from sidetune_core.cli import main
 from sidetune_core.testing import (
-    env,
-    learner,
     networks,
     plugin,
+    processes,
 )
 
 CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
@@ -22,13 +21,11 @@ CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
         *plugin.PACKAGE_CHECKS,
         plugin.class_has_a_docstring,
         *plugin.CONFIG_CHECKS,
-        plugin.nothing_is_printed,
+        processes.order_is_the_same_in_every_process,
+        *plugin.EFFECT_CHECKS,
     ),
-    "base": networks.SHARED,
-    "side": (*networks.SHARED, networks.base_is_not_kept),
-    "merger": (*networks.SHARED, networks.weights_are_finite_numbers),
-    "learner": learner.CHECKS,
-    "env": env.CHECKS,
+    **plugin.KIND_CHECKS,
+    "base": networks.IMAGE_BASE_CHECKS,
 }
 WIDTH = "100"
 

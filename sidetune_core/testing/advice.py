@@ -6,3 +6,4 @@ DRAWS_IN_EVAL = (
     "a forward pass in eval mode draws random numbers or seeds a generator; draw only if self.training is set"
 )
 SEEDED_BY_CORE = "PyTorch's global generator (torch.manual_seed); remove it: the core seeds, plugins draw"
+NO_PENALTY_YET = "return zero, or nothing, while there is no earlier task to protect"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -38,7 +39,12 @@ FORMER_CHECKS: Mapping[str, str] = {
 }
 """Names of checks in version 0.1, which `known_failures` may use until version 0.3."""
 
-T = TypeVar("T")
+KIT = Path(__file__).parent
+DOES_NOT_FIT = "does not fit: "
+CALLS_CUDA = "; leave the device to the core: make tensors with device=x.device, and do not call cuda()"
+
+F = TypeVar("F", bound=Callable[..., None])
+M = TypeVar("M", bound=Callable[[], object])
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -77,8 +83,10 @@ class Finding:
         return "skipped" if self.skipped else "known" if self.known else "passed" if self.passed else "failed"
 
 
-def report(findings: Sequence[Finding]) -> str:
-    """One line for each finding, then a line of counts."""
+def report(findings: Sequence[Finding], unseen: Sequence[str] = ()) -> str:
+    """One line for each finding, a line of counts and, if `unseen` is given, a line of what no check covers:
+    that, and what does not fit.
+    """
     short = {"passed": "ok", "skipped": "skip", "known": "known", "failed": "FAIL"}
     lines = []
     for finding in findings:
@@ -86,7 +94,15 @@ def report(findings: Sequence[Finding]) -> str:
         lines.append(f"{short[finding.outcome]:5} {finding.check.replace('_', ' ')}{message}")
     outcomes = [finding.outcome for finding in findings]
     counts = [f"{outcomes.count(name)} {name}" for name in short if name != "known" or name in outcomes]
-    return "\n".join([*lines, ", ".join(counts)])
+    lines.append(", ".join(counts))
+    if unseen:
+        unfit = [
+            f"{finding.check.replace('_', ' ')} ({finding.message})"
+            for finding in findings
+            if finding.skipped and DOES_NOT_FIT in finding.message
+        ]
+        lines.append(f"not checked: {'; '.join([', '.join(unseen), *unfit])}")
+    return "\n".join(lines)
 
 
 def settle(findings: Sequence[Finding], known: Mapping[str, str]) -> list[Finding]:
@@ -116,35 +132,81 @@ def _current_name(check: str) -> str:
     return FORMER_CHECKS.get(check, check)
 
 
+def requires(*names: str) -> Callable[[F], F]:
+    """Decorate a check that says nothing where one of the checks `names`, which run before it, fails."""
+
+    def mark(check: F) -> F:
+        check.requires = names  # type: ignore[attr-defined]
+        return check
+
+    return mark
+
+
 def attempt(check: Callable[[], object], name: str, setup: str = "") -> Finding:
     """Run one check; `setup` says for the message how the plugin was built."""
     where = f"{setup}: " if setup else ""
     try:
         check()
     except FitError as error:
-        return Finding(name, True, f"{where}does not fit: {error}", skipped=True)
+        return Finding(name, True, f"{where}{DOES_NOT_FIT}{error}", skipped=True)
     except Skipped as error:
         return Finding(name, True, f"{where}{error}", skipped=True)
     except (Broken, SidetuneError) as error:
         return Finding(name, False, f"{where}{error}")
     except Exception as error:  # plugins may raise anything, and the other checks still run
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if "torch" not in Path(frame.filename).parts
-        ]
-        reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-        line = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
-        return Finding(name, False, f"{where}raises {reason} ({line})")
+        return Finding(name, False, f"{where}{described(error)}")
     return Finding(name, True, "")
 
 
-def examine(setups: Mapping[str, Make[T]], checks: Sequence[Callable[[Make[T]], None]]) -> list[Finding]:
-    """Run each check in every setup in which the plugin can be built; its finding is the worst of them."""
+def described(error: Exception) -> str:
+    """An exception of a plugin, with its line: ``raises KeyError: 'x' (my_env.py, line 12)``."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "torch" not in Path(frame.filename).parts
+    ]
+    own = [frame for frame in frames if KIT not in Path(frame.filename).parents] or frames
+    reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+    remedy = CALLS_CUDA if re.search("NVIDIA|CUDA", str(error)) else ""
+    return f"raises {reason} ({Path(own[-1].filename).name}, line {own[-1].lineno}){remedy}"
+
+
+def examine(setups: Mapping[str, M], checks: Sequence[Callable[[M], None]]) -> list[Finding]:
+    """Run each check in every setup in which the plugin can be built; its finding is the worst of them.
+
+    One cause is one failure: a check whose requirement fails (see `requires`), or that fails with the message
+    of an earlier one, is skipped.
+    """
     built = {setup: attempt(make, "can_be_built", setup) for setup, make in setups.items()}
-    findings = list(dict.fromkeys(built.values()))
+    findings = _one_cause(list(dict.fromkeys(built.values())))
     fitting = [setup for setup, finding in built.items() if finding.passed and not finding.skipped]
+    roots: dict[tuple[str, str], str] = {}  # by setup and check: the failure for which it says nothing
     for check in checks:
-        outcomes = [attempt(partial(check, setups[setup]), check.__name__, setup) for setup in fitting]
+        name, outcomes = check.__name__, []
+        for setup in fitting:
+            needed: tuple[str, ...] = getattr(check, "requires", ())
+            failed = [roots[setup, one] for one in needed if (setup, one) in roots]
+            if failed:
+                message = f"not run, since '{failed[0].replace('_', ' ')}' fails"
+                outcomes.append(Finding(name, True, message, skipped=True))
+            else:
+                outcomes.append(attempt(partial(check, setups[setup]), name, setup))
+            if failed or not outcomes[-1].passed:
+                roots[setup, name] = failed[0] if failed else name
         findings += sorted(outcomes, key=lambda finding: (finding.passed, not finding.skipped))[:1]
-    return findings
+    return _one_cause(findings, [f"{setup}: " for setup in setups if setup])
+
+
+def _one_cause(findings: Sequence[Finding], prefixes: Sequence[str] = ()) -> list[Finding]:
+    """The findings, in which a failure with the message of an earlier one is skipped."""
+    causes: dict[str, str] = {}
+    reported = []
+    for finding in findings:
+        cause = finding.message
+        for prefix in prefixes:
+            cause = cause.removeprefix(prefix)
+        if not finding.passed and causes.setdefault(cause, finding.check) != finding.check:
+            same = causes[cause].replace("_", " ")
+            finding = Finding(finding.check, True, f"not run to its end, as '{same}'", skipped=True)
+        reported.append(finding)
+    return reported

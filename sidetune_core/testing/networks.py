@@ -4,105 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import attrs
 import torch
-from torch import Tensor, nn
 
 from sidetune_core.errors import FitError
-from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
-from sidetune_core.interfaces.networks import Base, Merger, Side
+from sidetune_core.interfaces.inputs import Inputs, Shape
+from sidetune_core.interfaces.networks import Merger
 from sidetune_core.seeding import seeded
+from sidetune_core.testing import attributes
 from sidetune_core.testing.advice import DRAWS_IN_EVAL
-from sidetune_core.testing.findings import SEED, Broken, Finding, Make, examine
-from sidetune_core.testing.sample import INPUTS, TEXT, TinyBase, TinyReader, images, texts, values
-from sidetune_core.testing.state import building, changed, equal, named_tensors, random_state, snapshot
+from sidetune_core.testing.device import half_precision
+from sidetune_core.testing.findings import SEED, Broken, Make, Skipped, described, requires
+from sidetune_core.testing.specimen import TAP, Specimen
+from sidetune_core.testing.state import changed, equal, named_tensors, random_state, snapshot
 
-SIDE_SHAPES: tuple[Shape, ...] = ((64,), (8, 4, 4))
-MERGER_SHAPES: tuple[Shape, ...] = ((64,), (5, 8), (8, 4, 4))
-
-
-@attrs.frozen(eq=False)
-class Specimen:
-    """A network to check, and how to run it."""
-
-    module: nn.Module
-    shapes: tuple[Shape, ...]
-    """Shapes of the outputs that it declares, or that its kind requires."""
-    forward: Callable[[Sequence[int]], Sequence[Tensor]]
-    """Outputs for examples by id."""
-    base: Base | None = None
-    """The base of a side."""
-
-    def outputs(self, *ids: int) -> list[Tensor]:
-        """Outputs in eval mode."""
-        self.module.eval()
-        with torch.no_grad():
-            return list(self.forward(ids))
-
-
-def check_base(cls: type[Any], config: Any) -> list[Finding]:
-    """Findings about a base."""
-
-    def on(inputs: InputShapes, batch: Callable[[Sequence[int]], Inputs]) -> Make[Specimen]:
-        def make(seed: int = SEED) -> Specimen:
-            with building(seed, "base"):
-                base: Base = cls(config, inputs)
-            return Specimen(base, (base.shape, *base.tap_shapes), lambda ids: _tensors(base(batch(ids))))
-
-        return make
-
-    if not _fits(on(INPUTS, images)) and _fits(reader := on(TEXT, texts)):
-        return examine({"": reader}, BASE_CHECKS)
-    return examine({"": on(INPUTS, images)}, SHARED)
-
-
-def check_side(cls: type[Any], config: Any) -> list[Finding]:
-    """Findings about a side, next to bases of the kit."""
-
-    def next_to(base: Base, inputs: InputShapes, batch: Callable[[Sequence[int]], Inputs]) -> Make[Specimen]:
-        def make(seed: int = SEED) -> Specimen:
-            with building(seed, "side"):
-                side: Side = cls(config, inputs, base)
-
-            def forward(ids: Sequence[int]) -> list[Tensor]:
-                return [side(batch(ids), base(batch(ids)))]
-
-            return Specimen(side, (base.shape,), forward, base)
-
-        return make
-
-    with seeded(SEED, "kit"):
-        reader = TinyReader().eval()
-        bases = [TinyBase(shape).eval() for shape in SIDE_SHAPES]
-    setups = {f"next to a base of shape {base.shape}": next_to(base, INPUTS, images) for base in bases}
-    if not any(map(_fits, setups.values())):
-        setups = {"next to a base that reads tokens": next_to(reader, TEXT, texts)}
-    return examine(setups, SIDE_CHECKS)
-
-
-def check_merger(cls: type[Any], config: Any) -> list[Finding]:
-    """Findings about a merger of two and three encodings of several shapes."""
-
-    def of(shape: Shape, count: int) -> Make[Specimen]:
-        def make(seed: int = SEED) -> Specimen:
-            with building(seed, "merger"):
-                merger: Merger = cls(config, shape, count)
-
-            def forward(ids: Sequence[int]) -> list[Tensor]:
-                return [merger([values(ids, shape, k) for k in range(count)])]
-
-            return Specimen(merger, (shape,), forward)
-
-        return make
-
-    setups = {
-        f"on {count} encodings of shape {shape}": of(shape, count)
-        for shape in MERGER_SHAPES
-        for count in (2, 3)
-    }
-    return examine(setups, MERGER_CHECKS)
+TRAINING_PASSES = 3
+"""Forward passes in training mode before the state dict is compared."""
 
 
 def outputs_have_the_declared_shapes(make: Make[Specimen]) -> None:
@@ -117,14 +34,46 @@ def outputs_have_the_declared_shapes(make: Make[Specimen]) -> None:
         )
 
 
+@requires("outputs_have_the_declared_shapes")
 def outputs_are_finite(make: Make[Specimen]) -> None:
-    """Inputs in [0, 1] give finite outputs."""
-    if not all(output.isfinite().all() for output in make().outputs(0, 1)):
+    """Inputs in [0, 1], constant ones included, give finite outputs."""
+    specimen = make()
+    if not all(output.isfinite().all() for output in specimen.outputs(0, 1)):
         raise Broken(
             "outputs for inputs in [0, 1] are infinite or NaN; check divisions, logarithms, initial weights"
         )
+    for constant in (0.0, 1.0):
+        inputs = specimen.inputs(0, 1)
+        if any(not value.is_floating_point() for value in inputs.values()):
+            return
+        blank = specimen.prepare({name: torch.full_like(value, constant) for name, value in inputs.items()})
+        if not all(output.isfinite().all() for output in specimen.run(blank)):
+            raise Broken(
+                f"outputs for an input that is {constant:g} everywhere are infinite or NaN; "
+                "add a small number to what you divide by, such as a standard deviation"
+            )
 
 
+@requires("outputs_have_the_declared_shapes")
+def outputs_are_float32(make: Make[Specimen]) -> None:
+    """Outputs are in float32; in half precision the core uses autocast."""
+    for output in make().outputs(0, 1):
+        if output.dtype != torch.float32:
+            name = str(output.dtype).removeprefix("torch.")
+            raise Broken(f"an output is in {name}; return float32: the core chooses another precision")
+
+
+@requires("outputs_have_the_declared_shapes")
+def evaluation_draws_no_random_numbers(make: Make[Specimen]) -> None:
+    """A forward pass in eval mode does not change the global random states."""
+    specimen = make()
+    before = random_state()
+    specimen.outputs(0, 1)
+    if random_state() != before:
+        raise Broken(DRAWS_IN_EVAL)
+
+
+@requires("outputs_have_the_declared_shapes", "evaluation_draws_no_random_numbers")
 def one_seed_gives_one_network(make: Make[Specimen]) -> None:
     """Two networks built with one seed have bitwise equal outputs."""
     if not equal(make().outputs(0, 1), make().outputs(0, 1)):
@@ -133,6 +82,7 @@ def one_seed_gives_one_network(make: Make[Specimen]) -> None:
         )
 
 
+@requires("outputs_have_the_declared_shapes")
 def evaluation_changes_nothing(make: Make[Specimen]) -> None:
     """A forward pass in eval mode changes no parameter or buffer."""
     specimen = make()
@@ -145,15 +95,27 @@ def evaluation_changes_nothing(make: Make[Specimen]) -> None:
         )
 
 
-def evaluation_draws_no_random_numbers(make: Make[Specimen]) -> None:
-    """A forward pass in eval mode does not change the global random states."""
+@requires("outputs_have_the_declared_shapes")
+def inputs_are_unchanged(make: Make[Specimen]) -> None:
+    """A forward pass changes none of its inputs in place: others read them too."""
     specimen = make()
-    before = random_state()
-    specimen.outputs(0, 1)
-    if random_state() != before:
-        raise Broken(DRAWS_IN_EVAL)
+    for training in (False, True):
+        inputs = specimen.inputs(0, 1)
+        before = {name: value.clone() for name, value in inputs.items()}
+        specimen.run(inputs, training=training)
+        if names := [name for name, value in inputs.items() if not torch.equal(value, before[name])]:
+            raise Broken(
+                f"a forward pass changes {', '.join(names)} in place, which others read too; "
+                "make a new tensor (x + 1, not x.add_(1) or x += 1)"
+            )
 
 
+@requires(
+    "outputs_have_the_declared_shapes",
+    "evaluation_draws_no_random_numbers",
+    "inputs_are_unchanged",
+    "taps_are_read_only_if_declared",
+)
 def examples_are_independent(make: Make[Specimen]) -> None:
     """In eval mode an output depends on its own example only: the core caches outputs by example."""
     specimen = make()
@@ -165,16 +127,145 @@ def examples_are_independent(make: Make[Specimen]) -> None:
         )
 
 
-def state_dict_holds_all_state(make: Make[Specimen]) -> None:
-    """A network of another seed with the state dict loaded has the same outputs."""
-    first, second = make(SEED), make(SEED + 1)
-    second.module.load_state_dict(first.module.state_dict())
-    if not equal(first.outputs(0, 1), second.outputs(0, 1)):
+@requires("outputs_have_the_declared_shapes", "examples_are_independent")
+def one_example_is_a_batch(make: Make[Specimen]) -> None:
+    """A batch of one has outputs (1, *shape)."""
+    specimen = make()
+    if specimen.examples([0]).lengths is not None:
+        raise Skipped("padded inputs are as long as the longest example")
+    try:
+        shapes = [tuple(output.shape) for output in specimen.outputs(0)]
+    except Exception as error:  # plugins may raise anything
+        raise Broken(f"a batch of one fails: {described(error)}") from error
+    if shapes != (declared := [(1, *shape) for shape in specimen.shapes]):
         raise Broken(
-            "outputs differ after load_state_dict; keep random and counted state in parameters and buffers"
+            f"outputs for a batch of one have shapes {_listed(shapes)}, not {_listed(declared)}; "
+            "do not squeeze the batch axis"
         )
 
 
+@requires(
+    "outputs_have_the_declared_shapes", "evaluation_draws_no_random_numbers", "one_seed_gives_one_network"
+)
+def state_dict_holds_all_state(make: Make[Specimen]) -> None:
+    """A network of another seed with the state dict loaded has the same outputs, trained or not."""
+    first, second = make(SEED), make(SEED + 1)
+    for passes in (0, TRAINING_PASSES):
+        with seeded(SEED, "training"):
+            for step in range(passes):
+                first.run(first.inputs(step, step + 1), training=True)
+        second.module.load_state_dict(first.module.state_dict())
+        if equal(first.outputs(0, 1), second.outputs(0, 1)):
+            continue
+        if hidden := attributes.unregistered(first.module):
+            raise Broken(f"outputs differ after load_state_dict: {'; '.join(hidden)}")
+        after = f" {passes} forward passes in training mode and" if passes else ""
+        raise Broken(
+            f"outputs differ after{after} load_state_dict; "
+            "keep random and counted state in parameters and buffers"
+        )
+
+
+@requires("outputs_have_the_declared_shapes")
+def gradients_reach_the_weights(make: Make[Specimen]) -> None:
+    """In training mode, outputs have gradients with respect to the weights."""
+    specimen = make()
+    parameters = list(specimen.module.parameters())
+    inputs = specimen.inputs(0, 1)
+    if isinstance(specimen.module, Merger):
+        inputs = Inputs({name: value.requires_grad_() for name, value in inputs.items()})
+    elif not parameters:
+        raise Skipped("it has no parameters")
+    specimen.module.requires_grad_(True)
+    with seeded(SEED, "training"):
+        specimen.backward(specimen.run(inputs, training=True, grad=True))
+    if isinstance(specimen.module, Merger) and all(value.grad is None for value in [*inputs.values()][1:]):
+        raise Broken("no gradient reaches the sides' encodings, so sides are not trained; remove detach()")
+    if parameters and all(parameter.grad is None for parameter in parameters):
+        raise Broken(
+            "no gradient reaches any of its parameters, so it cannot be trained; "
+            "remove detach() and torch.no_grad() from forward()"
+        )
+
+
+@requires("outputs_have_the_declared_shapes")
+def runs_in_channels_last(make: Make[Specimen]) -> None:
+    """Images and convolutions in channels-last memory format, the default of runs, are accepted."""
+    specimen = make()
+    specimen.module.to(memory_format=torch.channels_last)
+    with seeded(SEED, "training"):
+        _runs(
+            specimen.in_channels_last(0, 1),
+            specimen,
+            "in channels-last memory format (--device.channels-last)",
+            "use reshape() or flatten(), not view()",
+        )
+
+
+@requires("outputs_have_the_declared_shapes", "runs_in_channels_last")
+def runs_in_bfloat16(make: Make[Specimen]) -> None:
+    """A pass forward and backward works under autocast to bfloat16."""
+    specimen = make()
+    specimen.module.to(memory_format=torch.channels_last)
+    with seeded(SEED, "training"), half_precision():
+        inputs = specimen.in_channels_last(0, 1)
+        if isinstance(specimen.module, Merger):  # the encodings have it too
+            inputs = Inputs({name: value.bfloat16() for name, value in inputs.items()})
+        _runs(
+            inputs,
+            specimen,
+            "in half precision (--device.precision bf16)",
+            "convert with .float() where an operation needs it",
+        )
+
+
+def _runs(inputs: Inputs, specimen: Specimen, where: str, remedy: str) -> None:
+    """A pass forward in both modes, and backward."""
+    specimen.module.requires_grad_(True)
+    for training in (False, True):
+        try:
+            outputs = specimen.run(inputs, training=training, grad=training)
+            if training and any(output.requires_grad for output in outputs):
+                specimen.backward(outputs)
+        except Broken:
+            raise
+        except Exception as error:  # plugins may raise anything
+            raise Broken(f"fails {where}: {described(error)}; {remedy}") from error
+        if not all(output.isfinite().all() for output in outputs):
+            raise Broken(f"gives infinite or NaN outputs {where}")
+
+
+@requires("outputs_have_the_declared_shapes")
+def tensors_follow_the_device(make: Make[Specimen]) -> None:
+    """With weights and inputs on a GPU (pretended) every tensor is there."""
+    specimen = make()
+    with seeded(SEED, "training"):
+        specimen.run_on_gpu(0, 1)
+
+
+@requires("outputs_have_the_declared_shapes")
+def other_inputs_are_encoded_or_refused(make: Make[Specimen]) -> None:
+    """Images of other sizes and channels are encoded, or refused with a `FitError` in `__init__`."""
+    for shape, others in make().others.items():
+        images = f"images of {shape[1]} x {shape[2]} with {shape[0]} channel{'s' if shape[0] > 1 else ''}"
+        try:
+            specimen = others()
+        except FitError:
+            continue
+        except Exception as error:  # plugins may raise anything
+            raise Broken(f"{images} are not refused, but __init__ {described(error)}{REFUSE}") from error
+        try:
+            shapes = [tuple(output.shape) for output in specimen.outputs(0, 1)]
+        except Exception as error:  # plugins may raise anything
+            raise Broken(f"{images} are not refused, but forward() {described(error)}{REFUSE}") from error
+        if shapes != [(2, *shape) for shape in specimen.shapes]:
+            raise Broken(f"outputs for {images} have shapes {_listed(shapes)}, not those declared{REFUSE}")
+
+
+REFUSE = "; compute sizes from the input shapes, or raise FitError in __init__"
+
+
+@requires("outputs_have_the_declared_shapes", "examples_are_independent")
 def padding_has_no_effect(make: Make[Specimen]) -> None:
     """A padded sequence has the outputs of the sequence alone, and zeros after its end."""
     specimen = make()
@@ -191,6 +282,22 @@ def padding_has_no_effect(make: Make[Specimen]) -> None:
             )
 
 
+@requires("outputs_have_the_declared_shapes")
+def taps_are_read_only_if_declared(make: Make[Specimen]) -> None:
+    """A side that does not set `needs_taps` works without taps: the core does not cache them for it."""
+    specimen = make()
+    if getattr(specimen.module, "needs_taps", False):
+        raise Skipped("it sets needs_taps")
+    inputs = specimen.inputs(0, 1)
+    without = {name: value for name, value in inputs.items() if not name.startswith(TAP)}
+    try:
+        same = equal(specimen.run(inputs), specimen.run(Inputs(without, lengths=inputs.lengths)))
+    except Exception:  # plugins may raise anything
+        same = False
+    if not same:
+        raise Broken("forward() reads the base's taps; set needs_taps = True, so that the core keeps them")
+
+
 def base_is_not_kept(make: Make[Specimen]) -> None:
     """A side holds no tensor of the base, which would be saved and trained twice."""
     specimen = make()
@@ -204,6 +311,29 @@ def base_is_not_kept(make: Make[Specimen]) -> None:
         )
 
 
+@requires("outputs_have_the_declared_shapes")
+def every_side_counts(make: Make[Specimen]) -> None:
+    """The output depends on all sides, or on none (with a fixed weight, or at the start of a schedule)."""
+    specimen = make()
+    with seeded(SEED, "training"), torch.no_grad():
+        specimen.run(specimen.inputs(0, 1), training=True)
+        for parameter in specimen.module.parameters():  # a weight may be zero at first
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    inputs = specimen.inputs(0, 1)
+    before = specimen.run(inputs)
+    unread = [
+        name
+        for name, value in [*inputs.items()][1:]
+        if equal(before, specimen.run(Inputs({**inputs.tensors, name: 1 - value})))
+    ]
+    if 0 < len(unread) < len(inputs) - 1:
+        raise Broken(
+            f"{unread[0]} of {len(inputs)} has no effect; merge all of them, "
+            "or raise FitError for their number in __init__"
+        )
+
+
+@requires("outputs_have_the_declared_shapes")
 def weights_are_finite_numbers(make: Make[Specimen]) -> None:
     """`weights` of a merger returns finite floats, which can be logged."""
     module = make().module
@@ -217,34 +347,35 @@ def weights_are_finite_numbers(make: Make[Specimen]) -> None:
         raise Broken(f"weights() returns {wrong}; return floats by name, with float(value.detach())")
 
 
-SHARED: tuple[Callable[[Make[Specimen]], None], ...] = (
+FIRST: tuple[Callable[[Make[Specimen]], None], ...] = (
     outputs_have_the_declared_shapes,
     outputs_are_finite,
+    outputs_are_float32,
+    evaluation_draws_no_random_numbers,
     one_seed_gives_one_network,
     evaluation_changes_nothing,
-    evaluation_draws_no_random_numbers,
-    examples_are_independent,
-    state_dict_holds_all_state,
+    inputs_are_unchanged,
 )
-BASE_CHECKS = (*SHARED, padding_has_no_effect)
-"""The last one runs for bases that read tokens."""
-SIDE_CHECKS = (*SHARED, base_is_not_kept)
-MERGER_CHECKS = (*SHARED, weights_are_finite_numbers)
-
-
-def _fits(make: Make[Specimen]) -> bool:
-    """Whether the kit's inputs fit; a later check reports other errors."""
-    try:
-        make()
-    except FitError:
-        return False
-    except Exception:  # plugins may raise anything
-        return True
-    return True
-
-
-def _tensors(features: Features) -> list[Tensor]:
-    return [features.encoding, *features.taps]
+LAST: tuple[Callable[[Make[Specimen]], None], ...] = (
+    examples_are_independent,
+    one_example_is_a_batch,
+    state_dict_holds_all_state,
+    gradients_reach_the_weights,
+    runs_in_channels_last,
+    runs_in_bfloat16,
+    tensors_follow_the_device,
+)
+IMAGE_BASE_CHECKS = (*FIRST, *LAST, other_inputs_are_encoded_or_refused)
+TEXT_BASE_CHECKS = (*FIRST, *LAST, padding_has_no_effect)
+BASE_CHECKS = (*IMAGE_BASE_CHECKS, padding_has_no_effect)
+SIDE_CHECKS = (
+    *FIRST,
+    taps_are_read_only_if_declared,
+    *LAST,
+    base_is_not_kept,
+    other_inputs_are_encoded_or_refused,
+)
+MERGER_CHECKS = (*FIRST, *LAST, every_side_counts, weights_are_finite_numbers)
 
 
 def _listed(shapes: Sequence[Shape]) -> str:

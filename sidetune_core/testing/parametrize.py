@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidetune_core.config import kinds
 from sidetune_core.testing.findings import Finding
+from sidetune_core.testing.given import Choices
 from sidetune_core.testing.plugin import check_names, check_plugin
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def parametrize_checks(
-    kind: str, name: str, options: Mapping[str, Any] | None = None
+    kind: str,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    components: Choices | None = None,
 ) -> pytest.MarkDecorator:
     """Parametrize a test over the checks of a plugin: the test calls its argument, ``check()``.
 
@@ -26,6 +30,7 @@ def parametrize_checks(
         kind: 'base', 'side', 'merger', 'learner' or 'env'.
         name: as on the command line: ``ewc``, ``acme-sidetune/ewc``, or ``my_module:MyLearner``.
         options: options to build the plugin with (see `check_plugin`).
+        components: other components to check it with (see `check_plugin`).
 
     Raises:
         PluginError: there is no such kind.
@@ -36,7 +41,9 @@ def parametrize_checks(
 
     @functools.cache
     def findings() -> dict[str, Finding]:
-        worst_last = sorted(check_plugin(kind, name, options), key=lambda finding: not finding.passed)
+        worst_last = sorted(
+            check_plugin(kind, name, options, components), key=lambda finding: not finding.passed
+        )
         return {finding.check: finding for finding in worst_last}
 
     def run(check: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,16 @@ from sidetune_core.config.options import describe, structure, unstructure
 from sidetune_core.config.registry import Plugin
 from sidetune_core.errors import OptionError, PluginError
 from sidetune_core.testing import env, learner, networks
+from sidetune_core.testing.effects import Effects, watched
 from sidetune_core.testing.env import check_env
-from sidetune_core.testing.findings import Broken, Finding, attempt, settle
+from sidetune_core.testing.findings import Broken, Finding, Skipped, attempt, report, settle
+from sidetune_core.testing.given import Choices
+from sidetune_core.testing.given import load as load_given
 from sidetune_core.testing.imports import import_has_no_side_effects, package_imports_it_only_when_asked
 from sidetune_core.testing.learner import check_learner
-from sidetune_core.testing.networks import check_base, check_merger, check_side
+from sidetune_core.testing.network_checks import check_base, check_merger, check_side
 from sidetune_core.testing.package import distribution_requires_sidetune, name_is_plain
+from sidetune_core.testing.processes import order_is_the_same_in_every_process
 
 
 @attrs.frozen
@@ -38,6 +42,11 @@ class Checked:
     def passed(self) -> bool:
         """Whether no check failed, apart from known failures."""
         return all(finding.passed for finding in self.findings)
+
+    @property
+    def report(self) -> str:
+        """One line for each finding, a line of counts, and a line of what was not checked."""
+        return report(self.findings, UNSEEN[self.kind])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -80,7 +89,12 @@ def _options(plugin: Plugin) -> set[str]:
             return set()
 
 
-def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None) -> list[Finding]:
+def check_plugin(
+    kind: str,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    components: Choices | None = None,
+) -> list[Finding]:
     """Check that a plugin keeps the contracts of its kind.
 
     A class may declare checks that it fails, with the reason:
@@ -91,15 +105,17 @@ def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None)
         name: as on the command line: ``ewc``, ``acme-sidetune/ewc``, or ``my_module:MyLearner``.
         options: options to build it with, if the defaults need files that are not available:
             ``{"weights": "none"}``, ``{"archive": path}``.
+        components: other components to check it with, where the kit's own do not fit it:
+            ``{"base": "resnet20", "env": {"name": "digits", "num_tasks": 2}}``.
 
     Raises:
-        PluginError: there is no such kind.
+        PluginError: there is no such kind, or no such component.
         OptionError: the plugin does not accept `options`.
     """
     requested = kinds.kind(kind)
+    given = load_given(requested.name, components) if components else None
     loaded: list[tuple[Plugin, type[Any]]] = []
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with watched() as effects:
         findings = [
             attempt(
                 lambda: loaded.append(_find_and_load(requested, name)), "name_resolves_to_a_class_of_its_kind"
@@ -114,16 +130,28 @@ def check_plugin(kind: str, name: str, options: Mapping[str, Any] | None = None)
         findings += options_work
         if all(finding.passed for finding in options_work):
             config = structure(cls.Config, options or {}, f"{requested.name} '{name}'")
-            checks = {
+            checks: dict[str, Callable[..., list[Finding]]] = {
                 "base": check_base,
                 "side": check_side,
                 "merger": check_merger,
                 "learner": check_learner,
                 "env": check_env,
             }
-            findings += checks[requested.name](cls, config)
-    findings.append(attempt(partial(nothing_is_printed, printed.getvalue()), nothing_is_printed.__name__))
+            findings += checks[requested.name](cls, config, given)
+            same_order = partial(_check_order, findings, requested.name, name, cls, options or {})
+            findings.append(attempt(same_order, order_is_the_same_in_every_process.__name__))
+    findings += [attempt(partial(check, effects), check.__name__) for check in EFFECT_CHECKS]
     return settle(findings, getattr(cls, "known_failures", {}))
+
+
+def _check_order(
+    findings: Sequence[Finding], kind: str, name: str, cls: type[Any], options: Mapping[str, Any]
+) -> None:
+    """`order_is_the_same_in_every_process`, where one process alone gives one result."""
+    for finding in findings:
+        if not finding.passed and finding.check in ONE_RESULT:
+            raise Skipped(f"not run, since '{finding.check.replace('_', ' ')}' fails")
+    order_is_the_same_in_every_process(kind, name, cls, options)
 
 
 def _find_and_load(kind: Kind, name: str) -> tuple[Plugin, type[Any]]:
@@ -131,10 +159,24 @@ def _find_and_load(kind: Kind, name: str) -> tuple[Plugin, type[Any]]:
     return plugin, registry.load(plugin)
 
 
-def nothing_is_printed(text: str) -> None:
-    """Nothing is printed to standard output, which is for results."""
-    if text:
+def nothing_is_printed(effects: Effects) -> None:
+    """Nothing is printed to standard output, which is for results, or to standard error."""
+    if text := effects.printed.getvalue():
         raise Broken(f"prints {text.splitlines()[0]!r} during the checks; standard output is for results")
+    if effects.complained:
+        raise Broken(
+            f"writes {effects.complained[0].splitlines()[0]!r} to standard error during the checks, in the "
+            "middle of the progress bar; raise an error, or use warnings.warn()"
+        )
+
+
+def no_file_is_left(effects: Effects) -> None:
+    """No file is written into the current folder."""
+    if effects.written:
+        raise Broken(
+            f"writes {effects.written[0]} into the current folder; keep state in buffers, and write files "
+            "only where an option says so"
+        )
 
 
 def class_has_a_docstring(cls: type[Any]) -> None:
@@ -193,6 +235,16 @@ PACKAGE_CHECKS = (
     import_has_no_side_effects,
     package_imports_it_only_when_asked,
 )
+ONE_RESULT = (
+    "can_be_built",
+    "one_seed_gives_one_network",
+    "trains_on_two_tasks",
+    "one_seed_gives_one_result",
+    "global_random_state_is_unchanged",
+    "two_streams_of_one_seed_agree",
+)
+"""Checks whose failure makes any two processes differ."""
+EFFECT_CHECKS = (nothing_is_printed, no_file_is_left)
 KIND_CHECKS: Mapping[str, tuple[Callable[..., None], ...]] = {
     "base": networks.BASE_CHECKS,
     "side": networks.SIDE_CHECKS,
@@ -200,6 +252,16 @@ KIND_CHECKS: Mapping[str, tuple[Callable[..., None], ...]] = {
     "learner": learner.CHECKS,
     "env": env.CHECKS,
 }
+
+
+UNSEEN: Mapping[str, tuple[str, ...]] = {
+    "base": ("a real GPU", "pretrained weights"),
+    "side": ("a real GPU", "pretrained weights"),
+    "merger": ("a real GPU",),
+    "learner": ("a real GPU", "several processes", "gradient accumulation", "results"),
+    "env": ("a real GPU", "several processes", "correctness of the data"),
+}
+"""What no check covers, by kind."""
 
 
 def check_names(kind: str) -> tuple[str, ...]:
@@ -210,6 +272,7 @@ def check_names(kind: str) -> tuple[str, ...]:
         *(check.__name__ for check in checks),
         "can_be_built",
         *(check.__name__ for check in KIND_CHECKS[kind]),
-        nothing_is_printed.__name__,
+        order_is_the_same_in_every_process.__name__,
+        *(check.__name__ for check in EFFECT_CHECKS),
         "known_failures_are_checks",
     )

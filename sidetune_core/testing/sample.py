@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Final
 
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sidetune_core.interfaces.classification import ClassTask, Examples
+from sidetune_core.interfaces.heads import ClassHead
 from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
 from sidetune_core.interfaces.networks import Base, Merger, StagedSide
+from sidetune_core.interfaces.outputs import Outputs
+from sidetune_core.interfaces.tasks import Batch, Order, Predict
 from sidetune_core.seeding import derive_seed
 
 INPUTS: Final[InputShapes] = {"image": (3, 32, 32)}
@@ -29,20 +32,22 @@ class Config:
 
 
 class TinyBase(Base):
-    """Two convolutions and a linear layer, from ``image`` (B, 3, 32, 32) to an encoding of any shape.
+    """Two convolutions and a linear layer, from ``image`` (B, C, H, W) to an encoding of any shape.
 
-    Its taps are (8, 8, 8) and (16, 4, 4).
+    H and W are multiples of 8. For images of 32 x 32 its taps are (8, 8, 8) and (16, 4, 4).
     """
 
     Config = Config
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, inputs: InputShapes = INPUTS) -> None:
         super().__init__()
-        self.shape, self.tap_shapes = shape, ((8, 8, 8), (16, 4, 4))
-        self.first = nn.Conv2d(3, 8, 3, stride=4, padding=1)
+        channels, height, width = inputs["image"]
+        self.shape = shape
+        self.tap_shapes = ((8, height // 4, width // 4), (16, height // 8, width // 8))
+        self.first = nn.Conv2d(channels, 8, 3, stride=4, padding=1)
         self.second = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(16)
-        self.last = nn.Linear(16 * 4 * 4, prod(shape))
+        self.last = nn.Linear(prod(self.tap_shapes[1]), prod(shape))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         first = functional.relu(self.first(inputs["image"]))
@@ -77,16 +82,20 @@ class TinyReader(Base):
 
 
 class TinySide(StagedSide):
-    """Two convolutions with batch norm and a linear layer. Its stages are (4, 8, 8) and (6, 4, 4)."""
+    """Two convolutions with batch norm and a linear layer. For 32 x 32 stages are (4, 8, 8), (6, 4, 4)."""
 
     Config = Config
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, inputs: InputShapes = INPUTS) -> None:
         super().__init__()
-        self.shape, self.stage_shapes = shape, ((4, 8, 8), (6, 4, 4))
-        self.first = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        channels, height, width = inputs["image"]
+        self.shape = shape
+        self.stage_shapes = ((4, height // 4, width // 4), (6, height // 8, width // 8))
+        self.first = nn.Sequential(
+            nn.Conv2d(channels, 4, 3, stride=4, padding=1), nn.BatchNorm2d(4), nn.ReLU()
+        )
         self.second = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU())
-        self.last = nn.Linear(6 * 4 * 4, prod(shape))
+        self.last = nn.Linear(prod(self.stage_shapes[1]), prod(shape))
 
     def stem(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return inputs["image"]
@@ -120,9 +129,9 @@ def values(ids: Sequence[int], shape: Shape, *names: object) -> Tensor:
     return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
-def images(ids: Sequence[int]) -> Inputs:
-    """A batch of the kit's `INPUTS`, without ids, so that the core does not cache the base's outputs."""
-    return Inputs({name: values(ids, shape, name) for name, shape in INPUTS.items()})
+def images(ids: Sequence[int], shapes: InputShapes = INPUTS) -> Inputs:
+    """A batch of images, without ids, so that the core does not cache the base's outputs."""
+    return Inputs({name: values(ids, shape, name) for name, shape in shapes.items()})
 
 
 def texts(ids: Sequence[int]) -> Inputs:
@@ -137,12 +146,64 @@ def texts(ids: Sequence[int]) -> Inputs:
     )
 
 
+class RegressionTask(ClassTask):
+    """Predicts the mean of each colour of an image."""
+
+    metric = "loss"
+    higher_is_better = False
+    outputs = Outputs("regression", 3)
+
+    def __init__(self, id: str, examples: Examples) -> None:
+        super().__init__(id, id, examples, range(CLASSES), transform=torch.clone)
+        self.outputs = type(self).outputs
+
+    @property
+    def classes(self) -> int:
+        raise AttributeError("a regression task has no classes")
+
+    def make_head(self, shape: Shape) -> nn.Module:
+        return ClassHead(shape, 3)
+
+    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
+        for batch in super().train(predict, order):
+            yield attrs.evolve(batch, targets=batch.inputs["image"].mean((2, 3)))
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return (output.float() - batch.targets).square().mean(1)
+
+    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
+        """The mean squared error."""
+        batch = self._batch(split, torch.arange(self.size(split)))
+        error = predict(batch.inputs).cpu() - batch.inputs["image"].mean((2, 3))
+        return {"loss": float(error.square().mean())}
+
+
+def examples(classes: int) -> Examples:
+    """12 training and 4 test images of each class."""
+    labels = {split: torch.arange(classes).repeat(count) for split, count in (("train", 12), ("test", 4))}
+    noise = {split: values(range(len(label)), INPUTS["image"], split) for split, label in labels.items()}
+    pixels = {split: noise[split] + label.view(-1, 1, 1, 1) / classes for split, label in labels.items()}
+    return Examples(pixels, labels)
+
+
+def regression_tasks() -> list[RegressionTask]:
+    """Two regression tasks."""
+    return [RegressionTask(f"t{k}", examples(CLASSES)) for k in range(2)]
+
+
+def tasks_of_classes() -> list[ClassTask]:
+    """A task of three classes and one of five."""
+    images = examples(8)
+    ranges = (range(3), range(3, 8))
+    return [
+        ClassTask(f"t{k}", f"task {k}", images, [*classes], transform=torch.clone)
+        for k, classes in enumerate(ranges)
+    ]
+
+
 def tasks() -> list[ClassTask]:
     """Two tasks of two classes, with 12 training and 4 test images of each class."""
-    labels = {split: torch.arange(CLASSES).repeat(count) for split, count in (("train", 12), ("test", 4))}
-    noise = {split: values(range(len(label)), INPUTS["image"], split) for split, label in labels.items()}
-    pixels = {split: noise[split] + label.view(-1, 1, 1, 1) / CLASSES for split, label in labels.items()}
-    examples = Examples(pixels, labels)
+    images = examples(CLASSES)
     return [
-        ClassTask(f"t{k}", f"task {k}", examples, (2 * k, 2 * k + 1), transform=torch.clone) for k in range(2)
+        ClassTask(f"t{k}", f"task {k}", images, (2 * k, 2 * k + 1), transform=torch.clone) for k in range(2)
     ]

@@ -141,6 +141,7 @@ class Squad(TaskStream):
 
     def tasks(self) -> Sequence[Task]:
         config = self._config
+        self._windows, self._digest = 0, hashlib.sha256()
         train_articles, test_articles = self._read()
         for name, articles in (("training", train_articles), ("test", test_articles)):
             if len(articles) < config.num_tasks:

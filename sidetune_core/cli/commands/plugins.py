@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -86,6 +87,10 @@ def check(
     name: Positional[str | None] = None,
     options: Positional[tuple[str, ...]] = (),
     distribution: str | None = None,
+    base: tuple[str, ...] = (),
+    side: tuple[str, ...] = (),
+    merger: tuple[str, ...] = (),
+    env: tuple[str, ...] = (),
     json: Switch = False,
 ) -> int:
     """Check that a component, or each component of a package, implements its interface. Exit status 1 if one
@@ -96,6 +101,10 @@ def check(
         name: its registered name.
         options: such as weights=none or num-tasks=2, if the defaults need files that are missing.
         distribution: check every component of this installed package instead of KIND and NAME.
+        base: check it with this base instead of the kit's, such as: timm model=resnet10t weights=none.
+        side: check a learner with this side.
+        merger: check a learner with this merger.
+        env: check it on the inputs and tasks of this env.
         json: print JSON.
     """
     if distribution is not None:
@@ -110,17 +119,24 @@ def check(
             "choose what to check: sidetune check learner sidetune, or sidetune check --distribution PACKAGE"
         )
     else:
-        checked = [
-            testing.Checked(kinds.kind(kind).name, name, tuple(testing.check_plugin(kind, name, values)))
-        ]
+        given = {"base": base, "side": side, "merger": merger, "env": env}
+        components = {slot: _choice(words) for slot, words in given.items() if words}
+        findings = testing.check_plugin(kind, name, values, components)
+        checked = [testing.Checked(kinds.kind(kind).name, name, tuple(findings))]
     passed = all(result.passed for result in checked)
     if json:
         print_json({"passed": passed, "plugins": [result.to_json() for result in checked]})
     elif distribution is None:
-        print(testing.report(checked[0].findings))
+        print(checked[0].report)
     else:
-        print("\n\n".join(f"{one.kind} '{one.name}'\n{testing.report(one.findings)}" for one in checked))
+        print("\n\n".join(f"{one.kind} '{one.name}'\n{one.report}" for one in checked))
     return 0 if passed else 1
+
+
+def _choice(words: Sequence[str]) -> dict[str, object]:
+    """``timm weights=none`` as a name with options."""
+    name, *options = words
+    return {"name": name, **{key.replace("-", "_"): value for key, value in map(assignment, options)}}
 
 
 def new_package(kind: Positional[str], name: Positional[str], out: Path | None = None) -> int:
