@@ -18,7 +18,7 @@ from sidetune_core.interfaces.learner import Components
 from sidetune_core.interfaces.tasks import Order
 from sidetune_core.seeding import seeded
 from sidetune_core.testing import check_plugin, sample
-from sidetune_core.testing.learner import MACHINE
+from sidetune_core.testing.subject import MACHINE
 
 SHAPE = (64,)
 
