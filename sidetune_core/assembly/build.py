@@ -4,11 +4,12 @@ together.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun
 from sidetune_core.errors import FitError, PluginError
@@ -17,7 +18,7 @@ from sidetune_core.interfaces.inputs import Shape
 from sidetune_core.interfaces.learner import Components, Learner
 from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure
 from sidetune_core.interfaces.tasks import Task, TaskStream
-from sidetune_core.interfaces.training import Phase, Trainable, members
+from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, members
 from sidetune_core.seeding import seeded
 from sidetune_core.system.device import Machine
 
@@ -56,7 +57,7 @@ def start_task(learner: Learner, task: Task, seed: int, machine: Machine) -> Tra
         PluginError: `Learner.start` returned something that is not the learner's.
     """
     with seeded(seed, "start", task.id):
-        trainable = learner.start(task)
+        trainable = _listed(learner, learner.start(task), "start")
     machine.place(learner)
     _check_owned(learner, trainable, "start")
     return trainable
@@ -69,8 +70,11 @@ def start_phase(learner: Learner, task: Task, phase: Phase, seed: int) -> Traina
         PluginError: `Learner.start_phase` returned something that is not the learner's.
     """
     with seeded(seed, "phase", task.id, phase.name), torch.no_grad():
-        trainable = learner.start_phase(task, phase)
-    _check_owned(learner, trainable or (), "start_phase")
+        started = learner.start_phase(task, phase)
+    if started is None:
+        return None
+    trainable = _listed(learner, started, "start_phase")
+    _check_owned(learner, trainable, "start_phase")
     return trainable
 
 
@@ -79,6 +83,18 @@ def restart_task(learner: Learner, task: Task, seed: int, machine: Machine) -> N
     start_task(learner, task, seed, machine)
     for phase in learner.phases(task)[1:]:
         start_phase(learner, task, phase, seed)
+
+
+def _listed(learner: Learner, trainable: object, method: str) -> Trainable:
+    """What a learner has returned, as a tuple: it may be an iterator."""
+    if isinstance(trainable, Iterable) and not isinstance(trainable, nn.Module | Tensor):
+        items = tuple(trainable)
+        if all(isinstance(item, nn.Module | nn.Parameter | ParamGroup) for item in items):
+            return items
+    raise PluginError(
+        f"{type(learner).__name__}.{method}() returned a {type(trainable).__name__}; "
+        "return a list of modules, parameters and ParamGroups"
+    )
 
 
 def _check_owned(learner: Learner, trainable: Trainable, method: str) -> None:

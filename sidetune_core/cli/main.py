@@ -3,6 +3,7 @@ is used."""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import warnings
@@ -117,6 +118,11 @@ def _print_versions() -> int:
 
 def _guarded(command: Callable[[], int], debug: bool) -> int:
     """Run a command; an error of the user's becomes one paragraph and status 2."""
+    try:
+        os.getcwd()
+    except OSError:  # PyTorch's libraries end the process in such a folder
+        print("error: the current folder does not exist; change to one that does", file=sys.stderr)
+        return 2
     try:
         with _former_spellings_on_stderr(), damaged_metadata_skipped():
             return command()

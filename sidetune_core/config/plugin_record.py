@@ -85,7 +85,8 @@ class PluginChange:
         """How to get the recorded one back."""
         if self.recorded.version != self.present.version and self.recorded.install_command:
             return self.recorded.install_command
-        return f"restore the source of {self.recorded.origin} that the run was made with"
+        source = self.recorded.target.partition(":")[0] if self.recorded.distribution == LOCAL else ""
+        return f"restore the source of {source or self.recorded.origin} that the run was made with"
 
 
 @attrs.frozen

@@ -67,13 +67,14 @@ class Attached:
             self._versions = versions
         return not self._written
 
-    def _get_state(self) -> tuple[list[int], list[int], list[bool], list[bool], list[bool]]:
-        """Ids of hooks; ids of modules and tensors; which tensors require a gradient; which modules are in
-        training mode; and which have a `forward` of their own.
+    def _get_state(self) -> tuple[list[int], list[int], list[int], list[bool], list[bool], list[bool]]:
+        """Ids of hooks; ids of modules and tensors; where tensors are in memory; which of them require a
+        gradient; which modules are in training mode; and which have a `forward` of their own.
         """
         return (
             list(chain.from_iterable(self._hooks)),
             list(map(id, chain.from_iterable(self._members))),
+            [tensor.data_ptr() for tensor in self._tensors],
             list(map(attrgetter("requires_grad"), self._tensors)),
             list(map(attrgetter("training"), self._modules)),
             ["forward" in attributes for attributes in self._attributes],

@@ -12,7 +12,7 @@ from sidetune_core.feature_cache.row_table import Block, RowTable
 SAMPLE, FILE_SAMPLE = 8, 2
 """Largest number of rows of a check, and of one for the first use of a file alone."""
 
-INTERVAL = 16
+INTERVAL = 4
 """Ratio between the numbers of lookups at which two checks are due."""
 
 TOLERANCE, HALF_TOLERANCE = 0.01, 0.05
@@ -23,7 +23,7 @@ CIFAR-100 differ by 0.4 and more for most pairs, and those of an image that is 1
 
 
 class SpotCheck:
-    """Chooses rows: of each file when it is first used, and of the lookups number 1, 16, 256, … that use any
+    """Chooses rows: of each file when it is first used, and of the lookups number 1, 4, 16, … that use any
     file, so that the cost grows with the logarithm of a run's length.
     """
 

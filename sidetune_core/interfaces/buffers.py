@@ -14,7 +14,8 @@ class BufferDict(nn.Module):
 
     An ordinary buffer needs its final shape before a state dict is loaded. Here, loading replaces all
     tensors, names and shapes included, so a checkpoint loads whatever the buffer held. A learner that fills
-    one in training returns it from `start`.
+    one in training returns it from `start`. Tensors are stored contiguously, since a file does not keep
+    another order of memory, on which rounding and the masks of dropout depend.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class BufferDict(nn.Module):
         return self._tensors()[name]
 
     def __setitem__(self, name: str, value: Tensor) -> None:
-        self._buffers[name] = value
+        self._buffers[name] = value.contiguous()
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors()
@@ -41,7 +42,7 @@ class BufferDict(nn.Module):
         """Replace all tensors with `tensors`."""
         for name in self._tensors():
             del self._buffers[name]
-        self._buffers.update(tensors)
+        self._buffers.update({name: value.contiguous() for name, value in tensors.items()})
 
     def _tensors(self) -> dict[str, Tensor]:
         return {

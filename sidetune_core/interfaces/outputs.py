@@ -18,7 +18,9 @@ class Outputs:
     Compares equal to its `kind` as a text until version 0.3, when `Task.outputs` was one.
     """
 
-    kind: Literal["logits", "regression"] = "logits"
+    kind: Literal["logits", "regression"] = attrs.field(
+        default="logits", validator=attrs.validators.in_(("logits", "regression"))
+    )
     size: int | None = None
     """Number of classes or values; None if it is not declared."""
     names: tuple[str, ...] = ()

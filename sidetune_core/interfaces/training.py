@@ -18,8 +18,10 @@ Member = nn.Module | nn.Parameter
 class ParamGroup:
     """Modules and parameters that are trained with a learning rate or weight decay of their own."""
 
-    members: Sequence[Member]
-    lr_scale: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
+    members: Sequence[Member] = attrs.field(converter=tuple)
+    lr_scale: float = attrs.field(
+        default=1.0, validator=[attrs.validators.ge(0), attrs.validators.lt(float("inf"))]
+    )
     """Factor on the learning rate of each step."""
     weight_decay: float | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.ge(0))

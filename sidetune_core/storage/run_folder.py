@@ -30,7 +30,7 @@ PROBES = "probes"
 """Sub-folder of the inputs that the certificate is checked with."""
 
 DOCUMENTS = "documents"
-"""Sub-folder of the documents of tasks, such as predictions (see `Task.documents`)."""
+"""Sub-folder of the documents of tasks, such as predictions (see `HasDocuments`)."""
 
 Marks = Mapping[str, Sequence[Any]]
 """For each of `LINES`, its size in bytes and SHA-256 at a checkpoint."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from sidetune_core.assembly.build import start_task
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder
+from sidetune_core.errors import PluginError
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.capabilities import HasDocuments
 from sidetune_core.interfaces.inputs import Inputs
@@ -83,8 +84,12 @@ def _evaluate_splits(task: Task, predict: Predict, stop: StopRequest) -> dict[st
     evaluations = {}
     for split in task.splits:
         metrics = task.evaluate(predict_unless_stopped, split)
-        documents = dict(task.documents()) if isinstance(task, HasDocuments) else {}
-        evaluations[split] = Evaluation(metrics, documents)
+        documents = task.documents() if isinstance(task, HasDocuments) else {}
+        if not isinstance(documents, Mapping) or not all(
+            isinstance(text, str) for text in documents.values()
+        ):
+            raise PluginError(f"{type(task).__name__}.documents() is to return texts by file name")
+        evaluations[split] = Evaluation(metrics, dict(documents))
     return evaluations
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -63,8 +63,14 @@ def backward(
 
 def _losses(learner: Learner, task: Task, batch: Batch, step: TrainingStep) -> dict[str, Tensor]:
     """The learner's losses, scalars by name."""
+    owner = f"{type(learner).__name__}.losses()"
     with step.autocast():
-        losses = dict(learner.losses(batch, task, step))
+        returned = learner.losses(batch, task, step)
+    if not isinstance(returned, Mapping):
+        raise PluginError(
+            f'{owner} returns a {type(returned).__name__}; return scalars by name, such as {{"loss": …}}'
+        )
+    losses = dict(returned)
     if has_former_penalty(learner):
         losses |= learner.penalty(batch)
     for name, loss in losses.items():
@@ -73,8 +79,7 @@ def _losses(learner: Learner, task: Task, batch: Batch, step: TrainingStep) -> d
                 f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"type {type(loss).__name__}"
             )
             raise PluginError(
-                f"{type(learner).__name__}.losses() returns '{name}' of {found}; "
-                "return tensors without axes: sum or average them"
+                f"{owner} returns '{name}' of {found}; return tensors without axes: sum or average them"
             )
     return losses
 

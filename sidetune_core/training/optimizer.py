@@ -26,7 +26,7 @@ def make_optimizer(
     are not decayed unless their group says so, as in the original code: a mixture has no natural zero.
 
     Raises:
-        PluginError: a parameter is in two groups.
+        PluginError: a parameter is in two groups with other settings.
     """
     groups = _groups(learner, options, trainable)
     if not groups:
@@ -47,8 +47,11 @@ def _groups(learner: Learner, options: TrainOptions, trainable: Trainable) -> li
     for group in trainable:
         if isinstance(group, ParamGroup):
             for parameter in _parameters(group):
-                if chosen.setdefault(id(parameter), group) is not group:
-                    raise PluginError(f"{type(learner).__name__} puts a parameter in two ParamGroups")
+                other = chosen.setdefault(id(parameter), group)
+                if (other.lr_scale, other.weight_decay) != (group.lr_scale, group.weight_decay):
+                    raise PluginError(
+                        f"{type(learner).__name__} puts a parameter in two ParamGroups with other settings"
+                    )
     settings = [(1.0, options.weight_decay, False), (1.0, 0.0, True)]
     grouped: dict[tuple[float, float, bool], list[nn.Parameter]] = {key: [] for key in settings}
     for parameter in learner.parameters():

@@ -92,7 +92,7 @@ class Recorder:
         """An evaluation of a split: a cell of R, where `after` is the index of the task trained last."""
 
     def document(self, task: str, split: str, name: str, text: str) -> None:
-        """A document of an evaluation (see `Task.documents`), in place of an earlier one."""
+        """A document of an evaluation (see `HasDocuments`), in place of an earlier one."""
 
     def save_mid_task(
         self, learner: nn.Module, stage: Stage, seen: Sequence[Task], state: MidTaskState

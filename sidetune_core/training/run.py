@@ -211,6 +211,12 @@ def _check_tasks(job: _Job) -> None:
         )
     for name in ids:
         run_folder.check_file_name(name, f"{owner} gives a task")
+    for task in job.tasks:
+        if isinstance(task.splits, str) or "test" not in task.splits:
+            raise RunError(
+                f"{owner}: task '{task.id}' has splits {task.splits!r}; it needs a tuple of names with "
+                "'test', on which R is measured"
+            )
     if len({task.higher_is_better for task in job.tasks}) > 1:
         raise RunError(f"{owner} mixes metrics where higher is better and where lower is; R cannot hold both")
 

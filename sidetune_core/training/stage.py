@@ -11,7 +11,7 @@ from sidetune_core.errors import PluginError
 from sidetune_core.interfaces.capabilities import ResumesAtSomeSteps
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
-from sidetune_core.interfaces.training import PhaseSteps, TrainingStep, split_steps
+from sidetune_core.interfaces.training import Phase, PhaseSteps, TrainingStep, split_steps
 
 
 @attrs.frozen(eq=False)
@@ -40,8 +40,10 @@ class Stage:
         Raises:
             PluginError: the learner's phases are not valid.
         """
-        phases = learner.phases(self.last)
+        phases: object = learner.phases(self.last)
         owner = f"{type(learner).__name__}.phases()"
+        if not isinstance(phases, Sequence) or not all(isinstance(phase, Phase) for phase in phases):
+            raise PluginError(f"{owner} returns {phases!r}; return a list of Phases")
         if len(self.tasks) > 1 and len(phases) > 1:
             raise PluginError(f"{owner} returns {len(phases)} phases; joint training has a single one")
         try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.assembly.build import start_phase
-from sidetune_core.errors import Diverged, SidetuneError
+from sidetune_core.errors import Diverged, PluginError, SidetuneError
 from sidetune_core.interfaces.capabilities import HasTrainingMetrics
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Task
@@ -27,6 +27,9 @@ from sidetune_core.training.optimizer import make_optimizer, optimizer_state, ra
 from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.trainable import set_trainable
+
+RESERVED = frozenset({"task", "step", "lr", "mean_loss"})
+"""Names of the facts in a line of ``metrics.jsonl``."""
 
 LOG_EVERY = 20
 """Steps between two looks at the loss: divergence is noticed soon, and a GPU is rarely made to wait."""
@@ -54,20 +57,15 @@ class StageTraining:
     context: Context
     recorder: Recorder
     _streams: Mapping[str, Iterator[Batch]] = attrs.field(init=False)
+    """Batches by task, from those of step number `_position` on."""
+    _position: int = attrs.field(init=False)
     _recent: list[Tensor] = attrs.field(init=False)
     """Losses since the last log line."""
     _saved_step: int = attrs.field(init=False)
     _saved_time: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        options, context = self.context.options, self.context
-        consumed = self.stage.batches_taken(self.state.step, options)
-        self._streams = {
-            task.id: batches(
-                task, self.learner, context, Order(context.seed, options.batch_size, consumed[task.id])
-            )
-            for task in self.stage.tasks
-        }
+        self._open_streams(self.state.step)
         self._recent = list(self.state.recent)
         self._saved_step, self._saved_time = self.state.step, time.monotonic()
 
@@ -104,12 +102,26 @@ class StageTraining:
                     self._run_phase(phase, trainable)
         return taken
 
+    def _open_streams(self, step: int) -> None:
+        """Begin the order of examples at a step."""
+        options, context = self.context.options, self.context
+        consumed = self.stage.batches_taken(step, options)
+        self._streams = {
+            task.id: batches(
+                task, self.learner, context, Order(context.seed, options.batch_size, consumed[task.id])
+            )
+            for task in self.stage.tasks
+        }
+        self._position = step
+
     def _run_phase(self, phase: PhaseSteps, trainable: Trainable) -> None:
         """Take the remaining steps of a phase, in which `trainable` is trained."""
         options, learner, stage = self.context.options, self.learner, self.stage
         steps = range(max(self.state.step, phase.first), phase.end)
         if not steps:
             return
+        if self._position != steps[0]:  # the steps of a phase in which nothing was trainable were not taken
+            self._open_streams(steps[0])
         parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
         optimizer = make_optimizer(learner, options, trainable)
         if optimizer is not None and self.state.optimizer is not None and steps[0] > phase.first:
@@ -123,7 +135,7 @@ class StageTraining:
                     settings["lr"] = settings["lr_scale"] * self._rate(number, phase)
                 optimizer.zero_grad()
             losses = backward(learner, task, micro_batches, step, parameters, self.context)
-            if warning := unreached.look(task):
+            if losses and (warning := unreached.look(task)):
                 self.recorder.warning(warning)
             learner.after_backward(task, self.context.with_autocast(step))
             if options.grad_clip is not None:
@@ -141,7 +153,9 @@ class StageTraining:
     def _draw(self, task: Task, number: int, optimizer: torch.optim.Optimizer | None) -> list[Batch]:
         """The micro-batches of a step; the state is saved if they cannot be had."""
         try:
-            return list(islice(self._streams[task.id], self.context.options.accumulate))
+            micro_batches = list(islice(self._streams[task.id], self.context.options.accumulate))
+            self._position = number + 1
+            return micro_batches
         except (SidetuneError, StopRequested):
             if self.stage.can_resume_at(number, self.context.options):
                 self._save(number, optimizer)
@@ -163,8 +177,12 @@ class StageTraining:
             line["mean_loss"] = _mean_loss(torch.stack(self._recent), task, number, self.recorder)
             self._recent.clear()
         task_metrics = task.record() if isinstance(task, HasTrainingMetrics) else {}
-        line |= {name: float(value) for name, value in losses.items()}
-        line |= self.learner.record() | task_metrics
+        for metrics in (losses, self.learner.record(), task_metrics):
+            if taken := RESERVED & metrics.keys():
+                raise PluginError(
+                    f"a loss or metric is called '{min(taken)}', as are facts of a step: rename it"
+                )
+            line |= {name: float(value) for name, value in metrics.items()}
         shown = {name: task_metrics[name] for name in (task.metric,) if name in task_metrics}
         self.recorder.training_metrics(line, shown)
 

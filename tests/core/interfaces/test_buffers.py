@@ -58,3 +58,11 @@ def test_other_tensors_must_still_fit(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="shapes differ: linear.weight"):
         checkpoint.read(checkpoint.save(tmp_path, first, ["t0"], {}, {})).load(second)
     assert len(second.memory) == 0
+
+
+def test_tensors_have_the_order_of_memory_that_a_file_keeps() -> None:
+    buffers, images = BufferDict(), torch.zeros(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    buffers["one"] = images
+    assert buffers["one"].is_contiguous()
+    buffers.replace({"two": images})
+    assert buffers["two"].is_contiguous()

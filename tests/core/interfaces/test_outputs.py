@@ -48,3 +48,8 @@ def test_outputs_equal_their_kind_as_a_text_with_a_warning() -> None:
 def test_outputs_survive_pickle() -> None:
     outputs = Outputs("logits", 2, ("cat", "dog"))
     assert pickle.loads(pickle.dumps(outputs)) == outputs
+
+
+def test_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="kind"):
+        Outputs("classes")  # type: ignore[arg-type]

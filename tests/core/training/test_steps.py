@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from sidetune_core.api import (
     Task,
     Trainable,
     TrainingStep,
+    mean_loss,
 )
 from sidetune_core.system.signals import StopRequested
 from sidetune_core.testing import sample
@@ -211,6 +212,29 @@ def test_a_run_with_phases_resumes_exactly(steps: int, training: Training) -> No
     assert not changed(snapshot(whole), snapshot(resumed))
 
 
+class Idle(Phased):
+    """Trains nothing in the second of three phases."""
+
+    def phases(self, task: Task) -> tuple[Phase, ...]:
+        return Phase("layer", 0.25), Phase("idle", 0.25), Phase("head", 0.5)
+
+    def start_phase(self, task: Task, phase: Phase) -> Trainable:
+        return [] if phase.name == "idle" else [self.heads[task.id]]
+
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
+        self.notes.append(batch.ids.tolist())
+        return super().losses(batch, task, step)
+
+
+def test_the_order_of_examples_does_not_depend_on_an_idle_phase(training: Training) -> None:
+    idle = training.make(Idle)
+    task = sample.tasks()[0]
+    training.learn(idle, tasks=[task])
+    order = task.train(lambda inputs: torch.empty(0), Order(0, 8))
+    first, _, *last = (next(order).ids.tolist() for _ in range(4))
+    assert [note for note in idle.notes if isinstance(note, list)] == [first, *last]
+
+
 @pytest.mark.parametrize(
     "phases", [(), (Phase("a", 0.5), Phase("b", 0.4)), (Phase("a", 0.5), Phase("a", 0.5))]
 )
@@ -231,7 +255,71 @@ def test_joint_training_has_a_single_phase(training: Training) -> None:
         training.learn(training.make(Learner))
 
 
+# What is returned
+
+
+@pytest.mark.parametrize("returned", [None, nn.Linear(1, 1), ["layer"], torch.zeros(1)], ids=type)
+def test_start_returns_a_list_of_members(returned: Any, training: Training) -> None:
+    class Learner(Plain):
+        def start(self, task: Task) -> Trainable:
+            self.heads.add_task(task)
+            return cast(Trainable, returned)
+
+    with pytest.raises(PluginError, match=r"start\(\) returned a \w+; return a list of modules"):
+        training.learn(training.make(Learner))
+
+
+def test_iterators_of_members_are_trained(training: Training) -> None:
+    class Learner(Plain):
+        def start(self, task: Task) -> Trainable:
+            group = ParamGroup(self.layer.parameters(), lr_scale=0.5)  # type: ignore[arg-type]
+            return iter([group, self.heads.add_task(task)])  # type: ignore[return-value]
+
+    learner, fresh = training.make(Learner), training.make(Plain)
+    training.learn(learner)
+    assert not torch.equal(learner.layer.weight, fresh.layer.weight)
+
+
+@pytest.mark.parametrize("returned", [None, torch.zeros(())], ids=["none", "tensor"])
+def test_losses_have_names(returned: Any, training: Training) -> None:
+    class Learner(Plain):
+        def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
+            return cast(Mapping[str, Tensor], returned)
+
+    with pytest.raises(PluginError, match="return scalars by name"):
+        training.learn(training.make(Learner))
+
+
+def test_a_loss_does_not_take_the_name_of_a_fact(training: Training) -> None:
+    class Learner(Plain):
+        def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
+            return {"lr": mean_loss(task, self(batch.inputs, task.id), batch)}
+
+    with pytest.raises(PluginError, match="is called 'lr'"):
+        training.learn(training.make(Learner), steps=1)
+
+
 # Parameter groups
+
+
+def test_joint_training_may_return_a_group_for_each_task(training: Training) -> None:
+    class Learner(Plain):
+        joint = True
+
+        def start(self, task: Task) -> Trainable:
+            return [self.heads.add_task(task), ParamGroup([self.layer], lr_scale=0.5)]
+
+    training.learn(training.make(Learner))
+
+
+def test_two_groups_with_other_settings_are_refused(training: Training) -> None:
+    class Learner(Plain):
+        def start(self, task: Task) -> Trainable:
+            self.heads.add_task(task)
+            return [ParamGroup([self.layer], lr_scale=scale) for scale in (1.0, 0.5)]
+
+    with pytest.raises(PluginError, match="in two ParamGroups with other settings"):
+        training.learn(training.make(Learner))
 
 
 def test_a_group_has_its_own_rate_and_decay(training: Training) -> None:
