@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -50,6 +50,12 @@ class BufferDict(nn.Module):
             for name, value in self._buffers.items()
             if value is not None and name not in self._non_persistent_buffers_set
         }
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BufferDict:
+        """Called by `Module.to`, which may ask for another order of memory."""
+        super()._apply(fn, recurse)
+        self.replace(self._tensors())
+        return self
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
         """Called by `load_state_dict` for each module."""

@@ -66,3 +66,5 @@ def test_tensors_have_the_order_of_memory_that_a_file_keeps() -> None:
     assert buffers["one"].is_contiguous()
     buffers.replace({"two": images})
     assert buffers["two"].is_contiguous()
+    buffers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert buffers["two"].is_contiguous()
