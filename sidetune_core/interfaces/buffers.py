@@ -53,7 +53,7 @@ class BufferDict(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BufferDict:
         """Called by `Module.to`, which may ask for another order of memory."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.replace(self._tensors())
         return self
 
