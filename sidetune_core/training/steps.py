@@ -165,10 +165,10 @@ class StageTraining:
         return rate(self.context.options, number - phase.first, phase.end - phase.first)
 
     def _log(self, task: Task, number: int, phase: PhaseSteps, losses: Mapping[str, Tensor]) -> None:
-        """Note the losses of a step; after some steps, write and show a line."""
+        """Note the losses of a step; after some steps, and the last of a phase, write and show a line."""
         if losses:
             self._recent.append(torch.stack(list(losses.values())).sum())
-        last = number + 1 == self.total
+        last = number + 1 == phase.end
         due = len(self._recent) == LOG_EVERY if self._recent else (number + 1) % LOG_EVERY == 0
         if not (due or last):
             return

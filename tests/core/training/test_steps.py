@@ -235,6 +235,11 @@ def test_the_order_of_examples_does_not_depend_on_an_idle_phase(training: Traini
     assert [note for note in idle.notes if isinstance(note, list)] == [first, *last]
 
 
+def test_the_end_of_a_phase_has_a_line(training: Training) -> None:
+    lines = training.learn(training.make(Phased), tasks=sample.tasks()[:1])
+    assert [line["step"] for line in lines] == [3, 4]
+
+
 @pytest.mark.parametrize(
     "phases", [(), (Phase("a", 0.5), Phase("b", 0.4)), (Phase("a", 0.5), Phase("a", 0.5))]
 )
