@@ -94,7 +94,10 @@ def verify(folder: RunFolder) -> Verification:
     changes = resolved.plugin_changes()
     notes = [f"another plugin is installed than the run was made with: {change}" for change in changes]
     notes += [f"the run noted: {line}" for line in recorded_changes(folder.read_json("run.json"))]
-    problems += _replay_mismatches(folder, resolved, certificate, states, stored, notes)
+    reason = "rounding, which depends on the machine and the number of threads"
+    if any(change.source_changed for change in changes):
+        reason = f"the other source of a plugin, or {reason}"
+    problems += _replay_mismatches(folder, resolved, certificate, states, stored, notes, reason)
     cause = ""
     if problems and changes:
         cause = f"{'; '.join(map(str, changes))}. To verify what the run was made with: {changes[0].remedy}"
@@ -170,8 +173,12 @@ def _replay_mismatches(
     states: States,
     stored: Mapping[str, Stored],
     notes: list[str],
+    reason: str,
 ) -> Iterator[str]:
-    """Where the learner, rebuilt from the newest checkpoint, contradicts the certificate."""
+    """Where the learner, rebuilt from the newest checkpoint, contradicts the certificate.
+
+    `reason` is that of differences of outputs that are as small as those of rounding.
+    """
     machine = choose_machine(resolved)
     run_machine = folder.read_json("run.json").get("machine")
     if str(machine) != run_machine:
@@ -198,7 +205,7 @@ def _replay_mismatches(
         if task.probes.same and change is not None and 0 < change.relative <= ROUNDING:
             notes.append(
                 f"{task.id}: outputs for its probes differ by {change.absolute:.3g} from the stored ones: "
-                "rounding, which depends on the machine and the number of threads"
+                f"{reason}"
             )
             replayed = attrs.evolve(replayed, output=before.output)
         boundary = checkpoint.boundary(folder.checkpoints, task.after)

@@ -217,6 +217,16 @@ def test_verify_names_a_changed_plugin_as_the_likely_cause(
     assert "pip install 'tiny-plugin==1.0'" in printed
 
 
+def test_verify_does_not_call_small_differences_rounding_alone(
+    begun: Interrupt, install: Install, capsys: Capture
+) -> None:
+    folder = begun(0)
+    install("2.0", "1.0001")
+    capsys.readouterr()
+    assert main(["verify", str(folder)]) == 0
+    assert "the other source of a plugin, or rounding" in capsys.readouterr().out
+
+
 def test_a_changed_plugin_of_a_spec_is_noted_in_the_new_run(
     begun: Interrupt, install: Install, capsys: Capture, tmp_path: Path
 ) -> None:
