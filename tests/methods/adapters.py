@@ -35,7 +35,7 @@ class ResidualAdapters(Learner):
             raise FitError("learner 'adapters' needs a base with 3 x 3 convolutions")
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        self.adapters[task.id] = nn.ModuleList(beside(conv) for conv in self._convs())
+        self.adapters[task.id] = nn.ModuleList(make_parallel(conv) for conv in self._convs())
         return [self.adapters[task.id], self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
@@ -56,7 +56,7 @@ class ResidualAdapters(Learner):
         return [conv for conv in convs if {name: getattr(conv, name) for name in shape} == shape]
 
 
-def beside(conv: nn.Conv2d) -> nn.Conv2d:
+def make_parallel(conv: nn.Conv2d) -> nn.Conv2d:
     """A 1 x 1 convolution from the inputs to the outputs of a 3 x 3 one, of zeros."""
     adapter = nn.Conv2d(conv.in_channels, conv.out_channels, 1, conv.stride, bias=False)
     nn.init.zeros_(adapter.weight)

@@ -235,6 +235,15 @@ def test_the_order_of_examples_does_not_depend_on_an_idle_phase(training: Traini
     assert [note for note in idle.notes if isinstance(note, list)] == [first, *last]
 
 
+def test_a_run_resumes_exactly_after_an_idle_phase(training: Training) -> None:
+    whole, stopped, resumed = (training.make(Idle) for _ in range(3))
+    training.learn(whole, "whole")
+    with pytest.raises(StopRequested):
+        training.learn(stopped, "cut", stop_after=2)
+    training.learn(resumed, "cut")
+    assert not changed(snapshot(whole), snapshot(resumed))
+
+
 def test_the_end_of_a_phase_has_a_line(training: Training) -> None:
     lines = training.learn(training.make(Phased), tasks=sample.tasks()[:1])
     assert [line["step"] for line in lines] == [3, 4]
