@@ -143,12 +143,7 @@ def find(folder: Path, warning: Callable[[str], None]) -> Checkpoint | None:
     one.
     """
     mid_task = _attempt(folder / MID_TASK, _read_mid_task, warning) if (folder / MID_TASK).exists() else None
-    numbers = {
-        int(path.stem.removeprefix("after-"))
-        for path in folder.glob("after-*")
-        if path.stem.removeprefix("after-").isdigit()
-    }
-    for number in sorted(numbers, reverse=True):
+    for number in _numbers(folder, "after-*"):
         if mid_task is not None and number <= len(mid_task.done):
             break
         checkpoint = _attempt(boundary(folder, number), _read_boundary, warning)
@@ -181,8 +176,8 @@ def boundary(folder: Path, count: int) -> Path:
 
 def latest(folder: Path) -> Path | None:
     """The path of the tensors of the latest checkpoint after a task, or None. Its content is not checked."""
-    whole = sorted(path for path in folder.glob("after-*.json") if path.with_suffix(".safetensors").is_file())
-    return whole[-1].with_suffix(".safetensors") if whole else None
+    paths = (boundary(folder, number) for number in _numbers(folder, "after-*.json"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read(path: Path) -> Checkpoint:
@@ -221,6 +216,12 @@ def read_part(path: Path, part: str) -> dict[str, torch.Tensor]:
     if not tensors:
         raise RunError(f"{path} has no module '{part}'; it has {', '.join(parts(path))}")
     return tensors
+
+
+def _numbers(folder: Path, pattern: str) -> list[int]:
+    """The numbers in the names of checkpoints after a task, the largest first."""
+    names = (path.stem.removeprefix("after-") for path in folder.glob(pattern))
+    return sorted({int(name) for name in names if name.isdecimal()}, reverse=True)
 
 
 def _attempt(

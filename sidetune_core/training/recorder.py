@@ -26,7 +26,7 @@ from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint, images
 from sidetune_core.storage.atomic import writing
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
-from sidetune_core.storage.run_folder import Clock, RunFolder
+from sidetune_core.storage.run_folder import TENSORBOARD, Clock, RunFolder
 from sidetune_core.system.progress import Progress
 from sidetune_core.training.context import Context
 from sidetune_core.training.optimizer import count_trainable
@@ -35,10 +35,6 @@ from sidetune_core.training.trainable import digests
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-
-TENSORBOARD = "tb"
-"""Sub-folder of a run folder with TensorBoard files."""
 
 
 @attrs.frozen(eq=False)
@@ -142,6 +138,8 @@ class RunRecorder(Recorder):
 
     def rewind(self, start: Checkpoint | None) -> None:
         """Cut the ``.jsonl`` files back to the checkpoint and draw the curves again from what is left."""
+        if start is not None and start.mid_task is None:  # the process was killed before it deleted the other
+            checkpoint.delete_mid_task(self.folder.checkpoints)
         for name in self.folder.rewind(start.marks if start else {}):
             path = self.folder.path / name
             self._progress.warning(f"{path} changed since the checkpoint; the lost lines cannot be recovered")

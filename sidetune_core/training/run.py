@@ -155,6 +155,8 @@ def resume(
             locked(folder.path) if group.is_main else nullcontext(),
             closing(_open_stream(resolved)) as stream,
         ):
+            if group.is_main:
+                folder.separate_hard_links()
             job = _assemble(resolved, stream, group, quiet)
             if [task.id for task in job.tasks] != [task["id"] for task in about["tasks"]]:
                 raise RunError(f"the env no longer has the tasks that {folder.path} was started with")
@@ -225,6 +227,7 @@ def _check_tasks(job: _Job) -> None:
 def _open(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     """A run that can be resumed, and its ``run.json``."""
     folder = run_folder.open_run(path)
+    folder.check_own()
     checkpoint.check_version(folder.checkpoints)
     return folder, folder.read_json("run.json")
 
