@@ -12,13 +12,13 @@ from sidetune_core.cli.main import main_run
 POLL_SECONDS = 0.5
 
 
-def main() -> int:
+def main(parent: int) -> int:
     """Run the arguments of the command line; returns the exit status.
 
-    If the parent dies, the run is killed: its lock would prevent others from resuming it. The work since its
-    last checkpoint (``--save-every``) is then repeated.
+    If the process `parent` dies, the run is killed: its lock would prevent others from resuming it. The work
+    since its last checkpoint (``--save-every``) is then repeated.
     """
-    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     return main_run()
 
 

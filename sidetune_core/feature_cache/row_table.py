@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from sidetune_core.errors import WeightsError
 from sidetune_core.feature_cache.id_index import IdIndex
+from sidetune_core.storage.atomic import clear_unfinished
 from sidetune_core.storage.weights import read_tensors, write_tensors
 
 MIN_BLOCK_ROWS, MAX_SHARD_ROWS = 256, 2**16
@@ -19,6 +21,9 @@ MIN_BLOCK_ROWS, MAX_SHARD_ROWS = 256, 2**16
 
 MAX_BLOCK_BYTES, MAX_SHARD_BYTES = 2**28, 2**26
 """Approximate maximum size of such blocks in bytes; pages are allocated as they are filled."""
+
+UNFINISHED_SECONDS = 3600.0
+"""Age of a temporary file from which on the process that was writing it must have been killed."""
 
 
 @attrs.define(eq=False)
@@ -118,6 +123,8 @@ class RowTable:
         self.bytes = 0
         """Size in memory and on disk."""
         if folder is not None and folder.is_dir():
+            with suppress(OSError):  # it may be read-only
+                clear_unfinished(folder, older_than=UNFINISHED_SECONDS)
             for path in sorted(folder.glob("*.safetensors")):
                 self._map(path)
         self.stored = self._count

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MIN_BATCH = 16
 """Smallest number of examples that are computed together where the cache is full."""
 
+ROUNDED_ALIKE = 5
+"""Number of examples from which on rounding does not depend on it."""
+
 
 class Table:
     """The cached features of one base."""
@@ -50,8 +53,9 @@ class Table:
         Where any are missing the whole batch is computed, or at least `MIN_BATCH` examples of it where the
         cache is full, because the last bits of an output may depend on the number of examples that are
         computed together. Measured on an AVX-512 CPU: for convolutions they do for a single example, for
-        linear layers for up to four, in fp32 for both, and never on which examples they are. So features have
-        the same bits whatever was cached before, and a run that is resumed with an empty cache ends with the
+        linear layers for up to four, in fp32 for both, and never on which examples they are. Fewer than
+        `ROUNDED_ALIKE` examples are therefore repeated to as many. So features have the same bits whatever
+        was cached before, and a run that is resumed with an empty cache ends with the
         bytes of an uninterrupted one. There are two exceptions, in which this holds only with the cache off:
         linear layers of odd widths, such as 17 to 3, round by the position in the batch, and the padding of
         sequences (`Inputs.lengths`) depends on their batch.
@@ -125,10 +129,14 @@ class Table:
         if self._cache.full:
             lacking = max(0, MIN_BATCH - int(wanted.sum()))
             chosen = wanted.index_fill(0, (~wanted).nonzero()[:lacking, 0], True)
-        features = self._compute(base, inputs if chosen.all() else _select(inputs, chosen))
-        if wanted.all():
+        places = chosen.nonzero()[:, 0]
+        if len(places) < ROUNDED_ALIKE:
+            places = places.repeat(ROUNDED_ALIKE)[:ROUNDED_ALIKE]
+        whole = chosen.all() and len(places) == len(wanted)
+        features = self._compute(base, inputs if whole else _select(inputs, places))
+        if whole and wanted.all():
             return features
-        rows = wanted[chosen].to(features.encoding.device)
+        rows = wanted[chosen].nonzero()[:, 0].to(features.encoding.device)
         return Features(features.encoding[rows], tuple(tap[rows] for tap in features.taps))
 
     def _read(self, table: RowTable, rows: Tensor, inputs: Inputs) -> Features:

@@ -14,8 +14,9 @@ class BufferDict(nn.Module):
 
     An ordinary buffer needs its final shape before a state dict is loaded. Here, loading replaces all
     tensors, names and shapes included, so a checkpoint loads whatever the buffer held. A learner that fills
-    one in training returns it from `start`. Tensors are stored contiguously, since a file does not keep
-    another order of memory, on which rounding and the masks of dropout depend.
+    one in training returns it from `start`. Tensors are stored contiguously and in the order of their names,
+    since a file keeps no other order of memory or of tensors, on which rounding and the masks of dropout
+    depend.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class BufferDict(nn.Module):
         return self._tensors()[name]
 
     def __setitem__(self, name: str, value: Tensor) -> None:
-        self._buffers[name] = value.contiguous()
+        self.replace({**self._tensors(), name: value})
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors()
@@ -42,7 +43,7 @@ class BufferDict(nn.Module):
         """Replace all tensors with `tensors`."""
         for name in self._tensors():
             del self._buffers[name]
-        self._buffers.update({name: value.contiguous() for name, value in tensors.items()})
+        self._buffers.update({name: tensors[name].contiguous() for name in sorted(tensors)})
 
     def _tensors(self) -> dict[str, Tensor]:
         return {

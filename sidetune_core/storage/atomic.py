@@ -1,12 +1,18 @@
-"""Atomic writes: a file is complete or absent."""
+"""Atomic writes: a file is complete or absent, and a line of a file too, also after a power cut.
+
+No function here follows a symbolic link in the last part of a path.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from sidetune_core.errors import WriteError
@@ -19,7 +25,7 @@ def home() -> Path:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write to a temporary file next to `path`, sync, then rename, so that no crash leaves half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(temporary, "xb") as file:
@@ -30,11 +36,63 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` for text, in UTF-8."""
     write_bytes(path, text.encode())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file, whole or not at all; what a killed process left of one is cut off first."""
+    data = line.encode() + b"\n"
+    with open(path, "a+b", buffering=0, opener=no_follow) as file:
+        size = _whole_lines(file)
+        try:
+            while data:
+                data = data[file.write(data) or 0 :]
+        except BaseException:
+            file.truncate(size)
+            raise
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cut a file to `size` bytes."""
+    with open(path, "r+b", opener=no_follow) as file:
+        file.truncate(size)
+
+
+def no_follow(path: str, flags: int) -> int:
+    """An opener for `open` that fails if the file is a symbolic link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)  # Windows lacks the flag
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; each new one is synced to disk."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Sync the names of the files in a folder: without it, a power cut can undo a rename.
+
+    Does nothing on systems and file systems that cannot do this.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows, or a folder that may be written but not read
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+            raise
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -47,11 +105,31 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or error
+        raise WriteError(f"cannot write {path}: {reason}") from error
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Delete the temporary files of a `write_bytes` whose process was killed."""
+def clear_unfinished(folder: Path, older_than: float = 0.0) -> None:
+    """Delete the temporary files of a `write_bytes` whose process was killed.
+
+    Args:
+        folder: where they are.
+        older_than: age in seconds, where other processes may be writing.
+    """
     for path in folder.glob(".*"):
         if re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name):
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process was faster
+                if not older_than or time.time() - path.lstat().st_mtime > older_than:
+                    path.unlink()
+
+
+def _whole_lines(file: FileIO) -> int:
+    """The size of a file, after what follows its last newline is cut off."""
+    size = file.seek(0, os.SEEK_END)
+    if size:
+        file.seek(size - 1)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            size = file.read().rfind(b"\n") + 1
+            file.truncate(size)
+    return size

@@ -20,6 +20,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from sidetune_core.config.identity import Identity, read_identity
 from sidetune_core.errors import RunError, WeightsError
 from sidetune_core.hashing import fingerprint
 from sidetune_core.storage.atomic import write_text, writing
@@ -61,6 +62,8 @@ class Checkpoint:
     mid_task: MidTaskState | None = None
     tasks: Mapping[str, Any] = attrs.field(factory=dict)
     """State of the tasks themselves, by id (see `Task.state`)."""
+    identity: Identity | None = None
+    """Of the run when the checkpoint was written; None in checkpoints of earlier versions."""
 
     def __str__(self) -> str:
         if self.mid_task is None:
@@ -77,7 +80,12 @@ class Checkpoint:
 
 
 def save(
-    folder: Path, learner: nn.Module, done: Sequence[str], marks: Marks, tasks: Mapping[str, Any]
+    folder: Path,
+    learner: nn.Module,
+    done: Sequence[str],
+    marks: Marks,
+    tasks: Mapping[str, Any],
+    identity: Identity | None = None,
 ) -> Path:
     """Write the checkpoint after the tasks `done`. Its JSON is written last: a checkpoint that has it is
     complete.
@@ -91,7 +99,8 @@ def save(
     extra, more = flatten({key: value for key, value in state.items() if key not in tensors})
     tensors |= more
     path = boundary(folder, len(done))
-    text = json.dumps({"done": list(done), "marks": marks, "extra": extra, "tasks": tasks})
+    position = {"done": list(done), "marks": marks, "identity": _plain(identity)}
+    text = json.dumps({**position, "extra": extra, "tasks": tasks})
     with writing(path):
         write_tensors(path, tensors)
         write_text(path.with_suffix(".json"), f'{{"state": {text}, "sha256": "{_digest(text, tensors)}"}}\n')
@@ -104,6 +113,7 @@ def save_mid_task(
     done: Sequence[str],
     marks: Marks,
     tasks: Mapping[str, Any],
+    identity: Identity | None,
     mid_task: MidTaskState,
 ) -> Path:
     """Replace the checkpoint within a task, which follows the tasks `done`.
@@ -115,7 +125,8 @@ def save_mid_task(
     values = {"learner": learner.state_dict(), "within": attrs.asdict(mid_task, recurse=False)}
     plain, tensors = flatten(values)
     path = folder / MID_TASK
-    text = json.dumps({"done": list(done), "marks": marks, "values": plain, "tasks": tasks})
+    position = {"done": list(done), "marks": marks, "identity": _plain(identity)}
+    text = json.dumps({**position, "values": plain, "tasks": tasks})
     with writing(path):
         write_tensors(path, tensors, {"state": text, "sha256": _digest(text, tensors)})
     return path
@@ -132,12 +143,7 @@ def find(folder: Path, warning: Callable[[str], None]) -> Checkpoint | None:
     one.
     """
     mid_task = _attempt(folder / MID_TASK, _read_mid_task, warning) if (folder / MID_TASK).exists() else None
-    numbers = {
-        int(path.stem.removeprefix("after-"))
-        for path in folder.glob("after-*")
-        if path.stem.removeprefix("after-").isdigit()
-    }
-    for number in sorted(numbers, reverse=True):
+    for number in _numbers(folder, "after-*"):
         if mid_task is not None and number <= len(mid_task.done):
             break
         checkpoint = _attempt(boundary(folder, number), _read_boundary, warning)
@@ -170,8 +176,8 @@ def boundary(folder: Path, count: int) -> Path:
 
 def latest(folder: Path) -> Path | None:
     """The path of the tensors of the latest checkpoint after a task, or None. Its content is not checked."""
-    whole = sorted(path for path in folder.glob("after-*.json") if path.with_suffix(".safetensors").is_file())
-    return whole[-1].with_suffix(".safetensors") if whole else None
+    paths = (boundary(folder, number) for number in _numbers(folder, "after-*.json"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read(path: Path) -> Checkpoint:
@@ -212,6 +218,12 @@ def read_part(path: Path, part: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def _numbers(folder: Path, pattern: str) -> list[int]:
+    """The numbers in the names of checkpoints after a task, the largest first."""
+    names = (path.stem.removeprefix("after-") for path in folder.glob(pattern))
+    return sorted({int(name) for name in names if name.isdecimal()}, reverse=True)
+
+
 def _attempt(
     path: Path, read: Callable[[Path], Checkpoint], warning: Callable[[str], None]
 ) -> Checkpoint | None:
@@ -236,7 +248,14 @@ def _read_boundary(path: Path) -> Checkpoint:
     extra = unflatten(values["extra"], tensors)
     inner = tensor_names(values["extra"])
     state = {key: value for key, value in tensors.items() if key not in inner} | extra
-    return Checkpoint(path, values["done"], state, values["marks"], tasks=values.get("tasks", {}))
+    return Checkpoint(
+        path,
+        values["done"],
+        state,
+        values["marks"],
+        tasks=values.get("tasks", {}),
+        identity=read_identity(values.get("identity")),
+    )
 
 
 def _read_mid_task(path: Path) -> Checkpoint:
@@ -253,7 +272,12 @@ def _read_mid_task(path: Path) -> Checkpoint:
         about["marks"],
         MidTaskState(**values["within"]),
         about.get("tasks", {}),
+        read_identity(about.get("identity")),
     )
+
+
+def _plain(identity: Identity | None) -> dict[str, Any] | None:
+    return identity.to_json() if identity is not None else None
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -33,9 +33,9 @@ def locked(folder: Path) -> Iterator[None]:
             ) from error
     try:
         with writing(holder):
-            holder.write_text(
-                json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n", encoding="utf-8"
-            )
+            holder.unlink(missing_ok=True)  # of a killed process; a link is not followed
+            with holder.open("x", encoding="utf-8") as file:
+                file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
         yield
     finally:
         with suppress(OSError):  # the disk may have become read-only
@@ -65,6 +65,8 @@ def waiting_lock(path: Path, on_wait: Callable[[], object]) -> Iterator[None]:
 
 def is_held(folder: Path) -> bool:
     """Whether a process has locked a run folder; True as well where that cannot be determined."""
+    if not os.path.lexists(folder / "lock"):
+        return False  # to look is not to write
     try:
         with FileLock(folder / "lock", timeout=0):
             return False

@@ -8,20 +8,33 @@ import json
 import os
 import re
 import shlex
+import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from sidetune_core.errors import PluginError, RunError
-from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
+from sidetune_core.storage.atomic import (
+    append_line,
+    clear_unfinished,
+    make_folder,
+    sync_folder,
+    truncate,
+    write_bytes,
+    write_text,
+    writing,
+)
 
 RUNS = Path("runs")
 
 LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl")
 """The files to which a run appends lines."""
+
+APPENDED = (*LINES, "seconds.jsonl", "log.txt")
+"""All files that are changed in place; others are replaced."""
 
 IMAGES = "pictures"
 """Sub-folder of the visualisations of tasks."""
@@ -31,6 +44,13 @@ PROBES = "probes"
 
 DOCUMENTS = "documents"
 """Sub-folder of the documents of tasks, such as predictions (see `HasDocuments`)."""
+
+TENSORBOARD = "tb"
+"""Sub-folder with TensorBoard files."""
+
+FILES = ("run.json", "status", "certificate.json", "report.md", "lock", "lock.json", *APPENDED)
+FOLDERS = ("checkpoints", PROBES, DOCUMENTS, IMAGES, TENSORBOARD)
+"""Everything that a run writes in its folder."""
 
 Marks = Mapping[str, Sequence[Any]]
 """For each of `LINES`, its size in bytes and SHA-256 at a checkpoint."""
@@ -126,7 +146,48 @@ class RunFolder:
 
     def marks(self) -> Marks:
         """Size and digest of each of `LINES`, which are synced to disk."""
-        return {name: _mark(self.path / name) for name in LINES if (self.path / name).is_file()}
+        marks = {name: _mark(self.path / name) for name in LINES if (self.path / name).is_file()}
+        sync_folder(self.path)  # they may be new
+        return marks
+
+    def check_own(self) -> None:
+        """Check that what a run writes, cuts and deletes here are files and folders of its own. Writes
+        nothing.
+
+        Raises:
+            RunError: one is a symbolic link, or no regular file.
+        """
+        for path, expected in self._own():
+            mode = path.lstat().st_mode
+            if not expected(mode):
+                what = "a symbolic link" if stat.S_ISLNK(mode) else f"no {_NAMES[expected]}"
+                raise RunError(
+                    f"{path} is {what}: a run follows none, since what it writes and deletes would be "
+                    f"elsewhere. Resume a copy: cp -rL {shlex.quote(str(self.path))} COPY"
+                )
+
+    def separate_hard_links(self) -> None:
+        """Copy each file that is changed in place and has another name elsewhere, such as in a backup.
+
+        Raises:
+            WriteError: the folder is not writable.
+        """
+        for name in APPENDED:
+            path = self.path / name
+            with writing(path):
+                if path.is_file() and path.stat().st_nlink > 1:
+                    write_bytes(path, path.read_bytes())
+
+    def _own(self) -> Iterator[tuple[Path, Callable[[int], bool]]]:
+        """What exists of `FILES` and `FOLDERS`, and what is in these, each with the check of its mode."""
+        for names, expected in ((FILES, stat.S_ISREG), (FOLDERS, stat.S_ISDIR)):
+            for path in (self.path / name for name in names):
+                if os.path.lexists(path):
+                    yield path, expected
+        for name in FOLDERS:
+            for folder, folders, files in os.walk(self.path / name):
+                yield from ((Path(folder, one), stat.S_ISDIR) for one in folders)
+                yield from ((Path(folder, one), stat.S_ISREG) for one in files)
 
     def rewind(self, marks: Marks) -> list[str]:
         """Truncate each of `LINES` to its size at a checkpoint, and delete the temporary files of a killed
@@ -147,8 +208,10 @@ class RunFolder:
                     changed.append(name)
                     size = content.rfind(b"\n", 0, size) + 1
                 if len(content) > size:
-                    os.truncate(path, size)
-        for folder in (self.path, self.checkpoints, self.path / PROBES, self.path / IMAGES):
+                    truncate(path, size)
+        documents = self.path / DOCUMENTS
+        owners = [path for path in documents.iterdir() if path.is_dir()] if documents.is_dir() else []
+        for folder in (self.path, self.checkpoints, self.path / PROBES, self.path / IMAGES, *owners):
             clear_unfinished(folder)
         return changed
 
@@ -157,8 +220,11 @@ class RunFolder:
             write_text(self.path / name, text)
 
     def _add(self, name: str, line: str) -> None:
-        with writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with writing(self.path / name):
+            append_line(self.path / name, line)
+
+
+_NAMES = {stat.S_ISREG: "regular file", stat.S_ISDIR: "folder"}
 
 
 class Clock:
@@ -241,7 +307,8 @@ def create(path: Path | None, name: str) -> RunFolder:
     )
     for candidate in names:
         try:
-            (candidate / "checkpoints").mkdir(parents=True)  # fails if another run has just taken the name
+            make_folder(candidate)
+            (candidate / "checkpoints").mkdir()  # fails if another run has just taken the name
         except FileExistsError:
             continue
         except OSError as error:

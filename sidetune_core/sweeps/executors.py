@@ -187,12 +187,12 @@ def visible_gpus() -> list[str]:
 
 
 def command(argv: Sequence[str]) -> list[str]:
-    """``sidetune-run`` with this interpreter, see `cli.sweep_worker`."""
+    """``sidetune-run`` with this interpreter, as a child of this process; see `cli.sweep_worker`."""
     return [
         sys.executable,
         "-P",
         "-c",
-        "import sys; from sidetune_core.cli.sweep_worker import main; sys.exit(main())",
+        f"import sys; from sidetune_core.cli.sweep_worker import main; sys.exit(main({os.getpid()}))",
         *argv,
     ]
 

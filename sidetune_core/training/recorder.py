@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
 from sidetune_core.certificate.probes import ProbeRecorder
+from sidetune_core.config.identity import Identity
 from sidetune_core.interfaces.capabilities import HasVisualisations, task_states
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
@@ -25,7 +26,7 @@ from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint, images
 from sidetune_core.storage.atomic import writing
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
-from sidetune_core.storage.run_folder import Clock, RunFolder
+from sidetune_core.storage.run_folder import TENSORBOARD, Clock, RunFolder
 from sidetune_core.system.progress import Progress
 from sidetune_core.training.context import Context
 from sidetune_core.training.optimizer import count_trainable
@@ -34,10 +35,6 @@ from sidetune_core.training.trainable import digests
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-
-TENSORBOARD = "tb"
-"""Sub-folder of a run folder with TensorBoard files."""
 
 
 @attrs.frozen(eq=False)
@@ -119,6 +116,7 @@ class RunRecorder(Recorder):
         progress: shows it.
         clock: notes the time that the run takes.
         board: returns TensorBoard's writer; None for no TensorBoard files.
+        identity: of the run, which every checkpoint records.
 
     Raises, in every method that writes:
         WriteError: the disk is full, or the folder is not writable; what was there stays.
@@ -130,15 +128,18 @@ class RunRecorder(Recorder):
         progress: Progress,
         clock: Clock,
         board: Callable[[], SummaryWriter] | None = None,
+        identity: Identity | None = None,
     ) -> None:
         super().__init__(folder)
-        self._progress, self._clock, self._board = progress, clock, board
+        self._progress, self._clock, self._board, self._identity = progress, clock, board, identity
 
     def latest_checkpoint(self) -> Checkpoint | None:
         return checkpoint.find(self.folder.checkpoints, self._progress.warning)
 
     def rewind(self, start: Checkpoint | None) -> None:
         """Cut the ``.jsonl`` files back to the checkpoint and draw the curves again from what is left."""
+        if start is not None and start.mid_task is None:  # the process was killed before it deleted the other
+            checkpoint.delete_mid_task(self.folder.checkpoints)
         for name in self.folder.rewind(start.marks if start else {}):
             path = self.folder.path / name
             self._progress.warning(f"{path} changed since the checkpoint; the lost lines cannot be recovered")
@@ -179,8 +180,10 @@ class RunRecorder(Recorder):
         self, learner: nn.Module, stage: Stage, seen: Sequence[Task], state: MidTaskState
     ) -> None:
         done = [task.id for task in seen[: -len(stage.tasks)]]
-        folder = self.folder
-        checkpoint.save_mid_task(folder.checkpoints, learner, done, folder.marks(), task_states(seen), state)
+        folder, states = self.folder, task_states(seen)
+        checkpoint.save_mid_task(
+            folder.checkpoints, learner, done, folder.marks(), states, self._identity, state
+        )
         self._clock.note()
 
     def save_boundary(self, boundary: Boundary, context: Context) -> None:
@@ -201,7 +204,7 @@ class RunRecorder(Recorder):
         folder.append("moved.jsonl", {"task": boundary.stage.name, "moved": changed, "kept": unchanged})
         certify(learner, boundary.stage.tasks, boundary.probes, folder)
         done = [task.id for task in seen]
-        checkpoint.save(folder.checkpoints, learner, done, folder.marks(), task_states(seen))
+        checkpoint.save(folder.checkpoints, learner, done, folder.marks(), task_states(seen), self._identity)
         checkpoint.delete_mid_task(folder.checkpoints)
 
     def finish_stage(self, text: str) -> None:

@@ -19,6 +19,7 @@ from sidetune_core import __version__
 from sidetune_core.assembly.build import build_learner, build_stream
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved
+from sidetune_core.config.identity import Identity
 from sidetune_core.config.interval import Interval, interval
 from sidetune_core.config.plugin_record import Segment
 from sidetune_core.config.resolve import ResolvedRun, resolve
@@ -154,6 +155,8 @@ def resume(
             locked(folder.path) if group.is_main else nullcontext(),
             closing(_open_stream(resolved)) as stream,
         ):
+            if group.is_main:
+                folder.separate_hard_links()
             job = _assemble(resolved, stream, group, quiet)
             if [task.id for task in job.tasks] != [task["id"] for task in about["tasks"]]:
                 raise RunError(f"the env no longer has the tasks that {folder.path} was started with")
@@ -224,6 +227,7 @@ def _check_tasks(job: _Job) -> None:
 def _open(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     """A run that can be resumed, and its ``run.json``."""
     folder = run_folder.open_run(path)
+    folder.check_own()
     checkpoint.check_version(folder.checkpoints)
     return folder, folder.read_json("run.json")
 
@@ -307,7 +311,7 @@ def _recorder(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[Recorder]:
         yield Recorder(folder)
         return
     with tensorboard(folder) as board:
-        yield RunRecorder(folder, job.progress, clock, board)
+        yield RunRecorder(folder, job.progress, clock, board, _identity(job))
 
 
 @contextmanager
@@ -352,31 +356,49 @@ def _status(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
         raise
 
 
+def _identity(job: _Job) -> Identity:
+    """What every checkpoint of the run records."""
+    records = job.resolved.plugin_records()
+    return Identity(
+        spec=job.resolved.to_spec().to_json(),
+        data=job.data_fingerprint,
+        tasks=[{"id": task.id, "title": task.title, "metric": task.metric} for task in job.tasks],
+        higher_is_better=job.tasks[0].higher_is_better,
+        plugins={slot: record.to_json() for slot, record in records.items()},
+        versions={
+            "sidetune": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("torch", "numpy", "stevedore")},
+        },
+        threads=torch.get_num_threads(),
+        processes=job.group.size,
+        machine=str(job.machine),
+    )
+
+
 def _about(job: _Job) -> dict[str, Any]:
     """The content of ``run.json``."""
+    identity = _identity(job)
     metrics = {task.metric for task in job.tasks}
     changes = [str(change) for change in job.resolved.plugin_changes()]
     return {
         "asked": (job.resolved.requested or job.resolved.to_spec()).to_json(),
-        "resolved": job.resolved.to_spec().to_json(),
+        "resolved": identity.spec,
         "composition": str(job.resolved),
-        "plugins": {slot: record.to_json() for slot, record in job.resolved.plugin_records().items()},
+        "plugins": identity.plugins,
         **(
             {"spec_changes": [f"other plugin than in the spec: {change}" for change in changes]}
             if changes
             else {}
         ),
-        "tasks": [{"id": task.id, "title": task.title, "metric": task.metric} for task in job.tasks],
+        "tasks": identity.tasks,
+        "data": identity.data,
         "metric": job.tasks[0].metric if len(metrics) == 1 else MIXED,
-        "higher_is_better": job.tasks[0].higher_is_better,
-        "machine": str(job.machine),
-        "processes": job.group.size,
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "sidetune": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("torch", "numpy", "stevedore")},
-        },
+        "higher_is_better": identity.higher_is_better,
+        "machine": identity.machine,
+        "processes": identity.processes,
+        "threads": identity.threads,
+        "versions": identity.versions,
         "git": _git_state(),
     }
 

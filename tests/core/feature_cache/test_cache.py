@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.api import Base, Features, Inputs
+from sidetune_core.feature_cache import table
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.storage.weights import read_tensors, write_tensors
 from sidetune_core.testing import sample
@@ -23,6 +24,13 @@ COUNT = 1000
 X = torch.randn(COUNT, 6, generator=torch.Generator().manual_seed(0))
 ROW = 8 * 4
 """Bytes of an encoding."""
+
+
+@pytest.fixture(autouse=True)
+def small_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of these tests are smaller than those of runs."""
+    if "rounds" not in request.node.name:
+        monkeypatch.setattr(table, "ROUNDED_ALIKE", 1)
 
 
 class Counting(Base):
@@ -138,7 +146,7 @@ class Even(Counting):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 16)
-        self.requires_grad_(False)
+        self.eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("room", [1000, 256])
@@ -156,6 +164,15 @@ def test_what_is_known_already_changes_no_bit_of_an_output(room: int) -> None:
     ):  # in the first of these one example is unknown, and alone it would be rounded otherwise
         ids = torch.arange(first, first + 20)
         assert torch.equal(base(batch(ids)).encoding, plain(batch(ids)).encoding)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_an_example_rounds_alike_in_a_batch_of_few(count: int) -> None:
+    base = Even()
+    plain = copy.deepcopy(base)
+    attached(base)
+    few, many = base(batch(torch.arange(count))), plain(batch(torch.arange(20)))
+    assert torch.equal(few.encoding, many.encoding[:count])
 
 
 @pytest.mark.parametrize("keep_taps", [True, False])

@@ -68,3 +68,10 @@ def test_tensors_have_the_order_of_memory_that_a_file_keeps() -> None:
     assert buffers["two"].is_contiguous()
     buffers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert buffers["two"].is_contiguous()
+
+
+def test_tensors_have_the_order_that_a_file_keeps() -> None:
+    buffers = BufferDict()
+    buffers.replace({"c": torch.ones(1), "a": torch.ones(1, dtype=torch.int8)})
+    buffers["b"] = torch.ones(2)
+    assert list(buffers) == list(buffers.state_dict()) == ["a", "b", "c"]

@@ -342,10 +342,10 @@ def test_a_disk_that_cannot_be_written_is_named_and_nothing_is_lost(
                 raise OSError(number, os.strerror(number))
             return original(path, *rest, **more)
 
-        write, opened = atomic.write_bytes, Path.open
+        write, append = atomic.write_bytes, atomic.append_line
         for module in ("storage.atomic", "storage.weights"):
             patch.setattr(f"sidetune_core.{module}.write_bytes", lambda *args: fail(write, *args))
-        patch.setattr(Path, "open", lambda *args, **more: fail(opened, *args, **more))
+        patch.setattr("sidetune_core.storage.run_folder.append_line", lambda *args: fail(append, *args))
         with pytest.raises(
             WriteError,
             match=f"cannot write .*{os.strerror(number)}.*resume with: sidetune-run --resume",

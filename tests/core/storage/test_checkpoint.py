@@ -1,0 +1,37 @@
+"""What a checkpoint records besides tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from sidetune_core.config.identity import Identity
+from sidetune_core.storage import checkpoint
+from sidetune_core.storage.checkpoint import MidTaskState
+
+IDENTITY = Identity({"seed": 0}, "0a1b", [], True, {}, {"torch": "2.11.0"}, 1, 1, "cpu")
+
+
+def save(folder: Path) -> Path:
+    return checkpoint.save(folder, nn.Linear(1, 1), ["t0"], {}, {}, IDENTITY)
+
+
+def test_a_checkpoint_after_a_task_has_the_identity_of_the_run(tmp_path: Path) -> None:
+    assert checkpoint.read(save(tmp_path)).identity == IDENTITY
+
+
+def test_a_checkpoint_within_a_task_has_the_identity_of_the_run(tmp_path: Path) -> None:
+    checkpoint.save_mid_task(tmp_path, nn.Linear(1, 1), [], {}, {}, IDENTITY, MidTaskState(["t0"], 1, {}))
+    found = checkpoint.find(tmp_path, pytest.fail)
+    assert found is not None
+    assert found.identity == IDENTITY
+
+
+def test_an_altered_identity_makes_a_checkpoint_invalid(tmp_path: Path) -> None:
+    path = save(tmp_path).with_suffix(".json")
+    path.write_text(path.read_text(encoding="utf-8").replace("0a1b", "0a1c"), encoding="utf-8")
+    warnings: list[str] = []
+    assert checkpoint.find(tmp_path, warnings.append) is None
+    assert "SHA-256" in warnings[0]
