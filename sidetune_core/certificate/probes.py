@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sidetune_core.certificate.record import BATCH, OUTSIDE, RANDOM, Change
+from sidetune_core.certificate.record import BATCH, EVALUATION_TRAINS, OUTSIDE, RANDOM, Change
 from sidetune_core.errors import WeightsError
 from sidetune_core.hashing import tensor_digest
 from sidetune_core.interfaces.inputs import Inputs
@@ -143,11 +143,14 @@ def replay(learner: nn.Module, predict: Predict, inputs: Inputs, rounding: float
         rounding: the largest relative difference between batch sizes that is no difference.
         names: seed the random numbers.
     """
+    before = _versions(learner)
     tracker = CompilerReadTracker if "torch._dynamo" in sys.modules else ReadTracker
     reads = tracker(dict(named_tensors(learner)))
     with seeded(0, "probes", *names), reads:
         output = _copied(predict(inputs))
     cause = _irreproducible(predict, inputs, output, rounding, names)
+    if _versions(learner) != before:
+        cause = EVALUATION_TRAINS
     return Replay(output, frozenset(reads.names), cause)
 
 
@@ -166,6 +169,11 @@ def _irreproducible(
     with seeded(0, "probes", *names):
         reversed_output = torch.cat([_copied(predict(inputs.rows(half))) for half in halves])
     return "" if agree(output, reversed_output[reverse], rounding) else BATCH
+
+
+def _versions(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """What changes when a tensor is replaced, or changed in place."""
+    return {name: (id(tensor), tensor._version) for name, tensor in named_tensors(module)}
 
 
 def agree(first: Tensor, second: Tensor, rounding: float) -> bool:

@@ -64,6 +64,7 @@ BATCH = (
     "outputs depend on the other examples of the batch, on its size or on their order (a norm in training "
     "mode, other batch statistics)"
 )
+EVALUATION_TRAINS = "a forward pass in evaluation changes parameters or buffers"
 OUTSIDE = (
     "outputs depend on state outside of parameters and buffers (an attribute, a counter, a generator of its "
     "own, the time)"
