@@ -6,7 +6,7 @@ for this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -14,10 +14,13 @@ from torch import Tensor
 
 from sidetune_core import hashing
 from sidetune_core.certificate import probes
+from sidetune_core.certificate.measured import read_columns
 from sidetune_core.certificate.probes import ProbeRecorder, Replay, Stored
 from sidetune_core.certificate.record import (
     ALL_TENSORS,
+    BATCH,
     LAST,
+    OUTSIDE,
     STATEMENT,
     TENSORS_READ,
     ZERO,
@@ -30,6 +33,7 @@ from sidetune_core.certificate.record import (
     judge,
     overall,
     read_certificate,
+    tensors_unchanged,
     write_certificate,
 )
 from sidetune_core.errors import WeightsError
@@ -37,24 +41,30 @@ from sidetune_core.interfaces.classification import ClassTask
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.storage import checkpoint
-from sidetune_core.storage.run_folder import PROBES, RunFolder
+from sidetune_core.storage.run_folder import DOCUMENTS, IMAGES, PROBES, RunFolder
 from sidetune_core.storage.weights import read_tensors
+from sidetune_core.system.device import processor
 
 
 def certify(
-    learner: Learner, stage: Sequence[Task], recorders: Mapping[str, ProbeRecorder], folder: RunFolder
-) -> None:
+    learner: Learner,
+    stage: Sequence[Task],
+    recorders: Mapping[str, ProbeRecorder],
+    folder: RunFolder,
+    precision: str = "fp32",
+) -> Certificate:
     """Rewrite ``certificate.json`` after a stage of training, and write the probes of its tasks.
 
-    To be called before the stage's checkpoint is written: a run killed in between leaves records of tasks
-    without a checkpoint, and the next call ignores them.
+    To be called before the stage's checkpoint is written, and after its evaluations are: a run killed in
+    between leaves records of tasks without a checkpoint, and the next call ignores them.
 
     Args:
         learner: after the stage, frozen and in eval mode.
         stage: the tasks that were trained together.
         recorders: the learner's outputs for each task so far, by task id; the tasks of `stage` have just been
             evaluated through theirs.
-        folder: of the run.
+        folder: of the run; its ``eval.jsonl`` has R so far.
+        precision: of the learner's outputs, a key of `probes.ROUNDING`.
     """
     trained = list(recorders)
     done = trained[: len(trained) - len(stage)]
@@ -63,27 +73,49 @@ def certify(
     now = hashing.digests(tensors)
     changed = sorted(name for name, digest in before.items() if now.get(name) != digest)
     stages = [*known.stages, Stage([task.id for task in stage], changed)]
+    rounding = probes.ROUNDING[precision]
+    columns = read_columns(folder, trained)
     records = []
     for record in known.tasks:
         stored = Stored.read(folder.path / record.probes.file)
-        replayed = probes.replay(learner, recorders[record.id], stored.inputs, record.id)
+        replayed = probes.replay(learner, recorders[record.id], stored.as_inputs(), rounding, record.id)
+        measured = columns[record.id][record.after - 1 :]
         boundary = checkpoint.boundary(folder.checkpoints, record.after)
-        records.append(compare(record, stored, replayed, tensors, now, boundary, stages))
+        state = State(tensors, now, stages, rounding)
+        records.append(compare(record, stored, replayed, measured, state, boundary))
     for task in stage:
-        records.append(_first(learner, task, recorders[task.id], now, folder, len(trained)))
-    write_certificate(
-        folder, Certificate(STATEMENT, overall(trained, records), trained, records, stages, now)
+        first = _first(learner, task, recorders[task.id], now, folder, len(trained), rounding)
+        records.append(attrs.evolve(first, measured=columns[task.id][first.after - 1 :]))
+    files = dict(_file_digests(folder, trained))
+    certificate = Certificate(
+        STATEMENT, overall(trained, records), trained, records, stages, now, files, processor()
     )
+    write_certificate(folder, certificate)
+    return certificate
+
+
+@attrs.frozen(eq=False)
+class State:
+    """A learner after the last stage."""
+
+    tensors: Mapping[str, Tensor]
+    """Its parameters and buffers."""
+    digests: Mapping[str, str]
+    """Of `tensors`."""
+    stages: Sequence[Stage]
+    """All stages so far, with the tensors that each changed."""
+    rounding: float
+    """The largest relative difference of outputs that is rounding, where batches differ."""
 
 
 def compare(
     record: TaskRecord,
     stored: Stored,
     replayed: Replay,
-    tensors: Mapping[str, Tensor],
-    now: Mapping[str, str],
+    measured: Sequence[float | None],
+    state: State,
     boundary: Path,
-    stages: Sequence[Stage],
+    rule: Callable[[TaskRecord, bool], str] = judge,
 ) -> TaskRecord:
     """The updated record of an earlier task.
 
@@ -91,31 +123,46 @@ def compare(
         record: the record so far.
         stored: the task's probes, and the outputs for them right after it was trained.
         replayed: the learner's outputs for them now, and the tensors it reads.
-        tensors: the learner's parameters and buffers.
-        now: their digests.
+        measured: the task's column of R, from the row after its stage on.
+        state: the learner's tensors now.
         boundary: the checkpoint after the task was trained, to measure changes against; it may be missing.
-        stages: all stages so far, with the tensors that each changed.
+        rule: gives the verdict.
     """
-    changed = [name for name, digest in record.tensors.items() if now.get(name) != digest]
-    newly_read = sorted(replayed.read - record.tensors.keys())
-    no_longer_read = sorted(record.tensors.keys() - replayed.read)
+    changed = [name for name, digest in record.tensors.items() if state.digests.get(name) != digest]
     same = probes.same(stored.output, replayed.output)
-    change = probes.change(stored.output, replayed.output) or Change(float("inf"), float("inf"))
-    own = next(index for index, stage in enumerate(stages) if record.id in stage.tasks)
-    later = stages[own + 1 :]
-    verdict = judge(same, bool(changed), bool(newly_read or no_longer_read), bool(later))
+    own = next(index for index, stage in enumerate(state.stages) if record.id in stage.tasks)
+    later = state.stages[own + 1 :]
+    updated = attrs.evolve(
+        record,
+        changed=_measure(changed, state.tensors, boundary),
+        newly_read=sorted(replayed.read - record.tensors.keys()),
+        no_longer_read=sorted(record.tensors.keys() - replayed.read),
+        measured=list(measured),
+    )
+    cause = replayed.cause or _cause_of_first(stored, state.rounding)
+    if not (cause or same) and tensors_unchanged(updated):
+        cause = OUTSIDE
+    examined = attrs.evolve(
+        record.probes,
+        examples=len(stored.output),
+        same=same,
+        change=probes.change(stored.output, replayed.output),
+        finite=probes.finite(stored.output) and probes.finite(replayed.output),
+        cause=cause,
+    )
+    updated = attrs.evolve(updated, probes=examined)
+    verdict = rule(updated, bool(later))
     scope = ""
     if verdict == ZERO:
         scope = TENSORS_READ if any(stage.changed for stage in later) else ALL_TENSORS
-    return attrs.evolve(
-        record,
-        verdict=verdict,
-        scope=scope,
-        changed=_measure(changed, tensors, boundary),
-        newly_read=newly_read,
-        no_longer_read=no_longer_read,
-        probes=attrs.evolve(record.probes, examples=len(stored.output), same=same, change=change),
-    )
+    return attrs.evolve(updated, verdict=verdict, scope=scope)
+
+
+def _cause_of_first(stored: Stored, rounding: float) -> str:
+    """Why the first evaluation, in its own batches, had other outputs than the probes by themselves."""
+    if stored.evaluated is None or probes.agree(stored.evaluated, stored.output, rounding):
+        return ""
+    return BATCH
 
 
 def _measure(names: Sequence[str], tensors: Mapping[str, Tensor], boundary: Path) -> dict[str, Change | None]:
@@ -139,13 +186,24 @@ def _first(
     now: Mapping[str, str],
     folder: RunFolder,
     trained: int,
+    rounding: float,
 ) -> TaskRecord:
     """The record of a task that has just been trained."""
-    inputs = recorder.inputs
-    replayed = probes.replay(learner, recorder, inputs, task.id)
+    recorded = recorder.recorded
+    replayed = probes.replay(learner, recorder, recorded.as_inputs(), rounding, task.id)
+    stored = Stored(recorded.inputs, replayed.output, recorded.lengths, recorded.output)
     file = f"{PROBES}/{task.id}.safetensors"
     path = folder.path / file
-    Stored(inputs, replayed.output).write(path)
+    stored.write(path)
+    examined = Probes(
+        file=file,
+        sha256=hashing.file_digest(path),
+        examples=len(replayed.output),
+        same=True,
+        change=probes.change(replayed.output, replayed.output),
+        finite=probes.finite(replayed.output),
+        cause=replayed.cause or _cause_of_first(stored, rounding),
+    )
     return TaskRecord(
         id=task.id,
         after=trained,
@@ -155,9 +213,19 @@ def _first(
         changed={},
         newly_read=[],
         no_longer_read=[],
-        probes=Probes(file, hashing.file_digest(path), len(replayed.output), True, Change(0.0, 0.0)),
+        probes=examined,
         sketch=_sketch(task),
     )
+
+
+def _file_digests(folder: RunFolder, trained: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The SHA-256 of documents and visualisations of some tasks, by path in the run folder."""
+    for path in sorted((folder.path / DOCUMENTS).glob("*/*")):
+        if path.parent.name.rpartition("-")[0] in trained and path.is_file():
+            yield f"{DOCUMENTS}/{path.parent.name}/{path.name}", hashing.file_digest(path)
+    for path in sorted((folder.path / IMAGES).glob("*/*")):
+        if path.parent.name in trained and path.is_file():
+            yield f"{IMAGES}/{path.parent.name}/{path.name}", hashing.file_digest(path)
 
 
 def _sketch(task: Task) -> TaskSketch | None:

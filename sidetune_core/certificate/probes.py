@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sidetune_core.certificate.record import Change
+from sidetune_core.certificate.record import BATCH, EVALUATION_TRAINS, OUTSIDE, RANDOM, Change
+from sidetune_core.errors import WeightsError
 from sidetune_core.hashing import tensor_digest
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.tasks import Predict
@@ -25,26 +27,58 @@ EXAMPLES = 8
 """Number of probes of a task."""
 
 INPUT = "input."
+LENGTHS, OUTPUT, EVALUATED = "lengths", "output", "evaluated"
+"""Keys of a file of probes, next to the inputs."""
+
+ROUNDING = {"fp32": 1e-3, "bf16": 0.05}
+"""Largest relative difference of outputs that counts as rounding, by precision: other batch sizes, machines,
+libraries and numbers of threads add in another order. Convolutions on a GPU round to 10 bits in fp32 too."""
+
+
+@attrs.define(eq=False)
+class Recorded:
+    """The first examples of an evaluation, as the learner got them, and what it returned."""
+
+    inputs: dict[str, Tensor] = attrs.field(factory=dict)
+    lengths: Tensor | None = None
+    """See `Inputs.lengths`."""
+    output: Tensor | None = None
+    """(B, ...) in float32, computed in the batches of the evaluation."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values()), ()))
+
+    def add(self, inputs: Inputs, output: Tensor) -> None:
+        """Append examples that have the shapes of those before; others are left out."""
+        new = dict(inputs)
+        if self.output is None:
+            self.inputs, self.lengths, self.output = new, inputs.lengths, output
+        elif _fits(self.inputs, new) and _fits({"": self.output}, {"": output}):
+            self.inputs = {name: torch.cat([value, new[name]]) for name, value in self.inputs.items()}
+            self.output = torch.cat([self.output, output])
+            if self.lengths is not None and inputs.lengths is not None:
+                self.lengths = torch.cat([self.lengths, inputs.lengths])
+
+    def as_inputs(self) -> Inputs:
+        """What the learner gets when they are replayed."""
+        return Inputs(self.inputs, lengths=self.lengths)
 
 
 class ProbeRecorder:
-    """A `Predict` that records its first `EXAMPLES` inputs, without ids, so that no cache serves a probe."""
+    """A `Predict` that records its first examples, without ids, so that no cache serves a probe."""
 
     def __init__(self, predict: Predict) -> None:
         self._predict = predict
-        self.inputs: dict[str, Tensor] = {}
+        self.recorded = Recorded()
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        missing = EXAMPLES - len(next(iter(self.inputs.values()), ()))
-        if missing:
-            self._record({name: value[:missing].detach().cpu().clone() for name, value in inputs.items()})
-        return self._predict(inputs)
-
-    def _record(self, inputs: Mapping[str, Tensor]) -> None:
-        if not self.inputs:
-            self.inputs = dict(inputs)
-        elif all(value.shape[1:] == inputs[name].shape[1:] for name, value in self.inputs.items()):
-            self.inputs = {name: torch.cat([value, inputs[name]]) for name, value in self.inputs.items()}
+        missing = EXAMPLES - len(self.recorded)
+        if not missing:
+            return self._predict(inputs)
+        kept = _first(inputs, missing)
+        output = self._predict(inputs)
+        self.recorded.add(kept, _copied(output[:missing]))
+        return output
 
 
 @attrs.frozen(eq=False)
@@ -54,10 +88,19 @@ class Stored:
     inputs: Mapping[str, Tensor]
     output: Tensor
     """(B, ...) in float32, right after the task was trained."""
+    lengths: Tensor | None = None
+    """See `Inputs.lengths`."""
+    evaluated: Tensor | None = None
+    """The same outputs as the first evaluation had them, in its own batches; None in runs of earlier
+    versions."""
 
     def write(self, path: Path) -> None:
-        inputs = {INPUT + name: value for name, value in self.inputs.items()}
-        write_tensors(path, {"output": self.output, **inputs})
+        tensors = {INPUT + name: value for name, value in self.inputs.items()}
+        tensors |= {OUTPUT: self.output}
+        for name, value in ((LENGTHS, self.lengths), (EVALUATED, self.evaluated)):
+            if value is not None:
+                tensors[name] = value
+        write_tensors(path, tensors)
 
     @classmethod
     def read(cls, path: Path) -> Stored:
@@ -70,7 +113,13 @@ class Stored:
         inputs = {
             name.removeprefix(INPUT): value for name, value in tensors.items() if name.startswith(INPUT)
         }
-        return cls(inputs, tensors["output"])
+        if OUTPUT not in tensors or not inputs:
+            raise WeightsError(f"{path} has no probes: it lacks inputs, or the tensor '{OUTPUT}'")
+        return cls(inputs, tensors[OUTPUT], tensors.get(LENGTHS), tensors.get(EVALUATED))
+
+    def as_inputs(self) -> Inputs:
+        """What the learner gets."""
+        return Inputs(dict(self.inputs), lengths=self.lengths)
 
 
 @attrs.frozen(eq=False)
@@ -80,15 +129,65 @@ class Replay:
     output: Tensor
     read: frozenset[str]
     """Names of parameters and buffers."""
+    cause: str = ""
+    """Why other replays of the same probes have other outputs; empty where they agree."""
 
 
-def replay(learner: nn.Module, predict: Predict, inputs: Mapping[str, Tensor], *names: object) -> Replay:
-    """Pass probes through a learner, with random numbers seeded by `names`."""
+def replay(learner: nn.Module, predict: Predict, inputs: Inputs, rounding: float, *names: object) -> Replay:
+    """Pass probes through a learner: at once, with another seed, and in two halves in reverse order.
+
+    Args:
+        learner: whose reads are tracked.
+        predict: its prediction for the probes' task.
+        inputs: the probes.
+        rounding: the largest relative difference between batch sizes that is no difference.
+        names: seed the random numbers.
+    """
+    before = _versions(learner)
     tracker = CompilerReadTracker if "torch._dynamo" in sys.modules else ReadTracker
     reads = tracker(dict(named_tensors(learner)))
     with seeded(0, "probes", *names), reads:
-        output = predict(Inputs(dict(inputs)))
-    return Replay(output.detach().cpu().clone(), frozenset(reads.names))
+        output = _copied(predict(inputs))
+    cause = _irreproducible(predict, inputs, output, rounding, names)
+    if _versions(learner) != before:
+        cause = EVALUATION_TRAINS
+    return Replay(output, frozenset(reads.names), cause)
+
+
+def _irreproducible(
+    predict: Predict, inputs: Inputs, output: Tensor, rounding: float, names: Sequence[object]
+) -> str:
+    """Why outputs for probes differ between replays; empty if they do not."""
+    with seeded(1, "probes", *names):
+        reseeded = _copied(predict(inputs))
+    if not same(output, reseeded):
+        with seeded(0, "probes", *names):
+            return RANDOM if same(output, _copied(predict(inputs))) else OUTSIDE
+    count = len(output)
+    reverse = torch.arange(count - 1, -1, -1)
+    halves = [half for half in reverse.tensor_split(2) if len(half)]
+    with seeded(0, "probes", *names):
+        reversed_output = torch.cat([_copied(predict(inputs.rows(half))) for half in halves])
+    return "" if agree(output, reversed_output[reverse], rounding) else BATCH
+
+
+def _versions(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """What changes when a tensor is replaced, or changed in place."""
+    return {name: (id(tensor), tensor._version) for name, tensor in named_tensors(module)}
+
+
+def agree(first: Tensor, second: Tensor, rounding: float) -> bool:
+    """Whether outputs differ by rounding only."""
+    apart = change(first, second)
+    return same(first, second) or (apart is not None and apart.relative <= rounding)
+
+
+def finite(output: Tensor) -> bool:
+    """Whether outputs (B, ...) are numbers; -inf masks a class where its example has other values too."""
+    if not output.numel() or output.isfinite().all():
+        return True
+    masked = output == float("-inf")
+    return bool((output.isfinite() | masked).all() and not masked.flatten(1).all(1).any())
 
 
 class _Reads:
@@ -140,11 +239,32 @@ def same(before: Tensor, after: Tensor) -> bool:
 
 
 def change(before: Tensor, after: Tensor) -> Change | None:
-    """The largest difference between two tensors; None where their shapes differ."""
+    """The largest difference between two tensors; None where their shapes differ or it is not finite."""
     if before.shape != after.shape:
         return None
     if not before.numel():
         return Change(0.0, 0.0)
     old, new = before.cpu().double(), after.cpu().double()
-    absolute, scale = float((new - old).abs().max()), float(old.abs().max())
+    apart = torch.where(old == new, 0.0, (new - old).abs())  # -inf is equal to -inf
+    absolute, scale = float(apart.max()), float(old.nan_to_num(0, 0, 0).abs().max())
+    if not math.isfinite(absolute):
+        return None
     return Change(absolute, absolute / scale if scale else float(absolute > 0))
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone()
+
+
+def _first(inputs: Inputs, count: int) -> Inputs:
+    """A copy of the first examples of a batch."""
+    rows = inputs.rows(slice(count))
+    lengths = None if rows.lengths is None else _copied(rows.lengths)
+    return Inputs({name: _copied(value) for name, value in rows.items()}, lengths=lengths)
+
+
+def _fits(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    """Whether tensors (B, ...) can be concatenated."""
+    return first.keys() == second.keys() and all(
+        value.shape[1:] == second[name].shape[1:] for name, value in first.items()
+    )

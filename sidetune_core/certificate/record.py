@@ -6,6 +6,7 @@ folder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,28 +19,56 @@ from sidetune_core.storage.run_folder import RunFolder
 
 FILE = "certificate.json"
 
-FORMAT = 2
-"""Version of the keys. Files of format 1 lack the key ``format``; `read_certificate` translates them."""
+FORMAT = 3
+"""Version of the keys. Files of format 1 lack the key ``format``; `read_certificate` translates them. Format
+2 lacks what was measured, and replays in other batches and with another seed."""
 
 STATEMENT = (
     "For each task, 'tensors' lists every parameter and buffer that PyTorch read while the task's stored "
-    "probes passed through the learner right after the task was trained, with its SHA-256 at that time (over "
-    "name, type, shape and bytes). 'now' lists the SHA-256 of every tensor of the learner after the last "
-    "stage. Zero by construction means: the same tensors are read now, all of them are bit-identical, and so "
-    "are the outputs for the probes. Any metric of the task that is computed from them is therefore "
-    "unchanged too, on the same machine, with the same libraries and batches. With scope 'all tensors', no "
-    "existing tensor has changed at all, whichever path an input takes. With scope 'tensors read', the claim "
-    "covers the path of the probes only; in a network that routes inputs, other inputs may take another "
-    "path. State outside parameters and buffers is covered only as far as the probes depend on it; rounding "
-    "on another machine is not covered. 'stages' lists, for each stage of the stream, the existing tensors "
-    "that it changed."
+    "probes passed through the learner right after the task was trained, with its SHA-256 at that time "
+    "(over name, type, shape and bytes). 'now' lists the SHA-256 of every tensor of the learner after the"
+    " last stage. 'measured' lists the task's column of R, from the row after its training on. Zero by "
+    "construction means: the same tensors are read now, all of them are bit-identical, and so are the "
+    "outputs for the probes and all measured values; the probes have these outputs also with another "
+    "random seed and, up to rounding, in smaller batches in another order and in the batches of the "
+    "evaluation. With scope 'all tensors', no existing tensor has changed at all, whichever path an input"
+    " takes. With scope 'tensors read', the claim covers the path of the probes only; in a network that "
+    "routes inputs, other inputs may take another path. Proved are the hashes, the outputs for eight "
+    "stored examples of each task, and that the recorded values are equal. Not proved: outputs for other "
+    "inputs, if the learner keeps state outside of parameters and buffers that shows neither in the "
+    "probes nor in R; the same bits on another machine, with other libraries or another number of "
+    "threads; and that nobody rewrote the whole folder. A learner with unchanged tensors whose outputs "
+    "are not reproducible, or whose measured values differ all the same, as with sampled actions, gets no"
+    " claim; the reason is listed. 'stages' lists, for each stage of the stream, the existing tensors "
+    "that it changed; 'files' the SHA-256 of documents and visualisations."
 )
+
+FORMER_STATEMENTS = {
+    1: "ad031fc2a5813613881ed50a9e8fb837ce721ad3cc5211110dae06eecbbf2fc6",
+    2: "5020a70beaed9b93a1c9ded9faa9419b576f5b8d7c73686e74ed1d502b816577",
+}
+"""SHA-256 of the statements of former formats."""
 
 ZERO = "zero by construction"
 NOT_ZERO = "not zero by construction"
+NOT_REPRODUCIBLE = "tensors unchanged, outputs not reproducible"
+NOT_FINITE = "not every output is finite, so nothing is claimed"
+VALUES_DIFFER = "tensors and outputs for probes unchanged, measured values differ"
 LAST = "no task was trained after it"
 NOTHING_LATER = "no task was trained after another"
 INCOMPLETE = "some tasks have no record"
+WORST_FIRST = (NOT_ZERO, NOT_FINITE, NOT_REPRODUCIBLE, VALUES_DIFFER, ZERO)
+
+RANDOM = "outputs depend on random numbers (dropout, sampling)"
+BATCH = (
+    "outputs depend on the other examples of the batch, on its size or on their order (a norm in training "
+    "mode, other batch statistics)"
+)
+EVALUATION_TRAINS = "a forward pass in evaluation changes parameters or buffers"
+OUTSIDE = (
+    "outputs depend on state outside of parameters and buffers (an attribute, a counter, a generator of its "
+    "own, the time)"
+)
 
 ALL_TENSORS = "all tensors"
 TENSORS_READ = "tensors read"
@@ -62,7 +91,12 @@ class Probes:
     examples: int
     same: bool
     """Whether the outputs are still bit-identical."""
-    change: Change
+    change: Change | None
+    """None where it cannot be measured: outputs have another shape, or are not finite."""
+    finite: bool = True
+    """Whether the outputs were numbers, and still are."""
+    cause: str = ""
+    """Why the outputs are not reproducible: `RANDOM`, `BATCH` or `OUTSIDE`; empty if they are."""
 
 
 @attrs.frozen
@@ -86,13 +120,17 @@ class TaskRecord:
     """`ALL_TENSORS` or `TENSORS_READ` for the verdict `ZERO`, otherwise empty."""
     tensors: dict[str, str]
     changed: dict[str, Change | None]
-    """Those of `tensors` that changed; None where the tensor or its checkpoint is missing."""
+    """Those of `tensors` that changed; None where the tensor or its checkpoint is missing, or the change is
+    not finite."""
     newly_read: list[str]
     """Tensors that are read now and were not read right after the task was trained."""
     no_longer_read: list[str]
     probes: Probes
     sketch: TaskSketch | None
     """None where only the env can make the task's head."""
+    measured: list[float | None] = attrs.field(factory=list)
+    """The task's metric on the test split after its stage and after each later one; None where it was not
+    finite. Empty in formats 1 and 2."""
 
 
 @attrs.frozen
@@ -113,14 +151,41 @@ class Certificate:
     tasks: list[TaskRecord]
     stages: list[Stage]
     now: dict[str, str]
+    files: dict[str, str] = attrs.field(factory=dict)
+    """SHA-256 of documents and visualisations, by path in the run folder."""
+    processor: str = ""
+    """Of the computer that issued the certificate; empty where it is not known."""
     format: int = FORMAT
 
 
-def judge(same: bool, changed: bool, reads_differ: bool, later: bool) -> str:
-    """The verdict on one task."""
+def judge(record: TaskRecord, later: bool) -> str:
+    """The verdict on one task, from the other fields of its record."""
     if not later:
         return LAST
-    return ZERO if same and not changed and not reads_differ else NOT_ZERO
+    if not tensors_unchanged(record):
+        return NOT_ZERO
+    if not record.probes.finite or None in record.measured:
+        return NOT_FINITE
+    if record.probes.cause or not record.probes.same:
+        return NOT_REPRODUCIBLE
+    return ZERO if is_constant(record.measured) else VALUES_DIFFER
+
+
+def former_judge(record: TaskRecord, later: bool) -> str:
+    """The verdict by the rules of formats 1 and 2, which did not look at R."""
+    if not later:
+        return LAST
+    return ZERO if record.probes.same and tensors_unchanged(record) else NOT_ZERO
+
+
+def tensors_unchanged(record: TaskRecord) -> bool:
+    """Whether a task still reads the same tensors, with the same bits."""
+    return not (record.changed or record.newly_read or record.no_longer_read)
+
+
+def is_constant(measured: Sequence[float | None]) -> bool:
+    """Whether measured values are bit-identical; 0.0 and -0.0 differ, and a gap equals nothing."""
+    return None not in measured and len({value.hex() for value in measured if value is not None}) <= 1
 
 
 def overall(trained: Sequence[str], records: Sequence[TaskRecord]) -> str:
@@ -128,7 +193,9 @@ def overall(trained: Sequence[str], records: Sequence[TaskRecord]) -> str:
     if [record.id for record in records] != list(trained):
         return INCOMPLETE
     earlier = {record.verdict for record in records} - {LAST}
-    return min(earlier, key=(NOT_ZERO, ZERO).index, default=NOTHING_LATER)
+    if unknown := earlier.difference(WORST_FIRST):
+        return min(unknown)
+    return min(earlier, key=WORST_FIRST.index, default=NOTHING_LATER)
 
 
 def write_certificate(folder: RunFolder, certificate: Certificate) -> None:
@@ -147,43 +214,91 @@ def read_certificate(folder: RunFolder) -> Certificate | None:
         return None
     values = folder.read_json(FILE)
     if "format" not in values:
-        values = _from_format_1(values)
-    elif values["format"] != FORMAT:
+        values = _from_format_1(values) | {"format": 1}
+    elif values["format"] not in (2, FORMAT):
         raise RunError(
             f"{path} has format {values['format']!r}, and this version of sidetune reads up to {FORMAT}"
         )
     try:
-        return _CONVERTER.structure(values, Certificate)
+        return _CONVERTER.structure(_without_infinite_changes(values), Certificate)
     except (cattrs.errors.BaseValidationError, cattrs.errors.StructureHandlerNotFoundError) as error:
         details = "; ".join(cattrs.transform_error(error))[:300]
         raise RunError(f"{path} is damaged: {details}") from error
 
 
-def certificate_lines(certificate: Certificate, plugin_changes: Sequence[str] = ()) -> list[str]:
+def certificate_lines(
+    certificate: Certificate,
+    plugin_changes: Sequence[str] = (),
+    columns: Mapping[str, Sequence[float | None]] | None = None,
+) -> list[str]:
     """One line for the run, one for each task that later tasks changed, and the plugins that changed during
-    the run, which may be the cause (see `plugin_record.segment_lines`)."""
+    the run, which may be the cause (see `plugin_record.segment_lines`).
+
+    `columns` are those of R from the row after each task's training on: a claim that they contradict is not
+    repeated.
+    """
     earlier = [record for record in certificate.tasks if record.verdict != LAST]
     if not earlier:
         return []
+    if certificate.verdict == INCOMPLETE:
+        return [f"Not certified: {INCOMPLETE} in {FILE}"]
+    contradicted = [
+        f"  {record.id}: {_values_differ(columns[record.id])}, but {FILE} claims '{ZERO}'"
+        for record in earlier
+        if columns and record.verdict == ZERO and not is_constant(columns.get(record.id, ()))
+    ]
+    if contradicted:
+        return ["Zero forgetting is not claimed, because R contradicts it:", *contradicted]
     if certificate.verdict == ZERO:
         everything = all(record.scope == ALL_TENSORS for record in earlier)
         unchanged = "any existing tensor" if everything else "a tensor that they read"
         return [
             f"Forgetting is zero by construction for {_span(earlier)}: no later task changed {unchanged}, "
-            f"and the outputs for stored probes are bit-identical (hashes in {FILE}; check with sidetune "
-            "verify)"
+            f"and R and the outputs for stored probes are bit-identical (hashes in {FILE}; check with "
+            "sidetune verify)"
         ]
-    if certificate.verdict == INCOMPLETE:
-        return [f"Not certified: {INCOMPLETE} in {FILE}"]
-    lines = [f"Forgetting is not zero by construction; changes that later tasks made (all in {FILE}):"]
-    for record in earlier:
-        if record.verdict == ZERO:
-            lines.append(f"  {record.id}: none")
-        else:
-            lines.append(
-                f"  {record.id}: {_changes(record)}; outputs for its probes {_outputs(record.probes)}"
-            )
+    if certificate.verdict == NOT_ZERO:
+        lines = [f"Forgetting is not zero by construction; changes that later tasks made (all in {FILE}):"]
+    else:
+        lines = [f"Zero forgetting is not claimed (details in {FILE}):"]
+    lines += [f"  {record.id}: {_finding(record)}" for record in earlier]
     return [*lines, *(f"  likely cause, {change}" for change in plugin_changes)]
+
+
+def new_warnings(certificate: Certificate) -> list[str]:
+    """A warning if the outputs for the last stage's tasks are the first that are not reproducible."""
+    causes = [(record.probes.cause, record) for record in certificate.tasks if record.probes.cause]
+    if not causes or causes[0][1].id not in certificate.stages[-1].tasks:
+        return []
+    cause, record = causes[0]
+    return [
+        f"the learner's outputs for task {record.id} are not the same when {record.probes.examples} examples "
+        f"are evaluated once more, so R depends on how it is evaluated: {cause}"
+    ]
+
+
+def _finding(record: TaskRecord) -> str:
+    """What the certificate says about an earlier task."""
+    if record.verdict == ZERO:
+        return "none"
+    if record.verdict == NOT_REPRODUCIBLE:
+        return f"{NOT_REPRODUCIBLE}; likely cause: {record.probes.cause}"
+    if record.verdict == NOT_FINITE:
+        where = "R" if record.probes.finite else "the outputs for its probes"
+        return f"{where} has gaps: {NOT_FINITE}" if where == "R" else f"{NOT_FINITE}: see {where}"
+    if record.verdict == VALUES_DIFFER:
+        return (
+            f"no tensor that it reads changed, and outputs for its probes are bit-identical, but "
+            f"{_values_differ(record.measured)}: its evaluation is not reproducible (sampled actions, "
+            "environments), or the learner answers other inputs differently"
+        )
+    return f"{_changes(record)}; outputs for its probes {_outputs(record.probes)}"
+
+
+def _values_differ(measured: Sequence[float | None]) -> str:
+    values = [value for value in measured if value is not None]
+    gaps = ", with gaps" if len(values) < len(measured) else ""
+    return f"R differs, from {min(values):.6g} to {max(values):.6g}{gaps}" if values else "R has gaps only"
 
 
 def _span(records: Sequence[TaskRecord]) -> str:
@@ -208,11 +323,26 @@ def _changes(record: TaskRecord) -> str:
 
 
 def _outputs(probes: Probes) -> str:
-    return "are bit-identical" if probes.same else f"changed by up to {_size(probes.change)}"
+    if probes.same:
+        return "are bit-identical"
+    return f"changed by up to {_size(probes.change)}" if probes.change else "are not comparable or not finite"
 
 
 def _size(change: Change) -> str:
     return f"{change.absolute:.3g} ({100 * change.relative:.3g} % of the largest value)"
+
+
+def _without_infinite_changes(values: Any) -> Any:
+    """JSON values of a certificate, with null for changes that earlier versions wrote as Infinity or NaN."""
+    if isinstance(values, Mapping):
+        if values.keys() == {"absolute", "relative"} and not all(map(_is_finite, values.values())):
+            return None
+        return {key: _without_infinite_changes(value) for key, value in values.items()}
+    return [_without_infinite_changes(value) for value in values] if isinstance(values, list) else values
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 _KEYS_OF_FORMAT_1 = {

@@ -1,10 +1,13 @@
-"""Checking a certificate from the run folder alone: hashes of checkpoints, and replays of probes."""
+"""Checking a certificate from the run folder alone: hashes of checkpoints, and replays of probes; and with
+them everything that a reader of the folder reads (see `accounts`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -14,10 +17,26 @@ from sidetune_core import hashing
 from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
-from sidetune_core.certificate import probes
-from sidetune_core.certificate.issue import compare
-from sidetune_core.certificate.probes import Stored
-from sidetune_core.certificate.record import Certificate, TaskRecord, TaskSketch, overall, read_certificate
+from sidetune_core.certificate import accounts, probes
+from sidetune_core.certificate.conditions import Conditions, conditions, of_run, running_as
+from sidetune_core.certificate.issue import State, compare
+from sidetune_core.certificate.measured import Columns, read_columns
+from sidetune_core.certificate.probes import Replay, Stored
+from sidetune_core.certificate.record import (
+    FORMAT,
+    OUTSIDE,
+    ZERO,
+    Certificate,
+    Change,
+    Probes,
+    TaskRecord,
+    TaskSketch,
+    former_judge,
+    is_constant,
+    judge,
+    overall,
+    read_certificate,
+)
 from sidetune_core.config.plugin_record import recorded_changes
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import RunError, WeightsError, shorten
@@ -26,17 +45,12 @@ from sidetune_core.interfaces.inputs import InputShapes, Shape
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream
 from sidetune_core.storage import checkpoint
-from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.checkpoint import Checkpoint
+from sidetune_core.storage.run_folder import PROBES, RunFolder
 from sidetune_core.system.device import Machine
 
-ROUNDING = 0.05
-"""Largest relative difference of outputs that counts as rounding (another machine, library or thread count).
-
-Coarse enough for bf16; the exact check is that of the hashes.
-"""
-
-States = Mapping[int, Mapping[str, Any]]
-"""The learner's state dict by number of trained tasks."""
+Checkpoints = Mapping[int, Checkpoint]
+"""By number of trained tasks."""
 
 
 @attrs.frozen
@@ -45,18 +59,22 @@ class Verification:
 
     certificate: Certificate
     problems: tuple[str, ...]
-    """Contradictions between folder and certificate; none if the certificate holds."""
+    """Contradictions between the files of the folder; none if the certificate holds."""
     notes: tuple[str, ...]
     """Remarks that are no contradiction."""
     cause: str = ""
     """The likely cause of the problems, where plugins are not those that the run was made with."""
+    digest: str = ""
+    """SHA-256 over everything that was checked (see `accounts.digest`); empty if there are problems."""
 
 
 def verify(folder: RunFolder) -> Verification:
-    """Check a run's certificate against its checkpoints, its probes and its plugins.
+    """Check a run's certificate, and what else the run reports, against its checkpoints, its probes and its
+    plugins.
 
     The env's data is needed only if a task is not plain classification. The components' initial weights are
-    not needed.
+    not needed. Outputs are compared bit for bit where processor, device, libraries and threads are those of
+    the run, otherwise up to rounding.
 
     Raises:
         RunError: the folder has no certificate, or it cannot be read.
@@ -69,11 +87,11 @@ def verify(folder: RunFolder) -> Verification:
         )
     if problems := list(_contradictions(certificate)):
         return Verification(certificate, tuple(problems), ())
-    states: dict[int, Mapping[str, Any]] = {}
+    checkpoints: dict[int, Checkpoint] = {}
     stored: dict[str, Stored] = {}
     for count in dict.fromkeys(task.after for task in certificate.tasks):
         try:
-            states[count] = _read_state(folder, certificate.trained[:count])
+            checkpoints[count] = _read_checkpoint(folder, certificate.trained[:count])
         except (RunError, WeightsError) as error:
             problems.append(str(error))
     for task in certificate.tasks:
@@ -89,19 +107,21 @@ def verify(folder: RunFolder) -> Verification:
         )
     if problems:
         return Verification(certificate, tuple(problems), ())
-    problems += _hash_mismatches(certificate, states)
+    problems, notes = accounts.check(folder, certificate, list(checkpoints.values()))
+    problems += _hash_mismatches(certificate, checkpoints)
     resolved = read_resolved(folder)
+    problems += accounts.check_composition(folder, resolved)
     changes = resolved.plugin_changes()
-    notes = [f"another plugin is installed than the run was made with: {change}" for change in changes]
+    notes += [f"another plugin is installed than the run was made with: {change}" for change in changes]
     notes += [f"the run noted: {line}" for line in recorded_changes(folder.read_json("run.json"))]
-    reason = "rounding, which depends on the machine and the number of threads"
-    if any(change.source_changed for change in changes):
-        reason = f"the other source of a plugin, or {reason}"
-    problems += _replay_mismatches(folder, resolved, certificate, states, stored, notes, reason)
+    problems += _replay_mismatches(
+        folder, resolved, certificate, checkpoints, stored, notes, [str(change) for change in changes]
+    )
     cause = ""
     if problems and changes:
         cause = f"{'; '.join(map(str, changes))}. To verify what the run was made with: {changes[0].remedy}"
-    return Verification(certificate, tuple(problems), tuple(notes), cause)
+    digest = "" if problems else accounts.digest(folder, certificate, list(checkpoints.values()))
+    return Verification(certificate, tuple(problems), tuple(notes), cause, digest)
 
 
 def _contradictions(certificate: Certificate) -> Iterator[str]:
@@ -120,8 +140,8 @@ def _contradictions(certificate: Certificate) -> Iterator[str]:
         yield "the certificate's list of tasks contradicts its list of stages"
 
 
-def _read_state(folder: RunFolder, done: Sequence[str]) -> Mapping[str, Any]:
-    """The learner's state dict in the checkpoint after some tasks.
+def _read_checkpoint(folder: RunFolder, done: Sequence[str]) -> Checkpoint:
+    """The checkpoint after some tasks.
 
     Raises:
         RunError, WeightsError: the checkpoint is missing, damaged, or of other tasks.
@@ -133,7 +153,7 @@ def _read_state(folder: RunFolder, done: Sequence[str]) -> Mapping[str, Any]:
             f"{path} is the checkpoint after tasks {', '.join(existing.done)}; the certificate has "
             f"{', '.join(done)}"
         )
-    return existing.state
+    return existing
 
 
 def _read_probes(folder: RunFolder, task: TaskRecord) -> Stored:
@@ -143,14 +163,16 @@ def _read_probes(folder: RunFolder, task: TaskRecord) -> Stored:
         RunError, WeightsError: their file is missing or has changed.
     """
     path = folder.path / task.probes.file
+    if task.probes.file != f"{PROBES}/{task.id}.safetensors":
+        raise RunError(f"the certificate names '{task.probes.file}' as its file of probes")
     if path.is_file() and hashing.file_digest(path) != task.probes.sha256:
         raise RunError(f"the probes {path} have changed since they were written")
     return Stored.read(path)
 
 
-def _hash_mismatches(certificate: Certificate, states: States) -> Iterator[str]:
+def _hash_mismatches(certificate: Certificate, checkpoints: Checkpoints) -> Iterator[str]:
     """Where the checkpoints' hashes differ from the certificate's."""
-    actual = {count: hashing.digests(_tensors(state)) for count, state in states.items()}
+    actual = {count: hashing.digests(_tensors(one.state)) for count, one in checkpoints.items()}
     for task in certificate.tasks:
         digests = actual[task.after]
         wrong = [name for name, digest in task.tensors.items() if digests.get(name, digest) != digest]
@@ -170,23 +192,23 @@ def _replay_mismatches(
     folder: RunFolder,
     resolved: ResolvedRun,
     certificate: Certificate,
-    states: States,
+    checkpoints: Checkpoints,
     stored: Mapping[str, Stored],
     notes: list[str],
-    reason: str,
+    changed_plugins: Sequence[str],
 ) -> Iterator[str]:
-    """Where the learner, rebuilt from the newest checkpoint, contradicts the certificate.
-
-    `reason` is that of differences of outputs that are as small as those of rounding.
-    """
+    """Where the learner, rebuilt from the newest checkpoint, contradicts the certificate."""
     machine = choose_machine(resolved)
-    run_machine = folder.read_json("run.json").get("machine")
-    if str(machine) != run_machine:
-        notes.append(f"checked on {machine}; the run was on {run_machine}")
     count = len(certificate.trained)
-    source = str(checkpoint.boundary(folder.checkpoints, count))
+    recorded = of_run(folder.read_json("run.json"), checkpoints[count].identity, certificate.processor)
     try:
-        learner, tasks = _restore(resolved, certificate, states[count], source, machine)
+        learner, tasks = _restore(
+            resolved,
+            certificate,
+            checkpoints[count].state,
+            str(checkpoint.boundary(folder.checkpoints, count)),
+            machine,
+        )
     except WeightsError as error:
         yield str(error)
         return
@@ -197,41 +219,125 @@ def _replay_mismatches(
         yield (
             f"the learner of the newest checkpoint has other hashes than the certificate for {shorten(wrong)}"
         )
-    for task in certificate.tasks:
-        before = stored[task.id]
-        predict = make_predict(learner, tasks[task.id], machine)
-        replayed = probes.replay(learner, predict, before.inputs, task.id)
-        change = probes.change(before.output, replayed.output)
-        if task.probes.same and change is not None and 0 < change.relative <= ROUNDING:
-            notes.append(
-                f"{task.id}: outputs for its probes differ by {change.absolute:.3g} from the stored ones: "
-                f"{reason}"
+    columns = read_columns(folder, certificate.trained)
+    with running_as(recorded):
+        present = conditions(machine)
+        exact = _is_exact(recorded, present, changed_plugins, notes)
+        rounding = max(probes.ROUNDING[one.precision] for one in (recorded, present))
+        state = State(tensors, now, certificate.stages, rounding)
+        for task in certificate.tasks:
+            predict = make_predict(learner, tasks[task.id], machine)
+            before = stored[task.id]
+            replayed = probes.replay(learner, predict, before.as_inputs(), rounding, task.id)
+            boundary = checkpoint.boundary(folder.checkpoints, task.after)
+            yield from _task_mismatches(
+                task, before, replayed, columns, state, boundary, certificate.format, exact, notes
             )
-            replayed = attrs.evolve(replayed, output=before.output)
-        boundary = checkpoint.boundary(folder.checkpoints, task.after)
-        recomputed = compare(task, before, replayed, tensors, now, boundary, certificate.stages)
-        yield from _differences(task, recomputed)
 
 
-def _differences(certified: TaskRecord, recomputed: TaskRecord) -> Iterator[str]:
+def _is_exact(
+    recorded: Conditions, present: Conditions, changed_plugins: Sequence[str], notes: list[str]
+) -> bool:
+    """Whether outputs are to be those of the run bit for bit; otherwise a note says why not."""
+    differences = [*recorded.differences(present), *changed_plugins]
+    if differences:
+        notes.append(f"outputs are compared up to rounding, since the run had {'; '.join(differences)}")
+    return not differences
+
+
+def _task_mismatches(
+    task: TaskRecord,
+    before: Stored,
+    replayed: Replay,
+    columns: Columns,
+    state: State,
+    boundary: Path,
+    format: int,
+    exact: bool,
+    notes: list[str],
+) -> Iterator[str]:
+    """Where the certificate of one task differs from what is recomputed."""
+    change = probes.change(before.output, replayed.output)
+    if task.probes.same and not exact and change is not None and 0 < change.relative <= state.rounding:
+        notes.append(
+            f"{task.id}: outputs for its probes differ by {change.absolute:.3g} from the stored ones, which "
+            "counts as rounding"
+        )
+        replayed = attrs.evolve(replayed, output=before.output)
+    rule = judge if format == FORMAT else former_judge
+    measured = columns[task.id][task.after - 1 :]
+    recomputed = compare(task, before, replayed, measured, state, boundary, rule)
+    if format < FORMAT:
+        yield from _unsupported_claims(task, recomputed, format)
+        recomputed = attrs.evolve(
+            recomputed,
+            measured=task.measured,
+            probes=attrs.evolve(recomputed.probes, finite=True, cause=""),
+        )
+    elif task.probes.cause == OUTSIDE and task.verdict != ZERO:
+        notes.append(f"{task.id}: its outputs cannot be checked, since {OUTSIDE}")
+        recomputed = attrs.evolve(
+            recomputed, probes=attrs.evolve(task.probes, examples=recomputed.probes.examples)
+        )
+        recomputed = attrs.evolve(recomputed, verdict=rule(recomputed, _is_followed(task, state)), scope="")
+    yield from _differences(task, recomputed, 0.0 if exact else state.rounding)
+
+
+def _is_followed(task: TaskRecord, state: State) -> bool:
+    """Whether another stage came after the task's."""
+    return task.id not in state.stages[-1].tasks
+
+
+def _unsupported_claims(task: TaskRecord, recomputed: TaskRecord, format: int) -> Iterator[str]:
+    """Why a claim of a former format, which did not look at R or replay twice, is none."""
+    if task.verdict != ZERO:
+        return
+    reasons = [recomputed.probes.cause] if recomputed.probes.cause else []
+    if not is_constant(recomputed.measured):
+        reasons.append("R differs or has gaps")
+    if not recomputed.probes.finite:
+        reasons.append("outputs for its probes are not finite")
+    for reason in reasons:
+        yield f"{task.id}: a certificate of format {format} claims '{ZERO}', but {reason}"
+
+
+def _differences(certified: TaskRecord, recomputed: TaskRecord, tolerance: float) -> Iterator[str]:
     """Where the recomputed record of a task differs from the certificate's."""
     task = certified.id
-    for field in ("verdict", "scope", "changed", "newly_read", "no_longer_read"):
+    for field in ("verdict", "scope", "changed", "newly_read", "no_longer_read", "measured"):
         expected, actual = getattr(certified, field), getattr(recomputed, field)
         if expected != actual:
             yield (
                 f"{task}: {field.replace('_', ' ')} is {_quote(expected)} in the certificate, but recomputed "
                 f"as {_quote(actual)}"
             )
-    expected, actual = certified.probes, recomputed.probes
-    if expected.examples != actual.examples:
-        yield f"{task}: the certificate has {expected.examples} probes, but there are {actual.examples}"
-    apart = abs(expected.change.relative - actual.change.relative)
-    if expected.same != actual.same or not apart <= ROUNDING:
+    before, now = certified.probes, recomputed.probes
+    if before.examples != now.examples:
+        yield f"{task}: the certificate has {before.examples} probes, but there are {now.examples}"
+    if (before.finite, before.cause) != (now.finite, now.cause):
         yield (
-            f"{task}: outputs for its probes changed by {expected.change.absolute:.3g} according to the "
-            f"certificate, but by {actual.change.absolute:.3g} when replayed"
+            f"{task}: the certificate says that its outputs are {_health(before)}, but they are "
+            f"{_health(now)}"
         )
+    if before.change is None or now.change is None:
+        agree = before.change == now.change
+    else:
+        agree = abs(before.change.relative - now.change.relative) <= tolerance
+    if before.same != now.same or not agree:
+        yield (
+            f"{task}: outputs for its probes changed by {_absolute(before.change)} according to the "
+            f"certificate, but by {_absolute(now.change)} when replayed"
+        )
+
+
+def _health(examined: Probes) -> str:
+    if not examined.finite:
+        return "not finite"
+    return f"not reproducible ({examined.cause})" if examined.cause else "reproducible"
+
+
+def _absolute(change: Change | None) -> str:
+    return "an unknown amount" if change is None else f"{change.absolute:.3g}"
 
 
 def _restore(
@@ -297,4 +403,8 @@ def _tensors(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
 
 def _quote(value: Any) -> str:
     """A field of a record for a message."""
-    return shorten(list(value)) or "nothing" if isinstance(value, dict | list) else f"'{value}'"
+    return (
+        shorten([str(entry) for entry in value]) or "nothing"
+        if isinstance(value, dict | list)
+        else f"'{value}'"
+    )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from sidetune_core.certificate.record import certificate_lines, read_certificate
+from sidetune_core.certificate.record import Certificate, certificate_lines, read_certificate
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
@@ -35,11 +35,12 @@ def summarise(folder: RunFolder) -> RunSummary:
         measured = bool(periods) and all("memory" in period for period in periods)
         certificate = read_certificate(folder)
         segments = read_segments(about)
+        results = read_results(folder)
         return RunSummary(
             name=folder.path.name,
             spec=_resolved(about["resolved"]),
             spec_line=str(about["composition"]),
-            results=read_results(folder),
+            results=results,
             changed=tuple(_changed_tensors(line) for line in folder.lines("moved.jsonl")),
             parameters=parameters,
             seconds=_finite(sum(period["seconds"] for period in periods)),
@@ -48,12 +49,24 @@ def summarise(folder: RunFolder) -> RunSummary:
             processor_seconds=_finite(sum(period["processor"] for period in periods)) if measured else None,
             peak_memory=max(int(period["memory"]) for period in periods) if measured else None,
             other_metrics=_final_metrics(folder),
-            certificate=tuple(certificate_lines(certificate, segment_lines(segments))) if certificate else (),
+            certificate=tuple(_certified(certificate, results, segment_lines(segments))),
             plugins=segments[0].plugins,
             plugin_changes=tuple(recorded_changes(about)),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
         raise RunError(f"the run {folder.path} is damaged: {error!r}") from error
+
+
+def _certified(certificate: Certificate | None, results: Results, plugin_changes: Sequence[str]) -> list[str]:
+    """The certificate in lines, as far as R does not contradict it."""
+    if certificate is None:
+        return []
+    columns = {
+        record.id: [row[results.tasks.index(record.id)] for row in results.rows[record.after - 1 :]]
+        for record in certificate.tasks
+        if record.id in results.tasks
+    }
+    return certificate_lines(certificate, plugin_changes, columns)
 
 
 def read_results(folder: RunFolder, split: str = "test") -> Results:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import resource
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 
 import attrs
 import torch
@@ -99,6 +101,15 @@ def choose(options: DeviceOptions, local: int | None = None) -> Machine:
         options.channels_last if options.channels_last is not None else device.type in ("cpu", "cuda")
     )
     return Machine(device, bf16, channels_last)
+
+
+def processor() -> str:
+    """The model of this computer's processor, on which rounding depends; empty where it is not known."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(models, platform.machine())
+    return platform.processor()
 
 
 def _has_bf16_units(device: torch.device) -> bool:

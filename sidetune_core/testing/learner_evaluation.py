@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sidetune_core.assembly.predict import make_predict
+from sidetune_core.certificate import probes
 from sidetune_core.errors import FitError
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.learner import Learner
@@ -16,6 +17,9 @@ from sidetune_core.testing.state import changed, equal, random_state, snapshot
 from sidetune_core.testing.stream import network
 from sidetune_core.testing.subject import Subject, first_inputs, outputs
 from sidetune_core.training.trainable import freeze
+
+LARGE_BATCH = 256
+"""Examples of a batch as large as those of evaluation."""
 
 
 @requires("trains_on_two_tasks")
@@ -97,9 +101,27 @@ def evaluation_builds_no_graph(subject: Subject) -> None:
         freeze(learner)
 
 
-@requires("outputs_have_the_shape_of_the_head", "evaluation_draws_no_random_numbers")
+@requires("evaluation_draws_no_random_numbers", "evaluation_changes_nothing")
+def outputs_are_reproducible(subject: Subject) -> None:
+    """In evaluation, the same examples have the same outputs once more, bit for bit, under any seed."""
+    learner = subject.trained.learner
+    with seeded(SEED, "evaluation"):
+        first = outputs(learner, subject)
+    with seeded(SEED + 1, "evaluation"):
+        again = outputs(learner, subject)
+    if not equal(first, again):
+        raise Broken(
+            f"the same examples have other outputs when they are evaluated once more: {probes.OUTSIDE}; "
+            "certificates then claim nothing"
+        )
+
+
+@requires(
+    "outputs_have_the_shape_of_the_head", "evaluation_draws_no_random_numbers", "outputs_are_reproducible"
+)
 def examples_are_independent(subject: Subject) -> None:
-    """In evaluation, the output for an example depends on it only, and a batch may have a single one."""
+    """In evaluation, the output for an example depends on it only, not on the batch's size or order, and a
+    batch may have a single one."""
     learner = subject.trained.learner
     for task in subject.tasks():
         predict = make_predict(learner, task, subject.machine)
@@ -119,9 +141,24 @@ def examples_are_independent(subject: Subject) -> None:
                 "in evaluation the output for an example depends on the others in its batch; "
                 "use running statistics in eval mode"
             )
+        for arrangement, index in _arrangements(len(several)).items():
+            rearranged = predict(first_inputs(task, subject.options.batch_size).rows(index))
+            if not torch.allclose(rearranged, several[index], rtol=1e-3, atol=1e-3):
+                raise Broken(
+                    f"in evaluation the output for an example depends on {arrangement}; R then depends on "
+                    "how it is evaluated, and certificates claim nothing"
+                )
 
 
-@requires("evaluation_draws_no_random_numbers", "evaluation_changes_no_inputs")
+def _arrangements(count: int) -> dict[str, Tensor]:
+    """Other batches of the same examples, as indices, by what is different."""
+    return {
+        "its place in the batch": torch.arange(count - 1, -1, -1),
+        "the size of its batch": torch.arange(LARGE_BATCH) % count,
+    }
+
+
+@requires("evaluation_draws_no_random_numbers", "evaluation_changes_no_inputs", "outputs_are_reproducible")
 def outputs_depend_on_the_given_task(subject: Subject) -> None:
     """The output for a task is the same whichever task was started or evaluated last."""
     trained = subject.trained.learner
@@ -156,7 +193,7 @@ def _in_reverse(learner: Learner, subject: Subject) -> list[Tensor]:
     ]
 
 
-@requires("trains_on_two_tasks", "evaluation_draws_no_random_numbers")
+@requires("trains_on_two_tasks", "evaluation_draws_no_random_numbers", "outputs_are_reproducible")
 def cached_features_are_the_same(subject: Subject) -> None:
     """Outputs are the same with features of the base from the feature cache, which finds them by ids."""
     learner = subject.trained.learner
@@ -200,6 +237,7 @@ CHECKS = (
     evaluation_changes_nothing,
     evaluation_changes_no_inputs,
     evaluation_builds_no_graph,
+    outputs_are_reproducible,
     examples_are_independent,
     outputs_depend_on_the_given_task,
     cached_features_are_the_same,

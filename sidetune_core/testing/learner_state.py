@@ -62,7 +62,12 @@ def core_has_the_optimizer(subject: Subject) -> None:
         )
 
 
-@requires("trains_on_two_tasks", "trains_only_what_start_returned", "evaluation_draws_no_random_numbers")
+@requires(
+    "trains_on_two_tasks",
+    "trains_only_what_start_returned",
+    "evaluation_draws_no_random_numbers",
+    "outputs_are_reproducible",
+)
 def checkpoint_holds_all_state(subject: Subject) -> None:
     """A new learner with the same tasks started and the state dict loaded has the same outputs."""
     first, second = subject.trained.learner, subject(SEED + 1)

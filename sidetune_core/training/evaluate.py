@@ -53,9 +53,9 @@ def evaluate(
     own = {
         task.id: _evaluate_splits(task, probes[task.id], context.stop) for task in context.group.shard(tasks)
     }
-    for inputs in context.group.gather({task_id: probes[task_id].inputs for task_id in own}):
-        for task_id, recorded in inputs.items():
-            probes[task_id].inputs = recorded
+    for recorded in context.group.gather({task_id: probes[task_id].recorded for task_id in own}):
+        for task_id, examples in recorded.items():
+            probes[task_id].recorded = examples
     return _record(tasks, own, context, recorder, after)
 
 

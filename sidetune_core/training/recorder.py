@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
 from sidetune_core.certificate.probes import ProbeRecorder
+from sidetune_core.certificate.record import new_warnings
 from sidetune_core.config.identity import Identity
 from sidetune_core.interfaces.capabilities import HasVisualisations, task_states
 from sidetune_core.interfaces.learner import Learner
@@ -202,7 +203,10 @@ class RunRecorder(Recorder):
         changed = sorted(name for name in after if boundary.before.get(name) != after[name])
         unchanged = sorted(after.keys() - set(changed))
         folder.append("moved.jsonl", {"task": boundary.stage.name, "moved": changed, "kept": unchanged})
-        certify(learner, boundary.stage.tasks, boundary.probes, folder)
+        tasks = boundary.stage.tasks
+        certificate = certify(learner, tasks, boundary.probes, folder, context.machine.arithmetic)
+        for line in new_warnings(certificate):
+            self.warning(line)
         done = [task.id for task in seen]
         checkpoint.save(folder.checkpoints, learner, done, folder.marks(), task_states(seen), self._identity)
         checkpoint.delete_mid_task(folder.checkpoints)

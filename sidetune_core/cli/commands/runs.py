@@ -165,7 +165,11 @@ def verify_run(run: Positional[Path]) -> int:
     """Verify the certificate of a run, which states whether tasks were forgotten, from the run folder alone.
 
     Compares its hashes with the checkpoints, rebuilds the learner from the newest checkpoint, and evaluates
-    the stored probes. Exit status 0 if the certificate is valid, whatever its verdict, otherwise 1.
+    the stored probes. Checks R, run.json, the report and the other files of the folder against the hashes
+    that checkpoints hold. Exit status 0 if all of it agrees, whatever the verdict, otherwise 1.
+
+    The last line is a SHA-256 over everything that was checked: publish it, and a reader of the folder can
+    compare it.
 
     Args:
         run: the run folder.
@@ -173,12 +177,15 @@ def verify_run(run: Positional[Path]) -> int:
     from sidetune_core.certificate.record import certificate_lines
     from sidetune_core.certificate.verify import verify
     from sidetune_core.config.plugin_record import read_segments, segment_lines
+    from sidetune_core.results.report_check import check_report
 
     folder = open_run(run)
     verification = verify(folder)
-    for line in (*verification.problems, *(f"note: {note}" for note in verification.notes)):
+    problems, notes = check_report(folder)
+    problems = [*verification.problems, *problems]
+    for line in (*problems, *(f"note: {note}" for note in (*verification.notes, *notes))):
         print(line)
-    if verification.problems:
+    if problems:
         if verification.cause:
             print(f"likely cause: {verification.cause}")
         print(f"The certificate of {run} does NOT hold.")
@@ -193,4 +200,6 @@ def verify_run(run: Positional[Path]) -> int:
     )
     count = len(verification.certificate.tasks)
     print(f"The certificate of {run} holds: the hashes and probes of {count} tasks were checked.")
+    print("Internally consistent; no proof against somebody who rewrote all of it.")
+    print(f"SHA-256 of what was checked: {verification.digest}")
     return 0

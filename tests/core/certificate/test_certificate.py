@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -156,7 +157,8 @@ class Rotating(api.Learner):
 def test_probes_detect_a_change_outside_the_tensors(make: Any, tmp_path: Path) -> None:
     first = certificate_of(make(f"{__name__}:Rotating", tmp_path / "run")).tasks[0]
     assert first.changed == {}
-    assert first.verdict == record.NOT_ZERO
+    assert first.verdict == record.NOT_REPRODUCIBLE
+    assert first.probes.change is not None
     assert first.probes.change.relative == pytest.approx(2.0)
 
 
@@ -357,29 +359,41 @@ SCOPES_OF_FORMAT_1 = {"": "", record.ALL_TENSORS: "everything", record.TENSORS_R
 
 
 def as_format_1(values: dict[str, Any]) -> None:
-    """The certificate as sidetune 0.1 wrote it."""
-    del values["format"]
+    """The certificate as sidetune 0.1 wrote it, apart from its statement."""
+    for new in ("format", "files", "processor"):
+        del values[new]
     values["learnt"] = values.pop("trained")
+    if values["verdict"] == record.NOTHING_LATER:
+        values["verdict"] = "no task was learnt after another"
     for task in values["tasks"]:
         task["scope"] = SCOPES_OF_FORMAT_1[task["scope"]]
+        del task["measured"], task["probes"]["cause"], task["probes"]["finite"]
         if task["verdict"] == record.LAST:
             task["verdict"] = "nothing was learnt after it"
         for new, old in KEYS_OF_FORMAT_1.items():
             task[old] = task.pop(new)
-    if values["verdict"] == record.NOTHING_LATER:
-        values["verdict"] = "no task was learnt after another"
 
 
+@pytest.fixture
+def one_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Format 1 has the statement of today."""
+    statements = {1: hashlib.sha256(record.STATEMENT.encode()).hexdigest()}
+    monkeypatch.setattr("sidetune_core.certificate.accounts.FORMER_STATEMENTS", statements)
+
+
+@pytest.mark.usefixtures("one_statement")
 @pytest.mark.parametrize("learner", ["features", "finetune", "joint", f"{__name__}:Diary"])
 def test_a_certificate_of_format_1_is_read_and_verified(learner: str, make: Any, tmp_path: Path) -> None:
     folder = make(learner, tmp_path / "run")
     certificate = certificate_of(folder)
     edited(as_format_1)(folder)
     assert "learnt" in folder.read_json(record.FILE)
-    assert certificate_of(folder) == certificate
+    tasks = [attrs.evolve(task, measured=[]) for task in certificate.tasks]
+    assert certificate_of(folder) == attrs.evolve(certificate, tasks=tasks, files={}, processor="", format=1)
     assert verify(folder).problems == ()
 
 
+@pytest.mark.usefixtures("one_statement")
 def test_a_forged_certificate_of_format_1_is_detected(make: Any, tmp_path: Path) -> None:
     folder = make("finetune", tmp_path / "run")
     edited(claim_zero_throughout)(folder)
@@ -389,8 +403,8 @@ def test_a_forged_certificate_of_format_1_is_detected(make: Any, tmp_path: Path)
 
 def test_a_certificate_of_a_newer_format_is_refused(make: Any, tmp_path: Path) -> None:
     folder = make("features", tmp_path / "run")
-    edited(lambda values: values.update(format=3))(folder)
-    with pytest.raises(RunError, match="has format 3"):
+    edited(lambda values: values.update(format=4))(folder)
+    with pytest.raises(RunError, match="has format 4"):
         verify(folder)
 
 
@@ -434,6 +448,21 @@ def test_differences_by_rounding_are_noted_and_no_problem(
         return lambda inputs: exact(inputs) * (1 + 1e-6)
 
     monkeypatch.setattr("sidetune_core.certificate.verify.make_predict", rounded)
+    monkeypatch.setattr("sidetune_core.certificate.conditions.processor", lambda: "another")
     verification = verify(folder)
     assert verification.problems == ()
-    assert "rounding" in verification.notes[0]
+    assert "counts as rounding" in verification.notes[1]
+
+
+def test_outputs_are_compared_bit_for_bit_under_the_conditions_of_the_run(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make("features", tmp_path / "run")
+    predict = make_predict
+
+    def rounded(*args: Any) -> Any:
+        exact = predict(*args)
+        return lambda inputs: exact(inputs) * (1 + 1e-6)
+
+    monkeypatch.setattr("sidetune_core.certificate.verify.make_predict", rounded)
+    assert any("outputs for its probes changed by" in problem for problem in verify(folder).problems)

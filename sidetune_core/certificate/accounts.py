@@ -1,0 +1,198 @@
+"""Whether the files of a run folder agree with each other: what the run reports, against the hashes and the
+identity that its checkpoints hold, and against its certificate.
+
+A folder in which they agree may still have been rewritten as a whole; `digest` is for publication.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from sidetune_core import hashing
+from sidetune_core.certificate.record import FILE, FORMAT, FORMER_STATEMENTS, STATEMENT, Certificate
+from sidetune_core.config.resolve import ResolvedRun
+from sidetune_core.storage.checkpoint import Checkpoint
+from sidetune_core.storage.run_folder import DOCUMENTS, IMAGES, LINES, RunFolder
+
+DONE = "done"
+DIVERGED = "diverged"
+
+
+def check(
+    folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Checkpoint]
+) -> tuple[list[str], list[str]]:
+    """Contradictions, and notes on what could not be checked.
+
+    Args:
+        folder: of the run.
+        certificate: of the run.
+        checkpoints: one after each stage, in order.
+
+    Raises:
+        RunError: ``run.json`` is missing or damaged.
+    """
+    about = folder.read_json("run.json")
+    notes: list[str] = []
+    problems = [
+        *_statement(certificate),
+        *_status(folder, about, certificate, notes),
+        *_lines(folder, checkpoints, notes),
+        *_identity(about, checkpoints, notes),
+        *_files(folder, certificate, notes),
+    ]
+    if certificate.format < FORMAT:
+        notes.append(
+            f"{FILE} has format {certificate.format}: replays in other batches and with another seed, "
+            "documents and visualisations could not be checked"
+        )
+    return problems, notes
+
+
+def check_composition(folder: RunFolder, resolved: ResolvedRun) -> Iterator[str]:
+    """Whether ``composition`` of ``run.json`` is that of its spec."""
+    composition = folder.read_json("run.json").get("composition")
+    if composition != str(resolved):
+        yield f"run.json has the composition '{composition}', but its spec is that of '{resolved}'"
+
+
+def digest(folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Checkpoint]) -> str:
+    """SHA-256 over everything that is checked, in hexadecimal: the same for every copy of a run folder.
+
+    It does not depend on the folder's name, nor on what is only shown: times, log, report, TensorBoard files.
+    """
+    content = {
+        "run": folder.read_json("run.json"),
+        "status": _status_text(folder),
+        "certificate": folder.read_json(FILE),
+        "lines": {name: hashing.file_digest(folder.path / name) for name in _present_lines(folder)},
+        "checkpoints": {one.path.stem: _digest_of(one) for one in checkpoints},
+    }
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _statement(certificate: Certificate) -> Iterator[str]:
+    """Whether the certificate explains itself in the words of its format."""
+    expected = FORMER_STATEMENTS.get(certificate.format, _sha256(STATEMENT.encode()))
+    if _sha256(certificate.statement.encode()) != expected:
+        yield f"the statement in {FILE} is not that of certificates of format {certificate.format}"
+
+
+def _status(
+    folder: RunFolder, about: Mapping[str, Any], certificate: Certificate, notes: list[str]
+) -> Iterator[str]:
+    """Whether the run's status agrees with how far its checkpoints and R have come."""
+    status, trained = _status_text(folder), certificate.trained
+    tasks = [task.get("id") for task in about.get("tasks", ())]
+    gaps = any("not_finite" in line for line in folder.lines("eval.jsonl"))
+    if trained != tasks[: len(trained)]:
+        yield f"run.json has tasks {', '.join(map(str, tasks))}, but the certificate {', '.join(trained)}"
+    elif status == DONE and len(trained) < len(tasks):
+        yield f"the status is '{status}', but {len(trained)} of {len(tasks)} tasks have a checkpoint"
+    elif status == DONE and gaps:
+        yield f"the status is '{status}', but eval.jsonl has values that are not finite"
+    elif status.startswith(DIVERGED) and len(trained) == len(tasks) and not gaps:
+        yield f"the status is '{status}', but every value of eval.jsonl is finite"
+    elif not status.startswith((DONE, DIVERGED)):
+        notes.append(f"the run is not finished: its status is '{status}'")
+
+
+def _lines(folder: RunFolder, checkpoints: Sequence[Checkpoint], notes: list[str]) -> Iterator[str]:
+    """Whether each ``.jsonl`` file begins with what it had at every checkpoint, and ends there."""
+    finished = _status_text(folder).startswith((DONE, DIVERGED))
+    for name in LINES:
+        path = folder.path / name
+        content = path.read_bytes() if path.is_file() else b""
+        size = 0
+        for one in checkpoints:
+            before = size
+            size, recorded = one.marks.get(name, (0, _sha256(b"")))
+            if _sha256(content[:size]) != recorded or not before <= size <= len(content):
+                yield f"{name} is not what it was {one}: lines were changed or are missing"
+                break
+        else:
+            if len(content) > size and finished:
+                yield f"{name} has lines that no checkpoint of the finished run knows"
+            elif len(content) > size:
+                notes.append(f"the last lines of {name} are newer than the newest checkpoint")
+
+
+def _identity(about: Mapping[str, Any], checkpoints: Sequence[Checkpoint], notes: list[str]) -> Iterator[str]:
+    """Whether ``run.json`` describes the run that each checkpoint was made by."""
+    segments = [about, *(part for part in about.get("segments", ()) if isinstance(part, Mapping))]
+    unknown = [str(one.path.name) for one in checkpoints if one.identity is None]
+    if unknown:
+        notes.append(
+            f"checkpoints of earlier versions ({len(unknown)} of {len(checkpoints)}) do not record spec, "
+            "tasks, plugins, versions and threads: run.json could not be checked against them"
+        )
+    wrong: dict[str, Checkpoint] = {}
+    for one in checkpoints:
+        if one.identity is None:
+            continue
+        for key, value in one.identity.to_json().items():
+            names = ("resolved", "spec") if key == "spec" else (key,)
+            known = [part[name] for part in segments for name in names if name in part]
+            if value not in known:
+                wrong.setdefault(key, one)
+    for key, one in wrong.items():
+        yield f"run.json has other {_WORDS.get(key, key)} than the checkpoint {one}"
+    metrics = {task.get("metric") for task in about.get("tasks", ())} - {None}
+    if metrics and about.get("metric") != (metrics.pop() if len(metrics) == 1 else "mixed"):
+        yield f"run.json has the metric '{about.get('metric')}', which is not that of its tasks"
+
+
+_WORDS = {
+    "spec": "options (resolved)",
+    "tasks": "tasks, titles or metrics",
+    "higher_is_better": "direction of the metric (higher_is_better)",
+    "versions": "versions of libraries",
+    "machine": "device or precision (machine)",
+}
+
+
+def _files(folder: RunFolder, certificate: Certificate, notes: list[str]) -> Iterator[str]:
+    """Whether documents and visualisations are those that the certificate lists."""
+    if certificate.format < FORMAT:
+        return
+    changed = [
+        name
+        for name, sha256 in certificate.files.items()
+        if not (folder.path / name).is_file() or hashing.file_digest(folder.path / name) != sha256
+    ]
+    present = chain((folder.path / DOCUMENTS).glob("*/*"), (folder.path / IMAGES).glob("*/*"))
+    added = [
+        name
+        for name in sorted(str(path.relative_to(folder.path).as_posix()) for path in present)
+        if name not in certificate.files
+    ]
+    finished = _status_text(folder).startswith((DONE, DIVERGED))
+    for names, what in ((changed, "changed or missing"), (added, "not those of the last stage")):
+        if names and finished:
+            yield f"documents or visualisations are {what}: {', '.join(names[:3])}"
+        elif names:
+            notes.append(
+                f"documents or visualisations are newer than the certificate: {', '.join(names[:3])}"
+            )
+
+
+def _present_lines(folder: RunFolder) -> list[str]:
+    return [name for name in LINES if (folder.path / name).is_file()]
+
+
+def _status_text(folder: RunFolder) -> str:
+    path = folder.path / "status"
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _digest_of(one: Checkpoint) -> str:
+    """The SHA-256 over the whole content of a checkpoint, which was checked when it was read."""
+    return str(json.loads(one.path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"])
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
