@@ -21,7 +21,7 @@ from sidetune_core.results.report import (
     in_mebibytes,
     in_percent,
 )
-from sidetune_core.results.significance import LEVEL, Ranking, half_width, rank_methods
+from sidetune_core.results.significance import FEWEST_SEEDS, LEVEL, Ranking, half_width, rank_methods
 from sidetune_core.results.tables import Format, comma_separated, typeset
 
 
@@ -31,7 +31,7 @@ class Estimate:
 
     mean: float | None
     half_width: float | None
-    """Of the 95 % confidence interval of the mean; None for a single seed."""
+    """Of the 95 % confidence interval of the mean; None below `FEWEST_SEEDS`."""
 
 
 @attrs.frozen
@@ -193,8 +193,12 @@ def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[objec
 def _notes(methods: Sequence[MethodRuns], ranking: Ranking | None) -> list[str]:
     """How to read the table, and which differences are significant."""
     notes = []
-    if any(len(method.runs) > 1 for method in methods):
-        notes.append("± is the half-width of the 95 % confidence interval (t) over seeds.")
+    seeds = {len(method.runs) for method in methods} - {1}
+    if seeds and max(seeds) < FEWEST_SEEDS:
+        notes.append(f"No confidence intervals over seeds: they need {FEWEST_SEEDS} seeds.")
+    elif seeds:
+        fewest = f", from {FEWEST_SEEDS} seeds on" if min(seeds) < FEWEST_SEEDS else ""
+        notes.append(f"± is the half-width of the 95 % confidence interval (t) over seeds{fewest}.")
     if ranking is None:
         single_task = all(len(run.results.tasks) == 1 for method in methods for run in method.runs)
         if len(methods) > 1 and not single_task:

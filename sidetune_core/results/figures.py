@@ -101,7 +101,8 @@ def draw_methods(methods: Sequence[MethodRuns], out: Path) -> None:
 def draw_curves(methods: Sequence[MethodRuns], name: str, out: Path) -> None:
     """Plot a curve of ``metrics.jsonl``: a panel for each task, a line for each method.
 
-    With several seeds, the line is their mean, in a band of its 95 % confidence interval.
+    With several seeds, the line is their mean, from three seeds on in a band of its 95 % confidence
+    interval.
 
     Raises:
         SidetuneError: a run has no such curve, the methods have different tasks, matplotlib is not installed,
@@ -141,7 +142,7 @@ def curves_of(method: MethodRuns, name: str) -> dict[str, list[tuple[int, float,
     """The training curve of a method, by task: (step, mean over seeds, half-width of its interval).
 
     The interval is the 95 % confidence interval of the mean. Steps that a seed lacks are left out. The
-    half-width is 0 for a single seed.
+    half-width is 0 below three seeds.
 
     Raises:
         SidetuneError: a run has no curve of that name.

@@ -348,7 +348,7 @@ def _gain(results: Results, after: float | None, before: float | None) -> float 
 
 
 def _forgotten(results: Results, task: int) -> float | None:
-    """How much worse the last row is on `task` than the best row since its training: a term of `forgetting`."""
+    """How much worse the last row is on `task` than the best since its training: a term of `forgetting`."""
     return _gain(results, _best_before(results, task), results.rows[-1][task])
 
 
