@@ -35,6 +35,7 @@ from typing import Any
 
 import attrs
 
+from sidetune_core import strict_json
 from sidetune_core.config.options import structure
 from sidetune_core.config.plugin_record import changes, read_segments
 from sidetune_core.config.spec import RunSpec, from_values
@@ -217,7 +218,7 @@ def write_record(
             for run, origin in zip(runs, about, strict=True)
         ],
     }
-    write_text(path, _one_row_per_line(json.dumps(record, indent=1)) + "\n")
+    write_text(path, _one_row_per_line(strict_json.dumps(record, indent=1)) + "\n")
     return path
 
 

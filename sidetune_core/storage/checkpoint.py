@@ -20,10 +20,11 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from sidetune_core import strict_json
 from sidetune_core.errors import RunError, WeightsError
 from sidetune_core.hashing import fingerprint
 from sidetune_core.storage.atomic import write_text, writing
-from sidetune_core.storage.nested_state import flatten, tensor_names, unflatten
+from sidetune_core.storage.nested_state import exact, flatten, restored, tensor_names, unflatten
 from sidetune_core.storage.run_folder import Marks
 from sidetune_core.storage.weights import fill, read_tensors, write_tensors
 
@@ -91,7 +92,7 @@ def save(
     extra, more = flatten({key: value for key, value in state.items() if key not in tensors})
     tensors |= more
     path = boundary(folder, len(done))
-    text = json.dumps({"done": list(done), "marks": marks, "extra": extra, "tasks": tasks})
+    text = strict_json.dumps({"done": list(done), "marks": marks, "extra": extra, "tasks": exact(tasks)})
     with writing(path):
         write_tensors(path, tensors)
         write_text(path.with_suffix(".json"), f'{{"state": {text}, "sha256": "{_digest(text, tensors)}"}}\n')
@@ -115,7 +116,7 @@ def save_mid_task(
     values = {"learner": learner.state_dict(), "within": attrs.asdict(mid_task, recurse=False)}
     plain, tensors = flatten(values)
     path = folder / MID_TASK
-    text = json.dumps({"done": list(done), "marks": marks, "values": plain, "tasks": tasks})
+    text = strict_json.dumps({"done": list(done), "marks": marks, "values": plain, "tasks": exact(tasks)})
     with writing(path):
         write_tensors(path, tensors, {"state": text, "sha256": _digest(text, tensors)})
     return path
@@ -236,7 +237,7 @@ def _read_boundary(path: Path) -> Checkpoint:
     extra = unflatten(values["extra"], tensors)
     inner = tensor_names(values["extra"])
     state = {key: value for key, value in tensors.items() if key not in inner} | extra
-    return Checkpoint(path, values["done"], state, values["marks"], tasks=values.get("tasks", {}))
+    return Checkpoint(path, values["done"], state, values["marks"], tasks=restored(values.get("tasks", {})))
 
 
 def _read_mid_task(path: Path) -> Checkpoint:
@@ -252,7 +253,7 @@ def _read_mid_task(path: Path) -> Checkpoint:
         values["learner"],
         about["marks"],
         MidTaskState(**values["within"]),
-        about.get("tasks", {}),
+        restored(about.get("tasks", {})),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sidetune_core import strict_json
 from sidetune_core.errors import RunError
 from sidetune_core.storage.atomic import writing
 
@@ -34,7 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         with writing(holder):
             holder.write_text(
-                json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n", encoding="utf-8"
+                strict_json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n", encoding="utf-8"
             )
         yield
     finally:

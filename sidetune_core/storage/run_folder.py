@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from sidetune_core import strict_json
 from sidetune_core.errors import PluginError, RunError
 from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
 
@@ -56,8 +57,8 @@ class RunFolder:
     path: Path
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write a JSON file, atomically."""
-        self._write(name, json.dumps(values, indent=2, default=str) + "\n")
+        """Write a JSON file, atomically; a number that is not finite is ``null``."""
+        self._write(name, strict_json.dumps(values, indent=2, default=str) + "\n")
 
     def write_document(self, owner: str, name: str, text: str) -> None:
         """Write ``documents/OWNER/NAME``, in place of that of an earlier evaluation.
@@ -69,8 +70,8 @@ class RunFolder:
         self._write(f"{DOCUMENTS}/{owner}/{name}", text)
 
     def append(self, name: str, values: Mapping[str, Any]) -> None:
-        """Append a line to a ``.jsonl`` file."""
-        self._add(name, json.dumps(values))
+        """Append a line to a ``.jsonl`` file; a number that is not finite is ``null``."""
+        self._add(name, strict_json.dumps(values))
 
     def log(self, text: str) -> None:
         """Append a line to ``log.txt``, with the time."""
@@ -112,14 +113,17 @@ class RunFolder:
         return values
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The lines of a ``.jsonl`` file, without a last line that was cut off."""
+        """The lines of a ``.jsonl`` file, without a last line that was cut off.
+
+        A number that is not finite is None, also where an earlier version wrote ``NaN``.
+        """
         path = self.path / name
         if not path.is_file():
             return []
         records = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                records.append(json.loads(line))
+                records.append(strict_json.loads(line))
             except (ValueError, RecursionError):
                 break
         return records

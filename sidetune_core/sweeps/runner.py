@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import attrs
 
+from sidetune_core import strict_json
 from sidetune_core.config.differences import differences
 from sidetune_core.config.interval import interval
 from sidetune_core.config.options import warn_former
@@ -149,9 +150,9 @@ def carry_out(
         before = dict(zip((run.name for run in runs), states(runs, out), strict=True))
         with writing(out / "sweep.json"):
             made = {**(about or {}), "runs": {run.name: run.composition for run in runs}}
-            write_text(out / "sweep.json", json.dumps(made, indent=2) + "\n")
+            write_text(out / "sweep.json", strict_json.dumps(made, indent=2) + "\n")
             for run in runs:
-                write_text(out / "specs" / f"{run.name}.json", json.dumps(run.spec, indent=2) + "\n")
+                write_text(out / "specs" / f"{run.name}.json", strict_json.dumps(run.spec, indent=2) + "\n")
         return _Sweep(runs, out, executor, retries, save_every, info).carry_out(before)
 
 

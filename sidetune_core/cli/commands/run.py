@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
+from sidetune_core.cli.commands.shared import print_json
 from sidetune_core.config.argv import parse
 
 
@@ -14,7 +14,7 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(argv)
     if arguments.dry_run and arguments.resolved is not None:
         print(arguments.resolved, file=sys.stderr)
-        print(json.dumps(arguments.resolved.to_spec().to_json(), indent=2))
+        print_json(arguments.resolved.to_spec().to_json())
         return 0
     from sidetune_core.results.report import changed_lines, matrix_table, metrics_lines
     from sidetune_core.results.summary import summarise
