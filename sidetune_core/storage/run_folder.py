@@ -33,6 +33,9 @@ PROBES = "probes"
 DOCUMENTS = "documents"
 """Sub-folder of the documents of tasks, such as predictions (see `HasDocuments`)."""
 
+DONE, DIVERGED = "done", "diverged"
+"""The statuses of a run that has ended by itself; the second one is followed by a reason."""
+
 Marks = Mapping[str, Sequence[Any]]
 """For each of `LINES`, its size in bytes and SHA-256 at a checkpoint."""
 
@@ -42,7 +45,7 @@ class RunFolder:
     """A run on disk. `sidetune report` computes everything it prints from these files:
 
     ``run.json``            the spec as requested and as resolved, plugins, versions, device, seed
-    ``status``              ``running``, ``done``, ``interrupted`` or ``failed: …``
+    ``status``              ``running``, ``done``, ``diverged: …``, ``interrupted`` or ``failed: …``
     ``metrics.jsonl``       training curves
     ``eval.jsonl``          a line for each evaluation: the cells of R
     ``moved.jsonl``         the tensors that each task changed
@@ -69,6 +72,13 @@ class RunFolder:
         check_file_name(name, f"documents() of {owner} returned")
         self._write(f"{DOCUMENTS}/{owner}/{name}", text)
 
+    def delete_documents(self, owner: str) -> None:
+        """Delete the documents of an earlier evaluation."""
+        folder = self.path / DOCUMENTS / owner
+        with writing(folder):
+            for path in folder.glob("*") if not folder.is_symlink() else ():
+                path.unlink()
+
     def append(self, name: str, values: Mapping[str, Any]) -> None:
         """Append a line to a ``.jsonl`` file; a number that is not finite is ``null``."""
         self._add(name, strict_json.dumps(values))
@@ -78,7 +88,7 @@ class RunFolder:
         self._add("log.txt", f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}")
 
     def set_status(self, status: str) -> None:
-        """``running``, ``done``, ``interrupted``, or ``failed: …``."""
+        """``running``, ``done``, ``diverged: …``, ``interrupted``, or ``failed: …``."""
         self._write("status", status + "\n")
 
     @property
@@ -93,6 +103,18 @@ class RunFolder:
 
             return status if is_held(self.path) else "killed"
         return status
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is done or has diverged, and every task has its row of R: no training is left.
+
+        Raises:
+            RunError: ``run.json`` is missing or damaged.
+        """
+        if not has_ended(self.status):
+            return False
+        last = len(self.read_json("run.json").get("tasks", ())) - 1
+        return any(line.get("after") == last for line in self.lines("eval.jsonl"))
 
     @property
     def checkpoints(self) -> Path:
@@ -189,6 +211,16 @@ class Clock:
         self._folder.append("seconds.jsonl", record)
         self._last, self._worked = now, worked
         return now - self._began
+
+
+def has_diverged(status: str) -> bool:
+    """Whether a status is that of a run with a loss, an output or a metric that is not finite."""
+    return status == DIVERGED or status.startswith(f"{DIVERGED}:")
+
+
+def has_ended(status: str) -> bool:
+    """Whether a status is that of a run that nothing has interrupted: it is done, or has diverged."""
+    return status == DONE or has_diverged(status)
 
 
 def check_file_name(name: str, what: str) -> None:

@@ -156,6 +156,8 @@ class StageTraining:
             micro_batches = list(islice(self._streams[task.id], self.context.options.accumulate))
             self._position = number + 1
             return micro_batches
+        except Diverged:
+            raise  # what is saved would diverge again
         except (SidetuneError, StopRequested):
             if self.stage.can_resume_at(number, self.context.options):
                 self._save(number, optimizer)
@@ -227,6 +229,7 @@ def _mean_loss(recent: Tensor, task: Task, step: int, recorder: Recorder) -> flo
         kept = f"The state before this task is in {path}" if path else "No task was finished before it"
         raise Diverged(
             f"the loss is {float(recent[first])} at step {step + 2 - len(recent) + first} of task {task.id} "
-            f"({task.title}). Try a smaller --train.lr, or --device.precision fp32. {kept}"
+            f"({task.title})",
+            f"Try a smaller --train.lr, or --device.precision fp32. {kept}",
         )
     return float(recent.mean())
