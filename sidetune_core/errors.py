@@ -47,7 +47,16 @@ class LedgerError(SidetuneError):
 
 
 class Diverged(RunError):
-    """The loss is NaN or infinite."""
+    """A loss, or an output that training or a rollout needs, is NaN or infinite.
+
+    Args:
+        reason: what is not finite and where, for the status of the run.
+        advice: what to do, for the message.
+    """
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(f"{reason}. {advice}" if advice else reason)
+        self.reason = reason
 
 
 class WriteError(RunError):

@@ -382,6 +382,7 @@ def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for kind in (str, int, bool):
         converter.register_structure_hook(kind, _exactly)
+    converter.register_structure_hook(float, lambda value, _: math.nan if value is None else float(value))
     return converter
 
 

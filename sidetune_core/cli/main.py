@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from sidetune_core import __version__
 from sidetune_core.cli.commands import COMMANDS, FORMER_COMMANDS, Command
 from sidetune_core.config.package_metadata import damaged_metadata_skipped
-from sidetune_core.errors import EndedElsewhere, Interrupted, OptionError, SidetuneError, suggest
+from sidetune_core.errors import Diverged, EndedElsewhere, Interrupted, OptionError, SidetuneError, suggest
 
 HELP = ("--help", "-h")
 
@@ -117,7 +117,7 @@ def _print_versions() -> int:
 
 
 def _guarded(command: Callable[[], int], debug: bool) -> int:
-    """Run a command; an error of the user's becomes one paragraph and status 2."""
+    """Run a command; an error of the user's becomes one paragraph and status 2, divergence status 1."""
     try:
         os.getcwd()
     except OSError:  # PyTorch's libraries end the process in such a folder
@@ -134,7 +134,7 @@ def _guarded(command: Callable[[], int], debug: bool) -> int:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, Diverged) else 2
     except Interrupted as stop:
         if stop.reports:
             from sidetune_core.storage.run_folder import resume_command

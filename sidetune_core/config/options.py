@@ -31,6 +31,7 @@ import cattrs.errors
 
 from sidetune_core.config.differences import merged, unflatten
 from sidetune_core.errors import OptionError, suggest
+from sidetune_core.strict_json import NOT_FINITE, as_text
 
 REMOVAL = "0.3"
 """The version in which former spellings of options stop working."""
@@ -408,6 +409,8 @@ def _strict(kind: type[Any]) -> Callable[[Any, Any], Any]:
     """Accept a value of `kind` only: ``int("3")`` would hide a mistake in a spec file."""
 
     def take(value: Any, _: Any) -> Any:
+        if kind is float and value in NOT_FINITE:  # JSON has no such numbers
+            return float(value)
         good = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
@@ -453,6 +456,7 @@ def _make_converter() -> cattrs.Converter:
         _is_tuple, lambda value: [converter.unstructure(entry) for entry in value]
     )
     converter.register_unstructure_hook_func(_is_path, str)
+    converter.register_unstructure_hook(float, as_text)
     converter.register_structure_hook_func(_is_literal, _one_of)
     return converter
 

@@ -22,6 +22,7 @@ from sidetune_core.config.options import (
     warn_former,
 )
 from sidetune_core.errors import OptionError
+from sidetune_core.strict_json import as_text
 
 if TYPE_CHECKING:
     from sidetune_core.config.plugin_record import PluginRecord
@@ -229,8 +230,15 @@ class RunSpec:
         return attrs.asdict(
             self,
             filter=lambda field, _: field.name not in ("recorded", "plugins"),
-            value_serializer=lambda _, __, value: str(value) if isinstance(value, Path) else value,
+            value_serializer=lambda _, __, value: _plain(value),
         )
+
+
+def _plain(value: Any) -> Any:
+    """A value for JSON, which has no paths, no infinity and no NaN."""
+    if isinstance(value, float):
+        return as_text(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def from_values(values: Any, source: str, recorded: bool = False) -> RunSpec:

@@ -31,6 +31,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from sidetune_core import strict_json
 from sidetune_core.config.options import REMOVAL, FormerSpelling, structure
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
 from sidetune_core.config.spec import Choice
@@ -122,7 +123,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write ``card.json`` atomically; it also has the `metrics`, under the key ``figures``."""
         values = {**attrs.asdict(self), "figures": self.metrics}
-        write_text(folder / MANIFEST, json.dumps(values, indent=2) + "\n")
+        write_text(folder / MANIFEST, strict_json.dumps(values, indent=2) + "\n")
 
 
 @attrs.frozen(eq=False)

@@ -24,7 +24,6 @@ files, so no result is typed by hand.
 from __future__ import annotations
 
 import json
-import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ from typing import Any
 
 import attrs
 
+from sidetune_core import strict_json
 from sidetune_core.config.options import structure
 from sidetune_core.config.plugin_record import changes, read_segments
 from sidetune_core.config.spec import RunSpec, from_values
@@ -136,8 +136,11 @@ def mean_accuracy(runs: Sequence[RunSummary]) -> float:
     """The average accuracy (or other metric of the tasks), averaged over complete runs.
 
     Raises:
-        LedgerError: a run's last row of R has gaps.
+        LedgerError: a run has diverged, or its last row of R has gaps.
     """
+    for run in runs:
+        if run.diverged:
+            raise LedgerError(f"the ledger takes no run that has diverged; {run.folder} has {run.status}")
     values = [average_accuracy(run.results) for run in runs]
     defined = [value for value in values if value is not None]
     if len(defined) < len(values):
@@ -186,7 +189,7 @@ def write_record(
         about: ``run.json`` of each run, for machine, versions and commit.
 
     Raises:
-        LedgerError: a run was made by uncommitted code.
+        LedgerError: a run has diverged, or was made by uncommitted code.
     """
     mean_accuracy(runs)
     for run, origin in zip(runs, about, strict=True):
@@ -217,7 +220,7 @@ def write_record(
             for run, origin in zip(runs, about, strict=True)
         ],
     }
-    write_text(path, _one_row_per_line(json.dumps(record, indent=1)) + "\n")
+    write_text(path, _one_row_per_line(strict_json.dumps(record, indent=1)) + "\n")
     return path
 
 
@@ -360,7 +363,7 @@ def _summary(name: str, spec: RunSpec, run: Mapping[str, Any]) -> RunSummary:
         ),
         changed=(),
         parameters=run["parameters"],
-        seconds=cost.get("seconds", math.nan),
+        seconds=cost.get("seconds"),
         status="done",
         folder=name,
         processor_seconds=cost.get("processor seconds"),

@@ -89,7 +89,7 @@ def carry_out(
     """A finished run of `spec` for each seed, in ``folder/seed-K``. Unfinished runs are resumed.
 
     Raises:
-        SidetuneError: a run fails, or a folder holds a run of another spec.
+        SidetuneError: a run fails or its loss diverges, or a folder holds a run of another spec.
     """
     runs = []
     for seed in seeds:
@@ -101,11 +101,13 @@ def carry_out(
         else:
             for change in _check_same(existing, run_spec):
                 info(f"seed {seed}: {path} was made with another plugin than is installed: {change}")
-            if existing.status != "done":
+            if not existing.finished:
                 run.resume(path, quiet)
         summary = summarise(existing)
         runs.append(Run(summary, existing.read_json("run.json")))
-        info(f"seed {seed}: {one_line(summary.results, percent=False)}, {summary.seconds:.0f} s, {path}")
+        if summary.diverged:
+            info(f"seed {seed}: {summary.status}")
+        info(f"seed {seed}: {one_line(summary.results, percent=False)}, {summary.seconds or 0:.0f} s, {path}")
     return runs
 
 

@@ -9,7 +9,7 @@ from statistics import fmean
 import attrs
 
 from sidetune_core.results.compare_runs import COMPARED, common_metric, heads, keys
-from sidetune_core.results.grouping import MethodRuns, same_stream, shared_line
+from sidetune_core.results.grouping import MethodRuns, left_out, same_stream, shared_line
 from sidetune_core.results.metrics import Metric, meaningful, one_unit
 from sidetune_core.results.report import (
     TRAINABLE,
@@ -21,17 +21,19 @@ from sidetune_core.results.report import (
     in_mebibytes,
     in_percent,
 )
-from sidetune_core.results.significance import LEVEL, Ranking, half_width, rank_methods
+from sidetune_core.results.significance import FEWEST_SEEDS, LEVEL, Ranking, half_width, rank_methods
 from sidetune_core.results.tables import Format, comma_separated, typeset
 
 
 @attrs.frozen
 class Estimate:
-    """A value over the seeds of a method; None if it is undefined for one of them."""
+    """A value over the seeds of a method that have not diverged; None if it is undefined for one of them, or
+    there are none.
+    """
 
     mean: float | None
     half_width: float | None
-    """Of the 95 % confidence interval of the mean; None for a single seed."""
+    """Of the 95 % confidence interval of the mean; None below `FEWEST_SEEDS`."""
 
 
 @attrs.frozen
@@ -68,14 +70,18 @@ def compare_methods(
         metrics = meaningful(metrics, (run.results for run in runs))
     elif metrics == COMPARED and all(len(run.results.tasks) == 1 for run in runs):
         metrics = COMPARED[:1]  # the others are equal to it or undefined
-    ranking = rank(methods)
-    ranks = ranking.average if ranking else [None] * len(methods)
+    ranking = rank([method for method in methods if method.averaged])
+    ranks = iter(ranking.average if ranking else ())
     lines = [
-        Line(method, tuple(estimate(method, metric) for metric in metrics), average)
-        for method, average in zip(methods, ranks, strict=True)
+        Line(
+            method,
+            tuple(estimate(method, metric) for metric in metrics),
+            next(ranks, None) if method.averaged else None,
+        )
+        for method in methods
     ]
     if ranking:
-        lines.sort(key=lambda line: line.rank or 0)
+        lines.sort(key=lambda line: _sort_key(line.rank, 1))
     elif len(metrics) == 1 and same_stream(runs):
         sign = -1 if runs[0].results.higher_is_better else 1
         lines.sort(key=lambda line: _sort_key(line.estimates[0].mean, sign))
@@ -83,7 +89,9 @@ def compare_methods(
         return comma_separated(_values(lines, metrics))
     tables = [typeset(_cells(lines, metrics, seconds, further, work), form)]
     if several_units and same_stream(runs):
-        columns = [(line.method.name, [run.results.rows[-1] for run in line.method.runs]) for line in lines]
+        columns = [
+            (line.method.name, [run.results.rows[-1] for run in line.method.averaged]) for line in lines
+        ]
         tables.append(typeset(by_task(runs[0].results, columns), form))
     shared, notes = shared_line(methods), _notes(methods, ranking)
     if form == "latex":
@@ -92,12 +100,12 @@ def compare_methods(
 
 
 def estimate(method: MethodRuns, metric: Metric) -> Estimate:
-    """A metric over the seeds of a method."""
+    """A metric over the seeds of a method that have not diverged."""
     return _over_seeds(method, lambda run: metric.function(run.results))
 
 
 def rank(methods: Sequence[MethodRuns]) -> Ranking | None:
-    """Methods ranked on each task by the last row of R, averaged over seeds.
+    """Methods ranked on each task by the last row of R, averaged over the seeds that have not diverged.
 
     None for a single method or task, for different streams, and for last rows with gaps.
     """
@@ -106,7 +114,7 @@ def rank(methods: Sequence[MethodRuns]) -> Ranking | None:
     results = methods[0].runs[0].results
     if len(results.tasks) < 2:
         return None
-    last_rows = [[run.results.rows[-1] for run in method.runs] for method in methods]
+    last_rows = [[run.results.rows[-1] for run in method.averaged] for method in methods]
     if any(cell is None for rows in last_rows for row in rows for cell in row):
         return None
     scores = []
@@ -120,10 +128,10 @@ def _estimate_other(method: MethodRuns, name: str) -> Estimate:
 
 
 def _over_seeds(method: MethodRuns, read: Callable[[RunSummary], float | None]) -> Estimate:
-    """A value of a run over the seeds of a method."""
-    values = [read(run) for run in method.runs]
+    """A value of a run over the seeds of a method that have not diverged."""
+    values = [read(run) for run in method.averaged]
     defined = [value for value in values if value is not None]
-    if len(defined) < len(values):
+    if not defined or len(defined) < len(values):
         return Estimate(None, None)
     return Estimate(fmean(defined), half_width(defined))
 
@@ -150,17 +158,28 @@ def _cells(
         table.append(
             [
                 line.method.name,
-                str(len(line.method.runs)),
+                _count_seeds(line.method),
                 *(_format_estimate(estimated, percent) for estimated in line.estimates),
                 *(_format_estimate(_estimate_other(line.method, name), percent=False) for name in further),
-                *([] if line.rank is None else [f"{line.rank:.2f}"]),
+                *([UNMEASURED if line.rank is None else f"{line.rank:.2f}"] if ranked else []),
                 format_int(parameters.get(TRAINABLE)),
                 format_int(parameters.get("all")),
-                *([f"{fmean(run.seconds for run in line.method.runs):.1f}"] if seconds else []),
+                *([_format_seconds(line.method)] if seconds else []),
                 *(_processor_and_memory(line.method) if work else []),
             ]
         )
     return table
+
+
+def _count_seeds(method: MethodRuns) -> str:
+    """The number of seeds in the means: "3", or "2 of 3" if one has diverged."""
+    averaged, seeds = len(method.averaged), len(method.runs)
+    return str(seeds) if averaged == seeds else f"{averaged} of {seeds}"
+
+
+def _format_seconds(method: MethodRuns) -> str:
+    seconds = _over_seeds(method, lambda run: run.seconds).mean
+    return UNMEASURED if seconds is None else f"{seconds:.1f}"
 
 
 def _processor_and_memory(method: MethodRuns) -> list[str]:
@@ -178,23 +197,28 @@ def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[objec
     columns = ["method", "seeds", "metric"]
     for name in keys(common_metric([run for line in lines for run in line.method.runs]), metrics):
         columns += [name, f"{name}_half_width"]
-    columns += ["average_rank", "trainable_parameters_per_task", "parameters", "seconds"]
+    columns += ["average_rank", "trainable_parameters_per_task", "parameters", "seconds", "diverged_seeds"]
     table: list[list[object]] = [[*columns]]
     for line in lines:
-        first, *_ = runs = line.method.runs
-        row: list[object] = [line.method.name, len(runs), first.results.metric]
+        first, averaged = line.method.runs[0], line.method.averaged
+        row: list[object] = [line.method.name, len(averaged), first.results.metric]
         for estimated in line.estimates:
             row += [estimated.mean, estimated.half_width]
         row += [line.rank, first.parameters.get(TRAINABLE), first.parameters.get("all")]
-        table.append([*row, fmean(run.seconds for run in runs)])
+        seconds = _over_seeds(line.method, lambda run: run.seconds).mean
+        table.append([*row, seconds, len(line.method.runs) - len(averaged)])
     return table
 
 
 def _notes(methods: Sequence[MethodRuns], ranking: Ranking | None) -> list[str]:
-    """How to read the table, and which differences are significant."""
-    notes = []
-    if any(len(method.runs) > 1 for method in methods):
-        notes.append("± is the half-width of the 95 % confidence interval (t) over seeds.")
+    """How to read the table, which runs are left out, and which differences are significant."""
+    notes = left_out(methods)
+    seeds = {len(method.averaged) for method in methods} - {0, 1}
+    if seeds and max(seeds) < FEWEST_SEEDS:
+        notes.append(f"No confidence intervals over seeds: they need {FEWEST_SEEDS} seeds.")
+    elif seeds:
+        fewest = f", from {FEWEST_SEEDS} seeds on" if min(seeds) < FEWEST_SEEDS else ""
+        notes.append(f"± is the half-width of the 95 % confidence interval (t) over seeds{fewest}.")
     if ranking is None:
         single_task = all(len(run.results.tasks) == 1 for method in methods for run in method.runs)
         if len(methods) > 1 and not single_task:

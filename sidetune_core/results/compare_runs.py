@@ -18,8 +18,17 @@ from sidetune_core.results.metrics import (
     one_unit,
     relative_intransigence,
 )
-from sidetune_core.results.report import TRAINABLE, RunSummary, by_task, format_int, format_metric
+from sidetune_core.results.report import (
+    TRAINABLE,
+    UNMEASURED,
+    RunSummary,
+    by_task,
+    format_int,
+    format_metric,
+    gap_lines,
+)
 from sidetune_core.results.tables import Format, Table, comma_separated, typeset
+from sidetune_core.storage.run_folder import DIVERGED
 
 COMPARED = tuple(metric for metric in MAIN if metric.function is not average_incremental_accuracy)
 """The metrics in comparisons of runs and of methods."""
@@ -42,7 +51,10 @@ def compare_runs(
     if not one_unit(first) and same_stream(summaries):
         columns = [(summary.name, [_last_row(summary.results)]) for summary in summaries]
         tables.append(typeset(by_task(first, columns), form))
-    return "\n\n".join(tables)
+    notes = _notes(summaries)
+    if form == "latex":
+        return "\n".join([*(f"% {note}" for note in notes), "\n\n".join(tables)])
+    return "\n\n".join([*tables, *(["\n".join(notes)] if notes else [])])
 
 
 def against(reference: RunSummary) -> Metric:
@@ -118,17 +130,23 @@ def _cells(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
         results = summary.results
         trained, total = len(results.rows), len(results.tasks)
         progress = f", {trained} of {total} tasks" if trained < total else ""
+        status = DIVERGED if summary.diverged else summary.status  # a note has the reason
         table.append(
             [
                 summary.name,
                 summary.spec_line,
                 *(format_metric(results, metric) for metric in metrics),
                 format_int(summary.parameters.get(TRAINABLE)),
-                f"{summary.seconds:.1f}",
-                summary.status + progress,
+                UNMEASURED if summary.seconds is None else f"{summary.seconds:.1f}",
+                status + progress,
             ]
         )
     return table
+
+
+def _notes(summaries: Sequence[RunSummary]) -> list[str]:
+    """Why runs have diverged, each evaluation without metric in a line."""
+    return [f"{summary.name}: {line.strip()}" for summary in summaries for line in gap_lines(summary)[1:]]
 
 
 def _values(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> list[list[object]]:

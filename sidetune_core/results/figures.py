@@ -57,13 +57,13 @@ def draw_methods(methods: Sequence[MethodRuns], out: Path) -> None:
     """Plot a panel for the mean over the tasks so far and one for each task, with a line for each method.
 
     If tasks have different units, there is no mean, and each panel has its own scale. With several seeds, the
-    line is their mean, in a band from the worst to the best seed.
+    line is their mean, in a band from the worst to the best seed. Runs that have diverged are left out.
 
     Raises:
         SidetuneError: the methods have different tasks, matplotlib is not installed, or does not support the
             format.
     """
-    runs = [run for method in methods for run in method.runs]
+    runs = [run for method in methods for run in method.averaged]
     if not same_stream(runs):
         raise SidetuneError(
             "a plot of several methods needs the same env, tasks and metric for all of them; name fewer runs"
@@ -101,14 +101,15 @@ def draw_methods(methods: Sequence[MethodRuns], out: Path) -> None:
 def draw_curves(methods: Sequence[MethodRuns], name: str, out: Path) -> None:
     """Plot a curve of ``metrics.jsonl``: a panel for each task, a line for each method.
 
-    With several seeds, the line is their mean, in a band of its 95 % confidence interval.
+    With several seeds, the line is their mean, from three seeds on in a band of its 95 % confidence
+    interval.
 
     Raises:
         SidetuneError: a run has no such curve, the methods have different tasks, matplotlib is not installed,
             or does not support the format.
     """
-    tasks = methods[0].runs[0].results.tasks
-    if any(run.results.tasks != tasks for method in methods for run in method.runs):
+    tasks = methods[0].averaged[0].results.tasks
+    if any(run.results.tasks != tasks for method in methods for run in method.averaged):
         raise SidetuneError("curves of several methods need the same tasks for all of them; name fewer runs")
     columns = min(COLUMNS, len(tasks))
     rows = -(-len(tasks) // columns)
@@ -141,12 +142,12 @@ def curves_of(method: MethodRuns, name: str) -> dict[str, list[tuple[int, float,
     """The training curve of a method, by task: (step, mean over seeds, half-width of its interval).
 
     The interval is the 95 % confidence interval of the mean. Steps that a seed lacks are left out. The
-    half-width is 0 for a single seed.
+    half-width is 0 below three seeds.
 
     Raises:
         SidetuneError: a run has no curve of that name.
     """
-    runs = [_curves(run, name) for run in method.runs]
+    runs = [_curves(run, name) for run in method.averaged]
     curves = {}
     for task in runs[0]:
         points = []
@@ -180,7 +181,7 @@ def draw_pictures(methods: Sequence[MethodRuns], task: str, out: Path) -> None:
         SidetuneError: a run has no images of the task, matplotlib is not installed, or does not support the
             format.
     """
-    files = [_images(method.runs[0], task) for method in methods]
+    files = [_images(method.averaged[0], task) for method in methods]
     names = list(dict.fromkeys(name for own in files for name in own))
     shared = [name for name in names if len({own.get(name) for own in files}) == 1]
     rows = [(name, files[0][name]) for name in sorted(shared)]
@@ -226,9 +227,9 @@ def _images(run: RunSummary, task: str) -> dict[str, bytes]:
 def _plot_method(axes: Any, method: MethodRuns, task: int, scale: int, index: int) -> None:
     """Plot a method on a task, or on the mean over the tasks trained so far if `task` is -1."""
     points = []
-    for after in range(max(task, 0), len(method.runs[0].results.rows)):
+    for after in range(max(task, 0), len(method.averaged[0].results.rows)):
         values = []
-        for run in method.runs:
+        for run in method.averaged:
             row = run.results.rows[after]
             cells = row[: after + 1] if task < 0 else row[task : task + 1]
             values.append(mean(None if cell is None else scale * cell for cell in cells))

@@ -31,6 +31,21 @@ class MethodRuns:
     repeats: tuple[RunSummary, ...]
     """Further runs with the same seeds; tables ignore them."""
 
+    @property
+    def averaged(self) -> tuple[RunSummary, ...]:
+        """The runs that have not diverged: those of means and ranks."""
+        return tuple(run for run in self.runs if not run.diverged)
+
+
+def left_out(methods: Sequence[MethodRuns]) -> list[str]:
+    """A line for each run that means and ranks leave out, with the reason."""
+    return [
+        f"Left out of means and ranks: {run.name} ({method.name}, seed {run.spec.seed}), {run.status}"
+        for method in methods
+        for run in method.runs
+        if run.diverged
+    ]
+
 
 def in_present_names(summaries: Sequence[RunSummary]) -> list[RunSummary]:
     """The runs, comparable where an earlier version recorded the options of some under other names."""

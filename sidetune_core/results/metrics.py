@@ -6,8 +6,8 @@ states its formula and its source, and `Metric.convention` carries the source in
 
 Every function takes the tasks *trained so far*: in the formulas T is the number of rows, not the number of
 tasks, so an unfinished run is evaluated as the shorter stream that it has been so far. A metric is None where
-it is undefined: no rows yet, a single row where earlier tasks are needed, or a required cell that was not
-measured. Gaps are never filled and never skipped.
+it is undefined: no rows yet, a single row where earlier tasks are needed, or a required cell that is a
+gap: not measured, or not a finite number. Gaps are never filled and never skipped.
 
 Where lower is better, averages stay as measured, and differences change sign: positive forgetting always
 means a decline, positive backward transfer an improvement.
@@ -15,6 +15,7 @@ means a decline, positive backward transfer an improvement.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
@@ -27,9 +28,19 @@ MIXED = "result"
 """The metric's name if tasks have different metrics: no column may call a loss an accuracy."""
 
 
+def _with_gaps(row: Sequence[float | None]) -> Row:
+    """A row of R with None for each cell that is not a finite number."""
+    return tuple(cell if cell is not None and math.isfinite(cell) else None for cell in row)
+
+
+def _rows_with_gaps(rows: Sequence[Sequence[float | None]]) -> tuple[Row, ...]:
+    return tuple(_with_gaps(row) for row in rows)
+
+
 @attrs.frozen
 class Results:
-    """The matrix R of one run, complete or unfinished.
+    """The matrix R of one run, complete or unfinished. A cell that is NaN or infinite becomes None: no metric
+    is computed from it.
 
     Raises:
         ValueError: the rows do not fit the tasks.
@@ -37,9 +48,9 @@ class Results:
 
     tasks: tuple[str, ...]
     """Task ids, in the order of training."""
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] = attrs.field(converter=_rows_with_gaps)
     """rows[i][j]: metric of task j after training task i; None if not measured, normally for j > i."""
-    initial: Row
+    initial: Row = attrs.field(converter=_with_gaps)
     """The row of the untrained learner, "row -1"."""
     metric: str
     """The metric's name, e.g. "accuracy" (in [0, 1]); `MIXED` if tasks have different metrics."""
@@ -116,16 +127,17 @@ def learning_accuracy(results: Results) -> float | None:
 
 
 def forgetting(results: Results) -> float | None:
-    """F = mean_{j<T-1} (max_{l<T-1} R[l][j] - R[T-1][j]) (RWalk: Chaudhry et al. 2018).
+    """F = mean_{j<T-1} (max_{j<=l<T-1} R[l][j] - R[T-1][j]) (RWalk: Chaudhry et al. 2018).
 
-    The maximum excludes the last row, so F is negative if tasks are better than ever before. Rows l < j, from
-    before the task's training, count if measured. Where lower is better: mean (R[T-1][j] - min_l R[l][j]).
+    The paper defines a_{k,j} for j <= k, so the maximum is over the rows from the task's own training on, and
+    it excludes the last row: F is negative if tasks are better than ever since. Where lower is better:
+    mean (R[T-1][j] - min_{j<=l<T-1} R[l][j]).
     """
     return mean(_forgotten(results, task) for task in range(len(results.rows) - 1))
 
 
 def relative_forgetting(results: Results) -> float | None:
-    """`forgetting`, each term divided by the best earlier value: 0.5 for a loss that grew by half.
+    """`forgetting`, each term divided by the best value since training: 0.5 for a loss that grew by half.
 
     It has no unit, so it may be averaged over tasks with different units. None if a best value is 0 or
     negative.
@@ -173,7 +185,7 @@ def forward_transfer_without_baseline(results: Results) -> float | None:
 def first_minus_last(results: Results) -> float | None:
     """Mean_{j<T-1} (R[j][j] - R[T-1][j]), Avalanche's forgetting: the negative of GEM's backward transfer."""
     transfer = backward_transfer(results)
-    return None if transfer is None else -transfer
+    return None if transfer is None else 0.0 - transfer
 
 
 def clipped_forgetting(results: Results) -> float | None:
@@ -215,12 +227,13 @@ def relative_intransigence(results: Results, reference: Row) -> float | None:
 def exactly_constant(results: Results) -> bool:
     """Whether, for each j, all measured R[i][j] with i >= j are bit-identical: nothing was forgotten.
 
-    0.0 and -0.0 differ, and NaN equals nothing. True if no task was measured twice.
+    Then forgetting and backward transfer are exactly 0, in every convention, where they are defined. 0.0 and
+    -0.0 differ. True if no task was measured twice.
     """
     for task in range(len(results.tasks)):
         column = [row[task] for row in results.rows[task:]]
         bits = {cell.hex() for cell in column if cell is not None}
-        if len(bits) > 1 or "nan" in bits:
+        if len(bits) > 1:
             return False
     return True
 
@@ -256,7 +269,7 @@ MAIN = (
         average_incremental_accuracy,
     ),
     Metric("learning accuracy", "LA", "MER 2019", "mean of the diagonal", learning_accuracy),
-    Metric("forgetting", "F", "Chaudhry 2018", "how much worse than the best earlier row", forgetting),
+    Metric("forgetting", "F", "Chaudhry 2018", "how much worse than the best row since training", forgetting),
     Metric(
         "backward transfer", "BWT", "GEM 2017", "how much better than right after training", backward_transfer
     ),
@@ -267,7 +280,7 @@ RELATIVE_FORGETTING = Metric(
     "relative forgetting",
     "F",
     "after Chaudhry 2018",
-    "how much worse than the best earlier row, as a fraction of it",
+    "how much worse than the best row since training, as a fraction of it",
     relative_forgetting,
     unitless=True,
 )
@@ -335,12 +348,12 @@ def _gain(results: Results, after: float | None, before: float | None) -> float 
 
 
 def _forgotten(results: Results, task: int) -> float | None:
-    """How much worse the last row is on `task` than the best earlier row: a term of `forgetting`."""
+    """How much worse the last row is on `task` than the best since its training: a term of `forgetting`."""
     return _gain(results, _best_before(results, task), results.rows[-1][task])
 
 
 def _relatively_forgotten(results: Results, task: int) -> float | None:
-    """The same, divided by the best earlier row."""
+    """The same, divided by that best row."""
     return _ratio(_forgotten(results, task), _best_before(results, task))
 
 
@@ -356,12 +369,13 @@ def _ratio(loss: float | None, best: float | None) -> float | None:
 
 
 def _best_before(results: Results, task: int) -> float | None:
-    """The best value on `task` in all rows but the last; None if a cell since its training is missing."""
-    column = [row[task] for row in results.rows]
-    if None in column[task:]:
-        return None
+    """The best value on `task` in the rows from its training on, but the last; None if a cell of them or of
+    the last row is missing.
+    """
+    cells = [row[task] for row in results.rows[task:]]
     best = max if results.higher_is_better else min
-    return best(cell for cell in column[:-1] if cell is not None)
+    measured = [cell for cell in cells if cell is not None]
+    return best(measured[:-1]) if len(measured) == len(cells) else None
 
 
 def _transferred(results: Results, task: int) -> float | None:

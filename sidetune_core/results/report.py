@@ -29,9 +29,12 @@ from sidetune_core.results.metrics import (
     one_unit,
 )
 from sidetune_core.results.tables import Table, aligned, markdown
+from sidetune_core.storage.run_folder import DIVERGED, has_diverged, has_ended
 
 UNMEASURED = "·"
 NOTHING_FORGOTTEN = "Nothing was forgotten: every R[i][j], i >= j, is the same number bit for bit."
+SHOWN_GAPS = 10
+"""Gaps that are listed one by one."""
 TRAINABLE = "trainable per task"
 """Key of `RunSummary.parameters` for the number of trainable parameters of a typical task."""
 
@@ -60,7 +63,8 @@ class RunSummary:
     changed: tuple[ChangedTensors, ...]
     parameters: Mapping[str, int]
     """Numbers of parameters: ``"all"`` and `TRAINABLE`."""
-    seconds: float
+    seconds: float | None
+    """None if they were not measured."""
     status: str
     folder: str
     certificate: tuple[str, ...] = ()
@@ -68,12 +72,37 @@ class RunSummary:
     processor_seconds: float | None = None
     peak_memory: int | None = None
     """In bytes."""
+    gaps: tuple[str, ...] = ()
+    """Evaluations without metric, because a value is not finite: which task, when, and why."""
     other_metrics: Mapping[str, float] = attrs.field(factory=dict)
     """All metrics of the tasks at the end of the run, averaged over tasks."""
     plugins: Mapping[str, PluginRecord] = attrs.field(factory=dict)
     """The components with which the run began, by slot."""
     plugin_changes: tuple[str, ...] = ()
     """Plugins that are others than those of its spec, or changed while the run was interrupted, in lines."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss, an output or a metric was not finite: means and ranks leave the run out."""
+        return has_diverged(self.status)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is done or has diverged."""
+        return has_ended(self.status)
+
+
+def gap_lines(summary: RunSummary) -> list[str]:
+    """That the run has diverged, and each evaluation without metric; empty otherwise."""
+    if not (summary.diverged or summary.gaps):
+        return []
+    reasons = summary.gaps or (summary.status.partition(": ")[2],)
+    more = len(reasons) - SHOWN_GAPS
+    return [
+        f"{DIVERGED.capitalize()}; means over seeds and ranks leave this run out:",
+        *(f"  {reason}" for reason in reasons[:SHOWN_GAPS]),
+        *([f"  and {more} more, see not_finite in eval.jsonl"] if more > 0 else []),
+    ]
 
 
 def matrix_table(results: Results) -> str:
@@ -126,13 +155,16 @@ def run_report(summary: RunSummary) -> str:
     sections = [
         f"# {summary.name}",
         summary.spec_line,
-        f"Status: {summary.status}, {trained}. Folder: `{summary.folder}`",
+        f"Status: {DIVERGED if summary.diverged else summary.status}, {trained}. Folder: `{summary.folder}`",
         "## Results",
-        f"Row i, column j: {results.metric} on task j after training task i. `{UNMEASURED}` was not measured."
-        "",
+        f"Row i, column j: {results.metric} on task j after training task i. `{UNMEASURED}` was not measured"
+        f"{', or is not finite' if summary.gaps else ''}.",
         markdown(_matrix(results, rows=results.tasks, columns=results.tasks)),
         markdown(metrics_table, left={0, 2}),
     ]
+    if gaps := gap_lines(summary):
+        first, *rest = gaps
+        sections += ["## Gaps", "\n".join([first, "", *(f"- {line.strip()}" for line in rest)])]
     if _nothing_forgotten(results):
         sections.append(NOTHING_FORGOTTEN)
     if summary.changed:
@@ -258,8 +290,10 @@ def in_mebibytes(size: float) -> str:
     return f"{size / 2**20:,.0f}"
 
 
-def _time(seconds: float) -> str:
+def _time(seconds: float | None) -> str:
     """In at most two units: "8.4 s", "3 min 20 s", "2 h 05 min"."""
+    if seconds is None:
+        return UNMEASURED
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, remainder = divmod(round(seconds), 60)

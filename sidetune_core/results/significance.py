@@ -17,6 +17,9 @@ from scipy import stats
 LEVEL = 0.05
 """Significance level α of every test and interval."""
 
+FEWEST_SEEDS = 3
+"""Smallest number of seeds with an interval: that of two is 13 standard errors wide on either side."""
+
 
 @attrs.frozen
 class Ranking:
@@ -88,8 +91,8 @@ def critical_difference(methods: int, tasks: int) -> float:
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """Half-width of the 95 % confidence interval of the mean, t s / sqrt(n); None for a single value."""
+    """Half-width of the 95 % confidence interval of the mean, t s / sqrt(n); None below `FEWEST_SEEDS`."""
     n = len(values)
-    if n < 2:
+    if n < FEWEST_SEEDS:
         return None
     return float(stats.t.ppf(1 - LEVEL / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))

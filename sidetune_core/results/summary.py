@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+import attrs
+
 from sidetune_core.certificate.record import Certificate, certificate_lines, read_certificate
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.results.metrics import Results
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
-from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.run_folder import DIVERGED, DONE, RunFolder
 
 
 def summarise(folder: RunFolder) -> RunSummary:
@@ -33,6 +35,8 @@ def summarise(folder: RunFolder) -> RunSummary:
         periods = folder.lines("seconds.jsonl")
         # runs of earlier versions have the seconds only
         measured = bool(periods) and all("memory" in period for period in periods)
+        gaps = read_gaps(folder)
+        status = folder.status
         certificate = read_certificate(folder)
         segments = read_segments(about)
         results = read_results(folder)
@@ -44,10 +48,11 @@ def summarise(folder: RunFolder) -> RunSummary:
             changed=tuple(_changed_tensors(line) for line in folder.lines("moved.jsonl")),
             parameters=parameters,
             seconds=_finite(sum(period["seconds"] for period in periods)),
-            status=folder.status,
+            status=_diverged(gaps) if status == DONE and gaps else status,
             folder=str(folder.path),
             processor_seconds=_finite(sum(period["processor"] for period in periods)) if measured else None,
             peak_memory=max(int(period["memory"]) for period in periods) if measured else None,
+            gaps=tuple(map(str, gaps)),
             other_metrics=_final_metrics(folder),
             certificate=tuple(_certified(certificate, results, segment_lines(segments))),
             plugins=segments[0].plugins,
@@ -97,6 +102,51 @@ def read_results(folder: RunFolder, split: str = "test") -> Results:
     )
 
 
+@attrs.frozen
+class Gap:
+    """An evaluation without the metric of its task."""
+
+    task: str
+    after: str
+    """Id of the task trained last; empty before any training."""
+    split: str
+    reason: str
+
+    def __str__(self) -> str:
+        when = f"after training {self.after}" if self.after else "untrained"
+        return f"{self.task}, {when}, split {self.split}: {self.reason}"
+
+
+def read_gaps(folder: RunFolder) -> list[Gap]:
+    """The evaluations whose metric is not a finite number, on every split.
+
+    Raises:
+        RunError: the folder has no ``run.json``, or it is damaged.
+        KeyError, TypeError, ValueError: a file has unexpected contents.
+    """
+    about = folder.read_json("run.json")
+    metrics = {task["id"]: task.get("metric", about["metric"]) for task in about["tasks"]}
+    ids = [*metrics, ""]
+    return [
+        Gap(line["task"], ids[line["after"]], line["split"], line.get("not_finite", "it is not finite"))
+        for line in folder.lines("eval.jsonl")
+        if line["figures"][metrics[line["task"]]] is None
+    ]
+
+
+def outcome(folder: RunFolder) -> str:
+    """The status of a run that has come to its end: ``done``, or ``diverged: …`` if R or a metric of another
+    split has gaps that are not finite.
+    """
+    gaps = read_gaps(folder)
+    return _diverged(gaps) if gaps else DONE
+
+
+def _diverged(gaps: Sequence[Gap]) -> str:
+    more = f", and {len(gaps) - 1} more" if len(gaps) > 1 else ""
+    return f"{DIVERGED}: {gaps[0]}{more}"
+
+
 def _changed_tensors(line: Mapping[str, Any]) -> ChangedTensors:
     """A line of ``moved.jsonl``."""
     counts = Counter(component_of(str(name)) for name in line["moved"])
@@ -104,14 +154,15 @@ def _changed_tensors(line: Mapping[str, Any]) -> ChangedTensors:
 
 
 def _final_metrics(folder: RunFolder) -> dict[str, float]:
-    """The metrics that every task has at the end of the run, averaged over tasks."""
+    """The metrics that every task has at the end of the run, averaged over tasks; without those with gaps."""
     final: dict[str, Mapping[str, Any]] = {}
     for line in folder.lines("eval.jsonl"):
         if line["split"] == "test" and line["after"] >= 0:
             final[str(line["task"])] = line["figures"]
     first = next(iter(final.values()), {})
     names = [name for name in first if all(name in metrics for metrics in final.values())]
-    return {name: fmean(float(metrics[name]) for metrics in final.values()) for name in names}
+    values = {name: [metrics[name] for metrics in final.values()] for name in names}
+    return {name: fmean(column) for name, column in values.items() if None not in column}
 
 
 def component_of(tensor: str) -> str:
@@ -137,7 +188,9 @@ def _median(values: Sequence[int]) -> int:
     return sorted(values)[len(values) // 2]
 
 
-def _as_float(value: object) -> float:
+def _as_float(value: object) -> float | None:
+    if value is None:
+        return None
     if not isinstance(value, int | float):
         raise TypeError(f"a metric has the value {value!r}")
     return float(value)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sidetune_core.interfaces.tasks import Predict, Task
-from sidetune_core.rl.distributions import Policy
+from sidetune_core.rl.distributions import Policy, check_policy
 from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.ppo import RolloutBatch, gae
@@ -95,6 +95,7 @@ class RolloutCollector:
         """The next rollout. If an error ends it, the statistics of the normalizer are restored.
 
         Raises:
+            Diverged: an output of the policy is not finite.
             RunError: an environment returned a value that is not finite.
         """
         state = self._normalizer.state()
@@ -112,9 +113,11 @@ class RolloutCollector:
         columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for number in range(length):
             output = self._predict_step(predict, number)
+            when = f"step {update * length + number + 1} of training"
+            check_policy(self._policy, output[:, :-1], self._task.title, when)
             actions = self._policy.sample(output[:, :-1], generator)
             step = self._vector_env.step(actions)
-            check_finite(step, self._task.title, f"step {update * length + number + 1} of training")
+            check_finite(step, self._task.title, when)
             rewards, self._discounted = self._normalizer.scale_rewards(
                 step.rewards, step.ended, self._discounted, self._ppo.gamma
             )

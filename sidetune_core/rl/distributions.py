@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sidetune_core.errors import Diverged
 from sidetune_core.interfaces.inputs import Shape
 
 
@@ -40,6 +41,10 @@ class Policy(ABC):
     @abstractmethod
     def entropy(self, parameters: Tensor) -> Tensor:
         """In nats, (B,)."""
+
+    def is_defined(self, parameters: Tensor) -> bool:
+        """Whether parameters (B, size) are those of distributions: by default, whether all are finite."""
+        return bool(parameters.isfinite().all())
 
 
 class Categorical(Policy):
@@ -75,6 +80,13 @@ class Categorical(Policy):
         """(B, count) for each of the distributions."""
         return [functional.log_softmax(logits, 1) for logits in torch.split(parameters, self.counts, 1)]
 
+    def is_defined(self, parameters: Tensor) -> bool:
+        """Logits of -inf are actions that are masked; every distribution needs another one."""
+        if super().is_defined(parameters):
+            return True
+        largest = [logits.amax(1) for logits in torch.split(parameters, self.counts, 1)]
+        return bool(torch.stack(largest).isfinite().all())  # amax of NaN is NaN
+
 
 class Gaussian(Policy):
     """Independent normal distributions.
@@ -99,6 +111,25 @@ class Gaussian(Policy):
 
     def entropy(self, parameters: Tensor) -> Tensor:
         return (parameters.chunk(2, 1)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(1)
+
+
+def check_policy(policy: Policy, parameters: Tensor, title: str, when: str) -> None:
+    """Check that parameters (B, size) are those of a policy.
+
+    Args:
+        policy: the family of distributions.
+        parameters: the learner's output.
+        title: of the task, for the message.
+        when: which step it is, for the message: ``step 3 of training``.
+
+    Raises:
+        Diverged: they are NaN or infinite.
+    """
+    if not policy.is_defined(parameters):
+        raise Diverged(
+            f"{title}: the policy's outputs are not finite ({when})",
+            "Try a smaller --train.lr, or --device.precision fp32",
+        )
 
 
 class Actor(nn.Module):

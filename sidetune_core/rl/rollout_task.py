@@ -21,7 +21,7 @@ from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
 from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, shuffled
 from sidetune_core.rl.collector import Rollout, RolloutCollector
-from sidetune_core.rl.distributions import ActorCritic, Policy
+from sidetune_core.rl.distributions import ActorCritic, Policy, check_policy
 from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics, means
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.ppo import RolloutBatch, ppo_loss
@@ -163,8 +163,10 @@ class RolloutTask(Task):
             statistics = EpisodeStatistics(count)
             while (remaining > 0).any():
                 parameters = predict(self._normalizer.inputs(observations)).cpu()[:, :-1]
+                when = f"step {statistics.steps + 1} of evaluation"
+                check_policy(self.policy, parameters, self.title, when)
                 step = vector_env.step(self.choose_actions(parameters, generator))
-                check_finite(step, self.title, f"step {statistics.steps + 1} of evaluation")
+                check_finite(step, self.title, when)
                 observations = self._normalizer.standardised(step.observations)
                 for env, episode in statistics.update(step):
                     if remaining[env] > 0:

@@ -20,11 +20,12 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from sidetune_core import strict_json
 from sidetune_core.config.identity import Identity, read_identity
 from sidetune_core.errors import RunError, WeightsError
 from sidetune_core.hashing import fingerprint
 from sidetune_core.storage.atomic import write_text, writing
-from sidetune_core.storage.nested_state import flatten, tensor_names, unflatten
+from sidetune_core.storage.nested_state import exact, flatten, restored, tensor_names, unflatten
 from sidetune_core.storage.run_folder import Marks
 from sidetune_core.storage.weights import fill, read_tensors, write_tensors
 
@@ -100,7 +101,7 @@ def save(
     tensors |= more
     path = boundary(folder, len(done))
     position = {"done": list(done), "marks": marks, "identity": _plain(identity)}
-    text = json.dumps({**position, "extra": extra, "tasks": tasks})
+    text = strict_json.dumps({**position, "extra": extra, "tasks": exact(tasks)})
     with writing(path):
         write_tensors(path, tensors)
         write_text(path.with_suffix(".json"), f'{{"state": {text}, "sha256": "{_digest(text, tensors)}"}}\n')
@@ -126,7 +127,7 @@ def save_mid_task(
     plain, tensors = flatten(values)
     path = folder / MID_TASK
     position = {"done": list(done), "marks": marks, "identity": _plain(identity)}
-    text = json.dumps({**position, "values": plain, "tasks": tasks})
+    text = strict_json.dumps({**position, "values": plain, "tasks": exact(tasks)})
     with writing(path):
         write_tensors(path, tensors, {"state": text, "sha256": _digest(text, tensors)})
     return path
@@ -253,7 +254,7 @@ def _read_boundary(path: Path) -> Checkpoint:
         values["done"],
         state,
         values["marks"],
-        tasks=values.get("tasks", {}),
+        tasks=restored(values.get("tasks", {})),
         identity=read_identity(values.get("identity")),
     )
 
@@ -271,7 +272,7 @@ def _read_mid_task(path: Path) -> Checkpoint:
         values["learner"],
         about["marks"],
         MidTaskState(**values["within"]),
-        about.get("tasks", {}),
+        restored(about.get("tasks", {})),
         read_identity(about.get("identity")),
     )
 

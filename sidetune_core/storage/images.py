@@ -30,6 +30,14 @@ def save_image(folder: RunFolder, task_id: str, name: str, image: Tensor) -> Non
         write_bytes(path, file.getvalue())
 
 
+def delete_images(folder: RunFolder, task_id: str) -> None:
+    """Delete the images of an earlier state of a task."""
+    for path in (folder.path / IMAGES).glob("*.*.png"):
+        if path.name.rsplit(".", 2)[0] == task_id:
+            with writing(path):
+                path.unlink()
+
+
 def saved_images(folder: RunFolder) -> Iterator[tuple[str, str, Tensor]]:
     """Task id, name and pixels (3, H, W) of every saved image. Unreadable files are skipped; they are drawn
     again.

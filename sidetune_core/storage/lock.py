@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sidetune_core import strict_json
 from sidetune_core.errors import RunError
 from sidetune_core.storage.atomic import writing
 
@@ -35,7 +36,7 @@ def locked(folder: Path) -> Iterator[None]:
         with writing(holder):
             holder.unlink(missing_ok=True)  # of a killed process; a link is not followed
             with holder.open("x", encoding="utf-8") as file:
-                file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+                file.write(strict_json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
         yield
     finally:
         with suppress(OSError):  # the disk may have become read-only

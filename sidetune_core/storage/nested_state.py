@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from sidetune_core.errors import PluginError
+from sidetune_core.strict_json import NOT_FINITE
 
 
 def flatten(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
@@ -15,7 +17,7 @@ def flatten(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
 
     Tensors, numbers, strings, booleans, None, lists, tuples, and mappings with string or integer keys may be
     nested freely. In the JSON a tensor is ``{"tensor": its name}``, a mapping ``{"table": [[key, value],
-    ...]}`` and a tuple ``{"tuple": [...]}``.
+    ...]}``, a tuple ``{"tuple": [...]}``, and a number that is not finite ``{"float": "nan"}``.
 
     Args:
         value: the nested value.
@@ -41,6 +43,8 @@ def unflatten(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
     ((kind, content),) = plain.items()
     if kind == "tensor":
         return tensors[content]
+    if kind == "float":
+        return float(content)
     if kind == "tuple":
         return tuple(unflatten(item, tensors) for item in content)
     return {key: unflatten(item, tensors) for key, item in content}
@@ -56,6 +60,26 @@ def tensor_names(plain: Any) -> set[str]:
     return {content} if kind == "tensor" else tensor_names(content)
 
 
+def exact(values: Any) -> Any:
+    """JSON values with ``{"float": "nan"}`` for each number that is not finite; `restored` is the inverse."""
+    if isinstance(values, float) and not math.isfinite(values):
+        return {"float": str(values)}
+    if isinstance(values, Mapping):
+        return {key: exact(value) for key, value in values.items()}
+    return [exact(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def restored(values: Any) -> Any:
+    """The values that `exact` was given."""
+    if isinstance(values, list):
+        return [restored(value) for value in values]
+    if not isinstance(values, dict):
+        return values
+    if values.keys() == {"float"} and values["float"] in NOT_FINITE:
+        return float(values["float"])
+    return {key: restored(value) for key, value in values.items()}
+
+
 def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         key = name if name not in tensors else f"{name}#{len(tensors)}"
@@ -66,7 +90,9 @@ def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if type(value) in (list, tuple):
         items = [_flatten(item, _join(name, index), tensors) for index, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
-    if value is None or type(value) in (bool, int, float, str):
+    if type(value) is float:
+        return exact(value)
+    if value is None or type(value) in (bool, int, str):
         return value
     raise PluginError(
         f"{name.replace('/', ': ')} holds a {type(value).__name__}, which cannot be written to a checkpoint; "

@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 
+from sidetune_core import strict_json
 from sidetune_core.errors import PluginError, RunError
 from sidetune_core.storage.atomic import (
     append_line,
@@ -52,6 +53,9 @@ FILES = ("run.json", "status", "certificate.json", "report.md", "lock", "lock.js
 FOLDERS = ("checkpoints", PROBES, DOCUMENTS, IMAGES, TENSORBOARD)
 """Everything that a run writes in its folder."""
 
+DONE, DIVERGED = "done", "diverged"
+"""The statuses of a run that has ended by itself; the second one is followed by a reason."""
+
 Marks = Mapping[str, Sequence[Any]]
 """For each of `LINES`, its size in bytes and SHA-256 at a checkpoint."""
 
@@ -61,7 +65,7 @@ class RunFolder:
     """A run on disk. `sidetune report` computes everything it prints from these files:
 
     ``run.json``            the spec as requested and as resolved, plugins, versions, device, seed
-    ``status``              ``running``, ``done``, ``interrupted`` or ``failed: …``
+    ``status``              ``running``, ``done``, ``diverged: …``, ``interrupted`` or ``failed: …``
     ``metrics.jsonl``       training curves
     ``eval.jsonl``          a line for each evaluation: the cells of R
     ``moved.jsonl``         the tensors that each task changed
@@ -76,8 +80,8 @@ class RunFolder:
     path: Path
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write a JSON file, atomically."""
-        self._write(name, json.dumps(values, indent=2, default=str) + "\n")
+        """Write a JSON file, atomically; a number that is not finite is ``null``."""
+        self._write(name, strict_json.dumps(values, indent=2, default=str) + "\n")
 
     def write_document(self, owner: str, name: str, text: str) -> None:
         """Write ``documents/OWNER/NAME``, in place of that of an earlier evaluation.
@@ -88,16 +92,23 @@ class RunFolder:
         check_file_name(name, f"documents() of {owner} returned")
         self._write(f"{DOCUMENTS}/{owner}/{name}", text)
 
+    def delete_documents(self, owner: str) -> None:
+        """Delete the documents of an earlier evaluation."""
+        folder = self.path / DOCUMENTS / owner
+        with writing(folder):
+            for path in folder.glob("*") if not folder.is_symlink() else ():
+                path.unlink()
+
     def append(self, name: str, values: Mapping[str, Any]) -> None:
-        """Append a line to a ``.jsonl`` file."""
-        self._add(name, json.dumps(values))
+        """Append a line to a ``.jsonl`` file; a number that is not finite is ``null``."""
+        self._add(name, strict_json.dumps(values))
 
     def log(self, text: str) -> None:
         """Append a line to ``log.txt``, with the time."""
         self._add("log.txt", f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}")
 
     def set_status(self, status: str) -> None:
-        """``running``, ``done``, ``interrupted``, or ``failed: …``."""
+        """``running``, ``done``, ``diverged: …``, ``interrupted``, or ``failed: …``."""
         self._write("status", status + "\n")
 
     @property
@@ -112,6 +123,18 @@ class RunFolder:
 
             return status if is_held(self.path) else "killed"
         return status
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is done or has diverged, and every task has its row of R: no training is left.
+
+        Raises:
+            RunError: ``run.json`` is missing or damaged.
+        """
+        if not has_ended(self.status):
+            return False
+        last = len(self.read_json("run.json").get("tasks", ())) - 1
+        return any(line.get("after") == last for line in self.lines("eval.jsonl"))
 
     @property
     def checkpoints(self) -> Path:
@@ -132,14 +155,17 @@ class RunFolder:
         return values
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The lines of a ``.jsonl`` file, without a last line that was cut off."""
+        """The lines of a ``.jsonl`` file, without a last line that was cut off.
+
+        A number that is not finite is None, also where an earlier version wrote ``NaN``.
+        """
         path = self.path / name
         if not path.is_file():
             return []
         records = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                records.append(json.loads(line))
+                records.append(strict_json.loads(line))
             except (ValueError, RecursionError):
                 break
         return records
@@ -251,6 +277,16 @@ class Clock:
         self._folder.append("seconds.jsonl", record)
         self._last, self._worked = now, worked
         return now - self._began
+
+
+def has_diverged(status: str) -> bool:
+    """Whether a status is that of a run with a loss, an output or a metric that is not finite."""
+    return status == DIVERGED or status.startswith(f"{DIVERGED}:")
+
+
+def has_ended(status: str) -> bool:
+    """Whether a status is that of a run that nothing has interrupted: it is done, or has diverged."""
+    return status == DONE or has_diverged(status)
 
 
 def check_file_name(name: str, what: str) -> None:

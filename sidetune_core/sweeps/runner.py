@@ -1,5 +1,5 @@
 """Run several specs in processes of their own; finished runs are skipped, interrupted and killed ones
-resumed.
+resumed. A run that has diverged is listed as such and not repeated: it would diverge again.
 
 The folder of a sweep holds ``sweep.json`` (the latest grid), ``runs/NAME`` (the run folders),
 ``specs/NAME.json`` and ``output/NAME.txt`` (the output of a run). Runs can be added to it later.
@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 import attrs
 
+from sidetune_core import strict_json
 from sidetune_core.config.differences import differences
 from sidetune_core.config.interval import interval
 from sidetune_core.config.options import warn_former
@@ -30,7 +32,7 @@ from sidetune_core.results.report import in_percent, one_line
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.lock import locked
-from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.run_folder import RunFolder, has_diverged
 from sidetune_core.sweeps.executors import Executor, LocalProcesses, RayTasks
 from sidetune_core.sweeps.grid import PlannedRun, planned
 from sidetune_core.system.progress import Progress
@@ -39,7 +41,7 @@ from sidetune_core.system.signals import SIGNALS, handle_signals
 ExecutorName = Literal["local", "ray"]
 RETRIES = 2
 
-State = Literal["new", "unfinished", "done"]
+State = Literal["new", "unfinished", "done", "diverged"]
 _INTERRUPTED = {
     128 + number for number in SIGNALS
 }  # exit statuses of a run that saved a checkpoint after a signal
@@ -51,9 +53,9 @@ class SweptRun:
 
     name: str
     folder: Path
-    status: Literal["done", "failed", "stopped"]
+    status: Literal["done", "diverged", "failed", "stopped"]
     reason: str = ""
-    """The reason of a failure."""
+    """Why it diverged or failed."""
 
 
 def sweep(
@@ -149,9 +151,9 @@ def carry_out(
         before = dict(zip((run.name for run in runs), states(runs, out), strict=True))
         with writing(out / "sweep.json"):
             made = {**(about or {}), "runs": {run.name: run.composition for run in runs}}
-            write_text(out / "sweep.json", json.dumps(made, indent=2) + "\n")
+            write_text(out / "sweep.json", strict_json.dumps(made, indent=2) + "\n")
             for run in runs:
-                write_text(out / "specs" / f"{run.name}.json", json.dumps(run.spec, indent=2) + "\n")
+                write_text(out / "specs" / f"{run.name}.json", strict_json.dumps(run.spec, indent=2) + "\n")
         return _Sweep(runs, out, executor, retries, save_every, info).carry_out(before)
 
 
@@ -174,14 +176,17 @@ class _Sweep:
         self.lock = threading.Lock()
 
     def carry_out(self, before: Mapping[str, State]) -> list[SweptRun]:
-        counts = {state: list(before.values()).count(state) for state in ("done", "unfinished", "new")}
-        done, unfinished, new = (counts[state] for state in ("done", "unfinished", "new"))
-        self.info(f"{len(self.runs)} runs: {done} done, {unfinished} to resume, {new} new")
+        counts = Counter(before.values())
+        diverged = f", {counts['diverged']} diverged" if counts["diverged"] else ""
+        self.info(
+            f"{len(self.runs)} runs: {counts['done']} done{diverged}, {counts['unfinished']} to resume, "
+            f"{counts['new']} new"
+        )
         self.outcomes = {
-            run.name: self._swept(run, "done") for run in self.runs if before[run.name] == "done"
+            run.name: self._ended(run) for run in self.runs if before[run.name] in ("done", "diverged")
         }
         with handle_signals(Progress().notice) as stop, ThreadPoolExecutor(self.executor.workers) as pool:
-            pending = {pool.submit(self._thread, run) for run in self.runs if before[run.name] != "done"}
+            pending = {pool.submit(self._thread, run) for run in self.runs if run.name not in self.outcomes}
             try:
                 while pending:
                     over, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -219,8 +224,8 @@ class _Sweep:
                 status = self.executor.execute(argv, output)
             except OSError as error:
                 return self._swept(run, "failed", f"{error}")
-            if status == 0:
-                return self._swept(run, "done")
+            if status == 0 or has_diverged(folder.status):
+                return self._ended(run)
             if self.stopping.is_set():
                 return self._swept(run, "stopped")
             if status > 0 and status not in _INTERRUPTED:
@@ -239,8 +244,15 @@ class _Sweep:
             return ["--spec", str(spec), "--out", str(folder.path), *self.saving]
         return ["--resume", str(folder.path), *self.saving]
 
+    def _ended(self, run: PlannedRun) -> SweptRun:
+        """The outcome of a run that is done, or has diverged and would do so again."""
+        status = RunFolder(self.out / "runs" / run.name).status
+        if has_diverged(status):
+            return self._swept(run, "diverged", status.partition(": ")[2])
+        return self._swept(run, "done")
+
     def _swept(
-        self, run: PlannedRun, status: Literal["done", "failed", "stopped"], reason: str = ""
+        self, run: PlannedRun, status: Literal["done", "diverged", "failed", "stopped"], reason: str = ""
     ) -> SweptRun:
         return SweptRun(run.name, self.out / "runs" / run.name, status, reason)
 
@@ -248,7 +260,7 @@ class _Sweep:
 def _result(folder: Path) -> str:
     """The result of a run in one line."""
     summary = summarise(RunFolder(folder))
-    return f"{one_line(summary.results, in_percent(summary.results))}, {summary.seconds:.0f} s"
+    return f"{one_line(summary.results, in_percent(summary.results))}, {summary.seconds or 0:.0f} s"
 
 
 def print_aside(line: str) -> None:
@@ -286,7 +298,9 @@ def _state(run: PlannedRun, folder: RunFolder) -> State:
             f"{folder.path} holds another run ({shorten(shown) or 'its spec differs'}); "
             "choose another --out, or remove it"
         )
-    return "done" if folder.status == "done" else "unfinished"
+    if has_diverged(folder.status):
+        return "diverged"
+    return "done" if folder.finished else "unfinished"
 
 
 def _respelled(recorded: Any, path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Shows the training steps of each task.
+    """Shows the training steps of each task. A value that is not finite is shown as ``·``.
 
     Args:
         stream: standard error by default, so that standard output has results only.
@@ -57,7 +58,7 @@ class Progress:
     ) -> None:
         """`done` steps are taken; show the recent loss, if there is one, and other metrics by name."""
         shown = [] if loss is None else [f"loss {loss:.3f}"]
-        text = ", ".join([*shown, *(f"{name} {value:.3g}" for name, value in metrics.items())])
+        text = ", ".join([*shown, *(f"{name} {_number(value)}" for name, value in metrics.items())])
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._bar.n)
@@ -71,3 +72,7 @@ class Progress:
             self._bar.close()
             self._bar = None
         self.info(text)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "·"

@@ -11,6 +11,7 @@ from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Task
 from sidetune_core.training.context import Context
+from sidetune_core.training.finite import require_finite
 
 
 def batches(task: Task, learner: Learner, context: Context, order: Order) -> Iterator[Batch]:
@@ -20,6 +21,7 @@ def batches(task: Task, learner: Learner, context: Context, order: Order) -> Ite
     ends that.
 
     Raises:
+        Diverged: an output of the policy is not finite.
         StopRequested: a signal came.
     """
     compute = make_predict(learner, task, context.machine)
@@ -31,7 +33,7 @@ def batches(task: Task, learner: Learner, context: Context, order: Order) -> Ite
             in_training.extend(module for module in learner.modules() if module.training)
             for module in in_training:
                 module.training = False
-        return compute(inputs)
+        return require_finite(compute(inputs), task)
 
     for batch in task.train(predict, order):
         for module in in_training:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -11,7 +12,7 @@ from torch import Tensor
 from sidetune_core.assembly.build import start_task
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder
-from sidetune_core.errors import PluginError
+from sidetune_core.errors import Diverged, PluginError
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.capabilities import HasDocuments
 from sidetune_core.interfaces.inputs import Inputs
@@ -19,6 +20,7 @@ from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.context import Context
+from sidetune_core.training.finite import FiniteCheck
 from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.trainable import set_trainable
 
@@ -27,8 +29,11 @@ from sidetune_core.training.trainable import set_trainable
 class Evaluation:
     """Metrics by name and documents (see `HasDocuments`) of one split."""
 
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]
+    """None is a gap: the value, or an output that it would be computed from, is not finite."""
     documents: Mapping[str, str]
+    not_finite: str = ""
+    """Why there are gaps; empty if there are none."""
 
 
 def evaluate(
@@ -37,7 +42,7 @@ def evaluate(
     context: Context,
     recorder: Recorder,
     after: int,
-) -> list[float]:
+) -> list[float | None]:
     """Evaluate tasks, each in one of the processes, and record the metrics.
 
     Args:
@@ -48,7 +53,7 @@ def evaluate(
         after: the row of R, the index of the task trained last.
 
     Returns:
-        A cell of R on the test split for each task; NaN for a task without test split.
+        A cell of R on the test split for each task; None for a gap.
     """
     own = {
         task.id: _evaluate_splits(task, probes[task.id], context.stop) for task in context.group.shard(tasks)
@@ -81,16 +86,28 @@ def _evaluate_splits(task: Task, predict: Predict, stop: StopRequest) -> dict[st
         stop.check()
         return predict(inputs)
 
-    evaluations = {}
-    for split in task.splits:
-        metrics = task.evaluate(predict_unless_stopped, split)
-        documents = task.documents() if isinstance(task, HasDocuments) else {}
-        if not isinstance(documents, Mapping) or not all(
-            isinstance(text, str) for text in documents.values()
-        ):
-            raise PluginError(f"{type(task).__name__}.documents() is to return texts by file name")
-        evaluations[split] = Evaluation(metrics, dict(documents))
-    return evaluations
+    return {split: _evaluate_split(task, predict_unless_stopped, split) for split in task.splits}
+
+
+def _evaluate_split(task: Task, predict: Predict, split: str) -> Evaluation:
+    """The evaluation of a split; all its metrics are gaps if an output is not finite."""
+    check = FiniteCheck(predict, task.outputs)
+    try:
+        metrics = task.evaluate(check, split)
+    except Diverged as error:
+        return Evaluation({task.metric: None}, {}, error.reason)
+    except Exception:
+        if not (reason := check.reason):
+            raise
+        return Evaluation({task.metric: None}, {}, reason)  # the task could not compute with such outputs
+    if reason := check.reason:
+        return Evaluation(dict.fromkeys([*metrics, task.metric]), {}, reason)
+    documents = task.documents() if isinstance(task, HasDocuments) else {}
+    if not isinstance(documents, Mapping) or not all(isinstance(text, str) for text in documents.values()):
+        raise PluginError(f"{type(task).__name__}.documents() is to return texts by file name")
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    broken = [f"{name} is {float(metrics[name])}" for name, value in finite.items() if value is None]
+    return Evaluation(finite, dict(documents), ", ".join(broken))
 
 
 def _record(
@@ -99,19 +116,21 @@ def _record(
     context: Context,
     recorder: Recorder,
     after: int,
-) -> list[float]:
+) -> list[float | None]:
     """Gather the evaluations of all processes, record them, and return the cells of R."""
     gathered = {
         task_id: by_split
         for evaluated in context.group.gather(own)
         for task_id, by_split in evaluated.items()
     }
-    cells = []
+    cells: list[float | None] = []
     for task in tasks:
         by_split = gathered[task.id]
         for split, evaluation in by_split.items():
-            recorder.evaluation(after, task.id, split, evaluation.metrics)
+            recorder.evaluation(after, task.id, split, evaluation.metrics, evaluation.not_finite)
+            if evaluation.metrics[task.metric] is None:
+                recorder.gap(task, split, evaluation.not_finite)
             for name, text in evaluation.documents.items():
                 recorder.document(task.id, split, name, text)
-        cells.append(by_split["test"].metrics[task.metric] if "test" in by_split else float("nan"))
+        cells.append(by_split["test"].metrics[task.metric] if "test" in by_split else None)
     return cells

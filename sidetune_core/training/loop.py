@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from statistics import fmean
 
 from torch import nn
 
@@ -18,7 +17,8 @@ from sidetune_core.interfaces.capabilities import LosesState, set_task_state, ta
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Task
 from sidetune_core.interfaces.training import ParamGroup
-from sidetune_core.results.metrics import have_one_unit
+from sidetune_core.results.metrics import have_one_unit, mean
+from sidetune_core.results.report import format_value
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.system.signals import StopRequest
@@ -44,7 +44,7 @@ def learn(learner: Learner, tasks: Sequence[Task], context: Context, recorder: R
     evaluates some of the tasks; only the recorder of the first one writes.
 
     Raises:
-        Diverged: the loss is not finite; the latest checkpoint stays.
+        Diverged: the loss, or an output of a policy in training, is not finite; the latest checkpoint stays.
         PluginError: `Learner.start` returned a module or parameter that is not the learner's.
         StopRequested: a signal came, and the state is saved.
         WriteError: the run folder cannot be written; what was there stays.
@@ -64,10 +64,10 @@ def learn(learner: Learner, tasks: Sequence[Task], context: Context, recorder: R
         cells, steps = _learn_stage(learner, stage, seen, mid_task, context, recorder)
         mid_task = None
         one_unit = have_one_unit([task.metric for task in tasks])
-        average = f", mean over tasks so far {fmean(cells):.4g}" if one_unit else ""
+        average = f", mean over tasks so far {format_value(mean(cells), False)}" if one_unit else ""
         recorder.finish_stage(
-            f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} {cells[-1]:.4g}{average} "
-            f"({steps} steps, {time.monotonic() - began:.1f} s)"
+            f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} "
+            f"{format_value(cells[-1], False)}{average} ({steps} steps, {time.monotonic() - began:.1f} s)"
         )
     FeatureCache.detach(learner)  # the user may change the base of a learner that is returned
 
@@ -79,7 +79,7 @@ def _learn_stage(
     resumed: Checkpoint | None,
     context: Context,
     recorder: Recorder,
-) -> tuple[list[float], int]:
+) -> tuple[list[float | None], int]:
     """Train a stage, from a checkpoint within it if one is given; returns the new row of R and the number of
     steps.
     """

@@ -6,6 +6,7 @@ nothing is recorded, so that neither the loop nor the steps ask which process th
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.storage.run_folder import TENSORBOARD, Clock, RunFolder
 from sidetune_core.system.progress import Progress
 from sidetune_core.training.context import Context
+from sidetune_core.training.finite import FiniteCheck
 from sidetune_core.training.optimizer import count_trainable
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.trainable import digests
@@ -86,8 +88,15 @@ class Recorder:
         `shown` goes into the progress line.
         """
 
-    def evaluation(self, after: int, task: str, split: str, metrics: Mapping[str, float]) -> None:
-        """An evaluation of a split: a cell of R, where `after` is the index of the task trained last."""
+    def evaluation(
+        self, after: int, task: str, split: str, metrics: Mapping[str, float | None], not_finite: str = ""
+    ) -> None:
+        """An evaluation of a split: a cell of R, where `after` is the index of the task trained last.
+        `not_finite` is why metrics are None, which are gaps.
+        """
+
+    def gap(self, task: Task, split: str, reason: str) -> None:
+        """The metric of an evaluation is not finite, because of `reason`: warn once for each task."""
 
     def document(self, task: str, split: str, name: str, text: str) -> None:
         """A document of an evaluation (see `HasDocuments`), in place of an earlier one."""
@@ -133,6 +142,7 @@ class RunRecorder(Recorder):
     ) -> None:
         super().__init__(folder)
         self._progress, self._clock, self._board, self._identity = progress, clock, board, identity
+        self._with_gaps: set[str] = set()
 
     def latest_checkpoint(self) -> Checkpoint | None:
         return checkpoint.find(self.folder.checkpoints, self._progress.warning)
@@ -170,9 +180,21 @@ class RunRecorder(Recorder):
         self._draw(line)
         self._progress.step(line["step"], line.get("mean_loss"), shown)
 
-    def evaluation(self, after: int, task: str, split: str, metrics: Mapping[str, float]) -> None:
+    def evaluation(
+        self, after: int, task: str, split: str, metrics: Mapping[str, float | None], not_finite: str = ""
+    ) -> None:
         cell = {"after": after, "task": task, "split": split, "figures": dict(metrics)}
-        self.folder.append("eval.jsonl", cell)
+        self.folder.append("eval.jsonl", cell | ({"not_finite": not_finite} if not_finite else {}))
+        if not_finite and set(metrics.values()) == {None}:
+            self.folder.delete_documents(f"{task}-{split}")
+
+    def gap(self, task: Task, split: str, reason: str) -> None:
+        if task.id not in self._with_gaps:
+            self.warning(
+                f"task {task.id} ({task.title}), split {split}: {reason}, so its {task.metric} is a gap in "
+                "R, and the run ends as diverged"
+            )
+        self._with_gaps.add(task.id)
 
     def document(self, task: str, split: str, name: str, text: str) -> None:
         self.folder.write_document(f"{task}-{split}", name, text)
@@ -195,7 +217,11 @@ class RunRecorder(Recorder):
         for task in seen:
             if not isinstance(task, HasVisualisations):
                 continue
-            drawn = task.visualisations(make_predict(learner, task, context.machine))
+            drawn = _visualisations(
+                task, FiniteCheck(make_predict(learner, task, context.machine), task.outputs)
+            )
+            if not drawn:
+                images.delete_images(folder, task.id)
             for name, image in drawn.items():
                 images.save_image(folder, task.id, name, image)
                 self._show(f"{task.id}/{name}", image, len(seen))
@@ -229,16 +255,29 @@ class RunRecorder(Recorder):
         }
         self._scalars({f"{line['task']}/{name}": value for name, value in metrics.items()}, line["step"])
 
-    def _scalars(self, values: Mapping[str, float], step: int) -> None:
+    def _scalars(self, values: Mapping[str, float | None], step: int) -> None:
+        """Add a point to each curve, unless its value is a gap."""
         if self._board is not None:
             with writing(self.folder.path / TENSORBOARD):
                 for name, value in values.items():
-                    self._board().add_scalar(name, value, step)
+                    if value is not None and math.isfinite(value):
+                        self._board().add_scalar(name, value, step)
 
     def _show(self, name: str, image: Tensor, step: int) -> None:
         if self._board is not None:
             with writing(self.folder.path / TENSORBOARD):
                 self._board().add_image(name, image, step)
+
+
+def _visualisations(task: HasVisualisations, predict: FiniteCheck) -> Mapping[str, Tensor]:
+    """The images of a task; none if an output is not finite, as then it has no metric either."""
+    try:
+        drawn = task.visualisations(predict)
+    except Exception:
+        if not predict.reason:
+            raise
+        return {}
+    return {} if predict.reason else drawn
 
 
 @contextmanager

@@ -25,18 +25,18 @@ from sidetune_core.config.plugin_record import Segment
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
-from sidetune_core.errors import Interrupted, RunError, SidetuneError, WriteError
+from sidetune_core.errors import Diverged, Interrupted, RunError, SidetuneError, WriteError
 from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.results.metrics import MIXED, Results
 from sidetune_core.results.report import run_report
-from sidetune_core.results.summary import read_results, summarise
+from sidetune_core.results.summary import outcome, read_results, summarise
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.lock import locked
-from sidetune_core.storage.run_folder import Clock, RunFolder, resume_command
+from sidetune_core.storage.run_folder import DIVERGED, DONE, Clock, RunFolder, resume_command
 from sidetune_core.system import device
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
@@ -240,7 +240,7 @@ def _accepted(folder: RunFolder, resolved: ResolvedRun, allowed: bool) -> list[s
     """
     changes = resolved.plugin_changes()
     refused = [change for change in changes if change.source_changed]
-    if refused and not allowed and folder.status != "done":
+    if refused and not allowed and not folder.finished:
         raise RunError(
             f"{folder.path} was made with another plugin, {'; '.join(map(str, refused))}: "
             f"{refused[0].remedy}, or resume it with what is installed: "
@@ -335,7 +335,7 @@ def _status(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
         folder.log(f"started: {job.resolved} on {job.where}")
     try:
         yield
-        end("done")
+        end(outcome(folder) if job.group.is_main else DONE)
         if job.group.is_main:
             with writing(folder.path / "report.md"):
                 write_text(folder.path / "report.md", run_report(summarise(folder)))
@@ -343,6 +343,9 @@ def _status(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
         end("interrupted")
         number = interrupt.number if isinstance(interrupt, StopRequested) else signal.SIGINT
         raise Interrupted(folder.path, number, reports=job.group.is_main) from interrupt
+    except Diverged as error:
+        end(f"{DIVERGED}: {error.reason}")
+        raise
     except WriteError as error:
         with suppress(WriteError):
             end(f"failed: {error}")

@@ -159,6 +159,8 @@ class StageTraining:
                 micro_batches.append(batch)
                 if resumable and self.context.group.size == 1:  # else they stop together, after it
                     self.context.stop.check()
+        except Diverged:
+            raise  # what is saved would diverge again
         except (SidetuneError, StopRequested):
             if resumable:
                 self._save(number, optimizer)
@@ -232,6 +234,7 @@ def _mean_loss(recent: Tensor, task: Task, step: int, recorder: Recorder) -> flo
         kept = f"The state before this task is in {path}" if path else "No task was finished before it"
         raise Diverged(
             f"the loss is {float(recent[first])} at step {step + 2 - len(recent) + first} of task {task.id} "
-            f"({task.title}). Try a smaller --train.lr, or --device.precision fp32. {kept}"
+            f"({task.title})",
+            f"Try a smaller --train.lr, or --device.precision fp32. {kept}",
         )
     return float(recent.mean())

@@ -41,6 +41,9 @@ def reproduce(
     print(f"{entry.claim.method}: {entry.claim.command}", file=sys.stderr)
     runs = reproduction.carry_out(spec_here, entry.claim.seeds, out / claim, quiet, print)
     summaries = [run.summary for run in runs]
+    if not record and any(summary.diverged for summary in summaries):
+        print("does not hold: a run has diverged")
+        return 1
     checked = verdicts(entry, summaries)
     for verdict in checked:
         print(f"{'holds' if verdict.holds else 'does not hold'}: {verdict.text}")

@@ -12,9 +12,9 @@ from tyro.conf import Positional
 from sidetune_core.cli.commands.shared import Switch
 from sidetune_core.errors import RunError, SidetuneError
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
-from sidetune_core.results.grouping import MethodRuns, group_runs, in_present_names, same_stream
+from sidetune_core.results.grouping import MethodRuns, group_runs, in_present_names, left_out, same_stream
 from sidetune_core.results.metrics import MAIN, Metric
-from sidetune_core.results.report import RunSummary, changed_lines, matrix_table, metrics_lines
+from sidetune_core.results.report import RunSummary, changed_lines, gap_lines, matrix_table, metrics_lines
 from sidetune_core.results.summary import summarise
 from sidetune_core.results.tables import Format
 from sidetune_core.storage.run_folder import open_run
@@ -55,9 +55,9 @@ def report(
         (summary,) = summaries
         print(f"{summary.spec_line}\n\n{matrix_table(summary.results)}\n")
         print("\n".join(metrics_lines(summary.results, (*MAIN, *extra))))
-        print("\n" + "\n".join(changed_lines(summary)))
+        print("\n" + "\n".join([*gap_lines(summary), *changed_lines(summary)]))
         return 0
-    methods = group_runs(summary for summary in summaries if summary.status == "done")
+    methods = group_runs(summary for summary in summaries if summary.ended)
     if group_by == "auto":
         group_by = "method" if any(len(method.runs) > 1 for method in methods) else "run"
     if curve and images:
@@ -70,13 +70,13 @@ def report(
         from sidetune_core.results.figures import draw, draw_curves, draw_methods, draw_pictures
 
         if curve:
-            draw_curves(_complete(methods, summaries), curve, figure)
+            draw_curves(_drawn(methods, summaries), curve, figure)
         elif images:
-            draw_pictures(_complete(methods, summaries), images, figure)
+            draw_pictures(_drawn(methods, summaries), images, figure)
         elif single:
             draw(summaries[0], figure)
         else:
-            draw_methods(_complete(methods, summaries), figure)
+            draw_methods(_drawn(methods, summaries), figure)
         print(figure)
     elif group_by == "run":
         print(compare_runs(summaries, format, (*COMPARED, *extra)))
@@ -84,6 +84,8 @@ def report(
         from sidetune_core.results.compare_methods import compare_methods
 
         print(compare_methods(_complete(methods, summaries), format, (*COMPARED, *extra)))
+        if format == "csv":
+            _print_left_out(methods)
     return 0
 
 
@@ -116,7 +118,7 @@ def _against(reference: Path, summaries: Sequence[RunSummary]) -> tuple[Metric]:
 def _complete(methods: Sequence[MethodRuns], summaries: Sequence[RunSummary]) -> Sequence[MethodRuns]:
     """The methods; prints the runs that they do not include."""
     for summary in summaries:
-        if summary.status != "done":
+        if not summary.ended:
             print(f"skipped: {summary.folder} is not finished ({summary.status})", file=sys.stderr)
     for method in methods:
         for run in method.repeats:
@@ -124,6 +126,21 @@ def _complete(methods: Sequence[MethodRuns], summaries: Sequence[RunSummary]) ->
     if not methods:
         raise SidetuneError("none of these runs is finished; compare them as they are with --group-by run")
     return methods
+
+
+def _drawn(methods: Sequence[MethodRuns], summaries: Sequence[RunSummary]) -> Sequence[MethodRuns]:
+    """The methods that are drawn: those with a run that has not diverged; prints what is left out."""
+    complete = _complete(methods, summaries)
+    _print_left_out(complete)
+    drawn = [method for method in complete if method.averaged]
+    if not drawn:
+        raise SidetuneError("all of these runs have diverged; sidetune report says why")
+    return drawn
+
+
+def _print_left_out(methods: Sequence[MethodRuns]) -> None:
+    for line in left_out(methods):
+        print(line, file=sys.stderr)
 
 
 def export(run: Positional[Path], part: str = "base", out: Path | None = None, half: Switch = False) -> int:

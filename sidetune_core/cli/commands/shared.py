@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff
 
+from sidetune_core import strict_json
 from sidetune_core.errors import OptionError
 
 Switch = Annotated[bool, FlagCreatePairsOff]
@@ -58,5 +59,5 @@ def _plain(text: str) -> Any:
 
 
 def print_json(values: Any) -> None:
-    """Print values as JSON."""
-    print(json.dumps(values, indent=2))
+    """Print values as JSON; a number that is not finite is ``null``."""
+    print(strict_json.dumps(values, indent=2))

@@ -82,14 +82,14 @@ def sweep(
         command = shlex.join(["sidetune", "sweep", *argv, "--out", str(out), *options])
         print_aside(f"\nInterrupted. Resume with: {command}")
         return 128 + stop.number
-    done = tuple(run.folder for run in swept if run.status == "done")
-    if done:
+    ended = tuple(run.folder for run in swept if run.status in ("done", "diverged"))
+    if ended:
         print()
-        runs.report(done)
-    failed = [run for run in swept if run.status == "failed"]
-    for run in failed:
-        print_aside(f"failed: {run.name}: {run.reason}")
-    return 1 if failed else 0
+        runs.report(ended)
+    others = [run for run in swept if run.status in ("diverged", "failed")]
+    for run in others:
+        print_aside(f"{run.status}: {run.name}: {run.reason}")
+    return 1 if others else 0
 
 
 def _show(plan: grid.Plan, out: Path, json: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -30,6 +32,11 @@ class Config:
     count: int | None = option(None, "how many", more_than(0))
     flag: bool = option(True, "whether")
     path: Path | None = option(None, "where")
+
+
+@attrs.frozen
+class Unbounded:
+    value: float | None = option(None, "any number")
 
 
 def take(**values: object) -> Config:
@@ -84,6 +91,12 @@ def test_plain_values_come_back_as_the_same_config() -> None:
     config = take(coef=3.0, count=2, path="a/b")
     assert structure(Config, unstructure(config), "x") == config
     assert config.path == Path("a/b")
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_value_that_is_not_finite_comes_back_through_strict_json(value: float) -> None:
+    back = structure(Unbounded, json.loads(json.dumps(unstructure(Unbounded(value)), allow_nan=False)), "x")
+    assert repr(back) == repr(Unbounded(value))
 
 
 def test_a_description_has_name_type_default_and_help() -> None:

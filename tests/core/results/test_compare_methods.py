@@ -41,8 +41,8 @@ def run_of(learner: str, seed: int, first: float, last: float, second: float) ->
     )
 
 
-KEPT = [run_of("kept", 0, 0.5, 0.5, 0.75), run_of("kept", 1, 0.75, 0.75, 0.75)]
-LOST = [run_of("lost", 0, 1.0, 0.5, 1.0), run_of("lost", 1, 1.0, 0.25, 1.0)]
+KEPT = [run_of("kept", seed, first, first, 0.75) for seed, first in enumerate((0.5, 0.75, 0.625))]
+LOST = [run_of("lost", seed, 1.0, last, 1.0) for seed, last in enumerate((0.5, 0.25, 0.375))]
 JOINT = attrs.evolve(run_of("joint", 0, 0.0, 0.0, 0.0), results=results_of((None, None), (1.0, 0.875)))
 
 
@@ -57,33 +57,42 @@ def records(runs: list[RunSummary]) -> list[dict[str, str]]:
 
 
 def test_a_line_has_mean_and_half_width_of_each_metric_the_ranks_and_the_costs() -> None:
-    # t with one degree of freedom is 12.706, and s / sqrt(2) of two values is half their distance. Two seeds:
-    # kept: ACC 62.5, 75; LA the same. lost: ACC 75, 62.5; LA 100; F 50, 75. Ranks: t0 1 and 2, t1 2 and 1.
+    # t with two degrees of freedom is 4.3027, and s of three equidistant values is their distance. Three
+    # seeds: kept: ACC 62.5, 75, 68.75; LA the same. lost: ACC 75, 62.5, 68.75; LA 100; F 50, 75, 62.5.
+    # Ranks: t0 1 and 2, t1 2 and 1.
     lines = table(KEPT + LOST)
-    costs = ["89,012", "1,234,567", "10.5"]
+    costs = ["89,012", "1,234,567", "11.0"]
     assert lines["kept"] == [
-        "2",
-        "68.75 ± 79.41",
-        "68.75 ± 79.41",
+        "3",
+        "68.75 ± 15.53",
+        "68.75 ± 15.53",
         "0.00 ± 0.00",
         "0.00 ± 0.00",
         "1.50",
         *costs,
     ]
     assert lines["lost"] == [
-        "2",
-        "68.75 ± 79.41",
+        "3",
+        "68.75 ± 15.53",
         "100.00 ± 0.00",
-        "62.50 ± 158.83",
-        "-62.50 ± 158.83",
+        "62.50 ± 31.05",
+        "-62.50 ± 31.05",
         "1.50",
         *costs,
     ]
 
 
-def test_a_single_seed_has_no_interval() -> None:
+def test_fewer_than_three_seeds_have_no_interval() -> None:
     assert table([KEPT[0], LOST[0]])["lost"][:4] == ["1", "75.00", "100.00", "50.00"]
     assert "±" not in compare_methods(group_runs([KEPT[0], LOST[0]]))
+    assert table([*KEPT[:2], *LOST[:2]])["lost"][:4] == ["2", "68.75", "100.00", "62.50"]
+
+
+def test_a_note_says_why_two_seeds_have_no_interval() -> None:
+    some = compare_methods(group_runs([*KEPT, *LOST[:2]]))
+    assert "± is the half-width of the 95 % confidence interval (t) over seeds, from 3 seeds on." in some
+    none = compare_methods(group_runs([KEPT[0], *LOST[:2]]))
+    assert "No confidence intervals over seeds: they need 3 seeds." in none
 
 
 def test_a_metric_that_one_seed_lacks_is_undefined() -> None:
@@ -170,9 +179,9 @@ def test_the_time_can_be_left_out() -> None:
 
 def test_csv_has_plain_numbers_under_plain_names() -> None:
     (kept,) = (record for record in records(KEPT + LOST) if record["method"] == "kept")
-    assert (kept["seeds"], kept["metric"], kept["parameters"]) == ("2", "accuracy", "1234567")
+    assert (kept["seeds"], kept["metric"], kept["parameters"]) == ("3", "accuracy", "1234567")
     assert float(kept["average_accuracy"]) == 0.6875
-    assert float(kept["average_accuracy_half_width"]) == pytest.approx(12.7062 * 0.0625, abs=1e-5)
+    assert float(kept["average_accuracy_half_width"]) == pytest.approx(4.30265 * 0.0625 / 3**0.5, abs=1e-5)
 
 
 def test_latex_carries_the_notes_as_comments() -> None:
@@ -215,9 +224,9 @@ def with_curve(run: RunSummary, folder: Path, *losses: float) -> RunSummary:
 
 
 def test_a_curve_has_mean_and_interval_at_the_steps_that_all_seeds_have(tmp_path: Path) -> None:
-    runs = [with_curve(KEPT[0], tmp_path, 1.0, 0.5, 0.25), with_curve(KEPT[1], tmp_path, 3.0, 0.5)]
-    (method,) = group_runs(runs)
-    half = 12.706  # the 97.5 % quantile of t with one degree of freedom, times the standard error, which is 1
+    curves = [(1.0, 0.5, 0.25), (3.0, 0.5), (2.0, 0.5)]
+    (method,) = group_runs(with_curve(run, tmp_path, *curve) for run, curve in zip(KEPT, curves, strict=True))
+    half = 4.30265 / 3**0.5  # the 97.5 % quantile of t with two degrees of freedom, times the standard error
     assert curves_of(method, "mean_loss") == {"t0": [(2, 2.0, pytest.approx(half, rel=1e-4)), (4, 0.5, 0.0)]}
     with pytest.raises(SidetuneError, match="kept-0 has no curve 'return'; known: mean_loss"):
         curves_of(method, "return")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidetune_core.results.metrics import (
     FURTHER,
@@ -33,6 +36,13 @@ from sidetune_core.results.metrics import (
 Function = Callable[[Results], float | None]
 
 FUNCTIONS = [average_accuracy, average_incremental_accuracy, learning_accuracy, forgetting, backward_transfer]
+DIFFERENCES = [
+    forgetting,
+    clipped_forgetting,
+    first_minus_last,
+    backward_transfer,
+    backward_transfer_all_pairs,
+]
 
 
 def results_of(*rows: Row, tasks: int | None = None, higher_is_better: bool = True) -> Results:
@@ -145,8 +155,43 @@ def test_zeros_of_different_sign_are_not_constant() -> None:
     assert not exactly_constant(results_of((0.0, None), (-0.0, 0.5)))
 
 
-def test_nan_is_not_constant() -> None:
-    assert not exactly_constant(results_of((float("nan"), None), (float("nan"), 0.5)))
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_cell_that_is_not_finite_is_a_gap(value: float) -> None:
+    results = attrs.evolve(results_of((value, None), (0.5, 1.0)), initial=(value, 0.5))
+    assert (results.rows, results.initial) == (((None, None), (0.5, 1.0)), (None, 0.5))
+
+
+def test_cells_from_before_the_training_of_a_task_do_not_count_as_forgotten() -> None:
+    constant = results_of((0.5, 0.3, None), (0.5, 0.25, 0.1), (0.5, 0.25, 0.6))
+    assert exactly_constant(constant)
+    assert (forgetting(constant), relative_forgetting(constant), clipped_forgetting(constant)) == (0, 0, 0)
+
+
+def test_forgetting_is_relative_to_the_best_row_since_training() -> None:
+    assert forgetting(results_of((0.5, 0.9, None), (0.75, 0.5, 0.9), (0.5, 0.25, 0.5))) == 0.25
+
+
+@given(data=st.data(), higher_is_better=st.booleans())
+def test_exactly_constant_columns_imply_no_forgetting_and_no_transfer(
+    data: st.DataObject, higher_is_better: bool
+) -> None:
+    tasks = data.draw(st.integers(2, 5))
+    cells = st.none() | st.floats()  # above the diagonal: anything, NaN too
+    learned = data.draw(st.lists(st.floats(allow_nan=False), min_size=tasks, max_size=tasks))
+    gaps = data.draw(st.sets(st.tuples(st.integers(0, tasks - 1), st.integers(0, tasks - 1)), max_size=2))
+    rows = [
+        tuple(
+            data.draw(cells) if j > i else None if (i, j) in gaps else value
+            for j, value in enumerate(learned)
+        )
+        for i in range(data.draw(st.integers(2, tasks)))
+    ]
+    results = results_of(*rows, tasks=tasks, higher_is_better=higher_is_better)
+    assert exactly_constant(results)
+    for function in (*DIFFERENCES, relative_forgetting):
+        assert function(results) in (0, None)
+    if not gaps and all(map(math.isfinite, learned)):
+        assert [function(results) for function in DIFFERENCES] == [0] * len(DIFFERENCES)
 
 
 def test_rows_that_do_not_fit_the_tasks_are_refused() -> None:

@@ -169,7 +169,8 @@ def test_results_of_different_units_are_listed_and_have_no_mean() -> None:
     ]
     ((name, value, meaning),) = (re.split(r" {3,}", line) for line in metrics_lines(APART))
     assert (name, value) == ("relative forgetting", "50.00 %")
-    assert meaning == "how much worse than the best earlier row, as a fraction of it (after Chaudhry 2018)"
+    expected = "how much worse than the best row since training, as a fraction of it"
+    assert meaning == f"{expected} (after Chaudhry 2018)"
     report = run_report(summary_of(APART))
     assert row_of(report, "loss ↓") == ["normal", "class"]
     assert row_of(report, "relative forgetting")[0] == "50.00 %"

@@ -121,5 +121,6 @@ def test_an_interval_has_students_quantile() -> None:
     assert half_width([1.0, 2.0, 3.0]) == pytest.approx(quantile / math.sqrt(3), abs=1e-3)
 
 
-def test_a_single_value_has_no_interval() -> None:
-    assert half_width([1.0]) is None
+@pytest.mark.parametrize("values", [[1.0], [1.0, 2.0]])
+def test_fewer_than_three_values_have_no_interval(values: list[float]) -> None:
+    assert half_width(values) is None
