@@ -54,14 +54,20 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
     "allow_changed_plugins": (
         bool,
         False,
-        "with --resume: continue although the source of a plugin has changed since the run was begun",
+        "the same as --allow-changed plugins",
+    ),
+    "allow_changed": (
+        tuple[str, ...],
+        (),
+        "with --resume: continue although the spec in run.json ('spec'), the data ('data') or the source of "
+        "a plugin ('plugins') has changed since the latest checkpoint",
     ),
     "dry_run": (bool, False, "print the resolved spec and exit"),
     "quiet": (bool, False, "print no progress"),
     "debug": (bool, False, "print the traceback of an error"),
 }
 
-RESUMABLE = ("resume", "save-every", "quiet", "debug", "allow-changed-plugins")
+RESUMABLE = ("resume", "save-every", "quiet", "debug", "allow-changed", "allow-changed-plugins")
 """The options that can be combined with ``--resume``."""
 
 
@@ -78,7 +84,8 @@ class Arguments:
     dry_run: bool = False
     quiet: bool = False
     save_every: str | None = None
-    allow_changed_plugins: bool = False
+    allow_changed: tuple[str, ...] = ()
+    """What may have changed since a run was begun: 'spec', 'data', 'plugins'."""
 
 
 @attrs.frozen
@@ -91,7 +98,7 @@ class _Request:
     resume: Path | None
     save_every: str | None
     quiet: bool
-    allow_changed_plugins: bool
+    allow_changed: tuple[str, ...]
     help: bool
 
 
@@ -107,8 +114,9 @@ def parse(argv: Sequence[str]) -> Arguments:
     request = _first_stage(arguments)
     if request.resume and not request.help:
         return _resume_only(request, arguments)
-    if request.allow_changed_plugins and not request.help:
-        raise OptionError("--allow-changed-plugins goes with --resume: a new run uses the installed plugins")
+    if request.allow_changed and not request.help:
+        flag = next(argument.typed for argument in arguments if argument.name.startswith("allow-changed"))
+        raise OptionError(f"{flag} goes with --resume: a new run uses the installed plugins")
     if request.help and not request.names and request.spec is None:
         _print_short_help()
     spec = with_names(read_spec(request.spec) if request.spec else RunSpec(), request.names)
@@ -146,9 +154,22 @@ def _first_stage(arguments: Sequence[Argument]) -> _Request:
         resume=Path(values["resume"]) if "resume" in values else None,
         save_every=values.get("save-every"),
         quiet="quiet" in typed,
-        allow_changed_plugins="allow-changed-plugins" in typed,
+        allow_changed=_allowed(arguments),
         help=bool({"help", "-h"} & typed),
     )
+
+
+def _allowed(arguments: Sequence[Argument]) -> tuple[str, ...]:
+    """The values of ``--allow-changed``, separated by spaces or commas, and ``--allow-changed-plugins``."""
+    names: list[str] = []
+    for argument in arguments:
+        if argument.name == "allow-changed":
+            names += [name for value in argument.values for name in value.split(",")]
+            if not names:
+                raise OptionError(f"{argument.typed} needs a value: spec, data, or plugins")
+        elif argument.name == "allow-changed-plugins":
+            names.append("plugins")
+    return tuple(names)
 
 
 def _resume_only(request: _Request, arguments: Sequence[Argument]) -> Arguments:
@@ -167,7 +188,7 @@ def _resume_only(request: _Request, arguments: Sequence[Argument]) -> Arguments:
         resume=request.resume,
         quiet=request.quiet,
         save_every=request.save_every,
-        allow_changed_plugins=request.allow_changed_plugins,
+        allow_changed=request.allow_changed,
     )
 
 
@@ -181,6 +202,8 @@ def with_names(spec: RunSpec, names: Mapping[str, str]) -> RunSpec:
     """
     changed = {slot: Choice(name) for slot, name in names.items() if not _is_chosen(slot, name, spec)}
     combined = spec.with_components(changed)
+    if changed:  # another run, which has other bytes under any conditions
+        combined = attrs.evolve(combined, conditions=None)
     if "learner" not in changed:
         return combined
     unused = [
@@ -245,7 +268,9 @@ def _combined(
     if "steps" in set_here and "epochs" not in set_here:
         tables["train"]["epochs"] = None
         train = attrs.evolve(train, epochs=None)
-    spec = attrs.evolve(spec, **choices, **tables, seed=parsed.seed)
+    is_same = changed.keys() <= {"cache", "device"} and parsed.seed == spec.seed
+    conditions = spec.conditions if is_same else None
+    spec = attrs.evolve(spec, **choices, **tables, seed=parsed.seed, conditions=conditions)
     return spec, ResolvedRun(components, train, parsed.seed, parsed.cache, parsed.device, requested=spec)
 
 

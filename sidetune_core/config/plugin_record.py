@@ -1,7 +1,8 @@
-"""Which plugins a run was made with: recorded in ``run.json``, and compared when the run is used again.
+"""What a run was made with: recorded in ``run.json``, and compared when the run is used again.
 
-``plugins`` of ``run.json`` has the component of each slot when the run began. Each entry of ``segments`` has
-those with which it was resumed later, if any had changed, and from which task and step on.
+``plugins`` of ``run.json`` has the component of each slot when the run began, ``versions``, ``threads`` and
+others the conditions. Each entry of ``segments`` has those with which it was resumed later, if any had
+changed, and from which task and step on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from sidetune_core.config.identity import Identity, condition_changes
 from sidetune_core.config.inventory import LOCAL, Plugin
 from sidetune_core.config.plugin_source import source_digest
 
@@ -91,18 +93,42 @@ class PluginChange:
 
 @attrs.frozen
 class Segment:
-    """The plugins of a run from some point on."""
+    """What a run was made with from some point on."""
 
     plugins: Mapping[str, PluginRecord]
     """By slot."""
     task: str = ""
     """The task that was under way or next; empty at the start of the run."""
     step: int = 0
+    data: str = ""
+    """See `Identity`, as for what follows; empty or 0 if unknown."""
+    versions: Mapping[str, str] = attrs.field(factory=dict)
+    threads: int = 0
+    processes: int = 0
+    machine: str = ""
+    accepted: tuple[str, ...] = ()
+    """How spec and data differ from those of the segment before, which was accepted, in lines."""
+    spec: Mapping[str, Any] | None = None
+    """The resolved spec, if it differs from that of the segment before."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``run.json``."""
-        plugins = {slot: record.to_json() for slot, record in self.plugins.items()}
-        return {"task": self.task, "step": self.step, "plugins": plugins}
+        values = attrs.asdict(self, recurse=False)
+        values["plugins"] = {slot: record.to_json() for slot, record in self.plugins.items()}
+        return values
+
+
+def segment_of(identity: Identity) -> Segment:
+    """What a checkpoint was made with, or what a run would continue with."""
+    return Segment(
+        plugins=_read_plugins(identity.plugins, {}),
+        data=identity.data,
+        versions=identity.versions,
+        threads=identity.threads,
+        processes=identity.processes,
+        machine=identity.machine,
+        spec=identity.spec,
+    )
 
 
 def make_record(slot: str, plugin: Plugin) -> PluginRecord:
@@ -121,12 +147,26 @@ def read_segments(about: Mapping[str, Any]) -> list[Segment]:
     }
     later = about.get("segments")
     return [
-        Segment(
-            _read_plugins(segment.get("plugins"), names), str(segment.get("task", "")), segment.get("step", 0)
-        )
+        _read_segment(segment, names)
         for segment in (about, *(later if isinstance(later, Sequence) else ()))
         if isinstance(segment, Mapping)
     ]
+
+
+def _read_segment(values: Mapping[str, Any], names: Mapping[str, str]) -> Segment:
+    accepted, spec = values.get("accepted"), values.get("spec")
+    return Segment(
+        plugins=_read_plugins(values.get("plugins"), names),
+        task=str(values.get("task", "")),
+        step=_count(values.get("step")),
+        data=str(values.get("data", "")),
+        versions={str(name): str(version) for name, version in _table(values.get("versions")).items()},
+        threads=_count(values.get("threads")),
+        processes=_count(values.get("processes")),
+        machine=str(values.get("machine", "")),
+        accepted=tuple(map(str, accepted)) if isinstance(accepted, list) else (),
+        spec=spec if isinstance(spec, Mapping) else None,
+    )
 
 
 def changes(recorded: Mapping[str, PluginRecord], present: Mapping[str, PluginRecord]) -> list[PluginChange]:
@@ -142,20 +182,34 @@ def changes(recorded: Mapping[str, PluginRecord], present: Mapping[str, PluginRe
 
 
 def recorded_changes(about: Mapping[str, Any]) -> list[str]:
-    """What a run has noted about plugins: other ones than its spec was recorded with, and later changes."""
+    """What a run has noted: other plugins or conditions than its spec was recorded with, and later
+    changes."""
     noted = about.get("spec_changes")
     lines = [str(line) for line in noted] if isinstance(noted, list) else []
-    return [*lines, *segment_lines(read_segments(about))]
+    segments = read_segments(about)
+    return [*lines, *segment_lines(segments), *condition_lines(segments)]
 
 
 def segment_lines(segments: Sequence[Segment]) -> list[str]:
-    """A line for each component that changed during a run: ``from task t1, step 40 on, learner …``."""
+    """A line for each component, and for each accepted difference of spec or data, that changed during a run:
+    ``from task t1, step 40 on, learner …``."""
     lines = []
     for before, segment in zip(segments, segments[1:], strict=False):
-        step = f", step {segment.step}" if segment.step else ""
-        for change in changes(before.plugins, segment.plugins):
-            lines.append(f"from task {segment.task}{step} on, {change}")
+        changed = [*map(str, changes(before.plugins, segment.plugins)), *segment.accepted]
+        lines += [f"{since(segment)}, {change}" for change in changed]
     return lines
+
+
+def condition_lines(segments: Sequence[Segment]) -> list[str]:
+    """A line for each time that the conditions changed during a run: ``from task t1 on, threads 4 → 2``."""
+    pairs = zip(segments, segments[1:], strict=False)
+    changed = [(segment, condition_changes(before, segment)) for before, segment in pairs]
+    return [f"{since(segment)}, {', '.join(found)}" for segment, found in changed if found]
+
+
+def since(segment: Segment) -> str:
+    """``from task t1, step 40 on``"""
+    return f"from task {segment.task}{f', step {segment.step}' if segment.step else ''} on"
 
 
 def _read_plugins(values: Any, names: Mapping[str, str]) -> dict[str, PluginRecord]:
@@ -175,6 +229,10 @@ def _read_plugins(values: Any, names: Mapping[str, str]) -> dict[str, PluginReco
             str(entry.get("source", "")),
         )
     return records
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _table(values: Any) -> Mapping[str, Any]:

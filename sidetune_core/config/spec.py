@@ -25,6 +25,7 @@ from sidetune_core.errors import OptionError
 from sidetune_core.strict_json import as_text
 
 if TYPE_CHECKING:
+    from sidetune_core.config.identity import Conditions
     from sidetune_core.config.plugin_record import PluginRecord
 
 
@@ -204,6 +205,8 @@ class RunSpec:
     """Read from a run folder: former spellings are accepted without a warning."""
     plugins: Mapping[str, PluginRecord] = attrs.field(factory=dict, eq=False, repr=False, kw_only=True)
     """Read from a run folder: the components that the run was made with, by slot."""
+    conditions: Conditions | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
+    """Read from a run folder: the conditions of that run, unless more than device and cache was changed."""
 
     def __attrs_post_init__(self) -> None:
         """Give the tables their present names."""
@@ -229,7 +232,7 @@ class RunSpec:
         """Plain values; `from_values` reads them back."""
         return attrs.asdict(
             self,
-            filter=lambda field, _: field.name not in ("recorded", "plugins"),
+            filter=lambda field, _: field.name not in ("recorded", "plugins", "conditions"),
             value_serializer=lambda _, __, value: _plain(value),
         )
 
@@ -289,7 +292,8 @@ def recorded_spec(about: Mapping[str, Any], source: str) -> RunSpec:
     from sidetune_core.config.plugin_record import read_segments  # imports the registry
 
     spec = from_values(about.get("resolved"), source, recorded=True)
-    return attrs.evolve(spec, plugins=read_segments(about)[-1].plugins)
+    latest = read_segments(about)[-1]
+    return attrs.evolve(spec, plugins=latest.plugins, conditions=latest)
 
 
 def read_values(path: Path) -> Any:

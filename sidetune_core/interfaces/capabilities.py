@@ -10,6 +10,7 @@ a capability by defining its members, and derives from nothing.
 | `HasState` | tasks | saves the task's own state in checkpoints |
 | `ResumesAtSomeSteps` | tasks | writes checkpoints at these steps only |
 | `LosesState` | tasks | says what is lost when it resumes within the task |
+| `HasVersions` | tasks | records the versions of libraries that define the task |
 | `HasVocabulary` | bases and envs of tokens | checks that tokenizer and embeddings belong together |
 | `Truncatable` | bases | nothing; sides start from the first layers |
 
@@ -89,6 +90,14 @@ class LosesState(Protocol):
 
     not_restored: str
     """What is lost when a run resumes within this task, in a sentence for the user."""
+
+
+@runtime_checkable
+class HasVersions(Protocol):
+    """A task that libraries of its own define, such as those of a simulator."""
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of these libraries by name; a run and its checkpoints record them."""
 
 
 @runtime_checkable

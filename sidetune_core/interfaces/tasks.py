@@ -126,6 +126,13 @@ class TaskStream(ABC):
         """Equal only for equal data and transforms, so runs can share cached features; empty if unknown."""
         return ""
 
+    def data_fingerprint(self) -> str:
+        """Equal only for equal data, targets included; empty if unknown. A run is resumed on equal data.
+
+        By default `fingerprint`; override it where that covers the inputs only.
+        """
+        return self.fingerprint()
+
     def close(self) -> None:  # noqa: B027 - most streams hold nothing open
         """Close files, workers and simulators."""
 

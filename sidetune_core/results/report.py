@@ -79,7 +79,8 @@ class RunSummary:
     plugins: Mapping[str, PluginRecord] = attrs.field(factory=dict)
     """The components with which the run began, by slot."""
     plugin_changes: tuple[str, ...] = ()
-    """Plugins that are others than those of its spec, or changed while the run was interrupted, in lines."""
+    """Plugins and conditions that are others than those of its spec, and what changed while the run was
+    interrupted, in lines."""
 
     @property
     def diverged(self) -> bool:
@@ -133,7 +134,7 @@ def changed_lines(summary: RunSummary) -> list[str]:
         f"{tasks} changed {text} (tensors); {kept} others are bit-identical" for tasks, text, kept in table
     ]
     constant = [NOTHING_FORGOTTEN] if _nothing_forgotten(summary.results) else []
-    plugins = [f"plugin changed: {change}" for change in summary.plugin_changes]
+    plugins = [f"changed: {change}" for change in summary.plugin_changes]
     return [*lines, *constant, *summary.certificate, *plugins]
 
 

@@ -47,7 +47,7 @@ class LocalProcesses:
             GPU.
 
     Each process gets one of the GPUs in ``CUDA_VISIBLE_DEVICES``. ``OMP_NUM_THREADS`` is the number of cores
-    divided by the number of workers, unless it is already set.
+    divided by the number of workers, unless it is already set. A resumed run sets its own number of threads.
     """
 
     def __init__(self, workers: int | None = None) -> None:
@@ -65,6 +65,7 @@ class LocalProcesses:
     def execute(self, argv: Sequence[str], output: Path) -> int:
         """See `Executor`."""
         slot = self._slots.get()
+        threads = {} if argv[:1] == ["--resume"] else {"OMP_NUM_THREADS": str(self.threads)}
         try:
             with output.open("ab") as file, self._lock:
                 if self._stopped:
@@ -74,7 +75,7 @@ class LocalProcesses:
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    env={"OMP_NUM_THREADS": str(self.threads), **os.environ, **slot},
+                    env={**threads, **os.environ, **slot},
                     process_group=0,  # Ctrl-C reaches the sweep only, which forwards it
                 )
                 self._processes.add(process)

@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import platform
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, closing, contextmanager, nullcontext, suppress
-from importlib import metadata
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor
 
-from sidetune_core import __version__
-from sidetune_core.assembly.build import build_learner, build_stream
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved
-from sidetune_core.config.identity import Identity
 from sidetune_core.config.interval import Interval, interval
-from sidetune_core.config.plugin_record import Segment
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import RunSpec
-from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
+from sidetune_core.distributed.process_group import join_process_group
 from sidetune_core.errors import Diverged, Interrupted, RunError, SidetuneError, WriteError
 from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
-from sidetune_core.interfaces.tasks import Task, TaskStream
-from sidetune_core.results.metrics import MIXED, Results
+from sidetune_core.interfaces.tasks import Task
+from sidetune_core.results.metrics import Results
 from sidetune_core.results.report import run_report
 from sidetune_core.results.summary import outcome, read_results, summarise
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.lock import locked
 from sidetune_core.storage.run_folder import DIVERGED, DONE, Clock, RunFolder, resume_command
-from sidetune_core.system import device
 from sidetune_core.system.device import Machine
-from sidetune_core.system.progress import Progress
 from sidetune_core.system.signals import StopRequested, handle_signals
+from sidetune_core.system.threads import set_threads
 from sidetune_core.training.context import Context
+from sidetune_core.training.continuation import Continuation, check_acceptable, find_latest, planned
+from sidetune_core.training.job import Job, assemble, describe, open_stream
 from sidetune_core.training.loop import learn
 from sidetune_core.training.recorder import Recorder, RunRecorder, tensorboard
 
@@ -108,8 +102,8 @@ def run(
         if group.is_main:
             run_folder.check_free(path)
         resolved = spec if isinstance(spec, ResolvedRun) else resolve(spec)
-        with closing(_open_stream(resolved)) as stream:
-            job = _assemble(resolved, stream, group, quiet)
+        with closing(open_stream(resolved)) as stream:
+            job = assemble(resolved, stream, group, quiet)
             _check_tasks(job)
             name = "-".join(
                 resolved.components[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")
@@ -117,7 +111,7 @@ def run(
             folder = group.broadcast_from_main(lambda: run_folder.create(path, name))
             with locked(folder.path) if group.is_main else nullcontext():
                 if group.is_main:
-                    about = _about(job) | {"save_every": save_every}
+                    about = describe(job, _git_state()) | {"save_every": save_every}
                     folder.write_json("run.json", about)
                     job.notes.extend(about.get("spec_changes", ()))
                 return _train(job, folder, save_interval)
@@ -128,82 +122,58 @@ def resume(
     quiet: bool = True,
     save_every: str | None = None,
     allow_changed_plugins: bool = False,
+    allow_changed: Sequence[str] = (),
 ) -> Run:
     """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run
     ends at once.
+
+    The run computes with the number of threads that it was begun with, if this computer has as many
+    processors and ``OMP_NUM_THREADS`` is not set; at the end, the process has its own number again.
 
     Args:
         path: the run folder.
         quiet: show no progress.
         save_every: see `run`; None for the interval that the run was begun with.
-        allow_changed_plugins: resume also where the source of a plugin is not the one that the run was made
-            with; ``run.json`` then records from which step on.
+        allow_changed_plugins: the same as ``allow_changed=["plugins"]``.
+        allow_changed: resume although the spec in ``run.json`` ('spec'), the data ('data') or the source of a
+            plugin ('plugins') is not that of the latest checkpoint; ``run.json`` then records from which step
+            on.
 
     Raises:
         SidetuneError: the folder holds no run, another process works in it, its components cannot be built,
-            or the source of a plugin has changed.
+            or spec, data or the source of a plugin have changed.
         Interrupted: SIGINT or SIGTERM came; the state is in the folder.
     """
+    allowed = [*allow_changed, *(["plugins"] if allow_changed_plugins else [])]
+    check_acceptable(allowed)
     with join_process_group() as group:
         folder, about = group.broadcast_from_main(lambda: _open(Path(path)))
         save_interval = interval(
             save_every if save_every is not None else about.get("save_every", SAVE_EVERY)
         )
         resolved = read_resolved(folder)
-        changed = group.broadcast_from_main(lambda: _accepted(folder, resolved, allow_changed_plugins))
-        with (
-            locked(folder.path) if group.is_main else nullcontext(),
-            closing(_open_stream(resolved)) as stream,
-        ):
+        with locked(folder.path) if group.is_main else nullcontext():
             if group.is_main:
                 folder.separate_hard_links()
-            job = _assemble(resolved, stream, group, quiet)
-            if [task.id for task in job.tasks] != [task["id"] for task in about["tasks"]]:
-                raise RunError(f"the env no longer has the tasks that {folder.path} was started with")
-            if changed and group.is_main:
-                job.notes.extend(_begin_segment(job, folder, about, changed))
-            return _train(job, folder, save_interval)
+            latest = group.broadcast_from_main(lambda: find_latest(folder))
+            continuation = Continuation(folder, about, latest, allowed)
+            env = resolved.components["env"].owner
+            group.broadcast_from_main(lambda: continuation.check(planned(resolved), env))
+            with (
+                set_threads(continuation.threads(group.size)),
+                closing(open_stream(resolved)) as stream,
+            ):
+                job = assemble(resolved, stream, group, quiet)
+                group.broadcast_from_main(lambda: continuation.check_data(job.identity, env))
+                if group.is_main:
+                    job.notes.extend(continuation.record(job.identity, env))
+                    for line in continuation.not_compared(job.identity, env):
+                        job.progress.info(line)
+                        folder.log(line)
+                return _train(job, folder, save_interval)
 
 
-@attrs.frozen(eq=False)
-class _Job:
-    """What is trained, on what, and by which processes."""
-
-    resolved: ResolvedRun
-    learner: Learner
-    tasks: Sequence[Task]
-    machine: Machine
-    group: ProcessGroup
-    progress: Progress
-    data_fingerprint: str
-    notes: list[str] = attrs.field(factory=list)
-    """What to report about the plugins, on screen and in ``log.txt``."""
-
-    @property
-    def where(self) -> str:
-        """The device, and how many processes if there are several."""
-        return str(self.machine) if self.group.size == 1 else f"{self.group.size} processes, {self.machine}"
-
-
-def _open_stream(resolved: ResolvedRun) -> TaskStream:
-    """The env. The run folder stays where it is, whatever current folder the env prefers."""
-    with chdir("."):
-        return build_stream(resolved)
-
-
-def _assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, quiet: bool) -> _Job:
-    """Build the learner and read the data; the first process of each computer goes first, since it may
-    download.
-    """
-    progress = Progress(quiet=quiet or not group.is_main)
-    stream.info = progress.info
-    with group.main_process_first(), chdir("."):
-        learner, tasks = build_learner(resolved, stream), stream.tasks()
-    machine = device.choose(resolved.device, group.local)
-    return _Job(resolved, learner, tasks, machine, group, progress, stream.fingerprint())
-
-
-def _check_tasks(job: _Job) -> None:
+def _check_tasks(job: Job) -> None:
     owner = job.resolved.components["env"].owner
     if not job.tasks:
         raise RunError(f"{owner} has no tasks")
@@ -232,37 +202,7 @@ def _open(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     return folder, folder.read_json("run.json")
 
 
-def _accepted(folder: RunFolder, resolved: ResolvedRun, allowed: bool) -> list[str]:
-    """The plugins that have changed since the run was begun, or resumed last.
-
-    Raises:
-        RunError: the source of one has changed, the run is not finished, and this is not allowed.
-    """
-    changes = resolved.plugin_changes()
-    refused = [change for change in changes if change.source_changed]
-    if refused and not allowed and not folder.finished:
-        raise RunError(
-            f"{folder.path} was made with another plugin, {'; '.join(map(str, refused))}: "
-            f"{refused[0].remedy}, or resume it with what is installed: "
-            f"{resume_command(folder.path)} --allow-changed-plugins"
-        )
-    return [str(change) for change in changes]
-
-
-def _begin_segment(job: _Job, folder: RunFolder, about: dict[str, Any], changed: Sequence[str]) -> list[str]:
-    """Record in ``run.json`` with which plugins the run continues, and from where; returns it as text."""
-    latest = checkpoint.find(folder.checkpoints, job.progress.warning)
-    done = len(latest.done) if latest is not None else 0
-    if done == len(job.tasks):
-        return [f"another plugin is installed than the run was made with: {change}" for change in changed]
-    step = latest.mid_task.step if latest is not None and latest.mid_task is not None else 0
-    segment = Segment(job.resolved.plugin_records(), job.tasks[done].id, step)
-    about["segments"] = [*about.get("segments", []), segment.to_json()]
-    folder.write_json("run.json", about)
-    return [f"from task {segment.task}, step {step} on: {change}" for change in changed]
-
-
-def _train(job: _Job, folder: RunFolder, save_every: Interval) -> Run:
+def _train(job: Job, folder: RunFolder, save_every: Interval) -> Run:
     """Train from the latest checkpoint of the folder, or from the start, to the end."""
     clock = Clock(folder, job.machine.peak_memory)
     with (
@@ -288,7 +228,7 @@ def _train(job: _Job, folder: RunFolder, save_every: Interval) -> Run:
     return Run(folder, job.learner, job.tasks, job.machine, job.group.is_main)
 
 
-def _make_cache(job: _Job) -> FeatureCache | None:
+def _make_cache(job: Job) -> FeatureCache | None:
     options, components = job.resolved.cache, job.resolved.components
     if options.mode == "off":
         return None
@@ -305,17 +245,17 @@ def _make_cache(job: _Job) -> FeatureCache | None:
 
 
 @contextmanager
-def _recorder(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[Recorder]:
+def _recorder(job: Job, folder: RunFolder, clock: Clock) -> Iterator[Recorder]:
     """The recorder of this process."""
     if not job.group.is_main:
         yield Recorder(folder)
         return
     with tensorboard(folder) as board:
-        yield RunRecorder(folder, job.progress, clock, board, _identity(job))
+        yield RunRecorder(folder, job.progress, clock, board, job.identity)
 
 
 @contextmanager
-def _status(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
+def _status(job: Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
     """Keep ``status`` and ``log.txt`` of the folder while the run is under way, and write ``report.md`` at
     its end.
 
@@ -357,53 +297,6 @@ def _status(job: _Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
     except BaseException as error:
         end(f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
         raise
-
-
-def _identity(job: _Job) -> Identity:
-    """What every checkpoint of the run records."""
-    records = job.resolved.plugin_records()
-    return Identity(
-        spec=job.resolved.to_spec().to_json(),
-        data=job.data_fingerprint,
-        tasks=[{"id": task.id, "title": task.title, "metric": task.metric} for task in job.tasks],
-        higher_is_better=job.tasks[0].higher_is_better,
-        plugins={slot: record.to_json() for slot, record in records.items()},
-        versions={
-            "sidetune": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("torch", "numpy", "stevedore")},
-        },
-        threads=torch.get_num_threads(),
-        processes=job.group.size,
-        machine=str(job.machine),
-    )
-
-
-def _about(job: _Job) -> dict[str, Any]:
-    """The content of ``run.json``."""
-    identity = _identity(job)
-    metrics = {task.metric for task in job.tasks}
-    changes = [str(change) for change in job.resolved.plugin_changes()]
-    return {
-        "asked": (job.resolved.requested or job.resolved.to_spec()).to_json(),
-        "resolved": identity.spec,
-        "composition": str(job.resolved),
-        "plugins": identity.plugins,
-        **(
-            {"spec_changes": [f"other plugin than in the spec: {change}" for change in changes]}
-            if changes
-            else {}
-        ),
-        "tasks": identity.tasks,
-        "data": identity.data,
-        "metric": job.tasks[0].metric if len(metrics) == 1 else MIXED,
-        "higher_is_better": identity.higher_is_better,
-        "machine": identity.machine,
-        "processes": identity.processes,
-        "threads": identity.threads,
-        "versions": identity.versions,
-        "git": _git_state(),
-    }
 
 
 def _git_state() -> dict[str, Any] | None:

@@ -43,6 +43,7 @@ PAGES: dict[str, Sequence[type]] = {
         api.HasState,
         api.ResumesAtSomeSteps,
         api.LosesState,
+        api.HasVersions,
     ),
     "kinds/text.md": (api.HasVocabulary, api.HasDocuments),
 }

@@ -47,6 +47,8 @@ class Decoded:
     faults: Mapping[int, str]
     key: str
     """Digest of the files' paths, sizes and dates and of how they were read."""
+    files: str
+    """Digest of the files' names (domain, building, view) and sizes: equal for a copy of them elsewhere."""
 
 
 def decode(paths: Sequence[Path], format: Format, size: int, channels: int, cache: Path) -> Decoded:
@@ -70,7 +72,7 @@ def decode(paths: Sequence[Path], format: Format, size: int, channels: int, cach
     shape = {"labels": (size, size), "vector": (channels,)}.get(format, (channels, size, size))
     dtype = {"uint16": np.uint16, "vector": np.float32}.get(format, np.uint8)
     try:
-        key = _key(paths, f"{VERSION}/{format}/{size}/{channels}")
+        key, names_and_sizes = _digests(paths, f"{VERSION}/{format}/{size}/{channels}")
         array, notes = cache / f"{key}.npy", cache / f"{key}.json"
         if not (array.is_file() and notes.is_file()):
             cache.mkdir(parents=True, exist_ok=True)
@@ -86,7 +88,7 @@ def decode(paths: Sequence[Path], format: Format, size: int, channels: int, cach
         raise DataError(
             f"cannot keep decoded images in {cache}: {error}. Choose another folder with --env.cache-dir"
         ) from error
-    return Decoded(values, {int(index): str(fault) for index, fault in faults.items()}, key)
+    return Decoded(values, {int(index): str(fault) for index, fault in faults.items()}, key, names_and_sizes)
 
 
 def _fill(
@@ -186,9 +188,11 @@ def _read_vector(path: Path, channels: int) -> tuple[Array, str]:
     return values.reshape(channels).astype(np.float32), f"{channels}"
 
 
-def _key(paths: Sequence[Path], reading: str) -> str:
-    digest = hashlib.sha256(reading.encode())
+def _digests(paths: Sequence[Path], reading: str) -> tuple[str, str]:
+    """`Decoded.key` and `Decoded.files`."""
+    key, files = hashlib.sha256(reading.encode()), hashlib.sha256()
     for path in paths:
         stat = path.stat()
-        digest.update(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:40]
+        key.update(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        files.update(f"{'/'.join(path.parts[-3:])}\0{stat.st_size}\n".encode())
+    return key.hexdigest()[:40], files.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -126,7 +127,7 @@ class TaskonomyEnv(TaskStream):
         names = ORDERS[config.order] if config.domains is None else config.domains
         self._domains = select_domains(names, DOMAINS)
         self.inputs = {"image": (3, config.image_size, config.image_size)}
-        self._fingerprint = ""
+        self._fingerprint = self._data_fingerprint = ""
 
     def tasks(self) -> Sequence[DenseTask]:
         config = self._config
@@ -137,6 +138,10 @@ class TaskonomyEnv(TaskStream):
 
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    def data_fingerprint(self) -> str:
+        """Of the names and sizes of the images, and of their split; their content is not read for it."""
+        return self._data_fingerprint
 
     def _frames(self) -> Frames:
         """Find, select, decode and check the images."""
@@ -156,7 +161,8 @@ class TaskonomyEnv(TaskStream):
         if not complete:
             raise DataError(f"{self._root} has no view with all of {', '.join(files)}: {'; '.join(faults)}")
         stored: dict[str, Tensor] = {}
-        keys = {}
+        keys: dict[str, str] = {}
+        digest = hashlib.sha256()
 
         def read(name: str, format: Format, channels: int, stored_as: str) -> None:
             paths = [files[name][views[index]] for index in complete]
@@ -165,6 +171,7 @@ class TaskonomyEnv(TaskStream):
             )
             stored[stored_as] = decoded.values
             keys[stored_as] = decoded.key
+            digest.update(f"{stored_as}/{decoded.files}\n".encode())
             reported = stored_as == "mask" and "depth_zbuffer" in names  # the same files
             if decoded.faults and not reported:
                 messages = [f"{paths[row]} {fault}" for row, fault in decoded.faults.items()]
@@ -188,6 +195,8 @@ class TaskonomyEnv(TaskStream):
                 raise DataError(f"{self._root}: no usable images in split '{split}'")
             rows[split] = torch.tensor(good)
             first += len(members)
+        digest.update(repr({split: part.tolist() for split, part in rows.items()}).encode())
+        self._data_fingerprint = digest.hexdigest()
         self._fingerprint = f"taskonomy/{keys['rgb']}"  # network inputs only, whatever the domains
         return Frames(stored, rows)
 

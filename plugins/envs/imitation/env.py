@@ -119,7 +119,7 @@ class Imitation(TaskStream):
             digest.update(repr(demonstrations.manifest.env).encode())  # units and statistics depend on it
             for trajectories in (validation, training):
                 first_id += len(trajectories.actions)
-                for name, value in sorted(trajectories.observations.items()):
+                for name, value in sorted(trajectories.to_tensors().items()):
                     digest.update(name.encode() + value.numpy().tobytes())
         self._fingerprint = digest.hexdigest()
         return tasks

@@ -94,7 +94,7 @@ class Rooms(TaskStream):
         self._config, self._seed = config, seed
         self._domains = _domains(config)
         self.inputs = {"image": (3, config.image_size, config.image_size)}
-        self._fingerprint = ""
+        self._fingerprint = self._data_fingerprint = ""
 
     def tasks(self) -> Sequence[DenseTask]:
         config = self._config
@@ -118,6 +118,10 @@ class Rooms(TaskStream):
         digest = hashlib.sha256(b"rooms, divide by 255")
         digest.update(stored["rgb"].numpy().data)
         self._fingerprint = digest.hexdigest()
+        for name in names:
+            digest.update(name.encode())
+            digest.update(stored[name].numpy().data)
+        self._data_fingerprint = digest.hexdigest()
         rows = {
             "train": torch.arange(config.num_images),
             "test": config.num_images + torch.arange(config.num_test_images),
@@ -127,6 +131,10 @@ class Rooms(TaskStream):
 
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    def data_fingerprint(self) -> str:
+        """Of the images of all domains."""
+        return self._data_fingerprint
 
 
 def _domains(config: Rooms.Config) -> list[Domain]:

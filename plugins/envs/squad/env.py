@@ -132,7 +132,7 @@ class Squad(TaskStream):
         self.inputs = dict.fromkeys(("tokens", "mask", "types"), (config.max_length,))
         self._config = config
         self._windows = 0
-        self._digest = hashlib.sha256()
+        self._digest, self._data_digest = hashlib.sha256(), hashlib.sha256()
 
     @property
     def vocabulary_size(self) -> int:
@@ -141,7 +141,7 @@ class Squad(TaskStream):
 
     def tasks(self) -> Sequence[Task]:
         config = self._config
-        self._windows, self._digest = 0, hashlib.sha256()
+        self._windows, self._digest, self._data_digest = 0, hashlib.sha256(), hashlib.sha256()
         train_articles, test_articles = self._read()
         for name, articles in (("training", train_articles), ("test", test_articles)):
             if len(articles) < config.num_tasks:
@@ -176,12 +176,19 @@ class Squad(TaskStream):
     def fingerprint(self) -> str:
         return self._digest.hexdigest()
 
+    def data_fingerprint(self) -> str:
+        """Of the windows, the questions and their answers."""
+        return self._data_digest.hexdigest()
+
     def _question_set(self, questions: Sequence[tuple[Question, str]], source: str) -> QuestionSet:
         """Cut questions into windows with the next free ids."""
         config = self._config
         windows = make_windows(self._tokenizer, questions, config.max_length, config.doc_stride, source)
         first_id, self._windows = self._windows, self._windows + len(windows)
         self._digest.update(windows.fingerprint().encode())
+        self._data_digest.update(windows.fingerprint().encode())
+        for question, _ in questions:
+            self._data_digest.update(repr(question).encode())
         return QuestionSet(questions, windows, first_id)
 
     @cached_property

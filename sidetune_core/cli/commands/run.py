@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
 
     if arguments.resume:
         finished = training.resume(
-            arguments.resume, arguments.quiet, arguments.save_every, arguments.allow_changed_plugins
+            arguments.resume, arguments.quiet, arguments.save_every, allow_changed=arguments.allow_changed
         )
     else:
         save_every = arguments.save_every or training.SAVE_EVERY

@@ -20,6 +20,7 @@ def test_a_task_of_classes_has_none() -> None:
         api.HasTrainingMetrics,
         api.HasVisualisations,
         api.LosesState,
+        api.HasVersions,
         api.ResumesAtSomeSteps,
     )
     assert not [capability.__name__ for capability in capabilities if isinstance(task, capability)]

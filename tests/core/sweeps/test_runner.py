@@ -277,6 +277,16 @@ def test_gpus_are_those_that_are_visible_and_each_worker_has_one(
     assert visible_gpus() == []
 
 
+def test_a_resumed_run_gets_no_number_of_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shown = "import os; print(os.environ.get('OMP_NUM_THREADS'))"
+    monkeypatch.setattr(executors, "command", lambda words: [sys.executable, "-c", shown])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    executor = LocalProcesses(1)
+    for argv in (["--seed", "0"], ["--resume", "run"]):
+        executor.execute(argv, tmp_path / "output.txt")
+    assert (tmp_path / "output.txt").read_text() == f"{executor.threads}\nNone\n"
+
+
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SidetuneError, match=r"pip install 'sidetune\[ray\]'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,23 @@ def test_images_are_decoded_once(
     changed = env(root, **options)
     changed.tasks()
     assert changed.fingerprint() != once.fingerprint()
+
+
+def test_the_data_fingerprint_is_that_of_a_copy_and_not_of_other_files(
+    env: Any, write_taskonomy: Write, tmp_path: Path
+) -> None:
+    root = write_taskonomy(tmp_path / "data", domains=("rgb", "normal", "depth_zbuffer"))
+    copy = Path(shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile))
+    other = Path(shutil.copytree(root, tmp_path / "other"))
+    Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(
+        other / "normal" / "hanson" / "point_0_view_0.png"
+    )
+    found = []
+    for folder in (root, copy, other):
+        stream = env(folder, domains=("normal",), **SPLIT)
+        stream.tasks()
+        found.append(stream.data_fingerprint())
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def test_test_rooms_depend_on_the_series_alone_and_training_rooms_on_the_seed_to
         stream.tasks()
     assert streams[0].fingerprint() == streams[1].fingerprint() != ""
     assert len({stream.fingerprint() for stream in streams}) == 4
+    assert len({stream.data_fingerprint() for stream in streams}) == 5
 
 
 def test_depth_and_curvature_fill_their_range(env: Any) -> None:

@@ -131,6 +131,17 @@ def test_a_compressed_file_gives_the_same_tasks(make_squad: MakeSquad, stream: A
     one, other = stream(train_file=plain), stream(train_file=packed)
     assert questions_of(one.tasks()[0]) == questions_of(other.tasks()[0])
     assert one.fingerprint() == other.fingerprint()
+    assert one.data_fingerprint() == other.data_fingerprint()
+
+
+def test_the_data_fingerprint_depends_on_the_answers(make_squad: MakeSquad, stream: Any) -> None:
+    found = []
+    for change in (first, lambda values: first(values)["qas"][0]["answers"].pop()):
+        env = stream(train_file=spoilt(make_squad(), change))
+        env.tasks()
+        found.append((env.fingerprint(), env.data_fingerprint()))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
 
 
 def test_every_fifth_paragraph_is_tested_where_nothing_else_is(stream: Any) -> None:

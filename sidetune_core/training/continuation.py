@@ -1,0 +1,257 @@
+"""Resuming a run: what it was made with until its latest checkpoint, compared with what it would continue
+with.
+
+Another spec, other data or another source of a plugin are refused unless the user accepts them; other
+versions, threads, devices and numbers of processes are reported. All of them begin a segment of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from sidetune_core.config.identity import (
+    ROUNDING,
+    Identity,
+    as_plain,
+    condition_changes,
+    spec_changes,
+    task_changes,
+)
+from sidetune_core.config.plugin_record import (
+    PluginChange,
+    Segment,
+    changes,
+    read_segments,
+    segment_of,
+    since,
+)
+from sidetune_core.config.resolve import ResolvedRun, resolve
+from sidetune_core.config.spec import from_values
+from sidetune_core.errors import OptionError, RunError, SidetuneError
+from sidetune_core.storage import checkpoint
+from sidetune_core.storage.run_folder import RunFolder, resume_command
+
+ACCEPTABLE = ("spec", "data", "plugins")
+"""What a user may accept to have changed."""
+
+
+@attrs.frozen
+class Latest:
+    """Where the latest checkpoint of a run is, and the identity of the run there."""
+
+    done: int = 0
+    """Number of finished tasks."""
+    step: int = 0
+    """Steps within the next task."""
+    identity: Identity | None = None
+    """None at the start of a run, and in runs of earlier versions."""
+
+
+@attrs.frozen
+class Differences:
+    """How a segment differs from the one before, in lines; empty where that is unknown."""
+
+    spec: Sequence[str]
+    data: Sequence[str]
+    plugins: Sequence[PluginChange]
+    conditions: Sequence[str]
+
+    def __bool__(self) -> bool:
+        return any(attrs.astuple(self, recurse=False))
+
+
+def find_latest(folder: RunFolder) -> Latest:
+    """The latest complete checkpoint; damaged ones are reported when it is loaded."""
+    latest = checkpoint.find(folder.checkpoints, lambda text: None)
+    if latest is None:
+        return Latest()
+    step = latest.mid_task.step if latest.mid_task is not None else 0
+    return Latest(len(latest.done), step, latest.identity)
+
+
+def check_acceptable(names: Sequence[str]) -> None:
+    """Check what a user accepts to have changed.
+
+    Raises:
+        OptionError: it is none of `ACCEPTABLE`.
+    """
+    for name in names:
+        if name not in ACCEPTABLE:
+            raise OptionError(f"--allow-changed takes {', '.join(ACCEPTABLE)}, not {name!r}")
+
+
+def planned(resolved: ResolvedRun) -> Segment:
+    """What is known of a segment before its data is read."""
+    return Segment(resolved.plugin_records(), spec=as_plain(resolved.to_spec().to_json()))
+
+
+class Continuation:
+    """Compares and records what a run continues with.
+
+    A segment that has left no checkpoint is replaced; what the user accepted for it stays accepted.
+
+    Args:
+        folder: of the run.
+        about: its ``run.json``.
+        latest: its latest checkpoint.
+        allowed: what the user accepts to have changed, of `ACCEPTABLE`.
+    """
+
+    def __init__(
+        self, folder: RunFolder, about: Mapping[str, Any], latest: Latest, allowed: Sequence[str]
+    ) -> None:
+        self._folder, self._about, self._latest, self._allowed = folder, dict(about), latest, allowed
+        self._tasks = [str(task["id"]) for task in about["tasks"]]
+        first, *later = read_segments(about)
+        kept = [segment for segment in later if not self._is_replaced(segment)]
+        self._kept = kept
+        self._accepted = later[-1] if len(later) > len(kept) else None
+        identity = latest.identity
+        self.before = segment_of(identity) if identity is not None else [first, *kept][-1]
+        """What the run was made with last."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all tasks are trained, so that nothing is computed any more."""
+        return self._latest.done == len(self._tasks)
+
+    def threads(self, processes: int) -> int:
+        """The number of threads of the run so far; 0 if unknown, or if another number of processes shares
+        the processors."""
+        return self.before.threads if self.before.processes == processes else 0
+
+    def check(self, now: Segment, env: str, tasks: Sequence[str] = ()) -> None:
+        """Check what is known of the next segment against the run so far.
+
+        Args:
+            now: what the run would continue with, with its spec.
+            env: title of the env, for messages.
+            tasks: how the properties of tasks differ, in lines.
+
+        Raises:
+            RunError: spec, data or plugins have changed, and this is not accepted.
+        """
+        if self.is_finished:
+            return
+        found = self._not_accepted(_differences(self.before, now, env), now, env)
+        path = self._folder.path
+        if found.spec:
+            what = f"the spec in {path / 'run.json'} is not that of the latest checkpoint"
+            self._refuse("spec", f"{what}, {_joined(found.spec)}: restore it")
+        if refused := [change for change in found.plugins if change.source_changed]:
+            what = f"{path} was made with another plugin, {_joined(refused)}"
+            self._refuse("plugins", f"{what}: {refused[0].remedy}")
+        if changed := [*found.data, *tasks]:
+            self._refuse("data", f"{path} was made with other data, {_joined(changed)}: restore it")
+
+    def check_data(self, now: Identity, env: str) -> None:
+        """Check data and tasks, once they are read.
+
+        Raises:
+            RunError: the env has other tasks, or the data has changed and this is not accepted.
+        """
+        if [task["id"] for task in now.tasks] != self._tasks:
+            raise RunError(f"the env no longer has the tasks that {self._folder.path} was started with")
+        accepted = self._accepted.accepted if self._accepted is not None else ()
+        tasks = [line for line in self._task_changes(now) if line not in accepted]
+        self.check(segment_of(now), env, tasks)
+
+    def record(self, now: Identity, env: str) -> list[str]:
+        """Record in ``run.json`` what the run continues with, if that has changed, and from where; returns it
+        as lines.
+        """
+        segment = segment_of(now)
+        found = _differences(self.before, segment, env)
+        tasks = self._task_changes(now)
+        plugins = list(map(str, found.plugins))
+        accepted = [*(f"spec {line}" for line in found.spec), *found.data, *tasks]
+        if self.is_finished:
+            return [
+                *(f"another plugin is installed than the run was made with: {line}" for line in plugins),
+                *(f"the run was made with another one: {line}" for line in accepted),
+            ]
+        segments = list(self._kept)
+        if found or tasks:
+            task = self._tasks[self._latest.done]
+            segment = attrs.evolve(
+                segment,
+                task=task,
+                step=self._latest.step,
+                accepted=tuple(accepted),
+                spec=segment.spec if found.spec else None,
+            )
+            segments.append(segment)
+        recorded = [one.to_json() for one in segments]
+        if recorded != self._about.get("segments", []):
+            self._about["segments"] = recorded
+            self._folder.write_json("run.json", self._about)
+        lines = [*plugins, *accepted]
+        if found.conditions:
+            lines.append(f"{', '.join(found.conditions)}; {ROUNDING}")
+        return [f"{since(segment)}: {line}" for line in lines]
+
+    def not_compared(self, now: Identity, env: str) -> list[str]:
+        """What of the run so far is not known, in lines."""
+        if self._latest.identity is None:
+            if self._latest == Latest():  # nothing was computed
+                return []
+            return ["its checkpoint is of an earlier version: spec and data are not compared"]
+        if now.data and self.before.data:
+            return []
+        return [f"{env} has no fingerprint of its data: only spec, tasks and plugins are compared"]
+
+    def _task_changes(self, now: Identity) -> list[str]:
+        before = self._latest.identity
+        return task_changes(before, now) if before is not None else []
+
+    def _not_accepted(self, found: Differences, now: Segment, env: str) -> Differences:
+        """The differences that the user has not accepted for the segment that is replaced."""
+        accepted = self._accepted
+        if accepted is None:
+            return found
+        again = _differences(accepted, now, env)
+        return Differences(
+            spec=found.spec if again.spec or accepted.spec is None else (),
+            data=found.data if again.data else (),
+            plugins=found.plugins if any(change.source_changed for change in again.plugins) else (),
+            conditions=(),
+        )
+
+    def _is_replaced(self, segment: Segment) -> bool:
+        """Whether a segment began at the latest checkpoint or after it."""
+        if segment.task not in self._tasks:
+            return False
+        latest = self._latest
+        return (self._tasks.index(segment.task), segment.step) >= (latest.done, latest.step)
+
+    def _refuse(self, what: str, message: str) -> None:
+        if what in self._allowed:
+            return
+        names = [name for name in ACCEPTABLE if name in (what, *self._allowed)]
+        flag = "--allow-changed-plugins" if names == ["plugins"] else f"--allow-changed {' '.join(names)}"
+        changed = "what is installed" if what == "plugins" else f"the changed {what}"
+        raise RunError(f"{message}, or resume it with {changed}: {resume_command(self._folder.path)} {flag}")
+
+
+def _differences(before: Segment, now: Segment, env: str) -> Differences:
+    """What is known of two segments and differs; `now` has a spec."""
+    assert now.spec is not None
+    spec = spec_changes(_respelled(before.spec), now.spec) if before.spec not in (None, now.spec) else []
+    data = [f"the data of {env}"] if before.data and now.data and before.data != now.data else []
+    return Differences(spec, data, changes(before.plugins, now.plugins), condition_changes(before, now))
+
+
+def _respelled(spec: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A recorded spec with the present names of components and options, if it can still be resolved."""
+    assert spec is not None
+    try:
+        return as_plain(resolve(from_values(spec, "checkpoint", recorded=True)).to_spec().to_json())
+    except SidetuneError:
+        return spec
+
+
+def _joined(lines: Sequence[object]) -> str:
+    return "; ".join(map(str, lines))

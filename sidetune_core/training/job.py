@@ -1,0 +1,121 @@
+"""What a run trains, on what, and by which processes; and what is recorded about it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import chdir
+from importlib import metadata
+from typing import Any
+
+import attrs
+import torch
+
+from sidetune_core import __version__
+from sidetune_core.assembly.build import build_learner, build_stream
+from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
+from sidetune_core.config.resolve import ResolvedRun
+from sidetune_core.distributed.process_group import ProcessGroup
+from sidetune_core.interfaces.capabilities import HasVersions
+from sidetune_core.interfaces.learner import Learner
+from sidetune_core.interfaces.tasks import Task, TaskStream
+from sidetune_core.results.metrics import MIXED
+from sidetune_core.system import device
+from sidetune_core.system.device import Machine
+from sidetune_core.system.progress import Progress
+
+
+@attrs.frozen(eq=False)
+class Job:
+    """What is trained, on what, and by which processes."""
+
+    resolved: ResolvedRun
+    learner: Learner
+    tasks: Sequence[Task]
+    machine: Machine
+    group: ProcessGroup
+    progress: Progress
+    data_fingerprint: str
+    """The key of cached features (see `TaskStream.fingerprint`)."""
+    identity: Identity
+    notes: list[str] = attrs.field(factory=list)
+    """What to report about plugins and conditions, on screen and in ``log.txt``."""
+
+    @property
+    def where(self) -> str:
+        """The device, and how many processes if there are several."""
+        return str(self.machine) if self.group.size == 1 else f"{self.group.size} processes, {self.machine}"
+
+
+def open_stream(resolved: ResolvedRun) -> TaskStream:
+    """The env. The run folder stays where it is, whatever current folder the env prefers."""
+    with chdir("."):
+        return build_stream(resolved)
+
+
+def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, quiet: bool) -> Job:
+    """Build the learner and read the data; the first process of each computer goes first, since it may
+    download.
+    """
+    progress = Progress(quiet=quiet or not group.is_main)
+    stream.info = progress.info
+    with group.main_process_first(), chdir("."):
+        learner, tasks = build_learner(resolved, stream), stream.tasks()
+    machine = device.choose(resolved.device, group.local)
+    identity = _identity(resolved, tasks, stream.data_fingerprint(), machine, group)
+    return Job(resolved, learner, tasks, machine, group, progress, stream.fingerprint(), identity)
+
+
+def _identity(
+    resolved: ResolvedRun, tasks: Sequence[Task], data: str, machine: Machine, group: ProcessGroup
+) -> Identity:
+    return Identity(
+        spec=as_plain(resolved.to_spec().to_json()),
+        data=data,
+        tasks=[{"id": task.id, "title": task.title, "metric": task.metric} for task in tasks],
+        higher_is_better=all(task.higher_is_better for task in tasks),
+        plugins={slot: record.to_json() for slot, record in resolved.plugin_records().items()},
+        versions=_versions(tasks),
+        threads=torch.get_num_threads(),
+        processes=group.size,
+        machine=str(machine),
+    )
+
+
+def _versions(tasks: Sequence[Task]) -> Mapping[str, str]:
+    """Of Python, the libraries that compute, and those that define the environments of tasks."""
+    versions = {
+        "sidetune": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "numpy")},
+    }
+    for task in tasks:
+        if isinstance(task, HasVersions):
+            versions |= task.versions()
+    return versions
+
+
+def describe(job: Job, git: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The content of ``run.json``; `git` is the state of the checkout that the code runs from."""
+    identity, resolved = job.identity, job.resolved
+    metrics = {task.metric for task in job.tasks}
+    changes = [f"other plugin than in the spec: {change}" for change in resolved.plugin_changes()]
+    recorded = resolved.requested.conditions if resolved.requested is not None else None
+    if recorded is not None and (found := condition_changes(recorded, identity)):
+        changes.append(f"other conditions than in the spec: {', '.join(found)}; {ROUNDING}")
+    return {
+        "asked": (resolved.requested or resolved.to_spec()).to_json(),
+        "resolved": identity.spec,
+        "composition": str(resolved),
+        "plugins": identity.plugins,
+        **({"spec_changes": changes} if changes else {}),
+        "tasks": identity.tasks,
+        "data": identity.data,
+        "metric": job.tasks[0].metric if len(metrics) == 1 else MIXED,
+        "higher_is_better": identity.higher_is_better,
+        "machine": identity.machine,
+        "processes": identity.processes,
+        "threads": identity.threads,
+        "versions": identity.versions,
+        "git": git,
+    }
