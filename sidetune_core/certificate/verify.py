@@ -52,13 +52,18 @@ class Verification:
     """The likely cause of the problems, where plugins are not those that the run was made with."""
 
 
-def verify(folder: RunFolder) -> Verification:
+def verify(folder: RunFolder, trust_local_code: bool = False) -> Verification:
     """Check a run's certificate against its checkpoints, its probes and its plugins.
 
     The env's data is needed only if a task is not plain classification. The components' initial weights are
     not needed.
 
+    Args:
+        folder: the run.
+        trust_local_code: import code that ``run.json`` and the data name.
+
     Raises:
+        UntrustedCode: ``run.json`` or the data names code, without `trust_local_code`.
         RunError: the folder has no certificate, or it cannot be read.
         SidetuneError: the run's components can no longer be built.
     """
@@ -90,7 +95,7 @@ def verify(folder: RunFolder) -> Verification:
     if problems:
         return Verification(certificate, tuple(problems), ())
     problems += _hash_mismatches(certificate, states)
-    resolved = read_resolved(folder)
+    resolved = read_resolved(folder, trust_local_code)
     changes = resolved.plugin_changes()
     notes = [f"another plugin is installed than the run was made with: {change}" for change in changes]
     notes += [f"the run noted: {line}" for line in recorded_changes(folder.read_json("run.json"))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,14 @@ from typing import Any, TextIO
 from sidetune_core import __version__
 from sidetune_core.cli.commands import COMMANDS, FORMER_COMMANDS, Command
 from sidetune_core.config.package_metadata import damaged_metadata_skipped
-from sidetune_core.errors import EndedElsewhere, Interrupted, OptionError, SidetuneError, suggest
+from sidetune_core.errors import (
+    EndedElsewhere,
+    Interrupted,
+    OptionError,
+    SidetuneError,
+    UntrustedCode,
+    suggest,
+)
 
 HELP = ("--help", "-h")
 
@@ -22,14 +30,20 @@ HELP = ("--help", "-h")
 def main_run(argv: Sequence[str] | None = None) -> int:
     """``sidetune-run``; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return _guarded(lambda: _run(words), debug="--debug" in words)
+    return _guarded(lambda: _run(words), "--debug" in words, ["sidetune-run", *words])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``sidetune``; returns the exit status."""
+def main(argv: Sequence[str] | None = None, typed: Sequence[str] | None = None) -> int:
+    """``sidetune``; returns the exit status.
+
+    Args:
+        argv: the arguments; None for those of the process.
+        typed: the command line of the user, where that is another.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    return _guarded(lambda: _dispatch([word for word in words if word != "--debug"]), debug)
+    command = typed if typed is not None else ["sidetune", *words]
+    return _guarded(lambda: _dispatch([word for word in words if word != "--debug"]), debug, command)
 
 
 def _run(argv: list[str]) -> int:
@@ -116,7 +130,7 @@ def _print_versions() -> int:
     return 0
 
 
-def _guarded(command: Callable[[], int], debug: bool) -> int:
+def _guarded(command: Callable[[], int], debug: bool, typed: Sequence[str]) -> int:
     """Run a command; an error of the user's becomes one paragraph and status 2."""
     try:
         os.getcwd()
@@ -129,6 +143,12 @@ def _guarded(command: Callable[[], int], debug: bool) -> int:
     except EndedElsewhere:
         if debug:
             raise
+        return 2
+    except UntrustedCode as error:
+        if debug:
+            raise
+        trusting = shlex.join([*typed, "--trust-local-code"])
+        print(f"error: {error.what}, which can do anything; if you trust it: {trusting}", file=sys.stderr)
         return 2
     except SidetuneError as error:
         if debug:

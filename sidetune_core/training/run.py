@@ -22,7 +22,7 @@ from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config.interval import Interval, interval
 from sidetune_core.config.plugin_record import Segment
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec import RunSpec, Trust
 from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
 from sidetune_core.errors import Interrupted, RunError, SidetuneError, WriteError
 from sidetune_core.feature_cache.cache import GIB, FeatureCache
@@ -127,6 +127,7 @@ def resume(
     quiet: bool = True,
     save_every: str | None = None,
     allow_changed_plugins: bool = False,
+    trust_local_code: Trust = False,
 ) -> Run:
     """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run
     ends at once.
@@ -137,8 +138,10 @@ def resume(
         save_every: see `run`; None for the interval that the run was begun with.
         allow_changed_plugins: resume also where the source of a plugin is not the one that the run was made
             with; ``run.json`` then records from which step on.
+        trust_local_code: import code that ``run.json`` and the data name.
 
     Raises:
+        UntrustedCode: ``run.json`` or the data names code, without `trust_local_code`.
         SidetuneError: the folder holds no run, another process works in it, its components cannot be built,
             or the source of a plugin has changed.
         Interrupted: SIGINT or SIGTERM came; the state is in the folder.
@@ -148,7 +151,7 @@ def resume(
         save_interval = interval(
             save_every if save_every is not None else about.get("save_every", SAVE_EVERY)
         )
-        resolved = read_resolved(folder)
+        resolved = read_resolved(folder, trust_local_code)
         changed = group.broadcast_from_main(lambda: _accepted(folder, resolved, allow_changed_plugins))
         with (
             locked(folder.path) if group.is_main else nullcontext(),

@@ -22,7 +22,11 @@ def run(argv: Sequence[str]) -> int:
 
     if arguments.resume:
         finished = training.resume(
-            arguments.resume, arguments.quiet, arguments.save_every, arguments.allow_changed_plugins
+            arguments.resume,
+            arguments.quiet,
+            arguments.save_every,
+            arguments.allow_changed_plugins,
+            arguments.trust_local_code,
         )
     else:
         save_every = arguments.save_every or training.SAVE_EVERY

@@ -161,7 +161,7 @@ def export(run: Positional[Path], part: str = "base", out: Path | None = None, h
     return 0
 
 
-def verify_run(run: Positional[Path]) -> int:
+def verify_run(run: Positional[Path], trust_local_code: Switch = False) -> int:
     """Verify the certificate of a run, which states whether tasks were forgotten, from the run folder alone.
 
     Compares its hashes with the checkpoints, rebuilds the learner from the newest checkpoint, and evaluates
@@ -169,13 +169,14 @@ def verify_run(run: Positional[Path]) -> int:
 
     Args:
         run: the run folder.
+        trust_local_code: import code that the run names (module:Class), which then can do anything.
     """
     from sidetune_core.certificate.record import certificate_lines
     from sidetune_core.certificate.verify import verify
     from sidetune_core.config.plugin_record import read_segments, segment_lines
 
     folder = open_run(run)
-    verification = verify(folder)
+    verification = verify(folder, trust_local_code)
     for line in (*verification.problems, *(f"note: {note}" for note in verification.notes)):
         print(line)
     if verification.problems:
