@@ -3,6 +3,7 @@ is used."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ from sidetune_core.errors import (
     UntrustedCode,
     suggest,
 )
+from sidetune_core.printable import colours_allowed, escaped_output, indented, one_line
 
 HELP = ("--help", "-h")
 
@@ -81,8 +83,19 @@ def _dispatch(argv: list[str]) -> int:
         from sidetune_core.cli.commands.shared import own_options_first
 
         words = own_options_first(function, words)
-    status: int = tyro.cli(function, prog=f"sidetune {name}", args=words)
-    return status
+    with colours_allowed():  # of its help
+        chosen: Callable[[], int] = tyro.cli(_deferred(function), prog=f"sidetune {name}", args=words)
+    return chosen()
+
+
+def _deferred(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """A function with the same parameters that only binds them."""
+
+    @functools.wraps(function)
+    def bind(*arguments: Any, **options: Any) -> Callable[[], int]:
+        return lambda: function(*arguments, **options)
+
+    return bind
 
 
 def _with_present_flags(command: Command, words: Sequence[str]) -> list[str]:
@@ -138,7 +151,7 @@ def _guarded(command: Callable[[], int], debug: bool, typed: Sequence[str]) -> i
         print("error: the current folder does not exist; change to one that does", file=sys.stderr)
         return 2
     try:
-        with _former_spellings_on_stderr(), damaged_metadata_skipped():
+        with escaped_output(), _former_spellings_on_stderr(), damaged_metadata_skipped():
             return command()
     except EndedElsewhere:
         if debug:
@@ -148,18 +161,19 @@ def _guarded(command: Callable[[], int], debug: bool, typed: Sequence[str]) -> i
         if debug:
             raise
         trusting = shlex.join([*typed, "--trust-local-code"])
-        print(f"error: {error.what}, which can do anything; if you trust it: {trusting}", file=sys.stderr)
+        what = f"{error.what}, which can do anything; if you trust it: {trusting}"
+        print(f"error: {indented(what)}", file=sys.stderr)
         return 2
     except SidetuneError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {indented(error)}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         if stop.reports:
             from sidetune_core.storage.run_folder import resume_command
 
-            print(f"\nInterrupted. Resume with: {resume_command(stop.folder)}", file=sys.stderr)
+            print(f"\nInterrupted. Resume with: {one_line(resume_command(stop.folder))}", file=sys.stderr)
         return 128 + stop.number
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
@@ -187,7 +201,7 @@ def _former_spellings_on_stderr() -> Iterator[None]:
             show_others(message, category, filename, lineno, file, line)
         elif str(message) not in printed:
             printed.add(str(message))
-            print(f"warning: {message}", file=sys.stderr)
+            print(f"warning: {indented(message)}", file=sys.stderr)
 
     restored: Any = warnings.showwarning
     warnings.showwarning = show

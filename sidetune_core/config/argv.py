@@ -42,6 +42,7 @@ from sidetune_core.config.spec import (
     read_spec,
 )
 from sidetune_core.errors import OptionError, PluginError, suggest
+from sidetune_core.printable import colours_allowed
 
 PROGRAM = "sidetune-run"
 
@@ -348,14 +349,15 @@ def _second_stage(
     owners: dict[type[Any], str] = {}
     for slot, config in defaults.items():
         owners |= _owners(type(config), _owner(spec, slot))
-    parsed, unknown = tyro.cli(
-        options,
-        prog=PROGRAM,
-        description=description,
-        args=[word for argument in arguments for word in argument.words],
-        return_unknown_args=True,
-        registry=_tyro_rules(owners),
-    )
+    with colours_allowed():  # of its help
+        parsed, unknown = tyro.cli(
+            options,
+            prog=PROGRAM,
+            description=description,
+            args=[word for argument in arguments for word in argument.words],
+            return_unknown_args=True,
+            registry=_tyro_rules(owners),
+        )
     return parsed, unknown
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from sidetune_core.errors import PluginError, RunError
+from sidetune_core.printable import one_line
 from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
 
 RUNS = Path("runs")
@@ -74,7 +75,7 @@ class RunFolder:
 
     def log(self, text: str) -> None:
         """Append a line to ``log.txt``, with the time."""
-        self._add("log.txt", f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}")
+        self._add("log.txt", f"{datetime.datetime.now().isoformat(timespec='seconds')} {one_line(text)}")
 
     def set_status(self, status: str) -> None:
         """``running``, ``done``, ``interrupted``, or ``failed: …``."""
