@@ -143,7 +143,7 @@ def _print_versions() -> int:
     return 0
 
 
-def _guarded(command: Callable[[], int], debug: bool, typed: Sequence[str]) -> int:
+def _guarded(command: Callable[[], int], debug: bool, typed: Sequence[str] = ()) -> int:
     """Run a command; an error of the user's becomes one paragraph and status 2."""
     try:
         os.getcwd()
