@@ -22,6 +22,20 @@ class PluginError(SidetuneError):
     """A plugin is unknown, ambiguous, broken, or lacks a library."""
 
 
+class UntrustedCode(PluginError):
+    """A file names code to import, and nobody has said that it can be trusted.
+
+    The command line ends the message with the same command plus ``--trust-local-code``.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what}. Python: pass trust_local_code=True"
+
+
 class OptionError(SidetuneError):
     """An option is unknown or its value is out of range."""
 

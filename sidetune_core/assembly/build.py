@@ -30,6 +30,7 @@ def build_stream(resolved: ResolvedRun) -> TaskStream:
     """The env; it reads no data yet."""
     env = resolved.components["env"]
     stream: TaskStream = env.cls(env.config, resolved.seed)
+    stream.trust_local_code = resolved.trusts_data
     return stream
 
 

@@ -11,7 +11,7 @@ import attrs
 
 from sidetune_core.assembly.build import build_learner, restart_task, without_weights
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import recorded_spec
+from sidetune_core.config.spec import Trust, recorded_spec
 from sidetune_core.errors import OptionError
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task, TaskStream
@@ -21,15 +21,16 @@ from sidetune_core.system import device
 from sidetune_core.system.device import Machine
 
 
-def read_resolved(folder: RunFolder) -> ResolvedRun:
+def read_resolved(folder: RunFolder, trust_local_code: Trust = False) -> ResolvedRun:
     """The resolved run of ``run.json``; see `ResolvedRun.plugin_changes` for plugins that are others now.
 
     Raises:
         RunError: ``run.json`` is missing or damaged.
+        UntrustedCode: it names code to import, without `trust_local_code`.
         PluginError, OptionError: a component is not installed, or no longer has these options.
     """
     about = folder.read_json("run.json")
-    return resolve(recorded_spec(about, str(folder.path / "run.json")))
+    return resolve(recorded_spec(about, str(folder.path / "run.json"), trust_local_code))
 
 
 def choose_machine(resolved: ResolvedRun) -> Machine:

@@ -68,7 +68,7 @@ class Verification:
     """SHA-256 over everything that was checked (see `accounts.digest`); empty if there are problems."""
 
 
-def verify(folder: RunFolder) -> Verification:
+def verify(folder: RunFolder, trust_local_code: bool = False) -> Verification:
     """Check a run's certificate, and what else the run reports, against its checkpoints, its probes and its
     plugins.
 
@@ -76,7 +76,12 @@ def verify(folder: RunFolder) -> Verification:
     not needed. Outputs are compared bit for bit where processor, device, libraries and threads are those of
     the run, otherwise up to rounding.
 
+    Args:
+        folder: the run.
+        trust_local_code: import code that ``run.json`` and the data name.
+
     Raises:
+        UntrustedCode: ``run.json`` or the data names code, without `trust_local_code`.
         RunError: the folder has no certificate, or it cannot be read.
         SidetuneError: the run's components can no longer be built.
     """
@@ -109,7 +114,7 @@ def verify(folder: RunFolder) -> Verification:
         return Verification(certificate, tuple(problems), ())
     problems, notes = accounts.check(folder, certificate, list(checkpoints.values()))
     problems += _hash_mismatches(certificate, checkpoints)
-    resolved = read_resolved(folder)
+    resolved = read_resolved(folder, trust_local_code)
     problems += accounts.check_composition(folder, resolved)
     changes = resolved.plugin_changes()
     notes += [f"another plugin is installed than the run was made with: {change}" for change in changes]

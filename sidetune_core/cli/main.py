@@ -3,8 +3,10 @@ is used."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +16,16 @@ from typing import Any, TextIO
 from sidetune_core import __version__
 from sidetune_core.cli.commands import COMMANDS, FORMER_COMMANDS, Command
 from sidetune_core.config.package_metadata import damaged_metadata_skipped
-from sidetune_core.errors import Diverged, EndedElsewhere, Interrupted, OptionError, SidetuneError, suggest
+from sidetune_core.errors import (
+    Diverged,
+    EndedElsewhere,
+    Interrupted,
+    OptionError,
+    SidetuneError,
+    UntrustedCode,
+    suggest,
+)
+from sidetune_core.printable import colours_allowed, escaped_output, indented, one_line
 
 HELP = ("--help", "-h")
 
@@ -22,14 +33,20 @@ HELP = ("--help", "-h")
 def main_run(argv: Sequence[str] | None = None) -> int:
     """``sidetune-run``; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return _guarded(lambda: _run(words), debug="--debug" in words)
+    return _guarded(lambda: _run(words), "--debug" in words, ["sidetune-run", *words])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``sidetune``; returns the exit status."""
+def main(argv: Sequence[str] | None = None, typed: Sequence[str] | None = None) -> int:
+    """``sidetune``; returns the exit status.
+
+    Args:
+        argv: the arguments; None for those of the process.
+        typed: the command line of the user, where that is another.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    return _guarded(lambda: _dispatch([word for word in words if word != "--debug"]), debug)
+    command = typed if typed is not None else ["sidetune", *words]
+    return _guarded(lambda: _dispatch([word for word in words if word != "--debug"]), debug, command)
 
 
 def _run(argv: list[str]) -> int:
@@ -67,8 +84,19 @@ def _dispatch(argv: list[str]) -> int:
         from sidetune_core.cli.commands.shared import own_options_first
 
         words = own_options_first(function, words)
-    status: int = tyro.cli(function, prog=f"sidetune {name}", args=words)
-    return status
+    with colours_allowed():  # of its help
+        chosen: Callable[[], int] = tyro.cli(_deferred(function), prog=f"sidetune {name}", args=words)
+    return chosen()
+
+
+def _deferred(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """A function with the same parameters that only binds them."""
+
+    @functools.wraps(function)
+    def bind(*arguments: Any, **options: Any) -> Callable[[], int]:
+        return lambda: function(*arguments, **options)
+
+    return bind
 
 
 def _with_present_flags(command: Command, words: Sequence[str]) -> list[str]:
@@ -116,7 +144,7 @@ def _print_versions() -> int:
     return 0
 
 
-def _guarded(command: Callable[[], int], debug: bool) -> int:
+def _guarded(command: Callable[[], int], debug: bool, typed: Sequence[str] = ()) -> int:
     """Run a command; an error of the user's becomes one paragraph and status 2, divergence status 1."""
     try:
         os.getcwd()
@@ -124,22 +152,29 @@ def _guarded(command: Callable[[], int], debug: bool) -> int:
         print("error: the current folder does not exist; change to one that does", file=sys.stderr)
         return 2
     try:
-        with _former_spellings_on_stderr(), damaged_metadata_skipped():
+        with escaped_output(), _former_spellings_on_stderr(), damaged_metadata_skipped():
             return command()
     except EndedElsewhere:
         if debug:
             raise
         return 2
+    except UntrustedCode as error:
+        if debug:
+            raise
+        trusting = shlex.join([*typed, "--trust-local-code"])
+        what = f"{error.what}, which can do anything; if you trust it: {trusting}"
+        print(f"error: {indented(what)}", file=sys.stderr)
+        return 2
     except SidetuneError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {indented(error)}", file=sys.stderr)
         return 1 if isinstance(error, Diverged) else 2
     except Interrupted as stop:
         if stop.reports:
             from sidetune_core.storage.run_folder import resume_command
 
-            print(f"\nInterrupted. Resume with: {resume_command(stop.folder)}", file=sys.stderr)
+            print(f"\nInterrupted. Resume with: {one_line(resume_command(stop.folder))}", file=sys.stderr)
         return 128 + stop.number
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
@@ -167,7 +202,7 @@ def _former_spellings_on_stderr() -> Iterator[None]:
             show_others(message, category, filename, lineno, file, line)
         elif str(message) not in printed:
             printed.add(str(message))
-            print(f"warning: {message}", file=sys.stderr)
+            print(f"warning: {indented(message)}", file=sys.stderr)
 
     restored: Any = warnings.showwarning
     warnings.showwarning = show

@@ -18,21 +18,31 @@ import attrs
 from sidetune_core.config import registry
 from sidetune_core.config.arguments import Argument, Spellings, make_spellings, split_arguments
 from sidetune_core.config.defaults import DEFAULTS, default_name
-from sidetune_core.config.differences import merged, unflatten
+from sidetune_core.config.differences import flatten, merged, unflatten
 from sidetune_core.config.kinds import KINDS, kind
 from sidetune_core.config.options import describe, is_nested, respell, structure, unknown_option
 from sidetune_core.config.resolve import (
     Loaded,
     ResolvedComponent,
     ResolvedRun,
+    check_imports,
     completed,
     load_components,
     recorded_version_named,
     structured_tables,
     usable,
 )
-from sidetune_core.config.spec import MOVED_OPTIONS, TABLES, Choice, RunSpec, TrainOptions, read_spec
+from sidetune_core.config.spec import (
+    MOVED_OPTIONS,
+    TABLES,
+    Choice,
+    RunSpec,
+    TrainOptions,
+    Trust,
+    read_spec,
+)
 from sidetune_core.errors import OptionError, PluginError, suggest
+from sidetune_core.printable import colours_allowed
 
 PROGRAM = "sidetune-run"
 
@@ -62,12 +72,29 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
         "with --resume: continue although the spec in run.json ('spec'), the data ('data') or the source of "
         "a plugin ('plugins') has changed since the latest checkpoint",
     ),
+    "trust_local_code": (
+        bool,
+        False,
+        "import code that a file names: module:Class in a spec or run.json, or in data such as a recording",
+    ),
     "dry_run": (bool, False, "print the resolved spec and exit"),
     "quiet": (bool, False, "print no progress"),
     "debug": (bool, False, "print the traceback of an error"),
 }
 
-RESUMABLE = ("resume", "save-every", "quiet", "debug", "allow-changed", "allow-changed-plugins")
+TRUST_SPEC = "trust-spec"
+"""The option of a sweep's workers that is like ``--trust-local-code``, for the spec or ``run.json`` only."""
+
+RESUMABLE = (
+    "resume",
+    "save-every",
+    "quiet",
+    "debug",
+    "allow-changed",
+    "allow-changed-plugins",
+    "trust-local-code",
+    TRUST_SPEC,
+)
 """The options that can be combined with ``--resume``."""
 
 
@@ -86,6 +113,7 @@ class Arguments:
     save_every: str | None = None
     allow_changed: tuple[str, ...] = ()
     """What may have changed since a run was begun: 'spec', 'data', 'plugins'."""
+    trust_local_code: Trust = False
 
 
 @attrs.frozen
@@ -99,15 +127,22 @@ class _Request:
     save_every: str | None
     quiet: bool
     allow_changed: tuple[str, ...]
+    trust_local_code: Trust
     help: bool
 
 
-def parse(argv: Sequence[str]) -> Arguments:
+def parse(argv: Sequence[str], file: str = "") -> Arguments:
     """Read the arguments of ``sidetune-run``, load the components and check their options.
 
     Prints help and exits where that is requested.
 
+    Args:
+        argv: the arguments.
+        file: the file that they were read from, which can name no code to import; empty for the words that
+            the user typed.
+
     Raises:
+        UntrustedCode: a file names code, without ``--trust-local-code``.
         SidetuneError: a component or an option does not exist, or they do not fit together.
     """
     arguments = split_arguments(argv)
@@ -119,7 +154,9 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise OptionError(f"{flag} goes with --resume: a new run uses the installed plugins")
     if request.help and not request.names and request.spec is None:
         _print_short_help()
-    spec = with_names(read_spec(request.spec) if request.spec else RunSpec(), request.names)
+    trust = request.trust_local_code
+    spec = read_spec(request.spec, trust) if request.spec is not None else RunSpec(trust_local_code=trust)
+    spec = with_names(spec, request.names, file)
     with redirect_stdout(sys.stderr):  # standard output is for results, whatever a plugin prints
         loaded = load_components(spec)
     spec = _respelled(completed(spec, loaded), loaded)
@@ -131,12 +168,23 @@ def parse(argv: Sequence[str]) -> Arguments:
     configs = {slot: type(config) for slot, config in defaults.items()}
     spellings = make_spellings(configs)
     arguments = spellings.present(arguments)
+    arguments = [argument for argument in arguments if argument.name != TRUST_SPEC]
     parsed, unknown = _second_stage(arguments, spec, defaults, _long_description(spec, loaded))
     if unknown:
         raise _unknown(unknown[0], configs, spec)
-    spec, resolved = _combined(spec, loaded, parsed, _set_options(arguments, spellings, parsed))
+    changed = _set_options(arguments, spellings, parsed)
+    for slot in loaded:
+        _check_imports(spec, slot, getattr(parsed, slot), changed.get(slot, {}), file)
+    spec, resolved = _combined(spec, loaded, parsed, changed)
     return Arguments(
-        spec, resolved, parsed.out, parsed.resume, parsed.dry_run, parsed.quiet, parsed.save_every
+        spec,
+        resolved,
+        parsed.out,
+        parsed.resume,
+        parsed.dry_run,
+        parsed.quiet,
+        parsed.save_every,
+        trust_local_code=trust,
     )
 
 
@@ -155,6 +203,7 @@ def _first_stage(arguments: Sequence[Argument]) -> _Request:
         save_every=values.get("save-every"),
         quiet="quiet" in typed,
         allow_changed=_allowed(arguments),
+        trust_local_code="trust-local-code" in typed or ("spec" if TRUST_SPEC in typed else False),
         help=bool({"help", "-h"} & typed),
     )
 
@@ -189,19 +238,32 @@ def _resume_only(request: _Request, arguments: Sequence[Argument]) -> Arguments:
         quiet=request.quiet,
         save_every=request.save_every,
         allow_changed=request.allow_changed,
+        trust_local_code=request.trust_local_code,
     )
 
 
-def with_names(spec: RunSpec, names: Mapping[str, str]) -> RunSpec:
+def with_names(spec: RunSpec, names: Mapping[str, str], file: str = "") -> RunSpec:
     """A spec with other components, by slot, as a command line names them.
 
     A replaced component loses its options; components that a new learner does not use are left out.
 
+    Args:
+        spec: the spec.
+        names: names of components by slot.
+        file: the file that gives the names; empty for words that the user typed.
+
     Raises:
         PluginError: see `registry`.
     """
-    changed = {slot: Choice(name) for slot, name in names.items() if not _is_chosen(slot, name, spec)}
-    combined = spec.with_components(changed)
+    changed: dict[str, Choice] = {}
+    kept: dict[str, Choice] = {}
+    for slot, name in names.items():
+        chosen = spec.component(slot)
+        if chosen is None or not _is_chosen(slot, name, spec):
+            changed[slot] = Choice(name, file=file)
+        elif not file:
+            kept[slot] = attrs.evolve(chosen, name_typed=True)
+    combined = spec.with_components({**changed, **kept})
     if changed:  # another run, which has other bytes under any conditions
         combined = attrs.evolve(combined, conditions=None)
     if "learner" not in changed:
@@ -217,6 +279,8 @@ def _is_chosen(slot: str, name: str, spec: RunSpec) -> bool:
     chosen = spec.component(slot)
     if chosen is None or chosen.name == name:
         return chosen is not None
+    if ":" in name or ":" in chosen.name:  # code is its only name
+        return False
     requested = registry.find(kind(slot), name)
     try:
         return requested == registry.find(kind(slot), chosen.name, spec.recorded)
@@ -233,6 +297,22 @@ def _respelled(spec: RunSpec, loaded: Mapping[str, Loaded]) -> RunSpec:
             options = respell(cls.Config, chosen.options, _owner(spec, slot), spec.recorded)
             choices[slot] = attrs.evolve(chosen, options=options)
     return spec.with_components(choices)
+
+
+def _check_imports(spec: RunSpec, slot: str, config: Any, changed: Mapping[str, Any], file: str) -> None:
+    """Check that no file gives an option of a component that names code.
+
+    Raises:
+        UntrustedCode: one does.
+    """
+    chosen = spec.component(slot)
+    typed = {name.replace("_", "-") for name in flatten(changed)}
+    if file:
+        chosen, typed = (
+            Choice(_shown_name(spec, slot), merged(_options(spec, slot), changed), file=file),
+            set(),
+        )
+    check_imports(config, chosen, _owner(spec, slot), typed)
 
 
 def _set_options(
@@ -255,10 +335,10 @@ def _combined(
     spec: RunSpec, loaded: Mapping[str, Loaded], parsed: Any, changed: Mapping[str, dict[str, Any]]
 ) -> tuple[RunSpec, ResolvedRun]:
     """The spec with the options of the command line, and the run that it resolves to."""
-    choices: dict[str, Any] = {
-        slot: Choice(_name(spec, slot), merged(_options(spec, slot), changed.get(slot, {})))
-        for slot in loaded
-    }
+    choices: dict[str, Any] = {}
+    for slot in loaded:
+        chosen = spec.component(slot) or Choice(DEFAULTS[slot])
+        choices[slot] = attrs.evolve(chosen, options=merged(chosen.options, changed.get(slot, {})))
     tables: dict[str, Any] = {table: merged(getattr(spec, table), changed.get(table, {})) for table in TABLES}
     components = {
         slot: ResolvedComponent(plugin, cls, getattr(parsed, slot)) for slot, (plugin, cls) in loaded.items()
@@ -295,14 +375,15 @@ def _second_stage(
     owners: dict[type[Any], str] = {}
     for slot, config in defaults.items():
         owners |= _owners(type(config), _owner(spec, slot))
-    parsed, unknown = tyro.cli(
-        options,
-        prog=PROGRAM,
-        description=description,
-        args=[word for argument in arguments for word in argument.words],
-        return_unknown_args=True,
-        registry=_tyro_rules(owners),
-    )
+    with colours_allowed():  # of its help
+        parsed, unknown = tyro.cli(
+            options,
+            prog=PROGRAM,
+            description=description,
+            args=[word for argument in arguments for word in argument.words],
+            return_unknown_args=True,
+            registry=_tyro_rules(owners),
+        )
     return parsed, unknown
 
 
@@ -381,11 +462,6 @@ def _unknown(word: str, configs: Mapping[str, type[Any]], spec: RunSpec) -> Opti
 def _options(spec: RunSpec, slot: str) -> dict[str, Any]:
     chosen = spec.component(slot)
     return dict(chosen.options) if chosen else {}
-
-
-def _name(spec: RunSpec, slot: str) -> str:
-    chosen = spec.component(slot)
-    return chosen.name if chosen else DEFAULTS[slot]
 
 
 def _shown_name(spec: RunSpec, slot: str) -> str:

@@ -19,7 +19,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -45,16 +45,18 @@ T = TypeVar("T")
 Check = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
 
 
-def option(default: T, help: str, *checks: Check) -> T:
+def option(default: T, help: str, *checks: Check, imports: Callable[[T], Iterable[str]] | None = None) -> T:
     """A field of a plugin's ``Config``.
 
     Args:
         default: value when the user sets nothing; every option has one.
         help: what it does, with unit and range, in one sentence that begins in lower case.
         checks: validators such as `at_least`; ``None`` passes every check.
+        imports: the names in a value that the component imports as code. Where a file gives the value,
+            they are refused without ``--trust-local-code``.
     """
     validator: Any = attrs.validators.optional(list(checks)) if checks else None
-    return attrs.field(default=default, validator=validator, metadata={"help": help})
+    return attrs.field(default=default, validator=validator, metadata={"help": help, "imports": imports})
 
 
 def at_least(low: float) -> Check:
@@ -153,6 +155,16 @@ def _describe(config: type[Any], prefix: str, defaults: Any) -> Iterator[OptionI
             yield from _describe(hint, f"{name}.", default)
         else:
             yield OptionInfo(name, type_words(hint), default, field.metadata.get("help", ""), hint)
+
+
+def imported_names(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Each option of a ``Config`` whose value names code, with the first name (see `option`)."""
+    for field in attrs.fields(type(config)):
+        name, value = prefix + _dashed(field.name), getattr(config, field.name)
+        if attrs.has(type(value)):
+            yield from imported_names(value, f"{name}.")
+        elif (imports := field.metadata.get("imports")) is not None:
+            yield from ((name, code) for code in list(imports(value))[:1])
 
 
 def former_options(config: type[Any]) -> dict[str, Renamed]:

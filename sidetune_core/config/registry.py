@@ -29,7 +29,7 @@ from sidetune_core.config.inventory import installed as installed
 from sidetune_core.config.inventory import scan as scan
 from sidetune_core.config.kinds import Kind, kind
 from sidetune_core.config.process_state import interrupts_noted, process_kept_alive, process_state_kept
-from sidetune_core.errors import PluginError, shorten, suggest
+from sidetune_core.errors import PluginError, UntrustedCode, shorten, suggest
 
 
 def ships(distribution: str, slot: str, name: str) -> bool:
@@ -62,16 +62,19 @@ def _of_distribution(distribution: str, plugins: Iterable[Plugin]) -> tuple[Plug
     return tuple(plugin for plugin in plugins if normal_name(plugin.distribution) == name)
 
 
-def find(kind: Kind, choice: str, recorded: bool = False) -> Plugin:
+def find(kind: Kind, choice: str, recorded: bool = False, trust_local_code: bool = False) -> Plugin:
     """The plugin named `choice`; nothing is imported.
 
     Args:
         kind: its kind.
         choice: ``ewc``, ``acme-sidetune/ewc`` where two packages provide one, or ``my_module:MyLearner`` in
-            the current folder. A former name finds the present component, with a `FormerSpelling` warning.
+            the current folder, where that is trusted. A former name finds the present component, with a
+            `FormerSpelling` warning.
         recorded: the name comes from a run folder, so a former one is accepted without a warning.
+        trust_local_code: ``module:Class`` can be chosen; false where a file says it, not the user.
 
     Raises:
+        UntrustedCode: the name is ``module:Class``, without `trust_local_code`.
         PluginError: there is none, or more than one.
     """
     if ":" in choice:
@@ -80,6 +83,8 @@ def find(kind: Kind, choice: str, recorded: bool = False) -> Plugin:
                 f"'{choice}' is not a {kind.name}; write module:Class, "
                 f"such as my_module:My{kind.name.title()}"
             )
+        if not trust_local_code:
+            raise UntrustedCode(f"{kind.name} '{choice}' is code to import, and a file names it")
         return Plugin(kind, choice, LOCAL, "", choice)
     inventory = scan((kind,))
     available = inventory.plugins[kind]

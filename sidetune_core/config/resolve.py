@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import attrs
 from sidetune_core.config import inventory, kinds, registry
 from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.config.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
-from sidetune_core.config.options import respell, structure, unstructure
+from sidetune_core.config.options import flat_options, imported_names, respell, structure, unstructure
 from sidetune_core.config.plugin_record import PluginChange, PluginRecord, changes, make_record
 from sidetune_core.config.registry import Plugin
 from sidetune_core.config.spec import (
@@ -26,7 +26,7 @@ from sidetune_core.config.spec import (
     choice,
     respell_tables,
 )
-from sidetune_core.errors import OptionError, PluginError, SidetuneError
+from sidetune_core.errors import OptionError, PluginError, SidetuneError, UntrustedCode
 
 Loaded = tuple[Plugin, type[Any]]
 """A plugin and its class."""
@@ -65,6 +65,11 @@ class ResolvedRun:
     device: DeviceOptions = DeviceOptions()
     requested: RunSpec | None = attrs.field(default=None, eq=False)
     """The spec that was resolved."""
+
+    @property
+    def trusts_data(self) -> bool:
+        """Whether names of code in the data are imported: see `Trust`."""
+        return self.requested is not None and self.requested.trust_local_code is True
 
     def to_spec(self) -> RunSpec:
         """The spec with every name and option written out, which resolves to the same run everywhere."""
@@ -227,7 +232,7 @@ def _with_present_components(specs: Sequence[RunSpec]) -> list[RunSpec]:
 
 def _config_class(slot: str, name: str) -> type[Any] | None:
     try:
-        _, cls = _load(kinds.kind(slot), Choice(name))
+        _, cls = _load(kinds.kind(slot), Choice(name, file="run.json"))
     except SidetuneError:
         return None
     config: type[Any] = cls.Config
@@ -238,7 +243,29 @@ def structured(spec: RunSpec, slot: str, plugin: Plugin, cls: type[Any]) -> Any:
     """The ``Config`` of a component with the options of a spec."""
     chosen = spec.component(slot)
     with recorded_version_named(spec, slot):
-        return structure(cls.Config, chosen.options if chosen else {}, _owner(plugin), spec.recorded)
+        config = structure(cls.Config, chosen.options if chosen else {}, _owner(plugin), spec.recorded)
+    check_imports(config, chosen, _owner(plugin))
+    return config
+
+
+def check_imports(config: Any, chosen: Choice | None, owner: str, typed: Collection[str] = ()) -> None:
+    """Check that no file gives the options of a component that name code (see `option`).
+
+    Args:
+        config: its ``Config``.
+        chosen: the component as it was chosen.
+        owner: the component, for the message.
+        typed: names of the options that the user has typed, which replace those of the file.
+
+    Raises:
+        UntrustedCode: one is read from a file that is not trusted.
+    """
+    if chosen is None or not chosen.file:
+        return
+    given = flat_options(type(config), chosen.options, owner, recorded=True)
+    for option, code in imported_names(config):
+        if option in given and option not in typed:
+            raise UntrustedCode(f"{owner}: '{code}' of option {option} in {chosen.file} is code to import")
 
 
 def resolve_env(chosen: Choice) -> ResolvedComponent:
@@ -248,7 +275,9 @@ def resolve_env(chosen: Choice) -> ResolvedComponent:
         PluginError, OptionError: with what to type next.
     """
     plugin, cls = _load(ENV, chosen)
-    return ResolvedComponent(plugin, cls, structure(cls.Config, chosen.options, _owner(plugin)))
+    config = structure(cls.Config, chosen.options, _owner(plugin))
+    check_imports(config, chosen, _owner(plugin))
+    return ResolvedComponent(plugin, cls, config)
 
 
 def structured_tables(spec: RunSpec, plugin: Plugin, env: type[Any]) -> dict[str, Any]:
@@ -276,7 +305,11 @@ def _owner(plugin: Plugin) -> str:
 def _load(kind: Kind, chosen: Choice | None, spec: RunSpec | None = None) -> Loaded:
     with recorded_version_named(spec, kind.name):
         name = chosen.name if chosen else DEFAULTS[kind.name]
-        plugin = registry.find(kind, name, recorded=spec is not None and spec.recorded)
+        trusted = chosen is None or chosen.may_be_local
+        if chosen is not None and ":" in name and not trusted:
+            raise UntrustedCode(f"{kind.name} '{name}' in {chosen.file} is code to import")
+        recorded = spec is not None and spec.recorded
+        plugin = registry.find(kind, name, recorded, trust_local_code=trusted)
         return plugin, registry.load(plugin)
 
 
@@ -285,6 +318,8 @@ def recorded_version_named(spec: RunSpec | None, slot: str) -> Iterator[None]:
     """Add to an error about a component of a recorded spec how to install the version that was recorded."""
     try:
         yield
+    except UntrustedCode:
+        raise
     except (PluginError, OptionError) as error:
         record = spec.plugins.get(slot) if spec is not None else None
         chosen = spec.component(slot) if spec is not None else None

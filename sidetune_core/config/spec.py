@@ -151,12 +151,28 @@ def respell_tables(
     return respelled
 
 
+Trust = bool | Literal["spec"]
+"""Whether names in files are imported as code: ``module:Class``, and options with `imports` (see `option`).
+
+Those of no file, of all files, or ('spec') of the spec and ``run.json`` but not of the data that they name.
+"""
+
+
 @attrs.frozen
 class Choice:
     """A component by name, with the options that are set; all others have their defaults."""
 
     name: str
     options: dict[str, Any] = attrs.field(factory=dict)
+    file: str = attrs.field(default="", eq=False, repr=False, kw_only=True)
+    """The file that it was read from, which can name no code; empty for the user's own words."""
+    name_typed: bool = attrs.field(default=False, eq=False, repr=False, kw_only=True)
+    """Whether the user has typed the name that the file gives too."""
+
+    @property
+    def may_be_local(self) -> bool:
+        """Whether its name can be that of code in the current folder."""
+        return not self.file or self.name_typed
 
 
 def choice(value: Choice | str | Mapping[str, Any] | None) -> Choice | None:
@@ -207,6 +223,8 @@ class RunSpec:
     """Read from a run folder: the components that the run was made with, by slot."""
     conditions: Conditions | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
     """Read from a run folder: the conditions of that run, unless more than device and cache was changed."""
+    trust_local_code: Trust = attrs.field(default=False, eq=False, repr=False, kw_only=True)
+    """See `Trust`. A spec that is made in Python can name any code itself."""
 
     def __attrs_post_init__(self) -> None:
         """Give the tables their present names."""
@@ -232,9 +250,12 @@ class RunSpec:
         """Plain values; `from_values` reads them back."""
         return attrs.asdict(
             self,
-            filter=lambda field, _: field.name not in ("recorded", "plugins", "conditions"),
+            filter=lambda field, _: field.name not in _NOT_IN_JSON,
             value_serializer=lambda _, __, value: _plain(value),
         )
+
+
+_NOT_IN_JSON = ("recorded", "plugins", "conditions", "trust_local_code", "file", "name_typed")
 
 
 def _plain(value: Any) -> Any:
@@ -244,13 +265,14 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def from_values(values: Any, source: str, recorded: bool = False) -> RunSpec:
+def from_values(values: Any, source: str, recorded: bool = False, trust_local_code: Trust = False) -> RunSpec:
     """A spec from plain values.
 
     Args:
         values: a table of components, option tables and seed.
         source: where they come from, for messages.
         recorded: they come from a run folder, so former spellings are accepted without a warning.
+        trust_local_code: see `Trust`.
 
     Raises:
         OptionError: a key is unknown or a value is of the wrong type.
@@ -260,30 +282,44 @@ def from_values(values: Any, source: str, recorded: bool = False) -> RunSpec:
             f"{source}: a spec is a table of {', '.join(DEFAULTS)}, {', '.join(TABLES)} and seed, "
             f"not {type(values).__name__}"
         )
-    slots = {slot: values[slot] for slot in DEFAULTS if slot in values}
-    for slot, value in slots.items():
+    slots: dict[str, Any] = {}
+    for slot, value in values.items():
+        if slot not in DEFAULTS:
+            continue
         if value is not None and not isinstance(value, str | Mapping):
             raise OptionError(f"{source}: {slot} is a name or a table with a name and options, not {value!r}")
+        chosen = choice(value)
+        if chosen is not None and not trust_local_code:
+            chosen = attrs.evolve(chosen, file=source)
+        slots[slot] = chosen
     others = {key: value for key, value in values.items() if key not in DEFAULTS}
     rest = structure(_Rest, others, source)
     return RunSpec(
-        **slots, train=rest.train, cache=rest.cache, device=rest.device, seed=rest.seed, recorded=recorded
+        **slots,
+        train=rest.train,
+        cache=rest.cache,
+        device=rest.device,
+        seed=rest.seed,
+        recorded=recorded,
+        trust_local_code=trust_local_code,
     )
 
 
-def read_spec(path: Path) -> RunSpec:
+def read_spec(path: Path, trust_local_code: Trust = False) -> RunSpec:
     """A spec from a ``.toml`` or ``.json`` file, or from the ``run.json`` of a run (its resolved spec).
+
+    Code that it names is not imported later, unless `trust_local_code`: see `Trust`.
 
     Raises:
         OptionError: the file is missing, damaged, or holds something else.
     """
     values = read_values(path)
     if isinstance(values, Mapping) and "resolved" in values:
-        return recorded_spec(values, str(path))
-    return from_values(values, str(path))
+        return recorded_spec(values, str(path), trust_local_code)
+    return from_values(values, str(path), trust_local_code=trust_local_code)
 
 
-def recorded_spec(about: Mapping[str, Any], source: str) -> RunSpec:
+def recorded_spec(about: Mapping[str, Any], source: str, trust_local_code: Trust = False) -> RunSpec:
     """The resolved spec of a run, with the plugins that it was made with last; `about` is its ``run.json``.
 
     Raises:
@@ -291,7 +327,7 @@ def recorded_spec(about: Mapping[str, Any], source: str) -> RunSpec:
     """
     from sidetune_core.config.plugin_record import read_segments  # imports the registry
 
-    spec = from_values(about.get("resolved"), source, recorded=True)
+    spec = from_values(about.get("resolved"), source, True, trust_local_code)
     latest = read_segments(about)[-1]
     return attrs.evolve(spec, plugins=latest.plugins, conditions=latest)
 

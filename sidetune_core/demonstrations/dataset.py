@@ -189,14 +189,19 @@ class Demonstrations:
         """Shapes of the observations, by name."""
         return {name: tuple(shape) for name, shape in self.manifest.inputs.items()}
 
-    def open_stream(self) -> TaskStream:
+    def open_stream(self, trust_local_code: bool = False) -> TaskStream:
         """The env that was recorded; the caller closes it.
 
+        Args:
+            trust_local_code: import code that the manifest names, such as an env ``module:Class``.
+
         Raises:
+            UntrustedCode: the manifest names code, without `trust_local_code`.
             PluginError, OptionError, DataError: the env is not installed or cannot be created.
         """
-        component = resolve_recorded_env(self.folder, self.manifest)
+        component = resolve_recorded_env(self.folder, self.manifest, trust_local_code)
         stream: TaskStream = component.cls(component.config, self.manifest.env["seed"])
+        stream.trust_local_code = trust_local_code
         return stream
 
     def task(self, stream: TaskStream) -> RolloutTask:
@@ -291,11 +296,14 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"the manifest is damaged: {error}") from error
 
 
-def resolve_recorded_env(folder: Path, manifest: Manifest) -> ResolvedComponent:
+def resolve_recorded_env(
+    folder: Path, manifest: Manifest, trust_local_code: bool = False
+) -> ResolvedComponent:
     """The env of a manifest, whose options may have the names of an earlier version.
 
     Raises:
         DataError: the manifest names no env.
+        UntrustedCode: it names code to import, without `trust_local_code`.
         PluginError, OptionError: the env is not installed or has no such options.
     """
     name, options, seed = (manifest.env.get(key) for key in ("name", "options", "seed"))
@@ -303,7 +311,7 @@ def resolve_recorded_env(folder: Path, manifest: Manifest) -> ResolvedComponent:
         raise DataError(f"{folder / MANIFEST} names no env; record it again")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FormerSpelling)
-        return resolve_env(Choice(name, options))
+        return resolve_env(Choice(name, options, file="" if trust_local_code else str(folder / MANIFEST)))
 
 
 def verify_shard(folder: Path, shard: Shard) -> None:

@@ -77,19 +77,21 @@ def open_offered(
 
 
 @contextmanager
-def open_trained(path: Path, task_id: str | None) -> Iterator[ExpertSession]:
+def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False) -> Iterator[ExpertSession]:
     """The policy of a run after its latest task, for a block; the env is closed after it.
 
     Args:
         path: the run folder.
         task_id: of a task that the run has trained; None if there is one only.
+        trust_local_code: import code that ``run.json`` names.
 
     Raises:
+        UntrustedCode: ``run.json`` names code, without `trust_local_code`.
         OptionError: there is no such task.
         RunError: there is no run, or it has completed no task yet.
     """
     folder = open_run(path)
-    resolved = read_resolved(folder)
+    resolved = read_resolved(folder, trust_local_code)
     newest = checkpoint.latest(folder.checkpoints)
     if newest is None:
         raise RunError(

@@ -61,6 +61,7 @@ def record_demonstrations(
     seed: int = 0,
     quiet: bool = False,
     info: Callable[[str], None] | None = None,
+    trust_local_code: bool = False,
 ) -> Demonstrations:
     """Record an expert; resumes an interrupted recording and extends a complete one.
 
@@ -75,8 +76,10 @@ def record_demonstrations(
         quiet: show no progress.
         info: prints a line of progress; None for a printer to standard error. A `TaskStream` that records
             passes its own.
+        trust_local_code: import code that the ``run.json`` of an expert names.
 
     Raises:
+        UntrustedCode: it names code, without `trust_local_code`.
         OptionError: there is no such task or expert.
         RunError: the folder has other demonstrations, or the expert or its environment failed.
         WriteError: the folder cannot be written.
@@ -87,7 +90,7 @@ def record_demonstrations(
             raise OptionError(
                 f"the expert {expert} is a run, which is recorded in its own env; leave out --env"
             )
-        opened = open_trained(Path(expert), task)
+        opened = open_trained(Path(expert), task, trust_local_code)
     else:
         requested = choice(env)
         if requested is None:
@@ -182,7 +185,7 @@ def _existing_manifest(folder: Path, target: Manifest) -> Manifest:
         return target
     manifest = read_manifest(folder)
     if manifest.env.get("name") == target.env["name"]:  # its options may have the names of an earlier version
-        env = resolve_recorded_env(folder, manifest)
+        env = resolve_recorded_env(folder, manifest, trust_local_code=True)  # the target's, and not built
         manifest = attrs.evolve(manifest, env=_env_values(env, manifest.env["seed"]))
     _check_same(folder, manifest, target, ("env", "task", "inputs", "expert", "about", "seed", "shard"))
     complete = manifest.recorded >= target.trajectories

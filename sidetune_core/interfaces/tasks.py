@@ -113,6 +113,9 @@ class TaskStream(ABC):
     """Input shapes of every task, known before any data is read."""
     info: Callable[[str], None] = staticmethod(lambda text: None)
     """Show the user a progress message while `tasks` reads data; set by the core, and silent by default."""
+    trust_local_code: bool = False
+    """Whether names of code in the data, such as ``module:Class``, may be imported; set by the core before
+    `tasks`."""
 
     @abstractmethod
     def tasks(self) -> Sequence[Task]:

@@ -23,7 +23,16 @@ from sidetune_core.results.summary import summarise
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.training import run
 
-NOT_IN_A_CLAIM = {"--seed", "--out", "--spec", "--resume", "--help", "-h"}
+NOT_IN_A_CLAIM = {
+    "--seed",
+    "--out",
+    "--spec",
+    "--resume",
+    "--trust-local-code",
+    "--trust-spec",
+    "--help",
+    "-h",
+}
 """Options that `sidetune reproduce` sets itself, or that are no part of a composition."""
 
 
@@ -36,20 +45,25 @@ class Run:
     """Its ``run.json``."""
 
 
-def read_command(claim: Claim) -> RunSpec:
+def read_command(claim: Claim, file: str = "the claim") -> RunSpec:
     """The spec of a claim's command, without a seed.
 
+    Args:
+        claim: the claim.
+        file: its file, for messages, which can name no code to import; empty where it is trusted.
+
     Raises:
+        UntrustedCode: the command names code.
         LedgerError: the command is not ``sidetune-run``, or it sets an option that is not the claim's.
     """
     program, *arguments = shlex.split(claim.command)
-    names = {argument.split("=")[0] for argument in arguments}
+    names = {argument.split("=")[0].replace("_", "-") for argument in arguments}
     if program != argv.PROGRAM or names & NOT_IN_A_CLAIM:
         raise LedgerError(
             f"a claim's command is {argv.PROGRAM} with components and their options only, not: "
             f"{claim.command}"
         )
-    return argv.parse(arguments).spec
+    return argv.parse(arguments, file).spec
 
 
 def placed(spec: RunSpec, places: Sequence[tuple[str, Any]]) -> RunSpec:
@@ -102,7 +116,7 @@ def carry_out(
             for change in _check_same(existing, run_spec):
                 info(f"seed {seed}: {path} was made with another plugin than is installed: {change}")
             if not existing.finished:
-                run.resume(path, quiet)
+                run.resume(path, quiet, trust_local_code=spec.trust_local_code)
         summary = summarise(existing)
         runs.append(Run(summary, existing.read_json("run.json")))
         if summary.diverged:
@@ -113,7 +127,7 @@ def carry_out(
 
 def _check_same(folder: RunFolder, spec: RunSpec) -> list[PluginChange]:
     """Check that a folder holds a run of a spec; returns the plugins that have changed since."""
-    recorded = read_resolved(folder)
+    recorded = read_resolved(folder, spec.trust_local_code)
     if not same_method(recorded.to_spec(), resolve(spec).to_spec()):
         raise LedgerError(
             f"{folder.path} holds a run of another spec than the claim's; choose another --out, or remove it"

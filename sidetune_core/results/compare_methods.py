@@ -22,7 +22,7 @@ from sidetune_core.results.report import (
     in_percent,
 )
 from sidetune_core.results.significance import FEWEST_SEEDS, LEVEL, Ranking, half_width, rank_methods
-from sidetune_core.results.tables import Format, comma_separated, typeset
+from sidetune_core.results.tables import Format, comma_separated, latex_comment, typeset
 
 
 @attrs.frozen
@@ -95,7 +95,7 @@ def compare_methods(
         tables.append(typeset(by_task(runs[0].results, columns), form))
     shared, notes = shared_line(methods), _notes(methods, ranking)
     if form == "latex":
-        return "\n".join([*(f"% {line}" for line in (shared, *notes) if line), *tables])
+        return "\n".join([*(latex_comment(line) for line in (shared, *notes) if line), *tables])
     return "\n\n".join(filter(None, [shared, *tables, ("\n" if form == "text" else "\n\n").join(notes)]))
 
 

@@ -15,6 +15,7 @@ import attrs
 
 from sidetune_core.config.plugin_record import PluginRecord
 from sidetune_core.config.spec import RunSpec
+from sidetune_core.printable import one_line as escaped_line
 from sidetune_core.results.metrics import (
     FURTHER,
     MAIN,
@@ -28,7 +29,7 @@ from sidetune_core.results.metrics import (
     meaningful,
     one_unit,
 )
-from sidetune_core.results.tables import Table, aligned, markdown
+from sidetune_core.results.tables import Table, aligned, markdown, markdown_code, markdown_text
 from sidetune_core.storage.run_folder import DIVERGED, has_diverged, has_ended
 
 UNMEASURED = "·"
@@ -135,7 +136,7 @@ def changed_lines(summary: RunSummary) -> list[str]:
     ]
     constant = [NOTHING_FORGOTTEN] if _nothing_forgotten(summary.results) else []
     plugins = [f"changed: {change}" for change in summary.plugin_changes]
-    return [*lines, *constant, *summary.certificate, *plugins]
+    return [escaped_line(line) for line in (*lines, *constant, *summary.certificate, *plugins)]
 
 
 def one_line(results: Results, percent: bool) -> str:
@@ -154,12 +155,13 @@ def run_report(summary: RunSummary) -> str:
     trained = f"{len(results.rows)} of {len(results.tasks)} tasks trained"
     metrics_table = [["metric", "value", "definition"], *_metrics_table(results, MAIN + FURTHER)]
     sections = [
-        f"# {summary.name}",
-        summary.spec_line,
-        f"Status: {DIVERGED if summary.diverged else summary.status}, {trained}. Folder: `{summary.folder}`",
+        f"# {markdown_text(summary.name)}",
+        markdown_text(summary.spec_line),
+        f"Status: {DIVERGED if summary.diverged else markdown_text(summary.status)}, {trained}. "
+        f"Folder: {markdown_code(summary.folder)}",
         "## Results",
-        f"Row i, column j: {results.metric} on task j after training task i. `{UNMEASURED}` was not measured"
-        f"{', or is not finite' if summary.gaps else ''}.",
+        f"Row i, column j: {markdown_text(results.metric)} on task j after training task i. "
+        f"`{UNMEASURED}` was not measured{', or is not finite' if summary.gaps else ''}.",
         markdown(_matrix(results, rows=results.tasks, columns=results.tasks)),
         markdown(metrics_table, left={0, 2}),
     ]
@@ -171,12 +173,12 @@ def run_report(summary: RunSummary) -> str:
     if summary.changed:
         sections += ["## Changed tensors", markdown(_changed_table(summary.changed), left={0, 1})]
     if summary.certificate:
-        first, *rest = summary.certificate
+        first, *rest = map(markdown_text, summary.certificate)
         sections += ["## Certificate", "\n".join([first, *(f"- {line.strip()}" for line in rest)])]
     if summary.plugins:
         sections += ["## Plugins", markdown(_plugin_table(summary.plugins), left={0, 1, 2, 3})]
     if summary.plugin_changes:
-        sections.append("\n".join(f"- Changed: {change}" for change in summary.plugin_changes))
+        sections.append("\n".join(f"- Changed: {markdown_text(change)}" for change in summary.plugin_changes))
     costs = [[f"parameters, {name}", f"{count:,}"] for name, count in summary.parameters.items()]
     costs += [["time", _time(summary.seconds)], *_processor_and_memory(summary)]
     sections += ["## Cost", markdown([["cost", "amount"], *costs])]

@@ -18,6 +18,7 @@ import attrs
 
 from sidetune_core import strict_json
 from sidetune_core.errors import PluginError, RunError
+from sidetune_core.printable import one_line
 from sidetune_core.storage.atomic import (
     append_line,
     clear_unfinished,
@@ -105,7 +106,7 @@ class RunFolder:
 
     def log(self, text: str) -> None:
         """Append a line to ``log.txt``, with the time."""
-        self._add("log.txt", f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}")
+        self._add("log.txt", f"{datetime.datetime.now().isoformat(timespec='seconds')} {one_line(text)}")
 
     def set_status(self, status: str) -> None:
         """``running``, ``done``, ``diverged: …``, ``interrupted``, or ``failed: …``."""

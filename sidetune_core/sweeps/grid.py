@@ -61,6 +61,8 @@ class Grid:
     base: RunSpec
     argv: Sequence[str] | None
     """The arguments that give `base`, of a grid from the command line. None where values are plain."""
+    file: str = ""
+    """The file of the axes, which can name no code to import; empty for words that the user typed."""
 
     def points(self) -> Iterator[Point]:
         """All combinations, the last axis fastest."""
@@ -92,9 +94,13 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def read(words: Sequence[str]) -> Grid:
+def read(words: Sequence[str], trust_local_code: bool = False) -> Grid:
     """A grid from a command line: the name of a file, or the options of ``sidetune-run`` with lists as
     values.
+
+    Args:
+        words: the command line.
+        trust_local_code: a file may name code to import.
 
     Raises:
         OptionError: it is neither, or a list is empty.
@@ -104,7 +110,7 @@ def read(words: Sequence[str]) -> Grid:
             raise OptionError(
                 f"a grid comes from a file or from options, not from both: {words[0]} and {words[1]}"
             )
-        return _read_file(Path(words[0]))
+        return _read_file(Path(words[0]), trust_local_code)
     axes: dict[str, Sequence[Any]] = {}
     for argument in split_arguments(words):
         name, values = argument.name, argument.values
@@ -119,10 +125,11 @@ def read(words: Sequence[str]) -> Grid:
         axes[name] = [values] if len(values) != 1 else [(value,) for value in _values(name, values[0])]
     spec = axes.pop("spec", None)
     if spec is None:
-        return Grid(axes, RunSpec(), ())
+        return Grid(axes, RunSpec(trust_local_code=trust_local_code), ())
     if len(spec) > 1 or len(spec[0]) != 1:
         raise OptionError("--spec names one file; to vary its values, give lists of components and options")
-    return Grid(axes, read_spec(Path(spec[0][0])), ("--spec", spec[0][0]))
+    trusted = ("--trust-local-code",) if trust_local_code else ()
+    return Grid(axes, read_spec(Path(spec[0][0]), trust_local_code), ("--spec", spec[0][0], *trusted))
 
 
 @attrs.frozen
@@ -213,12 +220,13 @@ def _values(name: str, text: str) -> list[str]:
     return values
 
 
-def _read_file(path: Path) -> Grid:
+def _read_file(path: Path, trust_local_code: bool) -> Grid:
     values = read_values(path)
     if not (isinstance(values, dict) and isinstance(values.get("grid"), Mapping)):
         raise OptionError(f"{path} has no table [grid] with lists of components, options and seeds")
     axes = _axes(values.pop("grid"), path)
-    return Grid(axes, from_values(values, str(path)), None)
+    base = from_values(values, str(path), trust_local_code=trust_local_code)
+    return Grid(axes, base, None, "" if trust_local_code else str(path))
 
 
 def _axes(table: Mapping[str, Any], path: Path, prefix: str = "") -> dict[str, Sequence[Any]]:
@@ -275,7 +283,7 @@ def _seed(grid: Grid, point: Point) -> int:
 def _split_applicable(grid: Grid, point: Point) -> _Applicable:
     """Split a grid point into applicable options and ignored ones."""
     names = {name: value for name, value in point.items() if name == "learner"}
-    spec = argv.with_names(grid.base, _component_names(grid, names))
+    spec = argv.with_names(grid.base, _component_names(grid, names), grid.file)
     used = usable(spec)
     learner = _owner(spec, "learner")
     left_out: dict[str, str] = {}
@@ -284,7 +292,7 @@ def _split_applicable(grid: Grid, point: Point) -> _Applicable:
         if slot in _OPTIONAL and slot not in used:
             left_out[name] = learner
     kept = {name: value for name, value in point.items() if name not in left_out}
-    spec = argv.with_names(grid.base, _component_names(grid, kept))
+    spec = argv.with_names(grid.base, _component_names(grid, kept), grid.file)
     configs = {slot: cls.Config for slot, (_, cls) in load_components(spec).items()}
     spellings = make_spellings({**configs, **TABLES})
     for name in list(kept):
@@ -318,14 +326,14 @@ def _resolve(grid: Grid, point: Point) -> ResolvedRun:
         resolved = argv.parse([*grid.argv, *words]).resolved
         assert resolved is not None  # --resume is no axis
         return resolved
-    spec = argv.with_names(grid.base, _component_names(grid, point))
+    spec = argv.with_names(grid.base, _component_names(grid, point), grid.file)
     tables: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
     for name, value in point.items():
         slot, _, option = name.replace("-", "_").partition(".")
         if slot in TABLES:
             tables[slot][option] = value
         elif option:
-            chosen = spec.component(slot) or Choice(DEFAULTS[slot])
+            chosen = spec.component(slot) or Choice(DEFAULTS[slot], file=grid.file)
             options = merged(chosen.options, unflatten({option: value}))
             spec = spec.with_components({slot: attrs.evolve(chosen, options=options)})
     if "train.steps" in point and "train.epochs" not in point:

@@ -22,12 +22,14 @@ from typing import Any, Literal
 import attrs
 
 from sidetune_core import strict_json
+from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.config.differences import differences
 from sidetune_core.config.interval import interval
 from sidetune_core.config.options import warn_former
 from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneError, shorten
+from sidetune_core.printable import printable
 from sidetune_core.results.report import in_percent, one_line
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.atomic import write_text, writing
@@ -93,7 +95,9 @@ def sweep(
             raise OptionError(f"'{name}' is not a valid folder name; use letters, digits and _ . + -")
     runs = [planned(name, resolve(spec)) for name, spec in specs.items()]
     info = print_nothing if quiet else print_aside
-    return carry_out(runs, Path(out), choose(executor, workers), retries, save_every, info)
+    trusted = any(spec.trust_local_code is True for spec in specs.values())
+    chosen = choose(executor, workers)
+    return carry_out(runs, Path(out), chosen, retries, save_every, info, trust_local_code=trusted)
 
 
 def choose(name: ExecutorName, workers: int | None) -> Executor:
@@ -124,6 +128,7 @@ def carry_out(
     save_every: str | None,
     info: Callable[[str], None],
     about: Mapping[str, Any] | None = None,
+    trust_local_code: bool = False,
 ) -> list[SweptRun]:
     """Run the unfinished runs.
 
@@ -135,6 +140,7 @@ def carry_out(
         save_every: see `training.run.run`; None for its default.
         info: prints a line of progress.
         about: further content of ``sweep.json``.
+        trust_local_code: the runs import code that their data names.
 
     Raises:
         RunError: a folder holds another run, is locked by another process, or cannot be written; nothing was
@@ -154,7 +160,8 @@ def carry_out(
             write_text(out / "sweep.json", strict_json.dumps(made, indent=2) + "\n")
             for run in runs:
                 write_text(out / "specs" / f"{run.name}.json", strict_json.dumps(run.spec, indent=2) + "\n")
-        return _Sweep(runs, out, executor, retries, save_every, info).carry_out(before)
+        sweep = _Sweep(runs, out, executor, retries, save_every, info, trust_local_code)
+        return sweep.carry_out(before)
 
 
 class _Sweep:
@@ -168,9 +175,12 @@ class _Sweep:
         retries: int,
         save_every: str | None,
         info: Callable[[str], None],
+        trust_local_code: bool,
     ) -> None:
         self.runs, self.out, self.executor, self.retries, self.info = runs, out, executor, retries, info
-        self.saving = ["--save-every", save_every] if save_every is not None else []
+        # the names in the specs are those of the plan: the user typed them, or trusted the file they were in
+        self.options = ["--trust-local-code" if trust_local_code else "--trust-spec"]
+        self.options += ["--save-every", save_every] if save_every is not None else []
         self.stopping = threading.Event()
         self.outcomes: dict[str, SweptRun] = {}
         self.lock = threading.Lock()
@@ -241,8 +251,8 @@ class _Sweep:
             if folder.path.is_dir():
                 shutil.rmtree(folder.path)  # of a process that was killed before it wrote run.json
             spec = self.out / "specs" / f"{run.name}.json"
-            return ["--spec", str(spec), "--out", str(folder.path), *self.saving]
-        return ["--resume", str(folder.path), *self.saving]
+            return ["--spec", str(spec), "--out", str(folder.path), *self.options]
+        return ["--resume", str(folder.path), *self.options]
 
     def _ended(self, run: PlannedRun) -> SweptRun:
         """The outcome of a run that is done, or has diverged and would do so again."""
@@ -265,7 +275,7 @@ def _result(folder: Path) -> str:
 
 def print_aside(line: str) -> None:
     """Print a line of progress to stderr."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def print_nothing(line: str) -> None:
@@ -291,7 +301,7 @@ def _state(run: PlannedRun, folder: RunFolder) -> State:
             )
         return "new"
     recorded = folder.read_json("run.json").get("resolved")
-    if recorded != run.spec and _respelled(recorded, folder.path) != run.spec:
+    if recorded != run.spec and _respelled(recorded, run.spec, folder.path) != run.spec:
         found = differences(recorded, run.spec, transparent={"options"})
         shown = [f"{one.name} is {one.first} there, {one.second} was requested" for one in found]
         raise RunError(
@@ -303,10 +313,20 @@ def _state(run: PlannedRun, folder: RunFolder) -> State:
     return "done" if folder.finished else "unfinished"
 
 
-def _respelled(recorded: Any, path: Path) -> Any:
-    """The resolved spec of a run with the present names of all options; None if it is invalid now."""
+def _respelled(recorded: Any, requested: Mapping[str, Any], path: Path) -> Any:
+    """The resolved spec of a run with the present names of all options; None if it is invalid now, or names
+    code that was not requested."""
     try:
-        spec = resolve(from_values(recorded, str(path / "run.json"), recorded=True)).to_spec()
+        spec = from_values(recorded, str(path / "run.json"), recorded=True)
+        wanted = from_values(requested, "the plan", trust_local_code="spec")
+        same = {
+            slot: attrs.evolve(chosen, name_typed=True)
+            for slot in DEFAULTS
+            if (chosen := spec.component(slot))
+            and (other := wanted.component(slot))
+            and chosen.name == other.name
+        }
+        spec = resolve(spec.with_components(same)).to_spec()
     except SidetuneError:
         return None
     return json.loads(json.dumps(spec.to_json()))

@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from sidetune_core.printable import one_line, printable, unescaped
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -25,7 +27,7 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream = unescaped(stream if stream is not None else sys.stderr)  # escapes its texts itself
         self._quiet = quiet
         self._bar: tqdm[Any] | None = None
         self._head, self._steps, self._shown = "", 0, 0.0
@@ -33,20 +35,21 @@ class Progress:
     def info(self, text: str) -> None:
         """Print a line above the bar."""
         if not self._quiet:
-            tqdm.write(text, file=self._stream)
+            tqdm.write(printable(text), file=self._stream)
 
     def warning(self, text: str) -> None:
         """Print a line even when quiet."""
-        tqdm.write(text, file=self._stream)
+        tqdm.write(printable(text), file=self._stream)
 
     def notice(self, text: str) -> None:
         """Print a line from a signal handler, where the stream may be in use."""
         if not self._quiet:
             with suppress(OSError):
-                os.write(2, f"\n{text}\n".encode())
+                os.write(2, f"\n{printable(text)}\n".encode())
 
     def start(self, head: str, steps: int) -> None:
         """Training of `steps` steps begins; `head` names the task."""
+        head = one_line(head)
         self._head, self._steps, self._shown = head, steps, time.monotonic()
         if not self._quiet and self._stream.isatty():
             self._bar = tqdm(
@@ -60,7 +63,7 @@ class Progress:
         shown = [] if loss is None else [f"loss {loss:.3f}"]
         text = ", ".join([*shown, *(f"{name} {_number(value)}" for name, value in metrics.items())])
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.set_postfix_str(one_line(text), refresh=False)
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._shown > SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()

@@ -127,7 +127,7 @@ def load(kind: str, choices: Choices) -> Given:
             raise OptionError(f"--{slot} does not apply to the check of a component of kind {kind}: {usable}")
         options = {} if isinstance(choice, str) else dict(choice)
         name = choice if isinstance(choice, str) else str(options.pop("name"))
-        cls = registry.load(registry.find(kinds.kind(slot), name))
+        cls = registry.load(registry.find(kinds.kind(slot), name, trust_local_code=True))
         chosen[slot] = (cls, structure(cls.Config, options, f"{slot} '{name}'"))
     given = Given(chosen)
     if kind != "base" and "base" not in chosen and not _fits_the_kit(given.inputs):

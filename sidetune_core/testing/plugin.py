@@ -155,7 +155,7 @@ def _check_order(
 
 
 def _find_and_load(kind: Kind, name: str) -> tuple[Plugin, type[Any]]:
-    plugin = registry.find(kind, name)
+    plugin = registry.find(kind, name, trust_local_code=True)
     return plugin, registry.load(plugin)
 
 

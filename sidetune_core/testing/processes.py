@@ -97,7 +97,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     sys.path[:] = request["path"]
     kind = kinds.kind(request["kind"])
-    cls = registry.load(registry.find(kind, request["name"]))
+    cls = registry.load(registry.find(kind, request["name"], trust_local_code=True))
     config = structure(cls.Config, request["options"], kind.name)
     print(_digest(kind.name, cls, config))
 

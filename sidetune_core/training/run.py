@@ -16,7 +16,7 @@ from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config.interval import Interval, interval
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec import RunSpec, Trust
 from sidetune_core.distributed.process_group import join_process_group
 from sidetune_core.errors import Diverged, Interrupted, RunError, SidetuneError, WriteError
 from sidetune_core.feature_cache.cache import GIB, FeatureCache
@@ -123,6 +123,7 @@ def resume(
     save_every: str | None = None,
     allow_changed_plugins: bool = False,
     allow_changed: Sequence[str] = (),
+    trust_local_code: Trust = False,
 ) -> Run:
     """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run
     ends at once.
@@ -138,8 +139,10 @@ def resume(
         allow_changed: resume although the spec in ``run.json`` ('spec'), the data ('data') or the source of a
             plugin ('plugins') is not that of the latest checkpoint; ``run.json`` then records from which step
             on.
+        trust_local_code: import code that ``run.json`` and the data name.
 
     Raises:
+        UntrustedCode: ``run.json`` or the data names code, without `trust_local_code`.
         SidetuneError: the folder holds no run, another process works in it, its components cannot be built,
             or spec, data or the source of a plugin have changed.
         Interrupted: SIGINT or SIGTERM came; the state is in the folder.
@@ -151,7 +154,7 @@ def resume(
         save_interval = interval(
             save_every if save_every is not None else about.get("save_every", SAVE_EVERY)
         )
-        resolved = read_resolved(folder)
+        resolved = read_resolved(folder, trust_local_code)
         with locked(folder.path) if group.is_main else nullcontext():
             if group.is_main:
                 folder.separate_hard_links()

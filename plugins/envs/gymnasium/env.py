@@ -24,6 +24,7 @@ from sidetune_core.rl import Expert, Policy, RolloutConfig, RolloutTask, VectorE
 
 from .babyai_bot import Bot, is_babyai
 from .make import EnvSpec, is_minigrid, library_versions, make
+from .names import modules_of, modules_of_arguments
 from .vector_env import GymVectorEnv, policy_of, shapes_of
 
 MAX_BYTE = 255.0
@@ -87,9 +88,15 @@ class Gym(TaskStream):
             at_least(1),
         )
         ids: tuple[str, ...] = option(
-            ("MiniGrid-Empty-5x5-v0",), "ids of environments; module:Id-v0 imports a module first"
+            ("MiniGrid-Empty-5x5-v0",),
+            "ids of environments; module:Id-v0 imports a module first",
+            imports=modules_of,
         )
-        arguments: str = option("{}", "keyword arguments of gymnasium.make for all environments, as JSON")
+        arguments: str = option(
+            "{}",
+            "keyword arguments of gymnasium.make for all environments, as JSON",
+            imports=modules_of_arguments,
+        )
         processes: bool = option(
             False, "run each environment in its own process, which pays off if a step takes over 0.1 ms"
         )

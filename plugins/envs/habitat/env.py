@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -58,6 +58,11 @@ INSTALL_SIMULATOR = (
 )
 
 
+def _packages_of(overrides: Iterable[str]) -> list[str]:
+    """The overrides with which Hydra would search an imported package for configs."""
+    return [entry for entry in overrides if "pkg:" in entry]
+
+
 class Habitat(TaskStream):
     """Point-goal navigation (Anderson et al., On Evaluation of Embodied Navigation Agents, 2018) through
     habitat-lab.
@@ -98,13 +103,17 @@ class Habitat(TaskStream):
 
         config: str = option("pointnav_habitat_test.yaml", "a config file of habitat-lab, or your own")
         overrides: tuple[str, ...] = option(
-            (), "overrides of the config, such as habitat.simulator.turn_angle=30"
+            (), "overrides of the config, such as habitat.simulator.turn_angle=30", imports=_packages_of
         )
         task_overrides: tuple[str, ...] = option(
-            (), "further overrides, one entry for each task, with spaces in between; empty for one task"
+            (),
+            "further overrides, one entry for each task, with spaces in between; empty for one task",
+            imports=_packages_of,
         )
         imports: tuple[str, ...] = option(
-            (), "modules to import before habitat, such as those that register a simulator or a dataset"
+            (),
+            "modules to import before habitat, such as those that register a simulator or a dataset",
+            imports=list,
         )
         split: str = option("val", "evaluation split of the dataset; the config has the training split")
         eval_episodes: int = option(

@@ -89,7 +89,8 @@ def inspect_env(spec: EnvSpec) -> EnvInfo | InspectionError:
 def prepare(spec: EnvSpec) -> None:
     """Import the requested modules, which may be in the current folder, then habitat."""
     importlib.import_module(".quiet", __package__)
-    sys.path.insert(0, os.getcwd())
+    if spec.imports:  # otherwise a module of the current folder could take the place of an installed one
+        sys.path.insert(0, os.getcwd())
     for name in spec.imports:
         importlib.import_module(name)
     importlib.import_module("habitat")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,6 +14,7 @@ import attrs
 from sidetune_core.api import DataError, OptionError, Renamed, TaskStream, at_least, home, option
 from sidetune_core.demonstrations import Demonstrations, open_demonstrations, record_demonstrations
 
+from ..gymnasium.names import modules_of
 from .task import CloningOptions, ImitationTask
 
 LEVEL_INPUTS = {"image": (3, 28, 28)}
@@ -60,7 +62,9 @@ class Imitation(TaskStream):
 
         root: tuple[Path, ...] = option((), "folders of demonstrations")
         levels: tuple[str, ...] = option(
-            ("BabyAI-UnlockLocal-v0",), "without root: ids of BabyAI levels, which are recorded on first use"
+            ("BabyAI-UnlockLocal-v0",),
+            "without root: ids of BabyAI levels, which are recorded on first use",
+            imports=modules_of,
         )
         max_trajectories: int | None = option(
             None,
@@ -111,7 +115,8 @@ class Imitation(TaskStream):
         for number, demonstrations in enumerate(self._folders or map(self._record_level, config.levels)):
             self._check_inputs(demonstrations)
             count = self._train_count(demonstrations)
-            stream = self._streams.enter_context(closing(demonstrations.open_stream()))
+            trusted = self.trust_local_code or not self._folders  # a level is named by this env's options
+            stream = self._streams.enter_context(closing(demonstrations.open_stream(trusted)))
             validation = demonstrations.read(0, config.val_trajectories)
             training = demonstrations.read(config.val_trajectories, count)
             rollout_task = demonstrations.task(stream)
@@ -161,6 +166,8 @@ class Imitation(TaskStream):
     def _record_level(self, level: str) -> Demonstrations:
         """The stored demonstrations of a level, extended if they are too few."""
         count = self._config.val_trajectories + (self._config.max_trajectories or LEVEL_TRAJECTORIES)
+        if not re.fullmatch(r"[\w:-][\w.:-]{,199}", level):
+            raise OptionError(f"env 'imitation': --env.levels {level!r} is no id of an environment")
         env = {"name": "gym", "ids": [level], **LEVEL_OPTIONS}
         folder = home() / "recordings" / level
         return record_demonstrations(env, folder, count, expert="bot", info=self.info)

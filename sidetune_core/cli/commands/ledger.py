@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import attrs
 from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch, assignment
@@ -20,6 +21,7 @@ def reproduce(
     out: Path = Path("runs"),
     record: Switch = False,
     quiet: Switch = False,
+    trust_local_code: Switch = False,
 ) -> int:
     """Reproduce a claim of the ledger with each of its seeds, and check it. Finished runs in --out are used
     as they are.
@@ -31,12 +33,14 @@ def reproduce(
         out: runs are written to OUT/CLAIM/seed-K.
         record: replace the recorded results of the claim by these runs, which must be of committed code.
         quiet: print no progress.
+        trust_local_code: import code that the claim or its data names (module:Class).
     """
     from sidetune_core.ledger import reproduce as reproduction
     from sidetune_core.ledger.claims import plugins_changed, read_entry, verdicts, write_record
 
     entry = read_entry(ledger, claim)
-    spec = reproduction.read_command(entry.claim)
+    spec = reproduction.read_command(entry.claim, "" if trust_local_code else str(ledger / f"{claim}.toml"))
+    spec = attrs.evolve(spec, trust_local_code=trust_local_code)
     spec_here = reproduction.placed(spec, [assignment(word) for word in places])
     print(f"{entry.claim.method}: {entry.claim.command}", file=sys.stderr)
     runs = reproduction.carry_out(spec_here, entry.claim.seeds, out / claim, quiet, print)

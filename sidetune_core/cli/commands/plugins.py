@@ -58,7 +58,7 @@ def describe(kind: Positional[str], name: Positional[str]) -> int:
     from sidetune_core.config.options import describe as describe_options
     from sidetune_core.config.resolve import recipe_tables
 
-    plugin = registry.find(kinds.kind(kind), name)
+    plugin = registry.find(kinds.kind(kind), name, trust_local_code=True)
     with redirect_stdout(sys.stderr):  # what its module prints is no description
         cls = registry.load(plugin)
     print(f"{plugin.title}: {plugin.target}\n\n{inspect.getdoc(cls)}\n")

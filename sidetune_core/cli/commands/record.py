@@ -21,6 +21,7 @@ def record(
     expert: str | None = None,
     task: str | None = None,
     quiet: Switch = False,
+    trust_local_code: Switch = False,
 ) -> int:
     """Record trajectories of an expert, for env 'imitation'.
 
@@ -42,6 +43,7 @@ def record(
         expert: name of an expert of the env, or a run folder; default: the first expert of the env.
         task: id of the task, if the env or the run has several.
         quiet: print no progress.
+        trust_local_code: import code that the run of an expert names (module:Class).
     """
     typed = split_arguments(argv)
     for argument in typed:
@@ -63,10 +65,12 @@ def record(
             task=task,
             seed=spec.seed,
             quiet=quiet,
+            trust_local_code=trust_local_code,
         )
     except KeyboardInterrupt:
         options = {"--out": out, "--trajectories": trajectories, "--expert": expert, "--task": task}
         words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        words += ["--trust-local-code"] if trust_local_code else []
         command = shlex.join(["sidetune", "record", *argv, *words])
         print(f"\nInterrupted. Resume with: {command}", file=sys.stderr)
         return 130

@@ -24,7 +24,11 @@ def run(argv: Sequence[str]) -> int:
 
     if arguments.resume:
         finished = training.resume(
-            arguments.resume, arguments.quiet, arguments.save_every, allow_changed=arguments.allow_changed
+            arguments.resume,
+            arguments.quiet,
+            arguments.save_every,
+            allow_changed=arguments.allow_changed,
+            trust_local_code=arguments.trust_local_code,
         )
     else:
         save_every = arguments.save_every or training.SAVE_EVERY

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch
 from sidetune_core.errors import RunError, SidetuneError
+from sidetune_core.printable import indented, one_line
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
 from sidetune_core.results.grouping import MethodRuns, group_runs, in_present_names, left_out, same_stream
 from sidetune_core.results.metrics import MAIN, Metric
@@ -53,7 +54,7 @@ def report(
     single = len(summaries) == 1 and group_by == "auto"
     if single and figure is None and format == "text":
         (summary,) = summaries
-        print(f"{summary.spec_line}\n\n{matrix_table(summary.results)}\n")
+        print(f"{one_line(summary.spec_line)}\n\n{matrix_table(summary.results)}\n")
         print("\n".join(metrics_lines(summary.results, (*MAIN, *extra))))
         print("\n" + "\n".join([*gap_lines(summary), *changed_lines(summary)]))
         return 0
@@ -98,7 +99,7 @@ def _summaries(runs: Sequence[Path]) -> list[RunSummary]:
         except RunError as error:
             if len(runs) == 1:
                 raise
-            print(f"skipped: {error}", file=sys.stderr)
+            print(f"skipped: {indented(error)}", file=sys.stderr)
     if not summaries:
         raise SidetuneError("none of these folders is a run")
     return in_present_names(summaries)
@@ -178,7 +179,7 @@ def export(run: Positional[Path], part: str = "base", out: Path | None = None, h
     return 0
 
 
-def verify_run(run: Positional[Path]) -> int:
+def verify_run(run: Positional[Path], trust_local_code: Switch = False) -> int:
     """Verify the certificate of a run, which states whether tasks were forgotten, from the run folder alone.
 
     Compares its hashes with the checkpoints, rebuilds the learner from the newest checkpoint, and evaluates
@@ -190,6 +191,7 @@ def verify_run(run: Positional[Path]) -> int:
 
     Args:
         run: the run folder.
+        trust_local_code: import code that the run names (module:Class), which then can do anything.
     """
     from sidetune_core.certificate.record import certificate_lines
     from sidetune_core.certificate.verify import verify
@@ -197,14 +199,14 @@ def verify_run(run: Positional[Path]) -> int:
     from sidetune_core.results.report_check import check_report
 
     folder = open_run(run)
-    verification = verify(folder)
+    verification = verify(folder, trust_local_code)
     problems, notes = check_report(folder)
     problems = [*verification.problems, *problems]
     for line in (*problems, *(f"note: {note}" for note in (*verification.notes, *notes))):
-        print(line)
+        print(one_line(line))
     if problems:
         if verification.cause:
-            print(f"likely cause: {verification.cause}")
+            print(f"likely cause: {one_line(verification.cause)}")
         print(f"The certificate of {run} does NOT hold.")
         return 1
     print(

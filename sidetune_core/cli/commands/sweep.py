@@ -29,6 +29,7 @@ def sweep(
     save_every: str | None = None,
     dry_run: Switch = False,
     json: Switch = False,
+    trust_local_code: Switch = False,
 ) -> int:
     """Run every combination of components, options and seeds: the options of sidetune-run, with lists as
     values.
@@ -51,11 +52,25 @@ def sweep(
         save_every: interval between checkpoints within a task: steps (200), seconds (30s), or none.
         dry_run: print the runs and their state, and exit.
         json: with --dry-run, print the plan as JSON.
+        trust_local_code: import code that the grid's file, the spec or the data names (module:Class).
     """
     if dry_run:
-        _show(grid.plan(grid.read(argv)), out, json)
+        _show(grid.plan(grid.read(argv, trust_local_code)), out, json)
         return 0
-    planning = [sys.executable, "-P", "-c", _MAIN, "sweep", "--dry-run", "--json", "--", *argv]
+    trusting = ["--trust-local-code"] if trust_local_code else []
+    defaults = {
+        "--workers": None,
+        "--executor": "local",
+        "--retries": sweeping.RETRIES,
+        "--save-every": None,
+    }
+    values = dict(zip(defaults, (workers, executor, retries, save_every), strict=True))
+    options = [
+        word for name, value in values.items() if value != defaults[name] for word in (name, str(value))
+    ]
+    typed = ["sidetune", "sweep", *argv, "--out", str(out), *options, *trusting]
+    words = ["sweep", "--dry-run", "--json", *trusting, "--", *argv]
+    planning = [sys.executable, "-P", "-c", _MAIN, json_format.dumps(typed), *words]
     # in another process: plugins import torch, half a gigabyte that this one does not need
     planner = subprocess.run(planning, stdout=subprocess.PIPE)
     if planner.returncode:
@@ -67,20 +82,11 @@ def sweep(
     planned = [grid.PlannedRun(**run) for run in plan["runs"]]
     about = {"grid": list(argv), "notes": plan["notes"]}
     try:
-        swept = sweeping.carry_out(planned, out, chosen, retries, save_every, print_aside, about)
+        swept = sweeping.carry_out(
+            planned, out, chosen, retries, save_every, print_aside, about, trust_local_code
+        )
     except Interrupted as stop:
-        defaults = {
-            "--workers": None,
-            "--executor": "local",
-            "--retries": sweeping.RETRIES,
-            "--save-every": None,
-        }
-        values = dict(zip(defaults, (workers, executor, retries, save_every), strict=True))
-        options = [
-            word for name, value in values.items() if value != defaults[name] for word in (name, str(value))
-        ]
-        command = shlex.join(["sidetune", "sweep", *argv, "--out", str(out), *options])
-        print_aside(f"\nInterrupted. Resume with: {command}")
+        print_aside(f"\nInterrupted. Resume with: {shlex.join(typed)}")
         return 128 + stop.number
     ended = tuple(run.folder for run in swept if run.status in ("done", "diverged"))
     if ended:
@@ -105,4 +111,7 @@ def _show(plan: grid.Plan, out: Path, json: bool) -> None:
     print(aligned([["state", "run", "composition"], *table], left={0, 1, 2}))
 
 
-_MAIN = "import sys; from sidetune_core.cli.main import main; sys.exit(main())"
+_MAIN = (
+    "import json, sys; from sidetune_core.cli.main import main; "
+    "sys.exit(main(sys.argv[2:], typed=json.loads(sys.argv[1])))"
+)

@@ -535,10 +535,14 @@ def test_a_spec_with_former_spellings_warns_and_a_run_json_does_not(
     }
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     (tmp_path / "run.json").write_text(json.dumps({"resolved": spec}))
-    from_spec, printed = options_of(capsys, "--spec", "spec.json", "--learner.penalty.no-on")
+    from_spec, printed = options_of(
+        capsys, "--spec", "spec.json", "--trust-local-code", "--learner.penalty.no-on"
+    )
     assert from_spec["penalty"] == {"coef": 4.0, "on": False}
     assert len(printed) == len(set(printed)) == 4
-    from_run, printed = options_of(capsys, "--spec", "run.json", "--learner.penalty.no-on")
+    from_run, printed = options_of(
+        capsys, "--spec", "run.json", "--trust-local-code", "--learner.penalty.no-on"
+    )
     assert from_run == from_spec
     assert printed == []
 

@@ -533,7 +533,7 @@ def current_folder(
 
 def test_a_class_in_the_current_folder_is_loaded(current_folder: Path) -> None:
     (current_folder / "my_module.py").write_text(GOOD)
-    plugin = find(LEARNER, "my_module:Foo")
+    plugin = find(LEARNER, "my_module:Foo", trust_local_code=True)
     assert (plugin.distribution, plugin.version, plugin.title) == (
         "local",
         "",
@@ -547,18 +547,18 @@ def test_the_search_path_is_afterwards_as_it_was(source: str, current_folder: Pa
     (current_folder / "my_module.py").write_text(source)
     before = list(sys.path)
     with suppress(PluginError):
-        load(find(LEARNER, "my_module:Foo"))
+        load(find(LEARNER, "my_module:Foo", trust_local_code=True))
     assert sys.path == before
 
 
 def test_a_library_that_the_current_folder_s_module_lacks_is_named(current_folder: Path) -> None:
     (current_folder / "my_module.py").write_text("import habitat")
-    said = message_of(lambda: load(find(LEARNER, "my_module:Foo")))
+    said = message_of(lambda: load(find(LEARNER, "my_module:Foo", trust_local_code=True)))
     assert said == "learner 'my_module:Foo' (local) needs 'habitat': pip install habitat"
 
 
 def test_a_module_that_is_not_in_the_current_folder_is_said(current_folder: Path) -> None:
-    said = message_of(lambda: load(find(LEARNER, "my_modul:Foo")))
+    said = message_of(lambda: load(find(LEARNER, "my_modul:Foo", trust_local_code=True)))
     assert said.endswith("importing 'my_modul' fails with ModuleNotFoundError: No module named 'my_modul'")
 
 

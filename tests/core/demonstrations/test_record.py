@@ -40,7 +40,7 @@ def record(
 
 def open_task(folder: Path) -> rl.RolloutTask:
     opened = open_demonstrations(folder)
-    return opened.task(opened.open_stream())
+    return opened.task(opened.open_stream(trust_local_code=True))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -244,7 +244,7 @@ def test_the_policy_of_a_trained_run_is_recorded_with_its_actions_of_evaluation(
         tmp_path / "run",
     )
     recording = demonstrations.record_demonstrations(
-        None, tmp_path / "data", 3, expert=tmp_path / "run", task="t0", quiet=True
+        None, tmp_path / "data", 3, expert=tmp_path / "run", task="t0", quiet=True, trust_local_code=True
     )
     found = recording.read(0, 3)
     task = next(task for task in run.tasks if task.id == "t0")

@@ -80,8 +80,8 @@ def test_runs_that_are_done_are_passed_over_and_others_join_them(plan: Plan, tmp
     folders = [tmp_path / "runs" / f"seed-{seed}" for seed in (0, 1)]
     specs = [tmp_path / "specs" / f"seed-{seed}.json" for seed in (0, 1)]
     assert executor.begun == [
-        ["--spec", str(specs[0]), "--out", str(folders[0])],
-        ["--spec", str(specs[1]), "--out", str(folders[1]), "--save-every", "5"],
+        ["--spec", str(specs[0]), "--out", str(folders[0]), "--trust-spec"],
+        ["--spec", str(specs[1]), "--out", str(folders[1]), "--trust-spec", "--save-every", "5"],
     ]
     assert "2 runs: 1 done, 0 to resume, 1 new" in said
     assert said[-1].startswith("done     seed-1 [2/2]: average accuracy ")
@@ -94,7 +94,7 @@ def test_a_run_that_was_stopped_goes_on(plan: Plan, tmp_path: Path) -> None:
     carry_out(plan(0), tmp_path, executor, 2, None, print)
     (tmp_path / "runs" / "seed-0" / "status").write_text("interrupted\n")
     assert statuses(carry_out(plan(0), tmp_path, executor, 2, None, print)) == ["done"]
-    assert executor.begun[1] == ["--resume", str(tmp_path / "runs" / "seed-0")]
+    assert executor.begun[1] == ["--resume", str(tmp_path / "runs" / "seed-0"), "--trust-spec"]
 
 
 def test_what_a_process_leaves_that_was_killed_at_its_start_is_begun_anew(plan: Plan, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_a_run_is_not_resumed_with_changed_source(
 ) -> None:
     folder = begun(3)
     install("2.0", "-3.0")
-    assert main_run(["--resume", str(folder), "--quiet"]) == 2
+    assert main_run(["--resume", str(folder), "--trust-local-code", "--quiet"]) == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: {folder} was made with another plugin, {CHANGED}")
     assert "pip install 'tiny-plugin==1.0'" in message
@@ -148,7 +148,9 @@ def test_where_a_changed_plugin_took_over_is_recorded_and_reported(
 ) -> None:
     folder = begun(3)
     install("2.0", "-3.0")
-    assert main_run(["--resume", str(folder), "--quiet", "--allow-changed-plugins"]) == 0
+    assert (
+        main_run(["--resume", str(folder), "--trust-local-code", "--quiet", "--allow-changed-plugins"]) == 0
+    )
     (segment,) = read(folder)["segments"]
     assert (segment["task"], segment["step"]) == ("t0", 2)
     assert segment["plugins"]["merger"]["version"] == "2.0"
@@ -164,7 +166,7 @@ def test_the_certificate_names_a_changed_plugin_as_the_likely_cause(
 ) -> None:
     folder = begun(STEPS + 3)
     install("2.0", "-3.0")
-    main_run(["--resume", str(folder), "--quiet", "--allow-changed-plugins"])
+    main_run(["--resume", str(folder), "--trust-local-code", "--quiet", "--allow-changed-plugins"])
     capsys.readouterr()
     main(["report", str(folder)])
     report = capsys.readouterr().out
@@ -177,7 +179,7 @@ def test_a_new_version_with_the_same_source_is_a_note(
 ) -> None:
     folder = begun(3)
     install("1.1", "1.0")
-    assert main_run(["--resume", str(folder), "--quiet"]) == 0
+    assert main_run(["--resume", str(folder), "--trust-local-code", "--quiet"]) == 0
     assert "tiny-plugin 1.0 → tiny-plugin 1.1, with the same source" in capsys.readouterr().err
     assert read(folder)["segments"][0]["plugins"]["merger"]["version"] == "1.1"
 
@@ -185,7 +187,7 @@ def test_a_new_version_with_the_same_source_is_a_note(
 def test_an_unchanged_plugin_is_no_note(begun: Interrupt, install: Install, capsys: Capture) -> None:
     folder = begun(3)
     install("1.0", "1.0")
-    assert main_run(["--resume", str(folder), "--quiet"]) == 0
+    assert main_run(["--resume", str(folder), "--trust-local-code", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
     assert "segments" not in read(folder)
 
@@ -202,7 +204,7 @@ def test_a_run_of_an_earlier_version_without_digests_is_resumed_with_a_note(
     }
     (folder / "run.json").write_text(json.dumps(about))
     install("2.0", "-3.0")
-    assert main_run(["--resume", str(folder), "--quiet"]) == 0
+    assert main_run(["--resume", str(folder), "--trust-local-code", "--quiet"]) == 0
     assert "tiny-plugin 1.0 → tiny-plugin 2.0, source not recorded" in capsys.readouterr().err
 
 
@@ -210,10 +212,10 @@ def test_verify_names_a_changed_plugin_as_the_likely_cause(
     begun: Interrupt, install: Install, capsys: Capture
 ) -> None:
     folder = begun(0)
-    assert main(["verify", str(folder)]) == 0
+    assert main(["verify", str(folder), "--trust-local-code"]) == 0
     install("2.0", "-3.0")
     capsys.readouterr()
-    assert main(["verify", str(folder)]) == 1
+    assert main(["verify", str(folder), "--trust-local-code"]) == 1
     printed = capsys.readouterr().out
     assert f"likely cause: {CHANGED}" in printed
     assert "pip install 'tiny-plugin==1.0'" in printed
@@ -225,7 +227,7 @@ def test_verify_does_not_call_small_differences_rounding_alone(
     folder = begun(0)
     install("2.0", "1.0001")
     capsys.readouterr()
-    assert main(["verify", str(folder)]) == 0
+    assert main(["verify", str(folder), "--trust-local-code"]) == 0
     assert "the other source of a plugin, or rounding" in capsys.readouterr().out
 
 
@@ -234,7 +236,7 @@ def test_a_changed_plugin_of_a_spec_is_noted_in_the_new_run(
 ) -> None:
     spec, out = begun(0) / "run.json", tmp_path / "again"
     install("2.0", "-3.0")
-    assert main_run(["--spec", str(spec), "--quiet", "--out", str(out)]) == 0
+    assert main_run(["--spec", str(spec), "--trust-local-code", "--quiet", "--out", str(out)]) == 0
     note = f"other plugin than in the spec: {CHANGED}"
     assert note in capsys.readouterr().err
     assert note in (out / "log.txt").read_text(encoding="utf-8")
@@ -248,9 +250,9 @@ def test_a_plugin_that_is_gone_is_named_with_the_command_that_installs_it(
     folder = begun(3 if command == "resume" else 0)
     install()
     commands = {
-        "resume": lambda: main_run(["--resume", str(folder)]),
-        "spec": lambda: main_run(["--spec", str(folder / "run.json"), "--dry-run"]),
-        "verify": lambda: main(["verify", str(folder)]),
+        "resume": lambda: main_run(["--resume", str(folder), "--trust-local-code"]),
+        "spec": lambda: main_run(["--spec", str(folder / "run.json"), "--trust-local-code", "--dry-run"]),
+        "verify": lambda: main(["verify", str(folder), "--trust-local-code"]),
     }
     assert commands[command]() == 2
     assert capsys.readouterr().err == (
@@ -266,7 +268,7 @@ def test_a_renamed_component_is_found_by_the_name_in_a_run(
     (entries,) = (tmp_path / "site").glob("*/entry_points.txt")
     target = "tiny_plugin.merger:Tiny"
     entries.write_text(f"[sidetune.mergers]\nsmall = {target}\n[sidetune.former_mergers]\ntiny = {target}\n")
-    assert main_run(["--resume", str(folder), "--quiet"]) == 0
+    assert main_run(["--resume", str(folder), "--trust-local-code", "--quiet"]) == 0
     assert main(["report", str(folder), str(folder)]) == 0
     assert capsys.readouterr().err == ""
 
@@ -274,7 +276,7 @@ def test_a_renamed_component_is_found_by_the_name_in_a_run(
 def test_a_plugin_that_is_gone_can_be_replaced(begun: Interrupt, install: Install) -> None:
     spec = begun(0) / "run.json"
     install()
-    assert main_run(["--spec", str(spec), "--merger", "sum", "--dry-run"]) == 0
+    assert main_run(["--spec", str(spec), "--trust-local-code", "--merger", "sum", "--dry-run"]) == 0
 
 
 def test_allowing_changed_plugins_needs_a_run_to_resume(capsys: Capture) -> None:

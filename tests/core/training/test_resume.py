@@ -163,7 +163,7 @@ def test_a_signal_leaves_a_state_that_is_gone_on_from(
     assert (tmp_path / "cut" / "status").read_text() == "interrupted\n"
     assert str(checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)) == place
     before_pass(0, lambda: None)
-    sidetune_core.resume(tmp_path / "cut")
+    sidetune_core.resume(tmp_path / "cut", trust_local_code=True)
     same(tmp_path / "cut", whole)
 
 
@@ -177,7 +177,7 @@ def test_a_signal_between_two_batches_of_one_step_waits_for_its_end(
         sidetune_core.run(twice, tmp_path / "cut")
     assert str(checkpoint.find(tmp_path / "cut" / "checkpoints", pytest.fail)) == "after step 2 of task t0"
     before_pass(0, lambda: None)
-    sidetune_core.resume(tmp_path / "cut")
+    sidetune_core.resume(tmp_path / "cut", trust_local_code=True)
     same(tmp_path / "cut", whole)
 
 
@@ -193,14 +193,23 @@ def test_the_command_that_goes_on_is_printed_and_works(
     before_pass(5, kill(signal.SIGTERM))
     assert (
         main_run(
-            ["--spec", str(tmp_path / "spec.json"), "--out", str(folder), "--quiet", "--save-every", "none"]
+            [
+                "--spec",
+                str(tmp_path / "spec.json"),
+                "--trust-local-code",
+                "--out",
+                str(folder),
+                "--quiet",
+                "--save-every",
+                "none",
+            ]
         )
         == 143
     )
     assert f"Resume with: sidetune-run --resume '{folder}'\n" in capsys.readouterr().err
     before_pass(2, kill(signal.SIGINT))
-    assert main_run(["--resume", str(folder), "--quiet"]) == 130
-    assert main_run(["--resume", str(folder), "--quiet", "--save-every", "1"]) == 0
+    assert main_run(["--resume", str(folder), "--trust-local-code", "--quiet"]) == 130
+    assert main_run(["--resume", str(folder), "--trust-local-code", "--quiet", "--save-every", "1"]) == 0
     same(folder, whole)
 
 
@@ -255,7 +264,7 @@ def test_a_run_that_is_being_worked_on_is_refused_with_status_2(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with locked(whole):
-        assert main_run(["--resume", str(whole)]) == 2
+        assert main_run(["--resume", str(whole), "--trust-local-code"]) == 2
     assert f"is in use by process {os.getpid()} on " in capsys.readouterr().err
 
 
@@ -301,7 +310,7 @@ def test_damage_is_named_and_the_last_good_state_is_used(
     for name in names:
         harm(folder / name)
     capsys.readouterr()
-    sidetune_core.resume(tmp_path / "cut")
+    sidetune_core.resume(tmp_path / "cut", trust_local_code=True)
     told = capsys.readouterr().err
     for name in names:
         assert (name in told) != (
@@ -319,7 +328,7 @@ def test_lines_that_were_lost_are_named_and_the_run_goes_on(
 ) -> None:
     cut_off(spec, tmp_path / "cut", before_pass)
     (tmp_path / "cut" / "metrics.jsonl").unlink()
-    run = sidetune_core.resume(tmp_path / "cut")
+    run = sidetune_core.resume(tmp_path / "cut", trust_local_code=True)
     assert f"{tmp_path / 'cut' / 'metrics.jsonl'} changed since the checkpoint" in capsys.readouterr().err
     assert (tmp_path / "cut" / "eval.jsonl").read_bytes() == (whole / "eval.jsonl").read_bytes()
     assert [line["task"] for line in run.folder.lines("metrics.jsonl")] == ["t1"]
@@ -353,7 +362,7 @@ def test_a_disk_that_cannot_be_written_is_named_and_nothing_is_lost(
             sidetune_core.run(spec, tmp_path / "cut", save_every="1")
     assert str(tmp_path / "cut") in str(error.value)
     assert [path.name for path in (tmp_path / "cut").rglob(".*")] == []
-    sidetune_core.resume(tmp_path / "cut")
+    sidetune_core.resume(tmp_path / "cut", trust_local_code=True)
     same(tmp_path / "cut", whole)
 
 
@@ -367,7 +376,7 @@ def test_a_run_in_a_folder_that_is_read_only_is_left_as_it_is(
 
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with pytest.raises(WriteError, match="cannot write .*lock: Read-only file system"):
-        sidetune_core.resume(whole)
+        sidetune_core.resume(whole, trust_local_code=True)
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
@@ -400,7 +409,7 @@ def test_extra_state_of_a_learner_is_restored_without_a_line_of_its_own(
     mine = attrs.evolve(spec, learner="noted:Noted", side=None, merger=None)
     whole = sidetune_core.run(mine, tmp_path / "whole")
     cut_off(mine, tmp_path / "cut", before_pass)
-    resumed = sidetune_core.resume(tmp_path / "cut")
+    resumed = sidetune_core.resume(tmp_path / "cut", trust_local_code=True)
     same(tmp_path / "cut", tmp_path / "whole")
     assert resumed.learner.diary == whole.learner.diary
     assert len(resumed.learner.diary["sums"]) == 9
@@ -412,8 +421,8 @@ def test_curves_are_drawn_once_however_often_a_run_was_stopped(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     cut_off(spec, tmp_path / "cut", before_pass)
-    sidetune_core.resume(tmp_path / "cut")
-    sidetune_core.resume(tmp_path / "cut")
+    sidetune_core.resume(tmp_path / "cut", trust_local_code=True)
+    sidetune_core.resume(tmp_path / "cut", trust_local_code=True)
     events = EventAccumulator(str(tmp_path / "cut" / "tb"))
     events.Reload()
     assert [point.step for point in events.Scalars("t0/loss")] == [4]
@@ -427,7 +436,7 @@ def test_a_run_of_an_earlier_version_is_refused_and_left_alone(whole: Path, tmp_
             json.dumps({"done": ["t0", "t1"], "sha256": ""})
         )
     with pytest.raises(RunError, match="earlier version"):
-        sidetune_core.resume(old)
+        sidetune_core.resume(old, trust_local_code=True)
     assert (old / "status").read_text() == "done\n"
     same(old, whole)
 
@@ -441,7 +450,7 @@ def test_all_tasks_at_once_take_their_turns_from_where_they_were(
         assert "step" in str(
             checkpoint.find(cut_off(joint, tmp_path / f"cut{at}", before_pass, at), pytest.fail)
         )
-        sidetune_core.resume(tmp_path / f"cut{at}")
+        sidetune_core.resume(tmp_path / f"cut{at}", trust_local_code=True)
         same(tmp_path / f"cut{at}", tmp_path / "whole")
 
 

@@ -62,10 +62,12 @@ def run(order: dict[str, Any], rank: int, port: int, ids: list[Any]) -> int:
 
     def act() -> int:
         if order["spec"] is None:
-            training.resume(order["folder"])
+            training.resume(order["folder"], trust_local_code=True)
         else:
             training.run(
-                spec.from_values(order["spec"], "the test"), order["folder"], save_every=order["save_every"]
+                spec.from_values(order["spec"], "the test", trust_local_code=True),
+                order["folder"],
+                save_every=order["save_every"],
             )
         return 0
 

@@ -41,7 +41,9 @@ def cues(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stream(*root: Path, **options: Any) -> Any:
     values = {"root": [str(folder) for folder in root], **SMALL, **options}
-    return Imitation(structure(Imitation.Config, values, "env 'imitation'"), 0)
+    env = Imitation(structure(Imitation.Config, values, "env 'imitation'"), 0)
+    env.trust_local_code = True  # of the recorded env
+    return env
 
 
 def oracle(inputs: Inputs) -> Tensor:
@@ -129,7 +131,12 @@ def test_every_learner_clones_the_expert(tmp_path: Path, learner: str, component
     ).folder
     env = {"name": "imitation", "root": [str(data)], **SMALL}
     spec = sidetune_core.RunSpec(
-        base="mlp", learner=learner, env=env, train={"steps": 80, "batch_size": 32, "lr": 1e-2}, **components
+        trust_local_code=True,
+        base="mlp",
+        learner=learner,
+        env=env,
+        train={"steps": 80, "batch_size": 32, "lr": 1e-2},
+        **components,
     )
     run = sidetune_core.run(spec, tmp_path / "run")
     assert run.results.metric == "success"
@@ -173,7 +180,7 @@ def test_the_bot_s_recorded_actions_reproduce_the_recorded_trajectory(
     recording = demonstrations.record_demonstrations(gym, tmp_path, 3, quiet=True)
     assert recording.manifest.versions.keys() >= {"gymnasium", "minigrid"}
     found = recording.read(1, 1)
-    env = recording.open_stream()
+    env = recording.open_stream(trust_local_code=True)
     vector_env = recording.task(env).make_vector_env(1)
     now = vector_env.reset(int(found.seeds))
     for number, action in enumerate(found.actions):

@@ -1,0 +1,32 @@
+"""Names of environments that Gymnasium imports code for: ``module:Id-v0``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+
+def modules_of(ids: Iterable[str]) -> list[str]:
+    """The ids whose module is imported."""
+    return [id for id in ids if ":" in id]
+
+
+def modules_of_arguments(text: str) -> list[str]:
+    """The texts ``module:…`` anywhere in keyword arguments, which are JSON."""
+    try:
+        return modules_of(_texts(json.loads(text)))
+    except (ValueError, RecursionError):  # it is refused later
+        return []
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in nested values, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from (key, *_texts(item))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
