@@ -28,8 +28,8 @@ from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneError, shorten
 from sidetune_core.results.report import in_percent, one_line
 from sidetune_core.results.summary import summarise
-from sidetune_core.storage.atomic import write_text, writing
-from sidetune_core.storage.lock import locked
+from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
+from sidetune_core.storage.lock import is_held, locked
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.sweeps.executors import Executor, LocalProcesses, RayTasks
 from sidetune_core.sweeps.grid import PlannedRun, planned
@@ -147,6 +147,8 @@ def carry_out(
             (out / folder).mkdir(parents=True, exist_ok=True)
     with locked(out):
         before = dict(zip((run.name for run in runs), states(runs, out), strict=True))
+        for path in (out, out / "specs"):
+            clear_unfinished(path)
         with writing(out / "sweep.json"):
             made = {**(about or {}), "runs": {run.name: run.composition for run in runs}}
             write_text(out / "sweep.json", json.dumps(made, indent=2) + "\n")
@@ -213,11 +215,11 @@ class _Sweep:
         for attempt in range(self.retries + 1):
             if self.stopping.is_set():
                 return self._swept(run, "stopped")
-            argv = self._argv(run, folder)
-            self.info(f"{'resume' if argv[0] == '--resume' else 'start':<8} {run.name}")
             try:
+                argv = self._argv(run, folder)
+                self.info(f"{'resume' if argv[0] == '--resume' else 'start':<8} {run.name}")
                 status = self.executor.execute(argv, output)
-            except OSError as error:
+            except (OSError, RunError) as error:
                 return self._swept(run, "failed", f"{error}")
             if status == 0:
                 return self._swept(run, "done")
@@ -231,10 +233,14 @@ class _Sweep:
         return self._swept(run, "failed", f"{how}, {self.retries + 1} times; see {output}")
 
     def _argv(self, run: PlannedRun, folder: RunFolder) -> list[str]:
-        """The arguments of ``sidetune-run``."""
+        """The arguments of ``sidetune-run``.
+
+        Raises:
+            RunError: another process has just begun a run in the folder.
+        """
         if _state(run, folder) == "new":
             if folder.path.is_dir():
-                shutil.rmtree(folder.path)  # of a process that was killed before it wrote run.json
+                _clear(folder.path)
             spec = self.out / "specs" / f"{run.name}.json"
             return ["--spec", str(spec), "--out", str(folder.path), *self.saving]
         return ["--resume", str(folder.path), *self.saving]
@@ -287,6 +293,21 @@ def _state(run: PlannedRun, folder: RunFolder) -> State:
             "choose another --out, or remove it"
         )
     return "done" if folder.status == "done" else "unfinished"
+
+
+def _clear(folder: Path) -> None:
+    """Empty the folder, which may be a link, of a process that was killed before it wrote ``run.json``.
+
+    Raises:
+        RunError: the process is alive.
+    """
+    if is_held(folder):
+        raise RunError(f"the run {folder} is in use by another process; stop it, then run the sweep again")
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _respelled(recorded: Any, path: Path) -> Any:

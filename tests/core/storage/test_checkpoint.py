@@ -35,3 +35,12 @@ def test_an_altered_identity_makes_a_checkpoint_invalid(tmp_path: Path) -> None:
     warnings: list[str] = []
     assert checkpoint.find(tmp_path, warnings.append) is None
     assert "SHA-256" in warnings[0]
+
+
+def test_the_latest_checkpoint_is_that_of_the_largest_number(tmp_path: Path) -> None:
+    for count in (998, 999, 1000):
+        checkpoint.save(tmp_path, nn.Linear(1, 1), [f"t{k}" for k in range(count)], {}, {})
+    assert checkpoint.latest(tmp_path) == checkpoint.boundary(tmp_path, 1000)
+    found = checkpoint.find(tmp_path, pytest.fail)
+    assert found is not None
+    assert len(found.done) == 1000
