@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 from torch import nn
 
 from sidetune_core.config.identity import Identity
+from sidetune_core.errors import RunError
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.checkpoint import MidTaskState
 
@@ -35,6 +40,34 @@ def test_an_altered_identity_makes_a_checkpoint_invalid(tmp_path: Path) -> None:
     warnings: list[str] = []
     assert checkpoint.find(tmp_path, warnings.append) is None
     assert "SHA-256" in warnings[0]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_checkpoint_that_cannot_be_read_at_present_is_not_taken_for_damaged(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, opened = save(tmp_path).with_suffix(suffix), Path.open
+
+    def fail(path: Path, *rest: Any) -> Any:
+        if path == file:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(path, *rest)
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(RunError, match=f"cannot read {file}: Too many open files; nothing was changed"):
+        checkpoint.find(tmp_path, pytest.fail)
+
+
+def test_a_checkpoint_that_does_not_fit_in_memory_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise MemoryError
+
+    save(tmp_path)
+    monkeypatch.setattr(safetensors.torch, "load_file", fail)
+    with pytest.raises(RunError, match=r"not enough memory to read .*after-001.safetensors"):
+        checkpoint.find(tmp_path, pytest.fail)
 
 
 def test_the_latest_checkpoint_is_that_of_the_largest_number(tmp_path: Path) -> None:
