@@ -236,8 +236,10 @@ def _attempt(
     except FileNotFoundError as error:
         warning(f"cannot use {path}: {error.filename} is missing")
     except WeightsError as error:
-        if isinstance(error.__cause__, MemoryError):
-            raise RunError(f"not enough memory to read {path}; nothing was changed") from error
+        cause = error.__cause__  # damage is a SafetensorError
+        if isinstance(cause, MemoryError | OSError | RuntimeError):
+            reason = "not enough memory" if isinstance(cause, MemoryError) else cause
+            raise RunError(f"cannot read {path}: {reason}; nothing was changed") from error
         warning(f"{error}; it is ignored")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         also = f" or {path.stem}.json" if path.name != MID_TASK else ""

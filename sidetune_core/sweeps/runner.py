@@ -292,7 +292,8 @@ def _state(run: PlannedRun, folder: RunFolder) -> State:
             f"{folder.path} holds another run ({shorten(shown) or 'its spec differs'}); "
             "choose another --out, or remove it"
         )
-    return "done" if folder.status == "done" else "unfinished"
+    reported = (folder.path / "report.md").is_file()  # the last file that a run writes
+    return "done" if folder.status == "done" and reported else "unfinished"
 
 
 def _clear(folder: Path) -> None:

@@ -97,6 +97,14 @@ def test_a_run_that_was_stopped_goes_on(plan: Plan, tmp_path: Path) -> None:
     assert executor.begun[1] == ["--resume", str(tmp_path / "runs" / "seed-0")]
 
 
+def test_a_run_that_was_killed_before_its_report_is_resumed(plan: Plan, tmp_path: Path) -> None:
+    carry_out(plan(0), tmp_path, Here(), 2, None, print)
+    report = tmp_path / "runs" / "seed-0" / "report.md"
+    report.unlink()
+    carry_out(plan(0), tmp_path, Here(), 2, None, print)
+    assert report.is_file()
+
+
 def test_what_a_process_leaves_that_was_killed_at_its_start_is_begun_anew(plan: Plan, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "seed-0"
     (folder / "checkpoints").mkdir(parents=True)
