@@ -3,6 +3,7 @@ is used."""
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -182,6 +183,17 @@ def _guarded(command: Callable[[], int], debug: bool, typed: Sequence[str] = ())
     except BrokenPipeError:  # the reader of a pipe has exited
         sys.stderr.close()
         return 0
+    except (MemoryError, OSError) as error:
+        if debug or not _is_shortage(error):
+            raise
+        print(f"error: {error.strerror if isinstance(error, OSError) else 'out of memory'}", file=sys.stderr)
+        return 1
+
+
+def _is_shortage(error: MemoryError | OSError) -> bool:
+    """Whether the computer lacks something, so that a traceback would say nothing to the user."""
+    lacking = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
+    return isinstance(error, MemoryError) or error.errno in lacking
 
 
 @contextmanager

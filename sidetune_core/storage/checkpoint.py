@@ -142,6 +142,9 @@ def delete_mid_task(folder: Path) -> None:
 def find(folder: Path, warning: Callable[[str], None]) -> Checkpoint | None:
     """The latest complete checkpoint, or None at the start of a run; `warning` gets a line for each damaged
     one.
+
+    Raises:
+        RunError: one cannot be read at present, which does not mean that it is damaged.
     """
     mid_task = _attempt(folder / MID_TASK, _read_mid_task, warning) if (folder / MID_TASK).exists() else None
     for number in _numbers(folder, "after-*"):
@@ -228,16 +231,37 @@ def _numbers(folder: Path, pattern: str) -> list[int]:
 def _attempt(
     path: Path, read: Callable[[Path], Checkpoint], warning: Callable[[str], None]
 ) -> Checkpoint | None:
+    _check_readable(path)
     try:
         return read(path)
     except FileNotFoundError as error:
         warning(f"cannot use {path}: {error.filename} is missing")
     except WeightsError as error:
+        cause = error.__cause__  # damage is a SafetensorError
+        if isinstance(cause, MemoryError | OSError | RuntimeError):
+            reason = "not enough memory" if isinstance(cause, MemoryError) else cause
+            raise RunError(f"cannot read {path}: {reason}; nothing was changed") from error
         warning(f"{error}; it is ignored")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         also = f" or {path.stem}.json" if path.name != MID_TASK else ""
         warning(f"{path}{also} is damaged ({error}); it is ignored")
     return None
+
+
+def _check_readable(path: Path) -> None:
+    """Check that the operating system lets us read the files of a checkpoint that exist.
+
+    Raises:
+        RunError: no permission, too many open files, or a broken disk.
+    """
+    for file in (path, path.with_suffix(".json")):
+        try:
+            with file.open("rb"):
+                pass
+        except (FileNotFoundError, IsADirectoryError):
+            continue
+        except OSError as error:
+            raise RunError(f"cannot read {file}: {error.strerror or error}; nothing was changed") from error
 
 
 def _read_boundary(path: Path) -> Checkpoint:

@@ -32,8 +32,8 @@ from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneErr
 from sidetune_core.printable import printable
 from sidetune_core.results.report import in_percent, one_line
 from sidetune_core.results.summary import summarise
-from sidetune_core.storage.atomic import write_text, writing
-from sidetune_core.storage.lock import locked
+from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
+from sidetune_core.storage.lock import is_held, locked
 from sidetune_core.storage.run_folder import RunFolder, has_diverged
 from sidetune_core.sweeps.executors import Executor, LocalProcesses, RayTasks
 from sidetune_core.sweeps.grid import PlannedRun, planned
@@ -155,6 +155,8 @@ def carry_out(
             (out / folder).mkdir(parents=True, exist_ok=True)
     with locked(out):
         before = dict(zip((run.name for run in runs), states(runs, out), strict=True))
+        for path in (out, out / "specs"):
+            clear_unfinished(path)
         with writing(out / "sweep.json"):
             made = {**(about or {}), "runs": {run.name: run.composition for run in runs}}
             write_text(out / "sweep.json", strict_json.dumps(made, indent=2) + "\n")
@@ -228,11 +230,11 @@ class _Sweep:
         for attempt in range(self.retries + 1):
             if self.stopping.is_set():
                 return self._swept(run, "stopped")
-            argv = self._argv(run, folder)
-            self.info(f"{'resume' if argv[0] == '--resume' else 'start':<8} {run.name}")
             try:
+                argv = self._argv(run, folder)
+                self.info(f"{'resume' if argv[0] == '--resume' else 'start':<8} {run.name}")
                 status = self.executor.execute(argv, output)
-            except OSError as error:
+            except (OSError, RunError) as error:
                 return self._swept(run, "failed", f"{error}")
             if status == 0 or has_diverged(folder.status):
                 return self._ended(run)
@@ -246,10 +248,14 @@ class _Sweep:
         return self._swept(run, "failed", f"{how}, {self.retries + 1} times; see {output}")
 
     def _argv(self, run: PlannedRun, folder: RunFolder) -> list[str]:
-        """The arguments of ``sidetune-run``."""
+        """The arguments of ``sidetune-run``.
+
+        Raises:
+            RunError: another process has just begun a run in the folder.
+        """
         if _state(run, folder) == "new":
             if folder.path.is_dir():
-                shutil.rmtree(folder.path)  # of a process that was killed before it wrote run.json
+                _clear(folder.path)
             spec = self.out / "specs" / f"{run.name}.json"
             return ["--spec", str(spec), "--out", str(folder.path), *self.options]
         return ["--resume", str(folder.path), *self.options]
@@ -310,7 +316,23 @@ def _state(run: PlannedRun, folder: RunFolder) -> State:
         )
     if has_diverged(folder.status):
         return "diverged"
-    return "done" if folder.finished else "unfinished"
+    reported = (folder.path / "report.md").is_file()  # the last file that a run writes
+    return "done" if folder.finished and reported else "unfinished"
+
+
+def _clear(folder: Path) -> None:
+    """Empty the folder, which may be a link, of a process that was killed before it wrote ``run.json``.
+
+    Raises:
+        RunError: the process is alive.
+    """
+    if is_held(folder):
+        raise RunError(f"the run {folder} is in use by another process; stop it, then run the sweep again")
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _respelled(recorded: Any, requested: Mapping[str, Any], path: Path) -> Any:

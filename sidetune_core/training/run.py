@@ -292,8 +292,11 @@ def _status(job: Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
     except WriteError as error:
         with suppress(WriteError):
             end(f"failed: {error}")
-        latest = checkpoint.find(folder.checkpoints, job.progress.warning)
-        kept = f"Its state {latest} is saved" if latest else "Nothing of it was saved yet"
+        try:
+            latest = checkpoint.find(folder.checkpoints, job.progress.warning)
+            kept = f"Its state {latest} is saved" if latest else "Nothing of it was saved yet"
+        except RunError as unreadable:
+            kept = f"What was saved before stays ({unreadable})"
         raise WriteError(
             f"{error}. {kept}; when the folder is writable again, resume with: {resume_command(folder.path)}"
         ) from error

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ INVALID_DEPTH = 65000
 MASK_WINDOW = 5
 """A pixel is valid if all depths in a window of this many pixels are."""
 MAX_WORKERS = 16
+UNFINISHED_SECONDS = 3600.0
+"""Age of a temporary file from which on the process that was writing it must have been killed."""
 VERSION = "1"
 
 
@@ -100,6 +103,9 @@ def _fill(
     read: Callable[[Path], tuple[Array, str]],
 ) -> None:
     """Write the array and the faults under temporary names, and rename them when complete."""
+    for left in array.parent.glob(f".{array.name}.*"):  # by a process that was killed long ago
+        if time.time() - left.lstat().st_mtime > UNFINISHED_SECONDS:
+            left.unlink(missing_ok=True)
     temporary = array.with_name(f".{array.name}.{secrets.token_hex(4)}")
     try:
         values = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
@@ -123,7 +129,10 @@ def _fill(
         values.flush()
         os.replace(temporary, array)
         by_index = {str(index): faults[index] for index in sorted(faults)}
-        temporary.write_text(json.dumps(by_index), encoding="utf-8")
+        with open(temporary, "x", encoding="utf-8") as file:
+            json.dump(by_index, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, notes)
     finally:
         temporary.unlink(missing_ok=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 from torch import nn
 
 from sidetune_core.config.identity import Identity
+from sidetune_core.errors import RunError
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.checkpoint import MidTaskState
 
@@ -35,3 +40,43 @@ def test_an_altered_identity_makes_a_checkpoint_invalid(tmp_path: Path) -> None:
     warnings: list[str] = []
     assert checkpoint.find(tmp_path, warnings.append) is None
     assert "SHA-256" in warnings[0]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_checkpoint_that_cannot_be_read_at_present_is_not_taken_for_damaged(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, opened = save(tmp_path).with_suffix(suffix), Path.open
+
+    def fail(path: Path, *rest: Any) -> Any:
+        if path == file:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(path, *rest)
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(RunError, match=f"cannot read {file}: Too many open files; nothing was changed"):
+        checkpoint.find(tmp_path, pytest.fail)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("unable to mmap"), OSError("no locks")])
+def test_a_checkpoint_that_cannot_be_loaded_at_present_is_not_taken_for_damaged(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise error
+
+    save(tmp_path)
+    monkeypatch.setattr(safetensors.torch, "load_file", fail)
+    with pytest.raises(
+        RunError, match="cannot read .*after-001.safetensors: (not enough memory|unable|no l)"
+    ):
+        checkpoint.find(tmp_path, pytest.fail)
+
+
+def test_the_latest_checkpoint_is_that_of_the_largest_number(tmp_path: Path) -> None:
+    for count in (998, 999, 1000):
+        checkpoint.save(tmp_path, nn.Linear(1, 1), [f"t{k}" for k in range(count)], {}, {})
+    assert checkpoint.latest(tmp_path) == checkpoint.boundary(tmp_path, 1000)
+    found = checkpoint.find(tmp_path, pytest.fail)
+    assert found is not None
+    assert len(found.done) == 1000

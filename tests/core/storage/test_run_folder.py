@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from sidetune_core.errors import PluginError
+from sidetune_core.errors import PluginError, RunError
 from sidetune_core.storage.images import save_image
 from sidetune_core.storage.run_folder import RunFolder
 
@@ -31,3 +32,56 @@ def test_a_visualisation_of_a_name_that_is_elsewhere_is_refused(name: str, tmp_p
     with pytest.raises(PluginError, match=r"visualisations\(\) of t0 returned the name"):
         save_image(RunFolder(tmp_path / "run"), "t0", name, torch.zeros(3, 2, 2))
     assert not list(tmp_path.rglob("*"))
+
+
+OWN = ["run.json", "status", "eval.jsonl", "seconds.jsonl", "log.txt", "report.md", "lock", "lock.json"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run folder with files and sub-folders."""
+    run = RunFolder(tmp_path / "run")
+    run.write_json("run.json", {})
+    run.write_document("t0-test", "predictions.json", "{}")
+    run.append("eval.jsonl", {"after": 0})
+    (tmp_path / "run" / "notes").symlink_to(tmp_path)  # not of the run
+    return run
+
+
+@pytest.mark.parametrize("name", [*OWN, "checkpoints", "probes", "pictures", "tb", "documents/t1-test"])
+def test_a_link_in_place_of_a_file_or_folder_of_the_run_is_refused(name: str, folder: RunFolder) -> None:
+    folder.check_own()
+    (folder.path / name).unlink(missing_ok=True)
+    (folder.path / name).symlink_to(folder.path.parent)
+    with pytest.raises(RunError, match=rf"{name} is a symbolic link: .* cp -rL"):
+        folder.check_own()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with names are POSIX's")
+def test_a_pipe_is_refused_and_not_opened(folder: RunFolder) -> None:
+    os.mkfifo(folder.path / "metrics.jsonl")
+    with pytest.raises(RunError, match="is no regular file"):
+        folder.check_own()
+
+
+def test_a_run_folder_that_is_a_link_is_none_of_these(folder: RunFolder) -> None:
+    link = folder.path.parent / "link"
+    link.symlink_to(folder.path)
+    RunFolder(link).check_own()
+
+
+def test_another_name_of_a_file_keeps_its_lines(folder: RunFolder) -> None:
+    backup = folder.path.parent / "backup"
+    os.link(folder.path / "eval.jsonl", backup)
+    before = backup.read_bytes()
+    folder.separate_hard_links()
+    folder.append("eval.jsonl", {"after": 1})
+    assert backup.read_bytes() == before
+    assert len(folder.lines("eval.jsonl")) == 2
+
+
+def test_temporary_files_of_documents_are_deleted(folder: RunFolder) -> None:
+    left = folder.path / "documents" / "t0-test" / ".predictions.json.00c0de21"
+    left.write_text("{")
+    folder.rewind({})
+    assert not left.exists()

@@ -97,12 +97,38 @@ def test_a_run_that_was_stopped_goes_on(plan: Plan, tmp_path: Path) -> None:
     assert executor.begun[1] == ["--resume", str(tmp_path / "runs" / "seed-0"), "--trust-spec"]
 
 
+def test_a_run_that_was_killed_before_its_report_is_resumed(plan: Plan, tmp_path: Path) -> None:
+    carry_out(plan(0), tmp_path, Here(), 2, None, print)
+    report = tmp_path / "runs" / "seed-0" / "report.md"
+    report.unlink()
+    carry_out(plan(0), tmp_path, Here(), 2, None, print)
+    assert report.is_file()
+
+
 def test_what_a_process_leaves_that_was_killed_at_its_start_is_begun_anew(plan: Plan, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "seed-0"
     (folder / "checkpoints").mkdir(parents=True)
     for name in ("lock", "lock.json", ".run.json.0123abcd"):
         (folder / name).write_text("")
     assert statuses(carry_out(plan(0), tmp_path, Here(), 2, None, print)) == ["done"]
+
+
+def test_the_folder_of_such_a_process_may_be_a_link(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "lock").write_text("")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "seed-0").symlink_to(tmp_path / "disk")
+    assert statuses(carry_out(plan(0), tmp_path, Here(), 2, None, print)) == ["done"]
+    assert (tmp_path / "disk" / "run.json").is_file()
+
+
+def test_the_folder_of_such_a_process_that_is_alive_is_left_alone(plan: Plan, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "seed-0"
+    folder.mkdir(parents=True)
+    with locked(folder):
+        (swept,) = carry_out(plan(0), tmp_path, Here(), 2, None, print)
+        assert (folder / "lock.json").is_file()
+    assert (swept.status, "is in use by another process" in swept.reason) == ("failed", True)
 
 
 def test_a_folder_with_another_run_is_refused_before_anything_is_run(plan: Plan, tmp_path: Path) -> None:

@@ -268,6 +268,48 @@ def test_a_run_that_is_being_worked_on_is_refused_with_status_2(
     assert f"is in use by process {os.getpid()} on " in capsys.readouterr().err
 
 
+def test_a_link_in_the_folder_is_refused_and_nothing_is_written(whole: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.write_text("text")
+    (whole / "eval.jsonl").unlink()
+    (whole / "eval.jsonl").symlink_to(foreign)
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    with pytest.raises(RunError, match=r"eval.jsonl is a symbolic link"):
+        sidetune_core.resume(whole)
+    assert foreign.read_text() == "text"
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before | {
+        whole / "eval.jsonl": foreign.stat().st_mtime_ns
+    }
+
+
+def test_a_run_folder_that_is_a_link_is_resumed(
+    spec: sidetune_core.RunSpec, whole: Path, tmp_path: Path, before_pass: Any
+) -> None:
+    cut_off(spec, tmp_path / "cut", before_pass)
+    (tmp_path / "link").symlink_to(tmp_path / "cut")
+    sidetune_core.resume(tmp_path / "link")
+    same(tmp_path / "link", whole)
+
+
+def test_the_state_within_a_task_that_a_kill_left_at_the_end_is_deleted(
+    spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "delete_mid_task", lambda _: None)
+        sidetune_core.run(spec, tmp_path / "run")
+    left = tmp_path / "run" / "checkpoints" / checkpoint.MID_TASK
+    assert left.exists()
+    sidetune_core.resume(tmp_path / "run")
+    assert not left.exists()
+
+
+def test_to_look_at_a_run_writes_nothing_in_its_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.set_status("running")
+    assert folder.status == "killed"
+    assert [path.name for path in tmp_path.iterdir()] == ["status"]
+
+
 def cut_off(spec: sidetune_core.RunSpec, folder: Path, before_pass: Any, at: int = 11) -> Path:
     """A run that was stopped in its second task; its checkpoints."""
     before_pass(at, kill(signal.SIGINT))
