@@ -17,7 +17,14 @@ from sidetune_core.assembly.restore import choose_machine, read_resolved, restor
 from sidetune_core.certificate import probes
 from sidetune_core.certificate.issue import compare
 from sidetune_core.certificate.probes import Stored
-from sidetune_core.certificate.record import Certificate, TaskRecord, TaskSketch, overall, read_certificate
+from sidetune_core.certificate.record import (
+    INCOMPLETE,
+    Certificate,
+    TaskRecord,
+    TaskSketch,
+    overall,
+    read_certificate,
+)
 from sidetune_core.config.plugin_record import recorded_changes
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import RunError, WeightsError, shorten
@@ -112,6 +119,10 @@ def _contradictions(certificate: Certificate) -> Iterator[str]:
             f"the certificate's verdict is '{certificate.verdict}', but the verdicts on its tasks amount to "
             f"'{verdict}'"
         )
+    recorded = {task.id for task in certificate.tasks}
+    if missing := [task for task in certificate.trained if task not in recorded]:
+        yield f"{INCOMPLETE}: {shorten(missing)}"
+        return
     counts = accumulate(len(stage.tasks) for stage in certificate.stages)
     ends = [
         (task, count) for stage, count in zip(certificate.stages, counts, strict=True) for task in stage.tasks

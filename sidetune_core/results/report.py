@@ -75,6 +75,8 @@ class RunSummary:
     plugin_changes: tuple[str, ...] = ()
     """Plugins and conditions that are others than those of its spec, and what changed while the run was
     interrupted, in lines."""
+    left_out: tuple[str, ...] = ()
+    """Damaged files, in lines; what they have is missing here."""
 
 
 def matrix_table(results: Results) -> str:
@@ -106,7 +108,8 @@ def changed_lines(summary: RunSummary) -> list[str]:
     ]
     constant = [NOTHING_FORGOTTEN] if _nothing_forgotten(summary.results) else []
     plugins = [f"changed: {change}" for change in summary.plugin_changes]
-    return [*lines, *constant, *summary.certificate, *plugins]
+    left_out = [f"left out: {line}" for line in summary.left_out]
+    return [*lines, *constant, *summary.certificate, *plugins, *left_out]
 
 
 def one_line(results: Results, percent: bool) -> str:
@@ -145,6 +148,8 @@ def run_report(summary: RunSummary) -> str:
         sections += ["## Plugins", markdown(_plugin_table(summary.plugins), left={0, 1, 2, 3})]
     if summary.plugin_changes:
         sections.append("\n".join(f"- Changed: {change}" for change in summary.plugin_changes))
+    if summary.left_out:
+        sections.append("\n".join(f"- Left out: {line}" for line in summary.left_out))
     costs = [[f"parameters, {name}", f"{count:,}"] for name, count in summary.parameters.items()]
     costs += [["time", _time(summary.seconds)], *_processor_and_memory(summary)]
     sections += ["## Cost", markdown([["cost", "amount"], *costs])]

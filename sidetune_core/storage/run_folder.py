@@ -32,6 +32,11 @@ PROBES = "probes"
 DOCUMENTS = "documents"
 """Sub-folder of the documents of tasks, such as predictions (see `HasDocuments`)."""
 
+LOG = "log.txt"
+
+SECONDS = "seconds.jsonl"
+"""The file of `Clock`."""
+
 Marks = Mapping[str, Sequence[Any]]
 """For each of `LINES`, its size in bytes and SHA-256 at a checkpoint."""
 
@@ -74,7 +79,7 @@ class RunFolder:
 
     def log(self, text: str) -> None:
         """Append a line to ``log.txt``, with the time."""
-        self._add("log.txt", f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}")
+        self._add(LOG, f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}")
 
     def set_status(self, status: str) -> None:
         """``running``, ``done``, ``interrupted``, or ``failed: …``."""
@@ -174,17 +179,25 @@ class Clock:
         self._began = self._last = time.monotonic()
         self._worked = time.process_time()
 
-    def note(self) -> float:
-        """Write the interval since the last note; returns the seconds since the clock was started."""
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the clock was started."""
+        return time.monotonic() - self._began
+
+    def note(self) -> None:
+        """Write the interval since the last note.
+
+        Raises:
+            WriteError: the file cannot be written; the next note has its interval too.
+        """
         now, worked = time.monotonic(), time.process_time()
         record = {
             "seconds": round(now - self._last, 3),
             "processor": round(worked - self._worked, 3),
             "memory": self._peak_memory(),
         }
-        self._folder.append("seconds.jsonl", record)
+        self._folder.append(SECONDS, record)
         self._last, self._worked = now, worked
-        return now - self._began
 
 
 def check_file_name(name: str, what: str) -> None:
