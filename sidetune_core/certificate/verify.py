@@ -24,6 +24,7 @@ from sidetune_core.certificate.measured import Columns, read_columns
 from sidetune_core.certificate.probes import Replay, Stored
 from sidetune_core.certificate.record import (
     FORMAT,
+    INCOMPLETE,
     OUTSIDE,
     ZERO,
     Certificate,
@@ -137,6 +138,10 @@ def _contradictions(certificate: Certificate) -> Iterator[str]:
             f"the certificate's verdict is '{certificate.verdict}', but the verdicts on its tasks amount to "
             f"'{verdict}'"
         )
+    recorded = {task.id for task in certificate.tasks}
+    if missing := [task for task in certificate.trained if task not in recorded]:
+        yield f"{INCOMPLETE}: {shorten(missing)}"
+        return
     counts = accumulate(len(stage.tasks) for stage in certificate.stages)
     ends = [
         (task, count) for stage, count in zip(certificate.stages, counts, strict=True) for task in stage.tasks

@@ -82,6 +82,8 @@ class RunSummary:
     plugin_changes: tuple[str, ...] = ()
     """Plugins and conditions that are others than those of its spec, and what changed while the run was
     interrupted, in lines."""
+    left_out: tuple[str, ...] = ()
+    """Damaged files, in lines; what they have is missing here."""
 
     @property
     def diverged(self) -> bool:
@@ -136,7 +138,9 @@ def changed_lines(summary: RunSummary) -> list[str]:
     ]
     constant = [NOTHING_FORGOTTEN] if _nothing_forgotten(summary.results) else []
     plugins = [f"changed: {change}" for change in summary.plugin_changes]
-    return [escaped_line(line) for line in (*lines, *constant, *summary.certificate, *plugins)]
+    left_out = [f"left out: {line}" for line in summary.left_out]
+    shown = (*lines, *constant, *summary.certificate, *plugins, *left_out)
+    return [escaped_line(line) for line in shown]
 
 
 def one_line(results: Results, percent: bool) -> str:
@@ -179,6 +183,8 @@ def run_report(summary: RunSummary) -> str:
         sections += ["## Plugins", markdown(_plugin_table(summary.plugins), left={0, 1, 2, 3})]
     if summary.plugin_changes:
         sections.append("\n".join(f"- Changed: {markdown_text(change)}" for change in summary.plugin_changes))
+    if summary.left_out:
+        sections.append("\n".join(f"- Left out: {markdown_text(line)}" for line in summary.left_out))
     costs = [[f"parameters, {name}", f"{count:,}"] for name, count in summary.parameters.items()]
     costs += [["time", _time(summary.seconds)], *_processor_and_memory(summary)]
     sections += ["## Cost", markdown([["cost", "amount"], *costs])]

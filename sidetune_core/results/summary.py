@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
-from sidetune_core.certificate.record import Certificate, certificate_lines, read_certificate
+from sidetune_core.certificate.record import certificate_lines, read_certificate
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
@@ -18,60 +18,106 @@ from sidetune_core.results.metrics import Results
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
 from sidetune_core.storage.run_folder import DIVERGED, DONE, RunFolder
 
+T = TypeVar("T")
+
+Cost = tuple[float, float | None, int | None]
+"""Seconds, processor seconds and peak memory in bytes; runs of earlier versions have the seconds only."""
+
+NO_COST: Cost = (0.0, None, None)
+
 
 def summarise(folder: RunFolder) -> RunSummary:
-    """The summary of a run, from its folder alone.
+    """The summary of a run, from its folder alone. Only ``run.json`` and R must be whole; other damaged files
+    are named and left out.
 
     Raises:
-        RunError: the folder is not a run, or one of its files is damaged.
+        RunError: the folder is not a run, or one of these is damaged.
     """
     about = folder.read_json("run.json")
+    left_out: list[str] = []
+
+    def optional(name: str, read: Callable[[], T], default: T) -> T:
+        try:
+            return read()
+        except (RunError, KeyError, TypeError, ValueError, OverflowError, AttributeError, OSError) as error:
+            reason = str(error) if isinstance(error, RunError) else repr(error)
+            left_out.append(reason if name in reason else f"{name} is damaged: {reason}")
+            return default
+
+    seconds, processor_seconds, peak_memory = optional("seconds.jsonl", lambda: _cost(folder), NO_COST)
     try:
-        counts = folder.lines("parameters.jsonl")
-        parameters = {}
-        if counts:
-            trainable = _median([int(line["trainable"]) for line in counts])
-            parameters = {TRAINABLE: trainable, "all": int(counts[-1]["all"])}
-        periods = folder.lines("seconds.jsonl")
-        # runs of earlier versions have the seconds only
-        measured = bool(periods) and all("memory" in period for period in periods)
-        gaps = read_gaps(folder)
-        status = folder.status
-        certificate = read_certificate(folder)
-        segments = read_segments(about)
-        results = read_results(folder)
+        _lines(folder, "eval.jsonl")  # a line that is skipped would be a gap in R
+        results, gaps = read_results(folder), read_gaps(folder)
+        status = optional("status", lambda: folder.status, "unknown")
         return RunSummary(
             name=folder.path.name,
             spec=_resolved(about["resolved"]),
             spec_line=str(about["composition"]),
             results=results,
-            changed=tuple(_changed_tensors(line) for line in folder.lines("moved.jsonl")),
-            parameters=parameters,
-            seconds=_finite(sum(period["seconds"] for period in periods)),
+            changed=optional("moved.jsonl", lambda: _changed(folder), ()),
+            parameters=optional("parameters.jsonl", lambda: _parameters(folder), {}),
+            seconds=seconds,
             status=_diverged(gaps) if status == DONE and gaps else status,
             folder=str(folder.path),
-            processor_seconds=_finite(sum(period["processor"] for period in periods)) if measured else None,
-            peak_memory=max(int(period["memory"]) for period in periods) if measured else None,
+            processor_seconds=processor_seconds,
+            peak_memory=peak_memory,
             gaps=tuple(map(str, gaps)),
             other_metrics=_final_metrics(folder),
-            certificate=tuple(_certified(certificate, results, segment_lines(segments))),
-            plugins=segments[0].plugins,
+            certificate=optional("certificate.json", lambda: _certified(folder, about, results), ()),
+            plugins=read_segments(about)[0].plugins,
             plugin_changes=tuple(recorded_changes(about)),
+            left_out=tuple(left_out),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
         raise RunError(f"the run {folder.path} is damaged: {error!r}") from error
 
 
-def _certified(certificate: Certificate | None, results: Results, plugin_changes: Sequence[str]) -> list[str]:
+def _certified(folder: RunFolder, about: Mapping[str, Any], results: Results) -> tuple[str, ...]:
     """The certificate in lines, as far as R does not contradict it."""
+    certificate = read_certificate(folder)
     if certificate is None:
-        return []
+        return ()
     columns = {
         record.id: [row[results.tasks.index(record.id)] for row in results.rows[record.after - 1 :]]
         for record in certificate.tasks
         if record.id in results.tasks
     }
-    return certificate_lines(certificate, plugin_changes, columns)
+    return tuple(certificate_lines(certificate, segment_lines(read_segments(about)), columns))
+
+
+def _changed(folder: RunFolder) -> tuple[ChangedTensors, ...]:
+    return tuple(_changed_tensors(line) for line in _lines(folder, "moved.jsonl"))
+
+
+def _parameters(folder: RunFolder) -> dict[str, int]:
+    counts = _lines(folder, "parameters.jsonl")
+    if not counts:
+        return {}
+    trainable = _median([int(line["trainable"]) for line in counts])
+    return {TRAINABLE: trainable, "all": int(counts[-1]["all"])}
+
+
+def _cost(folder: RunFolder) -> Cost:
+    periods = _lines(folder, "seconds.jsonl")
+    seconds = _finite(sum(period["seconds"] for period in periods))
+    if not periods or any("memory" not in period for period in periods):
+        return seconds, None, None
+    processor = _finite(sum(period["processor"] for period in periods))
+    return seconds, processor, max(int(period["memory"]) for period in periods)
+
+
+def _lines(folder: RunFolder, name: str) -> list[dict[str, Any]]:
+    """The lines of a file.
+
+    Raises:
+        ValueError: one of them is damaged, other than a last one that was cut off.
+    """
+    lines = folder.lines(name)
+    path = folder.path / name
+    complete = path.read_bytes().count(b"\n") if path.is_file() else 0
+    if len(lines) < complete:
+        raise ValueError(f"line {len(lines) + 1} of {name}")
+    return lines
 
 
 def read_results(folder: RunFolder, split: str = "test") -> Results:

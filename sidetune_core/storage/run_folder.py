@@ -35,7 +35,12 @@ RUNS = Path("runs")
 LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl")
 """The files to which a run appends lines."""
 
-APPENDED = (*LINES, "seconds.jsonl", "log.txt")
+LOG = "log.txt"
+
+SECONDS = "seconds.jsonl"
+"""The file of `Clock`."""
+
+APPENDED = (*LINES, SECONDS, LOG)
 """All files that are changed in place; others are replaced."""
 
 IMAGES = "pictures"
@@ -106,7 +111,7 @@ class RunFolder:
 
     def log(self, text: str) -> None:
         """Append a line to ``log.txt``, with the time."""
-        self._add("log.txt", f"{datetime.datetime.now().isoformat(timespec='seconds')} {one_line(text)}")
+        self._add(LOG, f"{datetime.datetime.now().isoformat(timespec='seconds')} {one_line(text)}")
 
     def set_status(self, status: str) -> None:
         """``running``, ``done``, ``diverged: …``, ``interrupted``, or ``failed: …``."""
@@ -267,17 +272,25 @@ class Clock:
         self._began = self._last = time.monotonic()
         self._worked = time.process_time()
 
-    def note(self) -> float:
-        """Write the interval since the last note; returns the seconds since the clock was started."""
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the clock was started."""
+        return time.monotonic() - self._began
+
+    def note(self) -> None:
+        """Write the interval since the last note.
+
+        Raises:
+            WriteError: the file cannot be written; the next note has its interval too.
+        """
         now, worked = time.monotonic(), time.process_time()
         record = {
             "seconds": round(now - self._last, 3),
             "processor": round(worked - self._worked, 3),
             "memory": self._peak_memory(),
         }
-        self._folder.append("seconds.jsonl", record)
+        self._folder.append(SECONDS, record)
         self._last, self._worked = now, worked
-        return now - self._began
 
 
 def has_diverged(status: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
 from sidetune_core.certificate.probes import ProbeRecorder
-from sidetune_core.certificate.record import new_warnings
+from sidetune_core.certificate.record import FILE, new_warnings
+from sidetune_core.certificate.repair import repair
 from sidetune_core.config.identity import Identity
+from sidetune_core.errors import WeightsError, WriteError
 from sidetune_core.interfaces.capabilities import HasVisualisations, task_states
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
@@ -28,8 +30,9 @@ from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint, images
 from sidetune_core.storage.atomic import writing
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
-from sidetune_core.storage.run_folder import TENSORBOARD, Clock, RunFolder
+from sidetune_core.storage.run_folder import DOCUMENTS, IMAGES, SECONDS, TENSORBOARD, Clock, RunFolder
 from sidetune_core.system.progress import Progress
+from sidetune_core.training.by_products import ByProducts
 from sidetune_core.training.context import Context
 from sidetune_core.training.finite import FiniteCheck
 from sidetune_core.training.optimizer import count_trainable
@@ -127,8 +130,9 @@ class RunRecorder(Recorder):
         clock: notes the time that the run takes.
         board: returns TensorBoard's writer; None for no TensorBoard files.
         identity: of the run, which every checkpoint records.
+        by_products: reports what the run continues without; None for a new one.
 
-    Raises, in every method that writes:
+    Raises, in every method that writes R, metrics or checkpoints:
         WriteError: the disk is full, or the folder is not writable; what was there stays.
     """
 
@@ -139,10 +143,12 @@ class RunRecorder(Recorder):
         clock: Clock,
         board: Callable[[], SummaryWriter] | None = None,
         identity: Identity | None = None,
+        by_products: ByProducts | None = None,
     ) -> None:
         super().__init__(folder)
         self._progress, self._clock, self._board, self._identity = progress, clock, board, identity
         self._with_gaps: set[str] = set()
+        self._by_products = by_products if by_products is not None else ByProducts(self.warning)
 
     def latest_checkpoint(self) -> Checkpoint | None:
         return checkpoint.find(self.folder.checkpoints, self._progress.warning)
@@ -157,15 +163,17 @@ class RunRecorder(Recorder):
         for line in self.folder.lines("metrics.jsonl"):
             self._draw(line)
         step = len(start.done) if start else 0
-        for task_id, name, image in images.saved_images(self.folder):
-            self._show(f"{task_id}/{name}", image, step)
+        with self._by_products.optional(self.folder.path / IMAGES):
+            for task_id, name, image in images.saved_images(self.folder):
+                self._show(f"{task_id}/{name}", image, step)
 
     def info(self, text: str) -> None:
         self._progress.info(text)
 
     def warning(self, text: str) -> None:
         self._progress.warning(f"warning: {text}")
-        self.folder.log(f"warning: {text}")
+        with suppress(WriteError):  # reported when the run began
+            self.folder.log(f"warning: {text}")
 
     def start_stage(self, title: str, steps: int) -> None:
         self._progress.start(title, steps)
@@ -197,7 +205,8 @@ class RunRecorder(Recorder):
         self._with_gaps.add(task.id)
 
     def document(self, task: str, split: str, name: str, text: str) -> None:
-        self.folder.write_document(f"{task}-{split}", name, text)
+        with self._by_products.optional(self.folder.path / DOCUMENTS):
+            self.folder.write_document(f"{task}-{split}", name, text)
 
     def save_mid_task(
         self, learner: nn.Module, stage: Stage, seen: Sequence[Task], state: MidTaskState
@@ -207,7 +216,7 @@ class RunRecorder(Recorder):
         checkpoint.save_mid_task(
             folder.checkpoints, learner, done, folder.marks(), states, self._identity, state
         )
-        self._clock.note()
+        self._note_time()
 
     def save_boundary(self, boundary: Boundary, context: Context) -> None:
         """The checkpoint comes last: a run that is killed before it repeats the end of the stage."""
@@ -223,22 +232,20 @@ class RunRecorder(Recorder):
             if not drawn:
                 images.delete_images(folder, task.id)
             for name, image in drawn.items():
-                images.save_image(folder, task.id, name, image)
+                with self._by_products.optional(folder.path / IMAGES):
+                    images.save_image(folder, task.id, name, image)
                 self._show(f"{task.id}/{name}", image, len(seen))
         after = digests(learner)
         changed = sorted(name for name in after if boundary.before.get(name) != after[name])
         unchanged = sorted(after.keys() - set(changed))
         folder.append("moved.jsonl", {"task": boundary.stage.name, "moved": changed, "kept": unchanged})
-        tasks = boundary.stage.tasks
-        certificate = certify(learner, tasks, boundary.probes, folder, context.machine.arithmetic)
-        for line in new_warnings(certificate):
-            self.warning(line)
         done = [task.id for task in seen]
+        self._certify(boundary, done[: len(seen) - len(boundary.stage.tasks)], context.machine.arithmetic)
         checkpoint.save(folder.checkpoints, learner, done, folder.marks(), task_states(seen), self._identity)
         checkpoint.delete_mid_task(folder.checkpoints)
 
     def finish_stage(self, text: str) -> None:
-        self._clock.note()
+        self._note_time()
         self._progress.finish(text)
 
     def draw_results(self) -> None:
@@ -248,8 +255,31 @@ class RunRecorder(Recorder):
                 if value is not None:
                     self._scalars({f"R/{task}": value}, step)
 
+    def _note_time(self) -> None:
+        with self._by_products.optional(self.folder.path / SECONDS):
+            self._clock.note()
+
+    def _certify(self, boundary: Boundary, before: Sequence[str], precision: str) -> None:
+        """Issue the certificate after a stage, which follows the tasks `before`; none if its files cannot be
+        read or written, rather than one of an earlier stage.
+        """
+        path = self.folder.path / FILE
+        try:
+            repair(self.folder, before, self.warning)
+            tasks = boundary.stage.tasks
+            certificate = certify(boundary.learner, tasks, boundary.probes, self.folder, precision)
+        except (WriteError, WeightsError, OSError) as error:
+            self._by_products.leave_out(path, error)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            return
+        for line in new_warnings(certificate):
+            self.warning(line)
+
     def _draw(self, line: Mapping[str, Any]) -> None:
         """A line of ``metrics.jsonl`` as points of curves, one for each metric of its task."""
+        if not {"task", "step"} <= line.keys():
+            return  # it is damaged, and was reported
         metrics = {
             name: value for name, value in line.items() if name not in ("task", "step", "lr", "mean_loss")
         }
@@ -257,16 +287,19 @@ class RunRecorder(Recorder):
 
     def _scalars(self, values: Mapping[str, float | None], step: int) -> None:
         """Add a point to each curve, unless its value is a gap."""
-        if self._board is not None:
-            with writing(self.folder.path / TENSORBOARD):
-                for name, value in values.items():
-                    if value is not None and math.isfinite(value):
-                        self._board().add_scalar(name, value, step)
+        for name, value in values.items():
+            if value is not None and math.isfinite(value):
+                self._to_board(lambda board: board.add_scalar(name, value, step))  # noqa: B023 - called at once
 
     def _show(self, name: str, image: Tensor, step: int) -> None:
-        if self._board is not None:
-            with writing(self.folder.path / TENSORBOARD):
-                self._board().add_image(name, image, step)
+        self._to_board(lambda board: board.add_image(name, image, step))
+
+    def _to_board(self, write: Callable[[SummaryWriter], object]) -> None:
+        """Write to TensorBoard, unless that has failed before."""
+        path = self.folder.path / TENSORBOARD
+        if self._board is not None and self._by_products.has(path):
+            with self._by_products.optional(path), writing(path):
+                write(self._board())
 
 
 def _visualisations(task: HasVisualisations, predict: FiniteCheck) -> Mapping[str, Tensor]:
@@ -287,9 +320,8 @@ def tensorboard(folder: RunFolder) -> Iterator[Callable[[], SummaryWriter]]:
     The writer is made when it is first called for, because importing it delays the first step.
     """
     path = folder.path / TENSORBOARD
-    with writing(path):
-        if path.is_dir():
-            shutil.rmtree(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)  # what stays is drawn twice
 
     @cache
     def board() -> SummaryWriter:
@@ -301,5 +333,5 @@ def tensorboard(folder: RunFolder) -> Iterator[Callable[[], SummaryWriter]]:
         yield board
     finally:
         if board.cache_info().currsize:
-            with writing(path):
+            with suppress(OSError):  # reported when it was written to
                 board().close()

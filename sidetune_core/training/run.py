@@ -29,10 +29,11 @@ from sidetune_core.results.summary import outcome, read_results, summarise
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.lock import locked
-from sidetune_core.storage.run_folder import DIVERGED, DONE, Clock, RunFolder, resume_command
+from sidetune_core.storage.run_folder import DIVERGED, DONE, LOG, SECONDS, Clock, RunFolder, resume_command
 from sidetune_core.system.device import Machine
 from sidetune_core.system.signals import StopRequested, handle_signals
 from sidetune_core.system.threads import set_threads
+from sidetune_core.training.by_products import ByProducts
 from sidetune_core.training.context import Context
 from sidetune_core.training.continuation import Continuation, check_acceptable, find_latest, planned
 from sidetune_core.training.job import Job, assemble, describe, open_stream
@@ -172,7 +173,8 @@ def resume(
                     job.notes.extend(continuation.record(job.identity, env))
                     for line in continuation.not_compared(job.identity, env):
                         job.progress.info(line)
-                        folder.log(line)
+                        with suppress(WriteError):  # `_status` reports it
+                            folder.log(line)
                 return _train(job, folder, save_interval)
 
 
@@ -208,15 +210,15 @@ def _open(path: Path) -> tuple[RunFolder, dict[str, Any]]:
 def _train(job: Job, folder: RunFolder, save_every: Interval) -> Run:
     """Train from the latest checkpoint of the folder, or from the start, to the end."""
     clock = Clock(folder, job.machine.peak_memory)
+    by_products = ByProducts(lambda text: _warn(job, folder, f"warning: {text}"))
     with (
-        _status(job, folder, clock),
+        _status(job, folder, clock, by_products),
         handle_signals(job.progress.notice) as stop,
-        _recorder(job, folder, clock) as recorder,
+        _recorder(job, folder, clock, by_products) as recorder,
     ):
         job.progress.info(f"{job.resolved}\n{len(job.tasks)} tasks on {job.where} → {folder.path}")
         for note in job.notes if job.group.is_main else ():
-            job.progress.warning(note)
-            folder.log(note)
+            _warn(job, folder, note)
         context = Context(
             options=job.resolved.train,
             seed=job.resolved.seed,
@@ -229,6 +231,22 @@ def _train(job: Job, folder: RunFolder, save_every: Interval) -> Run:
         learn(job.learner, job.tasks, context, recorder)
         recorder.draw_results()
     return Run(folder, job.learner, job.tasks, job.machine, job.group.is_main)
+
+
+def _write_report(folder: RunFolder, by_products: ByProducts) -> None:
+    path = folder.path / "report.md"
+    with by_products.optional(path), writing(path):
+        try:
+            write_text(path, run_report(summarise(folder)))
+        except RunError as error:
+            by_products.leave_out(path, error)
+
+
+def _warn(job: Job, folder: RunFolder, text: str) -> None:
+    """Print a line, even when quiet, and log it."""
+    job.progress.warning(text)
+    with suppress(WriteError):  # `_status` reports it
+        folder.log(text)
 
 
 def _make_cache(job: Job) -> FeatureCache | None:
@@ -248,17 +266,17 @@ def _make_cache(job: Job) -> FeatureCache | None:
 
 
 @contextmanager
-def _recorder(job: Job, folder: RunFolder, clock: Clock) -> Iterator[Recorder]:
+def _recorder(job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts) -> Iterator[Recorder]:
     """The recorder of this process."""
     if not job.group.is_main:
         yield Recorder(folder)
         return
     with tensorboard(folder) as board:
-        yield RunRecorder(folder, job.progress, clock, board, job.identity)
+        yield RunRecorder(folder, job.progress, clock, board, job.identity, by_products)
 
 
 @contextmanager
-def _status(job: Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
+def _status(job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts) -> Iterator[None]:
     """Keep ``status`` and ``log.txt`` of the folder while the run is under way, and write ``report.md`` at
     its end.
 
@@ -267,21 +285,25 @@ def _status(job: Job, folder: RunFolder, clock: Clock) -> Iterator[None]:
         WriteError: with the command that resumes the run.
     """
 
+    log = folder.path / LOG
+
     def end(status: str) -> None:
         if job.group.is_main:
-            seconds = clock.note()
+            with by_products.optional(folder.path / SECONDS):
+                clock.note()
             folder.set_status(status)
-            folder.log(f"{status} after {seconds:.1f} s")
+            with by_products.optional(log):
+                folder.log(f"{status} after {clock.elapsed:.1f} s")
 
     if job.group.is_main:
         folder.set_status("running")
-        folder.log(f"started: {job.resolved} on {job.where}")
+        with by_products.optional(log):
+            folder.log(f"started: {job.resolved} on {job.where}")
     try:
         yield
         end(outcome(folder) if job.group.is_main else DONE)
         if job.group.is_main:
-            with writing(folder.path / "report.md"):
-                write_text(folder.path / "report.md", run_report(summarise(folder)))
+            _write_report(folder, by_products)
     except KeyboardInterrupt as interrupt:
         end("interrupted")
         number = interrupt.number if isinstance(interrupt, StopRequested) else signal.SIGINT
