@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from sidetune_core import __version__
+from sidetune_core.api import ClassTask
 from sidetune_core.cli.commands import COMMANDS
 from sidetune_core.cli.main import main, main_run
 from sidetune_core.storage.weights import read_tensors
@@ -202,7 +205,7 @@ def test_an_option_of_the_wrong_type_exits_with_status_2(capsys: pytest.CaptureF
     assert "--train.batch-size" in capsys.readouterr().err
 
 
-def test_a_loss_that_diverges_exits_with_status_2(
+def test_a_loss_that_diverges_exits_with_status_1(
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
@@ -217,7 +220,8 @@ def test_a_loss_that_diverges_exits_with_status_2(
         "--out",
         str(tmp_path / "run"),
     ]
-    assert "of task t0" in error_of(capsys, *words)
+    assert main_run(words) == 1
+    assert re.search("error: the loss is .* of task t0", capsys.readouterr().err)
 
 
 def test_weights_that_are_not_there_are_told_before_data_is_read(
@@ -393,6 +397,61 @@ def test_a_report_by_method_leaves_out_what_is_not_finished_or_repeats_a_seed(
     assert f"{seeds[2]} is not finished (interrupted)" in captured.err
     assert f"{seeds[0]} repeats seed 0 of sidetune" in captured.err
     assert "features" not in captured.out
+
+
+@pytest.fixture
+def diverged(seeds: list[str]) -> list[str]:
+    """The runs of `seeds`, of which the second seed has diverged."""
+    path = Path(seeds[1])
+    lines = [json.loads(line) for line in (path / "eval.jsonl").read_text().splitlines()]
+    lines[-1] |= {"figures": {"accuracy": None}, "not_finite": "outputs of 1 of 2 examples are not finite"}
+    (path / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (path / "status").write_text("diverged: t1, after training t1, split test: outputs are not finite\n")
+    return seeds
+
+
+GAP = "t1, after training t1, split test: outputs of 1 of 2 examples are not finite"
+
+
+def test_a_report_of_a_diverged_run_lists_its_gaps(
+    diverged: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", diverged[1]]) == 0
+    assert f"Diverged; means over seeds and ranks leave this run out:\n  {GAP}\n" in capsys.readouterr().out
+
+
+def test_a_report_by_method_leaves_out_what_has_diverged_and_says_why(
+    diverged: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", *diverged]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^sidetune +1 of 2 ", out, re.MULTILINE)
+    assert "Left out of means and ranks: kept-1 (sidetune, seed 1), diverged: t1, after training t1" in out
+
+
+def test_a_report_as_csv_has_an_empty_cell_for_a_gap(
+    diverged: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", *diverged, "--group-by", "run", "--format", "csv"]) == 0
+    records = {row["run"]: row for row in csv.DictReader(capsys.readouterr().out.splitlines())}
+    assert records["kept-1"]["average_accuracy"] == ""
+    assert records["kept-1"]["status"].startswith("diverged: t1, after training t1")
+
+
+def test_a_run_that_has_diverged_exits_with_status_1(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = ClassTask.evaluate
+    monkeypatch.setattr(ClassTask, "evaluate", lambda *task: usual(*task) | {"accuracy": float("nan")})
+    assert main_run([*small, "--train.steps", "0", "--quiet", "--out", str(tmp_path / "run")]) == 1
+    assert "  t0, after training t0, split test: accuracy is nan\n" in capsys.readouterr().out
+
+
+def test_a_figure_of_methods_leaves_out_what_has_diverged(
+    diverged: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", *diverged, "--figure", str(tmp_path / "runs.svg")]) == 0
+    assert "Left out of means and ranks: kept-1" in capsys.readouterr().err
 
 
 def test_a_reference_adds_a_column(seeds: list[str], capsys: pytest.CaptureFixture[str]) -> None:

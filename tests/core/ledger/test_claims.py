@@ -12,7 +12,7 @@ import pytest
 from sidetune_core.cli import main
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import LedgerError
-from sidetune_core.ledger import claims
+from sidetune_core.ledger import claims, reproduce
 from sidetune_core.results.metrics import Results
 from sidetune_core.results.report import RunSummary
 from sidetune_core.training import run as training_run
@@ -94,6 +94,28 @@ def test_losses_of_several_tasks_are_compared_with_the_recorded_ones_one_by_one(
     assert (near.holds, far.holds) == (True, False)
     assert near.text == "losses differ by 0.0050 of the recorded ones on average (± 0.01)"
     assert claims.verdicts(claims.Entry("small", entry.claim, ()), [losses(1.0, 1.0)]) == []
+
+
+DIVERGED = attrs.evolve(summary(1, 0.5), status="diverged: b, after training b, split test: why")
+
+
+def test_a_run_that_has_diverged_is_not_recorded(book: Path) -> None:
+    about = {"git": COMMITTED, "machine": "cpu", "threads": 1, "versions": {}}
+    entry, spec = claims.read_entry(book, "small"), RunSpec(learner="features", env="digits")
+    with pytest.raises(
+        LedgerError, match="takes no run that has diverged; x has diverged: b, after training b"
+    ):
+        claims.write_record(book, entry, spec, [summary(0, 0.5), DIVERGED], [about] * 2)
+    assert not (book / "recorded").exists()
+
+
+def test_a_claim_with_a_run_that_has_diverged_does_not_hold(
+    sidetune: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [reproduce.Run(summary(0, 0.5), {}), reproduce.Run(DIVERGED, {})]
+    monkeypatch.setattr(reproduce, "carry_out", lambda *_: runs)
+    status, out, _ = sidetune("reproduce", "small")
+    assert (status, out) == (1, "does not hold: a run has diverged\n")
 
 
 # Running a claim

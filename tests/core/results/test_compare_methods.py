@@ -102,6 +102,35 @@ def test_a_metric_that_one_seed_lacks_is_undefined() -> None:
     assert estimate(method, learning).mean is None
 
 
+DIVERGED = attrs.evolve(
+    KEPT[2], results=results_of((None, None), (0.625, 0.0)), status="diverged: t0, after training t0: why"
+)
+
+
+def test_means_leave_out_a_seed_that_has_diverged_and_say_so() -> None:
+    runs = [*KEPT[:2], DIVERGED, *LOST[:2]]
+    assert table(runs)["kept"][:3] == ["2 of 3", "68.75", "68.75"]
+    note = "Left out of means and ranks: kept-2 (kept, seed 2), diverged: t0, after training t0: why"
+    assert note in compare_methods(group_runs(runs)).splitlines()
+
+
+def test_ranks_leave_out_a_seed_that_has_diverged() -> None:
+    lines = table([KEPT[0], DIVERGED, LOST[0]])  # t0 alike, t1 0.75 and 1
+    assert (lines["kept"][5], lines["lost"][5]) == ("1.75", "1.25")
+
+
+def test_a_method_whose_seeds_have_all_diverged_has_gaps_and_no_rank() -> None:
+    alone = attrs.evolve(DIVERGED, spec=attrs.evolve(DIVERGED.spec, learner="alone"))
+    lines = table([*KEPT, *LOST, alone])
+    assert lines["alone"] == ["0 of 1", *["·"] * 5, "89,012", "1,234,567", "·"]
+    assert lines["kept"][5] == "1.50"
+
+
+def test_csv_counts_the_seeds_that_have_diverged() -> None:
+    (record,) = records([*KEPT[:2], DIVERGED])
+    assert (record["seeds"], record["diverged_seeds"], record["average_accuracy"]) == ("2", "1", "0.6875")
+
+
 def test_the_best_rank_comes_first() -> None:
     best = run_of("zenith", 0, 1.0, 1.0, 1.0)
     assert [record["method"] for record in records([KEPT[0], best])] == ["zenith", "kept"]

@@ -12,13 +12,16 @@ from sidetune_core.errors import RunError
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
 from sidetune_core.results.metrics import MAIN, MIXED, Results
 from sidetune_core.results.report import (
+    SHOWN_GAPS,
     ChangedTensors,
     RunSummary,
+    gap_lines,
     matrix_table,
     metrics_lines,
     one_line,
     run_report,
 )
+from sidetune_core.results.tables import Format
 
 FORGOT = Results(
     tasks=("cats", "dogs", "birds"),
@@ -64,6 +67,40 @@ def cells(line: str) -> list[str]:
 def row_of(text: str, label: str) -> list[str]:
     (line,) = (line for line in text.splitlines() if cells(line)[0] == label)
     return cells(line)[1:]
+
+
+GAPS = ("dogs, after training cats, split test: why", "dogs, after training dogs, split val: why")
+DIVERGED = attrs.evolve(summary_of(FORGOT), status=f"diverged: {GAPS[0]}, and 1 more", gaps=GAPS)
+
+
+def test_the_report_of_a_diverged_run_lists_its_gaps() -> None:
+    report = run_report(DIVERGED)
+    assert "Status: diverged, 3 of 3 tasks trained." in report
+    assert "`·` was not measured, or is not finite." in report
+    lines = report.partition("## Gaps\n\n")[2].splitlines()
+    assert lines[0] == "Diverged; means over seeds and ranks leave this run out:"
+    assert lines[2:4] == [f"- {gap}" for gap in GAPS]
+
+
+def test_a_loss_that_diverged_is_the_reason_where_there_are_no_gaps() -> None:
+    stopped = attrs.evolve(DIVERGED, status="diverged: the loss is nan at step 1", gaps=())
+    assert gap_lines(stopped)[1:] == ["  the loss is nan at step 1"]
+
+
+def test_the_first_gaps_are_listed_and_the_others_counted() -> None:
+    many = attrs.evolve(DIVERGED, gaps=GAPS * 10)
+    assert len(gap_lines(many)) == 1 + SHOWN_GAPS + 1
+    assert gap_lines(many)[-1] == "  and 10 more, see not_finite in eval.jsonl"
+
+
+def test_a_run_without_gaps_has_no_lines_about_them() -> None:
+    assert gap_lines(summary_of(FORGOT)) == []
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "latex"])
+def test_a_comparison_of_runs_says_why_one_has_diverged(form: Format) -> None:
+    text = compare_runs([summary_of(FORGOT), DIVERGED], form)
+    assert all(f"first: {gap}" in text for gap in GAPS)
 
 
 def test_the_matrix_shows_percentages_row_by_row() -> None:

@@ -21,6 +21,23 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(1)
 
 
+@pytest.mark.parametrize(
+    ("policy", "values", "defined"),
+    [
+        (Categorical([2, 2]), [0.0, -math.inf, 1.0, 2.0], True),  # a masked action
+        (Categorical([2, 2]), [-math.inf, -math.inf, 1.0, 2.0], False),
+        (Categorical([2, 2]), [0.0, math.inf, 1.0, 2.0], False),
+        (Categorical([2, 2]), [0.0, 1.0, math.nan, -math.inf], False),
+        (Gaussian(1), [0.0, -1.0], True),
+        (Gaussian(1), [0.0, -math.inf], False),
+    ],
+)
+def test_parameters_that_are_not_finite_define_no_policy(
+    policy: Policy, values: list[float], defined: bool
+) -> None:
+    assert policy.is_defined(torch.tensor([values, [0.0] * len(values)])) is defined
+
+
 def test_several_discrete_actions_are_independent_categorical_distributions() -> None:
     policy = Categorical([2, 3])
     values = parameters(policy)

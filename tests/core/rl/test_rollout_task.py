@@ -3,6 +3,7 @@ resuming."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from torch import Tensor
 import sidetune_core
 from sidetune_core import api, rl
 from sidetune_core.api import Batch, Inputs, Order
-from sidetune_core.errors import DataError, Interrupted, OptionError, RunError
+from sidetune_core.errors import DataError, Diverged, Interrupted, OptionError, RunError
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.rl import PPOOptions, RolloutConfig
 from sidetune_core.rl.ppo import gae
@@ -58,6 +59,20 @@ def columns(batch: Batch) -> dict[str, Tensor]:
     return dict(
         zip(("action", "log_prob", "advantage", "return", "value"), batch.targets.unbind(1), strict=True)
     )
+
+
+def test_a_policy_with_outputs_that_are_not_finite_collects_no_rollout() -> None:
+    task = CueTask("t0", OPTIONS)
+    with pytest.raises(Diverged, match=r"cue t0: the policy's outputs are not finite \(step 1 of training\)"):
+        batches(task, 1, lambda inputs: torch.full((len(inputs["cue"]), 3), math.nan))
+    assert task.opened[0].closed
+
+
+def test_a_policy_with_outputs_that_are_not_finite_is_not_evaluated() -> None:
+    task = CueTask("t0", OPTIONS)
+    with pytest.raises(Diverged, match=r"the policy's outputs are not finite \(step 1 of evaluation\)"):
+        task.evaluate(lambda inputs: torch.full((len(inputs["cue"]), 3), math.nan))
+    assert task.opened[0].steps == 0
 
 
 def test_advantages_are_discounted_sums_of_temporal_differences() -> None:

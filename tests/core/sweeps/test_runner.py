@@ -166,8 +166,17 @@ def test_a_loss_that_diverges_is_not_tried_again(plan: Plan, spec: RunSpec, tmp_
     executor, train = Here(), {**spec.train, "steps": 4, "lr": 1e30, "optimizer": "sgd", "clip": None}
     bad = planned("bad", resolve(attrs.evolve(spec, learner="scratch", train=train)))
     first, second = carry_out([bad, *plan(1)], tmp_path, executor, 2, None, print)
-    assert (first.status, second.status, len(executor.begun)) == ("failed", "done", 2)
+    assert (first.status, second.status, len(executor.begun)) == ("diverged", "done", 2)
     assert "of task t0" in first.reason
+
+
+def test_a_diverged_run_is_listed_by_the_next_sweep_and_not_repeated(plan: Plan, tmp_path: Path) -> None:
+    executor, said = Here(), list[str]()
+    carry_out(plan(0), tmp_path, executor, 2, None, print)
+    (tmp_path / "runs" / "seed-0" / "status").write_text("diverged: t0: outputs are not finite\n")
+    (again,) = carry_out(plan(0), tmp_path, executor, 2, None, said.append)
+    assert (again.status, again.reason, len(executor.begun)) == ("diverged", "t0: outputs are not finite", 1)
+    assert "1 runs: 0 done, 1 diverged, 0 to resume, 0 new" in said
 
 
 def test_a_spec_that_does_not_hold_is_told_before_anything_is_written(spec: RunSpec, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from sidetune_core.config.spec import read_spec
 from sidetune_core.errors import Diverged, Interrupted, RunError, SidetuneError
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.storage.weights import read_tensors
 from sidetune_core.training.steps import StageTraining
 
@@ -206,7 +208,50 @@ def test_ctrl_c_keeps_the_finished_task_and_names_the_folder(
 def test_a_loss_that_diverges_stops_the_run_and_says_where(image_archive: Path, tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"at step \d+ of task t0"):
         sidetune_core.run(make_spec(image_archive, lr=1e30, optimizer="sgd", clip=None), tmp_path / "run")
-    assert (tmp_path / "run" / "status").read_text().startswith("failed: the loss is")
+    assert re.match(r"diverged: the loss is \S+ at step \d of task t0", RunFolder(tmp_path / "run").status)
+
+
+@pytest.fixture
+def diverged(
+    spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> sidetune_core.Run:
+    """A run whose outputs for the second task are not finite in evaluation."""
+    predict = api.Heads.predict
+
+    def broken(self: api.Heads, encoding: torch.Tensor, task_id: str) -> torch.Tensor:
+        output = predict(self, encoding, task_id)
+        return output if torch.is_grad_enabled() or task_id != "t1" else output * float("nan")
+
+    monkeypatch.setattr(api.Heads, "predict", broken)
+    return sidetune_core.run(spec, tmp_path / "run")
+
+
+def test_a_run_with_outputs_that_are_not_finite_ends_as_diverged(diverged: sidetune_core.Run) -> None:
+    assert re.fullmatch(
+        r"diverged: t1, untrained, split test: outputs of (\d+) of \1 examples are not finite, and 2 more",
+        diverged.folder.status,
+    )
+    assert diverged.folder.finished
+    assert diverged.results.rows[1][0] is not None
+    assert diverged.results.rows[1][1] is None
+
+
+def test_a_diverged_run_that_is_finished_ends_at_once_when_resumed(diverged: sidetune_core.Run) -> None:
+    files = [diverged.folder.path / name for name in ("eval.jsonl", "metrics.jsonl", "moved.jsonl")]
+    before, status = [path.read_bytes() for path in files], diverged.folder.status
+    resumed = sidetune_core.resume(diverged.folder.path)
+    assert resumed.folder.status == status
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_a_run_whose_loss_diverged_is_repeated_from_its_checkpoint(
+    image_archive: Path, tmp_path: Path
+) -> None:
+    spec = make_spec(image_archive, lr=1e30, optimizer="sgd", clip=None)
+    for attempt in (sidetune_core.run, lambda _, path: sidetune_core.resume(path)):
+        with pytest.raises(Diverged, match="of task t0"):
+            attempt(spec, tmp_path / "run")
+    assert not RunFolder(tmp_path / "run").finished
 
 
 def test_divergence_in_a_later_task_keeps_the_checkpoint_before_it(
