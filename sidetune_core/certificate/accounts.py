@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from sidetune_core import hashing
@@ -43,6 +42,7 @@ def check(
         *_lines(folder, checkpoints, notes),
         *_identity(about, checkpoints, notes),
         *_files(folder, certificate, notes),
+        *_certificate(folder, certificate, checkpoints),
     ]
     if certificate.format < FORMAT:
         notes.append(
@@ -73,6 +73,19 @@ def digest(folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Ch
     }
     text = json.dumps(content, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shown_files(folder: RunFolder) -> dict[str, str]:
+    """Documents and visualisations by path in the run folder, each with the id of its task."""
+    documents = [path for path in (folder.path / DOCUMENTS).glob("*/*") if path.is_file()]
+    pictures = [path for path in (folder.path / IMAGES).glob("*.png") if path.is_file()]
+    owners = [(path, path.parent.name.rpartition("-")[0]) for path in documents]
+    owners += [(path, path.stem.rpartition(".")[0]) for path in pictures]
+    return {
+        path.relative_to(folder.path).as_posix(): task
+        for path, task in sorted(owners)
+        if not path.name.startswith(".")  # unfinished, of a killed process
+    }
 
 
 def _statement(certificate: Certificate) -> Iterator[str]:
@@ -164,12 +177,7 @@ def _files(folder: RunFolder, certificate: Certificate, notes: list[str]) -> Ite
         for name, sha256 in certificate.files.items()
         if not (folder.path / name).is_file() or hashing.file_digest(folder.path / name) != sha256
     ]
-    present = chain((folder.path / DOCUMENTS).glob("*/*"), (folder.path / IMAGES).glob("*/*"))
-    added = [
-        name
-        for name in sorted(str(path.relative_to(folder.path).as_posix()) for path in present)
-        if name not in certificate.files
-    ]
+    added = [name for name in shown_files(folder) if name not in certificate.files]
     finished = _status_text(folder).startswith((DONE, DIVERGED))
     for names, what in ((changed, "changed or missing"), (added, "not those of the last stage")):
         if names and finished:
@@ -178,6 +186,17 @@ def _files(folder: RunFolder, certificate: Certificate, notes: list[str]) -> Ite
             notes.append(
                 f"documents or visualisations are newer than the certificate: {', '.join(names[:3])}"
             )
+
+
+def _certificate(
+    folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Checkpoint]
+) -> Iterator[str]:
+    """Whether the certificate is the one of which the newest checkpoint holds the hash."""
+    recorded = checkpoints[-1].marks.get(FILE) if checkpoints else None
+    if recorded is not None and hashing.file_digest(folder.path / FILE) != recorded[1]:
+        yield f"{FILE} is not what it was {checkpoints[-1]}"
+    elif recorded is None and certificate.format == FORMAT:
+        yield f"the newest checkpoint has no hash of {FILE}"
 
 
 def _present_lines(folder: RunFolder) -> list[str]:

@@ -124,9 +124,9 @@ class RunFolder:
                 break
         return records
 
-    def marks(self) -> Marks:
-        """Size and digest of each of `LINES`, which are synced to disk."""
-        return {name: _mark(self.path / name) for name in LINES if (self.path / name).is_file()}
+    def marks(self, *further: str) -> Marks:
+        """Size and digest of each of `LINES`, and of further files, which are synced to disk."""
+        return {name: _mark(self.path / name) for name in (*LINES, *further) if (self.path / name).is_file()}
 
     def rewind(self, marks: Marks) -> list[str]:
         """Truncate each of `LINES` to its size at a checkpoint, and delete the temporary files of a killed

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sidetune_core.assembly.predict import make_predict
-from sidetune_core.certificate import probes
+from sidetune_core.certificate.record import OUTSIDE
 from sidetune_core.errors import FitError
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.learner import Learner
@@ -111,7 +111,7 @@ def outputs_are_reproducible(subject: Subject) -> None:
         again = outputs(learner, subject)
     if not equal(first, again):
         raise Broken(
-            f"the same examples have other outputs when they are evaluated once more: {probes.OUTSIDE}; "
+            f"the same examples have other outputs when they are evaluated once more: {OUTSIDE}; "
             "certificates then claim nothing"
         )
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
 from sidetune_core.certificate.probes import ProbeRecorder
+from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import new_warnings
 from sidetune_core.config.identity import Identity
 from sidetune_core.interfaces.capabilities import HasVisualisations, task_states
@@ -210,7 +211,8 @@ class RunRecorder(Recorder):
         for line in new_warnings(certificate):
             self.warning(line)
         done = [task.id for task in seen]
-        checkpoint.save(folder.checkpoints, learner, done, folder.marks(), task_states(seen), self._identity)
+        marks = folder.marks(CERTIFICATE)
+        checkpoint.save(folder.checkpoints, learner, done, marks, task_states(seen), self._identity)
         checkpoint.delete_mid_task(folder.checkpoints)
 
     def finish_stage(self, text: str) -> None:
