@@ -101,7 +101,7 @@ def _status(
     """Whether the run's status agrees with how far its checkpoints and R have come."""
     status, trained = _status_text(folder), certificate.trained
     tasks = [task.get("id") for task in about.get("tasks", ())]
-    gaps = any("not_finite" in line for line in folder.lines("eval.jsonl"))
+    gaps = _has_gaps(folder, about)
     if trained != tasks[: len(trained)]:
         yield f"run.json has tasks {', '.join(map(str, tasks))}, but the certificate {', '.join(trained)}"
     elif status == DONE and len(trained) < len(tasks):
@@ -112,6 +112,15 @@ def _status(
         yield f"the status is '{status}', but every value of eval.jsonl is finite"
     elif not status.startswith((DONE, DIVERGED)):
         notes.append(f"the run is not finished: its status is '{status}'")
+
+
+def _has_gaps(folder: RunFolder, about: Mapping[str, Any]) -> bool:
+    """Whether the metric of an evaluation was recorded as not finite (earlier versions recorded NaN)."""
+    metrics = {task.get("id"): task.get("metric", about.get("metric")) for task in about.get("tasks", ())}
+    return any(
+        line.get("figures", {}).get(metrics.get(line.get("task")), 0) is None
+        for line in folder.lines("eval.jsonl")
+    )
 
 
 def _lines(folder: RunFolder, checkpoints: Sequence[Checkpoint], notes: list[str]) -> Iterator[str]:
@@ -152,7 +161,11 @@ def _identity(about: Mapping[str, Any], checkpoints: Sequence[Checkpoint], notes
             known = [part[name] for part in segments for name in names if name in part]
             if value not in known:
                 wrong.setdefault(key, one)
+    accepted = [text for part in segments for text in part.get("accepted", ())]
     for key, one in wrong.items():
+        if accepted and key in ("tasks", "higher_is_better"):
+            notes.append(f"the tasks were changed during the run: {'; '.join(map(str, accepted))}")
+            continue
         yield f"run.json has other {_WORDS.get(key, key)} than the checkpoint {one}"
     metrics = {task.get("metric") for task in about.get("tasks", ())} - {None}
     if metrics and about.get("metric") != (metrics.pop() if len(metrics) == 1 else "mixed"):

@@ -79,7 +79,9 @@ def certify(
     records = []
     for record in known.tasks:
         stored = Stored.read(folder.path / record.probes.file)
-        replayed = probes.replay(learner, recorders[record.id], stored.as_inputs(), rounding, record.id)
+        replayed = probes.replay(
+            learner, recorders[record.id].predict, stored.as_inputs(), rounding, record.id
+        )
         measured = columns[record.id][record.after - 1 :]
         boundary = checkpoint.boundary(folder.checkpoints, record.after)
         state = State(tensors, now, stages, rounding)
@@ -191,7 +193,7 @@ def _first(
 ) -> TaskRecord:
     """The record of a task that has just been trained."""
     recorded = recorder.recorded
-    replayed = probes.replay(learner, recorder, recorded.as_inputs(), rounding, task.id)
+    replayed = probes.replay(learner, recorder.predict, recorded.as_inputs(), rounding, task.id)
     stored = Stored(recorded.inputs, replayed.output, recorded.lengths, recorded.output)
     file = f"{PROBES}/{task.id}.safetensors"
     path = folder.path / file
