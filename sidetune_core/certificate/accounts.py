@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from sidetune_core import hashing
@@ -43,6 +42,7 @@ def check(
         *_lines(folder, checkpoints, notes),
         *_identity(about, checkpoints, notes),
         *_files(folder, certificate, notes),
+        *_certificate(folder, certificate, checkpoints),
     ]
     if certificate.format < FORMAT:
         notes.append(
@@ -75,6 +75,19 @@ def digest(folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Ch
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def shown_files(folder: RunFolder) -> dict[str, str]:
+    """Documents and visualisations by path in the run folder, each with the id of its task."""
+    documents = [path for path in (folder.path / DOCUMENTS).glob("*/*") if path.is_file()]
+    pictures = [path for path in (folder.path / IMAGES).glob("*.png") if path.is_file()]
+    owners = [(path, path.parent.name.rpartition("-")[0]) for path in documents]
+    owners += [(path, path.stem.rpartition(".")[0]) for path in pictures]
+    return {
+        path.relative_to(folder.path).as_posix(): task
+        for path, task in sorted(owners)
+        if not path.name.startswith(".")  # unfinished, of a killed process
+    }
+
+
 def _statement(certificate: Certificate) -> Iterator[str]:
     """Whether the certificate explains itself in the words of its format."""
     expected = FORMER_STATEMENTS.get(certificate.format, _sha256(STATEMENT.encode()))
@@ -88,7 +101,7 @@ def _status(
     """Whether the run's status agrees with how far its checkpoints and R have come."""
     status, trained = _status_text(folder), certificate.trained
     tasks = [task.get("id") for task in about.get("tasks", ())]
-    gaps = any("not_finite" in line for line in folder.lines("eval.jsonl"))
+    gaps = _has_gaps(folder, about)
     if trained != tasks[: len(trained)]:
         yield f"run.json has tasks {', '.join(map(str, tasks))}, but the certificate {', '.join(trained)}"
     elif status == DONE and len(trained) < len(tasks):
@@ -99,6 +112,15 @@ def _status(
         yield f"the status is '{status}', but every value of eval.jsonl is finite"
     elif not status.startswith((DONE, DIVERGED)):
         notes.append(f"the run is not finished: its status is '{status}'")
+
+
+def _has_gaps(folder: RunFolder, about: Mapping[str, Any]) -> bool:
+    """Whether the metric of an evaluation was recorded as not finite (earlier versions recorded NaN)."""
+    metrics = {task.get("id"): task.get("metric", about.get("metric")) for task in about.get("tasks", ())}
+    return any(
+        line.get("figures", {}).get(metrics.get(line.get("task")), 0) is None
+        for line in folder.lines("eval.jsonl")
+    )
 
 
 def _lines(folder: RunFolder, checkpoints: Sequence[Checkpoint], notes: list[str]) -> Iterator[str]:
@@ -139,7 +161,11 @@ def _identity(about: Mapping[str, Any], checkpoints: Sequence[Checkpoint], notes
             known = [part[name] for part in segments for name in names if name in part]
             if value not in known:
                 wrong.setdefault(key, one)
+    accepted = [text for part in segments for text in part.get("accepted", ())]
     for key, one in wrong.items():
+        if accepted and key in ("tasks", "higher_is_better"):
+            notes.append(f"the tasks were changed during the run: {'; '.join(map(str, accepted))}")
+            continue
         yield f"run.json has other {_WORDS.get(key, key)} than the checkpoint {one}"
     metrics = {task.get("metric") for task in about.get("tasks", ())} - {None}
     if metrics and about.get("metric") != (metrics.pop() if len(metrics) == 1 else "mixed"):
@@ -164,12 +190,7 @@ def _files(folder: RunFolder, certificate: Certificate, notes: list[str]) -> Ite
         for name, sha256 in certificate.files.items()
         if not (folder.path / name).is_file() or hashing.file_digest(folder.path / name) != sha256
     ]
-    present = chain((folder.path / DOCUMENTS).glob("*/*"), (folder.path / IMAGES).glob("*/*"))
-    added = [
-        name
-        for name in sorted(str(path.relative_to(folder.path).as_posix()) for path in present)
-        if name not in certificate.files
-    ]
+    added = [name for name in shown_files(folder) if name not in certificate.files]
     finished = _status_text(folder).startswith((DONE, DIVERGED))
     for names, what in ((changed, "changed or missing"), (added, "not those of the last stage")):
         if names and finished:
@@ -178,6 +199,17 @@ def _files(folder: RunFolder, certificate: Certificate, notes: list[str]) -> Ite
             notes.append(
                 f"documents or visualisations are newer than the certificate: {', '.join(names[:3])}"
             )
+
+
+def _certificate(
+    folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Checkpoint]
+) -> Iterator[str]:
+    """Whether the certificate is the one of which the newest checkpoint holds the hash."""
+    recorded = checkpoints[-1].marks.get(FILE) if checkpoints else None
+    if recorded is not None and hashing.file_digest(folder.path / FILE) != recorded[1]:
+        yield f"{FILE} is not what it was {checkpoints[-1]}"
+    elif recorded is None and certificate.format == FORMAT:
+        yield f"the newest checkpoint has no hash of {FILE}"
 
 
 def _present_lines(folder: RunFolder) -> list[str]:

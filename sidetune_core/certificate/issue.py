@@ -7,13 +7,14 @@ for this.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
 from torch import Tensor
 
 from sidetune_core import hashing
-from sidetune_core.certificate import probes
+from sidetune_core.certificate import accounts, probes
 from sidetune_core.certificate.measured import read_columns
 from sidetune_core.certificate.probes import ProbeRecorder, Replay, Stored
 from sidetune_core.certificate.record import (
@@ -41,7 +42,7 @@ from sidetune_core.interfaces.classification import ClassTask
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.storage import checkpoint
-from sidetune_core.storage.run_folder import DOCUMENTS, IMAGES, PROBES, RunFolder
+from sidetune_core.storage.run_folder import PROBES, RunFolder
 from sidetune_core.storage.weights import read_tensors
 from sidetune_core.system.device import processor
 
@@ -78,7 +79,9 @@ def certify(
     records = []
     for record in known.tasks:
         stored = Stored.read(folder.path / record.probes.file)
-        replayed = probes.replay(learner, recorders[record.id], stored.as_inputs(), rounding, record.id)
+        replayed = probes.replay(
+            learner, recorders[record.id].predict, stored.as_inputs(), rounding, record.id
+        )
         measured = columns[record.id][record.after - 1 :]
         boundary = checkpoint.boundary(folder.checkpoints, record.after)
         state = State(tensors, now, stages, rounding)
@@ -190,7 +193,7 @@ def _first(
 ) -> TaskRecord:
     """The record of a task that has just been trained."""
     recorded = recorder.recorded
-    replayed = probes.replay(learner, recorder, recorded.as_inputs(), rounding, task.id)
+    replayed = probes.replay(learner, recorder.predict, recorded.as_inputs(), rounding, task.id)
     stored = Stored(recorded.inputs, replayed.output, recorded.lengths, recorded.output)
     file = f"{PROBES}/{task.id}.safetensors"
     path = folder.path / file
@@ -219,13 +222,11 @@ def _first(
 
 
 def _file_digests(folder: RunFolder, trained: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The SHA-256 of documents and visualisations of some tasks, by path in the run folder."""
-    for path in sorted((folder.path / DOCUMENTS).glob("*/*")):
-        if path.parent.name.rpartition("-")[0] in trained and path.is_file():
-            yield f"{DOCUMENTS}/{path.parent.name}/{path.name}", hashing.file_digest(path)
-    for path in sorted((folder.path / IMAGES).glob("*/*")):
-        if path.parent.name in trained and path.is_file():
-            yield f"{IMAGES}/{path.parent.name}/{path.name}", hashing.file_digest(path)
+    """The SHA-256 of documents and visualisations of some tasks; those that cannot be read are left out."""
+    for name, task in accounts.shown_files(folder).items():
+        if task in trained:
+            with suppress(OSError):
+                yield name, hashing.file_digest(folder.path / name)
 
 
 def _sketch(task: Task) -> TaskSketch | None:

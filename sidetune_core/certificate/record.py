@@ -284,8 +284,8 @@ def _finding(record: TaskRecord) -> str:
     if record.verdict == NOT_REPRODUCIBLE:
         return f"{NOT_REPRODUCIBLE}; likely cause: {record.probes.cause}"
     if record.verdict == NOT_FINITE:
-        where = "R" if record.probes.finite else "the outputs for its probes"
-        return f"{where} has gaps: {NOT_FINITE}" if where == "R" else f"{NOT_FINITE}: see {where}"
+        where = "R has gaps" if record.probes.finite else "outputs for its probes are NaN or infinite"
+        return f"{NOT_FINITE} ({where})"
     if record.verdict == VALUES_DIFFER:
         return (
             f"no tensor that it reads changed, and outputs for its probes are bit-identical, but "

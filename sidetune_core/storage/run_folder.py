@@ -176,9 +176,10 @@ class RunFolder:
                 break
         return records
 
-    def marks(self) -> Marks:
-        """Size and digest of each of `LINES`, which are synced to disk."""
-        marks = {name: _mark(self.path / name) for name in LINES if (self.path / name).is_file()}
+    def marks(self, *further: str) -> Marks:
+        """Size and digest of each of `LINES`, and of further files, which are synced to disk."""
+        names = (*LINES, *further)
+        marks = {name: _mark(self.path / name) for name in names if (self.path / name).is_file()}
         sync_folder(self.path)  # they may be new
         return marks
 

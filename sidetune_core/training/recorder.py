@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
 from sidetune_core.certificate.probes import ProbeRecorder
-from sidetune_core.certificate.record import FILE, new_warnings
+from sidetune_core.certificate.record import FILE as CERTIFICATE
+from sidetune_core.certificate.record import new_warnings
 from sidetune_core.certificate.repair import repair
 from sidetune_core.config.identity import Identity
 from sidetune_core.errors import WeightsError, WriteError
@@ -241,7 +242,8 @@ class RunRecorder(Recorder):
         folder.append("moved.jsonl", {"task": boundary.stage.name, "moved": changed, "kept": unchanged})
         done = [task.id for task in seen]
         self._certify(boundary, done[: len(seen) - len(boundary.stage.tasks)], context.machine.arithmetic)
-        checkpoint.save(folder.checkpoints, learner, done, folder.marks(), task_states(seen), self._identity)
+        marks = folder.marks(CERTIFICATE)
+        checkpoint.save(folder.checkpoints, learner, done, marks, task_states(seen), self._identity)
         checkpoint.delete_mid_task(folder.checkpoints)
 
     def finish_stage(self, text: str) -> None:
@@ -263,7 +265,7 @@ class RunRecorder(Recorder):
         """Issue the certificate after a stage, which follows the tasks `before`; none if its files cannot be
         read or written, rather than one of an earlier stage.
         """
-        path = self.folder.path / FILE
+        path = self.folder.path / CERTIFICATE
         try:
             repair(self.folder, before, self.warning)
             tasks = boundary.stage.tasks

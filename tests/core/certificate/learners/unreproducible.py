@@ -84,6 +84,24 @@ class Sampled(ClassTask):
         return {"accuracy": accuracy + 0.001 * next(self.draws)}
 
 
+class Documented(ClassTask):
+    """Leaves its predictions and a picture."""
+
+    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
+        self.metrics = super().evaluate(predict, split)
+        return self.metrics
+
+    def documents(self) -> dict[str, str]:
+        return {"predictions.json": f"{self.metrics}"}
+
+    def visualisations(self, predict: Predict) -> dict[str, Tensor]:
+        return {"grey": torch.full((3, 2, 2), 0.5)}
+
+
+class DocumentedPoints(Points):
+    make = Documented
+
+
 class SampledPoints(Points):
     make = Sampled
 
