@@ -205,6 +205,10 @@ def draw_pictures(methods: Sequence[MethodRuns], task: str, out: Path) -> None:
     _save(figure, out)
 
 
+MAX_PIXELS = 2**24
+"""Of a saved image; a larger one is not drawn."""
+
+
 def _images(run: RunSummary, task: str) -> dict[str, bytes]:
     """The PNG files of a task in a run folder, by name.
 
@@ -216,12 +220,22 @@ def _images(run: RunSummary, task: str) -> dict[str, bytes]:
     for path in sorted((Path(run.folder) / IMAGES).glob("*.*.png")):
         owner, name, _ = path.name.rsplit(".", 2)
         tasks.add(owner)
-        if owner == task:
+        if owner == task and path.is_file():
             files[name] = path.read_bytes()
+            if (size := _pixels(files[name])) > MAX_PIXELS:
+                raise SidetuneError(
+                    f"{path} has {size:,} pixels, more than the {MAX_PIXELS:,} that are drawn"
+                )
     if not files:
         existing = f"it has images of {', '.join(sorted(tasks))}" if tasks else "it has no images at all"
         raise SidetuneError(f"{run.folder} has no images of task '{task}'; {existing}")
     return files
+
+
+def _pixels(png: bytes) -> int:
+    """The number of pixels that a PNG file says it has."""
+    width, height = png[16:20], png[20:24]
+    return int.from_bytes(width, "big") * int.from_bytes(height, "big")
 
 
 def _plot_method(axes: Any, method: MethodRuns, task: int, scale: int, index: int) -> None:

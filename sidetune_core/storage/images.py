@@ -13,6 +13,9 @@ from torch import Tensor
 from sidetune_core.storage.atomic import write_bytes, writing
 from sidetune_core.storage.run_folder import IMAGES, RunFolder, check_file_name
 
+MAX_PIXELS = 2**24
+"""Of a saved image; a larger one is not read back."""
+
 
 def save_image(folder: RunFolder, task_id: str, name: str, image: Tensor) -> None:
     """Write an image (3, H, W) in [0, 1] of a task, in place of an earlier one.
@@ -43,10 +46,14 @@ def saved_images(folder: RunFolder) -> Iterator[tuple[str, str, Tensor]]:
     again.
     """
     for path in sorted((folder.path / IMAGES).glob("*.*.png")):
+        if not path.is_file():  # reading a pipe would wait for its writer
+            continue
         task_id, name, _ = path.name.rsplit(".", 2)
         try:
             with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    continue
                 pixels = np.array(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError):
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue
         yield task_id, name, torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

@@ -105,7 +105,7 @@ def run(
         resolved = spec if isinstance(spec, ResolvedRun) else resolve(spec)
         with closing(open_stream(resolved)) as stream:
             job = assemble(resolved, stream, group, quiet)
-            _check_tasks(job)
+            _check_tasks(job, path)
             name = "-".join(
                 resolved.components[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")
             )
@@ -178,23 +178,19 @@ def resume(
                 return _train(job, folder, save_interval)
 
 
-def _check_tasks(job: Job) -> None:
+def _check_tasks(job: Job, path: Path | None) -> None:
     owner = job.resolved.components["env"].owner
     if not job.tasks:
         raise RunError(f"{owner} has no tasks")
-    ids = [task.id for task in job.tasks]
-    if repeated := next((name for name in ids if ids.count(name) > 1), None):
-        raise RunError(
-            f"{owner} has {ids.count(repeated)} tasks with the id '{repeated}'; each needs its own"
-        )
-    for name in ids:
-        run_folder.check_file_name(name, f"{owner} gives a task")
+    same_case = run_folder.ignores_case(path if path is not None else run_folder.RUNS)
+    run_folder.check_file_names([task.id for task in job.tasks], f"{owner} gives a task", same_case)
     for task in job.tasks:
         if isinstance(task.splits, str) or "test" not in task.splits:
             raise RunError(
                 f"{owner}: task '{task.id}' has splits {task.splits!r}; it needs a tuple of names with "
                 "'test', on which R is measured"
             )
+        run_folder.check_file_names(task.splits, f"{owner} gives a split of task '{task.id}'", same_case)
     if len({task.higher_is_better for task in job.tasks}) > 1:
         raise RunError(f"{owner} mixes metrics where higher is better and where lower is; R cannot hold both")
 

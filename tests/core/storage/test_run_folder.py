@@ -10,7 +10,7 @@ import torch
 
 from sidetune_core.errors import PluginError, RunError
 from sidetune_core.storage.images import save_image
-from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.run_folder import RunFolder, check_file_name, check_file_names, ignores_case
 
 BAD = ["", ".", "..", "../x", "a/b", "/etc/x", "a\\b", "a\0b", "x" * 300]
 
@@ -85,3 +85,47 @@ def test_temporary_files_of_documents_are_deleted(folder: RunFolder) -> None:
     left.write_text("{")
     folder.rewind({})
     assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "is no file name"),
+        ("-x", "is no file name"),
+        (".x", "is no file name"),
+        ("x ", "is no file name"),
+        ("a\nb", "is no file name"),
+        ("a\x1b[2Jb", r"'a\\x1b\[2Jb', which is no file name"),
+        ("a\u202eb", "is no file name"),
+        ("a\udcffb", "is no file name"),
+        ("NUL", "is no file name"),
+        ("com1.x", "is no file name"),
+        ("x" * 300, r"\(300 characters\), which is longer than 100 bytes"),
+    ],
+)
+def test_a_name_that_is_no_file_name_is_refused(name: object, words: str) -> None:
+    with pytest.raises(PluginError, match=f"^env 'x' gives a task the name .*{words}"):
+        check_file_name(name, "env 'x' gives a task")
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    with pytest.raises(PluginError, match="the name 7, which is no text"):
+        check_file_name(7, "env 'x' gives a task")
+
+
+def test_two_names_that_are_one_file_are_refused() -> None:
+    check_file_names(["a", "A"], "env 'x' gives a task", ignores_case=False)
+    with pytest.raises(PluginError, match="the names 'a' and 'A', which are one file on this disk"):
+        check_file_names(["a", "A"], "env 'x' gives a task", ignores_case=True)
+    with pytest.raises(PluginError, match="which are one file"):
+        check_file_names(["\u00e9", "e\u0301"], "env 'x' gives a task", ignores_case=False)
+
+
+def test_a_disk_that_ignores_case_is_recognised(tmp_path: Path) -> None:
+    other = tmp_path.with_name(tmp_path.name.swapcase())
+    assert ignores_case(tmp_path / "absent") == other.exists()
+
+
+def test_log_lines_have_no_control_characters(tmp_path: Path) -> None:
+    RunFolder(tmp_path).log("a\x1b[2J\nerror: b\udcff")
+    assert (tmp_path / "log.txt").read_text().endswith(r" a\x1b[2J\nerror: b\udcff" + "\n")

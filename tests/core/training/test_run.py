@@ -485,7 +485,10 @@ def test_an_env_that_changes_the_current_folder_does_not_move_the_run(
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (["t0", "t0"], "env 'images' has 2 tasks with the id 't0'; each needs its own"),
+        (
+            ["t0", "t0"],
+            "env 'images' gives a task the names 't0' and 't0', which are the same; each needs its own",
+        ),
         (["t0", "../t1"], "env 'images' gives a task the name '../t1', which is no file name"),
     ],
 )
