@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sidetune_core.files import check_regular
+
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes: equal only for bit-identical tensors."""
@@ -34,5 +36,11 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of a file.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,6 +15,7 @@ import cattrs
 import cattrs.errors
 
 from sidetune_core.errors import RunError
+from sidetune_core.files import check_shapes
 from sidetune_core.storage.run_folder import RunFolder
 
 FILE = "certificate.json"
@@ -99,6 +100,10 @@ class Probes:
     """Why the outputs are not reproducible: `RANDOM`, `BATCH` or `OUTSIDE`; empty if they are."""
 
 
+MAX_CLASSES = 2**17
+"""Of a task whose head is built to check a certificate."""
+
+
 @attrs.frozen
 class TaskSketch:
     """A classification task without its data: enough to rebuild its learner."""
@@ -106,6 +111,12 @@ class TaskSketch:
     title: str
     inputs: dict[str, list[int]]
     classes: int
+
+    def __attrs_post_init__(self) -> None:
+        """Nothing of an absurd size is allocated to check a certificate."""
+        check_shapes(self.inputs)
+        if not 0 < self.classes <= MAX_CLASSES:
+            raise ValueError(f"a task cannot have {self.classes} classes")
 
 
 @attrs.frozen

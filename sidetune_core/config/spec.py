@@ -22,6 +22,7 @@ from sidetune_core.config.options import (
     warn_former,
 )
 from sidetune_core.errors import OptionError
+from sidetune_core.files import read_text
 from sidetune_core.strict_json import as_text
 
 if TYPE_CHECKING:
@@ -339,7 +340,7 @@ def read_values(path: Path) -> Any:
         OptionError: the file is missing or damaged.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise OptionError(f"cannot read the spec {path}: {error}") from error

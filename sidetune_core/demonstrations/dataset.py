@@ -36,6 +36,7 @@ from sidetune_core.config.options import REMOVAL, FormerSpelling, structure
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
 from sidetune_core.config.spec import Choice
 from sidetune_core.errors import DataError, OptionError
+from sidetune_core.files import check_shapes, read_text
 from sidetune_core.hashing import file_digest
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.tasks import TaskStream
@@ -280,7 +281,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read the manifest {path}: {error}") from error
     format = values.get("format") if isinstance(values, dict) else None
@@ -291,8 +292,10 @@ def read_manifest(folder: Path) -> Manifest:
         )
     values.pop("figures", None)
     try:
-        return structure(Manifest, values, str(path))
-    except OptionError as error:
+        manifest = structure(Manifest, values, str(path))
+        check_shapes(manifest.inputs)
+        return manifest
+    except (OptionError, ValueError) as error:
         raise DataError(f"the manifest is damaged: {error}") from error
 
 
@@ -321,6 +324,8 @@ def verify_shard(folder: Path, shard: Shard) -> None:
         DataError: the file is missing or damaged.
     """
     path = folder / shard.file
+    if Path(shard.file).is_absolute() or ".." in Path(shard.file).parts:
+        raise DataError(f"{folder / MANIFEST} names a shard elsewhere, {shard.file!r}; record it again")
     try:
         digest = file_digest(path)
     except OSError as error:

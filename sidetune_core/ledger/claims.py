@@ -39,6 +39,7 @@ from sidetune_core.config.options import structure
 from sidetune_core.config.plugin_record import changes, read_segments
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import LedgerError, OptionError, suggest
+from sidetune_core.files import read_text
 from sidetune_core.results.compare_methods import compare_methods
 from sidetune_core.results.grouping import MethodRuns, in_present_names
 from sidetune_core.results.metrics import Results, average_accuracy, one_unit
@@ -124,9 +125,9 @@ def read_entry(folder: Path, name: str) -> Entry:
         raise LedgerError(f"no claim '{name}' in {folder}.{suggest(name, known)} Claims: {', '.join(known)}")
     path = folder / f"{name}.toml"
     try:
-        values = _with_current_keys(tomllib.loads(path.read_text(encoding="utf-8")))
+        values = _with_current_keys(tomllib.loads(read_text(path)))
         claim = structure(Claim, values, str(path))
-    except (OSError, ValueError, OptionError) as error:
+    except (OSError, ValueError, RecursionError, OptionError) as error:
         raise LedgerError(f"cannot read the claim {path}: {error}") from error
     record = _record_path(folder, name)
     return Entry(name, claim, _read_record(record, claim) if record.is_file() else ())
@@ -335,7 +336,7 @@ def _record_path(folder: Path, name: str) -> Path:
 
 def _read_record(path: Path, claim: Claim) -> tuple[RunSummary, ...]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_text(path))
         if record["command"] not in (claim.command, *claim.former_commands):
             raise LedgerError(
                 f"{path} was recorded with another command than the claim's; record it again "
@@ -343,7 +344,7 @@ def _read_record(path: Path, claim: Claim) -> tuple[RunSummary, ...]:
             )
         spec = from_values(record["spec"], str(path), recorded=True)
         runs = tuple(_summary(path.stem, attrs.evolve(spec, seed=run["seed"]), run) for run in record["runs"])
-    except (OSError, ValueError, KeyError, TypeError, OptionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OptionError) as error:
         raise LedgerError(f"cannot read the record {path}: {error!r}") from error
     return runs
 

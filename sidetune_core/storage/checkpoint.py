@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sidetune_core import strict_json
 from sidetune_core.config.identity import Identity, read_identity
 from sidetune_core.errors import RunError, WeightsError
+from sidetune_core.files import read_text
 from sidetune_core.hashing import fingerprint
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.nested_state import exact, flatten, restored, tensor_names, unflatten
@@ -165,7 +166,7 @@ def check_version(folder: Path) -> None:
     path = latest(folder)
     if path is not None:
         with suppress(ValueError):  # `find` reports damaged checkpoints
-            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            about = json.loads(read_text(path.with_suffix(".json")))
             if isinstance(about, dict) and {"done", "sha256"} <= about.keys():
                 raise RunError(
                     f"{path} was written by an earlier version of sidetune, whose runs cannot be resumed; "
@@ -265,7 +266,7 @@ def _check_readable(path: Path) -> None:
 
 
 def _read_boundary(path: Path) -> Checkpoint:
-    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    about = json.loads(read_text(path.with_suffix(".json")))
     path.stat()  # raises FileNotFoundError
     tensors = read_tensors(path)
     values = about["state"]

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from sidetune_core import strict_json
 from sidetune_core.errors import RunError
+from sidetune_core.files import read_text
 from sidetune_core.storage.atomic import writing
 
 
@@ -77,7 +78,7 @@ def is_held(folder: Path) -> bool:
 
 def _name(holder: Path) -> str:
     try:
-        values = json.loads(holder.read_text(encoding="utf-8"))
+        values = json.loads(read_text(holder))
         return f"process {values['pid']} on {values['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"  # it has the lock and has not written its name yet

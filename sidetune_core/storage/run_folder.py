@@ -19,6 +19,7 @@ import attrs
 
 from sidetune_core import strict_json
 from sidetune_core.errors import PluginError, RunError
+from sidetune_core.files import read_lines, read_text
 from sidetune_core.printable import one_line
 from sidetune_core.storage.atomic import (
     append_line,
@@ -124,7 +125,7 @@ class RunFolder:
         lock.
         """
         path = self.path / "status"
-        status = path.read_text(encoding="utf-8").strip() if path.is_file() else "unknown"
+        status = read_text(path).strip() if path.is_file() else "unknown"
         if status == "running":
             from sidetune_core.storage.lock import is_held  # slow to import
 
@@ -154,7 +155,7 @@ class RunFolder:
             RunError: the file is missing or damaged.
         """
         try:
-            values = json.loads((self.path / name).read_text(encoding="utf-8"))
+            values = json.loads(read_text(self.path / name))
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"cannot read the run {self.path}: {error}") from error
         if not isinstance(values, dict):
@@ -170,7 +171,7 @@ class RunFolder:
         if not path.is_file():
             return []
         records = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in read_lines(path):
             try:
                 records.append(strict_json.loads(line))
             except (ValueError, RecursionError):

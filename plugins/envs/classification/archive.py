@@ -114,12 +114,17 @@ def _load(path: Path) -> dict[str, Array]:
             if missing := [key for key in REQUIRED_KEYS if key not in keys]:
                 present = ", ".join(map(ascii, keys[:10])) or "no arrays"
                 raise DataError(f"{path}: missing keys {', '.join(missing)}; it has {present}")
-            return {key: _array(archive, key, path) for key in (*REQUIRED_KEYS, "names") if key in keys}
+            return {key: read_array(archive, key, path) for key in (*REQUIRED_KEYS, "names") if key in keys}
     except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read as an .npz archive: {_reason(error)}") from error
 
 
-def _array(archive: Any, key: str, path: Path) -> Array:
+def read_array(archive: Any, key: str, path: Path) -> Array:
+    """An array of an open ``.npz`` archive.
+
+    Raises:
+        DataError: it is damaged, holds Python objects, or unpacks to far more than its size in the file.
+    """
     for entry in archive.zip.infolist():
         limit = max(MAX_UNCHECKED_BYTES, MAX_COMPRESSION_RATIO * entry.compress_size)
         if entry.filename in (f"{key}.npy", key) and entry.file_size > limit:

@@ -188,7 +188,7 @@ def _read(path: Path, format: Format, size: int, channels: int) -> tuple[Array, 
 
 def _read_vector(path: Path, channels: int) -> tuple[Array, str]:
     try:
-        values = np.load(path, allow_pickle=False)
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # a wrong length is no allocation
     except (OSError, ValueError, EOFError) as error:
         raise UnusableFile(f"cannot be read as an array ({error})") from error
     is_numeric = isinstance(values, np.ndarray) and values.dtype.kind in "fiu"

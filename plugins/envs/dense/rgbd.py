@@ -29,6 +29,7 @@ from sidetune_core.api import (
     option,
 )
 
+from ..classification.archive import read_array
 from .geometry import Camera, euclidean, normals, valid_depth
 from .task import DOMAINS, DenseTask, Frames
 from .taskonomy import select_domains
@@ -222,7 +223,7 @@ def _load(path: Path, names: Sequence[str]) -> dict[str, Array]:
                     f"{path}: missing keys {', '.join(missing)}; it "
                     f"has {', '.join(archive.files) or 'no arrays'}"
                 )
-            return {name: archive[name] for name in names}
+            return {name: read_array(archive, name, path) for name in names}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read as an .npz archive: {error}") from error
 
@@ -232,9 +233,9 @@ def _read_folder(folder: Path) -> tuple[Array, Array]:
     colours = {
         path.stem.removesuffix("-rgb"): path
         for path in folder.iterdir()
-        if path.stem.endswith("-rgb") and path.suffix in SUFFIXES
+        if path.stem.endswith("-rgb") and path.suffix in SUFFIXES and path.is_file()
     }
-    depths = {path.stem.removesuffix("-depth"): path for path in folder.glob("*-depth.png")}
+    depths = {path.stem.removesuffix("-depth"): path for path in folder.glob("*-depth.png") if path.is_file()}
     if not colours:
         raise DataError(f"{folder} has no frames; expected NAME-rgb.webp (or png, jpg) and NAME-depth.png")
     if unpaired := sorted(colours.keys() ^ depths.keys()):

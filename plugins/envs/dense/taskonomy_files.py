@@ -53,13 +53,17 @@ def find_views(root: Path, domain: str) -> dict[View, Path]:
                 if (view := _parse(path, building, names)) is not None:
                     files.setdefault(view, path)
         if not files and root.is_dir():
-            for path in sorted(root.iterdir()):
+            for path in sorted(filter(Path.is_file, root.iterdir())):
                 view = _parse(path, root.name, names) if "_domain_" in path.name else None
                 if view is not None:
                     files.setdefault(view, path)
     except OSError as error:
         raise DataError(f"cannot list {root}: {error}") from error
     return dict(sorted(files.items()))
+
+
+MAX_TABLE_BYTES = 2**26
+"""Of a split table."""
 
 
 def read_splits(path: Path) -> dict[str, list[str]]:
@@ -69,6 +73,8 @@ def read_splits(path: Path) -> dict[str, list[str]]:
         DataError: it cannot be read or lacks a column.
     """
     try:
+        if path.exists() and not (path.is_file() and path.stat().st_size <= MAX_TABLE_BYTES):
+            raise OSError(f"it is no file of at most {MAX_TABLE_BYTES:,} bytes")
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -90,8 +96,8 @@ def _files(folder: Path) -> Iterator[Path]:
         return
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            yield from sorted(path.iterdir())
-        else:
+            yield from sorted(filter(Path.is_file, path.iterdir()))
+        elif path.is_file():
             yield path
 
 

@@ -15,6 +15,9 @@ from sidetune_core.api import DataError
 
 T = TypeVar("T", str, int, bool, list[Any], dict[str, Any])
 
+MAX_BYTES = 2**30
+"""Of a file that is not compressed."""
+
 MAX_UNCHECKED_BYTES = 2**28
 """Files up to this size are unpacked whatever their compression ratio."""
 MAX_COMPRESSION_RATIO = 100
@@ -104,6 +107,8 @@ def _load(path: Path) -> dict[str, Any]:
                     "GiB; decompress it yourself if you trust it"
                 )
         else:
+            if path.stat().st_size > MAX_BYTES:
+                raise DataError(f"{path} has more than {MAX_BYTES / 2**30:.3g} GiB")
             raw = path.read_bytes()
         values = json.loads(raw)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
