@@ -7,6 +7,7 @@ changed, and from which task and step on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ import attrs
 from sidetune_core.config.identity import Identity, condition_changes
 from sidetune_core.config.inventory import LOCAL, Plugin
 from sidetune_core.config.plugin_source import source_digest
+
+PACKAGE = r"[A-Za-z0-9][\w.-]*==[\w.+!-]*"
+"""A distribution and its version, of which a command to paste is made; a file could say anything."""
 
 
 @attrs.frozen
@@ -42,8 +46,8 @@ class PluginRecord:
 
     @property
     def install_command(self) -> str:
-        """What installs it; empty for code in the current folder."""
-        if self.distribution == LOCAL:
+        """What installs it; empty for code in the current folder, and for what is no name of a package."""
+        if self.distribution == LOCAL or not re.fullmatch(PACKAGE, f"{self.distribution}=={self.version}"):
             return ""
         version = f"=={self.version}" if self.version else ""
         return f"pip install '{self.distribution}{version}'"

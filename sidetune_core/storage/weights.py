@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ class Published:
     sha256: str
     holds_objects: bool = False
     """Whether it is a pickle of Python objects, of which only the tensors are read."""
+
+
+MAX_UNCHECKED_BYTES = 2**28
+"""Archives of tensors that unpack to at most this size are read whatever their compression."""
+MAX_COMPRESSION_RATIO = 2
 
 
 def load_weights(
@@ -94,9 +100,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        _check_unpacked(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error has the information
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except pickle.UnpicklingError as error:
         objects = re.search(r"\bGLOBAL (\S+)", str(error))
         if objects is None:
@@ -111,6 +120,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0].removesuffix(": ")
         raise WeightsError(f"cannot read weights from {path} ({reason})") from error
     return _state_dict(content, path)
+
+
+def _check_unpacked(path: Path) -> None:
+    """Check that a zip archive, as torch.save writes it, does not unpack to far more than its size.
+
+    Raises:
+        WeightsError: it does.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > max(MAX_UNCHECKED_BYTES, MAX_COMPRESSION_RATIO * path.stat().st_size):
+        raise WeightsError(f"{path} unpacks to {size / 2**30:.1f} GiB; torch.save does not compress")
 
 
 def fetch(published: Published) -> Path:
