@@ -274,6 +274,10 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, out: Path) -> None:
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name with two dollar signs is no formula
     try:
         figure.savefig(out, dpi=150)
     except ValueError as error:

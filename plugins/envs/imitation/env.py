@@ -166,7 +166,7 @@ class Imitation(TaskStream):
     def _record_level(self, level: str) -> Demonstrations:
         """The stored demonstrations of a level, extended if they are too few."""
         count = self._config.val_trajectories + (self._config.max_trajectories or LEVEL_TRAJECTORIES)
-        if not re.fullmatch(r"[\w:-][\w.:-]{,199}", level):
+        if not re.fullmatch(r"\w[\w.:-]{,199}", level):
             raise OptionError(f"env 'imitation': --env.levels {level!r} is no id of an environment")
         env = {"name": "gym", "ids": [level], **LEVEL_OPTIONS}
         folder = home() / "recordings" / level

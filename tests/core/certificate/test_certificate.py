@@ -86,7 +86,7 @@ def test_a_learner_that_changes_no_shared_tensor_is_certified(
     expected = [(record.ZERO, record.ALL_TENSORS)] * 2
     assert [(task.verdict, task.scope) for task in certificate.tasks[:2]] == expected
     assert certificate.tasks[2].verdict == record.LAST
-    assert verify(folder).problems == ()
+    assert verify(folder, trust_local_code=True).problems == ()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_learner_that_changes_shared_weights_is_reported_with_the_size_of_the_
     assert {name for name, digest in first.tensors.items() if now[name] != digest} == first.changed.keys()
     assert not first.probes.same
     assert first.probes.change.absolute > 0
-    assert verify(folder).problems == ()
+    assert verify(folder, trust_local_code=True).problems == ()
 
 
 def test_tensors_that_a_task_does_not_read_are_not_its_dependencies(make: Any, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_tensors_that_a_task_does_not_read_are_not_its_dependencies(make: Any, t
 def test_tasks_trained_together_leave_nothing_to_forget(make: Any, tmp_path: Path) -> None:
     folder = make("joint", tmp_path / "run")
     assert certificate_of(folder).verdict == record.NOTHING_LATER
-    assert verify(folder).problems == ()
+    assert verify(folder, trust_local_code=True).problems == ()
 
 
 def test_a_learner_of_a_third_party_is_certified_without_a_line_of_its_own(make: Any, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_learner_of_a_third_party_is_certified_without_a_line_of_its_own(make:
     first = certificate_of(folder).tasks[0]
     assert "base.bn1.weight" in first.changed
     assert "base.conv1.weight" in first.tensors.keys() - first.changed.keys()
-    assert verify(folder).problems == ()
+    assert verify(folder, trust_local_code=True).problems == ()
 
 
 class Rotating(api.Learner):
@@ -200,7 +200,7 @@ def test_a_changed_tensor_that_no_task_reads_narrows_the_scope(make: Any, tmp_pa
     first = certificate_of(folder).tasks[0]
     assert (first.verdict, first.scope) == (record.ZERO, record.TENSORS_READ)
     assert certificate_of(folder).stages[1].changed == ["diary"]
-    assert verify(folder).problems == ()
+    assert verify(folder, trust_local_code=True).problems == ()
 
 
 @pytest.mark.parametrize("tracker", [ReadTracker, CompilerReadTracker])
@@ -227,9 +227,9 @@ def test_a_killed_run_ends_with_the_same_certificate(make: Any, tmp_path: Path) 
     for path in killed.checkpoints.glob("after-00[23].*"):
         path.unlink()
     (killed.path / "probes" / "t2.safetensors").unlink()
-    sidetune_core.resume(killed.path)
+    sidetune_core.resume(killed.path, trust_local_code=True)
     assert certificate_of(killed) == certificate_of(complete)
-    assert verify(killed).problems == ()
+    assert verify(killed, trust_local_code=True).problems == ()
 
 
 def test_the_report_and_the_command_line_print_the_verdict(
@@ -239,7 +239,7 @@ def test_the_report_and_the_command_line_print_the_verdict(
     assert "Forgetting is zero by construction for t0 to t1" in (folder / "report.md").read_text()
     assert main(["report", str(folder)]) == 0
     assert "Forgetting is zero by construction for t0 to t1" in capsys.readouterr().out
-    assert main(["verify", str(folder)]) == 0
+    assert main(["verify", str(folder), "--trust-local-code"]) == 0
     assert f"The certificate of {folder} holds" in capsys.readouterr().out
 
 
@@ -334,7 +334,7 @@ def test_a_forgery_is_detected(
     forge, message = FORGERIES[forgery]
     folder = make("finetune", tmp_path / "run")
     forge(folder)
-    assert main(["verify", str(folder.path)]) == 1
+    assert main(["verify", str(folder.path), "--trust-local-code"]) == 1
     out = capsys.readouterr().out
     assert message in out
     assert "does NOT hold" in out
@@ -351,7 +351,7 @@ def test_a_checkpoint_forged_together_with_its_hash_is_detected(make: Any, tmp_p
     path.with_suffix(".json").write_text(
         json.dumps({**about, "sha256": checkpoint._digest(json.dumps(about["state"]), tensors)})
     )
-    assert any("base.conv1.weight" in problem for problem in verify(folder).problems)
+    assert any("base.conv1.weight" in problem for problem in verify(folder, trust_local_code=True).problems)
 
 
 KEYS_OF_FORMAT_1 = {"scope": "ground", "changed": "moved", "newly_read": "read_anew", "sketch": "outline"}
@@ -401,7 +401,7 @@ def test_a_certificate_of_format_1_is_read_and_verified(learner: str, make: Any,
     assert "learnt" in folder.read_json(record.FILE)
     tasks = [attrs.evolve(task, measured=[]) for task in certificate.tasks]
     assert certificate_of(folder) == attrs.evolve(certificate, tasks=tasks, files={}, processor="", format=1)
-    assert verify(folder).problems == ()
+    assert verify(folder, trust_local_code=True).problems == ()
 
 
 @pytest.mark.usefixtures("one_statement")
@@ -409,7 +409,10 @@ def test_a_forged_certificate_of_format_1_is_detected(make: Any, tmp_path: Path)
     folder = make("finetune", tmp_path / "run")
     edited(claim_zero_throughout)(folder)
     edited(as_format_1)(folder)
-    assert any("has other hashes than the certificate" in problem for problem in verify(folder).problems)
+    assert any(
+        "has other hashes than the certificate" in problem
+        for problem in verify(folder, trust_local_code=True).problems
+    )
 
 
 def test_a_claim_of_an_earlier_format_does_not_hold_where_r_differs(make: Any, tmp_path: Path) -> None:
@@ -420,14 +423,14 @@ def test_a_claim_of_an_earlier_format_does_not_hold_where_r_differs(make: Any, t
     last["figures"]["accuracy"] += 0.125
     (folder.path / "eval.jsonl").write_text("\n".join([*lines, json.dumps(last)]) + "\n")
     expected = "t0: a certificate of format 1 claims 'zero by construction', but R differs or has gaps"
-    assert expected in verify(folder).problems
+    assert expected in verify(folder, trust_local_code=True).problems
 
 
 def test_a_certificate_of_a_newer_format_is_refused(make: Any, tmp_path: Path) -> None:
     folder = make("features", tmp_path / "run")
     edited(lambda values: values.update(format=4))(folder)
     with pytest.raises(RunError, match="has format 4"):
-        verify(folder)
+        verify(folder, trust_local_code=True)
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"verdict": 3}', '{"tasks": [5]}', '{"format": 2}'])
@@ -436,11 +439,11 @@ def test_a_certificate_that_cannot_be_read_is_bad_input(
 ) -> None:
     folder = make("features", tmp_path / "run")
     (folder.path / record.FILE).write_text(damage)
-    assert main(["verify", str(folder.path)]) == 2
+    assert main(["verify", str(folder.path), "--trust-local-code"]) == 2
     (folder.path / record.FILE).unlink()
-    assert main(["verify", str(folder.path)]) == 2
+    assert main(["verify", str(folder.path), "--trust-local-code"]) == 2
     assert "has no certificate" in capsys.readouterr().err
-    assert main(["verify", str(tmp_path)]) == 2
+    assert main(["verify", str(tmp_path), "--trust-local-code"]) == 2
 
 
 def test_neither_data_nor_initial_weights_are_needed(
@@ -456,7 +459,7 @@ def test_neither_data_nor_initial_weights_are_needed(
     folder = sidetune_core.run(spec, tmp_path / "run").folder
     weights.unlink()
     image_archive.unlink()
-    assert verify(folder).problems == ()
+    assert verify(folder, trust_local_code=True).problems == ()
 
 
 def test_differences_by_rounding_are_noted_and_no_problem(
@@ -471,7 +474,7 @@ def test_differences_by_rounding_are_noted_and_no_problem(
 
     monkeypatch.setattr("sidetune_core.certificate.verify.make_predict", rounded)
     monkeypatch.setattr("sidetune_core.certificate.conditions.processor", lambda: "another")
-    verification = verify(folder)
+    verification = verify(folder, trust_local_code=True)
     assert verification.problems == ()
     assert "counts as rounding" in verification.notes[1]
 
@@ -487,4 +490,7 @@ def test_outputs_are_compared_bit_for_bit_under_the_conditions_of_the_run(
         return lambda inputs: exact(inputs) * (1 + 1e-6)
 
     monkeypatch.setattr("sidetune_core.certificate.verify.make_predict", rounded)
-    assert any("outputs for its probes changed by" in problem for problem in verify(folder).problems)
+    assert any(
+        "outputs for its probes changed by" in problem
+        for problem in verify(folder, trust_local_code=True).problems
+    )

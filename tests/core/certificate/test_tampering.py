@@ -63,7 +63,7 @@ def copy(runs: tuple[Path, Path], tmp_path: Path) -> Path:
 def answer(path: Path) -> list[str]:
     """The problems that `sidetune verify` prints."""
     try:
-        problems = [*verify(RunFolder(path)).problems]
+        problems = [*verify(RunFolder(path), trust_local_code=True).problems]
     except RunError as error:
         return [str(error)]
     return problems + check_report(RunFolder(path))[0]
@@ -426,7 +426,10 @@ def test_a_consistent_rewrite_leaves_no_contradiction_but_another_digest(
 ) -> None:
     INVISIBLE[alteration](copy)
     assert answer(copy) == []
-    assert verify(RunFolder(copy)).digest != verify(RunFolder(runs[0])).digest
+    assert (
+        verify(RunFolder(copy), trust_local_code=True).digest
+        != verify(RunFolder(runs[0]), trust_local_code=True).digest
+    )
 
 
 @pytest.mark.parametrize("alteration", BY_PRODUCTS)
@@ -435,10 +438,13 @@ def test_the_digest_depends_neither_on_the_folder_nor_on_by_products(
 ) -> None:
     BY_PRODUCTS[alteration](copy)
     assert answer(copy) == []
-    assert verify(RunFolder(copy)).digest == verify(RunFolder(runs[0])).digest
+    assert (
+        verify(RunFolder(copy), trust_local_code=True).digest
+        == verify(RunFolder(runs[0]), trust_local_code=True).digest
+    )
 
 
 def test_an_unaltered_folder_has_no_problem_and_no_note(runs: tuple[Path, Path]) -> None:
-    verification = verify(RunFolder(runs[0]))
+    verification = verify(RunFolder(runs[0]), trust_local_code=True)
     assert (verification.problems, verification.notes) == ((), ())
     assert verification.certificate.verdict == ZERO

@@ -70,6 +70,11 @@ def test_a_spec_file_that_is_trusted_imports_its_code(spec: Path) -> None:
     assert resolve(read_spec(spec, trust_local_code=True)).components["learner"].cls.__name__ == "Mine"
 
 
+def test_a_sweep_trusts_its_specs_and_not_their_data(spec: Path) -> None:
+    assert not resolve(read_spec(spec, trust_local_code="spec")).trusts_data
+    assert resolve(read_spec(spec, trust_local_code=True)).trusts_data
+
+
 def test_a_spec_that_is_made_in_python_names_any_code(spec: Path) -> None:
     assert resolve(RunSpec(**VALUES)).components["learner"].cls.__name__ == "Mine"
 

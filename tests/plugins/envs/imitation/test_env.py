@@ -19,6 +19,7 @@ from sidetune_core.cli.main import main, main_run
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.options import structure
+from sidetune_core.errors import UntrustedCode
 from sidetune_core.rl import Categorical, Gaussian
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "core" / "rl" / "rollouts"))
@@ -145,6 +146,19 @@ def test_every_learner_clones_the_expert(tmp_path: Path, learner: str, component
     assert after["return"] > before["return"]
 
 
+def test_the_code_that_a_recording_names_is_not_imported(cues: Path) -> None:
+    env = stream(cues)
+    env.trust_local_code = False
+    with pytest.raises(UntrustedCode, match="env 'cue:Cues' in .*card.json is code to import"):
+        env.tasks()
+
+
+@pytest.mark.parametrize("level", ["../../x", "-x", "", "a/b"])
+def test_a_level_that_is_no_id_is_refused(level: str) -> None:
+    with pytest.raises(api.OptionError, match="is no id of an environment"):
+        stream(levels=[level]).tasks()
+
+
 def test_the_fingerprint_depends_on_the_data(cues: Path) -> None:
     found = []
     for options in ({}, {}, {"max_trajectories": 3}):
@@ -233,10 +247,8 @@ def test_unusable_demonstrations_are_an_error_before_training(
         "--env.levels": "--env.levels is empty",
     }
     for argv, message in cases.items():
-        assert (
-            main_run(f"--env imitation {argv} --base mlp --learner features --out {tmp_path / 'run'}".split())
-            == 2
-        )
+        words = f"{argv} --base mlp --learner features --out {tmp_path / 'run'} --trust-local-code"
+        assert main_run(["--env", "imitation", *words.split()]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
