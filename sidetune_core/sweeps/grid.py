@@ -21,6 +21,7 @@ import csv
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,9 @@ from sidetune_core.config.spec import (
 from sidetune_core.errors import OptionError, suggest
 
 _OPTIONAL = ("base", "side", "merger")  # slots that a learner may not use
+MAX_RUNS = 100_000
+"""Points of a grid."""
+
 _MAX_NAME_BYTES = 200  # of a folder; file systems allow 255
 
 Point = Mapping[str, Any]
@@ -148,6 +152,9 @@ def plan(grid: Grid) -> Plan:
         SidetuneError: a component or an option does not exist, is invalid, or is not used anywhere in the
         grid.
     """
+    count = math.prod(len(values) for values in grid.axes.values())
+    if count > MAX_RUNS:
+        raise OptionError(f"the grid has {count:.3g} points; a sweep has at most {MAX_RUNS:,}")
     points = list(grid.points())
     applicable: dict[str, _Applicable] = {}  # by everything but the seed, since resolving takes time
     for point in points:
@@ -212,6 +219,8 @@ def _values(name: str, text: str) -> list[str]:
     values: list[str] = []
     for item in items:
         if match := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", item):
+            if len(match[1]) + len(match[2]) > 40 or int(match[2]) - int(match[1]) >= MAX_RUNS:
+                raise OptionError(f"--{name} {text[:60]}: a range of more than {MAX_RUNS:,} values")
             values += map(str, range(int(match[1]), int(match[2]) + 1))
         else:
             values.append(item)

@@ -35,6 +35,7 @@ from sidetune_core.demonstrations import open_demonstrations
 from sidetune_core.errors import SidetuneError
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.storage.weights import read_tensors
+from sidetune_core.sweeps.grid import plan, read
 
 SECONDS = 30
 GIANT = 10**11
@@ -210,6 +211,13 @@ def spec_that_is_a_folder(place: Path) -> Any:
 def spec_that_is_giant(place: Path) -> Any:
     giant(place / "spec.toml")
     return read_spec(Path("spec.toml"))
+
+
+@case("the grid has 1e+20 points")
+def grid_that_is_a_bomb(place: Path) -> Any:
+    axes = {f"learner.option-{number}": list(range(100)) for number in range(10)}
+    (place / "grid.json").write_text(json.dumps({"env": "digits", "grid": axes}))
+    return plan(read(["grid.json"]))
 
 
 # run folders

@@ -173,3 +173,9 @@ def test_a_mistake_in_a_file_is_told(text: str, message: str, tmp_path: Path) ->
 def test_a_file_and_options_do_not_mix(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="from a file or from options, not from both"):
         grid.read([str(tmp_path / "grid.toml"), "--seed", "1"])
+
+
+@pytest.mark.parametrize("text", ["0..100000", f"0..{10**60}", f"-{10**15}..0"])
+def test_a_range_of_too_many_values_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="a range of more than 100,000 values"):
+        grid.read(["--learner", "ewc", "--seed", text])
