@@ -18,6 +18,7 @@ from sidetune_core.config.spec import Choice
 from sidetune_core.errors import OptionError, RunError, suggest
 from sidetune_core.hashing import fingerprint
 from sidetune_core.interfaces.tasks import Predict, Task, TaskStream
+from sidetune_core.rl.distributions import check_policy
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Expert, Observations, VectorEnv
 from sidetune_core.seeding import derive_seed
@@ -149,6 +150,11 @@ class PolicyExpert:
         self._generator.manual_seed(derive_seed(seed, "actions"))
 
     def act(self, observations: Observations) -> Tensor:
-        """See `Expert`."""
+        """See `Expert`.
+
+        Raises:
+            Diverged: the policy's outputs are not finite.
+        """
         parameters = self._predict(self._task.prepare(observations)).cpu()[:, :-1]
+        check_policy(self._task.policy, parameters, self._task.title, "an action of the expert")
         return self._task.choose_actions(parameters, self._generator)

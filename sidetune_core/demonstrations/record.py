@@ -35,7 +35,7 @@ from sidetune_core.demonstrations.dataset import (
 from sidetune_core.demonstrations.experts import ExpertSession, open_offered, open_trained
 from sidetune_core.errors import DataError, OptionError, RunError
 from sidetune_core.hashing import file_digest
-from sidetune_core.rl.vector_env import Observations, Step, VectorEnv
+from sidetune_core.rl.vector_env import Observations, Step, VectorEnv, check_finite
 from sidetune_core.seeding import derive_seed
 from sidetune_core.storage.atomic import clear_unfinished, writing
 from sidetune_core.storage.lock import waiting_lock
@@ -271,7 +271,7 @@ def _record_episode(
     """One episode; None if the expert aborts it.
 
     Raises:
-        RunError: the expert or the environment failed.
+        RunError: the expert or the environment failed, or returned a value that is not finite.
     """
     observations = vector_env.reset(seed)
     frames: list[Observations] = []
@@ -284,7 +284,10 @@ def _record_episode(
             if action is None:
                 return None
             frames.append({name: value.clone() for name, value in observations.items()})  # buffers are reused
+            if not action.isfinite().all():
+                raise RunError(f"the expert '{session.name}' returned an action that is not finite")
             step = vector_env.step(action)
+            check_finite(step, session.task.title, f"step {len(steps) + 1}", then="record again")
             actions.append(action)
             steps.append(step)
             observations = step.observations

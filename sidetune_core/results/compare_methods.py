@@ -222,7 +222,10 @@ def _notes(methods: Sequence[MethodRuns], ranking: Ranking | None) -> list[str]:
     if ranking is None:
         single_task = all(len(run.results.tasks) == 1 for method in methods for run in method.runs)
         if len(methods) > 1 and not single_task:
-            notes.append("No ranks: they need the same env, tasks and metric, and last rows without gaps.")
+            notes.append(
+                "No ranks: they need two methods with the same env, tasks and metric, and last rows without "
+                "gaps."
+            )
         return notes
     text = f"Ranks are averages over {ranking.tasks} tasks, by the last row of R; 1 is best (Demšar 2006)."
     if ranking.friedman is not None:

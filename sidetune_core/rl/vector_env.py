@@ -78,13 +78,16 @@ class Expert(Protocol):
         not recorded then."""
 
 
-def check_finite(step: Step, title: str, when: str) -> None:
+def check_finite(
+    step: Step, title: str, when: str, then: str = "resume from the last update with --resume"
+) -> None:
     """Check that all observations and rewards of a step are finite.
 
     Args:
         step: the step to check.
         title: of the task, for the message.
         when: which step it is, for the message: ``step 3 of training``.
+        then: what to do once the environment is fixed, for the message.
 
     Raises:
         RunError: an observation or a reward is NaN or infinite.
@@ -96,5 +99,5 @@ def check_finite(step: Step, title: str, when: str) -> None:
             env = int((~value.isfinite()).reshape(len(value), -1).any(1).nonzero()[0])
             raise RunError(
                 f"{title}: the {name} of environment {env} is not finite ({when}). Fix the environment, then "
-                "resume from the last update with --resume"
+                f"{then}"
             )

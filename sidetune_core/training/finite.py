@@ -48,7 +48,8 @@ class FiniteCheck:
     def __call__(self, inputs: Inputs) -> Tensor:
         output = self._predict(inputs)
         self._examples += len(output)
-        if output.device.type != "cpu" or not output.isfinite().all():
+        # a sum is finite only if all terms are, and takes a fraction of the time of isfinite() on a CPU
+        if output.device.type != "cpu" or not output.sum().isfinite():
             broken = broken_rows(output, self._outputs).sum()
             self._broken = broken if self._broken is None else self._broken + broken
         return output
@@ -66,7 +67,7 @@ def require_finite(output: Tensor, task: Task) -> Tensor:
     Raises:
         Diverged: it is not finite.
     """
-    if not output.isfinite().all():
+    if not output.sum().isfinite():  # it is if all terms are, unless it overflows
         count = int(torch.count_nonzero(broken_rows(output, task.outputs)))
         if count:
             raise Diverged(

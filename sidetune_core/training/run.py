@@ -305,7 +305,7 @@ def _status(job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts) 
         number = interrupt.number if isinstance(interrupt, StopRequested) else signal.SIGINT
         raise Interrupted(folder.path, number, reports=job.group.is_main) from interrupt
     except Diverged as error:
-        end(f"{DIVERGED}: {error.reason}")
+        end(f"{DIVERGED}: {error.reason.splitlines()[0]}")
         raise
     except WriteError as error:
         with suppress(WriteError):

@@ -14,7 +14,8 @@ from sidetune_core import strict_json
 ROOT = Path(__file__).parents[2] / "sidetune_core"
 
 INTERNAL = {
-    "certificate/issue.py",
+    "certificate/accounts.py",
+    "config/identity.py",
     "config/options.py",
     "config/resolve.py",
     "demonstrations/record.py",

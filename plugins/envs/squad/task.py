@@ -119,7 +119,7 @@ class SquadTask(Task):
         self._documents = {
             "predictions.json": _json(predictions),
             "nbest_predictions.json": _json(best),
-            **({"null_odds.json": _json(odds)} if odds else {}),
+            **({"null_odds.json": _json(_finite(odds))} if odds else {}),
         }
         return {**squad_metrics(questions, predictions, odds), "loss": loss / len(test.windows)}
 
@@ -207,5 +207,10 @@ def _padded(values: Tensor, ends: Tensor, lengths: Tensor, width: int) -> Tensor
     return functional.pad(padded, (0, width - padded.shape[1]))
 
 
+def _finite(odds: Mapping[str, float]) -> dict[str, float | None]:
+    """Odds with None, which is ``null`` in JSON, where they are infinite: a logit was masked by -inf."""
+    return {id: value if math.isfinite(value) else None for id, value in odds.items()}
+
+
 def _json(values: Mapping[str, object]) -> str:
-    return json.dumps(values, indent=4, ensure_ascii=False) + "\n"
+    return json.dumps(values, indent=4, ensure_ascii=False, allow_nan=False) + "\n"

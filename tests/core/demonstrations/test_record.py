@@ -17,8 +17,9 @@ import sidetune_core
 from sidetune_core import demonstrations, rl
 from sidetune_core.cli.main import main
 from sidetune_core.demonstrations.dataset import Trajectories, open_demonstrations, read_manifest
+from sidetune_core.demonstrations.experts import PolicyExpert
 from sidetune_core.demonstrations.record import SHARD_TRAJECTORIES as SHARD
-from sidetune_core.errors import DataError, OptionError, RunError
+from sidetune_core.errors import DataError, Diverged, OptionError, RunError
 from sidetune_core.testing import check_plugin
 
 FOLDER = Path(__file__).parents[1] / "rl" / "rollouts"
@@ -214,6 +215,11 @@ class Stumbling(Oracle):
         raise ValueError("no idea")
 
 
+class Undecided(Oracle):
+    def act(self, observations: rl.Observations) -> Tensor | None:
+        return torch.full((1, 1), float("nan"))
+
+
 class Lazy(Coin):
     def act(self, observations: rl.Observations) -> Tensor | None:
         return None
@@ -226,6 +232,7 @@ class Lazy(Coin):
             Stumbling,
             r"trajectory 0 \(seed \d+\) of cue t0: the expert 'oracle' raised ValueError: no idea, at step 1",
         ),
+        (Undecided, r"trajectory 0 .*: the expert 'oracle' returned an action that is not finite"),
         (Lazy, "expert 'oracle' failed 20 consecutive episodes of cue t0, at trajectory 0"),
     ],
 )
@@ -256,6 +263,12 @@ def test_the_policy_of_a_trained_run_is_recorded_with_its_actions_of_evaluation(
     assert str(tmp_path) not in (tmp_path / "data" / "card.json").read_text()
     with pytest.raises(OptionError, match="is a run, which is recorded in its own env; leave out --env"):
         record(tmp_path / "other", 3, tmp_path / "run")
+
+
+def test_a_policy_with_outputs_that_are_not_finite_does_not_act() -> None:
+    expert = PolicyExpert(lambda inputs: torch.full((1, 3), float("nan")), CueTask("t0", rl.RolloutConfig()))
+    with pytest.raises(Diverged, match="cue t0: the policy's outputs are not finite"):
+        expert.act({"cue": torch.zeros(1, 4)})
 
 
 class Wide(Oracle):

@@ -65,6 +65,12 @@ def test_a_check_of_finite_outputs_has_no_reason() -> None:
     assert check.reason == ""
 
 
+def test_large_outputs_whose_sum_is_infinite_are_finite() -> None:
+    check = FiniteCheck(lambda inputs: torch.full((4, 2), 3e38), REGRESSION)
+    assert check(Inputs({})).sum().isinf()
+    assert check.reason == ""
+
+
 def test_outputs_that_training_needs_are_finite() -> None:
     task = sample.tasks()[0]
 

@@ -465,6 +465,19 @@ def test_a_network_that_knows_the_answers_scores_all_of_them(stream: Any) -> Non
     assert documents["nbest_predictions.json"]["squad.json-0-4-0"][0]["text"] == "Alfred"
 
 
+def test_documents_are_strict_json_where_a_position_is_masked(stream: Any) -> None:
+    task = stream().tasks()[0]
+
+    def predict(inputs: api.Inputs) -> torch.Tensor:
+        output = torch.zeros(*inputs["tokens"].shape, 2)
+        output[:, 0] = -math.inf
+        return output
+
+    task.evaluate(predict)
+    assert set(json.loads(task.documents()["null_odds.json"]).values()) == {None}
+    assert "Infinity" not in "".join(task.documents().values())
+
+
 def test_without_unanswerable_questions_each_gets_an_answer(make_squad: MakeSquad, stream: Any) -> None:
     task = stream(train_file=make_squad(impossible=False)).tasks()[0]
     found = task.evaluate(lambda inputs: torch.zeros(*inputs["tokens"].shape, 2))
