@@ -12,6 +12,7 @@ import stat
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -386,7 +387,7 @@ def check_free(path: Path | None) -> None:
         RunError: the folder is not empty, or not writable.
     """
     path = path if path is not None else RUNS
-    if path is not RUNS and path.is_dir() and any(path.iterdir()):
+    if path is not RUNS and path.is_dir() and not is_unbegun(path):
         raise RunError(
             f"{path} is not empty: choose another --out, or resume the run in it: {resume_command(path)}"
         )
@@ -395,6 +396,24 @@ def check_free(path: Path | None) -> None:
         raise RunError(f"cannot create the run folder {path}: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise RunError(f"cannot create the run folder {path}: no permission to write in {existing}")
+
+
+def is_unbegun(path: Path) -> bool:
+    """Whether a folder has nothing but what a process leaves that was killed before it wrote ``run.json``."""
+    return all(
+        re.fullmatch(r"lock|lock\.json|\.run\.json\.[0-9a-f]{8}", child.name)
+        or (child.name == "checkpoints" and child.is_dir() and not any(child.iterdir()))
+        for child in path.iterdir()
+    )
+
+
+def _clear_unbegun(path: Path) -> None:
+    from sidetune_core.storage.lock import is_held  # slow to import
+
+    if not is_held(path):
+        clear_unfinished(path)
+        with suppress(OSError):  # absent, or another run's
+            (path / "checkpoints").rmdir()
 
 
 def create(path: Path | None, name: str) -> RunFolder:
@@ -417,6 +436,7 @@ def create(path: Path | None, name: str) -> RunFolder:
     for candidate in names:
         try:
             make_folder(candidate)
+            _clear_unbegun(candidate)
             (candidate / "checkpoints").mkdir()  # fails if another run has just taken the name
         except FileExistsError:
             continue
@@ -430,10 +450,13 @@ def open_run(path: Path) -> RunFolder:
     """An existing run.
 
     Raises:
-        RunError: the folder has no ``run.json``.
+        RunError: the folder has no ``run.json``, or may not be read.
     """
-    if not (path / "run.json").is_file():
-        raise RunError(f"{path} holds no run (it has no run.json)")
+    try:
+        if not (path / "run.json").is_file():
+            raise RunError(f"{path} holds no run (it has no run.json)")
+    except OSError as error:
+        raise RunError(f"cannot read the run {path}: {error.strerror or error}") from error
     return RunFolder(path)
 
 

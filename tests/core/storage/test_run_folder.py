@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sidetune_core.errors import PluginError, RunError
+from sidetune_core.storage import run_folder
 from sidetune_core.storage.images import save_image
 from sidetune_core.storage.run_folder import RunFolder, check_file_name, check_file_names, ignores_case
 
@@ -129,3 +130,19 @@ def test_a_disk_that_ignores_case_is_recognised(tmp_path: Path) -> None:
 def test_log_lines_have_no_control_characters(tmp_path: Path) -> None:
     RunFolder(tmp_path).log("a\x1b[2J\nerror: b\udcff")
     assert (tmp_path / "log.txt").read_text().endswith(r" a\x1b[2J\nerror: b\udcff" + "\n")
+
+
+def test_a_folder_of_a_process_that_was_killed_before_its_run_began_is_free(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("lock", "lock.json", ".run.json.0123abcd"):
+        (tmp_path / name).write_text("")
+    assert run_folder.create(tmp_path, "test").checkpoints.is_dir()
+    assert not (tmp_path / ".run.json.0123abcd").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "notes.txt", "checkpoints/after-001.json"])
+def test_a_folder_with_anything_else_is_not_free(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    with pytest.raises(RunError, match="is not empty"):
+        run_folder.create(tmp_path, "test")
