@@ -162,6 +162,8 @@ def read_certificate(folder: RunFolder) -> Certificate | None:
 def certificate_lines(certificate: Certificate, plugin_changes: Sequence[str] = ()) -> list[str]:
     """One line for the run, one for each task that later tasks changed, and the plugins that changed during
     the run, which may be the cause (see `plugin_record.segment_lines`)."""
+    if certificate.verdict == INCOMPLETE:
+        return [f"Not certified: {INCOMPLETE} in {FILE}"]
     earlier = [record for record in certificate.tasks if record.verdict != LAST]
     if not earlier:
         return []
@@ -173,8 +175,6 @@ def certificate_lines(certificate: Certificate, plugin_changes: Sequence[str] = 
             f"and the outputs for stored probes are bit-identical (hashes in {FILE}; check with sidetune "
             "verify)"
         ]
-    if certificate.verdict == INCOMPLETE:
-        return [f"Not certified: {INCOMPLETE} in {FILE}"]
     lines = [f"Forgetting is not zero by construction; changes that later tasks made (all in {FILE}):"]
     for record in earlier:
         if record.verdict == ZERO:
