@@ -58,17 +58,17 @@ def option(default: T, help: str, *checks: Check) -> T:
 
 def at_least(low: float) -> Check:
     """The value is `low` or more."""
-    return _bound(lambda value: value >= low, f"at least {low:g}")
+    return _bound(lambda value: value >= low, f"at least {low:.10g}")
 
 
 def more_than(low: float) -> Check:
     """The value is greater than `low`."""
-    return _bound(lambda value: value > low, f"more than {low:g}")
+    return _bound(lambda value: value > low, f"more than {low:.10g}")
 
 
 def at_most(high: float) -> Check:
     """The value is `high` or less."""
-    return _bound(lambda value: value <= high, f"at most {high:g}")
+    return _bound(lambda value: value <= high, f"at most {high:.10g}")
 
 
 def _bound(holds: Callable[[Any], bool], bound: str) -> Check:

@@ -40,7 +40,9 @@ class TrainOptions:
     }
     steps: int = option(200, "optimiser steps per task", at_least(0))
     epochs: float | None = option(None, "epochs per task; replaces 'steps' where both are set", at_least(0))
-    batch_size: int = option(128, "examples per batch", at_least(1))
+    batch_size: int = option(
+        128, "examples per batch, at most all that a task has", at_least(1), at_most(2**24)
+    )
     accumulate: int = option(1, "batches whose gradients are averaged for one optimiser step", at_least(1))
     lr: float = option(1e-3, "learning rate; the peak where a schedule is set", at_least(0))
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "optimiser, a new one for every task")

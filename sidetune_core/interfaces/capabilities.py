@@ -5,6 +5,7 @@ a capability by defining its members, and derives from nothing.
 |---|---|---|
 | `HasDocuments` | tasks | saves the documents of each evaluation in the run folder |
 | `HasVisualisations` | tasks | saves images of predictions after each task |
+| `HasTrainingSize` | tasks | makes no batch larger than the training examples |
 | `HasTrainingMetrics` | tasks | logs more scalars in training |
 | `HasState` | tasks | saves the task's own state in checkpoints |
 | `ResumesAtSomeSteps` | tasks | writes checkpoints at these steps only |
@@ -46,6 +47,14 @@ class HasVisualisations(Protocol):
         The core calls this after each task of a stream, and writes the images to the run folder and
         TensorBoard.
         """
+
+
+@runtime_checkable
+class HasTrainingSize(Protocol):
+    """A task with a fixed set of training examples."""
+
+    def training_size(self) -> int:
+        """Number of training examples. The core asks for no batch of more."""
 
 
 @runtime_checkable

@@ -101,11 +101,14 @@ class ClassTask(Task):
         """Number of examples in a split."""
         return len(self._indices[split])
 
+    def training_size(self) -> int:
+        return self.size("train")
+
     def make_head(self, shape: Shape) -> nn.Module:
         return ClassHead(shape, self._classes)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        return max(1, round(self.size("train") / batch_size))
+        return max(1, round(self.training_size() / batch_size))
 
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         for step, indices in enumerate(shuffled(self.size("train"), order, self.id), order.first_step):

@@ -26,7 +26,7 @@ from sidetune_core.training.batches import batches
 from sidetune_core.training.context import Context
 from sidetune_core.training.evaluate import evaluate, evaluate_untrained
 from sidetune_core.training.recorder import Boundary, Recorder
-from sidetune_core.training.stage import Stage
+from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.steps import StageTraining
 from sidetune_core.training.trainable import digests, freeze, set_trainable
 
@@ -105,6 +105,7 @@ def _learn_stage(
         set_trainable(learner, trainable, context)
         state = MidTaskState([task.id for task in stage.tasks], 0, digests(learner))
         recorder.parameters(stage, learner)
+        _warn_of_large_batches(stage, context, recorder)
     steps = StageTraining(learner, stage, seen, phases, state, context, recorder).run(trainable)
     freeze(learner)
     context.group.check_replicas_match(learner, f"after {stage.name}")
@@ -113,6 +114,17 @@ def _learn_stage(
     cells = evaluate(seen, probes, context, recorder, after=len(seen) - 1)
     recorder.save_boundary(Boundary(learner, stage, seen, probes, state.before), context)
     return cells, steps
+
+
+def _warn_of_large_batches(stage: Stage, context: Context, recorder: Recorder) -> None:
+    """Report the tasks that have fewer examples than a batch of the options."""
+    asked = context.options.batch_size
+    for task in stage.tasks:
+        if (size := batch_size(task, context.options)) < asked:
+            recorder.warning(
+                f"task {task.id} has {size} training examples; its batches have {size} of them "
+                f"instead of {asked} (--train.batch-size)"
+            )
 
 
 def _resume(
@@ -150,7 +162,7 @@ def _finish(learner: Learner, stage: Stage, context: Context) -> None:
     it was.
     """
     for task in stage.tasks:
-        order = Order(derive_seed(context.seed, "finish"), context.options.batch_size)
+        order = Order(derive_seed(context.seed, "finish"), batch_size(task, context.options))
         state = task_state(task)
         with seeded(context.seed, "finish", task.id):
             learner.finish(task, _until(context.stop, batches(task, learner, context, order)))

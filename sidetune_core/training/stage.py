@@ -8,7 +8,7 @@ import attrs
 
 from sidetune_core.config.spec import TrainOptions
 from sidetune_core.errors import PluginError
-from sidetune_core.interfaces.capabilities import ResumesAtSomeSteps
+from sidetune_core.interfaces.capabilities import HasTrainingSize, ResumesAtSomeSteps
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.interfaces.training import Phase, PhaseSteps, TrainingStep, split_steps
@@ -59,7 +59,8 @@ class Stage:
 
     def step(self, number: int, steps: PhaseSteps, total: int, options: TrainOptions) -> TrainingStep:
         """The facts of a step."""
-        task, size = self.turn(number), options.batch_size * options.accumulate
+        task = self.turn(number)
+        size = batch_size(task, options) * options.accumulate
         epoch = number // len(self.tasks) // max(1, task.steps_per_epoch(size))
         return TrainingStep(number, total, epoch, steps, size, micro_batches=options.accumulate)
 
@@ -75,13 +76,20 @@ class Stage:
         """Whether a run can be resumed after `step` steps (see `ResumesAtSomeSteps`)."""
         taken = self.batches_taken(step, options)
         return all(
-            task.can_resume_at(taken[task.id], options.batch_size)
+            task.can_resume_at(taken[task.id], batch_size(task, options))
             for task in self.tasks
             if isinstance(task, ResumesAtSomeSteps)
         )
 
 
+def batch_size(task: Task, options: TrainOptions) -> int:
+    """Examples of a batch of a task: at most all that it has, so that no batch repeats one."""
+    if isinstance(task, HasTrainingSize):
+        return min(options.batch_size, max(1, task.training_size()))
+    return options.batch_size
+
+
 def _steps(task: Task, options: TrainOptions) -> int:
     if options.epochs is None:
         return options.steps
-    return round(options.epochs * task.steps_per_epoch(options.batch_size * options.accumulate))
+    return round(options.epochs * task.steps_per_epoch(batch_size(task, options) * options.accumulate))

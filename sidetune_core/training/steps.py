@@ -25,7 +25,7 @@ from sidetune_core.training.context import Context
 from sidetune_core.training.gradients import Unreached, backward
 from sidetune_core.training.optimizer import make_optimizer, optimizer_state, rate, set_optimizer_state
 from sidetune_core.training.recorder import Recorder
-from sidetune_core.training.stage import Stage
+from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.trainable import set_trainable
 
 RESERVED = frozenset({"task", "step", "lr", "mean_loss"})
@@ -108,7 +108,7 @@ class StageTraining:
         consumed = self.stage.batches_taken(step, options)
         self._streams = {
             task.id: batches(
-                task, self.learner, context, Order(context.seed, options.batch_size, consumed[task.id])
+                task, self.learner, context, Order(context.seed, batch_size(task, options), consumed[task.id])
             )
             for task in self.stage.tasks
         }
@@ -151,15 +151,20 @@ class StageTraining:
             self._save_if_due(number + 1, optimizer)
 
     def _draw(self, task: Task, number: int, optimizer: torch.optim.Optimizer | None) -> list[Batch]:
-        """The micro-batches of a step; the state is saved if they cannot be had."""
+        """The micro-batches of a step; the state is saved if they cannot be had, or a stop comes first."""
+        resumable = self.stage.can_resume_at(number, self.context.options)
+        micro_batches = []
         try:
-            micro_batches = list(islice(self._streams[task.id], self.context.options.accumulate))
-            self._position = number + 1
-            return micro_batches
+            for batch in islice(self._streams[task.id], self.context.options.accumulate):
+                micro_batches.append(batch)
+                if resumable and self.context.group.size == 1:  # else they stop together, after it
+                    self.context.stop.check()
         except (SidetuneError, StopRequested):
-            if self.stage.can_resume_at(number, self.context.options):
+            if resumable:
                 self._save(number, optimizer)
             raise
+        self._position = number + 1
+        return micro_batches
 
     def _rate(self, number: int, phase: PhaseSteps) -> float:
         return rate(self.context.options, number - phase.first, phase.end - phase.first)

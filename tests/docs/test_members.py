@@ -39,6 +39,7 @@ PAGES: dict[str, Sequence[type]] = {
         api.HasDocuments,
         api.HasVisualisations,
         api.HasTrainingMetrics,
+        api.HasTrainingSize,
         api.HasState,
         api.ResumesAtSomeSteps,
         api.LosesState,

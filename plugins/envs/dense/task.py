@@ -178,6 +178,9 @@ class DenseTask(Task):
         """Number of images in a split."""
         return len(self._frames.rows[split])
 
+    def training_size(self) -> int:
+        return self.size("train")
+
     def make_head(self, shape: Shape) -> nn.Module:
         domain = self._domain
         if domain.per_image:

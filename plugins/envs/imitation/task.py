@@ -67,8 +67,11 @@ class ImitationTask(Task):
         options = self._options
         return Actor(shape, self._rollout_task.policy, options.hidden_size, options.hidden_layers)
 
+    def training_size(self) -> int:
+        return len(self._training.actions)
+
     def steps_per_epoch(self, batch_size: int) -> int:
-        return max(1, round(len(self._training.actions) / batch_size))
+        return max(1, round(self.training_size() / batch_size))
 
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         first = self._first_id + len(self._validation.actions)

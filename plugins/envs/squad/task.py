@@ -83,8 +83,11 @@ class SquadTask(Task):
             )
         return SpanHead(shape[1])
 
+    def training_size(self) -> int:
+        return len(self._train.windows)
+
     def steps_per_epoch(self, batch_size: int) -> int:
-        return max(1, round(len(self._train.windows) / batch_size))
+        return max(1, round(self.training_size() / batch_size))
 
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         """Batches of windows of similar length, see `bucketed`."""

@@ -74,6 +74,7 @@ class Training:
         name: str = "run",
         tasks: Sequence[Task] | None = None,
         stop_after: int = 0,
+        stop: StopRequest | None = None,
         cache: FeatureCache | None = None,
         **options: Any,
     ) -> list[dict[str, Any]]:
@@ -85,7 +86,7 @@ class Training:
         run = run_folder.RunFolder(path) if path.exists() else run_folder.create(path, "test")
         recorder = RunRecorder(run, Progress(quiet=True), Clock(run, MACHINE.peak_memory))
         values = {"steps": 4, "batch_size": 8, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0, **options}
-        stop = StopRequest()
+        stop = stop or StopRequest()
         if stop_after:
             steps = iter(range(1, stop_after + 1))
             after_step = learner.after_step

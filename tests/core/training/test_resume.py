@@ -140,7 +140,7 @@ def kill(number: int) -> Callable[[], None]:
         (1, "None"),
         (4, "after step 2 of task t0"),
         (7, "after task t0"),
-        (9, "after step 1 of task t1"),
+        (9, "after step 0 of task t1"),
         (14, "after step 4 of task t1"),
     ],
     ids=["untrained", "training", "evaluation", "before-training", "between-evaluations"],

@@ -6,8 +6,9 @@ import attrs
 import pytest
 
 from sidetune_core.config.spec import TrainOptions
+from sidetune_core.interfaces.training import Phase, PhaseSteps
 from sidetune_core.testing import sample
-from sidetune_core.training.stage import Stage
+from sidetune_core.training.stage import Stage, batch_size
 
 OPTIONS = TrainOptions(steps=3, batch_size=8, accumulate=2)
 
@@ -44,3 +45,12 @@ def test_a_run_goes_on_only_where_every_task_of_the_stage_can(
 ) -> None:
     monkeypatch.setattr(both.last, "can_resume_at", lambda step, batch_size: step % 4 == 0, raising=False)
     assert [step for step in range(9) if both.can_resume_at(step, OPTIONS)] == [0, 1, 4, 5, 8]
+
+
+def test_a_batch_has_at_most_all_training_examples(both: Stage) -> None:
+    size = both.last.training_size()
+    assert batch_size(both.last, attrs.evolve(OPTIONS, batch_size=size - 1)) == size - 1
+    assert batch_size(both.last, attrs.evolve(OPTIONS, batch_size=2**24)) == size
+    large = attrs.evolve(OPTIONS, batch_size=2**24, epochs=2.0)
+    assert both.step(0, PhaseSteps(Phase(), 0, 8), 8, large).batch_size == size * OPTIONS.accumulate
+    assert both.steps(large) == 2 * round(2.0 * max(1, round(1 / OPTIONS.accumulate)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import pytest
@@ -16,12 +17,13 @@ from sidetune_core.api import (
     ParamGroup,
     Phase,
     PluginError,
+    Predict,
     Task,
     Trainable,
     TrainingStep,
     mean_loss,
 )
-from sidetune_core.system.signals import StopRequested
+from sidetune_core.system.signals import StopRequest, StopRequested
 from sidetune_core.testing import sample
 from sidetune_core.testing.state import changed, snapshot
 
@@ -34,6 +36,41 @@ class Noting(Plain):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.notes: list[Any] = []
+
+
+def test_a_batch_larger_than_the_training_set_is_the_training_set(training: Training) -> None:
+    tasks = sample.tasks()
+    size = tasks[0].training_size()
+    large, exact = training.make(Plain), training.make(Plain)
+    training.learn(large, "large", tasks, batch_size=2**24)
+    training.learn(exact, "exact", tasks, batch_size=size)
+    assert not changed(snapshot(large), snapshot(exact))
+    log = (training.path / "large" / "log.txt").read_text()
+    assert f"task {tasks[0].id} has {size} training examples; its batches have {size} of them" in log
+
+
+def test_a_stop_is_noticed_between_the_micro_batches_of_a_step(training: Training) -> None:
+    class Learner(Plain):
+        def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
+            raise AssertionError("a step was taken")
+
+    made = 0
+    stop = StopRequest()
+    tasks = sample.tasks()
+    train = tasks[0].train
+
+    def batches(predict: Predict, order: Order) -> Iterator[Batch]:
+        nonlocal made
+        for batch in train(predict, order):
+            made += 1
+            if made == 3:
+                stop.number = signal.SIGTERM
+            yield batch
+
+    tasks[0].train = batches  # type: ignore[method-assign]
+    with pytest.raises(StopRequested):
+        training.learn(training.make(Learner), tasks=tasks, stop=stop, accumulate=10**6)
+    assert made == 3
 
 
 def test_the_gradient_is_complete_and_not_yet_clipped_after_backward(training: Training) -> None:
