@@ -248,6 +248,8 @@ def certificate_lines(
     `columns` are those of R from the row after each task's training on: a claim that they contradict is not
     repeated.
     """
+    if certificate.verdict == INCOMPLETE:
+        return [f"Not certified: {INCOMPLETE} in {FILE}"]
     earlier = [record for record in certificate.tasks if record.verdict != LAST]
     if not earlier:
         return []
