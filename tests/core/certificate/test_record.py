@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import attrs
 import pytest
 
@@ -59,7 +61,7 @@ def test_nothing_is_claimed_where_no_task_came_later() -> None:
     assert record.judge(attrs.evolve(SOUND, measured=[0.5, 0.25]), later=False) == record.LAST
 
 
-@pytest.mark.parametrize(("worse", "better"), zip(record.WORST_FIRST, record.WORST_FIRST[1:], strict=False))
+@pytest.mark.parametrize(("worse", "better"), [*pairwise(record.WORST_FIRST)])
 def test_the_verdict_on_a_run_is_the_worst_of_its_tasks(worse: str, better: str) -> None:
     records = [attrs.evolve(SOUND, id=id, verdict=verdict) for id, verdict in (("a", better), ("b", worse))]
     assert record.overall(["a", "b"], records) == worse
