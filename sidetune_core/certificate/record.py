@@ -344,7 +344,7 @@ def _size(change: Change) -> str:
 
 
 def _without_infinite_changes(values: Any) -> Any:
-    """JSON values of a certificate, with null for changes that earlier versions wrote as Infinity or NaN."""
+    """JSON values of a certificate, with null for changes that earlier versions wrote as not finite."""
     if isinstance(values, Mapping):
         if values.keys() == {"absolute", "relative"} and not all(map(_is_finite, values.values())):
             return None
@@ -353,7 +353,7 @@ def _without_infinite_changes(values: Any) -> Any:
 
 
 def _is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+    return value is not None and (not isinstance(value, float) or math.isfinite(value))
 
 
 _KEYS_OF_FORMAT_1 = {
