@@ -163,7 +163,9 @@ def compare(
 
 def _cause_of_first(stored: Stored, rounding: float) -> str:
     """Why the first evaluation, in its own batches, had other outputs than the probes by themselves."""
-    if stored.evaluated is None or probes.agree(stored.evaluated, stored.output, rounding):
+    if stored.evaluated is None or not probes.finite(stored.output):
+        return ""
+    if probes.agree(stored.evaluated, stored.output, rounding):
         return ""
     return BATCH
 

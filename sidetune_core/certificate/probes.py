@@ -19,6 +19,7 @@ from sidetune_core.certificate.record import BATCH, EVALUATION_TRAINS, OUTSIDE, 
 from sidetune_core.errors import WeightsError
 from sidetune_core.hashing import tensor_digest
 from sidetune_core.interfaces.inputs import Inputs
+from sidetune_core.interfaces.outputs import Outputs, broken_rows
 from sidetune_core.interfaces.tasks import Predict
 from sidetune_core.seeding import seeded
 from sidetune_core.storage.weights import read_tensors, write_tensors
@@ -149,7 +150,7 @@ def replay(learner: nn.Module, predict: Predict, inputs: Inputs, rounding: float
     reads = tracker(dict(named_tensors(learner)))
     with seeded(0, "probes", *names), reads:
         output = _copied(predict(inputs))
-    cause = _irreproducible(predict, inputs, output, rounding, names)
+    cause = _irreproducible(predict, inputs, output, rounding, names) if finite(output) else ""
     if _versions(learner) != before:
         cause = EVALUATION_TRAINS
     return Replay(output, frozenset(reads.names), cause)
@@ -182,11 +183,8 @@ def agree(first: Tensor, second: Tensor, rounding: float) -> bool:
 
 
 def finite(output: Tensor) -> bool:
-    """Whether outputs (B, ...) are numbers; -inf masks a class where its example has other values too."""
-    if not output.numel() or output.isfinite().all():
-        return True
-    masked = output == float("-inf")
-    return bool((output.isfinite() | masked).all() and not masked.flatten(1).all(1).any())
+    """Whether outputs (B, ...) are numbers, apart from masked classes (see `broken_rows`)."""
+    return not broken_rows(output, Outputs()).any()
 
 
 class _Reads:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import attrs
+from torch import Tensor
 
 from sidetune_core.interfaces.former_names import warn_of_former
 
@@ -70,3 +72,21 @@ def as_outputs(value: Outputs | str) -> Outputs:
         return value
     warn_of_former(f"Task.outputs '{value}'", f"Outputs('{FORMER_KINDS.get(value, value)}', size)")
     return Outputs(FORMER_KINDS.get(value, value))  # type: ignore[arg-type]
+
+
+def broken_rows(output: Tensor, outputs: Outputs) -> Tensor:
+    """Which rows (B,) of an output (B, ...) are not finite, on the output's device.
+
+    A logit of -inf is a class that is masked: it counts as finite where another class of the same prediction,
+    along axis 1, has a finite logit.
+    """
+    finite = output.isfinite()
+    if outputs.is_regression or output.ndim < 2:
+        return ~_all(finite)
+    masked = output == -math.inf
+    return ~(_all(finite | masked) & _all(finite.any(1)))
+
+
+def _all(holds: Tensor) -> Tensor:
+    """Whether all of each row (B, ...) holds, (B,)."""
+    return holds.flatten(1).all(1) if holds.ndim > 1 else holds

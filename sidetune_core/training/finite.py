@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from sidetune_core.errors import Diverged
 from sidetune_core.interfaces.inputs import Inputs
-from sidetune_core.interfaces.outputs import Outputs
+from sidetune_core.interfaces.outputs import Outputs, broken_rows
 from sidetune_core.interfaces.tasks import Predict, Task
-
-
-def broken_rows(output: Tensor, outputs: Outputs) -> Tensor:
-    """Which rows (B,) of an output (B, ...) are not finite, on the output's device.
-
-    A logit of -inf is a class that is masked: it counts as finite where another class of the same prediction,
-    along axis 1, has a finite logit.
-    """
-    finite = output.isfinite()
-    if outputs.is_regression or output.ndim < 2:
-        return ~_all(finite)
-    masked = output == -math.inf
-    return ~(_all(finite | masked) & _all(finite.any(1)))
-
-
-def _all(holds: Tensor) -> Tensor:
-    """Whether all of each row (B, ...) holds, (B,)."""
-    return holds.flatten(1).all(1) if holds.ndim > 1 else holds
 
 
 class FiniteCheck:
