@@ -117,8 +117,8 @@ class Moment:
 def before_pass(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Before forward pass `at`, do `predict`.
 
-    Passes 1 and 2 evaluate before training, 3 to 6 train the first task, 7 evaluates it, 8 sends its probes
-    through, 9 evaluates the second, 10 to 13 train that, 14 and 15 evaluate both.
+    Passes 1 and 2 evaluate before training, 3 to 6 train the first task, 7 evaluates it, 8 to 10 send its
+    probes through, 11 evaluates the second, 12 to 15 train that, 16 and 17 evaluate both.
     """
     with monkeypatch.context() as patch:
 
@@ -140,8 +140,8 @@ def kill(number: int) -> Callable[[], None]:
         (1, "None"),
         (4, "after step 2 of task t0"),
         (7, "after task t0"),
-        (9, "after step 0 of task t1"),
-        (14, "after step 4 of task t1"),
+        (11, "after step 0 of task t1"),
+        (16, "after step 4 of task t1"),
     ],
     ids=["untrained", "training", "evaluation", "before-training", "between-evaluations"],
 )
