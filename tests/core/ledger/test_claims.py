@@ -162,7 +162,7 @@ def test_finished_runs_are_reused_and_unfinished_ones_are_resumed(
     status.write_text("interrupted\n")
     monkeypatch.setattr(training_run, "run", None)
     resumed = []
-    monkeypatch.setattr(training_run, "resume", lambda path, quiet: resumed.append(path))
+    monkeypatch.setattr(training_run, "resume", lambda path, quiet, **_: resumed.append(path))
     assert sidetune("reproduce", "small", "--quiet", "--out", tmp_path)[0] == 0
     assert resumed == [tmp_path / "small" / "seed-1"]
 
