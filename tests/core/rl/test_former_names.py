@@ -89,6 +89,10 @@ def test_an_env_of_version_0_1_is_trained_recorded_and_cloned_under_its_own_opti
         "num_envs": 2,
     }
     spec = sidetune_core.RunSpec(
-        base="mlp", learner="scratch", env=cloning, train={"steps": 20, "batch_size": 8}
+        base="mlp",
+        learner="scratch",
+        env=cloning,
+        train={"steps": 20, "batch_size": 8},
+        trust_local_code=True,
     )
     assert sidetune_core.run(spec, tmp_path / "clone").results.rows

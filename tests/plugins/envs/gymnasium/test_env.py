@@ -225,7 +225,7 @@ def test_a_run_whose_environment_fails_resumes_once_it_is_fixed(
     assert found.mid_task is not None
     assert found.mid_task.step == 8  # after two rollouts; the third failed
     Path("fixed").touch()
-    assert main_run(["--resume", "run", "--quiet"]) == 0
+    assert main_run(["--resume", "run", "--quiet", "--trust-local-code"]) == 0
     assert Path("run/status").read_text().startswith("done")
 
 
