@@ -104,10 +104,6 @@ def test_spoilt_bytes(data: st.DataObject, tmp_path: Path, spoil_bytes: Any, ans
         ("eval.jsonl", [{"after": 0, "task": "t0", "split": "test", "figures": {"accuracy": "high"}}]),
         ("eval.jsonl", [{"after": 0, "task": "t0", "split": "test", "figures": {"accuracy": 10**400}}]),
         ("eval.jsonl", [5]),
-        ("moved.jsonl", [{"task": "t0", "moved": 5, "kept": []}]),
-        ("parameters.jsonl", [{"task": "t0", "trainable": "many", "all": None}]),
-        ("seconds.jsonl", [{"seconds": float("inf")}]),
-        ("seconds.jsonl", [{"seconds": 10**400}]),
         ("run.json", {**GOOD["run.json"], "metric": ["accuracy"]}),
         ("run.json", {**GOOD["run.json"], "tasks": "t0"}),
         ("run.json", {**GOOD["run.json"], "resolved": {}}),
@@ -118,6 +114,22 @@ def test_damage_is_a_run_error(name: str, value: Any, tmp_path: Path) -> None:
     write(tmp_path, GOOD | {name: value})
     with pytest.raises(RunError):
         report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("moved.jsonl", [{"task": "t0", "moved": 5, "kept": []}]),
+        ("parameters.jsonl", [{"task": "t0", "trainable": "many", "all": None}]),
+        ("seconds.jsonl", [{"seconds": "long"}]),
+        ("seconds.jsonl", [{"seconds": 10**400}]),
+    ],
+)
+def test_damage_of_what_is_not_r_is_left_out(name: str, value: Any, tmp_path: Path) -> None:
+    write(tmp_path, GOOD | {name: value})
+    (line,) = summarise(open_run(tmp_path)).left_out
+    assert line.startswith(f"{name} is damaged")
+    assert "60.0" in report(tmp_path)
 
 
 @pytest.mark.parametrize("name", GOOD)

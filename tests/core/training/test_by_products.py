@@ -100,7 +100,7 @@ def test_a_damaged_by_product_does_not_stop_a_run(
     damage(run)
     sidetune_core.resume(run)
     assert (run / "status").read_text() == "done\n"
-    for name in ("eval.jsonl", "metrics.jsonl", "checkpoints/after-003.json"):
+    for name in ("eval.jsonl", "metrics.jsonl", "checkpoints/after-003.safetensors"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
 
 
