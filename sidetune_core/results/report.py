@@ -33,7 +33,7 @@ from sidetune_core.results.tables import Table, aligned, markdown, markdown_code
 from sidetune_core.storage.run_folder import DIVERGED, has_diverged, has_ended
 
 UNMEASURED = "·"
-NOTHING_FORGOTTEN = "Nothing was forgotten: every R[i][j], i >= j, is the same number bit for bit."
+NOTHING_FORGOTTEN = "No forgetting was measured: every R[i][j], i >= j, is the same number bit for bit."
 SHOWN_GAPS = 10
 """Gaps that are listed one by one."""
 TRAINABLE = "trainable per task"

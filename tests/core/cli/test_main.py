@@ -68,7 +68,7 @@ def test_a_run_prints_the_matrix_the_figures_what_moved_and_where_it_is(
         "untrained",
         "average accuracy",
         "forgetting",
-        "Nothing was forgotten",
+        "No forgetting was measured",
         str(tmp_path / "run"),
         "try next",
     ):

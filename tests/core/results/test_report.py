@@ -281,7 +281,7 @@ def test_a_report_has_processor_time_and_peak_memory_if_they_were_measured() -> 
 
 
 def test_a_report_states_that_nothing_was_forgotten_if_every_column_is_constant() -> None:
-    assert "\nNothing was forgotten: every R[i][j], i >= j, is the same number bit for bit.\n" in run_report(
+    assert "\nNo forgetting was measured: every R[i][j], i >= j, is the same number bit for bit.\n" in run_report(
         summary_of(KEPT)
     )
 
@@ -298,7 +298,7 @@ def test_a_report_states_that_nothing_was_forgotten_if_every_column_is_constant(
     ],
 )
 def test_a_report_does_not_claim_what_was_not_measured(rows: tuple[tuple[float | None, ...], ...]) -> None:
-    assert "Nothing was forgotten" not in run_report(summary_of(attrs.evolve(FORGOT, rows=rows)))
+    assert "No forgetting was measured" not in run_report(summary_of(attrs.evolve(FORGOT, rows=rows)))
 
 
 def test_a_pipe_in_a_name_does_not_break_a_markdown_table() -> None:

@@ -212,7 +212,7 @@ def test_a_worker_that_is_killed_is_replaced_by_one_that_goes_on(
     assert (swept.status, swept.folder) == ("done", Path("out/runs/once"))
     said = [line.partition(":")[0] for line in capfd.readouterr().err.splitlines()[1:]]
     assert said == ["start    once", "killed   once", "resume   once", "done     once [1/1]"]
-    assert "Nothing was forgotten" in (swept.folder / "report.md").read_text()
+    assert "No forgetting was measured" in (swept.folder / "report.md").read_text()
 
 
 def test_a_dry_run_shows_how_far_the_runs_are_and_writes_nothing(
