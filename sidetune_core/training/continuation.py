@@ -29,7 +29,7 @@ from sidetune_core.config.plugin_record import (
     since,
 )
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import from_values
+from sidetune_core.config.spec import Trust, from_values
 from sidetune_core.errors import OptionError, RunError, SidetuneError
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import RunFolder, resume_command
@@ -98,11 +98,18 @@ class Continuation:
         about: its ``run.json``.
         latest: its latest checkpoint.
         allowed: what the user accepts to have changed, of `ACCEPTABLE`.
+        trust_local_code: see `resume`.
     """
 
     def __init__(
-        self, folder: RunFolder, about: Mapping[str, Any], latest: Latest, allowed: Sequence[str]
+        self,
+        folder: RunFolder,
+        about: Mapping[str, Any],
+        latest: Latest,
+        allowed: Sequence[str],
+        trust_local_code: Trust = False,
     ) -> None:
+        self._trust = trust_local_code
         self._folder, self._about, self._latest, self._allowed = folder, dict(about), latest, allowed
         self._tasks = [str(task["id"]) for task in about["tasks"]]
         first, *later = read_segments(about)
@@ -136,7 +143,7 @@ class Continuation:
         """
         if self.is_finished:
             return
-        found = self._not_accepted(_differences(self.before, now, env), now, env)
+        found = self._not_accepted(self._differences(self.before, now, env), now, env)
         path = self._folder.path
         if found.spec:
             what = f"the spec in {path / 'run.json'} is not that of the latest checkpoint"
@@ -164,7 +171,7 @@ class Continuation:
         as lines.
         """
         segment = segment_of(now)
-        found = _differences(self.before, segment, env)
+        found = self._differences(self.before, segment, env)
         tasks = self._task_changes(now)
         plugins = list(map(str, found.plugins))
         accepted = [*(f"spec {line}" for line in found.spec), *found.data, *tasks]
@@ -212,7 +219,7 @@ class Continuation:
         accepted = self._accepted
         if accepted is None:
             return found
-        again = _differences(accepted, now, env)
+        again = self._differences(accepted, now, env)
         return Differences(
             spec=found.spec if again.spec or accepted.spec is None else (),
             data=found.data if again.data else (),
@@ -227,6 +234,25 @@ class Continuation:
         latest = self._latest
         return (self._tasks.index(segment.task), segment.step) >= (latest.done, latest.step)
 
+    def _differences(self, before: Segment, now: Segment, env: str) -> Differences:
+        """What is known of two segments and differs; `now` has a spec."""
+        assert now.spec is not None
+        spec = (
+            spec_changes(self._respelled(before.spec), now.spec)
+            if before.spec not in (None, now.spec)
+            else []
+        )
+        data = [f"the data of {env}"] if before.data and now.data and before.data != now.data else []
+        return Differences(spec, data, changes(before.plugins, now.plugins), condition_changes(before, now))
+
+    def _respelled(self, spec: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """A recorded spec with the present names of components and options, if it can still be resolved."""
+        assert spec is not None
+        try:
+            return as_plain(resolve(from_values(spec, "checkpoint", True, self._trust)).to_spec().to_json())
+        except SidetuneError:
+            return spec
+
     def _refuse(self, what: str, message: str) -> None:
         if what in self._allowed:
             return
@@ -234,23 +260,6 @@ class Continuation:
         flag = "--allow-changed-plugins" if names == ["plugins"] else f"--allow-changed {' '.join(names)}"
         changed = "what is installed" if what == "plugins" else f"the changed {what}"
         raise RunError(f"{message}, or resume it with {changed}: {resume_command(self._folder.path)} {flag}")
-
-
-def _differences(before: Segment, now: Segment, env: str) -> Differences:
-    """What is known of two segments and differs; `now` has a spec."""
-    assert now.spec is not None
-    spec = spec_changes(_respelled(before.spec), now.spec) if before.spec not in (None, now.spec) else []
-    data = [f"the data of {env}"] if before.data and now.data and before.data != now.data else []
-    return Differences(spec, data, changes(before.plugins, now.plugins), condition_changes(before, now))
-
-
-def _respelled(spec: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """A recorded spec with the present names of components and options, if it can still be resolved."""
-    assert spec is not None
-    try:
-        return as_plain(resolve(from_values(spec, "checkpoint", recorded=True)).to_spec().to_json())
-    except SidetuneError:
-        return spec
 
 
 def _joined(lines: Sequence[object]) -> str:

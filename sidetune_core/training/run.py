@@ -160,7 +160,7 @@ def resume(
             if group.is_main:
                 folder.separate_hard_links()
             latest = group.broadcast_from_main(lambda: find_latest(folder))
-            continuation = Continuation(folder, about, latest, allowed)
+            continuation = Continuation(folder, about, latest, allowed, trust_local_code)
             env = resolved.components["env"].owner
             group.broadcast_from_main(lambda: continuation.check(planned(resolved), env))
             with (

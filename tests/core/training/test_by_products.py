@@ -98,7 +98,7 @@ def test_a_damaged_by_product_does_not_stop_a_run(
     run: Path, whole: Path, damage: Callable[[Path], object]
 ) -> None:
     damage(run)
-    sidetune_core.resume(run)
+    sidetune_core.resume(run, trust_local_code=True)
     assert (run / "status").read_text() == "done\n"
     for name in ("eval.jsonl", "metrics.jsonl", "checkpoints/after-003.safetensors"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
@@ -117,20 +117,20 @@ def test_a_damaged_by_product_does_not_stop_a_run(
 )
 def test_what_is_left_out_is_named(run: Path, damage: str, named: str, capsys: Capture) -> None:
     DAMAGES[damage](run)
-    sidetune_core.resume(run)
+    sidetune_core.resume(run, trust_local_code=True)
     assert str(run / named) in capsys.readouterr().err
 
 
 def test_what_is_left_out_is_named_once(run: Path, capsys: Capture) -> None:
     file_in_place(run / "tb")
-    sidetune_core.resume(run)
+    sidetune_core.resume(run, trust_local_code=True)
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_record_whose_probes_have_changed_is_dropped(run: Path, capsys: Capture) -> None:
     path = run / "probes" / "t0.safetensors"
     path.write_bytes((run / "probes" / "t1.safetensors").read_bytes())  # whole, and of another task
-    sidetune_core.resume(run)
+    sidetune_core.resume(run, trust_local_code=True)
     assert f"the probes {path} have changed since they were written" in capsys.readouterr().err
     certificate = read_certificate(RunFolder(run))
     assert certificate is not None
@@ -140,7 +140,7 @@ def test_a_record_whose_probes_have_changed_is_dropped(run: Path, capsys: Captur
 
 def test_a_lost_certificate_has_records_of_later_tasks_only(run: Path) -> None:
     (run / "certificate.json").unlink()
-    sidetune_core.resume(run)
+    sidetune_core.resume(run, trust_local_code=True)
     certificate = read_certificate(RunFolder(run))
     assert certificate is not None
     assert (certificate.verdict, certificate.trained) == (INCOMPLETE, ["t0", "t1", "t2"])
@@ -150,11 +150,11 @@ def test_a_lost_certificate_has_records_of_later_tasks_only(run: Path) -> None:
 
 def test_nothing_is_claimed_for_an_incomplete_certificate(run: Path, capsys: Capture) -> None:
     (run / "certificate.json").unlink()
-    sidetune_core.resume(run)
+    sidetune_core.resume(run, trust_local_code=True)
     report = (run / "report.md").read_text(encoding="utf-8")
     assert "zero by construction" not in report
     assert "Not certified: some tasks have no record" in report
-    assert main(["verify", str(run)]) == 1
+    assert main(["verify", str(run), "--trust-local-code"]) == 1
     assert "some tasks have no record: t0, t1" in capsys.readouterr().out
 
 
@@ -165,7 +165,7 @@ def test_a_certificate_that_cannot_be_written_is_removed(
         raise sidetune_core.errors.WriteError("cannot write certificate.json: No space left on device")
 
     monkeypatch.setattr("sidetune_core.training.recorder.certify", fail)
-    sidetune_core.resume(run)
+    sidetune_core.resume(run, trust_local_code=True)
     assert not (run / "certificate.json").exists()
     assert "No space left on device; the run continues without" in capsys.readouterr().err
 

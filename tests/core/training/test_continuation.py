@@ -83,7 +83,7 @@ def edit(folder: Path, lr: float) -> None:
 
 
 def resume(folder: Path, *options: str) -> int:
-    return main_run(["--resume", str(folder), "--quiet", *options])
+    return main_run(["--resume", str(folder), "--quiet", "--trust-local-code", *options])
 
 
 def test_an_unchanged_run_begins_no_segment(run: Path, capsys: Capture) -> None:
@@ -228,7 +228,7 @@ def test_the_number_of_threads_of_the_run_is_restored(run: Path, monkeypatch: py
     before = torch.get_num_threads()
     torch.set_num_threads(other)
     try:
-        sidetune_core.resume(run)
+        sidetune_core.resume(run, trust_local_code=True)
         assert torch.get_num_threads() == other
     finally:
         torch.set_num_threads(before)
@@ -257,7 +257,7 @@ def test_the_same_spec_under_other_conditions_is_reported(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(job, "_versions", lambda tasks: {"torch": "99.0"})
-    assert main_run(["--spec", "run/run.json", "--out", "again", "--quiet"]) == 0
+    assert main_run(["--spec", "run/run.json", "--out", "again", "--quiet", "--trust-local-code"]) == 0
     message = capsys.readouterr().err
     assert "other conditions than in the spec: torch" in message
     assert message.count("\n") == 1
@@ -267,7 +267,10 @@ def test_another_run_of_a_spec_under_other_conditions_is_not_reported(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(job, "_versions", lambda tasks: {"torch": "99.0"})
-    assert main_run(["--spec", "run/run.json", "--seed", "1", "--out", "again", "--quiet"]) == 0
+    assert (
+        main_run(["--spec", "run/run.json", "--seed", "1", "--out", "again", "--quiet", "--trust-local-code"])
+        == 0
+    )
     assert capsys.readouterr().err == ""
 
 
@@ -300,4 +303,4 @@ def resume_and_kill(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("sidetune_core.training.run.learn", end)
         with pytest.raises(OSError, match="killed"):
-            sidetune_core.resume(run, allow_changed=["spec"])
+            sidetune_core.resume(run, allow_changed=["spec"], trust_local_code=True)
