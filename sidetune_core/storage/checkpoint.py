@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import safetensors
@@ -26,11 +26,14 @@ from sidetune_core.errors import RunError, WeightsError
 from sidetune_core.files import read_text
 from sidetune_core.hashing import fingerprint
 from sidetune_core.storage.atomic import write_text, writing
-from sidetune_core.storage.nested_state import exact, flatten, restored, tensor_names, unflatten
+from sidetune_core.storage.nested_state import flatten, tensor_names, unflatten
 from sidetune_core.storage.run_folder import Marks
 from sidetune_core.storage.weights import fill, read_tensors, write_tensors
 
 MID_TASK = "within.safetensors"
+
+TASK_STATES = "task_states"
+"""Key of the state of tasks in the JSON, and the beginning of the names of its tensors."""
 
 
 @attrs.frozen(eq=False)
@@ -94,15 +97,16 @@ def save(
 
     Raises:
         WriteError: the folder is not writable; earlier checkpoints stay.
-        PluginError: the learner's extra state has a type that cannot be saved.
+        PluginError: the extra state of the learner, or the state of a task, has a type that cannot be saved.
     """
     state = learner.state_dict()
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     extra, more = flatten({key: value for key, value in state.items() if key not in tensors})
-    tensors |= more
+    task_states, of_tasks = flatten(tasks, TASK_STATES)
+    tensors |= more | of_tasks
     path = boundary(folder, len(done))
     position = {"done": list(done), "marks": marks, "identity": _plain(identity)}
-    text = strict_json.dumps({**position, "extra": extra, "tasks": exact(tasks)})
+    text = strict_json.dumps({**position, "extra": extra, TASK_STATES: task_states})
     with writing(path):
         write_tensors(path, tensors)
         write_text(path.with_suffix(".json"), f'{{"state": {text}, "sha256": "{_digest(text, tensors)}"}}\n')
@@ -122,13 +126,15 @@ def save_mid_task(
 
     Raises:
         WriteError: the folder is not writable; the earlier one stays.
-        PluginError: the learner's extra state has a type that cannot be saved.
+        PluginError: the extra state of the learner, or the state of a task, has a type that cannot be saved.
     """
     values = {"learner": learner.state_dict(), "within": attrs.asdict(mid_task, recurse=False)}
     plain, tensors = flatten(values)
+    task_states, of_tasks = flatten(tasks, TASK_STATES)
+    tensors |= of_tasks
     path = folder / MID_TASK
     position = {"done": list(done), "marks": marks, "identity": _plain(identity)}
-    text = strict_json.dumps({**position, "values": plain, "tasks": exact(tasks)})
+    text = strict_json.dumps({**position, "values": plain, TASK_STATES: task_states})
     with writing(path):
         write_tensors(path, tensors, {"state": text, "sha256": _digest(text, tensors)})
     return path
@@ -201,7 +207,7 @@ def read(path: Path) -> Checkpoint:
 def parts(path: Path) -> list[str]:
     """The modules that can be exported from a checkpoint: ``base``, ``heads.t0``, ``sides.t0``, …"""
     with safetensors.safe_open(path, framework="pt") as file:
-        keys = list(file.keys())
+        keys = [key for key in list(file.keys()) if "/" not in key]  # others are of nested state
     names = {key.split(".")[0] for key in keys} | {
         ".".join(key.split(".")[:2]) for key in keys if key.count(".") > 1
     }
@@ -272,14 +278,14 @@ def _read_boundary(path: Path) -> Checkpoint:
     values = about["state"]
     _check(json.dumps(values), tensors, about["sha256"])
     extra = unflatten(values["extra"], tensors)
-    inner = tensor_names(values["extra"])
+    inner = tensor_names(values["extra"]) | tensor_names(values.get(TASK_STATES))
     state = {key: value for key, value in tensors.items() if key not in inner} | extra
     return Checkpoint(
         path,
         values["done"],
         state,
         values["marks"],
-        tasks=restored(values.get("tasks", {})),
+        tasks=_task_states(values, tensors),
         identity=read_identity(values.get("identity")),
     )
 
@@ -297,9 +303,16 @@ def _read_mid_task(path: Path) -> Checkpoint:
         values["learner"],
         about["marks"],
         MidTaskState(**values["within"]),
-        restored(about.get("tasks", {})),
+        _task_states(about, tensors),
         read_identity(about.get("identity")),
     )
+
+
+def _task_states(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
+    """The state of the tasks by id, in the JSON and the tensors of a checkpoint of any version."""
+    if TASK_STATES not in values:
+        return cast(Mapping[str, Any], values.get("tasks", {}))
+    return cast(Mapping[str, Any], unflatten(values[TASK_STATES], tensors))
 
 
 def _plain(identity: Identity | None) -> dict[str, Any] | None:

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from sidetune_core.errors import PluginError
-from sidetune_core.strict_json import NOT_FINITE
 
 
 def flatten(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
@@ -60,26 +59,6 @@ def tensor_names(plain: Any) -> set[str]:
     return {content} if kind == "tensor" else tensor_names(content)
 
 
-def exact(values: Any) -> Any:
-    """JSON values with ``{"float": "nan"}`` for each number that is not finite; `restored` is the inverse."""
-    if isinstance(values, float) and not math.isfinite(values):
-        return {"float": str(values)}
-    if isinstance(values, Mapping):
-        return {key: exact(value) for key, value in values.items()}
-    return [exact(value) for value in values] if isinstance(values, list | tuple) else values
-
-
-def restored(values: Any) -> Any:
-    """The values that `exact` was given."""
-    if isinstance(values, list):
-        return [restored(value) for value in values]
-    if not isinstance(values, dict):
-        return values
-    if values.keys() == {"float"} and values["float"] in NOT_FINITE:
-        return float(values["float"])
-    return {key: restored(value) for key, value in values.items()}
-
-
 def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         key = name if name not in tensors else f"{name}#{len(tensors)}"
@@ -91,7 +70,7 @@ def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         items = [_flatten(item, _join(name, index), tensors) for index, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
     if type(value) is float:
-        return exact(value)
+        return value if math.isfinite(value) else {"float": str(value)}
     if value is None or type(value) in (bool, int, str):
         return value
     raise PluginError(

@@ -62,6 +62,9 @@ FILES = ("run.json", "status", "certificate.json", "report.md", "lock", "lock.js
 FOLDERS = ("checkpoints", PROBES, DOCUMENTS, IMAGES, TENSORBOARD)
 """Everything that a run writes in its folder."""
 
+BY_PRODUCTS = ("certificate.json", "report.md", SECONDS, LOG, PROBES, DOCUMENTS, IMAGES, TENSORBOARD)
+"""What a run continues without, also where a folder is in place of a file or the other way round."""
+
 DONE, DIVERGED = "done", "diverged"
 """The statuses of a run that has ended by itself; the second one is followed by a reason."""
 
@@ -191,11 +194,12 @@ class RunFolder:
         nothing.
 
         Raises:
-            RunError: one is a symbolic link, or no regular file.
+            RunError: one is a symbolic link, or no regular file or folder; of by-products, either will do.
         """
         for path, expected in self._own():
             mode = path.lstat().st_mode
-            if not expected(mode):
+            is_own = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+            if not expected(mode) and not (is_own and path.name in BY_PRODUCTS):
                 what = "a symbolic link" if stat.S_ISLNK(mode) else f"no {_NAMES[expected]}"
                 raise RunError(
                     f"{path} is {what}: a run follows none, since what it writes and deletes would be "

@@ -195,7 +195,8 @@ class RunRecorder(Recorder):
         cell = {"after": after, "task": task, "split": split, "figures": dict(metrics)}
         self.folder.append("eval.jsonl", cell | ({"not_finite": not_finite} if not_finite else {}))
         if not_finite and set(metrics.values()) == {None}:
-            self.folder.delete_documents(f"{task}-{split}")
+            with self._by_products.optional(self.folder.path / DOCUMENTS):
+                self.folder.delete_documents(f"{task}-{split}")
 
     def gap(self, task: Task, split: str, reason: str) -> None:
         if task.id not in self._with_gaps:
@@ -231,7 +232,8 @@ class RunRecorder(Recorder):
                 task, FiniteCheck(make_predict(learner, task, context.machine), task.outputs)
             )
             if not drawn:
-                images.delete_images(folder, task.id)
+                with self._by_products.optional(folder.path / IMAGES):
+                    images.delete_images(folder, task.id)
             for name, image in drawn.items():
                 with self._by_products.optional(folder.path / IMAGES):
                     images.save_image(folder, task.id, name, image)

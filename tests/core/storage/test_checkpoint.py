@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
+import torch
 from torch import nn
 
 from sidetune_core.config.identity import Identity
@@ -78,3 +80,19 @@ def test_the_latest_checkpoint_is_that_of_the_largest_number(tmp_path: Path) -> 
     found = checkpoint.find(tmp_path, pytest.fail)
     assert found is not None
     assert len(found.done) == 1000
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["after a task", "within a task"])
+def test_the_state_of_tasks_may_hold_tensors_and_any_number(within: bool, tmp_path: Path) -> None:
+    states = {"t0": {"seen": torch.arange(3), "best": -math.inf, "by class": {1: [0.5, torch.ones(2)]}}}
+    learner = nn.Linear(1, 1)
+    if within:
+        checkpoint.save_mid_task(tmp_path, learner, [], {}, states, None, MidTaskState(["t0"], 1, {}))
+    else:
+        checkpoint.save(tmp_path, learner, ["t0"], {}, states)
+    back = checkpoint.find(tmp_path, pytest.fail)
+    assert back is not None
+    assert back.state.keys() == learner.state_dict().keys()
+    seen, best, by_class = (back.tasks["t0"][name] for name in ("seen", "best", "by class"))
+    assert (seen.tolist(), best) == ([0, 1, 2], -math.inf)
+    assert (by_class[1][0], by_class[1][1].tolist()) == (0.5, [1, 1])
