@@ -85,11 +85,18 @@ class Interrupted(KeyboardInterrupt):
     """A signal stopped a run.
 
     `folder` is the run to resume, `number` the signal; `reports` is false on ranks that must not report it.
+    `needs_trust` is true if the run names code to import.
     """
 
-    def __init__(self, folder: Path, number: int = signal.SIGINT, reports: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        number: int = signal.SIGINT,
+        reports: bool = True,
+        needs_trust: bool = False,
+    ) -> None:
         super().__init__()
-        self.folder, self.number, self.reports = folder, number, reports
+        self.folder, self.number, self.reports, self.needs_trust = folder, number, reports, needs_trust
 
 
 def suggest(word: str, known: Iterable[str], former: Mapping[str, str] = MappingProxyType({})) -> str:

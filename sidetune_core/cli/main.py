@@ -175,7 +175,8 @@ def _guarded(command: Callable[[], int], debug: bool, typed: Sequence[str] = ())
         if stop.reports:
             from sidetune_core.storage.run_folder import resume_command
 
-            print(f"\nInterrupted. Resume with: {one_line(resume_command(stop.folder))}", file=sys.stderr)
+            resume = resume_command(stop.folder, stop.needs_trust)
+            print(f"\nInterrupted. Resume with: {one_line(resume)}", file=sys.stderr)
         return 128 + stop.number
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)

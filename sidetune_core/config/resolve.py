@@ -52,6 +52,11 @@ class ResolvedComponent:
         """``learner 'ewc'``"""
         return _owner(self.plugin)
 
+    @property
+    def names_code(self) -> bool:
+        """Whether it, or one of its options, is the name of code to import."""
+        return self.plugin.distribution == registry.LOCAL or any(imported_names(self.config))
+
 
 @attrs.frozen
 class ResolvedRun:
@@ -70,6 +75,12 @@ class ResolvedRun:
     def trusts_data(self) -> bool:
         """Whether names of code in the data are imported: see `Trust`."""
         return self.requested is not None and self.requested.trust_local_code is True
+
+    @property
+    def needs_trust(self) -> bool:
+        """Whether its run folder can be used with ``--trust-local-code`` only: the spec, or the data, names
+        code to import."""
+        return self.trusts_data or any(component.names_code for component in self.components.values())
 
     def to_spec(self) -> RunSpec:
         """The spec with every name and option written out, which resolves to the same run everywhere."""

@@ -379,9 +379,10 @@ def ignores_case(path: Path) -> bool:
     return False
 
 
-def resume_command(path: Path) -> str:
-    """The command that resumes a run."""
-    return f"sidetune-run --resume {shlex.quote(str(path))}"
+def resume_command(path: Path, needs_trust: bool = False) -> str:
+    """The command that resumes a run; `needs_trust` says that the run names code to import."""
+    trust = " --trust-local-code" if needs_trust else ""
+    return f"sidetune-run --resume {shlex.quote(str(path))}{trust}"
 
 
 def check_free(path: Path | None) -> None:

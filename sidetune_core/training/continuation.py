@@ -258,8 +258,9 @@ class Continuation:
             return
         names = [name for name in ACCEPTABLE if name in (what, *self._allowed)]
         flag = "--allow-changed-plugins" if names == ["plugins"] else f"--allow-changed {' '.join(names)}"
+        command = resume_command(self._folder.path, bool(self._trust))
         changed = "what is installed" if what == "plugins" else f"the changed {what}"
-        raise RunError(f"{message}, or resume it with {changed}: {resume_command(self._folder.path)} {flag}")
+        raise RunError(f"{message}, or resume it with {changed}: {command} {flag}")
 
 
 def _joined(lines: Sequence[object]) -> str:

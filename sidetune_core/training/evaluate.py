@@ -90,7 +90,11 @@ def _evaluate_splits(task: Task, predict: Predict, stop: StopRequest) -> dict[st
 
 
 def _evaluate_split(task: Task, predict: Predict, split: str) -> Evaluation:
-    """The evaluation of a split; all its metrics are gaps if an output is not finite."""
+    """The evaluation of a split; all its metrics are gaps if an output is not finite.
+
+    Raises:
+        PluginError: the task has asked for no prediction, or its documents are no texts.
+    """
     check = FiniteCheck(predict, task.outputs)
     try:
         metrics = task.evaluate(check, split)
@@ -100,6 +104,11 @@ def _evaluate_split(task: Task, predict: Predict, split: str) -> Evaluation:
         if not (reason := check.reason):
             raise
         return Evaluation({task.metric: None}, {}, reason)  # the task could not compute with such outputs
+    if not check.examples:
+        raise PluginError(
+            f"{type(task).__name__}.evaluate() of task '{task.id}' has asked for no prediction on split "
+            f"'{split}': its metrics say nothing about the learner"
+        )
     if reason := check.reason:
         return Evaluation(dict.fromkeys([*metrics, task.metric]), {}, reason)
     documents = task.documents() if isinstance(task, HasDocuments) else {}

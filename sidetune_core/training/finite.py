@@ -22,12 +22,13 @@ class FiniteCheck:
 
     def __init__(self, predict: Predict, outputs: Outputs) -> None:
         self._predict, self._outputs = predict, outputs
-        self._examples = 0
+        self.examples = 0
+        """Number of examples that were predicted."""
         self._broken: Tensor | None = None
 
     def __call__(self, inputs: Inputs) -> Tensor:
         output = self._predict(inputs)
-        self._examples += len(output)
+        self.examples += len(output)
         # a sum is finite only if all terms are, and takes a fraction of the time of isfinite() on a CPU
         if output.device.type != "cpu" or not output.sum().isfinite():
             broken = broken_rows(output, self._outputs).sum()
@@ -38,7 +39,7 @@ class FiniteCheck:
     def reason(self) -> str:
         """``outputs of 3 of 200 examples are not finite``; empty if all are."""
         count = int(self._broken) if self._broken is not None else 0
-        return f"outputs of {count} of {self._examples} examples are not finite" if count else ""
+        return f"outputs of {count} of {self.examples} examples are not finite" if count else ""
 
 
 def require_finite(output: Tensor, task: Task) -> Tensor:

@@ -303,7 +303,8 @@ def _status(job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts) 
     except KeyboardInterrupt as interrupt:
         end("interrupted")
         number = interrupt.number if isinstance(interrupt, StopRequested) else signal.SIGINT
-        raise Interrupted(folder.path, number, reports=job.group.is_main) from interrupt
+        needs_trust = job.resolved.needs_trust
+        raise Interrupted(folder.path, number, job.group.is_main, needs_trust) from interrupt
     except Diverged as error:
         end(f"{DIVERGED}: {error.reason.splitlines()[0]}")
         raise
@@ -315,8 +316,9 @@ def _status(job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts) 
             kept = f"Its state {latest} is saved" if latest else "Nothing of it was saved yet"
         except RunError as unreadable:
             kept = f"What was saved before stays ({unreadable})"
+        command = resume_command(folder.path, job.resolved.needs_trust)
         raise WriteError(
-            f"{error}. {kept}; when the folder is writable again, resume with: {resume_command(folder.path)}"
+            f"{error}. {kept}; when the folder is writable again, resume with: {command}"
         ) from error
     except BaseException as error:
         end(f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")

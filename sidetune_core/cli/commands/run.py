@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from sidetune_core.cli.commands.shared import print_json
 from sidetune_core.config.argv import parse
+from sidetune_core.config.resolve import ResolvedRun
 
 
 def run(argv: Sequence[str]) -> int:
@@ -18,6 +21,7 @@ def run(argv: Sequence[str]) -> int:
         print(arguments.resolved, file=sys.stderr)
         print_json(arguments.resolved.to_spec().to_json())
         return 0
+    from sidetune_core.assembly.restore import read_resolved
     from sidetune_core.results.report import changed_lines, gap_lines, matrix_table, metrics_lines
     from sidetune_core.results.summary import summarise
     from sidetune_core.training import run as training
@@ -43,7 +47,18 @@ def run(argv: Sequence[str]) -> int:
     print("\n".join(metrics_lines(summary.results)))
     print("\n" + "\n".join([*gap_lines(summary), *changed_lines(summary)]))
     print(f"\nrun folder  {folder}  (report.md, TensorBoard in tb/)")
-    spec = folder / "run.json"
-    print(f"try next    sidetune-run --spec {spec} --learner finetune    # the same tasks, another learner")
-    print(f"            sidetune report {folder.parent}/*    # compare runs")
+    for line in _hints(folder, arguments.resolved or read_resolved(finished.folder, trust_local_code=True)):
+        print(line)
     return 1 if summary.diverged else 0
+
+
+def _hints(folder: Path, resolved: ResolvedRun) -> list[str]:
+    """Commands to try next."""
+    spec, runs = shlex.quote(str(folder / "run.json")), shlex.quote(str(folder.parent))
+    others = (component for slot, component in resolved.components.items() if slot != "learner")
+    trust = resolved.trusts_data or any(component.names_code for component in others)
+    command = f"sidetune-run --spec {spec} --learner finetune{' --trust-local-code' if trust else ''}"
+    return [
+        f"try next    {command}    # the same tasks, another learner",
+        f"            sidetune report {runs}/*    # compare runs",
+    ]
