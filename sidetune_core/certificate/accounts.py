@@ -15,10 +15,18 @@ from sidetune_core import hashing
 from sidetune_core.certificate.record import FILE, FORMAT, FORMER_STATEMENTS, STATEMENT, Certificate
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.storage.checkpoint import Checkpoint
-from sidetune_core.storage.run_folder import DOCUMENTS, IMAGES, LINES, RunFolder
+from sidetune_core.storage.run_folder import (
+    DOCUMENTS,
+    DONE,
+    IMAGES,
+    LINES,
+    RunFolder,
+    has_diverged,
+    has_ended,
+)
 
-DONE = "done"
-DIVERGED = "diverged"
+ALWAYS_RECORDED = frozenset({"sidetune", "python", "torch", "numpy"})
+"""Names in the versions of every run of this version."""
 
 
 def check(
@@ -108,9 +116,9 @@ def _status(
         yield f"the status is '{status}', but {len(trained)} of {len(tasks)} tasks have a checkpoint"
     elif status == DONE and gaps:
         yield f"the status is '{status}', but eval.jsonl has values that are not finite"
-    elif status.startswith(DIVERGED) and len(trained) == len(tasks) and not gaps:
+    elif has_diverged(status) and len(trained) == len(tasks) and not gaps:
         yield f"the status is '{status}', but every value of eval.jsonl is finite"
-    elif not status.startswith((DONE, DIVERGED)):
+    elif not has_ended(status):
         notes.append(f"the run is not finished: its status is '{status}'")
 
 
@@ -125,7 +133,7 @@ def _has_gaps(folder: RunFolder, about: Mapping[str, Any]) -> bool:
 
 def _lines(folder: RunFolder, checkpoints: Sequence[Checkpoint], notes: list[str]) -> Iterator[str]:
     """Whether each ``.jsonl`` file begins with what it had at every checkpoint, and ends there."""
-    finished = _status_text(folder).startswith((DONE, DIVERGED))
+    finished = has_ended(_status_text(folder))
     for name in LINES:
         path = folder.path / name
         content = path.read_bytes() if path.is_file() else b""
@@ -159,7 +167,7 @@ def _identity(about: Mapping[str, Any], checkpoints: Sequence[Checkpoint], notes
         for key, value in one.identity.to_json().items():
             names = ("resolved", "spec") if key == "spec" else (key,)
             known = [part[name] for part in segments for name in names if name in part]
-            if value not in known:
+            if not any(_agrees(key, value, one_known) for one_known in known):
                 wrong.setdefault(key, one)
     accepted = [text for part in segments for text in part.get("accepted", ())]
     for key, one in wrong.items():
@@ -170,6 +178,16 @@ def _identity(about: Mapping[str, Any], checkpoints: Sequence[Checkpoint], notes
     metrics = {task.get("metric") for task in about.get("tasks", ())} - {None}
     if metrics and about.get("metric") != (metrics.pop() if len(metrics) == 1 else "mixed"):
         yield f"run.json has the metric '{about.get('metric')}', which is not that of its tasks"
+
+
+def _agrees(key: str, value: Any, recorded: Any) -> bool:
+    """Whether a fact in ``run.json`` is that of a checkpoint. Of the libraries that only some components use,
+    each process records those that it finds."""
+    if key != "versions" or not isinstance(recorded, Mapping):
+        return bool(value == recorded)
+    return recorded.keys() >= ALWAYS_RECORDED and all(
+        recorded.get(name, version) == version for name, version in value.items()
+    )
 
 
 _WORDS = {
@@ -191,7 +209,7 @@ def _files(folder: RunFolder, certificate: Certificate, notes: list[str]) -> Ite
         if not (folder.path / name).is_file() or hashing.file_digest(folder.path / name) != sha256
     ]
     added = [name for name in shown_files(folder) if name not in certificate.files]
-    finished = _status_text(folder).startswith((DONE, DIVERGED))
+    finished = has_ended(_status_text(folder))
     for names, what in ((changed, "changed or missing"), (added, "not those of the last stage")):
         if names and finished:
             yield f"documents or visualisations are {what}: {', '.join(names[:3])}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from contextlib import chdir
+from contextlib import chdir, suppress
 from importlib import metadata
 from typing import Any
 
@@ -23,6 +23,9 @@ from sidetune_core.results.metrics import MIXED
 from sidetune_core.system import device
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
+
+COMPUTING = ("torch", "numpy", "torchvision", "timm", "transformers", "peft", "pillow")
+"""Libraries that decide on results, where they are installed: of networks and of decoded images."""
 
 
 @attrs.frozen(eq=False)
@@ -84,11 +87,10 @@ def _identity(
 
 def _versions(tasks: Sequence[Task]) -> Mapping[str, str]:
     """Of Python, the libraries that compute, and those that define the environments of tasks."""
-    versions = {
-        "sidetune": __version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "numpy")},
-    }
+    versions = {"sidetune": __version__, "python": platform.python_version()}
+    for name in COMPUTING:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     for task in tasks:
         if isinstance(task, HasVersions):
             versions |= task.versions()

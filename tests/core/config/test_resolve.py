@@ -140,3 +140,11 @@ def test_options_of_a_file_stay_refused_where_its_env_is_typed_too(
     assert main_run(["--spec", "spec.json", "--env", "gym", "--dry-run"]) == 2
     assert "'stranger:Env-v0' of option ids in spec.json is code" in capsys.readouterr().err
     assert main_run(["--spec", "spec.json", "--env.ids", "CartPole-v1", "--dry-run"]) == 0
+
+
+def test_only_a_run_that_names_code_needs_trust(spec: Path) -> None:
+    env = {"name": "gym", "ids": ["CartPole-v1"]}
+    assert resolve(read_spec(spec, trust_local_code=True)).needs_trust
+    assert resolve(RunSpec(**VALUES)).needs_trust
+    assert not resolve(RunSpec(learner="finetune", env=env)).needs_trust
+    assert resolve(RunSpec(learner="finetune", env={**env, "ids": ["stranger:Own-v0"]})).needs_trust
