@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         WeightsError,
         shorten,
     )
+    from sidetune_core.image_files import open_image
     from sidetune_core.interfaces.buffers import BufferDict
     from sidetune_core.interfaces.capabilities import (
         HasDocuments,
@@ -117,6 +118,7 @@ __all__ = [
     "mean_loss",
     "more_than",
     "normalise",
+    "open_image",
     "option",
     "register_image_stats",
     "seeded",
@@ -183,6 +185,7 @@ _MODULES = {
     "mean_loss": "interfaces.tasks",
     "more_than": "config.options",
     "normalise": "interfaces.heads",
+    "open_image": "image_files",
     "option": "config.options",
     "register_image_stats": "interfaces.layers",
     "seeded": "seeding",

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sidetune_core.image_files import open_image
 from sidetune_core.storage.atomic import write_bytes, writing
 from sidetune_core.storage.run_folder import IMAGES, RunFolder, check_file_name
 
@@ -50,7 +51,7 @@ def saved_images(folder: RunFolder) -> Iterator[tuple[str, str, Tensor]]:
             continue
         task_id, name, _ = path.name.rsplit(".", 2)
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     continue
                 pixels = np.array(image.convert("RGB"))

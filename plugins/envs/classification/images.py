@@ -12,7 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sidetune_core.api import DataError, OptionError, Renamed, at_least, at_most, more_than, option
+from sidetune_core.api import (
+    DataError,
+    OptionError,
+    Renamed,
+    at_least,
+    at_most,
+    more_than,
+    open_image,
+    option,
+)
 
 from .archive import read_archive
 from .labelled import LabelledImages, center_crop_and_resize, make_labelled_images, stratified_mask
@@ -180,7 +189,7 @@ def _decode(path: Path, size: int) -> Tensor:
     from PIL import Image, ImageOps  # not needed with an archive
 
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.mode.startswith(("I", "F")):  # conversion to 8 bits would clip these silently
                 raise DataError(
                     f"{path} has more than 8 bits per channel (mode {image.mode}); expected an 8-bit image"

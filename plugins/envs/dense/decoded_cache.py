@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sidetune_core.api import DataError
+from sidetune_core.api import DataError, open_image
 
 Array = NDArray[Any]
 Format = Literal["colour", "uint8", "uint16", "labels", "vector", "mask"]
@@ -149,7 +149,7 @@ def _read(path: Path, format: Format, size: int, channels: int) -> tuple[Array, 
     from PIL import Image  # not needed for vectors
 
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             image: Image.Image = file
             image.load()
             is_16_bit = image.mode.startswith("I")

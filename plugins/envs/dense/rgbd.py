@@ -26,6 +26,7 @@ from sidetune_core.api import (
     at_most,
     derive_seed,
     more_than,
+    open_image,
     option,
 )
 
@@ -261,7 +262,7 @@ def _read_image(path: Path, is_16_bit: bool) -> Array:
     from PIL import Image  # not needed with an archive
 
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.mode.startswith("I") != is_16_bit:
                 expected = "a 16-bit grey image" if is_16_bit else "8 bits per channel"
                 raise DataError(f"{path} has mode {image.mode}; expected {expected}")
