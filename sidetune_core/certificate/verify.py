@@ -271,7 +271,7 @@ def _task_mismatches(
     if task.probes.same and not exact and change is not None and 0 < change.relative <= state.rounding:
         notes.append(
             f"{task.id}: outputs for its probes differ by {change.absolute:.3g} from the stored ones, which "
-            "counts as rounding"
+            "is as small as rounding"
         )
         replayed = attrs.evolve(replayed, output=before.output)
     rule = judge if format == FORMAT else former_judge

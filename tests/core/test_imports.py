@@ -28,7 +28,7 @@ def test_loading_a_base_imports_few_modules_of_the_core() -> None:
         "load(find(BASE, 'resnet20'))"
     )
     core = {name for name in modules if name.partition(".")[0] == "sidetune_core"}
-    assert len(core) < 25, sorted(core)
+    assert len(core) < 30, sorted(core)
     assert not {"tensorboard", "tyro", "torch.utils.tensorboard"} & modules
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 import shlex
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import attrs
 from tyro.conf import Positional
 
+from sidetune_core import strict_json
 from sidetune_core.cli.commands import runs
 from sidetune_core.cli.commands.shared import Switch, print_json
 from sidetune_core.errors import Interrupted
@@ -70,12 +70,12 @@ def sweep(
     ]
     typed = ["sidetune", "sweep", *argv, "--out", str(out), *options, *trusting]
     words = ["sweep", "--dry-run", "--json", *trusting, "--", *argv]
-    planning = [sys.executable, "-P", "-c", _MAIN, json_format.dumps(typed), *words]
+    planning = [sys.executable, "-P", "-c", _MAIN, strict_json.dumps(typed), *words]
     # in another process: plugins import torch, half a gigabyte that this one does not need
     planner = subprocess.run(planning, stdout=subprocess.PIPE)
     if planner.returncode:
         return planner.returncode
-    plan = json_format.loads(planner.stdout)
+    plan = strict_json.loads(planner.stdout.decode())
     chosen = sweeping.choose(executor, workers)
     for line in (*plan["notes"], f"{chosen}, {chosen.threads} threads each; {out}"):
         print_aside(line)

@@ -476,7 +476,7 @@ def test_differences_by_rounding_are_noted_and_no_problem(
     monkeypatch.setattr("sidetune_core.certificate.conditions.processor", lambda: "another")
     verification = verify(folder, trust_local_code=True)
     assert verification.problems == ()
-    assert "counts as rounding" in verification.notes[1]
+    assert "is as small as rounding" in verification.notes[1]
 
 
 def test_outputs_are_compared_bit_for_bit_under_the_conditions_of_the_run(

@@ -206,7 +206,7 @@ def test_the_command_that_goes_on_is_printed_and_works(
         )
         == 143
     )
-    assert f"Resume with: sidetune-run --resume '{folder}'\n" in capsys.readouterr().err
+    assert f"Resume with: sidetune-run --resume '{folder}' --trust-local-code\n" in capsys.readouterr().err
     before_pass(2, kill(signal.SIGINT))
     assert main_run(["--resume", str(folder), "--trust-local-code", "--quiet"]) == 130
     assert main_run(["--resume", str(folder), "--trust-local-code", "--quiet", "--save-every", "1"]) == 0
@@ -287,7 +287,7 @@ def test_a_run_folder_that_is_a_link_is_resumed(
 ) -> None:
     cut_off(spec, tmp_path / "cut", before_pass)
     (tmp_path / "link").symlink_to(tmp_path / "cut")
-    sidetune_core.resume(tmp_path / "link")
+    sidetune_core.resume(tmp_path / "link", trust_local_code=True)
     same(tmp_path / "link", whole)
 
 
@@ -299,7 +299,7 @@ def test_the_state_within_a_task_that_a_kill_left_at_the_end_is_deleted(
         sidetune_core.run(spec, tmp_path / "run")
     left = tmp_path / "run" / "checkpoints" / checkpoint.MID_TASK
     assert left.exists()
-    sidetune_core.resume(tmp_path / "run")
+    sidetune_core.resume(tmp_path / "run", trust_local_code=True)
     assert not left.exists()
 
 
