@@ -53,14 +53,17 @@ def read_text(path: Path, limit: int = MAX_TEXT) -> str:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file in UTF-8, up to one that is longer than `MAX_TEXT`.
+    """The lines of a text file in UTF-8, with their ends.
 
     Raises:
-        OSError, UnicodeDecodeError: see `read_bytes`.
+        OSError: see `read_bytes`.
+        ValueError: a line is longer than `MAX_TEXT` bytes, or no UTF-8.
     """
     check_regular(path)
     with path.open("rb") as file:
-        while (line := file.readline(MAX_TEXT + 1)) and len(line) <= MAX_TEXT:
+        while line := file.readline(MAX_TEXT + 1):
+            if len(line) > MAX_TEXT:
+                raise ValueError(f"a line of {path} has more than {MAX_TEXT:,} bytes")
             yield line.decode("utf-8")
 
 

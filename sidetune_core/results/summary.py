@@ -46,7 +46,7 @@ def summarise(folder: RunFolder) -> RunSummary:
 
     seconds, processor_seconds, peak_memory = optional("seconds.jsonl", lambda: _cost(folder), NO_COST)
     try:
-        _lines(folder, "eval.jsonl")  # a line that is skipped would be a gap in R
+        folder.lines("eval.jsonl", strict=True)  # a line that is skipped would be a gap in R
         results, gaps = read_results(folder), read_gaps(folder)
         status = optional("status", lambda: folder.status, "unknown")
         return RunSummary(
@@ -86,11 +86,11 @@ def _certified(folder: RunFolder, about: Mapping[str, Any], results: Results) ->
 
 
 def _changed(folder: RunFolder) -> tuple[ChangedTensors, ...]:
-    return tuple(_changed_tensors(line) for line in _lines(folder, "moved.jsonl"))
+    return tuple(_changed_tensors(line) for line in folder.lines("moved.jsonl", strict=True))
 
 
 def _parameters(folder: RunFolder) -> dict[str, int]:
-    counts = _lines(folder, "parameters.jsonl")
+    counts = folder.lines("parameters.jsonl", strict=True)
     if not counts:
         return {}
     trainable = _median([int(line["trainable"]) for line in counts])
@@ -98,26 +98,12 @@ def _parameters(folder: RunFolder) -> dict[str, int]:
 
 
 def _cost(folder: RunFolder) -> Cost:
-    periods = _lines(folder, "seconds.jsonl")
+    periods = folder.lines("seconds.jsonl", strict=True)
     seconds = _finite(sum(period["seconds"] for period in periods))
     if not periods or any("memory" not in period for period in periods):
         return seconds, None, None
     processor = _finite(sum(period["processor"] for period in periods))
     return seconds, processor, max(int(period["memory"]) for period in periods)
-
-
-def _lines(folder: RunFolder, name: str) -> list[dict[str, Any]]:
-    """The lines of a file.
-
-    Raises:
-        ValueError: one of them is damaged, other than a last one that was cut off.
-    """
-    lines = folder.lines(name)
-    path = folder.path / name
-    complete = path.read_bytes().count(b"\n") if path.is_file() else 0
-    if len(lines) < complete:
-        raise ValueError(f"line {len(lines) + 1} of {name}")
-    return lines
 
 
 def read_results(folder: RunFolder, split: str = "test") -> Results:

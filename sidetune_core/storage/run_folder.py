@@ -166,20 +166,29 @@ class RunFolder:
             raise RunError(f"{self.path / name} is damaged: it is no JSON object")
         return values
 
-    def lines(self, name: str) -> list[dict[str, Any]]:
+    def lines(self, name: str, strict: bool = False) -> list[dict[str, Any]]:
         """The lines of a ``.jsonl`` file, without a last line that was cut off.
 
         A number that is not finite is None, also where an earlier version wrote ``NaN``.
+
+        Args:
+            name: of the file.
+            strict: refuse a damaged line; otherwise the lines before it are returned.
+
+        Raises:
+            ValueError: a line is damaged, and `strict`.
         """
         path = self.path / name
         if not path.is_file():
             return []
-        records = []
-        for line in read_lines(path):
-            try:
+        records: list[dict[str, Any]] = []
+        line = "\n"
+        try:
+            for line in read_lines(path):
                 records.append(strict_json.loads(line))
-            except (ValueError, RecursionError):
-                break
+        except (ValueError, RecursionError) as error:
+            if strict and line.endswith("\n"):  # otherwise it was cut off
+                raise ValueError(f"line {len(records) + 1} of {name}") from error
         return records
 
     def marks(self, *further: str) -> Marks:

@@ -71,7 +71,9 @@ def run(order: dict[str, Any], write_to: int) -> None:
         sidetune_core.resume(order["folder"], trust_local_code=True)
     else:
         training.run(
-            spec.from_values(order["spec"], "the test"), order["folder"], save_every=order["save_every"]
+            spec.from_values(order["spec"], "the test", trust_local_code=True),
+            order["folder"],
+            save_every=order["save_every"],
         )
     os.write(write_to, str(moments.count).encode())
 
