@@ -13,6 +13,7 @@ from typing import Any
 
 from sidetune_core import hashing
 from sidetune_core.certificate.record import FILE, FORMAT, FORMER_STATEMENTS, STATEMENT, Certificate
+from sidetune_core.config.history import contradictions, odd_statements
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.storage.checkpoint import Checkpoint
 from sidetune_core.storage.run_folder import (
@@ -24,9 +25,6 @@ from sidetune_core.storage.run_folder import (
     has_diverged,
     has_ended,
 )
-
-ALWAYS_RECORDED = frozenset({"sidetune", "python", "torch", "numpy"})
-"""Names in the versions of every run of this version."""
 
 
 def check(
@@ -44,12 +42,14 @@ def check(
     """
     about = folder.read_json("run.json")
     notes: list[str] = []
+    whole = len(certificate.trained) == len(about.get("tasks", ()))
+    finished = whole or has_ended(_status_text(folder))  # nothing can be newer than the newest checkpoint
     problems = [
         *_statement(certificate),
         *_status(folder, about, certificate, notes),
-        *_lines(folder, checkpoints, notes),
+        *_lines(folder, checkpoints, finished, notes),
         *_identity(about, checkpoints, notes),
-        *_files(folder, certificate, notes),
+        *_files(folder, certificate, finished, notes),
         *_certificate(folder, certificate, checkpoints),
     ]
     if certificate.format < FORMAT:
@@ -131,9 +131,10 @@ def _has_gaps(folder: RunFolder, about: Mapping[str, Any]) -> bool:
     )
 
 
-def _lines(folder: RunFolder, checkpoints: Sequence[Checkpoint], notes: list[str]) -> Iterator[str]:
+def _lines(
+    folder: RunFolder, checkpoints: Sequence[Checkpoint], finished: bool, notes: list[str]
+) -> Iterator[str]:
     """Whether each ``.jsonl`` file begins with what it had at every checkpoint, and ends there."""
-    finished = has_ended(_status_text(folder))
     for name in LINES:
         path = folder.path / name
         content = path.read_bytes() if path.is_file() else b""
@@ -146,60 +147,31 @@ def _lines(folder: RunFolder, checkpoints: Sequence[Checkpoint], notes: list[str
                 break
         else:
             if len(content) > size and finished:
-                yield f"{name} has lines that no checkpoint of the finished run knows"
+                yield f"{name} has lines that no checkpoint of the run knows"
             elif len(content) > size:
                 notes.append(f"the last lines of {name} are newer than the newest checkpoint")
 
 
 def _identity(about: Mapping[str, Any], checkpoints: Sequence[Checkpoint], notes: list[str]) -> Iterator[str]:
     """Whether ``run.json`` describes the run that each checkpoint was made by."""
-    segments = [about, *(part for part in about.get("segments", ()) if isinstance(part, Mapping))]
-    unknown = [str(one.path.name) for one in checkpoints if one.identity is None]
+    unknown = [one for one in checkpoints if one.identity is None]
     if unknown:
         notes.append(
             f"checkpoints of earlier versions ({len(unknown)} of {len(checkpoints)}) do not record spec, "
             "tasks, plugins, versions and threads: run.json could not be checked against them"
         )
-    wrong: dict[str, Checkpoint] = {}
+    else:
+        yield from odd_statements(about)
+    reported: set[str] = set()
     for one in checkpoints:
-        if one.identity is None:
-            continue
-        for key, value in one.identity.to_json().items():
-            names = ("resolved", "spec") if key == "spec" else (key,)
-            known = [part[name] for part in segments for name in names if name in part]
-            if not any(_agrees(key, value, one_known) for one_known in known):
-                wrong.setdefault(key, one)
-    accepted = [text for part in segments for text in part.get("accepted", ())]
-    for key, one in wrong.items():
-        if accepted and key in ("tasks", "higher_is_better"):
-            notes.append(f"the tasks were changed during the run: {'; '.join(map(str, accepted))}")
-            continue
-        yield f"run.json has other {_WORDS.get(key, key)} than the checkpoint {one}"
-    metrics = {task.get("metric") for task in about.get("tasks", ())} - {None}
-    if metrics and about.get("metric") != (metrics.pop() if len(metrics) == 1 else "mixed"):
-        yield f"run.json has the metric '{about.get('metric')}', which is not that of its tasks"
+        found = contradictions(about, one.identity, len(one.done)) if one.identity is not None else []
+        for fact in found:
+            if fact not in reported:
+                yield f"run.json has other {fact} than the checkpoint {one}"
+        reported.update(found)
 
 
-def _agrees(key: str, value: Any, recorded: Any) -> bool:
-    """Whether a fact in ``run.json`` is that of a checkpoint. Of the libraries that only some components use,
-    each process records those that it finds."""
-    if key != "versions" or not isinstance(recorded, Mapping):
-        return bool(value == recorded)
-    return recorded.keys() >= ALWAYS_RECORDED and all(
-        recorded.get(name, version) == version for name, version in value.items()
-    )
-
-
-_WORDS = {
-    "spec": "options (resolved)",
-    "tasks": "tasks, titles or metrics",
-    "higher_is_better": "direction of the metric (higher_is_better)",
-    "versions": "versions of libraries",
-    "machine": "device or precision (machine)",
-}
-
-
-def _files(folder: RunFolder, certificate: Certificate, notes: list[str]) -> Iterator[str]:
+def _files(folder: RunFolder, certificate: Certificate, finished: bool, notes: list[str]) -> Iterator[str]:
     """Whether documents and visualisations are those that the certificate lists."""
     if certificate.format < FORMAT:
         return
@@ -209,7 +181,6 @@ def _files(folder: RunFolder, certificate: Certificate, notes: list[str]) -> Ite
         if not (folder.path / name).is_file() or hashing.file_digest(folder.path / name) != sha256
     ]
     added = [name for name in shown_files(folder) if name not in certificate.files]
-    finished = has_ended(_status_text(folder))
     for names, what in ((changed, "changed or missing"), (added, "not those of the last stage")):
         if names and finished:
             yield f"documents or visualisations are {what}: {', '.join(names[:3])}"

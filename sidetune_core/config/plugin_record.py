@@ -114,6 +114,9 @@ class Segment:
     """How spec and data differ from those of the segment before, which was accepted, in lines."""
     spec: Mapping[str, Any] | None = None
     """The resolved spec, if it differs from that of the segment before."""
+    tasks: Sequence[Mapping[str, str]] | None = None
+    """See `Identity`, if they differ from those of the segment before."""
+    higher_is_better: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``run.json``."""
@@ -132,6 +135,8 @@ def segment_of(identity: Identity) -> Segment:
         processes=identity.processes,
         machine=identity.machine,
         spec=identity.spec,
+        tasks=identity.tasks,
+        higher_is_better=identity.higher_is_better,
     )
 
 

@@ -22,10 +22,9 @@ from statistics import fmean
 
 import attrs
 
-Row = tuple[float | None, ...]
+from sidetune_core.config.history import MIXED as MIXED
 
-MIXED = "result"
-"""The metric's name if tasks have different metrics: no column may call a loss an accuracy."""
+Row = tuple[float | None, ...]
 
 
 def _with_gaps(row: Sequence[float | None]) -> Row:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from sidetune_core import __version__
 from sidetune_core.certificate.record import FORMAT, read_certificate
 from sidetune_core.errors import SidetuneError
 from sidetune_core.results.report import run_report
 from sidetune_core.results.summary import summarise
+from sidetune_core.results.tables import markdown_text
 from sidetune_core.storage.run_folder import RunFolder
+
+FOLDER = r"Folder: (`+) ?((?:(?!\1).)*?) ?\1$"
+"""The end of the line with the status, which is code in Markdown."""
 
 
 def check_report(folder: RunFolder) -> tuple[list[str], list[str]]:
@@ -22,7 +27,8 @@ def check_report(folder: RunFolder) -> tuple[list[str], list[str]]:
         return [], ["there is no report.md"]
     try:
         written = path.read_text(encoding="utf-8")
-        expected = run_report(summarise(folder))
+        summary = summarise(folder)
+        expected = run_report(summary)
     except (OSError, ValueError, SidetuneError) as error:
         return [f"report.md could not be checked: {error}"], []
     if _without_name(written) == _without_name(expected):
@@ -30,7 +36,7 @@ def check_report(folder: RunFolder) -> tuple[list[str], list[str]]:
     line = _first_difference(_without_name(written), _without_name(expected))
     if not _is_of_this_version(folder):
         return [], [f"report.md was written by another version of sidetune; this one would write '{line}'"]
-    if not folder.status.startswith(("done", "diverged")):
+    if len(summary.results.rows) < len(summary.results.tasks):
         return [], ["report.md is older than the other files of the run, which is not finished"]
     return [f"report.md is not what the folder says, which is '{line}'"], []
 
@@ -45,9 +51,12 @@ def _is_of_this_version(folder: RunFolder) -> bool:
 
 
 def _without_name(report: str) -> list[str]:
-    """The lines of a report without the name and the path of its folder."""
-    lines = report.splitlines()
-    return [re.sub(r"Folder: `.*`$", "", line) for line in lines[1:]]
+    """The lines of a report without the name and the path of its folder, where these agree."""
+    title, *lines = report.splitlines() or [""]
+    folders = [match for line in lines if (match := re.search(FOLDER, line))]
+    if not folders or title != f"# {markdown_text(Path(folders[0][2]).name)}":
+        return [title, *lines]
+    return [re.sub(FOLDER, "", line) for line in lines]
 
 
 def _first_difference(written: list[str], expected: list[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from sidetune_core.config.history import FIRST_SPEC, WORDS, contradictions, odd_statements, same
 from sidetune_core.config.identity import (
     ROUNDING,
     Identity,
@@ -154,6 +155,25 @@ class Continuation:
         if changed := [*found.data, *tasks]:
             self._refuse("data", f"{path} was made with other data, {_joined(changed)}: restore it")
 
+    def check_statements(self) -> None:
+        """Check that ``run.json`` states what the latest checkpoint has; its spec may be another one, which
+        `check` compares.
+
+        Raises:
+            RunError: it was edited.
+        """
+        latest = self._latest
+        if latest.identity is None:
+            return
+        found = contradictions(self._about, latest.identity, latest.done, latest.step)
+        if not self.is_finished:
+            found = [fact for fact in found if fact != WORDS["spec"]]
+        edited = [line for line in odd_statements(self._about) if "resolved" not in line or self.is_finished]
+        if found:
+            edited.append(f"run.json has other {', '.join(found)} than the latest checkpoint")
+        if edited:
+            raise RunError(f"{self._folder.path}: {_joined(edited)}: restore run.json")
+
     def check_data(self, now: Identity, env: str) -> None:
         """Check data and tasks, once they are read.
 
@@ -181,18 +201,22 @@ class Continuation:
                 *(f"the run was made with another one: {line}" for line in accepted),
             ]
         segments = list(self._kept)
-        if found or tasks:
-            task = self._tasks[self._latest.done]
+        spec_changed = not same(self.before.spec, segment.spec) and self.before.spec is not None
+        if found or tasks or spec_changed:
             segment = attrs.evolve(
                 segment,
-                task=task,
+                task=self._tasks[self._latest.done],
                 step=self._latest.step,
                 accepted=tuple(accepted),
-                spec=segment.spec if found.spec else None,
+                spec=segment.spec if spec_changed else None,
+                tasks=segment.tasks if tasks else None,
+                higher_is_better=segment.higher_is_better if tasks else None,
             )
             segments.append(segment)
+        if spec_changed:
+            self._about.setdefault(FIRST_SPEC, self.before.spec)
         recorded = [one.to_json() for one in segments]
-        if recorded != self._about.get("segments", []):
+        if spec_changed or recorded != self._about.get("segments", []):
             self._about["segments"] = recorded
             self._folder.write_json("run.json", self._about)
         lines = [*plugins, *accepted]

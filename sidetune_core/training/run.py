@@ -162,6 +162,7 @@ def resume(
             latest = group.broadcast_from_main(lambda: find_latest(folder))
             continuation = Continuation(folder, about, latest, allowed, trust_local_code)
             env = resolved.components["env"].owner
+            group.broadcast_from_main(continuation.check_statements)
             group.broadcast_from_main(lambda: continuation.check(planned(resolved), env))
             with (
                 set_threads(continuation.threads(group.size)),

@@ -127,6 +127,29 @@ def copied(*names: str) -> Alter:
     return alter
 
 
+def excused_option(run: Any) -> None:
+    """Another option, next to a segment with the spec of the checkpoints."""
+    before = json.loads(json.dumps(run["resolved"]))
+    run["resolved"]["train"]["lr"] = 0.5
+    run["segments"] = [{"spec": before, "task": run["tasks"][0]["id"], "step": 0}]
+
+
+def accepted_title(run: Any) -> None:
+    run["tasks"][0]["title"] = "cats"
+    run["segments"] = [{"accepted": ["title of task t0 'x' → 'cats'"]}]
+
+
+def excused_versions(run: Any) -> None:
+    run["segments"] = [{"task": run["tasks"][1]["id"], "step": 1, "versions": dict(run["versions"])}]
+    run["versions"]["torch"] = "9.9"
+
+
+def interrupted_with_more_of_r(path: Path) -> None:
+    (path / "status").write_text("interrupted\n")
+    with (path / "eval.jsonl").open("a") as file:
+        file.write((path / "eval.jsonl").read_text().splitlines(keepends=True)[0])
+
+
 def one_picture(path: Path) -> Path:
     """The first visualisation of the run."""
     return min((path / "pictures").rglob("*.png"))
@@ -197,7 +220,7 @@ VISIBLE: dict[str, tuple[Alter, str]] = {
     "a cell of R deleted": (lines("eval.jsonl", lambda old: old[:-1]), "eval.jsonl is not what it was"),
     "a cell of R appended": (
         lines("eval.jsonl", lambda old: [*old, old[-1]]),
-        "no checkpoint of the finished run knows",
+        "no checkpoint of the run knows",
     ),
     "a value of R null": (
         text("eval.jsonl", lambda old: old[: old.rindex("0.")] + "null}}\n"),
@@ -329,6 +352,29 @@ VISIBLE: dict[str, tuple[Alter, str]] = {
     "the identity in a checkpoint": (
         values(f"{NEWEST}.json", lambda one: one["state"]["identity"].update(threads=8)),
         "its SHA-256 differs",
+    ),
+    "an option, and a segment that excuses it": (
+        values("run.json", excused_option),
+        f"{RUN}options (resolved)",
+    ),
+    "a title, and a segment that accepts it": (
+        values("run.json", accepted_title),
+        "segments that do not follow each other",
+    ),
+    "versions, and a segment that excuses them": (
+        values("run.json", excused_versions),
+        f"{RUN}versions of libraries",
+    ),
+    "a key that no run writes": (about(accuracy=0.99), "keys that no run writes: accuracy"),
+    "a number of another type": (about(higher_is_better=1), f"{RUN}direction of the metric"),
+    "lines of R, and an unfinished status": (interrupted_with_more_of_r, "eval.jsonl has lines that no"),
+    "the title of the report": (
+        lines("report.md", lambda old: ["# copy, 99 %\n", *old[1:]]),
+        REPORT,
+    ),
+    "the folder in the report": (
+        text("report.md", lambda old: old.replace("Folder: `", "Folder: `x`, 99 % of `", 1)),
+        REPORT,
     ),
     "a number in the report": (text("report.md", lambda old: old.replace("| t1 |", "| t9 |", 1)), REPORT),
     "the claim in the report": (

@@ -97,7 +97,8 @@ def test_a_changed_spec_is_refused_with_what_changed(run: Path, capsys: Capture)
     assert resume(run) == 2
     assert capsys.readouterr().err == (
         "error: the spec in run/run.json is not that of the latest checkpoint, train.lr 0.001 → 0.5: restore "
-        "it, or resume it with the changed spec: sidetune-run --resume run --allow-changed spec\n"
+        "it, or resume it with the changed spec: "
+        "sidetune-run --resume run --trust-local-code --allow-changed spec\n"
     )
 
 
@@ -165,7 +166,7 @@ def test_changed_data_is_refused(run: Path, capsys: Capture) -> None:
     assert resume(run) == 2
     assert capsys.readouterr().err == (
         "error: run was made with other data, the data of env 'images': restore it, or resume it with the "
-        "changed data: sidetune-run --resume run --allow-changed data\n"
+        "changed data: sidetune-run --resume run --trust-local-code --allow-changed data\n"
     )
 
 
@@ -197,12 +198,40 @@ def test_only_known_changes_can_be_accepted(run: Path, capsys: Capture) -> None:
     assert "--allow-changed takes spec, data, plugins, not 'everything'" in capsys.readouterr().err
 
 
-def test_a_finished_run_of_another_spec_ends_at_once(whole: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_finished_run_of_another_spec_is_refused(whole: Path, tmp_path: Path, capsys: Capture) -> None:
     shutil.copytree(whole / "run", tmp_path / "run")
     edit(tmp_path / "run", lr=0.5)
-    assert resume(tmp_path / "run") == 0
-    assert "the run was made with another one: spec train.lr 0.001 → 0.5" in capsys.readouterr().err
-    assert "segments" not in read(tmp_path / "run")
+    assert resume(tmp_path / "run") == 2
+    assert "other options (resolved) than the latest checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"higher_is_better": False}, "other direction of the metric (higher_is_better) than"),
+        ({"metric": "loss"}, "the metric 'loss', which is not that of its tasks"),
+        ({"threads": 64}, "other threads than"),
+        ({"best": 0.99}, "keys that no run writes: best"),
+    ],
+)
+def test_a_run_whose_facts_were_edited_is_refused(
+    values: dict[str, Any], words: str, run: Path, capsys: Capture
+) -> None:
+    (run / "run.json").write_text(json.dumps(read(run) | values))
+    assert resume(run) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("table", "values"), [("train", {"lr": 0.5}), ("cache", {"mode": "off"})])
+def test_a_run_that_went_on_with_an_accepted_spec_is_consistent(
+    table: str, values: dict[str, Any], run: Path, capsys: Capture
+) -> None:
+    about = read(run)
+    about["resolved"][table] |= values
+    (run / "run.json").write_text(json.dumps(about))
+    assert resume(run, "--allow-changed", "spec") == 0
+    capsys.readouterr()
+    assert main(["verify", str(run), "--trust-local-code"]) == 0, capsys.readouterr().out
 
 
 def test_other_versions_are_reported_and_recorded(

@@ -1,0 +1,137 @@
+"""What ``run.json`` states about a run at each checkpoint: its beginning, and the segments after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sidetune_core.config.identity import Identity
+
+FIRST_SPEC = "first_resolved"
+"""Key of the spec that a run began with, where another one was accepted later."""
+
+MIXED = "result"
+"""The metric's name if tasks have different metrics: no column may call a loss an accuracy."""
+
+ALWAYS_RECORDED = frozenset({"sidetune", "python", "torch", "numpy"})
+"""Names in the versions of every run of this version."""
+
+KEYS = frozenset(
+    {
+        *(
+            "asked",
+            "resolved",
+            FIRST_SPEC,
+            "composition",
+            "plugins",
+            "spec_changes",
+            "tasks",
+            "data",
+            "metric",
+        ),
+        *("higher_is_better", "machine", "processes", "threads", "versions", "git", "save_every", "segments"),
+    }
+)
+"""The keys of ``run.json``."""
+
+WORDS = {
+    "spec": "options (resolved)",
+    "tasks": "tasks, titles or metrics",
+    "higher_is_better": "direction of the metric (higher_is_better)",
+    "versions": "versions of libraries",
+    "machine": "device or precision (machine)",
+}
+"""The fields of an `Identity`, in words; others as they are."""
+
+_OF_A_SEGMENT = (
+    "spec",
+    "tasks",
+    "higher_is_better",
+    "data",
+    "plugins",
+    "versions",
+    "threads",
+    "processes",
+    "machine",
+)
+
+
+def contradictions(about: Mapping[str, Any], identity: Identity, done: int, step: int = 0) -> list[str]:
+    """The facts, in words, that ``run.json`` states otherwise than a checkpoint.
+
+    Args:
+        about: ``run.json``.
+        identity: of the run at the checkpoint.
+        done: number of tasks that were finished then.
+        step: steps within the next task.
+    """
+    stated = _stated(about, done, step)
+    return [
+        WORDS.get(key, key)
+        for key, value in identity.to_json().items()
+        if not _agrees(key, value, stated.get(key))
+    ]
+
+
+def odd_statements(about: Mapping[str, Any]) -> Iterator[str]:
+    """What no run writes into ``run.json``, in sentences."""
+    if unknown := sorted(about.keys() - KEYS):
+        yield f"run.json has keys that no run writes: {', '.join(unknown)}"
+    positions = [_position(segment, _ids(about)) for segment in _segments(about)]
+    if None in positions or positions != sorted(set(positions), key=lambda position: position or (0, 0)):
+        yield "run.json has segments that do not follow each other in the tasks of the run"
+    elif not same(_stated(about, len(_ids(about)) + 1, 0).get("spec"), about.get("resolved")):
+        yield "run.json has other options (resolved) than its last segment"
+    metrics = {task.get("metric") for task in _tasks(about)} - {None}
+    if metrics and about.get("metric") != (metrics.pop() if len(metrics) == 1 else MIXED):
+        yield f"run.json has the metric '{about.get('metric')}', which is not that of its tasks"
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two values are the same JSON: 1, 1.0 and true are not."""
+    return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+
+
+def _stated(about: Mapping[str, Any], done: int, step: int) -> dict[str, Any]:
+    """The identity of the run at a checkpoint, as ``run.json`` has it.
+
+    A segment begins at the checkpoint that it was resumed from, which is of the one before.
+    """
+    stated = {key: about.get(key) for key in _OF_A_SEGMENT}
+    stated["spec"] = about.get(FIRST_SPEC, about.get("resolved"))
+    for segment in _segments(about):
+        position = _position(segment, _ids(about))
+        if position is None or position >= (done, step):
+            break
+        stated |= {key: segment[key] for key in _OF_A_SEGMENT if segment.get(key) is not None}
+    return stated
+
+
+def _agrees(key: str, value: Any, stated: Any) -> bool:
+    """Whether a fact is that of a checkpoint. Of the libraries that only some components use, each process
+    records those that it finds."""
+    if key != "versions" or not isinstance(stated, Mapping):
+        return same(value, stated)
+    return stated.keys() >= ALWAYS_RECORDED and all(
+        stated.get(name, version) == version for name, version in value.items()
+    )
+
+
+def _position(segment: Mapping[str, Any], ids: Sequence[Any]) -> tuple[int, int] | None:
+    task, step = segment.get("task"), segment.get("step")
+    return (ids.index(task), step) if task in ids and type(step) is int else None
+
+
+def _segments(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    segments = about.get("segments")
+    return [one if isinstance(one, Mapping) else {} for one in segments] if isinstance(segments, list) else []
+
+
+def _ids(about: Mapping[str, Any]) -> list[Any]:
+    return [task.get("id") for task in _tasks(about)]
+
+
+def _tasks(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    tasks = about.get("tasks")
+    return [task for task in tasks if isinstance(task, Mapping)] if isinstance(tasks, list) else []
