@@ -47,17 +47,19 @@ def run(argv: Sequence[str]) -> int:
     print("\n".join(metrics_lines(summary.results)))
     print("\n" + "\n".join([*gap_lines(summary), *changed_lines(summary)]))
     print(f"\nrun folder  {folder}  (report.md, TensorBoard in tb/)")
-    for line in _hints(folder, arguments.resolved or read_resolved(finished.folder, trust_local_code=True)):
+    resolved = arguments.resolved or read_resolved(finished.folder, trust_local_code=True)
+    for line in _hints(folder, resolved, trusted=arguments.trust_local_code is True):
         print(line)
     return 1 if summary.diverged else 0
 
 
-def _hints(folder: Path, resolved: ResolvedRun) -> list[str]:
-    """Commands to try next."""
+def _hints(folder: Path, resolved: ResolvedRun, trusted: bool) -> list[str]:
+    """Commands to try next; `trusted` says that the user has given ``--trust-local-code``."""
     spec, runs = shlex.quote(str(folder / "run.json")), shlex.quote(str(folder.parent))
     others = (component for slot, component in resolved.components.items() if slot != "learner")
-    trust = resolved.trusts_data or any(component.names_code for component in others)
-    command = f"sidetune-run --spec {spec} --learner finetune{' --trust-local-code' if trust else ''}"
+    trust = trusted or any(component.names_code for component in others)
+    another = "features" if resolved.components["learner"].plugin.name == "finetune" else "finetune"
+    command = f"sidetune-run --spec {spec} --learner {another}{' --trust-local-code' if trust else ''}"
     return [
         f"try next    {command}    # the same tasks, another learner",
         f"            sidetune report {runs}/*    # compare runs",
