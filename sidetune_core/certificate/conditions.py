@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
@@ -13,7 +13,8 @@ import attrs
 import torch
 
 from sidetune_core.certificate.probes import ROUNDING
-from sidetune_core.config.identity import Identity
+from sidetune_core.certificate.record import TaskRecord
+from sidetune_core.config.identity import Identity, condition_changes
 from sidetune_core.system.device import Machine, processor
 
 COMPUTING = ("torch", "numpy")
@@ -71,6 +72,49 @@ def of_run(about: Mapping[str, Any], identity: Identity | None, processor: str) 
         threads if isinstance(threads, int) else 0,
         versions if isinstance(versions, Mapping) else {},
     )
+
+
+@attrs.frozen
+class History:
+    """The conditions of a run after each of its stages, which differ where it was resumed under others.
+
+    Both are by number of trained tasks, and lack what is not known.
+    """
+
+    identities: Mapping[int, Identity | None]
+    processors: Mapping[int, str]
+
+    def changes(self, after: int) -> list[str]:
+        """What changed after a stage, until the last one: ``machine 'cpu, bf16' → 'cpu, fp32'``."""
+        first, found = self.identities.get(after), list[str]()
+        for count, identity in self.identities.items():
+            if count > after and first is not None and identity is not None:
+                found += condition_changes(first, identity)
+        own = self.processors.get(after, "")
+        found += [
+            f"processor {own} → {other}"
+            for count, other in self.processors.items()
+            if count > after and own and other and other != own
+        ]
+        return list(dict.fromkeys(found))
+
+    def rounding(self, after: int, now: float) -> float:
+        """See `probes.ROUNDING`: of the coarser precision, that of a stage or the present one."""
+        identity = self.identities.get(after)
+        return now if identity is None else max(now, ROUNDING[of_run({}, identity, "").precision])
+
+
+def history(
+    records: Sequence[TaskRecord], identities: Mapping[int, Identity | None], processors: Mapping[int, str]
+) -> History:
+    """The history of a run.
+
+    Args:
+        records: of its tasks, which have the processors of their stages.
+        identities: by number of trained tasks.
+        processors: those that are known otherwise.
+    """
+    return History(identities, {record.after: record.processor for record in records} | dict(processors))
 
 
 @contextmanager

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from sidetune_core import hashing
 from sidetune_core.certificate import accounts, probes
+from sidetune_core.certificate.conditions import history
 from sidetune_core.certificate.measured import read_columns
 from sidetune_core.certificate.probes import ProbeRecorder, Replay, Stored
 from sidetune_core.certificate.record import (
     ALL_TENSORS,
     BATCH,
+    CONDITIONS,
     LAST,
     OUTSIDE,
     STATEMENT,
@@ -37,6 +39,7 @@ from sidetune_core.certificate.record import (
     tensors_unchanged,
     write_certificate,
 )
+from sidetune_core.config.identity import Identity
 from sidetune_core.errors import WeightsError
 from sidetune_core.interfaces.classification import ClassTask
 from sidetune_core.interfaces.learner import Learner
@@ -53,6 +56,7 @@ def certify(
     recorders: Mapping[str, ProbeRecorder],
     folder: RunFolder,
     precision: str = "fp32",
+    identity: Identity | None = None,
 ) -> Certificate:
     """Rewrite ``certificate.json`` after a stage of training, and write the probes of its tasks.
 
@@ -66,6 +70,7 @@ def certify(
             evaluated through theirs.
         folder: of the run; its ``eval.jsonl`` has R so far.
         precision: of the learner's outputs, a key of `probes.ROUNDING`.
+        identity: of the run now; compared with those of its checkpoints.
     """
     trained = list(recorders)
     done = trained[: len(trained) - len(stage)]
@@ -76,6 +81,12 @@ def certify(
     stages = [*known.stages, Stage([task.id for task in stage], changed)]
     rounding = probes.ROUNDING[precision]
     columns = read_columns(folder, trained)
+    past = {
+        count: checkpoint.recorded_identity(checkpoint.boundary(folder.checkpoints, count))
+        for count in dict.fromkeys(record.after for record in known.tasks)
+    }
+    count = len(trained)
+    conditions = history(known.tasks, past | {count: identity}, {count: processor()})
     records = []
     for record in known.tasks:
         stored = Stored.read(folder.path / record.probes.file)
@@ -84,7 +95,8 @@ def certify(
         )
         measured = columns[record.id][record.after - 1 :]
         boundary = checkpoint.boundary(folder.checkpoints, record.after)
-        state = State(tensors, now, stages, rounding)
+        state = State(tensors, now, stages, conditions.rounding(record.after, rounding))
+        record = attrs.evolve(record, conditions=conditions.changes(record.after))
         records.append(compare(record, stored, replayed, measured, state, boundary))
     for task in stage:
         first = _first(learner, task, recorders[task.id], now, folder, len(trained), rounding)
@@ -108,7 +120,7 @@ class State:
     stages: Sequence[Stage]
     """All stages so far, with the tensors that each changed."""
     rounding: float
-    """The largest relative difference of outputs that is rounding, where batches differ."""
+    """The largest relative difference of outputs that is rounding, where batches or conditions differ."""
 
 
 def compare(
@@ -123,7 +135,7 @@ def compare(
     """The updated record of an earlier task.
 
     Args:
-        record: the record so far.
+        record: the record so far, with the conditions that have changed.
         stored: the task's probes, and the outputs for them right after it was trained.
         replayed: the learner's outputs for them now, and the tensors it reads.
         measured: the task's column of R, from the row after its stage on.
@@ -144,7 +156,8 @@ def compare(
     )
     cause = replayed.cause or _cause_of_first(stored, state.rounding)
     if not (cause or same) and tensors_unchanged(updated):
-        cause = OUTSIDE
+        rounded = record.conditions and probes.agree(stored.output, replayed.output, state.rounding)
+        cause = CONDITIONS if rounded else OUTSIDE
     examined = attrs.evolve(
         record.probes,
         examples=len(stored.output),
@@ -220,6 +233,7 @@ def _first(
         no_longer_read=[],
         probes=examined,
         sketch=_sketch(task),
+        processor=processor(),
     )
 
 

@@ -55,10 +55,11 @@ NOT_ZERO = "not zero by construction"
 NOT_REPRODUCIBLE = "tensors unchanged, outputs not reproducible"
 NOT_FINITE = "not every output is finite, so nothing is claimed"
 VALUES_DIFFER = "tensors and outputs for probes unchanged, measured values differ"
+OTHER_CONDITIONS = "tensors unchanged, outputs differ by rounding under other conditions"
 LAST = "no task was trained after it"
 NOTHING_LATER = "no task was trained after another"
 INCOMPLETE = "some tasks have no record"
-WORST_FIRST = (NOT_ZERO, NOT_FINITE, NOT_REPRODUCIBLE, VALUES_DIFFER, ZERO)
+WORST_FIRST = (NOT_ZERO, NOT_FINITE, NOT_REPRODUCIBLE, VALUES_DIFFER, OTHER_CONDITIONS, ZERO)
 
 RANDOM = "outputs depend on random numbers (dropout, sampling)"
 BATCH = (
@@ -70,6 +71,7 @@ OUTSIDE = (
     "outputs depend on state outside of parameters and buffers (an attribute, a counter, a generator of its "
     "own, the time)"
 )
+CONDITIONS = "the run continued under other conditions, which change rounding"
 
 ALL_TENSORS = "all tensors"
 TENSORS_READ = "tensors read"
@@ -97,7 +99,8 @@ class Probes:
     finite: bool = True
     """Whether the outputs were numbers, and still are."""
     cause: str = ""
-    """Why the outputs are not reproducible: `RANDOM`, `BATCH` or `OUTSIDE`; empty if they are."""
+    """Why the outputs are not reproducible: `RANDOM`, `BATCH`, `EVALUATION_TRAINS`, `OUTSIDE` or
+    `CONDITIONS`; empty if they are."""
 
 
 MAX_CLASSES = 2**17
@@ -142,6 +145,11 @@ class TaskRecord:
     measured: list[float | None] = attrs.field(factory=list)
     """The task's metric on the test split after its stage and after each later one; None where it was not
     finite. Empty in formats 1 and 2."""
+    processor: str = ""
+    """Of the computer that trained the task; empty where it is not known."""
+    conditions: list[str] = attrs.field(factory=list)
+    """What changed since then in what decides on rounding: machine, precision, versions, threads (see
+    `conditions.History`)."""
 
 
 @attrs.frozen
@@ -177,6 +185,8 @@ def judge(record: TaskRecord, later: bool) -> str:
         return NOT_ZERO
     if not record.probes.finite or None in record.measured:
         return NOT_FINITE
+    if record.probes.cause == CONDITIONS:
+        return OTHER_CONDITIONS
     if record.probes.cause or not record.probes.same:
         return NOT_REPRODUCIBLE
     return ZERO if is_constant(record.measured) else VALUES_DIFFER
@@ -278,7 +288,11 @@ def certificate_lines(
 
 def new_warnings(certificate: Certificate) -> list[str]:
     """A warning if the outputs for the last stage's tasks are the first that are not reproducible."""
-    causes = [(record.probes.cause, record) for record in certificate.tasks if record.probes.cause]
+    causes = [
+        (record.probes.cause, record)
+        for record in certificate.tasks
+        if record.probes.cause not in ("", CONDITIONS)
+    ]
     if not causes or causes[0][1].id not in certificate.stages[-1].tasks:
         return []
     cause, record = causes[0]
@@ -291,17 +305,20 @@ def new_warnings(certificate: Certificate) -> list[str]:
 def _finding(record: TaskRecord) -> str:
     """What the certificate says about an earlier task."""
     if record.verdict == ZERO:
-        return "none"
+        return "nothing changed: zero by construction"
+    if record.verdict == OTHER_CONDITIONS:
+        return f"no tensor that it reads changed; {CONDITIONS}: {'; '.join(record.conditions)}"
     if record.verdict == NOT_REPRODUCIBLE:
         return f"{NOT_REPRODUCIBLE}; likely cause: {record.probes.cause}"
     if record.verdict == NOT_FINITE:
         where = "R has gaps" if record.probes.finite else "outputs for its probes are NaN or infinite"
         return f"{NOT_FINITE} ({where})"
     if record.verdict == VALUES_DIFFER:
+        others = f", or {CONDITIONS}: {'; '.join(record.conditions)}" if record.conditions else ""
         return (
             f"no tensor that it reads changed, and outputs for its probes are bit-identical, but "
             f"{_values_differ(record.measured)}: its evaluation is not reproducible (sampled actions, "
-            "environments), or the learner answers other inputs differently"
+            f"environments), or the learner answers other inputs differently{others}"
         )
     return f"{_changes(record)}; outputs for its probes {_outputs(record.probes)}"
 

@@ -18,11 +18,12 @@ from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
 from sidetune_core.certificate import accounts, probes
-from sidetune_core.certificate.conditions import Conditions, conditions, of_run, running_as
+from sidetune_core.certificate.conditions import Conditions, conditions, history, of_run, running_as
 from sidetune_core.certificate.issue import State, compare
 from sidetune_core.certificate.measured import Columns, read_columns
 from sidetune_core.certificate.probes import Replay, Stored
 from sidetune_core.certificate.record import (
+    CONDITIONS,
     FORMAT,
     INCOMPLETE,
     OUTSIDE,
@@ -234,14 +235,20 @@ def _replay_mismatches(
         present = conditions(machine)
         exact = _is_exact(recorded, present, changed_plugins, notes)
         rounding = max(probes.ROUNDING[one.precision] for one in (recorded, present))
-        state = State(tensors, now, certificate.stages, rounding)
+        past = history(
+            certificate.tasks,
+            {after: one.identity for after, one in checkpoints.items()},
+            {count: certificate.processor},
+        )
         for task in certificate.tasks:
             predict = make_predict(learner, tasks[task.id], machine)
             before = stored[task.id]
             replayed = probes.replay(learner, predict, before.as_inputs(), rounding, task.id)
             boundary = checkpoint.boundary(folder.checkpoints, task.after)
+            state = State(tensors, now, certificate.stages, past.rounding(task.after, rounding))
+            changed = past.changes(task.after)
             yield from _task_mismatches(
-                task, before, replayed, columns, state, boundary, certificate.format, exact, notes
+                task, before, replayed, columns, state, boundary, certificate.format, exact, changed, notes
             )
 
 
@@ -264,6 +271,7 @@ def _task_mismatches(
     boundary: Path,
     format: int,
     exact: bool,
+    changed: list[str],
     notes: list[str],
 ) -> Iterator[str]:
     """Where the certificate of one task differs from what is recomputed."""
@@ -276,7 +284,9 @@ def _task_mismatches(
         replayed = attrs.evolve(replayed, output=before.output)
     rule = judge if format == FORMAT else former_judge
     measured = columns[task.id][task.after - 1 :]
-    recomputed = compare(task, before, replayed, measured, state, boundary, rule)
+    recomputed = compare(
+        attrs.evolve(task, conditions=changed), before, replayed, measured, state, boundary, rule
+    )
     if format < FORMAT:
         yield from _unsupported_claims(task, recomputed, format)
         recomputed = attrs.evolve(
@@ -285,12 +295,23 @@ def _task_mismatches(
             probes=attrs.evolve(recomputed.probes, finite=True, cause=""),
         )
     elif task.probes.cause == OUTSIDE and task.verdict != ZERO:
-        notes.append(f"{task.id}: its outputs cannot be checked, since {OUTSIDE}")
+        notes.append(f"{task.id}: its outputs cannot be checked, since {recomputed.probes.cause or OUTSIDE}")
         recomputed = attrs.evolve(
             recomputed, probes=attrs.evolve(task.probes, examples=recomputed.probes.examples)
         )
         recomputed = attrs.evolve(recomputed, verdict=rule(recomputed, _is_followed(task, state)), scope="")
+    elif task.probes.cause == CONDITIONS and not exact and _is_rounding(change, changed, state):
+        kept = attrs.evolve(recomputed.probes, same=task.probes.same, change=task.probes.change)
+        recomputed = attrs.evolve(
+            recomputed, probes=attrs.evolve(kept, cause=recomputed.probes.cause or CONDITIONS)
+        )
+        recomputed = attrs.evolve(recomputed, verdict=rule(recomputed, _is_followed(task, state)), scope="")
     yield from _differences(task, recomputed, 0.0 if exact else state.rounding)
+
+
+def _is_rounding(change: Change | None, conditions: Sequence[str], state: State) -> bool:
+    """Whether outputs that changed under other conditions did so by no more than rounding."""
+    return bool(conditions) and change is not None and change.relative <= state.rounding
 
 
 def _is_followed(task: TaskRecord, state: State) -> bool:
@@ -321,6 +342,11 @@ def _differences(certified: TaskRecord, recomputed: TaskRecord, tolerance: float
                 f"{task}: {field.replace('_', ' ')} is {_quote(expected)} in the certificate, but recomputed "
                 f"as {_quote(actual)}"
             )
+    if certified.processor and certified.conditions != recomputed.conditions:
+        yield (
+            f"{task}: the conditions that changed since are {_quote(certified.conditions)} in the "
+            f"certificate, but {_quote(recomputed.conditions)} in the checkpoints"
+        )
     before, now = certified.probes, recomputed.probes
     if before.examples != now.examples:
         yield f"{task}: the certificate has {before.examples} probes, but there are {now.examples}"

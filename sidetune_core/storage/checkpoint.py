@@ -191,6 +191,15 @@ def latest(folder: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def recorded_identity(path: Path) -> Identity | None:
+    """The identity in the JSON of a checkpoint after a task, without reading its tensors; None where it
+    cannot be read or has none."""
+    try:
+        return read_identity(json.loads(read_text(path.with_suffix(".json")))["state"]["identity"])
+    except (RunError, OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def read(path: Path) -> Checkpoint:
     """A checkpoint after a task.
 

@@ -271,7 +271,9 @@ class RunRecorder(Recorder):
         try:
             repair(self.folder, before, self.warning)
             tasks = boundary.stage.tasks
-            certificate = certify(boundary.learner, tasks, boundary.probes, self.folder, precision)
+            certificate = certify(
+                boundary.learner, tasks, boundary.probes, self.folder, precision, self._identity
+            )
         except (WriteError, WeightsError, OSError) as error:
             self._by_products.leave_out(path, error)
             with suppress(OSError):

@@ -232,6 +232,22 @@ def test_a_killed_run_ends_with_the_same_certificate(make: Any, tmp_path: Path) 
     assert verify(killed, trust_local_code=True).problems == ()
 
 
+def test_a_run_that_is_resumed_with_another_precision_does_not_accuse_the_learner(
+    make: Any, tmp_path: Path
+) -> None:
+    folder = make("features", tmp_path / "run")
+    for path in folder.checkpoints.glob("after-00[23].*"):
+        path.unlink()
+    about = folder.read_json("run.json")
+    about["resolved"]["device"]["precision"] = "bf16"
+    folder.write_json("run.json", about)
+    sidetune_core.resume(folder.path, trust_local_code=True)
+    first = certificate_of(folder).tasks[0]
+    assert (first.verdict, first.probes.cause) == (record.OTHER_CONDITIONS, record.CONDITIONS)
+    assert first.conditions == ["machine 'cpu, fp32, channels last' → 'cpu, bf16, channels last'"]
+    assert verify(folder, trust_local_code=True).problems == ()
+
+
 def test_the_report_and_the_command_line_print_the_verdict(
     make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import attrs
 import torch
 
-from sidetune_core.certificate.conditions import Conditions, of_run, running_as
+from sidetune_core.certificate.conditions import Conditions, History, of_run, running_as
+from sidetune_core.config.identity import Identity
 
 RUN = Conditions("cpu, fp32, channels last", "Pentium", 4, {"python": "3.11.7", "torch": "2.11.0"})
 
@@ -38,3 +39,19 @@ def test_the_number_of_threads_of_the_run_is_used_for_a_block_only() -> None:
     with running_as(attrs.evolve(RUN, threads=1)):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def identity(machine: str) -> Identity:
+    return Identity({}, "", [], True, {}, {"torch": "2.11.0"}, 4, 1, machine)
+
+
+def test_what_changed_after_a_stage_includes_changes_that_were_taken_back() -> None:
+    fine, coarse = identity("cpu, fp32"), identity("cpu, bf16")
+    past = History({1: fine, 2: coarse, 3: fine}, {1: "Pentium", 2: "", 3: "Xeon"})
+    assert past.changes(1) == ["machine 'cpu, fp32' → 'cpu, bf16'", "processor Pentium → Xeon"]
+    assert past.changes(3) == []
+
+
+def test_rounding_is_that_of_the_coarser_precision() -> None:
+    past = History({1: identity("cpu, bf16"), 2: identity("cpu, fp32"), 3: None}, {})
+    assert [past.rounding(count, 1e-3) for count in (1, 2, 3)] == [0.05, 1e-3, 1e-3]

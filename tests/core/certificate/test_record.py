@@ -47,6 +47,7 @@ def probed(**fields: object) -> Probes:
         ({"probes": probed(finite=False)}, record.NOT_FINITE),
         ({"probes": probed(cause=record.BATCH)}, record.NOT_REPRODUCIBLE),
         ({"probes": probed(same=False)}, record.NOT_REPRODUCIBLE),
+        ({"probes": probed(cause=record.CONDITIONS, same=False)}, record.OTHER_CONDITIONS),
         ({"changed": {"base.weight": NONE}, "measured": [0.5, 0.25]}, record.NOT_ZERO),
         ({"newly_read": ["x"], "probes": probed(cause=record.BATCH)}, record.NOT_ZERO),
     ],
@@ -81,6 +82,22 @@ def test_a_claim_that_r_agrees_with_is_printed() -> None:
 def test_the_likely_cause_is_in_the_lines() -> None:
     doubtful = attrs.evolve(SOUND, verdict=record.NOT_REPRODUCIBLE, probes=probed(cause=record.RANDOM))
     assert record.RANDOM in record.certificate_lines(certificate(doubtful))[1]
+
+
+def test_changed_conditions_are_in_the_lines() -> None:
+    probes = probed(cause=record.CONDITIONS, same=False)
+    rounded = attrs.evolve(
+        SOUND, verdict=record.OTHER_CONDITIONS, probes=probes, conditions=["threads 4 → 2"]
+    )
+    (_, line) = record.certificate_lines(certificate(rounded))
+    assert line.endswith(f"{record.CONDITIONS}: threads 4 → 2")
+
+
+def test_a_warning_is_not_for_changed_conditions() -> None:
+    rounded = attrs.evolve(SOUND, probes=probed(cause=record.CONDITIONS))
+    doubtful = attrs.evolve(LAST, probes=probed(cause=record.BATCH))
+    whole = attrs.evolve(certificate(SOUND), tasks=[rounded, doubtful])
+    assert len(record.new_warnings(whole)) == 1
 
 
 def test_a_gap_in_r_is_in_the_lines() -> None:
