@@ -42,6 +42,11 @@ def one_line(text: object) -> str:
     return printable(str(text), lines=False)
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 task``, ``2 tasks``; the plural of `noun` ends in s."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def indented(text: object) -> str:
     """The text with its further lines indented, so that none of them looks like a line of its own."""
     return printable(str(text).rstrip()).replace("\n", "\n  ")

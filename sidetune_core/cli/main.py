@@ -141,7 +141,7 @@ def _print_versions() -> int:
             kinds[kind.plural] = kinds.get(kind.plural, 0) + 1
     for origin, kinds in sorted(counts.items()):
         provided = ", ".join(f"{count} {plural}" for plural, count in kinds.items())
-        print(f"  {origin}: {provided}")
+        print(f"  {one_line(origin)}: {provided}")
     return 0
 
 

@@ -104,7 +104,7 @@ def gap_lines(summary: RunSummary) -> list[str]:
     more = len(reasons) - SHOWN_GAPS
     return [
         f"{DIVERGED.capitalize()}; means over seeds and ranks leave this run out:",
-        *(f"  {reason}" for reason in reasons[:SHOWN_GAPS]),
+        *(f"  {escaped_line(reason)}" for reason in reasons[:SHOWN_GAPS]),
         *([f"  and {more} more, see not_finite in eval.jsonl"] if more > 0 else []),
     ]
 

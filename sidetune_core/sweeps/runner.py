@@ -29,7 +29,7 @@ from sidetune_core.config.options import warn_former
 from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneError, shorten
-from sidetune_core.printable import printable
+from sidetune_core.printable import one_line as escaped_line
 from sidetune_core.results.report import in_percent, one_line
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
@@ -281,7 +281,7 @@ def _result(folder: Path) -> str:
 
 def print_aside(line: str) -> None:
     """Print a line of progress to stderr."""
-    print(printable(line), file=sys.stderr, flush=True)
+    print(escaped_line(line), file=sys.stderr, flush=True)
 
 
 def print_nothing(line: str) -> None:

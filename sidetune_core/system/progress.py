@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from sidetune_core.printable import one_line, printable, unescaped
+from sidetune_core.printable import one_line, unescaped
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -35,17 +35,17 @@ class Progress:
     def info(self, text: str) -> None:
         """Print a line above the bar."""
         if not self._quiet:
-            tqdm.write(printable(text), file=self._stream)
+            tqdm.write(one_line(text), file=self._stream)
 
     def warning(self, text: str) -> None:
         """Print a line even when quiet."""
-        tqdm.write(printable(text), file=self._stream)
+        tqdm.write(one_line(text), file=self._stream)
 
     def notice(self, text: str) -> None:
         """Print a line from a signal handler, where the stream may be in use."""
         if not self._quiet:
             with suppress(OSError):
-                os.write(2, f"\n{printable(text)}\n".encode())
+                os.write(2, f"\n{one_line(text)}\n".encode())
 
     def start(self, head: str, steps: int) -> None:
         """Training of `steps` steps begins; `head` names the task."""

@@ -13,6 +13,7 @@ import attrs
 
 from sidetune_core.errors import FitError, SidetuneError
 from sidetune_core.interfaces.former_names import warn_of_former
+from sidetune_core.printable import indented, one_line
 
 SEED = 0
 
@@ -90,14 +91,14 @@ def report(findings: Sequence[Finding], unseen: Sequence[str] = ()) -> str:
     short = {"passed": "ok", "skipped": "skip", "known": "known", "failed": "FAIL"}
     lines = []
     for finding in findings:
-        message = f": {finding.message}" if finding.message else ""
+        message = f": {indented(finding.message)}" if finding.message else ""
         lines.append(f"{short[finding.outcome]:5} {finding.check.replace('_', ' ')}{message}")
     outcomes = [finding.outcome for finding in findings]
     counts = [f"{outcomes.count(name)} {name}" for name in short if name != "known" or name in outcomes]
     lines.append(", ".join(counts))
     if unseen:
         unfit = [
-            f"{finding.check.replace('_', ' ')} ({finding.message})"
+            f"{finding.check.replace('_', ' ')} ({one_line(finding.message)})"
             for finding in findings
             if finding.skipped and DOES_NOT_FIT in finding.message
         ]
@@ -115,7 +116,7 @@ def settle(findings: Sequence[Finding], known: Mapping[str, str]) -> list[Findin
     for finding in findings:
         reason = known.get(finding.check)
         if reason and not finding.passed:
-            finding = Finding(finding.check, True, f"{reason} ({finding.message})", known=True)
+            finding = Finding(finding.check, True, f"{reason} ({one_line(finding.message)})", known=True)
         elif reason and not finding.skipped:
             message = "is declared in known_failures but passes; remove the declaration"
             finding = Finding(finding.check, False, message)

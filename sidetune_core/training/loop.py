@@ -17,6 +17,7 @@ from sidetune_core.interfaces.capabilities import LosesState, set_task_state, ta
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Task
 from sidetune_core.interfaces.training import ParamGroup
+from sidetune_core.printable import counted
 from sidetune_core.results.metrics import have_one_unit, mean
 from sidetune_core.results.report import format_value
 from sidetune_core.seeding import derive_seed, seeded
@@ -65,9 +66,10 @@ def learn(learner: Learner, tasks: Sequence[Task], context: Context, recorder: R
         mid_task = None
         one_unit = have_one_unit([task.metric for task in tasks])
         average = f", mean over tasks so far {format_value(mean(cells), False)}" if one_unit else ""
+        effort = f"{counted(steps, 'step')}, {time.monotonic() - began:.1f} s"
         recorder.finish_stage(
             f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} "
-            f"{format_value(cells[-1], False)}{average} ({steps} steps, {time.monotonic() - began:.1f} s)"
+            f"{format_value(cells[-1], False)}{average} ({effort})"
         )
     FeatureCache.detach(learner)  # the user may change the base of a learner that is returned
 

@@ -23,6 +23,7 @@ from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
+from sidetune_core.printable import counted
 from sidetune_core.results.metrics import Results
 from sidetune_core.results.report import run_report
 from sidetune_core.results.summary import outcome, read_results, summarise
@@ -213,7 +214,8 @@ def _train(job: Job, folder: RunFolder, save_every: Interval) -> Run:
         handle_signals(job.progress.notice) as stop,
         _recorder(job, folder, clock, by_products) as recorder,
     ):
-        job.progress.info(f"{job.resolved}\n{len(job.tasks)} tasks on {job.where} → {folder.path}")
+        job.progress.info(str(job.resolved))
+        job.progress.info(f"{counted(len(job.tasks), 'task')} on {job.where} → {folder.path}")
         for note in job.notes if job.group.is_main else ():
             _warn(job, folder, note)
         context = Context(

@@ -11,6 +11,7 @@ from sidetune_core.cli.main import main
 from sidetune_core.printable import (
     EscapedStream,
     colours_allowed,
+    counted,
     escaped_output,
     indented,
     one_line,
@@ -66,6 +67,18 @@ def test_progress_escapes_what_it_shows() -> None:
     progress.start("t\x1b\n0", 3)
     progress.finish("done\x07")
     assert stream.getvalue() == "a\\x1b[2J\ndone\\x07\n"
+
+
+def test_progress_shows_each_text_in_one_line() -> None:
+    stream = io.StringIO()
+    progress = Progress(EscapedStream(stream))
+    for show in (progress.info, progress.warning, progress.finish):
+        show("a\nforged\tb\rc")
+    assert stream.getvalue() == "a\\nforged\\tb\\rc\n" * 3
+
+
+def test_numbers_have_their_plural() -> None:
+    assert [counted(number, "task") for number in (0, 1, 2)] == ["0 tasks", "1 task", "2 tasks"]
 
 
 def test_an_error_shows_what_was_typed_escaped(capsys: pytest.CaptureFixture[str]) -> None:

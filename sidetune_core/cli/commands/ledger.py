@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch, assignment
 from sidetune_core.errors import LedgerError, suggest
+from sidetune_core.printable import one_line
 from sidetune_core.results.tables import Layout
 from sidetune_core.storage.atomic import write_text
 
@@ -42,22 +43,24 @@ def reproduce(
     spec = reproduction.read_command(entry.claim, "" if trust_local_code else str(ledger / f"{claim}.toml"))
     spec = attrs.evolve(spec, trust_local_code=trust_local_code)
     spec_here = reproduction.placed(spec, [assignment(word) for word in places])
-    print(f"{entry.claim.method}: {entry.claim.command}", file=sys.stderr)
-    runs = reproduction.carry_out(spec_here, entry.claim.seeds, out / claim, quiet, print)
+    print(one_line(f"{entry.claim.method}: {entry.claim.command}"), file=sys.stderr)
+    runs = reproduction.carry_out(
+        spec_here, entry.claim.seeds, out / claim, quiet, lambda line: print(one_line(line))
+    )
     summaries = [run.summary for run in runs]
     if not record and any(summary.diverged for summary in summaries):
         print("does not hold: a run has diverged")
         return 1
     checked = verdicts(entry, summaries)
     for verdict in checked:
-        print(f"{'holds' if verdict.holds else 'does not hold'}: {verdict.text}")
+        print(f"{'holds' if verdict.holds else 'does not hold'}: {one_line(verdict.text)}")
     if not all(verdict.holds for verdict in checked):
         for change in plugins_changed(entry, summaries):
-            print(f"likely cause: another plugin than in the record, {change}")
+            print(f"likely cause: another plugin than in the record, {one_line(change)}")
     if not checked:
         print("no reference value yet (none published, none recorded)")
     if record:
-        print(write_record(ledger, entry, spec, summaries, [run.about for run in runs]))
+        print(one_line(write_record(ledger, entry, spec, summaries, [run.about for run in runs])))
         return 0
     return 0 if all(verdict.holds for verdict in checked) else 1
 
@@ -87,7 +90,7 @@ def show_ledger(
     if update is not None:
         written = {name: book.write_up(rows, "markdown") for name, rows in tables.items()}
         write_text(update, book.update(update.read_text(encoding="utf-8"), written))
-        print(update)
+        print(one_line(update))
         return 0
     if table is not None and table not in tables:
         raise LedgerError(

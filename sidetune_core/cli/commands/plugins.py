@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from sidetune_core.cli.commands.shared import Switch, assignment, print_json
 from sidetune_core.config import kinds, registry
 from sidetune_core.errors import OptionError
+from sidetune_core.printable import indented, one_line
 
 
 def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> int:
@@ -27,7 +28,7 @@ def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> i
     inventory = registry.scan(chosen)
     plugins = inventory.plugins
     for problem in inventory.unusable if json else inventory.damaged:
-        print(f"warning: {problem}", file=sys.stderr)
+        print(f"warning: {indented(problem)}", file=sys.stderr)
     if json:
         without_kind = attrs.filters.exclude("kind")
         tables = {
@@ -39,9 +40,9 @@ def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> i
     for listed in chosen:
         print(f"{listed.plural} ({listed.summary})")
         for plugin in plugins[listed]:
-            print(f"  {plugin.name:<14}{plugin.origin}")
+            print(one_line(f"  {plugin.name:<14}{plugin.origin}"))
         for problem in inventory.of_kind(listed):
-            print(f"  {problem.name:<14}{problem.origin}, unusable: {problem.reason}")
+            print(one_line(f"  {problem.name:<14}{problem.origin}, unusable: {problem.reason}"))
         if not plugins[listed]:
             print("  none")
     return 0
@@ -61,7 +62,7 @@ def describe(kind: Positional[str], name: Positional[str]) -> int:
     plugin = registry.find(kinds.kind(kind), name, trust_local_code=True)
     with redirect_stdout(sys.stderr):  # what its module prints is no description
         cls = registry.load(plugin)
-    print(f"{plugin.title}: {plugin.target}\n\n{inspect.getdoc(cls)}\n")
+    print(f"{one_line(plugin.title)}: {one_line(plugin.target)}\n\n{inspect.getdoc(cls)}\n")
     for attribute, label in (("needs", "needs"), ("optional_components", "can use")):
         if getattr(cls, attribute, None):
             print(f"{label}: {', '.join(sorted(getattr(cls, attribute)))}")
@@ -73,7 +74,7 @@ def describe(kind: Positional[str], name: Positional[str]) -> int:
     print("options:" if options else "no options")
     for option in options:
         flag = f"--{plugin.kind.name}.{option.name}"
-        print(f"  {flag}  {option.type}, default {_shown(option.default)}\n      {option.help}")
+        print(f"  {flag}  {option.type}, default {one_line(_shown(option.default))}\n      {option.help}")
     return 0
 
 
@@ -129,7 +130,7 @@ def check(
     elif distribution is None:
         print(checked[0].report)
     else:
-        print("\n\n".join(f"{one.kind} '{one.name}'\n{one.report}" for one in checked))
+        print("\n\n".join(f"{one.kind} '{one_line(one.name)}'\n{one.report}" for one in checked))
     return 0 if passed else 1
 
 
@@ -151,7 +152,7 @@ def new_package(kind: Positional[str], name: Positional[str], out: Path | None =
 
     slot = kinds.kind(kind).name
     folder = create_package(kinds.kind(kind), name, out)
-    print(folder)
+    print(one_line(folder))
     print(
         f"try next    pip install -e {folder} && sidetune check {slot} {name} && sidetune-run --{slot} {name}"
     )

@@ -12,6 +12,7 @@ from sidetune_core.cli.commands.shared import Switch
 from sidetune_core.config import argv as arguments_of_run
 from sidetune_core.config.arguments import split_arguments
 from sidetune_core.errors import OptionError
+from sidetune_core.printable import one_line
 
 
 def record(
@@ -72,15 +73,17 @@ def record(
         words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
         words += ["--trust-local-code"] if trust_local_code else []
         command = shlex.join(["sidetune", "record", *argv, *words])
-        print(f"\nInterrupted. Resume with: {command}", file=sys.stderr)
+        print(f"\nInterrupted. Resume with: {one_line(command)}", file=sys.stderr)
         return 130
     manifest = recording.manifest
     metrics = ", ".join(f"{name} {value:.3f}" for name, value in manifest.metrics.items())
     print(
-        f"{recording.folder}: {manifest.recorded} trajectories of '{manifest.expert}' in {manifest.title}, "
-        f"{manifest.steps} steps ({metrics})"
+        one_line(
+            f"{recording.folder}: {manifest.recorded} trajectories of '{manifest.expert}' in "
+            f"{manifest.title}, {manifest.steps} steps ({metrics})"
+        )
     )
-    print(f"try next    sidetune-run --env imitation --env.root {recording.folder}")
+    print(f"try next    sidetune-run --env imitation --env.root {one_line(recording.folder)}")
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from sidetune_core.cli.commands.shared import print_json
 from sidetune_core.config.argv import parse
 from sidetune_core.config.resolve import ResolvedRun
+from sidetune_core.printable import one_line
 
 
 def run(argv: Sequence[str]) -> int:
@@ -18,7 +19,7 @@ def run(argv: Sequence[str]) -> int:
     """
     arguments = parse(argv)
     if arguments.dry_run and arguments.resolved is not None:
-        print(arguments.resolved, file=sys.stderr)
+        print(one_line(arguments.resolved), file=sys.stderr)
         print_json(arguments.resolved.to_spec().to_json())
         return 0
     from sidetune_core.assembly.restore import read_resolved
@@ -46,10 +47,10 @@ def run(argv: Sequence[str]) -> int:
     print(f"\n{matrix_table(summary.results)}\n")
     print("\n".join(metrics_lines(summary.results)))
     print("\n" + "\n".join([*gap_lines(summary), *changed_lines(summary)]))
-    print(f"\nrun folder  {folder}  (report.md, TensorBoard in tb/)")
+    print(f"\nrun folder  {one_line(folder)}  (report.md, TensorBoard in tb/)")
     resolved = arguments.resolved or read_resolved(finished.folder, trust_local_code=True)
     for line in _hints(folder, resolved, trusted=arguments.trust_local_code is True):
-        print(line)
+        print(one_line(line))
     return 1 if summary.diverged else 0
 
 

@@ -78,7 +78,7 @@ def report(
             draw(summaries[0], figure)
         else:
             draw_methods(_drawn(methods, summaries), figure)
-        print(figure)
+        print(one_line(figure))
     elif group_by == "run":
         print(compare_runs(summaries, format, (*COMPARED, *extra)))
     else:
@@ -120,10 +120,11 @@ def _complete(methods: Sequence[MethodRuns], summaries: Sequence[RunSummary]) ->
     """The methods; prints the runs that they do not include."""
     for summary in summaries:
         if not summary.ended:
-            print(f"skipped: {summary.folder} is not finished ({summary.status})", file=sys.stderr)
+            print(one_line(f"skipped: {summary.folder} is not finished ({summary.status})"), file=sys.stderr)
     for method in methods:
         for run in method.repeats:
-            print(f"skipped: {run.folder} repeats seed {run.spec.seed} of {method.name}", file=sys.stderr)
+            line = f"skipped: {run.folder} repeats seed {run.spec.seed} of {method.name}"
+            print(one_line(line), file=sys.stderr)
     if not methods:
         raise SidetuneError("none of these runs is finished; compare them as they are with --group-by run")
     return methods
@@ -141,7 +142,7 @@ def _drawn(methods: Sequence[MethodRuns], summaries: Sequence[RunSummary]) -> Se
 
 def _print_left_out(methods: Sequence[MethodRuns]) -> None:
     for line in left_out(methods):
-        print(line, file=sys.stderr)
+        print(one_line(line), file=sys.stderr)
 
 
 def export(run: Positional[Path], part: str = "base", out: Path | None = None, half: Switch = False) -> int:
@@ -175,7 +176,7 @@ def export(run: Positional[Path], part: str = "base", out: Path | None = None, h
     origin = {"composition": str(folder.read_json("run.json")["composition"]), "part": part}
     write_tensors(out, tensors, origin)
     elements = sum(tensor.numel() for tensor in tensors.values())
-    print(f"{out}: {len(tensors)} tensors, {elements:,} elements")
+    print(f"{one_line(out)}: {len(tensors)} tensors, {elements:,} elements")
     return 0
 
 
@@ -207,7 +208,7 @@ def verify_run(run: Positional[Path], trust_local_code: Switch = False) -> int:
     if problems:
         if verification.cause:
             print(f"likely cause: {one_line(verification.cause)}")
-        print(f"The certificate of {run} does NOT hold.")
+        print(f"The certificate of {one_line(run)} does NOT hold.")
         return 1
     print(
         "\n".join(
@@ -218,7 +219,7 @@ def verify_run(run: Positional[Path], trust_local_code: Switch = False) -> int:
         )
     )
     count = len(verification.certificate.tasks)
-    print(f"The certificate of {run} holds: the hashes and probes of {count} tasks were checked.")
+    print(f"The certificate of {one_line(run)} holds: the hashes and probes of {count} tasks were checked.")
     print("Internally consistent; no proof against somebody who rewrote all of it.")
     print(f"SHA-256 of what was checked: {verification.digest}")
     return 0

@@ -14,6 +14,7 @@ from sidetune_core import strict_json
 from sidetune_core.cli.commands import runs
 from sidetune_core.cli.commands.shared import Switch, print_json
 from sidetune_core.errors import Interrupted
+from sidetune_core.printable import one_line
 from sidetune_core.results.tables import aligned
 from sidetune_core.sweeps import grid
 from sidetune_core.sweeps import runner as sweeping
@@ -86,7 +87,7 @@ def sweep(
             planned, out, chosen, retries, save_every, print_aside, about, trust_local_code
         )
     except Interrupted as stop:
-        print_aside(f"\nInterrupted. Resume with: {shlex.join(typed)}")
+        print(f"\nInterrupted. Resume with: {one_line(shlex.join(typed))}", file=sys.stderr)
         return 128 + stop.number
     ended = tuple(run.folder for run in swept if run.status in ("done", "diverged"))
     if ended:
