@@ -45,12 +45,10 @@ def check(
     whole = len(certificate.trained) == len(about.get("tasks", ()))
     finished = whole or has_ended(_status_text(folder))  # nothing can be newer than the newest checkpoint
     problems = [
-        *_statement(certificate),
         *_status(folder, about, certificate, notes),
         *_lines(folder, checkpoints, finished, notes),
         *_identity(about, checkpoints, notes),
         *_files(folder, certificate, finished, notes),
-        *_certificate(folder, certificate, checkpoints),
     ]
     if certificate.format < FORMAT:
         notes.append(
@@ -96,11 +94,19 @@ def shown_files(folder: RunFolder) -> dict[str, str]:
     }
 
 
-def _statement(certificate: Certificate) -> Iterator[str]:
-    """Whether the certificate explains itself in the words of its format."""
+def check_certificate(
+    folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Checkpoint]
+) -> Iterator[str]:
+    """Whether the certificate explains itself in the words of its format, and is the one of which the newest
+    checkpoint holds the hash."""
     expected = FORMER_STATEMENTS.get(certificate.format, _sha256(STATEMENT.encode()))
     if _sha256(certificate.statement.encode()) != expected:
         yield f"the statement in {FILE} is not that of certificates of format {certificate.format}"
+    recorded = checkpoints[-1].marks.get(FILE) if checkpoints else None
+    if recorded is not None and hashing.file_digest(folder.path / FILE) != recorded[1]:
+        yield f"{FILE} is not what it was {checkpoints[-1]}"
+    elif recorded is None and certificate.format == FORMAT:
+        yield f"the newest checkpoint has no hash of {FILE}"
 
 
 def _status(
@@ -188,17 +194,6 @@ def _files(folder: RunFolder, certificate: Certificate, finished: bool, notes: l
             notes.append(
                 f"documents or visualisations are newer than the certificate: {', '.join(names[:3])}"
             )
-
-
-def _certificate(
-    folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Checkpoint]
-) -> Iterator[str]:
-    """Whether the certificate is the one of which the newest checkpoint holds the hash."""
-    recorded = checkpoints[-1].marks.get(FILE) if checkpoints else None
-    if recorded is not None and hashing.file_digest(folder.path / FILE) != recorded[1]:
-        yield f"{FILE} is not what it was {checkpoints[-1]}"
-    elif recorded is None and certificate.format == FORMAT:
-        yield f"the newest checkpoint has no hash of {FILE}"
 
 
 def _present_lines(folder: RunFolder) -> list[str]:

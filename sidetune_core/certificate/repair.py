@@ -18,6 +18,7 @@ from sidetune_core.certificate.record import (
     write_certificate,
 )
 from sidetune_core.errors import RunError, shorten
+from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import RunFolder
 
 
@@ -48,6 +49,25 @@ def repair(folder: RunFolder, done: Sequence[str], warning: Callable[[str], None
     if len(kept) < len(existing.tasks):
         existing = attrs.evolve(existing, verdict=INCOMPLETE, tasks=kept)
         write_certificate(folder, existing)
+
+
+def missing(folder: RunFolder) -> list[str]:
+    """A line for each file of a certificate that is gone, although the run folder refers to it.
+
+    Raises:
+        RunError: the certificate is damaged.
+    """
+    certificate = read_certificate(folder)
+    if certificate is None:
+        newest = checkpoint.latest(folder.checkpoints)
+        gone = newest is not None and checkpoint.has_mark(newest, FILE)
+        return [f"{FILE} is missing, although the newest checkpoint has its hash"] if gone else []
+    files = [record.probes.file for record in certificate.tasks]
+    return [
+        f"{file} is missing, although {FILE} has its hash"
+        for file in files
+        if not (folder.path / file).is_file()
+    ]
 
 
 def _read(folder: RunFolder, done: Sequence[str], warning: Callable[[str], None]) -> Certificate:

@@ -39,6 +39,7 @@ from sidetune_core.certificate.record import (
     overall,
     read_certificate,
 )
+from sidetune_core.certificate.repair import missing
 from sidetune_core.config.plugin_record import recorded_changes
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import RunError, WeightsError, shorten
@@ -64,6 +65,8 @@ class Verification:
     """Contradictions between the files of the folder; none if the certificate holds."""
     notes: tuple[str, ...]
     """Remarks that are no contradiction."""
+    contradicted: bool = False
+    """Whether the problems are those of the certificate, and not of the rest of the folder only."""
     cause: str = ""
     """The likely cause of the problems, where plugins are not those that the run was made with."""
     digest: str = ""
@@ -89,11 +92,13 @@ def verify(folder: RunFolder, trust_local_code: bool = False) -> Verification:
     """
     certificate = read_certificate(folder)
     if certificate is None:
+        if gone := missing(folder):
+            raise RunError(f"{folder.path}: {gone[0]}")
         raise RunError(
             f"{folder.path} has no certificate: no task was trained, or an older sidetune made the run"
         )
     if problems := list(_contradictions(certificate)):
-        return Verification(certificate, tuple(problems), ())
+        return Verification(certificate, tuple(problems), (), contradicted=True)
     checkpoints: dict[int, Checkpoint] = {}
     stored: dict[str, Stored] = {}
     for count in dict.fromkeys(task.after for task in certificate.tasks):
@@ -113,22 +118,25 @@ def verify(folder: RunFolder, trust_local_code: bool = False) -> Verification:
             f"{', '.join(certificate.trained)}"
         )
     if problems:
-        return Verification(certificate, tuple(problems), ())
-    problems, notes = accounts.check(folder, certificate, list(checkpoints.values()))
+        return Verification(certificate, tuple(problems), (), contradicted=True)
+    problems = list(accounts.check_certificate(folder, certificate, list(checkpoints.values())))
+    others, notes = accounts.check(folder, certificate, list(checkpoints.values()))
     problems += _hash_mismatches(certificate, checkpoints)
     resolved = read_resolved(folder, trust_local_code)
-    problems += accounts.check_composition(folder, resolved)
+    others += accounts.check_composition(folder, resolved)
     changes = resolved.plugin_changes()
     notes += [f"another plugin is installed than the run was made with: {change}" for change in changes]
     notes += [f"the run noted: {line}" for line in recorded_changes(folder.read_json("run.json"))]
     problems += _replay_mismatches(
         folder, resolved, certificate, checkpoints, stored, notes, [str(change) for change in changes]
     )
+    contradicted = bool(problems)
+    problems = [*others, *problems]
     cause = ""
     if problems and changes:
         cause = f"{'; '.join(map(str, changes))}. To verify what the run was made with: {changes[0].remedy}"
     digest = "" if problems else accounts.digest(folder, certificate, list(checkpoints.values()))
-    return Verification(certificate, tuple(problems), tuple(notes), cause, digest)
+    return Verification(certificate, tuple(problems), tuple(notes), contradicted, cause, digest)
 
 
 def _contradictions(certificate: Certificate) -> Iterator[str]:

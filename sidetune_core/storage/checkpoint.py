@@ -195,9 +195,24 @@ def recorded_identity(path: Path) -> Identity | None:
     """The identity in the JSON of a checkpoint after a task, without reading its tensors; None where it
     cannot be read or has none."""
     try:
-        return read_identity(json.loads(read_text(path.with_suffix(".json")))["state"]["identity"])
-    except (RunError, OSError, ValueError, TypeError, KeyError):
+        return read_identity(_position(path).get("identity"))
+    except TypeError:
         return None
+
+
+def has_mark(path: Path, name: str) -> bool:
+    """Whether a checkpoint after a task has the hash of a file of the run folder."""
+    marks = _position(path).get("marks")
+    return isinstance(marks, Mapping) and name in marks
+
+
+def _position(path: Path) -> Mapping[str, Any]:
+    """The JSON of a checkpoint after a task, without reading its tensors; empty if it cannot be read."""
+    try:
+        position = json.loads(read_text(path.with_suffix(".json")))["state"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+    return position if isinstance(position, Mapping) else {}
 
 
 def read(path: Path) -> Checkpoint:

@@ -21,9 +21,9 @@ from sidetune_core.certificate.issue import certify
 from sidetune_core.certificate.probes import ProbeRecorder
 from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import new_warnings
-from sidetune_core.certificate.repair import repair
+from sidetune_core.certificate.repair import missing, repair
 from sidetune_core.config.identity import Identity
-from sidetune_core.errors import WeightsError, WriteError
+from sidetune_core.errors import RunError, WeightsError, WriteError
 from sidetune_core.interfaces.capabilities import HasVisualisations, task_states
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
@@ -120,6 +120,9 @@ class Recorder:
 
     def draw_results(self) -> None:
         """One TensorBoard curve for each task: its metric after each task of the stream."""
+
+    def report_missing(self) -> None:
+        """Report files of the certificate that are gone, at the end of the run."""
 
 
 class RunRecorder(Recorder):
@@ -258,6 +261,11 @@ class RunRecorder(Recorder):
             for task, value in zip(results.tasks, row, strict=True):
                 if value is not None:
                     self._scalars({f"R/{task}": value}, step)
+
+    def report_missing(self) -> None:
+        with suppress(RunError):  # a damaged certificate is left out of the report, which says so
+            for line in missing(self.folder):
+                self.warning(line)
 
     def _note_time(self) -> None:
         with self._by_products.optional(self.folder.path / SECONDS):

@@ -229,6 +229,7 @@ def _train(job: Job, folder: RunFolder, save_every: Interval) -> Run:
         )
         learn(job.learner, job.tasks, context, recorder)
         recorder.draw_results()
+        recorder.report_missing()
     return Run(folder, job.learner, job.tasks, job.machine, job.group.is_main)
 
 

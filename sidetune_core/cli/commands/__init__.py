@@ -45,7 +45,9 @@ COMMANDS: Mapping[str, Command] = {
         former_flags={"--by": "--group-by", "--pictures": "--images"},
     ),
     "export": Command("Write the weights of a component of a run to a file.", "runs:export"),
-    "verify": Command("Verify the certificate of a run.", "runs:verify_run"),
+    "verify": Command(
+        "Check that everything in a run folder agrees, the certificate included.", "runs:verify_run"
+    ),
     "reproduce": Command("Reproduce a claim of the ledger.", "ledger:reproduce"),
     "ledger": Command("Show the results in the ledger.", "ledger:show_ledger"),
 }

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch
 from sidetune_core.errors import RunError, SidetuneError
-from sidetune_core.printable import indented, one_line
+from sidetune_core.printable import counted, indented, one_line
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
 from sidetune_core.results.grouping import MethodRuns, group_runs, in_present_names, left_out, same_stream
 from sidetune_core.results.metrics import MAIN, Metric
@@ -181,7 +181,8 @@ def export(run: Positional[Path], part: str = "base", out: Path | None = None, h
 
 
 def verify_run(run: Positional[Path], trust_local_code: Switch = False) -> int:
-    """Verify the certificate of a run, which states whether tasks were forgotten, from the run folder alone.
+    """Check that everything in a run folder agrees, the certificate included, which states whether tasks were
+    forgotten. The run folder alone is needed.
 
     Compares its hashes with the checkpoints, rebuilds the learner from the newest checkpoint, and evaluates
     the stored probes. Checks R, run.json, the report and the other files of the folder against the hashes
@@ -208,7 +209,10 @@ def verify_run(run: Positional[Path], trust_local_code: Switch = False) -> int:
     if problems:
         if verification.cause:
             print(f"likely cause: {one_line(verification.cause)}")
-        print(f"The certificate of {one_line(run)} does NOT hold.")
+        if verification.contradicted:
+            print(f"The certificate of {one_line(run)} does NOT hold.")
+        else:
+            print(f"The run folder {one_line(run)} is NOT consistent.")
         return 1
     print(
         "\n".join(
@@ -218,8 +222,9 @@ def verify_run(run: Positional[Path], trust_local_code: Switch = False) -> int:
             or [f"Nothing could be forgotten: {verification.certificate.verdict}."]
         )
     )
-    count = len(verification.certificate.tasks)
-    print(f"The certificate of {one_line(run)} holds: the hashes and probes of {count} tasks were checked.")
+    count = counted(len(verification.certificate.tasks), "task")
+    checked = f"the hashes and probes of {count} were checked"
+    print(f"The certificate of {one_line(run)} holds: {checked}.")
     print("Internally consistent; no proof against somebody who rewrote all of it.")
     print(f"SHA-256 of what was checked: {verification.digest}")
     return 0

@@ -357,6 +357,51 @@ def test_a_forgery_is_detected(
     assert record.ZERO not in out.splitlines()[-1]
 
 
+def test_a_folder_that_disagrees_elsewhere_is_not_consistent(
+    make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make("finetune", tmp_path / "run").path
+    (folder / "status").write_text("diverged")
+    assert main(["verify", str(folder), "--trust-local-code"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == f"The run folder {folder} is NOT consistent."
+
+
+def test_the_name_of_a_folder_stays_in_its_line(
+    make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make("finetune", tmp_path / "run\nThe certificate of good holds").path
+    (folder / "status").write_text("diverged")
+    assert main(["verify", str(folder), "--trust-local-code"]) == 1
+    assert not [line for line in capsys.readouterr().out.splitlines() if line.startswith("The certificate")]
+
+
+GONE = f"{record.FILE} is missing, although the newest checkpoint has its hash"
+
+
+def test_a_deleted_certificate_is_missing(make: Any, tmp_path: Path) -> None:
+    folder = make("finetune", tmp_path / "run")
+    (folder.path / record.FILE).unlink()
+    with pytest.raises(RunError, match=GONE):
+        verify(folder, trust_local_code=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (record.FILE, GONE),
+        ("probes/t0.safetensors", f"probes/t0.safetensors is missing, although {record.FILE} has its hash"),
+    ],
+    ids=["certificate", "probes"],
+)
+def test_a_finished_run_that_is_resumed_names_what_is_missing(
+    name: str, line: str, make: Any, tmp_path: Path
+) -> None:
+    folder = make("finetune", tmp_path / "run")
+    (folder.path / name).unlink()
+    sidetune_core.resume(folder.path, trust_local_code=True)
+    assert f"warning: {line}" in (folder.path / "log.txt").read_text()
+
+
 def test_a_checkpoint_forged_together_with_its_hash_is_detected(make: Any, tmp_path: Path) -> None:
     folder = make("features", tmp_path / "run")
     path = checkpoint.boundary(folder.checkpoints, 3)
