@@ -263,7 +263,7 @@ def numbers(text: str) -> list[list[str]]:
 
 def verdict(text: str) -> str:
     """What `sidetune verify` found out."""
-    if "not hold" in text.lower():
+    if "not hold" in text.lower() or "not consistent" in text.lower():
         return "does not hold"
     if "zero by construction" not in text:
         return "nothing was trained after it" if " hold" in text else "no certificate"
