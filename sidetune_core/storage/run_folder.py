@@ -152,6 +152,12 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def boundaries(self) -> set[int]:
+        """The numbers of trained tasks at which there is a checkpoint, whose content is not checked."""
+        names = (path.stem.removeprefix("after-") for path in self.checkpoints.glob("after-*.json"))
+        return {int(name) for name in names if name.isdecimal()}
+
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run.
 

@@ -26,7 +26,7 @@ from sidetune_core.interfaces.tasks import Task
 from sidetune_core.printable import counted
 from sidetune_core.results.metrics import Results
 from sidetune_core.results.report import run_report
-from sidetune_core.results.summary import outcome, read_results, summarise
+from sidetune_core.results.summary import check_rows, outcome, read_results, summarise
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.lock import locked
@@ -161,6 +161,7 @@ def resume(
             if group.is_main:
                 folder.separate_hard_links()
             latest = group.broadcast_from_main(lambda: find_latest(folder))
+            group.broadcast_from_main(lambda: check_rows(folder, latest.done))
             continuation = Continuation(folder, about, latest, allowed, trust_local_code)
             env = resolved.components["env"].owner
             group.broadcast_from_main(continuation.check_statements)
