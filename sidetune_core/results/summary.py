@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
 from typing import Any, TypeVar
 
 import attrs
@@ -14,9 +13,9 @@ from sidetune_core.certificate.record import certificate_lines, read_certificate
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
-from sidetune_core.results.metrics import Results
+from sidetune_core.results.metrics import Results, mean
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
-from sidetune_core.storage.run_folder import DIVERGED, DONE, RunFolder, has_diverged
+from sidetune_core.storage.run_folder import DIVERGED, DONE, UNKNOWN, RunFolder, has_diverged
 
 T = TypeVar("T")
 
@@ -47,7 +46,7 @@ def summarise(folder: RunFolder) -> RunSummary:
     seconds, processor_seconds, peak_memory = optional("seconds.jsonl", lambda: _cost(folder), NO_COST)
     try:
         folder.lines("eval.jsonl", strict=True)  # a line that is skipped would be a gap in R
-        status = optional("status", lambda: folder.status, "unknown")
+        status = optional("status", lambda: folder.status, UNKNOWN)
         if trained := _trained(folder, status, len(about["tasks"])):
             check_rows(folder, trained)
         results, gaps = read_results(folder), read_gaps(folder)
@@ -168,9 +167,10 @@ def check_rows(folder: RunFolder, trained: int) -> None:
 
 
 def _trained(folder: RunFolder, status: str, tasks: int) -> int:
-    """The number of tasks whose rows a run must have that is over: all, or 0 if training ended before."""
-    ended = status == DONE or (has_diverged(status) and tasks in folder.boundaries)
-    return tasks if ended else 0
+    """The number of tasks whose rows a run must have: all if it is over, 0 if training ended before."""
+    if status == DONE or (tasks in folder.boundaries and (has_diverged(status) or status == UNKNOWN)):
+        return tasks
+    return 0
 
 
 @attrs.frozen
@@ -237,7 +237,8 @@ def _final_metrics(folder: RunFolder) -> dict[str, float]:
     first = next(iter(final.values()), {})
     names = [name for name in first if all(name in metrics for metrics in final.values())]
     values = {name: [metrics[name] for metrics in final.values()] for name in names}
-    return {name: fmean(column) for name, column in values.items() if None not in column}
+    means = {name: mean(column) for name, column in values.items()}
+    return {name: average for name, average in means.items() if average is not None}
 
 
 def component_of(tensor: str) -> str:

@@ -233,3 +233,26 @@ def test_nothing_is_claimed_of_an_unfinished_run_without_a_row_of_r(
     (path / "status").write_text("interrupted\n")
     delete_cells(path, which)
     assert summarise(RunFolder(path)).certificate[0].startswith("Zero forgetting is not claimed, because R")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda about: about.pop("tasks"), "it has no list of tasks"),
+        (lambda about: about.update(tasks="t0"), "it has no list of tasks"),
+        (lambda about: about.update(tasks=[{"id": 0}]), "it has no id of each task"),
+        (lambda about: about.update(metric=[]), "it has no metric of each task"),
+        (lambda about: about.update(higher_is_better=None), "it has no direction of the metric"),
+        (lambda about: about.update(save_every=[]), r"its save_every is \[\]"),
+        (lambda about: about.update(save_every="often"), "its save_every is 'often'"),
+    ],
+    ids=["no tasks", "tasks", "id", "metric", "direction", "no text", "no interval"],
+)
+def test_a_damaged_run_json_is_named_when_the_run_is_resumed(
+    run: Path, change: Callable[[dict[str, Any]], object], problem: str
+) -> None:
+    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    change(about)
+    (run / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(RunError, match=rf"run\.json is damaged: {problem}"):
+        sidetune_core.resume(run, trust_local_code=True)
