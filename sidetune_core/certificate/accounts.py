@@ -202,7 +202,7 @@ def _present_lines(folder: RunFolder) -> list[str]:
 
 def _status_text(folder: RunFolder) -> str:
     path = folder.path / "status"
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="backslashreplace").strip() if path.is_file() else ""
 
 
 def _digest_of(one: Checkpoint) -> str:

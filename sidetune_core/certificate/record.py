@@ -205,8 +205,8 @@ def tensors_unchanged(record: TaskRecord) -> bool:
 
 
 def is_constant(measured: Sequence[float | None]) -> bool:
-    """Whether measured values are bit-identical; 0.0 and -0.0 differ, and a gap equals nothing."""
-    return None not in measured and len({value.hex() for value in measured if value is not None}) <= 1
+    """Whether values were measured and are bit-identical; 0.0 and -0.0 differ, and a gap equals nothing."""
+    return None not in measured and len({value.hex() for value in measured if value is not None}) == 1
 
 
 def overall(trained: Sequence[str], records: Sequence[TaskRecord]) -> str:
@@ -266,7 +266,7 @@ def certificate_lines(
     contradicted = [
         f"  {record.id}: {_values_differ(columns[record.id])}, but {FILE} claims '{ZERO}'"
         for record in earlier
-        if columns and record.verdict == ZERO and not is_constant(columns.get(record.id, ()))
+        if columns is not None and record.verdict == ZERO and not is_constant(columns[record.id])
     ]
     if contradicted:
         return ["Zero forgetting is not claimed, because R contradicts it:", *contradicted]

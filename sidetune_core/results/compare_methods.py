@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import fmean
 
 import attrs
 
 from sidetune_core.results.compare_runs import COMPARED, common_metric, heads, keys
 from sidetune_core.results.grouping import MethodRuns, left_out, same_stream, shared_line
-from sidetune_core.results.metrics import Metric, meaningful, one_unit
+from sidetune_core.results.metrics import Metric, mean, meaningful, one_unit
 from sidetune_core.results.report import (
     TRAINABLE,
     UNMEASURED,
@@ -115,11 +114,12 @@ def rank(methods: Sequence[MethodRuns]) -> Ranking | None:
     if len(results.tasks) < 2:
         return None
     last_rows = [[run.results.rows[-1] for run in method.averaged] for method in methods]
-    if any(cell is None for rows in last_rows for row in rows for cell in row):
-        return None
     scores = []
     for task in range(len(results.tasks)):
-        scores.append([fmean(row[task] or 0.0 for row in rows) for rows in last_rows])
+        means = [mean(row[task] for row in rows) for rows in last_rows]
+        scores.append([average for average in means if average is not None])
+        if len(scores[-1]) < len(means):
+            return None
     return rank_methods(scores, [results.higher_is_better] * len(scores))
 
 
@@ -130,10 +130,10 @@ def _estimate_other(method: MethodRuns, name: str) -> Estimate:
 def _over_seeds(method: MethodRuns, read: Callable[[RunSummary], float | None]) -> Estimate:
     """A value of a run over the seeds of a method that have not diverged."""
     values = [read(run) for run in method.averaged]
-    defined = [value for value in values if value is not None]
-    if not defined or len(defined) < len(values):
+    average = mean(values)
+    if average is None:
         return Estimate(None, None)
-    return Estimate(fmean(defined), half_width(defined))
+    return Estimate(average, half_width([value for value in values if value is not None]))
 
 
 def _sort_key(value: float | None, sign: int) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sidetune_core.errors import SidetuneError
@@ -145,7 +144,7 @@ def curves_of(method: MethodRuns, name: str) -> dict[str, list[tuple[int, float,
     half-width is 0 below three seeds.
 
     Raises:
-        SidetuneError: a run has no curve of that name.
+        SidetuneError: a run has no curve of that name, or no finite value of it.
     """
     runs = [_curves(run, name) for run in method.averaged]
     curves = {}
@@ -153,7 +152,8 @@ def curves_of(method: MethodRuns, name: str) -> dict[str, list[tuple[int, float,
         points = []
         for step in sorted(set.intersection(*(set(run.get(task, {})) for run in runs))):
             values = [run[task][step] for run in runs]
-            points.append((step, fmean(values), half_width(values) or 0.0))
+            if (average := mean(values)) is not None:
+                points.append((step, average, half_width(values) or 0.0))
         curves[task] = points
     return curves
 
@@ -166,6 +166,8 @@ def _curves(run: RunSummary, name: str) -> dict[str, dict[int, float]]:
         names |= line.keys()
         if line.get(name) is not None:
             curves.setdefault(line["task"], {})[line["step"]] = line[name]
+    if not curves and name in names:
+        raise SidetuneError(f"the curve '{name}' of {run.folder} has no finite value")
     if not curves:
         known = ", ".join(sorted(names - {"task", "step"}))
         raise SidetuneError(f"{run.folder} has no curve '{name}'; known: {known}")
@@ -248,8 +250,8 @@ def _plot_method(axes: Any, method: MethodRuns, task: int, scale: int, index: in
             cells = row[: after + 1] if task < 0 else row[task : task + 1]
             values.append(mean(None if cell is None else scale * cell for cell in cells))
         measured = [value for value in values if value is not None]
-        if len(measured) == len(values):
-            points.append((after + 1, fmean(measured), min(measured), max(measured)))
+        if (average := mean(values)) is not None:
+            points.append((after + 1, average, min(measured), max(measured)))
     x, y, low, high = ([point[i] for point in points] for i in range(4))
     style = _style(index)
     axes.plot(x, y, marker="o", markersize=2.5, label=method.name, **style)

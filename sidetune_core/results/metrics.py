@@ -101,13 +101,17 @@ def one_unit(results: Results) -> bool:
 
 
 def mean(cells: Iterable[float | None]) -> float | None:
-    """The mean; None if there is no cell, or if any is None."""
+    """The mean; None if there is no cell, if any is None, or if it is too large for a float."""
     values: list[float] = []
     for cell in cells:
         if cell is None:
             return None
         values.append(cell)
-    return fmean(values) if values else None
+    try:
+        average = fmean(values) if values else math.nan
+    except OverflowError:  # of the sum
+        return None
+    return average if math.isfinite(average) else None
 
 
 def average_accuracy(results: Results) -> float | None:

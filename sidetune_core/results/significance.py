@@ -91,8 +91,12 @@ def critical_difference(methods: int, tasks: int) -> float:
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """Half-width of the 95 % confidence interval of the mean, t s / sqrt(n); None below `FEWEST_SEEDS`."""
+    """Half-width of the 95 % confidence interval of the mean, t s / sqrt(n); None below `FEWEST_SEEDS`, and
+    where it is too large for a float.
+    """
     n = len(values)
     if n < FEWEST_SEEDS:
         return None
-    return float(stats.t.ppf(1 - LEVEL / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = float(stats.t.ppf(1 - LEVEL / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    return half if math.isfinite(half) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
 from typing import Any, TypeVar
 
 import attrs
@@ -14,9 +13,9 @@ from sidetune_core.certificate.record import certificate_lines, read_certificate
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
-from sidetune_core.results.metrics import Results
+from sidetune_core.results.metrics import Results, mean
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
-from sidetune_core.storage.run_folder import DIVERGED, DONE, RunFolder
+from sidetune_core.storage.run_folder import DIVERGED, DONE, UNKNOWN, RunFolder, has_diverged
 
 T = TypeVar("T")
 
@@ -47,8 +46,10 @@ def summarise(folder: RunFolder) -> RunSummary:
     seconds, processor_seconds, peak_memory = optional("seconds.jsonl", lambda: _cost(folder), NO_COST)
     try:
         folder.lines("eval.jsonl", strict=True)  # a line that is skipped would be a gap in R
+        status = optional("status", lambda: folder.status, UNKNOWN)
+        if trained := _trained(folder, status, len(about["tasks"])):
+            check_rows(folder, trained)
         results, gaps = read_results(folder), read_gaps(folder)
-        status = optional("status", lambda: folder.status, "unknown")
         return RunSummary(
             name=folder.path.name,
             spec=_resolved(about["resolved"]),
@@ -77,10 +78,11 @@ def _certified(folder: RunFolder, about: Mapping[str, Any], results: Results) ->
     certificate = read_certificate(folder)
     if certificate is None:
         return ()
+    missing = [(None,) * len(results.tasks)] * (len(certificate.trained) - len(results.rows))
+    rows = [*results.rows, *missing]
     columns = {
-        record.id: [row[results.tasks.index(record.id)] for row in results.rows[record.after - 1 :]]
+        record.id: [row[results.tasks.index(record.id)] for row in rows[record.after - 1 :]]
         for record in certificate.tasks
-        if record.id in results.tasks
     }
     return tuple(certificate_lines(certificate, segment_lines(read_segments(about)), columns))
 
@@ -134,6 +136,43 @@ def read_results(folder: RunFolder, split: str = "test") -> Results:
     )
 
 
+def check_rows(folder: RunFolder, trained: int) -> None:
+    """Check that R has a row for each stage of the first tasks, with the tasks that were trained by then.
+
+    A stage of one task each is known from its checkpoint or from a cell of its row; joint training has one
+    stage.
+
+    Args:
+        folder: of the run.
+        trained: number of tasks; 0 for none.
+
+    Raises:
+        RunError: a row or a cell is missing, or ``run.json`` is damaged.
+    """
+    try:
+        tasks = [str(task["id"]) for task in folder.read_json("run.json")["tasks"]]
+        lines = [line for line in folder.lines("eval.jsonl") if line["split"] == "test"]
+        cells = {(int(line["after"]), str(line["task"])) for line in lines}
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RunError(f"the run {folder.path} is damaged: {error!r}") from error
+    known = folder.boundaries | {after + 1 for after, _ in cells} | {trained}
+    for count in sorted(count for count in known if 0 < count <= trained):
+        missing = [task for task in tasks[:count] if (count - 1, task) not in cells]
+        if missing:
+            what = "row" if len(missing) == count else f"value of {', '.join(missing)}"
+            raise RunError(
+                f"the run {folder.path} is damaged: R has no {what} for the state after training "
+                f"{tasks[count - 1]}; lines of eval.jsonl are missing. Restore them from a copy"
+            )
+
+
+def _trained(folder: RunFolder, status: str, tasks: int) -> int:
+    """The number of tasks whose rows a run must have: all if it is over, 0 if training ended before."""
+    if status == DONE or (tasks in folder.boundaries and (has_diverged(status) or status == UNKNOWN)):
+        return tasks
+    return 0
+
+
 @attrs.frozen
 class Gap:
     """An evaluation without the metric of its task."""
@@ -169,7 +208,11 @@ def read_gaps(folder: RunFolder) -> list[Gap]:
 def outcome(folder: RunFolder) -> str:
     """The status of a run that has come to its end: ``done``, or ``diverged: …`` if R or a metric of another
     split has gaps that are not finite.
+
+    Raises:
+        RunError: R lacks rows or cells.
     """
+    check_rows(folder, len(folder.read_json("run.json")["tasks"]))
     gaps = read_gaps(folder)
     return _diverged(gaps) if gaps else DONE
 
@@ -194,7 +237,8 @@ def _final_metrics(folder: RunFolder) -> dict[str, float]:
     first = next(iter(final.values()), {})
     names = [name for name in first if all(name in metrics for metrics in final.values())]
     values = {name: [metrics[name] for metrics in final.values()] for name in names}
-    return {name: fmean(column) for name, column in values.items() if None not in column}
+    means = {name: mean(column) for name, column in values.items()}
+    return {name: average for name, average in means.items() if average is not None}
 
 
 def component_of(tensor: str) -> str:

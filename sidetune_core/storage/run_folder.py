@@ -68,6 +68,9 @@ BY_PRODUCTS = ("certificate.json", "report.md", SECONDS, LOG, PROBES, DOCUMENTS,
 DONE, DIVERGED = "done", "diverged"
 """The statuses of a run that has ended by itself; the second one is followed by a reason."""
 
+UNKNOWN = "unknown"
+"""The status of a run whose file ``status`` is missing or damaged."""
+
 Marks = Mapping[str, Sequence[Any]]
 """For each of `LINES`, its size in bytes and SHA-256 at a checkpoint."""
 
@@ -126,10 +129,13 @@ class RunFolder:
     @property
     def status(self) -> str:
         """The status that was set last; ``killed`` if that is ``running`` and no process holds the folder's
-        lock.
+        lock, `UNKNOWN` if it cannot be read.
         """
         path = self.path / "status"
-        status = read_text(path).strip() if path.is_file() else "unknown"
+        try:
+            status = read_text(path).strip() if path.is_file() else UNKNOWN
+        except (OSError, ValueError):
+            return UNKNOWN
         if status == "running":
             from sidetune_core.storage.lock import is_held  # slow to import
 
@@ -145,12 +151,21 @@ class RunFolder:
         """
         if not has_ended(self.status):
             return False
-        last = len(self.read_json("run.json").get("tasks", ())) - 1
+        tasks = self.read_json("run.json").get("tasks")
+        if not isinstance(tasks, list):
+            raise RunError(f"{self.path / 'run.json'} is damaged: it has no list of tasks")
+        last = len(tasks) - 1
         return any(line.get("after") == last for line in self.lines("eval.jsonl"))
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def boundaries(self) -> set[int]:
+        """The numbers of trained tasks at which there is a checkpoint, whose content is not checked."""
+        names = (path.stem.removeprefix("after-") for path in self.checkpoints.glob("after-*.json"))
+        return {int(name) for name in names if name.isdecimal()}
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run.
@@ -185,7 +200,7 @@ class RunFolder:
         line = "\n"
         try:
             for line in read_lines(path):
-                records.append(strict_json.loads(line))
+                records.append(_json_object(line))
         except (ValueError, RecursionError) as error:
             if strict and line.endswith("\n"):  # otherwise it was cut off
                 raise ValueError(f"line {len(records) + 1} of {name}") from error
@@ -271,6 +286,13 @@ class RunFolder:
     def _add(self, name: str, line: str) -> None:
         with writing(self.path / name):
             append_line(self.path / name, line)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    values = strict_json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    return values
 
 
 _NAMES = {stat.S_ISREG: "regular file", stat.S_ISDIR: "folder"}

@@ -265,6 +265,10 @@ class _Sweep:
         status = RunFolder(self.out / "runs" / run.name).status
         if has_diverged(status):
             return self._swept(run, "diverged", status.partition(": ")[2])
+        try:
+            _result(self.out / "runs" / run.name)
+        except RunError as error:
+            return self._swept(run, "failed", str(error))
         return self._swept(run, "done")
 
     def _swept(

@@ -22,6 +22,7 @@ from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.context import Context
 from sidetune_core.training.finite import FiniteCheck
 from sidetune_core.training.recorder import Recorder
+from sidetune_core.training.scalars import as_numbers
 from sidetune_core.training.trainable import set_trainable
 
 
@@ -93,8 +94,10 @@ def _evaluate_split(task: Task, predict: Predict, split: str) -> Evaluation:
     """The evaluation of a split; all its metrics are gaps if an output is not finite.
 
     Raises:
-        PluginError: the task has asked for no prediction, or its documents are no texts.
+        PluginError: the task has asked for no prediction, has returned no metrics or not that of R, or its
+            documents are no texts.
     """
+    source = f"{type(task).__name__}.evaluate() of task '{task.id}'"
     check = FiniteCheck(predict, task.outputs)
     try:
         metrics = task.evaluate(check, split)
@@ -106,16 +109,23 @@ def _evaluate_split(task: Task, predict: Predict, split: str) -> Evaluation:
         return Evaluation({task.metric: None}, {}, reason)  # the task could not compute with such outputs
     if not check.examples:
         raise PluginError(
-            f"{type(task).__name__}.evaluate() of task '{task.id}' has asked for no prediction on split "
-            f"'{split}': its metrics say nothing about the learner"
+            f"{source} has asked for no prediction on split '{split}': its metrics say nothing about the "
+            "learner"
         )
     if reason := check.reason:
-        return Evaluation(dict.fromkeys([*metrics, task.metric]), {}, reason)
+        names = metrics if isinstance(metrics, Mapping) else {}
+        return Evaluation(dict.fromkeys([*map(str, names), task.metric]), {}, reason)
+    numbers = as_numbers(metrics, source)
+    if task.metric not in numbers:
+        raise PluginError(
+            f"{source} has not returned '{task.metric}' on split '{split}', the metric that R records; it "
+            f"has returned {', '.join(numbers) or 'none'}"
+        )
     documents = task.documents() if isinstance(task, HasDocuments) else {}
     if not isinstance(documents, Mapping) or not all(isinstance(text, str) for text in documents.values()):
         raise PluginError(f"{type(task).__name__}.documents() is to return texts by file name")
-    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-    broken = [f"{name} is {float(metrics[name])}" for name, value in finite.items() if value is None]
+    finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    broken = [f"{name} is {numbers[name]}" for name, value in finite.items() if value is None]
     return Evaluation(finite, dict(documents), ", ".join(broken))
 
 

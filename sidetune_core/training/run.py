@@ -18,7 +18,7 @@ from sidetune_core.config.interval import Interval, interval
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import RunSpec, Trust
 from sidetune_core.distributed.process_group import join_process_group
-from sidetune_core.errors import Diverged, Interrupted, RunError, SidetuneError, WriteError
+from sidetune_core.errors import Diverged, Interrupted, OptionError, RunError, SidetuneError, WriteError
 from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
@@ -26,7 +26,7 @@ from sidetune_core.interfaces.tasks import Task
 from sidetune_core.printable import counted
 from sidetune_core.results.metrics import Results
 from sidetune_core.results.report import run_report
-from sidetune_core.results.summary import outcome, read_results, summarise
+from sidetune_core.results.summary import check_rows, outcome, read_results, summarise
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.lock import locked
@@ -153,14 +153,13 @@ def resume(
     check_acceptable(allowed)
     with join_process_group() as group:
         folder, about = group.broadcast_from_main(lambda: _open(Path(path)))
-        save_interval = interval(
-            save_every if save_every is not None else about.get("save_every", SAVE_EVERY)
-        )
+        save_interval = _recorded_interval(folder, about) if save_every is None else interval(save_every)
         resolved = read_resolved(folder, trust_local_code)
         with locked(folder.path) if group.is_main else nullcontext():
             if group.is_main:
                 folder.separate_hard_links()
             latest = group.broadcast_from_main(lambda: find_latest(folder))
+            group.broadcast_from_main(lambda: check_rows(folder, latest.done))
             continuation = Continuation(folder, about, latest, allowed, trust_local_code)
             env = resolved.components["env"].owner
             group.broadcast_from_main(continuation.check_statements)
@@ -202,7 +201,35 @@ def _open(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     folder = run_folder.open_run(path)
     folder.check_own()
     checkpoint.check_version(folder.checkpoints)
-    return folder, folder.read_json("run.json")
+    about = folder.read_json("run.json")
+    if missing := _missing(about):
+        raise RunError(f"{folder.path / 'run.json'} is damaged: it has no {missing}. Restore it from a copy")
+    return folder, about
+
+
+def _missing(about: Mapping[str, Any]) -> str:
+    """What ``run.json`` lacks of what a run needs to be resumed and reported; empty if it has everything."""
+    tasks, metric = about.get("tasks"), about.get("metric")
+    if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
+        return "list of tasks"
+    if not all(isinstance(task.get("id"), str) for task in tasks):
+        return "id of each task"
+    if not all(isinstance(name, str) for name in (metric, *(task.get("metric", metric) for task in tasks))):
+        return "metric of each task"
+    if not isinstance(about.get("higher_is_better"), bool):
+        return "direction of the metric (higher_is_better)"
+    return "" if isinstance(about.get("composition"), str) else "composition"
+
+
+def _recorded_interval(folder: RunFolder, about: Mapping[str, Any]) -> Interval:
+    """How often the run saves its state, as it was begun."""
+    recorded = about.get("save_every", SAVE_EVERY)
+    try:
+        return interval(recorded if isinstance(recorded, str) else repr(recorded))
+    except OptionError as error:
+        raise RunError(
+            f"{folder.path / 'run.json'} is damaged: its save_every is {recorded!r}. Give --save-every"
+        ) from error
 
 
 def _train(job: Job, folder: RunFolder, save_every: Interval) -> Run:

@@ -25,6 +25,7 @@ from sidetune_core.training.context import Context
 from sidetune_core.training.gradients import Unreached, backward
 from sidetune_core.training.optimizer import make_optimizer, optimizer_state, rate, set_optimizer_state
 from sidetune_core.training.recorder import Recorder
+from sidetune_core.training.scalars import as_numbers
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.trainable import set_trainable
 
@@ -183,8 +184,10 @@ class StageTraining:
         if self._recent:
             line["mean_loss"] = _mean_loss(torch.stack(self._recent), task, number, self.recorder)
             self._recent.clear()
-        task_metrics = task.record() if isinstance(task, HasTrainingMetrics) else {}
-        for metrics in (losses, self.learner.record(), task_metrics):
+        recorded = task.record() if isinstance(task, HasTrainingMetrics) else {}
+        task_metrics = as_numbers(recorded, f"{type(task).__name__}.record() of task '{task.id}'")
+        learner_metrics = as_numbers(self.learner.record(), f"{type(self.learner).__name__}.record()")
+        for metrics in (losses, learner_metrics, task_metrics):
             if taken := RESERVED & metrics.keys():
                 raise PluginError(
                     f"a loss or metric is called '{min(taken)}', as are facts of a step: rename it"

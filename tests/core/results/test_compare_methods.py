@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -259,6 +260,19 @@ def test_a_curve_has_mean_and_interval_at_the_steps_that_all_seeds_have(tmp_path
     assert curves_of(method, "mean_loss") == {"t0": [(2, 2.0, pytest.approx(half, rel=1e-4)), (4, 0.5, 0.0)]}
     with pytest.raises(SidetuneError, match="kept-0 has no curve 'return'; known: mean_loss"):
         curves_of(method, "return")
+
+
+def test_a_curve_without_finite_values_is_told_from_one_that_does_not_exist(tmp_path: Path) -> None:
+    (method,) = group_runs([with_curve(KEPT[0], tmp_path, math.nan)])
+    with pytest.raises(SidetuneError, match="the curve 'mean_loss' of .*kept-0 has no finite value"):
+        curves_of(method, "mean_loss")
+
+
+def test_means_that_are_too_large_are_undefined() -> None:
+    (method,) = group_runs([run_of("kept", seed, 0.5, 1e308, 0.5) for seed in range(3)])
+    assert estimate(method, MAIN[0]).mean == 5e307
+    large = [attrs.evolve(run, other_metrics={"loss": 1e308}) for run in method.runs]
+    assert "1e308" not in compare_methods(group_runs(large), further=["loss"])
 
 
 def test_curves_have_a_panel_for_each_task_and_a_line_for_each_method(tmp_path: Path) -> None:

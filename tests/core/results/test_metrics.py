@@ -27,6 +27,7 @@ from sidetune_core.results.metrics import (
     forward_transfer_without_baseline,
     intransigence,
     learning_accuracy,
+    mean,
     one_unit,
     relative_forgetting,
     triangle_accuracy,
@@ -248,3 +249,9 @@ def test_losses_have_one_unit_where_there_is_one_task() -> None:
     assert not one_unit(results_of((1.0, None), (1.0, 1.0), higher_is_better=False))
     assert one_unit(results_of((1.0,), higher_is_better=False))
     assert one_unit(results_of((1.0, None), (1.0, 1.0)))
+
+
+@pytest.mark.parametrize("cells", [(1e308, 1e308), (math.inf, 0.5)])
+def test_a_mean_that_is_too_large_is_none(cells: tuple[float, ...]) -> None:
+    assert mean(cells) is None
+    assert average_accuracy(results_of((1e308, None), (1e308, 1e308))) is None

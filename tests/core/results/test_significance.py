@@ -124,3 +124,7 @@ def test_an_interval_has_students_quantile() -> None:
 @pytest.mark.parametrize("values", [[1.0], [1.0, 2.0]])
 def test_fewer_than_three_values_have_no_interval(values: list[float]) -> None:
     assert half_width(values) is None
+
+
+def test_an_interval_that_is_too_large_is_none() -> None:
+    assert half_width([1e308, -1e308, 1e308]) is None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sidetune_core.errors import RunError
 from sidetune_core.results.summary import outcome, read_gaps, read_results, summarise
 from sidetune_core.storage.run_folder import RunFolder
 
@@ -45,8 +47,9 @@ def test_null_is_a_gap_with_its_reason(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
 def test_a_constant_of_an_earlier_version_is_a_gap(tmp_path: Path, constant: str) -> None:
-    folder = folder_of(tmp_path, evaluation(0, "a", 0.5), evaluation(1, "a", float(constant)))
-    assert read_results(folder).rows == ((0.5, None), (None, None))
+    lines = [evaluation(0, "a", 0.5), evaluation(1, "a", float(constant)), evaluation(1, "b", 0.5)]
+    folder = folder_of(tmp_path, *lines)
+    assert read_results(folder).rows == ((0.5, None), (None, 0.5))
     summary = summarise(folder)
     assert summary.diverged
     assert summary.gaps == ("a, after training b, split test: it is not finite",)
@@ -59,9 +62,10 @@ def test_a_gap_before_training_or_of_another_split_counts_too(tmp_path: Path) ->
 
 
 def test_another_metric_that_is_not_finite_is_no_divergence(tmp_path: Path) -> None:
-    line = evaluation(0, "a", 0.5, not_finite="loss is inf")
-    line["figures"]["loss"] = None
-    folder = folder_of(tmp_path, line)
+    lines = [evaluation(1, task, 0.5, not_finite="loss is inf") for task in "ab"]
+    for line in lines:
+        line["figures"]["loss"] = None
+    folder = folder_of(tmp_path, *lines)
     assert outcome(folder) == "done"
     assert summarise(folder).other_metrics == {"accuracy": 0.5}
 
@@ -72,3 +76,32 @@ def test_a_run_is_finished_if_it_has_ended_and_the_last_task_has_its_row(tmp_pat
     assert folder_of(tmp_path, *rows, status="diverged: why").finished
     assert not folder_of(tmp_path, *rows[:1], status="diverged: why").finished
     assert not folder_of(tmp_path, *rows, status="interrupted").finished
+
+
+ROWS = [evaluation(0, "a", 0.5), evaluation(1, "a", 0.5), evaluation(1, "b", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("left", "missing"),
+    [([], "row for the state after training b"), (ROWS[:1], "row for .* b"), (ROWS[:2], "value of b for")],
+)
+@pytest.mark.parametrize("read", [summarise, outcome])
+def test_a_finished_run_that_lacks_rows_or_cells_of_r_is_damaged(
+    tmp_path: Path, left: list[dict[str, Any]], missing: str, read: Callable[[RunFolder], object]
+) -> None:
+    with pytest.raises(RunError, match=f"is damaged: R has no {missing}"):
+        read(folder_of(tmp_path, *left))
+
+
+def test_a_row_of_which_there_is_a_checkpoint_is_not_taken_for_one_of_joint_training(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, *ROWS[1:])
+    assert summarise(folder).results.rows == ((None, None), (0.5, 0.5))  # joint training has one stage
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "after-001.json").touch()
+    with pytest.raises(RunError, match="R has no row for the state after training a;"):
+        summarise(folder)
+
+
+def test_a_run_that_diverged_while_it_trained_lacks_rows(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, ROWS[0], status="diverged: the loss is nan")
+    assert summarise(folder).results.rows == ((0.5, None),)

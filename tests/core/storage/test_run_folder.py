@@ -146,3 +146,13 @@ def test_a_folder_with_anything_else_is_not_free(name: str, tmp_path: Path) -> N
     (tmp_path / name).write_text("")
     with pytest.raises(RunError, match="is not empty"):
         run_folder.create(tmp_path, "test")
+
+
+def test_a_damaged_status_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "status").write_bytes(b"\xff\xfe")
+    assert RunFolder(tmp_path).status == "unknown"
+
+
+def test_a_line_that_is_no_object_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "eval.jsonl").write_text('{"after": 0}\n5\n{"after": 1}\n')
+    assert RunFolder(tmp_path).lines("eval.jsonl") == [{"after": 0}]

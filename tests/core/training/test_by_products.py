@@ -14,6 +14,8 @@ import pytest
 import sidetune_core
 from sidetune_core.certificate.record import INCOMPLETE, read_certificate
 from sidetune_core.cli.main import main
+from sidetune_core.errors import RunError
+from sidetune_core.results.summary import summarise
 from sidetune_core.storage.run_folder import RunFolder
 
 TINY = Path(__file__).parent / "kills"
@@ -198,3 +200,59 @@ def test_a_damaged_line_of_r_is_no_gap(whole: Path, tmp_path: Path, capsys: Capt
     (path / "eval.jsonl").write_text("\n".join([lines[0], "{", *lines[2:], ""]), encoding="utf-8")
     assert main(["report", str(path)]) == 2
     assert "line 2 of eval.jsonl" in capsys.readouterr().err
+
+
+LAST_ROW, ALL_ROWS = slice(-TASKS, None), slice(None)
+
+
+def delete_cells(path: Path, which: slice) -> None:
+    lines = (path / "eval.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    del lines[which]
+    (path / "eval.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+@pytest.mark.parametrize("which", [LAST_ROW, ALL_ROWS, slice(3, 5)], ids=["last", "all", "first"])
+def test_a_run_without_a_row_of_r_is_damaged_when_it_is_resumed(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: slice
+) -> None:
+    monkeypatch.syspath_prepend(str(TINY))
+    path = Path(shutil.copytree(whole, tmp_path / "run"))
+    delete_cells(path, which)
+    with pytest.raises(RunError, match="is damaged: R has no row"):
+        sidetune_core.resume(path, trust_local_code=True)
+    with pytest.raises(RunError, match="is damaged: R has no row"):
+        summarise(RunFolder(path))
+
+
+@pytest.mark.parametrize("which", [LAST_ROW, ALL_ROWS], ids=["last", "all"])
+def test_nothing_is_claimed_of_an_unfinished_run_without_a_row_of_r(
+    whole: Path, tmp_path: Path, which: slice
+) -> None:
+    path = Path(shutil.copytree(whole, tmp_path / "run"))
+    assert "zero by construction for t0 to t1" in summarise(RunFolder(path)).certificate[0]
+    (path / "status").write_text("interrupted\n")
+    delete_cells(path, which)
+    assert summarise(RunFolder(path)).certificate[0].startswith("Zero forgetting is not claimed, because R")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda about: about.pop("tasks"), "it has no list of tasks"),
+        (lambda about: about.update(tasks="t0"), "it has no list of tasks"),
+        (lambda about: about.update(tasks=[{"id": 0}]), "it has no id of each task"),
+        (lambda about: about.update(metric=[]), "it has no metric of each task"),
+        (lambda about: about.update(higher_is_better=None), "it has no direction of the metric"),
+        (lambda about: about.update(save_every=[]), r"its save_every is \[\]"),
+        (lambda about: about.update(save_every="often"), "its save_every is 'often'"),
+    ],
+    ids=["no tasks", "tasks", "id", "metric", "direction", "no text", "no interval"],
+)
+def test_a_damaged_run_json_is_named_when_the_run_is_resumed(
+    run: Path, change: Callable[[dict[str, Any]], object], problem: str
+) -> None:
+    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    change(about)
+    (run / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(RunError, match=rf"run\.json is damaged: {problem}"):
+        sidetune_core.resume(run, trust_local_code=True)

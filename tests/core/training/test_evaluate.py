@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from sidetune_core.api import ClassTask, Predict
-from sidetune_core.errors import Diverged
+from sidetune_core.errors import Diverged, PluginError
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.testing import sample
 
@@ -185,3 +186,24 @@ def strict(path: Path) -> None:
     text = path.read_text()
     for line in text.splitlines() if path.suffix == ".jsonl" else [text]:
         json.loads(line, parse_constant=refuse)
+
+
+def test_metrics_of_numpy_and_torch_are_recorded(evaluated: Callable[..., list[dict[str, Any]]]) -> None:
+    line, *_ = evaluated(lambda metrics: {"accuracy": np.float32(0.5), "loss": torch.tensor(0.25)})
+    assert line["figures"] == {"accuracy": 0.5, "loss": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "problem"),
+    [
+        (None, "has returned None; it is to return numbers by name"),
+        ({"accuracy": None}, "has returned, as 'accuracy', None, which is no number"),
+        ({"loss": 0.5}, "has not returned 'accuracy' on split 'test', the metric that R records"),
+    ],
+    ids=["None", "no number", "another metric"],
+)
+def test_a_task_without_metrics_is_named(
+    evaluated: Callable[..., list[dict[str, Any]]], metrics: object, problem: str
+) -> None:
+    with pytest.raises(PluginError, match=rf"evaluate\(\) of task 't0' {problem}"):
+        evaluated(lambda _: metrics)

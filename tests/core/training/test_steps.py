@@ -391,3 +391,27 @@ def test_a_group_has_its_own_rate_and_decay(training: Training) -> None:
     training.learn(learner, weight_decay=0.5)
     assert torch.equal(learner.layer.bias, fresh.layer.bias)
     assert torch.equal(learner.layer.weight, fresh.layer.weight)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "problem"),
+    [
+        (None, "None; it is to return numbers by name"),
+        ({"scale": "big"}, "as 'scale', an object of type str"),
+    ],
+    ids=["None", "text"],
+)
+def test_what_a_learner_records_is_checked(training: Training, recorded: Any, problem: str) -> None:
+    class Learner(Plain):
+        def record(self) -> dict[str, float]:
+            return cast("dict[str, float]", recorded)
+
+    with pytest.raises(PluginError, match=rf"Learner\.record\(\) has returned,? {problem}"):
+        training.learn(training.make(Learner))
+
+
+def test_what_a_task_records_is_checked(training: Training) -> None:
+    task = sample.tasks()[0]
+    task.record = lambda: None  # type: ignore[attr-defined]
+    with pytest.raises(PluginError, match=rf"record\(\) of task '{task.id}' has returned None"):
+        training.learn(training.make(Plain), tasks=[task])
