@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2] / "sidetune_core"
 
 INTERNAL = {
     "certificate/accounts.py",
+    "config/history.py",
     "config/identity.py",
     "config/options.py",
     "config/resolve.py",

@@ -283,10 +283,10 @@ def measurements_that_are_giant(place: Path) -> Any:
     assert main(["report", "run"]) == 2
 
 
-@case("accuracy")
+@case("is damaged: R has no row")
 def measurements_that_are_a_pipe(place: Path) -> Any:
     pipe(place / "run" / "eval.jsonl")
-    assert main(["report", "run"]) == 0
+    assert main(["report", "run"]) == 2
 
 
 @case(r"t0\x1b[2J")

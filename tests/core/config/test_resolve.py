@@ -40,7 +40,9 @@ def run(spec: Path) -> Path:
     path = Path("run")
     path.mkdir()
     resolved = resolve(RunSpec(**VALUES, base={"name": "resnet20", "weights": "none"})).to_spec()
-    about = {"resolved": resolved.to_json(), "composition": "x", "tasks": [], "metric": "accuracy"}
+    tasks = [{"id": "t0", "title": "x", "metric": "accuracy"}]
+    about = {"resolved": resolved.to_json(), "composition": "x", "tasks": tasks, "metric": "accuracy"}
+    about |= {"higher_is_better": True, "save_every": "60s"}
     (path / "run.json").write_text(json.dumps(about))
     (path / "certificate.json").write_text("{}")
     return path
