@@ -195,6 +195,7 @@ def test_the_expert_is_recorded_and_cloned_from_the_command_line(
         "--train.steps=60",
         "--train.lr=3e-3",
         "--train.batch-size=32",
+        "--trust-local-code",  # the data names the package of the simulator
     ]
     assert main_run([*argv, "--out", str(tmp_path / "run"), "--quiet"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
@@ -265,7 +266,9 @@ def test_a_run_that_is_stopped_can_be_resumed(write_episodes: Any, tmp_path: Pat
     assert begun.returncode == 128 + signal.SIGTERM
     code = "import sys; from sidetune_core.cli.main import main_run; sys.exit(main_run())"
     done = subprocess.run(
-        [sys.executable, "-c", code, "--resume", str(tmp_path / "run")], capture_output=True, text=True
+        [sys.executable, "-c", code, "--resume", str(tmp_path / "run"), "--trust-local-code"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "average spl" in done.stdout
