@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sidetune_core.errors import (
         DataError,
         FitError,
+        InputError,
         OptionError,
         PluginError,
         RunError,
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
         Truncatable,
         vocabulary_size,
     )
+    from sidetune_core.interfaces.cards import TaskCard
     from sidetune_core.interfaces.classification import ClassTask, Examples
+    from sidetune_core.interfaces.handlers import HasCard, HasHandler, Prediction, Preprocessed, TaskHandler
     from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
     from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
     from sidetune_core.interfaces.layers import (
@@ -71,7 +74,9 @@ __all__ = [
     "Examples",
     "Features",
     "FitError",
+    "HasCard",
     "HasDocuments",
+    "HasHandler",
     "HasState",
     "HasTrainingMetrics",
     "HasTrainingSize",
@@ -81,6 +86,7 @@ __all__ = [
     "Heads",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "InputError",
     "InputShapes",
     "Inputs",
     "Learner",
@@ -93,6 +99,8 @@ __all__ = [
     "Phase",
     "PluginError",
     "Predict",
+    "Prediction",
+    "Preprocessed",
     "Published",
     "Renamed",
     "ResumesAtSomeSteps",
@@ -102,6 +110,8 @@ __all__ = [
     "SidetuneError",
     "StagedSide",
     "Task",
+    "TaskCard",
+    "TaskHandler",
     "TaskStream",
     "Trainable",
     "TrainingStep",
@@ -138,7 +148,9 @@ _MODULES = {
     "Examples": "interfaces.classification",
     "Features": "interfaces.inputs",
     "FitError": "errors",
+    "HasCard": "interfaces.handlers",
     "HasDocuments": "interfaces.capabilities",
+    "HasHandler": "interfaces.handlers",
     "HasState": "interfaces.capabilities",
     "HasTrainingMetrics": "interfaces.capabilities",
     "HasTrainingSize": "interfaces.capabilities",
@@ -148,6 +160,7 @@ _MODULES = {
     "Heads": "interfaces.heads",
     "IMAGENET_MEAN": "interfaces.layers",
     "IMAGENET_STD": "interfaces.layers",
+    "InputError": "errors",
     "InputShapes": "interfaces.inputs",
     "Inputs": "interfaces.inputs",
     "Learner": "interfaces.learner",
@@ -160,6 +173,8 @@ _MODULES = {
     "Phase": "interfaces.training",
     "PluginError": "errors",
     "Predict": "interfaces.tasks",
+    "Prediction": "interfaces.handlers",
+    "Preprocessed": "interfaces.handlers",
     "Published": "storage.weights",
     "Renamed": "config.options",
     "ResumesAtSomeSteps": "interfaces.capabilities",
@@ -169,6 +184,8 @@ _MODULES = {
     "SidetuneError": "errors",
     "StagedSide": "interfaces.networks",
     "Task": "interfaces.tasks",
+    "TaskCard": "interfaces.cards",
+    "TaskHandler": "interfaces.handlers",
     "TaskStream": "interfaces.tasks",
     "Trainable": "interfaces.training",
     "TrainingStep": "interfaces.training",

@@ -48,6 +48,10 @@ class DataError(SidetuneError):
     """Data that is missing, unreadable, or different from what its env declares."""
 
 
+class InputError(SidetuneError):
+    """An input of `predict` or `act` that is not what its task takes: another shape, range, type or name."""
+
+
 class WeightsError(SidetuneError):
     """Weights that are missing, unsafe to load, or for another architecture."""
 

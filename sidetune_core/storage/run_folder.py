@@ -55,14 +55,17 @@ PROBES = "probes"
 DOCUMENTS = "documents"
 """Sub-folder of the documents of tasks, such as predictions (see `HasDocuments`)."""
 
+CARDS = "tasks"
+"""Sub-folder of the task cards (see `TaskCard`)."""
+
 TENSORBOARD = "tb"
 """Sub-folder with TensorBoard files."""
 
 FILES = ("run.json", "status", "certificate.json", "report.md", "lock", "lock.json", *APPENDED)
-FOLDERS = ("checkpoints", PROBES, DOCUMENTS, IMAGES, TENSORBOARD)
+FOLDERS = ("checkpoints", CARDS, PROBES, DOCUMENTS, IMAGES, TENSORBOARD)
 """Everything that a run writes in its folder."""
 
-BY_PRODUCTS = ("certificate.json", "report.md", SECONDS, LOG, PROBES, DOCUMENTS, IMAGES, TENSORBOARD)
+BY_PRODUCTS = ("certificate.json", "report.md", SECONDS, LOG, CARDS, PROBES, DOCUMENTS, IMAGES, TENSORBOARD)
 """What a run continues without, also where a folder is in place of a file or the other way round."""
 
 DONE, DIVERGED = "done", "diverged"
@@ -87,6 +90,7 @@ class RunFolder:
     ``parameters.jsonl``    numbers of parameters, ``seconds.jsonl`` time and memory
     ``checkpoints/``        one after each task, and one within the current task
     ``certificate.json``    whether what earlier tasks depend on is unchanged, with ``probes/``
+    ``tasks/``              the card of each task: what is needed to use it without its data
     ``documents/``          documents of the latest evaluation of each task and split, such as predictions
     ``pictures/``           visualisations of tasks, of the latest state
     ``tb/``                 TensorBoard files; ``log.txt``, ``report.md``
@@ -275,7 +279,8 @@ class RunFolder:
                     truncate(path, size)
         documents = self.path / DOCUMENTS
         owners = [path for path in documents.iterdir() if path.is_dir()] if documents.is_dir() else []
-        for folder in (self.path, self.checkpoints, self.path / PROBES, self.path / IMAGES, *owners):
+        parts = (CARDS, PROBES, IMAGES)
+        for folder in (self.path, self.checkpoints, *(self.path / name for name in parts), *owners):
             clear_unfinished(folder)
         return changed
 

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
+from sidetune_core.assembly.cards import make_card, write_cards
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config.interval import Interval, interval
@@ -30,7 +31,16 @@ from sidetune_core.results.summary import check_rows, outcome, read_results, sum
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.lock import locked
-from sidetune_core.storage.run_folder import DIVERGED, DONE, LOG, SECONDS, Clock, RunFolder, resume_command
+from sidetune_core.storage.run_folder import (
+    CARDS,
+    DIVERGED,
+    DONE,
+    LOG,
+    SECONDS,
+    Clock,
+    RunFolder,
+    resume_command,
+)
 from sidetune_core.system.device import Machine
 from sidetune_core.system.signals import StopRequested, handle_signals
 from sidetune_core.system.threads import set_threads
@@ -254,10 +264,24 @@ def _train(job: Job, folder: RunFolder, save_every: Interval) -> Run:
             stop=stop,
             save_every=save_every,
         )
+        _write_cards(job, folder, by_products)
         learn(job.learner, job.tasks, context, recorder)
         recorder.draw_results()
         recorder.report_missing()
     return Run(folder, job.learner, job.tasks, job.machine, job.group.is_main)
+
+
+def _write_cards(job: Job, folder: RunFolder, by_products: ByProducts) -> None:
+    path = folder.path / CARDS
+    if not job.group.is_main:
+        return
+    try:
+        cards = [make_card(task, job.resolved, job.identity.data) for task in job.tasks]
+    except ValueError as error:
+        by_products.leave_out(path, error)
+        return
+    with by_products.optional(path):
+        write_cards(folder, cards)
 
 
 def _write_report(folder: RunFolder, by_products: ByProducts) -> None:

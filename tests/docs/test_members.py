@@ -44,6 +44,12 @@ PAGES: dict[str, Sequence[type]] = {
         api.ResumesAtSomeSteps,
         api.LosesState,
         api.HasVersions,
+        api.TaskCard,
+        api.TaskHandler,
+        api.Preprocessed,
+        api.Prediction,
+        api.HasCard,
+        api.HasHandler,
     ),
     "kinds/text.md": (api.HasVocabulary, api.HasDocuments),
 }

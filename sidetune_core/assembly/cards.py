@@ -1,0 +1,163 @@
+"""Task cards of a run folder, and tasks that are restored from cards without their data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from sidetune_core.config.resolve import ResolvedRun, resolve_env
+from sidetune_core.config.spec import Choice
+from sidetune_core.errors import FitError, RunError
+from sidetune_core.interfaces.capabilities import HasTrainingSize
+from sidetune_core.interfaces.cards import TaskCard
+from sidetune_core.interfaces.classification import ClassTask
+from sidetune_core.interfaces.handlers import HasCard, HasHandler, TaskHandler, make_head
+from sidetune_core.interfaces.inputs import Shape
+from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream
+from sidetune_core.storage.run_folder import CARDS, RunFolder
+
+
+class DataNeeded(FitError):
+    """A task is used in a way for which its card does not suffice."""
+
+
+def make_card(task: Task, resolved: ResolvedRun, data: str) -> TaskCard:
+    """The card of a task; `data` is the fingerprint of the env's data."""
+    env = resolved.components["env"]
+    values = task.card() if isinstance(task, HasCard) else {}
+    return TaskCard(
+        id=task.id,
+        title=task.title,
+        env=env.choice,
+        inputs={name: tuple(shape) for name, shape in task.inputs.items()},
+        outputs=task.outputs,
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        head=_head(task),
+        splits=_split_sizes(task),
+        values=values,
+        data=data,
+    )
+
+
+def write_cards(folder: RunFolder, cards: Sequence[TaskCard]) -> None:
+    """Write ``tasks/ID.json`` for each task, where it is not there already.
+
+    Raises:
+        WriteError: the folder is not writable.
+    """
+    for card in cards:
+        if not _is_written(folder, card):
+            folder.write_json(f"{CARDS}/{card.id}.json", card.to_json())
+
+
+def read_cards(folder: RunFolder, tasks: Sequence[str]) -> dict[str, TaskCard]:
+    """The cards of some tasks of a run, in their order.
+
+    Raises:
+        RunError: a card is missing, as in a run of an earlier version, or damaged.
+    """
+    cards = {}
+    for task in tasks:
+        name = f"{CARDS}/{task}.json"
+        if not (folder.path / name).is_file():
+            raise RunError(f"{folder.path} has no card of task {task} ({name}): an earlier version made it")
+        try:
+            cards[task] = TaskCard.from_json(folder.read_json(name))
+        except ValueError as error:
+            raise RunError(f"{folder.path / name} is damaged: {error}") from error
+    return cards
+
+
+def make_handler(card: TaskCard, source: Path, trust_local_code: bool = False) -> TaskHandler | None:
+    """The handler of a task from its registered env; None where the env offers none.
+
+    Args:
+        card: of the task.
+        source: where the card is, for messages.
+        trust_local_code: import an env that the card names as ``module:Class``.
+
+    Raises:
+        UntrustedCode: the card names code, without `trust_local_code`.
+        PluginError: the env is not installed.
+        RunError: the card's values are not those of this env.
+    """
+    env = resolve_env(Choice(card.env, file="" if trust_local_code else str(source))).cls
+    if not isinstance(env, HasHandler):
+        return None
+    try:
+        return env.handler(card)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{source}: env '{card.env}' cannot use the card of task {card.id}: {error}"
+        ) from error
+
+
+class CardTask(Task):
+    """A task without its data: it has a head, and cannot be trained or evaluated.
+
+    Args:
+        card: of the task.
+        handler: of its env; None if the env offers none.
+    """
+
+    def __init__(self, card: TaskCard, handler: TaskHandler | None = None) -> None:
+        self.id, self.title, self.inputs, self.metric = card.id, card.title, card.inputs, card.metric
+        self.higher_is_better, self.outputs, self.splits = (
+            card.higher_is_better,
+            card.outputs,
+            tuple(card.splits) or ("test",),
+        )
+        self._card, self._handler = card, handler
+
+    def make_head(self, shape: Shape) -> nn.Module:
+        return make_head(self._card, shape) if self._handler is None else self._handler.make_head(shape)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        raise self._needed()
+
+    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
+        raise self._needed()
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        raise self._needed()
+
+    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
+        raise self._needed()
+
+    def _needed(self) -> DataNeeded:
+        return DataNeeded(f"task '{self.id}' was restored from its card, and this needs its data")
+
+
+class CardStream(TaskStream):
+    """The tasks of some cards; their inputs are those of the first."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tasks
+        self.inputs = tasks[0].inputs
+
+    def tasks(self) -> Sequence[Task]:
+        return self._tasks
+
+
+def _head(task: Task) -> str:
+    """See `TaskCard.head`."""
+    if isinstance(task, ClassTask) and type(task).make_head is ClassTask.make_head:
+        return "linear"
+    return "handler" if isinstance(task, HasCard) else "env"
+
+
+def _split_sizes(task: Task) -> Mapping[str, int | None]:
+    sizes: dict[str, int | None] = (
+        {"train": task.training_size()} if isinstance(task, HasTrainingSize) else {}
+    )
+    return sizes | {split: task.size(split) if isinstance(task, ClassTask) else None for split in task.splits}
+
+
+def _is_written(folder: RunFolder, card: TaskCard) -> bool:
+    try:
+        return read_cards(folder, [card.id])[card.id] == card
+    except RunError:
+        return False

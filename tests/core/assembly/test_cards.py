@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidetune_core.assembly.cards import CardTask, DataNeeded, read_cards, write_cards
+from sidetune_core.errors import FitError, RunError
+from sidetune_core.interfaces.cards import TaskCard
+from sidetune_core.interfaces.outputs import Outputs
+from sidetune_core.storage.run_folder import RunFolder
+
+
+def card(head: str = "linear") -> TaskCard:
+    outputs = Outputs.of_classes(3)
+    return TaskCard("t0", "title", "sidetune/digits", {"image": (3, 8, 8)}, outputs, "accuracy", head=head)
+
+
+def test_cards_are_read_from_the_folder_they_were_written_to(tmp_path: Path) -> None:
+    write_cards(RunFolder(tmp_path), [card()])
+    assert read_cards(RunFolder(tmp_path), ["t0"]) == {"t0": card()}
+
+
+def test_a_run_without_cards_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no card of task t0"):
+        read_cards(RunFolder(tmp_path), ["t0"])
+
+
+def test_a_damaged_card_is_named(tmp_path: Path) -> None:
+    write_cards(RunFolder(tmp_path), [card()])
+    (tmp_path / "tasks" / "t0.json").write_text("{}")
+    with pytest.raises(RunError, match=r"tasks/t0.json is damaged"):
+        read_cards(RunFolder(tmp_path), ["t0"])
+
+
+def test_a_linear_head_is_made_from_the_card() -> None:
+    head = CardTask(card()).make_head((5,))
+    assert [tuple(parameter.shape) for parameter in head.parameters()] == [(3, 5), (3,)]
+
+
+def test_another_head_needs_the_env() -> None:
+    with pytest.raises(FitError, match="from its data"):
+        CardTask(card("env")).make_head((5,))
+
+
+def test_a_task_without_data_cannot_be_evaluated() -> None:
+    with pytest.raises(DataNeeded):
+        CardTask(card()).evaluate(lambda inputs: inputs["image"])
