@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import attrs
 from torch import Tensor, nn
@@ -49,6 +50,10 @@ class TaskHandler(ABC):
         ValueError: the card's values are not those of this env.
     """
 
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Of the files that `read_file` reads, where a folder is searched for them, in lower case; empty for
+    all files."""
+
     def __init__(self, card: TaskCard) -> None:
         self.card = card
 
@@ -76,6 +81,18 @@ class TaskHandler(ABC):
     @abstractmethod
     def postprocess(self, output: Tensor, examples: Preprocessed) -> Sequence[Prediction]:
         """Predictions for each of ``examples.count`` raw examples from an output (B, ...) in float32."""
+
+    def read_file(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """The raw inputs in a file, each with a name. By default the file is the raw input.
+
+        Raises:
+            InputError: it cannot be read, which may be found only by `preprocess`.
+        """
+        yield str(path), path
+
+    def document(self, predictions: Mapping[str, Prediction]) -> str:
+        """The predictions by name in a file format of the task's field; empty if there is none."""
+        return ""
 
     def transform(self) -> nn.Module:
         """The preprocessing of tensors, for a network that is used without this handler: a module from what

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from sidetune_core.assembly.finite import require_finite
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Task
 from sidetune_core.training.context import Context
-from sidetune_core.training.finite import require_finite
 
 
 def batches(task: Task, learner: Learner, context: Context, order: Order) -> Iterator[Batch]:

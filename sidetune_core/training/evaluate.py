@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 
-import attrs
 from torch import Tensor
 
 from sidetune_core.assembly.build import start_task
+from sidetune_core.assembly.evaluation import Evaluation, evaluate_split
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder
-from sidetune_core.errors import Diverged, PluginError
 from sidetune_core.feature_cache.cache import FeatureCache
-from sidetune_core.interfaces.capabilities import HasDocuments
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.context import Context
-from sidetune_core.training.finite import FiniteCheck
 from sidetune_core.training.recorder import Recorder
-from sidetune_core.training.scalars import as_numbers
 from sidetune_core.training.trainable import set_trainable
-
-
-@attrs.frozen
-class Evaluation:
-    """Metrics by name and documents (see `HasDocuments`) of one split."""
-
-    metrics: Mapping[str, float | None]
-    """None is a gap: the value, or an output that it would be computed from, is not finite."""
-    documents: Mapping[str, str]
-    not_finite: str = ""
-    """Why there are gaps; empty if there are none."""
 
 
 def evaluate(
@@ -87,46 +71,7 @@ def _evaluate_splits(task: Task, predict: Predict, stop: StopRequest) -> dict[st
         stop.check()
         return predict(inputs)
 
-    return {split: _evaluate_split(task, predict_unless_stopped, split) for split in task.splits}
-
-
-def _evaluate_split(task: Task, predict: Predict, split: str) -> Evaluation:
-    """The evaluation of a split; all its metrics are gaps if an output is not finite.
-
-    Raises:
-        PluginError: the task has asked for no prediction, has returned no metrics or not that of R, or its
-            documents are no texts.
-    """
-    source = f"{type(task).__name__}.evaluate() of task '{task.id}'"
-    check = FiniteCheck(predict, task.outputs)
-    try:
-        metrics = task.evaluate(check, split)
-    except Diverged as error:
-        return Evaluation({task.metric: None}, {}, error.reason)
-    except Exception:
-        if not (reason := check.reason):
-            raise
-        return Evaluation({task.metric: None}, {}, reason)  # the task could not compute with such outputs
-    if not check.examples:
-        raise PluginError(
-            f"{source} has asked for no prediction on split '{split}': its metrics say nothing about the "
-            "learner"
-        )
-    if reason := check.reason:
-        names = metrics if isinstance(metrics, Mapping) else {}
-        return Evaluation(dict.fromkeys([*map(str, names), task.metric]), {}, reason)
-    numbers = as_numbers(metrics, source)
-    if task.metric not in numbers:
-        raise PluginError(
-            f"{source} has not returned '{task.metric}' on split '{split}', the metric that R records; it "
-            f"has returned {', '.join(numbers) or 'none'}"
-        )
-    documents = task.documents() if isinstance(task, HasDocuments) else {}
-    if not isinstance(documents, Mapping) or not all(isinstance(text, str) for text in documents.values()):
-        raise PluginError(f"{type(task).__name__}.documents() is to return texts by file name")
-    finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-    broken = [f"{name} is {numbers[name]}" for name, value in finite.items() if value is None]
-    return Evaluation(finite, dict(documents), ", ".join(broken))
+    return {split: evaluate_split(task, predict_unless_stopped, split) for split in task.splits}
 
 
 def _record(

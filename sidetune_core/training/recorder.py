@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from torch import Tensor, nn
 
+from sidetune_core.assembly.finite import FiniteCheck
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
 from sidetune_core.certificate.probes import ProbeRecorder
@@ -35,7 +36,6 @@ from sidetune_core.storage.run_folder import DOCUMENTS, IMAGES, SECONDS, TENSORB
 from sidetune_core.system.progress import Progress
 from sidetune_core.training.by_products import ByProducts
 from sidetune_core.training.context import Context
-from sidetune_core.training.finite import FiniteCheck
 from sidetune_core.training.optimizer import count_trainable
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.trainable import digests

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.assembly.build import start_phase
+from sidetune_core.assembly.scalars import as_numbers
 from sidetune_core.errors import Diverged, PluginError, SidetuneError
 from sidetune_core.interfaces.capabilities import HasTrainingMetrics
 from sidetune_core.interfaces.learner import Learner
@@ -25,7 +26,6 @@ from sidetune_core.training.context import Context
 from sidetune_core.training.gradients import Unreached, backward
 from sidetune_core.training.optimizer import make_optimizer, optimizer_state, rate, set_optimizer_state
 from sidetune_core.training.recorder import Recorder
-from sidetune_core.training.scalars import as_numbers
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.trainable import set_trainable
 

@@ -27,6 +27,7 @@ class Digits(ImageStream):
     """
 
     Config = ImageOptions
+    resize = "torch"
     classes_per_task = 2
     recipe = {"steps": 60, "batch_size": 32, "lr": 1e-3}
 

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
 from sidetune_core.api import (
     DataError,
+    InputError,
     OptionError,
     Renamed,
     at_least,
     at_most,
     more_than,
-    open_image,
     option,
 )
 
+from .._image_inputs import SUFFIXES, center_crop_and_resize, read_image, square_by_pillow
 from .archive import read_archive
-from .labelled import LabelledImages, center_crop_and_resize, make_labelled_images, stratified_mask
+from .labelled import LabelledImages, make_labelled_images, stratified_mask
 from .stream import ImageOptions, ImageStream
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SPLIT_SEED = 0
 """Independent of the run's seed: all runs share one test split."""
 
@@ -82,6 +80,7 @@ class Images(ImageStream):
                 "mutually exclusive, and both are given; leave one out"
             )
         super().__init__(config, seed, (3, config.image_size, config.image_size))
+        self.resize = "pillow" if config.archive is None else "torch"
         self._config = config
 
     def read(self) -> LabelledImages:
@@ -186,17 +185,7 @@ def _read_classes(classes: Mapping[str, Sequence[Path]], size: int) -> tuple[Ten
 
 def _decode(path: Path, size: int) -> Tensor:
     """The centre square of an image after EXIF rotation, as (3, size, size) uint8."""
-    from PIL import Image, ImageOps  # not needed with an archive
-
     try:
-        with open_image(path) as image:
-            if image.mode.startswith(("I", "F")):  # conversion to 8 bits would clip these silently
-                raise DataError(
-                    f"{path} has more than 8 bits per channel (mode {image.mode}); expected an 8-bit image"
-                )
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        square = ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)
-    # Pillow raises these for damaged files, besides its own errors
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+        return square_by_pillow(read_image(path, str(path), rotates=True), size)
+    except InputError as error:
+        raise DataError(str(error)) from error

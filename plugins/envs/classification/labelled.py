@@ -11,9 +11,6 @@ from torch import Tensor
 
 from sidetune_core.api import DataError, derive_seed
 
-RESIZE_BATCH = 1000
-"""Images resized at once: as float32 a whole set takes four times the memory."""
-
 
 @attrs.frozen(eq=False)
 class LabelledImages:
@@ -85,24 +82,3 @@ def stratified_mask(labels: Tensor, fraction: float, seed: int, names: Sequence[
         size = min(max(1, round(fraction * len(members))), len(members) - 1)
         mask[members[keys[members].argsort(stable=True)[:size]]] = True
     return mask
-
-
-def center_crop_and_resize(pixels: Tensor, size: int) -> Tensor:
-    """The largest centred square of uint8 images (B, C, H, W), as (B, C, size, size).
-
-    The filter is bilinear with antialiasing, as in Pillow.
-    """
-    height, width = pixels.shape[2:]
-    if height == width == size:
-        return pixels
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    squares = pixels[:, :, top : top + side, left : left + side]
-    resized = torch.empty(*pixels.shape[:2], size, size, dtype=torch.uint8)
-    for first in range(0, len(pixels), RESIZE_BATCH):
-        batch = slice(first, first + RESIZE_BATCH)
-        scaled = torch.nn.functional.interpolate(
-            squares[batch].float(), (size, size), mode="bilinear", antialias=True
-        )
-        resized[batch] = scaled.round().clamp(0, 255)
-    return resized

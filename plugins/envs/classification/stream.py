@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import attrs
@@ -14,16 +14,22 @@ from sidetune_core.api import (
     ClassTask,
     Examples,
     OptionError,
+    Prediction,
+    Preprocessed,
     Renamed,
+    TaskCard,
     TaskStream,
     at_least,
     at_most,
+    class_predictions,
     derive_seed,
     option,
 )
 
+from .._image_inputs import ImageHandler, to_unit
 from .labelled import LabelledImages, stratified_mask
 
+Augment = Callable[[Tensor, torch.Generator], Tensor]
 CROP_PADDING = 4
 """Pixels of black border from which random crops are taken."""
 
@@ -62,6 +68,46 @@ class ImageOptions:
     )
 
 
+class ImageTask(ClassTask):
+    """Classify images of bytes, which become floats in [0, 1].
+
+    Args:
+        id: see `Task`.
+        title: see `Task`.
+        examples: all images of the stream.
+        classes: see `ClassTask`.
+        names: names of the classes, in their order.
+        augment: see `ClassTask`.
+        resize: how the images were made square (see `_image_inputs.RESIZES`).
+    """
+
+    def __init__(
+        self,
+        id: str,
+        title: str,
+        examples: Examples,
+        classes: Sequence[int],
+        names: Sequence[str],
+        augment: Augment | None,
+        resize: str,
+    ) -> None:
+        super().__init__(
+            id, title, examples, classes, transform=to_unit, augment=augment, class_names=tuple(names)
+        )
+        self._resize = resize
+
+    def card(self) -> Mapping[str, str]:
+        return {"resize": self._resize}
+
+
+class ClassHandler(ImageHandler):
+    """Classifies images: files, Pillow images, arrays and tensors."""
+
+    def postprocess(self, output: Tensor, examples: Preprocessed) -> Sequence[Prediction]:
+        """A class for each image from logits (B, C)."""
+        return class_predictions(output, self.card.outputs.names)
+
+
 class ImageStream(TaskStream):
     """A labelled set of images, split into tasks of several classes each. Subclasses read the set.
 
@@ -72,6 +118,8 @@ class ImageStream(TaskStream):
     """
 
     shared_ids = True  # an id is an image of the set, in whatever task its class is
+    resize = "pillow"
+    """How images of users are made square (see `_image_inputs.RESIZES`)."""
     classes_per_task: ClassVar[int | None] = None
     """Default where the user sets nothing; None for all classes in one task."""
 
@@ -97,19 +145,24 @@ class ImageStream(TaskStream):
         for index, classes in enumerate(partition[: options.num_tasks]):
             names = [data.names[label] for label in classes]
             tasks.append(
-                ClassTask(
+                ImageTask(
                     f"t{index}",
                     ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]}",
                     examples,
                     classes,
-                    transform=to_unit,
-                    augment=crop_flip if options.augment == "crop-flip" else None,
+                    names,
+                    crop_flip if options.augment == "crop-flip" else None,
+                    self.resize,
                 )
             )
         return tasks
 
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    @classmethod
+    def handler(cls, card: TaskCard) -> ClassHandler:
+        return ClassHandler(card)
 
     def _partition(self, count: int) -> list[list[int]]:
         """The labels of each task."""
@@ -136,11 +189,6 @@ class ImageStream(TaskStream):
             {"train": images[~val], "val": images[val], "test": data.images["test"]},
             {"train": labels[~val], "val": labels[val], "test": data.labels["test"]},
         )
-
-
-def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 images (B, C, H, W) to float in [0, 1]."""
-    return pixels.float() / 255
 
 
 def crop_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:

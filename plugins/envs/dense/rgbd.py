@@ -21,7 +21,6 @@ from sidetune_core.api import (
     DataError,
     OptionError,
     Renamed,
-    TaskStream,
     at_least,
     at_most,
     derive_seed,
@@ -32,7 +31,7 @@ from sidetune_core.api import (
 
 from ..classification.archive import read_array
 from .geometry import Camera, euclidean, normals, valid_depth
-from .task import DOMAINS, DenseTask, Frames
+from .task import DOMAINS, DenseStream, DenseTask, Frames
 from .taskonomy import select_domains
 
 SUFFIXES = (".webp", ".png", ".jpg", ".jpeg")
@@ -42,7 +41,7 @@ CHUNK = 16
 """Frames whose labels are computed at once."""
 
 
-class RGBD(TaskStream):
+class RGBD(DenseStream):
     """Frames of a depth camera, ``image`` (3, size, size) in [0, 1]; tasks are depth and surface normals.
 
     ``--env.root`` is a folder with ``NAME-rgb.webp`` (or png, jpg) and a 16-bit ``NAME-depth.png`` for each
@@ -177,7 +176,7 @@ class RGBD(TaskStream):
 def _task(name: str, stored: dict[str, Tensor], rows: dict[str, Tensor], config: RGBD.Config) -> DenseTask:
     mask = stored["normal mask" if name == "normal" else "depth mask"]
     frames = Frames({"rgb": stored["rgb"], name: stored[name], "mask": mask}, rows)
-    return DenseTask(DOMAINS[name], frames, config.decoder_width)
+    return DenseTask(DOMAINS[name], frames, config.decoder_width, "area", config.max_depth)
 
 
 def _labels(rgb: Array, depth: Array, intrinsics: Array, config: RGBD.Config) -> dict[str, Tensor]:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.api import Batch, DataError, Inputs, Order, Outputs, Predict, Shape, Task, shuffled
+from sidetune_core.api import (
+    Batch,
+    DataError,
+    Inputs,
+    Order,
+    Outputs,
+    Predict,
+    Shape,
+    Task,
+    TaskCard,
+    TaskStream,
+    shuffled,
+)
 
-from .heads import WIDTH, DenseHead, VectorHead
+from .handler import DenseCard, DenseHandler, make_dense_head
+from .heads import WIDTH
 from .losses import Kind, dense_loss
 
 EVALUATION_BATCH = 32
@@ -40,13 +53,40 @@ class Domain:
     """Whether the loss excludes invalid pixels."""
     per_image: bool = False
     """Whether there is one label per image, instead of one per pixel."""
+    names: tuple[str, ...] = ()
+    """Of the channels; empty if they have none."""
 
+
+SEMANTIC = (
+    "uncertain",
+    "background",
+    "bottle",
+    "chair",
+    "couch",
+    "potted plant",
+    "bed",
+    "dining table",
+    "toilet",
+    "tv",
+    "microwave",
+    "oven",
+    "toaster",
+    "sink",
+    "refrigerator",
+    "book",
+    "clock",
+    "vase",
+)
+"""The 18 labels of Taskonomy's semantic segmentation, in its order."""
+
+DEPTHS = ("depth_zbuffer", "depth_euclidean")
+"""Domains whose values are metres."""
 
 DOMAINS: Mapping[str, Domain] = {
     domain.name: domain
     for domain in (
         Domain("curvature", "l2", 2, "uint8"),
-        Domain("segment_semantic", "cross-entropy", 18, "labels", masked=False),
+        Domain("segment_semantic", "cross-entropy", 18, "labels", masked=False, names=SEMANTIC),
         Domain("reshading", "l1", 1, "uint8"),
         Domain("keypoints3d", "l1", 1, "uint16"),
         Domain("keypoints2d", "l1", 1, "uint16"),
@@ -54,9 +94,9 @@ DOMAINS: Mapping[str, Domain] = {
         Domain("edge_occlusion", "l1", 1, "uint16"),
         Domain("depth_zbuffer", "l1", 1, "uint16"),
         Domain("depth_euclidean", "l1", 1, "uint16"),
-        Domain("normal", "l1", 3, "uint8"),
+        Domain("normal", "l1", 3, "uint8", names=("x", "y", "z")),
         Domain("class_object", "soft cross-entropy", 1000, "vector", masked=False, per_image=True),
-        Domain("rgb", "l1", 3, "uint8"),
+        Domain("rgb", "l1", 3, "uint8", names=("red", "green", "blue")),
     )
 }
 """The twelve domains, their losses and masks, in the order of the original side-tuning experiments."""
@@ -137,6 +177,14 @@ class Frames:
         return height, width
 
 
+class DenseStream(TaskStream):
+    """Base class of the envs with dense tasks."""
+
+    @classmethod
+    def handler(cls, card: TaskCard) -> DenseHandler:
+        return DenseHandler(card)
+
+
 class DenseTask(Task):
     """Predict a domain from the colour image, ``image`` (3, H, W) in [0, 1].
 
@@ -149,6 +197,8 @@ class DenseTask(Task):
         domain: what to predict.
         frames: images of the stream.
         width: channels of the widest decoder layers; 1024 in the original.
+        resize: how images of users are made square (see `_image_inputs.RESIZES`).
+        max_depth: depth in metres that the largest stored value stands for; None where it is not known.
 
     Raises:
         DataError: a split is empty, or a label is out of range.
@@ -157,13 +207,23 @@ class DenseTask(Task):
     metric = "loss"
     higher_is_better = False
 
-    def __init__(self, domain: Domain, frames: Frames, width: int = WIDTH) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        frames: Frames,
+        width: int = WIDTH,
+        resize: str = "box",
+        max_depth: float | None = None,
+    ) -> None:
         self.id = domain.name.replace("_", "-")
         self.title = domain.name.replace("_", " ")
         self.inputs = {"image": (3, *frames.size)}
         self.splits = tuple(split for split in frames.rows if split != "train")
-        self.outputs = Outputs("logits" if "cross-entropy" in domain.loss else "regression", domain.channels)
-        self._domain, self._frames, self._width = domain, frames, width
+        kind: Literal["logits", "regression"] = "logits" if "cross-entropy" in domain.loss else "regression"
+        self.outputs = Outputs(kind, domain.channels, domain.names)
+        self._domain, self._frames = domain, frames
+        metres = max_depth if domain.name in DEPTHS else None
+        self._card = DenseCard(resize, domain.per_image, width, metres)
         for split, rows in frames.rows.items():
             if not len(rows):
                 raise DataError(f"task '{self.id}': no images in split '{split}'")
@@ -182,10 +242,12 @@ class DenseTask(Task):
         return self.size("train")
 
     def make_head(self, shape: Shape) -> nn.Module:
-        domain = self._domain
-        if domain.per_image:
-            return VectorHead(shape, domain.channels, 2 * self._width)
-        return DenseHead(shape, domain.channels, self._frames.size, self.outputs.is_regression, self._width)
+        return make_dense_head(
+            shape, self._domain.channels, self._frames.size, self._card, self.outputs.is_regression
+        )
+
+    def card(self) -> Mapping[str, Any]:
+        return attrs.asdict(self._card)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return max(1, round(self.size("train") / batch_size))

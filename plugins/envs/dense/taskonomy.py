@@ -16,7 +16,6 @@ from sidetune_core.api import (
     DataError,
     OptionError,
     Renamed,
-    TaskStream,
     at_least,
     at_most,
     derive_seed,
@@ -26,11 +25,13 @@ from sidetune_core.api import (
 )
 
 from .decoded_cache import Format, decode
-from .task import DOMAINS, ORDERS, DenseTask, Domain, Frames
+from .task import DOMAINS, ORDERS, DenseStream, DenseTask, Domain, Frames
 from .taskonomy_files import View, find_views, read_splits
 
 SPLIT_SEED = 0
 """Independent of the run's seed: all runs share one test split."""
+MAX_DEPTH = 65535 / 512
+"""Metres of the largest value of a depth image, whose unit is 1/512 m."""
 FORMATS: Mapping[str, Format] = {
     "uint8": "uint8",
     "uint16": "uint16",
@@ -39,7 +40,7 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-class TaskonomyEnv(TaskStream):
+class TaskonomyEnv(DenseStream):
     """Tasks of Taskonomy (Zamir et al., CVPR 2018), ``image`` (3, size, size) in [0, 1], in a public folder
     layout.
 
@@ -134,7 +135,9 @@ class TaskonomyEnv(TaskStream):
         if not self._root.is_dir():
             raise DataError(f"no folder {self._root} (--env.root)")
         frames = self._frames()
-        return [DenseTask(domain, frames, config.decoder_width) for domain in self._domains]
+        return [
+            DenseTask(domain, frames, config.decoder_width, max_depth=MAX_DEPTH) for domain in self._domains
+        ]
 
     def fingerprint(self) -> str:
         return self._fingerprint

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import attrs
 
-from .solids import BOX, ELLIPSOID, FRUSTUM, OBJECTS, SEMANTIC, Material, Orientation, Solid, solid_axes
+from ..dense.task import SEMANTIC
+from .solids import BOX, ELLIPSOID, FRUSTUM, OBJECTS, Material, Orientation, Solid, solid_axes
 
 
 @attrs.frozen

@@ -10,21 +10,24 @@ from typing import ClassVar, Literal
 import attrs
 import torch
 
-from sidetune_core.api import OptionError, Renamed, TaskStream, at_least, derive_seed, home, option
+from sidetune_core.api import OptionError, Renamed, at_least, derive_seed, home, option
 
-from ..dense.task import DOMAINS, ORDERS, DenseTask, Domain, Frames
+from ..dense.task import DOMAINS, ORDERS, DenseStream, DenseTask, Domain, Frames
 from ..dense.taskonomy import select_domains
 from . import cache
+from .labels import INDOORS
 from .scene import KINDS, sample_scene
 from .taskonomy_export import write_taskonomy
 
-CLASS_ROOM = Domain("class_room", "cross-entropy", len(KINDS), "labels", masked=False, per_image=True)
+CLASS_ROOM = Domain(
+    "class_room", "cross-entropy", len(KINDS), "labels", masked=False, per_image=True, names=KINDS
+)
 """The kind of room; it replaces ``class_object``."""
 POOL = 1024
 """Training rooms from which a run draws its own, up to this number."""
 
 
-class Rooms(TaskStream):
+class Rooms(DenseStream):
     """Procedurally generated rooms, ``image`` (3, size, size) in [0, 1], with twelve exactly labelled dense
     tasks.
 
@@ -127,7 +130,10 @@ class Rooms(TaskStream):
             "test": config.num_images + torch.arange(config.num_test_images),
         }
         frames = Frames(stored, rows)
-        return [DenseTask(domain, frames, config.decoder_width) for domain in self._domains]
+        return [
+            DenseTask(domain, frames, config.decoder_width, max_depth=INDOORS.last_depth)
+            for domain in self._domains
+        ]
 
     def fingerprint(self) -> str:
         return self._fingerprint

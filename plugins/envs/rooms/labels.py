@@ -28,6 +28,11 @@ class LabelScale:
     max_depth: float
     min_radius: float
 
+    @property
+    def last_depth(self) -> float:
+        """Metres of the largest 16-bit value."""
+        return self.max_depth * 65535 / 65536
+
 
 TASKONOMY = LabelScale(128.0, 0.03)
 """Taskonomy's: depth in 1/512 m, radii of curvature from 3 cm."""
@@ -54,7 +59,7 @@ def make_labels(scenes: Sequence[Scene], views: Views, scale: LabelScale) -> dic
     - ``keypoints3d`` (B, 1, S, S) uint16: the same for the normals, summed over their components, times 10:
       large where surfaces bend in two directions. It replaces NARF (Steder et al., 2011), which detects the
       same in range images.
-    - ``segment_semantic`` (B, S, S) uint8: index into `SEMANTIC`.
+    - ``segment_semantic`` (B, S, S) uint8: index into `SEMANTIC`; only window openings are uncertain.
     - ``class_object`` (B, 1000) float32: probabilities of ImageNet classes, by the image area of their
       furniture.
     - ``class_room`` (B,) uint8: index into `KINDS`.

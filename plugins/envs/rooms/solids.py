@@ -12,31 +12,6 @@ import attrs
 BOX, ELLIPSOID, FRUSTUM = range(3)
 """Kinds of solid, each with closed forms for ray intersection, normal and curvature."""
 
-SEMANTIC = (
-    "uncertain",
-    "background",
-    "bottle",
-    "chair",
-    "couch",
-    "potted plant",
-    "bed",
-    "dining table",
-    "toilet",
-    "tv",
-    "microwave",
-    "oven",
-    "toaster",
-    "sink",
-    "refrigerator",
-    "book",
-    "clock",
-    "vase",
-)
-"""The 18 labels of Taskonomy's semantic segmentation, in its order.
-
-Here only window openings are uncertain.
-"""
-
 OBJECTS = {
     "bathtub": 435,
     "beer bottle": 440,

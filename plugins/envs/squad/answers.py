@@ -16,12 +16,14 @@ class AnswerVotes:
     """Candidate answers of a question over all its windows, with scores, and the score of 'no answer'."""
 
     answers: dict[str, float] = attrs.field(factory=dict)
+    starts: dict[str, int] = attrs.field(factory=dict)
+    """Where each candidate begins in the context, in characters."""
     null_score: float = math.inf
 
-    def add(self, text: str, score: float) -> None:
-        """Add a candidate; of equal texts the best score is kept."""
-        if text:
-            self.answers[text] = max(score, self.answers.get(text, -math.inf))
+    def add(self, text: str, score: float, start: int = 0) -> None:
+        """Add a candidate; of equal texts the best score and its `start` are kept."""
+        if text and score > self.answers.get(text, -math.inf):
+            self.answers[text], self.starts[text] = score, start
 
     def best(self, count: int) -> list[tuple[str, float]]:
         """The best `count` answers, best first."""
@@ -78,7 +80,14 @@ def best_spans(
     return best, start, start + indices % max_length
 
 
-def span_texts(context: str, offsets: Tensor, spans: Sequence[tuple[int, int]]) -> list[str]:
-    """The texts of spans (start, end), both inclusive; `offsets` (L, 2) are character ranges."""
-    characters = offsets.tolist()
-    return [context[characters[start][0] : characters[end][1]].strip() for start, end in spans]
+def spans_in_text(context: str, offsets: Tensor, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The characters of spans (start, end), both inclusive, as half-open ranges without blanks around them;
+    `offsets` (L, 2) are character ranges.
+    """
+    characters, ranges = offsets.tolist(), []
+    for start, end in spans:
+        first, last = characters[start][0], characters[end][1]
+        text = context[first:last]
+        first += len(text) - len(text.lstrip())
+        ranges.append((first, first + len(text.strip())))
+    return ranges

@@ -11,12 +11,14 @@ from typing import ClassVar, Literal
 import attrs
 from transformers import PreTrainedTokenizerBase
 
-from sidetune_core.api import DataError, OptionError, Renamed, Task, TaskStream, at_least, option
+from sidetune_core.api import DataError, OptionError, Renamed, Task, TaskCard, TaskStream, at_least, option
 
+from .batches import Decoding, QuestionSet
 from .download import fetch_squad
 from .files import Article, Paragraph, Question, check_ids, read_squad
-from .task import Decoding, QuestionSet, SquadTask
-from .tokenizer import MINILM, load_tokenizer
+from .handler import SquadCard, SquadHandler
+from .task import SquadTask
+from .tokenizer import MINILM, SavedTokenizer, load_tokenizer
 from .windows import make_windows
 
 TEST_EVERY = 5
@@ -155,6 +157,8 @@ class Squad(TaskStream):
             config.n_best_size,
             config.null_score_diff_threshold if nullable else None,
         )
+        tokenizer = SavedTokenizer.of(config.tokenizer, self._tokenizer)
+        card = SquadCard(config.doc_stride, decoding, tokenizer).to_json()
         tasks: list[Task] = []
         divided = zip(
             _divide(train_articles, config.num_tasks), _divide(test_articles, config.num_tasks), strict=True
@@ -169,9 +173,13 @@ class Squad(TaskStream):
             train_set = self._question_set(questions, "the training questions")
             test_set = self._question_set(_questions(test), "the test questions")
             tasks.append(
-                SquadTask(f"t{index}", _title(train), train_set, test_set, config.max_length, decoding)
+                SquadTask(f"t{index}", _title(train), train_set, test_set, config.max_length, decoding, card)
             )
         return tasks
+
+    @classmethod
+    def handler(cls, card: TaskCard) -> SquadHandler:
+        return SquadHandler(card)
 
     def fingerprint(self) -> str:
         return self._digest.hexdigest()

@@ -75,6 +75,27 @@ def read_squad(path: Path) -> tuple[Article, ...]:
     return articles
 
 
+def read_questions(path: Path) -> list[tuple[Question, str]]:
+    """The questions of a file with their contexts, to be answered: answers are not read, and may be missing.
+
+    Raises:
+        DataError: the file is missing, damaged or not in SQuAD's format, or a question id is repeated.
+    """
+    data = _take(_load(path), "data", list, f"{path}")
+    articles = [
+        _article(values, f"{path}: article {index}", index, has_answers=False)
+        for index, values in enumerate(data)
+    ]
+    check_ids(articles, str(path))
+    paragraphs = [paragraph for article in articles for paragraph in article.paragraphs]
+    questions = [
+        (question, paragraph.context) for paragraph in paragraphs for question in paragraph.questions
+    ]
+    if not questions:
+        raise DataError(f"{path} has no questions")
+    return questions
+
+
 def check_ids(articles: Sequence[Article], source: str) -> None:
     """Check that question ids are unique.
 
@@ -120,38 +141,40 @@ def _load(path: Path) -> dict[str, Any]:
     return values
 
 
-def _article(values: Any, where: str, index: int) -> Article:
+def _article(values: Any, where: str, index: int, has_answers: bool = True) -> Article:
     values = _object(values, where)
     title = _take(values, "title", str, where) if "title" in values else f"article {index}"
     where = f"{where} '{title}'"
     paragraphs = tuple(
-        _paragraph(paragraph, f"{where}, paragraph {index}")
+        _paragraph(paragraph, f"{where}, paragraph {index}", has_answers)
         for index, paragraph in enumerate(_take(values, "paragraphs", list, where))
     )
-    if not any(paragraph.questions for paragraph in paragraphs):
+    if has_answers and not any(paragraph.questions for paragraph in paragraphs):
         raise DataError(f"{where} has no questions; remove it from the file")
     return Article(title, paragraphs)
 
 
-def _paragraph(values: Any, where: str) -> Paragraph:
+def _paragraph(values: Any, where: str, has_answers: bool) -> Paragraph:
     values = _object(values, where)
     context = _take(values, "context", str, where)
     if not context.strip():
         raise DataError(f"{where} has an empty context; remove it from the file")
     questions = tuple(
-        _question(question, f"{where}, question {index}")
+        _question(question, f"{where}, question {index}", has_answers)
         for index, question in enumerate(_take(values, "qas", list, where))
     )
     return Paragraph(context, questions)
 
 
-def _question(values: Any, where: str) -> Question:
+def _question(values: Any, where: str, has_answers: bool) -> Question:
     values = _object(values, where)
     id = _take(values, "id", str, where)
     where = f"{where} '{id}'"
     text = _take(values, "question", str, where)
     if not text.strip():
         raise DataError(f"{where} has no text; remove it from the file")
+    if not has_answers:
+        return Question(id, text, ())
     answers = tuple(_answer(answer, where) for answer in _take(values, "answers", list, where))
     impossible = _take(values, "is_impossible", bool, where) if "is_impossible" in values else False
     if impossible == bool(answers):
@@ -216,3 +239,8 @@ def _take(values: Mapping[str, Any], name: str, kind: type[T], where: str) -> T:
 
 def _kind(value: object) -> str:
     return "null" if value is None else TYPE_NAMES.get(type(value), type(value).__name__)
+
+
+def official_json(values: Mapping[str, object]) -> str:
+    """Values by question id, as the official programs write and read them."""
+    return json.dumps(values, indent=4, ensure_ascii=False, allow_nan=False) + "\n"

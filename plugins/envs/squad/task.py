@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
-from sidetune_core.api import Batch, FitError, Inputs, Order, Predict, Shape, Task, derive_seed, shuffled
+from sidetune_core.api import Batch, Order, Predict, Shape, Task, derive_seed, shuffled
 
-from .answers import AnswerVotes, best_spans, span_texts
-from .files import Question
+from .answers import AnswerVotes
+from .batches import Decoding, QuestionSet, add_votes, finite, window_inputs
+from .files import official_json
+from .heads import make_span_head
 from .scoring import squad_metrics
-from .windows import Windows
 
-LENGTH_MULTIPLE = 16
-"""The length of a batch is rounded up to a multiple of this."""
 BUCKET_BATCHES = 16
 """Training batches that are drawn together and sorted by length."""
 EVALUATION_POSITIONS = 2**13
 """Approximate number of positions in an evaluation batch."""
-
-
-@attrs.frozen(eq=False)
-class QuestionSet:
-    """Questions with their contexts and windows; `first_id` is the id of the first window."""
-
-    questions: Sequence[tuple[Question, str]]
-    windows: Windows
-    first_id: int
-
-
-@attrs.frozen
-class Decoding:
-    """Options of answer decoding."""
-
-    max_answer_length: int
-    """Largest number of tokens in an answer."""
-    n_best: int
-    """Answers to write for each question."""
-    null_threshold: float | None
-    """Null odds above this mean no answer; None if every question has one."""
 
 
 class SquadTask(Task):
@@ -62,26 +38,32 @@ class SquadTask(Task):
         test: test questions.
         max_length: largest number of tokens in a window, the L of the inputs.
         decoding: options of answer decoding.
+        card: the card's values, see `handler.SquadCard`.
     """
 
     metric = "f1"
 
     def __init__(
-        self, id: str, title: str, train: QuestionSet, test: QuestionSet, max_length: int, decoding: Decoding
+        self,
+        id: str,
+        title: str,
+        train: QuestionSet,
+        test: QuestionSet,
+        max_length: int,
+        decoding: Decoding,
+        card: Mapping[str, Any],
     ) -> None:
         self.id, self.title = id, title
         self.inputs = dict.fromkeys(("tokens", "mask", "types"), (max_length,))
         self._train, self._test, self._decoding = train, test, decoding
-        self._max_length = max_length
+        self._max_length, self._card = max_length, card
         self._documents: dict[str, str] = {}
 
     def make_head(self, shape: Shape) -> nn.Module:
-        if len(shape) != 2 or shape[0] != self._max_length:
-            raise FitError(
-                f"env 'squad' needs encodings of shape ({self._max_length}, C), such "
-                f"as those of base 'minilm'; the encoding here has shape {tuple(shape)}"
-            )
-        return SpanHead(shape[1])
+        return make_span_head(shape, self._max_length)
+
+    def card(self) -> Mapping[str, Any]:
+        return self._card
 
     def training_size(self) -> int:
         return len(self._train.windows)
@@ -109,7 +91,7 @@ class SquadTask(Task):
             batch = self._batch(test, indices)
             logits = predict(batch.inputs).cpu()
             loss += float(self.loss(logits, batch).sum())
-            self._vote(test, indices, logits, votes)
+            add_votes(test, indices, logits, decoding, votes)
         questions = [question for question, _ in test.questions]
         by_id = {question.id: vote for question, vote in zip(questions, votes, strict=True)}
         nullable = decoding.null_threshold is not None
@@ -117,9 +99,13 @@ class SquadTask(Task):
         odds = {id: vote.null_odds for id, vote in by_id.items()} if nullable else {}
         best = {id: vote.with_probabilities(decoding.n_best, bool(odds)) for id, vote in by_id.items()}
         self._documents = {
-            "predictions.json": _json(predictions),
-            "nbest_predictions.json": _json(best),
-            **({"null_odds.json": _json(_finite(odds))} if odds else {}),
+            "predictions.json": official_json(predictions),
+            "nbest_predictions.json": official_json(best),
+            **(
+                {"null_odds.json": official_json({id: finite(value) for id, value in odds.items()})}
+                if odds
+                else {}
+            ),
         }
         return {**squad_metrics(questions, predictions, odds), "loss": loss / len(test.windows)}
 
@@ -128,50 +114,9 @@ class SquadTask(Task):
         return self._documents
 
     def _batch(self, questions: QuestionSet, indices: Tensor) -> Batch:
-        windows = questions.windows
-        ends, lengths = windows.ends[indices], windows.lengths[indices]
-        rounded = -(-int(lengths.max()) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-        width = min(rounded, self._max_length)
-        tensors = {"tokens": _padded(windows.tokens, ends, lengths, width)}
-        tensors["mask"] = (torch.arange(width) < lengths[:, None]).to(torch.int8)
-        tensors["types"] = _padded(windows.types, ends, lengths, width)
         ids = indices + questions.first_id
-        return Batch(ids, Inputs(tensors, ids, lengths), windows.targets[indices])
-
-    def _vote(
-        self, questions: QuestionSet, indices: Tensor, logits: Tensor, votes: Sequence[AnswerVotes]
-    ) -> None:
-        """Add the best spans of a batch of windows to the votes of their questions."""
-        windows, decoding = questions.windows, self._decoding
-        ends, lengths = windows.ends[indices], windows.lengths[indices]
-        width = logits.shape[1]
-        can_start = _padded(windows.can_start, ends, lengths, width)
-        can_end = _padded(windows.offsets[:, 0] >= 0, ends, lengths, width)
-        sums, start, end = best_spans(logits, can_start, can_end, decoding.max_answer_length, decoding.n_best)
-        null_scores = logits[:, 0].sum(1).tolist()
-        for row, question in enumerate(windows.questions[indices].tolist()):
-            vote, context = votes[question], questions.questions[question][1]
-            vote.null_score = min(vote.null_score, null_scores[row])
-            count = int(sums[row].isfinite().sum())
-            offsets = windows.offsets[int(ends[row] - lengths[row]) : int(ends[row])]
-            spans = list(zip(start[row, :count].tolist(), end[row, :count].tolist(), strict=True))
-            texts = span_texts(context, offsets, spans)
-            for text, score in zip(texts, sums[row, :count].tolist(), strict=True):
-                vote.add(text, score)
-
-
-class SpanHead(nn.Module):
-    """Start and end logits of each position, in float32: the best candidates are close to each other."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(channels, 2)
-
-    def forward(self, encoding: Tensor) -> Tensor:
-        """(B, l, C) to (B, l, 2)."""
-        with torch.autocast(encoding.device.type, enabled=False):
-            logits: Tensor = self.linear(encoding.float())
-        return logits
+        inputs = window_inputs(questions.windows, indices, self._max_length, ids)
+        return Batch(ids, inputs, questions.windows.targets[indices])
 
 
 def bucketed(lengths: Tensor, order: Order, *names: object) -> Iterator[Tensor]:
@@ -198,19 +143,3 @@ def _by_length(lengths: Tensor) -> Iterator[Tensor]:
         size = max(1, EVALUATION_POSITIONS // int(lengths[rest[0]]))
         yield rest[:size]
         rest = rest[size:]
-
-
-def _padded(values: Tensor, ends: Tensor, lengths: Tensor, width: int) -> Tensor:
-    """Slices of (positions,) that end at `ends` (B,), as (B, width) padded with zeros."""
-    rows = [values[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
-    padded = pad_sequence(rows, batch_first=True)
-    return functional.pad(padded, (0, width - padded.shape[1]))
-
-
-def _finite(odds: Mapping[str, float]) -> dict[str, float | None]:
-    """Odds with None, which is ``null`` in JSON, where they are infinite: a logit was masked by -inf."""
-    return {id: value if math.isfinite(value) else None for id, value in odds.items()}
-
-
-def _json(values: Mapping[str, object]) -> str:
-    return json.dumps(values, indent=4, ensure_ascii=False, allow_nan=False) + "\n"

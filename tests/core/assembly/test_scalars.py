@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from sidetune_core.assembly.scalars import as_numbers
 from sidetune_core.errors import PluginError
-from sidetune_core.training.scalars import as_numbers
 
 
 @pytest.mark.parametrize(

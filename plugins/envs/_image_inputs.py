@@ -1,0 +1,302 @@
+"""Images that users give: files, Pillow images, arrays and tensors, made into what tasks were trained on."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sidetune_core.api import InputError, Inputs, Preprocessed, TaskCard, TaskHandler, open_image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+"""Of image files, where a folder is searched for them."""
+EXPECTED = (
+    "expected the path of an image, a Pillow image, a uint8 array (H, W, 3), (3, H, W) or (H, W), or one of "
+    "floats in [0, 1]"
+)
+RESIZE_BATCH = 1000
+"""Images resized at once: as float32 a whole set takes four times the memory."""
+
+Pixels = NDArray[np.uint8]
+"""An image (H, W, 3)."""
+
+
+def square_by_pillow(pixels: Pixels, size: int) -> Tensor:
+    """The centre square of an image (H, W, 3), resized by Pillow (bilinear), as (3, size, size) uint8."""
+    from PIL import Image, ImageOps  # not needed with arrays of the right size
+
+    square = ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+
+def square_by_box(pixels: Pixels, size: int) -> Tensor:
+    """The centre square of an image (H, W, 3), resized by Pillow (average), as (3, size, size) uint8."""
+    from PIL import Image
+
+    square = Image.fromarray(np.ascontiguousarray(_centre_square(pixels)))
+    return torch.from_numpy(np.array(square.resize((size, size), Image.Resampling.BOX))).permute(2, 0, 1)
+
+
+def square_by_area(pixels: Pixels, size: int) -> Tensor:
+    """The centre square of an image (H, W, 3), resized by PyTorch (average), as (3, size, size) uint8."""
+    square = torch.from_numpy(_centre_square(pixels)).permute(2, 0, 1)[None].float()
+    return functional.interpolate(square, size=(size, size), mode="area").round().to(torch.uint8)[0]
+
+
+def square_by_torch(pixels: Pixels, size: int) -> Tensor:
+    """The centre square of an image (H, W, 3), resized by PyTorch (bilinear), as (3, size, size) uint8."""
+    return center_crop_and_resize(torch.from_numpy(pixels).permute(2, 0, 1)[None], size)[0]
+
+
+def center_crop_and_resize(pixels: Tensor, size: int) -> Tensor:
+    """The largest centred square of uint8 images (B, C, H, W), as (B, C, size, size).
+
+    The filter is bilinear with antialiasing, as in Pillow.
+    """
+    height, width = pixels.shape[2:]
+    if height == width == size:
+        return pixels
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    squares = pixels[:, :, top : top + side, left : left + side]
+    resized = torch.empty(*pixels.shape[:2], size, size, dtype=torch.uint8)
+    for first in range(0, len(pixels), RESIZE_BATCH):
+        batch = slice(first, first + RESIZE_BATCH)
+        scaled = functional.interpolate(squares[batch].float(), (size, size), mode="bilinear", antialias=True)
+        resized[batch] = scaled.round().clamp(0, 255)
+    return resized
+
+
+def _centre_square(pixels: Pixels) -> Pixels:
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[top : top + side, left : left + side]
+
+
+@attrs.frozen
+class Resize:
+    """How an env makes an image square."""
+
+    function: Callable[[Pixels, int], Tensor]
+    enlarges: bool = True
+    """Whether it takes images that are smaller than the result."""
+    rotates: bool = False
+    """Whether files are rotated as their EXIF data says."""
+
+
+RESIZES: Mapping[str, Resize] = {
+    "pillow": Resize(square_by_pillow, rotates=True),
+    "torch": Resize(square_by_torch, rotates=True),
+    "area": Resize(square_by_area, enlarges=False),
+    "box": Resize(square_by_box, enlarges=False),
+}
+"""By the names that cards have as their value ``resize``."""
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 images (B, C, H, W) to float in [0, 1]."""
+    return pixels.float() / 255
+
+
+class ToUnit(nn.Module):
+    """Images of bytes (B, C, H, W) to float in [0, 1]; floats stay what they are."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W)."""
+        return to_unit(pixels) if pixels.dtype == torch.uint8 else pixels
+
+
+class ImageHandler(TaskHandler):
+    """The inputs of tasks on square colour images, whose card has the value ``resize`` (see `RESIZES`).
+
+    Raises:
+        ValueError: the card has other inputs, or an unknown value.
+    """
+
+    suffixes = SUFFIXES
+
+    def __init__(self, card: TaskCard) -> None:
+        super().__init__(card)
+        ((self._name, shape),) = card.inputs.items()
+        if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+            raise ValueError(f"its images have the shape {tuple(shape)}, expected (3, S, S)")
+        resize = card.values.get("resize")
+        if not isinstance(resize, str) or resize not in RESIZES:
+            raise ValueError(f"its value 'resize' is {resize!r}, expected {', '.join(RESIZES)}")
+        self._size, self._resize = shape[1], RESIZES[resize]
+
+    def is_batch(self, value: object) -> bool:
+        """Whether raw inputs are several images: a list, or an array or tensor (N, ...)."""
+        return super().is_batch(value) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 4)
+
+    def preprocess(self, values: Sequence[Any]) -> Preprocessed:
+        """Images as floats (B, 3, S, S) in [0, 1]; floats of another size are rounded to 8 bits to be
+        resized.
+        """
+        if not len(values):
+            raise InputError(f"no images: the batch is empty; {EXPECTED}")
+        images = []
+        for index, value in enumerate(values):
+            where = describe(value, index, len(values))
+            image = self._image(self._unnamed(value, where), where)
+            images.append(image.float() if image.is_floating_point() else to_unit(image))
+        return Preprocessed(Inputs({self._name: torch.stack(images)}), len(images))
+
+    def transform(self) -> nn.Module:
+        return ToUnit()
+
+    def _unnamed(self, value: Any, where: str) -> Any:
+        """The image of ``{"image": image}``."""
+        if not isinstance(value, Mapping):
+            return value
+        if [*value] != [self._name]:
+            raise InputError(f"{where} has the keys {[*value]}; expected '{self._name}', or the image alone")
+        return value[self._name]
+
+    def _image(self, value: Any, where: str) -> Tensor:
+        """(3, S, S), uint8 or float in [0, 1]."""
+        if isinstance(value, str | os.PathLike):
+            return self._fit(read_image(Path(value), where, self._resize.rotates), where)
+        if isinstance(value, np.ndarray | Tensor):
+            planes = _planes(value, where)
+            if not planes.is_floating_point() or planes.shape[1:] == (self._size, self._size):
+                return self._fit(_rows(planes), where) if planes.dtype == torch.uint8 else planes
+            return self._fit(_rows((planes * 255).round().to(torch.uint8)), where)
+        return self._fit(_from_pillow(value, where, self._resize.rotates), where)
+
+    def _fit(self, pixels: Pixels, where: str) -> Tensor:
+        height, width = pixels.shape[:2]
+        if min(height, width) < self._size and not self._resize.enlarges:
+            raise InputError(
+                f"{where} has {height} x {width} pixels; expected {self._size} x {self._size} or more"
+            )
+        return self._resize.function(pixels, self._size)
+
+
+def describe(value: object, index: int, count: int) -> str:
+    """A raw input in a message: ``input 3 (photo.jpg)``."""
+    path = f"{value}" if isinstance(value, str | os.PathLike) else ""
+    if count == 1:
+        return path or "the input"
+    return f"input {index}{f' ({path})' if path else ''}"
+
+
+def read_image(path: Path, where: str, rotates: bool) -> Pixels:
+    """The pixels of a file.
+
+    Raises:
+        InputError: it is missing, damaged, or no 8-bit image.
+    """
+    from PIL import Image
+
+    try:
+        with open_image(path) as image:
+            return _rgb(image, where, rotates)
+    except FileNotFoundError as error:
+        raise InputError(f"{where}: no such file") from error
+    # Pillow raises these for damaged files, besides its own errors
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise InputError(f"{where} cannot be read as an image: {_reason(error)}") from error
+
+
+def _from_pillow(value: object, where: str, rotates: bool) -> Pixels:
+    from PIL import Image
+
+    if not isinstance(value, Image.Image):
+        raise InputError(f"{where} is {_kind(value)}; {EXPECTED}")
+    try:
+        return _rgb(value, where, rotates)
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+        raise InputError(f"{where} cannot be read as an image: {_reason(error)}") from error
+
+
+def _rgb(image: Any, where: str, rotates: bool) -> Pixels:
+    """The pixels of a Pillow image."""
+    from PIL import ImageOps
+
+    if 0 in image.size:
+        raise InputError(f"{where} has no pixels")
+    if image.mode.startswith(("I", "F")):  # conversion to 8 bits would clip these silently
+        raise InputError(
+            f"{where} has more than 8 bits per channel (mode {image.mode}); expected an 8-bit image"
+        )
+    upright = ImageOps.exif_transpose(image) if rotates else image
+    return np.array(upright.convert("RGB"))
+
+
+def _planes(value: NDArray[Any] | Tensor, where: str) -> Tensor:
+    """An array as (3, H, W), uint8 or float32 in [0, 1]."""
+    kind, is_array = str(value.dtype).removeprefix("torch."), isinstance(value, np.ndarray)
+    image = _as_tensor(value, where)
+    shape = tuple(image.shape)
+    if image.ndim == 4:
+        raise InputError(f"{where} has shape {shape}: give a batch as it is, not within a list")
+    if image.ndim == 2:
+        image = image[None]
+    elif image.ndim == 3 and is_array and shape[2] in (1, 3, 4):
+        image = image.permute(2, 0, 1)
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4) or 0 in shape:
+        order = "(H, W, 3), (3, H, W) or (H, W)" if is_array else "(3, H, W) or (H, W)"
+        raise InputError(f"{where} has shape {shape}; expected {order}")
+    if image.dtype != torch.uint8:
+        if not image.is_floating_point():
+            raise InputError(f"{where} has type {kind}; expected uint8 of 0 to 255, or floats in [0, 1]")
+        image = image.float()
+        _check_range(image, where)
+    return image.expand(3, -1, -1) if len(image) == 1 else image[:3]  # without transparency, as in files
+
+
+def _as_tensor(value: NDArray[Any] | Tensor, where: str) -> Tensor:
+    if isinstance(value, Tensor):
+        if value.is_complex() or value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise InputError(f"{where} is no plain tensor of numbers; {EXPECTED}")
+        return value.detach().cpu()
+    if value.dtype.kind not in "uif":
+        raise InputError(f"{where} has type {value.dtype}; expected uint8 of 0 to 255, or floats in [0, 1]")
+    if value.dtype.kind == "f":  # also the types and byte orders that PyTorch does not have
+        return torch.from_numpy(np.ascontiguousarray(value, np.float32))
+    if value.dtype == np.uint8:
+        return torch.from_numpy(np.array(value))
+    return torch.from_numpy(np.ascontiguousarray(value.astype(np.int64)))
+
+
+def _check_range(image: Tensor, where: str) -> None:
+    low, high = float(image.min()), float(image.max())
+    if not np.isfinite([low, high]).all():
+        raise InputError(f"{where} has values that are NaN or infinite; expected floats in [0, 1]")
+    if low < 0:
+        raise InputError(
+            f"{where} has values down to {low:.4g}; expected floats in [0, 1]: the network subtracts means "
+            "itself, so give images that are not standardised"
+        )
+    if high > 1:
+        raise InputError(
+            f"{where} has values up to {high:.4g}; expected floats in [0, 1]: divide by 255, or give uint8"
+        )
+
+
+def _rows(planes: Tensor) -> Pixels:
+    """(3, H, W) as (H, W, 3)."""
+    return planes.permute(1, 2, 0).contiguous().numpy()
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, list | tuple):
+        return "a list within a list"
+    return f"a value of type {type(value).__name__}"
+
+
+def _reason(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
