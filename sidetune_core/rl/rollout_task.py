@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import attrs
 import torch
@@ -47,6 +47,26 @@ EVALUATION_SEED = 0
 
 ShowFrames = Callable[[int, Sequence[Image]], None]
 """Takes the frames of an environment since its previous call, with its index."""
+
+
+@runtime_checkable
+class Playable(Protocol):
+    """A task whose policy acts in environments: episodes of it can be played."""
+
+    time_limit: int | None
+    """See `RolloutTask.time_limit`."""
+
+    def play(
+        self,
+        predict: Predict,
+        episodes: int,
+        *,
+        seed: int = EVALUATION_SEED,
+        deterministic: bool | None = None,
+        max_steps: int | None = None,
+        show: ShowFrames | None = None,
+    ) -> Iterator[Episode]:
+        """See `RolloutTask.play`."""
 
 
 @former_members(
