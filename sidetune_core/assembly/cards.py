@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,6 +17,8 @@ from sidetune_core.interfaces.classification import ClassTask
 from sidetune_core.interfaces.handlers import HasCard, HasHandler, TaskHandler, make_head
 from sidetune_core.interfaces.inputs import Shape
 from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream
+from sidetune_core.rl.policy_handler import PolicyHandler
+from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.storage.run_folder import CARDS, RunFolder
 
 
@@ -35,7 +38,7 @@ def make_card(task: Task, resolved: ResolvedRun, data: str) -> TaskCard:
         outputs=task.outputs,
         metric=task.metric,
         higher_is_better=task.higher_is_better,
-        head=_head(task),
+        head=_head(task, values, env.cls),
         splits=_split_sizes(task),
         values=values,
         data=data,
@@ -72,7 +75,8 @@ def read_cards(folder: RunFolder, tasks: Sequence[str]) -> dict[str, TaskCard]:
 
 
 def make_handler(card: TaskCard, source: Path, trust_local_code: bool = False) -> TaskHandler | None:
-    """The handler of a task from its registered env; None where the env offers none.
+    """The handler of a task from its registered env; None where the env offers none. Rollout tasks have one
+    in any case: the `PolicyHandler` of observations as their `VectorEnv` gives them.
 
     Args:
         card: of the task.
@@ -85,10 +89,10 @@ def make_handler(card: TaskCard, source: Path, trust_local_code: bool = False) -
         RunError: the card's values are not those of this env.
     """
     env = resolve_env(Choice(card.env, file="" if trust_local_code else str(source))).cls
-    if not isinstance(env, HasHandler):
+    if not isinstance(env, HasHandler) and "policy" not in card.values:
         return None
     try:
-        return env.handler(card)
+        return env.handler(card) if isinstance(env, HasHandler) else PolicyHandler(card)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{source}: env '{card.env}' cannot use the card of task {card.id}: {error}"
@@ -142,10 +146,13 @@ class CardStream(TaskStream):
         return self._tasks
 
 
-def _head(task: Task) -> str:
+def _head(task: Task, values: Mapping[str, Any], env: type[Any]) -> str:
     """See `TaskCard.head`."""
     if isinstance(task, ClassTask) and type(task).make_head is ClassTask.make_head:
         return "linear"
+    if isinstance(task, RolloutTask) and not isinstance(env, HasHandler):
+        is_plain = type(task).make_head is RolloutTask.make_head
+        return "handler" if values and is_plain else "env"
     return "handler" if isinstance(task, HasCard) else "env"
 
 

@@ -32,17 +32,22 @@ import torch
 from torch import Tensor
 
 from sidetune_core import strict_json
+from sidetune_core.assembly.cards import make_handler
 from sidetune_core.config.options import REMOVAL, FormerSpelling, structure
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
 from sidetune_core.config.spec import Choice
 from sidetune_core.errors import DataError, OptionError
 from sidetune_core.files import check_shapes, read_text
 from sidetune_core.hashing import file_digest
+from sidetune_core.interfaces.cards import TaskCard
+from sidetune_core.interfaces.handlers import TaskHandler
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.tasks import TaskStream
+from sidetune_core.rl.policy_handler import PolicyHandler
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Observations
 from sidetune_core.storage.atomic import write_text
+from sidetune_core.storage.run_folder import CARDS
 from sidetune_core.storage.weights import read_tensors
 
 FORMAT = 1
@@ -315,6 +320,29 @@ def resolve_recorded_env(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FormerSpelling)
         return resolve_env(Choice(name, options, file="" if trust_local_code else str(folder / MANIFEST)))
+
+
+def recorded_handler(card: TaskCard, env: str) -> TaskHandler:
+    """The handler of a policy that was trained on demonstrations: that of the recorded env.
+
+    An env that is code of its user, ``module:Class``, is not imported: observations and actions are then
+    those of a `VectorEnv` (see `PolicyHandler`).
+
+    Args:
+        card: of the task.
+        env: the name of the recorded env.
+
+    Raises:
+        PluginError: the env is not installed.
+        RunError: it cannot use the card.
+        ValueError: it has no handler.
+    """
+    if ":" in env:
+        return PolicyHandler(card)
+    handler = make_handler(attrs.evolve(card, env=env), Path(CARDS) / f"{card.id}.json")
+    if handler is None:
+        raise ValueError(f"env '{env}' has no handler")
+    return handler
 
 
 def verify_shard(folder: Path, shard: Shard) -> None:

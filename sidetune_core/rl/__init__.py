@@ -3,23 +3,33 @@
 from typing import Any
 
 from sidetune_core.rl.distributions import Actor, Categorical, Gaussian, Policy
+from sidetune_core.rl.episode_stats import Episode
+from sidetune_core.rl.policy_handler import ActionPrediction, PolicyHandler, check_array, check_count
 from sidetune_core.rl.ppo import PPOOptions
 from sidetune_core.rl.rollout_config import RolloutConfig
-from sidetune_core.rl.rollout_task import RolloutTask
-from sidetune_core.rl.vector_env import Expert, Observations, Step, VectorEnv
+from sidetune_core.rl.rollout_task import Playable, RolloutTask
+from sidetune_core.rl.vector_env import Expert, Image, Observations, RenderedVectorEnv, Step, VectorEnv
 
 __all__ = [
+    "ActionPrediction",
     "Actor",
     "Categorical",
+    "Episode",
     "Expert",
+    "Image",
     "Gaussian",
     "Observations",
     "PPOOptions",
+    "Playable",
     "Policy",
+    "PolicyHandler",
+    "RenderedVectorEnv",
     "RolloutConfig",
     "RolloutTask",
     "Step",
     "VectorEnv",
+    "check_array",
+    "check_count",
 ]
 
 

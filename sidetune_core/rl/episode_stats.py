@@ -29,7 +29,9 @@ def means(episodes: Sequence[Episode]) -> dict[str, float]:
     episode."""
     count = len(episodes)
     metrics = {
-        name: sum(episode.metrics[name] for episode in episodes) / count for name in episodes[0].metrics
+        name: sum(episode.metrics[name] for episode in episodes) / count
+        for name in episodes[0].metrics
+        if all(name in episode.metrics for episode in episodes)
     }
     return metrics | {
         "return": sum(episode.total_reward for episode in episodes) / count,
@@ -57,6 +59,14 @@ class EpisodeStatistics:
         episodes = [(env, self._episode(step, env)) for env in ended]
         self._totals[ended], self._lengths[ended] = 0.0, 0
         return episodes
+
+    def longest(self, max_steps: int | None) -> list[int]:
+        """Indices of the environments whose episode has that many steps."""
+        return [] if max_steps is None else (self._lengths >= max_steps).nonzero()[:, 0].tolist()
+
+    def cut(self, env: int) -> Episode:
+        """The unfinished episode of an environment."""
+        return Episode(float(self._totals[env]), int(self._lengths[env]), success=False, metrics={})
 
     def _episode(self, step: Step, env: int) -> Episode:
         return Episode(

@@ -6,13 +6,15 @@ ordinary batches.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, Self, runtime_checkable
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -24,9 +26,17 @@ from sidetune_core.rl.collector import Rollout, RolloutCollector
 from sidetune_core.rl.distributions import ActorCritic, Policy, check_policy
 from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics, means
 from sidetune_core.rl.normalization import ObservationNormalizer
+from sidetune_core.rl.policy_handler import PolicyValues, describe_policy
 from sidetune_core.rl.ppo import RolloutBatch, ppo_loss
 from sidetune_core.rl.rollout_config import RolloutConfig
-from sidetune_core.rl.vector_env import Expert, Observations, VectorEnv, check_finite
+from sidetune_core.rl.vector_env import (
+    Expert,
+    Image,
+    Observations,
+    RenderedVectorEnv,
+    VectorEnv,
+    check_finite,
+)
 from sidetune_core.seeding import derive_seed
 
 RECENT_EPISODES = 100
@@ -34,6 +44,29 @@ RECENT_EPISODES = 100
 
 EVALUATION_SEED = 0
 """Independent of the run's seed, so that every run is evaluated on the same episodes."""
+
+ShowFrames = Callable[[int, Sequence[Image]], None]
+"""Takes the frames of an environment since its previous call, with its index."""
+
+
+@runtime_checkable
+class Playable(Protocol):
+    """A task whose policy acts in environments: episodes of it can be played."""
+
+    time_limit: int | None
+    """See `RolloutTask.time_limit`."""
+
+    def play(
+        self,
+        predict: Predict,
+        episodes: int,
+        *,
+        seed: int = EVALUATION_SEED,
+        deterministic: bool | None = None,
+        max_steps: int | None = None,
+        show: ShowFrames | None = None,
+    ) -> Iterator[Episode]:
+        """See `RolloutTask.play`."""
 
 
 @former_members(
@@ -67,6 +100,9 @@ class RolloutTask(Task):
     """Names of the experts that can be recorded, the default first; a subclass that has any implements
     `expert`."""
     not_restored = "environment state is not checkpointed; episodes in progress restart"
+    time_limit: int | None = None
+    """Steps after which the environments truncate an episode; None if they have no limit, or it is not
+    known."""
 
     def __init__(
         self,
@@ -78,7 +114,7 @@ class RolloutTask(Task):
         options: RolloutConfig,
     ) -> None:
         self.id, self.title, self.inputs, self.policy, self.options = id, title, inputs, policy, options
-        ppo = options.ppo
+        ppo, self._units = options.ppo, units
         self._normalizer = ObservationNormalizer(
             inputs, units, ppo.normalise_observations, ppo.normalise_rewards
         )
@@ -93,6 +129,18 @@ class RolloutTask(Task):
         """New evaluation environments, by default like those of training; environment k plays the k-th part
         of the episodes."""
         return self.make_vector_env(count)
+
+    def make_rendered_vector_env(self, count: int) -> RenderedVectorEnv:
+        """Environments like those of `make_test_vector_env` that also keep frames to show.
+
+        Raises:
+            OptionError: they cannot be rendered.
+        """
+        raise OptionError(f"the environment of {self.title} cannot be rendered, so there is no video of it")
+
+    def limited(self, max_steps: int) -> Self:
+        """This task with episodes that are truncated after at most `max_steps`, if the environments can."""
+        return self
 
     def expert(self, name: str) -> Expert:
         """One of `experts`.
@@ -152,27 +200,82 @@ class RolloutTask(Task):
         Every environment plays an equal part of ``options.eval_episodes``, so that short episodes do not
         count more.
         """
+        return means(list(self.play(predict, self.options.eval_episodes)))
+
+    def play(
+        self,
+        predict: Predict,
+        episodes: int,
+        *,
+        seed: int = EVALUATION_SEED,
+        deterministic: bool | None = None,
+        max_steps: int | None = None,
+        show: ShowFrames | None = None,
+    ) -> Iterator[Episode]:
+        """Play episodes, and yield each as it ends. Those of the options' number and the default seed are
+        those of `evaluate`.
+
+        Args:
+            predict: the policy.
+            episodes: their number; min(num_envs, episodes) environments play equal parts of it.
+            seed: of episodes and sampled actions.
+            deterministic: whether to take the most likely actions, and not to sample; None for
+                ``options.deterministic_eval``.
+            max_steps: truncate longer episodes. An environment that cannot do so itself (see `limited`) plays
+                no further episode then.
+            show: gets frames of each environment that still plays.
+
+        Raises:
+            OptionError: frames are requested, and the environments cannot be rendered.
+            Diverged: the policy's outputs are not finite.
+            RunError: an environment failed, or returned a value that is not finite.
+        """
+        task = self if max_steps is None else self.limited(max_steps)
+        count = min(self.options.num_envs, episodes)
+        if deterministic is None:
+            deterministic = self.options.deterministic_eval
+        if (episodes, deterministic) != (self.options.eval_episodes, self.options.deterministic_eval):
+            task = copy.copy(task)
+            task.options = self.options.with_evaluation(self.options.num_envs, episodes, deterministic)
+        vector_env = (
+            task.make_test_vector_env(count) if show is None else task.make_rendered_vector_env(count)
+        )
+        with closing(vector_env):
+            yield from task._play(predict, vector_env, count, seed, max_steps, show)
+
+    def _play(
+        self,
+        predict: Predict,
+        vector_env: VectorEnv,
+        count: int,
+        seed: int,
+        max_steps: int | None,
+        show: ShowFrames | None,
+    ) -> Iterator[Episode]:
+        """`play` under the task's own evaluation options."""
         total = self.options.eval_episodes
-        count = min(self.options.num_envs, total)
-        generator = torch.Generator().manual_seed(derive_seed(EVALUATION_SEED, "actions", self.id))
-        remaining = torch.tensor([total // count + (k < total % count) for k in range(count)])
-        episodes: list[Episode] = []
-        with closing(self.make_test_vector_env(count)) as vector_env:
-            first = vector_env.reset(derive_seed(EVALUATION_SEED, "episodes", self.id))
-            observations = self._normalizer.standardised(first)
-            statistics = EpisodeStatistics(count)
-            while (remaining > 0).any():
-                parameters = predict(self._normalizer.inputs(observations)).cpu()[:, :-1]
-                when = f"step {statistics.steps + 1} of evaluation"
-                check_policy(self.policy, parameters, self.title, when)
-                step = vector_env.step(self.choose_actions(parameters, generator))
-                check_finite(step, self.title, when)
-                observations = self._normalizer.standardised(step.observations)
-                for env, episode in statistics.update(step):
-                    if remaining[env] > 0:
-                        episodes.append(episode)
-                        remaining[env] -= 1
-        return means(episodes)
+        generator = torch.Generator().manual_seed(derive_seed(seed, "actions", self.id))
+        remaining = [total // count + (k < total % count) for k in range(count)]
+        observations = self._normalizer.standardised(vector_env.reset(derive_seed(seed, "episodes", self.id)))
+        statistics = EpisodeStatistics(count)
+        while any(remaining):
+            parameters = predict(self._normalizer.inputs(observations)).cpu()[:, :-1]
+            when = f"step {statistics.steps + 1} of evaluation"
+            check_policy(self.policy, parameters, self.title, when)
+            step = vector_env.step(self.choose_actions(parameters, generator))
+            check_finite(step, self.title, when)
+            observations = self._normalizer.standardised(step.observations)
+            ended = statistics.update(step)
+            if show is not None:
+                _show(vector_env, show, remaining, {env for env, _ in ended})
+            for env, episode in ended:
+                if remaining[env] > 0:
+                    remaining[env] -= 1
+                    yield episode
+            for env in statistics.longest(max_steps):
+                if remaining[env] > 0:
+                    remaining[env] = 0
+                    yield statistics.cut(env)
 
     def choose_actions(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         """Actions (B, width) of an evaluation: the most likely ones, or samples if
@@ -191,6 +294,29 @@ class RolloutTask(Task):
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         self._normalizer.set_state(state)
+
+    def card(self) -> Mapping[str, Any]:
+        """What a `PolicyHandler` needs; an env adds what its own handler needs. Empty if the policy is not
+        one of the core's families."""
+        policy = describe_policy(self.policy)
+        if policy is None:
+            return {}
+        values = PolicyValues(
+            policy=policy,
+            units={name: float(unit) for name, unit in self._units.items()},
+            normalise_observations=self.options.ppo.normalise_observations,
+            deterministic_eval=self.options.deterministic_eval,
+            critic=True,
+            hidden_size=self.options.ppo.hidden_size,
+            hidden_layers=self.options.ppo.hidden_layers,
+            evaluation={
+                "episodes": self.options.eval_episodes,
+                "num_envs": min(self.options.num_envs, self.options.eval_episodes),
+                "seed": derive_seed(EVALUATION_SEED, "episodes", self.id) % 2**31,
+                "actions_seed": derive_seed(EVALUATION_SEED, "actions", self.id),
+            },
+        )
+        return attrs.asdict(values)
 
     def prepare(self, observations: Observations, ids: Tensor | None = None) -> Inputs:
         """Network inputs for raw observations (B, *shape)."""
@@ -217,3 +343,13 @@ class RolloutTask(Task):
         observations = {name: value[indices] for name, value in rollout.observations.items()}
         ids = rollout.ids[indices]
         return Batch(ids, self._normalizer.inputs(observations, ids, rollout.window), targets)
+
+
+def _show(vector_env: VectorEnv, show: ShowFrames, remaining: Sequence[int], ended: Collection[int]) -> None:
+    """Show the frames of each environment that still plays; the first one of an episode that is not to be
+    played is left out."""
+    assert isinstance(vector_env, RenderedVectorEnv)
+    for env, frames in enumerate(vector_env.take_frames()):
+        is_last = remaining[env] == 1 and env in ended
+        if remaining[env] > 0:
+            show(env, frames[:-1] if is_last else frames)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sidetune_core.errors import RunError
 from sidetune_core.rl.former_names import former_fields
+
+Image = NDArray[np.uint8]
+"""(H, W, 3)"""
 
 Observations = Mapping[str, Tensor]
 """(E, *shape) by input name, for E environments: float32, or uint8 for images."""
@@ -62,6 +66,19 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Release processes, simulators and files."""
+
+
+@runtime_checkable
+class RenderedVectorEnv(VectorEnv, Protocol):
+    """E environments that keep frames to show."""
+
+    @property
+    def frames_per_second(self) -> float:
+        """Of a video in real time."""
+
+    def take_frames(self) -> Sequence[Sequence[Image]]:
+        """The frames of each environment since the previous call, or its reset: one for each step and each
+        reset, all of one size."""
 
 
 class Expert(Protocol):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import attrs
 import gymnasium
@@ -15,16 +16,20 @@ from sidetune_core.api import (
     InputShapes,
     OptionError,
     Renamed,
+    TaskCard,
+    TaskHandler,
     TaskStream,
     at_least,
     more_than,
     option,
 )
-from sidetune_core.rl import Expert, Policy, RolloutConfig, RolloutTask, VectorEnv
+from sidetune_core.rl import Expert, Policy, RenderedVectorEnv, RolloutConfig, RolloutTask, VectorEnv
 
 from .babyai_bot import Bot, is_babyai
-from .make import EnvSpec, is_minigrid, library_versions, make
+from .make import EnvSpec, as_frame, is_minigrid, library_versions, make, make_plain
 from .names import modules_of, modules_of_arguments
+from .observations import Space
+from .policy import GymHandler, card_values
 from .vector_env import GymVectorEnv, policy_of, shapes_of
 
 MAX_BYTE = 255.0
@@ -155,6 +160,11 @@ class Gym(TaskStream):
         pairs = enumerate(zip(self._specs, self._infos, strict=True))
         return [GymTask(f"t{number}", spec, info, self._config) for number, (spec, info) in pairs]
 
+    @classmethod
+    def handler(cls, card: TaskCard) -> TaskHandler:
+        """Of observations and actions of the plain environment."""
+        return GymHandler(card)
+
 
 @attrs.frozen
 class EnvInfo:
@@ -164,6 +174,10 @@ class EnvInfo:
     policy: Policy
     experts: tuple[str, ...]
     versions: Mapping[str, str]
+    raw_observations: Space
+    """Of the plain environment."""
+    actions: Space
+    time_limit: int | None
 
 
 class GymTask(RolloutTask):
@@ -176,9 +190,43 @@ class GymTask(RolloutTask):
         units = {name: unit for name, shape in info.inputs.items() if len(shape) == 3}
         super().__init__(id, spec.id, info.inputs, units, info.policy, config)
         self.metric, self.experts = config.metric, info.experts
-        self._spec, self._versions = spec, info.versions
+        self.time_limit = info.time_limit
+        self._spec, self._info = spec, info
 
     def make_vector_env(self, count: int) -> VectorEnv:
+        return self._open(count)
+
+    def make_rendered_vector_env(self, count: int) -> RenderedVectorEnv:
+        task = copy.copy(self)
+        task._spec = attrs.evolve(self._spec, rendered=True)
+        _check_rendering(task._spec)
+        return task._open(count)
+
+    def limited(self, max_steps: int) -> Self:
+        """This task with a smaller time limit."""
+        task = copy.copy(self)
+        task.time_limit = min(max_steps, self.time_limit or max_steps)
+        task._spec = attrs.evolve(self._spec, time_limit=task.time_limit)
+        return task
+
+    def card(self) -> Mapping[str, Any]:
+        """See `RolloutTask.card`, and `GymHandler`."""
+        config = self.options
+        return {
+            **super().card(),
+            **card_values(
+                self._info.raw_observations,
+                self._info.actions,
+                grid_view=config.view if is_minigrid(self._spec.id) else "",
+                inputs=config.inputs,
+                grayscale=config.grayscale,
+                image_size=config.image_size,
+                frame_stack=config.frame_stack,
+                mask_images=config.mask_images,
+            ),
+        }
+
+    def _open(self, count: int) -> GymVectorEnv:
         config = self.options
         return GymVectorEnv(
             [partial(make, self._spec, number) for number in range(count)],
@@ -203,7 +251,7 @@ class GymTask(RolloutTask):
         return Bot()
 
     def versions(self) -> Mapping[str, str]:
-        return self._versions
+        return self._info.versions
 
 
 def _arguments(text: str) -> dict[str, Any]:
@@ -234,6 +282,36 @@ def _inspect(spec: EnvSpec) -> EnvInfo:
     try:
         shapes = shapes_of(env.observation_space, spec.frame_stack > 1)
         experts = (BOT,) if is_babyai(env) else ()
-        return EnvInfo(shapes, policy_of(env.action_space, spec.id), experts, library_versions(env))
+        return EnvInfo(
+            inputs=shapes,
+            policy=policy_of(env.action_space, spec.id),
+            experts=experts,
+            versions=library_versions(env),
+            raw_observations=env.get_wrapper_attr("raw_space"),
+            actions=env.action_space,
+            time_limit=env.spec.max_episode_steps if env.spec is not None else None,
+        )
     finally:
         env.close()
+
+
+def _check_rendering(spec: EnvSpec) -> None:
+    """Check that an environment can be rendered, by doing so once.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    try:
+        env = make_plain(spec)
+        try:
+            if "rgb_array" not in (env.metadata.get("render_modes") or ()):
+                raise ValueError("it has no render mode rgb_array")
+            env.reset(seed=0)
+            as_frame(env.render())
+        finally:
+            env.close()
+    except Exception as error:  # an environment may raise anything
+        reason = f"{error}".partition("\n")[0]
+        raise OptionError(
+            f"environment {spec.id} cannot be rendered, so there is no video: {reason}"
+        ) from error

@@ -22,7 +22,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import FrameStackObservation
-from PIL import Image
+
+from .observations import TILE_PIXELS, ObservationConverter, subspaces_of
 
 LIBRARIES = {
     "MiniGrid-": "minigrid",
@@ -39,14 +40,8 @@ GRACE_SECONDS = 30
 
 VIZDOOM_FOLDER = Path("_vizdoom")
 
-TILE_PIXELS = 4
-"""Side of a rendered MiniGrid tile, so that the 7 x 7 view is 28 x 28 pixels."""
-
 NOTE = "environment "
 """Prefix of the exception note that has the index of the environment."""
-
-NUMERIC_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-"""Observation spaces that can be network inputs."""
 
 
 @attrs.frozen
@@ -62,11 +57,14 @@ class EnvSpec:
     frame_stack: int
     time_limit: int | None
     reward_threshold: float | None
+    rendered: bool = False
+    """Whether frames are kept, see `KeptFrames`."""
 
     @classmethod
     def from_config(cls, id: str, config: Any, arguments: Mapping[str, Any]) -> EnvSpec:
         """The fields that are options come from the env's ``Config``."""
-        names = [field.name for field in attrs.fields(cls) if field.name not in ("id", "arguments")]
+        others = ("id", "arguments", "rendered")
+        names = [field.name for field in attrs.fields(cls) if field.name not in others]
         values: dict[str, Any] = {name: getattr(config, name) for name in names}
         return cls(id=id, arguments=arguments, **values)
 
@@ -79,18 +77,26 @@ def make(spec: EnvSpec, number: int = 0) -> gymnasium.Env[Any, Any]:
     """
     if multiprocessing.parent_process() is not None:
         ignore_signals()
-    register(spec.id)
-    if is_vizdoom(spec.id) and "doom_config_path" not in spec.arguments:
-        env: gymnasium.Env[Any, Any] = VizDoomFolder(spec)
-    else:
-        env = gymnasium.make(spec.id, max_episode_steps=spec.time_limit, **spec.arguments)
+    env = make_plain(spec)
+    raw_space = env.observation_space
+    if spec.rendered:
+        env = KeptFrames(env)
     if is_minigrid(spec.id):
         from minigrid.wrappers import OneHotPartialObsWrapper, RGBImgPartialObsWrapper
 
         rendered = spec.view == "pixels"
         env = RGBImgPartialObsWrapper(env, TILE_PIXELS) if rendered else OneHotPartialObsWrapper(env)  # type: ignore[no-untyped-call]
-    env = DictObservations(env, spec, number)
+    env = DictObservations(env, spec, number, raw_space)
     return FrameStackObservation(env, spec.frame_stack) if spec.frame_stack > 1 else env
+
+
+def make_plain(spec: EnvSpec) -> gymnasium.Env[Any, Any]:
+    """The environment without the wrappers of env 'gym'."""
+    register(spec.id)
+    arguments = {**spec.arguments, "render_mode": "rgb_array"} if spec.rendered else spec.arguments
+    if is_vizdoom(spec.id) and "doom_config_path" not in spec.arguments:
+        return VizDoomFolder(attrs.evolve(spec, arguments=arguments))
+    return gymnasium.make(spec.id, max_episode_steps=spec.time_limit, **arguments)
 
 
 def ignore_signals() -> None:
@@ -155,37 +161,22 @@ class VizDoomFolder(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Observations as a dictionary of images (C, H, W) uint8 and vectors (C,) float32.
+    """Observations of an `ObservationConverter`. Exceptions of the environment get a note with its index."""
 
-    The first image is called ``image`` and an observation that is a single vector ``vector``; all others keep
-    the environment's names, and text is dropped. Discrete observations are one-hot vectors. Exceptions of the
-    environment get a note with its index.
-    """
-
-    def __init__(self, env: gymnasium.Env[Any, Any], spec: EnvSpec, number: int) -> None:
-        RecordConstructorArgs.__init__(self, spec=spec, number=number)
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], spec: EnvSpec, number: int, raw_space: spaces.Space[Any]
+    ) -> None:
+        RecordConstructorArgs.__init__(self, spec=spec, number=number, raw_space=raw_space)
         gymnasium.Wrapper.__init__(self, env)
         self._spec, self._number = spec, number
+        self.raw_space = raw_space
         self._threshold = spec.reward_threshold
         if self._threshold is None and env.spec is not None:
             self._threshold = env.spec.reward_threshold
-        space = env.observation_space
-        subspaces = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
-        self._is_single = "" in subspaces
-        self._subspaces = {key: part for key, part in subspaces.items() if isinstance(part, NUMERIC_SPACES)}
-        images = [key for key, part in self._subspaces.items() if _is_image(part)]
-        self._images = frozenset(images)
-        self._names = {key: key or "vector" for key in self._subspaces}
-        if images and "image" not in self._subspaces:
-            self._names[images[0]] = "image"
-        available = self._names.values()
-        kept = set(spec.inputs or available)
-        if unknown := kept - set(available):
-            raise ValueError(
-                f"it has no input {', '.join(sorted(unknown))}; its inputs: {', '.join(available)}"
-            )
-        self._subspaces = {key: part for key, part in self._subspaces.items() if self._names[key] in kept}
-        self.observation_space = spaces.Dict({self._names[key]: self._box(key) for key in self._subspaces})
+        self._converter = ObservationConverter(
+            subspaces_of(env.observation_space), spec.inputs, spec.grayscale, spec.image_size
+        )
+        self.observation_space = self._converter.space
         self._return = 0.0
 
     def reset(
@@ -196,14 +187,15 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
         with output, self._noting_index():
             observation, _ = self.env.reset(seed=seed, options=options)
         self._return = 0.0
-        return self._convert(observation), {}
+        return self._converter.convert(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         with self._noting_index():
             observation, reward, terminated, truncated, info = self.env.step(action)
         self._return += float(reward)
         final_info = {"success": self._is_success(info)} if terminated or truncated else {}
-        return self._convert(observation), float(reward), bool(terminated), bool(truncated), final_info
+        converted = self._converter.convert(observation)
+        return converted, float(reward), bool(terminated), bool(truncated), final_info
 
     @contextmanager
     def _noting_index(self) -> Iterator[None]:
@@ -220,38 +212,41 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
                     return bool(info[key])
         return self._return >= self._threshold if self._threshold is not None else self._return > 0
 
-    def _convert(self, observation: Any) -> dict[str, Any]:
-        values = {"": observation} if self._is_single else observation
-        return {self._names[key]: self._array(key, values[key]) for key in self._subspaces}
 
-    def _array(self, key: str, value: Any) -> Any:
-        if key in self._images:
-            return self._image(np.asarray(value))
-        space = self._subspaces[key]
-        flat = value if type(space) is spaces.Box else spaces.flatten(space, value)
-        return np.array(flat, np.float32).reshape(-1)
+class KeptFrames(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Renders the environment after each reset and step, and keeps the frames until they are taken."""
 
-    def _image(self, image: Any) -> Any:
-        if self._spec.grayscale and image.shape[2] == 3:
-            image = np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
-        size = self._spec.image_size
-        if size is not None:
-            planes = [image] if image.shape[2] == 3 else [image[:, :, k] for k in range(image.shape[2])]
-            images = [Image.fromarray(plane).resize((size, size), Image.Resampling.BOX) for plane in planes]
-            image = np.dstack([np.asarray(resized) for resized in images])
-        return image.transpose(2, 0, 1).copy()
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        self._frames: list[Any] = []
 
-    def _box(self, key: str) -> spaces.Box:
-        space = self._subspaces[key]
-        if key not in self._images:
-            flat = spaces.flatten_space(space)
-            assert isinstance(flat, spaces.Box), f"{space} cannot be a vector"
-            return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
-        assert space.shape is not None
-        blank = self._array(key, np.zeros(space.shape, np.uint8))
-        return spaces.Box(0, 255, blank.shape, np.uint8)
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        result = super().reset(seed=seed, options=options)
+        self._frames.append(as_frame(self.env.render()))
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        result = super().step(action)
+        self._frames.append(as_frame(self.env.render()))
+        return result
+
+    def take_frames(self) -> list[Any]:
+        """The frames since the previous call, (H, W, 3) uint8 each."""
+        frames, self._frames = self._frames, []
+        return frames
 
 
-def _is_image(space: spaces.Space[Any]) -> bool:
-    """Whether observations are (H, W, C) bytes."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8
+def as_frame(rendered: Any) -> Any:
+    """What an environment has rendered, as a frame (H, W, 3) uint8.
+
+    Raises:
+        ValueError: it is none.
+    """
+    array = np.asarray(rendered) if isinstance(rendered, np.ndarray) else None
+    if array is None or array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.dtype != np.uint8:
+        what = type(rendered).__name__ if array is None else f"an array {array.shape} of {array.dtype}"
+        raise ValueError(f"render() returned {what}, expected an image (H, W, 3) of bytes")
+    return np.repeat(array, 3, 2) if array.shape[2] == 1 else array[:, :, :3].copy()

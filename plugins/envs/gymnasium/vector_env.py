@@ -16,11 +16,13 @@ from gymnasium.vector.async_vector_env import AsyncState
 from torch import Tensor
 
 from sidetune_core.api import OptionError, RunError, Shape
-from sidetune_core.rl import Categorical, Gaussian, Observations, Policy, Step
+from sidetune_core.rl import Categorical, Gaussian, Image, Observations, Policy, Step
 
 from .make import NOTE
+from .observations import Space
 
-Space = spaces.Space[Any]
+FRAMES_PER_SECOND = 30.0
+"""Of environments that do not say how many they render."""
 
 
 class GymVectorEnv:
@@ -127,6 +129,15 @@ class GymVectorEnv:
                 self._envs.call_async(name)
                 return tuple(self._envs.call_wait(timeout=self._timeout))
             return self._envs.call(name)
+
+    @property
+    def frames_per_second(self) -> float:
+        """Of a video in real time."""
+        return float(self._envs.metadata.get("render_fps") or FRAMES_PER_SECOND)
+
+    def take_frames(self) -> Sequence[Sequence[Image]]:
+        """See `RenderedVectorEnv`; the makers create environments with `make.KeptFrames`."""
+        return self.call("take_frames")
 
     @property
     def first(self) -> gymnasium.Env[Any, Any]:

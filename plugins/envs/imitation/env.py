@@ -11,8 +11,23 @@ from typing import ClassVar, Literal
 
 import attrs
 
-from sidetune_core.api import DataError, OptionError, Renamed, TaskStream, at_least, home, option
-from sidetune_core.demonstrations import Demonstrations, open_demonstrations, record_demonstrations
+from sidetune_core.api import (
+    DataError,
+    OptionError,
+    Renamed,
+    TaskCard,
+    TaskHandler,
+    TaskStream,
+    at_least,
+    home,
+    option,
+)
+from sidetune_core.demonstrations import (
+    Demonstrations,
+    open_demonstrations,
+    record_demonstrations,
+    recorded_handler,
+)
 
 from ..gymnasium.names import modules_of
 from .task import CloningOptions, ImitationTask
@@ -120,7 +135,10 @@ class Imitation(TaskStream):
             validation = demonstrations.read(0, config.val_trajectories)
             training = demonstrations.read(config.val_trajectories, count)
             rollout_task = demonstrations.task(stream)
-            tasks.append(ImitationTask(f"t{number}", rollout_task, training, validation, first_id, options))
+            env = str(demonstrations.manifest.env["name"])
+            tasks.append(
+                ImitationTask(f"t{number}", rollout_task, training, validation, first_id, options, env)
+            )
             digest.update(repr(demonstrations.manifest.env).encode())  # units and statistics depend on it
             for trajectories in (validation, training):
                 first_id += len(trajectories.actions)
@@ -128,6 +146,11 @@ class Imitation(TaskStream):
                     digest.update(name.encode() + value.numpy().tobytes())
         self._fingerprint = digest.hexdigest()
         return tasks
+
+    @classmethod
+    def handler(cls, card: TaskCard) -> TaskHandler:
+        """That of the recorded env."""
+        return recorded_handler(card, str(card.values["recorded_env"]))
 
     def fingerprint(self) -> str:
         return self._fingerprint

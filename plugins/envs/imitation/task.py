@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Batch, Inputs, Order, Outputs, Predict, Shape, Task, shuffled
 from sidetune_core.demonstrations import Trajectories
-from sidetune_core.rl import Actor, Categorical, RolloutTask
+from sidetune_core.rl import Actor, Categorical, Episode, RolloutTask
 
 EVALUATION_BATCH = 250
 
@@ -39,6 +39,7 @@ class ImitationTask(Task):
         validation: held-out trajectories, which come before those in the recording.
         first_id: id of the first step of the recording.
         options: of evaluation and head.
+        env: the name of the recorded env.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class ImitationTask(Task):
         validation: Trajectories,
         first_id: int,
         options: CloningOptions,
+        env: str = "",
     ) -> None:
         self.id, self.title, self.inputs = id, rollout_task.title, rollout_task.inputs
         self.metric = options.metric
@@ -56,7 +58,8 @@ class ImitationTask(Task):
             isinstance(rollout_task.policy, Categorical) and rollout_task.policy.width == 1
         )
         self.outputs = Outputs("logits" if self._is_classification else "regression")
-        self._rollout_task, self._options = rollout_task, options
+        self._rollout_task, self._options, self._env = rollout_task, options, env
+        self.time_limit = rollout_task.time_limit
         self._training, self._validation, self._first_id = training, validation, first_id
         rollout_task.options = rollout_task.options.with_evaluation(
             options.num_envs, options.eval_episodes, options.deterministic_eval
@@ -98,6 +101,30 @@ class ImitationTask(Task):
             agreed += float((self._rollout_task.policy.mode(output) == batch.targets).all(1).sum())
         metrics = {**metrics, "loss": loss / count}
         return {**metrics, "agreement": agreed / count} if self._is_classification else metrics
+
+    def play(self, predict: Predict, episodes: int, **options: Any) -> Iterator[Episode]:
+        """See `RolloutTask.play`."""
+        return self._rollout_task.play(_with_value(predict), episodes, **options)
+
+    def state(self) -> dict[str, Any]:
+        """The statistics of the recorded observations."""
+        return self._rollout_task.state()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self._rollout_task.set_state(state)
+
+    def card(self) -> Mapping[str, Any]:
+        """That of the recorded task, with this task's head; empty if its policy is not one of the core's."""
+        recorded = self._rollout_task.card()
+        if not recorded:
+            return {}
+        return {
+            **recorded,
+            "recorded_env": self._env,
+            "critic": False,
+            "hidden_size": self._options.hidden_size,
+            "hidden_layers": self._options.hidden_layers,
+        }
 
     def _batch(self, trajectories: Trajectories, indices: Tensor, first: int) -> Batch:
         ids = indices + first

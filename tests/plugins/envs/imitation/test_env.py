@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import attrs
+import gymnasium
 import pytest
 import torch
 from torch import Tensor
@@ -270,3 +272,59 @@ def test_a_level_without_its_library_says_how_to_install_it(monkeypatch: pytest.
     gym: Any = registry.load(registry.find(ENV, "gym"))
     with pytest.raises(api.DataError, match=r"BabyAI-X-v0 needs 'minigrid'.* pip install 'sidetune\[rl\]'"):
         gym(attrs.evolve(gym.Config(), ids=("BabyAI-X-v0",)), 0)
+
+
+def make_card(task: Any) -> api.TaskCard:
+    values = json.loads(json.dumps(task.card(), allow_nan=False))
+    return api.TaskCard(
+        "t0",
+        task.title,
+        "sidetune/imitation",
+        task.inputs,
+        task.outputs,
+        "success",
+        head="handler",
+        values=values,
+    )
+
+
+def test_the_card_has_the_head_of_the_policy_and_the_recorded_env(cues: Path) -> None:
+    (task,) = stream(cues, hidden_size=5).tasks()
+    handler = Imitation.handler(make_card(task))
+    head = handler.make_head((8,))
+    assert task.card()["recorded_env"] == "cue:Cues"
+    assert head.state_dict().keys() == task.make_head((8,)).state_dict().keys()
+    assert head.actor[0].out_features == 5
+    assert isinstance(handler, rl.PolicyHandler)
+
+
+def test_a_policy_of_a_registered_env_takes_its_plain_observations(tmp_path: Path) -> None:
+    env = {"name": "gym", "ids": [LEVEL], "view": "pixels", "inputs": ["image"], "eval_episodes": 2}
+    folder = demonstrations.record_demonstrations(env, tmp_path / "level", 5, quiet=True).folder
+    (task,) = stream(folder).tasks()
+    handler = Imitation.handler(make_card(task))
+    plain = gymnasium.make(LEVEL)
+    observation, _ = plain.reset(seed=0)
+    assert handler.preprocess([observation]).inputs["image"].shape == (1, 3, 28, 28)
+
+
+def test_the_statistics_of_recorded_observations_are_the_state_of_the_task(
+    cues: Path, tmp_path: Path
+) -> None:
+    normalised = {**CUES, "ppo": {"normalise_observations": True}}
+    folder = demonstrations.record_demonstrations(
+        normalised, tmp_path / "cues", 5, task="t0", quiet=True
+    ).folder
+    (task,) = stream(folder).tasks()
+    handler = Imitation.handler(make_card(task))
+    handler.set_state(task.state())
+    batch = next(task.train(oracle, Order(0, STEPS)))
+    recorded = demonstrations.open_demonstrations(folder).read(4, 1)
+    found = handler.preprocess(list(recorded.observations["cue"].numpy())).inputs["cue"]
+    assert torch.equal(found[batch.ids - batch.ids.min()], batch.inputs["cue"])
+
+
+def test_played_episodes_are_those_of_the_evaluation(cues: Path) -> None:
+    (task,) = stream(cues).tasks()
+    returns = [episode.total_reward for episode in task.play(oracle, 8)]
+    assert sum(returns) / 8 == task.evaluate(oracle)["return"]
