@@ -21,11 +21,23 @@ if TYPE_CHECKING:
     from sidetune_core.config.spec import Choice, RunSpec
     from sidetune_core.results.metrics import Results
     from sidetune_core.sweeps.runner import SweptRun, sweep
+    from sidetune_core.training.extension import extend
     from sidetune_core.training.run import Run, resume, run
 
 __version__ = "0.1.0"
 
-__all__ = ["Choice", "Results", "Run", "RunSpec", "SweptRun", "__version__", "resume", "run", "sweep"]
+__all__ = [
+    "Choice",
+    "Results",
+    "Run",
+    "RunSpec",
+    "SweptRun",
+    "__version__",
+    "extend",
+    "resume",
+    "run",
+    "sweep",
+]
 
 __getattr__ = lazy_names(
     __name__,
@@ -35,6 +47,7 @@ __getattr__ = lazy_names(
         "Run": "training.run",
         "RunSpec": "config.spec",
         "SweptRun": "sweeps.runner",
+        "extend": "training.extension",
         "resume": "training.run",
         "run": "training.run",
         "sweep": "sweeps.runner",
