@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sidetune_core.results.metrics import Results
     from sidetune_core.serving.model import Model, load
     from sidetune_core.sweeps.runner import SweptRun, sweep
+    from sidetune_core.training.extension import extend
     from sidetune_core.training.run import Run, resume, run
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ __all__ = [
     "RunSpec",
     "SweptRun",
     "__version__",
+    "extend",
     "load",
     "resume",
     "run",
@@ -50,6 +52,7 @@ __getattr__ = lazy_names(
         "Run": "training.run",
         "RunSpec": "config.spec",
         "SweptRun": "sweeps.runner",
+        "extend": "training.extension",
         "load": "serving.model",
         "resume": "training.run",
         "run": "training.run",

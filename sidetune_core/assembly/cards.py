@@ -115,6 +115,12 @@ class CardTask(Task):
             tuple(card.splits) or ("test",),
         )
         self._card, self._handler = card, handler
+        self._state: Mapping[str, Any] = {}
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the card, or its env's handler, can make the task's head."""
+        return self._card.head == "linear" or (self._card.head == "handler" and self._handler is not None)
 
     def make_head(self, shape: Shape) -> nn.Module:
         return make_head(self._card, shape) if self._handler is None else self._handler.make_head(shape)
@@ -130,6 +136,14 @@ class CardTask(Task):
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         raise self._needed()
+
+    def state(self) -> dict[str, Any]:
+        """The state of the task in the run, which is kept as it is (see `HasState`)."""
+        return dict(self._state)
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Keep the state that the task had."""
+        self._state = state
 
     def _needed(self) -> DataNeeded:
         return DataNeeded(f"task '{self.id}' was restored from its card, and this needs its data")

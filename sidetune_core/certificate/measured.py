@@ -9,6 +9,10 @@ from typing import Any
 from sidetune_core.errors import RunError
 from sidetune_core.storage.run_folder import RunFolder
 
+UNCHANGED_SINCE = "unchanged_since"
+"""Key of a line of ``eval.jsonl`` that was not measured: the row of R that its values were carried over
+from."""
+
 Columns = Mapping[str, list[float | None]]
 """By task id, a value for each row of R; None where it was not measured or is not a finite number."""
 

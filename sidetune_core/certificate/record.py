@@ -44,6 +44,14 @@ STATEMENT = (
     "that it changed; 'files' the SHA-256 of documents and visualisations."
 )
 
+CARRIED = (
+    " Values of R that eval.jsonl marks with 'unchanged_since' were not measured: they were carried over from"
+    " the row of that number, because the task read the same tensors with the same bits in both rows, its "
+    "stored probes had the same outputs, and machine, precision, versions and threads were the same."
+)
+"""What the statement has besides where tasks were added to a finished run and earlier ones were not evaluated
+once more."""
+
 FORMER_STATEMENTS = {
     1: "ad031fc2a5813613881ed50a9e8fb837ce721ad3cc5211110dae06eecbbf2fc6",
     2: "5020a70beaed9b93a1c9ded9faa9419b576f5b8d7c73686e74ed1d502b816577",

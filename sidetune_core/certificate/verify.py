@@ -5,7 +5,6 @@ them everything that a reader of the folder reads (see `accounts`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ import attrs
 from torch import Tensor, nn
 
 from sidetune_core import hashing
-from sidetune_core.assembly.build import build_stream
+from sidetune_core.assembly.parts import Part, open_tasks, read_parts
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
 from sidetune_core.certificate import accounts, probes
+from sidetune_core.certificate.carried import check_carried
 from sidetune_core.certificate.conditions import Conditions, conditions, history, of_run, running_as
 from sidetune_core.certificate.issue import State, compare
 from sidetune_core.certificate.measured import Columns, read_columns
@@ -122,13 +122,23 @@ def verify(folder: RunFolder, trust_local_code: bool = False) -> Verification:
     problems = list(accounts.check_certificate(folder, certificate, list(checkpoints.values())))
     others, notes = accounts.check(folder, certificate, list(checkpoints.values()))
     problems += _hash_mismatches(certificate, checkpoints)
+    problems += check_carried(
+        folder, certificate, {count: one.identity for count, one in checkpoints.items()}
+    )
     resolved = read_resolved(folder, trust_local_code)
     others += accounts.check_composition(folder, resolved)
     changes = resolved.plugin_changes()
     notes += [f"another plugin is installed than the run was made with: {change}" for change in changes]
     notes += [f"the run noted: {line}" for line in recorded_changes(folder.read_json("run.json"))]
     problems += _replay_mismatches(
-        folder, resolved, certificate, checkpoints, stored, notes, [str(change) for change in changes]
+        folder,
+        resolved,
+        certificate,
+        checkpoints,
+        stored,
+        notes,
+        [str(change) for change in changes],
+        trust_local_code,
     )
     contradicted = bool(problems)
     problems = [*others, *problems]
@@ -215,6 +225,7 @@ def _replay_mismatches(
     stored: Mapping[str, Stored],
     notes: list[str],
     changed_plugins: Sequence[str],
+    trust_local_code: bool,
 ) -> Iterator[str]:
     """Where the learner, rebuilt from the newest checkpoint, contradicts the certificate."""
     machine = choose_machine(resolved)
@@ -222,7 +233,7 @@ def _replay_mismatches(
     recorded = of_run(folder.read_json("run.json"), checkpoints[count].identity, certificate.processor)
     try:
         learner, tasks = _restore(
-            resolved,
+            read_parts(folder, resolved, trust_local_code),
             certificate,
             checkpoints[count].state,
             str(checkpoint.boundary(folder.checkpoints, count)),
@@ -385,9 +396,10 @@ def _absolute(change: Change | None) -> str:
 
 
 def _restore(
-    resolved: ResolvedRun, certificate: Certificate, state: Mapping[str, Any], source: str, machine: Machine
+    parts: Sequence[Part], certificate: Certificate, state: Mapping[str, Any], source: str, machine: Machine
 ) -> tuple[Learner, Mapping[str, Task]]:
     """The learner of a checkpoint and its tasks: sketches if they suffice, otherwise the env's."""
+    resolved = parts[0].resolved
     sketches = {task.id: task.sketch for task in certificate.tasks if task.sketch is not None}
     if len(sketches) == len(certificate.tasks):
         sketched = _SketchedStream(sketches)
@@ -396,8 +408,8 @@ def _restore(
             return learner, {task.id: task for task in sketched.tasks()}
         except _DataNeeded:
             pass
-    with closing(build_stream(resolved)) as stream:
-        tasks = [task for task in stream.tasks() if task.id in certificate.trained]
+    with open_tasks(parts) as (stream, available):
+        tasks = [task for task in available if task.id in certificate.trained]
         learner = restore(resolved, stream, tasks, state, source, machine)
     return learner, {task.id: task for task in tasks}
 

@@ -19,6 +19,7 @@ from sidetune_core.config import registry
 from sidetune_core.config.arguments import Argument, Spellings, make_spellings, split_arguments
 from sidetune_core.config.defaults import DEFAULTS, default_name
 from sidetune_core.config.differences import flatten, merged, unflatten
+from sidetune_core.config.extensions import with_env
 from sidetune_core.config.kinds import KINDS, kind
 from sidetune_core.config.options import describe, is_nested, respell, structure, unknown_option
 from sidetune_core.config.resolve import (
@@ -55,6 +56,13 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
         None,
         "resume the run in this folder, to the same bytes; only --save-every can be set with it",
     ),
+    "extend": (
+        Path | None,
+        None,
+        "add the tasks of --env to the finished run in this folder, or in a copy of it (--out); components, "
+        "seed, and options that are not set here are those of the run",
+    ),
+    "tasks": (tuple[str, ...], (), "with --extend: the tasks of --env to add, by id; all of them if not set"),
     "save_every": (
         str | None,
         None,
@@ -69,8 +77,8 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
     "allow_changed": (
         tuple[str, ...],
         (),
-        "with --resume: continue although the spec in run.json ('spec'), the data ('data') or the source of "
-        "a plugin ('plugins') has changed since the latest checkpoint",
+        "with --resume or --extend: continue although the spec in run.json ('spec'), the data ('data') or "
+        "the source of a plugin ('plugins') has changed since the latest checkpoint",
     ),
     "trust_local_code": (
         bool,
@@ -97,6 +105,9 @@ RESUMABLE = (
 )
 """The options that can be combined with ``--resume``."""
 
+FIXED = ("base", "side", "merger", "learner")
+"""The components that an extension has from its run."""
+
 
 @attrs.frozen
 class Arguments:
@@ -108,6 +119,10 @@ class Arguments:
     """The same with components loaded and options checked; None with ``--resume``."""
     out: Path | None = None
     resume: Path | None = None
+    extend: Path | None = None
+    """The run to which tasks of the env are added."""
+    tasks: tuple[str, ...] = ()
+    """Ids of these tasks; all of the env's if empty."""
     dry_run: bool = False
     quiet: bool = False
     save_every: str | None = None
@@ -124,6 +139,7 @@ class _Request:
     """Names of components by slot."""
     spec: Path | None
     resume: Path | None
+    extend: Path | None
     save_every: str | None
     quiet: bool
     allow_changed: tuple[str, ...]
@@ -149,14 +165,17 @@ def parse(argv: Sequence[str], file: str = "") -> Arguments:
     request = _first_stage(arguments)
     if request.resume and not request.help:
         return _resume_only(request, arguments)
-    if request.allow_changed and not request.help:
+    if request.allow_changed and not (request.help or request.extend):
         flag = next(argument.typed for argument in arguments if argument.name.startswith("allow-changed"))
-        raise OptionError(f"{flag} goes with --resume: a new run uses the installed plugins")
+        raise OptionError(f"{flag} goes with --resume or --extend: a new run uses the installed plugins")
     if request.help and not request.names and request.spec is None:
         _print_short_help()
     trust = request.trust_local_code
-    spec = read_spec(request.spec, trust) if request.spec is not None else RunSpec(trust_local_code=trust)
-    spec = with_names(spec, request.names, file)
+    if request.extend is not None:
+        spec = _extended_spec(request, request.extend, arguments, file)
+    else:
+        spec = read_spec(request.spec, trust) if request.spec is not None else RunSpec(trust_local_code=trust)
+        spec = with_names(spec, request.names, file)
     with redirect_stdout(sys.stderr):  # standard output is for results, whatever a plugin prints
         loaded = load_components(spec)
     spec = _respelled(completed(spec, loaded), loaded)
@@ -173,6 +192,10 @@ def parse(argv: Sequence[str], file: str = "") -> Arguments:
     if unknown:
         raise _unknown(unknown[0], configs, spec)
     changed = _set_options(arguments, spellings, parsed)
+    if parsed.tasks and request.extend is None:
+        raise OptionError(f"--tasks goes with --extend. See {PROGRAM} --help")
+    if request.extend is not None:
+        _check_fixed(spec, changed)
     for slot in loaded:
         _check_imports(spec, slot, getattr(parsed, slot), changed.get(slot, {}), file)
     spec, resolved = _combined(spec, loaded, parsed, changed)
@@ -181,9 +204,12 @@ def parse(argv: Sequence[str], file: str = "") -> Arguments:
         resolved,
         parsed.out,
         parsed.resume,
+        request.extend,
+        parsed.tasks,
         parsed.dry_run,
         parsed.quiet,
         parsed.save_every,
+        allow_changed=request.allow_changed,
         trust_local_code=trust,
     )
 
@@ -191,7 +217,7 @@ def parse(argv: Sequence[str], file: str = "") -> Arguments:
 def _first_stage(arguments: Sequence[Argument]) -> _Request:
     values: dict[str, str] = {}
     for argument in arguments:
-        if argument.name in (*DEFAULTS, "spec", "resume", "save-every"):
+        if argument.name in (*DEFAULTS, "spec", "resume", "extend", "save-every"):
             if not argument.values:
                 raise OptionError(f"{argument.typed} needs a value. See {PROGRAM} --help")
             values[argument.name] = argument.values[0]
@@ -200,6 +226,7 @@ def _first_stage(arguments: Sequence[Argument]) -> _Request:
         names={slot: values[slot] for slot in DEFAULTS if slot in values},
         spec=Path(values["spec"]) if "spec" in values else None,
         resume=Path(values["resume"]) if "resume" in values else None,
+        extend=Path(values["extend"]) if "extend" in values else None,
         save_every=values.get("save-every"),
         quiet="quiet" in typed,
         allow_changed=_allowed(arguments),
@@ -240,6 +267,48 @@ def _resume_only(request: _Request, arguments: Sequence[Argument]) -> Arguments:
         allow_changed=request.allow_changed,
         trust_local_code=request.trust_local_code,
     )
+
+
+def _extended_spec(request: _Request, run: Path, arguments: Sequence[Argument], file: str) -> RunSpec:
+    """The spec of a run with the env whose tasks are added to it; options of the env have their defaults.
+
+    Raises:
+        OptionError: the folder holds no run, no env is named, or another component or seed is.
+    """
+    path = run / "run.json"
+    if not path.is_file():
+        raise OptionError(f"{run} holds no run (it has no run.json)")
+    spec = read_spec(path, request.trust_local_code)
+    for slot, name in request.names.items():
+        if slot in FIXED and not _is_chosen(slot, name, spec):
+            chosen = spec.component(slot)
+            own = f"{slot} '{chosen.name.rpartition('/')[2]}'" if chosen is not None else f"no {slot}"
+            raise OptionError(f"an extension continues its run, which has {own}; leave out --{slot} {name}")
+    for argument in arguments:
+        if argument.name in ("seed", "spec", "resume"):
+            raise OptionError(
+                f"an extension has the seed and the spec of its run; leave out {argument.typed}"
+            )
+    if "env" not in request.names:
+        raise OptionError(
+            f"name the env whose tasks are added to the run, such as {PROGRAM} --extend {run} --env digits"
+        )
+    return with_env(spec, Choice(request.names["env"], file=file), {})
+
+
+def _check_fixed(spec: RunSpec, changed: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that an extension sets no option of a component that it has from its run.
+
+    Raises:
+        OptionError: it does.
+    """
+    for slot in FIXED:
+        if slot in changed:
+            option = next(iter(flatten(changed[slot]))).replace("_", "-")
+            raise OptionError(
+                f"an extension continues {_owner(spec, slot)} of its run with the run's options; leave out "
+                f"--{slot}.{option}"
+            )
 
 
 def with_names(spec: RunSpec, names: Mapping[str, str], file: str = "") -> RunSpec:

@@ -11,6 +11,9 @@ from sidetune_core.config.identity import Identity
 FIRST_SPEC = "first_resolved"
 """Key of the spec that a run began with, where another one was accepted later."""
 
+EXTENSIONS = "extensions"
+"""Key of the tasks that were added to a finished run (see `extensions.Extension`)."""
+
 MIXED = "result"
 """The metric's name if tasks have different metrics: no column may call a loss an accuracy."""
 
@@ -31,6 +34,7 @@ KEYS = frozenset(
             "metric",
         ),
         *("higher_is_better", "machine", "processes", "threads", "versions", "git", "save_every", "segments"),
+        EXTENSIONS,
     }
 )
 """The keys of ``run.json``."""
@@ -41,6 +45,7 @@ WORDS = {
     "higher_is_better": "direction of the metric (higher_is_better)",
     "versions": "versions of libraries",
     "machine": "device or precision (machine)",
+    EXTENSIONS: "added tasks (extensions)",
 }
 """The fields of an `Identity`, in words; others as they are."""
 
@@ -54,6 +59,7 @@ _OF_A_SEGMENT = (
     "threads",
     "processes",
     "machine",
+    EXTENSIONS,
 )
 
 
@@ -66,11 +72,11 @@ def contradictions(about: Mapping[str, Any], identity: Identity, done: int, step
         done: number of tasks that were finished then.
         step: steps within the next task.
     """
-    stated = _stated(about, done, step)
+    present = stated(about, done, step)
     return [
         WORDS.get(key, key)
-        for key, value in identity.to_json().items()
-        if not _agrees(key, value, stated.get(key))
+        for key, value in {EXTENSIONS: [], **identity.to_json()}.items()
+        if not _agrees(key, value, present.get(key))
     ]
 
 
@@ -81,7 +87,7 @@ def odd_statements(about: Mapping[str, Any]) -> Iterator[str]:
     positions = [_position(segment, _ids(about)) for segment in _segments(about)]
     if None in positions or positions != sorted(set(positions), key=lambda position: position or (0, 0)):
         yield "run.json has segments that do not follow each other in the tasks of the run"
-    elif not same(_stated(about, len(_ids(about)) + 1, 0).get("spec"), about.get("resolved")):
+    elif not same(stated(about, len(_ids(about)) + 1, 0).get("spec"), about.get("resolved")):
         yield "run.json has other options (resolved) than its last segment"
     metrics = {task.get("metric") for task in _tasks(about)} - {None}
     if metrics and about.get("metric") != (metrics.pop() if len(metrics) == 1 else MIXED):
@@ -93,19 +99,37 @@ def same(first: Any, second: Any) -> bool:
     return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
 
 
-def _stated(about: Mapping[str, Any], done: int, step: int) -> dict[str, Any]:
+def stated(about: Mapping[str, Any], done: int, step: int = 0) -> dict[str, Any]:
     """The identity of the run at a checkpoint, as ``run.json`` has it.
 
-    A segment begins at the checkpoint that it was resumed from, which is of the one before.
+    A segment begins at the checkpoint that it was resumed from, which is of the one before; so does an
+    extension.
     """
-    stated = {key: about.get(key) for key in _OF_A_SEGMENT}
-    stated["spec"] = about.get(FIRST_SPEC, about.get("resolved"))
+    facts: dict[str, Any] = {key: about.get(key) for key in _OF_A_SEGMENT}
+    facts["spec"] = about.get(FIRST_SPEC, about.get("resolved"))
+    facts[EXTENSIONS] = in_identity(about.get(EXTENSIONS))
+    tasks, extensions = _tasks(about), facts[EXTENSIONS]
     for segment in _segments(about):
         position = _position(segment, _ids(about))
         if position is None or position >= (done, step):
             break
-        stated |= {key: segment[key] for key in _OF_A_SEGMENT if segment.get(key) is not None}
-    return stated
+        facts |= {key: segment[key] for key in _OF_A_SEGMENT if segment.get(key) is not None}
+    firsts = [_count(extension.get("first")) for extension in extensions]
+    begun = sum((first, 0) < (done, step) for first in firsts)
+    count = firsts[begun] if begun < len(firsts) else len(tasks)
+    if isinstance(facts["tasks"], list):  # a segment has the tasks of its time
+        facts["tasks"] = [*facts["tasks"], *tasks[len(facts["tasks"]) :]][:count]
+    facts[EXTENSIONS] = [*facts[EXTENSIONS], *extensions[len(facts[EXTENSIONS]) :]][:begun]
+    return facts
+
+
+def in_identity(records: Any) -> list[dict[str, Any]]:
+    """Records of extensions (see `extensions.Extension`) without what decides on speed and rounding only."""
+    return [
+        {key: value for key, value in record.items() if key not in ("cache", "device")}
+        for record in (records if isinstance(records, list | tuple) else ())
+        if isinstance(record, Mapping)
+    ]
 
 
 def _agrees(key: str, value: Any, stated: Any) -> bool:
@@ -126,6 +150,10 @@ def _position(segment: Mapping[str, Any], ids: Sequence[Any]) -> tuple[int, int]
 def _segments(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     segments = about.get("segments")
     return [one if isinstance(one, Mapping) else {} for one in segments] if isinstance(segments, list) else []
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _ids(about: Mapping[str, Any]) -> list[Any]:

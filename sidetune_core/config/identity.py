@@ -56,10 +56,15 @@ class Identity:
     threads: int
     processes: int
     machine: str
+    extensions: Sequence[Mapping[str, Any]] = ()
+    """Of the run so far (see `extensions.Extension`), without cache and device."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `read_identity` reads them back."""
-        return as_plain(attrs.asdict(self))
+        values = as_plain(attrs.asdict(self))
+        if not values["extensions"]:
+            del values["extensions"]
+        return values
 
 
 def read_identity(values: Any) -> Identity | None:

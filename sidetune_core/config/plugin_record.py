@@ -117,10 +117,14 @@ class Segment:
     tasks: Sequence[Mapping[str, str]] | None = None
     """See `Identity`, if they differ from those of the segment before."""
     higher_is_better: bool | None = None
+    extensions: Sequence[Mapping[str, Any]] | None = None
+    """See `Identity`, if they differ from those of ``run.json``."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``run.json``."""
         values = attrs.asdict(self, recurse=False)
+        if self.extensions is None:
+            del values["extensions"]
         values["plugins"] = {slot: record.to_json() for slot, record in self.plugins.items()}
         return values
 
@@ -128,7 +132,7 @@ class Segment:
 def segment_of(identity: Identity) -> Segment:
     """What a checkpoint was made with, or what a run would continue with."""
     return Segment(
-        plugins=_read_plugins(identity.plugins, {}),
+        plugins=read_plugins(identity.plugins, {}),
         data=identity.data,
         versions=identity.versions,
         threads=identity.threads,
@@ -137,6 +141,7 @@ def segment_of(identity: Identity) -> Segment:
         spec=identity.spec,
         tasks=identity.tasks,
         higher_is_better=identity.higher_is_better,
+        extensions=identity.extensions,
     )
 
 
@@ -163,9 +168,9 @@ def read_segments(about: Mapping[str, Any]) -> list[Segment]:
 
 
 def _read_segment(values: Mapping[str, Any], names: Mapping[str, str]) -> Segment:
-    accepted, spec = values.get("accepted"), values.get("spec")
+    accepted, spec, extensions = (values.get(key) for key in ("accepted", "spec", "extensions"))
     return Segment(
-        plugins=_read_plugins(values.get("plugins"), names),
+        plugins=read_plugins(values.get("plugins"), names),
         task=str(values.get("task", "")),
         step=_count(values.get("step")),
         data=str(values.get("data", "")),
@@ -175,6 +180,7 @@ def _read_segment(values: Mapping[str, Any], names: Mapping[str, str]) -> Segmen
         machine=str(values.get("machine", "")),
         accepted=tuple(map(str, accepted)) if isinstance(accepted, list) else (),
         spec=spec if isinstance(spec, Mapping) else None,
+        extensions=extensions if isinstance(extensions, list) else None,
     )
 
 
@@ -221,7 +227,9 @@ def since(segment: Segment) -> str:
     return f"from task {segment.task}{f', step {segment.step}' if segment.step else ''} on"
 
 
-def _read_plugins(values: Any, names: Mapping[str, str]) -> dict[str, PluginRecord]:
+def read_plugins(values: Any, names: Mapping[str, str]) -> dict[str, PluginRecord]:
+    """Records by slot from plain values of any version; `names` has the names that an earlier one left
+    out."""
     records = {}
     for slot, entry in _table(values).items():
         if not isinstance(entry, Mapping):

@@ -12,7 +12,15 @@ from typing import Any
 
 import attrs
 
-from sidetune_core.config.history import FIRST_SPEC, WORDS, contradictions, odd_statements, same
+from sidetune_core.config.history import (
+    EXTENSIONS,
+    FIRST_SPEC,
+    WORDS,
+    contradictions,
+    in_identity,
+    odd_statements,
+    same,
+)
 from sidetune_core.config.identity import (
     ROUNDING,
     Identity,
@@ -25,6 +33,7 @@ from sidetune_core.config.plugin_record import (
     PluginChange,
     Segment,
     changes,
+    read_plugins,
     read_segments,
     segment_of,
     since,
@@ -84,9 +93,15 @@ def check_acceptable(names: Sequence[str]) -> None:
             raise OptionError(f"--allow-changed takes {', '.join(ACCEPTABLE)}, not {name!r}")
 
 
-def planned(resolved: ResolvedRun) -> Segment:
-    """What is known of a segment before its data is read."""
-    return Segment(resolved.plugin_records(), spec=as_plain(resolved.to_spec().to_json()))
+def planned(resolved: ResolvedRun, extensions: Sequence[Mapping[str, Any]] = ()) -> Segment:
+    """What is known of a segment before its data is read.
+
+    Args:
+        resolved: the run.
+        extensions: of the run, with their present plugins (see `Identity`).
+    """
+    spec = as_plain(resolved.to_spec().to_json())
+    return Segment(resolved.plugin_records(), spec=spec, extensions=extensions)
 
 
 class Continuation:
@@ -100,6 +115,7 @@ class Continuation:
         latest: its latest checkpoint.
         allowed: what the user accepts to have changed, of `ACCEPTABLE`.
         trust_local_code: see `resume`.
+        command: continues the run; None for the one that resumes it.
     """
 
     def __init__(
@@ -109,16 +125,20 @@ class Continuation:
         latest: Latest,
         allowed: Sequence[str],
         trust_local_code: Trust = False,
+        command: str | None = None,
     ) -> None:
-        self._trust = trust_local_code
+        self._trust, self._command = trust_local_code, command
         self._folder, self._about, self._latest, self._allowed = folder, dict(about), latest, allowed
         self._tasks = [str(task["id"]) for task in about["tasks"]]
         first, *later = read_segments(about)
         kept = [segment for segment in later if not self._is_replaced(segment)]
         self._kept = kept
         self._accepted = later[-1] if len(later) > len(kept) else None
+        self._extensions = in_identity(about.get(EXTENSIONS))
         identity = latest.identity
-        self.before = segment_of(identity) if identity is not None else [first, *kept][-1]
+        before = segment_of(identity) if identity is not None else [first, *kept][-1]
+        begun = list(before.extensions or ())
+        self.before = attrs.evolve(before, extensions=[*begun, *self._extensions[len(begun) :]])
         """What the run was made with last."""
 
     @property
@@ -211,6 +231,7 @@ class Continuation:
                 spec=segment.spec if spec_changed else None,
                 tasks=segment.tasks if tasks else None,
                 higher_is_better=segment.higher_is_better if tasks else None,
+                extensions=None if same(segment.extensions, self._extensions) else segment.extensions,
             )
             segments.append(segment)
         if spec_changed:
@@ -267,7 +288,13 @@ class Continuation:
             else []
         )
         data = [f"the data of {env}"] if before.data and now.data and before.data != now.data else []
-        return Differences(spec, data, changes(before.plugins, now.plugins), condition_changes(before, now))
+        plugins = changes(before.plugins, now.plugins)
+        for first, second in zip(before.extensions or (), now.extensions or (), strict=False):
+            if first["data"] and second["data"] and first["data"] != second["data"]:
+                data.append(f"the data of env '{second['env']['name'].rpartition('/')[2]}'")
+            records = (read_plugins({"env": one.get("plugin")}, {}) for one in (first, second))
+            plugins += changes(*records)
+        return Differences(spec, data, plugins, condition_changes(before, now))
 
     def _respelled(self, spec: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """A recorded spec with the present names of components and options, if it can still be resolved."""
@@ -282,8 +309,10 @@ class Continuation:
             return
         names = [name for name in ACCEPTABLE if name in (what, *self._allowed)]
         flag = "--allow-changed-plugins" if names == ["plugins"] else f"--allow-changed {' '.join(names)}"
-        command = resume_command(self._folder.path, bool(self._trust))
         changed = "what is installed" if what == "plugins" else f"the changed {what}"
+        if self._command is not None:
+            raise RunError(f"{message}, or continue it with {changed}: {self._command} {flag}")
+        command = resume_command(self._folder.path, bool(self._trust))
         raise RunError(f"{message}, or resume it with {changed}: {command} {flag}")
 
 

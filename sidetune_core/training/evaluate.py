@@ -19,6 +19,7 @@ from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.context import Context
 from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.trainable import set_trainable
+from sidetune_core.training.unchanged import Carried
 
 
 def evaluate(
@@ -27,6 +28,7 @@ def evaluate(
     context: Context,
     recorder: Recorder,
     after: int,
+    carried: Mapping[str, Carried] | None = None,
 ) -> list[float | None]:
     """Evaluate tasks, each in one of the processes, and record the metrics.
 
@@ -36,23 +38,33 @@ def evaluate(
         context: of the run.
         recorder: of the run.
         after: the row of R, the index of the task trained last.
+        carried: evaluations that are not repeated, by id of a task.
 
     Returns:
         A cell of R on the test split for each task; None for a gap.
     """
+    carried = carried or {}
+    measured = [task for task in tasks if task.id not in carried]
     own = {
-        task.id: _evaluate_splits(task, probes[task.id], context.stop) for task in context.group.shard(tasks)
+        task.id: _evaluate_splits(task, probes[task.id], context.stop)
+        for task in context.group.shard(measured)
     }
     for recorded in context.group.gather({task_id: probes[task_id].recorded for task_id in own}):
         for task_id, examples in recorded.items():
             probes[task_id].recorded = examples
-    return _record(tasks, own, context, recorder, after)
+    return _record(tasks, own, context, recorder, after, carried)
 
 
-def evaluate_untrained(learner: Learner, tasks: Sequence[Task], context: Context, recorder: Recorder) -> None:
-    """Row -1 of R, on a copy of the learner: every task started, none trained."""
+def evaluate_untrained(
+    learner: Learner, tasks: Sequence[Task], context: Context, recorder: Recorder, first: int = 0
+) -> None:
+    """Row -1 of R, on a copy of the learner: every task started, none trained. The tasks before number
+    `first` are not evaluated."""
     untrained = copy.deepcopy(learner)
     own = {}
+    for task in tasks[:first]:
+        start_task(untrained, task, context.seed, context.machine)
+    tasks = tasks[first:]
     for task in tasks:
         FeatureCache.detach(untrained)
         start_task(untrained, task, context.seed, context.machine)
@@ -61,7 +73,7 @@ def evaluate_untrained(learner: Learner, tasks: Sequence[Task], context: Context
             own[task.id] = _evaluate_splits(
                 task, make_predict(untrained, task, context.machine), context.stop
             )
-    _record(tasks, own, context, recorder, after=-1)
+    _record(tasks, own, context, recorder, -1, {})
 
 
 def _evaluate_splits(task: Task, predict: Predict, stop: StopRequest) -> dict[str, Evaluation]:
@@ -80,6 +92,7 @@ def _record(
     context: Context,
     recorder: Recorder,
     after: int,
+    carried: Mapping[str, Carried],
 ) -> list[float | None]:
     """Gather the evaluations of all processes, record them, and return the cells of R."""
     gathered = {
@@ -89,6 +102,12 @@ def _record(
     }
     cells: list[float | None] = []
     for task in tasks:
+        if task.id in carried:
+            cell = carried[task.id]
+            for split, metrics in cell.metrics.items():
+                recorder.evaluation(after, task.id, split, metrics, since=cell.since)
+            cells.append(cell.metrics["test"][task.metric] if "test" in cell.metrics else None)
+            continue
         by_split = gathered[task.id]
         for split, evaluation in by_split.items():
             recorder.evaluation(after, task.id, split, evaluation.metrics, evaluation.not_finite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, suppress
 from importlib import metadata
 from typing import Any
@@ -20,12 +20,24 @@ from sidetune_core.interfaces.capabilities import HasVersions
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.results.metrics import MIXED
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system import device
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
+from sidetune_core.training.unchanged import Earlier
 
 COMPUTING = ("torch", "numpy", "torchvision", "timm", "transformers", "peft", "pillow")
 """Libraries that decide on results, where they are installed: of networks and of decoded images."""
+
+
+@attrs.frozen(eq=False)
+class Origin:
+    """Where a task comes from."""
+
+    resolved: ResolvedRun
+    """The run with the env of the task."""
+    data: str
+    """The fingerprint of the env's data."""
 
 
 @attrs.frozen(eq=False)
@@ -41,6 +53,12 @@ class Job:
     data_fingerprint: str
     """The key of cached features (see `TaskStream.fingerprint`)."""
     identity: Identity
+    shared_ids: bool = False
+    """See `TaskStream.shared_ids`."""
+    origins: Mapping[str, Origin] = attrs.field(factory=dict)
+    """Of the tasks that have their data, by id."""
+    make_earlier: Callable[[RunFolder], Earlier] | None = None
+    """The tasks before an extension, for a run folder; None for a run that is not extended."""
     notes: list[str] = attrs.field(factory=list)
     """What to report about plugins and conditions, on screen and in ``log.txt``."""
 
@@ -65,13 +83,25 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
     with group.main_process_first(), chdir("."):
         learner, tasks = build_learner(resolved, stream), stream.tasks()
     machine = device.choose(resolved.device, group.local)
-    identity = _identity(resolved, tasks, stream.data_fingerprint(), machine, group)
-    return Job(resolved, learner, tasks, machine, group, progress, stream.fingerprint(), identity)
+    identity = make_identity(resolved, tasks, stream.data_fingerprint(), machine, group)
+    return Job(
+        resolved,
+        learner,
+        tasks,
+        machine,
+        group,
+        progress,
+        stream.fingerprint(),
+        identity,
+        shared_ids=stream.shared_ids,
+        origins={task.id: Origin(resolved, identity.data) for task in tasks},
+    )
 
 
-def _identity(
+def make_identity(
     resolved: ResolvedRun, tasks: Sequence[Task], data: str, machine: Machine, group: ProcessGroup
 ) -> Identity:
+    """The identity of a run, without extensions, that continues in this process."""
     return Identity(
         spec=as_plain(resolved.to_spec().to_json()),
         data=data,
@@ -97,10 +127,14 @@ def _versions(tasks: Sequence[Task]) -> Mapping[str, str]:
     return versions
 
 
+def common_metric(metrics: Sequence[str]) -> str:
+    """The metric of all tasks, or `MIXED`."""
+    return metrics[0] if len(set(metrics)) == 1 else MIXED
+
+
 def describe(job: Job, git: Mapping[str, Any] | None) -> dict[str, Any]:
     """The content of ``run.json``; `git` is the state of the checkout that the code runs from."""
     identity, resolved = job.identity, job.resolved
-    metrics = {task.metric for task in job.tasks}
     changes = [f"other plugin than in the spec: {change}" for change in resolved.plugin_changes()]
     recorded = resolved.requested.conditions if resolved.requested is not None else None
     if recorded is not None and (found := condition_changes(recorded, identity)):
@@ -113,7 +147,7 @@ def describe(job: Job, git: Mapping[str, Any] | None) -> dict[str, Any]:
         **({"spec_changes": changes} if changes else {}),
         "tasks": identity.tasks,
         "data": identity.data,
-        "metric": job.tasks[0].metric if len(metrics) == 1 else MIXED,
+        "metric": common_metric([task.metric for task in job.tasks]),
         "higher_is_better": identity.higher_is_better,
         "machine": identity.machine,
         "processes": identity.processes,

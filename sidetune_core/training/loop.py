@@ -30,9 +30,16 @@ from sidetune_core.training.recorder import Boundary, Recorder
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.steps import StageTraining
 from sidetune_core.training.trainable import digests, freeze, set_trainable
+from sidetune_core.training.unchanged import Earlier
 
 
-def learn(learner: Learner, tasks: Sequence[Task], context: Context, recorder: Recorder) -> None:
+def learn(
+    learner: Learner,
+    tasks: Sequence[Task],
+    context: Context,
+    recorder: Recorder,
+    earlier: Earlier | None = None,
+) -> None:
     """Train a learner on `tasks` in order, or on all at once if it is joint, from the latest checkpoint if
     there is one.
 
@@ -44,6 +51,13 @@ def learn(learner: Learner, tasks: Sequence[Task], context: Context, recorder: R
     Several processes (see `ProcessGroup`) run this loop together. Each computes its shard of every batch and
     evaluates some of the tasks; only the recorder of the first one writes.
 
+    Args:
+        learner: before its first task.
+        tasks: all tasks of the run; those before an extension need no data.
+        context: of the run.
+        recorder: of the run.
+        earlier: the tasks before an extension; None for a run that is not extended.
+
     Raises:
         Diverged: the loss, or an output of a policy in training, is not finite; the latest checkpoint stays.
         PluginError: `Learner.start` returned a module or parameter that is not the learner's.
@@ -51,18 +65,22 @@ def learn(learner: Learner, tasks: Sequence[Task], context: Context, recorder: R
         WriteError: the run folder cannot be written; what was there stays.
     """
     context.machine.place(learner)
-    resumed = _resume(learner, tasks, context, recorder)
-    if resumed is None:
-        evaluate_untrained(learner, tasks, context, recorder)
+    earlier = earlier if earlier is not None else Earlier()
+    resumed = context.group.broadcast_from_main(recorder.latest_checkpoint)
+    recorder.rewind(resumed)
     done = resumed.done if resumed else []
     mid_task = resumed if resumed and resumed.mid_task else None
+    if mid_task is None and len(done) == earlier.count:
+        evaluate_untrained(learner, tasks, context, recorder, earlier.count)
+    if resumed is not None:
+        _resume(learner, tasks, resumed, context, recorder)
     stages = [Stage(tasks)] if learner.joint else [Stage([task]) for task in tasks]
     for stage in stages:
         if stage.last.id in done:
             continue
         began = time.monotonic()
         seen = tasks[: tasks.index(stage.last) + 1]
-        cells, steps = _learn_stage(learner, stage, seen, mid_task, context, recorder)
+        cells, steps = _learn_stage(learner, stage, seen, mid_task, context, recorder, earlier)
         mid_task = None
         one_unit = have_one_unit([task.metric for task in tasks])
         average = f", mean over tasks so far {format_value(mean(cells), False)}" if one_unit else ""
@@ -81,6 +99,7 @@ def _learn_stage(
     resumed: Checkpoint | None,
     context: Context,
     recorder: Recorder,
+    earlier: Earlier,
 ) -> tuple[list[float | None], int]:
     """Train a stage, from a checkpoint within it if one is given; returns the new row of R and the number of
     steps.
@@ -99,11 +118,11 @@ def _learn_stage(
         resumed.load(learner)
         set_trainable(learner, trainable, context)
     else:
-        earlier = len(seen) - len(stage.tasks)
-        if earlier:  # R[j-1][j]: the task before it is trained
+        trained = len(seen) - len(stage.tasks)
+        if trained:  # R[j-1][j]: the task before it is trained
             set_trainable(learner, [], context)
             probes = _record_probes(learner, stage.tasks, context)
-            evaluate(stage.tasks, probes, context, recorder, after=earlier - 1)
+            evaluate(stage.tasks, probes, context, recorder, after=trained - 1)
         set_trainable(learner, trainable, context)
         state = MidTaskState([task.id for task in stage.tasks], 0, digests(learner))
         recorder.parameters(stage, learner)
@@ -113,7 +132,9 @@ def _learn_stage(
     context.group.check_replicas_match(learner, f"after {stage.name}")
     _finish(learner, stage, context)
     probes = _record_probes(learner, seen, context)
-    cells = evaluate(seen, probes, context, recorder, after=len(seen) - 1)
+    carried = earlier.carried(learner, seen, probes, context)
+    seen = earlier.with_data(seen, carried)
+    cells = evaluate(seen, probes, context, recorder, after=len(seen) - 1, carried=carried)
     recorder.save_boundary(Boundary(learner, stage, seen, probes, state.before), context)
     return cells, steps
 
@@ -130,16 +151,12 @@ def _warn_of_large_batches(stage: Stage, context: Context, recorder: Recorder) -
 
 
 def _resume(
-    learner: Learner, tasks: Sequence[Task], context: Context, recorder: Recorder
-) -> Checkpoint | None:
-    """Bring learner, tasks and run folder to the latest checkpoint; None at the start of a run.
+    learner: Learner, tasks: Sequence[Task], start: Checkpoint, context: Context, recorder: Recorder
+) -> None:
+    """Bring learner and tasks to a checkpoint.
 
     A checkpoint within a stage is loaded later, when the tasks of that stage have been started.
     """
-    start = context.group.broadcast_from_main(recorder.latest_checkpoint)
-    recorder.rewind(start)
-    if start is None:
-        return None
     for task in tasks[: len(start.done)]:
         restart_task(learner, task, context.seed, context.machine)
     if start.mid_task is None:
@@ -156,7 +173,6 @@ def _resume(
         }
         for note in sorted(notes - {""}):
             recorder.info(note)
-    return start
 
 
 def _finish(learner: Learner, stage: Stage, context: Context) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sidetune_core.assembly.finite import FiniteCheck
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
+from sidetune_core.certificate.measured import UNCHANGED_SINCE
 from sidetune_core.certificate.probes import ProbeRecorder
 from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import new_warnings
@@ -93,10 +94,17 @@ class Recorder:
         """
 
     def evaluation(
-        self, after: int, task: str, split: str, metrics: Mapping[str, float | None], not_finite: str = ""
+        self,
+        after: int,
+        task: str,
+        split: str,
+        metrics: Mapping[str, float | None],
+        not_finite: str = "",
+        since: int | None = None,
     ) -> None:
         """An evaluation of a split: a cell of R, where `after` is the index of the task trained last.
-        `not_finite` is why metrics are None, which are gaps.
+        `not_finite` is why metrics are None, which are gaps; `since` is the row that they were carried over
+        from.
         """
 
     def gap(self, task: Task, split: str, reason: str) -> None:
@@ -193,10 +201,20 @@ class RunRecorder(Recorder):
         self._progress.step(line["step"], line.get("mean_loss"), shown)
 
     def evaluation(
-        self, after: int, task: str, split: str, metrics: Mapping[str, float | None], not_finite: str = ""
+        self,
+        after: int,
+        task: str,
+        split: str,
+        metrics: Mapping[str, float | None],
+        not_finite: str = "",
+        since: int | None = None,
     ) -> None:
         cell = {"after": after, "task": task, "split": split, "figures": dict(metrics)}
-        self.folder.append("eval.jsonl", cell | ({"not_finite": not_finite} if not_finite else {}))
+        if not_finite:
+            cell["not_finite"] = not_finite
+        if since is not None:
+            cell[UNCHANGED_SINCE] = since
+        self.folder.append("eval.jsonl", cell)
         if not_finite and set(metrics.values()) == {None}:
             with self._by_products.optional(self.folder.path / DOCUMENTS):
                 self.folder.delete_documents(f"{task}-{split}")

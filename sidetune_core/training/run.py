@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 from torch import Tensor
 
-from sidetune_core.assembly.cards import make_card, write_cards
+from sidetune_core.assembly.cards import DataNeeded, make_card, write_cards
+from sidetune_core.assembly.parts import read_parts
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved
+from sidetune_core.config.extensions import read_extensions
 from sidetune_core.config.interval import Interval, interval
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import RunSpec, Trust
@@ -47,6 +49,7 @@ from sidetune_core.system.threads import set_threads
 from sidetune_core.training.by_products import ByProducts
 from sidetune_core.training.context import Context
 from sidetune_core.training.continuation import Continuation, check_acceptable, find_latest, planned
+from sidetune_core.training.extended_job import Plan, assemble_extended
 from sidetune_core.training.job import Job, assemble, describe, open_stream
 from sidetune_core.training.loop import learn
 from sidetune_core.training.recorder import Recorder, RunRecorder, tensorboard
@@ -162,8 +165,8 @@ def resume(
     allowed = [*allow_changed, *(["plugins"] if allow_changed_plugins else [])]
     check_acceptable(allowed)
     with join_process_group() as group:
-        folder, about = group.broadcast_from_main(lambda: _open(Path(path)))
-        save_interval = _recorded_interval(folder, about) if save_every is None else interval(save_every)
+        folder, about = group.broadcast_from_main(lambda: open_resumable(Path(path)))
+        save_interval = recorded_interval(folder, about) if save_every is None else interval(save_every)
         resolved = read_resolved(folder, trust_local_code)
         with locked(folder.path) if group.is_main else nullcontext():
             if group.is_main:
@@ -173,20 +176,64 @@ def resume(
             continuation = Continuation(folder, about, latest, allowed, trust_local_code)
             env = resolved.components["env"].owner
             group.broadcast_from_main(continuation.check_statements)
-            group.broadcast_from_main(lambda: continuation.check(planned(resolved), env))
-            with (
-                set_threads(continuation.threads(group.size)),
-                closing(open_stream(resolved)) as stream,
-            ):
-                job = assemble(resolved, stream, group, quiet)
-                group.broadcast_from_main(lambda: continuation.check_data(job.identity, env))
+            plan = _read_plan(folder, about, resolved, latest.done, trust_local_code)
+            now = planned(resolved, plan.records() if plan else ())
+            group.broadcast_from_main(lambda: continuation.check(now, env))
+            with set_threads(continuation.threads(group.size)), ExitStack() as streams:
+
+                def make_job(with_data: bool) -> Job:
+                    if plan is None:
+                        stream = streams.enter_context(closing(open_stream(resolved)))
+                        job = assemble(resolved, stream, group, quiet)
+                    else:
+                        job = assemble_extended(plan, group, quiet, streams, with_data=with_data)
+                    group.broadcast_from_main(lambda: continuation.check_data(job.identity, env))
+                    return job
+
+                job = make_job(False)
                 if group.is_main:
-                    job.notes.extend(continuation.record(job.identity, env))
-                    for line in continuation.not_compared(job.identity, env):
-                        job.progress.info(line)
-                        with suppress(WriteError):  # `_status` reports it
-                            folder.log(line)
-                return _train(job, folder, save_interval)
+                    note_continuation(job, folder, continuation, env)
+                if plan is None:
+                    return _train(job, folder, save_interval)
+                return train_extended(job, make_job, folder, save_interval)
+
+
+def _read_plan(
+    folder: RunFolder, about: Mapping[str, Any], resolved: ResolvedRun, done: int, trust: Trust
+) -> Plan | None:
+    """What is known of a run that was extended; None if it was not."""
+    extensions = read_extensions(about)
+    if not extensions:
+        return None
+    return Plan(folder, read_parts(folder, resolved, trust), extensions, done, trust)
+
+
+def note_continuation(job: Job, folder: RunFolder, continuation: Continuation, env: str) -> None:
+    """Record what a run continues with, and report what has changed and what could not be compared."""
+    job.notes.extend(continuation.record(job.identity, env))
+    for line in continuation.not_compared(job.identity, env):
+        job.progress.info(line)
+        with suppress(WriteError):  # `_status` reports it
+            folder.log(line)
+
+
+def train_extended(job: Job, make_job: Callable[[bool], Job], folder: RunFolder, save_every: Interval) -> Run:
+    """Train a run that was extended; once more from its latest checkpoint if the learner turns out to need
+    the data of earlier tasks.
+
+    Args:
+        job: of the run.
+        make_job: makes it from scratch, with the data of all tasks or without.
+        folder: of the run.
+        save_every: see `run`.
+    """
+    try:
+        return _train(job, folder, save_every)
+    except DataNeeded as error:
+        if all(task.id in job.origins for task in job.tasks):
+            raise
+        job.progress.info(f"{error}: reading it")
+    return _train(make_job(True), folder, save_every)
 
 
 def _check_tasks(job: Job, path: Path | None) -> None:
@@ -194,19 +241,34 @@ def _check_tasks(job: Job, path: Path | None) -> None:
     if not job.tasks:
         raise RunError(f"{owner} has no tasks")
     same_case = run_folder.ignores_case(path if path is not None else run_folder.RUNS)
-    run_folder.check_file_names([task.id for task in job.tasks], f"{owner} gives a task", same_case)
-    for task in job.tasks:
+    check_names(job.tasks, owner, same_case)
+    if len({task.higher_is_better for task in job.tasks}) > 1:
+        raise RunError(f"{owner} mixes metrics where higher is better and where lower is; R cannot hold both")
+
+
+def check_names(tasks: Sequence[Task], owner: str, same_case: bool) -> None:
+    """Check the ids and splits of an env's tasks.
+
+    Args:
+        tasks: of the env.
+        owner: the env, for messages.
+        same_case: see `run_folder.ignores_case`.
+
+    Raises:
+        PluginError: a name is no file name, or two are the same.
+        RunError: a task has no split 'test'.
+    """
+    run_folder.check_file_names([task.id for task in tasks], f"{owner} gives a task", same_case)
+    for task in tasks:
         if isinstance(task.splits, str) or "test" not in task.splits:
             raise RunError(
                 f"{owner}: task '{task.id}' has splits {task.splits!r}; it needs a tuple of names with "
                 "'test', on which R is measured"
             )
         run_folder.check_file_names(task.splits, f"{owner} gives a split of task '{task.id}'", same_case)
-    if len({task.higher_is_better for task in job.tasks}) > 1:
-        raise RunError(f"{owner} mixes metrics where higher is better and where lower is; R cannot hold both")
 
 
-def _open(path: Path) -> tuple[RunFolder, dict[str, Any]]:
+def open_resumable(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     """A run that can be resumed, and its ``run.json``."""
     folder = run_folder.open_run(path)
     folder.check_own()
@@ -231,7 +293,7 @@ def _missing(about: Mapping[str, Any]) -> str:
     return "" if isinstance(about.get("composition"), str) else "composition"
 
 
-def _recorded_interval(folder: RunFolder, about: Mapping[str, Any]) -> Interval:
+def recorded_interval(folder: RunFolder, about: Mapping[str, Any]) -> Interval:
     """How often the run saves its state, as it was begun."""
     recorded = about.get("save_every", SAVE_EVERY)
     try:
@@ -265,7 +327,8 @@ def _train(job: Job, folder: RunFolder, save_every: Interval) -> Run:
             save_every=save_every,
         )
         _write_cards(job, folder, by_products)
-        learn(job.learner, job.tasks, context, recorder)
+        earlier = job.make_earlier(folder) if job.make_earlier is not None else None
+        learn(job.learner, job.tasks, context, recorder, earlier)
         recorder.draw_results()
         recorder.report_missing()
     return Run(folder, job.learner, job.tasks, job.machine, job.group.is_main)
@@ -276,7 +339,11 @@ def _write_cards(job: Job, folder: RunFolder, by_products: ByProducts) -> None:
     if not job.group.is_main:
         return
     try:
-        cards = [make_card(task, job.resolved, job.identity.data) for task in job.tasks]
+        cards = [
+            make_card(task, origin.resolved, origin.data)
+            for task in job.tasks
+            if (origin := job.origins.get(task.id)) is not None
+        ]
     except ValueError as error:
         by_products.leave_out(path, error)
         return
@@ -310,7 +377,7 @@ def _make_cache(job: Job) -> FeatureCache | None:
         keep_taps=any(reader.needs_taps for reader in readers),
         info=job.progress.info,
         warning=job.progress.warning if job.group.is_main else job.progress.info,
-        shared_ids=components["env"].cls.shared_ids,
+        shared_ids=job.shared_ids,
         folder=options.dir.expanduser() if options.mode == "disk" else None,
         data=job.data_fingerprint,
     )

@@ -25,6 +25,7 @@ def run(argv: Sequence[str]) -> int:
     from sidetune_core.assembly.restore import read_resolved
     from sidetune_core.results.report import changed_lines, gap_lines, matrix_table, metrics_lines
     from sidetune_core.results.summary import summarise
+    from sidetune_core.training import extension
     from sidetune_core.training import run as training
 
     if arguments.resume:
@@ -34,6 +35,17 @@ def run(argv: Sequence[str]) -> int:
             arguments.save_every,
             allow_changed=arguments.allow_changed,
             trust_local_code=arguments.trust_local_code,
+        )
+    elif arguments.extend and arguments.resolved:
+        finished = extension.extend_resolved(
+            arguments.extend,
+            arguments.resolved,
+            arguments.tasks,
+            arguments.out,
+            arguments.quiet,
+            arguments.save_every,
+            arguments.allow_changed,
+            arguments.trust_local_code,
         )
     else:
         save_every = arguments.save_every or training.SAVE_EVERY
@@ -48,7 +60,8 @@ def run(argv: Sequence[str]) -> int:
     print("\n".join(metrics_lines(summary.results)))
     print("\n" + "\n".join([*gap_lines(summary), *changed_lines(summary)]))
     print(f"\nrun folder  {one_line(folder)}  (report.md, TensorBoard in tb/)")
-    resolved = arguments.resolved or read_resolved(finished.folder, trust_local_code=True)
+    own = arguments.resolved if not arguments.extend else None
+    resolved = own or read_resolved(finished.folder, trust_local_code=True)
     for line in _hints(folder, resolved, trusted=arguments.trust_local_code is True):
         print(one_line(line))
     return 1 if summary.diverged else 0

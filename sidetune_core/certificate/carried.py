@@ -1,0 +1,75 @@
+"""Values of R that were carried over from an earlier row, since nothing that the task reads had changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+from sidetune_core.certificate.measured import UNCHANGED_SINCE
+from sidetune_core.certificate.record import Certificate
+from sidetune_core.config.history import same
+from sidetune_core.config.identity import Identity, condition_changes
+from sidetune_core.errors import shorten
+from sidetune_core.storage.run_folder import RunFolder
+
+
+def has_carried(folder: RunFolder) -> bool:
+    """Whether a value of R was carried over."""
+    return any(UNCHANGED_SINCE in line for line in folder.lines("eval.jsonl"))
+
+
+def check_carried(
+    folder: RunFolder, certificate: Certificate, identities: Mapping[int, Identity | None]
+) -> Iterator[str]:
+    """Whether each value that was carried over is the one that was measured, and nothing that it depends on
+    had changed in between.
+
+    Args:
+        folder: of the run.
+        certificate: of the run; what it says about stages was checked against the checkpoints.
+        identities: of the run after each stage, by number of trained tasks.
+    """
+    lines = folder.lines("eval.jsonl")
+    measured = {_key(line): line for line in lines if UNCHANGED_SINCE not in line}
+    tensors = {record.id: record.tensors.keys() for record in certificate.tasks}
+    firsts = {record.id: record.after - 1 for record in certificate.tasks}
+    ends = accumulate(len(stage.tasks) for stage in certificate.stages)
+    changed = {end - 1: set(stage.changed) for end, stage in zip(ends, certificate.stages, strict=True)}
+    reported = set[str]()
+    for line in lines:
+        if UNCHANGED_SINCE not in line:
+            continue
+        since, row, task = line[UNCHANGED_SINCE], line.get("after"), str(line.get("task"))
+        value = f"the value of {task} on split {line.get('split')} in row {row} of R"
+        origin = measured.get((since, task, line.get("split")))
+        if type(since) is not int or type(row) is not int or not firsts.get(task, row) <= since < row:
+            problem = f"{value} cannot have been carried over from row {since}"
+        elif origin is None or not same(origin.get("figures"), line.get("figures")):
+            problem = f"{value} is not that of row {since}, from which it was carried over"
+        elif wrong := sorted(
+            tensors[task] & set().union(*(changed.get(index, set()) for index in range(since + 1, row + 1)))
+        ):
+            problem = (
+                f"{task}: its values in row {row} of R were carried over from row {since}, but training "
+                f"changed {shorten(wrong)} in between"
+            )
+        elif others := _other_conditions(identities, since + 1, row + 1):
+            problem = (
+                f"{task}: its values in row {row} of R were carried over from row {since}, which was measured "
+                f"under other conditions: {others}"
+            )
+        else:
+            continue
+        if problem not in reported:
+            reported.add(problem)
+            yield problem
+
+
+def _key(line: Mapping[str, Any]) -> tuple[Any, ...]:
+    return line.get("after"), line.get("task"), line.get("split")
+
+
+def _other_conditions(identities: Mapping[int, Identity | None], first: int, last: int) -> str:
+    before, now = identities.get(first), identities.get(last)
+    return ", ".join(condition_changes(before, now)) if before is not None and now is not None else ""

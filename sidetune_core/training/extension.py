@@ -1,0 +1,302 @@
+"""Adding tasks to a finished run: nothing that its tasks have is trained, and they are evaluated once more
+only where something that they read changes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sidetune_core.assembly.parts import Part, read_parts, with_id
+from sidetune_core.assembly.restore import read_resolved
+from sidetune_core.config.extensions import Extension, new_ids, read_extensions, with_env
+from sidetune_core.config.history import EXTENSIONS
+from sidetune_core.config.identity import as_plain
+from sidetune_core.config.interval import interval
+from sidetune_core.config.resolve import ResolvedRun, resolve
+from sidetune_core.config.spec import Choice, Trust, choice, recorded_spec
+from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
+from sidetune_core.errors import FitError, OptionError, RunError, suggest
+from sidetune_core.interfaces.tasks import Task, TaskStream
+from sidetune_core.results.summary import check_rows
+from sidetune_core.storage import run_folder
+from sidetune_core.storage.atomic import writing
+from sidetune_core.storage.lock import locked
+from sidetune_core.storage.run_folder import RunFolder, has_ended, resume_command
+from sidetune_core.system.threads import set_threads
+from sidetune_core.training.continuation import Continuation, Latest, check_acceptable, find_latest, planned
+from sidetune_core.training.extended_job import Plan, assemble_extended
+from sidetune_core.training.job import Job, common_metric, open_stream
+from sidetune_core.training.run import (
+    Run,
+    check_names,
+    note_continuation,
+    open_resumable,
+    recorded_interval,
+    train_extended,
+)
+
+NOT_COPIED = ("lock", "lock.json")
+"""Files of a run folder that are no part of the run."""
+
+
+def extend(
+    run: Path | str | Run,
+    env: Choice | str | Mapping[str, Any],
+    train: Mapping[str, Any] | None = None,
+    tasks: Sequence[str] = (),
+    *,
+    cache: Mapping[str, Any] | None = None,
+    device: Mapping[str, Any] | None = None,
+    out: Path | str | None = None,
+    quiet: bool = True,
+    save_every: str | None = None,
+    allow_changed: Sequence[str] = (),
+    trust_local_code: Trust = False,
+) -> Run:
+    """Add tasks of an env to a finished run, and train on them.
+
+    Base, side, merger, learner and seed are those of the run, and so are all options that are not given here.
+    The tasks of the run are neither trained nor evaluated where nothing that they read changes; their values
+    are carried over to the new rows of R, and marked there.
+
+    Args:
+        run: the run, or its folder.
+        env: name and options of the env, as in a `RunSpec`; options that are not given have their defaults.
+        train: options of training that are not those of the run.
+        tasks: ids of the env's tasks to add, in this order; all if empty.
+        cache: options of the feature cache that are not those of the run.
+        device: device and precision, if not those of the run.
+        out: copy the run to this folder, and extend the copy; None to extend the run itself.
+        quiet: show no progress.
+        save_every: see `run`; None for the interval of the run.
+        allow_changed: see `resume`.
+        trust_local_code: see `resume`.
+
+    Raises:
+        UntrustedCode: ``run.json`` or the data names code, without `trust_local_code`.
+        FitError: the tasks of the env do not fit those of the run.
+        RunError: the run is not finished, is in use, or earlier tasks have to be evaluated once more and
+            their data is gone.
+        SidetuneError: with what to do next; the run stays as it was, or can be resumed.
+        Interrupted: SIGINT or SIGTERM came; the state is in the folder, and `resume` continues the extension.
+    """
+    path = run.folder.path if isinstance(run, Run) else Path(run)
+    chosen = choice(env)
+    if chosen is None:
+        raise OptionError("an extension needs an env whose tasks are added")
+    about = run_folder.open_run(path).read_json("run.json")
+    spec = recorded_spec(about, str(path / "run.json"), trust_local_code)
+    tables = {"train": train or {}, "cache": cache or {}, "device": device or {}}
+    resolved = resolve(with_env(spec, chosen, tables))
+    return extend_resolved(path, resolved, tasks, out, quiet, save_every, allow_changed, trust_local_code)
+
+
+def extend_resolved(
+    path: Path,
+    resolved: ResolvedRun,
+    tasks: Sequence[str] = (),
+    out: Path | str | None = None,
+    quiet: bool = True,
+    save_every: str | None = None,
+    allow_changed: Sequence[str] = (),
+    trust_local_code: Trust = False,
+) -> Run:
+    """`extend` for the run with the env and options of the extension already resolved."""
+    check_acceptable(allow_changed)
+    if save_every is not None:
+        interval(save_every)
+    target = Path(out) if out is not None else None
+    with join_process_group() as group, ExitStack() as streams:
+        if group.is_main and target is not None:
+            run_folder.check_free(target)
+        source = group.broadcast_from_main(lambda: _open_finished(path, in_place=target is None))
+        if target is None and group.is_main:
+            streams.enter_context(locked(source.path))
+            source.separate_hard_links()
+        about = group.broadcast_from_main(lambda: source.read_json("run.json"))
+        latest = group.broadcast_from_main(lambda: _check_finished(source, about))
+        parts = read_parts(source, read_resolved(source, trust_local_code), trust_local_code)
+        _check_learner(parts[0].resolved, resolved)
+        stream = streams.enter_context(closing(open_stream(resolved)))
+        extension, added = _choose_tasks(group, source, about, resolved, stream, tasks)
+        about = _extended(about, extension, added, save_every)
+        plan = Plan(
+            source,
+            [*parts, Part(resolved, extension.tasks, extension.data)],
+            [*read_extensions(about)],
+            latest.done,
+            trust_local_code,
+        )
+        continuation = Continuation(
+            source, about, latest, allow_changed, trust_local_code, "the same command with"
+        )
+        env = parts[0].env
+        group.broadcast_from_main(continuation.check_statements)
+        group.broadcast_from_main(lambda: continuation.check(planned(parts[0].resolved, plan.records()), env))
+        with set_threads(continuation.threads(group.size)):
+
+            def assemble(with_data: bool) -> Job:
+                job = assemble_extended(
+                    plan, group, quiet, streams, stream, None if with_data else added, with_data
+                )
+                group.broadcast_from_main(lambda: continuation.check_data(job.identity, env))
+                return job
+
+            job = assemble(False)
+            folder = source
+            if target is not None:
+                folder = RunFolder(group.broadcast_from_main(lambda: _copy(source, target)))
+                if group.is_main:
+                    streams.enter_context(locked(folder.path))
+                continuation = Continuation(folder, about, latest, allow_changed, trust_local_code)
+            if group.is_main:
+                folder.set_status("running")  # killed from here on, the run can be resumed
+                folder.write_json("run.json", about)
+                note_continuation(job, folder, continuation, env)
+            every = recorded_interval(folder, about)
+            return train_extended(job, assemble, folder, every)
+
+
+def _open_finished(path: Path, in_place: bool) -> RunFolder:
+    if in_place:
+        return open_resumable(path)[0]
+    folder = run_folder.open_run(path)
+    folder.read_json("run.json")
+    return folder
+
+
+def _check_finished(folder: RunFolder, about: Mapping[str, Any]) -> Latest:
+    """The latest checkpoint of a finished run.
+
+    Raises:
+        RunError: the run is not finished.
+    """
+    latest, count = find_latest(folder), len(about["tasks"])
+    if latest.done < count or latest.step or not has_ended(folder.status):
+        raise RunError(
+            f"the run {folder.path} is not finished ({latest.done} of {count} tasks are trained, status "
+            f"{folder.status}); finish it first: {resume_command(folder.path)}"
+        )
+    check_rows(folder, count)
+    return latest
+
+
+def _check_learner(first: ResolvedRun, resolved: ResolvedRun) -> None:
+    """Check that a run can be extended, and is extended with its own components.
+
+    Raises:
+        OptionError: another component, option or seed was chosen.
+        RunError: its learner trains all tasks at once.
+    """
+    learner = first.components["learner"]
+    if learner.cls.joint:
+        raise RunError(
+            f"{learner.owner} trains all tasks at once, so none can be added later: start a new run on all "
+            "of them"
+        )
+    before, now = first.to_spec(), resolved.to_spec()
+    changed = [
+        slot
+        for slot in ("base", "side", "merger", "learner")
+        if before.component(slot) != now.component(slot)
+    ]
+    if changed or before.seed != now.seed:
+        raise OptionError(
+            f"an extension has the {', '.join(changed) or 'seed'} of the run: only env, train, cache and "
+            "device can be chosen"
+        )
+
+
+def _choose_tasks(
+    group: ProcessGroup,
+    folder: RunFolder,
+    about: Mapping[str, Any],
+    resolved: ResolvedRun,
+    stream: TaskStream,
+    names: Sequence[str],
+) -> tuple[Extension, list[Task]]:
+    """The tasks to add, and the record of the extension.
+
+    Raises:
+        OptionError: the env has no task of a name.
+        RunError: there is none to add.
+        FitError: they do not fit the run.
+    """
+    owner = resolved.components["env"].owner
+    with group.main_process_first():
+        available = {task.id: task for task in stream.tasks()}
+    if unknown := [name for name in names if name not in available]:
+        raise OptionError(
+            f"{owner} has no task '{unknown[0]}'.{suggest(unknown[0], available)} Tasks: "
+            f"{', '.join(f'{task.id} ({task.title})' for task in available.values())}"
+        )
+    chosen = [available[name] for name in dict.fromkeys(names)] if names else list(available.values())
+    if not chosen:
+        raise RunError(f"{owner} has no tasks, so there is none to add")
+    directions = {bool(about["higher_is_better"]), *(task.higher_is_better for task in chosen)}
+    if len(directions) > 1:
+        better = "higher" if about["higher_is_better"] else "lower"
+        raise FitError(
+            f"in the run {better} is better, and in {owner} it is not (metric {chosen[0].metric}); R cannot "
+            "hold both"
+        )
+    taken = [str(task["id"]) for task in about["tasks"]]
+    same_case = run_folder.ignores_case(folder.path)
+    ids = new_ids(taken, [task.id for task in chosen], same_case)
+    check_names(chosen, owner, same_case)
+    run_folder.check_file_names(list(ids.values()), f"{owner} is to give a task", same_case)
+    spec = as_plain(resolved.to_spec().to_json())
+    extension = Extension(
+        first=len(taken),
+        tasks={new: of for of, new in ids.items()},
+        data=stream.data_fingerprint(),
+        plugin=resolved.plugin_records()["env"],
+        **{key: spec[key] for key in ("env", "train", "cache", "device")},
+    )
+    return extension, [with_id(task, ids[task.id]) for task in chosen]
+
+
+def _extended(
+    about: Mapping[str, Any], extension: Extension, added: Sequence[Task], save_every: str | None
+) -> dict[str, Any]:
+    """``run.json`` with an extension."""
+    known = [{"metric": about["metric"], **task} for task in about["tasks"]]
+    new = [{"id": task.id, "title": task.title, "metric": task.metric} for task in added]
+    return {
+        **about,
+        "tasks": [*about["tasks"], *new],
+        "metric": common_metric([task["metric"] for task in (*known, *new)]),
+        EXTENSIONS: [*about.get(EXTENSIONS, []), extension.to_json()],
+        **({"save_every": save_every} if save_every is not None else {}),
+    }
+
+
+def _copy(source: RunFolder, target: Path) -> Path:
+    """Copy a run to a folder that appears when the copy is complete.
+
+    Raises:
+        WriteError: the folder cannot be written.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            with locked(source.path) if os.access(source.path, os.W_OK) else nullcontext():
+                copied = shutil.copytree(
+                    source.path, unfinished / "run", ignore=shutil.ignore_patterns(*NOT_COPIED)
+                )
+            for path in (copied, *copied.rglob("*")):
+                path.chmod(path.stat().st_mode | (0o700 if path.is_dir() else 0o600))
+            run_folder.check_free(target)
+            if target.is_dir():
+                shutil.rmtree(target)
+            copied.replace(target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return target
