@@ -21,6 +21,7 @@ from sidetune_core.lazy import lazy_names
 if TYPE_CHECKING:
     from sidetune_core.config.spec import Choice, RunSpec
     from sidetune_core.results.metrics import Results
+    from sidetune_core.serving.evaluation import TaskEvaluation, evaluate
     from sidetune_core.serving.model import Model, load
     from sidetune_core.sweeps.runner import SweptRun, sweep
     from sidetune_core.training.run import Run, resume, run
@@ -34,7 +35,9 @@ __all__ = [
     "Run",
     "RunSpec",
     "SweptRun",
+    "TaskEvaluation",
     "__version__",
+    "evaluate",
     "load",
     "resume",
     "run",
@@ -50,6 +53,8 @@ __getattr__ = lazy_names(
         "Run": "training.run",
         "RunSpec": "config.spec",
         "SweptRun": "sweeps.runner",
+        "TaskEvaluation": "serving.evaluation",
+        "evaluate": "serving.evaluation",
         "load": "serving.model",
         "resume": "training.run",
         "run": "training.run",
