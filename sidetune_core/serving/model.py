@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
@@ -14,13 +14,12 @@ import attrs
 from torch import Tensor
 
 from sidetune_core.config.spec import Trust
-from sidetune_core.errors import InputError, RunError, SidetuneError, suggest
+from sidetune_core.errors import InputError, RunError, suggest
 from sidetune_core.interfaces.cards import TaskCard
-from sidetune_core.interfaces.handlers import Prediction, Preprocessed, TaskHandler
-from sidetune_core.interfaces.inputs import Inputs
-from sidetune_core.interfaces.outputs import broken_rows
-from sidetune_core.serving.batches import Part, predict_parts
+from sidetune_core.interfaces.handlers import Prediction, TaskHandler
+from sidetune_core.serving.inputs import as_inputs, split
 from sidetune_core.serving.learner import ServedLearner, choose_device, make_handlers
+from sidetune_core.serving.predict import ServedTask, predict_each, predict_mixed
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.run_folder import open_run
 
@@ -32,9 +31,6 @@ HUB = "hf://"
 
 BATCH_SIZE = 64
 """Most examples that go through a network at once, unless the caller says otherwise."""
-
-Predictions = Prediction | list[Prediction]
-"""Of one example, or of several."""
 
 
 def load(*paths: Path | str, device: str | None = None, trust_local_code: bool = False) -> Model:
@@ -56,20 +52,6 @@ def load(*paths: Path | str, device: str | None = None, trust_local_code: bool =
     for path in paths:
         model.add(path)
     return model
-
-
-@attrs.frozen(eq=False)
-class ServedTask:
-    """A task of a model."""
-
-    card: TaskCard
-    """Under its name in the model."""
-    handler: TaskHandler
-    learner: ServedLearner
-    name: str
-    """In the learner."""
-    sharing: str
-    """Equal for tasks that preprocess alike."""
 
 
 class Model:
@@ -165,14 +147,14 @@ class Model:
                 raise InputError("give either task or tasks")
             names = _listed(tasks, present)
             served = [_find(present, name) for name in names]
-            examples, several = _split(served[0].handler, inputs)
-            rows = _predict(served, [range(len(examples))] * len(served), examples, batch_size, False)
+            examples, several = split(served[0].handler, inputs)
+            rows = predict_each(served, examples, batch_size)
             return {name: row if several else row[0] for name, row in zip(names, rows, strict=True)}
         if task is not None and not isinstance(task, str):
-            return _predict_mixed(present, inputs, list(task), batch_size)
+            return self._predict_mixed(present, inputs, list(task), batch_size)
         one = _find(present, task)
-        examples, several = _split(one.handler, inputs)
-        (predictions,) = _predict([one], [range(len(examples))], examples, batch_size, False)
+        examples, several = split(one.handler, inputs)
+        (predictions,) = predict_each([one], examples, batch_size)
         return predictions if several else predictions[0]
 
     def act(self, observation: Any, task: str | None = None, deterministic: bool | None = None) -> Any:
@@ -200,7 +182,7 @@ class Model:
             InputError: there is no such task, or it has other inputs.
         """
         served = _find(self._tasks, task)
-        prepared = _as_inputs(served.card, inputs)
+        prepared = as_inputs(served.card, inputs)
         return served.learner.predict(served.learner.machine.move_inputs(prepared), served.name)
 
     def handler(self, task: str | None = None) -> TaskHandler:
@@ -213,6 +195,20 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({', '.join(self.tasks) or 'no tasks'})"
+
+    @staticmethod
+    def _predict_mixed(
+        present: Mapping[str, ServedTask], inputs: Any, tasks: Sequence[str], batch_size: int
+    ) -> list[Prediction]:
+        served = {name: _find(present, name) for name in tasks}
+        if not served:
+            raise InputError("there are no examples to predict")
+        examples, several = split(next(iter(served.values())).handler, inputs)
+        if not several or len(examples) != len(tasks):
+            raise InputError(
+                f"there are {len(examples)} examples and {len(tasks)} tasks; give a task for each"
+            )
+        return predict_mixed(served, tasks, examples, batch_size)
 
     def _read(self, path: Path | str) -> Trained:
         """What a path leads to.
@@ -286,170 +282,3 @@ def _listed(tasks: Sequence[str] | str, present: Mapping[str, ServedTask]) -> li
     if not names:
         raise InputError("the model has no tasks" if not present else "tasks is empty: name tasks, or 'all'")
     return list(dict.fromkeys(names))
-
-
-def _split(handler: TaskHandler, inputs: Any) -> tuple[list[Any], bool]:
-    """Raw examples, and whether they were given as several.
-
-    Raises:
-        InputError: there are none, or the inputs of a mapping differ in number.
-    """
-    if not handler.is_batch(inputs):
-        return [inputs], False
-    if isinstance(inputs, Mapping):
-        counts = {name: len(values) for name, values in inputs.items()}
-        if len(set(counts.values())) > 1:
-            raise InputError(f"the inputs have different numbers of examples: {counts}")
-        count = next(iter(counts.values()), 0)
-        examples = [{name: values[row] for name, values in inputs.items()} for row in range(count)]
-    else:
-        examples = list(inputs)
-    if not examples:
-        raise InputError("there are no examples to predict")
-    return examples, True
-
-
-def _predict_mixed(
-    present: Mapping[str, ServedTask], inputs: Any, tasks: list[str], batch_size: int
-) -> list[Prediction]:
-    """Predictions of a task for each example, in the order of the examples."""
-    served = {name: _find(present, name) for name in tasks}
-    if not served:
-        raise InputError("there are no examples to predict")
-    examples, several = _split(next(iter(served.values())).handler, inputs)
-    if not several or len(examples) != len(tasks):
-        raise InputError(f"there are {len(examples)} examples and {len(tasks)} tasks; give a task for each")
-    predictions: list[Prediction | None] = [None] * len(examples)
-    rows = [[index for index, task in enumerate(tasks) if task == name] for name in served]
-    for first in range(0, len(examples), _checked_size(batch_size)):
-        chosen = [[index for index in row if first <= index < first + batch_size] for row in rows]
-        asked = [(one, row) for one, row in zip(served.values(), chosen, strict=True) if row]
-        found = _predict([one for one, _ in asked], [row for _, row in asked], examples, batch_size, True)
-        for (_, row), some in zip(asked, found, strict=True):
-            for index, prediction in zip(row, some, strict=True):
-                predictions[index] = prediction
-    return cast(list[Prediction], predictions)
-
-
-def _predict(
-    served: Sequence[ServedTask],
-    rows: Sequence[Sequence[int]],
-    examples: Sequence[Any],
-    batch_size: int,
-    concatenate: bool,
-) -> list[list[Prediction]]:
-    """Predictions of each task for its rows of the examples.
-
-    Args:
-        served: the tasks.
-        rows: numbers of the examples of each task; without `concatenate` the same for all.
-        examples: raw.
-        batch_size: most examples at once, of each task.
-        concatenate: see `predict_parts`.
-    """
-    found: list[list[Prediction]] = [[] for _ in served]
-    for first in range(0, max(map(len, rows)), _checked_size(batch_size)):
-        chunks = [[examples[row] for row in some[first : first + batch_size]] for some in rows]
-        prepared = list(_preprocess_all(served, chunks, concatenate))
-        parts = [Part(one.learner, one.name, made.inputs) for one, made in zip(served, prepared, strict=True)]
-        outputs = predict_parts(parts, concatenate)
-        for one, made, output, predictions in zip(served, prepared, outputs, found, strict=True):
-            predictions += _postprocess(one, output, made)
-    return found
-
-
-def _checked_size(batch_size: int) -> int:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size is {batch_size!r}, expected a number of examples from 1 on")
-    return batch_size
-
-
-def _preprocess_all(
-    served: Sequence[ServedTask], chunks: Sequence[Sequence[Any]], different: bool
-) -> Iterator[Preprocessed]:
-    """The chunk of each task preprocessed; once for tasks that preprocess the same examples alike."""
-    made: dict[str, Preprocessed] = {}
-    for one, chunk in zip(served, chunks, strict=True):
-        if different or one.sharing not in made:
-            made[one.sharing] = _preprocess(one, chunk)
-        yield made[one.sharing]
-
-
-def _preprocess(served: ServedTask, examples: Sequence[Any]) -> Preprocessed:
-    """Raw examples as inputs of a task.
-
-    Raises:
-        InputError: they are not what the task takes.
-    """
-    try:
-        prepared = served.handler.preprocess(examples)
-    except SidetuneError:
-        raise
-    except (
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        OSError,
-        RuntimeError,
-    ) as error:
-        raise InputError(
-            f"task '{served.card.id}' cannot use the input: {type(error).__name__}: {error}"
-        ) from error
-    _check_shapes(served.card, prepared.inputs)
-    return prepared
-
-
-def _postprocess(served: ServedTask, output: Tensor, examples: Preprocessed) -> Sequence[Prediction]:
-    output = output.cpu()
-    if broken_rows(output, served.card.outputs).any():
-        raise RunError(
-            f"task '{served.card.id}': an output is NaN or infinite, so there is no prediction; the network "
-            "may have diverged in training"
-        )
-    return served.handler.postprocess(output, examples)
-
-
-def _as_inputs(card: TaskCard, inputs: Mapping[str, Tensor] | Tensor) -> Inputs:
-    """Checked inputs without ids, so that no cache serves them."""
-    if isinstance(inputs, Tensor):
-        if len(card.inputs) != 1:
-            raise InputError(
-                f"task '{card.id}' has several inputs: give them by name: {', '.join(card.inputs)}"
-            )
-        inputs = dict.fromkeys(card.inputs, inputs)
-    if not isinstance(inputs, Mapping):
-        raise InputError(f"task '{card.id}' takes tensors by name; got a {type(inputs).__name__}")
-    lengths = inputs.lengths if isinstance(inputs, Inputs) else None
-    prepared = Inputs(dict(inputs), lengths=lengths)
-    _check_shapes(card, prepared)
-    return prepared
-
-
-def _check_shapes(card: TaskCard, inputs: Inputs) -> None:
-    """Check that inputs are a batch of the shapes of a card, the first axis of which may be shorter for
-    sequences with lengths.
-    """
-    if inputs.keys() != card.inputs.keys():
-        raise InputError(
-            f"task '{card.id}' has the inputs {', '.join(card.inputs)}; got {', '.join(inputs) or 'none'}"
-        )
-    counts = set()
-    for name, shape in card.inputs.items():
-        value = inputs[name]
-        given = tuple(value.shape) if isinstance(value, Tensor) else None
-        if given is None or len(given) != len(shape) + 1 or not _fits(given[1:], shape, inputs.lengths):
-            raise InputError(
-                f"input '{name}' of task '{card.id}' has shape {given or type(value).__name__}, expected "
-                f"(B, {', '.join(map(str, shape))})"
-            )
-        counts.add(given[0])
-    if len(counts) > 1 or 0 in counts:
-        raise InputError(f"task '{card.id}': inputs have {' and '.join(map(str, sorted(counts)))} examples")
-
-
-def _fits(given: Sequence[int], shape: Sequence[int], lengths: Tensor | None) -> bool:
-    if lengths is None or not shape:
-        return tuple(given) == tuple(shape)
-    return given[0] <= shape[0] and tuple(given[1:]) == tuple(shape[1:])
