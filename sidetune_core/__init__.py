@@ -21,6 +21,7 @@ from sidetune_core.lazy import lazy_names
 if TYPE_CHECKING:
     from sidetune_core.config.spec import Choice, RunSpec
     from sidetune_core.results.metrics import Results
+    from sidetune_core.serving.evaluation import TaskEvaluation, evaluate
     from sidetune_core.serving.model import Model, load
     from sidetune_core.sweeps.runner import SweptRun, sweep
     from sidetune_core.training.extension import extend
@@ -35,7 +36,9 @@ __all__ = [
     "Run",
     "RunSpec",
     "SweptRun",
+    "TaskEvaluation",
     "__version__",
+    "evaluate",
     "extend",
     "load",
     "resume",
@@ -52,6 +55,8 @@ __getattr__ = lazy_names(
         "Run": "training.run",
         "RunSpec": "config.spec",
         "SweptRun": "sweeps.runner",
+        "TaskEvaluation": "serving.evaluation",
+        "evaluate": "serving.evaluation",
         "extend": "training.extension",
         "load": "serving.model",
         "resume": "training.run",

@@ -101,6 +101,10 @@ class ClassTask(Task):
         """Number of examples in a split."""
         return len(self._indices[split])
 
+    def labels(self, split: str) -> Tensor:
+        """Labels (N,) of a split, renumbered, in the order of `evaluate`."""
+        return self._new_label[self._examples.labels[split][self._indices[split]]]
+
     def training_size(self) -> int:
         return self.size("train")
 

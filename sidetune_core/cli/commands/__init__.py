@@ -44,6 +44,8 @@ COMMANDS: Mapping[str, Command] = {
         "runs:report",
         former_flags={"--by": "--group-by", "--pictures": "--images"},
     ),
+    "predict": Command("Predict files with the tasks of trained runs.", "predict:predict"),
+    "evaluate": Command("Evaluate a trained run, also on other data.", "evaluate:evaluate", composes=True),
     "export": Command("Write the weights of a component of a run to a file.", "runs:export"),
     "verify": Command(
         "Check that everything in a run folder agrees, the certificate included.", "runs:verify_run"

@@ -1,0 +1,162 @@
+"""`sidetune evaluate`: the metrics of a trained run, on its own data or on others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import Positional
+
+from sidetune_core.cli.commands.shared import Switch, print_json
+from sidetune_core.config import argv as arguments_of_run
+from sidetune_core.config.arguments import split_arguments
+from sidetune_core.errors import OptionError
+from sidetune_core.printable import one_line
+from sidetune_core.results.report import format_value
+from sidetune_core.results.tables import aligned, comma_separated
+from sidetune_core.storage.run_folder import RunFolder, open_run
+
+if TYPE_CHECKING:
+    from sidetune_core.serving.evaluation import TaskEvaluation
+
+
+def evaluate(
+    run: Positional[Path],
+    argv: Positional[tuple[str, ...]] = (),
+    split: str = "test",
+    task: str | None = None,
+    per_class: Switch = False,
+    format: Literal["text", "csv", "json"] = "text",
+    device: str | None = None,
+    trust_local_code: Switch = False,
+) -> int:
+    """Evaluate the newest checkpoint of a run, on its own data or on others. The run is not changed.
+
+    Other data are options of its env, or another env with the same tasks:
+
+    sidetune evaluate runs/x --env.root new-photos
+
+    Says whether the values are those that the run has recorded, and whether the data are those of the run.
+
+    Args:
+        run: the run folder.
+        argv: options of the env that differ: --env and --env.*, as in sidetune-run.
+        split: a split of the env, such as 'val'.
+        task: id of a task; default: all that are trained.
+        per_class: also print the accuracy of each class.
+        format: csv and json have values in full precision.
+        device: such as 'cpu'; default: that of the run.
+        trust_local_code: import code that the run names (module:Class).
+    """
+    from sidetune_core.serving import evaluation
+
+    if str(run).startswith("--"):
+        raise OptionError("name the run first: sidetune evaluate RUN --env.root DIR")
+    folder = open_run(run)
+    evaluations = evaluation.evaluate_with(
+        folder,
+        _resolve(folder, argv, trust_local_code),
+        split,
+        task,
+        per_class=per_class,
+        device=device,
+        trust_local_code=trust_local_code,
+    )
+    if format == "json":
+        print_json([_plain(one) for one in evaluations])
+    elif format == "csv":
+        print(comma_separated(list(_rows(evaluations))))
+    else:
+        print(aligned(_table(evaluations), left=(0, 1)))
+        for one in evaluations:
+            if one.classes:
+                print(f"\n{one_line(one.task)}\n{aligned(_class_table(one))}")
+        print("\n" + "\n".join(one_line(line) for line in _notes(evaluations)))
+    return 0
+
+
+def _resolve(folder: RunFolder, argv: Sequence[str], trust_local_code: bool) -> Any:
+    """The run with other options of its env."""
+    for argument in split_arguments(argv):
+        if argument.typed and argument.name != "env" and not argument.name.startswith("env."):
+            raise OptionError(
+                f"sidetune evaluate uses the trained components of the run, not {argument.typed}; pass --env "
+                "and --env.* for other data"
+            )
+    trust = ["--trust-local-code"] if trust_local_code else []
+    return arguments_of_run.parse(["--spec", str(folder.path / "run.json"), *argv, *trust]).resolved
+
+
+def _table(evaluations: Sequence[TaskEvaluation]) -> list[list[str]]:
+    """A line for each task, with a column for each metric and one for the value that the run recorded."""
+    names = list(dict.fromkeys(name for one in evaluations for name in one.metrics))
+    table = [["task", "title", *names, "in the run"]]
+    for one in evaluations:
+        values = [_format(name, one.metrics[name]) if name in one.metrics else "" for name in names]
+        recorded = _format(one.metric, one.recorded[one.metric]) if one.metric in one.recorded else "·"
+        table.append([one.task, one.title, *values, recorded])
+    return table
+
+
+def _class_table(evaluation: TaskEvaluation) -> list[list[str]]:
+    rows = [
+        [one.name, _format("accuracy", one.accuracy), str(one.correct), str(one.count)]
+        for one in evaluation.classes
+    ]
+    return [["class", "accuracy", "correct", "examples"], *rows]
+
+
+def _format(name: str, value: float | None) -> str:
+    percent = name == "accuracy" and value is not None and 0 <= value <= 1
+    return format_value(value, percent) + (" %" if percent else "")
+
+
+def _notes(evaluations: Sequence[TaskEvaluation]) -> Iterator[str]:
+    yield f"split {evaluations[0].split}; {_agreement(evaluations)}; {_data(evaluations[0].same_data)}"
+    for one in evaluations:
+        if one.not_finite:
+            yield f"{one.task}: {one.not_finite}"
+
+
+def _agreement(evaluations: Sequence[TaskEvaluation]) -> str:
+    compared = [one for one in evaluations if one.equals_recorded is not None]
+    different = [one.task for one in compared if not one.equals_recorded]
+    if not compared:
+        return "the run has recorded no values for it"
+    if different:
+        return f"the values of {', '.join(different)} are not those that the run has recorded"
+    return "the values are those that the run has recorded"
+
+
+def _data(same: bool | None) -> str:
+    if same is None:
+        return "whether the data are those of the run is not known"
+    return f"the data {'are' if same else 'are not'} those of the run (by their fingerprints)"
+
+
+def _rows(evaluations: Sequence[TaskEvaluation]) -> Iterator[list[object]]:
+    """A line for each metric, and for each class."""
+    yield ["task", "title", "split", "class", "metric", "value", "recorded", "examples"]
+    for one in evaluations:
+        for name, value in one.metrics.items():
+            yield [one.task, one.title, one.split, None, name, value, one.recorded.get(name), None]
+        for each in one.classes:
+            yield [one.task, one.title, one.split, each.name, "accuracy", each.accuracy, None, each.count]
+
+
+def _plain(one: TaskEvaluation) -> dict[str, Any]:
+    return {
+        "task": one.task,
+        "title": one.title,
+        "split": one.split,
+        "metric": one.metric,
+        "metrics": dict(one.metrics),
+        "recorded": dict(one.recorded),
+        "equals_recorded": one.equals_recorded,
+        "same_data": one.same_data,
+        "not_finite": one.not_finite,
+        "classes": [
+            {"name": each.name, "correct": each.correct, "examples": each.count} for each in one.classes
+        ],
+    }

@@ -1,0 +1,302 @@
+"""The evaluation of a run's tasks afterwards, on its own data or on others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import chdir, closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from sidetune_core.assembly.build import build_stream
+from sidetune_core.assembly.cards import CardStream, CardTask, make_handler
+from sidetune_core.assembly.evaluation import evaluate_split
+from sidetune_core.assembly.predict import make_predict
+from sidetune_core.assembly.restore import restore
+from sidetune_core.config.resolve import ResolvedRun, resolve
+from sidetune_core.config.spec import Choice, choice, recorded_spec
+from sidetune_core.errors import FitError, OptionError, RunError, shorten, suggest
+from sidetune_core.interfaces.capabilities import set_task_state
+from sidetune_core.interfaces.cards import TaskCard
+from sidetune_core.interfaces.classification import ClassTask
+from sidetune_core.interfaces.inputs import Inputs
+from sidetune_core.interfaces.learner import Learner
+from sidetune_core.interfaces.predictions import output_names
+from sidetune_core.interfaces.tasks import Predict, Task
+from sidetune_core.serving.learner import choose_device
+from sidetune_core.serving.source import Trained, read_run
+from sidetune_core.storage.run_folder import RunFolder, open_run
+from sidetune_core.system.device import Machine
+
+
+@attrs.frozen
+class ClassAccuracy:
+    """How many examples of a class were classified correctly."""
+
+    name: str
+    correct: int
+    count: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """In [0, 1]; None for a class without examples."""
+        return self.correct / self.count if self.count else None
+
+
+@attrs.frozen
+class TaskEvaluation:
+    """The metrics of a task on a split."""
+
+    task: str
+    title: str
+    split: str
+    metric: str
+    """The one that R records."""
+    metrics: Mapping[str, float | None]
+    """By name; None where an output is not finite."""
+    recorded: Mapping[str, float | None]
+    """What the run has recorded for this split after the same checkpoint; empty if it has none."""
+    same_data: bool | None
+    """Whether the data are those of the run, by their fingerprints; None if one is unknown."""
+    not_finite: str = ""
+    """Why metrics are None."""
+    classes: tuple[ClassAccuracy, ...] = ()
+    """Of a classification task, where it was asked for."""
+
+    @property
+    def value(self) -> float | None:
+        """Of the metric that R records."""
+        return self.metrics[self.metric]
+
+    @property
+    def equals_recorded(self) -> bool | None:
+        """Whether the run has recorded the same value; None if it has recorded none."""
+        return self.value == self.recorded[self.metric] if self.metric in self.recorded else None
+
+
+def evaluate(
+    run: Path | str,
+    split: str = "test",
+    tasks: str | Sequence[str] | None = None,
+    env: str | Mapping[str, Any] | None = None,
+    *,
+    per_class: bool = False,
+    device: str | None = None,
+    trust_local_code: bool = False,
+) -> list[TaskEvaluation]:
+    """Evaluate the newest checkpoint of a run. Nothing is written, and the run is not locked.
+
+    Args:
+        run: the run folder.
+        split: a split of the env.
+        tasks: ids of tasks; None for all that are trained.
+        env: other data: options of the run's env that differ, such as ``{"root": "photos"}``, or another env
+            by name, or a table with its name and options. Tasks are matched by id.
+        per_class: also count the examples of each class that are classified correctly.
+        device: such as ``cpu``; None for that of the run, or the CPU where this computer has no such device.
+        trust_local_code: import code that the run names.
+
+    Raises:
+        UntrustedCode: the run names code, without `trust_local_code`.
+        FitError: a task of the data is another than that of the run: its inputs, outputs or classes differ.
+        OptionError: there is no such task or split.
+        SidetuneError: the run or the data cannot be read.
+    """
+    folder = open_run(Path(run))
+    spec = recorded_spec(folder.read_json("run.json"), str(folder.path / "run.json"), trust_local_code)
+    if env is not None:
+        spec = attrs.evolve(spec, env=_changed(spec.env, env), conditions=None)
+    return evaluate_with(
+        folder,
+        resolve(spec),
+        split,
+        tasks,
+        per_class=per_class,
+        device=device,
+        trust_local_code=trust_local_code,
+    )
+
+
+def evaluate_with(
+    folder: RunFolder,
+    resolved: ResolvedRun,
+    split: str = "test",
+    tasks: str | Sequence[str] | None = None,
+    *,
+    per_class: bool = False,
+    device: str | None = None,
+    trust_local_code: bool = False,
+) -> list[TaskEvaluation]:
+    """`evaluate` with the env of a resolved run, whose other components are not used."""
+    trained = read_run(folder, trust_local_code)
+    machine = choose_device(trained.resolved, device)
+    # the current folder stays what it is, whatever an env prefers
+    with chdir("."), closing(build_stream(resolved)) as stream:
+        available = {task.id: task for task in stream.tasks()}
+        chosen = _choose(trained, available, tasks)
+        for task in chosen:
+            _check_fit(trained.cards[task.id], task, split)
+        learner = _restore(trained, available, machine, trust_local_code)
+        fingerprint = stream.data_fingerprint()
+        recorded = _recorded(folder, split, len(trained.cards))
+        evaluations = []
+        for task in chosen:
+            if task.id in trained.task_states:
+                set_task_state(task, trained.task_states[task.id])
+            predict = make_predict(learner, task, machine)
+            known = trained.cards[task.id].data
+            evaluations.append(
+                _evaluate(
+                    task,
+                    predict,
+                    split,
+                    recorded.get(task.id, {}),
+                    fingerprint == known if fingerprint and known else None,
+                    per_class,
+                )
+            )
+    return evaluations
+
+
+def _changed(own: Choice | None, env: str | Mapping[str, Any]) -> Choice | None:
+    """The env of a run with other options, or another env."""
+    if isinstance(env, Mapping) and "name" not in env and own is not None:
+        return attrs.evolve(own, options={**own.options, **env})
+    return choice(env)
+
+
+def _choose(trained: Trained, available: Mapping[str, Task], ids: str | Sequence[str] | None) -> list[Task]:
+    """The tasks to evaluate, by default all that are trained and that the data have.
+
+    Raises:
+        OptionError: a task is not trained, or the data do not have it.
+    """
+    if ids is None:
+        chosen = [available[task] for task in trained.tasks if task in available]
+        if not chosen:
+            raise FitError(
+                f"the data have none of the run's tasks {shorten(trained.tasks)}; their tasks are "
+                f"{shorten(available)}"
+            )
+        return chosen
+    chosen = []
+    for task in [ids] if isinstance(ids, str) else ids:
+        if task not in trained.tasks:
+            listed = ", ".join(f"'{name}' ({trained.cards[name].title})" for name in trained.tasks)
+            raise OptionError(
+                f"the run has not trained a task '{task}'; it has {listed}.{suggest(task, trained.tasks)}"
+            )
+        if task not in available:
+            raise FitError(f"the data have no task '{task}'; their tasks are {shorten(available)}")
+        chosen.append(available[task])
+    return chosen
+
+
+def _check_fit(card: TaskCard, task: Task, split: str) -> None:
+    """Check that a task of the data is the one that was trained.
+
+    Raises:
+        OptionError: it has no such split.
+        FitError: inputs, outputs or the names of the classes differ.
+    """
+    if split not in task.splits:
+        raise OptionError(
+            f"task '{task.id}' has no split '{split}' (--split); its splits are {', '.join(task.splits)}"
+        )
+    given = {name: tuple(shape) for name, shape in task.inputs.items()}
+    if given != {name: tuple(shape) for name, shape in card.inputs.items()}:
+        raise FitError(
+            f"task '{task.id}' was trained on inputs {dict(card.inputs)}; those of the data are {given}"
+        )
+    own, other = card.outputs, task.outputs
+    if own.kind != other.kind or (own.size is not None and other.size is not None and own.size != other.size):
+        raise FitError(
+            f"task '{task.id}' was trained with {own.size} outputs ({own.kind}); the data need {other.size} "
+            f"({other.kind})"
+        )
+    if own.names and other.names and own.names != other.names:
+        differing = [pair for pair in zip(own.names, other.names, strict=False) if pair[0] != pair[1]]
+        first, second = differing[0]
+        raise FitError(
+            f"task '{task.id}' was trained on other classes, or on the same in another order: where the run "
+            f"has '{first}', the data have '{second}' ({len(differing)} of {len(own.names)} differ)"
+        )
+
+
+def _restore(
+    trained: Trained, available: Mapping[str, Task], machine: Machine, trust_local_code: bool
+) -> Learner:
+    """The learner; tasks whose heads only the env can make are taken from the data."""
+    tasks: list[Task] = []
+    for name, card in trained.cards.items():
+        if card.head == "env" and name in available:
+            tasks.append(available[name])
+        else:
+            makes_head = card.head == "handler"
+            handler = make_handler(card, Path(trained.source), trust_local_code) if makes_head else None
+            tasks.append(CardTask(card, handler))
+    return restore(
+        trained.resolved, CardStream(tasks), tasks, trained.state, trained.source, machine, check=False
+    )
+
+
+def _recorded(folder: RunFolder, split: str, trained: int) -> Mapping[str, Mapping[str, float | None]]:
+    """The metrics of each task that the run recorded on a split after so many tasks."""
+    try:
+        lines = [
+            line
+            for line in folder.lines("eval.jsonl")
+            if line["split"] == split and line["after"] == trained - 1
+        ]
+        return {line["task"]: line["figures"] for line in lines}
+    except (KeyError, TypeError, RunError):  # the evaluation does not need it
+        return {}
+
+
+def _evaluate(
+    task: Task,
+    predict: Predict,
+    split: str,
+    recorded: Mapping[str, float | None],
+    same_data: bool | None,
+    per_class: bool,
+) -> TaskEvaluation:
+    classes = _Classes(predict)
+    evaluation = evaluate_split(task, classes if per_class else predict, split)
+    return TaskEvaluation(
+        task.id,
+        task.title,
+        split,
+        task.metric,
+        evaluation.metrics,
+        recorded,
+        same_data,
+        evaluation.not_finite,
+        classes.count(task, split) if per_class and isinstance(task, ClassTask) else (),
+    )
+
+
+class _Classes:
+    """A `Predict` that keeps the predicted classes in the order of the examples."""
+
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
+        self._classes: list[int] = []
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        output = self._predict(inputs)
+        if output.ndim == 2:
+            self._classes += output.argmax(1).tolist()
+        return output
+
+    def count(self, task: ClassTask, split: str) -> tuple[ClassAccuracy, ...]:
+        labels = task.labels(split).tolist()
+        if len(labels) != len(self._classes):
+            return ()  # the task is evaluated in a way of its own
+        names = output_names(task.classes, task.outputs.names)
+        counts = Counter(labels)
+        correct = Counter(label for label, guess in zip(labels, self._classes, strict=True) if label == guess)
+        return tuple(ClassAccuracy(name, correct[k], counts[k]) for k, name in enumerate(names))

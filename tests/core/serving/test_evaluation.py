@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sidetune_core
+from sidetune_core import RunSpec, TaskEvaluation, evaluate
+from sidetune_core.errors import FitError, OptionError, UntrustedCode
+
+from .conftest import MakeRun, content
+
+
+def archive(path: Path, names: tuple[str, ...] = ("cat", "dog"), size: int = 8, seed: int = 0) -> Path:
+    random = np.random.default_rng(seed)
+    labels = np.arange(10) % len(names)
+    images = random.integers(0, 256, (10, size, size, 3), dtype=np.uint8)
+    np.savez(path, x_train=images, y_train=labels, x_test=images[::-1], y_test=labels[::-1], names=names)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on an archive of cats and dogs."""
+    root = tmp_path_factory.mktemp("photos")
+    env = {"name": "images", "archive": str(archive(root / "a.npz")), "image_size": 16}
+    base = {"name": "resnet20", "weights": "none"}
+    sidetune_core.run(RunSpec(base=base, env=env, train={"steps": 2, "batch_size": 4}), root / "run")
+    return root / "run"
+
+
+def values(evaluations: list[TaskEvaluation]) -> dict[str, float | None]:
+    return {evaluation.task: evaluation.value for evaluation in evaluations}
+
+
+@pytest.mark.parametrize("learner", ["sidetune", "finetune", "joint"])
+def test_the_values_are_the_last_row_of_the_run(make_run: MakeRun, learner: str) -> None:
+    evaluations = evaluate(make_run(learner))
+    assert [evaluation.equals_recorded for evaluation in evaluations] == [True, True]
+
+
+def test_the_data_are_known_as_those_of_the_run(digits_run: Path) -> None:
+    assert [evaluation.same_data for evaluation in evaluate(digits_run)] == [True, True]
+
+
+def test_nothing_in_the_folder_changes(digits_run: Path) -> None:
+    before = content(digits_run)
+    evaluate(digits_run)
+    assert content(digits_run) == before
+
+
+def test_one_task_is_evaluated_alone(digits_run: Path) -> None:
+    assert list(values(evaluate(digits_run, tasks="t1"))) == ["t1"]
+
+
+def test_other_data_are_evaluated_and_known_as_such(photos: Path, tmp_path: Path) -> None:
+    (evaluation,) = evaluate(photos, env={"archive": str(archive(tmp_path / "b.npz", seed=1))})
+    assert evaluation.same_data is False
+
+
+def test_another_split_has_no_recorded_values(digits_run: Path) -> None:
+    evaluations = evaluate(digits_run, "val", env={"val_fraction": 0.2})
+    assert [evaluation.equals_recorded for evaluation in evaluations] == [None, None]
+
+
+def test_classes_sum_up_to_the_accuracy(digits_run: Path) -> None:
+    (evaluation,) = evaluate(digits_run, tasks="t0", per_class=True)
+    correct = sum(each.correct for each in evaluation.classes)
+    count = sum(each.count for each in evaluation.classes)
+    assert [each.name for each in evaluation.classes] == ["0", "1"]
+    assert evaluation.value == correct / count
+
+
+def test_the_same_classes_in_another_order_are_refused(photos: Path, tmp_path: Path) -> None:
+    other = str(archive(tmp_path / "b.npz", ("dog", "cat")))
+    with pytest.raises(FitError, match="in another order: where the run has 'cat', the data have 'dog'"):
+        evaluate(photos, env={"archive": other})
+
+
+def test_another_number_of_classes_is_refused(photos: Path, tmp_path: Path) -> None:
+    other = str(archive(tmp_path / "b.npz", ("cat", "dog", "owl")))
+    with pytest.raises(FitError, match=r"trained with 2 outputs \(logits\); the data need 3"):
+        evaluate(photos, env={"archive": other})
+
+
+def test_images_of_another_size_are_refused(photos: Path) -> None:
+    with pytest.raises(FitError, match="was trained on inputs"):
+        evaluate(photos, env={"image_size": 24})
+
+
+def test_a_task_that_the_data_lack_is_named(digits_run: Path) -> None:
+    with pytest.raises(FitError, match="the data have no task 't1'; their tasks are t0"):
+        evaluate(digits_run, tasks="t1", env={"num_tasks": 1})
+
+
+def test_a_task_that_was_not_trained_is_named(digits_run: Path) -> None:
+    with pytest.raises(OptionError, match=r"has not trained a task 't7'; it has 't0' \(0, 1\)"):
+        evaluate(digits_run, tasks="t7")
+
+
+def test_an_unknown_split_is_named(digits_run: Path) -> None:
+    with pytest.raises(OptionError, match=r"no split 'val' \(--split\); its splits are test"):
+        evaluate(digits_run, "val")
+
+
+ENV = """
+import torch
+from torch import nn
+from sidetune_core.api import ClassTask, Examples, TaskStream
+import attrs
+
+class OwnHead(ClassTask):
+    def make_head(self, shape):
+        return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), self.classes))
+
+class Env(TaskStream):
+    @attrs.frozen
+    class Config:
+        pass
+    def __init__(self, config, seed):
+        self.inputs = {"image": (3, 16, 16)}
+    def tasks(self):
+        images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        labels = torch.arange(8) % 2
+        examples = Examples({"train": images, "test": images}, {"train": labels, "test": labels})
+        return [OwnHead("t0", "own", examples, [0, 1], transform=torch.clone)]
+"""
+
+
+def test_a_task_whose_head_only_its_data_can_make_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_head.py").write_text(ENV)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    base = {"name": "resnet20", "weights": "none"}
+    spec = RunSpec(base=base, env="own_head:Env", train={"steps": 1, "batch_size": 4})
+    sidetune_core.run(spec, tmp_path / "run")
+    (evaluation,) = evaluate(tmp_path / "run", trust_local_code=True)
+    assert evaluation.equals_recorded
+
+
+def test_code_that_a_run_names_is_not_imported(tmp_path: Path, digits_run: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(digits_run, folder)
+    about = (folder / "run.json").read_text()
+    (folder / "run.json").write_text(about.replace('"name": "sidetune/digits"', '"name": "own_head:Env"'))
+    with pytest.raises(UntrustedCode):
+        evaluate(folder)
