@@ -48,6 +48,7 @@ def restore(
     state: Mapping[str, Any],
     source: str,
     machine: Machine,
+    check: bool = True,
 ) -> Learner:
     """The learner after some tasks, frozen and in eval mode.
 
@@ -60,6 +61,7 @@ def restore(
         state: the state dict of their checkpoint.
         source: the checkpoint's name, for messages.
         machine: the device.
+        check: see `build_learner`.
 
     Raises:
         WeightsError: the state is not that of this learner.
@@ -68,7 +70,7 @@ def restore(
         slot: attrs.evolve(component, config=without_weights(component))
         for slot, component in resolved.components.items()
     }
-    learner = build_learner(attrs.evolve(resolved, components=components), stream)
+    learner = build_learner(attrs.evolve(resolved, components=components), stream, check)
     machine.place(learner)
     for task in tasks:
         restart_task(learner, task, resolved.seed, machine)
