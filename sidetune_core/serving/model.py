@@ -11,12 +11,14 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import attrs
+import torch
 from torch import Tensor
 
 from sidetune_core.config.spec import Trust
 from sidetune_core.errors import InputError, RunError, suggest
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import Prediction, TaskHandler
+from sidetune_core.serving import policies
 from sidetune_core.serving.inputs import as_inputs, split
 from sidetune_core.serving.learner import ServedLearner, choose_device, make_handlers
 from sidetune_core.serving.predict import ServedTask, predict_each, predict_mixed
@@ -157,19 +159,41 @@ class Model:
         (predictions,) = predict_each([one], examples, batch_size)
         return predictions if several else predictions[0]
 
-    def act(self, observation: Any, task: str | None = None, deterministic: bool | None = None) -> Any:
-        """An action for an observation of the task's environment (see `serving.policies`).
+    def act(
+        self,
+        observation: Any,
+        task: str | None = None,
+        deterministic: bool | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Any:
+        """The action of a policy for an observation, or a list of actions for a list of observations.
 
         Args:
-            observation: as the environment gives it.
+            observation: as the task's environment gives it.
             task: the task; None if the model has one task only.
-            deterministic: take the most probable action, or sample one; None for what the run evaluated.
+            deterministic: take the most likely action, or sample one; None for what the run evaluated.
+            generator: of sampled actions; None for one with a seed of its own.
 
         Raises:
-            InputError: there is no such task, it has no policy, or the observation is not what it takes.
+            InputError: there is no such task, it has no policy or one that needs an `actor`, or the
+                observation is not what it takes.
         """
-        policies = import_module("sidetune_core.serving.policies")
-        return policies.act(self, observation, task, deterministic)
+        return policies.act(self, observation, task, deterministic, generator)
+
+    def actor(
+        self, task: str | None = None, deterministic: bool | None = None, seed: int | None = None
+    ) -> policies.Actor:
+        """A policy with memory, for whole episodes.
+
+        Args:
+            task: the task; None if the model has one task only.
+            deterministic: see `act`.
+            seed: of sampled actions; None for one that differs each time.
+
+        Raises:
+            InputError: there is no such task, or it has no policy.
+        """
+        return policies.Actor(self, task, deterministic, seed)
 
     def outputs(self, inputs: Mapping[str, Tensor] | Tensor, task: str | None = None) -> Tensor:
         """The raw output (B, ...) in float32 on the model's device, as evaluations of the run computed it.

@@ -12,6 +12,7 @@ from sidetune_core.errors import InputError, RunError, SidetuneError
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import Prediction, Preprocessed, TaskHandler
 from sidetune_core.interfaces.outputs import broken_rows
+from sidetune_core.rl.policy_handler import PolicyHandler
 from sidetune_core.serving.batches import Part, predict_parts
 from sidetune_core.serving.inputs import check_shapes
 from sidetune_core.serving.learner import ServedLearner
@@ -110,6 +111,11 @@ def _preprocess(served: ServedTask, examples: Sequence[Any]) -> Preprocessed:
     Raises:
         InputError: they are not what the task takes.
     """
+    if isinstance(served.handler, PolicyHandler):
+        raise InputError(
+            f"task '{served.card.id}' is a policy, which acts: call model.act(observation, "
+            f"'{served.card.id}'), or model.actor('{served.card.id}') for whole episodes"
+        )
     try:
         prepared = served.handler.preprocess(examples)
     except SidetuneError:

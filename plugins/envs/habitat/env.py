@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from importlib import metadata
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -32,15 +32,25 @@ from sidetune_core.api import (
     DataError,
     OptionError,
     Renamed,
+    TaskCard,
+    TaskHandler,
     TaskStream,
     at_least,
     more_than,
     option,
 )
-from sidetune_core.rl import Categorical, Observations, RolloutConfig, RolloutTask, VectorEnv
+from sidetune_core.rl import (
+    Categorical,
+    Observations,
+    RenderedVectorEnv,
+    RolloutConfig,
+    RolloutTask,
+    VectorEnv,
+)
 
 from ..gymnasium.vector_env import GymVectorEnv, shapes_of
 from .make import EnvMaker, InspectionError, inspect_env
+from .policy import HabitatHandler
 from .spec import EnvInfo, EnvSpec
 
 MAX_BYTE = 255.0
@@ -169,6 +179,11 @@ class Habitat(TaskStream):
             HabitatTask(f"t{number}", title, spec, info, self._config) for number, (title, spec, info) in rows
         ]
 
+    @classmethod
+    def handler(cls, card: TaskCard) -> TaskHandler:
+        """Of observations and actions of habitat."""
+        return HabitatHandler(card)
+
 
 class HabitatTask(RolloutTask):
     """Navigation with one config."""
@@ -182,7 +197,7 @@ class HabitatTask(RolloutTask):
         policy = Categorical([int(info.actions.n)])
         count = min(config.eval_episodes or info.episodes, info.episodes)
         super().__init__(id, title, inputs, units, policy, attrs.evolve(config, eval_episodes=count))
-        self.metric = config.metric
+        self.metric, self.time_limit = config.metric, info.time_limit
         self._spec, self._info = spec, info
 
     def make_vector_env(self, count: int) -> VectorEnv:
@@ -194,10 +209,33 @@ class HabitatTask(RolloutTask):
 
     def make_test_vector_env(self, count: int) -> VectorEnv:
         """Each environment plays its part of the episodes once, then starts over."""
+        return self._open_test(count, self._spec)
+
+    def make_rendered_vector_env(self, count: int) -> RenderedVectorEnv:
+        """Frames are the images of sensor ``rgb``, or else the input ``map``."""
+        if not self._info.is_shown:
+            raise OptionError(
+                f"there is no video of {self.title}: its config has no sensor 'rgb', and --env.inputs has "
+                "no 'map'"
+            )
+        return self._open_test(count, attrs.evolve(self._spec, rendered=True))
+
+    def card(self) -> Mapping[str, Any]:
+        """See `RolloutTask.card`, and `HabitatHandler`."""
+        return {
+            **super().card(),
+            "sensors": {name: attrs.asdict(sensor) for name, sensor in self._info.sensors.items()},
+            "action_names": [*self._info.action_names],
+            "tile": self.options.tile,
+            "mask_images": self.options.mask_images,
+            "frame_stack": self.options.frame_stack,
+        }
+
+    def _open_test(self, count: int, spec: EnvSpec) -> GymVectorEnv:
         total = self.options.eval_episodes
         indices = [number * self._info.episodes // total for number in range(total)]
         parts = [tuple(map(int, part)) for part in np.array_split(indices, count)]
-        return self._open([attrs.evolve(self._spec, episodes=part) for part in parts])
+        return self._open([attrs.evolve(spec, episodes=part) for part in parts])
 
     def expert(self, name: str) -> ShortestPath:
         """The simulator's shortest-path follower."""
@@ -210,7 +248,7 @@ class HabitatTask(RolloutTask):
             versions["habitat-sim"] = metadata.version("habitat-sim")
         return versions
 
-    def _open(self, specs: Sequence[EnvSpec]) -> VectorEnv:
+    def _open(self, specs: Sequence[EnvSpec]) -> GymVectorEnv:
         return GymVectorEnv(
             [EnvMaker(spec, self._info) for spec in specs],
             self.title,

@@ -14,8 +14,8 @@ import attrs
 import gymnasium
 from gymnasium.wrappers import FrameStackObservation
 
-from ..gymnasium.make import ignore_signals
-from .spec import EnvInfo, EnvSpec
+from ..gymnasium.make import KeptFrames, ignore_signals
+from .spec import FRAMES_PER_SECOND, EnvInfo, EnvSpec
 
 CONFIG_FOLDERS = ("", "benchmark/nav/", "benchmark/nav/pointnav/")
 """Search path of configs, relative to habitat's config folder."""
@@ -62,6 +62,7 @@ class _SpacesOnly(gymnasium.Env[Any, Any]):
 
     def __init__(self, info: EnvInfo) -> None:
         self.observation_space, self.action_space = info.observations, info.actions
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND}
 
 
 def make(spec: EnvSpec, config: bytes) -> gymnasium.Env[Any, Any]:
@@ -131,8 +132,19 @@ def _inspect(spec: EnvSpec) -> EnvInfo:
     env = _open(attrs.evolve(spec, episodes=(0,)), config)
     assert isinstance(env.observation_space, gymnasium.spaces.Dict)
     assert isinstance(env.action_space, gymnasium.spaces.Discrete)
+    info = EnvInfo(
+        observations=env.observation_space,
+        actions=env.action_space,
+        episodes=episodes,
+        scenes=scenes,
+        sensors=env.get_wrapper_attr("sensors")(),
+        action_names=env.get_wrapper_attr("action_names")(),
+        time_limit=int(config.habitat.environment.max_episode_steps),
+        is_shown=env.get_wrapper_attr("is_shown")(),
+        config=pickled,
+    )
     env.close()
-    return EnvInfo(env.observation_space, env.action_space, episodes, scenes, pickled)
+    return info
 
 
 def _open(spec: EnvSpec, config: Any) -> gymnasium.Env[Any, Any]:
@@ -150,7 +162,9 @@ def _open(spec: EnvSpec, config: Any) -> gymnasium.Env[Any, Any]:
     if spec.episodes is not None:
         by_scene = sorted(dataset.episodes, key=lambda episode: str(episode.scene_id))
         dataset.episodes = [by_scene[index] for index in spec.episodes]
-    env = Navigation(RLTaskEnv(config, dataset), spec)
+    env: gymnasium.Env[Any, Any] = Navigation(RLTaskEnv(config, dataset), spec)
+    if spec.rendered:
+        env = KeptFrames(env)
     return FrameStackObservation(env, spec.frame_stack, padding_type="zero") if spec.frame_stack > 1 else env
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,11 +18,12 @@ from habitat.tasks.nav.nav import PointGoalSensor
 from habitat.utils.geometry_utils import quaternion_rotate_vector
 from numpy.typing import NDArray
 
+from .convert import polar_goal, sensor_input
 from .map import Camera, EgocentricMap, Pose
-from .spec import GOAL, IMAGE, MAP, EnvSpec
+from .spec import FRAMES_PER_SECOND, GOAL, IMAGE, MAP, EnvSpec, SensorInput
 
 Observation = dict[str, NDArray[Any]]
-STOP, DEPTH = "stop", "depth"
+STOP, RGB, DEPTH = "stop", "rgb", "depth"
 FOLLOWER_ACTIONS = {"stop": STOP, "forward": "move_forward", "left": "turn_left", "right": "turn_right"}
 """Actions of the shortest-path follower, by its keyword."""
 
@@ -39,7 +39,7 @@ class Navigation(gymnasium.Env[Any, Any]):
         ValueError: the config lacks something that the spec needs, or an action takes arguments.
     """
 
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND}
 
     def __init__(self, env: RLTaskEnv, spec: EnvSpec) -> None:
         self._env, self._inner, self._spec = env, env.habitat_env, spec
@@ -59,6 +59,7 @@ class Navigation(gymnasium.Env[Any, Any]):
         self._success_radius = float(success.success_distance) if success is not None else 0.0
         self._actions = [name for name in self._task.actions if not (spec.oracle_stop and name == STOP)]
         self.action_space = spaces.Discrete(len(self._actions))
+        self._polar, self._shown = False, None
         self._uuids = self._sensor_uuids()
         self._map = EgocentricMap(spec.map_size, spec.map_metres) if MAP in spec.inputs else None
         needs_depth = self._map is not None and spec.map == "depth" and not spec.mask_images
@@ -75,7 +76,7 @@ class Navigation(gymnasium.Env[Any, Any]):
             ValueError: the config has no such sensor.
         """
         goal = self._inner.task.sensor_suite.sensors.get(self._task.get("goal_sensor_uuid"))
-        names = {"rgb": IMAGE, **({goal.uuid: GOAL} if isinstance(goal, PointGoalSensor) else {})}
+        names = {RGB: IMAGE, **({goal.uuid: GOAL} if isinstance(goal, PointGoalSensor) else {})}
         sensors = {names.get(uuid, uuid): uuid for uuid in self._env.observation_space.spaces}
         available = [*sensors, *([MAP] if GOAL in sensors else [])]
         if unknown := [name for name in self._spec.inputs if name not in available]:
@@ -145,6 +146,32 @@ class Navigation(gymnasium.Env[Any, Any]):
         name = next(name for name in FOLLOWER_ACTIONS.values() if HabitatSimActions[name] == action)
         return self._actions.index(name) if name in self._actions else None
 
+    def render(self) -> Any:
+        """The latest image of sensor ``rgb``, (H, W, 3) bytes, or else the map; None if there is neither."""
+        if self._shown is None:
+            return None
+        image = np.asarray(self._shown)
+        return image if image.shape[2] == 3 else image.transpose(1, 2, 0)
+
+    def sensors(self) -> dict[str, SensorInput]:
+        """The sensor of each input."""
+        spaces_of = self._env.observation_space.spaces
+        sensors = {
+            name: SensorInput(uuid, spaces_of[uuid].shape, spaces_of[uuid].dtype == np.uint8, self._polar)
+            for name, uuid in self._uuids.items()
+        }
+        if self._map is not None:
+            sensors[MAP] = SensorInput(MAP, (3, self._spec.map_size, self._spec.map_size), True)
+        return sensors
+
+    def is_shown(self) -> bool:
+        """Whether `render` has an image."""
+        return RGB in self._env.observation_space.spaces or self._map is not None
+
+    def action_names(self) -> tuple[str, ...]:
+        """Habitat's names of the actions, in their order."""
+        return tuple(self._actions)
+
     def close(self) -> None:
         self._env.close()
 
@@ -177,30 +204,19 @@ class Navigation(gymnasium.Env[Any, Any]):
 
     def _convert(self, observations: Mapping[str, Any]) -> Observation:
         converted = {
-            name: self._value(name, np.asarray(observations[uuid])) for name, uuid in self._uuids.items()
+            name: sensor_input(
+                name,
+                np.asarray(observations[uuid]),
+                polar=self._polar,
+                tile=self._spec.tile,
+                mask_images=self._spec.mask_images,
+            )
+            for name, uuid in self._uuids.items()
         }
         if self._map is not None:
             converted[MAP] = self._draw_map(self._map, observations)
+        self._shown = observations.get(RGB, converted.get(MAP))
         return converted
-
-    def _value(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        if name == GOAL:
-            distance, angle = self._polar_of(value)
-            vector = np.array([math.cos(angle), math.sin(angle), distance], np.float32)
-            tile = self._spec.tile
-            return vector if tile is None else np.tile(vector[:, None, None], (1, tile, tile))
-        if value.ndim != 3:
-            return value.astype(np.float32)
-        dtype = np.uint8 if value.dtype == np.uint8 else np.float32
-        image = np.ascontiguousarray(value.transpose(2, 0, 1), dtype)
-        return np.zeros_like(image) if self._spec.mask_images else image
-
-    def _polar_of(self, value: NDArray[Any]) -> tuple[float, float]:
-        """Distance of the goal in metres, and its angle in radians to the left."""
-        if self._polar:
-            return float(value[0]), float(value[1])
-        ahead, right = map(float, value)
-        return math.hypot(ahead, right), math.atan2(-right, ahead)
 
     def _draw_map(self, egocentric_map: EgocentricMap, observations: Mapping[str, Any]) -> NDArray[np.uint8]:
         state = self._inner.sim.get_agent_state()
@@ -211,7 +227,7 @@ class Navigation(gymnasium.Env[Any, Any]):
             agent = get_agent_config(self._env.config.simulator)
             points = self._camera.points(self._metres(observations[DEPTH]))
             egocentric_map.look(pose, points, agent.max_climb, agent.height)
-        return egocentric_map.draw(pose, *self._polar_of(np.asarray(observations[self._goal])))
+        return egocentric_map.draw(pose, *polar_goal(np.asarray(observations[self._goal]), self._polar))
 
     def _metres(self, depth: Any) -> NDArray[np.float64]:
         """A depth image (H, W) in metres; 0 outside the sensor's range."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -10,6 +10,10 @@ from gymnasium import spaces
 
 IMAGE, GOAL, MAP = "image", "goal", "map"
 """Inputs with names of their own; all others have the names of habitat's sensors."""
+
+
+FRAMES_PER_SECOND = 10
+"""Of a video of an episode."""
 
 
 @attrs.frozen
@@ -31,6 +35,8 @@ class EnvSpec:
     """Of the dataset; empty for the config's split."""
     scenes: tuple[str, ...] = ()
     """Scenes whose episodes are played; empty for the config's scenes."""
+    rendered: bool = False
+    """Whether frames are kept, see `KeptFrames` of env 'gym'."""
     episodes: tuple[int, ...] | None = None
     """Indices of the episodes to play, in this order, in the split sorted by scene; None for all, in
     habitat's order."""
@@ -38,8 +44,22 @@ class EnvSpec:
     @classmethod
     def from_config(cls, config: Any, overrides: Sequence[str]) -> EnvSpec:
         """The fields that are options come from the env's ``Config``."""
-        names = {field.name for field in attrs.fields(cls)} - {"overrides", "scenes", "episodes"}
+        others = {"overrides", "scenes", "rendered", "episodes"}
+        names = {field.name for field in attrs.fields(cls)} - others
         return cls(overrides=tuple(overrides), **{name: getattr(config, name) for name in names})
+
+
+@attrs.frozen
+class SensorInput:
+    """The sensor that an input comes from; the map comes from the simulator, under its own name."""
+
+    uuid: str
+    shape: Sequence[int]
+    """Of its values: (H, W, C) or (C,)."""
+    is_bytes: bool
+    """Whether they are bytes."""
+    polar: bool = False
+    """Whether a goal is given by distance and angle."""
 
 
 @attrs.frozen
@@ -52,5 +72,13 @@ class EnvInfo:
     """Number of episodes in the evaluation split."""
     scenes: tuple[str, ...]
     """Training scenes."""
+    sensors: Mapping[str, SensorInput]
+    """By input name."""
+    action_names: tuple[str, ...]
+    """Habitat's, in the order of `actions`."""
+    time_limit: int
+    """Steps after which habitat ends an episode."""
+    is_shown: bool
+    """Whether there is an image to show: of sensor ``rgb``, or the map."""
     config: bytes = attrs.field(repr=False)
     """Habitat's config, pickled, since composing it takes longest."""

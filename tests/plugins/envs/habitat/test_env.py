@@ -11,12 +11,14 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 import torch
+from sidetune_plugins.envs.habitat import make
 
-from sidetune_core.api import DataError, OptionError, Order, PluginError, RunError
+from sidetune_core.api import DataError, InputError, OptionError, Order, PluginError, RunError, TaskCard
 from sidetune_core.cli.main import main, main_run
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import ENV
@@ -272,3 +274,61 @@ def test_a_run_that_is_stopped_can_be_resumed(write_episodes: Any, tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert "average spl" in done.stdout
+
+
+def make_handler(task: Any) -> Any:
+    Habitat: Any = registry.load(registry.find(ENV, "habitat"))
+    values = json.loads(json.dumps(task.card(), allow_nan=False))
+    card = TaskCard("t0", task.title, "sidetune/habitat", task.inputs, task.outputs, "spl", values=values)
+    return Habitat.handler(card)
+
+
+def test_observations_of_habitat_become_the_inputs_of_training(write_episodes: Any) -> None:
+    """Those of a plain ``habitat.Env`` of the same config, in this process."""
+    options = write_episodes(CORRIDOR, AHEAD[:1])
+    (task,) = stream(**{**options, "inputs": ["image", "goal"], "frame_stack": 2, "num_envs": 1}).tasks()
+    handler = make_handler(task)
+    make.prepare(task._spec)
+    config = make.compose_config(task._spec)
+    vector_env = task.make_vector_env(1)
+    trained = vector_env.reset(0)
+    with resolve_name("habitat:Env")(config) as plain:  # importable once its simulator is registered
+        first = handler.observe(plain.reset())
+        frames = [handler.padding(first), first]
+        for index in (1, 2, 3):
+            expected = task.prepare(trained)
+            seen = handler.inputs([handler.stacked(frames)])
+            assert all(torch.equal(seen[name], expected[name]) for name in expected)
+            (name,) = handler.native(torch.tensor([[float(index)]]))
+            frames = [frames[1], handler.observe(plain.step(name))]
+            trained = vector_env.step(torch.tensor([[float(index)]])).observations
+    vector_env.close()
+
+
+def test_actions_have_the_names_of_habitat(write_episodes: Any) -> None:
+    (task,) = stream(**write_episodes(CORRIDOR, AHEAD[:1]), oracle_stop=True).tasks()
+    actions = make_handler(task).native(torch.arange(3.0)[:, None])
+    assert actions == ["move_forward", "turn_left", "turn_right"]
+
+
+def test_a_map_has_to_be_given(write_episodes: Any) -> None:
+    (task,) = stream(**{**write_episodes(CORRIDOR, AHEAD[:1]), "inputs": ["map"]}).tasks()
+    with pytest.raises(InputError, match="no 'map' .*from the state of the simulator"):
+        make_handler(task).observe({"pointgoal_with_gps_compass": [1.0, 0.0]})
+
+
+def test_a_played_episode_shows_the_images_of_the_agent(write_episodes: Any) -> None:
+    (task,) = stream(**write_episodes(CORRIDOR, AHEAD[:1])).tasks()
+    frames: list[Any] = []
+    episodes = list(task.play(always(task, 1), 1, max_steps=3, show=lambda env, shown: frames.extend(shown)))
+    assert [episode.length for episode in episodes] == [3]
+    assert [frame.shape for frame in frames] == [(16, 16, 3)] * 4
+
+
+def test_what_cannot_be_shown_is_refused(write_episodes: Any) -> None:
+    options = write_episodes(CORRIDOR, AHEAD[:1])
+    sensor = "habitat.simulator.agents.main_agent.sim_sensors.rgb_sensor"
+    options["overrides"] = [entry for entry in options["overrides"] if sensor not in entry] + [f"~{sensor}"]
+    (task,) = stream(**{**options, "inputs": ["goal"]}).tasks()
+    with pytest.raises(OptionError, match="no sensor 'rgb'"):
+        task.make_rendered_vector_env(1)
