@@ -56,8 +56,8 @@ def check_carried(
             )
         elif others := _other_conditions(identities, since + 1, row + 1):
             problem = (
-                f"{task}: its values in row {row} of R were carried over from row {since}, which was measured "
-                f"under other conditions: {others}"
+                f"{task}: its values in row {row} of R were carried over from row {since}, which was "
+                f"measured under other conditions: {others}"
             )
         else:
             continue

@@ -40,6 +40,7 @@ from sidetune_core.certificate.record import (
     read_certificate,
 )
 from sidetune_core.certificate.repair import missing
+from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.plugin_record import recorded_changes
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import RunError, WeightsError, shorten
@@ -129,7 +130,8 @@ def verify(folder: RunFolder, trust_local_code: bool = False) -> Verification:
     others += accounts.check_composition(folder, resolved)
     changes = resolved.plugin_changes()
     notes += [f"another plugin is installed than the run was made with: {change}" for change in changes]
-    notes += [f"the run noted: {line}" for line in recorded_changes(folder.read_json("run.json"))]
+    about = folder.read_json("run.json")
+    notes += [f"the run noted: {line}" for line in (*extension_lines(about), *recorded_changes(about))]
     problems += _replay_mismatches(
         folder,
         resolved,

@@ -163,6 +163,11 @@ def parse(argv: Sequence[str], file: str = "") -> Arguments:
     """
     arguments = split_arguments(argv)
     request = _first_stage(arguments)
+    if request.resume and request.extend:
+        raise OptionError(
+            f"--resume continues an extension that was interrupted, and --extend begins one; leave out "
+            f"--extend {request.extend} or --resume {request.resume}"
+        )
     if request.resume and not request.help:
         return _resume_only(request, arguments)
     if request.allow_changed and not (request.help or request.extend):
@@ -285,7 +290,7 @@ def _extended_spec(request: _Request, run: Path, arguments: Sequence[Argument], 
             own = f"{slot} '{chosen.name.rpartition('/')[2]}'" if chosen is not None else f"no {slot}"
             raise OptionError(f"an extension continues its run, which has {own}; leave out --{slot} {name}")
     for argument in arguments:
-        if argument.name in ("seed", "spec", "resume"):
+        if argument.name in ("seed", "spec"):
             raise OptionError(
                 f"an extension has the seed and the spec of its run; leave out {argument.typed}"
             )

@@ -224,6 +224,8 @@ class RunSpec:
     """Read from a run folder: the components that the run was made with, by slot."""
     conditions: Conditions | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
     """Read from a run folder: the conditions of that run, unless more than device and cache was changed."""
+    added: tuple[str, ...] = attrs.field(default=(), eq=False, repr=False, kw_only=True)
+    """Read from a run folder: ids of the tasks that were added to that run, which the spec does not have."""
     trust_local_code: Trust = attrs.field(default=False, eq=False, repr=False, kw_only=True)
     """See `Trust`. A spec that is made in Python can name any code itself."""
 
@@ -256,7 +258,7 @@ class RunSpec:
         )
 
 
-_NOT_IN_JSON = ("recorded", "plugins", "conditions", "trust_local_code", "file", "name_typed")
+_NOT_IN_JSON = ("recorded", "plugins", "conditions", "added", "trust_local_code", "file", "name_typed")
 
 
 def _plain(value: Any) -> Any:
@@ -330,7 +332,13 @@ def recorded_spec(about: Mapping[str, Any], source: str, trust_local_code: Trust
 
     spec = from_values(about.get("resolved"), source, True, trust_local_code)
     latest = read_segments(about)[-1]
-    return attrs.evolve(spec, plugins=latest.plugins, conditions=latest)
+    return attrs.evolve(spec, plugins=latest.plugins, conditions=latest, added=_added(about))
+
+
+def _added(about: Mapping[str, Any]) -> tuple[str, ...]:
+    extensions = about.get("extensions")
+    added = (one.get("tasks") for one in (extensions if isinstance(extensions, list) else ()))
+    return tuple(str(id) for tasks in added if isinstance(tasks, Mapping) for id in tasks)
 
 
 def read_values(path: Path) -> Any:

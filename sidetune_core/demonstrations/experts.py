@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.assembly.build import build_stream
+from sidetune_core.assembly.parts import open_tasks, read_parts
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
@@ -101,8 +101,8 @@ def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False
         )
     saved = checkpoint.read(newest)
     env = resolved.components["env"]
-    with closing(build_stream(resolved)) as stream:
-        trained = [task for task in stream.tasks() if task.id in saved.done]
+    with open_tasks(read_parts(folder, resolved, trust_local_code)) as (stream, tasks):
+        trained = [task for task in tasks if task.id in saved.done]
         task = _choose_task(trained, task_id, f"the run {path}")
         machine = choose_machine(resolved)
         learner = restore(resolved, stream, trained, saved.state, str(saved.path), machine)

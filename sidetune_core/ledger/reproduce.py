@@ -11,6 +11,7 @@ import attrs
 
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config import argv
+from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.options import Renamed, describe, former_options
 from sidetune_core.config.plugin_record import PluginChange
 from sidetune_core.config.resolve import resolve
@@ -131,5 +132,10 @@ def _check_same(folder: RunFolder, spec: RunSpec) -> list[PluginChange]:
     if not same_method(recorded.to_spec(), resolve(spec).to_spec()):
         raise LedgerError(
             f"{folder.path} holds a run of another spec than the claim's; choose another --out, or remove it"
+        )
+    if lines := extension_lines(folder.read_json("run.json")):
+        raise LedgerError(
+            f"{folder.path} holds a run to which tasks were added ({lines[0]}), which is no run of the "
+            "claim; choose another --out, or remove it"
         )
     return recorded.plugin_changes()

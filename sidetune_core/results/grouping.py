@@ -16,6 +16,9 @@ from sidetune_core.results.report import RunSummary
 
 _SLOTS = ("learner", "merger", "side", "base", "env")
 
+EXTENDED = "env.extended"
+"""The trait of runs to which tasks were added when they had finished."""
+
 Traits = Mapping[str, Any]
 """E.g. ``{"learner": "ewc", "learner.coef": 1.0, "train.lr": 0.001}``."""
 
@@ -57,9 +60,9 @@ def group_runs(summaries: Iterable[RunSummary]) -> list[MethodRuns]:
     """The methods, in the order of their first runs. Runs of one method differ only in seed or device."""
     groups: dict[str, list[RunSummary]] = {}
     for summary in summaries:
-        key = json.dumps(_traits(summary.spec), sort_keys=True, default=str)
+        key = json.dumps(_traits_of(summary), sort_keys=True, default=str)
         groups.setdefault(key, []).append(summary)
-    names = _names([_traits(runs[0].spec) for runs in groups.values()])
+    names = _names([_traits_of(runs[0]) for runs in groups.values()])
     methods = []
     for name, runs in zip(names, groups.values(), strict=True):
         first: dict[int, RunSummary] = {}
@@ -88,7 +91,7 @@ def shared_line(methods: Sequence[MethodRuns]) -> str:
 def same_stream(summaries: Iterable[RunSummary]) -> bool:
     """Whether all runs have the same env, tasks and metric, so that their results may be ranked."""
     streams = (
-        (run.spec.env, run.results.tasks, run.results.metric, run.results.higher_is_better)
+        (run.spec.env, run.extensions, run.results.tasks, run.results.metric, run.results.higher_is_better)
         for run in summaries
     )
     return _common(streams) is not None
@@ -115,6 +118,12 @@ def _traits(spec: RunSpec) -> Traits:
             traits |= flatten(component.options, prefix=f"{slot}.")
     # the tables 'cache' and 'device' affect where a run computes, not its results
     return traits | {f"train.{name}": value for name, value in spec.train.items()}
+
+
+def _traits_of(run: RunSummary) -> Traits:
+    """The traits of a run's spec, and the tasks that were added to the run."""
+    added = {EXTENDED: "; ".join(run.extensions)} if run.extensions else {}
+    return {**_traits(run.spec), **added}
 
 
 def _names(methods: Sequence[Traits]) -> list[str]:

@@ -34,6 +34,10 @@ from sidetune_core.storage.run_folder import DIVERGED, has_diverged, has_ended
 
 UNMEASURED = "·"
 NOTHING_FORGOTTEN = "No forgetting was measured: every R[i][j], i >= j, is the same number bit for bit."
+NOTHING_FORGOTTEN_CARRIED = (
+    "No forgetting: every R[i][j], i >= j, is the same number bit for bit, where it was measured and where "
+    "it was carried over."
+)
 SHOWN_GAPS = 10
 """Gaps that are listed one by one."""
 TRAINABLE = "trainable per task"
@@ -82,6 +86,10 @@ class RunSummary:
     plugin_changes: tuple[str, ...] = ()
     """Plugins and conditions that are others than those of its spec, and what changed while the run was
     interrupted, in lines."""
+    extensions: tuple[str, ...] = ()
+    """The tasks that were added when the run had finished, in lines."""
+    carried: tuple[str, ...] = ()
+    """The values of R that were carried over from an earlier row, in lines."""
     left_out: tuple[str, ...] = ()
     """Damaged files, in lines; what they have is missing here."""
 
@@ -136,10 +144,11 @@ def changed_lines(summary: RunSummary) -> list[str]:
     lines = [
         f"{tasks} changed {text} (tensors); {kept} others are bit-identical" for tasks, text, kept in table
     ]
-    constant = [NOTHING_FORGOTTEN] if _nothing_forgotten(summary.results) else []
+    constant = [_constant_line(summary)] if _nothing_forgotten(summary.results) else []
     plugins = [f"changed: {change}" for change in summary.plugin_changes]
+    extensions = [f"extended: {line}" for line in (*summary.extensions, *summary.carried)]
     left_out = [f"left out: {line}" for line in summary.left_out]
-    shown = (*lines, *constant, *summary.certificate, *plugins, *left_out)
+    shown = (*lines, *constant, *summary.certificate, *extensions, *plugins, *left_out)
     return [escaped_line(line) for line in shown]
 
 
@@ -169,11 +178,13 @@ def run_report(summary: RunSummary) -> str:
         markdown(_matrix(results, rows=results.tasks, columns=results.tasks)),
         markdown(metrics_table, left={0, 2}),
     ]
+    if extensions := (*summary.extensions, *summary.carried):
+        sections.append("\n".join(f"- Extended: {markdown_text(line)}" for line in extensions))
     if gaps := gap_lines(summary):
         first, *rest = gaps
         sections += ["## Gaps", "\n".join([first, "", *(f"- {line.strip()}" for line in rest)])]
     if _nothing_forgotten(results):
-        sections.append(NOTHING_FORGOTTEN)
+        sections.append(_constant_line(summary))
     if summary.changed:
         sections += ["## Changed tensors", markdown(_changed_table(summary.changed), left={0, 1})]
     if summary.certificate:
@@ -197,6 +208,10 @@ def run_report(summary: RunSummary) -> str:
 def _nothing_forgotten(results: Results) -> bool:
     """The check is meaningful only if earlier tasks were re-evaluated, that is, if forgetting is defined."""
     return exactly_constant(results) and forgetting(results) is not None
+
+
+def _constant_line(summary: RunSummary) -> str:
+    return NOTHING_FORGOTTEN_CARRIED if summary.carried else NOTHING_FORGOTTEN
 
 
 def _matrix(results: Results, rows: Sequence[str], columns: Sequence[str]) -> Table:

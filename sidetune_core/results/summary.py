@@ -9,10 +9,13 @@ from typing import Any, TypeVar
 
 import attrs
 
+from sidetune_core.certificate.measured import UNCHANGED_SINCE
 from sidetune_core.certificate.record import certificate_lines, read_certificate
+from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
+from sidetune_core.printable import counted
 from sidetune_core.results.metrics import Results, mean
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
 from sidetune_core.storage.run_folder import DIVERGED, DONE, UNKNOWN, RunFolder, has_diverged
@@ -67,6 +70,8 @@ def summarise(folder: RunFolder) -> RunSummary:
             certificate=optional("certificate.json", lambda: _certified(folder, about, results), ()),
             plugins=read_segments(about)[0].plugins,
             plugin_changes=tuple(recorded_changes(about)),
+            extensions=tuple(extension_lines(about)),
+            carried=optional("eval.jsonl", lambda: _carried(folder, results), ()),
             left_out=tuple(left_out),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
@@ -85,6 +90,26 @@ def _certified(folder: RunFolder, about: Mapping[str, Any], results: Results) ->
         for record in certificate.tasks
     }
     return tuple(certificate_lines(certificate, segment_lines(read_segments(about)), columns))
+
+
+def _carried(folder: RunFolder, results: Results) -> tuple[str, ...]:
+    """The values of R that were not measured, in a line for each row that they were carried over from."""
+    cells: dict[int, tuple[set[int], set[str]]] = {}
+    for line in folder.lines("eval.jsonl"):
+        if UNCHANGED_SINCE in line:
+            rows, tasks = cells.setdefault(int(line[UNCHANGED_SINCE]), (set(), set()))
+            rows.add(int(line["after"]))
+            tasks.add(str(line["task"]))
+    return tuple(
+        f"values of {_span([task for task in results.tasks if task in tasks])} in "
+        f"{counted(len(rows), 'row')} ({_span([results.tasks[row] for row in sorted(rows)])}) were carried "
+        f"over from row {results.tasks[since]}: nothing that these tasks read has changed since"
+        for since, (rows, tasks) in sorted(cells.items())
+    )
+
+
+def _span(ids: Sequence[str]) -> str:
+    return ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
 
 
 def _changed(folder: RunFolder) -> tuple[ChangedTensors, ...]:

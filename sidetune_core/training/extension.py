@@ -8,20 +8,20 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from sidetune_core.assembly.parts import Part, read_parts, with_id
 from sidetune_core.assembly.restore import read_resolved
-from sidetune_core.config.extensions import Extension, new_ids, read_extensions, with_env
+from sidetune_core.config.extensions import Extension, extension_lines, new_ids, read_extensions, with_env
 from sidetune_core.config.history import EXTENSIONS
 from sidetune_core.config.identity import as_plain
 from sidetune_core.config.interval import interval
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import Choice, Trust, choice, recorded_spec
 from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
-from sidetune_core.errors import FitError, OptionError, RunError, suggest
+from sidetune_core.errors import FitError, OptionError, RunError, WriteError, suggest
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.results.summary import check_rows
 from sidetune_core.storage import run_folder
@@ -159,6 +159,7 @@ def extend_resolved(
                 folder.set_status("running")  # killed from here on, the run can be resumed
                 folder.write_json("run.json", about)
                 note_continuation(job, folder, continuation, env)
+                _report(job, folder, about)
             every = recorded_interval(folder, about)
             return train_extended(job, assemble, folder, every)
 
@@ -275,6 +276,14 @@ def _extended(
         EXTENSIONS: [*about.get(EXTENSIONS, []), extension.to_json()],
         **({"save_every": save_every} if save_every is not None else {}),
     }
+
+
+def _report(job: Job, folder: RunFolder, about: Mapping[str, Any]) -> None:
+    """Show and log which tasks are added, and under which ids."""
+    line = extension_lines(about)[-1]
+    job.progress.info(line)
+    with suppress(WriteError):  # reported when the run begins
+        folder.log(line)
 
 
 def _copy(source: RunFolder, target: Path) -> Path:

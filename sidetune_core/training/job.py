@@ -136,6 +136,9 @@ def describe(job: Job, git: Mapping[str, Any] | None) -> dict[str, Any]:
     """The content of ``run.json``; `git` is the state of the checkout that the code runs from."""
     identity, resolved = job.identity, job.resolved
     changes = [f"other plugin than in the spec: {change}" for change in resolved.plugin_changes()]
+    if resolved.requested is not None and resolved.requested.added:
+        added = ", ".join(resolved.requested.added)
+        changes.append(f"the spec is that of a run to which {added} were added; they are no part of the spec")
     recorded = resolved.requested.conditions if resolved.requested is not None else None
     if recorded is not None and (found := condition_changes(recorded, identity)):
         changes.append(f"other conditions than in the spec: {', '.join(found)}; {ROUNDING}")

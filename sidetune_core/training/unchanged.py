@@ -148,11 +148,11 @@ def unusable(
     for id in ids:
         record = next((one for one in certificate.tasks if one.id == id), None)
         if record is None:
-            reasons[id] = "the certificate has no record of it"
+            reasons[id] = f"the certificate has no record of {id}"
         elif reason := _not_reproducible(record, columns[id][record.after - 1 :]):
             reasons[id] = reason
         elif not _is_whole(folder, id, last):
-            reasons[id] = "its last evaluation has gaps"
+            reasons[id] = f"the last evaluation of {id} has gaps"
         else:
             records[id] = record
     return records, reasons
@@ -202,9 +202,9 @@ def _not_reproducible(record: TaskRecord, measured: Sequence[float | None]) -> s
     if record.probes.cause:
         return record.probes.cause
     if not tensors_unchanged(record) or not record.probes.same:
-        return "later tasks changed what it reads"
+        return f"later tasks have changed what {record.id} reads"
     if not record.probes.finite or not is_constant(measured):
-        return "its results in R differ although nothing that it reads changed, or are not finite"
+        return f"the results of {record.id} in R differ although nothing that it reads changed, or have gaps"
     return ""
 
 
@@ -236,16 +236,16 @@ def _change(
     path = folder.path / record.probes.file
     try:
         if hashing.file_digest(path) != record.probes.sha256:
-            return f"its probes {path} have changed"
+            return f"the probes {path} have changed"
         stored = Stored.read(path)
     except (OSError, WeightsError) as error:
-        return f"its probes cannot be read: {error}"
+        return f"the probes of {record.id} cannot be read: {error}"
     replayed = probes.replay(learner, recorder.predict, stored.as_inputs(), rounding, record.id)
     if replayed.cause:
         return replayed.cause
     if replayed.read != record.tensors.keys():
-        return f"it reads other tensors: {shorten(sorted(replayed.read ^ record.tensors.keys()))}"
-    return "" if probes.same(stored.output, replayed.output) else "its outputs have changed"
+        return f"{record.id} reads other tensors: {shorten(sorted(replayed.read ^ record.tensors.keys()))}"
+    return "" if probes.same(stored.output, replayed.output) else f"the outputs of {record.id} have changed"
 
 
 def _cells(folder: RunFolder, id: str, row: int) -> list[dict[str, Any]]:

@@ -312,13 +312,13 @@ def test_an_env_without_a_fingerprint_is_named(run: Path, monkeypatch: pytest.Mo
 def test_other_titles_of_tasks_are_other_data(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    made = job._identity
+    made = job.make_identity
 
     def renamed(*args: Any) -> Identity:
         identity = made(*args)
         return attrs.evolve(identity, tasks=[{**task, "title": "cats"} for task in identity.tasks])
 
-    monkeypatch.setattr(job, "_identity", renamed)
+    monkeypatch.setattr(job, "make_identity", renamed)
     assert resume(run) == 2
     assert "title of task t0 'class 0, class 1' → 'cats'" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -135,6 +136,30 @@ def test_killed_at_random_a_run_of_this_learner_ends_with_the_same_bytes(
         )
         exported.append((tmp_path / f"{name}.safetensors").read_bytes())
     assert exported[0] == exported[1]
+
+
+@pytest.mark.parametrize("learner", ["sidetune", "finetune", "independent"])
+def test_killed_at_random_an_extension_ends_with_the_same_bytes(
+    learner: str, server: Order, archive: Path, tmp_path: Path
+) -> None:
+    spec, cut = make_spec(archive, learner), tmp_path / "cut"
+    added = {"env": spec["env"], "tasks": ["t1", "t0"], "train": {"steps": 5}, "save_every": "2"}
+    assert server(spec=spec, folder=str(cut), save_every="2", kill=0, resume=False)["status"] == 0
+    shutil.copytree(cut, tmp_path / "whole")
+    whole = server(folder=str(tmp_path / "whole"), extend=added, kill=0)
+    assert whole["status"] == 0
+    draw, statuses = random.Random(learner), []
+    for kill in [*(draw.randint(1, whole["moments"]) for _ in range(KILLS)), 0, 0, 0]:
+        begun = "extensions" in json.loads((cut / "run.json").read_text())
+        if begun or (cut / "status").read_text() != "done\n":
+            statuses.append(server(folder=str(cut), resume=True, kill=kill)["status"])
+        else:
+            statuses.append(server(folder=str(cut), extend=added, kill=kill)["status"])
+    assert -9 in statuses
+    assert set(statuses) <= {-9, 0}
+    assert files(cut) == files(tmp_path / "whole")
+    assert (cut / "status").read_text() == "done\n"
+    assert [path.name for path in cut.rglob(".*")] == []
 
 
 @pytest.mark.parametrize(

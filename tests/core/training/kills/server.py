@@ -1,7 +1,8 @@
 """Runs, each in a process of its own that is killed at a given moment. Forked from here, since
 importing torch for each takes seconds.
 
-A line of JSON on standard input is one run: `spec`, `folder`, `save_every`, `kill`, and whether to `resume`.
+A line of JSON on standard input is one run: `spec`, `folder`, `save_every`, `kill`, and whether to `resume`,
+or `extend` with options of `sidetune_core.extend`.
 The answer is a line with the process's `status` as `os.waitstatus_to_exitcode` has it and the number of
 `moments`. A moment is a forward pass, a line that is half written, or a file just before it is synced or
 renamed: at moment number `kill` the process sends itself SIGKILL; 0 is never.
@@ -67,7 +68,9 @@ def run(order: dict[str, Any], write_to: int) -> None:
     moments.die_before(os, "replace")
     moments.die_before(device.Machine, "autocast")
     moments.die_in_the_middle_of_lines()
-    if order["resume"]:
+    if order.get("extend"):
+        sidetune_core.extend(order["folder"], **order["extend"], trust_local_code=True)
+    elif order["resume"]:
         sidetune_core.resume(order["folder"], trust_local_code=True)
     else:
         training.run(
