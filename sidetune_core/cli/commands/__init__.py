@@ -44,7 +44,10 @@ COMMANDS: Mapping[str, Command] = {
         "runs:report",
         former_flags={"--by": "--group-by", "--pictures": "--images"},
     ),
-    "export": Command("Write the weights of a component of a run to a file.", "runs:export"),
+    "export": Command(
+        "Write the adapter of a task to a folder, or the weights of a component to a file.", "export:export"
+    ),
+    "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push"),
     "verify": Command(
         "Check that everything in a run folder agrees, the certificate included.", "runs:verify_run"
     ),
