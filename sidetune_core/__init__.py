@@ -4,7 +4,8 @@
 
     run = sidetune_core.run(sidetune_core.RunSpec(learner="sidetune", env="digits"))
     run.results.rows                                # R
-    run.predict({"image": images}, "t0")
+    model = sidetune_core.load(run.folder.path)
+    model.predict(images, "t0")                     # predictions, without the data
 
 Names are imported when they are first used, so that importing the package imports no torch. Plugin authors
 find theirs in `sidetune_core.api`, `sidetune_core.rl`, `sidetune_core.demonstrations` and
@@ -20,21 +21,36 @@ from sidetune_core.lazy import lazy_names
 if TYPE_CHECKING:
     from sidetune_core.config.spec import Choice, RunSpec
     from sidetune_core.results.metrics import Results
+    from sidetune_core.serving.model import Model, load
     from sidetune_core.sweeps.runner import SweptRun, sweep
     from sidetune_core.training.run import Run, resume, run
 
 __version__ = "0.1.0"
 
-__all__ = ["Choice", "Results", "Run", "RunSpec", "SweptRun", "__version__", "resume", "run", "sweep"]
+__all__ = [
+    "Choice",
+    "Model",
+    "Results",
+    "Run",
+    "RunSpec",
+    "SweptRun",
+    "__version__",
+    "load",
+    "resume",
+    "run",
+    "sweep",
+]
 
 __getattr__ = lazy_names(
     __name__,
     {
         "Choice": "config.spec",
+        "Model": "serving.model",
         "Results": "results.metrics",
         "Run": "training.run",
         "RunSpec": "config.spec",
         "SweptRun": "sweeps.runner",
+        "load": "serving.model",
         "resume": "training.run",
         "run": "training.run",
         "sweep": "sweeps.runner",

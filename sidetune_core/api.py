@@ -57,6 +57,12 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.learner import Components, Learner
     from sidetune_core.interfaces.networks import Base, Merger, Side, StagedSide
     from sidetune_core.interfaces.outputs import Outputs
+    from sidetune_core.interfaces.predictions import (
+        ClassPrediction,
+        MapPrediction,
+        ValuesPrediction,
+        class_predictions,
+    )
     from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream, mean_loss, shuffled
     from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, TrainingStep
     from sidetune_core.seeding import derive_seed, seeded
@@ -68,6 +74,7 @@ __all__ = [
     "Batch",
     "BufferDict",
     "ClassHead",
+    "ClassPrediction",
     "ClassTask",
     "Components",
     "DataError",
@@ -91,6 +98,7 @@ __all__ = [
     "Inputs",
     "Learner",
     "LosesState",
+    "MapPrediction",
     "Merger",
     "OptionError",
     "Order",
@@ -116,9 +124,11 @@ __all__ = [
     "Trainable",
     "TrainingStep",
     "Truncatable",
+    "ValuesPrediction",
     "WeightsError",
     "at_least",
     "at_most",
+    "class_predictions",
     "derive_seed",
     "flat_size",
     "flatten_inputs",
@@ -142,6 +152,7 @@ _MODULES = {
     "Batch": "interfaces.tasks",
     "BufferDict": "interfaces.buffers",
     "ClassHead": "interfaces.heads",
+    "ClassPrediction": "interfaces.predictions",
     "ClassTask": "interfaces.classification",
     "Components": "interfaces.learner",
     "DataError": "errors",
@@ -165,6 +176,7 @@ _MODULES = {
     "Inputs": "interfaces.inputs",
     "Learner": "interfaces.learner",
     "LosesState": "interfaces.capabilities",
+    "MapPrediction": "interfaces.predictions",
     "Merger": "interfaces.networks",
     "OptionError": "errors",
     "Order": "interfaces.tasks",
@@ -190,9 +202,11 @@ _MODULES = {
     "Trainable": "interfaces.training",
     "TrainingStep": "interfaces.training",
     "Truncatable": "interfaces.capabilities",
+    "ValuesPrediction": "interfaces.predictions",
     "WeightsError": "errors",
     "at_least": "config.options",
     "at_most": "config.options",
+    "class_predictions": "interfaces.predictions",
     "derive_seed": "seeding",
     "flat_size": "interfaces.layers",
     "flatten_inputs": "interfaces.layers",

@@ -34,8 +34,13 @@ def build_stream(resolved: ResolvedRun) -> TaskStream:
     return stream
 
 
-def build_learner(resolved: ResolvedRun, stream: TaskStream) -> Learner:
+def build_learner(resolved: ResolvedRun, stream: TaskStream, check: bool = True) -> Learner:
     """The learner before its first task.
+
+    Args:
+        resolved: the components.
+        stream: gives the shapes of inputs.
+        check: pass a blank example through all components first, which takes time to build them.
 
     Raises:
         DataError: the env's tokenizer cannot be read.
@@ -44,8 +49,9 @@ def build_learner(resolved: ResolvedRun, stream: TaskStream) -> Learner:
     """
     components = _factories(resolved, stream)
     learner = resolved.components["learner"]
-    with seeded(resolved.seed, "check"):
-        _check_fit(resolved, components, vocabulary_size(stream))
+    if check:
+        with seeded(resolved.seed, "check"):
+            _check_fit(resolved, components, vocabulary_size(stream))
     with seeded(resolved.seed, "build"):
         built: Learner = learner.cls(learner.config, components)
     return built

@@ -48,6 +48,7 @@ def restore(
     state: Mapping[str, Any],
     source: str,
     machine: Machine,
+    check: bool = True,
 ) -> Learner:
     """The learner after some tasks, frozen and in eval mode.
 
@@ -60,25 +61,32 @@ def restore(
         state: the state dict of their checkpoint.
         source: the checkpoint's name, for messages.
         machine: the device.
+        check: see `build_learner`.
 
     Raises:
         WeightsError: the state is not that of this learner.
     """
-    learner = start_all(resolved, stream, tasks, machine)
+    learner = start_all(resolved, stream, tasks, machine, check)
     fill(learner, state, source)
     learner.requires_grad_(False).eval()
     return learner
 
 
-def start_all(resolved: ResolvedRun, stream: TaskStream, tasks: Sequence[Task], machine: Machine) -> Learner:
+def start_all(
+    resolved: ResolvedRun,
+    stream: TaskStream,
+    tasks: Sequence[Task],
+    machine: Machine,
+    check: bool = True,
+) -> Learner:
     """A learner with random weights in which some tasks have been started, in order: what a state dict of
-    theirs is loaded into (see `restore`).
+    theirs is loaded into. See `restore` for the arguments.
     """
     components = {
         slot: attrs.evolve(component, config=without_weights(component))
         for slot, component in resolved.components.items()
     }
-    learner = build_learner(attrs.evolve(resolved, components=components), stream)
+    learner = build_learner(attrs.evolve(resolved, components=components), stream, check)
     machine.place(learner)
     for task in tasks:
         restart_task(learner, task, resolved.seed, machine)

@@ -40,7 +40,14 @@ from sidetune_core.serving.base_weights import (
     state_tensors,
 )
 from sidetune_core.serving.model_card import model_card
-from sidetune_core.serving.public_spec import command, is_path, kept_paths, public_spec, resolve_public
+from sidetune_core.serving.public_spec import (
+    check_paths,
+    command,
+    is_path,
+    kept_paths,
+    public_spec,
+    resolve_public,
+)
 from sidetune_core.serving.selection import Restored, refer_to_base, restore_all, select
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.atomic import make_folder, write_text, writing
@@ -204,6 +211,8 @@ def read_adapter(
     files = read_files(folder, links_within)
     source = folder / TASK_FILE
     resolved = resolve_public(files.spec, files.plugins, files.versions, source, trust_local_code)
+    if not trust_local_code:
+        check_paths(resolved, source)
     state = dict(files.state)
     if files.base is not None:
         bases = bases if bases is not None else Bases(trust_local_code=trust_local_code)

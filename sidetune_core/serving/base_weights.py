@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import attrs
 import torch
@@ -19,6 +21,7 @@ from sidetune_core.hashing import fingerprint
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.networks import Base
 from sidetune_core.seeding import seeded
+from sidetune_core.serving.allocation import limited
 from sidetune_core.storage.run_folder import open_run
 from sidetune_core.storage.weights import read_tensors
 
@@ -110,6 +113,7 @@ class Bases:
     def __init__(self, given: Sequence[Path | str] = (), trust_local_code: bool = False) -> None:
         self._given, self._trust = tuple(map(Path, given)), trust_local_code
         self._tensors: dict[str, Tensors] = {}
+        self._in_use: WeakValueDictionary[str, Base] = WeakValueDictionary()
 
     def find(
         self, reference: BaseReference, resolved: ResolvedRun, inputs: InputShapes, folder: Path
@@ -125,9 +129,22 @@ class Bases:
         Raises:
             WeightsError: it is in none of the given files and cannot be built; the message has the digests.
         """
+        if (base := self._in_use.get(reference.digest)) is not None:
+            return state_tensors(base)
         if reference.digest not in self._tensors:
             self._tensors[reference.digest] = self._search(reference, resolved, inputs, folder)
         return self._tensors[reference.digest]
+
+    def hand_over(self, learner: nn.Module) -> None:
+        """Keep no copies: what was found is read from the bases of a learner that has been filled with it,
+        as long as that is in use.
+        """
+        bases = [(base, state_tensors(base)) for base in bases_in(learner).values()]
+        for digest, found in list(self._tensors.items()):
+            for base, tensors in bases:
+                if fingerprint(tensors) == fingerprint(found):
+                    self._in_use[digest] = base
+            self._tensors.pop(digest, None)
 
     def _search(
         self, reference: BaseReference, resolved: ResolvedRun, inputs: InputShapes, folder: Path
@@ -160,10 +177,17 @@ class Bases:
         if (folder / BASE_FILE).is_file():
             yield BASE_FILE, lambda: [read_tensors(folder / BASE_FILE)]
         for path in self._given:
-            yield str(path), lambda path=path: _bases_at(path, resolved, inputs, self._trust)
+            yield str(path), partial(_bases_at, path, resolved, inputs, self._trust)
         if reference.weights == "component":
             name = f"the installed base '{reference.component}'"
-            yield name, lambda: [state_tensors(build_base(resolved, inputs, 0))]
+            yield name, lambda: [_build_limited(reference, resolved, inputs, folder)]
+
+
+def _build_limited(
+    reference: BaseReference, resolved: ResolvedRun, inputs: InputShapes, folder: Path
+) -> Tensors:
+    with limited(reference.parameters, str(folder)):
+        return state_tensors(build_base(resolved, inputs, 0))
 
 
 def _bases_at(path: Path, resolved: ResolvedRun, inputs: InputShapes, trust: bool) -> Iterator[Tensors]:

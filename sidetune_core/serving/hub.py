@@ -121,8 +121,8 @@ def push(folder: Path, address: HubAddress, private: bool = False, dry_run: bool
         api.create_repo(address.repository, private=private or None, exist_ok=True)
         if private and not api.model_info(address.repository).private:
             raise RunError(
-                f"{address.repository} exists and is public, so nothing was uploaded: leave out --private, or "
-                "choose another name"
+                f"{address.repository} exists and is public, so nothing was uploaded: leave out --private, "
+                "or choose another name"
             )
         if address.revision != "main":
             api.create_branch(address.repository, branch=address.revision, exist_ok=True)
@@ -153,16 +153,15 @@ def _notes(folder: Path, files: AdapterFiles) -> Iterator[str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Show no progress bars of the library: they do not pass through `escaped_output`."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if are_progress_bars_disabled():
+    bars = _library().utils
+    if bars.are_progress_bars_disabled():
         yield
         return
-    disable_progress_bars()
+    bars.disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        bars.enable_progress_bars()
 
 
 @contextmanager

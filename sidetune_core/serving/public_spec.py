@@ -12,6 +12,7 @@ import attrs
 from sidetune_core.assembly.build import without_weights
 from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun, resolve
 from sidetune_core.config.spec import recorded_spec
+from sidetune_core.errors import RunError
 
 PATH_STARTS = ("/", "~", "./", "../", "\\\\")
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -55,6 +56,24 @@ def kept_paths(resolved: ResolvedRun) -> list[str]:
 def is_path_needed(slot: str, name: str) -> bool:
     """Whether an option may decide on more than initial weights."""
     return not (slot in ("base", "side") and name == "weights")
+
+
+def check_paths(resolved: ResolvedRun, source: Path) -> None:
+    """Check that a spec from elsewhere names no file of this computer.
+
+    Raises:
+        RunError: an option of a component is a path.
+    """
+    for slot, component in resolved.components.items():
+        for field in attrs.fields(type(component.config)):
+            value = getattr(component.config, field.name)
+            is_file = field.name == "weights" and Path(str(value)).is_file()
+            if is_path(value) or is_file:
+                option = f"{slot}.{field.name.replace('_', '-')}"
+                raise RunError(
+                    f"{source} names the path {value} in option {option}, and no file outside of an "
+                    "adapter's folder is read. Python: pass trust_local_code=True"
+                )
 
 
 def public_spec(resolved: ResolvedRun, keep_paths: bool = False) -> dict[str, Any]:

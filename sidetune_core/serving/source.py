@@ -1,54 +1,146 @@
-"""What can be served: a learner's state with its tasks, from a run or from an adapter."""
+"""What can be served: the tasks of a run folder or of an adapter, with the state of their learner."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from sidetune_core.assembly.cards import read_cards
 from sidetune_core.assembly.restore import read_resolved
+from sidetune_core.certificate.record import TaskSketch, read_certificate
 from sidetune_core.config.resolve import ResolvedRun
-from sidetune_core.errors import RunError
+from sidetune_core.config.spec import Trust
+from sidetune_core.errors import RunError, WeightsError, shorten
 from sidetune_core.interfaces.cards import TaskCard
+from sidetune_core.interfaces.outputs import Outputs
 from sidetune_core.storage import checkpoint
-from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.checkpoint import Checkpoint
+from sidetune_core.storage.run_folder import CARDS, RunFolder, resume_command
+
+ATTEMPTS = 5
+"""How often a checkpoint is read that another process replaces meanwhile."""
+
+PAUSE = 0.2
+"""Seconds between two attempts."""
 
 
 @attrs.frozen(eq=False)
 class Trained:
-    """A trained learner, and what is needed to use its tasks."""
+    """Tasks that a learner was trained on."""
 
     resolved: ResolvedRun
     cards: Mapping[str, TaskCard]
-    """In the order in which the learner is started on the tasks."""
+    """By task, in the order in which the learner is started on them."""
     state: Mapping[str, Any]
-    """State dict of a learner that has been started on exactly these tasks."""
+    """The state dict of a learner that has been started on exactly these tasks."""
     task_states: Mapping[str, Any]
-    """See `capabilities.task_states`."""
+    """The tasks' own states by id (see `HasState`); tasks without one are absent."""
     source: str
-    """Its path, for messages."""
+    """Where it was read, for messages."""
     tasks: tuple[str, ...]
-    """Those that may be asked for: an adapter may have earlier tasks that only serve its own."""
+    """Those that may be asked for; the others only serve these."""
 
 
-def read_run(folder: RunFolder, trust_local_code: bool = False) -> Trained:
-    """What a run has trained, from its newest complete checkpoint; nothing is written or locked.
+def read_run(folder: RunFolder, trust_local_code: Trust = False) -> Trained:
+    """The tasks that a run has finished, from its newest complete checkpoint. Takes no lock, writes nothing.
+
+    Args:
+        folder: a run, which may be under way.
+        trust_local_code: import code that ``run.json`` names.
 
     Raises:
-        RunError: the run has no complete checkpoint yet, or its cards are missing.
-        UntrustedCode: ``run.json`` names code to import, without `trust_local_code`.
+        UntrustedCode: ``run.json`` names code, without `trust_local_code`.
+        RunError: no task is finished, no checkpoint can be read, or tasks of a run of an earlier version
+            cannot be restored without their data.
+        PluginError, OptionError: a component is not installed, or no longer has these options.
     """
-    path = checkpoint.latest(folder.checkpoints)
-    if path is None:
-        raise RunError(f"{folder.path} has no checkpoint yet: no task is finished")
-    newest = checkpoint.read(path)
+    resolved = read_resolved(folder, trust_local_code)
+    newest = _read_newest(folder)
     return Trained(
-        read_resolved(folder, trust_local_code),
-        read_cards(folder, newest.done),
-        newest.state,
-        newest.tasks,
-        str(folder.path),
-        tuple(newest.done),
+        resolved=resolved,
+        cards=_read_cards(folder, newest.done, resolved),
+        state=newest.state,
+        task_states=newest.tasks,
+        source=str(folder.path),
+        tasks=tuple(newest.done),
+    )
+
+
+def _read_newest(folder: RunFolder) -> Checkpoint:
+    """The newest checkpoint after a task; read again where another process replaces files meanwhile.
+
+    Raises:
+        RunError: there is none, or none can be read.
+    """
+    for attempt in range(ATTEMPTS):
+        time.sleep(PAUSE if attempt else 0)
+        newest, failures = _try_newest(folder)
+        if not failures:
+            break
+    if newest is None and failures:
+        raise RunError(f"no checkpoint of {folder.path} can be read: {shorten(failures, 2)}")
+    if newest is None:
+        status = folder.status
+        raise RunError(
+            f"{folder.path} has finished no task, so there is nothing to load; its status is {status}"
+        )
+    if failures:
+        warnings.warn(f"{newest.path} is used instead of a newer one: {shorten(failures, 2)}", stacklevel=4)
+    return newest
+
+
+def _try_newest(folder: RunFolder) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint after a task that can be read, and why newer ones cannot."""
+    failures: list[str] = []
+    for count in sorted(folder.boundaries, reverse=True):
+        try:
+            return checkpoint.read(checkpoint.boundary(folder.checkpoints, count)), failures
+        except (RunError, WeightsError) as error:
+            failures.append(str(error))
+    return None, failures
+
+
+def _read_cards(folder: RunFolder, tasks: Sequence[str], resolved: ResolvedRun) -> Mapping[str, TaskCard]:
+    """The cards of tasks; in runs of earlier versions, which have none, those of classification tasks.
+
+    Raises:
+        RunError: a card is damaged, or missing for a task that is not plain classification.
+    """
+    if all((folder.path / CARDS / f"{task}.json").is_file() for task in tasks):
+        return read_cards(folder, tasks)
+    sketches = _read_sketches(folder)
+    env = resolved.components["env"].choice
+    if missing := [task for task in tasks if sketches.get(task) is None]:
+        command = resume_command(folder.path, resolved.needs_trust)
+        raise RunError(
+            f"{folder.path} was made by an earlier version, without cards of its tasks ({CARDS}/), and the "
+            f"heads of {shorten(missing)} cannot be rebuilt without one. Write the cards where the data of "
+            f"the run is; nothing is trained again: {command}"
+        )
+    about = folder.read_json("run.json")
+    return {task: _card(task, sketch, env, about) for task, sketch in sketches.items() if task in tasks}
+
+
+def _read_sketches(folder: RunFolder) -> dict[str, TaskSketch]:
+    """What the certificate has of classification tasks, by id."""
+    certificate = read_certificate(folder)
+    records = certificate.tasks if certificate is not None else []
+    return {record.id: record.sketch for record in records if record.sketch is not None}
+
+
+def _card(task: str, sketch: TaskSketch, env: str, about: Mapping[str, Any]) -> TaskCard:
+    listed: Mapping[str, Any] = next((one for one in about.get("tasks", ()) if one.get("id") == task), {})
+    return TaskCard(
+        id=task,
+        title=sketch.title,
+        env=env,
+        inputs={name: tuple(shape) for name, shape in sketch.inputs.items()},
+        outputs=Outputs.of_classes(sketch.classes),
+        metric=str(listed.get("metric", about.get("metric", "accuracy"))),
+        higher_is_better=about.get("higher_is_better") is not False,
+        head="linear",
     )

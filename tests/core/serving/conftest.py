@@ -1,11 +1,11 @@
-"""Runs that are made once, and a local hub."""
+"""Runs on digits with random weights and few steps, made once for all tests of a process."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,58 @@ import pytest
 
 from sidetune_core import RunSpec, run
 from sidetune_core.serving.adapter import export_adapter
+from sidetune_core.serving.adapter_folder import content_digest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the modules of helpers in this folder
-from hub_server import TOKEN, Hub, running
+from .hub_server import TOKEN, Hub, running
 
+MakeRun = Callable[..., Path]
 Train = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
+    """Trains digits in a new folder; equal arguments give the same folder, which tests do not change."""
+    made: dict[str, Path] = {}
+
+    def make(learner: str | Mapping[str, Any] = "sidetune", tasks: int = 2, **others: Any) -> Path:
+        values: dict[str, Any] = {
+            "learner": learner,
+            "base": {"name": "resnet20", "weights": "none"},
+            "env": {"name": "digits", "num_tasks": tasks},
+            "train": {"steps": 2, "batch_size": 8},
+            **others,
+        }
+        key = repr(values)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("runs") / "run"
+            run(RunSpec(**values), made[key])
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits_run(make_run: MakeRun) -> Path:
+    """Two tasks of learner sidetune."""
+    return make_run()
+
+
+def alter(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the task.json of an adapter as a stranger would, with a hash that fits."""
+    path = folder / "task.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values.pop("sha256")
+    change(values)
+    path.write_text(json.dumps({**values, "sha256": content_digest(values)}), encoding="utf-8")
+
+
+def content(folder: Path) -> str:
+    """SHA-256 over names and contents of all files of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A local stub of the Hugging Face Hub's file API: as much of it as `huggingface_hub` calls for an adapter."""
+"""A local stub of the Hugging Face Hub: as much of its file API as `huggingface_hub` calls for an adapter."""
 
 from __future__ import annotations
 

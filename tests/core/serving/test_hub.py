@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hub_server import TOKEN, Hub, Repository
 
 from sidetune_core.cli.main import main
 from sidetune_core.errors import PluginError, RunError
@@ -15,7 +13,8 @@ from sidetune_core.serving.adapter import export_adapter, read_adapter
 from sidetune_core.serving.adapter_folder import read_files
 from sidetune_core.serving.hub import HubAddress, download, parse_address, push
 
-Train = Callable[..., Path]
+from .conftest import Train
+from .hub_server import TOKEN, Hub, Repository
 
 ADDRESS = HubAddress("me/acme")
 
