@@ -66,6 +66,22 @@ def restore(
     Raises:
         WeightsError: the state is not that of this learner.
     """
+    learner = start_all(resolved, stream, tasks, machine, check)
+    fill(learner, state, source)
+    learner.requires_grad_(False).eval()
+    return learner
+
+
+def start_all(
+    resolved: ResolvedRun,
+    stream: TaskStream,
+    tasks: Sequence[Task],
+    machine: Machine,
+    check: bool = True,
+) -> Learner:
+    """A learner with random weights in which some tasks have been started, in order: what a state dict of
+    theirs is loaded into. See `restore` for the arguments.
+    """
     components = {
         slot: attrs.evolve(component, config=without_weights(component))
         for slot, component in resolved.components.items()
@@ -74,6 +90,4 @@ def restore(
     machine.place(learner)
     for task in tasks:
         restart_task(learner, task, resolved.seed, machine)
-    fill(learner, state, source)
-    learner.requires_grad_(False).eval()
     return learner

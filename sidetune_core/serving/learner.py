@@ -17,6 +17,7 @@ from sidetune_core.errors import InputError, OptionError
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import TaskHandler
 from sidetune_core.interfaces.inputs import Inputs
+from sidetune_core.serving.allocation import count_elements, limited
 from sidetune_core.serving.shared_base import serve_bases
 from sidetune_core.serving.source import Trained
 from sidetune_core.serving.tensor_handler import TensorHandler
@@ -43,9 +44,10 @@ class ServedLearner:
         tasks = [CardTask(card, handlers[task]) for task, card in trained.cards.items()]
         self.machine, self.resolved = machine, trained.resolved
         stream = CardStream(tasks)
-        self.learner = restore(
-            trained.resolved, stream, tasks, trained.state, trained.source, machine, check=False
-        )
+        with limited(count_elements(trained.state), trained.source):
+            self.learner = restore(
+                trained.resolved, stream, tasks, trained.state, trained.source, machine, check=False
+            )
         self.bases = serve_bases(self.learner, trained.resolved.components.get("base"))
         self._lock = RLock()
 

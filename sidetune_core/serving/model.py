@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -19,38 +18,44 @@ from sidetune_core.errors import InputError, RunError, suggest
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import Prediction, TaskHandler
 from sidetune_core.serving import policies
+from sidetune_core.serving.adapter import read_adapter
+from sidetune_core.serving.adapter_folder import is_adapter
+from sidetune_core.serving.base_weights import Bases
+from sidetune_core.serving.hub import download, is_address, parse_address
 from sidetune_core.serving.inputs import as_inputs, split
 from sidetune_core.serving.learner import ServedLearner, choose_device, make_handlers
 from sidetune_core.serving.predict import ServedTask, predict_each, predict_mixed
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.run_folder import open_run
 
-ADAPTER = "task.json"
-"""The file by which a folder is known as an adapter."""
-
-HUB = "hf://"
-"""How the address of an adapter on the Hugging Face hub begins."""
-
 BATCH_SIZE = 64
 """Most examples that go through a network at once, unless the caller says otherwise."""
 
 
-def load(*paths: Path | str, device: str | None = None, trust_local_code: bool = False) -> Model:
+def load(
+    *paths: Path | str,
+    device: str | None = None,
+    trust_local_code: bool = False,
+    base: Path | str | Sequence[Path | str] = (),
+) -> Model:
     """Load the tasks of run folders and adapters, to use them: no data is read, nothing is locked or written.
 
     A run that is unfinished has the tasks that it has finished.
 
     Args:
-        paths: run folders and adapters; their tasks must have different ids.
+        paths: run folders and adapters; their tasks must have different ids. ``hf://owner/name@revision`` is
+            an adapter on the Hugging Face Hub (extra ``hub``).
         device: such as ``cpu`` or ``cuda``; None for that of the run, or the CPU where this computer has no
             such device.
         trust_local_code: import code that the folders name.
+        base: runs or files of weights with the bases of adapters, which are otherwise built from their
+            components and options, or read from the adapter.
 
     Raises:
         UntrustedCode: a folder names code, without `trust_local_code`.
         SidetuneError: a folder cannot be used; the message says why.
     """
-    model = Model(device, trust_local_code)
+    model = Model(device, trust_local_code, [base] if isinstance(base, str | Path) else base)
     for path in paths:
         model.add(path)
     return model
@@ -63,8 +68,14 @@ class Model:
     beginning.
     """
 
-    def __init__(self, device: str | None = None, trust_local_code: Trust = False) -> None:
+    def __init__(
+        self,
+        device: str | None = None,
+        trust_local_code: Trust = False,
+        bases: Sequence[Path | str] = (),
+    ) -> None:
         self._device, self._trust = device, trust_local_code
+        self._bases = Bases(bases, bool(trust_local_code))
         self._tasks: Mapping[str, ServedTask] = MappingProxyType({})
         self._changes = Lock()
 
@@ -106,6 +117,7 @@ class Model:
         with self._changes:
             self._check_free(names, trained.source)
             learner.share_bases(_learners(self._tasks))
+            self._bases.hand_over(learner.learner)
             self._tasks = MappingProxyType({**self._tasks, **added})
 
     def remove(self, task: str) -> None:
@@ -240,13 +252,13 @@ class Model:
         Raises:
             RunError: neither a run nor an adapter.
         """
-        if str(path).startswith(HUB):
-            hub = import_module("sidetune_core.serving.hub")
-            path = hub.download(str(path))
+        trust = bool(self._trust)
+        if is_address(path):
+            found = download(parse_address(str(path)))
+            return read_adapter(found.folder, self._bases, trust, found.links_within)
         folder = Path(path).expanduser()
-        if (folder / ADAPTER).is_file():
-            adapter = import_module("sidetune_core.serving.adapter")
-            return cast(Trained, adapter.read_adapter(folder, trust_local_code=self._trust))
+        if is_adapter(folder):
+            return read_adapter(folder, self._bases, trust)
         return read_run(open_run(folder), self._trust)
 
     def _check_free(self, names: Mapping[str, str], source: str) -> None:

@@ -46,7 +46,10 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "predict": Command("Predict files with the tasks of trained runs.", "predict:predict"),
     "evaluate": Command("Evaluate a trained run, also on other data.", "evaluate:evaluate", composes=True),
-    "export": Command("Write the weights of a component of a run to a file.", "runs:export"),
+    "export": Command(
+        "Write the adapter of a task to a folder, or the weights of a component to a file.", "export:export"
+    ),
+    "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push"),
     "verify": Command(
         "Check that everything in a run folder agrees, the certificate included.", "runs:verify_run"
     ),

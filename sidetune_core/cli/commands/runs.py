@@ -1,4 +1,4 @@
-"""Commands about run folders: `report`, `export`, `verify`."""
+"""Commands about run folders: `report`, `verify`."""
 
 from __future__ import annotations
 
@@ -143,41 +143,6 @@ def _drawn(methods: Sequence[MethodRuns], summaries: Sequence[RunSummary]) -> Se
 def _print_left_out(methods: Sequence[MethodRuns]) -> None:
     for line in left_out(methods):
         print(one_line(line), file=sys.stderr)
-
-
-def export(run: Positional[Path], part: str = "base", out: Path | None = None, half: Switch = False) -> int:
-    """Write the weights of a component from a run's newest checkpoint to a file, for --base.weights or
-    --side.weights.
-
-    Args:
-        run: the run folder.
-        part: 'base', 'side', 'sides.t0', …; the error for an unknown one lists all of them.
-        out: a .safetensors file; default: PART.safetensors.
-        half: round to 16 bits (IEEE half precision), for half the size.
-    """
-    from sidetune_core.storage import checkpoint
-    from sidetune_core.storage.weights import write_tensors
-
-    folder = open_run(run)
-    path = checkpoint.latest(folder.checkpoints)
-    if path is None:
-        raise SidetuneError(f"{run} has no checkpoint yet")
-    tensors = checkpoint.read_part(path, part)
-    out = out or Path(f"{part}.safetensors")
-    if out.suffix != ".safetensors":
-        raise SidetuneError(f"weights are written as .safetensors, not '{out.name}'")
-    if half:
-        tensors = {
-            name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-        }
-        overflowing = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-        if overflowing:
-            raise SidetuneError(f"{overflowing[0]} of {run} overflows half precision; leave out --half")
-    origin = {"composition": str(folder.read_json("run.json")["composition"]), "part": part}
-    write_tensors(out, tensors, origin)
-    elements = sum(tensor.numel() for tensor in tensors.values())
-    print(f"{one_line(out)}: {len(tensors)} tensors, {elements:,} elements")
-    return 0
 
 
 def verify_run(run: Positional[Path], trust_local_code: Switch = False) -> int:

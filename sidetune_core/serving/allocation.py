@@ -1,0 +1,75 @@
+"""A limit on what is allocated while a learner is built: the options in a file of a stranger could ask for a
+network of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sidetune_core.errors import WeightsError
+
+SPARE = 2**30
+"""Elements that a learner may allocate while it is built, and then not keep, as for a classifier that a base
+leaves out."""
+
+COPIES = 4
+"""How often it may allocate what it keeps."""
+
+
+class _Counts:
+    """The methods of `AllocationLimit`; see `certificate.probes` for why they are apart."""
+
+    def __init__(self, limit: int, source: str) -> None:
+        super().__init__()
+        self.left, self.source = limit, source
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        size = args[0] if args else kwargs.get("size")
+        device = kwargs.get("device")
+        is_meta = device is not None and torch.device(device).type == "meta"
+        if not is_meta and isinstance(size, list | tuple) and all(type(length) is int for length in size):
+            self.left -= prod(size)
+            if self.left < 0:
+                raise WeightsError(
+                    f"{self.source} asks for a network that is far larger than its tensors; it is not built"
+                )
+        return func(*args, **kwargs)
+
+
+class AllocationLimit(_Counts, TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While active, counts the elements of new tensors, and stops at a limit before they are allocated.
+
+    Raises, within any operation:
+        WeightsError: the limit is reached.
+    """
+
+
+@contextmanager
+def limited(elements: int, source: str) -> Iterator[None]:
+    """Within the block, no more is allocated than a network of this size needs while it is built.
+
+    Args:
+        elements: of all tensors that are kept.
+        source: where this number is from, for the message.
+
+    Raises:
+        WeightsError: more is asked for, or there is not enough memory for it.
+    """
+    try:
+        with AllocationLimit(COPIES * elements + SPARE, source):
+            yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise WeightsError(f"there is not enough memory to restore {source}") from error
+
+
+def count_elements(state: Mapping[str, Any]) -> int:
+    """The number of elements of a state dict."""
+    return sum(value.numel() for value in state.values() if isinstance(value, Tensor))

@@ -1,0 +1,157 @@
+"""What others may read of a run's spec: its components and options, without the user's folders and files."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from sidetune_core.assembly.build import without_weights
+from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun, resolve
+from sidetune_core.config.spec import recorded_spec
+from sidetune_core.errors import RunError
+
+PATH_STARTS = ("/", "~", "./", "../", "\\\\")
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+PLACEHOLDER = "PATH"
+"""In a command, where the user had a path."""
+
+
+def is_path(value: object) -> bool:
+    """Whether the value of an option is a path, or has one in it."""
+    if isinstance(value, list | tuple):
+        return any(map(is_path, value))
+    if isinstance(value, str):
+        return value.startswith(PATH_STARTS) or value[1:3] == ":\\" or value.endswith(WEIGHT_FILES)
+    return isinstance(value, Path)
+
+
+def without_paths(config: Any) -> Any:
+    """The ``Config`` of a component with the default in each option that is a path."""
+    changes: dict[str, Any] = {}
+    for field in attrs.fields(type(config)):
+        value = getattr(config, field.name)
+        if attrs.has(type(value)):
+            changes[field.name] = without_paths(value)
+        elif is_path(value):
+            changes[field.name] = field.default
+    return attrs.evolve(config, **changes)
+
+
+def kept_paths(resolved: ResolvedRun) -> list[str]:
+    """The options of networks and learner that are paths: ``base.model``."""
+    return [
+        f"{slot}.{field.name.replace('_', '-')}"
+        for slot, component in resolved.components.items()
+        if slot != "env"
+        for field in attrs.fields(type(component.config))
+        if is_path(getattr(component.config, field.name)) and is_path_needed(slot, field.name)
+    ]
+
+
+def is_path_needed(slot: str, name: str) -> bool:
+    """Whether an option may decide on more than initial weights."""
+    return not (slot in ("base", "side") and name == "weights")
+
+
+def check_paths(resolved: ResolvedRun, source: Path) -> None:
+    """Check that a spec from elsewhere names no file of this computer.
+
+    Raises:
+        RunError: an option of a component is a path.
+    """
+    for slot, component in resolved.components.items():
+        for field in attrs.fields(type(component.config)):
+            value = getattr(component.config, field.name)
+            is_file = field.name == "weights" and Path(str(value)).is_file()
+            if is_path(value) or is_file:
+                option = f"{slot}.{field.name.replace('_', '-')}"
+                raise RunError(
+                    f"{source} names the path {value} in option {option}, and no file outside of an "
+                    "adapter's folder is read. Python: pass trust_local_code=True"
+                )
+
+
+def public_spec(resolved: ResolvedRun, keep_paths: bool = False) -> dict[str, Any]:
+    """The spec that an adapter carries, in plain values: all that its networks are built from. Of the env
+    there is the name only, of training nothing.
+
+    Args:
+        resolved: of the run.
+        keep_paths: keep paths that decide on more than initial weights, as of a folder with a model's
+            configuration.
+    """
+    components = {
+        slot: _public(slot, component, keep_paths) for slot, component in resolved.components.items()
+    }
+    plain = attrs.evolve(resolved, components=components).to_spec().to_json()
+    plain["env"]["options"] = {}
+    device = {name: value for name, value in plain["device"].items() if name != "name"}
+    return {**plain, "train": {}, "cache": {}, "device": device}
+
+
+def resolve_public(
+    spec: Mapping[str, Any],
+    plugins: Mapping[str, Any],
+    versions: Mapping[str, str],
+    source: Path,
+    trust_local_code: bool = False,
+) -> ResolvedRun:
+    """The run of a spec that an adapter carries.
+
+    Args:
+        spec: see `public_spec`.
+        plugins: the components that the run was made with, as in ``run.json``.
+        versions: of libraries, likewise.
+        source: the file, for messages.
+        trust_local_code: import code that the spec names.
+
+    Raises:
+        UntrustedCode: it names code, without `trust_local_code`.
+        PluginError, OptionError: a component is not installed, or no longer has these options.
+    """
+    about = {"resolved": spec, "plugins": plugins, "versions": versions}
+    return resolve(recorded_spec(about, str(source), trust_local_code))
+
+
+def command(asked: Mapping[str, Any]) -> str:
+    """The command that trains such a run, from its spec as requested; paths are left to the reader."""
+    words = ["sidetune-run"]
+    for slot, value in asked.items():
+        if isinstance(value, Mapping) and "name" in value:
+            words += [f"--{slot}", str(value["name"])]
+            words += _words(slot, value.get("options") or {})
+        elif isinstance(value, Mapping):
+            words += _words(slot, value)
+        elif value is not None and not (slot == "seed" and value == 0):
+            words += [f"--{slot}", str(value)]
+    return shlex.join(words)
+
+
+def _words(prefix: str, options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        option = f"{prefix}.{name.replace('_', '-')}"
+        if isinstance(value, Mapping):
+            yield from _words(option, value)
+        elif value is not None:
+            yield f"--{option}"
+            for entry in value if isinstance(value, list | tuple) else [value]:
+                yield PLACEHOLDER if _may_be_path(entry) else str(entry)
+
+
+def _may_be_path(value: object) -> bool:
+    """Whether a value in a command could show where the user keeps files."""
+    return is_path(value) or (isinstance(value, str) and (value.count("/") > 0 or Path(value).exists()))
+
+
+def _public(slot: str, component: ResolvedComponent, keep_paths: bool) -> ResolvedComponent:
+    if slot == "env":
+        return component
+    config = component.config
+    is_named = slot == "base" and not is_path(getattr(config, "weights", None))
+    config = config if is_named else without_weights(component)
+    return attrs.evolve(component, config=config if keep_paths else without_paths(config))
