@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from sidetune_core.storage.deltas import Delta, History, apply, difference, order_to_json, read_delta, read_order
+from sidetune_core.storage.deltas import (
+    Delta,
+    History,
+    apply,
+    difference,
+    order_to_json,
+    read_delta,
+    read_order,
+)
 
 
 def test_a_delta_leads_from_one_table_to_the_next() -> None:
