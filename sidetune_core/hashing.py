@@ -15,9 +15,14 @@ from sidetune_core.files import check_regular
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes: equal only for bit-identical tensors."""
+    return combine(digests(tensors))
+
+
+def combine(digests: Mapping[str, str]) -> str:
+    """The `fingerprint` of tensors from their `digests`."""
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(tensor_digest(name, tensors[name]))
+    for name in sorted(digests):
+        digest.update(bytes.fromhex(digests[name]))
     return digest.hexdigest()
 
 

@@ -23,7 +23,6 @@ from sidetune_core.certificate.record import (
 )
 from sidetune_core.config.history import contradictions, odd_statements
 from sidetune_core.config.resolve import ResolvedRun
-from sidetune_core.storage.checkpoint import Checkpoint
 from sidetune_core.storage.run_folder import (
     DOCUMENTS,
     DONE,
@@ -33,10 +32,11 @@ from sidetune_core.storage.run_folder import (
     has_diverged,
     has_ended,
 )
+from sidetune_core.storage.series import Recorded
 
 
 def check(
-    folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Checkpoint]
+    folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Recorded]
 ) -> tuple[list[str], list[str]]:
     """Contradictions, and notes on what could not be checked.
 
@@ -73,7 +73,7 @@ def check_composition(folder: RunFolder, resolved: ResolvedRun) -> Iterator[str]
         yield f"run.json has the composition '{composition}', but its spec is that of '{resolved}'"
 
 
-def digest(folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Checkpoint]) -> str:
+def digest(folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Recorded]) -> str:
     """SHA-256 over everything that is checked, in hexadecimal: the same for every copy of a run folder.
 
     It does not depend on the folder's name, nor on what is only shown: times, log, report, TensorBoard files.
@@ -83,7 +83,7 @@ def digest(folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Ch
         "status": _status_text(folder),
         "certificate": folder.read_json(FILE),
         "lines": {name: hashing.file_digest(folder.path / name) for name in _present_lines(folder)},
-        "checkpoints": {one.path.stem: _digest_of(one) for one in checkpoints},
+        "checkpoints": {one.path.stem: one.step.sha256 for one in checkpoints},
     }
     text = json.dumps(content, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -103,7 +103,7 @@ def shown_files(folder: RunFolder) -> dict[str, str]:
 
 
 def check_certificate(
-    folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Checkpoint]
+    folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Recorded]
 ) -> Iterator[str]:
     """Whether the certificate explains itself in the words of its format, and is the one of which the newest
     checkpoint holds the hash."""
@@ -147,7 +147,7 @@ def _has_gaps(folder: RunFolder, about: Mapping[str, Any]) -> bool:
 
 
 def _lines(
-    folder: RunFolder, checkpoints: Sequence[Checkpoint], finished: bool, notes: list[str]
+    folder: RunFolder, checkpoints: Sequence[Recorded], finished: bool, notes: list[str]
 ) -> Iterator[str]:
     """Whether each ``.jsonl`` file begins with what it had at every checkpoint, and ends there."""
     for name in LINES:
@@ -167,7 +167,7 @@ def _lines(
                 notes.append(f"the last lines of {name} are newer than the newest checkpoint")
 
 
-def _identity(about: Mapping[str, Any], checkpoints: Sequence[Checkpoint], notes: list[str]) -> Iterator[str]:
+def _identity(about: Mapping[str, Any], checkpoints: Sequence[Recorded], notes: list[str]) -> Iterator[str]:
     """Whether ``run.json`` describes the run that each checkpoint was made by."""
     unknown = [one for one in checkpoints if one.identity is None]
     if unknown:
@@ -212,11 +212,6 @@ def _present_lines(folder: RunFolder) -> list[str]:
 def _status_text(folder: RunFolder) -> str:
     path = folder.path / "status"
     return path.read_text(encoding="utf-8", errors="backslashreplace").strip() if path.is_file() else ""
-
-
-def _digest_of(one: Checkpoint) -> str:
-    """The SHA-256 over the whole content of a checkpoint, which was checked when it was read."""
-    return str(json.loads(one.path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"])
 
 
 def _sha256(content: bytes) -> str:

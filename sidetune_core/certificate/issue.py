@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 
 import attrs
 from torch import Tensor
@@ -42,13 +42,12 @@ from sidetune_core.certificate.record import (
     write_certificate,
 )
 from sidetune_core.config.identity import Identity
-from sidetune_core.errors import WeightsError
 from sidetune_core.interfaces.classification import ClassTask
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.storage import checkpoint
+from sidetune_core.storage.chain import Chain
 from sidetune_core.storage.run_folder import PROBES, RunFolder
-from sidetune_core.storage.weights import read_tensors
 from sidetune_core.system.device import processor
 
 
@@ -57,6 +56,7 @@ def certify(
     stage: Sequence[Task],
     recorders: Mapping[str, ProbeRecorder],
     folder: RunFolder,
+    chain: Chain,
     precision: str = "fp32",
     identity: Identity | None = None,
 ) -> Certificate:
@@ -71,12 +71,13 @@ def certify(
         recorders: the learner's outputs for each task so far, by task id; the tasks of `stage` have just been
             evaluated through theirs.
         folder: of the run; its ``eval.jsonl`` has R so far.
+        chain: the run's checkpoints, up to that before the stage.
         precision: of the learner's outputs, a key of `probes.ROUNDING`.
         identity: of the run now; compared with those of its checkpoints.
     """
     trained = list(recorders)
     done = trained[: len(trained) - len(stage)]
-    known, before = _known(folder, done)
+    known, before = _known(folder, done, chain)
     tensors = dict(probes.named_tensors(learner))
     now = hashing.digests(tensors)
     changed = sorted(name for name, digest in before.items() if now.get(name) != digest)
@@ -84,7 +85,7 @@ def certify(
     rounding = probes.ROUNDING[precision]
     columns = read_columns(folder, trained)
     past = {
-        count: checkpoint.recorded_identity(checkpoint.boundary(folder.checkpoints, count))
+        count: checkpoint.recorded_identity(checkpoint.boundary(folder.checkpoints, count), chain)
         for count in dict.fromkeys(record.after for record in known.tasks)
     }
     count = len(trained)
@@ -96,10 +97,10 @@ def certify(
             learner, recorders[record.id].predict, stored.as_inputs(), rounding, record.id
         )
         measured = columns[record.id][record.after - 1 :]
-        boundary = checkpoint.boundary(folder.checkpoints, record.after)
+        earlier = partial(_tensors_at, folder, record.after, chain)
         state = State(tensors, now, stages, conditions.rounding(record.after, rounding))
         record = attrs.evolve(record, conditions=conditions.changes(record.after))
-        records.append(compare(record, stored, replayed, measured, state, boundary))
+        records.append(compare(record, stored, replayed, measured, state, earlier))
     for task in stage:
         first = _first(learner, task, recorders[task.id], now, folder, len(trained), rounding)
         records.append(attrs.evolve(first, measured=columns[task.id][first.after - 1 :]))
@@ -132,7 +133,7 @@ def compare(
     replayed: Replay,
     measured: Sequence[float | None],
     state: State,
-    boundary: Path,
+    earlier: Callable[[Sequence[str]], Mapping[str, Tensor]],
     rule: Callable[[TaskRecord, bool], str] = judge,
 ) -> TaskRecord:
     """The updated record of an earlier task.
@@ -143,7 +144,8 @@ def compare(
         replayed: the learner's outputs for them now, and the tensors it reads.
         measured: the task's column of R, from the row after its stage on.
         state: the learner's tensors now.
-        boundary: the checkpoint after the task was trained, to measure changes against; it may be missing.
+        earlier: reads tensors by name as they were after the task was trained, to measure changes against;
+            some may be missing.
         rule: gives the verdict.
     """
     changed = [name for name, digest in record.tensors.items() if state.digests.get(name) != digest]
@@ -152,7 +154,7 @@ def compare(
     later = state.stages[own + 1 :]
     updated = attrs.evolve(
         record,
-        changed=_measure(changed, state.tensors, boundary),
+        changed=_measure(changed, state.tensors, earlier),
         newly_read=sorted(replayed.read - record.tensors.keys()),
         no_longer_read=sorted(record.tensors.keys() - replayed.read),
         measured=list(measured),
@@ -186,14 +188,17 @@ def _cause_of_first(stored: Stored, rounding: float) -> str:
     return BATCH
 
 
-def _measure(names: Sequence[str], tensors: Mapping[str, Tensor], boundary: Path) -> dict[str, Change | None]:
-    """How far tensors are from their values in a checkpoint; None where either is missing."""
-    if not names:
-        return {}
-    try:
-        before = read_tensors(boundary)
-    except WeightsError:
-        before = {}
+def _tensors_at(folder: RunFolder, after: int, chain: Chain, names: Sequence[str]) -> Mapping[str, Tensor]:
+    return checkpoint.tensors_at(checkpoint.boundary(folder.checkpoints, after), names, chain)
+
+
+def _measure(
+    names: Sequence[str],
+    tensors: Mapping[str, Tensor],
+    earlier: Callable[[Sequence[str]], Mapping[str, Tensor]],
+) -> dict[str, Change | None]:
+    """How far tensors are from their earlier values; None where either is missing."""
+    before = earlier(names) if names else {}
     return {
         name: probes.change(before[name], tensors[name]) if name in before and name in tensors else None
         for name in names
@@ -254,7 +259,7 @@ def _sketch(task: Task) -> TaskSketch | None:
     return TaskSketch(task.title, {name: list(shape) for name, shape in task.inputs.items()}, task.classes)
 
 
-def _known(folder: RunFolder, done: Sequence[str]) -> tuple[Certificate, Mapping[str, str]]:
+def _known(folder: RunFolder, done: Sequence[str], chain: Chain) -> tuple[Certificate, Mapping[str, str]]:
     """The certificate after the tasks `done`, and the digests of all tensors at that time."""
     empty = Certificate(STATEMENT, overall([], []), [], [], [], {})
     if not done:
@@ -266,5 +271,4 @@ def _known(folder: RunFolder, done: Sequence[str]) -> tuple[Certificate, Mapping
         return existing, existing.now
     tasks = [record for record in existing.tasks if record.id in done]
     stages = [stage for stage in existing.stages if set(stage.tasks) <= set(done)]
-    boundary = checkpoint.boundary(folder.checkpoints, len(done))
-    return attrs.evolve(existing, tasks=tasks, stages=stages), hashing.digests(read_tensors(boundary))
+    return attrs.evolve(existing, tasks=tasks, stages=stages), chain.digests

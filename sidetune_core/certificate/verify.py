@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -48,12 +47,14 @@ from sidetune_core.interfaces.heads import ClassHead
 from sidetune_core.interfaces.inputs import InputShapes, Shape
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream
+from sidetune_core.printable import counted
 from sidetune_core.storage import checkpoint
-from sidetune_core.storage.checkpoint import Checkpoint
+from sidetune_core.storage.chain import Unusable
 from sidetune_core.storage.run_folder import PROBES, RunFolder
+from sidetune_core.storage.series import Recorded, Series, changed_tensors, inner_tensors
 from sidetune_core.system.device import Machine
 
-Checkpoints = Mapping[int, Checkpoint]
+Checkpoints = Mapping[int, Recorded]
 """By number of trained tasks."""
 
 
@@ -100,13 +101,12 @@ def verify(folder: RunFolder, trust_local_code: bool = False) -> Verification:
         )
     if problems := list(_contradictions(certificate)):
         return Verification(certificate, tuple(problems), (), contradicted=True)
-    checkpoints: dict[int, Checkpoint] = {}
     stored: dict[str, Stored] = {}
-    for count in dict.fromkeys(task.after for task in certificate.tasks):
-        try:
-            checkpoints[count] = _read_checkpoint(folder, certificate.trained[:count])
-        except (RunError, WeightsError) as error:
-            problems.append(str(error))
+    counts = dict.fromkeys(task.after for task in certificate.tasks)
+    series = Series({count: checkpoint.boundary(folder.checkpoints, count) for count in counts})
+    checkpoints = series.by_count
+    dropped = series.check()
+    problems += [*series.problems(), *_other_tasks(certificate, checkpoints)]
     for task in certificate.tasks:
         try:
             stored[task.id] = _read_probes(folder, task)
@@ -122,6 +122,7 @@ def verify(folder: RunFolder, trust_local_code: bool = False) -> Verification:
         return Verification(certificate, tuple(problems), (), contradicted=True)
     problems = list(accounts.check_certificate(folder, certificate, list(checkpoints.values())))
     others, notes = accounts.check(folder, certificate, list(checkpoints.values()))
+    others += _check_dropped(folder, dropped, notes)
     problems += _hash_mismatches(certificate, checkpoints)
     problems += check_carried(
         folder, certificate, {count: one.identity for count, one in checkpoints.items()}
@@ -171,20 +172,32 @@ def _contradictions(certificate: Certificate) -> Iterator[str]:
         yield "the certificate's list of tasks contradicts its list of stages"
 
 
-def _read_checkpoint(folder: RunFolder, done: Sequence[str]) -> Checkpoint:
-    """The checkpoint after some tasks.
+def _other_tasks(certificate: Certificate, checkpoints: Checkpoints) -> Iterator[str]:
+    """Checkpoints that are of other tasks than the certificate."""
+    for count, one in checkpoints.items():
+        expected = certificate.trained[:count]
+        if one.done != expected:
+            yield (
+                f"{one.path} is the checkpoint after tasks {', '.join(one.done)}; the certificate has "
+                f"{', '.join(expected)}"
+            )
 
-    Raises:
-        RunError, WeightsError: the checkpoint is missing, damaged, or of other tasks.
-    """
-    path = checkpoint.boundary(folder.checkpoints, len(done))
-    existing = checkpoint.read(path)
-    if existing.done != list(done):
-        raise RunError(
-            f"{path} is the checkpoint after tasks {', '.join(existing.done)}; the certificate has "
-            f"{', '.join(done)}"
-        )
-    return existing
+
+def _check_dropped(
+    folder: RunFolder, dropped: Mapping[str, Sequence[str]], notes: list[str]
+) -> Iterator[str]:
+    """Whether the run was to drop the tensors that its files no longer have; a note says what they were."""
+    if not dropped:
+        return
+    if folder.read_json("run.json").get("keep") != "last":
+        for name, lost in dropped.items():
+            yield f"{name}.safetensors lacks {shorten(lost)}, but run.json does not state --keep last"
+        return
+    tensors = counted(sum(map(len, dropped.values())), "tensor")
+    notes.append(
+        f"{tensors} of {shorten(dropped)} that later tasks changed were dropped (--keep last): their SHA-256 "
+        "are recorded, but how far they changed is not recomputed"
+    )
 
 
 def _read_probes(folder: RunFolder, task: TaskRecord) -> Stored:
@@ -203,15 +216,15 @@ def _read_probes(folder: RunFolder, task: TaskRecord) -> Stored:
 
 def _hash_mismatches(certificate: Certificate, checkpoints: Checkpoints) -> Iterator[str]:
     """Where the checkpoints' hashes differ from the certificate's."""
-    actual = {count: hashing.digests(_tensors(one.state)) for count, one in checkpoints.items()}
     for task in certificate.tasks:
-        digests = actual[task.after]
-        wrong = [name for name, digest in task.tensors.items() if digests.get(name, digest) != digest]
+        one = checkpoints[task.after]
+        wrong = [name for name, digest in task.tensors.items() if one.digest(name) not in (None, digest)]
         if wrong:
             yield f"{task.id}: its checkpoint has other hashes than the certificate for {shorten(wrong)}"
-    for stage, (before, after) in zip(certificate.stages[1:], pairwise(actual.values()), strict=True):
-        changed = {name for name, digest in before.items() if after.get(name) != digest}
-        wrong = sorted(changed ^ (set(stage.changed) & before.keys()))
+    inner = inner_tensors([one.chain for one in checkpoints.values()])
+    for stage, (before, after) in zip(certificate.stages[1:], pairwise(checkpoints.values()), strict=True):
+        existing = {name for name in stage.changed if before.digest(name) is not None}
+        wrong = sorted(changed_tensors(before, after, inner) ^ existing)
         if wrong:
             yield (
                 f"{', '.join(stage.tasks)}: the checkpoints contradict the certificate about whether this "
@@ -233,15 +246,16 @@ def _replay_mismatches(
     machine = choose_machine(resolved)
     count = len(certificate.trained)
     recorded = of_run(folder.read_json("run.json"), checkpoints[count].identity, certificate.processor)
+    newest = checkpoints[count]
     try:
         learner, tasks = _restore(
             read_parts(folder, resolved, trust_local_code),
             certificate,
-            checkpoints[count].state,
-            str(checkpoint.boundary(folder.checkpoints, count)),
+            newest.chain.state()[0],
+            str(newest.path),
             machine,
         )
-    except WeightsError as error:
+    except (WeightsError, Unusable) as error:
         yield str(error)
         return
     tensors = dict(probes.named_tensors(learner))
@@ -265,11 +279,19 @@ def _replay_mismatches(
             predict = make_predict(learner, tasks[task.id], machine)
             before = stored[task.id]
             replayed = probes.replay(learner, predict, before.as_inputs(), rounding, task.id)
-            boundary = checkpoint.boundary(folder.checkpoints, task.after)
             state = State(tensors, now, certificate.stages, past.rounding(task.after, rounding))
             changed = past.changes(task.after)
             yield from _task_mismatches(
-                task, before, replayed, columns, state, boundary, certificate.format, exact, changed, notes
+                task,
+                before,
+                replayed,
+                columns,
+                state,
+                checkpoints[task.after],
+                certificate.format,
+                exact,
+                changed,
+                notes,
             )
 
 
@@ -289,7 +311,7 @@ def _task_mismatches(
     replayed: Replay,
     columns: Columns,
     state: State,
-    boundary: Path,
+    checkpoint: Recorded,
     format: int,
     exact: bool,
     changed: list[str],
@@ -306,8 +328,9 @@ def _task_mismatches(
     rule = judge if format == FORMAT else former_judge
     measured = columns[task.id][task.after - 1 :]
     recomputed = compare(
-        attrs.evolve(task, conditions=changed), before, replayed, measured, state, boundary, rule
+        attrs.evolve(task, conditions=changed), before, replayed, measured, state, checkpoint.read, rule
     )
+    recomputed = attrs.evolve(recomputed, changed=_with_dropped(task, recomputed, checkpoint))
     if format < FORMAT:
         yield from _unsupported_claims(task, recomputed, format)
         recomputed = attrs.evolve(
@@ -328,6 +351,15 @@ def _task_mismatches(
         )
         recomputed = attrs.evolve(recomputed, verdict=rule(recomputed, _is_followed(task, state)), scope="")
     yield from _differences(task, recomputed, 0.0 if exact else state.rounding)
+
+
+def _with_dropped(task: TaskRecord, recomputed: TaskRecord, checkpoint: Recorded) -> dict[str, Change | None]:
+    """The recomputed changes, with the certificate's where ``--keep last`` has dropped the earlier tensor."""
+    lost = {name for name, change in recomputed.changed.items() if change is None} & task.changed.keys()
+    lost -= checkpoint.read(sorted(lost)).keys()
+    return {
+        name: task.changed[name] if name in lost else change for name, change in recomputed.changed.items()
+    }
 
 
 def _is_rounding(change: Change | None, conditions: Sequence[str], state: State) -> bool:
@@ -452,11 +484,6 @@ class _SketchedStream(TaskStream):
 
     def tasks(self) -> Sequence[Task]:
         return self._tasks
-
-
-def _tensors(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """A state dict without extra state (``nn.Module.get_extra_state``)."""
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _quote(value: Any) -> str:

@@ -1,39 +1,50 @@
 """Checkpoints: one after each task, and one within the current task, which is replaced as training proceeds.
 
-A checkpoint after a task is ``after-002.safetensors``, the learner's tensors under their own names, and
-``after-002.json``, the position of the run. The checkpoint within a task is one file, ``within.safetensors``,
-with its JSON in the header, so that it is replaced atomically. Both contain a SHA-256 over their whole
-content: a truncated or altered file is detected and not used.
+A checkpoint after a task is ``after-002.safetensors``, the tensors of the learner that differ from those of
+the files before it (see `chain`), and ``after-002.json``, the position of the run. The checkpoint within a
+task is one file, ``within.safetensors``, with its JSON in the header, so that it is replaced atomically.
+SHA-256 digests cover all of their content: a truncated or altered file is detected and not used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import attrs
-import safetensors
 import torch
 from torch import Tensor, nn
 
-from sidetune_core import strict_json
+from sidetune_core import hashing
 from sidetune_core.config.identity import Identity, read_identity
-from sidetune_core.errors import RunError, WeightsError
+from sidetune_core.errors import RunError
 from sidetune_core.files import read_text
 from sidetune_core.hashing import fingerprint
-from sidetune_core.storage.atomic import write_text, writing
-from sidetune_core.storage.nested_state import flatten, tensor_names, unflatten
+from sidetune_core.storage.atomic import writing
+from sidetune_core.storage.chain import (
+    BASE,
+    NAME,
+    TASK_STATES,
+    WRONG_CONTENT,
+    Chain,
+    Content,
+    Unusable,
+    make_content,
+    opened,
+    parse_step,
+    read_own,
+    text_digest,
+)
+from sidetune_core.storage.deltas import apply, difference, read_delta
+from sidetune_core.storage.nested_state import flatten, unflatten
 from sidetune_core.storage.run_folder import Marks
-from sidetune_core.storage.weights import fill, read_tensors, write_tensors
+from sidetune_core.storage.weights import fill, write_tensors
 
 MID_TASK = "within.safetensors"
-
-TASK_STATES = "task_states"
-"""Key of the state of tasks in the JSON, and the beginning of the names of its tensors."""
 
 
 @attrs.frozen(eq=False)
@@ -84,6 +95,10 @@ class Checkpoint:
         fill(learner, self.state, str(self.path))
 
 
+_Found = tuple[Checkpoint, Chain]
+"""A checkpoint, and the chain that the next checkpoint after a task continues."""
+
+
 def save(
     folder: Path,
     learner: nn.Module,
@@ -91,25 +106,40 @@ def save(
     marks: Marks,
     tasks: Mapping[str, Any],
     identity: Identity | None = None,
+    chain: Chain | None = None,
+    base: Collection[str] = (),
+    digests: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the checkpoint after the tasks `done`. Its JSON is written last: a checkpoint that has it is
     complete.
+
+    Args:
+        folder: of the checkpoints.
+        learner: whose state is saved.
+        done: ids of the tasks that are finished.
+        marks: of the run folder.
+        tasks: state of the tasks by id.
+        identity: of the run.
+        chain: the files that this one follows, to which it is appended; None to read them from the folder.
+        base: names of tensors that go into a file of their own if this is the first checkpoint.
+        digests: of the learner's tensors, if they are known.
 
     Raises:
         WriteError: the folder is not writable; earlier checkpoints stay.
         PluginError: the extra state of the learner, or the state of a task, has a type that cannot be saved.
     """
-    state = learner.state_dict()
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    extra, more = flatten({key: value for key, value in state.items() if key not in tensors})
-    task_states, of_tasks = flatten(tasks, TASK_STATES)
-    tensors |= more | of_tasks
+    content = make_content(learner.state_dict(), tasks, done, marks, _plain(identity), digests)
+    chain = chain if chain is not None else _chain_before(folder, done)
     path = boundary(folder, len(done))
-    position = {"done": list(done), "marks": marks, "identity": _plain(identity)}
-    text = strict_json.dumps({**position, "extra": extra, TASK_STATES: task_states})
     with writing(path):
-        write_tensors(path, tensors)
-        write_text(path.with_suffix(".json"), f'{{"state": {text}, "sha256": "{_digest(text, tensors)}"}}\n')
+        _delete_from(folder, len(done))
+        if not chain.steps:
+            _delete(folder / f"{BASE}.safetensors")
+        first = {name: digest for name, digest in content.digests.items() if name in base}
+        if first and not chain.steps:
+            keys = [key for key in content.keys if key in first]
+            chain.write(BASE, Content(content.tensors, first, {}, {}, keys))
+        chain.write(path.stem, content)
     return path
 
 
@@ -121,23 +151,51 @@ def save_mid_task(
     tasks: Mapping[str, Any],
     identity: Identity | None,
     mid_task: MidTaskState,
-) -> Path:
+    chain: Chain | None = None,
+) -> None:
     """Replace the checkpoint within a task, which follows the tasks `done`.
+
+    Args:
+        folder, learner, done, marks, tasks, identity, chain: see `save`.
+        mid_task: the position within the task.
 
     Raises:
         WriteError: the folder is not writable; the earlier one stays.
         PluginError: the extra state of the learner, or the state of a task, has a type that cannot be saved.
     """
-    values = {"learner": learner.state_dict(), "within": attrs.asdict(mid_task, recurse=False)}
-    plain, tensors = flatten(values)
-    task_states, of_tasks = flatten(tasks, TASK_STATES)
-    tensors |= of_tasks
+    content = make_content(learner.state_dict(), tasks, done, marks, _plain(identity))
+    chain = chain if chain is not None else _chain_before(folder, [*done, ""])
     path = folder / MID_TASK
-    position = {"done": list(done), "marks": marks, "identity": _plain(identity)}
-    text = strict_json.dumps({**position, "values": plain, TASK_STATES: task_states})
+    before = difference(chain.digests, mid_task.before).to_json()
+    plain, inner = flatten(attrs.asdict(attrs.evolve(mid_task, before={}), recurse=False), "within")
+    step, text = chain.plan(path, content, within=plain, before=before, within_tensors=hashing.digests(inner))
+    tensors = {name: content.tensors[name] for name in step.tensors.changed} | inner
     with writing(path):
-        write_tensors(path, tensors, {"state": text, "sha256": _digest(text, tensors)})
-    return path
+        write_tensors(path, tensors, {"state": text, "sha256": step.sha256})
+
+
+def _chain_before(folder: Path, done: Sequence[str]) -> Chain:
+    """The chain that a checkpoint after the tasks `done` continues: that of the newest one before it."""
+    for number in _numbers(folder, "after-*.json"):
+        if number < len(done):
+            with suppress(Unusable):
+                chain = Chain.open(boundary(folder, number))
+                if chain.done == list(done[: len(chain.done)]):
+                    return chain
+    return Chain(folder)
+
+
+def _delete_from(folder: Path, count: int) -> None:
+    """Delete checkpoints after `count` tasks and more, which a new one replaces: those after it would follow
+    another file. Their JSON goes first, so that none is taken for complete."""
+    for number in _numbers(folder, "after-*"):
+        if number >= count:
+            _delete(boundary(folder, number))
+
+
+def _delete(path: Path) -> None:
+    path.with_suffix(".json").unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def delete_mid_task(folder: Path) -> None:
@@ -147,20 +205,60 @@ def delete_mid_task(folder: Path) -> None:
 
 
 def find(folder: Path, warning: Callable[[str], None]) -> Checkpoint | None:
-    """The latest complete checkpoint, or None at the start of a run; `warning` gets a line for each damaged
-    one.
+    """The latest complete checkpoint, or None at the start of a run; `warning` gets a line for each file that
+    is damaged.
 
     Raises:
         RunError: one cannot be read at present, which does not mean that it is damaged.
     """
-    mid_task = _attempt(folder / MID_TASK, _read_mid_task, warning) if (folder / MID_TASK).exists() else None
+    return find_with_chain(folder, warning)[0]
+
+
+def find_with_chain(folder: Path, warning: Callable[[str], None]) -> tuple[Checkpoint | None, Chain]:
+    """`find`, and the chain that the next checkpoint after a task continues."""
+    unusable = _UnusableFiles()
+    mid_task = unusable.attempt(folder / MID_TASK, _read_mid_task) if (folder / MID_TASK).exists() else None
+    found = mid_task
     for number in _numbers(folder, "after-*"):
-        if mid_task is not None and number <= len(mid_task.done):
+        if mid_task is not None and number <= len(mid_task[0].done):
             break
-        checkpoint = _attempt(boundary(folder, number), _read_boundary, warning)
-        if checkpoint is not None:
-            return checkpoint
-    return mid_task
+        found = unusable.attempt(boundary(folder, number), _read_boundary)
+        if found is not None:
+            break
+    unusable.report(warning)
+    return found if found is not None else (None, Chain(folder))
+
+
+class _UnusableFiles:
+    """Collects the files because of which checkpoints cannot be read."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[Path, str] = {}
+        self._dependents: dict[Path, list[str]] = {}
+
+    def attempt(self, path: Path, read: Callable[[Path], _Found]) -> _Found | None:
+        """What `read` returns; None if a file is missing or damaged."""
+        try:
+            return read(path)
+        except Unusable as error:
+            self._reasons.setdefault(error.path, str(error))
+            if error.path.stem != path.stem:
+                dependent = path.name if path.name == MID_TASK else path.stem
+                self._dependents.setdefault(error.path, []).append(dependent)
+        return None
+
+    def report(self, warning: Callable[[str], None]) -> None:
+        """A line for each file, with the checkpoints that depend on it."""
+        for path, reason in self._reasons.items():
+            dependents = sorted(self._dependents.get(path, ()))
+            warning(f"{reason}; {_ignored(dependents)}")
+
+
+def _ignored(dependents: Sequence[str]) -> str:
+    if not dependents:
+        return "it is ignored"
+    are, depend = ("is", "depends") if len(dependents) == 1 else ("are", "depend")
+    return f"it is ignored, and so {are} {', '.join(dependents)}, which {depend} on it"
 
 
 def check_version(folder: Path) -> None:
@@ -191,13 +289,44 @@ def latest(folder: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def recorded_identity(path: Path) -> Identity | None:
-    """The identity in the JSON of a checkpoint after a task, without reading its tensors; None where it
-    cannot be read or has none."""
+def recorded_identity(path: Path, chain: Chain | None = None) -> Identity | None:
+    """The identity of a run at a checkpoint after a task, without reading its tensors; None where it cannot
+    be read or has none.
+
+    Args:
+        path: of the checkpoint's tensors.
+        chain: files that have been read, perhaps with this one.
+    """
+    index = chain.index(path.stem) if chain is not None else None
     try:
-        return read_identity(_position(path).get("identity"))
+        if chain is not None and index is not None:
+            return read_identity(chain.identity_at(index))
+        position = _position(path)
+        holder = str(position.get("identity_in", ""))
+        if NAME.fullmatch(holder):
+            position = _position(path.with_name(f"{holder}.safetensors"))
+        return read_identity(position.get("identity"))
     except TypeError:
         return None
+
+
+def tensors_at(path: Path, names: Iterable[str], chain: Chain) -> dict[str, Tensor]:
+    """Tensors as they were at a checkpoint after a task, without those that cannot be read any more.
+
+    Args:
+        path: of the checkpoint's tensors.
+        names: of tensors.
+        chain: files that have been read, perhaps with this one.
+    """
+    try:
+        index = chain.index(path.stem)
+        if index is None:
+            chain = Chain.open(path)
+            index = chain.last
+        existing = [name for name in names if chain.tensors.find(name, index) is not None]
+        return chain.read(existing, index, dropped=True)
+    except (Unusable, RunError):
+        return {}
 
 
 def has_mark(path: Path, name: str) -> bool:
@@ -216,22 +345,23 @@ def _position(path: Path) -> Mapping[str, Any]:
 
 
 def read(path: Path) -> Checkpoint:
-    """A checkpoint after a task.
+    """A checkpoint after a task, with the whole state of the learner.
 
     Raises:
-        WeightsError: its tensors are missing or damaged.
-        RunError: its JSON is missing or damaged.
+        RunError: a file that it consists of is missing or damaged, or cannot be read at present.
     """
-    try:
-        return _read_boundary(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"the checkpoint {path} cannot be used: {error}") from error
+    with _usable(path):
+        return _read_boundary(path)[0]
 
 
 def parts(path: Path) -> list[str]:
-    """The modules that can be exported from a checkpoint: ``base``, ``heads.t0``, ``sides.t0``, …"""
-    with safetensors.safe_open(path, framework="pt") as file:
-        keys = [key for key in list(file.keys()) if "/" not in key]  # others are of nested state
+    """The modules that can be exported from a checkpoint: ``base``, ``heads.t0``, ``sides.t0``, …
+
+    Raises:
+        RunError: see `read`.
+    """
+    with _usable(path):
+        keys = list(Chain.open(path).digests)
     names = {key.split(".")[0] for key in keys} | {
         ".".join(key.split(".")[:2]) for key in keys if key.count(".") > 1
     }
@@ -239,18 +369,27 @@ def parts(path: Path) -> list[str]:
 
 
 def read_part(path: Path, part: str) -> dict[str, torch.Tensor]:
-    """The tensors of a module under its own keys.
+    """The tensors of a module under its own keys; the others are not read.
 
     Raises:
-        RunError: the checkpoint has no such module.
+        RunError: the checkpoint has no such module, or cannot be read.
     """
     prefix = part + "."
-    tensors = {
-        key.removeprefix(prefix): value for key, value in read_tensors(path).items() if key.startswith(prefix)
-    }
+    with _usable(path):
+        chain = Chain.open(path)
+        tensors = chain.read(key for key in chain.digests if key.startswith(prefix))
     if not tensors:
         raise RunError(f"{path} has no module '{part}'; it has {', '.join(parts(path))}")
-    return tensors
+    return {key.removeprefix(prefix): value for key, value in tensors.items()}
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Name the checkpoint that needs a file that is missing or damaged."""
+    try:
+        yield
+    except Unusable as error:
+        raise RunError(f"the checkpoint {path} cannot be used: {error}") from error
 
 
 def _numbers(folder: Path, pattern: str) -> list[int]:
@@ -259,76 +398,67 @@ def _numbers(folder: Path, pattern: str) -> list[int]:
     return sorted({int(name) for name in names if name.isdecimal()}, reverse=True)
 
 
-def _attempt(
-    path: Path, read: Callable[[Path], Checkpoint], warning: Callable[[str], None]
-) -> Checkpoint | None:
-    _check_readable(path)
+def _read_boundary(path: Path) -> _Found:
+    chain = Chain.open(path)
+    state, tasks = chain.state()
+    return _checkpoint(path, chain, state, tasks), chain
+
+
+def _checkpoint(
+    path: Path,
+    chain: Chain,
+    state: Mapping[str, Any],
+    tasks: Mapping[str, Any],
+    mid_task: MidTaskState | None = None,
+) -> Checkpoint:
+    """The checkpoint that the last file of a chain describes."""
+    marks = chain.steps[-1].marks
     try:
-        return read(path)
-    except FileNotFoundError as error:
-        warning(f"cannot use {path}: {error.filename} is missing")
-    except WeightsError as error:
-        cause = error.__cause__  # damage is a SafetensorError
-        if isinstance(cause, MemoryError | OSError | RuntimeError):
-            reason = "not enough memory" if isinstance(cause, MemoryError) else cause
-            raise RunError(f"cannot read {path}: {reason}; nothing was changed") from error
-        warning(f"{error}; it is ignored")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        also = f" or {path.stem}.json" if path.name != MID_TASK else ""
-        warning(f"{path}{also} is damaged ({error}); it is ignored")
-    return None
+        return Checkpoint(path, chain.done, state, marks, mid_task, tasks, read_identity(chain.identity))
+    except TypeError as error:
+        raise Unusable(path.with_suffix(".json"), f"is damaged ({error})") from error
 
 
-def _check_readable(path: Path) -> None:
-    """Check that the operating system lets us read the files of a checkpoint that exist.
+def _read_mid_task(path: Path) -> _Found:
+    with opened(path) as file:
+        header = file.metadata() or {}
+    try:
+        about = json.loads(header["about"])
+        values = json.loads(about["state"])
+        if "tensors" not in values:
+            return _read_former_mid_task(path, about), _chain_before(path.parent, [*values["done"], ""])
+        if text_digest(about["state"]) != about["sha256"]:
+            raise ValueError("its SHA-256 differs from the recorded one")
+        step = parse_step(path, values, about["sha256"])
+        before, digests = read_delta(values["before"]), values["within_tensors"]
+        chain = Chain(path.parent)
+        if step.predecessor is not None:
+            chain = Chain.open(path.with_name(f"{step.predecessor[0]}.safetensors"))
+        extended = Chain(path.parent, [*chain.steps, step])
+        state, tasks = extended.state()
+        within = unflatten(values["within"], read_own(path, digests))
+        mid_task = MidTaskState(**(within | {"before": apply(chain.digests, before)}))
+        return _checkpoint(path, extended, state, tasks, mid_task), chain
+    except WRONG_CONTENT as error:
+        raise Unusable(path, f"is damaged ({error})") from error
 
-    Raises:
-        RunError: no permission, too many open files, or a broken disk.
-    """
-    for file in (path, path.with_suffix(".json")):
-        try:
-            with file.open("rb"):
-                pass
-        except (FileNotFoundError, IsADirectoryError):
-            continue
-        except OSError as error:
-            raise RunError(f"cannot read {file}: {error.strerror or error}; nothing was changed") from error
 
-
-def _read_boundary(path: Path) -> Checkpoint:
-    about = json.loads(read_text(path.with_suffix(".json")))
-    path.stat()  # raises FileNotFoundError
-    tensors = read_tensors(path)
-    values = about["state"]
-    _check(json.dumps(values), tensors, about["sha256"])
-    extra = unflatten(values["extra"], tensors)
-    inner = tensor_names(values["extra"]) | tensor_names(values.get(TASK_STATES))
-    state = {key: value for key, value in tensors.items() if key not in inner} | extra
+def _read_former_mid_task(path: Path, about: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint within a task in the former layout, which has all tensors."""
+    with opened(path) as file:
+        names = list(file.keys())
+        tensors = {name: file.get_tensor(name) for name in names}
+    _check(about["state"], tensors, about["sha256"])
+    values = json.loads(about["state"])
+    within = unflatten(values["values"], tensors)
     return Checkpoint(
         path,
         values["done"],
-        state,
+        within["learner"],
         values["marks"],
-        tasks=_task_states(values, tensors),
-        identity=read_identity(values.get("identity")),
-    )
-
-
-def _read_mid_task(path: Path) -> Checkpoint:
-    tensors = read_tensors(path)
-    with safetensors.safe_open(path, framework="pt") as file:
-        about = json.loads(file.metadata()["about"])
-    _check(about["state"], tensors, about["sha256"])
-    about = json.loads(about["state"])
-    values = unflatten(about["values"], tensors)
-    return Checkpoint(
-        path,
-        about["done"],
-        values["learner"],
-        about["marks"],
-        MidTaskState(**values["within"]),
-        _task_states(about, tensors),
-        read_identity(about.get("identity")),
+        MidTaskState(**within["within"]),
+        _task_states(values, tensors),
+        read_identity(values.get("identity")),
     )
 
 

@@ -207,9 +207,8 @@ def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, str] | None 
             flat = flat.clone()
         seen.add(flat.untyped_storage().data_ptr())
         apart[key] = flat
-    write_bytes(
-        path, safetensors.torch.save(apart, {"about": json.dumps(about, sort_keys=True)} if about else {})
-    )
+    header = {"about": json.dumps(about, sort_keys=True)} if about else {}
+    write_bytes(path, safetensors.torch.save(apart, header if apart or header else None))  # {} is damaged
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

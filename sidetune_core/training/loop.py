@@ -105,6 +105,7 @@ def _learn_stage(
     steps.
     """
     trainable: list[nn.Module | nn.Parameter | ParamGroup] = []
+    at_start = set(learner.state_dict()) if len(seen) == len(stage.tasks) else set()
     for task in stage.tasks:
         FeatureCache.detach(learner)
         trainable += start_task(learner, task, context.seed, context.machine)
@@ -135,7 +136,7 @@ def _learn_stage(
     carried = earlier.carried(learner, seen, probes, context)
     seen = earlier.with_data(seen, carried)
     cells = evaluate(seen, probes, context, recorder, after=len(seen) - 1, carried=carried)
-    recorder.save_boundary(Boundary(learner, stage, seen, probes, state.before), context)
+    recorder.save_boundary(Boundary(learner, stage, seen, probes, state.before, at_start), context)
     return cells, steps
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from sidetune_core.interfaces.tasks import Task
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint, images
 from sidetune_core.storage.atomic import writing
+from sidetune_core.storage.chain import Chain
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.storage.run_folder import DOCUMENTS, IMAGES, SECONDS, TENSORBOARD, Clock, RunFolder
 from sidetune_core.system.progress import Progress
@@ -57,6 +58,8 @@ class Boundary:
     """By id of a task in `seen`, the predictions that it has just been evaluated with."""
     before: Mapping[str, str]
     """Digests of all tensors before the stage."""
+    at_start: Collection[str] = ()
+    """Names of the tensors that the learner had before the first task; empty after a later stage."""
 
 
 class Recorder:
@@ -160,10 +163,12 @@ class RunRecorder(Recorder):
         super().__init__(folder)
         self._progress, self._clock, self._board, self._identity = progress, clock, board, identity
         self._with_gaps: set[str] = set()
+        self._chain = Chain(folder.checkpoints)
         self._by_products = by_products if by_products is not None else ByProducts(self.warning)
 
     def latest_checkpoint(self) -> Checkpoint | None:
-        return checkpoint.find(self.folder.checkpoints, self._progress.warning)
+        found, self._chain = checkpoint.find_with_chain(self.folder.checkpoints, self._progress.warning)
+        return found
 
     def rewind(self, start: Checkpoint | None) -> None:
         """Cut the ``.jsonl`` files back to the checkpoint and draw the curves again from what is left."""
@@ -237,7 +242,7 @@ class RunRecorder(Recorder):
         done = [task.id for task in seen[: -len(stage.tasks)]]
         folder, states = self.folder, task_states(seen)
         checkpoint.save_mid_task(
-            folder.checkpoints, learner, done, folder.marks(), states, self._identity, state
+            folder.checkpoints, learner, done, folder.marks(), states, self._identity, state, self._chain
         )
         self._note_time()
 
@@ -265,8 +270,17 @@ class RunRecorder(Recorder):
         folder.append("moved.jsonl", {"task": boundary.stage.name, "moved": changed, "kept": unchanged})
         done = [task.id for task in seen]
         self._certify(boundary, done[: len(seen) - len(boundary.stage.tasks)], context.machine.arithmetic)
-        marks = folder.marks(CERTIFICATE)
-        checkpoint.save(folder.checkpoints, learner, done, marks, task_states(seen), self._identity)
+        checkpoint.save(
+            folder.checkpoints,
+            learner,
+            done,
+            folder.marks(CERTIFICATE),
+            task_states(seen),
+            self._identity,
+            self._chain,
+            base=set(unchanged).intersection(boundary.at_start),
+            digests=after,
+        )
         checkpoint.delete_mid_task(folder.checkpoints)
 
     def finish_stage(self, text: str) -> None:
@@ -298,7 +312,13 @@ class RunRecorder(Recorder):
             repair(self.folder, before, self.warning)
             tasks = boundary.stage.tasks
             certificate = certify(
-                boundary.learner, tasks, boundary.probes, self.folder, precision, self._identity
+                boundary.learner,
+                tasks,
+                boundary.probes,
+                self.folder,
+                self._chain,
+                precision,
+                self._identity,
             )
         except (WriteError, WeightsError, OSError) as error:
             self._by_products.leave_out(path, error)

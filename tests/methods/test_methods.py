@@ -24,7 +24,7 @@ import sidetune_core
 from sidetune_core.api import Batch, Components, Order, Phase, TrainingStep, mean_loss
 from sidetune_core.interfaces import training
 from sidetune_core.interfaces.training import PhaseSteps
-from sidetune_core.storage.weights import read_tensors
+from sidetune_core.storage import checkpoint
 from sidetune_core.testing import check_plugin
 from sidetune_core.training import run as training_run
 from sidetune_core.training.run import Run
@@ -92,7 +92,7 @@ def run(spec: dict[str, Any], folder: Path) -> Run:
 
 def weights(folder: Path, tasks: int = 2) -> dict[str, Tensor]:
     """All tensors of a learner after some tasks of a run."""
-    return read_tensors(folder / "checkpoints" / f"after-00{tasks}.safetensors")
+    return checkpoint.read(folder / "checkpoints" / f"after-00{tasks}.safetensors").state
 
 
 def make(name: str, **options: Any) -> Any:

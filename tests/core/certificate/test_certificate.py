@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,14 @@ from sidetune_core.cli.main import main
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import BASE
 from sidetune_core.errors import RunError
+from sidetune_core.hashing import tensor_digest
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.storage.weights import read_tensors, write_tensors
+
+sys.path.insert(0, str(Path(__file__).parent / "forgery"))
+
+from sealing import seal  # noqa: E402
 
 ACME = Path(__file__).parents[2] / "acme"
 TRAIN = {"steps": 3, "batch": 8, "precision": "fp32"}
@@ -101,7 +107,9 @@ def test_a_learner_that_changes_shared_weights_is_reported_with_the_size_of_the_
     certificate = certificate_of(folder)
     first = certificate.tasks[0]
     assert certificate.verdict == first.verdict == record.NOT_ZERO
-    before, after = (read_tensors(checkpoint.boundary(folder.checkpoints, count)) for count in (1, 3))
+    before, after = (
+        checkpoint.read(checkpoint.boundary(folder.checkpoints, count)).state for count in (1, 3)
+    )
     name = "base.conv1.weight"
     apart = (after[name] - before[name]).abs().max()
     assert first.changed[name] == record.Change(
@@ -311,7 +319,7 @@ FORGERIES: dict[str, tuple[Callable[[RunFolder], None], str]] = {
     ),
     "a checkpoint gone": (
         lambda folder: (folder.checkpoints / "after-001.safetensors").unlink(),
-        "No such file",
+        "after-001.safetensors is missing",
     ),
     "the newest checkpoint gone": (
         lambda folder: [path.unlink() for path in folder.checkpoints.glob("after-003.*")] and None,
@@ -404,14 +412,17 @@ def test_a_finished_run_that_is_resumed_names_what_is_missing(
 
 def test_a_checkpoint_forged_together_with_its_hash_is_detected(make: Any, tmp_path: Path) -> None:
     folder = make("features", tmp_path / "run")
-    path = checkpoint.boundary(folder.checkpoints, 3)
+    path = folder.checkpoints / "base.safetensors"
     tensors = read_tensors(path)
     tensors["base.conv1.weight"][0, 0, 0, 0] += 1
     write_tensors(path, tensors)
-    about = json.loads(path.with_suffix(".json").read_text())
-    path.with_suffix(".json").write_text(
-        json.dumps({**about, "sha256": checkpoint._digest(json.dumps(about["state"]), tensors)})
-    )
+    digest = tensor_digest("base.conv1.weight", tensors["base.conv1.weight"]).hex()
+
+    def replace(name: str, state: dict[str, Any]) -> None:
+        if name == "base":
+            state["tensors"]["changed"]["base.conv1.weight"] = digest
+
+    seal(folder.checkpoints, replace)
     assert any("base.conv1.weight" in problem for problem in verify(folder, trust_local_code=True).problems)
 
 
@@ -437,12 +448,7 @@ def as_format_1(values: dict[str, Any]) -> None:
 
 def without_marks_of_the_certificate(folder: RunFolder) -> None:
     """Checkpoints as earlier versions wrote them."""
-    for path in folder.checkpoints.glob("after-*.json"):
-        state = json.loads(path.read_text())["state"]
-        del state["marks"][record.FILE]
-        tensors = read_tensors(path.with_suffix(".safetensors"))
-        sha256 = checkpoint._digest(json.dumps(state), tensors)
-        path.write_text(json.dumps({"state": state, "sha256": sha256}))
+    seal(folder.checkpoints, lambda _, state: state["marks"].pop(record.FILE, None))
 
 
 @pytest.fixture

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import sidetune_core
 from sidetune_core.certificate.record import (
@@ -26,9 +28,12 @@ from sidetune_core.hashing import file_digest
 from sidetune_core.results.report import run_report
 from sidetune_core.results.report_check import check_report
 from sidetune_core.results.summary import summarise
-from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.storage.weights import read_tensors, write_tensors
+
+sys.path.insert(0, str(Path(__file__).parent / "forgery"))
+
+from sealing import seal as reseal  # noqa: E402
 
 LEARNERS = Path(__file__).parent / "learners"
 
@@ -153,6 +158,13 @@ def interrupted_with_more_of_r(path: Path) -> None:
 def one_picture(path: Path) -> Path:
     """The first visualisation of the run."""
     return min((path / "pictures").rglob("*.png"))
+
+
+def replace_digest(checkpoint: str, state: dict[str, Any]) -> None:
+    """Another digest of a tensor of the first task."""
+    if checkpoint == "after-001":
+        name = next(iter(state["tensors"]["changed"]))
+        state["tensors"]["changed"][name] = "0" * 64
 
 
 def flip(path: Path) -> None:
@@ -337,9 +349,44 @@ VISIBLE: dict[str, tuple[Alter, str]] = {
     "probes of the other run": (copied("probes/t1.safetensors"), "t1: the probes"),
     "a checkpoint of the other run": (
         copied("checkpoints/after-002.safetensors", "checkpoints/after-002.json"),
-        "t1: its checkpoint has other hashes",
+        "after-002.json is damaged (it follows another after-001 than that of this folder), so after-002",
     ),
-    "a checkpoint deleted": (remove("checkpoints/after-002.safetensors"), "No such file"),
+    "a checkpoint deleted": (remove("checkpoints/after-002.safetensors"), "after-002.safetensors is missing"),
+    "a bit in the middle of the chain": (
+        lambda path: flip(path / "checkpoints/after-002.safetensors"),
+        "after-002.safetensors is damaged (its SHA-256 differs",
+    ),
+    "a bit of the base": (
+        lambda path: flip(path / "checkpoints/base.safetensors"),
+        "base.safetensors is damaged (its SHA-256 differs",
+    ),
+    "the base deleted": (remove("checkpoints/base.safetensors"), "base.safetensors is missing"),
+    "the JSON of the base deleted": (remove("checkpoints/base.json"), "base.json is missing"),
+    "the base of the other run": (
+        copied("checkpoints/base.safetensors", "checkpoints/base.json"),
+        "after-001.json is damaged (it follows another base than that of this folder)",
+    ),
+    "tensors of another checkpoint": (
+        lambda path: shutil.copy(
+            path / "checkpoints/after-001.safetensors", path / "checkpoints/after-002.safetensors"
+        ),
+        "after-002.safetensors is damaged",
+    ),
+    "a checkpoint, sealed": (
+        lambda path: reseal(path / "checkpoints", replace_digest),
+        "after-001.safetensors is damaged (its SHA-256 differs",
+    ),
+    "a tensor added to a checkpoint": (
+        lambda path: write_tensors(
+            path / "checkpoints/after-002.safetensors",
+            {**read_tensors(path / "checkpoints/after-002.safetensors"), "x": torch.ones(1)},
+        ),
+        "after-002.safetensors is damaged (its JSON does not list x)",
+    ),
+    "the tensors of a checkpoint removed": (
+        lambda path: write_tensors(path / "checkpoints/after-002.safetensors", {}),
+        "after-002.safetensors is damaged (it lacks",
+    ),
     "the newest checkpoint deleted": (
         lambda path: [one.unlink() for one in path.glob(f"{NEWEST}.*")],
         "the newest checkpoint is",
@@ -350,7 +397,7 @@ VISIBLE: dict[str, tuple[Alter, str]] = {
         "its SHA-256 differs",
     ),
     "the identity in a checkpoint": (
-        values(f"{NEWEST}.json", lambda one: one["state"]["identity"].update(threads=8)),
+        values("checkpoints/after-001.json", lambda one: one["state"]["identity"].update(threads=8)),
         "its SHA-256 differs",
     ),
     "an option, and a segment that excuses it": (
@@ -404,17 +451,15 @@ VISIBLE: dict[str, tuple[Alter, str]] = {
 
 def seal(path: Path) -> None:
     """Makes every other file agree with the ``.jsonl`` files and the certificate: a forger's full rewrite."""
-    for file in sorted((path / "checkpoints").glob("after-*.json")):
-        state = json.loads(file.read_text())["state"]
-        sizes = {name: len((path / name).read_bytes()) for name in state["marks"]}
-        whole = file.stem == "after-003"
-        for name in state["marks"]:
-            size = sizes[name] if whole or name == FILE else state["marks"][name][0]
-            content = (path / name).read_bytes()[:size]
-            state["marks"][name] = [size, hashlib.sha256(content).hexdigest()]
-        tensors = read_tensors(file.with_suffix(".safetensors"))
-        sha256 = checkpoint._digest(json.dumps(state), tensors)
-        file.write_text(json.dumps({"state": state, "sha256": sha256}))
+
+    def mark(checkpoint: str, state: dict[str, Any]) -> None:
+        for name, (size, _) in state["marks"].items():
+            content = (path / name).read_bytes()
+            if checkpoint != "after-003" and name != FILE:
+                content = content[:size]
+            state["marks"][name] = [len(content), hashlib.sha256(content).hexdigest()]
+
+    reseal(path / "checkpoints", mark)
     (path / "report.md").write_text(run_report(summarise(RunFolder(path))))
 
 

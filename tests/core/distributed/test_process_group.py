@@ -18,7 +18,7 @@ from sidetune_core.config import registry
 from sidetune_core.config.kinds import LEARNER
 from sidetune_core.config.spec import DeviceOptions
 from sidetune_core.distributed.process_group import ProcessGroup
-from sidetune_core.storage.weights import read_tensors
+from sidetune_core.storage import checkpoint
 from sidetune_core.system import device
 
 posix = pytest.mark.skipif(os.name != "posix", reason="forks, and sends signals")
@@ -57,7 +57,7 @@ def succeed(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return read_tensors(folder / "checkpoints" / "after-002.safetensors")
+    return checkpoint.read(folder / "checkpoints" / "after-002.safetensors").state
 
 
 def assert_same(folder: Path, whole: Path) -> None:
@@ -211,7 +211,8 @@ def test_torchrun_starts_a_run_as_the_readme_says(server: Order, tmp_path: Path)
     assert (done.returncode, messages(done.stderr)) == (0, [])
     assert done.stdout.count("run folder") == 1
     found, expected = (
-        read_tensors(tmp_path / name / "checkpoints" / "after-001.safetensors") for name in ("two", "one")
+        checkpoint.read(tmp_path / name / "checkpoints" / "after-001.safetensors").state
+        for name in ("two", "one")
     )
     torch.testing.assert_close(
         found, expected, rtol=1e-4, atol=5e-5

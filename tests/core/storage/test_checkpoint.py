@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
+import safetensors
 import torch
 from torch import nn
 
@@ -64,11 +64,11 @@ def test_a_checkpoint_that_cannot_be_read_at_present_is_not_taken_for_damaged(
 def test_a_checkpoint_that_cannot_be_loaded_at_present_is_not_taken_for_damaged(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Path) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
     save(tmp_path)
-    monkeypatch.setattr(safetensors.torch, "load_file", fail)
+    monkeypatch.setattr(safetensors, "safe_open", fail)
     with pytest.raises(RunError, match=r"cannot read .*after-001.safetensors: (not enough|un|no l)"):
         checkpoint.find(tmp_path, pytest.fail)
 

@@ -505,6 +505,6 @@ def test_saving_waits_for_seconds_as_well_as_for_steps(
     )
     saved = []
     save = checkpoint.save_mid_task
-    monkeypatch.setattr(checkpoint, "save_mid_task", lambda *args: saved.append(args[-1].step) or save(*args))
+    monkeypatch.setattr(checkpoint, "save_mid_task", lambda *args: saved.append(args[6].step) or save(*args))
     sidetune_core.run(spec, tmp_path / "run", save_every="20s")
     assert saved == [2, 4, 2, 4]

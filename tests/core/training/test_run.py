@@ -23,7 +23,6 @@ from sidetune_core.errors import Diverged, Interrupted, RunError, SidetuneError
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import RunFolder
-from sidetune_core.storage.weights import read_tensors
 from sidetune_core.training.steps import StageTraining
 
 TRAIN = {"steps": 6, "batch": 8, "precision": "fp32"}
@@ -279,7 +278,7 @@ def test_the_gradient_is_clipped_at_every_step(image_archive: Path, tmp_path: Pa
         make_spec(image_archive, "features", **{**options, "steps": 0}), tmp_path / "untrained"
     )
     after, before = (
-        read_tensors(one.folder.checkpoints / "after-001.safetensors") for one in (run, untrained)
+        checkpoint.read(one.folder.checkpoints / "after-001.safetensors").state for one in (run, untrained)
     )
     moved = torch.cat(
         [(after[key] - before[key]).flatten() for key in after if key.startswith("heads")]

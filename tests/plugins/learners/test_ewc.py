@@ -15,7 +15,7 @@ import sidetune_core
 from sidetune_core.api import Base, Batch, ClassTask, Components, Examples, Features, FitError, Order, Shape
 from sidetune_core.config.kinds import LEARNER
 from sidetune_core.config.registry import find, load
-from sidetune_core.storage.weights import read_tensors
+from sidetune_core.storage import checkpoint
 from sidetune_core.testing import check_plugin
 
 ESTIMATORS = ["exact", "sample", "empirical", "batched", "legacy"]
@@ -434,7 +434,7 @@ def test_a_strong_pull_keeps_the_weights_nearer_to_those_of_the_first_task(
         done = run(
             image_archive, tmp_path / f"{coef}", name="ewc", coef=coef, fisher="empirical", examples=16
         )
-        after = read_tensors(done.folder.checkpoints / "after-001.safetensors")
+        after = checkpoint.read(done.folder.checkpoints / "after-001.safetensors").state
         weights = flat(shared(done.learner).values())
         return float((after["pull.fisher"] * (weights - after["pull.anchor"]).square()).sum())
 
