@@ -136,7 +136,9 @@ class ImageHandler(TaskHandler):
         self._size, self._resize = shape[1], RESIZES[resize]
 
     def is_batch(self, value: object) -> bool:
-        """Whether raw inputs are several images: a list, or an array or tensor (N, ...)."""
+        """Whether raw inputs are several images: a list, or an array or tensor (N, ...), also by name."""
+        if isinstance(value, Mapping):
+            return self._name in value and self.is_batch(value[self._name])
         return super().is_batch(value) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 4)
 
     def preprocess(self, values: Sequence[Any]) -> Preprocessed:

@@ -44,7 +44,7 @@ COMMANDS: Mapping[str, Command] = {
         "runs:report",
         former_flags={"--by": "--group-by", "--pictures": "--images"},
     ),
-    "predict": Command("Predict files with the tasks of trained runs.", "predict:predict"),
+    "predict": Command("Predict files with the tasks of trained runs.", "predict:predict", composes=True),
     "evaluate": Command("Evaluate a trained run, also on other data.", "evaluate:evaluate", composes=True),
     "export": Command(
         "Write the adapter of a task to a folder, or the weights of a component to a file.", "export:export"

@@ -138,14 +138,22 @@ def test_a_grey_array_is_repeated_over_channels(handler: api.TaskHandler) -> Non
     assert image.equal(torch.full((3, SIZE, SIZE), 51).float() / 255)
 
 
-def test_a_batch_is_an_array_of_images_or_a_list(handler: api.TaskHandler) -> None:
-    batch = np.zeros((2, SIZE, SIZE, 3), np.uint8)
-    assert [handler.is_batch(value) for value in (batch, [batch[0]], batch[0], "a.png")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+@pytest.mark.parametrize(
+    ("value", "several"),
+    [
+        (np.zeros((2, SIZE, SIZE, 3)), True),
+        (torch.zeros(2, 3, SIZE, SIZE), True),
+        ([np.zeros((SIZE, SIZE, 3))], True),
+        ({"image": np.zeros((2, SIZE, SIZE, 3))}, True),
+        (np.zeros((SIZE, SIZE, 3)), False),
+        ({"image": np.zeros((SIZE, SIZE, 3))}, False),
+        ("a.png", False),
+    ],
+)
+def test_several_images_are_a_list_or_have_a_further_axis(
+    handler: api.TaskHandler, value: Any, several: bool
+) -> None:
+    assert handler.is_batch(value) == several
 
 
 def test_bytes_become_floats_in_an_exported_network(handler: api.TaskHandler) -> None:

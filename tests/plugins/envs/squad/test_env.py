@@ -15,6 +15,7 @@ from torch.nn import functional
 
 import sidetune_core
 from sidetune_core import api
+from sidetune_core.cli.main import main
 from sidetune_core.config import kinds, registry
 
 SQUAD = registry.load(registry.find(kinds.ENV, "squad"))
@@ -554,6 +555,41 @@ def test_each_method_runs_and_writes_its_predictions(
             (tmp_path / "run" / "documents" / f"{task}-test" / "predictions.json").read_text()
         )
         assert len(predictions) == 4
+
+
+def without_answers(path: Path, task: Any, questions: list[str]) -> Path:
+    """A file of some questions of SQuAD's format whose answers are missing."""
+    values = json.loads(task.read_text())
+    for article in values["data"]:
+        for paragraph in article["paragraphs"]:
+            paragraph["qas"] = [
+                {"id": question["id"], "question": question["question"]}
+                for question in paragraph["qas"]
+                if question["id"] in questions
+            ]
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_the_command_predict_writes_what_the_run_reported(
+    spec: Any, squad_file: Path, tmp_path: Path
+) -> None:
+    run = sidetune_core.run(spec(env={"tasks": 1}), tmp_path / "run")
+    official = (tmp_path / "run" / "documents" / "t0-test" / "predictions.json").read_text()
+    questions = without_answers(tmp_path / "questions.json", squad_file, [*json.loads(official)])
+    out = tmp_path / "predictions.json"
+    assert main(["predict", str(tmp_path / "run"), str(questions), "--out", str(out)]) == 0
+    assert json.loads(out.read_text()) == json.loads(official)
+    files, scoring = private("files"), private("scoring")
+    answered = [
+        question
+        for article in files.read_squad(squad_file)
+        for p in article.paragraphs
+        for question in p.questions
+    ]
+    scored = [question for question in answered if question.id in json.loads(official)]
+    metrics = scoring.squad_metrics(scored, json.loads(out.read_text()), {})
+    assert metrics["f1"] == run.results.rows[-1][0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""`sidetune evaluate`, as a person types it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from sidetune_core.cli.main import main
+from sidetune_core.results.summary import read_results
+from sidetune_core.storage.run_folder import RunFolder
+
+Capsys = pytest.CaptureFixture[str]
+
+
+def output_of(capsys: Capsys, *argv: object) -> str:
+    assert main(["evaluate", *map(str, argv)]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_values_are_those_of_the_run(digits_run: Path, capsys: Capsys) -> None:
+    (*_, last), text = read_results(RunFolder(digits_run)).rows, output_of(capsys, digits_run)
+    assert f"{100 * (last[1] or 0):.2f} %" in text
+    assert text.endswith(
+        "split test; the values are those that the run has recorded; the data are those of the run (by their "
+        "fingerprints)\n"
+    )
+
+
+def test_csv_has_full_precision(digits_run: Path, capsys: Capsys) -> None:
+    rows = list(csv.DictReader(output_of(capsys, digits_run, "--format", "csv", "--task", "t0").splitlines()))
+    last = read_results(RunFolder(digits_run)).rows[-1]
+    assert [(row["metric"], row["value"]) for row in rows][0] == ("accuracy", str(last[0]))
+
+
+def test_json_has_the_classes(digits_run: Path, capsys: Capsys) -> None:
+    (values,) = json.loads(output_of(capsys, digits_run, "--format", "json", "--task", "t0", "--per-class"))
+    assert [each["name"] for each in values["classes"]] == ["0", "1"]
+
+
+def test_classes_are_printed(digits_run: Path, capsys: Capsys) -> None:
+    assert "class  accuracy  correct  examples" in output_of(capsys, digits_run, "--per-class")
+
+
+def test_another_split_of_other_data(digits_run: Path, capsys: Capsys) -> None:
+    text = output_of(capsys, digits_run, "--env.val-fraction", "0.2", "--split", "val")
+    assert "the run has recorded no values for it; the data are not those of the run" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("RUN", "--side", "fcn3"), "uses the trained components of the run, not --side"),
+        (("RUN", "--seed", "1"), "not --seed"),
+        (("--env.num-tasks", "1", "RUN"), "name the run first"),
+        (("RUN", "--env.nope", "1"), "has no option"),
+        (("RUN", "--env.partition", "random"), "in another order"),
+        (("RUN", "--split", "val"), "no split 'val'"),
+        (("nowhere",), "nowhere"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    digits_run: Path, words: tuple[str, ...], message: str, capsys: Capsys
+) -> None:
+    assert main(["evaluate", *(str(digits_run) if word == "RUN" else word for word in words)]) == 2
+    assert message in capsys.readouterr().err
