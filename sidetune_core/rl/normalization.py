@@ -21,6 +21,9 @@ class ObservationNormalizer:
         units: divisors of the observations, by name; 1 where a name is absent.
         observations: whether to standardise observations that are vectors.
         rewards: whether to divide rewards by the standard deviation of the discounted return.
+
+    Attributes:
+        statistics: of the observations that are standardised, by name.
     """
 
     def __init__(
@@ -28,19 +31,19 @@ class ObservationNormalizer:
     ) -> None:
         self.names, self._units, self._rewards = tuple(inputs), units, rewards
         vectors = [name for name, shape in inputs.items() if len(shape) == 1]
-        self._statistics = {name: RunningMeanStd.of(inputs[name]) for name in vectors if observations}
+        self.statistics = {name: RunningMeanStd.of(inputs[name]) for name in vectors if observations}
         self._returns = RunningMeanStd.of(())
 
     def update(self, observations: Observations) -> None:
         """Include observations (B, *shape) of training in the running statistics."""
-        for name, statistics in self._statistics.items():
+        for name, statistics in self.statistics.items():
             statistics.update(observations[name])
 
     def standardised(self, observations: Observations) -> Observations:
         """Observations (B, *shape), standardised by the statistics so far; those without statistics are
         unchanged."""
         changed = {
-            name: statistics.standardised(observations[name]) for name, statistics in self._statistics.items()
+            name: statistics.standardised(observations[name]) for name, statistics in self.statistics.items()
         }
         return {**observations, **changed}
 
@@ -78,17 +81,17 @@ class ObservationNormalizer:
 
     def state(self) -> dict[str, Any]:
         """The statistics in plain values; empty if nothing is standardised."""
-        if not self._statistics and not self._rewards:
+        if not self.statistics and not self._rewards:
             return {}
         return {
-            "observations": {name: statistics.state() for name, statistics in self._statistics.items()},
+            "observations": {name: statistics.state() for name, statistics in self.statistics.items()},
             "returns": self._returns.state(),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned."""
         if state:
-            self._statistics = {
+            self.statistics = {
                 name: RunningMeanStd.from_state(values) for name, values in state["observations"].items()
             }
             self._returns = RunningMeanStd.from_state(state["returns"])

@@ -17,6 +17,7 @@ from sidetune_core.interfaces.handlers import Preprocessed, TaskHandler
 from sidetune_core.interfaces.inputs import Inputs, Shape
 from sidetune_core.rl.distributions import Actor, ActorCritic, Categorical, Gaussian, Policy, check_policy
 from sidetune_core.rl.normalization import ObservationNormalizer
+from sidetune_core.rl.running_stats import CLIP_RANGE
 
 Frame = Mapping[str, NDArray[Any]]
 """One observation by input name: images (C, H, W) of bytes, anything else float32."""
@@ -140,9 +141,12 @@ class PolicyHandler(TaskHandler):
 
     Attributes:
         frames: number of consecutive observations that make one input.
+        mask_images: whether the policy was trained on images of zeros; `transform` makes them, and so does
+            `observe`.
     """
 
     frames: int = 1
+    mask_images: bool = False
 
     def __init__(self, card: TaskCard) -> None:
         super().__init__(card)
@@ -166,6 +170,15 @@ class PolicyHandler(TaskHandler):
         """Restore the statistics of observations."""
         self._normalizer.set_state(state)
         self._has_state = self._has_state or bool(state)
+
+    def transform(self) -> nn.Module:
+        """See `PolicyTransform`; the inputs are observations that are converted and stacked.
+
+        Raises:
+            InputError: the statistics of the observations are missing.
+        """
+        self._check_state()
+        return PolicyTransform(self.card, self.values.units, self._normalizer, self.mask_images)
 
     def observe(self, observation: Any) -> Frame:
         """One raw observation by input name, converted as in training.
@@ -199,10 +212,7 @@ class PolicyHandler(TaskHandler):
         Raises:
             InputError: the statistics of the observations are missing.
         """
-        if not self._has_state:
-            raise InputError(
-                f"task {self.card.id} standardises observations, and its checkpoint has no statistics of them"
-            )
+        self._check_state()
         batch = {
             name: torch.from_numpy(np.stack([observation[name] for observation in observations]))
             for name in self.card.inputs
@@ -254,6 +264,12 @@ class PolicyHandler(TaskHandler):
         """Actions (B, width) of the policy in the format of the environment."""
         return [*actions.numpy()]
 
+    def _check_state(self) -> None:
+        if not self._has_state:
+            raise InputError(
+                f"task {self.card.id} standardises observations, and its checkpoint has no statistics of them"
+            )
+
     def _array(self, name: str, observation: Mapping[str, Any]) -> NDArray[Any]:
         shape = self.card.inputs[name]
         if name not in observation:
@@ -263,6 +279,45 @@ class PolicyHandler(TaskHandler):
             )
         image = len(shape) == 3 and self.values.units.get(name, 1.0) != 1.0
         return check_array(observation[name], shape, f"task {self.card.id}: observation '{name}'", image)
+
+
+class PolicyTransform(nn.Module):
+    """Observations (B, *shape), in the order of the task's inputs, as inputs of the network.
+
+    Vectors are standardised by the statistics of training and divided by their units. Images of bytes are
+    divided by their units; images of floats are taken as they are.
+    """
+
+    def __init__(
+        self,
+        card: TaskCard,
+        units: Mapping[str, float],
+        normalizer: ObservationNormalizer,
+        mask_images: bool,
+    ) -> None:
+        super().__init__()
+        self._names, self._units, self._mask_images = list(card.inputs), dict(units), mask_images
+        self._images = {name for name, shape in card.inputs.items() if len(shape) == 3}
+        for index, name in enumerate(self._names):
+            statistics = normalizer.statistics.get(name)
+            if statistics is not None:
+                self.register_buffer(f"mean_{index}", statistics.mean.clone())
+                self.register_buffer(f"std_{index}", statistics.std.clone())
+
+    def forward(self, *observations: Tensor) -> tuple[Tensor, ...]:
+        """As many tensors, in float32."""
+        return tuple(self._input(index, value) for index, value in enumerate(observations))
+
+    def _input(self, index: int, value: Tensor) -> Tensor:
+        name = self._names[index]
+        if hasattr(self, f"mean_{index}"):
+            mean, std = getattr(self, f"mean_{index}"), getattr(self, f"std_{index}")
+            value = ((value.double() - mean) / std).clamp(-CLIP_RANGE, CLIP_RANGE)
+        if self._mask_images and name in self._images:
+            return torch.zeros_like(value, dtype=torch.float32)
+        unit = self._units.get(name, 1.0)
+        is_divided = name in self._images and value.dtype != torch.uint8
+        return value.float() if unit == 1.0 or is_divided else value.float() / unit
 
 
 def check_array(value: Any, shape: Shape, what: str, image: bool) -> NDArray[Any]:

@@ -45,8 +45,8 @@ RECENT_EPISODES = 100
 EVALUATION_SEED = 0
 """Independent of the run's seed, so that every run is evaluated on the same episodes."""
 
-ShowFrames = Callable[[int, Sequence[Image]], None]
-"""Takes the frames of an environment since its previous call, with its index."""
+ShowFrames = Callable[[int, Sequence[Image], float], None]
+"""Takes the index of an environment, its frames since the previous call, and frames per second."""
 
 
 @runtime_checkable
@@ -55,6 +55,17 @@ class Playable(Protocol):
 
     time_limit: int | None
     """See `RolloutTask.time_limit`."""
+
+    @property
+    def eval_episodes(self) -> int:
+        """Number of episodes of an evaluation."""
+
+    @property
+    def deterministic_eval(self) -> bool:
+        """Whether evaluations take the most likely actions."""
+
+    def card(self) -> Mapping[str, Any]:
+        """See `RolloutTask.card`."""
 
     def play(
         self,
@@ -120,6 +131,16 @@ class RolloutTask(Task):
         )
         self._episodes: deque[Episode] = deque(maxlen=RECENT_EPISODES)
         self._loss_metrics: dict[str, Tensor] = {}
+
+    @property
+    def eval_episodes(self) -> int:
+        """Number of episodes of an evaluation."""
+        return self.options.eval_episodes
+
+    @property
+    def deterministic_eval(self) -> bool:
+        """Whether evaluations take the most likely actions."""
+        return self.options.deterministic_eval
 
     @abstractmethod
     def make_vector_env(self, count: int) -> VectorEnv:
@@ -352,4 +373,4 @@ def _show(vector_env: VectorEnv, show: ShowFrames, remaining: Sequence[int], end
     for env, frames in enumerate(vector_env.take_frames()):
         is_last = remaining[env] == 1 and env in ended
         if remaining[env] > 0:
-            show(env, frames[:-1] if is_last else frames)
+            show(env, frames[:-1] if is_last else frames, vector_env.frames_per_second)

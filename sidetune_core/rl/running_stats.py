@@ -37,6 +37,11 @@ class RunningMeanStd:
         """The population variance; 1 while there are fewer than two rows."""
         return self.squares / self.count if self.count > 1 else torch.ones_like(self.squares)
 
+    @property
+    def std(self) -> Tensor:
+        """The standard deviation, by which values are divided; never zero."""
+        return (self.variance + EPSILON).sqrt()
+
     def update(self, rows: Tensor) -> None:
         """Include rows (B, *shape)."""
         new = rows.double()
@@ -54,7 +59,7 @@ class RunningMeanStd:
 
     def scaled(self, rows: Tensor) -> Tensor:
         """``rows / std`` of (B, *shape), clipped, in float32."""
-        return (rows.double() / (self.variance + EPSILON).sqrt()).clamp(-CLIP_RANGE, CLIP_RANGE).float()
+        return (rows.double() / self.std).clamp(-CLIP_RANGE, CLIP_RANGE).float()
 
     def state(self) -> dict[str, Any]:
         """Plain numbers, from which `from_state` restores the statistics exactly."""

@@ -84,7 +84,7 @@ class GymHandler(PolicyHandler):
             check_count(count, "grid_counts", least=1)
         size = values["image_size"]
         self.frames = check_count(values["frame_stack"], "frame_stack", least=1)
-        self._mask_images = bool(values["mask_images"])
+        self.mask_images = bool(values["mask_images"])
         self._converter = ObservationConverter(
             self._raw if self._view == "" else {**self._raw, GRID_IMAGE: self._grid_space()},
             values["input_names"],
@@ -110,7 +110,7 @@ class GymHandler(PolicyHandler):
         if self._view:
             checked |= {GRID_IMAGE: self._grid(checked[GRID_IMAGE])} if GRID_IMAGE in checked else {}
         converted = self._converter.convert(checked[""] if self._converter.is_single else checked)
-        if self._mask_images:
+        if self.mask_images:
             converted |= {name: np.zeros_like(value) for name, value in converted.items() if value.ndim == 3}
         return converted
 

@@ -30,7 +30,7 @@ class HabitatHandler(PolicyHandler):
         if self.policy.size != len(self._actions):
             raise ValueError(f"the actions are {self._actions}, and the policy {self.values.policy!r}")
         self._tile = None if values["tile"] is None else check_count(values["tile"], "tile", least=1)
-        self._mask_images = bool(values["mask_images"])
+        self.mask_images = bool(values["mask_images"])
         self.frames = check_count(values["frame_stack"], "frame_stack", least=1)
 
     def observe(self, observation: Any) -> Mapping[str, Any]:
@@ -60,5 +60,5 @@ class HabitatHandler(PolicyHandler):
         if name == MAP:
             return array
         return sensor_input(
-            name, array, polar=sensor.polar and name == GOAL, tile=self._tile, mask_images=self._mask_images
+            name, array, polar=sensor.polar and name == GOAL, tile=self._tile, mask_images=self.mask_images
         )

@@ -66,6 +66,16 @@ class ImitationTask(Task):
         )
         rollout_task.update_statistics(training.observations)
 
+    @property
+    def eval_episodes(self) -> int:
+        """Number of episodes of an evaluation."""
+        return self._options.eval_episodes
+
+    @property
+    def deterministic_eval(self) -> bool:
+        """Whether evaluations take the most likely actions."""
+        return self._options.deterministic_eval
+
     def make_head(self, shape: Shape) -> nn.Module:
         options = self._options
         return Actor(shape, self._rollout_task.policy, options.hidden_size, options.hidden_layers)

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Command] = {
         composes=True,
     ),
     "record": Command("Record trajectories of an expert.", "record:record", composes=True),
+    "play": Command("Play episodes of a trained policy.", "play:play", composes=True),
     "report": Command(
         "Report one run, or compare several.",
         "runs:report",

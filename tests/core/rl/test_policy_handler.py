@@ -17,6 +17,7 @@ from sidetune_core.api import InputError, Outputs, TaskCard
 from sidetune_core.errors import Diverged
 from sidetune_core.rl import ActionPrediction, Categorical, Gaussian, Policy, PolicyHandler, RolloutConfig
 from sidetune_core.rl.distributions import ActorCritic
+from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.policy_handler import describe_policy, make_policy
 
 sys.path.insert(0, str(Path(__file__).parent / "rollouts"))
@@ -136,3 +137,19 @@ def test_an_action_is_plain_in_json_and_a_line_as_text() -> None:
     prediction = ActionPrediction(np.array([1, 2]), 0.5)
     assert prediction.to_json() == {"action": [1, 2], "probability": 0.5, "value": None}
     assert str(prediction) == "[1, 2] 0.50"
+
+
+def test_a_transform_standardises_vectors_and_divides_images_of_bytes() -> None:
+    inputs = {"image": (1, 2, 2), "cue": (4,)}
+    card = attrs.evolve(make_card(normalise_observations=True, units={"image": 255.0}), inputs=inputs)
+    handler = PolicyHandler(card)
+    state = ObservationNormalizer(inputs, {}, True, False)
+    state.update({"cue": torch.randn(20, 4)})
+    handler.set_state(state.state())
+    image, cue = torch.full((1, 1, 2, 2), 51, dtype=torch.uint8), torch.randn(1, 4)
+    found = handler.transform()(image, cue)
+    assert torch.equal(found[0], torch.full((1, 1, 2, 2), 0.2))
+    assert torch.equal(found[1], state.standardised({"cue": cue})["cue"])
+    assert torch.equal(handler.transform()(found[0], cue)[0], found[0])
+    handler.mask_images = True
+    assert handler.transform()(image, cue)[0].unique().tolist() == [0.0]

@@ -16,6 +16,7 @@ import torch
 from sidetune_core import RunSpec, run
 from sidetune_core.errors import InputError
 from sidetune_core.serving.model import Model, load
+from sidetune_core.serving.network import write_network
 
 sys.path[:0] = [
     str(Path(__file__).parents[2] / "plugins" / "envs" / "gymnasium" / "modules"),
@@ -203,3 +204,21 @@ def test_an_env_without_a_handler_acts_on_what_its_vector_env_gives(tmp_path: Pa
     model = load(tmp_path / "run", trust_local_code=True)
     action = model.act({"cue": np.array([1.0, 0.0, 0.0, 0.0])}, "t1")
     assert action.tolist() in ([0.0], [1.0])
+
+
+@pytest.mark.parametrize("format", ["torchscript", "torch-export"])
+def test_a_policy_as_a_plain_module_standardises_observations(
+    train: Train, tmp_path: Path, format: Any
+) -> None:
+    _, model = train("CartPole-v1", ppo={"normalise_observations": True}, arguments="{}")
+    observations = torch.randn(5, 4)
+    expected = model.outputs(model.handler().preprocess([*observations.numpy()]).inputs)
+    assert torch.equal(model.module("t0")(observations), expected)
+    write_network(model, "t0", tmp_path / "policy.pt2", format)
+
+
+def test_a_policy_of_images_as_a_plain_module_takes_bytes(train: Train) -> None:
+    options = {**CONV, "arguments": json.dumps({"image": True}), "frame_stack": 3, "grayscale": True}
+    _, model = train(WALK, **options)
+    images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert torch.equal(model.module("t0")(images), model.outputs(images.float() / 255))

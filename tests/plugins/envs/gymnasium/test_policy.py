@@ -181,7 +181,7 @@ def test_an_episode_without_end_is_truncated_when_played() -> None:
 def test_a_played_environment_shows_a_frame_for_each_reset_and_step() -> None:
     task, frames = make_task(WALK), list[Any]()
     episodes = list(
-        task.play(lambda inputs: torch.zeros(1, 4), 2, show=lambda env, shown: frames.extend(shown))
+        task.play(lambda inputs: torch.zeros(1, 4), 2, show=lambda env, shown, fps: frames.extend(shown))
     )
     brightness = [int(frame[0, 0, 0]) // 10 for frame in frames]
     assert [episode.length for episode in episodes] == [12, 12]

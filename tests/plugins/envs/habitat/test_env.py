@@ -320,7 +320,9 @@ def test_a_map_has_to_be_given(write_episodes: Any) -> None:
 def test_a_played_episode_shows_the_images_of_the_agent(write_episodes: Any) -> None:
     (task,) = stream(**write_episodes(CORRIDOR, AHEAD[:1])).tasks()
     frames: list[Any] = []
-    episodes = list(task.play(always(task, 1), 1, max_steps=3, show=lambda env, shown: frames.extend(shown)))
+    episodes = list(
+        task.play(always(task, 1), 1, max_steps=3, show=lambda env, shown, fps: frames.extend(shown))
+    )
     assert [episode.length for episode in episodes] == [3]
     assert [frame.shape for frame in frames] == [(16, 16, 3)] * 4
 

@@ -1,0 +1,191 @@
+"""Playing the policy of a run or an adapter in the environments of its env."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import attrs
+
+from sidetune_core.assembly.build import build_stream
+from sidetune_core.assembly.cards import CardTask, make_handler, read_cards
+from sidetune_core.assembly.predict import make_predict
+from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
+from sidetune_core.config import argv
+from sidetune_core.config.differences import merged
+from sidetune_core.config.options import unstructure
+from sidetune_core.config.resolve import ResolvedRun, resolve_env
+from sidetune_core.config.spec import Choice
+from sidetune_core.errors import OptionError, RunError, suggest
+from sidetune_core.interfaces.capabilities import set_task_state
+from sidetune_core.interfaces.cards import TaskCard
+from sidetune_core.interfaces.tasks import Predict, Task
+from sidetune_core.rl.episode_stats import Episode
+from sidetune_core.rl.rollout_task import EVALUATION_SEED, Playable, ShowFrames
+from sidetune_core.serving.model import ADAPTER
+from sidetune_core.serving.source import Trained
+from sidetune_core.storage import checkpoint
+from sidetune_core.storage.run_folder import open_run
+
+MAX_STEPS = 10_000
+"""Steps after which an episode is truncated where the environments have no time limit of their own."""
+
+
+@attrs.frozen(eq=False)
+class Player:
+    """A policy with the open env that it acts in."""
+
+    task: Playable
+    id: str
+    title: str
+    predict: Predict
+    max_steps: int | None
+    """Bound of an episode unless another is requested; None where the environments have their own."""
+
+    def play(
+        self,
+        episodes: int,
+        seed: int = EVALUATION_SEED,
+        deterministic: bool | None = None,
+        max_steps: int | None = None,
+        show: ShowFrames | None = None,
+    ) -> Iterator[Episode]:
+        """See `RolloutTask.play`."""
+        return self.task.play(
+            self.predict,
+            episodes,
+            seed=seed,
+            deterministic=deterministic,
+            max_steps=self.max_steps if max_steps is None else max_steps,
+            show=show,
+        )
+
+
+@contextmanager
+def open_player(
+    path: Path,
+    task_id: str | None = None,
+    options: Sequence[str] = (),
+    trust_local_code: bool = False,
+) -> Iterator[Player]:
+    """The policy of a run after its latest task, or of an adapter, for a block; the env is closed after it.
+
+    Args:
+        path: a run folder or an adapter.
+        task_id: of a task that has been trained; None if there is one only.
+        options: of the env that differ from those of the run, as on the command line: ``--env.time-limit``,
+            ``200``.
+        trust_local_code: import code that the folder names.
+
+    Raises:
+        UntrustedCode: the folder names code, without `trust_local_code`.
+        OptionError: there is no such task, it has no policy, or the options change what the policy sees or
+            does.
+        RunError: there is no run, or it has completed no task yet.
+    """
+    trained = _read(path, trust_local_code)
+    selected = _choose(trained, task_id, path)
+    resolved = _with_env(trained.resolved, options)
+    with closing(build_stream(resolved)) as stream:
+        own = {task.id: task for task in stream.tasks()}
+        task = own.get(selected)
+        if task is None:
+            raise OptionError(f"the env has no task '{selected}' with these options; it has {', '.join(own)}")
+        if not isinstance(task, Playable):
+            raise OptionError(
+                f"task '{selected}' ({task.title}) of {path} has no policy, so there are no episodes to play"
+            )
+        _check_same(task, trained.cards.get(selected), path)
+        tasks = [own.get(name) or _from_card(trained, name, trust_local_code) for name in trained.tasks]
+        machine = choose_machine(resolved)
+        learner = restore(resolved, stream, tasks, trained.state, trained.source, machine)
+        set_task_state(task, trained.task_states.get(selected, {}))
+        max_steps = MAX_STEPS if task.time_limit is None else None
+        yield Player(task, selected, task.title, make_predict(learner, task, machine), max_steps)
+
+
+def _read(path: Path, trust_local_code: bool) -> Trained:
+    """All tasks of a run or an adapter. Runs of earlier versions have no cards, which the env replaces here.
+
+    Raises:
+        RunError: there is no run, or it has completed no task yet.
+    """
+    if (path / ADAPTER).is_file():
+        adapter = import_module("sidetune_core.serving.adapter")
+        trained: Trained = adapter.read_adapter(path, trust_local_code=trust_local_code)
+        return attrs.evolve(trained, tasks=tuple(trained.cards))
+    folder = open_run(path)
+    resolved = read_resolved(folder, trust_local_code)
+    newest = checkpoint.latest(folder.checkpoints)
+    if newest is None:
+        raise RunError(
+            f"{path} has completed no task yet, so there is no policy to play; its status is {folder.status}"
+        )
+    saved = checkpoint.read(newest)
+    try:
+        cards: Mapping[str, TaskCard] = read_cards(folder, saved.done)
+    except RunError:
+        cards = {}
+    return Trained(resolved, cards, saved.state, saved.tasks, str(path), tuple(saved.done))
+
+
+def _choose(trained: Trained, task_id: str | None, path: Path) -> str:
+    listed = ", ".join(trained.tasks)
+    if task_id is None:
+        if len(trained.tasks) > 1:
+            raise OptionError(f"{path} has several tasks; choose one with --task. Tasks: {listed}")
+        return trained.tasks[0]
+    if task_id not in trained.tasks:
+        hint = suggest(task_id, trained.tasks)
+        raise OptionError(f"{path} has no task '{task_id}'.{hint} Tasks: {listed}")
+    return task_id
+
+
+def _with_env(resolved: ResolvedRun, options: Sequence[str]) -> ResolvedRun:
+    """The run with other options of its env.
+
+    Raises:
+        OptionError: one is not an option of the env.
+    """
+    if not options:
+        return resolved
+    env = resolved.components["env"]
+    typed = argv.parse(["--env", env.choice, *options]).spec.env
+    assert typed is not None
+    changed = resolve_env(Choice(env.choice, merged(unstructure(env.config), typed.options)))
+    return attrs.evolve(resolved, components={**resolved.components, "env": changed})
+
+
+def _check_same(task: Task, card: TaskCard | None, path: Path) -> None:
+    """Check that overrides have changed neither the inputs nor the actions of a policy.
+
+    Raises:
+        OptionError: they have.
+    """
+    if card is None:
+        return
+    inputs = {name: tuple(shape) for name, shape in task.inputs.items()}
+    if inputs != dict(card.inputs):
+        raise OptionError(
+            f"the policy of {path} was trained on {dict(card.inputs)}, and with these options the env has "
+            f"{inputs}"
+        )
+    recorded, present = card.values.get("policy"), task.card().get("policy")  # type: ignore[attr-defined]
+    if recorded is not None and recorded != present:
+        raise OptionError(
+            f"the policy of {path} has the actions {recorded}, and with these options the env has {present}"
+        )
+
+
+def _from_card(trained: Trained, name: str, trust_local_code: bool) -> Task:
+    """A task that the env no longer has with the given options.
+
+    Raises:
+        OptionError: it has no card, as in a run of an earlier version.
+    """
+    if name not in trained.cards:
+        raise OptionError(f"with these options the env has no task '{name}', which the run was trained on")
+    card = trained.cards[name]
+    return CardTask(card, make_handler(card, Path(trained.source), trust_local_code))
