@@ -226,15 +226,15 @@ class _EarlierParts:
         Raises:
             RunError: the data is gone, or is not what they were trained on.
         """
-        told = f"{shorten(list(ids))} must be evaluated once more, since {reason}"
+        message = f"{shorten(list(ids))} must be evaluated once more, since {reason}"
         tasks = dict[str, Task]()
         for number, part in enumerate(self._plan.parts[:-1]):
             if not part.tasks.keys() & set(ids):
                 continue
-            tasks |= {task.id: task for task in self.read(number, told)}
+            tasks |= {task.id: task for task in self.read(number, message)}
             if part.data and self.data[number] and part.data != self.data[number]:
                 raise RunError(
-                    f"{told}, and the data of {part.env} is not what they were trained on. Restore it, then "
+                    f"{message}, and the data of {part.env} is not what they were trained on. Restore it, then "
                     f"resume: {resume_command(self._plan.folder.path, bool(self._plan.trust_local_code))}"
                 )
         return tasks

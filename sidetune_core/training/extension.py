@@ -12,11 +12,13 @@ from contextlib import ExitStack, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from sidetune_core.assembly.parts import Part, read_parts, with_id
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config.extensions import Extension, extension_lines, new_ids, read_extensions, with_env
 from sidetune_core.config.history import EXTENSIONS
-from sidetune_core.config.identity import as_plain
+from sidetune_core.config.identity import Identity, as_plain
 from sidetune_core.config.interval import interval
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import Choice, Trust, choice, recorded_spec
@@ -24,10 +26,17 @@ from sidetune_core.distributed.process_group import ProcessGroup, join_process_g
 from sidetune_core.errors import FitError, OptionError, RunError, WriteError, suggest
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.results.summary import check_rows
-from sidetune_core.storage import run_folder
+from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import writing
 from sidetune_core.storage.lock import locked
-from sidetune_core.storage.run_folder import RunFolder, has_ended, resume_command
+from sidetune_core.storage.run_folder import (
+    CARDS,
+    DOCUMENTS,
+    RunFolder,
+    has_diverged,
+    has_ended,
+    resume_command,
+)
 from sidetune_core.system.threads import set_threads
 from sidetune_core.training.continuation import Continuation, Latest, check_acceptable, find_latest, planned
 from sidetune_core.training.extended_job import Plan, assemble_extended
@@ -119,49 +128,87 @@ def extend_resolved(
         if target is None and group.is_main:
             streams.enter_context(locked(source.path))
             source.separate_hard_links()
-        about = group.broadcast_from_main(lambda: source.read_json("run.json"))
-        latest = group.broadcast_from_main(lambda: _check_finished(source, about))
-        parts = read_parts(source, read_resolved(source, trust_local_code), trust_local_code)
-        _check_learner(parts[0].resolved, resolved)
         stream = streams.enter_context(closing(open_stream(resolved)))
-        extension, added = _choose_tasks(group, source, about, resolved, stream, tasks)
-        about = _extended(about, extension, added, save_every)
-        plan = Plan(
-            source,
-            [*parts, Part(resolved, extension.tasks, extension.data)],
-            [*read_extensions(about)],
-            latest.done,
-            trust_local_code,
-        )
-        continuation = Continuation(
-            source, about, latest, allow_changed, trust_local_code, "the same command with"
-        )
-        env = parts[0].env
+        added = _plan(group, source, resolved, stream, tasks, save_every, trust_local_code)
+        continuation = added.continuation(source, allow_changed, "the same command with")
+        now = planned(added.plan.parts[0].resolved, added.plan.records())
         group.broadcast_from_main(continuation.check_statements)
-        group.broadcast_from_main(lambda: continuation.check(planned(parts[0].resolved, plan.records()), env))
+        group.broadcast_from_main(lambda: continuation.check(now, added.env))
         with set_threads(continuation.threads(group.size)):
 
             def assemble(with_data: bool) -> Job:
-                job = assemble_extended(
-                    plan, group, quiet, streams, stream, None if with_data else added, with_data
-                )
-                group.broadcast_from_main(lambda: continuation.check_data(job.identity, env))
+                read = None if with_data else added.tasks
+                job = assemble_extended(added.plan, group, quiet, streams, stream, read, with_data)
+                group.broadcast_from_main(lambda: continuation.check_data(job.identity, added.env))
                 return job
 
-            job = assemble(False)
-            folder = source
+            job, folder = assemble(False), source
             if target is not None:
                 folder = RunFolder(group.broadcast_from_main(lambda: _copy(source, target)))
                 if group.is_main:
                     streams.enter_context(locked(folder.path))
-                continuation = Continuation(folder, about, latest, allow_changed, trust_local_code)
             if group.is_main:
-                folder.set_status("running")  # killed from here on, the run can be resumed
-                folder.write_json("run.json", about)
-                note_continuation(job, folder, continuation, env)
-                _report(job, folder, about)
-            every = recorded_interval(folder, about)
-            return train_extended(job, assemble, folder, every)
+                _begin(folder, added, job, added.continuation(folder, allow_changed))
+            return train_extended(job, assemble, folder, recorded_interval(folder, added.about))
+
+
+@attrs.frozen(eq=False)
+class _Added:
+    """Tasks that are to be added to a run."""
+
+    plan: Plan
+    about: Mapping[str, Any]
+    """``run.json`` with them."""
+    tasks: Sequence[Task]
+    latest: Latest
+    dropped: Sequence[str]
+    """Ids of tasks of a former extension that failed, which this one replaces."""
+
+    @property
+    def env(self) -> str:
+        """The first env of the run, for messages."""
+        return self.plan.parts[0].env
+
+    def continuation(
+        self, folder: RunFolder, allowed: Sequence[str], command: str | None = None
+    ) -> Continuation:
+        """What the run is compared with; see `Continuation`."""
+        trust = self.plan.trust_local_code
+        return Continuation(folder, self.about, self.latest, allowed, trust, command)
+
+
+def _plan(
+    group: ProcessGroup,
+    source: RunFolder,
+    resolved: ResolvedRun,
+    stream: TaskStream,
+    names: Sequence[str],
+    save_every: str | None,
+    trust: Trust,
+) -> _Added:
+    """Check that the run is finished and can be extended, and choose the tasks. Writes nothing."""
+    about, dropped = group.broadcast_from_main(lambda: _without_failed(source, source.read_json("run.json")))
+    latest = group.broadcast_from_main(lambda: _check_finished(source, about, bool(dropped)))
+    parts = read_parts(source, read_resolved(source, trust), trust)
+    parts = parts[:-1] if dropped else parts
+    _check_learner(parts[0].resolved, resolved)
+    extension, tasks = _choose_tasks(group, source, about, resolved, stream, names)
+    about = _extended(about, extension, tasks, save_every)
+    part = Part(resolved, extension.tasks, extension.data)
+    plan = Plan(source, [*parts, part], read_extensions(about), latest.done, trust)
+    return _Added(plan, about, tasks, latest, dropped)
+
+
+def _begin(folder: RunFolder, added: _Added, job: Job, continuation: Continuation) -> None:
+    """Record the extension in the run folder: from here on, `resume` continues it."""
+    folder.set_status("running")  # a run that is killed before the next line has nothing left to do
+    _clear(folder, added.dropped)
+    folder.write_json("run.json", added.about)
+    note_continuation(job, folder, continuation, added.env)
+    line = extension_lines(added.about)[-1]
+    job.progress.info(line)
+    with suppress(WriteError):  # reported when the run begins
+        folder.log(line)
 
 
 def _open_finished(path: Path, in_place: bool) -> RunFolder:
@@ -172,20 +219,59 @@ def _open_finished(path: Path, in_place: bool) -> RunFolder:
     return folder
 
 
-def _check_finished(folder: RunFolder, about: Mapping[str, Any]) -> Latest:
+def _without_failed(folder: RunFolder, about: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """``run.json`` without an extension that failed or diverged before one of its tasks was trained, and the
+    ids of its tasks: such an extension is replaced by the next one."""
+    extensions, status = read_extensions(about), folder.status
+    failed = has_diverged(status) or status.startswith("failed: ")
+    if not extensions or not failed or find_latest(folder).done != extensions[-1].first:
+        return about, []
+    first = extensions[-1].first
+    ids = [str(task["id"]) for task in about["tasks"][first:]]
+    tasks = about["tasks"][:first]
+    kept = {
+        **about,
+        "tasks": tasks,
+        "metric": common_metric([task.get("metric", about["metric"]) for task in tasks]),
+        EXTENSIONS: about[EXTENSIONS][:-1],
+        "segments": [one for one in about.get("segments", []) if one.get("task") not in ids],
+    }
+    return {key: value for key, value in kept.items() if value or key not in (EXTENSIONS, "segments")}, ids
+
+
+def _clear(folder: RunFolder, dropped: Sequence[str]) -> None:
+    """Delete what an extension that is replaced has left of its tasks, by their ids."""
+    if not dropped:
+        return
+    checkpoint.delete_mid_task(folder.checkpoints)
+    for id in dropped:
+        with writing(folder.path / CARDS):
+            (folder.path / CARDS / f"{id}.json").unlink(missing_ok=True)
+        for path in folder.path.glob(f"{DOCUMENTS}/{id}-*"):
+            folder.delete_documents(path.name)
+
+
+def _check_finished(folder: RunFolder, about: Mapping[str, Any], after_failure: bool) -> Latest:
     """The latest checkpoint of a finished run.
 
     Raises:
         RunError: the run is not finished.
     """
     latest, count = find_latest(folder), len(about["tasks"])
-    if latest.done < count or latest.step or not has_ended(folder.status):
+    if after_failure:
+        latest = attrs.evolve(latest, step=0, identity=_identity_after(folder, count))
+    elif latest.done < count or latest.step or not has_ended(folder.status):
         raise RunError(
             f"the run {folder.path} is not finished ({latest.done} of {count} tasks are trained, status "
             f"{folder.status}); finish it first: {resume_command(folder.path)}"
         )
     check_rows(folder, count)
     return latest
+
+
+def _identity_after(folder: RunFolder, count: int) -> Identity | None:
+    """The identity in the checkpoint after some tasks."""
+    return checkpoint.recorded_identity(checkpoint.boundary(folder.checkpoints, count))
 
 
 def _check_learner(first: ResolvedRun, resolved: ResolvedRun) -> None:
@@ -276,14 +362,6 @@ def _extended(
         EXTENSIONS: [*about.get(EXTENSIONS, []), extension.to_json()],
         **({"save_every": save_every} if save_every is not None else {}),
     }
-
-
-def _report(job: Job, folder: RunFolder, about: Mapping[str, Any]) -> None:
-    """Show and log which tasks are added, and under which ids."""
-    line = extension_lines(about)[-1]
-    job.progress.info(line)
-    with suppress(WriteError):  # reported when the run begins
-        folder.log(line)
 
 
 def _copy(source: RunFolder, target: Path) -> Path:

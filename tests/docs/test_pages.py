@@ -35,7 +35,7 @@ FENCE = re.compile(
     r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.DOTALL | re.MULTILINE
 )
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
-COMPOSES = re.compile(r"(sidetune-run|sidetune sweep) (?!.*--(spec|resume|help|dry-run)\b)")
+COMPOSES = re.compile(r"(sidetune-run|sidetune sweep) (?!.*--(spec|resume|extend|help|dry-run)\b)")
 """Commands of a shell block that need no file to be composed."""
 INSTALLED = ".installed"
 """Where a page's packages are installed: on the path of this process, and by a ``sitecustomize`` on that of

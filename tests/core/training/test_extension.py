@@ -16,7 +16,7 @@ import sidetune_core
 from sidetune_core import hashing
 from sidetune_core.certificate import verify as certificates
 from sidetune_core.cli.main import main, main_run
-from sidetune_core.errors import FitError, OptionError, RunError, WriteError
+from sidetune_core.errors import Diverged, FitError, OptionError, RunError, WriteError
 from sidetune_core.results.grouping import group_runs
 from sidetune_core.results.report import changed_lines
 from sidetune_core.results.summary import summarise
@@ -570,3 +570,26 @@ def test_a_folder_without_a_run_is_not_extended(capsys: Capture) -> None:
 def test_tasks_without_extend_are_refused(capsys: Capture) -> None:
     assert main_run(["--tasks", "t0"]) == 2
     assert "--tasks goes with --extend" in capsys.readouterr().err
+
+
+def diverge(run: Path) -> None:
+    with pytest.raises(Diverged):
+        extend(run, train={"lr": 1e30, "optimizer": "sgd", "grad_clip": None, "steps": 40})
+    assert (run / "status").read_text().startswith("diverged")
+
+
+def test_an_extension_that_diverged_is_replaced_by_the_next(make: MakeRun) -> None:
+    one_go, run = make(tasks=3), make()
+    diverge(run)
+    extend(run)
+    assert cells(run) == cells(one_go)
+    assert len(read(run)["extensions"]) == 1
+    assert certificates.verify(RunFolder(run), trust_local_code=True).problems == ()
+
+
+def test_an_extension_of_other_tasks_leaves_nothing_of_one_that_diverged(make: MakeRun) -> None:
+    run = make()
+    diverge(run)
+    extend(run, ("t0", "t1"))
+    assert [task["title"] for task in read(run)["tasks"]][2:] == ["class 0, class 1", "class 2, class 3"]
+    assert certificates.verify(RunFolder(run), trust_local_code=True).problems == ()
