@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 from torch import Tensor
@@ -30,6 +30,7 @@ from sidetune_core.results.report import run_report
 from sidetune_core.results.summary import check_rows, outcome, read_results, summarise
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import write_text, writing
+from sidetune_core.storage.compaction import KEEP_LAST, Keep
 from sidetune_core.storage.lock import locked
 from sidetune_core.storage.run_folder import (
     CARDS,
@@ -94,6 +95,7 @@ def run(
     out: Path | str | None = None,
     quiet: bool = True,
     save_every: str = SAVE_EVERY,
+    keep: Keep = "all",
 ) -> Run:
     """Run a spec into a new folder. Under `torchrun` all processes run it together, and the first one writes.
 
@@ -103,6 +105,8 @@ def run(
         quiet: show no progress.
         save_every: how often the state within a task is saved: steps (``200``), seconds (``30s``), or
             ``none``.
+        keep: whether earlier checkpoints keep tensors that later tasks change: ``all`` of them, or only the
+            ``last`` content of each tensor, with which only the newest checkpoint can be read.
 
     Raises:
         SidetuneError: with what to do next; the folder keeps what was finished before.
@@ -110,6 +114,7 @@ def run(
     """
     path = Path(out) if out is not None else None
     save_interval = interval(save_every)
+    check_keep(keep)
     with join_process_group() as group:
         if group.is_main:
             run_folder.check_free(path)
@@ -123,10 +128,10 @@ def run(
             folder = group.broadcast_from_main(lambda: run_folder.create(path, name))
             with locked(folder.path) if group.is_main else nullcontext():
                 if group.is_main:
-                    about = describe(job, _git_state()) | {"save_every": save_every}
+                    about = describe(job, _git_state()) | {"save_every": save_every, "keep": keep}
                     folder.write_json("run.json", about)
                     job.notes.extend(about.get("spec_changes", ()))
-                return _train(job, folder, save_interval)
+                return _train(job, folder, save_interval, keep)
 
 
 def resume(
@@ -186,7 +191,18 @@ def resume(
                         job.progress.info(line)
                         with suppress(WriteError):  # `_status` reports it
                             folder.log(line)
-                return _train(job, folder, save_interval)
+                keep: Keep = KEEP_LAST if about.get("keep") == KEEP_LAST else "all"
+                return _train(job, folder, save_interval, keep)
+
+
+def check_keep(keep: str) -> None:
+    """Check what earlier checkpoints are to keep.
+
+    Raises:
+        OptionError: it is neither 'all' nor 'last'.
+    """
+    if keep not in get_args(Keep):
+        raise OptionError(f"--keep takes {' or '.join(get_args(Keep))}, not {keep!r}")
 
 
 def _check_tasks(job: Job, path: Path | None) -> None:
@@ -242,14 +258,14 @@ def _recorded_interval(folder: RunFolder, about: Mapping[str, Any]) -> Interval:
         ) from error
 
 
-def _train(job: Job, folder: RunFolder, save_every: Interval) -> Run:
+def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep) -> Run:
     """Train from the latest checkpoint of the folder, or from the start, to the end."""
     clock = Clock(folder, job.machine.peak_memory)
     by_products = ByProducts(lambda text: _warn(job, folder, f"warning: {text}"))
     with (
         _status(job, folder, clock, by_products),
         handle_signals(job.progress.notice) as stop,
-        _recorder(job, folder, clock, by_products) as recorder,
+        _recorder(job, folder, clock, by_products, keep) as recorder,
     ):
         job.progress.info(str(job.resolved))
         job.progress.info(f"{counted(len(job.tasks), 'task')} on {job.where} → {folder.path}")
@@ -317,13 +333,15 @@ def _make_cache(job: Job) -> FeatureCache | None:
 
 
 @contextmanager
-def _recorder(job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts) -> Iterator[Recorder]:
+def _recorder(
+    job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts, keep: Keep
+) -> Iterator[Recorder]:
     """The recorder of this process."""
     if not job.group.is_main:
         yield Recorder(folder)
         return
     with tensorboard(folder) as board:
-        yield RunRecorder(folder, job.progress, clock, board, job.identity, by_products)
+        yield RunRecorder(folder, job.progress, clock, board, job.identity, by_products, keep)
 
 
 @contextmanager

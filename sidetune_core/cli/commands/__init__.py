@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Command] = {
         former_flags={"--by": "--group-by", "--pictures": "--images"},
     ),
     "export": Command("Write the weights of a component of a run to a file.", "runs:export"),
+    "clean": Command("Make run folders smaller.", "clean:clean_runs"),
     "verify": Command(
         "Check that everything in a run folder agrees, the certificate included.", "runs:verify_run"
     ),
