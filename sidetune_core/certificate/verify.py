@@ -50,6 +50,7 @@ from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStre
 from sidetune_core.printable import counted
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.chain import Unusable
+from sidetune_core.storage.compaction import KEEP_LAST
 from sidetune_core.storage.run_folder import PROBES, RunFolder
 from sidetune_core.storage.series import Recorded, Series, changed_tensors, inner_tensors
 from sidetune_core.system.device import Machine
@@ -189,7 +190,7 @@ def _check_dropped(
     """Whether the run was to drop the tensors that its files no longer have; a note says what they were."""
     if not dropped:
         return
-    if folder.read_json("run.json").get("keep") != "last":
+    if folder.read_json("run.json").get("keep") != KEEP_LAST:
         for name, lost in dropped.items():
             yield f"{name}.safetensors lacks {shorten(lost)}, but run.json does not state --keep last"
         return

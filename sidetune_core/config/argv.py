@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import attrs
 
@@ -68,6 +68,12 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
         None,
         "interval between checkpoints within a task, for --resume: steps (200), seconds (30s), or none for "
         "a checkpoint at interruptions only; default 60s",
+    ),
+    "keep": (
+        Literal["all", "last"],
+        "all",
+        "whether earlier checkpoints keep the tensors that later tasks change (all), or only the newest "
+        "checkpoint can be read, which takes less disk (last)",
     ),
     "allow_changed_plugins": (
         bool,
@@ -129,6 +135,8 @@ class Arguments:
     allow_changed: tuple[str, ...] = ()
     """What may have changed since a run was begun: 'spec', 'data', 'plugins'."""
     trust_local_code: Trust = False
+    keep: Literal["all", "last"] = "all"
+    """What earlier checkpoints keep (see `training.run.run`)."""
 
 
 @attrs.frozen
@@ -216,6 +224,7 @@ def parse(argv: Sequence[str], file: str = "") -> Arguments:
         parsed.save_every,
         allow_changed=request.allow_changed,
         trust_local_code=trust,
+        keep=parsed.keep,
     )
 
 

@@ -33,7 +33,17 @@ KEYS = frozenset(
             "data",
             "metric",
         ),
-        *("higher_is_better", "machine", "processes", "threads", "versions", "git", "save_every", "segments"),
+        *(
+            "higher_is_better",
+            "machine",
+            "processes",
+            "threads",
+            "versions",
+            "git",
+            "save_every",
+            "keep",
+            "segments",
+        ),
         EXTENSIONS,
     }
 )

@@ -24,7 +24,7 @@ from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.rl.episode_stats import Episode
 from sidetune_core.rl.rollout_task import EVALUATION_SEED, Playable, ShowFrames
-from sidetune_core.serving.model import ADAPTER
+from sidetune_core.serving.adapter_folder import is_adapter
 from sidetune_core.serving.source import Trained
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import open_run
@@ -112,7 +112,7 @@ def _read(path: Path, trust_local_code: bool) -> Trained:
     Raises:
         RunError: there is no run, or it has completed no task yet.
     """
-    if (path / ADAPTER).is_file():
+    if is_adapter(path):
         adapter = import_module("sidetune_core.serving.adapter")
         trained: Trained = adapter.read_adapter(path, trust_local_code=trust_local_code)
         return attrs.evolve(trained, tasks=tuple(trained.cards))

@@ -116,11 +116,15 @@ def clear_unfinished(folder: Path, older_than: float = 0.0) -> None:
         folder: where they are.
         older_than: age in seconds, where other processes may be writing.
     """
-    for path in folder.glob(".*"):
-        if re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name):
-            with suppress(FileNotFoundError):  # another process was faster
-                if not older_than or time.time() - path.lstat().st_mtime > older_than:
-                    path.unlink()
+    for path in unfinished(folder):
+        with suppress(FileNotFoundError):  # another process was faster
+            if not older_than or time.time() - path.lstat().st_mtime > older_than:
+                path.unlink()
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """The temporary files of a `write_bytes` that has not finished."""
+    return [path for path in folder.glob(".*") if re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name)]
 
 
 def _whole_lines(file: FileIO) -> int:

@@ -136,6 +136,8 @@ class Step:
     extra: Delta[Any]
     task_states: Delta[Any]
     order: Mapping[str, Any]
+    is_former: bool = False
+    """Whether it has the former layout, with all tensors."""
     former_sha256: str = ""
     """SHA-256 of the file that this one was converted from; files that followed that one follow this one."""
 
@@ -224,7 +226,7 @@ class Chain:
             holder = step.identity_in or step.name
             identity = holders[holder] if step.identity_in else step.identity
         except WRONG_CONTENT as error:
-            raise Unusable(_json(step.path), f"is damaged ({error!r})") from error
+            raise Unusable(json_path(step.path), f"is damaged ({error!r})") from error
         self._identities.append((holder, identity))
         self.done += step.done
         self.steps.append(step)
@@ -236,7 +238,7 @@ class Chain:
         before = self.steps[-1] if self.steps else None
         if before is None or name != before.name or expected not in (before.sha256, before.former_sha256):
             raise Unusable(
-                _json(step.path), f"is damaged (it follows another {name} than that of this folder)"
+                json_path(step.path), f"is damaged (it follows another {name} than that of this folder)"
             )
 
     def write(self, name: str, content: Content) -> None:
@@ -295,7 +297,7 @@ class Chain:
         for name in names:
             version = self.tensors.find(name, step)
             if version is None:
-                raise Unusable(_json(self.steps[step].path), f"is damaged (there is no tensor {name})")
+                raise Unusable(json_path(self.steps[step].path), f"is damaged (there is no tensor {name})")
             owners.setdefault(version[0], {})[name] = version[1]
         tensors: dict[str, Tensor] = {}
         for owner, digests in sorted(owners.items()):
@@ -314,7 +316,7 @@ class Chain:
             state = {key: extra[key] if key in extra else tensors[key] for key in self.keys}
             tasks = {key: unflatten(plain, tensors) for key, plain in self.task_states.newest.items()}
         except WRONG_CONTENT as error:
-            raise Unusable(_json(self.steps[-1].path), f"is damaged ({error!r})") from error
+            raise Unusable(json_path(self.steps[-1].path), f"is damaged ({error!r})") from error
         return state, tasks
 
     def check_own(self, index: int) -> list[str]:
@@ -353,16 +355,12 @@ def write_step(step: Step, text: str, tensors: Mapping[str, Tensor]) -> None:
         OSError: the folder is not writable.
     """
     write_tensors(step.path, {name: tensors[name] for name in step.tensors.changed})
-    write_json(step.path, text)
+    write_text(json_path(step.path), json_text(text))
 
 
-def write_json(path: Path, text: str, sha256: str = "") -> None:
-    """Write the JSON of a file of tensors.
-
-    Raises:
-        OSError: the folder is not writable.
-    """
-    write_text(_json(path), f'{{"state": {text}, "sha256": "{sha256 or text_digest(text)}"}}\n')
+def json_text(text: str) -> str:
+    """The content of the JSON file of a step."""
+    return f'{{"state": {text}, "sha256": "{text_digest(text)}"}}\n'
 
 
 def text_digest(text: str) -> str:
@@ -380,7 +378,7 @@ def read_step(path: Path) -> Step:
         Unusable: its JSON is missing or damaged; in the former layout, its tensors are.
         RunError: it cannot be read at present.
     """
-    about = read_json(_json(path))
+    about = read_json(json_path(path))
     try:
         values, sha256 = about["state"], str(about["sha256"])
         text = json.dumps(values)
@@ -390,7 +388,7 @@ def read_step(path: Path) -> Step:
             raise ValueError("its SHA-256 differs from the recorded one")
         return parse_step(path, values, sha256)
     except WRONG_CONTENT as error:
-        raise Unusable(_json(path), f"is damaged ({_reason(error)})") from error
+        raise Unusable(json_path(path), f"is damaged ({_reason(error)})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -472,6 +470,7 @@ def _former_step(path: Path, values: Mapping[str, Any], text: str, sha256: str) 
         extra=Delta(extra),
         task_states=Delta(states),
         order={"all": keys},
+        is_former=True,
     )
 
 
@@ -543,7 +542,7 @@ def _check_digest(path: Path, name: str, tensor: Tensor, digest: str) -> None:
         raise Unusable(path, f"is damaged (its SHA-256 differs from the recorded one for {name})")
 
 
-def _json(path: Path) -> Path:
+def json_path(path: Path) -> Path:
     """Where the JSON of a file of tensors is: in the header, if it is no file that others follow."""
     return path.with_suffix(".json") if NAME.fullmatch(path.stem) else path
 

@@ -277,12 +277,16 @@ class RunFolder:
                     size = content.rfind(b"\n", 0, size) + 1
                 if len(content) > size:
                     truncate(path, size)
+        for folder in self.folders():
+            clear_unfinished(folder)
+        return changed
+
+    def folders(self) -> list[Path]:
+        """The folders in which files are written atomically."""
         documents = self.path / DOCUMENTS
         owners = [path for path in documents.iterdir() if path.is_dir()] if documents.is_dir() else []
         parts = (CARDS, PROBES, IMAGES)
-        for folder in (self.path, self.checkpoints, *(self.path / name for name in parts), *owners):
-            clear_unfinished(folder)
-        return changed
+        return [self.path, self.checkpoints, *(self.path / name for name in parts), *owners]
 
     def _write(self, name: str, text: str) -> None:
         with writing(self.path / name):

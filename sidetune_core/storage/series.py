@@ -82,7 +82,7 @@ class Series:
         if chain is not None and before is not None and before[0] == chain.steps[-1].name:
             chain.extend(step)
         else:
-            chain = Chain.open(path)
+            chain = Chain.open(path) if before is not None else Chain(path.parent, [step])
             self.chains.append(chain)
         try:
             identity = read_identity(chain.identity)

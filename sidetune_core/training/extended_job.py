@@ -233,9 +233,10 @@ class _EarlierParts:
                 continue
             tasks |= {task.id: task for task in self.read(number, message)}
             if part.data and self.data[number] and part.data != self.data[number]:
+                command = resume_command(self._plan.folder.path, bool(self._plan.trust_local_code))
                 raise RunError(
-                    f"{message}, and the data of {part.env} is not what they were trained on. Restore it, then "
-                    f"resume: {resume_command(self._plan.folder.path, bool(self._plan.trust_local_code))}"
+                    f"{message}, and the data of {part.env} is not what they were trained on. Restore it, "
+                    f"then resume: {command}"
                 )
         return tasks
 

@@ -47,6 +47,7 @@ from sidetune_core.training.run import (
     note_continuation,
     open_resumable,
     recorded_interval,
+    recorded_keep,
     train_extended,
 )
 
@@ -149,7 +150,8 @@ def extend_resolved(
                     streams.enter_context(locked(folder.path))
             if group.is_main:
                 _begin(folder, added, job, added.continuation(folder, allow_changed))
-            return train_extended(job, assemble, folder, recorded_interval(folder, added.about))
+            every, keep = recorded_interval(folder, added.about), recorded_keep(added.about)
+            return train_extended(job, assemble, folder, every, keep)
 
 
 @attrs.frozen(eq=False)

@@ -32,8 +32,9 @@ from sidetune_core.interfaces.tasks import Task
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint, images
 from sidetune_core.storage.atomic import writing
-from sidetune_core.storage.chain import Chain
+from sidetune_core.storage.chain import Chain, Unusable
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
+from sidetune_core.storage.compaction import Disk, Keep, drop_superseded
 from sidetune_core.storage.run_folder import DOCUMENTS, IMAGES, SECONDS, TENSORBOARD, Clock, RunFolder
 from sidetune_core.system.progress import Progress
 from sidetune_core.training.by_products import ByProducts
@@ -146,6 +147,7 @@ class RunRecorder(Recorder):
         board: returns TensorBoard's writer; None for no TensorBoard files.
         identity: of the run, which every checkpoint records.
         by_products: reports what the run continues without; None for a new one.
+        keep: whether earlier checkpoints keep the tensors that later tasks replace; see `run`.
 
     Raises, in every method that writes R, metrics or checkpoints:
         WriteError: the disk is full, or the folder is not writable; what was there stays.
@@ -159,11 +161,12 @@ class RunRecorder(Recorder):
         board: Callable[[], SummaryWriter] | None = None,
         identity: Identity | None = None,
         by_products: ByProducts | None = None,
+        keep: Keep = "all",
     ) -> None:
         super().__init__(folder)
         self._progress, self._clock, self._board, self._identity = progress, clock, board, identity
         self._with_gaps: set[str] = set()
-        self._chain = Chain(folder.checkpoints)
+        self._chain, self._keep = Chain(folder.checkpoints), keep
         self._by_products = by_products if by_products is not None else ByProducts(self.warning)
 
     def latest_checkpoint(self) -> Checkpoint | None:
@@ -174,6 +177,7 @@ class RunRecorder(Recorder):
         """Cut the ``.jsonl`` files back to the checkpoint and draw the curves again from what is left."""
         if start is not None and start.mid_task is None:  # the process was killed before it deleted the other
             checkpoint.delete_mid_task(self.folder.checkpoints)
+        self._drop_superseded(newest_only=False)
         for name in self.folder.rewind(start.marks if start else {}):
             path = self.folder.path / name
             self._progress.warning(f"{path} changed since the checkpoint; the lost lines cannot be recovered")
@@ -281,6 +285,7 @@ class RunRecorder(Recorder):
             base=set(unchanged).intersection(boundary.at_start),
             digests=after,
         )
+        self._drop_superseded(newest_only=True)
         checkpoint.delete_mid_task(folder.checkpoints)
 
     def finish_stage(self, text: str) -> None:
@@ -298,6 +303,16 @@ class RunRecorder(Recorder):
         with suppress(RunError):  # a damaged certificate is left out of the report, which says so
             for line in missing(self.folder):
                 self.warning(line)
+
+    def _drop_superseded(self, newest_only: bool) -> None:
+        """Drop what later checkpoints replace, unless all is kept (see `compaction.drop_superseded`)."""
+        if self._keep == "all":
+            return
+        try:
+            with writing(self.folder.checkpoints):
+                drop_superseded(self._chain, Disk(), newest_only)
+        except Unusable as error:
+            self.warning(f"{error}; tensors that later tasks have replaced are not dropped")
 
     def _note_time(self) -> None:
         with self._by_products.optional(self.folder.path / SECONDS):

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 from torch import Tensor
@@ -40,6 +40,7 @@ from sidetune_core.results.report import run_report
 from sidetune_core.results.summary import check_rows, outcome, read_results, summarise
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import write_text, writing
+from sidetune_core.storage.compaction import KEEP_LAST, Keep
 from sidetune_core.storage.lock import locked
 from sidetune_core.storage.run_folder import (
     CARDS,
@@ -112,6 +113,7 @@ def run(
     out: Path | str | None = None,
     quiet: bool = True,
     save_every: str = SAVE_EVERY,
+    keep: Keep = "all",
 ) -> Run:
     """Run a spec into a new folder. Under `torchrun` all processes run it together, and the first one writes.
 
@@ -121,6 +123,8 @@ def run(
         quiet: show no progress.
         save_every: how often the state within a task is saved: steps (``200``), seconds (``30s``), or
             ``none``.
+        keep: whether earlier checkpoints keep tensors that later tasks change: ``all`` of them, or only the
+            ``last`` content of each tensor, with which only the newest checkpoint can be read.
 
     Raises:
         SidetuneError: with what to do next; the folder keeps what was finished before.
@@ -128,6 +132,7 @@ def run(
     """
     path = Path(out) if out is not None else None
     save_interval = interval(save_every)
+    check_keep(keep)
     with join_process_group() as group:
         if group.is_main:
             run_folder.check_free(path)
@@ -141,10 +146,10 @@ def run(
             folder = group.broadcast_from_main(lambda: run_folder.create(path, name))
             with locked(folder.path) if group.is_main else nullcontext():
                 if group.is_main:
-                    about = describe(job, _git_state()) | {"save_every": save_every}
+                    about = describe(job, _git_state()) | {"save_every": save_every, "keep": keep}
                     folder.write_json("run.json", about)
                     job.notes.extend(about.get("spec_changes", ()))
-                return _train(job, folder, save_interval)
+                return _train(job, folder, save_interval, keep)
 
 
 def resume(
@@ -209,8 +214,8 @@ def resume(
                 if group.is_main:
                     note_continuation(job, folder, continuation, env)
                 if plan is None:
-                    return _train(job, folder, save_interval)
-                return train_extended(job, make_job, folder, save_interval)
+                    return _train(job, folder, save_interval, recorded_keep(about))
+                return train_extended(job, make_job, folder, save_interval, recorded_keep(about))
 
 
 def _read_plan(
@@ -232,7 +237,9 @@ def note_continuation(job: Job, folder: RunFolder, continuation: Continuation, e
             folder.log(line)
 
 
-def train_extended(job: Job, make_job: Callable[[bool], Job], folder: RunFolder, save_every: Interval) -> Run:
+def train_extended(
+    job: Job, make_job: Callable[[bool], Job], folder: RunFolder, save_every: Interval, keep: Keep
+) -> Run:
     """Train a run that was extended; once more from its latest checkpoint if the learner turns out to need
     the data of earlier tasks.
 
@@ -241,14 +248,30 @@ def train_extended(job: Job, make_job: Callable[[bool], Job], folder: RunFolder,
         make_job: makes it from scratch, with the data of all tasks or without.
         folder: of the run.
         save_every: see `run`.
+        keep: see `run`.
     """
     try:
-        return _train(job, folder, save_every)
+        return _train(job, folder, save_every, keep)
     except DataNeeded as error:
         if all(task.id in job.origins for task in job.tasks):
             raise
         job.progress.info(f"{error}: reading it")
-    return _train(make_job(True), folder, save_every)
+    return _train(make_job(True), folder, save_every, keep)
+
+
+def recorded_keep(about: Mapping[str, Any]) -> Keep:
+    """What earlier checkpoints keep, as the run was begun."""
+    return KEEP_LAST if about.get("keep") == KEEP_LAST else "all"
+
+
+def check_keep(keep: str) -> None:
+    """Check what earlier checkpoints are to keep.
+
+    Raises:
+        OptionError: it is neither 'all' nor 'last'.
+    """
+    if keep not in get_args(Keep):
+        raise OptionError(f"--keep takes {' or '.join(get_args(Keep))}, not {keep!r}")
 
 
 def _check_tasks(job: Job, path: Path | None) -> None:
@@ -319,14 +342,14 @@ def recorded_interval(folder: RunFolder, about: Mapping[str, Any]) -> Interval:
         ) from error
 
 
-def _train(job: Job, folder: RunFolder, save_every: Interval) -> Run:
+def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep) -> Run:
     """Train from the latest checkpoint of the folder, or from the start, to the end."""
     clock = Clock(folder, job.machine.peak_memory)
     by_products = ByProducts(lambda text: _warn(job, folder, f"warning: {text}"))
     with (
         _status(job, folder, clock, by_products),
         handle_signals(job.progress.notice) as stop,
-        _recorder(job, folder, clock, by_products) as recorder,
+        _recorder(job, folder, clock, by_products, keep) as recorder,
     ):
         job.progress.info(str(job.resolved))
         job.progress.info(f"{counted(len(job.tasks), 'task')} on {job.where} → {folder.path}")
@@ -399,13 +422,15 @@ def _make_cache(job: Job) -> FeatureCache | None:
 
 
 @contextmanager
-def _recorder(job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts) -> Iterator[Recorder]:
+def _recorder(
+    job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts, keep: Keep
+) -> Iterator[Recorder]:
     """The recorder of this process."""
     if not job.group.is_main:
         yield Recorder(folder)
         return
     with tensorboard(folder) as board:
-        yield RunRecorder(folder, job.progress, clock, board, job.identity, by_products)
+        yield RunRecorder(folder, job.progress, clock, board, job.identity, by_products, keep)
 
 
 @contextmanager

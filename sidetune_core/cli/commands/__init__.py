@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, Command] = {
         "Write the adapter of a task to a folder, or the weights of a component to a file.", "export:export"
     ),
     "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push"),
+    "clean": Command("Make run folders smaller.", "clean:clean_runs"),
     "verify": Command(
         "Check that everything in a run folder agrees, the certificate included.", "runs:verify_run"
     ),

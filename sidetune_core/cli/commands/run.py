@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
     else:
         save_every = arguments.save_every or training.SAVE_EVERY
         finished = training.run(
-            arguments.resolved or arguments.spec, arguments.out, arguments.quiet, save_every
+            arguments.resolved or arguments.spec, arguments.out, arguments.quiet, save_every, arguments.keep
         )
     if not finished.is_main:
         return 0  # of several processes, the first one prints
