@@ -6,7 +6,10 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
+
+from PIL import Image
 
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import KINDS
@@ -34,6 +37,35 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment()
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_own_images_are_learnt_and_what_was_trained_is_used(tmp_path: Path) -> None:
+    draw_photos(tmp_path)
+    (block,) = [block for block in blocks("sh") if "sidetune predict" in block]
+    quick = "--base.weights none --train.steps 1 --quiet"
+    for line in (line.partition("#")[0].strip() for line in block.strip().splitlines()):
+        program, _, argv = line.partition(" ")
+        more = quick if "torchvision" in line else "--quiet" if "--extend" in line else ""
+        function = "main_run" if program == "sidetune-run" else "main"
+        done = command(function, f"{argv} {more}", tmp_path)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    (code,) = [block for block in blocks("python") if "sidetune_core.load(" in block]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ClassPrediction") == 3  # one for each task, the added one too
+
+
+def draw_photos(folder: Path) -> None:
+    """Images of one colour each: four classes, two more, and a new one."""
+    for root, names in (("photos", "abcd"), ("more", "ef")):
+        for split, name, index in product(("train", "test"), names, range(3)):
+            path = folder / root / split / name / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (80, 60), (40 * ord(name) % 256, 60 * index, 90)).save(path)
+    (folder / "new").mkdir()
+    Image.new("RGB", (90, 70), (200, 60, 90)).save(folder / "new" / "1.jpg")
 
 
 def test_the_table_of_components_lists_every_registered_component_and_no_other() -> None:
