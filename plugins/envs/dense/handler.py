@@ -20,7 +20,7 @@ from sidetune_core.api import (
 from .._image_inputs import ImageHandler
 from .heads import DenseHead, VectorHead
 
-MAX_WIDTH = 2**13
+MAX_WIDTH = 2**12
 """Channels of the widest layer of a head that is built from a card."""
 
 MAX_METRES = 1e6
