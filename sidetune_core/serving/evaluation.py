@@ -244,7 +244,7 @@ def _restore(
 
 
 def _recorded(folder: RunFolder, split: str, trained: int) -> Mapping[str, Mapping[str, float | None]]:
-    """The metrics of each task that the run recorded on a split after so many tasks."""
+    """The metrics of each task that the run recorded on a split after the first `trained` tasks."""
     try:
         lines = [
             line

@@ -20,8 +20,11 @@ from sidetune_core.api import (
 from .._image_inputs import ImageHandler
 from .heads import DenseHead, VectorHead
 
-MAX_WIDTH = 2**13
+MAX_WIDTH = 2**12
 """Channels of the widest layer of a head that is built from a card."""
+
+MAX_METRES = 1e6
+"""Depth in a card."""
 
 
 @attrs.frozen
@@ -49,7 +52,7 @@ class DenseCard:
             raise ValueError(f"its values 'resize' and 'per_image' are {resize!r} and {per_image!r}")
         if not isinstance(width, int) or isinstance(width, bool) or not 0 < width <= MAX_WIDTH:
             raise ValueError(f"its value 'width' is {width!r}")
-        if metres is not None and not (isinstance(metres, float | int) and metres > 0):
+        if metres is not None and not (isinstance(metres, float | int) and 0 < metres < MAX_METRES):
             raise ValueError(f"its value 'metres' is {metres!r}")
         return cls(resize, per_image, width, metres)
 

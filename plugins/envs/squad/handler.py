@@ -146,7 +146,10 @@ class SquadHandler(TaskHandler):
         questions: QuestionSet = examples.context
         votes = [AnswerVotes() for _ in questions.questions]
         indices = torch.arange(len(questions.windows))
-        add_votes(questions, indices, output.float().cpu(), self._values.decoding, votes)
+        # memory grows with the longest answer, which a card may state to be longer than any window
+        longest = min(self._values.decoding.max_answer_length, output.shape[1])
+        decoding = attrs.evolve(self._values.decoding, max_answer_length=longest)
+        add_votes(questions, indices, output.float().cpu(), decoding, votes)
         return [self._answer(vote) for vote in votes]
 
     def read_file(self, path: Path) -> Iterator[tuple[str, Any]]:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import sidetune_core
 from sidetune_core import RunSpec, TaskEvaluation, evaluate
@@ -149,3 +151,20 @@ def test_code_that_a_run_names_is_not_imported(tmp_path: Path, digits_run: Path)
     (folder / "run.json").write_text(about.replace('"name": "sidetune/digits"', '"name": "own_head:Env"'))
     with pytest.raises(UntrustedCode):
         evaluate(folder)
+
+
+def test_predictions_for_the_test_files_have_the_accuracy_of_the_run(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for split, name, index in product(("train", "test"), ("cat", "dog"), range(6)):
+        path = tmp_path / "photos" / split / name / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
+    env = {"name": "images", "root": str(tmp_path / "photos"), "image_size": 16}
+    base = {"name": "resnet20", "weights": "none"}
+    run = sidetune_core.run(
+        RunSpec(base=base, env=env, train={"steps": 2, "batch_size": 4}), tmp_path / "run"
+    )
+    files = sorted((tmp_path / "photos" / "test").rglob("*.png"))
+    predictions = sidetune_core.load(tmp_path / "run").predict(files)
+    correct = [path.parent.name == found.label for path, found in zip(files, predictions, strict=True)]
+    assert sum(correct) / len(correct) == run.results.rows[-1][0]

@@ -102,6 +102,12 @@ def test_a_pair_of_texts_is_one_question(handler: api.TaskHandler) -> None:
     ]
 
 
+def test_the_longest_answer_of_a_stranger_takes_no_memory(handler: api.TaskHandler) -> None:
+    longest = attrs.evolve(handler.card, values={**handler.card.values, "max_answer_length": 2**19})
+    (answer,) = answers(type(handler)(longest), [(QUESTION, CONTEXT)])
+    assert answer.probability <= 1
+
+
 def test_a_context_of_many_windows_is_one_example(handler: api.TaskHandler) -> None:
     examples = handler.preprocess([(QUESTION, CONTEXT * 5)])
     assert examples.count == 1
