@@ -323,8 +323,8 @@ def test_a_played_episode_shows_the_images_of_the_agent(write_episodes: Any) -> 
     episodes = list(
         task.play(always(task, 1), 1, max_steps=3, show=lambda env, shown, fps: frames.extend(shown))
     )
-    assert [episode.length for episode in episodes] == [3]
-    assert [frame.shape for frame in frames] == [(16, 16, 3)] * 4
+    assert [episode.length for episode in episodes] == [3, 3]
+    assert [frame.shape for frame in frames] == [(16, 16, 3)] * 8
 
 
 def test_what_cannot_be_shown_is_refused(write_episodes: Any) -> None:
