@@ -24,10 +24,12 @@ from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.rl.episode_stats import Episode
 from sidetune_core.rl.rollout_task import EVALUATION_SEED, Playable, ShowFrames
-from sidetune_core.serving.model import ADAPTER
 from sidetune_core.serving.source import Trained
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import open_run
+
+ADAPTER = "task.json"
+"""The file by which a folder is known as an adapter."""
 
 MAX_STEPS = 10_000
 """Steps after which an episode is truncated where the environments have no time limit of their own."""
