@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sidetune_core.config.resolve import ResolvedRun, resolve_env
 from sidetune_core.config.spec import Choice
-from sidetune_core.errors import FitError, RunError
+from sidetune_core.errors import FitError, OptionError, RunError
 from sidetune_core.interfaces.capabilities import HasTrainingSize
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.classification import ClassTask
@@ -93,7 +93,7 @@ def make_handler(card: TaskCard, source: Path, trust_local_code: bool = False) -
         return None
     try:
         return env.handler(card) if isinstance(env, HasHandler) else PolicyHandler(card)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OptionError) as error:
         raise RunError(
             f"{source}: env '{card.env}' cannot use the card of task {card.id}: {error}"
         ) from error

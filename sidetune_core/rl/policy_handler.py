@@ -333,7 +333,7 @@ def check_array(value: Any, shape: Shape, what: str, image: bool) -> NDArray[Any
         InputError: it has another shape or type, or is not finite.
     """
     try:
-        array = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{what} is not an array: {error}") from error
     if tuple(array.shape) != tuple(shape):

@@ -171,7 +171,7 @@ class GymHandler(PolicyHandler):
 
 def _as_given(value: Any, space: spaces.Box) -> Any:
     """A vector in the precision of its space, as the environment gives it."""
-    return np.asarray(value.cpu() if isinstance(value, Tensor) else value).astype(space.dtype)
+    return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value).astype(space.dtype)
 
 
 def _grid_counts() -> list[int]:

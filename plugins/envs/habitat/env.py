@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import multiprocessing
 import re
@@ -12,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from importlib import metadata
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import attrs
 import numpy as np
@@ -219,6 +220,13 @@ class HabitatTask(RolloutTask):
                 "no 'map'"
             )
         return self._open_test(count, attrs.evolve(self._spec, rendered=True))
+
+    def limited(self, max_steps: int) -> Self:
+        """This task with a smaller time limit."""
+        task = copy.copy(self)
+        task.time_limit = min(max_steps, self._info.time_limit)
+        task._spec = attrs.evolve(self._spec, time_limit=task.time_limit)
+        return task
 
     def card(self) -> Mapping[str, Any]:
         """See `RolloutTask.card`, and `HabitatHandler`."""

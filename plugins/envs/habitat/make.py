@@ -156,6 +156,8 @@ def _open(spec: EnvSpec, config: Any) -> gymnasium.Env[Any, Any]:
 
     with read_write(config):
         _select(config.habitat.dataset, spec)
+        if spec.time_limit is not None:
+            config.habitat.environment.max_episode_steps = spec.time_limit
         if spec.episodes is not None:
             config.habitat.environment.iterator_options.update(SEQUENTIAL)
     dataset = make_dataset(config.habitat.dataset.type, config=config.habitat.dataset)

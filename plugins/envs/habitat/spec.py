@@ -37,6 +37,8 @@ class EnvSpec:
     """Scenes whose episodes are played; empty for the config's scenes."""
     rendered: bool = False
     """Whether frames are kept, see `KeptFrames` of env 'gym'."""
+    time_limit: int | None = None
+    """Steps after which habitat ends an episode; None for the config's limit."""
     episodes: tuple[int, ...] | None = None
     """Indices of the episodes to play, in this order, in the split sorted by scene; None for all, in
     habitat's order."""
@@ -44,7 +46,7 @@ class EnvSpec:
     @classmethod
     def from_config(cls, config: Any, overrides: Sequence[str]) -> EnvSpec:
         """The fields that are options come from the env's ``Config``."""
-        others = {"overrides", "scenes", "rendered", "episodes"}
+        others = {"overrides", "scenes", "rendered", "time_limit", "episodes"}
         names = {field.name for field in attrs.fields(cls)} - others
         return cls(overrides=tuple(overrides), **{name: getattr(config, name) for name in names})
 

@@ -317,14 +317,14 @@ def test_a_map_has_to_be_given(write_episodes: Any) -> None:
         make_handler(task).observe({"pointgoal_with_gps_compass": [1.0, 0.0]})
 
 
-def test_a_played_episode_shows_the_images_of_the_agent(write_episodes: Any) -> None:
+def test_played_episodes_are_limited_and_show_the_images_of_the_agent(write_episodes: Any) -> None:
     (task,) = stream(**write_episodes(CORRIDOR, AHEAD[:1])).tasks()
     frames: list[Any] = []
     episodes = list(
-        task.play(always(task, 1), 1, max_steps=3, show=lambda env, shown, fps: frames.extend(shown))
+        task.play(always(task, 1), 3, max_steps=3, show=lambda env, shown, fps: frames.extend(shown))
     )
-    assert [episode.length for episode in episodes] == [3]
-    assert [frame.shape for frame in frames] == [(16, 16, 3)] * 4
+    assert [episode.length for episode in episodes] == [3, 3, 3]
+    assert [frame.shape for frame in frames] == [(16, 16, 3)] * 12
 
 
 def test_what_cannot_be_shown_is_refused(write_episodes: Any) -> None:
