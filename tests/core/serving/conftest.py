@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sidetune_core import RunSpec, run
+from sidetune_core.hashing import file_digest
 from sidetune_core.serving.adapter import export_adapter
 from sidetune_core.serving.adapter_folder import content_digest
 
@@ -59,6 +60,13 @@ def alter(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps({**values, "sha256": content_digest(values)}), encoding="utf-8")
 
 
+def record_again(folder: Path, name: str) -> None:
+    """Write the size and hash of a file that was changed, as a stranger would."""
+    path = folder / name
+    about = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    alter(folder, lambda values: values["files"].update({name: about}))
+
+
 def content(folder: Path) -> str:
     """SHA-256 over names and contents of all files of a folder."""
     digest = hashlib.sha256()
@@ -101,7 +109,7 @@ def train(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
                 "base": {"name": "resnet20", "weights": "none"},
                 "learner": "sidetune",
                 "side": {"name": "fcn4", "weights": "none"} if "learner" not in components else None,
-                "env": {"name": "images", "archive": str(pictures), "classes_per_task": 2},
+                "env": {"name": "images", "archive": str(pictures), "classes_per_task": 2, "image_size": 16},
                 "train": {"steps": 2, "batch_size": 4},
                 "device": {"name": "cpu", "precision": "fp32"},
                 **components,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,6 @@ def test_a_task_that_was_not_trained_is_refused_with_those_that_were(train: Trai
 
 
 def test_without_probes_all_tasks_are_included(train: Train, tmp_path: Path) -> None:
-    import shutil
-
     run = Path(shutil.copytree(train(), tmp_path / "run"))
     shutil.rmtree(run / "probes")
     exported = export_adapter(run, "t1", tmp_path / "t1")
