@@ -146,8 +146,7 @@ def replay(learner: nn.Module, predict: Predict, inputs: Inputs, rounding: float
         names: seed the random numbers.
     """
     before = _versions(learner)
-    tracker = CompilerReadTracker if "torch._dynamo" in sys.modules else ReadTracker
-    reads = tracker(dict(named_tensors(learner)))
+    reads = track_reads(learner)
     with seeded(0, "probes", *names), reads:
         output = _copied(predict(inputs))
     cause = _irreproducible(predict, inputs, output, rounding, names) if finite(output) else ""
@@ -221,6 +220,12 @@ class CompilerReadTracker(ReadTracker):  # type: ignore[no-untyped-call]
     """`ReadTracker` in PyTorch's wrapper, for processes that have imported the compiler."""
 
     __torch_dispatch__ = _Reads.__torch_dispatch__
+
+
+def track_reads(module: nn.Module) -> ReadTracker:
+    """A tracker of all parameters and buffers of a module."""
+    tracker = CompilerReadTracker if "torch._dynamo" in sys.modules else ReadTracker
+    return tracker(dict(named_tensors(module)))
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -13,11 +13,12 @@ from sidetune_core.assembly.cards import CardStream, CardTask, make_handler
 from sidetune_core.assembly.restore import choose_machine, restore
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.config.spec import Trust
-from sidetune_core.errors import InputError, OptionError
+from sidetune_core.errors import InputError, OptionError, RunError
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import TaskHandler
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.serving.allocation import count_elements, limited
+from sidetune_core.serving.network import TaskNetwork, make_network
 from sidetune_core.serving.shared_base import serve_bases
 from sidetune_core.serving.source import Trained
 from sidetune_core.serving.tensor_handler import TensorHandler
@@ -42,7 +43,7 @@ class ServedLearner:
 
     def __init__(self, trained: Trained, machine: Machine, handlers: dict[str, TaskHandler]) -> None:
         tasks = [CardTask(card, handlers[task]) for task, card in trained.cards.items()]
-        self.machine, self.resolved = machine, trained.resolved
+        self.machine, self.tasks = machine, tuple(trained.cards)
         stream = CardStream(tasks)
         with limited(count_elements(trained.state), trained.source):
             self.learner = restore(
@@ -73,6 +74,11 @@ class ServedLearner:
                 f"not enough memory for a batch of {count} examples: pass a smaller batch_size"
             ) from error
 
+    def make_network(self, task: str, card: TaskCard, handler: TaskHandler) -> TaskNetwork:
+        """The network of one task, as a copy."""
+        with self._lock:
+            return make_network(self.learner, task, self.tasks, card, handler, self.machine.bf16)
+
 
 def choose_device(resolved: ResolvedRun, name: str | None) -> Machine:
     """The device with a name; None for that of the run, or the CPU where this computer has no such device.
@@ -102,7 +108,12 @@ def make_handlers(trained: Trained, trust_local_code: Trust) -> dict[str, TaskHa
 
 
 def _make_handler(trained: Trained, task: str, card: TaskCard, trust_local_code: Trust) -> TaskHandler:
-    own = make_handler(card, Path(trained.source), bool(trust_local_code))
+    try:
+        own = make_handler(card, Path(trained.source), bool(trust_local_code))
+    except RunError:
+        if card.values:
+            raise
+        own = None  # a run of an earlier version has not recorded what the handler needs
     handler = own if own is not None else TensorHandler(card)
     if task in trained.task_states:
         handler.set_state(trained.task_states[task])

@@ -23,6 +23,7 @@ from sidetune_core.serving.base_weights import Bases
 from sidetune_core.serving.hub import download, is_address, parse_address
 from sidetune_core.serving.inputs import as_inputs, split
 from sidetune_core.serving.learner import ServedLearner, choose_device, make_handlers
+from sidetune_core.serving.network import TaskNetwork
 from sidetune_core.serving.predict import ServedTask, predict_each, predict_mixed
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.run_folder import open_run
@@ -197,6 +198,20 @@ class Model:
         served = _find(self._tasks, task)
         prepared = as_inputs(served.card, inputs)
         return served.learner.predict(served.learner.machine.move_inputs(prepared), served.name)
+
+    def module(self, task: str | None = None) -> TaskNetwork:
+        """A copy of the task's network as a plain module, with the preprocessing of tensors inside.
+
+        It computes what `outputs` does, and can be pickled and exported (see `write_network`).
+
+        Args:
+            task: the task; None if the model has one task only.
+
+        Raises:
+            InputError: there is no such task.
+        """
+        served = _find(self._tasks, task)
+        return served.learner.make_network(served.name, served.card, served.handler)
 
     def handler(self, task: str | None = None) -> TaskHandler:
         """What preprocesses the raw inputs of a task, and gives its outputs their meaning.

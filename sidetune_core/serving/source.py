@@ -110,19 +110,20 @@ def _read_cards(folder: RunFolder, tasks: Sequence[str], resolved: ResolvedRun) 
     Raises:
         RunError: a card is damaged, or missing for a task that is not plain classification.
     """
-    if all((folder.path / CARDS / f"{task}.json").is_file() for task in tasks):
+    former = [task for task in tasks if not (folder.path / CARDS / f"{task}.json").is_file()]
+    if not former:
         return read_cards(folder, tasks)
     sketches = _read_sketches(folder)
-    env = resolved.components["env"].choice
-    if missing := [task for task in tasks if sketches.get(task) is None]:
+    if missing := [task for task in former if task not in sketches]:
         command = resume_command(folder.path, resolved.needs_trust)
         raise RunError(
             f"{folder.path} was made by an earlier version, without cards of its tasks ({CARDS}/), and the "
             f"heads of {shorten(missing)} cannot be rebuilt without one. Write the cards where the data of "
             f"the run is; nothing is trained again: {command}"
         )
-    about = folder.read_json("run.json")
-    return {task: _card(task, sketch, env, about) for task, sketch in sketches.items() if task in tasks}
+    env, about = resolved.components["env"].choice, folder.read_json("run.json")
+    cards = read_cards(folder, [task for task in tasks if task not in former])
+    return {task: cards.get(task) or _card(task, sketches[task], env, about) for task in tasks}
 
 
 def _read_sketches(folder: RunFolder) -> dict[str, TaskSketch]:
@@ -133,6 +134,7 @@ def _read_sketches(folder: RunFolder) -> dict[str, TaskSketch]:
 
 
 def _card(task: str, sketch: TaskSketch, env: str, about: Mapping[str, Any]) -> TaskCard:
+    """A card without the values of its env's handler."""
     listed: Mapping[str, Any] = next((one for one in about.get("tasks", ()) if one.get("id") == task), {})
     return TaskCard(
         id=task,

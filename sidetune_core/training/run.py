@@ -19,7 +19,15 @@ from sidetune_core.config.interval import Interval, interval
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import RunSpec, Trust
 from sidetune_core.distributed.process_group import join_process_group
-from sidetune_core.errors import Diverged, Interrupted, OptionError, RunError, SidetuneError, WriteError
+from sidetune_core.errors import (
+    Diverged,
+    FitError,
+    Interrupted,
+    OptionError,
+    RunError,
+    SidetuneError,
+    WriteError,
+)
 from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
@@ -86,7 +94,14 @@ class Run:
         if task is None and task_id is not None:
             known = ", ".join(task.id for task in self.tasks)
             raise SidetuneError(f"no task '{task_id}' in this run; it has {known}")
-        return make_predict(self.learner, task, self.machine)(Inputs(dict(inputs))).cpu()
+        try:
+            return make_predict(self.learner, task, self.machine)(Inputs(dict(inputs))).cpu()
+        except KeyError as error:
+            if task_id is not None or error.args != (None,):
+                raise
+            known = ", ".join(task.id for task in self.tasks)
+            name = type(self.learner).__name__
+            raise FitError(f"learner {name} needs the task of the examples: pass one of {known}") from error
 
 
 def run(

@@ -44,6 +44,23 @@ def test_a_run_imports_neither_the_compiler_nor_scikit_learn(
     assert not {"torch._dynamo", "sympy", "sklearn", "scipy"} & modules
 
 
+def test_loading_a_run_imports_nothing_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sidetune_core.run(
+        sidetune_core.RunSpec(
+            base={"name": "resnet20", "weights": "none"},
+            env={"name": "digits", "classes_per_task": 5},
+            train={"steps": 1, "batch_size": 8},
+        ),
+        "run",
+    )
+    modules = imported(
+        "import torch, sidetune_core\nsidetune_core.load('run').predict(torch.zeros(3, 32, 32), tasks='all')"
+    )
+    unwanted = ("sidetune_core.training", "sidetune_core.results", "tensorboard", "torch._dynamo", "tyro")
+    assert not [name for name in modules if name.startswith(unwanted)]
+
+
 def test_importing_the_package_imports_neither_torch_nor_numpy() -> None:
     assert not {"torch", "numpy"} & imported("import sidetune_core")
 

@@ -13,7 +13,7 @@ from sidetune_core.printable import counted, one_line
 from sidetune_core.storage.run_folder import open_run
 
 if TYPE_CHECKING:
-    from sidetune_core.serving.adapter import Exported
+    from sidetune_core.serving.export import Exported
 
 ALL = "all"
 """For --task: a sub-folder for each task."""
@@ -63,7 +63,7 @@ def export(
     for flag, other in (("--part", part), ("--half", half)):
         if other:
             raise OptionError(f"{flag} and --task exclude each other")
-    from sidetune_core.serving.adapter import Exporter
+    from sidetune_core.serving.export import Exporter
 
     exporter = Exporter(run, trust_local_code)
     folder = out or Path(task)

@@ -11,16 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from sidetune_core import RunSpec, run
+from sidetune_core.assembly.cards import CardStream, CardTask
+from sidetune_core.assembly.predict import make_predict
+from sidetune_core.assembly.restore import restore
+from sidetune_core.certificate.probes import Stored
 from sidetune_core.hashing import file_digest
-from sidetune_core.serving.adapter import export_adapter
+from sidetune_core.serving.export import export_adapter
+from sidetune_core.serving.source import Trained, read_run
+from sidetune_core.storage.run_folder import open_run
+from sidetune_core.system.device import Machine
 from sidetune_core.serving.adapter_folder import content_digest
 
 from .hub_server import TOKEN, Hub, running
 
 MakeRun = Callable[..., Path]
 Train = Callable[..., Path]
+MACHINE = Machine(torch.device("cpu"), bf16=False, channels_last=False)
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +75,19 @@ def record_again(folder: Path, name: str) -> None:
     path = folder / name
     about = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
     alter(folder, lambda values: values["files"].update({name: about}))
+
+
+def outputs(trained: Trained, run: Path, task: str) -> Tensor:
+    """The outputs of a restored learner for the run's probes of a task."""
+    tasks = {name: CardTask(card) for name, card in trained.cards.items()}
+    stream = CardStream(list(tasks.values()))
+    learner = restore(trained.resolved, stream, list(tasks.values()), trained.state, trained.source, MACHINE)
+    stored = Stored.read(run / "probes" / f"{task}.safetensors")
+    return make_predict(learner, tasks[task], MACHINE)(stored.as_inputs())
+
+
+def outputs_of_run(run: Path, task: str) -> Tensor:
+    return outputs(read_run(open_run(run)), run, task)
 
 
 def content(folder: Path) -> str:

@@ -9,7 +9,7 @@ import attrs
 import pytest
 from huggingface_hub import ModelCard
 
-from sidetune_core.serving.adapter import export_adapter
+from sidetune_core.serving.export import export_adapter
 from sidetune_core.serving.adapter_folder import AdapterFiles, read_files
 from sidetune_core.serving.model_card import model_card
 from sidetune_core.serving.public_spec import resolve_public

@@ -19,7 +19,7 @@ from sidetune_core.config.kinds import ENV
 from sidetune_core.config.registry import find, load
 from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import read_spec
-from sidetune_core.errors import Diverged, Interrupted, RunError, SidetuneError
+from sidetune_core.errors import Diverged, FitError, Interrupted, RunError, SidetuneError
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import RunFolder
@@ -316,6 +316,15 @@ def test_predicting_for_a_task_that_is_not_there_names_those_that_are(
     run = sidetune_core.run(spec, tmp_path / "run")
     with pytest.raises(SidetuneError, match="no task 't9' in this run; it has t0, t1"):
         run.predict({"image": torch.zeros(1, 3, 32, 32)}, "t9")
+
+
+def test_a_learner_that_passes_on_an_unknown_task_is_explained(
+    spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = sidetune_core.run(spec, tmp_path / "run")
+    monkeypatch.setattr(type(run.learner), "predict", lambda self, inputs, task_id: self(inputs, task_id))
+    with pytest.raises(FitError, match="needs the task of the examples: pass one of t0, t1"):
+        run.predict({"image": torch.zeros(1, 3, 32, 32)})
 
 
 def test_a_folder_with_something_in_it_is_left_alone(spec: sidetune_core.RunSpec, tmp_path: Path) -> None:
