@@ -19,7 +19,9 @@ from sidetune_core.certificate.probes import Stored
 from sidetune_core.certificate.record import read_certificate
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import FitError, PluginError, RunError, SidetuneError, WeightsError, suggest
+from sidetune_core.interfaces.capabilities import HasHubName
 from sidetune_core.interfaces.inputs import InputShapes
+from sidetune_core.interfaces.networks import Base
 from sidetune_core.serving.adapter_folder import (
     FILES,
     README,
@@ -38,7 +40,6 @@ from sidetune_core.serving.base_weights import (
 )
 from sidetune_core.serving.model_card import model_card
 from sidetune_core.serving.public_spec import (
-    check_paths,
     command,
     is_path,
     kept_paths,
@@ -73,6 +74,8 @@ class _Base:
     reference: BaseReference
     tensors: Tensors
     notes: tuple[str, ...]
+    hub_name: str
+    """See `HasHubName`."""
 
 
 def export_adapter(
@@ -155,7 +158,7 @@ class Exporter:
             plugins=_table(self.about, "plugins"),
             versions={"sidetune": __version__, **_table(self.about, "versions")},
             base=reference,
-            results=self._results(task, licence),
+            results=self._results(task, licence, reference is not None),
             state=state,
             task_states={
                 name: value for name, value in self.run.trained.task_states.items() if name in selection.tasks
@@ -169,7 +172,7 @@ class Exporter:
         read_files(out)
         return Exported(out, task, selection.tasks, sizes, reference, tuple(notes))
 
-    def _results(self, task: str, licence: str) -> dict[str, Any]:
+    def _results(self, task: str, licence: str, by_reference: bool) -> dict[str, Any]:
         """What readers want to know about a task, as far as the run folder has it."""
         card = self.run.trained.cards[task]
         value, after = _last_value(self.folder, task, card.metric)
@@ -181,6 +184,7 @@ class Exporter:
             "after": after,
             "command": command(_table(self.about, "asked") or _table(self.about, "resolved")),
             "certificate": _verdict(self.folder, task),
+            "base_model": self.base.hub_name if self.base is not None and by_reference else "",
             "licence": licence,
         }
 
@@ -211,7 +215,8 @@ def _find_base(folder: RunFolder, run: Restored) -> _Base | None:
     """The base of a run that trained other weights only; None if it has none, or trained it."""
     inputs = next(iter(run.tasks.values())).inputs
     names = state_tensors(build_base(run.resolved, inputs, run.resolved.seed, pretrained=False)).keys()
-    built, problem = _build(run.resolved, inputs, run.resolved.seed) if names else (None, "")
+    base, problem = _build(run.resolved, inputs, run.resolved.seed) if names else (None, "")
+    built = state_tensors(base) if base is not None else None
     tensors = _unchanged_base(folder, run, frozenset(names)) if names else None
     tensors = tensors if tensors is not None else built
     if tensors is None:
@@ -230,7 +235,8 @@ def _find_base(folder: RunFolder, run: Restored) -> _Base | None:
             f"the weights of the base {kind}, so others need it to load this adapter: export with "
             f"--with-base, or load it with base={folder.path}"
         )
-    return _Base(_refer(component.choice, digest, weights, tensors), tensors, tuple(notes))
+    hub_name = base.hub_name if weights == "component" and isinstance(base, HasHubName) else ""
+    return _Base(_refer(component.choice, digest, weights, tensors), tensors, tuple(notes), hub_name)
 
 
 def _refer(component: str, digest: str, weights: str, tensors: Tensors) -> BaseReference:
@@ -257,10 +263,10 @@ def _unchanged_base(folder: RunFolder, run: Restored, names: frozenset[str]) -> 
     return None
 
 
-def _build(resolved: ResolvedRun, inputs: InputShapes, seed: int) -> tuple[Tensors | None, str]:
-    """The tensors of the base with its weights, or why it cannot be built."""
+def _build(resolved: ResolvedRun, inputs: InputShapes, seed: int) -> tuple[Base | None, str]:
+    """The base with its weights, or why it cannot be built."""
     try:
-        return state_tensors(build_base(resolved, inputs, seed)), ""
+        return build_base(resolved, inputs, seed), ""
     except (SidetuneError, OSError) as error:
         return None, str(error)
 
@@ -277,7 +283,8 @@ def _origin(run: Restored, inputs: InputShapes, built: Tensors | None) -> str:
     component = run.resolved.components["base"]
     if built is None or again is None:
         return "component"
-    return "component" if base_digest(component, built) == base_digest(component, again) else "random"
+    same = base_digest(component, built) == base_digest(component, state_tensors(again))
+    return "component" if same else "random"
 
 
 def _read_probes(folder: RunFolder, task: str) -> Stored | None:

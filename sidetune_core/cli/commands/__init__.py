@@ -45,7 +45,7 @@ COMMANDS: Mapping[str, Command] = {
         former_flags={"--by": "--group-by", "--pictures": "--images"},
     ),
     "export": Command(
-        "Write the adapter of a task to a folder, or the weights of a component to a file.", "export:export"
+        "Write the adapter of a task, its network, or the weights of a component.", "export:export"
     ),
     "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push"),
     "verify": Command(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from sidetune_core import RunSpec, load, run
 from sidetune_core.cli.main import main
@@ -74,6 +75,23 @@ def test_an_unknown_task_is_refused_with_the_known_ones(export: Export, tmp_path
     assert (status, "Tasks: t0, t1" in error) == (2, True)
 
 
+def test_a_network_is_written_for_programs_without_sidetune(export: Export, tmp_path: Path) -> None:
+    path = tmp_path / "t1.pt2"
+    assert export("--task", "t1", "--format", "torch-export", "--out", str(path))[0] == 0
+    output = torch.export.load(path).module()(torch.rand(3, 3, 32, 32))
+    assert output.shape == (3, 2)
+
+
+def test_an_adapter_has_the_network_of_its_run(export: Export, tmp_path: Path, run_folder: Path) -> None:
+    export("--task", "t1", "--out", str(tmp_path / "a"))
+    for name, source in (("run", run_folder), ("adapter", tmp_path / "a")):
+        path = str(tmp_path / f"{name}.pt")
+        assert main(["export", str(source), "--task", "t1", "--format", "torchscript", "--out", path]) == 0
+    images = torch.rand(2, 3, 32, 32)
+    first, second = (torch.jit.load(tmp_path / f"{name}.pt")(images) for name in ("run", "adapter"))
+    assert torch.equal(first, second)
+
+
 def test_a_component_is_written_as_before(export: Export, tmp_path: Path) -> None:
     out = tmp_path / "head.safetensors"
     assert export("--part", "heads.t0", "--out", str(out))[0] == 0
@@ -85,8 +103,10 @@ def test_a_component_is_written_as_before(export: Export, tmp_path: Path) -> Non
     [
         (["--task", "t0", "--part", "base"], "--part and --task exclude each other"),
         (["--task", "t0", "--half"], "--half and --task exclude each other"),
-        (["--with-base"], "--with-base is for adapters: add --task"),
-        (["--licence", "mit"], "--licence is for adapters: add --task"),
+        (["--with-base"], "--with-base needs a task: add --task"),
+        (["--licence", "mit"], "--licence needs a task: add --task"),
+        (["--format", "onnx"], "--format needs a task: add --task"),
+        (["--task", "t0", "--format", "onnx", "--with-base"], "--with-base is for adapters, and --format is"),
     ],
 )
 def test_options_that_do_not_belong_together_are_refused(

@@ -20,11 +20,11 @@ from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import restore
 from sidetune_core.certificate.probes import Stored
 from sidetune_core.hashing import file_digest
+from sidetune_core.serving.adapter_folder import content_digest
 from sidetune_core.serving.export import export_adapter
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.run_folder import open_run
 from sidetune_core.system.device import Machine
-from sidetune_core.serving.adapter_folder import content_digest
 
 from .hub_server import TOKEN, Hub, running
 

@@ -15,9 +15,9 @@ from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.errors import WeightsError
 from sidetune_core.interfaces.networks import Base
 from sidetune_core.serving.adapter import read_adapter
-from sidetune_core.serving.export import export_adapter
 from sidetune_core.serving.adapter_folder import read_files
 from sidetune_core.serving.base_weights import Bases, base_digest, bases_in, build_base, state_tensors
+from sidetune_core.serving.export import export_adapter
 from sidetune_core.storage.weights import read_tensors, write_tensors
 
 from .conftest import Train, record_again

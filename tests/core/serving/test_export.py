@@ -8,21 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from sidetune_core import load
-from sidetune_core.assembly.cards import CardStream, CardTask
-from sidetune_core.assembly.predict import make_predict
-from sidetune_core.assembly.restore import restore
-from sidetune_core.certificate.probes import Stored
-from sidetune_core.errors import RunError, UntrustedCode, WeightsError
+from sidetune_core.errors import RunError
 from sidetune_core.serving.adapter import read_adapter
-from sidetune_core.serving.export import export_adapter
 from sidetune_core.serving.adapter_folder import read_files
-from sidetune_core.serving.base_weights import Bases
-from sidetune_core.serving.source import Trained, read_run
-from sidetune_core.storage.run_folder import open_run
-from sidetune_core.system.device import Machine
+from sidetune_core.serving.export import export_adapter
 
 from .conftest import Train, outputs, outputs_of_run
 
@@ -34,7 +24,7 @@ ALONE: dict[str, dict[str, Any]] = {
     "scratch": {"learner": "scratch"},
     "finetune": {"learner": "finetune"},
     "finetune-per-task": {"learner": {"name": "finetune", "batchnorm": "per-task"}},
-    "ewc": {"learner": {"name": "ewc", "examples": 4}},
+    "ewc": {"learner": {"name": "ewc", "examples": 1}},
     "lwf": {"learner": "lwf"},
     "joint": {"learner": "joint"},
     "pnn": {"learner": "pnn", "side": FCN4},

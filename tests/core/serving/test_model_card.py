@@ -9,8 +9,8 @@ import attrs
 import pytest
 from huggingface_hub import ModelCard
 
-from sidetune_core.serving.export import export_adapter
 from sidetune_core.serving.adapter_folder import AdapterFiles, read_files
+from sidetune_core.serving.export import export_adapter
 from sidetune_core.serving.model_card import model_card
 from sidetune_core.serving.public_spec import resolve_public
 
@@ -63,6 +63,15 @@ def test_a_licence_identifier_is_one(adapter: Path) -> None:
 def test_another_licence_has_a_name(adapter: Path) -> None:
     data = ModelCard(card(adapter, results={"licence": "Our licence", "value": None})).data
     assert (data.license, data.license_name) == ("other", "Our licence")
+
+
+def test_published_weights_of_a_base_are_its_base_model(adapter: Path) -> None:
+    results = {"base_model": "timm/resnet18.a1_in1k", "value": None}
+    assert ModelCard(card(adapter, results=results)).data.base_model == "timm/resnet18.a1_in1k"
+
+
+def test_other_bases_have_no_base_model(adapter: Path) -> None:
+    assert ModelCard.load(adapter / "README.md").data.base_model is None
 
 
 def test_without_a_licence_none_is_claimed(adapter: Path) -> None:
