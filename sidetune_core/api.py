@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.buffers import BufferDict
     from sidetune_core.interfaces.capabilities import (
         HasDocuments,
+        HasHubName,
         HasState,
         HasTrainingMetrics,
         HasTrainingSize,
@@ -84,6 +85,7 @@ __all__ = [
     "HasCard",
     "HasDocuments",
     "HasHandler",
+    "HasHubName",
     "HasState",
     "HasTrainingMetrics",
     "HasTrainingSize",
@@ -162,6 +164,7 @@ _MODULES = {
     "HasCard": "interfaces.handlers",
     "HasDocuments": "interfaces.capabilities",
     "HasHandler": "interfaces.handlers",
+    "HasHubName": "interfaces.capabilities",
     "HasState": "interfaces.capabilities",
     "HasTrainingMetrics": "interfaces.capabilities",
     "HasTrainingSize": "interfaces.capabilities",

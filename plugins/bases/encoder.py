@@ -61,6 +61,9 @@ class Encoder(Base):
         WeightsError: the model does not exist or has no safetensors file.
     """
 
+    hub_name = ""
+    """See `HasHubName`."""
+
     def __init__(self, model: str, pretrained: bool, inputs: InputShapes, tap_every: int, owner: str) -> None:
         super().__init__()
         token_shape = inputs.get("tokens", ())
@@ -160,6 +163,7 @@ class MiniLM(Encoder):
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         model = _minilm_folder()
         super().__init__(model, config.weights == "packaged", inputs, config.tap_every, "base 'minilm'")
+        self.hub_name = "sentence-transformers/all-MiniLM-L6-v2" if config.weights == "packaged" else ""
 
 
 class Transformer(Encoder):
@@ -182,6 +186,8 @@ class Transformer(Encoder):
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         pretrained = config.weights == "pretrained"
         super().__init__(config.model, pretrained, inputs, config.tap_every, "base 'transformer'")
+        is_local = Path(config.model).expanduser().is_dir()
+        self.hub_name = config.model if pretrained and not is_local else ""
 
 
 def _minilm_folder() -> str:

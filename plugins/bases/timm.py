@@ -61,6 +61,7 @@ class Timm(Base):
             raise FitError(f"base 'timm' needs an input 'image' of shape (3, H, W); got {dict(inputs)}")
         self.model, self.encoding = config.model, config.encoding
         self.network = _make(config)
+        self._is_default = config.weights == "default"
         data_config = resolve_model_data_config(self.network)  # type: ignore[no-untyped-call]
         register_image_stats(self, data_config["mean"], data_config["std"])
         self.channels = tuple(self.network.feature_info.channels()) if config.encoding == "map" else ()  # type: ignore[union-attr,operator]
@@ -77,6 +78,12 @@ class Timm(Base):
             self.network.train(training)
         self.shape = tuple(features.encoding.shape[1:])
         self.tap_shapes = tuple(tuple(tap.shape[1:]) for tap in features.taps)
+
+    @property
+    def hub_name(self) -> str:
+        """The model that timm loads the weights ``default`` from; empty if they are from elsewhere."""
+        about = getattr(self.network, "pretrained_cfg", None) or {}
+        return str(about.get("hf_hub_id") or "") if self._is_default else ""
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, *shape) of ``image`` and the taps."""

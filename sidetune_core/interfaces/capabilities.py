@@ -12,6 +12,7 @@ a capability by defining its members, and derives from nothing.
 | `LosesState` | tasks | says what is lost when it resumes within the task |
 | `HasVersions` | tasks | records the versions of libraries that define the task |
 | `HasVocabulary` | bases and envs of tokens | checks that tokenizer and embeddings belong together |
+| `HasHubName` | bases | names the published weights in the model cards of adapters |
 | `Truncatable` | bases | nothing; sides start from the first layers |
 
 Tasks that collect experience derive from `sidetune_core.rl.RolloutTask`.
@@ -111,6 +112,15 @@ class HasVocabulary(Protocol):
         Raises:
             DataError: the tokenizer is missing or damaged.
         """
+
+
+@runtime_checkable
+class HasHubName(Protocol):
+    """A base whose weights are published on the Hugging Face Hub."""
+
+    @property
+    def hub_name(self) -> str:
+        """``owner/name`` of the model; empty if these weights are not published there."""
 
 
 @runtime_checkable

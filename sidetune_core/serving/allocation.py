@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sidetune_core.errors import WeightsError
 
-SPARE = 2**30
+SPARE = 2**28
 """Elements that a learner may allocate while it is built, and then not keep, as for a classifier that a base
 leaves out."""
 
@@ -66,8 +66,10 @@ def limited(elements: int, source: str) -> Iterator[None]:
     try:
         with AllocationLimit(COPIES * elements + SPARE, source):
             yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise WeightsError(f"there is not enough memory to restore {source}") from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise WeightsError(f"there is not enough memory to restore {source}") from error
+        raise
 
 
 def count_elements(state: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 import attrs
 import torch
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from sidetune_core.assembly.build import without_weights
 from sidetune_core.config.options import describe, flat_options, unstructure
 from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun
-from sidetune_core.errors import SidetuneError, WeightsError, shorten
+from sidetune_core.errors import SidetuneError, WeightsError
 from sidetune_core.hashing import fingerprint
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.networks import Base
 from sidetune_core.seeding import seeded
 from sidetune_core.serving.allocation import limited
+from sidetune_core.serving.source import read_run
 from sidetune_core.storage.run_folder import open_run
 from sidetune_core.storage.weights import read_tensors
 
@@ -102,6 +103,19 @@ def build_base(resolved: ResolvedRun, inputs: InputShapes, seed: int, pretrained
     return base.requires_grad_(False).eval()
 
 
+@attrs.frozen(eq=False)
+class Found:
+    """A base in one of the places where `Bases` looks."""
+
+    component: ResolvedComponent
+    tensors: Tensors
+
+    @property
+    def digest(self) -> str:
+        """See `base_digest`."""
+        return base_digest(self.component, self.tensors)
+
+
 class Bases:
     """Finds the tensors of the bases that adapters need, and keeps them: adapters on one base share them.
 
@@ -111,9 +125,10 @@ class Bases:
     """
 
     def __init__(self, given: Sequence[Path | str] = (), trust_local_code: bool = False) -> None:
-        self._given, self._trust = tuple(map(Path, given)), trust_local_code
+        self._given, self._trust = tuple(Path(path).expanduser() for path in given), trust_local_code
         self._tensors: dict[str, Tensors] = {}
-        self._in_use: WeakValueDictionary[str, Base] = WeakValueDictionary()
+        self._in_use: WeakKeyDictionary[Base, ResolvedComponent] = WeakKeyDictionary()
+        self._digests: WeakKeyDictionary[Base, str] = WeakKeyDictionary()
 
     def find(
         self, reference: BaseReference, resolved: ResolvedRun, inputs: InputShapes, folder: Path
@@ -129,41 +144,48 @@ class Bases:
         Raises:
             WeightsError: it is in none of the given files and cannot be built; the message has the digests.
         """
-        if (base := self._in_use.get(reference.digest)) is not None:
-            return state_tensors(base)
         if reference.digest not in self._tensors:
-            self._tensors[reference.digest] = self._search(reference, resolved, inputs, folder)
+            found = self._search_in_use(reference.digest)
+            self._tensors[reference.digest] = (
+                found if found is not None else self._search(reference, resolved, inputs, folder)
+            )
         return self._tensors[reference.digest]
 
-    def hand_over(self, learner: nn.Module) -> None:
-        """Keep no copies: what was found is read from the bases of a learner that has been filled with it,
-        as long as that is in use.
+    def offer(self, learner: nn.Module, component: ResolvedComponent | None) -> None:
+        """Let adapters use the bases of a frozen learner, as long as it is in use, and keep no copies.
+
+        Args:
+            learner: has been filled with the tensors that were found, or is one of a run.
+            component: its base; None if it has none.
         """
-        bases = [(base, state_tensors(base)) for base in bases_in(learner).values()]
-        for digest, found in list(self._tensors.items()):
-            for base, tensors in bases:
-                if fingerprint(tensors) == fingerprint(found):
-                    self._in_use[digest] = base
-            self._tensors.pop(digest, None)
+        self._tensors.clear()
+        if component is not None:
+            self._in_use.update(dict.fromkeys(bases_in(learner).values(), component))
+
+    def _search_in_use(self, digest: str) -> Tensors | None:
+        for base, component in list(self._in_use.items()):
+            if base not in self._digests:
+                self._digests[base] = base_digest(component, state_tensors(base))
+            if self._digests[base] == digest:
+                return state_tensors(base)
+        return None
 
     def _search(
         self, reference: BaseReference, resolved: ResolvedRun, inputs: InputShapes, folder: Path
     ) -> Tensors:
         tried = []
-        component = resolved.components["base"]
         for name, source in self._sources(reference, resolved, inputs, folder):
             try:
-                candidates = list(source())
+                bases = list(source())
             except (SidetuneError, OSError) as error:
                 tried.append(f"{name}: {error}")
                 continue
-            for tensors in candidates:
-                digest = base_digest(component, tensors)
-                if digest == reference.digest:
-                    return tensors
-                tried.append(f"{name} has a base with SHA-256 {digest}")
-            if not candidates:
-                tried.append(f"{name} has no base")
+            for base in bases:
+                if base.digest == reference.digest:
+                    return base.tensors
+                tried.append(f"{name} has base '{base.component.choice}' with SHA-256 {base.digest}")
+            if not bases:
+                tried.append(f"{name} has no base that was not trained")
         raise WeightsError(
             f"the adapter {folder} needs base '{reference.component}' with SHA-256 {reference.digest}"
             f"{_reason(reference, tried)}. Give the base with base=RUN_OR_FILE, or export the adapter "
@@ -172,10 +194,11 @@ class Bases:
 
     def _sources(
         self, reference: BaseReference, resolved: ResolvedRun, inputs: InputShapes, folder: Path
-    ) -> Iterator[tuple[str, Callable[[], Iterable[Tensors]]]]:
-        """Names of the places to look in, and functions that return the candidates there."""
+    ) -> Iterator[tuple[str, Callable[[], Iterable[Found]]]]:
+        """Names of the places to look in, and functions that return the bases there."""
+        component = resolved.components["base"]
         if (folder / BASE_FILE).is_file():
-            yield BASE_FILE, lambda: [read_tensors(folder / BASE_FILE)]
+            yield BASE_FILE, lambda: [Found(component, read_tensors(folder / BASE_FILE))]
         for path in self._given:
             yield str(path), partial(_bases_at, path, resolved, inputs, self._trust)
         if reference.weights == "component":
@@ -185,43 +208,44 @@ class Bases:
 
 def _build_limited(
     reference: BaseReference, resolved: ResolvedRun, inputs: InputShapes, folder: Path
-) -> Tensors:
+) -> Found:
     with limited(reference.parameters, str(folder)):
-        return state_tensors(build_base(resolved, inputs, 0))
+        return Found(resolved.components["base"], state_tensors(build_base(resolved, inputs, 0)))
 
 
-def _bases_at(path: Path, resolved: ResolvedRun, inputs: InputShapes, trust: bool) -> Iterator[Tensors]:
+def _bases_at(path: Path, resolved: ResolvedRun, inputs: InputShapes, trust: bool) -> Iterator[Found]:
     """The bases in a run, an adapter folder or a file of weights."""
+    component = resolved.components["base"]
     if (path / BASE_FILE).is_file():
-        yield read_tensors(path / BASE_FILE)
+        yield Found(component, read_tensors(path / BASE_FILE))
         return
-    names = list(state_tensors(build_base(resolved, inputs, 0, pretrained=False)))
     if path.is_dir():
-        yield from _bases_of_run(path, names, trust)
+        yield from _bases_of_run(path, trust)
         return
     tensors = read_tensors(path)
-    if tensors.keys() == set(names):
-        yield tensors
+    if tensors.keys() == state_tensors(build_base(resolved, inputs, 0, pretrained=False)).keys():
+        yield Found(component, tensors)
         return
-    component = resolved.components["base"]
     if not any(field.name == WEIGHTS for field in attrs.fields(type(component.config))):
-        raise WeightsError(f"state_dict mismatch in {path}: missing keys {shorten(names)}")
+        raise WeightsError(f"state_dict mismatch: {path} has not the tensors of {component.owner}")
     config = attrs.evolve(component.config, weights=str(path))
     reading = {**resolved.components, "base": attrs.evolve(component, config=config)}
-    yield state_tensors(build_base(attrs.evolve(resolved, components=reading), inputs, 0))
+    yield Found(component, state_tensors(build_base(attrs.evolve(resolved, components=reading), inputs, 0)))
 
 
-def _bases_of_run(path: Path, names: Sequence[str], trust: bool) -> Iterator[Tensors]:
-    """Tensors of a run's newest checkpoint that have the names of a base, below any module."""
-    from sidetune_core.serving.source import read_run
-
-    state = read_run(open_run(path), trust).state
-    first = names[0]
-    prefixes = [key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")]
-    for prefix in prefixes:
+def _bases_of_run(path: Path, trust: bool) -> Iterator[Found]:
+    """The bases in a run's newest checkpoint: tensors with the names of its base, below any module."""
+    trained = read_run(open_run(path), trust)
+    component, state = trained.resolved.components.get("base"), trained.state
+    if component is None:
+        return
+    inputs = next(iter(trained.cards.values())).inputs
+    names = list(state_tensors(build_base(trained.resolved, inputs, 0, pretrained=False)))
+    first = names[0] if names else ""
+    for prefix in [key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")]:
         tensors = {name: state.get(f"{prefix}{name}") for name in names}
         if all(isinstance(value, Tensor) for value in tensors.values()):
-            yield {name: value for name, value in tensors.items() if value is not None}
+            yield Found(component, {name: value for name, value in tensors.items() if value is not None})
 
 
 def _reason(reference: BaseReference, tried: Sequence[str]) -> str:

@@ -29,9 +29,6 @@ from sidetune_core.serving.source import Trained
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import open_run
 
-ADAPTER = "task.json"
-"""The file by which a folder is known as an adapter."""
-
 MAX_STEPS = 10_000
 """Steps after which an episode is truncated where the environments have no time limit of their own."""
 

@@ -121,7 +121,7 @@ class Model:
         with self._changes:
             self._check_free(names, trained.source)
             learner.share_bases(_learners(self._tasks))
-            self._bases.hand_over(learner.learner)
+            self._bases.offer(learner.learner, trained.resolved.components.get("base"))
             self._tasks = MappingProxyType({**self._tasks, **added})
 
     def remove(self, task: str) -> None:

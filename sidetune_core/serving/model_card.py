@@ -67,6 +67,9 @@ def _front_matter(files: AdapterFiles, card: TaskCard) -> Iterator[str]:
     names = [choice["name"] for slot, choice in files.spec.items() if _is_component(slot, choice)]
     for tag in dict.fromkeys(["sidetune", "adapter", *(name.rpartition("/")[2] for name in names)]):
         yield f"- {json.dumps(tag)}"
+    if base_model := files.results.get("base_model"):
+        yield f"base_model: {json.dumps(base_model)}"
+        yield "base_model_relation: adapter"
     licence = str(files.results.get("licence", ""))
     if LICENCE_ID.fullmatch(licence):
         yield f"license: {json.dumps(licence)}"

@@ -26,7 +26,8 @@ def is_path(value: object) -> bool:
     if isinstance(value, list | tuple):
         return any(map(is_path, value))
     if isinstance(value, str):
-        return value.startswith(PATH_STARTS) or value[1:3] == ":\\" or value.endswith(WEIGHT_FILES)
+        is_written_so = value.startswith(PATH_STARTS) or value[1:3] == ":\\" or value.endswith(WEIGHT_FILES)
+        return is_written_so or ("/" in value and Path(value).exists())
     return isinstance(value, Path)
 
 
@@ -145,7 +146,7 @@ def _words(prefix: str, options: Mapping[str, Any]) -> Iterator[str]:
 
 def _may_be_path(value: object) -> bool:
     """Whether a value in a command could show where the user keeps files."""
-    return is_path(value) or (isinstance(value, str) and (value.count("/") > 0 or Path(value).exists()))
+    return is_path(value) or (isinstance(value, str) and Path(value).exists())
 
 
 def _public(slot: str, component: ResolvedComponent, keep_paths: bool) -> ResolvedComponent:

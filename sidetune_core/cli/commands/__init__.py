@@ -48,7 +48,7 @@ COMMANDS: Mapping[str, Command] = {
     "predict": Command("Predict files with the tasks of trained runs.", "predict:predict", composes=True),
     "evaluate": Command("Evaluate a trained run, also on other data.", "evaluate:evaluate", composes=True),
     "export": Command(
-        "Write the adapter of a task to a folder, or the weights of a component to a file.", "export:export"
+        "Write the adapter of a task, its network, or the weights of a component.", "export:export"
     ),
     "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push"),
     "clean": Command("Make run folders smaller.", "clean:clean_runs"),

@@ -1,9 +1,10 @@
-"""`sidetune export`: the adapter of a task, or the weights of a component."""
+"""`sidetune export`: the adapter of a task, its network for other programs, or the weights of a component."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
@@ -13,15 +14,20 @@ from sidetune_core.printable import counted, one_line
 from sidetune_core.storage.run_folder import open_run
 
 if TYPE_CHECKING:
-    from sidetune_core.serving.adapter import Exported
+    from sidetune_core.serving.export import Exported
+    from sidetune_core.serving.network import Format
 
 ALL = "all"
-"""For --task: a sub-folder for each task."""
+"""For --task: a sub-folder, or file, for each task."""
+
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "torch-export": ".pt2"}
+"""Ends of the default names of files, by format."""
 
 
 def export(
     run: Positional[Path],
     task: str | None = None,
+    format: Literal["adapter", "onnx", "torchscript", "torch-export"] = "adapter",
     part: str | None = None,
     out: Path | None = None,
     with_base: Switch = False,
@@ -30,7 +36,7 @@ def export(
     half: Switch = False,
     trust_local_code: Switch = False,
 ) -> int:
-    """Write the adapter of a task to a folder, or the weights of a component to a file.
+    """Write the adapter of a task to a folder, or its network or the weights of a component to a file.
 
     sidetune export runs/photos --task acme --out acme
 
@@ -38,32 +44,39 @@ def export(
     README.md. The base is named and hashed, not copied. Load it with sidetune_core.load("acme"), publish it
     with sidetune push.
 
+    sidetune export runs/photos --task acme --format onnx --out acme.onnx
+
+    The network of a task, from a run or an adapter, is for programs without sidetune: base, side, merger and
+    head, with the preprocessing of tensors. The file is loaded again and compared with the network.
+
     sidetune export runs/photos --part sides.acme
 
     The weights of a component, from the newest checkpoint, are for --base.weights or --side.weights.
 
     Args:
-        run: the run folder.
-        task: id of a task, or 'all' for a sub-folder of --out for each.
+        run: the run folder; with --format also that of an adapter.
+        task: id of a task, or 'all' for one of --out for each.
+        format: 'adapter', or the network as a file: for ONNX (pip install 'sidetune[onnx]'), for
+            torch.jit.load, or for torch.export.load.
         part: 'base', 'side', 'sides.t0', …; the error for an unknown one lists all of them. Default without
             --task: base.
-        out: folder of the adapter, by default the task's id; or for --part a .safetensors file, by default
-            PART.safetensors.
+        out: folder of the adapter, by default the task's id; for other formats a file, by default TASK.onnx,
+            TASK.pt or TASK.pt2; for --part a .safetensors file, by default PART.safetensors.
         with_base: include the base's weights, where others cannot get them otherwise.
         all_tasks: include what all tasks of the run use.
         licence: licence of the adapter for its card, such as 'mit'.
         half: for --part: round to 16 bits (IEEE half precision), for half the size.
         trust_local_code: import code that the run names (module:Class), which then can do anything.
     """
+    adapter_flags = {"--with-base": with_base, "--all-tasks": all_tasks, "--licence": licence}
     if task is None:
-        for flag, given in (("--with-base", with_base), ("--all-tasks", all_tasks), ("--licence", licence)):
-            if given:
-                raise OptionError(f"{flag} is for adapters: add --task")
+        _refuse({"--format": format != "adapter", **adapter_flags}, "needs a task: add --task")
         return _export_part(run, part or "base", out, half)
-    for flag, other in (("--part", part), ("--half", half)):
-        if other:
-            raise OptionError(f"{flag} and --task exclude each other")
-    from sidetune_core.serving.adapter import Exporter
+    _refuse({"--part": part, "--half": half}, "and --task exclude each other")
+    if format != "adapter":
+        _refuse(adapter_flags, f"is for adapters, and --format is {format}")
+        return _export_network(run, task, out, format, trust_local_code)
+    from sidetune_core.serving.export import Exporter
 
     exporter = Exporter(run, trust_local_code)
     folder = out or Path(task)
@@ -74,6 +87,29 @@ def export(
     for name, path in chosen.items():
         exported = exporter.export(name, path, with_base, all_tasks, licence)
         print("\n".join(map(one_line, _lines(exported))))
+    return 0
+
+
+def _refuse(flags: Mapping[str, object], reason: str) -> None:
+    """Refuse flags that are given."""
+    for flag, given in flags.items():
+        if given:
+            raise OptionError(f"{flag} {reason}")
+
+
+def _export_network(run: Path, task: str, out: Path | None, format: Format, trust: bool) -> int:
+    from sidetune_core.serving.model import load
+    from sidetune_core.serving.network import write_network
+
+    model = load(run, device="cpu", trust_local_code=trust)
+    if task == ALL and ALL not in model.tasks:
+        folder = out or Path()
+        paths = {name: folder / f"{name}{SUFFIXES[format]}" for name in model.tasks}
+    else:
+        paths = {task: out or Path(f"{task}{SUFFIXES[format]}")}
+    for name, path in paths.items():
+        write_network(model, name, path, format)
+        print(f"{one_line(path)}: task {one_line(name)}, {_megabytes(path.stat().st_size)}")
     return 0
 
 

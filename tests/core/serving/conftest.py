@@ -11,15 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from sidetune_core import RunSpec, run
-from sidetune_core.serving.adapter import export_adapter
+from sidetune_core.assembly.cards import CardStream, CardTask
+from sidetune_core.assembly.predict import make_predict
+from sidetune_core.assembly.restore import restore
+from sidetune_core.certificate.probes import Stored
+from sidetune_core.hashing import file_digest
 from sidetune_core.serving.adapter_folder import content_digest
+from sidetune_core.serving.export import export_adapter
+from sidetune_core.serving.source import Trained, read_run
+from sidetune_core.storage.run_folder import open_run
+from sidetune_core.system.device import Machine
 
 from .hub_server import TOKEN, Hub, running
 
 MakeRun = Callable[..., Path]
 Train = Callable[..., Path]
+MACHINE = Machine(torch.device("cpu"), bf16=False, channels_last=False)
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +68,26 @@ def alter(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     values.pop("sha256")
     change(values)
     path.write_text(json.dumps({**values, "sha256": content_digest(values)}), encoding="utf-8")
+
+
+def record_again(folder: Path, name: str) -> None:
+    """Write the size and hash of a file that was changed, as a stranger would."""
+    path = folder / name
+    about = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    alter(folder, lambda values: values["files"].update({name: about}))
+
+
+def outputs(trained: Trained, run: Path, task: str) -> Tensor:
+    """The outputs of a restored learner for the run's probes of a task."""
+    tasks = {name: CardTask(card) for name, card in trained.cards.items()}
+    stream = CardStream(list(tasks.values()))
+    learner = restore(trained.resolved, stream, list(tasks.values()), trained.state, trained.source, MACHINE)
+    stored = Stored.read(run / "probes" / f"{task}.safetensors")
+    return make_predict(learner, tasks[task], MACHINE)(stored.as_inputs())
+
+
+def outputs_of_run(run: Path, task: str) -> Tensor:
+    return outputs(read_run(open_run(run)), run, task)
 
 
 def content(folder: Path) -> str:
@@ -101,7 +132,7 @@ def train(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
                 "base": {"name": "resnet20", "weights": "none"},
                 "learner": "sidetune",
                 "side": {"name": "fcn4", "weights": "none"} if "learner" not in components else None,
-                "env": {"name": "images", "archive": str(pictures), "classes_per_task": 2},
+                "env": {"name": "images", "archive": str(pictures), "classes_per_task": 2, "image_size": 16},
                 "train": {"steps": 2, "batch_size": 4},
                 "device": {"name": "cpu", "precision": "fp32"},
                 **components,

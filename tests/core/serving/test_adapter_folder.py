@@ -17,18 +17,9 @@ from sidetune_core.serving.adapter import read_adapter
 from sidetune_core.serving.adapter_folder import is_adapter, read_files
 from sidetune_core.storage.weights import read_tensors, write_tensors
 
-from .conftest import alter
+from .conftest import alter, record_again
 
 Values = dict[str, Any]
-
-
-def record_again(folder: Path, name: str) -> None:
-    """Write the size and hash of a file that was changed, as a stranger would."""
-    from sidetune_core.hashing import file_digest
-
-    path = folder / name
-    about = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-    alter(folder, lambda values: values["files"].update({name: about}))
 
 
 def test_an_adapter_is_known_by_its_task_file(adapter: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from sidetune_core.cli.main import main
 from sidetune_core.errors import PluginError, RunError
-from sidetune_core.serving.adapter import export_adapter, read_adapter
+from sidetune_core.serving.adapter import read_adapter
 from sidetune_core.serving.adapter_folder import read_files
+from sidetune_core.serving.export import export_adapter
 from sidetune_core.serving.hub import HubAddress, download, parse_address, push
 
 from .conftest import Train

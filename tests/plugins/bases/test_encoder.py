@@ -204,6 +204,7 @@ def test_minilm_comes_with_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     base = MINILM(MINILM.Config(), shapes()).eval()
     assert (base.shape, len(base.tap_shapes), base.vocabulary_size) == ((LENGTH, 384), 6, 30522)
     assert sum(parameter.numel() for parameter in base.parameters()) == 22_565_376
+    assert base.hub_name == "sentence-transformers/all-MiniLM-L6-v2"
     tokens = torch.tensor(
         [[101, 2198, 2003, 3407, 102], [101, 2198, 2003, 7726, 102], [101, 7279, 6132, 2097, 102]]
     )
@@ -229,3 +230,7 @@ def test_it_is_cached_although_the_library_hooks_its_layers(
     for _ in range(2):
         base(Inputs(batch, torch.arange(2), batch["mask"].sum(1)))
     assert len(calls) == 1
+
+
+def test_a_folder_is_no_name_on_the_hub(tiny_bert: Path) -> None:
+    assert make(tiny_bert).hub_name == ""

@@ -114,3 +114,10 @@ def test_unknown_names_and_unfit_images_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         make(kind, **options)
+
+
+def test_only_the_weights_that_timm_publishes_have_a_name_on_the_hub() -> None:
+    base = make("timm", weights="none", model="resnet18")
+    assert base.hub_name == ""
+    base._is_default = True  # they cannot be downloaded here
+    assert base.hub_name == "timm/resnet18.a1_in1k"

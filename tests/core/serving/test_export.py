@@ -1,0 +1,132 @@
+"""An exported adapter has the outputs of its run, for every learner, and no more than it needs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sidetune_core.errors import RunError
+from sidetune_core.serving.adapter import read_adapter
+from sidetune_core.serving.adapter_folder import read_files
+from sidetune_core.serving.export import export_adapter
+
+from .conftest import Train, outputs, outputs_of_run
+
+FCN4 = {"name": "fcn4", "weights": "none"}
+ALONE: dict[str, dict[str, Any]] = {
+    "sidetune": {},
+    "features": {"learner": "features"},
+    "independent": {"learner": "independent"},
+    "scratch": {"learner": "scratch"},
+    "finetune": {"learner": "finetune"},
+    "finetune-per-task": {"learner": {"name": "finetune", "batchnorm": "per-task"}},
+    "ewc": {"learner": {"name": "ewc", "examples": 1}},
+    "lwf": {"learner": "lwf"},
+    "joint": {"learner": "joint"},
+    "pnn": {"learner": "pnn", "side": FCN4},
+    "distill": {"learner": "distill", "side": FCN4},
+}
+"""Learners with which a task needs nothing of another one."""
+WITH_EARLIER: dict[str, dict[str, Any]] = {
+    "sidetune-dense": {"learner": {"name": "sidetune", "dense": True}, "side": FCN4},
+    "pnn-dense": {"learner": {"name": "pnn", "dense": True}, "side": FCN4},
+    "bsp": {"learner": "bsp"},
+}
+"""Learners with which a task needs earlier ones."""
+
+
+@pytest.mark.parametrize("learner", [*ALONE, *WITH_EARLIER])
+def test_an_adapter_has_the_outputs_of_the_run_bit_for_bit(
+    learner: str, train: Train, tmp_path: Path
+) -> None:
+    run = train(**{**ALONE, **WITH_EARLIER}[learner])
+    exported = export_adapter(run, "t1", tmp_path / "t1", with_base=True)
+    assert exported.tasks == (("t1",) if learner in ALONE else ("t0", "t1"))
+    assert torch.equal(outputs(read_adapter(tmp_path / "t1"), run, "t1"), outputs_of_run(run, "t1"))
+
+
+@pytest.mark.parametrize("learner", ["sidetune", "features", "pnn", "distill"])
+def test_a_frozen_base_is_not_in_the_adapter(learner: str, train: Train, tmp_path: Path) -> None:
+    exported = export_adapter(train(**ALONE[learner]), "t1", tmp_path / "t1")
+    assert exported.base is not None
+    assert exported.base.modules == ("base",)
+    assert not [key for key in read_files(tmp_path / "t1").state if key.startswith("base.")]
+
+
+@pytest.mark.parametrize("learner", ["independent", "finetune", "lwf", "joint"])
+def test_a_learner_that_trains_its_base_has_a_whole_network(
+    learner: str, train: Train, tmp_path: Path
+) -> None:
+    exported = export_adapter(train(**ALONE[learner]), "t1", tmp_path / "t1")
+    assert exported.base is None
+    assert read_adapter(tmp_path / "t1").tasks == ("t1",)
+
+
+def test_earlier_tasks_that_only_serve_this_one_cannot_be_asked_for(train: Train, tmp_path: Path) -> None:
+    export_adapter(train(**WITH_EARLIER["sidetune-dense"]), "t1", tmp_path / "t1", with_base=True)
+    trained = read_adapter(tmp_path / "t1")
+    assert (tuple(trained.cards), trained.tasks) == (("t0", "t1"), ("t1",))
+
+
+def test_the_reason_for_earlier_tasks_is_noted(train: Train, tmp_path: Path) -> None:
+    exported = export_adapter(train(**WITH_EARLIER["bsp"]), "t1", tmp_path / "t1")
+    assert exported.notes[0].startswith(
+        "a learner that is started on t1 alone gives outputs for the probes that differ by up to"
+    )
+
+
+def test_all_tasks_can_be_included(train: Train, tmp_path: Path) -> None:
+    assert export_adapter(train(), "t1", tmp_path / "t1", all_tasks=True).tasks == ("t0", "t1", "t2")
+
+
+def test_an_adapter_is_small_next_to_its_base(train: Train, tmp_path: Path) -> None:
+    exported = export_adapter(train(**ALONE["features"]), "t1", tmp_path / "t1")
+    assert exported.base is not None
+    assert exported.sizes["adapter.safetensors"] < 2000 < exported.base.bytes
+
+
+def test_exporting_twice_gives_the_same_bytes(train: Train, tmp_path: Path) -> None:
+    folders = [export_adapter(train(), "t1", tmp_path / name, with_base=True).folder for name in "ab"]
+    contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+    assert contents[0] == contents[1]
+
+
+def test_a_second_export_replaces_the_first(train: Train, tmp_path: Path) -> None:
+    export_adapter(train(), "t1", tmp_path / "a", with_base=True)
+    export_adapter(train(), "t2", tmp_path / "a")
+    assert read_files(tmp_path / "a").task == "t2"
+    assert not (tmp_path / "a" / "base.safetensors").exists()
+
+
+def test_other_files_are_not_overwritten(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="is not empty and no earlier adapter"):
+        export_adapter(train(), "t1", tmp_path)
+
+
+def test_no_path_of_the_user_is_in_an_adapter(train: Train, pictures: Path, tmp_path: Path) -> None:
+    folder = export_adapter(train(), "t1", tmp_path / "t1").folder
+    texts = [(folder / name).read_text(encoding="utf-8") for name in ("task.json", "README.md")]
+    assert not [text for text in texts if pictures.parent.name in text]
+
+
+def test_a_task_that_was_not_trained_is_refused_with_those_that_were(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"has trained no task 't7'\..* Tasks: t0, t1, t2"):
+        export_adapter(train(), "t7", tmp_path / "t7")
+
+
+def test_without_probes_all_tasks_are_included(train: Train, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(train(), tmp_path / "run"))
+    shutil.rmtree(run / "probes")
+    exported = export_adapter(run, "t1", tmp_path / "t1")
+    assert exported.tasks == ("t0", "t1", "t2")
+    assert "has no probes of t1" in exported.notes[0]
+
+
+def test_a_random_base_is_noted_at_the_export(train: Train, tmp_path: Path) -> None:
+    exported = export_adapter(train(), "t1", tmp_path / "t1")
+    assert "the weights of the base are random, so others need it" in exported.notes[0]
