@@ -91,10 +91,14 @@ def _stages(folder: RunFolder, done: Sequence[str]) -> list[Stage]:
     lines = {str(line.get("task")): line for line in folder.lines("moved.jsonl")}
     for task in done:
         line = lines.get(task, {})
-        changed, kept = (set(map(str, line.get(key, ()))) for key in ("moved", "kept"))
-        removed = before - changed - kept if line else set()
-        stages.append(Stage([task], sorted((changed & before) | removed)))
-        before = changed | kept
+        changed = set(map(str, line.get("moved", ())))
+        if isinstance(kept := line.get("kept"), list):  # earlier versions listed all names
+            names = changed | set(map(str, kept))
+            new, gone = names - before, before - names
+        else:
+            new, gone = (set(map(str, line.get(key, ()))) for key in ("new", "gone"))
+        stages.append(Stage([task], sorted((changed - new) | gone)))
+        before = (before | new) - gone
     return stages
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -250,7 +251,9 @@ def _diverged(gaps: Sequence[Gap]) -> str:
 def _changed_tensors(line: Mapping[str, Any]) -> ChangedTensors:
     """A line of ``moved.jsonl``."""
     counts = Counter(component_of(str(name)) for name in line["moved"])
-    return ChangedTensors(str(line["task"]), dict(counts), len(line["kept"]))
+    kept = line["kept"]
+    number = len(kept) if isinstance(kept, list) else operator.index(kept)  # earlier versions listed names
+    return ChangedTensors(str(line["task"]), dict(counts), number)
 
 
 def _final_metrics(folder: RunFolder) -> dict[str, float]:

@@ -214,8 +214,10 @@ def _write_base(path: Path, step: Step, chain: Chain, folder: RunFolder, disk: D
     """Write the tensors that the first stage left unchanged into a file of their own."""
     line = next(iter(folder.lines("moved.jsonl")), {})
     tasks = set(step.done)
-    unchanged = set(map(str, line.get("kept", ())))
-    names = [name for name in step.order["all"] if name in unchanged and not tasks & set(name.split("."))]
+    if "moved" not in line:
+        return
+    changed = set(map(str, line["moved"]))
+    names = [name for name in step.order["all"] if name not in changed and not tasks & set(name.split("."))]
     digests = {name: step.tensors.changed[name] for name in names if name in step.tensors.changed}
     if not digests:
         return

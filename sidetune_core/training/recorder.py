@@ -270,8 +270,16 @@ class RunRecorder(Recorder):
                 self._show(f"{task.id}/{name}", image, len(seen))
         after = digests(learner)
         changed = sorted(name for name in after if boundary.before.get(name) != after[name])
-        unchanged = sorted(after.keys() - set(changed))
-        folder.append("moved.jsonl", {"task": boundary.stage.name, "moved": changed, "kept": unchanged})
+        unchanged = after.keys() - set(changed)
+        earlier = self._chain.digests
+        line = {
+            "task": boundary.stage.name,
+            "moved": changed,
+            "kept": len(unchanged),
+            "new": sorted(after.keys() - earlier.keys()),
+            "gone": sorted(earlier.keys() - after.keys()),
+        }
+        folder.append("moved.jsonl", line)
         done = [task.id for task in seen]
         self._certify(boundary, done[: len(seen) - len(boundary.stage.tasks)], context.machine.arithmetic)
         checkpoint.save(
@@ -282,7 +290,7 @@ class RunRecorder(Recorder):
             task_states(seen),
             self._identity,
             self._chain,
-            base=set(unchanged).intersection(boundary.at_start),
+            base=unchanged & set(boundary.at_start),
             digests=after,
         )
         self._drop_superseded(newest_only=True)
