@@ -89,18 +89,21 @@ class Model:
         Raises:
             SidetuneError: the folder cannot be used, or the model has a task of the same id.
         """
-        trained = self._read(path)
+        self.add_trained(self._read(path), rename)
+
+    def add_trained(self, trained: Trained, rename: Mapping[str, str] = MappingProxyType({})) -> None:
+        """`add` for tasks that have been read, or that were never in a folder."""
         names = _renamed(trained, rename)
         self._check_free(names, trained.source)
         handlers = make_handlers(trained, self._trust)
         learner = ServedLearner(trained, choose_device(trained.resolved, self._device), handlers)
         added = {
             new: ServedTask(
-                attrs.evolve(trained.cards[task], id=new),
-                handlers[task],
-                learner,
-                task,
-                _sharing(trained, task),
+                card=attrs.evolve(trained.cards[task], id=new),
+                handler=handlers[task],
+                learner=learner,
+                name=task,
+                sharing=_sharing(trained, task),
             )
             for task, new in names.items()
         }

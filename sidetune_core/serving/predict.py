@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from sidetune_core.errors import InputError, RunError, SidetuneError
+from sidetune_core.errors import InputError, PluginError, RunError, SidetuneError
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import Prediction, Preprocessed, TaskHandler
 from sidetune_core.interfaces.outputs import broken_rows
@@ -135,4 +135,8 @@ def _postprocess(served: ServedTask, output: Tensor, examples: Preprocessed) -> 
             f"task '{served.card.id}': an output is NaN or infinite, so there is no prediction; the network "
             "may have diverged in training"
         )
-    return served.handler.postprocess(output, examples)
+    predictions = served.handler.postprocess(output, examples)
+    if len(predictions) != examples.count:
+        handler = type(served.handler).__name__
+        raise PluginError(f"{handler}.postprocess() made {len(predictions)} predictions of {examples.count}")
+    return predictions

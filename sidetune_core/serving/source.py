@@ -84,10 +84,7 @@ def _read_newest(folder: RunFolder) -> Checkpoint:
     if newest is None and failures:
         raise RunError(f"no checkpoint of {folder.path} can be read: {shorten(failures, 2)}")
     if newest is None:
-        status = folder.status
-        raise RunError(
-            f"{folder.path} has finished no task, so there is nothing to load; its status is {status}"
-        )
+        raise RunError(f"{folder.path} has finished no task, so there is nothing to load yet")
     if failures:
         warnings.warn(f"{newest.path} is used instead of a newer one: {shorten(failures, 2)}", stacklevel=4)
     return newest

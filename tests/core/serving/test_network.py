@@ -21,7 +21,7 @@ LEARNERS: list[Any] = [
     {"name": "sidetune", "dense": True},
     "features",
     {"name": "finetune", "batchnorm": "per-task"},
-    {"name": "ewc", "examples": 8},
+    {"name": "ewc", "examples": 8, "fisher": "batched"},
     "lwf",
     {"name": "pnn", "dense": True},
     "independent",
