@@ -21,6 +21,7 @@ from sidetune_core.config.spec import Choice
 from sidetune_core.errors import OptionError, RunError, suggest
 from sidetune_core.interfaces.capabilities import set_task_state
 from sidetune_core.interfaces.cards import TaskCard
+from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.rl.episode_stats import Episode
 from sidetune_core.rl.rollout_task import EVALUATION_SEED, Playable, ShowFrames
@@ -28,6 +29,13 @@ from sidetune_core.serving.adapter_folder import is_adapter
 from sidetune_core.serving.source import Trained
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import open_run
+
+COMPARED = ("inputs", "policy")
+"""Values of a card that options of the env may not change."""
+
+UNCOMPARED = ("evaluation", "deterministic_eval", "normalise_observations", "observations", "actions")
+"""Values of an adapter's card that may differ: the state of the task has the statistics, and spaces of the
+same inputs and policies differ in their bounds only."""
 
 MAX_STEPS = 10_000
 """Steps after which an episode is truncated where the environments have no time limit of their own."""
@@ -97,7 +105,7 @@ def open_player(
             raise OptionError(
                 f"task '{selected}' ({task.title}) of {path} has no policy, so there are no episodes to play"
             )
-        _check_same(task, trained.cards.get(selected), path)
+        _check_same(task, task.inputs, trained.cards.get(selected), path)
         tasks = [own.get(name) or _from_card(trained, name, trust_local_code) for name in trained.tasks]
         machine = choose_machine(resolved)
         learner = restore(resolved, stream, tasks, trained.state, trained.source, machine)
@@ -158,25 +166,26 @@ def _with_env(resolved: ResolvedRun, options: Sequence[str]) -> ResolvedRun:
     return attrs.evolve(resolved, components={**resolved.components, "env": changed})
 
 
-def _check_same(task: Task, card: TaskCard | None, path: Path) -> None:
-    """Check that overrides have changed neither the inputs nor the actions of a policy.
+def _check_same(task: Playable, inputs: InputShapes, card: TaskCard | None, path: Path) -> None:
+    """Check that the policy has the inputs and actions of the env. An adapter has no record of the env's
+    options, so that all of them that the policy depends on are compared.
 
     Raises:
-        OptionError: they have.
+        OptionError: they differ.
     """
     if card is None:
         return
-    inputs = {name: tuple(shape) for name, shape in task.inputs.items()}
-    if inputs != dict(card.inputs):
-        raise OptionError(
-            f"the policy of {path} was trained on {dict(card.inputs)}, and with these options the env has "
-            f"{inputs}"
-        )
-    recorded, present = card.values.get("policy"), task.card().get("policy")  # type: ignore[attr-defined]
-    if recorded is not None and recorded != present:
-        raise OptionError(
-            f"the policy of {path} has the actions {recorded}, and with these options the env has {present}"
-        )
+    present = {**task.card(), "inputs": {name: [*shape] for name, shape in inputs.items()}}
+    recorded = {**card.values, "inputs": {name: [*shape] for name, shape in card.inputs.items()}}
+    is_adapter = (path / ADAPTER).is_file()
+    compared = [name for name in recorded if name not in UNCOMPARED] if is_adapter else COMPARED
+    for name in compared:
+        if name in recorded and present.get(name) != recorded[name]:
+            hint = ". An adapter does not record the options of its env: pass those of its run, --env.*"
+            raise OptionError(
+                f"the policy of {path} was trained with {name} {recorded[name]}, and with these options the "
+                f"env has {present.get(name)}{hint if is_adapter else ''}"
+            )
 
 
 def _from_card(trained: Trained, name: str, trust_local_code: bool) -> Task:
