@@ -101,7 +101,7 @@ def make_network(
 def write_network(model: Model, task: str, path: Path, format: Format) -> None:
     """Write a task as a file that other programs run: batches of any size, in float32.
 
-    The file is loaded again and compared with the network, for batches of two sizes.
+    The file is loaded again and compared with the network, for batches of several sizes.
 
     Args:
         model: has the task.
@@ -124,12 +124,13 @@ def write_network(model: Model, task: str, path: Path, format: Format) -> None:
     what = f"task '{task}' cannot be written as {format}"
     with _explained(what):
         content = write(network)
-    for count in (3, 5):
-        inputs = random_inputs(network.card, count)
+    for inputs in (network.examples(1), random_inputs(network.card, 3), random_inputs(network.card, 5)):
         with torch.no_grad(), _explained(what):
             expected, written = network(*inputs), run(content, inputs)
         if written.shape != expected.shape or not _is_close(written, expected, TOLERANCE[format]):
-            raise FitError(f"{what}: the file has other outputs than the network for a batch of {count}")
+            raise FitError(
+                f"{what}: the file has other outputs than the network for a batch of {len(inputs[0])}"
+            )
     with writing(path):
         write_bytes(path, content)
 

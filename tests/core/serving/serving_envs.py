@@ -70,7 +70,7 @@ class RandomTask(Task):
 
 
 class BranchingHead(nn.Module):
-    """Computes in another way where the mean of the batch is positive."""
+    """Computes something else for batches of more than two examples."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class BranchingHead(nn.Module):
 
     def forward(self, encoding: Tensor) -> Tensor:
         logits: Tensor = self.head(encoding)
-        return -logits if float(encoding.mean()) > 0 else logits
+        return -logits if len(encoding) > 2 else logits
 
 
 class ScaledHandler(TaskHandler):

