@@ -35,6 +35,9 @@ KIND, FORMAT = "sidetune adapter", 1
 TASK_STATES = "task_states"
 """Key of the state of tasks, and the beginning of the names of its tensors."""
 
+EXTRA_STATE = "_extra_state"
+"""The end of the names that PyTorch gives to what `get_extra_state` of a module returns."""
+
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -157,6 +160,11 @@ def _structure(values: Mapping[str, Any], folder: Path, links_within: Path | Non
     tensors = read_tensors(folder / ADAPTER_FILE)
     inner = tensor_names(values["extra"]) | tensor_names(values[TASK_STATES])
     state = {key: value for key, value in tensors.items() if key not in inner}
+    extra, task_states = unflatten(values["extra"], tensors), unflatten(values[TASK_STATES], tensors)
+    if not all(str(key).endswith(EXTRA_STATE) for key in extra):
+        raise ValueError("its extra state is that of no module")
+    if not all(isinstance(own, Mapping) for own in task_states.values()):
+        raise ValueError("it has states of tasks that are none")
     return AdapterFiles(
         task=values["task"],
         cards={card.id: card for card in cards},
@@ -165,8 +173,8 @@ def _structure(values: Mapping[str, Any], folder: Path, links_within: Path | Non
         versions=_table(values, "versions"),
         base=base,
         results=_table(values, "results"),
-        state=state | unflatten(values["extra"], tensors),
-        task_states=unflatten(values[TASK_STATES], tensors),
+        state=state | dict(extra),
+        task_states=task_states,
     )
 
 

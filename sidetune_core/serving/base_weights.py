@@ -173,19 +173,18 @@ class Bases:
     def _search(
         self, reference: BaseReference, resolved: ResolvedRun, inputs: InputShapes, folder: Path
     ) -> Tensors:
-        tried = []
+        tried: list[str] = []
         for name, source in self._sources(reference, resolved, inputs, folder):
+            before = len(tried)
             try:
-                bases = list(source())
+                for base in source():
+                    if base.digest == reference.digest:
+                        return base.tensors
+                    tried.append(f"{name} has base '{base.component.choice}' with SHA-256 {base.digest}")
             except (SidetuneError, OSError) as error:
                 tried.append(f"{name}: {error}")
-                continue
-            for base in bases:
-                if base.digest == reference.digest:
-                    return base.tensors
-                tried.append(f"{name} has base '{base.component.choice}' with SHA-256 {base.digest}")
-            if not bases:
-                tried.append(f"{name} has no base that was not trained")
+            if len(tried) == before:
+                tried.append(f"{name} has no base")
         raise WeightsError(
             f"the adapter {folder} needs base '{reference.component}' with SHA-256 {reference.digest}"
             f"{_reason(reference, tried)}. Give the base with base=RUN_OR_FILE, or export the adapter "
@@ -234,7 +233,9 @@ def _bases_at(path: Path, resolved: ResolvedRun, inputs: InputShapes, trust: boo
 
 
 def _bases_of_run(path: Path, trust: bool) -> Iterator[Found]:
-    """The bases in a run's newest checkpoint: tensors with the names of its base, below any module."""
+    """The bases in a run's newest checkpoint: tensors with the names of its base, below any module; and the
+    one that the run began with, since a learner may have put layers of its own around those of its base.
+    """
     trained = read_run(open_run(path), trust)
     component, state = trained.resolved.components.get("base"), trained.state
     if component is None:
@@ -246,6 +247,7 @@ def _bases_of_run(path: Path, trust: bool) -> Iterator[Found]:
         tensors = {name: state.get(f"{prefix}{name}") for name in names}
         if all(isinstance(value, Tensor) for value in tensors.values()):
             yield Found(component, {name: value for name, value in tensors.items() if value is not None})
+    yield Found(component, state_tensors(build_base(trained.resolved, inputs, trained.resolved.seed)))
 
 
 def _reason(reference: BaseReference, tried: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -11,9 +12,13 @@ import torch
 from sidetune_peft.peft import Peft
 from torch import Tensor, nn
 
+from sidetune_core import RunSpec, run
+from sidetune_core import load as load_run
 from sidetune_core.api import Base, ClassHead, Components, Features, FitError, OptionError, Shape, seeded
+from sidetune_core.cli.main import main
 from sidetune_core.config.kinds import BASE
 from sidetune_core.config.registry import find, load
+from sidetune_core.storage.weights import read_tensors
 from sidetune_core.testing import check_plugin
 
 BY_LAYER = ["lora", "ia3", "loha", "lokr", "hra", "hira"]
@@ -174,3 +179,19 @@ def test_a_method_that_does_not_support_the_layers_is_refused() -> None:
     learner = make(resnet(20), method="delora")
     with pytest.raises(FitError, match="method 'delora' does not fit this base: .*Conv2d"):
         start(learner, "t0")
+
+
+def test_an_exported_adapter_has_no_tensor_of_the_base(tmp_path: Path) -> None:
+    spec = RunSpec(
+        learner="peft",  # type: ignore[arg-type]
+        base="mlp",  # type: ignore[arg-type]
+        env={"name": "digits", "num_tasks": 2},  # type: ignore[arg-type]
+        train={"steps": 1, "batch_size": 4},
+    )
+    run(spec, tmp_path / "run", quiet=True)
+    assert main(["export", str(tmp_path / "run"), "--task", "t1", "--out", str(tmp_path / "t1")]) == 0
+    names = read_tensors(tmp_path / "t1" / "adapter.safetensors").keys()
+    assert [name for name in names if ".t1." not in name] == []
+    image = torch.rand(1, 3, 32, 32)
+    whole, adapter = load_run(tmp_path / "run"), load_run(tmp_path / "t1", base=tmp_path / "run")
+    assert torch.equal(adapter.outputs(image, "t1"), whole.outputs(image, "t1"))

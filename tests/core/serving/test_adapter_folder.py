@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
+import torch
 
 from sidetune_core import load
 from sidetune_core.cli.main import main
@@ -110,6 +112,12 @@ def test_a_later_format_is_refused(adapter: Path) -> None:
         (lambda values: values.update(spec=[]), "its spec is"),
         (lambda values: values.update(extra={"tensor": 1, "float": 2}), "is damaged"),
         (lambda values: values.update(extra={"tensor": "none"}), "is damaged"),
+        (
+            lambda values: values.update(extra={"table": [["heads.t1.linear.weight", 3]]}),
+            "extra state is that of",
+        ),
+        (lambda values: values.update(task_states=None), "is damaged"),
+        (lambda values: values.update(task_states={"table": [["t1", 3]]}), "states of tasks that are none"),
         (lambda values: values.pop("cards"), "is damaged"),
     ],
 )
@@ -196,3 +204,14 @@ def test_the_command_line_refuses_a_damaged_adapter_without_a_traceback(
     (adapter / "adapter.safetensors").write_bytes(b"")
     assert main(["push", str(adapter), "me/acme", "--dry-run"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_nested_state_of_learner_and_task_is_read_back(adapter: Path) -> None:
+    nested = {"mean": torch.ones(2), "counts": (1, [2.5, None]), "worst": float("-inf")}
+    files = read_files(adapter)
+    changed = attrs.evolve(files, state={**files.state, "x._extra_state": nested}, task_states={"t1": nested})
+    changed.write(adapter, None)
+    again = read_files(adapter)
+    for read in (again.state["x._extra_state"], again.task_states["t1"]):
+        assert torch.equal(read.pop("mean"), nested["mean"])
+        assert read == {"counts": (1, [2.5, None]), "worst": float("-inf")}

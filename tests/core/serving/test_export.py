@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from sidetune_core.errors import RunError
+from sidetune_core import load
+from sidetune_core.errors import RunError, UntrustedCode
+from sidetune_core.results.summary import read_results
 from sidetune_core.serving.adapter import read_adapter
 from sidetune_core.serving.adapter_folder import read_files
 from sidetune_core.serving.export import export_adapter
+from sidetune_core.storage.run_folder import open_run
+from sidetune_core.storage.weights import read_tensors, write_tensors
 
-from .conftest import Train, outputs, outputs_of_run
+from .conftest import MakeRun, Train, alter, content, outputs, outputs_of_run
 
 FCN4 = {"name": "fcn4", "weights": "none"}
 ALONE: dict[str, dict[str, Any]] = {
@@ -130,3 +134,93 @@ def test_without_probes_all_tasks_are_included(train: Train, tmp_path: Path) -> 
 def test_a_random_base_is_noted_at_the_export(train: Train, tmp_path: Path) -> None:
     exported = export_adapter(train(), "t1", tmp_path / "t1")
     assert "the weights of the base are random, so others need it" in exported.notes[0]
+
+
+def test_an_export_writes_nothing_into_the_run(train: Train, tmp_path: Path) -> None:
+    before = content(train())
+    export_adapter(train(), "t1", tmp_path / "t1")
+    assert content(train()) == before
+
+
+@pytest.fixture
+def vectors(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose env is code in a module, with a handler of its own."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    return make_run(base="mlp", side="mlp", env="serving_envs:Vectors", trust_local_code=True)
+
+
+def test_a_run_that_names_code_is_not_exported_without_trust(vectors: Path, tmp_path: Path) -> None:
+    with pytest.raises(UntrustedCode, match="serving_envs:Vectors"):
+        export_adapter(vectors, "t0", tmp_path / "t0")
+
+
+def test_the_values_of_a_handler_are_in_the_adapter(vectors: Path, tmp_path: Path) -> None:
+    export_adapter(vectors, "t0", tmp_path / "t0", with_base=True, trust_local_code=True)
+    raw = (0.1, 0.2, 0.3, 0.4)
+    models = [load(path, trust_local_code=True) for path in (vectors, tmp_path / "t0")]
+    assert models[0].predict([raw])[0] == models[1].predict([raw])[0]
+
+
+@pytest.fixture
+def text(make_run: MakeRun, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The adapter of a run whose base is a folder of the user's."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    run = make_run(
+        base={"name": "transformer", "model": str(tiny_bert)},
+        side="ladder-text",
+        env="serving_envs:Tokens",
+        trust_local_code=True,
+    )
+    exported = export_adapter(run, "t0", tmp_path / "text", with_base=True, trust_local_code=True)
+    assert "the adapter names your path in base.model" in exported.notes[0]
+    return exported.folder
+
+
+def test_a_path_that_decides_on_the_network_is_noted_and_kept(text: Path) -> None:
+    assert load(text, trust_local_code=True).tasks == ("t0",)
+
+
+def test_a_path_in_an_adapter_is_not_read_without_trust(text: Path) -> None:
+    alter(text, lambda values: values["spec"]["env"].update(name="squad"))
+    with pytest.raises(RunError, match="names the path .* in option base.model"):
+        load(text)
+
+
+@pytest.mark.parametrize("missing", ["moved.jsonl", "certificate.json", "eval.jsonl"])
+def test_a_run_without_a_file_that_others_read_is_exported(
+    missing: str, train: Train, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(train(), tmp_path / "run"))
+    (run / missing).unlink()
+    exported = export_adapter(run, "t1", tmp_path / "t1", with_base=True)
+    assert exported.base is not None
+    assert torch.equal(outputs(read_adapter(tmp_path / "t1"), run, "t1"), outputs_of_run(run, "t1"))
+
+
+def test_weights_from_a_file_are_noted(train: Train, tmp_path: Path) -> None:
+    tensors = read_tensors(train() / "checkpoints" / "after-001.safetensors")
+    weights = {key.removeprefix("base."): value for key, value in tensors.items() if key.startswith("base.")}
+    write_tensors(tmp_path / "mine.safetensors", weights)
+    run = train(base={"name": "resnet20", "weights": str(tmp_path / "mine.safetensors")}, learner="features")
+    exported = export_adapter(run, "t1", tmp_path / "t1")
+    assert exported.base is not None
+    assert exported.base.weights == "file"
+    assert "come from a file of yours" in exported.notes[0]
+
+
+def test_the_same_base_from_a_file_has_the_same_hash(train: Train, tmp_path: Path) -> None:
+    tensors = read_tensors(train() / "checkpoints" / "after-001.safetensors")
+    weights = {key.removeprefix("base."): value for key, value in tensors.items() if key.startswith("base.")}
+    write_tensors(tmp_path / "mine.safetensors", weights)
+    run = train(base={"name": "resnet20", "weights": str(tmp_path / "mine.safetensors")}, learner="features")
+    first = export_adapter(train(), "t1", tmp_path / "a").base
+    second = export_adapter(run, "t1", tmp_path / "b").base
+    assert first is not None
+    assert second is not None
+    assert first.digest == second.digest
+
+
+def test_values_of_the_last_evaluation_are_in_the_card(train: Train, tmp_path: Path) -> None:
+    results = read_files(export_adapter(train(), "t1", tmp_path / "t1").folder).results
+    row = read_results(open_run(train())).rows[-1]
+    assert (results["value"], results["after"]) == (row[1], "t2")
