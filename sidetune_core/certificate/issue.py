@@ -59,6 +59,7 @@ def certify(
     folder: RunFolder,
     precision: str = "fp32",
     identity: Identity | None = None,
+    replays: Mapping[str, Replay] | None = None,
 ) -> Certificate:
     """Rewrite ``certificate.json`` after a stage of training, and write the probes of its tasks.
 
@@ -73,6 +74,7 @@ def certify(
         folder: of the run; its ``eval.jsonl`` has R so far.
         precision: of the learner's outputs, a key of `probes.ROUNDING`.
         identity: of the run now; compared with those of its checkpoints.
+        replays: of the probes of earlier tasks, by id, with the learner as it is; others are replayed here.
     """
     trained = list(recorders)
     done = trained[: len(trained) - len(stage)]
@@ -92,7 +94,7 @@ def certify(
     records = []
     for record in known.tasks:
         stored = Stored.read(folder.path / record.probes.file)
-        replayed = probes.replay(
+        replayed = (replays or {}).get(record.id) or probes.replay(
             learner, recorders[record.id].predict, stored.as_inputs(), rounding, record.id
         )
         measured = columns[record.id][record.after - 1 :]

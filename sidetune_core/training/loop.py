@@ -135,7 +135,8 @@ def _learn_stage(
     carried = earlier.carried(learner, seen, probes, context)
     seen = earlier.with_data(seen, carried)
     cells = evaluate(seen, probes, context, recorder, after=len(seen) - 1, carried=carried)
-    recorder.save_boundary(Boundary(learner, stage, seen, probes, state.before), context)
+    replays = {task_id: cell.replay for task_id, cell in carried.items()}
+    recorder.save_boundary(Boundary(learner, stage, seen, probes, state.before, replays), context)
     return cells, steps
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
 from sidetune_core.certificate.measured import UNCHANGED_SINCE
-from sidetune_core.certificate.probes import ProbeRecorder
+from sidetune_core.certificate.probes import ProbeRecorder, Replay
 from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import new_warnings
 from sidetune_core.certificate.repair import missing, repair
@@ -57,6 +57,8 @@ class Boundary:
     """By id of a task in `seen`, the predictions that it has just been evaluated with."""
     before: Mapping[str, str]
     """Digests of all tensors before the stage."""
+    replays: Mapping[str, Replay] = attrs.field(factory=dict)
+    """Of the probes of earlier tasks, by id, where they were replayed after the stage."""
 
 
 class Recorder:
@@ -298,7 +300,13 @@ class RunRecorder(Recorder):
             repair(self.folder, before, self.warning)
             tasks = boundary.stage.tasks
             certificate = certify(
-                boundary.learner, tasks, boundary.probes, self.folder, precision, self._identity
+                boundary.learner,
+                tasks,
+                boundary.probes,
+                self.folder,
+                precision,
+                self._identity,
+                boundary.replays,
             )
         except (WriteError, WeightsError, OSError) as error:
             self._by_products.leave_out(path, error)
