@@ -4,7 +4,7 @@
 
 Learner 'sidetune' with torchvision's ResNet-18 as base (random weights, whose values do not matter) and the
 side 'ladder', on tasks of two classes of random images of 32 x 32. An adapter is everything that a task adds
-to the base. Each number of tasks is a run in a process of its own. Printed for each: MB of the base and of all
+to the base. Each number of tasks is a run in a process of its own. Printed for each: MB of the base and all
 adapters together, the ratio of the checkpoints' size to their sum, the ratio of the whole run folder, and the
 MB of its other files: JSON of the checkpoints, probes, certificate, .jsonl files, and the rest (TensorBoard
 files, task cards, report, run.json). The target is a ratio of at most 1.1.
@@ -68,13 +68,14 @@ def _train(options: argparse.Namespace) -> None:
     labels = np.tile(np.arange(2 * tasks), 8)
     images = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
     np.savez(archive, x_train=images, y_train=labels, x_test=images[: 8 * tasks], y_test=labels[: 8 * tasks])
-    uses = {"side": "ladder", "merger": "alpha"} if options.learner == "sidetune" else {}
+    has_side = options.learner == "sidetune"
     spec = sidetune_core.RunSpec(
         base={"name": "torchvision", "model": "resnet18", "weights": "none"},
+        side="ladder" if has_side else None,
+        merger="alpha" if has_side else None,
         learner=options.learner,
         env={"name": "images", "archive": str(archive), "image_size": 32, "classes_per_task": 2},
         train={"steps": options.steps, "batch_size": 8},
-        **uses,
     )
     name = f"{tasks}-{options.learner}-{options.keep}"
     sidetune_core.run(spec, options.folder / name, save_every="none", keep=options.keep)

@@ -26,6 +26,10 @@ class DataNeeded(FitError):
     """A task is used in a way for which its card does not suffice."""
 
 
+class MissingMember(DataNeeded, AttributeError):
+    """A task is asked for a member that only its env gives it, such as a capability."""
+
+
 def make_card(task: Task, resolved: ResolvedRun, data: str) -> TaskCard:
     """The card of a task; `data` is the fingerprint of the env's data."""
     env = resolved.components["env"]
@@ -144,6 +148,12 @@ class CardTask(Task):
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Keep the state that the task had."""
         self._state = state
+
+    def __getattr__(self, name: str) -> Any:
+        """A task without its data has no further members; `hasattr` says so too."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise MissingMember(f"{self._needed()}: {name}", name=name, obj=self)
 
     def _needed(self) -> DataNeeded:
         return DataNeeded(f"task '{self.id}' was restored from its card, and this needs its data")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, closing, contextmanager
+from functools import cached_property
 
 import attrs
 
 from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.cards import CardTask, make_handler, read_cards
 from sidetune_core.config.extensions import read_extensions, resolved_extension
+from sidetune_core.config.plugin_record import PluginRecord, make_record
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.config.spec import Trust
 from sidetune_core.errors import FitError, RunError
@@ -19,7 +21,7 @@ from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.storage.run_folder import CARDS, RunFolder
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class Part:
     """The tasks of a run that come from one env."""
 
@@ -34,6 +36,11 @@ class Part:
     def env(self) -> str:
         """``env 'digits'``"""
         return self.resolved.components["env"].owner
+
+    @cached_property
+    def record(self) -> PluginRecord:
+        """The plugin of the env, as it is installed."""
+        return make_record("env", self.resolved.components["env"].plugin)
 
     @property
     def renames(self) -> bool:

@@ -59,6 +59,7 @@ def certify(
     chain: Chain,
     precision: str = "fp32",
     identity: Identity | None = None,
+    replays: Mapping[str, Replay] | None = None,
 ) -> Certificate:
     """Rewrite ``certificate.json`` after a stage of training, and write the probes of its tasks.
 
@@ -74,6 +75,7 @@ def certify(
         chain: the run's checkpoints, up to that before the stage.
         precision: of the learner's outputs, a key of `probes.ROUNDING`.
         identity: of the run now; compared with those of its checkpoints.
+        replays: of the probes of earlier tasks, by id, with the learner as it is; others are replayed here.
     """
     trained = list(recorders)
     done = trained[: len(trained) - len(stage)]
@@ -93,7 +95,7 @@ def certify(
     records = []
     for record in known.tasks:
         stored = Stored.read(folder.path / record.probes.file)
-        replayed = probes.replay(
+        replayed = (replays or {}).get(record.id) or probes.replay(
             learner, recorders[record.id].predict, stored.as_inputs(), rounding, record.id
         )
         measured = columns[record.id][record.after - 1 :]

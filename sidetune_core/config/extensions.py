@@ -16,8 +16,8 @@ from sidetune_core.config.history import EXTENSIONS
 from sidetune_core.config.identity import as_plain, spec_changes
 from sidetune_core.config.plugin_record import PluginRecord, read_plugins
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import Choice, RunSpec, Trust, recorded_spec
-from sidetune_core.errors import RunError
+from sidetune_core.config.spec import Choice, RunSpec, Trust, recorded_spec, respell_tables
+from sidetune_core.errors import OptionError, RunError
 
 NUMBERED = re.compile(r"t(\d+)")
 """Ids that count on when their tasks are added to a run."""
@@ -142,8 +142,7 @@ def extension_lines(about: Mapping[str, Any]) -> list[str]:
         extensions = read_extensions(about)
     except RunError:
         return []
-    resolved = about.get("resolved")
-    before = resolved.get("train", {}) if isinstance(resolved, Mapping) else {}
+    before = _train_options(about.get("resolved"))
     lines = []
     for extension in extensions:
         renamed = list(extension.tasks) != list(extension.tasks.values())
@@ -155,6 +154,17 @@ def extension_lines(about: Mapping[str, Any]) -> list[str]:
             f"env '{extension.name}'{there}{others}"
         )
     return lines
+
+
+def _train_options(resolved: Any) -> Mapping[str, Any]:
+    """The options of training in a spec that any version recorded, under their present names."""
+    before = resolved.get("train") if isinstance(resolved, Mapping) else None
+    if not isinstance(before, Mapping):
+        return {}
+    try:
+        return respell_tables({"train": before}, recorded=True)["train"]
+    except OptionError:
+        return before
 
 
 def _read(record: Mapping[str, Any]) -> Extension:

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.assembly.parts import open_tasks, read_parts
+from sidetune_core.assembly.parts import open_tasks, read_parts, with_id
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
@@ -100,8 +100,8 @@ def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False
             f"{folder.status}"
         )
     saved = checkpoint.read(newest)
-    env = resolved.components["env"]
-    with open_tasks(read_parts(folder, resolved, trust_local_code)) as (stream, tasks):
+    parts = read_parts(folder, resolved, trust_local_code)
+    with open_tasks(parts) as (stream, tasks):
         trained = [task for task in tasks if task.id in saved.done]
         task = _choose_task(trained, task_id, f"the run {path}")
         machine = choose_machine(resolved)
@@ -112,7 +112,9 @@ def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False
         actions = "mode" if task.options.deterministic_eval else "sample"
         about = {"composition": str(resolved), "weights": weights, "actions": actions}
         policy = PolicyExpert(make_predict(learner, task, machine), task)
-        yield ExpertSession(env, resolved.seed, task, policy, RUN, about)
+        part = next(part for part in parts if task.id in part.tasks)
+        with_id(task, part.tasks[task.id])  # the recording is of the env's task, which may have another id
+        yield ExpertSession(part.resolved.components["env"], resolved.seed, task, policy, RUN, about)
 
 
 def _choose_task(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:

@@ -177,8 +177,7 @@ def _check_same(task: Playable, inputs: InputShapes, card: TaskCard | None, path
         return
     present = {**task.card(), "inputs": {name: [*shape] for name, shape in inputs.items()}}
     recorded = {**card.values, "inputs": {name: [*shape] for name, shape in card.inputs.items()}}
-    is_adapter = (path / ADAPTER).is_file()
-    compared = [name for name in recorded if name not in UNCOMPARED] if is_adapter else COMPARED
+    compared = [name for name in recorded if name not in UNCOMPARED] if is_adapter(path) else COMPARED
     for name in compared:
         if name in recorded and present.get(name) != recorded[name]:
             hint = ". An adapter does not record the options of its env: pass those of its run, --env.*"

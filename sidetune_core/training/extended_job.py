@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from sidetune_core.assembly.build import build_learner
-from sidetune_core.assembly.cards import CardTask, DataNeeded
+from sidetune_core.assembly.cards import CardTask, DataNeeded, read_cards
 from sidetune_core.assembly.parts import ChainedStream, Part, card_tasks, read_tasks
 from sidetune_core.config.extensions import Extension
 from sidetune_core.config.history import in_identity
@@ -60,7 +60,7 @@ class Plan:
         present = [
             attrs.evolve(
                 extension,
-                plugin=part.resolved.plugin_records()["env"],
+                plugin=part.record,
                 data=(data or {}).get(number, extension.data),
             )
             for number, (extension, part) in enumerate(zip(self.extensions, self.parts[1:], strict=True), 1)
@@ -89,7 +89,6 @@ def assemble_extended(
         with_data: read the data of all earlier tasks.
 
     Raises:
-        FitError: the inputs of the added tasks are not those of the run.
         RunError: earlier tasks have to be evaluated once more, and their data is gone or has changed.
         SidetuneError: the components cannot be built.
     """
@@ -103,7 +102,6 @@ def assemble_extended(
             earlier.read(number, "The learner needs the data of earlier tasks")
         else:
             earlier.restore(number)
-    check_inputs(earlier.tasks(), stream, last)
     with group.main_process_first():
         added = read_tasks(last, stream) if added is None else added
         tasks = [*earlier.tasks(), *added]
@@ -145,17 +143,28 @@ def assemble_extended(
     )
 
 
-def check_inputs(earlier: Sequence[Task], stream: TaskStream, added: Part) -> None:
-    """Check that tasks to be added have the inputs and the direction of the run's.
+def check_inputs(folder: RunFolder, first: Part, stream: TaskStream, env: str) -> None:
+    """Check that the tasks of an env have the inputs of a run's; no data is read.
+
+    Args:
+        folder: of the run.
+        first: its first part.
+        stream: the env whose tasks are to be added.
+        env: its title.
 
     Raises:
         FitError: the inputs have other names or shapes.
     """
-    present, new = _shapes(earlier[0].inputs), _shapes(stream.inputs)
+    try:
+        inputs = next(iter(read_cards(folder, list(first.tasks)[:1]).values())).inputs
+    except RunError:
+        with closing(open_stream(first.resolved)) as own:
+            inputs = own.inputs
+    present, new = _shapes(inputs), _shapes(stream.inputs)
     if present != new:
         raise FitError(
-            f"the run has inputs {_shown(present)} and {added.env} {_shown(new)}: choose options of the env "
-            "that give the same, or start a new run"
+            f"the run has inputs {_shown(present)} and {env} {_shown(new)}: choose options of the env that "
+            "give the same, or start a new run"
         )
 
 

@@ -20,6 +20,7 @@ from sidetune_core.config.extensions import Extension, extension_lines, new_ids,
 from sidetune_core.config.history import EXTENSIONS
 from sidetune_core.config.identity import Identity, as_plain
 from sidetune_core.config.interval import interval
+from sidetune_core.config.plugin_record import make_record
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import Choice, Trust, choice, recorded_spec
 from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
@@ -39,7 +40,7 @@ from sidetune_core.storage.run_folder import (
 )
 from sidetune_core.system.threads import set_threads
 from sidetune_core.training.continuation import Continuation, Latest, check_acceptable, find_latest, planned
-from sidetune_core.training.extended_job import Plan, assemble_extended
+from sidetune_core.training.extended_job import Plan, assemble_extended, check_inputs
 from sidetune_core.training.job import Job, common_metric, open_stream
 from sidetune_core.training.run import (
     Run,
@@ -194,6 +195,7 @@ def _plan(
     parts = read_parts(source, read_resolved(source, trust), trust)
     parts = parts[:-1] if dropped else parts
     _check_learner(parts[0].resolved, resolved)
+    check_inputs(source, parts[0], stream, resolved.components["env"].owner)
     extension, tasks = _choose_tasks(group, source, about, resolved, stream, names)
     about = _extended(about, extension, tasks, save_every)
     part = Part(resolved, extension.tasks, extension.data)
@@ -345,7 +347,7 @@ def _choose_tasks(
         first=len(taken),
         tasks={new: of for of, new in ids.items()},
         data=stream.data_fingerprint(),
-        plugin=resolved.plugin_records()["env"],
+        plugin=make_record("env", resolved.components["env"].plugin),
         **{key: spec[key] for key in ("env", "train", "cache", "device")},
     )
     return extension, [with_id(task, ids[task.id]) for task in chosen]

@@ -136,7 +136,9 @@ def _learn_stage(
     carried = earlier.carried(learner, seen, probes, context)
     seen = earlier.with_data(seen, carried)
     cells = evaluate(seen, probes, context, recorder, after=len(seen) - 1, carried=carried)
-    recorder.save_boundary(Boundary(learner, stage, seen, probes, state.before, at_start), context)
+    replays = {task_id: cell.replay for task_id, cell in carried.items()}
+    boundary = Boundary(learner, stage, seen, probes, state.before, at_start, replays)
+    recorder.save_boundary(boundary, context)
     return cells, steps
 
 

@@ -20,7 +20,7 @@ from sidetune_core.assembly.finite import FiniteCheck
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
 from sidetune_core.certificate.measured import UNCHANGED_SINCE
-from sidetune_core.certificate.probes import ProbeRecorder
+from sidetune_core.certificate.probes import ProbeRecorder, Replay
 from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import new_warnings
 from sidetune_core.certificate.repair import missing, repair
@@ -61,6 +61,8 @@ class Boundary:
     """Digests of all tensors before the stage."""
     at_start: Collection[str] = ()
     """Names of the tensors that the learner had before the first task; empty after a later stage."""
+    replays: Mapping[str, Replay] = attrs.field(factory=dict)
+    """Of the probes of earlier tasks, by id, where they were replayed after the stage."""
 
 
 class Recorder:
@@ -342,6 +344,7 @@ class RunRecorder(Recorder):
                 self._chain,
                 precision,
                 self._identity,
+                boundary.replays,
             )
         except (WriteError, WeightsError, OSError) as error:
             self._by_products.leave_out(path, error)

@@ -19,7 +19,7 @@ from sidetune_core.assembly.build import restart_task, start_phase, start_task
 from sidetune_core.assembly.cards import CardTask
 from sidetune_core.certificate import probes
 from sidetune_core.certificate.measured import UNCHANGED_SINCE, read_columns
-from sidetune_core.certificate.probes import ProbeRecorder, Stored
+from sidetune_core.certificate.probes import ProbeRecorder, Replay, Stored
 from sidetune_core.certificate.record import TaskRecord, is_constant, read_certificate, tensors_unchanged
 from sidetune_core.config.history import stated
 from sidetune_core.config.identity import Identity, condition_changes
@@ -34,7 +34,7 @@ from sidetune_core.system.device import Machine, processor
 from sidetune_core.training.context import Context
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Carried:
     """The evaluation of a task that is not repeated."""
 
@@ -42,6 +42,8 @@ class Carried:
     """The row of R that it was measured in."""
     metrics: Mapping[str, Mapping[str, float]]
     """By split."""
+    replay: Replay
+    """Of the task's probes, which showed that its outputs have not changed."""
 
 
 class Earlier:
@@ -101,12 +103,14 @@ class EarlierTasks(Earlier):
             records, reasons = unusable(self._folder, self._ids, before, self._identity)
             now = hashing.digests(dict(probes.named_tensors(learner)))
             rounding = probes.ROUNDING[context.machine.arithmetic]
+            found = dict[str, Carried]()
             for id, record in records.items():
-                if reason := _change(record, learner, recorders[id], now, self._folder, rounding):
-                    reasons[id] = reason
-            return {
-                id: _last_cells(self._folder, id, len(before) - 1) for id in self._ids if id not in reasons
-            }, reasons
+                result = _replay(record, learner, recorders[id], now, self._folder, rounding)
+                if isinstance(result, str):
+                    reasons[id] = result
+                else:
+                    found[id] = _last_cells(self._folder, id, len(before) - 1, result)
+            return found, reasons
 
         found, self._reasons = context.group.broadcast_from_main(find)
         return found
@@ -221,16 +225,16 @@ def _other_conditions(
     return found
 
 
-def _change(
+def _replay(
     record: TaskRecord,
     learner: Learner,
     recorder: ProbeRecorder,
     now: Mapping[str, str],
     folder: RunFolder,
     rounding: float,
-) -> str:
-    """How what a task reads, or its outputs for its probes, have changed since it was trained; empty if they
-    have not."""
+) -> Replay | str:
+    """The replay of a task's probes, or how what the task reads, or its outputs for them, have changed since
+    it was trained."""
     if changed := sorted(name for name, digest in record.tensors.items() if now.get(name) != digest):
         return f"training changed {shorten(changed)}"
     path = folder.path / record.probes.file
@@ -245,7 +249,9 @@ def _change(
         return replayed.cause
     if replayed.read != record.tensors.keys():
         return f"{record.id} reads other tensors: {shorten(sorted(replayed.read ^ record.tensors.keys()))}"
-    return "" if probes.same(stored.output, replayed.output) else f"the outputs of {record.id} have changed"
+    if not probes.same(stored.output, replayed.output):
+        return f"the outputs of {record.id} have changed"
+    return replayed
 
 
 def _cells(folder: RunFolder, id: str, row: int) -> list[dict[str, Any]]:
@@ -257,10 +263,10 @@ def _is_whole(folder: RunFolder, id: str, row: int) -> bool:
     return bool(cells) and not any(None in line["figures"].values() for line in cells)
 
 
-def _last_cells(folder: RunFolder, id: str, row: int) -> Carried:
+def _last_cells(folder: RunFolder, id: str, row: int, replay: Replay) -> Carried:
     cells = _cells(folder, id, row)
     metrics = {line["split"]: line["figures"] for line in cells}
-    return Carried(cells[0].get(UNCHANGED_SINCE, row), metrics)
+    return Carried(cells[0].get(UNCHANGED_SINCE, row), metrics, replay)
 
 
 def _tensors(item: nn.Module | nn.Parameter) -> list[Any]:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 
 from sidetune_core.assembly.cards import CardTask, DataNeeded, read_cards, write_cards
 from sidetune_core.errors import FitError, RunError
+from sidetune_core.interfaces.capabilities import HasTrainingSize, set_task_state, task_states
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.outputs import Outputs
 from sidetune_core.storage.run_folder import RunFolder
@@ -46,3 +48,25 @@ def test_another_head_needs_the_env() -> None:
 def test_a_task_without_data_cannot_be_evaluated() -> None:
     with pytest.raises(DataNeeded):
         CardTask(card()).evaluate(lambda inputs: inputs["image"])
+
+
+def test_a_task_without_data_has_no_capability_of_its_env() -> None:
+    task = CardTask(card())
+    assert not isinstance(task, HasTrainingSize)
+    with pytest.raises(DataNeeded, match="training_size"):
+        task.training_size()
+
+
+def test_a_task_without_data_can_be_copied() -> None:
+    assert copy.deepcopy(CardTask(card())).id == "t0"
+
+
+def test_a_task_without_data_keeps_its_state() -> None:
+    task = CardTask(card())
+    set_task_state(task, {"mean": 1.0})
+    assert task_states([task]) == {"t0": {"mean": 1.0}}
+
+
+@pytest.mark.parametrize(("head", "has_head"), [("linear", True), ("handler", False), ("env", False)])
+def test_whether_a_card_suffices_for_the_head(head: str, has_head: bool) -> None:
+    assert CardTask(card(head)).has_head is has_head

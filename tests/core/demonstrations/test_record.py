@@ -265,6 +265,18 @@ def test_the_policy_of_a_trained_run_is_recorded_with_its_actions_of_evaluation(
         record(tmp_path / "other", 3, tmp_path / "run")
 
 
+def test_the_policy_of_a_task_that_was_added_is_recorded_in_its_own_env(tmp_path: Path) -> None:
+    spec = sidetune_core.RunSpec(base="mlp", learner="features", env=ENV, train={"batch_size": 16})
+    sidetune_core.run(spec, tmp_path / "run")
+    more = {**ENV, "eval_episodes": 2}
+    added = sidetune_core.extend(tmp_path / "run", more, tasks=["t0"], trust_local_code=True).tasks[-1]
+    recording = demonstrations.record_demonstrations(
+        None, tmp_path / "data", 2, expert=tmp_path / "run", task=added.id, quiet=True, trust_local_code=True
+    )
+    assert recording.manifest.task == "t0" != added.id
+    assert recording.manifest.env["options"]["eval_episodes"] == 2
+
+
 def test_a_policy_with_outputs_that_are_not_finite_does_not_act() -> None:
     expert = PolicyExpert(lambda inputs: torch.full((1, 3), float("nan")), CueTask("t0", rl.RolloutConfig()))
     with pytest.raises(Diverged, match="cue t0: the policy's outputs are not finite"):

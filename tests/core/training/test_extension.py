@@ -259,7 +259,7 @@ def test_other_data_is_accepted_and_recorded(make: MakeRun) -> None:
     assert certificates.verify(RunFolder(run), trust_local_code=True).problems == ()
 
 
-@pytest.mark.parametrize("learner", ["stored:Counts", "stored:Replays"])
+@pytest.mark.parametrize("learner", ["stored:Counts", "stored:Sizes", "stored:Replays"])
 def test_a_learner_that_needs_the_data_of_earlier_tasks_gets_it(learner: str, make: MakeRun) -> None:
     one_go, run = make(learner, 3), make(learner, 2)
     extend(run)
@@ -445,6 +445,15 @@ def test_a_metric_of_the_other_direction_is_refused(make: MakeRun, monkeypatch: 
     monkeypatch.setattr("sidetune_core.interfaces.tasks.Task.higher_is_better", False)
     with pytest.raises(FitError, match="in the run higher is better, and in env 'images' it is not"):
         extend(run)
+
+
+def test_tasks_of_another_metric_are_added(make: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make()
+    monkeypatch.setattr("sidetune_core.interfaces.tasks.Task.metric", "loss")
+    extend(run)
+    assert read(run)["metric"] == "result"
+    assert [task["metric"] for task in read(run)["tasks"]] == ["accuracy", "accuracy", "loss"]
+    assert certificates.verify(RunFolder(run), trust_local_code=True).problems == ()
 
 
 def test_a_task_that_the_env_has_not_is_refused_with_those_that_it_has(make: MakeRun) -> None:

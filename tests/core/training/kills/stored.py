@@ -32,10 +32,18 @@ class Plain(Learner):
 
 
 class Counts(Plain):
-    """Asks each task for its size when it is started."""
+    """Asks each task for the length of an epoch when it is started."""
 
     def start(self, task: Task) -> list[Any]:
         assert task.steps_per_epoch(5) > 0
+        return super().start(task)
+
+
+class Sizes(Plain):
+    """Asks each task for its size, which is no member of every task."""
+
+    def start(self, task: Task) -> list[Any]:
+        assert task.training_size() > 0  # type: ignore[attr-defined]
         return super().start(task)
 
 
