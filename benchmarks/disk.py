@@ -4,10 +4,11 @@
 
 Learner 'sidetune' with torchvision's ResNet-18 as base (random weights, whose values do not matter) and the
 side 'ladder', on tasks of two classes of random images of 32 x 32. An adapter is everything that a task adds
-to the base. Each number of tasks is a run in a process of its own. Printed for each: MB of the base and of all
-adapters together, the ratio of the checkpoints' size to their sum, the ratio of the whole run folder, and the
-MB of its other files: JSON of the checkpoints, probes, certificate, .jsonl files, and the rest (TensorBoard
-files, task cards, report, run.json). The target is a ratio of at most 1.1.
+to the base. Each number of tasks is a run in a process of its own. Printed for each: MB of the base and of
+all adapters together; the size of the checkpoints' tensors divided by their sum, and that of the whole run
+folder; the MB of each kind of file: tensors and JSON of the checkpoints, probes, certificate, .jsonl files,
+and the rest (TensorBoard files, task cards, report, run.json); the largest JSON of a checkpoint. The target
+is a ratio of at most 1.1.
 """
 
 from __future__ import annotations
