@@ -177,13 +177,14 @@ def _check_same(task: Playable, inputs: InputShapes, card: TaskCard | None, path
         return
     present = {**task.card(), "inputs": {name: [*shape] for name, shape in inputs.items()}}
     recorded = {**card.values, "inputs": {name: [*shape] for name, shape in card.inputs.items()}}
-    compared = [name for name in recorded if name not in UNCOMPARED] if is_adapter(path) else COMPARED
+    of_adapter = is_adapter(path)
+    compared = [name for name in recorded if name not in UNCOMPARED] if of_adapter else COMPARED
     for name in compared:
         if name in recorded and present.get(name) != recorded[name]:
             hint = ". An adapter does not record the options of its env: pass those of its run, --env.*"
             raise OptionError(
                 f"the policy of {path} was trained with {name} {recorded[name]}, and with these options the "
-                f"env has {present.get(name)}{hint if is_adapter else ''}"
+                f"env has {present.get(name)}{hint if of_adapter else ''}"
             )
 
 

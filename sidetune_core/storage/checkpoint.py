@@ -345,7 +345,7 @@ def _position(path: Path) -> Mapping[str, Any]:
 
 
 def read(path: Path) -> Checkpoint:
-    """A checkpoint after a task, with the whole state of the learner.
+    """A checkpoint after a task, with the state of the learner.
 
     Raises:
         RunError: a file that it consists of is missing or damaged, or cannot be read at present.

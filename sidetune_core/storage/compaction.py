@@ -15,7 +15,6 @@ from typing import Literal
 
 import attrs
 import safetensors.torch
-from torch import Tensor
 
 from sidetune_core.errors import RunError
 from sidetune_core.storage import checkpoint
@@ -51,6 +50,11 @@ class Disk:
         self.dry_run = dry_run
         self.freed = 0
         self._sizes: dict[Path, int] = {}
+        self._sources: dict[Path, Path] = {}
+
+    def source(self, path: Path) -> Path:
+        """The file that has the tensors of `path`, which a dry run may not have written."""
+        return self._sources.get(path, path)
 
     def write(self, path: Path, data: bytes) -> None:
         """Replace a file, or create one."""
@@ -58,15 +62,17 @@ class Disk:
         if not self.dry_run:
             write_bytes(path, data)
 
-    def write_tensors(self, path: Path, tensors: Mapping[str, Tensor], digests: Mapping[str, str]) -> None:
-        """Replace a file of tensors by one whose content, read from the disk, has these digests.
+    def write_tensors(self, path: Path, source: Path, digests: Mapping[str, str]) -> None:
+        """Replace a file by one of the tensors with these digests, read from `source`, and read it back.
 
         Raises:
-            Unusable: it has not; the former file stays.
+            Unusable: they have other digests; the former file stays.
         """
+        tensors = read_own(source, digests)
         data = safetensors.torch.save(dict(tensors), {} if tensors else None)
         self._count(path, len(data))
         if self.dry_run:
+            self._sources[path] = source
             return
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
@@ -118,10 +124,11 @@ def drop_superseded(chain: Chain, disk: Disk, newest_only: bool = False) -> None
 
 def _shrink(path: Path, kept: Mapping[str, str], disk: Disk) -> None:
     """Leave only some tensors in a file, which are checked before and after."""
-    with opened(path) as file:
+    source = disk.source(path)
+    with opened(source) as file:
         if set(file.keys()) <= kept.keys():
             return
-    disk.write_tensors(path, read_own(path, kept), kept)
+    disk.write_tensors(path, source, kept)
 
 
 @attrs.frozen
@@ -223,6 +230,6 @@ def _write_base(path: Path, step: Step, chain: Chain, folder: RunFolder, disk: D
         return
     content = Content({}, digests, {}, {}, list(digests))
     base, text = chain.plan(chain.folder / f"{BASE}.safetensors", content)
-    disk.write_tensors(base.path, read_own(path, digests), digests)
+    disk.write_tensors(base.path, path, digests)
     disk.write(json_path(base.path), json_text(text).encode())
     chain.extend(base)

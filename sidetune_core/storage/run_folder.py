@@ -88,7 +88,7 @@ class RunFolder:
     ``eval.jsonl``          a line for each evaluation: the cells of R
     ``moved.jsonl``         the tensors that each task changed
     ``parameters.jsonl``    numbers of parameters, ``seconds.jsonl`` time and memory
-    ``checkpoints/``        one after each task, and one within the current task
+    ``checkpoints/``        the base, what each task adds, and the state within the current task
     ``certificate.json``    whether what earlier tasks depend on is unchanged, with ``probes/``
     ``tasks/``              the card of each task: what is needed to use it without its data
     ``documents/``          documents of the latest evaluation of each task and split, such as predictions

@@ -96,17 +96,21 @@ def test_the_former_layout_becomes_what_a_new_run_writes(name: str, copy: Any, r
     assert verify(folder, trust_local_code=True).problems == ()
 
 
-def test_a_dry_run_reports_what_is_freed_and_changes_nothing(copy: Any) -> None:
-    folder = in_former_layout(copy("features"))
+@pytest.mark.parametrize("keep", [None, "last"])
+@pytest.mark.parametrize("name", ["features", "finetune"])
+def test_a_dry_run_reports_what_is_freed_and_changes_nothing(name: str, keep: Any, copy: Any) -> None:
+    folder = in_former_layout(copy(name))
     size = sum(path.stat().st_size for path in folder.checkpoints.iterdir())
     (folder.path / ".status.0123abcd").write_text("x")
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
-    expected = clean(folder, dry_run=True).freed
+    planned = clean(folder, keep, dry_run=True)
+    expected = planned.freed
+    assert planned.notes == ()
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
-    assert clean(folder).freed == expected
+    assert clean(folder, keep).freed == expected
     assert size + 1 - sum(path.stat().st_size for path in folder.checkpoints.iterdir()) == expected
     assert not (folder.path / ".status.0123abcd").exists()
-    assert clean(folder).freed == 0
+    assert clean(folder, keep).freed == 0
 
 
 class Killed(BaseException):
