@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
@@ -169,7 +169,7 @@ class Model:
             rows = predict_each(served, examples, batch_size)
             return {name: row if several else row[0] for name, row in zip(names, rows, strict=True)}
         if task is not None and not isinstance(task, str):
-            return self._predict_mixed(present, inputs, list(task), batch_size)
+            return self._predict_mixed(present, inputs, _names(task, "task"), batch_size)
         one = _find(present, task)
         examples, several = split(one.handler, inputs)
         (predictions,) = predict_each([one], examples, batch_size)
@@ -331,8 +331,20 @@ def _find(tasks: Mapping[str, ServedTask], task: str | None) -> ServedTask:
     return tasks[task]
 
 
+def _names(tasks: object, argument: str) -> list[str]:
+    """Ids of tasks, as the user gave them."""
+    if isinstance(tasks, Iterable):
+        names = list(tasks)
+        if all(isinstance(name, str) for name in names):
+            return names
+    raise InputError(f"{argument} is {tasks!r}; give ids of tasks, such as 't0'")
+
+
 def _listed(tasks: Sequence[str] | str, present: Mapping[str, ServedTask]) -> list[str]:
-    names = list(present) if tasks == "all" else [tasks] if isinstance(tasks, str) else list(tasks)
+    if tasks == "all":
+        names = list(present)
+    else:
+        names = [tasks] if isinstance(tasks, str) else _names(tasks, "tasks")
     if not names:
         raise InputError("the model has no tasks" if not present else "tasks is empty: name tasks, or 'all'")
     return list(dict.fromkeys(names))

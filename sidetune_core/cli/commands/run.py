@@ -6,11 +6,15 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sidetune_core.cli.commands.shared import print_json
 from sidetune_core.config.argv import parse
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.printable import one_line
+
+if TYPE_CHECKING:
+    from sidetune_core.interfaces.tasks import Task
 
 
 def run(argv: Sequence[str]) -> int:
@@ -62,19 +66,30 @@ def run(argv: Sequence[str]) -> int:
     print(f"\nrun folder  {one_line(folder)}  (report.md, TensorBoard in tb/)")
     own = arguments.resolved if not arguments.extend else None
     resolved = own or read_resolved(finished.folder, trust_local_code=True)
-    for line in _hints(folder, resolved, trusted=arguments.trust_local_code is True):
+    for line in _hints(folder, resolved, finished.tasks[-1], trusted=arguments.trust_local_code is True):
         print(one_line(line))
     return 1 if summary.diverged else 0
 
 
-def _hints(folder: Path, resolved: ResolvedRun, trusted: bool) -> list[str]:
-    """Commands to try next; `trusted` says that the user has given ``--trust-local-code``."""
-    spec, runs = shlex.quote(str(folder / "run.json")), shlex.quote(str(folder.parent))
+def _hints(folder: Path, resolved: ResolvedRun, task: Task, trusted: bool) -> list[str]:
+    """Commands to try next, `task` being one of the run's; `trusted` says that the user has given
+    ``--trust-local-code``."""
+    from sidetune_core.interfaces.handlers import HasHandler
+    from sidetune_core.rl.rollout_task import Playable
+
+    run, spec, runs = (shlex.quote(str(path)) for path in (folder, folder / "run.json", folder.parent))
     others = (component for slot, component in resolved.components.items() if slot != "learner")
     trust = trusted or any(component.names_code for component in others)
     another = "features" if resolved.components["learner"].plugin.name == "finetune" else "finetune"
     command = f"sidetune-run --spec {spec} --learner {another}{' --trust-local-code' if trust else ''}"
-    return [
+    lines = [
         f"try next    {command}    # the same tasks, another learner",
         f"            sidetune report {runs}/*    # compare runs",
     ]
+    trust_run = " --trust-local-code" if resolved.needs_trust else ""
+    if isinstance(task, Playable):
+        named = f"{run} --task {shlex.quote(task.id)}"
+        lines.append(f"            sidetune play {named}{trust_run}    # episodes of its policy")
+    elif isinstance(resolved.components["env"].cls, HasHandler):
+        lines.append(f"            sidetune predict {run} --tasks all{trust_run} FILES    # use it")
+    return lines

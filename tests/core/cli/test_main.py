@@ -71,6 +71,7 @@ def test_a_run_prints_the_matrix_the_figures_what_moved_and_where_it_is(
         "No forgetting was measured",
         str(tmp_path / "run"),
         "try next",
+        f"sidetune predict {tmp_path / 'run'} --tasks all FILES",
     ):
         assert words in captured.out
     assert "task 1/2" in captured.err
