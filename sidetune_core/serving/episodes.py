@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -13,7 +14,6 @@ from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.cards import CardTask, make_handler, read_cards
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
-from sidetune_core.config import argv
 from sidetune_core.config.differences import merged
 from sidetune_core.config.options import unstructure
 from sidetune_core.config.resolve import ResolvedRun, resolve_env
@@ -75,7 +75,7 @@ class Player:
 def open_player(
     path: Path,
     task_id: str | None = None,
-    options: Sequence[str] = (),
+    overrides: Callable[[str], Mapping[str, Any]] | None = None,
     trust_local_code: bool = False,
 ) -> Iterator[Player]:
     """The policy of a run after its latest task, or of an adapter, for a block; the env is closed after it.
@@ -83,8 +83,7 @@ def open_player(
     Args:
         path: a run folder or an adapter.
         task_id: of a task that has been trained; None if there is one only.
-        options: of the env that differ from those of the run, as on the command line: ``--env.time-limit``,
-            ``200``.
+        overrides: gives the options of the env that differ from those of the run, by the env's name.
         trust_local_code: import code that the folder names.
 
     Raises:
@@ -95,7 +94,7 @@ def open_player(
     """
     trained = _read(path, trust_local_code)
     selected = _choose(trained, task_id, path)
-    resolved = _with_env(trained.resolved, options)
+    resolved = _with_env(trained.resolved, overrides)
     with closing(build_stream(resolved)) as stream:
         own = {task.id: task for task in stream.tasks()}
         task = own.get(selected)
@@ -151,18 +150,16 @@ def _choose(trained: Trained, task_id: str | None, path: Path) -> str:
     return task_id
 
 
-def _with_env(resolved: ResolvedRun, options: Sequence[str]) -> ResolvedRun:
+def _with_env(resolved: ResolvedRun, overrides: Callable[[str], Mapping[str, Any]] | None) -> ResolvedRun:
     """The run with other options of its env.
 
     Raises:
         OptionError: one is not an option of the env.
     """
-    if not options:
+    if overrides is None:
         return resolved
     env = resolved.components["env"]
-    typed = argv.parse(["--env", env.choice, *options]).spec.env
-    assert typed is not None
-    changed = resolve_env(Choice(env.choice, merged(unstructure(env.config), typed.options)))
+    changed = resolve_env(Choice(env.choice, merged(unstructure(env.config), overrides(env.choice))))
     return attrs.evolve(resolved, components={**resolved.components, "env": changed})
 
 

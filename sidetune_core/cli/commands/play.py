@@ -6,12 +6,14 @@ import csv
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch, print_json
+from sidetune_core.config import argv as arguments_of_run
 from sidetune_core.config.arguments import split_arguments
 from sidetune_core.errors import OptionError
 from sidetune_core.printable import counted, one_line
@@ -69,7 +71,8 @@ def play(
     if video is not None:
         check_video(video)
     chosen = deterministic if deterministic or stochastic else None
-    with open_player(path, task, options, trust_local_code) as player:
+    overrides = partial(_env_options, options) if options else None
+    with open_player(path, task, overrides, trust_local_code) as player:
         evaluated, count = player.task.eval_episodes, episodes or player.task.eval_episodes
         is_default = seed == DEFAULT_SEED and not options and max_steps is None
         same = is_default and count == evaluated and chosen in (None, player.task.deterministic_eval)
@@ -109,6 +112,12 @@ def _split(argv: Sequence[str]) -> tuple[Path, list[str]]:
             word = argument.typed or argument.values[0]
             raise OptionError(f"sidetune play takes a run folder and options --env.*, not {word}")
     return Path(argv[0]), [*argv[1:]]
+
+
+def _env_options(options: Sequence[str], env: str) -> Mapping[str, Any]:
+    """The values of options ``--env.*`` of an env."""
+    typed = arguments_of_run.parse(["--env", env, *options]).spec.env
+    return {} if typed is None else typed.options
 
 
 def _check(episodes: int | None, max_steps: int | None, both: bool) -> None:
