@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from sidetune_core import load
 from sidetune_core.cli.main import main
 from sidetune_core.errors import PluginError, RunError
 from sidetune_core.serving.adapter import read_adapter
@@ -49,6 +51,13 @@ def test_a_downloaded_adapter_is_the_uploaded_one(adapter: Path, hub: Hub) -> No
     trained = read_adapter(found.folder, links_within=found.links_within)
     assert trained.tasks == ("t1",)
     assert trained.state.keys() == read_adapter(adapter).state.keys()
+
+
+def test_a_model_is_loaded_by_its_address(adapter: Path, hub: Hub) -> None:
+    push(adapter, ADDRESS)
+    image = torch.rand(1, 3, 16, 16)
+    expected = load(adapter).outputs(image)
+    assert torch.equal(load("hf://me/acme").outputs(image), expected)
 
 
 def test_a_private_repository_is_private(adapter: Path, hub: Hub) -> None:
