@@ -341,10 +341,8 @@ def _names(tasks: object, argument: str) -> list[str]:
 
 
 def _listed(tasks: Sequence[str] | str, present: Mapping[str, ServedTask]) -> list[str]:
-    if tasks == "all":
-        names = list(present)
-    else:
-        names = [tasks] if isinstance(tasks, str) else _names(tasks, "tasks")
+    given = [tasks] if isinstance(tasks, str) else _names(tasks, "tasks")
+    names = list(present) if tasks == "all" else given
     if not names:
         raise InputError("the model has no tasks" if not present else "tasks is empty: name tasks, or 'all'")
     return list(dict.fromkeys(names))
