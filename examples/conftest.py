@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from sidetune_core.storage.weights import read_tensors
+from sidetune_core.storage.chain import Chain
 
 SERVER = Path(__file__).parents[1] / "tests" / "core" / "distributed" / "torchrun" / "server.py"
 
@@ -89,6 +89,7 @@ def train(server: subprocess.Popen[str], tmp_path: Path) -> Train:
             spec = None  # type: ignore[assignment]
         answers = run(**order, spec=spec)
         assert [answer["status"] for answer in answers] == [0] * processes, answers
-        return [read_tensors(folder / "checkpoints" / f"after-00{task}.safetensors") for task in (1, 2)]
+        chains = [Chain.open(folder / "checkpoints" / f"after-00{task}.safetensors") for task in (1, 2)]
+        return [chain.read(chain.tensors.newest) for chain in chains]
 
     return train

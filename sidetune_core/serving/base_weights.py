@@ -226,7 +226,7 @@ def _bases_at(path: Path, resolved: ResolvedRun, inputs: InputShapes, trust: boo
         yield Found(component, tensors)
         return
     if not any(field.name == WEIGHTS for field in attrs.fields(type(component.config))):
-        raise WeightsError(f"state_dict mismatch: {path} has not the tensors of {component.owner}")
+        raise WeightsError(f"state_dict mismatch: {path} has other tensors than {component.owner}")
     config = attrs.evolve(component.config, weights=str(path))
     reading = {**resolved.components, "base": attrs.evolve(component, config=config)}
     yield Found(component, state_tensors(build_base(attrs.evolve(resolved, components=reading), inputs, 0)))
