@@ -254,11 +254,11 @@ def _unchanged_base(folder: RunFolder, run: Restored, names: frozenset[str]) -> 
     lines = folder.lines("moved.jsonl")
     if not lines:
         return None
-    unchanged = set.intersection(*(set(map(str, line.get("kept", ()))) for line in lines))
+    changed = {str(name) for line in lines for key in ("moved", "gone") for name in line.get(key, ())}
     state = run.trained.state
     for module in bases_in(run.learner):
         own = {f"{module}.{name}" for name in names}
-        if own <= unchanged and own <= state.keys():
+        if own <= state.keys() - changed:
             return {name: state[f"{module}.{name}"] for name in sorted(names)}
     return None
 
