@@ -15,8 +15,9 @@ from sidetune_core.results.summary import read_results
 from sidetune_core.serving.adapter import read_adapter
 from sidetune_core.serving.adapter_folder import read_files
 from sidetune_core.serving.export import export_adapter
+from sidetune_core.storage.checkpoint import read_part
 from sidetune_core.storage.run_folder import open_run
-from sidetune_core.storage.weights import read_tensors, write_tensors
+from sidetune_core.storage.weights import write_tensors
 
 from .conftest import MakeRun, Train, alter, content, outputs, outputs_of_run
 
@@ -198,8 +199,7 @@ def test_a_run_without_a_file_that_others_read_is_exported(
 
 
 def test_weights_from_a_file_are_noted(train: Train, tmp_path: Path) -> None:
-    tensors = read_tensors(train() / "checkpoints" / "after-001.safetensors")
-    weights = {key.removeprefix("base."): value for key, value in tensors.items() if key.startswith("base.")}
+    weights = read_part(train() / "checkpoints" / "after-001.safetensors", "base")
     write_tensors(tmp_path / "mine.safetensors", weights)
     run = train(base={"name": "resnet20", "weights": str(tmp_path / "mine.safetensors")}, learner="features")
     exported = export_adapter(run, "t1", tmp_path / "t1")
@@ -209,8 +209,7 @@ def test_weights_from_a_file_are_noted(train: Train, tmp_path: Path) -> None:
 
 
 def test_the_same_base_from_a_file_has_the_same_hash(train: Train, tmp_path: Path) -> None:
-    tensors = read_tensors(train() / "checkpoints" / "after-001.safetensors")
-    weights = {key.removeprefix("base."): value for key, value in tensors.items() if key.startswith("base.")}
+    weights = read_part(train() / "checkpoints" / "after-001.safetensors", "base")
     write_tensors(tmp_path / "mine.safetensors", weights)
     run = train(base={"name": "resnet20", "weights": str(tmp_path / "mine.safetensors")}, learner="features")
     first = export_adapter(train(), "t1", tmp_path / "a").base
