@@ -18,6 +18,7 @@ from sidetune_core.serving.adapter import read_adapter
 from sidetune_core.serving.adapter_folder import read_files
 from sidetune_core.serving.base_weights import Bases, base_digest, bases_in, build_base, state_tensors
 from sidetune_core.serving.export import export_adapter
+from sidetune_core.storage.checkpoint import read_part
 from sidetune_core.storage.weights import read_tensors, write_tensors
 
 from .conftest import Train, record_again
@@ -96,8 +97,7 @@ def test_a_base_can_be_given_as_the_folder_of_an_adapter(adapter: Path, train: T
 def test_a_base_can_be_given_as_a_file_for_the_option_weights(train: Train, tmp_path: Path) -> None:
     run = train(base="resnet44", learner="features")
     folder = export_adapter(run, "t0", tmp_path / "t0").folder
-    tensors = read_tensors(run / "checkpoints" / "after-001.safetensors")
-    weights = {key.removeprefix("base."): value for key, value in tensors.items() if key.startswith("base.")}
+    weights = read_part(run / "checkpoints" / "after-001.safetensors", "base")
     without = {key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")}
     write_tensors(
         tmp_path / "weights.safetensors", {f"module.{key}": value for key, value in without.items()}
