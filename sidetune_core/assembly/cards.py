@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,20 @@ def make_card(task: Task, resolved: ResolvedRun, data: str) -> TaskCard:
     )
 
 
-def write_cards(folder: RunFolder, cards: Sequence[TaskCard]) -> None:
+def write_cards(folder: RunFolder, cards: Sequence[TaskCard], done: Collection[str] = ()) -> None:
     """Write ``tasks/ID.json`` for each task, where it is not there already.
+
+    Args:
+        folder: of the run.
+        cards: of its tasks.
+        done: ids of tasks that are trained, whose cards are written only where they cannot be read.
 
     Raises:
         WriteError: the folder is not writable.
     """
     for card in cards:
-        if not _is_written(folder, card):
+        written = _written(folder, card.id)
+        if written is None or (written != card and card.id not in done):
             folder.write_json(f"{CARDS}/{card.id}.json", card.to_json())
 
 
@@ -187,8 +193,9 @@ def _split_sizes(task: Task) -> Mapping[str, int | None]:
     return sizes | {split: task.size(split) if isinstance(task, ClassTask) else None for split in task.splits}
 
 
-def _is_written(folder: RunFolder, card: TaskCard) -> bool:
+def _written(folder: RunFolder, task: str) -> TaskCard | None:
+    """The card of a task that is in the folder; None if it cannot be read."""
     try:
-        return read_cards(folder, [card.id])[card.id] == card
+        return read_cards(folder, [task])[task]
     except RunError:
-        return False
+        return None

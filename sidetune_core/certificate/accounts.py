@@ -24,6 +24,7 @@ from sidetune_core.certificate.record import (
 from sidetune_core.config.history import contradictions, odd_statements
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.storage.run_folder import (
+    CARDS,
     DOCUMENTS,
     DONE,
     IMAGES,
@@ -90,11 +91,13 @@ def digest(folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Re
 
 
 def shown_files(folder: RunFolder) -> dict[str, str]:
-    """Documents and visualisations by path in the run folder, each with the id of its task."""
+    """Task cards, documents and visualisations by path in the run folder, each with the id of its task."""
+    cards = [path for path in (folder.path / CARDS).glob("*.json") if path.is_file()]
     documents = [path for path in (folder.path / DOCUMENTS).glob("*/*") if path.is_file()]
     pictures = [path for path in (folder.path / IMAGES).glob("*.png") if path.is_file()]
     owners = [(path, path.parent.name.rpartition("-")[0]) for path in documents]
     owners += [(path, path.stem.rpartition(".")[0]) for path in pictures]
+    owners += [(path, path.stem) for path in cards]
     return {
         path.relative_to(folder.path).as_posix(): task
         for path, task in sorted(owners)
@@ -187,7 +190,7 @@ def _identity(about: Mapping[str, Any], checkpoints: Sequence[Recorded], notes: 
 
 
 def _files(folder: RunFolder, certificate: Certificate, finished: bool, notes: list[str]) -> Iterator[str]:
-    """Whether documents and visualisations are those that the certificate lists."""
+    """Whether task cards, documents and visualisations are those that the certificate lists."""
     if certificate.format < FORMAT:
         return
     changed = [
@@ -195,14 +198,17 @@ def _files(folder: RunFolder, certificate: Certificate, finished: bool, notes: l
         for name, sha256 in certificate.files.items()
         if not (folder.path / name).is_file() or hashing.file_digest(folder.path / name) != sha256
     ]
-    added = [name for name in shown_files(folder) if name not in certificate.files]
+    added = [
+        name
+        for name, task in shown_files(folder).items()
+        if name not in certificate.files and not (name.startswith(CARDS) and task not in certificate.trained)
+    ]
+    kinds = "task cards, documents or visualisations are"
     for names, what in ((changed, "changed or missing"), (added, "not those of the last stage")):
         if names and finished:
-            yield f"documents or visualisations are {what}: {', '.join(names[:3])}"
+            yield f"{kinds} {what}: {', '.join(names[:3])}"
         elif names:
-            notes.append(
-                f"documents or visualisations are newer than the certificate: {', '.join(names[:3])}"
-            )
+            notes.append(f"{kinds} newer than the certificate: {', '.join(names[:3])}")
 
 
 def _present_lines(folder: RunFolder) -> list[str]:

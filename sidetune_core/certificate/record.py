@@ -41,7 +41,7 @@ STATEMENT = (
     "threads; and that nobody rewrote the whole folder. A learner with unchanged tensors whose outputs "
     "are not reproducible, or whose measured values differ all the same, as with sampled actions, gets no"
     " claim; the reason is listed. 'stages' lists, for each stage of the stream, the existing tensors "
-    "that it changed; 'files' the SHA-256 of documents and visualisations."
+    "that it changed; 'files' the SHA-256 of task cards, documents and visualisations."
 )
 
 CARRIED = (
@@ -179,7 +179,7 @@ class Certificate:
     stages: list[Stage]
     now: dict[str, str]
     files: dict[str, str] = attrs.field(factory=dict)
-    """SHA-256 of documents and visualisations, by path in the run folder."""
+    """SHA-256 of task cards, documents and visualisations, by path in the run folder."""
     processor: str = ""
     """Of the computer that issued the certificate; empty where it is not known."""
     format: int = FORMAT

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
+from sidetune_core import hashing
 from sidetune_core.assembly.cards import read_cards
 from sidetune_core.assembly.restore import read_resolved
+from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import TaskSketch, read_certificate
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.config.spec import Trust
@@ -54,15 +57,17 @@ def read_run(folder: RunFolder, trust_local_code: Trust = False) -> Trained:
 
     Raises:
         UntrustedCode: ``run.json`` names code, without `trust_local_code`.
-        RunError: no task is finished, no checkpoint can be read, or tasks of a run of an earlier version
-            cannot be restored without their data.
+        RunError: no task is finished, no checkpoint can be read, a card was changed, or tasks of a run of an
+            earlier version cannot be restored without their data.
         PluginError, OptionError: a component is not installed, or no longer has these options.
     """
     resolved = read_resolved(folder, trust_local_code)
     newest = _read_newest(folder)
+    cards = _read_cards(folder, newest.done, resolved)
+    _check_cards(folder, cards)
     return Trained(
         resolved=resolved,
-        cards=_read_cards(folder, newest.done, resolved),
+        cards=cards,
         state=newest.state,
         task_states=newest.tasks,
         source=str(folder.path),
@@ -121,6 +126,24 @@ def _read_cards(folder: RunFolder, tasks: Sequence[str], resolved: ResolvedRun) 
     env, about = resolved.components["env"].choice, folder.read_json("run.json")
     cards = read_cards(folder, [task for task in tasks if task not in former])
     return {task: cards.get(task) or _card(task, sketches[task], env, about) for task in tasks}
+
+
+def _check_cards(folder: RunFolder, tasks: Iterable[str]) -> None:
+    """Check cards against the certificate, if there is one that lists them.
+
+    Raises:
+        RunError: a card is not what it was when its task was trained.
+    """
+    if not (folder.path / CERTIFICATE).is_file():
+        return
+    files = folder.read_json(CERTIFICATE).get("files", {})
+    for name in (f"{CARDS}/{task}.json" for task in tasks):
+        path = folder.path / name
+        if name in files and path.is_file() and hashing.file_digest(path) != files[name]:
+            raise RunError(
+                f"{path} was changed after the task was trained; restore it "
+                f"(details: sidetune verify {shlex.quote(str(folder.path))})"
+            )
 
 
 def _read_sketches(folder: RunFolder) -> dict[str, TaskSketch]:

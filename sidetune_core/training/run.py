@@ -386,7 +386,8 @@ def _write_cards(job: Job, folder: RunFolder, by_products: ByProducts) -> None:
         by_products.leave_out(path, error)
         return
     with by_products.optional(path):
-        write_cards(folder, cards)
+        trained = max(folder.boundaries, default=0)
+        write_cards(folder, cards, [task.id for task in job.tasks[:trained]])
 
 
 def _write_report(folder: RunFolder, by_products: ByProducts) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import attrs
 import pytest
 
 from sidetune_core.assembly.cards import CardTask, DataNeeded, read_cards, write_cards
@@ -21,6 +22,12 @@ def card(head: str = "linear") -> TaskCard:
 def test_cards_are_read_from_the_folder_they_were_written_to(tmp_path: Path) -> None:
     write_cards(RunFolder(tmp_path), [card()])
     assert read_cards(RunFolder(tmp_path), ["t0"]) == {"t0": card()}
+
+
+def test_the_card_of_a_trained_task_stays_as_it_is(tmp_path: Path) -> None:
+    write_cards(RunFolder(tmp_path), [card()])
+    write_cards(RunFolder(tmp_path), [attrs.evolve(card(), data="changed")], done=["t0"])
+    assert read_cards(RunFolder(tmp_path), ["t0"])["t0"].data == ""
 
 
 def test_a_run_without_cards_is_refused(tmp_path: Path) -> None:

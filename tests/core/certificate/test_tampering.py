@@ -429,6 +429,11 @@ VISIBLE: dict[str, tuple[Alter, str]] = {
         REPORT,
     ),
     "the run's time": (text("seconds.jsonl", lambda old: old.replace('"seconds": ', '"seconds": 9')), REPORT),
+    "the classes in a task card": (
+        text("tasks/t1.json", lambda old: old.replace('"title": "', '"title": "not ')),
+        "are changed or missing: tasks/t1.json",
+    ),
+    "a task card deleted": (remove("tasks/t1.json"), "are changed or missing: tasks/t1.json"),
     "a document": (
         text("documents/t1-test/predictions.json", lambda _: "x"),
         "are changed or missing: documents/t1",

@@ -125,6 +125,13 @@ def test_a_run_is_loaded_while_it_trains(tmp_path: Path) -> None:
     assert load(folder).tasks == ("t0", "t1", "t2")
 
 
+def test_a_card_that_was_edited_after_training_is_refused(copied_run: Path) -> None:
+    path = copied_run / "tasks" / "t1.json"
+    path.write_text(path.read_text().replace('"2"', '"3"'))
+    with pytest.raises(RunError, match=r"tasks/t1.json was changed after the task was trained"):
+        load(copied_run)
+
+
 def test_a_damaged_card_is_named(copied_run: Path) -> None:
     (copied_run / "tasks" / "t0.json").write_text("{}")
     with pytest.raises(RunError, match=r"t0.json is damaged"):
