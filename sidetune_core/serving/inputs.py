@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
+import torch
 from torch import Tensor
 
 from sidetune_core.errors import InputError
@@ -47,7 +49,20 @@ def as_inputs(card: TaskCard, inputs: Mapping[str, Tensor] | Tensor) -> Inputs:
     lengths = inputs.lengths if isinstance(inputs, Inputs) else None
     prepared = Inputs(dict(inputs), lengths=lengths)
     check_shapes(card, prepared)
-    return prepared
+    return attrs.evolve(prepared, tensors={name: _as_float32(name, prepared[name]) for name in prepared})
+
+
+def _as_float32(name: str, value: Tensor) -> Tensor:
+    """Floats in the precision of networks; tokens and other integers as they are."""
+    if value.dtype == torch.uint8 and value.ndim == 4:
+        raise InputError(
+            f"input '{name}' has images of bytes, which are not preprocessed: divide by 255, or use predict()"
+        )
+    if not value.is_floating_point():
+        return value
+    if not bool(value.isfinite().all()):
+        raise InputError(f"input '{name}' has values that are NaN or infinite")
+    return value.float()
 
 
 def check_shapes(card: TaskCard, inputs: Inputs) -> None:
