@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+import sidetune_core
 from sidetune_core.cli.main import main
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage.run_folder import RunFolder
@@ -66,3 +68,11 @@ def test_what_is_wrong_is_said(
 ) -> None:
     assert main(["evaluate", *(str(digits_run) if word == "RUN" else word for word in words)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_options_of_the_env_are_those_of_the_task(digits_run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run)
+    sidetune_core.extend(run, {"name": "digits", "num_tasks": 3}, tasks=["t2"], train={"steps": 1})
+    text = output_of(capsys, run, "--task", "t2", "--env.val-fraction", "0.2", "--split", "val")
+    assert text.splitlines()[1].startswith("t2 ")
