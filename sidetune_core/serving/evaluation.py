@@ -74,8 +74,17 @@ class TaskEvaluation:
 
     @property
     def equals_recorded(self) -> bool | None:
-        """Whether the run has recorded the same value; None if it has recorded none."""
-        return self.value == self.recorded[self.metric] if self.metric in self.recorded else None
+        """Whether the run has recorded the same metrics; None if it has recorded none."""
+        return not self.different if self.metric in self.recorded else None
+
+    @property
+    def different(self) -> tuple[str, ...]:
+        """The metrics that the run has recorded with another value."""
+        return tuple(
+            name
+            for name, value in self.recorded.items()
+            if name not in self.metrics or self.metrics[name] != value
+        )
 
 
 def evaluate(

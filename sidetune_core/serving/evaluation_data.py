@@ -15,7 +15,7 @@ from sidetune_core.interfaces.tasks import Task
 
 @attrs.frozen(eq=False)
 class PartData:
-    """The data of a part of a run."""
+    """The data of one env of a run."""
 
     part: Part
     available: tuple[str, ...]
