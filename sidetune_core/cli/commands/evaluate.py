@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from sidetune_core.config.resolve import ResolvedRun
     from sidetune_core.serving.evaluation import TaskEvaluation
 
+ROUNDING = 1e-3
+"""The largest relative difference that is called rounding."""
+
 
 def evaluate(
     run: Positional[Path],
@@ -136,12 +139,27 @@ def _notes(evaluations: Sequence[TaskEvaluation]) -> Iterator[str]:
 
 def _agreement(evaluations: Sequence[TaskEvaluation]) -> str:
     compared = [one for one in evaluations if one.equals_recorded is not None]
-    different = [one.task for one in compared if not one.equals_recorded]
     if not compared:
         return "the run has recorded no values for it"
-    if different:
-        return f"the values of {', '.join(different)} are not those that the run has recorded"
-    return "the values are those that the run has recorded"
+    if tasks := [one.task for one in compared if one.metric in one.different]:
+        return f"the values of {', '.join(tasks)} are not those that the run has recorded"
+    differing = dict.fromkeys(name for one in compared for name in one.different)
+    if not differing:
+        return "the values are those that the run has recorded"
+    metrics = ", ".join(dict.fromkeys(one.metric for one in compared))
+    differences = ", ".join(f"{name} differs{_difference(name, compared)}" for name in differing)
+    return f"the run has recorded the same {metrics}; {differences}"
+
+
+def _difference(name: str, evaluations: Sequence[TaskEvaluation]) -> str:
+    """``" by up to 1.8e-4 (…)"``; empty where a value is missing."""
+    pairs = [(one.metrics.get(name), one.recorded[name]) for one in evaluations if name in one.different]
+    numbers = [(value, recorded) for value, recorded in pairs if value is not None and recorded is not None]
+    if len(numbers) < len(pairs):
+        return ""
+    is_small = all(abs(value - recorded) <= ROUNDING * abs(recorded) for value, recorded in numbers)
+    cause = " (rounding: the cache, the batches or the device may differ)" if is_small else ""
+    return f" by up to {max(abs(value - recorded) for value, recorded in numbers):.1e}{cause}"
 
 
 def _data(evaluations: Sequence[TaskEvaluation]) -> str:
