@@ -77,6 +77,10 @@ class Diverged(RunError):
         self.reason = reason
 
 
+class CheckpointWarning(UserWarning):
+    """A checkpoint is damaged, and an earlier one is used. Commands print it in one line."""
+
+
 class WriteError(RunError):
     """A file that cannot be written."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
@@ -26,6 +27,20 @@ def check_regular(path: Path) -> None:
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         raise OSError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
+
+
+def is_within(path: Path, folder: Path) -> bool:
+    """Whether a path, which need not exist, is a folder or leads into it, also through links."""
+    real = Path(os.path.realpath(path))
+    return any(is_same(parent, folder) for parent in (real, *real.parents))
+
+
+def is_same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file or folder that exists."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def read_bytes(path: Path, limit: int = MAX_TEXT) -> bytes:

@@ -278,13 +278,19 @@ def _check_range(image: Tensor, where: str) -> None:
         raise InputError(f"{where} has values that are NaN or infinite; expected floats in [0, 1]")
     if low < 0:
         raise InputError(
-            f"{where} has values down to {low:.4g}; expected floats in [0, 1]: the network subtracts means "
-            "itself, so give images that are not standardised"
+            f"{where} has values down to {_bound(low)}; expected floats in [0, 1]: the network subtracts "
+            "means itself, so give images that are not standardised"
         )
     if high > 1:
         raise InputError(
-            f"{where} has values up to {high:.4g}; expected floats in [0, 1]: divide by 255, or give uint8"
+            f"{where} has values up to {_bound(high)}; expected floats in [0, 1]: divide by 255, or give "
+            "uint8"
         )
+
+
+def _bound(value: float) -> str:
+    """A value outside of [0, 1], with enough digits to tell it from 1."""
+    return next(text for digits in range(4, 18) if float(text := f"{value:.{digits}g}") not in (0, 1))
 
 
 def _rows(planes: Tensor) -> Pixels:

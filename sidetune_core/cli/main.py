@@ -153,7 +153,7 @@ def _guarded(command: Callable[[], int], debug: bool, typed: Sequence[str] = ())
         print("error: the current folder does not exist; change to one that does", file=sys.stderr)
         return 2
     try:
-        with escaped_output(), _former_spellings_on_stderr(), damaged_metadata_skipped():
+        with escaped_output(), _warnings_on_stderr(), damaged_metadata_skipped():
             return command()
     except EndedElsewhere:
         if debug:
@@ -198,8 +198,9 @@ def _is_shortage(error: MemoryError | OSError) -> bool:
 
 
 @contextmanager
-def _former_spellings_on_stderr() -> Iterator[None]:
-    """Print each warning about a former spelling once, in one line; all other warnings are as usual."""
+def _warnings_on_stderr() -> Iterator[None]:
+    """Print each warning about a former spelling or a damaged checkpoint once, in one line; all others are
+    as usual."""
     printed: set[str] = set()
     show_others = warnings.showwarning
 
@@ -211,7 +212,7 @@ def _former_spellings_on_stderr() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if category.__name__ != "FormerSpelling":
+        if category.__name__ not in ("FormerSpelling", "CheckpointWarning"):
             show_others(message, category, filename, lineno, file, line)
         elif str(message) not in printed:
             printed.add(str(message))

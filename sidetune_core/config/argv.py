@@ -155,7 +155,7 @@ class _Request:
     help: bool
 
 
-def parse(argv: Sequence[str], file: str = "") -> Arguments:
+def parse(argv: Sequence[str], file: str = "", start: RunSpec | None = None) -> Arguments:
     """Read the arguments of ``sidetune-run``, load the components and check their options.
 
     Prints help and exits where that is requested.
@@ -164,6 +164,7 @@ def parse(argv: Sequence[str], file: str = "") -> Arguments:
         argv: the arguments.
         file: the file that they were read from, which can name no code to import; empty for the words that
             the user typed.
+        start: the spec to start from where no ``--spec`` is given; None for the defaults.
 
     Raises:
         UntrustedCode: a file names code, without ``--trust-local-code``.
@@ -187,7 +188,9 @@ def parse(argv: Sequence[str], file: str = "") -> Arguments:
     if request.extend is not None:
         spec = _extended_spec(request, request.extend, arguments, file)
     else:
-        spec = read_spec(request.spec, trust) if request.spec is not None else RunSpec(trust_local_code=trust)
+        spec = start or RunSpec(trust_local_code=trust)
+        if request.spec is not None:
+            spec = read_spec(request.spec, trust)
         spec = with_names(spec, request.names, file)
     with redirect_stdout(sys.stderr):  # standard output is for results, whatever a plugin prints
         loaded = load_components(spec)

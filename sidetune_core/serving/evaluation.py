@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import chdir, closing
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import attrs
 from torch import Tensor
 
-from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.cards import CardStream, CardTask, make_handler
 from sidetune_core.assembly.evaluation import evaluate_split
+from sidetune_core.assembly.parts import Part, read_parts
 from sidetune_core.assembly.predict import make_predict
-from sidetune_core.assembly.restore import restore
+from sidetune_core.assembly.restore import read_resolved, restore
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import Choice, choice, recorded_spec
+from sidetune_core.config.spec import Choice, choice
 from sidetune_core.errors import FitError, OptionError, RunError, shorten, suggest
 from sidetune_core.interfaces.capabilities import set_task_state
 from sidetune_core.interfaces.cards import TaskCard
@@ -26,6 +26,7 @@ from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.predictions import output_names
 from sidetune_core.interfaces.tasks import Predict, Task
+from sidetune_core.serving.evaluation_data import PartData, open_parts, replaced_part
 from sidetune_core.serving.learner import choose_device
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.run_folder import RunFolder, open_run
@@ -73,8 +74,17 @@ class TaskEvaluation:
 
     @property
     def equals_recorded(self) -> bool | None:
-        """Whether the run has recorded the same value; None if it has recorded none."""
-        return self.value == self.recorded[self.metric] if self.metric in self.recorded else None
+        """Whether the run has recorded the same metrics; None if it has recorded none."""
+        return not self.different if self.metric in self.recorded else None
+
+    @property
+    def different(self) -> tuple[str, ...]:
+        """The metrics that the run has recorded with another value."""
+        return tuple(
+            name
+            for name, value in self.recorded.items()
+            if name not in self.metrics or self.metrics[name] != value
+        )
 
 
 def evaluate(
@@ -94,7 +104,9 @@ def evaluate(
         split: a split of the env.
         tasks: ids of tasks; None for all that are trained.
         env: other data: options of the run's env that differ, such as ``{"root": "photos"}``, or another env
-            by name, or a table with its name and options. Tasks are matched by id.
+            by name, or a table with its name and options. Tasks are matched by id, added tasks of an
+            extended run by the id that their env gave them. Of a run with tasks of several envs, the data of
+            one are replaced: that of `tasks`.
         per_class: also count the examples of each class that are classified correctly.
         device: such as ``cpu``; None for that of the run, or the CPU where this computer has no such device.
         trust_local_code: import code that the run names.
@@ -106,14 +118,18 @@ def evaluate(
         SidetuneError: the run or the data cannot be read.
     """
     folder = open_run(Path(run))
-    spec = recorded_spec(folder.read_json("run.json"), str(folder.path / "run.json"), trust_local_code)
+    parts = read_parts(folder, read_resolved(folder, trust_local_code), trust_local_code)
+    other = None
     if env is not None:
-        spec = attrs.evolve(spec, env=_changed(spec.env, env), conditions=None)
+        spec = replaced_part(parts, _listed(tasks)).resolved.requested
+        assert spec is not None  # it was read from run.json
+        other = resolve(attrs.evolve(spec, env=_changed(spec.env, env), conditions=None))
     return evaluate_with(
         folder,
-        resolve(spec),
+        parts,
         split,
         tasks,
+        other,
         per_class=per_class,
         device=device,
         trust_local_code=trust_local_code,
@@ -122,32 +138,40 @@ def evaluate(
 
 def evaluate_with(
     folder: RunFolder,
-    resolved: ResolvedRun,
+    parts: Sequence[Part],
     split: str = "test",
     tasks: str | Sequence[str] | None = None,
+    other: ResolvedRun | None = None,
     *,
     per_class: bool = False,
     device: str | None = None,
     trust_local_code: bool = False,
 ) -> list[TaskEvaluation]:
-    """`evaluate` with the env of a resolved run, whose other components are not used."""
-    trained = read_run(folder, trust_local_code)
+    """`evaluate` for the parts of a run; `other` is a run with the env that replaces that of one part, and
+    whose other components are not used."""
+    trained, ids = read_run(folder, trust_local_code), _listed(tasks)
     machine = choose_device(trained.resolved, device)
+    _check_trained(trained, ids)
+    if other is not None:
+        replaced = replaced_part(parts, ids)
+        parts = [attrs.evolve(part, resolved=other) if part is replaced else part for part in parts]
+    needs_env = [id for id, card in trained.cards.items() if card.head == "env"]
+    needed = {*(trained.tasks if ids is None else ids), *needs_env}
     # the current folder stays what it is, whatever an env prefers
-    with chdir("."), closing(build_stream(resolved)) as stream:
-        available = {task.id: task for task in stream.tasks()}
-        chosen = _choose(trained, available, tasks)
+    with chdir("."), open_parts(parts, needed, ids) as opened:
+        data = {id: one for one in opened for id in one.part.tasks}
+        chosen = _choose(trained, data, ids, other is not None)
         for task in chosen:
             _check_fit(trained.cards[task.id], task, split)
+        available = {id: task for one in opened for id, task in one.tasks.items()}
         learner = _restore(trained, available, machine, trust_local_code)
-        fingerprint = stream.data_fingerprint()
         recorded = _recorded(folder, split, len(trained.cards))
         evaluations = []
         for task in chosen:
             if task.id in trained.task_states:
                 set_task_state(task, trained.task_states[task.id])
             predict = make_predict(learner, task, machine)
-            known = trained.cards[task.id].data
+            fingerprint, known = data[task.id].fingerprint, trained.cards[task.id].data
             evaluations.append(
                 _evaluate(
                     task,
@@ -161,6 +185,10 @@ def evaluate_with(
     return evaluations
 
 
+def _listed(tasks: str | Sequence[str] | None) -> list[str] | None:
+    return [tasks] if isinstance(tasks, str) else None if tasks is None else list(tasks)
+
+
 def _changed(own: Choice | None, env: str | Mapping[str, Any]) -> Choice | None:
     """The env of a run with other options, or another env."""
     if isinstance(env, Mapping) and "name" not in env and own is not None:
@@ -168,31 +196,39 @@ def _changed(own: Choice | None, env: str | Mapping[str, Any]) -> Choice | None:
     return choice(env)
 
 
-def _choose(trained: Trained, available: Mapping[str, Task], ids: str | Sequence[str] | None) -> list[Task]:
-    """The tasks to evaluate, by default all that are trained and that the data have.
+def _check_trained(trained: Trained, ids: Sequence[str] | None) -> None:
+    """Check that tasks are trained.
 
     Raises:
-        OptionError: a task is not trained, or the data do not have it.
+        OptionError: one is not.
     """
-    if ids is None:
-        chosen = [available[task] for task in trained.tasks if task in available]
-        if not chosen:
-            raise FitError(
-                f"the data have none of the run's tasks {shorten(trained.tasks)}; their tasks are "
-                f"{shorten(available)}"
-            )
-        return chosen
-    chosen = []
-    for task in [ids] if isinstance(ids, str) else ids:
+    for task in ids or ():
         if task not in trained.tasks:
             listed = ", ".join(f"'{name}' ({trained.cards[name].title})" for name in trained.tasks)
             raise OptionError(
                 f"the run has not trained a task '{task}'; it has {listed}.{suggest(task, trained.tasks)}"
             )
-        if task not in available:
-            raise FitError(f"the data have no task '{task}'; their tasks are {shorten(available)}")
-        chosen.append(available[task])
-    return chosen
+
+
+def _choose(
+    trained: Trained, data: Mapping[str, PartData], ids: Sequence[str] | None, has_other: bool
+) -> list[Task]:
+    """The tasks to evaluate, by default all that are trained; where other data are given, all that these
+    have.
+
+    Raises:
+        FitError: the data do not have a task.
+    """
+    if ids is None and has_other:
+        chosen = [data[id].tasks[id] for id in trained.tasks if id in data[id].tasks]
+        if chosen:
+            return chosen
+        available = next(iter(data.values())).available
+        raise FitError(
+            f"the data have none of the run's tasks {shorten(trained.tasks)}; their tasks are "
+            f"{shorten(available)}"
+        )
+    return [data[id].find(id) for id in (trained.tasks if ids is None else ids)]
 
 
 def _check_fit(card: TaskCard, task: Task, split: str) -> None:

@@ -62,6 +62,19 @@ def load(
     return model
 
 
+class TaskExists(RunError):
+    """The model has a task of this id already.
+
+    Args:
+        message: what to do.
+        task: the id.
+    """
+
+    def __init__(self, message: str, task: str) -> None:
+        super().__init__(message)
+        self.task = task
+
+
 class Model:
     """Trained tasks by id. Made by `load`.
 
@@ -282,9 +295,10 @@ class Model:
     def _check_free(self, names: Mapping[str, str], source: str) -> None:
         for task, name in names.items():
             if name in self._tasks:
-                raise RunError(
+                raise TaskExists(
                     f"{source} has a task '{name}', and the model has one already. Rename it: "
-                    f'model.add("{source}", rename={{"{task}": "another"}})'
+                    f'model.add("{source}", rename={{"{task}": "another"}})',
+                    name,
                 )
 
 

@@ -17,7 +17,7 @@ from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import TaskSketch, read_certificate
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.config.spec import Trust
-from sidetune_core.errors import RunError, WeightsError, shorten
+from sidetune_core.errors import CheckpointWarning, RunError, WeightsError, shorten
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.outputs import Outputs
 from sidetune_core.storage import checkpoint
@@ -91,7 +91,8 @@ def _read_newest(folder: RunFolder) -> Checkpoint:
     if newest is None:
         raise RunError(f"{folder.path} has finished no task, so there is nothing to load yet")
     if failures:
-        warnings.warn(f"{newest.path} is used instead of a newer one: {shorten(failures, 2)}", stacklevel=4)
+        message = f"{newest.path} is used instead of a newer one: {shorten(failures, 2)}"
+        warnings.warn(message, CheckpointWarning, stacklevel=4)
     return newest
 
 

@@ -15,10 +15,15 @@ from sidetune_core.errors import OptionError
 from sidetune_core.printable import one_line
 from sidetune_core.results.report import format_value
 from sidetune_core.results.tables import aligned, comma_separated
-from sidetune_core.storage.run_folder import RunFolder, open_run
+from sidetune_core.storage.run_folder import open_run
 
 if TYPE_CHECKING:
+    from sidetune_core.assembly.parts import Part
+    from sidetune_core.config.resolve import ResolvedRun
     from sidetune_core.serving.evaluation import TaskEvaluation
+
+ROUNDING = 1e-3
+"""The largest relative difference that is called rounding."""
 
 
 def evaluate(
@@ -37,6 +42,8 @@ def evaluate(
 
     sidetune evaluate runs/x --env.root new-photos
 
+    Of a run with tasks of several envs, they replace the data of the env that --task is from.
+
     Says whether the values are those that the run has recorded, and whether the data are those of the run.
 
     Args:
@@ -49,16 +56,20 @@ def evaluate(
         device: such as 'cpu'; default: that of the run.
         trust_local_code: import code that the run names (module:Class).
     """
+    from sidetune_core.assembly.parts import read_parts
+    from sidetune_core.assembly.restore import read_resolved
     from sidetune_core.serving import evaluation
 
     if str(run).startswith("--"):
         raise OptionError("name the run first: sidetune evaluate RUN --env.root DIR")
     folder = open_run(run)
+    parts = read_parts(folder, read_resolved(folder, trust_local_code), trust_local_code)
     evaluations = evaluation.evaluate_with(
         folder,
-        _resolve(folder, argv, trust_local_code),
+        parts,
         split,
         task,
+        _other_data(parts, task, argv, trust_local_code),
         per_class=per_class,
         device=device,
         trust_local_code=trust_local_code,
@@ -76,16 +87,23 @@ def evaluate(
     return 0
 
 
-def _resolve(folder: RunFolder, argv: Sequence[str], trust_local_code: bool) -> Any:
-    """The run with other options of its env."""
+def _other_data(
+    parts: Sequence[Part], task: str | None, argv: Sequence[str], trust_local_code: bool
+) -> ResolvedRun | None:
+    """The run with other options of one of its envs; None if no options are given."""
+    if not argv:
+        return None
     for argument in split_arguments(argv):
         if argument.typed and argument.name != "env" and not argument.name.startswith("env."):
             raise OptionError(
                 f"sidetune evaluate uses the trained components of the run, not {argument.typed}; pass --env "
                 "and --env.* for other data"
             )
+    from sidetune_core.serving.evaluation_data import replaced_part
+
+    part = replaced_part(parts, None if task is None else [task])
     trust = ["--trust-local-code"] if trust_local_code else []
-    return arguments_of_run.parse(["--spec", str(folder.path / "run.json"), *argv, *trust]).resolved
+    return arguments_of_run.parse([*argv, *trust], start=part.resolved.requested).resolved
 
 
 def _table(evaluations: Sequence[TaskEvaluation]) -> list[list[str]]:
@@ -113,7 +131,7 @@ def _format(name: str, value: float | None) -> str:
 
 
 def _notes(evaluations: Sequence[TaskEvaluation]) -> Iterator[str]:
-    yield f"split {evaluations[0].split}; {_agreement(evaluations)}; {_data(evaluations[0].same_data)}"
+    yield f"split {evaluations[0].split}; {_agreement(evaluations)}; {_data(evaluations)}"
     for one in evaluations:
         if one.not_finite:
             yield f"{one.task}: {one.not_finite}"
@@ -121,18 +139,43 @@ def _notes(evaluations: Sequence[TaskEvaluation]) -> Iterator[str]:
 
 def _agreement(evaluations: Sequence[TaskEvaluation]) -> str:
     compared = [one for one in evaluations if one.equals_recorded is not None]
-    different = [one.task for one in compared if not one.equals_recorded]
     if not compared:
         return "the run has recorded no values for it"
-    if different:
-        return f"the values of {', '.join(different)} are not those that the run has recorded"
-    return "the values are those that the run has recorded"
+    if tasks := [one.task for one in compared if one.metric in one.different]:
+        return f"the values of {', '.join(tasks)} are not those that the run has recorded"
+    differing = dict.fromkeys(name for one in compared for name in one.different)
+    if not differing:
+        return "the values are those that the run has recorded"
+    metrics = ", ".join(dict.fromkeys(one.metric for one in compared))
+    differences = ", ".join(f"{name} differs{_difference(name, compared)}" for name in differing)
+    return f"the run has recorded the same {metrics}; {differences}"
 
 
-def _data(same: bool | None) -> str:
+def _difference(name: str, evaluations: Sequence[TaskEvaluation]) -> str:
+    """``" by up to 1.8e-4 (…)"``; empty where a value is missing."""
+    pairs = [(one.metrics.get(name), one.recorded[name]) for one in evaluations if name in one.different]
+    numbers = [(value, recorded) for value, recorded in pairs if value is not None and recorded is not None]
+    if len(numbers) < len(pairs):
+        return ""
+    is_small = all(abs(value - recorded) <= ROUNDING * abs(recorded) for value, recorded in numbers)
+    cause = " (rounding: the cache, the batches or the device may differ)" if is_small else ""
+    return f" by up to {max(abs(value - recorded) for value, recorded in numbers):.1e}{cause}"
+
+
+def _data(evaluations: Sequence[TaskEvaluation]) -> str:
+    if len({one.same_data for one in evaluations}) == 1:
+        return _same_data("the data", evaluations[0].same_data)
+    sentences = []
+    for same in (True, False, None):
+        if tasks := [one.task for one in evaluations if one.same_data is same]:
+            sentences.append(_same_data(f"the data of {', '.join(tasks)}", same))
+    return "; ".join(sentences)
+
+
+def _same_data(data: str, same: bool | None) -> str:
     if same is None:
-        return "whether the data are those of the run is not known"
-    return f"the data {'are' if same else 'are not'} those of the run (by their fingerprints)"
+        return f"whether {data} are those of the run is not known"
+    return f"{data} {'are' if same else 'are not'} those of the run (by their fingerprints)"
 
 
 def _rows(evaluations: Sequence[TaskEvaluation]) -> Iterator[list[object]]:

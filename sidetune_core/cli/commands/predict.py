@@ -11,11 +11,15 @@ from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch
 from sidetune_core.errors import InputError, OptionError
+from sidetune_core.files import is_same, is_within
 from sidetune_core.printable import counted, indented, one_line, unescaped
 from sidetune_core.storage.run_folder import open_run
 
 if TYPE_CHECKING:
     from sidetune_core.serving.model import Model
+
+HUB = "hf://"
+"""The prefix of adapters on the Hugging Face Hub."""
 
 
 def predict(
@@ -43,8 +47,8 @@ def predict(
         task: id of the task; needed if there are several.
         tasks: 'all', or ids with commas between them; the base runs once for all of them.
         format: json has a line of JSON for each file and task.
-        out: write to this file instead; for questions, a .json file in SQuAD's official format; for maps, a
-            folder of .npy arrays and .png images.
+        out: write to this file instead, outside of the runs and adapters; for questions, a .json file in
+            SQuAD's official format; for maps, a folder of .npy arrays and .png images.
         top: number of classes to print, the most probable first.
         batch_size: most files at once; fewer need less memory.
         on_error: what to do with a file that cannot be read.
@@ -54,14 +58,13 @@ def predict(
     sources, files = _split(argv)
     if top < 1 or batch_size < 1:
         raise OptionError(f"--{'top' if top < 1 else 'batch-size'} must be at least 1")
+    if out is not None:
+        _check_out(out, sources, files)
     from sidetune_core.cli.prediction_output import Output
     from sidetune_core.serving.files import Predicted, predict_files
-    from sidetune_core.serving.model import load
 
-    model = load(*sources, device=device, trust_local_code=trust_local_code)
+    model = _load(sources, device, trust_local_code)
     chosen = _choose(model, task, tasks)
-    if out is not None and any(_same(out, path) for path in files):
-        raise OptionError(f"--out {out} is one of the files to predict")
     output = Output(format, out, top, chosen, model.handler(chosen[0]))
     failed = 0
     with output, _progress(out is None) as progress:
@@ -93,10 +96,41 @@ def _split(paths: Sequence[str]) -> tuple[list[str], list[Path]]:
     return list(paths[:count]), list(map(Path, paths[count:]))
 
 
+def _check_out(out: Path, sources: Sequence[str], files: Sequence[Path]) -> None:
+    """Check that predictions overwrite nothing that is read.
+
+    Raises:
+        OptionError: `out` is one of the files, or in the folder of a run or an adapter.
+    """
+    if any(is_same(out, path) for path in files):
+        raise OptionError(f"--out {out} is one of the files to predict")
+    for source in sources:
+        if not source.startswith(HUB) and is_within(out, Path(source)):
+            raise OptionError(f"--out {out} is in {source}, which is only read; choose a path outside of it")
+
+
+def _load(sources: Sequence[str], device: str | None, trust_local_code: bool) -> Model:
+    """The tasks of runs and adapters.
+
+    Raises:
+        OptionError: two have a task of the same id.
+    """
+    from sidetune_core.serving.model import Model, TaskExists
+
+    model = Model(device, trust_local_code)
+    for source in sources:
+        try:
+            model.add(source)
+        except TaskExists as error:
+            raise OptionError(
+                f"{source} has a task '{error.task}', and so has a run or adapter before it; predict with "
+                f"one of them at a time: sidetune predict {source} --task {error.task} FILES"
+            ) from error
+    return model
+
+
 def _is_source(path: str) -> bool:
-    return path.startswith("hf://") or any(
-        (Path(path) / name).is_file() for name in ("run.json", "task.json")
-    )
+    return path.startswith(HUB) or any((Path(path) / name).is_file() for name in ("run.json", "task.json"))
 
 
 def _choose(model: Model, task: str | None, tasks: str | None) -> list[str]:
@@ -125,10 +159,3 @@ def _progress(prints: bool) -> Any:
     stream = unescaped(sys.stderr)
     disable = not stream.isatty() or (prints and sys.stdout.isatty())
     return tqdm(file=stream, unit=" examples", leave=False, disable=disable)
-
-
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False

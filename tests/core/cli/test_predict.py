@@ -138,3 +138,25 @@ def test_what_is_wrong_is_said(
 ) -> None:
     found = error_of(capsys, *(digits_run if word == "RUN" else word for word in words))
     assert message.replace("RUN", str(digits_run)) in found
+
+
+def test_predictions_are_not_written_into_a_run(digits_run: Path, photo: Path, capsys: Capsys) -> None:
+    text = error_of(capsys, digits_run, "--task", "t0", photo, "--out", digits_run / "run.json")
+    assert "which is only read; choose a path outside of it" in text
+
+
+def test_predictions_are_not_written_into_a_run_through_a_link(
+    digits_run: Path, photo: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    (tmp_path / "link").symlink_to(digits_run)
+    out = tmp_path / "link" / "new" / "out.csv"
+    assert "is only read" in error_of(capsys, digits_run, "--task", "t0", photo, "--out", out)
+    assert not out.parent.exists()
+
+
+def test_runs_with_a_task_of_the_same_id_are_used_one_at_a_time(
+    digits_run: Path, photo: Path, capsys: Capsys
+) -> None:
+    text = error_of(capsys, digits_run, digits_run, "--task", "t0", photo)
+    assert f"one of them at a time: sidetune predict {digits_run} --task t0 FILES" in text
+    assert "model.add" not in text

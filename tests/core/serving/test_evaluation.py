@@ -10,7 +10,7 @@ from PIL import Image
 
 import sidetune_core
 from sidetune_core import RunSpec, TaskEvaluation, evaluate
-from sidetune_core.errors import FitError, OptionError, UntrustedCode
+from sidetune_core.errors import DataError, FitError, OptionError, UntrustedCode
 
 from .conftest import MakeRun, content
 
@@ -168,3 +168,60 @@ def test_predictions_for_the_test_files_have_the_accuracy_of_the_run(tmp_path: P
     predictions = sidetune_core.load(tmp_path / "run").predict(files)
     correct = [path.parent.name == found.label for path, found in zip(files, predictions, strict=True)]
     assert sum(correct) / len(correct) == run.results.rows[-1][0]
+
+
+@pytest.fixture(scope="module")
+def extended(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run on t0 and t1 of digits, extended with t0 and t1 of an archive as t2 and t3; and the archive."""
+    root = tmp_path_factory.mktemp("extended")
+    data = archive(root / "a.npz", ("ant", "bee", "cat", "dog"))
+    env = {"name": "images", "archive": str(data), "image_size": 32, "classes_per_task": 2}
+    shutil.copytree(make_run(), root / "run")
+    sidetune_core.extend(root / "run", env, train={"steps": 2})
+    return root / "run", data
+
+
+def test_all_tasks_of_an_extended_run_are_evaluated(extended: tuple[Path, Path]) -> None:
+    evaluations = evaluate(extended[0])
+    assert [(one.task, one.equals_recorded, one.same_data) for one in evaluations] == [
+        (task, True, True) for task in ("t0", "t1", "t2", "t3")
+    ]
+
+
+def test_an_added_task_is_evaluated_alone(extended: tuple[Path, Path]) -> None:
+    assert list(values(evaluate(extended[0], tasks="t3"))) == ["t3"]
+
+
+def test_other_data_of_an_added_task_are_matched_by_the_id_in_its_env(
+    extended: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = str(archive(tmp_path / "b.npz", ("ant", "bee", "cat", "dog"), seed=1))
+    (evaluation,) = evaluate(extended[0], tasks="t2", env={"archive": other})
+    assert (evaluation.task, evaluation.same_data) == ("t2", False)
+
+
+def test_an_added_task_that_other_data_lack_is_named(extended: tuple[Path, Path]) -> None:
+    with pytest.raises(FitError, match="have no task 't1', which is task 't3' of the run; their"):
+        evaluate(extended[0], tasks="t3", env={"num_tasks": 1})
+
+
+@pytest.mark.parametrize("tasks", [None, ["t0", "t2"]])
+def test_other_data_for_tasks_of_several_envs_are_refused(
+    extended: tuple[Path, Path], tasks: list[str] | None
+) -> None:
+    message = r"t0, t1 of env 'digits'; t2, t3 of env 'images'\).*pass --task ID"
+    with pytest.raises(OptionError, match=message):
+        evaluate(extended[0], tasks=tasks, env={"num_tasks": 1})
+
+
+def test_an_env_whose_data_are_gone_is_named(extended: tuple[Path, Path], tmp_path: Path) -> None:
+    run, data = extended
+    hidden = data.rename(tmp_path / "hidden.npz")
+    try:
+        with pytest.raises(
+            DataError, match=r"env 'images' cannot be read.* t2, t3: .*\(t0, t1\), pass --task"
+        ):
+            evaluate(run)
+        assert list(values(evaluate(run, tasks="t1"))) == ["t1"]
+    finally:
+        hidden.rename(data)

@@ -165,6 +165,7 @@ def test_bytes_become_floats_in_an_exported_network(handler: api.TaskHandler) ->
 FLOATS = np.zeros((SIZE, SIZE, 3), np.float32)
 WRONG: dict[str, tuple[Any, str]] = {
     "values up to 255": (FLOATS + 200, "up to 200; expected floats in \\[0, 1\\]: divide by 255"),
+    "values just above 1": (FLOATS + np.float32(1.0001), r"up to 1\.0001;"),
     "standardised": (FLOATS - 1.5, "down to -1.5"),
     "NaN": (FLOATS * np.nan, "NaN"),
     "infinite": (FLOATS + np.inf, "infinite"),

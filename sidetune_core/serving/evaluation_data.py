@@ -1,0 +1,101 @@
+"""The data of an evaluation: those of each env of a run, or other data in place of one env's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, chdir, closing, contextmanager
+
+import attrs
+
+from sidetune_core.assembly.build import build_stream
+from sidetune_core.assembly.parts import Part, with_id
+from sidetune_core.errors import DataError, FitError, OptionError, SidetuneError, shorten
+from sidetune_core.interfaces.tasks import Task
+
+
+@attrs.frozen(eq=False)
+class PartData:
+    """The data of one env of a run."""
+
+    part: Part
+    available: tuple[str, ...]
+    """Ids in the env of the tasks that the data have."""
+    tasks: Mapping[str, Task]
+    """Those that the run has, by their id in the run."""
+    fingerprint: str
+
+    def find(self, id: str) -> Task:
+        """A task by its id in the run.
+
+        Raises:
+            FitError: the data do not have it.
+        """
+        if id in self.tasks:
+            return self.tasks[id]
+        of = self.part.tasks[id]
+        renamed = f", which is task '{id}' of the run" if id != of else ""
+        raise FitError(f"the data have no task '{of}'{renamed}; their tasks are {shorten(self.available)}")
+
+
+def replaced_part(parts: Sequence[Part], ids: Sequence[str] | None) -> Part:
+    """The part whose data other data replace: the one that has the tasks `ids`, or the only one.
+
+    Raises:
+        OptionError: the tasks are those of several parts.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    asked = [part for part in parts if set(ids or ()) & set(part.tasks)]
+    if len(asked) == 1:
+        return asked[0]
+    listed = "; ".join(f"{', '.join(part.tasks)} of {part.env}" for part in parts)
+    raise OptionError(
+        f"the run has tasks of several envs ({listed}), and other data (--env) replace those of one: "
+        "pass --task ID"
+    )
+
+
+@contextmanager
+def open_parts(
+    parts: Sequence[Part], needed: Collection[str], chosen: Sequence[str] | None
+) -> Iterator[list[PartData]]:
+    """The data of the parts that have one of the tasks `needed`, for a block.
+
+    Args:
+        parts: of a run.
+        needed: ids of tasks in the run.
+        chosen: what the user asked for; None for all tasks.
+
+    Raises:
+        SidetuneError: data cannot be read; the message names the part if there are several.
+    """
+    with ExitStack() as stack:
+        opened = []
+        for part in parts:
+            if not set(part.tasks) & set(needed):
+                continue
+            try:
+                opened.append(_open(stack, part))
+            except SidetuneError as error:
+                if len(parts) == 1 or chosen is not None:
+                    raise
+                raise _unreadable(part, parts, error) from error
+        yield opened
+
+
+def _open(stack: ExitStack, part: Part) -> PartData:
+    stream = stack.enter_context(closing(build_stream(part.resolved)))
+    with chdir("."):
+        available = {task.id: task for task in stream.tasks()}
+        fingerprint = stream.data_fingerprint()
+    present = {id: of for id, of in part.tasks.items() if of in available}
+    tasks = {id: with_id(available[of], id) for id, of in present.items()}
+    return PartData(part, tuple(available), tasks, fingerprint)
+
+
+def _unreadable(part: Part, parts: Sequence[Part], error: SidetuneError) -> DataError:
+    others = [id for other in parts if other is not part for id in other.tasks]
+    return DataError(
+        f"the data of {part.env} cannot be read, from which the run has {', '.join(part.tasks)}: {error}. "
+        f"To evaluate tasks of other envs ({shorten(others)}), pass --task ID"
+    )
