@@ -39,8 +39,14 @@ def without_paths(config: Any) -> Any:
         if attrs.has(type(value)):
             changes[field.name] = without_paths(value)
         elif is_path(value):
-            changes[field.name] = field.default
+            changes[field.name] = _default(field)
     return attrs.evolve(config, **changes)
+
+
+def _default(field: attrs.Attribute[Any]) -> Any:
+    """The default of an option."""
+    default: Any = field.default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
 
 
 def kept_paths(resolved: ResolvedRun) -> list[str]:
@@ -60,21 +66,30 @@ def is_path_needed(slot: str, name: str) -> bool:
 
 
 def check_paths(resolved: ResolvedRun, source: Path) -> None:
-    """Check that a spec from elsewhere names no file of this computer.
+    """Check that a spec from elsewhere names no file of this computer. Defaults of options are paths that
+    the installed component names, as of the folder where an env keeps its data.
 
     Raises:
-        RunError: an option of a component is a path.
+        RunError: an option of a component is another path than its default.
     """
     for slot, component in resolved.components.items():
-        for field in attrs.fields(type(component.config)):
-            value = getattr(component.config, field.name)
+        for name, value in _given_paths(component.config):
+            raise RunError(
+                f"{source} names the path {value} in option {slot}.{name}, and no file outside of an "
+                "adapter's folder is read. Python: pass trust_local_code=True"
+            )
+
+
+def _given_paths(config: Any) -> Iterator[tuple[str, object]]:
+    """Options that are paths, and not their defaults, with their values."""
+    for field in attrs.fields(type(config)):
+        value, option = getattr(config, field.name), field.name.replace("_", "-")
+        if attrs.has(type(value)):
+            yield from ((f"{option}.{name}", own) for name, own in _given_paths(value))
+        elif value != _default(field):
             is_file = field.name == "weights" and Path(str(value)).is_file()
             if is_path(value) or is_file:
-                option = f"{slot}.{field.name.replace('_', '-')}"
-                raise RunError(
-                    f"{source} names the path {value} in option {option}, and no file outside of an "
-                    "adapter's folder is read. Python: pass trust_local_code=True"
-                )
+                yield option, value
 
 
 def public_spec(resolved: ResolvedRun, keep_paths: bool = False) -> dict[str, Any]:
