@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sidetune_core.storage.weights import write_tensors
 
 from .conftest import MakeRun, Train, alter, content, outputs, outputs_of_run
 
+FORMER = Path(__file__).parents[2] / "former_runs" / "archives"
 FCN4 = {"name": "fcn4", "weights": "none"}
 ALONE: dict[str, dict[str, Any]] = {
     "sidetune": {},
@@ -223,3 +225,16 @@ def test_values_of_the_last_evaluation_are_in_the_card(train: Train, tmp_path: P
     results = read_files(export_adapter(train(), "t1", tmp_path / "t1").folder).results
     row = read_results(open_run(train())).rows[-1]
     assert (results["value"], results["after"]) == (row[1], "t2")
+
+
+@pytest.mark.parametrize("env", ["images", "digits"])
+def test_a_run_of_an_earlier_version_is_exported_for_tensors(env: str, tmp_path: Path) -> None:
+    with tarfile.open(FORMER / f"{env}.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    run = tmp_path / "runs" / env / "done"
+    adapter = export_adapter(run, "t0", tmp_path / "t0", with_base=True)
+    model = load(adapter.folder)
+    inputs = torch.rand(2, *next(iter(model.cards["t0"].inputs.values())))
+    expected = [prediction.probability for prediction in load(run).predict(inputs, "t0")]
+    assert [prediction.probability for prediction in model.predict(inputs, "t0")] == expected
+    assert any("takes tensors and no raw inputs" in note for note in adapter.notes)
