@@ -45,7 +45,7 @@ class ServedLearner:
         tasks = [CardTask(card, handlers[task]) for task, card in trained.cards.items()]
         self.machine, self.tasks = machine, tuple(trained.cards)
         stream = CardStream(tasks)
-        with limited(count_elements(trained.state), trained.source):
+        with limited(count_elements(trained.state), trained.source, len(trained.state)):
             self.learner = restore(
                 trained.resolved, stream, tasks, trained.state, trained.source, machine, check=False
             )
