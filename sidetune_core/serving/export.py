@@ -40,7 +40,7 @@ from sidetune_core.serving.base_weights import (
 )
 from sidetune_core.serving.model_card import model_card
 from sidetune_core.serving.public_spec import (
-    command,
+    extended_command,
     is_path,
     kept_paths,
     public_spec,
@@ -117,7 +117,7 @@ class Exporter:
     """
 
     def __init__(self, run: Path | str, trust_local_code: bool = False) -> None:
-        self.folder = open_run(Path(run))
+        self.folder, self.trust = open_run(Path(run)), trust_local_code
         self.about = self.folder.read_json("run.json")
         trained = read_run(self.folder, trust_local_code)
         self.spec, self.notes, self.run = _restore(trained, self.about, self.folder, trust_local_code)
@@ -192,7 +192,7 @@ class Exporter:
             "split": "test",
             "value": value,
             "after": after,
-            "command": command(_table(self.about, "asked") or _table(self.about, "resolved")),
+            "command": extended_command(self.about, task, self.folder.path / "run.json", self.trust),
             "certificate": _verdict(self.folder, task),
             "base_model": self.base.hub_name if self.base is not None and by_reference else "",
             "licence": licence,

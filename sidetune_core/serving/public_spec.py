@@ -10,6 +10,9 @@ from typing import Any
 import attrs
 
 from sidetune_core.assembly.build import without_weights
+from sidetune_core.config.differences import flatten
+from sidetune_core.config.extensions import read_extensions, resolved_extension
+from sidetune_core.config.options import flat_options, unstructure
 from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun, resolve
 from sidetune_core.config.spec import recorded_spec
 from sidetune_core.errors import RunError
@@ -146,6 +149,44 @@ def command(asked: Mapping[str, Any]) -> str:
         elif value is not None and not (slot == "seed" and value == 0):
             words += [f"--{slot}", str(value)]
     return shlex.join(words)
+
+
+def extended_command(about: Mapping[str, Any], task: str, source: Path, trust_local_code: bool) -> str:
+    """The command that trains a task of a run: `command`, and the extensions up to that of the task.
+
+    Args:
+        about: ``run.json``.
+        task: id of a task.
+        source: the path of ``run.json``, for messages.
+        trust_local_code: import code that it names.
+
+    Raises:
+        RunError: an extension is damaged.
+        UntrustedCode, PluginError, OptionError: the env of an extension cannot be imported.
+    """
+    asked, resolved = (about.get(name) for name in ("asked", "resolved"))
+    commands = [command(asked or resolved or {})]
+    extensions = read_extensions(about)
+    position = next((i + 1 for i, extension in enumerate(extensions) if task in extension.tasks), 0)
+    before = flatten((resolved or {}).get("train") or {})
+    for extension in extensions[:position]:
+        env = resolved_extension(about, extension, str(source), trust_local_code).components["env"]
+        train = {name: value for name, value in flatten(extension.train).items() if value != before.get(name)}
+        words = ["sidetune-run", "--extend", "RUN", "--env", str(extension.env["name"])]
+        words += _words("env", _given_options(env))
+        words += ["--tasks", *extension.tasks.values(), *_words("train", train)]
+        commands.append(shlex.join(words))
+    return " && ".join([f"{commands[0]} --out RUN", *commands[1:]]) if position else commands[0]
+
+
+def _given_options(component: ResolvedComponent) -> dict[str, Any]:
+    """The options of a component that are not their defaults, in plain values."""
+    config = component.cls.Config
+    given, defaults = (
+        flat_options(config, unstructure(values), component.owner, recorded=True)
+        for values in (component.config, config())
+    )
+    return {name: value for name, value in given.items() if value != defaults[name]}
 
 
 def _words(prefix: str, options: Mapping[str, Any]) -> Iterator[str]:
