@@ -73,6 +73,8 @@ def read_cards(folder: RunFolder, tasks: Sequence[str]) -> dict[str, TaskCard]:
             raise RunError(f"{folder.path} has no card of task {task} ({name}): an earlier version made it")
         try:
             cards[task] = TaskCard.from_json(folder.read_json(name))
+            if cards[task].id != task:
+                raise ValueError(f"its id is {cards[task].id!r}, and not that of its file")
         except ValueError as error:
             raise RunError(f"{folder.path / name} is damaged: {error}") from error
     return cards

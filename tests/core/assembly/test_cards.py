@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import attrs
 import pytest
 
 from sidetune_core.assembly.cards import CardTask, DataNeeded, read_cards, write_cards
@@ -33,6 +34,13 @@ def test_a_damaged_card_is_named(tmp_path: Path) -> None:
     (tmp_path / "tasks" / "t0.json").write_text("{}")
     with pytest.raises(RunError, match=r"tasks/t0.json is damaged"):
         read_cards(RunFolder(tmp_path), ["t0"])
+
+
+def test_a_card_of_another_task_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json("tasks/t0.json", attrs.evolve(card(), id="../x").to_json())
+    with pytest.raises(RunError, match=r"t0.json is damaged: its id is '../x', and not that of its file"):
+        read_cards(folder, ["t0"])
 
 
 def test_a_linear_head_is_made_from_the_card() -> None:
