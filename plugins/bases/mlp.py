@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 
 import attrs
 from torch import Tensor, nn
@@ -41,9 +41,10 @@ class MLP(Base):
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
-        widths = [flat_size(inputs), *[config.width] * config.layers]
+        size = flat_size(inputs)
+        widths = chain([size], repeat(config.width, config.layers))
         self.layers = nn.ModuleList(init_orthogonal(nn.Linear(*pair)) for pair in pairwise(widths))
-        self.shape = (widths[-1],)
+        self.shape = (config.width if config.layers else size,)
         self.tap_shapes = (self.shape,) * config.layers
         load_weights(self, config.weights, owner="base 'mlp'")
 

@@ -79,14 +79,17 @@ def read_cards(folder: RunFolder, tasks: Sequence[str]) -> dict[str, TaskCard]:
             raise RunError(f"{folder.path} has no card of task {task} ({name}): an earlier version made it")
         try:
             cards[task] = TaskCard.from_json(folder.read_json(name))
+            if cards[task].id != task:
+                raise ValueError(f"its id is {cards[task].id!r}, and not that of its file")
         except ValueError as error:
             raise RunError(f"{folder.path / name} is damaged: {error}") from error
     return cards
 
 
 def make_handler(card: TaskCard, source: Path, trust_local_code: bool = False) -> TaskHandler | None:
-    """The handler of a task from its registered env; None where the env offers none. Rollout tasks have one
-    in any case: the `PolicyHandler` of observations as their `VectorEnv` gives them.
+    """The handler of a task from its registered env; None where the env offers none, or the card has none of
+    the values that it reads, as in runs of earlier versions. Rollout tasks have one in any case: the
+    `PolicyHandler` of observations as their `VectorEnv` gives them.
 
     Args:
         card: of the task.
@@ -104,6 +107,8 @@ def make_handler(card: TaskCard, source: Path, trust_local_code: bool = False) -
     try:
         return env.handler(card) if isinstance(env, HasHandler) else PolicyHandler(card)
     except (ValueError, LookupError, TypeError, AttributeError, OptionError) as error:
+        if not card.values:
+            return None
         raise RunError(
             f"{source}: env '{card.env}' cannot use the card of task {card.id}: {error}"
         ) from error

@@ -38,6 +38,9 @@ TASK_STATES = "task_states"
 EXTRA_STATE = "_extra_state"
 """The end of the names that PyTorch gives to what `get_extra_state` of a module returns."""
 
+MAX_CARDS = 4096
+"""Tasks of an adapter; each is started to restore its learner."""
+
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -144,6 +147,8 @@ def read_files(folder: Path, links_within: Path | None = None) -> AdapterFiles:
 
 
 def _structure(values: Mapping[str, Any], folder: Path, links_within: Path | None) -> AdapterFiles:
+    if len(values["cards"]) > MAX_CARDS:
+        raise ValueError(f"it has {len(values['cards']):,} cards of tasks, expected at most {MAX_CARDS:,}")
     cards = [TaskCard.from_json(card) for card in values["cards"]]
     for card in cards:
         check_file_name(card.id, f"{TASK_FILE} has")

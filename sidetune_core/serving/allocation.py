@@ -22,22 +22,29 @@ leaves out."""
 COPIES = 4
 """How often it may allocate what it keeps."""
 
+SPARE_TENSORS = 20_000
+"""Tensors of any size that it may allocate besides, each with the objects of a module around it."""
+
+PER_TENSOR = 16
+"""How many tensors it may allocate for each that it keeps."""
+
 
 class _Counts:
     """The methods of `AllocationLimit`; see `certificate.probes` for why they are apart."""
 
-    def __init__(self, limit: int, source: str) -> None:
+    def __init__(self, limit: int, tensors: int, source: str) -> None:
         super().__init__()
-        self.left, self.source = limit, source
+        self.left, self.tensors_left, self.source = limit, tensors, source
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         size = args[0] if args else kwargs.get("size")
         device = kwargs.get("device")
         is_meta = device is not None and torch.device(device).type == "meta"
-        if not is_meta and isinstance(size, list | tuple) and all(type(length) is int for length in size):
-            self.left -= prod(size)
-            if self.left < 0:
+        if isinstance(size, list | tuple) and all(type(length) is int for length in size):
+            self.left -= 0 if is_meta else prod(size)
+            self.tensors_left -= 1
+            if min(self.left, self.tensors_left) < 0:
                 raise WeightsError(
                     f"{self.source} asks for a network that is far larger than its tensors; it is not built"
                 )
@@ -45,7 +52,7 @@ class _Counts:
 
 
 class AllocationLimit(_Counts, TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, counts the elements of new tensors, and stops at a limit before they are allocated.
+    """While active, counts new tensors and their elements, and stops at a limit before they are allocated.
 
     Raises, within any operation:
         WeightsError: the limit is reached.
@@ -53,18 +60,19 @@ class AllocationLimit(_Counts, TorchDispatchMode):  # type: ignore[no-untyped-ca
 
 
 @contextmanager
-def limited(elements: int, source: str) -> Iterator[None]:
+def limited(elements: int, source: str, tensors: int = 0) -> Iterator[None]:
     """Within the block, no more is allocated than a network of this size needs while it is built.
 
     Args:
         elements: of all tensors that are kept.
         source: where this number is from, for the message.
+        tensors: their number, as far as it is known.
 
     Raises:
         WeightsError: more is asked for, or there is not enough memory for it.
     """
     try:
-        with AllocationLimit(COPIES * elements + SPARE, source):
+        with AllocationLimit(COPIES * elements + SPARE, PER_TENSOR * tensors + SPARE_TENSORS, source):
             yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):

@@ -40,7 +40,7 @@ from sidetune_core.serving.base_weights import (
 )
 from sidetune_core.serving.model_card import model_card
 from sidetune_core.serving.public_spec import (
-    command,
+    extended_command,
     is_path,
     kept_paths,
     public_spec,
@@ -49,7 +49,7 @@ from sidetune_core.serving.public_spec import (
 from sidetune_core.serving.selection import Restored, refer_to_base, restore_all, select
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.atomic import make_folder, write_text, writing
-from sidetune_core.storage.run_folder import PROBES, RunFolder, open_run
+from sidetune_core.storage.run_folder import CARDS, PROBES, RunFolder, open_run, resume_command
 
 
 @attrs.frozen
@@ -117,7 +117,7 @@ class Exporter:
     """
 
     def __init__(self, run: Path | str, trust_local_code: bool = False) -> None:
-        self.folder = open_run(Path(run))
+        self.folder, self.trust = open_run(Path(run)), trust_local_code
         self.about = self.folder.read_json("run.json")
         trained = read_run(self.folder, trust_local_code)
         self.spec, self.notes, self.run = _restore(trained, self.about, self.folder, trust_local_code)
@@ -142,7 +142,7 @@ class Exporter:
             raise RunError(f"{self.folder.path} has trained no task '{task}'.{hint} Tasks: {known}")
         _check_free(out)
         selection = select(self.run, task, _read_probes(self.folder, task), all_tasks)
-        notes = [*self.notes, *selection.reasons]
+        notes = [*self.notes, *selection.reasons, *self._missing_card(task)]
         reference, state = None, dict(selection.state)
         if self.base is not None:
             reference, state = refer_to_base(selection, self.base.reference, self.base.tensors)
@@ -172,6 +172,16 @@ class Exporter:
         read_files(out)
         return Exported(out, task, selection.tasks, sizes, reference, tuple(notes))
 
+    def _missing_card(self, task: str) -> list[str]:
+        """A note where an earlier version made the run, which has no card of a task."""
+        if (self.folder.path / CARDS / f"{task}.json").is_file():
+            return []
+        again = resume_command(self.folder.path, self.run.trained.resolved.needs_trust)
+        return [
+            f"an earlier version made the run, without a card of {task}, so the adapter takes tensors and no "
+            f"raw inputs. Write the card where the data of the run is, and export again: {again}"
+        ]
+
     def _results(self, task: str, licence: str, by_reference: bool) -> dict[str, Any]:
         """What readers want to know about a task, as far as the run folder has it."""
         card = self.run.trained.cards[task]
@@ -182,7 +192,7 @@ class Exporter:
             "split": "test",
             "value": value,
             "after": after,
-            "command": command(_table(self.about, "asked") or _table(self.about, "resolved")),
+            "command": extended_command(self.about, task, self.folder.path / "run.json", self.trust),
             "certificate": _verdict(self.folder, task),
             "base_model": self.base.hub_name if self.base is not None and by_reference else "",
             "licence": licence,

@@ -13,7 +13,7 @@ from sidetune_core.assembly.cards import CardStream, CardTask, make_handler
 from sidetune_core.assembly.restore import choose_machine, restore
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.config.spec import Trust
-from sidetune_core.errors import InputError, OptionError, RunError
+from sidetune_core.errors import InputError, OptionError
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import TaskHandler
 from sidetune_core.interfaces.inputs import Inputs
@@ -45,7 +45,7 @@ class ServedLearner:
         tasks = [CardTask(card, handlers[task]) for task, card in trained.cards.items()]
         self.machine, self.tasks = machine, tuple(trained.cards)
         stream = CardStream(tasks)
-        with limited(count_elements(trained.state), trained.source):
+        with limited(count_elements(trained.state), trained.source, len(trained.state)):
             self.learner = restore(
                 trained.resolved, stream, tasks, trained.state, trained.source, machine, check=False
             )
@@ -108,12 +108,7 @@ def make_handlers(trained: Trained, trust_local_code: Trust) -> dict[str, TaskHa
 
 
 def _make_handler(trained: Trained, task: str, card: TaskCard, trust_local_code: Trust) -> TaskHandler:
-    try:
-        own = make_handler(card, Path(trained.source), bool(trust_local_code))
-    except RunError:
-        if card.values:
-            raise
-        own = None  # a run of an earlier version has not recorded what the handler needs
+    own = make_handler(card, Path(trained.source), bool(trust_local_code))
     handler = own if own is not None else TensorHandler(card)
     if task in trained.task_states:
         handler.set_state(trained.task_states[task])

@@ -10,6 +10,9 @@ from typing import Any
 import attrs
 
 from sidetune_core.assembly.build import without_weights
+from sidetune_core.config.differences import flatten
+from sidetune_core.config.extensions import read_extensions, resolved_extension
+from sidetune_core.config.options import flat_options, unstructure
 from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun, resolve
 from sidetune_core.config.spec import recorded_spec
 from sidetune_core.errors import RunError
@@ -39,8 +42,14 @@ def without_paths(config: Any) -> Any:
         if attrs.has(type(value)):
             changes[field.name] = without_paths(value)
         elif is_path(value):
-            changes[field.name] = field.default
+            changes[field.name] = _default(field)
     return attrs.evolve(config, **changes)
+
+
+def _default(field: attrs.Attribute[Any]) -> Any:
+    """The default of an option."""
+    default: Any = field.default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
 
 
 def kept_paths(resolved: ResolvedRun) -> list[str]:
@@ -60,21 +69,30 @@ def is_path_needed(slot: str, name: str) -> bool:
 
 
 def check_paths(resolved: ResolvedRun, source: Path) -> None:
-    """Check that a spec from elsewhere names no file of this computer.
+    """Check that a spec from elsewhere names no file of this computer. Defaults of options are paths that
+    the installed component names, as of the folder where an env keeps its data.
 
     Raises:
-        RunError: an option of a component is a path.
+        RunError: an option of a component is another path than its default.
     """
     for slot, component in resolved.components.items():
-        for field in attrs.fields(type(component.config)):
-            value = getattr(component.config, field.name)
+        for name, value in _given_paths(component.config):
+            raise RunError(
+                f"{source} names the path {value} in option {slot}.{name}, and no file outside of an "
+                "adapter's folder is read. Python: pass trust_local_code=True"
+            )
+
+
+def _given_paths(config: Any) -> Iterator[tuple[str, object]]:
+    """Options that are paths, and not their defaults, with their values."""
+    for field in attrs.fields(type(config)):
+        value, option = getattr(config, field.name), field.name.replace("_", "-")
+        if attrs.has(type(value)):
+            yield from ((f"{option}.{name}", own) for name, own in _given_paths(value))
+        elif value != _default(field):
             is_file = field.name == "weights" and Path(str(value)).is_file()
             if is_path(value) or is_file:
-                option = f"{slot}.{field.name.replace('_', '-')}"
-                raise RunError(
-                    f"{source} names the path {value} in option {option}, and no file outside of an "
-                    "adapter's folder is read. Python: pass trust_local_code=True"
-                )
+                yield option, value
 
 
 def public_spec(resolved: ResolvedRun, keep_paths: bool = False) -> dict[str, Any]:
@@ -131,6 +149,44 @@ def command(asked: Mapping[str, Any]) -> str:
         elif value is not None and not (slot == "seed" and value == 0):
             words += [f"--{slot}", str(value)]
     return shlex.join(words)
+
+
+def extended_command(about: Mapping[str, Any], task: str, source: Path, trust_local_code: bool) -> str:
+    """The command that trains a task of a run: `command`, and the extensions up to that of the task.
+
+    Args:
+        about: ``run.json``.
+        task: id of a task.
+        source: the path of ``run.json``, for messages.
+        trust_local_code: import code that it names.
+
+    Raises:
+        RunError: an extension is damaged.
+        UntrustedCode, PluginError, OptionError: the env of an extension cannot be imported.
+    """
+    asked, resolved = (about.get(name) for name in ("asked", "resolved"))
+    commands = [command(asked or resolved or {})]
+    extensions = read_extensions(about)
+    position = next((i + 1 for i, extension in enumerate(extensions) if task in extension.tasks), 0)
+    before = flatten((resolved or {}).get("train") or {})
+    for extension in extensions[:position]:
+        env = resolved_extension(about, extension, str(source), trust_local_code).components["env"]
+        train = {name: value for name, value in flatten(extension.train).items() if value != before.get(name)}
+        words = ["sidetune-run", "--extend", "RUN", "--env", str(extension.env["name"])]
+        words += _words("env", _given_options(env))
+        words += ["--tasks", *extension.tasks.values(), *_words("train", train)]
+        commands.append(shlex.join(words))
+    return " && ".join([f"{commands[0]} --out RUN", *commands[1:]]) if position else commands[0]
+
+
+def _given_options(component: ResolvedComponent) -> dict[str, Any]:
+    """The options of a component that are not their defaults, in plain values."""
+    config = component.cls.Config
+    given, defaults = (
+        flat_options(config, unstructure(values), component.owner, recorded=True)
+        for values in (component.config, config())
+    )
+    return {name: value for name, value in given.items() if value != defaults[name]}
 
 
 def _words(prefix: str, options: Mapping[str, Any]) -> Iterator[str]:

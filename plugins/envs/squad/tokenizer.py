@@ -29,7 +29,7 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 
-MAX_SAVED = 2**22
+MAX_SAVED = 2**24
 """Characters of a tokenizer that is kept in cards."""
 MAX_UNPACKED = 2**26
 """Bytes of a tokenizer that is read from a card."""
@@ -38,16 +38,14 @@ SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token
 
 @attrs.frozen
 class SavedTokenizer:
-    """A tokenizer in plain values: its content, or its name where that is a package's or the content is
-    large.
-    """
+    """A tokenizer in plain values: its content, or its name where that is a package's."""
 
     name: str
-    """See `load_tokenizer`."""
+    """See `load_tokenizer`; empty for a folder of the user's."""
     vocabulary: str
     """SHA-256 of its vocabulary."""
     content: str = ""
-    """``tokenizer.json``, compressed and as base 64; empty if it is loaded by its name."""
+    """``tokenizer.json``, compressed and as base 64; empty for a package's, or beyond `MAX_SAVED`."""
     special_tokens: Mapping[str, str] = attrs.field(factory=dict)
 
     @classmethod
@@ -62,6 +60,7 @@ class SavedTokenizer:
         content = base64.b64encode(zlib.compress(backend.to_str().encode(), 9)).decode()
         tokens = {key: str(token) for key, token in tokenizer.special_tokens_map.items()}
         kept = {key: token for key, token in tokens.items() if key in SPECIAL_TOKENS}
+        name = "" if Path(name).expanduser().is_dir() else name
         return cls(name, digest, content if len(content) <= MAX_SAVED else "", kept)
 
     @classmethod
@@ -81,18 +80,27 @@ class SavedTokenizer:
         return cls(**given, special_tokens={key: str(token) for key, token in tokens.items()})
 
     def load(self) -> PreTrainedTokenizerBase:
-        """The tokenizer.
+        """The tokenizer. No file that a card names is opened: cards may be from anywhere.
 
         Raises:
-            DataError: it is damaged, cannot be loaded by its name, or is another one by now.
+            DataError: it is damaged, neither in the card nor in a package, or is another one by now.
         """
+        if not self.content and self.name != MINILM:
+            raise DataError(
+                f"{self._title} is not in the task's card (it had more than {MAX_SAVED:,} characters, or "
+                f"the card is damaged), and only '{MINILM}' is loaded by its name"
+            )
         tokenizer = self._unpack() if self.content else load_tokenizer(self.name)
         if _vocabulary_digest(tokenizer) != self.vocabulary:
             raise DataError(
-                f"the tokenizer {self.name} has another vocabulary than in training"
+                f"{self._title} has another vocabulary than in training"
                 f"{': this file is damaged' if self.content else ''}"
             )
         return tokenizer
+
+    @property
+    def _title(self) -> str:
+        return f"the tokenizer '{self.name}'" if self.name else "the tokenizer"
 
     def _unpack(self) -> PreTrainedTokenizerBase:
         try:
@@ -107,7 +115,7 @@ class SavedTokenizer:
             return made
         except Exception as error:  # the Rust library raises bare Exceptions
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise DataError(f"the tokenizer {self.name} in the task's card is damaged: {reason}") from error
+            raise DataError(f"{self._title} in the task's card is damaged: {reason}") from error
 
 
 def _vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -42,6 +42,13 @@ def test_a_damaged_card_is_named(tmp_path: Path) -> None:
         read_cards(RunFolder(tmp_path), ["t0"])
 
 
+def test_a_card_of_another_task_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json("tasks/t0.json", attrs.evolve(card(), id="../x").to_json())
+    with pytest.raises(RunError, match=r"t0.json is damaged: its id is '../x', and not that of its file"):
+        read_cards(folder, ["t0"])
+
+
 def test_a_linear_head_is_made_from_the_card() -> None:
     head = CardTask(card()).make_head((5,))
     assert [tuple(parameter.shape) for parameter in head.parameters()] == [(3, 5), (3,)]

@@ -100,7 +100,7 @@ def test_a_later_format_is_refused(adapter: Path) -> None:
             "cannot have the shape",
         ),
         (
-            lambda values: values["cards"][0]["outputs"].update(size=10**12),
+            lambda values: values["cards"][0]["outputs"].update(size=10**12, names=[]),
             "cannot have 1000000000000 outputs",
         ),
         (lambda values: values["cards"][0].update(inputs={"image": [3, -1, 4]}), "inputs are"),
@@ -215,3 +215,9 @@ def test_nested_state_of_learner_and_task_is_read_back(adapter: Path) -> None:
     for read in (again.state["x._extra_state"], again.task_states["t1"]):
         assert torch.equal(read.pop("mean"), nested["mean"])
         assert read == {"counts": (1, [2.5, None]), "worst": float("-inf")}
+
+
+def test_an_adapter_of_countless_tasks_is_refused(adapter: Path) -> None:
+    alter(adapter, lambda values: values.update(cards=values["cards"] * 5000))
+    with pytest.raises(RunError, match="it has 5,000 cards of tasks, expected at most 4,096"):
+        read_files(adapter)

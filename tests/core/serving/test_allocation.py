@@ -29,6 +29,14 @@ def test_nothing_is_allocated_on_the_meta_device() -> None:
         assert torch.empty(2**50, device="meta").numel() == 2**50
 
 
+def test_far_more_tensors_than_a_state_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidetune_core.serving.allocation.SPARE_TENSORS", 10)
+    with limited(0, "run", tensors=1):
+        torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(13)))
+    with pytest.raises(WeightsError, match="far larger than its tensors"), limited(0, "run", tensors=1):
+        torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(14)))
+
+
 def test_tensors_of_a_state_are_counted() -> None:
     assert count_elements({"weight": torch.zeros(2, 3), "extra": 4}) == 6
 
@@ -46,5 +54,21 @@ def test_an_adapter_with_an_absurd_base_is_not_built(adapter: Path) -> None:
         values["base"]["weights"] = "component"
 
     alter(adapter, change)
+    with pytest.raises(WeightsError, match="far larger than its tensors"):
+        load(adapter)
+
+
+def test_an_adapter_with_a_base_of_absurd_depth_is_not_built(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidetune_core.serving.allocation.SPARE_TENSORS", 100)
+
+    def change(values: dict[str, Any]) -> None:
+        values["spec"]["base"] = {"name": "mlp", "options": {"width": 1, "layers": 10**12}}
+        values["base"]["weights"] = "component"
+
+    alter(adapter, change)
+    (adapter / "base.safetensors").unlink()
+    alter(adapter, lambda values: values["files"].pop("base.safetensors"))
     with pytest.raises(WeightsError, match="far larger than its tensors"):
         load(adapter)

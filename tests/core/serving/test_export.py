@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sidetune_core import load
+from sidetune_core import extend, load
 from sidetune_core.errors import RunError, UntrustedCode
 from sidetune_core.results.summary import read_results
 from sidetune_core.serving.adapter import read_adapter
 from sidetune_core.serving.adapter_folder import read_files
-from sidetune_core.serving.export import export_adapter
+from sidetune_core.serving.export import Exporter, export_adapter
 from sidetune_core.storage.checkpoint import read_part
 from sidetune_core.storage.run_folder import open_run
 from sidetune_core.storage.weights import write_tensors
 
 from .conftest import MakeRun, Train, alter, content, outputs, outputs_of_run
 
+FORMER = Path(__file__).parents[2] / "former_runs" / "archives"
 FCN4 = {"name": "fcn4", "weights": "none"}
 ALONE: dict[str, dict[str, Any]] = {
     "sidetune": {},
@@ -223,3 +225,32 @@ def test_values_of_the_last_evaluation_are_in_the_card(train: Train, tmp_path: P
     results = read_files(export_adapter(train(), "t1", tmp_path / "t1").folder).results
     row = read_results(open_run(train())).rows[-1]
     assert (results["value"], results["after"]) == (row[1], "t2")
+
+
+def test_the_command_of_an_added_task_is_that_of_its_extension(
+    train: Train, pictures: Path, tmp_path: Path
+) -> None:
+    env = {"name": "images", "archive": str(pictures), "image_size": 16, "classes_per_task": 3}
+    extend(train(learner="features"), env, tasks=["t1"], train={"steps": 3}, out=tmp_path / "run", quiet=True)
+    exporter = Exporter(tmp_path / "run")
+    first, added = (
+        read_files(exporter.export(task, tmp_path / task).folder).results["command"] for task in ("t0", "t3")
+    )
+    assert "extend" not in first
+    assert added == (
+        f"{first} --out RUN && sidetune-run --extend RUN --env sidetune/images "
+        "--env.classes-per-task 3 --env.archive PATH --env.image-size 16 --tasks t1 --train.steps 3"
+    )
+
+
+@pytest.mark.parametrize("env", ["images", "digits"])
+def test_a_run_of_an_earlier_version_is_exported_for_tensors(env: str, tmp_path: Path) -> None:
+    with tarfile.open(FORMER / f"{env}.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    run = tmp_path / "runs" / env / "done"
+    adapter = export_adapter(run, "t0", tmp_path / "t0", with_base=True)
+    model = load(adapter.folder)
+    inputs = torch.rand(2, *next(iter(model.cards["t0"].inputs.values())))
+    expected = [prediction.probability for prediction in load(run).predict(inputs, "t0")]
+    assert [prediction.probability for prediction in model.predict(inputs, "t0")] == expected
+    assert any("takes tensors and no raw inputs" in note for note in adapter.notes)

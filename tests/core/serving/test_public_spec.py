@@ -82,6 +82,18 @@ def test_a_path_in_a_spec_from_elsewhere_is_refused(tmp_path: Path) -> None:
         check_paths(run, Path("task.json"))
 
 
+@pytest.mark.parametrize("env", ["squad", "icifar", "cifar10", "taskonomy"])
+def test_an_env_whose_defaults_are_paths_is_loaded(env: str) -> None:
+    spec = public_spec(resolved(env=env, base=None, learner="finetune"))
+    check_paths(resolve_public(spec, {}, {}, Path("task.json")), Path("task.json"))
+
+
+def test_another_path_of_such_an_env_is_refused() -> None:
+    run = resolved(env={"name": "cifar10", "root": "/elsewhere"})
+    with pytest.raises(RunError, match="names the path /elsewhere in option env.root"):
+        check_paths(run, Path("task.json"))
+
+
 def test_weights_that_are_a_file_here_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("secret").touch()

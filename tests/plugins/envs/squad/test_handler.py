@@ -136,13 +136,23 @@ def with_tokenizer(handler: api.TaskHandler, **changes: Any) -> api.TaskHandler:
     return type(handler)(attrs.evolve(handler.card, values={**handler.card.values, "tokenizer": tokenizer}))
 
 
-def test_a_tokenizer_that_is_gone_is_named(handler: api.TaskHandler, tmp_path: Path) -> None:
-    with pytest.raises(api.DataError, match=f"no folder {tmp_path}/gone"):
-        with_tokenizer(handler, name=f"{tmp_path}/gone", content="").preprocess([(QUESTION, CONTEXT)])
+def test_the_card_has_no_path_of_a_tokenizer(task: Any, tiny_bert: Path) -> None:
+    values = task.card()["tokenizer"]
+    assert str(tiny_bert) not in json.dumps(values)
+    assert values["content"]
 
 
-def test_another_tokenizer_of_the_same_name_is_refused(handler: api.TaskHandler, tiny_bert: Path) -> None:
-    other = with_tokenizer(handler, name=str(tiny_bert), content="", vocabulary="0")
+def test_no_folder_that_a_card_names_is_opened(
+    handler: api.TaskHandler, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_bert.parent)
+    for name in (str(tiny_bert), tiny_bert.name):
+        with pytest.raises(api.DataError, match=f"'{name}' is not in the task's card .*only 'minilm'"):
+            with_tokenizer(handler, name=name, content="").preprocess([(QUESTION, CONTEXT)])
+
+
+def test_another_tokenizer_of_the_same_name_is_refused(handler: api.TaskHandler) -> None:
+    other = with_tokenizer(handler, name="minilm", content="", vocabulary="0")
     with pytest.raises(api.DataError, match="has another vocabulary than in training"):
         other.preprocess([(QUESTION, CONTEXT)])
 
