@@ -86,7 +86,8 @@ def _hints(folder: Path, resolved: ResolvedRun, task: Task, trusted: bool) -> li
         f"try next    {command}    # the same tasks, another learner",
         f"            sidetune report {runs}/*    # compare runs",
     ]
-    trust_run = " --trust-local-code" if resolved.needs_trust else ""
+    named_code = any(component.names_code for component in resolved.components.values())
+    trust_run = " --trust-local-code" if trusted or named_code else ""
     if isinstance(task, Playable):
         named = f"{run} --task {shlex.quote(task.id)}"
         lines.append(f"            sidetune play {named}{trust_run}    # episodes of its policy")
