@@ -23,13 +23,20 @@ INTERNAL = {
     "distributed/process_group.py",
     "hashing.py",
     "results/grouping.py",
-    "storage/checkpoint.py",
+    "serving/adapter_folder.py",
+    "serving/base_weights.py",
+    "serving/model.py",
+    "serving/model_card.py",
+    "serving/network.py",
+    "storage/chain.py",
+    "storage/deltas.py",
     "storage/weights.py",
     "strict_json.py",
     "sweeps/grid.py",
     "sweeps/runner.py",
 }
-"""Modules that use `json.dumps` for hashes, keys, copies and messages between processes."""
+"""Modules that use `json.dumps` for hashes, keys, copies, messages between processes, and quoted text in
+other formats."""
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
