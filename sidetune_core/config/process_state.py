@@ -103,7 +103,8 @@ def process_kept_alive() -> Iterator[None]:
 def interrupts_noted() -> Iterator[list[int]]:
     """The signals that raise KeyboardInterrupt within a block, to tell Ctrl-C from code that raises it.
 
-    Where a handler of others is installed, the list has SIGINT from the start.
+    Where a handler of others is installed, the list has SIGINT from the start. Where the signal is ignored,
+    as in a background job of a shell, only code raises KeyboardInterrupt.
     """
     received: list[int] = []
 
@@ -111,6 +112,9 @@ def interrupts_noted() -> Iterator[list[int]]:
         received.append(number)
         signal.default_int_handler(number, frame)
 
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield received
+        return
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield [signal.SIGINT]
