@@ -9,9 +9,9 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import attrs
-from torch import Tensor, nn
 
 from sidetune_core import hashing
+from sidetune_core.assembly.cards import CardStream, DataNeeded
 from sidetune_core.assembly.parts import Part, open_tasks, read_parts
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
@@ -31,7 +31,6 @@ from sidetune_core.certificate.record import (
     Change,
     Probes,
     TaskRecord,
-    TaskSketch,
     former_judge,
     is_constant,
     judge,
@@ -39,14 +38,13 @@ from sidetune_core.certificate.record import (
     read_certificate,
 )
 from sidetune_core.certificate.repair import missing
+from sidetune_core.certificate.sketches import tasks_without_data
 from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.plugin_record import recorded_changes
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import RunError, WeightsError, shorten
-from sidetune_core.interfaces.heads import ClassHead
-from sidetune_core.interfaces.inputs import InputShapes, Shape
 from sidetune_core.interfaces.learner import Learner
-from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream
+from sidetune_core.interfaces.tasks import Task
 from sidetune_core.printable import counted
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.chain import Unusable
@@ -80,9 +78,9 @@ def verify(folder: RunFolder, trust_local_code: bool = False) -> Verification:
     """Check a run's certificate, and what else the run reports, against its checkpoints, its probes and its
     plugins.
 
-    The env's data is needed only if a task is not plain classification. The components' initial weights are
-    not needed. Outputs are compared bit for bit where processor, device, libraries and threads are those of
-    the run, otherwise up to rounding.
+    The env's data is needed only if a task has a head that its card does not describe. The components'
+    initial weights are not needed. Outputs are compared bit for bit where processor, device, libraries and
+    threads are those of the run, otherwise up to rounding.
 
     Args:
         folder: the run.
@@ -250,6 +248,7 @@ def _replay_mismatches(
     newest = checkpoints[count]
     try:
         learner, tasks = _restore(
+            folder,
             read_parts(folder, resolved, trust_local_code),
             certificate,
             newest.chain.state()[0],
@@ -431,60 +430,25 @@ def _absolute(change: Change | None) -> str:
 
 
 def _restore(
-    parts: Sequence[Part], certificate: Certificate, state: Mapping[str, Any], source: str, machine: Machine
+    folder: RunFolder,
+    parts: Sequence[Part],
+    certificate: Certificate,
+    state: Mapping[str, Any],
+    source: str,
+    machine: Machine,
 ) -> tuple[Learner, Mapping[str, Task]]:
-    """The learner of a checkpoint and its tasks: sketches if they suffice, otherwise the env's."""
+    """The learner of a checkpoint and its tasks, without their data if that suffices."""
     resolved = parts[0].resolved
-    sketches = {task.id: task.sketch for task in certificate.tasks if task.sketch is not None}
-    if len(sketches) == len(certificate.tasks):
-        sketched = _SketchedStream(sketches)
+    if tasks := tasks_without_data(folder, parts, certificate):
         try:
-            learner = restore(resolved, sketched, sketched.tasks(), state, source, machine)
-            return learner, {task.id: task for task in sketched.tasks()}
-        except _DataNeeded:
+            learner = restore(resolved, CardStream(tasks), tasks, state, source, machine)
+            return learner, {task.id: task for task in tasks}
+        except DataNeeded:
             pass
     with open_tasks(parts) as (stream, available):
         tasks = [task for task in available if task.id in certificate.trained]
         learner = restore(resolved, stream, tasks, state, source, machine)
     return learner, {task.id: task for task in tasks}
-
-
-class _DataNeeded(Exception):
-    """A learner needs more of a task than its sketch."""
-
-
-class _SketchedTask(Task):
-    """A classification task without its data."""
-
-    def __init__(self, id: str, sketch: TaskSketch) -> None:
-        self.id, self.title, self._classes = id, sketch.title, sketch.classes
-        self.inputs: InputShapes = {name: tuple(shape) for name, shape in sketch.inputs.items()}
-
-    def make_head(self, shape: Shape) -> nn.Module:
-        return ClassHead(shape, self._classes)
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        raise _DataNeeded
-
-    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
-        raise _DataNeeded
-
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        raise _DataNeeded
-
-    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
-        raise _DataNeeded
-
-
-class _SketchedStream(TaskStream):
-    """A stream of sketched tasks."""
-
-    def __init__(self, sketches: Mapping[str, TaskSketch]) -> None:
-        self._tasks = [_SketchedTask(id, sketch) for id, sketch in sketches.items()]
-        self.inputs = self._tasks[0].inputs
-
-    def tasks(self) -> Sequence[Task]:
-        return self._tasks
 
 
 def _quote(value: Any) -> str:

@@ -15,11 +15,11 @@ from sidetune_core.assembly.cards import read_cards
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import TaskSketch, read_certificate
+from sidetune_core.certificate.sketches import sketched_card
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.config.spec import Trust
 from sidetune_core.errors import CheckpointWarning, RunError, WeightsError, shorten
 from sidetune_core.interfaces.cards import TaskCard
-from sidetune_core.interfaces.outputs import Outputs
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.checkpoint import Checkpoint
 from sidetune_core.storage.run_folder import CARDS, RunFolder, resume_command
@@ -125,8 +125,13 @@ def _read_cards(folder: RunFolder, tasks: Sequence[str], resolved: ResolvedRun) 
             f"the run is; nothing is trained again: {command}"
         )
     env, about = resolved.components["env"].choice, folder.read_json("run.json")
-    cards = read_cards(folder, [task for task in tasks if task not in former])
-    return {task: cards.get(task) or _card(task, sketches[task], env, about) for task in tasks}
+    listed = {str(one.get("id")): one.get("metric") for one in about.get("tasks", ())}
+    default, better = str(about.get("metric", "accuracy")), about.get("higher_is_better") is not False
+    cards = read_cards(folder, [task for task in tasks if task not in former]) | {
+        task: sketched_card(task, sketches[task], env, str(listed.get(task) or default), better)
+        for task in former
+    }
+    return {task: cards[task] for task in tasks}
 
 
 def _check_cards(folder: RunFolder, tasks: Iterable[str]) -> None:
@@ -152,18 +157,3 @@ def _read_sketches(folder: RunFolder) -> dict[str, TaskSketch]:
     certificate = read_certificate(folder)
     records = certificate.tasks if certificate is not None else []
     return {record.id: record.sketch for record in records if record.sketch is not None}
-
-
-def _card(task: str, sketch: TaskSketch, env: str, about: Mapping[str, Any]) -> TaskCard:
-    """A card without the values of its env's handler."""
-    listed: Mapping[str, Any] = next((one for one in about.get("tasks", ()) if one.get("id") == task), {})
-    return TaskCard(
-        id=task,
-        title=sketch.title,
-        env=env,
-        inputs={name: tuple(shape) for name, shape in sketch.inputs.items()},
-        outputs=Outputs.of_classes(sketch.classes),
-        metric=str(listed.get("metric", about.get("metric", "accuracy"))),
-        higher_is_better=about.get("higher_is_better") is not False,
-        head="linear",
-    )
