@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         WeightsError,
         shorten,
     )
-    from sidetune_core.image_files import open_image
     from sidetune_core.interfaces.buffers import BufferDict
     from sidetune_core.interfaces.capabilities import (
         HasDocuments,
@@ -66,6 +65,7 @@ if TYPE_CHECKING:
     )
     from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream, mean_loss, shuffled
     from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, TrainingStep
+    from sidetune_core.io.image_files import open_image
     from sidetune_core.seeding import derive_seed, seeded
     from sidetune_core.storage.atomic import home
     from sidetune_core.storage.weights import Published, load_weights
@@ -219,7 +219,7 @@ _MODULES = {
     "mean_loss": "interfaces.tasks",
     "more_than": "config.options",
     "normalise": "interfaces.heads",
-    "open_image": "image_files",
+    "open_image": "io.image_files",
     "option": "config.options",
     "register_image_stats": "interfaces.layers",
     "seeded": "seeding",

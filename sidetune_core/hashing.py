@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sidetune_core.files import check_regular
+from sidetune_core.io.files import check_regular
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,3 +43,13 @@ def test_the_plugins_folder_cannot_be_imported_by_its_folder_name() -> None:
     done = subprocess.run([sys.executable, "-c", "import plugins"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "reached by name" in done.stderr
+
+
+def test_the_page_about_the_architecture_lists_every_module_of_a_package() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)/` \|[^|]*\|([^|]*)\|$", page, re.MULTILINE))
+    core = ROOT / "sidetune_core"
+    for package in sorted(path.name for path in core.iterdir() if (path / "__init__.py").is_file()):
+        modules = {path.stem for path in (core / package).glob("*.py")} - {"__init__"}
+        if package not in ("cli", "testing"):  # described by what they do
+            assert set(re.findall(r"`(\w+)`", rows[package])) == modules, package

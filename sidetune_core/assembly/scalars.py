@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sidetune_core.errors import PluginError
-from sidetune_core.printable import one_line
+from sidetune_core.io.printable import one_line
 
 
 def as_numbers(values: object, source: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ import cattrs
 import cattrs.errors
 
 from sidetune_core.errors import RunError
-from sidetune_core.files import check_shapes
+from sidetune_core.io.files import check_shapes
 from sidetune_core.storage.run_folder import RunFolder
 
 FILE = "certificate.json"

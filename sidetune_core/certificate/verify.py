@@ -45,7 +45,7 @@ from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import RunError, WeightsError, shorten
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
-from sidetune_core.printable import counted
+from sidetune_core.io.printable import counted
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.chain import Unusable
 from sidetune_core.storage.compaction import KEEP_LAST

@@ -26,7 +26,7 @@ from sidetune_core.errors import (
     UntrustedCode,
     suggest,
 )
-from sidetune_core.printable import colours_allowed, escaped_output, indented, one_line
+from sidetune_core.io.printable import colours_allowed, escaped_output, indented, one_line
 
 HELP = ("--help", "-h")
 

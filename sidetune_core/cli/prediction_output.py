@@ -11,11 +11,11 @@ from typing import Any, Literal, TextIO
 
 import numpy as np
 
-from sidetune_core import strict_json
 from sidetune_core.errors import OptionError
 from sidetune_core.interfaces.handlers import Prediction, TaskHandler
 from sidetune_core.interfaces.predictions import ClassPrediction, MapPrediction, ValuesPrediction
-from sidetune_core.printable import one_line
+from sidetune_core.io import strict_json
+from sidetune_core.io.printable import one_line
 from sidetune_core.results.tables import comma_separated
 from sidetune_core.serving.files import Predicted
 from sidetune_core.serving.map_images import draw_map

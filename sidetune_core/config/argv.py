@@ -43,7 +43,7 @@ from sidetune_core.config.spec import (
     read_spec,
 )
 from sidetune_core.errors import OptionError, PluginError, suggest
-from sidetune_core.printable import colours_allowed
+from sidetune_core.io.printable import colours_allowed
 
 PROGRAM = "sidetune-run"
 

@@ -31,7 +31,7 @@ import cattrs.errors
 
 from sidetune_core.config.differences import merged, unflatten
 from sidetune_core.errors import OptionError, suggest
-from sidetune_core.strict_json import NOT_FINITE, as_text
+from sidetune_core.io.strict_json import NOT_FINITE, as_text
 
 REMOVAL = "0.3"
 """The version in which former spellings of options stop working."""

@@ -22,8 +22,8 @@ from sidetune_core.config.options import (
     warn_former,
 )
 from sidetune_core.errors import OptionError
-from sidetune_core.files import read_text
-from sidetune_core.strict_json import as_text
+from sidetune_core.io.files import read_text
+from sidetune_core.io.strict_json import as_text
 
 if TYPE_CHECKING:
     from sidetune_core.config.identity import Conditions

@@ -31,18 +31,18 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core import strict_json
 from sidetune_core.assembly.cards import make_handler
 from sidetune_core.config.options import REMOVAL, FormerSpelling, structure
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
 from sidetune_core.config.spec import Choice
 from sidetune_core.errors import DataError, OptionError
-from sidetune_core.files import check_shapes, read_text
 from sidetune_core.hashing import file_digest
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import TaskHandler
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.tasks import TaskStream
+from sidetune_core.io import strict_json
+from sidetune_core.io.files import check_shapes, read_text
 from sidetune_core.rl.policy_handler import PolicyHandler
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Observations

@@ -11,9 +11,9 @@ from typing import Any
 
 import attrs
 
-from sidetune_core.files import check_shapes
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.outputs import Outputs
+from sidetune_core.io.files import check_shapes
 
 FORMAT = 1
 """Version of the keys of a card."""

@@ -34,12 +34,12 @@ from typing import Any
 
 import attrs
 
-from sidetune_core import strict_json
 from sidetune_core.config.options import structure
 from sidetune_core.config.plugin_record import changes, read_segments
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import LedgerError, OptionError, suggest
-from sidetune_core.files import read_text
+from sidetune_core.io import strict_json
+from sidetune_core.io.files import read_text
 from sidetune_core.results.compare_methods import compare_methods
 from sidetune_core.results.grouping import MethodRuns, in_present_names
 from sidetune_core.results.metrics import Results, average_accuracy, one_unit

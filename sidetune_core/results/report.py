@@ -15,7 +15,7 @@ import attrs
 
 from sidetune_core.config.plugin_record import PluginRecord
 from sidetune_core.config.spec import RunSpec
-from sidetune_core.printable import one_line as escaped_line
+from sidetune_core.io.printable import one_line as escaped_line
 from sidetune_core.results.metrics import (
     FURTHER,
     MAIN,

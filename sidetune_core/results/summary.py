@@ -16,7 +16,7 @@ from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
-from sidetune_core.printable import counted
+from sidetune_core.io.printable import counted
 from sidetune_core.results.metrics import Results, mean
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
 from sidetune_core.storage.run_folder import DIVERGED, DONE, UNKNOWN, RunFolder, has_diverged

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-from sidetune_core.printable import one_line
+from sidetune_core.io.printable import one_line
 
 Layout = Literal["text", "markdown", "latex"]
 Format = Literal["text", "markdown", "csv", "latex"]

@@ -16,11 +16,11 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from sidetune_core import strict_json
 from sidetune_core.errors import PluginError, RunError
-from sidetune_core.files import read_text
 from sidetune_core.hashing import file_digest
 from sidetune_core.interfaces.cards import TaskCard
+from sidetune_core.io import strict_json
+from sidetune_core.io.files import read_text
 from sidetune_core.serving.base_weights import BASE_FILE, BaseReference
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.nested_state import flatten, tensor_names, unflatten

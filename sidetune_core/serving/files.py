@@ -11,7 +11,7 @@ import attrs
 
 from sidetune_core.errors import InputError
 from sidetune_core.interfaces.handlers import Prediction, TaskHandler
-from sidetune_core.printable import counted
+from sidetune_core.io.printable import counted
 from sidetune_core.serving.model import Model
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from sidetune_core.errors import PluginError, RunError
-from sidetune_core.printable import one_line
+from sidetune_core.io.printable import one_line
 from sidetune_core.serving.adapter_folder import FILES, README, AdapterFiles, read_files
 from sidetune_core.serving.base_weights import BASE_FILE
 

@@ -11,7 +11,7 @@ from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import shorten
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.outputs import Outputs
-from sidetune_core.printable import one_line
+from sidetune_core.io.printable import one_line
 from sidetune_core.serving.adapter_folder import ADAPTER_FILE, AdapterFiles
 from sidetune_core.serving.base_weights import BASE_FILE, BaseReference
 

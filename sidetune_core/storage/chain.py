@@ -23,9 +23,10 @@ import attrs
 import safetensors
 from torch import Tensor
 
-from sidetune_core import hashing, strict_json
+from sidetune_core import hashing
 from sidetune_core.errors import RunError, shorten
-from sidetune_core.files import check_regular, read_text
+from sidetune_core.io import strict_json
+from sidetune_core.io.files import check_regular, read_text
 from sidetune_core.storage.atomic import write_text
 from sidetune_core.storage.deltas import Delta, History, difference, order_to_json, read_delta, read_order
 from sidetune_core.storage.nested_state import flatten, tensor_names, unflatten

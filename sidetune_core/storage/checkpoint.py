@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from sidetune_core import hashing
 from sidetune_core.config.identity import Identity, read_identity
 from sidetune_core.errors import RunError
-from sidetune_core.files import read_text
 from sidetune_core.hashing import fingerprint
+from sidetune_core.io.files import read_text
 from sidetune_core.storage.atomic import writing
 from sidetune_core.storage.chain import (
     BASE,

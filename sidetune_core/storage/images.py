@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sidetune_core.image_files import open_image
+from sidetune_core.io.image_files import open_image
 from sidetune_core.storage.atomic import write_bytes, writing
 from sidetune_core.storage.run_folder import IMAGES, RunFolder, check_file_name
 

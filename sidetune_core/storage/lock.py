@@ -11,9 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sidetune_core import strict_json
 from sidetune_core.errors import RunError
-from sidetune_core.files import read_text
+from sidetune_core.io import strict_json
+from sidetune_core.io.files import read_text
 from sidetune_core.storage.atomic import writing
 
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import attrs
 
-from sidetune_core import strict_json
 from sidetune_core.errors import PluginError, RunError
-from sidetune_core.files import read_lines, read_text
-from sidetune_core.printable import one_line
+from sidetune_core.io import strict_json
+from sidetune_core.io.files import read_lines, read_text
+from sidetune_core.io.printable import one_line
 from sidetune_core.storage.atomic import (
     append_line,
     clear_unfinished,

@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import attrs
 
-from sidetune_core import strict_json
 from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.config.differences import differences
 from sidetune_core.config.interval import interval
@@ -29,7 +28,8 @@ from sidetune_core.config.options import warn_former
 from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneError, shorten
-from sidetune_core.printable import one_line as escaped_line
+from sidetune_core.io import strict_json
+from sidetune_core.io.printable import one_line as escaped_line
 from sidetune_core.results.report import in_percent, one_line
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.atomic import clear_unfinished, write_text, writing

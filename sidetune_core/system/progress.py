@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from sidetune_core.printable import one_line, unescaped
+from sidetune_core.io.printable import one_line, unescaped
 
 SECONDS_BETWEEN_LINES = 10.0
 

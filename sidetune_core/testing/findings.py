@@ -13,7 +13,7 @@ import attrs
 
 from sidetune_core.errors import FitError, SidetuneError
 from sidetune_core.interfaces.former_names import warn_of_former
-from sidetune_core.printable import indented, one_line
+from sidetune_core.io.printable import indented, one_line
 
 SEED = 0
 

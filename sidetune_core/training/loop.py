@@ -17,7 +17,7 @@ from sidetune_core.interfaces.capabilities import LosesState, set_task_state, ta
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Task
 from sidetune_core.interfaces.training import ParamGroup
-from sidetune_core.printable import counted
+from sidetune_core.io.printable import counted
 from sidetune_core.results.metrics import have_one_unit, mean
 from sidetune_core.results.report import format_value
 from sidetune_core.seeding import derive_seed, seeded

@@ -34,7 +34,7 @@ from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
-from sidetune_core.printable import counted
+from sidetune_core.io.printable import counted
 from sidetune_core.results.metrics import Results
 from sidetune_core.results.report import run_report
 from sidetune_core.results.summary import check_rows, outcome, read_results, summarise

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch
 from sidetune_core.errors import RunError, SidetuneError
-from sidetune_core.printable import counted, indented, one_line
+from sidetune_core.io.printable import counted, indented, one_line
 from sidetune_core.storage.run_folder import open_run
 
 

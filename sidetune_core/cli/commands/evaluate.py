@@ -12,7 +12,7 @@ from sidetune_core.cli.commands.shared import Switch, print_json
 from sidetune_core.config import argv as arguments_of_run
 from sidetune_core.config.arguments import split_arguments
 from sidetune_core.errors import OptionError
-from sidetune_core.printable import one_line
+from sidetune_core.io.printable import one_line
 from sidetune_core.results.report import format_value
 from sidetune_core.results.tables import aligned, comma_separated
 from sidetune_core.storage.run_folder import open_run

@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch, assignment
 from sidetune_core.errors import LedgerError, suggest
-from sidetune_core.printable import one_line
+from sidetune_core.io.printable import one_line
 from sidetune_core.results.tables import Layout
 from sidetune_core.storage.atomic import write_text
 

@@ -16,7 +16,7 @@ from sidetune_core.cli.commands.shared import Switch, print_json
 from sidetune_core.config import argv as arguments_of_run
 from sidetune_core.config.arguments import split_arguments
 from sidetune_core.errors import OptionError
-from sidetune_core.printable import counted, one_line
+from sidetune_core.io.printable import counted, one_line
 
 if TYPE_CHECKING:
     from sidetune_core.rl import Episode

@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from sidetune_core.cli.commands.shared import Switch, assignment, print_json
 from sidetune_core.config import kinds, registry
 from sidetune_core.errors import OptionError
-from sidetune_core.printable import indented, one_line
+from sidetune_core.io.printable import indented, one_line
 
 
 def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> int:

@@ -11,8 +11,8 @@ from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch
 from sidetune_core.errors import InputError, OptionError
-from sidetune_core.files import is_same, is_within
-from sidetune_core.printable import counted, indented, one_line, unescaped
+from sidetune_core.io.files import is_same, is_within
+from sidetune_core.io.printable import counted, indented, one_line, unescaped
 from sidetune_core.storage.run_folder import open_run
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch
 from sidetune_core.errors import OptionError
-from sidetune_core.printable import one_line
+from sidetune_core.io.printable import one_line
 
 
 def push(

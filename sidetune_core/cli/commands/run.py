@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sidetune_core.cli.commands.shared import print_json
 from sidetune_core.config.argv import parse
 from sidetune_core.config.resolve import ResolvedRun
-from sidetune_core.printable import one_line
+from sidetune_core.io.printable import one_line
 
 if TYPE_CHECKING:
     from sidetune_core.interfaces.tasks import Task

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch
 from sidetune_core.errors import RunError, SidetuneError
-from sidetune_core.printable import counted, indented, one_line
+from sidetune_core.io.printable import counted, indented, one_line
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
 from sidetune_core.results.grouping import MethodRuns, group_runs, in_present_names, left_out, same_stream
 from sidetune_core.results.metrics import MAIN, Metric

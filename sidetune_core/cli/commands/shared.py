@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff
 
-from sidetune_core import strict_json
 from sidetune_core.errors import OptionError
+from sidetune_core.io import strict_json
 
 Switch = Annotated[bool, FlagCreatePairsOff]
 """A flag without a value and without a negation."""

@@ -10,11 +10,11 @@ from pathlib import Path
 import attrs
 from tyro.conf import Positional
 
-from sidetune_core import strict_json
 from sidetune_core.cli.commands import runs
 from sidetune_core.cli.commands.shared import Switch, print_json
 from sidetune_core.errors import Interrupted
-from sidetune_core.printable import one_line
+from sidetune_core.io import strict_json
+from sidetune_core.io.printable import one_line
 from sidetune_core.results.tables import aligned
 from sidetune_core.sweeps import grid
 from sidetune_core.sweeps import runner as sweeping

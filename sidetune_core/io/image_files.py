@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidetune_core.files import check_regular
+from sidetune_core.io.files import check_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image

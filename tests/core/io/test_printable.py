@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sidetune_core.cli.main import main
-from sidetune_core.printable import (
+from sidetune_core.io.printable import (
     EscapedStream,
     colours_allowed,
     counted,

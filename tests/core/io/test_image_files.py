@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sidetune_core.image_files import WEBP_HEADER, open_image, webp_size
+from sidetune_core.io.image_files import WEBP_HEADER, open_image, webp_size
 
 LARGEST = 2**24
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sidetune_core import strict_json
+from sidetune_core.io import strict_json
 
-ROOT = Path(__file__).parents[2] / "sidetune_core"
+ROOT = Path(__file__).parents[3] / "sidetune_core"
 
 INTERNAL = {
     "certificate/accounts.py",
@@ -31,7 +31,7 @@ INTERNAL = {
     "storage/chain.py",
     "storage/deltas.py",
     "storage/weights.py",
-    "strict_json.py",
+    "io/strict_json.py",
     "sweeps/grid.py",
     "sweeps/runner.py",
 }
