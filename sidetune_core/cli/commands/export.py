@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from sidetune_core.cli.commands.shared import Switch
+from sidetune_core.cli.commands.shared import Switch, check_outside
 from sidetune_core.errors import OptionError, SidetuneError
 from sidetune_core.io.printable import counted, one_line
 from sidetune_core.storage.run_folder import open_run
@@ -68,6 +68,8 @@ def export(
         half: for --part: round to 16 bits (IEEE half precision), for half the size.
         trust_local_code: import code that the run names (module:Class), which then can do anything.
     """
+    if out is not None:
+        check_outside("--out", out, run)
     adapter_flags = {"--with-base": with_base, "--all-tasks": all_tasks, "--licence": licence}
     if task is None:
         _refuse({"--format": format != "adapter", **adapter_flags}, "needs a task: add --task")

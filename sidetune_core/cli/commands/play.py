@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from sidetune_core.cli.commands.shared import Switch, print_json
+from sidetune_core.cli.commands.shared import Switch, check_outside, print_json
 from sidetune_core.config import argv as arguments_of_run
 from sidetune_core.config.arguments import split_arguments
 from sidetune_core.errors import OptionError
@@ -69,6 +69,7 @@ def play(
     from sidetune_core.serving.video import Video, check_video
 
     if video is not None:
+        check_outside("--video", video, path)
         check_video(video)
     chosen = deterministic if deterministic or stochastic else None
     overrides = partial(_env_options, options) if options else None

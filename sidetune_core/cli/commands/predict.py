@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from sidetune_core.cli.commands.shared import Switch
+from sidetune_core.cli.commands.shared import Switch, check_outside
 from sidetune_core.errors import InputError, OptionError
-from sidetune_core.io.files import is_same, is_within
+from sidetune_core.io.files import is_same
 from sidetune_core.io.printable import counted, indented, one_line, unescaped
 from sidetune_core.storage.run_folder import open_run
 
@@ -105,8 +105,8 @@ def _check_out(out: Path, sources: Sequence[str], files: Sequence[Path]) -> None
     if any(is_same(out, path) for path in files):
         raise OptionError(f"--out {out} is one of the files to predict")
     for source in sources:
-        if not source.startswith(HUB) and is_within(out, Path(source)):
-            raise OptionError(f"--out {out} is in {source}, which is only read; choose a path outside of it")
+        if not source.startswith(HUB):
+            check_outside("--out", out, Path(source))
 
 
 def _load(sources: Sequence[str], device: str | None, trust_local_code: bool) -> Model:

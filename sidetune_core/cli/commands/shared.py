@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff
 
 from sidetune_core.errors import OptionError
 from sidetune_core.io import strict_json
+from sidetune_core.io.files import is_within
 
 Switch = Annotated[bool, FlagCreatePairsOff]
 """A flag without a value and without a negation."""
@@ -56,6 +58,21 @@ def _plain(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def check_outside(option: str, path: Path, source: Path) -> None:
+    """Check that a command writes nothing into a run or an adapter that it only reads.
+
+    Args:
+        option: such as ``--out``, for the message.
+        path: what it gives.
+        source: the folder of the run or adapter.
+
+    Raises:
+        OptionError: the path is in that folder, also through a link.
+    """
+    if is_within(path, source):
+        raise OptionError(f"{option} {path} is in {source}, which is only read; choose a path outside of it")
 
 
 def print_json(values: Any) -> None:

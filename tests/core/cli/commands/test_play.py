@@ -199,6 +199,11 @@ def test_other_actions_are_refused(walk: Path, capsys: Capture) -> None:
     assert "was trained with policy {'family': 'categorical'" in refused(capsys, walk, *words)
 
 
+def test_a_video_is_not_written_into_the_run(cartpole: Path, capsys: Capture) -> None:
+    assert main(["play", str(cartpole), "--task", "t0", "--video", str(cartpole / "x.gif")]) == 2
+    assert "x.gif is in" in capsys.readouterr().err
+
+
 def test_a_run_can_be_played_in_another_environment(cartpole: Path, play: Any) -> None:
     printed = play(cartpole, "--task", "t0", "--env.ids", "CartPole-v0", "--episodes", "2")
     assert printed["title"] == "CartPole-v0"
