@@ -42,7 +42,6 @@ if TYPE_CHECKING:
         vocabulary_size,
     )
     from sidetune_core.interfaces.cards import TaskCard
-    from sidetune_core.interfaces.classification import ClassTask, Examples
     from sidetune_core.interfaces.handlers import HasCard, HasHandler, Prediction, Preprocessed, TaskHandler
     from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
     from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
     from sidetune_core.seeding import derive_seed, seeded
     from sidetune_core.storage.atomic import home
     from sidetune_core.storage.weights import Published, load_weights
+    from sidetune_core.supervised.classification import ClassTask, Examples
 
 __all__ = [
     "Base",
@@ -155,10 +155,10 @@ _MODULES = {
     "BufferDict": "interfaces.buffers",
     "ClassHead": "interfaces.heads",
     "ClassPrediction": "interfaces.predictions",
-    "ClassTask": "interfaces.classification",
+    "ClassTask": "supervised.classification",
     "Components": "interfaces.learner",
     "DataError": "errors",
-    "Examples": "interfaces.classification",
+    "Examples": "supervised.classification",
     "Features": "interfaces.inputs",
     "FitError": "errors",
     "HasCard": "interfaces.handlers",

@@ -13,13 +13,13 @@ from sidetune_core.config.spec import Choice
 from sidetune_core.errors import FitError, OptionError, RunError
 from sidetune_core.interfaces.capabilities import HasTrainingSize
 from sidetune_core.interfaces.cards import TaskCard
-from sidetune_core.interfaces.classification import ClassTask
 from sidetune_core.interfaces.handlers import HasCard, HasHandler, TaskHandler, make_head
 from sidetune_core.interfaces.inputs import Shape
 from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream
 from sidetune_core.rl.policy_handler import PolicyHandler
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.storage.run_folder import CARDS, RunFolder
+from sidetune_core.supervised.classification import ClassTask
 
 
 class DataNeeded(FitError):

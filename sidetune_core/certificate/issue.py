@@ -42,12 +42,12 @@ from sidetune_core.certificate.record import (
     write_certificate,
 )
 from sidetune_core.config.identity import Identity
-from sidetune_core.interfaces.classification import ClassTask
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.chain import Chain
 from sidetune_core.storage.run_folder import PROBES, RunFolder
+from sidetune_core.supervised.classification import ClassTask
 from sidetune_core.system.device import processor
 
 

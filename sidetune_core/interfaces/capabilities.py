@@ -13,6 +13,9 @@ a capability by defining its members, and derives from nothing.
 | `HasVersions` | tasks | records the versions of libraries that define the task |
 | `HasVocabulary` | bases and envs of tokens | checks that tokenizer and embeddings belong together |
 | `HasHubName` | bases | names the published weights in the model cards of adapters |
+| `DeclaresImageInput` | bases | fills in the options of envs of images (`FitsImages`) |
+| `FitsImages` | envs | asks for options that fit the base |
+| `MadeFromObject` | bases and envs | makes them of objects that are given in Python |
 | `Truncatable` | bases | nothing; sides start from the first layers |
 
 Tasks that collect experience derive from `sidetune_core.rl.RolloutTask`.
@@ -26,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from sidetune_core.interfaces.inputs import ImageInput
     from sidetune_core.interfaces.networks import Base
     from sidetune_core.interfaces.tasks import Predict, Task
 
@@ -121,6 +125,42 @@ class HasHubName(Protocol):
     @property
     def hub_name(self) -> str:
         """``owner/name`` of the model; empty if these weights are not published there."""
+
+
+@runtime_checkable
+class DeclaresImageInput(Protocol):
+    """A base that knows, before it is built, which images it was pretrained on."""
+
+    @classmethod
+    def image_input(cls, config: Any) -> ImageInput | None:
+        """The images for these options; None where any size will do.
+
+        Raises:
+            OptionError: there is no such network.
+        """
+
+
+@runtime_checkable
+class FitsImages(Protocol):
+    """An env of images with options that can follow the base."""
+
+    @classmethod
+    def fit_images(cls, config: Any, images: ImageInput | None) -> Any:
+        """The options with everything that the user leaves to the base filled in; no base declares its
+        images if `images` is None."""
+
+
+@runtime_checkable
+class MadeFromObject(Protocol):
+    """A component that wraps an object of the user's, which no spec can hold.
+
+    `sidetune_core.run` passes the object, as in ``run(base=my_module)``; a spec records the component and its
+    options, and the object is to be given again where the run is continued.
+    """
+
+    @classmethod
+    def from_object(cls, given: Any, config: Any, *arguments: Any) -> Any:
+        """The component, for the object and the arguments that its class takes."""
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ Shapes leave out the batch axis: an encoding of shape ``(C,)``, ``(L, C)`` or ``
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import attrs
 from torch import Tensor
@@ -55,6 +55,17 @@ class Inputs(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+
+@attrs.frozen
+class ImageInput:
+    """The images that a base was pretrained on."""
+
+    size: int
+    """Height and width in pixels."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop_fraction: float = 1.0
+    """The centre square that is cut out, as a fraction of the shorter side."""
 
 
 class Features(NamedTuple):

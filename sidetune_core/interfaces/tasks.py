@@ -98,6 +98,16 @@ def mean_loss(task: Task, output: Tensor, batch: Batch) -> Tensor:
         return task.loss(output.float(), batch).mean()
 
 
+@attrs.frozen
+class DataPart:
+    """A part of an env's data, such as the files of a class."""
+
+    count: int
+    """Number of examples or files."""
+    digest: str
+    """Equal only for equal content, as far as the env compares it."""
+
+
 @former_members(parts="default_components", say="info", vocabulary="vocabulary_size")
 class TaskStream(ABC):
     """An env: a named stream of tasks. A subclass has a ``Config`` and takes ``(config, seed)``."""
@@ -135,6 +145,13 @@ class TaskStream(ABC):
         By default `fingerprint`; override it where that covers the inputs only.
         """
         return self.fingerprint()
+
+    def data_parts(self) -> Mapping[str, DataPart]:
+        """What the data consists of, after `tasks`, by a name such as ``acme/train/cat``; empty if unknown.
+
+        A run records this, so that a message about changed data can say what has changed.
+        """
+        return {}
 
     def close(self) -> None:  # noqa: B027 - most streams hold nothing open
         """Close files, workers and simulators."""

@@ -21,7 +21,6 @@ from sidetune_core.config.spec import Choice, choice
 from sidetune_core.errors import FitError, OptionError, RunError, shorten, suggest
 from sidetune_core.interfaces.capabilities import set_task_state
 from sidetune_core.interfaces.cards import TaskCard
-from sidetune_core.interfaces.classification import ClassTask
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.predictions import output_names
@@ -30,6 +29,7 @@ from sidetune_core.serving.evaluation_data import PartData, open_parts, replaced
 from sidetune_core.serving.learner import choose_device
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.run_folder import RunFolder, open_run
+from sidetune_core.supervised.classification import ClassTask
 from sidetune_core.system.device import Machine
 
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.interfaces.classification import ClassTask, Examples
 from sidetune_core.interfaces.heads import ClassHead
 from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
 from sidetune_core.interfaces.networks import Base, Merger, StagedSide
 from sidetune_core.interfaces.outputs import Outputs
 from sidetune_core.interfaces.tasks import Batch, Order, Predict
 from sidetune_core.seeding import derive_seed
+from sidetune_core.supervised.classification import ClassTask, Examples
 
 INPUTS: Final[InputShapes] = {"image": (3, 32, 32)}
 TEXT: Final[InputShapes] = {"tokens": (12,), "mask": (12,), "types": (12,)}
@@ -173,7 +173,7 @@ class RegressionTask(ClassTask):
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """The mean squared error."""
-        batch = self._batch(split, torch.arange(self.size(split)))
+        (batch,) = self.batches(split)  # of few examples
         error = predict(batch.inputs).cpu() - batch.inputs["image"].mean((2, 3))
         return {"loss": float(error.square().mean())}
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.interfaces.classification import ClassTask, Examples
 from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
+from sidetune_core.supervised.classification import ClassTask, Examples
 
 
 def randn(*shape: int) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from sidetune_core.errors import DataError
-from sidetune_core.interfaces.classification import EVALUATION_BATCH, ClassTask, Examples
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.tasks import Batch, Order
+from sidetune_core.supervised.classification import ClassTask, Examples
+from sidetune_core.supervised.task import EVALUATION_BATCH
 
 
 def examples_of(train: int = 60, val: int = 12, test: int = 18, classes: int = 6) -> Examples:
