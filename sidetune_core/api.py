@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from sidetune_core.storage.atomic import home
     from sidetune_core.storage.weights import Published, load_weights
     from sidetune_core.supervised.classification import ClassTask, Examples
+    from sidetune_core.supervised.sources import LoadedExamples, Request, Source
 
 __all__ = [
     "Base",
@@ -99,6 +100,7 @@ __all__ = [
     "InputShapes",
     "Inputs",
     "Learner",
+    "LoadedExamples",
     "LosesState",
     "MapPrediction",
     "Merger",
@@ -113,11 +115,13 @@ __all__ = [
     "Preprocessed",
     "Published",
     "Renamed",
+    "Request",
     "ResumesAtSomeSteps",
     "RunError",
     "Shape",
     "Side",
     "SidetuneError",
+    "Source",
     "StagedSide",
     "Task",
     "TaskCard",
@@ -178,6 +182,7 @@ _MODULES = {
     "InputShapes": "interfaces.inputs",
     "Inputs": "interfaces.inputs",
     "Learner": "interfaces.learner",
+    "LoadedExamples": "supervised.sources",
     "LosesState": "interfaces.capabilities",
     "MapPrediction": "interfaces.predictions",
     "Merger": "interfaces.networks",
@@ -192,11 +197,13 @@ _MODULES = {
     "Preprocessed": "interfaces.handlers",
     "Published": "storage.weights",
     "Renamed": "config.options",
+    "Request": "supervised.sources",
     "ResumesAtSomeSteps": "interfaces.capabilities",
     "RunError": "errors",
     "Shape": "interfaces.inputs",
     "Side": "interfaces.networks",
     "SidetuneError": "errors",
+    "Source": "supervised.sources",
     "StagedSide": "interfaces.networks",
     "Task": "interfaces.tasks",
     "TaskCard": "interfaces.cards",
