@@ -21,7 +21,8 @@ from sidetune_core.api import (
     option,
 )
 
-from .._image_inputs import SUFFIXES, center_crop_and_resize, read_image, square_by_pillow
+from .._image_files import SUFFIXES, read_image
+from .._image_squares import center_crop_and_resize, square_by_pillow
 from .archive import read_archive
 from .labelled import LabelledImages, make_labelled_images, stratified_mask
 from .stream import ImageOptions, ImageStream
