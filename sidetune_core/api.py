@@ -58,18 +58,34 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.outputs import Outputs
     from sidetune_core.interfaces.predictions import (
         ClassPrediction,
+        LabelsPrediction,
         MapPrediction,
         ValuesPrediction,
         class_predictions,
+        label_predictions,
     )
-    from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream, mean_loss, shuffled
+    from sidetune_core.interfaces.tasks import (
+        Batch,
+        DataPart,
+        Order,
+        Predict,
+        Task,
+        TaskStream,
+        mean_loss,
+        shuffled,
+    )
     from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, TrainingStep
     from sidetune_core.io.image_files import open_image
     from sidetune_core.seeding import derive_seed, seeded
     from sidetune_core.storage.atomic import home
     from sidetune_core.storage.weights import Published, load_weights
     from sidetune_core.supervised.classification import ClassTask, Examples
+    from sidetune_core.supervised.multi_label import MultiLabel
+    from sidetune_core.supervised.objectives import Classification, Measurement, Objective
+    from sidetune_core.supervised.regression import Regression
+    from sidetune_core.supervised.sampling import class_weights
     from sidetune_core.supervised.sources import LoadedExamples, Request, Source
+    from sidetune_core.supervised.task import SupervisedTask
 
 __all__ = [
     "Base",
@@ -78,8 +94,10 @@ __all__ = [
     "ClassHead",
     "ClassPrediction",
     "ClassTask",
+    "Classification",
     "Components",
     "DataError",
+    "DataPart",
     "Examples",
     "Features",
     "FitError",
@@ -99,11 +117,15 @@ __all__ = [
     "InputError",
     "InputShapes",
     "Inputs",
+    "LabelsPrediction",
     "Learner",
     "LoadedExamples",
     "LosesState",
     "MapPrediction",
+    "Measurement",
     "Merger",
+    "MultiLabel",
+    "Objective",
     "OptionError",
     "Order",
     "Outputs",
@@ -114,6 +136,7 @@ __all__ = [
     "Prediction",
     "Preprocessed",
     "Published",
+    "Regression",
     "Renamed",
     "Request",
     "ResumesAtSomeSteps",
@@ -123,6 +146,7 @@ __all__ = [
     "SidetuneError",
     "Source",
     "StagedSide",
+    "SupervisedTask",
     "Task",
     "TaskCard",
     "TaskHandler",
@@ -135,11 +159,13 @@ __all__ = [
     "at_least",
     "at_most",
     "class_predictions",
+    "class_weights",
     "derive_seed",
     "flat_size",
     "flatten_inputs",
     "home",
     "init_orthogonal",
+    "label_predictions",
     "load_weights",
     "mean_loss",
     "more_than",
@@ -160,8 +186,10 @@ _MODULES = {
     "ClassHead": "interfaces.heads",
     "ClassPrediction": "interfaces.predictions",
     "ClassTask": "supervised.classification",
+    "Classification": "supervised.objectives",
     "Components": "interfaces.learner",
     "DataError": "errors",
+    "DataPart": "interfaces.tasks",
     "Examples": "supervised.classification",
     "Features": "interfaces.inputs",
     "FitError": "errors",
@@ -181,11 +209,15 @@ _MODULES = {
     "InputError": "errors",
     "InputShapes": "interfaces.inputs",
     "Inputs": "interfaces.inputs",
+    "LabelsPrediction": "interfaces.predictions",
     "Learner": "interfaces.learner",
     "LoadedExamples": "supervised.sources",
     "LosesState": "interfaces.capabilities",
     "MapPrediction": "interfaces.predictions",
+    "Measurement": "supervised.objectives",
     "Merger": "interfaces.networks",
+    "MultiLabel": "supervised.multi_label",
+    "Objective": "supervised.objectives",
     "OptionError": "errors",
     "Order": "interfaces.tasks",
     "Outputs": "interfaces.outputs",
@@ -196,6 +228,7 @@ _MODULES = {
     "Prediction": "interfaces.handlers",
     "Preprocessed": "interfaces.handlers",
     "Published": "storage.weights",
+    "Regression": "supervised.regression",
     "Renamed": "config.options",
     "Request": "supervised.sources",
     "ResumesAtSomeSteps": "interfaces.capabilities",
@@ -205,6 +238,7 @@ _MODULES = {
     "SidetuneError": "errors",
     "Source": "supervised.sources",
     "StagedSide": "interfaces.networks",
+    "SupervisedTask": "supervised.task",
     "Task": "interfaces.tasks",
     "TaskCard": "interfaces.cards",
     "TaskHandler": "interfaces.handlers",
@@ -217,11 +251,13 @@ _MODULES = {
     "at_least": "config.options",
     "at_most": "config.options",
     "class_predictions": "interfaces.predictions",
+    "class_weights": "supervised.sampling",
     "derive_seed": "seeding",
     "flat_size": "interfaces.layers",
     "flatten_inputs": "interfaces.layers",
     "home": "storage.atomic",
     "init_orthogonal": "interfaces.layers",
+    "label_predictions": "interfaces.predictions",
     "load_weights": "storage.weights",
     "mean_loss": "interfaces.tasks",
     "more_than": "config.options",
