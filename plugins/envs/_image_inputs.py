@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from sidetune_core.api import InputError, Inputs, Preprocessed, TaskCard, TaskHandler
 
-from ._image_files import SUFFIXES, read_image, reason_of, to_rgb
+from ._image_files import SUFFIXES, ignore_warnings, read_image, to_rgb, unreadable
 from ._image_squares import INTERPOLATIONS, MAX_CROP, MIN_CROP, RESIZES, Pixels, Square, square_by_pillow
 
 EXPECTED = (
     "expected the path of an image, a Pillow image, a uint8 array (H, W, 3), (3, H, W) or (H, W), or one of "
     "floats in [0, 1]"
 )
+
 
 def to_unit(pixels: Tensor) -> Tensor:
     """uint8 images (B, C, H, W) to float in [0, 1]."""
@@ -37,8 +38,8 @@ class ToUnit(nn.Module):
 
 
 class ImageHandler(TaskHandler):
-    """The inputs of tasks on square colour images, whose card has the value ``resize`` (see `RESIZES`), and for
-    ``pillow`` optionally ``interpolation`` and ``crop_fraction`` (see `square_by_pillow`).
+    """The inputs of tasks on square colour images, whose card has the value ``resize`` (see `RESIZES`), and
+    for ``pillow`` optionally ``interpolation`` and ``crop_fraction`` (see `crop_to_square`).
 
     Raises:
         ValueError: the card has other inputs, or an unknown value.
@@ -69,6 +70,7 @@ class ImageHandler(TaskHandler):
         """
         if not len(values):
             raise InputError(f"no images: the batch is empty; {EXPECTED}")
+        ignore_warnings()
         images = []
         for index, value in enumerate(values):
             where = describe(value, index, len(values))
@@ -116,7 +118,8 @@ def _square(card: TaskCard, resize: str) -> Square:
     interpolation = card.values.get("interpolation", "bilinear")
     crop_fraction = card.values.get("crop_fraction", 1.0)
     if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"its value 'interpolation' is {interpolation!r}, expected {' or '.join(INTERPOLATIONS)}")
+        expected = " or ".join(INTERPOLATIONS)
+        raise ValueError(f"its value 'interpolation' is {interpolation!r}, expected {expected}")
     if not isinstance(crop_fraction, int | float) or not MIN_CROP <= crop_fraction <= MAX_CROP:
         raise ValueError(
             f"its value 'crop_fraction' is {crop_fraction!r}, expected a number from {MIN_CROP} to {MAX_CROP}"
@@ -124,7 +127,7 @@ def _square(card: TaskCard, resize: str) -> Square:
     if (interpolation, crop_fraction) == ("bilinear", 1):
         return RESIZES[resize].function
     if resize != "pillow":
-        raise ValueError(f"its value 'resize' is {resize!r}, which takes no interpolation and no crop_fraction")
+        raise ValueError(f"its value 'resize' is {resize!r}, which has no interpolation or crop_fraction")
     return partial(square_by_pillow, interpolation=interpolation, crop_fraction=float(crop_fraction))
 
 
@@ -146,7 +149,7 @@ def _from_pillow(value: object, where: str, rotates: bool) -> Pixels:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # see `read_rgb`
-        raise InputError(f"{where} cannot be read as an image: {reason_of(error)}") from error
+        raise unreadable(where, error) from error
 
 
 def _planes(value: NDArray[Any] | Tensor, where: str) -> Tensor:

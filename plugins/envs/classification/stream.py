@@ -27,11 +27,11 @@ from sidetune_core.api import (
 )
 
 from .._image_inputs import ImageHandler, to_unit
+from ..images.augment import Augment as AugmentName
+from ..images.augment import batch_augment
 from .labelled import LabelledImages, stratified_mask
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-CROP_PADDING = 4
-"""Pixels of black border from which random crops are taken."""
 
 
 @attrs.frozen
@@ -55,10 +55,11 @@ class ImageOptions:
     num_tasks: int | None = option(
         None, "use only the first tasks of the stream; all of them if there are fewer", at_least(1)
     )
-    augment: Literal["none", "crop-flip"] = option(
+    augment: AugmentName = option(
         "none",
-        "augmentation of training images: random shift by up to 4 "
-        "pixels and horizontal flip; rules out cached base outputs",
+        "augmentation of training images: crop-flip is a random shift by up to 4 pixels and a horizontal "
+        "flip, resized-crop a random part of the image and a flip, resized-crop-color also random "
+        "brightness, contrast, saturation and hue; rules out cached base outputs",
     )
     val_fraction: float = option(
         0.0,
@@ -187,7 +188,7 @@ class ImageStream(TaskStream):
                     examples,
                     classes,
                     names,
-                    crop_flip if options.augment == "crop-flip" else None,
+                    batch_augment(options.augment),
                     self.resize,
                     options.class_weights,
                     options.sampling,
@@ -227,23 +228,3 @@ class ImageStream(TaskStream):
             {"train": images[~val], "val": images[val], "test": data.images["test"]},
             {"train": labels[~val], "val": labels[val], "test": data.labels["test"]},
         )
-
-
-def crop_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crop of each image of (B, C, H, W) after 4-pixel zero padding, and horizontal flip with
-    probability 1/2.
-
-    The augmentation of He et al. (2016) for CIFAR.
-    """
-    batch, channels, height, width = pixels.shape
-    padded = torch.nn.functional.pad(pixels, (CROP_PADDING,) * 4)
-    top, left = torch.randint(0, 2 * CROP_PADDING + 1, (2, batch, 1), generator=generator)
-    flip = torch.rand(batch, 1, generator=generator) < 0.5
-    rows = top + torch.arange(height)
-    columns = left + torch.where(flip, torch.arange(width).flip(0), torch.arange(width))
-    return padded[
-        torch.arange(batch)[:, None, None, None],
-        torch.arange(channels)[:, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
-    ]
