@@ -52,7 +52,13 @@ def divide(
     if own is not None:
         if order == "random":
             raise OptionError("--env.tasks is an order of its own; leave out --env.partition random")
-        return _own_partition(names, read_tasks(own))
+        chosen = own_tasks(names, own)
+        label_of = {name: label for label, name in enumerate(names)}
+        left = len(names) - sum(map(len, chosen))
+        return Partition(
+            [[label_of[name] for name in task] for task in chosen],
+            f"{left:,} of {len(names):,} classes are in no task of --env.tasks" if left else "",
+        )
     count = len(names)
     size = size or count
     labels = list(range(count))
@@ -109,8 +115,14 @@ def _names(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
-def _own_partition(names: Sequence[str], tasks: Sequence[Sequence[str]]) -> Partition:
+def own_tasks(names: Sequence[str], own: str) -> list[list[str]]:
+    """The classes of each task in the user's order, by the names that they have in the data.
+
+    Raises:
+        OptionError: `own` names a class that does not exist, or has one twice.
+    """
     label_of = _labels(names)
+    tasks = read_tasks(own)
     asked = [name for task in tasks for name in task]
     if unknown := [name for name in asked if name not in label_of]:
         raise OptionError(
@@ -122,9 +134,7 @@ def _own_partition(names: Sequence[str], tasks: Sequence[Sequence[str]]) -> Part
         raise OptionError(
             f"--env.tasks has {len(twice):,} of {len(times):,} classes more than once: {shorten(twice)}"
         )
-    left = len(names) - len(times)
-    note = f"{left:,} of {len(names):,} classes are in no task of --env.tasks" if left else ""
-    return Partition([[label_of[name] for name in task] for task in tasks], note)
+    return [[names[label_of[name]] for name in task] for task in tasks]
 
 
 def _labels(names: Sequence[str]) -> Mapping[str, int]:

@@ -17,12 +17,14 @@ from sidetune_core.api import (
     Prediction,
     Preprocessed,
     Renamed,
+    SupervisedTask,
     TaskCard,
     TaskStream,
+    ValuesPrediction,
     at_least,
     at_most,
     class_predictions,
-    derive_seed,
+    label_predictions,
     option,
 )
 
@@ -30,6 +32,7 @@ from .._image_inputs import ImageHandler, to_unit
 from ..images.augment import Augment as AugmentName
 from ..images.augment import batch_augment
 from .labelled import LabelledImages, stratified_mask
+from .partition import FORMER_TASKS, divide
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -39,14 +42,20 @@ class ImageOptions:
     """Options of every image env."""
 
     former_options: ClassVar[Mapping[str, Renamed]] = {
-        "tasks": Renamed("num-tasks"),
+        "tasks": FORMER_TASKS,
         "holdout": Renamed("val-fraction"),
     }
 
     classes_per_task: int | None = option(
         None,
-        "classes per task; by default 2 in digits, 10 in icifar, and all in one task elsewhere",
-        at_least(2),
+        "classes per task, of which the last task has the rest; by default 2 in digits, 10 in icifar, and all "
+        "in one task elsewhere",
+        at_least(1),
+    )
+    tasks: str | None = option(
+        None,
+        "classes of each task in their order, such as 'cat,dog|bird', or a file with a task per line (.json: a "
+        "list of lists); other classes are not used",
     )
     partition: Literal["consecutive", "random"] = option(
         "consecutive",
@@ -137,11 +146,17 @@ class ImageTask(ClassTask):
 
 
 class ClassHandler(ImageHandler):
-    """Classifies images: files, Pillow images, arrays and tensors."""
+    """Predicts a class, labels or values of images: files, Pillow images, arrays and tensors."""
 
     def postprocess(self, output: Tensor, examples: Preprocessed) -> Sequence[Prediction]:
-        """A class for each image from logits (B, C)."""
-        return class_predictions(output, self.card.outputs.names)
+        """A class for each image from logits (B, C), labels from logits (B, K), or values (B, K)."""
+        outputs = self.card.outputs
+        if outputs.is_binary:
+            return label_predictions(output, outputs.names)
+        if outputs.is_regression:
+            names = outputs.names or tuple(map(str, range(output.shape[1])))
+            return [ValuesPrediction(dict(zip(names, row, strict=True))) for row in output.tolist()]
+        return class_predictions(output, outputs.names)
 
 
 class ImageStream(TaskStream):
@@ -173,9 +188,9 @@ class ImageStream(TaskStream):
             DataError: it is missing or unreadable.
         """
 
-    def tasks(self) -> Sequence[ClassTask]:
+    def tasks(self) -> Sequence[SupervisedTask]:
         data, options = self.read(), self._options
-        partition = self._partition(len(data.names))
+        partition = self._partition(data.names)
         examples = self._examples(data)
         self._fingerprint = examples.fingerprint("divide by 255")
         tasks = []
@@ -203,20 +218,20 @@ class ImageStream(TaskStream):
     def handler(cls, card: TaskCard) -> ClassHandler:
         return ClassHandler(card)
 
-    def _partition(self, count: int) -> list[list[int]]:
+    def _partition(self, names: Sequence[str]) -> list[list[int]]:
         """The labels of each task."""
-        size = self._options.classes_per_task or self.classes_per_task or count
-        if count % size:
-            divisors = ", ".join(str(n) for n in range(2, count + 1) if count % n == 0)
+        options = self._options
+        size = options.classes_per_task
+        if options.tasks is not None and size is not None:
             raise OptionError(
-                f"{count} classes cannot be split into tasks of {size} "
-                f"(--env.classes-per-task); possible: {divisors}"
+                "--env.tasks says which classes each task has; leave out --env.classes-per-task"
             )
-        order = list(range(count))
-        if self._options.partition == "random":
-            generator = torch.Generator().manual_seed(derive_seed(self._seed, "partition"))
-            order = torch.randperm(count, generator=generator).tolist()
-        return [order[first : first + size] for first in range(0, count, size)]
+        partition = divide(
+            names, options.tasks, size or self.classes_per_task, options.partition, self._seed
+        )
+        if partition.note:
+            self.info(partition.note)
+        return partition.tasks
 
     def _examples(self, data: LabelledImages) -> Examples:
         """The set, with the held-out fraction of 'train' as split 'val'."""

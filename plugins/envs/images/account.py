@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 
 import attrs
 
 from sidetune_core.api import shorten
-
-MAX_SUFFIXES = 3
-"""Suffixes that the account names."""
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -40,7 +38,7 @@ class LeftOut:
     others: list[str] = attrs.field(factory=list)
     """In words: ``class 'cat' (1 image)``."""
 
-    def images(self) -> str:
+    def words(self) -> str:
         """Everything left out, in words; empty if there is nothing."""
         listed = [
             _when(self.hidden, "hidden"),
@@ -85,13 +83,17 @@ class Account:
     notes: list[str] = attrs.field(factory=list)
     """What the user should know of the tasks."""
 
+    def copy(self) -> Account:
+        """An account that continues this one."""
+        return deepcopy(self)
+
     def line(self, kind: str, classes: int, tasks: int, splits: Mapping[str, int]) -> str:
         """``1,234 images of 9 classes in 3 tasks (train 987, test 247); left out: 2 hidden; layout
         TASK/CLASS``."""
         counts = ", ".join(f"{split} {count:,}" for split, count in splits.items())
         what = f"{counted(sum(splits.values()), 'image')} of {_counted_kind(classes, kind)}"
         parts = [f"{what} in {counted(tasks, 'task')} ({counts})"]
-        if left_out := self.left_out.images():
+        if left_out := self.left_out.words():
             parts.append(f"left out: {left_out}")
         if self.layout:
             parts.append(f"layout {self.layout}")
@@ -101,8 +103,3 @@ class Account:
 def _counted_kind(count: int, kind: str) -> str:
     return counted(count, kind, {"class": "classes"}.get(kind, ""))
 
-
-def listed(kind: Callable[[int], str], offenders: Mapping[str, str], total: int) -> str:
-    """``3 of 12,000 files cannot be read: a.jpg (truncated), b.jpg (…) and 1 more``."""
-    named = shorten(f"{name} ({reason})" for name, reason in offenders.items())
-    return f"{len(offenders):,} of {kind(total)} cannot be read: {named}"

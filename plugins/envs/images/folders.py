@@ -9,7 +9,7 @@ import attrs
 
 from sidetune_core.api import DataError
 
-from .._image_inputs import SUFFIXES
+from .._image_files import SUFFIXES
 from .account import LeftOut
 
 HIDDEN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")

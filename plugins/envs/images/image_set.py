@@ -20,6 +20,8 @@ class Files:
     paths: Sequence[str]
     targets: Tensor
     """(N,) int64 in [0, len(names)) for classes, (N, K) float32 for labels (0 or 1) and values."""
+    ids: Tensor | None = None
+    """(N,) int64, of the examples; None before they are numbered."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -28,7 +30,8 @@ class Files:
         """Those of some rows, given by number or as a mask (N,)."""
         if rows.dtype == torch.bool:
             rows = rows.nonzero()[:, 0]
-        return Files([self.paths[row] for row in rows.tolist()], self.targets[rows])
+        ids = None if self.ids is None else self.ids[rows]
+        return Files([self.paths[row] for row in rows.tolist()], self.targets[rows], ids)
 
 
 @attrs.frozen(eq=False)
@@ -54,8 +57,8 @@ class ImageSet:
             return [0] * len(self.names)
         targets = self.splits[split].targets
         if self.kind == "class":
-            return torch.bincount(targets, minlength=len(self.names)).tolist()  # type: ignore[no-any-return]
-        return (targets != 0).sum(0).tolist()  # type: ignore[no-any-return]
+            return torch.bincount(targets, minlength=len(self.names)).tolist()
+        return (targets != 0).sum(0).tolist()
 
     def of(self, name: str) -> str:
         """A class in a message: ``acme/cat``."""
@@ -79,13 +82,16 @@ class ImageSet:
             return self
         names = tuple(self.names[label] for label in labels)
         if self.kind != "class":
-            columns = {s: Files(f.paths, f.targets[:, list(labels)]) for s, f in self.splits.items()}
+            columns = {
+                split: attrs.evolve(files, targets=files.targets[:, list(labels)])
+                for split, files in self.splits.items()
+            }
             return attrs.evolve(self, names=names, splits=columns)
         new_label = torch.full((len(self.names),), -1)
         new_label[list(labels)] = torch.arange(len(labels))
         splits = {}
         for split, files in self.splits.items():
-            renumbered = Files(files.paths, new_label[files.targets])
+            renumbered = attrs.evolve(files, targets=new_label[files.targets])
             splits[split] = renumbered.rows(renumbered.targets >= 0)
         return attrs.evolve(self, names=names, splits=splits)
 

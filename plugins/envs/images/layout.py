@@ -49,7 +49,7 @@ class Reading:
             DataError: the root has no images, or is not of this layout.
         """
         if not top.count():
-            left_out = f"; left out: {words}" if (words := self.left_out.images()) else ""
+            left_out = f"; left out: {words}" if (words := self.left_out.words()) else ""
             raise DataError(f"no images in {self.root} (--env.root); expected {EXPECTED}{left_out}")
         chosen = detect(top) if layout == "auto" else layout
         if chosen == "tasks":
