@@ -83,10 +83,7 @@ def read_tasks(text: str) -> list[list[str]]:
     """
     path = Path(text).expanduser()
     is_file = path.suffix.lower() in (".json", ".txt", ".csv") or (len(text) < 256 and path.is_file())
-    if is_file:
-        tasks = _read_file(path)
-    else:
-        tasks = [_names(part) for part in text.split("|")]
+    tasks = _read_file(path) if is_file else [_names(part) for part in text.split("|")]
     if not tasks or not all(tasks):
         where = f" {path}" if is_file else ""
         raise OptionError(f'--env.tasks{where}: a task has no class; expected such as "cat,dog|bird"')
@@ -107,7 +104,7 @@ def _read_file(path: Path) -> list[list[str]]:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} (--env.tasks) cannot be read: {_reason(error)}; {expected}") from error
     if not isinstance(values, list) or not all(isinstance(task, list) for task in values):
-        raise DataError(f"{path} (--env.tasks): {expected}, such as [[\"cat\", \"dog\"], [\"bird\"]]")
+        raise DataError(f'{path} (--env.tasks): {expected}, such as [["cat", "dog"], ["bird"]]')
     return [[str(name) for name in task] for task in values]
 
 

@@ -102,4 +102,3 @@ class Account:
 
 def _counted_kind(count: int, kind: str) -> str:
     return counted(count, kind, {"class": "classes"}.get(kind, ""))
-

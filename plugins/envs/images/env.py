@@ -29,7 +29,7 @@ from .identity import Identity, identify
 from .image_set import Targets
 from .layout import Layout
 from .preprocess import Preprocess
-from .reader import Reader
+from .reader import GIB, Reader
 from .scan import Mode
 from .task import FileTask
 
@@ -69,11 +69,12 @@ class Images(ImageStream):
         )
         layout: Layout = option(
             "auto",
-            "folders below root: classes (CLASS/*), splits (train|val|test/CLASS/*), tasks (TASK/CLASS/*), or "
-            "auto, which tells them apart by the names of splits and by where the images lie",
+            "folders below root: classes (CLASS/*), splits (train|val|test/CLASS/*), tasks (TASK/CLASS/*), "
+            "or auto, which tells them apart by the names of splits and by where the images lie",
         )
         table: Path | None = option(
-            None, "read files and labels from this table: .csv, .tsv or .parquet (pip install 'sidetune[tables]')"
+            None,
+            "read files and labels from this table: .csv, .tsv or .parquet (pip install 'sidetune[tables]')",
         )
         path_column: str = option("path", "column of the table with paths of images")
         label_column: tuple[str, ...] = option(
@@ -91,8 +92,8 @@ class Images(ImageStream):
         )
         image_size: int | None = option(
             None,
-            "height and width in pixels to which images are resized; by default what the base was trained on, "
-            "or 32",
+            "height and width in pixels to which images are resized; by default what the base was trained "
+            "on, or 32",
             at_least(8),
         )
         interpolation: Literal["auto", "bilinear", "bicubic"] = option(
@@ -120,7 +121,9 @@ class Images(ImageStream):
             "none; the latter two compare data by names and sizes",
         )
         memory: float = option(1.0, "most memory in GiB for decoded images", at_least(0))
-        threads: int = option(2, "threads that decode images; they change no result", at_least(0), at_most(64))
+        threads: int = option(
+            2, "threads that decode images; they change no result", at_least(0), at_most(64)
+        )
 
     def __init__(self, config: Config, seed: int) -> None:
         _check_places(config)
@@ -161,6 +164,11 @@ class Images(ImageStream):
         assert config.archive is not None
         assert config.image_size is not None
         data = read_archive(config.archive.expanduser())
+        count = sum(map(len, data.images.values()))
+        native = sum(pixels.numel() for pixels in data.images.values())
+        if native < count * 3 * config.image_size**2 > config.memory * GIB:
+            self.enlarged_size = config.image_size
+            return data
         resized = {
             split: center_crop_and_resize(pixels, config.image_size) for split, pixels in data.images.items()
         }
@@ -196,7 +204,9 @@ class Images(ImageStream):
             "weights": config.class_weights,
             "sampling": config.sampling,
         }
-        return [FileTask(task.id, task.title, task.images, preprocess, **options) for task in found.plan.tasks]
+        return [
+            FileTask(task.id, task.title, task.images, preprocess, **options) for task in found.plan.tasks
+        ]
 
 
 def _check_places(config: Images.Config) -> None:
@@ -214,7 +224,8 @@ def _check_places(config: Images.Config) -> None:
         )
     if "--env.archive" in given and len(given) > 1:
         raise OptionError(
-            f"env 'images': {given[0]} and {given[1]} are mutually exclusive, and both are given; leave one out"
+            f"env 'images': {given[0]} and {given[1]} are mutually exclusive, and both are given; leave one "
+            "out"
         )
     if config.table is None and config.targets != "class":
         raise OptionError(
@@ -235,12 +246,13 @@ def _check_places(config: Images.Config) -> None:
     for name in ("class_weights", "sampling"):
         if config.targets != "class" and getattr(config, name) == "balanced":
             raise OptionError(
-                f"--env.{name.replace('_', '-')} balanced is for classes, and --env.targets is {config.targets}"
+                f"--env.{name.replace('_', '-')} balanced is for classes, and --env.targets is "
+                f"{config.targets}"
             )
     if config.archive is not None and (
         config.interpolation == "bicubic" or config.crop_fraction not in (None, 1.0)
     ):
         raise OptionError(
-            "the images of an archive are resized by bilinear interpolation of the whole centre square; leave "
-            "out --env.interpolation and --env.crop-fraction"
+            "the images of an archive are resized by bilinear interpolation of the whole centre square; "
+            "leave out --env.interpolation and --env.crop-fraction"
         )

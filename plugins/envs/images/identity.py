@@ -112,4 +112,3 @@ def _parts(
 def _part(lines: Sequence[str]) -> DataPart:
     digest = hashlib.sha256("\n".join(sorted(lines)).encode(errors="surrogateescape"))
     return DataPart(len(lines), digest.hexdigest())
-

@@ -62,8 +62,8 @@ class Reading:
             ]
             if not tasks:
                 raise DataError(
-                    f"{self.root} has images, and no task folder; expected {PATTERNS['tasks']}. If its folders "
-                    "are classes, pass --env.layout classes"
+                    f"{self.root} has images, and no task folder; expected {PATTERNS['tasks']}. If its "
+                    "folders are classes, pass --env.layout classes"
                 )
             self._empty(top, [*tasks, *flat])
             sets = [self._set(folder, os.path.join(self.root, folder.name), folder.name) for folder in tasks]
@@ -107,7 +107,9 @@ class Reading:
                     self._outside(splits[split])
                     classes[split] = self._classes(splits[split], os.path.join(path, splits[split].name))
             if not classes["train"]:
-                raise DataError(f"{os.path.join(path, splits['train'].name)} has no class folders with images")
+                raise DataError(
+                    f"{os.path.join(path, splits['train'].name)} has no class folders with images"
+                )
             # a split without any image is as good as none
             classes = {split: found for split, found in classes.items() if found}
         names = tuple(sorted({name for found in classes.values() for name in found}))
@@ -164,8 +166,8 @@ def _splits(folder: Folder) -> dict[str, Folder]:
             continue
         if split in splits:
             raise DataError(
-                f"two folders are the split '{split}': '{splits[split].name}' and '{child.name}'; rename one, "
-                "or pass --env.layout classes if they are classes"
+                f"two folders are the split '{split}': '{splits[split].name}' and '{child.name}'; rename "
+                "one, or pass --env.layout classes if they are classes"
             )
         splits[split] = child
     return splits

@@ -98,7 +98,9 @@ class Planner:
             )
         if sets[0].kind != "class" and (self.own is not None or self.size is not None):
             option = "tasks" if self.own is not None else "classes-per-task"
-            raise OptionError(f"--env.{option} divides classes; leave it out with --env.targets {sets[0].kind}")
+            raise OptionError(
+                f"--env.{option} divides classes; leave it out with --env.targets {sets[0].kind}"
+            )
         single = len(sets) == 1 and sets[0].kind == "class" and len(sets[0].names) == 1
         if single:
             raise DataError(
@@ -159,8 +161,8 @@ def number(sets: Sequence[ImageSet], numbers: Numbers | None) -> list[ImageSet]:
 def _check_tested(tasks: Sequence[TaskPlan]) -> None:
     if untested := [task.id for task in tasks if not len(task.images.splits["test"])]:
         raise DataError(
-            f"{len(untested):,} of {len(tasks):,} tasks have no test image: {shorten(untested)}; a task needs "
-            "one in its split 'test'"
+            f"{len(untested):,} of {len(tasks):,} tasks have no test image: {shorten(untested)}; a task "
+            "needs one in its split 'test'"
         )
 
 

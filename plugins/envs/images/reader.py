@@ -141,14 +141,12 @@ class Reader:
         """Raise an error about files that cannot be read, unless they are to be left out."""
         if self._skip:
             return
-        bad = {
-            os.path.relpath(path, base): _short_reason(reason) for path, reason in scanned.bad.items()
-        }
+        bad = {os.path.relpath(path, base): _short_reason(reason) for path, reason in scanned.bad.items()}
         raise DataError(f"{_unread(bad, 'file', total)}; {SKIP}")
 
     def _report(self, plan: Plan, account: Account) -> None:
         """Print the account."""
-        splits = {split: 0 for split in SPLITS}
+        splits = dict.fromkeys(SPLITS, 0)
         for images in plan.sets:
             for split, files in images.splits.items():
                 splits[split] += len(files)
@@ -159,9 +157,7 @@ class Reader:
             account.notes.append(f"contents were not read (--env.scan {self._config.scan})")
         kind = {"class": "class", "labels": "label", "values": "value"}[plan.sets[0].kind]
         names = sum(len(task.images.names) for task in plan.tasks)
-        self._info(
-            account.line(kind, names, len(plan.tasks), {split: n for split, n in splits.items() if n})
-        )
+        self._info(account.line(kind, names, len(plan.tasks), {split: n for split, n in splits.items() if n}))
 
 
 @attrs.frozen(eq=False)

@@ -59,7 +59,10 @@ class Splitter:
         sets = [self._hold_out(images, "test", self.test_fraction, SPLIT_SEED) for images in sets]
         if self.val_fraction:
             sets = self._drop_unusable(
-                sets, _single, "a single training image", "a single training image, and needs two: one is 'val'"
+                sets,
+                _single,
+                "a single training image",
+                "a single training image, and needs two: one is 'val'",
             )
             sets = [self._hold_out(images, "val", self.val_fraction, self.seed) for images in sets]
         return sets
@@ -131,9 +134,7 @@ def _untrained(images: ImageSet) -> Sequence[int]:
     total = [images.counts(split) for split in images.splits]
     train = images.counts("train")
     return [
-        label
-        for label, count in enumerate(map(sum, zip(*total, strict=True)))
-        if count and not train[label]
+        label for label, count in enumerate(map(sum, zip(*total, strict=True))) if count and not train[label]
     ]
 
 

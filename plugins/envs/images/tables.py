@@ -84,8 +84,8 @@ def _read_text(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Ta
                 columns[name].append(row[place].strip())
     if uneven:
         raise DataError(
-            f"{path}: {len(uneven):,} of {len(uneven) + len(lines):,} rows have not the {len(header)} columns "
-            f"of the first line: line {shorten(uneven)}; quote cells that contain "
+            f"{path}: {len(uneven):,} of {len(uneven) + len(lines):,} rows have not the {len(header)} "
+            f"columns of the first line: line {shorten(uneven)}; quote cells that contain "
             f"{DELIMITERS[delimiter]}"
         )
     return Table(path, columns, lines, delimiter)
