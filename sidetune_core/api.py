@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.cards import TaskCard
     from sidetune_core.interfaces.handlers import HasCard, HasHandler, Prediction, Preprocessed, TaskHandler
     from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
-    from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
+    from sidetune_core.interfaces.inputs import Features, ImageInput, Inputs, InputShapes, Shape
     from sidetune_core.interfaces.layers import (
         IMAGENET_MEAN,
         IMAGENET_STD,
@@ -114,6 +114,7 @@ __all__ = [
     "Heads",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "ImageInput",
     "InputError",
     "InputShapes",
     "Inputs",
@@ -206,6 +207,7 @@ _MODULES = {
     "Heads": "interfaces.heads",
     "IMAGENET_MEAN": "interfaces.layers",
     "IMAGENET_STD": "interfaces.layers",
+    "ImageInput": "interfaces.inputs",
     "InputError": "errors",
     "InputShapes": "interfaces.inputs",
     "Inputs": "interfaces.inputs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar, Literal
 
 import attrs
@@ -17,19 +18,23 @@ from sidetune_core.api import (
     Prediction,
     Preprocessed,
     Renamed,
+    SupervisedTask,
     TaskCard,
     TaskStream,
+    ValuesPrediction,
     at_least,
     at_most,
     class_predictions,
-    derive_seed,
+    label_predictions,
     option,
 )
 
 from .._image_inputs import ImageHandler, to_unit
+from .._image_squares import center_crop_and_resize
 from ..images.augment import Augment as AugmentName
 from ..images.augment import batch_augment
 from .labelled import LabelledImages, stratified_mask
+from .partition import FORMER_TASKS, divide
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -39,14 +44,20 @@ class ImageOptions:
     """Options of every image env."""
 
     former_options: ClassVar[Mapping[str, Renamed]] = {
-        "tasks": Renamed("num-tasks"),
+        "tasks": FORMER_TASKS,
         "holdout": Renamed("val-fraction"),
     }
 
     classes_per_task: int | None = option(
         None,
-        "classes per task; by default 2 in digits, 10 in icifar, and all in one task elsewhere",
-        at_least(2),
+        "classes per task, of which the last task has the rest; by default 2 in digits, 10 in icifar, and "
+        "all in one task elsewhere",
+        at_least(1),
+    )
+    tasks: str | None = option(
+        None,
+        "classes of each task in their order, such as 'cat,dog|bird', or a file with a task per line (.json: "
+        "a list of lists); other classes are not used",
     )
     partition: Literal["consecutive", "random"] = option(
         "consecutive",
@@ -105,6 +116,7 @@ class ImageTask(ClassTask):
         resize: how the images were made square (see `_image_inputs.RESIZES`).
         class_weights: see `ClassTask`.
         sampling: see `ClassTask`.
+        size: height and width to which stored images are resized when they are read; None for no resizing.
     """
 
     def __init__(
@@ -118,13 +130,16 @@ class ImageTask(ClassTask):
         resize: str,
         class_weights: Literal["none", "balanced"] = "none",
         sampling: Literal["uniform", "balanced"] = "uniform",
+        size: int | None = None,
     ) -> None:
+        if augment is not None and size is not None:
+            augment = partial(_resize_and_augment, size=size, augment=augment)
         super().__init__(
             id,
             title,
             examples,
             classes,
-            transform=to_unit,
+            transform=to_unit if size is None else partial(_resize_to_unit, size=size),
             augment=augment,
             class_names=tuple(names),
             class_weights=class_weights,
@@ -136,12 +151,26 @@ class ImageTask(ClassTask):
         return {"resize": self._resize}
 
 
+def _resize_to_unit(pixels: Tensor, size: int) -> Tensor:
+    return to_unit(center_crop_and_resize(pixels, size))
+
+
+def _resize_and_augment(pixels: Tensor, generator: torch.Generator, size: int, augment: Augment) -> Tensor:
+    return augment(center_crop_and_resize(pixels, size), generator)
+
+
 class ClassHandler(ImageHandler):
-    """Classifies images: files, Pillow images, arrays and tensors."""
+    """Predicts a class, labels or values of images: files, Pillow images, arrays and tensors."""
 
     def postprocess(self, output: Tensor, examples: Preprocessed) -> Sequence[Prediction]:
-        """A class for each image from logits (B, C)."""
-        return class_predictions(output, self.card.outputs.names)
+        """A class for each image from logits (B, C), labels from logits (B, K), or values (B, K)."""
+        outputs = self.card.outputs
+        if outputs.is_binary:
+            return label_predictions(output, outputs.names)
+        if outputs.is_regression:
+            names = outputs.names or tuple(map(str, range(output.shape[1])))
+            return [ValuesPrediction(dict(zip(names, row, strict=True))) for row in output.tolist()]
+        return class_predictions(output, outputs.names)
 
 
 class ImageStream(TaskStream):
@@ -158,9 +187,16 @@ class ImageStream(TaskStream):
     """How images of users are made square (see `_image_inputs.RESIZES`)."""
     classes_per_task: ClassVar[int | None] = None
     """Default where the user sets nothing; None for all classes in one task."""
+    enlarged_size: int | None = None
+    """Height and width to which images are resized when they are read, since they would be too large in
+    memory; None if `read` gives them their size."""
 
     def __init__(self, options: ImageOptions, seed: int, shape: tuple[int, int, int]) -> None:
         check_balance(options)
+        if options.tasks is not None and options.classes_per_task is not None:
+            raise OptionError(
+                "--env.tasks says which classes each task has; leave out --env.classes-per-task"
+            )
         self._options, self._seed = options, seed
         self.inputs = {"image": shape}
         self._fingerprint = ""
@@ -173,11 +209,17 @@ class ImageStream(TaskStream):
             DataError: it is missing or unreadable.
         """
 
-    def tasks(self) -> Sequence[ClassTask]:
+    def tasks(self) -> Sequence[SupervisedTask]:
         data, options = self.read(), self._options
-        partition = self._partition(len(data.names))
+        partition = self._partition(data.names)
+        if data.note:
+            self.info(data.note)
         examples = self._examples(data)
-        self._fingerprint = examples.fingerprint("divide by 255")
+        self._fingerprint = examples.fingerprint(
+            "divide by 255"
+            if self.enlarged_size is None
+            else f"resize to {self.enlarged_size}, divide by 255"
+        )
         tasks = []
         for index, classes in enumerate(partition[: options.num_tasks]):
             names = [data.names[label] for label in classes]
@@ -192,6 +234,7 @@ class ImageStream(TaskStream):
                     self.resize,
                     options.class_weights,
                     options.sampling,
+                    self.enlarged_size,
                 )
             )
         return tasks
@@ -203,20 +246,14 @@ class ImageStream(TaskStream):
     def handler(cls, card: TaskCard) -> ClassHandler:
         return ClassHandler(card)
 
-    def _partition(self, count: int) -> list[list[int]]:
+    def _partition(self, names: Sequence[str]) -> list[list[int]]:
         """The labels of each task."""
-        size = self._options.classes_per_task or self.classes_per_task or count
-        if count % size:
-            divisors = ", ".join(str(n) for n in range(2, count + 1) if count % n == 0)
-            raise OptionError(
-                f"{count} classes cannot be split into tasks of {size} "
-                f"(--env.classes-per-task); possible: {divisors}"
-            )
-        order = list(range(count))
-        if self._options.partition == "random":
-            generator = torch.Generator().manual_seed(derive_seed(self._seed, "partition"))
-            order = torch.randperm(count, generator=generator).tolist()
-        return [order[first : first + size] for first in range(0, count, size)]
+        options = self._options
+        size = options.classes_per_task
+        partition = divide(names, options.tasks, size or self.classes_per_task, options.partition, self._seed)
+        if partition.note:
+            self.info(partition.note)
+        return partition.tasks
 
     def _examples(self, data: LabelledImages) -> Examples:
         """The set, with the held-out fraction of 'train' as split 'val'."""
