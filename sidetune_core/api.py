@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     )
     from sidetune_core.interfaces.buffers import BufferDict
     from sidetune_core.interfaces.capabilities import (
+        DeclaresImageInput,
+        FitsImages,
         HasDocuments,
         HasHubName,
         HasState,
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.cards import TaskCard
     from sidetune_core.interfaces.handlers import HasCard, HasHandler, Prediction, Preprocessed, TaskHandler
     from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
-    from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
+    from sidetune_core.interfaces.inputs import Features, ImageInput, Inputs, InputShapes, Shape
     from sidetune_core.interfaces.layers import (
         IMAGENET_MEAN,
         IMAGENET_STD,
@@ -79,9 +81,11 @@ __all__ = [
     "ClassTask",
     "Components",
     "DataError",
+    "DeclaresImageInput",
     "Examples",
     "Features",
     "FitError",
+    "FitsImages",
     "HasCard",
     "HasDocuments",
     "HasHandler",
@@ -95,6 +99,7 @@ __all__ = [
     "Heads",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "ImageInput",
     "InputError",
     "InputShapes",
     "Inputs",
@@ -158,9 +163,11 @@ _MODULES = {
     "ClassTask": "supervised.classification",
     "Components": "interfaces.learner",
     "DataError": "errors",
+    "DeclaresImageInput": "interfaces.capabilities",
     "Examples": "supervised.classification",
     "Features": "interfaces.inputs",
     "FitError": "errors",
+    "FitsImages": "interfaces.capabilities",
     "HasCard": "interfaces.handlers",
     "HasDocuments": "interfaces.capabilities",
     "HasHandler": "interfaces.handlers",
@@ -174,6 +181,7 @@ _MODULES = {
     "Heads": "interfaces.heads",
     "IMAGENET_MEAN": "interfaces.layers",
     "IMAGENET_STD": "interfaces.layers",
+    "ImageInput": "interfaces.inputs",
     "InputError": "errors",
     "InputShapes": "interfaces.inputs",
     "Inputs": "interfaces.inputs",
