@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
-from sidetune_core.assembly.check import BlankBase, check_merger, check_side, make_blank_base
+from sidetune_core.assembly.check import (
+    BlankBase,
+    check_merger,
+    check_side,
+    count_parameters,
+    make_blank_base,
+)
 from sidetune_core.assembly.trainable import count_trainable
 from sidetune_core.config import registry
 from sidetune_core.config.defaults import SIDES
@@ -30,21 +36,27 @@ def fitting_sides(components: Mapping[str, ResolvedComponent], blank: BlankBase)
         components: of the run, by slot; the side is left out of those that are tried.
         blank: its base.
     """
-    return _named(SIDE, "sides that fit this base", components, lambda one: _fits(one, components, blank))
+    title = "sides that fit this base"
+    return _named(SIDE, title, components, lambda one: _size(one, components, blank) >= 0)
 
 
 def smaller_sides(components: Mapping[str, ResolvedComponent], blank: BlankBase, size: int) -> str:
     """``; sides that fit and are smaller: ladder, conv (--side ladder)`` than `size` parameters."""
 
     def is_smaller(side: ResolvedComponent) -> bool:
-        return check_side(side, blank) < size and _fits(side, components, blank)
+        return _size(side, components, blank) < size
 
     return _named(SIDE, "sides that fit and are smaller", components, is_smaller)
 
 
 def fitting_mergers(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> str:
     """``; mergers that fit this base: alpha, sum (--merger alpha)``; empty if none is found."""
-    return _named(MERGER, "mergers that fit this base", components, lambda one: check_merger(one, blank) >= 0)
+
+    def fits(merger: ResolvedComponent) -> bool:
+        check_merger(merger, blank, allocate=False)
+        return True
+
+    return _named(MERGER, "mergers that fit this base", components, fits)
 
 
 def fitting_bases(components: Mapping[str, ResolvedComponent], inputs: InputShapes) -> str:
@@ -64,15 +76,16 @@ def default_component(plugin: Plugin) -> ResolvedComponent:
     return ResolvedComponent(plugin, cls, cls.Config())
 
 
-def _fits(side: ResolvedComponent, components: Mapping[str, ResolvedComponent], blank: BlankBase) -> bool:
-    """Whether a side fits the base and the learner.
+def _size(component: ResolvedComponent, components: Mapping[str, ResolvedComponent], blank: BlankBase) -> int:
+    """The number of parameters of a side that fits the base and the learner.
 
     Raises:
-        FitError: it does not.
+        FitError: it does not fit.
     """
-    check_side(side, blank)
-    count_trainable({**components, SIDE.name: side}, blank)
-    return True
+    side = check_side(component, blank, allocate=False)
+    merger = check_merger(components[MERGER.name], blank) if MERGER.name in components else None
+    count_trainable(components["learner"], blank, side, merger)
+    return count_parameters(side)
 
 
 def _named(

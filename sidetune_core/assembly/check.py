@@ -5,11 +5,14 @@ downloaded and data is read.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.errors import FitError
@@ -19,9 +22,10 @@ from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure
 
 SPARE_TOKENS = 128
 """Most unused embeddings of a base: vocabulary sizes are often rounded up to a multiple of 64 or 128."""
+_Network = TypeVar("_Network", bound=nn.Module)
 MAX_ALLOCATED = 50_000_000
-"""Parameters of a side above which its shapes are checked on the meta device only, where it takes no
-memory."""
+"""Parameters above which the shapes of a side or a merger are checked on the meta device, where it takes no
+memory; its kernels take seconds to import."""
 
 
 @attrs.frozen(eq=False)
@@ -97,10 +101,15 @@ def make_blank_base(
     return BlankBase(component, base, inputs, features)
 
 
-def check_side(component: ResolvedComponent, blank: BlankBase) -> int:
-    """Build a side with random weights, pass a blank example through it, and return its number of parameters.
+def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = True) -> Side:
+    """Build a side with random weights and pass a blank example through it.
 
-    A side of more than `MAX_ALLOCATED` parameters is built on the meta device only, if that is possible.
+    A side of more than `MAX_ALLOCATED` parameters is built on the meta device.
+
+    Args:
+        component: the side.
+        blank: the base.
+        allocate: build a large side that cannot be built on the meta device.
 
     Raises:
         FitError: it does not fit the base or the inputs.
@@ -108,43 +117,88 @@ def check_side(component: ResolvedComponent, blank: BlankBase) -> int:
     if component.cls.needs_taps and not blank.base.tap_shapes:
         raise FitError(f"{component.owner} needs a base with taps; '{blank.component.plugin.name}' has none")
     config = without_weights(component)
-    estimated = _meta_size(component, config, blank)
-    if estimated is not None and estimated[0] > MAX_ALLOCATED:
-        count, encoding = estimated
-    else:
+
+    def make() -> Side:
         side: Side = component.cls(config, blank.inputs, blank.base)
-        count = count_parameters(side)
-        with torch.no_grad():
-            encoding = side.eval()(blank.blank, blank.features)
+        return side
+
+    def encode(side: Side, features: Features) -> Tensor:
+        encoding: Tensor = side.eval()(blank.blank, features)
+        return encoding
+
+    side, encoding = _build(make, encode, blank.features, allocate)
     _check_shape(component, "an encoding", encoding, blank.base.shape, "needs the base's shape")
-    return count
+    return side
 
 
-def check_merger(component: ResolvedComponent, blank: BlankBase) -> int:
-    """Merge two blank encodings, and return the merger's number of parameters.
+def check_merger(component: ResolvedComponent, blank: BlankBase, allocate: bool = True) -> Merger:
+    """Build a merger and merge two blank encodings; see `check_side`.
 
     Raises:
         FitError: it does not fit the base.
     """
-    merger: Merger = component.cls(component.config, blank.base.shape, 2)
-    encoding = blank.features.encoding
-    with torch.no_grad():
-        merged = merger.eval()([encoding, encoding])
+
+    def make() -> Merger:
+        merger: Merger = component.cls(component.config, blank.base.shape, 2)
+        return merger
+
+    def merge(merger: Merger, features: Features) -> Tensor:
+        merged: Tensor = merger.eval()([features.encoding, features.encoding])
+        return merged
+
+    merger, merged = _build(make, merge, blank.features, allocate)
     _check_shape(component, "an encoding", merged, blank.base.shape, "needs the base's shape")
-    return count_parameters(merger)
+    return merger
 
 
-def _meta_size(component: ResolvedComponent, config: Any, blank: BlankBase) -> tuple[int, Tensor] | None:
-    """Number of parameters and encoding of a side that is built on the meta device; None if it cannot be."""
-    features = Features(
-        blank.features.encoding.to("meta"), tuple(tap.to("meta") for tap in blank.features.taps)
-    )
+def _build(
+    make: Callable[[], _Network],
+    call: Callable[[_Network, Features], Tensor],
+    features: Features,
+    allocate: bool,
+) -> tuple[_Network, Tensor]:
+    """A network and its output; on the meta device if it is large."""
+    with torch.no_grad():
+        try:
+            with _limited(MAX_ALLOCATED):
+                network = make()
+            return network, call(network, features)
+        except _TooLarge:
+            pass
+        meta = Features(features.encoding.to("meta"), tuple(tap.to("meta") for tap in features.taps))
+        try:
+            with torch.device("meta"):
+                network = make()
+                return network, call(network, meta)
+        except Exception:  # it needs values
+            if not allocate:
+                raise
+        network = make()
+        return network, call(network, features)
+
+
+class _TooLarge(Exception):
+    """A network has more parameters than are to be allocated."""
+
+
+@contextmanager
+def _limited(limit: int) -> Iterator[None]:
+    """Raise `_TooLarge` as soon as the modules that are made have more parameters than `limit`, which is
+    before these are initialised.
+    """
+    total = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal total
+        total += parameter.numel() if parameter is not None else 0
+        if total > limit:
+            raise _TooLarge
+
+    hook = register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"), torch.no_grad():
-            side: Side = component.cls(config, blank.inputs, blank.base)
-            return count_parameters(side), side.eval()(blank.blank, features)
-    except Exception:  # of a network that needs values; it is built on the CPU, where the error counts
-        return None
+        yield
+    finally:
+        hook.remove()
 
 
 def _check_vocabulary(component: ResolvedComponent, base: Base, tokens: int | None, env: str) -> None:

@@ -16,7 +16,13 @@ from sidetune_core.assembly.alternatives import (
     fitting_sides,
     smaller_sides,
 )
-from sidetune_core.assembly.check import BlankBase, check_merger, check_side, make_blank_base
+from sidetune_core.assembly.check import (
+    BlankBase,
+    check_merger,
+    check_side,
+    count_parameters,
+    make_blank_base,
+)
 from sidetune_core.assembly.trainable import count_trainable
 from sidetune_core.config import registry
 from sidetune_core.config.defaults import SIDES
@@ -25,6 +31,7 @@ from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun
 from sidetune_core.config.spec import Choice
 from sidetune_core.errors import FitError, PluginError
 from sidetune_core.interfaces.capabilities import DeclaresImageInput, vocabulary_size
+from sidetune_core.interfaces.networks import Merger, Side
 from sidetune_core.interfaces.tasks import TaskStream
 from sidetune_core.seeding import seeded
 
@@ -96,19 +103,19 @@ def fit_components(resolved: ResolvedRun, stream: TaskStream) -> Fit:
     """
     with seeded(resolved.seed, "check"):
         blank = _blank_base(resolved.components, stream)
-        side, chosen = None, False
+        merger = _merger(resolved.components, blank)
+        default = resolved.components.get("side")
+        side: Side | None
         if resolved.open_side:
-            default = resolved.components["side"]
-            resolved, side = _with_side(resolved, blank)
-            chosen = resolved.components["side"].plugin != default.plugin
-        elif "side" in resolved.components:
-            side = _side_size(resolved.components, blank)
-        if "merger" in resolved.components:
-            _check_merger(resolved.components, blank)
-        trainable = _trainable(resolved.components, blank)
-        larger = side is not None and side > blank.parameters
+            resolved, side = _with_side(resolved, blank, merger)
+        else:
+            side = _side(resolved.components, blank)
+        trainable = _trainable(resolved.components, blank, side, merger)
+        size = count_parameters(side) if side is not None else None
+        larger = size is not None and size > blank.parameters
         smaller = smaller_sides(resolved.components, blank, blank.parameters) if larger else ""
-    return Fit(resolved, blank.parameters, side, trainable, chosen, smaller)
+    chosen = default is not None and resolved.components["side"].plugin != default.plugin
+    return Fit(resolved, blank.parameters, size, trainable, chosen, smaller)
 
 
 def _blank_base(components: Mapping[str, ResolvedComponent], stream: TaskStream) -> BlankBase:
@@ -134,50 +141,56 @@ def _image_size_hint(components: Mapping[str, ResolvedComponent], stream: TaskSt
     return f"{takes}: --env.image-size {images.size}" if has_size else f"{takes} images"
 
 
-def _side_size(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> int:
+def _side(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> Side | None:
+    if "side" not in components:
+        return None
     try:
         return check_side(components["side"], blank)
     except FitError as error:
         raise FitError(f"{error}{fitting_sides(components, blank)}") from error
 
 
-def _check_merger(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> None:
+def _merger(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> Merger | None:
+    if "merger" not in components:
+        return None
     try:
-        check_merger(components["merger"], blank)
+        return check_merger(components["merger"], blank)
     except FitError as error:
         raise FitError(f"{error}{fitting_mergers(components, blank)}") from error
 
 
-def _trainable(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> int | None:
+def _trainable(
+    components: Mapping[str, ResolvedComponent], blank: BlankBase, side: Side | None, merger: Merger | None
+) -> int | None:
     try:
-        return count_trainable(components, blank)
+        return count_trainable(components["learner"], blank, side, merger)
     except FitError as error:
-        hint = fitting_sides(components, blank) if "side" in components else ""
+        hint = fitting_sides(components, blank) if side is not None else ""
         raise FitError(f"{error}{hint}") from error
 
 
-def _with_side(resolved: ResolvedRun, blank: BlankBase) -> tuple[ResolvedRun, int]:
-    """The run with the side that fits, and its number of parameters."""
-    default, fitting, first_error = resolved.components["side"], [], None
+def _with_side(resolved: ResolvedRun, blank: BlankBase, merger: Merger | None) -> tuple[ResolvedRun, Side]:
+    """The run with the side that fits."""
+    default, learner = resolved.components["side"], resolved.components["learner"]
+    fitting: list[tuple[int, ResolvedComponent, Side]] = []
+    first_error: Exception | None = None
     for name in SIDES:
         try:
-            side = default if name == default.choice else default_component(registry.find(SIDE, name))
-            size = check_side(side, blank)
-            count_trainable({**resolved.components, "side": side}, blank)
+            component = default if name == default.choice else default_component(registry.find(SIDE, name))
+            side = check_side(component, blank, allocate=False)
+            count_trainable(learner, blank, side, merger)
         except (FitError, PluginError) as error:
             first_error = first_error or error
             continue
-        fitting.append((size, side))
-        if side is default or size < blank.parameters:
-            break
-    else:
-        if not fitting:
-            hint = fitting_sides(resolved.components, blank)
-            raise FitError(f"no side was chosen, and {first_error}{hint}") from first_error
-        fitting.sort(key=lambda pair: pair[0])
-        fitting = fitting[:1]
-    size, side = fitting[-1]
-    return _chosen(resolved, side), size
+        size = count_parameters(side)
+        if component is default or size < blank.parameters:
+            return _chosen(resolved, component), side
+        fitting.append((size, component, side))
+    if not fitting:
+        hint = fitting_sides(resolved.components, blank)
+        raise FitError(f"no side was chosen, and {first_error}{hint}") from first_error
+    _, component, side = min(fitting, key=lambda one: one[0])
+    return _chosen(resolved, component), side
 
 
 def _chosen(resolved: ResolvedRun, side: ResolvedComponent) -> ResolvedRun:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.assembly.check import BlankBase, without_weights
+from sidetune_core.assembly.check import BlankBase
 from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.errors import FitError
 from sidetune_core.interfaces.inputs import InputShapes, Shape
@@ -19,23 +19,44 @@ from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task
 from sidetune_core.interfaces.training import members
 
 
-def count_trainable(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> int | None:
-    """Number of parameters that the learner trains in its first task, without those of the task's head.
+def count_trainable(
+    learner: ResolvedComponent, blank: BlankBase, side: Side | None, merger: Merger | None
+) -> int | None:
+    """Number of parameters that a learner trains in its first task, without those of the task's head.
 
-    The learner is built on the meta device, where it takes no memory, and starts a task without data. None
-    if it needs values or data for that.
+    The learner is built with a base on the meta device, which takes no memory, and starts a task without
+    data. None if it needs weights or data for that.
 
     Args:
-        components: of the run, by slot.
+        learner: of the run.
         blank: its base.
+        side: its side (see `check_side`); None if it has none.
+        merger: its merger; None if it has none.
 
     Raises:
         FitError: the learner does not accept these components.
     """
-    learner = components["learner"]
+
+    def make_base(pretrained: bool = True) -> Base:
+        return blank.meta_base()
+
+    def make_side(base: Base, pretrained: bool = True) -> Side:
+        assert side is not None
+        return side
+
+    def make_merger(base: Base, count: int) -> Merger:
+        assert merger is not None
+        return merger
+
+    components = Components(
+        blank.inputs,
+        make_base,
+        make_side if side is not None else None,
+        make_merger if merger is not None else None,
+    )
     try:
-        with torch.device("meta"), torch.no_grad():
-            built: Learner = learner.cls(learner.config, _meta_components(components, blank))
+        with torch.no_grad():
+            built: Learner = learner.cls(learner.config, components)
             trainable = list(built.start(_BlankTask(blank.inputs)))
     except FitError:
         raise
@@ -46,30 +67,6 @@ def count_trainable(components: Mapping[str, ResolvedComponent], blank: BlankBas
         owned = member.parameters() if isinstance(member, nn.Module) else [member]
         parameters |= {id(parameter): parameter.numel() for parameter in owned}
     return sum(parameters.values())
-
-
-def _meta_components(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> Components:
-    """Factories of components with random weights, to be called on the meta device."""
-
-    def make_base(pretrained: bool = True) -> Base:
-        return blank.meta_base()
-
-    def make_side(base: Base, pretrained: bool = True) -> Side:
-        component = components["side"]
-        side: Side = component.cls(without_weights(component), blank.inputs, base)
-        return side
-
-    def make_merger(base: Base, count: int) -> Merger:
-        component = components["merger"]
-        merger: Merger = component.cls(component.config, base.shape, count)
-        return merger
-
-    return Components(
-        blank.inputs,
-        make_base,
-        make_side if "side" in components else None,
-        make_merger if "merger" in components else None,
-    )
 
 
 class _BlankTask(Task):
