@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     )
     from sidetune_core.interfaces.buffers import BufferDict
     from sidetune_core.interfaces.capabilities import (
+        DeclaresImageInput,
+        FitsImages,
         HasDocuments,
         HasHubName,
         HasState,
@@ -98,9 +100,11 @@ __all__ = [
     "Components",
     "DataError",
     "DataPart",
+    "DeclaresImageInput",
     "Examples",
     "Features",
     "FitError",
+    "FitsImages",
     "HasCard",
     "HasDocuments",
     "HasHandler",
@@ -191,9 +195,11 @@ _MODULES = {
     "Components": "interfaces.learner",
     "DataError": "errors",
     "DataPart": "interfaces.tasks",
+    "DeclaresImageInput": "interfaces.capabilities",
     "Examples": "supervised.classification",
     "Features": "interfaces.inputs",
     "FitError": "errors",
+    "FitsImages": "interfaces.capabilities",
     "HasCard": "interfaces.handlers",
     "HasDocuments": "interfaces.capabilities",
     "HasHandler": "interfaces.handlers",

@@ -27,6 +27,7 @@ KEYS = frozenset(
             "resolved",
             FIRST_SPEC,
             "composition",
+            "parameters",
             "plugins",
             "spec_changes",
             "tasks",

@@ -170,6 +170,9 @@ class Choice:
     name_typed: bool = attrs.field(default=False, eq=False, repr=False, kw_only=True)
     """Whether the user has typed the name that the file gives too."""
 
+    recorded: bool = attrs.field(default=False, eq=False, repr=False, kw_only=True)
+    """Whether it was read from a run folder, with every option that its version had."""
+
     @property
     def may_be_local(self) -> bool:
         """Whether its name can be that of code in the current folder."""
@@ -292,8 +295,8 @@ def from_values(values: Any, source: str, recorded: bool = False, trust_local_co
         if value is not None and not isinstance(value, str | Mapping):
             raise OptionError(f"{source}: {slot} is a name or a table with a name and options, not {value!r}")
         chosen = choice(value)
-        if chosen is not None and not trust_local_code:
-            chosen = attrs.evolve(chosen, file=source)
+        if chosen is not None:
+            chosen = attrs.evolve(chosen, file="" if trust_local_code else source, recorded=recorded)
         slots[slot] = chosen
     others = {key: value for key, value in values.items() if key not in DEFAULTS}
     rest = structure(_Rest, others, source)

@@ -36,7 +36,7 @@ from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
 from sidetune_core.storage.lock import is_held, locked
 from sidetune_core.storage.run_folder import RunFolder, has_diverged
 from sidetune_core.sweeps.executors import Executor, LocalProcesses, RayTasks
-from sidetune_core.sweeps.grid import PlannedRun, planned
+from sidetune_core.sweeps.grid import PlannedRun, make_settled, planned
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.signals import SIGNALS, handle_signals
 
@@ -93,7 +93,8 @@ def sweep(
     for name in specs:
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
             raise OptionError(f"'{name}' is not a valid folder name; use letters, digits and _ . + -")
-    runs = [planned(name, resolve(spec)) for name, spec in specs.items()]
+    settled = make_settled()
+    runs = [planned(name, settled(resolve(spec))) for name, spec in specs.items()]
     info = print_nothing if quiet else print_aside
     trusted = any(spec.trust_local_code is True for spec in specs.values())
     chosen = choose(executor, workers)

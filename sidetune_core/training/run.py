@@ -351,7 +351,8 @@ def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep) -> Run
         handle_signals(job.progress.notice) as stop,
         _recorder(job, folder, clock, by_products, keep) as recorder,
     ):
-        job.progress.info(str(job.resolved))
+        for line in (str(job.resolved), *(job.fit.lines() if job.fit is not None else ())):
+            job.progress.info(line)
         job.progress.info(f"{counted(len(job.tasks), 'task')} on {job.where} → {folder.path}")
         for note in job.notes if job.group.is_main else ():
             _warn(job, folder, note)
