@@ -29,9 +29,17 @@ SPARE_TOKENS = 128
 def build_stream(resolved: ResolvedRun) -> TaskStream:
     """The env; it reads no data yet."""
     env = resolved.components["env"]
-    stream: TaskStream = env.cls(env.config, resolved.seed)
+    stream: TaskStream = make_component(env, env.config, resolved.seed)
     stream.trust_local_code = resolved.trusts_data
     return stream
+
+
+def make_component(component: ResolvedComponent, config: Any, *arguments: Any) -> Any:
+    """A component from its options and the arguments of its kind, and from the object that was given for
+    it."""
+    if component.given is None:
+        return component.cls(config, *arguments)
+    return component.cls.from_object(component.given, config, *arguments)
 
 
 def build_learner(resolved: ResolvedRun, stream: TaskStream, check: bool = True) -> Learner:
@@ -130,7 +138,7 @@ def _factories(resolved: ResolvedRun, stream: TaskStream) -> Components:
         return chosen[slot].config if pretrained else without_weights(chosen[slot])
 
     def make_base(pretrained: bool = True) -> Base:
-        base: Base = chosen["base"].cls(config("base", pretrained), stream.inputs)
+        base: Base = make_component(chosen["base"], config("base", pretrained), stream.inputs)
         note_structure(base)
         return base
 

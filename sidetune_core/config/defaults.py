@@ -15,6 +15,10 @@ DEFAULTS: Mapping[str, str] = {
 nothing."""
 
 
+FOR_OBJECTS: Mapping[str, str] = {"base": "sidetune/module", "env": "sidetune/datasets"}
+"""The components that wrap objects which are given in Python in place of a name, by slot."""
+
+
 def default_name(slot: str) -> str:
     """The short name of a default, for display: ``alpha``."""
     return DEFAULTS[slot].rpartition("/")[2]

@@ -39,6 +39,8 @@ class ResolvedComponent:
     plugin: Plugin
     cls: type[Any]
     config: Any
+    given: Any = attrs.field(default=None, eq=False, repr=False, kw_only=True)
+    """The object that it is made of (see `MadeFromObject`); None for a component by name."""
 
     @property
     def choice(self) -> str:
@@ -186,11 +188,18 @@ def resolve(spec: RunSpec) -> ResolvedRun:
     loaded = load_components(spec)
     spec = completed(spec, loaded)
     components = {
-        slot: ResolvedComponent(plugin, cls, structured(spec, slot, plugin, cls))
+        slot: ResolvedComponent(
+            plugin, cls, structured(spec, slot, plugin, cls), given=given_to(spec.component(slot))
+        )
         for slot, (plugin, cls) in loaded.items()
     }
     tables = structured_tables(spec, components["env"].plugin, components["env"].cls)
     return ResolvedRun(components=components, seed=spec.seed, requested=spec, **tables)
+
+
+def given_to(chosen: Choice | None) -> Any:
+    """The object of a choice; None if there is none."""
+    return None if chosen is None else chosen.given
 
 
 def with_present_names(specs: Sequence[RunSpec]) -> list[RunSpec]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
-from sidetune_core.config.defaults import DEFAULTS
+from sidetune_core.config.defaults import DEFAULTS, FOR_OBJECTS
+from sidetune_core.config.given import KEYS, given_object
 from sidetune_core.config.options import (
     Renamed,
     at_least,
@@ -169,6 +170,8 @@ class Choice:
     """The file that it was read from, which can name no code; empty for the user's own words."""
     name_typed: bool = attrs.field(default=False, eq=False, repr=False, kw_only=True)
     """Whether the user has typed the name that the file gives too."""
+    given: Any = attrs.field(default=None, eq=False, repr=False, kw_only=True)
+    """The object that the component is made of, which no spec can hold; None for a component by name."""
 
     @property
     def may_be_local(self) -> bool:
@@ -176,13 +179,28 @@ class Choice:
         return not self.file or self.name_typed
 
 
-def choice(value: Choice | str | Mapping[str, Any] | None) -> Choice | None:
-    """A `Choice` from a name or a table: ``"ewc"``, or ``{"name": "ewc", "coef": 10.0}``."""
+def choice(value: Any, slot: str = "") -> Choice | None:
+    """A `Choice` from a name or a table: ``"ewc"``, or ``{"name": "ewc", "coef": 10.0}``.
+
+    Args:
+        value: also an object, for slots that take one: a network as ``base``, a list of tasks as ``env``, or
+            a table with it and with options: ``{"module": network, "encoding": "layer4"}``.
+        slot: that it is for; empty if it cannot be an object.
+
+    Raises:
+        OptionError: it is none of these.
+    """
     if value is None or isinstance(value, Choice):
         return value
     if isinstance(value, str):
         return Choice(value)
+    if slot and not isinstance(value, Mapping):
+        given = given_object(slot, value)
+        return Choice(FOR_OBJECTS[slot], given=given)
     rest = dict(value)
+    if (key := KEYS.get(slot)) in rest and "name" not in rest:
+        given = given_object(slot, rest.pop(str(key)))
+        return Choice(FOR_OBJECTS[slot], rest, given=given)
     if not isinstance(rest.get("name"), str):
         raise OptionError(
             f"a component needs a name, e.g. {{'name': 'ewc', 'coef': 10.0}}; got {dict(value)}"
@@ -200,6 +218,26 @@ def _table(values: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(values or {})
 
 
+def _base(value: Any) -> Choice | None:
+    return choice(value, "base")
+
+
+def _side(value: Any) -> Choice | None:
+    return choice(value, "side")
+
+
+def _merger(value: Any) -> Choice | None:
+    return choice(value, "merger")
+
+
+def _learner(value: Any) -> Choice | None:
+    return choice(value, "learner")
+
+
+def _env(value: Any) -> Choice | None:
+    return choice(value, "env")
+
+
 @attrs.frozen
 class RunSpec:
     """Names of components, options and seed of one run. A slot that is None takes its default if the learner
@@ -207,13 +245,16 @@ class RunSpec:
 
     RunSpec(learner="ewc", env={"name": "icifar", "num_tasks": 3}, train={"lr": 1e-3}, device={"name": "cpu"},
     seed=1)
+
+    A network can be the base, and a list of tasks the env: ``RunSpec(base=network, env=[task, …])``. They are
+    no part of what `to_json` returns.
     """
 
-    base: Choice | None = attrs.field(default=None, converter=choice)
-    side: Choice | None = attrs.field(default=None, converter=choice)
-    merger: Choice | None = attrs.field(default=None, converter=choice)
-    learner: Choice | None = attrs.field(default=None, converter=choice)
-    env: Choice | None = attrs.field(default=None, converter=choice)
+    base: Choice | None = attrs.field(default=None, converter=_base)
+    side: Choice | None = attrs.field(default=None, converter=_side)
+    merger: Choice | None = attrs.field(default=None, converter=_merger)
+    learner: Choice | None = attrs.field(default=None, converter=_learner)
+    env: Choice | None = attrs.field(default=None, converter=_env)
     train: dict[str, Any] = attrs.field(factory=dict, converter=_table)
     cache: dict[str, Any] = attrs.field(factory=dict, converter=_table)
     device: dict[str, Any] = attrs.field(factory=dict, converter=_table)
@@ -258,7 +299,7 @@ class RunSpec:
         )
 
 
-_NOT_IN_JSON = ("recorded", "plugins", "conditions", "added", "trust_local_code", "file", "name_typed")
+_NOT_IN_JSON = ("recorded", "plugins", "conditions", "added", "trust_local_code", "file", "name_typed", "given")
 
 
 def _plain(value: Any) -> Any:
