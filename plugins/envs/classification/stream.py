@@ -66,6 +66,29 @@ class ImageOptions:
         at_least(0),
         at_most(0.9),
     )
+    class_weights: Literal["none", "balanced"] = option(
+        "none",
+        "weights of the classes in the training loss: none, or balanced, inversely proportional to their "
+        "numbers of training images",
+    )
+    sampling: Literal["uniform", "balanced"] = option(
+        "uniform",
+        "training batches: uniform, each image once in an epoch, or balanced, each class equally often, "
+        "with replacement",
+    )
+
+
+def check_balance(options: ImageOptions) -> None:
+    """Check that the imbalance of the classes is corrected once.
+
+    Raises:
+        OptionError: it is by weights and by sampling.
+    """
+    if options.class_weights == "balanced" and options.sampling == "balanced":
+        raise OptionError(
+            "--env.class-weights balanced and --env.sampling balanced both correct the imbalance of the "
+            "classes, and together they favour the rare ones; use one of them"
+        )
 
 
 class ImageTask(ClassTask):
@@ -79,6 +102,8 @@ class ImageTask(ClassTask):
         names: names of the classes, in their order.
         augment: see `ClassTask`.
         resize: how the images were made square (see `_image_inputs.RESIZES`).
+        class_weights: see `ClassTask`.
+        sampling: see `ClassTask`.
     """
 
     def __init__(
@@ -90,9 +115,19 @@ class ImageTask(ClassTask):
         names: Sequence[str],
         augment: Augment | None,
         resize: str,
+        class_weights: Literal["none", "balanced"] = "none",
+        sampling: Literal["uniform", "balanced"] = "uniform",
     ) -> None:
         super().__init__(
-            id, title, examples, classes, transform=to_unit, augment=augment, class_names=tuple(names)
+            id,
+            title,
+            examples,
+            classes,
+            transform=to_unit,
+            augment=augment,
+            class_names=tuple(names),
+            class_weights=class_weights,
+            sampling=sampling,
         )
         self._resize = resize
 
@@ -124,6 +159,7 @@ class ImageStream(TaskStream):
     """Default where the user sets nothing; None for all classes in one task."""
 
     def __init__(self, options: ImageOptions, seed: int, shape: tuple[int, int, int]) -> None:
+        check_balance(options)
         self._options, self._seed = options, seed
         self.inputs = {"image": shape}
         self._fingerprint = ""
@@ -153,6 +189,8 @@ class ImageStream(TaskStream):
                     names,
                     crop_flip if options.augment == "crop-flip" else None,
                     self.resize,
+                    options.class_weights,
+                    options.sampling,
                 )
             )
         return tasks
