@@ -20,6 +20,7 @@ from sidetune_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from sidetune_core.config.spec import Choice, RunSpec
+    from sidetune_core.interfaces.tasks import Task
     from sidetune_core.results.metrics import Results
     from sidetune_core.serving.evaluation import TaskEvaluation, evaluate
     from sidetune_core.serving.model import Model, load
@@ -36,6 +37,7 @@ __all__ = [
     "Run",
     "RunSpec",
     "SweptRun",
+    "Task",
     "TaskEvaluation",
     "__version__",
     "evaluate",
@@ -55,6 +57,7 @@ __getattr__ = lazy_names(
         "Run": "training.run",
         "RunSpec": "config.spec",
         "SweptRun": "sweeps.runner",
+        "Task": "interfaces.tasks",
         "TaskEvaluation": "serving.evaluation",
         "evaluate": "serving.evaluation",
         "extend": "training.extension",

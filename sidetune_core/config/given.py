@@ -32,12 +32,15 @@ CLASSES: Mapping[str, str] = {
 """The classes whose instances are components by themselves."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class Objects:
     """What was given to continue or to load a run: its network, its tasks."""
 
-    base: Any = None
-    tasks: tuple[Any, ...] | None = None
+    base: Any = attrs.field(default=None, eq=id)
+    tasks: tuple[Any, ...] | None = attrs.field(default=None, eq=id)
+
+
+NONE = Objects()
 
 
 def as_objects(base: Any = None, tasks: Any = None) -> Objects:
@@ -112,7 +115,9 @@ def with_objects(resolved: ResolvedRun, objects: Objects) -> ResolvedRun:
         if component is None or component.choice != FOR_OBJECTS[slot]:
             argument = "base=" if slot == "base" else "tasks="
             name = "no base" if component is None else component.owner
-            raise OptionError(f"the run has {name}, which is not made of a Python object: leave out {argument}")
+            raise OptionError(
+                f"the run has {name}, which is not made of a Python object: leave out {argument}"
+            )
         components[slot] = attrs.evolve(component, given=value)
     return attrs.evolve(resolved, components=components)
 
@@ -147,7 +152,10 @@ def given_of(resolved: ResolvedRun, slot: str) -> Any:
 def _by_name(slot: str, cls: type, what: str) -> str:
     name = f"{cls.__module__}:{cls.__qualname__}"
     also = {"base": " (an nn.Module that is no Base can be given as it is)"}.get(slot, "")
-    return f"{what}; components are chosen by name: {slot}={name!r}, or {{'name': {name!r}, OPTION: VALUE}}{also}"
+    return (
+        f"{what}; components are chosen by name: {slot}={name!r}, or "
+        f"{{'name': {name!r}, OPTION: VALUE}}{also}"
+    )
 
 
 def _kind(value: object) -> str:

@@ -299,7 +299,56 @@ class RunSpec:
         )
 
 
-_NOT_IN_JSON = ("recorded", "plugins", "conditions", "added", "trust_local_code", "file", "name_typed", "given")
+def make_spec(
+    spec: RunSpec | None,
+    components: Mapping[str, Any],
+    tasks: Any = None,
+    tables: Mapping[str, Mapping[str, Any] | None] | None = None,
+    seed: int | None = None,
+) -> RunSpec:
+    """The spec of `sidetune_core.run`: as it is given, or from its parts.
+
+    Args:
+        spec: the whole; None to make it.
+        components: by slot; None for those that are not chosen.
+        tasks: in place of an env.
+        tables: of training, cache and device.
+        seed: None for 0.
+
+    Raises:
+        OptionError: both are given, or nothing.
+    """
+    parts = {**components, "tasks": tasks, **(tables or {}), "seed": seed}
+    given = [name for name, value in parts.items() if value is not None]
+    if spec is not None:
+        if given:
+            raise OptionError(
+                f"run() got a spec and {', '.join(f'{name}=' for name in given)}: put them into "
+                "the spec, as in "
+                "RunSpec(learner='sidetune', seed=1), or leave the spec out"
+            )
+        return spec
+    if not given:
+        raise OptionError(
+            "run() needs a spec, or its parts: run(base=network, tasks=[task], learner='sidetune')"
+        )
+    if tasks is not None and components.get("env") is not None:
+        raise OptionError("run() got env= and tasks=: tasks are the env, so leave one of them out")
+    values: dict[str, Any] = {**components, **{name: table or {} for name, table in (tables or {}).items()}}
+    values["env"] = components.get("env") if tasks is None else tasks
+    return RunSpec(**values, seed=seed or 0)
+
+
+_NOT_IN_JSON = (
+    "recorded",
+    "plugins",
+    "conditions",
+    "added",
+    "trust_local_code",
+    "file",
+    "name_typed",
+    "given",
+)
 
 
 def _plain(value: Any) -> Any:

@@ -54,7 +54,8 @@ class Module(Base):
         super().__init__()
         if network is None:
             raise OptionError(
-                "base 'module' is a network of yours, which Python gives: sidetune_core.run(base=network, ...) "
+                "base 'module' is a network of yours, which Python gives: "
+                "sidetune_core.run(base=network, ...) "
                 "for a new run, and for one that was made with it sidetune_core.load(RUN, base=network), "
                 "sidetune_core.resume(RUN, base=network, tasks=[...]) or sidetune_core.verify(RUN, "
                 "base=network)"
@@ -93,10 +94,12 @@ class Module(Base):
             value = (value - self.mean) / self.std
         return value if self._dtype is None else value.to(self._dtype)
 
-    def about(self) -> str:
+    def summary(self) -> str:
         """What was found, in a line for the user."""
         dropped = f", without its last layer '{self.dropped}'" if self.dropped else ""
-        taps = ", ".join(f"{node.name} {shape}" for node, shape in zip(self._taps, self.tap_shapes, strict=True))
+        taps = ", ".join(
+            f"{node.name} {shape}" for node, shape in zip(self._taps, self.tap_shapes, strict=True)
+        )
         return f"encoding '{self._encoding.name}' {self.shape}{dropped}; taps {taps or 'none'}"
 
     def _register_stats(self, config: Config, shape: tuple[int, ...]) -> None:

@@ -225,7 +225,9 @@ def _check_kind(main: Call, value: Tensor, name: str) -> None:
             "--base.encoding NAME (Python: base={'module': network, 'encoding': NAME})"
         )
     if not main.tensor.is_floating_point():
-        raise FitError(f"base 'module': the encoding '{name}' is a tensor of {main.tensor.dtype}, not of floats")
+        raise FitError(
+            f"base 'module': the encoding '{name}' is a tensor of {main.tensor.dtype}, not of floats"
+        )
 
 
 def _auto_taps(calls: Sequence[Call], value: Tensor) -> list[Call]:
