@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from sidetune_core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from sidetune_core.certificate.verify import Verification, verify
     from sidetune_core.config.spec import Choice, RunSpec
     from sidetune_core.interfaces.tasks import Task
     from sidetune_core.results.metrics import Results
@@ -39,6 +40,7 @@ __all__ = [
     "SweptRun",
     "Task",
     "TaskEvaluation",
+    "Verification",
     "__version__",
     "evaluate",
     "extend",
@@ -46,6 +48,7 @@ __all__ = [
     "resume",
     "run",
     "sweep",
+    "verify",
 ]
 
 __getattr__ = lazy_names(
@@ -59,12 +62,14 @@ __getattr__ = lazy_names(
         "SweptRun": "sweeps.runner",
         "Task": "interfaces.tasks",
         "TaskEvaluation": "serving.evaluation",
+        "Verification": "certificate.verify",
         "evaluate": "serving.evaluation",
         "extend": "training.extension",
         "load": "serving.model",
         "resume": "training.run",
         "run": "training.run",
         "sweep": "sweeps.runner",
+        "verify": "certificate.verify",
     },
 )
 

@@ -69,11 +69,10 @@ class Datasets(TaskStream):
     def __init__(self, config: Config, seed: int, tasks: Sequence[Task] | None = None) -> None:
         if not tasks:
             raise OptionError(
-                "env 'datasets' consists of tasks that Python gives: sidetune_core.run(tasks=["
-                "Task.from_dataset(train=..., test=...)], ...) for a new run, and "
-                "sidetune_core.resume(RUN, tasks=[...]) for one that was made with them; "
-                "`sidetune predict` and "
-                "sidetune_core.load(RUN) need no tasks"
+                "env 'datasets' has the tasks that Python gives: sidetune_core.run(tasks=["
+                "Task.from_dataset(train=..., test=...)], ...), and again where a run needs their data: "
+                "resume(RUN, tasks=[...]), evaluate(RUN, env=[...]), extend(RUN, tasks=[...], "
+                "earlier_tasks=[...])"
             )
         self._given = tuple(tasks)
         self.inputs = {name: tuple(shape) for name, shape in tasks[0].inputs.items()}

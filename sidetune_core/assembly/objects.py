@@ -9,12 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from sidetune_core.config.given import Objects, given_of, has_object, unwritten, with_objects
+from sidetune_core.config.history import OBJECTS, UNWRITTEN
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import OptionError, RunError, shorten
 from sidetune_core.hashing import fingerprint
-
-OBJECTS, UNWRITTEN = "objects", "not_in_spec"
-"""Keys of ``run.json``: what is recorded of the objects of a run, and a sentence on them."""
 
 
 def describe_objects(resolved: ResolvedRun) -> dict[str, Any]:
@@ -85,7 +83,7 @@ def require_network(resolved: ResolvedRun, call: str) -> None:
         )
 
 
-def require_tasks(resolved: ResolvedRun, call: str) -> None:
+def require_tasks(resolved: ResolvedRun, call: str, argument: str = "tasks=[...]") -> None:
     """Check that the tasks of a run are given, if it needs them; see `require_network`.
 
     Raises:
@@ -95,7 +93,7 @@ def require_tasks(resolved: ResolvedRun, call: str) -> None:
         network = ", base=network" if has_object(resolved, "base") else ""
         raise OptionError(
             "the tasks of the run were made in Python, and the run folder has no data: in Python, "
-            f"{call}, tasks=[...]{network})"
+            f"{call}, {argument}{network})"
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import attrs
 
@@ -65,6 +65,8 @@ def given_object(slot: str, value: object) -> Any:
     Raises:
         OptionError: it is a component's class, or an instance of one, which are chosen by name.
     """
+    if slot == "base" and is_class(value, "torch.nn:Module") and not is_class(value, CLASSES[slot]):
+        raise OptionError(f"base is the class {value.__name__}: give a network, base={value.__name__}(...)")
     if isinstance(value, type):
         raise OptionError(_by_name(slot, value, f"{slot} is the class {value.__qualname__}"))
     if is_instance(value, CLASSES[slot]):
@@ -95,6 +97,13 @@ def is_instance(value: object, target: str) -> bool:
     module, _, name = target.partition(":")
     cls = getattr(sys.modules.get(module), name, None)
     return isinstance(cls, type) and isinstance(value, cls)
+
+
+def is_class(value: object, target: str) -> TypeGuard[type]:
+    """Whether a value is ``module:Class``, or derived from it."""
+    module, _, name = target.partition(":")
+    cls = getattr(sys.modules.get(module), name, None)
+    return isinstance(value, type) and isinstance(cls, type) and issubclass(value, cls)
 
 
 def with_objects(resolved: ResolvedRun, objects: Objects) -> ResolvedRun:

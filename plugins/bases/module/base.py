@@ -54,11 +54,9 @@ class Module(Base):
         super().__init__()
         if network is None:
             raise OptionError(
-                "base 'module' is a network of yours, which Python gives: "
-                "sidetune_core.run(base=network, ...) "
-                "for a new run, and for one that was made with it sidetune_core.load(RUN, base=network), "
-                "sidetune_core.resume(RUN, base=network, tasks=[...]) or sidetune_core.verify(RUN, "
-                "base=network)"
+                "base 'module' is a network of yours, which Python gives: sidetune_core.run(base=network, "
+                "...), and again where the run is used: load(RUN, base=network), "
+                "resume(RUN, base=network, ...), verify(RUN, base=network)"
             )
         if config.input not in inputs:
             raise FitError(
