@@ -46,9 +46,6 @@ class ClassMetrics:
         total = self.count + self.predicted
         return 2 * self.correct / total if total else None
 
-    accuracy = recall
-    """Fraction of the examples of the class that were classified correctly."""
-
 
 @attrs.frozen
 class Confusion:
@@ -149,12 +146,18 @@ def read_confusions(documents: Mapping[str, str]) -> list[Confusion]:
     return [Confusion(row[0], row[1], int(row[2])) for row in rows]
 
 
+class _Lines(list[str]):
+    """A file for `csv.writer`, which quotes a ``\\r`` or ``\\n`` only where lines end with both."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n"))
+
+
 def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    lines = _Lines()
+    csv.writer(lines).writerows([header, *rows])
+    text = "\n".join([*lines, ""])
+    return text.encode(errors="backslashreplace").decode()  # names of files may be no Unicode
 
 
 def _read(text: str, header: Sequence[str]) -> list[list[str]]:

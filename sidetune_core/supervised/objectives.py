@@ -71,13 +71,14 @@ def as_outputs_of(kind: str, given: Outputs | int | Sequence[str]) -> Outputs:
         return Outputs(kind, given)  # type: ignore[arg-type]
     if not isinstance(given, Outputs):
         return Outputs(kind, len(given), tuple(given))  # type: ignore[arg-type]
-    if given.size is None:
-        raise ValueError(f"the outputs {given} have no size")
+    if given.kind != kind or given.size is None:
+        raise ValueError(f"expected outputs of kind '{kind}' with a size; got {given}")
     return given
 
 
 def _class_outputs(given: Outputs | int | Sequence[str]) -> Outputs:
-    return as_outputs_of("logits", given)
+    # a subclass of ClassTask may declare other outputs, for which it has a loss of its own
+    return given if isinstance(given, Outputs) else as_outputs_of("logits", given)
 
 
 @attrs.frozen(eq=False)
