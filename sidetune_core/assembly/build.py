@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune_core.assembly.check import without_weights
+from sidetune_core.assembly.components import make_component
 from sidetune_core.assembly.fit import Fit, fit_components
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import PluginError
@@ -25,7 +26,7 @@ from sidetune_core.system.device import Machine
 def build_stream(resolved: ResolvedRun) -> TaskStream:
     """The env; it reads no data yet."""
     env = resolved.components["env"]
-    stream: TaskStream = env.cls(env.config, resolved.seed)
+    stream: TaskStream = make_component(env, env.config, resolved.seed)
     stream.trust_local_code = resolved.trusts_data
     return stream
 
@@ -139,7 +140,7 @@ class _Factories:
 
     def make_base(self, pretrained: bool = True) -> Base:
         """See `MakeBase`."""
-        base: Base = self._chosen["base"].cls(self._config("base", pretrained), self._inputs)
+        base: Base = make_component(self._chosen["base"], self._config("base", pretrained), self._inputs)
         note_structure(base)
         return base
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from sidetune_core.assembly.components import make_component
 from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.errors import FitError
 from sidetune_core.interfaces.capabilities import vocabulary_size
@@ -84,7 +85,7 @@ def make_blank_base(
     Raises:
         FitError: the base does not accept the inputs, or returns other shapes than it declares.
     """
-    base: Base = component.cls(without_weights(component), inputs)
+    base: Base = make_component(component, without_weights(component), inputs)
     note_structure(base)
     base.eval()
     _check_vocabulary(component, base, tokens, env)

@@ -29,6 +29,10 @@ SIDES: Sequence[str] = (
 parameters is used, otherwise the smallest that fits; the default is used wherever it fits."""
 
 
+FOR_OBJECTS: Mapping[str, str] = {"base": "sidetune/module", "env": "sidetune/datasets"}
+"""The components that wrap objects which are given in Python in place of a name, by slot."""
+
+
 def default_name(slot: str) -> str:
     """The short name of a default, for display: ``alpha``."""
     return DEFAULTS[slot].rpartition("/")[2]

@@ -39,6 +39,8 @@ class ResolvedComponent:
     plugin: Plugin
     cls: type[Any]
     config: Any
+    given: Any = attrs.field(default=None, eq=False, repr=False, kw_only=True)
+    """The object that it is made of (see `MadeFromObject`); None for a component by name."""
 
     @property
     def choice(self) -> str:
@@ -208,7 +210,9 @@ def resolve(spec: RunSpec) -> ResolvedRun:
     loaded = load_components(spec)
     spec = completed(spec, loaded)
     components = {
-        slot: ResolvedComponent(plugin, cls, structured(spec, slot, plugin, cls))
+        slot: ResolvedComponent(
+            plugin, cls, structured(spec, slot, plugin, cls), given=given_to(spec.component(slot))
+        )
         for slot, (plugin, cls) in loaded.items()
     }
     tables = structured_tables(spec, components["env"].plugin, components["env"].cls)
@@ -242,6 +246,11 @@ def fitted(components: Mapping[str, ResolvedComponent], spec: RunSpec) -> dict[s
     declares = getattr(base.cls, "image_input", None) if base is not None and not recorded else None
     images = declares(base.config) if declares is not None and base is not None else None
     return {**components, ENV.name: attrs.evolve(env, config=fit(env.config, images))}
+
+
+def given_to(chosen: Choice | None) -> Any:
+    """The object of a choice; None if there is none."""
+    return None if chosen is None else chosen.given
 
 
 def with_present_names(specs: Sequence[RunSpec]) -> list[RunSpec]:

@@ -88,6 +88,8 @@ class RunSummary:
     interrupted, in lines."""
     extensions: tuple[str, ...] = ()
     """The tasks that were added when the run had finished, in lines."""
+    network: str = ""
+    """Class and digest of the network that Python gave as base; empty if it was chosen by name."""
     carried: tuple[str, ...] = ()
     """The values of R that were carried over from an earlier row, in lines."""
     classes: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ import attrs
 from sidetune_core.certificate.measured import UNCHANGED_SINCE
 from sidetune_core.certificate.record import certificate_lines, read_certificate
 from sidetune_core.config.extensions import extension_lines
+from sidetune_core.config.history import network_line
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
@@ -73,6 +74,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             plugins=read_segments(about)[0].plugins,
             plugin_changes=tuple(recorded_changes(about)),
             extensions=tuple(extension_lines(about)),
+            network=network_line(about),
             carried=optional("eval.jsonl", lambda: _carried(folder, results), ()),
             classes=optional(DOCUMENTS, lambda: class_lines(folder, results.tasks), ()),
             left_out=tuple(left_out),

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from torch import nn
 
 from sidetune_core.assembly.cards import CardStream, CardTask, make_handler
 from sidetune_core.assembly.evaluation import evaluate_split
+from sidetune_core.assembly.objects import require_tasks
 from sidetune_core.assembly.parts import Part, read_parts
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved, restore
@@ -74,8 +76,9 @@ def evaluate(
     run: Path | str,
     split: str = "test",
     tasks: str | Sequence[str] | None = None,
-    env: str | Mapping[str, Any] | None = None,
+    env: str | Mapping[str, Any] | Sequence[Task] | None = None,
     *,
+    base: nn.Module | None = None,
     per_class: bool = False,
     device: str | None = None,
     trust_local_code: bool = False,
@@ -87,9 +90,10 @@ def evaluate(
         split: a split of the env.
         tasks: ids of tasks; None for all that are trained.
         env: other data: options of the run's env that differ, such as ``{"root": "photos"}``, or another env
-            by name, or a table with its name and options. Tasks are matched by id, added tasks of an
-            extended run by the id that their env gave them. Of a run with tasks of several envs, the data of
-            one are replaced: that of `tasks`.
+            by name, or a table with its name and options, or tasks such as those of `Task.from_dataset`.
+            Tasks are matched by id, added tasks of an extended run by the id that their env gave them. Of a
+            run with tasks of several envs, the data of one are replaced: that of `tasks`.
+        base: the network that the run was given in Python; None if it has a base by name.
         per_class: also return recall, precision and F1 of each class.
         device: such as ``cpu``; None for that of the run, or the CPU where this computer has no such device.
         trust_local_code: import code that the run names.
@@ -107,12 +111,15 @@ def evaluate(
         spec = replaced_part(parts, _listed(tasks)).resolved.requested
         assert spec is not None  # it was read from run.json
         other = resolve(attrs.evolve(spec, env=_changed(spec.env, env), conditions=None))
+    elif all(part.resolved.components["env"].given is None for part in parts):
+        require_tasks(parts[0].resolved, f"sidetune_core.evaluate({str(run)!r}", "env=[task, ...]")
     return evaluate_with(
         folder,
         parts,
         split,
         tasks,
         other,
+        base=base,
         per_class=per_class,
         device=device,
         trust_local_code=trust_local_code,
@@ -126,13 +133,14 @@ def evaluate_with(
     tasks: str | Sequence[str] | None = None,
     other: ResolvedRun | None = None,
     *,
+    base: nn.Module | None = None,
     per_class: bool = False,
     device: str | None = None,
     trust_local_code: bool = False,
 ) -> list[TaskEvaluation]:
     """`evaluate` for the parts of a run; `other` is a run with the env that replaces that of one part, and
     whose other components are not used."""
-    trained, ids = read_run(folder, trust_local_code), _listed(tasks)
+    trained, ids = read_run(folder, trust_local_code, base), _listed(tasks)
     machine = choose_device(trained.resolved, device)
     _check_trained(trained, ids)
     if other is not None:
@@ -172,11 +180,11 @@ def _listed(tasks: str | Sequence[str] | None) -> list[str] | None:
     return [tasks] if isinstance(tasks, str) else None if tasks is None else list(tasks)
 
 
-def _changed(own: Choice | None, env: str | Mapping[str, Any]) -> Choice | None:
+def _changed(own: Choice | None, env: str | Mapping[str, Any] | Sequence[Task]) -> Choice | None:
     """The env of a run with other options, or another env."""
     if isinstance(env, Mapping) and "name" not in env and own is not None:
         return attrs.evolve(own, options={**own.options, **env})
-    return choice(env)
+    return choice(env, "env")
 
 
 def _check_trained(trained: Trained, ids: Sequence[str] | None) -> None:

@@ -14,6 +14,7 @@ import torch
 from sidetune_core import __version__
 from sidetune_core.assembly.build import build_learner, build_stream
 from sidetune_core.assembly.fit import Fit, fit_components
+from sidetune_core.assembly.objects import describe_objects
 from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.distributed.process_group import ProcessGroup
@@ -157,6 +158,7 @@ def describe(job: Job, git: Mapping[str, Any] | None) -> dict[str, Any]:
         **({"parameters": job.fit.to_json()} if job.fit is not None else {}),
         "plugins": identity.plugins,
         **({"spec_changes": changes} if changes else {}),
+        **describe_objects(resolved),
         "tasks": identity.tasks,
         "data": identity.data,
         "metric": common_metric([task.metric for task in job.tasks]),
