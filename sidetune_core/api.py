@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from sidetune_core.interfaces.buffers import BufferDict
     from sidetune_core.interfaces.capabilities import (
+        HasDataParts,
         HasDocuments,
         HasHubName,
         HasState,
@@ -62,7 +63,16 @@ if TYPE_CHECKING:
         ValuesPrediction,
         class_predictions,
     )
-    from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream, mean_loss, shuffled
+    from sidetune_core.interfaces.tasks import (
+        Batch,
+        DataPart,
+        Order,
+        Predict,
+        Task,
+        TaskStream,
+        mean_loss,
+        shuffled,
+    )
     from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, TrainingStep
     from sidetune_core.io.image_files import open_image
     from sidetune_core.seeding import derive_seed, seeded
@@ -79,10 +89,12 @@ __all__ = [
     "ClassTask",
     "Components",
     "DataError",
+    "DataPart",
     "Examples",
     "Features",
     "FitError",
     "HasCard",
+    "HasDataParts",
     "HasDocuments",
     "HasHandler",
     "HasHubName",
@@ -158,10 +170,12 @@ _MODULES = {
     "ClassTask": "supervised.classification",
     "Components": "interfaces.learner",
     "DataError": "errors",
+    "DataPart": "interfaces.tasks",
     "Examples": "supervised.classification",
     "Features": "interfaces.inputs",
     "FitError": "errors",
     "HasCard": "interfaces.handlers",
+    "HasDataParts": "interfaces.capabilities",
     "HasDocuments": "interfaces.capabilities",
     "HasHandler": "interfaces.handlers",
     "HasHubName": "interfaces.capabilities",

@@ -80,6 +80,11 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
         False,
         "the same as --allow-changed plugins",
     ),
+    "allow_changed_data": (
+        bool,
+        False,
+        "the same as --allow-changed data",
+    ),
     "allow_changed": (
         tuple[str, ...],
         (),
@@ -106,6 +111,7 @@ RESUMABLE = (
     "debug",
     "allow-changed",
     "allow-changed-plugins",
+    "allow-changed-data",
     "trust-local-code",
     TRUST_SPEC,
 )
@@ -253,15 +259,17 @@ def _first_stage(arguments: Sequence[Argument]) -> _Request:
 
 
 def _allowed(arguments: Sequence[Argument]) -> tuple[str, ...]:
-    """The values of ``--allow-changed``, separated by spaces or commas, and ``--allow-changed-plugins``."""
+    """The values of ``--allow-changed``, separated by spaces or commas,
+    ``--allow-changed-plugins`` and
+    ``--allow-changed-data``."""
     names: list[str] = []
     for argument in arguments:
         if argument.name == "allow-changed":
             names += [name for value in argument.values for name in value.split(",")]
             if not names:
                 raise OptionError(f"{argument.typed} needs a value: spec, data, or plugins")
-        elif argument.name == "allow-changed-plugins":
-            names.append("plugins")
+        elif argument.name in ("allow-changed-plugins", "allow-changed-data"):
+            names.append(argument.name.rpartition("-")[2])
     return tuple(names)
 
 

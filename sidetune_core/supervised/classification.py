@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sidetune_core.errors import DataError
-from sidetune_core.hashing import fingerprint
+from sidetune_core.hashing import fingerprint, tensor_digest
 from sidetune_core.supervised.objectives import Classification
 from sidetune_core.supervised.sources import LoadedExamples, Request, Source
 from sidetune_core.supervised.task import SupervisedTask
@@ -137,6 +137,9 @@ class TensorSource(Source):
 
     def targets(self) -> Tensor:
         return self._targets
+
+    def digest(self, rows: Tensor) -> str:
+        return tensor_digest(self._input, self._stored[self._indices[rows]]).hex()
 
     def read(self, requests: Iterable[Request]) -> Iterator[LoadedExamples]:
         for request in requests:

@@ -29,6 +29,7 @@ from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.results.summary import check_rows
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import writing
+from sidetune_core.storage.data_file import drop_data
 from sidetune_core.storage.lock import locked
 from sidetune_core.storage.run_folder import (
     CARDS,
@@ -69,6 +70,7 @@ def extend(
     save_every: str | None = None,
     allow_changed: Sequence[str] = (),
     trust_local_code: Trust = False,
+    allow_changed_data: bool = False,
 ) -> Run:
     """Add tasks of an env to a finished run, and train on them.
 
@@ -88,6 +90,7 @@ def extend(
         save_every: see `run`; None for the interval of the run.
         allow_changed: see `resume`.
         trust_local_code: see `resume`.
+        allow_changed_data: the same as ``allow_changed=["data"]``.
 
     Raises:
         UntrustedCode: ``run.json`` or the data names code, without `trust_local_code`.
@@ -105,7 +108,8 @@ def extend(
     spec = recorded_spec(about, str(path / "run.json"), trust_local_code)
     tables = {"train": train or {}, "cache": cache or {}, "device": device or {}}
     resolved = resolve(with_env(spec, chosen, tables))
-    return extend_resolved(path, resolved, tasks, out, quiet, save_every, allow_changed, trust_local_code)
+    allowed = [*allow_changed, *(["data"] * allow_changed_data)]
+    return extend_resolved(path, resolved, tasks, out, quiet, save_every, allowed, trust_local_code)
 
 
 def extend_resolved(
@@ -141,7 +145,7 @@ def extend_resolved(
             def assemble(with_data: bool) -> Job:
                 read = None if with_data else added.tasks
                 job = assemble_extended(added.plan, group, quiet, streams, stream, read, with_data)
-                group.broadcast_from_main(lambda: continuation.check_data(job.identity, added.env))
+                group.broadcast_from_main(lambda: continuation.check_data(job, added.env))
                 return job
 
             job, folder = assemble(False), source
@@ -206,7 +210,7 @@ def _plan(
 def _begin(folder: RunFolder, added: _Added, job: Job, continuation: Continuation) -> None:
     """Record the extension in the run folder: from here on, `resume` continues it."""
     folder.set_status("running")  # a run that is killed before the next line has nothing left to do
-    _clear(folder, added.dropped)
+    _clear(folder, added.dropped, len(added.plan.parts) - 1)
     folder.write_json("run.json", added.about)
     note_continuation(job, folder, continuation, added.env)
     line = extension_lines(added.about)[-1]
@@ -243,11 +247,13 @@ def _without_failed(folder: RunFolder, about: dict[str, Any]) -> tuple[dict[str,
     return {key: value for key, value in kept.items() if value or key not in (EXTENSIONS, "segments")}, ids
 
 
-def _clear(folder: RunFolder, dropped: Sequence[str]) -> None:
-    """Delete what an extension that is replaced has left of its tasks, by their ids."""
+def _clear(folder: RunFolder, dropped: Sequence[str], extension: int) -> None:
+    """Delete what an extension that is replaced has left, by its number and the ids of its tasks."""
     if not dropped:
         return
     checkpoint.delete_mid_task(folder.checkpoints)
+    with suppress(WriteError):  # a by-product
+        drop_data(folder, extension)
     for id in dropped:
         with writing(folder.path / CARDS):
             (folder.path / CARDS / f"{id}.json").unlink(missing_ok=True)

@@ -13,6 +13,8 @@ import torch
 
 from sidetune_core import __version__
 from sidetune_core.assembly.build import build_learner, build_stream
+from sidetune_core.assembly.data import record_data
+from sidetune_core.config.data_record import DataRecord
 from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.distributed.process_group import ProcessGroup
@@ -59,6 +61,8 @@ class Job:
     """Of the tasks that have their data, by id."""
     make_earlier: Callable[[RunFolder], Earlier] | None = None
     """The tasks before an extension, for a run folder; None for a run that is not extended."""
+    data: Sequence[DataRecord] = ()
+    """Of the envs whose data were read; empty in all but the main process."""
     notes: list[str] = attrs.field(factory=list)
     """What to report about plugins and conditions, on screen and in ``log.txt``."""
 
@@ -95,6 +99,7 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
         identity,
         shared_ids=stream.shared_ids,
         origins={task.id: Origin(resolved, identity.data) for task in tasks},
+        data=[record_data(stream, tasks, {}, 0, resolved.components["env"].owner)] if group.is_main else [],
     )
 
 
