@@ -360,6 +360,8 @@ def with_names(spec: RunSpec, names: Mapping[str, str], file: str = "") -> RunSp
     combined = spec.with_components({**changed, **kept})
     if changed:  # another run, which has other bytes under any conditions
         combined = attrs.evolve(combined, conditions=None)
+    if "env" in changed:
+        combined = attrs.evolve(combined, data=None)
     if "learner" not in changed:
         return combined
     unused = [
@@ -444,7 +446,8 @@ def _combined(
         train = attrs.evolve(train, epochs=None)
     is_same = changed.keys() <= {"cache", "device"} and parsed.seed == spec.seed
     conditions = spec.conditions if is_same else None
-    spec = attrs.evolve(spec, **choices, **tables, seed=parsed.seed, conditions=conditions)
+    data = spec.data if "env" not in changed else None
+    spec = attrs.evolve(spec, **choices, **tables, seed=parsed.seed, conditions=conditions, data=data)
     return spec, ResolvedRun(components, train, parsed.seed, parsed.cache, parsed.device, requested=spec)
 
 
