@@ -41,6 +41,7 @@ from sidetune_core.storage.run_folder import (
 )
 from sidetune_core.system.threads import set_threads
 from sidetune_core.training.continuation import Continuation, Latest, check_acceptable, find_latest, planned
+from sidetune_core.training.earlier_data import earlier_changes
 from sidetune_core.training.extended_job import Plan, assemble_extended, check_inputs
 from sidetune_core.training.job import Job, common_metric, open_stream
 from sidetune_core.training.run import (
@@ -170,6 +171,8 @@ class _Added:
     latest: Latest
     dropped: Sequence[str]
     """Ids of tasks of a former extension that failed, which this one replaces."""
+    notes: Sequence[str] = ()
+    """What has changed in the data of earlier tasks, in lines; empty in all but the main process."""
 
     @property
     def env(self) -> str:
@@ -200,11 +203,14 @@ def _plan(
     parts = parts[:-1] if dropped else parts
     _check_learner(parts[0].resolved, resolved)
     check_inputs(source, parts[0], stream, resolved.components["env"].owner)
-    extension, tasks = _choose_tasks(group, source, about, resolved, stream, names)
+    with group.main_process_first():
+        available = stream.tasks()
+    notes = earlier_changes(source, parts, resolved, stream, available) if group.is_main else []
+    extension, tasks = _choose_tasks(source, about, resolved, stream, available, names)
     about = _extended(about, extension, tasks, save_every)
     part = Part(resolved, extension.tasks, extension.data)
     plan = Plan(source, [*parts, part], read_extensions(about), latest.done, trust)
-    return _Added(plan, about, tasks, latest, dropped)
+    return _Added(plan, about, tasks, latest, dropped, notes)
 
 
 def _begin(folder: RunFolder, added: _Added, job: Job, continuation: Continuation) -> None:
@@ -213,6 +219,7 @@ def _begin(folder: RunFolder, added: _Added, job: Job, continuation: Continuatio
     _clear(folder, added.dropped, len(added.plan.parts) - 1)
     folder.write_json("run.json", added.about)
     note_continuation(job, folder, continuation, added.env)
+    job.notes.extend(added.notes)
     line = extension_lines(added.about)[-1]
     job.progress.info(line)
     with suppress(WriteError):  # reported when the run begins
@@ -311,11 +318,11 @@ def _check_learner(first: ResolvedRun, resolved: ResolvedRun) -> None:
 
 
 def _choose_tasks(
-    group: ProcessGroup,
     folder: RunFolder,
     about: Mapping[str, Any],
     resolved: ResolvedRun,
     stream: TaskStream,
+    tasks: Sequence[Task],
     names: Sequence[str],
 ) -> tuple[Extension, list[Task]]:
     """The tasks to add, and the record of the extension.
@@ -326,8 +333,7 @@ def _choose_tasks(
         FitError: they do not fit the run.
     """
     owner = resolved.components["env"].owner
-    with group.main_process_first():
-        available = {task.id: task for task in stream.tasks()}
+    available = {task.id: task for task in tasks}
     if unknown := [name for name in names if name not in available]:
         raise OptionError(
             f"{owner} has no task '{unknown[0]}'.{suggest(unknown[0], available)} Tasks: "

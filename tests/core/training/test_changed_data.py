@@ -1,4 +1,4 @@
-"""A run, its spec, or an extension meets data that are others than before: a message says what has changed."""
+"""A run, its spec, or an extension meets data that are others than before: messages say what changed."""
 
 from __future__ import annotations
 
@@ -288,3 +288,21 @@ def test_an_extension_whose_earlier_data_are_needed_names_what_changed(finished:
     extended = sidetune_core.extend(finished, env, out="more", trust_local_code=True, allow_changed_data=True)
     assert [task.id for task in extended.tasks] == ["t0", "t1", "t2"]
     assert [record["extension"] for record in records(Path("more"))] == [0, 0, 1]
+
+
+def test_an_extension_on_the_folder_of_earlier_tasks_says_what_changed_there(
+    finished: Path, capsys: Capture
+) -> None:
+    more(Path("photos"))
+    for name in ("yak", "zebra"):
+        write_class(Path("photos"), name)
+    env = {"name": "images", "root": "photos", "image_size": 8, "classes_per_task": 2}
+    sidetune_core.extend(finished, env, tasks=["t2"], trust_local_code=True)
+    assert (
+        "the data of earlier tasks have changed since they were trained: t0/train/cat 4 → 5 examples, "
+        "t1/test/emu: other content; these tasks are not trained again"
+    ) in capsys.readouterr().err
+    first, second = records(finished)
+    assert (first["extension"], second["extension"]) == (0, 1)
+    assert {name.partition("/")[0] for name in second["parts"]} == {"t2"}
+    assert main(["verify", str(finished), "--trust-local-code"]) == 0
