@@ -19,7 +19,9 @@ from sidetune_core.errors import OptionError, RunError
 from sidetune_core.io.printable import counted
 from sidetune_core.results.metrics import Results, mean
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
-from sidetune_core.storage.run_folder import DIVERGED, DONE, UNKNOWN, RunFolder, has_diverged
+from sidetune_core.results.run_data import read_run_data
+from sidetune_core.storage.data_file import read_data
+from sidetune_core.storage.run_folder import DATA, DIVERGED, DONE, UNKNOWN, RunFolder, has_diverged
 
 T = TypeVar("T")
 
@@ -73,6 +75,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             plugin_changes=tuple(recorded_changes(about)),
             extensions=tuple(extension_lines(about)),
             carried=optional("eval.jsonl", lambda: _carried(folder, results), ()),
+            data=optional(DATA, lambda: read_run_data(about, read_data(folder)), ()),
             left_out=tuple(left_out),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:

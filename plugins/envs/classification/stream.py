@@ -126,7 +126,7 @@ class ImageStream(TaskStream):
     def __init__(self, options: ImageOptions, seed: int, shape: tuple[int, int, int]) -> None:
         self._options, self._seed = options, seed
         self.inputs = {"image": shape}
-        self._fingerprint = ""
+        self._fingerprint = self._content = ""
 
     @abstractmethod
     def read(self) -> LabelledImages:
@@ -140,7 +140,9 @@ class ImageStream(TaskStream):
         data, options = self.read(), self._options
         partition = self._partition(len(data.names))
         examples = self._examples(data)
-        self._fingerprint = examples.fingerprint("divide by 255")
+        self._fingerprint = self._content = examples.fingerprint("divide by 255")
+        if options.val_fraction:
+            self._content = Examples(data.images, data.labels).fingerprint("divide by 255")
         tasks = []
         for index, classes in enumerate(partition[: options.num_tasks]):
             names = [data.names[label] for label in classes]
@@ -159,6 +161,10 @@ class ImageStream(TaskStream):
 
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    def content_fingerprint(self) -> str:
+        """Of the set as it was read, before the run's seed holds out images."""
+        return self._content
 
     @classmethod
     def handler(cls, card: TaskCard) -> ClassHandler:

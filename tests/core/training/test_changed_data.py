@@ -242,6 +242,8 @@ def test_a_new_run_of_the_spec_says_that_its_data_are_others(finished: Path, cap
     line = "other data than the run of the spec: t0/train/cat 4 → 5 examples, t1/test/emu: other content"
     assert line in capsys.readouterr().err
     assert json.loads(Path("second/run.json").read_text())["spec_changes"] == [line]
+    assert main(["report", "run", "second"]) == 0
+    assert "data differs: run / second" in capsys.readouterr().out
 
 
 def test_a_new_run_of_the_spec_on_the_same_data_says_nothing(finished: Path, capsys: Capture) -> None:
@@ -306,3 +308,14 @@ def test_an_extension_on_the_folder_of_earlier_tasks_says_what_changed_there(
     assert (first["extension"], second["extension"]) == (0, 1)
     assert {name.partition("/")[0] for name in second["parts"]} == {"t2"}
     assert main(["verify", str(finished), "--trust-local-code"]) == 0
+
+
+def test_an_evaluation_names_what_of_the_data_changed(finished: Path, capsys: Capture) -> None:
+    more(Path("photos"))
+    assert main(["evaluate", "run", "--trust-local-code"]) == 0
+    notes = capsys.readouterr().out.splitlines()[-2:]
+    assert notes[0].endswith("the data are not those of the run (by their fingerprints)")
+    assert notes[1] == "not as in the run: t0/train/cat 4 → 5 examples, t1/test/emu: other content"
+    assert main(["evaluate", "run", "--trust-local-code", "--task", "t0", "--format", "json"]) == 0
+    (values,) = json.loads(capsys.readouterr().out)
+    assert values["data_changes"] == ["t0/train/cat 4 → 5 examples"]
