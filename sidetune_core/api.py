@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.capabilities import (
         DeclaresImageInput,
         FitsImages,
+        HasDataParts,
         HasDocuments,
         HasHubName,
         HasState,
@@ -106,6 +107,7 @@ __all__ = [
     "FitError",
     "FitsImages",
     "HasCard",
+    "HasDataParts",
     "HasDocuments",
     "HasHandler",
     "HasHubName",
@@ -201,6 +203,7 @@ _MODULES = {
     "FitError": "errors",
     "FitsImages": "interfaces.capabilities",
     "HasCard": "interfaces.handlers",
+    "HasDataParts": "interfaces.capabilities",
     "HasDocuments": "interfaces.capabilities",
     "HasHandler": "interfaces.handlers",
     "HasHubName": "interfaces.capabilities",

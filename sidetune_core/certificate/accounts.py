@@ -25,6 +25,7 @@ from sidetune_core.config.history import contradictions, odd_statements
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.storage.run_folder import (
     CARDS,
+    DATA,
     DOCUMENTS,
     DONE,
     IMAGES,
@@ -91,13 +92,15 @@ def digest(folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Re
 
 
 def shown_files(folder: RunFolder) -> dict[str, str]:
-    """Task cards, documents and visualisations by path in the run folder, each with the id of its task."""
+    """Task cards, documents and visualisations by path in the run folder, each with the id of its task; and
+    the record of the data, with an empty id."""
     cards = [path for path in (folder.path / CARDS).glob("*.json") if path.is_file()]
     documents = [path for path in (folder.path / DOCUMENTS).glob("*/*") if path.is_file()]
     pictures = [path for path in (folder.path / IMAGES).glob("*.png") if path.is_file()]
     owners = [(path, path.parent.name.rpartition("-")[0]) for path in documents]
     owners += [(path, path.stem.rpartition(".")[0]) for path in pictures]
     owners += [(path, path.stem) for path in cards]
+    owners += [(path, "") for path in (folder.path / DATA,) if path.is_file()]
     return {
         path.relative_to(folder.path).as_posix(): task
         for path, task in sorted(owners)
@@ -205,6 +208,9 @@ def _files(folder: RunFolder, certificate: Certificate, finished: bool, notes: l
     ]
     kinds = "task cards, documents or visualisations are"
     for names, what in ((changed, "changed or missing"), (added, "not those of the last stage")):
+        if DATA in names and finished:
+            yield f"the record of the data, {DATA}, is {what}"
+        names = [name for name in names if name != DATA or not finished]
         if names and finished:
             yield f"{kinds} {what}: {', '.join(names[:3])}"
         elif names:

@@ -248,9 +248,10 @@ def _first(
 
 
 def _file_digests(folder: RunFolder, trained: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The SHA-256 of documents and visualisations of some tasks; those that cannot be read are left out."""
+    """The SHA-256 of documents and visualisations of some tasks, and of the record of the data; those that
+    cannot be read are left out."""
     for name, task in accounts.shown_files(folder).items():
-        if task in trained:
+        if not task or task in trained:
             with suppress(OSError):
                 yield name, hashing.file_digest(folder.path / name)
 

@@ -82,6 +82,11 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
         False,
         "the same as --allow-changed plugins",
     ),
+    "allow_changed_data": (
+        bool,
+        False,
+        "the same as --allow-changed data",
+    ),
     "allow_changed": (
         tuple[str, ...],
         (),
@@ -108,6 +113,7 @@ RESUMABLE = (
     "debug",
     "allow-changed",
     "allow-changed-plugins",
+    "allow-changed-data",
     "trust-local-code",
     TRUST_SPEC,
 )
@@ -255,15 +261,17 @@ def _first_stage(arguments: Sequence[Argument]) -> _Request:
 
 
 def _allowed(arguments: Sequence[Argument]) -> tuple[str, ...]:
-    """The values of ``--allow-changed``, separated by spaces or commas, and ``--allow-changed-plugins``."""
+    """The values of ``--allow-changed``, separated by spaces or commas,
+    ``--allow-changed-plugins`` and
+    ``--allow-changed-data``."""
     names: list[str] = []
     for argument in arguments:
         if argument.name == "allow-changed":
             names += [name for value in argument.values for name in value.split(",")]
             if not names:
                 raise OptionError(f"{argument.typed} needs a value: spec, data, or plugins")
-        elif argument.name == "allow-changed-plugins":
-            names.append("plugins")
+        elif argument.name in ("allow-changed-plugins", "allow-changed-data"):
+            names.append(argument.name.rpartition("-")[2])
     return tuple(names)
 
 
@@ -354,6 +362,8 @@ def with_names(spec: RunSpec, names: Mapping[str, str], file: str = "") -> RunSp
     combined = spec.with_components({**changed, **kept})
     if changed:  # another run, which has other bytes under any conditions
         combined = attrs.evolve(combined, conditions=None)
+    if "env" in changed:
+        combined = attrs.evolve(combined, data=None)
     if "learner" not in changed:
         return combined
     unused = [
@@ -443,7 +453,8 @@ def _combined(
         train = attrs.evolve(train, epochs=None)
     is_same = changed.keys() <= {"cache", "device"} and parsed.seed == spec.seed
     conditions = spec.conditions if is_same else None
-    spec = attrs.evolve(spec, **choices, **tables, seed=parsed.seed, conditions=conditions)
+    data = spec.data if "env" not in changed else None
+    spec = attrs.evolve(spec, **choices, **tables, seed=parsed.seed, conditions=conditions, data=data)
     return spec, ResolvedRun(
         fitted(components, spec),
         train,

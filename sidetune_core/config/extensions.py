@@ -109,7 +109,7 @@ def with_env(spec: RunSpec, env: Choice, tables: Mapping[str, Mapping[str, Any]]
     if "steps" in train and "epochs" not in train:
         merged["train"]["epochs"] = None
     plugins = {slot: record for slot, record in spec.plugins.items() if slot != "env"}
-    return attrs.evolve(spec, env=env, plugins=plugins, **merged)
+    return attrs.evolve(spec, env=env, plugins=plugins, data=None, **merged)
 
 
 def new_ids(taken: Sequence[str], ids: Sequence[str], ignores_case: bool = False) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
+from sidetune_core.config.data_record import FILE as DATA
 from sidetune_core.config.defaults import DEFAULTS, FOR_OBJECTS
 from sidetune_core.config.given import KEYS, given_object
 from sidetune_core.config.options import (
@@ -242,6 +243,19 @@ def _env(value: Any) -> Choice | None:
 
 
 @attrs.frozen
+class RecordedData:
+    """The data of the run whose spec was read from its folder."""
+
+    env: str
+    """The name of its env, as the spec has it."""
+    seed: int
+    fingerprint: str
+    """See `TaskStream.data_fingerprint`; empty if unknown."""
+    file: Path
+    """``data.json`` of the run, which need not exist."""
+
+
+@attrs.frozen
 class RunSpec:
     """Names of components, options and seed of one run. A slot that is None takes its default if the learner
     uses it.
@@ -270,6 +284,8 @@ class RunSpec:
     """Read from a run folder: the conditions of that run, unless more than device and cache was changed."""
     added: tuple[str, ...] = attrs.field(default=(), eq=False, repr=False, kw_only=True)
     """Read from a run folder: ids of the tasks that were added to that run, which the spec does not have."""
+    data: RecordedData | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
+    """Read from a run folder: the data of that run, unless the env or its options were changed."""
     trust_local_code: Trust = attrs.field(default=False, eq=False, repr=False, kw_only=True)
     """See `Trust`. A spec that is made in Python can name any code itself."""
 
@@ -351,6 +367,7 @@ _NOT_IN_JSON = (
     "file",
     "name_typed",
     "given",
+    "data",
 )
 
 
@@ -425,7 +442,11 @@ def recorded_spec(about: Mapping[str, Any], source: str, trust_local_code: Trust
 
     spec = from_values(about.get("resolved"), source, True, trust_local_code)
     latest = read_segments(about)[-1]
-    return attrs.evolve(spec, plugins=latest.plugins, conditions=latest, added=_added(about))
+    data = None
+    if spec.env is not None:
+        file = Path(source).with_name(DATA)
+        data = RecordedData(spec.env.name, spec.seed, latest.data or str(about.get("data", "")), file)
+    return attrs.evolve(spec, plugins=latest.plugins, conditions=latest, added=_added(about), data=data)
 
 
 def _added(about: Mapping[str, Any]) -> tuple[str, ...]:

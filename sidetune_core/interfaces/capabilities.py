@@ -10,6 +10,7 @@ a capability by defining its members, and derives from nothing.
 | `HasState` | tasks | saves the task's own state in checkpoints |
 | `ResumesAtSomeSteps` | tasks | writes checkpoints at these steps only |
 | `LosesState` | tasks | says what is lost when it resumes within the task |
+| `HasDataParts` | tasks | records what the data consist of, and says which of it has changed |
 | `HasVersions` | tasks | records the versions of libraries that define the task |
 | `HasVocabulary` | bases and envs of tokens | checks that tokenizer and embeddings belong together |
 | `HasHubName` | bases | names the published weights in the model cards of adapters |
@@ -32,7 +33,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from sidetune_core.interfaces.inputs import ImageInput
     from sidetune_core.interfaces.networks import Base
-    from sidetune_core.interfaces.tasks import Predict, Task
+    from sidetune_core.interfaces.tasks import DataPart, Predict, Task
 
 
 @runtime_checkable
@@ -96,6 +97,14 @@ class LosesState(Protocol):
 
     not_restored: str
     """What is lost when a run resumes within this task, in a sentence for the user."""
+
+
+@runtime_checkable
+class HasDataParts(Protocol):
+    """A task that knows what its data consist of."""
+
+    def data_parts(self) -> Mapping[str, DataPart]:
+        """The parts by a name within the task, such as ``train/cat``; empty if they are unknown."""
 
 
 @runtime_checkable

@@ -221,9 +221,17 @@ class TaskStream(ABC):
     def data_parts(self) -> Mapping[str, DataPart]:
         """What the data consists of, after `tasks`, by a name such as ``acme/train/cat``; empty if unknown.
 
-        A run records this, so that a message about changed data can say what has changed.
+        A run records this, so that a message about changed data can say what has changed. The first component
+        of a name is the id of a task. If it is empty, the parts of the tasks are recorded (see
+        `HasDataParts`).
         """
         return {}
+
+    def content_fingerprint(self) -> str:
+        """Equal only for equal data, whatever the run's seed draws from them, such as a split; empty if
+        unknown. Comparisons of runs tell by this whether runs with different seeds had the same data.
+        """
+        return ""
 
     def close(self) -> None:  # noqa: B027 - most streams hold nothing open
         """Close files, workers and simulators."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from sidetune_core.results.compare_runs import COMPARED, common_metric, heads, keys
-from sidetune_core.results.grouping import MethodRuns, left_out, same_stream, shared_line
+from sidetune_core.results.grouping import MethodRuns, data_lines, left_out, same_stream, shared_line
 from sidetune_core.results.metrics import Metric, mean, meaningful, one_unit
 from sidetune_core.results.report import (
     TRAINABLE,
@@ -212,7 +212,7 @@ def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[objec
 
 def _notes(methods: Sequence[MethodRuns], ranking: Ranking | None) -> list[str]:
     """How to read the table, which runs are left out, and which differences are significant."""
-    notes = left_out(methods)
+    notes = [*left_out(methods), *data_lines([run for method in methods for run in method.runs])]
     seeds = {len(method.averaged) for method in methods} - {0, 1}
     if seeds and max(seeds) < FEWEST_SEEDS:
         notes.append(f"No confidence intervals over seeds: they need {FEWEST_SEEDS} seeds.")
@@ -223,8 +223,8 @@ def _notes(methods: Sequence[MethodRuns], ranking: Ranking | None) -> list[str]:
         single_task = all(len(run.results.tasks) == 1 for method in methods for run in method.runs)
         if len(methods) > 1 and not single_task:
             notes.append(
-                "No ranks: they need two methods with the same env, tasks and metric, and last rows without "
-                "gaps."
+                "No ranks: they need two methods with the same env, data, tasks and metric, and last rows "
+                "without gaps."
             )
         return notes
     text = f"Ranks are averages over {ranking.tasks} tasks, by the last row of R; 1 is best (Demšar 2006)."

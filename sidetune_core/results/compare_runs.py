@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sidetune_core.errors import RunError
-from sidetune_core.results.grouping import same_stream
+from sidetune_core.results.grouping import data_labels, data_lines, same_stream
 from sidetune_core.results.metrics import (
     MAIN,
     MIXED,
@@ -126,7 +126,7 @@ def _cells(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
             "status",
         ]
     ]
-    for summary in summaries:
+    for summary, composition in zip(summaries, _compositions(summaries), strict=True):
         results = summary.results
         trained, total = len(results.rows), len(results.tasks)
         progress = f", {trained} of {total} tasks" if trained < total else ""
@@ -134,7 +134,7 @@ def _cells(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
         table.append(
             [
                 summary.name,
-                summary.spec_line,
+                composition,
                 *(format_metric(results, metric) for metric in metrics),
                 format_int(summary.parameters.get(TRAINABLE)),
                 UNMEASURED if summary.seconds is None else f"{summary.seconds:.1f}",
@@ -144,9 +144,19 @@ def _cells(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
     return table
 
 
+def _compositions(summaries: Sequence[RunSummary]) -> list[str]:
+    """The composition of each run, marked where runs of the same env had different data."""
+    labels = data_labels(summaries)
+    return [
+        f"{summary.spec_line} · data {label}" if label else summary.spec_line
+        for summary, label in zip(summaries, labels, strict=True)
+    ]
+
+
 def _notes(summaries: Sequence[RunSummary]) -> list[str]:
-    """Why runs have diverged, each evaluation without metric in a line."""
-    return [f"{summary.name}: {line.strip()}" for summary in summaries for line in gap_lines(summary)[1:]]
+    """Why runs have diverged, each evaluation without metric in a line, and which runs had other data."""
+    gaps = [f"{summary.name}: {line.strip()}" for summary in summaries for line in gap_lines(summary)[1:]]
+    return [*gaps, *data_lines(summaries)]
 
 
 def _values(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> list[list[object]]:
@@ -156,9 +166,9 @@ def _values(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> list[
     table: list[list[object]] = [
         ["run", "composition", "seed", "metric", *names, *costs, "status", "tasks_trained"]
     ]
-    for summary in summaries:
+    for summary, composition in zip(summaries, _compositions(summaries), strict=True):
         results = summary.results
-        run = [summary.name, summary.spec_line, summary.spec.seed, results.metric]
+        run = [summary.name, composition, summary.spec.seed, results.metric]
         values = [metric.function(results) for metric in metrics]
         parameters = [summary.parameters.get(TRAINABLE), summary.parameters.get("all")]
         table.append([*run, *values, *parameters, summary.seconds, summary.status, len(results.rows)])

@@ -65,7 +65,8 @@ def draw_methods(methods: Sequence[MethodRuns], out: Path) -> None:
     runs = [run for method in methods for run in method.averaged]
     if not same_stream(runs):
         raise SidetuneError(
-            "a plot of several methods needs the same env, tasks and metric for all of them; name fewer runs"
+            "a plot of several methods needs the same env, data, tasks and metric for all of them; name "
+            "fewer runs"
         )
     results = runs[0].results
     percent = all(in_percent(run.results) for run in runs)

@@ -12,12 +12,17 @@ import attrs
 from sidetune_core.config.differences import flatten
 from sidetune_core.config.resolve import with_present_names
 from sidetune_core.config.spec import RunSpec
+from sidetune_core.errors import shorten
 from sidetune_core.results.report import RunSummary
+from sidetune_core.results.run_data import Comparison, compare_data
 
 _SLOTS = ("learner", "merger", "side", "base", "env")
 
 EXTENDED = "env.extended"
 """The trait of runs to which tasks were added when they had finished."""
+
+OTHER_DATA = "env.data"
+"""The trait of runs of one env that had different data: the number of their group."""
 
 Traits = Mapping[str, Any]
 """E.g. ``{"learner": "ewc", "learner.coef": 1.0, "train.lr": 0.001}``."""
@@ -57,12 +62,18 @@ def in_present_names(summaries: Sequence[RunSummary]) -> list[RunSummary]:
 
 
 def group_runs(summaries: Iterable[RunSummary]) -> list[MethodRuns]:
-    """The methods, in the order of their first runs. Runs of one method differ only in seed or device."""
+    """The methods, in the order of their first runs. Runs of one method differ only in seed or device; runs
+    on other data are other methods."""
+    summaries = list(summaries)
+    traits = [
+        {**_traits_of(summary), **({OTHER_DATA: label} if label else {})}
+        for summary, label in zip(summaries, data_labels(summaries), strict=True)
+    ]
+    keys = [json.dumps(trait, sort_keys=True, default=str) for trait in traits]
     groups: dict[str, list[RunSummary]] = {}
-    for summary in summaries:
-        key = json.dumps(_traits_of(summary), sort_keys=True, default=str)
+    for key, summary in zip(keys, summaries, strict=True):
         groups.setdefault(key, []).append(summary)
-    names = _names([_traits_of(runs[0]) for runs in groups.values()])
+    names = _names([traits[keys.index(key)] for key in groups])
     methods = []
     for name, runs in zip(names, groups.values(), strict=True):
         first: dict[int, RunSummary] = {}
@@ -89,12 +100,78 @@ def shared_line(methods: Sequence[MethodRuns]) -> str:
 
 
 def same_stream(summaries: Iterable[RunSummary]) -> bool:
-    """Whether all runs have the same env, tasks and metric, so that their results may be ranked."""
+    """Whether all runs have the same env, data, tasks and metric, so that their results may be ranked."""
+    summaries = list(summaries)
     streams = (
         (run.spec.env, run.extensions, run.results.tasks, run.results.metric, run.results.higher_is_better)
         for run in summaries
     )
-    return _common(streams) is not None
+    return _common(streams) is not None and not any(data_labels(summaries))
+
+
+def data_labels(summaries: Sequence[RunSummary]) -> list[str]:
+    """For each run, the number of the group of runs that had its data, as "1"; empty where all runs of the
+    same env had the same."""
+    labels = [""] * len(summaries)
+    for groups in _data_groups(summaries):
+        for number, group in enumerate(groups if len(groups) > 1 else (), 1):
+            for index in group:
+                labels[index] = str(number)
+    return labels
+
+
+def data_lines(summaries: Sequence[RunSummary]) -> list[str]:
+    """Which runs of the same env had different data, and of which it is unknown, in lines."""
+    lines = []
+    for groups in _data_groups(summaries):
+        listed = [shorten([summaries[index].name for index in group], 5) for group in groups]
+        if len(groups) > 1:
+            lines.append(f"data differs: {' / '.join(listed)}")
+        unsure = [
+            summaries[index].name
+            for group in groups
+            for index in group
+            if _compare(summaries[group[0]], summaries[index]) == "unknown"
+        ]
+        if unsure:
+            lines.append(
+                f"Whether {shorten(unsure, 5)} had the data of the other runs is unknown: the fingerprints "
+                "differ, as they may where each seed draws its own examples."
+            )
+    return lines
+
+
+def _data_groups(summaries: Sequence[RunSummary]) -> list[list[list[int]]]:
+    """For each env with its options, the groups of runs that had the same data, by their numbers. A run of
+    which it is unknown is in the first group that may have had its data."""
+    by_env: dict[str, list[list[int]]] = {}
+    known: dict[Any, list[int]] = {}  # groups by env and data: most runs are found here
+    for index, summary in enumerate(summaries):
+        traits = {key: value for key, value in _traits_of(summary).items() if key.partition(".")[0] == "env"}
+        env = json.dumps(traits, sort_keys=True, default=str)
+        groups = by_env.setdefault(env, [])
+        if (env, summary.data) in known:
+            known[env, summary.data].append(index)
+            continue
+        compared = [{_compare(summaries[other], summary) for other in group} for group in groups]
+        group = next(
+            (
+                group
+                for wanted in ("same", "unknown")
+                for group, found in zip(groups, compared, strict=True)
+                if wanted in found and (wanted == "same" or "other" not in found)
+            ),
+            None,
+        )
+        if group is None:
+            groups.append(group := [])
+        group.append(index)
+        known[env, summary.data] = group
+    return list(by_env.values())
+
+
+def _compare(one: RunSummary, other: RunSummary) -> Comparison:
+    return compare_data(one.data, other.data, one.spec.seed == other.spec.seed)
 
 
 def same_method(one: RunSpec, other: RunSpec) -> bool:

@@ -29,6 +29,7 @@ from sidetune_core.results.metrics import (
     meaningful,
     one_unit,
 )
+from sidetune_core.results.run_data import EnvData
 from sidetune_core.results.tables import Table, aligned, markdown, markdown_code, markdown_text
 from sidetune_core.storage.run_folder import DIVERGED, has_diverged, has_ended
 
@@ -94,6 +95,8 @@ class RunSummary:
     """The values of R that were carried over from an earlier row, in lines."""
     classes: tuple[str, ...] = ()
     """Classes that are recognised badly, and confusions, at the end of the run, in lines."""
+    data: tuple[EnvData, ...] = ()
+    """The data of each of its envs; empty if unknown."""
     left_out: tuple[str, ...] = ()
     """Damaged files, in lines; what they have is missing here."""
 

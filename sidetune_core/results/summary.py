@@ -21,7 +21,9 @@ from sidetune_core.io.printable import counted
 from sidetune_core.results.class_report import class_lines
 from sidetune_core.results.metrics import Results, mean
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
-from sidetune_core.storage.run_folder import DIVERGED, DOCUMENTS, DONE, UNKNOWN, RunFolder, has_diverged
+from sidetune_core.results.run_data import read_run_data
+from sidetune_core.storage.data_file import read_data
+from sidetune_core.storage.run_folder import DATA, DIVERGED, DOCUMENTS, DONE, UNKNOWN, RunFolder, has_diverged
 
 T = TypeVar("T")
 
@@ -77,6 +79,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             network=network_line(about),
             carried=optional("eval.jsonl", lambda: _carried(folder, results), ()),
             classes=optional(DOCUMENTS, lambda: class_lines(folder, results.tasks), ()),
+            data=optional(DATA, lambda: read_run_data(about, read_data(folder)), ()),
             left_out=tuple(left_out),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:

@@ -26,6 +26,7 @@ from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.serving.evaluation_data import PartData, open_parts, replaced_part
 from sidetune_core.serving.learner import choose_device
 from sidetune_core.serving.source import Trained, read_run
+from sidetune_core.storage.data_file import read_data
 from sidetune_core.storage.run_folder import RunFolder, open_run
 from sidetune_core.supervised.class_metrics import ClassMetrics, read_classes
 from sidetune_core.supervised.task import SupervisedTask
@@ -49,6 +50,8 @@ class TaskEvaluation:
     """Whether the data are those of the run, by their fingerprints; None if one is unknown."""
     not_finite: str = ""
     """Why metrics are None."""
+    data_changes: tuple[str, ...] = ()
+    """What of the task's data is not as in the run, in lines; empty where that is unknown."""
     classes: tuple[ClassMetrics, ...] = ()
     """Of a task of classes or labels, where it was asked for."""
 
@@ -157,7 +160,12 @@ def evaluate_with(
         available = {id: task for one in opened for id, task in one.tasks.items()}
         learner = _restore(trained, available, machine, trust_local_code)
         recorded = _recorded(folder, split, len(trained.cards))
-        evaluations = []
+        evaluations, records = [], read_data(folder)
+        changes = {
+            id: lines
+            for one in opened
+            for id, lines in one.changes(records, _known_data(trained, one.part)).items()
+        }
         for task in chosen:
             if task.id in trained.task_states:
                 set_task_state(task, trained.task_states[task.id])
@@ -171,9 +179,17 @@ def evaluate_with(
                     recorded.get(task.id, {}),
                     fingerprint == known if fingerprint and known else None,
                     per_class,
+                    changes.get(task.id, ()),
                 )
             )
     return evaluations
+
+
+def _known_data(trained: Trained, part: Part) -> str:
+    """The fingerprint of the data that the tasks of a part were trained on; empty if unknown, or if it
+    differs from task to task."""
+    known = {trained.cards[id].data for id in part.tasks if id in trained.cards}
+    return known.pop() if len(known) == 1 else ""
 
 
 def _listed(tasks: str | Sequence[str] | None) -> list[str] | None:
@@ -290,6 +306,7 @@ def _evaluate(
     recorded: Mapping[str, float | None],
     same_data: bool | None,
     per_class: bool,
+    data_changes: tuple[str, ...] = (),
 ) -> TaskEvaluation:
     evaluation = evaluate_split(task, predict, split)
     return TaskEvaluation(
@@ -301,5 +318,6 @@ def _evaluate(
         recorded,
         same_data,
         evaluation.not_finite,
+        data_changes,
         read_classes(evaluation.documents) if per_class and isinstance(task, SupervisedTask) else (),
     )

@@ -8,9 +8,11 @@ from contextlib import ExitStack, chdir, closing, contextmanager
 import attrs
 
 from sidetune_core.assembly.build import build_stream
+from sidetune_core.assembly.data import record_data
 from sidetune_core.assembly.parts import Part, with_id
+from sidetune_core.config.data_record import DataRecord, find, of_task, part_changes, tasks_of
 from sidetune_core.errors import DataError, FitError, OptionError, SidetuneError, shorten
-from sidetune_core.interfaces.tasks import Task
+from sidetune_core.interfaces.tasks import Task, TaskStream
 
 
 @attrs.frozen(eq=False)
@@ -23,6 +25,27 @@ class PartData:
     tasks: Mapping[str, Task]
     """Those that the run has, by their id in the run."""
     fingerprint: str
+    stream: TaskStream
+    number: int
+    """Of the part in the run: 0, or that of its extension."""
+
+    def changes(self, records: Sequence[DataRecord], known: str) -> Mapping[str, tuple[str, ...]]:
+        """What of the data of each task, by its id in the run, is not as in the run; in lines, which are
+        none where that is unknown.
+
+        Args:
+            records: of the data of the run.
+            known: the fingerprint of the data that the tasks were trained on.
+        """
+        before = find(records, self.number, known)
+        if before is None or known == self.fingerprint:
+            return {}
+        now = record_data(self.stream, list(self.tasks.values()), self.part.tasks, self.number, self.part.env)
+        return {
+            id: tuple(part_changes(of_task(before, of), of_task(now, of)))
+            for id, of in self.part.tasks.items()
+            if of in tasks_of(before) and of in tasks_of(now)
+        }
 
     def find(self, id: str) -> Task:
         """A task by its id in the run.
@@ -71,11 +94,11 @@ def open_parts(
     """
     with ExitStack() as stack:
         opened = []
-        for part in parts:
+        for number, part in enumerate(parts):
             if not set(part.tasks) & set(needed):
                 continue
             try:
-                opened.append(_open(stack, part))
+                opened.append(_open(stack, part, number))
             except SidetuneError as error:
                 if len(parts) == 1 or chosen is not None:
                     raise
@@ -83,14 +106,14 @@ def open_parts(
         yield opened
 
 
-def _open(stack: ExitStack, part: Part) -> PartData:
+def _open(stack: ExitStack, part: Part, number: int) -> PartData:
     stream = stack.enter_context(closing(build_stream(part.resolved)))
     with chdir("."):
         available = {task.id: task for task in stream.tasks()}
         fingerprint = stream.data_fingerprint()
     present = {id: of for id, of in part.tasks.items() if of in available}
     tasks = {id: with_id(available[of], id) for id, of in present.items()}
-    return PartData(part, tuple(available), tasks, fingerprint)
+    return PartData(part, tuple(available), tasks, fingerprint, stream, number)
 
 
 def _unreadable(part: Part, parts: Sequence[Part], error: SidetuneError) -> DataError:

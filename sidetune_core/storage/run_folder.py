@@ -18,6 +18,7 @@ from typing import Any
 
 import attrs
 
+from sidetune_core.config import data_record
 from sidetune_core.errors import PluginError, RunError
 from sidetune_core.io import strict_json
 from sidetune_core.io.files import read_lines, read_text
@@ -40,6 +41,9 @@ LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl")
 
 LOG = "log.txt"
 
+DATA = data_record.FILE
+"""The file of what the data consisted of (see `storage.data_file`)."""
+
 SECONDS = "seconds.jsonl"
 """The file of `Clock`."""
 
@@ -61,11 +65,14 @@ CARDS = "tasks"
 TENSORBOARD = "tb"
 """Sub-folder with TensorBoard files."""
 
-FILES = ("run.json", "status", "certificate.json", "report.md", "lock", "lock.json", *APPENDED)
+FILES = ("run.json", DATA, "status", "certificate.json", "report.md", "lock", "lock.json", *APPENDED)
 FOLDERS = ("checkpoints", CARDS, PROBES, DOCUMENTS, IMAGES, TENSORBOARD)
 """Everything that a run writes in its folder."""
 
-BY_PRODUCTS = ("certificate.json", "report.md", SECONDS, LOG, CARDS, PROBES, DOCUMENTS, IMAGES, TENSORBOARD)
+BY_PRODUCTS = (
+    *(DATA, "certificate.json", "report.md", SECONDS, LOG),
+    *(CARDS, PROBES, DOCUMENTS, IMAGES, TENSORBOARD),
+)
 """What a run continues without, also where a folder is in place of a file or the other way round."""
 
 DONE, DIVERGED = "done", "diverged"
@@ -83,6 +90,7 @@ class RunFolder:
     """A run on disk. `sidetune report` computes everything it prints from these files:
 
     ``run.json``            the spec as requested and as resolved, plugins, versions, device, seed
+    ``data.json``           what the data consisted of when they were read (see `config.data_record`)
     ``status``              ``running``, ``done``, ``diverged: …``, ``interrupted`` or ``failed: …``
     ``metrics.jsonl``       training curves
     ``eval.jsonl``          a line for each evaluation: the cells of R

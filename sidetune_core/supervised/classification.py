@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sidetune_core.errors import DataError
-from sidetune_core.hashing import fingerprint
+from sidetune_core.hashing import fingerprint, tensor_digest
 from sidetune_core.supervised import sampling as sampling_rules
 from sidetune_core.supervised.objectives import Classification
 from sidetune_core.supervised.sampling import ClassWeights, Sampling
@@ -145,6 +145,9 @@ class TensorSource(Source):
 
     def targets(self) -> Tensor:
         return self._targets
+
+    def digest(self, rows: Tensor) -> str:
+        return tensor_digest(self._input, self._stored[self._indices[rows]]).hex()
 
     def read(self, requests: Iterable[Request]) -> Iterator[LoadedExamples]:
         for request in requests:

@@ -65,5 +65,10 @@ class Source(ABC):
             DataError: an example cannot be read, or has another shape.
         """
 
+    def digest(self, rows: Tensor) -> str:
+        """SHA-256 of the stored inputs of some examples, in hexadecimal; empty if unknown. A run records it,
+        to say which data have changed."""
+        return ""
+
     def close(self) -> None:  # noqa: B027 - most sources hold nothing open
         """End workers and close files."""

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from sidetune_core.errors import DataError
 from sidetune_core.interfaces.heads import ClassHead
 from sidetune_core.interfaces.inputs import Inputs, Shape
-from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, shuffled
+from sidetune_core.interfaces.tasks import Batch, DataPart, Order, Predict, Task, shuffled
 from sidetune_core.seeding import derive_seed
+from sidetune_core.supervised.data_parts import source_parts
 from sidetune_core.supervised.objectives import Objective
 from sidetune_core.supervised.sampling import Sampling, balanced
 from sidetune_core.supervised.sources import LoadedExamples, Request, Source
@@ -92,6 +93,14 @@ class SupervisedTask(Task):
         firsts = range(0, len(rows), EVALUATION_BATCH)
         for examples in source.read(Request(rows[first : first + EVALUATION_BATCH]) for first in firsts):
             yield self._batch(examples, split)
+
+    def data_parts(self) -> Mapping[str, DataPart]:
+        """A part for each split and class; for each split if the targets are no classes."""
+        return {
+            f"{split}/{name}" if name else split: part
+            for split, source in self.sources.items()
+            for name, part in source_parts(source, self.outputs).items()
+        }
 
     def documents(self) -> Mapping[str, str]:
         """Those of the latest `evaluate`, such as a confusion matrix."""

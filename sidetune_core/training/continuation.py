@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from sidetune_core.config.data_record import DataChange, DataRecord, data_change, find
 from sidetune_core.config.history import (
     EXTENSIONS,
     FIRST_SPEC,
@@ -42,10 +43,16 @@ from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import Trust, from_values
 from sidetune_core.errors import OptionError, RunError, SidetuneError
 from sidetune_core.storage import checkpoint
+from sidetune_core.storage.data_file import read_data
 from sidetune_core.storage.run_folder import RunFolder, resume_command
+from sidetune_core.training.changed_tasks import check_outputs, check_tasks
+from sidetune_core.training.job import Job
 
 ACCEPTABLE = ("spec", "data", "plugins")
 """What a user may accept to have changed."""
+
+SWITCHES = {"data": "--allow-changed-data", "plugins": "--allow-changed-plugins"}
+"""Options that accept one of them."""
 
 
 @attrs.frozen
@@ -65,7 +72,7 @@ class Differences:
     """How a segment differs from the one before, in lines; empty where that is unknown."""
 
     spec: Sequence[str]
-    data: Sequence[str]
+    data: Sequence[DataChange]
     plugins: Sequence[PluginChange]
     conditions: Sequence[str]
 
@@ -135,6 +142,8 @@ class Continuation:
         self._kept = kept
         self._accepted = later[-1] if len(later) > len(kept) else None
         self._extensions = in_identity(about.get(EXTENSIONS))
+        self._records = read_data(folder)
+        self._read: Sequence[DataRecord] = ()
         identity = latest.identity
         before = segment_of(identity) if identity is not None else [first, *kept][-1]
         begun = list(before.extensions or ())
@@ -172,8 +181,8 @@ class Continuation:
         if refused := [change for change in found.plugins if change.source_changed]:
             what = f"{path} was made with another plugin, {_joined(refused)}"
             self._refuse("plugins", f"{what}: {refused[0].remedy}")
-        if changed := [*found.data, *tasks]:
-            self._refuse("data", f"{path} was made with other data, {_joined(changed)}: restore it")
+        if found.data or tasks:
+            self._refuse("data", f"{path} was made with other data{_shown(found.data, tasks)}: restore it")
 
     def check_statements(self) -> None:
         """Check that ``run.json`` states what the latest checkpoint has; its spec may be another one, which
@@ -194,27 +203,32 @@ class Continuation:
         if edited:
             raise RunError(f"{self._folder.path}: {_joined(edited)}: restore run.json")
 
-    def check_data(self, now: Identity, env: str) -> None:
+    def check_data(self, job: Job, env: str) -> None:
         """Check data and tasks, once they are read.
 
         Raises:
-            RunError: the env has other tasks, or the data has changed and this is not accepted.
+            RunError: the env has other tasks, or tasks have other outputs, or the data has changed and this
+                is not accepted.
         """
-        if [task["id"] for task in now.tasks] != self._tasks:
-            raise RunError(f"the env no longer has the tasks that {self._folder.path} was started with")
+        now = job.identity
+        ids, component = [task["id"] for task in now.tasks], job.resolved.components["env"]
+        check_tasks(self._folder, self._tasks, ids, component, self.is_finished)
+        check_outputs(self._folder, job.tasks)
+        self._read = job.data
         accepted = self._accepted.accepted if self._accepted is not None else ()
         tasks = [line for line in self._task_changes(now) if line not in accepted]
         self.check(segment_of(now), env, tasks)
 
-    def record(self, now: Identity, env: str) -> list[str]:
+    def record(self, job: Job, env: str) -> list[str]:
         """Record in ``run.json`` what the run continues with, if that has changed, and from where; returns it
         as lines.
         """
+        now, self._read = job.identity, job.data
         segment = segment_of(now)
         found = self._differences(self.before, segment, env)
         tasks = self._task_changes(now)
         plugins = list(map(str, found.plugins))
-        accepted = [*(f"spec {line}" for line in found.spec), *found.data, *tasks]
+        accepted = [*(f"spec {line}" for line in found.spec), *map(str, found.data), *tasks]
         if self.is_finished:
             return [
                 *(f"another plugin is installed than the run was made with: {line}" for line in plugins),
@@ -287,14 +301,21 @@ class Continuation:
             if before.spec not in (None, now.spec)
             else []
         )
-        data = [f"the data of {env}"] if before.data and now.data and before.data != now.data else []
+        data = [self._change(0, env, before.data, now.data)] if _differ(before.data, now.data) else []
         plugins = changes(before.plugins, now.plugins)
-        for first, second in zip(before.extensions or (), now.extensions or (), strict=False):
-            if first["data"] and second["data"] and first["data"] != second["data"]:
-                data.append(f"the data of env '{second['env']['name'].rpartition('/')[2]}'")
+        pairs = zip(before.extensions or (), now.extensions or (), strict=False)
+        for number, (first, second) in enumerate(pairs, 1):
+            if _differ(first["data"], second["data"]):
+                name = second["env"]["name"].rpartition("/")[2]
+                data.append(self._change(number, f"env '{name}'", first["data"], second["data"]))
             records = (read_plugins({"env": one.get("plugin")}, {}) for one in (first, second))
             plugins += changes(*records)
         return Differences(spec, data, plugins, condition_changes(before, now))
+
+    def _change(self, extension: int, env: str, before: str, now: str) -> DataChange:
+        """How the data of an env differ, by their fingerprints."""
+        records = [*self._read, *self._records]
+        return data_change(env, find(records, extension, before), find(records, extension, now))
 
     def _respelled(self, spec: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """A recorded spec with the present names of components and options, if it can still be resolved."""
@@ -308,12 +329,24 @@ class Continuation:
         if what in self._allowed:
             return
         names = [name for name in ACCEPTABLE if name in (what, *self._allowed)]
-        flag = "--allow-changed-plugins" if names == ["plugins"] else f"--allow-changed {' '.join(names)}"
+        flag = SWITCHES.get(" ".join(names), f"--allow-changed {' '.join(names)}")
         changed = "what is installed" if what == "plugins" else f"the changed {what}"
         if self._command is not None:
             raise RunError(f"{message}, or continue it with {changed}: {self._command} {flag}")
         command = resume_command(self._folder.path, bool(self._trust))
         raise RunError(f"{message}, or resume it with {changed}: {command} {flag}")
+
+
+def _differ(before: str, now: str) -> bool:
+    """Whether two fingerprints are known and differ."""
+    return bool(before and now) and before != now
+
+
+def _shown(data: Sequence[DataChange], tasks: Sequence[str]) -> str:
+    """What has changed, after "was made with other data": the parts, where it is the data of one env."""
+    if len(data) == 1 and data[0].parts and not tasks:
+        return f": {data[0].shown}"
+    return f", {_joined([*data, *tasks])}"
 
 
 def _joined(lines: Sequence[object]) -> str:

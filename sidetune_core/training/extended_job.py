@@ -14,7 +14,9 @@ import attrs
 
 from sidetune_core.assembly.build import build_learner
 from sidetune_core.assembly.cards import CardTask, DataNeeded, read_cards
+from sidetune_core.assembly.data import record_data
 from sidetune_core.assembly.parts import ChainedStream, Part, card_tasks, read_tasks
+from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.extensions import Extension
 from sidetune_core.config.history import in_identity
 from sidetune_core.config.identity import Identity
@@ -24,6 +26,7 @@ from sidetune_core.errors import FitError, RunError, SidetuneError, shorten
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task, TaskStream
+from sidetune_core.storage.data_file import read_data
 from sidetune_core.storage.run_folder import RunFolder, resume_command
 from sidetune_core.system import device
 from sidetune_core.system.progress import Progress
@@ -139,6 +142,7 @@ def assemble_extended(
             for number in opened
             for id in plan.parts[number].tasks
         },
+        data=[*earlier.records(), _record(last, len(plan.parts) - 1, stream, added)] if group.is_main else [],
         make_earlier=lambda folder: EarlierTasks(folder, plan.ids[: plan.first], identity, earlier.read_ids),
     )
 
@@ -196,6 +200,13 @@ class _EarlierParts:
         else:
             self.read(number, f"The heads of {shorten(list(part.tasks))} are made from their data")
 
+    def records(self) -> list[DataRecord]:
+        """Of the parts whose data were read."""
+        return [
+            _record(self._plan.parts[number], number, stream, self._tasks[number])
+            for number, stream in sorted(self.streams.items())
+        ]
+
     def affected(self, reasons: Mapping[str, str]) -> dict[int, str]:
         """The parts without data that have a task of `reasons`, each with its first reason."""
         found = dict[int, str]()
@@ -243,11 +254,19 @@ class _EarlierParts:
             tasks |= {task.id: task for task in self.read(number, message)}
             if part.data and self.data[number] and part.data != self.data[number]:
                 command = resume_command(self._plan.folder.path, bool(self._plan.trust_local_code))
+                before = find(read_data(self._plan.folder), number, part.data)
+                now = _record(part, number, self.streams[number], self._tasks[number])
+                change = data_change(part.env, before, now)
+                what = f" ({change.shown})" if change.parts else ""
                 raise RunError(
-                    f"{message}, and the data of {part.env} is not what they were trained on. Restore it, "
-                    f"then resume: {command}"
+                    f"{message}, and the data of {part.env} is not what they were trained on{what}. "
+                    f"Restore it, then resume: {command}"
                 )
         return tasks
+
+
+def _record(part: Part, number: int, stream: TaskStream, tasks: Sequence[Task]) -> DataRecord:
+    return record_data(stream, tasks, part.tasks, number, part.env)
 
 
 def _reasons(

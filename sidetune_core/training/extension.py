@@ -32,6 +32,7 @@ from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.results.summary import check_rows
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import writing
+from sidetune_core.storage.data_file import drop_data
 from sidetune_core.storage.lock import locked
 from sidetune_core.storage.run_folder import (
     CARDS,
@@ -43,6 +44,7 @@ from sidetune_core.storage.run_folder import (
 )
 from sidetune_core.system.threads import set_threads
 from sidetune_core.training.continuation import Continuation, Latest, check_acceptable, find_latest, planned
+from sidetune_core.training.earlier_data import earlier_changes
 from sidetune_core.training.extended_job import Plan, assemble_extended, check_inputs
 from sidetune_core.training.job import Job, common_metric, open_stream
 from sidetune_core.training.run import (
@@ -74,6 +76,7 @@ def extend(
     save_every: str | None = None,
     allow_changed: Sequence[str] = (),
     trust_local_code: Trust = False,
+    allow_changed_data: bool = False,
 ) -> Run:
     """Add tasks of an env to a finished run, and train on them.
 
@@ -98,6 +101,7 @@ def extend(
         save_every: see `run`; None for the interval of the run.
         allow_changed: see `resume`.
         trust_local_code: see `resume`.
+        allow_changed_data: the same as ``allow_changed=["data"]``.
 
     Raises:
         UntrustedCode: ``run.json`` or the data names code, without `trust_local_code`.
@@ -115,9 +119,8 @@ def extend(
     tables = {"train": train or {}, "cache": cache or {}, "device": device or {}}
     resolved = resolve(with_env(spec, chosen, tables))
     resolved = give_objects(resolved, about, Objects(objects.base), same_weights=True)
-    return extend_resolved(
-        path, resolved, names, out, quiet, save_every, allow_changed, trust_local_code, objects
-    )
+    allowed = [*allow_changed, *(["data"] * allow_changed_data)]
+    return extend_resolved(path, resolved, names, out, quiet, save_every, allowed, trust_local_code, objects)
 
 
 def _chosen_env(env: Any, tasks: Sequence[str] | Sequence[Task]) -> tuple[Sequence[str], Choice]:
@@ -179,7 +182,7 @@ def extend_resolved(
             def assemble(with_data: bool) -> Job:
                 read = None if with_data else added.tasks
                 job = assemble_extended(added.plan, group, quiet, streams, stream, read, with_data)
-                group.broadcast_from_main(lambda: continuation.check_data(job.identity, added.env))
+                group.broadcast_from_main(lambda: continuation.check_data(job, added.env))
                 return job
 
             job, folder = assemble(False), source
@@ -204,6 +207,8 @@ class _Added:
     latest: Latest
     dropped: Sequence[str]
     """Ids of tasks of a former extension that failed, which this one replaces."""
+    notes: Sequence[str] = ()
+    """What has changed in the data of earlier tasks, in lines; empty in all but the main process."""
 
     @property
     def env(self) -> str:
@@ -236,19 +241,23 @@ def _plan(
     parts = parts[:-1] if dropped else parts
     _check_learner(parts[0].resolved, resolved)
     check_inputs(source, parts[0], stream, resolved.components["env"].owner)
-    extension, tasks = _choose_tasks(group, source, about, resolved, stream, names)
+    with group.main_process_first():
+        available = stream.tasks()
+    notes = earlier_changes(source, parts, resolved, stream, available) if group.is_main else []
+    extension, tasks = _choose_tasks(source, about, resolved, stream, available, names)
     about = _extended(about, extension, tasks, save_every)
     part = Part(resolved, extension.tasks, extension.data)
     plan = Plan(source, [*parts, part], read_extensions(about), latest.done, trust)
-    return _Added(plan, about, tasks, latest, dropped)
+    return _Added(plan, about, tasks, latest, dropped, notes)
 
 
 def _begin(folder: RunFolder, added: _Added, job: Job, continuation: Continuation) -> None:
     """Record the extension in the run folder: from here on, `resume` continues it."""
     folder.set_status("running")  # a run that is killed before the next line has nothing left to do
-    _clear(folder, added.dropped)
+    _clear(folder, added.dropped, len(added.plan.parts) - 1)
     folder.write_json("run.json", added.about)
     note_continuation(job, folder, continuation, added.env)
+    job.notes.extend(added.notes)
     line = extension_lines(added.about)[-1]
     job.progress.info(line)
     with suppress(WriteError):  # reported when the run begins
@@ -283,11 +292,13 @@ def _without_failed(folder: RunFolder, about: dict[str, Any]) -> tuple[dict[str,
     return {key: value for key, value in kept.items() if value or key not in (EXTENSIONS, "segments")}, ids
 
 
-def _clear(folder: RunFolder, dropped: Sequence[str]) -> None:
-    """Delete what an extension that is replaced has left of its tasks, by their ids."""
+def _clear(folder: RunFolder, dropped: Sequence[str], extension: int) -> None:
+    """Delete what an extension that is replaced has left, by its number and the ids of its tasks."""
     if not dropped:
         return
     checkpoint.delete_mid_task(folder.checkpoints)
+    with suppress(WriteError):  # a by-product
+        drop_data(folder, extension)
     for id in dropped:
         with writing(folder.path / CARDS):
             (folder.path / CARDS / f"{id}.json").unlink(missing_ok=True)
@@ -345,11 +356,11 @@ def _check_learner(first: ResolvedRun, resolved: ResolvedRun) -> None:
 
 
 def _choose_tasks(
-    group: ProcessGroup,
     folder: RunFolder,
     about: Mapping[str, Any],
     resolved: ResolvedRun,
     stream: TaskStream,
+    tasks: Sequence[Task],
     names: Sequence[str],
 ) -> tuple[Extension, list[Task]]:
     """The tasks to add, and the record of the extension.
@@ -360,8 +371,7 @@ def _choose_tasks(
         FitError: they do not fit the run.
     """
     owner = resolved.components["env"].owner
-    with group.main_process_first():
-        available = {task.id: task for task in stream.tasks()}
+    available = {task.id: task for task in tasks}
     if unknown := [name for name in names if name not in available]:
         raise OptionError(
             f"{owner} has no task '{unknown[0]}'.{suggest(unknown[0], available)} Tasks: "

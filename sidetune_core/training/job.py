@@ -13,8 +13,10 @@ import torch
 
 from sidetune_core import __version__
 from sidetune_core.assembly.build import build_learner, build_stream
+from sidetune_core.assembly.data import record_data
 from sidetune_core.assembly.fit import Fit, fit_components
 from sidetune_core.assembly.objects import describe_objects
+from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.distributed.process_group import ProcessGroup
@@ -22,6 +24,7 @@ from sidetune_core.interfaces.capabilities import HasVersions
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.results.metrics import MIXED
+from sidetune_core.storage.data_file import read_data
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system import device
 from sidetune_core.system.device import Machine
@@ -63,6 +66,8 @@ class Job:
     """The tasks before an extension, for a run folder; None for a run that is not extended."""
     fit: Fit | None = None
     """Of the components, and the number of their parameters; None for an extended run."""
+    data: Sequence[DataRecord] = ()
+    """Of the envs whose data were read; empty in all but the main process."""
     notes: list[str] = attrs.field(factory=list)
     """What to report about plugins and conditions, on screen and in ``log.txt``."""
 
@@ -104,6 +109,7 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
         shared_ids=stream.shared_ids,
         origins={task.id: Origin(resolved, identity.data) for task in tasks},
         fit=fit,
+        data=[record_data(stream, tasks, {}, 0, resolved.components["env"].owner)] if group.is_main else [],
     )
 
 
@@ -148,6 +154,7 @@ def describe(job: Job, git: Mapping[str, Any] | None) -> dict[str, Any]:
     if resolved.requested is not None and resolved.requested.added:
         added = ", ".join(resolved.requested.added)
         changes.append(f"the spec is that of a run to which {added} were added; they are no part of the spec")
+    changes += _spec_data_changes(job)
     recorded = resolved.requested.conditions if resolved.requested is not None else None
     if recorded is not None and (found := condition_changes(recorded, identity)):
         changes.append(f"other conditions than in the spec: {', '.join(found)}; {ROUNDING}")
@@ -169,3 +176,27 @@ def describe(job: Job, git: Mapping[str, Any] | None) -> dict[str, Any]:
         "versions": identity.versions,
         "git": git,
     }
+
+
+def _spec_data_changes(job: Job) -> list[str]:
+    """That the data are not those of the run whose spec this is, and what has changed; empty if they are, or
+    if that is unknown.
+
+    A run with another seed may hold out other examples: its data are compared by
+    `TaskStream.content_fingerprint`.
+    """
+    spec, env = job.resolved.requested, job.resolved.components["env"]
+    recorded = spec.data if spec is not None else None
+    if recorded is None or not recorded.fingerprint or not job.identity.data:
+        return []
+    if recorded.fingerprint == job.identity.data or recorded.env.rpartition("/")[2] != env.plugin.name:
+        return []
+    before = find(read_data(RunFolder(recorded.file.parent)), 0, recorded.fingerprint)
+    now = find(job.data, 0, job.identity.data)
+    what = "other data than the run of the spec"
+    if recorded.seed == job.resolved.seed:
+        change = data_change(env.owner, before, now)
+        return [f"{what}: {change.shown}" if change.parts else what]
+    if before is None or now is None or not before.content or not now.content:
+        return []
+    return [what] if before.content != now.content else []

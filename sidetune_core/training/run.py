@@ -45,9 +45,11 @@ from sidetune_core.results.summary import check_rows, outcome, read_results, sum
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.compaction import KEEP_LAST, Keep
+from sidetune_core.storage.data_file import add_data
 from sidetune_core.storage.lock import locked
 from sidetune_core.storage.run_folder import (
     CARDS,
+    DATA,
     DIVERGED,
     DONE,
     LOG,
@@ -190,6 +192,7 @@ def resume(
     *,
     base: nn.Module | None = None,
     tasks: Sequence[Task] | None = None,
+    allow_changed_data: bool = False,
 ) -> Run:
     """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run
     ends at once.
@@ -208,6 +211,7 @@ def resume(
         trust_local_code: import code that ``run.json`` and the data name.
         base: the network that the run was given, with the same weights; None for a run with a base by name.
         tasks: those that the run was given, in order; None for a run with an env by name.
+        allow_changed_data: the same as ``allow_changed=["data"]``.
 
     Raises:
         UntrustedCode: ``run.json`` or the data names code, without `trust_local_code`.
@@ -215,7 +219,7 @@ def resume(
             or spec, data or the source of a plugin have changed.
         Interrupted: SIGINT or SIGTERM came; the state is in the folder.
     """
-    allowed = [*allow_changed, *(["plugins"] if allow_changed_plugins else [])]
+    allowed = [*allow_changed, *(["plugins"] * allow_changed_plugins), *(["data"] * allow_changed_data)]
     check_acceptable(allowed)
     with join_process_group() as group:
         folder, about = group.broadcast_from_main(lambda: open_resumable(Path(path)))
@@ -246,7 +250,7 @@ def resume(
                         job = assemble(resolved, stream, group, quiet)
                     else:
                         job = assemble_extended(plan, group, quiet, streams, with_data=with_data)
-                    group.broadcast_from_main(lambda: continuation.check_data(job.identity, env))
+                    group.broadcast_from_main(lambda: continuation.check_data(job, env))
                     return job
 
                 job = make_job(False)
@@ -274,7 +278,7 @@ def _read_plan(
 
 def note_continuation(job: Job, folder: RunFolder, continuation: Continuation, env: str) -> None:
     """Record what a run continues with, and report what has changed and what could not be compared."""
-    job.notes.extend(continuation.record(job.identity, env))
+    job.notes.extend(continuation.record(job, env))
     for line in continuation.not_compared(job.identity, env):
         job.progress.info(line)
         with suppress(WriteError):  # `_status` reports it
@@ -414,6 +418,7 @@ def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep) -> Run
             save_every=save_every,
         )
         _write_cards(job, folder, by_products)
+        _write_data(job, folder, by_products)
         earlier = job.make_earlier(folder) if job.make_earlier is not None else None
         learn(job.learner, job.tasks, context, recorder, earlier)
         recorder.draw_results()
@@ -447,6 +452,13 @@ def _write_cards(job: Job, folder: RunFolder, by_products: ByProducts) -> None:
     with by_products.optional(path):
         trained = max(folder.boundaries, default=0)
         write_cards(folder, cards, [task.id for task in job.tasks[:trained]])
+
+
+def _write_data(job: Job, folder: RunFolder, by_products: ByProducts) -> None:
+    """Add to ``data.json`` what the run reads now, unless all tasks are trained."""
+    if job.group.is_main and max(folder.boundaries, default=0) < len(job.tasks):
+        with by_products.optional(folder.path / DATA):
+            add_data(folder, job.data)
 
 
 def _write_report(folder: RunFolder, by_products: ByProducts) -> None:

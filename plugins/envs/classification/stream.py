@@ -199,7 +199,7 @@ class ImageStream(TaskStream):
             )
         self._options, self._seed = options, seed
         self.inputs = {"image": shape}
-        self._fingerprint = ""
+        self._fingerprint = self._content = ""
 
     @abstractmethod
     def read(self) -> LabelledImages:
@@ -215,11 +215,14 @@ class ImageStream(TaskStream):
         if data.note:
             self.info(data.note)
         examples = self._examples(data)
-        self._fingerprint = examples.fingerprint(
+        transform = (
             "divide by 255"
             if self.enlarged_size is None
             else f"resize to {self.enlarged_size}, divide by 255"
         )
+        self._fingerprint = self._content = examples.fingerprint(transform)
+        if options.val_fraction:
+            self._content = Examples(data.images, data.labels).fingerprint(transform)
         tasks = []
         for index, classes in enumerate(partition[: options.num_tasks]):
             names = [data.names[label] for label in classes]
@@ -241,6 +244,10 @@ class ImageStream(TaskStream):
 
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    def content_fingerprint(self) -> str:
+        """Of the set as it was read, before the run's seed holds out images."""
+        return self._content
 
     @classmethod
     def handler(cls, card: TaskCard) -> ClassHandler:

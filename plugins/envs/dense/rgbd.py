@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from sidetune_core.api import (
     DataError,
+    DataPart,
     OptionError,
     Renamed,
     at_least,
@@ -122,7 +123,7 @@ class RGBD(DenseStream):
         select_domains(config.domains, {name: DOMAINS[name] for name in SUPPORTED})
         self._config, self._seed = config, seed
         self.inputs = {"image": (3, config.image_size, config.image_size)}
-        self._fingerprint = ""
+        self._fingerprint, self._count = "", 0
 
     def tasks(self) -> Sequence[DenseTask]:
         config = self._config
@@ -131,7 +132,7 @@ class RGBD(DenseStream):
         for array in (rgb, depth, intrinsics):
             digest.update(np.ascontiguousarray(array).data)
         self._fingerprint = digest.hexdigest()
-        count = len(rgb)
+        count = self._count = len(rgb)
         first_test = count - max(1, round(config.test_fraction * count))
         if first_test < 1:
             raise DataError(
@@ -147,6 +148,14 @@ class RGBD(DenseStream):
 
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    def content_fingerprint(self) -> str:
+        """Of all frames, whichever of them the run's seed draws."""
+        return self._fingerprint
+
+    def data_parts(self) -> Mapping[str, DataPart]:
+        """All frames as one part."""
+        return {"frames": DataPart(self._count, self._fingerprint)}
 
     def _read(self) -> tuple[Array, Array, Array]:
         """Colour (N, H, W, 3) uint8, depth (N, H, W) uint16, K (3, 3)."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sidetune_core.api import (
     DataError,
+    DataPart,
     OptionError,
     Renamed,
     at_least,
@@ -129,6 +130,7 @@ class TaskonomyEnv(DenseStream):
         self._domains = select_domains(names, DOMAINS)
         self.inputs = {"image": (3, config.image_size, config.image_size)}
         self._fingerprint = self._data_fingerprint = ""
+        self._parts: dict[str, DataPart] = {}
 
     def tasks(self) -> Sequence[DenseTask]:
         config = self._config
@@ -145,6 +147,10 @@ class TaskonomyEnv(DenseStream):
     def data_fingerprint(self) -> str:
         """Of the names and sizes of the images, and of their split; their content is not read for it."""
         return self._data_fingerprint
+
+    def data_parts(self) -> Mapping[str, DataPart]:
+        """A part for each domain, by the names and sizes of its images."""
+        return self._parts
 
     def _frames(self) -> Frames:
         """Find, select, decode and check the images."""
@@ -175,6 +181,7 @@ class TaskonomyEnv(DenseStream):
             stored[stored_as] = decoded.values
             keys[stored_as] = decoded.key
             digest.update(f"{stored_as}/{decoded.files}\n".encode())
+            self._parts[stored_as] = DataPart(len(paths), decoded.files)
             reported = stored_as == "mask" and "depth_zbuffer" in names  # the same files
             if decoded.faults and not reported:
                 messages = [f"{paths[row]} {fault}" for row, fault in decoded.faults.items()]

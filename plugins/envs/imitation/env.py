@@ -13,6 +13,7 @@ import attrs
 
 from sidetune_core.api import (
     DataError,
+    DataPart,
     OptionError,
     Renamed,
     TaskCard,
@@ -105,6 +106,7 @@ class Imitation(TaskStream):
         self._config = config
         self._streams = ExitStack()
         self._fingerprint = ""
+        self._parts: dict[str, DataPart] = {}
         self._folders = [open_demonstrations(folder.expanduser()) for folder in config.root]
         if not self._folders and not config.levels:
             raise OptionError(
@@ -140,10 +142,14 @@ class Imitation(TaskStream):
                 ImitationTask(f"t{number}", rollout_task, training, validation, first_id, options, env)
             )
             digest.update(repr(demonstrations.manifest.env).encode())  # units and statistics depend on it
-            for trajectories in (validation, training):
+            for split, trajectories in (("val", validation), ("train", training)):
                 first_id += len(trajectories.actions)
+                own = hashlib.sha256()
                 for name, value in sorted(trajectories.to_tensors().items()):
-                    digest.update(name.encode() + value.numpy().tobytes())
+                    content = name.encode() + value.numpy().tobytes()
+                    digest.update(content)
+                    own.update(content)
+                self._parts[f"t{number}/{split}"] = DataPart(len(trajectories.actions), own.hexdigest())
         self._fingerprint = digest.hexdigest()
         return tasks
 
@@ -154,6 +160,10 @@ class Imitation(TaskStream):
 
     def fingerprint(self) -> str:
         return self._fingerprint
+
+    def data_parts(self) -> Mapping[str, DataPart]:
+        """The recorded steps of each task and split."""
+        return self._parts
 
     def close(self) -> None:
         self._streams.close()

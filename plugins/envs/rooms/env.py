@@ -142,6 +142,10 @@ class Rooms(DenseStream):
         """Of the images of all domains."""
         return self._data_fingerprint
 
+    def content_fingerprint(self) -> str:
+        """Of the series and the code that renders it: the run's seed draws the training rooms."""
+        return f"rooms/{self._config.series}/{cache.source_digest()}"
+
 
 def _domains(config: Rooms.Config) -> list[Domain]:
     """The requested domains, or those of the order with the kind of room for the object class.

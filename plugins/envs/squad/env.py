@@ -11,7 +11,17 @@ from typing import ClassVar, Literal
 import attrs
 from transformers import PreTrainedTokenizerBase
 
-from sidetune_core.api import DataError, OptionError, Renamed, Task, TaskCard, TaskStream, at_least, option
+from sidetune_core.api import (
+    DataError,
+    DataPart,
+    OptionError,
+    Renamed,
+    Task,
+    TaskCard,
+    TaskStream,
+    at_least,
+    option,
+)
 
 from .batches import Decoding, QuestionSet
 from .download import fetch_squad
@@ -134,6 +144,7 @@ class Squad(TaskStream):
         self.inputs = dict.fromkeys(("tokens", "mask", "types"), (config.max_length,))
         self._config = config
         self._windows = 0
+        self._parts: dict[str, DataPart] = {}
         self._digest, self._data_digest = hashlib.sha256(), hashlib.sha256()
 
     @property
@@ -170,8 +181,8 @@ class Squad(TaskStream):
                     f"env 'squad': task {index} has no question in its first "
                     f"{config.max_paragraphs} paragraphs (--env.max-paragraphs)"
                 )
-            train_set = self._question_set(questions, "the training questions")
-            test_set = self._question_set(_questions(test), "the test questions")
+            train_set = self._question_set(questions, "the training questions", f"t{index}/train")
+            test_set = self._question_set(_questions(test), "the test questions", f"t{index}/test")
             tasks.append(
                 SquadTask(f"t{index}", _title(train), train_set, test_set, config.max_length, decoding, card)
             )
@@ -188,15 +199,20 @@ class Squad(TaskStream):
         """Of the windows, the questions and their answers."""
         return self._data_digest.hexdigest()
 
-    def _question_set(self, questions: Sequence[tuple[Question, str]], source: str) -> QuestionSet:
-        """Cut questions into windows with the next free ids."""
+    def data_parts(self) -> Mapping[str, DataPart]:
+        """The questions of each task and split."""
+        return self._parts
+
+    def _question_set(self, questions: Sequence[tuple[Question, str]], source: str, part: str) -> QuestionSet:
+        """Cut questions into windows with the next free ids; `part` is their name in `data_parts`."""
         config = self._config
         windows = make_windows(self._tokenizer, questions, config.max_length, config.doc_stride, source)
         first_id, self._windows = self._windows, self._windows + len(windows)
-        self._digest.update(windows.fingerprint().encode())
-        self._data_digest.update(windows.fingerprint().encode())
-        for question, _ in questions:
-            self._data_digest.update(repr(question).encode())
+        inputs = windows.fingerprint().encode()
+        content = inputs + "".join(repr(question) for question, _ in questions).encode()
+        self._digest.update(inputs)
+        self._data_digest.update(content)
+        self._parts[part] = DataPart(len(questions), hashlib.sha256(content).hexdigest())
         return QuestionSet(questions, windows, first_id)
 
     @cached_property

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 from sidetune_core.cli.commands.shared import Switch, print_json
 from sidetune_core.config import argv as arguments_of_run
 from sidetune_core.config.arguments import split_arguments
+from sidetune_core.config.data_record import shorten_changes
 from sidetune_core.errors import OptionError
 from sidetune_core.io.printable import one_line
 from sidetune_core.results.report import format_value
@@ -139,6 +140,8 @@ def _format(name: str, value: float | None) -> str:
 
 def _notes(evaluations: Sequence[TaskEvaluation]) -> Iterator[str]:
     yield f"split {evaluations[0].split}; {_agreement(evaluations)}; {_data(evaluations)}"
+    if changes := [change for one in evaluations for change in one.data_changes]:
+        yield f"not as in the run: {shorten_changes(changes)}"
     for one in evaluations:
         if one.not_finite:
             yield f"{one.task}: {one.not_finite}"
@@ -207,6 +210,7 @@ def _plain(one: TaskEvaluation) -> dict[str, Any]:
         "recorded": dict(one.recorded),
         "equals_recorded": one.equals_recorded,
         "same_data": one.same_data,
+        "data_changes": list(one.data_changes),
         "not_finite": one.not_finite,
         "classes": [
             {

@@ -112,7 +112,7 @@ def _against(reference: Path, summaries: Sequence[RunSummary]) -> tuple[Metric]:
     for summary in summaries:
         if not same_stream(in_present_names([joint, summary])):
             raise RunError(
-                f"{reference} cannot be a reference for {summary.folder}: env, tasks or metric differ"
+                f"{reference} cannot be a reference for {summary.folder}: env, data, tasks or metric differ"
             )
     return (against(joint),)
 

@@ -239,7 +239,7 @@ def test_a_plot_of_methods_has_a_panel_for_each_task_and_a_line_for_each_method(
 
 def test_a_plot_of_methods_on_different_tasks_is_refused(tmp_path: Path) -> None:
     other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
-    with pytest.raises(SidetuneError, match="same env, tasks and metric"):
+    with pytest.raises(SidetuneError, match="same env, data, tasks and metric"):
         draw_methods(group_runs([*KEPT, other]), tmp_path / "grid.svg")
 
 

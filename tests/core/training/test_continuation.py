@@ -24,8 +24,9 @@ TINY = Path(__file__).parent / "kills"
 Capture = pytest.CaptureFixture[str]
 
 
-def write_archive(path: Path, seed: int = 0) -> None:
-    """Four classes of 8 x 8 images, 10 to train on and 4 to test on of each."""
+def write_archive(path: Path, seed: int = 0, fewer: int | None = None) -> None:
+    """Four classes of 8 x 8 images, 10 to train on and 4 to test on of each; one less of the class `fewer`
+    to train on."""
     random = np.random.default_rng(seed)
     arrays: dict[str, Any] = {}
     for split, each in (("train", 10), ("test", 4)):
@@ -33,6 +34,9 @@ def write_archive(path: Path, seed: int = 0) -> None:
         noise = random.integers(0, 60, (len(labels), 8, 8, 3))
         arrays[f"x_{split}"] = (noise + 60 * labels[:, None, None, None]).astype(np.uint8)
         arrays[f"y_{split}"] = labels
+    if fewer is not None:
+        kept = np.arange(len(arrays["y_train"])) != fewer  # the first one of its class
+        arrays |= {name: values[kept] for name, values in arrays.items() if name.endswith("train")}
     np.savez(path, **arrays)
 
 
@@ -161,22 +165,39 @@ def test_a_segment_that_left_no_checkpoint_is_removed(run: Path, monkeypatch: py
     assert read(run)["segments"] == []
 
 
-def test_changed_data_is_refused(run: Path, capsys: Capture) -> None:
-    write_archive(Path("images.npz"), seed=1)
+def test_changed_data_is_refused_with_what_changed(run: Path, capsys: Capture) -> None:
+    write_archive(Path("images.npz"), fewer=2)
     assert resume(run) == 2
     assert capsys.readouterr().err == (
-        "error: run was made with other data, the data of env 'images': restore it, or resume it with the "
-        "changed data: sidetune-run --resume run --trust-local-code --allow-changed data\n"
+        "error: run was made with other data: t1/train/class 2 10 → 9 examples: restore it, or resume it "
+        "with the changed data: sidetune-run --resume run --trust-local-code --allow-changed-data\n"
     )
 
 
-def test_accepted_data_is_recorded(run: Path) -> None:
+def test_changed_content_is_named_by_part(run: Path, capsys: Capture) -> None:
     write_archive(Path("images.npz"), seed=1)
-    assert resume(run, "--allow-changed", "data") == 0
+    assert resume(run) == 2
+    message = capsys.readouterr().err
+    assert "other data: t0/train/class 0: other content, t0/train/class 1: other content, " in message
+    assert ", and 3 more parts: restore it" in message
+
+
+def test_changed_data_of_a_run_without_a_record_is_refused(run: Path, capsys: Capture) -> None:
+    (run / "data.json").unlink()
+    write_archive(Path("images.npz"), seed=1)
+    assert resume(run) == 2
+    assert "run was made with other data, the data of env 'images': restore it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [("--allow-changed", "data"), ("--allow-changed-data",)])
+def test_accepted_data_is_recorded_with_what_changed(run: Path, options: tuple[str, ...]) -> None:
+    write_archive(Path("images.npz"), fewer=2)
+    assert resume(run, *options) == 0
     about = read(run)
     (segment,) = about["segments"]
-    assert segment["accepted"] == ["the data of env 'images'"]
+    assert segment["accepted"] == ["the data of env 'images': t1/train/class 2 10 → 9 examples"]
     assert segment["data"] != about["data"]
+    assert main(["verify", str(run), "--trust-local-code"]) == 0
 
 
 def test_what_is_accepted_is_added_to_what_was(run: Path, capsys: Capture) -> None:

@@ -246,7 +246,7 @@ def test_earlier_data_that_is_needed_has_to_be_the_same(make: MakeRun) -> None:
     write_archive(Path("images.npz"), seed=1)
     write_archive(Path("other.npz"), seed=2)
     before = content(run)
-    with pytest.raises(RunError, match="was made with other data, the data of"):
+    with pytest.raises(RunError, match=r"was made with other data: t0/train/class 0: other content, "):
         extend(run, env=env("other.npz"))
     assert content(run) == before
 
@@ -285,6 +285,14 @@ def test_a_change_that_nobody_foresaw_without_data_can_be_resumed_when_it_is_bac
     sidetune_core.resume(run, trust_local_code=True)
     assert cells(run) == cells(one_go)
     assert tensors(run) == tensors(one_go)
+
+
+def test_a_change_that_nobody_foresaw_on_changed_data_names_what_changed(make: MakeRun) -> None:
+    run = make("stored:Drifts", 1)
+    shutil.copy("images.npz", "other.npz")
+    write_archive(Path("images.npz"), seed=1)
+    with pytest.raises(RunError, match=r"not what they were trained on \(t0/train/class 0: other content, "):
+        extend(run, ("t1",), env=env("other.npz"))
 
 
 def test_on_another_processor_earlier_tasks_are_evaluated_once_more(
