@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.fx import GraphModule
 from torch.nn.modules import module as hooked
 
 Structure = frozenset[tuple[str | int | type, ...]]
@@ -14,11 +15,16 @@ def structure(module: nn.Module) -> Structure:
     """
     parts: set[tuple[str | int | type, ...]] = set()
     for name, child in module.named_modules():
-        parts.add((name, type(child)))
+        parts.add((name, _written_class(child)))
         parts.update((number,) for number in hook_ids(child))
         if has_own_forward(child):
             parts.add((name, "forward"))
     return frozenset(parts)
+
+
+def _written_class(module: nn.Module) -> type:
+    """The class of a module; of a graph, whose class every copy makes anew, `torch.fx.GraphModule`."""
+    return GraphModule if isinstance(module, GraphModule) else type(module)
 
 
 def hook_ids(module: nn.Module) -> list[int]:

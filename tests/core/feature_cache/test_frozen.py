@@ -145,6 +145,14 @@ def test_the_core_notes_what_a_base_was_built_with() -> None:
     assert has_additions(learner.base)
 
 
+def test_a_copy_of_a_traced_network_is_as_it_was_built() -> None:
+    """Every copy of a graph, as torchvision's feature extractors are, has a class of its own."""
+    base = Layers()
+    base.last = torch.fx.symbolic_trace(base.last)  # type: ignore[assignment]
+    note_structure(base)
+    assert not has_additions(copy.deepcopy(base))
+
+
 def test_a_base_is_served_again_when_a_hook_is_removed() -> None:
     base = Layers()
     attached(base)
