@@ -187,7 +187,10 @@ def run_report(summary: RunSummary) -> str:
         sections += ["## Gaps", "\n".join([first, "", *(f"- {line.strip()}" for line in rest)])]
     if summary.classes:
         first, *rest = summary.classes
-        listed = [f"{line[: len(line) - len(line.lstrip())]}- {markdown_text(line.strip())}" for line in rest]
+        nested = ["  " if line.startswith("    ") else "" for line in rest]
+        listed = [
+            f"{indent}- {markdown_text(line.strip())}" for indent, line in zip(nested, rest, strict=True)
+        ]
         sections += ["## Classes", "\n".join([markdown_text(first), "", *listed])]
     if _nothing_forgotten(results):
         sections.append(_constant_line(summary))

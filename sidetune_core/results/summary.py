@@ -74,7 +74,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             plugin_changes=tuple(recorded_changes(about)),
             extensions=tuple(extension_lines(about)),
             carried=optional("eval.jsonl", lambda: _carried(folder, results), ()),
-            classes=optional(DOCUMENTS, lambda: class_lines(folder, results.tasks), ()),
+            classes=optional(DOCUMENTS, lambda: class_lines(folder, results), ()),
             left_out=tuple(left_out),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
