@@ -287,7 +287,9 @@ def by_task(results: Results, columns: Sequence[tuple[str, Sequence[Row]]]) -> T
 
 def in_percent(results: Results) -> bool:
     """Whether the results are accuracies in [0, 1]."""
-    return results.metric == "accuracy" and all(0 <= cell <= 1 for cell in results.measured)
+    return results.metric in ("accuracy", "balanced_accuracy") and all(
+        0 <= cell <= 1 for cell in results.measured
+    )
 
 
 def format_value(value: float | None, percent: bool, decimals: int = 2) -> str:

@@ -134,10 +134,20 @@ def _check(what: str, sources: Mapping[str, Source], objective: Objective, sampl
             f"{what}: inputs of split '{differing[0]}' have shapes {shapes[differing[0]]}, and those of "
             f"'train' {shapes['train']}"
         )
-    for split, source in sources.items():
-        if not source.lazy_targets:
-            objective.check_targets(source.targets(), f"{what}, split '{split}'")
     if sampling == "balanced" and objective.outputs.kind != "logits":
         raise DataError(
             f"{what}: balanced sampling needs classes, one for each example; use uniform sampling"
         )
+    wrong = []
+    for split, source in sources.items():
+        if not source.lazy_targets or (split == "train" and sampling == "balanced"):
+            targets = source.targets()
+            if len(targets) != len(source):
+                wrong.append(f"{what}, split '{split}': {len(source)} examples with {len(targets)} targets")
+                continue
+            try:
+                objective.check_targets(targets, f"{what}, split '{split}'")
+            except DataError as error:
+                wrong.append(str(error))
+    if wrong:
+        raise DataError("; ".join(wrong))
