@@ -84,8 +84,8 @@ def test_a_folder_for_each_customer_is_a_task_for_each(customers: Path) -> None:
     assert read.counts("train") == [[4, 6], [4, 6, 7], [4, 6, 7, 9]]
     assert read.counts("test") == [[1, 1], [1, 1, 2], [1, 1, 2, 2]]
     assert read.lines == [
-        "65 images of 9 classes in 3 tasks (train 53, test 12); left out: 1 hidden, 1 with another suffix (.txt), "
-        "1 dangling link, 1 unreadable; layout TASK/CLASS; 0.2 of each class held out for testing"
+        "65 images of 9 classes in 3 tasks (train 53, test 12); left out: 1 hidden, 1 with another suffix "
+        "(.txt), 1 dangling link, 1 unreadable; layout TASK/CLASS; 0.2 of each class held out for testing"
     ]
 
 
@@ -164,7 +164,7 @@ def test_links_are_followed_but_not_around_a_loop(write_images: WriteImages) -> 
 
 
 def test_a_prime_number_of_classes_is_divided_into_tasks(write_images: WriteImages) -> None:
-    read = Read(write_images({name: 2 for name in "abcdefg"}), classes_per_task=3)
+    read = Read(write_images(dict.fromkeys("abcdefg", 2)), classes_per_task=3)
     assert [len(names) for names in read.classes.values()] == [3, 3, 1]
     assert "7 classes in tasks of 3: the last task has only 1" in read.lines[0]
 
@@ -177,7 +177,7 @@ def test_classes_of_domains_are_divided_into_tasks(write_images: WriteImages) ->
 
 
 def test_an_order_of_the_user_picks_classes(write_images: WriteImages) -> None:
-    root = write_images({name: 2 for name in ("cat", "dog", "bird", "odd")})
+    root = write_images(dict.fromkeys(("cat", "dog", "bird", "odd"), 2))
     (root / "odd" / "bad.png").write_bytes(b"")  # not used, so not read
     read = Read(root, tasks="dog,cat|bird")
     assert read.classes == {"t0": ("dog", "cat"), "t1": ("bird",)}
@@ -205,8 +205,8 @@ def test_all_bad_files_are_listed_in_one_pass(write_images: WriteImages) -> None
     for name in ("cat/0.png", "cat/3.png", "dog/2.png", "dog/4.png"):
         (root / name).write_bytes(b"no image")
     fails(
-        r"^4 of 12 files cannot be read: cat/0.png \(cannot identify image file\), .* and 1 more; leave them out "
-        "with --env.on-error skip$",
+        r"^4 of 12 files cannot be read: cat/0.png \(cannot identify image file\), .* and 1 more; leave them "
+        "out with --env.on-error skip$",
         root,
     )
     assert "4 unreadable" in Read(root, on_error="skip").lines[0]
