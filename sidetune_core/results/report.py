@@ -90,6 +90,8 @@ class RunSummary:
     """The tasks that were added when the run had finished, in lines."""
     carried: tuple[str, ...] = ()
     """The values of R that were carried over from an earlier row, in lines."""
+    classes: tuple[str, ...] = ()
+    """Classes that are recognised badly, and confusions, at the end of the run, in lines."""
     left_out: tuple[str, ...] = ()
     """Damaged files, in lines; what they have is missing here."""
 
@@ -183,6 +185,13 @@ def run_report(summary: RunSummary) -> str:
     if gaps := gap_lines(summary):
         first, *rest = gaps
         sections += ["## Gaps", "\n".join([first, "", *(f"- {line.strip()}" for line in rest)])]
+    if summary.classes:
+        first, *rest = summary.classes
+        nested = ["  " if line.startswith("    ") else "" for line in rest]
+        listed = [
+            f"{indent}- {markdown_text(line.strip())}" for indent, line in zip(nested, rest, strict=True)
+        ]
+        sections += ["## Classes", "\n".join([markdown_text(first), "", *listed])]
     if _nothing_forgotten(results):
         sections.append(_constant_line(summary))
     if summary.changed:
@@ -278,7 +287,9 @@ def by_task(results: Results, columns: Sequence[tuple[str, Sequence[Row]]]) -> T
 
 def in_percent(results: Results) -> bool:
     """Whether the results are accuracies in [0, 1]."""
-    return results.metric == "accuracy" and all(0 <= cell <= 1 for cell in results.measured)
+    return results.metric in ("accuracy", "balanced_accuracy") and all(
+        0 <= cell <= 1 for cell in results.measured
+    )
 
 
 def format_value(value: float | None, percent: bool, decimals: int = 2) -> str:

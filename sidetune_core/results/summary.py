@@ -17,9 +17,10 @@ from sidetune_core.config.plugin_record import read_segments, recorded_changes, 
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.io.printable import counted
+from sidetune_core.results.class_report import class_lines
 from sidetune_core.results.metrics import Results, mean
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
-from sidetune_core.storage.run_folder import DIVERGED, DONE, UNKNOWN, RunFolder, has_diverged
+from sidetune_core.storage.run_folder import DIVERGED, DOCUMENTS, DONE, UNKNOWN, RunFolder, has_diverged
 
 T = TypeVar("T")
 
@@ -73,6 +74,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             plugin_changes=tuple(recorded_changes(about)),
             extensions=tuple(extension_lines(about)),
             carried=optional("eval.jsonl", lambda: _carried(folder, results), ()),
+            classes=optional(DOCUMENTS, lambda: class_lines(folder, results), ()),
             left_out=tuple(left_out),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import attrs
-from torch import Tensor
 
 from sidetune_core.assembly.cards import CardStream, CardTask, make_handler
 from sidetune_core.assembly.evaluation import evaluate_split
@@ -21,30 +19,15 @@ from sidetune_core.config.spec import Choice, choice
 from sidetune_core.errors import FitError, OptionError, RunError, shorten, suggest
 from sidetune_core.interfaces.capabilities import set_task_state
 from sidetune_core.interfaces.cards import TaskCard
-from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
-from sidetune_core.interfaces.predictions import output_names
 from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.serving.evaluation_data import PartData, open_parts, replaced_part
 from sidetune_core.serving.learner import choose_device
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.run_folder import RunFolder, open_run
-from sidetune_core.supervised.classification import ClassTask
+from sidetune_core.supervised.class_metrics import ClassMetrics, read_classes
+from sidetune_core.supervised.task import SupervisedTask
 from sidetune_core.system.device import Machine
-
-
-@attrs.frozen
-class ClassAccuracy:
-    """How many examples of a class were classified correctly."""
-
-    name: str
-    correct: int
-    count: int
-
-    @property
-    def accuracy(self) -> float | None:
-        """In [0, 1]; None for a class without examples."""
-        return self.correct / self.count if self.count else None
 
 
 @attrs.frozen
@@ -64,8 +47,8 @@ class TaskEvaluation:
     """Whether the data are those of the run, by their fingerprints; None if one is unknown."""
     not_finite: str = ""
     """Why metrics are None."""
-    classes: tuple[ClassAccuracy, ...] = ()
-    """Of a classification task, where it was asked for."""
+    classes: tuple[ClassMetrics, ...] = ()
+    """Of a task of classes or labels, where it was asked for."""
 
     @property
     def value(self) -> float | None:
@@ -107,7 +90,7 @@ def evaluate(
             by name, or a table with its name and options. Tasks are matched by id, added tasks of an
             extended run by the id that their env gave them. Of a run with tasks of several envs, the data of
             one are replaced: that of `tasks`.
-        per_class: also count the examples of each class that are classified correctly.
+        per_class: also return recall, precision and F1 of each class.
         device: such as ``cpu``; None for that of the run, or the CPU where this computer has no such device.
         trust_local_code: import code that the run names.
 
@@ -300,8 +283,7 @@ def _evaluate(
     same_data: bool | None,
     per_class: bool,
 ) -> TaskEvaluation:
-    classes = _Classes(predict)
-    evaluation = evaluate_split(task, classes if per_class else predict, split)
+    evaluation = evaluate_split(task, predict, split)
     return TaskEvaluation(
         task.id,
         task.title,
@@ -311,28 +293,5 @@ def _evaluate(
         recorded,
         same_data,
         evaluation.not_finite,
-        classes.count(task, split) if per_class and isinstance(task, ClassTask) else (),
+        read_classes(evaluation.documents) if per_class and isinstance(task, SupervisedTask) else (),
     )
-
-
-class _Classes:
-    """A `Predict` that keeps the predicted classes in the order of the examples."""
-
-    def __init__(self, predict: Predict) -> None:
-        self._predict = predict
-        self._classes: list[int] = []
-
-    def __call__(self, inputs: Inputs) -> Tensor:
-        output = self._predict(inputs)
-        if output.ndim == 2:
-            self._classes += output.argmax(1).tolist()
-        return output
-
-    def count(self, task: ClassTask, split: str) -> tuple[ClassAccuracy, ...]:
-        labels = task.labels(split).tolist()
-        if len(labels) != len(self._classes):
-            return ()  # the task is evaluated in a way of its own
-        names = output_names(task.classes, task.outputs.names)
-        counts = Counter(labels)
-        correct = Counter(label for label, guess in zip(labels, self._classes, strict=True) if label == guess)
-        return tuple(ClassAccuracy(name, correct[k], counts[k]) for k, name in enumerate(names))
