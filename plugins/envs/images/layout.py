@@ -27,6 +27,9 @@ SPLIT_NAMES = {
 }
 """Splits by the names of their folders, in lower case, and in a table."""
 
+STRAY = 0.1
+"""Fraction of images next to the class folders of tasks up to which they are taken for strays."""
+
 PATTERNS: dict[str, str] = {
     "classes": "CLASS/*",
     "splits": "train[,val],test/CLASS/*",
@@ -137,16 +140,15 @@ def detect(top: Folder) -> Layout:
     """The layout of a folder with images.
 
     A folder named as a split (`SPLIT_NAMES`) makes it ``splits``. Otherwise the folders at the top are
-    classes if one of them holds images directly and no folder with images, or if most images of all of them
-    lie directly in them; the folders of a class belong to it. Otherwise they are tasks.
+    classes if one of them holds images directly; further folders in it belong to the class. They are tasks if
+    none does, or if all have folders with images and only `STRAY` of the images lie outside of these.
     """
     if _splits(top):
         return "splits"
     folders = [folder for folder in top.folders if folder.count()]
-    direct = sum(len(folder.images) for folder in folders)
-    nested = sum(folder.count() for folder in folders) - direct
-    has_plain_class = any(_is_plain(folder) for folder in folders)
-    return "classes" if has_plain_class or direct > nested else "tasks"
+    direct, total = sum(len(folder.images) for folder in folders), sum(folder.count() for folder in folders)
+    is_class = any(_is_plain(folder) for folder in folders) or direct >= STRAY * max(1, total)
+    return "classes" if is_class or not folders else "tasks"
 
 
 def _is_plain(folder: Folder) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -192,4 +193,5 @@ def _unread(bad: Mapping[str, str], noun: str, total: int) -> str:
 
 def _short_reason(reason: str) -> str:
     """Without what the message says anyway."""
-    return reason.removeprefix("cannot be read as an image: ")
+    reason = reason.removeprefix("cannot be read as an image: ")
+    return re.sub(" <_io[^>]*>", "", reason)  # how Pillow names a file in memory

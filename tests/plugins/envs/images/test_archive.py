@@ -1,8 +1,7 @@
-"""Images of your own, and the behaviour of all image envs: archives, folders, tasks, splits."""
+"""Images in an archive, and the behaviour of all image envs: tasks, held-out images, augmentation."""
 
 from __future__ import annotations
 
-import io
 import random
 import zipfile
 from collections.abc import Callable
@@ -51,13 +50,13 @@ def fails_to_read(match: str, **options: Any) -> str:
 
 
 def test_neither_archive_nor_folder_is_an_error_that_names_both() -> None:
-    with pytest.raises(api.OptionError, match=r"pass --env.archive .* or --env\.root"):
+    with pytest.raises(api.OptionError, match=r"pass --env.root DIR, --env.table FILE.csv or --env\.archive"):
         stream()
 
 
 def test_archive_and_folder_at_once_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(api.OptionError, match="both are given"):
-        stream(archive=tmp_path, root=tmp_path)
+        stream(archive=tmp_path, root=(tmp_path,))
 
 
 # Tasks
@@ -74,9 +73,22 @@ def test_classes_can_be_cut_into_tasks(image_archive: Path) -> None:
     assert [(task.id, task.title) for task in tasks] == [("t0", "blue, green"), ("t1", "red, white")]
 
 
-def test_classes_that_cannot_be_cut_so_are_an_error(image_archive: Path) -> None:
-    with pytest.raises(api.OptionError, match="possible: 2, 4"):
-        stream(archive=image_archive, classes_per_task=3).tasks()
+def test_the_last_task_has_the_rest_of_the_classes(image_archive: Path) -> None:
+    made, lines = stream(archive=image_archive, classes_per_task=3), []
+    made.info = lines.append
+    assert [task.title for task in made.tasks()] == ["blue, green, red", "white"]
+    assert "4 classes in tasks of 3: the last task has only 1" in lines
+
+
+def test_the_user_orders_and_picks_classes(image_archive: Path) -> None:
+    tasks = stream(archive=image_archive, tasks="white, blue|red").tasks()
+    assert [task.title for task in tasks] == ["white, blue", "red"]
+    assert torch.bincount(batch_of(tasks[0], 40).targets).tolist() == [20, 20]
+
+
+def test_an_order_and_a_number_of_classes_exclude_each_other(image_archive: Path) -> None:
+    with pytest.raises(api.OptionError, match="leave out --env.classes-per-task"):
+        stream(archive=image_archive, tasks="white,blue", classes_per_task=2)
 
 
 def test_only_the_first_tasks_if_asked_for(image_archive: Path) -> None:
@@ -369,27 +381,54 @@ def test_labels_of_another_type_or_number_are_an_error(labels: Any, make_image_a
     fails_to_read(r"images\.npz: y_test must be integers, one for each of 8 images", archive=archive)
 
 
-@pytest.mark.parametrize("names", [True, False])
 @pytest.mark.parametrize("wrong", [-1, 4, 2**40])
-def test_labels_out_of_range_are_an_error(wrong: int, names: bool, make_image_archive: MakeArchive) -> None:
-    changes = {} if names else {"names": None}
+def test_labels_beyond_the_names_are_an_error(wrong: int, make_image_archive: MakeArchive) -> None:
     archive = make_image_archive(
-        x_test=np.zeros((8, 32, 32, 3), np.uint8), y_test=np.array([0, 1, 2, 3, 0, 1, 2, wrong]), **changes
+        x_test=np.zeros((8, 32, 32, 3), np.uint8), y_test=np.array([0, 1, 2, 3, 0, 1, 2, wrong])
     )
     low, high = min(wrong, 0), max(wrong, 3)
     fails_to_read(
-        rf"images\.npz: labels of split 'test' range from {low} to {high}, expected 0 to 3", archive=archive
+        rf"images\.npz: labels of split 'test' range from {low} to {high}, expected 0 to 3 or 1 to 4",
+        archive=archive,
     )
 
 
-def test_negative_labels_alone_are_an_error(make_image_archive: MakeArchive) -> None:
-    archive = make_image_archive(y_train=np.full(80, -1), names=None)
-    fails_to_read("labels of split 'train' range from -1 to -1, expected 0", archive=archive)
+def test_labels_without_names_are_any_integers_in_numeric_order(make_image_archive: MakeArchive) -> None:
+    values = np.array([7, -3, 2**60, 100])
+    archive = make_image_archive(
+        y_train=values[np.arange(80) % 4], y_test=values[np.arange(32) % 4], names=None
+    )
+    data = read(archive=archive)
+    assert data.names == ("class -3", "class 7", "class 100", f"class {2**60}")
+    assert data.labels["test"][:4].tolist() == [1, 0, 3, 2]
 
 
-def test_an_absurd_label_is_an_error_and_takes_no_memory(make_image_archive: MakeArchive) -> None:
-    archive = make_image_archive(y_train=np.array([2**60] + [0] * 79), names=None)
-    fails_to_read("no image of class 1 in split 'train'", archive=archive)
+def test_named_labels_may_begin_at_1(make_image_archive: MakeArchive) -> None:
+    archive = make_image_archive(y_train=np.arange(80) % 4 + 1, y_test=np.arange(32) % 4 + 1)
+    assert read(archive=archive).labels["train"][:4].tolist() == [0, 1, 2, 3]
+
+
+def test_labels_in_the_test_split_only_are_an_error(make_image_archive: MakeArchive) -> None:
+    archive = make_image_archive(y_test=np.arange(32) % 6, names=None)
+    fails_to_read("2 of 6 labels of split 'test' are not in split 'train': 4, 5", archive=archive)
+
+
+def test_a_class_without_test_images_is_trained_on(make_image_archive: MakeArchive) -> None:
+    archive = make_image_archive(
+        x_test=np.zeros((8, 32, 32, 3), np.uint8), y_test=np.array([0, 1, 3, 0, 1, 3, 0, 1])
+    )
+    made, lines = stream(archive=archive), []
+    made.info = lines.append
+    assert made.tasks()[0].outputs.size == 4
+    assert "no test image of red: trained on, not tested" in lines
+
+
+def test_an_archive_that_would_be_too_large_is_enlarged_when_it_is_read(image_archive: Path) -> None:
+    """To the same inputs, with and without augmentation."""
+    for augment in ("none", "crop-flip"):
+        options = {"archive": image_archive, "image_size": 40, "augment": augment}
+        small, large = (batch_of(stream(**options, memory=limit).tasks()[0]) for limit in (0.0, 1.0))
+        assert torch.equal(small.inputs["image"], large.inputs["image"])
 
 
 def test_an_empty_split_is_an_error(make_image_archive: MakeArchive) -> None:
@@ -397,22 +436,17 @@ def test_an_empty_split_is_an_error(make_image_archive: MakeArchive) -> None:
     fails_to_read(r"images\.npz: no images in split 'test'", archive=archive)
 
 
-def test_a_class_without_images_is_an_error(make_image_archive: MakeArchive) -> None:
-    archive = make_image_archive(
-        x_test=np.zeros((8, 32, 32, 3), np.uint8), y_test=np.array([0, 1, 3, 0, 1, 3, 0, 1])
-    )
-    fails_to_read(r"images\.npz: no image of class 2 'red' in split 'test'", archive=archive)
-
-
 def test_fewer_names_than_classes_are_an_error(make_image_archive: MakeArchive) -> None:
     fails_to_read(
-        "range from 0 to 3, expected 0 to 2 .one for each of the 3 names",
+        "range from 0 to 3, expected 0 to 2 or 1 to 3 .one for each of the 3 names",
         archive=make_image_archive(names=np.array(["a", "b", "c"])),
     )
 
 
 def test_more_names_than_classes_are_an_error(make_image_archive: MakeArchive) -> None:
-    fails_to_read("no image of class 4 'e'", archive=make_image_archive(names=np.array(list("abcde"))))
+    fails_to_read(
+        "no image of class 'e' in split 'train'", archive=make_image_archive(names=np.array(list("abcde")))
+    )
 
 
 @pytest.mark.parametrize(
@@ -442,187 +476,3 @@ def test_no_damage_of_an_archive_escapes_as_another_error(image_archive: Path) -
         image_archive.write_bytes(content)
         with suppress(api.DataError):  # a changed date, say, does no harm
             stream(archive=image_archive).tasks()
-
-
-# Folders
-
-
-def write_image(
-    path: Path, colour: tuple[int, int, int] = (200, 40, 40), size: tuple[int, int] = (40, 30)
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-
-
-@pytest.fixture
-def image_folder(tmp_path: Path) -> Path:
-    """Two classes, six images to train on and three to test on of each."""
-    for split, count in (("train", 6), ("test", 3)):
-        for number in range(count):
-            write_image(tmp_path / "set" / split / "red" / f"{number}.png", (200, 10 * number, 40))
-            write_image(tmp_path / "set" / split / "blue" / f"{number}.jpg", (40, 10 * number, 200))
-    return tmp_path / "set"
-
-
-def test_class_folders_sorted_are_the_classes(image_folder: Path) -> None:
-    assert read(root=image_folder).names == ("blue", "red")
-
-
-def test_a_folder_has_its_images_with_their_labels(image_folder: Path) -> None:
-    data = read(root=image_folder)
-    assert torch.bincount(data.labels["train"]).tolist() == [6, 6]
-    assert torch.bincount(data.labels["test"]).tolist() == [3, 3]
-    for label, channel in ((0, 2), (1, 0)):
-        assert data.images["test"][data.labels["test"] == label].float().mean((0, 2, 3)).argmax() == channel
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "bmp", "webp", "PNG", "JPG"])
-def test_it_reads_the_usual_formats(suffix: str, image_folder: Path) -> None:
-    write_image(image_folder / "train" / "red" / f"more.{suffix}")
-    assert len(read(root=image_folder).labels["train"]) == 13
-
-
-def test_hidden_files_and_other_suffixes_are_passed_over(image_folder: Path) -> None:
-    (image_folder / "train" / "red" / "notes.txt").write_text("not an image")
-    (image_folder / "train" / "red" / "._0.png").write_text("not an image either")
-    (image_folder / "train" / ".cache").mkdir()
-    assert len(read(root=image_folder).labels["train"]) == 12
-
-
-def test_images_are_cut_to_the_middle_square(image_folder: Path) -> None:
-    """Left and right quarters are black: of an image twice as wide as high, only the middle is seen."""
-    wide = np.zeros((32, 64, 3), np.uint8)
-    wide[:, 16:48] = 200
-    Image.fromarray(wide).save(image_folder / "test" / "red" / "0.png")
-    data = read(root=image_folder)
-    assert (data.images["test"][data.labels["test"] == 1][0] == 200).all()
-
-
-def test_grey_and_transparent_images_become_colour(image_folder: Path) -> None:
-    Image.new("L", (32, 32), 77).save(image_folder / "test" / "red" / "0.png")
-    Image.new("RGBA", (32, 32), (10, 20, 30, 255)).save(image_folder / "test" / "red" / "1.png")
-    first, second, *_ = read(root=image_folder).images["test"][3:]
-    assert (first == 77).all()
-    assert second[:, 0, 0].tolist() == [10, 20, 30]
-
-
-def test_photographs_are_turned_upright(image_folder: Path) -> None:
-    upright = np.zeros((32, 32, 3), np.uint8)
-    upright[:16] = 200  # bright above, dark below
-    exif = Image.Exif()
-    exif[0x0112] = 3  # stored upside down
-    Image.fromarray(upright[::-1].copy()).save(image_folder / "test" / "red" / "0.png", exif=exif)
-    data = read(root=image_folder)
-    image = data.images["test"][data.labels["test"] == 1][0].float()
-    assert image[:, :16].mean() > 190 > 10 > image[:, 16:].mean()
-
-
-def test_without_test_folder_a_fraction_of_each_class_is_tested_on(image_folder: Path) -> None:
-    (image_folder / "test").rename(image_folder.parent / "elsewhere")
-    data = read(root=image_folder, test_fraction=0.34)
-    assert torch.bincount(data.labels["train"]).tolist() == [4, 4]
-    assert torch.bincount(data.labels["test"]).tolist() == [2, 2]
-
-
-def test_without_test_folder_the_split_does_not_depend_on_the_seed(image_folder: Path) -> None:
-    (image_folder / "test").rename(image_folder.parent / "elsewhere")
-    one, other = (Images(Images.Config(root=image_folder), seed).read() for seed in (0, 1))
-    assert torch.equal(one.images["test"], other.images["test"])
-    assert len(one.labels["test"]) == 2
-
-
-def test_without_test_folder_a_class_needs_two_images(image_folder: Path) -> None:
-    (image_folder / "test").rename(image_folder.parent / "elsewhere")
-    write_image(image_folder / "train" / "green" / "only.png")
-    fails_to_read(r"train/green has a single image", root=image_folder)
-
-
-def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
-    fails_to_read(r"no folder .*none \(--env\.root\)", root=tmp_path / "none")
-
-
-def test_a_folder_without_train_is_an_error(tmp_path: Path) -> None:
-    fails_to_read(r"no folder .*train; expected .*train/CLASS/\*\.png", root=tmp_path)
-
-
-def test_no_class_folders_are_an_error(image_folder: Path) -> None:
-    write_image(image_folder.parent / "flat" / "train" / "0.png")
-    fails_to_read(r"flat/train has no class folders; expected", root=image_folder.parent / "flat")
-
-
-def test_a_class_folder_without_images_is_an_error(image_folder: Path) -> None:
-    (image_folder / "train" / "green").mkdir()
-    fails_to_read(r"class folder .*train/green has no images", root=image_folder)
-
-
-def test_a_class_that_is_not_trained_on_is_an_error(image_folder: Path) -> None:
-    write_image(image_folder / "test" / "green" / "0.png")
-    fails_to_read(r"same classes .* only in one of them: test/green", root=image_folder)
-
-
-def test_a_class_that_is_not_tested_on_is_an_error(image_folder: Path) -> None:
-    write_image(image_folder / "train" / "green" / "0.png")
-    fails_to_read(r"same classes .* only in one of them: train/green", root=image_folder)
-
-
-def test_a_single_class_folder_is_an_error(tmp_path: Path) -> None:
-    for number in range(3):
-        write_image(tmp_path / "train" / "red" / f"{number}.png")
-    fails_to_read("only one class", root=tmp_path)
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp"])
-@pytest.mark.parametrize("damage", ["empty", "text", "half"])
-def test_a_corrupt_image_is_an_error_that_names_it(damage: str, suffix: str, image_folder: Path) -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8))
-    path = image_folder / "train" / "red" / f"bad.{suffix}"
-    noise.save(path)
-    content = path.read_bytes()
-    path.write_bytes(
-        {"empty": b"", "text": b"this is no image", "half": content[: len(content) // 2]}[damage]
-    )
-    fails_to_read(rf"train/red/bad\.{suffix} cannot be read as an image", root=image_folder)
-
-
-def test_no_damage_of_an_image_escapes_as_another_error(image_folder: Path) -> None:
-    chance = random.Random(0)
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3)).astype(np.uint8))
-    for suffix in ("png", "jpeg", "bmp", "webp"):
-        buffer = io.BytesIO()
-        noise.save(buffer, suffix)
-        path = image_folder / "train" / "red" / f"bad.{suffix}"
-        for _ in range(40):
-            content = bytearray(buffer.getvalue())
-            for _ in range(3):
-                content[chance.randrange(min(len(content), 200))] ^= 1 << chance.randrange(8)
-            path.write_bytes(content)
-            with suppress(api.DataError):
-                read(root=image_folder)
-        path.unlink()
-
-
-def test_sixteen_bit_images_are_an_error(image_folder: Path) -> None:
-    """Pillow would turn nearly every pixel of them white."""
-    Image.fromarray(np.full((32, 32), 40000, np.uint16)).save(image_folder / "train" / "red" / "deep.png")
-    fails_to_read(r"deep\.png has more than 8 bits per channel", root=image_folder)
-
-
-def test_an_archive_and_a_folder_of_the_same_images_are_the_same(
-    image_folder: Path, make_image_archive: MakeArchive
-) -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, (2, 48, 32, 3)).astype(np.uint8)
-    for name, image in zip(("blue", "red"), pixels, strict=True):
-        path = image_folder.parent / "other"
-        for split in ("train", "test"):
-            write_image(path / split / name / "0.png")
-            Image.fromarray(image).save(path / split / name / "0.png")
-    archive = make_image_archive(
-        x_train=pixels,
-        x_test=pixels,
-        y_train=np.arange(2),
-        y_test=np.arange(2),
-        names=np.array(["blue", "red"]),
-    )
-    one, other = read(archive=archive), read(root=image_folder.parent / "other")
-    assert torch.equal(one.images["train"], other.images["train"])  # the middle square, nothing to resize
-    assert one.names == other.names
