@@ -95,7 +95,7 @@ class HFVision(Base):
             )
         pooler = getattr(self.network, "pooler", None)
         if pooler is not None and any(True for _ in pooler.parameters()):
-            self.network.pooler = None  # its output is not used  # type: ignore[assignment]
+            self.network.pooler = None  # type: ignore[assignment]  # its output is not used
         processor = _read_processor(config.model)
         register_image_stats(self, *_image_stats(processor))
         self.hub_name = config.model if is_default and local_folder(config.model) is None else ""
