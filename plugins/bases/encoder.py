@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import ClassVar, Literal
 
 import attrs
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
 from sidetune_core.api import (
     Base,
@@ -20,13 +18,11 @@ from sidetune_core.api import (
     FitError,
     InputShapes,
     PluginError,
-    WeightsError,
     at_least,
     option,
 )
 
-FILES = "a folder with config.json and model.safetensors"
-"""What a model on disk consists of, for messages."""
+from ._transformers import FILES, load_config, load_network, local_folder
 
 
 @attrs.frozen
@@ -178,6 +174,7 @@ class Transformer(Encoder):
     class Config(EncoderOptions):
         """Options of Transformer."""
 
+        shown: ClassVar[tuple[str, ...]] = ("model",)
         model: str = option("google-bert/bert-base-uncased", f"name on the Hugging Face hub, or {FILES}")
         weights: Literal["pretrained", "none"] = option(
             "pretrained", "the model's weights, or 'none' (random weights for its config.json)"
@@ -186,7 +183,7 @@ class Transformer(Encoder):
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         pretrained = config.weights == "pretrained"
         super().__init__(config.model, pretrained, inputs, config.tap_every, "base 'transformer'")
-        is_local = Path(config.model).expanduser().is_dir()
+        is_local = local_folder(config.model) is not None
         self.hub_name = config.model if pretrained and not is_local else ""
 
 
@@ -202,33 +199,7 @@ def _minilm_folder() -> str:
 
 def _load(model: str, pretrained: bool, owner: str) -> PreTrainedModel:
     """The network in eval mode, without its pooling layer."""
-    folder = Path(model).expanduser()
-    local = folder.is_dir()
-    if not local and (folder.is_absolute() or model.startswith(("~", "."))):
-        raise WeightsError(
-            f"{owner}: folder {folder} does not exist; expected {FILES}, or a name on the Hugging Face hub"
-        )
-    source = str(folder) if local else model
-    common: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
-    had_progress_bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        config = AutoConfig.from_pretrained(source, **common)
-        if pretrained:
-            network = AutoModel.from_pretrained(
-                source, config=config, use_safetensors=True, dtype=torch.float32, **common
-            )
-        else:
-            network = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise WeightsError(
-            f"{owner} cannot load {model}: {reason} Expected {FILES}, or a name on the Hugging Face hub."
-        ) from error
-    finally:
-        if had_progress_bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    network = load_network(model, load_config(model, owner), pretrained, owner)
     if getattr(network, "pooler", None) is not None:
-        network.pooler = None
-    network.eval()
-    return cast(PreTrainedModel, network)
+        network.pooler = None  # type: ignore[assignment]
+    return network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -23,6 +24,8 @@ from sidetune_core.api import (
     option,
     register_image_stats,
 )
+
+from ._download import hub_access
 
 
 class Timm(Base):
@@ -136,7 +139,8 @@ def _make(config: Timm.Config, encoding: Literal["map", "vector"]) -> nn.Module:
         load_weights(complete, config.weights, owner=f"base 'timm' ({name})")
         arguments["pretrained_cfg_overlay"] = {"state_dict": complete.state_dict()}
     try:
-        network: nn.Module = timm.create_model(name, pretrained=config.weights != "none", **arguments)
+        with hub_access() if config.weights != "none" else nullcontext():
+            network: nn.Module = timm.create_model(name, pretrained=config.weights != "none", **arguments)
     except (AttributeError, NotImplementedError) as error:
         raise FitError(f"base 'timm': '{name}' has no maps ({error}); use --base.encoding vector") from error
     except (OSError, RuntimeError) as error:

@@ -27,6 +27,8 @@ from sidetune_core.api import (
     register_image_stats,
 )
 
+from ._download import is_reachable
+
 
 class Torchvision(Base):
     """A classification network of torchvision (``--base.model``), ``image`` (B, 3, H, W) in [0, 1].
@@ -144,14 +146,22 @@ def _make(config: Torchvision.Config) -> tuple[nn.Module, tuple[float, ...], tup
             )
         load_weights(network, config.weights, owner=f"base 'torchvision' ({config.model})")
         return network, mean, std
+    weights = members[config.weights]
     try:
-        return models.get_model(config.model, weights=members[config.weights]), mean, std
+        if not _is_downloaded(weights.url) and not is_reachable(weights.url):
+            raise URLError("its host is not found")
+        return models.get_model(config.model, weights=weights), mean, std
     except (URLError, OSError, RuntimeError) as error:
         raise WeightsError(
-            f"cannot download {members[config.weights].url} ({error}). Download the file on another "
+            f"cannot download {weights.url} ({error}). Download the file on another "
             "machine and "
             "pass --base.weights FILE, or use 'none' for random weights"
         ) from error
+
+
+def _is_downloaded(url: str) -> bool:
+    """Whether PyTorch's cache has a file."""
+    return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
 
 
 def _node_shapes(network: nn.Module, image: tuple[int, ...], model: str) -> dict[str, tuple[int, ...]]:

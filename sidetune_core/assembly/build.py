@@ -128,6 +128,7 @@ class _Factories:
     def __init__(self, resolved: ResolvedRun, stream: TaskStream) -> None:
         self._chosen, self._inputs = resolved.components, stream.inputs
         self._loaded: set[str] = set()
+        self._base: Base | None = None
 
     def components(self) -> Components:
         """For the learner."""
@@ -142,6 +143,7 @@ class _Factories:
         """See `MakeBase`."""
         base: Base = make_component(self._chosen["base"], self._config("base", pretrained), self._inputs)
         note_structure(base)
+        self._base = base
         return base
 
     def make_side(self, base: Base, pretrained: bool = True) -> Side:
@@ -164,7 +166,7 @@ class _Factories:
         if self._has_weights("base") and "base" not in self._loaded:
             self.make_base()
         if "side" in self._chosen and self._has_weights("side") and "side" not in self._loaded:
-            self.make_side(self.make_base(pretrained=False))
+            self.make_side(self._base or self.make_base(pretrained=False))
 
     def _has_weights(self, slot: str) -> bool:
         component = self._chosen[slot]

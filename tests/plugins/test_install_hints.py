@@ -23,6 +23,7 @@ HINTS = {
     ("gymnasium", "gym"): "pip install 'sidetune[rl]'",
     ("habitat", "habitat"): OWN_ENVIRONMENT,
     ("timm", "timm"): "pip install 'sidetune[timm]'",
+    ("transformers", "hf-vision"): "pip install 'sidetune[nlp]'",
     ("transformers", "squad"): "pip install 'sidetune[nlp]'",
     ("transformers", "minilm"): "pip install 'sidetune[nlp]'",
     ("transformers", "transformer"): "pip install 'sidetune[nlp]'",
