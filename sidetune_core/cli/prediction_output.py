@@ -13,7 +13,12 @@ import numpy as np
 
 from sidetune_core.errors import OptionError
 from sidetune_core.interfaces.handlers import Prediction, TaskHandler
-from sidetune_core.interfaces.predictions import ClassPrediction, MapPrediction, ValuesPrediction
+from sidetune_core.interfaces.predictions import (
+    ClassPrediction,
+    LabelsPrediction,
+    MapPrediction,
+    ValuesPrediction,
+)
 from sidetune_core.io import strict_json
 from sidetune_core.io.printable import one_line
 from sidetune_core.results.tables import comma_separated
@@ -123,6 +128,8 @@ class Output:
                 return dict(_ranked(best))
             values = prediction.to_json()
             return values if self._top == 1 else {**values, "probabilities": dict(best)}
+        if isinstance(prediction, LabelsPrediction) and is_csv:
+            return dict(prediction.probabilities)
         if isinstance(prediction, ValuesPrediction) and is_csv:
             return dict(prediction.values)
         values = prediction.to_json()

@@ -1,4 +1,4 @@
-"""What a report says of classes: which are recognised badly, and which are confused, at the end of a run."""
+"""What a report says of classes: which are recognised badly, and which are confused, in the last row of R."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import attrs
 
 from sidetune_core.io.files import read_bytes
 from sidetune_core.io.printable import one_line
+from sidetune_core.results.metrics import Results
 from sidetune_core.storage.run_folder import DOCUMENTS, RunFolder
 from sidetune_core.supervised.class_metrics import (
     CLASSES,
@@ -50,12 +51,18 @@ class TaskClasses:
         return balanced_accuracy(self.classes)
 
 
-def class_lines(folder: RunFolder, tasks: Sequence[str]) -> tuple[str, ...]:
+def class_lines(folder: RunFolder, results: Results) -> tuple[str, ...]:
     """A headline, and lines for the tasks in which classes are recognised badly; empty if there is none.
+
+    Args:
+        folder: of the run.
+        results: of the run, which say what tasks have been trained.
 
     Raises:
         OSError, ValueError: a document is damaged.
     """
+    last = results.rows[-1] if results.rows else [None] * len(results.tasks)
+    tasks = [task for task, cell in zip(results.tasks, last, strict=True) if cell is not None]
     measured = [found for task in tasks if (found := _read(folder, task)) is not None]
     faulty = [one for one in measured if one.balanced_accuracy < 1]
     if not faulty:
@@ -76,12 +83,12 @@ def _task_lines(one: TaskClasses) -> list[str]:
     mean = f", balanced {balanced}" if balanced != accuracy else ""
     present = [(each.recall, each) for each in one.classes if each.recall is not None]
     lowest = [pair for pair in sorted(present, key=lambda pair: pair[0]) if pair[0] < 1]
-    classes = [f"{_name(each.name)} {_percent(value)} of {each.count}" for value, each in lowest]
+    classes = [f"{_name(each.name)} {_percent(value)} of {each.count:,}" for value, each in lowest]
     lines = [f"  {one.task}: {what} {accuracy}{mean}", _fitting("    lowest recall: ", classes)]
     wrong = [pair for pair in one.confusions if pair.true != pair.predicted]
     if wrong:
         most = sorted(wrong, key=lambda pair: -pair.count)
-        pairs = [f"{pair.count} {_name(pair.true)} as {_name(pair.predicted)}" for pair in most]
+        pairs = [f"{_name(pair.true)} as {_name(pair.predicted)} ({pair.count:,})" for pair in most]
         lines.append(_fitting("    most confused: ", pairs))
     return lines
 
@@ -100,10 +107,13 @@ def _read(folder: RunFolder, task: str) -> TaskClasses | None:
     """None for a task without classes, such as one of a run of an earlier version."""
     place = folder.path / DOCUMENTS / f"{task}-{SPLIT}"
     documents = {name: _text(place / name) for name in (CLASSES, CONFUSION) if (place / name).is_file()}
-    classes = read_classes(documents)
+    try:
+        classes, confusions = read_classes(documents), read_confusions(documents)
+    except ValueError as error:
+        raise ValueError(f"{place.name}: {error}") from error
     if not any(one.count for one in classes):
         return None
-    return TaskClasses(task, classes, tuple(read_confusions(documents)))
+    return TaskClasses(task, classes, tuple(confusions))
 
 
 def _text(path: Path) -> str:
@@ -115,5 +125,6 @@ def _percent(value: float) -> str:
 
 
 def _name(name: str) -> str:
+    """In quotes, since names may be numbers."""
     line = one_line(name)
-    return line if len(line) <= NAME else f"{line[: NAME - 1]}…"
+    return f"'{line if len(line) <= NAME else f'{line[: NAME - 1]}…'}'"

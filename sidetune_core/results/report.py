@@ -189,7 +189,10 @@ def run_report(summary: RunSummary) -> str:
         sections += ["## Gaps", "\n".join([first, "", *(f"- {line.strip()}" for line in rest)])]
     if summary.classes:
         first, *rest = summary.classes
-        listed = [f"{line[: len(line) - len(line.lstrip())]}- {markdown_text(line.strip())}" for line in rest]
+        nested = ["  " if line.startswith("    ") else "" for line in rest]
+        listed = [
+            f"{indent}- {markdown_text(line.strip())}" for indent, line in zip(nested, rest, strict=True)
+        ]
         sections += ["## Classes", "\n".join([markdown_text(first), "", *listed])]
     if _nothing_forgotten(results):
         sections.append(_constant_line(summary))
@@ -286,7 +289,9 @@ def by_task(results: Results, columns: Sequence[tuple[str, Sequence[Row]]]) -> T
 
 def in_percent(results: Results) -> bool:
     """Whether the results are accuracies in [0, 1]."""
-    return results.metric == "accuracy" and all(0 <= cell <= 1 for cell in results.measured)
+    return results.metric in ("accuracy", "balanced_accuracy") and all(
+        0 <= cell <= 1 for cell in results.measured
+    )
 
 
 def format_value(value: float | None, percent: bool, decimals: int = 2) -> str:

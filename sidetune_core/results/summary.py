@@ -76,7 +76,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             extensions=tuple(extension_lines(about)),
             network=network_line(about),
             carried=optional("eval.jsonl", lambda: _carried(folder, results), ()),
-            classes=optional(DOCUMENTS, lambda: class_lines(folder, results.tasks), ()),
+            classes=optional(DOCUMENTS, lambda: class_lines(folder, results), ()),
             left_out=tuple(left_out),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:

@@ -132,7 +132,7 @@ def read_classes(documents: Mapping[str, str]) -> tuple[ClassMetrics, ...]:
     Raises:
         ValueError: it is damaged.
     """
-    rows = _read(documents.get(CLASSES, ""), CLASS_COLUMNS)
+    rows = _read(CLASSES, documents, CLASS_COLUMNS)
     return tuple(ClassMetrics(row[0], int(row[1]), int(row[2]), int(row[3])) for row in rows)
 
 
@@ -142,7 +142,7 @@ def read_confusions(documents: Mapping[str, str]) -> list[Confusion]:
     Raises:
         ValueError: it is damaged.
     """
-    rows = _read(documents.get(CONFUSION, ""), CONFUSION_COLUMNS)
+    rows = _read(CONFUSION, documents, CONFUSION_COLUMNS)
     return [Confusion(row[0], row[1], int(row[2])) for row in rows]
 
 
@@ -160,10 +160,11 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return text.encode(errors="backslashreplace").decode()  # names of files may be no Unicode
 
 
-def _read(text: str, header: Sequence[str]) -> list[list[str]]:
-    if not text:
+def _read(name: str, documents: Mapping[str, str], header: Sequence[str]) -> list[list[str]]:
+    text = documents.get(name)
+    if text is None:
         return []
     rows = list(csv.reader(io.StringIO(text, newline="")))
-    if rows[0] != list(header) or any(len(row) != len(header) for row in rows):
-        raise ValueError(f"its columns are not {', '.join(header)}")
+    if rows[:1] != [list(header)] or any(len(row) != len(header) for row in rows):
+        raise ValueError(f"the columns of {name} are not {', '.join(header)}")
     return rows[1:]

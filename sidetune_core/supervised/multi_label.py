@@ -112,9 +112,14 @@ def _entropies(output: Tensor, targets: Tensor) -> Tensor:
 
 
 def _average_precision(scores: Tensor, targets: Tensor) -> float:
-    from sklearn.metrics import average_precision_score  # importing it takes a second
-
-    return float(average_precision_score(targets.numpy(), scores.numpy()))
+    """``sum_n (R_n - R_(n-1)) P_n`` over the thresholds n from the highest score (N,) down, as in
+    scikit-learn, whose import draws from NumPy's global generator. Equal scores are one threshold.
+    """
+    order = scores.argsort(descending=True)
+    ranked, hits = scores[order], targets[order].double().cumsum(0)
+    last = torch.cat([ranked[1:] != ranked[:-1], torch.tensor([True])]).nonzero()[:, 0]
+    gained = torch.diff(hits[last], prepend=torch.zeros(1, dtype=torch.float64))
+    return float((gained * hits[last] / (last + 1)).sum() / hits[-1])
 
 
 def _mean(values: Sequence[float]) -> float:

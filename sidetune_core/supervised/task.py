@@ -72,7 +72,7 @@ class SupervisedTask(Task):
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         source = self.sources["train"]
         for examples in source.read(self._requests(order)):
-            yield self._batch(examples, "train")
+            yield self._as_batch(examples, "train")
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return self.objective.loss(output, batch.targets)
@@ -91,7 +91,7 @@ class SupervisedTask(Task):
         rows = torch.arange(len(source))
         firsts = range(0, len(rows), EVALUATION_BATCH)
         for examples in source.read(Request(rows[first : first + EVALUATION_BATCH]) for first in firsts):
-            yield self._batch(examples, split)
+            yield self._as_batch(examples, split)
 
     def documents(self) -> Mapping[str, str]:
         """Those of the latest `evaluate`, such as a confusion matrix."""
@@ -109,7 +109,7 @@ class SupervisedTask(Task):
                 rows, derive_seed(order.seed, "augment", self.id, step) if source.augments else None
             )
 
-    def _batch(self, examples: LoadedExamples, split: str) -> Batch:
+    def _as_batch(self, examples: LoadedExamples, split: str) -> Batch:
         source = self.sources[split]
         if source.lazy_targets:
             self.objective.check_targets(
@@ -134,10 +134,20 @@ def _check(what: str, sources: Mapping[str, Source], objective: Objective, sampl
             f"{what}: inputs of split '{differing[0]}' have shapes {shapes[differing[0]]}, and those of "
             f"'train' {shapes['train']}"
         )
-    for split, source in sources.items():
-        if not source.lazy_targets:
-            objective.check_targets(source.targets(), f"{what}, split '{split}'")
     if sampling == "balanced" and objective.outputs.kind != "logits":
         raise DataError(
             f"{what}: balanced sampling needs classes, one for each example; use uniform sampling"
         )
+    wrong = []
+    for split, source in sources.items():
+        if not source.lazy_targets or (split == "train" and sampling == "balanced"):
+            targets = source.targets()
+            if len(targets) != len(source):
+                wrong.append(f"{what}, split '{split}': {len(source)} examples with {len(targets)} targets")
+                continue
+            try:
+                objective.check_targets(targets, f"{what}, split '{split}'")
+            except DataError as error:
+                wrong.append(str(error))
+    if wrong:
+        raise DataError("; ".join(wrong))

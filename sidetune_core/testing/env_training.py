@@ -12,6 +12,7 @@ import torch
 from sidetune_core.interfaces.capabilities import HasState, ResumesAtSomeSteps, set_task_state, task_state
 from sidetune_core.interfaces.tasks import Order, Task
 from sidetune_core.storage import nested_state
+from sidetune_core.supervised.task import SupervisedTask
 from sidetune_core.testing.findings import SEED, Broken, Make, Skipped, described, requires
 from sidetune_core.testing.state import random_state
 from sidetune_core.testing.stream import (
@@ -247,6 +248,8 @@ def epochs_have_every_example_once(make: Make[Stream]) -> None:
         steps = epoch_steps(task)
         if 2 * steps > ID_STEPS or acts(task):
             continue
+        if isinstance(task, SupervisedTask) and task.sampling != "uniform":
+            continue  # drawn with replacement
         ids, length = stream.trained(task).ids, steps * BATCH
         if len(set(ids)) > 1.5 * length or min(Counter(ids[:length]).values()) > 1:
             ids = stream.trained(

@@ -49,6 +49,8 @@ PAGES: dict[str, Sequence[type]] = {
         api.Preprocessed,
         api.Prediction,
         api.ClassPrediction,
+        api.LabelsPrediction,
+        api.DataPart,
         api.ValuesPrediction,
         api.MapPrediction,
         api.HasCard,

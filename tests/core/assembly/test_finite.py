@@ -52,6 +52,11 @@ def test_no_rows_are_not_broken() -> None:
     assert broken_rows(torch.zeros(0, 2), LOGITS).tolist() == []
 
 
+def test_no_label_of_several_is_masked() -> None:
+    output = torch.tensor([[0.0, -math.inf], [1.0, 2.0]])
+    assert broken_rows(output, Outputs("binary", 2)).tolist() == [True, False]
+
+
 def test_a_check_counts_over_batches_and_returns_outputs_as_they_are() -> None:
     outputs = iter([torch.zeros(4, 2), torch.tensor([[NAN, 0.0], [0.0, INF]]), torch.full((1, 2), NAN)])
     check = FiniteCheck(lambda inputs: next(outputs), LOGITS)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from sidetune_core.api import (
     ClassPrediction,
+    LabelsPrediction,
     MapPrediction,
     Outputs,
     Prediction,
@@ -63,6 +64,12 @@ def test_maps_are_written_as_arrays_and_images(tmp_path: Path) -> None:
 def test_files_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
     write([Predicted("a/x.png", {"t0": MAP}), Predicted("b/x.png", {"t0": MAP})], out=tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.npy")) == ["x-t0-2.npy", "x-t0.npy"]
+
+
+def test_csv_has_the_probability_of_each_label(capsys: pytest.CaptureFixture[str]) -> None:
+    labels = LabelsPrediction(("red",), {"red": 0.75, "round": 0.25})
+    write([Predicted("a.png", {"t0": labels})], "csv")
+    assert capsys.readouterr().out.splitlines() == ["file,task,red,round", "a.png,t0,0.75,0.25"]
 
 
 def test_a_class_next_to_a_map_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from sidetune_core.interfaces.predictions import MapPrediction, ValuesPrediction, class_predictions
+from sidetune_core.interfaces.predictions import (
+    MapPrediction,
+    ValuesPrediction,
+    class_predictions,
+    label_predictions,
+)
 
 
 def test_the_label_is_the_class_of_the_largest_logit() -> None:
@@ -49,6 +54,22 @@ def test_top_lists_the_most_probable_classes_first() -> None:
 def test_a_class_prediction_is_shown_with_its_probability() -> None:
     (prediction,) = class_predictions(torch.tensor([[0.0, 20.0]]), ("cat", "dog"))
     assert str(prediction) == "dog 1.00"
+
+
+def test_the_labels_that_apply_are_named_the_most_probable_first() -> None:
+    logits = torch.tensor([[1.0, -1.0, 3.0], [0.0, -2.0, -9.0]])
+    first, second = label_predictions(logits, ("red", "round", "rare"))
+    assert (first.labels, str(first)) == (("rare", "red"), "rare 0.95, red 0.73")
+    assert (second.labels, str(second)) == ((), "no label")
+    assert list(first.to_json()) == ["labels", "probabilities"]
+    assert dict(first.probabilities) == pytest.approx(
+        {name: 1 / (1 + np.exp(-x)) for name, x in zip(("red", "round", "rare"), (1, -1, 3), strict=True)}
+    )
+
+
+def test_logits_of_another_number_of_labels_are_refused() -> None:
+    with pytest.raises(ValueError, match="logits of 3 labels have shape"):
+        label_predictions(torch.zeros(1, 2), ("a", "b", "c"))
 
 
 def test_values_are_shown_by_name() -> None:

@@ -151,6 +151,10 @@ class Off(Bright):
         self.labels["train"][40] = 2
 
 
+class Labels(Bright):
+    outputs = Outputs("binary", 2)
+
+
 class OffInTest(Bright):
     def __init__(self, number: int, shift: float) -> None:
         super().__init__(number, shift)
@@ -258,6 +262,10 @@ FAULTS: Mapping[type[Task], tuple[str, str]] = {
     Bytes: ("inputs_are_float32", "scale them to [0, 1]"),
     Flat: ("heads_fit_or_refuse", "encodings (8, 4, 4) raises"),
     Off: ("labels_are_those_of_the_head", "example 40 has label 2"),
+    Labels: (
+        "labels_are_those_of_the_head",
+        "targets have shape (16,), and the outputs, one for each label,",
+    ),
     OffInTest: ("test_labels_are_those_of_the_head", "2.7 % of the examples of split 'test'"),
     Normed: ("losses_are_independent", "depends on the others"),
     InPlace: ("loss_changes_nothing", "changes the output in place"),

@@ -20,7 +20,7 @@ from sidetune_core.testing import sample
 
 from .conftest import Plain, Training
 
-GAP = {"accuracy": None, "loss": None}
+GAP = {"accuracy": None, "balanced_accuracy": None, "loss": None}
 
 
 class Broken(Plain):
@@ -140,7 +140,7 @@ class Documented(ClassTask):
         return {"predictions.txt": "numbers"}
 
     def visualisations(self, predict: Predict) -> dict[str, Tensor]:
-        predict(self._batch("test", torch.arange(2)).inputs)
+        predict(next(self.batches("test")).rows(slice(2)).inputs)
         return {"prediction": torch.zeros(3, 2, 2)}
 
     def record(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import sidetune_core
-from sidetune_core.api import Base, Batch, ClassTask, Components, Examples, Features, FitError, Order, Shape
+from sidetune_core.api import (
+    Base,
+    Batch,
+    ClassTask,
+    Components,
+    Examples,
+    Features,
+    FitError,
+    LoadedExamples,
+    MultiLabel,
+    Order,
+    Request,
+    Shape,
+    Source,
+    SupervisedTask,
+)
 from sidetune_core.config.kinds import LEARNER
 from sidetune_core.config.registry import find, load
 from sidetune_core.storage import checkpoint
@@ -33,6 +48,41 @@ class DoubleTask(ClassTask):
 
 class BareTask(DoubleTask):
     """The encoding is the output, so that all weights are shared ones."""
+
+    def make_head(self, shape: Shape) -> nn.Module:
+        return nn.Identity()
+
+
+class Labelled(Source):
+    """42 examples of three labels that depend on ``x`` (6,)."""
+
+    shapes = {"x": (6,)}
+
+    def __init__(self, first_id: int) -> None:
+        generator = torch.Generator().manual_seed(first_id)
+        self.x = torch.randn(42, 6, generator=generator, dtype=torch.float64)
+        self._first_id = first_id
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def ids(self, rows: Tensor) -> Tensor:
+        return rows + self._first_id
+
+    def targets(self) -> Tensor:
+        return (self.x[:, :3] > 0.3).double()
+
+    def read(self, requests: Iterable[Request]) -> Iterator[LoadedExamples]:
+        for request in requests:
+            yield LoadedExamples(request, {"x": self.x[request.rows]}, self.targets()[request.rows])
+
+
+class LabelTask(SupervisedTask):
+    """The encoding is the output."""
+
+    def __init__(self) -> None:
+        sources = {"train": Labelled(0), "test": Labelled(100)}
+        super().__init__("t0", "labels", sources, MultiLabel(3))
 
     def make_head(self, shape: Shape) -> nn.Module:
         return nn.Identity()
@@ -180,6 +230,48 @@ def test_the_sampled_fisher_is_the_exact_one_in_expectation(world: Any) -> None:
     error = (draws.mean(0) - exact) / (draws.std(0) / len(draws) ** 0.5)
     assert error.abs().max() < 4
     assert draws.std(0).min() > 0
+
+
+@pytest.mark.parametrize("size", [8, 50])
+def test_the_exact_fisher_of_independent_labels_is_its_closed_form(size: int, world: Any) -> None:
+    """The Fisher of ``sigmoid(W x + b)`` is the mean of ``diag(p (1 - p)) kron (x, 1)(x, 1)^T``."""
+    learner, task = softmax_regression(examples=ALL), LabelTask()
+    fisher = finish(world, learner, task, size).fisher
+    x = Labelled(0).x
+    variance = learner({"x": x}, "t0").sigmoid()
+    variance = variance * (1 - variance)
+    weight = (variance[:, :, None] * x.square()[:, None]).mean(0).flatten()
+    torch.testing.assert_close(fisher, torch.cat([weight, variance.mean(0)]), rtol=1e-12, atol=0)
+
+
+def test_the_sampled_fisher_of_labels_is_the_exact_one_in_expectation(world: Any) -> None:
+    exact = finish(world, softmax_regression(examples=ALL), LabelTask(), 42).fisher
+    learner = softmax_regression(fisher="sample", examples=ALL, anchors="online", decay=0.0)
+    draws = torch.stack([finish(world, learner, LabelTask(), 42).fisher for _ in range(200)])
+    error = (draws.mean(0) - exact) / (draws.std(0) / len(draws) ** 0.5)
+    assert error.abs().max() < 4
+
+
+def test_the_empirical_fisher_of_labels_is_that_of_their_joint_likelihood(world: Any) -> None:
+    learner, task = softmax_regression(fisher="empirical", examples=ALL), LabelTask()
+    fisher = finish(world, learner, task).fisher
+    x, y = Labelled(0).x, Labelled(0).targets()
+    residual = learner({"x": x}, "t0").sigmoid() - y
+    weight = (residual[:, :, None] * x[:, None]).square().mean(0).flatten()
+    expected = torch.cat([weight, residual.square().mean(0)])
+    torch.testing.assert_close(fisher, expected, rtol=1e-5, atol=1e-9)  # the loss is in float32
+
+
+@pytest.mark.parametrize("how", ["exact", "empirical"])
+def test_class_weights_do_not_change_the_fisher(how: str, world: Any) -> None:
+    fishers = []
+    for weights in ("none", "balanced"):
+        task = ClassTask(
+            "t0", "0 to 2", examples(44), [0, 1, 2], input="x", transform=Tensor.double, class_weights=weights
+        )
+        assert (task.objective.weights is None) == (weights == "none")
+        fishers.append(finish(world, nonlinear(world, fisher=how), task).fisher)
+    assert torch.equal(*fishers)
 
 
 def test_the_batched_fisher_is_the_mean_over_batches_of_the_squared_mean_gradient(world: Any) -> None:

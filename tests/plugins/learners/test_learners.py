@@ -279,7 +279,7 @@ def test_a_merger_without_weights_records_nothing(world: Any) -> None:
 # Distilling through a head
 
 
-@pytest.mark.parametrize("outputs", ["regression", "logits"])
+@pytest.mark.parametrize("outputs", ["regression", "logits", "binary"])
 def test_distill_compares_the_outputs_of_a_fixed_head(
     outputs: str, world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,12 +294,13 @@ def test_distill_compares_the_outputs_of_a_fixed_head(
     features = learner.base(batch.inputs)
     output, target = head(learner.side(batch.inputs, features)), head(features.encoding)
     probabilities = target.softmax(1)
-    expected = (
-        (output - target).square().mean()
-        if outputs == "regression"
-        else -(probabilities * output.log_softmax(1)).sum(1).mean()
-    )
-    assert_close(difference, 2 * expected)
+    p = target.sigmoid()
+    expected = {
+        "regression": (output - target).square().mean(),
+        "logits": -(probabilities * output.log_softmax(1)).sum(1).mean(),
+        "binary": -(p * output.sigmoid().log() + (1 - p) * (1 - output.sigmoid()).log()).mean(),
+    }
+    assert_close(difference, 2 * expected[outputs])
     difference.backward()
     assert all(weight.grad is None for weight in head.parameters())
     assert all(weight.grad is not None for weight in learner.side.parameters())

@@ -156,6 +156,20 @@ def test_it_is_the_divergence_computed_by_hand(coef: float, temperature: float, 
     )
 
 
+def test_of_independent_labels_it_is_the_mean_divergence_of_their_distributions(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(world.tasks[0]), "outputs", api.Outputs("binary", 2))
+    learner = trained(world, 2, temperature=3.0)
+    before, now = (
+        torch.distributions.Bernoulli(logits=network(INPUTS, "t0") / 3)
+        for network in (learner.teacher, learner)
+    )
+    expected = 9 * torch.distributions.kl_divergence(before, now).mean()
+    assert float(expected) > 1e-4
+    torch.testing.assert_close(divergence(world, learner, "t1"), expected, rtol=1e-3, atol=1e-6)
+
+
 def test_its_gradient_is_that_of_the_cross_entropy_of_the_paper(world: Any) -> None:
     learner = trained(world, 2, side=False, merger=None, temperature=1.0)
     learner.base.requires_grad_(True)

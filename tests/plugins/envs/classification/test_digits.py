@@ -131,3 +131,21 @@ def test_an_id_is_the_same_image_in_whatever_task_its_digit_is() -> None:
     shared = images[0].keys() & images[1].keys()
     assert len(shared) > 400
     assert all(torch.equal(images[0][number], images[1][number]) for number in shared)
+
+
+# Imbalanced classes
+
+
+def test_class_weights_and_sampling_are_those_of_the_options() -> None:
+    (plain, *_), (weighted, *_) = stream().tasks(), stream(class_weights="balanced").tasks()
+    (sampled, *_) = stream(sampling="balanced").tasks()
+    assert all(isinstance(task, api.SupervisedTask) for task in (plain, weighted, sampled))
+    assert (plain.objective.weights, plain.sampling) == (None, "uniform")
+    targets = weighted.sources["train"].targets()
+    assert torch.equal(weighted.objective.weights, api.class_weights(targets, 2))
+    assert (sampled.objective.weights, sampled.sampling) == (None, "balanced")
+
+
+def test_both_corrections_at_once_are_an_error() -> None:
+    with pytest.raises(api.OptionError, match=r"--env.sampling balanced both correct .*; use one of them"):
+        stream(class_weights="balanced", sampling="balanced")
