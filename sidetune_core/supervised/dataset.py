@@ -27,7 +27,9 @@ from sidetune_core.supervised.dataset_targets import Coder
 from sidetune_core.supervised.example_seeds import kept, seed_all, states
 from sidetune_core.supervised.sources import LoadedExamples, Request, Source
 
-SAMPLE = 4
+GOLDEN = (5**0.5 - 1) / 2
+
+SAMPLE = 6
 """Examples that are read when a source is made, three times each, to find out whether they are random."""
 
 
@@ -199,9 +201,12 @@ def stack(items: Sequence[Any]) -> Any:
 
 
 def spaced(count: int, sample: int) -> list[int]:
-    """At most `sample` numbers below `count`, evenly spaced, the first and the last among them."""
-    last = min(sample, count) - 1
-    return [0] if last < 1 else [place * (count - 1) // last for place in range(last + 1)]
+    """At most `sample` numbers below `count` in order, the first and the last among them.
+
+    They are spread irregularly (multiples of the golden ratio), since labels often repeat regularly.
+    """
+    spread = [int(count * (number * GOLDEN % 1)) for number in range(1, max(1, sample - 1))]
+    return sorted({0, count - 1, *spread} if count > sample else range(count))
 
 
 def find_randomness(fetcher: Fetcher, rows: Sequence[int]) -> Randomness:

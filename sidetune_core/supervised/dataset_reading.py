@@ -15,13 +15,16 @@ from sidetune_core.supervised.dataset import SAMPLE, Failure, Fetcher, raise_fai
 from sidetune_core.supervised.dataset_examples import (
     BadExample,
     ExampleReader,
+    check_shapes,
     raise_bad,
     shapes_of,
-    shown,
 )
 from sidetune_core.supervised.dataset_targets import same_target, stored_targets
 from sidetune_core.supervised.example_seeds import kept
 from sidetune_core.supervised.iterable_dataset import StreamReader
+
+CHECKED = 2000
+"""Largest dataset of which all examples are read where one of the sample cannot be used, to count them."""
 
 READ_AT_ONCE = 64
 """Examples that a worker reads at once for their targets."""
@@ -86,33 +89,38 @@ def as_given(split: str, dataset: Any) -> Given:
 
 
 def read_sample(given: Given, reader: ExampleReader) -> Sample:
-    """Read some examples.
+    """Read some examples; of a small dataset all, if one of these cannot be used.
 
     Raises:
         DataError: one cannot be read, or they have different shapes.
     """
     rows, items = _sample_items(given, reader)
-    raise_failures(
-        given.where, {r: i for r, i in zip(rows, items, strict=True) if isinstance(i, Failure)}, len(rows)
-    )
+    if _bad(rows, items) and not given.iterable and (given.size or 0) <= CHECKED:
+        fetcher, rows = Fetcher(given.dataset, reader), list(range(given.size or 0))
+        with kept():
+            items = [fetcher[row, 0] for row in rows]
+    raise_failures(given.where, _bad(rows, items), len(rows))
     shapes = shapes_of(items[0][0])
-    other = {
-        row: f"its inputs have shapes {shown(found)}"
-        for row, item in zip(rows, items, strict=True)
-        if (found := shapes_of(item[0])) != shapes
-    }
-    if other:
-        hint = ": resize them, with transform= or image_size="
-        raise_bad(
-            f"{given.where}: example {rows[0]} has inputs {shown(shapes)}, and others have other "
-            f"shapes{hint}",
-            other,
-            len(rows),
-        )
     floats = [value for item in items for value in item[0].values() if value.is_floating_point()]
     low = min((float(value.min()) for value in floats if value.numel()), default=0.0)
     high = max((float(value.max()) for value in floats if value.numel()), default=0.0)
     return Sample(rows, shapes, [item[1] for item in items], low, high)
+
+
+def _bad(rows: Sequence[int], items: Sequence[Any]) -> dict[int, Failure]:
+    """The examples that cannot be used, by number: shapes are to be those of the first that can be read."""
+    bad: dict[int, Failure] = {}
+    shapes = None
+    for row, item in zip(rows, items, strict=True):
+        if isinstance(item, Failure):
+            bad[row] = item
+            continue
+        shapes = shapes_of(item[0]) if shapes is None else shapes
+        try:
+            check_shapes(item[0], shapes)
+        except BadExample as error:
+            bad[row] = Failure(str(error))
+    return bad
 
 
 def _sample_items(given: Given, reader: ExampleReader) -> tuple[list[int], list[Any]]:

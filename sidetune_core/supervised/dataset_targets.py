@@ -34,7 +34,8 @@ def stored_targets(dataset: Any) -> Sequence[Any] | Tensor | None:
         return None if inner is None else [inner[row] for row in dataset.indices]
     if isinstance(dataset, ConcatDataset):
         parts = [stored_targets(part) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else [y for part in parts for y in part or ()]
+        known = [part for part in parts if part is not None]
+        return [target for part in known for target in part] if len(known) == len(parts) else None
     if isinstance(dataset, TensorDataset):
         return dataset.tensors[1] if len(dataset.tensors) == 2 else None
     for name in ("targets", "labels"):
@@ -179,7 +180,8 @@ def plain_label(target: Any) -> Label:
     if isinstance(target, bool | int) or (isinstance(target, float) and target.is_integer()):
         return int(target)
     raise BadExample(
-        f"its target is {_short(target)}; a class is an integer or a name (for values pass values=...)"
+        f"its target is {_short(target)}; a class is an integer or a name (for several labels pass "
+        "labels=[...], for values values=...)"
     )
 
 

@@ -14,7 +14,16 @@ from sidetune_core.interfaces.former_names import FormerMember
 DOCS = Path(__file__).parents[2] / "docs"
 OURS = "sidetune_core.interfaces."
 PAGES: dict[str, Sequence[type]] = {
-    "kinds/base.md": (api.Base, api.Features, api.Inputs, api.Truncatable, api.HasHubName, api.HasVocabulary),
+    "kinds/base.md": (
+        api.Base,
+        api.Features,
+        api.Inputs,
+        api.Truncatable,
+        api.HasHubName,
+        api.HasSummary,
+        api.HasVocabulary,
+        api.MadeFromObject,
+    ),
     "kinds/side.md": (api.Side, api.StagedSide),
     "kinds/merger.md": (api.Merger,),
     "kinds/learner.md": (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sidetune_core.api import FitError, OptionError, Shape, shorten
 
-from .nodes import OUTPUT, Node, Record, first_tensor, run, shape_of, tensors_in
+from .nodes import OUTPUT, Node, Record, first_tensor, shape_of, tensors_in
 
 BATCH = 2
 """Blank examples of the forward pass: with one, a network that squeezes its output would lose an axis."""
@@ -120,7 +120,6 @@ def find_nodes(network: nn.Module, value: Tensor, encoding: str, taps: Sequence[
             network, dropped = shorter, found.node.name
             first = trace(network, value)
         encoding = dropped or OUTPUT
-    calls = {(call.node.name, call.node.call): call for call in first.calls}
     output = Call(Node(OUTPUT, 0), network, None, first_tensor(first.output), 0)
     main = output if encoding == OUTPUT else _last_call(first.calls, encoding, network, "encoding")
     if main.tensor is None:
@@ -142,9 +141,7 @@ def find_nodes(network: nn.Module, value: Tensor, encoding: str, taps: Sequence[
         shape=main.shape,
         taps=tuple(call.node for call in chosen),
         tap_shapes=tuple(call.shape for call in chosen),
-        copied=frozenset(
-            call.node.name for call in used if call.is_rewritten and (call.node.name, call.node.call) in calls
-        ),
+        copied=frozenset(call.node.name for call in used if call.is_rewritten) - {OUTPUT},
         dropped=dropped,
     )
 
@@ -251,8 +248,3 @@ def _auto_taps(calls: Sequence[Call], value: Tensor) -> list[Call]:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "")
-
-
-def recorded_run(nodes: Nodes, value: Tensor) -> dict[str, list[Tensor | None]]:
-    """See `nodes.run`."""
-    return run(nodes.network, value)
