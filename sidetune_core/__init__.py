@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 from sidetune_core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from sidetune_core.certificate.verify import Verification, verify
     from sidetune_core.config.spec import Choice, RunSpec
+    from sidetune_core.interfaces.tasks import Task
     from sidetune_core.results.metrics import Results
     from sidetune_core.serving.evaluation import TaskEvaluation, evaluate
     from sidetune_core.serving.model import Model, load
@@ -36,7 +38,9 @@ __all__ = [
     "Run",
     "RunSpec",
     "SweptRun",
+    "Task",
     "TaskEvaluation",
+    "Verification",
     "__version__",
     "evaluate",
     "extend",
@@ -44,6 +48,7 @@ __all__ = [
     "resume",
     "run",
     "sweep",
+    "verify",
 ]
 
 __getattr__ = lazy_names(
@@ -55,13 +60,16 @@ __getattr__ = lazy_names(
         "Run": "training.run",
         "RunSpec": "config.spec",
         "SweptRun": "sweeps.runner",
+        "Task": "interfaces.tasks",
         "TaskEvaluation": "serving.evaluation",
+        "Verification": "certificate.verify",
         "evaluate": "serving.evaluation",
         "extend": "training.extension",
         "load": "serving.model",
         "resume": "training.run",
         "run": "training.run",
         "sweep": "sweeps.runner",
+        "verify": "certificate.verify",
     },
 )
 

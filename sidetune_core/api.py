@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     )
     from sidetune_core.interfaces.buffers import BufferDict
     from sidetune_core.interfaces.capabilities import (
+        DeclaresImageInput,
+        FitsImages,
         HasDataParts,
         HasDocuments,
         HasHubName,
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.cards import TaskCard
     from sidetune_core.interfaces.handlers import HasCard, HasHandler, Prediction, Preprocessed, TaskHandler
     from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
-    from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
+    from sidetune_core.interfaces.inputs import Features, ImageInput, Inputs, InputShapes, Shape
     from sidetune_core.interfaces.layers import (
         IMAGENET_MEAN,
         IMAGENET_STD,
@@ -59,9 +61,11 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.outputs import Outputs
     from sidetune_core.interfaces.predictions import (
         ClassPrediction,
+        LabelsPrediction,
         MapPrediction,
         ValuesPrediction,
         class_predictions,
+        label_predictions,
     )
     from sidetune_core.interfaces.tasks import (
         Batch,
@@ -79,6 +83,12 @@ if TYPE_CHECKING:
     from sidetune_core.storage.atomic import home
     from sidetune_core.storage.weights import Published, load_weights
     from sidetune_core.supervised.classification import ClassTask, Examples
+    from sidetune_core.supervised.multi_label import MultiLabel
+    from sidetune_core.supervised.objectives import Classification, Measurement, Objective
+    from sidetune_core.supervised.regression import Regression
+    from sidetune_core.supervised.sampling import class_weights
+    from sidetune_core.supervised.sources import LoadedExamples, Request, Source
+    from sidetune_core.supervised.task import SupervisedTask
 
 __all__ = [
     "Base",
@@ -87,12 +97,15 @@ __all__ = [
     "ClassHead",
     "ClassPrediction",
     "ClassTask",
+    "Classification",
     "Components",
     "DataError",
     "DataPart",
+    "DeclaresImageInput",
     "Examples",
     "Features",
     "FitError",
+    "FitsImages",
     "HasCard",
     "HasDataParts",
     "HasDocuments",
@@ -107,13 +120,19 @@ __all__ = [
     "Heads",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "ImageInput",
     "InputError",
     "InputShapes",
     "Inputs",
+    "LabelsPrediction",
     "Learner",
+    "LoadedExamples",
     "LosesState",
     "MapPrediction",
+    "Measurement",
     "Merger",
+    "MultiLabel",
+    "Objective",
     "OptionError",
     "Order",
     "Outputs",
@@ -124,13 +143,17 @@ __all__ = [
     "Prediction",
     "Preprocessed",
     "Published",
+    "Regression",
     "Renamed",
+    "Request",
     "ResumesAtSomeSteps",
     "RunError",
     "Shape",
     "Side",
     "SidetuneError",
+    "Source",
     "StagedSide",
+    "SupervisedTask",
     "Task",
     "TaskCard",
     "TaskHandler",
@@ -143,11 +166,13 @@ __all__ = [
     "at_least",
     "at_most",
     "class_predictions",
+    "class_weights",
     "derive_seed",
     "flat_size",
     "flatten_inputs",
     "home",
     "init_orthogonal",
+    "label_predictions",
     "load_weights",
     "mean_loss",
     "more_than",
@@ -168,12 +193,15 @@ _MODULES = {
     "ClassHead": "interfaces.heads",
     "ClassPrediction": "interfaces.predictions",
     "ClassTask": "supervised.classification",
+    "Classification": "supervised.objectives",
     "Components": "interfaces.learner",
     "DataError": "errors",
     "DataPart": "interfaces.tasks",
+    "DeclaresImageInput": "interfaces.capabilities",
     "Examples": "supervised.classification",
     "Features": "interfaces.inputs",
     "FitError": "errors",
+    "FitsImages": "interfaces.capabilities",
     "HasCard": "interfaces.handlers",
     "HasDataParts": "interfaces.capabilities",
     "HasDocuments": "interfaces.capabilities",
@@ -188,13 +216,19 @@ _MODULES = {
     "Heads": "interfaces.heads",
     "IMAGENET_MEAN": "interfaces.layers",
     "IMAGENET_STD": "interfaces.layers",
+    "ImageInput": "interfaces.inputs",
     "InputError": "errors",
     "InputShapes": "interfaces.inputs",
     "Inputs": "interfaces.inputs",
+    "LabelsPrediction": "interfaces.predictions",
     "Learner": "interfaces.learner",
+    "LoadedExamples": "supervised.sources",
     "LosesState": "interfaces.capabilities",
     "MapPrediction": "interfaces.predictions",
+    "Measurement": "supervised.objectives",
     "Merger": "interfaces.networks",
+    "MultiLabel": "supervised.multi_label",
+    "Objective": "supervised.objectives",
     "OptionError": "errors",
     "Order": "interfaces.tasks",
     "Outputs": "interfaces.outputs",
@@ -205,13 +239,17 @@ _MODULES = {
     "Prediction": "interfaces.handlers",
     "Preprocessed": "interfaces.handlers",
     "Published": "storage.weights",
+    "Regression": "supervised.regression",
     "Renamed": "config.options",
+    "Request": "supervised.sources",
     "ResumesAtSomeSteps": "interfaces.capabilities",
     "RunError": "errors",
     "Shape": "interfaces.inputs",
     "Side": "interfaces.networks",
     "SidetuneError": "errors",
+    "Source": "supervised.sources",
     "StagedSide": "interfaces.networks",
+    "SupervisedTask": "supervised.task",
     "Task": "interfaces.tasks",
     "TaskCard": "interfaces.cards",
     "TaskHandler": "interfaces.handlers",
@@ -224,11 +262,13 @@ _MODULES = {
     "at_least": "config.options",
     "at_most": "config.options",
     "class_predictions": "interfaces.predictions",
+    "class_weights": "supervised.sampling",
     "derive_seed": "seeding",
     "flat_size": "interfaces.layers",
     "flatten_inputs": "interfaces.layers",
     "home": "storage.atomic",
     "init_orthogonal": "interfaces.layers",
+    "label_predictions": "interfaces.predictions",
     "load_weights": "storage.weights",
     "mean_loss": "interfaces.tasks",
     "more_than": "config.options",

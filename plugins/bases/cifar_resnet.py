@@ -16,6 +16,7 @@ from sidetune_core.api import (
     Base,
     Features,
     FitError,
+    ImageInput,
     InputShapes,
     Published,
     Renamed,
@@ -27,6 +28,8 @@ from sidetune_core.api import (
 WIDTHS = (16, 32, 64)
 MIN_SIZE = 8
 """Smallest height and width of an image, in pixels."""
+SIZE = 32
+"""Height and width of the images of CIFAR, in pixels."""
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -89,6 +92,11 @@ class CifarResNet(Base):
             published=self.published,
             prefix="module.",
         )
+
+    @classmethod
+    def image_input(cls, config: Config) -> ImageInput:
+        """The images of CIFAR."""
+        return ImageInput(SIZE)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, 64) of ``image`` and the four taps."""

@@ -14,6 +14,7 @@ from sidetune_core.api import (
     Base,
     Features,
     FitError,
+    ImageInput,
     InputShapes,
     OptionError,
     Published,
@@ -28,6 +29,8 @@ STRIDES = (2, 2, 1, 1)
 CHANNELS = 8
 MIN_SIZE = 32
 """Smallest height and width of an image, in pixels."""
+BANK_SIZE = 256
+"""Height and width of the images that the bank was trained on, in pixels."""
 BANK = {
     "autoencoding": "e35146c09253720e97c0a7f8ee4e896ac931f5faa1449df003d81e6089ac6307",
     "class_object": "4a4e42dad58066039a0d2f9d128bb32e93a7e4aa52edb2d2a07bcdd1a6536c18",
@@ -129,6 +132,11 @@ class Taskonomy(Base):
             packaged=Path(__file__).parent / "weights" / "taskonomy-rooms.safetensors",
             published=Published(file, BANK_URL + file, BANK[config.domain], holds_objects=True),
         )
+
+    @classmethod
+    def image_input(cls, config: Config) -> ImageInput | None:
+        """The images of the bank; those of the packaged weights have several sizes."""
+        return None if config.weights == "packaged" else ImageInput(BANK_SIZE)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, 8, H/16, W/16) of ``image`` and the four taps."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 import timm
 import torch
-from timm.data.config import resolve_model_data_config
+from timm.data.config import resolve_data_config, resolve_model_data_config
 from torch import Tensor, nn
 
 from sidetune_core.api import (
     Base,
     Features,
     FitError,
+    ImageInput,
     InputShapes,
     OptionError,
     WeightsError,
@@ -28,8 +29,8 @@ class Timm(Base):
     """A network of PyTorch Image Models (``--base.model``), ``image`` (B, 3, H, W) in [0, 1].
 
     Encoding: the last map (C, h, w), with the map of each stage as taps; or, with ``--base.encoding
-    vector``, the input of the classifier (C,), without taps. Pixels are normalised inside as the pretrained
-    weights expect; images are not resized.
+    vector`` and for networks without maps, the input of the classifier (C,), without taps. Pixels are
+    normalised inside as the pretrained weights expect; images are not resized.
 
     Raises:
         OptionError: timm has no such network.
@@ -49,7 +50,10 @@ class Timm(Base):
             "default",
             "'default' (timm's weights of that name), 'none' (random), or a .safetensors or .pth file",
         )
-        encoding: Literal["map", "vector"] = option("map", "encoding: a map (C, h, w) or a vector (C,)")
+        shown: ClassVar[tuple[str, ...]] = ("model",)
+        encoding: Literal["auto", "map", "vector"] = option(
+            "auto", "encoding: a map (C, h, w), a vector (C,), or 'auto': a map if the network has one"
+        )
 
     mean: Tensor
     std: Tensor
@@ -59,12 +63,12 @@ class Timm(Base):
         shape = inputs.get("image", ())
         if len(shape) != 3 or shape[0] != 3:
             raise FitError(f"base 'timm' needs an input 'image' of shape (3, H, W); got {dict(inputs)}")
-        self.model, self.encoding = config.model, config.encoding
-        self.network = _make(config)
+        self.model = config.model
+        self.network, self.encoding = _make_encoder(config)
         self._is_default = config.weights == "default"
         data_config = resolve_model_data_config(self.network)  # type: ignore[no-untyped-call]
         register_image_stats(self, data_config["mean"], data_config["std"])
-        self.channels = tuple(self.network.feature_info.channels()) if config.encoding == "map" else ()  # type: ignore[union-attr,operator]
+        self.channels = tuple(self.network.feature_info.channels()) if self.encoding == "map" else ()  # type: ignore[union-attr,operator]
         training = self.network.training
         with torch.no_grad():
             self.network.eval()
@@ -78,6 +82,17 @@ class Timm(Base):
             self.network.train(training)
         self.shape = tuple(features.encoding.shape[1:])
         self.tap_shapes = tuple(tuple(tap.shape[1:]) for tap in features.taps)
+
+    @classmethod
+    def image_input(cls, config: Config) -> ImageInput:
+        """The images of timm's configuration of the weights; nothing is built or downloaded."""
+        _check_name(config.model)
+        published = timm.get_pretrained_cfg(config.model)
+        data = resolve_data_config(pretrained_cfg=published.to_dict() if published else None)  # type: ignore[no-untyped-call]
+        interpolation: Literal["bilinear", "bicubic"] = (
+            "bilinear" if data["interpolation"] in ("bilinear", "random") else "bicubic"
+        )
+        return ImageInput(min(data["input_size"][1:]), interpolation, float(data["crop_pct"]))
 
     @property
     def hub_name(self) -> str:
@@ -94,13 +109,27 @@ class Timm(Base):
         return Features(maps[-1], maps)
 
 
-def _make(config: Timm.Config) -> nn.Module:
-    name = config.model
+def _check_name(name: str) -> None:
     if not timm.is_model(name.partition(".")[0]):
         similar = ", ".join(timm.list_models(f"{name[:4]}*")[:8])
         hint = f"; it has {similar} and others" if similar else ""
         raise OptionError(f"timm has no network '{name}' (--base.model){hint}")
-    arguments: dict[str, Any] = {"features_only": True} if config.encoding == "map" else {"num_classes": 0}
+
+
+def _make_encoder(config: Timm.Config) -> tuple[nn.Module, Literal["map", "vector"]]:
+    """The network, and whether it returns maps or a vector."""
+    _check_name(config.model)
+    if config.encoding != "auto":
+        return _make(config, config.encoding), config.encoding
+    try:
+        return _make(config, "map"), "map"
+    except FitError:
+        return _make(config, "vector"), "vector"
+
+
+def _make(config: Timm.Config, encoding: Literal["map", "vector"]) -> nn.Module:
+    name = config.model
+    arguments: dict[str, Any] = {"features_only": True} if encoding == "map" else {"num_classes": 0}
     if config.weights not in ("default", "none"):
         # The file is read as data into the complete network, for the truncated one has other keys.
         complete = timm.create_model(name)

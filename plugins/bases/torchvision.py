@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.error import URLError
 
 import attrs
@@ -18,6 +18,7 @@ from sidetune_core.api import (
     Base,
     Features,
     FitError,
+    ImageInput,
     InputShapes,
     OptionError,
     WeightsError,
@@ -55,7 +56,10 @@ class Torchvision(Base):
             "or a "
             ".safetensors or .pth file",
         )
-        encoding: Literal["map", "vector"] = option("map", "encoding: a map (C, h, w) or a vector (C,)")
+        shown: ClassVar[tuple[str, ...]] = ("model",)
+        encoding: Literal["auto", "map", "vector"] = option(
+            "auto", "encoding: a map (C, h, w), a vector (C,), or 'auto': a map if the network has one"
+        )
 
     mean: Tensor
     std: Tensor
@@ -69,7 +73,7 @@ class Torchvision(Base):
             )
         from torchvision.models.feature_extraction import create_feature_extractor  # 2 s of import
 
-        self.model, self.encoding = config.model, config.encoding
+        self.model = config.model
         network, mean, std = _make(config)
         register_image_stats(self, mean, std)
         shapes = _node_shapes(network, shape, config.model)
@@ -78,13 +82,28 @@ class Torchvision(Base):
             raise FitError(
                 f"base 'torchvision': '{config.model}' has no last map; use --base.encoding vector"
             )
+        self.encoding = config.encoding
+        if config.encoding == "auto":
+            self.encoding = "map" if self.pooled else "vector"
         taps = _tap_nodes(shapes, last, tuple(shape)) if self.pooled else []
         self.names = [*dict.fromkeys([*taps, last])]
         self.tap_shapes = tuple(shapes[name] for name in taps)
-        self.shape = shapes[last] if config.encoding == "map" or not self.pooled else shapes[last][:1]
+        self.shape = shapes[last] if self.encoding == "map" or not self.pooled else shapes[last][:1]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # see `_node_shapes`
             self.network = create_feature_extractor(network, self.names)
+
+    @classmethod
+    def image_input(cls, config: Config) -> ImageInput:
+        """The images of the weights' own transforms; those of the best weights for ``none`` and files."""
+        published = _published(config.model)
+        chosen = getattr(published, config.weights, published.DEFAULT)
+        preset = chosen.transforms()
+        crop, resize = preset.crop_size[0], preset.resize_size[0]
+        interpolation: Literal["bilinear", "bicubic"] = (
+            "bilinear" if preset.interpolation.value == "bilinear" else "bicubic"
+        )
+        return ImageInput(crop, interpolation, crop / resize)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, *shape) of ``image`` and the taps."""
@@ -94,17 +113,24 @@ class Torchvision(Base):
         return Features(encoding, tuple(outputs[: len(self.tap_shapes)]))
 
 
+def _published(model: str) -> Any:
+    """The enumeration of the published weights of a network."""
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if model not in names:
+        raise OptionError(
+            f"torchvision has no classification network '{model}' (--base.model); "
+            f"choose from {', '.join(names)}"
+        )
+    return models.get_model_weights(model)
+
+
 def _make(config: Torchvision.Config) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
     """The complete network, and the mean and standard deviation of the pixels that it was trained on."""
     from torchvision import models
 
-    names = models.list_models(module=models)
-    if config.model not in names:
-        raise OptionError(
-            f"torchvision has no classification network '{config.model}' (--base.model); "
-            f"choose from {', '.join(names)}"
-        )
-    published: Any = models.get_model_weights(config.model)
+    published = _published(config.model)
     preset = published.DEFAULT.transforms()
     mean, std = tuple(getattr(preset, "mean", IMAGENET_MEAN)), tuple(getattr(preset, "std", IMAGENET_STD))
     members = {member.name: member for member in published} | {"DEFAULT": published.DEFAULT}

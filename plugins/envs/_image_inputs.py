@@ -3,104 +3,25 @@
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
-from sidetune_core.api import InputError, Inputs, Preprocessed, TaskCard, TaskHandler, open_image
+from sidetune_core.api import InputError, Inputs, Preprocessed, TaskCard, TaskHandler
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-"""Of image files, where a folder is searched for them."""
+from ._image_files import SUFFIXES, ignore_warnings, read_image, to_rgb, unreadable
+from ._image_squares import INTERPOLATIONS, MAX_CROP, MIN_CROP, RESIZES, Pixels, Square, square_by_pillow
+
 EXPECTED = (
     "expected the path of an image, a Pillow image, a uint8 array (H, W, 3), (3, H, W) or (H, W), or one of "
     "floats in [0, 1]"
 )
-RESIZE_BATCH = 1000
-"""Images resized at once: as float32 a whole set takes four times the memory."""
-
-Pixels = NDArray[np.uint8]
-"""An image (H, W, 3)."""
-
-
-def square_by_pillow(pixels: Pixels, size: int) -> Tensor:
-    """The centre square of an image (H, W, 3), resized by Pillow (bilinear), as (3, size, size) uint8."""
-    from PIL import Image, ImageOps  # not needed with arrays of the right size
-
-    square = ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
-
-
-def square_by_box(pixels: Pixels, size: int) -> Tensor:
-    """The centre square of an image (H, W, 3), resized by Pillow (average), as (3, size, size) uint8."""
-    from PIL import Image
-
-    square = Image.fromarray(np.ascontiguousarray(_centre_square(pixels)))
-    return torch.from_numpy(np.array(square.resize((size, size), Image.Resampling.BOX))).permute(2, 0, 1)
-
-
-def square_by_area(pixels: Pixels, size: int) -> Tensor:
-    """The centre square of an image (H, W, 3), resized by PyTorch (average), as (3, size, size) uint8."""
-    square = torch.from_numpy(_centre_square(pixels)).permute(2, 0, 1)[None].float()
-    return functional.interpolate(square, size=(size, size), mode="area").round().to(torch.uint8)[0]
-
-
-def square_by_torch(pixels: Pixels, size: int) -> Tensor:
-    """The centre square of an image (H, W, 3), resized by PyTorch (bilinear), as (3, size, size) uint8."""
-    return center_crop_and_resize(torch.from_numpy(pixels).permute(2, 0, 1)[None], size)[0]
-
-
-def center_crop_and_resize(pixels: Tensor, size: int) -> Tensor:
-    """The largest centred square of uint8 images (B, C, H, W), as (B, C, size, size).
-
-    The filter is bilinear with antialiasing, as in Pillow.
-    """
-    height, width = pixels.shape[2:]
-    if height == width == size:
-        return pixels
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    squares = pixels[:, :, top : top + side, left : left + side]
-    resized = torch.empty(*pixels.shape[:2], size, size, dtype=torch.uint8)
-    for first in range(0, len(pixels), RESIZE_BATCH):
-        batch = slice(first, first + RESIZE_BATCH)
-        scaled = functional.interpolate(squares[batch].float(), (size, size), mode="bilinear", antialias=True)
-        resized[batch] = scaled.round().clamp(0, 255)
-    return resized
-
-
-def _centre_square(pixels: Pixels) -> Pixels:
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return pixels[top : top + side, left : left + side]
-
-
-@attrs.frozen
-class Resize:
-    """How an env makes an image square."""
-
-    function: Callable[[Pixels, int], Tensor]
-    enlarges: bool = True
-    """Whether it takes images that are smaller than the result."""
-    rotates: bool = False
-    """Whether files are rotated as their EXIF data says."""
-
-
-RESIZES: Mapping[str, Resize] = {
-    "pillow": Resize(square_by_pillow, rotates=True),
-    "torch": Resize(square_by_torch, rotates=True),
-    "area": Resize(square_by_area, enlarges=False),
-    "box": Resize(square_by_box, enlarges=False),
-}
-"""By the names that cards have as their value ``resize``."""
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -117,7 +38,8 @@ class ToUnit(nn.Module):
 
 
 class ImageHandler(TaskHandler):
-    """The inputs of tasks on square colour images, whose card has the value ``resize`` (see `RESIZES`).
+    """The inputs of tasks on square colour images, whose card has the value ``resize`` (see `RESIZES`), and
+    for ``pillow`` optionally ``interpolation`` and ``crop_fraction`` (see `crop_to_square`).
 
     Raises:
         ValueError: the card has other inputs, or an unknown value.
@@ -134,6 +56,7 @@ class ImageHandler(TaskHandler):
         if not isinstance(resize, str) or resize not in RESIZES:
             raise ValueError(f"its value 'resize' is {resize!r}, expected {', '.join(RESIZES)}")
         self._size, self._resize = shape[1], RESIZES[resize]
+        self._square = _square(card, resize)
 
     def is_batch(self, value: object) -> bool:
         """Whether raw inputs are several images: a list, or an array or tensor (N, ...), also by name."""
@@ -147,6 +70,7 @@ class ImageHandler(TaskHandler):
         """
         if not len(values):
             raise InputError(f"no images: the batch is empty; {EXPECTED}")
+        ignore_warnings()
         images = []
         for index, value in enumerate(values):
             where = describe(value, index, len(values))
@@ -182,7 +106,29 @@ class ImageHandler(TaskHandler):
             raise InputError(
                 f"{where} has {height} x {width} pixels; expected {self._size} x {self._size} or more"
             )
-        return self._resize.function(pixels, self._size)
+        return self._square(pixels, self._size)
+
+
+def _square(card: TaskCard, resize: str) -> Square:
+    """How the images of a card are made square; cards of earlier versions have the value ``resize`` only.
+
+    Raises:
+        ValueError: a value is unknown.
+    """
+    interpolation = card.values.get("interpolation", "bilinear")
+    crop_fraction = card.values.get("crop_fraction", 1.0)
+    if interpolation not in INTERPOLATIONS:
+        expected = " or ".join(INTERPOLATIONS)
+        raise ValueError(f"its value 'interpolation' is {interpolation!r}, expected {expected}")
+    if not isinstance(crop_fraction, int | float) or not MIN_CROP <= crop_fraction <= MAX_CROP:
+        raise ValueError(
+            f"its value 'crop_fraction' is {crop_fraction!r}, expected a number from {MIN_CROP} to {MAX_CROP}"
+        )
+    if (interpolation, crop_fraction) == ("bilinear", 1):
+        return RESIZES[resize].function
+    if resize != "pillow":
+        raise ValueError(f"its value 'resize' is {resize!r}, which has no interpolation or crop_fraction")
+    return partial(square_by_pillow, interpolation=interpolation, crop_fraction=float(crop_fraction))
 
 
 def describe(value: object, index: int, count: int) -> str:
@@ -193,47 +139,17 @@ def describe(value: object, index: int, count: int) -> str:
     return f"input {index}{f' ({path})' if path else ''}"
 
 
-def read_image(path: Path, where: str, rotates: bool) -> Pixels:
-    """The pixels of a file.
-
-    Raises:
-        InputError: it is missing, damaged, or no 8-bit image.
-    """
-    from PIL import Image
-
-    try:
-        with open_image(path) as image:
-            return _rgb(image, where, rotates)
-    except FileNotFoundError as error:
-        raise InputError(f"{where}: no such file") from error
-    # Pillow raises these for damaged files, besides its own errors
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(f"{where} cannot be read as an image: {_reason(error)}") from error
-
-
 def _from_pillow(value: object, where: str, rotates: bool) -> Pixels:
     from PIL import Image
 
     if not isinstance(value, Image.Image):
         raise InputError(f"{where} is {_kind(value)}; {EXPECTED}")
     try:
-        return _rgb(value, where, rotates)
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
-        raise InputError(f"{where} cannot be read as an image: {_reason(error)}") from error
-
-
-def _rgb(image: Any, where: str, rotates: bool) -> Pixels:
-    """The pixels of a Pillow image."""
-    from PIL import ImageOps
-
-    if 0 in image.size:
-        raise InputError(f"{where} has no pixels")
-    if image.mode.startswith(("I", "F")):  # conversion to 8 bits would clip these silently
-        raise InputError(
-            f"{where} has more than 8 bits per channel (mode {image.mode}); expected an 8-bit image"
-        )
-    upright = ImageOps.exif_transpose(image) if rotates else image
-    return np.array(upright.convert("RGB"))
+        return np.array(to_rgb(value, where, rotates))
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # see `read_rgb`
+        raise unreadable(where, error) from error
 
 
 def _planes(value: NDArray[Any] | Tensor, where: str) -> Tensor:
@@ -304,7 +220,3 @@ def _kind(value: object) -> str:
     if isinstance(value, list | tuple):
         return "a list within a list"
     return f"a value of type {type(value).__name__}"
-
-
-def _reason(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

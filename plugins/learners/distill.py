@@ -15,6 +15,7 @@ from sidetune_core.api import (
     Components,
     Heads,
     Learner,
+    Outputs,
     Renamed,
     Task,
     Trainable,
@@ -36,7 +37,8 @@ class Distill(Learner):
     B(x))**2)``, the hint of Romero et al. (FitNets, ICLR 2015, eq. 3) without a regressor, since both
     encodings have the same shape. With ``match`` output, the outputs of the task's head T for both are
     compared, with T fixed: ``mean((T(S(x)) - T(B(x)))**2)`` for regression, and for logits the cross-entropy
-    of the student's softmax with respect to the teacher's, as the original code distils through a decoder. T
+    of the student's softmax (of each label's sigmoid, where outputs are binary) with respect to the
+    teacher's, as the original code distils through a decoder. T
     should then be the teacher's own head: ``--learner.head-weights FILE`` loads a head that learner
     ``features`` trained on this base (``sidetune export RUN --part heads.TASK``) and freezes it; without a
     file, T is trained on the labels, with the student's encodings.
@@ -68,12 +70,11 @@ class Distill(Learner):
         self.side = components.side(self.base)
         self.heads = Heads(self.base.shape, config.norm)
         self._config = config
-        self._regression: set[str] = set()
+        self._outputs: dict[str, Outputs] = {}
 
     def start(self, task: Task) -> Trainable:
         head = self.heads.add_task(task)
-        if task.outputs.is_regression:
-            self._regression.add(task.id)
+        self._outputs[task.id] = task.outputs
         if self._config.head_weights == "none":
             return [self.side, head]
         load_weights(head, self._config.head_weights, owner=f"the head of task '{task.id}'")
@@ -96,8 +97,10 @@ class Distill(Learner):
         if self._config.match == "encoding":
             return (student.float() - teacher.float()).square().mean()
         output, target = self._decode(student, task_id), self._decode(teacher, task_id).detach()
-        if task_id in self._regression:
+        if self._outputs[task_id].is_regression:
             return (output - target).square().mean()
+        if self._outputs[task_id].is_binary:
+            return functional.binary_cross_entropy_with_logits(output, target.sigmoid())
         return functional.cross_entropy(output, target.softmax(1))
 
     def _decode(self, encoding: Tensor, task_id: str) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from sidetune_core.api import (
     Batch,
     Components,
+    Outputs,
     Task,
     Trainable,
     TrainingStep,
@@ -36,9 +37,10 @@ class LwF(FineTune):
     et al., 2015), and by the mean over the old tasks instead of the sum. As in the paper the old heads are
     trained too; there is no warm-up of the new head.
 
-    Logits have their classes along axis 1, (B, classes) or (B, classes, ...). For old tasks with regression
-    outputs the mean squared error replaces the divergence. Each batch needs a forward pass of a second,
-    frozen network.
+    Logits have their classes along axis 1, (B, classes) or (B, classes, ...). For old tasks with binary
+    outputs the divergence is the mean over labels of that of their Bernoulli distributions; for those with
+    regression outputs the mean squared error replaces it. Each batch needs a forward pass of a second, frozen
+    network.
     """
 
     @attrs.frozen
@@ -49,7 +51,9 @@ class LwF(FineTune):
             1.0, "weight of the distillation loss of the old heads (lambda_o in the paper)", at_least(0)
         )
         temperature: float = option(
-            2.0, "softmax temperature T; higher values weight small probabilities more", more_than(0)
+            2.0,
+            "temperature T of softmax or sigmoid; higher values weight small probabilities more",
+            more_than(0),
         )
         batchnorm: Literal["trained", "frozen"] = option(
             "trained",
@@ -60,13 +64,13 @@ class LwF(FineTune):
         super().__init__(config, components)
         self.teacher: LwF | None = None
         self._coef, self._temperature = config.coef, config.temperature
-        self._regression: set[str] = set()
+        self._outputs: dict[str, Outputs] = {}
+        """Of each task so far."""
 
     def start(self, task: Task) -> Trainable:
         self.teacher = None  # a teacher contains no earlier teacher
         self.teacher = copy.deepcopy(self) if self.heads else None
-        if task.outputs.is_regression:
-            self._regression.add(task.id)
+        self._outputs[task.id] = task.outputs
         # Without distillation, weight decay alone would change the old heads.
         old_heads = list(self.heads.values()) if self._coef else []
         return [*old_heads, *super().start(task)]
@@ -89,8 +93,10 @@ class LwF(FineTune):
         losses = []
         for old, target in targets.items():
             output = self.heads.predict(encoding, old)
-            if old in self._regression:
+            if self._outputs[old].is_regression:
                 losses.append(functional.mse_loss(output.float(), target.float()))
+            elif self._outputs[old].is_binary:
+                losses.append(binary_divergence(output, target, self._temperature))
             else:
                 losses.append(divergence(output, target, self._temperature))
         return torch.stack(losses).mean()
@@ -103,3 +109,13 @@ def divergence(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
     return (
         temperature**2 * functional.kl_div(student, teacher, reduction="none", log_target=True).sum(1).mean()
     )
+
+
+def binary_divergence(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """``T**2 * KL(Bernoulli(sigmoid(targets / T)) || Bernoulli(sigmoid(logits / T)))``, mean over all
+    labels.
+    """
+    student, teacher = logits.float() / temperature, targets.float() / temperature
+    entropy = functional.binary_cross_entropy_with_logits
+    probabilities = teacher.sigmoid()
+    return temperature**2 * (entropy(student, probabilities) - entropy(teacher, probabilities))

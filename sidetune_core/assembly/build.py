@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun
-from sidetune_core.errors import FitError, PluginError
-from sidetune_core.interfaces.capabilities import vocabulary_size
-from sidetune_core.interfaces.inputs import Shape
+from sidetune_core.assembly.check import without_weights
+from sidetune_core.assembly.components import make_component
+from sidetune_core.assembly.fit import Fit, fit_components
+from sidetune_core.config.resolve import ResolvedRun
+from sidetune_core.errors import PluginError
 from sidetune_core.interfaces.learner import Components, Learner
 from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure
 from sidetune_core.interfaces.tasks import Task, TaskStream
@@ -22,38 +22,41 @@ from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, memb
 from sidetune_core.seeding import seeded
 from sidetune_core.system.device import Machine
 
-SPARE_TOKENS = 128
-"""Most unused embeddings of a base: vocabulary sizes are often rounded up to a multiple of 64 or 128."""
-
 
 def build_stream(resolved: ResolvedRun) -> TaskStream:
     """The env; it reads no data yet."""
     env = resolved.components["env"]
-    stream: TaskStream = env.cls(env.config, resolved.seed)
+    stream: TaskStream = make_component(env, env.config, resolved.seed)
     stream.trust_local_code = resolved.trusts_data
     return stream
 
 
-def build_learner(resolved: ResolvedRun, stream: TaskStream, check: bool = True) -> Learner:
+def build_learner(
+    resolved: ResolvedRun, stream: TaskStream, check: bool = True, fit: Fit | None = None
+) -> Learner:
     """The learner before its first task.
 
     Args:
         resolved: the components.
         stream: gives the shapes of inputs.
-        check: pass a blank example through all components first, which takes time to build them.
+        check: pass a blank example through all components first, and load the weights that the learner
+            itself loads later, which takes time to build them.
+        fit: the outcome of the former, if it is known.
 
     Raises:
         DataError: the env's tokenizer cannot be read.
         FitError: the components do not fit together.
         WeightsError: the weights of a component cannot be loaded.
     """
-    components = _factories(resolved, stream)
+    if check and fit is None:
+        resolved = fit_components(resolved, stream).resolved
+    factories = _Factories(resolved, stream)
     learner = resolved.components["learner"]
+    with seeded(resolved.seed, "build"):
+        built: Learner = learner.cls(learner.config, factories.components())
     if check:
         with seeded(resolved.seed, "check"):
-            _check_fit(resolved, components, vocabulary_size(stream))
-    with seeded(resolved.seed, "build"):
-        built: Learner = learner.cls(learner.config, components)
+            factories.check_weights()
     return built
 
 
@@ -114,84 +117,61 @@ def _check_owned(learner: Learner, trainable: Trainable, method: str) -> None:
             )
 
 
-def without_weights(component: ResolvedComponent) -> Any:
-    """The config of a component with random weights: by convention, pretrained weights are an option
-    ``weights``.
+class _Factories:
+    """What makes the components of a run.
+
+    Args:
+        resolved: the run.
+        stream: gives the shapes of inputs.
     """
-    if any(field.name == "weights" for field in attrs.fields(component.cls.Config)):
-        return attrs.evolve(component.config, weights="none")
-    return component.config
 
+    def __init__(self, resolved: ResolvedRun, stream: TaskStream) -> None:
+        self._chosen, self._inputs = resolved.components, stream.inputs
+        self._loaded: set[str] = set()
 
-def _factories(resolved: ResolvedRun, stream: TaskStream) -> Components:
-    chosen = resolved.components
+    def components(self) -> Components:
+        """For the learner."""
+        return Components(
+            self._inputs,
+            self.make_base,
+            self.make_side if "side" in self._chosen else None,
+            self.make_merger if "merger" in self._chosen else None,
+        )
 
-    def config(slot: str, pretrained: bool) -> Any:
-        return chosen[slot].config if pretrained else without_weights(chosen[slot])
-
-    def make_base(pretrained: bool = True) -> Base:
-        base: Base = chosen["base"].cls(config("base", pretrained), stream.inputs)
+    def make_base(self, pretrained: bool = True) -> Base:
+        """See `MakeBase`."""
+        base: Base = make_component(self._chosen["base"], self._config("base", pretrained), self._inputs)
         note_structure(base)
         return base
 
-    def make_side(base: Base, pretrained: bool = True) -> Side:
-        side: Side = chosen["side"].cls(config("side", pretrained), stream.inputs, base)
+    def make_side(self, base: Base, pretrained: bool = True) -> Side:
+        """See `MakeSide`."""
+        side: Side = self._chosen["side"].cls(self._config("side", pretrained), self._inputs, base)
         return side
 
-    def make_merger(base: Base, count: int) -> Merger:
-        merger: Merger = chosen["merger"].cls(config("merger", True), base.shape, count)
+    def make_merger(self, base: Base, count: int) -> Merger:
+        """See `MakeMerger`."""
+        merger: Merger = self._chosen["merger"].cls(self._config("merger", True), base.shape, count)
         return merger
 
-    return Components(
-        stream.inputs,
-        make_base,
-        make_side if "side" in chosen else None,
-        make_merger if "merger" in chosen else None,
-    )
+    def check_weights(self) -> None:
+        """Load the weights that the learner has not loaded yet: those that are missing or of another
+        architecture are an error before any data is read.
 
+        Raises:
+            WeightsError: they are.
+        """
+        if self._has_weights("base") and "base" not in self._loaded:
+            self.make_base()
+        if "side" in self._chosen and self._has_weights("side") and "side" not in self._loaded:
+            self.make_side(self.make_base(pretrained=False))
 
-def _check_fit(resolved: ResolvedRun, components: Components, tokens: int | None) -> None:
-    """Pass a blank example through every network: a wrong shape is an error before training begins."""
-    chosen = resolved.components
-    blank = {name: torch.zeros(1, *shape) for name, shape in components.inputs.items()}
-    with torch.no_grad():
-        base = components.base().eval()
-        _check_vocabulary(resolved, base, tokens)
-        features = base(blank)
-        _check_shape(chosen["base"], "an encoding", features.encoding, base.shape, "declares")
-        for tap, shape in zip(features.taps, base.tap_shapes, strict=False):
-            _check_shape(chosen["base"], "a tap", tap, shape, "declares")
-        if len(features.taps) != len(base.tap_shapes):
-            owner = chosen["base"].owner
-            raise FitError(f"{owner} returns {len(features.taps)} taps and declares {len(base.tap_shapes)}")
-        if components.side is not None:
-            side = chosen["side"]
-            if side.cls.needs_taps and not base.tap_shapes:
-                raise FitError(
-                    f"{side.owner} needs a base with taps; '{chosen['base'].plugin.name}' has none"
-                )
-            encoding = components.side(base).eval()(blank, features)
-            _check_shape(side, "an encoding", encoding, base.shape, "needs the base's shape")
-        if components.merger is not None:
-            merged = components.merger(base, 2).eval()([features.encoding, features.encoding])
-            _check_shape(chosen["merger"], "an encoding", merged, base.shape, "needs the base's shape")
+    def _has_weights(self, slot: str) -> bool:
+        component = self._chosen[slot]
+        return bool(without_weights(component) != component.config)
 
-
-def _check_vocabulary(resolved: ResolvedRun, base: Base, tokens: int | None) -> None:
-    """The tokenizer of the env, of this number of tokens, must be the one that the base was trained with."""
-    embeddings = vocabulary_size(base)
-    if tokens is None or embeddings is None:
-        return
-    if not 0 <= embeddings - tokens < SPARE_TOKENS:
-        owner, env = resolved.components["base"].owner, resolved.components["env"].owner
-        raise FitError(
-            f"{owner} has {embeddings} embeddings and the tokenizer of {env} {tokens} tokens: "
-            "choose the tokenizer that the base was trained with"
-        )
-
-
-def _check_shape(component: ResolvedComponent, what: str, value: Tensor, shape: Shape, verb: str) -> None:
-    if tuple(value.shape[1:]) != tuple(shape):
-        raise FitError(
-            f"{component.owner} returns {what} of shape {tuple(value.shape[1:])} and {verb} {tuple(shape)}"
-        )
+    def _config(self, slot: str, pretrained: bool) -> Any:
+        if not pretrained:
+            return without_weights(self._chosen[slot])
+        self._loaded.add(slot)
+        return self._chosen[slot].config

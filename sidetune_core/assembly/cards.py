@@ -19,7 +19,7 @@ from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStre
 from sidetune_core.rl.policy_handler import PolicyHandler
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.storage.run_folder import CARDS, RunFolder
-from sidetune_core.supervised.classification import ClassTask
+from sidetune_core.supervised.task import SupervisedTask
 
 
 class DataNeeded(FitError):
@@ -183,7 +183,7 @@ class CardStream(TaskStream):
 
 def _head(task: Task, values: Mapping[str, Any], env: type[Any]) -> str:
     """See `TaskCard.head`."""
-    if isinstance(task, ClassTask) and type(task).make_head is ClassTask.make_head:
+    if isinstance(task, SupervisedTask) and type(task).make_head is SupervisedTask.make_head:
         return "linear"
     if isinstance(task, RolloutTask) and not isinstance(env, HasHandler):
         is_plain = type(task).make_head is RolloutTask.make_head
@@ -195,7 +195,9 @@ def _split_sizes(task: Task) -> Mapping[str, int | None]:
     sizes: dict[str, int | None] = (
         {"train": task.training_size()} if isinstance(task, HasTrainingSize) else {}
     )
-    return sizes | {split: task.size(split) if isinstance(task, ClassTask) else None for split in task.splits}
+    return sizes | {
+        split: task.size(split) if isinstance(task, SupervisedTask) else None for split in task.splits
+    }
 
 
 def _written(folder: RunFolder, task: str) -> TaskCard | None:

@@ -11,10 +11,11 @@ import attrs
 from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.cards import CardTask, make_handler, read_cards
 from sidetune_core.config.extensions import read_extensions, resolved_extension
+from sidetune_core.config.given import Objects, given_of, has_object, with_objects
 from sidetune_core.config.plugin_record import PluginRecord, make_record
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.config.spec import Trust
-from sidetune_core.errors import FitError, RunError
+from sidetune_core.errors import FitError, OptionError, RunError
 from sidetune_core.interfaces.capabilities import vocabulary_size
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.tasks import Task, TaskStream
@@ -48,15 +49,24 @@ class Part:
         return any(id != of for id, of in self.tasks.items())
 
 
-def read_parts(folder: RunFolder, resolved: ResolvedRun, trust_local_code: Trust = False) -> list[Part]:
+def read_parts(
+    folder: RunFolder,
+    resolved: ResolvedRun,
+    trust_local_code: Trust = False,
+    tasks: Sequence[Task] | None = None,
+) -> list[Part]:
     """The parts of a run, at least one.
 
     Args:
         folder: of the run.
-        resolved: the run with its first env (see `restore.read_resolved`).
+        resolved: the run with its first env, and with its network if Python gave that (see
+            `restore.read_resolved`).
         trust_local_code: see `Trust`.
+        tasks: those that Python gave to a run that was extended, of all its parts in order, or of the first
+            or the last of these alone; None for none.
 
     Raises:
+        OptionError: there are more or fewer tasks.
         RunError: ``run.json`` is damaged.
         SidetuneError: the env of an extension cannot be resolved.
     """
@@ -68,8 +78,36 @@ def read_parts(folder: RunFolder, resolved: ResolvedRun, trust_local_code: Trust
     source = str(folder.path / "run.json")
     for extension in extensions:
         env = resolved_extension(about, extension, source, trust_local_code)
+        env = with_objects(env, Objects(given_of(resolved, "base")))
         parts.append(Part(env, extension.tasks, extension.data))
-    return parts
+    return parts if tasks is None else _with_tasks(parts, tasks)
+
+
+def _with_tasks(parts: Sequence[Part], tasks: Sequence[Task]) -> list[Part]:
+    """The parts with the tasks that Python gave to them."""
+    of_python = [part for part in parts if has_object(part.resolved, "env")]
+    counts = [len(part.tasks) for part in of_python]
+    if len(tasks) == sum(counts):
+        chosen = of_python
+    elif counts and len(tasks) == counts[-1]:
+        chosen = of_python[-1:]
+    elif counts and len(tasks) == counts[0]:
+        chosen = of_python[:1]
+    else:
+        listed = ", ".join(f"{', '.join(part.tasks)}" for part in of_python) or "none"
+        raise OptionError(
+            f"tasks= has {len(tasks)} tasks; those of the run that Python gave are {sum(counts)}: {listed}"
+        )
+    rest, given = list(tasks), {}
+    for part in chosen:
+        given[id(part)] = Objects(tasks=tuple(rest[: len(part.tasks)]))
+        rest = rest[len(part.tasks) :]
+    return [
+        attrs.evolve(part, resolved=with_objects(part.resolved, given[id(part)]))
+        if id(part) in given
+        else part
+        for part in parts
+    ]
 
 
 def read_tasks(part: Part, stream: TaskStream) -> list[Task]:

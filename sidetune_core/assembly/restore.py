@@ -9,7 +9,10 @@ from typing import Any
 
 import attrs
 
-from sidetune_core.assembly.build import build_learner, restart_task, without_weights
+from sidetune_core.assembly.build import build_learner, restart_task
+from sidetune_core.assembly.check import without_weights
+from sidetune_core.assembly.objects import give_objects
+from sidetune_core.config.given import NONE, Objects
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import Trust, recorded_spec
 from sidetune_core.errors import OptionError
@@ -21,8 +24,20 @@ from sidetune_core.system import device
 from sidetune_core.system.device import Machine
 
 
-def read_resolved(folder: RunFolder, trust_local_code: Trust = False) -> ResolvedRun:
+def read_resolved(
+    folder: RunFolder,
+    trust_local_code: Trust = False,
+    objects: Objects = NONE,
+    same_weights: bool = False,
+) -> ResolvedRun:
     """The resolved run of ``run.json``; see `ResolvedRun.plugin_changes` for plugins that are others now.
+
+    Args:
+        folder: of the run.
+        trust_local_code: see `Trust`.
+        objects: the network and the tasks that Python gave to the run; tasks of a run that was extended are
+            given to `read_parts` instead.
+        same_weights: see `give_objects`.
 
     Raises:
         RunError: ``run.json`` is missing or damaged.
@@ -30,7 +45,10 @@ def read_resolved(folder: RunFolder, trust_local_code: Trust = False) -> Resolve
         PluginError, OptionError: a component is not installed, or no longer has these options.
     """
     about = folder.read_json("run.json")
-    return resolve(recorded_spec(about, str(folder.path / "run.json"), trust_local_code))
+    resolved = resolve(recorded_spec(about, str(folder.path / "run.json"), trust_local_code))
+    if objects == NONE:
+        return resolved
+    return give_objects(resolved, about, objects, same_weights)
 
 
 def choose_machine(resolved: ResolvedRun) -> Machine:

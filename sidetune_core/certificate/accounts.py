@@ -71,7 +71,7 @@ def check(
 def check_composition(folder: RunFolder, resolved: ResolvedRun) -> Iterator[str]:
     """Whether ``composition`` of ``run.json`` is that of its spec."""
     composition = folder.read_json("run.json").get("composition")
-    if composition != str(resolved):
+    if composition not in (str(resolved), resolved.former_composition):
         yield f"run.json has the composition '{composition}', but its spec is that of '{resolved}'"
 
 

@@ -47,7 +47,7 @@ from sidetune_core.interfaces.tasks import Task
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.chain import Chain
 from sidetune_core.storage.run_folder import PROBES, RunFolder
-from sidetune_core.supervised.classification import ClassTask
+from sidetune_core.supervised.task import SupervisedTask
 from sidetune_core.system.device import processor
 
 
@@ -257,9 +257,11 @@ def _file_digests(folder: RunFolder, trained: Sequence[str]) -> Iterator[tuple[s
 
 
 def _sketch(task: Task) -> TaskSketch | None:
-    if not isinstance(task, ClassTask) or type(task).make_head is not ClassTask.make_head:
-        return None
-    return TaskSketch(task.title, {name: list(shape) for name, shape in task.inputs.items()}, task.classes)
+    is_plain = isinstance(task, SupervisedTask) and type(task).make_head is SupervisedTask.make_head
+    if not is_plain or task.outputs.kind != "logits" or task.outputs.size is None:
+        return None  # its card describes it
+    inputs = {name: list(shape) for name, shape in task.inputs.items()}
+    return TaskSketch(task.title, inputs, task.outputs.size)
 
 
 def _known(folder: RunFolder, done: Sequence[str], chain: Chain) -> tuple[Certificate, Mapping[str, str]]:

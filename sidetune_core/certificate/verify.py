@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import attrs
+from torch import nn
 
 from sidetune_core import hashing
 from sidetune_core.assembly.cards import CardStream, DataNeeded
+from sidetune_core.assembly.objects import require_network
 from sidetune_core.assembly.parts import Part, open_tasks, read_parts
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
@@ -40,6 +43,7 @@ from sidetune_core.certificate.record import (
 from sidetune_core.certificate.repair import missing
 from sidetune_core.certificate.sketches import tasks_without_data
 from sidetune_core.config.extensions import extension_lines
+from sidetune_core.config.given import as_objects
 from sidetune_core.config.plugin_record import recorded_changes
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import RunError, WeightsError, shorten
@@ -49,7 +53,7 @@ from sidetune_core.io.printable import counted
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.chain import Unusable
 from sidetune_core.storage.compaction import KEEP_LAST
-from sidetune_core.storage.run_folder import PROBES, RunFolder
+from sidetune_core.storage.run_folder import PROBES, RunFolder, open_run
 from sidetune_core.storage.series import Recorded, Series, changed_tensors, inner_tensors
 from sidetune_core.system.device import Machine
 
@@ -74,7 +78,9 @@ class Verification:
     """SHA-256 over everything that was checked (see `accounts.digest`); empty if there are problems."""
 
 
-def verify(folder: RunFolder, trust_local_code: bool = False) -> Verification:
+def verify(
+    run: RunFolder | Path | str, trust_local_code: bool = False, base: nn.Module | None = None
+) -> Verification:
     """Check a run's certificate, and what else the run reports, against its checkpoints, its probes and its
     plugins.
 
@@ -83,14 +89,16 @@ def verify(folder: RunFolder, trust_local_code: bool = False) -> Verification:
     threads are those of the run, otherwise up to rounding.
 
     Args:
-        folder: the run.
+        run: the run, or its folder.
         trust_local_code: import code that ``run.json`` and the data name.
+        base: the network that the run was given in Python; None if it has a base by name.
 
     Raises:
         UntrustedCode: ``run.json`` or the data names code, without `trust_local_code`.
         RunError: the folder has no certificate, or it cannot be read.
         SidetuneError: the run's components can no longer be built.
     """
+    folder = run if isinstance(run, RunFolder) else open_run(Path(run))
     certificate = read_certificate(folder)
     if certificate is None:
         if gone := missing(folder):
@@ -126,7 +134,8 @@ def verify(folder: RunFolder, trust_local_code: bool = False) -> Verification:
     problems += check_carried(
         folder, certificate, {count: one.identity for count, one in checkpoints.items()}
     )
-    resolved = read_resolved(folder, trust_local_code)
+    resolved = read_resolved(folder, trust_local_code, as_objects(base))
+    require_network(resolved, f"sidetune_core.verify({str(folder.path)!r}")
     others += accounts.check_composition(folder, resolved)
     changes = resolved.plugin_changes()
     notes += [f"another plugin is installed than the run was made with: {change}" for change in changes]

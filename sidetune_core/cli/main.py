@@ -3,7 +3,6 @@ is used."""
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import re
@@ -27,6 +26,7 @@ from sidetune_core.errors import (
     suggest,
 )
 from sidetune_core.io.printable import colours_allowed, escaped_output, indented, one_line
+from sidetune_core.system.shortage import describe_shortage
 
 HELP = ("--help", "-h")
 
@@ -184,17 +184,12 @@ def _guarded(command: Callable[[], int], debug: bool, typed: Sequence[str] = ())
     except BrokenPipeError:  # the reader of a pipe has exited
         sys.stderr.close()
         return 0
-    except (MemoryError, OSError) as error:
-        if debug or not _is_shortage(error):
+    except (MemoryError, OSError, RuntimeError) as error:  # a traceback would say nothing to the user
+        shortage = describe_shortage(error)
+        if debug or shortage is None:
             raise
-        print(f"error: {error.strerror if isinstance(error, OSError) else 'out of memory'}", file=sys.stderr)
+        print(f"error: {indented(shortage)}", file=sys.stderr)
         return 1
-
-
-def _is_shortage(error: MemoryError | OSError) -> bool:
-    """Whether the computer lacks something, so that a traceback would say nothing to the user."""
-    lacking = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
-    return isinstance(error, MemoryError) or error.errno in lacking
 
 
 @contextmanager

@@ -109,7 +109,8 @@ class Spellings:
         if option.is_bool and option.type != "bool" and not argument.values:  # a switch with a third value
             return Argument(f"--{name}", (str(not negated),))
         separator = renamed.separator if renamed is not None else ","
-        if option.is_tuple and len(argument.values) == 1 and separator in argument.values[0]:
+        is_text = option.is_tuple and len(argument.values) == 1
+        if is_text and separator and separator in argument.values[0]:
             present = Argument(argument.typed, tuple(split_entries(argument.values[0], renamed)))
             warn_former(_shown(argument, True), _shown(present, True))
             return present
@@ -126,7 +127,7 @@ class Spellings:
             values, joined = argument.values, argument.joined
         else:
             values, joined = (tuple(value) if isinstance(value, list | tuple) else (str(value),)), False
-        if option is not None and option.is_tuple and len(values) == 1:
+        if option is not None and option.is_tuple and len(values) == 1 and renamed.separator:
             values, joined = tuple(split_entries(values[0], renamed)), False
         return Argument(f"--{name}", values, joined)
 

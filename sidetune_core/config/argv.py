@@ -17,7 +17,7 @@ import attrs
 
 from sidetune_core.config import registry
 from sidetune_core.config.arguments import Argument, Spellings, make_spellings, split_arguments
-from sidetune_core.config.defaults import DEFAULTS, default_name
+from sidetune_core.config.defaults import AUTO, DEFAULTS, default_name
 from sidetune_core.config.differences import flatten, merged, unflatten
 from sidetune_core.config.extensions import with_env
 from sidetune_core.config.kinds import KINDS, kind
@@ -28,6 +28,8 @@ from sidetune_core.config.resolve import (
     ResolvedRun,
     check_imports,
     completed,
+    fitted,
+    is_open,
     load_components,
     recorded_version_named,
     structured_tables,
@@ -375,6 +377,8 @@ def _is_chosen(slot: str, name: str, spec: RunSpec) -> bool:
     chosen = spec.component(slot)
     if chosen is None or chosen.name == name:
         return chosen is not None
+    if AUTO in (name, chosen.name):
+        return False
     if ":" in name or ":" in chosen.name:  # code is its only name
         return False
     requested = registry.find(kind(slot), name)
@@ -432,8 +436,11 @@ def _combined(
 ) -> tuple[RunSpec, ResolvedRun]:
     """The spec with the options of the command line, and the run that it resolves to."""
     choices: dict[str, Any] = {}
+    open_side = is_open(spec) and "side" in loaded and "side" not in changed
     for slot in loaded:
-        chosen = spec.component(slot) or Choice(DEFAULTS[slot])
+        chosen = spec.component(slot)
+        if chosen is None or (slot == "side" and chosen.name == AUTO):
+            chosen = Choice(DEFAULTS[slot])
         choices[slot] = attrs.evolve(chosen, options=merged(chosen.options, changed.get(slot, {})))
     tables: dict[str, Any] = {table: merged(getattr(spec, table), changed.get(table, {})) for table in TABLES}
     components = {
@@ -448,7 +455,15 @@ def _combined(
     conditions = spec.conditions if is_same else None
     data = spec.data if "env" not in changed else None
     spec = attrs.evolve(spec, **choices, **tables, seed=parsed.seed, conditions=conditions, data=data)
-    return spec, ResolvedRun(components, train, parsed.seed, parsed.cache, parsed.device, requested=spec)
+    return spec, ResolvedRun(
+        fitted(components, spec),
+        train,
+        parsed.seed,
+        parsed.cache,
+        parsed.device,
+        requested=spec,
+        open_side=open_side,
+    )
 
 
 def _second_stage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 DEFAULTS: Mapping[str, str] = {
     "base": "sidetune/resnet44",
@@ -13,6 +13,24 @@ DEFAULTS: Mapping[str, str] = {
 }
 """By slot. The distribution is part of each name, so that a package with a component of the same name changes
 nothing."""
+
+AUTO = "auto"
+"""The name that leaves the side to `assembly.choose`, as if none was given."""
+
+SIDES: Sequence[str] = (
+    DEFAULTS["side"],
+    "sidetune/ladder",
+    "sidetune/ladder-text",
+    "sidetune/conv",
+    "sidetune/mlp",
+    "sidetune/copy",
+)
+"""The sides that are tried in turn where none is chosen: the first that fits the base and has fewer
+parameters is used, otherwise the smallest that fits; the default is used wherever it fits."""
+
+
+FOR_OBJECTS: Mapping[str, str] = {"base": "sidetune/module", "env": "sidetune/datasets"}
+"""The components that wrap objects which are given in Python in place of a name, by slot."""
 
 
 def default_name(slot: str) -> str:

@@ -92,6 +92,7 @@ def resolved_extension(
         str(extension.env["name"]),
         dict(extension.env.get("options", {})),
         file="" if trust_local_code else source,
+        recorded=True,
     )
     plugins = {slot: record for slot, record in spec.plugins.items() if slot != "env"}
     if extension.plugin is not None:

@@ -14,6 +14,9 @@ FIRST_SPEC = "first_resolved"
 EXTENSIONS = "extensions"
 """Key of the tasks that were added to a finished run (see `extensions.Extension`)."""
 
+OBJECTS, UNWRITTEN = "objects", "not_in_spec"
+"""Keys of what is recorded of the objects that Python gave, and of a sentence on them."""
+
 MIXED = "result"
 """The metric's name if tasks have different metrics: no column may call a loss an accuracy."""
 
@@ -27,6 +30,7 @@ KEYS = frozenset(
             "resolved",
             FIRST_SPEC,
             "composition",
+            "parameters",
             "plugins",
             "spec_changes",
             "tasks",
@@ -44,7 +48,7 @@ KEYS = frozenset(
             "keep",
             "segments",
         ),
-        EXTENSIONS,
+        *(EXTENSIONS, OBJECTS, UNWRITTEN),
     }
 )
 """The keys of ``run.json``."""
@@ -102,6 +106,17 @@ def odd_statements(about: Mapping[str, Any]) -> Iterator[str]:
     metrics = {task.get("metric") for task in _tasks(about)} - {None}
     if metrics and about.get("metric") != (metrics.pop() if len(metrics) == 1 else MIXED):
         yield f"run.json has the metric '{about.get('metric')}', which is not that of its tasks"
+
+
+def network_line(about: Mapping[str, Any]) -> str:
+    """Class and digest of the network that Python gave to a run, ``ResNet 1f0c6a2b``; empty if there is none;
+    `about` is its ``run.json``."""
+    objects = about.get(OBJECTS)
+    network = objects.get("base") if isinstance(objects, Mapping) else None
+    if not isinstance(network, Mapping):
+        return ""
+    name = str(network.get("class", "")).rpartition(":")[2]
+    return f"{name} {str(network.get('weights', ''))[:8]}"
 
 
 def same(first: Any, second: Any) -> bool:

@@ -100,7 +100,8 @@ class Renamed:
     values: Mapping[Any, Any] = attrs.field(factory=dict)
     """Present values by former ones; all others are unchanged."""
     separator: str = ","
-    """What separated the entries of a tuple while it was one string."""
+    """What separated the entries of a tuple while it was one string; empty where one entry may be written
+    without a list."""
 
     def present(self, value: Any) -> Any:
         """The present value for a former one, which may be the text of a command line."""
@@ -315,7 +316,10 @@ def flat_options(
             raise OptionError(
                 f"{owner}: '{name}' is the former name of '{present}', and both are given; leave out '{name}'"
             )
-        if isinstance(value, str) and present in options and options[present].is_tuple:
+        is_entry = isinstance(value, str | Path) and present in options and options[present].is_tuple
+        if is_entry and (any_former := renamed or former.get(present)) and not any_former.separator:
+            value = [value]
+        elif is_entry and isinstance(value, str):
             entries = split_entries(value, renamed)
             warn(f"{owner}: {present} = {json.dumps(value)}", f"{present} = {json.dumps(entries)}")
             value = _entries_of(options[present].hint, entries)

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from sidetune_core.config import inventory, kinds, registry
-from sidetune_core.config.defaults import DEFAULTS
+from sidetune_core.config.defaults import AUTO, DEFAULTS
 from sidetune_core.config.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
 from sidetune_core.config.options import flat_options, imported_names, respell, structure, unstructure
 from sidetune_core.config.plugin_record import PluginChange, PluginRecord, changes, make_record
@@ -39,6 +39,8 @@ class ResolvedComponent:
     plugin: Plugin
     cls: type[Any]
     config: Any
+    given: Any = attrs.field(default=None, eq=False, repr=False, kw_only=True)
+    """The object that it is made of (see `MadeFromObject`); None for a component by name."""
 
     @property
     def choice(self) -> str:
@@ -51,6 +53,13 @@ class ResolvedComponent:
     def owner(self) -> str:
         """``learner 'ewc'``"""
         return _owner(self.plugin)
+
+    @property
+    def title(self) -> str:
+        """``timm resnet18``: the name, and the options that its ``Config`` lists as `shown`."""
+        shown = getattr(type(self.config), "shown", ())
+        values = (str(getattr(self.config, option)).rstrip("/").rpartition("/")[2] for option in shown)
+        return " ".join([self.plugin.name, *values])
 
     @property
     def names_code(self) -> bool:
@@ -70,6 +79,8 @@ class ResolvedRun:
     device: DeviceOptions = DeviceOptions()
     requested: RunSpec | None = attrs.field(default=None, eq=False)
     """The spec that was resolved."""
+    open_side: bool = attrs.field(default=False, eq=False)
+    """Whether the side is still to be chosen (see `assembly.choose`); it is the default until then."""
 
     @property
     def trusts_data(self) -> bool:
@@ -110,7 +121,14 @@ class ResolvedRun:
         return changes(recorded, self.plugin_records())
 
     def __str__(self) -> str:
-        names = {slot: component.plugin.name for slot, component in self.components.items()}
+        return self._composition({slot: component.title for slot, component in self.components.items()})
+
+    @property
+    def former_composition(self) -> str:
+        """The same in the words of earlier versions, without the options in `ResolvedComponent.title`."""
+        return self._composition({slot: one.plugin.name for slot, one in self.components.items()})
+
+    def _composition(self, names: Mapping[str, str]) -> str:
         networks = " + ".join(names[slot] for slot in ("base", "side") if slot in names)
         others = [names[slot] for slot in ("merger", "learner") if slot in names]
         return " · ".join([*filter(None, [names["env"], networks, *others]), f"seed {self.seed}"])
@@ -137,10 +155,16 @@ def load_components(spec: RunSpec) -> dict[str, Loaded]:
     for kind in (BASE, SIDE, MERGER):
         chosen = spec.component(kind.name)
         if kind.name in used:
-            loaded[kind.name] = _load(kind, chosen or suggested.get(kind.name), spec)
+            named = None if chosen is not None and _is_auto(kind, chosen) else chosen
+            default = suggested.get(kind.name) if chosen is None else None
+            loaded[kind.name] = _load(kind, named or default, spec)
         elif chosen is not None:
             raise OptionError(f"learner '{learner[0].name}' uses no {kind.name}; leave out --{kind.name}")
     return {slot: loaded[slot] for slot in DEFAULTS if slot in loaded}
+
+
+def _is_auto(kind: Kind, chosen: Choice) -> bool:
+    return kind is SIDE and chosen.name == AUTO
 
 
 def _used_slots(spec: RunSpec, learner: type[Any]) -> set[str]:
@@ -186,11 +210,47 @@ def resolve(spec: RunSpec) -> ResolvedRun:
     loaded = load_components(spec)
     spec = completed(spec, loaded)
     components = {
-        slot: ResolvedComponent(plugin, cls, structured(spec, slot, plugin, cls))
+        slot: ResolvedComponent(
+            plugin, cls, structured(spec, slot, plugin, cls), given=given_to(spec.component(slot))
+        )
         for slot, (plugin, cls) in loaded.items()
     }
     tables = structured_tables(spec, components["env"].plugin, components["env"].cls)
-    return ResolvedRun(components=components, seed=spec.seed, requested=spec, **tables)
+    return ResolvedRun(
+        components=fitted(components, spec),
+        seed=spec.seed,
+        requested=spec,
+        open_side=is_open(spec) and SIDE.name in components,
+        **tables,
+    )
+
+
+def is_open(spec: RunSpec) -> bool:
+    """Whether a completed spec leaves the side to `assembly.choose`."""
+    return spec.side is None or spec.side.name == AUTO
+
+
+def fitted(components: Mapping[str, ResolvedComponent], spec: RunSpec) -> dict[str, ResolvedComponent]:
+    """The components with the options of an env of images that the spec leaves to the base (see the
+    capabilities `DeclaresImageInput` and `FitsImages`). An env that was recorded before it had these options
+    has their defaults.
+
+    Raises:
+        OptionError: the base has no such network.
+    """
+    env, base = components[ENV.name], components.get(BASE.name)
+    fit = getattr(env.cls, "fit_images", None)
+    if fit is None:
+        return dict(components)
+    recorded = spec.env is not None and spec.env.recorded
+    declares = getattr(base.cls, "image_input", None) if base is not None and not recorded else None
+    images = declares(base.config) if declares is not None and base is not None else None
+    return {**components, ENV.name: attrs.evolve(env, config=fit(env.config, images))}
+
+
+def given_to(chosen: Choice | None) -> Any:
+    """The object of a choice; None if there is none."""
+    return None if chosen is None else chosen.given
 
 
 def with_present_names(specs: Sequence[RunSpec]) -> list[RunSpec]:

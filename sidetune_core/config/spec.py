@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import attrs
 
 from sidetune_core.config.data_record import FILE as DATA
-from sidetune_core.config.defaults import DEFAULTS
+from sidetune_core.config.defaults import DEFAULTS, FOR_OBJECTS
+from sidetune_core.config.given import KEYS, given_object
 from sidetune_core.config.options import (
     Renamed,
     at_least,
@@ -170,6 +171,11 @@ class Choice:
     """The file that it was read from, which can name no code; empty for the user's own words."""
     name_typed: bool = attrs.field(default=False, eq=False, repr=False, kw_only=True)
     """Whether the user has typed the name that the file gives too."""
+    given: Any = attrs.field(default=None, eq=False, repr=False, kw_only=True)
+    """The object that the component is made of, which no spec can hold; None for a component by name."""
+
+    recorded: bool = attrs.field(default=False, eq=False, repr=False, kw_only=True)
+    """Whether it was read from a run folder, with every option that its version had."""
 
     @property
     def may_be_local(self) -> bool:
@@ -177,13 +183,28 @@ class Choice:
         return not self.file or self.name_typed
 
 
-def choice(value: Choice | str | Mapping[str, Any] | None) -> Choice | None:
-    """A `Choice` from a name or a table: ``"ewc"``, or ``{"name": "ewc", "coef": 10.0}``."""
+def choice(value: Any, slot: str = "") -> Choice | None:
+    """A `Choice` from a name or a table: ``"ewc"``, or ``{"name": "ewc", "coef": 10.0}``.
+
+    Args:
+        value: also an object, for slots that take one: a network as ``base``, a list of tasks as ``env``, or
+            a table with it and with options: ``{"module": network, "encoding": "layer4"}``.
+        slot: that it is for; empty if it cannot be an object.
+
+    Raises:
+        OptionError: it is none of these.
+    """
     if value is None or isinstance(value, Choice):
         return value
     if isinstance(value, str):
         return Choice(value)
+    if slot and not isinstance(value, Mapping):
+        given = given_object(slot, value)
+        return Choice(FOR_OBJECTS[slot], given=given)
     rest = dict(value)
+    if (key := KEYS.get(slot)) in rest and "name" not in rest:
+        given = given_object(slot, rest.pop(str(key)))
+        return Choice(FOR_OBJECTS[slot], rest, given=given)
     if not isinstance(rest.get("name"), str):
         raise OptionError(
             f"a component needs a name, e.g. {{'name': 'ewc', 'coef': 10.0}}; got {dict(value)}"
@@ -199,6 +220,26 @@ def _table(values: Mapping[str, Any] | None) -> dict[str, Any]:
     if values is not None and not isinstance(values, Mapping):
         raise OptionError(f"train, cache and device are tables of options, not {values!r}")
     return dict(values or {})
+
+
+def _base(value: Any) -> Choice | None:
+    return choice(value, "base")
+
+
+def _side(value: Any) -> Choice | None:
+    return choice(value, "side")
+
+
+def _merger(value: Any) -> Choice | None:
+    return choice(value, "merger")
+
+
+def _learner(value: Any) -> Choice | None:
+    return choice(value, "learner")
+
+
+def _env(value: Any) -> Choice | None:
+    return choice(value, "env")
 
 
 @attrs.frozen
@@ -221,13 +262,16 @@ class RunSpec:
 
     RunSpec(learner="ewc", env={"name": "icifar", "num_tasks": 3}, train={"lr": 1e-3}, device={"name": "cpu"},
     seed=1)
+
+    A network can be the base, and a list of tasks the env: ``RunSpec(base=network, env=[task, …])``. They are
+    no part of what `to_json` returns.
     """
 
-    base: Choice | None = attrs.field(default=None, converter=choice)
-    side: Choice | None = attrs.field(default=None, converter=choice)
-    merger: Choice | None = attrs.field(default=None, converter=choice)
-    learner: Choice | None = attrs.field(default=None, converter=choice)
-    env: Choice | None = attrs.field(default=None, converter=choice)
+    base: Choice | None = attrs.field(default=None, converter=_base)
+    side: Choice | None = attrs.field(default=None, converter=_side)
+    merger: Choice | None = attrs.field(default=None, converter=_merger)
+    learner: Choice | None = attrs.field(default=None, converter=_learner)
+    env: Choice | None = attrs.field(default=None, converter=_env)
     train: dict[str, Any] = attrs.field(factory=dict, converter=_table)
     cache: dict[str, Any] = attrs.field(factory=dict, converter=_table)
     device: dict[str, Any] = attrs.field(factory=dict, converter=_table)
@@ -274,15 +318,56 @@ class RunSpec:
         )
 
 
+def make_spec(
+    spec: RunSpec | None,
+    components: Mapping[str, Any],
+    tasks: Any = None,
+    tables: Mapping[str, Mapping[str, Any] | None] | None = None,
+    seed: int | None = None,
+) -> RunSpec:
+    """The spec of `sidetune_core.run`: as it is given, or from its parts.
+
+    Args:
+        spec: the whole; None to make it.
+        components: by slot; None for those that are not chosen.
+        tasks: in place of an env.
+        tables: of training, cache and device.
+        seed: None for 0.
+
+    Raises:
+        OptionError: both are given, or nothing.
+    """
+    parts = {**components, "tasks": tasks, **(tables or {}), "seed": seed}
+    given = [name for name, value in parts.items() if value is not None]
+    if spec is not None:
+        if given:
+            raise OptionError(
+                f"run() got a spec and {', '.join(f'{name}=' for name in given)}: put them into "
+                "the spec, as in "
+                "RunSpec(learner='sidetune', seed=1), or leave the spec out"
+            )
+        return spec
+    if not given:
+        raise OptionError(
+            "run() needs a spec, or its parts: run(base=network, tasks=[task], learner='sidetune')"
+        )
+    if tasks is not None and components.get("env") is not None:
+        raise OptionError("run() got env= and tasks=: tasks are the env, so leave one of them out")
+    values: dict[str, Any] = {**components, **{name: table or {} for name, table in (tables or {}).items()}}
+    values["env"] = components.get("env") if tasks is None else tasks
+    return RunSpec(**values, seed=seed or 0)
+
+
 _NOT_IN_JSON = (
     "recorded",
     "plugins",
     "conditions",
     "added",
-    "data",
     "trust_local_code",
     "file",
     "name_typed",
+    "given",
+    "data",
 )
 
 
@@ -317,8 +402,8 @@ def from_values(values: Any, source: str, recorded: bool = False, trust_local_co
         if value is not None and not isinstance(value, str | Mapping):
             raise OptionError(f"{source}: {slot} is a name or a table with a name and options, not {value!r}")
         chosen = choice(value)
-        if chosen is not None and not trust_local_code:
-            chosen = attrs.evolve(chosen, file=source)
+        if chosen is not None:
+            chosen = attrs.evolve(chosen, file="" if trust_local_code else source, recorded=recorded)
         slots[slot] = chosen
     others = {key: value for key, value in values.items() if key not in DEFAULTS}
     rest = structure(_Rest, others, source)

@@ -17,6 +17,7 @@ a capability by defining its members, and derives from nothing.
 | `DeclaresImageInput` | bases | fills in the options of envs of images (`FitsImages`) |
 | `FitsImages` | envs | asks for options that fit the base |
 | `MadeFromObject` | bases and envs | makes them of objects that are given in Python |
+| `HasSummary` | bases | shows what they found in a network in the header of a run |
 | `Truncatable` | bases | nothing; sides start from the first layers |
 
 Tasks that collect experience derive from `sidetune_core.rl.RolloutTask`.
@@ -170,6 +171,14 @@ class MadeFromObject(Protocol):
     @classmethod
     def from_object(cls, given: Any, config: Any, *arguments: Any) -> Any:
         """The component, for the object and the arguments that its class takes."""
+
+
+@runtime_checkable
+class HasSummary(Protocol):
+    """A base that has something to say about the network that was built."""
+
+    def summary(self) -> str:
+        """One line, such as its encoding and its taps."""
 
 
 @runtime_checkable

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import attrs
 from torch import Tensor
 
 from sidetune_core.interfaces.former_names import warn_of_former
 
+OutputKind = Literal["logits", "binary", "regression"]
+
 FORMER_KINDS = {"scores": "logits", "numbers": "regression"}
 
 
 @attrs.frozen(eq=False)
 class Outputs:
-    """The outputs of a task's head along axis 1: logits of classes, or values to regress.
+    """The outputs of a task's head along axis 1: ``logits`` of classes, of which one applies; ``binary``
+    logits of labels, each of which applies or does not; or values to regress (``regression``).
 
     Compares equal to its `kind` as a text until version 0.3, when `Task.outputs` was one.
     """
 
-    kind: Literal["logits", "regression"] = attrs.field(
-        default="logits", validator=attrs.validators.in_(("logits", "regression"))
-    )
+    kind: OutputKind = attrs.field(default="logits", validator=attrs.validators.in_(get_args(OutputKind)))
     size: int | None = None
-    """Number of classes or values; None if it is not declared."""
+    """Number of classes, labels or values; None if it is not declared."""
     names: tuple[str, ...] = ()
-    """Names of the classes or values, in order; empty if there are none."""
+    """Names of the classes, labels or values, in order; empty if there are none."""
 
     def __attrs_post_init__(self) -> None:
         if self.names and self.size not in (None, len(self.names)):
@@ -39,7 +40,13 @@ class Outputs:
 
     @property
     def is_regression(self) -> bool:
+        """Whether they are values, and no logits."""
         return self.kind == "regression"
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether each is the logit of a label of its own."""
+        return self.kind == "binary"
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str):
@@ -78,10 +85,10 @@ def broken_rows(output: Tensor, outputs: Outputs) -> Tensor:
     """Which rows (B,) of an output (B, ...) are not finite, on the output's device.
 
     A logit of -inf is a class that is masked: it counts as finite where another class of the same prediction,
-    along axis 1, has a finite logit.
+    along axis 1, has a finite logit. Labels that are independent of one another have no such rule.
     """
     finite = output.isfinite()
-    if outputs.is_regression or output.ndim < 2:
+    if outputs.kind != "logits" or output.ndim < 2:
         return ~_all(finite)
     masked = output == -math.inf
     return ~(_all(finite | masked) & _all(finite.any(1)))

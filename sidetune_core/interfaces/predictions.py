@@ -1,4 +1,4 @@
-"""What tasks predict for an example: a class, values, or a map. Each is a `Prediction`."""
+"""What tasks predict for an example: a class, labels, values, or a map. Each is a `Prediction`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,23 @@ class ClassPrediction:
 
     def __str__(self) -> str:
         return f"{self.label} {self.probability:.2f}"
+
+
+@attrs.frozen
+class LabelsPrediction:
+    """The labels that apply, and the probabilities of all, each independent of the others."""
+
+    labels: tuple[str, ...]
+    """Those with a probability of more than 0.5, the most probable first."""
+    probabilities: Mapping[str, float]
+    """Of each label by name, in the order of the task's outputs."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"labels": [*self.labels], "probabilities": dict(self.probabilities)}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {self.probabilities[name]:.2f}" for name in self.labels) or "no label"
 
 
 @attrs.frozen
@@ -90,6 +107,29 @@ def class_predictions(logits: Tensor, names: Sequence[str] = ()) -> list[ClassPr
         ClassPrediction(labels[best], row[best], dict(zip(labels, row, strict=True)))
         for best, row in zip(probabilities.argmax(1).tolist(), probabilities.tolist(), strict=True)
     ]
+
+
+def label_predictions(logits: Tensor, names: Sequence[str] = ()) -> list[LabelsPrediction]:
+    """Predictions from the logits (B, K) of independent labels.
+
+    Args:
+        logits: of each example.
+        names: of the labels in order; without them they are called ``0``, ``1``, …
+
+    Raises:
+        ValueError: the logits have another shape.
+    """
+    if logits.ndim != 2 or (names and len(names) != logits.shape[1]):
+        raise ValueError(f"logits of {len(names) or 'some'} labels have shape {tuple(logits.shape)}")
+    labels = output_names(logits.shape[1], names)
+    predictions = []
+    for row in logits.double().sigmoid().tolist():
+        probabilities = dict(zip(labels, row, strict=True))
+        applying = sorted(
+            (name for name in labels if probabilities[name] > 0.5), key=lambda n: -probabilities[n]
+        )
+        predictions.append(LabelsPrediction(tuple(applying), probabilities))
+    return predictions
 
 
 def output_names(count: int, names: Sequence[str] = ()) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -14,6 +14,9 @@ from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
 from sidetune_core.interfaces.outputs import Outputs, OutputsMember, as_outputs
 from sidetune_core.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from sidetune_core.supervised.dataset_task import DatasetTask
 
 Predict = Callable[[Inputs], Tensor]
 """The current learner's output for some inputs, without gradient, for evaluation and rollouts."""
@@ -85,6 +88,75 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """Metrics by name over a whole split, including `metric`."""
+
+    @staticmethod
+    def from_dataset(
+        train: Any,
+        test: Any,
+        val: Any = None,
+        *,
+        id: str | None = None,
+        title: str | None = None,
+        classes: Sequence[Any] | None = None,
+        labels: Sequence[str] | None = None,
+        values: Sequence[str] | int | None = None,
+        input: str = "image",
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        image_size: int | None = None,
+        workers: int = 0,
+        class_weights: Literal["none", "balanced"] = "none",
+        sampling: Literal["uniform", "balanced"] = "uniform",
+        data: str = "",
+    ) -> DatasetTask:
+        """A supervised task on torch Datasets, for ``sidetune_core.run(tasks=[...])``.
+
+        An example is a pair (inputs, target), or a dict. Inputs are a tensor, an array or a Pillow image, or
+        a dict of these by name. At most one of `classes`, `labels` and `values` is given.
+
+        Args:
+            train: map-style, or iterable, with examples for training.
+            test: with examples on which R is measured.
+            val: with examples for selection; None for none.
+            id: letters, digits and ``-``; None for ``t0``, ``t1``, … by position.
+            title: for reports; None for the names of the classes.
+            classes: one of several classes: their labels in order, or the names of labels 0, 1, …; None for
+                all labels of the training examples, sorted.
+            labels: any number of labels, by name; a target is a vector of 0 and 1, or a list of names.
+            values: values to regress: their number, or their names.
+            input: name of the input, if an example has only one.
+            transform: applied to the inputs.
+            target_transform: applied to the target.
+            image_size: height and width to which the centre square of Pillow images is resized.
+            workers: processes that read ahead.
+            class_weights: whether the training loss weights classes by their inverse frequency.
+            sampling: whether training examples are drawn uniformly, or each class equally often.
+            data: a name for this version of the data, in place of a fingerprint of it.
+
+        Raises:
+            DataError: a dataset is empty, has no length, raises, or returns something else.
+            OptionError: an argument is of another type, or does not fit the others.
+        """
+        from sidetune_core.supervised.dataset_task import from_dataset  # see the contract 'layers'
+
+        return from_dataset(
+            train,
+            test,
+            val,
+            id=id,
+            title=title,
+            classes=classes,
+            labels=labels,
+            values=values,
+            input=input,
+            transform=transform,
+            target_transform=target_transform,
+            image_size=image_size,
+            workers=workers,
+            class_weights=class_weights,
+            sampling=sampling,
+            data=data,
+        )
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)

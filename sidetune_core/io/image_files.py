@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +22,12 @@ WEBP_HEADER = 30
 """Bytes at the beginning of a WebP file that state its size."""
 
 
-def open_image(path: Path) -> Image:
+def open_image(path: Path, content: bytes | None = None) -> Image:
     """An image file by Pillow, whose pixels are decoded when they are used. To be closed by the caller.
+
+    Args:
+        path: the file.
+        content: of the file, if it has been read; the file is then not opened again.
 
     Raises:
         OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: it is no file, no image, damaged,
@@ -29,14 +35,18 @@ def open_image(path: Path) -> Image:
     """
     from PIL import Image  # not needed for arrays
 
-    check_regular(path)
-    with path.open("rb") as file:
-        size = webp_size(file.read(WEBP_HEADER))
+    if content is None:
+        check_regular(path)
+        with path.open("rb") as file:
+            header, length = file.read(WEBP_HEADER), os.fstat(file.fileno()).st_size
+    else:
+        header, length = content[:WEBP_HEADER], len(content)
+    size = webp_size(header)
     if size is not None:  # Pillow allocates the pixels of a WebP file when it opens it
-        _check_size(path, *size)
-    image = Image.open(path)
+        _check_size(length, *size)
+    image = Image.open(path if content is None else io.BytesIO(content))
     try:
-        _check_size(path, *image.size)
+        _check_size(length, *image.size)
     except BaseException:
         image.close()
         raise
@@ -60,7 +70,7 @@ def webp_size(header: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def _check_size(length: int, width: int, height: int) -> None:
     pixels = width * height
-    if pixels > MAX_PIXELS and pixels > MAX_PIXELS_PER_BYTE * path.stat().st_size:
-        raise ValueError(f"it states {height} x {width} pixels, and has {path.stat().st_size:,} bytes")
+    if pixels > MAX_PIXELS and pixels > MAX_PIXELS_PER_BYTE * length:
+        raise ValueError(f"it states {height} x {width} pixels, and has {length:,} bytes")

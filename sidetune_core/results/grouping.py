@@ -198,9 +198,10 @@ def _traits(spec: RunSpec) -> Traits:
 
 
 def _traits_of(run: RunSummary) -> Traits:
-    """The traits of a run's spec, and the tasks that were added to the run."""
+    """The traits of a run's spec, its network if Python gave that, and the tasks that were added to it."""
+    network = {"base.network": run.network} if run.network else {}
     added = {EXTENDED: "; ".join(run.extensions)} if run.extensions else {}
-    return {**_traits(run.spec), **added}
+    return {**_traits(run.spec), **network, **added}
 
 
 def _names(methods: Sequence[Traits]) -> list[str]:

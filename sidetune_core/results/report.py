@@ -89,8 +89,12 @@ class RunSummary:
     interrupted, in lines."""
     extensions: tuple[str, ...] = ()
     """The tasks that were added when the run had finished, in lines."""
+    network: str = ""
+    """Class and digest of the network that Python gave as base; empty if it was chosen by name."""
     carried: tuple[str, ...] = ()
     """The values of R that were carried over from an earlier row, in lines."""
+    classes: tuple[str, ...] = ()
+    """Classes that are recognised badly, and confusions, at the end of the run, in lines."""
     data: tuple[EnvData, ...] = ()
     """The data of each of its envs; empty if unknown."""
     left_out: tuple[str, ...] = ()
@@ -186,6 +190,10 @@ def run_report(summary: RunSummary) -> str:
     if gaps := gap_lines(summary):
         first, *rest = gaps
         sections += ["## Gaps", "\n".join([first, "", *(f"- {line.strip()}" for line in rest)])]
+    if summary.classes:
+        first, *rest = summary.classes
+        listed = [f"{line[: len(line) - len(line.lstrip())]}- {markdown_text(line.strip())}" for line in rest]
+        sections += ["## Classes", "\n".join([markdown_text(first), "", *listed])]
     if _nothing_forgotten(results):
         sections.append(_constant_line(summary))
     if summary.changed:

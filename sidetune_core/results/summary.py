@@ -13,15 +13,17 @@ import attrs
 from sidetune_core.certificate.measured import UNCHANGED_SINCE
 from sidetune_core.certificate.record import certificate_lines, read_certificate
 from sidetune_core.config.extensions import extension_lines
+from sidetune_core.config.history import network_line
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.io.printable import counted
+from sidetune_core.results.class_report import class_lines
 from sidetune_core.results.metrics import Results, mean
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
 from sidetune_core.results.run_data import read_run_data
 from sidetune_core.storage.data_file import read_data
-from sidetune_core.storage.run_folder import DATA, DIVERGED, DONE, UNKNOWN, RunFolder, has_diverged
+from sidetune_core.storage.run_folder import DATA, DIVERGED, DOCUMENTS, DONE, UNKNOWN, RunFolder, has_diverged
 
 T = TypeVar("T")
 
@@ -74,7 +76,9 @@ def summarise(folder: RunFolder) -> RunSummary:
             plugins=read_segments(about)[0].plugins,
             plugin_changes=tuple(recorded_changes(about)),
             extensions=tuple(extension_lines(about)),
+            network=network_line(about),
             carried=optional("eval.jsonl", lambda: _carried(folder, results), ()),
+            classes=optional(DOCUMENTS, lambda: class_lines(folder, results.tasks), ()),
             data=optional(DATA, lambda: read_run_data(about, read_data(folder)), ()),
             left_out=tuple(left_out),
         )

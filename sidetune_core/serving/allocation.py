@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sidetune_core.errors import WeightsError
+from sidetune_core.system.shortage import is_out_of_memory
 
 SPARE = 2**28
 """Elements that a learner may allocate while it is built, and then not keep, as for a classifier that a base
@@ -75,7 +76,7 @@ def limited(elements: int, source: str, tensors: int = 0) -> Iterator[None]:
         with AllocationLimit(COPIES * elements + SPARE, PER_TENSOR * tensors + SPARE_TENSORS, source):
             yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        if is_out_of_memory(error):
             raise WeightsError(f"there is not enough memory to restore {source}") from error
         raise
 

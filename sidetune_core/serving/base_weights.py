@@ -13,7 +13,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.assembly.build import without_weights
+from sidetune_core.assembly.check import without_weights
+from sidetune_core.assembly.components import make_component
 from sidetune_core.config.options import describe, flat_options, unstructure
 from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun
 from sidetune_core.errors import SidetuneError, WeightsError
@@ -99,7 +100,7 @@ def build_base(resolved: ResolvedRun, inputs: InputShapes, seed: int, pretrained
     component = resolved.components["base"]
     config = component.config if pretrained else without_weights(component)
     with seeded(seed, "build"), torch.no_grad():
-        base: Base = component.cls(config, inputs)
+        base: Base = make_component(component, config, inputs)
     return base.requires_grad_(False).eval()
 
 

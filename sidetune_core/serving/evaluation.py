@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import attrs
-from torch import Tensor
+from torch import nn
 
 from sidetune_core.assembly.cards import CardStream, CardTask, make_handler
 from sidetune_core.assembly.evaluation import evaluate_split
+from sidetune_core.assembly.objects import require_tasks
 from sidetune_core.assembly.parts import Part, read_parts
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved, restore
@@ -21,31 +21,16 @@ from sidetune_core.config.spec import Choice, choice
 from sidetune_core.errors import FitError, OptionError, RunError, shorten, suggest
 from sidetune_core.interfaces.capabilities import set_task_state
 from sidetune_core.interfaces.cards import TaskCard
-from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
-from sidetune_core.interfaces.predictions import output_names
 from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.serving.evaluation_data import PartData, open_parts, replaced_part
 from sidetune_core.serving.learner import choose_device
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.data_file import read_data
 from sidetune_core.storage.run_folder import RunFolder, open_run
-from sidetune_core.supervised.classification import ClassTask
+from sidetune_core.supervised.class_metrics import ClassMetrics, read_classes
+from sidetune_core.supervised.task import SupervisedTask
 from sidetune_core.system.device import Machine
-
-
-@attrs.frozen
-class ClassAccuracy:
-    """How many examples of a class were classified correctly."""
-
-    name: str
-    correct: int
-    count: int
-
-    @property
-    def accuracy(self) -> float | None:
-        """In [0, 1]; None for a class without examples."""
-        return self.correct / self.count if self.count else None
 
 
 @attrs.frozen
@@ -67,8 +52,8 @@ class TaskEvaluation:
     """Why metrics are None."""
     data_changes: tuple[str, ...] = ()
     """What of the task's data is not as in the run, in lines; empty where that is unknown."""
-    classes: tuple[ClassAccuracy, ...] = ()
-    """Of a classification task, where it was asked for."""
+    classes: tuple[ClassMetrics, ...] = ()
+    """Of a task of classes or labels, where it was asked for."""
 
     @property
     def value(self) -> float | None:
@@ -94,8 +79,9 @@ def evaluate(
     run: Path | str,
     split: str = "test",
     tasks: str | Sequence[str] | None = None,
-    env: str | Mapping[str, Any] | None = None,
+    env: str | Mapping[str, Any] | Sequence[Task] | None = None,
     *,
+    base: nn.Module | None = None,
     per_class: bool = False,
     device: str | None = None,
     trust_local_code: bool = False,
@@ -107,10 +93,11 @@ def evaluate(
         split: a split of the env.
         tasks: ids of tasks; None for all that are trained.
         env: other data: options of the run's env that differ, such as ``{"root": "photos"}``, or another env
-            by name, or a table with its name and options. Tasks are matched by id, added tasks of an
-            extended run by the id that their env gave them. Of a run with tasks of several envs, the data of
-            one are replaced: that of `tasks`.
-        per_class: also count the examples of each class that are classified correctly.
+            by name, or a table with its name and options, or tasks such as those of `Task.from_dataset`.
+            Tasks are matched by id, added tasks of an extended run by the id that their env gave them. Of a
+            run with tasks of several envs, the data of one are replaced: that of `tasks`.
+        base: the network that the run was given in Python; None if it has a base by name.
+        per_class: also return recall, precision and F1 of each class.
         device: such as ``cpu``; None for that of the run, or the CPU where this computer has no such device.
         trust_local_code: import code that the run names.
 
@@ -127,12 +114,15 @@ def evaluate(
         spec = replaced_part(parts, _listed(tasks)).resolved.requested
         assert spec is not None  # it was read from run.json
         other = resolve(attrs.evolve(spec, env=_changed(spec.env, env), conditions=None))
+    elif all(part.resolved.components["env"].given is None for part in parts):
+        require_tasks(parts[0].resolved, f"sidetune_core.evaluate({str(run)!r}", "env=[task, ...]")
     return evaluate_with(
         folder,
         parts,
         split,
         tasks,
         other,
+        base=base,
         per_class=per_class,
         device=device,
         trust_local_code=trust_local_code,
@@ -146,13 +136,14 @@ def evaluate_with(
     tasks: str | Sequence[str] | None = None,
     other: ResolvedRun | None = None,
     *,
+    base: nn.Module | None = None,
     per_class: bool = False,
     device: str | None = None,
     trust_local_code: bool = False,
 ) -> list[TaskEvaluation]:
     """`evaluate` for the parts of a run; `other` is a run with the env that replaces that of one part, and
     whose other components are not used."""
-    trained, ids = read_run(folder, trust_local_code), _listed(tasks)
+    trained, ids = read_run(folder, trust_local_code, base), _listed(tasks)
     machine = choose_device(trained.resolved, device)
     _check_trained(trained, ids)
     if other is not None:
@@ -205,11 +196,11 @@ def _listed(tasks: str | Sequence[str] | None) -> list[str] | None:
     return [tasks] if isinstance(tasks, str) else None if tasks is None else list(tasks)
 
 
-def _changed(own: Choice | None, env: str | Mapping[str, Any]) -> Choice | None:
+def _changed(own: Choice | None, env: str | Mapping[str, Any] | Sequence[Task]) -> Choice | None:
     """The env of a run with other options, or another env."""
     if isinstance(env, Mapping) and "name" not in env and own is not None:
         return attrs.evolve(own, options={**own.options, **env})
-    return choice(env)
+    return choice(env, "env")
 
 
 def _check_trained(trained: Trained, ids: Sequence[str] | None) -> None:
@@ -317,8 +308,7 @@ def _evaluate(
     per_class: bool,
     data_changes: tuple[str, ...] = (),
 ) -> TaskEvaluation:
-    classes = _Classes(predict)
-    evaluation = evaluate_split(task, classes if per_class else predict, split)
+    evaluation = evaluate_split(task, predict, split)
     return TaskEvaluation(
         task.id,
         task.title,
@@ -329,28 +319,5 @@ def _evaluate(
         same_data,
         evaluation.not_finite,
         data_changes,
-        classes.count(task, split) if per_class and isinstance(task, ClassTask) else (),
+        read_classes(evaluation.documents) if per_class and isinstance(task, SupervisedTask) else (),
     )
-
-
-class _Classes:
-    """A `Predict` that keeps the predicted classes in the order of the examples."""
-
-    def __init__(self, predict: Predict) -> None:
-        self._predict = predict
-        self._classes: list[int] = []
-
-    def __call__(self, inputs: Inputs) -> Tensor:
-        output = self._predict(inputs)
-        if output.ndim == 2:
-            self._classes += output.argmax(1).tolist()
-        return output
-
-    def count(self, task: ClassTask, split: str) -> tuple[ClassAccuracy, ...]:
-        labels = task.labels(split).tolist()
-        if len(labels) != len(self._classes):
-            return ()  # the task is evaluated in a way of its own
-        names = output_names(task.classes, task.outputs.names)
-        counts = Counter(labels)
-        correct = Counter(label for label, guess in zip(labels, self._classes, strict=True) if label == guess)
-        return tuple(ClassAccuracy(name, correct[k], counts[k]) for k, name in enumerate(names))

@@ -24,6 +24,7 @@ from sidetune_core.serving.source import Trained
 from sidetune_core.serving.tensor_handler import TensorHandler
 from sidetune_core.system import device
 from sidetune_core.system.device import Machine
+from sidetune_core.system.shortage import is_out_of_memory
 
 
 class ServedLearner:
@@ -68,7 +69,9 @@ class ServedLearner:
             with self._lock, torch.no_grad(), self.machine.autocast():
                 output = self.learner.predict(attrs.evolve(inputs, task=task), task)
             return output.float()
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             count = len(next(iter(inputs.values())))
             raise InputError(
                 f"not enough memory for a batch of {count} examples: pass a smaller batch_size"

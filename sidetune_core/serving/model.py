@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sidetune_core.config.spec import Trust
 from sidetune_core.errors import InputError, RunError, suggest
@@ -37,7 +37,7 @@ def load(
     *paths: Path | str,
     device: str | None = None,
     trust_local_code: bool = False,
-    base: Path | str | Sequence[Path | str] = (),
+    base: Path | str | Sequence[Path | str] | nn.Module = (),
 ) -> Model:
     """Load the tasks of run folders and adapters, to use them: no data is read, nothing is locked or written.
 
@@ -50,13 +50,16 @@ def load(
             such device.
         trust_local_code: import code that the folders name.
         base: runs or files of weights with the bases of adapters, which are otherwise built from their
-            components and options, or read from the adapter.
+            components and options, or read from the adapter; or the network that runs were given in Python,
+            whose weights come from their checkpoints.
 
     Raises:
         UntrustedCode: a folder names code, without `trust_local_code`.
         SidetuneError: a folder cannot be used; the message says why.
     """
-    model = Model(device, trust_local_code, [base] if isinstance(base, str | Path) else base)
+    network = base if isinstance(base, nn.Module) else None
+    places = () if isinstance(base, nn.Module) else [base] if isinstance(base, str | Path) else base
+    model = Model(device, trust_local_code, places, network)
     for path in paths:
         model.add(path)
     return model
@@ -87,8 +90,9 @@ class Model:
         device: str | None = None,
         trust_local_code: Trust = False,
         bases: Sequence[Path | str] = (),
+        network: nn.Module | None = None,
     ) -> None:
-        self._device, self._trust = device, trust_local_code
+        self._device, self._trust, self._network = device, trust_local_code, network
         self._bases = Bases(bases, bool(trust_local_code))
         self._tasks: Mapping[str, ServedTask] = MappingProxyType({})
         self._changes = Lock()
@@ -290,7 +294,7 @@ class Model:
         folder = Path(path).expanduser()
         if is_adapter(folder):
             return read_adapter(folder, self._bases, trust)
-        return read_run(open_run(folder), self._trust)
+        return read_run(open_run(folder), self._trust, self._network)
 
     def _check_free(self, names: Mapping[str, str], source: str) -> None:
         for task, name in names.items():

@@ -150,7 +150,7 @@ def _summary(files: AdapterFiles, sizes: Mapping[str, int]) -> str:
 
 
 def _outputs(outputs: Outputs) -> str:
-    what = "values" if outputs.is_regression else "classes"
+    what = {"regression": "values", "binary": "independent labels"}.get(outputs.kind, "classes")
     names = shorten([_plain(name) for name in outputs.names], MAX_CLASSES)
     return f"{outputs.size or '?'} {what}{f': {names}' if names else ''}"
 

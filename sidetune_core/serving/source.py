@@ -9,13 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
+from torch import nn
 
 from sidetune_core import hashing
 from sidetune_core.assembly.cards import read_cards
+from sidetune_core.assembly.objects import require_network
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import TaskSketch, read_certificate
 from sidetune_core.certificate.sketches import sketched_card
+from sidetune_core.config.given import as_objects
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.config.spec import Trust
 from sidetune_core.errors import CheckpointWarning, RunError, WeightsError, shorten
@@ -48,20 +51,23 @@ class Trained:
     """Those that may be asked for; the others only serve these."""
 
 
-def read_run(folder: RunFolder, trust_local_code: Trust = False) -> Trained:
+def read_run(folder: RunFolder, trust_local_code: Trust = False, base: nn.Module | None = None) -> Trained:
     """The tasks that a run has finished, from its newest complete checkpoint. Takes no lock, writes nothing.
 
     Args:
         folder: a run, which may be under way.
         trust_local_code: import code that ``run.json`` names.
+        base: the network that the run was given in Python, with whatever weights; None if it was given none.
 
     Raises:
+        OptionError: the run was given a network, and `base` is none.
         UntrustedCode: ``run.json`` names code, without `trust_local_code`.
         RunError: no task is finished, no checkpoint can be read, a card was changed, or tasks of a run of an
             earlier version cannot be restored without their data.
         PluginError, OptionError: a component is not installed, or no longer has these options.
     """
-    resolved = read_resolved(folder, trust_local_code)
+    resolved = read_resolved(folder, trust_local_code, as_objects(base))
+    require_network(resolved, f"sidetune_core.load({str(folder.path)!r}")
     newest = _read_newest(folder)
     cards = _read_cards(folder, newest.done, resolved)
     _check_cards(folder, cards)

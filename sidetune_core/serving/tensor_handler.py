@@ -16,6 +16,7 @@ from sidetune_core.interfaces.predictions import (
     MapPrediction,
     ValuesPrediction,
     class_predictions,
+    label_predictions,
     output_names,
 )
 
@@ -50,8 +51,10 @@ class TensorHandler(TaskHandler):
         outputs = self.card.outputs
         if output.ndim == 4:
             return [MapPrediction(values.numpy(), names=outputs.names) for values in output.float()]
-        if not outputs.is_regression and output.ndim == 2:
+        if outputs.kind == "logits" and output.ndim == 2:
             return class_predictions(output, outputs.names)
+        if outputs.is_binary and output.ndim == 2:
+            return label_predictions(output, outputs.names)
         flat = output.float().flatten(1)
         names = output_names(flat.shape[1], outputs.names if output.ndim == 2 else ())
         return [ValuesPrediction(dict(zip(names, row, strict=True))) for row in flat.tolist()]

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from sidetune_core.errors import DataError
 from sidetune_core.hashing import fingerprint, tensor_digest
+from sidetune_core.supervised import sampling as sampling_rules
 from sidetune_core.supervised.objectives import Classification
+from sidetune_core.supervised.sampling import ClassWeights, Sampling
 from sidetune_core.supervised.sources import LoadedExamples, Request, Source
 from sidetune_core.supervised.task import SupervisedTask
 
@@ -54,6 +56,8 @@ class ClassTask(SupervisedTask):
         transform: preprocessing of a batch of stored inputs; a function of each example alone.
         augment: random augmentation of a batch of stored inputs in training, before `transform`.
         class_names: names of the classes, in their order; empty if there are none.
+        class_weights: of the classes in the training loss (see `sampling.class_weights`).
+        sampling: see `SupervisedTask`.
 
     Raises:
         DataError: a split has no example of these classes.
@@ -70,6 +74,8 @@ class ClassTask(SupervisedTask):
         transform: Transform,
         augment: Augment | None = None,
         class_names: tuple[str, ...] = (),
+        class_weights: ClassWeights = "none",
+        sampling: Sampling = "uniform",
     ) -> None:
         self.input = input
         sources = {
@@ -83,7 +89,9 @@ class ClassTask(SupervisedTask):
                 raise DataError(f"task '{id}' ({title}): no example of its classes in split '{split}'")
         cls = type(self)
         outputs = attrs.evolve(cls.outputs, size=len(classes), names=class_names)
-        super().__init__(id, title, sources, Classification(outputs, cls.metric, cls.higher_is_better))
+        weights = sampling_rules.class_weights(sources["train"].targets(), len(classes), class_weights)
+        objective = Classification(outputs, weights, cls.metric, cls.higher_is_better)
+        super().__init__(id, title, sources, objective, sampling=sampling)
 
     @property
     def classes(self) -> int:

@@ -39,6 +39,8 @@ class Source(ABC):
     """Of the inputs, by name, without the batch axis."""
     augments: bool = False
     """Whether reading an example is random in training, so that its features cannot be cached."""
+    lazy_targets: bool = False
+    """Whether `targets` reads the examples; the targets are then checked batch by batch, as they are read."""
 
     @abstractmethod
     def __len__(self) -> int:

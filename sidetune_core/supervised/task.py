@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from sidetune_core.errors import DataError
 from sidetune_core.interfaces.heads import ClassHead
 from sidetune_core.interfaces.inputs import Inputs, Shape
 from sidetune_core.interfaces.tasks import Batch, DataPart, Order, Predict, Task, shuffled
 from sidetune_core.seeding import derive_seed
 from sidetune_core.supervised.data_parts import source_parts
 from sidetune_core.supervised.objectives import Objective
+from sidetune_core.supervised.sampling import Sampling, balanced
 from sidetune_core.supervised.sources import LoadedExamples, Request, Source
 
 EVALUATION_BATCH = 250
@@ -27,15 +29,30 @@ class SupervisedTask(Task):
         title: see `Task`.
         sources: by split, with ``train`` and ``test``.
         objective: the outputs, the loss and the metrics.
+        sampling: of the training examples: each once in an epoch (uniform), or each class equally often
+            (balanced, see `sampling.balanced`). An epoch has the same number of steps in both.
+
+    Raises:
+        DataError: a split is missing or empty, its inputs have other shapes than those of ``train``, its
+            targets are not those of the objective, or sampling is balanced and they are not classes.
     """
 
-    def __init__(self, id: str, title: str, sources: Mapping[str, Source], objective: Objective) -> None:
+    def __init__(
+        self,
+        id: str,
+        title: str,
+        sources: Mapping[str, Source],
+        objective: Objective,
+        *,
+        sampling: Sampling = "uniform",
+    ) -> None:
+        _check(f"task '{id}' ({title})", sources, objective, sampling)
         self.id, self.title = id, title
         self.inputs = sources["train"].shapes
         self.splits = tuple(split for split in sources if split != "train")
         self.outputs, self.metric = objective.outputs, objective.metric
         self.higher_is_better = objective.higher_is_better
-        self.sources, self.objective = sources, objective
+        self.sources, self.objective, self.sampling = sources, objective, sampling
         self._documents: Mapping[str, str] = {}
 
     def size(self, split: str) -> int:
@@ -56,7 +73,7 @@ class SupervisedTask(Task):
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
         source = self.sources["train"]
         for examples in source.read(self._requests(order)):
-            yield _batch(examples, source)
+            yield self._batch(examples, "train")
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return self.objective.loss(output, batch.targets)
@@ -75,7 +92,7 @@ class SupervisedTask(Task):
         rows = torch.arange(len(source))
         firsts = range(0, len(rows), EVALUATION_BATCH)
         for examples in source.read(Request(rows[first : first + EVALUATION_BATCH]) for first in firsts):
-            yield _batch(examples, source)
+            yield self._batch(examples, split)
 
     def data_parts(self) -> Mapping[str, DataPart]:
         """A part for each split and class; for each split if the targets are no classes."""
@@ -92,13 +109,44 @@ class SupervisedTask(Task):
     def _requests(self, order: Order) -> Iterator[Request]:
         """The training batches without end."""
         source = self.sources["train"]
-        for step, rows in enumerate(shuffled(len(source), order, self.id), order.first_step):
+        if self.sampling == "balanced":
+            drawn = balanced(source.targets(), order, self.id)
+        else:
+            drawn = shuffled(len(source), order, self.id)
+        for step, rows in enumerate(drawn, order.first_step):
             yield Request(
                 rows, derive_seed(order.seed, "augment", self.id, step) if source.augments else None
             )
 
+    def _batch(self, examples: LoadedExamples, split: str) -> Batch:
+        source = self.sources[split]
+        if source.lazy_targets:
+            self.objective.check_targets(
+                examples.targets, f"task '{self.id}' ({self.title}), split '{split}'"
+            )
+        ids = source.ids(examples.request.rows)
+        cached = ids if examples.request.seed is None else None  # augmented inputs are new each time
+        return Batch(ids, Inputs(examples.inputs, cached), examples.targets)
 
-def _batch(examples: LoadedExamples, source: Source) -> Batch:
-    ids = source.ids(examples.request.rows)
-    cached = ids if examples.request.seed is None else None  # augmented inputs are new each time
-    return Batch(ids, Inputs(examples.inputs, cached), examples.targets)
+
+def _check(what: str, sources: Mapping[str, Source], objective: Objective, sampling: Sampling) -> None:
+    """Check the splits of a task, called `what`; see `SupervisedTask`."""
+    if missing := [split for split in ("train", "test") if split not in sources]:
+        raise DataError(f"{what}: no split '{missing[0]}'; a task needs training and test examples")
+    if empty := [split for split, source in sources.items() if not len(source)]:
+        raise DataError(f"{what}: no examples in split {' and '.join(map(repr, empty))}")
+    shapes = {
+        split: {name: tuple(size) for name, size in one.shapes.items()} for split, one in sources.items()
+    }
+    if differing := [split for split in shapes if shapes[split] != shapes["train"]]:
+        raise DataError(
+            f"{what}: inputs of split '{differing[0]}' have shapes {shapes[differing[0]]}, and those of "
+            f"'train' {shapes['train']}"
+        )
+    for split, source in sources.items():
+        if not source.lazy_targets:
+            objective.check_targets(source.targets(), f"{what}, split '{split}'")
+    if sampling == "balanced" and objective.outputs.kind != "logits":
+        raise DataError(
+            f"{what}: balanced sampling needs classes, one for each example; use uniform sampling"
+        )

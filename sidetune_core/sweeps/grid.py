@@ -23,8 +23,9 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import attrs
@@ -146,7 +147,7 @@ class _Applicable:
 
 
 def plan(grid: Grid) -> Plan:
-    """Resolve every point of a grid; nothing is run.
+    """Resolve every point of a grid, and check that its components fit together; nothing is run.
 
     Raises:
         SidetuneError: a component or an option does not exist, is invalid, or is not used anywhere in the
@@ -162,7 +163,8 @@ def plan(grid: Grid) -> Plan:
         if key not in applicable:
             applicable[key] = _split_applicable(grid, point)
     _check_uses(grid, points, [applicable[_without_seed(point)].left_out for point in points])
-    resolved = {key: _resolve(grid, split.point) for key, split in applicable.items()}
+    settled = make_settled()
+    resolved = {key: settled(_resolve(grid, split.point)) for key, split in applicable.items()}
     varied = _varied_names(grid, points)
     users: dict[str, dict[str, None]] = {}
     runs: dict[str, PlannedRun] = {}
@@ -191,6 +193,15 @@ def _varied_names(grid: Grid, points: Sequence[Point]) -> list[str]:
         key=lambda name: order.get(name, order.get(name.partition(".")[0], 0)),
     )
     return [name for name in names if len({str(point.get(name)) for point in points}) > 1]
+
+
+def make_settled() -> Callable[[ResolvedRun], ResolvedRun]:
+    """`assembly.dry_run.side_chooser`, which builds networks: imported by name, since plans that other
+    processes made are carried out without torch."""
+    chooser: Callable[[], Callable[[ResolvedRun], ResolvedRun]] = resolve_name(
+        "sidetune_core.assembly.dry_run:side_chooser"
+    )
+    return chooser()
 
 
 def planned(name: str, resolved: ResolvedRun) -> PlannedRun:

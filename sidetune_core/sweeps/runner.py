@@ -36,7 +36,7 @@ from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
 from sidetune_core.storage.lock import is_held, locked
 from sidetune_core.storage.run_folder import RunFolder, has_diverged
 from sidetune_core.sweeps.executors import Executor, LocalProcesses, RayTasks
-from sidetune_core.sweeps.grid import PlannedRun, planned
+from sidetune_core.sweeps.grid import PlannedRun, make_settled, planned
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.signals import SIGNALS, handle_signals
 
@@ -93,11 +93,39 @@ def sweep(
     for name in specs:
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
             raise OptionError(f"'{name}' is not a valid folder name; use letters, digits and _ . + -")
-    runs = [planned(name, resolve(spec)) for name, spec in specs.items()]
+    _check_without_objects(specs)
+    settled = make_settled()
+    runs = [planned(name, settled(resolve(spec))) for name, spec in specs.items()]
     info = print_nothing if quiet else print_aside
     trusted = any(spec.trust_local_code is True for spec in specs.values())
     chosen = choose(executor, workers)
     return carry_out(runs, Path(out), chosen, retries, save_every, info, trust_local_code=trusted)
+
+
+def _check_without_objects(specs: Mapping[str, RunSpec]) -> None:
+    """Check that other processes can be told what to run.
+
+    Raises:
+        OptionError: a spec has an object of Python.
+    """
+    held = {
+        name: slots
+        for name, spec in specs.items()
+        if (
+            slots := [
+                slot for slot in ("base", "env") if getattr(spec.component(slot), "given", None) is not None
+            ]
+        )
+    }
+    if held:
+        name, slots = next(iter(held.items()))
+        raise OptionError(
+            f"{len(held)} of {len(specs)} specs have objects of this process ('{name}': "
+            f"{' and '.join(slots)}), "
+            "and the runs of a sweep are processes of their own: call sidetune_core.run(spec, "
+            "out=...) for each, "
+            "or choose components by name"
+        )
 
 
 def choose(name: ExecutorName, workers: int | None) -> Executor:

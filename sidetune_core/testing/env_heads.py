@@ -46,9 +46,11 @@ def heads_fit_or_refuse(make: Make[Stream]) -> None:
 
 @requires("batches_are_complete", "inputs_are_finite", "heads_fit_or_refuse")
 def labels_are_those_of_the_head(make: Make[Stream]) -> None:
-    """Labels count from 0, and the head has an output for each class."""
+    """Labels count from 0, and the head has an output for each class; independent labels are 0 or 1."""
     stream = make()
     for task in stream.tasks:
+        if task.outputs.is_binary:
+            _check_labels(task)
         if task.outputs.kind != "logits":
             continue
         batch = next(batches(task))
@@ -72,6 +74,19 @@ def labels_are_those_of_the_head(make: Make[Stream]) -> None:
                 "from 0, and make an output for each (where some have no training example, declare "
                 "outputs = Outputs('logits', size))"
             )
+
+
+def _check_labels(task: Task) -> None:
+    """Targets of independent labels are 0 or 1, one for each output."""
+    batch = next(batches(task))
+    output = network(task)(batch.inputs)
+    if tuple(batch.targets.shape) != tuple(output.shape):
+        raise Broken(
+            f"task '{task.id}': targets have shape {tuple(batch.targets.shape)}, and the outputs, one for "
+            f"each label, {tuple(output.shape)}; make them equal"
+        )
+    if not ((batch.targets >= 0) & (batch.targets <= 1)).all():
+        raise Broken(f"task '{task.id}': targets of independent labels are not in [0, 1]")
 
 
 def _labels(task: Task) -> tuple[int, int, int]:

@@ -67,6 +67,12 @@ def regression_is_accepted_or_refused(subject: Subject) -> None:
     _with_tasks(subject, sample.regression_tasks, "regression tasks")
 
 
+@requires("outputs_depend_on_the_given_task")
+def labels_are_accepted_or_refused(subject: Subject) -> None:
+    """Tasks of several independent labels are trained on, or refused with a `FitError`."""
+    _with_tasks(subject, sample.label_tasks, "tasks of several labels")
+
+
 def _with_tasks(subject: Subject, tasks: MakeTasks, name: str) -> None:
     if not subject.is_own:
         raise Skipped("the tasks are given")
@@ -165,5 +171,6 @@ CHECKS = (
     encodings_of_sequences_are_accepted_or_refused,
     other_numbers_of_classes_are_accepted_or_refused,
     regression_is_accepted_or_refused,
+    labels_are_accepted_or_refused,
     tensors_follow_the_device,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Final
 
@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.interfaces.heads import ClassHead
 from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
 from sidetune_core.interfaces.networks import Base, Merger, StagedSide
-from sidetune_core.interfaces.outputs import Outputs
-from sidetune_core.interfaces.tasks import Batch, Order, Predict
 from sidetune_core.seeding import derive_seed
 from sidetune_core.supervised.classification import ClassTask, Examples
+from sidetune_core.supervised.multi_label import MultiLabel
+from sidetune_core.supervised.objectives import Objective
+from sidetune_core.supervised.regression import Regression
+from sidetune_core.supervised.sources import LoadedExamples, Request, Source
+from sidetune_core.supervised.task import SupervisedTask
 
 INPUTS: Final[InputShapes] = {"image": (3, 32, 32)}
 TEXT: Final[InputShapes] = {"tokens": (12,), "mask": (12,), "types": (12,)}
@@ -146,36 +148,38 @@ def texts(ids: Sequence[int]) -> Inputs:
     )
 
 
-class RegressionTask(ClassTask):
-    """Predicts the mean of each colour of an image."""
+class Images(Source):
+    """A split of `examples`, whose targets are computed from the images (B, C, H, W)."""
 
-    metric = "loss"
-    higher_is_better = False
-    outputs = Outputs("regression", 3)
+    shapes = INPUTS
 
-    def __init__(self, id: str, examples: Examples) -> None:
-        super().__init__(id, id, examples, range(CLASSES), transform=torch.clone)
-        self.outputs = type(self).outputs
+    def __init__(self, examples: Examples, split: str, target: Callable[[Tensor], Tensor]) -> None:
+        self._images, self._first_id = examples.inputs[split], examples.first_id(split)
+        self._targets = target(self._images)
 
-    @property
-    def classes(self) -> int:
-        raise AttributeError("a regression task has no classes")
+    def __len__(self) -> int:
+        return len(self._images)
 
-    def make_head(self, shape: Shape) -> nn.Module:
-        return ClassHead(shape, 3)
+    def ids(self, rows: Tensor) -> Tensor:
+        return rows + self._first_id
 
-    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
-        for batch in super().train(predict, order):
-            yield attrs.evolve(batch, targets=batch.inputs["image"].mean((2, 3)))
+    def targets(self) -> Tensor:
+        return self._targets
 
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        return (output.float() - batch.targets).square().mean(1)
+    def read(self, requests: Iterable[Request]) -> Iterator[LoadedExamples]:
+        for request in requests:
+            yield LoadedExamples(request, {"image": self._images[request.rows]}, self._targets[request.rows])
 
-    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
-        """The mean squared error."""
-        (batch,) = self.batches(split)  # of few examples
-        error = predict(batch.inputs).cpu() - batch.inputs["image"].mean((2, 3))
-        return {"loss": float(error.square().mean())}
+
+def mean_colours(images: Tensor) -> Tensor:
+    """(B, 3), the mean of each colour."""
+    return images.mean((2, 3))
+
+
+def bright_colours(images: Tensor) -> Tensor:
+    """(B, 3), 1 where the mean of a colour is above that of all images."""
+    means = mean_colours(images)
+    return (means > means.mean()).float()
 
 
 def examples(classes: int) -> Examples:
@@ -186,9 +190,20 @@ def examples(classes: int) -> Examples:
     return Examples(pixels, labels)
 
 
-def regression_tasks() -> list[RegressionTask]:
-    """Two regression tasks."""
-    return [RegressionTask(f"t{k}", examples(CLASSES)) for k in range(2)]
+def regression_tasks() -> list[SupervisedTask]:
+    """Two tasks that predict the mean of each colour of an image."""
+    return _tasks(Regression(3, metric="loss"), mean_colours)
+
+
+def label_tasks() -> list[SupervisedTask]:
+    """Two tasks of three labels: which colours of an image are bright."""
+    return _tasks(MultiLabel(3, metric="loss", higher_is_better=False), bright_colours)
+
+
+def _tasks(objective: Objective, target: Callable[[Tensor], Tensor]) -> list[SupervisedTask]:
+    images = examples(CLASSES)
+    sources = {split: Images(images, split, target) for split in images.inputs}
+    return [SupervisedTask(f"t{k}", f"t{k}", sources, objective) for k in range(2)]
 
 
 def tasks_of_classes() -> list[ClassTask]:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from torch import nn
 
+from sidetune_core.assembly.objects import give_objects, require_network, require_tasks
 from sidetune_core.assembly.parts import Part, read_parts, with_id
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config.extensions import Extension, extension_lines, new_ids, read_extensions, with_env
+from sidetune_core.config.given import NONE, Objects, as_objects, listed_tasks
 from sidetune_core.config.history import EXTENSIONS
 from sidetune_core.config.identity import Identity, as_plain
 from sidetune_core.config.interval import interval
@@ -60,10 +63,12 @@ NOT_COPIED = ("lock", "lock.json")
 
 def extend(
     run: Path | str | Run,
-    env: Choice | str | Mapping[str, Any],
+    env: Choice | str | Mapping[str, Any] | Sequence[Task] | None = None,
     train: Mapping[str, Any] | None = None,
-    tasks: Sequence[str] = (),
+    tasks: Sequence[str] | Sequence[Task] = (),
     *,
+    base: nn.Module | None = None,
+    earlier_tasks: Sequence[Task] | None = None,
     cache: Mapping[str, Any] | None = None,
     device: Mapping[str, Any] | None = None,
     out: Path | str | None = None,
@@ -82,8 +87,13 @@ def extend(
     Args:
         run: the run, or its folder.
         env: name and options of the env, as in a `RunSpec`; options that are not given have their defaults.
+            None where `tasks` are given.
         train: options of training that are not those of the run.
         tasks: ids of the env's tasks to add, in this order; all if empty.
+            Tasks themselves, such as those of `Task.from_dataset`, need no env.
+        base: the network that the run was given, with the same weights; None for a run with a base by name.
+        earlier_tasks: those that the run was given, in order, for a learner after which earlier tasks have to
+            be evaluated once more.
         cache: options of the feature cache that are not those of the run.
         device: device and precision, if not those of the run.
         out: copy the run to this folder, and extend the copy; None to extend the run itself.
@@ -102,15 +112,37 @@ def extend(
         Interrupted: SIGINT or SIGTERM came; the state is in the folder, and `resume` continues the extension.
     """
     path = run.folder.path if isinstance(run, Run) else Path(run)
-    chosen = choice(env)
-    if chosen is None:
-        raise OptionError("an extension needs an env whose tasks are added")
+    names, chosen = _chosen_env(env, tasks)
+    objects = as_objects(base, earlier_tasks)
     about = run_folder.open_run(path).read_json("run.json")
     spec = recorded_spec(about, str(path / "run.json"), trust_local_code)
     tables = {"train": train or {}, "cache": cache or {}, "device": device or {}}
     resolved = resolve(with_env(spec, chosen, tables))
+    resolved = give_objects(resolved, about, Objects(objects.base), same_weights=True)
     allowed = [*allow_changed, *(["data"] * allow_changed_data)]
-    return extend_resolved(path, resolved, tasks, out, quiet, save_every, allowed, trust_local_code)
+    return extend_resolved(path, resolved, names, out, quiet, save_every, allowed, trust_local_code, objects)
+
+
+def _chosen_env(env: Any, tasks: Sequence[str] | Sequence[Task]) -> tuple[Sequence[str], Choice]:
+    """The env of an extension, and the ids of its tasks to add; none for all.
+
+    Raises:
+        OptionError: there is no env, or tasks are given next to one.
+    """
+    given = listed_tasks(tasks)
+    if given is not None and env is not None:
+        raise OptionError(
+            "extend() got env= and tasks that are objects: the tasks are the env, leave out env="
+        )
+    chosen = choice(env if given is None else given, "env")
+    if chosen is None:
+        raise OptionError(
+            "an extension needs an env whose tasks are added, or tasks: extend(RUN, tasks=[task])"
+        )
+    names = tuple(task for task in tasks if isinstance(task, str))
+    if given is None and len(names) < len(tasks):
+        raise OptionError("tasks= has ids of the env's tasks, or tasks themselves, and not both")
+    return names, chosen
 
 
 def extend_resolved(
@@ -122,9 +154,13 @@ def extend_resolved(
     save_every: str | None = None,
     allow_changed: Sequence[str] = (),
     trust_local_code: Trust = False,
+    objects: Objects = NONE,
 ) -> Run:
-    """`extend` for the run with the env and options of the extension already resolved."""
+    """`extend` for the run with the env and options of the extension already resolved; `objects` are those
+    that Python gave to the run."""
     check_acceptable(allow_changed)
+    require_network(resolved, f"sidetune_core.extend({str(path)!r}, tasks=[...]")
+    require_tasks(resolved, f"sidetune_core.extend({str(path)!r}")
     if save_every is not None:
         interval(save_every)
     target = Path(out) if out is not None else None
@@ -136,7 +172,7 @@ def extend_resolved(
             streams.enter_context(locked(source.path))
             source.separate_hard_links()
         stream = streams.enter_context(closing(open_stream(resolved)))
-        added = _plan(group, source, resolved, stream, tasks, save_every, trust_local_code)
+        added = _plan(group, source, resolved, stream, tasks, save_every, trust_local_code, objects)
         continuation = added.continuation(source, allow_changed, "the same command with")
         now = planned(added.plan.parts[0].resolved, added.plan.records())
         group.broadcast_from_main(continuation.check_statements)
@@ -195,11 +231,13 @@ def _plan(
     names: Sequence[str],
     save_every: str | None,
     trust: Trust,
+    objects: Objects,
 ) -> _Added:
     """Check that the run is finished and can be extended, and choose the tasks. Writes nothing."""
     about, dropped = group.broadcast_from_main(lambda: _without_failed(source, source.read_json("run.json")))
     latest = group.broadcast_from_main(lambda: _check_finished(source, about, bool(dropped)))
-    parts = read_parts(source, read_resolved(source, trust), trust)
+    first = read_resolved(source, trust, attrs.evolve(objects, tasks=None), same_weights=True)
+    parts = read_parts(source, first, trust, objects.tasks)
     parts = parts[:-1] if dropped else parts
     _check_learner(parts[0].resolved, resolved)
     check_inputs(source, parts[0], stream, resolved.components["env"].owner)

@@ -14,6 +14,8 @@ import torch
 from sidetune_core import __version__
 from sidetune_core.assembly.build import build_learner, build_stream
 from sidetune_core.assembly.data import record_data
+from sidetune_core.assembly.fit import Fit, fit_components
+from sidetune_core.assembly.objects import describe_objects
 from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
 from sidetune_core.config.resolve import ResolvedRun
@@ -62,6 +64,8 @@ class Job:
     """Of the tasks that have their data, by id."""
     make_earlier: Callable[[RunFolder], Earlier] | None = None
     """The tasks before an extension, for a run folder; None for a run that is not extended."""
+    fit: Fit | None = None
+    """Of the components, and the number of their parameters; None for an extended run."""
     data: Sequence[DataRecord] = ()
     """Of the envs whose data were read; empty in all but the main process."""
     notes: list[str] = attrs.field(factory=list)
@@ -86,7 +90,11 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
     progress = Progress(quiet=quiet or not group.is_main)
     stream.info = progress.info
     with group.main_process_first(), chdir("."):
-        learner, tasks = build_learner(resolved, stream), stream.tasks()
+        fit = fit_components(resolved, stream)
+        if fit.warning and group.is_main:
+            progress.warning(fit.warning)
+        resolved = fit.resolved
+        learner, tasks = build_learner(resolved, stream, fit=fit), stream.tasks()
     machine = device.choose(resolved.device, group.local)
     identity = make_identity(resolved, tasks, stream.data_fingerprint(), machine, group)
     return Job(
@@ -100,6 +108,7 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
         identity,
         shared_ids=stream.shared_ids,
         origins={task.id: Origin(resolved, identity.data) for task in tasks},
+        fit=fit,
         data=[record_data(stream, tasks, {}, 0, resolved.components["env"].owner)] if group.is_main else [],
     )
 
@@ -153,8 +162,10 @@ def describe(job: Job, git: Mapping[str, Any] | None) -> dict[str, Any]:
         "asked": (resolved.requested or resolved.to_spec()).to_json(),
         "resolved": identity.spec,
         "composition": str(resolved),
+        **({"parameters": job.fit.to_json()} if job.fit is not None else {}),
         "plugins": identity.plugins,
         **({"spec_changes": changes} if changes else {}),
+        **describe_objects(resolved),
         "tasks": identity.tasks,
         "data": identity.data,
         "metric": common_metric([task.metric for task in job.tasks]),

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 import attrs
-from torch import Tensor
+from torch import Tensor, nn
 
 from sidetune_core.assembly.cards import DataNeeded, make_card, write_cards
+from sidetune_core.assembly.objects import require_network, require_tasks
 from sidetune_core.assembly.parts import read_parts
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config.extensions import read_extensions
+from sidetune_core.config.given import as_objects, unwritten
 from sidetune_core.config.interval import Interval, interval
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import RunSpec, Trust
+from sidetune_core.config.spec import RunSpec, Trust, make_spec
 from sidetune_core.distributed.process_group import join_process_group
 from sidetune_core.errors import (
     Diverged,
@@ -31,8 +33,10 @@ from sidetune_core.errors import (
     WriteError,
 )
 from sidetune_core.feature_cache.cache import GIB, FeatureCache
+from sidetune_core.interfaces.capabilities import HasSummary
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
+from sidetune_core.interfaces.networks import Base
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.io.printable import counted
 from sidetune_core.results.metrics import Results
@@ -111,22 +115,43 @@ class Run:
 
 
 def run(
-    spec: RunSpec | ResolvedRun,
+    spec: RunSpec | ResolvedRun | None = None,
     out: Path | str | None = None,
     quiet: bool = True,
     save_every: str = SAVE_EVERY,
     keep: Keep = "all",
+    *,
+    base: Any = None,
+    side: Any = None,
+    merger: Any = None,
+    learner: Any = None,
+    env: Any = None,
+    tasks: Sequence[Task] | None = None,
+    train: Mapping[str, Any] | None = None,
+    cache: Mapping[str, Any] | None = None,
+    device: Mapping[str, Any] | None = None,
+    seed: int | None = None,
 ) -> Run:
     """Run a spec into a new folder. Under `torchrun` all processes run it together, and the first one writes.
 
     Args:
-        spec: names and options, or what they were resolved to.
+        spec: names and options, or what they were resolved to; None to give them one by one, as follows.
         out: the folder, which must be empty or absent; None for a new one in ``runs/``.
         quiet: show no progress.
         save_every: how often the state within a task is saved: steps (``200``), seconds (``30s``), or
             ``none``.
         keep: whether earlier checkpoints keep tensors that later tasks change: ``all`` of them, or only the
             ``last`` content of each tensor, with which only the newest checkpoint can be read.
+        base: as in `RunSpec`: a name, a table with a name and options, or a network (an ``nn.Module``).
+        side: as in `RunSpec`.
+        merger: as in `RunSpec`.
+        learner: as in `RunSpec`.
+        env: as in `RunSpec`.
+        tasks: in place of `env`, such as those of `Task.from_dataset`.
+        train: options of training.
+        cache: options of the feature cache.
+        device: device and precision.
+        seed: of all random numbers; None for 0.
 
     Raises:
         SidetuneError: with what to do next; the folder keeps what was finished before.
@@ -135,6 +160,9 @@ def run(
     path = Path(out) if out is not None else None
     save_interval = interval(save_every)
     check_keep(keep)
+    components = {"base": base, "side": side, "merger": merger, "learner": learner, "env": env}
+    if not isinstance(spec, ResolvedRun):
+        spec = make_spec(spec, components, tasks, {"train": train, "cache": cache, "device": device}, seed)
     with join_process_group() as group:
         if group.is_main:
             run_folder.check_free(path)
@@ -161,6 +189,9 @@ def resume(
     allow_changed_plugins: bool = False,
     allow_changed: Sequence[str] = (),
     trust_local_code: Trust = False,
+    *,
+    base: nn.Module | None = None,
+    tasks: Sequence[Task] | None = None,
     allow_changed_data: bool = False,
 ) -> Run:
     """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run
@@ -178,6 +209,8 @@ def resume(
             plugin ('plugins') is not that of the latest checkpoint; ``run.json`` then records from which step
             on.
         trust_local_code: import code that ``run.json`` and the data name.
+        base: the network that the run was given, with the same weights; None for a run with a base by name.
+        tasks: those that the run was given, in order; None for a run with an env by name.
         allow_changed_data: the same as ``allow_changed=["data"]``.
 
     Raises:
@@ -191,7 +224,13 @@ def resume(
     with join_process_group() as group:
         folder, about = group.broadcast_from_main(lambda: open_resumable(Path(path)))
         save_interval = recorded_interval(folder, about) if save_every is None else interval(save_every)
-        resolved = read_resolved(folder, trust_local_code)
+        objects, extended = as_objects(base, tasks), bool(read_extensions(about))
+        if extended:  # its tasks are those of several envs
+            resolved = read_resolved(folder, trust_local_code, attrs.evolve(objects, tasks=None), True)
+        else:
+            resolved = read_resolved(folder, trust_local_code, objects, True)
+            require_tasks(resolved, f"sidetune_core.resume({str(path)!r}")
+        require_network(resolved, f"sidetune_core.resume({str(path)!r}")
         with locked(folder.path) if group.is_main else nullcontext():
             if group.is_main:
                 folder.separate_hard_links()
@@ -200,7 +239,7 @@ def resume(
             continuation = Continuation(folder, about, latest, allowed, trust_local_code)
             env = resolved.components["env"].owner
             group.broadcast_from_main(continuation.check_statements)
-            plan = _read_plan(folder, about, resolved, latest.done, trust_local_code)
+            plan = _read_plan(folder, about, resolved, latest.done, trust_local_code, objects.tasks)
             now = planned(resolved, plan.records() if plan else ())
             group.broadcast_from_main(lambda: continuation.check(now, env))
             with set_threads(continuation.threads(group.size)), ExitStack() as streams:
@@ -223,13 +262,18 @@ def resume(
 
 
 def _read_plan(
-    folder: RunFolder, about: Mapping[str, Any], resolved: ResolvedRun, done: int, trust: Trust
+    folder: RunFolder,
+    about: Mapping[str, Any],
+    resolved: ResolvedRun,
+    done: int,
+    trust: Trust,
+    tasks: Sequence[Task] | None,
 ) -> Plan | None:
     """What is known of a run that was extended; None if it was not."""
     extensions = read_extensions(about)
     if not extensions:
         return None
-    return Plan(folder, read_parts(folder, resolved, trust), extensions, done, trust)
+    return Plan(folder, read_parts(folder, resolved, trust, tasks), extensions, done, trust)
 
 
 def note_continuation(job: Job, folder: RunFolder, continuation: Continuation, env: str) -> None:
@@ -355,7 +399,12 @@ def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep) -> Run
         handle_signals(job.progress.notice) as stop,
         _recorder(job, folder, clock, by_products, keep) as recorder,
     ):
-        job.progress.info(str(job.resolved))
+        for line in (
+            str(job.resolved),
+            *(job.fit.lines() if job.fit is not None else ()),
+            *_object_lines(job),
+        ):
+            job.progress.info(line)
         job.progress.info(f"{counted(len(job.tasks), 'task')} on {job.where} → {folder.path}")
         for note in job.notes if job.group.is_main else ():
             _warn(job, folder, note)
@@ -375,6 +424,16 @@ def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep) -> Run
         recorder.draw_results()
         recorder.report_missing()
     return Run(folder, job.learner, job.tasks, job.machine, job.group.is_main)
+
+
+def _object_lines(job: Job) -> list[str]:
+    """What the run has of Python's objects, and what was found in them."""
+    summaries = [
+        f"{job.resolved.components['base'].owner}: {module.summary()}"
+        for module in job.learner.modules()
+        if isinstance(module, Base) and isinstance(module, HasSummary)
+    ]
+    return [line for line in (*summaries[:1], unwritten(job.resolved)) if line]
 
 
 def _write_cards(job: Job, folder: RunFolder, by_products: ByProducts) -> None:

@@ -32,7 +32,7 @@ class NearestClassMean(Learner):
         self.means = BufferDict()
 
     def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
-        if task.outputs.is_regression or task.outputs.size is None:
+        if task.outputs.kind != "logits" or task.outputs.size is None:
             raise FitError(f"learner 'ncm' needs the number of classes; task '{task.id}' declares none")
         shape = self.base.shape
         self.means[task.id] = torch.zeros(task.outputs.size, shape[-1] if len(shape) == 2 else shape[0])

@@ -77,7 +77,7 @@ class ICaRL(Learner):
 
     def start(self, task: Task) -> Trainable:
         size = task.outputs.size
-        if task.outputs.is_regression or size is None:
+        if task.outputs.kind != "logits" or size is None:
             raise FitError("learner 'icarl' needs tasks of classification that declare their classes")
         self.teacher = None
         if self.heads:

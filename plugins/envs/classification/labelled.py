@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sidetune_core.api import DataError, derive_seed
+from sidetune_core.api import DataError, derive_seed, shorten
 
 
 @attrs.frozen(eq=False)
@@ -22,17 +22,19 @@ class LabelledImages:
     images: Mapping[str, Tensor]
     labels: Mapping[str, Tensor]
     names: tuple[str, ...]
+    note: str = ""
+    """What the user should know of it."""
 
 
 def make_labelled_images(
     images: Mapping[str, Tensor], labels: Mapping[str, Tensor], names: tuple[str, ...] | None, source: str
 ) -> LabelledImages:
-    """Validate the labels of a set, and name its classes where the source has no names.
+    """Validate the labels of a set, number its classes from 0, and name them where the source has no names.
 
     Args:
         images: by split, see `LabelledImages`.
-        labels: by split.
-        names: class names; if None, the highest label of split 'train' determines the number of classes.
+        labels: by split: any integers; with `names` from 0 or from 1 to their number.
+        names: class names; if None, the labels of split 'train' in numeric order are the classes.
         source: file or folder, for the message.
 
     Raises:
@@ -41,26 +43,69 @@ def make_labelled_images(
     for split, values in labels.items():
         if not len(values):
             raise DataError(f"{source}: no images in split '{split}'")
-    count = len(names) if names is not None else max(0, int(labels["train"].max())) + 1
-    expected = f"one for each of the {count} names" if names is not None else "the labels of split 'train'"
+    if names is None:
+        labels, names = _numbered(labels, source)
+    else:
+        labels = _from_zero(labels, len(names))
+        _check_range(labels, names, source)
+    if len(names) < 2:
+        raise DataError(f"{source}: only one class, expected two or more")
+    untested = _absent(labels["test"], names)
+    note = f"no test image of {shorten(untested)}: trained on, not tested" if untested else ""
+    return LabelledImages(images, labels, names, note)
+
+
+def _numbered(labels: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Labels that are any integers, numbered in their order, and the names of the classes."""
+    values = _distinct(labels["train"])
+    numbered = {}
+    for split, given in labels.items():
+        places = torch.searchsorted(values, given).clamp(max=len(values) - 1)
+        if len(others := _distinct(given[values[places] != given])):
+            raise DataError(
+                f"{source}: {len(others):,} of {len(_distinct(given)):,} labels of split '{split}' are not "
+                f"in split 'train': {shorten(others.tolist())}"
+            )
+        numbered[split] = places
+    return numbered, tuple(f"class {label}" for label in values.tolist())
+
+
+def _distinct(labels: Tensor) -> Tensor:
+    """Labels without repetition, in numeric order."""
+    return torch.from_numpy(np.unique(labels.numpy()))
+
+
+def _from_zero(labels: Mapping[str, Tensor], count: int) -> Mapping[str, Tensor]:
+    """Labels 1 to `count` of named classes, as 0 to `count` - 1; others as they are."""
+    low = min(int(values.min()) for values in labels.values())
+    high = max(int(values.max()) for values in labels.values())
+    if (low, high) == (1, count):
+        return {split: values - 1 for split, values in labels.items()}
+    return labels
+
+
+def _check_range(labels: Mapping[str, Tensor], names: Sequence[str], source: str) -> None:
+    """Check the labels of named classes."""
+    count = len(names)
+    expected = f"one for each of the {count} names"
     for split, values in labels.items():
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= count:
             raise DataError(
                 f"{source}: labels of split '{split}' range from {low} "
-                f"to {high}, expected 0 to {count - 1} ({expected})"
+                f"to {high}, expected 0 to {count - 1} or 1 to {count} ({expected})"
             )
-        present = np.unique(values.numpy())  # sorted
-        if len(present) < count:
-            missing = next((i for i, label in enumerate(present.tolist()) if i != label), len(present))
-            name = f"{missing} '{names[missing]}'" if names is not None else str(missing)
-            raise DataError(
-                f"{source}: no image of class {name} in split '{split}' "
-                f"({count - len(present)} of {count} classes are missing, {expected})"
-            )
-    if count < 2:
-        raise DataError(f"{source}: only one class, expected two or more")
-    return LabelledImages(images, labels, names or tuple(f"class {label}" for label in range(count)))
+    if missing := _absent(labels["train"], names):
+        raise DataError(
+            f"{source}: no image of class {shorten(map(repr, missing))} in split 'train' "
+            f"({len(missing)} of {count} classes are missing, {expected})"
+        )
+
+
+def _absent(labels: Tensor, names: Sequence[str]) -> list[str]:
+    """The classes without an image."""
+    present = set(_distinct(labels).tolist())
+    return [name for label, name in enumerate(names) if label not in present]
 
 
 def stratified_mask(labels: Tensor, fraction: float, seed: int, names: Sequence[str]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar, Literal
 
 import attrs
@@ -17,21 +18,25 @@ from sidetune_core.api import (
     Prediction,
     Preprocessed,
     Renamed,
+    SupervisedTask,
     TaskCard,
     TaskStream,
+    ValuesPrediction,
     at_least,
     at_most,
     class_predictions,
-    derive_seed,
+    label_predictions,
     option,
 )
 
 from .._image_inputs import ImageHandler, to_unit
+from .._image_squares import center_crop_and_resize
+from ..images.augment import Augment as AugmentName
+from ..images.augment import batch_augment
 from .labelled import LabelledImages, stratified_mask
+from .partition import FORMER_TASKS, divide
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-CROP_PADDING = 4
-"""Pixels of black border from which random crops are taken."""
 
 
 @attrs.frozen
@@ -39,14 +44,20 @@ class ImageOptions:
     """Options of every image env."""
 
     former_options: ClassVar[Mapping[str, Renamed]] = {
-        "tasks": Renamed("num-tasks"),
+        "tasks": FORMER_TASKS,
         "holdout": Renamed("val-fraction"),
     }
 
     classes_per_task: int | None = option(
         None,
-        "classes per task; by default 2 in digits, 10 in icifar, and all in one task elsewhere",
-        at_least(2),
+        "classes per task, of which the last task has the rest; by default 2 in digits, 10 in icifar, and "
+        "all in one task elsewhere",
+        at_least(1),
+    )
+    tasks: str | None = option(
+        None,
+        "classes of each task in their order, such as 'cat,dog|bird', or a file with a task per line (.json: "
+        "a list of lists); other classes are not used",
     )
     partition: Literal["consecutive", "random"] = option(
         "consecutive",
@@ -55,10 +66,11 @@ class ImageOptions:
     num_tasks: int | None = option(
         None, "use only the first tasks of the stream; all of them if there are fewer", at_least(1)
     )
-    augment: Literal["none", "crop-flip"] = option(
+    augment: AugmentName = option(
         "none",
-        "augmentation of training images: random shift by up to 4 "
-        "pixels and horizontal flip; rules out cached base outputs",
+        "augmentation of training images: crop-flip is a random shift by up to 4 pixels and a horizontal "
+        "flip, resized-crop a random part of the image and a flip, resized-crop-color also random "
+        "brightness, contrast, saturation and hue; rules out cached base outputs",
     )
     val_fraction: float = option(
         0.0,
@@ -66,6 +78,29 @@ class ImageOptions:
         at_least(0),
         at_most(0.9),
     )
+    class_weights: Literal["none", "balanced"] = option(
+        "none",
+        "weights of the classes in the training loss: none, or balanced, inversely proportional to their "
+        "numbers of training images",
+    )
+    sampling: Literal["uniform", "balanced"] = option(
+        "uniform",
+        "training batches: uniform, each image once in an epoch, or balanced, each class equally often, "
+        "with replacement",
+    )
+
+
+def check_balance(options: ImageOptions) -> None:
+    """Check that the imbalance of the classes is corrected once.
+
+    Raises:
+        OptionError: it is by weights and by sampling.
+    """
+    if options.class_weights == "balanced" and options.sampling == "balanced":
+        raise OptionError(
+            "--env.class-weights balanced and --env.sampling balanced both correct the imbalance of the "
+            "classes, and together they favour the rare ones; use one of them"
+        )
 
 
 class ImageTask(ClassTask):
@@ -79,6 +114,9 @@ class ImageTask(ClassTask):
         names: names of the classes, in their order.
         augment: see `ClassTask`.
         resize: how the images were made square (see `_image_inputs.RESIZES`).
+        class_weights: see `ClassTask`.
+        sampling: see `ClassTask`.
+        size: height and width to which stored images are resized when they are read; None for no resizing.
     """
 
     def __init__(
@@ -90,9 +128,22 @@ class ImageTask(ClassTask):
         names: Sequence[str],
         augment: Augment | None,
         resize: str,
+        class_weights: Literal["none", "balanced"] = "none",
+        sampling: Literal["uniform", "balanced"] = "uniform",
+        size: int | None = None,
     ) -> None:
+        if augment is not None and size is not None:
+            augment = partial(_resize_and_augment, size=size, augment=augment)
         super().__init__(
-            id, title, examples, classes, transform=to_unit, augment=augment, class_names=tuple(names)
+            id,
+            title,
+            examples,
+            classes,
+            transform=to_unit if size is None else partial(_resize_to_unit, size=size),
+            augment=augment,
+            class_names=tuple(names),
+            class_weights=class_weights,
+            sampling=sampling,
         )
         self._resize = resize
 
@@ -100,12 +151,26 @@ class ImageTask(ClassTask):
         return {"resize": self._resize}
 
 
+def _resize_to_unit(pixels: Tensor, size: int) -> Tensor:
+    return to_unit(center_crop_and_resize(pixels, size))
+
+
+def _resize_and_augment(pixels: Tensor, generator: torch.Generator, size: int, augment: Augment) -> Tensor:
+    return augment(center_crop_and_resize(pixels, size), generator)
+
+
 class ClassHandler(ImageHandler):
-    """Classifies images: files, Pillow images, arrays and tensors."""
+    """Predicts a class, labels or values of images: files, Pillow images, arrays and tensors."""
 
     def postprocess(self, output: Tensor, examples: Preprocessed) -> Sequence[Prediction]:
-        """A class for each image from logits (B, C)."""
-        return class_predictions(output, self.card.outputs.names)
+        """A class for each image from logits (B, C), labels from logits (B, K), or values (B, K)."""
+        outputs = self.card.outputs
+        if outputs.is_binary:
+            return label_predictions(output, outputs.names)
+        if outputs.is_regression:
+            names = outputs.names or tuple(map(str, range(output.shape[1])))
+            return [ValuesPrediction(dict(zip(names, row, strict=True))) for row in output.tolist()]
+        return class_predictions(output, outputs.names)
 
 
 class ImageStream(TaskStream):
@@ -122,8 +187,16 @@ class ImageStream(TaskStream):
     """How images of users are made square (see `_image_inputs.RESIZES`)."""
     classes_per_task: ClassVar[int | None] = None
     """Default where the user sets nothing; None for all classes in one task."""
+    enlarged_size: int | None = None
+    """Height and width to which images are resized when they are read, since they would be too large in
+    memory; None if `read` gives them their size."""
 
     def __init__(self, options: ImageOptions, seed: int, shape: tuple[int, int, int]) -> None:
+        check_balance(options)
+        if options.tasks is not None and options.classes_per_task is not None:
+            raise OptionError(
+                "--env.tasks says which classes each task has; leave out --env.classes-per-task"
+            )
         self._options, self._seed = options, seed
         self.inputs = {"image": shape}
         self._fingerprint = self._content = ""
@@ -136,13 +209,20 @@ class ImageStream(TaskStream):
             DataError: it is missing or unreadable.
         """
 
-    def tasks(self) -> Sequence[ClassTask]:
+    def tasks(self) -> Sequence[SupervisedTask]:
         data, options = self.read(), self._options
-        partition = self._partition(len(data.names))
+        partition = self._partition(data.names)
+        if data.note:
+            self.info(data.note)
         examples = self._examples(data)
-        self._fingerprint = self._content = examples.fingerprint("divide by 255")
+        transform = (
+            "divide by 255"
+            if self.enlarged_size is None
+            else f"resize to {self.enlarged_size}, divide by 255"
+        )
+        self._fingerprint = self._content = examples.fingerprint(transform)
         if options.val_fraction:
-            self._content = Examples(data.images, data.labels).fingerprint("divide by 255")
+            self._content = Examples(data.images, data.labels).fingerprint(transform)
         tasks = []
         for index, classes in enumerate(partition[: options.num_tasks]):
             names = [data.names[label] for label in classes]
@@ -153,8 +233,11 @@ class ImageStream(TaskStream):
                     examples,
                     classes,
                     names,
-                    crop_flip if options.augment == "crop-flip" else None,
+                    batch_augment(options.augment),
                     self.resize,
+                    options.class_weights,
+                    options.sampling,
+                    self.enlarged_size,
                 )
             )
         return tasks
@@ -170,20 +253,14 @@ class ImageStream(TaskStream):
     def handler(cls, card: TaskCard) -> ClassHandler:
         return ClassHandler(card)
 
-    def _partition(self, count: int) -> list[list[int]]:
+    def _partition(self, names: Sequence[str]) -> list[list[int]]:
         """The labels of each task."""
-        size = self._options.classes_per_task or self.classes_per_task or count
-        if count % size:
-            divisors = ", ".join(str(n) for n in range(2, count + 1) if count % n == 0)
-            raise OptionError(
-                f"{count} classes cannot be split into tasks of {size} "
-                f"(--env.classes-per-task); possible: {divisors}"
-            )
-        order = list(range(count))
-        if self._options.partition == "random":
-            generator = torch.Generator().manual_seed(derive_seed(self._seed, "partition"))
-            order = torch.randperm(count, generator=generator).tolist()
-        return [order[first : first + size] for first in range(0, count, size)]
+        options = self._options
+        size = options.classes_per_task
+        partition = divide(names, options.tasks, size or self.classes_per_task, options.partition, self._seed)
+        if partition.note:
+            self.info(partition.note)
+        return partition.tasks
 
     def _examples(self, data: LabelledImages) -> Examples:
         """The set, with the held-out fraction of 'train' as split 'val'."""
@@ -195,23 +272,3 @@ class ImageStream(TaskStream):
             {"train": images[~val], "val": images[val], "test": data.images["test"]},
             {"train": labels[~val], "val": labels[val], "test": data.labels["test"]},
         )
-
-
-def crop_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crop of each image of (B, C, H, W) after 4-pixel zero padding, and horizontal flip with
-    probability 1/2.
-
-    The augmentation of He et al. (2016) for CIFAR.
-    """
-    batch, channels, height, width = pixels.shape
-    padded = torch.nn.functional.pad(pixels, (CROP_PADDING,) * 4)
-    top, left = torch.randint(0, 2 * CROP_PADDING + 1, (2, batch, 1), generator=generator)
-    flip = torch.rand(batch, 1, generator=generator) < 0.5
-    rows = top + torch.arange(height)
-    columns = left + torch.where(flip, torch.arange(width).flip(0), torch.arange(width))
-    return padded[
-        torch.arange(batch)[:, None, None, None],
-        torch.arange(channels)[:, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
-    ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sidetune_core.api import Batch, Components, Renamed, Task, TrainingStep, at_least, at_most, option
 
 from ..finetune import FineTune
-from .fisher import Estimator, Fisher, flat, require_labels
+from .fisher import Estimator, Fisher, flat, require_targets
 
 
 class EWC(FineTune):
@@ -49,10 +49,9 @@ class EWC(FineTune):
         coef: float = option(1e4, "weight of the penalty (without a factor 1/2)", at_least(0))
         fisher: Estimator = option(
             "exact",
-            "Fisher estimator: expectation over classes (exact), a sampled class (sample), the true label "
-            "(empirical), "
-            "squared mean gradients of batches (batched), or the original code with its averaging over "
-            "tasks (legacy)",
+            "Fisher estimator: expectation over classes or labels (exact), a sampled class (sample), the "
+            "true label (empirical), squared mean gradients of batches (batched), or the original code with "
+            "its averaging over tasks (legacy)",
         )
         examples: int = option(
             500, "maximum number of training examples per Fisher estimate; legacy uses all", at_least(1)
@@ -82,7 +81,7 @@ class EWC(FineTune):
 
     def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         if self._config.fisher in ("exact", "sample"):
-            require_labels(batch)  # at the first step rather than after the task
+            require_targets(batch, task.outputs)  # at the first step rather than after the task
         losses = {**super().losses(batch, task, step)}
         if len(self.heads) > 1:
             losses["pull"] = self._config.coef * self.pull(flat(self._shared()))

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 ROUNDING = 1e-3
 """The largest relative difference that is called rounding."""
+CLASS_METRICS = ("recall", "precision", "f1")
+PERCENT = ("accuracy", "balanced_accuracy", *CLASS_METRICS)
+"""Metrics in [0, 1] that are printed in percent."""
 
 
 def evaluate(
@@ -52,7 +55,7 @@ def evaluate(
         argv: options of the env that differ: --env and --env.*, as in sidetune-run.
         split: a split of the env, such as 'val'.
         task: id of a task; default: all that are trained.
-        per_class: also print the accuracy of each class.
+        per_class: also print recall, precision and F1 of each class.
         format: csv and json have values in full precision.
         device: such as 'cpu'; default: that of the run.
         trust_local_code: import code that the run names (module:Class).
@@ -120,14 +123,18 @@ def _table(evaluations: Sequence[TaskEvaluation]) -> list[list[str]]:
 
 def _class_table(evaluation: TaskEvaluation) -> list[list[str]]:
     rows = [
-        [one.name, _format("accuracy", one.accuracy), str(one.correct), str(one.count)]
+        [
+            one.name,
+            *(_format(name, getattr(one, name)) for name in CLASS_METRICS),
+            *map(str, (one.correct, one.predicted, one.count)),
+        ]
         for one in evaluation.classes
     ]
-    return [["class", "accuracy", "correct", "examples"], *rows]
+    return [["class", *CLASS_METRICS, "correct", "predicted", "examples"], *rows]
 
 
 def _format(name: str, value: float | None) -> str:
-    percent = name == "accuracy" and value is not None and 0 <= value <= 1
+    percent = name in PERCENT and value is not None and 0 <= value <= 1
     return format_value(value, percent) + (" %" if percent else "")
 
 
@@ -188,7 +195,9 @@ def _rows(evaluations: Sequence[TaskEvaluation]) -> Iterator[list[object]]:
         for name, value in one.metrics.items():
             yield [one.task, one.title, one.split, None, name, value, one.recorded.get(name), None]
         for each in one.classes:
-            yield [one.task, one.title, one.split, each.name, "accuracy", each.accuracy, None, each.count]
+            for name in CLASS_METRICS:
+                value = getattr(each, name)
+                yield [one.task, one.title, one.split, each.name, name, value, None, each.count]
 
 
 def _plain(one: TaskEvaluation) -> dict[str, Any]:
@@ -204,6 +213,13 @@ def _plain(one: TaskEvaluation) -> dict[str, Any]:
         "data_changes": list(one.data_changes),
         "not_finite": one.not_finite,
         "classes": [
-            {"name": each.name, "correct": each.correct, "examples": each.count} for each in one.classes
+            {
+                "name": each.name,
+                "correct": each.correct,
+                "predicted": each.predicted,
+                "examples": each.count,
+                **{name: getattr(each, name) for name in CLASS_METRICS},
+            }
+            for each in one.classes
         ],
     }

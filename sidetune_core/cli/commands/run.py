@@ -23,9 +23,7 @@ def run(argv: Sequence[str]) -> int:
     """
     arguments = parse(argv)
     if arguments.dry_run and arguments.resolved is not None:
-        print(one_line(arguments.resolved), file=sys.stderr)
-        print_json(arguments.resolved.to_spec().to_json())
-        return 0
+        return _dry_run(arguments.resolved)
     from sidetune_core.assembly.restore import read_resolved
     from sidetune_core.results.report import changed_lines, gap_lines, matrix_table, metrics_lines
     from sidetune_core.results.summary import summarise
@@ -69,6 +67,17 @@ def run(argv: Sequence[str]) -> int:
     for line in _hints(folder, resolved, finished.tasks[-1], trusted=arguments.trust_local_code is True):
         print(one_line(line))
     return 1 if summary.diverged else 0
+
+
+def _dry_run(resolved: ResolvedRun) -> int:
+    """Print the resolved spec, after building everything that needs no data."""
+    from sidetune_core.assembly.dry_run import fit_without_data
+
+    fitted = fit_without_data(resolved)
+    for line in (fitted.resolved, *fitted.lines, *filter(None, [fitted.warning])):
+        print(one_line(line), file=sys.stderr)
+    print_json(fitted.resolved.to_spec().to_json())
+    return 0
 
 
 def _hints(folder: Path, resolved: ResolvedRun, task: Task, trusted: bool) -> list[str]:

@@ -56,7 +56,8 @@ def report(
         (summary,) = summaries
         print(f"{one_line(summary.spec_line)}\n\n{matrix_table(summary.results)}\n")
         print("\n".join(metrics_lines(summary.results, (*MAIN, *extra))))
-        print("\n" + "\n".join([*gap_lines(summary), *changed_lines(summary)]))
+        classes = [*summary.classes, ""] if summary.classes else []
+        print("\n" + "\n".join([*gap_lines(summary), *classes, *changed_lines(summary)]))
         return 0
     methods = group_runs(summary for summary in summaries if summary.ended)
     if group_by == "auto":

@@ -44,7 +44,9 @@ def test_json_has_the_classes(digits_run: Path, capsys: Capsys) -> None:
 
 
 def test_classes_are_printed(digits_run: Path, capsys: Capsys) -> None:
-    assert "class  accuracy  correct  examples" in output_of(capsys, digits_run, "--per-class")
+    assert "class   recall  precision       f1  correct  predicted  examples" in output_of(
+        capsys, digits_run, "--per-class"
+    )
 
 
 def test_another_split_of_other_data(digits_run: Path, capsys: Capsys) -> None:

@@ -206,7 +206,16 @@ class Optimising(Sound):
 
 class Classes(Sound):
     def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
+        if task.outputs.is_binary:
+            return super().losses(batch, task, step)
         return {"loss": functional.cross_entropy(self(batch.inputs, task.id), batch.targets.long())}
+
+
+class OneLabel(Sound):
+    def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:
+        if task.outputs.is_regression:
+            return super().losses(batch, task, step)
+        return {"loss": functional.nll_loss(self(batch.inputs, task.id).log_softmax(1), batch.targets)}
 
 
 class Recording(Sound):
@@ -284,6 +293,7 @@ FAULTS: Mapping[type[Learner], tuple[str, str]] = {
     Squeezing: ("examples_are_independent", "do not squeeze"),
     Optimising: ("core_has_the_optimizer", "adam is an optimiser"),
     Classes: ("regression_is_accepted_or_refused", "use task.loss()"),
+    OneLabel: ("labels_are_accepted_or_refused", "on tasks of several labels"),
     Recording: ("trains_on_two_tasks", "record() returns 'nothing' nan"),
     Double: ("outputs_are_float32", "in float64"),
     Draining: ("trains_on_two_tasks", "finish() takes more than 256 batches"),

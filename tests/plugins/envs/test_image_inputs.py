@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sidetune_plugins.envs.images.preprocess import Preprocess
+from sidetune_plugins.envs.images.source import ImageFiles
 
 from sidetune_core import api
 from sidetune_core.assembly.cards import make_card, make_handler
@@ -209,6 +212,37 @@ def test_a_damaged_file_is_refused(handler: api.TaskHandler, tmp_path: Path) -> 
 def test_a_folder_is_no_image(handler: api.TaskHandler, tmp_path: Path) -> None:
     with pytest.raises(api.InputError, match="is a folder"):
         handler.preprocess([tmp_path])
+
+
+@pytest.mark.parametrize("preprocess", [Preprocess(SIZE, "bicubic", 0.9), Preprocess(SIZE)])
+def test_files_and_images_are_preprocessed_as_the_card_says(
+    handler: api.TaskHandler, tmp_path: Path, preprocess: Preprocess
+) -> None:
+    card = attrs.evolve(handler.card, values=preprocess.card())
+    handler = type(handler)(api.TaskCard.from_json(card.to_json()))
+    path = photo(tmp_path / "x.png", 31, 20)
+    source = ImageFiles([str(path)], torch.tensor([0]), torch.tensor([0]), preprocess)
+    (trained,) = source.read([api.Request(torch.tensor([0]))])
+    pixels = np.array(Image.open(path))
+    for value in (path, Image.open(path), pixels, pixels / 255):
+        assert torch.equal(image_of(handler, value), trained.inputs["image"][0])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"interpolation": "lanczos"}, "'interpolation' is 'lanczos', expected bilinear or bicubic"),
+        ({"crop_fraction": "all"}, "'crop_fraction' is 'all', expected a number from 0.1 to 2.0"),
+        ({"crop_fraction": 1e-9}, "'crop_fraction' is 1e-09, expected a number from 0.1 to 2.0"),
+        ({"resize": "torch", "crop_fraction": 0.9}, "'resize' is 'torch', which has no interpolation"),
+    ],
+)
+def test_a_card_with_other_values_is_refused(
+    handler: api.TaskHandler, values: dict[str, Any], words: str
+) -> None:
+    card = attrs.evolve(handler.card, values={"resize": "pillow", **values})
+    with pytest.raises(ValueError, match=re.escape(words)):
+        type(handler)(card)
 
 
 @pytest.mark.parametrize("values", [{}, {"resize": "none"}, {"resize": 3}])

@@ -1,0 +1,1 @@
+"""Any PyTorch network as a base."""

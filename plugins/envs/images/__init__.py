@@ -1,0 +1,1 @@
+"""Labelled images of your own, from files that are decoded when they are needed."""

@@ -1,0 +1,221 @@
+"""Whether components fit together, found out with random weights and a blank example, before weights are
+downloaded and data is read.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from sidetune_core.assembly.components import make_component
+from sidetune_core.config.resolve import ResolvedComponent
+from sidetune_core.errors import FitError
+from sidetune_core.interfaces.capabilities import vocabulary_size
+from sidetune_core.interfaces.inputs import Features, InputShapes, Shape
+from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure
+
+SPARE_TOKENS = 128
+"""Most unused embeddings of a base: vocabulary sizes are often rounded up to a multiple of 64 or 128."""
+_Network = TypeVar("_Network", bound=nn.Module)
+MAX_ALLOCATED = 50_000_000
+"""Parameters above which the shapes of a side or a merger are checked on the meta device, where it takes no
+memory; its kernels take seconds to import."""
+
+
+@attrs.frozen(eq=False)
+class BlankBase:
+    """A base with random weights, and its features of a blank example."""
+
+    component: ResolvedComponent
+    base: Base
+    inputs: InputShapes
+    features: Features
+
+    @property
+    def blank(self) -> dict[str, Tensor]:
+        """The blank example (1, *shape) by name, on the current default device."""
+        return {name: torch.zeros(1, *shape) for name, shape in self.inputs.items()}
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the base."""
+        return count_parameters(self.base)
+
+    def meta_base(self) -> Base:
+        """A copy of the base on the meta device, without taking memory for its weights."""
+        memo: dict[int, Any] = {id(self.base.cache): None}
+        for parameter in self.base.parameters():
+            memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        memo |= {id(buffer): buffer.to("meta") for buffer in self.base.buffers()}
+        return copy.deepcopy(self.base, memo)
+
+
+def without_weights(component: ResolvedComponent) -> Any:
+    """The config of a component with random weights: by convention, pretrained weights are an option
+    ``weights``.
+    """
+    if any(field.name == "weights" for field in attrs.fields(component.cls.Config)):
+        return attrs.evolve(component.config, weights="none")
+    return component.config
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of parameters, each counted once."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def make_blank_base(
+    component: ResolvedComponent, inputs: InputShapes, tokens: int | None = None, env: str = ""
+) -> BlankBase:
+    """Build a base with random weights and pass a blank example through it.
+
+    Args:
+        component: the base.
+        inputs: shapes of the env's inputs.
+        tokens: size of the env's vocabulary; None if its inputs are not tokens.
+        env: the env, for messages.
+
+    Raises:
+        FitError: the base does not accept the inputs, or returns other shapes than it declares.
+    """
+    base: Base = make_component(component, without_weights(component), inputs)
+    note_structure(base)
+    base.eval()
+    _check_vocabulary(component, base, tokens, env)
+    blank = {name: torch.zeros(1, *shape) for name, shape in inputs.items()}
+    with torch.no_grad():
+        features = base(blank)
+    _check_shape(component, "an encoding", features.encoding, base.shape, "declares")
+    for tap, shape in zip(features.taps, base.tap_shapes, strict=False):
+        _check_shape(component, "a tap", tap, shape, "declares")
+    if len(features.taps) != len(base.tap_shapes):
+        raise FitError(
+            f"{component.owner} returns {len(features.taps)} taps and declares {len(base.tap_shapes)}"
+        )
+    return BlankBase(component, base, inputs, features)
+
+
+def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = True) -> Side:
+    """Build a side with random weights and pass a blank example through it.
+
+    A side of more than `MAX_ALLOCATED` parameters is built on the meta device.
+
+    Args:
+        component: the side.
+        blank: the base.
+        allocate: build a large side that cannot be built on the meta device.
+
+    Raises:
+        FitError: it does not fit the base or the inputs.
+    """
+    if component.cls.needs_taps and not blank.base.tap_shapes:
+        raise FitError(f"{component.owner} needs a base with taps; '{blank.component.plugin.name}' has none")
+    config = without_weights(component)
+
+    def make() -> Side:
+        side: Side = component.cls(config, blank.inputs, blank.base)
+        return side
+
+    def encode(side: Side, features: Features) -> Tensor:
+        encoding: Tensor = side.eval()(blank.blank, features)
+        return encoding
+
+    side, encoding = _build(make, encode, blank.features, allocate)
+    _check_shape(component, "an encoding", encoding, blank.base.shape, "needs the base's shape")
+    return side
+
+
+def check_merger(component: ResolvedComponent, blank: BlankBase, allocate: bool = True) -> Merger:
+    """Build a merger and merge two blank encodings; see `check_side`.
+
+    Raises:
+        FitError: it does not fit the base.
+    """
+
+    def make() -> Merger:
+        merger: Merger = component.cls(component.config, blank.base.shape, 2)
+        return merger
+
+    def merge(merger: Merger, features: Features) -> Tensor:
+        merged: Tensor = merger.eval()([features.encoding, features.encoding])
+        return merged
+
+    merger, merged = _build(make, merge, blank.features, allocate)
+    _check_shape(component, "an encoding", merged, blank.base.shape, "needs the base's shape")
+    return merger
+
+
+def _build(
+    make: Callable[[], _Network],
+    call: Callable[[_Network, Features], Tensor],
+    features: Features,
+    allocate: bool,
+) -> tuple[_Network, Tensor]:
+    """A network and its output; on the meta device if it is large."""
+    with torch.no_grad():
+        try:
+            with _limited(MAX_ALLOCATED):
+                network = make()
+            return network, call(network, features)
+        except _TooLarge:
+            pass
+        meta = Features(features.encoding.to("meta"), tuple(tap.to("meta") for tap in features.taps))
+        try:
+            with torch.device("meta"):
+                network = make()
+                return network, call(network, meta)
+        except Exception:  # it needs values
+            if not allocate:
+                raise
+        network = make()
+        return network, call(network, features)
+
+
+class _TooLarge(Exception):
+    """A network has more parameters than are to be allocated."""
+
+
+@contextmanager
+def _limited(limit: int) -> Iterator[None]:
+    """Raise `_TooLarge` as soon as the modules that are made have more parameters than `limit`, which is
+    before these are initialised.
+    """
+    total = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal total
+        total += parameter.numel() if parameter is not None else 0
+        if total > limit:
+            raise _TooLarge
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _check_vocabulary(component: ResolvedComponent, base: Base, tokens: int | None, env: str) -> None:
+    """The tokenizer of the env, of this number of tokens, must be the one that the base was trained with."""
+    embeddings = vocabulary_size(base)
+    if tokens is None or embeddings is None:
+        return
+    if not 0 <= embeddings - tokens < SPARE_TOKENS:
+        raise FitError(
+            f"{component.owner} has {embeddings} embeddings and the tokenizer of {env} {tokens} tokens: "
+            "choose the tokenizer that the base was trained with"
+        )
+
+
+def _check_shape(component: ResolvedComponent, what: str, value: Tensor, shape: Shape, verb: str) -> None:
+    if tuple(value.shape[1:]) != tuple(shape):
+        raise FitError(
+            f"{component.owner} returns {what} of shape {tuple(value.shape[1:])} and {verb} {tuple(shape)}"
+        )

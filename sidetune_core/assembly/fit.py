@@ -1,0 +1,212 @@
+"""The components of a run fitted to each other: the side that nobody has chosen, the check of all shapes, and
+the number of parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from sidetune_core.assembly.alternatives import (
+    default_component,
+    fitting_bases,
+    fitting_mergers,
+    fitting_sides,
+    smaller_sides,
+)
+from sidetune_core.assembly.check import (
+    BlankBase,
+    check_merger,
+    check_side,
+    count_parameters,
+    make_blank_base,
+)
+from sidetune_core.assembly.trainable import count_trainable
+from sidetune_core.config import registry
+from sidetune_core.config.defaults import SIDES
+from sidetune_core.config.kinds import SIDE
+from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun
+from sidetune_core.config.spec import Choice
+from sidetune_core.errors import FitError, PluginError
+from sidetune_core.interfaces.capabilities import DeclaresImageInput, vocabulary_size
+from sidetune_core.interfaces.networks import Merger, Side
+from sidetune_core.interfaces.tasks import TaskStream
+from sidetune_core.seeding import seeded
+
+
+@attrs.frozen
+class Fit:
+    """A run whose components fit together."""
+
+    resolved: ResolvedRun
+    """The run; its side is chosen."""
+    base: int
+    """Parameters of the base."""
+    side: int | None
+    """Parameters of a side; None if there is none."""
+    trainable: int | None
+    """Parameters that are trained in a task, without those of its head; None if that is not known."""
+    chosen: bool = False
+    """Whether the side was chosen here, and is not the default."""
+    smaller: str = ""
+    """Names of smaller sides, where the side is larger than the base."""
+
+    def lines(self) -> list[str]:
+        """What to report when the run begins."""
+        lines = []
+        if self.chosen and self.side is not None:
+            side, base = (self.resolved.components[slot] for slot in ("side", "base"))
+            lines.append(
+                f"side {side.plugin.name} (chosen: fits {base.title}; {self.side:,} parameters, "
+                f"{_percent(self.side, self.base)} of the base)"
+            )
+        if self.trainable == 0:
+            lines.append(f"trainable: the head of a task only; the base has {self.base:,} parameters")
+        elif self.trainable is not None:
+            lines.append(
+                f"trainable {self.trainable:,} parameters a task and its head "
+                f"({_percent(self.trainable, self.base)} of the base's {self.base:,})"
+            )
+        return lines
+
+    @property
+    def warning(self) -> str:
+        """That the side is larger than the base; empty if it is not."""
+        if self.side is None or self.side <= self.base:
+            return ""
+        side = self.resolved.components["side"]
+        times = f", {self.side / self.base:,.3g} x the base" if self.base else ""
+        return f"warning: {side.owner} has {self.side:,} parameters{times}{self.smaller}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers of parameters for ``run.json``."""
+        counts = {"base": self.base, "side": self.side, "trainable": self.trainable}
+        return {name: count for name, count in counts.items() if count is not None}
+
+
+def fit_components(resolved: ResolvedRun, stream: TaskStream) -> Fit:
+    """Pass a blank example through all networks, with random weights: a wrong shape is an error before
+    weights are downloaded and data is read.
+
+    A side that nobody has chosen is the default where that fits, otherwise the first of `defaults.SIDES` that
+    fits and is smaller than the base.
+
+    Args:
+        resolved: the components.
+        stream: gives the shapes of inputs.
+
+    Raises:
+        DataError: the env's tokenizer cannot be read.
+        FitError: the components do not fit together; the message names some that do.
+    """
+    with seeded(resolved.seed, "check"):
+        blank = _blank_base(resolved.components, stream)
+        merger = _merger(resolved.components, blank)
+        default = resolved.components.get("side")
+        side: Side | None
+        if resolved.open_side:
+            resolved, side = _with_side(resolved, blank, merger)
+        else:
+            side = _side(resolved.components, blank)
+        trainable = _trainable(resolved.components, blank, side, merger)
+        size = count_parameters(side) if side is not None else None
+        larger = size is not None and size > blank.parameters
+        smaller = smaller_sides(resolved.components, blank, blank.parameters) if larger else ""
+    chosen = default is not None and resolved.components["side"].plugin != default.plugin
+    return Fit(resolved, blank.parameters, size, trainable, chosen, smaller)
+
+
+def _blank_base(components: Mapping[str, ResolvedComponent], stream: TaskStream) -> BlankBase:
+    try:
+        return make_blank_base(
+            components["base"], stream.inputs, vocabulary_size(stream), components["env"].owner
+        )
+    except FitError as error:
+        hint = _image_size_hint(components, stream) or fitting_bases(components, stream.inputs)
+        raise FitError(f"{error}{hint}") from error
+
+
+def _image_size_hint(components: Mapping[str, ResolvedComponent], stream: TaskStream) -> str:
+    """``; timm vit_tiny takes 224 x 224: --env.image-size 224``; empty if the size is not the reason."""
+    base, env = components["base"], components["env"]
+    if not isinstance(base.cls, DeclaresImageInput):
+        return ""
+    images, shape = base.cls.image_input(base.config), stream.inputs.get("image", ())
+    if images is None or len(shape) != 3 or shape[0] != 3 or set(shape[1:]) == {images.size}:
+        return ""
+    takes = f"; {base.title} takes {images.size} x {images.size}"
+    has_size = any(field.name == "image_size" for field in attrs.fields(type(env.config)))
+    return f"{takes}: --env.image-size {images.size}" if has_size else f"{takes} images"
+
+
+def _side(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> Side | None:
+    if "side" not in components:
+        return None
+    try:
+        return check_side(components["side"], blank)
+    except FitError as error:
+        raise FitError(f"{error}{fitting_sides(components, blank)}") from error
+
+
+def _merger(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> Merger | None:
+    if "merger" not in components:
+        return None
+    try:
+        return check_merger(components["merger"], blank)
+    except FitError as error:
+        raise FitError(f"{error}{fitting_mergers(components, blank)}") from error
+
+
+def _trainable(
+    components: Mapping[str, ResolvedComponent], blank: BlankBase, side: Side | None, merger: Merger | None
+) -> int | None:
+    try:
+        return count_trainable(components["learner"], blank, side, merger)
+    except FitError as error:
+        hint = fitting_sides(components, blank) if side is not None else ""
+        raise FitError(f"{error}{hint}") from error
+
+
+def _with_side(resolved: ResolvedRun, blank: BlankBase, merger: Merger | None) -> tuple[ResolvedRun, Side]:
+    """The run with the side that fits."""
+    default, learner = resolved.components["side"], resolved.components["learner"]
+    fitting: list[tuple[int, ResolvedComponent, Side]] = []
+    first_error: Exception | None = None
+    for name in SIDES:
+        try:
+            component = default if name == default.choice else default_component(registry.find(SIDE, name))
+            side = check_side(component, blank, allocate=False)
+            count_trainable(learner, blank, side, merger)
+        except (FitError, PluginError) as error:
+            first_error = first_error or error
+            continue
+        size = count_parameters(side)
+        if component is default or size < blank.parameters:
+            return _chosen(resolved, component), side
+        fitting.append((size, component, side))
+    if not fitting:
+        hint = fitting_sides(resolved.components, blank)
+        raise FitError(f"no side was chosen, and {first_error}{hint}") from first_error
+    _, component, side = min(fitting, key=lambda one: one[0])
+    return _chosen(resolved, component), side
+
+
+def _chosen(resolved: ResolvedRun, side: ResolvedComponent) -> ResolvedRun:
+    """The run with a side. The spec that was asked for names it too, if it names the default."""
+    requested = resolved.requested
+    if requested is not None and side is not resolved.components["side"]:
+        named = requested.side is not None and requested.side.name == resolved.components["side"].choice
+        if named:
+            requested = requested.with_components({"side": Choice(side.choice)})
+    return attrs.evolve(
+        resolved,
+        components={**resolved.components, "side": side},
+        requested=requested,
+        open_side=False,
+    )
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "∞ %"

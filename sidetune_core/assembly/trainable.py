@@ -1,0 +1,95 @@
+"""How many parameters a learner trains in a task, known before any data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sidetune_core.assembly.check import BlankBase
+from sidetune_core.config.resolve import ResolvedComponent
+from sidetune_core.errors import FitError
+from sidetune_core.interfaces.inputs import InputShapes, Shape
+from sidetune_core.interfaces.learner import Components, Learner
+from sidetune_core.interfaces.networks import Base, Merger, Side
+from sidetune_core.interfaces.outputs import Outputs
+from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task
+from sidetune_core.interfaces.training import members
+
+
+def count_trainable(
+    learner: ResolvedComponent, blank: BlankBase, side: Side | None, merger: Merger | None
+) -> int | None:
+    """Number of parameters that a learner trains in its first task, without those of the task's head.
+
+    The learner is built with a base on the meta device, which takes no memory, and starts a task without
+    data. None if it needs weights or data for that.
+
+    Args:
+        learner: of the run.
+        blank: its base.
+        side: its side (see `check_side`); None if it has none.
+        merger: its merger; None if it has none.
+
+    Raises:
+        FitError: the learner does not accept these components.
+    """
+
+    def make_base(pretrained: bool = True) -> Base:
+        return blank.meta_base()
+
+    def make_side(base: Base, pretrained: bool = True) -> Side:
+        assert side is not None
+        return side
+
+    def make_merger(base: Base, count: int) -> Merger:
+        assert merger is not None
+        return merger
+
+    components = Components(
+        blank.inputs,
+        make_base,
+        make_side if side is not None else None,
+        make_merger if merger is not None else None,
+    )
+    try:
+        with torch.no_grad():
+            built: Learner = learner.cls(learner.config, components)
+            trainable = list(built.start(_BlankTask(blank.inputs)))
+    except FitError:
+        raise
+    except Exception:  # whatever it needs, the run itself has it
+        return None
+    parameters: dict[int, int] = {}
+    for member in members(trainable):
+        owned = member.parameters() if isinstance(member, nn.Module) else [member]
+        parameters |= {id(parameter): parameter.numel() for parameter in owned}
+    return sum(parameters.values())
+
+
+class _BlankTask(Task):
+    """A task without data, whose head has no parameters."""
+
+    id = "t0"
+    title = "blank"
+    outputs = Outputs.of_classes(("0", "1"))
+
+    def __init__(self, inputs: InputShapes) -> None:
+        self.inputs = inputs
+
+    def make_head(self, shape: Shape) -> nn.Module:
+        return nn.Flatten()
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return 1
+
+    def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
+        raise NotImplementedError
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+    def evaluate(self, predict: Predict, split: str = "test") -> dict[str, Any]:
+        raise NotImplementedError

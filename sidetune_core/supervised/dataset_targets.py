@@ -1,0 +1,290 @@
+"""The targets of a dataset: found without reading its inputs where possible, and encoded for an objective."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
+
+from sidetune_core.errors import DataError, OptionError, shorten
+from sidetune_core.supervised.dataset_examples import BadExample
+from sidetune_core.supervised.multi_label import MultiLabel
+from sidetune_core.supervised.objectives import Classification, Objective
+from sidetune_core.supervised.regression import Regression
+from sidetune_core.supervised.sampling import ClassWeights, class_weights
+
+Label = int | str
+
+
+def stored_targets(dataset: Any) -> Sequence[Any] | Tensor | None:
+    """The targets of all examples that a dataset keeps apart from its inputs; None if it keeps none.
+
+    These are the last tensor of a `TensorDataset` of two, ``targets`` or ``labels`` of any other, and those
+    of the datasets in a `Subset` or `ConcatDataset`.
+    """
+    if isinstance(dataset, Subset):
+        inner = stored_targets(dataset.dataset)
+        return None if inner is None else [inner[row] for row in dataset.indices]
+    if isinstance(dataset, ConcatDataset):
+        parts = [stored_targets(part) for part in dataset.datasets]
+        return None if any(part is None for part in parts) else [y for part in parts for y in part or ()]
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[1] if len(dataset.tensors) == 2 else None
+    for name in ("targets", "labels"):
+        values = getattr(dataset, name, None)
+        if isinstance(values, Sequence | Tensor | np.ndarray) and not isinstance(values, str):
+            return values if len(values) == len(dataset) else None  # type: ignore[return-value]
+    return None
+
+
+def same_target(first: Any, second: Any) -> bool:
+    """Whether two targets are equal, in whatever types."""
+    try:
+        return bool(np.array_equal(np.asarray(first), np.asarray(second)))
+    except (TypeError, ValueError):
+        return False
+
+
+def class_names(dataset: Any) -> Sequence[str] | None:
+    """The names of the classes that a dataset has, as those of torchvision do; None if it has none."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    names = getattr(dataset, "classes", None)
+    listed = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return names if listed else None
+
+
+class Coder(ABC):
+    """Encodes targets for an objective; a plain object that worker processes may have."""
+
+    @abstractmethod
+    def encode(self, target: Any) -> Tensor:
+        """The target of an example.
+
+        Raises:
+            BadExample: it is none of this objective.
+        """
+
+    @abstractmethod
+    def objective(self, targets: Tensor | None, weights: ClassWeights) -> Objective:
+        """The objective, for the training targets; None where these are not known beforehand.
+
+        Raises:
+            OptionError: class weights are asked for that it has not.
+        """
+
+
+@attrs.frozen
+class ClassCoder(Coder):
+    """Classes 0, 1, … by label, in order."""
+
+    table: Mapping[Label, int]
+    names: tuple[str, ...]
+
+    def encode(self, target: Any) -> Tensor:
+        label = plain_label(target)
+        if label not in self.table:
+            raise BadExample(f"its label {label!r} is none of the {len(self.names)} classes")
+        return torch.tensor(self.table[label])
+
+    def objective(self, targets: Tensor | None, weights: ClassWeights) -> Objective:
+        if targets is None:
+            if weights != "none":
+                raise OptionError(
+                    "class_weights needs the number of examples of each class: use a map-style dataset"
+                )
+            return Classification(self.names)
+        return Classification(self.names, class_weights(targets, len(self.names), weights))
+
+
+@attrs.frozen
+class LabelCoder(Coder):
+    """Any number of labels: a vector of 0 and 1, or the names or numbers of those that apply."""
+
+    names: tuple[str, ...]
+
+    def encode(self, target: Any) -> Tensor:
+        count = len(self.names)
+        if isinstance(target, list | tuple | set | frozenset) and all(isinstance(one, str) for one in target):
+            unknown = [one for one in target if one not in self.names]
+            if unknown:
+                raise BadExample(f"its label {unknown[0]!r} is none of the {count} labels")
+            return torch.tensor([float(name in target) for name in self.names])
+        if isinstance(target, set | frozenset):
+            raise BadExample("a set of labels has names; give numbers as a vector of 0 and 1")
+        vector = as_vector(target)
+        if tuple(vector.shape) != (count,):
+            raise BadExample(
+                f"its target has shape {tuple(vector.shape)}; expected {count} values of 0 or 1, "
+                "one for each "
+                "label, or the names of those that apply"
+            )
+        if not bool(((vector == 0) | (vector == 1)).all()):
+            raise BadExample("its target has values other than 0 and 1")
+        return vector
+
+    def objective(self, targets: Tensor | None, weights: ClassWeights) -> Objective:
+        _no_weights(weights, "labels")
+        return MultiLabel(self.names)
+
+
+@attrs.frozen
+class ValueCoder(Coder):
+    """Values to regress."""
+
+    names: tuple[str, ...]
+    """Empty if they have none."""
+    count: int
+
+    def encode(self, target: Any) -> Tensor:
+        vector = as_vector(target).reshape(-1)
+        if len(vector) != self.count:
+            raise BadExample(f"its target has {len(vector)} values, expected {self.count}")
+        if not bool(vector.isfinite().all()):
+            raise BadExample("its target is NaN or infinite")
+        return vector
+
+    def objective(self, targets: Tensor | None, weights: ClassWeights) -> Objective:
+        _no_weights(weights, "values")
+        return Regression(self.names or self.count)
+
+
+def _no_weights(weights: ClassWeights, kind: str) -> None:
+    if weights != "none":
+        raise OptionError(f"class_weights is for classes, and this task has {kind}: leave it out")
+
+
+def plain_label(target: Any) -> Label:
+    """A label as an int or a text.
+
+    Raises:
+        BadExample: it is something else.
+    """
+    if isinstance(target, Tensor | np.ndarray | np.generic):
+        if target.size != 1 if not isinstance(target, Tensor) else target.numel() != 1:
+            raise BadExample(
+                f"its target has shape {tuple(target.shape)}; a class is an integer or a name (for several "
+                "labels pass labels=[...], for values values=...)"
+            )
+        target = target.item()
+    if isinstance(target, str):
+        return target
+    if isinstance(target, bool | int) or (isinstance(target, float) and target.is_integer()):
+        return int(target)
+    raise BadExample(
+        f"its target is {_short(target)}; a class is an integer or a name (for values pass values=...)"
+    )
+
+
+def as_vector(target: Any) -> Tensor:
+    """Numbers as float32.
+
+    Raises:
+        BadExample: it has others.
+    """
+    try:
+        vector = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadExample(f"its target is {_short(target)}, expected numbers") from error
+    if vector.is_complex():
+        raise BadExample("its target is complex, expected real numbers")
+    return vector.detach().cpu().float()
+
+
+def _short(value: Any) -> str:
+    text = f"{type(value).__name__} {value!r}"
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+@attrs.frozen
+class Labels:
+    """The labels of the examples of a split."""
+
+    where: str
+    found: Sequence[Label]
+
+
+def make_class_coder(
+    splits: Mapping[str, Labels], classes: Sequence[Any] | None, names: Sequence[str] | None
+) -> ClassCoder:
+    """Number the classes of a task.
+
+    Args:
+        splits: the labels of each split, 'train' among them.
+        classes: the classes in order, as labels or as names of labels 0, 1, …; None for all labels of the
+            training examples, sorted.
+        names: those that the dataset has of labels 0, 1, …; None for none.
+
+    Raises:
+        DataError: examples have other labels, or a class has test examples and no training examples.
+    """
+    train = set(splits["train"].found)
+    where = splits["train"].where
+    coder = _found(train, names, where) if classes is None else _listed(classes, train, names)
+    for split, labels in splits.items():
+        unknown = Counter(label for label in labels.found if label not in coder.table)
+        if unknown and classes is None:
+            raise DataError(
+                f"{labels.where}: {unknown.total():,} of {len(labels.found):,} examples of split "
+                f"'{split}' have "
+                f"classes that no training example has: {_counts(unknown)}"
+            )
+        if unknown:
+            raise DataError(
+                f"{labels.where}: {unknown.total():,} of {len(labels.found):,} examples have labels that are "
+                f"not in classes=: {_counts(unknown)}. Add them, or leave the examples out "
+                "(torch.utils.data.Subset)"
+            )
+        if split != "train" and (untrained := Counter(label for label in labels.found if label not in train)):
+            raise DataError(
+                f"{labels.where}: {untrained.total():,} of {len(labels.found):,} examples of split '{split}' "
+                f"have classes that no training example has: {_counts(untrained)}"
+            )
+    return coder
+
+
+def _found(train: set[Label], names: Sequence[str] | None, where: str) -> ClassCoder:
+    kinds = {type(label) for label in train}
+    if len(kinds) > 1:
+        raise DataError(f"{where}: some labels are integers and some are names: make them one kind")
+    labels = sorted(train)
+    numbers = [label for label in labels if isinstance(label, int)]
+    named = names is not None and len(numbers) == len(labels) and all(0 <= n < len(names) for n in numbers)
+    called = tuple(names[n] for n in numbers) if names is not None and named else tuple(map(str, labels))
+    return ClassCoder({label: number for number, label in enumerate(labels)}, called)
+
+
+def _listed(classes: Sequence[Any], train: set[Label], names: Sequence[str] | None) -> ClassCoder:
+    """Classes that the user lists: labels themselves; or names of integer labels, which are those that the
+    dataset gives the names, 0, 1, …, or as many others as there are names, in their order."""
+    try:
+        listed = [plain_label(label) for label in classes]
+    except BadExample as error:
+        raise OptionError(f"classes= is a list of labels or of names: {error}") from error
+    called = tuple(map(str, listed))
+    if repeated := [label for label, count in Counter(called).items() if count > 1]:
+        raise OptionError(f"classes= names {shorten(repeated)} more than once")
+    if not listed:
+        raise OptionError("classes= is empty; leave it out for all labels of the training examples")
+    integers = all(isinstance(label, int) for label in train)
+    if not (integers and train and all(isinstance(label, str) for label in listed)):
+        return ClassCoder({label: number for number, label in enumerate(listed)}, called)
+    if names is not None and all(name in names for name in called):
+        return ClassCoder({names.index(name): number for number, name in enumerate(called)}, called)
+    labels = sorted(train)
+    inside = all(0 <= label < len(called) for label in labels if isinstance(label, int))
+    if not inside and len(labels) == len(called):
+        return ClassCoder({label: number for number, label in enumerate(labels)}, called)
+    return ClassCoder({number: number for number in range(len(called))}, called)
+
+
+def _counts(labels: Counter[Label]) -> str:
+    """``'cat' (3), 'dog' (1) and 2 more``"""
+    return shorten(f"{label!r} ({count:,})" for label, count in labels.most_common())
