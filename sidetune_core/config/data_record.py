@@ -159,6 +159,12 @@ def of_task(record: DataRecord, task: str) -> DataRecord:
     return attrs.evolve(record, parts=parts)
 
 
+def of_parts(record: DataRecord, names: Iterable[str]) -> DataRecord:
+    """The record with some parts only, by their names."""
+    kept = set(names)
+    return attrs.evolve(record, parts={name: part for name, part in record.parts.items() if name in kept})
+
+
 def tasks_of(record: DataRecord) -> list[str]:
     """The first components of the names of parts, in order."""
     return list(dict.fromkeys(_shortened(name, 1) for name in record.parts))
