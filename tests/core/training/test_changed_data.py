@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from sidetune_plugins.envs.images.env import Images
 
 import sidetune_core
 from sidetune_core.cli.main import main, main_run
@@ -318,3 +319,40 @@ def test_an_evaluation_names_what_of_the_data_changed(finished: Path, capsys: Ca
     assert main(["evaluate", "run", "--trust-local-code", "--task", "t0", "--format", "json"]) == 0
     (values,) = json.loads(capsys.readouterr().out)
     assert values["data_changes"] == ["train/cat 4 → 5 examples", "test/emu: other content"]
+
+
+def test_a_customer_whose_images_changed_is_named_and_a_new_one_can_be_added(
+    finished: Path, capsys: Capture
+) -> None:
+    for customer in ("acme", "bravo", "carol"):
+        for number, name in enumerate(("cat", "dog")):
+            for image in range(5):
+                write_image(Path("customers", customer, name, f"{image}.png"), 40 * number + image)
+    Path("customers/carol").rename("carol")
+    sidetune_core.run(spec(root="customers", classes_per_task=None), "many")
+    for path in Path("many/checkpoints").glob("after-002.*"):
+        path.unlink()
+    Path("many/status").write_text("running\n")
+    write_image(Path("customers/acme/cat/more.png"), 9)
+    assert resume(Path("many")) == 2
+    assert (
+        "many was made with other data: acme/train/cat 4 → 5 examples: restore it" in capsys.readouterr().err
+    )
+    Path("carol").rename("customers/carol")
+    assert resume(Path("many"), "--allow-changed-data") == 2
+    message = capsys.readouterr().err
+    assert "env 'images' now also has task carol that many was not started with" in message
+    assert "--extend many --env sidetune/images --env.root customers --env.image-size 8" in message
+
+
+def test_seeds_that_hold_out_other_images_have_the_same_content(finished: Path) -> None:
+    streams = [Images(Images.Config(root=(Path("photos"),), val_fraction=0.5), seed) for seed in (0, 1)]
+    for stream in streams:
+        stream.tasks()
+    first, second = streams
+    assert first.data_fingerprint() != second.data_fingerprint()
+    assert first.content_fingerprint() == second.content_fingerprint()
+    more(Path("photos"))
+    changed = Images(Images.Config(root=(Path("photos"),), val_fraction=0.5), 0)
+    changed.tasks()
+    assert changed.content_fingerprint() != first.content_fingerprint()
