@@ -42,8 +42,7 @@ def read_archive(path: Path, size: tuple[int, int] | None = None) -> LabelledIma
 
     Keys: ``x_train``, ``x_test`` (N, H, W, 3), or (N, H, W) or (N, H, W, 1) for grey images, uint8;
     ``y_train``, ``y_test`` (N,) any integers, with names from 0 or 1; and optionally ``names`` (classes,)
-    text. Grey images are repeated over three channels. Pickled objects are refused: nothing in the file can run
-    code.
+    text. Grey images are repeated over three channels. Pickled objects are refused: nothing in the file can run code.
 
     Args:
         path: the file.
