@@ -78,11 +78,19 @@ def make_record(
     return DataRecord(extension, env, fingerprint, content, depth, summarised(recorded, depth))
 
 
-def summarised(parts: Mapping[str, RecordedPart], depth: int) -> dict[str, RecordedPart]:
+def summarised(parts: Mapping[str, RecordedPart], depth: int, present: int = 0) -> dict[str, RecordedPart]:
     """Parts under names of at most `depth` components, with the counts and digests of those that have the
-    same; as they are if `depth` is 0."""
-    if not depth:
+    same; as they are if `depth` is 0.
+
+    Args:
+        parts: by name.
+        depth: 0, 2, or 1, which summarises what 2 has summarised.
+        present: the depth of the names that they have.
+    """
+    if depth == present:
         return dict(parts)
+    if depth == 1 and not present:
+        parts = summarised(parts, 2)
     counts: dict[str, int] = {}
     digests: dict[str, Any] = {}
     for name in sorted(parts):
@@ -136,7 +144,7 @@ def part_changes(before: DataRecord, now: DataRecord) -> Iterator[str]:
     """How parts differ, in lines: ``acme/train/cat 12 → 13 examples``. A task that is new or gone, and a
     split of a task, is one line."""
     depth = _coarser(before.depth, now.depth)
-    first, second = (summarised(record.parts, depth) for record in (before, now))
+    first, second = (summarised(record.parts, depth, record.depth) for record in (before, now))
     lost, new = _whole(first, second), _whole(second, first)
     for owners, state in ((lost, "gone"), (new, "new")):
         yield from (f"{owner} ({counted(count, 'example')}) is {state}" for owner, count in owners.items())
@@ -157,6 +165,12 @@ def of_task(record: DataRecord, task: str) -> DataRecord:
     """The record with the parts of one task only, by its id in the env."""
     parts = {name: part for name, part in record.parts.items() if _shortened(name, 1) == task}
     return attrs.evolve(record, parts=parts)
+
+
+def of_parts(record: DataRecord, names: Iterable[str]) -> DataRecord:
+    """The record with some parts only, by their names."""
+    kept = set(names)
+    return attrs.evolve(record, parts={name: part for name, part in record.parts.items() if name in kept})
 
 
 def tasks_of(record: DataRecord) -> list[str]:

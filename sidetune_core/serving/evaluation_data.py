@@ -41,10 +41,13 @@ class PartData:
         if before is None or known == self.fingerprint:
             return {}
         now = record_data(self.stream, list(self.tasks.values()), self.part.tasks, self.number, self.part.env)
+        named, present = tasks_of(before), tasks_of(now)
+        if not any(of in named for of in self.part.tasks.values()):  # the parts are those of no one task
+            return dict.fromkeys(self.part.tasks, tuple(part_changes(before, now)))
         return {
             id: tuple(part_changes(of_task(before, of), of_task(now, of)))
             for id, of in self.part.tasks.items()
-            if of in tasks_of(before) and of in tasks_of(now)
+            if of in named and of in present
         }
 
     def find(self, id: str) -> Task:

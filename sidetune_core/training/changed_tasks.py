@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sidetune_core.assembly.cards import CardTask, read_cards
-from sidetune_core.config.options import flat_options, unstructure
 from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.errors import RunError, shorten
 from sidetune_core.interfaces.outputs import Outputs
@@ -17,12 +16,18 @@ from sidetune_core.storage.run_folder import RunFolder
 
 
 def check_tasks(
-    folder: RunFolder, before: Sequence[str], now: Sequence[str], env: ResolvedComponent, finished: bool
+    folder: RunFolder,
+    about: Mapping[str, Any],
+    before: Sequence[str],
+    now: Sequence[str],
+    env: ResolvedComponent,
+    finished: bool,
 ) -> None:
     """Check that an env has the tasks that a run was started with.
 
     Args:
         folder: of the run.
+        about: its ``run.json``.
         before: ids of its tasks.
         now: ids of the env's tasks.
         env: the env.
@@ -43,7 +48,7 @@ def check_tasks(
         )
         raise RunError(
             f"{env.owner} now also has {_tasks(new)} that {path} was not started with: {way} "
-            f"{'it' if len(new) == 1 else 'them'}: {_extend_command(folder, env, new)}"
+            f"{'it' if len(new) == 1 else 'them'}: {_extend_command(folder, about, env, new)}"
         )
     if list(before) != list(now):
         raise RunError(
@@ -106,22 +111,20 @@ def _tasks(ids: Sequence[str]) -> str:
     return f"task{'s' if len(ids) > 1 else ''} {shorten(list(ids))}"
 
 
-def _extend_command(folder: RunFolder, env: ResolvedComponent, tasks: Sequence[str]) -> str:
-    words = ["sidetune-run", "--extend", str(folder.path), "--env", env.choice, *_given_options(env)]
+def _extend_command(
+    folder: RunFolder, about: Mapping[str, Any], env: ResolvedComponent, tasks: Sequence[str]
+) -> str:
+    """What adds tasks to a run, with the options of the env that the user has set."""
+    if env.given is not None:
+        return f"sidetune_core.extend({str(folder.path)!r}, tasks=[{', '.join(tasks)}])"
+    asked = about.get("asked")
+    own = asked.get("env") if isinstance(asked, Mapping) else None
+    options = own.get("options") if isinstance(own, Mapping) else None
+    words = ["sidetune-run", "--extend", str(folder.path), "--env", env.choice]
+    for name, value in (options if isinstance(options, Mapping) else {}).items():
+        words += _words(name, value)
     trust = ["--trust-local-code"] if env.names_code else []
     return shlex.join([*words, "--tasks", *tasks, *trust])
-
-
-def _given_options(component: ResolvedComponent) -> Iterator[str]:
-    """The options of a component that are not their defaults, as they are typed."""
-    config = component.cls.Config
-    values, defaults = (
-        flat_options(config, unstructure(options), component.owner, recorded=True)
-        for options in (component.config, config())
-    )
-    for name, value in values.items():
-        if value != defaults[name]:
-            yield from _words(name, value)
 
 
 def _words(name: str, value: Any) -> Iterator[str]:
@@ -132,6 +135,6 @@ def _words(name: str, value: Any) -> Iterator[str]:
     elif isinstance(value, bool):
         table, _, last = f"env.{option}".rpartition(".")
         yield f"--{table}.{last}" if value else f"--{table}.no-{last}"
-    else:
+    elif value is not None:
         entries = value if isinstance(value, list | tuple) else [value]
         yield from (f"--env.{option}", *map(str, entries))

@@ -212,7 +212,7 @@ class Continuation:
         """
         now = job.identity
         ids, component = [task["id"] for task in now.tasks], job.resolved.components["env"]
-        check_tasks(self._folder, self._tasks, ids, component, self.is_finished)
+        check_tasks(self._folder, self._about, self._tasks, ids, component, self.is_finished)
         check_outputs(self._folder, job.tasks)
         self._read = job.data
         accepted = self._accepted.accepted if self._accepted is not None else ()

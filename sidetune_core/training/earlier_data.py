@@ -9,6 +9,7 @@ from sidetune_core.assembly.parts import Part
 from sidetune_core.config.data_record import (
     DataRecord,
     find,
+    of_parts,
     of_task,
     part_changes,
     shorten_changes,
@@ -44,14 +45,17 @@ def earlier_changes(
         return []
     records = read_data(folder)
     now = record_data(stream, list(tasks), {}, 0, env.owner)
-    changes = [
-        change
-        for number in same
-        if (before := _latest(records, number, now.fingerprint)) is not None
-        for task in parts[number].tasks.values()
-        if task in tasks_of(before) and task in tasks_of(now)
-        for change in part_changes(of_task(before, task), of_task(now, task))
-    ]
+    changes: list[str] = []
+    for number in same:
+        before = _latest(records, number, now.fingerprint)
+        if before is None:
+            continue
+        own = [task for task in parts[number].tasks.values() if task in tasks_of(before)]
+        for task in own:
+            if task in tasks_of(now):
+                changes += part_changes(of_task(before, task), of_task(now, task))
+        if not own:  # names without tasks: classes that are new are those of new tasks
+            changes += part_changes(before, of_parts(now, before.parts))
     if not changes:
         return []
     return [

@@ -25,6 +25,7 @@ from ..classification.archive import read_archive
 from ..classification.labelled import LabelledImages
 from ..classification.stream import ImageOptions, ImageStream
 from .account import Account
+from .content import content_digest
 from .identity import Identity, identify
 from .image_set import Targets
 from .layout import Layout
@@ -131,7 +132,7 @@ class Images(ImageStream):
         assert config.image_size is not None  # by fit_images
         super().__init__(config, seed, (3, config.image_size, config.image_size))
         self.resize = "torch" if config.archive is not None else "pillow"
-        self._identity = Identity("", "", {})
+        self._identity, self._file_content = Identity("", "", {}), ""
         self._opened: Sequence[SupervisedTask] = ()
 
     @classmethod
@@ -180,6 +181,9 @@ class Images(ImageStream):
     def data_fingerprint(self) -> str:
         return self._identity.data or super().data_fingerprint()
 
+    def content_fingerprint(self) -> str:
+        return self._file_content or super().content_fingerprint()
+
     def data_parts(self) -> Mapping[str, DataPart]:
         return self._identity.parts or super().data_parts()
 
@@ -196,6 +200,9 @@ class Images(ImageStream):
         preprocess = Preprocess(config.image_size, config.interpolation, config.crop_fraction)
         found = Reader(config, self._seed, preprocess, self.info).read()
         self._identity = identify(found.plan, found.digests, preprocess.card())
+        self._file_content = (
+            content_digest(found.plan, found.digests) if config.val_fraction else self._identity.data
+        )
         options: dict[str, Any] = {
             "cache": found.cache,
             "stamps": found.digests.stamps,

@@ -140,7 +140,8 @@ def _format(name: str, value: float | None) -> str:
 
 def _notes(evaluations: Sequence[TaskEvaluation]) -> Iterator[str]:
     yield f"split {evaluations[0].split}; {_agreement(evaluations)}; {_data(evaluations)}"
-    if changes := [change for one in evaluations for change in one.data_changes]:
+    changes = list(dict.fromkeys(change for one in evaluations for change in one.data_changes))
+    if changes:
         yield f"not as in the run: {shorten_changes(changes)}"
     for one in evaluations:
         if one.not_finite:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from sidetune_plugins.envs.images.env import Images
 
 import sidetune_core
 from sidetune_core.cli.main import main, main_run
@@ -94,10 +95,7 @@ def test_a_run_records_the_parts_of_its_data(whole: Path) -> None:
     assert record["env"] == "env 'images'"
     assert record["fingerprint"] == json.loads((whole / "run" / "run.json").read_text())["data"]
     assert {name: count for name, (count, _) in record["parts"].items()} == {
-        f"{task}/{split}/{name}": count
-        for task, names in (("t0", CLASSES[:2]), ("t1", CLASSES[2:]))
-        for split, count in (("train", 4), ("test", 2))
-        for name in names
+        f"{split}/{name}": count for split, count in (("train", 4), ("test", 2)) for name in CLASSES
     }
     assert len({digest for _, digest in record["parts"].values()}) == 8
 
@@ -111,7 +109,7 @@ def test_a_refused_resume_names_the_parts_that_changed(run: Path, capsys: Captur
     more(Path("photos"))
     assert resume(run) == 2
     assert capsys.readouterr().err == (
-        "error: run was made with other data: t0/train/cat 4 → 5 examples, t1/test/emu: other content: "
+        "error: run was made with other data: train/cat 4 → 5 examples, test/emu: other content: "
         "restore it, or resume it with the changed data: sidetune-run --resume run --trust-local-code "
         "--allow-changed-data\n"
     )
@@ -120,19 +118,19 @@ def test_a_refused_resume_names_the_parts_that_changed(run: Path, capsys: Captur
 def test_a_moved_folder_of_the_same_content_is_the_same_data(run: Path) -> None:
     Path("photos").rename("moved")
     about = json.loads((run / "run.json").read_text())
-    about["resolved"]["env"]["options"]["root"] = "moved"
+    about["resolved"]["env"]["options"]["root"] = ["moved"]
     (run / "run.json").write_text(json.dumps(about))
     assert resume(run, "--allow-changed", "spec") == 0
     (segment,) = json.loads((run / "run.json").read_text())["segments"]
-    assert segment["accepted"] == ["spec env.root 'photos' → 'moved'"]
+    assert segment["accepted"] == ["spec env.root ['photos'] → ['moved']"]
 
 
 def test_a_resume_with_changed_data_says_what_changed_and_records_it(run: Path, capsys: Capture) -> None:
     more(Path("photos"))
     sidetune_core.resume(run, allow_changed_data=True, trust_local_code=True)
-    line = "the data of env 'images': t0/train/cat 4 → 5 examples, t1/test/emu: other content"
+    line = "the data of env 'images': train/cat 4 → 5 examples, test/emu: other content"
     assert f"from task t1 on: {line}" in capsys.readouterr().err
-    assert [record["parts"]["t0/train/cat"][0] for record in records(run)] == [4, 5]
+    assert [record["parts"]["train/cat"][0] for record in records(run)] == [4, 5]
     assert main(["report", str(run)]) == 0
     assert f"changed: from task t1 on, {line}" in capsys.readouterr().out
     assert main(["verify", str(run), "--trust-local-code"]) == 0
@@ -148,7 +146,7 @@ def test_a_later_change_is_compared_with_the_data_that_were_accepted(
         path.unlink()
     write_image(Path("photos/train/cat/again.png"), 8)
     assert resume(run) == 2
-    assert "t0/train/cat 4 → 6 examples, t1/test/emu: other content: restore" in capsys.readouterr().err
+    assert "train/cat 4 → 6 examples, test/emu: other content: restore" in capsys.readouterr().err
 
 
 def test_a_resumed_run_that_has_no_record_gets_one(run: Path, whole: Path) -> None:
@@ -181,8 +179,8 @@ def test_a_task_that_came_is_named_with_the_command_that_adds_it(run: Path, caps
     )
     command = message[message.index("sidetune-run --extend") :].split()
     assert command == [
-        *("sidetune-run", "--extend", "run", "--env", "sidetune/images", "--env.classes-per-task", "2"),
-        *("--env.root", "photos", "--env.image-size", "8", "--tasks", "t2"),
+        *("sidetune-run", "--extend", "run", "--env", "sidetune/images", "--env.root", "photos"),
+        *("--env.image-size", "8", "--env.classes-per-task", "2", "--tasks", "t2"),
     ]
     for name in ("yak", "zebra"):
         remove_class(Path("photos"), name)
@@ -239,7 +237,7 @@ def test_a_new_run_of_the_spec_says_that_its_data_are_others(finished: Path, cap
     more(Path("photos"))
     argv = ["--spec", "run/run.json", "--out", "second", "--quiet", "--trust-local-code"]
     assert main_run(argv) == 0
-    line = "other data than the run of the spec: t0/train/cat 4 → 5 examples, t1/test/emu: other content"
+    line = "other data than the run of the spec: train/cat 4 → 5 examples, test/emu: other content"
     assert line in capsys.readouterr().err
     assert json.loads(Path("second/run.json").read_text())["spec_changes"] == [line]
     assert main(["report", "run", "second"]) == 0
@@ -271,7 +269,7 @@ def test_other_data_that_the_user_chooses_are_no_change_of_the_spec(finished: Pa
 
 def test_an_edited_record_is_named_by_verify(finished: Path, capsys: Capture) -> None:
     (finished / "data.json").write_text(
-        (finished / "data.json").read_text().replace('"t0/train', '"t9/train')
+        (finished / "data.json").read_text().replace('"train/cat', '"train/cow')
     )
     assert main(["verify", str(finished), "--trust-local-code"]) != 0
     assert "the record of the data, data.json, is changed or missing" in capsys.readouterr().out
@@ -281,7 +279,7 @@ def test_an_extension_whose_earlier_data_are_needed_names_what_changed(finished:
     more(Path("photos"))
     write_class(Path("others"), "yak")
     write_class(Path("others"), "zebra")
-    changes = r"made with other data: t0/train/cat 4 → 5 examples, t1/test/emu: other content: restore it"
+    changes = r"made with other data: train/cat 4 → 5 examples, test/emu: other content: restore it"
     for path in finished.glob("tasks/*.json"):  # as in runs of earlier versions: all data are read
         path.unlink()
     env = {"name": "images", "root": "others", "image_size": 8}
@@ -301,12 +299,14 @@ def test_an_extension_on_the_folder_of_earlier_tasks_says_what_changed_there(
     env = {"name": "images", "root": "photos", "image_size": 8, "classes_per_task": 2}
     sidetune_core.extend(finished, env, tasks=["t2"], trust_local_code=True)
     assert (
-        "the data of earlier tasks have changed since they were trained: t0/train/cat 4 → 5 examples, "
-        "t1/test/emu: other content; these tasks are not trained again"
+        "the data of earlier tasks have changed since they were trained: train/cat 4 → 5 examples, "
+        "test/emu: other content; these tasks are not trained again"
     ) in capsys.readouterr().err
     first, second = records(finished)
     assert (first["extension"], second["extension"]) == (0, 1)
-    assert {name.partition("/")[0] for name in second["parts"]} == {"t2"}
+    assert second["parts"].keys() - first["parts"].keys() == {
+        f"{split}/{name}" for split in ("train", "test") for name in ("yak", "zebra")
+    }
     assert main(["verify", str(finished), "--trust-local-code"]) == 0
 
 
@@ -315,7 +315,44 @@ def test_an_evaluation_names_what_of_the_data_changed(finished: Path, capsys: Ca
     assert main(["evaluate", "run", "--trust-local-code"]) == 0
     notes = capsys.readouterr().out.splitlines()[-2:]
     assert notes[0].endswith("the data are not those of the run (by their fingerprints)")
-    assert notes[1] == "not as in the run: t0/train/cat 4 → 5 examples, t1/test/emu: other content"
+    assert notes[1] == "not as in the run: train/cat 4 → 5 examples, test/emu: other content"
     assert main(["evaluate", "run", "--trust-local-code", "--task", "t0", "--format", "json"]) == 0
     (values,) = json.loads(capsys.readouterr().out)
-    assert values["data_changes"] == ["t0/train/cat 4 → 5 examples"]
+    assert values["data_changes"] == ["train/cat 4 → 5 examples", "test/emu: other content"]
+
+
+def test_a_customer_whose_images_changed_is_named_and_a_new_one_can_be_added(
+    finished: Path, capsys: Capture
+) -> None:
+    for customer in ("acme", "bravo", "carol"):
+        for number, name in enumerate(("cat", "dog")):
+            for image in range(5):
+                write_image(Path("customers", customer, name, f"{image}.png"), 40 * number + image)
+    Path("customers/carol").rename("carol")
+    sidetune_core.run(spec(root="customers", classes_per_task=None), "many")
+    for path in Path("many/checkpoints").glob("after-002.*"):
+        path.unlink()
+    Path("many/status").write_text("running\n")
+    write_image(Path("customers/acme/cat/more.png"), 9)
+    assert resume(Path("many")) == 2
+    message = capsys.readouterr().err
+    assert "many was made with other data: acme/train/cat 4 → 5 examples, " in message
+    assert "bravo" not in message
+    Path("carol").rename("customers/carol")
+    assert resume(Path("many"), "--allow-changed-data") == 2
+    message = capsys.readouterr().err
+    assert "env 'images' now also has task carol that many was not started with" in message
+    assert "--extend many --env sidetune/images --env.root customers --env.image-size 8" in message
+
+
+def test_seeds_that_hold_out_other_images_have_the_same_content(finished: Path) -> None:
+    streams = [Images(Images.Config(root=(Path("photos"),), val_fraction=0.5), seed) for seed in (0, 1)]
+    for stream in streams:
+        stream.tasks()
+    first, second = streams
+    assert first.data_fingerprint() != second.data_fingerprint()
+    assert first.content_fingerprint() == second.content_fingerprint()
+    more(Path("photos"))
+    changed = Images(Images.Config(root=(Path("photos"),), val_fraction=0.5), 0)
+    changed.tasks()
+    assert changed.content_fingerprint() != first.content_fingerprint()
