@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
-
 import pytest
 
 from sidetune_core.config.resolve import with_present_names
