@@ -151,8 +151,9 @@ def _speed(options: argparse.Namespace) -> dict[str, Any]:
     """The seconds of reading the data, and the steps per second of each job, by variant."""
     reading: dict[str, float] = {}
     rates: dict[str, Any] = {}
-    for jobs in (("train", "read"), ("augmented",)):
-        if not (jobs := tuple(job for job in jobs if job in options.jobs)):
+    for alike in (("train", "read"), ("augmented",)):
+        jobs = [job for job in alike if job in options.jobs]
+        if not jobs:
             continue
         trainers = {variant: Trainer(options, variant, jobs) for variant in VARIANTS}
         reading = reading or {variant: trainer.reading for variant, trainer in trainers.items()}
