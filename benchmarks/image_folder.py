@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="steps of a timed pass")
     parser.add_argument("--run-steps", type=int, default=500, help="steps where memory is measured")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for shared machines")
     parser.add_argument("--base", default="conv", help="with random weights")
     parser.add_argument("--side", default="conv")
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
@@ -149,23 +150,28 @@ def _run(options: argparse.Namespace) -> None:
 def _speed(options: argparse.Namespace) -> dict[str, Any]:
     """The seconds of reading the data, and the steps per second of each job, by variant."""
     reading: dict[str, float] = {}
-    rates = {}
-    for job in options.jobs:
-        steps: dict[str, Callable[[], float]] = {}
-        for variant in VARIANTS:
-            trainer = Trainer(options, variant, job)
-            reading.setdefault(variant, trainer.reading)
-            steps[variant] = trainer.read if job == "read" else trainer.train
-            steps[variant]()  # fills the feature cache
-        timed = [[steps[variant]() for variant in VARIANTS] for _ in range(options.repeats)]
-        rates[job] = [[options.steps / seconds for seconds in column] for column in zip(*timed, strict=True)]
+    rates: dict[str, Any] = {}
+    for alike in (("train", "read"), ("augmented",)):
+        jobs = [job for job in alike if job in options.jobs]
+        if not jobs:
+            continue
+        trainers = {variant: Trainer(options, variant, jobs) for variant in VARIANTS}
+        reading = reading or {variant: trainer.reading for variant, trainer in trainers.items()}
+        for job in jobs:
+            steps = [trainer.read if job == "read" else trainer.train for trainer in trainers.values()]
+            for step in steps:
+                step()  # fills the feature cache
+            timed = [[step() for step in steps] for _ in range(options.repeats)]
+            rates[job] = [
+                [options.steps / seconds for seconds in column] for column in zip(*timed, strict=True)
+            ]
     return {"reading": reading, "rates": rates}
 
 
 class Trainer:
     """One learner and the first task of one env."""
 
-    def __init__(self, options: argparse.Namespace, variant: str, job: str) -> None:
+    def __init__(self, options: argparse.Namespace, variant: str, jobs: Sequence[str]) -> None:
         from sidetune_core.assembly.build import build_learner, build_stream
         from sidetune_core.config.resolve import resolve
         from sidetune_core.feature_cache.cache import GIB, FeatureCache
@@ -173,13 +179,14 @@ class Trainer:
         from sidetune_core.system import device
         from sidetune_core.training.optimizer import make_optimizer
 
-        augment = {"augment": "crop-flip"} if job == "augmented" else {}
+        augment = {"augment": "crop-flip"} if "augmented" in jobs else {}
         resolved = resolve(_spec(options, variant, **augment))
         stream = build_stream(resolved)
         began = time.perf_counter()
         (self._task,) = stream.tasks()
         self.reading = time.perf_counter() - began
         self._options = options
+        self._clock = time.process_time if options.clock == "cpu" else time.perf_counter
         self._learner, machine = build_learner(resolved, stream), device.choose(resolved.device)
         trainable = self._learner.start(self._task)
         machine.place(self._learner)
@@ -193,20 +200,20 @@ class Trainer:
     def train(self) -> float:
         """Seconds of the first training steps."""
         assert self._optimizer is not None
-        began = time.perf_counter()
+        began = self._clock()
         for batch in self._batches():
             output = self._learner(batch.inputs, self._task.id)
             self._optimizer.zero_grad()
             self._task.loss(output.float(), batch).mean().backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
-        return time.perf_counter() - began
+        return self._clock() - began
 
     def read(self) -> float:
         """Seconds of reading their batches."""
-        began = time.perf_counter()
+        began = self._clock()
         for _ in self._batches():
             pass
-        return time.perf_counter() - began
+        return self._clock() - began
 
     def _batches(self) -> Iterator[Any]:
         import torch

@@ -15,6 +15,9 @@ from ._image_squares import Pixels
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 """Of image files, where a folder is searched for them."""
 
+ORIENTATION = 0x0112
+"""Tag of EXIF data."""
+
 
 def read_image(path: Path, where: str, rotates: bool) -> Pixels:
     """The pixels of a file, see `read_rgb`."""
@@ -73,8 +76,9 @@ def to_rgb(image: Any, where: str, rotates: bool) -> Any:
     from PIL import ImageOps
 
     _check_mode(image, where)
-    upright = ImageOps.exif_transpose(image) if rotates else image
-    return upright.convert("RGB")
+    if rotates and image.getexif().get(ORIENTATION, 1) != 1:  # it copies an image that is upright
+        image = ImageOps.exif_transpose(image)
+    return image.convert("RGB")
 
 
 def ignore_warnings() -> None:

@@ -50,7 +50,8 @@ class PixelCache:
 
     def get(self, ids: Tensor) -> Tensor:
         """The images (B, 3, size, size) uint8 of ids (B,), all of which it has."""
-        return self._table[torch.from_numpy(self._row_of[ids.numpy()]).long()]
+        # several times faster than the index operator
+        return self._table.index_select(0, torch.from_numpy(self._row_of[ids.numpy()]))
 
     def add(self, ids: Tensor, pixels: Tensor) -> None:
         """Keep images (B, 3, size, size) uint8 of ids (B,), while there is room."""
