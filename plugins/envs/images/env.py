@@ -155,7 +155,8 @@ class Images(ImageStream):
             self._opened = self._file_tasks()
             return self._opened
         tasks = super().tasks()
-        splits = {split: sum(task.size(split) for task in tasks) for split in ("train", *tasks[0].splits)}
+        names = dict.fromkeys(split for task in tasks for split in ("train", *task.splits))
+        splits = {split: sum(task.size(split) for task in tasks) for split in names}
         self.info(Account().line("class", sum(task.outputs.size or 0 for task in tasks), len(tasks), splits))
         return tasks
 

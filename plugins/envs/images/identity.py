@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from sidetune_core.api import DataPart
@@ -77,13 +78,13 @@ def identify(plan: Plan, digests: FileDigests, card: Mapping[str, Any]) -> Ident
                 continue
             files = images.splits[split]
             assert files.ids is not None
-            named = list(digests.of(files, images.base))
-            for _, digest in named:
+            for _, digest in digests.of(files, images.base):
                 inputs.update(bytes.fromhex(digest))
             inputs.update(files.ids.numpy().tobytes())
             data.update(json.dumps([images.name, split, images.kind, images.names]).encode())
             data.update(files.targets.contiguous().numpy().tobytes())
-            parts |= _parts("/".join(filter(None, [id, split])), images, files, named)
+            for name, part in _parts(images, files, digests):
+                parts["/".join(filter(None, [id, split, name]))] = part
     return Identity(inputs.hexdigest(), _both(inputs, data), parts)
 
 
@@ -91,22 +92,17 @@ def _both(inputs: Any, data: Any) -> str:
     return hashlib.sha256(inputs.digest() + data.digest()).hexdigest()
 
 
-def _parts(
-    start: str, images: ImageSet, files: Files, named: Sequence[tuple[str, str]]
-) -> dict[str, DataPart]:
-    """The parts of a split: its classes, or the whole with targets that are no classes."""
+def _parts(images: ImageSet, files: Files, digests: FileDigests) -> Iterator[tuple[str, DataPart]]:
+    """The classes of a split, or the whole of it, without a name, where targets are no classes."""
     if images.kind != "class":
-        values = files.targets.tolist()
-        lines = [f"{name} {digest} {value}" for (name, digest), value in zip(named, values, strict=True)]
-        return {start: _part(lines)}
-    by_class: list[list[str]] = [[] for _ in images.names]
-    for (name, digest), label in zip(named, files.targets.tolist(), strict=True):
-        by_class[label].append(f"{name} {digest}")
-    return {
-        f"{start}/{class_name}": _part(lines)
-        for class_name, lines in zip(images.names, by_class, strict=True)
-        if lines
-    }
+        named = zip(digests.of(files, images.base), files.targets.tolist(), strict=True)
+        yield "", _part([f"{name} {digest} {values}" for (name, digest), values in named])
+        return
+    rows = files.targets.argsort(stable=True)  # class by class, since the lines of all take much memory
+    for name, of_class in zip(images.names, torch.split(rows, images.counts_of(files)), strict=True):
+        if len(of_class):
+            named_files = digests.of(files.rows(of_class), images.base)
+            yield name, _part([f"{file} {digest}" for file, digest in named_files])
 
 
 def _part(lines: Sequence[str]) -> DataPart:

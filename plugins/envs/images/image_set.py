@@ -55,10 +55,13 @@ class ImageSet:
         """Images of each class or label in a split."""
         if split not in self.splits:
             return [0] * len(self.names)
-        targets = self.splits[split].targets
+        return self.counts_of(self.splits[split])
+
+    def counts_of(self, files: Files) -> list[int]:
+        """Images of each class or label among some files."""
         if self.kind == "class":
-            return torch.bincount(targets, minlength=len(self.names)).tolist()
-        return (targets != 0).sum(0).tolist()
+            return torch.bincount(files.targets, minlength=len(self.names)).tolist()
+        return (files.targets != 0).sum(0).tolist()
 
     def of(self, name: str) -> str:
         """A class in a message: ``acme/cat``."""

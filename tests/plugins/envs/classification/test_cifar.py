@@ -136,9 +136,9 @@ def test_an_archive_of_another_image_size_is_an_error(make_image_archive: MakeAr
         stream(archive=archive).tasks()
 
 
-def test_too_few_classes_for_a_task_are_an_error(image_archive: Path) -> None:
-    with pytest.raises(api.OptionError, match=r"4 classes cannot be split into tasks of 10 .*possible: 2, 4"):
-        stream(archive=image_archive).tasks()
+def test_fewer_classes_than_those_of_a_task_are_one_task(image_archive: Path) -> None:
+    (task,) = stream(archive=image_archive).tasks()
+    assert task.outputs.size == 4
 
 
 def test_the_real_cifar100_is_ten_tasks_of_ten_consecutive_classes(cifar100_archive: Path) -> None:
