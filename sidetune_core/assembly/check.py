@@ -165,6 +165,9 @@ def _build(
             return network, call(network, features)
         except _TooLarge:
             pass
+        except RuntimeError as error:
+            if "allocate memory" not in str(error):  # a single layer that is larger than the memory
+                raise
         meta = Features(features.encoding.to("meta"), tuple(tap.to("meta") for tap in features.taps))
         try:
             with torch.device("meta"):
