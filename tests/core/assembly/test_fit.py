@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import sidetune_core
+from sidetune_core.assembly import alternatives
 from sidetune_core.assembly.build import build_learner, build_stream, start_task
 from sidetune_core.assembly.dry_run import fit_without_data, side_chooser
 from sidetune_core.assembly.fit import Fit, fit_components
@@ -51,6 +52,11 @@ def fit(**slots: Any) -> Fit:
     resolved = resolve(RunSpec(**slots))
     with closing(build_stream(resolved)) as stream:
         return fit_components(resolved, stream)
+
+
+@pytest.fixture(autouse=True)
+def _time_to_try_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alternatives, "MAX_SECONDS", 60.0)
 
 
 @pytest.fixture

@@ -156,6 +156,7 @@ def test_the_images_of_the_weights_are_known_before_anything_is_built(
         ("timm", "levit_128s", 224, "map", (384, 4, 4), 3),
         ("timm", "ghostnet_050", 64, "map", (80, 2, 2), 5),
         ("torchvision", "mobilenet_v3_small", 64, "map", (576, 2, 2), 5),
+        ("torchvision", "regnet_y_400mf", 64, "map", (440, 2, 2), 5),
         ("torchvision", "vit_b_16", 224, "vector", (768,), 0),
     ],
 )
