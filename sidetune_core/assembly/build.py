@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.assembly.check import without_weights
 from sidetune_core.assembly.fit import Fit, fit_components
+from sidetune_core.assembly.make import make_component, without_weights
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import PluginError
 from sidetune_core.interfaces.learner import Components, Learner
@@ -25,7 +25,7 @@ from sidetune_core.system.device import Machine
 def build_stream(resolved: ResolvedRun) -> TaskStream:
     """The env; it reads no data yet."""
     env = resolved.components["env"]
-    stream: TaskStream = env.cls(env.config, resolved.seed)
+    stream: TaskStream = make_component(env, env.config, resolved.seed)
     stream.trust_local_code = resolved.trusts_data
     return stream
 
@@ -140,19 +140,23 @@ class _Factories:
 
     def make_base(self, pretrained: bool = True) -> Base:
         """See `MakeBase`."""
-        base: Base = self._chosen["base"].cls(self._config("base", pretrained), self._inputs)
+        base: Base = make_component(self._chosen["base"], self._config("base", pretrained), self._inputs)
         note_structure(base)
         self._base = base
         return base
 
     def make_side(self, base: Base, pretrained: bool = True) -> Side:
         """See `MakeSide`."""
-        side: Side = self._chosen["side"].cls(self._config("side", pretrained), self._inputs, base)
+        side: Side = make_component(
+            self._chosen["side"], self._config("side", pretrained), self._inputs, base
+        )
         return side
 
     def make_merger(self, base: Base, count: int) -> Merger:
         """See `MakeMerger`."""
-        merger: Merger = self._chosen["merger"].cls(self._config("merger", True), base.shape, count)
+        merger: Merger = make_component(
+            self._chosen["merger"], self._config("merger", True), base.shape, count
+        )
         return merger
 
     def check_weights(self) -> None:

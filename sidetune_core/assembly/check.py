@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from sidetune_core.assembly.make import make_component, without_weights
 from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.errors import FitError
 from sidetune_core.interfaces.capabilities import vocabulary_size
@@ -56,15 +57,6 @@ class BlankBase:
         return copy.deepcopy(self.base, memo)
 
 
-def without_weights(component: ResolvedComponent) -> Any:
-    """The config of a component with random weights: by convention, pretrained weights are an option
-    ``weights``.
-    """
-    if any(field.name == "weights" for field in attrs.fields(component.cls.Config)):
-        return attrs.evolve(component.config, weights="none")
-    return component.config
-
-
 def count_parameters(network: nn.Module) -> int:
     """Number of parameters, each counted once."""
     return sum(parameter.numel() for parameter in network.parameters())
@@ -84,7 +76,7 @@ def make_blank_base(
     Raises:
         FitError: the base does not accept the inputs, or returns other shapes than it declares.
     """
-    base: Base = component.cls(without_weights(component), inputs)
+    base: Base = make_component(component, without_weights(component), inputs)
     note_structure(base)
     base.eval()
     _check_vocabulary(component, base, tokens, env)
@@ -119,7 +111,7 @@ def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = 
     config = without_weights(component)
 
     def make() -> Side:
-        side: Side = component.cls(config, blank.inputs, blank.base)
+        side: Side = make_component(component, config, blank.inputs, blank.base)
         return side
 
     def encode(side: Side, features: Features) -> Tensor:
@@ -139,7 +131,7 @@ def check_merger(component: ResolvedComponent, blank: BlankBase, allocate: bool 
     """
 
     def make() -> Merger:
-        merger: Merger = component.cls(component.config, blank.base.shape, 2)
+        merger: Merger = make_component(component, component.config, blank.base.shape, 2)
         return merger
 
     def merge(merger: Merger, features: Features) -> Tensor:
