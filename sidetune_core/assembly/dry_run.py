@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import chdir, closing
 
@@ -34,26 +33,28 @@ def fit_without_data(resolved: ResolvedRun) -> DryFit:
         SidetuneError: the device does not exist, or the components do not fit together.
     """
     device.choose(resolved.device)
+    return _fitted(resolved)
+
+
+def side_chooser() -> Callable[[ResolvedRun], ResolvedRun]:
+    """A function that checks runs, of which several have the same components, and chooses their sides. Each
+    combination of components is built once. Their devices may be those of other computers."""
+    known: dict[str, ResolvedRun] = {}
+
+    def settled(resolved: ResolvedRun) -> ResolvedRun:
+        key = repr((resolved.components, resolved.open_side))
+        if key not in known:
+            known[key] = _fitted(resolved).resolved
+        side = {slot: known[key].components[slot] for slot in ("side",) if slot in known[key].components}
+        return attrs.evolve(resolved, components={**resolved.components, **side}, open_side=False)
+
+    return settled
+
+
+def _fitted(resolved: ResolvedRun) -> DryFit:
     try:
         with chdir("."), closing(build_stream(resolved)) as stream:
             fit = fit_components(resolved, stream)
     except DataError as error:
         return DryFit(resolved, (), f"warning: shapes are not checked: {error}")
     return DryFit(fit.resolved, tuple(fit.lines()), fit.warning)
-
-
-def side_chooser() -> Callable[[ResolvedRun], ResolvedRun]:
-    """A function that checks runs, of which several have the same components, and chooses their sides. Each
-    combination of components is built once."""
-    known: dict[str, ResolvedRun] = {}
-
-    def settled(resolved: ResolvedRun) -> ResolvedRun:
-        spec = resolved.to_spec().to_json()
-        parts = {slot: spec[slot] for slot in resolved.components}
-        key = json.dumps([parts, resolved.open_side, spec["device"]], sort_keys=True, default=str)
-        if key not in known:
-            known[key] = fit_without_data(resolved).resolved
-        side = {slot: known[key].components[slot] for slot in ("side",) if slot in known[key].components}
-        return attrs.evolve(resolved, components={**resolved.components, **side}, open_side=False)
-
-    return settled

@@ -14,7 +14,16 @@ from sidetune_core.interfaces.former_names import FormerMember
 DOCS = Path(__file__).parents[2] / "docs"
 OURS = "sidetune_core.interfaces."
 PAGES: dict[str, Sequence[type]] = {
-    "kinds/base.md": (api.Base, api.Features, api.Inputs, api.Truncatable, api.HasHubName, api.HasVocabulary),
+    "kinds/base.md": (
+        api.Base,
+        api.Features,
+        api.Inputs,
+        api.ImageInput,
+        api.DeclaresImageInput,
+        api.Truncatable,
+        api.HasHubName,
+        api.HasVocabulary,
+    ),
     "kinds/side.md": (api.Side, api.StagedSide),
     "kinds/merger.md": (api.Merger,),
     "kinds/learner.md": (
@@ -53,6 +62,7 @@ PAGES: dict[str, Sequence[type]] = {
         api.MapPrediction,
         api.HasCard,
         api.HasHandler,
+        api.FitsImages,
     ),
     "kinds/text.md": (api.HasVocabulary, api.HasDocuments),
 }

@@ -233,13 +233,13 @@ def test_each_combination_of_components_of_a_sweep_is_checked_once(
     from sidetune_core.assembly import dry_run
 
     built: list[str] = []
-    original = dry_run.fit_without_data
+    original = dry_run._fitted
 
     def counting(resolved: Any) -> Any:
         built.append(str(resolved))
         return original(resolved)
 
-    monkeypatch.setattr(dry_run, "fit_without_data", counting)
+    monkeypatch.setattr(dry_run, "_fitted", counting)
     settled = side_chooser()
     runs = [settled(resolve(RunSpec(base=RESNET18, train={"lr": lr}))) for lr in (0.1, 0.2)]
     assert [run.components["side"].plugin.name for run in runs] == ["ladder", "ladder"]
