@@ -10,7 +10,7 @@ import attrs
 from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.fit import fit_components
 from sidetune_core.config.resolve import ResolvedRun
-from sidetune_core.errors import DataError
+from sidetune_core.errors import DataError, WeightsError
 from sidetune_core.system import device
 
 
@@ -27,7 +27,8 @@ class DryFit:
 
 def fit_without_data(resolved: ResolvedRun) -> DryFit:
     """Everything of a run that can be checked without its data: its device, and that the components fit
-    together. An env that cannot give the shapes of its inputs without its data is left unchecked.
+    together. An env that cannot give the shapes of its inputs without its data, and a base whose
+    configuration cannot be downloaded, are left unchecked.
 
     Raises:
         SidetuneError: the device does not exist, or the components do not fit together.
@@ -55,6 +56,6 @@ def _fitted(resolved: ResolvedRun) -> DryFit:
     try:
         with chdir("."), closing(build_stream(resolved)) as stream:
             fit = fit_components(resolved, stream)
-    except DataError as error:
+    except (DataError, WeightsError) as error:
         return DryFit(resolved, (), f"warning: shapes are not checked: {error}")
     return DryFit(fit.resolved, tuple(fit.lines()), fit.warning)
