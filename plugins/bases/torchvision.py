@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,25 +168,27 @@ def _is_downloaded(url: str) -> bool:
 def _node_shapes(network: nn.Module, image: tuple[int, ...], model: str) -> dict[str, tuple[int, ...]]:
     """Output shapes, without the batch axis, of the nodes of the network's graph in eval mode, in order.
 
-    They are computed on the meta device.
+    They are computed on the meta device, by a copy of the network.
     """
-    from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+    memo: dict[int, Any] = {id(value): value.to("meta") for value in network.buffers()}
+    for parameter in network.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"))
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # about nodes that exist in training mode only
         _, names = get_graph_node_names(network)
-        extractor = create_feature_extractor(
-            models.get_model(model, weights=None, **_init_options(model)), names
-        )
+        extractor = create_feature_extractor(copy.deepcopy(network, memo), names)
         try:
-            outputs = extractor.eval()(torch.zeros(1, *image))
+            outputs = extractor.eval()(torch.zeros(2, *image))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise FitError(
                 f"base 'torchvision': '{model}' does not accept images of {image[1]} x {image[2]} pixels "
                 f"({error})"
             ) from error
-    return {name: tuple(value.shape[1:]) for name, value in outputs.items() if isinstance(value, Tensor)}
+    # of other tensors, such as biases of attention, the first axis is not the batch
+    tensors = {name: value for name, value in outputs.items() if isinstance(value, Tensor) and value.ndim}
+    return {name: tuple(value.shape[1:]) for name, value in tensors.items() if value.shape[0] == 2}
 
 
 def _init_options(model: str) -> dict[str, bool]:

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.assembly.check import without_weights
-from sidetune_core.assembly.components import make_component
 from sidetune_core.assembly.fit import Fit, fit_components
+from sidetune_core.assembly.make import make_component, without_weights
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import PluginError
 from sidetune_core.interfaces.learner import Components, Learner
@@ -148,12 +147,16 @@ class _Factories:
 
     def make_side(self, base: Base, pretrained: bool = True) -> Side:
         """See `MakeSide`."""
-        side: Side = self._chosen["side"].cls(self._config("side", pretrained), self._inputs, base)
+        side: Side = make_component(
+            self._chosen["side"], self._config("side", pretrained), self._inputs, base
+        )
         return side
 
     def make_merger(self, base: Base, count: int) -> Merger:
         """See `MakeMerger`."""
-        merger: Merger = self._chosen["merger"].cls(self._config("merger", True), base.shape, count)
+        merger: Merger = make_component(
+            self._chosen["merger"], self._config("merger", True), base.shape, count
+        )
         return merger
 
     def check_weights(self) -> None:

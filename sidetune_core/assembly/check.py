@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from sidetune_core.assembly.components import make_component
+from sidetune_core.assembly.make import make_component, without_weights
 from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.errors import FitError
 from sidetune_core.interfaces.capabilities import vocabulary_size
@@ -55,15 +55,6 @@ class BlankBase:
             memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
         memo |= {id(buffer): buffer.to("meta") for buffer in self.base.buffers()}
         return copy.deepcopy(self.base, memo)
-
-
-def without_weights(component: ResolvedComponent) -> Any:
-    """The config of a component with random weights: by convention, pretrained weights are an option
-    ``weights``.
-    """
-    if any(field.name == "weights" for field in attrs.fields(component.cls.Config)):
-        return attrs.evolve(component.config, weights="none")
-    return component.config
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -120,7 +111,7 @@ def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = 
     config = without_weights(component)
 
     def make() -> Side:
-        side: Side = component.cls(config, blank.inputs, blank.base)
+        side: Side = make_component(component, config, blank.inputs, blank.base)
         return side
 
     def encode(side: Side, features: Features) -> Tensor:
@@ -140,7 +131,7 @@ def check_merger(component: ResolvedComponent, blank: BlankBase, allocate: bool 
     """
 
     def make() -> Merger:
-        merger: Merger = component.cls(component.config, blank.base.shape, 2)
+        merger: Merger = make_component(component, component.config, blank.base.shape, 2)
         return merger
 
     def merge(merger: Merger, features: Features) -> Tensor:
@@ -166,6 +157,9 @@ def _build(
             return network, call(network, features)
         except _TooLarge:
             pass
+        except RuntimeError as error:
+            if "allocate memory" not in str(error):  # a single layer that is larger than the memory
+                raise
         meta = Features(features.encoding.to("meta"), tuple(tap.to("meta") for tap in features.taps))
         try:
             with torch.device("meta"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import chdir, closing
 
@@ -11,7 +10,7 @@ import attrs
 from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.fit import fit_components
 from sidetune_core.config.resolve import ResolvedRun
-from sidetune_core.errors import DataError
+from sidetune_core.errors import DataError, WeightsError
 from sidetune_core.system import device
 
 
@@ -28,32 +27,35 @@ class DryFit:
 
 def fit_without_data(resolved: ResolvedRun) -> DryFit:
     """Everything of a run that can be checked without its data: its device, and that the components fit
-    together. An env that cannot give the shapes of its inputs without its data is left unchecked.
+    together. An env that cannot give the shapes of its inputs without its data, and a base whose
+    configuration cannot be downloaded, are left unchecked.
 
     Raises:
         SidetuneError: the device does not exist, or the components do not fit together.
     """
     device.choose(resolved.device)
-    try:
-        with chdir("."), closing(build_stream(resolved)) as stream:
-            fit = fit_components(resolved, stream)
-    except DataError as error:
-        return DryFit(resolved, (), f"warning: shapes are not checked: {error}")
-    return DryFit(fit.resolved, tuple(fit.lines()), fit.warning)
+    return _fitted(resolved)
 
 
 def side_chooser() -> Callable[[ResolvedRun], ResolvedRun]:
     """A function that checks runs, of which several have the same components, and chooses their sides. Each
-    combination of components is built once."""
+    combination of components is built once. Their devices may be those of other computers."""
     known: dict[str, ResolvedRun] = {}
 
     def settled(resolved: ResolvedRun) -> ResolvedRun:
-        spec = resolved.to_spec().to_json()
-        parts = {slot: spec[slot] for slot in resolved.components}
-        key = json.dumps([parts, resolved.open_side, spec["device"]], sort_keys=True, default=str)
+        key = repr((resolved.components, resolved.open_side))
         if key not in known:
-            known[key] = fit_without_data(resolved).resolved
+            known[key] = _fitted(resolved).resolved
         side = {slot: known[key].components[slot] for slot in ("side",) if slot in known[key].components}
         return attrs.evolve(resolved, components={**resolved.components, **side}, open_side=False)
 
     return settled
+
+
+def _fitted(resolved: ResolvedRun) -> DryFit:
+    try:
+        with chdir("."), closing(build_stream(resolved)) as stream:
+            fit = fit_components(resolved, stream)
+    except (DataError, WeightsError) as error:
+        return DryFit(resolved, (), f"warning: shapes are not checked: {error}")
+    return DryFit(fit.resolved, tuple(fit.lines()), fit.warning)

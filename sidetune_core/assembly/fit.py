@@ -27,7 +27,7 @@ from sidetune_core.assembly.trainable import count_trainable
 from sidetune_core.config import registry
 from sidetune_core.config.defaults import SIDES
 from sidetune_core.config.kinds import SIDE
-from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun
+from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun, suggested_components
 from sidetune_core.config.spec import Choice
 from sidetune_core.errors import FitError, PluginError
 from sidetune_core.interfaces.capabilities import DeclaresImageInput, vocabulary_size
@@ -50,8 +50,8 @@ class Fit:
     """Parameters that are trained in a task, without those of its head; None if that is not known."""
     chosen: bool = False
     """Whether the side was chosen here, and is not the default."""
-    smaller: str = ""
-    """Names of smaller sides, where the side is larger than the base."""
+    warning: str = ""
+    """That the side is larger than the base, and which sides are smaller."""
 
     def lines(self) -> list[str]:
         """What to report when the run begins."""
@@ -70,15 +70,6 @@ class Fit:
                 f"({_percent(self.trainable, self.base)} of the base's {self.base:,})"
             )
         return lines
-
-    @property
-    def warning(self) -> str:
-        """That the side is larger than the base; empty if it is not."""
-        if self.side is None or self.side <= self.base:
-            return ""
-        side = self.resolved.components["side"]
-        times = f", {self.side / self.base:,.3g} x the base" if self.base else ""
-        return f"warning: {side.owner} has {self.side:,} parameters{times}{self.smaller}"
 
     def to_json(self) -> dict[str, Any]:
         """Numbers of parameters for ``run.json``."""
@@ -112,10 +103,23 @@ def fit_components(resolved: ResolvedRun, stream: TaskStream) -> Fit:
             side = _side(resolved.components, blank)
         trainable = _trainable(resolved.components, blank, side, merger)
         size = count_parameters(side) if side is not None else None
-        larger = size is not None and size > blank.parameters
-        smaller = smaller_sides(resolved.components, blank, blank.parameters) if larger else ""
+        larger = size is not None and size > blank.parameters and not _is_suggested(resolved)
+        warning = _size_warning(resolved.components, blank, size) if larger and size is not None else ""
     chosen = default is not None and resolved.components["side"].plugin != default.plugin
-    return Fit(resolved, blank.parameters, size, trainable, chosen, smaller)
+    return Fit(resolved, blank.parameters, size, trainable, chosen, warning)
+
+
+def _is_suggested(resolved: ResolvedRun) -> bool:
+    """Whether the side is the one that the env suggests."""
+    env, side = resolved.components["env"], resolved.components["side"]
+    suggested = suggested_components((env.plugin, env.cls)).get("side")
+    return suggested is not None and suggested.name in (side.choice, side.plugin.name)
+
+
+def _size_warning(components: Mapping[str, ResolvedComponent], blank: BlankBase, size: int) -> str:
+    times = f", {size / blank.parameters:,.3g} x the base" if blank.parameters else ""
+    smaller = smaller_sides(components, blank, blank.parameters)
+    return f"warning: {components['side'].owner} has {size:,} parameters{times}{smaller}"
 
 
 def _blank_base(components: Mapping[str, ResolvedComponent], stream: TaskStream) -> BlankBase:

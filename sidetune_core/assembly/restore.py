@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from sidetune_core.assembly.build import build_learner, restart_task
-from sidetune_core.assembly.check import without_weights
+from sidetune_core.assembly.make import without_weights
 from sidetune_core.assembly.objects import give_objects
 from sidetune_core.config.given import NONE, Objects
 from sidetune_core.config.resolve import ResolvedRun, resolve

@@ -13,8 +13,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.assembly.check import without_weights
-from sidetune_core.assembly.components import make_component
+from sidetune_core.assembly.make import make_component, without_weights
 from sidetune_core.config.options import describe, flat_options, unstructure
 from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun
 from sidetune_core.errors import SidetuneError, WeightsError

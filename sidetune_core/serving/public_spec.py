@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from sidetune_core.assembly.check import without_weights
+from sidetune_core.assembly.make import without_weights
 from sidetune_core.config.differences import flatten
 from sidetune_core.config.extensions import read_extensions, resolved_extension
 from sidetune_core.config.options import flat_options, unstructure

@@ -15,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.assembly.check import without_weights
+from sidetune_core.assembly.make import without_weights
 from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.feature_cache.frozen import BaseState, has_additions
 from sidetune_core.interfaces.inputs import Features, Inputs

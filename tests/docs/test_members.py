@@ -23,6 +23,8 @@ PAGES: dict[str, Sequence[type]] = {
         api.HasSummary,
         api.HasVocabulary,
         api.MadeFromObject,
+        api.ImageInput,
+        api.DeclaresImageInput,
     ),
     "kinds/side.md": (api.Side, api.StagedSide),
     "kinds/merger.md": (api.Merger,),
@@ -64,6 +66,7 @@ PAGES: dict[str, Sequence[type]] = {
         api.MapPrediction,
         api.HasCard,
         api.HasHandler,
+        api.FitsImages,
     ),
     "kinds/text.md": (api.HasVocabulary, api.HasDocuments),
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sidetune_core.api import FitError, OptionError
+from sidetune_core.api import FitError, ImageInput, OptionError, WeightsError
 from sidetune_core.config.kinds import BASE
 from sidetune_core.config.registry import find, load
 
@@ -121,3 +122,66 @@ def test_only_the_weights_that_timm_publishes_have_a_name_on_the_hub() -> None:
     assert base.hub_name == ""
     base._is_default = True  # they cannot be downloaded here
     assert base.hub_name == "timm/resnet18.a1_in1k"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "images"),
+    [
+        ("torchvision", {"model": "resnet18"}, ImageInput(224, "bilinear", 224 / 256)),
+        ("torchvision", {"weights": "DEFAULT", "model": "swin_t"}, ImageInput(224, "bicubic", 224 / 232)),
+        (
+            "torchvision",
+            {"model": "vit_b_16", "weights": "IMAGENET1K_SWAG_E2E_V1"},
+            ImageInput(384, "bicubic"),
+        ),
+        ("timm", {"model": "vit_tiny_patch16_384"}, ImageInput(384, "bicubic")),
+        ("timm", {"model": "convnext_atto"}, ImageInput(224, "bicubic", 0.875)),
+        ("resnet44", {}, ImageInput(32)),
+        ("taskonomy", {"weights": "none"}, ImageInput(256)),
+        ("taskonomy", {"weights": "packaged"}, None),
+    ],
+)
+def test_the_images_of_the_weights_are_known_before_anything_is_built(
+    kind: str, options: dict[str, Any], images: ImageInput | None
+) -> None:
+    cls = load(find(BASE, kind))
+    assert cls.image_input(cls.Config(**options)) == images
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "size", "encoding", "shape", "taps"),
+    [
+        ("timm", "vit_tiny_patch16_224", 224, "map", (192, 14, 14), 3),
+        ("timm", "mixer_s32_224", 224, "map", (512, 7, 7), 3),
+        ("timm", "levit_128s", 224, "map", (384, 4, 4), 3),
+        ("timm", "ghostnet_050", 64, "map", (80, 2, 2), 5),
+        ("torchvision", "mobilenet_v3_small", 64, "map", (576, 2, 2), 5),
+        ("torchvision", "regnet_y_400mf", 64, "map", (440, 2, 2), 5),
+        ("torchvision", "vit_b_16", 224, "vector", (768,), 0),
+    ],
+)
+def test_the_encoding_is_a_map_where_there_is_one(
+    kind: str, model: str, size: int, encoding: str, shape: tuple[int, ...], taps: int
+) -> None:
+    base = make(kind, size=size, model=model)
+    assert (base.encoding, base.shape, len(base.tap_shapes)) == (encoding, shape, taps)
+
+
+def test_a_download_without_a_network_fails_at_once_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with pytest.raises(
+        WeightsError, match=r"cannot download https://download.pytorch.org/.*host is not found"
+    ):
+        make("torchvision", weights="DEFAULT")
+    with pytest.raises(WeightsError, match="cannot download the weights of 'resnet18.a2_in1k'"):
+        make("timm", model="resnet18.a2_in1k", weights="default")
+    assert capfd.readouterr() == ("", "")
