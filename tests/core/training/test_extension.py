@@ -471,7 +471,7 @@ def test_a_task_that_the_env_has_not_is_refused_with_those_that_it_has(make: Mak
 
 def test_an_env_without_tasks_adds_none(make: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make()
-    monkeypatch.setattr("sidetune_plugins.envs.classification.stream.ImageStream.tasks", lambda self: [])
+    monkeypatch.setattr("sidetune_plugins.envs.images.env.Images.tasks", lambda self: [])
     with pytest.raises(RunError, match="has no tasks, so there is none to add"):
         extend(run, ())
 

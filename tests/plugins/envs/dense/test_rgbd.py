@@ -81,6 +81,8 @@ def test_a_folder_and_an_archive_of_it_are_the_same(write_frames: Write, tmp_pat
         assert torch.equal(batch(a).targets, batch(b).targets)
         assert torch.equal(batch(a).inputs["image"], batch(b).inputs["image"])
     assert one.fingerprint() == other.fingerprint()
+    assert one.data_parts() == other.data_parts()
+    assert [part.count for part in one.data_parts().values()] == [4]
 
 
 def test_faults_are_reported(write_frames: Write, tmp_path: Path) -> None:

@@ -288,8 +288,9 @@ def test_the_data_fingerprint_is_that_of_a_copy_and_not_of_other_files(
     for folder in (root, copy, other):
         stream = env(folder, domains=("normal",), **SPLIT)
         stream.tasks()
-        found.append(stream.data_fingerprint())
+        found.append((stream.data_fingerprint(), stream.data_parts()))
     assert found[0] == found[1] != found[2]
+    assert [name for name, part in found[0][1].items() if part != found[2][1][name]] == ["normal"]
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,10 @@ def test_the_fingerprint_depends_on_the_data(cues: Path) -> None:
     for options in ({}, {}, {"max_trajectories": 3}):
         env = stream(cues, **options)
         env.tasks()
-        found.append(env.fingerprint())
-    assert found[0] == found[1] != found[2]
+        found.append((env.fingerprint(), env.data_parts()))
+    assert found[0] == found[1]
+    assert found[0][0] != found[2][0]
+    assert [name for name, part in found[0][1].items() if part != found[2][1][name]] == ["t0/train"]
 
 
 def test_a_level_is_recorded_on_first_use_and_extended_when_more_is_requested(

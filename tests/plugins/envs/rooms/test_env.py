@@ -100,6 +100,8 @@ def test_test_rooms_depend_on_the_series_alone_and_training_rooms_on_the_seed_to
     assert streams[0].fingerprint() == streams[1].fingerprint() != ""
     assert len({stream.fingerprint() for stream in streams}) == 4
     assert len({stream.data_fingerprint() for stream in streams}) == 5
+    assert streams[0].content_fingerprint() == streams[2].content_fingerprint()
+    assert streams[0].content_fingerprint() != streams[3].content_fingerprint()
 
 
 def test_depth_and_curvature_fill_their_range(env: Any) -> None:

@@ -140,9 +140,11 @@ def test_the_data_fingerprint_depends_on_the_answers(make_squad: MakeSquad, stre
     for change in (first, lambda values: first(values)["qas"][0]["answers"].pop()):
         env = stream(train_file=spoilt(make_squad(), change))
         env.tasks()
-        found.append((env.fingerprint(), env.data_fingerprint()))
+        found.append((env.fingerprint(), env.data_fingerprint(), env.data_parts()))
     assert found[0][0] == found[1][0]
     assert found[0][1] != found[1][1]
+    before, after = found[0][2], found[1][2]
+    assert [name for name in before if before[name] != after[name]] == ["t0/train"]
 
 
 def test_every_fifth_paragraph_is_tested_where_nothing_else_is(stream: Any) -> None:
