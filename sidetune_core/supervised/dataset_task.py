@@ -119,7 +119,7 @@ class DatasetTask(SupervisedTask):
             yield from super().train(predict, order)
             return
         for examples in source.train(order, self.id):
-            yield self._batch(examples, "train")
+            yield self._as_batch(examples, "train")
 
     def batches(self, split: str) -> Iterator[Batch]:
         source = self.sources[split]
@@ -127,7 +127,7 @@ class DatasetTask(SupervisedTask):
             yield from super().batches(split)
             return
         for examples in source.once(EVALUATION_BATCH):
-            yield self._batch(examples, split)
+            yield self._as_batch(examples, split)
 
 
 def _parts(split: str, source: Source, names: Sequence[str], kind: str, data: str) -> dict[str, DataPart]:
