@@ -205,6 +205,8 @@ def given_to(chosen: Choice | None) -> Any:
 def with_present_names(specs: Sequence[RunSpec]) -> list[RunSpec]:
     """Resolved specs of several versions with components and their options under their present names.
 
+    An option that only later versions have is given its default, as where a run is resumed.
+
     Nothing is loaded if all specs name the options of each component alike. A component that cannot be loaded
     keeps the names that were recorded.
     """
@@ -223,7 +225,13 @@ def with_present_names(specs: Sequence[RunSpec]) -> list[RunSpec]:
         if component is None or config is None:
             return component
         options = respell(config, component.options, f"{slot} '{component.name}'", recorded=True)
-        return Choice(component.name, json.loads(json.dumps(options, default=str)))
+        recorded = set().union(*names[slot, component.name])
+        defaults = {
+            field.name: field.default
+            for field in (attrs.fields(config) if attrs.has(config) else ())
+            if field.name in recorded and isinstance(field.default, bool | int | float | str | None)
+        }
+        return Choice(component.name, json.loads(json.dumps({**defaults, **options}, default=str)))
 
     return [
         spec.with_components({slot: present(slot, spec.component(slot)) for slot in DEFAULTS})

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import pytest
 
+from sidetune_core.config.resolve import with_present_names
 from sidetune_core.config.spec import RunSpec
-from sidetune_core.results.grouping import group_runs, same_stream, shared_line
+from sidetune_core.results.grouping import group_runs, same_method, same_stream, shared_line
 from sidetune_core.results.metrics import Results
 from sidetune_core.results.report import RunSummary
 
@@ -129,3 +131,12 @@ def test_runs_on_other_tasks_are_not_on_the_same_stream() -> None:
     assert not same_stream(
         [run_of(SIDETUNE), run_of(SIDETUNE, results=attrs.evolve(RESULTS, tasks=("t0", "t2")))]
     )
+
+
+@pytest.mark.parametrize(("sampling", "same"), [("uniform", True), ("balanced", False)])
+def test_an_option_that_an_earlier_version_lacks_has_its_default(sampling: str, same: bool) -> None:
+    options = [{"num_tasks": 2}, {"num_tasks": 2, "sampling": sampling}]
+    specs = [
+        RunSpec(learner="sidetune/features", env={"name": "sidetune/digits", **each}) for each in options
+    ]
+    assert same_method(*with_present_names(specs)) == same
