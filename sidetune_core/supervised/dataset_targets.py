@@ -66,12 +66,16 @@ class Coder(ABC):
     """Encodes targets for an objective; a plain object that worker processes may have."""
 
     @abstractmethod
-    def encode(self, target: Any) -> Tensor:
-        """The target of an example.
+    def plain(self, target: Any) -> int | list[float]:
+        """The target of an example: the number of its class, or values.
 
         Raises:
             BadExample: it is none of this objective.
         """
+
+    def encode(self, target: Any) -> Tensor:
+        """`plain` as a tensor."""
+        return torch.tensor(self.plain(target))
 
     @abstractmethod
     def objective(self, targets: Tensor | None, weights: ClassWeights) -> Objective:
@@ -89,11 +93,11 @@ class ClassCoder(Coder):
     table: Mapping[Label, int]
     names: tuple[str, ...]
 
-    def encode(self, target: Any) -> Tensor:
+    def plain(self, target: Any) -> int:
         label = plain_label(target)
         if label not in self.table:
             raise BadExample(f"its label {label!r} is none of the {len(self.names)} classes")
-        return torch.tensor(self.table[label])
+        return self.table[label]
 
     def objective(self, targets: Tensor | None, weights: ClassWeights) -> Objective:
         if targets is None:
@@ -111,13 +115,13 @@ class LabelCoder(Coder):
 
     names: tuple[str, ...]
 
-    def encode(self, target: Any) -> Tensor:
+    def plain(self, target: Any) -> list[float]:
         count = len(self.names)
         if isinstance(target, list | tuple | set | frozenset) and all(isinstance(one, str) for one in target):
             unknown = [one for one in target if one not in self.names]
             if unknown:
                 raise BadExample(f"its label {unknown[0]!r} is none of the {count} labels")
-            return torch.tensor([float(name in target) for name in self.names])
+            return [float(name in target) for name in self.names]
         if isinstance(target, set | frozenset):
             raise BadExample("a set of labels has names; give numbers as a vector of 0 and 1")
         vector = as_vector(target)
@@ -129,7 +133,7 @@ class LabelCoder(Coder):
             )
         if not bool(((vector == 0) | (vector == 1)).all()):
             raise BadExample("its target has values other than 0 and 1")
-        return vector
+        return as_list(vector)
 
     def objective(self, targets: Tensor | None, weights: ClassWeights) -> Objective:
         _no_weights(weights, "labels")
@@ -144,13 +148,13 @@ class ValueCoder(Coder):
     """Empty if they have none."""
     count: int
 
-    def encode(self, target: Any) -> Tensor:
+    def plain(self, target: Any) -> list[float]:
         vector = as_vector(target).reshape(-1)
         if len(vector) != self.count:
             raise BadExample(f"its target has {len(vector)} values, expected {self.count}")
         if not bool(vector.isfinite().all()):
             raise BadExample("its target is NaN or infinite")
-        return vector
+        return as_list(vector)
 
     def objective(self, targets: Tensor | None, weights: ClassWeights) -> Objective:
         _no_weights(weights, "values")
@@ -198,6 +202,12 @@ def as_vector(target: Any) -> Tensor:
     if vector.is_complex():
         raise BadExample("its target is complex, expected real numbers")
     return vector.detach().cpu().float()
+
+
+def as_list(vector: Tensor) -> list[float]:
+    """The values of a vector (K,)."""
+    values: list[float] = vector.tolist()
+    return values
 
 
 def _short(value: Any) -> str:

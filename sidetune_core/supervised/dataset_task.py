@@ -44,6 +44,9 @@ from sidetune_core.supervised.task import EVALUATION_BATCH, SupervisedTask
 FINGERPRINTED = 16
 """Examples of each split whose inputs are part of the fingerprint."""
 
+STREAM_IDS = 2**40
+"""Ids of a stream's examples begin at multiples of this, since a stream may have no length."""
+
 UNIT, ANY = "unit", "any"
 """Whether images are in [0, 1], in a card."""
 
@@ -199,7 +202,7 @@ def from_dataset(
     }
     coder = _make_coder(given, samples, raw, classes, labels, values)
     targets = {
-        one.split: torch.stack(encode_all(one, raw[one.split], coder.encode))
+        one.split: torch.tensor(encode_all(one, raw[one.split], coder.plain))
         for one in given
         if one.split in raw
     }
@@ -287,11 +290,13 @@ def _make_sources(
     workers: int,
 ) -> dict[str, Source]:
     sources: dict[str, Source] = {}
-    first_id, shapes = 0, samples["train"].shapes
+    streams = any(one.iterable for one in given)
+    first_id, shapes = len(given) * STREAM_IDS if streams else 0, samples["train"].shapes
     for one in given:
         if one.iterable:
             stream = StreamReader(one.dataset, reader, coder, shapes)
-            sources[one.split] = IterableSource(stream, one.size, one.where)
+            first = len(sources) * STREAM_IDS
+            sources[one.split] = IterableSource(stream, one.size, first, one.where)
             continue
         fetcher = Fetcher(one.dataset, reader, coder, shapes)
         randomness = find_randomness(fetcher, samples[one.split].rows)

@@ -74,8 +74,12 @@ def test_no_command_can_choose_it() -> None:
 
 
 def test_labels_and_values_are_trained_and_predicted(tmp_path: Path) -> None:
-    labels = run(Task.from_dataset(images([1, 0], [0, 1]), images([1, 1]), labels=["red", "big"]), tmp_path / "a")
-    values = run(Task.from_dataset(images([1.0, 2], [0, 1]), images([1, 1.0]), values=["x", "y"]), tmp_path / "b")
+    labels = run(
+        Task.from_dataset(images([1, 0], [0, 1]), images([1, 1]), labels=["red", "big"]), tmp_path / "a"
+    )
+    values = run(
+        Task.from_dataset(images([1.0, 2], [0, 1]), images([1, 1.0]), values=["x", "y"]), tmp_path / "b"
+    )
     image = torch.rand(3, 8, 8)
     assert set(labels.predict(image).to_json()["probabilities"]) == {"red", "big"}
     assert set(values.predict(image).to_json()["values"]) == {"x", "y"}
