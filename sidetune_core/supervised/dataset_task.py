@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +13,9 @@ from torch import Tensor
 from sidetune_core.errors import DataError, OptionError
 from sidetune_core.hashing import tensor_digest
 from sidetune_core.interfaces.tasks import Batch, DataPart, Order, Predict
-from sidetune_core.supervised.dataset import DatasetSource, Fetcher, find_randomness
+from sidetune_core.supervised.dataset import DatasetSource, find_randomness
 from sidetune_core.supervised.dataset_examples import ExampleReader, shown
+from sidetune_core.supervised.dataset_fetcher import Fetcher
 from sidetune_core.supervised.dataset_reading import (
     Given,
     Sample,
@@ -80,12 +80,6 @@ class DatasetTask(SupervisedTask):
         super().__init__(id, title, sources, objective, sampling=sampling)
         self.data, self._values, self.notes = data, values, tuple(notes)
         self._digest = ""
-
-    def named(self, id: str) -> DatasetTask:
-        """The same task under another id; the sources are shared."""
-        named = copy.copy(self)
-        named.id = id
-        return named
 
     def card(self) -> Mapping[str, Any]:
         """What the handler of env 'datasets' reads."""

@@ -14,8 +14,8 @@ from torch import Tensor
 from sidetune_core.errors import DataError, OptionError
 from sidetune_core.interfaces.tasks import Order
 from sidetune_core.seeding import derive_seed
-from sidetune_core.supervised.dataset import Failure, raise_failures, stack
 from sidetune_core.supervised.dataset_examples import BadExample, ExampleReader, check_shapes
+from sidetune_core.supervised.dataset_fetcher import Failure, raise_failures, stack
 from sidetune_core.supervised.dataset_targets import Coder
 from sidetune_core.supervised.example_seeds import kept, seed_all, set_states, states
 from sidetune_core.supervised.sources import LoadedExamples, Request, Source
