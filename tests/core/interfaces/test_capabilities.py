@@ -12,10 +12,10 @@ from sidetune_core.interfaces.capabilities import set_task_state, task_state, ta
 from sidetune_core.testing import sample
 
 
-def test_a_task_of_classes_has_none() -> None:
+def test_a_task_of_classes_has_documents_only() -> None:
     task, _ = sample.tasks()
+    assert isinstance(task, api.HasDocuments)
     capabilities = (
-        api.HasDocuments,
         api.HasState,
         api.HasTrainingMetrics,
         api.HasVisualisations,

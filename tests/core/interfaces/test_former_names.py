@@ -101,7 +101,7 @@ def test_a_former_method_overrides_the_new_one_and_reaches_it_with_super() -> No
     ]
     task = make(Wide)
     assert task.not_restored == "the mood"
-    with pytest.warns(DeprecationWarning, match="ClassTask.head is now make_head") as warned:
+    with pytest.warns(DeprecationWarning, match="SupervisedTask.head is now make_head") as warned:
         linear, softmax = task.make_head((5,))  # type: ignore[misc]
     assert Path(warned[0].filename) == Path(__file__)
     assert isinstance(linear, ClassHead)
