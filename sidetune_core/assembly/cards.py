@@ -19,6 +19,7 @@ from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStre
 from sidetune_core.rl.policy_handler import PolicyHandler
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.storage.run_folder import CARDS, RunFolder
+from sidetune_core.supervised.iterable_dataset import IterableSource
 from sidetune_core.supervised.task import SupervisedTask
 
 
@@ -193,11 +194,21 @@ def _head(task: Task, values: Mapping[str, Any], env: type[Any]) -> str:
 
 def _split_sizes(task: Task) -> Mapping[str, int | None]:
     sizes: dict[str, int | None] = (
-        {"train": task.training_size()} if isinstance(task, HasTrainingSize) else {}
+        {"train": _training_size(task)} if isinstance(task, HasTrainingSize) else {}
     )
     return sizes | {
-        split: task.size(split) if isinstance(task, SupervisedTask) else None for split in task.splits
+        split: _size(task, split) if isinstance(task, SupervisedTask) else None for split in task.splits
     }
+
+
+def _training_size(task: HasTrainingSize) -> int | None:
+    return _size(task, "train") if isinstance(task, SupervisedTask) else task.training_size()
+
+
+def _size(task: SupervisedTask, split: str) -> int | None:
+    """Number of examples of a split; None where a stream of examples does not tell it."""
+    source = task.sources[split]
+    return None if isinstance(source, IterableSource) and source.size is None else task.size(split)
 
 
 def _written(folder: RunFolder, task: str) -> TaskCard | None:

@@ -137,7 +137,7 @@ class Task(ABC):
             DataError: a dataset is empty, has no length, raises, or returns something else.
             OptionError: an argument is of another type, or does not fit the others.
         """
-        from sidetune_core.supervised.dataset_task import from_dataset  # see the contract 'layers'
+        from sidetune_core.supervised.from_dataset import from_dataset  # see the contract 'layers'
 
         return from_dataset(
             train,

@@ -12,10 +12,11 @@ from torch import nn
 
 from sidetune_core.assembly.cards import CardStream, CardTask, make_handler
 from sidetune_core.assembly.evaluation import evaluate_split
-from sidetune_core.assembly.objects import require_tasks
+from sidetune_core.assembly.objects import require_network, require_tasks
 from sidetune_core.assembly.parts import Part, read_parts
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved, restore
+from sidetune_core.config.given import has_object
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import Choice, choice
 from sidetune_core.errors import FitError, OptionError, RunError, shorten, suggest
@@ -143,6 +144,9 @@ def evaluate_with(
 ) -> list[TaskEvaluation]:
     """`evaluate` for the parts of a run; `other` is a run with the env that replaces that of one part, and
     whose other components are not used."""
+    if base is None:
+        argument = ", env=[task, ...]" if has_object(parts[0].resolved, "env") else ""
+        require_network(parts[0].resolved, f"sidetune_core.evaluate({str(folder.path)!r}{argument}")
     trained, ids = read_run(folder, trust_local_code, base), _listed(tasks)
     machine = choose_device(trained.resolved, device)
     _check_trained(trained, ids)

@@ -2,84 +2,25 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from sidetune_core.errors import DataError
 from sidetune_core.seeding import derive_seed
-from sidetune_core.supervised.dataset_examples import (
-    BadExample,
-    ExampleReader,
-    check_shapes,
-    raise_bad,
-    shapes_of,
-)
-from sidetune_core.supervised.dataset_targets import Coder
+from sidetune_core.supervised.dataset_examples import shapes_of
+from sidetune_core.supervised.dataset_fetcher import Failure, Fetcher, raise_failures, stack
+from sidetune_core.supervised.dataset_workers import read_by_workers
 from sidetune_core.supervised.example_seeds import kept, seed_all, states
 from sidetune_core.supervised.sources import LoadedExamples, Request, Source
-
-GOLDEN = (5**0.5 - 1) / 2
 
 SAMPLE = 6
 """Examples that are read when a source is made, three times each, to find out whether they are random."""
 
-
-class ReadError(Exception):
-    """An exception of a dataset in a worker process, whose traceback is the message."""
-
-
-@attrs.frozen
-class Failure:
-    """An example that could not be read; it may come from a worker process."""
-
-    reason: str
-    details: str = ""
-    """The traceback of the dataset's exception; empty if it raised none."""
-
-
-@attrs.frozen(eq=False)
-class Fetcher(Dataset[Any]):
-    """Reads and converts single examples, by (number, seed).
-
-    Args:
-        dataset: of the user.
-        reader: converts what it returns.
-        coder: encodes targets; None to return them as they are.
-        shapes: of the inputs; None where they are not known yet.
-    """
-
-    dataset: Any
-    reader: ExampleReader
-    coder: Coder | None = None
-    shapes: Mapping[str, tuple[int, ...]] | None = None
-
-    def __getitem__(self, key: tuple[int, int | None]) -> Any:
-        """Inputs by name and target, or a `Failure`."""
-        row, seed = key
-        if seed is not None:
-            seed_all(seed)
-        try:
-            item = self.dataset[row]
-        except Exception as error:  # whatever the user's code raises
-            return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
-        try:
-            inputs, target = self.reader.convert(item)
-            if self.shapes is not None:
-                check_shapes(inputs, self.shapes)
-            return inputs, target if self.coder is None else self.coder.encode(target)
-        except BadExample as error:
-            return Failure(str(error))
-        except Exception as error:  # of the user's transforms
-            return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @attrs.frozen
@@ -179,27 +120,6 @@ class DatasetSource(Source):
         return LoadedExamples(request, inputs, targets)
 
 
-def raise_failures(where: str, failures: Mapping[int, Failure], read: int) -> None:
-    """See `raise_bad`.
-
-    Raises:
-        DataError: there are any.
-    """
-    details = next((failure.details for failure in failures.values() if failure.details), "")
-    reasons = {row: failure.reason for row, failure in failures.items()}
-    raise_bad(where, reasons, read, ReadError(details) if details else None)
-
-
-def stack(items: Sequence[Any]) -> Any:
-    """Inputs (B, *shape) by name and targets (B, ...); if examples could not be read, the `Failure` of each,
-    by its place."""
-    failures = {place: item for place, item in enumerate(items) if isinstance(item, Failure)}
-    if failures:
-        return failures
-    inputs = {name: torch.stack([item[0][name] for item in items]) for name in items[0][0]}
-    return inputs, torch.stack([item[1] for item in items])
-
-
 def spaced(count: int, sample: int) -> list[int]:
     """At most `sample` numbers below `count` in order, the first and the last among them.
 
@@ -231,74 +151,3 @@ def _same(first: Any, second: Any) -> bool:
     return shapes_of(inputs) == shapes_of(others) and all(
         torch.equal(value, others[name]) for name, value in inputs.items()
     )
-
-
-class _Batches:
-    """A batch sampler over batches that are drawn once."""
-
-    def __init__(self, batches: Iterator[list[tuple[int, int | None]]]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[list[tuple[int, int | None]]]:
-        return self._batches
-
-
-def read_by_workers(
-    fetcher: Fetcher,
-    batches: Iterator[list[tuple[int, int | None]]],
-    workers: int,
-    where: str,
-    collate: Callable[[Sequence[Any]], Any] = stack,
-) -> Iterator[Any]:
-    """What `collate` makes of batches of (number, seed), in order, read ahead by worker processes.
-
-    Raises:
-        DataError: a worker has ended.
-    """
-    opened = _open_workers(fetcher, batches, workers, collate)
-    while True:
-        try:
-            collated = next(opened)
-        except StopIteration:
-            return
-        except (RuntimeError, OSError) as error:
-            raise DataError(
-                f"{where}: a worker process ended ({_first_line(error)}), perhaps for lack of "
-                "memory or shared "
-                "memory (/dev/shm): use fewer workers, or workers=0"
-            ) from error
-        yield collated
-
-
-def _open_workers(
-    fetcher: Fetcher,
-    batches: Iterator[list[tuple[int, int | None]]],
-    workers: int,
-    collate: Callable[[Sequence[Any]], Any],
-) -> Iterator[Any]:
-    loader: DataLoader[Any] = DataLoader(
-        fetcher,
-        batch_sampler=_Batches(batches),
-        num_workers=workers,
-        collate_fn=collate,
-        generator=torch.Generator(),  # else opening it would draw from the global one
-        worker_init_fn=_begin_worker,
-    )
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGCHLD) if in_main and hasattr(signal, "SIGCHLD") else None
-    opened = iter(loader)
-    if before is not None and signal.getsignal(signal.SIGCHLD) is not before:
-        # torch's handler raises wherever this process is when a worker ends, and not where a batch is awaited
-        signal.signal(signal.SIGCHLD, before)
-    return opened
-
-
-def _begin_worker(number: int) -> None:
-    """The handlers of the run are those of its own process: an interrupted run saves its state, for which it
-    may need another batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from sidetune_core.errors import DataError, OptionError
-from sidetune_core.supervised.dataset import SAMPLE, Failure, Fetcher, raise_failures, read_by_workers, spaced
+from sidetune_core.supervised.dataset import SAMPLE, spaced
 from sidetune_core.supervised.dataset_examples import (
     BadExample,
     ExampleReader,
@@ -19,7 +19,9 @@ from sidetune_core.supervised.dataset_examples import (
     raise_bad,
     shapes_of,
 )
+from sidetune_core.supervised.dataset_fetcher import Failure, Fetcher, raise_failures
 from sidetune_core.supervised.dataset_targets import same_target, stored_targets
+from sidetune_core.supervised.dataset_workers import read_by_workers
 from sidetune_core.supervised.example_seeds import kept
 from sidetune_core.supervised.iterable_dataset import StreamReader
 

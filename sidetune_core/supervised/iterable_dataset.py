@@ -14,8 +14,8 @@ from torch import Tensor
 from sidetune_core.errors import DataError, OptionError
 from sidetune_core.interfaces.tasks import Order
 from sidetune_core.seeding import derive_seed
-from sidetune_core.supervised.dataset import Failure, raise_failures, stack
 from sidetune_core.supervised.dataset_examples import BadExample, ExampleReader, check_shapes
+from sidetune_core.supervised.dataset_fetcher import Failure, raise_failures, stack
 from sidetune_core.supervised.dataset_targets import Coder
 from sidetune_core.supervised.example_seeds import kept, seed_all, set_states, states
 from sidetune_core.supervised.sources import LoadedExamples, Request, Source
@@ -92,22 +92,23 @@ class IterableSource(Source):
     Args:
         stream: of the dataset, with coder and shapes.
         size: number of examples; None if the dataset has no length.
+        first_id: id of the first example.
         where: the dataset, for messages.
     """
 
     augments = True
     lazy_targets = True
 
-    def __init__(self, stream: StreamReader, size: int | None, where: str) -> None:
+    def __init__(self, stream: StreamReader, size: int | None, first_id: int, where: str) -> None:
         self.shapes = dict(stream.shapes)
         self.size = size
-        self._stream, self._where = stream, where
+        self._stream, self._first_id, self._where = stream, first_id, where
 
     def __len__(self) -> int:
         return UNKNOWN_SIZE if self.size is None else self.size
 
     def ids(self, rows: Tensor) -> Tensor:
-        return rows
+        return rows + self._first_id
 
     def targets(self) -> Tensor:
         raise OptionError(f"{self._where} is iterable, so its targets are not known beforehand")

@@ -103,7 +103,7 @@ def sweep(
 
 
 def _check_without_objects(specs: Mapping[str, RunSpec]) -> None:
-    """Check that other processes can be told what to run.
+    """Check that other processes can make the components.
 
     Raises:
         OptionError: a spec has an object of Python.

@@ -16,6 +16,7 @@ from sidetune_core.config.kinds import Kind
 from sidetune_core.config.options import describe, structure, unstructure
 from sidetune_core.config.registry import Plugin
 from sidetune_core.errors import OptionError, PluginError
+from sidetune_core.interfaces.capabilities import MadeFromObject
 from sidetune_core.testing import env, learner, networks
 from sidetune_core.testing.effects import Effects, watched
 from sidetune_core.testing.env import check_env
@@ -137,11 +138,36 @@ def check_plugin(
                 "learner": check_learner,
                 "env": check_env,
             }
-            findings += checks[requested.name](cls, config, given)
-            same_order = partial(_check_order, findings, requested.name, name, cls, options or {})
-            findings.append(attempt(same_order, order_is_the_same_in_every_process.__name__))
+            if _needs_object(requested, cls, config):
+                findings.append(attempt(_skip_without_object, "is_made_of_an_object"))
+            else:
+                findings += checks[requested.name](cls, config, given)
+                same_order = partial(_check_order, findings, requested.name, name, cls, options or {})
+                findings.append(attempt(same_order, order_is_the_same_in_every_process.__name__))
     findings += [attempt(partial(check, effects), check.__name__) for check in EFFECT_CHECKS]
     return settle(findings, getattr(cls, "known_failures", {}))
+
+
+def _needs_object(kind: Kind, cls: type[Any], config: Any) -> bool:
+    """Whether a component can be made of an object only, which Python gives (see `MadeFromObject`)."""
+    arguments: dict[str, tuple[Any, ...]] = {"base": ({},), "env": (0,)}
+    if kind.name not in arguments or not isinstance(cls, MadeFromObject):
+        return False
+    try:
+        cls(config, *arguments[kind.name])
+    except OptionError:
+        return True
+    except Exception:  # whatever it is, the checks report it
+        return False
+    return False
+
+
+def _skip_without_object() -> None:
+    raise Skipped(
+        "it is made of an object that Python gives; to check it, derive a class whose __init__ "
+        "takes (config, "
+        "inputs), or (config, seed), and gives it one"
+    )
 
 
 def _check_order(

@@ -198,3 +198,18 @@ def test_what_is_no_base_is_said(network: Any, options: dict[str, Any], message:
 def test_without_a_network_the_call_is_shown() -> None:
     with pytest.raises(OptionError, match=r"sidetune_core.run\(base=network"):
         Module(Module.Config(), IMAGE)
+
+
+class Wrapped(Module):  # type: ignore[misc,valid-type]
+    """The wrapper of a network that takes images of any size."""
+
+    def __init__(self, config: Any, inputs: Any) -> None:
+        super().__init__(config, inputs, Net())
+
+
+def test_the_wrapper_passes_the_conformance_kit() -> None:
+    from sidetune_core.testing import check_plugin
+
+    findings = check_plugin("base", f"{__name__}:Wrapped")
+    assert [finding for finding in findings if not finding.passed] == []
+    assert sum(not finding.skipped for finding in findings) > 20
