@@ -1,4 +1,4 @@
-"""A component from its options."""
+"""A component from its options, or from an object that the user gave for it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from sidetune_core.config.resolve import ResolvedComponent
 
 
 def make_component(component: ResolvedComponent, config: Any, *arguments: Any) -> Any:
-    """A component from its options and the arguments of its kind."""
-    return component.cls(config, *arguments)
+    """A component from its options and the arguments of its kind, and from the object that was given for
+    it."""
+    if component.given is None:
+        return component.cls(config, *arguments)
+    return component.cls.from_object(component.given, config, *arguments)
 
 
 def without_weights(component: ResolvedComponent) -> Any:

@@ -72,7 +72,7 @@ class Reading:
             sets = [self._set(folder, os.path.join(self.root, folder.name), folder.name) for folder in tasks]
             has_splits = any(_splits(folder) for folder in tasks)
             return ("TASK/train|test/CLASS" if has_splits else "TASK/CLASS"), sets
-        if chosen == "splits" and not _splits(top):
+        if chosen == "splits" and not _named_splits(top):
             have = shorten((folder.name for folder in top.folders), 5) or "none"
             raise DataError(
                 f"no folder {os.path.join(self.root, 'train')}; expected {PATTERNS['splits']}. Its folders: "
@@ -84,7 +84,7 @@ class Reading:
     def _set(self, folder: Folder, path: str, name: str, has_splits: bool | None = None) -> ImageSet:
         """The set of a folder with classes, or with splits that have classes."""
         self._outside(folder)
-        splits = _splits(folder) if has_splits is not False else {}
+        splits = _splits(folder) if has_splits is None else _named_splits(folder) if has_splits else {}
         if not splits:
             classes = {"train": self._classes(folder, path)}
             if not classes["train"]:
@@ -139,9 +139,10 @@ class Reading:
 def detect(top: Folder) -> Layout:
     """The layout of a folder with images.
 
-    A folder named as a split (`SPLIT_NAMES`) makes it ``splits``. Otherwise the folders at the top are
-    classes if one of them holds images directly; further folders in it belong to the class. They are tasks if
-    none does, or if all have folders with images and only `STRAY` of the images lie outside of these.
+    A folder named as a split (`SPLIT_NAMES`), with folders in it, makes it ``splits``. Otherwise the folders
+    at the top are classes if one of them holds images directly; further folders in it belong to the class.
+    They are tasks if none does, or if all have folders with images and only `STRAY` of the images lie outside
+    of these.
     """
     if _splits(top):
         return "splits"
@@ -156,7 +157,16 @@ def _is_plain(folder: Folder) -> bool:
 
 
 def _splits(folder: Folder) -> dict[str, Folder]:
-    """The folders that are splits.
+    """The folders that are splits; none if all that are named so hold images only and are next to others, as
+    a class of trains is."""
+    splits = _named_splits(folder)
+    named = [split for split in splits.values() if split.count()]
+    others = [child for child in folder.folders if child.count() and child not in named]
+    return {} if others and all(map(_is_plain, named)) else splits
+
+
+def _named_splits(folder: Folder) -> dict[str, Folder]:
+    """The folders that are named as splits.
 
     Raises:
         DataError: two of them are the same split.

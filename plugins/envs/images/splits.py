@@ -48,7 +48,7 @@ class Splitter:
         if whole:
             of = f" of {counted(len(whole), 'task')}" if divided else ""
             what = "each class" if sets[0].kind == "class" else "the images"
-            self.account.notes.append(f"{self.test_fraction:.3g} of {what} held out for testing{of}")
+            self.account.notes.append(f"{100 * self.test_fraction:.3g} % of {what} held out for testing{of}")
         sets = self._drop_unusable(
             sets,
             lambda images: () if "test" in images.splits else _single(images),

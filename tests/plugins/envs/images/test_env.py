@@ -52,7 +52,7 @@ def test_class_folders_are_one_task_with_a_held_out_split(write_images: WriteIma
     assert read.classes == {"t0": ("cat", "dog")}
     assert (read.counts("train"), read.counts("test")) == ([[4, 8]], [[1, 2]])
     assert read.lines == [
-        "15 images of 2 classes in 1 task (train 12, test 3); layout CLASS; 0.2 of each class held out for "
+        "15 images of 2 classes in 1 task (train 12, test 3); layout CLASS; 20 % of each class held out for "
         "testing"
     ]
 
@@ -85,7 +85,7 @@ def test_a_folder_for_each_customer_is_a_task_for_each(customers: Path) -> None:
     assert read.counts("test") == [[1, 1], [1, 1, 2], [1, 1, 2, 2]]
     assert read.lines == [
         "65 images of 9 classes in 3 tasks (train 53, test 12); left out: 1 hidden, 1 with another suffix "
-        "(.txt), 1 dangling link, 1 unreadable; layout TASK/CLASS; 0.2 of each class held out for testing"
+        "(.txt), 1 dangling link, 1 unreadable; layout TASK/CLASS; 20 % of each class held out for testing"
     ]
 
 
@@ -126,6 +126,9 @@ def test_nested_folders_belong_to_their_class(write_images: WriteImages) -> None
         ({"acme/cat": 2, "bolt/dog": 2}, "TASK/CLASS"),
         ({"acme/cat": 6, "acme": 1, "bolt/dog": 6}, "TASK/CLASS"),
         ({"acme/cat": 2, "acme": 1, "bolt/dog": 2}, "CLASS"),
+        ({"bus": 2, "train": 2}, "CLASS"),
+        ({"acme/cat": 2, "acme/dog": 2, "bolt/bus": 2, "bolt/train": 2}, "TASK/CLASS"),
+        ({"train/cat": 2, "train/dog": 2, "others": 2}, "train/CLASS"),
     ],
 )
 def test_the_layout_is_found_and_said(counts: dict[str, int], layout: str, write_images: WriteImages) -> None:
