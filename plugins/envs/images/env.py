@@ -103,9 +103,9 @@ class Images(ImageStream):
         crop_fraction: float | None = option(
             None,
             "centre square that is cut out, as a fraction of the shorter side; by default that of the base, "
-            "or 1",
-            more_than(0),
-            at_most(1),
+            "or 1. More than 1 adds a black border",
+            at_least(0.1),
+            at_most(2),
         )
         test_fraction: float = option(
             0.2,

@@ -76,7 +76,7 @@ def evaluated_images(task: api.Task) -> torch.Tensor:
 
 @pytest.fixture
 def handler(tmp_path: Path) -> api.TaskHandler:
-    return env_and_task("images", root=folder(tmp_path / "data"), image_size=SIZE)[1]
+    return env_and_task("images", root=(folder(tmp_path / "data"),), image_size=SIZE)[1]
 
 
 def image_of(handler: api.TaskHandler, value: Any) -> torch.Tensor:
@@ -86,7 +86,7 @@ def image_of(handler: api.TaskHandler, value: Any) -> torch.Tensor:
 
 def test_files_become_bit_for_bit_what_was_evaluated(tmp_path: Path) -> None:
     root = folder(tmp_path)
-    task, handler = env_and_task("images", root=root, image_size=SIZE)
+    task, handler = env_and_task("images", root=(root,), image_size=SIZE)
     files = sorted((root / "test" / "cat").iterdir()) + sorted((root / "test" / "dog").iterdir())
     assert handler.preprocess(files).inputs["image"].equal(evaluated_images(task))
 
