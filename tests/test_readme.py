@@ -58,10 +58,10 @@ def test_own_images_are_learnt_and_what_was_trained_is_used(tmp_path: Path) -> N
 
 
 def draw_photos(folder: Path) -> None:
-    """Images of one colour each: four classes, two more, and a new one."""
-    for root, names in (("photos", "abcd"), ("more", "ef")):
-        for split, name, index in product(("train", "test"), names, range(3)):
-            path = folder / root / split / name / f"{index}.jpg"
+    """Images of one colour each, of two customers and a further one, and a new one."""
+    for task, names in (("photos/acme", "ab"), ("photos/bolt", "cd"), ("more/ceta", "ef")):
+        for name, index in product(names, range(3)):
+            path = folder / task / name / f"{index}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (80, 60), (40 * ord(name) % 256, 60 * index, 90)).save(path)
     (folder / "new").mkdir()
