@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sidetune_core.assembly.fit import Fit, fit_components
 from sidetune_core.assembly.make import make_component, without_weights
 from sidetune_core.config.resolve import ResolvedRun
-from sidetune_core.errors import PluginError
+from sidetune_core.errors import PluginError, WeightsError
 from sidetune_core.interfaces.learner import Components, Learner
 from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure
 from sidetune_core.interfaces.tasks import Task, TaskStream
@@ -23,7 +23,13 @@ from sidetune_core.system.device import Machine
 
 
 def build_stream(resolved: ResolvedRun) -> TaskStream:
-    """The env; it reads no data yet."""
+    """The env; it reads no data yet.
+
+    Raises:
+        WeightsError: its options depend on a base that cannot be reached.
+    """
+    if resolved.unfitted:
+        raise WeightsError(resolved.unfitted)
     env = resolved.components["env"]
     stream: TaskStream = make_component(env, env.config, resolved.seed)
     stream.trust_local_code = resolved.trusts_data

@@ -455,14 +455,16 @@ def _combined(
     conditions = spec.conditions if is_same else None
     data = spec.data if "env" not in changed else None
     spec = attrs.evolve(spec, **choices, **tables, seed=parsed.seed, conditions=conditions, data=data)
+    fitted_components, unfitted = fitted(components, spec)
     return spec, ResolvedRun(
-        fitted(components, spec),
+        fitted_components,
         train,
         parsed.seed,
         parsed.cache,
         parsed.device,
         requested=spec,
         open_side=open_side,
+        unfitted=unfitted,
     )
 
 

@@ -26,7 +26,7 @@ from sidetune_core.config.spec import (
     choice,
     respell_tables,
 )
-from sidetune_core.errors import OptionError, PluginError, SidetuneError, UntrustedCode
+from sidetune_core.errors import OptionError, PluginError, SidetuneError, UntrustedCode, WeightsError
 
 Loaded = tuple[Plugin, type[Any]]
 """A plugin and its class."""
@@ -81,6 +81,9 @@ class ResolvedRun:
     """The spec that was resolved."""
     open_side: bool = attrs.field(default=False, eq=False)
     """Whether the side is still to be chosen (see `assembly.choose`); it is the default until then."""
+    unfitted: str = attrs.field(default="", eq=False)
+    """Why the options of an env of images could not be taken from the base, such as a Hub that cannot be
+    reached; such a run can be shown, and not be begun."""
 
     @property
     def trusts_data(self) -> bool:
@@ -216,11 +219,13 @@ def resolve(spec: RunSpec) -> ResolvedRun:
         for slot, (plugin, cls) in loaded.items()
     }
     tables = structured_tables(spec, components["env"].plugin, components["env"].cls)
+    components, unfitted = fitted(components, spec)
     return ResolvedRun(
-        components=fitted(components, spec),
+        components=components,
         seed=spec.seed,
         requested=spec,
         open_side=is_open(spec) and SIDE.name in components,
+        unfitted=unfitted,
         **tables,
     )
 
@@ -230,10 +235,12 @@ def is_open(spec: RunSpec) -> bool:
     return spec.side is None or spec.side.name == AUTO
 
 
-def fitted(components: Mapping[str, ResolvedComponent], spec: RunSpec) -> dict[str, ResolvedComponent]:
+def fitted(
+    components: Mapping[str, ResolvedComponent], spec: RunSpec
+) -> tuple[dict[str, ResolvedComponent], str]:
     """The components with the options of an env of images that the spec leaves to the base (see the
     capabilities `DeclaresImageInput` and `FitsImages`). An env that was recorded before it had these options
-    has their defaults.
+    has their defaults. Also why the base cannot be asked; empty if it was.
 
     Raises:
         OptionError: the base has no such network.
@@ -241,11 +248,14 @@ def fitted(components: Mapping[str, ResolvedComponent], spec: RunSpec) -> dict[s
     env, base = components[ENV.name], components.get(BASE.name)
     fit = getattr(env.cls, "fit_images", None)
     if fit is None:
-        return dict(components)
+        return dict(components), ""
     recorded = spec.env is not None and spec.env.recorded
     declares = getattr(base.cls, "image_input", None) if base is not None and not recorded else None
-    images = declares(base.config) if declares is not None and base is not None else None
-    return {**components, ENV.name: attrs.evolve(env, config=fit(env.config, images))}
+    try:
+        images = declares(base.config) if declares is not None and base is not None else None
+    except WeightsError as error:
+        return dict(components), str(error)
+    return {**components, ENV.name: attrs.evolve(env, config=fit(env.config, images))}, ""
 
 
 def given_to(chosen: Choice | None) -> Any:

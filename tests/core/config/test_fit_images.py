@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from sidetune_core.assembly.build import build_stream
 from sidetune_core.config.argv import parse
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import RunSpec, from_values
+from sidetune_core.errors import WeightsError
 
 ENV = """
 import attrs
@@ -91,3 +93,16 @@ def test_the_composition_names_the_network_of_a_library() -> None:
     assert resolved.former_composition == "digits · timm · features · seed 0"
     hub = resolve(RunSpec(base={"name": "hf-vision", "model": "/home/me/models/vit/"}, learner="features"))
     assert str(hub) == "digits · hf-vision vit · features · seed 0"
+
+
+def test_an_env_whose_base_cannot_be_asked_can_be_shown_and_not_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreachable(config: Any) -> None:
+        raise WeightsError("no connection")
+
+    monkeypatch.setattr(resolve(RunSpec(base=BASE)).components["base"].cls, "image_input", unreachable)
+    resolved = resolve(RunSpec(base=BASE, env="own_env:Photos"))
+    assert options(resolved)["image_size"] is None
+    with pytest.raises(WeightsError, match="^no connection$"):
+        build_stream(resolved)

@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from sidetune_core.api import (
@@ -85,7 +86,12 @@ def own(
         "test_buildings": ("merom",),
         "cache_dir": str(tmp_path / "cache"),
     }
+    vit = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32
+    )
+    vit.save_pretrained(tmp_path / "vit")
     return {
+        ("base", "hf-vision"): {"model": str(tmp_path / "vit")},
         ("base", "taskonomy"): {"width": 2},
         ("base", "timm"): {"model": "resnet10t"},
         ("base", "torchvision"): {"model": "resnet18"},
