@@ -98,7 +98,7 @@ def test_a_run_on_random_examples_resumes_to_the_same_bytes(
         run(tmp_path / "part", **options)
     monkeypatch.undo()
     assert len(taken) == 13
-    with pytest.raises(RunError, match="the data of env 'datasets'"):
+    with pytest.raises(RunError, match=r"other data.*base=network, tasks=.*, allow_changed_data=True\)"):
         sidetune_core.resume(tmp_path / "part", base=Net(), tasks=[make_tasks()[0]])
     resumed = sidetune_core.resume(tmp_path / "part", base=Net(), tasks=[task])
     assert resumed.results.rows == whole.results.rows
@@ -180,10 +180,13 @@ def test_the_tasks_of_a_run_with_a_base_by_name_are_not_needed_to_load_it(tmp_pa
         sidetune_core.load(path, base=Net())
 
 
-def test_a_run_is_extended_by_tasks_and_resumed(finished: Path, tmp_path: Path) -> None:
+def test_a_run_is_extended_by_tasks_and_resumed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     task = Task.from_dataset(examples(12), examples(6))
-    longer = sidetune_core.extend(finished, tasks=[task], base=Net(), out=tmp_path / "longer")
+    longer = sidetune_core.extend(finished, tasks=[task], base=Net(), out=tmp_path / "longer", quiet=False)
     assert [one.id for one in longer.tasks] == ["t0", "t1", "t2"]
+    assert "have changed" not in capsys.readouterr().err  # its id 't0' is taken, its data are others
     again = sidetune_core.resume(longer.folder.path, base=Net(), tasks=[*make_tasks(), task])
     assert again.results.rows == longer.results.rows
     assert sidetune_core.load(longer.folder.path, base=Net()).tasks == ("t0", "t1", "t2")
@@ -223,6 +226,11 @@ def test_a_spec_with_objects_can_be_copied_and_written(tmp_path: Path) -> None:
         ({"base": Net}, r"base is the class Net: give a network, base=Net\(...\)"),
         ({"learner": object()}, "learner is a name, such as 'my_module:MyLearner'"),
         ({"env": [1, 2]}, "or a list of tasks; got a list of int"),
+        ({"tasks": []}, "tasks= is a list of tasks, .*; got a list of nothing"),
+        (
+            {"tasks": [make_tasks()[0], *[Task.from_dataset(examples(6), examples(6), id="t1")] * 2]},
+            r"several tasks have the id 't1' \(tasks 1, 2\).*id='NAME'",
+        ),
         ({"base": {"module": "resnet44"}}, "or an nn.Module; got a str"),
         ({"base": Net(), "env": "digits", "side": "copy", "merger": 3}, "merger is a name"),
         (
