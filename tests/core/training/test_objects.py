@@ -6,13 +6,14 @@ import json
 import os
 import pickle
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import sidetune_core
 from sidetune_core import RunSpec, Task
@@ -44,6 +45,13 @@ class Augmented(Dataset[Any]):
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         return torch.full((3, 8, 8), row % 3 / 4) + torch.rand(3, 8, 8) / 4, row % 3
+
+
+class Stream(IterableDataset[Any]):
+    """Augmented images without a length."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return map(Augmented().__getitem__, range(30))
 
 
 def examples(count: int, classes: int = 3, shift: float = 0.0) -> TensorDataset:
@@ -104,6 +112,16 @@ def test_a_run_on_random_examples_resumes_to_the_same_bytes(
     assert resumed.results.rows == whole.results.rows
     first, second = resumed.learner.state_dict(), whole.learner.state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_stream_without_a_length_is_trained_for_a_number_of_steps_and_not_of_epochs(tmp_path: Path) -> None:
+    task = Task.from_dataset(Stream(), Stream(), classes=[0, 1, 2])
+    done = run(tmp_path / "steps", tasks=[task], train={"steps": 5, "batch_size": 8})
+    assert 0 <= done.results.rows[0][0] <= 1
+    recorded = json.loads((done.folder.path / "data.json").read_text())["records"][0]["parts"]
+    assert recorded["t0/train"][0] == 16  # as many as the fingerprint has
+    with pytest.raises(OptionError, match="no length, so its epochs cannot be counted"):
+        run(tmp_path / "epochs", tasks=[task], train={"epochs": 1})
 
 
 def test_load_gives_the_trained_run_whatever_the_weights_of_the_network(finished: Path) -> None:
