@@ -71,10 +71,11 @@ class Datasets(TaskStream):
             raise OptionError(
                 "env 'datasets' has the tasks that Python gives: sidetune_core.run(tasks=["
                 "Task.from_dataset(train=..., test=...)], ...), and again where a run needs their data: "
-                "resume(RUN, tasks=[...]), evaluate(RUN, env=[...]), extend(RUN, tasks=[...], "
-                "earlier_tasks=[...])"
+                "resume(RUN, tasks=[...]) with those that extend() has added, evaluate(RUN, env=[...]), "
+                "extend(RUN, tasks=[...], earlier_tasks=[...])"
             )
         self._given = tuple(tasks)
+        _check_ids(self._given)
         self.inputs = {name: tuple(shape) for name, shape in tasks[0].inputs.items()}
         _check_inputs(self._given, self.inputs)
 
@@ -120,6 +121,18 @@ class Datasets(TaskStream):
         if "resize" in card.values:
             return ResizedImageHandler(card)
         return ArrayHandler(card)
+
+
+def _check_ids(tasks: Sequence[Task]) -> None:
+    places: dict[str, list[int]] = {}
+    for number, task in enumerate(tasks):
+        places.setdefault(task.id or f"t{number}", []).append(number)
+    if same := [f"{id!r} (tasks {', '.join(map(str, own))})" for id, own in places.items() if len(own) > 1]:
+        more = f" and {len(same) - 3} more" if len(same) > 3 else ""
+        raise OptionError(
+            f"several tasks have the id {', '.join(same[:3])}{more}; tasks without an id are t0, t1, … "
+            "by their position: give each its own, Task.from_dataset(..., id='NAME')"
+        )
 
 
 def _check_inputs(tasks: Sequence[Task], inputs: Mapping[str, Shape]) -> None:

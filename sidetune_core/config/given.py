@@ -50,12 +50,14 @@ def as_objects(base: Any = None, tasks: Any = None) -> Objects:
         OptionError: one is something else.
     """
     if base is not None and not is_instance(base, "torch.nn:Module"):
-        raise OptionError(f"base= is the network that the run was made with, an nn.Module; got {_kind(base)}")
+        raise OptionError(
+            f"base= is the network that the run was made with, an nn.Module; got {kind_of(base)}"
+        )
     if tasks is None:
         return Objects(base)
     listed = listed_tasks(tasks)
     if listed is None:
-        raise OptionError(f"tasks= is a list of tasks, as Task.from_dataset makes them; got {_kind(tasks)}")
+        raise OptionError(f"tasks= is a list of tasks, as Task.from_dataset makes them; got {kind_of(tasks)}")
     return Objects(base, listed)
 
 
@@ -78,7 +80,7 @@ def given_object(slot: str, value: object) -> Any:
     accepted = {"base": ", or an nn.Module", "env": ", or a list of tasks"}.get(slot, "")
     raise OptionError(
         f"{slot} is a name, such as 'my_module:My{slot.title()}', a table with a name and options{accepted}; "
-        f"got {_kind(value)}"
+        f"got {kind_of(value)}"
     )
 
 
@@ -137,7 +139,7 @@ def unwritten(resolved: ResolvedRun) -> str:
     held = [slot for slot in FOR_OBJECTS if has_object(resolved, slot)]
     if not held:
         return ""
-    names = {"base": f"base ({_kind(given_of(resolved, 'base'))})", "env": "tasks"}
+    names = {"base": f"base ({kind_of(given_of(resolved, 'base'))})", "env": "tasks"}
     arguments = {"base": "base=...", "env": "tasks=[...]"}
     return (
         f"not in the spec: the {' and the '.join(names[slot] for slot in held)}; give "
@@ -167,7 +169,8 @@ def _by_name(slot: str, cls: type, what: str) -> str:
     )
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """``a list of int``, for messages."""
     if isinstance(value, list | tuple):
         kinds = sorted({type(item).__name__ for item in value})
         return f"a {type(value).__name__} of {', '.join(kinds[:3]) or 'nothing'}"

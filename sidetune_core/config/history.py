@@ -119,6 +119,22 @@ def network_line(about: Mapping[str, Any]) -> str:
     return f"{name} {str(network.get('weights', ''))[:8]}"
 
 
+def resume_call(path: object, about: Mapping[str, Any], options: str = "") -> str:
+    """The call that resumes a run with components that Python gave; empty for a run without.
+
+    Args:
+        path: of the run folder.
+        about: its ``run.json``.
+        options: further arguments, such as ``allow_changed_data=True``.
+    """
+    objects = about.get(OBJECTS)
+    if not isinstance(objects, Mapping) or not objects:
+        return ""
+    arguments = {"base": "base=network", "env": "tasks=[...]"}
+    given = [argument for slot, argument in arguments.items() if slot in objects]
+    return f"sidetune_core.resume({', '.join([repr(str(path)), *given, *([options] if options else [])])})"
+
+
 def same(first: Any, second: Any) -> bool:
     """Whether two values are the same JSON: 1, 1.0 and true are not."""
     return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)

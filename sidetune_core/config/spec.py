@@ -12,7 +12,7 @@ import attrs
 
 from sidetune_core.config.data_record import FILE as DATA
 from sidetune_core.config.defaults import DEFAULTS, FOR_OBJECTS
-from sidetune_core.config.given import KEYS, given_object
+from sidetune_core.config.given import KEYS, given_object, kind_of, listed_tasks
 from sidetune_core.config.options import (
     Renamed,
     at_least,
@@ -353,6 +353,11 @@ def make_spec(
         )
     if tasks is not None and components.get("env") is not None:
         raise OptionError("run() got env= and tasks=: tasks are the env, so leave one of them out")
+    if tasks is not None and listed_tasks(tasks) is None:
+        raise OptionError(
+            "tasks= is a list of tasks, as sidetune_core.Task.from_dataset(train=..., test=...) makes them; "
+            f"got {kind_of(tasks)}"
+        )
     values: dict[str, Any] = {**components, **{name: table or {} for name, table in (tables or {}).items()}}
     values["env"] = components.get("env") if tasks is None else tasks
     return RunSpec(**values, seed=seed or 0)

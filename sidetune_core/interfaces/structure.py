@@ -23,7 +23,7 @@ def structure(module: nn.Module) -> Structure:
 
 
 def _written_class(module: nn.Module) -> type:
-    """The class of a module; of a graph, whose class every copy makes anew, `torch.fx.GraphModule`."""
+    """The class of a module; of a graph, each copy of which has its own class, `torch.fx.GraphModule`."""
     return GraphModule if isinstance(module, GraphModule) else type(module)
 
 

@@ -75,7 +75,11 @@ class Task(ABC):
 
     @abstractmethod
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Number of batches in one epoch."""
+        """Number of batches in one epoch.
+
+        Raises:
+            OptionError: it is unknown; the task is trained for a number of steps, all of them in epoch 0.
+        """
 
     @abstractmethod
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sidetune_core.errors import DataError
+from sidetune_core.errors import DataError, shorten
 
 TARGET_KEYS = ("target", "targets", "label", "labels", "y")
 """Keys of the target in an example that is a dict; the first that it has counts."""
@@ -81,9 +81,15 @@ class ExampleReader:
             value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
         if not isinstance(value, Tensor):
             kind = type(value).__name__
-            raise BadExample(f"input '{name}' is a {kind}; expected a tensor, an array or a Pillow image")
-        if value.is_complex() or value.layout != torch.strided or value.is_quantized:
+            raise BadExample(
+                f"input '{name}' is a {kind}; expected a tensor, an array or a Pillow image (transform= may "
+                "convert it, or leave it out of a dict)"
+            )
+        if value.is_complex() or value.is_quantized:
             raise BadExample(f"input '{name}' is a tensor of {value.dtype}, expected real numbers")
+        if value.layout != torch.strided or value.is_meta:
+            kind = "on the meta device" if value.is_meta else f"of layout {value.layout}"
+            raise BadExample(f"input '{name}' is a tensor {kind}, expected a dense one with values")
         if not value.ndim:
             raise BadExample(f"input '{name}' is a single number; expected a tensor with an axis or more")
         return _as_input(name, value.detach().cpu())
@@ -180,8 +186,17 @@ def raise_bad(where: str, bad: Mapping[int, str], read: int, cause: BaseExceptio
     """
     if not bad:
         return
-    first = "; ".join(f"example {row}: {why}" for row, why in list(bad.items())[:3])
-    others = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+    rows: dict[str, list[int]] = {}
+    for row, why in bad.items():
+        rows.setdefault(why, []).append(row)
+    reasons = [f"{_numbers(own)}: {why}" for why, own in list(rows.items())[:3]]
+    left = len(bad) - sum(len(own) for own in list(rows.values())[:3])
+    first, others = "; ".join(reasons), f"; and {left:,} more" if left else ""
     raise DataError(
         f"{where}: {len(bad):,} of {read:,} examples read cannot be used: {first}{others}"
     ) from cause
+
+
+def _numbers(rows: Sequence[int]) -> str:
+    """``examples 3, 5, 6 and 4 more``"""
+    return f"example{'s' if len(rows) > 1 else ''} {shorten(rows)}"

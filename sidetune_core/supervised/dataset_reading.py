@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
@@ -72,6 +73,16 @@ def as_given(split: str, dataset: Any) -> Given:
         raise OptionError(f"{where}: give the dataset of the loader, {split}=loader.dataset, and workers=")
     if isinstance(dataset, type):
         raise OptionError(f"{split} is the class {dataset.__name__}: give an instance of it")
+    if isinstance(dataset, Iterator):
+        raise OptionError(
+            f"{where} can be read only once: give a list, or an IterableDataset whose __iter__ begins again"
+        )
+    if isinstance(dataset, Mapping):
+        raise OptionError(f"{where} is no torch Dataset; examples are read by number, from 0 on")
+    if isinstance(dataset, Tensor | np.ndarray) or _are_arrays(dataset):
+        raise OptionError(
+            f"{where} has arrays in place of examples: give torch.utils.data.TensorDataset(inputs, targets)"
+        )
     iterable = isinstance(dataset, IterableDataset) or (
         hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__")
     )
@@ -85,9 +96,22 @@ def as_given(split: str, dataset: Any) -> Given:
                 f"{where} has no length: define __len__, or derive it from torch.utils.data.IterableDataset"
             ) from error
         size = None
+    except Exception as error:  # whatever the user's code raises, or a length below 0
+        raise DataError(f"{where}: its length cannot be read ({type(error).__name__}: {error})") from error
     if size == 0:
         raise DataError(f"{where} is empty")
     return Given(split, dataset, size, iterable)
+
+
+def _are_arrays(dataset: Any) -> bool:
+    """Whether it is a pair of inputs (N, ...) and targets (N, ...), rather than a list of two examples."""
+    return (
+        isinstance(dataset, tuple | list)
+        and len(dataset) == 2
+        and all(isinstance(part, Tensor | np.ndarray) and part.ndim for part in dataset)
+        and len(dataset[0]) == len(dataset[1])
+        and dataset[0].shape != dataset[1].shape
+    )
 
 
 def read_sample(given: Given, reader: ExampleReader) -> Sample:

@@ -106,11 +106,14 @@ class DatasetTask(SupervisedTask):
 
 def _parts(split: str, source: Source, names: Sequence[str], kind: str, data: str) -> dict[str, DataPart]:
     assert isinstance(source, DatasetSource | IterableSource)
+    has_no_length = isinstance(source, IterableSource) and source.size is None
     if data:
-        return {split: DataPart(len(source), hashlib.sha256(data.encode()).hexdigest())}
+        count = 0 if has_no_length else len(source)
+        return {split: DataPart(count, hashlib.sha256(data.encode()).hexdigest())}
     inputs = {row: _digest(values) for row, values in source.sample(FINGERPRINTED)}
-    if isinstance(source, IterableSource):
-        return {split: DataPart(len(source), _combined(inputs.values()))}
+    if isinstance(source, IterableSource):  # without a length, the examples that were read are counted
+        count = len(inputs) if has_no_length else len(source)
+        return {split: DataPart(count, _combined(inputs.values()))}
     targets = source.targets()
     if kind != "logits":
         return {split: DataPart(len(source), _combined([_digest({"targets": targets}), *inputs.values()]))}

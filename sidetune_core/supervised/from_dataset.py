@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sidetune_core.errors import DataError, OptionError
+from sidetune_core.errors import DataError, OptionError, shorten
 from sidetune_core.supervised.dataset import DatasetSource, find_randomness
 from sidetune_core.supervised.dataset_classes import Labels, class_names, make_class_coder
 from sidetune_core.supervised.dataset_examples import ExampleReader, shown
@@ -57,6 +59,7 @@ def from_dataset(
 ) -> DatasetTask:
     """See `Task.from_dataset`."""
     _check_options(classes, labels, values, class_weights, sampling, workers)
+    _check_conversion(id, image_size, transform, target_transform)
     given = [
         as_given(split, dataset)
         for split, dataset in (("train", train), ("val", val), ("test", test))
@@ -67,6 +70,7 @@ def from_dataset(
     reader = ExampleReader(input, transform, target_transform, image_size)
     samples = {one.split: read_sample(one, reader) for one in given}
     shapes = samples["train"].shapes
+    _check_resized(given[0], shapes, image_size)
     for one in given:
         if samples[one.split].shapes != shapes:
             raise DataError(
@@ -112,8 +116,13 @@ def _check_options(classes: Any, labels: Any, values: Any, weights: str, samplin
             raise OptionError(f"Task.from_dataset: {name}= is a list of names, not {value!r}")
     if labels is not None and not (labels and all(isinstance(name, str) for name in labels)):
         raise OptionError(f"Task.from_dataset: labels= is a list of names, not {labels!r}")
-    if isinstance(values, bool) or (isinstance(values, int) and values < 1) or isinstance(values, str):
+    is_listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
+    is_count = isinstance(values, int) and not isinstance(values, bool) and values > 0
+    if values is not None and not (is_count or (is_listed and all(isinstance(one, str) for one in values))):
         raise OptionError(f"Task.from_dataset: values= is a number of values or their names, not {values!r}")
+    for name, names in (("labels", labels), ("values", values if is_listed else None)):
+        if repeated := [one for one, count in Counter(names or ()).items() if count > 1]:
+            raise OptionError(f"Task.from_dataset: {name}= names {shorten(repeated)} more than once")
     for name, value, allowed in (
         ("class_weights", weights, ("none", "balanced")),
         ("sampling", sampling, ("uniform", "balanced")),
@@ -122,8 +131,28 @@ def _check_options(classes: Any, labels: Any, values: Any, weights: str, samplin
             raise OptionError(
                 f"Task.from_dataset: {name}= is {' or '.join(map(repr, allowed))}, not {value!r}"
             )
-    if not isinstance(workers, int) or workers < 0:
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
         raise OptionError(f"Task.from_dataset: workers= is a number of processes from 0 on, not {workers!r}")
+
+
+def _check_conversion(id: Any, image_size: Any, transform: Any, target_transform: Any) -> None:
+    if id is not None and not (isinstance(id, str) and re.fullmatch(r"[\w.-]+", id)):
+        raise OptionError(f"Task.from_dataset: id= is a name of letters, digits and '-', not {id!r}")
+    is_size = isinstance(image_size, int) and not isinstance(image_size, bool) and image_size > 0
+    if image_size is not None and not is_size:
+        raise OptionError(f"Task.from_dataset: image_size= is a number of pixels, not {image_size!r}")
+    for name, value in (("transform", transform), ("target_transform", target_transform)):
+        if value is not None and not callable(value):
+            raise OptionError(f"Task.from_dataset: {name}= is a function, not {value!r}")
+
+
+def _check_resized(given: Given, shapes: Mapping[str, tuple[int, ...]], image_size: int | None) -> None:
+    """Check that an option which is for Pillow images has not been ignored."""
+    if image_size is not None and (3, image_size, image_size) not in shapes.values():
+        raise OptionError(
+            f"{given.where}: image_size= resizes Pillow images, and it returns {shown(shapes)}: leave out "
+            "image_size=, or resize with transform="
+        )
 
 
 def _make_coder(

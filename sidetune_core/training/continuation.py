@@ -20,6 +20,7 @@ from sidetune_core.config.history import (
     contradictions,
     in_identity,
     odd_statements,
+    resume_call,
     same,
 )
 from sidetune_core.config.identity import (
@@ -331,8 +332,13 @@ class Continuation:
         names = [name for name in ACCEPTABLE if name in (what, *self._allowed)]
         flag = SWITCHES.get(" ".join(names), f"--allow-changed {' '.join(names)}")
         changed = "what is installed" if what == "plugins" else f"the changed {what}"
+        option = "allow_changed_data=True" if names == ["data"] else f"allow_changed={names}"
+        call = resume_call(self._folder.path, self._about, option)
         if self._command is not None:
-            raise RunError(f"{message}, or continue it with {changed}: {self._command} {flag}")
+            again = f"the same call with {option}" if call else f"{self._command} {flag}"
+            raise RunError(f"{message}, or continue it with {changed}: {again}")
+        if call:
+            raise RunError(f"{message}, or resume it with {changed}: {call}")
         command = resume_command(self._folder.path, bool(self._trust))
         raise RunError(f"{message}, or resume it with {changed}: {command} {flag}")
 

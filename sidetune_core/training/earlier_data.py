@@ -15,6 +15,7 @@ from sidetune_core.config.data_record import (
     shorten_changes,
     tasks_of,
 )
+from sidetune_core.config.given import has_object
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.storage.data_file import read_data
@@ -35,6 +36,8 @@ def earlier_changes(
         tasks: all tasks of this env, under its ids.
     """
     env = resolved.components["env"]
+    if has_object(resolved, "env"):  # tasks that Python adds are new, also with an id that an earlier one has
+        return []
     same = [
         number
         for number, part in enumerate(parts)

@@ -20,7 +20,7 @@ from sidetune_core.assembly.parts import Part, read_parts, with_id
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config.extensions import Extension, extension_lines, new_ids, read_extensions, with_env
 from sidetune_core.config.given import NONE, Objects, as_objects, listed_tasks
-from sidetune_core.config.history import EXTENSIONS
+from sidetune_core.config.history import EXTENSIONS, resume_call
 from sidetune_core.config.identity import Identity, as_plain
 from sidetune_core.config.interval import interval
 from sidetune_core.config.plugin_record import make_record
@@ -318,7 +318,8 @@ def _check_finished(folder: RunFolder, about: Mapping[str, Any], after_failure: 
     elif latest.done < count or latest.step or not has_ended(folder.status):
         raise RunError(
             f"the run {folder.path} is not finished ({latest.done} of {count} tasks are trained, status "
-            f"{folder.status}); finish it first: {resume_command(folder.path)}"
+            f"{folder.status}); finish it first: "
+            f"{resume_call(folder.path, about) or resume_command(folder.path)}"
         )
     check_rows(folder, count)
     return latest

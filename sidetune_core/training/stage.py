@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from sidetune_core.config.spec import TrainOptions
-from sidetune_core.errors import PluginError
+from sidetune_core.errors import OptionError, PluginError
 from sidetune_core.interfaces.capabilities import HasTrainingSize, ResumesAtSomeSteps
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
@@ -61,7 +61,7 @@ class Stage:
         """The facts of a step."""
         task = self.turn(number)
         size = batch_size(task, options) * options.accumulate
-        epoch = number // len(self.tasks) // max(1, task.steps_per_epoch(size))
+        epoch = _epoch(task, number // len(self.tasks), size)
         return TrainingStep(number, total, epoch, steps, size, micro_batches=options.accumulate)
 
     def batches_taken(self, step: int, options: TrainOptions) -> dict[str, int]:
@@ -87,6 +87,15 @@ def batch_size(task: Task, options: TrainOptions) -> int:
     if isinstance(task, HasTrainingSize):
         return min(options.batch_size, max(1, task.training_size()))
     return options.batch_size
+
+
+def _epoch(task: Task, step: int, batch_size: int) -> int:
+    """The epoch of a step of a task; 0 where its epochs cannot be counted, as of a stream without a length,
+    which is trained for a number of steps."""
+    try:
+        return step // max(1, task.steps_per_epoch(batch_size))
+    except OptionError:
+        return 0
 
 
 def _steps(task: Task, options: TrainOptions) -> int:

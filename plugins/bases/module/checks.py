@@ -31,6 +31,8 @@ def own_copy(given: nn.Module) -> nn.Module:
             raise FitError(f"base 'module': the network is a {kind}: {WRAPPERS[kind]}")
         if isinstance(part, torch.jit.ScriptModule):
             raise FitError(f"base 'module': {kind} is TorchScript: pass the network that it was made from")
+        if type(part).__module__.startswith("torch.ao.nn.quantized"):
+            raise FitError(f"base 'module': {title} is quantised ({kind}): pass the network before that")
     tensors = {**dict(given.named_parameters()), **dict(given.named_buffers())}
     lazy = [name for name, tensor in tensors.items() if nn.parameter.is_lazy(tensor)]
     if lazy:

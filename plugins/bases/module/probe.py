@@ -91,7 +91,7 @@ def trace(network: nn.Module, value: Tensor) -> Trace:
     except Exception as error:  # whatever a network raises for an input that it does not take
         raise FitError(
             f"base 'module': {type(network).__name__} does not accept an input of shape "
-            f"{shape_of(value)} ({value.dtype}): {type(error).__name__}: {_first_line(error)}"
+            f"{shape_of(value)} ({value.dtype}): {type(error).__name__}: {_first_line(error)}{_hint(value)}"
         ) from error
     finally:
         for handle in handles:
@@ -244,6 +244,13 @@ def _auto_taps(calls: Sequence[Call], value: Tensor) -> list[Call]:
             largest = shape[1] * shape[2]
             taps.append(call)
     return taps[::-1]
+
+
+def _hint(value: Tensor) -> str:
+    """What to do about images (B, H, W, C)."""
+    if value.ndim == 4 and value.shape[3] in (1, 3, 4) and value.shape[1] not in (1, 3, 4):
+        return "; the channels seem to be the last axis: permute them to (C, H, W), with transform="
+    return ""
 
 
 def _first_line(error: BaseException) -> str:

@@ -116,9 +116,7 @@ class Uneven(Fixed):
 
 
 def test_all_examples_of_another_shape_or_with_nan_are_counted() -> None:
-    with pytest.raises(
-        DataError, match=r"3 of 12 examples .*example 3: .*\(4,\).*example 7.*example 9: .*NaN"
-    ):
+    with pytest.raises(DataError, match=r"3 of 12 examples .*examples 3, 7: .*\(4,\).*; example 9: .*NaN"):
         Task.from_dataset(Uneven(), FIXED, input="x")
 
 

@@ -166,6 +166,13 @@ class NoLength(Dataset[Any]):
         return X[row], 0
 
 
+class BadLength(NoLength):
+    """A length below 0."""
+
+    def __len__(self) -> int:
+        return -1
+
+
 def loader() -> Any:
     return DataLoader(TensorDataset(X, torch.zeros(12)))
 
@@ -179,6 +186,11 @@ def loader() -> Any:
         (3, {}, "is no torch Dataset"),
         (loader(), {}, "train=loader.dataset"),
         ([X[0], X[1]], {}, "2 of 2 examples .*it is a Tensor; expected a pair"),
+        ((X[:4], torch.arange(4)), {}, r"has arrays .*TensorDataset\(inputs, targets\)"),
+        (X, {}, "TensorDataset"),
+        ({"a": 1}, {}, "is no torch Dataset"),
+        ((example for example in of(0, 1)), {"classes": [0, 1]}, "can be read only once"),
+        (BadLength(), {}, "its length cannot be read .ValueError: .*>= 0"),
         ([(X[0], 0, 1)], {}, "it is a tuple of 3; expected a pair"),
         ([{"x": X[0]}], {}, "without a key for the target"),
         ([("text", 0)], {}, "input 'x' is a str; expected a tensor"),
@@ -195,7 +207,15 @@ def loader() -> Any:
         (of(["a", "c"]), {"labels": ["a", "b"]}, "'c' is none of the 2 labels"),
         (of(1.0, float("nan")), {"values": 1}, "1 of 2 examples .*NaN"),
         (of([1.0, 2.0]), {"values": 3}, "2 values, expected 3"),
+        (of([1.0]), {"values": []}, "values= is a number of values or their names"),
+        (of([1.0, 2.0]), {"values": ["a", "a"]}, "values= names a more than once"),
+        (of(["a"]), {"labels": ["a", "a"]}, "labels= names a more than once"),
+        (of(0, 1), {"id": "a b/c"}, "id= is a name of letters"),
+        (of(0, 1), {"image_size": 0}, "image_size= is a number of pixels"),
+        (of(0, 1), {"image_size": 8}, "image_size= resizes Pillow images, and it returns x .3,.: leave out"),
+        (of(0, 1), {"transform": 3}, "transform= is a function"),
         (of(1.0), {"values": 1, "class_weights": "balanced"}, "class_weights is for classes"),
+        (of(0, 1), {"workers": True}, "workers= is a number"),
         (of(0, 1), {"workers": -1}, "workers= is a number"),
         (of(0, 1), {"sampling": "equal"}, "sampling= is 'uniform' or 'balanced'"),
     ],
@@ -214,3 +234,8 @@ def test_a_class_in_the_test_examples_only_is_an_error() -> None:
         DataError, match=r"1 of 2 examples of split 'test' .* no training example has: 2 \(1\)"
     ):
         make(of(0, 1), of(0, 2), classes=[0, 1, 2])
+
+
+def test_examples_with_the_same_fault_are_reported_together() -> None:
+    with pytest.raises(DataError, match="examples 0, 1, 2 and 2 more: it is a Tensor"):
+        make([X[0]] * 5)

@@ -6,13 +6,14 @@ import json
 import os
 import pickle
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import sidetune_core
 from sidetune_core import RunSpec, Task
@@ -44,6 +45,13 @@ class Augmented(Dataset[Any]):
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         return torch.full((3, 8, 8), row % 3 / 4) + torch.rand(3, 8, 8) / 4, row % 3
+
+
+class Stream(IterableDataset[Any]):
+    """Augmented images without a length."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return map(Augmented().__getitem__, range(30))
 
 
 def examples(count: int, classes: int = 3, shift: float = 0.0) -> TensorDataset:
@@ -98,12 +106,22 @@ def test_a_run_on_random_examples_resumes_to_the_same_bytes(
         run(tmp_path / "part", **options)
     monkeypatch.undo()
     assert len(taken) == 13
-    with pytest.raises(RunError, match="the data of env 'datasets'"):
+    with pytest.raises(RunError, match=r"other data.*base=network, tasks=.*, allow_changed_data=True\)"):
         sidetune_core.resume(tmp_path / "part", base=Net(), tasks=[make_tasks()[0]])
     resumed = sidetune_core.resume(tmp_path / "part", base=Net(), tasks=[task])
     assert resumed.results.rows == whole.results.rows
     first, second = resumed.learner.state_dict(), whole.learner.state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_stream_without_a_length_is_trained_for_a_number_of_steps_and_not_of_epochs(tmp_path: Path) -> None:
+    task = Task.from_dataset(Stream(), Stream(), classes=[0, 1, 2])
+    done = run(tmp_path / "steps", tasks=[task], train={"steps": 5, "batch_size": 8})
+    assert 0 <= done.results.rows[0][0] <= 1
+    recorded = json.loads((done.folder.path / "data.json").read_text())["records"][0]["parts"]
+    assert recorded["t0/train"][0] == 16  # as many as the fingerprint has
+    with pytest.raises(OptionError, match="no length, so its epochs cannot be counted"):
+        run(tmp_path / "epochs", tasks=[task], train={"epochs": 1})
 
 
 def test_load_gives_the_trained_run_whatever_the_weights_of_the_network(finished: Path) -> None:
@@ -180,10 +198,13 @@ def test_the_tasks_of_a_run_with_a_base_by_name_are_not_needed_to_load_it(tmp_pa
         sidetune_core.load(path, base=Net())
 
 
-def test_a_run_is_extended_by_tasks_and_resumed(finished: Path, tmp_path: Path) -> None:
+def test_a_run_is_extended_by_tasks_and_resumed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     task = Task.from_dataset(examples(12), examples(6))
-    longer = sidetune_core.extend(finished, tasks=[task], base=Net(), out=tmp_path / "longer")
+    longer = sidetune_core.extend(finished, tasks=[task], base=Net(), out=tmp_path / "longer", quiet=False)
     assert [one.id for one in longer.tasks] == ["t0", "t1", "t2"]
+    assert "have changed" not in capsys.readouterr().err  # its id 't0' is taken, its data are others
     again = sidetune_core.resume(longer.folder.path, base=Net(), tasks=[*make_tasks(), task])
     assert again.results.rows == longer.results.rows
     assert sidetune_core.load(longer.folder.path, base=Net()).tasks == ("t0", "t1", "t2")
@@ -223,6 +244,11 @@ def test_a_spec_with_objects_can_be_copied_and_written(tmp_path: Path) -> None:
         ({"base": Net}, r"base is the class Net: give a network, base=Net\(...\)"),
         ({"learner": object()}, "learner is a name, such as 'my_module:MyLearner'"),
         ({"env": [1, 2]}, "or a list of tasks; got a list of int"),
+        ({"tasks": []}, "tasks= is a list of tasks, .*; got a list of nothing"),
+        (
+            {"tasks": [make_tasks()[0], *[Task.from_dataset(examples(6), examples(6), id="t1")] * 2]},
+            r"several tasks have the id 't1' \(tasks 1, 2\).*id='NAME'",
+        ),
         ({"base": {"module": "resnet44"}}, "or an nn.Module; got a str"),
         ({"base": Net(), "env": "digits", "side": "copy", "merger": 3}, "merger is a name"),
         (

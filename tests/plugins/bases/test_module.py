@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.ao.quantization import quantize_dynamic
 
 from sidetune_core.api import Features, FitError, OptionError
 from sidetune_core.config.kinds import BASE
@@ -178,6 +179,7 @@ def test_random_weights_are_others_and_constants_stay(net: Net) -> None:
         (lambda: nn.DataParallel(Net()), {}, "DataParallel: pass the network inside of it, network.module"),
         (lambda: torch.compile(Net()), {}, "OptimizedModule: pass the network before torch.compile"),
         (lambda: torch.jit.script(nn.Sequential(nn.ReLU())), {}, "TorchScript"),
+        (lambda: quantize_dynamic(nn.Sequential(nn.Linear(4, 4))), {}, "Sequential is quantised .Linear"),
         (lambda: nn.Sequential(nn.LazyConv2d(4, 3)), {}, "2 parameters of Sequential are not initialised"),
         (lambda: Net().to("meta"), {}, "on the meta device"),
         (lambda: nn.Conv2d(1, 4, 3), {}, r"does not accept an input of shape \(3, 16, 16\).*expected input"),
