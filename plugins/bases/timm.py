@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from difflib import get_close_matches
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -114,8 +115,8 @@ class Timm(Base):
 
 def _check_name(name: str) -> None:
     if not timm.is_model(name.partition(".")[0]):
-        similar = ", ".join(timm.list_models(f"{name[:4]}*")[:8])
-        hint = f"; it has {similar} and others" if similar else ""
+        similar = get_close_matches(name.partition(".")[0], timm.list_models())
+        hint = f"; similar names: {', '.join(similar)}" if similar else ""
         raise OptionError(f"timm has no network '{name}' (--base.model){hint}")
 
 

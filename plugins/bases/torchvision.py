@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.error import URLError
@@ -122,10 +123,9 @@ def _published(model: str) -> Any:
 
     names = models.list_models(module=models)
     if model not in names:
-        raise OptionError(
-            f"torchvision has no classification network '{model}' (--base.model); "
-            f"choose from {', '.join(names)}"
-        )
+        similar = get_close_matches(model, names)
+        hint = f"similar names: {', '.join(similar)}" if similar else f"choose from {', '.join(names)}"
+        raise OptionError(f"torchvision has no classification network '{model}' (--base.model); {hint}")
     return models.get_model_weights(model)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, MutableMapping
 
 import attrs
@@ -62,8 +63,13 @@ def read_folder(root: str, left_out: LeftOut, bad: MutableMapping[str, str]) -> 
         DataError: there is no such folder, or it cannot be read.
     """
     if not os.path.isdir(root):
-        what = "is no folder" if os.path.lexists(root) else "does not exist"
-        raise DataError(f"no folder {root} (--env.root): it {what}")
+        if os.path.isfile(root):
+            hint = ""
+            if root.lower().endswith((".npz", ".csv", ".tsv", ".txt", ".parquet")):
+                option = "archive" if root.lower().endswith(".npz") else "table"
+                hint = f"; pass --env.{option} {shlex.quote(root)}"
+            raise DataError(f"no folder {root} (--env.root): it is a file{hint}")
+        raise DataError(f"no folder {root} (--env.root): it does not exist")
     top = Folder(os.path.basename(os.path.abspath(root)))
     waiting = [_Open(top, root, (_identity(root),))]
     while waiting:

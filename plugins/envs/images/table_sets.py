@@ -18,6 +18,8 @@ from .layout import SPLIT_NAMES
 from .splits import SKIP
 from .tables import Table
 
+NO_FILE = "name a file that does not exist"
+
 SPLIT, TASK = "split", "task"
 SEPARATORS = re.compile("[;|]")
 """Between the labels of an image."""
@@ -102,7 +104,7 @@ class TableReader:
         if TASK in cells and not row.task:
             return row, "have no task"
         if not problem and not os.path.isfile(path):
-            problem = "name a file that does not exist"
+            problem = NO_FILE
         return row, problem
 
     def _class(self, cells: Mapping[str, str]) -> tuple[object, str]:
@@ -136,6 +138,8 @@ class TableReader:
             f"{len(places):,} of {total:,} rows {problem}: {shorten(places)}"
             for problem, places in offenders.items()
         )
+        if len(offenders.get(NO_FILE, ())) == total:
+            raise DataError(f"{table.path}: {listed}; paths are relative to {self.base} (--env.root)")
         raise DataError(f"{table.path}: {listed}; {SKIP}")
 
     def _set(self, name: str, rows: Sequence[Row]) -> ImageSet:

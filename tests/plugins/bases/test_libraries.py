@@ -104,10 +104,16 @@ def test_weights_can_come_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "error", "message"),
     [
-        ("torchvision", {"model": "resnet19"}, OptionError, "has no classification network 'resnet19'"),
+        (
+            "torchvision",
+            {"model": "resnet19"},
+            OptionError,
+            "network 'resnet19' .*; similar names: .*resnet18",
+        ),
         ("torchvision", {"weights": "IMAGENET9K"}, OptionError, "has no weights 'IMAGENET9K' of 'resnet18'"),
         ("torchvision", {"model": "vit_b_16"}, FitError, "does not accept images of 64 x 64 pixels"),
         ("timm", {"model": "resnet19"}, OptionError, "timm has no network 'resnet19'"),
+        ("timm", {"model": "vit_tinny_patch16_224"}, OptionError, "similar names: vit_tiny_patch16_224, "),
     ],
 )
 def test_unknown_names_and_unfit_images_are_refused(

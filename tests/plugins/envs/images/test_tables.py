@@ -240,3 +240,18 @@ def test_classes_are_divided_and_labels_are_not(root: Path) -> None:
     fails(
         "divides classes; leave it out with --env.targets labels", table, targets="labels", classes_per_task=2
     )
+
+
+def test_paths_that_all_are_missing_name_the_folder_they_are_relative_to(root: Path) -> None:
+    table = write(root, ("path", "label"), labelled([0, 1] * 2))
+    fails(
+        rf"4 of 4 rows name a file.*relative to {root / 'images'} \(--env.root\)$",
+        table,
+        root=[root / "images"],
+    )
+
+
+def test_a_table_given_as_the_root_is_answered_with_its_option(root: Path) -> None:
+    table = write(root, ("path", "label"), labelled([0, 1] * 2))
+    with pytest.raises(api.DataError, match=rf"it is a file; pass --env.table {table}$"):
+        Images(Images.Config(root=[str(table)]), 0).tasks()
