@@ -182,9 +182,10 @@ def _node_shapes(network: nn.Module, image: tuple[int, ...], model: str) -> dict
         try:
             outputs = extractor.eval()(torch.zeros(2, *image))
         except (RuntimeError, AssertionError, ValueError) as error:
+            reason = "" if "Proxy(" in str(error) else f" ({error})"  # it is about the trace, not the image
             raise FitError(
-                f"base 'torchvision': '{model}' does not accept images of {image[1]} x {image[2]} pixels "
-                f"({error})"
+                f"base 'torchvision': '{model}' does not accept images of {image[1]} x {image[2]} "
+                f"pixels{reason}"
             ) from error
     # of other tensors, such as biases of attention, the first axis is not the batch
     tensors = {name: value for name, value in outputs.items() if isinstance(value, Tensor) and value.ndim}
