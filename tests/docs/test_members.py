@@ -67,6 +67,7 @@ PAGES: dict[str, Sequence[type]] = {
         api.HasCard,
         api.HasHandler,
         api.FitsImages,
+        api.HasDataParts,
     ),
     "kinds/text.md": (api.HasVocabulary, api.HasDocuments),
 }
