@@ -434,23 +434,23 @@ def images(place: Path) -> Path:
     return place / "images"
 
 
-@case("cannot be read as an image")
+@case("cannot be read: train/a/1.png")
 def image_that_is_a_bomb(place: Path) -> Any:
     png(images(place) / "train" / "a" / "1.png", 60_000, 60_000)
-    return env("images", root=place / "images", image_size=8)
+    return env("images", root=(place / "images",), image_size=8)
 
 
 @case("1 task")
 def images_that_are_pipes_and_devices(place: Path) -> Any:
     pipe(images(place) / "train" / "a" / "1.png")
     device(place / "images" / "train" / "a" / "2.png")
-    raise SidetuneError(f"{len(env('images', root=place / 'images', image_size=8))} task")
+    raise SidetuneError(f"{len(env('images', root=(place / 'images',), image_size=8))} task")
 
 
 @case("1 task")
 def images_in_a_circle_of_links(place: Path) -> Any:
     (images(place) / "train" / "a" / "again").symlink_to(place / "images" / "train")
-    raise SidetuneError(f"{len(env('images', root=place / 'images', image_size=8))} task")
+    raise SidetuneError(f"{len(env('images', root=(place / 'images',), image_size=8))} task")
 
 
 @case("is no file of at most")
