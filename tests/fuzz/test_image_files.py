@@ -213,7 +213,7 @@ def test_a_spoilt_image_in_a_folder(suffix: str, tmp_path: Path, spoil_bytes: An
     @given(raw=spoil_bytes(good) | st.binary(max_size=40))
     def check(raw: bytes) -> None:
         path.write_bytes(raw)
-        answer(lambda: tasks(root=tmp_path))
+        answer(lambda: tasks(root=(tmp_path,)))
 
     check()
     assert sorted(tmp_path.rglob("*")) == before

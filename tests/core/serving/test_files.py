@@ -63,7 +63,7 @@ def test_predictions_are_those_of_the_model(model: Model, photos: Path) -> None:
 
 def test_what_is_skipped_is_noticed(model: Model, photos: Path) -> None:
     _, _, notices = predict(model, photos)
-    suffixes = ".png, .jpg, .jpeg, .bmp, .webp"
+    suffixes = ".png, .jpg, .jpeg, .bmp, .webp, .tif, .tiff, .gif"
     assert notices == [f"{photos}: skipped 1 hidden file and 1 with other suffixes than {suffixes}"]
 
 
