@@ -70,7 +70,8 @@ def count_trainable(
 
 
 class _BlankTask(Task):
-    """A task without data, whose head has no parameters."""
+    """A task without data, whose head has no parameters. What a learner trains is not counted if it asks for
+    examples when it starts."""
 
     id = "t0"
     title = "blank"
@@ -86,10 +87,10 @@ class _BlankTask(Task):
         return 1
 
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
-        raise NotImplementedError
+        raise NotImplementedError("it has no examples")
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError("it has no examples")
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, Any]:
-        raise NotImplementedError
+        raise NotImplementedError("it has no examples")

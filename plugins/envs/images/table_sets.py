@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 import torch
@@ -69,6 +69,10 @@ class TableReader:
         tasks: dict[str, list[Row]] = {}
         for row in rows:
             tasks.setdefault(row.task, []).append(row)
+        if self.targets == "class" and (several := _several(str(row.label) for row in rows)):
+            self.account.notes.append(
+                f"'{several}' is one class; for several labels an image, pass --env.targets labels"
+            )
         return [self._set(name, rows) for name, rows in tasks.items()]
 
     def _rows(self, table: Table) -> list[Row]:
@@ -179,6 +183,11 @@ class TableReader:
                 targets[index, [column[label] for label in row]] = 1.0
             files[split] = Files([row.path for row in of_split], targets)
         return ImageSet(name, names, files, self.base, "labels")
+
+
+def _several(labels: Iterable[str]) -> str:
+    """The first class whose name is made of names; empty if there is none."""
+    return next((label for label in labels if len(list(filter(None, SEPARATORS.split(label)))) > 1), "")
 
 
 def _as_labels(label: object) -> tuple[str, ...]:

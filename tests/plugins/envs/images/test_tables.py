@@ -133,6 +133,12 @@ def test_several_labels_of_an_image(root: Path) -> None:
     assert both.sum(0).tolist() == [3, 6, 6]
 
 
+def test_a_class_that_looks_like_several_labels_is_said_with_the_option_for_these(root: Path) -> None:
+    read = Read(write(root, ("path", "label"), labelled(["cat;dog", "dog"] * 6)))
+    assert "'cat;dog' is one class; for several labels an image, pass --env.targets labels" in read.lines[0]
+    assert "--env.targets" not in Read(write(root, ("path", "label"), labelled(["cat", "dog"] * 6))).lines[0]
+
+
 def test_labels_may_be_columns_of_0_and_1(root: Path) -> None:
     rows = [(f"images/{k}.png", k % 2, int(k > 5)) for k in range(12)]
     table = write(root, ("path", "wet", "old"), rows)
