@@ -145,6 +145,16 @@ def segment_of(identity: Identity) -> Segment:
     )
 
 
+def add_segment(about: dict[str, Any], segment: Segment) -> None:
+    """Add to ``run.json`` a segment that differs from the one before in its conditions only; it replaces one
+    that began at the same step."""
+    added = attrs.evolve(segment, spec=None, tasks=None, higher_is_better=None, extensions=None).to_json()
+    segments = list(about.get("segments", ()))
+    if segments and (segments[-1]["task"], segments[-1]["step"]) == (segment.task, segment.step):
+        added = {**segments.pop(), "threads": segment.threads}
+    about["segments"] = [*segments, added]
+
+
 def make_record(slot: str, plugin: Plugin) -> PluginRecord:
     """The record of an installed plugin."""
     name = plugin.name if plugin.distribution == LOCAL else f"{plugin.distribution}/{plugin.name}"

@@ -85,7 +85,7 @@ class CacheOptions:
 
 @attrs.frozen
 class DeviceOptions:
-    """Device, precision and memory layout (``--device.*``)."""
+    """Device, precision, memory layout and threads (``--device.*``)."""
 
     name: str = option("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', 'mps'")
     precision: Literal["auto", "fp32", "bf16"] = option(
@@ -95,6 +95,13 @@ class DeviceOptions:
     )
     channels_last: bool | None = option(
         None, "channels-last layout of images and convolutions; None enables it where it is faster"
+    )
+    threads: int | None = option(
+        None,
+        "threads of an operation on the CPU; None is OMP_NUM_THREADS if set, otherwise as many as there are "
+        "processors that other processes leave, adapted during the run",
+        at_least(1),
+        at_most(1024),
     )
 
 

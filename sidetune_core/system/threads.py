@@ -1,36 +1,146 @@
-"""The number of threads of PyTorch's operations, which decides on rounding."""
+"""The number of threads of PyTorch's operations on the CPU: chosen for what other processes leave, and
+adapted while a run is under way.
+
+The threads of an operation wait for each other at its end. Where one of them has to share its processor, all
+wait, and they use up processor time while they do (`benchmarks/contention.py`). So there are as many threads
+as processors that nobody else wants, by the kernel's own account of how idle they are. That is measured
+without a trial: timing some steps with another number of threads would change their last bits, and beside
+other processes the times of a few steps say little. Where the system does not tell, all processors are used.
+
+The number decides on rounding. So it is recorded for each part of a run, changes between two steps only, and
+rarely: it falls after 2 s beside other processes, and rises after 4 s of quiet, then 8, 16, …: in T seconds
+it rises at most log2(T / 4) times.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
+from sidetune_core.io.printable import counted
+from sidetune_core.system.processors import Reading, available, left, take_reading
+
 VARIABLE = "OMP_NUM_THREADS"
 
+SAMPLE = 0.15
+"""Seconds of a sample of what other processes use, at the start of a run."""
 
-def available() -> int:
-    """Number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+LOOK_EVERY = 1.0
+"""Seconds between two looks at it while a run is under way."""
+
+LOOKS_TO_FALL, LOOKS_TO_RISE = 2, 4
+"""Looks in a row that find too many threads, or too few, before the number changes. Each rise doubles those
+before the next."""
 
 
-def may_set(count: int) -> bool:
-    """Whether this process may use `count` threads: the user has not set ``OMP_NUM_THREADS``, and there are
-    as many processors."""
-    return VARIABLE not in os.environ and 0 < count <= available()
+class Threads:
+    """The number of threads of a run.
+
+    Args:
+        number: of threads now.
+        most: that other processes may leave.
+        adapts: whether it changes while the run is under way.
+        read: what the processors have done so far; None where the system does not tell.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        most: int = 0,
+        adapts: bool = False,
+        read: Callable[[], Reading | None] = take_reading,
+    ) -> None:
+        self.number, self.most, self.adapts = number, max(most, number), adapts
+        self._read, self._before, self._next_look = read, None if not adapts else read(), 0.0
+        self._too_many = self._too_few = 0
+        self._patience = LOOKS_TO_RISE
+
+    def look(self) -> bool:
+        """Adapt the number, between two steps, if it is time to look; returns whether it has changed.
+
+        A change is by a fraction at least, so that a large number does not fall by ones.
+        """
+        if not self.adapts or time.monotonic() < self._next_look:
+            return False
+        before, self._before = self._before, self._read()
+        self._next_look = time.monotonic() + LOOK_EVERY
+        free = left(before, self._before, self.number) if before and self._before else None
+        if free is None:
+            return False
+        fewer, more = int(free + 0.4), min(self.most, int(free + 0.2))
+        self._too_many = self._too_many + 1 if max(1, fewer) < self.number else 0
+        self._too_few = self._too_few + 1 if more > self.number else 0
+        if self._too_many >= LOOKS_TO_FALL:
+            self._set(max(1, min(fewer, self.number * 3 // 4)))
+        elif self._too_few >= self._patience:
+            self._patience *= 2
+            self._set(more)
+        else:
+            return False
+        return True
+
+    def _set(self, number: int) -> None:
+        self.number, self._too_many, self._too_few = number, 0, 0
+        torch.set_num_threads(number)
+
+    def __str__(self) -> str:
+        beside = f" of {self.most}, beside other processes" if self.adapts and self.number < self.most else ""
+        return f"{counted(self.number, 'thread')}{beside}"
 
 
 @contextmanager
-def set_threads(count: int) -> Iterator[None]:
-    """Compute with `count` threads in a block, if `may_set` allows it."""
+def use_threads(
+    wanted: int | None = None, kept: int = 0, processes: int = 1, is_exact: bool = False
+) -> Iterator[Threads]:
+    """Compute with a number of threads in a block; afterwards, the process has its own number again.
+
+    Args:
+        wanted: the number that the user chose (``--device.threads``); None to choose one. Then it is that of
+            ``OMP_NUM_THREADS``, if set.
+        kept: the number of the run so far, used if there are as many processors; 0 if unknown.
+        processes: of the run. Several adapt nothing, since they would have to do so together.
+        is_exact: whether the block is to have the rounding of `kept`, and adapts nothing.
+    """
     before = torch.get_num_threads()
-    if count == before or not may_set(count):
-        yield
-        return
-    torch.set_num_threads(count)
+    threads = _choose(wanted, kept, processes, is_exact)
+    if threads.number != before:
+        torch.set_num_threads(threads.number)
     try:
-        yield
+        yield threads
     finally:
         torch.set_num_threads(before)
+
+
+def _choose(wanted: int | None, kept: int, processes: int, is_exact: bool) -> Threads:
+    if wanted is not None:
+        return Threads(wanted)
+    own = torch.get_num_threads()
+    if VARIABLE in os.environ:
+        return Threads(own)
+    most = available()
+    adapts = processes == 1 and not is_exact
+    if 0 < kept <= most:
+        return Threads(kept, min(own, most), adapts)
+    most = min(own, most)
+    return Threads(min(most, _left_now(most)), most, adapts)
+
+
+def _left_now(most: int) -> int:
+    """How many processors other processes leave at this moment, at least 1. A process that is about to end
+    spoils a sample: one of two is enough."""
+    found = 1
+    for _ in range(2):
+        before = take_reading()
+        if most == 1 or before is None:
+            return most
+        time.sleep(SAMPLE)
+        after = take_reading()
+        free = left(before, after, 1) if after is not None else None
+        found = max(found, most if free is None else int(free + 0.4))
+        if found >= most:
+            return most
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+import torch
 
 from sidetune_core.config.interval import Interval
 from sidetune_core.config.spec import TrainOptions
@@ -11,6 +12,7 @@ from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.training import TrainingStep
 from sidetune_core.system.device import Machine
 from sidetune_core.system.signals import StopRequest
+from sidetune_core.system.threads import Threads
 
 
 @attrs.frozen(eq=False)
@@ -28,6 +30,8 @@ class Context:
     stop: StopRequest = attrs.field(factory=StopRequest)
     save_every: Interval = Interval()
     """How often the state within a task is saved."""
+    threads: Threads = attrs.field(factory=lambda: Threads(torch.get_num_threads()))
+    """The number of threads, which may be adapted between steps."""
 
     def with_autocast(self, step: TrainingStep) -> TrainingStep:
         """The facts of a step, with the precision of this run."""

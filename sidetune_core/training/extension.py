@@ -42,7 +42,7 @@ from sidetune_core.storage.run_folder import (
     has_ended,
     resume_command,
 )
-from sidetune_core.system.threads import set_threads
+from sidetune_core.system.threads import use_threads
 from sidetune_core.training.continuation import Continuation, Latest, check_acceptable, find_latest, planned
 from sidetune_core.training.earlier_data import earlier_changes
 from sidetune_core.training.extended_job import Plan, assemble_extended, check_inputs
@@ -177,7 +177,8 @@ def extend_resolved(
         now = planned(added.plan.parts[0].resolved, added.plan.records())
         group.broadcast_from_main(continuation.check_statements)
         group.broadcast_from_main(lambda: continuation.check(now, added.env))
-        with set_threads(continuation.threads(group.size)):
+        kept = continuation.threads(group.size)
+        with use_threads(resolved.device.threads, kept, group.size) as threads:
 
             def assemble(with_data: bool) -> Job:
                 read = None if with_data else added.tasks
@@ -193,7 +194,7 @@ def extend_resolved(
             if group.is_main:
                 _begin(folder, added, job, added.continuation(folder, allow_changed))
             every, keep = recorded_interval(folder, added.about), recorded_keep(added.about)
-            return train_extended(job, assemble, folder, every, keep)
+            return train_extended(job, assemble, folder, every, keep, threads)
 
 
 @attrs.frozen(eq=False)

@@ -25,6 +25,7 @@ from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import new_warnings
 from sidetune_core.certificate.repair import missing, repair
 from sidetune_core.config.identity import Identity
+from sidetune_core.config.plugin_record import add_segment, segment_of, since
 from sidetune_core.errors import RunError, WeightsError, WriteError
 from sidetune_core.interfaces.capabilities import HasVisualisations, task_states
 from sidetune_core.interfaces.learner import Learner
@@ -37,6 +38,7 @@ from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.storage.compaction import Disk, Keep, drop_superseded
 from sidetune_core.storage.run_folder import DOCUMENTS, IMAGES, SECONDS, TENSORBOARD, Clock, RunFolder
 from sidetune_core.system.progress import Progress
+from sidetune_core.system.threads import Threads
 from sidetune_core.training.by_products import ByProducts
 from sidetune_core.training.context import Context
 from sidetune_core.training.optimizer import count_trainable
@@ -93,6 +95,9 @@ class Recorder:
 
     def parameters(self, stage: Stage, learner: nn.Module) -> None:
         """How many parameters a stage trains, and how many there are."""
+
+    def threads_changed(self, stage: Stage, step: int, threads: Threads) -> None:
+        """The number of threads has changed before a step of a stage: a new segment of the run begins."""
 
     def training_metrics(self, line: Mapping[str, Any], shown: Mapping[str, float]) -> None:
         """A line of ``metrics.jsonl``: task, step, lr, mean_loss (if there are losses) and other metrics.
@@ -205,6 +210,19 @@ class RunRecorder(Recorder):
         total = sum(parameter.numel() for parameter in learner.parameters())
         counts = {"task": stage.name, "trainable": count_trainable(learner), "all": total}
         self.folder.append("parameters.jsonl", counts)
+
+    def threads_changed(self, stage: Stage, step: int, threads: Threads) -> None:
+        if self._identity is None:
+            return
+        self._identity = attrs.evolve(self._identity, threads=threads.number)
+        about = self.folder.read_json("run.json")
+        segment = attrs.evolve(segment_of(self._identity), task=stage.tasks[0].id, step=step)
+        add_segment(about, segment)
+        self.folder.write_json("run.json", about)
+        line = f"{since(segment)}: {threads}"
+        self._progress.info(line)
+        with suppress(WriteError):  # reported when the run began
+            self.folder.log(line)
 
     def training_metrics(self, line: Mapping[str, Any], shown: Mapping[str, float]) -> None:
         self.folder.append("metrics.jsonl", line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +22,7 @@ from sidetune_core.config.given import as_objects, unwritten
 from sidetune_core.config.interval import Interval, interval
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import RunSpec, Trust, make_spec
-from sidetune_core.distributed.process_group import join_process_group
+from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
 from sidetune_core.errors import (
     Diverged,
     FitError,
@@ -60,7 +60,7 @@ from sidetune_core.storage.run_folder import (
 )
 from sidetune_core.system.device import Machine
 from sidetune_core.system.signals import StopRequested, handle_signals
-from sidetune_core.system.threads import set_threads
+from sidetune_core.system.threads import Threads, use_threads
 from sidetune_core.training.by_products import ByProducts
 from sidetune_core.training.context import Context
 from sidetune_core.training.continuation import Continuation, check_acceptable, find_latest, planned
@@ -167,7 +167,7 @@ def run(
         if group.is_main:
             run_folder.check_free(path)
         resolved = spec if isinstance(spec, ResolvedRun) else resolve(spec)
-        with closing(open_stream(resolved)) as stream:
+        with _use_threads(resolved, group) as threads, closing(open_stream(resolved)) as stream:
             job = assemble(resolved, stream, group, quiet)
             _check_tasks(job, path)
             name = "-".join(
@@ -179,7 +179,7 @@ def run(
                     about = describe(job, _git_state()) | {"save_every": save_every, "keep": keep}
                     folder.write_json("run.json", about)
                     job.notes.extend(about.get("spec_changes", ()))
-                return _train(job, folder, save_interval, keep)
+                return _train(job, folder, save_interval, keep, threads)
 
 
 def resume(
@@ -197,8 +197,9 @@ def resume(
     """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run
     ends at once.
 
-    The run computes with the number of threads that it was begun with, if this computer has as many
-    processors and ``OMP_NUM_THREADS`` is not set; at the end, the process has its own number again.
+    The run goes on with the number of threads that it had, if this computer has as many processors and
+    neither ``OMP_NUM_THREADS`` nor ``--device.threads`` is set; at the end, the process has its own number
+    again.
 
     Args:
         path: the run folder.
@@ -242,7 +243,8 @@ def resume(
             plan = _read_plan(folder, about, resolved, latest.done, trust_local_code, objects.tasks)
             now = planned(resolved, plan.records() if plan else ())
             group.broadcast_from_main(lambda: continuation.check(now, env))
-            with set_threads(continuation.threads(group.size)), ExitStack() as streams:
+            kept = continuation.threads(group.size)
+            with use_threads(resolved.device.threads, kept, group.size) as threads, ExitStack() as streams:
 
                 def make_job(with_data: bool) -> Job:
                     if plan is None:
@@ -257,8 +259,8 @@ def resume(
                 if group.is_main:
                     note_continuation(job, folder, continuation, env)
                 if plan is None:
-                    return _train(job, folder, save_interval, recorded_keep(about))
-                return train_extended(job, make_job, folder, save_interval, recorded_keep(about))
+                    return _train(job, folder, save_interval, recorded_keep(about), threads)
+                return train_extended(job, make_job, folder, save_interval, recorded_keep(about), threads)
 
 
 def _read_plan(
@@ -286,7 +288,12 @@ def note_continuation(job: Job, folder: RunFolder, continuation: Continuation, e
 
 
 def train_extended(
-    job: Job, make_job: Callable[[bool], Job], folder: RunFolder, save_every: Interval, keep: Keep
+    job: Job,
+    make_job: Callable[[bool], Job],
+    folder: RunFolder,
+    save_every: Interval,
+    keep: Keep,
+    threads: Threads,
 ) -> Run:
     """Train a run that was extended; once more from its latest checkpoint if the learner turns out to need
     the data of earlier tasks.
@@ -297,19 +304,27 @@ def train_extended(
         folder: of the run.
         save_every: see `run`.
         keep: see `run`.
+        threads: of the run.
     """
     try:
-        return _train(job, folder, save_every, keep)
+        return _train(job, folder, save_every, keep, threads)
     except DataNeeded as error:
         if all(task.id in job.origins for task in job.tasks):
             raise
         job.progress.info(f"{error}: reading it")
-    return _train(make_job(True), folder, save_every, keep)
+    return _train(make_job(True), folder, save_every, keep, threads)
 
 
 def recorded_keep(about: Mapping[str, Any]) -> Keep:
     """What earlier checkpoints keep, as the run was begun."""
     return KEEP_LAST if about.get("keep") == KEEP_LAST else "all"
+
+
+def _use_threads(resolved: ResolvedRun, group: ProcessGroup) -> AbstractContextManager[Threads]:
+    """The threads of a new run; those of the run whose spec it has, if it has its conditions too."""
+    recorded = resolved.requested.conditions if resolved.requested is not None else None
+    kept = recorded.threads if recorded is not None and recorded.processes == group.size else 0
+    return use_threads(resolved.device.threads, kept, group.size, is_exact=kept > 0)
 
 
 def check_keep(keep: str) -> None:
@@ -390,12 +405,12 @@ def recorded_interval(folder: RunFolder, about: Mapping[str, Any]) -> Interval:
         ) from error
 
 
-def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep) -> Run:
+def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep, threads: Threads) -> Run:
     """Train from the latest checkpoint of the folder, or from the start, to the end."""
     clock = Clock(folder, job.machine.peak_memory)
     by_products = ByProducts(lambda text: _warn(job, folder, f"warning: {text}"))
     with (
-        _status(job, folder, clock, by_products),
+        _status(job, folder, clock, by_products, threads),
         handle_signals(job.progress.notice) as stop,
         _recorder(job, folder, clock, by_products, keep) as recorder,
     ):
@@ -405,7 +420,7 @@ def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep) -> Run
             *_object_lines(job),
         ):
             job.progress.info(line)
-        job.progress.info(f"{counted(len(job.tasks), 'task')} on {job.where} → {folder.path}")
+        job.progress.info(f"{counted(len(job.tasks), 'task')} on {job.where}, {threads} → {folder.path}")
         for note in job.notes if job.group.is_main else ():
             _warn(job, folder, note)
         context = Context(
@@ -416,6 +431,7 @@ def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep) -> Run
             cache=_make_cache(job),
             stop=stop,
             save_every=save_every,
+            threads=threads if job.machine.device.type == "cpu" else Threads(threads.number),
         )
         _write_cards(job, folder, by_products)
         _write_data(job, folder, by_products)
@@ -506,7 +522,9 @@ def _recorder(
 
 
 @contextmanager
-def _status(job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts) -> Iterator[None]:
+def _status(
+    job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts, threads: Threads
+) -> Iterator[None]:
     """Keep ``status`` and ``log.txt`` of the folder while the run is under way, and write ``report.md`` at
     its end.
 
@@ -528,7 +546,7 @@ def _status(job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts) 
     if job.group.is_main:
         folder.set_status("running")
         with by_products.optional(log):
-            folder.log(f"started: {job.resolved} on {job.where}")
+            folder.log(f"started: {job.resolved} on {job.where}, {threads}")
     try:
         yield
         end(outcome(folder) if job.group.is_main else DONE)
