@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Set before torch is imported: two threads wait for each other, for minutes where the tests are not alone on
+the machine, and several processes of tests are faster with one each. It holds for subprocesses too."""
+
 MakeArchive = Callable[..., Path]
 
 
@@ -29,9 +33,8 @@ def server() -> Iterator[RunProcesses]:
     which process (`rank`) and `at` which step. The answer is what each process had.
     """
     path = Path(__file__).parent / "core" / "distributed" / "torchrun" / "server.py"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
 
         def run(

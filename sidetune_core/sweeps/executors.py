@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sidetune_core.errors import OptionError, PluginError
+from sidetune_core.system.processors import PROCESSES, available
 
 CORES_PER_RUN = 4
 """Without a GPU. More concurrent runs would be faster, but each needs a gigabyte or more."""
@@ -25,7 +26,7 @@ class Executor(Protocol):
     workers: int
     """Number of concurrent runs."""
     threads: int
-    """Number of threads of each run."""
+    """Largest number of threads of each run."""
 
     def execute(self, argv: Sequence[str], output: Path) -> int:
         """Run ``sidetune-run`` with these arguments to its end, and append its output to a file.
@@ -46,13 +47,13 @@ class LocalProcesses:
         workers: number of concurrent runs; None for one per GPU, or one per `CORES_PER_RUN` cores without a
             GPU.
 
-    Each process gets one of the GPUs in ``CUDA_VISIBLE_DEVICES``. ``OMP_NUM_THREADS`` is the number of cores
-    divided by the number of workers, unless it is already set. A resumed run sets its own number of threads.
+    Each process gets one of the GPUs in ``CUDA_VISIBLE_DEVICES``, and as many threads as other processes
+    leave it of its share of the processors (see `system.threads`).
     """
 
     def __init__(self, workers: int | None = None) -> None:
         gpus = visible_gpus()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = available()
         self.workers = workers or len(gpus) or max(1, cores // CORES_PER_RUN)
         self.threads = max(1, cores // self.workers)
         self._slots: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
@@ -65,7 +66,6 @@ class LocalProcesses:
     def execute(self, argv: Sequence[str], output: Path) -> int:
         """See `Executor`."""
         slot = self._slots.get()
-        threads = {} if argv[:1] == ["--resume"] else {"OMP_NUM_THREADS": str(self.threads)}
         try:
             with output.open("ab") as file, self._lock:
                 if self._stopped:
@@ -75,7 +75,7 @@ class LocalProcesses:
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    env={**threads, **os.environ, **slot},
+                    env={**os.environ, PROCESSES: str(self.workers), **slot},
                     process_group=0,  # Ctrl-C reaches the sweep only, which forwards it
                 )
                 self._processes.add(process)

@@ -38,7 +38,7 @@ def quota(root: Path = Path("/")) -> float:
         root: of the file system.
     """
     limits = [math.inf]
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers:  # cgroup v2
@@ -112,7 +112,7 @@ def _limits(mount: Path, path: str, read: Callable[[Path], float]) -> Iterator[f
     """The limits of a cgroup and of those above it. In a container its path may be that of the host."""
     own = mount / path.lstrip("/")
     for folder in (own, *own.parents):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, ZeroDivisionError):
             yield read(folder)
         if folder == mount:
             return

@@ -14,7 +14,7 @@ from sidetune_core.cli.commands import runs
 from sidetune_core.cli.commands.shared import Switch, print_json
 from sidetune_core.errors import Interrupted
 from sidetune_core.io import strict_json
-from sidetune_core.io.printable import one_line
+from sidetune_core.io.printable import counted, one_line
 from sidetune_core.results.tables import aligned
 from sidetune_core.sweeps import grid
 from sidetune_core.sweeps import runner as sweeping
@@ -78,7 +78,7 @@ def sweep(
         return planner.returncode
     plan = strict_json.loads(planner.stdout.decode())
     chosen = sweeping.choose(executor, workers)
-    for line in (*plan["notes"], f"{chosen}, {chosen.threads} threads each; {out}"):
+    for line in (*plan["notes"], f"{chosen}, at most {counted(chosen.threads, 'thread')} each; {out}"):
         print_aside(line)
     planned = [grid.PlannedRun(**run) for run in plan["runs"]]
     about = {"grid": list(argv), "notes": plan["notes"]}

@@ -24,6 +24,7 @@ from sidetune_core.sweeps import executors
 from sidetune_core.sweeps.executors import LocalProcesses, RayTasks, visible_gpus
 from sidetune_core.sweeps.grid import PlannedRun, planned
 from sidetune_core.sweeps.runner import SweptRun, carry_out, sweep
+from sidetune_core.system.processors import available
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
 
@@ -312,14 +313,17 @@ def test_gpus_are_those_that_are_visible_and_each_worker_has_one(
     assert visible_gpus() == []
 
 
-def test_a_resumed_run_gets_no_number_of_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    shown = "import os; print(os.environ.get('OMP_NUM_THREADS'))"
+def test_the_runs_of_a_sweep_share_the_processors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shown = "from sidetune_core.system.processors import available; print(available())"
     monkeypatch.setattr(executors, "command", lambda words: [sys.executable, "-c", shown])
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    executor = LocalProcesses(1)
-    for argv in (["--seed", "0"], ["--resume", "run"]):
-        executor.execute(argv, tmp_path / "output.txt")
-    assert (tmp_path / "output.txt").read_text() == f"{executor.threads}\nNone\n"
+    monkeypatch.setattr(executors, "available", lambda: 12)
+    executor = LocalProcesses(3)
+    assert executor.threads == 4
+    monkeypatch.undo()
+    whole = available()
+    monkeypatch.setattr(executors, "command", lambda words: [sys.executable, "-c", shown])
+    LocalProcesses(whole).execute([], tmp_path / "output.txt")
+    assert (tmp_path / "output.txt").read_text() == "1\n"
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

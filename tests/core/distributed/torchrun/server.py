@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 import traceback
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401 - torch imports it with the first optimiser, and that takes longest of all
+from torch.distributed import TCPStore
 
 from sidetune_core import api
 from sidetune_core.cli import main as cli
@@ -56,6 +56,7 @@ def run(order: dict[str, Any], rank: int, port: int, ids: list[Any]) -> int:
             "WORLD_SIZE": order["processes"],
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
+            "TORCHELASTIC_USE_AGENT_STORE": True,
         }
         os.environ.update({name: str(value) for name, value in given.items()})
     watch(order, rank, ids)
@@ -98,15 +99,13 @@ def main() -> None:
     training._git_state = lambda: None  # it takes longer than the run
     for line in sys.stdin:
         order = json.loads(line)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # with a port of its own
         with ExitStack() as stack:
             files = [
                 [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
                 for _ in range(order["processes"])
             ]
-            children = [fork(order, rank, port, *pair) for rank, pair in enumerate(files)]
+            children = [fork(order, rank, store.port, *pair) for rank, pair in enumerate(files)]
             answers = []
             for child, (answer, errors) in zip(children, files, strict=True):
                 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
