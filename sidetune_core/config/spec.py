@@ -288,7 +288,12 @@ class RunSpec:
     plugins: Mapping[str, PluginRecord] = attrs.field(factory=dict, eq=False, repr=False, kw_only=True)
     """Read from a run folder: the components that the run was made with, by slot."""
     conditions: Conditions | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
-    """Read from a run folder: the conditions of that run, unless more than device and cache was changed."""
+    """Read from a run folder: the conditions of that run, unless more than device and cache was changed; the
+    number of threads is that of its beginning."""
+    thread_changes: Mapping[tuple[str, int], int] = attrs.field(
+        factory=dict, eq=False, repr=False, kw_only=True
+    )
+    """Read from a run folder: the numbers of threads from some steps on, by id of the task and step."""
     added: tuple[str, ...] = attrs.field(default=(), eq=False, repr=False, kw_only=True)
     """Read from a run folder: ids of the tasks that were added to that run, which the spec does not have."""
     data: RecordedData | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
@@ -374,6 +379,7 @@ _NOT_IN_JSON = (
     "recorded",
     "plugins",
     "conditions",
+    "thread_changes",
     "added",
     "trust_local_code",
     "file",
@@ -453,12 +459,21 @@ def recorded_spec(about: Mapping[str, Any], source: str, trust_local_code: Trust
     from sidetune_core.config.plugin_record import read_segments  # imports the registry
 
     spec = from_values(about.get("resolved"), source, True, trust_local_code)
-    latest = read_segments(about)[-1]
+    segments = read_segments(about)
+    latest = attrs.evolve(segments[-1], threads=segments[0].threads)
+    changes = {(one.task, one.step): one.threads for one in segments[1:] if one.threads}
     data = None
     if spec.env is not None:
         file = Path(source).with_name(DATA)
         data = RecordedData(spec.env.name, spec.seed, latest.data or str(about.get("data", "")), file)
-    return attrs.evolve(spec, plugins=latest.plugins, conditions=latest, added=_added(about), data=data)
+    return attrs.evolve(
+        spec,
+        plugins=latest.plugins,
+        conditions=latest,
+        thread_changes=changes,
+        added=_added(about),
+        data=data,
+    )
 
 
 def _added(about: Mapping[str, Any]) -> tuple[str, ...]:

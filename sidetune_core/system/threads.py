@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 
@@ -44,6 +45,7 @@ class Threads:
         number: of threads now.
         most: that other processes may leave.
         adapts: whether it changes while the run is under way.
+        changes: that it makes at some steps, by id of the task and step.
         read: what the processors have done so far; None where the system does not tell.
     """
 
@@ -52,18 +54,23 @@ class Threads:
         number: int,
         most: int = 0,
         adapts: bool = False,
-        read: Callable[[], Reading | None] = take_reading,
+        changes: Mapping[tuple[str, int], int] = MappingProxyType({}),
+        read: Callable[[], Reading | None] = lambda: None,
     ) -> None:
         self.number, self.most, self.adapts = number, max(most, number), adapts
+        self._changes = changes
         self._read, self._before, self._next_look = read, None if not adapts else read(), 0.0
         self._too_many = self._too_few = 0
         self._patience = LOOKS_TO_RISE
 
-    def look(self) -> bool:
-        """Adapt the number, between two steps, if it is time to look; returns whether it has changed.
+    def look(self, task: str, step: int) -> bool:
+        """Adapt the number before a step of a task, if it is time to look; returns whether it has changed.
 
-        A change is by a fraction at least, so that a large number does not fall by ones.
+        A large number does not fall by ones, but by a fourth at least.
         """
+        if self._changes.get((task, step), self.number) != self.number:
+            self._set(self._changes[task, step])
+            return True
         if not self.adapts or time.monotonic() < self._next_look:
             return False
         before, self._before = self._before, self._read()
@@ -94,7 +101,10 @@ class Threads:
 
 @contextmanager
 def use_threads(
-    wanted: int | None = None, kept: int = 0, processes: int = 1, is_exact: bool = False
+    wanted: int | None = None,
+    kept: int = 0,
+    processes: int = 1,
+    changes: Mapping[tuple[str, int], int] | None = None,
 ) -> Iterator[Threads]:
     """Compute with a number of threads in a block; afterwards, the process has its own number again.
 
@@ -103,10 +113,11 @@ def use_threads(
             ``OMP_NUM_THREADS``, if set.
         kept: the number of the run so far, used if there are as many processors; 0 if unknown.
         processes: of the run. Several adapt nothing, since they would have to do so together.
-        is_exact: whether the block is to have the rounding of `kept`, and adapts nothing.
+        changes: of the run that is repeated, which began with `kept`: nothing else is adapted; None for a run
+            that repeats none.
     """
     before = torch.get_num_threads()
-    threads = _choose(wanted, kept, processes, is_exact)
+    threads = _choose(wanted, kept, processes, changes)
     if threads.number != before:
         torch.set_num_threads(threads.number)
     try:
@@ -115,18 +126,22 @@ def use_threads(
         torch.set_num_threads(before)
 
 
-def _choose(wanted: int | None, kept: int, processes: int, is_exact: bool) -> Threads:
+def _choose(
+    wanted: int | None, kept: int, processes: int, changes: Mapping[tuple[str, int], int] | None
+) -> Threads:
     if wanted is not None:
         return Threads(wanted)
     own = torch.get_num_threads()
     if VARIABLE in os.environ:
         return Threads(own)
     most = available()
-    adapts = processes == 1 and not is_exact
+    if changes is not None and 0 < max(kept, *changes.values(), 0) <= most:
+        return Threads(kept, changes=changes)
+    adapts = processes == 1
     if 0 < kept <= most:
-        return Threads(kept, min(own, most), adapts)
+        return Threads(kept, min(own, most), adapts, read=take_reading)
     most = min(own, most)
-    return Threads(min(most, _left_now(most)), most, adapts)
+    return Threads(min(most, _left_now(most)), most, adapts, read=take_reading)
 
 
 def _left_now(most: int) -> int:

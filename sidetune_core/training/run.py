@@ -322,9 +322,11 @@ def recorded_keep(about: Mapping[str, Any]) -> Keep:
 
 def _use_threads(resolved: ResolvedRun, group: ProcessGroup) -> AbstractContextManager[Threads]:
     """The threads of a new run; those of the run whose spec it has, if it has its conditions too."""
-    recorded = resolved.requested.conditions if resolved.requested is not None else None
-    kept = recorded.threads if recorded is not None and recorded.processes == group.size else 0
-    return use_threads(resolved.device.threads, kept, group.size, is_exact=kept > 0)
+    wanted, spec = resolved.device.threads, resolved.requested
+    recorded = spec.conditions if spec is not None else None
+    if spec is None or recorded is None or recorded.processes != group.size or not recorded.threads:
+        return use_threads(wanted, processes=group.size)
+    return use_threads(wanted, recorded.threads, group.size, spec.thread_changes)
 
 
 def check_keep(keep: str) -> None:

@@ -129,7 +129,7 @@ class StageTraining:
             set_optimizer_state(optimizer, self.state.optimizer)
         unreached = Unreached(learner, trainable, looks=len(stage.tasks) if steps[0] == phase.first else 0)
         for number in steps:
-            if self.context.threads.look():
+            if self.context.threads.look(stage.tasks[0].id, number):
                 self.recorder.threads_changed(stage, number, self.context.threads)
             task, step = stage.turn(number), stage.step(number, phase, self.total, options)
             micro_batches = self._draw(task, number, optimizer)

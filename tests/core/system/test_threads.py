@@ -35,7 +35,7 @@ def history(threads: Threads, looks: int) -> list[int]:
     numbers = []
     for _ in range(looks):
         threads._next_look = 0.0
-        threads.look()
+        threads.look("t0", 0)
         numbers.append(threads.number)
     return numbers
 
@@ -75,10 +75,18 @@ def test_torch_computes_with_the_adapted_number() -> None:
     assert torch.get_num_threads() == 1
 
 
+def test_a_repeated_run_changes_its_number_where_the_run_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(module, "available", lambda: 2)
+    with use_threads(kept=2, changes={("t0", 3): 1, ("t1", 0): 2}) as threads:
+        steps = [("t0", step) for step in range(5)] + [("t1", step) for step in range(2)]
+        assert [threads.look(*step) and threads.number for step in steps] == [0, 0, 0, 1, 0, 2, 0]
+
+
 def test_between_two_looks_nothing_is_read() -> None:
     source = readings([QUIET])
     threads = Threads(2, 2, adapts=True, read=lambda: next(source))
-    assert [threads.look() for _ in range(100)] == [False] * 100
+    assert [threads.look("t0", 0) for _ in range(100)] == [False] * 100
 
 
 def test_the_users_number_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +107,7 @@ def test_the_number_of_the_run_so_far_is_kept_where_there_are_as_many_processors
     source = readings([BUSY, BUSY])
     monkeypatch.setattr(module, "take_reading", lambda: next(source))
     monkeypatch.setattr(module, "SAMPLE", 0.0)
-    with use_threads(kept=3, is_exact=True) as threads:
+    with use_threads(kept=3, changes={}) as threads:
         assert (threads.number, threads.adapts) == (3, False)
     with use_threads(kept=3, processes=2) as threads:
         assert (threads.number, threads.adapts) == (3, False)

@@ -18,6 +18,7 @@ from sidetune_core.cli.main import main, main_run
 from sidetune_core.config.identity import Identity
 from sidetune_core.storage import checkpoint
 from sidetune_core.system import threads
+from sidetune_core.system.processors import Reading
 from sidetune_core.training import job
 
 TINY = Path(__file__).parent / "kills"
@@ -301,6 +302,51 @@ def test_threads_that_the_user_has_set_are_reported(
     line = f"from task t1 on: threads {before} → 3; results may differ by rounding"
     assert line in capsys.readouterr().err
     assert line in (run / "log.txt").read_text(encoding="utf-8")
+
+
+def test_a_run_whose_threads_changed_is_recorded_verified_repeated_and_resumed(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.chdir(whole)
+    monkeypatch.syspath_prepend(str(TINY))
+    for name, value in {"SAMPLE": 0.0, "LOOK_EVERY": 0.0, "LOOKS_TO_RISE": 2}.items():
+        monkeypatch.setattr(threads, name, value)
+    monkeypatch.setattr(threads, "available", lambda: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    idle = (0, 2, 2, 2, 2, 4, 6)  # seconds without work of two processors, after each second
+    readings = (Reading(at, 2, seconds, 2 * at, 0) for at, seconds in enumerate(idle))
+    monkeypatch.setattr(threads, "take_reading", lambda: next(readings, None))
+    first, second = tmp_path / "first", tmp_path / "second"
+    trusting = ["--quiet", "--trust-local-code"]
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(read(Path("run"))["resolved"]))
+    try:
+        assert main_run(["--spec", str(spec), "--out", str(first), *trusting]) == 0
+        assert "spec_changes" not in read(first)
+        assert main_run(["--spec", str(first / "run.json"), "--out", str(second), *trusting]) == 0
+    finally:
+        torch.set_num_threads(before)
+    for folder in (first, second):
+        about = read(folder)
+        changes = [(one["task"], one["step"], one["threads"]) for one in about["segments"]]
+        assert (about["threads"], changes) == (2, [("t0", 1, 1), ("t1", 1, 2)])
+        for count, number in ((1, 1), (2, 2)):
+            identity = checkpoint.read(folder / "checkpoints" / f"after-00{count}.safetensors").identity
+            assert identity is not None
+            assert identity.threads == number
+        assert "from task t0, step 1 on: 1 thread" in (folder / "log.txt").read_text(encoding="utf-8")
+        assert "from task t0, step 1 on, threads 2 → 1" in (folder / "report.md").read_text(encoding="utf-8")
+        capsys.readouterr()
+        assert main(["verify", str(folder), "--trust-local-code"]) == 0, capsys.readouterr().out
+    for name in ("after-001.safetensors", "after-002.safetensors"):
+        assert (first / "checkpoints" / name).read_bytes() == (second / "checkpoints" / name).read_bytes()
+    for path in (second / "checkpoints").glob("after-002.*"):
+        path.unlink()
+    assert resume(second) == 0
+    assert [(one["task"], one["threads"]) for one in read(second)["segments"]] == [("t0", 1)]
+    assert main(["verify", str(second), "--trust-local-code"]) == 0
 
 
 def test_the_same_spec_under_other_conditions_is_reported(
