@@ -14,7 +14,7 @@ from sidetune_core.assembly.check import (
     count_parameters,
     make_blank_base,
 )
-from sidetune_core.assembly.trainable import count_trainable
+from sidetune_core.assembly.trainable import trained_parts
 from sidetune_core.config import registry
 from sidetune_core.config.defaults import SIDES
 from sidetune_core.config.kinds import BASE, MERGER, SIDE, Kind
@@ -84,7 +84,7 @@ def _size(component: ResolvedComponent, components: Mapping[str, ResolvedCompone
     """
     side = check_side(component, blank, allocate=False)
     merger = check_merger(components[MERGER.name], blank) if MERGER.name in components else None
-    count_trainable(components["learner"], blank, side, merger)
+    trained_parts(components["learner"], blank, side, merger)
     return count_parameters(side)
 
 

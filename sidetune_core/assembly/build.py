@@ -5,6 +5,7 @@ together.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from sidetune_core.assembly.make import make_component, without_weights
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import PluginError, WeightsError
 from sidetune_core.interfaces.learner import Components, Learner
-from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure
+from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure, set_precision
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, members
 from sidetune_core.seeding import seeded
@@ -75,6 +76,9 @@ def start_task(learner: Learner, task: Task, seed: int, machine: Machine) -> Tra
         trainable = _listed(learner, learner.start(task), "start")
     machine.place(learner)
     _check_owned(learner, trainable, "start")
+    if machine.base_arithmetic is not None:
+        weights = (one.parameters() if isinstance(one, nn.Module) else (one,) for one in members(trainable))
+        set_precision(learner, set(map(id, chain.from_iterable(weights))), machine.base_arithmetic)
     return trainable
 
 

@@ -20,6 +20,7 @@ from sidetune_core.errors import FitError
 from sidetune_core.interfaces.capabilities import vocabulary_size
 from sidetune_core.interfaces.inputs import Features, InputShapes, Shape
 from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure
+from sidetune_core.system.precision import Cost, CostMeter
 
 SPARE_TOKENS = 128
 """Most unused embeddings of a base: vocabulary sizes are often rounded up to a multiple of 64 or 128."""
@@ -37,6 +38,8 @@ class BlankBase:
     base: Base
     inputs: InputShapes
     features: Features
+    cost: Cost = Cost()
+    """Of the base, for one example."""
 
     @property
     def blank(self) -> dict[str, Tensor]:
@@ -81,7 +84,8 @@ def make_blank_base(
     base.eval()
     _check_vocabulary(component, base, tokens, env)
     blank = {name: torch.zeros(1, *shape) for name, shape in inputs.items()}
-    with torch.no_grad():
+    meter = CostMeter()
+    with torch.no_grad(), meter.counting(base, component.owner):
         features = base(blank)
     _check_shape(component, "an encoding", features.encoding, base.shape, "declares")
     for tap, shape in zip(features.taps, base.tap_shapes, strict=False):
@@ -90,7 +94,7 @@ def make_blank_base(
         raise FitError(
             f"{component.owner} returns {len(features.taps)} taps and declares {len(base.tap_shapes)}"
         )
-    return BlankBase(component, base, inputs, features)
+    return BlankBase(component, base, inputs, features, meter.cost)
 
 
 def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = True) -> Side:
@@ -121,6 +125,15 @@ def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = 
     side, encoding = _build(make, encode, blank.features, allocate)
     _check_shape(component, "an encoding", encoding, blank.base.shape, "needs the base's shape")
     return side
+
+
+def side_cost(side: Side, blank: BlankBase, owner: str) -> Cost:
+    """What a side that fits computes for one example, on the device of its parameters."""
+    device = next((parameter.device for parameter in side.parameters()), torch.device("cpu"))
+    meter, taps = CostMeter(), tuple(tap.to(device) for tap in blank.features.taps)
+    with torch.no_grad(), torch.device(device), meter.counting(side, owner):
+        side.eval()(blank.blank, Features(blank.features.encoding.to(device), taps))
+    return meter.cost
 
 
 def check_merger(component: ResolvedComponent, blank: BlankBase, allocate: bool = True) -> Merger:

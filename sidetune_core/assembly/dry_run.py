@@ -9,9 +9,11 @@ import attrs
 
 from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.fit import fit_components
+from sidetune_core.assembly.restore import run_precisions
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import DataError, WeightsError
 from sidetune_core.system import device
+from sidetune_core.system.precision import Precisions
 
 
 @attrs.frozen
@@ -23,6 +25,8 @@ class DryFit:
     """See `Fit.lines`."""
     warning: str = ""
     """See `Fit.warning`; or why shapes could not be checked."""
+    precisions: Precisions | None = None
+    """See `Fit.precisions`."""
 
 
 def fit_without_data(resolved: ResolvedRun) -> DryFit:
@@ -34,7 +38,9 @@ def fit_without_data(resolved: ResolvedRun) -> DryFit:
         SidetuneError: the device does not exist, or the components do not fit together.
     """
     device.choose(resolved.device)
-    return _fitted(resolved)
+    fitted = _fitted(resolved)
+    device.choose(resolved.device, preferred=run_precisions(resolved) or fitted.precisions)
+    return fitted
 
 
 def side_chooser() -> Callable[[ResolvedRun], ResolvedRun]:
@@ -58,4 +64,4 @@ def _fitted(resolved: ResolvedRun) -> DryFit:
             fit = fit_components(resolved, stream)
     except (DataError, WeightsError) as error:
         return DryFit(resolved, (), f"warning: shapes are not checked: {error}")
-    return DryFit(fit.resolved, tuple(fit.lines()), fit.warning)
+    return DryFit(fit.resolved, tuple(fit.lines()), fit.warning, fit.precisions)

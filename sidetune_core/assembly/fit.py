@@ -22,8 +22,9 @@ from sidetune_core.assembly.check import (
     check_side,
     count_parameters,
     make_blank_base,
+    side_cost,
 )
-from sidetune_core.assembly.trainable import count_trainable
+from sidetune_core.assembly.trainable import TrainedParts, trained_parts
 from sidetune_core.config import registry
 from sidetune_core.config.defaults import SIDES
 from sidetune_core.config.kinds import SIDE
@@ -34,6 +35,7 @@ from sidetune_core.interfaces.capabilities import DeclaresImageInput, vocabulary
 from sidetune_core.interfaces.networks import Merger, Side
 from sidetune_core.interfaces.tasks import TaskStream
 from sidetune_core.seeding import seeded
+from sidetune_core.system.precision import Cost, Precision, Precisions
 
 
 @attrs.frozen
@@ -52,6 +54,8 @@ class Fit:
     """Whether the side was chosen here, and is not the default."""
     warning: str = ""
     """That the side is larger than the base, and which sides are smaller."""
+    precisions: Precisions = Precisions("bf16", "bf16")
+    """By the rule of `system.precision`, for a CPU with bfloat16 units."""
 
     def lines(self) -> list[str]:
         """What to report when the run begins."""
@@ -101,12 +105,33 @@ def fit_components(resolved: ResolvedRun, stream: TaskStream) -> Fit:
             resolved, side = _with_side(resolved, blank, merger)
         else:
             side = _side(resolved.components, blank)
-        trainable = _trainable(resolved.components, blank, side, merger)
+        trained = _trained(resolved.components, blank, side, merger)
+        precisions = _precisions(resolved.components, blank, side, trained)
         size = count_parameters(side) if side is not None else None
         larger = size is not None and size > blank.parameters and not _is_suggested(resolved)
         warning = _size_warning(resolved.components, blank, size) if larger and size is not None else ""
     chosen = default is not None and resolved.components["side"].plugin != default.plugin
-    return Fit(resolved, blank.parameters, size, trainable, chosen, warning)
+    trainable = trained.parameters if trained is not None else None
+    return Fit(resolved, blank.parameters, size, trainable, chosen, warning, precisions)
+
+
+def _precisions(
+    components: Mapping[str, ResolvedComponent],
+    blank: BlankBase,
+    side: Side | None,
+    trained: TrainedParts | None,
+) -> Precisions:
+    """The precisions that suit the networks; where it is not known what is trained, all may be."""
+    costs = []
+    if side is not None and (trained is None or trained.side):
+        costs.append(side_cost(side, blank, components["side"].owner))
+    if trained is None or trained.base:
+        costs.append(blank.cost)
+    cost = sum(costs, start=Cost())
+    precision: Precision = "fp32" if cost.narrow else cost.best_precision
+    base_is_trained = trained is not None and trained.base
+    base = precision if base_is_trained else blank.cost.best_precision
+    return Precisions(base, precision, cost.narrow, base_is_trained)
 
 
 def _is_suggested(resolved: ResolvedRun) -> bool:
@@ -163,11 +188,11 @@ def _merger(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> Me
         raise FitError(f"{error}{fitting_mergers(components, blank)}") from error
 
 
-def _trainable(
+def _trained(
     components: Mapping[str, ResolvedComponent], blank: BlankBase, side: Side | None, merger: Merger | None
-) -> int | None:
+) -> TrainedParts | None:
     try:
-        return count_trainable(components["learner"], blank, side, merger)
+        return trained_parts(components["learner"], blank, side, merger)
     except FitError as error:
         hint = fitting_sides(components, blank) if side is not None else ""
         raise FitError(f"{error}{hint}") from error
@@ -182,7 +207,7 @@ def _with_side(resolved: ResolvedRun, blank: BlankBase, merger: Merger | None) -
         try:
             component = default if name == default.choice else default_component(registry.find(SIDE, name))
             side = check_side(component, blank, allocate=False)
-            count_trainable(learner, blank, side, merger)
+            trained_parts(learner, blank, side, merger)
         except (FitError, PluginError) as error:
             first_error = first_error or error
             continue

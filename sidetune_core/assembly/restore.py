@@ -22,6 +22,7 @@ from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.storage.weights import fill
 from sidetune_core.system import device
 from sidetune_core.system.device import Machine
+from sidetune_core.system.precision import Precisions
 
 
 def read_resolved(
@@ -52,11 +53,19 @@ def read_resolved(
 
 
 def choose_machine(resolved: ResolvedRun) -> Machine:
-    """The device that the run asked for, or the CPU where this computer has no such device."""
+    """The device that the run asked for, or the CPU where this computer has no such device; with the
+    precisions of the run."""
+    preferred = run_precisions(resolved)
     try:
-        return device.choose(resolved.device)
+        return device.choose(resolved.device, preferred=preferred)
     except OptionError:
-        return device.choose(attrs.evolve(resolved.device, name="cpu"))
+        return device.choose(attrs.evolve(resolved.device, name="cpu"), preferred=preferred)
+
+
+def run_precisions(resolved: ResolvedRun) -> Precisions | None:
+    """The precisions of the run that a spec was read from; None for a new spec."""
+    conditions = resolved.requested.conditions if resolved.requested is not None else None
+    return device.recorded_precisions(conditions.machine) if conditions is not None else None
 
 
 def restore(

@@ -1,10 +1,11 @@
-"""How many parameters a learner trains in a task, known before any data is read."""
+"""What a learner trains in a task, known before any data is read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -19,10 +20,22 @@ from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task
 from sidetune_core.interfaces.training import members
 
 
-def count_trainable(
+@attrs.frozen
+class TrainedParts:
+    """What a learner trains in its first task, without the task's head."""
+
+    parameters: int
+    """Number of scalars."""
+    side: bool
+    """Whether any of them is the side's."""
+    base: bool
+    """Whether any is the base's, or belongs to none of the components and may so act within the base."""
+
+
+def trained_parts(
     learner: ResolvedComponent, blank: BlankBase, side: Side | None, merger: Merger | None
-) -> int | None:
-    """Number of parameters that a learner trains in its first task, without those of the task's head.
+) -> TrainedParts | None:
+    """What a learner trains in its first task.
 
     The learner is built with a base on the meta device, which takes no memory, and starts a task without
     data. None if it needs weights or data for that.
@@ -66,7 +79,13 @@ def count_trainable(
     for member in members(trainable):
         owned = member.parameters() if isinstance(member, nn.Module) else [member]
         parameters |= {id(parameter): parameter.numel() for parameter in owned}
-    return sum(parameters.values())
+    in_side, in_merger = (
+        {id(one) for one in part.parameters()} if part else set() for part in (side, merger)
+    )
+    trained = parameters.keys()
+    return TrainedParts(
+        sum(parameters.values()), bool(trained & in_side), bool(trained - in_side - in_merger)
+    )
 
 
 class _BlankTask(Task):

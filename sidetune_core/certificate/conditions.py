@@ -15,7 +15,7 @@ import torch
 from sidetune_core.certificate.probes import ROUNDING
 from sidetune_core.certificate.record import TaskRecord
 from sidetune_core.config.identity import Identity, condition_changes
-from sidetune_core.system.device import Machine, processor
+from sidetune_core.system.device import Machine, processor, recorded_precisions
 
 COMPUTING = ("torch", "numpy")
 """The libraries that compute outputs."""
@@ -35,8 +35,9 @@ class Conditions:
     @property
     def precision(self) -> str:
         """A key of `ROUNDING`, the coarser one if it is not recorded."""
-        words = self.machine.split(", ")
-        return next((name for name in ROUNDING if name in words), "bf16")
+        precisions = recorded_precisions(self.machine)
+        is_fine = precisions is not None and precisions.base == precisions.trained == "fp32"
+        return "fp32" if is_fine else "bf16"
 
     def differences(self, present: Conditions) -> list[str]:
         """What differs now, or is not recorded: ``torch 2.11.0 (now 2.12.0)``."""

@@ -90,8 +90,12 @@ class DeviceOptions:
     name: str = option("auto", "'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1', 'mps'")
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto",
-        "arithmetic of the networks: auto is bf16 autocast where the hardware has bf16 units, otherwise "
-        "fp32; weights stay fp32",
+        "arithmetic of all networks: auto is bf16 autocast where the hardware has bf16 units, on a CPU only "
+        "for a base, and for trained networks, that are large enough to be faster in it; otherwise fp32; "
+        "weights stay fp32",
+    )
+    base_precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "arithmetic of a frozen base; auto is that of --device.precision, if this is not auto too"
     )
     channels_last: bool | None = option(
         None, "channels-last layout of images and convolutions; None enables it where it is faster"

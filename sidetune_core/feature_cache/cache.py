@@ -59,8 +59,8 @@ class FeatureCache:
     full: bool = attrs.field(default=False, init=False)
 
     def attach(self, module: nn.Module, arithmetic: str) -> None:
-        """Serve every frozen base in `module`, and no other. `arithmetic` is the precision of its outputs, a
-        part of the key.
+        """Serve every frozen base in `module`, and no other. `arithmetic` is the precision of bases that have
+        none of their own; that of a base's outputs is a part of the key.
 
         A base with hooks, parametrisations or modules that were added after it was built is not served: its
         output may depend on them.
@@ -77,7 +77,7 @@ class FeatureCache:
                 )
                 continue
             attached = Attached(base)
-            table = self._table(attached.identity, arithmetic)
+            table = self._table(attached.identity, base._precision or arithmetic)
             base.cache = ServedBase(table, attached)
             served.add(id(table))
         for key, table in list(self._tables.items()):

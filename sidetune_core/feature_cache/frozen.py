@@ -107,7 +107,7 @@ def identity(base: Base) -> str:
     Bases with equal weights and different options differ in plain attributes of a module, such as a stride.
     Of the code, the files that define the classes of the modules count; what they import does not.
     """
-    ours = set(vars(nn.Module())) | {"cache"}
+    ours = set(vars(nn.Module())) | {"cache", "_precision", "_is_trained"}
     settings = [
         (name, type(module).__module__, type(module).__qualname__, key, repr(value))
         for name, module in base.named_modules()

@@ -10,9 +10,10 @@ merger and T the head of the task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from sidetune_core.interfaces.former_names import former_members
@@ -40,16 +41,57 @@ class Base(nn.Module, ABC):
     cache: Cache | None = None
     """Set by the core while this base is frozen; a base never reads it."""
     _built_as: Structure | None = None
+    _precision: Literal["fp32", "bf16"] | None = None
+    """Its own, set by the core for a base that no task trains; None for that of its caller."""
+    _is_trained: bool = False
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, *shape) and the taps of a batch of inputs."""
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Features:
+        if self._precision is None:
+            return self._encode(inputs)
+        device = next(iter(inputs.values())).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self._precision == "bf16"):
+            features = self._encode(inputs)
+        encoding, *taps = (self._as_served(value) for value in (features.encoding, *features.taps))
+        return Features(encoding, tuple(taps))
+
+    def _as_served(self, value: Tensor) -> Tensor:
+        """An output in float32, rounded as the cache would store it: results do not depend on what is
+        cached.
+        """
+        if not value.is_floating_point():
+            return value
+        return value.bfloat16().float() if self._precision == "bf16" else value.float()
+
+    def _encode(self, inputs: Mapping[str, Tensor]) -> Features:
         if self.cache is not None and isinstance(inputs, Inputs) and inputs.ids is not None:
             return self.cache.lookup(self, inputs)
         features: Features = super().__call__(inputs)
         return features
+
+
+def set_precision(
+    module: nn.Module, trained: Collection[int], precision: Literal["fp32", "bf16"] | None
+) -> None:
+    """Set the precision of the outermost bases in a module that no task has trained so far.
+
+    A base of which a parameter is trained has the precision of everything else from then on, frozen or not,
+    and so do its copies: what it computes changes with its weights only.
+
+    Args:
+        module: a learner.
+        trained: ids of the parameters that the present task trains.
+        precision: of frozen bases.
+    """
+    for child in module.children():
+        if not isinstance(child, Base):
+            set_precision(child, trained, precision)
+            continue
+        child._is_trained = child._is_trained or any(id(weight) in trained for weight in child.parameters())
+        child._precision = None if child._is_trained else precision
 
 
 def note_structure(base: Base) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sidetune_core.assembly.cards import CardStream, CardTask, make_handler
-from sidetune_core.assembly.restore import choose_machine, restore
+from sidetune_core.assembly.restore import choose_machine, restore, run_precisions
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.config.spec import Trust
 from sidetune_core.errors import InputError, OptionError
@@ -92,7 +92,8 @@ def choose_device(resolved: ResolvedRun, name: str | None) -> Machine:
     if name is None:
         return choose_machine(resolved)
     try:
-        return device.choose(attrs.evolve(resolved.device, name=name))
+        chosen = attrs.evolve(resolved.device, name=name)
+        return device.choose(chosen, preferred=run_precisions(resolved))
     except OptionError as error:
         raise OptionError(f"device '{name}': {str(error).partition(': ')[2]}") from error
 

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from sidetune_core.assembly.make import without_weights
+from sidetune_core.assembly.restore import run_precisions
 from sidetune_core.config.differences import flatten
 from sidetune_core.config.extensions import read_extensions, resolved_extension
 from sidetune_core.config.options import flat_options, unstructure
@@ -110,7 +111,16 @@ def public_spec(resolved: ResolvedRun, keep_paths: bool = False) -> dict[str, An
     plain = attrs.evolve(resolved, components=components).to_spec().to_json()
     plain["env"]["options"] = {}
     device = {name: value for name, value in plain["device"].items() if name != "name"}
-    return {**plain, "train": {}, "cache": {}, "device": device}
+    return {**plain, "train": {}, "cache": {}, "device": device | _made_with(resolved)}
+
+
+def _made_with(resolved: ResolvedRun) -> dict[str, str]:
+    """The precisions of a run of which the options leave them open; those in bfloat16 stay open, so that
+    a computer without units for it computes in float32."""
+    precisions = run_precisions(resolved)
+    if precisions is None or resolved.device.precision != "auto" or precisions.trained == "bf16":
+        return {}
+    return {"precision": "fp32", "base_precision": precisions.base}
 
 
 def resolve_public(

@@ -176,7 +176,7 @@ def _state_of(learner: Learner, state: Mapping[str, Any]) -> tuple[dict[str, Any
 
 def _replay(learner: Learner, run: Restored, task: str, stored: Stored) -> Replay:
     predict = make_predict(learner, run.tasks[task], run.machine)
-    rounding = ROUNDING[run.machine.arithmetic]
+    rounding = ROUNDING[run.machine.coarsest_arithmetic]
     return probes.replay(learner, predict, stored.as_inputs(), rounding, task)
 
 

@@ -90,7 +90,8 @@ class ServedBase:
         if other.identity is self.identity:
             return True
         own, others = _tensors(self.base), _tensors(other.base)
-        if self._component != other._component or not _are_equal(own, others):
+        alike = (self._component, self.base._precision) == (other._component, other.base._precision)
+        if not alike or not _are_equal(own, others):
             return False
         for name, tensor in own.items():
             tensor.data = others[name].data

@@ -20,6 +20,7 @@ from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.extensions import Extension
 from sidetune_core.config.history import in_identity
 from sidetune_core.config.identity import Identity
+from sidetune_core.config.plugin_record import read_segments
 from sidetune_core.config.spec import Trust
 from sidetune_core.distributed.process_group import ProcessGroup
 from sidetune_core.errors import FitError, RunError, SidetuneError, shorten
@@ -29,6 +30,7 @@ from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.storage.data_file import read_data
 from sidetune_core.storage.run_folder import RunFolder, resume_command
 from sidetune_core.system import device
+from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
 from sidetune_core.training.job import Job, Origin, make_identity, open_stream
 from sidetune_core.training.unchanged import EarlierTasks, changes_to_come, unusable
@@ -109,7 +111,7 @@ def assemble_extended(
         added = read_tasks(last, stream) if added is None else added
         tasks = [*earlier.tasks(), *added]
         learner = build_learner(last.resolved, ChainedStream(stream, tasks, tasks[0].inputs))
-    machine = device.choose(last.resolved.device, group.local)
+    machine = _choose_machine(plan, group)
     fingerprints = {len(plan.parts) - 1: stream.data_fingerprint()}
     identity = make_identity(plan.parts[0].resolved, tasks, plan.parts[0].data, machine, group)
     identity = attrs.evolve(identity, extensions=plan.records(fingerprints))
@@ -269,6 +271,12 @@ def _record(part: Part, number: int, stream: TaskStream, tasks: Sequence[Task]) 
     return record_data(stream, tasks, part.tasks, number, part.env)
 
 
+def _choose_machine(plan: Plan, group: ProcessGroup) -> Machine:
+    """The device of the last extension, with the precisions of the run."""
+    machine = read_segments(plan.folder.read_json("run.json"))[-1].machine
+    return device.choose(plan.parts[-1].resolved.device, group.local, device.recorded_precisions(machine))
+
+
 def _reasons(
     plan: Plan,
     learner: Learner,
@@ -283,7 +291,7 @@ def _reasons(
         lambda: unusable(plan.folder, ids, plan.ids[: plan.done], identity)
     )
     resolved = plan.parts[-1].resolved
-    machine = device.choose(resolved.device, group.local)
+    machine = _choose_machine(plan, group)
     try:
         to_come = changes_to_come(learner, earlier, added, records, resolved.seed, machine)
     except DataNeeded:

@@ -16,6 +16,7 @@ from sidetune_core.assembly.build import build_learner, build_stream
 from sidetune_core.assembly.data import record_data
 from sidetune_core.assembly.fit import Fit, fit_components
 from sidetune_core.assembly.objects import describe_objects
+from sidetune_core.assembly.restore import run_precisions
 from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
 from sidetune_core.config.resolve import ResolvedRun
@@ -95,7 +96,10 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
             progress.warning(fit.warning)
         resolved = fit.resolved
         learner, tasks = build_learner(resolved, stream, fit=fit), stream.tasks()
-    machine = device.choose(resolved.device, group.local)
+    preferred = run_precisions(resolved) or fit.precisions
+    machine = device.choose(resolved.device, group.local, preferred)
+    if (note := device.narrow_note(machine, resolved.device, fit.precisions.narrow)) and group.is_main:
+        progress.info(note)
     identity = make_identity(resolved, tasks, stream.data_fingerprint(), machine, group)
     return Job(
         resolved,

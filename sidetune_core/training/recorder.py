@@ -301,7 +301,9 @@ class RunRecorder(Recorder):
         }
         folder.append("moved.jsonl", line)
         done = [task.id for task in seen]
-        self._certify(boundary, done[: len(seen) - len(boundary.stage.tasks)], context.machine.arithmetic)
+        self._certify(
+            boundary, done[: len(seen) - len(boundary.stage.tasks)], context.machine.coarsest_arithmetic
+        )
         checkpoint.save(
             folder.checkpoints,
             learner,

@@ -102,7 +102,7 @@ class EarlierTasks(Earlier):
             before = [task.id for task in seen[:-1]]  # a stage of an extension has one task
             records, reasons = unusable(self._folder, self._ids, before, self._identity)
             now = hashing.digests(dict(probes.named_tensors(learner)))
-            rounding = probes.ROUNDING[context.machine.arithmetic]
+            rounding = probes.ROUNDING[context.machine.coarsest_arithmetic]
             found = dict[str, Carried]()
             for id, record in records.items():
                 result = _replay(record, learner, recorders[id], now, self._folder, rounding)

@@ -1,0 +1,113 @@
+"""Which precision pays: the rule of ``--device.precision auto`` on a CPU with bfloat16 units.
+
+Under autocast to bfloat16 convolutions and linear layers are up to four times as fast, and each value that
+passes between them is converted, while norms and losses stay in float32. `benchmarks/precision.py` measures
+both for sides and whole networks (docs/benchmarks.md has its table): bfloat16 wins where the layers compute
+at least `MIN_INTENSITY` multiply-adds for each of their values, unless the network is tiny. So the base is
+often in bfloat16, and a small side in float32. The rule reads shapes only: the same spec has the same
+precision on every computer with such units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import attrs
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+Precision = Literal["fp32", "bf16"]
+
+MIN_INTENSITY = 200
+"""Multiply-adds per value of a layer's output, on average over a network, from which on bfloat16 pays.
+Measured: the time in bfloat16 is 0.3 to 0.8 of that in float32 from 230 on, and 0.8 to 1.3 below 160."""
+
+MIN_MADDS = 1_000_000
+"""Multiply-adds of an example below which bfloat16 loses, whatever the layers: overhead dominates."""
+
+
+@attrs.frozen
+class Cost:
+    """What the convolutions and linear layers of a network compute for one example."""
+
+    madds: int = 0
+    """Multiply-adds."""
+    values: int = 0
+    """Values of their outputs."""
+    narrow: tuple[str, ...] = ()
+    """Convolutions that must not be trained in bfloat16 (see `is_narrow`)."""
+
+    @property
+    def intensity(self) -> float:
+        """Multiply-adds per value."""
+        return self.madds / max(1, self.values)
+
+    @property
+    def best_precision(self) -> Precision:
+        """The faster one on a CPU with bfloat16 units."""
+        return "bf16" if self.madds >= MIN_MADDS and self.intensity >= MIN_INTENSITY else "fp32"
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.madds + other.madds, self.values + other.values, self.narrow + other.narrow)
+
+
+@attrs.frozen
+class Precisions:
+    """The precision of a frozen base, and that of the networks that are trained."""
+
+    base: Precision
+    trained: Precision
+    narrow: tuple[str, ...] = ()
+    """Trained convolutions for which bfloat16 is wrong (see `is_narrow`)."""
+    base_is_trained: bool = False
+    """Whether the base is trained too: all networks then have one precision."""
+
+
+class CostMeter:
+    """Adds up the cost of the layers that are called for a batch of one example."""
+
+    def __init__(self) -> None:
+        self.cost = Cost()
+
+    @contextmanager
+    def counting(self, network: nn.Module, name: str) -> Iterator[None]:
+        """Count the layers of a network within a block; `name` is that of the network, for messages."""
+        hooks = []
+        for path, layer in network.named_modules():
+            if isinstance(layer, _ConvNd | nn.Linear):
+                title = f"{name}.{path}" if path else name
+
+                def count(
+                    layer: nn.Module, inputs: Sequence[Tensor], output: Tensor, title: str = title
+                ) -> None:
+                    self.cost += _cost(layer, inputs[0], output, title)
+
+                hooks.append(layer.register_forward_hook(count))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _cost(layer: nn.Module, inputs: Tensor, output: Tensor, title: str) -> Cost:
+    assert isinstance(layer, _ConvNd | nn.Linear)
+    sites = inputs if isinstance(layer, _ConvTransposeNd) else output
+    madds = sites.numel() * (layer.weight.numel() // layer.weight.shape[0])
+    narrow = isinstance(layer, _ConvNd) and is_narrow(layer, inputs, output)
+    return Cost(madds, output.numel(), (title,) if narrow else ())
+
+
+def is_narrow(conv: _ConvNd, inputs: Tensor, output: Tensor) -> bool:
+    """Whether PyTorch 2.15 computes the gradient of a convolution's weight in bfloat16 on a CPU from memory
+    that was never written.
+
+    Measured over 2,500 shapes: it does where kernel and stride along the width are larger than 1 and the
+    smaller of the two maps is one value wide, whatever its height and the padding, in either memory format,
+    for one to three axes and for transposed convolutions; never for kernels of width 1, for stride 1, or for
+    wider maps. Some of these shapes are computed correctly, such as those of depthwise convolutions.
+    """
+    small = inputs if conv.transposed else output
+    return conv.kernel_size[-1] > 1 and conv.stride[-1] > 1 and small.shape[-1] == 1
