@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, suppress
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -114,8 +115,9 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
     )
 
 
-def make_cache(job: Job) -> FeatureCache | None:
-    """The feature cache of a run; None if it has none."""
+def make_cache(job: Job, shared: Path | None = None) -> FeatureCache | None:
+    """The feature cache of a run, None if it has none; `shared` is a folder for features that its processes
+    share, of a cache in memory."""
     options, components = job.resolved.cache, job.resolved.components
     if options.mode == "off":
         return None
@@ -126,8 +128,8 @@ def make_cache(job: Job) -> FeatureCache | None:
         info=job.progress.info,
         warning=job.progress.warning if job.group.is_main else job.progress.info,
         shared_ids=job.shared_ids,
-        folder=options.dir.expanduser() if options.mode == "disk" else None,
-        data=job.data_fingerprint,
+        folder=options.dir.expanduser() if options.mode == "disk" else shared,
+        data=job.data_fingerprint or ("" if shared is None or options.mode == "disk" else str(shared)),
     )
 
 

@@ -17,8 +17,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -29,7 +29,7 @@ import torch
 
 from sidetune_core.errors import OptionError
 from sidetune_core.interfaces.capabilities import LosesState
-from sidetune_core.system.signals import StopRequest, StopRequested
+from sidetune_core.system.signals import SIGNALS, StopRequest, StopRequested
 from sidetune_core.training.job import Job
 from sidetune_core.training.portable_error import portable
 from sidetune_core.training.stage_worker import StageWorker
@@ -78,7 +78,8 @@ class LocalWorkers:
             receiving, sending = context.Pipe(duplex=False)
             target = _Child(worker, assignments, self._queue, sending, os.getpid())
             process = context.Process(target=target.run)
-            with warnings.catch_warnings():  # of other threads, of which the worker needs none
+            with _signals_blocked(), warnings.catch_warnings():
+                # a warning of other threads, of which the worker needs none
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
             sending.close()
@@ -158,6 +159,7 @@ class _Child:
         stop, threads = StopRequest(), torch.get_num_threads()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent forwards it
         signal.signal(signal.SIGTERM, lambda number, _: setattr(stop, "number", number))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self.worker.context = attrs.evolve(self.worker.context, stop=stop)
         thread = threading.Thread(target=self._train_all, args=(stop, threads))
         thread.start()
@@ -202,6 +204,16 @@ class _Child:
         except BaseException as error:
             report("failed", error=portable(error, assignment.stage.name))
         return False
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A block in which a signal waits until a worker has its own handlers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def check_forkable(job: Job, option: str) -> None:

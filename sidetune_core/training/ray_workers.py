@@ -191,6 +191,9 @@ class RayWorkers:
         """See `Executor`."""
         return bool(self._running)
 
+    def __str__(self) -> str:
+        return "workers of Ray"
+
     def close(self) -> None:
         """See `Executor`."""
         for actor in self._actors:

@@ -423,7 +423,8 @@ def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep, worker
             *_object_lines(job),
         ):
             job.progress.info(line)
-        job.progress.info(f"{counted(len(job.tasks), 'task')} on {job.where} → {folder.path}")
+        where = f"{team}, {job.where}" if team is not None else job.where
+        job.progress.info(f"{counted(len(job.tasks), 'task')} on {where} → {folder.path}")
         for note in job.notes if job.group.is_main else ():
             _warn(job, folder, note)
         context = Context(
@@ -431,7 +432,7 @@ def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep, worker
             seed=job.resolved.seed,
             machine=job.machine,
             group=job.group,
-            cache=make_cache(job),
+            cache=make_cache(job, team.shared_features if team is not None else None),
             stop=stop,
             save_every=save_every,
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sidetune_core.errors import RunError
 from sidetune_core.interfaces.learner import Learner
@@ -19,7 +20,7 @@ from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.stage_worker import StageWorker
 from sidetune_core.training.worker_count import Count, make_executor
-from sidetune_core.training.workers import Assignment, Executor, Message
+from sidetune_core.training.workers import Assignment, Executor
 
 WAIT = 0.2
 """Seconds between two looks at stop requests."""
@@ -31,9 +32,11 @@ class SideBySide:
     Args:
         job: of the run.
         executor: of the workers.
+        shared_features: folder of features that the workers share; None where no two tasks share any.
     """
 
-    def __init__(self, job: Job, executor: Executor) -> None:
+    def __init__(self, job: Job, executor: Executor, shared_features: Path | None) -> None:
+        self.shared_features = shared_features
         self._job, self._executor = job, executor
         self._finished: set[int] = set()
         self._failed: dict[int, BaseException] = {}
@@ -41,6 +44,9 @@ class SideBySide:
         self._shown: tuple[int, ...] = ()
         self._stop = StopRequest()
         self._recorder = Recorder(RunFolder(Path()))
+
+    def __str__(self) -> str:
+        return str(self._executor)
 
     def begin(
         self,
@@ -66,6 +72,8 @@ class SideBySide:
             start = handover or (resumed if mid_task is not None else None)
             assignments.append(Assignment(stage, count, start, since))
         if assignments:
+            if context.cache is not None:
+                context.cache.save()  # what is in files is not written once more by each worker
             started = len(tasks) - sum(len(stage.tasks) for stage in stages)
             worker = StageWorker(
                 learner, shared, tasks, started, context, recorder.folder, self._job.identity
@@ -77,6 +85,8 @@ class SideBySide:
         while count not in self._finished:
             if count in self._failed:
                 raise self._failed[count]
+            if not self._executor.is_running:
+                raise RunError(self._ended(f"the worker process of task {self._task(count)} was stopped"))
             self._receive(WAIT)
             if self._stop.number is not None:
                 self.end(self._stop.number)
@@ -108,17 +118,21 @@ class SideBySide:
                 self._failed[message.stage] = message.error
                 self._executor.withdraw()  # one after another, the later stages would not be trained either
             elif message.kind == "killed" and not stopping:
-                raise RunError(self._killed(message))
+                task = f"trained task {self._task(message.stage)}" if message.stage else "had no task yet"
+                raise RunError(
+                    self._ended(
+                        f"a worker process, which {task}, was killed by {message.cause}, perhaps for lack of "
+                        "memory"
+                    )
+                )
         self._show()
 
-    def _killed(self, message: Message) -> str:
-        folder = self._recorder.folder.path
-        again = resume_command(folder, self._job.resolved.needs_trust)
-        task = f"task {self._job.tasks[message.stage - 1].id}" if message.stage else "no task yet"
-        return (
-            f"a worker process, which trained {task}, was killed by {message.cause}, perhaps for lack of "
-            f"memory. What was saved stays; resume with fewer workers, or without: {again}"
-        )
+    def _ended(self, what: str) -> str:
+        again = resume_command(self._recorder.folder.path, self._job.resolved.needs_trust)
+        return f"{what}. What was saved stays; resume with fewer workers: {again} --workers 1"
+
+    def _task(self, count: int) -> str:
+        return self._job.tasks[count - 1].id
 
     def _show(self) -> None:
         """One progress line for all stages in training."""
@@ -142,11 +156,14 @@ def side_by_side(job: Job, workers: Count) -> Iterator[SideBySide | None]:
     if workers == 1:
         yield None
         return
-    team = SideBySide(job, make_executor(job, workers))
-    try:
-        yield team
-    except BaseException as error:
-        team.end(error.number if isinstance(error, StopRequested) else signal.SIGTERM)
-        raise
-    finally:
-        team.close()
+    with ExitStack() as stack:
+        shared = None
+        if job.shared_ids and workers != "ray":  # in pages that the system shares between processes
+            shared = Path(stack.enter_context(TemporaryDirectory(prefix="sidetune-")))
+        team = SideBySide(job, make_executor(job, workers), shared)
+        stack.callback(team.close)
+        try:
+            yield team
+        except BaseException as error:
+            team.end(error.number if isinstance(error, StopRequested) else signal.SIGTERM)
+            raise
