@@ -74,7 +74,10 @@ class Diverged(RunError):
 
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(f"{reason}. {advice}" if advice else reason)
-        self.reason = reason
+        self.reason, self._advice = reason, advice
+
+    def __reduce__(self) -> tuple[type[Diverged], tuple[str, str]]:
+        return type(self), (self.reason, self._advice)
 
 
 class CheckpointWarning(UserWarning):

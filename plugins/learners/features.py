@@ -15,6 +15,7 @@ class Features(Learner):
     """Train only a head for each task, on the frozen base's encoding."""
 
     Config = NormOptions
+    independent_tasks = True
 
     def __init__(self, config: NormOptions, components: Components) -> None:
         super().__init__()

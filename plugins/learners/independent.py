@@ -22,6 +22,7 @@ class Independent(Learner):
     Config = NormOptions
     optional_components = frozenset({"side", "merger"})
     pretrained: ClassVar[bool] = True
+    independent_tasks = True
 
     def __init__(self, config: NormOptions, components: Components) -> None:
         super().__init__()

@@ -47,6 +47,11 @@ class SideTune(Learner):
         self._dense = config.dense
         self._current = ""
 
+    @property
+    def independent_tasks(self) -> bool:
+        """A task uses its own side, merger and head, unless its merger gets earlier sides."""
+        return not self._dense
+
     def start(self, task: Task) -> Trainable:
         self.sides[task.id] = self._make_side(self.base)
         self.mergers[task.id] = self._make_merger(self.base, 2 + len(self._earlier(task.id)))

@@ -56,7 +56,8 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
     "resume": (
         Path | None,
         None,
-        "resume the run in this folder, to the same bytes; only --save-every can be set with it",
+        "resume the run in this folder, to the same bytes; of other options, only --save-every and "
+        "--workers can be set with it",
     ),
     "extend": (
         Path | None,
@@ -70,6 +71,12 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
         None,
         "interval between checkpoints within a task, for --resume: steps (200), seconds (30s), or none for "
         "a checkpoint at interruptions only; default 60s",
+    ),
+    "workers": (
+        str | None,
+        None,
+        "number of processes that train tasks side by side, or ray for those of a Ray cluster; the learner's "
+        "tasks have to be independent; default 1",
     ),
     "keep": (
         Literal["all", "last"],
@@ -109,6 +116,7 @@ TRUST_SPEC = "trust-spec"
 RESUMABLE = (
     "resume",
     "save-every",
+    "workers",
     "quiet",
     "debug",
     "allow-changed",
@@ -140,6 +148,8 @@ class Arguments:
     dry_run: bool = False
     quiet: bool = False
     save_every: str | None = None
+    workers: str | None = None
+    """Processes that train tasks side by side (see `training.run.run`)."""
     allow_changed: tuple[str, ...] = ()
     """What may have changed since a run was begun: 'spec', 'data', 'plugins'."""
     trust_local_code: Trust = False
@@ -157,6 +167,7 @@ class _Request:
     resume: Path | None
     extend: Path | None
     save_every: str | None
+    workers: str | None
     quiet: bool
     allow_changed: tuple[str, ...]
     trust_local_code: Trust
@@ -233,6 +244,7 @@ def parse(argv: Sequence[str], file: str = "", start: RunSpec | None = None) -> 
         parsed.dry_run,
         parsed.quiet,
         parsed.save_every,
+        parsed.workers,
         allow_changed=request.allow_changed,
         trust_local_code=trust,
         keep=parsed.keep,
@@ -242,7 +254,7 @@ def parse(argv: Sequence[str], file: str = "", start: RunSpec | None = None) -> 
 def _first_stage(arguments: Sequence[Argument]) -> _Request:
     values: dict[str, str] = {}
     for argument in arguments:
-        if argument.name in (*DEFAULTS, "spec", "resume", "extend", "save-every"):
+        if argument.name in (*DEFAULTS, "spec", "resume", "extend", "save-every", "workers"):
             if not argument.values:
                 raise OptionError(f"{argument.typed} needs a value. See {PROGRAM} --help")
             values[argument.name] = argument.values[0]
@@ -253,6 +265,7 @@ def _first_stage(arguments: Sequence[Argument]) -> _Request:
         resume=Path(values["resume"]) if "resume" in values else None,
         extend=Path(values["extend"]) if "extend" in values else None,
         save_every=values.get("save-every"),
+        workers=values.get("workers"),
         quiet="quiet" in typed,
         allow_changed=_allowed(arguments),
         trust_local_code="trust-local-code" in typed or ("spec" if TRUST_SPEC in typed else False),
@@ -291,6 +304,7 @@ def _resume_only(request: _Request, arguments: Sequence[Argument]) -> Arguments:
         resume=request.resume,
         quiet=request.quiet,
         save_every=request.save_every,
+        workers=request.workers,
         allow_changed=request.allow_changed,
         trust_local_code=request.trust_local_code,
     )

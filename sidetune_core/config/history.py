@@ -46,6 +46,7 @@ KEYS = frozenset(
             "git",
             "save_every",
             "keep",
+            "workers",
             "segments",
         ),
         *(EXTENSIONS, OBJECTS, UNWRITTEN),

@@ -113,6 +113,11 @@ class FeatureCache:
         for table in self._tables.values():
             table.save()
 
+    def reload(self) -> None:
+        """Find the features that other processes have written to disk since the tables were opened."""
+        for table in self._tables.values():
+            table.reload()
+
     def _table(self, identity: str, arithmetic: str) -> Table:
         names = [identity, self.data, arithmetic, str(self.keep_taps), LAYOUT]
         key = "/".join(names)

@@ -120,13 +120,13 @@ class RowTable:
         self._blocks: list[Block] = []
         self._open: Block | None = None  # the last block, while it accepts rows
         self._count = 0
+        self._known: set[str] = set()  # names of the files that were read or written
         self.bytes = 0
         """Size in memory and on disk."""
         if folder is not None and folder.is_dir():
             with suppress(OSError):  # it may be read-only
                 clear_unfinished(folder, older_than=UNFINISHED_SECONDS)
-            for path in sorted(folder.glob("*.safetensors")):
-                self._map(path)
+            self.reload()
         self.stored = self._count
         """Rows with lower numbers were in the files when the table was opened."""
 
@@ -190,6 +190,16 @@ class RowTable:
         self._open.append(ids, columns, lengths)
         self._take(ids)
 
+    def reload(self) -> None:
+        """Map the files that other processes have written since the last call."""
+        if self._folder is None or not self._folder.is_dir():
+            return
+        self.save()
+        for path in sorted(self._folder.glob("*.safetensors")):
+            if path.name not in self._known:
+                self._known.add(path.name)
+                self._map(path)
+
     def save(self) -> None:
         """Write the open block to a file and map it. A full disk does not stop the run."""
         block = self._open
@@ -212,6 +222,7 @@ class RowTable:
             self._folder = None
             return
         self._open = None
+        self._known.add(path.name)
         mapped = _read(path, block.first)
         if mapped is not None:
             self._blocks[-1] = mapped

@@ -47,6 +47,11 @@ class Table:
         for stored in self._rows.values():
             stored.table.save()
 
+    def reload(self) -> None:
+        """Find new files of other processes."""
+        for stored in self._rows.values():
+            stored.table.reload()
+
     def lookup(self, base: Base, inputs: Inputs) -> Features:
         """The features of a batch; those that are not cached are computed.
 

@@ -84,6 +84,15 @@ class Learner(nn.Module, ABC):
     needs_taps: ClassVar[bool] = False
     """Whether the learner itself reads the base's taps; taps that nothing reads are not cached."""
 
+    @property
+    def independent_tasks(self) -> bool:
+        """Whether no task reads or changes what another one trains, and `start` does not depend on the
+        training of earlier tasks: a task has the same bits whether those before it were trained or only
+        started. Such tasks can be trained side by side (``--workers``). An attribute ``independent_tasks =
+        True`` of the class says so of all its learners.
+        """
+        return False
+
     @abstractmethod
     def start(self, task: Task) -> Trainable:
         """Add what a new task needs; return what to train on it: modules, parameters and `ParamGroup` s.

@@ -323,8 +323,8 @@ class Clock:
     """Writes the time and memory of a run to ``seconds.jsonl``, an interval at a time; a killed process loses
     its last one.
 
-    An interval has wall-clock seconds, processor seconds of this process, and the peak memory so far in
-    bytes.
+    An interval has wall-clock seconds, processor seconds of this process and its workers, and the peak memory
+    of this process so far in bytes.
     """
 
     def __init__(self, folder: RunFolder, peak_memory: Callable[[], int]) -> None:
@@ -336,6 +336,10 @@ class Clock:
     def elapsed(self) -> float:
         """Seconds since the clock was started."""
         return time.monotonic() - self._began
+
+    def add(self, seconds: float) -> None:
+        """Add processor seconds of a worker process to the interval."""
+        self._worked -= seconds
 
     def note(self) -> None:
         """Write the interval since the last note.

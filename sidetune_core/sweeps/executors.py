@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import signal
@@ -13,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from sidetune_core.errors import OptionError, PluginError
 from sidetune_core.system.processors import PROCESSES, available
+from sidetune_core.system.ray_cluster import connect
 
 CORES_PER_RUN = 4
 """Without a GPU. More concurrent runs would be faster, but each needs a gigabyte or more."""
@@ -113,28 +112,12 @@ class RayTasks:
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise PluginError("--executor ray needs 'ray': pip install 'sidetune[ray]'") from error
-        self._ray: Any = ray
-        try:
-            dashboard = (
-                None if os.environ.get("RAY_ADDRESS") else False
-            )  # can be set for a local cluster only
-            ray.init(
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=dashboard,
-                ignore_reinit_error=True,
-            )
-        except Exception as error:  # Ray raises Exception itself where its processes start too slowly
-            raise OptionError(f"--executor ray: {str(error).splitlines()[0]}") from error
+        self._ray: Any = connect("--executor ray")
         resources = self._ray.cluster_resources()
         gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         self.workers = workers or gpus or max(1, cores // CORES_PER_RUN)
         self.threads = max(1, cores // self.workers)
-        remote = ray.remote(num_cpus=self.threads, num_gpus=min(1, gpus / self.workers), max_retries=0)
+        remote = self._ray.remote(num_cpus=self.threads, num_gpus=min(1, gpus / self.workers), max_retries=0)
         self._task = remote(_on_node)
         self._lock = threading.Lock()
         self._running: set[Any] = set()

@@ -69,11 +69,15 @@ class Progress:
             self._shown = time.monotonic()
             self.info(f"{self._head}: step {done}/{self._steps}" + (f", {text}" if text else ""))
 
-    def finish(self, text: str) -> None:
-        """The task is finished; `text` stays visible."""
+    def clear(self) -> None:
+        """Show no steps any more."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def finish(self, text: str) -> None:
+        """The task is finished; `text` stays visible."""
+        self.clear()
         self.info(text)
 
 

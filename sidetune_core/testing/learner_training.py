@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from sidetune_core.testing.findings import Broken, requires
+import torch
+
+from sidetune_core.assembly.build import restart_task
+from sidetune_core.testing.advice import NOT_INDEPENDENT
+from sidetune_core.testing.findings import SEED, Broken, requires
 from sidetune_core.testing.state import changed, snapshot
 from sidetune_core.testing.subject import Subject, outputs
 
@@ -144,6 +148,34 @@ def one_seed_gives_one_result(subject: Subject) -> None:
         )
 
 
+@requires("trains_on_two_tasks")
+def independent_tasks_are_independent(subject: Subject) -> None:
+    """If the learner declares that its tasks are independent, the second one has the same bits whether the
+    first was trained or only started, and its training changes nothing of the first.
+    """
+    learner = subject()
+    if not learner.independent_tasks:
+        return
+    *earlier, last = subject.tasks()
+    for task in earlier:
+        restart_task(learner, task, SEED, subject.machine)
+    started = snapshot(learner)
+    subject.train(learner, tasks=[last])
+    both, alone = snapshot(subject.trained.learner), snapshot(learner)
+    if found := [name for name in started if alone.get(name) != started[name]]:
+        raise Broken(f"training the last task changes {_listed(found)} of earlier ones; {NOT_INDEPENDENT}")
+    new = both.keys() - started.keys()
+    if found := sorted(name for name in new if alone.get(name) != both[name]):
+        raise Broken(f"{_listed(found)} depend on the training of earlier tasks; {NOT_INDEPENDENT}")
+    if not all(
+        torch.equal(*pair)
+        for pair in zip(
+            outputs(learner, subject)[-1:], outputs(subject.trained.learner, subject)[-1:], strict=True
+        )
+    ):
+        raise Broken(f"the last task's outputs depend on the training of earlier tasks; {NOT_INDEPENDENT}")
+
+
 def _listed(names: list[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
@@ -160,4 +192,5 @@ CHECKS = (
     training_flag_of_the_learner_is_not_read,
     memory_does_not_grow,
     one_seed_gives_one_result,
+    independent_tasks_are_independent,
 )

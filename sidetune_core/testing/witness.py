@@ -75,6 +75,10 @@ class Witness(Learner):
         self._before = snapshot(self.learner)
         return trainable
 
+    @property
+    def independent_tasks(self) -> bool:
+        return self.learner.independent_tasks
+
     def phases(self, task: Task) -> Sequence[Phase]:
         return self.learner.phases(task)
 

@@ -29,6 +29,7 @@ def evaluate(
     recorder: Recorder,
     after: int,
     carried: Mapping[str, Carried] | None = None,
+    measured: Mapping[str, Mapping[str, Evaluation]] | None = None,
 ) -> list[float | None]:
     """Evaluate tasks, each in one of the processes, and record the metrics.
 
@@ -39,20 +40,21 @@ def evaluate(
         recorder: of the run.
         after: the row of R, the index of the task trained last.
         carried: evaluations that are not repeated, by id of a task.
+        measured: evaluations of this row by another process, by id of a task and split.
 
     Returns:
         A cell of R on the test split for each task; None for a gap.
     """
-    carried = carried or {}
-    measured = [task for task in tasks if task.id not in carried]
+    carried, measured = carried or {}, measured or {}
+    remaining = [task for task in tasks if task.id not in carried.keys() | measured.keys()]
     own = {
-        task.id: _evaluate_splits(task, probes[task.id], context.stop)
-        for task in context.group.shard(measured)
+        task.id: evaluate_splits(task, probes[task.id], context.stop)
+        for task in context.group.shard(remaining)
     }
     for recorded in context.group.gather({task_id: probes[task_id].recorded for task_id in own}):
         for task_id, examples in recorded.items():
             probes[task_id].recorded = examples
-    return _record(tasks, own, context, recorder, after, carried)
+    return _record(tasks, {**own, **measured}, context, recorder, after, carried)
 
 
 def evaluate_untrained(
@@ -70,13 +72,11 @@ def evaluate_untrained(
         start_task(untrained, task, context.seed, context.machine)
         set_trainable(untrained, [], context)
         if task in context.group.shard(tasks):
-            own[task.id] = _evaluate_splits(
-                task, make_predict(untrained, task, context.machine), context.stop
-            )
+            own[task.id] = evaluate_splits(task, make_predict(untrained, task, context.machine), context.stop)
     _record(tasks, own, context, recorder, -1, {})
 
 
-def _evaluate_splits(task: Task, predict: Predict, stop: StopRequest) -> dict[str, Evaluation]:
+def evaluate_splits(task: Task, predict: Predict, stop: StopRequest) -> dict[str, Evaluation]:
     """Evaluations of a task by split; a stop request ends them between two batches."""
 
     def predict_unless_stopped(inputs: Inputs) -> Tensor:

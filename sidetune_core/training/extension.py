@@ -45,6 +45,7 @@ from sidetune_core.storage.run_folder import (
 from sidetune_core.system.threads import use_threads
 from sidetune_core.training.continuation import Continuation, Latest, check_acceptable, find_latest, planned
 from sidetune_core.training.earlier_data import earlier_changes
+from sidetune_core.training.execution import Execution
 from sidetune_core.training.extended_job import Plan, assemble_extended, check_inputs
 from sidetune_core.training.job import Job, common_metric, open_stream
 from sidetune_core.training.run import (
@@ -194,7 +195,7 @@ def extend_resolved(
             if group.is_main:
                 _begin(folder, added, job, added.continuation(folder, allow_changed))
             every, keep = recorded_interval(folder, added.about), recorded_keep(added.about)
-            return train_extended(job, assemble, folder, every, keep, threads)
+            return train_extended(job, assemble, folder, Execution(every, keep, threads))
 
 
 @attrs.frozen(eq=False)

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir, suppress
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -21,6 +22,7 @@ from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.distributed.process_group import ProcessGroup
+from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.capabilities import HasVersions
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task, TaskStream
@@ -114,6 +116,24 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
         origins={task.id: Origin(resolved, identity.data) for task in tasks},
         fit=fit,
         data=[record_data(stream, tasks, {}, 0, resolved.components["env"].owner)] if group.is_main else [],
+    )
+
+
+def make_cache(job: Job, shared: Path | None = None) -> FeatureCache | None:
+    """The feature cache of a run, None if it has none; `shared` is a folder for features that its processes
+    share, of a cache in memory."""
+    options, components = job.resolved.cache, job.resolved.components
+    if options.mode == "off":
+        return None
+    readers = [components[slot].cls for slot in ("side", "learner") if slot in components]
+    return FeatureCache(
+        limit=round(options.limit * GIB),
+        keep_taps=any(reader.needs_taps for reader in readers),
+        info=job.progress.info,
+        warning=job.progress.warning if job.group.is_main else job.progress.info,
+        shared_ids=job.shared_ids,
+        folder=options.dir.expanduser() if options.mode == "disk" else shared,
+        data=job.data_fingerprint or ("" if shared is None or options.mode == "disk" else str(shared)),
     )
 
 

@@ -5,11 +5,14 @@ no plugin.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Protocol
 
+import attrs
 from torch import nn
 
 from sidetune_core.assembly.build import restart_task, start_phase, start_task
+from sidetune_core.assembly.evaluation import Evaluation
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder
 from sidetune_core.feature_cache.cache import FeatureCache
@@ -26,11 +29,47 @@ from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.batches import batches
 from sidetune_core.training.context import Context
 from sidetune_core.training.evaluate import evaluate, evaluate_untrained
+from sidetune_core.training.handover import Handover
 from sidetune_core.training.recorder import Boundary, Recorder
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.steps import StageTraining
 from sidetune_core.training.trainable import digests, freeze, set_trainable
 from sidetune_core.training.unchanged import Earlier
+
+
+class Workers(Protocol):
+    """Processes that train stages and hand them over in files (see `Handover`)."""
+
+    def begin(
+        self,
+        learner: Learner,
+        shared: Collection[str],
+        tasks: Sequence[Task],
+        stages: Sequence[Stage],
+        resumed: Checkpoint | None,
+        context: Context,
+        recorder: Recorder,
+    ) -> None:
+        """Begin to train the stages of a run.
+
+        Args:
+            learner: after the stages before.
+            shared: names of the entries of its state dict before its first task.
+            tasks: of the run.
+            stages: those that are left.
+            resumed: a checkpoint within the first of them, or None.
+            context: of the run.
+            recorder: of the run.
+        """
+
+    def wait_for(self, count: int) -> None:
+        """Wait until the stage is trained after which `count` tasks are.
+
+        Raises:
+            StopRequested: a signal came; the workers have saved their state.
+            RunError: a worker was killed.
+            SidetuneError: what training the stage has raised.
+        """
 
 
 def learn(
@@ -39,6 +78,7 @@ def learn(
     context: Context,
     recorder: Recorder,
     earlier: Earlier | None = None,
+    workers: Workers | None = None,
 ) -> None:
     """Train a learner on `tasks` in order, or on all at once if it is joint, from the latest checkpoint if
     there is one.
@@ -57,6 +97,7 @@ def learn(
         context: of the run.
         recorder: of the run.
         earlier: the tasks before an extension; None for a run that is not extended.
+        workers: processes that train stages side by side; None to train them here, one after another.
 
     Raises:
         Diverged: the loss, or an output of a policy in training, is not finite; the latest checkpoint stays.
@@ -65,6 +106,7 @@ def learn(
         WriteError: the run folder cannot be written; what was there stays.
     """
     context.machine.place(learner)
+    shared = set(learner.state_dict())
     earlier = earlier if earlier is not None else Earlier()
     resumed = context.group.broadcast_from_main(recorder.latest_checkpoint)
     recorder.rewind(resumed)
@@ -75,16 +117,27 @@ def learn(
     if resumed is not None:
         _resume(learner, tasks, resumed, context, recorder)
     stages = [Stage(tasks)] if learner.joint else [Stage([task]) for task in tasks]
+    stages = [stage for stage in stages if stage.last.id not in done]
+    if workers is not None:
+        workers.begin(learner, shared, tasks, stages, mid_task, context, recorder)
     for stage in stages:
-        if stage.last.id in done:
-            continue
         began = time.monotonic()
         seen = tasks[: tasks.index(stage.last) + 1]
-        cells, steps = _learn_stage(learner, stage, seen, mid_task, context, recorder, earlier)
+        since = mid_task.mid_task.step if mid_task is not None and mid_task.mid_task is not None else 0
+        if workers is not None:
+            workers.wait_for(len(seen))
+        handover = recorder.handover(len(seen), since)
+        if handover is None or handover.mid_task is not None:
+            if handover is not None:
+                handover.replay(recorder, stage.tasks)
+            trained = train_stage(learner, stage, seen, handover or mid_task, context, recorder)
+        else:
+            trained = take_over(learner, stage, seen, handover, context, recorder)
+        cells = close_stage(learner, trained, context, recorder, earlier)
         mid_task = None
         one_unit = have_one_unit([task.metric for task in tasks])
         average = f", mean over tasks so far {format_value(mean(cells), False)}" if one_unit else ""
-        effort = f"{counted(steps, 'step')}, {time.monotonic() - began:.1f} s"
+        effort = f"{counted(trained.steps, 'step')}, {time.monotonic() - began:.1f} s"
         recorder.finish_stage(
             f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} "
             f"{format_value(cells[-1], False)}{average} ({effort})"
@@ -92,17 +145,40 @@ def learn(
     FeatureCache.detach(learner)  # the user may change the base of a learner that is returned
 
 
-def _learn_stage(
+@attrs.frozen(eq=False)
+class TrainedStage:
+    """What the training of a stage hands over to its end: `train_stage` makes it, `close_stage` takes it."""
+
+    stage: Stage
+    seen: Sequence[Task]
+    """The tasks trained so far, those of the stage last."""
+    before: Mapping[str, str]
+    """Digests of all tensors before the first step."""
+    at_start: Collection[str]
+    """Names of the tensors that the learner had before its first task; empty after a later stage."""
+    steps: int
+    """Optimiser steps."""
+    handover: Handover | None = None
+    """Of a worker process that has trained the stage."""
+
+
+def train_stage(
     learner: Learner,
     stage: Stage,
     seen: Sequence[Task],
-    resumed: Checkpoint | None,
+    resumed: Checkpoint | Handover | None,
     context: Context,
     recorder: Recorder,
-    earlier: Earlier,
-) -> tuple[list[float | None], int]:
-    """Train a stage, from a checkpoint within it if one is given; returns the new row of R and the number of
-    steps.
+) -> TrainedStage:
+    """Start a stage, evaluate its tasks untrained (the row of R before it), take its steps and finish it.
+
+    Args:
+        learner: after the stages before.
+        stage: the tasks to train.
+        seen: the tasks trained before, then those of the stage.
+        resumed: a checkpoint within the stage; None to train it from its start.
+        context: of the run.
+        recorder: of the run.
     """
     trainable: list[nn.Module | nn.Parameter | ParamGroup] = []
     at_start = set(learner.state_dict()) if len(seen) == len(stage.tasks) else set()
@@ -112,6 +188,8 @@ def _learn_stage(
     phases = stage.phases(learner, context.options)
     if resumed is not None and resumed.mid_task is not None:
         state = resumed.mid_task
+        if isinstance(resumed, Handover):  # in another process, other tasks were trained before
+            state = attrs.evolve(state, before=digests(learner))
         for phase in phases[1:]:
             if phase.first < state.step:
                 started = start_phase(learner, stage.last, phase.phase, context.seed)
@@ -122,7 +200,7 @@ def _learn_stage(
         trained = len(seen) - len(stage.tasks)
         if trained:  # R[j-1][j]: the task before it is trained
             set_trainable(learner, [], context)
-            probes = _record_probes(learner, stage.tasks, context)
+            probes = record_probes(learner, stage.tasks, context)
             evaluate(stage.tasks, probes, context, recorder, after=trained - 1)
         set_trainable(learner, trainable, context)
         state = MidTaskState([task.id for task in stage.tasks], 0, digests(learner))
@@ -132,14 +210,61 @@ def _learn_stage(
     freeze(learner)
     context.group.check_replicas_match(learner, f"after {stage.name}")
     _finish(learner, stage, context)
-    probes = _record_probes(learner, seen, context)
+    return TrainedStage(stage, seen, state.before, at_start, steps)
+
+
+def take_over(
+    learner: Learner,
+    stage: Stage,
+    seen: Sequence[Task],
+    handover: Handover,
+    context: Context,
+    recorder: Recorder,
+) -> TrainedStage:
+    """Start a stage that a worker process has trained, and load and record what it has handed over."""
+    at_start = set(learner.state_dict()) if len(seen) == len(stage.tasks) else set()
+    for task in stage.tasks:
+        FeatureCache.detach(learner)
+        start_task(learner, task, context.seed, context.machine)
+    set_trainable(learner, [], context)
+    before = digests(learner)
+    for phase in stage.phases(learner, context.options)[1:]:
+        start_phase(learner, stage.last, phase.phase, context.seed)
+    handover.load(learner)
+    freeze(learner)
+    for task in stage.tasks:
+        if task.id in handover.tasks:
+            set_task_state(task, handover.tasks[task.id])
+    handover.replay(recorder, stage.tasks)
+    return TrainedStage(stage, seen, before, at_start, handover.steps, handover)
+
+
+def close_stage(
+    learner: Learner, trained: TrainedStage, context: Context, recorder: Recorder, earlier: Earlier
+) -> list[float | None]:
+    """Evaluate the tasks trained so far, certify and save; returns the new row of R.
+
+    Args:
+        learner: after the stage, frozen and in eval mode.
+        trained: what the stage has done.
+        context: of the run.
+        recorder: of the run.
+        earlier: the tasks before an extension.
+    """
+    seen = trained.seen
+    probes = record_probes(learner, seen, context)
+    measured: Mapping[str, Mapping[str, Evaluation]] = {}
+    if trained.handover is not None:
+        measured = trained.handover.evaluations
+        for task_id, recorded in trained.handover.probes.items():
+            probes[task_id].recorded = recorded
     carried = earlier.carried(learner, seen, probes, context)
     seen = earlier.with_data(seen, carried)
-    cells = evaluate(seen, probes, context, recorder, after=len(seen) - 1, carried=carried)
+    cells = evaluate(seen, probes, context, recorder, after=len(seen) - 1, carried=carried, measured=measured)
     replays = {task_id: cell.replay for task_id, cell in carried.items()}
-    boundary = Boundary(learner, stage, seen, probes, state.before, at_start, replays)
+    boundary = Boundary(learner, trained.stage, seen, probes, trained.before, trained.at_start, replays)
     recorder.save_boundary(boundary, context)
-    return cells, steps
+    return cells
 
 
 def _warn_of_large_batches(stage: Stage, context: Context, recorder: Recorder) -> None:
@@ -191,7 +316,7 @@ def _finish(learner: Learner, stage: Stage, context: Context) -> None:
     context.group.broadcast_state(learner)
 
 
-def _record_probes(learner: Learner, tasks: Sequence[Task], context: Context) -> dict[str, ProbeRecorder]:
+def record_probes(learner: Learner, tasks: Sequence[Task], context: Context) -> dict[str, ProbeRecorder]:
     """The learner's predictions for some tasks, by id, recording the first inputs of each."""
     return {task.id: ProbeRecorder(make_predict(learner, task, context.machine)) for task in tasks}
 

@@ -32,6 +32,7 @@ from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint, images
+from sidetune_core.storage.ahead import ahead_path, delete_ahead
 from sidetune_core.storage.atomic import writing
 from sidetune_core.storage.chain import Chain, Unusable
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
@@ -41,6 +42,7 @@ from sidetune_core.system.progress import Progress
 from sidetune_core.system.threads import Threads
 from sidetune_core.training.by_products import ByProducts
 from sidetune_core.training.context import Context
+from sidetune_core.training.handover import Handover, read_handover
 from sidetune_core.training.optimizer import count_trainable
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.trainable import digests
@@ -84,6 +86,11 @@ class Recorder:
     def rewind(self, start: Checkpoint | None) -> None:
         """Bring the run folder and TensorBoard back to `start`; None for the start of the run."""
 
+    def handover(self, count: int, since: int) -> Handover | None:
+        """What a worker process has handed over of the stage after which `count` tasks are trained, and which
+        it continued from step `since` of the run's own checkpoint; None if there is nothing of use."""
+        return None
+
     def info(self, text: str) -> None:
         """Show a line of progress."""
 
@@ -95,6 +102,11 @@ class Recorder:
 
     def parameters(self, stage: Stage, learner: nn.Module) -> None:
         """How many parameters a stage trains, and how many there are."""
+        total = sum(parameter.numel() for parameter in learner.parameters())
+        self.parameter_counts({"task": stage.name, "trainable": count_trainable(learner), "all": total})
+
+    def parameter_counts(self, counts: Mapping[str, Any]) -> None:
+        """A line of ``parameters.jsonl``."""
 
     def threads_changed(self, stage: Stage, step: int, threads: Threads) -> None:
         """The number of threads has changed before a step of a stage: a new segment of the run begins."""
@@ -103,6 +115,9 @@ class Recorder:
         """A line of ``metrics.jsonl``: task, step, lr, mean_loss (if there are losses) and other metrics.
         `shown` goes into the progress line.
         """
+
+    def metrics_line(self, line: Mapping[str, Any]) -> None:
+        """`training_metrics` without the progress line, where a worker process has trained."""
 
     def evaluation(
         self,
@@ -136,6 +151,9 @@ class Recorder:
 
     def finish_stage(self, text: str) -> None:
         """Training and evaluation of a stage are over; `text` stays visible."""
+
+    def worker_time(self, seconds: float) -> None:
+        """Add processor time of worker processes."""
 
     def draw_results(self) -> None:
         """One TensorBoard curve for each task: its metric after each task of the stream."""
@@ -195,6 +213,20 @@ class RunRecorder(Recorder):
             for task_id, name, image in images.saved_images(self.folder):
                 self._show(f"{task_id}/{name}", image, step)
 
+    def handover(self, count: int, since: int) -> Handover | None:
+        path = ahead_path(self.folder.checkpoints, count)
+        if not path.is_file():
+            return None
+        try:
+            found = read_handover(path)
+        except Unusable as error:
+            self._progress.warning(f"{error}; it is ignored")
+            return None
+        if self._identity is None or found.identity != self._identity.to_json():
+            self.warning(f"{path} was trained under other conditions; it is ignored")
+            return None
+        return found if found.since == since else None
+
     def info(self, text: str) -> None:
         self._progress.info(text)
 
@@ -206,9 +238,7 @@ class RunRecorder(Recorder):
     def start_stage(self, title: str, steps: int) -> None:
         self._progress.start(title, steps)
 
-    def parameters(self, stage: Stage, learner: nn.Module) -> None:
-        total = sum(parameter.numel() for parameter in learner.parameters())
-        counts = {"task": stage.name, "trainable": count_trainable(learner), "all": total}
+    def parameter_counts(self, counts: Mapping[str, Any]) -> None:
         self.folder.append("parameters.jsonl", counts)
 
     def threads_changed(self, stage: Stage, step: int, threads: Threads) -> None:
@@ -224,9 +254,12 @@ class RunRecorder(Recorder):
         with suppress(WriteError):  # reported when the run began
             self.folder.log(line)
 
-    def training_metrics(self, line: Mapping[str, Any], shown: Mapping[str, float]) -> None:
+    def metrics_line(self, line: Mapping[str, Any]) -> None:
         self.folder.append("metrics.jsonl", line)
         self._draw(line)
+
+    def training_metrics(self, line: Mapping[str, Any], shown: Mapping[str, float]) -> None:
+        self.metrics_line(line)
         self._progress.step(line["step"], line.get("mean_loss"), shown)
 
     def evaluation(
@@ -317,10 +350,14 @@ class RunRecorder(Recorder):
         )
         self._drop_superseded(newest_only=True)
         checkpoint.delete_mid_task(folder.checkpoints)
+        delete_ahead(folder.checkpoints, len(done))
 
     def finish_stage(self, text: str) -> None:
         self._note_time()
         self._progress.finish(text)
+
+    def worker_time(self, seconds: float) -> None:
+        self._clock.add(seconds)
 
     def draw_results(self) -> None:
         results = read_results(self.folder)

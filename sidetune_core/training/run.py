@@ -32,7 +32,6 @@ from sidetune_core.errors import (
     SidetuneError,
     WriteError,
 )
-from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.capabilities import HasSummary
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
@@ -64,10 +63,13 @@ from sidetune_core.system.threads import Threads, use_threads
 from sidetune_core.training.by_products import ByProducts
 from sidetune_core.training.context import Context
 from sidetune_core.training.continuation import Continuation, check_acceptable, find_latest, planned
+from sidetune_core.training.execution import Execution
 from sidetune_core.training.extended_job import Plan, assemble_extended
-from sidetune_core.training.job import Job, assemble, describe, open_stream
+from sidetune_core.training.job import Job, assemble, describe, make_cache, open_stream
 from sidetune_core.training.loop import learn
 from sidetune_core.training.recorder import Recorder, RunRecorder, tensorboard
+from sidetune_core.training.side_by_side import side_by_side
+from sidetune_core.training.worker_count import Count, check_workers, parse_workers, wanted_threads
 
 SAVE_EVERY = "60s"
 """How often a run saves its state within a task, by default."""
@@ -121,6 +123,7 @@ def run(
     save_every: str = SAVE_EVERY,
     keep: Keep = "all",
     *,
+    workers: int | str = 1,
     base: Any = None,
     side: Any = None,
     merger: Any = None,
@@ -142,6 +145,8 @@ def run(
             ``none``.
         keep: whether earlier checkpoints keep tensors that later tasks change: ``all`` of them, or only the
             ``last`` content of each tensor, with which only the newest checkpoint can be read.
+        workers: number of processes that train tasks side by side, each with its part of the processors, or
+            ``ray`` for those of a Ray cluster. The learner's tasks have to be independent.
         base: as in `RunSpec`: a name, a table with a name and options, or a network (an ``nn.Module``).
         side: as in `RunSpec`.
         merger: as in `RunSpec`.
@@ -160,6 +165,7 @@ def run(
     path = Path(out) if out is not None else None
     save_interval = interval(save_every)
     check_keep(keep)
+    count = parse_workers(workers)
     components = {"base": base, "side": side, "merger": merger, "learner": learner, "env": env}
     if not isinstance(spec, ResolvedRun):
         spec = make_spec(spec, components, tasks, {"train": train, "cache": cache, "device": device}, seed)
@@ -167,9 +173,10 @@ def run(
         if group.is_main:
             run_folder.check_free(path)
         resolved = spec if isinstance(spec, ResolvedRun) else resolve(spec)
-        with _use_threads(resolved, group) as threads, closing(open_stream(resolved)) as stream:
+        with _use_threads(resolved, group, count) as threads, closing(open_stream(resolved)) as stream:
             job = assemble(resolved, stream, group, quiet)
             _check_tasks(job, path)
+            check_workers(job, count)
             name = "-".join(
                 resolved.components[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")
             )
@@ -177,9 +184,11 @@ def run(
             with locked(folder.path) if group.is_main else nullcontext():
                 if group.is_main:
                     about = describe(job, _git_state()) | {"save_every": save_every, "keep": keep}
+                    about |= {"workers": count} if count != 1 else {}
                     folder.write_json("run.json", about)
                     job.notes.extend(about.get("spec_changes", ()))
-                return _train(job, folder, save_interval, keep, threads)
+                how = Execution(save_interval, keep, threads, count)
+                return _train(job, folder, how)
 
 
 def resume(
@@ -190,6 +199,7 @@ def resume(
     allow_changed: Sequence[str] = (),
     trust_local_code: Trust = False,
     *,
+    workers: int | str | None = None,
     base: nn.Module | None = None,
     tasks: Sequence[Task] | None = None,
     allow_changed_data: bool = False,
@@ -210,6 +220,7 @@ def resume(
             plugin ('plugins') is not that of the latest checkpoint; ``run.json`` then records from which step
             on.
         trust_local_code: import code that ``run.json`` and the data name.
+        workers: see `run`; None for those that the run was begun with.
         base: the network that the run was given, with the same weights; None for a run with a base by name.
         tasks: those that the run was given, in order; None for a run with an env by name.
         allow_changed_data: the same as ``allow_changed=["data"]``.
@@ -225,6 +236,7 @@ def resume(
     with join_process_group() as group:
         folder, about = group.broadcast_from_main(lambda: open_resumable(Path(path)))
         save_interval = recorded_interval(folder, about) if save_every is None else interval(save_every)
+        count = parse_workers(about.get("workers", 1) if workers is None else workers)
         objects, extended = as_objects(base, tasks), bool(read_extensions(about))
         if extended:  # its tasks are those of several envs
             resolved = read_resolved(folder, trust_local_code, attrs.evolve(objects, tasks=None), True)
@@ -244,7 +256,8 @@ def resume(
             now = planned(resolved, plan.records() if plan else ())
             group.broadcast_from_main(lambda: continuation.check(now, env))
             kept = continuation.threads(group.size)
-            with use_threads(resolved.device.threads, kept, group.size) as threads, ExitStack() as streams:
+            wanted = wanted_threads(count, resolved.device.threads, kept)
+            with use_threads(wanted, kept, group.size) as threads, ExitStack() as streams:
 
                 def make_job(with_data: bool) -> Job:
                     if plan is None:
@@ -256,11 +269,13 @@ def resume(
                     return job
 
                 job = make_job(False)
+                check_workers(job, count)
                 if group.is_main:
                     note_continuation(job, folder, continuation, env)
+                how = Execution(save_interval, recorded_keep(about), threads, count)
                 if plan is None:
-                    return _train(job, folder, save_interval, recorded_keep(about), threads)
-                return train_extended(job, make_job, folder, save_interval, recorded_keep(about), threads)
+                    return _train(job, folder, how)
+                return train_extended(job, make_job, folder, how)
 
 
 def _read_plan(
@@ -287,14 +302,7 @@ def note_continuation(job: Job, folder: RunFolder, continuation: Continuation, e
             folder.log(line)
 
 
-def train_extended(
-    job: Job,
-    make_job: Callable[[bool], Job],
-    folder: RunFolder,
-    save_every: Interval,
-    keep: Keep,
-    threads: Threads,
-) -> Run:
+def train_extended(job: Job, make_job: Callable[[bool], Job], folder: RunFolder, how: Execution) -> Run:
     """Train a run that was extended; once more from its latest checkpoint if the learner turns out to need
     the data of earlier tasks.
 
@@ -302,17 +310,15 @@ def train_extended(
         job: of the run.
         make_job: makes it from scratch, with the data of all tasks or without.
         folder: of the run.
-        save_every: see `run`.
-        keep: see `run`.
-        threads: of the run.
+        how: it is computed and saved.
     """
     try:
-        return _train(job, folder, save_every, keep, threads)
+        return _train(job, folder, how)
     except DataNeeded as error:
         if all(task.id in job.origins for task in job.tasks):
             raise
         job.progress.info(f"{error}: reading it")
-    return _train(make_job(True), folder, save_every, keep, threads)
+    return _train(make_job(True), folder, how)
 
 
 def recorded_keep(about: Mapping[str, Any]) -> Keep:
@@ -320,9 +326,11 @@ def recorded_keep(about: Mapping[str, Any]) -> Keep:
     return KEEP_LAST if about.get("keep") == KEEP_LAST else "all"
 
 
-def _use_threads(resolved: ResolvedRun, group: ProcessGroup) -> AbstractContextManager[Threads]:
+def _use_threads(
+    resolved: ResolvedRun, group: ProcessGroup, workers: Count
+) -> AbstractContextManager[Threads]:
     """The threads of a new run; those of the run whose spec it has, if it has its conditions too."""
-    wanted, spec = resolved.device.threads, resolved.requested
+    wanted, spec = wanted_threads(workers, resolved.device.threads), resolved.requested
     recorded = spec.conditions if spec is not None else None
     if spec is None or recorded is None or recorded.processes != group.size or not recorded.threads:
         return use_threads(wanted, processes=group.size)
@@ -407,14 +415,15 @@ def recorded_interval(folder: RunFolder, about: Mapping[str, Any]) -> Interval:
         ) from error
 
 
-def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep, threads: Threads) -> Run:
+def _train(job: Job, folder: RunFolder, how: Execution) -> Run:
     """Train from the latest checkpoint of the folder, or from the start, to the end."""
     clock = Clock(folder, job.machine.peak_memory)
     by_products = ByProducts(lambda text: _warn(job, folder, f"warning: {text}"))
     with (
-        _status(job, folder, clock, by_products, threads),
+        _status(job, folder, clock, by_products, how.threads),
         handle_signals(job.progress.notice) as stop,
-        _recorder(job, folder, clock, by_products, keep) as recorder,
+        _recorder(job, folder, clock, by_products, how.keep) as recorder,
+        side_by_side(job, how.workers) as team,
     ):
         for line in (
             str(job.resolved),
@@ -422,7 +431,9 @@ def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep, thread
             *_object_lines(job),
         ):
             job.progress.info(line)
-        job.progress.info(f"{counted(len(job.tasks), 'task')} on {job.where}, {threads} → {folder.path}")
+        where = f"{team}, {job.where}" if team is not None else job.where
+        text = f"{counted(len(job.tasks), 'task')} on {where}, {how.threads} → {folder.path}"
+        job.progress.info(text)
         for note in job.notes if job.group.is_main else ():
             _warn(job, folder, note)
         context = Context(
@@ -430,15 +441,15 @@ def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep, thread
             seed=job.resolved.seed,
             machine=job.machine,
             group=job.group,
-            cache=_make_cache(job),
+            cache=make_cache(job, team.shared_features if team is not None else None),
             stop=stop,
-            save_every=save_every,
-            threads=threads if job.machine.device.type == "cpu" else Threads(threads.number),
+            save_every=how.save_every,
+            threads=how.threads if job.machine.device.type == "cpu" else Threads(how.threads.number),
         )
         _write_cards(job, folder, by_products)
         _write_data(job, folder, by_products)
         earlier = job.make_earlier(folder) if job.make_earlier is not None else None
-        learn(job.learner, job.tasks, context, recorder, earlier)
+        learn(job.learner, job.tasks, context, recorder, earlier, team)
         recorder.draw_results()
         recorder.report_missing()
     return Run(folder, job.learner, job.tasks, job.machine, job.group.is_main)
@@ -493,22 +504,6 @@ def _warn(job: Job, folder: RunFolder, text: str) -> None:
     job.progress.warning(text)
     with suppress(WriteError):  # `_status` reports it
         folder.log(text)
-
-
-def _make_cache(job: Job) -> FeatureCache | None:
-    options, components = job.resolved.cache, job.resolved.components
-    if options.mode == "off":
-        return None
-    readers = [components[slot].cls for slot in ("side", "learner") if slot in components]
-    return FeatureCache(
-        limit=round(options.limit * GIB),
-        keep_taps=any(reader.needs_taps for reader in readers),
-        info=job.progress.info,
-        warning=job.progress.warning if job.group.is_main else job.progress.info,
-        shared_ids=job.shared_ids,
-        folder=options.dir.expanduser() if options.mode == "disk" else None,
-        data=job.data_fingerprint,
-    )
 
 
 @contextmanager

@@ -184,7 +184,7 @@ class StageTraining:
             return
         line = {"task": task.id, "step": number + 1, "lr": self._rate(number, phase)}
         if self._recent:
-            line["mean_loss"] = _mean_loss(torch.stack(self._recent), task, number, self.recorder)
+            line["mean_loss"] = self._mean_loss(task, number)
             self._recent.clear()
         recorded = task.record() if isinstance(task, HasTrainingMetrics) else {}
         task_metrics = as_numbers(recorded, f"{type(task).__name__}.record() of task '{task.id}'")
@@ -218,28 +218,29 @@ class StageTraining:
     def _save(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:
         """Save the state after `step` steps."""
         if self._recent:
-            _mean_loss(torch.stack(self._recent), self.stage.turn(step - 1), step - 1, self.recorder)
+            self._mean_loss(self.stage.turn(step - 1), step - 1)
         now = attrs.evolve(self.state, step=step, recent=list(self._recent), optimizer=None, random=None)
         if step < self.total:
             state = {} if optimizer is None else optimizer_state(optimizer)
             now = attrs.evolve(now, optimizer=state, random=random_states())
         self.recorder.save_mid_task(self.learner, self.stage, self.seen, now)
 
+    def _mean_loss(self, task: Task, step: int) -> float:
+        """The mean of recent losses, the last of which is that of `step`.
 
-def _mean_loss(recent: Tensor, task: Task, step: int, recorder: Recorder) -> float:
-    """The mean of recent losses (n,), the last of which is that of `step`.
-
-    Raises:
-        Diverged: one of them is not finite.
-    """
-    broken = (~torch.isfinite(recent)).nonzero()
-    if len(broken):
-        first = int(broken[0])
-        path = checkpoint.latest(recorder.folder.checkpoints)
-        kept = f"The state before this task is in {path}" if path else "No task was finished before it"
-        raise Diverged(
-            f"the loss is {float(recent[first])} at step {step + 2 - len(recent) + first} of task {task.id} "
-            f"({task.title})",
-            f"Try a smaller --train.lr, or --device.precision fp32. {kept}",
-        )
-    return float(recent.mean())
+        Raises:
+            Diverged: one of them is not finite.
+        """
+        recent = torch.stack(self._recent)
+        broken = (~torch.isfinite(recent)).nonzero()
+        if len(broken):
+            first = int(broken[0])
+            trained = len(self.seen) - len(self.stage.tasks)
+            path = checkpoint.boundary(self.recorder.folder.checkpoints, trained)
+            kept = f"The state before this task is in {path}" if trained else "No task was finished before it"
+            raise Diverged(
+                f"the loss is {float(recent[first])} at step {step + 2 - len(recent) + first} of task "
+                f"{task.id} ({task.title})",
+                f"Try a smaller --train.lr, or --device.precision fp32. {kept}",
+            )
+        return float(recent.mean())

@@ -37,6 +37,7 @@ def run(argv: Sequence[str]) -> int:
             arguments.save_every,
             allow_changed=arguments.allow_changed,
             trust_local_code=arguments.trust_local_code,
+            workers=arguments.workers,
         )
     elif arguments.extend and arguments.resolved:
         finished = extension.extend_resolved(
@@ -52,7 +53,12 @@ def run(argv: Sequence[str]) -> int:
     else:
         save_every = arguments.save_every or training.SAVE_EVERY
         finished = training.run(
-            arguments.resolved or arguments.spec, arguments.out, arguments.quiet, save_every, arguments.keep
+            arguments.resolved or arguments.spec,
+            arguments.out,
+            arguments.quiet,
+            save_every,
+            arguments.keep,
+            workers=arguments.workers or 1,
         )
     if not finished.is_main:
         return 0  # of several processes, the first one prints
