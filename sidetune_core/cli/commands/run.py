@@ -12,6 +12,7 @@ from sidetune_core.cli.commands.shared import print_json
 from sidetune_core.config.argv import parse
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.io.printable import one_line
+from sidetune_core.system.collection import collected_after_imports
 
 if TYPE_CHECKING:
     from sidetune_core.interfaces.tasks import Task
@@ -21,14 +22,15 @@ def run(argv: Sequence[str]) -> int:
     """Train as the arguments of `sidetune-run` say, and print the results; returns the exit status: 1
     if the run has diverged.
     """
-    arguments = parse(argv)
-    if arguments.dry_run and arguments.resolved is not None:
-        return _dry_run(arguments.resolved)
-    from sidetune_core.assembly.restore import read_resolved
-    from sidetune_core.results.report import changed_lines, gap_lines, matrix_table, metrics_lines
-    from sidetune_core.results.summary import summarise
-    from sidetune_core.training import extension
-    from sidetune_core.training import run as training
+    with collected_after_imports():
+        arguments = parse(argv)
+        if arguments.dry_run and arguments.resolved is not None:
+            return _dry_run(arguments.resolved)
+        from sidetune_core.assembly.restore import read_resolved
+        from sidetune_core.results.report import changed_lines, gap_lines, matrix_table, metrics_lines
+        from sidetune_core.results.summary import summarise
+        from sidetune_core.training import extension
+        from sidetune_core.training import run as training
 
     if arguments.resume:
         finished = training.resume(
