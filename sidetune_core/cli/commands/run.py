@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidetune_core.cli.commands.shared import print_json
 from sidetune_core.config.argv import parse
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.io.printable import one_line
@@ -29,7 +28,6 @@ def run(argv: Sequence[str]) -> int:
         from sidetune_core.assembly.restore import read_resolved
         from sidetune_core.results.report import changed_lines, gap_lines, matrix_table, metrics_lines
         from sidetune_core.results.summary import summarise
-        from sidetune_core.training import extension
         from sidetune_core.training import run as training
 
     if arguments.resume:
@@ -41,6 +39,8 @@ def run(argv: Sequence[str]) -> int:
             trust_local_code=arguments.trust_local_code,
         )
     elif arguments.extend and arguments.resolved:
+        from sidetune_core.training import extension
+
         finished = extension.extend_resolved(
             arguments.extend,
             arguments.resolved,
@@ -74,6 +74,7 @@ def run(argv: Sequence[str]) -> int:
 def _dry_run(resolved: ResolvedRun) -> int:
     """Print the resolved spec, after building everything that needs no data."""
     from sidetune_core.assembly.dry_run import fit_without_data
+    from sidetune_core.cli.commands.shared import print_json
 
     fitted = fit_without_data(resolved)
     for line in (fitted.resolved, *fitted.lines, *filter(None, [fitted.warning])):
