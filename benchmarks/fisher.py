@@ -1,4 +1,4 @@
-"""What EWC's exact Fisher costs: by layers, as now, compared with a vmap of gradients over examples and classes.
+"""Time of EWC's exact Fisher: layer by layer, compared with a vmap of gradients over examples and classes.
 
     python benchmarks/fisher.py                       # resnet44, 64 images, 2 and 10 classes, 3 repeats
     python benchmarks/fisher.py --quick               # resnet20, 8 images, once
@@ -20,7 +20,6 @@ import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
 from datetime import date
 from importlib import import_module
 from itertools import repeat
@@ -41,7 +40,10 @@ MAX_GRADIENT_ELEMENTS = 2**24
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", default="resnet44", help="a CIFAR ResNet")
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--classes", type=int, nargs="+", default=[2, 10])
@@ -51,7 +53,9 @@ def main() -> None:
     if given.quick:
         given.base, given.examples, given.classes, given.repeats = "resnet20", 8, [2], 1
     print(f"{platform.processor() or platform.machine()}, {date.today()}, commit {commit()}")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {given.base}, {given.examples} images")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {given.base}, {given.examples} images"
+    )
     print("\nclasses   vmap s   layers s   ratio (range)          difference")
     for classes in given.classes:
         print(measured(given.base, given.examples, classes, given.repeats))
@@ -84,7 +88,9 @@ def subject(base: str, count: int, classes: int) -> tuple[Any, ClassTask, Batch]
     network = load(find(BASE, base))
     learner_class = load(find(LEARNER, "ewc"))
     torch.manual_seed(0)
-    components = Components({"image": SHAPE}, lambda pretrained=True: network(network.Config(), {"image": SHAPE}))
+    components = Components(
+        {"image": SHAPE}, lambda pretrained=True: network(network.Config(), {"image": SHAPE})
+    )
     learner = learner_class(learner_class.Config(), components)
     images, labels = torch.rand(count, *SHAPE), torch.arange(count) % classes
     examples = Examples({"train": images, "test": images}, {"train": labels, "test": labels})
@@ -122,7 +128,9 @@ def by_vmap(
 
 def commit() -> str:
     """Of the checkout; 'unknown' outside of one."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() or "unknown"
 
 

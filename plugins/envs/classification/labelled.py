@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import torch
@@ -23,6 +23,8 @@ class LabelledImages:
     names: tuple[str, ...]
     note: str = ""
     """What the user should know of it."""
+    check: Callable[[], None] | None = None
+    """See `Examples`."""
 
 
 def make_labelled_images(
