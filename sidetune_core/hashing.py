@@ -12,6 +12,9 @@ from torch import Tensor
 
 from sidetune_core.io.files import check_regular
 
+MAX_COPIED_BYTES = 2**24
+"""Of a tensor that is not contiguous, such as a mapped file, at a time."""
+
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes: equal only for bit-identical tensors."""
@@ -28,11 +31,18 @@ def combine(digests: Mapping[str, str]) -> str:
 
 def tensor_digest(name: str, tensor: Tensor) -> bytes:
     """SHA-256 over one tensor's name, type, shape and bytes."""
-    flat = tensor.detach().contiguous().cpu()
-    digest = hashlib.sha256(json.dumps([name, str(flat.dtype), list(flat.shape)]).encode())
-    if flat.numel():
-        digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    tensor = tensor.detach()
+    digest = hashlib.sha256(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+    if tensor.numel():
+        for part in [tensor] if tensor.is_contiguous() else torch.split(tensor, _rows_at_a_time(tensor)):
+            digest.update(part.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()
+
+
+def _rows_at_a_time(tensor: Tensor) -> int:
+    """How many rows of a tensor that is not contiguous are copied at a time."""
+    row_bytes = tensor[0].numel() * tensor.element_size()
+    return max(1, MAX_COPIED_BYTES // row_bytes)
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -62,7 +62,13 @@ def _of_distribution(distribution: str, plugins: Iterable[Plugin]) -> tuple[Plug
     return tuple(plugin for plugin in plugins if normal_name(plugin.distribution) == name)
 
 
-def find(kind: Kind, choice: str, recorded: bool = False, trust_local_code: bool = False) -> Plugin:
+def find(
+    kind: Kind,
+    choice: str,
+    recorded: bool = False,
+    trust_local_code: bool = False,
+    inventory: Inventory | None = None,
+) -> Plugin:
     """The plugin named `choice`; nothing is imported.
 
     Args:
@@ -72,6 +78,7 @@ def find(kind: Kind, choice: str, recorded: bool = False, trust_local_code: bool
             `FormerSpelling` warning.
         recorded: the name comes from a run folder, so a former one is accepted without a warning.
         trust_local_code: ``module:Class`` can be chosen; false where a file says it, not the user.
+        inventory: of this kind among others, where several names are looked up; None to make one.
 
     Raises:
         UntrustedCode: the name is ``module:Class``, without `trust_local_code`.
@@ -86,7 +93,7 @@ def find(kind: Kind, choice: str, recorded: bool = False, trust_local_code: bool
         if not trust_local_code:
             raise UntrustedCode(f"{kind.name} '{choice}' is code to import, and a file names it")
         return Plugin(kind, choice, LOCAL, "", choice)
-    inventory = scan((kind,))
+    inventory = scan((kind,)) if inventory is None else inventory
     available = inventory.plugins[kind]
     distribution, _, name = choice.rpartition("/")
     matches = _matching(distribution, [plugin for plugin in available if plugin.name == name])

@@ -151,7 +151,8 @@ def load_components(spec: RunSpec) -> dict[str, Loaded]:
         PluginError: see `registry`.
         OptionError: a slot is set that the learner does not use.
     """
-    learner, env = _load(LEARNER, spec.learner, spec), _load(ENV, spec.env, spec)
+    scanned = inventory.scan()
+    learner, env = (_load(kind, spec.component(kind.name), spec, scanned) for kind in (LEARNER, ENV))
     used = _used_slots(spec, learner[1])
     suggested = suggested_components(env)
     loaded = {"learner": learner, "env": env}
@@ -160,7 +161,7 @@ def load_components(spec: RunSpec) -> dict[str, Loaded]:
         if kind.name in used:
             named = None if chosen is not None and _is_auto(kind, chosen) else chosen
             default = suggested.get(kind.name) if chosen is None else None
-            loaded[kind.name] = _load(kind, named or default, spec)
+            loaded[kind.name] = _load(kind, named or default, spec, scanned)
         elif chosen is not None:
             raise OptionError(f"learner '{learner[0].name}' uses no {kind.name}; leave out --{kind.name}")
     return {slot: loaded[slot] for slot in DEFAULTS if slot in loaded}
@@ -391,14 +392,16 @@ def _owner(plugin: Plugin) -> str:
     return f"{plugin.kind.name} '{plugin.name}'"
 
 
-def _load(kind: Kind, chosen: Choice | None, spec: RunSpec | None = None) -> Loaded:
+def _load(
+    kind: Kind, chosen: Choice | None, spec: RunSpec | None = None, scanned: inventory.Inventory | None = None
+) -> Loaded:
     with recorded_version_named(spec, kind.name):
         name = chosen.name if chosen else DEFAULTS[kind.name]
         trusted = chosen is None or chosen.may_be_local
         if chosen is not None and ":" in name and not trusted:
             raise UntrustedCode(f"{kind.name} '{name}' in {chosen.file} is code to import")
         recorded = spec is not None and spec.recorded
-        plugin = registry.find(kind, name, recorded, trust_local_code=trusted)
+        plugin = registry.find(kind, name, recorded, trusted, scanned)
         return plugin, registry.load(plugin)
 
 

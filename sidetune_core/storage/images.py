@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sidetune_core.io.image_files import open_image
@@ -25,6 +24,8 @@ def save_image(folder: RunFolder, task_id: str, name: str, image: Tensor) -> Non
         PluginError: the name is no file name.
         WriteError: the disk is full, or the path is not writable.
     """
+    from PIL import Image  # few tasks have visualisations
+
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png")
@@ -46,7 +47,12 @@ def saved_images(folder: RunFolder) -> Iterator[tuple[str, str, Tensor]]:
     """Task id, name and pixels (3, H, W) of every saved image. Unreadable files are skipped; they are drawn
     again.
     """
-    for path in sorted((folder.path / IMAGES).glob("*.*.png")):
+    paths = sorted((folder.path / IMAGES).glob("*.*.png"))
+    if not paths:
+        return
+    from PIL import Image
+
+    for path in paths:
         if not path.is_file():  # reading a pipe would wait for its writer
             continue
         task_id, name, _ = path.name.rsplit(".", 2)

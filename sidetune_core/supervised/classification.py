@@ -26,11 +26,13 @@ class Examples:
     """All examples of a stream, by split.
 
     `inputs[split]` is (N, ...) of any dtype, `labels[split]` (N,) int64. Example ids count through the splits
-    in order.
+    in order. Inputs that are mapped from a file may have any strides: they are copied where they are read.
     """
 
     inputs: Mapping[str, Tensor]
     labels: Mapping[str, Tensor]
+    check: Callable[[], None] | None = None
+    """Raises a `DataError` if the file that the inputs are mapped from has changed."""
 
     def first_id(self, split: str) -> int:
         """The id of the first example of `split`."""
@@ -41,7 +43,14 @@ class Examples:
         """SHA-256 of all examples and of `transform`, the name of their preprocessing."""
         tensors = {f"inputs.{name}": value for name, value in self.inputs.items()}
         tensors |= {f"labels.{name}": value for name, value in self.labels.items()}
-        return hashlib.sha256(f"{transform}/{fingerprint(tensors)}".encode()).hexdigest()
+        value = hashlib.sha256(f"{transform}/{fingerprint(tensors)}".encode()).hexdigest()
+        self.checked()
+        return value
+
+    def checked(self) -> None:
+        """Check that the file of the inputs, if there is one, has not changed."""
+        if self.check is not None:
+            self.check()
 
 
 class ClassTask(SupervisedTask):
@@ -130,6 +139,7 @@ class TensorSource(Source):
         order = torch.tensor(list(classes))
         self.shapes = {input: tuple(transform(stored[:1]).shape[1:])}
         self.augments = augment is not None
+        self._examples = examples
         self._stored, self._first_id, self._input = stored, examples.first_id(split), input
         self._transform, self._augment = transform, augment
         self._indices = torch.isin(labels, order).nonzero()[:, 0]
@@ -147,12 +157,18 @@ class TensorSource(Source):
         return self._targets
 
     def digest(self, rows: Tensor) -> str:
-        return tensor_digest(self._input, self._stored[self._indices[rows]]).hex()
+        return tensor_digest(self._input, self._read(rows)).hex()
 
     def read(self, requests: Iterable[Request]) -> Iterator[LoadedExamples]:
         for request in requests:
-            stored = self._stored[self._indices[request.rows]]
+            stored = self._read(request.rows)
             if request.seed is not None and self._augment is not None:
                 stored = self._augment(stored, torch.Generator().manual_seed(request.seed))
             inputs = {self._input: self._transform(stored)}
             yield LoadedExamples(request, inputs, self._targets[request.rows])
+
+    def _read(self, rows: Tensor) -> Tensor:
+        self._examples.checked()  # before, since reading behind the end of a file would end the process
+        stored = self._stored[self._indices[rows]].contiguous()
+        self._examples.checked()
+        return stored

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from torch import Tensor
 from sidetune_core.api import DataError
 
 from .labelled import LabelledImages, make_labelled_images
+from .mapped import MIN_MAPPED_BYTES, UnchangedFile, map_array
 
 REQUIRED_KEYS = ("x_train", "y_train", "x_test", "y_test")
 Array = NDArray[Any]
@@ -43,7 +45,7 @@ def read_archive(path: Path, size: tuple[int, int] | None = None) -> LabelledIma
     Keys: ``x_train``, ``x_test`` (N, H, W, 3), or (N, H, W) or (N, H, W, 1) for grey images, uint8;
     ``y_train``, ``y_test`` (N,) any integers, with names from 0 or 1; and optionally ``names`` (classes,)
     text. Grey images are repeated over three channels. Pickled objects are refused: nothing in the file can
-    run code.
+    run code. Large arrays that are stored uncompressed are mapped (see `mapped`), others are read.
 
     Args:
         path: the file.
@@ -53,16 +55,19 @@ def read_archive(path: Path, size: tuple[int, int] | None = None) -> LabelledIma
         DataError: the file is missing or damaged, a key is missing or has the wrong type or shape, or labels
             are invalid (see `make_labelled_images`).
     """
+    unchanged = UnchangedFile.of(path) if path.is_file() else None
     arrays = _load(path)
     images, labels = {}, {}
     for split in ("train", "test"):
         images[split] = _images(arrays[f"x_{split}"], f"x_{split}", size, path)
         labels[split] = _labels(arrays[f"y_{split}"], f"y_{split}", len(images[split]), path)
-    return make_labelled_images(images, labels, _names(arrays, path), str(path))
+    check = unchanged if any(isinstance(array, np.memmap) for array in arrays.values()) else None
+    made = make_labelled_images(images, labels, _names(arrays, path), str(path))
+    return made if check is None else attrs.evolve(made, check=check)
 
 
 def _images(array: Array, key: str, size: tuple[int, int] | None, path: Path) -> Tensor:
-    """(N, 3, H, W) uint8."""
+    """(N, 3, H, W) uint8; a view of a large array, not a copy."""
     is_grey = array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 1)
     is_rgb = array.ndim == 4 and array.shape[3] == 3
     if array.dtype != np.uint8 or not (is_grey or is_rgb) or 0 in array.shape[1:]:
@@ -76,7 +81,8 @@ def _images(array: Array, key: str, size: tuple[int, int] | None, path: Path) ->
             f"{array.shape[2]} pixels, expected {size[0]} x {size[1]}"
         )
     pixels = torch.from_numpy(array if array.ndim == 4 else array[..., None]).permute(0, 3, 1, 2)
-    return pixels.expand(-1, 3, -1, -1).contiguous()
+    pixels = pixels.expand(-1, 3, -1, -1)
+    return pixels if array.nbytes >= MIN_MAPPED_BYTES else pixels.contiguous()
 
 
 def _labels(array: Array, key: str, count: int, path: Path) -> Tensor:
@@ -134,7 +140,9 @@ def read_array(archive: Any, key: str, path: Path) -> Array:
                 f"{MAX_COMPRESSION_RATIO} times its size in the file; save it uncompressed"
             )
     try:
-        value = archive[key]
+        value = map_array(archive.zip, key, path)
+        if value is None:
+            value = archive[key]
     except READ_ERRORS as error:
         if "allow_pickle" in str(error):
             raise DataError(

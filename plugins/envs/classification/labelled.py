@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +23,8 @@ class LabelledImages:
     names: tuple[str, ...]
     note: str = ""
     """What the user should know of it."""
+    check: Callable[[], None] | None = None
+    """See `Examples`."""
 
 
 def make_labelled_images(
@@ -72,7 +73,8 @@ def _numbered(labels: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tens
 
 def _distinct(labels: Tensor) -> Tensor:
     """Labels without repetition, in numeric order."""
-    return torch.from_numpy(np.unique(labels.numpy()))
+    unique: Tensor = torch.unique(labels)  # that of NumPy would import its masked arrays
+    return unique
 
 
 def _from_zero(labels: Mapping[str, Tensor], count: int) -> Mapping[str, Tensor]:
@@ -117,7 +119,7 @@ def stratified_mask(labels: Tensor, fraction: float, seed: int, names: Sequence[
     """
     keys = torch.rand(len(labels), generator=torch.Generator().manual_seed(derive_seed(seed, "holdout")))
     mask = torch.zeros(len(labels), dtype=torch.bool)
-    for label in np.unique(labels.numpy()).tolist():
+    for label in _distinct(labels).tolist():
         members = (labels == label).nonzero()[:, 0]
         if len(members) < 2:
             raise DataError(

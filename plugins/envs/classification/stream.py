@@ -222,7 +222,7 @@ class ImageStream(TaskStream):
         )
         self._fingerprint = self._content = examples.fingerprint(transform)
         if options.val_fraction:
-            self._content = Examples(data.images, data.labels).fingerprint(transform)
+            self._content = Examples(data.images, data.labels, data.check).fingerprint(transform)
         tasks = []
         for index, classes in enumerate(partition[: options.num_tasks]):
             names = [data.names[label] for label in classes]
@@ -265,10 +265,11 @@ class ImageStream(TaskStream):
     def _examples(self, data: LabelledImages) -> Examples:
         """The set, with the held-out fraction of 'train' as split 'val'."""
         if not self._options.val_fraction:
-            return Examples(data.images, data.labels)
+            return Examples(data.images, data.labels, data.check)
         images, labels = data.images["train"], data.labels["train"]
         val = stratified_mask(labels, self._options.val_fraction, self._seed, data.names)
         return Examples(
             {"train": images[~val], "val": images[val], "test": data.images["test"]},
             {"train": labels[~val], "val": labels[val], "test": data.labels["test"]},
+            data.check,
         )

@@ -9,14 +9,19 @@ from typing import Literal
 import attrs
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad
 
 from sidetune_core.api import Batch, FitError, Inputs, Learner, Outputs, SupervisedTask, Task
+
+from .per_example import SquaredGradients, flat
 
 Estimator = Literal["exact", "sample", "empirical", "batched", "legacy"]
 
 MAX_GRADIENT_ELEMENTS = 2**24
-"""Limit on the elements of per-example gradients in memory: 64 MiB in float32, with up to three copies."""
+"""Limit on the elements of the gradients of a layer, of all examples of a chunk: 64 MiB in float32."""
+
+MAX_EXAMPLES = 32
+"""In a chunk: the activations of all layers are in memory, about three times those of a training step."""
 
 
 @attrs.frozen(eq=False)
@@ -75,54 +80,79 @@ class Fisher:
             for batch in islice(chain([first], batches), count):
                 total += self._square(dict(batch.inputs), batch.ids, batch.targets)
             return total / count
+        squares = SquaredGradients(self.learner, lambda inputs: (inputs, self.task.id), self.weights)
         count = 0
         for batch in distinct(batches, max_examples):
-            total += self._sum(batch, estimator)
+            total += self._sum(batch, estimator, squares)
             count += len(batch.targets)
         return total / count
 
-    def _sum(self, batch: Batch, estimator: Estimator) -> Tensor:
+    def _sum(self, batch: Batch, estimator: Estimator, squares: SquaredGradients) -> Tensor:
         """(P,), the sum over the examples of a batch, each with the labels that the estimator requires."""
-        examples = torch.arange(len(batch.targets), device=batch.targets.device)
-        labels, weights = batch.targets, None
-        square: Callable[[dict[str, Tensor], Tensor, Tensor], Tensor] = self._square
-        binary = self.task.outputs.is_binary
+        targets = self._drawn(batch) if estimator == "sample" else batch.targets
+        batch = Batch(batch.ids, batch.inputs, targets)
         if estimator == "exact":
-            weights = self._variances(batch) if binary else self._probabilities(batch)
-            if binary:
-                square = self._square_of_logit
-            columns = weights.shape[1]
-            dtype = torch.int64 if binary else labels.dtype
-            labels = torch.arange(columns, device=labels.device, dtype=dtype).repeat(len(examples))
-            examples, weights = examples.repeat_interleave(columns), weights.flatten()
-        elif estimator == "sample":
-            if binary:
-                labels = torch.bernoulli(self._label_probabilities(batch)).to(labels.dtype)
-            else:
-                labels = torch.multinomial(self._probabilities(batch), 1)[:, 0].to(labels.dtype)
+            require_targets(batch, self.task.outputs)
         total = torch.zeros_like(flat(self.weights))
-        step = max(1, min(len(batch.targets), MAX_GRADIENT_ELEMENTS // len(total)))
-        for start in range(0, len(examples), step):
-            chunk = slice(start, start + step)
-            rows = examples[chunk]
-            inputs = {name: value[rows].unsqueeze(1) for name, value in batch.inputs.items()}
-            ids, targets = batch.ids[rows.cpu()].unsqueeze(1), labels[chunk].unsqueeze(1)
-            squares = vmap(square)(inputs, ids, targets)
-            if weights is None:
-                total += squares.sum(0)
-            else:
-                total += weights[chunk].to(total.dtype) @ squares
+        size = max(1, min(len(targets), MAX_EXAMPLES, MAX_GRADIENT_ELEMENTS // squares.largest))
+        for start in range(0, len(targets), size):
+            chunk = rows_of(batch, slice(start, start + size))
+
+            def directions(output: Tensor, rows: slice, chunk: Batch = chunk) -> Tensor:
+                part = rows_of(chunk, rows)
+                if estimator != "exact":
+                    return self._scores(output, part)[1][:, None]
+                return self._factors(output, part)
+
+            total += squares.sum(chunk.inputs, directions)
         return total
+
+    def _factors(self, output: Tensor, batch: Batch) -> Tensor:
+        """Vectors v (B, V, K) with ``sum_v v v^T = sum_c p(c|x) s_c s_c^T``, the Fisher information of the
+        output, for ``s_c`` the gradient of ``-log p(c|x)`` with respect to the output.
+
+        As ``sum_c p_c s_c`` is zero, one class less than there are is enough: a reflection of the vectors
+        ``sqrt(p_c) s_c`` that maps ``sqrt(p)`` to the first axis makes the first of them zero.
+        """
+        if self.task.outputs.is_binary:
+            probabilities = self._label_probabilities(output, batch)
+            return torch.diag_embed((probabilities * (1 - probabilities)).sqrt())
+        nll, scores = self._class_scores(output, batch)
+        roots = check_sum(nll.neg().exp()).sqrt()[:, :, None].to(scores.dtype)
+        scaled = roots * scores
+        return scaled[:, 1:] - roots[:, 1:] * scaled[:, :1] / (1 + roots[:, :1])
+
+    def _class_scores(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """``-log p(c|x)`` (B, C) and its gradient with respect to the output (B, C, C), for every class."""
+        if output.ndim != 2:
+            raise FitError(NOT_CLASSIFICATION.format(f"outputs of shape {tuple(output.shape)}"))
+        labels = [torch.full_like(batch.targets, label) for label in range(output.shape[1])]
+        pairs = [self._scores(output, Batch(batch.ids, batch.inputs, label)) for label in labels]
+        return torch.stack([nll for nll, _ in pairs], 1), torch.stack([score for _, score in pairs], 1)
+
+    def _scores(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """``-log p(y|x)`` (B,) of the targets, and its gradient with respect to the output (B, ...)."""
+        with torch.enable_grad():
+            leaf = output.detach().requires_grad_()
+            nll = self._nll(leaf, batch)
+            (gradient,) = torch.autograd.grad(nll.sum(), leaf)
+        return nll.detach(), gradient
+
+    def _drawn(self, batch: Batch) -> Tensor:
+        """Targets that are drawn from the predicted distribution."""
+        require_targets(batch, self.task.outputs)
+        with torch.no_grad():
+            output = self.learner(Inputs(batch.inputs), self.task.id)
+        if self.task.outputs.is_binary:
+            return torch.bernoulli(self._label_probabilities(output, batch)).to(batch.targets.dtype)
+        probabilities = check_sum(self._class_scores(output, batch)[0].neg().exp())
+        return torch.multinomial(probabilities, 1)[:, 0].to(batch.targets.dtype)
 
     def _square(self, inputs: dict[str, Tensor], ids: Tensor, targets: Tensor) -> Tensor:
         """(P,), the squared gradient of the mean ``-log p(y|x)`` of the examples."""
         return self._squared_gradient(
             inputs, lambda output: self._nll(output, Batch(ids, Inputs(inputs), targets)).mean()
         )
-
-    def _square_of_logit(self, inputs: dict[str, Tensor], ids: Tensor, labels: Tensor) -> Tensor:
-        """(P,), the squared gradient of the logit of a label (1,) of an example."""
-        return self._squared_gradient(inputs, lambda output: output.gather(1, labels[:, None]).sum())
 
     def _squared_gradient(self, inputs: dict[str, Tensor], value: Callable[[Tensor], Tensor]) -> Tensor:
         """(P,), of a scalar of the output."""
@@ -140,33 +170,11 @@ class Fisher:
             return self.task.objective.negative_log_likelihood(output, batch.targets)
         return self.task.loss(output, batch)
 
-    def _label_probabilities(self, batch: Batch) -> Tensor:
+    def _label_probabilities(self, output: Tensor, batch: Batch) -> Tensor:
         """(B, K), of each label."""
-        require_targets(batch, self.task.outputs)
-        with torch.no_grad():
-            output: Tensor = self.learner(Inputs(batch.inputs), self.task.id)
         if output.shape != batch.targets.shape:
             raise FitError(NOT_CLASSIFICATION.format(f"outputs of shape {tuple(output.shape)}"))
         return output.sigmoid()
-
-    def _variances(self, batch: Batch) -> Tensor:
-        """(B, K), of each label."""
-        probabilities = self._label_probabilities(batch)
-        return probabilities * (1 - probabilities)
-
-    def _probabilities(self, batch: Batch) -> Tensor:
-        """``p(c|x)`` of the examples of a batch: (B, classes)."""
-        with torch.no_grad():
-            output = self.learner(Inputs(batch.inputs), self.task.id)
-            require_targets(batch, self.task.outputs)
-            if output.ndim != 2:
-                raise FitError(NOT_CLASSIFICATION.format(f"outputs of shape {tuple(output.shape)}"))
-            labels = [torch.full_like(batch.targets, label) for label in range(output.shape[1])]
-            losses = [self._nll(output, Batch(batch.ids, batch.inputs, label)) for label in labels]
-            probabilities = torch.stack(losses, 1).neg().exp()
-        if not torch.allclose(probabilities.sum(1), torch.ones_like(probabilities[:, 0]), atol=1e-3):
-            raise FitError(NOT_CLASSIFICATION.format("a loss other than the cross-entropy of its classes"))
-        return probabilities
 
 
 NOT_CLASSIFICATION = (
@@ -190,9 +198,21 @@ def require_targets(batch: Batch, outputs: Outputs) -> None:
         raise FitError(NOT_CLASSIFICATION.format(described))
 
 
-def flat(tensors: Mapping[str, Tensor]) -> Tensor:
-    """All tensors as one vector (P,)."""
-    return torch.cat([tensor.flatten() for tensor in tensors.values()])
+def check_sum(probabilities: Tensor) -> Tensor:
+    """The probabilities (B, C) of classes.
+
+    Raises:
+        FitError: they do not sum to one.
+    """
+    if not torch.allclose(probabilities.sum(1), torch.ones_like(probabilities[:, 0]), atol=1e-3):
+        raise FitError(NOT_CLASSIFICATION.format("a loss other than the cross-entropy of its classes"))
+    return probabilities
+
+
+def rows_of(batch: Batch, rows: slice) -> Batch:
+    """Some examples of a batch; their inputs have no ids, so that no output is a stored one."""
+    inputs = {name: value[rows] for name, value in batch.inputs.items()}
+    return Batch(batch.ids[rows], Inputs(inputs), batch.targets[rows])
 
 
 def distinct(batches: Iterator[Batch], count: int) -> Iterator[Batch]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from sidetune_core.api import Batch, Components, Renamed, Task, TrainingStep, at_least, at_most, option
 
 from ..finetune import FineTune
-from .fisher import Estimator, Fisher, flat, require_targets
+from .fisher import Estimator, Fisher, require_targets
+from .per_example import flat
 
 
 class EWC(FineTune):

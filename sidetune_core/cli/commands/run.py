@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidetune_core.cli.commands.shared import print_json
 from sidetune_core.config.argv import parse
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.io.printable import one_line
+from sidetune_core.system.collection import collected_after_imports
 
 if TYPE_CHECKING:
     from sidetune_core.interfaces.tasks import Task
@@ -21,14 +21,14 @@ def run(argv: Sequence[str]) -> int:
     """Train as the arguments of `sidetune-run` say, and print the results; returns the exit status: 1
     if the run has diverged.
     """
-    arguments = parse(argv)
-    if arguments.dry_run and arguments.resolved is not None:
-        return _dry_run(arguments.resolved)
-    from sidetune_core.assembly.restore import read_resolved
-    from sidetune_core.results.report import changed_lines, gap_lines, matrix_table, metrics_lines
-    from sidetune_core.results.summary import summarise
-    from sidetune_core.training import extension
-    from sidetune_core.training import run as training
+    with collected_after_imports():
+        arguments = parse(argv)
+        if arguments.dry_run and arguments.resolved is not None:
+            return _dry_run(arguments.resolved)
+        from sidetune_core.assembly.restore import read_resolved
+        from sidetune_core.results.report import changed_lines, gap_lines, matrix_table, metrics_lines
+        from sidetune_core.results.summary import summarise
+        from sidetune_core.training import run as training
 
     if arguments.resume:
         finished = training.resume(
@@ -40,6 +40,8 @@ def run(argv: Sequence[str]) -> int:
             workers=arguments.workers,
         )
     elif arguments.extend and arguments.resolved:
+        from sidetune_core.training import extension
+
         finished = extension.extend_resolved(
             arguments.extend,
             arguments.resolved,
@@ -78,6 +80,7 @@ def run(argv: Sequence[str]) -> int:
 def _dry_run(resolved: ResolvedRun) -> int:
     """Print the resolved spec, after building everything that needs no data."""
     from sidetune_core.assembly.dry_run import fit_without_data
+    from sidetune_core.cli.commands.shared import print_json
 
     fitted = fit_without_data(resolved)
     for line in (fitted.resolved, *fitted.lines, *filter(None, [fitted.warning])):
