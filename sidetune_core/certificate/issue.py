@@ -15,14 +15,13 @@ from torch import Tensor
 
 from sidetune_core import hashing
 from sidetune_core.certificate import accounts, probes
-from sidetune_core.certificate.carried import has_carried
+from sidetune_core.certificate.carried import statement
 from sidetune_core.certificate.conditions import history
 from sidetune_core.certificate.measured import read_columns
 from sidetune_core.certificate.probes import ProbeRecorder, Replay, Stored
 from sidetune_core.certificate.record import (
     ALL_TENSORS,
     BATCH,
-    CARRIED,
     CONDITIONS,
     LAST,
     OUTSIDE,
@@ -107,9 +106,8 @@ def certify(
         first = _first(learner, task, recorders[task.id], now, folder, len(trained), rounding)
         records.append(attrs.evolve(first, measured=columns[task.id][first.after - 1 :]))
     files = dict(_file_digests(folder, trained))
-    statement = STATEMENT + CARRIED if has_carried(folder) else STATEMENT
     certificate = Certificate(
-        statement, overall(trained, records), trained, records, stages, now, files, processor()
+        statement(folder), overall(trained, records), trained, records, stages, now, files, processor()
     )
     write_certificate(folder, certificate)
     return certificate

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from sidetune_core.assembly.finite import FiniteCheck
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
-from sidetune_core.certificate.measured import UNCHANGED_SINCE
 from sidetune_core.certificate.probes import ProbeRecorder, Replay
 from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import new_warnings
@@ -35,6 +34,7 @@ from sidetune_core.storage.atomic import writing
 from sidetune_core.storage.chain import Chain, Unusable
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.storage.compaction import Disk, Keep, drop_superseded
+from sidetune_core.storage.evaluations import UNCHANGED_SINCE
 from sidetune_core.storage.run_folder import DOCUMENTS, IMAGES, SECONDS, TENSORBOARD, Clock, RunFolder
 from sidetune_core.system.progress import Progress
 from sidetune_core.training.by_products import ByProducts

@@ -18,7 +18,7 @@ from sidetune_core import hashing
 from sidetune_core.assembly.build import restart_task, start_phase, start_task
 from sidetune_core.assembly.cards import CardTask
 from sidetune_core.certificate import probes
-from sidetune_core.certificate.measured import UNCHANGED_SINCE, read_columns
+from sidetune_core.certificate.measured import read_columns
 from sidetune_core.certificate.probes import ProbeRecorder, Replay, Stored
 from sidetune_core.certificate.record import TaskRecord, is_constant, read_certificate, tensors_unchanged
 from sidetune_core.config.history import stated
@@ -29,6 +29,7 @@ from sidetune_core.interfaces.capabilities import set_task_state, task_state
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.interfaces.training import members
+from sidetune_core.storage.evaluations import UNCHANGED_SINCE
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system.device import Machine, processor
 from sidetune_core.training.context import Context
