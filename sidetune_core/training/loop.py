@@ -5,8 +5,9 @@ no plugin.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+import attrs
 from torch import nn
 
 from sidetune_core.assembly.build import restart_task, start_phase, start_task
@@ -80,11 +81,12 @@ def learn(
             continue
         began = time.monotonic()
         seen = tasks[: tasks.index(stage.last) + 1]
-        cells, steps = _learn_stage(learner, stage, seen, mid_task, context, recorder, earlier)
+        trained = train_stage(learner, stage, seen, mid_task, context, recorder)
+        cells = close_stage(learner, trained, context, recorder, earlier)
         mid_task = None
         one_unit = have_one_unit([task.metric for task in tasks])
         average = f", mean over tasks so far {format_value(mean(cells), False)}" if one_unit else ""
-        effort = f"{counted(steps, 'step')}, {time.monotonic() - began:.1f} s"
+        effort = f"{counted(trained.steps, 'step')}, {time.monotonic() - began:.1f} s"
         recorder.finish_stage(
             f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} "
             f"{format_value(cells[-1], False)}{average} ({effort})"
@@ -92,17 +94,38 @@ def learn(
     FeatureCache.detach(learner)  # the user may change the base of a learner that is returned
 
 
-def _learn_stage(
+@attrs.frozen(eq=False)
+class TrainedStage:
+    """What the training of a stage hands over to its end: `train_stage` makes it, `close_stage` takes it."""
+
+    stage: Stage
+    seen: Sequence[Task]
+    """The tasks trained so far, those of the stage last."""
+    before: Mapping[str, str]
+    """Digests of all tensors before the first step."""
+    at_start: Collection[str]
+    """Names of the tensors that the learner had before its first task; empty after a later stage."""
+    steps: int
+    """Optimiser steps."""
+
+
+def train_stage(
     learner: Learner,
     stage: Stage,
     seen: Sequence[Task],
     resumed: Checkpoint | None,
     context: Context,
     recorder: Recorder,
-    earlier: Earlier,
-) -> tuple[list[float | None], int]:
-    """Train a stage, from a checkpoint within it if one is given; returns the new row of R and the number of
-    steps.
+) -> TrainedStage:
+    """Start a stage, evaluate its tasks untrained (the row of R before it), take its steps and finish it.
+
+    Args:
+        learner: after the stages before.
+        stage: the tasks to train.
+        seen: the tasks trained before, then those of the stage.
+        resumed: a checkpoint within the stage; None to train it from its start.
+        context: of the run.
+        recorder: of the run.
     """
     trainable: list[nn.Module | nn.Parameter | ParamGroup] = []
     at_start = set(learner.state_dict()) if len(seen) == len(stage.tasks) else set()
@@ -132,14 +155,30 @@ def _learn_stage(
     freeze(learner)
     context.group.check_replicas_match(learner, f"after {stage.name}")
     _finish(learner, stage, context)
+    return TrainedStage(stage, seen, state.before, at_start, steps)
+
+
+def close_stage(
+    learner: Learner, trained: TrainedStage, context: Context, recorder: Recorder, earlier: Earlier
+) -> list[float | None]:
+    """Evaluate the tasks trained so far, certify and save; returns the new row of R.
+
+    Args:
+        learner: after the stage, frozen and in eval mode.
+        trained: what the stage has done.
+        context: of the run.
+        recorder: of the run.
+        earlier: the tasks before an extension.
+    """
+    seen = trained.seen
     probes = _record_probes(learner, seen, context)
     carried = earlier.carried(learner, seen, probes, context)
     seen = earlier.with_data(seen, carried)
     cells = evaluate(seen, probes, context, recorder, after=len(seen) - 1, carried=carried)
     replays = {task_id: cell.replay for task_id, cell in carried.items()}
-    boundary = Boundary(learner, stage, seen, probes, state.before, at_start, replays)
+    boundary = Boundary(learner, trained.stage, seen, probes, trained.before, trained.at_start, replays)
     recorder.save_boundary(boundary, context)
-    return cells, steps
+    return cells
 
 
 def _warn_of_large_batches(stage: Stage, context: Context, recorder: Recorder) -> None:
