@@ -6,7 +6,7 @@ for this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -59,6 +59,7 @@ def certify(
     precision: str = "fp32",
     identity: Identity | None = None,
     replays: Mapping[str, Replay] | None = None,
+    outside: Collection[str] = (),
 ) -> Certificate:
     """Rewrite ``certificate.json`` after a stage of training, and write the probes of its tasks.
 
@@ -75,6 +76,8 @@ def certify(
         precision: of the learner's outputs, a key of `probes.ROUNDING`.
         identity: of the run now; compared with those of its checkpoints.
         replays: of the probes of earlier tasks, by id, with the learner as it is; others are replayed here.
+        outside: ids of tasks that had other values when they were evaluated once more, although nothing that
+            they read had changed.
     """
     trained = list(recorders)
     done = trained[: len(trained) - len(stage)]
@@ -97,6 +100,8 @@ def certify(
         replayed = (replays or {}).get(record.id) or probes.replay(
             learner, recorders[record.id].predict, stored.as_inputs(), rounding, record.id
         )
+        if record.id in outside and not replayed.cause:
+            replayed = attrs.evolve(replayed, cause=OUTSIDE)
         measured = columns[record.id][record.after - 1 :]
         earlier = partial(_tensors_at, folder, record.after, chain)
         state = State(tensors, now, stages, conditions.rounding(record.after, rounding))
