@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def comparable(folder: RunFolder) -> str:
 
 
 @pytest.mark.parametrize("learner", ["sidetune", "features", "independent"])
-def test_a_learner_that_changes_nothing_old_costs_a_new_task_and_a_sample(
+def test_where_nothing_old_changes_the_new_task_and_a_sample_are_evaluated(
     learner: str, made: MakeRun
 ) -> None:
     rows = measured(made(learner))
@@ -118,7 +119,7 @@ def test_a_learner_whose_outputs_are_not_reproducible_is_evaluated_on_all_tasks(
     "learner",
     [
         *("sidetune", "features", "independent", "lwf", "ewc"),
-        *("unstable:Drifts", "unstable:Samples", "unstable:Compares", "unstable:Counts"),
+        *("unstable:Drifts", "unstable:Compares", "unstable:Counts"),
     ],
 )
 def test_results_are_those_of_a_run_that_evaluates_every_task(learner: str, made: MakeRun) -> None:
@@ -127,7 +128,8 @@ def test_results_are_those_of_a_run_that_evaluates_every_task(learner: str, made
     assert read_results(changed) == read_results(all_tasks)
     assert comparable(changed) == comparable(all_tasks)
     records = [read_certificate(folder) for folder in (changed, all_tasks)]
-    assert records[0] is not None and records[1] is not None
+    assert records[0] is not None
+    assert records[1] is not None
     assert records[0].tasks == records[1].tasks
 
 
@@ -196,8 +198,6 @@ def test_under_other_conditions_all_tasks_are_evaluated_once_and_then_carried_ov
 
 
 def test_a_value_that_no_row_has_is_missing(made: MakeRun, tmp_path: Path) -> None:
-    import shutil
-
     folder = RunFolder(Path(shutil.copytree(made("features").path, tmp_path / "run")))
     path = folder.path / "eval.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
