@@ -12,13 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sidetune_core import hashing
-from sidetune_core.certificate.carried import has_carried
+from sidetune_core.certificate.carried import statement
 from sidetune_core.certificate.record import (
-    CARRIED,
     FILE,
     FORMAT,
     FORMER_STATEMENTS,
-    STATEMENT,
     Certificate,
 )
 from sidetune_core.config.history import contradictions, odd_statements
@@ -113,8 +111,7 @@ def check_certificate(
 ) -> Iterator[str]:
     """Whether the certificate explains itself in the words of its format, and is the one of which the newest
     checkpoint holds the hash."""
-    statement = STATEMENT + CARRIED if has_carried(folder) else STATEMENT
-    expected = FORMER_STATEMENTS.get(certificate.format, _sha256(statement.encode()))
+    expected = FORMER_STATEMENTS.get(certificate.format, _sha256(statement(folder).encode()))
     if _sha256(certificate.statement.encode()) != expected:
         yield f"the statement in {FILE} is not that of certificates of format {certificate.format}"
     recorded = checkpoints[-1].marks.get(FILE) if checkpoints else None

@@ -6,7 +6,7 @@ for this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -15,14 +15,13 @@ from torch import Tensor
 
 from sidetune_core import hashing
 from sidetune_core.certificate import accounts, probes
-from sidetune_core.certificate.carried import has_carried
+from sidetune_core.certificate.carried import statement
 from sidetune_core.certificate.conditions import history
 from sidetune_core.certificate.measured import read_columns
 from sidetune_core.certificate.probes import ProbeRecorder, Replay, Stored
 from sidetune_core.certificate.record import (
     ALL_TENSORS,
     BATCH,
-    CARRIED,
     CONDITIONS,
     LAST,
     OUTSIDE,
@@ -60,6 +59,7 @@ def certify(
     precision: str = "fp32",
     identity: Identity | None = None,
     replays: Mapping[str, Replay] | None = None,
+    outside: Collection[str] = (),
 ) -> Certificate:
     """Rewrite ``certificate.json`` after a stage of training, and write the probes of its tasks.
 
@@ -76,6 +76,8 @@ def certify(
         precision: of the learner's outputs, a key of `probes.ROUNDING`.
         identity: of the run now; compared with those of its checkpoints.
         replays: of the probes of earlier tasks, by id, with the learner as it is; others are replayed here.
+        outside: ids of tasks that had other values when they were evaluated once more, although nothing that
+            they read had changed.
     """
     trained = list(recorders)
     done = trained[: len(trained) - len(stage)]
@@ -98,6 +100,8 @@ def certify(
         replayed = (replays or {}).get(record.id) or probes.replay(
             learner, recorders[record.id].predict, stored.as_inputs(), rounding, record.id
         )
+        if record.id in outside and not replayed.cause:
+            replayed = attrs.evolve(replayed, cause=OUTSIDE)
         measured = columns[record.id][record.after - 1 :]
         earlier = partial(_tensors_at, folder, record.after, chain)
         state = State(tensors, now, stages, conditions.rounding(record.after, rounding))
@@ -107,9 +111,8 @@ def certify(
         first = _first(learner, task, recorders[task.id], now, folder, len(trained), rounding)
         records.append(attrs.evolve(first, measured=columns[task.id][first.after - 1 :]))
     files = dict(_file_digests(folder, trained))
-    statement = STATEMENT + CARRIED if has_carried(folder) else STATEMENT
     certificate = Certificate(
-        statement, overall(trained, records), trained, records, stages, now, files, processor()
+        statement(folder), overall(trained, records), trained, records, stages, now, files, processor()
     )
     write_certificate(folder, certificate)
     return certificate

@@ -52,6 +52,15 @@ CARRIED = (
 """What the statement has besides where tasks were added to a finished run and earlier ones were not evaluated
 once more."""
 
+UNCHANGED_ROWS = (
+    " Where a line of eval.jsonl has 'unchanged', tasks trained before that row that have no line in it were"
+    " not evaluated once more and have the values of the row before: no tensor that such a task reads changed"
+    " between the two rows, its stored probes had reproducible outputs, and machine, precision, versions and"
+    " threads were the same. In each such row one of these tasks was evaluated all the same and had the same"
+    " values bit for bit, if its data was there."
+)
+"""What the statement has besides where values are those of the row before."""
+
 FORMER_STATEMENTS = {
     1: "ad031fc2a5813613881ed50a9e8fb837ce721ad3cc5211110dae06eecbbf2fc6",
     2: "5020a70beaed9b93a1c9ded9faa9419b576f5b8d7c73686e74ed1d502b816577",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sidetune_core.errors import SidetuneError
 from sidetune_core.results.grouping import MethodRuns, same_stream, shared_line
 from sidetune_core.results.metrics import mean, one_unit
-from sidetune_core.results.report import RunSummary, in_percent
+from sidetune_core.results.report import LONG, RunSummary, in_percent
 from sidetune_core.results.significance import half_width
 from sidetune_core.storage.run_folder import IMAGES, open_run
 
@@ -32,20 +32,22 @@ def draw(summary: RunSummary, out: Path) -> None:
     rows = [results.initial, *results.rows]
     cells = [[float("nan") if cell is None else scale * cell for cell in row] for row in rows]
     size = len(results.tasks)
-    figure = _figure(max(6.4, 2.6 + 0.62 * size), 1.9 + 0.42 * len(rows))
+    long = size > LONG
+    figure = _figure(*((10.0, 8.0) if long else (max(6.4, 2.6 + 0.62 * size), 1.9 + 0.42 * len(rows))))
     axes = figure.add_subplot()
     measured = [cell for row in cells for cell in row if cell == cell]
     middle = (min(measured) + max(measured)) / 2 if measured else 0.0
     axes.imshow(cells, cmap="viridis" if results.higher_is_better else "viridis_r", aspect="auto")
     for i, row in enumerate(cells):
-        for j, cell in enumerate(row):
+        for j, cell in enumerate(row if not long else ()):
             if cell == cell:
                 dark = (cell < middle) == results.higher_is_better
                 text = f"{cell:.1f}" if scale == 100 else f"{cell:.3g}"
                 axes.text(j, i, text, ha="center", va="center", color="w" if dark else "k")
-    axes.set_xticks(range(size), results.tasks)
+    step = -(-size // LONG)
+    axes.set_xticks(range(0, size, step), results.tasks[::step], rotation=90 if long else 0)
     labels = ["untrained", *(f"after {task}" for task in results.tasks[: len(rows) - 1])]
-    axes.set_yticks(range(len(rows)), labels)
+    axes.set_yticks(range(0, len(rows), step), labels[::step])
     axes.set_xlabel(f"{results.metric} on task{' (%)' if scale == 100 else ''}")
     axes.set_title(summary.spec_line, fontsize="medium")
     axes.spines[:].set_visible(False)

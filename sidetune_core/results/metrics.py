@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from statistics import fmean
 
 import attrs
@@ -29,6 +30,8 @@ Row = tuple[float | None, ...]
 
 def _with_gaps(row: Sequence[float | None]) -> Row:
     """A row of R with None for each cell that is not a finite number."""
+    if all(map(math.isfinite, [cell for cell in row if cell is not None])):
+        return tuple(row)
     return tuple(cell if cell is not None and math.isfinite(cell) else None for cell in row)
 
 
@@ -85,6 +88,15 @@ class Results:
     def measured(self) -> tuple[float, ...]:
         """All measured cells, the initial row first."""
         return tuple(cell for row in (self.initial, *self.rows) for cell in row if cell is not None)
+
+    @cached_property
+    def in_unit_range(self) -> bool:
+        """Whether all measured cells are in [0, 1]."""
+        for row in (self.initial, *self.rows):
+            cells = [cell for cell in row if cell is not None]
+            if cells and not 0 <= min(cells) <= max(cells) <= 1:
+                return False
+        return True
 
 
 def have_one_unit(metrics: Sequence[str]) -> bool:
@@ -234,8 +246,8 @@ def exactly_constant(results: Results) -> bool:
     -0.0 differ. True if no task was measured twice.
     """
     for task in range(len(results.tasks)):
-        column = [row[task] for row in results.rows[task:]]
-        bits = {cell.hex() for cell in column if cell is not None}
+        column = {id(row[task]): row[task] for row in results.rows[task:]}  # carried values are one object
+        bits = {cell.hex() for cell in column.values() if cell is not None}
         if len(bits) > 1:
             return False
     return True

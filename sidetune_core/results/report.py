@@ -25,12 +25,22 @@ from sidetune_core.results.metrics import (
     average_accuracy,
     exactly_constant,
     forgetting,
+    learning_accuracy,
     mean,
     meaningful,
     one_unit,
 )
 from sidetune_core.results.run_data import EnvData
-from sidetune_core.results.tables import Table, aligned, markdown, markdown_code, markdown_text
+from sidetune_core.results.tables import (
+    Format,
+    Table,
+    aligned,
+    comma_separated,
+    markdown,
+    markdown_code,
+    markdown_text,
+    typeset,
+)
 from sidetune_core.storage.run_folder import DIVERGED, has_diverged, has_ended
 
 UNMEASURED = "·"
@@ -41,6 +51,8 @@ NOTHING_FORGOTTEN_CARRIED = (
 )
 SHOWN_GAPS = 10
 """Gaps that are listed one by one."""
+LONG = 25
+"""Tasks up to which R is shown as a matrix."""
 TRAINABLE = "trainable per task"
 """Key of `RunSummary.parameters` for the number of trainable parameters of a typical task."""
 
@@ -92,7 +104,9 @@ class RunSummary:
     network: str = ""
     """Class and digest of the network that Python gave as base; empty if it was chosen by name."""
     carried: tuple[str, ...] = ()
-    """The values of R that were carried over from an earlier row, in lines."""
+    """The values of R that an earlier version carried over to an extension, in lines."""
+    unchanged: str = ""
+    """How many values of R are those of the row before, in a sentence; empty if none is."""
     classes: tuple[str, ...] = ()
     """Classes that are recognised badly, and confusions, at the end of the run, in lines."""
     data: tuple[EnvData, ...] = ()
@@ -124,12 +138,14 @@ def gap_lines(summary: RunSummary) -> list[str]:
     ]
 
 
-def matrix_table(results: Results) -> str:
+def matrix_table(results: Results, full: bool = False) -> str:
     """R for a terminal: a row for the untrained learner and for each trained task, a column for each task.
 
     The last row ends with its mean, unless tasks have different units. Ids are shortened so that ten tasks
-    fit in 100 columns.
+    fit in 100 columns. Of more than `LONG` tasks, a row for each task, unless the matrix is asked for.
     """
+    if len(results.tasks) > LONG and not full:
+        return f"{aligned(_by_task(results, _short(results.tasks, 12)))}\n{_how_long(results)}"
     return aligned(_matrix(results, rows=_short(results.tasks, 12), columns=_short(results.tasks, 6)))
 
 
@@ -155,7 +171,8 @@ def changed_lines(summary: RunSummary) -> list[str]:
     plugins = [f"changed: {change}" for change in summary.plugin_changes]
     extensions = [f"extended: {line}" for line in (*summary.extensions, *summary.carried)]
     left_out = [f"left out: {line}" for line in summary.left_out]
-    shown = (*lines, *constant, *summary.certificate, *extensions, *plugins, *left_out)
+    unchanged = [summary.unchanged] if summary.unchanged else []
+    shown = (*lines, *constant, *unchanged, *summary.certificate, *extensions, *plugins, *left_out)
     return [escaped_line(line) for line in shown]
 
 
@@ -180,11 +197,17 @@ def run_report(summary: RunSummary) -> str:
         f"Status: {DIVERGED if summary.diverged else markdown_text(summary.status)}, {trained}. "
         f"Folder: {markdown_code(summary.folder)}",
         "## Results",
-        f"Row i, column j: {markdown_text(results.metric)} on task j after training task i. "
-        f"`{UNMEASURED}` was not measured{', or is not finite' if summary.gaps else ''}.",
-        markdown(_matrix(results, rows=results.tasks, columns=results.tasks)),
+        f"{_how_to_read(results)} `{UNMEASURED}` was not measured"
+        f"{', or is not finite' if summary.gaps else ''}.",
+        markdown(
+            _by_task(results, results.tasks)
+            if len(results.tasks) > LONG
+            else _matrix(results, rows=results.tasks, columns=results.tasks)
+        ),
         markdown(metrics_table, left={0, 2}),
     ]
+    if summary.unchanged:
+        sections.append(f"{summary.unchanged}.")
     if extensions := (*summary.extensions, *summary.carried):
         sections.append("\n".join(f"- Extended: {markdown_text(line)}" for line in extensions))
     if gaps := gap_lines(summary):
@@ -230,16 +253,62 @@ def _constant_line(summary: RunSummary) -> str:
 
 def _matrix(results: Results, rows: Sequence[str], columns: Sequence[str]) -> Table:
     """R with row labels and column headers."""
-    unit = " %" if in_percent(results) else ""
-    table = [[f"{results.metric}{unit} {'↑' if results.higher_is_better else '↓'}", *columns]]
+    percent = in_percent(results)
+    table = [[_title(results, percent), *columns]]
     measured = [results.initial, *results.rows]  # fewer rows than labels in an unfinished run
     for label, row in zip(["untrained", *rows], measured, strict=False):
-        table.append([label, *(format_value(cell, in_percent(results), 1) for cell in row)])
+        table.append([label, *(format_value(cell, percent, 1) for cell in row)])
     if one_unit(results):
-        average = format_value(average_accuracy(results), in_percent(results), 1) if results.rows else ""
+        average = format_value(average_accuracy(results), percent, 1) if results.rows else ""
         for line, cell in zip(table, ["mean", *[""] * (len(table) - 2), average], strict=True):
             line.append(cell)
     return table
+
+
+def _by_task(results: Results, labels: Sequence[str]) -> Table:
+    """The diagonal of R, its last row, and that of the untrained learner: a row for each task."""
+    percent, rows = in_percent(results), results.rows
+    last = rows[-1] if rows else (None,) * len(results.tasks)
+    after = results.tasks[len(rows) - 1] if rows else "training"
+    table = [[_title(results, percent), "untrained", "after its training", f"after {after}"]]
+    for index, label in enumerate(labels):
+        trained = rows[index][index] if index < len(rows) else None
+        cells = (results.initial[index], trained, last[index])
+        table.append([label, *(format_value(cell, percent, 1) for cell in cells)])
+    if one_unit(results):
+        means = mean(results.initial), learning_accuracy(results), average_accuracy(results)
+        table.append(["mean", *(format_value(value, percent, 1) for value in means)])
+    return table
+
+
+def _how_to_read(results: Results) -> str:
+    metric = markdown_text(results.metric)
+    if len(results.tasks) <= LONG:
+        return f"Row i, column j: {metric} on task j after training task i."
+    return f"{metric.capitalize()} on each task. {_how_long(results)}"
+
+
+def _how_long(results: Results) -> str:
+    """What is shown of a long R, and how to get all of it."""
+    return (
+        f"R of {len(results.tasks):,} tasks is shown by its diagonal and its first and last rows. All rows: "
+        "sidetune report RUN --full"
+    )
+
+
+def full_matrix(results: Results, format: Format) -> str:
+    """All rows of R in a format; in CSV with all digits."""
+    if format == "csv":
+        rows = zip(["untrained", *results.tasks], [results.initial, *results.rows], strict=False)
+        return comma_separated([[results.metric, *results.tasks], *([label, *row] for label, row in rows)])
+    if format == "text":
+        return matrix_table(results, full=True)
+    return typeset(_matrix(results, results.tasks, results.tasks), format)
+
+
+def _title(results: Results, percent: bool) -> str:
+    """The header of R."""
+    return f"{results.metric}{' %' if percent else ''} {'↑' if results.higher_is_better else '↓'}"
 
 
 def _metrics_table(results: Results, metrics: Sequence[Metric]) -> Table:
@@ -292,9 +361,7 @@ def by_task(results: Results, columns: Sequence[tuple[str, Sequence[Row]]]) -> T
 
 def in_percent(results: Results) -> bool:
     """Whether the results are accuracies in [0, 1]."""
-    return results.metric in ("accuracy", "balanced_accuracy") and all(
-        0 <= cell <= 1 for cell in results.measured
-    )
+    return results.metric in ("accuracy", "balanced_accuracy") and results.in_unit_range
 
 
 def format_value(value: float | None, percent: bool, decimals: int = 2) -> str:

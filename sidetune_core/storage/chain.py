@@ -77,6 +77,25 @@ class Content:
     """Ids of the tasks that are finished."""
     marks: Marks = attrs.field(factory=dict)
     identity: Mapping[str, Any] | None = None
+    gone: Collection[str] | None = None
+    """If `tensors` are only those that may differ from the file before: names that may have gone since. None
+    if `tensors` are all."""
+
+
+@attrs.frozen(eq=False)
+class Changes:
+    """What may differ in a learner from the newest checkpoint after a task."""
+
+    tensors: Mapping[str, Tensor]
+    """By key of the state dict, in its order; those that were touched, and those that are extra state."""
+    digests: Mapping[str, str]
+    """Of `tensors`, without those that are extra state."""
+    gone: Collection[str]
+    """Names that may have had a tensor, and have none of `tensors` now."""
+    extra: Mapping[str, Any]
+    """All extra state of modules, by key."""
+    keys: Sequence[str]
+    """Of the whole state dict, in order."""
 
 
 def make_content(
@@ -109,6 +128,34 @@ def make_content(
         name: known.get(name) or hashing.tensor_digest(name, tensor).hex() for name, tensor in tensors.items()
     }
     return Content(tensors, digests, _table(extra), _table(task_states), list(state), done, marks, identity)
+
+
+def content_of_changes(
+    changes: Changes,
+    tasks: Mapping[str, Any],
+    done: Sequence[str],
+    marks: Marks,
+    identity: Mapping[str, Any] | None,
+) -> Content:
+    """`make_content` for a learner of which only the changes are known."""
+    extra, inner = flatten(changes.extra)
+    task_states, of_tasks = flatten(tasks, TASK_STATES)
+    tensors = {**changes.tensors, **inner, **of_tasks}
+    digests = {
+        name: changes.digests.get(name) or hashing.tensor_digest(name, tensor).hex()
+        for name, tensor in tensors.items()
+    }
+    return Content(
+        tensors,
+        digests,
+        _table(extra),
+        _table(task_states),
+        changes.keys,
+        done,
+        marks,
+        identity,
+        changes.gone,
+    )
 
 
 def _table(plain: Any) -> dict[str, Any]:
@@ -266,13 +313,24 @@ class Chain:
             "done": list(content.done[len(self.done) :]),
             "marks": content.marks,
             **self._plan_identity(content.identity),
-            "tensors": difference(self.tensors.newest, content.digests).to_json(),
+            "tensors": self._plan_tensors(content).to_json(),
             "extra": difference(self.extra.newest, content.extra).to_json(),
             TASK_STATES: difference(self.task_states.newest, content.task_states).to_json(),
             "order": order_to_json(self.keys, content.keys),
         }
         text = strict_json.dumps({**values, **more})
         return parse_step(path, json.loads(text), text_digest(text)), text
+
+    def _plan_tensors(self, content: Content) -> Delta[str]:
+        before = self.tensors.newest
+        if content.gone is None:
+            return difference(before, content.digests)
+        changed = {name: digest for name, digest in content.digests.items() if before.get(name) != digest}
+        plain = [*self.extra.newest.values(), *self.task_states.newest.values()]
+        former = tensor_names(plain) if plain else set()  # tensors within other state
+        lost = set(self.keys).difference(content.keys) if content.keys != self.keys else set()
+        gone = {name for name in (*content.gone, *former, *lost) if name in before} - content.digests.keys()
+        return Delta(changed, sorted(gone))
 
     def _plan_identity(self, identity: Mapping[str, Any] | None) -> dict[str, Any]:
         if identity is not None and self._identities:

@@ -31,8 +31,10 @@ from sidetune_core.storage.chain import (
     TASK_STATES,
     WRONG_CONTENT,
     Chain,
+    Changes,
     Content,
     Unusable,
+    content_of_changes,
     make_content,
     opened,
     parse_step,
@@ -101,7 +103,7 @@ _Found = tuple[Checkpoint, Chain]
 
 def save(
     folder: Path,
-    learner: nn.Module,
+    learner: nn.Module | Changes,
     done: Sequence[str],
     marks: Marks,
     tasks: Mapping[str, Any],
@@ -115,7 +117,7 @@ def save(
 
     Args:
         folder: of the checkpoints.
-        learner: whose state is saved.
+        learner: whose state is saved, or what may differ in it from the end of `chain`.
         done: ids of the tasks that are finished.
         marks: of the run folder.
         tasks: state of the tasks by id.
@@ -128,7 +130,7 @@ def save(
         WriteError: the folder is not writable; earlier checkpoints stay.
         PluginError: the extra state of the learner, or the state of a task, has a type that cannot be saved.
     """
-    content = make_content(learner.state_dict(), tasks, done, marks, _plain(identity), digests)
+    content = _content(learner, tasks, done, marks, identity, digests)
     chain = chain if chain is not None else _chain_before(folder, done)
     path = boundary(folder, len(done))
     with writing(path):
@@ -145,7 +147,7 @@ def save(
 
 def save_mid_task(
     folder: Path,
-    learner: nn.Module,
+    learner: nn.Module | Changes,
     done: Sequence[str],
     marks: Marks,
     tasks: Mapping[str, Any],
@@ -163,7 +165,7 @@ def save_mid_task(
         WriteError: the folder is not writable; the earlier one stays.
         PluginError: the extra state of the learner, or the state of a task, has a type that cannot be saved.
     """
-    content = make_content(learner.state_dict(), tasks, done, marks, _plain(identity))
+    content = _content(learner, tasks, done, marks, identity)
     chain = chain if chain is not None else _chain_before(folder, [*done, ""])
     path = folder / MID_TASK
     before = difference(chain.digests, mid_task.before).to_json()
@@ -172,6 +174,19 @@ def save_mid_task(
     tensors = {name: content.tensors[name] for name in step.tensors.changed} | inner
     with writing(path):
         write_tensors(path, tensors, {"state": text, "sha256": step.sha256})
+
+
+def _content(
+    learner: nn.Module | Changes,
+    tasks: Mapping[str, Any],
+    done: Sequence[str],
+    marks: Marks,
+    identity: Identity | None,
+    digests: Mapping[str, str] | None = None,
+) -> Content:
+    if isinstance(learner, Changes):
+        return content_of_changes(learner, tasks, done, marks, _plain(identity))
+    return make_content(learner.state_dict(), tasks, done, marks, _plain(identity), digests)
 
 
 def _chain_before(folder: Path, done: Sequence[str]) -> Chain:

@@ -81,6 +81,9 @@ DONE, DIVERGED = "done", "diverged"
 UNKNOWN = "unknown"
 """The status of a run whose file ``status`` is missing or damaged."""
 
+LAST_BYTES = 2**16
+"""Of the last lines of a file."""
+
 Marks = Mapping[str, Sequence[Any]]
 """For each of `LINES`, its size in bytes and SHA-256 at a checkpoint."""
 
@@ -93,7 +96,7 @@ class RunFolder:
     ``data.json``           what the data consisted of when they were read (see `config.data_record`)
     ``status``              ``running``, ``done``, ``diverged: …``, ``interrupted`` or ``failed: …``
     ``metrics.jsonl``       training curves
-    ``eval.jsonl``          a line for each evaluation: the cells of R
+    ``eval.jsonl``          a line for each evaluation: the cells of R (see `storage.evaluations`)
     ``moved.jsonl``         the tensors that each task changed
     ``parameters.jsonl``    numbers of parameters, ``seconds.jsonl`` time and memory
     ``checkpoints/``        the base, what each task adds, and the state within the current task
@@ -171,7 +174,9 @@ class RunFolder:
         if not isinstance(tasks, list):
             raise RunError(f"{self.path / 'run.json'} is damaged: it has no list of tasks")
         last = len(tasks) - 1
-        return any(line.get("after") == last for line in self.lines("eval.jsonl"))
+        return any(
+            line.get("after") == last for read in (self.last_lines, self.lines) for line in read("eval.jsonl")
+        )
 
     @property
     def checkpoints(self) -> Path:
@@ -220,6 +225,22 @@ class RunFolder:
         except (ValueError, RecursionError) as error:
             if strict and line.endswith("\n"):  # otherwise it was cut off
                 raise ValueError(f"line {len(records) + 1} of {name}") from error
+        return records
+
+    def last_lines(self, name: str) -> list[dict[str, Any]]:
+        """The last lines of a ``.jsonl`` file, in about `LAST_BYTES` of it, without those that are cut off or
+        damaged."""
+        path = self.path / name
+        if not path.is_file():
+            return []
+        with path.open("rb") as file:
+            start = max(path.stat().st_size - LAST_BYTES, 0)
+            file.seek(start)
+            lines = file.read(LAST_BYTES).decode(errors="replace").splitlines()[bool(start) :]
+        records = []
+        for line in lines:
+            with suppress(ValueError, RecursionError):
+                records.append(_json_object(line))
         return records
 
     def marks(self, *further: str) -> Marks:

@@ -28,13 +28,13 @@ from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.batches import batches
 from sidetune_core.training.context import Context
-from sidetune_core.training.evaluate import evaluate, evaluate_untrained
+from sidetune_core.training.evaluate import evaluate, evaluate_untrained, measure, record
 from sidetune_core.training.handover import Handover
+from sidetune_core.training.memo import Memo
 from sidetune_core.training.recorder import Boundary, Recorder
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.steps import StageTraining
 from sidetune_core.training.trainable import digests, freeze, set_trainable
-from sidetune_core.training.unchanged import Earlier
 
 
 class Workers(Protocol):
@@ -77,7 +77,7 @@ def learn(
     tasks: Sequence[Task],
     context: Context,
     recorder: Recorder,
-    earlier: Earlier | None = None,
+    memo: Memo | None = None,
     workers: Workers | None = None,
 ) -> None:
     """Train a learner on `tasks` in order, or on all at once if it is joint, from the latest checkpoint if
@@ -96,7 +96,7 @@ def learn(
         tasks: all tasks of the run; those before an extension need no data.
         context: of the run.
         recorder: of the run.
-        earlier: the tasks before an extension; None for a run that is not extended.
+        memo: of the evaluations of the run; None to evaluate every task after every stage.
         workers: processes that train stages side by side; None to train them here, one after another.
 
     Raises:
@@ -107,13 +107,14 @@ def learn(
     """
     context.machine.place(learner)
     shared = set(learner.state_dict())
-    earlier = earlier if earlier is not None else Earlier()
+    memo = memo if memo is not None else Memo()
     resumed = context.group.broadcast_from_main(recorder.latest_checkpoint)
     recorder.rewind(resumed)
     done = resumed.done if resumed else []
     mid_task = resumed if resumed and resumed.mid_task else None
-    if mid_task is None and len(done) == earlier.count:
-        evaluate_untrained(learner, tasks, context, recorder, earlier.count)
+    if mid_task is None and len(done) == memo.first:
+        evaluate_untrained(learner, tasks, context, recorder, memo.first)
+    memo.resume(done, context.group)
     if resumed is not None:
         _resume(learner, tasks, resumed, context, recorder)
     stages = [Stage(tasks)] if learner.joint else [Stage([task]) for task in tasks]
@@ -133,7 +134,7 @@ def learn(
             trained = train_stage(learner, stage, seen, handover or mid_task, context, recorder)
         else:
             trained = take_over(learner, stage, seen, handover, context, recorder)
-        cells = close_stage(learner, trained, context, recorder, earlier)
+        cells = close_stage(learner, trained, context, recorder, memo)
         mid_task = None
         one_unit = have_one_unit([task.metric for task in tasks])
         average = f", mean over tasks so far {format_value(mean(cells), False)}" if one_unit else ""
@@ -240,7 +241,7 @@ def take_over(
 
 
 def close_stage(
-    learner: Learner, trained: TrainedStage, context: Context, recorder: Recorder, earlier: Earlier
+    learner: Learner, trained: TrainedStage, context: Context, recorder: Recorder, memo: Memo
 ) -> list[float | None]:
     """Evaluate the tasks trained so far, certify and save; returns the new row of R.
 
@@ -249,22 +250,41 @@ def close_stage(
         trained: what the stage has done.
         context: of the run.
         recorder: of the run.
-        earlier: the tasks before an extension.
+        memo: of the evaluations of the run.
     """
-    seen = trained.seen
+    seen, stage = trained.seen, trained.stage
     probes = record_probes(learner, seen, context)
-    measured: Mapping[str, Mapping[str, Evaluation]] = {}
+    evaluations: dict[str, Mapping[str, Evaluation]] = {}
     if trained.handover is not None:
-        measured = trained.handover.evaluations
+        evaluations |= trained.handover.evaluations
         for task_id, recorded in trained.handover.probes.items():
             probes[task_id].recorded = recorded
-    carried = earlier.carried(learner, seen, probes, context)
-    seen = earlier.with_data(seen, carried)
-    cells = evaluate(seen, probes, context, recorder, after=len(seen) - 1, carried=carried, measured=measured)
-    replays = {task_id: cell.replay for task_id, cell in carried.items()}
-    boundary = Boundary(learner, trained.stage, seen, probes, trained.before, trained.at_start, replays)
+    row = memo.plan(learner, stage.tasks, seen, probes, context)
+    seen = memo.with_data(seen, row)
+    wanted = row.measured - evaluations.keys()
+    evaluations |= measure([task for task in seen if task.id in wanted], probes, context)
+    first, row = row, memo.check(row, evaluations, seen)
+    if row is not first:
+        recorder.warning(memo.contradiction(row, evaluations, learner))
+        seen = memo.with_data(seen, row)
+        evaluations |= measure([task for task in seen if task.id not in first.measured], probes, context)
+    record([task for task in seen if task.id in row.measured], evaluations, recorder, row.number)
+    if len(row.measured) < len(seen):
+        recorder.unchanged(row.number)
+    memo.add(row, evaluations)
+    boundary = Boundary(
+        learner,
+        stage,
+        seen,
+        probes,
+        trained.before,
+        trained.at_start,
+        memo.replays,
+        row.measured,
+        memo.outside,
+    )
     recorder.save_boundary(boundary, context)
-    return cells
+    return [memo.cell(task) for task in seen]
 
 
 def _warn_of_large_batches(stage: Stage, context: Context, recorder: Recorder) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from sidetune_core.assembly.finite import FiniteCheck
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.issue import certify
-from sidetune_core.certificate.measured import UNCHANGED_SINCE
 from sidetune_core.certificate.probes import ProbeRecorder, Replay
 from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import new_warnings
@@ -30,13 +29,13 @@ from sidetune_core.errors import RunError, WeightsError, WriteError
 from sidetune_core.interfaces.capabilities import HasVisualisations, task_states
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
-from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint, images
 from sidetune_core.storage.ahead import ahead_path, delete_ahead
 from sidetune_core.storage.atomic import writing
 from sidetune_core.storage.chain import Chain, Unusable
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.storage.compaction import Disk, Keep, drop_superseded
+from sidetune_core.storage.evaluations import FILE, read_evaluations, unchanged_line
 from sidetune_core.storage.run_folder import DOCUMENTS, IMAGES, SECONDS, TENSORBOARD, Clock, RunFolder
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.threads import Threads
@@ -67,6 +66,11 @@ class Boundary:
     """Names of the tensors that the learner had before the first task; empty after a later stage."""
     replays: Mapping[str, Replay] = attrs.field(factory=dict)
     """Of the probes of earlier tasks, by id, where they were replayed after the stage."""
+    measured: Collection[str] | None = None
+    """Ids of the tasks in `seen` that have been evaluated after the stage; None for all."""
+    outside: Collection[str] = ()
+    """Ids of the tasks that had other values when they were evaluated once more, although nothing that they
+    read had changed."""
 
 
 class Recorder:
@@ -126,11 +130,14 @@ class Recorder:
         split: str,
         metrics: Mapping[str, float | None],
         not_finite: str = "",
-        since: int | None = None,
     ) -> None:
         """An evaluation of a split: a cell of R, where `after` is the index of the task trained last.
-        `not_finite` is why metrics are None, which are gaps; `since` is the row that they were carried over
-        from.
+        `not_finite` is why metrics are None, which are gaps.
+        """
+
+    def unchanged(self, after: int) -> None:
+        """The tasks trained before row `after` of R that were not evaluated have the values of the row
+        before.
         """
 
     def gap(self, task: Task, split: str, reason: str) -> None:
@@ -156,7 +163,7 @@ class Recorder:
         """Add processor time of worker processes."""
 
     def draw_results(self) -> None:
-        """One TensorBoard curve for each task: its metric after each task of the stream."""
+        """One TensorBoard curve for each task: its metric, as measured, after tasks of the stream."""
 
     def report_missing(self) -> None:
         """Report files of the certificate that are gone, at the end of the run."""
@@ -269,17 +276,17 @@ class RunRecorder(Recorder):
         split: str,
         metrics: Mapping[str, float | None],
         not_finite: str = "",
-        since: int | None = None,
     ) -> None:
         cell = {"after": after, "task": task, "split": split, "figures": dict(metrics)}
         if not_finite:
             cell["not_finite"] = not_finite
-        if since is not None:
-            cell[UNCHANGED_SINCE] = since
-        self.folder.append("eval.jsonl", cell)
+        self.folder.append(FILE, cell)
         if not_finite and set(metrics.values()) == {None}:
             with self._by_products.optional(self.folder.path / DOCUMENTS):
                 self.folder.delete_documents(f"{task}-{split}")
+
+    def unchanged(self, after: int) -> None:
+        self.folder.append(FILE, unchanged_line(after))
 
     def gap(self, task: Task, split: str, reason: str) -> None:
         if task.id not in self._with_gaps:
@@ -309,7 +316,8 @@ class RunRecorder(Recorder):
         if context.cache is not None:
             context.cache.save()
         for task in seen:
-            if not isinstance(task, HasVisualisations):
+            measured = boundary.measured is None or task.id in boundary.measured
+            if not measured or not isinstance(task, HasVisualisations):
                 continue
             drawn = _visualisations(
                 task, FiniteCheck(make_predict(learner, task, context.machine), task.outputs)
@@ -360,11 +368,12 @@ class RunRecorder(Recorder):
         self._clock.add(seconds)
 
     def draw_results(self) -> None:
-        results = read_results(self.folder)
-        for step, row in enumerate(results.rows):
-            for task, value in zip(results.tasks, row, strict=True):
-                if value is not None:
-                    self._scalars({f"R/{task}": value}, step)
+        tasks = self.folder.read_json("run.json")["tasks"]
+        metrics = {task["id"]: task["metric"] for task in tasks}
+        for line in read_evaluations(self.folder).lines:
+            if line["split"] == "test" and line["after"] >= 0:
+                value = line["figures"][metrics[line["task"]]]
+                self._scalars({f"R/{line['task']}": value}, line["after"])
 
     def report_missing(self) -> None:
         with suppress(RunError):  # a damaged certificate is left out of the report, which says so
@@ -402,6 +411,7 @@ class RunRecorder(Recorder):
                 precision,
                 self._identity,
                 boundary.replays,
+                boundary.outside,
             )
         except (WriteError, WeightsError, OSError) as error:
             self._by_products.leave_out(path, error)

@@ -67,6 +67,7 @@ from sidetune_core.training.execution import Execution
 from sidetune_core.training.extended_job import Plan, assemble_extended
 from sidetune_core.training.job import Job, assemble, describe, make_cache, open_stream
 from sidetune_core.training.loop import learn
+from sidetune_core.training.memo import Memo
 from sidetune_core.training.recorder import Recorder, RunRecorder, tensorboard
 from sidetune_core.training.side_by_side import side_by_side
 from sidetune_core.training.worker_count import Count, check_workers, parse_workers, wanted_threads
@@ -448,8 +449,8 @@ def _train(job: Job, folder: RunFolder, how: Execution) -> Run:
         )
         _write_cards(job, folder, by_products)
         _write_data(job, folder, by_products)
-        earlier = job.make_earlier(folder) if job.make_earlier is not None else None
-        learn(job.learner, job.tasks, context, recorder, earlier, team)
+        make_memo = job.extended_memo or (lambda folder: Memo(folder, job.identity))
+        learn(job.learner, job.tasks, context, recorder, make_memo(folder), team)
         recorder.draw_results()
         recorder.report_missing()
     return Run(folder, job.learner, job.tasks, job.machine, job.group.is_main)

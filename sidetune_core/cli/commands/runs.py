@@ -15,7 +15,14 @@ from sidetune_core.io.printable import counted, indented, one_line
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
 from sidetune_core.results.grouping import MethodRuns, group_runs, in_present_names, left_out, same_stream
 from sidetune_core.results.metrics import MAIN, Metric
-from sidetune_core.results.report import RunSummary, changed_lines, gap_lines, matrix_table, metrics_lines
+from sidetune_core.results.report import (
+    RunSummary,
+    changed_lines,
+    full_matrix,
+    gap_lines,
+    matrix_table,
+    metrics_lines,
+)
 from sidetune_core.results.summary import summarise
 from sidetune_core.results.tables import Format
 from sidetune_core.storage.run_folder import open_run
@@ -29,6 +36,7 @@ def report(
     figure: Path | None = None,
     curve: str = "",
     images: str = "",
+    full: Switch = False,
 ) -> int:
     """Report one run, or compare several, from the run folders alone.
 
@@ -46,12 +54,19 @@ def report(
         curve: draw this training metric over steps instead of R: 'mean_loss', or 'return' or 'success' of
             rollouts.
         images: draw the saved images of this dense task: input, target and the prediction of each method.
+        full: print all rows and columns of R of one run, however many tasks it has; csv has numbers in full
+            precision.
     """
     if not runs:
         raise SidetuneError("no run given: sidetune report runs/*")
     summaries = _summaries(runs)
     extra = _against(reference, summaries) if reference is not None else ()
     single = len(summaries) == 1 and group_by == "auto"
+    if full:
+        if not single or figure is not None:
+            raise SidetuneError("--full prints R of one run: sidetune report RUN --full")
+        print(full_matrix(summaries[0].results, format))
+        return 0
     if single and figure is None and format == "text":
         (summary,) = summaries
         print(f"{one_line(summary.spec_line)}\n\n{matrix_table(summary.results)}\n")

@@ -1,0 +1,378 @@
+"""A learner that is followed from stage to stage, so that a task costs what it adds and changes.
+
+Walking over the modules of a learner, hashing its tensors and building its state dict take longer with every
+task that it has learned. A `TrackedLearner` does each once and then compares flat lists: the ids of members,
+and for each tensor its address and how often it was written to (`torch.Tensor._version`), which takes about
+a millisecond for a thousand modules. Only what differs is walked over and hashed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import compress
+from operator import attrgetter
+
+import attrs
+from torch import Tensor, nn
+
+from sidetune_core.errors import PluginError, shorten
+from sidetune_core.hashing import digests, tensor_digest
+from sidetune_core.interfaces.learner import Learner
+from sidetune_core.interfaces.networks import Base
+from sidetune_core.interfaces.training import Trainable, members
+from sidetune_core.storage.chain import Changes
+from sidetune_core.system.device import Machine
+from sidetune_core.training.module_tree import Entry, ModuleTree, Node, distinct
+
+SAMPLE = 8
+SAMPLE_BYTES = 2**22
+"""Tensors, and about how many bytes of them, that a refresh hashes although they seem unchanged."""
+
+ALWAYS_THOROUGH = 8
+"""Stages at whose end all tensors are hashed; after them, whenever their number has doubled."""
+
+
+@attrs.frozen
+class Difference:
+    """Names of tensors, by what happened to them."""
+
+    changed: frozenset[str] = frozenset()
+    """They existed before, with other bits."""
+    new: frozenset[str] = frozenset()
+    gone: frozenset[str] = frozenset()
+
+    @property
+    def replaced(self) -> frozenset[str]:
+        """Names that existed and have no longer the bits that they had."""
+        return self.changed | self.gone
+
+
+class Journal:
+    """What has changed since some moment, as a `TrackedLearner` notices it."""
+
+    def __init__(self, before: Mapping[str, str | None] | None = None) -> None:
+        self.before = dict(before or {})
+        """The digest that a tensor had then, for those that were new, changed or gone at some time since;
+        None if it did not exist."""
+
+    def difference(self, now: Mapping[str, str]) -> Difference:
+        """What differs now; a tensor that has its former bits again does not."""
+        touched = [(name, before, now.get(name)) for name, before in self.before.items()]
+        return Difference(
+            frozenset(name for name, old, new in touched if None not in (old, new) and old != new),
+            frozenset(name for name, old, new in touched if old is None and new is not None),
+            frozenset(name for name, old, new in touched if old is not None and new is None),
+        )
+
+
+class TrackedLearner:
+    """A learner's modules and tensors, and the digests of its tensors, kept up to date without walking over
+    all of it after every task.
+
+    Writes in place through ``.data`` or a NumPy view do not change a tensor's version. So a refresh also
+    hashes what was trainable or in training mode, and a rotating sample of the rest; a thorough one hashes
+    everything.
+
+    Args:
+        learner: to follow.
+        always_thorough: hash all tensors in every refresh.
+    """
+
+    def __init__(self, learner: Learner, always_thorough: bool = False) -> None:
+        self.learner = learner
+        self.always_thorough = always_thorough
+        self.digests: dict[str, str] = {}
+        """SHA-256 by name of the tensors of the state dict and of non-persistent buffers, as of the last
+        refresh."""
+        self.writes_unseen: list[str] = []
+        """Names of tensors that were written to through ``.data``, as far as that was found."""
+        self.transient: set[str] = set()
+        """Names of buffers that the state dict leaves out."""
+        self._tree = ModuleTree(learner)
+        self._released: dict[str, Entry] = {}
+        self._journals: list[Journal] = []
+        self._cursor = 0
+        self._was_thorough = True
+        self._custom: dict[str, str] = {}
+        self._custom_keys: list[str] = []
+        self.refresh(thorough=True)
+
+    # What the learner consists of, as of the last look at it.
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """Every module under each of its names, in the order of `nn.Module.named_modules`."""
+        return self._tree.modules
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """As `nn.Module.parameters` returns them, without walking."""
+        return self._tree.parameters()
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Every parameter and buffer under each of its names, non-persistent ones included."""
+        return self._tree.tensors
+
+    @property
+    def names_at(self) -> Mapping[int, list[str]]:
+        """The names of the tensors at an address of memory."""
+        return self._tree.names_at
+
+    @property
+    def bases(self) -> Sequence[Base]:
+        """Its bases, each once."""
+        return list(dict.fromkeys(self._tree.bases))
+
+    @property
+    def state_keys(self) -> Sequence[str]:
+        """The keys of its state dict, in order."""
+        return self._custom_keys if self._tree.custom else self._tree.keys
+
+    @property
+    def named_digests(self) -> Mapping[str, str]:
+        """Digests of parameters and buffers only, which are all, unless a state dict has others."""
+        if not self._tree.custom:
+            return self.digests
+        return {name: self.digests[name] for name in self._tree.tensors}
+
+    def state_digests(self) -> dict[str, str]:
+        """Digests of the tensors of the state dict, in its order."""
+        if self._tree.custom:
+            return dict(self._custom)
+        return {key: self.digests[key] for key in self._tree.keys if key in self.digests}
+
+    def names_of(self, items: Iterable[nn.Module | nn.Parameter]) -> list[str | None]:
+        """The first name of each module or parameter; None for one that is not the learner's."""
+        names = {id(tensor): name for name, tensor in reversed(self._tree.tensors.items())}
+        names |= {id(node.module): node.name for node in reversed(self._tree.nodes)}
+        return [names.get(id(item)) for item in items]
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that require a gradient, in the order of `nn.Module.parameters`."""
+        return distinct(self._trainable())
+
+    def below(self, kind: type[nn.Module]) -> set[int]:
+        """Ids of the trainable parameters that belong to a module of some class, or to a part of one."""
+        return {
+            id(entry.tensor)
+            for entry in self._trainable()
+            if any(isinstance(node.module, kind) for node in entry.node.path())
+        }
+
+    # What is done to it.
+
+    def look(self) -> None:
+        """Notice which modules and tensors are other objects now, or new, or gone."""
+        self._tree.update()
+
+    def place(self, machine: Machine) -> None:
+        """Move what is new to the device."""
+        self._tree.update()
+        for module in self._tree.take_new(partial(_is_placed, machine)):
+            machine.place(module)
+
+    def check_owned(self, trainable: Trainable, method: str) -> None:
+        """Check what a method of the learner has returned.
+
+        Raises:
+            PluginError: an item is not the learner's.
+        """
+        items = members(trainable)
+        for item, name in zip(items, self.names_of(items), strict=True):
+            if name is None:
+                raise PluginError(
+                    f"{type(self.learner).__name__}.{method}() returned a {type(item).__name__} that it does "
+                    "not own; assign it to an attribute of the learner first"
+                )
+
+    def freeze(self) -> None:
+        """No gradients, and eval mode: in training mode batch norm would drift even without a gradient."""
+        self._tree.update()
+        self._note_released()
+        for entry in self._trainable():
+            entry.tensor.requires_grad_(False)
+        for node in list(self._in_training()):
+            if node.module.training:
+                node.decides_on_mode().module.eval()
+
+    def set_trainable(self, trainable: Trainable) -> None:
+        """Freeze the learner, then release some of its modules and parameters."""
+        self.freeze()
+        for item in members(trainable):
+            item.requires_grad_(True)
+            if isinstance(item, nn.Module):
+                item.train()
+        self._note_released()
+
+    # What has changed.
+
+    def journal(self, before: Mapping[str, str] | None = None) -> Journal:
+        """A journal that the next refreshes keep.
+
+        Args:
+            before: digests at the moment to compare with, by name; None for the present.
+        """
+        journal = Journal()
+        if before is not None:
+            now = self.state_digests()
+            for name in before.keys() | now.keys():
+                if before.get(name) != now.get(name):
+                    journal.before[name] = before.get(name)
+        self._journals.append(journal)
+        return journal
+
+    def forget(self, journal: Journal) -> None:
+        """Keep a journal no longer."""
+        self._journals = [one for one in self._journals if one is not journal]
+
+    def refresh(self, thorough: bool = False) -> Difference:
+        """Bring all of this up to date.
+
+        Args:
+            thorough: hash every tensor.
+
+        Returns:
+            What differs from the last refresh.
+
+        Raises:
+            PluginError: a tensor was written to in a way that went unnoticed for some stages.
+        """
+        tree, every = self._tree, thorough or self.always_thorough or bool(self.writes_unseen)
+        tree.update()
+        if every:
+            tree.rebuild()
+        every = every or bool(tree.custom)
+        self._note_released()
+        seen = {entry.name: entry for entry in tree.written()}
+        seen |= {entry.name: entry for entry in tree.sharing(self._released.values())}
+        others = [entry for entry in (tree.entries if every else self._sample()) if entry.name not in seen]
+        found = {entry.name: tensor_digest(entry.name, entry.tensor).hex() for entry in seen.values()}
+        unseen = []
+        for entry in others:
+            digest = tensor_digest(entry.name, entry.tensor).hex()
+            if entry.name in self.digests and digest != self.digests[entry.name]:
+                unseen.append(entry.name)
+            found[entry.name] = digest
+        gone = {name for name in tree.take_gone() if name in self.digests}
+        if tree.custom or self._custom:
+            state = self._custom_state()
+            found |= {name: digest for name, digest in state.items() if name not in tree.tensors}
+            gone |= self._custom.keys() - state.keys()
+            self._custom = state
+        self.transient |= {entry.name for entry in seen.values() if not entry.is_persistent}
+        difference = self._adopt(found, frozenset(gone - found.keys() - tree.tensors.keys()))
+        self._released = {entry.name: entry for entry in self._active()}
+        if unseen:
+            self._report(unseen)
+        self._was_thorough = every
+        return difference
+
+    def changes(self, journal: Journal) -> Changes | nn.Module:
+        """What a checkpoint has to hold of the learner, after another one: all of it, if a module makes its
+        part of the state dict by code of its own.
+
+        Args:
+            journal: what has changed since the other one.
+        """
+        if self._tree.custom:
+            return self.learner
+        tensors = dict(self._touched(journal))
+        extra = self._tree.extra_state()
+        of_extra = {key: value for key, value in extra.items() if isinstance(value, Tensor)}
+        keys = self._tree.keys
+        return Changes(
+            tensors=tensors | of_extra,
+            digests={key: self.digests[key] for key in tensors},
+            gone=[name for name in journal.before if name not in tensors],
+            extra={key: value for key, value in extra.items() if key not in of_extra},
+            keys=keys,
+        )
+
+    def _touched(self, journal: Journal) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of the state dict that a journal names, in order."""
+        tensors = self._tree.tensors
+        for key in self.state_keys:
+            if key in journal.before and key in tensors:
+                yield key, tensors[key]
+
+    def _adopt(self, found: Mapping[str, str], gone: frozenset[str]) -> Difference:
+        changed, new = set[str](), set[str]()
+        for name, digest in found.items():
+            before = self.digests.get(name)
+            if before == digest:
+                continue
+            (new if before is None else changed).add(name)
+            self._note(name, before)
+            self.digests[name] = digest
+        for name in gone:
+            self._note(name, self.digests.pop(name, None))
+        return Difference(frozenset(changed), frozenset(new), gone)
+
+    def _note(self, name: str, before: str | None) -> None:
+        for journal in self._journals:
+            journal.before.setdefault(name, before)
+
+    def _custom_state(self) -> dict[str, str]:
+        """Digests of a state dict that a module makes by code of its own, whose tensors are not followed."""
+        state = self.learner.state_dict()
+        self._custom_keys = list(state)
+        return digests({key: value for key, value in state.items() if isinstance(value, Tensor)})
+
+    def _sample(self) -> list[Entry]:
+        """Some of the tensors, in turn."""
+        entries = self._tree.entries
+        chosen, size = list[Entry](), 0
+        while entries and len(chosen) < min(SAMPLE, len(entries)) and size < SAMPLE_BYTES:
+            entry = entries[self._cursor % len(entries)]
+            chosen.append(entry)
+            size += entry.tensor.nbytes
+            self._cursor = (self._cursor + 1) % len(entries)
+        return chosen
+
+    def _report(self, names: Collection[str]) -> None:
+        """Tensors were written to, and their versions do not say so."""
+        self.writes_unseen += [name for name in names if name not in self.writes_unseen]
+        if self._was_thorough:
+            return  # it was found at once, and from now on everything is hashed
+        raise PluginError(
+            f"{type(self.learner).__name__} writes to {shorten(sorted(names))} through .data or a NumPy "
+            "view, which PyTorch does not record: values of R since all tensors were last hashed may be "
+            "carried over from before such a write. Write in place under torch.no_grad() instead, or hash "
+            "and measure everything after every task: --train.evaluate all"
+        )
+
+    def _trainable(self) -> list[Entry]:
+        tree = self._tree
+        flags = map(attrgetter("requires_grad"), tree.flat)
+        return [entry for entry in compress(tree.entries, flags) if entry.is_parameter]
+
+    def _in_training(self) -> list[Node]:
+        return list(compress(self._tree.nodes, map(attrgetter("training"), self._tree.modules)))
+
+    def _active(self) -> Iterator[Entry]:
+        """Tensors that training may change now."""
+        yield from self._trainable()
+        for node in self._in_training():
+            yield from node.own
+
+    def _note_released(self) -> None:
+        for entry in self._active():
+            self._released[entry.name] = entry
+
+
+def is_thorough(stage: int) -> bool:
+    """Whether all tensors are hashed, and all probes replayed, after a stage.
+
+    Args:
+        stage: number of stages so far, from 1.
+    """
+    return stage <= ALWAYS_THOROUGH or not stage & (stage - 1)
+
+
+def _is_placed(machine: Machine, tensor: Tensor) -> bool:
+    """Whether `Machine.place` would leave a tensor as it is."""
+    if tensor.device != machine.device or tensor.ndim > 4:
+        return False
+    return tensor.ndim < 4 or tensor.is_contiguous(memory_format=machine.memory_format)
