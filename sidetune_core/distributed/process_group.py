@@ -1,9 +1,15 @@
 """Data-parallel runs in several processes, as `torchrun` starts them: each has a shard of every batch,
 gradients are summed.
 
-They are summed by one all-reduce after the backward pass and not by DistributedDataParallel, because the
-trainable parameters change from task to task, penalties read weights outside of `forward`, some parameters
-get no gradient, and the norm of the sum is what is clipped.
+They are summed by one all-reduce after the backward pass and not by DistributedDataParallel. Wrapped around
+`Learner.losses`, with a process group of its own and a new wrapper for every phase, that gives the same bits
+at the same cost (`benchmarks/data_parallel.py`, which has both), but not everywhere:
+
+- Where the loss of one shard reaches no parameter (masked examples, rare classes), the others wait for it
+  until the timeout. Here that shard adds nothing.
+- It refuses networks with reentrant activation checkpointing while it looks for unused parameters, which it
+  must, since heads of tasks get gradients in turn.
+- It prints a warning of its own for every wrapper whose parameters are all used.
 """
 
 from __future__ import annotations

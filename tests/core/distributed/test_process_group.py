@@ -122,6 +122,14 @@ def test_what_is_stored_and_replayed_does_not_depend_on_processes_and_micro_batc
 
 
 @posix
+def test_a_shard_without_a_gradient_adds_none(server: Order, image_archive: Path, tmp_path: Path) -> None:
+    spec = make_spec(image_archive, "partial:Partial")
+    succeed(server(1, tmp_path / "one", spec))
+    succeed(server(2, tmp_path / "two", spec))
+    assert_same(tmp_path / "two", tmp_path / "one")
+
+
+@posix
 def test_a_signal_to_one_process_stops_all_at_the_same_step_and_another_number_goes_on(
     server: Order, image_archive: Path, tmp_path: Path
 ) -> None:
