@@ -19,6 +19,7 @@ from sidetune_core.errors import FitError, OptionError, PluginError
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import TaskHandler
 from sidetune_core.interfaces.learner import Learner
+from sidetune_core.interfaces.networks import Base, set_precision
 from sidetune_core.serving.task_copy import copy_for_task
 from sidetune_core.storage.atomic import write_bytes, writing
 
@@ -45,7 +46,8 @@ class TaskNetwork(nn.Module):
         task: its name in the learner.
         card: of the task.
         transform: what preprocesses tensors (see `TaskHandler.transform`).
-        bf16: compute under autocast to bfloat16, as the run did.
+        bf16: compute under autocast to bfloat16, as the run did; a base that the run did not train has its
+            own precision, that of the run.
     """
 
     def __init__(
@@ -55,6 +57,17 @@ class TaskNetwork(nn.Module):
         self.learner, self.transform = learner, transform
         self.task, self.card, self.bf16 = task, card, bf16
         self.eval()
+
+    @property
+    def rounds(self) -> bool:
+        """Whether any part of it computes in bfloat16."""
+        bases = (module for module in self.learner.modules() if isinstance(module, Base))
+        return self.bf16 or any(base._precision == "bf16" for base in bases)
+
+    def use_float32(self) -> None:
+        """Compute all of it in float32."""
+        self.bf16 = False
+        set_precision(self.learner, (), None)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -119,7 +132,7 @@ def write_network(model: Model, task: str, path: Path, format: Format) -> None:
     if format not in get_args(Format):
         raise OptionError(f"no format '{format}'; there are {', '.join(get_args(Format))}")
     network = model.module(task).cpu()
-    network.bf16 = False
+    network.use_float32()
     write, run = FORMATS[format]
     what = f"task '{task}' cannot be written as {format}"
     with _explained(what):

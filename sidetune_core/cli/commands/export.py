@@ -112,7 +112,7 @@ def _export_network(run: Path, task: str, out: Path | None, format: Format, trus
     for name, path in paths.items():
         write_network(model, name, path, format)
         print(f"{one_line(path)}: task {one_line(name)}, {_megabytes(path.stat().st_size)}")
-        if model.module(name).bf16:
+        if model.module(name).rounds:
             print("  note: it computes in float32, and the run in bfloat16: outputs differ by that rounding")
     return 0
 
