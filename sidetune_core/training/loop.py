@@ -34,7 +34,7 @@ from sidetune_core.training.memo import Memo
 from sidetune_core.training.recorder import Boundary, Recorder
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.steps import StageTraining
-from sidetune_core.training.trainable import digests, freeze, set_trainable
+from sidetune_core.training.trainable import digests, entry_digests, freeze, set_trainable
 
 
 class Workers(Protocol):
@@ -54,7 +54,7 @@ class Workers(Protocol):
 
         Args:
             learner: after the stages before.
-            shared: names of the entries of its state dict before its first task.
+            shared: digests of the entries of its state dict before its first task.
             tasks: of the run.
             stages: those that are left.
             resumed: a checkpoint within the first of them, or None.
@@ -106,7 +106,8 @@ def learn(
         WriteError: the run folder cannot be written; what was there stays.
     """
     context.machine.place(learner)
-    shared = set(learner.state_dict())
+    unstarted = learner.state_dict() if workers is not None else {}
+    shared = set(entry_digests(unstarted).values())
     memo = memo if memo is not None else Memo()
     resumed = context.group.broadcast_from_main(recorder.latest_checkpoint)
     recorder.rewind(resumed)

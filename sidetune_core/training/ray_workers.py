@@ -26,6 +26,7 @@ from sidetune_core.training.job import Job, assemble, make_cache, open_stream
 from sidetune_core.training.portable_error import portable
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.stage_worker import StageWorker
+from sidetune_core.training.trainable import entry_digests
 from sidetune_core.training.workers import Assignment, Message
 
 OPTION = "--workers ray"
@@ -73,7 +74,7 @@ class StageActor:
             save_every=order.save_every,
         )
         context.machine.place(job.learner)
-        shared = set(job.learner.state_dict())
+        shared = set(entry_digests(job.learner.state_dict()).values())
         self._worker = StageWorker(job.learner, shared, job.tasks, 0, context, folder, job.identity)
 
     def train(self, count: int, size: int, since: int, continues: str) -> tuple[str, float, Any]:

@@ -7,11 +7,9 @@ since the learner only declares it (`Learner.independent_tasks`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 import attrs
 
-from sidetune_core import hashing
 from sidetune_core.assembly.build import start_task
 from sidetune_core.certificate.probes import ProbeRecorder, track_reads
 from sidetune_core.config.identity import Identity
@@ -21,7 +19,6 @@ from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.seeding import seeded
 from sidetune_core.storage.checkpoint import Checkpoint
-from sidetune_core.storage.nested_state import flatten
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.training.context import Context
 from sidetune_core.training.evaluate import evaluate_splits
@@ -29,6 +26,7 @@ from sidetune_core.training.handover import Handover
 from sidetune_core.training.handover_recorder import HandoverRecorder
 from sidetune_core.training.loop import record_probes, train_stage
 from sidetune_core.training.stage import Stage
+from sidetune_core.training.trainable import entry_digests
 
 
 @attrs.define(eq=False)
@@ -37,7 +35,7 @@ class StageWorker:
 
     Args:
         learner: in which the first `started` tasks are started.
-        shared: names of the entries of its state dict before its first task.
+        shared: digests of the entries of its state dict before its first task (see `entry_digests`).
         tasks: of the run.
         started: number of tasks that were started.
         context: of the run.
@@ -77,7 +75,7 @@ class StageWorker:
         for task in seen[self.started : len(seen) - len(stage.tasks)]:
             FeatureCache.detach(learner)
             start_task(learner, task, context.seed, context.machine)
-        before = _fingerprints(learner.state_dict())
+        before = entry_digests(learner.state_dict())
         handed = resumed if isinstance(resumed, Handover) else None
         recorder = HandoverRecorder(
             self.folder, stage, len(seen), before, self.identity, handed, since, progress
@@ -86,11 +84,11 @@ class StageWorker:
             context.cache.info, context.cache.warning = recorder.info, recorder.warning
             context.cache.reload()
         loaded = resumed.state if isinstance(resumed, Checkpoint) else {}
-        before |= _fingerprints({name: loaded[name] for name in before.keys() & loaded.keys()})
+        before |= entry_digests({name: loaded[name] for name in before.keys() & loaded.keys()})
         trained = train_stage(learner, stage, seen, resumed, context, recorder)
         self.started = len(seen)
-        after = _fingerprints({name: learner.state_dict()[name] for name in before})
-        changed = sorted(name for name in before if after[name] != before[name])
+        after = entry_digests(learner.state_dict())
+        changed = sorted(name for name in before if after.get(name, before[name]) != before[name])
         if changed:
             raise PluginError(
                 f"training {stage.name} has changed {len(changed)} tensors that it does not own, "
@@ -98,7 +96,9 @@ class StageWorker:
             )
         probes = record_probes(learner, stage.tasks, context)
         evaluations = {task.id: evaluate_splits(task, probes[task.id], context.stop) for task in stage.tasks}
-        self._check_reads(stage, probes, before.keys() - set(self.shared))
+        self._check_reads(
+            stage, probes, [name for name, digest in before.items() if digest not in self.shared]
+        )
         if context.cache is not None:
             context.cache.save()
         recorded = {id: probe.recorded for id, probe in probes.items()}
@@ -129,12 +129,3 @@ def _declares(learner: Learner) -> str:
         f"{type(learner).__name__}.independent_tasks is True, and its tasks are not independent. Correct it, "
         "or train them one after another, without --workers"
     )
-
-
-def _fingerprints(state: Mapping[str, Any]) -> dict[str, str]:
-    """A digest of each entry of a state dict, tensor or not."""
-    found = dict[str, str]()
-    for name, value in state.items():
-        plain, tensors = flatten(value, name)
-        found[name] = f"{plain}/{hashing.fingerprint(tensors)}"
-    return found

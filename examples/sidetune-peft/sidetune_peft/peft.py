@@ -54,6 +54,8 @@ class Peft(Learner):
             True, "standardise the encoding before the head (8 groups of channels, no parameters)"
         )
 
+    independent_tasks = True
+
     def __init__(self, config: Config, components: Components) -> None:
         super().__init__()
         self.base = components.base()
