@@ -82,6 +82,7 @@ class Memo:
         self._folder, self._identity, self._read = folder, identity, read
         self._values: dict[str, Values] = {}
         self._repeated: set[str] = set()
+        self._varying: set[str] = set()
         self._threads = 0
         self._rows = 0
         self._outside: set[str] = set()
@@ -102,8 +103,9 @@ class Memo:
         """
         if self._folder is not None and done:
             folder = self._folder
-            values, repeated = group.broadcast_from_main(lambda: latest_values(folder, done))
-            self._values, self._repeated = dict(values), set(repeated)
+            latest = group.broadcast_from_main(lambda: latest_values(folder, done))
+            self._values = dict(latest.values)
+            self._repeated, self._varying = set(latest.repeated), set(latest.varying)
 
     def plan(
         self,
@@ -189,8 +191,10 @@ class Memo:
         """Keep the values of a row that was measured."""
         for id, by_split in measured.items():
             values = {split: evaluation.metrics for split, evaluation in by_split.items()}
-            if id in self._values and bits(values) == bits(self._values[id]):
-                self._repeated.add(id)
+            if (before := self._values.get(id)) is not None:
+                same = bits(values).get("test") == bits(before).get("test")
+                (self._repeated if same else self._varying).add(id)
+                (self._varying if same else self._repeated).discard(id)
             self._values[id] = values
         self._threads = torch.get_num_threads()
         self._rows += 1
@@ -227,7 +231,7 @@ class Memo:
             elif not reason and not is_whole(self._values.get(task.id)):
                 reason = f"the last evaluation of {task.id} has gaps"
             elif not reason and not self._is_reproducible(task):
-                reason = f"{task.id} was evaluated once only, and may not depend on the learner alone"
+                reason = f"the results of {task.id} may not depend on the learner alone"
             if reason:
                 reasons[task.id] = reason
         if len(before) < REPLAYED_ROWS or not self._rows:
@@ -285,6 +289,8 @@ class Memo:
         """Whether an evaluation is a function of the learner's outputs alone, or has been repeated with the
         same values. Environments, and what plugins evaluate, may have state or random numbers of their
         own."""
-        if isinstance(task, CardTask) or task.id in self._repeated:
+        if isinstance(task, CardTask):
+            return task.id not in self._varying
+        if task.id in self._repeated:
             return True
         return isinstance(task, SupervisedTask) and type(task).evaluate is SupervisedTask.evaluate
