@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from sidetune_core.certificate.measured import UNCHANGED_SINCE
-from sidetune_core.certificate.record import Certificate
+from sidetune_core.certificate.record import CARRIED, STATEMENT, Certificate
 from sidetune_core.config.history import same
 from sidetune_core.config.identity import Identity, condition_changes
 from sidetune_core.errors import shorten
@@ -17,6 +17,11 @@ from sidetune_core.storage.run_folder import RunFolder
 def has_carried(folder: RunFolder) -> bool:
     """Whether a value of R was carried over."""
     return any(UNCHANGED_SINCE in line for line in folder.lines("eval.jsonl"))
+
+
+def statement(folder: RunFolder) -> str:
+    """The statement of a run's certificate."""
+    return STATEMENT + CARRIED if has_carried(folder) else STATEMENT
 
 
 def check_carried(

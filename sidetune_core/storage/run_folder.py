@@ -36,7 +36,10 @@ from sidetune_core.storage.atomic import (
 
 RUNS = Path("runs")
 
-LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl")
+CERTIFICATE_LOG = "certificate.jsonl"
+"""The file of what each stage adds to the certificate (see `certificate.log`)."""
+
+LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl", CERTIFICATE_LOG)
 """The files to which a run appends lines."""
 
 LOG = "log.txt"
@@ -70,7 +73,7 @@ FOLDERS = ("checkpoints", CARDS, PROBES, DOCUMENTS, IMAGES, TENSORBOARD)
 """Everything that a run writes in its folder."""
 
 BY_PRODUCTS = (
-    *(DATA, "certificate.json", "report.md", SECONDS, LOG),
+    *(DATA, "certificate.json", CERTIFICATE_LOG, "report.md", SECONDS, LOG),
     *(CARDS, PROBES, DOCUMENTS, IMAGES, TENSORBOARD),
 )
 """What a run continues without, also where a folder is in place of a file or the other way round."""
@@ -98,6 +101,7 @@ class RunFolder:
     ``parameters.jsonl``    numbers of parameters, ``seconds.jsonl`` time and memory
     ``checkpoints/``        the base, what each task adds, and the state within the current task
     ``certificate.json``    whether what earlier tasks depend on is unchanged, with ``probes/``
+    ``certificate.jsonl``   what each stage adds to it
     ``tasks/``              the card of each task: what is needed to use it without its data
     ``documents/``          documents of the latest evaluation of each task and split, such as predictions
     ``pictures/``           visualisations of tasks, of the latest state

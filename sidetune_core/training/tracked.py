@@ -39,6 +39,9 @@ class Difference:
     new: frozenset[str] = frozenset()
     gone: frozenset[str] = frozenset()
 
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.new or self.gone)
+
     @property
     def replaced(self) -> frozenset[str]:
         """Names that existed and have no longer the bits that they had."""
