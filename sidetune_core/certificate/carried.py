@@ -1,4 +1,4 @@
-"""Values of R that were carried over from an earlier row, since nothing that the task reads had changed."""
+"""Values of R that are those of the row before, since nothing that the task reads had changed."""
 
 from __future__ import annotations
 
@@ -6,36 +6,67 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
-from sidetune_core.certificate.measured import UNCHANGED_SINCE
-from sidetune_core.certificate.record import CARRIED, STATEMENT, Certificate
+from sidetune_core.certificate.record import CARRIED, STATEMENT, UNCHANGED_ROWS, Certificate
 from sidetune_core.config.history import same
 from sidetune_core.config.identity import Identity, condition_changes
 from sidetune_core.errors import shorten
+from sidetune_core.storage.evaluations import UNCHANGED_SINCE, Evaluations, read_evaluations
 from sidetune_core.storage.run_folder import RunFolder
 
-
-def has_carried(folder: RunFolder) -> bool:
-    """Whether a value of R was carried over."""
-    return any(UNCHANGED_SINCE in line for line in folder.lines("eval.jsonl"))
+Identities = Mapping[int, Identity | None]
+"""Of a run after each stage, by number of trained tasks."""
 
 
 def statement(folder: RunFolder) -> str:
-    """The statement of a run's certificate."""
-    return STATEMENT + CARRIED if has_carried(folder) else STATEMENT
+    """The statement of a run's certificate, which says how values of R that were not measured came about."""
+    evaluations = read_evaluations(folder)
+    carried = CARRIED if any(UNCHANGED_SINCE in line for line in evaluations.lines) else ""
+    return STATEMENT + carried + (UNCHANGED_ROWS if evaluations.unchanged else "")
 
 
-def check_carried(
-    folder: RunFolder, certificate: Certificate, identities: Mapping[int, Identity | None]
-) -> Iterator[str]:
+def check_carried(folder: RunFolder, certificate: Certificate, identities: Identities) -> Iterator[str]:
     """Whether each value that was carried over is the one that was measured, and nothing that it depends on
     had changed in between.
 
     Args:
         folder: of the run.
         certificate: of the run; what it says about stages was checked against the checkpoints.
-        identities: of the run after each stage, by number of trained tasks.
+        identities: of the run.
     """
-    lines = folder.lines("eval.jsonl")
+    evaluations = read_evaluations(folder)
+    yield from _check_rows(evaluations, certificate, identities)
+    yield from _check_former(evaluations, certificate, identities)
+
+
+def _check_rows(evaluations: Evaluations, certificate: Certificate, identities: Identities) -> Iterator[str]:
+    """The rows with values of the row before."""
+    ends = accumulate(len(stage.tasks) for stage in certificate.stages)
+    stages = {end - 1: stage for end, stage in zip(ends, certificate.stages, strict=True)}
+    readers = dict[str, list[str]]()
+    for record in certificate.tasks:
+        for name in (*record.tensors, *record.newly_read):
+            readers.setdefault(name, []).append(record.id)
+    firsts = {record.id: record.after - 1 for record in certificate.tasks}
+    measured = {(line.get("after"), str(line.get("task"))) for line in evaluations.lines}
+    for row in sorted(evaluations.unchanged):
+        values = f"values in row {row} of R were carried over from row {row - 1}"
+        if row not in stages or row - 1 not in stages:
+            yield f"{values}, but one of them was not trained"
+            continue
+        read = {task: name for name in stages[row].changed for task in readers.get(name, ())}
+        wrong = sorted(task for task in read if firsts[task] < row and (row, task) not in measured)
+        if wrong:
+            changed = shorten(sorted({read[task] for task in wrong}))
+            yield f"{shorten(wrong)}: {values}, but training changed {changed} in between"
+        if others := _other_conditions(identities, row, row + 1):
+            yield f"{values}, which was measured under other conditions: {others}"
+
+
+def _check_former(
+    evaluations: Evaluations, certificate: Certificate, identities: Identities
+) -> Iterator[str]:
+    """The values that an earlier version carried over to an extension."""
+    lines = evaluations.lines
     measured = {_key(line): line for line in lines if UNCHANGED_SINCE not in line}
     tensors = {record.id: record.tensors.keys() for record in certificate.tasks}
     firsts = {record.id: record.after - 1 for record in certificate.tasks}
@@ -75,6 +106,6 @@ def _key(line: Mapping[str, Any]) -> tuple[Any, ...]:
     return line.get("after"), line.get("task"), line.get("split")
 
 
-def _other_conditions(identities: Mapping[int, Identity | None], first: int, last: int) -> str:
+def _other_conditions(identities: Identities, first: int, last: int) -> str:
     before, now = identities.get(first), identities.get(last)
     return ", ".join(condition_changes(before, now)) if before is not None and now is not None else ""

@@ -88,6 +88,9 @@ class Ended:
     """Of the probes of earlier tasks, by id, with the learner as it is; others are replayed here."""
     changed: Callable[[], Table]
     """What has changed in the learner's digests since the stage before."""
+    outside: Collection[str]
+    """Ids of tasks that had other values when they were evaluated once more, although nothing that they had
+    read had changed."""
     files: Collection[str]
     """Documents and visualisations that were written or deleted since, by path in the run folder."""
 
@@ -128,11 +131,11 @@ def certify(
     rounding = probes.ROUNDING[precision]
     full = full or _must_be_full(log, chain, identity)
     stage = _StageEnd(followed, ended, folder, chain, log, identity, rounding, seed, full, warning)
-    line = stage.examine(watched=False)
-    if followed.refresh():  # evaluation has changed the learner: look which task's does
-        line = stage.examine(watched=True)
+    line = stage.examine()
+    if followed.refresh():  # evaluation has changed the learner: see for which tasks
+        stage.replay_watched()
         followed.refresh()
-        line = stage.examine(watched=True)
+        line = stage.examine()
     log.append(folder, line)
     if full:
         names = [name for name, _ in probes.named_tensors(followed.learner)]
@@ -166,15 +169,23 @@ class _StageEnd:
     seed: int
     full: bool
     warning: Callable[[str], None]
+    _kept: dict[str, Replay] = attrs.field(factory=dict)
+    """Replays by task, between which all tensors were compared."""
 
-    def examine(self, watched: bool) -> Line:
-        """The line of the stage.
+    def replay_watched(self) -> None:
+        """Replay all probes once more, and compare all tensors before and after each replay."""
+        replayed = [id for id in self._tasks_to_replay(self._replaced()) if id in self.log.records]
+        for id in replayed:
+            stored = Stored.read(self.folder.path / self.log.records[id].probes.file)
+            self._kept[id] = self._replay(id, stored.as_inputs(), watched=True)
+        for task in self.ended.tasks:
+            recorded = self.ended.recorders[task.id].recorded
+            self._kept[task.id] = self._replay(task.id, recorded.as_inputs(), watched=True)
 
-        Args:
-            watched: compare all tensors before and after each replay.
-        """
+    def examine(self) -> Line:
+        """The line of the stage."""
         log, table, folder = self.log, self.ended.changed(), self.folder
-        replaced = sorted(name for name in (*table.changed, *table.gone) if name in log.now)
+        replaced = self._replaced()
         stage = Stage([task.id for task in self.ended.tasks], replaced)
         stages = [*log.stages, stage]
         replayed = self._tasks_to_replay(replaced)
@@ -187,11 +198,11 @@ class _StageEnd:
         for id in replayed:
             record = log.records[id]
             stored = Stored.read(folder.path / record.probes.file)
-            replay = None if watched else self.ended.replays.get(id)
-            replay = replay or self._replay(id, stored.as_inputs(), watched)
-            state = State(
-                self.followed.tensors, digests, stages, past.rounding(record.after, self.rounding)
-            )
+            replay = self._kept.get(id) or self.ended.replays.get(id)
+            replay = replay or self._replay(id, stored.as_inputs())
+            if id in self.ended.outside and not replay.cause:
+                replay = attrs.evolve(replay, cause=OUTSIDE)
+            state = State(self.followed.tensors, digests, stages, past.rounding(record.after, self.rounding))
             if self.full:
                 record = attrs.evolve(record, conditions=past.changes(record.after))
             measured = columns[id][record.after - 1 :] if self.full else []
@@ -200,10 +211,13 @@ class _StageEnd:
             if updated != log.records[id]:
                 records.append(updated)
         for task in self.ended.tasks:
-            records.append(bare(self._first(task, after, watched)))
-        return Line(
-            [stage], records, table, self._files([*log.trained, *stage.tasks]), processor(), replayed
-        )
+            records.append(bare(self._first(task, after)))
+        return Line([stage], records, table, self._files([*log.trained, *stage.tasks]), processor(), replayed)
+
+    def _replaced(self) -> list[str]:
+        """The tensors that existed before the stage and are gone or have other bits."""
+        table = self.ended.changed()
+        return sorted(name for name in (*table.changed, *table.gone) if name in self.log.now)
 
     def _tasks_to_replay(self, replaced: Sequence[str]) -> list[str]:
         earlier = self.log.trained
@@ -233,16 +247,16 @@ class _StageEnd:
         }
         return history(records, past | {after: self.identity}, {after: processor()})
 
-    def _replay(self, id: str, inputs: Inputs, watched: bool) -> Replay:
+    def _replay(self, id: str, inputs: Inputs, watched: bool = False) -> Replay:
         followed = self.followed
         names = None if watched else followed.names_at
         predict = self.ended.recorders[id].predict
         return probes.replay(followed.learner, predict, inputs, self.rounding, id, names_at=names)
 
-    def _first(self, task: Task, after: int, watched: bool) -> TaskRecord:
+    def _first(self, task: Task, after: int) -> TaskRecord:
         """The record of a task that has just been trained."""
         recorded = self.ended.recorders[task.id].recorded
-        replayed = self._replay(task.id, recorded.as_inputs(), watched)
+        replayed = self._kept.get(task.id) or self._replay(task.id, recorded.as_inputs())
         stored = Stored(recorded.inputs, replayed.output, recorded.lengths, recorded.output)
         file = f"{PROBES}/{task.id}.safetensors"
         path = self.folder.path / file

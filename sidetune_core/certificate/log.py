@@ -108,6 +108,11 @@ class CertificateLog:
         """Ids of the tasks so far, in order."""
         return [task for stage in self.stages for task in stage.tasks]
 
+    @property
+    def is_unwritten(self) -> bool:
+        """Whether something of it is not in the file yet, as where an earlier version began the run."""
+        return bool(self._unwritten)
+
     def affected(self, names: Collection[str]) -> set[str]:
         """Ids of the tasks that read one of these tensors, right after they were trained or since."""
         return {id for name in names for id in self._readers.get(name, ())}
@@ -237,4 +242,3 @@ def _merged(first: Table, second: Table) -> Table:
     second.apply(changed)
     gone = (set(first.gone) | set(second.gone)) - changed.keys()
     return Table(changed, sorted(gone))
-

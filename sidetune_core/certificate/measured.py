@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sidetune_core.errors import RunError
+from sidetune_core.storage.evaluations import FILE, read_evaluations
 from sidetune_core.storage.run_folder import RunFolder
-
-UNCHANGED_SINCE = "unchanged_since"
-"""Key of a line of ``eval.jsonl`` that was not measured: the row of R that its values were carried over
-from."""
 
 Columns = Mapping[str, list[float | None]]
 """By task id, a value for each row of R; None where it was not measured or is not a finite number."""
@@ -24,16 +21,15 @@ def read_columns(folder: RunFolder, trained: Sequence[str]) -> Columns:
         RunError: ``run.json`` or ``eval.jsonl`` is damaged.
     """
     about = folder.read_json("run.json") if (folder.path / "run.json").is_file() else {}
-    columns: dict[str, list[float | None]] = {task: [None] * len(trained) for task in trained}
     try:
         metrics = {task["id"]: task.get("metric", about.get("metric")) for task in about.get("tasks", ())}
-        for line in folder.lines("eval.jsonl"):
-            task, row = line["task"], line["after"]
-            if line["split"] == "test" and task in columns and 0 <= row < len(trained):
-                columns[task][row] = _number(_metric(line["figures"], metrics.get(task)))
+        rows = read_evaluations(folder).rows(
+            trained, "test", lambda line: _number(_metric(line["figures"], metrics.get(line["task"])))
+        )
     except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder.path / 'eval.jsonl'} or run.json is damaged: {error!r}") from error
-    return columns
+        raise RunError(f"{folder.path / FILE} or run.json is damaged: {error!r}") from error
+    measured = [rows.get(row, [None] * len(trained)) for row in range(len(trained))]
+    return dict(zip(trained, map(list, zip(*measured, strict=True)), strict=True))
 
 
 def _metric(metrics: Mapping[str, Any], name: str | None) -> Any:

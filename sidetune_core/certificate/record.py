@@ -7,7 +7,7 @@ folder.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -61,6 +61,15 @@ SAMPLED = (
     "tasks."
 )
 """What the statement has besides where the certificate is folded from ``certificate.jsonl``."""
+
+UNCHANGED_ROWS = (
+    " Where a line of eval.jsonl has 'unchanged', tasks trained before that row that have no line in it were"
+    " not evaluated once more and have the values of the row before: no tensor that such a task reads changed"
+    " between the two rows, its stored probes had reproducible outputs, and machine, precision, versions and"
+    " threads were the same. In each such row one of these tasks was evaluated all the same and had the same"
+    " values bit for bit, if its data was there."
+)
+"""What the statement has besides where values are those of the row before."""
 
 FORMER_STATEMENTS = {
     1: "ad031fc2a5813613881ed50a9e8fb837ce721ad3cc5211110dae06eecbbf2fc6",
@@ -323,14 +332,13 @@ def certificate_lines(
     return [*lines, *(f"  likely cause, {change}" for change in plugin_changes)]
 
 
-def new_warnings(certificate: Certificate) -> list[str]:
-    """A warning if the outputs for the last stage's tasks are the first that are not reproducible."""
+def new_warnings(records: Iterable[TaskRecord], last: Collection[str]) -> list[str]:
+    """A warning if the outputs for the tasks `last`, those of the last stage, are the first of all that are
+    not reproducible."""
     causes = [
-        (record.probes.cause, record)
-        for record in certificate.tasks
-        if record.probes.cause not in ("", CONDITIONS)
+        (record.probes.cause, record) for record in records if record.probes.cause not in ("", CONDITIONS)
     ]
-    if not causes or causes[0][1].id not in certificate.stages[-1].tasks:
+    if not causes or causes[0][1].id not in last:
         return []
     cause, record = causes[0]
     return [

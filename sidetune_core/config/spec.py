@@ -66,6 +66,11 @@ class TrainOptions:
     grad_clip: float | None = option(
         1.0, "maximum gradient norm of an optimiser step; None for no clipping", more_than(0)
     )
+    evaluate: Literal["changed", "all"] = option(
+        "changed",
+        "earlier tasks that are evaluated after each task: those that read something that training changed, "
+        "and one other, whose values must be the same bit for bit; or all of them",
+    )
 
 
 @attrs.frozen

@@ -193,8 +193,8 @@ def _traits(spec: RunSpec) -> Traits:
         if component is not None:
             traits[slot] = component.name
             traits |= flatten(component.options, prefix=f"{slot}.")
-    # the tables 'cache' and 'device' affect where a run computes, not its results
-    return traits | {f"train.{name}": value for name, value in spec.train.items()}
+    # 'cache', 'device' and 'train.evaluate' affect where and how often a run computes, not its results
+    return traits | {f"train.{name}": value for name, value in spec.train.items() if name != "evaluate"}
 
 
 def _traits_of(run: RunSummary) -> Traits:

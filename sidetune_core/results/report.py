@@ -92,7 +92,9 @@ class RunSummary:
     network: str = ""
     """Class and digest of the network that Python gave as base; empty if it was chosen by name."""
     carried: tuple[str, ...] = ()
-    """The values of R that were carried over from an earlier row, in lines."""
+    """The values of R that an earlier version carried over to an extension, in lines."""
+    unchanged: str = ""
+    """How many values of R are those of the row before, in a sentence; empty if none is."""
     classes: tuple[str, ...] = ()
     """Classes that are recognised badly, and confusions, at the end of the run, in lines."""
     data: tuple[EnvData, ...] = ()
@@ -155,7 +157,8 @@ def changed_lines(summary: RunSummary) -> list[str]:
     plugins = [f"changed: {change}" for change in summary.plugin_changes]
     extensions = [f"extended: {line}" for line in (*summary.extensions, *summary.carried)]
     left_out = [f"left out: {line}" for line in summary.left_out]
-    shown = (*lines, *constant, *summary.certificate, *extensions, *plugins, *left_out)
+    unchanged = [summary.unchanged] if summary.unchanged else []
+    shown = (*lines, *constant, *unchanged, *summary.certificate, *extensions, *plugins, *left_out)
     return [escaped_line(line) for line in shown]
 
 
@@ -185,6 +188,8 @@ def run_report(summary: RunSummary) -> str:
         markdown(_matrix(results, rows=results.tasks, columns=results.tasks)),
         markdown(metrics_table, left={0, 2}),
     ]
+    if summary.unchanged:
+        sections.append(f"{summary.unchanged}.")
     if extensions := (*summary.extensions, *summary.carried):
         sections.append("\n".join(f"- Extended: {markdown_text(line)}" for line in extensions))
     if gaps := gap_lines(summary):

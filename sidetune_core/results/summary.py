@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import attrs
 
-from sidetune_core.certificate.measured import UNCHANGED_SINCE
 from sidetune_core.certificate.record import certificate_lines, read_certificate
 from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.history import network_line
@@ -23,6 +22,7 @@ from sidetune_core.results.metrics import Results, mean
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
 from sidetune_core.results.run_data import read_run_data
 from sidetune_core.storage.data_file import read_data
+from sidetune_core.storage.evaluations import UNCHANGED_SINCE, Evaluations, read_evaluations
 from sidetune_core.storage.run_folder import DATA, DIVERGED, DOCUMENTS, DONE, UNKNOWN, RunFolder, has_diverged
 
 T = TypeVar("T")
@@ -53,11 +53,11 @@ def summarise(folder: RunFolder) -> RunSummary:
 
     seconds, processor_seconds, peak_memory = optional("seconds.jsonl", lambda: _cost(folder), NO_COST)
     try:
-        folder.lines("eval.jsonl", strict=True)  # a line that is skipped would be a gap in R
+        evaluations = read_evaluations(folder, strict=True)  # a line that is skipped would be a gap in R
         status = optional("status", lambda: folder.status, UNKNOWN)
         if trained := _trained(folder, status, len(about["tasks"])):
-            check_rows(folder, trained)
-        results, gaps = read_results(folder), read_gaps(folder)
+            _check_rows(folder, about, evaluations, trained)
+        results, gaps = _results(about, evaluations), _gaps(about, evaluations)
         return RunSummary(
             name=folder.path.name,
             spec=_resolved(about["resolved"]),
@@ -71,13 +71,14 @@ def summarise(folder: RunFolder) -> RunSummary:
             processor_seconds=processor_seconds,
             peak_memory=peak_memory,
             gaps=tuple(map(str, gaps)),
-            other_metrics=_final_metrics(folder),
+            other_metrics=_final_metrics(evaluations),
             certificate=optional("certificate.json", lambda: _certified(folder, about, results), ()),
             plugins=read_segments(about)[0].plugins,
             plugin_changes=tuple(recorded_changes(about)),
             extensions=tuple(extension_lines(about)),
             network=network_line(about),
-            carried=optional("eval.jsonl", lambda: _carried(folder, results), ()),
+            carried=optional("eval.jsonl", lambda: _carried(evaluations, results), ()),
+            unchanged=_unchanged(evaluations, results),
             classes=optional(DOCUMENTS, lambda: class_lines(folder, results), ()),
             data=optional(DATA, lambda: read_run_data(about, read_data(folder)), ()),
             left_out=tuple(left_out),
@@ -100,10 +101,10 @@ def _certified(folder: RunFolder, about: Mapping[str, Any], results: Results) ->
     return tuple(certificate_lines(certificate, segment_lines(read_segments(about)), columns))
 
 
-def _carried(folder: RunFolder, results: Results) -> tuple[str, ...]:
-    """The values of R that were not measured, in a line for each row that they were carried over from."""
+def _carried(evaluations: Evaluations, results: Results) -> tuple[str, ...]:
+    """The values that an earlier version carried over, in a line for each row that they are from."""
     cells: dict[int, tuple[set[int], set[str]]] = {}
-    for line in folder.lines("eval.jsonl"):
+    for line in evaluations.lines:
         if UNCHANGED_SINCE in line:
             rows, tasks = cells.setdefault(int(line[UNCHANGED_SINCE]), (set(), set()))
             rows.add(int(line["after"]))
@@ -113,6 +114,25 @@ def _carried(folder: RunFolder, results: Results) -> tuple[str, ...]:
         f"{counted(len(rows), 'row')} ({_span([results.tasks[row] for row in sorted(rows)])}) were carried "
         f"over from row {results.tasks[since]}: nothing that these tasks read has changed since"
         for since, (rows, tasks) in sorted(cells.items())
+    )
+
+
+def _unchanged(evaluations: Evaluations, results: Results) -> str:
+    """How many values of R are those of the row before, in a sentence; empty if none is."""
+    positions = {task: index for index, task in enumerate(results.tasks)}
+    measured = {
+        (line["after"], line["task"])
+        for line in evaluations.lines
+        if line["split"] == "test" and positions[line["task"]] < line["after"]
+    }
+    earlier = sum(range(len(results.rows)))
+    rows = [row for row in evaluations.unchanged if 0 < row < len(results.rows)]
+    carried = sum(rows) - sum(row in evaluations.unchanged for row, _ in measured)
+    if not carried:
+        return ""
+    return (
+        f"{carried:,} of {counted(earlier, 'value')} of earlier tasks in R are those of the row before, "
+        "because nothing that these tasks read had changed; the others were measured"
     )
 
 
@@ -148,16 +168,21 @@ def read_results(folder: RunFolder, split: str = "test") -> Results:
         RunError: the folder has no ``run.json``, or it is damaged.
         KeyError, TypeError, ValueError: a file has unexpected contents.
     """
-    about = folder.read_json("run.json")
+    return _results(folder.read_json("run.json"), read_evaluations(folder), split)
+
+
+def _results(about: Mapping[str, Any], evaluations: Evaluations, split: str = "test") -> Results:
     tasks = [str(task["id"]) for task in about["tasks"]]
     metrics = {task["id"]: task.get("metric", about["metric"]) for task in about["tasks"]}
-    cells = [line for line in folder.lines("eval.jsonl") if line["split"] == split]
-    rows: dict[int, list[float | None]] = {}
-    for line in cells:
-        if line["after"] not in range(-1, len(tasks)):
+    for line in evaluations.lines:
+        if line["split"] == split and line["after"] not in range(-1, len(tasks)):
             raise ValueError(f"an evaluation after task {line['after']} of {len(tasks)}")
-        row = rows.setdefault(int(line["after"]), [None] * len(tasks))
-        row[tasks.index(line["task"])] = _as_float(line["figures"][metrics[line["task"]]])
+        if line["task"] not in metrics:
+            raise ValueError(f"an evaluation of task {line['task']}, which the run does not have")
+    for after in evaluations.unchanged:
+        if after not in range(1, len(tasks)):
+            raise ValueError(f"unchanged values after task {after} of {len(tasks)}")
+    rows = evaluations.rows(tasks, split, lambda line: _as_float(line["figures"][metrics[line["task"]]]))
     initial = rows.pop(-1, [None] * len(tasks))
     count = max(rows, default=-1) + 1
     return Results(
@@ -182,15 +207,19 @@ def check_rows(folder: RunFolder, trained: int) -> None:
     Raises:
         RunError: a row or a cell is missing, or ``run.json`` is damaged.
     """
+    _check_rows(folder, folder.read_json("run.json"), read_evaluations(folder), trained)
+
+
+def _check_rows(folder: RunFolder, about: Mapping[str, Any], evaluations: Evaluations, trained: int) -> None:
     try:
-        tasks = [str(task["id"]) for task in folder.read_json("run.json")["tasks"]]
-        lines = [line for line in folder.lines("eval.jsonl") if line["split"] == "test"]
-        cells = {(int(line["after"]), str(line["task"])) for line in lines}
+        tasks = [str(task["id"]) for task in about["tasks"]]
+        rows = evaluations.rows(tasks, "test", lambda line: True)
+        known = folder.boundaries | {int(row) + 1 for row in rows} | {trained}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunError(f"the run {folder.path} is damaged: {error!r}") from error
-    known = folder.boundaries | {after + 1 for after, _ in cells} | {trained}
     for count in sorted(count for count in known if 0 < count <= trained):
-        missing = [task for task in tasks[:count] if (count - 1, task) not in cells]
+        row = rows.get(count - 1, [None] * len(tasks))[:count]
+        missing = [task for task, cell in zip(tasks, row, strict=False) if not cell]
         if missing:
             what = "row" if len(missing) == count else f"value of {', '.join(missing)}"
             raise RunError(
@@ -228,12 +257,15 @@ def read_gaps(folder: RunFolder) -> list[Gap]:
         RunError: the folder has no ``run.json``, or it is damaged.
         KeyError, TypeError, ValueError: a file has unexpected contents.
     """
-    about = folder.read_json("run.json")
+    return _gaps(folder.read_json("run.json"), read_evaluations(folder))
+
+
+def _gaps(about: Mapping[str, Any], evaluations: Evaluations) -> list[Gap]:
     metrics = {task["id"]: task.get("metric", about["metric"]) for task in about["tasks"]}
     ids = [*metrics, ""]
     return [
         Gap(line["task"], ids[line["after"]], line["split"], line.get("not_finite", "it is not finite"))
-        for line in folder.lines("eval.jsonl")
+        for line in evaluations.lines
         if line["figures"][metrics[line["task"]]] is None
     ]
 
@@ -245,8 +277,9 @@ def outcome(folder: RunFolder) -> str:
     Raises:
         RunError: R lacks rows or cells.
     """
-    check_rows(folder, len(folder.read_json("run.json")["tasks"]))
-    gaps = read_gaps(folder)
+    about, evaluations = folder.read_json("run.json"), read_evaluations(folder)
+    _check_rows(folder, about, evaluations, len(about["tasks"]))
+    gaps = _gaps(about, evaluations)
     return _diverged(gaps) if gaps else DONE
 
 
@@ -263,10 +296,10 @@ def _changed_tensors(line: Mapping[str, Any]) -> ChangedTensors:
     return ChangedTensors(str(line["task"]), dict(counts), number)
 
 
-def _final_metrics(folder: RunFolder) -> dict[str, float]:
+def _final_metrics(evaluations: Evaluations) -> dict[str, float]:
     """The metrics that every task has at the end of the run, averaged over tasks; without those with gaps."""
     final: dict[str, Mapping[str, Any]] = {}
-    for line in folder.lines("eval.jsonl"):
+    for line in evaluations.lines:
         if line["split"] == "test" and line["after"] >= 0:
             final[str(line["task"])] = line["figures"]
     first = next(iter(final.values()), {})

@@ -28,6 +28,7 @@ from sidetune_core.serving.evaluation_data import PartData, open_parts, replaced
 from sidetune_core.serving.learner import choose_device
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.data_file import read_data
+from sidetune_core.storage.evaluations import read_evaluations
 from sidetune_core.storage.run_folder import RunFolder, open_run
 from sidetune_core.supervised.class_metrics import ClassMetrics, read_classes
 from sidetune_core.supervised.task import SupervisedTask
@@ -293,12 +294,10 @@ def _restore(
 def _recorded(folder: RunFolder, split: str, trained: int) -> Mapping[str, Mapping[str, float | None]]:
     """The metrics of each task that the run recorded on a split after the first `trained` tasks."""
     try:
-        lines = [
-            line
-            for line in folder.lines("eval.jsonl")
-            if line["split"] == split and line["after"] == trained - 1
-        ]
-        return {line["task"]: line["figures"] for line in lines}
+        tasks = [str(task["id"]) for task in folder.read_json("run.json")["tasks"]]
+        rows = read_evaluations(folder).rows(tasks, split, lambda line: line["figures"])
+        row = rows.get(trained - 1, ())
+        return {task: metrics for task, metrics in zip(tasks, row, strict=False) if metrics is not None}
     except (KeyError, TypeError, RunError):  # the evaluation does not need it
         return {}
 

@@ -49,6 +49,7 @@ from sidetune_core.serving.public_spec import (
 from sidetune_core.serving.selection import Restored, refer_to_base, restore_all, select
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.atomic import make_folder, write_text, writing
+from sidetune_core.storage.evaluations import read_evaluations
 from sidetune_core.storage.run_folder import CARDS, PROBES, RunFolder, open_run, resume_command
 
 
@@ -324,13 +325,12 @@ def _last_value(folder: RunFolder, task: str, metric: str) -> tuple[float | None
     where there is a gap.
     """
     tasks = [str(one.get("id")) for one in folder.read_json("run.json").get("tasks", ())]
-    cells = [
-        line for line in folder.lines("eval.jsonl") if (line.get("task"), line.get("split")) == (task, "test")
-    ]
     try:
-        last = max(cells, key=lambda line: int(line["after"]))
-        value = last["figures"][metric]
-        return None if value is None else float(value), tasks[last["after"]]
+        rows = read_evaluations(folder).rows(tasks, "test", lambda line: line["figures"])
+        position = tasks.index(task)
+        last, metrics = max((row, metrics) for row, cells in rows.items() if (metrics := cells[position]))
+        value = metrics[metric]
+        return None if value is None else float(value), tasks[last]
     except (KeyError, TypeError, ValueError, IndexError):
         return None, ""
 

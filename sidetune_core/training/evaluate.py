@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from sidetune_core.assembly.build import start_task
 from sidetune_core.assembly.evaluation import Evaluation, evaluate_split
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder
@@ -18,8 +17,8 @@ from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.context import Context
 from sidetune_core.training.recorder import Recorder
-from sidetune_core.training.trainable import set_trainable
-from sidetune_core.training.unchanged import Carried
+from sidetune_core.training.tracked import TrackedLearner
+from sidetune_core.training.trainable import set_trainable, start_task
 
 
 def evaluate(
@@ -28,31 +27,62 @@ def evaluate(
     context: Context,
     recorder: Recorder,
     after: int,
-    carried: Mapping[str, Carried] | None = None,
-) -> list[float | None]:
+) -> None:
     """Evaluate tasks, each in one of the processes, and record the metrics.
+
+    Args:
+        tasks: to evaluate.
+        probes: see `measure`.
+        context: of the run.
+        recorder: of the run.
+        after: the row of R, the index of the task trained last.
+    """
+    record(tasks, measure(tasks, probes, context), recorder, after)
+
+
+def measure(
+    tasks: Sequence[Task], probes: Mapping[str, ProbeRecorder], context: Context
+) -> dict[str, Mapping[str, Evaluation]]:
+    """Evaluate tasks, each in one of the processes.
 
     Args:
         tasks: to evaluate.
         probes: the learner's output for each task, by id; afterwards each has the probes of all processes.
         context: of the run.
-        recorder: of the run.
-        after: the row of R, the index of the task trained last.
-        carried: evaluations that are not repeated, by id of a task.
 
     Returns:
-        A cell of R on the test split for each task; None for a gap.
+        The evaluations by id of a task and split, in every process.
     """
-    carried = carried or {}
-    measured = [task for task in tasks if task.id not in carried]
     own = {
-        task.id: _evaluate_splits(task, probes[task.id], context.stop)
-        for task in context.group.shard(measured)
+        task.id: _evaluate_splits(task, probes[task.id], context.stop) for task in context.group.shard(tasks)
     }
     for recorded in context.group.gather({task_id: probes[task_id].recorded for task_id in own}):
         for task_id, examples in recorded.items():
             probes[task_id].recorded = examples
-    return _record(tasks, own, context, recorder, after, carried)
+    return _gathered(own, context)
+
+
+def record(
+    tasks: Sequence[Task],
+    measured: Mapping[str, Mapping[str, Evaluation]],
+    recorder: Recorder,
+    after: int,
+) -> None:
+    """Record evaluations.
+
+    Args:
+        tasks: those that were evaluated, in order.
+        measured: their evaluations by id and split.
+        recorder: of the run.
+        after: the row of R, the index of the task trained last.
+    """
+    for task in tasks:
+        for split, evaluation in measured[task.id].items():
+            recorder.evaluation(after, task.id, split, evaluation.metrics, evaluation.not_finite)
+            if evaluation.metrics[task.metric] is None:
+                recorder.gap(task, split, evaluation.not_finite)
+            for name, text in evaluation.documents.items():
+                recorder.document(task.id, split, name, text)
 
 
 def evaluate_untrained(
@@ -60,20 +90,21 @@ def evaluate_untrained(
 ) -> None:
     """Row -1 of R, on a copy of the learner: every task started, none trained. The tasks before number
     `first` are not evaluated."""
-    untrained = copy.deepcopy(learner)
+    untrained = TrackedLearner(copy.deepcopy(learner), is_hashed=False)
     own = {}
     for task in tasks[:first]:
-        start_task(untrained, task, context.seed, context.machine)
+        start_task(untrained, task, context)
     tasks = tasks[first:]
+    own_tasks = {task.id for task in context.group.shard(tasks)}
     for task in tasks:
-        FeatureCache.detach(untrained)
-        start_task(untrained, task, context.seed, context.machine)
+        FeatureCache.detach(untrained.learner, untrained.bases)
+        start_task(untrained, task, context)
         set_trainable(untrained, [], context)
-        if task in context.group.shard(tasks):
-            own[task.id] = _evaluate_splits(
-                task, make_predict(untrained, task, context.machine), context.stop
-            )
-    _record(tasks, own, context, recorder, -1, {})
+        if task.id in own_tasks:
+            predict = make_predict(untrained.learner, task, context.machine)
+            own[task.id] = _evaluate_splits(task, predict, context.stop)
+    untrained.close()
+    record(tasks, _gathered(own, context), recorder, -1)
 
 
 def _evaluate_splits(task: Task, predict: Predict, stop: StopRequest) -> dict[str, Evaluation]:
@@ -86,34 +117,12 @@ def _evaluate_splits(task: Task, predict: Predict, stop: StopRequest) -> dict[st
     return {split: evaluate_split(task, predict_unless_stopped, split) for split in task.splits}
 
 
-def _record(
-    tasks: Sequence[Task],
-    own: Mapping[str, Mapping[str, Evaluation]],
-    context: Context,
-    recorder: Recorder,
-    after: int,
-    carried: Mapping[str, Carried],
-) -> list[float | None]:
-    """Gather the evaluations of all processes, record them, and return the cells of R."""
-    gathered = {
+def _gathered(
+    own: Mapping[str, Mapping[str, Evaluation]], context: Context
+) -> dict[str, Mapping[str, Evaluation]]:
+    """The evaluations of all processes."""
+    return {
         task_id: by_split
         for evaluated in context.group.gather(own)
         for task_id, by_split in evaluated.items()
     }
-    cells: list[float | None] = []
-    for task in tasks:
-        if task.id in carried:
-            cell = carried[task.id]
-            for split, metrics in cell.metrics.items():
-                recorder.evaluation(after, task.id, split, metrics, since=cell.since)
-            cells.append(cell.metrics["test"][task.metric] if "test" in cell.metrics else None)
-            continue
-        by_split = gathered[task.id]
-        for split, evaluation in by_split.items():
-            recorder.evaluation(after, task.id, split, evaluation.metrics, evaluation.not_finite)
-            if evaluation.metrics[task.metric] is None:
-                recorder.gap(task, split, evaluation.not_finite)
-            for name, text in evaluation.documents.items():
-                recorder.document(task.id, split, name, text)
-        cells.append(by_split["test"].metrics[task.metric] if "test" in by_split else None)
-    return cells

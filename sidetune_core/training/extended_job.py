@@ -31,7 +31,8 @@ from sidetune_core.storage.run_folder import RunFolder, resume_command
 from sidetune_core.system import device
 from sidetune_core.system.progress import Progress
 from sidetune_core.training.job import Job, Origin, make_identity, open_stream
-from sidetune_core.training.unchanged import EarlierTasks, changes_to_come, unusable
+from sidetune_core.training.memo import Memo
+from sidetune_core.training.unchanged import changes_to_come, unusable
 
 
 @attrs.frozen
@@ -143,7 +144,7 @@ def assemble_extended(
             for id in plan.parts[number].tasks
         },
         data=[*earlier.records(), _record(last, len(plan.parts) - 1, stream, added)] if group.is_main else [],
-        make_earlier=lambda folder: EarlierTasks(folder, plan.ids[: plan.first], identity, earlier.read_ids),
+        extended_memo=lambda folder: Memo(folder, identity, plan.first, earlier.read_ids),
     )
 
 

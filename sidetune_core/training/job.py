@@ -29,7 +29,7 @@ from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system import device
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
-from sidetune_core.training.unchanged import Earlier
+from sidetune_core.training.memo import Memo
 
 COMPUTING = ("torch", "numpy", "torchvision", "timm", "transformers", "peft", "pillow")
 """Libraries that decide on results, where they are installed: of networks and of decoded images."""
@@ -62,8 +62,8 @@ class Job:
     """See `TaskStream.shared_ids`."""
     origins: Mapping[str, Origin] = attrs.field(factory=dict)
     """Of the tasks that have their data, by id."""
-    make_earlier: Callable[[RunFolder], Earlier] | None = None
-    """The tasks before an extension, for a run folder; None for a run that is not extended."""
+    extended_memo: Callable[[RunFolder], Memo] | None = None
+    """The memo of an extended run, for its folder; None for a run that is not extended."""
     fit: Fit | None = None
     """Of the components, and the number of their parameters; None for an extended run."""
     data: Sequence[DataRecord] = ()

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import attrs
 from torch import nn
 
-from sidetune_core.assembly.build import restart_task, start_phase, start_task
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder
 from sidetune_core.feature_cache.cache import FeatureCache
@@ -26,12 +25,13 @@ from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.batches import batches
 from sidetune_core.training.context import Context
-from sidetune_core.training.evaluate import evaluate, evaluate_untrained
+from sidetune_core.training.evaluate import evaluate, evaluate_untrained, measure, record
+from sidetune_core.training.memo import Memo
 from sidetune_core.training.recorder import Boundary, Recorder
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.steps import StageTraining
-from sidetune_core.training.trainable import digests, freeze, set_trainable
-from sidetune_core.training.unchanged import Earlier
+from sidetune_core.training.tracked import TrackedLearner, is_thorough
+from sidetune_core.training.trainable import restart_task, set_trainable, start_phase, start_task
 
 
 def learn(
@@ -39,7 +39,7 @@ def learn(
     tasks: Sequence[Task],
     context: Context,
     recorder: Recorder,
-    earlier: Earlier | None = None,
+    memo: Memo | None = None,
 ) -> None:
     """Train a learner on `tasks` in order, or on all at once if it is joint, from the latest checkpoint if
     there is one.
@@ -57,7 +57,7 @@ def learn(
         tasks: all tasks of the run; those before an extension need no data.
         context: of the run.
         recorder: of the run.
-        earlier: the tasks before an extension; None for a run that is not extended.
+        memo: of the evaluations of the run; None to evaluate every task after every stage.
 
     Raises:
         Diverged: the loss, or an output of a policy in training, is not finite; the latest checkpoint stays.
@@ -65,24 +65,38 @@ def learn(
         StopRequested: a signal came, and the state is saved.
         WriteError: the run folder cannot be written; what was there stays.
     """
-    context.machine.place(learner)
-    earlier = earlier if earlier is not None else Earlier()
+    tracked = TrackedLearner(learner, always_thorough=context.options.evaluate == "all")
+    tracked.place(context.machine)
+    try:
+        _learn(tracked, tasks, context, recorder, memo if memo is not None else Memo())
+    finally:
+        tracked.close()
+
+
+def _learn(
+    tracked: TrackedLearner, tasks: Sequence[Task], context: Context, recorder: Recorder, memo: Memo
+) -> None:
+    """`learn` for a learner that is followed."""
+    learner = tracked.learner
     resumed = context.group.broadcast_from_main(recorder.latest_checkpoint)
     recorder.rewind(resumed)
     done = resumed.done if resumed else []
     mid_task = resumed if resumed and resumed.mid_task else None
-    if mid_task is None and len(done) == earlier.count:
-        evaluate_untrained(learner, tasks, context, recorder, earlier.count)
+    if mid_task is None and len(done) == memo.first:
+        evaluate_untrained(learner, tasks, context, recorder, memo.first)
+    memo.resume(done, context.group)
     if resumed is not None:
-        _resume(learner, tasks, resumed, context, recorder)
+        _resume(tracked, tasks, resumed, context, recorder)
+        tracked.refresh(thorough=True)
     stages = [Stage(tasks)] if learner.joint else [Stage([task]) for task in tasks]
-    for stage in stages:
+    for number, stage in enumerate(stages, 1):
         if stage.last.id in done:
             continue
         began = time.monotonic()
         seen = tasks[: tasks.index(stage.last) + 1]
-        trained = train_stage(learner, stage, seen, mid_task, context, recorder)
-        cells = close_stage(learner, trained, context, recorder, earlier)
+        trained = train_stage(tracked, stage, seen, mid_task, context, recorder)
+        is_full = is_thorough(number) or number == len(stages)
+        cells = close_stage(tracked, trained, context, recorder, memo, is_full)
         mid_task = None
         one_unit = have_one_unit([task.metric for task in tasks])
         average = f", mean over tasks so far {format_value(mean(cells), False)}" if one_unit else ""
@@ -91,7 +105,7 @@ def learn(
             f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} "
             f"{format_value(cells[-1], False)}{average} ({effort})"
         )
-    FeatureCache.detach(learner)  # the user may change the base of a learner that is returned
+    FeatureCache.detach(learner, tracked.bases)  # the user may change the base of a learner that is returned
 
 
 @attrs.frozen(eq=False)
@@ -110,7 +124,7 @@ class TrainedStage:
 
 
 def train_stage(
-    learner: Learner,
+    tracked: TrackedLearner,
     stage: Stage,
     seen: Sequence[Task],
     resumed: Checkpoint | None,
@@ -120,65 +134,93 @@ def train_stage(
     """Start a stage, evaluate its tasks untrained (the row of R before it), take its steps and finish it.
 
     Args:
-        learner: after the stages before.
+        tracked: the learner after the stages before.
         stage: the tasks to train.
         seen: the tasks trained before, then those of the stage.
         resumed: a checkpoint within the stage; None to train it from its start.
         context: of the run.
         recorder: of the run.
     """
+    learner = tracked.learner
     trainable: list[nn.Module | nn.Parameter | ParamGroup] = []
-    at_start = set(learner.state_dict()) if len(seen) == len(stage.tasks) else set()
+    at_start = set(tracked.state_digests()) if len(seen) == len(stage.tasks) else set()
     for task in stage.tasks:
-        FeatureCache.detach(learner)
-        trainable += start_task(learner, task, context.seed, context.machine)
+        FeatureCache.detach(learner, tracked.bases)
+        trainable += start_task(tracked, task, context)
     phases = stage.phases(learner, context.options)
     if resumed is not None and resumed.mid_task is not None:
         state = resumed.mid_task
         for phase in phases[1:]:
             if phase.first < state.step:
-                started = start_phase(learner, stage.last, phase.phase, context.seed)
+                started = start_phase(tracked, stage.last, phase.phase, context)
                 trainable = trainable if started is None else [*started]
         resumed.load(learner)
-        set_trainable(learner, trainable, context)
+        set_trainable(tracked, trainable, context)
+        tracked.refresh()
     else:
         trained = len(seen) - len(stage.tasks)
         if trained:  # R[j-1][j]: the task before it is trained
-            set_trainable(learner, [], context)
+            set_trainable(tracked, [], context)
             probes = _record_probes(learner, stage.tasks, context)
             evaluate(stage.tasks, probes, context, recorder, after=trained - 1)
-        set_trainable(learner, trainable, context)
-        state = MidTaskState([task.id for task in stage.tasks], 0, digests(learner))
-        recorder.parameters(stage, learner)
+        set_trainable(tracked, trainable, context)
+        tracked.refresh()
+        state = MidTaskState([task.id for task in stage.tasks], 0, tracked.before())
+        recorder.parameters(stage, tracked)
         _warn_of_large_batches(stage, context, recorder)
-    steps = StageTraining(learner, stage, seen, phases, state, context, recorder).run(trainable)
-    freeze(learner)
+    steps = StageTraining(tracked, stage, seen, phases, state, context, recorder).run(trainable)
+    tracked.freeze()
     context.group.check_replicas_match(learner, f"after {stage.name}")
     _finish(learner, stage, context)
     return TrainedStage(stage, seen, state.before, at_start, steps)
 
 
 def close_stage(
-    learner: Learner, trained: TrainedStage, context: Context, recorder: Recorder, earlier: Earlier
+    tracked: TrackedLearner,
+    trained: TrainedStage,
+    context: Context,
+    recorder: Recorder,
+    memo: Memo,
+    is_full: bool,
 ) -> list[float | None]:
     """Evaluate the tasks trained so far, certify and save; returns the new row of R.
 
     Args:
-        learner: after the stage, frozen and in eval mode.
+        tracked: the learner after the stage, frozen and in eval mode.
         trained: what the stage has done.
         context: of the run.
         recorder: of the run.
-        earlier: the tasks before an extension.
+        memo: of the evaluations of the run.
+        is_full: hash all tensors and replay the probes of all tasks.
     """
-    seen = trained.seen
-    probes = _record_probes(learner, seen, context)
-    carried = earlier.carried(learner, seen, probes, context)
-    seen = earlier.with_data(seen, carried)
-    cells = evaluate(seen, probes, context, recorder, after=len(seen) - 1, carried=carried)
-    replays = {task_id: cell.replay for task_id, cell in carried.items()}
-    boundary = Boundary(learner, trained.stage, seen, probes, trained.before, trained.at_start, replays)
+    tracked.refresh(thorough=is_full)
+    probes = _record_probes(tracked.learner, trained.seen, context)
+    row = memo.plan(tracked, trained.stage.tasks, trained.seen, probes, context, recorder)
+    seen = memo.with_data(trained.seen, row)
+    evaluations = measure([task for task in seen if task.id in row.measured], probes, context)
+    first, row = row, memo.check(row, evaluations, seen)
+    if row is not first:
+        recorder.warning(memo.contradiction(row, evaluations, tracked.learner))
+        seen = memo.with_data(seen, row)
+        evaluations |= measure([task for task in seen if task.id not in first.measured], probes, context)
+    record([task for task in seen if task.id in row.measured], evaluations, recorder, row.number)
+    if len(row.measured) < len(seen):
+        recorder.unchanged(row.number)
+    memo.add(row, evaluations)
+    boundary = Boundary(
+        tracked,
+        trained.stage,
+        seen,
+        probes,
+        trained.before,
+        trained.at_start,
+        memo.replays,
+        row.measured,
+        memo.outside,
+        is_full,
+    )
     recorder.save_boundary(boundary, context)
-    return cells
+    return [memo.cell(task) for task in seen]
 
 
 def _warn_of_large_batches(stage: Stage, context: Context, recorder: Recorder) -> None:
@@ -193,16 +235,16 @@ def _warn_of_large_batches(stage: Stage, context: Context, recorder: Recorder) -
 
 
 def _resume(
-    learner: Learner, tasks: Sequence[Task], start: Checkpoint, context: Context, recorder: Recorder
+    tracked: TrackedLearner, tasks: Sequence[Task], start: Checkpoint, context: Context, recorder: Recorder
 ) -> None:
     """Bring learner and tasks to a checkpoint.
 
     A checkpoint within a stage is loaded later, when the tasks of that stage have been started.
     """
     for task in tasks[: len(start.done)]:
-        restart_task(learner, task, context.seed, context.machine)
+        restart_task(tracked, task, context)
     if start.mid_task is None:
-        start.load(learner)
+        start.load(tracked.learner)
     for task in tasks:
         if task.id in start.tasks:
             set_task_state(task, start.tasks[task.id])

@@ -67,6 +67,7 @@ from sidetune_core.training.continuation import Continuation, check_acceptable, 
 from sidetune_core.training.extended_job import Plan, assemble_extended
 from sidetune_core.training.job import Job, assemble, describe, open_stream
 from sidetune_core.training.loop import learn
+from sidetune_core.training.memo import Memo
 from sidetune_core.training.recorder import Recorder, RunRecorder, tensorboard
 
 SAVE_EVERY = "60s"
@@ -419,8 +420,8 @@ def _train(job: Job, folder: RunFolder, save_every: Interval, keep: Keep) -> Run
         )
         _write_cards(job, folder, by_products)
         _write_data(job, folder, by_products)
-        earlier = job.make_earlier(folder) if job.make_earlier is not None else None
-        learn(job.learner, job.tasks, context, recorder, earlier)
+        make_memo = job.extended_memo or (lambda folder: Memo(folder, job.identity))
+        learn(job.learner, job.tasks, context, recorder, make_memo(folder))
         recorder.draw_results()
         recorder.report_missing()
     return Run(folder, job.learner, job.tasks, job.machine, job.group.is_main)

@@ -66,6 +66,39 @@ class Journal:
         )
 
 
+class Moment(Mapping[str, str]):
+    """The digests of a state dict at some moment: those of now, with what a journal has noted since."""
+
+    def __init__(self, now: Mapping[str, str], journal: Journal, tracked: TrackedLearner) -> None:
+        self._now, self._journal, self._tracked = now, journal, tracked
+
+    def __getitem__(self, name: str) -> str:
+        if name in self._journal.before:
+            before = self._journal.before[name]
+            if before is None:
+                raise KeyError(name)
+            return before
+        if name in self._tracked.transient:
+            raise KeyError(name)
+        return self._now[name]
+
+    def __iter__(self) -> Iterator[str]:
+        present = [key for key in self._tracked.state_keys if key in self]
+        yield from present
+        gone = self._journal.before.keys() - set(present) - self._tracked.transient
+        yield from sorted(name for name in gone if self._journal.before[name] is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __reduce__(self) -> tuple[type[dict[str, str]], tuple[dict[str, str]]]:
+        return dict, (dict(self),)
+
+    def end(self) -> None:
+        """Follow the learner no longer: nothing is looked up any more."""
+        self._tracked.forget(self._journal)
+
+
 class TrackedLearner:
     """A learner's modules and tensors, and the digests of its tensors, kept up to date without walking over
     all of it after every task.
@@ -77,9 +110,10 @@ class TrackedLearner:
     Args:
         learner: to follow.
         always_thorough: hash all tensors in every refresh.
+        is_hashed: hash them now; without it, `refresh` and what needs digests cannot be used.
     """
 
-    def __init__(self, learner: Learner, always_thorough: bool = False) -> None:
+    def __init__(self, learner: Learner, always_thorough: bool = False, is_hashed: bool = True) -> None:
         self.learner = learner
         self.always_thorough = always_thorough
         self.digests: dict[str, str] = {}
@@ -98,7 +132,8 @@ class TrackedLearner:
         self._was_thorough = True
         self._custom: dict[str, str] = {}
         self._custom_keys: list[str] = []
-        self.refresh(thorough=True)
+        if is_hashed:
+            self.refresh(thorough=True)
 
     def close(self) -> None:
         """Follow the learner no longer."""
@@ -143,6 +178,12 @@ class TrackedLearner:
         if not self._tree.custom:
             return self.digests
         return {name: self.digests[name] for name in self._tree.tensors}
+
+    @property
+    def state_count(self) -> int:
+        """Number of tensors of its state dict."""
+        tree = self._tree
+        return len(self._custom) if tree.custom else len(tree.keys) - len(tree.with_extra_state)
 
     @property
     def count(self) -> int:
@@ -234,20 +275,27 @@ class TrackedLearner:
 
     # What has changed.
 
-    def journal(self, before: Mapping[str, str] | None = None) -> Journal:
+    def journal(
+        self, before: Mapping[str, str] | None = None, now: Mapping[str, str] | None = None
+    ) -> Journal:
         """A journal that the next refreshes keep.
 
         Args:
             before: digests at the moment to compare with, by name; None for the present.
+            now: the present ones, those of the state dict by default.
         """
         journal = Journal()
         if before is not None:
-            now = self.state_digests()
+            now = self.state_digests() if now is None else now
             for name in before.keys() | now.keys():
                 if before.get(name) != now.get(name):
                     journal.before[name] = before.get(name)
         self._journals.append(journal)
         return journal
+
+    def before(self) -> Mapping[str, str]:
+        """The digests of the state dict as they are now, whatever changes later."""
+        return self.state_digests() if self._tree.custom else Moment(self.digests, self.journal(), self)
 
     def forget(self, journal: Journal) -> None:
         """Keep a journal no longer."""
@@ -306,6 +354,11 @@ class TrackedLearner:
             self._report(unseen)
         self._was_thorough = every
         return difference
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        """Names of tensors that a state dict has or had, in its order."""
+        present = [key for key in self.state_keys if key in names]
+        return [*present, *sorted(set(names).difference(present) - self.transient)]
 
     def changes(self, journal: Journal) -> Changes | nn.Module:
         """What a checkpoint has to hold of the learner, after another one: all of it, if a module makes its

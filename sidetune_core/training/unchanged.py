@@ -1,128 +1,95 @@
-"""Earlier tasks of an extended run: which of them need no evaluation, since nothing that they read has
-changed.
+"""Which earlier tasks a row of R need not measure, since nothing that their evaluation reads has changed.
 
-Their cells of R are carried over from the last row. The certificate's records say what a task reads, and
-``eval.jsonl`` marks the cells (``unchanged_since``).
+The certificate's records say what a task reads, and whether its outputs are reproducible.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-import attrs
 from torch import nn
 
 from sidetune_core import hashing
 from sidetune_core.assembly.build import restart_task, start_phase, start_task
-from sidetune_core.assembly.cards import CardTask
 from sidetune_core.certificate import probes
-from sidetune_core.certificate.measured import UNCHANGED_SINCE, read_columns
-from sidetune_core.certificate.probes import ProbeRecorder, Replay, Stored
-from sidetune_core.certificate.record import TaskRecord, is_constant, read_certificate, tensors_unchanged
+from sidetune_core.certificate.probes import Replay, Stored
+from sidetune_core.certificate.record import (
+    CONDITIONS,
+    OUTSIDE,
+    VALUES_DIFFER,
+    TaskRecord,
+    read_certificate,
+    tensors_unchanged,
+)
 from sidetune_core.config.history import stated
 from sidetune_core.config.identity import Identity, condition_changes
-from sidetune_core.config.plugin_record import read_segments
+from sidetune_core.config.plugin_record import changes as plugin_changes
+from sidetune_core.config.plugin_record import read_plugins, read_segments
 from sidetune_core.errors import RunError, WeightsError, shorten
-from sidetune_core.interfaces.capabilities import set_task_state, task_state
 from sidetune_core.interfaces.learner import Learner
-from sidetune_core.interfaces.tasks import Task
+from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.interfaces.training import members
+from sidetune_core.storage.evaluations import read_evaluations
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system.device import Machine, processor
-from sidetune_core.training.context import Context
 
 
-@attrs.frozen(eq=False)
-class Carried:
-    """The evaluation of a task that is not repeated."""
-
-    since: int
-    """The row of R that it was measured in."""
-    metrics: Mapping[str, Mapping[str, float]]
-    """By split."""
-    replay: Replay
-    """Of the task's probes, which showed that its outputs have not changed."""
-
-
-class Earlier:
-    """The tasks before an extension: none, in a run that is not extended."""
-
-    count = 0
-    """Number of these tasks."""
-
-    def carried(
-        self, learner: Learner, seen: Sequence[Task], recorders: Mapping[str, ProbeRecorder], context: Context
-    ) -> Mapping[str, Carried]:
-        """The evaluations of earlier tasks that are still valid, by id.
-
-        Args:
-            learner: after a stage, frozen and in eval mode.
-            seen: the tasks trained so far.
-            recorders: the learner's output for each of them, by id.
-            context: of the run.
-        """
-        return {}
-
-    def with_data(self, tasks: Sequence[Task], carried: Mapping[str, Carried]) -> Sequence[Task]:
-        """The tasks, with data for those that have to be evaluated.
-
-        Raises:
-            SidetuneError: the data of a task is gone or has changed.
-        """
-        return tasks
+def not_carried(record: TaskRecord | None, id: str) -> str:
+    """Why a task is measured in every row, whether or not something that it reads changes; empty if it is
+    not, as far as the certificate says."""
+    if record is None:
+        return f"the certificate has no record of {id}"
+    if record.probes.cause not in ("", CONDITIONS):
+        return record.probes.cause
+    if not tensors_unchanged(record) or not (record.probes.same or record.probes.cause):
+        return f"later tasks have changed what {id} reads"
+    if not record.probes.finite:
+        return f"not every output of {id} is finite"
+    if record.verdict == VALUES_DIFFER:
+        return f"the results of {id} in R differ although nothing that it reads changed, or have gaps"
+    return ""
 
 
-class EarlierTasks(Earlier):
-    """The tasks that a run had before the extension that is under way.
+def irreproducible(records: Collection[TaskRecord]) -> list[str]:
+    """The tasks, by id, whose outputs depend on state that no tensor holds: nothing is known of such a
+    learner's other tasks either."""
+    return [record.id for record in records if record.probes.cause == OUTSIDE]
+
+
+def readers(records: Mapping[str, TaskRecord], names: Collection[str]) -> set[str]:
+    """The tasks, by id, that read one of these tensors."""
+    changed = frozenset(names)
+    return {
+        id
+        for id, record in records.items()
+        if not changed.isdisjoint(record.tensors) or not changed.isdisjoint(record.newly_read)
+    }
+
+
+def changed_since(folder: RunFolder, row: int, identity: Identity, former_processor: str) -> list[str]:
+    """How what decides on the values of a row of R differs now: data, components, and what decides on
+    rounding.
 
     Args:
         folder: of the run.
-        ids: of these tasks.
+        row: of R; the newest one.
         identity: of the run now.
-        read: returns tasks with their data, by id; it gets the ids and the reason.
+        former_processor: of the computer that measured the row.
     """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        ids: Sequence[str],
-        identity: Identity,
-        read: Callable[[Sequence[str], str], Mapping[str, Task]],
-    ) -> None:
-        self.count, self._ids = len(ids), tuple(ids)
-        self._folder, self._identity, self._read = folder, identity, read
-        self._reasons: Mapping[str, str] = {}
-
-    def carried(
-        self, learner: Learner, seen: Sequence[Task], recorders: Mapping[str, ProbeRecorder], context: Context
-    ) -> Mapping[str, Carried]:
-        def find() -> tuple[Mapping[str, Carried], Mapping[str, str]]:
-            before = [task.id for task in seen[:-1]]  # a stage of an extension has one task
-            records, reasons = unusable(self._folder, self._ids, before, self._identity)
-            now = hashing.digests(dict(probes.named_tensors(learner)))
-            rounding = probes.ROUNDING[context.machine.arithmetic]
-            found = dict[str, Carried]()
-            for id, record in records.items():
-                result = _replay(record, learner, recorders[id], now, self._folder, rounding)
-                if isinstance(result, str):
-                    reasons[id] = result
-                else:
-                    found[id] = _last_cells(self._folder, id, len(before) - 1, result)
-            return found, reasons
-
-        found, self._reasons = context.group.broadcast_from_main(find)
-        return found
-
-    def with_data(self, tasks: Sequence[Task], carried: Mapping[str, Carried]) -> Sequence[Task]:
-        bare = [task for task in tasks if isinstance(task, CardTask) and task.id not in carried]
-        if not bare:
-            return tasks
-        given = self._read([task.id for task in bare], self._reasons.get(bare[0].id, ""))
-        for task in bare:
-            set_task_state(given[task.id], task_state(task))
-        return [given.get(task.id, task) for task in tasks]
+    about = folder.read_json("run.json")
+    facts = stated(about, row + 1)
+    segment = read_segments({**about, **facts, "segments": []})[0]
+    found = condition_changes(segment, identity)
+    if (before := facts.get("data")) and identity.data and before != identity.data:
+        found.append("other data")
+    found += map(str, plugin_changes(segment.plugins, read_plugins(identity.plugins, {})))
+    present = processor()
+    if former_processor != present:
+        found.append(f"processor {former_processor or 'unknown'} → {present}")
+    return found
 
 
 def unusable(
@@ -144,22 +111,64 @@ def unusable(
         certificate = None
     if certificate is None:
         return {}, dict.fromkeys(ids, "the run has no certificate of what they read")
-    conditions = _other_conditions(folder.read_json("run.json"), identity, last, certificate.processor)
-    if conditions:
-        return {}, dict.fromkeys(ids, f"rounding may differ: {', '.join(conditions)}")
-    columns = read_columns(folder, trained)
+    if changes := changed_since(folder, last, identity, certificate.processor):
+        return {}, dict.fromkeys(ids, f"values may differ: {', '.join(changes)}")
+    if outside := irreproducible(certificate.tasks):
+        return {}, dict.fromkeys(ids, f"{shorten(outside)}: {OUTSIDE}")
+    values, _ = latest_values(folder, trained)
+    known = {record.id: record for record in certificate.tasks}
     records, reasons = dict[str, TaskRecord](), dict[str, str]()
     for id in ids:
-        record = next((one for one in certificate.tasks if one.id == id), None)
-        if record is None:
-            reasons[id] = f"the certificate has no record of {id}"
-        elif reason := _not_reproducible(record, columns[id][record.after - 1 :]):
+        if reason := not_carried(known.get(id), id):
             reasons[id] = reason
-        elif not _is_whole(folder, id, last):
+        elif not is_whole(values.get(id)):
             reasons[id] = f"the last evaluation of {id} has gaps"
         else:
-            records[id] = record
+            records[id] = known[id]
     return records, reasons
+
+
+Values = Mapping[str, Mapping[str, float | None]]
+"""The metrics of a task by split and name."""
+
+
+def latest_values(folder: RunFolder, trained: Sequence[str]) -> tuple[dict[str, Values], set[str]]:
+    """The values of the last row of R by id of a task; and the tasks that were measured at least twice since
+    they were trained, with the same values.
+
+    Args:
+        folder: of the run.
+        trained: ids of the tasks trained so far.
+    """
+    evaluations = read_evaluations(folder)
+    values: dict[str, dict[str, Mapping[str, float | None]]] = {}
+    for split in dict.fromkeys(str(line["split"]) for line in evaluations.lines):
+        rows = evaluations.rows(trained, split, lambda line: line["figures"])
+        for id, metrics in zip(trained, rows.get(len(trained) - 1, ()), strict=False):
+            if metrics is not None:
+                values.setdefault(id, {})[split] = metrics
+    first_rows = {id: index for index, id in enumerate(trained)}
+    measured: dict[str, list[Values]] = {}
+    for line in evaluations.lines:
+        if line["split"] == "test" and line["after"] >= first_rows.get(line["task"], len(trained)):
+            measured.setdefault(line["task"], []).append({"test": line["figures"]})
+    repeated = {
+        id for id, each in measured.items() if any(bits(one) == bits(two) for one, two in pairwise(each))
+    }
+    return dict(values), repeated
+
+
+def is_whole(values: Values | None) -> bool:
+    """Whether a task was evaluated, and all values are finite."""
+    return bool(values) and not any(None in metrics.values() for metrics in (values or {}).values())
+
+
+def bits(values: Values) -> dict[str, dict[str, str | None]]:
+    """What is equal only for values that have the same bits."""
+    return {
+        split: {name: None if value is None else float(value).hex() for name, value in metrics.items()}
+        for split, metrics in values.items()
+    }
 
 
 def changes_to_come(
@@ -200,43 +209,16 @@ def changes_to_come(
     return reasons
 
 
-def _not_reproducible(record: TaskRecord, measured: Sequence[float | None]) -> str:
-    """Why an evaluation would not have the same result once more, as far as the certificate says; empty if
-    it would."""
-    if record.probes.cause:
-        return record.probes.cause
-    if not tensors_unchanged(record) or not record.probes.same:
-        return f"later tasks have changed what {record.id} reads"
-    if not record.probes.finite or not is_constant(measured):
-        return f"the results of {record.id} in R differ although nothing that it reads changed, or have gaps"
-    return ""
-
-
-def _other_conditions(
-    about: Mapping[str, Any], identity: Identity, last: int, former_processor: str
-) -> list[str]:
-    """How what decides on rounding differs from that of the last row."""
-    facts = stated(about, last + 1)
-    segment = read_segments({**about, **facts, "segments": []})[0]
-    found = condition_changes(segment, identity)
-    present = processor()
-    if former_processor != present:
-        found.append(f"processor {former_processor or 'unknown'} → {present}")
-    return found
-
-
-def _replay(
+def replay_unchanged(
     record: TaskRecord,
     learner: Learner,
-    recorder: ProbeRecorder,
-    now: Mapping[str, str],
+    predict: Predict,
     folder: RunFolder,
     rounding: float,
+    names_at: Mapping[int, Sequence[str]],
 ) -> Replay | str:
-    """The replay of a task's probes, or how what the task reads, or its outputs for them, have changed since
-    it was trained."""
-    if changed := sorted(name for name, digest in record.tensors.items() if now.get(name) != digest):
-        return f"training changed {shorten(changed)}"
+    """The replay of a task's probes, or how what the task reads, or its outputs for them, differ from those
+    right after it was trained, although no tensor that it read then has changed."""
     path = folder.path / record.probes.file
     try:
         if hashing.file_digest(path) != record.probes.sha256:
@@ -244,29 +226,19 @@ def _replay(
         stored = Stored.read(path)
     except (OSError, WeightsError) as error:
         return f"the probes of {record.id} cannot be read: {error}"
-    replayed = probes.replay(learner, recorder.predict, stored.as_inputs(), rounding, record.id)
+    replayed = probes.replay(learner, predict, stored.as_inputs(), rounding, record.id, names_at=names_at)
     if replayed.cause:
         return replayed.cause
     if replayed.read != record.tensors.keys():
         return f"{record.id} reads other tensors: {shorten(sorted(replayed.read ^ record.tensors.keys()))}"
-    if not probes.same(stored.output, replayed.output):
+    exact = record.probes.cause != CONDITIONS
+    if not (
+        probes.same(stored.output, replayed.output)
+        if exact
+        else probes.agree(stored.output, replayed.output, rounding)
+    ):
         return f"the outputs of {record.id} have changed"
     return replayed
-
-
-def _cells(folder: RunFolder, id: str, row: int) -> list[dict[str, Any]]:
-    return [line for line in folder.lines("eval.jsonl") if line["after"] == row and line["task"] == id]
-
-
-def _is_whole(folder: RunFolder, id: str, row: int) -> bool:
-    cells = _cells(folder, id, row)
-    return bool(cells) and not any(None in line["figures"].values() for line in cells)
-
-
-def _last_cells(folder: RunFolder, id: str, row: int, replay: Replay) -> Carried:
-    cells = _cells(folder, id, row)
-    metrics = {line["split"]: line["figures"] for line in cells}
-    return Carried(cells[0].get(UNCHANGED_SINCE, row), metrics, replay)
 
 
 def _tensors(item: nn.Module | nn.Parameter) -> list[Any]:

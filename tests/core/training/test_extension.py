@@ -21,6 +21,7 @@ from sidetune_core.results.grouping import group_runs
 from sidetune_core.results.report import changed_lines
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage import checkpoint
+from sidetune_core.storage.evaluations import read_evaluations
 from sidetune_core.storage.lock import locked
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.training import run as training_run
@@ -116,16 +117,21 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def cells(folder: Path) -> dict[tuple[Any, ...], Any]:
-    lines = RunFolder(folder).lines("eval.jsonl")
-    return {(line["after"], line["task"], line["split"]): line["figures"] for line in lines}
+    evaluations, ids = read_evaluations(RunFolder(folder)), [task["id"] for task in read(folder)["tasks"]]
+    return {
+        (row, task, split): metrics
+        for split in ("val", "test")
+        for row, values in evaluations.rows(ids, split, lambda line: line["figures"]).items()
+        for task, metrics in zip(ids, values, strict=True)
+        if metrics is not None
+    }
 
 
-def carried(folder: Path) -> list[tuple[int, str, int]]:
-    """Row, task and origin of the values that were not measured."""
-    lines = RunFolder(folder).lines("eval.jsonl")
-    return [
-        (line["after"], line["task"], line["unchanged_since"]) for line in lines if "unchanged_since" in line
-    ]
+def carried(folder: Path) -> list[tuple[int, str]]:
+    """Row and task of the values that were not measured."""
+    lines = read_evaluations(RunFolder(folder)).lines
+    measured = {(line["after"], line["task"]) for line in lines}
+    return sorted({(row, task) for row, task, _ in cells(folder)} - measured)
 
 
 def tensors(folder: Path) -> dict[str, str]:
@@ -155,7 +161,7 @@ def test_an_extended_run_has_the_results_and_tensors_of_a_run_in_one_go(learner:
 def test_values_of_tasks_that_read_nothing_new_are_carried_over(learner: str, make: MakeRun) -> None:
     run = make(learner)
     extend(run)
-    assert carried(run) == [(2, "t0", 1), (2, "t1", 1)]
+    assert carried(run) == [(2, "t0"), (2, "t1")]
 
 
 def test_tasks_that_read_what_was_trained_are_evaluated_once_more(make: MakeRun) -> None:
@@ -170,14 +176,14 @@ def test_of_two_extensions_the_second_carries_over_what_was_measured_first(make:
     extend(run, ("t2",))
     assert cells(run) == cells(one_go)
     assert tensors(run) == tensors(one_go)
-    assert carried(run) == [(1, "t0", 0), (2, "t0", 0), (2, "t1", 1)]
+    assert carried(run) == [(1, "t0"), (2, "t0"), (2, "t1")]
 
 
 def test_two_tasks_in_one_extension_are_those_of_a_run_in_one_go(make: MakeRun) -> None:
     one_go, run = make(tasks=3), make(tasks=1)
     extend(run, ("t1", "t2"))
     assert cells(run) == cells(one_go)
-    assert carried(run) == [(1, "t0", 0), (2, "t0", 0)]
+    assert (1, "t0") in carried(run)
 
 
 def test_ids_that_the_run_has_count_on_and_titles_stay(make: MakeRun) -> None:
@@ -219,7 +225,7 @@ def test_earlier_data_may_be_gone_where_nothing_that_tasks_read_changes(make: Ma
     Path("images.npz").unlink()
     write_archive(Path("other.npz"), seed=1)
     extend(run, env=env("other.npz"))
-    assert carried(run) == [(2, "t0", 1), (2, "t1", 1)]
+    assert carried(run) == [(2, "t0"), (2, "t1")]
 
 
 @pytest.mark.parametrize("learner", ["finetune", "stored:Counts"])
@@ -331,14 +337,27 @@ def test_the_certificate_goes_on_and_is_verified(make: MakeRun, capsys: Capture)
     assert "the run noted: from task t2 on, added by --extend: t2 of env 'images'" in capsys.readouterr().out
 
 
-def tamper(run: Path, key: str, value: Any) -> list[str]:
-    """Set a key of the value that was carried over for t0."""
+def rewrite(run: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> list[str]:
+    """Change the lines of ``eval.jsonl``; returns what verify finds."""
     path = run / "eval.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    line = next(line for line in lines if "unchanged_since" in line)
-    line[key] = value
+    lines = change([json.loads(line) for line in path.read_text().splitlines()])
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return list(certificates.verify(RunFolder(run), trust_local_code=True).problems)
+
+
+def tamper(run: Path, key: str, value: Any) -> list[str]:
+    """Set a key of the value that an earlier version carried over for t0."""
+
+    def former(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        carried = [
+            {**line, "after": 2, "unchanged_since": 1}
+            for line in lines
+            if line["after"] == 1 and line["task"] in ("t0", "t1")
+        ]
+        carried[0][key] = value
+        return [*(line for line in lines if line.get("unchanged") is not True), *carried]
+
+    return rewrite(run, former)
 
 
 def test_a_value_that_is_not_the_one_it_was_carried_over_from_is_found(make: MakeRun) -> None:
@@ -358,14 +377,21 @@ def test_a_value_carried_over_from_a_row_before_its_training_is_found(make: Make
 def test_a_mark_on_a_value_whose_tensors_were_trained_is_found(make: MakeRun) -> None:
     run = make("finetune")
     extend(run)
-    path = run / "eval.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    before = next(line for line in lines if (line["after"], line["task"]) == (1, "t0"))
-    line = next(line for line in lines if (line["after"], line["task"]) == (2, "t0"))
-    line |= {"figures": before["figures"], "unchanged_since": 1}
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    problems = certificates.verify(RunFolder(run), trust_local_code=True).problems
+    problems = rewrite(
+        run,
+        lambda lines: [
+            *(line for line in lines if (line["after"], line["task"]) != (2, "t0")),
+            {"after": 2, "unchanged": True},
+        ],
+    )
     assert any("but training changed base." in problem for problem in problems)
+
+
+def test_a_value_in_place_of_one_that_was_carried_over_is_found(make: MakeRun) -> None:
+    run = make()
+    extend(run)
+    problems = rewrite(run, lambda lines: [*lines, {**lines[-2], "task": "t0", "figures": {"accuracy": 1.5}}])
+    assert any("t0: measured is" in problem for problem in problems)
 
 
 def test_an_extension_in_run_json_that_no_checkpoint_knows_is_found(make: MakeRun) -> None:
@@ -497,12 +523,13 @@ def test_reports_tell_what_was_added_and_carried_over(make: MakeRun) -> None:
     assert summary.extensions == (
         "from task t2 on, added by --extend: t2 of env 'images' (t0 there), train.steps 3 → 1",
     )
-    assert summary.carried == (
-        "values of t0 to t1 in 1 row (t2) were carried over from row t1: nothing that these tasks read has "
-        "changed since",
+    assert summary.unchanged == (
+        "2 of 3 values of earlier tasks in R are those of the row before, because nothing that these tasks "
+        "read had changed; the others were measured"
     )
-    assert any("No forgetting: every R[i][j]" in line for line in changed_lines(summary))
+    assert summary.unchanged in changed_lines(summary)
     report = (run / "report.md").read_text()
+    assert f"\n{summary.unchanged}.\n" in report
     assert "- Extended: from task t2 on" in report
 
 
