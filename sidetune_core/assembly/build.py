@@ -71,11 +71,20 @@ def start_task(learner: Learner, task: Task, seed: int, machine: Machine) -> Tra
     Raises:
         PluginError: `Learner.start` returned something that is not the learner's.
     """
-    with seeded(seed, "start", task.id):
-        trainable = _listed(learner, learner.start(task), "start")
+    trainable = call_start(learner, task, seed)
     machine.place(learner)
     _check_owned(learner, trainable, "start")
     return trainable
+
+
+def call_start(learner: Learner, task: Task, seed: int) -> Trainable:
+    """What `Learner.start` returns under the task's seed, before it is placed or looked at.
+
+    Raises:
+        PluginError: it returned something other than a list of modules and parameters.
+    """
+    with seeded(seed, "start", task.id):
+        return _listed(learner, learner.start(task), "start")
 
 
 def start_phase(learner: Learner, task: Task, phase: Phase, seed: int) -> Trainable | None:
@@ -84,13 +93,21 @@ def start_phase(learner: Learner, task: Task, phase: Phase, seed: int) -> Traina
     Raises:
         PluginError: `Learner.start_phase` returned something that is not the learner's.
     """
+    trainable = call_start_phase(learner, task, phase, seed)
+    if trainable is not None:
+        _check_owned(learner, trainable, "start_phase")
+    return trainable
+
+
+def call_start_phase(learner: Learner, task: Task, phase: Phase, seed: int) -> Trainable | None:
+    """What `Learner.start_phase` returns under the seed of the phase, before it is looked at.
+
+    Raises:
+        PluginError: it returned something other than None or a list of modules and parameters.
+    """
     with seeded(seed, "phase", task.id, phase.name), torch.no_grad():
         started = learner.start_phase(task, phase)
-    if started is None:
-        return None
-    trainable = _listed(learner, started, "start_phase")
-    _check_owned(learner, trainable, "start_phase")
-    return trainable
+    return None if started is None else _listed(learner, started, "start_phase")
 
 
 def restart_task(learner: Learner, task: Task, seed: int, machine: Machine) -> None:

@@ -220,7 +220,12 @@ def changes_to_come(
 
 
 def replay_unchanged(
-    record: TaskRecord, learner: Learner, predict: Predict, folder: RunFolder, rounding: float
+    record: TaskRecord,
+    learner: Learner,
+    predict: Predict,
+    folder: RunFolder,
+    rounding: float,
+    names_at: Mapping[int, Sequence[str]],
 ) -> Replay | str:
     """The replay of a task's probes, or how what the task reads, or its outputs for them, differ from those
     right after it was trained, although no tensor that it read then has changed."""
@@ -231,7 +236,7 @@ def replay_unchanged(
         stored = Stored.read(path)
     except (OSError, WeightsError) as error:
         return f"the probes of {record.id} cannot be read: {error}"
-    replayed = probes.replay(learner, predict, stored.as_inputs(), rounding, record.id)
+    replayed = probes.replay(learner, predict, stored.as_inputs(), rounding, record.id, names_at=names_at)
     if replayed.cause:
         return replayed.cause
     if replayed.read != record.tensors.keys():
