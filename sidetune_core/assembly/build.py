@@ -16,7 +16,14 @@ from sidetune_core.assembly.make import make_component, without_weights
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import PluginError, WeightsError
 from sidetune_core.interfaces.learner import Components, Learner
-from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure, set_precision
+from sidetune_core.interfaces.networks import (
+    Base,
+    Merger,
+    Side,
+    note_structure,
+    outermost_bases,
+    set_precision,
+)
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, members
 from sidetune_core.seeding import seeded
@@ -72,14 +79,34 @@ def start_task(learner: Learner, task: Task, seed: int, machine: Machine) -> Tra
     Raises:
         PluginError: `Learner.start` returned something that is not the learner's.
     """
-    with seeded(seed, "start", task.id):
-        trainable = _listed(learner, learner.start(task), "start")
+    trainable = call_start(learner, task, seed)
     machine.place(learner)
     _check_owned(learner, trainable, "start")
+    set_precisions(outermost_bases(learner), trainable, machine)
+    return trainable
+
+
+def set_precisions(bases: Iterable[Base], trainable: Trainable, machine: Machine) -> None:
+    """Set the precision of a learner's bases when a task starts.
+
+    Args:
+        bases: the outermost ones.
+        trainable: what the task trains.
+        machine: has the precision of frozen bases.
+    """
     if machine.base_arithmetic is not None:
         weights = (one.parameters() if isinstance(one, nn.Module) else (one,) for one in members(trainable))
-        set_precision(learner, set(map(id, chain.from_iterable(weights))), machine.base_arithmetic)
-    return trainable
+        set_precision(bases, set(map(id, chain.from_iterable(weights))), machine.base_arithmetic)
+
+
+def call_start(learner: Learner, task: Task, seed: int) -> Trainable:
+    """What `Learner.start` returns under the task's seed, before it is placed or looked at.
+
+    Raises:
+        PluginError: it returned something other than a list of modules and parameters.
+    """
+    with seeded(seed, "start", task.id):
+        return _listed(learner, learner.start(task), "start")
 
 
 def start_phase(learner: Learner, task: Task, phase: Phase, seed: int) -> Trainable | None:
@@ -88,13 +115,21 @@ def start_phase(learner: Learner, task: Task, phase: Phase, seed: int) -> Traina
     Raises:
         PluginError: `Learner.start_phase` returned something that is not the learner's.
     """
+    trainable = call_start_phase(learner, task, phase, seed)
+    if trainable is not None:
+        _check_owned(learner, trainable, "start_phase")
+    return trainable
+
+
+def call_start_phase(learner: Learner, task: Task, phase: Phase, seed: int) -> Trainable | None:
+    """What `Learner.start_phase` returns under the seed of the phase, before it is looked at.
+
+    Raises:
+        PluginError: it returned something other than None or a list of modules and parameters.
+    """
     with seeded(seed, "phase", task.id, phase.name), torch.no_grad():
         started = learner.start_phase(task, phase)
-    if started is None:
-        return None
-    trainable = _listed(learner, started, "start_phase")
-    _check_owned(learner, trainable, "start_phase")
-    return trainable
+    return None if started is None else _listed(learner, started, "start_phase")
 
 
 def restart_task(learner: Learner, task: Task, seed: int, machine: Machine) -> None:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
+
+import attrs
 
 from sidetune_core import hashing
 from sidetune_core.certificate.carried import statement
+from sidetune_core.certificate.log import fold
 from sidetune_core.certificate.record import (
     FILE,
     FORMAT,
     FORMER_STATEMENTS,
+    LOG,
+    SAMPLED,
     Certificate,
 )
 from sidetune_core.config.history import contradictions, odd_statements
@@ -81,7 +86,7 @@ def digest(folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Re
     content = {
         "run": folder.read_json("run.json"),
         "status": _status_text(folder),
-        "certificate": folder.read_json(FILE),
+        "certificate": folder.read_json(FILE) if _is_written(checkpoints) else attrs.asdict(certificate),
         "lines": {name: hashing.file_digest(folder.path / name) for name in _present_lines(folder)},
         "checkpoints": {one.path.stem: one.step.sha256 for one in checkpoints},
     }
@@ -106,19 +111,54 @@ def shown_files(folder: RunFolder) -> dict[str, str]:
     }
 
 
+def file_digests(folder: RunFolder, trained: Collection[str]) -> Iterator[tuple[str, str]]:
+    """The SHA-256 of `shown_files` of some tasks, and of the record of the data; those that cannot be read
+    are left out."""
+    trained = set(trained)
+    for name, task in shown_files(folder).items():
+        if not task or task in trained:
+            digest = digest_of_file(folder, name)
+            if digest is not None:
+                yield name, digest
+
+
+def digest_of_file(folder: RunFolder, name: str) -> str | None:
+    """The SHA-256 of a file by its path in a run folder; None if it cannot be read."""
+    try:
+        return hashing.file_digest(folder.path / name)
+    except OSError:
+        return None
+
+
 def check_certificate(
     folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Recorded]
 ) -> Iterator[str]:
     """Whether the certificate explains itself in the words of its format, and is the one of which the newest
     checkpoint holds the hash."""
-    expected = FORMER_STATEMENTS.get(certificate.format, _sha256(statement(folder).encode()))
+    folded = fold(folder)
+    is_folded = certificate == folded
+    expected = FORMER_STATEMENTS.get(certificate.format)
+    if expected is None:
+        expected = _sha256((statement(folder) + (SAMPLED if is_folded else "")).encode())
+    source = LOG if is_folded else FILE
     if _sha256(certificate.statement.encode()) != expected:
-        yield f"the statement in {FILE} is not that of certificates of format {certificate.format}"
+        yield f"the statement in {source} is not that of certificates of format {certificate.format}"
+    if is_folded:
+        return  # the checkpoint's hash of the lines is checked with those of other lines
+    if folded is not None:
+        yield from _contradictions(certificate, folded)
     recorded = checkpoints[-1].marks.get(FILE) if checkpoints else None
     if recorded is not None and hashing.file_digest(folder.path / FILE) != recorded[1]:
         yield f"{FILE} is not what it was {checkpoints[-1]}"
     elif recorded is None and certificate.format == FORMAT:
         yield f"the newest checkpoint has no hash of {FILE}"
+
+
+def _contradictions(written: Certificate, folded: Certificate) -> Iterator[str]:
+    """Where the two files of a certificate differ."""
+    for field in ("verdict", "tasks", "stages", "now", "files", "processor"):
+        if getattr(written, field) != getattr(folded, field):
+            yield f"{FILE} and {LOG} have other {field}"
 
 
 def _status(
@@ -156,11 +196,12 @@ def _lines(
     for name in LINES:
         path = folder.path / name
         content = path.read_bytes() if path.is_file() else b""
-        size = 0
+        size, running = 0, hashlib.sha256()
         for one in checkpoints:
             before = size
             size, recorded = one.marks.get(name, (0, _sha256(b"")))
-            if _sha256(content[:size]) != recorded or not before <= size <= len(content):
+            running.update(content[before:size])
+            if running.hexdigest() != recorded or not before <= size <= len(content):
                 yield f"{name} is not what it was {one}: lines were changed or are missing"
                 break
         else:
@@ -212,6 +253,12 @@ def _files(folder: RunFolder, certificate: Certificate, finished: bool, notes: l
             yield f"{kinds} {what}: {', '.join(names[:3])}"
         elif names:
             notes.append(f"{kinds} newer than the certificate: {', '.join(names[:3])}")
+
+
+def _is_written(checkpoints: Sequence[Recorded]) -> bool:
+    """Whether ``certificate.json`` is that of the newest checkpoint, or the run has no other."""
+    marks = checkpoints[-1].marks if checkpoints else {}
+    return FILE in marks or LOG not in marks
 
 
 def _present_lines(folder: RunFolder) -> list[str]:

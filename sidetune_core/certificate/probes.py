@@ -135,7 +135,14 @@ class Replay:
     """Why other replays of the same probes have other outputs; empty where they agree."""
 
 
-def replay(learner: nn.Module, predict: Predict, inputs: Inputs, rounding: float, *names: object) -> Replay:
+def replay(
+    learner: nn.Module,
+    predict: Predict,
+    inputs: Inputs,
+    rounding: float,
+    *names: object,
+    names_at: Mapping[int, Sequence[str]] | None = None,
+) -> Replay:
     """Pass probes through a learner: at once, with another seed, and the last half of them in reverse order.
 
     Args:
@@ -144,13 +151,15 @@ def replay(learner: nn.Module, predict: Predict, inputs: Inputs, rounding: float
         inputs: the probes.
         rounding: the largest relative difference between batch sizes that is no difference.
         names: seed the random numbers.
+        names_at: names of the learner's tensors by address of their storage, if they are known; it is then
+            not noticed whether a forward pass changes one.
     """
-    before = _versions(learner)
-    reads = track_reads(learner)
+    before = _versions(learner) if names_at is None else {}
+    reads = track_reads(learner, names_at)
     with seeded(0, "probes", *names), reads:
         output = _copied(predict(inputs))
     cause = _irreproducible(predict, inputs, output, rounding, names) if finite(output) else ""
-    if _versions(learner) != before:
+    if names_at is None and _versions(learner) != before:
         cause = EVALUATION_TRAINS
     return Replay(output, frozenset(reads.names), cause)
 
@@ -193,18 +202,15 @@ class _Reads:
     torch.compile out of it, and the wrapper imports the compiler (about a second).
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, names_at: Mapping[int, Sequence[str]]) -> None:
         super().__init__()
         self.names: set[str] = set()
-        self._names_at: dict[int, list[str]] = {}
-        for name, tensor in tensors.items():
-            self._names_at.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
-        self._names_at.pop(0, None)  # empty tensors
+        self._names_at = names_at
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor):
-                self.names.update(self._names_at.get(leaf.untyped_storage().data_ptr(), ()))
+            if isinstance(leaf, Tensor) and (address := leaf.untyped_storage().data_ptr()):  # 0 if empty
+                self.names.update(self._names_at.get(address, ()))
         return func(*args, **(kwargs or {}))
 
 
@@ -222,10 +228,20 @@ class CompilerReadTracker(ReadTracker):  # type: ignore[no-untyped-call]
     __torch_dispatch__ = _Reads.__torch_dispatch__
 
 
-def track_reads(module: nn.Module) -> ReadTracker:
-    """A tracker of all parameters and buffers of a module."""
+def track_reads(module: nn.Module, names_at: Mapping[int, Sequence[str]] | None = None) -> ReadTracker:
+    """A tracker of all parameters and buffers of a module.
+
+    Args:
+        module: whose reads are tracked.
+        names_at: names of its tensors by address of their storage, if they are known.
+    """
+    if names_at is None:
+        found: dict[int, list[str]] = {}
+        for name, tensor in named_tensors(module):
+            found.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+        names_at = found
     tracker = CompilerReadTracker if "torch._dynamo" in sys.modules else ReadTracker
-    return tracker(dict(named_tensors(module)))
+    return tracker(names_at)
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -7,7 +7,7 @@ folder.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -16,9 +16,12 @@ import cattrs.errors
 
 from sidetune_core.errors import RunError
 from sidetune_core.io.files import check_shapes
-from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.run_folder import CERTIFICATE_LOG, RunFolder
 
 FILE = "certificate.json"
+
+LOG = CERTIFICATE_LOG
+"""The file to which each stage appends what it adds to the certificate (see `log`)."""
 
 FORMAT = 3
 """Version of the keys. Files of format 1 lack the key ``format``; `read_certificate` translates them. Format
@@ -51,6 +54,13 @@ CARRIED = (
 )
 """What the statement has besides where tasks were added to a finished run and earlier ones were not evaluated
 once more."""
+
+SAMPLED = (
+    " This certificate is that of a run before its last stage: after its latest stages, only the probes of "
+    "tasks that read a changed tensor, and of a few others in turn, were replayed; the hashes cover all "
+    "tasks."
+)
+"""What the statement has besides where the certificate is folded from ``certificate.jsonl``."""
 
 UNCHANGED_ROWS = (
     " Where a line of eval.jsonl has 'unchanged', tasks trained before that row that have no line in it were"
@@ -242,7 +252,26 @@ def write_certificate(folder: RunFolder, certificate: Certificate) -> None:
 
 
 def read_certificate(folder: RunFolder) -> Certificate | None:
-    """The certificate of a run, in either format; None where there is none yet.
+    """The certificate of a run, in any format; None where there is none yet.
+
+    It is that of ``certificate.json``, or folded from ``certificate.jsonl`` where that is further.
+
+    Raises:
+        RunError: a file is damaged, or a newer version of sidetune wrote it.
+    """
+    from sidetune_core.certificate.log import CertificateLog  # imports this module
+
+    log = CertificateLog.read(folder)
+    if log is None:
+        return read_written(folder)
+    written = read_written(folder)
+    if written is not None and written.trained == log.trained:
+        return written
+    return log.certificate(folder)
+
+
+def read_written(folder: RunFolder) -> Certificate | None:
+    """The certificate in ``certificate.json``, perhaps of an earlier stage; None where there is none.
 
     Raises:
         RunError: the file is damaged, or a newer version of sidetune wrote it.
@@ -258,7 +287,7 @@ def read_certificate(folder: RunFolder) -> Certificate | None:
             f"{path} has format {values['format']!r}, and this version of sidetune reads up to {FORMAT}"
         )
     try:
-        return _CONVERTER.structure(_without_infinite_changes(values), Certificate)
+        return CONVERTER.structure(_without_infinite_changes(values), Certificate)
     except (cattrs.errors.BaseValidationError, cattrs.errors.StructureHandlerNotFoundError) as error:
         details = "; ".join(cattrs.transform_error(error))[:300]
         raise RunError(f"{path} is damaged: {details}") from error
@@ -303,14 +332,13 @@ def certificate_lines(
     return [*lines, *(f"  likely cause, {change}" for change in plugin_changes)]
 
 
-def new_warnings(certificate: Certificate) -> list[str]:
-    """A warning if the outputs for the last stage's tasks are the first that are not reproducible."""
+def new_warnings(records: Iterable[TaskRecord], last: Collection[str]) -> list[str]:
+    """A warning if the outputs for the tasks `last`, those of the last stage, are the first of all that are
+    not reproducible."""
     causes = [
-        (record.probes.cause, record)
-        for record in certificate.tasks
-        if record.probes.cause not in ("", CONDITIONS)
+        (record.probes.cause, record) for record in records if record.probes.cause not in ("", CONDITIONS)
     ]
-    if not causes or causes[0][1].id not in certificate.stages[-1].tasks:
+    if not causes or causes[0][1].id not in last:
         return []
     cause, record = causes[0]
     return [
@@ -437,4 +465,4 @@ def _exactly(value: Any, kind: type[Any]) -> Any:
     return value
 
 
-_CONVERTER = _make_converter()
+CONVERTER = _make_converter()

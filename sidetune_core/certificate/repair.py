@@ -3,52 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import attrs
 
 from sidetune_core import hashing
+from sidetune_core.certificate.log import CertificateLog
 from sidetune_core.certificate.record import (
     FILE,
     INCOMPLETE,
+    LOG,
     STATEMENT,
     Certificate,
     Stage,
     TaskRecord,
     read_certificate,
-    write_certificate,
+    read_written,
 )
 from sidetune_core.errors import RunError, shorten
 from sidetune_core.storage import checkpoint
+from sidetune_core.storage.chain import Chain
 from sidetune_core.storage.run_folder import RunFolder
 
 
-def repair(folder: RunFolder, done: Sequence[str], warning: Callable[[str], None]) -> None:
-    """Bring ``certificate.json`` into a state that `issue.certify` can continue.
+def load(
+    folder: RunFolder, done: Sequence[str], chain: Chain, warning: Callable[[str], None]
+) -> CertificateLog:
+    """The certificate so far, as `issue.certify` continues it.
 
-    A file that is missing or damaged is replaced by one without records, and a record whose probes have
-    changed since they were written is dropped. The verdict on the run is `INCOMPLETE` from then on.
+    Of a run of an earlier version it is that of ``certificate.json``. If what there is cannot be used, it is
+    one without records, and the verdict on the run is `INCOMPLETE` from then on. A record whose probes have
+    changed since they were written is dropped when they are to be replayed.
 
     Args:
         folder: of the run.
-        done: ids of the tasks before the stage that `certify` is called for.
+        done: ids of the tasks that are trained.
+        chain: the run's checkpoints.
         warning: gets a line for each loss.
-
-    Raises:
-        WriteError: the file cannot be written.
     """
     if not done:
-        return
-    existing = _read(folder, done, warning)
-    kept = []
-    for record in existing.tasks:
-        reason = _damage(folder, record) if record.id in done else ""
-        if reason:
-            warning(f"{reason}; {FILE} has no record of {record.id} any more")
-        else:
-            kept.append(record)
-    if len(kept) < len(existing.tasks):
-        existing = attrs.evolve(existing, verdict=INCOMPLETE, tasks=kept)
-        write_certificate(folder, existing)
+        return CertificateLog()
+    try:
+        log = CertificateLog.read(folder)
+    except RunError as error:
+        log = None
+        warning(str(error))
+    if log is not None and log.trained == list(done):
+        return log
+    with suppress(OSError):  # its lines are of other stages; the next one has them all
+        (folder.path / LOG).unlink(missing_ok=True)
+    return CertificateLog(_former(folder, done, chain, warning))
 
 
 def missing(folder: RunFolder) -> list[str]:
@@ -57,12 +61,10 @@ def missing(folder: RunFolder) -> list[str]:
     Raises:
         RunError: the certificate is damaged.
     """
+    if lost := missing_certificate(folder):
+        return [lost]
     certificate = read_certificate(folder)
-    if certificate is None:
-        newest = checkpoint.latest(folder.checkpoints)
-        gone = newest is not None and checkpoint.has_mark(newest, FILE)
-        return [f"{FILE} is missing, although the newest checkpoint has its hash"] if gone else []
-    files = [record.probes.file for record in certificate.tasks]
+    files = [record.probes.file for record in certificate.tasks] if certificate is not None else []
     return [
         f"{file} is missing, although {FILE} has its hash"
         for file in files
@@ -70,19 +72,31 @@ def missing(folder: RunFolder) -> list[str]:
     ]
 
 
-def _read(folder: RunFolder, done: Sequence[str], warning: Callable[[str], None]) -> Certificate:
-    """The certificate so far; a new one without records if it is missing or damaged."""
+def missing_certificate(folder: RunFolder) -> str:
+    """A line if ``certificate.json`` is gone, although the newest checkpoint has its hash; empty if not."""
+    newest = checkpoint.latest(folder.checkpoints)
+    if (folder.path / FILE).is_file() or newest is None or not checkpoint.has_mark(newest, FILE):
+        return ""
+    return f"{FILE} is missing, although the newest checkpoint has its hash"
+
+
+def _former(
+    folder: RunFolder, done: Sequence[str], chain: Chain, warning: Callable[[str], None]
+) -> Certificate:
+    """The certificate in ``certificate.json``; one without records if it is missing or damaged."""
     try:
-        existing = read_certificate(folder)
+        existing = read_written(folder)
         reason = f"{folder.path / FILE} is missing"
     except RunError as error:
         existing, reason = None, str(error)
-    if existing is not None:
-        return existing
+    if existing is not None and existing.trained[: len(done)] == list(done):
+        if existing.trained == list(done):
+            return existing
+        tasks = [record for record in existing.tasks if record.id in done]
+        stages = [stage for stage in existing.stages if set(stage.tasks) <= set(done)]
+        return attrs.evolve(existing, tasks=tasks, stages=stages, now=chain.digests)
     warning(f"{reason}; it is rebuilt without records of {shorten(done)}")
-    rebuilt = Certificate(STATEMENT, INCOMPLETE, [], [], list(_stages(folder, done)), {})
-    write_certificate(folder, rebuilt)
-    return rebuilt
+    return Certificate(STATEMENT, INCOMPLETE, [], [], list(_stages(folder, done)), chain.digests)
 
 
 def _stages(folder: RunFolder, done: Sequence[str]) -> list[Stage]:
@@ -102,7 +116,7 @@ def _stages(folder: RunFolder, done: Sequence[str]) -> list[Stage]:
     return stages
 
 
-def _damage(folder: RunFolder, record: TaskRecord) -> str:
+def damage(folder: RunFolder, record: TaskRecord) -> str:
     """Why the probes of a task cannot be used; empty if they can."""
     path = folder.path / record.probes.file
     try:

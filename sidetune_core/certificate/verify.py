@@ -40,7 +40,7 @@ from sidetune_core.certificate.record import (
     overall,
     read_certificate,
 )
-from sidetune_core.certificate.repair import missing
+from sidetune_core.certificate.repair import missing_certificate
 from sidetune_core.certificate.sketches import tasks_without_data
 from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.given import as_objects
@@ -99,10 +99,10 @@ def verify(
         SidetuneError: the run's components can no longer be built.
     """
     folder = run if isinstance(run, RunFolder) else open_run(Path(run))
+    if lost := missing_certificate(folder):
+        raise RunError(f"{folder.path}: {lost}")
     certificate = read_certificate(folder)
     if certificate is None:
-        if gone := missing(folder):
-            raise RunError(f"{folder.path}: {gone[0]}")
         raise RunError(
             f"{folder.path} has no certificate: no task was trained, or an older sidetune made the run"
         )

@@ -8,7 +8,7 @@ learners, sides and envs do not know about the cache.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
@@ -56,17 +56,22 @@ class FeatureCache:
     used: int = 0
     _tables: dict[str, Table] = attrs.field(factory=dict, init=False)
     _noticed: set[str] = attrs.field(factory=set, init=False)
+    _attached: dict[int, Attached] = attrs.field(factory=dict, init=False)
+    """By id of the base, which it keeps."""
     full: bool = attrs.field(default=False, init=False)
 
-    def attach(self, module: nn.Module, arithmetic: str) -> None:
+    def attach(self, module: nn.Module, arithmetic: str, bases: Sequence[Base] | None = None) -> None:
         """Serve every frozen base in `module`, and no other. `arithmetic` is the precision of bases that have
-        none of their own; that of a base's outputs is a part of the key.
+        none of their own; that of a base's outputs is a part of the key. `bases` are those of `module`, if
+        they are known.
 
+        A base that was frozen when it was attached before is hashed once more only if it has changed since.
         A base with hooks, parametrisations or modules that were added after it was built is not served: its
         output may depend on them.
         """
         served = set()
-        for base in _bases(module):
+        attached_before, self._attached = self._attached, {}
+        for base in _bases(module) if bases is None else bases:
             base.cache = None
             if not is_frozen(base):
                 continue
@@ -76,7 +81,9 @@ class FeatureCache:
                     "modules were added to it"
                 )
                 continue
-            attached = Attached(base)
+            before = attached_before.get(id(base))
+            attached = before if before is not None and before.is_still(base) else Attached(base)
+            self._attached[id(base)] = attached
             table = self._table(attached.identity, base._precision or arithmetic)
             base.cache = ServedBase(table, attached)
             served.add(id(table))
@@ -87,9 +94,9 @@ class FeatureCache:
                 del self._tables[key]
 
     @staticmethod
-    def detach(module: nn.Module) -> None:
-        """Serve no base in `module` any more."""
-        for base in _bases(module):
+    def detach(module: nn.Module, bases: Sequence[Base] | None = None) -> None:
+        """Serve no base in `module` any more; `bases` are those of `module`, if they are known."""
+        for base in _bases(module) if bases is None else bases:
             base.cache = None
 
     def reserve(self, size: int) -> bool:

@@ -86,8 +86,14 @@ class Attached(BaseState):
 
     def __init__(self, base: Base) -> None:
         super().__init__(base)
+        self._base = base  # kept, so that no other one gets its id
+        self._settings = settings(base)
         self.identity = identity(base)
         self._written = False
+
+    def is_still(self, base: Base) -> bool:
+        """Whether this is that base, with the same settings, and neither replaced nor written to since."""
+        return self._base is base and self.is_unchanged(base) and settings(base) == self._settings
 
     def is_unchanged(self, base: Base) -> bool:
         """Whether the base still computes what it computed when it was attached."""
@@ -107,16 +113,20 @@ def identity(base: Base) -> str:
     Bases with equal weights and different options differ in plain attributes of a module, such as a stride.
     Of the code, the files that define the classes of the modules count; what they import does not.
     """
+    numbers = dict(base.named_parameters()) | dict(base.named_buffers())
+    devices = sorted({number.device.type for number in numbers.values()})
+    return f"{settings(base)}/{_code(base)}/{fingerprint(numbers)}/{devices}/{torch.__version__}"
+
+
+def settings(base: Base) -> list[tuple[str, ...]]:
+    """The names and classes of a base's modules, and their plain attributes."""
     ours = set(vars(nn.Module())) | {"cache", "_precision", "_is_trained"}
-    settings = [
+    return [
         (name, type(module).__module__, type(module).__qualname__, key, repr(value))
         for name, module in base.named_modules()
         for key, value in sorted(vars(module).items())
         if key not in ours and _is_plain(value)
     ]
-    numbers = dict(base.named_parameters()) | dict(base.named_buffers())
-    devices = sorted({number.device.type for number in numbers.values()})
-    return f"{settings}/{_code(base)}/{fingerprint(numbers)}/{devices}/{torch.__version__}"
 
 
 def _code(base: Base) -> str:

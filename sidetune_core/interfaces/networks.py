@@ -10,7 +10,7 @@ merger and T the head of the task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -73,25 +73,31 @@ class Base(nn.Module, ABC):
         return features
 
 
+def outermost_bases(module: nn.Module) -> Iterator[Base]:
+    """The bases in a learner that are no part of another base."""
+    for child in module.children():
+        if isinstance(child, Base):
+            yield child
+        else:
+            yield from outermost_bases(child)
+
+
 def set_precision(
-    module: nn.Module, trained: Collection[int], precision: Literal["fp32", "bf16"] | None
+    bases: Iterable[Base], trained: Collection[int], precision: Literal["fp32", "bf16"] | None
 ) -> None:
-    """Set the precision of the outermost bases in a module that no task has trained so far.
+    """Set the precision of the bases of a learner that no task has trained so far.
 
     A base of which a parameter is trained has the precision of everything else from then on, frozen or not,
     and so do its copies: what it computes changes with its weights only.
 
     Args:
-        module: a learner.
+        bases: see `outermost_bases`.
         trained: ids of the parameters that the present task trains.
         precision: of frozen bases.
     """
-    for child in module.children():
-        if not isinstance(child, Base):
-            set_precision(child, trained, precision)
-            continue
-        child._is_trained = child._is_trained or any(id(weight) in trained for weight in child.parameters())
-        child._precision = None if child._is_trained else precision
+    for base in bases:
+        base._is_trained = base._is_trained or any(id(weight) in trained for weight in base.parameters())
+        base._precision = None if base._is_trained else precision
 
 
 def note_structure(base: Base) -> None:

@@ -19,7 +19,7 @@ from sidetune_core.errors import FitError, OptionError, PluginError
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import TaskHandler
 from sidetune_core.interfaces.learner import Learner
-from sidetune_core.interfaces.networks import Base, set_precision
+from sidetune_core.interfaces.networks import Base, outermost_bases, set_precision
 from sidetune_core.serving.task_copy import copy_for_task
 from sidetune_core.storage.atomic import write_bytes, writing
 
@@ -67,7 +67,7 @@ class TaskNetwork(nn.Module):
     def use_float32(self) -> None:
         """Compute all of it in float32."""
         self.bf16 = False
-        set_precision(self.learner, (), None)
+        set_precision(outermost_bases(self.learner), (), None)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from sidetune_core import hashing
 from sidetune_core.assembly.cards import read_cards
 from sidetune_core.assembly.objects import require_network
 from sidetune_core.assembly.restore import read_resolved
-from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import TaskSketch, read_certificate
 from sidetune_core.certificate.sketches import sketched_card
 from sidetune_core.config.given import as_objects
@@ -146,9 +145,8 @@ def _check_cards(folder: RunFolder, tasks: Iterable[str]) -> None:
     Raises:
         RunError: a card is not what it was when its task was trained.
     """
-    if not (folder.path / CERTIFICATE).is_file():
-        return
-    files = folder.read_json(CERTIFICATE).get("files", {})
+    certificate = read_certificate(folder)
+    files = certificate.files if certificate is not None else {}
     for name in (f"{CARDS}/{task}.json" for task in tasks):
         path = folder.path / name
         if name in files and path.is_file() and hashing.file_digest(path) != files[name]:

@@ -205,6 +205,8 @@ class Chain:
 
     def __init__(self, folder: Path, steps: Iterable[Step] = ()) -> None:
         self.folder = folder
+        self.is_newest = False
+        """Whether no later file is in the folder, as after one was written."""
         self.steps: list[Step] = []
         self.done: list[str] = []
         """Ids of the tasks that are finished."""

@@ -41,7 +41,7 @@ from sidetune_core.storage.chain import (
     read_own,
     text_digest,
 )
-from sidetune_core.storage.deltas import apply, difference, read_delta
+from sidetune_core.storage.deltas import Delta, apply, difference, read_delta
 from sidetune_core.storage.nested_state import flatten, unflatten
 from sidetune_core.storage.run_folder import Marks
 from sidetune_core.storage.weights import fill, write_tensors
@@ -56,7 +56,7 @@ class MidTaskState:
     tasks: list[str]
     step: int
     """Steps taken so far."""
-    before: dict[str, str]
+    before: Mapping[str, str]
     """Digests of all tensors before training, by name."""
     recent: list[Tensor] = attrs.field(factory=list)
     """Losses of the steps since the last log line."""
@@ -134,7 +134,8 @@ def save(
     chain = chain if chain is not None else _chain_before(folder, done)
     path = boundary(folder, len(done))
     with writing(path):
-        _delete_from(folder, len(done))
+        if not chain.is_newest:
+            _delete_from(folder, len(done))
         if not chain.steps:
             _delete(folder / f"{BASE}.safetensors")
         first = {name: digest for name, digest in content.digests.items() if name in base}
@@ -142,6 +143,7 @@ def save(
             keys = [key for key in content.keys if key in first]
             chain.write(BASE, Content(content.tensors, first, {}, {}, keys))
         chain.write(path.stem, content)
+        chain.is_newest = True
     return path
 
 
@@ -154,12 +156,15 @@ def save_mid_task(
     identity: Identity | None,
     mid_task: MidTaskState,
     chain: Chain | None = None,
+    touched: Collection[str] | None = None,
 ) -> None:
     """Replace the checkpoint within a task, which follows the tasks `done`.
 
     Args:
         folder, learner, done, marks, tasks, identity, chain: see `save`.
         mid_task: the position within the task.
+        touched: names of the tensors whose digests in `mid_task.before` may differ from those of the chain,
+            in the order of the state dict; None for all.
 
     Raises:
         WriteError: the folder is not writable; the earlier one stays.
@@ -168,12 +173,21 @@ def save_mid_task(
     content = _content(learner, tasks, done, marks, identity)
     chain = chain if chain is not None else _chain_before(folder, [*done, ""])
     path = folder / MID_TASK
-    before = difference(chain.digests, mid_task.before).to_json()
+    before = _before(chain, mid_task.before, touched).to_json()
     plain, inner = flatten(attrs.asdict(attrs.evolve(mid_task, before={}), recurse=False), "within")
     step, text = chain.plan(path, content, within=plain, before=before, within_tensors=hashing.digests(inner))
     tensors = {name: content.tensors[name] for name in step.tensors.changed} | inner
     with writing(path):
         write_tensors(path, tensors, {"state": text, "sha256": step.sha256})
+
+
+def _before(chain: Chain, before: Mapping[str, str], touched: Collection[str] | None) -> Delta[str]:
+    """The digests before a stage, as a difference to those of a chain."""
+    if touched is None:
+        return difference(chain.digests, before)
+    newest = chain.tensors.newest
+    changed = {name: before[name] for name in touched if name in before and newest.get(name) != before[name]}
+    return Delta(changed, sorted(name for name in touched if name not in before and name in newest))
 
 
 def _content(

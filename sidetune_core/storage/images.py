@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ MAX_PIXELS = 2**24
 """Of a saved image; a larger one is not read back."""
 
 
-def save_image(folder: RunFolder, task_id: str, name: str, image: Tensor) -> None:
-    """Write an image (3, H, W) in [0, 1] of a task, in place of an earlier one.
+def save_image(folder: RunFolder, task_id: str, name: str, image: Tensor) -> Path:
+    """Write an image (3, H, W) in [0, 1] of a task, in place of an earlier one; returns its path.
 
     Raises:
         PluginError: the name is no file name.
@@ -33,14 +34,16 @@ def save_image(folder: RunFolder, task_id: str, name: str, image: Tensor) -> Non
     path = folder.path / IMAGES / f"{task_id}.{name}.png"
     with writing(path):
         write_bytes(path, file.getvalue())
+    return path
 
 
-def delete_images(folder: RunFolder, task_id: str) -> None:
-    """Delete the images of an earlier state of a task."""
-    for path in (folder.path / IMAGES).glob("*.*.png"):
-        if path.name.rsplit(".", 2)[0] == task_id:
-            with writing(path):
-                path.unlink()
+def delete_images(folder: RunFolder, task_id: str) -> list[Path]:
+    """Delete the images of an earlier state of a task; returns their paths."""
+    own = [path for path in (folder.path / IMAGES).glob("*.*.png") if path.name.rsplit(".", 2)[0] == task_id]
+    for path in own:
+        with writing(path):
+            path.unlink()
+    return own
 
 
 def saved_images(folder: RunFolder) -> Iterator[tuple[str, str, Tensor]]:

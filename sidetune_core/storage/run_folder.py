@@ -36,7 +36,10 @@ from sidetune_core.storage.atomic import (
 
 RUNS = Path("runs")
 
-LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl")
+CERTIFICATE_LOG = "certificate.jsonl"
+"""The file of what each stage adds to the certificate (see `certificate.log`)."""
+
+LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl", CERTIFICATE_LOG)
 """The files to which a run appends lines."""
 
 LOG = "log.txt"
@@ -70,7 +73,7 @@ FOLDERS = ("checkpoints", CARDS, PROBES, DOCUMENTS, IMAGES, TENSORBOARD)
 """Everything that a run writes in its folder."""
 
 BY_PRODUCTS = (
-    *(DATA, "certificate.json", "report.md", SECONDS, LOG),
+    *(DATA, "certificate.json", CERTIFICATE_LOG, "report.md", SECONDS, LOG),
     *(CARDS, PROBES, DOCUMENTS, IMAGES, TENSORBOARD),
 )
 """What a run continues without, also where a folder is in place of a file or the other way round."""
@@ -101,6 +104,7 @@ class RunFolder:
     ``parameters.jsonl``    numbers of parameters, ``seconds.jsonl`` time and memory
     ``checkpoints/``        the base, what each task adds, and the state within the current task
     ``certificate.json``    whether what earlier tasks depend on is unchanged, with ``probes/``
+    ``certificate.jsonl``   what each stage adds to it
     ``tasks/``              the card of each task: what is needed to use it without its data
     ``documents/``          documents of the latest evaluation of each task and split, such as predictions
     ``pictures/``           visualisations of tasks, of the latest state
@@ -113,9 +117,10 @@ class RunFolder:
         """Write a JSON file, atomically; a number that is not finite is ``null``."""
         self._write(name, strict_json.dumps(values, indent=2, default=str) + "\n")
 
-    def write_document(self, owner: str, name: str, text: str) -> None:
-        """Write ``documents/OWNER/NAME``, in place of that of an earlier evaluation. A file that has this
-        content is left alone: those of tasks that nothing is forgotten of are the same after every task.
+    def write_document(self, owner: str, name: str, text: str) -> Path:
+        """Write ``documents/OWNER/NAME``, in place of that of an earlier evaluation; returns its path. A file
+        that has this content is left alone: those of tasks that nothing is forgotten of are the same after
+        every task.
 
         Raises:
             PluginError: a name would be a file elsewhere.
@@ -125,13 +130,16 @@ class RunFolder:
         with writing(path):
             if path.is_symlink() or not path.is_file() or path.read_bytes() != text.encode():
                 write_text(path, text)
+        return path
 
-    def delete_documents(self, owner: str) -> None:
-        """Delete the documents of an earlier evaluation."""
+    def delete_documents(self, owner: str) -> list[Path]:
+        """Delete the documents of an earlier evaluation; returns their paths."""
         folder = self.path / DOCUMENTS / owner
         with writing(folder):
-            for path in folder.glob("*") if not folder.is_symlink() else ():
+            paths = [] if folder.is_symlink() else list(folder.glob("*"))
+            for path in paths:
                 path.unlink()
+        return paths
 
     def append(self, name: str, values: Mapping[str, Any]) -> None:
         """Append a line to a ``.jsonl`` file; a number that is not finite is ``null``."""
@@ -243,10 +251,16 @@ class RunFolder:
                 records.append(_json_object(line))
         return records
 
-    def marks(self, *further: str) -> Marks:
-        """Size and digest of each of `LINES`, and of further files, which are synced to disk."""
-        names = (*LINES, *further)
-        marks = {name: _mark(self.path / name) for name in names if (self.path / name).is_file()}
+    def marks(self, *further: str, read: Mapping[str, Running] | None = None) -> Marks:
+        """Size and digest of each of `LINES`, and of further files, which are synced to disk.
+
+        Args:
+            further: names of files.
+            read: what was read of `LINES` before, which is brought up to date; None to read them whole.
+        """
+        read = read if read is not None else {name: Running() for name in LINES}
+        marks = {name: read[name].mark(self.path / name) for name in LINES if (self.path / name).is_file()}
+        marks |= {name: Running().mark(self.path / name) for name in further if (self.path / name).is_file()}
         sync_folder(self.path)  # they may be new
         return marks
 
@@ -328,6 +342,25 @@ class RunFolder:
     def _add(self, name: str, line: str) -> None:
         with writing(self.path / name):
             append_line(self.path / name, line)
+
+
+class Running:
+    """The SHA-256 of a file that grows, of which only what is new is read."""
+
+    def __init__(self) -> None:
+        self._size, self._sha256 = 0, hashlib.sha256()
+
+    def mark(self, path: Path) -> tuple[int, str]:
+        """The file's size and digest; it is synced to disk."""
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            if os.fstat(file.fileno()).st_size < self._size:  # it was cut
+                self._size, self._sha256 = 0, hashlib.sha256()
+            file.seek(self._size)
+            content = file.read()
+        self._size += len(content)
+        self._sha256.update(content)
+        return self._size, self._sha256.hexdigest()
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -540,10 +573,3 @@ def open_run(path: Path) -> RunFolder:
     except OSError as error:
         raise RunError(f"cannot read the run {path}: {error.strerror or error}") from error
     return RunFolder(path)
-
-
-def _mark(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        content = file.read()
-    return len(content), hashlib.sha256(content).hexdigest()

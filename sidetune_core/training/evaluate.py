@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from sidetune_core.assembly.build import start_task
 from sidetune_core.assembly.evaluation import Evaluation, evaluate_split
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder
@@ -18,7 +17,8 @@ from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.context import Context
 from sidetune_core.training.recorder import Recorder
-from sidetune_core.training.trainable import set_trainable
+from sidetune_core.training.tracked import TrackedLearner
+from sidetune_core.training.trainable import set_trainable, start_task
 
 
 def evaluate(
@@ -90,17 +90,20 @@ def evaluate_untrained(
 ) -> None:
     """Row -1 of R, on a copy of the learner: every task started, none trained. The tasks before number
     `first` are not evaluated."""
-    untrained = copy.deepcopy(learner)
+    untrained = TrackedLearner(copy.deepcopy(learner), is_hashed=False)
     own = {}
     for task in tasks[:first]:
-        start_task(untrained, task, context.seed, context.machine)
+        start_task(untrained, task, context)
     tasks = tasks[first:]
+    own_tasks = {task.id for task in context.group.shard(tasks)}
     for task in tasks:
-        FeatureCache.detach(untrained)
-        start_task(untrained, task, context.seed, context.machine)
+        FeatureCache.detach(untrained.learner, untrained.bases)
+        start_task(untrained, task, context)
         set_trainable(untrained, [], context)
-        if task in context.group.shard(tasks):
-            own[task.id] = evaluate_splits(task, make_predict(untrained, task, context.machine), context.stop)
+        if task.id in own_tasks:
+            predict = make_predict(untrained.learner, task, context.machine)
+            own[task.id] = evaluate_splits(task, predict, context.stop)
+    untrained.close()
     record(tasks, _gathered(own, context), recorder, -1)
 
 

@@ -15,6 +15,7 @@ from sidetune_core.interfaces.learner import Learner, has_former_penalty
 from sidetune_core.interfaces.tasks import Batch, Task
 from sidetune_core.interfaces.training import Trainable, TrainingStep, members
 from sidetune_core.training.context import Context
+from sidetune_core.training.tracked import TrackedLearner
 
 
 def backward(
@@ -88,16 +89,17 @@ class Unreached:
     """Finds what a learner asked to train and no gradient reaches.
 
     Args:
-        learner: that asked.
+        tracked: the learner that asked.
         trainable: what it asked for.
         looks: steps to look at: one for each task, since heads of tasks get gradients in turn.
     """
 
-    def __init__(self, learner: Learner, trainable: Trainable, looks: int) -> None:
-        self._owner, self._looks = type(learner).__name__, looks
-        names = {id(item): name for name, item in (*learner.named_modules(), *learner.named_parameters())}
+    def __init__(self, tracked: TrackedLearner, trainable: Trainable, looks: int) -> None:
+        self._owner, self._looks = type(tracked.learner).__name__, looks
         self._waiting = {
-            names[id(item)] or self._owner: [*item.parameters()] if isinstance(item, nn.Module) else [item]
+            tracked.name_of(item) or self._owner: [*item.parameters()]
+            if isinstance(item, nn.Module)
+            else [item]
             for item in (members(trainable) if looks else ())
         }
 

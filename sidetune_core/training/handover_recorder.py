@@ -20,6 +20,7 @@ from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.training.handover import Call, Handover
 from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.stage import Stage
+from sidetune_core.training.tracked import TrackedLearner
 
 
 class HandoverRecorder(Recorder):
@@ -80,9 +81,8 @@ class HandoverRecorder(Recorder):
         split: str,
         metrics: Mapping[str, float | None],
         not_finite: str = "",
-        since: int | None = None,
     ) -> None:
-        self._calls.append(("evaluation", (after, task, split, dict(metrics), not_finite, since)))
+        self._calls.append(("evaluation", (after, task, split, dict(metrics), not_finite)))
 
     def gap(self, task: Task, split: str, reason: str) -> None:
         self._calls.append(("gap", (task.id, split, reason)))
@@ -91,10 +91,10 @@ class HandoverRecorder(Recorder):
         self._calls.append(("document", (task, split, name, text)))
 
     def save_mid_task(
-        self, learner: nn.Module, stage: Stage, seen: Sequence[Task], state: MidTaskState
+        self, tracked: TrackedLearner, stage: Stage, seen: Sequence[Task], state: MidTaskState
     ) -> None:
         """The digests before the stage are those of the main process, which has trained the tasks before."""
-        self._handover(learner, mid_task=attrs.evolve(state, before={})).write()
+        self._handover(tracked.learner, mid_task=attrs.evolve(state, before={})).write()
 
     def hand_over(
         self,

@@ -11,7 +11,6 @@ from typing import Protocol
 import attrs
 from torch import nn
 
-from sidetune_core.assembly.build import restart_task, start_phase, start_task
 from sidetune_core.assembly.evaluation import Evaluation
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder
@@ -34,7 +33,14 @@ from sidetune_core.training.memo import Memo
 from sidetune_core.training.recorder import Boundary, Recorder
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.steps import StageTraining
-from sidetune_core.training.trainable import digests, entry_digests, freeze, set_trainable
+from sidetune_core.training.tracked import TrackedLearner, is_thorough
+from sidetune_core.training.trainable import (
+    entry_digests,
+    restart_task,
+    set_trainable,
+    start_phase,
+    start_task,
+)
 
 
 class Workers(Protocol):
@@ -105,10 +111,26 @@ def learn(
         StopRequested: a signal came, and the state is saved.
         WriteError: the run folder cannot be written; what was there stays.
     """
-    context.machine.place(learner)
+    tracked = TrackedLearner(learner, always_thorough=context.options.evaluate == "all")
+    tracked.place(context.machine)
+    try:
+        _learn(tracked, tasks, context, recorder, memo if memo is not None else Memo(), workers)
+    finally:
+        tracked.close()
+
+
+def _learn(
+    tracked: TrackedLearner,
+    tasks: Sequence[Task],
+    context: Context,
+    recorder: Recorder,
+    memo: Memo,
+    workers: Workers | None,
+) -> None:
+    """`learn` for a learner that is followed."""
+    learner = tracked.learner
     unstarted = learner.state_dict() if workers is not None else {}
     shared = set(entry_digests(unstarted).values())
-    memo = memo if memo is not None else Memo()
     resumed = context.group.broadcast_from_main(recorder.latest_checkpoint)
     recorder.rewind(resumed)
     done = resumed.done if resumed else []
@@ -117,12 +139,15 @@ def learn(
         evaluate_untrained(learner, tasks, context, recorder, memo.first)
     memo.resume(done, context.group)
     if resumed is not None:
-        _resume(learner, tasks, resumed, context, recorder)
+        _resume(tracked, tasks, resumed, context, recorder)
+        tracked.refresh(thorough=True)
     stages = [Stage(tasks)] if learner.joint else [Stage([task]) for task in tasks]
-    stages = [stage for stage in stages if stage.last.id not in done]
     if workers is not None:
-        workers.begin(learner, shared, tasks, stages, mid_task, context, recorder)
-    for stage in stages:
+        left = [stage for stage in stages if stage.last.id not in done]
+        workers.begin(learner, shared, tasks, left, mid_task, context, recorder)
+    for number, stage in enumerate(stages, 1):
+        if stage.last.id in done:
+            continue
         began = time.monotonic()
         seen = tasks[: tasks.index(stage.last) + 1]
         since = mid_task.mid_task.step if mid_task is not None and mid_task.mid_task is not None else 0
@@ -132,10 +157,11 @@ def learn(
         if handover is None or handover.mid_task is not None:
             if handover is not None:
                 handover.replay(recorder, stage.tasks)
-            trained = train_stage(learner, stage, seen, handover or mid_task, context, recorder)
+            trained = train_stage(tracked, stage, seen, handover or mid_task, context, recorder)
         else:
-            trained = take_over(learner, stage, seen, handover, context, recorder)
-        cells = close_stage(learner, trained, context, recorder, memo)
+            trained = take_over(tracked, stage, seen, handover, context, recorder)
+        is_full = is_thorough(number) or number == len(stages)
+        cells = close_stage(tracked, trained, context, recorder, memo, is_full)
         mid_task = None
         one_unit = have_one_unit([task.metric for task in tasks])
         average = f", mean over tasks so far {format_value(mean(cells), False)}" if one_unit else ""
@@ -144,7 +170,7 @@ def learn(
             f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} "
             f"{format_value(cells[-1], False)}{average} ({effort})"
         )
-    FeatureCache.detach(learner)  # the user may change the base of a learner that is returned
+    FeatureCache.detach(learner, tracked.bases)  # the user may change the base of a learner that is returned
 
 
 @attrs.frozen(eq=False)
@@ -165,7 +191,7 @@ class TrainedStage:
 
 
 def train_stage(
-    learner: Learner,
+    tracked: TrackedLearner,
     stage: Stage,
     seen: Sequence[Task],
     resumed: Checkpoint | Handover | None,
@@ -175,48 +201,52 @@ def train_stage(
     """Start a stage, evaluate its tasks untrained (the row of R before it), take its steps and finish it.
 
     Args:
-        learner: after the stages before.
+        tracked: the learner after the stages before.
         stage: the tasks to train.
         seen: the tasks trained before, then those of the stage.
         resumed: a checkpoint within the stage; None to train it from its start.
         context: of the run.
         recorder: of the run.
     """
+    learner = tracked.learner
     trainable: list[nn.Module | nn.Parameter | ParamGroup] = []
-    at_start = set(learner.state_dict()) if len(seen) == len(stage.tasks) else set()
+    at_start = set(tracked.state_digests()) if len(seen) == len(stage.tasks) else set()
     for task in stage.tasks:
-        FeatureCache.detach(learner)
-        trainable += start_task(learner, task, context.seed, context.machine)
+        FeatureCache.detach(learner, tracked.bases)
+        trainable += start_task(tracked, task, context)
     phases = stage.phases(learner, context.options)
     if resumed is not None and resumed.mid_task is not None:
         state = resumed.mid_task
         if isinstance(resumed, Handover):  # in another process, other tasks were trained before
-            state = attrs.evolve(state, before=digests(learner))
+            tracked.refresh()
+            state = attrs.evolve(state, before=tracked.before())
         for phase in phases[1:]:
             if phase.first < state.step:
-                started = start_phase(learner, stage.last, phase.phase, context.seed)
+                started = start_phase(tracked, stage.last, phase.phase, context)
                 trainable = trainable if started is None else [*started]
         resumed.load(learner)
-        set_trainable(learner, trainable, context)
+        set_trainable(tracked, trainable, context)
+        tracked.refresh()
     else:
         trained = len(seen) - len(stage.tasks)
         if trained:  # R[j-1][j]: the task before it is trained
-            set_trainable(learner, [], context)
+            set_trainable(tracked, [], context)
             probes = record_probes(learner, stage.tasks, context)
             evaluate(stage.tasks, probes, context, recorder, after=trained - 1)
-        set_trainable(learner, trainable, context)
-        state = MidTaskState([task.id for task in stage.tasks], 0, digests(learner))
-        recorder.parameters(stage, learner)
+        set_trainable(tracked, trainable, context)
+        tracked.refresh()
+        state = MidTaskState([task.id for task in stage.tasks], 0, tracked.before())
+        recorder.parameters(stage, tracked)
         _warn_of_large_batches(stage, context, recorder)
-    steps = StageTraining(learner, stage, seen, phases, state, context, recorder).run(trainable)
-    freeze(learner)
+    steps = StageTraining(tracked, stage, seen, phases, state, context, recorder).run(trainable)
+    tracked.freeze()
     context.group.check_replicas_match(learner, f"after {stage.name}")
     _finish(learner, stage, context)
     return TrainedStage(stage, seen, state.before, at_start, steps)
 
 
 def take_over(
-    learner: Learner,
+    tracked: TrackedLearner,
     stage: Stage,
     seen: Sequence[Task],
     handover: Handover,
@@ -224,16 +254,18 @@ def take_over(
     recorder: Recorder,
 ) -> TrainedStage:
     """Start a stage that a worker process has trained, and load and record what it has handed over."""
-    at_start = set(learner.state_dict()) if len(seen) == len(stage.tasks) else set()
+    learner = tracked.learner
+    at_start = set(tracked.state_digests()) if len(seen) == len(stage.tasks) else set()
     for task in stage.tasks:
-        FeatureCache.detach(learner)
-        start_task(learner, task, context.seed, context.machine)
-    set_trainable(learner, [], context)
-    before = digests(learner)
+        FeatureCache.detach(learner, tracked.bases)
+        start_task(tracked, task, context)
+    set_trainable(tracked, [], context)
+    tracked.refresh()
+    before = tracked.before()
     for phase in stage.phases(learner, context.options)[1:]:
-        start_phase(learner, stage.last, phase.phase, context.seed)
+        start_phase(tracked, stage.last, phase.phase, context)
     handover.load(learner)
-    freeze(learner)
+    tracked.freeze()
     for task in stage.tasks:
         if task.id in handover.tasks:
             set_task_state(task, handover.tasks[task.id])
@@ -242,31 +274,38 @@ def take_over(
 
 
 def close_stage(
-    learner: Learner, trained: TrainedStage, context: Context, recorder: Recorder, memo: Memo
+    tracked: TrackedLearner,
+    trained: TrainedStage,
+    context: Context,
+    recorder: Recorder,
+    memo: Memo,
+    is_full: bool,
 ) -> list[float | None]:
     """Evaluate the tasks trained so far, certify and save; returns the new row of R.
 
     Args:
-        learner: after the stage, frozen and in eval mode.
+        tracked: the learner after the stage, frozen and in eval mode.
         trained: what the stage has done.
         context: of the run.
         recorder: of the run.
         memo: of the evaluations of the run.
+        is_full: hash all tensors and replay the probes of all tasks.
     """
+    tracked.refresh(thorough=is_full)
     seen, stage = trained.seen, trained.stage
-    probes = record_probes(learner, seen, context)
+    probes = record_probes(tracked.learner, seen, context)
     evaluations: dict[str, Mapping[str, Evaluation]] = {}
     if trained.handover is not None:
         evaluations |= trained.handover.evaluations
         for task_id, recorded in trained.handover.probes.items():
             probes[task_id].recorded = recorded
-    row = memo.plan(learner, stage.tasks, seen, probes, context)
+    row = memo.plan(tracked, stage.tasks, seen, probes, context, recorder)
     seen = memo.with_data(seen, row)
     wanted = row.measured - evaluations.keys()
     evaluations |= measure([task for task in seen if task.id in wanted], probes, context)
     first, row = row, memo.check(row, evaluations, seen)
     if row is not first:
-        recorder.warning(memo.contradiction(row, evaluations, learner))
+        recorder.warning(memo.contradiction(row, evaluations, tracked.learner))
         seen = memo.with_data(seen, row)
         evaluations |= measure([task for task in seen if task.id not in first.measured], probes, context)
     record([task for task in seen if task.id in row.measured], evaluations, recorder, row.number)
@@ -274,7 +313,7 @@ def close_stage(
         recorder.unchanged(row.number)
     memo.add(row, evaluations)
     boundary = Boundary(
-        learner,
+        tracked,
         stage,
         seen,
         probes,
@@ -283,6 +322,7 @@ def close_stage(
         memo.replays,
         row.measured,
         memo.outside,
+        is_full,
     )
     recorder.save_boundary(boundary, context)
     return [memo.cell(task) for task in seen]
@@ -300,16 +340,16 @@ def _warn_of_large_batches(stage: Stage, context: Context, recorder: Recorder) -
 
 
 def _resume(
-    learner: Learner, tasks: Sequence[Task], start: Checkpoint, context: Context, recorder: Recorder
+    tracked: TrackedLearner, tasks: Sequence[Task], start: Checkpoint, context: Context, recorder: Recorder
 ) -> None:
     """Bring learner and tasks to a checkpoint.
 
     A checkpoint within a stage is loaded later, when the tasks of that stage have been started.
     """
     for task in tasks[: len(start.done)]:
-        restart_task(learner, task, context.seed, context.machine)
+        restart_task(tracked, task, context)
     if start.mid_task is None:
-        start.load(learner)
+        start.load(tracked.learner)
     for task in tasks:
         if task.id in start.tasks:
             set_task_state(task, start.tasks[task.id])

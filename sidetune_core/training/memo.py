@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 import torch
 
-from sidetune_core import hashing
 from sidetune_core.assembly.cards import CardTask
 from sidetune_core.assembly.evaluation import Evaluation
 from sidetune_core.certificate import probes
+from sidetune_core.certificate.log import CertificateLog
 from sidetune_core.certificate.probes import ProbeRecorder, Replay
-from sidetune_core.certificate.record import Certificate, TaskRecord, read_certificate
+from sidetune_core.certificate.record import TaskRecord
 from sidetune_core.config.identity import Identity
 from sidetune_core.distributed.process_group import ProcessGroup
-from sidetune_core.errors import RunError, shorten
+from sidetune_core.errors import shorten
 from sidetune_core.interfaces.capabilities import set_task_state, task_state
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
@@ -28,6 +28,8 @@ from sidetune_core.seeding import derive_seed
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.supervised.task import SupervisedTask
 from sidetune_core.training.context import Context
+from sidetune_core.training.recorder import Recorder
+from sidetune_core.training.tracked import TrackedLearner
 from sidetune_core.training.unchanged import (
     Values,
     bits,
@@ -36,7 +38,6 @@ from sidetune_core.training.unchanged import (
     is_whole,
     latest_values,
     not_carried,
-    readers,
     replay_unchanged,
 )
 
@@ -82,6 +83,7 @@ class Memo:
         self._folder, self._identity, self._read = folder, identity, read
         self._values: dict[str, Values] = {}
         self._repeated: set[str] = set()
+        self._varying: set[str] = set()
         self._threads = 0
         self._rows = 0
         self._outside: set[str] = set()
@@ -102,30 +104,33 @@ class Memo:
         """
         if self._folder is not None and done:
             folder = self._folder
-            values, repeated = group.broadcast_from_main(lambda: latest_values(folder, done))
-            self._values, self._repeated = dict(values), set(repeated)
+            latest = group.broadcast_from_main(lambda: latest_values(folder, done))
+            self._values = dict(latest.values)
+            self._repeated, self._varying = set(latest.repeated), set(latest.varying)
 
     def plan(
         self,
-        learner: Learner,
+        tracked: TrackedLearner,
         stage: Sequence[Task],
         seen: Sequence[Task],
         recorders: Mapping[str, ProbeRecorder],
         context: Context,
+        recorder: Recorder,
     ) -> Row:
         """What the row of R after a stage measures.
 
         Args:
-            learner: after the stage, frozen and in eval mode.
+            tracked: the learner after the stage, frozen and in eval mode.
             stage: its tasks.
             seen: the tasks trained so far, those of the stage last.
             recorders: the learner's output for each of them, by id.
             context: of the run.
+            recorder: has the certificate.
         """
         before = seen[: len(seen) - len(stage)]
 
         def decide() -> Row:
-            reasons = self._reasons(learner, before, recorders, context)
+            reasons = self._reasons(tracked, before, recorders, context, recorder)
             number = len(seen) - 1
             carried = [task for task in before if task.id not in reasons]
             with_data = [task.id for task in carried if not isinstance(task, CardTask)]
@@ -189,8 +194,10 @@ class Memo:
         """Keep the values of a row that was measured."""
         for id, by_split in measured.items():
             values = {split: evaluation.metrics for split, evaluation in by_split.items()}
-            if id in self._values and bits(values) == bits(self._values[id]):
-                self._repeated.add(id)
+            if (before := self._values.get(id)) is not None:
+                same = bits(values).get("test") == bits(before).get("test")
+                (self._repeated if same else self._varying).add(id)
+                (self._varying if same else self._repeated).discard(id)
             self._values[id] = values
         self._threads = torch.get_num_threads()
         self._rows += 1
@@ -201,23 +208,21 @@ class Memo:
 
     def _reasons(
         self,
-        learner: Learner,
+        tracked: TrackedLearner,
         before: Sequence[Task],
         recorders: Mapping[str, ProbeRecorder],
         context: Context,
+        recorder: Recorder,
     ) -> dict[str, str]:
         """Why earlier tasks have to be measured, by id."""
         self.replays = {}
         if not before:
             return {}
-        certificate = self._certificate()
-        if reason := self._reason_for_all(certificate, len(before), context):
+        log = recorder.certificate([task.id for task in before])
+        if reason := self._reason_for_all(log, len(before), context):
             return {task.id: reason for task in before}
-        assert certificate is not None
-        records = {record.id: record for record in certificate.tasks}
-        now = hashing.digests(dict(probes.named_tensors(learner)))
-        changed = [name for name, digest in certificate.now.items() if now.get(name) != digest]
-        affected = readers(records, changed)
+        records, changed = log.records, recorder.replaced(tracked)
+        affected = log.affected(changed)
         reasons = dict[str, str]()
         for task in before:
             reason = not_carried(records.get(task.id), task.id)
@@ -227,22 +232,22 @@ class Memo:
             elif not reason and not is_whole(self._values.get(task.id)):
                 reason = f"the last evaluation of {task.id} has gaps"
             elif not reason and not self._is_reproducible(task):
-                reason = f"{task.id} was evaluated once only, and may not depend on the learner alone"
+                reason = f"the results of {task.id} may not depend on the learner alone"
             if reason:
                 reasons[task.id] = reason
         if len(before) < REPLAYED_ROWS or not self._rows:
             reasons |= self._replay(
-                learner, records, [one for one in before if one.id not in reasons], recorders, context
+                tracked, records, [one for one in before if one.id not in reasons], recorders, context
             )
         return reasons
 
-    def _reason_for_all(self, certificate: Certificate | None, done: int, context: Context) -> str:
+    def _reason_for_all(self, log: CertificateLog, done: int, context: Context) -> str:
         """Why no value is carried over; empty if some may be."""
         if context.options.evaluate == "all":
             return "--train.evaluate all"
-        if certificate is None or self._identity is None or self._folder is None:
+        if not log.records or self._identity is None or self._folder is None:
             return "the run has no certificate of what they read"
-        self._outside.update(irreproducible(certificate.tasks))
+        self._outside.update(irreproducible(log.records.values()))
         if self._outside:
             return f"outputs of {shorten(sorted(self._outside))} depend on state outside of tensors"
         if self._rows:
@@ -250,12 +255,12 @@ class Memo:
             return (
                 "" if threads == self._threads else f"values may differ: threads {self._threads} → {threads}"
             )
-        changes = changed_since(self._folder, done - 1, self._identity, certificate.processor)
+        changes = changed_since(self._folder, done - 1, self._identity, log.processor)
         return f"values may differ: {', '.join(changes)}" if changes else ""
 
     def _replay(
         self,
-        learner: Learner,
+        tracked: TrackedLearner,
         records: Mapping[str, TaskRecord],
         carried: Sequence[Task],
         recorders: Mapping[str, ProbeRecorder],
@@ -267,7 +272,9 @@ class Memo:
         reasons, replays = dict[str, str](), dict[str, Replay]()
         for task in carried:
             predict = recorders[task.id].predict
-            result = replay_unchanged(records[task.id], learner, predict, self._folder, rounding)
+            result = replay_unchanged(
+                records[task.id], tracked.learner, predict, self._folder, rounding, tracked.names_at
+            )
             if isinstance(result, str):
                 reasons[task.id] = result
             else:
@@ -275,16 +282,12 @@ class Memo:
         self.replays = replays
         return reasons
 
-    def _certificate(self) -> Certificate | None:
-        try:
-            return read_certificate(self._folder) if self._folder is not None else None
-        except RunError:
-            return None
-
     def _is_reproducible(self, task: Task) -> bool:
         """Whether an evaluation is a function of the learner's outputs alone, or has been repeated with the
         same values. Environments, and what plugins evaluate, may have state or random numbers of their
         own."""
-        if isinstance(task, CardTask) or task.id in self._repeated:
+        if isinstance(task, CardTask):
+            return task.id not in self._varying
+        if task.id in self._repeated:
             return True
         return isinstance(task, SupervisedTask) and type(task).evaluate is SupervisedTask.evaluate

@@ -1,23 +1,28 @@
-"""The modules and tensors of a network as flat lists, which follow it as it grows."""
+"""The modules and tensors of a network, which are read once and then followed as the network grows.
+
+PyTorch calls a hook wherever a module, parameter or buffer is registered, so that modules that stay the same
+need not be looked at. Removals are noticed by the number of members, at the network itself, at its direct
+parts, and at what is being trained; elsewhere, and where a table of members was written to directly, they are
+noticed by `look_closely`, which goes through all modules in turn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
-from operator import attrgetter, methodcaller
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, compress
+from operator import attrgetter, ne
 from typing import Any, cast
 
 from torch import Tensor, nn
+from torch.nn.modules import module as registration
 
 from sidetune_core.interfaces.networks import Base
 
-BLOCK = 64
-"""Modules that are compared together."""
+_version = attrgetter("_version")
 
-_version, _address = attrgetter("_version"), methodcaller("data_ptr")
-
-_INFERENCE = -2
-"""In place of the version of an inference tensor, which has none."""
+_UNKNOWN, _INFERENCE = -1, -2
+"""In place of the version of a tensor that was not hashed yet, and of an inference tensor, which has none."""
 
 
 class Entry:
@@ -25,30 +30,24 @@ class Entry:
 
     __slots__ = ("address", "is_parameter", "is_persistent", "name", "node", "storage", "tensor", "version")
 
-    def __init__(
-        self, name: str, tensor: Tensor, node: Node, is_parameter: bool, is_persistent: bool
-    ) -> None:
+    def __init__(self, name: str, tensor: Tensor, node: Node) -> None:
         self.name, self.tensor, self.node = name, tensor, node
-        self.is_parameter, self.is_persistent = is_parameter, is_persistent
-        self.version = self.address = -1
-        """As they were when the tensor was hashed."""
-        self.storage = tensor.untyped_storage().data_ptr()
+        self.is_parameter = self.is_persistent = True
+        self.version = _UNKNOWN
+        """When it was hashed."""
+        self.address, self.storage = tensor.data_ptr(), tensor.untyped_storage().data_ptr()
 
 
 class Node:
     """A module under one of its names."""
 
-    __slots__ = ("children", "entries", "is_stale", "keys", "module", "name", "nodes", "own", "parent")
+    __slots__ = ("_keys", "children", "module", "name", "own", "parent")
 
     def __init__(self, module: nn.Module, name: str, parent: Node | None) -> None:
         self.module, self.name, self.parent = module, name, parent
         self.own: list[Entry] = []
         self.children: dict[str, Node] = {}
-        self.entries: list[Entry] = []
-        """Its own, then those of its children: the order of state dicts."""
-        self.keys: list[str] = []
-        self.nodes: list[Node] = []
-        self.is_stale = True
+        self._keys: list[str] | None = None
 
     @property
     def prefix(self) -> str:
@@ -61,58 +60,50 @@ class Node:
             yield node
             node = node.parent
 
+    def walk(self) -> Iterator[Node]:
+        """The module and its parts, in the order of `nn.Module.named_modules`."""
+        yield self
+        for child in self.children.values():
+            yield from child.walk()
+
+    def keys(self) -> list[str]:
+        """Its keys of a state dict, in order."""
+        if self._keys is None:
+            own = [entry.name for entry in self.own if entry.is_persistent]
+            if has_extra_state(self.module):
+                own.append(self.prefix + EXTRA_STATE)
+            children = self.children.values()
+            self._keys = [*own, *chain.from_iterable([child.keys() for child in children])]
+        return self._keys
+
+    def forget_keys(self) -> None:
+        """The members of the module are others now."""
+        for node in self.path():
+            node._keys = None
+
     def decides_on_mode(self) -> Node:
         """The outermost module around this one that overrides `train` or `eval`; itself if none does."""
         own = [node for node in self.path() if _overrides(type(node.module), "train", "eval")]
         return own[-1] if own else self
 
-    def is_as_recorded(self) -> bool:
-        """Whether it has the same sub-modules and tensors as when it was read."""
+    def has_as_many(self) -> bool:
+        """Whether it has as many members as when it was read."""
         module = self.module
-        return [(name, id(member)) for name, member in module._modules.items() if member is not None] == [
-            (name, id(child.module)) for name, child in self.children.items()
-        ] and [
-            (name, id(member))
-            for name, member in chain(module._parameters.items(), module._buffers.items())
-            if member is not None
-        ] == [(entry.name.rpartition(".")[2], id(entry.tensor)) for entry in self.own]
+        tensors = len(module._parameters) + len(module._buffers)
+        return len(module._modules) == len(self.children) and tensors == len(self.own)
 
-    def collect(self) -> None:
-        """Bring the lists up to date."""
-        if not self.is_stale:
-            return
-        children = self.children.values()
-        for child in children:
-            child.collect()
-        own_keys = [entry.name for entry in self.own if entry.is_persistent]
-        if _has_extra_state(self.module):
-            own_keys.append(self.prefix + nn.modules.module._EXTRA_STATE_KEY_SUFFIX)
-        self.entries = [*self.own, *chain.from_iterable(child.entries for child in children)]
-        self.keys = [*own_keys, *chain.from_iterable(child.keys for child in children)]
-        self.nodes = [self, *chain.from_iterable(child.nodes for child in children)]
-        self.is_stale = False
+    def is_as_read(self) -> bool:
+        """Whether it has the same members as when it was read."""
+        module = self.module
+        children = [(name, id(part)) for name, part in module._modules.items() if part is not None]
+        if children != [(name, id(child.module)) for name, child in self.children.items()]:
+            return False
+        own = [(name, id(one)) for name, one in _named_own(module) if one is not None]
+        return own == [(entry.name.rpartition(".")[2], id(entry.tensor)) for entry in self.own]
 
 
-class _Block:
-    """Some modules, of which it is compared at once whether they have the same members."""
-
-    def __init__(self, nodes: list[Node]) -> None:
-        self.nodes = nodes
-        self.record()
-
-    def record(self) -> None:
-        self._tables: list[Mapping[str, object]] = []
-        for node in self.nodes:
-            module = node.module
-            self._tables += [module._modules, module._parameters, module._buffers]
-        self._members = [table.values() for table in self._tables]  # views, which follow the tables
-        self._recorded = self.state()
-
-    def is_same(self) -> bool:
-        return self.state() == self._recorded
-
-    def state(self) -> tuple[list[str], list[int]]:
-        return list(chain.from_iterable(self._tables)), list(map(id, chain.from_iterable(self._members)))
+EXTRA_STATE = registration._EXTRA_STATE_KEY_SUFFIX
+"""The end of the key of the extra state of a module."""
 
 
 class ModuleTree:
@@ -125,249 +116,334 @@ class ModuleTree:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._network = network
+        self.network = network
         self.tensors: dict[str, Tensor] = {}
         self.names_at: dict[int, list[str]] = {}
         """Names of tensors by address of their storage."""
-        self._by_name: dict[str, Entry] = {}
+        self.custom: list[Node] = []
+        """Modules that make their part of a state dict by code of their own."""
+        self.bases: list[Node] = []
+        self.with_extra_state: list[Node] = []
+        self._entries: dict[str, Entry] = {}
+        self._nodes: dict[str, Node] = {}
+        self._nodes_of: dict[int, list[Node]] = {}
+        self._entries_of: dict[int, list[Entry]] = {}
         self._gone: dict[str, None] = {}
-        self._new: list[Node] = []
-        self._updated: list[Node] = []
-        self.custom = 0
-        """Number of modules that make their part of a state dict by code of their own."""
+        self._new: dict[str, Node] = {}
+        self._registered: list[nn.Module] = []
+        self._often: dict[str, Node] = {}
+        self._queue: list[str] = []
         self._versions: list[int] = []
-        self._addresses: list[int] = []
-        self._root = Node(network, "", None)
+        self._has_inference = False
         self.rebuild()
+        self._handles = _hook_registration(weakref.WeakMethod(self._note_registered))
+        weakref.finalize(self, _remove, self._handles)
+
+    def close(self) -> None:
+        """Follow the network no longer."""
+        _remove(self._handles)
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Every parameter and buffer by name, non-persistent ones included."""
+        return self._entries
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the state dict, in order."""
+        return self.root.keys()
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Every module under each name, in the order of `nn.Module.named_modules`."""
+        return list(self.root.walk())
 
     def rebuild(self) -> None:
         """Read the whole network again."""
-        known, pending = self._by_name, {id(node.module) for node in (*self._new, *self._updated)}
-        self._blocks: list[_Block] = []
-        self._unrecorded: list[_Block] = []
-        self._new, self._updated = [], []
-        self._root = Node(self._network, "", None)
-        self._by_name, self.tensors, self.names_at, self.custom = {}, {}, {}, 0
-        self._read(self._root, known)
-        for name in known.keys() - self._by_name.keys():
+        known = dict(self._entries)
+        self._entries, self.tensors, self.names_at = {}, {}, {}
+        self._nodes, self._nodes_of, self._entries_of = {}, {}, {}
+        self.custom, self.bases, self.with_extra_state, self._registered = [], [], [], []
+        self.root = Node(self.network, "", None)
+        pending = set(self._new)
+        self._read(self.root, known)
+        if known:  # what was placed before is where it belongs
+            self._new = {
+                name: node
+                for name, node in self._new.items()
+                if name in pending or any(entry.name not in known for entry in node.own)
+            }
+        for name in known.keys() - self._entries.keys():
             self._gone[name] = None
-        if known:  # what is placed already need not be looked at
-            self._new = [
-                node
-                for node in self._new
-                if id(node.module) in pending or any(entry.version < 0 for entry in node.own)
-            ]
-        self._record_blocks()
-        self._list()
+        self._often = {node.name: node for node in (self.root, *self.root.children.values())}
+        self._list_versions()
 
-    def update(self) -> bool:
-        """Read modules whose members are others than before; returns whether there are any."""
-        dirty = [
-            (block, [node for node in block.nodes if not node.is_as_recorded()])
-            for block in self._blocks
-            if not block.is_same()
-        ]
-        if not dirty:
-            return False
-        removed = set[int]()
-        for block, nodes in dirty:
-            for node in nodes:
-                if id(node) not in removed:
-                    removed |= self._reread(node)
-            self._unrecorded.append(block)
-        if removed:
-            self._blocks = [
-                _Block(kept)
-                for block in self._blocks
-                if (kept := [node for node in block.nodes if id(node) not in removed])
-            ]
-        self._record_blocks()
-        self._list()
-        return True
+    def update(self, active: Iterable[Node] = ()) -> None:
+        """Read modules whose members are others than before.
+
+        Args:
+            active: modules that are being trained.
+        """
+        registered = [node for module in self._registered for node in self._nodes_of.get(id(module), ())]
+        self._registered = []
+        dirty = {node.name: node for node in registered}
+        dirty |= {node.name: node for node in self._often.values() if not node.has_as_many()}
+        dirty |= {node.name: node for node in active if self._nodes.get(node.name) is node}
+        self._reread([node for node in dirty.values() if not node.is_as_read()])
+
+    def look_closely(self, count: int) -> list[Entry]:
+        """Read the next `count` modules of all, in turn, and return their tensors."""
+        chosen = list[Node]()
+        while self._queue and len(chosen) < count:
+            node = self._nodes.get(self._queue.pop())
+            if node is not None:
+                chosen.append(node)
+        if not self._queue:
+            self._queue = list(self._nodes)
+        self._reread([node for node in chosen if not node.is_as_read()])
+        return [entry for node in chosen for entry in node.own]
 
     def written(self) -> list[Entry]:
         """Tensors that are new, or were written to since this was called last, as their versions say, and
         those that share memory with them."""
-        versions = self._get_versions()
-        addresses = list(map(_address, self.flat))
-        if versions == self._versions and addresses == self._addresses and not self._inference:
+        if self._has_inference:
+            versions = [_INFERENCE if one.is_inference() else one._version for one in self._watched]
+        else:
+            versions = list(map(_version, self._watched))
+        if versions == self._versions and not self._has_inference:
             return []
-        found = list[Entry]()
-        for entry, version, address in zip(self.entries, versions, addresses, strict=True):
-            if version != entry.version or address != entry.address or version == _INFERENCE:
-                found.append(entry)
-                if address != entry.address:
-                    self._move(entry)
-                entry.version, entry.address = version, address
-        self._versions, self._addresses = versions, addresses
+        found = []
+        differs = map(ne, versions, self._versions)
+        indices = list(compress(range(len(versions)), differs))
+        if self._has_inference:
+            indices += [index for index, version in enumerate(versions) if version == _INFERENCE]
+        for index in indices:
+            entry = self._watched_entries[index]
+            entry.version = versions[index]
+            self.move(entry)
+            found.append(entry)
+        self._versions = versions
         return self.sharing(found)
 
     def sharing(self, entries: Iterable[Entry]) -> list[Entry]:
         """Tensors and those that share memory with them."""
-        names = {
-            name: None  # a dictionary keeps their order
-            for entry in entries
-            for name in (entry.name, *(self.names_at.get(entry.storage, ()) if entry.storage else ()))
-        }
-        return [self._by_name[name] for name in names if name in self._by_name]
+        names = dict[str, None]()  # a dictionary keeps their order
+        for entry in entries:
+            names[entry.name] = None
+            if entry.storage:
+                names.update(dict.fromkeys(self.names_at.get(entry.storage, ())))
+        return [self._entries[name] for name in names if name in self._entries]
 
-    def snapshot(self) -> tuple[list[int], list[int], list[object]]:
-        """What changes when a tensor is replaced, or changed in place."""
-        states: list[object] = [block.state() for block in self._blocks]
-        return self._get_versions(), list(map(_address, self.flat)), states
+    def move(self, entry: Entry) -> bool:
+        """Note where the memory of a tensor is now; returns whether it is elsewhere."""
+        if self._entries.get(entry.name) is not entry:
+            return False
+        address = entry.tensor.data_ptr()
+        storage = entry.tensor.untyped_storage().data_ptr()
+        if (address, storage) == (entry.address, entry.storage):
+            return False
+        self._leave(entry)
+        entry.address, entry.storage = address, storage
+        self.names_at.setdefault(storage, []).append(entry.name)
+        return True
+
+    def gone(self) -> set[str]:
+        """Names of tensors that were removed since `take_gone` was called."""
+        return {name for name in self._gone if name not in self._entries}
 
     def take_gone(self) -> list[str]:
         """Names of tensors that were removed since this was called last."""
-        gone, self._gone = [name for name in self._gone if name not in self.tensors], {}
+        gone, self._gone = [name for name in self._gone if name not in self._entries], {}
         return gone
 
-    def take_new(self, is_placed: Callable[[Tensor], bool]) -> list[nn.Module]:
-        """Modules that are new since this was called last, without their parts, and older ones with a tensor
-        that is not where it belongs."""
-        new, self._new = self._new, []
-        updated, self._updated = self._updated, []
-        ids = {id(node) for node in new}
-        outermost = [node for node in new if node.parent is None or id(node.parent) not in ids]
-        others = [node for node in updated if not all(is_placed(entry.tensor) for entry in node.own)]
-        return [node.module for node in (*outermost, *others)]
+    def take_new(self) -> list[Node]:
+        """Modules that were read since this was called last, because they or their tensors are new."""
+        new, self._new = [node for node in self._new.values() if self._nodes.get(node.name) is node], {}
+        return new
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Each once, in the order of the network's own method."""
-        return distinct(entry for entry in self.entries if entry.is_parameter)
+    def node(self, name: str) -> Node | None:
+        """A module by name."""
+        return self._nodes.get(name)
+
+    def nodes_of(self, module: nn.Module) -> list[Node]:
+        """A module under its names; none if it is not the network's."""
+        return self._nodes_of.get(id(module), [])
+
+    def entries_of(self, tensor: Tensor) -> list[Entry]:
+        """A tensor under its names; none if it is not the network's."""
+        return self._entries_of.get(id(tensor), [])
+
+    def in_order(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Parameters in the order of `nn.Module.parameters`, each once."""
+        wanted = {other.name for entry in entries for other in self.entries_of(entry.tensor)}
+        paths = {node.name for name in wanted for node in self._entries[name].node.path()}
+        ordered = list[Entry]()
+        pending = [self.root]
+        while pending:
+            node = pending.pop()
+            ordered += [entry for entry in node.own if entry.is_parameter and entry.name in wanted]
+            pending += reversed([child for child in node.children.values() if child.name in paths])
+        first = dict[int, Entry]()
+        for entry in ordered:
+            first.setdefault(id(entry.tensor), entry)
+        return list(first.values())
 
     def extra_state(self) -> dict[str, Any]:
         """What `get_extra_state` of modules returns, by key of the state dict."""
-        suffix = nn.modules.module._EXTRA_STATE_KEY_SUFFIX
-        return {node.prefix + suffix: node.module.get_extra_state() for node in self.with_extra_state}
+        modules = {node.prefix + EXTRA_STATE: node.module for node in self.with_extra_state}
+        return {key: modules[key].get_extra_state() for key in self.keys if key in modules} if modules else {}
 
-    def _get_versions(self) -> list[int]:
-        if self._inference:
-            return [_INFERENCE if tensor.is_inference() else tensor._version for tensor in self.flat]
-        return list(map(_version, self.flat))
+    def _note_registered(self, module: nn.Module) -> None:
+        if id(module) in self._nodes_of:
+            self._registered.append(module)
 
-    def _list(self) -> None:
-        """Make the flat lists."""
-        self._root.collect()
-        self.entries, self.keys, self.nodes = self._root.entries, self._root.keys, self._root.nodes
-        self.flat = [entry.tensor for entry in self.entries]
-        self.modules = [node.module for node in self.nodes]
-        self._inference = any(map(methodcaller("is_inference"), self.flat))
-        self._versions = [entry.version for entry in self.entries]
-        self._addresses = [entry.address for entry in self.entries]
-        self.bases = [module for module in self.modules if isinstance(module, Base)]
-        self.with_extra_state = [node for node in self.nodes if _has_extra_state(node.module)]
+    def _list_versions(self) -> None:
+        self._watched_entries = list(self._entries.values())
+        self._watched = [entry.tensor for entry in self._watched_entries]
+        self._versions = [entry.version for entry in self._watched_entries]
+        self._has_inference = any(tensor.is_inference() for tensor in self._watched)
 
     def _read(self, node: Node, known: Mapping[str, Entry]) -> None:
         """Read a module that is new, and its parts."""
-        self._new.append(node)
-        self._add_to_block(node)
-        self.custom += _is_custom(node.module)
+        self._new[node.name] = self._nodes[node.name] = node
+        self._nodes_of.setdefault(id(node.module), []).append(node)
+        for holds, nodes in (
+            (_is_custom(node.module), self.custom),
+            (isinstance(node.module, Base), self.bases),
+            (has_extra_state(node.module), self.with_extra_state),
+        ):
+            if holds:
+                nodes.append(node)
         self._read_own(node, known)
         for name, child in node.module._modules.items():
             if child is not None:
                 node.children[name] = Node(child, node.prefix + name, node)
                 self._read(node.children[name], known)
 
-    def _read_own(self, node: Node, known: Mapping[str, Entry]) -> None:
-        module, prefix, own = node.module, node.prefix, list[Entry]()
-        for name, tensor in chain(module._parameters.items(), module._buffers.items()):
+    def _read_own(self, node: Node, known: Mapping[str, Entry]) -> list[Entry]:
+        """Read the tensors of a module itself; returns those that are new."""
+        module, own, added = node.module, list[Entry](), list[Entry]()
+        for name, tensor in _named_own(module):
             if tensor is None:
                 continue
-            is_parameter = name in module._parameters
-            is_persistent = is_parameter or name not in module._non_persistent_buffers_set
-            entry = known.get(prefix + name)
+            entry = known.get(node.prefix + name)
             if entry is None or entry.tensor is not tensor:
-                entry = Entry(prefix + name, tensor, node, is_parameter, is_persistent)
-            entry.node, entry.is_parameter, entry.is_persistent = node, is_parameter, is_persistent
+                entry = Entry(node.prefix + name, tensor, node)
+                added.append(entry)
+            entry.node, entry.is_parameter = node, name in module._parameters
+            entry.is_persistent = entry.is_parameter or name not in module._non_persistent_buffers_set
             own.append(entry)
+            self._entries[entry.name], self.tensors[entry.name] = entry, tensor
+            self._entries_of.setdefault(id(tensor), []).append(entry)
+            self.names_at.setdefault(entry.storage, []).append(entry.name)
         node.own = own
-        for entry in own:
-            self._by_name[entry.name], self.tensors[entry.name] = entry, entry.tensor
-            names = self.names_at.setdefault(entry.storage, [])
-            if entry.name not in names:
-                names.append(entry.name)
+        return added
 
-    def _reread(self, node: Node) -> set[int]:
-        """Read a module whose members are others; returns ids of the nodes that are dropped."""
-        before = {entry.name: entry for entry in node.own}
+    def _reread(self, nodes: Iterable[Node]) -> None:
+        """Read modules whose members are others."""
+        added, dropped = list[Entry](), False
+        for node in nodes:
+            if self._nodes.get(node.name) is not node:
+                continue  # it was dropped with the module that it belonged to
+            former, before = node.children, {entry.name: entry for entry in node.own}
+            for entry in node.own:
+                self._drop(entry)
+            added += self._read_own(node, before)
+            dropped = dropped or any(self._entries.get(name) is not one for name, one in before.items())
+            node.children, new = {}, list[Node]()
+            for name, child in node.module._modules.items():
+                if child is None:
+                    continue
+                if (old := former.get(name)) is not None and old.module is child:
+                    node.children[name] = former.pop(name)
+                else:
+                    node.children[name] = Node(child, node.prefix + name, node)
+                    new.append(node.children[name])
+            for part in (part for removed in former.values() for part in removed.walk()):
+                dropped = True
+                self._drop_node(part)
+            for read in new:
+                self._read(read, {})
+                added += [entry for part in read.walk() for entry in part.own]
+            self._new[node.name] = node
+            self._often[node.name] = node
+            node.forget_keys()
+        if dropped:
+            self._list_versions()
+        else:
+            self._watched_entries += added
+            self._watched += [entry.tensor for entry in added]
+            self._versions += [entry.version for entry in added]
+            self._has_inference |= any(entry.tensor.is_inference() for entry in added)
+
+    def _drop_node(self, node: Node) -> None:
         for entry in node.own:
             self._drop(entry)
-        self._read_own(node, before)
-        removed = set[int]()
-        former, node.children = node.children, {}
-        added = list[Node]()
-        for name, child in node.module._modules.items():
-            if child is None:
-                continue
-            old = former.get(name)
-            if old is not None and old.module is child:
-                node.children[name] = former.pop(name)
-            else:
-                node.children[name] = Node(child, node.prefix + name, node)
-                added.append(node.children[name])
-        for old in former.values():
-            old.collect()
-            for part in old.nodes:
-                removed.add(id(part))
-                self.custom -= _is_custom(part.module)
-            for entry in old.entries:
-                self._drop(entry)
-        for child_node in added:
-            self._read(child_node, {})
-        for parent in node.path():
-            parent.is_stale = True
-        self._updated.append(node)
-        return removed
+        if self._nodes.get(node.name) is node:
+            del self._nodes[node.name]
+        self._often.pop(node.name, None)
+        _remove_from(self._nodes_of, id(node.module), node)
+        for nodes in (self.custom, self.bases, self.with_extra_state):
+            if node in nodes:
+                nodes.remove(node)
 
     def _drop(self, entry: Entry) -> None:
         self._gone[entry.name] = None
-        self._by_name.pop(entry.name, None)
+        self._entries.pop(entry.name, None)
         self.tensors.pop(entry.name, None)
+        _remove_from(self._entries_of, id(entry.tensor), entry)
         self._leave(entry)
 
     def _leave(self, entry: Entry) -> None:
-        names = self.names_at.get(entry.storage, [])
-        if entry.name in names:
-            names.remove(entry.name)
-        if not names:
-            self.names_at.pop(entry.storage, None)
-
-    def _move(self, entry: Entry) -> None:
-        """Note where the memory of a tensor is now."""
-        storage = entry.tensor.untyped_storage().data_ptr()
-        if storage != entry.storage:
-            self._leave(entry)
-            entry.storage = storage
-            self.names_at.setdefault(storage, []).append(entry.name)
-
-    def _add_to_block(self, node: Node) -> None:
-        if not self._blocks or len(self._blocks[-1].nodes) >= BLOCK:
-            self._blocks.append(_Block([]))
-        self._blocks[-1].nodes.append(node)
-        if not self._unrecorded or self._unrecorded[-1] is not self._blocks[-1]:
-            self._unrecorded.append(self._blocks[-1])
-
-    def _record_blocks(self) -> None:
-        """Record blocks whose modules were read."""
-        for block in self._unrecorded:
-            block.record()
-        self._unrecorded = []
+        _remove_from(self.names_at, entry.storage, entry.name)
 
 
-def distinct(entries: Iterable[Entry]) -> list[nn.Parameter]:
-    """Parameters, each once."""
-    return [cast(nn.Parameter, tensor) for tensor in {id(one.tensor): one.tensor for one in entries}.values()]
+def has_extra_state(module: nn.Module) -> bool:
+    """Whether a module has state besides its tensors."""
+    return type(module).get_extra_state is not nn.Module.get_extra_state
+
+
+def parameters(entries: Iterable[Entry]) -> list[nn.Parameter]:
+    """The tensors of entries that are parameters."""
+    return [cast(nn.Parameter, entry.tensor) for entry in entries]
+
+
+def _named_own(module: nn.Module) -> Iterable[tuple[str, Tensor | None]]:
+    return chain(module._parameters.items(), module._buffers.items())
 
 
 def _overrides(cls: type, *methods: str) -> bool:
     return any(getattr(cls, method) is not getattr(nn.Module, method) for method in methods)
 
 
-def _has_extra_state(module: nn.Module) -> bool:
-    return _overrides(type(module), "get_extra_state")
-
-
 def _is_custom(module: nn.Module) -> bool:
     """Whether a module's part of a state dict is made by other code than PyTorch's."""
     own = _overrides(type(module), "state_dict", "_save_to_state_dict")
     return own or bool(module._state_dict_hooks or module._state_dict_pre_hooks)
+
+
+def _remove_from(table: dict[int, list[Any]], key: int, value: object) -> None:
+    values = table.get(key, [])
+    if value in values:
+        values.remove(value)
+    if not values:
+        table.pop(key, None)
+
+
+def _hook_registration(note: weakref.WeakMethod[Any]) -> list[Any]:
+    """Hooks that PyTorch calls before it registers something in any module."""
+
+    def hook(module: nn.Module, name: str, value: object) -> None:
+        if (method := note()) is not None:
+            method(module)
+
+    return [
+        registration.register_module_parameter_registration_hook(hook),
+        registration.register_module_buffer_registration_hook(hook),
+        registration.register_module_module_registration_hook(hook),
+    ]
+
+
+def _remove(handles: Iterable[Any]) -> None:
+    for handle in handles:
+        handle.remove()

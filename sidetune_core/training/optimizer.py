@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import FunctionType
 from typing import Any, Final
 
@@ -18,17 +18,33 @@ from sidetune_core.interfaces.training import ParamGroup, Trainable
 
 
 def make_optimizer(
-    learner: Learner, options: TrainOptions, trainable: Trainable = ()
+    learner: Learner,
+    options: TrainOptions,
+    trainable: Trainable = (),
+    parameters: Sequence[nn.Parameter] | None = None,
+    undecayed: Collection[int] | None = None,
 ) -> torch.optim.Optimizer | None:
     """A new optimiser over the parameters that require a gradient; None if there are none.
 
     Each of its groups has an `lr_scale`, that of the `ParamGroup` s in `trainable`. The weights of mergers
     are not decayed unless their group says so, as in the original code: a mixture has no natural zero.
 
+    Args:
+        learner: that is trained.
+        options: of training.
+        trainable: what `Learner.start` returned.
+        parameters: those of the learner that require a gradient, in order; None to look for them.
+        undecayed: ids of those of mergers; None to look for them.
+
     Raises:
         PluginError: a parameter is in two groups with other settings.
     """
-    groups = _groups(learner, options, trainable)
+    if parameters is None:
+        parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    if undecayed is None:
+        mergers = [module for module in learner.modules() if isinstance(module, Merger)]
+        undecayed = {id(parameter) for merger in mergers for parameter in merger.parameters()}
+    groups = _groups(type(learner).__name__, options, trainable, parameters, undecayed)
     if not groups:
         return None
     if options.optimizer == "sgd":  # the fused form fails where a parameter has no gradient in the first step
@@ -39,24 +55,24 @@ def make_optimizer(
     return Adam(groups, lr=options.lr, eps=options.adam_eps, fused=fused)
 
 
-def _groups(learner: Learner, options: TrainOptions, trainable: Trainable) -> list[dict[str, Any]]:
+def _groups(
+    owner: str,
+    options: TrainOptions,
+    trainable: Trainable,
+    parameters: Sequence[nn.Parameter],
+    undecayed: Collection[int],
+) -> list[dict[str, Any]]:
     """Parameter groups in the order of the learner's parameters, those with default settings first."""
-    mergers = [module for module in learner.modules() if isinstance(module, Merger)]
-    undecayed = {id(parameter) for merger in mergers for parameter in merger.parameters()}
     chosen: dict[int, ParamGroup] = {}
     for group in trainable:
         if isinstance(group, ParamGroup):
             for parameter in _parameters(group):
                 other = chosen.setdefault(id(parameter), group)
                 if (other.lr_scale, other.weight_decay) != (group.lr_scale, group.weight_decay):
-                    raise PluginError(
-                        f"{type(learner).__name__} puts a parameter in two ParamGroups with other settings"
-                    )
+                    raise PluginError(f"{owner} puts a parameter in two ParamGroups with other settings")
     settings = [(1.0, options.weight_decay, False), (1.0, 0.0, True)]
     grouped: dict[tuple[float, float, bool], list[nn.Parameter]] = {key: [] for key in settings}
-    for parameter in learner.parameters():
-        if not parameter.requires_grad:
-            continue
+    for parameter in parameters:
         in_merger = id(parameter) in undecayed
         decay = 0.0 if in_merger else options.weight_decay
         scale = 1.0
@@ -170,8 +186,3 @@ def rate(options: TrainOptions, step: int, steps: int) -> float:
     if options.schedule == "linear":
         return options.lr * min(1.0, (steps - step) / max(1.0, steps - warmup))
     return options.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, steps - warmup)))
-
-
-def count_trainable(module: nn.Module) -> int:
-    """The number of scalars that require a gradient."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

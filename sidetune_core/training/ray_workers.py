@@ -213,7 +213,7 @@ def check_spec(job: Job) -> None:
             f"{OPTION} makes the run from its spec, and {' and '.join(held)} are objects of this process: "
             "use --workers 2 (workers=2), which forks it, or choose them by name"
         )
-    if job.make_earlier is not None:
+    if job.extended_memo is not None:
         raise OptionError(f"{OPTION} does not continue a run that was extended: use --workers 2")
 
 

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from torch import Tensor, nn
+from torch import Tensor
 
 from sidetune_core.assembly.finite import FiniteCheck
 from sidetune_core.assembly.predict import make_predict
-from sidetune_core.certificate.issue import certify
+from sidetune_core.certificate.issue import Ended, certify
+from sidetune_core.certificate.log import CertificateLog, Table
 from sidetune_core.certificate.probes import ProbeRecorder, Replay
 from sidetune_core.certificate.record import FILE as CERTIFICATE
 from sidetune_core.certificate.record import new_warnings
-from sidetune_core.certificate.repair import missing, repair
+from sidetune_core.certificate.repair import load, missing
 from sidetune_core.config.identity import Identity
 from sidetune_core.config.plugin_record import add_segment, segment_of, since
 from sidetune_core.errors import RunError, WeightsError, WriteError
 from sidetune_core.interfaces.capabilities import HasVisualisations, task_states
-from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.storage import checkpoint, images
 from sidetune_core.storage.ahead import ahead_path, delete_ahead
@@ -36,15 +37,25 @@ from sidetune_core.storage.chain import Chain, Unusable
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.storage.compaction import Disk, Keep, drop_superseded
 from sidetune_core.storage.evaluations import FILE, read_evaluations, unchanged_line
-from sidetune_core.storage.run_folder import DOCUMENTS, IMAGES, SECONDS, TENSORBOARD, Clock, RunFolder
+from sidetune_core.storage.run_folder import (
+    CERTIFICATE_LOG,
+    DOCUMENTS,
+    IMAGES,
+    LINES,
+    SECONDS,
+    TENSORBOARD,
+    Clock,
+    Marks,
+    RunFolder,
+    Running,
+)
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.threads import Threads
 from sidetune_core.training.by_products import ByProducts
 from sidetune_core.training.context import Context
 from sidetune_core.training.handover import Handover, read_handover
-from sidetune_core.training.optimizer import count_trainable
 from sidetune_core.training.stage import Stage
-from sidetune_core.training.trainable import digests
+from sidetune_core.training.tracked import Journal, Moment, TrackedLearner
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -54,7 +65,7 @@ if TYPE_CHECKING:
 class Boundary:
     """A learner after a stage, with what is needed to record what the stage did."""
 
-    learner: Learner
+    tracked: TrackedLearner
     stage: Stage
     seen: Sequence[Task]
     """The tasks trained so far, those of the stage last."""
@@ -71,6 +82,8 @@ class Boundary:
     outside: Collection[str] = ()
     """Ids of the tasks that had other values when they were evaluated once more, although nothing that they
     read had changed."""
+    is_full: bool = True
+    """Whether the probes of all tasks are replayed."""
 
 
 class Recorder:
@@ -104,10 +117,18 @@ class Recorder:
     def start_stage(self, title: str, steps: int) -> None:
         """Training of `steps` steps begins."""
 
-    def parameters(self, stage: Stage, learner: nn.Module) -> None:
+    def certificate(self, done: Sequence[str]) -> CertificateLog:
+        """The certificate after the tasks `done`."""
+        return CertificateLog()
+
+    def replaced(self, tracked: TrackedLearner) -> frozenset[str]:
+        """Names of the tensors that existed after the last stage and are gone or have other bits now."""
+        return frozenset()
+
+    def parameters(self, stage: Stage, tracked: TrackedLearner) -> None:
         """How many parameters a stage trains, and how many there are."""
-        total = sum(parameter.numel() for parameter in learner.parameters())
-        self.parameter_counts({"task": stage.name, "trainable": count_trainable(learner), "all": total})
+        trainable = sum(parameter.numel() for parameter in tracked.trainable())
+        self.parameter_counts({"task": stage.name, "trainable": trainable, "all": tracked.count})
 
     def parameter_counts(self, counts: Mapping[str, Any]) -> None:
         """A line of ``parameters.jsonl``."""
@@ -147,7 +168,7 @@ class Recorder:
         """A document of an evaluation (see `HasDocuments`), in place of an earlier one."""
 
     def save_mid_task(
-        self, learner: nn.Module, stage: Stage, seen: Sequence[Task], state: MidTaskState
+        self, tracked: TrackedLearner, stage: Stage, seen: Sequence[Task], state: MidTaskState
     ) -> None:
         """Replace the checkpoint within a stage."""
 
@@ -199,6 +220,11 @@ class RunRecorder(Recorder):
         self._progress, self._clock, self._board, self._identity = progress, clock, board, identity
         self._with_gaps: set[str] = set()
         self._chain, self._keep = Chain(folder.checkpoints), keep
+        self._read = {name: Running() for name in LINES}
+        self._log: CertificateLog | None = None
+        self._since_checkpoint: Journal | None = None
+        self._since_certificate: Journal | None = None
+        self._files: set[str] = set()
         self._by_products = by_products if by_products is not None else ByProducts(self.warning)
 
     def latest_checkpoint(self) -> Checkpoint | None:
@@ -209,6 +235,7 @@ class RunRecorder(Recorder):
         """Cut the ``.jsonl`` files back to the checkpoint and draw the curves again from what is left."""
         if start is not None and start.mid_task is None:  # the process was killed before it deleted the other
             checkpoint.delete_mid_task(self.folder.checkpoints)
+        self._log = self._since_checkpoint = self._since_certificate = None
         self._drop_superseded(newest_only=False)
         for name in self.folder.rewind(start.marks if start else {}):
             path = self.folder.path / name
@@ -244,6 +271,16 @@ class RunRecorder(Recorder):
 
     def start_stage(self, title: str, steps: int) -> None:
         self._progress.start(title, steps)
+
+    def certificate(self, done: Sequence[str]) -> CertificateLog:
+        if self._log is None or self._log.trained != list(done):
+            self._log = load(self.folder, done, self._chain, self.warning)
+            self._since_certificate = None
+        return self._log
+
+    def replaced(self, tracked: TrackedLearner) -> frozenset[str]:
+        log = self._log if self._log is not None else CertificateLog()
+        return self._certified(tracked, log).difference(tracked.named_digests).replaced
 
     def parameter_counts(self, counts: Mapping[str, Any]) -> None:
         self.folder.append("parameters.jsonl", counts)
@@ -283,7 +320,7 @@ class RunRecorder(Recorder):
         self.folder.append(FILE, cell)
         if not_finite and set(metrics.values()) == {None}:
             with self._by_products.optional(self.folder.path / DOCUMENTS):
-                self.folder.delete_documents(f"{task}-{split}")
+                self._note_files(self.folder.delete_documents(f"{task}-{split}"))
 
     def unchanged(self, after: int) -> None:
         self.folder.append(FILE, unchanged_line(after))
@@ -298,21 +335,32 @@ class RunRecorder(Recorder):
 
     def document(self, task: str, split: str, name: str, text: str) -> None:
         with self._by_products.optional(self.folder.path / DOCUMENTS):
-            self.folder.write_document(f"{task}-{split}", name, text)
+            self._note_files([self.folder.write_document(f"{task}-{split}", name, text)])
 
     def save_mid_task(
-        self, learner: nn.Module, stage: Stage, seen: Sequence[Task], state: MidTaskState
+        self, tracked: TrackedLearner, stage: Stage, seen: Sequence[Task], state: MidTaskState
     ) -> None:
         done = [task.id for task in seen[: -len(stage.tasks)]]
-        folder, states = self.folder, task_states(seen)
+        tracked.refresh()
+        journal = self._saved(tracked)
+        is_followed = isinstance(state.before, Moment)
         checkpoint.save_mid_task(
-            folder.checkpoints, learner, done, folder.marks(), states, self._identity, state, self._chain
+            self.folder.checkpoints,
+            tracked.changes(journal),
+            done,
+            self._marks(),
+            task_states(seen),
+            self._identity,
+            state,
+            self._chain,
+            tracked.in_order(journal.before) if is_followed else None,
         )
         self._note_time()
 
     def save_boundary(self, boundary: Boundary, context: Context) -> None:
         """The checkpoint comes last: a run that is killed before it repeats the end of the stage."""
-        learner, seen, folder = boundary.learner, boundary.seen, self.folder
+        tracked, seen, folder = boundary.tracked, boundary.seen, self.folder
+        learner = tracked.learner
         if context.cache is not None:
             context.cache.save()
         for task in seen:
@@ -324,38 +372,42 @@ class RunRecorder(Recorder):
             )
             if not drawn:
                 with self._by_products.optional(folder.path / IMAGES):
-                    images.delete_images(folder, task.id)
+                    self._note_files(images.delete_images(folder, task.id))
             for name, image in drawn.items():
                 with self._by_products.optional(folder.path / IMAGES):
-                    images.save_image(folder, task.id, name, image)
+                    self._note_files([images.save_image(folder, task.id, name, image)])
                 self._show(f"{task.id}/{name}", image, len(seen))
-        after = digests(learner)
-        changed = sorted(name for name in after if boundary.before.get(name) != after[name])
-        unchanged = after.keys() - set(changed)
-        earlier = self._chain.digests
+        done = [task.id for task in seen]
+        self._certify(boundary, done[: len(seen) - len(boundary.stage.tasks)], context)
+        journal = self._saved(tracked)
+        touched = {name for name in journal.before if name not in tracked.transient}
+        now, before = tracked.digests, boundary.before
+        names = touched if isinstance(before, Moment) else tracked.state_digests().keys()
+        changed = sorted(name for name in names if name in now and before.get(name) != now[name])
+        difference = journal.difference(now)
         line = {
             "task": boundary.stage.name,
             "moved": changed,
-            "kept": len(unchanged),
-            "new": sorted(after.keys() - earlier.keys()),
-            "gone": sorted(earlier.keys() - after.keys()),
+            "kept": tracked.state_count - len(changed),
+            "new": sorted(difference.new & touched),
+            "gone": sorted(difference.gone & touched),
         }
         folder.append("moved.jsonl", line)
-        done = [task.id for task in seen]
-        self._certify(
-            boundary, done[: len(seen) - len(boundary.stage.tasks)], context.machine.coarsest_arithmetic
-        )
         checkpoint.save(
             folder.checkpoints,
-            learner,
+            tracked.changes(journal),
             done,
-            folder.marks(CERTIFICATE),
+            self._marks(CERTIFICATE) if boundary.is_full else self._marks(),
             task_states(seen),
             self._identity,
             self._chain,
-            base=unchanged & set(boundary.at_start),
-            digests=after,
+            base=set(boundary.at_start) - set(changed),
         )
+        tracked.forget(journal)
+        self._since_checkpoint = None
+        if isinstance(before, Moment):
+            before.end()
+        self._since_checkpoint = tracked.journal()
         self._drop_superseded(newest_only=True)
         checkpoint.delete_mid_task(folder.checkpoints)
         delete_ahead(folder.checkpoints, len(done))
@@ -394,31 +446,74 @@ class RunRecorder(Recorder):
         with self._by_products.optional(self.folder.path / SECONDS):
             self._clock.note()
 
-    def _certify(self, boundary: Boundary, before: Sequence[str], precision: str) -> None:
-        """Issue the certificate after a stage, which follows the tasks `before`; none if its files cannot be
-        read or written, rather than one of an earlier stage.
+    def _note_files(self, paths: Iterable[Path]) -> None:
+        """Note documents and visualisations that were written or deleted."""
+        self._files |= {path.relative_to(self.folder.path).as_posix() for path in paths}
+
+    def _saved(self, tracked: TrackedLearner) -> Journal:
+        """What has changed since the newest checkpoint after a task."""
+        if self._since_checkpoint is None:
+            self._since_checkpoint = tracked.journal(self._chain.digests)
+        return self._since_checkpoint
+
+    def _certified(self, tracked: TrackedLearner, log: CertificateLog) -> Journal:
+        """What has changed since the last line of the certificate."""
+        if self._since_certificate is None:
+            self._since_certificate = tracked.journal(log.now, tracked.named_digests)
+        return self._since_certificate
+
+    def _marks(self, *further: str) -> Marks:
+        return self.folder.marks(*further, read=self._read)
+
+    def _certify(self, boundary: Boundary, before: Sequence[str], context: Context) -> None:
+        """Continue the certificate after a stage, which follows the tasks `before`; none if its files cannot
+        be read or written, rather than one of an earlier stage.
         """
-        path = self.folder.path / CERTIFICATE
+        path, tracked = self.folder.path / CERTIFICATE, boundary.tracked
+        log = self.certificate(before)
+
+        def changed() -> Table:
+            names = self._certified(tracked, log).difference(tracked.named_digests)
+            digests = tracked.named_digests
+            return Table(
+                {name: digests[name] for name in sorted(names.new | names.changed)}, sorted(names.gone)
+            )
+
+        ended = Ended(
+            boundary.stage.tasks,
+            boundary.probes,
+            boundary.replays,
+            changed,
+            boundary.outside,
+            self._files,
+        )
+        full = boundary.is_full or log.is_unwritten
         try:
-            repair(self.folder, before, self.warning)
-            tasks = boundary.stage.tasks
-            certificate = certify(
-                boundary.learner,
-                tasks,
-                boundary.probes,
+            certify(
+                tracked,
+                ended,
                 self.folder,
                 self._chain,
-                precision,
+                log,
+                context.machine.coarsest_arithmetic,
                 self._identity,
-                boundary.replays,
-                boundary.outside,
+                context.seed,
+                full,
+                self.warning,
             )
         except (WriteError, WeightsError, OSError) as error:
             self._by_products.leave_out(path, error)
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+            for file in (path, self.folder.path / CERTIFICATE_LOG):
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
+            self._log = CertificateLog()
             return
-        for line in new_warnings(certificate):
+        finally:
+            if self._since_certificate is not None:
+                tracked.forget(self._since_certificate)
+            self._since_certificate, self._files = tracked.journal(), set()
+        stage = boundary.stage
+        for line in new_warnings(log.records.values(), [task.id for task in stage.tasks]):
             self.warning(line)
 
     def _draw(self, line: Mapping[str, Any]) -> None:

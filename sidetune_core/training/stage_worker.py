@@ -7,10 +7,10 @@ since the learner only declares it (`Learner.independent_tasks`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 
 import attrs
 
-from sidetune_core.assembly.build import start_task
 from sidetune_core.certificate.probes import ProbeRecorder, track_reads
 from sidetune_core.config.identity import Identity
 from sidetune_core.errors import PluginError, shorten
@@ -26,7 +26,8 @@ from sidetune_core.training.handover import Handover
 from sidetune_core.training.handover_recorder import HandoverRecorder
 from sidetune_core.training.loop import record_probes, train_stage
 from sidetune_core.training.stage import Stage
-from sidetune_core.training.trainable import entry_digests
+from sidetune_core.training.tracked import TrackedLearner
+from sidetune_core.training.trainable import entry_digests, start_task
 
 
 @attrs.define(eq=False)
@@ -51,6 +52,11 @@ class StageWorker:
     folder: RunFolder
     identity: Identity | None
 
+    @cached_property
+    def _tracked(self) -> TrackedLearner:
+        """The learner in the worker process."""
+        return TrackedLearner(self.learner)
+
     def train(
         self,
         stage: Stage,
@@ -70,11 +76,12 @@ class StageWorker:
             PluginError: a task has changed or read what another one trains.
             StopRequested: a signal came, and the state is saved.
         """
-        learner, context = self.learner, self.context
+        tracked, context = self._tracked, self.context
+        learner = tracked.learner
         seen = self.tasks[: self.tasks.index(stage.last) + 1]
         for task in seen[self.started : len(seen) - len(stage.tasks)]:
-            FeatureCache.detach(learner)
-            start_task(learner, task, context.seed, context.machine)
+            FeatureCache.detach(learner, tracked.bases)
+            start_task(tracked, task, context)
         before = entry_digests(learner.state_dict())
         handed = resumed if isinstance(resumed, Handover) else None
         recorder = HandoverRecorder(
@@ -85,7 +92,7 @@ class StageWorker:
             context.cache.reload()
         loaded = resumed.state if isinstance(resumed, Checkpoint) else {}
         before |= entry_digests({name: loaded[name] for name in before.keys() & loaded.keys()})
-        trained = train_stage(learner, stage, seen, resumed, context, recorder)
+        trained = train_stage(tracked, stage, seen, resumed, context, recorder)
         self.started = len(seen)
         after = entry_digests(learner.state_dict())
         changed = sorted(name for name in before if after.get(name, before[name]) != before[name])

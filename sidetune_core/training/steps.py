@@ -10,11 +10,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.assembly.build import start_phase
 from sidetune_core.assembly.scalars import as_numbers
 from sidetune_core.errors import Diverged, PluginError, SidetuneError
 from sidetune_core.interfaces.capabilities import HasTrainingMetrics
 from sidetune_core.interfaces.learner import Learner
+from sidetune_core.interfaces.networks import Merger
 from sidetune_core.interfaces.tasks import Batch, Order, Task
 from sidetune_core.interfaces.training import PhaseSteps, Trainable
 from sidetune_core.seeding import random_states, seeded, set_random_states
@@ -27,7 +27,8 @@ from sidetune_core.training.gradients import Unreached, backward
 from sidetune_core.training.optimizer import make_optimizer, optimizer_state, rate, set_optimizer_state
 from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.stage import Stage, batch_size
-from sidetune_core.training.trainable import set_trainable
+from sidetune_core.training.tracked import TrackedLearner
+from sidetune_core.training.trainable import set_trainable, start_phase
 
 RESERVED = frozenset({"task", "step", "lr", "mean_loss"})
 """Names of the facts in a line of ``metrics.jsonl``."""
@@ -41,7 +42,7 @@ class StageTraining:
     """The steps of a stage from `state` on; the state is saved at the intervals of the context.
 
     Args:
-        learner: with the tasks of the stage started.
+        tracked: the learner, with the tasks of the stage started.
         stage: the tasks to train.
         seen: the tasks trained before, then those of the stage.
         phases: of the stage.
@@ -50,7 +51,7 @@ class StageTraining:
         recorder: of the run.
     """
 
-    learner: Learner
+    tracked: TrackedLearner
     stage: Stage
     seen: Sequence[Task]
     phases: Sequence[PhaseSteps]
@@ -69,6 +70,11 @@ class StageTraining:
         self._open_streams(self.state.step)
         self._recent = list(self.state.recent)
         self._saved_step, self._saved_time = self.state.step, time.monotonic()
+
+    @property
+    def learner(self) -> Learner:
+        """That is trained."""
+        return self.tracked.learner
 
     @property
     def total(self) -> int:
@@ -95,9 +101,9 @@ class StageTraining:
                 set_random_states(self.state.random)
             for number, phase in enumerate(self.phases):
                 if number and phase.first >= self.state.step and self.total:
-                    started = start_phase(self.learner, self.stage.last, phase.phase, self.context.seed)
+                    started = start_phase(self.tracked, self.stage.last, phase.phase, self.context)
                     trainable = trainable if started is None else started
-                    set_trainable(self.learner, trainable, self.context)
+                    set_trainable(self.tracked, trainable, self.context)
                 if trainable:
                     taken += phase.end - phase.first
                     self._run_phase(phase, trainable)
@@ -123,11 +129,15 @@ class StageTraining:
             return
         if self._position != steps[0]:  # the steps of a phase in which nothing was trainable were not taken
             self._open_streams(steps[0])
-        parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-        optimizer = make_optimizer(learner, options, trainable)
+        parameters = self.tracked.trainable()
+        optimizer = make_optimizer(
+            learner, options, trainable, parameters, undecayed=self.tracked.below(Merger)
+        )
         if optimizer is not None and self.state.optimizer is not None and steps[0] > phase.first:
             set_optimizer_state(optimizer, self.state.optimizer)
-        unreached = Unreached(learner, trainable, looks=len(stage.tasks) if steps[0] == phase.first else 0)
+        unreached = Unreached(
+            self.tracked, trainable, looks=len(stage.tasks) if steps[0] == phase.first else 0
+        )
         for number in steps:
             if self.context.threads.look(stage.tasks[0].id, number):
                 self.recorder.threads_changed(stage, number, self.context.threads)
@@ -223,7 +233,7 @@ class StageTraining:
         if step < self.total:
             state = {} if optimizer is None else optimizer_state(optimizer)
             now = attrs.evolve(now, optimizer=state, random=random_states())
-        self.recorder.save_mid_task(self.learner, self.stage, self.seen, now)
+        self.recorder.save_mid_task(self.tracked, self.stage, self.seen, now)
 
     def _mean_loss(self, task: Task, step: int) -> float:
         """The mean of recent losses, the last of which is that of `step`.

@@ -8,10 +8,8 @@ a millisecond for a thousand modules. Only what differs is walked over and hashe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import compress
-from operator import attrgetter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import cast
 
 import attrs
 from torch import Tensor, nn
@@ -23,11 +21,10 @@ from sidetune_core.interfaces.networks import Base
 from sidetune_core.interfaces.training import Trainable, members
 from sidetune_core.storage.chain import Changes
 from sidetune_core.system.device import Machine
-from sidetune_core.training.module_tree import Entry, ModuleTree, Node, distinct
+from sidetune_core.training.module_tree import Entry, ModuleTree, Node, parameters
 
 SAMPLE = 8
-SAMPLE_BYTES = 2**22
-"""Tensors, and about how many bytes of them, that a refresh hashes although they seem unchanged."""
+"""Modules, of which a refresh hashes the tensors although they seem unchanged: others each time."""
 
 ALWAYS_THOROUGH = 8
 """Stages at whose end all tensors are hashed; after them, whenever their number has doubled."""
@@ -41,6 +38,9 @@ class Difference:
     """They existed before, with other bits."""
     new: frozenset[str] = frozenset()
     gone: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.new or self.gone)
 
     @property
     def replaced(self) -> frozenset[str]:
@@ -66,6 +66,39 @@ class Journal:
         )
 
 
+class Moment(Mapping[str, str]):
+    """The digests of a state dict at some moment: those of now, with what a journal has noted since."""
+
+    def __init__(self, now: Mapping[str, str], journal: Journal, tracked: TrackedLearner) -> None:
+        self._now, self._journal, self._tracked = now, journal, tracked
+
+    def __getitem__(self, name: str) -> str:
+        if name in self._journal.before:
+            before = self._journal.before[name]
+            if before is None:
+                raise KeyError(name)
+            return before
+        if name in self._tracked.transient:
+            raise KeyError(name)
+        return self._now[name]
+
+    def __iter__(self) -> Iterator[str]:
+        present = [key for key in self._tracked.state_keys if key in self]
+        yield from present
+        gone = self._journal.before.keys() - set(present) - self._tracked.transient
+        yield from sorted(name for name in gone if self._journal.before[name] is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __reduce__(self) -> tuple[type[dict[str, str]], tuple[dict[str, str]]]:
+        return dict, (dict(self),)
+
+    def end(self) -> None:
+        """Follow the learner no longer: nothing is looked up any more."""
+        self._tracked.forget(self._journal)
+
+
 class TrackedLearner:
     """A learner's modules and tensors, and the digests of its tensors, kept up to date without walking over
     all of it after every task.
@@ -77,9 +110,10 @@ class TrackedLearner:
     Args:
         learner: to follow.
         always_thorough: hash all tensors in every refresh.
+        is_hashed: hash them now; without it, `refresh` and what needs digests cannot be used.
     """
 
-    def __init__(self, learner: Learner, always_thorough: bool = False) -> None:
+    def __init__(self, learner: Learner, always_thorough: bool = False, is_hashed: bool = True) -> None:
         self.learner = learner
         self.always_thorough = always_thorough
         self.digests: dict[str, str] = {}
@@ -90,25 +124,33 @@ class TrackedLearner:
         self.transient: set[str] = set()
         """Names of buffers that the state dict leaves out."""
         self._tree = ModuleTree(learner)
+        self._active: dict[str, Node] = {}
+        self._unplaced: dict[str, Node] = {}
+        self._is_placed = False
         self._released: dict[str, Entry] = {}
         self._journals: list[Journal] = []
-        self._cursor = 0
         self._was_thorough = True
         self._custom: dict[str, str] = {}
         self._custom_keys: list[str] = []
-        self.refresh(thorough=True)
+        if is_hashed:
+            self.refresh(thorough=True)
+
+    def close(self) -> None:
+        """Follow the learner no longer."""
+        self._tree.close()
 
     # What the learner consists of, as of the last look at it.
 
     @property
-    def modules(self) -> Sequence[nn.Module]:
+    def modules(self) -> list[nn.Module]:
         """Every module under each of its names, in the order of `nn.Module.named_modules`."""
-        return self._tree.modules
+        return [node.module for node in self._tree.nodes]
 
     @property
-    def parameters(self) -> Sequence[nn.Parameter]:
-        """As `nn.Module.parameters` returns them, without walking."""
-        return self._tree.parameters()
+    def parameters(self) -> list[nn.Parameter]:
+        """As `nn.Module.parameters` returns them."""
+        tree = self._tree
+        return parameters(tree.in_order(entry for entry in tree.entries.values() if entry.is_parameter))
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -117,13 +159,19 @@ class TrackedLearner:
 
     @property
     def names_at(self) -> Mapping[int, list[str]]:
-        """The names of the tensors at an address of memory."""
+        """The names of the tensors in a storage, by its address."""
         return self._tree.names_at
 
     @property
-    def bases(self) -> Sequence[Base]:
+    def bases(self) -> list[Base]:
         """Its bases, each once."""
-        return list(dict.fromkeys(self._tree.bases))
+        return list(dict.fromkeys(cast(Base, node.module) for node in self._tree.bases))
+
+    @property
+    def outermost_bases(self) -> list[Base]:
+        """Those that are no part of another base."""
+        nodes = (node for node in self._tree.bases if not _is_in_base(node))
+        return list(dict.fromkeys(cast(Base, node.module) for node in nodes))
 
     @property
     def state_keys(self) -> Sequence[str]:
@@ -137,41 +185,62 @@ class TrackedLearner:
             return self.digests
         return {name: self.digests[name] for name in self._tree.tensors}
 
+    @property
+    def state_count(self) -> int:
+        """Number of tensors of its state dict."""
+        tree = self._tree
+        return len(self._custom) if tree.custom else len(tree.keys) - len(tree.with_extra_state)
+
+    @property
+    def count(self) -> int:
+        """Number of scalars in all parameters, each counted once."""
+        entries = self._tree.entries.values()
+        return sum({id(one.tensor): one.tensor.numel() for one in entries if one.is_parameter}.values())
+
     def state_digests(self) -> dict[str, str]:
         """Digests of the tensors of the state dict, in its order."""
         if self._tree.custom:
             return dict(self._custom)
         return {key: self.digests[key] for key in self._tree.keys if key in self.digests}
 
-    def names_of(self, items: Iterable[nn.Module | nn.Parameter]) -> list[str | None]:
-        """The first name of each module or parameter; None for one that is not the learner's."""
-        names = {id(tensor): name for name, tensor in reversed(self._tree.tensors.items())}
-        names |= {id(node.module): node.name for node in reversed(self._tree.nodes)}
-        return [names.get(id(item)) for item in items]
+    def name_of(self, item: nn.Module | nn.Parameter) -> str | None:
+        """A name of a module or parameter; None for one that is not the learner's."""
+        tree = self._tree
+        owners = tree.nodes_of(item) if isinstance(item, nn.Module) else tree.entries_of(item)
+        return min((one.name for one in owners), default=None)
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that require a gradient, in the order of `nn.Module.parameters`."""
-        return distinct(self._trainable())
+        return parameters(self._tree.in_order(self._trainable()))
 
     def below(self, kind: type[nn.Module]) -> set[int]:
         """Ids of the trainable parameters that belong to a module of some class, or to a part of one."""
         return {
             id(entry.tensor)
             for entry in self._trainable()
-            if any(isinstance(node.module, kind) for node in entry.node.path())
+            for alias in self._tree.entries_of(entry.tensor)
+            if any(isinstance(node.module, kind) for node in alias.node.path())
         }
 
     # What is done to it.
 
     def look(self) -> None:
         """Notice which modules and tensors are other objects now, or new, or gone."""
-        self._tree.update()
+        self._tree.update(self._active.values())
+        for node in self._tree.take_new():
+            self._unplaced[node.name] = self._active[node.name] = node
 
     def place(self, machine: Machine) -> None:
         """Move what is new to the device."""
-        self._tree.update()
-        for module in self._tree.take_new(partial(_is_placed, machine)):
-            machine.place(module)
+        self.look()
+        new, self._unplaced = self._unplaced, {}
+        if self._tree.root.name in new and not self._is_placed:
+            self._is_placed = True
+            machine.place(self.learner)
+            return
+        for node in new.values():
+            if not all(_is_placed(machine, entry.tensor) for entry in node.own):
+                machine.place(node.module)
 
     def check_owned(self, trainable: Trainable, method: str) -> None:
         """Check what a method of the learner has returned.
@@ -179,9 +248,8 @@ class TrackedLearner:
         Raises:
             PluginError: an item is not the learner's.
         """
-        items = members(trainable)
-        for item, name in zip(items, self.names_of(items), strict=True):
-            if name is None:
+        for item in members(trainable):
+            if self.name_of(item) is None:
                 raise PluginError(
                     f"{type(self.learner).__name__}.{method}() returned a {type(item).__name__} that it does "
                     "not own; assign it to an attribute of the learner first"
@@ -189,13 +257,14 @@ class TrackedLearner:
 
     def freeze(self) -> None:
         """No gradients, and eval mode: in training mode batch norm would drift even without a gradient."""
-        self._tree.update()
+        self.look()
         self._note_released()
         for entry in self._trainable():
             entry.tensor.requires_grad_(False)
-        for node in list(self._in_training()):
+        for node in self._active.values():
             if node.module.training:
                 node.decides_on_mode().module.eval()
+        self._active = {}
 
     def set_trainable(self, trainable: Trainable) -> None:
         """Freeze the learner, then release some of its modules and parameters."""
@@ -204,24 +273,35 @@ class TrackedLearner:
             item.requires_grad_(True)
             if isinstance(item, nn.Module):
                 item.train()
+                nodes = [part for node in self._tree.nodes_of(item) for part in node.walk()]
+            else:
+                nodes = [entry.node for entry in self._tree.entries_of(item)]
+            self._active |= {node.name: node for node in nodes}
         self._note_released()
 
     # What has changed.
 
-    def journal(self, before: Mapping[str, str] | None = None) -> Journal:
+    def journal(
+        self, before: Mapping[str, str] | None = None, now: Mapping[str, str] | None = None
+    ) -> Journal:
         """A journal that the next refreshes keep.
 
         Args:
             before: digests at the moment to compare with, by name; None for the present.
+            now: the present ones, those of the state dict by default.
         """
         journal = Journal()
         if before is not None:
-            now = self.state_digests()
+            now = self.state_digests() if now is None else now
             for name in before.keys() | now.keys():
                 if before.get(name) != now.get(name):
                     journal.before[name] = before.get(name)
         self._journals.append(journal)
         return journal
+
+    def before(self) -> Mapping[str, str]:
+        """The digests of the state dict as they are now, whatever changes later."""
+        return self.state_digests() if self._tree.custom else Moment(self.digests, self.journal(), self)
 
     def forget(self, journal: Journal) -> None:
         """Keep a journal no longer."""
@@ -240,18 +320,29 @@ class TrackedLearner:
             PluginError: a tensor was written to in a way that went unnoticed for some stages.
         """
         tree, every = self._tree, thorough or self.always_thorough or bool(self.writes_unseen)
-        tree.update()
+        self.look()
+        gone_seen = tree.gone()
         if every:
             tree.rebuild()
+            nodes = ((name, tree.node(name)) for name in self._active)
+            self._active = {name: node for name, node in nodes if node is not None}
+        elif self.digests:
+            sample = tree.look_closely(SAMPLE)
+        self.look()
         every = every or bool(tree.custom)
         self._note_released()
+        for entry in self._released.values():
+            tree.move(entry)
         seen = {entry.name: entry for entry in tree.written()}
         seen |= {entry.name: entry for entry in tree.sharing(self._released.values())}
-        others = [entry for entry in (tree.entries if every else self._sample()) if entry.name not in seen]
+        others = tree.entries.values() if every else sample
         found = {entry.name: tensor_digest(entry.name, entry.tensor).hex() for entry in seen.values()}
-        unseen = []
+        unseen = [name for name in tree.gone() - gone_seen if name in self.digests]
         for entry in others:
+            if entry.name in seen or tree.entries.get(entry.name) is not entry:
+                continue
             digest = tensor_digest(entry.name, entry.tensor).hex()
+            tree.move(entry)
             if entry.name in self.digests and digest != self.digests[entry.name]:
                 unseen.append(entry.name)
             found[entry.name] = digest
@@ -263,11 +354,17 @@ class TrackedLearner:
             self._custom = state
         self.transient |= {entry.name for entry in seen.values() if not entry.is_persistent}
         difference = self._adopt(found, frozenset(gone - found.keys() - tree.tensors.keys()))
-        self._released = {entry.name: entry for entry in self._active()}
+        self._released = {}
+        self._note_released()
         if unseen:
             self._report(unseen)
         self._was_thorough = every
         return difference
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        """Names of tensors that a state dict has or had, in its order."""
+        present = [key for key in self.state_keys if key in names]
+        return [*present, *sorted(set(names).difference(present) - self.transient)]
 
     def changes(self, journal: Journal) -> Changes | nn.Module:
         """What a checkpoint has to hold of the learner, after another one: all of it, if a module makes its
@@ -320,17 +417,6 @@ class TrackedLearner:
         self._custom_keys = list(state)
         return digests({key: value for key, value in state.items() if isinstance(value, Tensor)})
 
-    def _sample(self) -> list[Entry]:
-        """Some of the tensors, in turn."""
-        entries = self._tree.entries
-        chosen, size = list[Entry](), 0
-        while entries and len(chosen) < min(SAMPLE, len(entries)) and size < SAMPLE_BYTES:
-            entry = entries[self._cursor % len(entries)]
-            chosen.append(entry)
-            size += entry.tensor.nbytes
-            self._cursor = (self._cursor + 1) % len(entries)
-        return chosen
-
     def _report(self, names: Collection[str]) -> None:
         """Tensors were written to, and their versions do not say so."""
         self.writes_unseen += [name for name in names if name not in self.writes_unseen]
@@ -344,22 +430,15 @@ class TrackedLearner:
         )
 
     def _trainable(self) -> list[Entry]:
-        tree = self._tree
-        flags = map(attrgetter("requires_grad"), tree.flat)
-        return [entry for entry in compress(tree.entries, flags) if entry.is_parameter]
-
-    def _in_training(self) -> list[Node]:
-        return list(compress(self._tree.nodes, map(attrgetter("training"), self._tree.modules)))
-
-    def _active(self) -> Iterator[Entry]:
-        """Tensors that training may change now."""
-        yield from self._trainable()
-        for node in self._in_training():
-            yield from node.own
+        own = (entry for node in self._active.values() for entry in node.own)
+        return [entry for entry in own if entry.is_parameter and entry.tensor.requires_grad]
 
     def _note_released(self) -> None:
-        for entry in self._active():
-            self._released[entry.name] = entry
+        """Note the tensors that training may change now."""
+        for node in self._active.values():
+            for entry in node.own:
+                if node.module.training or entry.tensor.requires_grad:
+                    self._released[entry.name] = entry
 
 
 def is_thorough(stage: int) -> bool:
@@ -369,6 +448,10 @@ def is_thorough(stage: int) -> bool:
         stage: number of stages so far, from 1.
     """
     return stage <= ALWAYS_THOROUGH or not stage & (stage - 1)
+
+
+def _is_in_base(node: Node) -> bool:
+    return any(isinstance(above.module, Base) for above in node.path() if above is not node)
 
 
 def _is_placed(machine: Machine, tensor: Tensor) -> bool:

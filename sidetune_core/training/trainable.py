@@ -1,43 +1,57 @@
-"""Which weights a task trains, and which it has changed."""
+"""Starting tasks and phases of a learner that is followed, and what they train."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
-
 from sidetune_core import hashing
+from sidetune_core.assembly.build import call_start, call_start_phase, set_precisions
 from sidetune_core.interfaces.learner import Learner
-from sidetune_core.interfaces.training import Trainable, members
+from sidetune_core.interfaces.tasks import Task
+from sidetune_core.interfaces.training import Phase, Trainable
 from sidetune_core.storage.nested_state import flatten
 from sidetune_core.training.context import Context
+from sidetune_core.training.tracked import TrackedLearner
 
 
-def set_trainable(learner: Learner, trainable: Trainable, context: Context) -> None:
-    """Freeze the learner, then release what `Learner.start` returned; the feature cache serves the bases that
-    stay frozen.
+def start_task(tracked: TrackedLearner, task: Task, context: Context) -> Trainable:
+    """Start a task under its seed, and move what the learner has added for it to the device.
+
+    Raises:
+        PluginError: `Learner.start` returned something that is not the learner's.
     """
-    freeze(learner)
-    for item in members(trainable):
-        item.requires_grad_(True)
-        if isinstance(item, nn.Module):
-            item.train()
-    if context.cache is not None:
-        context.cache.attach(learner, context.machine.arithmetic)
+    trainable = call_start(tracked.learner, task, context.seed)
+    tracked.place(context.machine)
+    tracked.check_owned(trainable, "start")
+    set_precisions(tracked.outermost_bases, trainable, context.machine)
+    return trainable
+
+
+def start_phase(tracked: TrackedLearner, task: Task, phase: Phase, context: Context) -> Trainable | None:
+    """Start a phase of a task under its seed.
+
+    Raises:
+        PluginError: `Learner.start_phase` returned something that is not the learner's.
+    """
+    trainable = call_start_phase(tracked.learner, task, phase, context.seed)
+    tracked.look()
+    if trainable is not None:
+        tracked.check_owned(trainable, "start_phase")
+    return trainable
+
+
+def restart_task(tracked: TrackedLearner, task: Task, context: Context) -> None:
+    """Start a finished task and its phases again, before its state is loaded."""
+    start_task(tracked, task, context)
+    for phase in tracked.learner.phases(task)[1:]:
+        start_phase(tracked, task, phase, context)
 
 
 def freeze(learner: Learner) -> None:
-    """No gradients, and eval mode: in training mode batch norm would drift even without a gradient."""
+    """`TrackedLearner.freeze` for a learner that is not followed."""
     learner.requires_grad_(False)
     learner.eval()
-
-
-def digests(learner: Learner) -> dict[str, str]:
-    """SHA-256 of every tensor of the state dict, by name."""
-    return hashing.digests(
-        {name: value for name, value in learner.state_dict().items() if isinstance(value, Tensor)}
-    )
 
 
 def entry_digests(state: Mapping[str, Any]) -> dict[str, str]:
@@ -48,3 +62,12 @@ def entry_digests(state: Mapping[str, Any]) -> dict[str, str]:
         plain, tensors = flatten(value)
         found[name] = f"{plain}/{hashing.fingerprint(tensors)}"
     return found
+
+
+def set_trainable(tracked: TrackedLearner, trainable: Trainable, context: Context) -> None:
+    """Freeze the learner, then release what `Learner.start` returned; the feature cache serves the bases that
+    stay frozen.
+    """
+    tracked.set_trainable(trainable)
+    if context.cache is not None:
+        context.cache.attach(tracked.learner, context.machine.arithmetic, tracked.bases)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
+import attrs
 from torch import nn
 
 from sidetune_core import hashing
@@ -19,7 +19,6 @@ from sidetune_core.certificate.probes import Replay, Stored
 from sidetune_core.certificate.record import (
     CONDITIONS,
     OUTSIDE,
-    VALUES_DIFFER,
     TaskRecord,
     read_certificate,
     tensors_unchanged,
@@ -48,8 +47,6 @@ def not_carried(record: TaskRecord | None, id: str) -> str:
         return f"later tasks have changed what {id} reads"
     if not record.probes.finite:
         return f"not every output of {id} is finite"
-    if record.verdict == VALUES_DIFFER:
-        return f"the results of {id} in R differ although nothing that it reads changed, or have gaps"
     return ""
 
 
@@ -115,14 +112,16 @@ def unusable(
         return {}, dict.fromkeys(ids, f"values may differ: {', '.join(changes)}")
     if outside := irreproducible(certificate.tasks):
         return {}, dict.fromkeys(ids, f"{shorten(outside)}: {OUTSIDE}")
-    values, _ = latest_values(folder, trained)
+    latest = latest_values(folder, trained)
     known = {record.id: record for record in certificate.tasks}
     records, reasons = dict[str, TaskRecord](), dict[str, str]()
     for id in ids:
         if reason := not_carried(known.get(id), id):
             reasons[id] = reason
-        elif not is_whole(values.get(id)):
+        elif not is_whole(latest.values.get(id)):
             reasons[id] = f"the last evaluation of {id} has gaps"
+        elif id in latest.varying:
+            reasons[id] = f"the results of {id} in R differ although nothing that it reads changed"
         else:
             records[id] = known[id]
     return records, reasons
@@ -132,9 +131,21 @@ Values = Mapping[str, Mapping[str, float | None]]
 """The metrics of a task by split and name."""
 
 
-def latest_values(folder: RunFolder, trained: Sequence[str]) -> tuple[dict[str, Values], set[str]]:
-    """The values of the last row of R by id of a task; and the tasks that were measured at least twice since
-    they were trained, with the same values.
+@attrs.frozen
+class Latest:
+    """The last row of R."""
+
+    values: Mapping[str, Values]
+    """By id of a task."""
+    repeated: frozenset[str]
+    """The tasks whose last two measurements since they were trained have the same values on the test
+    split."""
+    varying: frozenset[str]
+    """Those whose last two have others."""
+
+
+def latest_values(folder: RunFolder, trained: Sequence[str]) -> Latest:
+    """The last row of R.
 
     Args:
         folder: of the run.
@@ -152,10 +163,9 @@ def latest_values(folder: RunFolder, trained: Sequence[str]) -> tuple[dict[str, 
     for line in evaluations.lines:
         if line["split"] == "test" and line["after"] >= first_rows.get(line["task"], len(trained)):
             measured.setdefault(line["task"], []).append({"test": line["figures"]})
-    repeated = {
-        id for id, each in measured.items() if any(bits(one) == bits(two) for one, two in pairwise(each))
-    }
-    return dict(values), repeated
+    pairs = {id: each[-2:] for id, each in measured.items() if len(each) > 1}
+    repeated = frozenset(id for id, (one, two) in pairs.items() if bits(one) == bits(two))
+    return Latest(values, repeated, frozenset(pairs.keys() - repeated))
 
 
 def is_whole(values: Values | None) -> bool:
@@ -210,7 +220,12 @@ def changes_to_come(
 
 
 def replay_unchanged(
-    record: TaskRecord, learner: Learner, predict: Predict, folder: RunFolder, rounding: float
+    record: TaskRecord,
+    learner: Learner,
+    predict: Predict,
+    folder: RunFolder,
+    rounding: float,
+    names_at: Mapping[int, Sequence[str]],
 ) -> Replay | str:
     """The replay of a task's probes, or how what the task reads, or its outputs for them, differ from those
     right after it was trained, although no tensor that it read then has changed."""
@@ -221,7 +236,7 @@ def replay_unchanged(
         stored = Stored.read(path)
     except (OSError, WeightsError) as error:
         return f"the probes of {record.id} cannot be read: {error}"
-    replayed = probes.replay(learner, predict, stored.as_inputs(), rounding, record.id)
+    replayed = probes.replay(learner, predict, stored.as_inputs(), rounding, record.id, names_at=names_at)
     if replayed.cause:
         return replayed.cause
     if replayed.read != record.tensors.keys():

@@ -17,7 +17,7 @@ from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.fit import fit_components
 from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import make_spec
-from sidetune_core.interfaces.networks import Base, set_precision
+from sidetune_core.interfaces.networks import Base, outermost_bases, set_precision
 from sidetune_core.system.precision import Precisions
 from sidetune_core.training.run import Run
 
@@ -95,10 +95,10 @@ def test_a_base_that_was_trained_follows_the_precision_of_training_from_then_on(
     learner = copy.deepcopy(mixed.learner)
     base = learner.base
     assert isinstance(base, Base)
-    set_precision(learner, {id(next(base.parameters()))}, "bf16")
+    set_precision(outermost_bases(learner), {id(next(base.parameters()))}, "bf16")
     assert base._precision is None
     learner.teacher = copy.deepcopy(base)
-    set_precision(learner, set(), "bf16")
+    set_precision(outermost_bases(learner), set(), "bf16")
     assert base._precision is learner.teacher._precision is None
     assert isinstance(mixed.learner.base, Base)
     assert mixed.learner.base._precision == "bf16"

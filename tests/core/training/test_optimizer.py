@@ -18,7 +18,6 @@ from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.networks import Merger
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.training.optimizer import (
-    count_trainable,
     make_optimizer,
     optimizer_state,
     rate,
@@ -178,10 +177,6 @@ def test_a_step_of_sgd_with_momentum_is_nesterovs() -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_sgd_takes_every_momentum(momentum: float) -> None:
     make_optimizer(Small(), TrainOptions(optimizer="sgd", momentum=momentum))
-
-
-def test_what_moves_is_counted_in_numbers() -> None:
-    assert count_trainable(Small()) == 4 + 2 + 1 + 3 + 9
 
 
 # Schedules
