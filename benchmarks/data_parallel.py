@@ -35,7 +35,7 @@ from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from sidetune_core import RunSpec
-from sidetune_core.assembly.build import build_learner, build_stream, start_task
+from sidetune_core.assembly.build import build_learner, build_stream
 from sidetune_core.config.resolve import resolve
 from sidetune_core.distributed.batch_ops import synchronized
 from sidetune_core.distributed.process_group import join_process_group
@@ -46,7 +46,8 @@ from sidetune_core.system import device
 from sidetune_core.training.batches import batches
 from sidetune_core.training.context import Context
 from sidetune_core.training.gradients import backward
-from sidetune_core.training.trainable import set_trainable
+from sidetune_core.training.tracked import TrackedLearner
+from sidetune_core.training.trainable import set_trainable, start_task
 
 LEARNERS = ("finetune", "sidetune")
 PENALTY = 1e-4
@@ -92,8 +93,9 @@ def _work(rank: int, port: int, options: argparse.Namespace) -> None:
             learner, task = build_learner(resolved, stream), stream.tasks()[0]
             machine = device.choose(attrs.evolve(resolved.device, name="cpu", precision="fp32"))
             context = Context(options=resolved.train, seed=0, machine=machine, group=group)
-            machine.place(learner)
-            set_trainable(learner, start_task(learner, task, 0, machine), context)
+            tracked = TrackedLearner(learner)
+            tracked.place(machine)
+            set_trainable(tracked, start_task(tracked, task, context), context)
             _with_penalty(learner)
             for line in _compare(learner, task, context, options):
                 if group.is_main:
