@@ -5,7 +5,7 @@
 Measured is the wall-clock time of ``sidetune-run`` from start to end, in a process of its own, on the env
 ``digits``: with ``--device.threads`` set to the number of processors, which was the rule before threads were
 chosen (``all``), and without it (``auto``); each of them alone, and alongside `busy` processes that compute.
-The four take turns. Printed are median, range and all numbers of threads of each, and two ratios of medians. The
+The four take turns. Printed are median, range and numbers of threads of each, and two ratios of medians. The
 targets, for a machine that does nothing else: ``auto`` alongside two busy processes takes at most 2 times as
 long as ``all`` alone, and ``auto`` alone at most 1.03 times.
 """
