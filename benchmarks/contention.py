@@ -1,12 +1,12 @@
-"""The default run alone and beside busy processes: a thread for every processor, or for what others leave.
+"""The default run alone and alongside busy processes: a thread for every processor, or for what others leave.
 
     python benchmarks/contention.py [--busy 2] [--repeats 5] [--quick]
 
 Measured is the wall-clock time of ``sidetune-run`` from start to end, in a process of its own, on the env
 ``digits``: with ``--device.threads`` set to the number of processors, which was the rule before threads were
-chosen (``all``), and without it (``auto``); each of them alone, and beside `busy` processes that count. The
-four take turns. Printed are median, range and all numbers of threads of each, and two ratios of medians. The
-targets, for a machine that does nothing else: ``auto`` beside two busy processes takes at most 2 times as
+chosen (``all``), and without it (``auto``); each of them alone, and alongside `busy` processes that compute.
+The four take turns. Printed are median, range and numbers of threads of each, and two ratios of medians. The
+targets, for a machine that does nothing else: ``auto`` alongside two busy processes takes at most 2 times as
 long as ``all`` alone, and ``auto`` alone at most 1.03 times.
 """
 
@@ -30,7 +30,8 @@ from sidetune_core.system.device import processor
 from sidetune_core.system.processors import available
 
 RULES = ("all", "auto")
-COUNT = "n = 0\nwhile True: n += 1"
+COUNT = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(1000000))"
+"""What a busy process does, until this one ends."""
 RUN = "import sys; from sidetune_core.cli.main import main_run; sys.exit(main_run())"
 
 
@@ -59,13 +60,13 @@ def main() -> None:
             values.append(taken)
             threads[rule, others] += numbers
     for (rule, others), values in seconds.items():
-        beside = f"beside {others} busy processes" if others else "alone"
+        alongside = f"alongside {others} busy processes" if others else "alone"
         print(
-            f"{rule:<5}{beside:<27}{statistics.median(values):7.1f} s  ({min(values):.1f} to "
+            f"{rule:<5}{alongside:<27}{statistics.median(values):7.1f} s  ({min(values):.1f} to "
             f"{max(values):.1f}), threads {sorted(set(threads[rule, others]))}"
         )
     whole = statistics.median(seconds["all", 0])
-    for others, words, target in ((options.busy, "beside the others", 2.0), (0, "alone", 1.03)):
+    for others, words, target in ((options.busy, "alongside the others", 2.0), (0, "alone", 1.03)):
         ratio = statistics.median(seconds["auto", others]) / whole
         print(f"auto {words} / all alone: {ratio:.2f} (target {target:.2f})")
 

@@ -46,8 +46,8 @@ class LocalProcesses:
         workers: number of concurrent runs; None for one per GPU, or one per `CORES_PER_RUN` cores without a
             GPU.
 
-    Each process gets one of the GPUs in ``CUDA_VISIBLE_DEVICES``, and as many threads as other processes
-    leave it of its share of the processors (see `system.threads`).
+    Each process gets one of the GPUs in ``CUDA_VISIBLE_DEVICES``, and adapts its threads (see
+    `system.threads`), up to the number of processors divided by that of workers.
     """
 
     def __init__(self, workers: int | None = None) -> None:

@@ -4,12 +4,12 @@ adapted while a run is under way.
 The threads of an operation wait for each other at its end. Where one of them has to share its processor, all
 wait, and they use up processor time while they do (`benchmarks/contention.py`). So there are as many threads
 as processors that nobody else wants, by the kernel's own account of how idle they are. That is measured
-without a trial: timing some steps with another number of threads would change their last bits, and beside
+without a trial: timing some steps with another number of threads would change their last bits, and alongside
 other processes the times of a few steps say little. Where the system does not tell, all processors are used.
 
-The number decides on rounding. So it is recorded for each part of a run, changes between two steps only, and
-rarely: it falls after 2 s beside other processes, and rises after 4 s of quiet, then 8, 16, …: in T seconds
-it rises at most log2(T / 4) times.
+The number decides on rounding. So it is recorded for each segment of a run, changes between two steps only,
+and rarely: it falls after 2 s alongside other processes, and rises after 4 s of quiet, then 8, 16, …: in T
+seconds it rises at most log2(T / 4) times.
 """
 
 from __future__ import annotations
@@ -95,8 +95,9 @@ class Threads:
         torch.set_num_threads(number)
 
     def __str__(self) -> str:
-        beside = f" of {self.most}, beside other processes" if self.adapts and self.number < self.most else ""
-        return f"{counted(self.number, 'thread')}{beside}"
+        reduced = self.adapts and self.number < self.most
+        others = f" of {self.most}, alongside other processes" if reduced else ""
+        return f"{counted(self.number, 'thread')}{others}"
 
 
 @contextmanager

@@ -208,7 +208,7 @@ def resume(
     """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run
     ends at once.
 
-    The run goes on with the number of threads that it had, if this computer has as many processors and
+    The run continues with the number of threads that it had, if this computer has as many processors and
     neither ``OMP_NUM_THREADS`` nor ``--device.threads`` is set; at the end, the process has its own number
     again.
 

@@ -94,12 +94,12 @@ def test_a_system_without_an_account_of_its_processors_says_nothing(tmp_path: Pa
         (2, 0.0, 2.0, 2, 2),  # alone
         (2, 1.0, 1.0, 1, 2),  # alone, one processor is not used
         (2, 1.1, 0.9, 2, 2),  # alone, in a part that has one thread
-        (2, 0.0, 1.0, 2, 0),  # beside two busy processes: each has a fourth of the time
-        (2, 0.0, 4 / 3, 2, 1),  # beside one: each has a third
-        (2, 0.0, 1.0, 1, 1),  # beside one
-        (2, 0.0, 2 / 3, 1, 0),  # beside two: each has a third
-        (64, 0.0, 32.0, 64, 0),  # beside 64
-        (64, 20.0, 34.0, 64, 54),  # beside ten, and not all of the own threads always work
+        (2, 0.0, 1.0, 2, 0),  # alongside two busy processes: each has a fourth of the time
+        (2, 0.0, 4 / 3, 2, 1),  # alongside one: each has a third
+        (2, 0.0, 1.0, 1, 1),  # alongside one
+        (2, 0.0, 2 / 3, 1, 0),  # alongside two: each has a third
+        (64, 0.0, 32.0, 64, 0),  # alongside 64
+        (64, 20.0, 34.0, 64, 54),  # alongside ten, and not all of the own threads always work
     ],
 )
 def test_what_others_leave_is_what_fair_shares_imply(

@@ -120,7 +120,7 @@ def test_the_number_of_the_run_so_far_is_kept_where_there_are_as_many_processors
     [
         ([QUIET], 2, "2 threads"),
         ([BUSY, None, QUIET], 2, "2 threads"),  # a process that was about to end
-        ([BUSY, None, BUSY], 1, "1 thread of 2, beside other processes"),
+        ([BUSY, None, BUSY], 1, "1 thread of 2, alongside other processes"),
     ],
 )
 def test_a_run_begins_with_what_others_leave(
