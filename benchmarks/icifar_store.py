@@ -229,8 +229,8 @@ def _plain(options: argparse.Namespace) -> float:
         x = functional.relu(base.bn1(base.conv1((x - base.mean) / base.std)))
         for block in (*base.layer1, *base.layer2, *base.layer3):
             residual = block.bn2(block.conv2(functional.relu(block.bn1(block.conv1(x)))))
-            if block.stride > 1:
-                x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, block.widen, block.widen))
+            if block.stride > 1 or block.padding:
+                x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, block.padding, block.padding))
             x = functional.relu(x + residual)
         return x.mean((2, 3))
 
