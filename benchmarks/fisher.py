@@ -120,7 +120,7 @@ def by_vmap(
         gradients = grad(loss)(values)
         return torch.cat([gradient.flatten() for gradient in gradients.values()]).square()
 
-    for chunk in torch.arange(len(rows)).split(size):
+    for chunk in torch.split(torch.arange(len(rows)), size):
         squares = vmap(square)(batch.inputs["image"][rows[chunk]].unsqueeze(1), labels[chunk].unsqueeze(1))
         total += probabilities[chunk] @ squares
     return total / len(batch.targets)
