@@ -4,8 +4,8 @@
     python benchmarks/start.py --quick                # once each
 
 Measures the processor time of new processes, which take turns: the import of PyTorch alone, `sidetune list`,
-the same with 200 more packages installed (made in a temporary folder), and `sidetune-run` with its defaults up
-to the first optimiser step, from the start of the interpreter. Its data are read by then, and the untrained
+the same with 200 more packages installed (made in a temporary folder), and `sidetune-run` with its defaults
+up to the first optimiser step, from the start of the interpreter. By then, data are read, and the untrained
 learner is evaluated (row -1 of R), whose time is given apart too: the features of the test images that it
 computes are stored for the later rows.
 
