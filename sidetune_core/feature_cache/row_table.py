@@ -118,6 +118,7 @@ class RowTable:
         self._folder, self._reserve, self._info = folder, reserve, info
         self._index = IdIndex()
         self._blocks: list[Block] = []
+        self._firsts: Tensor | None = None  # the first row of each block; None where it is out of date
         self._open: Block | None = None  # the last block, while it accepts rows
         self._count = 0
         self._known: set[str] = set()  # names of the files that were read or written
@@ -144,10 +145,16 @@ class RowTable:
         """The row number of each id, -1 for an unknown one."""
         return self._index.find(ids)
 
+    def block_numbers(self, rows: Tensor) -> Tensor:
+        """The number (n,) of the block that holds each of the rows (n,), counted from the first block of
+        all."""
+        if self._firsts is None:
+            self._firsts = torch.tensor([block.first for block in self._blocks])
+        return torch.bucketize(rows, self._firsts, right=True) - 1
+
     def blocks_of(self, rows: Tensor) -> Iterator[tuple[Block, Tensor]]:
         """The blocks that hold some of the rows (n,), each with a mask (n,) of its own."""
-        firsts = torch.tensor([block.first for block in self._blocks])
-        which = torch.bucketize(rows, firsts, right=True) - 1
+        which = self.block_numbers(rows)
         for number in torch.unique(which).tolist():
             yield self._blocks[number], which == number
 
@@ -187,6 +194,7 @@ class RowTable:
             room = max(len(ids), min(rows, most * len(ids) // max(size, 1)))
             self._open = Block.empty(self._count, room, columns, lengths, ragged)
             self._blocks.append(self._open)
+            self._firsts = None
         self._open.append(ids, columns, lengths)
         self._take(ids)
 
@@ -231,7 +239,7 @@ class RowTable:
         """Ignore the rows that were in the files, and write none to their folder; returns their bytes."""
         dropped = self.stored_blocks
         freed = sum(column.nbytes for block in dropped for column in block.columns)
-        self._blocks = self._blocks[len(dropped) :]
+        self._blocks, self._firsts = self._blocks[len(dropped) :], None
         self._index.remove_before(self.stored)
         self._folder, self.stored = None, 0
         self.bytes -= freed
@@ -247,6 +255,7 @@ class RowTable:
         if new.any() and self._reserve(size):
             self.bytes += size
             self._blocks.append(block)
+            self._firsts = None
             self._take(block.ids, new)
 
     def _take(self, ids: Tensor, new: Tensor | None = None) -> None:

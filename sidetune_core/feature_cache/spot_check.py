@@ -29,7 +29,8 @@ class SpotCheck:
 
     def __init__(self, table: RowTable) -> None:
         self._table = table
-        self._unseen = table.stored_blocks
+        self._unseen = torch.ones(len(table.stored_blocks), dtype=torch.bool)
+        """By number of a block."""
         self._lookups, self._next = 0, 1
 
     def choose(self, rows: Tensor) -> Tensor | None:
@@ -38,9 +39,9 @@ class SpotCheck:
         if not stored.any():
             return None
         self._lookups += 1
+        numbers = self._table.block_numbers(rows[stored])
         new = torch.zeros_like(stored)
-        for block in self._unseen:
-            new |= (rows >= block.first) & (rows < block.first + block.count)
+        new[stored] = self._unseen[numbers]
         scheduled = self._lookups == self._next
         if not (scheduled or new.any()):
             return None
@@ -50,7 +51,7 @@ class SpotCheck:
         chosen[candidates[:: max(1, len(candidates) // size)][:size]] = True
         if scheduled:
             self._next *= INTERVAL
-        self._unseen = [block for block in self._unseen if not _holds_any(block, rows[chosen])]
+        self._unseen[self._table.block_numbers(rows[chosen])] = False
         return chosen
 
 
@@ -68,10 +69,6 @@ def agree(table: RowTable, rows: Tensor, columns: Sequence[Tensor], lengths: Ten
         )
         for block, mine in table.blocks_of(rows)
     )
-
-
-def _holds_any(block: Block, rows: Tensor) -> bool:
-    return bool(((rows >= block.first) & (rows < block.first + block.count)).any())
 
 
 def _block_agrees(block: Block, rows: Tensor, columns: Sequence[Tensor], lengths: Tensor | None) -> bool:

@@ -44,6 +44,38 @@ def test_a_run_imports_neither_the_compiler_nor_scikit_learn(
     assert not {"torch._dynamo", "sympy", "sklearn", "scipy"} & modules
 
 
+def test_a_command_with_names_only_imports_no_parser_of_options_and_no_unused_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.toml").write_text(
+        "[train]\nsteps = 1\nbatch_size = 8\n[env]\nname = 'digits'\nnum_tasks = 1\n"
+    )
+    modules = imported(
+        "from sidetune_core.cli.main import main_run\n"
+        "main_run(['--spec', 'spec.toml', '--learner', 'sidetune', '--out', 'run', '--quiet'])"
+    )
+    assert (tmp_path / "run" / "report.md").is_file()
+    assert not {"tyro", "typeguard", "numpy.ma", "torchvision", "sidetune_core.training.extension"} & modules
+
+
+def test_the_list_of_components_imports_neither_torch_nor_numpy() -> None:
+    modules = imported("from sidetune_core.cli.main import main\nmain(['list'])")
+    assert not {"torch", "numpy", "sidetune_plugins"} & modules
+
+
+def test_what_a_command_imports_is_exempt_from_garbage_collection() -> None:
+    program = (
+        "import gc\nfrom sidetune_core.system.collection import collected_after_imports\n"
+        "with collected_after_imports():\n    during = gc.isenabled()\n    import torch\n"
+        "first = (during, gc.isenabled(), gc.get_freeze_count() > 100_000)\n"
+        "gc.unfreeze()\n"
+        "with collected_after_imports():\n    during = gc.isenabled()\n"
+        "assert (*first, during, gc.get_freeze_count()) == (False, True, True, True, 0)"
+    )
+    assert "torch" in imported(program)
+
+
 def test_loading_a_run_imports_nothing_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sidetune_core.run(

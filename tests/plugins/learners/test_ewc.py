@@ -311,6 +311,80 @@ def test_gradients_of_few_examples_at_a_time_give_the_same_fisher(
     torch.testing.assert_close(single, whole, rtol=1e-9, atol=1e-15)
 
 
+class Network(LinearBase):
+    """Layers of several kinds, one used twice and one whose input is overwritten, on (6,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 4, 3, stride=2, padding=1)
+        self.norm = nn.GroupNorm(2, 4)
+        self.twice = nn.Linear(3, 3)
+        self.scale = nn.Linear(12, 6)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        maps = functional.relu(self.norm(self.conv(inputs["x"][:, None])), inplace=True)
+        maps = self.twice(self.twice(maps).tanh())
+        return Features(self.linear(self.scale(maps.flatten(1))))
+
+
+class Tied(LinearBase):
+    """A weight that is used outside of its layer too."""
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        hidden = self.linear(inputs["x"])
+        return Features(self.linear(functional.linear(hidden, self.linear.weight.mT).tanh()))
+
+
+class Listed(LinearBase):
+    """A layer that returns a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = Pair(6, 3)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        return Features(self.linear(inputs["x"])[0])
+
+
+class Pair(nn.Linear):
+    def forward(self, input: Tensor) -> Any:
+        return [super().forward(input), input]
+
+
+def on(base: type[LinearBase], how: str) -> Any:
+    cls = load(find(LEARNER, "ewc"))
+    torch.manual_seed(0)
+    config = cls.Config(norm=False, fisher=how, examples=ALL)
+    return cls(config, Components({"x": (6,)}, lambda pretrained=True: base())).double()
+
+
+@pytest.mark.parametrize("how", ["exact", "empirical"])
+def test_layers_of_any_kind_give_the_gradients_of_a_loop(
+    how: str, world: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    learner, (task, *_) = on(Network, how), tasks(kind=BareTask)
+    fisher = finish(world, learner, task).fisher
+    torch.testing.assert_close(fisher, by_loop(learner, task, how, *all_of(task)), rtol=1e-9, atol=1e-15)
+    assert not [warning for warning in recwarn if "example by example" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("base", "reason"),
+    [
+        (Tied, "its layers give other gradients"),
+        (Listed, "Pair takes or returns something else than tensors"),
+    ],
+)
+def test_networks_whose_layers_do_not_give_the_gradients_are_said_and_looped_over(
+    base: type[LinearBase], reason: str, world: Any
+) -> None:
+    learner, (task, *_) = on(base, "exact"), tasks(kind=BareTask)
+    with pytest.warns(UserWarning, match=f"example by example: {reason}") as warned:
+        fisher = finish(world, learner, task).fisher
+    assert len(warned) == 1
+    torch.testing.assert_close(fisher, by_loop(learner, task, "exact", *all_of(task)), rtol=1e-9, atol=1e-15)
+
+
 class Regression(DoubleTask):
     """Real-valued targets."""
 
