@@ -315,7 +315,7 @@ class TrackedLearner:
         """
         tree, every = self._tree, thorough or self.always_thorough or bool(self.writes_unseen)
         self.look()
-        gone_seen = tree.gone()
+        gone_seen, sample = tree.gone(), list[Entry]()
         if every:
             tree.rebuild()
             nodes = ((name, tree.node(name)) for name in self._active)
