@@ -115,6 +115,7 @@ def train(learner: str, tasks: int, out: Path) -> None:
         ],
         train={"steps": 2, "batch_size": 32},
         device={"name": "cpu"},
+        save_every="1000000",  # a checkpoint after the steps of a task, and none before
         out=out,
         side="mlp" if adapters else None,
         merger="alpha" if adapters else None,
@@ -137,18 +138,25 @@ def measure(learner: str, tasks: int) -> Growth:
 
 def read(folder: RunFolder, tasks: int, report: float) -> Growth:
     """The costs that a run folder has recorded."""
-    intervals = folder.lines("seconds.jsonl")[:tasks]  # one after each task
+    intervals = folder.lines("seconds.jsonl")
+    each = len(intervals) // tasks  # at the checkpoints of a task; the last one is that of the run's end
+    if len(intervals) != each * tasks + 1:
+        raise ValueError(f"{len(intervals)} intervals of {tasks} tasks")
+    ends_of_tasks = intervals[each - 1 : -1 : each]
     sizes = new_bytes(folder, tasks)
     points = [point for point in (10, 100, 1000, 10000) if point < tasks] + [tasks]
     last = tasks - 1  # with the final certificate
     ends = [min(point + WINDOW // 2, last) for point in points]
     windows = [slice(max(0, end - WINDOW), end) for end in ends]
-    processors = [interval["processor"] for interval in intervals]
+    processors = [
+        sum(interval["processor"] for interval in intervals[each * task : each * (task + 1)])
+        for task in range(tasks)
+    ]
     return Growth(
         points,
         [median(processors[window]) for window in windows],
         [median(sizes[window]) for window in windows],
-        [intervals[point - 1]["memory"] / 2**20 for point in points],
+        [ends_of_tasks[point - 1]["memory"] / 2**20 for point in points],
         folder.lines("parameters.jsonl")[-1]["all"] * 4 / 2**20,
         processors[-1] - median(processors[windows[-1]]),
         report,
@@ -170,7 +178,7 @@ def new_bytes(folder: RunFolder, tasks: int) -> list[int]:
         sizes[max(0, json.loads(line)["after"])] += len(line)
     for line in (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True):
         sizes[int(json.loads(line)["task"][1:])] += len(line)
-    for file in ("moved.jsonl", "parameters.jsonl", "certificate.jsonl", "seconds.jsonl"):
+    for file in ("moved.jsonl", "parameters.jsonl", "certificate.jsonl"):
         path = folder.path / file
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         for index, line in enumerate(lines[:tasks]):
