@@ -320,7 +320,7 @@ class TrackedLearner:
             tree.rebuild()
             nodes = ((name, tree.node(name)) for name in self._active)
             self._active = {name: node for name, node in nodes if node is not None}
-        elif self.digests:
+        else:
             sample = tree.look_closely(SAMPLE)
         self.look()
         every = every or bool(tree.custom)
