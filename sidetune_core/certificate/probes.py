@@ -202,9 +202,16 @@ class _Reads:
     torch.compile out of it, and the wrapper imports the compiler (about a second).
     """
 
-    def __init__(self, names_at: Mapping[int, Sequence[str]]) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], names_at: Mapping[int, Sequence[str]] | None = None
+    ) -> None:
         super().__init__()
         self.names: set[str] = set()
+        if names_at is None:
+            found: dict[int, list[str]] = {}
+            for name, tensor in tensors.items():
+                found.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+            names_at = found
         self._names_at = names_at
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -235,13 +242,8 @@ def track_reads(module: nn.Module, names_at: Mapping[int, Sequence[str]] | None 
         module: whose reads are tracked.
         names_at: names of its tensors by address of their storage, if they are known.
     """
-    if names_at is None:
-        found: dict[int, list[str]] = {}
-        for name, tensor in named_tensors(module):
-            found.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
-        names_at = found
     tracker = CompilerReadTracker if "torch._dynamo" in sys.modules else ReadTracker
-    return tracker(names_at)
+    return tracker(dict(named_tensors(module)) if names_at is None else {}, names_at)
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

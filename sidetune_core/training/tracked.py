@@ -321,12 +321,12 @@ class TrackedLearner:
         """
         tree, every = self._tree, thorough or self.always_thorough or bool(self.writes_unseen)
         self.look()
-        gone_seen = tree.gone()
+        gone_seen, sample = tree.gone(), list[Entry]()
         if every:
             tree.rebuild()
             nodes = ((name, tree.node(name)) for name in self._active)
             self._active = {name: node for name, node in nodes if node is not None}
-        elif self.digests:
+        else:
             sample = tree.look_closely(SAMPLE)
         self.look()
         every = every or bool(tree.custom)

@@ -431,7 +431,8 @@ SCOPES_OF_FORMAT_1 = {"": "", record.ALL_TENSORS: "everything", record.TENSORS_R
 
 
 def as_format_1(values: dict[str, Any]) -> None:
-    """The certificate as sidetune 0.1 wrote it, apart from its statement."""
+    """The certificate as sidetune 0.1 wrote it, with the first part of today's statement."""
+    values["statement"] = record.STATEMENT
     for new in ("format", "files", "processor"):
         del values[new]
     values["learnt"] = values.pop("trained")
@@ -447,8 +448,10 @@ def as_format_1(values: dict[str, Any]) -> None:
 
 
 def without_marks_of_the_certificate(folder: RunFolder) -> None:
-    """Checkpoints as earlier versions wrote them."""
-    seal(folder.checkpoints, lambda _, state: state["marks"].pop(record.FILE, None))
+    """A folder as earlier versions wrote it."""
+    (folder.path / record.LOG).unlink()
+    for name in (record.FILE, record.LOG):
+        seal(folder.checkpoints, lambda _, state, name=name: state["marks"].pop(name, None))
 
 
 @pytest.fixture

@@ -312,7 +312,8 @@ def test_on_another_processor_earlier_tasks_are_evaluated_once_more(
 
 def test_without_a_certificate_earlier_tasks_are_evaluated_once_more(make: MakeRun) -> None:
     one_go, run = make(tasks=3), make(tasks=2)
-    (run / "certificate.json").unlink()
+    for name in ("certificate.json", "certificate.jsonl"):
+        (run / name).unlink()
     extend(run)
     assert cells(run) == cells(one_go)
     assert carried(run) == []
