@@ -28,12 +28,13 @@ from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.batches import batches
 from sidetune_core.training.context import Context
+from sidetune_core.training.entry_digests import entry_digest
 from sidetune_core.training.evaluate import evaluate, evaluate_untrained
 from sidetune_core.training.handover import Handover
 from sidetune_core.training.recorder import Boundary, Recorder
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.steps import StageTraining
-from sidetune_core.training.trainable import digests, entry_digests, freeze, set_trainable
+from sidetune_core.training.trainable import digests, freeze, set_trainable
 from sidetune_core.training.unchanged import Earlier
 
 
@@ -107,7 +108,7 @@ def learn(
     """
     context.machine.place(learner)
     unstarted = learner.state_dict() if workers is not None else {}
-    shared = set(entry_digests(unstarted).values())
+    shared = set(map(entry_digest, unstarted.values()))
     earlier = earlier if earlier is not None else Earlier()
     resumed = context.group.broadcast_from_main(recorder.latest_checkpoint)
     recorder.rewind(resumed)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor, nn
 
 from sidetune_core import hashing
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.training import Trainable, members
-from sidetune_core.storage.nested_state import flatten
 from sidetune_core.training.context import Context
 
 
@@ -38,13 +34,3 @@ def digests(learner: Learner) -> dict[str, str]:
     return hashing.digests(
         {name: value for name, value in learner.state_dict().items() if isinstance(value, Tensor)}
     )
-
-
-def entry_digests(state: Mapping[str, Any]) -> dict[str, str]:
-    """A digest of each entry of a state dict, tensor or not, which does not depend on its name: a learner may
-    wrap the layers of its base when a task starts."""
-    found = dict[str, str]()
-    for name, value in state.items():
-        plain, tensors = flatten(value)
-        found[name] = f"{plain}/{hashing.fingerprint(tensors)}"
-    return found
