@@ -197,6 +197,10 @@ def parse(argv: Sequence[str], file: str = "", start: RunSpec | None = None) -> 
             f"--resume continues an extension that was interrupted, and --extend begins one; leave out "
             f"--extend {request.extend} or --resume {request.resume}"
         )
+    if request.workers is not None and request.extend is not None:
+        raise OptionError(
+            f"--extend trains the tasks that it adds one after another; leave out --workers {request.workers}"
+        )
     if request.resume and not request.help:
         return _resume_only(request, arguments)
     if request.allow_changed and not (request.help or request.extend):

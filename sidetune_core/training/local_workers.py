@@ -217,7 +217,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def check_forkable(job: Job, option: str) -> None:
-    """Check that a run can go on in forks of this process.
+    """Check that a run can be computed in forks of this process.
 
     Raises:
         OptionError: it computes on a GPU, has tasks with environments, or the system has no fork.

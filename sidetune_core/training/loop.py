@@ -27,6 +27,7 @@ from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.batches import batches
 from sidetune_core.training.context import Context
+from sidetune_core.training.entry_digests import entry_digest
 from sidetune_core.training.evaluate import evaluate, evaluate_untrained, measure, record
 from sidetune_core.training.handover import Handover
 from sidetune_core.training.memo import Memo
@@ -34,13 +35,7 @@ from sidetune_core.training.recorder import Boundary, Recorder
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.steps import StageTraining
 from sidetune_core.training.tracked import TrackedLearner, is_thorough
-from sidetune_core.training.trainable import (
-    entry_digests,
-    restart_task,
-    set_trainable,
-    start_phase,
-    start_task,
-)
+from sidetune_core.training.trainable import restart_task, set_trainable, start_phase, start_task
 
 
 class Workers(Protocol):
@@ -130,7 +125,7 @@ def _learn(
     """`learn` for a learner that is followed."""
     learner = tracked.learner
     unstarted = learner.state_dict() if workers is not None else {}
-    shared = set(entry_digests(unstarted).values())
+    shared = set(map(entry_digest, unstarted.values()))
     resumed = context.group.broadcast_from_main(recorder.latest_checkpoint)
     recorder.rewind(resumed)
     done = resumed.done if resumed else []

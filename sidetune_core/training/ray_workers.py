@@ -21,12 +21,12 @@ from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system.ray_cluster import connect
 from sidetune_core.system.signals import StopRequest, StopRequested
 from sidetune_core.training.context import Context
+from sidetune_core.training.entry_digests import entry_digest
 from sidetune_core.training.handover import Handover, read_handover
 from sidetune_core.training.job import Job, assemble, make_cache, open_stream
 from sidetune_core.training.portable_error import portable
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.stage_worker import StageWorker
-from sidetune_core.training.trainable import entry_digests
 from sidetune_core.training.workers import Assignment, Message
 
 OPTION = "--workers ray"
@@ -74,7 +74,7 @@ class StageActor:
             save_every=order.save_every,
         )
         context.machine.place(job.learner)
-        shared = set(entry_digests(job.learner.state_dict()).values())
+        shared = set(map(entry_digest, job.learner.state_dict().values()))
         self._worker = StageWorker(job.learner, shared, job.tasks, 0, context, folder, job.identity)
 
     def train(self, count: int, size: int, since: int, continues: str) -> tuple[str, float, Any]:

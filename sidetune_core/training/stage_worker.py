@@ -21,13 +21,14 @@ from sidetune_core.seeding import seeded
 from sidetune_core.storage.checkpoint import Checkpoint
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.training.context import Context
+from sidetune_core.training.entry_digests import EntryDigests, entry_digest
 from sidetune_core.training.evaluate import evaluate_splits
 from sidetune_core.training.handover import Handover
 from sidetune_core.training.handover_recorder import HandoverRecorder
 from sidetune_core.training.loop import record_probes, train_stage
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.tracked import TrackedLearner
-from sidetune_core.training.trainable import entry_digests, start_task
+from sidetune_core.training.trainable import start_task
 
 
 @attrs.define(eq=False)
@@ -36,7 +37,7 @@ class StageWorker:
 
     Args:
         learner: in which the first `started` tasks are started.
-        shared: digests of the entries of its state dict before its first task (see `entry_digests`).
+        shared: digests of the entries of its state dict before its first task.
         tasks: of the run.
         started: number of tasks that were started.
         context: of the run.
@@ -51,6 +52,10 @@ class StageWorker:
     context: Context
     folder: RunFolder
     identity: Identity | None
+    _digests: EntryDigests = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._digests = EntryDigests(self.shared)
 
     @cached_property
     def _tracked(self) -> TrackedLearner:
@@ -82,7 +87,7 @@ class StageWorker:
         for task in seen[self.started : len(seen) - len(stage.tasks)]:
             FeatureCache.detach(learner, tracked.bases)
             start_task(tracked, task, context)
-        before = entry_digests(learner.state_dict())
+        before = self._digests.update(learner.state_dict())
         handed = resumed if isinstance(resumed, Handover) else None
         recorder = HandoverRecorder(
             self.folder, stage, len(seen), before, self.identity, handed, since, progress
@@ -91,10 +96,10 @@ class StageWorker:
             context.cache.info, context.cache.warning = recorder.info, recorder.warning
             context.cache.reload()
         loaded = resumed.state if isinstance(resumed, Checkpoint) else {}
-        before |= entry_digests({name: loaded[name] for name in before.keys() & loaded.keys()})
+        before |= {name: entry_digest(loaded[name]) for name in before.keys() & loaded.keys()}
         trained = train_stage(tracked, stage, seen, resumed, context, recorder)
         self.started = len(seen)
-        after = entry_digests(learner.state_dict())
+        after = self._digests.update(learner.state_dict())
         changed = sorted(name for name in before if after.get(name, before[name]) != before[name])
         if changed:
             raise PluginError(

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from sidetune_core import hashing
 from sidetune_core.assembly.build import call_start, call_start_phase, set_precisions
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.interfaces.training import Phase, Trainable
-from sidetune_core.storage.nested_state import flatten
 from sidetune_core.training.context import Context
 from sidetune_core.training.tracked import TrackedLearner
 
@@ -52,16 +47,6 @@ def freeze(learner: Learner) -> None:
     """`TrackedLearner.freeze` for a learner that is not followed."""
     learner.requires_grad_(False)
     learner.eval()
-
-
-def entry_digests(state: Mapping[str, Any]) -> dict[str, str]:
-    """A digest of each entry of a state dict, tensor or not, which does not depend on its name: a learner may
-    wrap the layers of its base when a task starts."""
-    found = dict[str, str]()
-    for name, value in state.items():
-        plain, tensors = flatten(value)
-        found[name] = f"{plain}/{hashing.fingerprint(tensors)}"
-    return found
 
 
 def set_trainable(tracked: TrackedLearner, trainable: Trainable, context: Context) -> None:

@@ -175,3 +175,18 @@ print(rows.bytes >> 20, peak >> 20)
     held, peak = map(int, out.split())
     assert held == 800
     assert peak < 400
+
+
+def test_rows_that_another_process_has_written_are_found_after_a_reload(tmp_path: Path) -> None:
+    values, ids = column(12, 3), torch.arange(12)
+    first, second = made(tmp_path), made(tmp_path)
+    put(first, values, ids[:4], by=2)
+    put(second, values, ids[2:9], by=3)
+    second.save()
+    first.reload()
+    assert (first.find(ids) >= 0).tolist() == [True] * 9 + [False] * 3
+    (found,) = first.read(first.find(ids[:9]), 0, CPU)
+    assert torch.equal(found, values[:9])
+    put(first, values, ids[9:], by=3)
+    second.reload()  # what `first` had before its reload is in a file
+    assert (second.find(ids) >= 0).tolist() == [True] * 9 + [False] * 3

@@ -28,6 +28,7 @@ INTERNAL = {
     "serving/model.py",
     "serving/model_card.py",
     "serving/network.py",
+    "storage/ahead.py",
     "storage/chain.py",
     "storage/deltas.py",
     "storage/weights.py",

@@ -282,6 +282,10 @@ class Locked(Sound):
         self.generator = (number for number in self.numbers)
 
 
+class Claiming(Sound):
+    independent_tasks = True
+
+
 FAULTS: Mapping[type[Learner], tuple[str, str]] = {
     Flagged: ("training_flag_of_the_learner_is_not_read", "reads self.training"),
     Current: ("outputs_depend_on_the_given_task", "not by an attribute that start() sets"),
@@ -302,6 +306,7 @@ FAULTS: Mapping[type[Learner], tuple[str, str]] = {
     OnCpu: ("tensors_follow_the_device", "is on the CPU"),
     Resized: ("checkpoint_holds_all_state", "does not fit the state dict: size mismatch for extra"),
     Locked: ("learner_can_be_copied", "cannot pickle 'generator' object"),
+    Claiming: ("independent_tasks_are_independent", "training the last task changes net.bias, net.weight"),
 }
 
 

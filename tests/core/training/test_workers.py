@@ -192,6 +192,8 @@ def test_the_option_reaches_the_run_and_the_resumed_one(make_spec: Any, tmp_path
     assert "4 tasks on 2 workers" in capfd.readouterr().err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["workers"] == 2
     assert main_run(["--resume", str(tmp_path / "run"), "--trust-local-code", "--workers", "x"]) == 2
+    assert main_run(["--extend", str(tmp_path / "run"), "--env", "digits", "--workers", "2"]) == 2
+    assert "one after another; leave out --workers 2" in capfd.readouterr().err
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs ray")
@@ -215,3 +217,19 @@ def test_workers_of_ray_leave_the_files_of_one_process(
     finally:
         ray.shutdown()
     assert files(tmp_path / "ray") == files(tmp_path / "one")
+
+
+def test_a_damaged_file_of_a_worker_is_named_and_its_task_is_trained_once_more(
+    make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    spec = make_spec("faulty:Faulty")
+    monkeypatch.setenv("FAULT", "killed")
+    with pytest.raises(RunError):
+        sidetune_core.run(spec, tmp_path / "cut", workers=2, save_every="5")
+    path = ahead_path(tmp_path / "cut" / "checkpoints", 2)
+    path.write_bytes(path.read_bytes()[:-8])
+    monkeypatch.delenv("FAULT")
+    sidetune_core.resume(tmp_path / "cut", trust_local_code=True, workers=1)
+    assert f"{path} is damaged" in capfd.readouterr().err
+    assert RunFolder(tmp_path / "cut").finished
+    assert not path.exists()
