@@ -63,7 +63,7 @@ def _time(variants: dict[str, tuple[int, Encode]], images: Tensor, base: Base, r
     errors = {}
     for repeat in range(-1, repeats):
         for name, (size, encode) in variants.items():
-            batches = [_last(batch) for batch in images.split(size)]
+            batches = [_last(batch) for batch in torch.split(images, size)]
             began = time.process_time()
             outputs = [encode(batch).float() for batch in batches]
             if repeat >= 0:
