@@ -3,7 +3,7 @@ gradients are summed.
 
 They are summed by one all-reduce after the backward pass and not by DistributedDataParallel. Wrapped around
 `Learner.losses`, with a process group of its own and a new wrapper for every phase, that gives the same bits
-at the same cost (`benchmarks/data_parallel.py`, which has both), but not everywhere:
+at about the same cost (`benchmarks/data_parallel.py`, which has both), but not everywhere:
 
 - Where the loss of one shard reaches no parameter (masked examples, rare classes), the others wait for it
   until the timeout. Here that shard adds nothing.
