@@ -90,7 +90,10 @@ def main() -> None:
     if options.train:
         train(options.learners[0], options.tasks, Path(options.train))
         return
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
+    here = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True
+    ).stdout
     print(
         f"{processor()}, {platform.system()}, {datetime.date.today()}, commit {commit.strip() or 'unknown'}"
     )

@@ -233,7 +233,9 @@ def tensors_unchanged(record: TaskRecord) -> bool:
 
 def is_constant(measured: Sequence[float | None]) -> bool:
     """Whether values were measured and are bit-identical; 0.0 and -0.0 differ, and a gap equals nothing."""
-    return None not in measured and len({value.hex() for value in measured if value is not None}) == 1
+    if None in measured or len(set(measured)) != 1:
+        return False
+    return bool(measured[0]) or len({value.hex() for value in measured if value is not None}) == 1
 
 
 def overall(trained: Sequence[str], records: Sequence[TaskRecord]) -> str:
@@ -410,7 +412,10 @@ def _without_infinite_changes(values: Any) -> Any:
     if isinstance(values, Mapping):
         if values.keys() == {"absolute", "relative"} and not all(map(_is_finite, values.values())):
             return None
-        return {key: _without_infinite_changes(value) for key, value in values.items()}
+        return {
+            key: value if key == "measured" else _without_infinite_changes(value)
+            for key, value in values.items()
+        }
     return [_without_infinite_changes(value) for value in values] if isinstance(values, list) else values
 
 
@@ -456,7 +461,15 @@ def _make_converter() -> cattrs.Converter:
     for kind in (str, int, bool):
         converter.register_structure_hook(kind, _exactly)
     converter.register_structure_hook(float, lambda value, _: math.nan if value is None else float(value))
+    converter.register_structure_hook_func(lambda kind: kind == list[float | None], _column)
     return converter
+
+
+def _column(values: Any, _: Any) -> list[float | None]:
+    """A column of R, of which a long run has very many values."""
+    if not isinstance(values, list) or not {float, int, type(None)}.issuperset(map(type, values)):
+        raise ValueError(f"expected a list of numbers, got {str(values)[:60]!r}")
+    return [None if value is None else float(value) for value in values]
 
 
 def _exactly(value: Any, kind: type[Any]) -> Any:

@@ -94,10 +94,8 @@ def _certified(folder: RunFolder, about: Mapping[str, Any], results: Results) ->
         return ()
     missing = [(None,) * len(results.tasks)] * (len(certificate.trained) - len(results.rows))
     rows = [*results.rows, *missing]
-    columns = {
-        record.id: [row[results.tasks.index(record.id)] for row in rows[record.after - 1 :]]
-        for record in certificate.tasks
-    }
+    whole = dict(zip(results.tasks, zip(*rows, strict=True), strict=True)) if rows else {}
+    columns = {record.id: whole[record.id][record.after - 1 :] for record in certificate.tasks}
     return tuple(certificate_lines(certificate, segment_lines(read_segments(about)), columns))
 
 

@@ -12,9 +12,11 @@ from sidetune_core.errors import RunError
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
 from sidetune_core.results.metrics import MAIN, MIXED, Results
 from sidetune_core.results.report import (
+    LONG,
     SHOWN_GAPS,
     ChangedTensors,
     RunSummary,
+    full_matrix,
     gap_lines,
     matrix_table,
     metrics_lines,
@@ -36,6 +38,20 @@ APART = Results(("normal", "class"), ((0.5, 2.0), (0.75, 1.25)), (1.0, 3.0), "lo
 LOSSES = Results(
     ("depth", "edges"), ((0.25, None), (0.75, 12.34567)), (3.0, 20.0), "l1", higher_is_better=False
 )
+
+
+COUNT = LONG + 5
+STREAM = Results(
+    tuple(f"t{k}" for k in range(COUNT)),
+    tuple(
+        tuple(0.5 + (i - j) / 100 if j <= i else 0.125 if j == i + 1 else None for j in range(COUNT))
+        for i in range(COUNT - 2)
+    ),
+    (0.25,) * COUNT,
+    "accuracy",
+    higher_is_better=True,
+)
+"""A long stream, two tasks of which are not trained yet."""
 
 
 def summary_of(results: Results, name: str = "first") -> RunSummary:
@@ -411,3 +427,32 @@ def test_a_comparison_of_different_metrics_calls_none_an_accuracy() -> None:
 def test_a_comparison_has_the_progress_of_an_unfinished_run() -> None:
     running = attrs.evolve(summary_of(attrs.evolve(FORGOT, rows=FORGOT.rows[:2])), status="running")
     assert row_of(compare_runs([running]), "first")[-1] == "running, 2 of 3 tasks"
+
+
+def test_of_a_long_stream_each_task_has_a_line() -> None:
+    lines = [cells(line) for line in matrix_table(STREAM).splitlines()]
+    assert lines[0] == ["accuracy % ↑", "untrained", "after its training", "after t27"]
+    assert lines[1] == ["t0", "25.0", "50.0", "77.0"]
+    assert lines[28:31] == [
+        ["t27", "25.0", "50.0", "50.0"],
+        ["t28", "25.0", "·", "12.5"],
+        ["t29", "25.0", "·", "·"],
+    ]
+    assert lines[31] == ["mean", "25.0", "50.0", "63.5"]
+    assert lines[32] == [
+        "R of 30 tasks is shown by its diagonal and its first and last rows. All rows: sidetune report RUN "
+        "--full"
+    ]
+    report = run_report(summary_of(STREAM))
+    assert "| t27 | 25.0 | 50.0 | 50.0 |" in report
+    assert "Accuracy on each task. R of 30 tasks is shown by its diagonal" in report
+
+
+def test_all_of_a_long_r_is_printed_on_request() -> None:
+    lines = full_matrix(STREAM, "text").splitlines()
+    assert [len(cells(line)) for line in (lines[0], lines[-1])] == [COUNT + 2, COUNT + 2]
+    rows = [line.split(",") for line in full_matrix(STREAM, "csv").splitlines()]
+    assert rows[0] == ["accuracy", *STREAM.tasks]
+    assert rows[1][:2] == ["untrained", "0.25"]
+    assert rows[3][:4] == ["t1", repr(0.5 + 1 / 100), "0.5", "0.125"]
+    assert rows[3][4] == ""
