@@ -306,7 +306,7 @@ FAULTS: Mapping[type[Learner], tuple[str, str]] = {
     OnCpu: ("tensors_follow_the_device", "is on the CPU"),
     Resized: ("checkpoint_holds_all_state", "does not fit the state dict: size mismatch for extra"),
     Locked: ("learner_can_be_copied", "cannot pickle 'generator' object"),
-    Claiming: ("independent_tasks_are_independent", "training the last task changes net.bias, net.weight"),
+    Claiming: ("independent_tasks_are_independent", "training the last task changes net.weight, net.bias"),
 }
 
 
