@@ -7,7 +7,7 @@ import attrs
 from sidetune_core.config.interval import Interval
 from sidetune_core.storage.compaction import Keep
 from sidetune_core.system.threads import Threads
-from sidetune_core.training.worker_count import Count
+from sidetune_core.training.workers.count import Count
 
 
 @attrs.frozen(eq=False)

@@ -27,15 +27,15 @@ from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.batches import batches
 from sidetune_core.training.context import Context
-from sidetune_core.training.entry_digests import entry_digest
 from sidetune_core.training.evaluate import evaluate, evaluate_untrained, measure, record
-from sidetune_core.training.handover import Handover
 from sidetune_core.training.memo import Memo
 from sidetune_core.training.recorder import Boundary, Recorder
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.steps import StageTraining
 from sidetune_core.training.tracked import TrackedLearner, is_thorough
 from sidetune_core.training.trainable import restart_task, set_trainable, start_phase, start_task
+from sidetune_core.training.workers.entry_digests import entry_digest
+from sidetune_core.training.workers.handover import Handover
 
 
 class Workers(Protocol):

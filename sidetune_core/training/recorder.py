@@ -53,9 +53,9 @@ from sidetune_core.system.progress import Progress
 from sidetune_core.system.threads import Threads
 from sidetune_core.training.by_products import ByProducts
 from sidetune_core.training.context import Context
-from sidetune_core.training.handover import Handover, read_handover
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.tracked import Journal, Moment, TrackedLearner
+from sidetune_core.training.workers.handover import Handover, read_handover
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

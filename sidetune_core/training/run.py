@@ -69,8 +69,8 @@ from sidetune_core.training.job import Job, assemble, describe, make_cache, open
 from sidetune_core.training.loop import learn
 from sidetune_core.training.memo import Memo
 from sidetune_core.training.recorder import Recorder, RunRecorder, tensorboard
-from sidetune_core.training.side_by_side import side_by_side
-from sidetune_core.training.worker_count import Count, check_workers, parse_workers, wanted_threads
+from sidetune_core.training.workers.count import Count, check_workers, parse_workers, wanted_threads
+from sidetune_core.training.workers.side_by_side import side_by_side
 
 SAVE_EVERY = "60s"
 """How often a run saves its state within a task, by default."""

@@ -19,7 +19,7 @@ from sidetune_core.errors import Diverged, Interrupted, OptionError, PluginError
 from sidetune_core.storage.ahead import ahead_path
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.training import run as training_run
-from sidetune_core.training.handover import read_handover
+from sidetune_core.training.workers.handover import read_handover
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
 

@@ -31,9 +31,9 @@ from sidetune_core.errors import OptionError
 from sidetune_core.interfaces.capabilities import LosesState
 from sidetune_core.system.signals import SIGNALS, StopRequest, StopRequested
 from sidetune_core.training.job import Job
-from sidetune_core.training.portable_error import portable
-from sidetune_core.training.stage_worker import StageWorker
-from sidetune_core.training.workers import Assignment, Message
+from sidetune_core.training.workers.executor import Assignment, Message
+from sidetune_core.training.workers.portable_error import portable
+from sidetune_core.training.workers.stage_worker import StageWorker
 
 POLL = 0.1
 """Seconds between two looks of a worker at its parent process."""

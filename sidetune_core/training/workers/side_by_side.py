@@ -18,9 +18,9 @@ from sidetune_core.training.context import Context
 from sidetune_core.training.job import Job
 from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.stage import Stage
-from sidetune_core.training.stage_worker import StageWorker
-from sidetune_core.training.worker_count import Count, make_executor
-from sidetune_core.training.workers import Assignment, Executor
+from sidetune_core.training.workers.count import Count, make_executor
+from sidetune_core.training.workers.executor import Assignment, Executor
+from sidetune_core.training.workers.stage_worker import StageWorker
 
 WAIT = 0.2
 """Seconds between two looks at stop requests."""

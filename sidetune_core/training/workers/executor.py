@@ -8,9 +8,9 @@ from typing import Literal, Protocol
 import attrs
 
 from sidetune_core.storage.checkpoint import Checkpoint
-from sidetune_core.training.handover import Handover
 from sidetune_core.training.stage import Stage
-from sidetune_core.training.stage_worker import StageWorker
+from sidetune_core.training.workers.handover import Handover
+from sidetune_core.training.workers.stage_worker import StageWorker
 
 
 @attrs.frozen

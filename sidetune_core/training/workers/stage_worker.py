@@ -21,14 +21,14 @@ from sidetune_core.seeding import seeded
 from sidetune_core.storage.checkpoint import Checkpoint
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.training.context import Context
-from sidetune_core.training.entry_digests import EntryDigests, entry_digest
 from sidetune_core.training.evaluate import evaluate_splits
-from sidetune_core.training.handover import Handover
-from sidetune_core.training.handover_recorder import HandoverRecorder
 from sidetune_core.training.loop import record_probes, train_stage
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.tracked import TrackedLearner
 from sidetune_core.training.trainable import start_task
+from sidetune_core.training.workers.entry_digests import EntryDigests, entry_digest
+from sidetune_core.training.workers.handover import Handover
+from sidetune_core.training.workers.handover_recorder import HandoverRecorder
 
 
 @attrs.define(eq=False)

@@ -9,7 +9,7 @@ from sidetune_core.errors import OptionError
 from sidetune_core.system.processors import available
 from sidetune_core.system.threads import VARIABLE
 from sidetune_core.training.job import Job
-from sidetune_core.training.workers import Executor
+from sidetune_core.training.workers.executor import Executor
 
 Count = int | Literal["ray"]
 """A number of processes of this machine, or as many as a Ray cluster has processors."""
@@ -60,11 +60,11 @@ def check_workers(job: Job, workers: Count) -> None:
             f"Several seeds or options run side by side with: sidetune sweep --seed 0..1 --workers 2"
         )
     if workers == "ray":
-        from sidetune_core.training.ray_workers import check_spec
+        from sidetune_core.training.workers.ray_workers import check_spec
 
         check_spec(job)
     else:
-        from sidetune_core.training.local_workers import check_forkable
+        from sidetune_core.training.workers.local_workers import check_forkable
 
         check_forkable(job, option)
 
@@ -77,9 +77,9 @@ def make_executor(job: Job, workers: Count) -> Executor:
         OptionError: the Ray cluster cannot be reached.
     """
     if workers == "ray":
-        from sidetune_core.training.ray_workers import RayWorkers
+        from sidetune_core.training.workers.ray_workers import RayWorkers
 
         return RayWorkers(job)
-    from sidetune_core.training.local_workers import LocalWorkers
+    from sidetune_core.training.workers.local_workers import LocalWorkers
 
     return LocalWorkers(workers)

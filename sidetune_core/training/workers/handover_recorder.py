@@ -17,10 +17,10 @@ from sidetune_core.interfaces.tasks import Task
 from sidetune_core.storage.ahead import ahead_path
 from sidetune_core.storage.checkpoint import MidTaskState
 from sidetune_core.storage.run_folder import RunFolder
-from sidetune_core.training.handover import Call, Handover
 from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.tracked import TrackedLearner
+from sidetune_core.training.workers.handover import Call, Handover
 
 
 class HandoverRecorder(Recorder):

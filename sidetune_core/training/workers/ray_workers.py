@@ -21,13 +21,13 @@ from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system.ray_cluster import connect
 from sidetune_core.system.signals import StopRequest, StopRequested
 from sidetune_core.training.context import Context
-from sidetune_core.training.entry_digests import entry_digest
-from sidetune_core.training.handover import Handover, read_handover
 from sidetune_core.training.job import Job, assemble, make_cache, open_stream
-from sidetune_core.training.portable_error import portable
 from sidetune_core.training.stage import Stage
-from sidetune_core.training.stage_worker import StageWorker
-from sidetune_core.training.workers import Assignment, Message
+from sidetune_core.training.workers.entry_digests import entry_digest
+from sidetune_core.training.workers.executor import Assignment, Message
+from sidetune_core.training.workers.handover import Handover, read_handover
+from sidetune_core.training.workers.portable_error import portable
+from sidetune_core.training.workers.stage_worker import StageWorker
 
 OPTION = "--workers ray"
 
