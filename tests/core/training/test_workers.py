@@ -110,7 +110,7 @@ def test_a_stopped_run_is_resumed_with_any_number_of_workers(
     assert no_processes_left()
     saved = read_handover(ahead_path(tmp_path / "cut" / "checkpoints", 2))
     assert saved.mid_task is not None
-    assert saved.mid_task.step >= 23
+    assert saved.mid_task.step >= 3
     monkeypatch.delenv("FAULT")
     sidetune_core.resume(tmp_path / "cut", trust_local_code=True, workers=workers)
     assert files(tmp_path / "cut") == files(tmp_path / "one")
