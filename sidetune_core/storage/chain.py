@@ -95,7 +95,7 @@ class Changes:
     extra: Mapping[str, Any]
     """All extra state of modules, by key."""
     keys: Sequence[str]
-    """Of the whole state dict, in order."""
+    """Of the complete state dict, in order."""
 
 
 def make_content(
