@@ -143,6 +143,8 @@ def check_certificate(
     source = LOG if is_folded else FILE
     if _sha256(certificate.statement.encode()) != expected:
         yield f"the statement in {source} is not that of certificates of format {certificate.format}"
+    if is_folded and checkpoints and FILE in checkpoints[-1].marks:
+        yield f"{FILE} has other tasks than {LOG}"
     if is_folded:
         return  # the checkpoint's hash of the lines is checked with those of other lines
     if folded is not None:
