@@ -286,7 +286,7 @@ def close_stage(
         memo: of the evaluations of the run.
         is_full: hash all tensors and replay the probes of all tasks.
     """
-    tracked.refresh(thorough=is_full)
+    tracked.refresh(thorough=is_full, decides=True)
     seen, stage = trained.seen, trained.stage
     probes = record_probes(tracked.learner, seen, context)
     evaluations: dict[str, Mapping[str, Evaluation]] = {}

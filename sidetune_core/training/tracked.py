@@ -307,11 +307,12 @@ class TrackedLearner:
         """Keep a journal no longer."""
         self._journals = [one for one in self._journals if one is not journal]
 
-    def refresh(self, thorough: bool = False) -> Difference:
+    def refresh(self, thorough: bool = False, decides: bool = False) -> Difference:
         """Bring all of this up to date.
 
         Args:
             thorough: hash every tensor.
+            decides: which values of R are carried over, at the end of a stage.
 
         Returns:
             What differs from the last refresh.
@@ -358,7 +359,8 @@ class TrackedLearner:
         self._note_released()
         if unseen:
             self._report(unseen)
-        self._was_thorough = every
+        if decides:
+            self._was_thorough = every
         return difference
 
     def in_order(self, names: Collection[str]) -> list[str]:
