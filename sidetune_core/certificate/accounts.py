@@ -11,8 +11,6 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import attrs
-
 from sidetune_core import hashing
 from sidetune_core.certificate.carried import statement
 from sidetune_core.certificate.log import fold
@@ -23,6 +21,7 @@ from sidetune_core.certificate.record import (
     LOG,
     SAMPLED,
     Certificate,
+    as_json,
 )
 from sidetune_core.config.history import contradictions, odd_statements
 from sidetune_core.config.resolve import ResolvedRun
@@ -86,7 +85,7 @@ def digest(folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Re
     content = {
         "run": folder.read_json("run.json"),
         "status": _status_text(folder),
-        "certificate": folder.read_json(FILE) if _is_written(checkpoints) else attrs.asdict(certificate),
+        "certificate": folder.read_json(FILE) if _is_written(checkpoints) else as_json(certificate),
         "lines": {name: hashing.file_digest(folder.path / name) for name in _present_lines(folder)},
         "checkpoints": {one.path.stem: one.step.sha256 for one in checkpoints},
     }

@@ -197,6 +197,15 @@ class TrackedLearner:
         entries = self._tree.entries.values()
         return sum({id(one.tensor): one.tensor.numel() for one in entries if one.is_parameter}.values())
 
+    def with_bases(self, names: Collection[str]) -> set[str]:
+        """Names of tensors, with those of all tensors of a base that one of them belongs to."""
+        found = set(names)
+        for node in self._tree.bases:
+            below = f"{node.name}." if node.name else ""
+            if any(name.startswith(below) for name in names):
+                found.update(entry.name for part in node.walk() for entry in part.own)
+        return found
+
     def state_digests(self) -> dict[str, str]:
         """Digests of the tensors of the state dict, in its order."""
         if self._tree.custom:
