@@ -20,8 +20,8 @@ Estimator = Literal["exact", "sample", "empirical", "batched", "legacy"]
 MAX_GRADIENT_ELEMENTS = 2**24
 """Limit on the elements of the gradients of a layer, of all examples of a chunk: 64 MiB in float32."""
 
-MAX_EXAMPLES = 32
-"""In a chunk: the activations of all layers are in memory, about three times those of a training step."""
+MAX_EXAMPLES = 16
+"""In a chunk: the activations of all layers are in memory; more are not faster on a CPU."""
 
 
 @attrs.frozen(eq=False)
