@@ -117,7 +117,7 @@ class CertificateLog:
     def affected(self, names: Collection[str]) -> set[str]:
         """Ids of the tasks that read one of these tensors, right after they were trained or since, for their
         probes or in their first evaluation."""
-        return {id for name in names for id in self._readers.get(name, ())}
+        return {id for name in names for id in self._readers.get(name, ()) if id in self.records}
 
     def append(self, folder: RunFolder, line: Line) -> None:
         """Append a stage to the file, with those before it that could not be written.

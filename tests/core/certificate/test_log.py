@@ -101,6 +101,10 @@ def test_tasks_that_read_a_tensor_are_found_by_its_name(folder: RunFolder) -> No
     assert log.affected(["base"]) == {"t0", "t1"}
     assert log.affected(["t1", "extra"]) == {"t0", "t1"}
     assert log.affected(["t0", "unknown"]) == {"t0"}
+    log.append(folder, line("t2", 3, (), attrs.evolve(log.records["t1"], read_in_evaluation={"rare": "r"})))
+    assert log.affected(["rare"]) == {"t1"}
+    log.drop(["t1"])
+    assert log.affected(["base", "rare"]) == {"t0", "t2"}
 
 
 def test_what_could_not_be_written_is_in_the_next_line(

@@ -17,6 +17,7 @@ import sidetune_core
 from sidetune_core.certificate.record import (
     ALL_TENSORS,
     FILE,
+    LOG,
     NOT_ZERO,
     RANDOM,
     TENSORS_READ,
@@ -334,6 +335,18 @@ VISIBLE: dict[str, tuple[Alter, str]] = {
     "a task left out of the certificate": (
         certificate(lambda one: (one["tasks"].pop(), one["trained"].pop())),
         "certificate.json has other tasks than certificate.jsonl",
+    ),
+    "a record in certificate.jsonl": (
+        lines(LOG, lambda old: [old[0].replace('"same": true', '"same": false'), *old[1:]]),
+        "certificate.json and certificate.jsonl have other tasks",
+    ),
+    "the last line of certificate.jsonl deleted": (
+        lines(LOG, lambda old: old[:-1]),
+        "but the certificate was issued after t0, t1",
+    ),
+    "certificate.json deleted": (
+        remove(FILE),
+        "certificate.json is missing, although the newest checkpoint has its hash",
     ),
     "the processor": (
         certificate(lambda one: one.update(processor="x")),

@@ -76,6 +76,11 @@ def folder_in_place(path: Path) -> None:
     path.mkdir()
 
 
+def without_certificate(run: Path) -> None:
+    for name in ("certificate.json", "certificate.jsonl"):
+        (run / name).unlink()
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "tb is a file": lambda run: file_in_place(run / "tb"),
     "tb has other files": lambda run: (run / "tb" / "events.out.tfevents.0").write_bytes(b"\0damaged"),
@@ -89,6 +94,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "certificate.json is damaged": lambda run: (run / "certificate.json").write_text('{"format": 2}'),
     "certificate.json is no text": lambda run: (run / "certificate.json").write_bytes(b"\xff\0"),
     "certificate.json is a folder": lambda run: folder_in_place(run / "certificate.json"),
+    "both certificates are missing": without_certificate,
+    "certificate.jsonl is missing": lambda run: (run / "certificate.jsonl").unlink(),
+    "certificate.jsonl is damaged": lambda run: (run / "certificate.jsonl").write_text("{}\n"),
     "probes are missing": lambda run: shutil.rmtree(run / "probes"),
     "probes is a file": lambda run: file_in_place(run / "probes"),
     "probes are damaged": lambda run: (run / "probes" / "t0.safetensors").write_bytes(b"damaged"),
@@ -114,7 +122,8 @@ def test_a_damaged_by_product_does_not_stop_a_run(
         ("seconds.jsonl is a folder", "seconds.jsonl"),
         ("log.txt is a folder", "log.txt"),
         ("probes is a file", "probes"),
-        ("certificate.json is missing", "certificate.json"),
+        ("both certificates are missing", "certificate.json"),
+        ("certificate.jsonl is missing", "certificate.jsonl"),
     ],
 )
 def test_what_is_left_out_is_named(run: Path, damage: str, named: str, capsys: Capture) -> None:
@@ -140,8 +149,17 @@ def test_a_record_whose_probes_have_changed_is_dropped(run: Path, capsys: Captur
     assert [record.id for record in certificate.tasks] == ["t1", "t2"]
 
 
+@pytest.mark.parametrize("name", ["certificate.json", "certificate.jsonl"])
+def test_a_certificate_that_has_lost_one_of_its_files_is_rebuilt_from_the_other(
+    name: str, run: Path, whole: Path
+) -> None:
+    (run / name).unlink()
+    sidetune_core.resume(run, trust_local_code=True)
+    assert read_certificate(RunFolder(run)) == read_certificate(RunFolder(whole))
+
+
 def test_a_lost_certificate_has_records_of_later_tasks_only(run: Path) -> None:
-    (run / "certificate.json").unlink()
+    without_certificate(run)
     sidetune_core.resume(run, trust_local_code=True)
     certificate = read_certificate(RunFolder(run))
     assert certificate is not None
@@ -151,7 +169,7 @@ def test_a_lost_certificate_has_records_of_later_tasks_only(run: Path) -> None:
 
 
 def test_nothing_is_claimed_for_an_incomplete_certificate(run: Path, capsys: Capture) -> None:
-    (run / "certificate.json").unlink()
+    without_certificate(run)
     sidetune_core.resume(run, trust_local_code=True)
     report = (run / "report.md").read_text(encoding="utf-8")
     assert "zero by construction" not in report

@@ -19,6 +19,7 @@ from sidetune_core.certificate.verify import verify
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage.evaluations import read_evaluations
 from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.system.threads import Threads
 from sidetune_core.training import run as training_run
 from sidetune_core.training import unchanged
 
@@ -228,6 +229,37 @@ def test_under_other_conditions_all_tasks_are_evaluated_once_and_then_carried_ov
     monkeypatch.setattr(unchanged, "processor", lambda: "another one")
     sidetune_core.resume(tmp_path / "cut", trust_local_code=True)
     assert [len(row) for row in measured(RunFolder(tmp_path / "cut"))] == [1, 2, 3, 2, 2]
+
+
+def test_after_a_change_of_threads_all_tasks_are_evaluated_once_and_then_carried_over(
+    made: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(threads: Threads, task: str, step: int) -> bool:
+        if (task, step) != ("t2", 1):
+            return False
+        threads._set(threads.number % 2 + 1)
+        return True
+
+    monkeypatch.setattr(Threads, "look", look)
+    sidetune_core.run(make_spec("sidetune"), tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert [len(row) for row in measured(folder)] == [1, 2, 3, 2, 2]
+    assert verify(folder, trust_local_code=True).problems == ()
+
+
+def test_values_that_are_said_to_be_unchanged_although_training_changed_them_are_named(
+    made: MakeRun, tmp_path: Path
+) -> None:
+    folder = RunFolder(Path(shutil.copytree(made("routed:TrainsLearner").path, tmp_path / "run")))
+    path = folder.path / "eval.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    kept = [line for line in lines if (line.get("after"), line.get("task")) != (2, "t0")]
+    position = 1 + max(index for index, line in enumerate(kept) if line["after"] == 2)
+    kept.insert(position, {"after": 2, "unchanged": True})
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
+    problems = verify(folder, trust_local_code=True).problems
+    named = [problem for problem in problems if "row 2 of R were carried over from row 1" in problem]
+    assert any("t0" in problem and "experts.1" in problem for problem in named), problems
 
 
 def test_a_value_that_no_row_has_is_missing(made: MakeRun, tmp_path: Path) -> None:
