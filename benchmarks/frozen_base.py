@@ -145,7 +145,8 @@ def _with_operators(base: Base, add: bool) -> Encode:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        layer = (conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale)
+        weight, bias = conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
+        x, *layer = (tensor.bfloat16() for tensor in (x, weight, bias))  # no autocast of these operators
         shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
         output: Tensor
         if shortcut is None:

@@ -11,7 +11,7 @@ import statistics
 from typing import Any
 
 import torch
-from icifar_plain import BATCH, EVALUATION_BATCH, PlainJob
+from benchmarks.icifar_plain import BATCH, EVALUATION_BATCH, PlainJob
 from torch import Tensor, nn
 
 
@@ -37,25 +37,19 @@ class Examples(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 def train(job: PlainJob) -> float:
     """Train and evaluate all tasks; returns the mean accuracy after the last."""
-    # Imported here: Avalanche has no type hints that mypy can read, and is in no other environment.
-    from avalanche.benchmarks import benchmark_from_datasets  # type: ignore[import-not-found, unused-ignore]
-    from avalanche.benchmarks.utils import (  # type: ignore[import-not-found, unused-ignore]
-        make_avalanche_dataset,
+    # Imported here, and not found by mypy: only the environment of this variant has Avalanche.
+    from avalanche.benchmarks import (
+        benchmark_from_datasets,
+        task_incremental_benchmark,
+        with_classes_timeline,
     )
-    from avalanche.benchmarks.utils.data_attribute import (  # type: ignore[import-not-found, unused-ignore]
-        DataAttribute,
-    )
-    from avalanche.evaluation.metrics import (  # type: ignore[import-not-found, unused-ignore]
-        accuracy_metrics,
-    )
-    from avalanche.models import MultiTaskModule  # type: ignore[import-not-found, unused-ignore]
-    from avalanche.training import Naive  # type: ignore[import-not-found, unused-ignore]
-    from avalanche.training.plugins import (  # type: ignore[import-not-found, unused-ignore]
-        EvaluationPlugin,
-        SupervisedPlugin,
-    )
+    from avalanche.benchmarks.utils import as_classification_dataset
+    from avalanche.evaluation.metrics import accuracy_metrics
+    from avalanche.models import MultiTaskModule
+    from avalanche.training import Naive
+    from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 
-    class SideTuned(MultiTaskModule):  # type: ignore[misc, unused-ignore]
+    class SideTuned(MultiTaskModule):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.networks = nn.ModuleList(job.networks)
@@ -63,24 +57,20 @@ def train(job: PlainJob) -> float:
         def forward_single_task(self, x: Tensor, task_label: int) -> Tensor:
             return job.forward(task_label, x)
 
-    class Clip(SupervisedPlugin):  # type: ignore[misc, unused-ignore]
+    class Clip(SupervisedPlugin):  # type: ignore[misc]
         def before_update(self, strategy: Any, **_: Any) -> None:
             nn.utils.clip_grad_norm_(strategy.model.parameters(), 1.0)
 
-    def dataset(task: int, split: str, rows: Tensor) -> Any:
-        examples = Examples(job, split, rows)
-        labels = {"targets": examples.targets, "targets_task_labels": [task] * len(rows)}
-        attributes = [
-            DataAttribute(values, name, use_in_getitem=name == "targets_task_labels")
-            for name, values in labels.items()
-        ]
-        return make_avalanche_dataset(examples, data_attributes=attributes)
-
     tasks = range(len(job.networks))
-    benchmark = benchmark_from_datasets(
-        train=[dataset(task, "train", job.training_order(task)) for task in tasks],
-        test=[dataset(task, "test", job.test_rows(task)) for task in tasks],
-    )
+    rows = {
+        "train": [job.training_order(task) for task in tasks],
+        "test": [job.test_rows(task) for task in tasks],
+    }
+    datasets = {
+        split: [as_classification_dataset(Examples(job, split, own)) for own in by_task]
+        for split, by_task in rows.items()
+    }
+    benchmark = with_classes_timeline(task_incremental_benchmark(benchmark_from_datasets(**datasets)))
     model = SideTuned()
     strategy = Naive(
         model=model,

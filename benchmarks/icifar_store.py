@@ -210,8 +210,8 @@ def _child(options: argparse.Namespace, variant: str, precision: str, out: str) 
 
 def _by_hand(options: argparse.Namespace) -> float:
     """The plain loop, or Avalanche's."""
-    import icifar_avalanche
-    import icifar_plain
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # this script's folder is on the path, not its parent
+    from benchmarks import icifar_avalanche, icifar_plain
 
     job = icifar_plain.PlainJob(
         options.archive, options.tasks, options.steps, options.weights, options.precision
