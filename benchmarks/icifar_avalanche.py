@@ -11,8 +11,9 @@ import statistics
 from typing import Any
 
 import torch
-from benchmarks.icifar_plain import BATCH, EVALUATION_BATCH, PlainJob
 from torch import Tensor, nn
+
+from benchmarks.icifar_plain import BATCH, EVALUATION_BATCH, PlainJob
 
 
 class Examples(torch.utils.data.Dataset[tuple[Tensor, int]]):
