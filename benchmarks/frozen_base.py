@@ -19,10 +19,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sidetune_core.config.resolve import resolve
@@ -119,6 +121,8 @@ def _variants(base: Base) -> dict[str, tuple[int, Encode]]:
         "bf16, channels first": (64, _autocast(lambda x: first({"image": x.contiguous()}).encoding)),
         "bf16, norms folded once": (64, without_norms(_autocast(lambda x: fused({"image": x}).encoding))),
         "bf16 weights, folded once": (64, without_norms(lambda x: half({"image": x.bfloat16()}).encoding)),
+        "bf16, ReLU within convolutions": (64, _autocast(_with_operators(base, add=False))),
+        "bf16, sum and ReLU within them": (64, _autocast(_with_operators(base, add=True))),
         "fp32, frozen graph (oneDNN)": (64, lambda x: frozen(x)),
     }
 
@@ -130,6 +134,45 @@ class _Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.base({"image": images}).encoding
+
+
+def _with_operators(base: Base, add: bool) -> Encode:
+    """The encoding by the oneDNN operators of PyTorch's compiler, which apply the ReLU to what they write;
+    with `add`, they add the shortcut before it. The sum is then rounded to bf16 once, not twice."""
+    operators = torch.ops.mkldnn
+
+    def convolve(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        weight, bias = conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
+        x, *layer = (tensor.bfloat16() for tensor in (x, weight, bias))  # no autocast of these operators
+        shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        output: Tensor
+        if shortcut is None:
+            output = operators._convolution_pointwise(x, *layer, *shape, "relu", [], "")
+        else:
+            output = operators._convolution_pointwise_.binary(
+                shortcut, x, *layer, *shape, "add", 1.0, "relu", [], ""
+            )
+        return output
+
+    def encode(images: Tensor) -> Tensor:
+        net: Any = base
+        x = convolve(net.conv1, net.bn1, (images - net.mean) / net.std)
+        for block in (*net.layer1, *net.layer2, *net.layer3):
+            hidden = convolve(block.conv1, block.bn1, x)
+            if block.stride > 1 or block.padding:
+                x = x[:, :, :: block.stride, :: block.stride]
+                x = functional.pad(x, (0, 0, 0, 0, block.padding, block.padding))
+            if add:
+                x = convolve(block.conv2, block.bn2, hidden, x)
+            else:
+                residual = sys.modules[type(base).__module__]._convolve(block.conv2, block.bn2, hidden)
+                x = functional.relu(residual.add_(x), inplace=True)
+        return x.mean((2, 3))
+
+    return encode
 
 
 def _fused(base: Base) -> Base:

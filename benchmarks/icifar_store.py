@@ -1,18 +1,22 @@
 """Side-tuning on iCIFAR: our run compared with a plain PyTorch loop of the same job.
 
     python benchmarks/icifar_store.py --archive cifar100.npz [--tasks 10] [--repeats 3] [--quick]
-        [--variants plain cold warm off] [--precisions fp32 bf16 auto]
+        [--variants plain cold warm off] [--precisions fp32 bf16 auto] [--avalanche-python PYTHON]
 
-The plain loop is the job written without this project: the same networks, optimiser, batches and evaluations
-(all tasks untrained, each task right before its training, and the tasks so far after each task), with the
-frozen base re-computed on every batch; it has no precision 'auto'. Of our runs, ``cold`` has the feature
-cache in memory, ``warm`` is a second run with the cache that a first run, not timed, left on disk, and
-``off`` has none. Variants take turns, each in its own process, which is timed in full, imports included.
+The plain loop is the job written without this project (`icifar_plain`): the same networks, optimiser, batches
+and evaluations (all tasks untrained, each task right before its training, and the tasks so far after each
+task), with the frozen base re-computed on every batch; it has no precision 'auto'. ``avalanche`` is the same
+job by the strategy Naive of Avalanche (`icifar_avalanche`), in the environment of the interpreter that
+``--avalanche-python`` names: ``pip install avalanche-lib==0.6.0 -e .`` makes one. Of our runs, ``cold`` has
+the feature cache in memory, ``warm`` is a second run with the cache that a first run, not timed, left on
+disk, and ``off`` has none. Variants take turns, each in its own process, which is timed in full, imports
+included.
 
 Printed, as medians of the repeats with the smallest and the largest: seconds; the ratio to the faster plain
-loop; processor time; the fraction of it outside of forward passes (with the loss), backward passes and
-optimiser steps; peak memory; mean accuracy. Targets in precision 'auto', ten tasks, two cores: a ratio of at
-most 0.30 cold, 0.15 warm and 0.90 without the cache, and 3 % outside.
+loop; processor time; of it, the seconds of imports, and the fraction outside of forward passes (with the
+loss), backward passes and optimiser steps, with the imports; peak memory; mean accuracy.
+Targets in precision 'auto', ten tasks, two cores: a ratio of at most 0.30 cold, 0.15 warm and 0.90 without
+the cache, and 3 % outside.
 """
 
 from __future__ import annotations
@@ -39,9 +43,11 @@ import sidetune_core
 from sidetune_core.system.device import processor
 
 VARIANTS = ("plain", "cold", "warm", "off")
+BY_HAND = ("plain", "avalanche")
+"""Variants without this project's training: they have no precision 'auto'."""
 PRECISIONS = ("fp32", "bf16", "auto")
 MODES = {"cold": "memory", "warm": "disk", "off": "off"}
-BATCH, STEPS, EVALUATION_BATCH = 128, 157, 250
+STEPS = 157
 
 
 def main() -> None:
@@ -59,7 +65,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of a task")
     parser.add_argument("--quick", action="store_true", help="one task of two steps, once, in fp32")
     parser.add_argument("--weights", default="packaged", help="'packaged', or 'none' for random weights")
-    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--avalanche-python", help="an interpreter that has Avalanche: adds the variant")
+    parser.add_argument("--child", choices=(*VARIANTS, "avalanche"), help=argparse.SUPPRESS)
     parser.add_argument("--precision", choices=PRECISIONS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -68,10 +75,15 @@ def main() -> None:
     if not options.child:
         _compare(options)
         return
-    with computing() as inside:
-        accuracy = _plain(options) if options.child == "plain" else _ours(options)
+    if options.child in BY_HAND:
+        accuracy, imports, inside = _by_hand(options), 0.0, [0.0]
+    else:
+        with computing() as inside:
+            imports = time.process_time()
+            accuracy = _ours(options)
     total = time.process_time()
-    print(json.dumps({"accuracy": accuracy, "processor": total, "outside": 1 - sum(inside) / total}))
+    facts = {"accuracy": accuracy, "processor": total, "imports": imports, "outside": 1 - sum(inside) / total}
+    print(json.dumps(facts))
 
 
 @contextmanager
@@ -120,6 +132,8 @@ class Measured:
 
     seconds: float
     processor: float
+    imports: float
+    """Processor time until the run begins; later imports are not in it."""
     outside: float
     memory: float
     """In GB."""
@@ -129,9 +143,9 @@ class Measured:
 def _compare(options: argparse.Namespace) -> None:
     variants = [
         (variant, precision)
-        for variant in options.variants
+        for variant in (*options.variants, *(["avalanche"] if options.avalanche_python else []))
         for precision in options.precisions
-        if (variant, precision) != ("plain", "auto")
+        if not (variant in BY_HAND and precision == "auto")
     ]
     runs: dict[tuple[str, str], list[Measured]] = {variant: [] for variant in variants}
     with tempfile.TemporaryDirectory() as folder:
@@ -152,19 +166,22 @@ def _compare(options: argparse.Namespace) -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
     print(
-        f"iCIFAR, {options.tasks} tasks x {options.steps} steps, batch {BATCH}; {processor()}, "
+        f"iCIFAR, {options.tasks} tasks x {options.steps} steps, batch 128; {processor()}, "
         f"{len(os.sched_getaffinity(0))} cores, torch {metadata.version('torch')}, "
         f"commit {commit.stdout.strip()}, {time.strftime('%Y-%m-%d')}; medians of {options.repeats}"
     )
     print(f"{'variant':<8}{'precision':<10}{'seconds':>8}{'from':>7}{'to':>7}{'ratio':>7}", end="")
-    print(f"{'processor s':>13}{'outside %':>11}{'peak GB':>9}{'accuracy %':>12}")
+    print(f"{'processor s':>13}{'imports s':>11}{'outside %':>11}{'peak GB':>9}{'accuracy %':>12}")
     for (variant, precision), median in medians.items():
         seconds = [run.seconds for run in runs[variant, precision]]
         ratio = f"{median.seconds / min(plain):>7.3f}" if plain else f"{'':>7}"
-        outside = "" if variant == "plain" else f"{100 * median.outside:.1f}"
+        by_hand = variant in BY_HAND
+        imports = "" if by_hand else f"{median.imports:.1f}"
+        outside = "" if by_hand else f"{100 * median.outside:.1f}"
         print(
             f"{variant:<8}{precision:<10}{median.seconds:>8.1f}{min(seconds):>7.1f}{max(seconds):>7.1f}{ratio}"
-            f"{median.processor:>13.1f}{outside:>11}{median.memory:>9.2f}{100 * median.accuracy:>12.2f}"
+            f"{median.processor:>13.1f}{imports:>11}{outside:>11}"
+            f"{median.memory:>9.2f}{100 * median.accuracy:>12.2f}"
         )
 
 
@@ -173,7 +190,8 @@ def _child(options: argparse.Namespace, variant: str, precision: str, out: str) 
     arguments = ["--child", variant, "--precision", precision, "--folder", out]
     arguments += ["--archive", options.archive, "--weights", options.weights]
     arguments += ["--tasks", str(options.tasks), "--steps", str(options.steps)]
-    command = [sys.executable, __file__, *map(str, arguments)]
+    python = options.avalanche_python if variant == "avalanche" else sys.executable
+    command = [python, __file__, *map(str, arguments)]
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -185,11 +203,24 @@ def _child(options: argparse.Namespace, variant: str, precision: str, out: str) 
         sys.exit(f"the variant {variant} failed")
     found = json.loads(text.splitlines()[-1])
     memory = usage.ru_maxrss * 1024 / 1e9
-    return Measured(duration, found["processor"], found["outside"], memory, found["accuracy"])
+    return Measured(
+        duration, found["processor"], found["imports"], found["outside"], memory, found["accuracy"]
+    )
+
+
+def _by_hand(options: argparse.Namespace) -> float:
+    """The plain loop, or Avalanche's."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # this script's folder is on the path, not its parent
+    from benchmarks import icifar_avalanche, icifar_plain
+
+    job = icifar_plain.PlainJob(
+        options.archive, options.tasks, options.steps, options.weights, options.precision
+    )
+    return icifar_plain.train(job) if options.child == "plain" else icifar_avalanche.train(job)
 
 
 def _ours(options: argparse.Namespace) -> float:
-
+    """A run of this project."""
     spec = sidetune_core.RunSpec(
         base={"name": "resnet44", "weights": options.weights},
         side={"name": "fcn4", "weights": options.weights},
@@ -202,96 +233,6 @@ def _ours(options: argparse.Namespace) -> float:
     )
     row = sidetune_core.run(spec, options.folder).results.rows[-1]
     return statistics.mean(cell for cell in row if cell is not None)
-
-
-def _plain(options: argparse.Namespace) -> float:
-    """The same job, written by hand."""
-    import numpy as np
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    from sidetune_core.api import Features
-    from sidetune_core.config.resolve import resolve
-    from sidetune_core.config.spec import RunSpec
-
-    weights = {"weights": options.weights}
-    components = resolve(
-        RunSpec(base={"name": "resnet44", **weights}, side={"name": "fcn4", **weights}, merger="mlp2")
-    ).components
-    inputs = {"image": (3, 32, 32)}
-    torch.manual_seed(0)
-    base = components["base"].cls(components["base"].config, inputs)
-    base = base.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-    def encode(x: torch.Tensor) -> torch.Tensor:
-        """The base's encoding, layer by layer; our run folds the norms of a frozen base."""
-        x = functional.relu(base.bn1(base.conv1((x - base.mean) / base.std)))
-        for block in (*base.layer1, *base.layer2, *base.layer3):
-            residual = block.bn2(block.conv2(functional.relu(block.bn1(block.conv1(x)))))
-            if block.stride > 1 or block.padding:
-                x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, block.padding, block.padding))
-            x = functional.relu(x + residual)
-        return x.mean((2, 3))
-
-    with np.load(options.archive) as archive:
-        data = {
-            split: (
-                torch.from_numpy(archive[f"x_{split}"]).permute(0, 3, 1, 2).contiguous(),
-                torch.from_numpy(archive[f"y_{split}"]),
-            )
-            for split in ("train", "test")
-        }
-
-    def batch(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"image": (images.float() / 255).contiguous(memory_format=torch.channels_last)}
-
-    def forward(network: nn.ModuleList, images: torch.Tensor) -> torch.Tensor:
-        side, merger, head = network
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
-            x = batch(images)
-            encoding = encode(x["image"])
-            merged = functional.group_norm(merger([encoding, side(x, Features(encoding))]), 8)
-            logits: torch.Tensor = head(merged).float()
-            return logits
-
-    def accuracy(network: nn.ModuleList, task: int) -> float:
-        images, labels = data["test"]
-        rows = (labels // 10 == task).nonzero()[:, 0]
-        with torch.no_grad():
-            correct = sum(
-                int((forward(network, images[batch]).argmax(1) == labels[batch] % 10).sum())
-                for batch in torch.split(rows, EVALUATION_BATCH)
-            )
-        return correct / len(rows)
-
-    networks = []
-    for _ in range(options.tasks):
-        side = components["side"].cls(components["side"].config, inputs, base)
-        network = nn.ModuleList(
-            [side, components["merger"].cls(components["merger"].config, base.shape, 2), nn.Linear(64, 10)]
-        )
-        networks.append(network.to(memory_format=torch.channels_last).eval())
-    accuracies = [accuracy(network, task) for task, network in enumerate(networks)]
-    for task, network in enumerate(networks):
-        if task:
-            accuracy(network, task)
-        images, labels = data["train"]
-        own = (labels // 10 == task).nonzero()[:, 0]
-        network.train()
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-        epochs = -(-options.steps * BATCH // len(own))
-        order = torch.cat([own[torch.randperm(len(own))] for _ in range(epochs)])
-        for step in range(options.steps):
-            rows = order[step * BATCH : (step + 1) * BATCH]
-            loss = functional.cross_entropy(forward(network, images[rows]), labels[rows] % 10)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-        network.eval()
-        accuracies = [accuracy(networks[earlier], earlier) for earlier in range(task + 1)]
-    return statistics.mean(accuracies)
 
 
 if __name__ == "__main__":
