@@ -11,8 +11,6 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import attrs
-
 from sidetune_core import hashing
 from sidetune_core.certificate.carried import statement
 from sidetune_core.certificate.log import fold
@@ -23,6 +21,7 @@ from sidetune_core.certificate.record import (
     LOG,
     SAMPLED,
     Certificate,
+    as_json,
 )
 from sidetune_core.config.history import contradictions, odd_statements
 from sidetune_core.config.resolve import ResolvedRun
@@ -86,7 +85,7 @@ def digest(folder: RunFolder, certificate: Certificate, checkpoints: Sequence[Re
     content = {
         "run": folder.read_json("run.json"),
         "status": _status_text(folder),
-        "certificate": folder.read_json(FILE) if _is_written(checkpoints) else attrs.asdict(certificate),
+        "certificate": folder.read_json(FILE) if _is_written(checkpoints) else as_json(certificate),
         "lines": {name: hashing.file_digest(folder.path / name) for name in _present_lines(folder)},
         "checkpoints": {one.path.stem: one.step.sha256 for one in checkpoints},
     }
@@ -143,6 +142,8 @@ def check_certificate(
     source = LOG if is_folded else FILE
     if _sha256(certificate.statement.encode()) != expected:
         yield f"the statement in {source} is not that of certificates of format {certificate.format}"
+    if is_folded and checkpoints and FILE in checkpoints[-1].marks:
+        yield f"{FILE} has other tasks than {LOG}"
     if is_folded:
         return  # the checkpoint's hash of the lines is checked with those of other lines
     if folded is not None:

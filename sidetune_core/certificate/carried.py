@@ -44,7 +44,7 @@ def _check_rows(evaluations: Evaluations, certificate: Certificate, identities: 
     stages = {end - 1: stage for end, stage in zip(ends, certificate.stages, strict=True)}
     readers = dict[str, list[str]]()
     for record in certificate.tasks:
-        for name in (*record.tensors, *record.newly_read):
+        for name in (*record.all_tensors, *record.newly_read):
             readers.setdefault(name, []).append(record.id)
     firsts = {record.id: record.after - 1 for record in certificate.tasks}
     measured = {(line.get("after"), str(line.get("task"))) for line in evaluations.lines}

@@ -283,6 +283,11 @@ class _StageEnd:
             probes=examined,
             sketch=_sketch(task),
             processor=processor(),
+            read_in_evaluation={
+                name: digests[name]
+                for name in recorded.reads
+                if name not in replayed.read and name in digests
+            },
         )
 
     def _files(self, trained: Sequence[str]) -> Table:

@@ -27,6 +27,7 @@ from sidetune_core.certificate.record import (
     Certificate,
     Stage,
     TaskRecord,
+    as_json,
     judge,
     overall,
 )
@@ -114,7 +115,8 @@ class CertificateLog:
         return bool(self._unwritten)
 
     def affected(self, names: Collection[str]) -> set[str]:
-        """Ids of the tasks that read one of these tensors, right after they were trained or since."""
+        """Ids of the tasks that read one of these tensors, right after they were trained or since, for their
+        probes or in their first evaluation."""
         return {id for name in names for id in self._readers.get(name, ())}
 
     def append(self, folder: RunFolder, line: Line) -> None:
@@ -124,7 +126,7 @@ class CertificateLog:
             WriteError: the file cannot be written; the next line has this stage too.
         """
         self._add(line)
-        folder.append(LOG, attrs.asdict(_joined(self._unwritten)))
+        folder.append(LOG, as_json(_joined(self._unwritten)))
         self._unwritten = []
 
     def drop(self, ids: Sequence[str]) -> None:
@@ -170,7 +172,7 @@ class CertificateLog:
         self.stages += line.stages
         for record in line.records:
             self.records[record.id] = record
-            for name in (*record.tensors, *record.newly_read):
+            for name in (*record.all_tensors, *record.newly_read):
                 readers = self._readers.setdefault(name, [])
                 if not readers or readers[-1] != record.id:
                     readers.append(record.id)

@@ -45,6 +45,9 @@ class Recorded:
     """See `Inputs.lengths`."""
     output: Tensor | None = None
     """(B, ...) in float32, computed in the batches of the evaluation."""
+    reads: list[str] = attrs.field(factory=list)
+    """Names of the tensors that the whole evaluation read, not only for these examples; empty if its reads
+    were not tracked."""
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()), ()))
@@ -66,20 +69,34 @@ class Recorded:
 
 
 class ProbeRecorder:
-    """A `Predict` that records its first examples, without ids, so that no cache serves a probe."""
+    """A `Predict` that records its first examples, without ids, so that no cache serves a probe.
 
-    def __init__(self, predict: Predict) -> None:
+    Args:
+        predict: the learner's prediction.
+        reads: tracks the tensors that it reads; None to track none.
+    """
+
+    def __init__(self, predict: Predict, reads: ReadTracker | None = None) -> None:
         self.predict = predict
         """Without recording, to replay what was recorded."""
         self.recorded = Recorded()
+        self._reads = reads
 
     def __call__(self, inputs: Inputs) -> Tensor:
         missing = EXAMPLES - len(self.recorded)
-        if not missing:
+        kept = _first(inputs, missing) if missing else None
+        output = self._tracked(inputs)
+        if kept is not None:
+            self.recorded.add(kept, _copied(output[:missing]))
+        return output
+
+    def _tracked(self, inputs: Inputs) -> Tensor:
+        if self._reads is None:
             return self.predict(inputs)
-        kept = _first(inputs, missing)
-        output = self.predict(inputs)
-        self.recorded.add(kept, _copied(output[:missing]))
+        with self._reads:
+            output = self.predict(inputs)
+        if len(self._reads.names) > len(self.recorded.reads):
+            self.recorded.reads = sorted(self._reads.names)
         return output
 
 

@@ -65,7 +65,8 @@ SAMPLED = (
 UNCHANGED_ROWS = (
     " Where a line of eval.jsonl has 'unchanged', tasks trained before that row that have no line in it were"
     " not evaluated once more and have the values of the row before: no tensor that such a task reads changed"
-    " between the two rows, its stored probes had reproducible outputs, and machine, precision, versions and"
+    " between the two rows, neither one that its probes read nor one that only its first evaluation read "
+    "('read_in_evaluation'), its stored probes had reproducible outputs, and machine, precision, versions and"
     " threads were the same. In each such row one of these tasks was evaluated all the same and had the same"
     " values bit for bit, if its data was there."
 )
@@ -177,6 +178,15 @@ class TaskRecord:
     conditions: list[str] = attrs.field(factory=list)
     """What changed since then in what decides on rounding: machine, precision, versions, threads (see
     `conditions.History`)."""
+    read_in_evaluation: dict[str, str] = attrs.field(factory=dict)
+    """Tensors that the first evaluation after the task's stage read and its probes did not, each with its
+    SHA-256 at that time: those that a learner routes only other inputs through. The file lacks the key where
+    there are none, as in certificates of earlier versions."""
+
+    @property
+    def all_tensors(self) -> dict[str, str]:
+        """What the task read right after it was trained, for its probes or in its evaluation."""
+        return self.tensors | self.read_in_evaluation
 
 
 @attrs.frozen
@@ -248,9 +258,14 @@ def overall(trained: Sequence[str], records: Sequence[TaskRecord]) -> str:
     return min(earlier, key=WORST_FIRST.index, default=NOTHING_LATER)
 
 
+def as_json(content: attrs.AttrsInstance) -> dict[str, Any]:
+    """A certificate, or a line of ``certificate.jsonl``, as its file has it."""
+    return attrs.asdict(content, filter=lambda field, value: value or field.name != "read_in_evaluation")
+
+
 def write_certificate(folder: RunFolder, certificate: Certificate) -> None:
     """Write ``certificate.json`` atomically."""
-    folder.write_json(FILE, attrs.asdict(certificate))
+    folder.write_json(FILE, as_json(certificate))
 
 
 def read_certificate(folder: RunFolder) -> Certificate | None:

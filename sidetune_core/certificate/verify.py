@@ -226,7 +226,8 @@ def _hash_mismatches(certificate: Certificate, checkpoints: Checkpoints) -> Iter
     """Where the checkpoints' hashes differ from the certificate's."""
     for task in certificate.tasks:
         one = checkpoints[task.after]
-        wrong = [name for name, digest in task.tensors.items() if one.digest(name) not in (None, digest)]
+        recorded = task.all_tensors.items()
+        wrong = [name for name, digest in recorded if one.digest(name) not in (None, digest)]
         if wrong:
             yield f"{task.id}: its checkpoint has other hashes than the certificate for {shorten(wrong)}"
     inner = inner_tensors([one.chain for one in checkpoints.values()])

@@ -70,6 +70,18 @@ def every_task_trains_something(subject: Subject) -> None:
 
 
 @requires("trains_on_two_tasks")
+def writes_to_tensors_are_recorded(subject: Subject) -> None:
+    """No tensor is written to through ``.data`` or a NumPy view while it is not trained: values of R that did
+    not change are carried over by PyTorch's record of writes.
+    """
+    if names := subject.trained.unseen_writes:
+        raise Broken(
+            f"{_listed(names)} are written to through .data or a NumPy view, which PyTorch does not record; "
+            "write in place under torch.no_grad(), as with copy_()"
+        )
+
+
+@requires("trains_on_two_tasks")
 def penalty_is_zero_on_the_first_batch(subject: Subject) -> None:
     """The deprecated penalty is zero for the first batch, since there is no earlier task to protect."""
     if penalties := subject.trained.first_penalties:
@@ -183,6 +195,7 @@ def _listed(names: list[str]) -> str:
 CHECKS = (
     trains_on_two_tasks,
     trains_only_what_start_returned,
+    writes_to_tensors_are_recorded,
     gradients_reach_only_what_start_returned,
     gradients_reach_all_that_start_returned,
     penalty_is_zero_on_the_first_batch,

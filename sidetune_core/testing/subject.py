@@ -33,7 +33,7 @@ from sidetune_core.testing.stream import network
 from sidetune_core.testing.witness import Witness
 from sidetune_core.training.context import Context
 from sidetune_core.training.loop import learn
-from sidetune_core.training.recorder import RunRecorder
+from sidetune_core.training.recorder import Boundary, RunRecorder
 
 OPTIONS = TrainOptions(steps=3, batch_size=8, lr=0.01)
 MACHINE = Machine(torch.device("cpu"), bf16=False, channels_last=False)
@@ -89,7 +89,7 @@ class Subject:
         witness = Witness(learner, stop, last_step)
         run = run_folder.RunFolder(path) if path.exists() else run_folder.create(path, "check")
         cache = FeatureCache(limit=2**26, keep_taps=learner.needs_taps, info=lambda _: None)
-        recorder = RunRecorder(run, Progress(quiet=True), Clock(run, MACHINE.peak_memory))
+        recorder = _KitRecorder(run, Progress(quiet=True), Clock(run, MACHINE.peak_memory), witness=witness)
         context = Context(self.options, SEED, self.machine, cache=cache, stop=stop)
         learn(witness, self.tasks() if tasks is None else tasks, context, recorder)
         return witness
@@ -98,6 +98,19 @@ class Subject:
         """Start every task."""
         for task in self.tasks():
             restart_task(learner, task, seed, self.machine)
+
+
+class _KitRecorder(RunRecorder):
+    """Notes for a witness what the loop has found out about the learner."""
+
+    def __init__(self, *args: Any, witness: Witness) -> None:
+        super().__init__(*args)
+        self._witness = witness
+
+    def save_boundary(self, boundary: Boundary, context: Context) -> None:
+        super().save_boundary(boundary, context)
+        names = (name.removeprefix("learner.") for name in boundary.tracked.writes_unseen)
+        self._witness.unseen_writes = list(names)
 
 
 def outputs(learner: Learner, subject: Subject, count: int | None = None) -> list[Tensor]:

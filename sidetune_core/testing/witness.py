@@ -61,6 +61,8 @@ class Witness(Learner):
         """Of the global generators, before and after the losses of each step."""
         self.reads_of_training: list[str] = []
         """Lines that read ``training`` of the learner, while it was never set."""
+        self.unseen_writes: list[str] = []
+        """Tensors that were not trained, and were written to in a way that PyTorch does not record."""
         self.tensors_kept: list[tuple[str, dict[str, int]]] = []
         """After each step the task, and the number of tensors by plain attribute."""
 

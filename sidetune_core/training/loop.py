@@ -13,7 +13,7 @@ from torch import nn
 
 from sidetune_core.assembly.evaluation import Evaluation
 from sidetune_core.assembly.predict import make_predict
-from sidetune_core.certificate.probes import ProbeRecorder
+from sidetune_core.certificate.probes import ProbeRecorder, track_reads
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.capabilities import LosesState, set_task_state, task_state
 from sidetune_core.interfaces.learner import Learner
@@ -286,9 +286,10 @@ def close_stage(
         memo: of the evaluations of the run.
         is_full: hash all tensors and replay the probes of all tasks.
     """
-    tracked.refresh(thorough=is_full)
+    tracked.refresh(thorough=is_full, decides=True)
     seen, stage = trained.seen, trained.stage
     probes = record_probes(tracked.learner, seen, context)
+    probes |= record_probes(tracked.learner, stage.tasks, context, tracked.names_at)
     evaluations: dict[str, Mapping[str, Evaluation]] = {}
     if trained.handover is not None:
         evaluations |= trained.handover.evaluations
@@ -372,9 +373,21 @@ def _finish(learner: Learner, stage: Stage, context: Context) -> None:
     context.group.broadcast_state(learner)
 
 
-def record_probes(learner: Learner, tasks: Sequence[Task], context: Context) -> dict[str, ProbeRecorder]:
-    """The learner's predictions for some tasks, by id, recording the first inputs of each."""
-    return {task.id: ProbeRecorder(make_predict(learner, task, context.machine)) for task in tasks}
+def record_probes(
+    learner: Learner,
+    tasks: Sequence[Task],
+    context: Context,
+    names_at: Mapping[int, Sequence[str]] | None = None,
+) -> dict[str, ProbeRecorder]:
+    """The learner's predictions for some tasks, by id, recording the first inputs of each, and all tensors
+    that each reads if their names by address are given."""
+    return {
+        task.id: ProbeRecorder(
+            make_predict(learner, task, context.machine),
+            track_reads(learner, names_at) if names_at is not None else None,
+        )
+        for task in tasks
+    }
 
 
 def _until(stop: StopRequest, batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -31,6 +31,7 @@ from sidetune_core.training.context import Context
 from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.tracked import TrackedLearner
 from sidetune_core.training.unchanged import (
+    CHANGED_EARLIER,
     Values,
     bits,
     changed_since,
@@ -87,6 +88,7 @@ class Memo:
         self._threads = 0
         self._rows = 0
         self._outside: set[str] = set()
+        self._touched: set[str] | None = None
         self.replays: Mapping[str, Replay] = {}
         """Of the probes of earlier tasks, by id, after the present stage; in the main process."""
 
@@ -220,15 +222,21 @@ class Memo:
             return {}
         log = recorder.certificate([task.id for task in before])
         if reason := self._reason_for_all(log, len(before), context):
+            self._touched = None  # the stages since are looked at once more
             return {task.id: reason for task in before}
         records, changed = log.records, recorder.replaced(tracked)
-        affected = log.affected(changed)
+        if self._touched is None:
+            self._touched = _touched(tracked, log)
+        affected = log.affected(tracked.with_bases(changed))
+        self._touched |= affected
         reasons = dict[str, str]()
         for task in before:
             reason = not_carried(records.get(task.id), task.id)
             if task.id in affected:
-                record = records[task.id]
-                reason = f"training changed {shorten(sorted(set(changed) & record.tensors.keys()))}"
+                read = set(changed) & records[task.id].all_tensors.keys()
+                reason = f"training changed {shorten(sorted(read or changed))}"
+            elif task.id in self._touched:
+                reason = reason or CHANGED_EARLIER.format(task.id)
             elif not reason and not is_whole(self._values.get(task.id)):
                 reason = f"the last evaluation of {task.id} has gaps"
             elif not reason and not self._is_reproducible(task):
@@ -291,3 +299,18 @@ class Memo:
         if task.id in self._repeated:
             return True
         return isinstance(task, SupervisedTask) and type(task).evaluate is SupervisedTask.evaluate
+
+
+def _touched(tracked: TrackedLearner, log: CertificateLog) -> set[str]:
+    """Ids of the tasks of which a later stage has changed what they read, as far as the certificate knows.
+
+    Outputs of a base that the feature cache served were computed earlier: reads within the base are not seen.
+    It serves a base only as long as that is frozen and as it was built, and what changes any tensor of a base
+    counts as a change to all of it.
+    """
+    touched, done = set[str](), 0
+    for stage in log.stages:
+        affected = log.affected(tracked.with_bases(stage.changed)) if stage.changed else ()
+        touched.update(id for id in affected if log.records[id].after <= done)
+        done += len(stage.tasks)
+    return touched

@@ -197,6 +197,15 @@ class TrackedLearner:
         entries = self._tree.entries.values()
         return sum({id(one.tensor): one.tensor.numel() for one in entries if one.is_parameter}.values())
 
+    def with_bases(self, names: Collection[str]) -> set[str]:
+        """Names of tensors, with those of all tensors of a base that one of them belongs to."""
+        found = set(names)
+        for node in self._tree.bases:
+            below = f"{node.name}." if node.name else ""
+            if any(name.startswith(below) for name in names):
+                found.update(entry.name for part in node.walk() for entry in part.own)
+        return found
+
     def state_digests(self) -> dict[str, str]:
         """Digests of the tensors of the state dict, in its order."""
         if self._tree.custom:
@@ -307,11 +316,12 @@ class TrackedLearner:
         """Keep a journal no longer."""
         self._journals = [one for one in self._journals if one is not journal]
 
-    def refresh(self, thorough: bool = False) -> Difference:
+    def refresh(self, thorough: bool = False, decides: bool = False) -> Difference:
         """Bring all of this up to date.
 
         Args:
             thorough: hash every tensor.
+            decides: which values of R are carried over, at the end of a stage.
 
         Returns:
             What differs from the last refresh.
@@ -358,7 +368,8 @@ class TrackedLearner:
         self._note_released()
         if unseen:
             self._report(unseen)
-        self._was_thorough = every
+        if decides:
+            self._was_thorough = every
         return difference
 
     def in_order(self, names: Collection[str]) -> list[str]:

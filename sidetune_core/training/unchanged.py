@@ -35,6 +35,10 @@ from sidetune_core.storage.evaluations import read_evaluations
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system.device import Machine, processor
 
+CHANGED_EARLIER = "later tasks have changed what {} reads"
+"""Why a task is measured in every row, though none of what is known to be read has changed since the last: on
+what changed then depends what else it reads now."""
+
 
 def not_carried(record: TaskRecord | None, id: str) -> str:
     """Why a task is measured in every row, whether or not something that it reads changes; empty if it is
@@ -44,7 +48,7 @@ def not_carried(record: TaskRecord | None, id: str) -> str:
     if record.probes.cause not in ("", CONDITIONS):
         return record.probes.cause
     if not tensors_unchanged(record) or not (record.probes.same or record.probes.cause):
-        return f"later tasks have changed what {id} reads"
+        return CHANGED_EARLIER.format(id)
     if not record.probes.finite:
         return f"not every output of {id} is finite"
     return ""
@@ -62,7 +66,7 @@ def readers(records: Mapping[str, TaskRecord], names: Collection[str]) -> set[st
     return {
         id
         for id, record in records.items()
-        if not changed.isdisjoint(record.tensors) or not changed.isdisjoint(record.newly_read)
+        if not changed.isdisjoint(record.all_tensors) or not changed.isdisjoint(record.newly_read)
     }
 
 
@@ -118,6 +122,8 @@ def unusable(
     for id in ids:
         if reason := not_carried(known.get(id), id):
             reasons[id] = reason
+        elif any(certificate.now.get(name) != digest for name, digest in known[id].all_tensors.items()):
+            reasons[id] = CHANGED_EARLIER.format(id)
         elif not is_whole(latest.values.get(id)):
             reasons[id] = f"the last evaluation of {id} has gaps"
         elif id in latest.varying:
@@ -214,7 +220,7 @@ def changes_to_come(
             trainable += start_phase(trial, task, phase, seed) or ()
         names = _names(trial, {id(tensor) for item in members(trainable) for tensor in _tensors(item)})
         for record in records.values():
-            if trained := sorted(names & record.tensors.keys()):
+            if trained := sorted(names & record.all_tensors.keys()):
                 reasons.setdefault(record.id, f"training {task.id} changes {shorten(trained)}")
     return reasons
 

@@ -106,7 +106,8 @@ class StageWorker:
                 f"training {stage.name} has changed {len(changed)} tensors that it does not own, "
                 f"{shorten(changed)}: {_declares(learner)}"
             )
-        probes = record_probes(learner, stage.tasks, context)
+        tracked.refresh()
+        probes = record_probes(learner, stage.tasks, context, tracked.names_at)
         evaluations = {task.id: evaluate_splits(task, probes[task.id], context.stop) for task in stage.tasks}
         self._check_reads(
             stage, probes, [name for name, digest in before.items() if digest not in self.shared]
@@ -129,7 +130,8 @@ class StageWorker:
             reads = track_reads(self.learner)
             with seeded(0, "probes", task.id), reads:
                 probes[task.id].predict(probes[task.id].recorded.as_inputs())
-            if found := sorted(reads.names.intersection(others)):
+            read = reads.names.union(probes[task.id].recorded.reads)
+            if found := sorted(read.intersection(others)):
                 raise PluginError(
                     f"task {task.id} reads {len(found)} tensors of earlier tasks, {shorten(found)}: "
                     f"{_declares(self.learner)}"

@@ -333,7 +333,7 @@ VISIBLE: dict[str, tuple[Alter, str]] = {
     ),
     "a task left out of the certificate": (
         certificate(lambda one: (one["tasks"].pop(), one["trained"].pop())),
-        "list of tasks contradicts its list of stages",
+        "certificate.json has other tasks than certificate.jsonl",
     ),
     "the processor": (
         certificate(lambda one: one.update(processor="x")),

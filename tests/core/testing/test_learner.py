@@ -286,6 +286,14 @@ class Claiming(Sound):
     independent_tasks = True
 
 
+class Hidden(Sound):
+    def prepare(self) -> None:
+        self.register_buffer("count", torch.zeros(()))
+
+    def finish(self, task: Task, batches: Iterator[Batch]) -> None:
+        self.count.data.add_(1)
+
+
 FAULTS: Mapping[type[Learner], tuple[str, str]] = {
     Flagged: ("training_flag_of_the_learner_is_not_read", "reads self.training"),
     Current: ("outputs_depend_on_the_given_task", "not by an attribute that start() sets"),
@@ -306,6 +314,7 @@ FAULTS: Mapping[type[Learner], tuple[str, str]] = {
     OnCpu: ("tensors_follow_the_device", "is on the CPU"),
     Resized: ("checkpoint_holds_all_state", "does not fit the state dict: size mismatch for extra"),
     Locked: ("learner_can_be_copied", "cannot pickle 'generator' object"),
+    Hidden: ("writes_to_tensors_are_recorded", "count are written to through .data"),
     Claiming: ("independent_tasks_are_independent", "training the last task changes net.weight, net.bias"),
 }
 

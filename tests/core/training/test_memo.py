@@ -52,7 +52,9 @@ def write_archive(path: Path) -> None:
     for split, each in (("train", 6), ("test", 6)):
         labels = np.tile(np.arange(2 * TASKS), each)
         noise = random.integers(0, 60, (len(labels), 8, 8, 3))
-        arrays[f"x_{split}"] = (noise + 15 * labels[:, None, None, None]).astype(np.uint8)
+        images = (noise + 15 * labels[:, None, None, None]).astype(np.uint8)
+        images[8 * TASKS :, 0, 0] = 255  # all but the first eight of each task, for `routed`
+        arrays[f"x_{split}"] = images
         arrays[f"y_{split}"] = labels
     np.savez(path, **arrays)
 
@@ -64,7 +66,7 @@ def make_spec(learner: str, evaluate: str = "changed") -> sidetune_core.RunSpec:
     if learner == "sidetune":
         parts["merger"] = "alpha"
     return sidetune_core.RunSpec(
-        base="tiny:TinyBase",
+        base="routed:RoutedBase" if learner == "routed:TrainsBase" else "tiny:TinyBase",
         learner={"name": learner, "examples": 6} if learner == "ewc" else learner,
         env={"name": "images", "archive": "images.npz", "classes_per_task": 2, "image_size": 8},
         train={"steps": 2, "batch_size": 5, "evaluate": evaluate},
@@ -94,6 +96,12 @@ def comparable(folder: RunFolder) -> str:
     return report[report.index("## Results") : report.index("## Cost")]
 
 
+def cells(folder: RunFolder) -> Any:
+    """All values of R on the test split."""
+    ids = [task["id"] for task in folder.read_json("run.json")["tasks"]]
+    return read_evaluations(folder).rows(ids, "test", lambda line: line["figures"])
+
+
 @pytest.mark.parametrize("learner", ["sidetune", "features", "independent"])
 def test_where_nothing_old_changes_the_new_task_and_a_sample_are_evaluated(
     learner: str, made: MakeRun
@@ -120,11 +128,13 @@ def test_a_learner_whose_outputs_are_not_reproducible_is_evaluated_on_all_tasks(
     [
         *("sidetune", "features", "independent", "lwf", "ewc"),
         *("unstable:Drifts", "unstable:Compares", "unstable:Counts"),
+        *("routed:TrainsLearner", "routed:TrainsBase"),
     ],
 )
 def test_results_are_those_of_a_run_that_evaluates_every_task(learner: str, made: MakeRun) -> None:
     changed, all_tasks = made(learner), made(learner, "all")
     assert measured(all_tasks) == everything()
+    assert cells(changed) == cells(all_tasks)
     assert read_results(changed) == read_results(all_tasks)
     assert comparable(changed) == comparable(all_tasks)
     records = [read_certificate(folder) for folder in (changed, all_tasks)]
@@ -160,6 +170,29 @@ def test_a_sample_with_other_values_is_reported_and_all_tasks_are_evaluated_from
     assert certificate is not None
     assert OUTSIDE in {record.probes.cause for record in certificate.tasks}
     assert verify(folder, trust_local_code=True).problems == ()
+
+
+@pytest.mark.parametrize("learner", ["routed:TrainsLearner", "routed:TrainsBase"])
+def test_a_tensor_that_only_other_inputs_than_the_probes_read_counts_as_read(
+    learner: str, made: MakeRun
+) -> None:
+    folder = made(learner)
+    rows = measured(folder)
+    assert [len(row) for row in rows] == [1, 2, 3, 4, 4]
+    assert {"t0", "t1"} <= set(rows[4])  # what changed decides on what else they read
+    certificate = read_certificate(folder)
+    assert certificate is not None
+    first = certificate.tasks[0]
+    expert = ["experts.1.bias", "experts.1.weight"]
+    assert sorted(first.read_in_evaluation) == (expert if learner == "routed:TrainsLearner" else [])
+    assert not first.read_in_evaluation.keys() & first.tensors.keys()
+    assert verify(folder, trust_local_code=True).problems == ()
+
+
+def test_only_records_with_such_a_tensor_name_it(made: MakeRun) -> None:
+    for name in ("certificate.json", "certificate.jsonl"):
+        text = (made("sidetune").path / name).read_text(encoding="utf-8")
+        assert '"read_in_evaluation":' not in text
 
 
 def interrupted(path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:

@@ -210,24 +210,24 @@ def test_a_write_that_went_unnoticed_for_some_stages_is_an_error_that_names_the_
     learner.many = nn.ParameterList(nn.Parameter(torch.rand(1)) for _ in range(100))
     tracked = follow(learner)
     tracked.freeze()
-    tracked.refresh()
-    tracked.refresh()
+    tracked.refresh(decides=True)
+    tracked.refresh(decides=True)
     learner.many[90].data.add_(1)
     with pytest.raises(PluginError, match=r"Small writes to many\.90 through \.data.*--train\.evaluate all"):
-        tracked.refresh(thorough=True)
+        tracked.refresh(thorough=True, decides=True)
 
 
 def test_the_sample_comes_round_to_every_tensor() -> None:
     learner = Small()
     tracked = follow(learner)
     tracked.freeze()
-    tracked.refresh()
-    tracked.refresh()
+    tracked.refresh(decides=True)
+    tracked.refresh(decides=True)
     learner.base[2].weight.data.add_(1)
 
     def refresh_often() -> None:
         for _ in range(10):
-            tracked.refresh()
+            tracked.refresh(decides=True)
 
     with pytest.raises(PluginError, match=r"base\.2\.weight"):
         refresh_often()
