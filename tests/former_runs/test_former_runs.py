@@ -231,8 +231,11 @@ def read_matrix(folder: Path) -> dict[str, Any]:
     metrics = {task["id"]: task["metric"] for task in about["tasks"]}
     rows: dict[int, list[float | None]] = {}
     for line in map(json.loads, (folder / "eval.jsonl").read_text(encoding="utf-8").splitlines()):
-        if line["split"] == "test":
-            row = rows.setdefault(line["after"], [None] * len(tasks))
+        row = rows.setdefault(line["after"], [None] * len(tasks))
+        if line.get("unchanged"):  # earlier tasks without a line have the values of the row before
+            for index, value in enumerate(rows[line["after"] - 1][: line["after"]]):
+                row[index] = value if row[index] is None else row[index]
+        elif line["split"] == "test":
             row[tasks.index(line["task"])] = line["figures"][metrics[line["task"]]]
     initial = rows.pop(-1)
     every = [rows.get(after, [None] * len(tasks)) for after in range(max(rows, default=-1) + 1)]
@@ -242,7 +245,7 @@ def read_matrix(folder: Path) -> dict[str, Any]:
 def read_losses(folder: Path) -> dict[str, float]:
     """The losses on test data, which tell more than a metric does, by ``TASK after N``."""
     lines = map(json.loads, (folder / "eval.jsonl").read_text(encoding="utf-8").splitlines())
-    cells = {(line["task"], line["after"]): line["figures"] for line in lines if line["split"] == "test"}
+    cells = {(line["task"], line["after"]): line["figures"] for line in lines if line.get("split") == "test"}
     return {
         f"{task} after {after}": cells[task, after]["loss"]
         for task, after in cells

@@ -86,7 +86,8 @@ def with_recorded(run: Path, copy: Path, metric: str, factor: float) -> Path:
     shutil.copytree(run, copy)
     lines = [json.loads(line) for line in (copy / "eval.jsonl").read_text().splitlines()]
     for line in lines:
-        line["figures"][metric] *= factor
+        if "figures" in line:
+            line["figures"][metric] *= factor
     (copy / "eval.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return copy
 

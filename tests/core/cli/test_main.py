@@ -651,11 +651,18 @@ def test_the_help_lists_nested_options_and_lists(
 
 def test_the_device_and_the_cache_have_options_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     words = (
-        "--device.name cpu --device.precision fp32 --device.channels-last --cache.mode disk --cache.limit 8"
+        "--device.name cpu --device.precision fp32 --device.base-precision bf16 --device.threads 2 "
+        "--device.channels-last --cache.mode disk --cache.limit 8"
     )
     assert main_run(["--learner", "features", *words.split(), "--dry-run"]) == 0
     spec = json.loads(capsys.readouterr().out)
-    assert spec["device"] == {"name": "cpu", "precision": "fp32", "channels_last": True}
+    assert spec["device"] == {
+        "name": "cpu",
+        "precision": "fp32",
+        "base_precision": "bf16",
+        "channels_last": True,
+        "threads": 2,
+    }
     assert (spec["cache"]["mode"], spec["cache"]["limit"]) == ("disk", 8.0)
 
 

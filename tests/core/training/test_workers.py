@@ -58,7 +58,7 @@ def make_spec(archive: Path) -> Any:
             merger="alpha" if has_side else None,
             learner=learner,
             env=env,
-            train={"steps": 25, "batch_size": 5, **train},
+            train={"steps": 8, "batch_size": 5, **train},
             cache={"mode": cache},
             device={"precision": "fp32"},
             seed=3,
@@ -87,7 +87,7 @@ def no_processes_left() -> bool:
 
 
 def test_more_workers_than_tasks_and_a_cache_on_disk_change_nothing(make_spec: Any, tmp_path: Path) -> None:
-    spec = make_spec("features", steps=5)
+    spec = make_spec("features", steps=2)
     sidetune_core.run(spec, tmp_path / "one")
     for name in ("cold", "warm"):
         on_disk = attrs.evolve(spec, cache={"mode": "disk", "dir": tmp_path / "features"})
@@ -97,12 +97,27 @@ def test_more_workers_than_tasks_and_a_cache_on_disk_change_nothing(make_spec: A
     assert no_processes_left()
 
 
+@pytest.fixture(scope="module")
+def whole(make_spec: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a run of learner Faulty that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(TINY)
+        patch.syspath_prepend(str(TINY))
+        patch.setattr(training_run, "_git_state", lambda: None)
+        sidetune_core.run(make_spec("faulty:Faulty"), folder)
+    return files(folder)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_stopped_run_is_resumed_with_any_number_of_workers(
-    workers: int, make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: int,
+    whole: dict[str, bytes],
+    make_spec: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec = make_spec("faulty:Faulty")
-    sidetune_core.run(spec, tmp_path / "one")
     monkeypatch.setenv("FAULT", "stopped")
     monkeypatch.setenv("MAIN", str(os.getpid()))
     with pytest.raises(Interrupted):
@@ -113,7 +128,7 @@ def test_a_stopped_run_is_resumed_with_any_number_of_workers(
     assert saved.mid_task.step >= 3
     monkeypatch.delenv("FAULT")
     sidetune_core.resume(tmp_path / "cut", trust_local_code=True, workers=workers)
-    assert files(tmp_path / "cut") == files(tmp_path / "one")
+    assert files(tmp_path / "cut") == whole
 
 
 def test_an_error_of_a_worker_is_that_of_the_run_after_the_tasks_before_it(
@@ -225,7 +240,7 @@ def test_a_damaged_file_of_a_worker_is_named_and_its_task_is_trained_once_more(
     spec = make_spec("faulty:Faulty")
     monkeypatch.setenv("FAULT", "killed")
     with pytest.raises(RunError):
-        sidetune_core.run(spec, tmp_path / "cut", workers=2, save_every="5")
+        sidetune_core.run(spec, tmp_path / "cut", workers=2, save_every="2")
     path = ahead_path(tmp_path / "cut" / "checkpoints", 2)
     path.write_bytes(path.read_bytes()[:-8])
     monkeypatch.delenv("FAULT")

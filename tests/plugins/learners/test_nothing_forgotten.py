@@ -52,7 +52,7 @@ def test_r_is_constant_below_its_diagonal(
         side=None if name == "features" else chosen.side,
         learner={"name": name, **options},
         env={"name": "digits", "num_tasks": 3},
-        train={"steps": 4, "batch": 8, "precision": "fp32"},
+        train={"steps": 4, "batch": 8, "precision": "fp32", "evaluate": "all"},
     )
     run = sidetune_core.run(spec, tmp_path / "run")
     rows = run.results.rows

@@ -70,7 +70,7 @@ def refused(capsys: Capture, *words: str | Path) -> str:
 def evaluated(folder: Path, task: str) -> Any:
     """The metrics of the run's latest evaluation of a task."""
     rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
-    return [row["figures"] for row in rows if row["task"] == task][-1]
+    return [row["figures"] for row in rows if row.get("task") == task][-1]
 
 
 @pytest.mark.parametrize("task", ["t0", "t1"])

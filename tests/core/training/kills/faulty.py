@@ -54,7 +54,7 @@ class Faulty(Learner):
         if os.environ.get("FAULT") == "stopped" and task.id == "t1" and step.number >= 2:
             if step.number == 2:
                 os.kill(int(os.environ["MAIN"]), signal.SIGTERM)
-            time.sleep(0.3)  # until the main process has forwarded the signal
+            time.sleep(1)  # until the main process has forwarded the signal
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
         if os.environ.get("FAULT") == "changes" and task.id == "t1":
@@ -62,4 +62,4 @@ class Faulty(Learner):
                 self.base.last.bias += 1
 
     def _fails(self, how: str, task: Task, step: TrainingStep) -> bool:
-        return os.environ.get("FAULT") == how and task.id == "t1" and step.number == 22
+        return os.environ.get("FAULT") == how and task.id == "t1" and step.number == 5
