@@ -16,6 +16,8 @@ from tqdm import tqdm
 from sidetune_core.io.printable import one_line, unescaped
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BEFORE_BATCHES = 2.0
+"""After training, until the first line."""
 
 
 class Progress:
@@ -68,6 +70,20 @@ class Progress:
         elif time.monotonic() - self._shown > SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()
             self.info(f"{self._head}: step {done}/{self._steps}" + (f", {text}" if text else ""))
+
+    def batch(self, head: str, done: int) -> None:
+        """`done` batches are processed after training; `head` names the task. There may be any number."""
+        head = one_line(head)
+        if done == 0:
+            self.clear()
+            self._head, self._shown = head, time.monotonic() + SECONDS_BEFORE_BATCHES - SECONDS_BETWEEN_LINES
+            if not self._quiet and self._stream.isatty():
+                self._bar = tqdm(desc=head, unit="batch", file=self._stream, leave=False, dynamic_ncols=True)
+        elif self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._shown > SECONDS_BETWEEN_LINES:
+            self._shown = time.monotonic()
+            self.info(f"{self._head}: batch {done}")
 
     def clear(self) -> None:
         """Show no steps any more."""

@@ -5,7 +5,8 @@ no plugin.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -236,7 +237,7 @@ def train_stage(
     steps = StageTraining(tracked, stage, seen, phases, state, context, recorder).run(trainable)
     tracked.freeze()
     context.group.check_replicas_match(learner, f"after {stage.name}")
-    _finish(learner, stage, context)
+    _finish(learner, stage, context, recorder)
     return TrainedStage(stage, seen, state.before, at_start, steps)
 
 
@@ -360,7 +361,7 @@ def _resume(
             recorder.info(note)
 
 
-def _finish(learner: Learner, stage: Stage, context: Context) -> None:
+def _finish(learner: Learner, stage: Stage, context: Context, recorder: Recorder) -> None:
     """`Learner.finish` for each task, on batches in an order of their own; the state of the task is left as
     it was.
     """
@@ -368,7 +369,8 @@ def _finish(learner: Learner, stage: Stage, context: Context) -> None:
         order = Order(derive_seed(context.seed, "finish"), batch_size(task, context.options))
         state = task_state(task)
         with seeded(context.seed, "finish", task.id):
-            learner.finish(task, _until(context.stop, batches(task, learner, context, order)))
+            stream = batches(task, learner, context, order)
+            learner.finish(task, _until(context.stop, stream, partial(recorder.finishing, task.title)))
         set_task_state(task, state)
     context.group.broadcast_state(learner)
 
@@ -390,8 +392,9 @@ def record_probes(
     }
 
 
-def _until(stop: StopRequest, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches, until a stop is requested."""
-    for batch in batches:
+def _until(stop: StopRequest, batches: Iterator[Batch], progress: Callable[[int], None]) -> Iterator[Batch]:
+    """The batches, until a stop is requested; `progress` is called with the number of those processed."""
+    for number, batch in enumerate(batches):
         stop.check()
+        progress(number)
         yield batch

@@ -117,6 +117,9 @@ class Recorder:
     def start_stage(self, title: str, steps: int) -> None:
         """Training of `steps` steps begins."""
 
+    def finishing(self, title: str, batches: int) -> None:
+        """`Learner.finish` has processed this many batches of a task."""
+
     def certificate(self, done: Sequence[str]) -> CertificateLog:
         """The certificate after the tasks `done`."""
         return CertificateLog()
@@ -271,6 +274,9 @@ class RunRecorder(Recorder):
 
     def start_stage(self, title: str, steps: int) -> None:
         self._progress.start(title, steps)
+
+    def finishing(self, title: str, batches: int) -> None:
+        self._progress.batch(f"{title}: after training", batches)
 
     def certificate(self, done: Sequence[str]) -> CertificateLog:
         if self._log is None or self._log.trained != list(done):

@@ -47,3 +47,19 @@ def test_a_terminal_gets_a_bar() -> None:
 
 def test_quiet_shows_nothing() -> None:
     assert show(Terminal(), quiet=True) == ""
+
+
+def finishing(stream: io.StringIO, quiet: bool = False) -> str:
+    shown = Progress(stream, quiet)
+    for done in range(3):
+        shown.batch("task 1", done)
+    shown.clear()
+    return stream.getvalue()
+
+
+def test_batches_after_training_are_counted_in_lines_or_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert finishing(io.StringIO()) == ""  # in less than two seconds
+    assert "0batch" in finishing(Terminal())
+    assert finishing(Terminal(), quiet=True) == ""
+    monkeypatch.setattr(progress, "SECONDS_BEFORE_BATCHES", -1.0)
+    assert finishing(io.StringIO()) == "task 1: batch 1\n"

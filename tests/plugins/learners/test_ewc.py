@@ -327,6 +327,37 @@ class Network(LinearBase):
         return Features(self.linear(self.scale(maps.flatten(1))))
 
 
+class Maps(LinearBase):
+    """Convolutions with batch norms: two pairs of one use, one whose norm is not the only reader of its maps
+    if `branches`, and one norm without a convolution.
+    """
+
+    branches = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, (2, 3), stride=(1, 2), padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 4, 3, padding=2, dilation=2, bias=False)
+        self.other = nn.BatchNorm2d(4)
+        self.alone = nn.BatchNorm2d(4)
+        self.scale = nn.Linear(4, 6)
+        for norm in (self.norm, self.other, self.alone):
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.running_mean)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        maps = functional.relu(self.norm(self.first(inputs["x"].view(-1, 1, 2, 3))), inplace=True)
+        hidden = self.second(maps)
+        maps = self.alone(self.other(hidden) + (hidden if self.branches else maps))
+        return Features(self.linear(self.scale(maps.tanh().mean((2, 3)))))
+
+
+class Branches(Maps):
+    branches = True
+
+
 class Tied(LinearBase):
     """A weight that is used outside of its layer too."""
 
@@ -358,11 +389,14 @@ def on(base: type[LinearBase], how: str) -> Any:
     return cls(config, Components({"x": (6,)}, lambda pretrained=True: base())).double()
 
 
-@pytest.mark.parametrize("how", ["exact", "empirical"])
+@pytest.mark.parametrize(
+    ("base", "how"),
+    [(Network, "exact"), (Network, "empirical"), (Maps, "exact"), (Branches, "empirical")],
+)
 def test_layers_of_any_kind_give_the_gradients_of_a_loop(
-    how: str, world: Any, recwarn: pytest.WarningsRecorder
+    base: type[LinearBase], how: str, world: Any, recwarn: pytest.WarningsRecorder
 ) -> None:
-    learner, (task, *_) = on(Network, how), tasks(kind=BareTask)
+    learner, (task, *_) = on(base, how), tasks(kind=BareTask)
     fisher = finish(world, learner, task).fisher
     torch.testing.assert_close(fisher, by_loop(learner, task, how, *all_of(task)), rtol=1e-9, atol=1e-15)
     assert not [warning for warning in recwarn if "example by example" in str(warning.message)]
