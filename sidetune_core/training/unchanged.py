@@ -122,7 +122,9 @@ def unusable(
     for id in ids:
         if reason := not_carried(known.get(id), id):
             reasons[id] = reason
-        elif any(certificate.now.get(name) != digest for name, digest in known[id].all_tensors.items()):
+        elif any(
+            certificate.now.get(name) != digest for name, digest in known[id].read_in_evaluation.items()
+        ):
             reasons[id] = CHANGED_EARLIER.format(id)
         elif not is_whole(latest.values.get(id)):
             reasons[id] = f"the last evaluation of {id} has gaps"
