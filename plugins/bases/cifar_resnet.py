@@ -30,6 +30,8 @@ MIN_SIZE = 8
 """Smallest height and width of an image, in pixels."""
 SIZE = 32
 """Height and width of the images of CIFAR, in pixels."""
+MIN_ONEDNN_VALUES = 20_480
+"""Values of an input from which on PyTorch convolves by oneDNN in any case; below, in float32, not always."""
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -101,7 +103,7 @@ class CifarResNet(Base):
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, 64) of ``image`` and the four taps."""
         image = (inputs["image"] - self.mean) / self.std
-        stem = functional.relu(_convolve(self.conv1, self.bn1, image), inplace=True)
+        stem = _convolve_relu(self.conv1, self.bn1, image)
         first = self.layer1(stem)
         second = self.layer2(first)
         third = self.layer3(second)
@@ -153,7 +155,7 @@ class _Block(nn.Module):
         self.padding = (c_out - c_in) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = functional.relu(_convolve(self.conv1, self.bn1, x), inplace=True)
+        hidden = _convolve_relu(self.conv1, self.bn1, x)
         residual = _convolve(self.conv2, self.bn2, hidden)
         if (
             self.stride > 1 or self.padding
@@ -177,17 +179,57 @@ def _convolve(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
         return normed if plain else normed.clone()  # a hook may keep what the caller changes in place
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return functional.conv2d(
         x,
-        conv.weight * scale.view(-1, 1, 1, 1),
-        norm.bias - norm.running_mean * scale,
+        *_fold(conv, norm),
         stride=conv.stride,
         padding=conv.padding,
         dilation=conv.dilation,
         groups=conv.groups,
+    )
+
+
+def _convolve_relu(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    """``relu(norm(conv(x)))`` with the bits of `_convolve`; where both are frozen, oneDNN applies the ReLU to
+    what it writes if it can, which saves a pass over the map.
+    """
+    if not (_is_foldable_conv(conv) and _is_foldable_norm(norm) and _can_apply_relu(x)):
+        return functional.relu(_convolve(conv, norm, x), inplace=True)
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    weight, bias = _fold(conv, norm)
+    if torch.is_autocast_enabled("cpu"):  # which does not know the operator
+        dtype = torch.get_autocast_dtype("cpu")
+        x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
+    output: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, "relu", [], "")
+    return output
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """The weight and the bias of a convolution that also applies the norm."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
+
+
+def _can_apply_relu(x: Tensor) -> bool:
+    """Whether PyTorch convolves `x` by oneDNN, so that its operator with a ReLU computes the same bits.
+
+    The operator is that of PyTorch's compiler; it has no gradient, and other programs cannot read it.
+    """
+    return (
+        type(x) is Tensor
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.numel() > MIN_ONEDNN_VALUES
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.is_grad_enabled()
+        and not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,23 @@ def test_a_frozen_base_computes_what_the_trainable_one_computes(shared_data: Pat
     frozen = base.requires_grad_(False)({"image": image})
     torch.testing.assert_close(frozen.encoding, trainable.encoding)
     torch.testing.assert_close(frozen.taps, trainable.taps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_relu_within_a_convolution_changes_no_bit(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make().requires_grad_(False).to(memory_format=torch.channels_last)
+    image = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    inputs = {"image": image.contiguous(memory_format=torch.channels_last)}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        within = base(inputs)
+        monkeypatch.setattr(sys.modules[type(base).__module__], "_can_apply_relu", lambda x: False)
+        after = base(inputs)
+    assert torch.equal(within.encoding, after.encoding)
+    assert within.encoding.dtype == dtype
+    assert all(map(torch.equal, within.taps, after.taps))
+    assert [tap.stride() for tap in within.taps] == [tap.stride() for tap in after.taps]
 
 
 @pytest.mark.parametrize("name", ["conv1.weight", "layer2.1.bn2.weight", "layer3.2.conv2.weight"])
