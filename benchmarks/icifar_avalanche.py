@@ -89,4 +89,6 @@ def train(job: PlainJob) -> float:
             strategy.eval(benchmark.test_stream[task : task + 1])
         strategy.train(experience, shuffle=False)
         measured = strategy.eval(benchmark.test_stream[: task + 1])
-    return statistics.mean(value for name, value in measured.items() if name.startswith("Top1_Acc_Exp/"))
+    return float(
+        statistics.mean(value for name, value in measured.items() if name.startswith("Top1_Acc_Exp/"))
+    )

@@ -226,9 +226,9 @@ def _can_apply_relu(x: Tensor) -> bool:
         and x.numel() > MIN_ONEDNN_VALUES
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_grad_enabled()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
     )
 

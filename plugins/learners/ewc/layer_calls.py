@@ -158,7 +158,7 @@ def has_windows(layer: Any) -> bool:
     """Whether it is a convolution whose weights multiply windows of its zero-padded input, in one group."""
     if type(layer) not in CONVOLUTIONS or isinstance(layer.padding, str):
         return False
-    return layer.groups == 1 and layer.padding_mode == "zeros"
+    return bool(layer.groups == 1 and layer.padding_mode == "zeros")
 
 
 def has_statistics(layer: Any) -> bool:
