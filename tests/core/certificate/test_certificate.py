@@ -470,7 +470,9 @@ def test_a_certificate_of_format_1_is_read_and_verified(learner: str, make: Any,
     without_marks_of_the_certificate(folder)
     assert "learnt" in folder.read_json(record.FILE)
     tasks = [attrs.evolve(task, measured=[]) for task in certificate.tasks]
-    assert certificate_of(folder) == attrs.evolve(certificate, tasks=tasks, files={}, processor="", format=1)
+    assert certificate_of(folder) == attrs.evolve(
+        certificate, statement=record.STATEMENT, tasks=tasks, files={}, processor="", format=1
+    )
     assert verify(folder, trust_local_code=True).problems == ()
 
 

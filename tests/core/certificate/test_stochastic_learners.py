@@ -42,7 +42,7 @@ class Answer:
     verified: bool = True
     """Whether the certificate holds."""
     warned: bool = False
-    """Whether the loop warns at the first evaluation."""
+    """Whether the loop warns of its evaluations."""
 
 
 ANSWERS: Mapping[str, Answer] = {
@@ -58,7 +58,7 @@ ANSWERS: Mapping[str, Answer] = {
     "PlainTensor": Answer(NOT_REPRODUCIBLE, OUTSIDE, "outputs_depend_on_the_given_task"),
     "HiddenModule": Answer(NOT_REPRODUCIBLE, OUTSIDE, "outputs_depend_on_the_given_task"),
     "NotANumber": Answer(NOT_FINITE, "", "trains_on_two_tasks"),
-    "Turncoat": Answer(VALUES_DIFFER, "", "examples_are_independent"),
+    "Turncoat": Answer(NOT_REPRODUCIBLE, OUTSIDE, "examples_are_independent", warned=True),
     "LazyBuffer": Answer(
         NOT_ZERO, EVALUATION_TRAINS, "trains_only_what_start_returned", verified=False, warned=True
     ),
