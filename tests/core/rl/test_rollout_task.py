@@ -328,7 +328,7 @@ def test_a_run_is_saved_where_a_rollout_begins_and_resumes_there_with_new_episod
 ) -> None:
     saved = []
     save = checkpoint.save_mid_task
-    monkeypatch.setattr(checkpoint, "save_mid_task", lambda *args: saved.append((args[-2].step, save(*args))))
+    monkeypatch.setattr(checkpoint, "save_mid_task", lambda *args: saved.append((args[6].step, save(*args))))
     sidetune_core.run(spec, tmp_path / "whole", save_every="1")
     assert [step for step, _ in saved] == [6, 12, 18, 24] * 2
     with pytest.raises(DataError, match="the environment is broken"):
