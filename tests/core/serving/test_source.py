@@ -93,7 +93,8 @@ def test_a_run_of_an_earlier_version_has_the_cards_of_its_classification_tasks(
 
 def test_other_tasks_of_an_earlier_version_need_their_data_once(copied_run: Path) -> None:
     shutil.rmtree(copied_run / "tasks")
-    (copied_run / "certificate.json").unlink()
+    for name in ("certificate.json", "certificate.jsonl"):
+        (copied_run / name).unlink()
     with pytest.raises(RunError, match=r"without cards of its tasks.*nothing is trained again: sidetune-run"):
         load(copied_run)
     resume(copied_run)
