@@ -59,6 +59,7 @@ def main() -> None:
                 taken, numbers = _run(rule, short)
             values.append(taken)
             threads[rule, others] += numbers
+            print(f"{rule} with {others} busy: {taken:.1f} s", flush=True)
     for (rule, others), values in seconds.items():
         alongside = f"alongside {others} busy processes" if others else "alone"
         print(

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import attrs
@@ -36,6 +37,9 @@ MAX_WORKERS = 16
 UNFINISHED_SECONDS = 3600.0
 """Age of a temporary file from which on the process that was writing it must have been killed."""
 VERSION = "1"
+HEADERS = Lock()
+"""Held while the header of a ``.npy`` file is read: `ast.literal_eval`, by which NumPy parses it, may fail in
+Python 3.11 where threads call it at the same time ("AST constructor recursion depth mismatch")."""
 
 
 class UnusableFile(Exception):
@@ -188,7 +192,8 @@ def _read(path: Path, format: Format, size: int, channels: int) -> tuple[Array, 
 
 def _read_vector(path: Path, channels: int) -> tuple[Array, str]:
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)  # a wrong length is no allocation
+        with HEADERS:
+            values = np.load(path, mmap_mode="r", allow_pickle=False)  # a wrong length is no allocation
     except (OSError, ValueError, EOFError) as error:
         raise UnusableFile(f"cannot be read as an array ({error})") from error
     is_numeric = isinstance(values, np.ndarray) and values.dtype.kind in "fiu"
