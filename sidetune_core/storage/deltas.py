@@ -100,17 +100,18 @@ def order_to_json(before: Sequence[str], now: Sequence[str]) -> dict[str, Any]:
     names, known = set(now), set(before)
     if [name for name in before if name in names] != [name for name in now if name in known]:
         return {"all": list(now)}
-    runs: list[tuple[str | None, list[str]]] = []
-    previous: str | None = None
+    runs: list[list[Any]] = []
+    anchor: str | None = None
+    run: list[str] | None = None
     for name in now:
         if name in known:
-            runs.append((name, []))
+            anchor, run = name, None
+        elif run is not None:
+            run.append(name)
         else:
-            if not runs:
-                runs.append((previous, []))
-            runs[-1][1].append(name)
-        previous = name
-    return {"inserted": [[anchor, added] for anchor, added in runs if added]}
+            run = [name]
+            runs.append([anchor, run])
+    return {"inserted": runs}
 
 
 def read_order(before: Sequence[str], values: Any, present: Container[str]) -> list[str]:
