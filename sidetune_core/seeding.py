@@ -24,7 +24,7 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
     value = derive_seed(seed, *names)
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(value)
+        _seed_torch(value)
         np.random.seed(value % 2**32)
         random.seed(value)
         try:
@@ -32,6 +32,14 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+def _seed_torch(value: int) -> None:
+    """`torch.manual_seed`, which formats stack traces for accelerators even where there are none."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(value)
+    else:
+        torch.default_generator.manual_seed(value)
 
 
 def random_states() -> dict[str, Any]:

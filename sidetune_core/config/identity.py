@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import attrs
@@ -59,12 +60,17 @@ class Identity:
     extensions: Sequence[Mapping[str, Any]] = ()
     """Of the run so far (see `extensions.Extension`), without cache and device."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; `read_identity` reads them back."""
+    @cached_property
+    def plain(self) -> Mapping[str, Any]:
+        """Plain values, the same object each time, because those of a long stream take milliseconds."""
         values = as_plain(attrs.asdict(self))
         if not values["extensions"]:
             del values["extensions"]
         return values
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `read_identity` reads them back."""
+        return dict(self.plain)
 
 
 def read_identity(values: Any) -> Identity | None:

@@ -208,6 +208,7 @@ class Chain:
         self.is_newest = False
         """Whether no later file is in the folder, as after one was written."""
         self.steps: list[Step] = []
+        self._indices: dict[str, int] = {}
         self.done: list[str] = []
         """Ids of the tasks that are finished."""
         self.keys: list[str] = []
@@ -256,7 +257,7 @@ class Chain:
 
     def index(self, name: str) -> int | None:
         """The index of a file; None if it is not in the chain."""
-        return next((index for index, step in enumerate(self.steps) if step.name == name), None)
+        return self._indices.get(name)
 
     def extend(self, step: Step) -> None:
         """Append a file.
@@ -279,6 +280,7 @@ class Chain:
             raise Unusable(json_path(step.path), f"is damaged ({error!r})") from error
         self._identities.append((holder, identity))
         self.done += step.done
+        self._indices.setdefault(step.name, number)
         self.steps.append(step)
 
     def _check_link(self, step: Step) -> None:
@@ -300,6 +302,8 @@ class Chain:
         step, text = self.plan(self.folder / f"{name}.safetensors", content)
         write_step(step, text, content.tensors)
         self.extend(step)
+        holder, _ = self._identities[-1]
+        self._identities[-1] = holder, content.identity  # the same object again needs no comparison
 
     def plan(self, path: Path, content: Content, **more: Any) -> tuple[Step, str]:
         """The next file, and the text of its JSON.
@@ -337,7 +341,7 @@ class Chain:
     def _plan_identity(self, identity: Mapping[str, Any] | None) -> dict[str, Any]:
         if identity is not None and self._identities:
             holder, before = self._identities[-1]
-            if before is not None and json.dumps(before) == json.dumps(identity):
+            if before is identity or json.dumps(before) == json.dumps(identity):
                 return {"identity_in": holder}
         return {"identity": identity}
 

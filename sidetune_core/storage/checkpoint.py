@@ -498,8 +498,8 @@ def _task_states(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ma
     return cast(Mapping[str, Any], unflatten(values[TASK_STATES], tensors))
 
 
-def _plain(identity: Identity | None) -> dict[str, Any] | None:
-    return identity.to_json() if identity is not None else None
+def _plain(identity: Identity | None) -> Mapping[str, Any] | None:
+    return identity.plain if identity is not None else None
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

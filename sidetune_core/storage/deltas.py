@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -97,6 +97,8 @@ Insertions = Sequence[tuple[str | None, Sequence[str]]]
 
 def order_to_json(before: Sequence[str], now: Sequence[str]) -> dict[str, Any]:
     """An order of names, given the one before: what is inserted, or all of it if names have moved."""
+    if before == now:
+        return {"inserted": []}
     names, known = set(now), set(before)
     if [name for name in before if name in names] != [name for name in now if name in known]:
         return {"all": list(now)}
@@ -122,12 +124,8 @@ def read_order(before: Sequence[str], values: Any, present: Container[str]) -> l
     """
     if "all" in values:
         return list(values["all"])
-    inserted = dict(values["inserted"])
-    return list(_inserted([name for name in before if name in present], inserted))
-
-
-def _inserted(before: Sequence[str], inserted: Mapping[str | None, Sequence[str]]) -> Iterator[str]:
-    yield from inserted.get(None, ())
-    for name in before:
-        yield name
-        yield from inserted.get(name, ())
+    order = [name for name in before if name in present]
+    for anchor, run in values["inserted"]:
+        at = 0 if anchor is None else order.index(anchor) + 1
+        order[at:at] = run
+    return order
