@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from sidetune_core.interfaces.buffers import BufferDict
     from sidetune_core.interfaces.capabilities import (
+        Continuable,
         DeclaresImageInput,
         FitsImages,
         HasDataParts,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         vocabulary_size,
     )
     from sidetune_core.interfaces.cards import TaskCard
+    from sidetune_core.interfaces.continuation import Block, Continuation
     from sidetune_core.interfaces.handlers import HasCard, HasHandler, Prediction, Preprocessed, TaskHandler
     from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
     from sidetune_core.interfaces.inputs import Features, ImageInput, Inputs, InputShapes, Shape
@@ -95,12 +97,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Base",
     "Batch",
+    "Block",
     "BufferDict",
     "ClassHead",
     "ClassPrediction",
     "ClassTask",
     "Classification",
     "Components",
+    "Continuable",
+    "Continuation",
     "DataError",
     "DataPart",
     "DeclaresImageInput",
@@ -193,12 +198,15 @@ __all__ = [
 _MODULES = {
     "Base": "interfaces.networks",
     "Batch": "interfaces.tasks",
+    "Block": "interfaces.continuation",
     "BufferDict": "interfaces.buffers",
     "ClassHead": "interfaces.heads",
     "ClassPrediction": "interfaces.predictions",
     "ClassTask": "supervised.classification",
     "Classification": "supervised.objectives",
     "Components": "interfaces.learner",
+    "Continuable": "interfaces.capabilities",
+    "Continuation": "interfaces.continuation",
     "DataError": "errors",
     "DataPart": "interfaces.tasks",
     "DeclaresImageInput": "interfaces.capabilities",

@@ -19,18 +19,20 @@ a capability by defining its members, and derives from nothing.
 | `MadeFromObject` | bases and envs | makes them of objects that are given in Python |
 | `HasSummary` | bases | shows what they found in a network in the header of a run |
 | `Truncatable` | bases | nothing; sides start from the first layers |
+| `Continuable` | bases | nothing; sides continue from a tap |
 
 Tasks that collect experience derive from `sidetune_core.rl.RolloutTask`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from sidetune_core.interfaces.continuation import Block, Continuation
     from sidetune_core.interfaces.inputs import ImageInput
     from sidetune_core.interfaces.networks import Base
     from sidetune_core.interfaces.tasks import DataPart, Predict, Task
@@ -190,6 +192,30 @@ class Truncatable(Protocol):
 
         Raises:
             FitError: the base has fewer layers, or cannot be truncated.
+        """
+
+
+@runtime_checkable
+class Continuable(Protocol):
+    """A base that is a chain: after each tap, its encoding depends on nothing else that it computed before.
+
+    Its numbers of blocks are indices into `blocks`.
+    """
+
+    def blocks(self) -> Sequence[Block]:
+        """Its blocks in order. What lies between two blocks, or after the last, belongs to no block and is
+        always kept."""
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> Continuation:
+        """A copy of what follows a tap, on the device of the base, in its mode, requiring gradients.
+
+        Args:
+            tap: index of the tap. Without a block left out, the copy computes the base's encoding from it.
+            keep: numbers of the blocks to keep, of those with ``after >= tap``; None for all.
+
+        Raises:
+            FitError: there is no such tap, `keep` leaves out a block that is not optional or names one that
+                does not follow the tap, or the encoding depends on more than the tap.
         """
 
 
