@@ -195,6 +195,7 @@ class _StageEnd:
         columns = read_columns(folder, [*log.trained, *stage.tasks]) if self.full else {}
         past = self._history(replayed, after)
         digests, records = self.followed.named_digests, list[TaskRecord]()
+        numbers = self.log.stage_numbers
         for id in replayed:
             record = log.records[id]
             stored = Stored.read(folder.path / record.probes.file)
@@ -202,7 +203,8 @@ class _StageEnd:
             replay = replay or self._replay(id, stored.as_inputs())
             if id in self.ended.outside and not replay.cause:
                 replay = attrs.evolve(replay, cause=OUTSIDE)
-            state = State(self.followed.tensors, digests, stages, past.rounding(record.after, self.rounding))
+            rounding = past.rounding(record.after, self.rounding)
+            state = State(self.followed.tensors, digests, stages[numbers[id] + 1 :], rounding)
             if self.full:
                 record = attrs.evolve(record, conditions=past.changes(record.after))
             measured = columns[id][record.after - 1 :] if self.full else []
@@ -313,8 +315,8 @@ class State:
     """Its parameters and buffers."""
     digests: Mapping[str, str]
     """Of `tensors`."""
-    stages: Sequence[Stage]
-    """All stages so far, with the tensors that each changed."""
+    later: Sequence[Stage]
+    """The stages after that of the task."""
     rounding: float
     """The largest relative difference of outputs that is rounding, where batches or conditions differ."""
 
@@ -342,8 +344,6 @@ def compare(
     """
     changed = [name for name, digest in record.tensors.items() if state.digests.get(name) != digest]
     same = probes.same(stored.output, replayed.output)
-    own = next(index for index, stage in enumerate(state.stages) if record.id in stage.tasks)
-    later = state.stages[own + 1 :]
     updated = attrs.evolve(
         record,
         changed=_measure(changed, state.tensors, earlier),
@@ -364,10 +364,10 @@ def compare(
         cause=cause,
     )
     updated = attrs.evolve(updated, probes=examined)
-    verdict = rule(updated, bool(later))
+    verdict = rule(updated, bool(state.later))
     scope = ""
     if verdict == ZERO:
-        scope = TENSORS_READ if any(stage.changed for stage in later) else ALL_TENSORS
+        scope = TENSORS_READ if any(stage.changed for stage in state.later) else ALL_TENSORS
     return attrs.evolve(updated, verdict=verdict, scope=scope)
 
 

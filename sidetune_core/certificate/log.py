@@ -86,6 +86,8 @@ class CertificateLog:
         self.records: dict[str, TaskRecord] = {}
         """By id of a task."""
         self.stages: list[Stage] = []
+        self.stage_numbers: dict[str, int] = {}
+        """Index in `stages`, by id of a task."""
         self.now: dict[str, str] = {}
         self.files: dict[str, str] = {}
         self.processor = ""
@@ -107,7 +109,7 @@ class CertificateLog:
     @property
     def trained(self) -> list[str]:
         """Ids of the tasks so far, in order."""
-        return [task for stage in self.stages for task in stage.tasks]
+        return list(self.stage_numbers)
 
     @property
     def is_unwritten(self) -> bool:
@@ -169,7 +171,9 @@ class CertificateLog:
 
     def _add(self, line: Line) -> None:
         self._unwritten.append(line)
-        self.stages += line.stages
+        for stage in line.stages:
+            self.stage_numbers.update(dict.fromkeys(stage.tasks, len(self.stages)))
+            self.stages.append(stage)
         for record in line.records:
             self.records[record.id] = record
             for name in (*record.all_tensors, *record.newly_read):

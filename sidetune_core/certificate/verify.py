@@ -285,11 +285,14 @@ def _replay_mismatches(
             {after: one.identity for after, one in checkpoints.items()},
             {count: certificate.processor},
         )
+        stages = certificate.stages
+        numbers = {id: number for number, stage in enumerate(stages) for id in stage.tasks}
         for task in certificate.tasks:
             predict = make_predict(learner, tasks[task.id], machine)
             before = stored[task.id]
             replayed = probes.replay(learner, predict, before.as_inputs(), rounding, task.id)
-            state = State(tensors, now, certificate.stages, past.rounding(task.after, rounding))
+            later = stages[numbers[task.id] + 1 :]
+            state = State(tensors, now, later, past.rounding(task.after, rounding))
             changed = past.changes(task.after)
             yield from _task_mismatches(
                 task,
@@ -353,13 +356,13 @@ def _task_mismatches(
         recomputed = attrs.evolve(
             recomputed, probes=attrs.evolve(task.probes, examples=recomputed.probes.examples)
         )
-        recomputed = attrs.evolve(recomputed, verdict=rule(recomputed, _is_followed(task, state)), scope="")
+        recomputed = attrs.evolve(recomputed, verdict=rule(recomputed, bool(state.later)), scope="")
     elif task.probes.cause == CONDITIONS and not exact and _is_rounding(change, changed, state):
         kept = attrs.evolve(recomputed.probes, same=task.probes.same, change=task.probes.change)
         recomputed = attrs.evolve(
             recomputed, probes=attrs.evolve(kept, cause=recomputed.probes.cause or CONDITIONS)
         )
-        recomputed = attrs.evolve(recomputed, verdict=rule(recomputed, _is_followed(task, state)), scope="")
+        recomputed = attrs.evolve(recomputed, verdict=rule(recomputed, bool(state.later)), scope="")
     yield from _differences(task, recomputed, 0.0 if exact else state.rounding)
 
 
@@ -375,11 +378,6 @@ def _with_dropped(task: TaskRecord, recomputed: TaskRecord, checkpoint: Recorded
 def _is_rounding(change: Change | None, conditions: Sequence[str], state: State) -> bool:
     """Whether outputs that changed under other conditions did so by no more than rounding."""
     return bool(conditions) and change is not None and change.relative <= state.rounding
-
-
-def _is_followed(task: TaskRecord, state: State) -> bool:
-    """Whether another stage came after the task's."""
-    return task.id not in state.stages[-1].tasks
 
 
 def _unsupported_claims(task: TaskRecord, recomputed: TaskRecord, format: int) -> Iterator[str]:

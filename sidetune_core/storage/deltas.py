@@ -100,19 +100,16 @@ def order_to_json(before: Sequence[str], now: Sequence[str]) -> dict[str, Any]:
     if before == now:
         return {"inserted": []}
     names, known = set(now), set(before)
-    if [name for name in before if name in names] != [name for name in now if name in known]:
+    kept = list(before) if known <= names else [name for name in before if name in names]
+    if kept != [name for name in now if name in known]:
         return {"all": list(now)}
-    runs: list[list[Any]] = []
-    anchor: str | None = None
-    run: list[str] | None = None
-    for name in now:
-        if name in known:
-            anchor, run = name, None
-        elif run is not None:
-            run.append(name)
-        else:
-            run = [name]
-            runs.append([anchor, run])
+    runs: list[tuple[str | None, list[str]]] = []
+    end = -1
+    for place in [place for place, name in enumerate(now) if name not in known]:
+        if place != end:
+            runs.append((now[place - 1] if place else None, []))
+        runs[-1][1].append(now[place])
+        end = place + 1
     return {"inserted": runs}
 
 

@@ -289,7 +289,7 @@ def close_stage(
     """
     tracked.refresh(thorough=is_full, decides=True)
     seen, stage = trained.seen, trained.stage
-    probes = record_probes(tracked.learner, seen, context)
+    probes = Recorders(tracked.learner, seen, context)
     probes |= record_probes(tracked.learner, stage.tasks, context, tracked.names_at)
     evaluations: dict[str, Mapping[str, Evaluation]] = {}
     if trained.handover is not None:
@@ -390,6 +390,19 @@ def record_probes(
         )
         for task in tasks
     }
+
+
+class Recorders(dict[str, ProbeRecorder]):
+    """`record_probes`, where most tasks are never asked for: each recorder is made when it is."""
+
+    def __init__(self, learner: Learner, tasks: Sequence[Task], context: Context) -> None:
+        super().__init__()
+        self._learner, self._context = learner, context
+        self._tasks = {task.id: task for task in tasks}
+
+    def __missing__(self, task_id: str) -> ProbeRecorder:
+        self.update(record_probes(self._learner, [self._tasks[task_id]], self._context))
+        return self[task_id]
 
 
 def _until(stop: StopRequest, batches: Iterator[Batch], progress: Callable[[int], None]) -> Iterator[Batch]:

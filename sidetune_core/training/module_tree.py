@@ -124,10 +124,13 @@ class ModuleTree:
         """Modules that make their part of a state dict by code of their own."""
         self.bases: list[Node] = []
         self.with_extra_state: list[Node] = []
+        self.count = 0
+        """Number of scalars in all parameters, each counted once."""
         self._entries: dict[str, Entry] = {}
         self._nodes: dict[str, Node] = {}
         self._nodes_of: dict[int, list[Node]] = {}
         self._entries_of: dict[int, list[Entry]] = {}
+        self._counted: dict[int, int] = {}
         self._gone: dict[str, None] = {}
         self._new: dict[str, Node] = {}
         self._registered: list[nn.Module] = []
@@ -164,6 +167,7 @@ class ModuleTree:
         self._entries, self.tensors, self.names_at = {}, {}, {}
         self._nodes, self._nodes_of, self._entries_of = {}, {}, {}
         self.custom, self.bases, self.with_extra_state, self._registered = [], [], [], []
+        self.count, self._counted = 0, {}
         self.root = Node(self.network, "", None)
         pending = set(self._new)
         self._read(self.root, known)
@@ -243,6 +247,7 @@ class ModuleTree:
         if (address, storage) == (entry.address, entry.storage):
             return False
         self._leave(entry)
+        self._count(entry.tensor, entry.is_parameter)
         entry.address, entry.storage = address, storage
         self.names_at.setdefault(storage, []).append(entry.name)
         return True
@@ -335,6 +340,7 @@ class ModuleTree:
             own.append(entry)
             self._entries[entry.name], self.tensors[entry.name] = entry, tensor
             self._entries_of.setdefault(id(tensor), []).append(entry)
+            self._count(tensor, entry.is_parameter)
             self.names_at.setdefault(entry.storage, []).append(entry.name)
         node.own = own
         return added
@@ -392,7 +398,15 @@ class ModuleTree:
         self._entries.pop(entry.name, None)
         self.tensors.pop(entry.name, None)
         _remove_from(self._entries_of, id(entry.tensor), entry)
+        if id(entry.tensor) not in self._entries_of:
+            self.count -= self._counted.pop(id(entry.tensor), 0)
         self._leave(entry)
+
+    def _count(self, tensor: Tensor, is_parameter: bool) -> None:
+        """Note the size of a tensor that is new, or may be in other memory."""
+        if is_parameter:
+            self.count += tensor.numel() - self._counted.get(id(tensor), 0)
+            self._counted[id(tensor)] = tensor.numel()
 
     def _leave(self, entry: Entry) -> None:
         _remove_from(self.names_at, entry.storage, entry.name)

@@ -194,8 +194,7 @@ class TrackedLearner:
     @property
     def count(self) -> int:
         """Number of scalars in all parameters, each counted once."""
-        entries = self._tree.entries.values()
-        return sum({id(one.tensor): one.tensor.numel() for one in entries if one.is_parameter}.values())
+        return self._tree.count
 
     def with_bases(self, names: Collection[str]) -> set[str]:
         """Names of tensors, with those of all tensors of a base that one of them belongs to."""
