@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sidetune_core.assembly.make import make_component, without_weights
+from sidetune_core.assembly.tap_check import check_declared_taps
 from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.errors import FitError
 from sidetune_core.interfaces.capabilities import vocabulary_size
@@ -109,6 +110,7 @@ def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = 
 
     Raises:
         FitError: it does not fit the base or the inputs.
+        PluginError: it reads other taps than it declares.
     """
     if component.cls.needs_taps and not blank.base.tap_shapes:
         raise FitError(f"{component.owner} needs a base with taps; '{blank.component.plugin.name}' has none")
@@ -124,15 +126,17 @@ def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = 
 
     side, encoding = _build(make, encode, blank.features, allocate)
     _check_shape(component, "an encoding", encoding, blank.base.shape, "needs the base's shape")
+    if component.cls.needs_taps and side.tap_indices is not None:
+        with torch.device(_device(side)):
+            check_declared_taps(component.owner, side, blank.blank, _moved(blank.features, _device(side)))
     return side
 
 
 def side_cost(side: Side, blank: BlankBase, owner: str) -> Cost:
     """What a side that fits computes for one example, on the device of its parameters."""
-    device = next((parameter.device for parameter in side.parameters()), torch.device("cpu"))
-    meter, taps = CostMeter(), tuple(tap.to(device) for tap in blank.features.taps)
+    device, meter = _device(side), CostMeter()
     with torch.no_grad(), torch.device(device), meter.counting(side, owner):
-        side.eval()(blank.blank, Features(blank.features.encoding.to(device), taps))
+        side.eval()(blank.blank, _moved(blank.features, device))
     return meter.cost
 
 
@@ -173,7 +177,7 @@ def _build(
         except RuntimeError as error:
             if "allocate memory" not in str(error):  # a single layer that is larger than the memory
                 raise
-        meta = Features(features.encoding.to("meta"), tuple(tap.to("meta") for tap in features.taps))
+        meta = _moved(features, torch.device("meta"))
         try:
             with torch.device("meta"):
                 network = make()
@@ -183,6 +187,15 @@ def _build(
                 raise
         network = make()
         return network, call(network, features)
+
+
+def _device(network: nn.Module) -> torch.device:
+    """The device of a network's parameters."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
+def _moved(features: Features, device: torch.device) -> Features:
+    return Features(features.encoding.to(device), tuple(tap.to(device) for tap in features.taps))
 
 
 class _TooLarge(Exception):

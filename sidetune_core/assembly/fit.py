@@ -32,7 +32,7 @@ from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun, suggest
 from sidetune_core.config.spec import Choice
 from sidetune_core.errors import FitError, PluginError
 from sidetune_core.interfaces.capabilities import DeclaresImageInput, vocabulary_size
-from sidetune_core.interfaces.networks import Merger, Side
+from sidetune_core.interfaces.networks import Merger, Side, taps_read
 from sidetune_core.interfaces.tasks import TaskStream
 from sidetune_core.seeding import seeded
 from sidetune_core.system.precision import Cost, Precision, Precisions
@@ -54,6 +54,8 @@ class Fit:
     """Whether the side was chosen here, and is not the default."""
     warning: str = ""
     """That the side is larger than the base, and which sides are smaller."""
+    side_taps: tuple[int, ...] | None = ()
+    """Indices of the taps that the side reads; None for all."""
     precisions: Precisions = Precisions("bf16", "bf16")
     """By the rule of `system.precision`, for a CPU with bfloat16 units."""
 
@@ -112,7 +114,8 @@ def fit_components(resolved: ResolvedRun, stream: TaskStream) -> Fit:
         warning = _size_warning(resolved.components, blank, size) if larger and size is not None else ""
     chosen = default is not None and resolved.components["side"].plugin != default.plugin
     trainable = trained.parameters if trained is not None else None
-    return Fit(resolved, blank.parameters, size, trainable, chosen, warning, precisions)
+    side_taps = taps_read(side) if side is not None else ()
+    return Fit(resolved, blank.parameters, size, trainable, chosen, warning, side_taps, precisions)
 
 
 def _precisions(

@@ -25,6 +25,7 @@ from sidetune_core.distributed.process_group import ProcessGroup
 from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.capabilities import HasVersions
 from sidetune_core.interfaces.learner import Learner
+from sidetune_core.interfaces.networks import taps_read, union_of_taps
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.results.metrics import MIXED
 from sidetune_core.storage.data_file import read_data
@@ -69,6 +70,8 @@ class Job:
     """The memo of an extended run, for its folder; None for a run that is not extended."""
     fit: Fit | None = None
     """Of the components, and the number of their parameters; None for an extended run."""
+    side_taps: tuple[int, ...] | None = None
+    """See `Fit.side_taps`."""
     data: Sequence[DataRecord] = ()
     """Of the envs whose data were read; empty in all but the main process."""
     notes: list[str] = attrs.field(factory=list)
@@ -115,6 +118,7 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
         shared_ids=stream.shared_ids,
         origins={task.id: Origin(resolved, identity.data) for task in tasks},
         fit=fit,
+        side_taps=fit.side_taps,
         data=[record_data(stream, tasks, {}, 0, resolved.components["env"].owner)] if group.is_main else [],
     )
 
@@ -122,13 +126,12 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
 def make_cache(job: Job, shared: Path | None = None) -> FeatureCache | None:
     """The feature cache of a run, None if it has none; `shared` is a folder for features that its processes
     share, of a cache in memory."""
-    options, components = job.resolved.cache, job.resolved.components
+    options = job.resolved.cache
     if options.mode == "off":
         return None
-    readers = [components[slot].cls for slot in ("side", "learner") if slot in components]
     return FeatureCache(
         limit=round(options.limit * GIB),
-        keep_taps=any(reader.needs_taps for reader in readers),
+        taps=union_of_taps([job.side_taps, taps_read(job.learner)]),
         info=job.progress.info,
         warning=job.progress.warning if job.group.is_main else job.progress.info,
         shared_ids=job.shared_ids,
