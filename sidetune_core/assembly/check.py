@@ -4,16 +4,15 @@ downloaded and data is read.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from sidetune_core.assembly.blank import BlankBase, device_of, moved
 from sidetune_core.assembly.make import make_component, without_weights
 from sidetune_core.assembly.tap_check import check_declared_taps
 from sidetune_core.config.resolve import ResolvedComponent
@@ -21,7 +20,7 @@ from sidetune_core.errors import FitError
 from sidetune_core.interfaces.capabilities import vocabulary_size
 from sidetune_core.interfaces.inputs import Features, InputShapes, Shape
 from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure
-from sidetune_core.system.precision import Cost, CostMeter
+from sidetune_core.system.precision import CostMeter
 
 SPARE_TOKENS = 128
 """Most unused embeddings of a base: vocabulary sizes are often rounded up to a multiple of 64 or 128."""
@@ -29,41 +28,6 @@ _Network = TypeVar("_Network", bound=nn.Module)
 MAX_ALLOCATED = 50_000_000
 """Parameters above which the shapes of a side or a merger are checked on the meta device, where it takes no
 memory; its kernels take seconds to import."""
-
-
-@attrs.frozen(eq=False)
-class BlankBase:
-    """A base with random weights, and its features of a blank example."""
-
-    component: ResolvedComponent
-    base: Base
-    inputs: InputShapes
-    features: Features
-    cost: Cost = Cost()
-    """Of the base, for one example."""
-
-    @property
-    def blank(self) -> dict[str, Tensor]:
-        """The blank example (1, *shape) by name, on the current default device."""
-        return {name: torch.zeros(1, *shape) for name, shape in self.inputs.items()}
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters of the base."""
-        return count_parameters(self.base)
-
-    def meta_base(self) -> Base:
-        """A copy of the base on the meta device, without taking memory for its weights."""
-        memo: dict[int, Any] = {id(self.base.cache): None}
-        for parameter in self.base.parameters():
-            memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-        memo |= {id(buffer): buffer.to("meta") for buffer in self.base.buffers()}
-        return copy.deepcopy(self.base, memo)
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Number of parameters, each counted once."""
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def make_blank_base(
@@ -95,7 +59,8 @@ def make_blank_base(
         raise FitError(
             f"{component.owner} returns {len(features.taps)} taps and declares {len(base.tap_shapes)}"
         )
-    return BlankBase(component, base, inputs, features, meter.cost)
+    madds = meter.cost.madds if meter.covers(base) else None
+    return BlankBase(component, base, inputs, features, meter.cost, madds)
 
 
 def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = True) -> Side:
@@ -127,17 +92,9 @@ def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = 
     side, encoding = _build(make, encode, blank.features, allocate)
     _check_shape(component, "an encoding", encoding, blank.base.shape, "needs the base's shape")
     if component.cls.needs_taps and side.tap_indices is not None:
-        with torch.device(_device(side)):
-            check_declared_taps(component.owner, side, blank.blank, _moved(blank.features, _device(side)))
+        with torch.device(device_of(side)):
+            check_declared_taps(component.owner, side, blank.blank, moved(blank.features, device_of(side)))
     return side
-
-
-def side_cost(side: Side, blank: BlankBase, owner: str) -> Cost:
-    """What a side that fits computes for one example, on the device of its parameters."""
-    device, meter = _device(side), CostMeter()
-    with torch.no_grad(), torch.device(device), meter.counting(side, owner):
-        side.eval()(blank.blank, _moved(blank.features, device))
-    return meter.cost
 
 
 def check_merger(component: ResolvedComponent, blank: BlankBase, allocate: bool = True) -> Merger:
@@ -177,7 +134,7 @@ def _build(
         except RuntimeError as error:
             if "allocate memory" not in str(error):  # a single layer that is larger than the memory
                 raise
-        meta = _moved(features, torch.device("meta"))
+        meta = moved(features, torch.device("meta"))
         try:
             with torch.device("meta"):
                 network = make()
@@ -187,15 +144,6 @@ def _build(
                 raise
         network = make()
         return network, call(network, features)
-
-
-def _device(network: nn.Module) -> torch.device:
-    """The device of a network's parameters."""
-    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-
-
-def _moved(features: Features, device: torch.device) -> Features:
-    return Features(features.encoding.to(device), tuple(tap.to(device) for tap in features.taps))
 
 
 class _TooLarge(Exception):

@@ -18,6 +18,7 @@ from sidetune_core.assembly.data import record_data
 from sidetune_core.assembly.fit import Fit, fit_components
 from sidetune_core.assembly.objects import describe_objects
 from sidetune_core.assembly.restore import run_precisions
+from sidetune_core.assembly.task_cost import TaskCost
 from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
 from sidetune_core.config.resolve import ResolvedRun
@@ -70,6 +71,8 @@ class Job:
     """The memo of an extended run, for its folder; None for a run that is not extended."""
     fit: Fit | None = None
     """Of the components, and the number of their parameters; None for an extended run."""
+    task_cost: TaskCost | None = None
+    """See `Fit.task_cost`."""
     side_taps: tuple[int, ...] | None = None
     """See `Fit.side_taps`."""
     data: Sequence[DataRecord] = ()
@@ -118,6 +121,7 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
         shared_ids=stream.shared_ids,
         origins={task.id: Origin(resolved, identity.data) for task in tasks},
         fit=fit,
+        task_cost=fit.task_cost(machine, tasks[0]) if tasks else None,
         side_taps=fit.side_taps,
         data=[record_data(stream, tasks, {}, 0, resolved.components["env"].owner)] if group.is_main else [],
     )
@@ -190,6 +194,7 @@ def describe(job: Job, git: Mapping[str, Any] | None) -> dict[str, Any]:
         "resolved": identity.spec,
         "composition": str(resolved),
         **({"parameters": job.fit.to_json()} if job.fit is not None else {}),
+        **({"task_cost": job.task_cost.to_json()} if job.task_cost is not None else {}),
         "plugins": identity.plugins,
         **({"spec_changes": changes} if changes else {}),
         **describe_objects(resolved),
