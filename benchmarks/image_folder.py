@@ -193,7 +193,7 @@ class Trainer:
         self._learner.requires_grad_(False).eval()
         for member in members(trainable):
             member.requires_grad_(True)
-        self._cache = FeatureCache(limit=2 * GIB, keep_taps=False, info=lambda text: None)
+        self._cache = FeatureCache(limit=2 * GIB, taps=(), info=lambda text: None)
         self._cache.attach(self._learner, machine.arithmetic)
         self._optimizer = make_optimizer(self._learner, resolved.train, trainable)
 

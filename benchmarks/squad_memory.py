@@ -148,8 +148,8 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
         member.requires_grad_(True)
         if isinstance(member, nn.Module):
             member.train()
-    taps = bool(state) and composition.components["side"].cls.needs_taps
-    cache = FeatureCache(limit=64 * GIB, keep_taps=taps, info=lambda text: print(text, file=sys.stderr))
+    taps = None if state and composition.components["side"].cls.needs_taps else ()
+    cache = FeatureCache(limit=64 * GIB, taps=taps, info=lambda text: print(text, file=sys.stderr))
     cache.attach(learner, machine.arithmetic)
     training = task.train(lambda inputs: torch.empty(0), Order(0, options.batch))
     batches = [machine.move_batch(next(training)) for _ in range(options.steps + UNTIMED)]

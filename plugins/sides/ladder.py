@@ -36,6 +36,7 @@ class Ladder(Side):
         width: int = option(32, "channels of the first rung; later rungs are wider", at_least(1))
 
     needs_taps = True
+    tap_indices: tuple[int, ...]
 
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class Ladder(Side):
                 f"side 'ladder' needs a base with taps (C, H, W) and an encoding (C,) or (C, H, W); "
                 f"got taps {[tuple(shape) for shape in base.tap_shapes]} and encoding {self.shape}"
             )
-        self.tap_indices = list(deepest.values())
+        self.tap_indices = tuple(deepest.values())
         channels = [base.tap_shapes[index][0] for index in self.tap_indices]
         widths = [config.width * (2 + rung) // 2 for rung in range(len(self.tap_indices))]
         largest, *smaller = deepest

@@ -7,13 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
-from sidetune_core.assembly.check import (
-    BlankBase,
-    check_merger,
-    check_side,
-    count_parameters,
-    make_blank_base,
-)
+from sidetune_core.assembly.blank import BlankBase, count_parameters
+from sidetune_core.assembly.check import check_merger, check_side, make_blank_base
 from sidetune_core.assembly.trainable import trained_parts
 from sidetune_core.config import registry
 from sidetune_core.config.defaults import SIDES
@@ -21,7 +16,9 @@ from sidetune_core.config.kinds import BASE, MERGER, SIDE, Kind
 from sidetune_core.config.registry import Plugin
 from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.errors import SidetuneError
+from sidetune_core.interfaces.capabilities import DeclaresImageInput
 from sidetune_core.interfaces.inputs import InputShapes
+from sidetune_core.interfaces.tasks import TaskStream
 
 MAX_SECONDS = 2.0
 """Time in which components are tried; those that are left by then are not named."""
@@ -47,6 +44,19 @@ def smaller_sides(components: Mapping[str, ResolvedComponent], blank: BlankBase,
         return _size(side, components, blank) < size
 
     return _named(SIDE, "sides that fit and are smaller", components, is_smaller)
+
+
+def image_size_hint(components: Mapping[str, ResolvedComponent], stream: TaskStream) -> str:
+    """``; timm vit_tiny takes 224 x 224: --env.image-size 224``; empty if the size is not the reason."""
+    base, env = components["base"], components["env"]
+    if not isinstance(base.cls, DeclaresImageInput):
+        return ""
+    images, shape = base.cls.image_input(base.config), stream.inputs.get("image", ())
+    if images is None or len(shape) != 3 or shape[0] != 3 or set(shape[1:]) == {images.size}:
+        return ""
+    takes = f"; {base.title} takes {images.size} x {images.size}"
+    has_size = any(field.name == "image_size" for field in attrs.fields(type(env.config)))
+    return f"{takes}: --env.image-size {images.size}" if has_size else f"{takes} images"
 
 
 def fitting_mergers(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> str:

@@ -4,23 +4,23 @@ downloaded and data is read.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from sidetune_core.assembly.blank import BlankBase, device_of, moved
 from sidetune_core.assembly.make import make_component, without_weights
+from sidetune_core.assembly.tap_check import check_declared_taps
 from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.errors import FitError
 from sidetune_core.interfaces.capabilities import vocabulary_size
 from sidetune_core.interfaces.inputs import Features, InputShapes, Shape
 from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure
-from sidetune_core.system.precision import Cost, CostMeter
+from sidetune_core.system.precision import CostMeter
 
 SPARE_TOKENS = 128
 """Most unused embeddings of a base: vocabulary sizes are often rounded up to a multiple of 64 or 128."""
@@ -28,41 +28,6 @@ _Network = TypeVar("_Network", bound=nn.Module)
 MAX_ALLOCATED = 50_000_000
 """Parameters above which the shapes of a side or a merger are checked on the meta device, where it takes no
 memory; its kernels take seconds to import."""
-
-
-@attrs.frozen(eq=False)
-class BlankBase:
-    """A base with random weights, and its features of a blank example."""
-
-    component: ResolvedComponent
-    base: Base
-    inputs: InputShapes
-    features: Features
-    cost: Cost = Cost()
-    """Of the base, for one example."""
-
-    @property
-    def blank(self) -> dict[str, Tensor]:
-        """The blank example (1, *shape) by name, on the current default device."""
-        return {name: torch.zeros(1, *shape) for name, shape in self.inputs.items()}
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters of the base."""
-        return count_parameters(self.base)
-
-    def meta_base(self) -> Base:
-        """A copy of the base on the meta device, without taking memory for its weights."""
-        memo: dict[int, Any] = {id(self.base.cache): None}
-        for parameter in self.base.parameters():
-            memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-        memo |= {id(buffer): buffer.to("meta") for buffer in self.base.buffers()}
-        return copy.deepcopy(self.base, memo)
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Number of parameters, each counted once."""
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def make_blank_base(
@@ -94,7 +59,8 @@ def make_blank_base(
         raise FitError(
             f"{component.owner} returns {len(features.taps)} taps and declares {len(base.tap_shapes)}"
         )
-    return BlankBase(component, base, inputs, features, meter.cost)
+    madds = meter.cost.madds if meter.covers(base) else None
+    return BlankBase(component, base, inputs, features, meter.cost, madds)
 
 
 def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = True) -> Side:
@@ -109,6 +75,7 @@ def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = 
 
     Raises:
         FitError: it does not fit the base or the inputs.
+        PluginError: it reads other taps than it declares.
     """
     if component.cls.needs_taps and not blank.base.tap_shapes:
         raise FitError(f"{component.owner} needs a base with taps; '{blank.component.plugin.name}' has none")
@@ -124,16 +91,10 @@ def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = 
 
     side, encoding = _build(make, encode, blank.features, allocate)
     _check_shape(component, "an encoding", encoding, blank.base.shape, "needs the base's shape")
+    if component.cls.needs_taps and side.tap_indices is not None:
+        with torch.device(device_of(side)):
+            check_declared_taps(component.owner, side, blank.blank, moved(blank.features, device_of(side)))
     return side
-
-
-def side_cost(side: Side, blank: BlankBase, owner: str) -> Cost:
-    """What a side that fits computes for one example, on the device of its parameters."""
-    device = next((parameter.device for parameter in side.parameters()), torch.device("cpu"))
-    meter, taps = CostMeter(), tuple(tap.to(device) for tap in blank.features.taps)
-    with torch.no_grad(), torch.device(device), meter.counting(side, owner):
-        side.eval()(blank.blank, Features(blank.features.encoding.to(device), taps))
-    return meter.cost
 
 
 def check_merger(component: ResolvedComponent, blank: BlankBase, allocate: bool = True) -> Merger:
@@ -173,7 +134,7 @@ def _build(
         except RuntimeError as error:
             if "allocate memory" not in str(error):  # a single layer that is larger than the memory
                 raise
-        meta = Features(features.encoding.to("meta"), tuple(tap.to("meta") for tap in features.taps))
+        meta = moved(features, torch.device("meta"))
         try:
             with torch.device("meta"):
                 network = make()

@@ -8,12 +8,11 @@ from contextlib import chdir, closing
 import attrs
 
 from sidetune_core.assembly.build import build_stream
-from sidetune_core.assembly.fit import fit_components
+from sidetune_core.assembly.fit import Fit, fit_components
 from sidetune_core.assembly.restore import run_precisions
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import DataError, WeightsError
 from sidetune_core.system import device
-from sidetune_core.system.precision import Precisions
 
 
 @attrs.frozen
@@ -25,8 +24,6 @@ class DryFit:
     """See `Fit.lines`."""
     warning: str = ""
     """See `Fit.warning`; or why shapes could not be checked."""
-    precisions: Precisions | None = None
-    """See `Fit.precisions`."""
 
 
 def fit_without_data(resolved: ResolvedRun) -> DryFit:
@@ -38,9 +35,11 @@ def fit_without_data(resolved: ResolvedRun) -> DryFit:
         SidetuneError: the device does not exist, or the components do not fit together.
     """
     device.choose(resolved.device)
-    fitted = _fitted(resolved)
-    device.choose(resolved.device, preferred=run_precisions(resolved) or fitted.precisions)
-    return fitted
+    fit = _fit(resolved)
+    if isinstance(fit, str):
+        return DryFit(resolved, (), f"warning: shapes are not checked: {fit}")
+    machine = device.choose(resolved.device, preferred=run_precisions(resolved) or fit.precisions)
+    return DryFit(fit.resolved, tuple(fit.lines(fit.task_cost(machine))), fit.warning)
 
 
 def side_chooser() -> Callable[[ResolvedRun], ResolvedRun]:
@@ -51,17 +50,18 @@ def side_chooser() -> Callable[[ResolvedRun], ResolvedRun]:
     def settled(resolved: ResolvedRun) -> ResolvedRun:
         key = repr((resolved.components, resolved.open_side))
         if key not in known:
-            known[key] = _fitted(resolved).resolved
+            fit = _fit(resolved)
+            known[key] = resolved if isinstance(fit, str) else fit.resolved
         side = {slot: known[key].components[slot] for slot in ("side",) if slot in known[key].components}
         return attrs.evolve(resolved, components={**resolved.components, **side}, open_side=False)
 
     return settled
 
 
-def _fitted(resolved: ResolvedRun) -> DryFit:
+def _fit(resolved: ResolvedRun) -> Fit | str:
+    """The components fitted to each other; or why they could not be."""
     try:
         with chdir("."), closing(build_stream(resolved)) as stream:
-            fit = fit_components(resolved, stream)
+            return fit_components(resolved, stream)
     except (DataError, WeightsError) as error:
-        return DryFit(resolved, (), f"warning: shapes are not checked: {error}")
-    return DryFit(fit.resolved, tuple(fit.lines()), fit.warning, fit.precisions)
+        return str(error)

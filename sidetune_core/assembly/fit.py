@@ -14,16 +14,12 @@ from sidetune_core.assembly.alternatives import (
     fitting_bases,
     fitting_mergers,
     fitting_sides,
+    image_size_hint,
     smaller_sides,
 )
-from sidetune_core.assembly.check import (
-    BlankBase,
-    check_merger,
-    check_side,
-    count_parameters,
-    make_blank_base,
-    side_cost,
-)
+from sidetune_core.assembly.blank import BlankBase, count_parameters, side_cost
+from sidetune_core.assembly.check import check_merger, check_side, make_blank_base
+from sidetune_core.assembly.task_cost import SideTuning, TaskCost, side_tuning, task_cost
 from sidetune_core.assembly.trainable import TrainedParts, trained_parts
 from sidetune_core.config import registry
 from sidetune_core.config.defaults import SIDES
@@ -31,11 +27,12 @@ from sidetune_core.config.kinds import SIDE
 from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun, suggested_components
 from sidetune_core.config.spec import Choice
 from sidetune_core.errors import FitError, PluginError
-from sidetune_core.interfaces.capabilities import DeclaresImageInput, vocabulary_size
-from sidetune_core.interfaces.networks import Merger, Side
-from sidetune_core.interfaces.tasks import TaskStream
+from sidetune_core.interfaces.capabilities import vocabulary_size
+from sidetune_core.interfaces.networks import Merger, Side, taps_read
+from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.seeding import seeded
-from sidetune_core.system.precision import Cost, Precision, Precisions
+from sidetune_core.system.device import Machine
+from sidetune_core.system.precision import Cost, CostMeter, Precision, Precisions
 
 
 @attrs.frozen
@@ -54,18 +51,34 @@ class Fit:
     """Whether the side was chosen here, and is not the default."""
     warning: str = ""
     """That the side is larger than the base, and which sides are smaller."""
+    side_taps: tuple[int, ...] | None = ()
+    """Indices of the taps that the side reads; None for all."""
     precisions: Precisions = Precisions("bf16", "bf16")
     """By the rule of `system.precision`, for a CPU with bfloat16 units."""
+    side_tuning: SideTuning | None = None
+    """What a task costs that trains a side and a merger next to a frozen base; None for other learners."""
 
-    def lines(self) -> list[str]:
-        """What to report when the run begins."""
+    def task_cost(self, machine: Machine, task: Task | None = None) -> TaskCost | None:
+        """What the first task costs; None where no task trains a side and a merger only.
+
+        Args:
+            machine: has the precision of the base.
+            task: the first task; None if it is not known.
+        """
+        if self.side_tuning is None:
+            return None
+        precision = machine.base_arithmetic or machine.arithmetic
+        return task_cost(self.side_tuning, self.resolved, precision, task)
+
+    def lines(self, cost: TaskCost | None) -> list[str]:
+        """What to report when the run begins; `cost` is that of its first task."""
         lines = []
-        if self.chosen and self.side is not None:
+        if self.side is not None and (cost is not None or self.chosen):
             side, base = (self.resolved.components[slot] for slot in ("side", "base"))
-            lines.append(
-                f"side {side.plugin.name} (chosen: fits {base.title}; {self.side:,} parameters, "
-                f"{_percent(self.side, self.base)} of the base)"
-            )
+            title = f"side {side.plugin.name}{f' (chosen: fits {base.title})' if self.chosen else ''}"
+            if cost is not None:
+                return [cost.line(title)]
+            lines.append(f"{title}: {self.side:,} parameters ({_percent(self.side, self.base)} of the base)")
         if self.trainable == 0:
             lines.append(f"trainable: the head of a task only; the base has {self.base:,} parameters")
         elif self.trainable is not None:
@@ -106,25 +119,25 @@ def fit_components(resolved: ResolvedRun, stream: TaskStream) -> Fit:
         else:
             side = _side(resolved.components, blank)
         trained = _trained(resolved.components, blank, side, merger)
-        precisions = _precisions(resolved.components, blank, side, trained)
+        meter = side_cost(side, blank, resolved.components["side"].owner) if side is not None else None
+        precisions = _precisions(blank, meter, trained)
+        tuning = None
+        if side is not None and meter is not None and merger is not None and trained is not None:
+            tuning = side_tuning(blank, side, meter, merger, trained)
         size = count_parameters(side) if side is not None else None
         larger = size is not None and size > blank.parameters and not _is_suggested(resolved)
         warning = _size_warning(resolved.components, blank, size) if larger and size is not None else ""
     chosen = default is not None and resolved.components["side"].plugin != default.plugin
     trainable = trained.parameters if trained is not None else None
-    return Fit(resolved, blank.parameters, size, trainable, chosen, warning, precisions)
+    side_taps = taps_read(side) if side is not None else ()
+    return Fit(resolved, blank.parameters, size, trainable, chosen, warning, side_taps, precisions, tuning)
 
 
-def _precisions(
-    components: Mapping[str, ResolvedComponent],
-    blank: BlankBase,
-    side: Side | None,
-    trained: TrainedParts | None,
-) -> Precisions:
+def _precisions(blank: BlankBase, side: CostMeter | None, trained: TrainedParts | None) -> Precisions:
     """The precisions that suit the networks; where it is not known what is trained, all may be."""
     costs = []
     if side is not None and (trained is None or trained.side):
-        costs.append(side_cost(side, blank, components["side"].owner))
+        costs.append(side.cost)
     if trained is None or trained.base:
         costs.append(blank.cost)
     cost = sum(costs, start=Cost())
@@ -153,21 +166,8 @@ def _blank_base(components: Mapping[str, ResolvedComponent], stream: TaskStream)
             components["base"], stream.inputs, vocabulary_size(stream), components["env"].owner
         )
     except FitError as error:
-        hint = _image_size_hint(components, stream) or fitting_bases(components, stream.inputs)
+        hint = image_size_hint(components, stream) or fitting_bases(components, stream.inputs)
         raise FitError(f"{error}{hint}") from error
-
-
-def _image_size_hint(components: Mapping[str, ResolvedComponent], stream: TaskStream) -> str:
-    """``; timm vit_tiny takes 224 x 224: --env.image-size 224``; empty if the size is not the reason."""
-    base, env = components["base"], components["env"]
-    if not isinstance(base.cls, DeclaresImageInput):
-        return ""
-    images, shape = base.cls.image_input(base.config), stream.inputs.get("image", ())
-    if images is None or len(shape) != 3 or shape[0] != 3 or set(shape[1:]) == {images.size}:
-        return ""
-    takes = f"; {base.title} takes {images.size} x {images.size}"
-    has_size = any(field.name == "image_size" for field in attrs.fields(type(env.config)))
-    return f"{takes}: --env.image-size {images.size}" if has_size else f"{takes} images"
 
 
 def _side(components: Mapping[str, ResolvedComponent], blank: BlankBase) -> Side | None:

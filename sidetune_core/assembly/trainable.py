@@ -9,12 +9,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.assembly.check import BlankBase
+from sidetune_core.assembly.blank import BlankBase
 from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.errors import FitError
 from sidetune_core.interfaces.inputs import InputShapes, Shape
 from sidetune_core.interfaces.learner import Components, Learner
-from sidetune_core.interfaces.networks import Base, Merger, Side
+from sidetune_core.interfaces.networks import Base, Merger, Side, taps_read
 from sidetune_core.interfaces.outputs import Outputs
 from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task
 from sidetune_core.interfaces.training import members
@@ -30,6 +30,13 @@ class TrainedParts:
     """Whether any of them is the side's."""
     base: bool
     """Whether any is the base's, or belongs to none of the components and may so act within the base."""
+    head_shape: Shape | None = None
+    """Shape of the encodings that the task's head was made for; None if it was not made."""
+    taps: tuple[int, ...] | None = None
+    """Indices of the taps that the learner itself reads; None for all."""
+    is_plain: bool = False
+    """Whether a training step is a forward pass of the task's own networks and one back: the learner has the
+    losses of its class, and no task uses networks of earlier ones."""
 
 
 def trained_parts(
@@ -70,7 +77,9 @@ def trained_parts(
     try:
         with torch.no_grad():
             built: Learner = learner.cls(learner.config, components)
-            trainable = list(built.start(_BlankTask(blank.inputs)))
+            task = _BlankTask(blank.inputs)
+            trainable = list(built.start(task))
+            is_plain = built.independent_tasks and type(built).losses is Learner.losses
     except FitError:
         raise
     except Exception:  # whatever it needs, the run itself has it
@@ -84,13 +93,18 @@ def trained_parts(
     )
     trained = parameters.keys()
     return TrainedParts(
-        sum(parameters.values()), bool(trained & in_side), bool(trained - in_side - in_merger)
+        sum(parameters.values()),
+        bool(trained & in_side),
+        bool(trained - in_side - in_merger),
+        task.head_shape,
+        taps_read(built),
+        is_plain,
     )
 
 
 class _BlankTask(Task):
     """A task without data, whose head has no parameters. What a learner trains is not counted if it asks for
-    examples when it starts."""
+    examples when it starts. `head_shape` is that of the encodings that its head was made for."""
 
     id = "t0"
     title = "blank"
@@ -98,8 +112,10 @@ class _BlankTask(Task):
 
     def __init__(self, inputs: InputShapes) -> None:
         self.inputs = inputs
+        self.head_shape: Shape | None = None
 
     def make_head(self, shape: Shape) -> nn.Module:
+        self.head_shape = tuple(shape)
         return nn.Flatten()
 
     def steps_per_epoch(self, batch_size: int) -> int:

@@ -31,6 +31,7 @@ KEYS = frozenset(
             FIRST_SPEC,
             "composition",
             "parameters",
+            "task_cost",
             "plugins",
             "spec_changes",
             "tasks",

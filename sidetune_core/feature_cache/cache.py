@@ -17,6 +17,7 @@ from torch import nn
 from sidetune_core.feature_cache.frozen import Attached, has_additions, is_frozen
 from sidetune_core.feature_cache.row_table import RowTable
 from sidetune_core.feature_cache.table import Table
+from sidetune_core.feature_cache.taps import Taps
 from sidetune_core.interfaces.inputs import Features, Inputs
 from sidetune_core.interfaces.networks import Base
 
@@ -35,7 +36,8 @@ class FeatureCache:
 
     Args:
         limit: maximum size in bytes.
-        keep_taps: cache the taps too; without it `Features.taps` is empty.
+        taps: indices of the taps that are cached with the encodings; None for all of them. The others are
+            empty tensors (B, 0) in `Features.taps`, which is empty where no tap is cached.
         info: shows a line to the user.
         folder: where tables are stored for later runs; None for memory only.
         data: fingerprint of the data and its transforms, part of the key on disk; empty to keep tables in
@@ -45,7 +47,7 @@ class FeatureCache:
     """
 
     limit: int
-    keep_taps: bool
+    taps: tuple[int, ...] | None
     info: Callable[[str], None]
     folder: Path | None = None
     data: str = ""
@@ -84,7 +86,7 @@ class FeatureCache:
             before = attached_before.get(id(base))
             attached = before if before is not None and before.is_still(base) else Attached(base)
             self._attached[id(base)] = attached
-            table = self._table(attached.identity, base._precision or arithmetic)
+            table = self._table(attached.identity, base._precision or arithmetic, len(base.tap_shapes))
             base.cache = ServedBase(table, attached)
             served.add(id(table))
         for key, table in list(self._tables.items()):
@@ -125,11 +127,12 @@ class FeatureCache:
         for table in self._tables.values():
             table.reload()
 
-    def _table(self, identity: str, arithmetic: str) -> Table:
-        names = [identity, self.data, arithmetic, str(self.keep_taps), LAYOUT]
-        key = "/".join(names)
+    def _table(self, identity: str, arithmetic: str, tap_count: int) -> Table:
+        """The table of a base with this number of taps. Tables with other taps have other files."""
+        taps = Taps(self.taps, tap_count)
+        key = "/".join([identity, self.data, arithmetic, taps.key, LAYOUT])
         if key not in self._tables:
-            self._tables[key] = Table(self, key, arithmetic)
+            self._tables[key] = Table(self, key, arithmetic, taps)
         return self._tables[key]
 
     def open_rows(self, key: str, scope: str) -> RowTable:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sidetune_core.interfaces.inputs import Features, Inputs
+from sidetune_core.interfaces.inputs import Inputs
 
 
 class RingCache:
@@ -26,14 +26,14 @@ class RingCache:
         self._reserve = reserve
         self._frames, self._scopes = torch.zeros(window, dtype=torch.int64), torch.full((window,), -1)
         self._numbers: dict[str, int] = {}
-        self._columns: list[Tensor] = []  # the encoding, then the taps: (window, *shape)
+        self._columns: list[Tensor] = []  # the encoding, then the cached taps: (window, *shape)
         self.bytes = 0
         """Size in memory."""
 
     def lookup(
-        self, ids: Tensor, scope: str, inputs: Inputs, compute: Callable[[], Features]
+        self, ids: Tensor, scope: str, inputs: Inputs, compute: Callable[[], list[Tensor]]
     ) -> list[Tensor]:
-        """The encoding and taps of a batch. Where any are missing, all are computed, in place of older
+        """The columns of a batch. Where any are missing, all are computed, in place of older
         frames.
         """
         rows = ids % len(self._frames)
@@ -41,8 +41,7 @@ class RingCache:
         if torch.equal(self._frames[rows], ids) and bool((self._scopes[rows] == number).all()):
             device = next(iter(inputs.values())).device
             return [column[rows.to(column.device)].to(device) for column in self._columns]
-        fresh = compute()
-        values = [fresh.encoding, *fresh.taps]
+        values = compute()
         if not self._columns:
             size = sum(one[0].nbytes for one in values) * len(self._frames)
             if not self._reserve(size):

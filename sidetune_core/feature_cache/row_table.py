@@ -88,7 +88,7 @@ class Block:
         """
         column = self.columns[number]
         if number not in self.ragged:
-            return column[rows.to(column.device)].to(device)
+            return column.index_select(0, rows.to(column.device)).to(device)  # copies whole rows
         real = _real(self.lengths[rows], width)
         places = (self.starts[rows, None] + torch.arange(width))[real]
         out = column.new_zeros(len(rows), width, *column.shape[1:], device=device)
@@ -160,17 +160,18 @@ class RowTable:
 
     def read(self, rows: Tensor, width: int, device: torch.device) -> list[Tensor]:
         """The columns of rows, (n, *shape); sequences are zero-padded to `width`."""
-        used = list(self.blocks_of(rows))
-        if len(used) == 1:
-            ((block, _),) = used
-            return [block.read(k, rows - block.first, width, device) for k in range(len(block.columns))]
-        out: list[Tensor] = []
-        for block, mine in used:
-            for k in range(len(block.columns)):
-                values = block.read(k, rows[mine] - block.first, width, device)
-                if k == len(out):
-                    out.append(values.new_empty(len(rows), *values.shape[1:]))
-                out[k][mine.to(device)] = values
+        which, order = self.block_numbers(rows).sort(stable=True)
+        numbers, counts = torch.unique_consecutive(which, return_counts=True)
+        blocks = [self._blocks[number] for number in numbers.tolist()]
+        parts = torch.split(rows[order], counts.tolist())
+        position = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order))).to(device)
+        out = []
+        for k in range(len(blocks[0].columns)):
+            read = [
+                block.read(k, part - block.first, width, device)
+                for block, part in zip(blocks, parts, strict=True)
+            ]
+            out.append(read[0] if len(blocks) == 1 else torch.cat(read).index_select(0, position))
         return out
 
     def append(self, ids: Tensor, columns: Sequence[Tensor], lengths: Tensor, ragged: frozenset[int]) -> None:

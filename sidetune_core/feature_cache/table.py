@@ -4,7 +4,7 @@ from files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sidetune_core.feature_cache.ring import RingCache
 from sidetune_core.feature_cache.row_table import RowTable
 from sidetune_core.feature_cache.spot_check import SpotCheck, agree
+from sidetune_core.feature_cache.taps import Taps
 from sidetune_core.interfaces.inputs import Features, Inputs
 from sidetune_core.interfaces.networks import Base
 from sidetune_core.seeding import random_states, set_random_states
@@ -29,10 +30,10 @@ ROUNDED_ALIKE = 5
 
 
 class Table:
-    """The cached features of one base."""
+    """The cached features of one base, as columns: the encoding, and the taps that are cached."""
 
-    def __init__(self, cache: FeatureCache, key: str, arithmetic: str) -> None:
-        self._cache, self._key, self._arithmetic = cache, key, arithmetic
+    def __init__(self, cache: FeatureCache, key: str, arithmetic: str, taps: Taps) -> None:
+        self._cache, self._key, self._arithmetic, self._taps = cache, key, arithmetic, taps
         self._rows: dict[str, StoredRows] = {}
         self._rings: dict[int, RingCache] = {}
 
@@ -65,6 +66,9 @@ class Table:
         linear layers of odd widths, such as 17 to 3, round by the position in the batch, and the padding of
         sequences (`Inputs.lengths`) depends on their batch.
         """
+        return self._taps.features(self._lookup(base, inputs))
+
+    def _lookup(self, base: Base, inputs: Inputs) -> list[Tensor]:
         assert inputs.ids is not None
         ids, scope = inputs.ids.cpu().long(), self._scope(inputs)
         if inputs.window is not None:
@@ -80,15 +84,12 @@ class Table:
             return self._read(table, rows, inputs)
         fresh = self._compute_some(base, inputs, unknown)
         lengths = None if inputs.lengths is None else inputs.lengths.cpu()[unknown]
-        _remember(table, base, ids[unknown], fresh, lengths)
+        _remember(table, ids[unknown], fresh, lengths)
         if unknown.all():
             return fresh
         known = self._read(table, rows[~unknown], inputs)
-        some = unknown.to(fresh.encoding.device)
-        return Features(
-            _interleave(some, fresh.encoding, known.encoding),
-            tuple(_interleave(some, new, old) for new, old in zip(fresh.taps, known.taps, strict=True)),
-        )
+        some = unknown.to(fresh[0].device)
+        return [_interleave(some, new, old) for new, old in zip(fresh, known, strict=True)]
 
     def _scope(self, inputs: Inputs) -> str:
         """The namespace of a batch's ids."""
@@ -112,7 +113,7 @@ class Table:
             fresh = self._compute(base, _select(inputs, chosen))
         lengths = None if inputs.lengths is None else inputs.lengths.cpu()[chosen]
         rows, folder = stored.table.find(ids[chosen]), stored.table.folder
-        if agree(stored.table, rows, [fresh.encoding, *fresh.taps], lengths):
+        if agree(stored.table, rows, fresh, lengths):
             return
         self._cache.release(stored.table.drop_stored())
         stored.check = None
@@ -123,13 +124,13 @@ class Table:
             "this line"
         )
 
-    def _compute(self, base: Base, inputs: Inputs) -> Features:
+    def _compute(self, base: Base, inputs: Inputs) -> list[Tensor]:
         with torch.no_grad():
             features: Features = nn.Module.__call__(base, inputs)
-        return self._as_served([features.encoding, *(features.taps if self._cache.keep_taps else ())], inputs)
+        return self._as_served(self._taps.columns(features), inputs)
 
-    def _compute_some(self, base: Base, inputs: Inputs, wanted: Tensor) -> Features:
-        """The features of the examples that are `wanted` (B,), computed together with others of the batch."""
+    def _compute_some(self, base: Base, inputs: Inputs, wanted: Tensor) -> list[Tensor]:
+        """The columns of the examples that are `wanted` (B,), computed together with others of the batch."""
         chosen = torch.ones_like(wanted)
         if self._cache.full:
             lacking = max(0, MIN_BATCH - int(wanted.sum()))
@@ -138,18 +139,18 @@ class Table:
         if len(places) < ROUNDED_ALIKE:
             places = places.repeat(ROUNDED_ALIKE)[:ROUNDED_ALIKE]
         whole = chosen.all() and len(places) == len(wanted)
-        features = self._compute(base, inputs if whole else _select(inputs, places))
+        columns = self._compute(base, inputs if whole else _select(inputs, places))
         if whole and wanted.all():
-            return features
-        rows = wanted[chosen].nonzero()[:, 0].to(features.encoding.device)
-        return Features(features.encoding[rows], tuple(tap[rows] for tap in features.taps))
+            return columns
+        rows = wanted[chosen].nonzero()[:, 0].to(columns[0].device)
+        return [column[rows] for column in columns]
 
-    def _read(self, table: RowTable, rows: Tensor, inputs: Inputs) -> Features:
+    def _read(self, table: RowTable, rows: Tensor, inputs: Inputs) -> list[Tensor]:
         first = next(iter(inputs.values()))
         width = first.shape[1] if inputs.lengths is not None else 0
         return self._as_served(table.read(rows, width, first.device), inputs)
 
-    def _as_served(self, columns: Sequence[Tensor], inputs: Inputs) -> Features:
+    def _as_served(self, columns: list[Tensor], inputs: Inputs) -> list[Tensor]:
         """Columns in the dtype and memory format that computed and cached features share: results depend on
         both.
         """
@@ -164,8 +165,7 @@ class Table:
                 column.contiguous(memory_format=torch.channels_last) if column.ndim == 4 else column
                 for column in columns
             ]
-        encoding, *taps = columns
-        return Features(encoding, tuple(taps))
+        return columns
 
 
 class StoredRows:
@@ -176,15 +176,13 @@ class StoredRows:
         self.check = SpotCheck(table) if table.stored else None
 
 
-def _remember(table: RowTable, base: Base, ids: Tensor, fresh: Features, lengths: Tensor | None) -> None:
-    """Append computed features to a table."""
-    columns: list[Tensor] = [fresh.encoding, *fresh.taps]
+def _remember(table: RowTable, ids: Tensor, columns: list[Tensor], lengths: Tensor | None) -> None:
+    """Append computed columns to a table."""
     first = _first_of_each(ids)
     if len(first) < len(ids):  # an example comes twice where one epoch ends and the next begins
         ids, columns = ids[first], [values[first.to(values.device)] for values in columns]
         lengths = None if lengths is None else lengths[first]
-    shapes = [base.shape, *base.tap_shapes][: len(columns)]
-    ragged = frozenset(k for k, shape in enumerate(shapes) if len(shape) == 2 and lengths is not None)
+    ragged = frozenset(k for k, column in enumerate(columns) if column.ndim == 3 and lengths is not None)
     table.append(ids, columns, torch.ones_like(ids) if lengths is None else lengths, ragged)
 
 

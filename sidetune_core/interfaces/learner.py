@@ -83,6 +83,8 @@ class Learner(nn.Module, ABC):
     """Whether all tasks are trained at once, with batches of each in turn (the upper bound of a stream)."""
     needs_taps: ClassVar[bool] = False
     """Whether the learner itself reads the base's taps; taps that nothing reads are not cached."""
+    tap_indices: tuple[int, ...] | None = None
+    """With `needs_taps`, the indices of the taps that it reads; None for all (see `Side.tap_indices`)."""
 
     @property
     def independent_tasks(self) -> bool:

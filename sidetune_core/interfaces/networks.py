@@ -119,10 +119,35 @@ class Side(nn.Module, ABC):
     Config: ClassVar[type[Any]]
     needs_taps: ClassVar[bool] = False
     """Whether `forward` reads the base's taps; taps that nothing reads are not cached."""
+    tap_indices: tuple[int, ...] | None = None
+    """With `needs_taps`, the indices of the taps that `forward` reads, set in ``__init__``; None for all. The
+    others may be empty tensors (B, 0)."""
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
         """The side's encoding (B, *base.shape); `features` are the base's, for sides that read its taps."""
+
+
+class TapReader(Protocol):
+    """A side or a learner."""
+
+    needs_taps: ClassVar[bool]
+    tap_indices: tuple[int, ...] | None
+
+
+def taps_read(*readers: TapReader) -> tuple[int, ...] | None:
+    """The indices of the taps that any of these sides and learners reads, sorted; None for all."""
+    return union_of_taps(reader.tap_indices if reader.needs_taps else () for reader in readers)
+
+
+def union_of_taps(indices: Iterable[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+    """The taps that are in any of these sets, sorted; None for all."""
+    union: set[int] = set()
+    for some in indices:
+        if some is None:
+            return None
+        union.update(some)
+    return tuple(sorted(union))
 
 
 @former_members(enter="stem", leave="project")

@@ -90,6 +90,10 @@ class RunSummary:
     processor_seconds: float | None = None
     peak_memory: int | None = None
     """In bytes."""
+    cache_bytes_per_example: float | None = None
+    """Of the feature cache; None if unknown."""
+    step_of_fine_tuning: float | None = None
+    """Multiply-adds of a training step of side-tuning, in those of fine-tuning the base; None if unknown."""
     gaps: tuple[str, ...] = ()
     """Evaluations without metric, because a value is not finite: which task, when, and why."""
     other_metrics: Mapping[str, float] = attrs.field(factory=dict)
@@ -234,6 +238,7 @@ def run_report(summary: RunSummary) -> str:
     if summary.left_out:
         sections.append("\n".join(f"- Left out: {markdown_text(line)}" for line in summary.left_out))
     costs = [[f"parameters, {name}", f"{count:,}"] for name, count in summary.parameters.items()]
+    costs += _estimates(summary)
     costs += [["time", _time(summary.seconds)], *_processor_and_memory(summary)]
     sections += ["## Cost", markdown([["cost", "amount"], *costs])]
     return "\n\n".join(sections) + "\n"
@@ -380,6 +385,17 @@ def format_metric(results: Results, metric: Metric) -> str:
     """The value of a metric with its unit; ratios are in percent."""
     value, percent = metric.function(results), metric.unitless or in_percent(results)
     return format_value(value, percent) + (" %" if value is not None and percent else "")
+
+
+def _estimates(summary: RunSummary) -> list[list[str]]:
+    """What was known of the cost of a task before the run."""
+    size, step = summary.cache_bytes_per_example, summary.step_of_fine_tuning
+    rows = []
+    if size is not None:
+        rows.append(["cache, bytes of an example", f"{size:,.0f}"])
+    if step is not None:
+        rows.append(["multiply-adds of a step, in those of fine-tuning", f"{step:.3g}"])
+    return rows
 
 
 def _processor_and_memory(summary: RunSummary) -> list[list[str]]:

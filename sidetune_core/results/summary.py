@@ -73,6 +73,8 @@ def summarise(folder: RunFolder) -> RunSummary:
             gaps=tuple(map(str, gaps)),
             other_metrics=_final_metrics(evaluations),
             certificate=optional("certificate.json", lambda: _certified(folder, about, results), ()),
+            cache_bytes_per_example=_estimate(about, "cache_bytes_per_example"),
+            step_of_fine_tuning=_estimate(about, "step_of_fine_tuning"),
             plugins=read_segments(about)[0].plugins,
             plugin_changes=tuple(recorded_changes(about)),
             extensions=tuple(extension_lines(about)),
@@ -85,6 +87,12 @@ def summarise(folder: RunFolder) -> RunSummary:
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
         raise RunError(f"the run {folder.path} is damaged: {error!r}") from error
+
+
+def _estimate(about: Mapping[str, Any], name: str) -> float | None:
+    """What was known of the cost of a task before the run; None if it was not."""
+    value = dict(about.get("task_cost", ())).get(name)
+    return None if value is None else float(value)
 
 
 def _certified(folder: RunFolder, about: Mapping[str, Any], results: Results) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from typing import Literal
 import attrs
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.module import register_module_forward_hook
 
 Precision = Literal["fp32", "bf16"]
 
@@ -66,38 +67,62 @@ class Precisions:
 
 
 class CostMeter:
-    """Adds up the cost of the layers that are called for a batch of one example."""
+    """Adds up the cost of the layers that are called for a batch of one example, also of layers that the
+    network does not own, such as those of a base that a side computes with.
+    """
 
     def __init__(self) -> None:
         self.cost = Cost()
+        self.training = 0
+        """Multiply-adds of a training step: forward, the gradient of the layer's input and, where the network
+        owns the layer's weight and may train it, that of the weight."""
+        self._counted: set[int] = set()
 
     @contextmanager
     def counting(self, network: nn.Module, name: str) -> Iterator[None]:
         """Count the layers of a network within a block; `name` is that of the network, for messages."""
-        hooks = []
-        for path, layer in network.named_modules():
-            if isinstance(layer, _ConvNd | nn.Linear):
-                title = f"{name}.{path}" if path else name
+        paths = {id(layer): path for path, layer in network.named_modules()}
+        trained = {id(weight) for weight in network.parameters() if weight.requires_grad}
 
-                def count(
-                    layer: nn.Module, inputs: Sequence[Tensor], output: Tensor, title: str = title
-                ) -> None:
-                    self.cost += _cost(layer, inputs[0], output, title)
+        def count(layer: nn.Module, inputs: Sequence[Tensor], output: Tensor) -> None:
+            if not isinstance(layer, _ConvNd | nn.Linear):
+                return
+            path = paths.get(id(layer))
+            title = f"{name}.{path}" if path else name
+            cost = _cost(layer, inputs[0], output, title if path is not None else "")
+            self.cost += cost
+            self.training += cost.madds * (3 if id(layer.weight) in trained else 2)
+            self._counted.add(id(layer.weight))
 
-                hooks.append(layer.register_forward_hook(count))
+        hook = register_module_forward_hook(count)
         try:
             yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            hook.remove()
+
+    def covers(self, network: nn.Module) -> bool:
+        """Whether the cost of a network is known: each of its matrices is the weight of a layer that was
+        counted, or an embedding. Attention that multiplies by parameters of its own, for one, is not counted.
+        """
+        embeddings = {
+            id(layer.weight)
+            for layer in network.modules()
+            if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
+        }
+        known = self._counted | embeddings
+        return all(
+            id(weight) in known
+            for weight in network.parameters()
+            if weight.shape[:1] != (1,) and sum(length > 1 for length in weight.shape) > 1
+        )
 
 
-def _cost(layer: nn.Module, inputs: Tensor, output: Tensor, title: str) -> Cost:
-    assert isinstance(layer, _ConvNd | nn.Linear)
+def _cost(layer: _ConvNd | nn.Linear, inputs: Tensor, output: Tensor, title: str) -> Cost:
+    """`title` is that of the layer; empty for one that is not trained."""
     sites = inputs if isinstance(layer, _ConvTransposeNd) else output
     madds = sites.numel() * (layer.weight.numel() // layer.weight.shape[0])
     narrow = isinstance(layer, _ConvNd) and is_narrow(layer, inputs, output)
-    return Cost(madds, output.numel(), (title,) if narrow else ())
+    return Cost(madds, output.numel(), (title,) if narrow and title else ())
 
 
 def is_narrow(conv: _ConvNd, inputs: Tensor, output: Tensor) -> bool:

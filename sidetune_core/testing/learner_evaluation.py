@@ -10,6 +10,7 @@ from sidetune_core.certificate.record import OUTSIDE
 from sidetune_core.errors import FitError
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.learner import Learner
+from sidetune_core.interfaces.networks import taps_read
 from sidetune_core.seeding import seeded
 from sidetune_core.testing.advice import DRAWS_IN_EVAL
 from sidetune_core.testing.findings import SEED, Broken, Skipped, described, requires
@@ -197,7 +198,7 @@ def _in_reverse(learner: Learner, subject: Subject) -> list[Tensor]:
 def cached_features_are_the_same(subject: Subject) -> None:
     """Outputs are the same with features of the base from the feature cache, which finds them by ids."""
     learner = subject.trained.learner
-    cache = FeatureCache(limit=2**26, keep_taps=learner.needs_taps, info=lambda _: None)
+    cache = FeatureCache(limit=2**26, taps=taps_read(learner), info=lambda _: None)
     expected = outputs(learner, subject)
     cache.attach(learner, subject.machine.arithmetic)
     try:

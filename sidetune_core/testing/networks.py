@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from sidetune_core.errors import FitError
-from sidetune_core.interfaces.inputs import Inputs, Shape
-from sidetune_core.interfaces.networks import Merger
+from sidetune_core.assembly.tap_check import check_declared_taps
+from sidetune_core.errors import FitError, PluginError
+from sidetune_core.interfaces.inputs import Features, Inputs, Shape
+from sidetune_core.interfaces.networks import Merger, Side
 from sidetune_core.seeding import seeded
 from sidetune_core.testing import attributes
 from sidetune_core.testing.advice import DRAWS_IN_EVAL
 from sidetune_core.testing.device import half_precision
 from sidetune_core.testing.findings import SEED, Broken, Make, Skipped, described, requires
-from sidetune_core.testing.specimen import TAP, Specimen
+from sidetune_core.testing.specimen import ENCODING, TAP, Specimen
 from sidetune_core.testing.state import changed, equal, named_tensors, random_state, snapshot
 
 TRAINING_PASSES = 3
@@ -298,6 +299,27 @@ def taps_are_read_only_if_declared(make: Make[Specimen]) -> None:
         raise Broken("forward() reads the base's taps; set needs_taps = True, so that the core keeps them")
 
 
+@requires("outputs_have_the_declared_shapes", "evaluation_draws_no_random_numbers")
+def tap_indices_name_the_taps_that_are_read(make: Make[Specimen]) -> None:
+    """A side that sets `tap_indices` works with all other taps empty: the core caches only these."""
+    specimen = make()
+    side = specimen.module
+    assert isinstance(side, Side)
+    if side.tap_indices is None:
+        raise Skipped("it does not set tap_indices")
+    if not side.needs_taps:
+        raise Broken(f"it sets tap_indices = {side.tap_indices} without needs_taps = True: no tap is cached")
+    inputs = specimen.inputs(0, 1)
+    own = {name: value for name, value in inputs.items() if not name.startswith((ENCODING, TAP))}
+    taps = tuple(value for name, value in inputs.items() if name.startswith(TAP))
+    try:
+        check_declared_taps(
+            "the side", side.eval(), Inputs(own, lengths=inputs.lengths), Features(inputs[ENCODING], taps)
+        )
+    except PluginError as error:
+        raise Broken(str(error)) from error
+
+
 def base_is_not_kept(make: Make[Specimen]) -> None:
     """A side holds no tensor of the base, which would be saved and trained twice."""
     specimen = make()
@@ -371,6 +393,7 @@ BASE_CHECKS = (*IMAGE_BASE_CHECKS, padding_has_no_effect)
 SIDE_CHECKS = (
     *FIRST,
     taps_are_read_only_if_declared,
+    tap_indices_name_the_taps_that_are_read,
     *LAST,
     base_is_not_kept,
     other_inputs_are_encoded_or_refused,

@@ -18,7 +18,7 @@ from sidetune_core.config.spec import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.inputs import Inputs, Shape
 from sidetune_core.interfaces.learner import Components, Learner
-from sidetune_core.interfaces.networks import Base, Merger, Side
+from sidetune_core.interfaces.networks import Base, Merger, Side, taps_read
 from sidetune_core.interfaces.tasks import Order, Task
 from sidetune_core.storage import run_folder
 from sidetune_core.storage.run_folder import Clock
@@ -88,7 +88,7 @@ class Subject:
         stop = StopRequest()
         witness = Witness(learner, stop, last_step)
         run = run_folder.RunFolder(path) if path.exists() else run_folder.create(path, "check")
-        cache = FeatureCache(limit=2**26, keep_taps=learner.needs_taps, info=lambda _: None)
+        cache = FeatureCache(limit=2**26, taps=taps_read(learner), info=lambda _: None)
         recorder = _KitRecorder(run, Progress(quiet=True), Clock(run, MACHINE.peak_memory), witness=witness)
         context = Context(self.options, SEED, self.machine, cache=cache, stop=stop)
         learn(witness, self.tasks() if tasks is None else tasks, context, recorder)

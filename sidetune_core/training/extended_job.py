@@ -15,6 +15,7 @@ import attrs
 from sidetune_core.assembly.build import build_learner
 from sidetune_core.assembly.cards import CardTask, DataNeeded, read_cards
 from sidetune_core.assembly.data import record_data
+from sidetune_core.assembly.fit import fit_components
 from sidetune_core.assembly.parts import ChainedStream, Part, card_tasks, read_tasks
 from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.extensions import Extension
@@ -111,7 +112,9 @@ def assemble_extended(
     with group.main_process_first():
         added = read_tasks(last, stream) if added is None else added
         tasks = [*earlier.tasks(), *added]
-        learner = build_learner(last.resolved, ChainedStream(stream, tasks, tasks[0].inputs))
+        chained = ChainedStream(stream, tasks, tasks[0].inputs)
+        fit = fit_components(last.resolved, chained)
+        learner = build_learner(fit.resolved, chained, fit=fit)
     machine = _choose_machine(plan, group)
     fingerprints = {len(plan.parts) - 1: stream.data_fingerprint()}
     identity = make_identity(plan.parts[0].resolved, tasks, plan.parts[0].data, machine, group)
@@ -140,6 +143,7 @@ def assemble_extended(
         _cache_key(plan, opened),
         identity,
         shared_ids=len(opened) == 1 and stream.shared_ids,
+        side_taps=fit.side_taps,
         origins={
             id: Origin(plan.parts[number].resolved, fingerprints[number])
             for number in opened

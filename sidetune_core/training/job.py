@@ -18,6 +18,7 @@ from sidetune_core.assembly.data import record_data
 from sidetune_core.assembly.fit import Fit, fit_components
 from sidetune_core.assembly.objects import describe_objects
 from sidetune_core.assembly.restore import run_precisions
+from sidetune_core.assembly.task_cost import TaskCost
 from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
 from sidetune_core.config.resolve import ResolvedRun
@@ -25,6 +26,7 @@ from sidetune_core.distributed.process_group import ProcessGroup
 from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.capabilities import HasVersions
 from sidetune_core.interfaces.learner import Learner
+from sidetune_core.interfaces.networks import taps_read, union_of_taps
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.results.metrics import MIXED
 from sidetune_core.storage.data_file import read_data
@@ -69,6 +71,10 @@ class Job:
     """The memo of an extended run, for its folder; None for a run that is not extended."""
     fit: Fit | None = None
     """Of the components, and the number of their parameters; None for an extended run."""
+    task_cost: TaskCost | None = None
+    """See `Fit.task_cost`."""
+    side_taps: tuple[int, ...] | None = None
+    """See `Fit.side_taps`."""
     data: Sequence[DataRecord] = ()
     """Of the envs whose data were read; empty in all but the main process."""
     notes: list[str] = attrs.field(factory=list)
@@ -115,6 +121,8 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
         shared_ids=stream.shared_ids,
         origins={task.id: Origin(resolved, identity.data) for task in tasks},
         fit=fit,
+        task_cost=fit.task_cost(machine, tasks[0]) if tasks else None,
+        side_taps=fit.side_taps,
         data=[record_data(stream, tasks, {}, 0, resolved.components["env"].owner)] if group.is_main else [],
     )
 
@@ -122,13 +130,12 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
 def make_cache(job: Job, shared: Path | None = None) -> FeatureCache | None:
     """The feature cache of a run, None if it has none; `shared` is a folder for features that its processes
     share, of a cache in memory."""
-    options, components = job.resolved.cache, job.resolved.components
+    options = job.resolved.cache
     if options.mode == "off":
         return None
-    readers = [components[slot].cls for slot in ("side", "learner") if slot in components]
     return FeatureCache(
         limit=round(options.limit * GIB),
-        keep_taps=any(reader.needs_taps for reader in readers),
+        taps=union_of_taps([job.side_taps, taps_read(job.learner)]),
         info=job.progress.info,
         warning=job.progress.warning if job.group.is_main else job.progress.info,
         shared_ids=job.shared_ids,
@@ -187,6 +194,7 @@ def describe(job: Job, git: Mapping[str, Any] | None) -> dict[str, Any]:
         "resolved": identity.spec,
         "composition": str(resolved),
         **({"parameters": job.fit.to_json()} if job.fit is not None else {}),
+        **({"task_cost": job.task_cost.to_json()} if job.task_cost is not None else {}),
         "plugins": identity.plugins,
         **({"spec_changes": changes} if changes else {}),
         **describe_objects(resolved),

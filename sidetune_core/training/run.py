@@ -428,7 +428,7 @@ def _train(job: Job, folder: RunFolder, how: Execution) -> Run:
     ):
         for line in (
             str(job.resolved),
-            *(job.fit.lines() if job.fit is not None else ()),
+            *(job.fit.lines(job.task_cost) if job.fit is not None else ()),
             *_object_lines(job),
         ):
             job.progress.info(line)

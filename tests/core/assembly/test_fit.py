@@ -23,6 +23,7 @@ from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import FitError, WeightsError
 from sidetune_core.interfaces.training import members
 from sidetune_core.system import device
+from sidetune_core.system.device import Machine
 
 RESNET18 = {"name": "timm", "model": "resnet18", "weights": "none"}
 SMALL = {"name": "resnet20", "weights": "none"}
@@ -52,6 +53,11 @@ def fit(**slots: Any) -> Fit:
     resolved = resolve(RunSpec(**slots))
     with closing(build_stream(resolved)) as stream:
         return fit_components(resolved, stream)
+
+
+def lines(fitted: Fit) -> list[str]:
+    """The header on a CPU with bfloat16 units."""
+    return fitted.lines(fitted.task_cost(Machine(torch.device("cpu"), bf16=True, channels_last=True)))
 
 
 @pytest.fixture(autouse=True)
@@ -84,10 +90,7 @@ def test_a_side_that_nobody_chose_is_the_first_that_fits_base_and_learner(learne
         assert not fitted.resolved.open_side
         assert fitted.side is not None
         assert fitted.side < fitted.base == 11_176_512
-    assert fitted.lines()[0] == (
-        f"side {side} (chosen: fits timm resnet18; {fitted.side:,} parameters, "
-        f"{100 * fitted.side / fitted.base:.1f} % of the base)"
-    )
+    assert lines(fitted)[0].startswith(f"side {side} (chosen: fits timm resnet18): ")
 
 
 def test_the_chosen_side_is_the_one_that_is_recorded(tmp_path: Path) -> None:
@@ -162,10 +165,14 @@ def test_the_number_of_trainable_parameters_is_that_of_the_first_task_without_it
 
 
 def test_the_header_says_how_much_is_trained() -> None:
-    assert fit(base=SMALL).lines() == [
-        "trainable 25,905 parameters a task and its head (9.6 % of the base's 269,072)"
+    assert lines(fit(base=SMALL, learner="pnn")) == [
+        "trainable 38,276 parameters a task and its head (14.2 % of the base's 269,072)"
     ]
-    assert fit(base=SMALL, learner="features").lines() == [
+    assert lines(fit(base=RESNET18, learner="pnn", side="auto")) == [
+        "side conv (chosen: fits timm resnet18): 268,688 parameters (2.4 % of the base)",
+        "trainable 275,235 parameters a task and its head (2.5 % of the base's 11,176,512)",
+    ]
+    assert lines(fit(base=SMALL, learner="features")) == [
         "trainable: the head of a task only; the base has 269,072 parameters"
     ]
 
@@ -224,7 +231,7 @@ def test_a_dry_run_builds_what_needs_no_data(capsys: pytest.CaptureFixture[str],
     assert main_run(["--device.name", "cuda:77", "--dry-run"]) == 2
     assert "cuda" in capsys.readouterr().err
     assert main_run(["--base", "resnet20", "--dry-run"]) == 0
-    assert "trainable 25,905 parameters a task" in capsys.readouterr().err
+    assert "side fcn4: 25,905 trainable parameters a task and its head (9.6 %" in capsys.readouterr().err
 
 
 def test_each_combination_of_components_of_a_sweep_is_checked_once(
@@ -233,13 +240,13 @@ def test_each_combination_of_components_of_a_sweep_is_checked_once(
     from sidetune_core.assembly import dry_run
 
     built: list[str] = []
-    original = dry_run._fitted
+    original = dry_run._fit
 
     def counting(resolved: Any) -> Any:
         built.append(str(resolved))
         return original(resolved)
 
-    monkeypatch.setattr(dry_run, "_fitted", counting)
+    monkeypatch.setattr(dry_run, "_fit", counting)
     settled = side_chooser()
     runs = [settled(resolve(RunSpec(base=RESNET18, train={"lr": lr}))) for lr in (0.1, 0.2)]
     assert [run.components["side"].plugin.name for run in runs] == ["ladder", "ladder"]

@@ -54,6 +54,16 @@ class Counting(Base):
         return Features(self.second(tap) ** self.power, (tap,))
 
 
+class ThreeTaps(Counting):
+    """With taps (5,), (4,) and (3,)."""
+
+    tap_shapes = ((5,), (4,), (3,))
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+        encoding, (tap,) = super().forward(inputs)
+        return Features(encoding, (tap, tap[:, :4] + 1, tap[:, 2:] - 1))
+
+
 class Told(list[str]):
     """What the store has said."""
 
@@ -67,7 +77,7 @@ def batch(ids: list[int] | Tensor) -> Inputs:
 
 
 def attached(base: Base, **options: Any) -> FeatureCache:
-    store = FeatureCache(**{"limit": 2**30, "keep_taps": False, "info": Told(), **options})
+    store = FeatureCache(**{"limit": 2**30, "taps": (), "info": Told(), **options})
     store.attach(base, "fp32")
     return store
 
@@ -81,10 +91,12 @@ def passes() -> list[Inputs]:
     return [batch(ids) for ids in order.split(96) if len(ids) == 96]
 
 
-@pytest.mark.parametrize("keep_taps", [True, False])
-def test_with_and_without_the_store_the_outputs_are_the_same_bit_for_bit(keep_taps: bool) -> None:
+@pytest.mark.parametrize("taps", [None, ()])
+def test_with_and_without_the_store_the_outputs_are_the_same_bit_for_bit(
+    taps: tuple[int, ...] | None,
+) -> None:
     plain, stored = Counting(), Counting()
-    attached(stored, keep_taps=keep_taps)
+    attached(stored, taps=taps)
     for inputs in [
         batch(ids) for _ in range(2) for ids in torch.arange(960).split(96)
     ]:  # a product rounds as its batch is composed
@@ -95,7 +107,7 @@ def test_with_and_without_the_store_the_outputs_are_the_same_bit_for_bit(keep_ta
 
 def test_over_shuffled_passes_the_outputs_are_the_same() -> None:
     plain, stored = Counting(), Counting()
-    attached(stored, keep_taps=True)
+    attached(stored, taps=None)
     for inputs in passes():
         torch.testing.assert_close(stored(inputs), plain(inputs))
 
@@ -175,14 +187,14 @@ def test_an_example_rounds_alike_in_a_batch_of_few(count: int) -> None:
     assert torch.equal(few.encoding, many.encoding[:count])
 
 
-@pytest.mark.parametrize("keep_taps", [True, False])
-def test_a_batch_of_known_and_unknown_examples_keeps_its_order(keep_taps: bool) -> None:
+@pytest.mark.parametrize("taps", [None, ()])
+def test_a_batch_of_known_and_unknown_examples_keeps_its_order(taps: tuple[int, ...] | None) -> None:
     plain, base = Counting(), Counting()
-    attached(base, keep_taps=keep_taps)
+    attached(base, taps=taps)
     base(batch([10, 11, 12]))
     mixed = batch([40, 11, 3, 10, 700, 12])
     torch.testing.assert_close(base(mixed).encoding, plain(mixed).encoding)
-    if keep_taps:
+    if taps is None:
         torch.testing.assert_close(base(mixed).taps, plain(mixed).taps)
 
 
@@ -279,19 +291,39 @@ def test_examples_without_a_task_have_one_namespace() -> None:
 
 
 def test_taps_are_kept_only_if_asked() -> None:
-    for keep_taps in (True, False):
+    for taps in (None, ()):
         base = Counting()
-        attached(base, keep_taps=keep_taps)
+        attached(base, taps=taps)
         taken = [len(base(batch([0, 1])).taps) for _ in range(2)]
-        assert taken == [int(keep_taps)] * 2
+        assert taken == [int(taps is None)] * 2
 
 
 def test_taps_count_towards_the_limit() -> None:
     base, other = Counting(), Counting()
-    with_taps, without = attached(base, keep_taps=True), attached(other)
+    with_taps, without = attached(base, taps=None), attached(other)
     base(batch([0]))
     other(batch([0]))
     assert with_taps.used / without.used == (8 + 5) / 8
+
+
+def test_a_tap_that_is_not_cached_is_empty_at_its_position() -> None:
+    base, plain = ThreeTaps(), ThreeTaps()
+    store = attached(base, taps=(1,))
+    for ids in ([0, 1, 2], [0, 1, 2], [2, 7, 0]):  # computed, read, and some of each
+        taps, expected = base(batch(ids)).taps, plain(batch(ids)).taps
+        assert [tuple(tap.shape) for tap in taps] == [(3, 0), (3, 4), (3, 0)]
+        torch.testing.assert_close(taps[1], expected[1])
+    assert store.used == 4 * (8 + 4) * 4
+
+
+def test_in_a_ring_too_only_the_chosen_taps_are_cached() -> None:
+    base = ThreeTaps()
+    store = attached(base, taps=(0, 2))
+    frames = attrs.evolve(batch([5, 6]), window=10)
+    computed, read = base(frames), base(frames)
+    assert [tuple(tap.shape) for tap in read.taps] == [(2, 5), (2, 0), (2, 3)]
+    assert all(map(torch.equal, computed.taps, read.taps))
+    assert store.used == 10 * (8 + 5 + 3) * 4
 
 
 # The limit
@@ -322,7 +354,7 @@ def test_what_was_stored_before_the_limit_stays_in_use() -> None:
 def test_two_bases_share_one_limit_and_one_message() -> None:
     info = Told()
     learner = nn.ModuleList([Counting(0), Counting(1)])
-    FeatureCache(256 * ROW, False, info).attach(learner, "fp32")
+    FeatureCache(256 * ROW, (), info).attach(learner, "fp32")
     for base in learner:
         for ids in torch.arange(400).split(100):
             base(batch(ids))
@@ -463,15 +495,29 @@ def filled(folder: Path, **options: Any) -> FeatureCache:
     return store
 
 
-@pytest.mark.parametrize("keep_taps", [True, False])
-def test_a_second_store_reads_what_the_first_has_saved(keep_taps: bool, tmp_path: Path) -> None:
-    filled(tmp_path, keep_taps=keep_taps)
+@pytest.mark.parametrize("taps", [None, ()])
+def test_a_second_store_reads_what_the_first_has_saved(taps: tuple[int, ...] | None, tmp_path: Path) -> None:
+    filled(tmp_path, taps=taps)
     plain, base = Counting(), Counting()
-    on_disk(tmp_path, base, keep_taps=keep_taps)
+    on_disk(tmp_path, base, taps=taps)
     found = base(batch([299, 0, 150]))
     assert base.rows == [3]  # to check the file
     torch.testing.assert_close(found.encoding, plain(batch([299, 0, 150])).encoding)
-    assert len(found.taps) == int(keep_taps)
+    assert len(found.taps) == int(taps is None)
+
+
+def test_stores_of_other_taps_read_none_of_the_rows_and_all_taps_by_their_indices_are_all(
+    tmp_path: Path,
+) -> None:
+    computed = []
+    for taps in [(1,), (1,), (0, 1), (), None, (2, 0, 1), (0, 1, 2, 9)]:
+        base = ThreeTaps()
+        store = on_disk(tmp_path, base, taps=taps)
+        base(batch(torch.arange(40)))
+        computed.append(sum(base.rows))
+        store.save()
+    assert computed == [40, 8, 40, 40, 40, 8, 8]  # 8 are computed to check the file
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_store_that_was_read_grows_and_is_saved_again(tmp_path: Path) -> None:
@@ -670,7 +716,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_stops_nothing(tmp_path: Pat
 
 
 def test_a_base_that_is_no_longer_frozen_is_no_longer_served() -> None:
-    store = FeatureCache(limit=2**20, keep_taps=False, info=lambda _: None)
+    store = FeatureCache(limit=2**20, taps=(), info=lambda _: None)
     base = sample.TinyBase((4,)).eval().requires_grad_(False)
     store.attach(base, "fp32")
     assert base.cache is not None
@@ -710,7 +756,7 @@ def sentences(ids: list[int]) -> Inputs:
 def test_sequences_come_back_as_wide_as_their_batch_whatever_it_was_when_they_were_computed() -> None:
     plain, base = Encoder(), Encoder()
     base.load_state_dict(plain.state_dict())
-    store = attached(base, keep_taps=True)
+    store = attached(base, taps=None)
     for ids in ([0, 5, 2], [1, 3], [0, 1, 2], [2, 3, 4], [5, 3]):
         known, fresh = base(sentences(ids)), plain(sentences(ids))
         torch.testing.assert_close(
@@ -756,7 +802,7 @@ def test_a_partly_cached_batch_has_the_memory_format_of_a_fresh_one() -> None:
 
 def test_in_bf16_outputs_that_come_in_fp32_are_served_in_bf16_from_the_first_time_on() -> None:
     base = Counting()
-    FeatureCache(2**20, False, Told()).attach(base, "bf16")
+    FeatureCache(2**20, (), Told()).attach(base, "bf16")
     fresh, known = (base(batch([0, 1])).encoding for _ in range(2))
     assert fresh.dtype == known.dtype == torch.bfloat16
     assert torch.equal(fresh, known)
@@ -764,7 +810,7 @@ def test_in_bf16_outputs_that_come_in_fp32_are_served_in_bf16_from_the_first_tim
 
 def test_the_outputs_of_a_base_that_the_learner_has_no_more_make_room() -> None:
     learner = nn.ModuleList([Counting(0), Counting(1)])
-    store = FeatureCache(400 * ROW, False, Told())
+    store = FeatureCache(400 * ROW, (), Told())
     store.attach(learner, "fp32")
     for base in learner:
         base(batch(torch.arange(200)))
@@ -784,7 +830,7 @@ def frames(numbers: list[int], window: int) -> Inputs:
 
 def test_of_a_film_the_latest_frames_are_remembered_and_older_ones_written_over() -> None:
     plain, base = Counting(), Counting()
-    store = attached(base, keep_taps=True)
+    store = attached(base, taps=None)
     for numbers in ([0, 1, 2], [3, 4, 5], [2, 4], [6, 7], [0, 1]):
         found, expected = base(frames(numbers, 6)), plain(frames(numbers, 6))
         torch.testing.assert_close(found, expected)

@@ -55,7 +55,7 @@ def batch() -> Inputs:
 
 
 def attached(base: Base) -> FeatureCache:
-    cache = FeatureCache(2**20, keep_taps=False, info=[].append)
+    cache = FeatureCache(2**20, taps=(), info=[].append)
     cache.attach(base, "fp32")
     return cache
 
@@ -115,7 +115,7 @@ def test_what_is_added_while_a_base_is_served_ends_it(add: Callable[[Base], None
 def test_the_user_reads_once_that_a_base_is_not_served() -> None:
     base, lines = Layers(), list[str]()
     add_hook(base)
-    cache = FeatureCache(2**20, keep_taps=False, info=lines.append)
+    cache = FeatureCache(2**20, taps=(), info=lines.append)
     cache.attach(base, "fp32")
     cache.attach(base, "fp32")
     assert len(lines) == 1
@@ -279,7 +279,7 @@ def scales_after_a_run(cache: FeatureCache | None, folder: Path) -> list[Tensor]
 def test_a_learner_that_hands_on_ids_to_a_base_with_its_hooks_trains_as_without_the_cache(
     tmp_path: Path,
 ) -> None:
-    cache = FeatureCache(2**20, keep_taps=False, info=lambda _: None)
+    cache = FeatureCache(2**20, taps=(), info=lambda _: None)
     scales = scales_after_a_run(cache, tmp_path / "cached")
     expected = scales_after_a_run(None, tmp_path / "plain")
     assert all((scale != 1).any() for scale in scales)

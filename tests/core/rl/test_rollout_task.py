@@ -185,7 +185,7 @@ def test_advantages_of_a_batch_are_standardised() -> None:
 
 def test_a_frozen_base_computes_each_frame_once() -> None:
     base = Counting().eval().requires_grad_(False)
-    FeatureCache(2**20, False, pytest.fail).attach(base, "fp32")
+    FeatureCache(2**20, (), pytest.fail).attach(base, "fp32")
 
     def predict(inputs: Inputs) -> Tensor:
         return torch.cat([base(inputs).encoding[:, :2], torch.zeros(len(inputs["cue"]), 1)], 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sidetune_core.config.spec import DeviceOptions
 from sidetune_core.errors import OptionError
@@ -36,6 +36,46 @@ def test_the_cost_of_layers_is_that_of_the_closed_form() -> None:
     convolution, transposed, linear = 8 * 9 * 3 * 9, 8 * 9 * 4 * 4, 4 * 36 * 5
     assert meter.cost == Cost(convolution + transposed + linear, 8 * 9 + 4 * 36 + 5)
     assert not any(module._forward_hooks for module in network.modules())
+
+
+class Borrowing(nn.Module):
+    """A layer of its own, one that it does not train, and one of another network, which it does not own."""
+
+    def __init__(self, other: nn.Linear) -> None:
+        super().__init__()
+        self.own, self.frozen = nn.Linear(4, 5), nn.Linear(5, 6).requires_grad_(False)
+        self.__dict__["other"] = other
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.__dict__["other"](self.frozen(self.own(inputs)))
+        return output
+
+
+def test_a_training_step_adds_two_gradients_for_own_layers_and_one_for_the_others() -> None:
+    network, meter = Borrowing(nn.Linear(6, 7)), CostMeter()
+    with meter.counting(network, "net"):
+        network(torch.zeros(1, 4))
+    assert meter.cost.madds == 4 * 5 + 5 * 6 + 6 * 7
+    assert meter.training == 3 * 4 * 5 + 2 * (5 * 6 + 6 * 7)
+    assert meter.covers(network)
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs", "covered"),
+    [
+        (nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 5)), torch.zeros(1, 3, dtype=torch.long), True),
+        (nn.Sequential(nn.Linear(3, 3), nn.GRUCell(3, 3)), torch.zeros(1, 3), False),
+        (nn.TransformerEncoderLayer(4, 2, 8), torch.zeros(1, 1, 4), False),
+    ],
+    ids=("embedding", "gru", "attention"),
+)
+def test_a_network_that_multiplies_by_other_matrices_is_not_covered(
+    network: nn.Module, inputs: Tensor, covered: bool
+) -> None:
+    meter = CostMeter()
+    with torch.no_grad(), meter.counting(network, "net"):
+        network.eval()(inputs)
+    assert meter.covers(network) is covered
 
 
 def test_bf16_is_for_networks_that_compute_much_for_each_value() -> None:

@@ -119,6 +119,20 @@ class Tapping(SoundSide):
         return super().forward(inputs, features) + features.taps[0].mean((1, 2, 3))[:, None]
 
 
+class Undeclared(SoundSide):
+    """Reads the first tap, and declares the second."""
+
+    needs_taps = True
+
+    def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
+        super().__init__(config, inputs, base)
+        self.tap_indices = (1,)
+
+    def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
+        encoding = super().forward(inputs, features)
+        return encoding + sum(tap.mean(tuple(range(1, tap.ndim)))[:, None] for tap in features.taps)
+
+
 class Pair(SoundMerger):
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:
         return super().forward(encodings[:2])
@@ -144,6 +158,7 @@ FAULTS: Mapping[type[nn.Module], tuple[str, str]] = {
     InPlace: ("inputs_are_unchanged", "changes the base's encoding in place"),
     Detached: ("gradients_reach_the_weights", "remove detach()"),
     Tapping: ("taps_are_read_only_if_declared", "set needs_taps = True"),
+    Undeclared: ("tap_indices_name_the_taps_that_are_read", "Set tap_indices = (0, 1)"),
     Pair: ("every_side_counts", "encoding 3 of 3"),
     Counting: ("state_dict_holds_all_state", "after 3 forward passes"),
 }

@@ -38,6 +38,6 @@ def test_tasks_with_the_same_ids_do_not_get_each_others_features(first: int, tra
         training.learn(learner, name, tasks, cache=cache)
         return learner
 
-    cache = FeatureCache(2**26, keep_taps=False, info=print)
+    cache = FeatureCache(2**26, taps=(), info=print)
     assert not changed(snapshot(train("cached", cache)), snapshot(train("plain", None)))
     assert cache.used

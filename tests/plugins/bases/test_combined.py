@@ -41,13 +41,13 @@ def test_it_is_the_network_that_suits_the_inputs(shapes: InputShapes, same: str)
 
 def test_its_frozen_outputs_are_cached_once() -> None:
     base = make(BASE, "combined", VECTORS).requires_grad_(False).eval()
-    cache = FeatureCache(GIB, keep_taps=False, info=pytest.fail)
+    cache = FeatureCache(GIB, taps=(), info=pytest.fail)
     cache.attach(base, "fp32")
     for _ in range(2):
         base(Inputs(batch(VECTORS), torch.arange(4)))
     used = cache.used
     mlp = make(BASE, "mlp", VECTORS).requires_grad_(False).eval()
-    other = FeatureCache(GIB, keep_taps=False, info=pytest.fail)
+    other = FeatureCache(GIB, taps=(), info=pytest.fail)
     other.attach(mlp, "fp32")
     mlp(Inputs(batch(VECTORS), torch.arange(4)))
     assert used == other.used > 0

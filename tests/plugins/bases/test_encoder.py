@@ -223,7 +223,7 @@ def test_it_is_cached_although_the_library_hooks_its_layers(
 ) -> None:
     base = make(tiny_bert).requires_grad_(False)
     note_structure(base)
-    FeatureCache(2**20, keep_taps=True, info=pytest.fail).attach(base, "fp32")
+    FeatureCache(2**20, taps=None, info=pytest.fail).attach(base, "fp32")
     calls: list[Any] = []
     forward = TRANSFORMER.forward
     monkeypatch.setattr(TRANSFORMER, "forward", lambda *args: calls.append(args) or forward(*args))

@@ -207,7 +207,7 @@ def learn(learner: Any, tasks: list[ClassTask], folder: Path, cache: FeatureCach
 
 
 def make_cache() -> FeatureCache:
-    return FeatureCache(limit=2**20, keep_taps=False, info=lambda _: None)
+    return FeatureCache(limit=2**20, taps=(), info=lambda _: None)
 
 
 @pytest.mark.parametrize("classes", [SAME, APART], ids=["same", "apart"])

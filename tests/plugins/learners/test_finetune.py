@@ -141,7 +141,7 @@ def test_on_the_first_task_its_norms_are_trained_as_the_base_s_would_be(world: A
 def test_a_frozen_base_with_norms_for_each_task_is_not_served_from_the_cache(world: Any) -> None:
     learner = per_task(world, 2)
     expected = [learner(INPUTS, task) for task in ("t0", "t1")]
-    FeatureCache(limit=2**20, keep_taps=True, info=lambda _: None).attach(learner, "fp32")
+    FeatureCache(limit=2**20, taps=None, info=lambda _: None).attach(learner, "fp32")
     assert learner.base.cache is not None
     inputs = Inputs(INPUTS, torch.arange(5))
     assert all(

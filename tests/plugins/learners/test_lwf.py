@@ -82,7 +82,7 @@ def test_a_teacher_has_no_teacher(world: Any) -> None:
 
 
 def test_cached_outputs_of_one_teacher_are_not_used_for_the_next(world: Any) -> None:
-    cache = FeatureCache(limit=2**20, keep_taps=True, info=lambda _: None)
+    cache = FeatureCache(limit=2**20, taps=None, info=lambda _: None)
     learner = world.learner("lwf")
     tables = []
     for task in world.tasks:

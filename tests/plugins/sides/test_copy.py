@@ -71,7 +71,7 @@ def test_it_does_not_keep_the_base() -> None:
 
 def test_it_has_no_cache_even_if_the_base_has_one() -> None:
     base = Small().eval().requires_grad_(False)
-    cache = FeatureCache(2**20, keep_taps=False, info=print)
+    cache = FeatureCache(2**20, taps=(), info=print)
     cache.attach(base, "fp32")
     inputs = Inputs({"x": torch.randn(3, 5)}, torch.arange(3))
     base(inputs)
@@ -90,5 +90,5 @@ def test_the_cached_outputs_are_not_copied() -> None:
         def __deepcopy__(self, _: dict[int, object]) -> FeatureCache:
             raise AssertionError("the cache was copied")
 
-    NoCopies(2**20, keep_taps=False, info=messages.append).attach(base, "fp32")
+    NoCopies(2**20, taps=(), info=messages.append).attach(base, "fp32")
     make(base)
