@@ -1,0 +1,127 @@
+"""Where a fork begins, and which blocks of the base it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import prod
+
+import numpy as np
+
+from sidetune_core.api import Base, Block, FitError, Shape
+
+LARGEST_PART = 3
+"""A fork whose tap is not chosen costs at most the base's cost divided by this."""
+
+
+def choose_tap(base: Base, blocks: Sequence[Block], after: int | None) -> int:
+    """The tap that a fork reads.
+
+    Args:
+        base: has it.
+        blocks: of the base.
+        after: its index, from the last if negative; None for the first tap after which the blocks cost at
+            most a third of all, otherwise the last that a block with parameters follows.
+
+    Raises:
+        FitError: the base has no such tap.
+    """
+    count = len(base.tap_shapes)
+    if not count:
+        raise FitError(f"side 'fork' needs a base with taps; {type(base).__name__} has none")
+    if after is not None:
+        if not -count <= after < count:
+            raise FitError(
+                f"side 'fork': {type(base).__name__} has no tap {after} (--side.after); it has {count}, "
+                f"numbered 0 to {count - 1}, or -{count} to -1"
+            )
+        return after % count
+    costs = [_cost(base, block) for block in blocks]
+    rest = [
+        sum(cost for cost, block in zip(costs, blocks, strict=True) if block.after >= tap)
+        for tap in range(count)
+    ]
+    for tap, cost in enumerate(rest):
+        if 0 < LARGEST_PART * cost <= sum(costs):
+            return tap
+    return max((tap for tap, cost in enumerate(rest) if cost), default=count - 1)
+
+
+def _cost(base: Base, block: Block) -> int:
+    """Multiply-adds of a block: its weights, each used once at every position of the next tap.
+
+    This is exact for convolutions and linear layers without a change of resolution within the block.
+    """
+    weights = sum(
+        weight.numel()
+        for name, weight in base.named_parameters()
+        if name == block.name or name.startswith(f"{block.name}.")
+    )
+    shapes = (*base.tap_shapes, base.shape)
+    return weights * _positions(shapes[min(block.after + 1, len(shapes) - 1)])
+
+
+def _positions(shape: Shape) -> int:
+    """Number of positions of a map (C, H, W) or a sequence (L, C); 1 for (C,)."""
+    return prod(shape[1:] if len(shape) == 3 else shape[:-1])
+
+
+def choose_blocks(blocks: Sequence[Block], tap: int, chosen: Sequence[int]) -> Collection[int] | None:
+    """Numbers of the blocks that a fork keeps; None for all.
+
+    Args:
+        blocks: of the base.
+        tap: where the fork begins.
+        chosen: none for all; several numbers; or one, the count of blocks, which are spread evenly over those
+            after the tap, with all that cannot be left out.
+
+    Raises:
+        FitError: there are no such blocks, or one is left out that is not optional.
+    """
+    following = [number for number, block in enumerate(blocks) if block.after >= tap]
+    needed = [number for number in following if not blocks[number].optional]
+    if not chosen:
+        return None
+    if len(chosen) == 1:
+        return _spread(following, needed, chosen[0], tap)
+    if wrong := sorted(set(chosen) - set(following)):
+        raise FitError(
+            f"side 'fork': {_numbered(wrong)} {'does' if len(wrong) == 1 else 'do'} not follow tap {tap} "
+            f"(--side.blocks); {_described(following, needed)}"
+        )
+    if missing := sorted(set(needed) - set(chosen)):
+        names = ", ".join(f"{number} ({blocks[number].name})" for number in missing)
+        raise FitError(
+            f"side 'fork': --side.blocks leaves out {names}, without which the rest cannot be computed; "
+            f"{_described(following, needed)}"
+        )
+    return sorted(set(chosen))
+
+
+def _spread(following: Sequence[int], needed: Sequence[int], count: int, tap: int) -> Sequence[int]:
+    """So many of the blocks, from the first to the last at equal distances, with those that are needed."""
+    if not max(1, len(needed)) <= count <= len(following):
+        least = max(1, len(needed))
+        raise FitError(
+            f"side 'fork': --side.blocks {count} is a number of blocks, and from {least} to {len(following)} "
+            f"can follow tap {tap}; {_described(following, needed)}"
+        )
+    picked = {following[round(place)] for place in np.linspace(0, len(following) - 1, count)}
+    for number in needed:
+        if number not in picked:
+            spare = picked.difference(needed)
+            picked.remove(min(spare, key=lambda other: (abs(other - number), other)))
+            picked.add(number)
+    return sorted(picked)
+
+
+def _described(following: Sequence[int], needed: Sequence[int]) -> str:
+    if not following:
+        return "no block follows it"
+    one = len(needed) == 1
+    rule = f"{_numbered(needed)} {'is' if one else 'are'} not optional" if needed else "all are optional"
+    return f"{_numbered(following)} follow, of which {rule}"
+
+
+def _numbered(numbers: Sequence[int]) -> str:
+    """``blocks 14 15 16``, as they are typed."""
+    return f"block{'' if len(numbers) == 1 else 's'} {' '.join(map(str, numbers))}"
