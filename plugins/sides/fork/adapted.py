@@ -1,24 +1,21 @@
 """A copy of the end of a base that reads the base's own weights, and trains only what is added to them.
 
 What a copy does not train must not be stored for each task. So the parameters of a frozen layer are not
-registered in the copy: its attributes are the parameter objects of the base. They move, and are restored, with
-the base; `copy.deepcopy` and pickling of a learner keep them one.
+registered in the copy: its attributes are the parameter objects of the base. They move and are restored with
+the base, and stay one object with the base's where a whole learner is copied or pickled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import Literal
 
 import torch
 from torch import nn
 
-from sidetune_core.api import Base, Continuable, Continuation, InputShapes
+from sidetune_core.api import Base, Continuable, Continuation, FitError, InputShapes
 
 from .parallel import Parallel, make_adapter, make_update
-
-ORIGIN = "_fork_origin"
 
 
 def adapted_copy(
@@ -37,15 +34,16 @@ def adapted_copy(
         inputs: shapes of the base's inputs.
         train: see `Fork`.
         rank: see `Fork`.
+
+    Raises:
+        FitError: see `Continuable.continued`; or the copy does not name its layers as the base does.
     """
     assert isinstance(base, Base)
-    with _marked(base):
-        copied = base.continued(tap, keep)
+    copied = base.continued(tap, keep)
     called = _called_layers(copied, base, tap, inputs) if train != "norm" else []
-    for module in copied.modules():
-        origin = module.__dict__.pop(ORIGIN, None)
+    for name, module in copied.named_modules():
         if not is_norm(module):
-            _freeze(module, origin.module if origin is not None else None)
+            _read_from(base, module, name)
     make = make_adapter if train == "adapters" else make_update
     for name in called:
         layer = copied.get_submodule(name)
@@ -60,44 +58,23 @@ def is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower()
 
 
-class _Origin:
-    """The module that another one is a copy of. It stays the same object in copies of modules."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __deepcopy__(self, _: dict[int, object]) -> _Origin:
-        return self
-
-
-@contextmanager
-def _marked(base: Base) -> Iterator[None]:
-    """Let copies of the base's modules know what they are copies of, within a block."""
-    modules = list(base.modules())
-    for module in modules:
-        module.__dict__[ORIGIN] = _Origin(module)
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.__dict__[ORIGIN]
-
-
-def _freeze(module: nn.Module, origin: nn.Module | None) -> None:
-    """Put the base's parameters in place of those of a module itself.
-
-    Where they are not to be found, since the module was not copied from one of the base's (as the containers
-    of a graph of `torch.fx`), they become buffers: frozen, and stored with the side.
-    """
-    for name, parameter in list(module._parameters.items()):
+def _read_from(base: Base, module: nn.Module, name: str) -> None:
+    """Put the base's parameters in place of those of a module itself, a copy of the base's of that name."""
+    for attribute, parameter in list(module._parameters.items()):
         if parameter is None:
             continue
-        delattr(module, name)
-        own = origin._parameters.get(name) if origin is not None else None
-        if own is not None:
-            module.__dict__[name] = own
-        else:
-            module.register_buffer(name, parameter.detach())
+        key = f"{name}.{attribute}"
+        try:
+            own = base.get_parameter(key)
+        except AttributeError:
+            own = None
+        if own is None or own.shape != parameter.shape:
+            raise FitError(
+                f"side 'fork': {type(base).__name__} has no parameter {key}, as the copy of its layers does, "
+                "so that the copy cannot read the base's; choose --side.train full"
+            )
+        delattr(module, attribute)
+        module.__dict__[attribute] = own
 
 
 def _called_layers(copied: Continuation, base: Base, tap: int, inputs: InputShapes) -> list[str]:

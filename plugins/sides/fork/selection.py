@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from sidetune_core.api import Base, Block, FitError, Shape
+from sidetune_core.api import Base, Block, FitError, Shape, select_blocks
 
 LARGEST_PART = 3
 """A fork whose tap is not chosen costs at most the base's cost divided by this."""
@@ -65,11 +65,14 @@ def _positions(shape: Shape) -> int:
     return prod(shape[1:] if len(shape) == 3 else shape[:-1])
 
 
-def choose_blocks(blocks: Sequence[Block], tap: int, chosen: Sequence[int]) -> Collection[int] | None:
+def choose_blocks(
+    blocks: Sequence[Block], taps: int, tap: int, chosen: Sequence[int]
+) -> Collection[int] | None:
     """Numbers of the blocks that a fork keeps; None for all.
 
     Args:
         blocks: of the base.
+        taps: number of its taps.
         tap: where the fork begins.
         chosen: none for all; several numbers; or one, the count of blocks, which are spread evenly over those
             after the tap, with all that cannot be left out.
@@ -83,27 +86,22 @@ def choose_blocks(blocks: Sequence[Block], tap: int, chosen: Sequence[int]) -> C
         return None
     if len(chosen) == 1:
         return _spread(following, needed, chosen[0], tap)
-    if wrong := sorted(set(chosen) - set(following)):
-        raise FitError(
-            f"side 'fork': {_numbered(wrong)} {'does' if len(wrong) == 1 else 'do'} not follow tap {tap} "
-            f"(--side.blocks); {_described(following, needed)}"
-        )
-    if missing := sorted(set(needed) - set(chosen)):
-        names = ", ".join(f"{number} ({blocks[number].name})" for number in missing)
-        raise FitError(
-            f"side 'fork': --side.blocks leaves out {names}, without which the rest cannot be computed; "
-            f"{_described(following, needed)}"
-        )
-    return sorted(set(chosen))
+    try:
+        return sorted(select_blocks(blocks, taps, tap, chosen))
+    except FitError as error:
+        raise FitError(f"side 'fork': {error} (--side.blocks{_of_which(needed)})") from error
 
 
 def _spread(following: Sequence[int], needed: Sequence[int], count: int, tap: int) -> Sequence[int]:
     """So many of the blocks, from the first to the last at equal distances, with those that are needed."""
-    if not max(1, len(needed)) <= count <= len(following):
-        least = max(1, len(needed))
+    least = max(1, len(needed))
+    if not following:
+        raise FitError(f"side 'fork': no block follows tap {tap}, so leave out --side.blocks")
+    if not least <= count <= len(following):
         raise FitError(
-            f"side 'fork': --side.blocks {count} is a number of blocks, and from {least} to {len(following)} "
-            f"can follow tap {tap}; {_described(following, needed)}"
+            f"side 'fork': --side.blocks {count} is a number of blocks; tap {tap} has {len(following)} after "
+            f"it{_of_which(needed)}; choose {least} to {len(following)}, or several of the blocks "
+            f"{following[0]} to {following[-1]}"
         )
     picked = {following[round(place)] for place in np.linspace(0, len(following) - 1, count)}
     for number in needed:
@@ -114,14 +112,5 @@ def _spread(following: Sequence[int], needed: Sequence[int], count: int, tap: in
     return sorted(picked)
 
 
-def _described(following: Sequence[int], needed: Sequence[int]) -> str:
-    if not following:
-        return "no block follows it"
-    one = len(needed) == 1
-    rule = f"{_numbered(needed)} {'is' if one else 'are'} not optional" if needed else "all are optional"
-    return f"{_numbered(following)} follow, of which {rule}"
-
-
-def _numbered(numbers: Sequence[int]) -> str:
-    """``blocks 14 15 16``, as they are typed."""
-    return f"block{'' if len(numbers) == 1 else 's'} {' '.join(map(str, numbers))}"
+def _of_which(needed: Sequence[int]) -> str:
+    return f"; not optional: {', '.join(map(str, needed))}" if needed else "; all are optional"

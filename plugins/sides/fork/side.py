@@ -67,7 +67,8 @@ class Fork(Side):
             "after the tap",
         )
         train: Literal["full", "adapters", "lora", "norm"] = option(
-            "full", "train the whole copy; or parallel adapters and norms, low-rank updates and norms, or norms"
+            "full",
+            "train the whole copy; or parallel adapters and norms, low-rank updates and norms, or norms",
         )
         rank: int = option(8, "lora: rank of an update; adapters: units next to a linear layer", at_least(1))
 
@@ -78,13 +79,13 @@ class Fork(Side):
         _check(config)
         if not isinstance(base, Continuable):
             raise FitError(
-                f"side 'fork' needs a base that can be continued from a tap, such as resnet44, torchvision or "
-                f"minilm; {type(base).__name__} cannot"
+                "side 'fork' needs a base that can be continued from a tap, such as resnet44, torchvision "
+                f"or minilm; {type(base).__name__} cannot"
             )
         blocks = base.blocks()
         tap = choose_tap(base, blocks, config.after)
-        keep = choose_blocks(blocks, tap, config.blocks)
-        self.tap_indices = (tap,)
+        keep = choose_blocks(blocks, len(base.tap_shapes), tap, config.blocks)
+        self._tap, self.tap_indices = tap, (tap,)
         if config.train == "full":
             self.continuation = base.continued(tap, keep)
         else:
@@ -97,7 +98,7 @@ class Fork(Side):
 
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
         """The encoding (B, *base.shape) from the tap; `inputs` give the mask of a sequence."""
-        encoding: Tensor = self.continuation(features.taps[self.tap_indices[0]], inputs)
+        encoding: Tensor = self.continuation(features.taps[self._tap], inputs)
         return encoding
 
 
