@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Base, Block, Continuation, select_blocks
 
+C = TypeVar("C", bound=Continuation)
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -25,10 +26,13 @@ def left_out(
     return tuple(base.get_submodule(block.name) for n, block in enumerate(blocks) if n not in kept)
 
 
-def copy_without(
-    module: M, parts: Collection[nn.Module], memo: Mapping[int, nn.Module | None] | None = None
-) -> M:
-    """A trainable copy of a module without some parts of its ``Sequential`` and ``ModuleList`` containers.
+def as_trainable(continuation: C, base: Base) -> C:
+    """A continuation with gradients, in the mode of the base."""
+    return continuation.requires_grad_(True).train(base.training)
+
+
+def copy_without(module: M, parts: Collection[nn.Module], memo: Mapping[int, object] | None = None) -> M:
+    """A copy of a module without some parts of its ``Sequential`` and ``ModuleList`` containers.
 
     The other parts keep their names, and a container computes what is left of it. `memo` has what stands in
     the copy for other objects, by their `id`.
@@ -38,7 +42,7 @@ def copy_without(
         if isinstance(container, nn.Sequential | nn.ModuleList):
             for name in [name for name, part in container._modules.items() if part is None]:
                 del container._modules[name]
-    return copied.requires_grad_(True)
+    return copied
 
 
 def stage_blocks(

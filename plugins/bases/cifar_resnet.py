@@ -26,7 +26,7 @@ from sidetune_core.api import (
     register_image_stats,
 )
 
-from ._continuation import Stages, left_out, stage_blocks
+from ._continuation import Stages, as_trainable, left_out, stage_blocks
 
 WIDTHS = (16, 32, 64)
 MIN_SIZE = 8
@@ -120,7 +120,7 @@ class CifarResNet(Base):
     def continued(self, tap: int, keep: Collection[int] | None = None) -> _AfterTap:
         """See `Continuable`."""
         parts = left_out(self, self.blocks(), tap, keep)
-        return _AfterTap(self._stages(), parts).train(self.training)
+        return as_trainable(_AfterTap(self._stages(), parts), self)
 
     def _stages(self) -> dict[str, nn.Sequential]:
         return {"layer1": self.layer1, "layer2": self.layer2, "layer3": self.layer3}
