@@ -167,3 +167,25 @@ def test_the_network_of_a_task_runs_in_other_programs(format: Format, whole: Pat
         pytest.importorskip("onnxscript")
     write_network(sidetune_core.load(whole), "t0", tmp_path / "network.pt2", format)  # compares the outputs
     assert (tmp_path / "network.pt2").stat().st_size
+
+
+def test_a_text_encoder_s_fork_learns_and_forgets_nothing(
+    tiny_bert: Path, squad_file: Path, tmp_path: Path
+) -> None:
+    env = {"train_file": str(squad_file), "max_length": 48, "doc_stride": 16, "num_tasks": 2}
+    run = sidetune_core.run(
+        sidetune_core.RunSpec(
+            base={"name": "transformer", "model": str(tiny_bert)},
+            side={"name": "fork", "train": "lora"},
+            merger="side",
+            env={"name": "squad", "tokenizer": str(tiny_bert), **env},
+            train={"steps": 2, "batch_size": 4},
+        ),
+        tmp_path / "run",
+    )
+    assert sidetune_core.verify(run.folder.path).problems == ()
+    sides: Any = run.learner.sides
+    first, second = (dict(sides[task].named_parameters()) for task in sides)
+    updates = [name for name in first if name.endswith("intermediate.dense.added.1.weight")]
+    assert updates == ["continuation.network.encoder.layer.2.intermediate.dense.added.1.weight"]
+    assert all(not torch.equal(value, second[name]) for name, value in first.items())
