@@ -92,7 +92,7 @@ class FCN5(Base):
         return tuple(Block(name, index - 1, optional=False) for index, name in enumerate(LAYERS))
 
     def continued(self, tap: int, keep: Collection[int] | None = None) -> _AfterTap:
-        """See `Continuable`; taps 2 and 3 lie beside the skip connection.
+        """See `Continuable`; the skip connection goes past taps 2 and 3.
 
         Raises:
             FitError: also for these taps.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,6 +18,7 @@ from sidetune_core.api import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Base,
+    Block,
     Features,
     FitError,
     ImageInput,
@@ -30,6 +31,7 @@ from sidetune_core.api import (
 )
 
 from ._download import is_reachable
+from ._graph import GraphAfterTap, Traced, continue_graph, find_blocks, on_meta
 
 
 class Torchvision(Base):
@@ -77,7 +79,7 @@ class Torchvision(Base):
             )
         from torchvision.models.feature_extraction import create_feature_extractor  # 2 s of import
 
-        self.model = config.model
+        self.model, self._image = config.model, tuple(shape)
         network, mean, std = _make(config)
         register_image_stats(self, mean, std)
         shapes = _node_shapes(network, shape, config.model)
@@ -115,6 +117,41 @@ class Torchvision(Base):
         outputs = [outputs_by_name[name] for name in self.names]
         encoding = outputs[-1].mean((2, 3)) if self.pooled and self.encoding == "vector" else outputs[-1]
         return Features(encoding, tuple(outputs[: len(self.tap_shapes)]))
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The residual blocks of the network; those of other networks, such as VGG's, are none."""
+        return find_blocks(self._traced(training=False), torch.zeros(2, *self._image, device="meta"))
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> GraphAfterTap:
+        """See `Continuable`."""
+        traced = {training: self._traced(training) for training in (False, True)}
+        return continue_graph(self, self.network, traced, self.blocks(), tap, keep)
+
+    def _traced(self, training: bool) -> Traced:
+        """The graph of the complete network, without memory for its weights."""
+        import torchvision
+        from torchvision.models.feature_extraction import NodePathTracer
+
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = torchvision.models.get_model(
+                self.model, weights=None, **_init_options(self.model)
+            ).train(training)
+        leaves = [kind for kind in vars(torchvision.ops).values() if _is_module_class(kind)]
+        tracer = NodePathTracer(leaf_modules=leaves, autowrap_modules=(math, torchvision.ops))
+        graph = tracer.trace(network)
+        nodes = {name: node for node, name in tracer.node_to_qualname.items()}
+        owners = {
+            node: str(node.target) if node.op == "call_module" else name.rpartition(".")[0]
+            for node, name in tracer.node_to_qualname.items()
+        }
+        encoding = nodes[self.names[-1]]
+        if self.pooled and self.encoding == "vector":
+            with graph.inserting_after(encoding):
+                encoding = graph.call_method("mean", (encoding, (2, 3)))
+            owners[encoding] = ""
+        taps = tuple(nodes[name] for name in self.names[: len(self.tap_shapes)])
+        return Traced(network, graph, owners, taps, encoding)
 
 
 def _published(model: str) -> Any:
@@ -160,6 +197,10 @@ def _make(config: Torchvision.Config) -> tuple[nn.Module, tuple[float, ...], tup
         ) from error
 
 
+def _is_module_class(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, nn.Module)
+
+
 def _is_downloaded(url: str) -> bool:
     """Whether PyTorch's cache has a file."""
     return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
@@ -172,13 +213,10 @@ def _node_shapes(network: nn.Module, image: tuple[int, ...], model: str) -> dict
     """
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-    memo: dict[int, Any] = {id(value): value.to("meta") for value in network.buffers()}
-    for parameter in network.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"))
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # about nodes that exist in training mode only
         _, names = get_graph_node_names(network)
-        extractor = create_feature_extractor(copy.deepcopy(network, memo), names)
+        extractor = create_feature_extractor(on_meta(network), names)
         try:
             outputs = extractor.eval()(torch.zeros(2, *image))
         except (RuntimeError, AssertionError, ValueError) as error:
