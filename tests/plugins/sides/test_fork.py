@@ -215,8 +215,10 @@ def test_a_rank_that_does_not_apply_is_refused(train: str, base: Any) -> None:
         fork(base, train=train, rank=4)
 
 
-def test_it_keeps_the_contract_of_a_side() -> None:
-    assert [finding for finding in check_plugin("side", "fork") if not finding.passed] == []
+@pytest.mark.parametrize("train", ["full", "adapters"])
+def test_it_keeps_the_contract_of_a_side(train: str) -> None:
+    findings = check_plugin("side", "fork", {"train": train})
+    assert [finding for finding in findings if not finding.passed] == []
 
 
 def test_after_a_text_encoder_s_tap_it_continues_with_its_layers(tiny_bert: Path) -> None:
