@@ -13,14 +13,14 @@ LARGEST_PART = 3
 """A fork whose tap is not chosen costs at most the base's cost divided by this."""
 
 
-def choose_tap(base: Base, blocks: Sequence[Block], after: int | None) -> int:
-    """The tap that a fork reads.
+def taps_to_try(base: Base, blocks: Sequence[Block], after: int | None) -> Sequence[int]:
+    """The taps that a fork may read, the best first.
 
     Args:
-        base: has it.
+        base: has them.
         blocks: of the base.
-        after: its index, from the last if negative; None for the first tap after which the blocks cost at
-            most a third of all, otherwise the last that a block with parameters follows.
+        after: the index of the only one, from the last if negative. None for those after which the blocks
+            cost at most a third of all, the first of these first; then all others, the last first.
 
     Raises:
         FitError: the base has no such tap.
@@ -34,16 +34,15 @@ def choose_tap(base: Base, blocks: Sequence[Block], after: int | None) -> int:
                 f"side 'fork': {type(base).__name__} has no tap {after} (--side.after); it has {count}, "
                 f"numbered 0 to {count - 1}, or -{count} to -1"
             )
-        return after % count
+        return [after % count]
     costs = [_cost(base, block) for block in blocks]
     rest = [
         sum(cost for cost, block in zip(costs, blocks, strict=True) if block.after >= tap)
         for tap in range(count)
     ]
-    for tap, cost in enumerate(rest):
-        if 0 < LARGEST_PART * cost <= sum(costs):
-            return tap
-    return max((tap for tap, cost in enumerate(rest) if cost), default=count - 1)
+    cheap = [tap for tap, cost in enumerate(rest) if 0 < LARGEST_PART * cost <= sum(costs)]
+    others = [tap for tap in reversed(range(count)) if tap not in cheap]
+    return [*cheap, *sorted(others, key=lambda tap: rest[tap] == 0)]
 
 
 def _cost(base: Base, block: Block) -> int:

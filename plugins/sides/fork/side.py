@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import attrs
@@ -11,6 +11,7 @@ from torch import Tensor
 from sidetune_core.api import (
     Base,
     Continuable,
+    Continuation,
     Features,
     FitError,
     InputShapes,
@@ -21,7 +22,7 @@ from sidetune_core.api import (
 )
 
 from .adapted import adapted_copy
-from .selection import choose_blocks, choose_tap
+from .selection import choose_blocks, taps_to_try
 
 
 class Fork(Side):
@@ -82,24 +83,43 @@ class Fork(Side):
                 "side 'fork' needs a base that can be continued from a tap, such as resnet44, torchvision "
                 f"or minilm; {type(base).__name__} cannot"
             )
-        blocks = base.blocks()
-        tap = choose_tap(base, blocks, config.after)
-        keep = choose_blocks(blocks, len(base.tap_shapes), tap, config.blocks)
-        self._tap, self.tap_indices = tap, (tap,)
-        if config.train == "full":
-            self.continuation = base.continued(tap, keep)
-        else:
-            self.continuation = adapted_copy(base, tap, keep, inputs, config.train, config.rank)
-        if not any(True for _ in self.continuation.parameters()):
-            raise FitError(
-                f"side 'fork': nothing that --side.train {config.train} could train follows tap {tap} of "
-                f"{type(base).__name__}; choose another --side.after, or --side.train full"
-            )
+        blocks, taps = base.blocks(), len(base.tap_shapes)
+        refusals: list[str] = []
+        for tap in taps_to_try(base, blocks, config.after):
+            keep = choose_blocks(blocks, taps, tap, config.blocks)
+            try:
+                self.continuation = _copied(config, inputs, base, tap, keep)
+            except FitError as error:
+                refusals.append(str(error))
+                continue
+            self._tap, self.tap_indices = tap, (tap,)
+            return
+        raise FitError(refusals[0])
 
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
         """The encoding (B, *base.shape) from the tap; `inputs` give the mask of a sequence."""
         encoding: Tensor = self.continuation(features.taps[self._tap], inputs)
         return encoding
+
+
+def _copied(
+    config: Fork.Config, inputs: InputShapes, base: Continuable, tap: int, keep: Collection[int] | None
+) -> Continuation:
+    """What a fork computes after a tap; see `Fork` for the arguments.
+
+    Raises:
+        FitError: the base cannot be continued from this tap, or nothing follows that could be trained.
+    """
+    if config.train == "full":
+        copied = base.continued(tap, keep)
+    else:
+        copied = adapted_copy(base, tap, keep, inputs, config.train, config.rank)
+    if not any(True for _ in copied.parameters()):
+        raise FitError(
+            f"side 'fork': nothing that --side.train {config.train} could train follows tap {tap} of "
+            f"{type(base).__name__}; choose another --side.after, or --side.train full"
+        )
+    return copied
 
 
 def _check(config: Fork.Config) -> None:

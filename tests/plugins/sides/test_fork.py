@@ -56,6 +56,12 @@ def fork(base: Base, inputs: Any = INPUTS, **options: Any) -> Any:
     return cls(cls.Config(**options), inputs, base).eval()
 
 
+def refusal(base: Base, inputs: Any = INPUTS, **options: Any) -> str:
+    with pytest.raises(FitError) as refused:
+        fork(base, inputs, **options)
+    return str(refused.value)
+
+
 @contextmanager
 def unfolded(base: Base) -> Iterator[None]:
     """A CIFAR ResNet folds frozen norms into convolutions, which rounds otherwise; not within this block."""
@@ -97,6 +103,26 @@ def test_it_reads_one_tap_and_no_other(base: Any, images: Any) -> None:
 @pytest.mark.parametrize("name", ["resnet20", "resnet44"])
 def test_without_a_choice_it_begins_where_a_third_of_the_cost_is_left(name: str) -> None:
     assert fork(resnet(name)).tap_indices == (2,)  # the stages cost the same
+
+
+def test_without_blocks_it_begins_at_the_last_tap_that_something_trainable_follows() -> None:
+    class Plain(sample.TinyBase):
+        def blocks(self) -> tuple[Block, ...]:
+            return ()
+
+    assert fork(Plain((8,)), sample.INPUTS).tap_indices == (1,)
+    assert fork(Plain((8,)), sample.INPUTS, train="norm").tap_indices == (0,)
+
+
+def test_a_tap_that_the_base_cannot_be_continued_from_is_passed_over() -> None:
+    class Partial(sample.TinyBase):
+        def continued(self, tap: int, keep: Any = None) -> Any:
+            if tap == 1:
+                raise FitError("tap 1 is not enough")
+            return super().continued(tap, keep)
+
+    assert fork(Partial((8,)), sample.INPUTS).tap_indices == (0,)
+    assert "tap 1 is not enough" in refusal(Partial((8,)), sample.INPUTS, after=1)
 
 
 def test_a_negative_tap_counts_from_the_last(base: Any) -> None:
@@ -177,12 +203,6 @@ def test_a_fork_of_a_sequence_masks_its_padding(train: str) -> None:
     features = base(inputs)
     side = fork(base, sample.TEXT, after=0, train=train)
     assert torch.equal(side(inputs, features), features.encoding)
-
-
-def refusal(base: Base, **options: Any) -> str:
-    with pytest.raises(FitError) as refused:
-        fork(base, **options)
-    return str(refused.value)
 
 
 def test_what_a_base_does_not_have_is_refused_with_what_it_has(resnet44: Any) -> None:
