@@ -92,7 +92,8 @@ def choose_blocks(
 
 
 def _spread(following: Sequence[int], needed: Sequence[int], count: int, tap: int) -> Sequence[int]:
-    """So many of the blocks, from the first to the last at equal distances, with those that are needed."""
+    """The numbers of `count` blocks at equal distances, the first and the last included, with those that
+    are needed."""
     least = max(1, len(needed))
     if not following:
         raise FitError(f"side 'fork': no block follows tap {tap}, so leave out --side.blocks")

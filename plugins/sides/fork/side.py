@@ -64,8 +64,8 @@ class Fork(Side):
         )
         blocks: tuple[int, ...] = option(
             (),
-            "blocks of the base to keep: their numbers; one number: so many, spread evenly; none given: all "
-            "after the tap",
+            "numbers of the base's blocks to keep; a single number is their count, spread evenly; none given: "
+            "all after the tap",
         )
         train: Literal["full", "adapters", "lora", "norm"] = option(
             "full",
