@@ -39,17 +39,21 @@ class Traced:
     """Indices of the taps that are (B, h, w, C) in the graph."""
 
 
+LEAVES = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+"""Classes of layers that remain layers in a continuation, also where a subclass has parts of its own."""
+
+
 class Tracer(fx.Tracer):
-    """Keeps what each submodule returned."""
+    """Takes modules without parts as one operation, and keeps what each submodule returned."""
+
+    proxy_buffer_attributes = True  # what is computed from them is no constant of the meta device
 
     def __init__(self) -> None:
         super().__init__()
         self.returned: dict[str, list[Any]] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        has_weights = any(True for _ in m.parameters()) or any(True for _ in m.buffers())
-        has_parts = any(True for _ in m.children())
-        return not (has_weights or has_parts) or super().is_leaf_module(m, module_qualified_name)
+        return not any(True for _ in m.children()) or isinstance(m, LEAVES)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -64,15 +68,16 @@ class Tracer(fx.Tracer):
         return {node: list(stack.values())[-1][0] for node, stack in stacks.items()}
 
 
-def trace(network: nn.Module) -> tuple[Tracer, fx.Graph]:
-    """The graph of a network that is called with one input.
+def trace(network: nn.Module, method: str = "forward") -> tuple[Tracer, fx.Graph]:
+    """The graph of a network, or of another method of it, that is called with one input.
 
     Raises:
         FitError: its forward pass cannot be traced, as where it depends on the values of tensors.
     """
-    parameters = list(inspect.signature(network.forward).parameters.values())[1:]
+    parameters = list(inspect.signature(getattr(network, method)).parameters.values())[1:]
     constants = {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
     tracer = Tracer()
+    tracer.traced_func_name = method
     try:
         return tracer, tracer.trace(network, constants)
     except Exception as error:  # whatever the forward pass of the network raises
@@ -173,13 +178,18 @@ def find_blocks(traced: Traced, example: Tensor) -> tuple[Block, ...]:
         traced: the network on the meta device, in eval mode.
         example: an input of the network, on the meta device.
     """
-    shapes, regions, network = _shapes(traced, example), _regions(traced), traced.network
+    shapes, regions, network = (
+        shapes_of(traced.network, traced.graph, example),
+        _regions(traced),
+        traced.network,
+    )
     residual = {
         name
         for name, region in regions.items()
         if shapes[region.entry] == shapes[region.exit]
         and any(
-            node.target in ADDITIONS and region.entry in [_unwrapped(arg, network) for arg in node.args]
+            node.target in ADDITIONS
+            and _unwrapped(region.entry, network) in [_unwrapped(arg, network) for arg in node.args]
             for node in region.nodes
         )
     }
@@ -336,8 +346,8 @@ def _regions(traced: Traced) -> dict[str, Region]:
 class _ShapeReader(fx.Interpreter):
     """Keeps the shapes of the tensors in a graph; None for other values."""
 
-    def __init__(self, traced: Traced) -> None:
-        super().__init__(traced.network, graph=traced.graph)
+    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(network, graph=graph)
         self.shapes: dict[fx.Node, tuple[int, ...] | None] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -346,8 +356,11 @@ class _ShapeReader(fx.Interpreter):
         return value
 
 
-def _shapes(traced: Traced, example: Tensor) -> Mapping[fx.Node, tuple[int, ...] | None]:
-    reader = _ShapeReader(traced)
+def shapes_of(
+    network: nn.Module, graph: fx.Graph, example: Tensor
+) -> Mapping[fx.Node, tuple[int, ...] | None]:
+    """The shapes of the tensors in a graph of a network on the meta device."""
+    reader = _ShapeReader(network, graph)
     with torch.no_grad(), torch.device("meta"):
         reader.run(example)
     return reader.shapes
@@ -394,6 +407,10 @@ def _copy_targets(network: nn.Module, graphs: Iterable[fx.Graph], memo: dict[int
             if part not in owner._modules:
                 owner.add_module(part, nn.Module())
             owner = owner.get_submodule(part)
+        if not hasattr(source, name):  # a tensor that forward() makes
+            raise FitError(
+                f"the network cannot be continued from a tap: torch.fx takes '{target}' for a constant"
+            )
         value = copy.deepcopy(getattr(source, name), memo)
         if name in source._buffers:
             owner.register_buffer(name, value, persistent=name not in source._non_persistent_buffers_set)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -102,7 +102,7 @@ class Torchvision(Base):
         taps: list[str] = []
         if self.pooled:
             candidates = (
-                list(shapes) if config.taps == "last" else _names_in_chain(_trace(config.model), last)
+                list(shapes) if config.taps == "last" else _names_in_chain(_trace(config.model, [last]), last)
             )
             taps = _tap_nodes(
                 {name: shapes[name] for name in candidates if name in shapes}, last, self._image
@@ -135,16 +135,19 @@ class Torchvision(Base):
 
     def blocks(self) -> tuple[Block, ...]:
         """The residual blocks of the network; those of other networks, such as VGG's, are none."""
-        return find_blocks(self._traced(training=False), torch.zeros(2, *self._image, device="meta"))
+        return self._blocks(self._traced(training=False))
 
     def continued(self, tap: int, keep: Collection[int] | None = None) -> GraphAfterTap:
         """See `Continuable`."""
         traced = {training: self._traced(training) for training in (False, True)}
-        return continue_graph(self, self.network, traced, self.blocks(), tap, keep, OTHER_TAPS)
+        return continue_graph(self, self.network, traced, self._blocks(traced[False]), tap, keep, OTHER_TAPS)
+
+    def _blocks(self, traced: Traced) -> tuple[Block, ...]:
+        return find_blocks(traced, torch.zeros(2, *self._image, device="meta"))
 
     def _traced(self, training: bool) -> Traced:
         """The graph of the complete network up to the encoding."""
-        traced = _trace(self.model, training)
+        traced = _trace(self.model, self.names, training)
         encoding = traced.nodes[self.names[-1]]
         if self.pooled and self.encoding == "vector":
             with traced.graph.inserting_after(encoding):
@@ -166,7 +169,8 @@ class _Trace:
     """See `Traced`."""
 
 
-def _trace(model: str, training: bool = False) -> _Trace:
+def _trace(model: str, names: Sequence[str], training: bool = False) -> _Trace:
+    """The graph with the nodes `names`, in which norms of torchvision's own are single nodes if possible."""
     import torchvision
     from torchvision.models.feature_extraction import NodePathTracer
 
@@ -178,14 +182,18 @@ def _trace(model: str, training: bool = False) -> _Trace:
         for kind in vars(torchvision.ops).values()
         if isinstance(kind, type) and issubclass(kind, nn.Module)
     ]
-    tracer = NodePathTracer(leaf_modules=leaves, autowrap_modules=(math, torchvision.ops))
-    graph = tracer.trace(network)
-    names = tracer.node_to_qualname
+    for kinds in ([*leaves, nn.LayerNorm], leaves):
+        tracer = NodePathTracer(leaf_modules=kinds, autowrap_modules=(math, torchvision.ops))
+        tracer.proxy_buffer_attributes = True  # what is computed from them is no constant
+        graph = tracer.trace(network)
+        nodes = {name: node for node, name in tracer.node_to_qualname.items()}
+        if nodes.keys() >= set(names):
+            break
     owners = {
         node: str(node.target) if node.op == "call_module" else name.rpartition(".")[0]
-        for node, name in names.items()
+        for name, node in nodes.items()
     }
-    return _Trace(network, graph, {name: node for node, name in names.items()}, owners)
+    return _Trace(network, graph, nodes, owners)
 
 
 def _names_in_chain(trace: _Trace, last: str) -> list[str]:

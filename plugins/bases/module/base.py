@@ -108,7 +108,7 @@ class Module(Base):
             traced = self._traced(training=False)
         except FitError:
             return ()
-        return find_blocks(traced, self.prepare(self._example()).to("meta"))
+        return self._blocks(traced)
 
     def continued(self, tap: int, keep: Collection[int] | None = None) -> GraphAfterTap:
         """See `Continuable`.
@@ -118,7 +118,12 @@ class Module(Base):
         """
         traced = {training: self._traced(training) for training in (False, True)}
         example, hint = {self._input: self._example()}, "name other submodules by --base.taps"
-        return continue_graph(self, self.network, traced, self.blocks(), tap, keep, hint, example)
+        return continue_graph(
+            self, self.network, traced, self._blocks(traced[False]), tap, keep, hint, example
+        )
+
+    def _blocks(self, traced: Traced) -> tuple[Block, ...]:
+        return find_blocks(traced, self.prepare(self._example()).to("meta"))
 
     def _traced(self, training: bool) -> Traced:
         network = on_meta(self.network).train(training)
