@@ -37,16 +37,16 @@ def layer_names(network: PreTrainedModel) -> tuple[str, ...]:
     Raises:
         FitError: they are not one list.
     """
-    depth = network.config.num_hidden_layers
+    depth = getattr(network.config, "num_hidden_layers", None)
     stacks = [
         name
         for name, module in network.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
-    if len(stacks) != 1:
+    if depth is None or len(stacks) != 1:
         raise FitError(
-            f"the layers of {type(network).__name__} are not one list of {depth} modules, so it cannot be "
-            "cut between them"
+            f"the layers of {type(network).__name__} are not one list of {depth or 'all'} modules, so it "
+            "cannot be cut between them"
         )
     return tuple(f"{stacks[0]}.{index}" for index in range(depth))
 
