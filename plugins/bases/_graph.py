@@ -68,22 +68,21 @@ class Tracer(fx.Tracer):
         return {node: list(stack.values())[-1][0] for node, stack in stacks.items()}
 
 
-def trace(network: nn.Module, method: str = "forward") -> tuple[Tracer, fx.Graph]:
-    """The graph of a network, or of another method of it, that is called with one input.
+def trace(network: nn.Module, hint: str) -> tuple[Tracer, fx.Graph]:
+    """The graph of a network that is called with one input; `hint` is what to do if it has none.
 
     Raises:
         FitError: its forward pass cannot be traced, as where it depends on the values of tensors.
     """
-    parameters = list(inspect.signature(getattr(network, method)).parameters.values())[1:]
+    parameters = list(inspect.signature(network.forward).parameters.values())[1:]
     constants = {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
     tracer = Tracer()
-    tracer.traced_func_name = method
     try:
         return tracer, tracer.trace(network, constants)
     except Exception as error:  # whatever the forward pass of the network raises
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise FitError(
-            f"the network cannot be continued from a tap: torch.fx cannot trace it ({reason})"
+            f"the network cannot be continued from a tap: torch.fx cannot trace it ({reason}); {hint}"
         ) from error
 
 

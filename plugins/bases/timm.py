@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from sidetune_core.api import (
     Base,
     Block,
+    Continuation,
     Features,
     FitError,
     ImageInput,
@@ -27,8 +28,9 @@ from sidetune_core.api import (
     register_image_stats,
 )
 
+from ._continuation import as_trainable, check_copy, copy_without, left_out
 from ._download import hub_access
-from ._graph import GraphAfterTap, Traced, continue_graph, find_blocks, first_node, on_meta, shapes_of, trace
+from ._graph import Traced, continue_graph, find_blocks, on_meta, shapes_of, trace
 
 NO_CHAIN = "of a transformer such as ViT, use --base.encoding tokens"
 
@@ -123,7 +125,10 @@ class Timm(Base):
         return Features(maps[-1], maps)
 
     def blocks(self) -> tuple[Block, ...]:
-        """The residual blocks of the network, if torch.fx can trace it."""
+        """The blocks of a transformer, with an encoding of tokens; otherwise the residual blocks of the
+        network, if torch.fx can trace it."""
+        if self.encoding == "tokens":
+            return _token_blocks(self.network)
         if not self.tap_shapes:
             return ()
         try:
@@ -131,35 +136,32 @@ class Timm(Base):
         except FitError:
             return ()
 
-    def continued(self, tap: int, keep: Collection[int] | None = None) -> GraphAfterTap:
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> Continuation:
         """See `Continuable`. The maps of a transformer lack its class token, unlike its tokens.
 
         Raises:
-            FitError: also if torch.fx cannot trace the network.
+            FitError: also if torch.fx cannot trace a network of maps.
         """
         if not self.tap_shapes:
-            raise FitError(
-                f"the base has no taps to continue from; use another --base.encoding than {self.encoding}"
-            )
+            raise FitError("the base has no taps to continue from; use --base.encoding map or tokens")
+        example = {"image": self._blank(self.mean.device) + 0.5}
+        if self.encoding == "tokens":
+            blocks = self.blocks()
+            before = left_out(self, blocks, tap, None)
+            check_copy(self, _TokensAfterTap(self.network, before, is_shared=True), tap, example)
+            return as_trainable(_TokensAfterTap(self.network, left_out(self, blocks, tap, keep)), self)
         traced = {training: self._traced(training) for training in (False, True)}
-        blocks, example = find_blocks(traced[False], self._blank("meta")), self._blank(self.mean.device)
-        return continue_graph(
-            self, self.network, traced, blocks, tap, keep, NO_CHAIN, {"image": example + 0.5}
-        )
+        blocks = find_blocks(traced[False], self._blank("meta"))
+        return continue_graph(self, self.network, traced, blocks, tap, keep, NO_CHAIN, example)
 
     def _blank(self, device: torch.device | str) -> Tensor:
         return torch.zeros(2, *self._image, device=device)
 
     def _traced(self, training: bool) -> Traced:
         network = on_meta(self.network).train(training)
-        tracer, graph = trace(network, "forward_features" if self.encoding == "tokens" else "forward")
+        tracer, graph = trace(network, NO_CHAIN)
         (output,) = (node for node in graph.nodes if node.op == "output")
         owners = tracer.owners()
-        if self.encoding == "tokens":
-            states = [first_node(tracer.returned[f"blocks.{index}"]) for index in range(len(self.tap_shapes))]
-            encoding = first_node(output.args[0])
-            assert encoding is not None
-            return Traced(network, graph, owners, tuple(state for state in states if state), encoding)
         maps = [node for node in output.args[0] if isinstance(node, fx.Node)]
         shapes = shapes_of(network, graph, self._blank("meta"))
         last = frozenset(
@@ -188,6 +190,36 @@ def _tokens(network: nn.Module, image: Tensor) -> Features:
     )
     taps = (state if isinstance(state, Tensor) else torch.cat(state[::-1], 1) for state in states)
     return Features(encoding, tuple(taps))
+
+
+def _token_blocks(network: nn.Module) -> tuple[Block, ...]:
+    """The blocks of a transformer, each of which can be left out."""
+    depth = len(network.blocks)  # type: ignore[arg-type]
+    return tuple(Block(f"network.blocks.{index}", index - 1, optional=True) for index in range(depth))
+
+
+class _TokensAfterTap(Continuation):
+    """Blocks of a transformer and its last norm; tokens (B, L, C) to (B, L, C).
+
+    Args:
+        network: the transformer.
+        parts: blocks of it that are not copied.
+        is_shared: share the parameters and buffers with the network instead of copying them.
+    """
+
+    def __init__(self, network: nn.Module, parts: Collection[nn.Module], is_shared: bool = False) -> None:
+        super().__init__()
+        tensors = (*network.parameters(), *network.buffers()) if is_shared else ()
+        self.network = nn.Module()
+        for name in ("blocks", "norm"):
+            part = network.get_submodule(name)
+            self.network.add_module(name, copy_without(part, parts, {id(one): one for one in tensors}))
+
+    def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        for block in self.network.get_submodule("blocks").children():
+            tap = block(tap)
+        encoding: Tensor = self.network.get_submodule("norm")(tap)
+        return encoding
 
 
 def _make_encoder(config: Timm.Config) -> tuple[nn.Module, Literal["map", "vector", "tokens"]]:
@@ -224,7 +256,10 @@ def _make(config: Timm.Config, encoding: Literal["map", "vector", "tokens"]) -> 
             "--base.weights FILE, or use 'none' for random weights"
         ) from error
     if encoding == "tokens" and not (
-        hasattr(network, "forward_intermediates") and hasattr(network, "num_prefix_tokens")
+        all(
+            hasattr(network, name)
+            for name in ("forward_intermediates", "num_prefix_tokens", "blocks", "norm")
+        )
     ):
         raise FitError(f"base 'timm': '{name}' has no tokens; use --base.encoding auto")
     return network

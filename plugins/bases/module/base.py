@@ -127,7 +127,7 @@ class Module(Base):
 
     def _traced(self, training: bool) -> Traced:
         network = on_meta(self.network).train(training)
-        tracer, graph = trace(network)
+        tracer, graph = trace(network, "its forward() must not decide by values of tensors")
         (output,) = (node for node in graph.nodes if node.op == "output")
 
         def find(node: Node) -> fx.Node:
