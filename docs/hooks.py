@@ -26,8 +26,7 @@ CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
         *plugin.EFFECT_CHECKS,
     ),
     **plugin.KIND_CHECKS,
-    "base": networks.IMAGE_BASE_CHECKS,
-    "continuations": continuations.CHECKS,
+    "base": (*networks.IMAGE_BASE_CHECKS, *continuations.CHECKS),
 }
 WIDTH = "100"
 

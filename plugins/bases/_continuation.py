@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, Block, Continuation, select_blocks
+from sidetune_core.api import Base, Block, Continuation, Features, FitError, select_blocks
 
 C = TypeVar("C", bound=Continuation)
 M = TypeVar("M", bound=nn.Module)
+TOLERANCE = 1e-4
+"""Largest difference between the encoding and that of the copy, relative to the largest value."""
 
 
 def left_out(
@@ -82,3 +86,39 @@ class Stages(Continuation):
         for name in self._stages:
             tap = self.get_submodule(name)(tap)
         return tap
+
+
+def check_copy(
+    base: Base, whole: Continuation, tap: int, inputs: Mapping[str, Tensor], hint: str = ""
+) -> None:
+    """Compare the encoding of a base with that of the whole copy after a tap, for a few inputs.
+
+    Raises:
+        FitError: they differ, or the copy cannot be run: the encoding depends on more than the tap.
+    """
+    with in_eval_mode(base), torch.no_grad():
+        features: Features = base.forward(inputs)
+        expected = features.encoding
+        try:
+            encoding = whole.eval()(features.taps[tap], inputs)
+            same = torch.allclose(encoding, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))
+            reason = "the copy computes another encoding"
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+            same, reason = False, str(error).splitlines()[0]
+    if not same:
+        raise FitError(
+            f"the network cannot be continued from tap {tap}, since its encoding depends on more than that "
+            f"({reason}){f'; {hint}' if hint else ''}"
+        )
+
+
+@contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Eval mode within the block; afterwards each submodule has its own mode."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import inspect
 import operator
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from sidetune_core.api import Base, Block, Continuation, FitError, select_blocks
 
-from ._continuation import as_trainable
+from ._continuation import as_trainable, check_copy
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 IN_PLACE = ("iadd", "isub", "imul", "itruediv")
@@ -37,17 +39,21 @@ class Traced:
     """Indices of the taps that are (B, h, w, C) in the graph."""
 
 
+LEAVES = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+"""Classes of layers that remain layers in a continuation, also where a subclass has parts of its own."""
+
+
 class Tracer(fx.Tracer):
-    """Keeps what each submodule returned."""
+    """Takes modules without parts as one operation, and keeps what each submodule returned."""
+
+    proxy_buffer_attributes = True  # what is computed from them is no constant of the meta device
 
     def __init__(self) -> None:
         super().__init__()
         self.returned: dict[str, list[Any]] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        has_weights = any(True for _ in m.parameters()) or any(True for _ in m.buffers())
-        has_parts = any(True for _ in m.children())
-        return not (has_weights or has_parts) or super().is_leaf_module(m, module_qualified_name)
+        return not any(True for _ in m.children()) or isinstance(m, LEAVES)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -62,17 +68,50 @@ class Tracer(fx.Tracer):
         return {node: list(stack.values())[-1][0] for node, stack in stacks.items()}
 
 
+def trace(network: nn.Module, hint: str) -> tuple[Tracer, fx.Graph]:
+    """The graph of a network that is called with one input; `hint` is what to do if it has none.
+
+    Raises:
+        FitError: its forward pass cannot be traced, as where it depends on the values of tensors.
+    """
+    parameters = list(inspect.signature(network.forward).parameters.values())[1:]
+    constants = {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
+    tracer = Tracer()
+    try:
+        return tracer, tracer.trace(network, constants)
+    except Exception as error:  # whatever the forward pass of the network raises
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FitError(
+            f"the network cannot be continued from a tap: torch.fx cannot trace it ({reason}); {hint}"
+        ) from error
+
+
+def first_node(value: object) -> fx.Node | None:
+    """The node of the first tensor in what a module returned; None if there is none."""
+    if isinstance(value, fx.Proxy):
+        return value.node
+    if isinstance(value, fx.Node):
+        return value
+    if isinstance(value, Mapping):
+        value = [value[key] for key in sorted(value, key=lambda key: key != "last_hidden_state")]
+    if isinstance(value, tuple | list):
+        return next((node for part in value if (node := first_node(part)) is not None), None)
+    return None
+
+
 class GraphAfterTap(Continuation):
     """A graph from a tap to the encoding, with copies of the submodules that it calls.
 
     Args:
         network: where these are; the copy has them by the same names in a member ``network``.
         graphs: in eval mode (False) and in training mode (True), with one placeholder.
+        is_shared: share the parameters and buffers with the network instead of copying them.
     """
 
-    def __init__(self, network: nn.Module, graphs: Mapping[bool, fx.Graph]) -> None:
+    def __init__(self, network: nn.Module, graphs: Mapping[bool, fx.Graph], is_shared: bool = False) -> None:
         super().__init__()
-        self.network = _copy_targets(network, graphs.values())
+        tensors = (*network.parameters(), *network.buffers()) if is_shared else ()
+        self.network = _copy_targets(network, graphs.values(), {id(tensor): tensor for tensor in tensors})
         self._programs = {mode: Program.of(graph) for mode, graph in graphs.items()}
 
     def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -91,8 +130,6 @@ class Program:
     function: Callable[..., Any] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        import importlib
-
         namespace = {**self.names, **{k: importlib.import_module(v) for k, v in self.modules.items()}}
         exec(compile(self.source, "<continuation>", "exec"), namespace)
         object.__setattr__(self, "function", namespace["forward"])
@@ -140,13 +177,18 @@ def find_blocks(traced: Traced, example: Tensor) -> tuple[Block, ...]:
         traced: the network on the meta device, in eval mode.
         example: an input of the network, on the meta device.
     """
-    shapes, regions, network = _shapes(traced, example), _regions(traced), traced.network
+    shapes, regions, network = (
+        shapes_of(traced.network, traced.graph, example),
+        _regions(traced),
+        traced.network,
+    )
     residual = {
         name
         for name, region in regions.items()
         if shapes[region.entry] == shapes[region.exit]
         and any(
-            node.target in ADDITIONS and region.entry in [_unwrapped(arg, network) for arg in node.args]
+            node.target in ADDITIONS
+            and _unwrapped(region.entry, network) in [_unwrapped(arg, network) for arg in node.args]
             for node in region.nodes
         )
     }
@@ -212,6 +254,8 @@ def continue_graph(
     blocks: Sequence[Block],
     tap: int,
     keep: Collection[int] | None,
+    hint: str = "",
+    example: Mapping[str, Tensor] | None = None,
 ) -> GraphAfterTap:
     """What follows a tap of a base whose network was traced.
 
@@ -223,6 +267,8 @@ def continue_graph(
         blocks: see `find_blocks`.
         tap: see `Continuable`.
         keep: see `Continuable`.
+        hint: what else to do where the encoding depends on more than the tap.
+        example: inputs for which the encodings of the base and the copy are compared.
 
     Raises:
         FitError: see `Continuable`; the message lists the taps that work.
@@ -240,7 +286,11 @@ def continue_graph(
         raise FitError(
             f"the network cannot be continued from tap {tap}, since its encoding depends on more than that; "
             + (f"taps that work: {', '.join(map(str, possible))}" if possible else "it has no tap that works")
+            + (f"; {hint}" if hint else "")
         )
+    if example is not None:
+        whole = {mode: graph_after(one, tap, ()) for mode, one in traced.items()}
+        check_copy(base, GraphAfterTap(network, whole, is_shared=True), tap, example, hint)
     return as_trainable(GraphAfterTap(network, graphs), base)
 
 
@@ -248,12 +298,33 @@ def _has_one_input(graph: fx.Graph) -> bool:
     return [node.op for node in graph.nodes].count("placeholder") == 1
 
 
-def _regions(traced: Traced) -> dict[str, Region]:
-    """The submodules that turn one node into one other, by path."""
-    live = {traced.encoding}
-    for node in reversed(traced.graph.nodes):
+def nodes_in_chain(graph: fx.Graph, encoding: fx.Node) -> set[fx.Node]:
+    """The nodes before an encoding on which alone it depends."""
+    live = _live(graph, encoding)
+    nodes = [node for node in graph.nodes if node in live]
+    last_use = {argument: index for index, node in enumerate(nodes) for argument in node.all_input_nodes}
+    chain, pending = set(), -1  # the last use of a node before
+    for index, node in enumerate(nodes):
+        if node.op == "get_attr":
+            continue
+        if pending <= index and node.op != "placeholder":
+            chain.add(node)
+        pending = max(pending, last_use.get(node, index))
+    return chain
+
+
+def _live(graph: fx.Graph, encoding: fx.Node) -> set[fx.Node]:
+    """The nodes on which an encoding depends, with itself."""
+    live = {encoding}
+    for node in reversed(graph.nodes):
         if node in live:
             live |= set(node.all_input_nodes)
+    return live
+
+
+def _regions(traced: Traced) -> dict[str, Region]:
+    """The submodules that turn one node into one other, by path."""
+    live = _live(traced.graph, traced.encoding)
     members: dict[str, set[fx.Node]] = {}
     for node in live:
         path = traced.owners[node]
@@ -274,8 +345,8 @@ def _regions(traced: Traced) -> dict[str, Region]:
 class _ShapeReader(fx.Interpreter):
     """Keeps the shapes of the tensors in a graph; None for other values."""
 
-    def __init__(self, traced: Traced) -> None:
-        super().__init__(traced.network, graph=traced.graph)
+    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(network, graph=graph)
         self.shapes: dict[fx.Node, tuple[int, ...] | None] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -284,8 +355,11 @@ class _ShapeReader(fx.Interpreter):
         return value
 
 
-def _shapes(traced: Traced, example: Tensor) -> Mapping[fx.Node, tuple[int, ...] | None]:
-    reader = _ShapeReader(traced)
+def shapes_of(
+    network: nn.Module, graph: fx.Graph, example: Tensor
+) -> Mapping[fx.Node, tuple[int, ...] | None]:
+    """The shapes of the tensors in a graph of a network on the meta device."""
+    reader = _ShapeReader(network, graph)
     with torch.no_grad(), torch.device("meta"):
         reader.run(example)
     return reader.shapes
@@ -315,10 +389,12 @@ def _is_within(name: str, container: str) -> bool:
     return name.startswith(f"{container}.")
 
 
-def _copy_targets(network: nn.Module, graphs: Iterable[fx.Graph]) -> nn.Module:
-    """A module with copies of the submodules, parameters and buffers that graphs read, by the same names."""
+def _copy_targets(network: nn.Module, graphs: Iterable[fx.Graph], memo: dict[int, Any]) -> nn.Module:
+    """A module with copies of the submodules, parameters and buffers that graphs read, by the same names.
+
+    `memo` is that of `copy.deepcopy`.
+    """
     copied = nn.Module()
-    memo: dict[int, Any] = {}
     targets = {
         str(node.target) for graph in graphs for node in graph.nodes if node.op in ("call_module", "get_attr")
     }
@@ -330,6 +406,10 @@ def _copy_targets(network: nn.Module, graphs: Iterable[fx.Graph]) -> nn.Module:
             if part not in owner._modules:
                 owner.add_module(part, nn.Module())
             owner = owner.get_submodule(part)
+        if not hasattr(source, name):  # a tensor that forward() makes
+            raise FitError(
+                f"the network cannot be continued from a tap: torch.fx takes '{target}' for a constant"
+            )
         value = copy.deepcopy(getattr(source, name), memo)
         if name in source._buffers:
             owner.register_buffer(name, value, persistent=name not in source._non_persistent_buffers_set)

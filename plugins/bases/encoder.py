@@ -26,8 +26,8 @@ from sidetune_core.api import (
     select_blocks,
 )
 
-from ._continuation import as_trainable
-from ._layers import check_copy, copy_layers, layer_blocks, layer_names
+from ._continuation import as_trainable, check_copy
+from ._layers import copy_layers, layer_blocks, layer_names
 from ._transformers import FILES, load_config, load_network, local_folder
 
 

@@ -64,8 +64,8 @@ class Fork(Side):
         )
         blocks: tuple[int, ...] = option(
             (),
-            "numbers of the base's blocks to keep; a single number is their count, spread evenly; none given: "
-            "all after the tap",
+            "numbers of the base's blocks to keep; a single number is their count, spread evenly; without "
+            "any: all after the tap",
         )
         train: Literal["full", "adapters", "lora", "norm"] = option(
             "full",
@@ -84,17 +84,26 @@ class Fork(Side):
                 f"or minilm; {type(base).__name__} cannot"
             )
         blocks, taps = base.blocks(), len(base.tap_shapes)
+        tried = taps_to_try(base, blocks, config.after)
         refusals: list[str] = []
-        for tap in taps_to_try(base, blocks, config.after):
+        for tap in tried:
             keep = choose_blocks(blocks, taps, tap, config.blocks)
             try:
-                self.continuation = _copied(config, inputs, base, tap, keep)
+                copied = _copied(config, inputs, base, tap, keep)
             except FitError as error:
                 refusals.append(str(error))
                 continue
-            self._tap, self.tap_indices = tap, (tap,)
-            return
-        raise FitError(refusals[0])
+            if any(True for _ in copied.parameters()):
+                self.continuation, self._tap, self.tap_indices = copied, tap, (tap,)
+                return
+        if refusals:
+            raise FitError(refusals[0])
+        where = f"tap {tried[0]}" if len(tried) == 1 else "a tap"
+        advice = "another --side.after" + (", or --side.train full" if config.train != "full" else "")
+        raise FitError(
+            f"side 'fork': nothing that --side.train {config.train} could train follows {where} of "
+            f"{type(base).__name__}; choose {advice}"
+        )
 
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
         """The encoding (B, *base.shape) from the tap; `inputs` give the mask of a sequence."""
@@ -105,21 +114,10 @@ class Fork(Side):
 def _copied(
     config: Fork.Config, inputs: InputShapes, base: Continuable, tap: int, keep: Collection[int] | None
 ) -> Continuation:
-    """What a fork computes after a tap; see `Fork` for the arguments.
-
-    Raises:
-        FitError: the base cannot be continued from this tap, or nothing follows that could be trained.
-    """
+    """What a fork computes after a tap; see `Fork` and `Continuable.continued` for the arguments."""
     if config.train == "full":
-        copied = base.continued(tap, keep)
-    else:
-        copied = adapted_copy(base, tap, keep, inputs, config.train, config.rank)
-    if not any(True for _ in copied.parameters()):
-        raise FitError(
-            f"side 'fork': nothing that --side.train {config.train} could train follows tap {tap} of "
-            f"{type(base).__name__}; choose another --side.after, or --side.train full"
-        )
-    return copied
+        return base.continued(tap, keep)
+    return adapted_copy(base, tap, keep, inputs, config.train, config.rank)
 
 
 def _check(config: Fork.Config) -> None:
