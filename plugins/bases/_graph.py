@@ -220,7 +220,8 @@ def shapes_of(
     except (RuntimeError, NotImplementedError, AssertionError, ValueError, TypeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise FitError(
-            f"the network cannot be continued from a tap: its operations need the values of tensors ({reason})"
+            "the network cannot be continued from a tap: its operations need the values of tensors "
+            f"({reason})"
         ) from error
     return reader.shapes
 
