@@ -30,8 +30,9 @@ from sidetune_core.api import (
     register_image_stats,
 )
 
+from ._cut_graph import GraphAfterTap, continue_graph
 from ._download import is_reachable
-from ._graph import GraphAfterTap, Traced, continue_graph, find_blocks, nodes_in_chain, on_meta
+from ._graph import Traced, find_blocks, nodes_in_chain, on_meta
 
 OTHER_TAPS = "choose the taps by --base.taps chain"
 
@@ -140,7 +141,9 @@ class Torchvision(Base):
     def continued(self, tap: int, keep: Collection[int] | None = None) -> GraphAfterTap:
         """See `Continuable`."""
         traced = {training: self._traced(training) for training in (False, True)}
-        return continue_graph(self, self.network, traced, self._blocks(traced[False]), tap, keep, OTHER_TAPS)
+        blocks = self._blocks(traced[False])
+        example = {"image": torch.full((2, *self._image), 0.5, device=self.mean.device)}
+        return continue_graph(self, self.network, traced, blocks, tap, keep, OTHER_TAPS, example)
 
     def _blocks(self, traced: Traced) -> tuple[Block, ...]:
         return find_blocks(traced, torch.zeros(2, *self._image, device="meta"))

@@ -17,7 +17,7 @@ from sidetune_core.interfaces.networks import Base
 from sidetune_core.seeding import seeded
 from sidetune_core.testing.findings import SEED, Broken, Make, Skipped, described, requires
 from sidetune_core.testing.specimen import Specimen
-from sidetune_core.testing.state import named_tensors
+from sidetune_core.testing.state import named_tensors, random_state
 
 TOLERANCE = 1e-4
 """Largest difference between two encodings that count as one, relative to the largest value."""
@@ -105,13 +105,17 @@ def continuation_reproduces_the_encoding(make: Make[Specimen]) -> None:
 
 
 def continuation_is_a_trainable_copy(make: Make[Specimen]) -> None:
-    """A continuation shares no tensor with the base, requires gradients, and has its mode and names."""
+    """A continuation shares no tensor with the base, requires gradients, has its mode and names, and draws
+    no random numbers."""
     for continued in _continued(make, 0, 1):
         base, tap = continued.base, continued.tap
         owned = {tensor.untyped_storage().data_ptr() for _, tensor in named_tensors(base) if tensor.numel()}
         for training in (False, True):
             base.train(training)
+            before = random_state()
             continuation = continued.source.continued(tap)
+            if random_state() != before:
+                raise Broken(f"continued({tap}) draws random numbers; copy the layers, and build none")
             if any(part.training != training for part in continuation.modules()):
                 raise Broken(f"continued({tap}) has not the base's mode; call train(self.training) on it")
         base.eval()

@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 
 from sidetune_core.api import Base, Block, Features, FitError, InputShapes, OptionError, option
 
-from .._graph import GraphAfterTap, Traced, continue_graph, find_blocks, first_node, on_meta, trace
+from .._cut_graph import GraphAfterTap, continue_graph
+from .._graph import Traced, find_blocks, first_node, on_meta, trace
 from .checks import own_copy, randomise
 from .nodes import OUTPUT, Node, run
 from .probe import BATCH, Nodes, find_nodes, read, record
@@ -105,10 +106,9 @@ class Module(Base):
     def blocks(self) -> tuple[Block, ...]:
         """The residual blocks of the network, if torch.fx can trace it."""
         try:
-            traced = self._traced(training=False)
+            return self._blocks(self._traced(training=False))
         except FitError:
             return ()
-        return self._blocks(traced)
 
     def continued(self, tap: int, keep: Collection[int] | None = None) -> GraphAfterTap:
         """See `Continuable`.

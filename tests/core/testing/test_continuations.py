@@ -82,6 +82,12 @@ class Frozen(Sound):
         return super().continued(tap, keep).requires_grad_(False)
 
 
+class Drawing(Sound):
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> Continuation:
+        nn.Linear(2, 2)
+        return super().continued(tap, keep)
+
+
 class OtherMode(Sound):
     def continued(self, tap: int, keep: Collection[int] | None = None) -> Continuation:
         return super().continued(tap, keep).train()
@@ -143,6 +149,7 @@ class Refusing(Sound):
         (TooShort, "continuation_reproduces_the_encoding", r"continued\(0\) computes another encoding"),
         (Shared, "continuation_is_a_trainable_copy", "shares layers.2.weight with the base"),
         (Frozen, "continuation_is_a_trainable_copy", "do not require gradients"),
+        (Drawing, "continuation_is_a_trainable_copy", "draws random numbers"),
         (OtherMode, "continuation_is_a_trainable_copy", "has not the base's mode"),
         (Detached, "gradients_reach_the_continuation", "depends on layers.0.weight, which has no gradient"),
         (NoneOptional, "optional_blocks_can_be_left_out", r"without block 0 \('layers.0'\) raises"),
