@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sidetune_core.cli import main
 from sidetune_core.testing import (
+    continuations,
     networks,
     plugin,
     processes,
@@ -25,7 +26,7 @@ CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
         *plugin.EFFECT_CHECKS,
     ),
     **plugin.KIND_CHECKS,
-    "base": networks.IMAGE_BASE_CHECKS,
+    "base": (*networks.IMAGE_BASE_CHECKS, *continuations.CHECKS),
 }
 WIDTH = "100"
 

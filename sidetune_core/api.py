@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         vocabulary_size,
     )
     from sidetune_core.interfaces.cards import TaskCard
-    from sidetune_core.interfaces.continuation import Block, Continuation
+    from sidetune_core.interfaces.continuation import Block, Continuation, select_blocks
     from sidetune_core.interfaces.handlers import HasCard, HasHandler, Prediction, Preprocessed, TaskHandler
     from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
     from sidetune_core.interfaces.inputs import Features, ImageInput, Inputs, InputShapes, Shape
@@ -190,6 +190,7 @@ __all__ = [
     "option",
     "register_image_stats",
     "seeded",
+    "select_blocks",
     "shorten",
     "shuffled",
     "vocabulary_size",
@@ -291,6 +292,7 @@ _MODULES = {
     "option": "config.options",
     "register_image_stats": "interfaces.layers",
     "seeded": "seeding",
+    "select_blocks": "interfaces.continuation",
     "shorten": "errors",
     "shuffled": "interfaces.tasks",
     "vocabulary_size": "interfaces.capabilities",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +14,7 @@ from torch.nn.modules import module as hooked
 
 from sidetune_core.api import (
     Base,
+    Block,
     Features,
     FitError,
     ImageInput,
@@ -24,6 +25,8 @@ from sidetune_core.api import (
     option,
     register_image_stats,
 )
+
+from ._continuation import Stages, as_trainable, left_out, stage_blocks
 
 WIDTHS = (16, 32, 64)
 MIN_SIZE = 8
@@ -109,6 +112,26 @@ class CifarResNet(Base):
         third = self.layer3(second)
         return Features(third.mean((2, 3)), (stem, first, second, third))
 
+    def blocks(self) -> tuple[Block, ...]:
+        """The residual blocks of the three stages, n in each; the second and third stage's first block
+        changes the shape."""
+        return stage_blocks(self._stages(), 0, lambda block: isinstance(block, _Block) and block.keeps_shape)
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> _AfterTap:
+        """See `Continuable`."""
+        parts = left_out(self, self.blocks(), tap, keep)
+        return as_trainable(_AfterTap(self._stages(), parts), self)
+
+    def _stages(self) -> dict[str, nn.Sequential]:
+        return {"layer1": self.layer1, "layer2": self.layer2, "layer3": self.layer3}
+
+
+class _AfterTap(Stages):
+    """Residual blocks and the global average pool; a tap (B, c, h, w) to the encoding (B, 64)."""
+
+    def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.run(tap).mean((2, 3))
+
 
 class ResNet20(CifarResNet):
     """CIFAR ResNet of depth 20."""
@@ -154,12 +177,15 @@ class _Block(nn.Module):
         self.stride = stride
         self.padding = (c_out - c_in) // 2
 
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether input and output have one shape."""
+        return self.stride == 1 and not self.padding
+
     def forward(self, x: Tensor) -> Tensor:
         hidden = _convolve_relu(self.conv1, self.bn1, x)
         residual = _convolve(self.conv2, self.bn2, hidden)
-        if (
-            self.stride > 1 or self.padding
-        ):  # option A: subsample, and pad the channels with zeros on both sides
+        if not self.keeps_shape:  # option A: subsample, and pad the channels with zeros on both sides
             x = x[:, :, :: self.stride, :: self.stride]
             x = functional.pad(x, (0, 0, 0, 0, self.padding, self.padding))
         return functional.relu(residual.add_(x), inplace=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import attrs
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, Features, InputShapes, at_least, load_weights, option
+from sidetune_core.api import Base, Block, Continuation, Features, InputShapes, at_least, load_weights, option
 
 from .conv import Conv
 from .mlp import MLP
@@ -43,3 +43,23 @@ class Combined(Base):
         """The encoding (B, width), and the taps."""
         features: Features = nn.Module.__call__(self.network, inputs)  # not cached a second time
         return features
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Those of `Conv` or `MLP`."""
+        return tuple(attrs.evolve(block, name=f"network.{block.name}") for block in self.network.blocks())
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> _AfterTap:
+        """See `Continuable`."""
+        return _AfterTap(self.network.continued(tap, keep)).train(self.training)
+
+
+class _AfterTap(Continuation):
+    """What follows a tap of `Conv` or `MLP`, with the names of `Combined`."""
+
+    def __init__(self, network: Continuation) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        encoding: Tensor = self.network(tap, inputs)
+        return encoding

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import attrs
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from sidetune_core.api import (
     Base,
+    Block,
+    Continuation,
     Features,
     FitError,
     InputShapes,
@@ -21,7 +24,10 @@ from sidetune_core.api import (
     init_orthogonal,
     load_weights,
     option,
+    select_blocks,
 )
+
+from ._continuation import as_trainable, copy_without
 
 CHANNELS = (16, 32, 64)
 
@@ -69,11 +75,57 @@ class Conv(Base):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, width), and the output of each convolution."""
-        current, taps = inputs["image"], []
-        for convolution in self.convolutions:
-            current = convolution(current).relu()
-            taps.append(current)
-        vectors = [current.flatten(1)]
-        if len(inputs) > 1:
-            vectors.append(flatten_inputs(inputs, exclude="image"))
-        return Features(self.linear(torch.cat(vectors, 1)).relu(), tuple(taps))
+        return encode(self.convolutions, self.linear, inputs["image"], inputs)
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The layers, each of which changes the shape."""
+        return layer_blocks(self)
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> ConvolutionsAfterTap:
+        """See `Continuable`."""
+        return continue_convolutions(self, self.convolutions, self.linear, tap, keep)
+
+
+def encode(
+    convolutions: nn.ModuleList, linear: nn.Module, image: Tensor, inputs: Mapping[str, Tensor]
+) -> Features:
+    """The encoding (B, width) of an image or a map, and the output of each convolution; `inputs` other than
+    ``image`` are concatenated with the last map."""
+    current, taps = image, []
+    for convolution in convolutions:
+        current = convolution(current).relu()
+        taps.append(current)
+    vectors = [current.flatten(1)]
+    if len(inputs) > 1:
+        vectors.append(flatten_inputs(inputs, exclude="image"))
+    return Features(linear(torch.cat(vectors, 1)).relu(), tuple(taps))
+
+
+class ConvolutionsAfterTap(Continuation):
+    """Convolutions and the linear layer; a tap and inputs other than ``image`` to (B, width)."""
+
+    def __init__(self, convolutions: nn.ModuleList, linear: nn.Module) -> None:
+        super().__init__()
+        self.convolutions, self.linear = convolutions, linear
+
+    def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        return encode(self.convolutions, self.linear, tap, inputs).encoding
+
+
+def layer_blocks(base: Base) -> tuple[Block, ...]:
+    """The layers of a base whose taps are the outputs of its convolutions."""
+    names = [*(f"convolutions.{index}" for index in range(len(base.tap_shapes))), "linear"]
+    return tuple(Block(name, index - 1, optional=False) for index, name in enumerate(names))
+
+
+def continue_convolutions(
+    base: Base, convolutions: nn.ModuleList, linear: nn.Module, tap: int, keep: Collection[int] | None
+) -> ConvolutionsAfterTap:
+    """What follows a convolution of a base.
+
+    Raises:
+        FitError: see `Continuable.continued`.
+    """
+    select_blocks(layer_blocks(base), len(base.tap_shapes), tap, keep)
+    remaining = copy_without(convolutions, [*convolutions][: tap + 1])
+    return as_trainable(ConvolutionsAfterTap(remaining, copy.deepcopy(linear)), base)

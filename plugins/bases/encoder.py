@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, Literal
 
 import attrs
@@ -14,14 +14,20 @@ from transformers import PreTrainedModel
 
 from sidetune_core.api import (
     Base,
+    Block,
+    Continuation,
     Features,
     FitError,
+    Inputs,
     InputShapes,
     PluginError,
     at_least,
     option,
+    select_blocks,
 )
 
+from ._continuation import as_trainable, check_copy
+from ._layers import copy_layers, layer_blocks, layer_names
 from ._transformers import FILES, load_config, load_network, local_folder
 
 
@@ -99,22 +105,34 @@ class Encoder(Base):
         if layers > depth:
             raise FitError(f"a base of {depth} layers cannot be cut after {layers}")
         shortened = copy.deepcopy(self, {id(self.cache): None})
-        stacks = [
-            name
-            for name, module in shortened.network.named_modules()
-            if isinstance(module, nn.ModuleList) and len(module) == depth
-        ]
-        if len(stacks) != 1:
-            raise FitError(
-                f"cannot cut a {type(self.network).__name__} after {layers} layers: its list of layers is "
-                "ambiguous"
-            )
-        parent, _, name = stacks[0].rpartition(".")
-        stack = shortened.network.get_submodule(stacks[0])
-        setattr(shortened.network.get_submodule(parent), name, stack[:layers])  # type: ignore[index]
+        parent, _, name = layer_names(self.network)[0].rpartition(".")[0].rpartition(".")
+        owner = shortened.network.get_submodule(parent)
+        setattr(owner, name, getattr(owner, name)[:layers])
         shortened.network.config.num_hidden_layers = layers
         shortened._tap_indices, shortened.tap_shapes = (), ()
         return shortened
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The layers, each of which can be left out."""
+        return layer_blocks(self.network, self._tap_indices, "network.")
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> _LayersAfterTap:
+        """See `Continuable`. The embeddings are not copied; one layer at least has to be kept."""
+        blocks, taps = self.blocks(), len(self.tap_shapes)
+        kept = select_blocks(blocks, taps, tap, keep)
+        whole = copy_layers(self.network, select_blocks(blocks, taps, tap, None), is_shared=True)
+        check_copy(self, _LayersAfterTap(whole), tap, self._two_sequences())
+        return as_trainable(_LayersAfterTap(copy_layers(self.network, kept)), self)
+
+    def _two_sequences(self) -> Inputs:
+        """Inputs of two sequences, the second of which is padded."""
+        length = min(self.shape[0], 8)
+        device = next(self.parameters()).device
+        tokens = 1 + torch.arange(2 * length, device=device).view(2, length)
+        mask = torch.ones_like(tokens)
+        mask[1, (length + 1) // 2 :] = 0
+        tokens %= self.vocabulary_size
+        return Inputs({"tokens": tokens, "mask": mask, "types": torch.zeros_like(mask)})
 
     def _check_bidirectional(self, name: str, length: int) -> None:
         """Compare the encodings of two sequences of `length` tokens that differ in their last token only."""
@@ -138,6 +156,20 @@ class Encoder(Base):
             raise FitError(
                 f"{name} is not a bidirectional encoder: its output at a token ignores the tokens after it"
             )
+
+
+class _LayersAfterTap(Continuation):
+    """The layers of an encoder after a hidden state; (B, L, C) and ``mask`` (B, L) to the encoding (B, L, C),
+    zero at padding."""
+
+    def __init__(self, network: PreTrainedModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        mask = inputs["mask"].long()
+        hidden: Tensor = self.network(inputs_embeds=tap, attention_mask=mask).last_hidden_state
+        return hidden.masked_fill((mask == 0)[..., None], 0)
 
 
 class MiniLM(Encoder):

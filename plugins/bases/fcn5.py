@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, Features, FitError, InputShapes, at_least, load_weights, option
+from sidetune_core.api import (
+    Base,
+    Block,
+    Continuation,
+    Features,
+    FitError,
+    InputShapes,
+    at_least,
+    load_weights,
+    option,
+    select_blocks,
+)
 
+from ._continuation import as_trainable
+
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 CHANNELS = 8
 MIN_SIZE = 16
 """Smallest height and width of an image, in pixels."""
@@ -72,12 +87,46 @@ class FCN5(Base):
         *taps, encoding = self._maps(inputs["image"])
         return Features(encoding, tuple(taps))
 
+    def blocks(self) -> tuple[Block, ...]:
+        """The five layers, each of which changes the shape."""
+        return tuple(Block(name, index - 1, optional=False) for index, name in enumerate(LAYERS))
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> _AfterTap:
+        """See `Continuable`; the skip connection goes past taps 2 and 3.
+
+        Raises:
+            FitError: also for these taps.
+        """
+        select_blocks(self.blocks(), len(self.tap_shapes), tap, keep)
+        if tap > 1:
+            raise FitError(
+                f"base 'fcn5' cannot be continued from tap {tap}: its encoding also depends on tap 1, by the "
+                "skip connection; choose tap 0 or 1"
+            )
+        return as_trainable(_AfterTap(self, tap), self)
+
     def _maps(self, image: Tensor) -> list[Tensor]:
         maps = [self.conv1(2 * image - 1)]
         for layer in (self.conv2, self.conv3, self.conv4, self.conv5):
             maps.append(layer(maps[-1]))
         maps[-1] = maps[-1] + self.skip(maps[1])
         return maps
+
+
+class _AfterTap(Continuation):
+    """The layers after the first or the second; a tap (B, C, h, w) to the encoding (B, 8, H/16, W/16)."""
+
+    def __init__(self, base: FCN5, tap: int) -> None:
+        super().__init__()
+        for name in (*LAYERS[tap + 1 :], "skip"):
+            self.add_module(name, copy.deepcopy(base.get_submodule(name)))
+
+    def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        layers = dict(self.named_children())
+        second = layers["conv2"](tap) if "conv2" in layers else tap
+        third = layers["conv3"](second)
+        encoding: Tensor = layers["conv5"](layers["conv4"](third)) + layers["skip"](second)
+        return encoding
 
 
 def _layer(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> nn.Sequential:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from sidetune_core.api import (
     Base,
+    Block,
+    Continuation,
     Features,
     FitError,
     ImageInput,
@@ -24,9 +27,12 @@ from sidetune_core.api import (
     load_weights,
     option,
     register_image_stats,
+    select_blocks,
 )
 
+from ._continuation import as_trainable, check_copy
 from ._download import hub_access
+from ._layers import copy_layers, layer_blocks
 from ._transformers import FILES, load_config, load_network, local_folder
 
 OWNER = "base 'hf-vision'"
@@ -130,6 +136,36 @@ class HFVision(Base):
             return Features(self._pooled(last), taps)
         return Features(self._shaped(last), taps)
 
+    def blocks(self) -> tuple[Block, ...]:
+        """The layers of a transformer with an encoding of tokens; empty for others."""
+        try:
+            self._check_tokens()
+            return layer_blocks(self.network, self._tap_indices, "network.")
+        except FitError:
+            return ()
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> _LayersAfterTap:
+        """See `Continuable`. Only the tokens of a transformer can be continued from: its maps lack the class
+        token, and networks whose layers are not one list are refused.
+
+        Raises:
+            FitError: also for these.
+        """
+        self._check_tokens()
+        blocks, taps = layer_blocks(self.network, self._tap_indices, "network."), len(self.tap_shapes)
+        kept = select_blocks(blocks, taps, tap, keep)
+        whole = copy_layers(self.network, select_blocks(blocks, taps, tap, None), is_shared=True)
+        example = torch.full((2, 3, *self._image), 0.5, device=self.mean.device)
+        check_copy(self, _LayersAfterTap(whole), tap, {"image": example})
+        return as_trainable(_LayersAfterTap(copy_layers(self.network, kept)), self)
+
+    def _check_tokens(self) -> None:
+        if self.encoding != "tokens":
+            raise FitError(
+                f"{OWNER}: no side can continue from the maps of {type(self.network).__name__}; use "
+                "--base.encoding tokens if it is a transformer, otherwise base 'timm' or 'torchvision'"
+            )
+
     def _run(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The last hidden state and all hidden states: (B, C, h, w), or (B, L, C)."""
         outputs = self.network(pixel_values=(image - self.mean) / self.std, output_hidden_states=True)
@@ -206,6 +242,18 @@ class HFVision(Base):
         columns = tokens // rows if rows else 0
         fits = rows * columns == tokens and abs(rows * width - columns * height) <= max(height, width)
         return (rows, columns) if fits else None
+
+
+class _LayersAfterTap(Continuation):
+    """The layers of a transformer after a hidden state; tokens (B, L, C) to (B, L, C)."""
+
+    def __init__(self, network: PreTrainedModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        encoding: Tensor = self.network(pixel_values=tap).last_hidden_state
+        return encoding
 
 
 def _every(step: int, states: int) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain, pairwise, repeat
 
 import attrs
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from sidetune_core.api import (
     Base,
+    Block,
+    Continuation,
     Features,
     InputShapes,
     at_least,
@@ -18,7 +20,10 @@ from sidetune_core.api import (
     init_orthogonal,
     load_weights,
     option,
+    select_blocks,
 )
+
+from ._continuation import as_trainable, copy_without
 
 
 class MLP(Base):
@@ -55,3 +60,28 @@ class MLP(Base):
             current = layer(current).tanh()
             taps.append(current)
         return Features(current, tuple(taps))
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The layers, all of one width but the first."""
+        return tuple(
+            Block(f"layers.{index}", index - 1, optional=index > 0) for index in range(len(self.layers))
+        )
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> _LayersAfterTap:
+        """See `Continuable`."""
+        kept = select_blocks(self.blocks(), len(self.tap_shapes), tap, keep)
+        parts = [layer for index, layer in enumerate(self.layers) if index not in kept]
+        return as_trainable(_LayersAfterTap(copy_without(self.layers, parts)), self)
+
+
+class _LayersAfterTap(Continuation):
+    """Linear layers with tanh; (B, width) to (B, width)."""
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        for layer in self.layers:
+            tap = layer(tap).tanh()
+        return tap

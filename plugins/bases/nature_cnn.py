@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import attrs
 import torch
@@ -10,15 +10,17 @@ from torch import Tensor, nn
 
 from sidetune_core.api import (
     Base,
+    Block,
     Features,
     FitError,
     InputShapes,
     flat_size,
-    flatten_inputs,
     init_orthogonal,
     load_weights,
     option,
 )
+
+from .conv import ConvolutionsAfterTap, continue_convolutions, encode, layer_blocks
 
 LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 """Channels, kernel and stride of each convolution."""
@@ -67,11 +69,12 @@ class NatureCNN(Base):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, 512), and the output of each convolution."""
-        current, taps = inputs["image"], []
-        for convolution in self.convolutions:
-            current = convolution(current).relu()
-            taps.append(current)
-        vectors = [current.flatten(1)]
-        if len(inputs) > 1:
-            vectors.append(flatten_inputs(inputs, exclude="image"))
-        return Features(self.linear(torch.cat(vectors, 1)).relu(), tuple(taps))
+        return encode(self.convolutions, self.linear, inputs["image"], inputs)
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The layers, each of which changes the shape."""
+        return layer_blocks(self)
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> ConvolutionsAfterTap:
+        """See `Continuable`."""
+        return continue_convolutions(self, self.convolutions, self.linear, tap, keep)

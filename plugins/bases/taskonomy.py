@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from sidetune_core.api import (
     Base,
+    Block,
     Features,
     FitError,
     ImageInput,
@@ -23,6 +25,8 @@ from sidetune_core.api import (
     load_weights,
     option,
 )
+
+from ._continuation import Stages, as_trainable, left_out, stage_blocks
 
 BLOCKS = (3, 4, 6, 3)
 STRIDES = (2, 2, 1, 1)
@@ -143,10 +147,42 @@ class Taskonomy(Base):
         x = functional.relu(self.bn1(self.conv1(2 * inputs["image"] - 1)), inplace=True)
         x = functional.max_pool2d(x, 3, stride=2, ceil_mode=True)
         taps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+        for stage in self._stages().values():
             x = stage(x)
             taps.append(x)
         return Features(functional.relu(self.compress_bn(self.compress1(x))), tuple(taps))
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The bottlenecks of the four stages; those with a stride or a convolution in their shortcut change
+        the shape."""
+        return stage_blocks(
+            self._stages(), -1, lambda block: isinstance(block, _Bottleneck) and block.keeps_shape
+        )
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> _AfterTap:
+        """See `Continuable`."""
+        parts = left_out(self, self.blocks(), tap, keep)
+        return as_trainable(_AfterTap(self._stages(), parts, self.compress1, self.compress_bn), self)
+
+    def _stages(self) -> dict[str, nn.Sequential]:
+        return {"layer1": self.layer1, "layer2": self.layer2, "layer3": self.layer3, "layer4": self.layer4}
+
+
+class _AfterTap(Stages):
+    """Bottlenecks and the last convolution; a tap (B, C, h, w) to the encoding (B, 8, H/16, W/16)."""
+
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Sequential],
+        parts: Collection[nn.Module],
+        compress1: nn.Conv2d,
+        compress_bn: nn.BatchNorm2d,
+    ) -> None:
+        super().__init__(stages, parts)
+        self.compress1, self.compress_bn = copy.deepcopy(compress1), copy.deepcopy(compress_bn)
+
+    def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        return functional.relu(self.compress_bn(self.compress1(self.run(tap))))
 
 
 class _Bottleneck(nn.Module):
@@ -168,6 +204,11 @@ class _Bottleneck(nn.Module):
         self.downsample: nn.Module | None = None
         if c_in != c_out:
             self.downsample = nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out))
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether input and output have one shape."""
+        return self.stride == 1 and self.downsample is None
 
     def forward(self, x: Tensor) -> Tensor:
         residual = functional.relu(self.bn1(self.conv1(x)), inplace=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,12 +12,13 @@ from urllib.error import URLError
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sidetune_core.api import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Base,
+    Block,
     Features,
     FitError,
     ImageInput,
@@ -29,7 +30,11 @@ from sidetune_core.api import (
     register_image_stats,
 )
 
+from ._cut_graph import GraphAfterTap, continue_graph
 from ._download import is_reachable
+from ._graph import Traced, find_blocks, nodes_in_chain, on_meta
+
+OTHER_TAPS = "choose the taps by --base.taps chain"
 
 
 class Torchvision(Base):
@@ -37,7 +42,8 @@ class Torchvision(Base):
 
     Encoding: the input (C, h, w) of the last pooling, or its mean (C,) with ``--base.encoding vector``; for
     networks without pooling, such as transformers, the input of the classifier. Taps: the last map of each
-    size, largest first, including the encoding's own. Pixels are normalised inside as the published weights
+    size, largest first, including the encoding's own; in many networks it is inside a residual block, other
+    than with ``--base.taps chain``. Pixels are normalised inside as the published weights
     expect; images are not resized.
 
     Raises:
@@ -64,6 +70,11 @@ class Torchvision(Base):
         encoding: Literal["auto", "map", "vector"] = option(
             "auto", "encoding: a map (C, h, w), a vector (C,), or 'auto': a map if the network has one"
         )
+        taps: Literal["last", "chain"] = option(
+            "last",
+            "taps: the 'last' map of each size, or 'chain': the last of each size through which everything "
+            "goes, from which sides can continue",
+        )
 
     mean: Tensor
     std: Tensor
@@ -77,7 +88,7 @@ class Torchvision(Base):
             )
         from torchvision.models.feature_extraction import create_feature_extractor  # 2 s of import
 
-        self.model = config.model
+        self.model, self._image = config.model, tuple(shape)
         network, mean, std = _make(config)
         register_image_stats(self, mean, std)
         shapes = _node_shapes(network, shape, config.model)
@@ -89,7 +100,14 @@ class Torchvision(Base):
         self.encoding = config.encoding
         if config.encoding == "auto":
             self.encoding = "map" if self.pooled else "vector"
-        taps = _tap_nodes(shapes, last, tuple(shape)) if self.pooled else []
+        taps: list[str] = []
+        if self.pooled:
+            candidates = (
+                list(shapes) if config.taps == "last" else _names_in_chain(_trace(config.model, [last]), last)
+            )
+            taps = _tap_nodes(
+                {name: shapes[name] for name in candidates if name in shapes}, last, self._image
+            )
         self.names = [*dict.fromkeys([*taps, last])]
         self.tap_shapes = tuple(shapes[name] for name in taps)
         self.shape = shapes[last] if self.encoding == "map" or not self.pooled else shapes[last][:1]
@@ -115,6 +133,76 @@ class Torchvision(Base):
         outputs = [outputs_by_name[name] for name in self.names]
         encoding = outputs[-1].mean((2, 3)) if self.pooled and self.encoding == "vector" else outputs[-1]
         return Features(encoding, tuple(outputs[: len(self.tap_shapes)]))
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The residual blocks of the network; those of other networks, such as VGG's, are none."""
+        return self._blocks(self._traced(training=False))
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> GraphAfterTap:
+        """See `Continuable`."""
+        traced = {training: self._traced(training) for training in (False, True)}
+        blocks = self._blocks(traced[False])
+        example = {"image": torch.full((2, *self._image), 0.5, device=self.mean.device)}
+        return continue_graph(self, self.network, traced, blocks, tap, keep, OTHER_TAPS, example)
+
+    def _blocks(self, traced: Traced) -> tuple[Block, ...]:
+        return find_blocks(traced, torch.zeros(2, *self._image, device="meta"))
+
+    def _traced(self, training: bool) -> Traced:
+        """The graph of the complete network up to the encoding."""
+        traced = _trace(self.model, self.names, training)
+        encoding = traced.nodes[self.names[-1]]
+        if self.pooled and self.encoding == "vector":
+            with traced.graph.inserting_after(encoding):
+                encoding = traced.graph.call_method("mean", (encoding, (2, 3)))
+            traced.owners[encoding] = ""
+        taps = tuple(traced.nodes[name] for name in self.names[: len(self.tap_shapes)])
+        return Traced(traced.network, traced.graph, traced.owners, taps, encoding)
+
+
+@attrs.frozen(eq=False)
+class _Trace:
+    """The graph of a complete network, without memory for its weights."""
+
+    network: nn.Module
+    graph: fx.Graph
+    nodes: Mapping[str, fx.Node]
+    """By torchvision's name."""
+    owners: dict[fx.Node, str]
+    """See `Traced`."""
+
+
+def _trace(model: str, names: Sequence[str], training: bool = False) -> _Trace:
+    """The graph with the nodes `names`, in which norms of torchvision's own are single nodes if possible."""
+    import torchvision
+    from torchvision.models.feature_extraction import NodePathTracer
+
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = torchvision.models.get_model(model, weights=None, **_init_options(model)).train(training)
+    leaves = [
+        kind
+        for kind in vars(torchvision.ops).values()
+        if isinstance(kind, type) and issubclass(kind, nn.Module)
+    ]
+    for kinds in ([*leaves, nn.LayerNorm], leaves):
+        tracer = NodePathTracer(leaf_modules=kinds, autowrap_modules=(math, torchvision.ops))
+        tracer.proxy_buffer_attributes = True  # what is computed from them is no constant
+        graph = tracer.trace(network)
+        nodes = {name: node for node, name in tracer.node_to_qualname.items()}
+        if nodes.keys() >= set(names):
+            break
+    owners = {
+        node: str(node.target) if node.op == "call_module" else name.rpartition(".")[0]
+        for name, node in nodes.items()
+    }
+    return _Trace(network, graph, nodes, owners)
+
+
+def _names_in_chain(trace: _Trace, last: str) -> list[str]:
+    """The nodes up to `last` that everything goes through, in order."""
+    chain = nodes_in_chain(trace.graph, trace.nodes[last])
+    return [name for name, node in trace.nodes.items() if node in chain]
 
 
 def _published(model: str) -> Any:
@@ -172,13 +260,10 @@ def _node_shapes(network: nn.Module, image: tuple[int, ...], model: str) -> dict
     """
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-    memo: dict[int, Any] = {id(value): value.to("meta") for value in network.buffers()}
-    for parameter in network.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"))
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # about nodes that exist in training mode only
         _, names = get_graph_node_names(network)
-        extractor = create_feature_extractor(copy.deepcopy(network, memo), names)
+        extractor = create_feature_extractor(on_meta(network), names)
         try:
             outputs = extractor.eval()(torch.zeros(2, *image))
         except (RuntimeError, AssertionError, ValueError) as error:

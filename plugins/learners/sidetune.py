@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import attrs
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from sidetune_core.api import Components, Heads, Learner, Task, Trainable, option
 
 from ._common import NormOptions
+from ._from_base import FromBase
 
 
 class SideTune(Learner):
@@ -22,6 +24,9 @@ class SideTune(Learner):
     With ``dense`` the merger of task t also receives the encodings of all earlier sides, ``M_t(B(x), S_0(x),
     ..., S_t(x))``, as in boosting. Earlier sides are frozen and a task never uses a later one, so nothing is
     forgotten either; but each forward pass of task t runs t more sides.
+
+    With ``begin`` base the merged encoding is ``B + g (M - B)`` with a learned gate g for each channel, at
+    first 0: a task begins at the base's encoding, whatever its merger and its side.
     """
 
     @attrs.frozen
@@ -31,6 +36,11 @@ class SideTune(Learner):
         dense: bool = option(
             False,
             "merge the encodings of all earlier sides too, frozen: the base first, the task's own side last",
+        )
+        begin: Literal["merger", "base"] = option(
+            "merger",
+            "merged encoding before the first step: the merger's, or the base's, to which a learned gate for "
+            "each channel, at first 0, adds the difference",
         )
 
     needs = frozenset({"base", "side", "merger"})
@@ -44,7 +54,7 @@ class SideTune(Learner):
         self.sides = nn.ModuleDict()
         self.mergers = nn.ModuleDict()
         self.heads = Heads(self.base.shape, config.norm)
-        self._dense = config.dense
+        self._dense, self._begins_at_base = config.dense, config.begin == "base"
         self._current = ""
 
     @property
@@ -54,7 +64,8 @@ class SideTune(Learner):
 
     def start(self, task: Task) -> Trainable:
         self.sides[task.id] = self._make_side(self.base)
-        self.mergers[task.id] = self._make_merger(self.base, 2 + len(self._earlier(task.id)))
+        merger = self._make_merger(self.base, 2 + len(self._earlier(task.id)))
+        self.mergers[task.id] = FromBase(merger, self.base.shape) if self._begins_at_base else merger
         self._current = task.id
         return [self.sides[task.id], self.mergers[task.id], self.heads.add_task(task)]
 

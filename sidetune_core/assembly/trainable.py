@@ -88,9 +88,9 @@ def trained_parts(
     for member in members(trainable):
         owned = member.parameters() if isinstance(member, nn.Module) else [member]
         parameters |= {id(parameter): parameter.numel() for parameter in owned}
-    in_side, in_merger = (
-        {id(one) for one in part.parameters()} if part else set() for part in (side, merger)
-    )
+    mergers = [module for module in built.modules() if isinstance(module, Merger)]
+    in_side = {id(one) for one in side.parameters()} if side is not None else set()
+    in_merger = {id(one) for module in mergers for one in module.parameters()}
     trained = parameters.keys()
     return TrainedParts(
         sum(parameters.values()),

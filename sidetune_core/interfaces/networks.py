@@ -112,8 +112,8 @@ class Side(nn.Module, ABC):
     """A small network next to the base, with an encoding of the same shape.
 
     A subclass has a ``Config`` and takes ``(config, inputs, base)``. It may read `shape` and `tap_shapes` of
-    the base, or copy it, but must not keep a reference to it. It raises `FitError` for inputs or a base that
-    it does not fit.
+    the base, or copy it, but must not register a part of it as its own. It raises `FitError` for inputs or a
+    base that it does not fit.
     """
 
     Config: ClassVar[type[Any]]

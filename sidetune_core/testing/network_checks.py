@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sidetune_core.testing import continuations
 from sidetune_core.testing.findings import Finding, examine
 from sidetune_core.testing.given import Given
 from sidetune_core.testing.networks import IMAGE_BASE_CHECKS, MERGER_CHECKS, SIDE_CHECKS, TEXT_BASE_CHECKS
@@ -22,14 +23,15 @@ from sidetune_core.testing.specimen import (
 
 def check_base(cls: type[Any], config: Any, given: Given | None = None) -> list[Finding]:
     """Findings about a base, on the inputs of a `given` env."""
+    more = continuations.CHECKS if continuations.is_continuable(cls) else ()
     if given is not None:
         padded = given.examples([0]).lengths is not None
         checks = TEXT_BASE_CHECKS if padded else IMAGE_BASE_CHECKS
-        return examine({"": bases(cls, config, given.inputs, given.examples)}, checks)
+        return examine({"": bases(cls, config, given.inputs, given.examples)}, (*checks, *more))
     of_images, of_text = bases(cls, config, INPUTS, images), bases(cls, config, TEXT, texts)
     if not fits(of_images) and fits(of_text):
-        return examine({"": of_text}, TEXT_BASE_CHECKS)
-    return examine({"": of_images}, IMAGE_BASE_CHECKS)
+        return examine({"": of_text}, (*TEXT_BASE_CHECKS, *more))
+    return examine({"": of_images}, (*IMAGE_BASE_CHECKS, *more))
 
 
 def check_side(cls: type[Any], config: Any, given: Given | None = None) -> list[Finding]:

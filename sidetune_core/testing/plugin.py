@@ -17,7 +17,7 @@ from sidetune_core.config.options import describe, structure, unstructure
 from sidetune_core.config.registry import Plugin
 from sidetune_core.errors import OptionError, PluginError
 from sidetune_core.interfaces.capabilities import MadeFromObject
-from sidetune_core.testing import env, learner, networks
+from sidetune_core.testing import continuations, env, learner, networks
 from sidetune_core.testing.effects import Effects, watched
 from sidetune_core.testing.env import check_env
 from sidetune_core.testing.findings import Broken, Finding, Skipped, attempt, report, settle
@@ -272,7 +272,7 @@ ONE_RESULT = (
 """Checks whose failure makes any two processes differ."""
 EFFECT_CHECKS = (nothing_is_printed, no_file_is_left)
 KIND_CHECKS: Mapping[str, tuple[Callable[..., None], ...]] = {
-    "base": networks.BASE_CHECKS,
+    "base": (*networks.BASE_CHECKS, *continuations.CHECKS),
     "side": networks.SIDE_CHECKS,
     "merger": networks.MERGER_CHECKS,
     "learner": learner.CHECKS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Final
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sidetune_core.interfaces.continuation import Block, Continuation, select_blocks
 from sidetune_core.interfaces.inputs import Features, Inputs, InputShapes, Shape
 from sidetune_core.interfaces.networks import Base, Merger, StagedSide
 from sidetune_core.seeding import derive_seed
@@ -56,6 +57,32 @@ class TinyBase(Base):
         second = functional.relu(self.norm(self.second(first)))
         return Features(self.last(second.flatten(1)).unflatten(1, self.shape), (first, second))
 
+    def blocks(self) -> Sequence[Block]:
+        return tuple(
+            Block(name, number - 1, False) for number, name in enumerate(("first", "second", "last"))
+        )
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> Continuation:
+        select_blocks(self.blocks(), len(self.tap_shapes), tap, keep)
+        return _RestOfBase(self, tap).train(self.training).requires_grad_(True)
+
+
+class _RestOfBase(Continuation):
+    """What `TinyBase` computes after a tap."""
+
+    def __init__(self, base: TinyBase, tap: int) -> None:
+        super().__init__()
+        self.shape = base.shape
+        if tap == 0:
+            self.second, self.norm = copy.deepcopy((base.second, base.norm))
+        self.last = copy.deepcopy(base.last)
+
+    def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        if hasattr(self, "second"):
+            tap = functional.relu(self.norm(self.second(tap)))
+        encoding: Tensor = self.last(tap.flatten(1)).unflatten(1, self.shape)
+        return encoding
+
 
 class TinyReader(Base):
     """Two layers over `TEXT`, each linear plus the mean over tokens; encoding and taps are (12, 8)."""
@@ -73,14 +100,41 @@ class TinyReader(Base):
         mask = inputs["mask"].float()[..., None]
         hidden = [self.embeddings(inputs["tokens"].long()) * mask]
         for layer in self.layers:
-            mean = hidden[-1].sum(1, keepdim=True) / mask.sum(1, keepdim=True)
-            hidden.append((layer(hidden[-1]) + mean).tanh() * mask)
+            hidden.append(_mixed(layer, hidden[-1], mask))
         return Features(hidden[-1], tuple(hidden[: len(self.tap_shapes)]))
 
     def first_layers(self, layers: int) -> TinyReader:
         truncated = copy.deepcopy(self)
         truncated.layers, truncated.tap_shapes = truncated.layers[:layers], ()
         return truncated
+
+    def blocks(self) -> Sequence[Block]:
+        return tuple(Block(f"layers.{number}", number, True) for number in range(len(self.layers)))
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> Continuation:
+        kept = select_blocks(self.blocks(), len(self.tap_shapes), tap, keep)
+        layers = {str(number): self.layers[number] for number in sorted(kept)}
+        return _RestOfReader(copy.deepcopy(layers)).train(self.training).requires_grad_(True)
+
+
+class _RestOfReader(Continuation):
+    """Layers of a `TinyReader`."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict(layers)
+
+    def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        for layer in self.layers.values():
+            tap = _mixed(layer, tap, inputs["mask"].float()[..., None])
+        return tap
+
+
+def _mixed(layer: nn.Module, hidden: Tensor, mask: Tensor) -> Tensor:
+    """A layer plus the mean over tokens, (B, L, C); zero where the mask (B, L, 1) is."""
+    mean = hidden.sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+    mixed: Tensor = (layer(hidden) + mean).tanh() * mask
+    return mixed
 
 
 class TinySide(StagedSide):

@@ -94,7 +94,9 @@ class Specimen:
         inputs = self.inputs(*ids)
         self.module.requires_grad_(True)
         gpu = PretendedGpu()
-        gpu.place(self.module)
+        for module in (self.module, self.base):  # a side may read weights of its base, which is there too
+            if module is not None:
+                gpu.place(module)
         with gpu:
             for training in (False, True):
                 outputs = self.run(gpu.move_inputs(inputs), training=training, grad=training)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from sidetune_core.api import Base, Features, FitError, InputShapes, OptionError, option
+from sidetune_core.api import Base, Block, Features, FitError, InputShapes, OptionError, option
 
+from .._cut_graph import GraphAfterTap, continue_graph
+from .._graph import Traced, find_blocks, first_node, on_meta, trace
 from .checks import own_copy, randomise
-from .nodes import run
+from .nodes import OUTPUT, Node, run
 from .probe import BATCH, Nodes, find_nodes, read, record
 
 
@@ -64,7 +67,7 @@ class Module(Base):
                 f"the env has {', '.join(inputs)}"
             )
         self._input = config.input
-        shape = tuple(inputs[config.input])
+        shape = self._shape = tuple(inputs[config.input])
         self._register_stats(config, shape)
         network = own_copy(network)
         if config.weights == "none":
@@ -99,6 +102,47 @@ class Module(Base):
             f"{node.name} {shape}" for node, shape in zip(self._taps, self.tap_shapes, strict=True)
         )
         return f"encoding '{self._encoding.name}' {self.shape}{dropped}; taps {taps or 'none'}"
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The residual blocks of the network, if torch.fx can trace it."""
+        try:
+            return self._blocks(self._traced(training=False))
+        except FitError:
+            return ()
+
+    def continued(self, tap: int, keep: Collection[int] | None = None) -> GraphAfterTap:
+        """See `Continuable`.
+
+        Raises:
+            FitError: also if torch.fx cannot trace the network.
+        """
+        traced = {training: self._traced(training) for training in (False, True)}
+        example, hint = {self._input: self._example()}, "name other submodules by --base.taps"
+        return continue_graph(
+            self, self.network, traced, self._blocks(traced[False]), tap, keep, hint, example
+        )
+
+    def _blocks(self, traced: Traced) -> tuple[Block, ...]:
+        return find_blocks(traced, self.prepare(self._example()).to("meta"))
+
+    def _traced(self, training: bool) -> Traced:
+        network = on_meta(self.network).train(training)
+        tracer, graph = trace(network, "its forward() must not decide by values of tensors")
+        (output,) = (node for node in graph.nodes if node.op == "output")
+
+        def find(node: Node) -> fx.Node:
+            returned = [output.args[0]] if node.name == OUTPUT else tracer.returned.get(node.name, [])
+            found = first_node(returned[node.call]) if -len(returned) <= node.call < len(returned) else None
+            if found is None:
+                raise FitError(f"torch.fx finds no output of '{node.name}' of the network")
+            return found
+
+        return Traced(network, graph, tracer.owners(), tuple(map(find, self._taps)), find(self._encoding))
+
+    def _example(self) -> Tensor:
+        """Two inputs of the network, with values in [0, 1]; of a network of tokens, zeros and ones."""
+        values = torch.arange(2.0 * math.prod(self._shape), device=self.mean.device).sin().square()
+        return (values if self._dtype is None else values.round()).view(2, *self._shape)
 
     def _register_stats(self, config: Config, shape: tuple[int, ...]) -> None:
         channels = shape[0] if shape else 0

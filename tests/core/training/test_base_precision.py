@@ -109,12 +109,14 @@ def test_a_base_that_was_trained_follows_the_precision_of_training_from_then_on(
     [
         ("sidetune", "fcn4", ("bf16", "fp32", False)),
         ("sidetune", "ladder", ("bf16", "bf16", False)),
+        ({"name": "sidetune", "begin": "base"}, "fcn4", ("bf16", "fp32", False)),
+        ("sidetune", "fork", ("bf16", "bf16", False)),
         ("features", None, ("bf16", "fp32", False)),
         ("finetune", None, ("bf16", "bf16", True)),
     ],
 )
 def test_the_rule_looks_at_what_is_trained(
-    learner: str, side: str | None, expected: tuple[str, str, bool]
+    learner: Any, side: str | None, expected: tuple[str, str, bool]
 ) -> None:
     precisions = precisions_of(learner, {"name": side} if side else None, 32)
     assert (precisions.base, precisions.trained, precisions.base_is_trained) == expected
@@ -130,7 +132,7 @@ def test_networks_on_maps_of_one_pixel_are_trained_in_fp32() -> None:
     assert precisions_of("features", None, 16, base).narrow == ()
 
 
-def precisions_of(learner: str, side: Any, size: int, base: Any = None) -> Precisions:
+def precisions_of(learner: Any, side: Any, size: int, base: Any = None) -> Precisions:
     networks = {"base": base or {"name": "resnet44", "weights": "none"}, "learner": learner, "side": side}
     resolved = resolve(make_spec(None, networks, tasks(size)))
     return fit_components(resolved, build_stream(resolved)).precisions

@@ -401,3 +401,50 @@ def test_a_layer_that_was_replaced_is_called_in_a_frozen_network_too() -> None:
     doubled.load_state_dict(base.conv1.state_dict())
     base.conv1 = doubled
     assert not torch.allclose(base(image).taps[0], before)
+
+
+def continuable(name: str = "resnet44", weights: str = "none") -> Any:
+    return make(name, weights).requires_grad_(False)
+
+
+def test_what_follows_stage_2_is_a_copy_of_stage_3() -> None:
+    base = continuable()
+    counted = count_elements(base.layer3.parameters())
+    assert counted == 499_456
+    assert count_elements(base.continued(2).parameters()) == counted
+
+
+def test_half_of_the_blocks_of_stage_3_are_those_blocks_one_after_the_other() -> None:
+    base = continuable(weights="packaged")
+    tap = torch.rand(2, 32, 16, 16)
+    expected = tap
+    with torch.no_grad():
+        for number in (0, 2, 4, 6):
+            expected = base.layer3[number](expected)
+        continuation = base.continued(2, [14, 16, 18, 20]).eval()
+        assert torch.equal(continuation(tap, {}), expected.mean((2, 3)))
+    assert (
+        count_elements(continuation.parameters()) == 278_154 - 650
+    )  # without the linear layer of 10 classes
+
+
+def test_blocks_are_numbered_through_the_whole_network() -> None:
+    blocks = continuable().blocks()
+    assert [block.name for block in blocks[13:15]] == ["layer2.6", "layer3.0"]
+    assert [block.after for block in blocks] == [0] * 7 + [1] * 7 + [2] * 7
+    assert [number for number, block in enumerate(blocks) if not block.optional] == [7, 14]
+
+
+@pytest.mark.parametrize(
+    ("tap", "keep", "message"),
+    [
+        (4, None, "the base has no tap 4; its taps are 0 to 3"),
+        (2, [13, 14], "block 13 is not after tap 2 of the base; these are 14 to 20"),
+        (1, [8, 15], "blocks 7, 14 are needed .layer2.0, layer3.0.: .* keep 7, 14 too"),
+    ],
+)
+def test_an_impossible_choice_of_blocks_names_the_possible_ones(
+    tap: int, keep: list[int] | None, message: str
+) -> None:
+    with pytest.raises(FitError, match=message):
+        continuable().continued(tap, keep)

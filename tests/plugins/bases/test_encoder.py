@@ -174,6 +174,93 @@ def test_other_encoders_work_too(model: Any, tmp_path: Path, batch: dict[str, to
     assert base.first_layers(1)(batch).encoding.shape == (2, LENGTH, 16)
 
 
+RELATIVE: Any = {**SIZES, "relative_attention": True, "position_buckets": 8, "max_relative_positions": 8}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        transformers.BertConfig(**SIZES),
+        transformers.RobertaConfig(**SIZES, max_position_embeddings=64),
+        transformers.DistilBertConfig(vocab_size=48, dim=16, n_layers=2, n_heads=2, hidden_dim=16),
+        transformers.ElectraConfig(**SIZES, embedding_size=8),
+        transformers.DebertaV2Config(**RELATIVE, pos_att_type=["p2c", "c2p"], position_biased_input=False),
+        transformers.MPNetConfig(**SIZES),
+        transformers.ModernBertConfig(
+            **SIZES,
+            local_attention=4,
+            global_attn_every_n_layers=2,
+            pad_token_id=0,
+            bos_token_id=1,
+            cls_token_id=1,
+            sep_token_id=2,
+            eos_token_id=2,
+        ),
+    ],
+    ids=["bert", "roberta", "distilbert", "electra", "deberta", "mpnet", "modernbert"],
+)
+def test_the_layers_after_a_hidden_state_encode_as_the_network(
+    model: Any, tmp_path: Path, batch: dict[str, torch.Tensor]
+) -> None:
+    model.save_pretrained(tmp_path)
+    base = make(tmp_path, weights="none").requires_grad_(False)
+    with torch.no_grad():
+        features = base(batch)
+        for tap, hidden in enumerate(features.taps):
+            continuation = base.continued(tap)
+            assert torch.equal(continuation(hidden, batch), features.encoding)
+    assert continuation.state_dict().keys() <= base.state_dict().keys()
+    layers = len(list(base.parameters())) - len(list(base.network.embeddings.parameters()))
+    assert len(list(base.continued(0).parameters())) <= layers  # no embeddings
+    base.continued(0, [1])(features.taps[0], batch).sum().backward()
+    assert not any(parameter.requires_grad for parameter in base.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (transformers.AlbertConfig(**SIZES, embedding_size=8), "AlbertModel are not one list of 2 modules"),
+        (
+            transformers.XLNetConfig(vocab_size=48, d_model=16, n_layer=2, n_head=2, d_inner=16),
+            "no module 'embeddings'",
+        ),
+        (
+            transformers.DebertaV2Config(**SIZES, conv_kernel_size=3),
+            "tap 1, since its encoding depends on more",
+        ),
+    ],
+    ids=["albert", "xlnet", "deberta-xxlarge"],
+)
+def test_a_network_that_is_no_list_of_layers_has_no_continuation(
+    model: Any, message: str, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    with pytest.raises(FitError, match=message):
+        make(tmp_path, weights="none").continued(1)
+
+
+def test_a_continuation_needs_a_layer(tiny_bert: Path) -> None:
+    with pytest.raises(FitError, match="at least one of its layers"):
+        make(tiny_bert).continued(1, [])
+
+
+def test_checking_a_continuation_leaves_the_modes_of_the_base_alone(tiny_bert: Path) -> None:
+    base = make(tiny_bert).train()
+    base.network.encoder.layer[0].eval()
+    assert base.continued(1).network.encoder.layer[-1].training
+    assert base.training
+    assert not base.network.encoder.layer[0].training
+
+
+def test_taps_further_apart_have_more_blocks_between_them(tiny_bert: Path) -> None:
+    blocks = make(tiny_bert, tap_every=2).blocks()
+    assert [(block.name, block.after) for block in blocks] == [
+        ("network.encoder.layer.0", -1),
+        ("network.encoder.layer.1", 0),
+        ("network.encoder.layer.2", 0),
+    ]
+
+
 def test_sequences_longer_than_the_model_accepts_are_refused(tiny_bert: Path) -> None:
     with pytest.raises(FitError, match="does not accept sequences of 65 tokens"):
         make(tiny_bert, length=65)
@@ -216,6 +303,20 @@ def test_minilm_comes_with_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         similarity[0] > similarity[1]
     )  # "john is happy" lies nearer to "john is sad" than to "pencils will"
+
+
+def test_minilm_after_its_second_layer_is_layers_2_to_5() -> None:
+    base = MINILM(MINILM.Config(), shapes()).eval()
+    continuation = base.continued(2)
+    layers = {name.split(".")[3] for name, _ in continuation.named_parameters()}
+    assert layers == {"2", "3", "4", "5"}
+    assert sum(parameter.numel() for parameter in continuation.parameters()) == 7_098_626 - 770
+    mask = torch.ones(2, LENGTH)
+    mask[1, 10:] = 0
+    batch = {"tokens": 1000 + torch.arange(2 * LENGTH).view(2, LENGTH), "mask": mask, "types": mask * 0}
+    with torch.no_grad():
+        features = base(batch)
+        assert torch.equal(continuation(features.taps[2], batch), features.encoding)
 
 
 def test_it_is_cached_although_the_library_hooks_its_layers(

@@ -187,3 +187,32 @@ def test_what_does_not_fit_is_refused(saved: Callable[[str], Path], tiny_bert: P
         HF_VISION(HF_VISION.Config(model=str(saved("vit"))), {"tokens": (8,)})
     with pytest.raises(WeightsError, match="does not exist"):
         make(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2-registers"])
+def test_the_layers_after_the_tokens_of_a_tap_encode_as_the_network(
+    kind: str, saved: Callable[[str], Path]
+) -> None:
+    base = make(saved(kind), encoding="tokens", tap_every=2).requires_grad_(False)
+    assert [block.after for block in base.blocks()] == [-1, 0, 0, 1, 1]
+    with torch.no_grad():
+        output = base({"image": IMAGE})
+        for tap in (0, 1):
+            assert torch.equal(base.continued(tap)(output.taps[tap], {}), output.encoding)
+    one = base.continued(0, [3])
+    assert one.state_dict().keys() <= base.state_dict().keys()
+    assert not [name for name, _ in one.named_parameters() if "embeddings" in name or ".4." in name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoding", "message"),
+    [
+        ("vit", "map", "the maps of ViTModel; use --base.encoding tokens"),
+        ("convnext", "auto", "the maps of ConvNextModel; .* otherwise base 'timm'"),
+    ],
+)
+def test_only_the_tokens_of_a_transformer_have_a_continuation(
+    kind: str, encoding: str, message: str, saved: Callable[[str], Path]
+) -> None:
+    with pytest.raises(FitError, match=message):
+        make(saved(kind), encoding=encoding).continued(0)

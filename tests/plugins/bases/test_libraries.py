@@ -191,3 +191,62 @@ def test_a_download_without_a_network_fails_at_once_in_a_sentence(
     with pytest.raises(WeightsError, match="cannot download the weights of 'resnet18.a2_in1k'"):
         make("timm", model="resnet18.a2_in1k", weights="default")
     assert capfd.readouterr() == ("", "")
+
+
+def count(continuation: Any) -> int:
+    return sum(parameter.numel() for parameter in continuation.parameters())
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "timm"])
+def test_what_follows_a_stage_is_cut_out_of_the_graph(kind: str) -> None:
+    base = make(kind).requires_grad_(False)
+    assert [block.name for block in base.blocks()[3:5]] == ["network.layer2.1", "network.layer3.0"]
+    assert [block.after for block in base.blocks()] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [number for number, block in enumerate(base.blocks()) if not block.optional] == [2, 4, 6]
+    with torch.no_grad():
+        features = base({"image": torch.rand(2, 3, 64, 64)})
+        whole = base.continued(2)
+        assert torch.equal(whole(features.taps[2], {}), features.encoding)
+    stages = [*base.network.layer3.parameters(), *base.network.layer4.parameters()]
+    assert count(whole) == sum(parameter.numel() for parameter in stages)
+    first = base.continued(2, [4, 6])
+    assert count(first) == count(whole) - sum(
+        parameter.numel()
+        for stage in (base.network.layer3, base.network.layer4)
+        for parameter in stage.get_submodule("1").parameters()
+    )
+
+
+def test_a_resnet_50_of_torchvision_has_taps_inside_its_blocks_unless_asked_for_others() -> None:
+    with pytest.raises(FitError, match="taps that work: 0, 4; choose the taps by --base.taps chain"):
+        make("torchvision", model="resnet50").continued(1)
+    base = make("torchvision", model="resnet50", taps="chain", encoding="vector")
+    assert base.tap_shapes == ((64, 32, 32), (256, 16, 16), (512, 8, 8), (1024, 4, 4), (2048, 2, 2))
+    with torch.no_grad():
+        features = base({"image": torch.rand(2, 3, 64, 64)})
+        assert torch.equal(base.continued(3)(features.taps[3], {}), features.encoding)
+
+
+def test_a_vit_of_timm_continues_from_its_tokens() -> None:
+    base = make("timm", size=160, model="test_vit", encoding="tokens").requires_grad_(False)
+    depth = len(base.network.blocks)
+    assert [block.after for block in base.blocks()] == list(range(-1, depth - 1))
+    assert all(block.optional for block in base.blocks())
+    image = torch.rand(2, 3, 160, 160)
+    with torch.no_grad():
+        features = base({"image": image})
+        expected = base.network.forward_features((image - base.mean) / base.std)
+        assert torch.equal(features.encoding, expected)
+        for tap, tokens in enumerate(features.taps):
+            assert torch.equal(base.continued(tap)(tokens, {}), expected)
+    with pytest.raises(FitError, match="use --base.encoding tokens"):
+        make("timm", size=160, model="test_vit", encoding="map").continued(0)
+    with pytest.raises(FitError, match="'resnet18' has no tokens"):
+        make("timm", encoding="tokens")
+
+
+def test_maps_with_channels_last_are_turned_around() -> None:
+    base = make("timm", size=224, model="swin_tiny_patch4_window7_224")
+    with torch.no_grad():
+        features = base({"image": torch.rand(1, 3, 224, 224)})
+        assert torch.equal(base.continued(2)(features.taps[2], {}), features.encoding)

@@ -215,3 +215,69 @@ def test_the_wrapper_passes_the_conformance_kit() -> None:
     findings = check_plugin("base", f"{__name__}:Wrapped")
     assert [finding for finding in findings if not finding.passed] == []
     assert sum(not finding.skipped for finding in findings) > 20
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps + self.conv(maps).relu()
+
+
+class Deep(nn.Module):
+    """Three residual blocks after a stem; `when` gives the blocks that are computed for the stem's output."""
+
+    def __init__(self, when: Any = lambda maps: 3) -> None:
+        super().__init__()
+        self.stem, self.when = nn.Conv2d(3, 4, 3, 2, 1), when
+        self.layers = nn.ModuleList(Residual(4) for _ in range(3))
+
+    def forward(self, image: Tensor, scale: Tensor | None = None) -> Tensor:
+        maps = self.stem(image)
+        if scale is not None:
+            maps = maps * scale
+        for layer in self.layers[: self.when(maps)]:
+            maps = layer(maps)
+        return maps.mean((2, 3))
+
+
+def test_what_follows_a_tap_is_cut_out_of_the_network(net: Net, image: Tensor) -> None:
+    base = make(net, taps=("first", "relu"))
+    output = features(base, image)
+    for tap, activation in enumerate(output.taps):
+        continuation = base.continued(tap)
+        with torch.no_grad():
+            assert torch.equal(continuation(activation, {}), output.encoding)
+        restored = pickle.loads(pickle.dumps(copy.deepcopy(continuation)))
+        assert torch.equal(restored(activation, {}), continuation(activation, {}))
+    assert [name for name, _ in base.continued(0).named_parameters()] == [
+        "network.second.weight",
+        "network.second.bias",
+    ]
+
+
+def test_residual_blocks_of_a_network_can_be_left_out(image: Tensor) -> None:
+    base = make(Deep(), taps=("stem",))
+    assert [(block.name, block.after, block.optional) for block in base.blocks()] == [
+        (f"network.layers.{index}", 0, True) for index in range(3)
+    ]
+    continuation = base.continued(0, [1])
+    tap = features(base, image).taps[0]
+    with torch.no_grad():
+        assert torch.equal(continuation(tap, {}), base.network.layers[1](tap).mean((2, 3)))
+    assert len(list(continuation.parameters())) == 2
+
+
+def test_a_network_that_decides_by_values_cannot_be_traced() -> None:
+    base = make(Deep(lambda maps: 3 if maps.sum() > 0 else 2), taps=("stem",))
+    assert base.blocks() == ()
+    with pytest.raises(FitError, match="torch.fx cannot trace it .*control flow"):
+        base.continued(0)
+
+
+def test_a_tap_that_a_shortcut_goes_around_lists_the_others(image: Tensor) -> None:
+    base = make(Deep(), taps=("stem", "layers.0.conv", "layers.1"))
+    with pytest.raises(FitError, match="more than that; taps that work: 0, 2; name other submodules"):
+        base.continued(1)

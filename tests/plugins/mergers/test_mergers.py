@@ -148,6 +148,23 @@ def test_sum_adds_and_has_no_parameters(shape: tuple[int, ...], count: int) -> N
     assert parameters(merger) == 0
 
 
+# side
+
+
+def test_the_side_alone_keeps_the_contract_of_its_kind() -> None:
+    assert [finding for finding in check_plugin("merger", "side") if not finding.passed] == []
+
+
+@shapes
+@counts
+def test_the_side_alone_is_alpha_with_no_weight_on_the_base(shape: tuple[int, ...], count: int) -> None:
+    inputs = encodings(shape, count)
+    merged = make("side", shape, count)(inputs)
+    torch.testing.assert_close(merged, make("alpha mode=fixed", shape, count, start=0.0)(inputs))
+    if count == 2:
+        assert torch.equal(merged, inputs[1])
+
+
 # mlp, mlp-hidden, mlp2 and resmlp: the original's parameter counts, and the formulas
 
 

@@ -615,7 +615,7 @@ def test_reused_encodings_are_those_of_the_base(
 
 
 @pytest.mark.parametrize(
-    "merger", ["alpha", "concat", "film", "mlp", "mlp2", "mlp-hidden", "product", "resmlp", "sum"]
+    "merger", ["alpha", "concat", "film", "mlp", "mlp2", "mlp-hidden", "product", "resmlp", "side", "sum"]
 )
 def test_mergers_take_sequences_that_are_shorter_than_declared(merger: str) -> None:
     cls = registry.load(registry.find(kinds.MERGER, merger))

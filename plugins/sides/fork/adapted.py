@@ -1,0 +1,101 @@
+"""A copy of the end of a base that reads the base's own weights, and trains only what is added to them.
+
+What a copy does not train must not be stored for each task. So the parameters of a frozen layer are not
+registered in the copy: its attributes are the parameter objects of the base. They move and are restored with
+the base, and stay one object with the base's where a whole learner is copied or pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+import torch
+from torch import nn
+
+from sidetune_core.api import Base, Continuable, Continuation, FitError, InputShapes
+
+from .parallel import Parallel, make_adapter, make_update
+
+
+def adapted_copy(
+    base: Continuable,
+    tap: int,
+    keep: Collection[int] | None,
+    inputs: InputShapes,
+    train: Literal["adapters", "lora", "norm"],
+    rank: int,
+) -> Continuation:
+    """A copy whose parameters are those of its norms and of the layers added to the frozen ones.
+
+    Args:
+        base: to copy, which is left as it is.
+        tap, keep: see `Continuable.continued`.
+        inputs: shapes of the base's inputs.
+        train: see `Fork`.
+        rank: see `Fork`.
+
+    Raises:
+        FitError: see `Continuable.continued`; or the copy does not name its layers as the base does.
+    """
+    assert isinstance(base, Base)
+    copied = base.continued(tap, keep)
+    called = _called_layers(copied, base, tap, inputs) if train != "norm" else []
+    for name, module in copied.named_modules():
+        if not is_norm(module):
+            _read_from(base, module, name)
+    make = make_adapter if train == "adapters" else make_update
+    for name in called:
+        layer = copied.get_submodule(name)
+        if (added := make(layer, rank)) is not None:
+            parent, _, attribute = name.rpartition(".")
+            setattr(copied.get_submodule(parent), attribute, Parallel(layer, added))
+    return copied
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a layer normalises, by the name of its class: libraries have many of their own."""
+    return "norm" in type(module).__name__.lower()
+
+
+def _read_from(base: Base, module: nn.Module, name: str) -> None:
+    """Put the base's parameters in place of those of a module itself, a copy of the base's of that name."""
+    for attribute, parameter in list(module._parameters.items()):
+        if parameter is None:
+            continue
+        key = f"{name}.{attribute}"
+        try:
+            own = base.get_parameter(key)
+        except AttributeError:
+            own = None
+        if own is None or own.shape != parameter.shape:
+            raise FitError(
+                f"side 'fork': {type(base).__name__} has no parameter {key}, as the copy of its layers does, "
+                "so that the copy cannot read the base's; choose --side.train full"
+            )
+        delattr(module, attribute)
+        module.__dict__[attribute] = own
+
+
+def _called_layers(copied: Continuation, base: Base, tap: int, inputs: InputShapes) -> list[str]:
+    """Names of the convolutions and linear layers that are called as modules, in a pass of a blank example.
+
+    Others may read a layer's weights, as attention in PyTorch does; to replace that layer would change
+    nothing.
+    """
+    called: dict[str, None] = {}
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.setdefault(name))
+        for name, module in copied.named_modules()
+        if type(module) in (nn.Conv2d, nn.Linear)
+    ]
+    device = next((weight.device for weight in copied.parameters()), None)
+    blank = {name: torch.zeros(1, *shape, device=device) for name, shape in inputs.items()}
+    try:
+        with torch.no_grad():
+            copied.eval()(torch.zeros(1, *base.tap_shapes[tap], device=device), blank)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        copied.train(base.training)
+    return [name for name, _ in copied.named_modules() if name in called]
