@@ -32,7 +32,7 @@ def read_by_workers(
             collated = next(opened)
         except StopIteration:
             return
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, EOFError) as error:
             raise DataError(
                 f"{where}: a worker process ended ({_first_line(error)}), perhaps for lack of "
                 "memory or shared "

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,15 @@ def test_an_exit_of_the_process_becomes_an_exception() -> None:
         os._exit(3)
 
 
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """Python's own handler, which a process in the background of a shell does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_raises")
 def test_ctrl_c_is_told_from_code_that_raises_its_exception() -> None:
     with pytest.raises(KeyboardInterrupt), interrupts_noted() as received:
         os.kill(os.getpid(), signal.SIGINT)
