@@ -169,6 +169,6 @@ class TensorSource(Source):
 
     def _read(self, rows: Tensor) -> Tensor:
         self._examples.checked()  # before, since reading behind the end of a file would end the process
-        stored = self._stored[self._indices[rows]].contiguous()
+        stored = self._stored.index_select(0, self._indices[rows]).contiguous()
         self._examples.checked()
         return stored
