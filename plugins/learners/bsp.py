@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sidetune_core.api import Components, at_least, derive_seed, option
+from sidetune_core.api import Components, FitError, at_least, derive_seed, option
 
 from .finetune import FineTune
 
@@ -54,6 +54,12 @@ class BSP(FineTune):
 
     def __init__(self, config: Config, components: Components) -> None:
         super().__init__(config, components)
+        keyed = [id(module.weight) for module in self.modules() if isinstance(module, KEYED)]
+        if len(set(keyed)) < len(keyed):
+            raise FitError(
+                "learner 'bsp' gives each layer a key of its own, and two layers here have one weight, as in "
+                "side 'fork' with --side.train adapters, lora or norm; choose --side.train full"
+            )
         self._key_shapes = {
             f"{name}.weight": (1, *module.weight.shape[1:])
             for name, module in self.named_modules()  # heads do not exist yet

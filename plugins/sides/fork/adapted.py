@@ -36,7 +36,8 @@ def adapted_copy(
         rank: see `Fork`.
 
     Raises:
-        FitError: see `Continuable.continued`; or the copy does not name its layers as the base does.
+        FitError: see `Continuable.continued`; or the copy does not name its layers as the base does; or no
+            layer can be added to.
     """
     assert isinstance(base, Base)
     copied = base.continued(tap, keep)
@@ -45,11 +46,19 @@ def adapted_copy(
         if not is_norm(module):
             _read_from(base, module, name)
     make = make_adapter if train == "adapters" else make_update
+    adapted = 0
     for name in called:
         layer = copied.get_submodule(name)
         if (added := make(layer, rank)) is not None:
             parent, _, attribute = name.rpartition(".")
             setattr(copied.get_submodule(parent), attribute, Parallel(layer, added))
+            adapted += 1
+    if train != "norm" and not adapted:
+        raise FitError(
+            f"side 'fork': after tap {tap} of {type(base).__name__} no layer is a torch.nn.Conv2d or "
+            f"torch.nn.Linear itself that --side.train {train} could add to; choose another --side.after, "
+            "--side.train full, or norm"
+        )
     return copied
 
 

@@ -83,6 +83,8 @@ def choose_blocks(
     needed = [number for number in following if not blocks[number].optional]
     if not chosen:
         return None
+    if len(set(chosen)) < len(chosen):
+        raise FitError(f"side 'fork': --side.blocks names a block twice: {' '.join(map(str, chosen))}")
     if len(chosen) == 1:
         return _spread(following, needed, chosen[0], tap)
     try:

@@ -45,7 +45,8 @@ class Fork(Side):
     - norm: norms alone.
 
     Layers that the base does not call as modules, such as those within `torch.nn.MultiheadAttention`, stay
-    frozen in these modes.
+    frozen in these modes, and so do those of subclasses, such as timm's ``StdConv2d`` and ``Conv2dSame``.
+    Where a learner trains its base, what reads the base's weights changes with it.
 
     Raises:
         FitError: the base cannot be continued from a tap, has no such tap or no such blocks, or nothing that

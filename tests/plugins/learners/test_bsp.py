@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import sidetune_core
-from sidetune_core.api import Base, ClassTask, Components, Examples, Features, seeded
+from sidetune_core.api import Base, ClassTask, Components, Examples, Features, FitError, seeded
 from sidetune_core.config.kinds import LEARNER
 from sidetune_core.config.registry import find, load
 from sidetune_core.config.spec import TrainOptions
@@ -68,6 +68,22 @@ def like(learner: Any, other: Any) -> Any:
     """`learner` with the weights of `other`."""
     learner.load_state_dict(other.state_dict(), strict=False)
     return learner
+
+
+def test_two_layers_with_one_weight_are_refused() -> None:
+    class Tied(Base):
+        shape = (8,)
+
+        def __init__(self, pretrained: bool = True) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.second.weight = self.first.weight
+
+        def forward(self, inputs: Mapping[str, Tensor]) -> Features:
+            return Features(self.second(self.first(inputs["x"][:, 0])))
+
+    with pytest.raises(FitError, match="two layers here have one weight"):
+        learner_on(Tied)
 
 
 # Keys

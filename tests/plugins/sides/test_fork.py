@@ -211,12 +211,24 @@ def test_what_a_base_does_not_have_is_refused_with_what_it_has(resnet44: Any) ->
         "nothing that --side.train norm could train follows tap 3": {"after": 3, "train": "norm"},
         "block 21 is not after tap 2 of the base; these are 14 to 20": {"blocks": (14, 21)},
         "block 14 is needed (layer3.0)": {"blocks": (15, 16)},
+        "--side.blocks names a block twice: 14 14": {"blocks": (14, 14)},
         "(--side.blocks; not optional: 14)": {"blocks": (15, 16)},
         "--side.blocks 9 is a number of blocks; tap 2 has 7 after it; not optional: 14": {"blocks": (9,)},
         "no block follows tap 3": {"after": 3, "blocks": (2,)},
     }
     for words, options in expected.items():
         assert words in refusal(resnet44, **options)
+
+
+def test_a_mode_that_could_add_to_no_layer_is_refused() -> None:
+    class Standardised(nn.Conv2d):
+        """As timm's ``StdConv2d``, whose weights are others than its parameters."""
+
+    base = resnet()
+    for module in base.modules():
+        if type(module) is nn.Conv2d:
+            module.__class__ = Standardised
+    assert "no layer is a torch.nn.Conv2d or torch.nn.Linear itself" in refusal(base, after=2, train="lora")
 
 
 def test_a_base_that_is_no_chain_is_refused_with_bases_that_are() -> None:
