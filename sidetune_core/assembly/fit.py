@@ -83,7 +83,7 @@ class Fit:
             lines.append(f"trainable: the head of a task only; the base has {self.base:,} parameters")
         elif self.trainable is not None:
             lines.append(
-                f"trainable {self.trainable:,} parameters a task and its head "
+                f"trainable {self.trainable:,} parameters a task without its head "
                 f"({_percent(self.trainable, self.base)} of the base's {self.base:,})"
             )
         return lines

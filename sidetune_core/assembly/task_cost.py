@@ -109,9 +109,9 @@ class TaskCost:
 
     def line(self, side: str) -> str:
         """For the header of a run; `side` names the side."""
-        head = "" if self.has_head else " and its head"
+        head = "with its head" if self.has_head else "without its head"
         percent = f"{100 * self.parameters / self.base:.1f} %" if self.base else "∞ %"
-        parts = [f"{self.parameters:,} trainable parameters a task{head} ({percent} of the base)"]
+        parts = [f"{self.parameters:,} trainable parameters a task {head} ({percent} of the base)"]
         if self.cached is not None:
             parts.append(f"cache {'up to ' if self.at_most else ''}{_size(self.cached)} an example")
         if self.step is not None:

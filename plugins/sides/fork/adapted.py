@@ -7,7 +7,8 @@ the base, and stay one object with the base's where a whole learner is copied or
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from math import prod
 from typing import Literal
 
 import torch
@@ -47,6 +48,8 @@ def adapted_copy(
             _read_from(base, module, name)
     make = make_adapter if train == "adapters" else make_update
     adapted = 0
+    if train == "lora":
+        _check_rank(rank, [copied.get_submodule(name) for name in called])
     for name in called:
         layer = copied.get_submodule(name)
         if (added := make(layer, rank)) is not None:
@@ -60,6 +63,22 @@ def adapted_copy(
             "--side.train full, or norm"
         )
     return copied
+
+
+def _check_rank(rank: int, layers: Sequence[nn.Module]) -> None:
+    """No update needs more rows than its layer has inputs or outputs."""
+    widths = [
+        min(layer.in_features, layer.out_features)
+        if isinstance(layer, nn.Linear)
+        else min(layer.in_channels * prod(layer.kernel_size), layer.out_channels)
+        for layer in layers
+        if isinstance(layer, (nn.Linear, nn.Conv2d))
+    ]
+    if widths and rank > max(widths):
+        raise FitError(
+            f"side 'fork': --side.rank {rank} is more than the {max(widths)} inputs or outputs of the widest "
+            "layer; an update of a lower rank expresses as much"
+        )
 
 
 def is_norm(module: nn.Module) -> bool:

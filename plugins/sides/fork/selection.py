@@ -90,7 +90,9 @@ def choose_blocks(
     try:
         return sorted(select_blocks(blocks, taps, tap, chosen))
     except FitError as error:
-        raise FitError(f"side 'fork': {error} (--side.blocks{_of_which(needed)})") from error
+        raise FitError(
+            f"side 'fork': {error} (--side.blocks{_of_which(needed)}); --side.after chooses another tap"
+        ) from error
 
 
 def _spread(following: Sequence[int], needed: Sequence[int], count: int, tap: int) -> Sequence[int]:

@@ -166,11 +166,11 @@ def test_the_number_of_trainable_parameters_is_that_of_the_first_task_without_it
 
 def test_the_header_says_how_much_is_trained() -> None:
     assert lines(fit(base=SMALL, learner="pnn")) == [
-        "trainable 38,276 parameters a task and its head (14.2 % of the base's 269,072)"
+        "trainable 38,276 parameters a task without its head (14.2 % of the base's 269,072)"
     ]
     assert lines(fit(base=RESNET18, learner="pnn", side="auto")) == [
         "side conv (chosen: fits timm resnet18): 268,688 parameters (2.4 % of the base)",
-        "trainable 275,235 parameters a task and its head (2.5 % of the base's 11,176,512)",
+        "trainable 275,235 parameters a task without its head (2.5 % of the base's 11,176,512)",
     ]
     assert lines(fit(base=SMALL, learner="features")) == [
         "trainable: the head of a task only; the base has 269,072 parameters"
@@ -231,7 +231,7 @@ def test_a_dry_run_builds_what_needs_no_data(capsys: pytest.CaptureFixture[str],
     assert main_run(["--device.name", "cuda:77", "--dry-run"]) == 2
     assert "cuda" in capsys.readouterr().err
     assert main_run(["--base", "resnet20", "--dry-run"]) == 0
-    assert "side fcn4: 25,905 trainable parameters a task and its head (9.6 %" in capsys.readouterr().err
+    assert "side fcn4: 25,905 trainable parameters a task without its head (9.6 %" in capsys.readouterr().err
 
 
 def test_each_combination_of_components_of_a_sweep_is_checked_once(

@@ -63,8 +63,8 @@ def test_the_line_has_parameters_cache_and_step_of_the_first_task() -> None:
     assert found.parameters == 84_896 + 1 + HEAD + 2  # side, alpha, head
     assert found.cached == 2 * (64 + 16 * 32 * 32 + 32 * 16 * 16 + 64 * 8 * 8)
     assert found.line("side ladder") == (
-        "side ladder: 85,027 trainable parameters a task (31.6 % of the base), cache 56.1 KiB an example, "
-        "a step takes 0.34 of fine-tuning's multiply-adds plus the base once an example"
+        "side ladder: 85,027 trainable parameters a task with its head (31.6 % of the base), cache "
+        "56.1 KiB an example, a step takes 0.34 of fine-tuning's multiply-adds plus the base once an example"
     )
 
 
@@ -80,9 +80,9 @@ def test_without_its_task_a_run_says_that_the_head_is_not_counted() -> None:
     assert found is not None
     assert found.step == LADDER / BASE
     assert found.line("side ladder") == (
-        "side ladder: 84,897 trainable parameters a task and its head (31.6 % of the base), cache 56.1 KiB "
-        "an example, a step takes 0.34 of fine-tuning's multiply-adds (without heads) plus the base where it "
-        "is not cached"
+        "side ladder: 84,897 trainable parameters a task without its head (31.6 % of the base), cache "
+        "56.1 KiB an example, a step takes 0.34 of fine-tuning's multiply-adds (without heads) plus the base "
+        "where it is not cached"
     )
 
 
@@ -91,8 +91,8 @@ def test_without_a_cache_each_step_computes_the_base() -> None:
     assert found is not None
     assert found.step == (3 * LADDER + 3 * HEAD + BASE) / (3 * (BASE + HEAD))
     assert found.line("side ladder") == (
-        "side ladder: 85,027 trainable parameters a task (31.6 % of the base), a step takes 0.67 of "
-        "fine-tuning's multiply-adds"
+        "side ladder: 85,027 trainable parameters a task with its head (31.6 % of the base), a step "
+        "takes 0.67 of fine-tuning's multiply-adds"
     )
 
 
@@ -131,7 +131,10 @@ def test_a_run_prints_and_records_what_a_task_costs(
     run = ["--base", "resnet20", "--base.weights", "none", "--side", "ladder", "--device.precision", "bf16"]
     run += ["--env.num-tasks", "1", "--train.steps", "1", "--out", str(tmp_path / "run")]
     assert main_run(run) == 0
-    line = "side ladder: 85,027 trainable parameters a task (31.6 % of the base), cache 56.1 KiB an example"
+    line = (
+        "side ladder: 85,027 trainable parameters a task with its head (31.6 % of the base), "
+        "cache 56.1 KiB an example"
+    )
     assert line in capsys.readouterr().err
     recorded = json.loads((tmp_path / "run" / "run.json").read_text())["task_cost"]
     assert recorded == {

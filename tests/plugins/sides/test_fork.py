@@ -212,6 +212,7 @@ def test_what_a_base_does_not_have_is_refused_with_what_it_has(resnet44: Any) ->
         "block 21 is not after tap 2 of the base; these are 14 to 20": {"blocks": (14, 21)},
         "block 14 is needed (layer3.0)": {"blocks": (15, 16)},
         "--side.blocks names a block twice: 14 14": {"blocks": (14, 14)},
+        "--side.rank 65 is more than the 64 inputs or outputs": {"train": "lora", "rank": 65},
         "(--side.blocks; not optional: 14)": {"blocks": (15, 16)},
         "--side.blocks 9 is a number of blocks; tap 2 has 7 after it; not optional: 14": {"blocks": (9,)},
         "no block follows tap 3": {"after": 3, "blocks": (2,)},
