@@ -76,6 +76,16 @@ def test_what_a_command_imports_is_exempt_from_garbage_collection() -> None:
     assert "torch" in imported(program)
 
 
+def test_a_command_that_imports_triton_reports_no_leaks_when_it_ends() -> None:
+    pytest.importorskip("triton")
+    program = (
+        "from sidetune_core.system.collection import collected_after_imports\n"
+        "with collected_after_imports():\n    import triton._C.libtriton"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "leaked" not in ended.stderr
+
+
 def test_loading_a_run_imports_nothing_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sidetune_core.run(
