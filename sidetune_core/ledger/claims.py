@@ -10,6 +10,7 @@ A folder with one ``NAME.toml`` for each claim, written by a person:
                                            # losses of several tasks: of their mean relative difference
     former_commands = ["…"]                # earlier spellings of the command: their record stays valid
     metrics = ["exact"]                    # more metrics of the tasks to show in the table
+    summary = "fine-tuning"                # the column in which the summary of all tables has this claim
 
     [[published]]                          # any number of published values of the average accuracy
     value = 0.7634
@@ -74,6 +75,8 @@ class Claim:
     """A remark for readers of the table."""
     metrics: list[str] = attrs.field(factory=list)
     """Names of more metrics of the tasks to show in the table."""
+    summary: str = ""
+    """The column of the summary of all tables (`ledger.summary`) that has this claim; empty: none."""
     former_commands: list[str] = attrs.field(factory=list)
     """Earlier spellings of `command`: a record made with one of them is still this claim's record."""
 
@@ -225,15 +228,18 @@ def write_record(
     return path
 
 
+def methods_of(entries: Sequence[Entry]) -> list[MethodRuns]:
+    """The methods of recorded claims, comparable where earlier versions had other names of options."""
+    runs = iter(in_present_names([run for entry in entries for run in entry.runs]))
+    return [MethodRuns(entry.claim.method, tuple(islice(runs, len(entry.runs))), ()) for entry in entries]
+
+
 def write_up(entries: Sequence[Entry], layout: Layout) -> str:
     """The recorded results of one table's claims: a comparison of methods, then of published values."""
     recorded = [entry for entry in entries if entry.runs]
     sections = []
     if recorded:
-        runs = iter(in_present_names([run for entry in recorded for run in entry.runs]))
-        methods = [
-            MethodRuns(entry.claim.method, tuple(islice(runs, len(entry.runs))), ()) for entry in recorded
-        ]
+        methods = methods_of(recorded)
         further = list(dict.fromkeys(name for entry in entries for name in entry.claim.metrics))
         work = all(run.peak_memory is not None for method in methods for run in method.runs)
         sections.append(compare_methods(methods, layout, seconds=False, further=further, work=work))
@@ -266,7 +272,8 @@ def _notes(claims: Sequence[Claim]) -> list[str]:
 
 
 def update(text: str, tables: Mapping[str, str]) -> str:
-    """A text with everything between ``<!-- ledger: TABLE -->`` and ``<!-- end -->`` replaced by that table.
+    """A text with everything between ``<!-- ledger: TABLE -->`` and ``<!-- end -->`` replaced by that table;
+    the table ``summary`` has a row for each of the others.
 
     Raises:
         LedgerError: the text has no such markers, or they name an unknown table.

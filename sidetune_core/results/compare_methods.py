@@ -159,8 +159,8 @@ def _cells(
             [
                 line.method.name,
                 _count_seeds(line.method),
-                *(_format_estimate(estimated, percent) for estimated in line.estimates),
-                *(_format_estimate(_estimate_other(line.method, name), percent=False) for name in further),
+                *(format_estimate(estimated, percent) for estimated in line.estimates),
+                *(format_estimate(_estimate_other(line.method, name), percent=False) for name in further),
                 *([UNMEASURED if line.rank is None else f"{line.rank:.2f}"] if ranked else []),
                 format_int(parameters.get(TRAINABLE)),
                 format_int(parameters.get("all")),
@@ -241,7 +241,8 @@ def _notes(methods: Sequence[MethodRuns], ranking: Ranking | None) -> list[str]:
     return notes
 
 
-def _format_estimate(estimated: Estimate, percent: bool) -> str:
+def format_estimate(estimated: Estimate, percent: bool) -> str:
+    """The mean, with the half-width of its interval if there is one."""
     mean = format_value(estimated.mean, percent)
     if estimated.half_width is None:
         return mean

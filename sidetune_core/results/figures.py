@@ -1,16 +1,18 @@
-"""Plots: R of one run, R of several methods over time, training curves, and images of a task."""
+"""Plots: R of one run, R and costs of several methods, training curves, and images of a task."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sidetune_core.errors import SidetuneError
 from sidetune_core.results.grouping import MethodRuns, same_stream, shared_line
-from sidetune_core.results.metrics import mean, one_unit
-from sidetune_core.results.report import LONG, RunSummary, in_percent
+from sidetune_core.results.metrics import average_accuracy, mean, one_unit
+from sidetune_core.results.report import LONG, TRAINABLE, RunSummary, in_percent
 from sidetune_core.results.significance import half_width
 from sidetune_core.storage.run_folder import IMAGES, open_run
 
@@ -209,6 +211,73 @@ def draw_pictures(methods: Sequence[MethodRuns], task: str, out: Path) -> None:
     figure.suptitle(f"{shared_line(methods)} · {task}", fontsize="medium")
     _save(figure, out)
 
+
+def draw_costs(methods: Sequence[MethodRuns], labelled: Collection[str], out: Path) -> None:
+    """Plot the average accuracy of methods against their trainable weights per task.
+
+    Bars are 95 % confidence intervals, from three seeds on. Named are the methods in `labelled`, and those
+    that are better than all with as many weights or fewer.
+
+    Raises:
+        SidetuneError: the tasks have different units, matplotlib is not installed, or does not support the
+            format.
+    """
+    if not all(one_unit(run.results) for method in methods for run in method.runs):
+        raise SidetuneError("losses of several tasks have no average to plot; name another table")
+    results = methods[0].runs[0].results
+    scale, sign = (100 if in_percent(results) else 1), (1 if results.higher_is_better else -1)
+    points = []
+    for method in methods:
+        weights, values = method.runs[0].parameters.get(TRAINABLE), _averages(method)
+        if weights and values:
+            points.append((weights, scale * fmean(values), scale * (half_width(values) or 0.0), method.name))
+    figure = _figure(7.2, 4.4)
+    axes = figure.add_subplot()
+    best, labels = -math.inf, []
+    for weights, value, half, name in sorted(points, key=lambda point: (point[0], -sign * point[1])):
+        excels = sign * value > best
+        best = max(best, sign * value)
+        side = name.startswith(SIDE_TUNING)
+        color = "C0" if side else "C1" if name in labelled else "0.6"
+        axes.errorbar(weights, value, half or None, marker="o", markersize=4, color=color, capsize=2)
+        if excels or name in labelled:
+            labels.append((name.removeprefix(SIDE_TUNING), (weights, value), 4 if side else -11))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda weights, _: f"{weights:,.0f}")
+    axes.set_xlabel("trainable weights per task")
+    axes.set_ylabel(f"average {results.metric}{' (%)' if scale == 100 else ''}")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(0.12, 0.08)
+    for label, color in (("side-tuning", "C0"), ("baselines", "C1"), ("other baselines", "0.6")):
+        axes.plot([], [], "o", markersize=4, color=color, label=label)
+    axes.legend(loc="lower left", frameon=False, fontsize="small")
+    figure.suptitle(shared_line(methods), fontsize="medium")
+    _label(axes, labels)
+    _save(figure, out)
+
+
+def _label(axes: Any, labels: Sequence[tuple[str, tuple[float, float], int]]) -> None:
+    """Write labels to the left of their points, some points above (or below) them, and clear of others."""
+    axes.figure.draw_without_rendering()
+    taken: list[Any] = []
+    for text, point, height in labels:
+        place = {"textcoords": "offset points", "ha": "right", "fontsize": "x-small"}
+        label = axes.annotate(text, point, (-5, height), **place)
+        while any(label.get_window_extent().overlaps(box) for box in taken):
+            height += int(math.copysign(9, height))
+            label.set_position((-5, height))
+        taken.append(label.get_window_extent())
+
+
+def _averages(method: MethodRuns) -> list[float]:
+    """The average accuracy of each seed; none where one is undefined."""
+    values = [average_accuracy(run.results) for run in method.averaged]
+    return [] if None in values else [value for value in values if value is not None]
+
+
+SIDE_TUNING = "side-tuning, "
+"""What the names of its variants in the ledger begin with."""
 
 MAX_PIXELS = 2**24
 """Of a saved image; a larger one is not drawn."""

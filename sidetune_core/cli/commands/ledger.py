@@ -70,6 +70,7 @@ def show_ledger(
     ledger: Path = Path("ledger"),
     format: Layout = "text",
     update: Path | None = None,
+    figure: Path | None = None,
 ) -> int:
     """Show the recorded results of the ledger, table by table.
 
@@ -78,9 +79,12 @@ def show_ledger(
         ledger: folder of the claims.
         format: format of the tables.
         update: a Markdown file whose tables, between <!-- ledger: TABLE --> and <!-- end -->, are
-            regenerated.
+            regenerated; the table 'summary' has a row for each of the others.
+        figure: plot the methods of the table, accuracy against trainable weights, to this file (.png, .svg,
+            .pdf).
     """
     from sidetune_core.ledger import claims as book
+    from sidetune_core.ledger.summary import summarize
 
     entries = [book.read_entry(ledger, name) for name in book.names(ledger)]
     tables = {
@@ -89,6 +93,7 @@ def show_ledger(
     }
     if update is not None:
         written = {name: book.write_up(rows, "markdown") for name, rows in tables.items()}
+        written["summary"] = summarize(tables, "markdown")
         write_text(update, book.update(update.read_text(encoding="utf-8"), written))
         print(one_line(update))
         return 0
@@ -96,6 +101,19 @@ def show_ledger(
         raise LedgerError(
             f"the ledger has no table '{table}'.{suggest(table, tables)} Tables: {', '.join(tables)}"
         )
+    if figure is not None:
+        if table is None:
+            raise LedgerError(f"--figure plots one table: name it, such as '{next(iter(tables))}'")
+        from sidetune_core.results.figures import draw_costs
+
+        recorded = [entry for entry in tables[table] if entry.runs]
+        draw_costs(
+            book.methods_of(recorded),
+            {entry.claim.method for entry in recorded if entry.claim.summary},
+            figure,
+        )
+        print(one_line(figure))
+        return 0
     for name, rows in tables.items():
         if table in (None, name):
             print(f"{name}  ({', '.join(entry.name for entry in rows)})\n\n{book.write_up(rows, format)}\n")
