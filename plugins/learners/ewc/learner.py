@@ -77,7 +77,7 @@ class EWC(FineTune):
 
     def __init__(self, config: Config, components: Components) -> None:
         super().__init__(config, components)
-        self.pull = QuadraticPenalty(flat(self._shared()))
+        self.pull = QuadraticPenalty(flat(shared_weights(self)))
         self._config = config
 
     def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
@@ -85,13 +85,13 @@ class EWC(FineTune):
             require_targets(batch, task.outputs)  # at the first step rather than after the task
         losses = {**super().losses(batch, task, step)}
         if len(self.heads) > 1:
-            losses["pull"] = self._config.coef * self.pull(flat(self._shared()))
+            losses["pull"] = self._config.coef * self.pull(flat(shared_weights(self)))
         return losses
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
         config = self._config
-        fisher = Fisher(self, task, self._shared()).estimate(config.fisher, batches, config.examples)
-        weights = flat(self._shared()).detach()
+        fisher = Fisher(self, task, shared_weights(self)).estimate(config.fisher, batches, config.examples)
+        weights = flat(shared_weights(self)).detach()
         if config.fisher == "legacy":
             tasks = len(self.heads)
             self.pull.average(weights, fisher, ((tasks - 1) / tasks) ** config.stream_length)
@@ -100,12 +100,14 @@ class EWC(FineTune):
         else:
             self.pull.add(weights, fisher)
 
-    def _shared(self) -> dict[str, nn.Parameter]:
-        return {
-            name: weight
-            for name, weight in self.named_parameters()
-            if name.startswith(("base.", "side.", "merger."))
-        }
+
+def shared_weights(learner: FineTune) -> dict[str, nn.Parameter]:
+    """The weights by name that all tasks train: those of base, side and merger."""
+    return {
+        name: weight
+        for name, weight in learner.named_parameters()
+        if name.startswith(("base.", "side.", "merger."))
+    }
 
 
 class QuadraticPenalty(nn.Module):

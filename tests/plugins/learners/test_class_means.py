@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from sidetune_plugins.learners._class_means import one_pass
+from sidetune_plugins.learners._one_pass import one_pass
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestCentroid
