@@ -68,7 +68,7 @@ def low_rank_update(layer: nn.Module, rank: int) -> nn.Module | None:
 
 
 def called_layers(network: nn.Module, run: Callable[[], object]) -> list[str]:
-    """Names of the convolutions and linear layers of a network that `run`, a pass through it, calls as modules.
+    """Names of the convolutions and linear layers that `run`, a pass through a network, calls as modules.
 
     Others may read a layer's weights, as attention in PyTorch does: what is added to the output of such a
     layer would change nothing. Only `torch.nn.Conv2d` and `torch.nn.Linear` themselves are listed, since

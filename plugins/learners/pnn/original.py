@@ -48,7 +48,8 @@ class OriginalColumn(nn.Module):
             if len(source) != 3 or source[1] < target[1] or source[2] < target[2]:
                 raise FitError(
                     f"{NEEDS}needs taps that are maps at least as large as the side's stages; tap {tap} of "
-                    f"the base is {tuple(source)}, and stage {stage} is {tuple(target)}. Leave out --learner.form"
+                    f"the base is {tuple(source)}, and stage {stage} is {tuple(target)}. Leave out "
+                    "--learner.form"
                 )
             self.taps.append(tap)
             self.pools.append((_ratio(source[1], target[1]), _ratio(source[2], target[2])))
