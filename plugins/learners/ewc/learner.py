@@ -84,8 +84,8 @@ class EWC(FineTune):
         )
         stream_length: int | None = option(
             None,
-            "fisher legacy: number of tasks in the stream, for the original's averaging; none: as many as the "
-            "run has",
+            "fisher legacy: number of tasks in the stream, for the averaging of the original code; none: as "
+            "many as the run has",
             at_least(1),
         )
         former_options: ClassVar[Mapping[str, Renamed]] = {
