@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.handlers import HasCard, HasHandler, Prediction, Preprocessed, TaskHandler
     from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
     from sidetune_core.interfaces.inputs import Features, ImageInput, Inputs, InputShapes, Shape
+    from sidetune_core.interfaces.joint_scores import TaskRule, joint_scores, task_scores
     from sidetune_core.interfaces.layers import (
         IMAGENET_MEAN,
         IMAGENET_STD,
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     )
     from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, TrainingStep
     from sidetune_core.io.image_files import open_image
+    from sidetune_core.scenarios import Scenario
     from sidetune_core.seeding import derive_seed, seeded
     from sidetune_core.storage.atomic import home
     from sidetune_core.storage.weights import Published, load_weights
@@ -163,6 +165,7 @@ __all__ = [
     "Request",
     "ResumesAtSomeSteps",
     "RunError",
+    "Scenario",
     "Shape",
     "Side",
     "SidetuneError",
@@ -172,6 +175,7 @@ __all__ = [
     "Task",
     "TaskCard",
     "TaskHandler",
+    "TaskRule",
     "TaskStream",
     "Trainable",
     "TrainingStep",
@@ -188,6 +192,7 @@ __all__ = [
     "flatten_inputs",
     "home",
     "init_orthogonal",
+    "joint_scores",
     "label_predictions",
     "largest_rank",
     "load_weights",
@@ -203,6 +208,7 @@ __all__ = [
     "select_blocks",
     "shorten",
     "shuffled",
+    "task_scores",
     "vocabulary_size",
 ]
 
@@ -269,6 +275,7 @@ _MODULES = {
     "Request": "supervised.sources",
     "ResumesAtSomeSteps": "interfaces.capabilities",
     "RunError": "errors",
+    "Scenario": "scenarios",
     "Shape": "interfaces.inputs",
     "Side": "interfaces.networks",
     "SidetuneError": "errors",
@@ -278,6 +285,7 @@ _MODULES = {
     "Task": "interfaces.tasks",
     "TaskCard": "interfaces.cards",
     "TaskHandler": "interfaces.handlers",
+    "TaskRule": "interfaces.joint_scores",
     "TaskStream": "interfaces.tasks",
     "Trainable": "interfaces.training",
     "TrainingStep": "interfaces.training",
@@ -294,6 +302,7 @@ _MODULES = {
     "flatten_inputs": "interfaces.layers",
     "home": "storage.atomic",
     "init_orthogonal": "interfaces.layers",
+    "joint_scores": "interfaces.joint_scores",
     "label_predictions": "interfaces.predictions",
     "largest_rank": "interfaces.added_layers",
     "load_weights": "storage.weights",
@@ -309,6 +318,7 @@ _MODULES = {
     "select_blocks": "interfaces.continuation",
     "shorten": "errors",
     "shuffled": "interfaces.tasks",
+    "task_scores": "interfaces.joint_scores",
     "vocabulary_size": "interfaces.capabilities",
 }
 

@@ -15,16 +15,15 @@ from sidetune_core.api import (
     FitError,
     Heads,
     InputShapes,
-    Learner,
     Task,
     Trainable,
     called_layers,
 )
 
-from ._common import NormOptions
+from ._task_inference import InferenceOptions, PerTaskNetworks
 
 
-class AddedLayers(Learner):
+class AddedLayers(PerTaskNetworks):
     """A frozen base, in which each task has layers of its own next to convolutions and linear layers.
 
     The base stores nothing for a task, and no task changes it, so nothing is forgotten. Its outputs depend on
@@ -37,11 +36,10 @@ class AddedLayers(Learner):
     """
 
     name: ClassVar[str]
-    scenarios: ClassVar[frozenset[str]] = frozenset({"task", "class"})
     independent_tasks = True
 
-    def __init__(self, config: NormOptions, components: Components) -> None:
-        super().__init__()
+    def __init__(self, config: InferenceOptions, components: Components) -> None:
+        super().__init__(config, components)
         self._config = config
         self.base = components.base()
         self.heads = Heads(self.base.shape, config.norm)

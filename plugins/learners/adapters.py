@@ -13,7 +13,7 @@ from sidetune_core.api import Components, Task, Trainable, at_least, option, par
 
 from ._added_layers import AddedLayers
 from ._batchnorm import TaskNorms
-from ._common import NormOptions
+from ._task_inference import InferenceOptions
 
 
 class Adapters(AddedLayers):
@@ -32,7 +32,7 @@ class Adapters(AddedLayers):
     """
 
     @attrs.frozen
-    class Config(NormOptions):
+    class Config(InferenceOptions):
         """Options of `Adapters`."""
 
         form: Literal["parallel", "series"] = option(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sidetune_core.api import Components, FitError, at_least, largest_rank, low_rank_update, more_than, option
 
 from ._added_layers import AddedLayers
-from ._common import NormOptions
+from ._task_inference import InferenceOptions
 
 
 class LoRA(AddedLayers):
@@ -27,7 +27,7 @@ class LoRA(AddedLayers):
     """
 
     @attrs.frozen
-    class Config(NormOptions):
+    class Config(InferenceOptions):
         """Options of `LoRA`."""
 
         rank: int = option(8, "rank r of an update", at_least(1))

@@ -48,7 +48,7 @@ class MAS(FineTune):
 
     def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         losses = {**super().losses(batch, task, step)}
-        if len(self.heads) > 1:
+        if len(self.heads.task_ids) > 1:
             losses["pull"] = self._config.coef * self.pull(flat(shared_weights(self)))
         return losses
 

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from sidetune_core.api import Batch, Components, Task, option
 
-from ._class_means import ClassMeans
+from ._class_statistics import ClassStatistics
 
 
-class NCM(ClassMeans):
+class NCM(ClassStatistics):
     """The nearest class mean, with the base frozen (Mensink et al., TPAMI 2013, eq. 1).
 
     The class of an input is that of the nearest mean: logits are ``-||B(x) - m_c||**2`` with ``m_c`` the mean

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from sidetune_core.api import Batch, BufferDict, Components, Task, Trainable, at_least, at_most, option
 
-from ._class_means import ClassMeans
+from ._class_statistics import ClassStatistics
 
 
-class SLDA(ClassMeans):
+class SLDA(ClassStatistics):
     """Deep streaming linear discriminant analysis, with the base frozen (Hayes & Kanan, CVPR Workshops 2020).
 
     Classes have a mean each and share a covariance S. With ``L = ((1 - e) S + e I)^-1``, e the `shrinkage`,

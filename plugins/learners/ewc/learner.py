@@ -103,7 +103,7 @@ class EWC(FineTune):
         if self._config.fisher in ("exact", "sample"):
             require_targets(batch, task.outputs)  # at the first step rather than after the task
         losses = {**super().losses(batch, task, step)}
-        if len(self.heads) > 1:
+        if len(self.heads.task_ids) > 1:
             losses["pull"] = self._coef * self.pull(flat(shared_weights(self)))
         return losses
 
@@ -112,7 +112,7 @@ class EWC(FineTune):
         fisher = Fisher(self, task, shared_weights(self)).estimate(config.fisher, batches, config.examples)
         weights = flat(shared_weights(self)).detach()
         if config.fisher == "legacy":
-            tasks, length = len(self.heads), config.stream_length or self.stream_length
+            tasks, length = len(self.heads.task_ids), config.stream_length or self.stream_length
             self.pull.average(weights, fisher, ((tasks - 1) / tasks) ** length)
         elif config.anchors == "online":
             self.pull.replace(weights, fisher, config.decay)

@@ -23,20 +23,22 @@ from sidetune_core.api import (
 
 from ._one_pass import one_pass
 
+MARGIN = 14.0
+"""Of the logits of classes without examples below those of others: a probability of less than 1e-6, so that
+their cross-entropy is finite."""
 
-class ClassMeans(Learner):
+
+class ClassStatistics(Learner):
     """A learner without gradients that knows each class by the mean of its encodings.
 
     Encodings (C, H, W) and (L, C) are averaged over positions. Every training example of a task counts once,
     by its id, however often and in whatever order its batches repeat it; with augmentation, as it looks the
-    first time. Without a task, the classes of all tasks are compared. A class without an example is predicted
-    only where no class has any.
-
+    first X
     Raises:
         FitError: a task is not a classification with a single label that declares its classes.
     """
 
-    scenarios: ClassVar[frozenset[str]] = frozenset({"task", "class"})
+    scenarios = frozenset({"task", "class"})
     name: ClassVar[str]
 
     def __init__(self, components: Components) -> None:
@@ -67,7 +69,8 @@ class ClassMeans(Learner):
         task_ids = list(self.means) if task_id is None else [task_id]
         scores = self.scores(self.encode(inputs), task_ids)
         empty = torch.cat([self.counts[started] for started in task_ids]) == 0
-        return scores.masked_fill(empty & ~empty.all(), -torch.inf)
+        lowest = scores.masked_fill(empty, torch.inf).amin(1, keepdim=True) - MARGIN
+        return torch.where(empty & ~empty.all(), lowest, scores)
 
     @abstractmethod
     def scores(self, encodings: Tensor, task_ids: Sequence[str]) -> Tensor:
