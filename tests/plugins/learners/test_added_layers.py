@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.api import Base, Features, FitError
+from sidetune_core.api import Base, Components, Features, FitError
+from sidetune_core.config.kinds import BASE, LEARNER
+from sidetune_core.config.registry import find, load
 from sidetune_core.testing import check_plugin
 from sidetune_core.testing.state import changed, snapshot
 
@@ -172,6 +174,19 @@ def test_the_computation_of_an_update_is_not_that_of_the_merged_weight(world: An
     functional.mse_loss(learner(batch, "t0"), torch.zeros(4, 2)).backward()
     assert all(weight.grad is None for weight in learner.base.parameters())
     assert any(weight.grad is not None and weight.grad.any() for weight in learner.added["t0"].parameters())
+
+
+@pytest.mark.parametrize("name", ["adapters", "lora"])
+def test_a_base_that_folds_its_norms_computes_with_every_added_layer(name: str, world: Any) -> None:
+    resnet, images = load(find(BASE, "resnet20")), {"image": (3, 16, 16)}
+    cls = load(find(LEARNER, name))
+    components = Components(images, lambda pretrained=True: resnet(resnet.Config(weights="none"), images))
+    learner = cls(cls.Config(**({"rank": 2} if name == "lora" else {})), components)
+    world.start(learner, world.tasks[0])
+    assert len(learner.added["t0"]) == 19
+    learner({"image": torch.rand(2, 3, 16, 16)}, "t0").square().sum().backward()
+    lasts = [[*added.parameters()][-1] for added in learner.added["t0"]]
+    assert all(last.grad is not None and last.grad.any() for last in lasts)
 
 
 @pytest.mark.parametrize(

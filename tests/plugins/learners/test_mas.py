@@ -30,12 +30,20 @@ def absolute_gradients(learner: Any, task: Any, count: int) -> Tensor:
     return total / count
 
 
+def train(world: Any, learner: Any, task: Any) -> None:
+    """Start a task, take a few steps, and finish it frozen and in eval mode, as the core does."""
+    world.start(learner, task)
+    learner.finish, finish = lambda *_: None, learner.finish
+    world.train(learner, task)
+    learner.finish = finish
+    learner.finish(task, task.train(None, Order(0, 8)))
+
+
 @pytest.fixture
 def learner(world: Any) -> Any:
     """After a few steps, with statistics of batch norms that are not the trivial ones."""
     made = world.learner("mas", coef=2.0)
-    world.start(made, world.tasks[0])
-    world.train(made, world.tasks[0])
+    train(world, made, world.tasks[0])
     return made
 
 
@@ -50,11 +58,11 @@ def test_the_importance_is_the_mean_of_absolute_gradients_of_all_examples(learne
 
 
 def test_of_a_linear_network_it_has_a_closed_form(world: Any) -> None:
-    """``F(x) = V W x`` with ``W = 1``: the gradient with respect to W is ``2 V^T V x x^T``."""
+    """``F(x) = V W x``: the gradient of its squared norm with respect to W is ``2 V^T V W x x^T``."""
     learner = world.learner("mas", side=False, merger=None, norm=False)
     task = world.tasks[0]
     world.start(learner, task)
-    learner.base.norm = nn.Identity()
+    learner.requires_grad_(False).eval()
     head, linear = learner.heads["t0"].linear, learner.base.linear
     nn.init.zeros_(head.bias)
     nn.init.zeros_(linear.bias)
@@ -66,8 +74,7 @@ def test_of_a_linear_network_it_has_a_closed_form(world: Any) -> None:
 
 def test_importance_accumulates_over_tasks_and_the_anchor_is_the_latest(learner: Any, world: Any) -> None:
     first, task = learner.pull.fisher.clone(), world.tasks[1]
-    world.start(learner, task)
-    world.train(learner, task)
+    train(world, learner, task)
     torch.testing.assert_close(
         learner.pull.fisher, first + absolute_gradients(learner, task, 20), rtol=1e-3, atol=1e-4
     )
@@ -90,8 +97,7 @@ def test_with_coef_zero_it_is_fine_tuning(world: Any) -> None:
     learners = [world.learner("mas", coef=0.0), world.learner("finetune")]
     for task in world.tasks[:2]:
         for learner in learners:
-            world.start(learner, task)
-            world.train(learner, task)
+            train(world, learner, task)
     state = learners[0].state_dict()
     assert all(torch.equal(state[name], value) for name, value in learners[1].state_dict().items())
 
