@@ -73,7 +73,9 @@ class AddedLayers(PerTaskNetworks):
         """What takes the place of the output of a base's layer for an input x."""
 
     def start(self, task: Task) -> Trainable:
-        self.added[task.id] = nn.ModuleList(self.make(layer) for layer in self.layers)
+        self.added[task.id] = nn.ModuleList(
+            made for layer in self.layers if (made := self.make(layer)) is not None
+        )
         return [self.added[task.id], self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:

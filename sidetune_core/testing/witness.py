@@ -67,7 +67,7 @@ class Witness(Learner):
         """After each step the task, and the number of tensors by plain attribute."""
 
     @property
-    def stream_length(self) -> int:  # type: ignore[override]
+    def stream_length(self) -> int:
         """That of the learner."""
         return self.learner.stream_length
 

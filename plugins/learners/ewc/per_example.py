@@ -97,9 +97,7 @@ class GradientSums:
         del self._ways[0]
         if len(self._ways) == 1:
             name = type(self.network).__name__
-            warnings.warn(
-                f"{name}: the gradients of examples are computed one by one: {reason}", stacklevel=2
-            )
+            warnings.warn(f"{name}: gradients are computed example by example: {reason}", stacklevel=2)
 
     def _folded(self, inputs: Mapping[str, Tensor], directions: Directions) -> Tensor:
         """By layers, with images in the order that is faster on a CPU and batch norms folded."""
