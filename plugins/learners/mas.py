@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.api import Batch, Components, Task, TrainingStep, at_least, option
+from sidetune_core.api import Batch, Components, Task, Trainable, TrainingStep, at_least, option
 
 from ._one_pass import one_pass
 from .ewc.fisher import chunks, distinct
@@ -23,10 +23,11 @@ class MAS(FineTune):
     2018).
 
     The loss is ``task + coef * sum_i O_i (w_i - w*_i)**2`` (eq. 4) over the shared weights i: those of the
-    base, side and merger, but not of heads, with ``w*`` the weights after the latest task. The importance
+    base, side and merger, with ``w*`` the weights after the latest task. Heads are not among them, except in
+    the scenarios ``domain`` and ``class``, in which tasks share the output layer. The importance
     ``O_i`` is the sum over earlier tasks of the mean over training inputs x of ``|d ||F(x)||**2 / d w_i|``
-    (eq. 3, with the squared norm of the outputs F, sec. 4.1), which needs no labels. F are the outputs of the
-    task's head, before the softmax.
+    (eq. 3, with the squared norm of the outputs F, sec. 4.1), which needs no labels. F are the outputs for
+    the task before the softmax; in the scenario ``class`` those of all classes so far.
 
     As in `EWC`, the penalty does not cover BatchNorm's running statistics: with ``batchnorm`` trained they
     are those of the latest task for every `coef`.
@@ -45,6 +46,11 @@ class MAS(FineTune):
         super().__init__(config, components)
         self.pull = QuadraticPenalty(flat(shared_weights(self)))
         self._config = config
+
+    def start(self, task: Task) -> Trainable:
+        trainable = super().start(task)
+        self.pull.grow(sum(weight.numel() for weight in shared_weights(self).values()))
+        return trainable
 
     def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         losses = {**super().losses(batch, task, step)}

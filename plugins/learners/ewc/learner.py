@@ -8,8 +8,19 @@ from typing import ClassVar, Literal
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from sidetune_core.api import Batch, Components, Renamed, Task, TrainingStep, at_least, at_most, option
+from sidetune_core.api import (
+    Batch,
+    Components,
+    Renamed,
+    Task,
+    Trainable,
+    TrainingStep,
+    at_least,
+    at_most,
+    option,
+)
 
 from ..finetune import FineTune
 from .fisher import Estimator, Fisher, require_targets
@@ -51,6 +62,9 @@ class EWC(FineTune):
     The penalty does not cover BatchNorm's running statistics, which have no gradient: with ``batchnorm``
     trained they are those of the latest task for every `coef`, as in the original code. What belongs to a
     single task (``batchnorm`` per-task) needs no penalty and has none.
+
+    In the scenarios ``domain`` and ``class`` the output layer is shared, so it is among the shared weights:
+    the Fisher is that of the softmax over all classes so far, and zero for the outputs of later classes (van de Ven et al., Nature Machine Intelligence 2022).
     """
 
     @attrs.frozen
@@ -99,6 +113,11 @@ class EWC(FineTune):
         self._config = config
         self._coef = default_coef(config.fisher) if config.coef is None else config.coef
 
+    def start(self, task: Task) -> Trainable:
+        trainable = super().start(task)
+        self.pull.grow(sum(weight.numel() for weight in shared_weights(self).values()))
+        return trainable
+
     def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         if self._config.fisher in ("exact", "sample"):
             require_targets(batch, task.outputs)  # at the first step rather than after the task
@@ -126,12 +145,11 @@ def default_coef(fisher: Estimator) -> float:
 
 
 def shared_weights(learner: FineTune) -> dict[str, nn.Parameter]:
-    """The weights by name that all tasks train: those of base, side and merger."""
-    return {
-        name: weight
-        for name, weight in learner.named_parameters()
-        if name.startswith(("base.", "side.", "merger."))
-    }
+    """The weights by name that all tasks train: those of base, side and merger, and in the scenarios
+    ``domain`` and ``class`` those of the output layer, which are the last, in the order of tasks.
+    """
+    shared = ("base.", "side.", "merger.", *(() if learner.heads.scenario == "task" else ("heads.",)))
+    return {name: weight for name, weight in learner.named_parameters() if name.startswith(shared)}
 
 
 class QuadraticPenalty(nn.Module):
@@ -149,6 +167,13 @@ class QuadraticPenalty(nn.Module):
 
     def forward(self, weights: Tensor) -> Tensor:
         return (self.fisher * (weights - self.anchor).square()).sum() + self.constant
+
+    def grow(self, size: int) -> None:
+        """Make room for `size` weights: the new ones, at the end, have no penalty."""
+        new = size - len(self.fisher)
+        if new:
+            self.fisher = functional.pad(self.fisher, (0, new))
+            self.anchor = functional.pad(self.anchor, (0, new))
 
     def add(self, weights: Tensor, fisher: Tensor) -> None:
         """Add the penalty of another task."""
