@@ -92,6 +92,9 @@ class Learner(nn.Module, ABC):
     """Whether the learner itself reads the base's taps; taps that nothing reads are not cached."""
     tap_indices: tuple[int, ...] | None = None
     """With `needs_taps`, the indices of the taps that it reads; None for all (see `Side.tap_indices`)."""
+    stream_length: int = 1
+    """Number of tasks of the run, set by the core before the first `start`. A run that is extended has more
+    from then on: what depends on it is then not that of a single run on all tasks."""
 
     scenarios: ClassVar[frozenset[Scenario]] = frozenset({"task"})
     """The scenarios in which the learner is defined; it is refused in others (see `predict`)."""

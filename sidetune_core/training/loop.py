@@ -125,6 +125,7 @@ def _learn(
 ) -> None:
     """`learn` for a learner that is followed."""
     learner = tracked.learner
+    learner.stream_length = len(tasks)
     unstarted = learner.state_dict() if workers is not None else {}
     shared = set(map(entry_digest, unstarted.values()))
     resumed = context.group.broadcast_from_main(recorder.latest_checkpoint)
