@@ -16,6 +16,9 @@ Train = Callable[..., list[dict[str, Tensor]]]
 
 LEARNERS: dict[str, dict[str, Any]] = {
     "agem": {"memory": 12, "sample": 8},
+    "gem": {"memory": 12},
+    "gpm": {"examples": 12},
+    "hat": {"width": 12},
     "icarl": {"exemplars": 12},
     "packnet": {"prune": 0.5},
     "si": {"coef": 1.0},
