@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.handlers import HasCard, HasHandler, Prediction, Preprocessed, TaskHandler
     from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
     from sidetune_core.interfaces.inputs import Features, ImageInput, Inputs, InputShapes, Shape
+    from sidetune_core.interfaces.joint_scores import TaskRule, joint_scores, task_scores
     from sidetune_core.interfaces.layers import (
         IMAGENET_MEAN,
         IMAGENET_STD,
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     )
     from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, TrainingStep
     from sidetune_core.io.image_files import open_image
+    from sidetune_core.scenarios import Scenario
     from sidetune_core.seeding import derive_seed, seeded
     from sidetune_core.storage.atomic import home
     from sidetune_core.storage.weights import Published, load_weights
@@ -157,6 +159,7 @@ __all__ = [
     "Request",
     "ResumesAtSomeSteps",
     "RunError",
+    "Scenario",
     "Shape",
     "Side",
     "SidetuneError",
@@ -166,6 +169,7 @@ __all__ = [
     "Task",
     "TaskCard",
     "TaskHandler",
+    "TaskRule",
     "TaskStream",
     "Trainable",
     "TrainingStep",
@@ -181,6 +185,7 @@ __all__ = [
     "flatten_inputs",
     "home",
     "init_orthogonal",
+    "joint_scores",
     "label_predictions",
     "load_weights",
     "mean_loss",
@@ -193,6 +198,7 @@ __all__ = [
     "select_blocks",
     "shorten",
     "shuffled",
+    "task_scores",
     "vocabulary_size",
 ]
 
@@ -259,6 +265,7 @@ _MODULES = {
     "Request": "supervised.sources",
     "ResumesAtSomeSteps": "interfaces.capabilities",
     "RunError": "errors",
+    "Scenario": "scenarios",
     "Shape": "interfaces.inputs",
     "Side": "interfaces.networks",
     "SidetuneError": "errors",
@@ -268,6 +275,7 @@ _MODULES = {
     "Task": "interfaces.tasks",
     "TaskCard": "interfaces.cards",
     "TaskHandler": "interfaces.handlers",
+    "TaskRule": "interfaces.joint_scores",
     "TaskStream": "interfaces.tasks",
     "Trainable": "interfaces.training",
     "TrainingStep": "interfaces.training",
@@ -283,6 +291,7 @@ _MODULES = {
     "flatten_inputs": "interfaces.layers",
     "home": "storage.atomic",
     "init_orthogonal": "interfaces.layers",
+    "joint_scores": "interfaces.joint_scores",
     "label_predictions": "interfaces.predictions",
     "load_weights": "storage.weights",
     "mean_loss": "interfaces.tasks",
@@ -295,6 +304,7 @@ _MODULES = {
     "select_blocks": "interfaces.continuation",
     "shorten": "errors",
     "shuffled": "interfaces.tasks",
+    "task_scores": "interfaces.joint_scores",
     "vocabulary_size": "interfaces.capabilities",
 }
 

@@ -15,6 +15,7 @@ from sidetune_core.config.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
 from sidetune_core.config.options import flat_options, imported_names, respell, structure, unstructure
 from sidetune_core.config.plugin_record import PluginChange, PluginRecord, changes, make_record
 from sidetune_core.config.registry import Plugin
+from sidetune_core.config.scenario_check import check_scenario
 from sidetune_core.config.spec import (
     TABLES,
     CacheOptions,
@@ -27,6 +28,7 @@ from sidetune_core.config.spec import (
     respell_tables,
 )
 from sidetune_core.errors import OptionError, PluginError, SidetuneError, UntrustedCode, WeightsError
+from sidetune_core.scenarios import DEFAULT, Scenario
 
 Loaded = tuple[Plugin, type[Any]]
 """A plugin and its class."""
@@ -84,6 +86,7 @@ class ResolvedRun:
     unfitted: str = attrs.field(default="", eq=False)
     """Why the options of an env of images could not be taken from the base, such as a Hub that cannot be
     reached; such a run can be shown, and not be begun."""
+    scenario: Scenario = DEFAULT
 
     @property
     def trusts_data(self) -> bool:
@@ -103,7 +106,7 @@ class ResolvedRun:
             for slot, component in self.components.items()
         }
         values |= {table: unstructure(getattr(self, table)) for table in TABLES}
-        return RunSpec(**values, seed=self.seed)
+        return RunSpec(**values, seed=self.seed, scenario=self.scenario)
 
     def plugin_records(self) -> dict[str, PluginRecord]:
         """The components by slot, with digests of their source."""
@@ -221,12 +224,14 @@ def resolve(spec: RunSpec) -> ResolvedRun:
     }
     tables = structured_tables(spec, components["env"].plugin, components["env"].cls)
     components, unfitted = fitted(components, spec)
+    check_scenario(loaded["learner"][0].name, loaded["learner"][1], spec.scenario)
     return ResolvedRun(
         components=components,
         seed=spec.seed,
         requested=spec,
         open_side=is_open(spec) and SIDE.name in components,
         unfitted=unfitted,
+        scenario=spec.scenario,
         **tables,
     )
 
