@@ -127,11 +127,8 @@ class BiC(Learner):
         own, old = self._sizes[task.id], self._classes() - self._sizes[task.id]
         self._hold_out(step.gather(batch.ids), step.gather(batch.targets), task)
         kept = ~torch.isin(batch.ids, self.held_out["id"].cpu()).to(batch.targets.device)
-        groups, labels, counts = (
-            [full_length(batch.inputs, self._shapes)],
-            [batch.targets + old],
-            [kept.float()],
-        )
+        groups, labels = [full_length(batch.inputs, self._shapes)], [batch.targets + old]
+        counts = [kept.float()]
         sizes = [task.steps_per_epoch(1)]
         if self.exemplars:
             stored = (self.exemplars["held_out"] == 0).nonzero()[:, 0]
@@ -144,7 +141,7 @@ class BiC(Learner):
             sizes.append(len(stored))
         rows = {name: interleave([group[name] for group in groups]) for name in groups[0]}
         # the mean over all examples that are not held out, of which a batch has a random sample
-        total = sum(sizes) - min(len(self.held_out["id"]), sizes[0] - 1)
+        total = sum(sizes) - min(self._quota(task) * own, sizes[0] - 1)
         weights = interleave([count * size / total for count, size in zip(counts, sizes, strict=True)])
         logits = self._logits(self, rows)
         terms = functional.cross_entropy(logits, interleave(labels), reduction="none")
@@ -207,11 +204,14 @@ class BiC(Learner):
         held_out = max(1, round(self._config.held_out * count))
         return count - held_out, held_out
 
+    def _quota(self, task: Task) -> int:
+        """Examples of each class to hold out: no more than the fraction of a class of mean size."""
+        examples = task.steps_per_epoch(1) / self._sizes[task.id]
+        return min(self._limits()[1], max(1, round(self._config.held_out * examples)))
+
     def _hold_out(self, ids: Tensor, targets: Tensor, task: Task) -> None:
-        """Hold out the first examples of each class: no more than its fraction of a class of mean size."""
-        size = self._sizes[task.id]
-        largest = max(1, round(self._config.held_out * task.steps_per_epoch(1) / size))
-        quota = min(self._limits()[1], largest)
+        """Hold out the first examples of each class of the task."""
+        size, quota = self._sizes[task.id], self._quota(task)
         known, labels = (self.held_out[name].tolist() for name in ("id", "target"))
         if len(known) == quota * size:
             return
@@ -231,10 +231,8 @@ class BiC(Learner):
         assert isinstance(heads, Heads)
         assert isinstance(corrections, BufferDict)
         encoding = base(full_length(inputs, self._shapes)).encoding
-        return torch.cat(
-            [_corrected(heads.predict(encoding, task_id).float(), corrections[task_id]) for task_id in heads],
-            1,
-        )
+        logits = {task_id: heads.predict(encoding, task_id).float() for task_id in heads}
+        return torch.cat([_corrected(own, corrections[task_id]) for task_id, own in logits.items()], 1)
 
     def _unit_features(self, columns: Mapping[str, Tensor]) -> Tensor:
         """The encodings (n, C), averaged over positions, of length 1."""

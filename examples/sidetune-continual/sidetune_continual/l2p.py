@@ -1,4 +1,4 @@
-"""Prompts from a pool, chosen by keys, as in L2P."""
+"""Learning to prompt (L2P)."""
 
 from __future__ import annotations
 
@@ -16,85 +16,103 @@ from sidetune_core.api import (
     Heads,
     Learner,
     Task,
+    Trainable,
     TrainingStep,
     at_least,
     mean_loss,
     option,
 )
 
-Stem = nn.Embedding | nn.Linear | nn.Conv2d
+from ._prompted import prompted, transformer_blocks
 
 
-class Prompts(Learner):
-    """Learned vectors, added to the first layer of a frozen base; the input chooses them from a pool.
+class L2P(Learner):
+    """Prompts from a pool, which the input chooses, as further tokens of a frozen transformer (Wang et al.,
+    Learning to Prompt for Continual Learning, CVPR 2022).
 
-    As in L2P (Wang et al., CVPR 2022), the query is the encoding without prompts, the prompts with the
-    nearest keys are used, and keys are pulled to the queries (eq. 5). Unlike there, the mean of the chosen
-    prompts is added to every position of the first layer's output, which any base has; L2P prepends them as
-    tokens, which changes the length that a base was built for. The task has no part in the choice: without a
-    task id, the output is the logits of all heads.
+    The query ``q(x)`` is the base's encoding, averaged over positions. The `select` prompts of the pool with
+    the keys nearest to it, of `length` tokens each, join the tokens before the first block (eq. 3 and 4). The
+    mean of their states after the last block is the encoding for the head. The loss is ``task + pull *
+    sum (1 - cos(q(x), k))`` over the keys k that are chosen (eq. 5). Keys and prompts are trained on all
+    tasks; the base is not.
+
+    The task has no part in the choice, so that one pass through the base serves the heads of all tasks.
+    Without a task id, the output has the logits of all classes; as in the original code, a task trains those
+    of its own classes only. Prompts have no position, and come before the last norm of the base, in place of
+    which `norm` standardises. The penalty on prompts that earlier tasks chose often is no part of this.
 
     Raises:
-        FitError: the base begins with none of `nn.Embedding`, `nn.Linear` and `nn.Conv2d`.
+        FitError: the base is not a transformer whose blocks take tokens (B, L, C) of the width of its
+            encoding.
     """
 
     @attrs.frozen
     class Config:
-        """Options of `Prompts`."""
+        """Options of `L2P`."""
 
-        pool: int = option(10, "prompts in the pool", at_least(1))
-        select: int = option(2, "prompts for an input", at_least(1))
-        pull: float = option(0.5, "weight of the loss on the distance of keys and queries", at_least(0))
+        pool: int = option(10, "prompts in the pool (M in the paper)", at_least(1))
+        select: int = option(5, "prompts for an input, at most those of the pool (N)", at_least(1))
+        length: int = option(5, "tokens of a prompt (L_p)", at_least(1))
+        pull: float = option(
+            0.5, "weight of the distance of queries to the keys that they choose (lambda)", at_least(0)
+        )
+        norm: bool = option(
+            True, "standardise the encoding before the head (8 groups of channels, no parameters)"
+        )
+
+    scenarios = frozenset({"task", "domain", "class"})
 
     def __init__(self, config: Config, components: Components) -> None:
         super().__init__()
         self.base = components.base()
-        self.heads = Heads(self.base.shape)
+        self._blocks = transformer_blocks(self.base)
+        if not self._blocks:
+            raise FitError(
+                "learner 'l2p' needs a transformer, such as --base timm --base.model vit_small_patch16_224; "
+                "the base has no list of blocks with attention"
+            )
         shape = self.base.shape
-        self.keys = nn.Parameter(torch.randn(config.pool, shape[-1] if len(shape) == 2 else shape[0]))
-        width = self._stem().weight.shape[-1 if isinstance(self._stem(), nn.Embedding) else 0]
-        self.prompts = nn.Parameter(0.02 * torch.randn(config.pool, width))
+        width = shape[1] if len(shape) == 2 else shape[0]
+        self.heads = Heads((width,), config.norm, "domain" if components.scenario == "domain" else "task")
+        self.keys = nn.Parameter(torch.randn(config.pool, width))
+        self.prompts = nn.Parameter(0.02 * torch.randn(config.pool, config.length, width))
         self._config = config
 
-    def start(self, task: Task) -> list[nn.Module | nn.Parameter]:
+    def start(self, task: Task) -> Trainable:
         return [self.keys, self.prompts, self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self._encode(inputs, self._match(inputs)[1]), task_id)
 
     def predict(self, inputs: Mapping[str, Tensor], task_id: str | None) -> Tensor:
+        if task_id is not None:
+            output: Tensor = self(inputs, task_id)
+            return output
         encoding = self._encode(inputs, self._match(inputs)[1])
-        known = [task_id] if task_id is not None else list(self.heads)
-        return torch.cat([self.heads.predict(encoding, one) for one in known], 1)
+        return torch.cat([self.heads.predict(encoding, started) for started in self.heads], 1)
 
     def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         similarities, chosen = self._match(batch.inputs)
         output = self.heads.predict(self._encode(batch.inputs, chosen), task.id)
-        pull = self._config.pull * (1 - similarities).mean()
+        pull = self._config.pull * (1 - similarities).sum(1).mean()
         return {"loss": mean_loss(task, output, batch), "pull": pull}
 
     def _match(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Cosine similarities (B, select) of queries to the nearest keys, and the numbers of these."""
-        query = self.base(inputs).encoding.float()
-        if len(self.base.shape) > 1:  # (B, C, H, W) or (B, L, C)
-            query = query.mean((2, 3) if len(self.base.shape) == 3 else 1)
+        query: Tensor = self.base(inputs).encoding.float()
+        if query.ndim > 2:  # (B, C, H, W) or (B, L, C)
+            query = query.mean((2, 3) if query.ndim == 4 else 1)
         similarities = functional.cosine_similarity(query[:, None], self.keys, dim=2)
-        return tuple(similarities.topk(self._config.select, 1))
+        nearest = similarities.topk(min(self._config.select, self._config.pool), 1)
+        return nearest.values, nearest.indices
 
     def _encode(self, inputs: Mapping[str, Tensor], chosen: Tensor) -> Tensor:
-        """Encodings with the prompts of numbers (B, select); without ids, since they depend on those."""
-        prompt = self.prompts[chosen].mean(1)
-
-        def add(stem: nn.Module, arguments: tuple[Tensor], output: Tensor) -> Tensor:
-            between = (1,) * (output.ndim - 2)
-            at_end = not isinstance(stem, nn.Conv2d)
-            return output + prompt.unflatten(1, (*between, -1) if at_end else (-1, *between)).to(output.dtype)
-
-        with self._stem().register_forward_hook(add):
-            return self.base(dict(inputs)).encoding
-
-    def _stem(self) -> Stem:
-        for module in self.base.modules():
-            if isinstance(module, Stem):
-                return module
-        raise FitError("learner 'prompts' needs a base that begins with an embedding or a linear layer")
+        """The mean state (B, C) of the prompts of numbers (B, select) after the last block."""
+        with prompted(self._blocks, self.prompts[chosen].flatten(1, 2)) as tokens:
+            self.base(dict(inputs))  # without ids: the prompts are no function of the example alone
+        if tokens.passed != len(self._blocks):
+            raise FitError(
+                f"learner 'l2p' needs a base that calls its {len(self._blocks)} blocks, once each; it called "
+                f"{tokens.passed}. Use base 'timm' or 'hf-vision' for images, or 'transformer' for text"
+            )
+        return tokens.states.mean(1)

@@ -87,14 +87,8 @@ def test_the_loss_is_that_of_examples_and_exemplars_together(
     """Equations 1 to 3 by hand, on the union of the 38 examples that are not held out and of 2 exemplars."""
     learner = make(BiC, exemplars=8)
     fit(learner, tasks[0])
-    learner.exemplars.replace(
-        {
-            name: learner.exemplars[name][
-                (learner.exemplars["rank"] == 0) & (learner.exemplars["held_out"] == 0)
-            ]
-            for name in learner.exemplars
-        }
-    )
+    first = (learner.exemplars["rank"] == 0) & (learner.exemplars["held_out"] == 0)
+    learner.exemplars.replace({name: learner.exemplars[name][first] for name in learner.exemplars})
     batch = next(tasks[1].train(lambda inputs: inputs["x"], Order(0, 40)))
     exemplars = {"x": learner.exemplars["input.x"]}
     old = [learner(inputs, "t0") for inputs in (batch.inputs, exemplars)]

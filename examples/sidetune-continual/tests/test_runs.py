@@ -16,6 +16,7 @@ Train = Callable[..., list[dict[str, Tensor]]]
 
 LEARNERS: dict[str, dict[str, Any]] = {
     "agem": {"memory": 12, "sample": 8},
+    "bic": {"exemplars": 12, "held_out": 0.25},
     "gem": {"memory": 12},
     "gpm": {"examples": 12},
     "hat": {"width": 12},
