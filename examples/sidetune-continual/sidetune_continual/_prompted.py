@@ -36,9 +36,8 @@ class Tokens:
         width = self.states.shape[2]
         if not isinstance(own, Tensor) or own.ndim != 3 or own.shape[::2] != self.states.shape[::2]:
             shape = tuple(own.shape[1:]) if isinstance(own, Tensor) else "no tensor"
-            raise FitError(
-                f"learner 'l2p' needs blocks that take tokens (L, {width}); the base's take {shape}"
-            )
+            needed = f"tokens (L, {width})"
+            raise FitError(f"learner 'l2p' needs blocks that take {needed}; the base's take {shape}")
         length, count = own.shape[1], self.states.shape[1]
         joined = torch.cat([own, self.states.to(own.dtype)], 1)
         if arguments:
@@ -56,8 +55,8 @@ class Tokens:
 
 @contextmanager
 def prompted(blocks: Sequence[nn.Module], states: Tensor) -> Iterator[Tokens]:
-    """Within the block, tokens pass through `blocks` with those of their inputs, attended by all and attending
-    to all. Between the blocks, the network has its own tokens only.
+    """Within the context, tokens pass through `blocks` with those of their inputs: all tokens attend to all.
+    Between the blocks, the network has its own tokens only.
     """
     tokens = Tokens(states)
     for block in blocks:
@@ -86,8 +85,8 @@ def _has_attention(block: nn.Module) -> bool:
 
 
 def _attended(value: Any, length: int, count: int) -> Any:
-    """An attention mask (B, heads, queries, keys) of `length` keys with `count` more, attended by all queries;
-    their own queries attend to what any query does. Other values stay.
+    """An attention mask (B, heads, queries, keys) of `length` keys with `count` more, attended by all
+    queries; their own queries attend to what any query does. Other values stay.
     """
     if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[3] != length:
         return value

@@ -85,7 +85,7 @@ class GPM(Learner):
         trained = [own for layer in self._layers.values() for own in layer.parameters() if own.ndim > 1]
         if not self.heads:
             trained += [layer.bias for layer in self._layers.values() if isinstance(layer.bias, nn.Parameter)]
-        return [ParamGroup([*trained], weight_decay=0.0), self.heads.add_task(task)]
+        return [ParamGroup(trained, weight_decay=0.0), self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.base(inputs).encoding, task_id)
@@ -177,4 +177,5 @@ def new_directions(gram: Tensor, known: Tensor, threshold: float) -> Tensor:
     missing = (1 - threshold) * gram.trace()
     left = rest.trace() - torch.cat([energies.new_zeros(1), energies.cumsum(0)])
     count = int((left > missing + 1e-9 * gram.trace()).sum())
-    return vectors[:, :count]
+    added: Tensor = vectors[:, :count]
+    return added

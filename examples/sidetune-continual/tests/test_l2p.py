@@ -60,7 +60,7 @@ def test_prompts_are_those_of_the_nearest_keys() -> None:
     queries = learner.base(inputs).encoding.mean(1)
     similarities, chosen = learner._match(inputs)
     for query, values, numbers in zip(queries, similarities, chosen, strict=True):
-        expected = [float(functional.cosine_similarity(query, key, dim=0)) for key in learner.keys]
+        expected = [float(functional.cosine_similarity(query, key, dim=0)) for key in learner.keys.detach()]
         nearest = sorted(range(6), key=lambda number: -expected[number])[:2]
         assert numbers.tolist() == nearest
         assert values.tolist() == pytest.approx([expected[number] for number in nearest], abs=1e-6)

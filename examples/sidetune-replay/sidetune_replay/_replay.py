@@ -54,8 +54,9 @@ class Replay(Learner):
     large as the batch.
 
     A replayed example has the outputs and the loss of its own task, which is a softmax over all classes so
-    far in the scenario ``class``, and the input that it had when it was stored, augmentation included. Batch and samples pass through the base together, so that batch norm in
-    training standardises by the mixture of tasks that its running statistics average.
+    far in the scenario ``class``, and the input that it had when it was stored, augmentation included. Batch
+    and samples pass through the base together, so that batch norm in training standardises by the mixture of
+    tasks that its running statistics average.
 
     Samples are drawn once for each step, and its examples are offered to the reservoir after it.
     """
