@@ -18,6 +18,8 @@ Scenario = Literal["task", "domain", "class"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 
 DEFAULT: Scenario = "task"
+DOMAIN: Scenario = "domain"
+CLASS: Scenario = "class"
 
 
 def as_scenario(value: object) -> Scenario:
@@ -36,3 +38,8 @@ def as_scenario(value: object) -> Scenario:
 def title(scenario: str) -> str:
     """``class-incremental``"""
     return f"{scenario}-incremental"
+
+
+def task_aware(metric: str) -> str:
+    """The name of a metric of predictions with the task id, where `metric` is that of predictions without."""
+    return f"{metric}_task_aware"

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sidetune_core.api import Components, FitError, at_least, derive_seed, option
+from sidetune_core.api import (
+    BufferDict,
+    Components,
+    FitError,
+    Task,
+    Trainable,
+    at_least,
+    derive_seed,
+    option,
+)
 
 from .finetune import FineTune
 
@@ -27,7 +36,9 @@ class BSP(FineTune):
     other. Every convolution and linear layer of base, side and merger has keys; heads, biases and norms have
     none (the original excludes the first layer of a ResNet, and its mergers have no keys).
 
-    Task t has key ``t % period``. Keys are drawn once, from the run's seed alone, and never trained. For the
+    Every task has a key of its own; with a `period`, task t has key ``t % period``, as in the original, where
+    the period is the length of the stream. Keys are drawn once, from the run's seed alone, and never trained:
+    those of the first tasks are the same with and without a period. For the
     first task to use the pretrained weights, they would have to be multiplied by the first key before they
     are stored, as ``k * k = 1``. Only products of keys matter in training (a sign common to all keys is
     absorbed by W), so the first key is all +1 without loss of generality: W *is* the first task's weight.
@@ -44,7 +55,11 @@ class BSP(FineTune):
     class Config(FineTune.Config):
         """Options of `BSP`."""
 
-        period: int = option(10, "number of different keys; task t has key t modulo period", at_least(1))
+        period: int | None = option(
+            None,
+            "number of different keys; task t has key t modulo period; none: as many as the stream has tasks",
+            at_least(1),
+        )
         batchnorm: Literal["trained", "frozen", "per-task"] = option(
             "per-task",
             "the base's BatchNorm layers: trained, frozen (statistics fixed, scale and shift trained), or "
@@ -67,7 +82,13 @@ class BSP(FineTune):
             for name, module in self.named_modules()  # heads do not exist yet
             if isinstance(module, KEYED)
         }
-        self.keys = Keys(config.period, sum(map(prod, self._key_shapes.values())))
+        size = sum(map(prod, self._key_shapes.values()))
+        self.keys = TaskKeys(size) if config.period is None else Keys(config.period, size)
+
+    def start(self, task: Task) -> Trainable:
+        if isinstance(self.keys, TaskKeys):
+            self.keys.add()
+        return super().start(task)
 
     def encode(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         key = self.keys(self.heads.task_ids.index(task_id))
@@ -95,6 +116,32 @@ class Keys(nn.Module):
     def forward(self, index: int) -> Tensor:
         """The key of task `index`, from 0: (size,)."""
         return self.signs[index % len(self.signs)]
+
+
+class TaskKeys(nn.Module):
+    """A key of `size` signs for each task, int8: those of `Keys`, as far as they are needed."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.signs = BufferDict()
+        """By the number of the task."""
+        self._size = size
+        generator = torch.Generator().manual_seed(derive_seed(torch.initial_seed(), "keys"))
+        self._state = bytes(generator.get_state().numpy())
+
+    def add(self) -> None:
+        """Draw the key of the next task."""
+        key = torch.ones(self._size, dtype=torch.int8)
+        if number := len(self.signs):
+            generator = torch.Generator()
+            generator.set_state(torch.frombuffer(bytearray(self._state), dtype=torch.uint8))
+            key = 2 * torch.randint(2, (self._size,), generator=generator, dtype=torch.int8) - 1
+            self._state = bytes(generator.get_state().numpy())
+        self.signs[str(number)] = key
+
+    def forward(self, index: int) -> Tensor:
+        """The key of task `index`, from 0: (size,)."""
+        return self.signs[str(index)]
 
 
 class Encode(nn.Module):

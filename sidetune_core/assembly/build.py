@@ -111,8 +111,7 @@ def call_start(learner: Learner, task: Task, seed: int) -> Trainable:
     with seeded(seed, "start", task.id):
         trainable = _listed(learner, learner.start(task), "start")
     if learner.scenario != DEFAULT:
-        assert task.outputs.size is not None  # see `check_classes`
-        learner.class_counts = {**learner.class_counts, task.id: task.outputs.size}
+        learner.task_outputs = {**learner.task_outputs, task.id: task.outputs}
     return trainable
 
 

@@ -28,7 +28,7 @@ from sidetune_core.config.spec import (
     respell_tables,
 )
 from sidetune_core.errors import OptionError, PluginError, SidetuneError, UntrustedCode, WeightsError
-from sidetune_core.scenarios import DEFAULT, Scenario
+from sidetune_core.scenarios import DEFAULT, Scenario, title
 
 Loaded = tuple[Plugin, type[Any]]
 """A plugin and its class."""
@@ -137,7 +137,9 @@ class ResolvedRun:
     def _composition(self, names: Mapping[str, str]) -> str:
         networks = " + ".join(names[slot] for slot in ("base", "side") if slot in names)
         others = [names[slot] for slot in ("merger", "learner") if slot in names]
-        return " · ".join([*filter(None, [names["env"], networks, *others]), f"seed {self.seed}"])
+        scenario = "" if self.scenario == DEFAULT else title(self.scenario)
+        parts = [names["env"], scenario, networks, *others]
+        return " · ".join([*filter(None, parts), f"seed {self.seed}"])
 
 
 def usable(spec: RunSpec) -> frozenset[str]:

@@ -16,6 +16,7 @@ from sidetune_core.interfaces.former_names import former_members, warn_of_former
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.joint_scores import joint_scores
 from sidetune_core.interfaces.networks import Base, Merger, Side
+from sidetune_core.interfaces.outputs import Outputs
 from sidetune_core.interfaces.tasks import Batch, Task, mean_loss
 from sidetune_core.interfaces.training import Phase, Trainable, TrainingStep
 from sidetune_core.scenarios import Scenario
@@ -91,14 +92,17 @@ class Learner(nn.Module, ABC):
     """Whether the learner itself reads the base's taps; taps that nothing reads are not cached."""
     tap_indices: tuple[int, ...] | None = None
     """With `needs_taps`, the indices of the taps that it reads; None for all (see `Side.tap_indices`)."""
+    stream_length: int = 1
+    """Number of tasks of the run, set by the core before the first `start`. A run that is extended has more
+    from then on: what depends on it is then not that of a single run on all tasks."""
 
     scenarios: ClassVar[frozenset[Scenario]] = frozenset({"task"})
     """The scenarios in which the learner is defined; it is refused in others (see `predict`)."""
     scenario: Scenario = "task"
     """That of the run; set by the core when the learner is built."""
-    class_counts: Mapping[str, int] = MappingProxyType({})
-    """Number of classes of each task that was started, by id in order; set by the core in the scenarios
-    ``domain`` and ``class``."""
+    task_outputs: Mapping[str, Outputs] = MappingProxyType({})
+    """The classes of each task that was started, by id in order; set by the core in the scenarios ``domain``
+    and ``class``."""
 
     @property
     def independent_tasks(self) -> bool:
@@ -214,19 +218,19 @@ class Learner(nn.Module, ABC):
         """
         if task_id is not None:
             output: Tensor = self(inputs, task_id)
-            return output[:, : self.class_counts[task_id]] if self.scenario == "class" else output
-        if self.scenario == "task" or not self.class_counts:
+            return output[:, : self.task_outputs[task_id].size] if self.scenario == "class" else output
+        if self.scenario == "task" or not self.task_outputs:
             raise FitError(
                 f"learner {type(self).__name__} needs the task of each example; "
                 "one that does without defines predict() for task_id None"
             )
-        latest: Tensor = self(inputs, [*self.class_counts][-1])
+        latest: Tensor = self(inputs, [*self.task_outputs][-1])
         if self.scenario == "domain":
             return latest
-        own, total = [*self.class_counts.values()][-1], sum(self.class_counts.values())
-        if latest.shape[1] == total:  # its own classes are the first
-            return torch.cat([latest[:, own:], latest[:, :own]], 1)
-        outputs = [self(inputs, started) for started in self.class_counts]
+        sizes = [outputs.size or 0 for outputs in self.task_outputs.values()]
+        if latest.shape[1] == sum(sizes):  # its own classes are the first
+            return torch.cat([latest[:, sizes[-1] :], latest[:, : sizes[-1]]], 1)
+        outputs = [self(inputs, started) for started in self.task_outputs]
         return joint_scores(outputs, None, self.scenario)
 
     def record(self) -> dict[str, float]:

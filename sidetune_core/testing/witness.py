@@ -66,6 +66,15 @@ class Witness(Learner):
         self.tensors_kept: list[tuple[str, dict[str, int]]] = []
         """After each step the task, and the number of tensors by plain attribute."""
 
+    @property
+    def stream_length(self) -> int:
+        """That of the learner."""
+        return self.learner.stream_length
+
+    @stream_length.setter
+    def stream_length(self, length: int) -> None:
+        self.learner.stream_length = length
+
     def start(self, task: Task) -> Trainable:
         seed = torch.initial_seed()
         trainable = self.learner.start(task)

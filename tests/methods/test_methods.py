@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,11 +58,8 @@ class Method:
 
 
 METHODS = {
-    "mas": Method("mas:MAS", {"examples": 12}),
-    "adapters": Method("adapters:ResidualAdapters"),
     "maml": Method("maml:MAML", {"examples": 12}),
     "maml-first-order": Method("maml:MAML", {"examples": 12, "first_order": True}),
-    "ncm": Method("ncm:NearestClassMean"),
 }
 each = pytest.mark.parametrize("name", METHODS)
 
@@ -155,7 +151,7 @@ def test_two_processes_give_the_weights_of_one(
 
 
 @posix
-@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"ncm"}))  # ncm has no steps to stop at
+@each
 def test_a_run_that_is_resumed_within_its_second_task_ends_with_the_same_bits(
     name: str, reference: Reference, server: RunProcesses, tmp_path: Path
 ) -> None:
@@ -164,42 +160,6 @@ def test_a_run_that_is_resumed_within_its_second_task_ends_with_the_same_bits(
     (resumed,) = server(1, tmp_path / "run")
     assert (resumed["status"], len(resumed["ids"])) == (0, STEPS - 4), resumed
     assert_close(tmp_path / "run", reference(name), rtol=0, atol=0)
-
-
-def test_mas_is_the_learner_of_the_guide() -> None:
-    page = (HERE.parents[1] / "docs" / "worked-learner.md").read_text(encoding="utf-8")
-    block = re.search(r'^```python title="mas.py"\n(.*?)^```$', page, re.DOTALL | re.MULTILINE)
-    assert block is not None
-    assert block[1] == (HERE / "mas.py").read_text(encoding="utf-8")
-
-
-def test_mas_sums_the_gradients_of_each_example() -> None:
-    learner, task = make("mas", examples=8), images()[0]
-    learner.start(task)
-    learner.finish(task, draw(task))
-    weights, expected = list(learner.base.parameters()), torch.zeros_like(learner.importance)
-    for image in next(draw(task)).inputs["image"]:
-        norm = learner({"image": image[None]}, "t0").square().sum()
-        expected += torch.cat([g.abs().flatten() for g in torch.autograd.grad(norm, weights)]) / 8
-    torch.testing.assert_close(learner.importance, expected)
-
-
-def test_adapters_train_and_leave_the_base_as_it_was(reference: Reference) -> None:
-    after, new = weights(reference("adapters").folder.path), make("adapters")
-    for name, tensor in new.base.state_dict().items():
-        assert torch.equal(after[f"base.{name}"], tensor)
-    adapters = [tensor for name, tensor in after.items() if name.startswith("adapters.")]
-    assert len(adapters) == 4
-    assert all(tensor.any() for tensor in adapters)
-
-
-def test_adapters_train_on_a_base_that_folds_its_norms(tmp_path: Path) -> None:
-    spec = METHODS["adapters"].spec(steps=1)
-    spec |= {"base": {"name": "resnet20", "weights": "none"}, "env": {"name": "digits", "num_tasks": 2}}
-    after = weights(run(spec, tmp_path / "run").folder.path)
-    adapters = [tensor for name, tensor in after.items() if name.startswith("adapters.")]
-    assert len(adapters) == 2 * 19
-    assert all(tensor.any() for tensor in adapters)
 
 
 @pytest.mark.parametrize("first_order", [False, True])
@@ -230,18 +190,3 @@ def test_maml_differentiates_through_the_inner_step(first_order: bool) -> None:
         slope = sum(float((g * d).sum()) for g, d in zip(gradients, direction.values(), strict=True))
         ahead, behind = (loss({name: s * d for name, d in direction.items()}) for s in (1e-3, -1e-3))
         assert slope == pytest.approx((ahead - behind) / 2e-3, rel=0.01, abs=5e-4)
-
-
-def test_ncm_is_the_nearest_mean_of_all_training_examples(reference: Reference) -> None:
-    run_ = reference("ncm")
-    with torch.no_grad():
-        means = []
-        for task in run_.tasks:
-            batch = everything(task)
-            encodings = run_.learner.base(dict(batch.inputs)).encoding  # type: ignore[operator]
-            means += [encodings[batch.targets == label].mean(0) for label in range(2)]
-        inputs = everything(run_.tasks[1]).inputs
-        for image, logits in zip(inputs["image"], run_.learner.predict(inputs, None), strict=True):
-            encoding = run_.learner.base({"image": image[None]}).encoding[0]  # type: ignore[operator]
-            distances = torch.stack([(encoding - mean).square().sum() for mean in means])
-            torch.testing.assert_close(-logits, distances, rtol=1e-3, atol=1e-5)

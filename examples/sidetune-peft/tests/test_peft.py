@@ -16,7 +16,7 @@ from sidetune_core import RunSpec, run
 from sidetune_core import load as load_run
 from sidetune_core.api import Base, ClassHead, Components, Features, FitError, OptionError, Shape, seeded
 from sidetune_core.cli.main import main
-from sidetune_core.config.kinds import BASE
+from sidetune_core.config.kinds import BASE, LEARNER
 from sidetune_core.config.registry import find, load
 from sidetune_core.storage.weights import read_tensors
 from sidetune_core.testing import check_plugin
@@ -135,6 +135,31 @@ def test_lora_adds_the_scaled_product_of_its_matrices() -> None:
     encoding = layer("second", layer("first", x).relu())
     expected = encoding @ state["heads.t0.linear.weight"].T + state["heads.t0.linear.bias"]
     torch.testing.assert_close(learner({"x": x}, "t0"), expected)
+
+
+def test_its_lora_is_that_of_the_built_in_learner() -> None:
+    peft, task = make(resnet(20), method="lora", rank=4, alpha=6.0), TaskStub("t0")
+    cls, images = load(find(LEARNER, "lora")), {"image": (3, 16, 16)}
+    with seeded(0, "build"):
+        builtin = cls(cls.Config(rank=4, alpha=6.0), Components(images, resnet(20)))
+    builtin.start(task)
+    builtin.eval()
+    start(peft, "t0")
+    names = [name for name, module in builtin.base.named_modules() if isinstance(module, nn.Conv2d)]
+    with torch.no_grad():
+        builtin.base.load_state_dict(
+            {name.replace(".base_layer", ""): value for name, value in peft.base.state_dict().items()}, False
+        )
+        for name, (first, second) in zip(names, builtin.added["t0"], strict=True):
+            nn.init.normal_(second.weight, std=0.1)
+            layer = peft.base.get_submodule(name)
+            layer.lora_A["t0"].weight.copy_(first.weight)  # type: ignore[operator, index, union-attr]
+            layer.lora_B["t0"].weight.copy_(second.weight)  # type: ignore[operator, index, union-attr]
+        builtin.heads.load_state_dict(peft.heads.state_dict())
+        x = {"image": torch.rand(2, 3, 16, 16)}
+        expected, plain = builtin(x, "t0"), builtin.heads.predict(builtin.base(x).encoding, "t0")
+    assert not torch.allclose(expected, plain)
+    torch.testing.assert_close(peft(x, "t0"), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_forward_pass_of_another_task_does_not_change_what_is_trainable() -> None:

@@ -13,7 +13,7 @@ from torch.func import functional_call, grad
 
 from sidetune_core.api import Batch, FitError, Inputs, Learner, Outputs, SupervisedTask, Task
 
-from .per_example import SquaredGradients, flat
+from .per_example import GradientSums, flat
 
 Estimator = Literal["exact", "sample", "empirical", "batched", "legacy"]
 
@@ -80,23 +80,21 @@ class Fisher:
             for batch in islice(chain([first], batches), count):
                 total += self._square(dict(batch.inputs), batch.ids, batch.targets)
             return total / count
-        squares = SquaredGradients(self.learner, lambda inputs: (inputs, self.task.id), self.weights)
+        squares = GradientSums(self.learner, lambda inputs: (inputs, self.task.id), self.weights)
         count = 0
         for batch in distinct(batches, max_examples):
             total += self._sum(batch, estimator, squares)
             count += len(batch.targets)
         return total / count
 
-    def _sum(self, batch: Batch, estimator: Estimator, squares: SquaredGradients) -> Tensor:
+    def _sum(self, batch: Batch, estimator: Estimator, squares: GradientSums) -> Tensor:
         """(P,), the sum over the examples of a batch, each with the labels that the estimator requires."""
         targets = self._drawn(batch) if estimator == "sample" else batch.targets
         batch = Batch(batch.ids, batch.inputs, targets)
         if estimator == "exact":
             require_targets(batch, self.task.outputs)
         total = torch.zeros_like(flat(self.weights))
-        size = max(1, min(len(targets), MAX_EXAMPLES, MAX_GRADIENT_ELEMENTS // squares.largest))
-        for start in range(0, len(targets), size):
-            chunk = rows_of(batch, slice(start, start + size))
+        for chunk in chunks(batch, squares):
 
             def directions(output: Tensor, rows: slice, chunk: Batch = chunk) -> Tensor:
                 part = rows_of(chunk, rows)
@@ -207,6 +205,14 @@ def check_sum(probabilities: Tensor) -> Tensor:
     if not torch.allclose(probabilities.sum(1), torch.ones_like(probabilities[:, 0]), atol=1e-3):
         raise FitError(NOT_CLASSIFICATION.format("a loss other than the cross-entropy of its classes"))
     return probabilities
+
+
+def chunks(batch: Batch, sums: GradientSums) -> Iterator[Batch]:
+    """The examples of a batch, as many at a time as memory allows."""
+    count = len(batch.targets)
+    size = max(1, min(count, MAX_EXAMPLES, MAX_GRADIENT_ELEMENTS // sums.largest))
+    for start in range(0, count, size):
+        yield rows_of(batch, slice(start, start + size))
 
 
 def rows_of(batch: Batch, rows: slice) -> Batch:

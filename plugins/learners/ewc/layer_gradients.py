@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,11 @@ from torch.utils._pytree import tree_map
 
 from .layer_calls import CONVOLUTIONS, Call, NotByLayers, has_statistics, has_windows
 
+Power = Literal[1, 2]
+"""Of the absolute value of a gradient."""
+
 LARGE = 2**14
-"""Elements of a weight from which the squares of many examples are added one by one: they are not written."""
+"""Elements of a weight from which the powers of many examples are added one by one: they are not written."""
 
 CONV_WEIGHT: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: conv_gradients.conv1d_weight,
@@ -76,9 +79,9 @@ def layer_gradients(call: Call, gradient: Tensor, names: list[str], keep: bool =
     return _by_vmap(call, gradient, names)
 
 
-def folded_squares(call: Call, gradient: Tensor, keep: bool) -> dict[Tensor, Tensor]:
-    """The sums over the examples of the squared gradients of a convolution and of the norm that is folded
-    into it, by weight.
+def folded_sums(call: Call, gradient: Tensor, power: Power, keep: bool) -> dict[Tensor, Tensor]:
+    """The sums over the examples of the powers of the gradients of a convolution and of the norm that is
+    folded into it, by weight.
 
     For a convolution ``z = w x + b`` and a norm ``y = c (z - m) / s + d``, with the gradient g of y: the norm
     needs no pass over its maps, as ``sum(g z)`` of a channel is the product of w and the gradient of w.
@@ -86,6 +89,7 @@ def folded_squares(call: Call, gradient: Tensor, keep: bool) -> dict[Tensor, Ten
     Args:
         call: of the convolution.
         gradient: with respect to the output of the norm (B, ...).
+        power: see `power_sum`.
         keep: there will be other gradients for this call.
     """
     layer: Any = call.layer
@@ -97,26 +101,34 @@ def folded_squares(call: Call, gradient: Tensor, keep: bool) -> dict[Tensor, Ten
     mean = norm.running_mean if layer.bias is None else norm.running_mean - layer.bias.detach()
     products = (outer * weight.movedim(1, -1).flatten(1)).sum(2)
     standard = (products - mean * totals) * deviation
-    squares = square_sum(outer).view(weight.shape[0], *weight.shape[2:], -1).movedim(-1, 1)
+    sums = power_sum(outer, power).view(weight.shape[0], *weight.shape[2:], -1).movedim(-1, 1)
     found = {
-        layer.weight: squares * scale.square().view(-1, *(1,) * (weight.ndim - 1)),
-        norm.weight: standard.square().sum(0),
+        layer.weight: sums * power_of(scale, power).view(-1, *(1,) * (weight.ndim - 1)),
+        norm.weight: power_of(standard, power).sum(0),
     }
-    total = totals.square().sum(0)
+    total = power_of(totals, power).sum(0)
     if norm.bias is not None:
         found[norm.bias] = total
     if layer.bias is not None:
-        found[layer.bias] = total * scale.square()
+        found[layer.bias] = total * power_of(scale, power)
     return found
 
 
-def square_sum(values: Tensor) -> Tensor:
-    """The sum (...) over the examples of the squares of values (B, ...)."""
+def power_of(values: Tensor, power: Power) -> Tensor:
+    """The squares of values, or their absolute values."""
+    return values.square() if power == 2 else values.abs()
+
+
+def power_sum(values: Tensor, power: Power) -> Tensor:
+    """The sum (...) over the examples of the squares of values (B, ...), or of their absolute values."""
     if values[0].numel() < LARGE:
-        return values.square().sum(0)
-    total = values[0].square()
+        return power_of(values, power).sum(0)
+    total = power_of(values[0], power)
     for value in values[1:]:
-        total.addcmul_(value, value)
+        if power == 2:
+            total.addcmul_(value, value)
+        else:
+            total += value.abs()
     return total
 
 

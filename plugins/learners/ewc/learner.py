@@ -8,12 +8,26 @@ from typing import ClassVar, Literal
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from sidetune_core.api import Batch, Components, Renamed, Task, TrainingStep, at_least, at_most, option
+from sidetune_core.api import (
+    Batch,
+    Components,
+    Renamed,
+    Task,
+    Trainable,
+    TrainingStep,
+    at_least,
+    at_most,
+    option,
+)
 
 from ..finetune import FineTune
 from .fisher import Estimator, Fisher, require_targets
 from .per_example import flat
+
+ORIGINAL_COEF, ORIGINAL_BATCH = 1e4, 128
+"""Of the original code for iCIFAR: the coefficient, and the batch size of its Fisher."""
 
 
 class EWC(FineTune):
@@ -25,6 +39,12 @@ class EWC(FineTune):
     ``w_k`` (see `Fisher` for the estimators). There is no factor 1/2, as in the original side-tuning code:
     the paper's lambda is ``2 coef``.
 
+    The default of `coef` depends on the estimator. The original code has 1e4 for iCIFAR, with squared
+    gradients of the mean over batches of 128 (batched, legacy). Of B independent gradients with mean zero,
+    the squared mean is 1 / B of the mean square in expectation, so the same strength of the penalty is 1e4 /
+    128 = 78.125 for estimators of single examples (exact, sample, empirical). At the weights after a task the
+    mean of the gradients is near zero.
+
     ``anchors`` decides how tasks are combined. *per-task* is the sum above, stored as a single quadratic
     (``F = sum F_k``, ``w = sum F_k w_k / F`` and a constant), so that memory and time do not grow with the
     number of tasks. *online* keeps the latest weights only, with ``F = decay * F + F_k`` (online EWC of
@@ -33,7 +53,8 @@ class EWC(FineTune):
     The fisher *legacy* reproduces the original code: squared gradients of the batch-mean loss with true
     labels in eval mode, averaged over the batches of one epoch at the training's batch size; and one running
     mean over tasks of weights and of Fishers, which the code updates once for each of the ``stream_length``
-    tasks after every task. After task k (from 1) the previous mean has weight ``((k - 1) /
+    tasks after every task (by default all tasks that the run has when the task ends; one that is extended
+    has more). After task k (from 1) the previous mean has weight ``((k - 1) /
     k)**stream_length`` instead of ``(k - 1) / k``, so that mostly the last task is protected. `examples`,
     `anchors` and `decay` do not apply. Not reproduced: a short last batch, the use of a part of Taskonomy's
     batches only, and the loss of the running means on resume.
@@ -41,13 +62,21 @@ class EWC(FineTune):
     The penalty does not cover BatchNorm's running statistics, which have no gradient: with ``batchnorm``
     trained they are those of the latest task for every `coef`, as in the original code. What belongs to a
     single task (``batchnorm`` per-task) needs no penalty and has none.
+
+    In the scenarios ``domain`` and ``class`` the output layer is shared, so it is among the shared weights:
+    the Fisher is that of the softmax over all classes so far, and zero for the outputs of later classes (van de Ven et al., Nature Machine Intelligence 2022).
     """
 
     @attrs.frozen
     class Config(FineTune.Config):
         """Options of `EWC`."""
 
-        coef: float = option(1e4, "weight of the penalty (without a factor 1/2)", at_least(0))
+        coef: float | None = option(
+            None,
+            "weight of the penalty, without a factor 1/2; none: that of the original code, 1e4 for fisher "
+            "batched and legacy, and 78.125 = 1e4 / 128 for the others, of the same strength",
+            at_least(0),
+        )
         fisher: Estimator = option(
             "exact",
             "Fisher estimator: expectation over classes or labels (exact), a sampled class (sample), the "
@@ -67,8 +96,11 @@ class EWC(FineTune):
             at_least(0),
             at_most(1),
         )
-        stream_length: int = option(
-            10, "fisher legacy: number of tasks in the stream, for the original's averaging", at_least(1)
+        stream_length: int | None = option(
+            None,
+            "fisher legacy: number of tasks in the stream, for the averaging of the original code; none: as "
+            "many as the run has",
+            at_least(1),
         )
         former_options: ClassVar[Mapping[str, Renamed]] = {
             **FineTune.Config.former_options,
@@ -77,35 +109,47 @@ class EWC(FineTune):
 
     def __init__(self, config: Config, components: Components) -> None:
         super().__init__(config, components)
-        self.pull = QuadraticPenalty(flat(self._shared()))
+        self.pull = QuadraticPenalty(flat(shared_weights(self)))
         self._config = config
+        self._coef = default_coef(config.fisher) if config.coef is None else config.coef
+
+    def start(self, task: Task) -> Trainable:
+        trainable = super().start(task)
+        self.pull.grow(sum(weight.numel() for weight in shared_weights(self).values()))
+        return trainable
 
     def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         if self._config.fisher in ("exact", "sample"):
             require_targets(batch, task.outputs)  # at the first step rather than after the task
         losses = {**super().losses(batch, task, step)}
-        if len(self.heads) > 1:
-            losses["pull"] = self._config.coef * self.pull(flat(self._shared()))
+        if len(self.heads.task_ids) > 1:
+            losses["pull"] = self._coef * self.pull(flat(shared_weights(self)))
         return losses
 
     def finish(self, task: Task, batches: Iterator[Batch]) -> None:
         config = self._config
-        fisher = Fisher(self, task, self._shared()).estimate(config.fisher, batches, config.examples)
-        weights = flat(self._shared()).detach()
+        fisher = Fisher(self, task, shared_weights(self)).estimate(config.fisher, batches, config.examples)
+        weights = flat(shared_weights(self)).detach()
         if config.fisher == "legacy":
-            tasks = len(self.heads)
-            self.pull.average(weights, fisher, ((tasks - 1) / tasks) ** config.stream_length)
+            tasks, length = len(self.heads.task_ids), config.stream_length or self.stream_length
+            self.pull.average(weights, fisher, ((tasks - 1) / tasks) ** length)
         elif config.anchors == "online":
             self.pull.replace(weights, fisher, config.decay)
         else:
             self.pull.add(weights, fisher)
 
-    def _shared(self) -> dict[str, nn.Parameter]:
-        return {
-            name: weight
-            for name, weight in self.named_parameters()
-            if name.startswith(("base.", "side.", "merger."))
-        }
+
+def default_coef(fisher: Estimator) -> float:
+    """The coefficient of the original code for iCIFAR, in the scale of an estimator (see `EWC`)."""
+    return ORIGINAL_COEF if fisher in ("batched", "legacy") else ORIGINAL_COEF / ORIGINAL_BATCH
+
+
+def shared_weights(learner: FineTune) -> dict[str, nn.Parameter]:
+    """The weights by name that all tasks train: those of base, side and merger, and in the scenarios
+    ``domain`` and ``class`` those of the output layer, which are the last, in the order of tasks.
+    """
+    shared = ("base.", "side.", "merger.", *(() if learner.heads.scenario == "task" else ("heads.",)))
+    return {name: weight for name, weight in learner.named_parameters() if name.startswith(shared)}
 
 
 class QuadraticPenalty(nn.Module):
@@ -123,6 +167,13 @@ class QuadraticPenalty(nn.Module):
 
     def forward(self, weights: Tensor) -> Tensor:
         return (self.fisher * (weights - self.anchor).square()).sum() + self.constant
+
+    def grow(self, size: int) -> None:
+        """Make room for `size` weights: the new ones, at the end, have no penalty."""
+        new = size - len(self.fisher)
+        if new:
+            self.fisher = functional.pad(self.fisher, (0, new))
+            self.anchor = functional.pad(self.anchor, (0, new))
 
     def add(self, weights: Tensor, fisher: Tensor) -> None:
         """Add the penalty of another task."""

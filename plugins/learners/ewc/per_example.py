@@ -1,4 +1,4 @@
-"""Squared gradients of single examples, from one pass of many through a network.
+"""Sums of powers of the gradients of single examples, from one pass of many through a network.
 
 The gradient of an example with respect to a layer's weights is a function of the layer's input and of the
 gradient with respect to its output, for that example alone. So one forward pass and one backward pass through
@@ -18,25 +18,28 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .layer_calls import Call, NotByLayers, foldable, recorded
-from .layer_gradients import folded_squares, layer_gradients, square_sum
+from .layer_gradients import Power, folded_sums, layer_gradients, power_of, power_sum
 
 Directions = Callable[[Tensor, slice], Tensor]
 """Vectors (B, V, *output) of examples, from their output (B, *output) and their rows in the chunk."""
 
 
 @attrs.define(eq=False)
-class SquaredGradients:
-    """Sums over examples of squared gradients of ``<v, output>``: (P,), all weights in order, flattened.
+class GradientSums:
+    """Sums over examples of squared gradients of ``<v, output>``, or of their absolute values: (P,), all
+    weights in order, flattened.
 
     Args:
         network: has the weights; in eval mode.
         arguments: its arguments for inputs (B, ...) by name; its output is (B, ...).
         weights: the parameters to differentiate by, by name in the network.
+        power: 2 for squares, 1 for absolute values.
     """
 
     network: nn.Module
     arguments: Callable[[Mapping[str, Tensor]], tuple[Any, ...]]
     weights: Mapping[str, Tensor]
+    power: Power = 2
     _ways: list[Callable[[Mapping[str, Tensor], Directions], Tensor]] = attrs.field(init=False)
     """Those to compute a sum that have not failed, the fastest first."""
     _checked: bool = attrs.field(default=False, init=False)
@@ -80,7 +83,7 @@ class SquaredGradients:
         of a loss near zero are all rounding."""
         self._checked = True
         slow = self._alone(inputs, _random)
-        rounding = (100 * torch.finfo(slow.dtype).eps) ** 2  # where the gradient is zero
+        rounding = (100 * torch.finfo(slow.dtype).eps) ** self.power  # where the gradient is zero
         while len(self._ways) > 1:
             try:
                 fast = self._ways[0](inputs, _random)
@@ -94,7 +97,7 @@ class SquaredGradients:
         del self._ways[0]
         if len(self._ways) == 1:
             name = type(self.network).__name__
-            warnings.warn(f"{name}: the Fisher is computed example by example: {reason}", stacklevel=2)
+            warnings.warn(f"{name}: gradients are computed example by example: {reason}", stacklevel=2)
 
     def _folded(self, inputs: Mapping[str, Tensor], directions: Directions) -> Tensor:
         """By layers, with images in the order that is faster on a CPU and batch norms folded."""
@@ -123,7 +126,7 @@ class SquaredGradients:
         def receive(call: Call, gradient: Tensor) -> None:
             call.check()
             if call.norm is not None:
-                for weight, value in folded_squares(call, gradient, more).items():
+                for weight, value in folded_sums(call, gradient, self.power, more).items():
                     if id(weight) in names:
                         sums[names[id(weight)]] += value
                 return
@@ -135,7 +138,7 @@ class SquaredGradients:
             for key, value in layer_gradients(call, gradient, list(own), more).items():
                 name = own[key]
                 if uses[name] == 1:
-                    sums[name] += square_sum(value)
+                    sums[name] += power_sum(value, self.power)
                 else:
                     pending[name] = pending[name] + value if name in pending else value
 
@@ -150,7 +153,7 @@ class SquaredGradients:
                 more = number + 1 < vectors.shape[1]
                 torch.autograd.grad(output, recording.leaves, vectors[:, number], more, allow_unused=True)
                 for name in list(pending):  # a weight's gradient is the sum over its uses
-                    sums[name] += square_sum(pending.pop(name))
+                    sums[name] += power_sum(pending.pop(name), self.power)
         return flat(sums)
 
     @staticmethod
@@ -182,7 +185,7 @@ class SquaredGradients:
                     allow_unused=True,
                     materialize_grads=True,
                 )
-                total += flat(dict(zip(weights, gradients, strict=True))).square()
+                total += power_of(flat(dict(zip(weights, gradients, strict=True))), self.power)
         return total
 
     def _owners(self) -> list[nn.Module]:

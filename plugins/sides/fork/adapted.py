@@ -7,16 +7,25 @@ the base, and stay one object with the base's where a whole learner is copied or
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from math import prod
+from collections.abc import Collection
 from typing import Literal
 
 import torch
 from torch import nn
 
-from sidetune_core.api import Base, Continuable, Continuation, FitError, InputShapes
+from sidetune_core.api import (
+    Base,
+    Continuable,
+    Continuation,
+    FitError,
+    InputShapes,
+    called_layers,
+    largest_rank,
+    low_rank_update,
+    parallel_adapter,
+)
 
-from .parallel import Parallel, make_adapter, make_update
+from .parallel import Parallel
 
 
 def adapted_copy(
@@ -46,10 +55,10 @@ def adapted_copy(
     for name, module in copied.named_modules():
         if not is_norm(module):
             _read_from(base, module, name)
-    make = make_adapter if train == "adapters" else make_update
+    make = parallel_adapter if train == "adapters" else low_rank_update
     adapted = 0
     if train == "lora":
-        _check_rank(rank, [copied.get_submodule(name) for name in called])
+        _check_rank(rank, largest_rank(copied.get_submodule(name) for name in called))
     for name in called:
         layer = copied.get_submodule(name)
         if (added := make(layer, rank)) is not None:
@@ -65,18 +74,10 @@ def adapted_copy(
     return copied
 
 
-def _check_rank(rank: int, layers: Sequence[nn.Module]) -> None:
-    """No update needs more rows than its layer has inputs or outputs."""
-    widths = [
-        min(layer.in_features, layer.out_features)
-        if isinstance(layer, nn.Linear)
-        else min(layer.in_channels * prod(layer.kernel_size), layer.out_channels)
-        for layer in layers
-        if isinstance(layer, (nn.Linear, nn.Conv2d))
-    ]
-    if widths and rank > max(widths):
+def _check_rank(rank: int, largest: int) -> None:
+    if largest and rank > largest:
         raise FitError(
-            f"side 'fork': --side.rank {rank} is more than the {max(widths)} inputs or outputs of the widest "
+            f"side 'fork': --side.rank {rank} is more than the {largest} inputs or outputs of the widest "
             "layer; an update of a lower rank expresses as much"
         )
 
@@ -106,24 +107,11 @@ def _read_from(base: Base, module: nn.Module, name: str) -> None:
 
 
 def _called_layers(copied: Continuation, base: Base, tap: int, inputs: InputShapes) -> list[str]:
-    """Names of the convolutions and linear layers that are called as modules, in a pass of a blank example.
-
-    Others may read a layer's weights, as attention in PyTorch does; to replace that layer would change
-    nothing.
-    """
-    called: dict[str, None] = {}
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: called.setdefault(name))
-        for name, module in copied.named_modules()
-        if type(module) in (nn.Conv2d, nn.Linear)
-    ]
+    """Names of the convolutions and linear layers that a pass of a blank example calls as modules."""
     device = next((weight.device for weight in copied.parameters()), None)
     blank = {name: torch.zeros(1, *shape, device=device) for name, shape in inputs.items()}
+    activation = torch.zeros(1, *base.tap_shapes[tap], device=device)
     try:
-        with torch.no_grad():
-            copied.eval()(torch.zeros(1, *base.tap_shapes[tap], device=device), blank)
+        return called_layers(copied.eval(), lambda: copied(activation, blank))
     finally:
-        for hook in hooks:
-            hook.remove()
         copied.train(base.training)
-    return [name for name, _ in copied.named_modules() if name in called]

@@ -140,6 +140,19 @@ def test_a_step_has_its_facts(training: Training) -> None:
     ]
 
 
+def test_a_learner_knows_the_length_of_its_stream_before_its_first_task(training: Training) -> None:
+    lengths = []
+
+    class Knowing(training.plain):  # type: ignore[name-defined, misc]
+        def start(self, task: Task) -> Trainable:
+            lengths.append(self.stream_length)
+            trainable: Trainable = super().start(task)
+            return trainable
+
+    training.learn(training.make(Knowing), steps=1)
+    assert lengths == [2, 2]
+
+
 def test_losses_are_summed_and_logged_by_name(training: Training) -> None:
     class Learner(Plain):
         def losses(self, batch: Batch, task: Task, step: TrainingStep) -> Mapping[str, Tensor]:

@@ -97,16 +97,23 @@ def test_keys_are_signs_half_of_them_negative() -> None:
 
 
 def test_keys_of_different_tasks_differ_until_the_period_is_over(world: Any) -> None:
-    keys = world.learner("bsp").keys
+    keys = world.learner("bsp", period=10).keys
     assert len(keys.signs.unique(dim=0)) == 10
     assert torch.equal(keys(13), keys(3))
     assert torch.equal(keys(10), keys(0))
 
 
+def test_without_a_period_every_task_has_a_key_of_its_own_as_with_a_long_one(world: Any) -> None:
+    keys = started(world, learner_on(ConvBase)).keys
+    signs = learner_on(ConvBase, period=10).keys.signs
+    assert sorted(keys.signs) == ["0", "1", "2"]
+    assert all(torch.equal(keys(number), signs[number]) for number in range(3))
+
+
 def test_keys_depend_on_the_seed_and_on_nothing_else() -> None:
-    signs = learner_on(ConvBase).keys.signs
-    assert torch.equal(learner_on(ExtraDraws).keys.signs, signs)
-    assert not torch.equal(learner_on(ConvBase, seed=1).keys.signs, signs)
+    signs = learner_on(ConvBase, period=10).keys.signs
+    assert torch.equal(learner_on(ExtraDraws, period=10).keys.signs, signs)
+    assert not torch.equal(learner_on(ConvBase, seed=1, period=10).keys.signs, signs)
 
 
 def test_drawing_keys_leaves_the_random_weights_of_the_parts_as_in_fine_tuning(world: Any) -> None:
@@ -117,7 +124,7 @@ def test_drawing_keys_leaves_the_random_weights_of_the_parts_as_in_fine_tuning(w
 
 @pytest.mark.parametrize("batchnorm", ["trained", "frozen", "per-task"])
 def test_keys_are_never_trained(batchnorm: str, world: Any) -> None:
-    learner = world.learner("bsp", batchnorm=batchnorm)
+    learner = world.learner("bsp", batchnorm=batchnorm, period=10)
     before = learner.keys.signs.clone()
     for task in world.tasks:
         world.start(learner, task)
@@ -131,7 +138,7 @@ def test_keys_are_never_trained(batchnorm: str, world: Any) -> None:
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_a_task_computes_with_the_weights_times_its_key(index: int, world: Any) -> None:
-    learner = started(world, learner_on(ConvBase))
+    learner = started(world, learner_on(ConvBase, period=10))
     base, head = learner.base, learner.heads[f"t{index}"].linear
     x = torch.randn(5, 2, 8)
     conv, linear = learner.keys.signs[index].float().split([6, 4])
@@ -141,7 +148,7 @@ def test_a_task_computes_with_the_weights_times_its_key(index: int, world: Any) 
 
 
 def test_every_linear_layer_of_base_side_and_merger_has_keys_and_no_head(world: Any) -> None:
-    learner = started(world, world.learner("bsp", merger="mlp2"))
+    learner = started(world, world.learner("bsp", merger="mlp2", period=10))
     layers = [
         layer
         for module in (learner.base, learner.side, learner.merger)
@@ -162,7 +169,7 @@ def test_the_first_task_uses_the_pretrained_weights_unchanged(world: Any) -> Non
 def test_a_random_first_key_with_weights_multiplied_by_it_beforehand_is_the_same_bit_for_bit(
     world: Any,
 ) -> None:
-    plain = learner_on(ConvBase)
+    plain = learner_on(ConvBase, period=10)
     keyed = copy.deepcopy(plain)
     first = plain.keys.signs[1]
     keyed.keys.signs *= first

@@ -569,11 +569,34 @@ def test_legacy_applies_one_running_mean_as_often_as_there_are_tasks(world: Any)
 
 
 def test_legacy_with_ten_tasks_has_mostly_the_last_weights_as_its_anchor(world: Any) -> None:
-    learner = nonlinear(world, fisher="legacy")
+    learner = nonlinear(world, fisher="legacy", stream_length=10)
     _, (old, new) = two_tasks(world, learner, "legacy")
     torch.testing.assert_close(
         (learner.pull.anchor - old) / (new - old), torch.full_like(old, 1 - 0.5**10), rtol=1e-6, atol=0
     )
+
+
+def test_legacy_has_the_length_of_the_stream_by_default(world: Any) -> None:
+    learner = nonlinear(world, fisher="legacy")
+    learner.stream_length = 10  # as the loop sets it
+    _, (old, new) = two_tasks(world, learner, "legacy")
+    torch.testing.assert_close(
+        (learner.pull.anchor - old) / (new - old), torch.full_like(old, 1 - 0.5**10), rtol=1e-6, atol=0
+    )
+
+
+def test_the_default_coefficient_has_the_scale_of_the_estimator(world: Any) -> None:
+    """Where gradients are independent and their mean is zero, as here with labels at random."""
+    task, size, fishers = tasks(count=4200, kind=BareTask)[0], 16, {}
+    for how in ("empirical", "batched"):
+        learner = softmax_regression(fisher=how, examples=4200)
+        for parameter in learner.base.parameters():
+            nn.init.zeros_(parameter)
+        fishers[how] = finish(world, learner, task, size).fisher.sum()
+    assert float(fishers["empirical"] / fishers["batched"]) == pytest.approx(size, rel=0.15)
+    default = {how: softmax_regression(fisher=how)._coef for how in ESTIMATORS}
+    assert default["legacy"] == default["batched"] == 1e4
+    assert default["exact"] == default["sample"] == default["empirical"] == 1e4 / 128
 
 
 def test_heads_are_never_pulled(world: Any) -> None:

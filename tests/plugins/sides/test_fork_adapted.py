@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from sidetune_plugins.sides.fork.parallel import Parallel, make_adapter, make_update
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sidetune_core.api import Base, Continuation, FitError
 from sidetune_core.testing import sample
@@ -18,88 +16,6 @@ from sidetune_core.testing import sample
 from .test_fork import fork
 
 SHARED = ["adapters", "lora", "norm"]
-
-
-def trained(layer: nn.Module, added: nn.Module | None) -> Parallel:
-    """The layer with what is added to it, and random weights in that."""
-    assert added is not None
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in added.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    return Parallel(layer, added)
-
-
-CONVS = [
-    {"kernel_size": 3, "padding": 1, "stride": 2},
-    {"kernel_size": 3, "padding": 0, "stride": 2},
-    {"kernel_size": (5, 3), "padding": (1, 3), "dilation": (1, 2), "bias": False},
-    {"kernel_size": 3, "padding": "same", "groups": 2},
-    {"kernel_size": 5, "padding": "valid"},
-]
-
-
-@pytest.mark.parametrize("options", CONVS, ids=str)
-def test_an_adapter_of_a_convolution_adds_to_the_centre_of_its_kernel(options: dict[str, Any]) -> None:
-    conv = nn.Conv2d(4, 6, **options)
-    both = trained(conv, make_adapter(conv, 8))
-    merged = copy.deepcopy(conv)
-    (own,) = both.added.parameters()
-    height, width = conv.kernel_size
-    with torch.no_grad():
-        merged.weight[:, :, height // 2, width // 2] += own[:, :, 0, 0]
-        x = torch.randn(2, 4, 9, 11)
-        torch.testing.assert_close(both(x), merged(x))
-
-
-def test_a_convolution_of_one_pixel_has_no_adapter() -> None:
-    assert make_adapter(nn.Conv2d(4, 6, 1), 8) is None
-
-
-def test_an_adapter_of_a_linear_layer_is_a_bottleneck_with_relu() -> None:
-    linear = nn.Linear(4, 6)
-    both = trained(linear, make_adapter(linear, 3))
-    down, up = both.added[0], both.added[2]  # type: ignore[index]
-    x = torch.randn(5, 7, 4)
-    inner = (x @ down.weight.T + down.bias).clamp(min=0)
-    expected = x @ linear.weight.T + linear.bias + inner @ up.weight.T + up.bias
-    torch.testing.assert_close(both(x), expected)
-    assert inner.shape[-1] == 3
-
-
-@pytest.mark.parametrize("options", [one for one in CONVS if "groups" not in one], ids=str)
-def test_a_low_rank_update_of_a_convolution_is_one_of_its_kernel(options: dict[str, Any]) -> None:
-    conv = nn.Conv2d(4, 6, **options)
-    both = trained(conv, make_update(conv, 2))
-    a, b = both.added.parameters()
-    merged = copy.deepcopy(conv)
-    with torch.no_grad():
-        merged.weight += torch.einsum("or,rihw->oihw", b[:, :, 0, 0], a)
-        x = torch.randn(2, 4, 9, 11)
-        torch.testing.assert_close(both(x), merged(x), rtol=1e-4, atol=1e-5)
-
-
-def test_a_low_rank_update_of_a_linear_layer_is_ba() -> None:
-    linear = nn.Linear(4, 6)
-    both = trained(linear, make_update(linear, 2))
-    a, b = both.added.parameters()
-    x = torch.randn(5, 4)
-    torch.testing.assert_close(both(x), functional.linear(x, linear.weight + b @ a, linear.bias))
-
-
-def test_a_convolution_in_groups_has_no_low_rank_update() -> None:
-    assert make_update(nn.Conv2d(4, 6, 3, groups=2), 2) is None
-
-
-@pytest.mark.parametrize("make", [make_adapter, make_update])
-@pytest.mark.parametrize("layer", [nn.Linear(4, 6), nn.Conv2d(4, 6, 3)], ids=str)
-def test_at_first_what_is_added_is_zero_and_has_a_gradient(make: Any, layer: nn.Module) -> None:
-    added = make(layer, 2)
-    x = torch.randn(2, 4, 5, 4 if isinstance(layer, nn.Linear) else 5)
-    output = added(x)
-    assert not output.any()
-    output.sum().backward()
-    assert any(parameter.grad.any() for parameter in added.parameters())
 
 
 class Learner(nn.Module):
