@@ -23,12 +23,28 @@ from sidetune_core.config.inventory import LOCAL, Plugin
 def source_digest(plugin: Plugin) -> str:
     """SHA-256 over the names and contents of a plugin's modules, in hexadecimal; empty if there is no
     source."""
-    module = plugin.target.partition(":")[0].strip()
-    modules = _Modules(module, str(Path.cwd()) if plugin.distribution == LOCAL else "")
+    module, modules = _modules(plugin)
     digest = hashlib.sha256()
     for name, content in sorted(modules.contents(module).items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest() if modules.found else ""
+
+
+def module_source(plugin: Plugin) -> bytes:
+    """The source of the module of a plugin; empty if it has none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    module, modules = _modules(plugin)
+    spec = modules.find(module)
+    return _content(spec) if spec is not None else b""
+
+
+def _modules(plugin: Plugin) -> tuple[str, _Modules]:
+    """The module of a plugin, and those of its package."""
+    module = plugin.target.partition(":")[0].strip()
+    return module, _Modules(module, str(Path.cwd()) if plugin.distribution == LOCAL else "")
 
 
 class _Modules:
@@ -50,7 +66,7 @@ class _Modules:
         pending = [module]
         while pending:
             name = pending.pop()
-            spec = self._spec(name)
+            spec = self.find(name)
             if name in contents or spec is None:
                 continue
             contents[name] = _content(spec)
@@ -61,7 +77,8 @@ class _Modules:
                 pending += _imports(contents[name], name if is_package else name.rpartition(".")[0])
         return contents
 
-    def _spec(self, name: str) -> ModuleSpec | None:
+    def find(self, name: str) -> ModuleSpec | None:
+        """The spec of a module; None if there is none."""
         if name not in self._specs:
             self._specs[name] = self._find(name)
         return self._specs[name]
@@ -69,7 +86,7 @@ class _Modules:
     def _find(self, name: str) -> ModuleSpec | None:
         parent, _, _ = name.rpartition(".")
         if parent:
-            package = self._spec(parent)
+            package = self.find(parent)
             locations = package.submodule_search_locations if package is not None else None
             return PathFinder.find_spec(name, list(locations)) if locations is not None else None
         if self._folder:

@@ -132,6 +132,8 @@ def _not_found(kind: Kind, choice: str, inventory: Inventory) -> PluginError:
         owner = normal_name(problem.origin.partition(" ")[0])
         if problem.name == choice or (problem.name == name and owner == normal_name(distribution)):
             return PluginError(str(problem))
+    if hint := _in_checkout(kind, choice, inventory):
+        return PluginError(hint)
     damaged = f" Unreadable: {shorten(inventory.damaged)}." if inventory.damaged else ""
     if not available:
         return PluginError(
@@ -154,6 +156,18 @@ def _not_found(kind: Kind, choice: str, inventory: Inventory) -> PluginError:
         f"no {kind.name} named '{name}'{where}.{suggest(name, names, former)} "
         f"Installed: {', '.join(names)}.{damaged}".removesuffix(".")
     )
+
+
+def _in_checkout(kind: Kind, choice: str, inventory: Inventory) -> str:
+    """Which package of the checkout has a component, and how to install it; empty if none has."""
+    from sidetune_core.config.checkout import not_installed
+
+    distribution, _, name = choice.rpartition("/")
+    for package in not_installed(inventory, (kind,)):
+        owner = normal_name(package.name)
+        if name in package.components[kind] and distribution in ("", package.name, owner):
+            return f"{kind.name} '{name}' is in {package.name}, a package of this checkout: {package.command}"
+    return ""
 
 
 def load(plugin: Plugin) -> type[Any]:

@@ -14,11 +14,15 @@ Member = nn.Module | nn.Parameter
 """A module or a parameter of the learner."""
 
 
+def _as_tuple(members: Iterable[Member]) -> tuple[Member, ...]:
+    return tuple(members)  # `tuple` itself as a converter: mypy accepts no list of parameters
+
+
 @attrs.frozen(eq=False)
 class ParamGroup:
     """Modules and parameters that are trained with a learning rate or weight decay of their own."""
 
-    members: Sequence[Member] = attrs.field(converter=tuple)
+    members: Sequence[Member] = attrs.field(converter=_as_tuple)
     lr_scale: float = attrs.field(
         default=1.0, validator=[attrs.validators.ge(0), attrs.validators.lt(float("inf"))]
     )

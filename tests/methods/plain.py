@@ -1,4 +1,4 @@
-"""Bases and envs of images and of tokens for the tests of the methods. A run takes a fraction of a second;
+"""A base and an env of images for the tests of the methods. A run takes a fraction of a second;
 without batch norm, the size of a micro-batch changes rounding only.
 """
 
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from sidetune_core.api import Base, ClassTask, Examples, Features, InputShapes, TaskStream
 
 CLASSES = 4
-TOKENS, LENGTH = 24, 6
 
 
 @attrs.frozen
@@ -38,24 +37,6 @@ class Conv(Base):
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         hidden = self.second(self.first(inputs["image"]).relu()).relu()
         return Features(self.last(hidden.flatten(1)))
-
-
-class Reader(Base):
-    """``tokens`` (L,) to (L, 8)."""
-
-    Config = Config
-    vocabulary_size = TOKENS
-
-    def __init__(self, config: Config, inputs: InputShapes) -> None:
-        super().__init__()
-        self.shape = (*inputs["tokens"], 8)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.embeddings, self.layer = nn.Embedding(TOKENS, 8), nn.Linear(8, 8)
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Features:
-        hidden = self.embeddings(inputs["tokens"].long())
-        return Features((self.layer(hidden) + hidden.mean(1, keepdim=True)).tanh())
 
 
 class Images(TaskStream):
@@ -83,15 +64,3 @@ class Images(TaskStream):
         """(N, 3, 8, 8)"""
         noise = torch.rand(len(labels), 3, 8, 8, generator=generator)
         return noise + labels.view(-1, 1, 1, 1) / CLASSES
-
-
-class Sentences(Images):
-    """Two tasks of two classes of tokens from ranges of their own, which overlap."""
-
-    inputs = {"tokens": (LENGTH,)}
-    vocabulary_size = TOKENS
-
-    def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """(N, 6)"""
-        drawn = torch.randint(TOKENS // 2, (len(labels), LENGTH), generator=generator)
-        return drawn + labels[:, None] * (TOKENS // 2 // CLASSES)

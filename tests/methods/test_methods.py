@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import os
 from collections.abc import Callable, Iterator
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,9 @@ import attrs
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 import sidetune_core
-from sidetune_core.api import Batch, Components, Order, Phase, TrainingStep, mean_loss
-from sidetune_core.interfaces import training
+from sidetune_core.api import Batch, Components, Order, Phase, TrainingStep
 from sidetune_core.interfaces.training import PhaseSteps
 from sidetune_core.storage import checkpoint
 from sidetune_core.testing import check_plugin
@@ -62,12 +58,6 @@ class Method:
 
 
 METHODS = {
-    "gem": Method("gem:GEM", {"memory": 12}),
-    "hat": Method("hat:HAT", {"width": 12}),
-    "gpm": Method("gpm:GPM", {"examples": 12}),
-    "prompts": Method("prompts:Prompts", {"pool": 4}),
-    "prompts-tokens": Method("prompts:Prompts", {"pool": 4}, "plain:Reader", "plain:Sentences"),
-    "derpp": Method("derpp:DERpp", {"memory": 20}),
     "maml": Method("maml:MAML", {"examples": 12}),
     "maml-first-order": Method("maml:MAML", {"examples": 12, "first_order": True}),
 }
@@ -170,121 +160,6 @@ def test_a_run_that_is_resumed_within_its_second_task_ends_with_the_same_bits(
     (resumed,) = server(1, tmp_path / "run")
     assert (resumed["status"], len(resumed["ids"])) == (0, STEPS - 4), resumed
     assert_close(tmp_path / "run", reference(name), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_gem_takes_the_nearest_gradient_that_keeps_to_all_constraints(seed: int) -> None:
-    """Compared with the nearest of the projections onto every face of the feasible cone."""
-    generator = torch.Generator().manual_seed(seed)
-    gradient, rows = (torch.randn(*shape, generator=generator) for shape in ((12,), (3, 12)))
-    found = importlib.import_module("gem").project(gradient, rows)
-    assert (rows @ found).min() > -1e-5
-    candidates = []
-    for count in range(4):
-        for active in combinations(rows.double(), count):
-            face = torch.stack(active) if active else rows.double()[:0]
-            candidate = gradient.double() - face.T @ torch.linalg.pinv(face.T) @ gradient.double()
-            if (rows.double() @ candidate).min() > -1e-9:
-                candidates.append(candidate)
-    nearest = min(candidates, key=lambda candidate: float((candidate - gradient).norm()))
-    torch.testing.assert_close(found, nearest.float(), rtol=1e-4, atol=1e-5)
-
-
-def test_gem_changes_gradients_that_would_increase_the_loss_on_the_memory() -> None:
-    learner, (first, second) = make("gem"), images()
-    learner.start(first)
-    learner.finish(first, draw(first))
-    learner.start(second)
-    weights = list(learner.base.parameters())
-    loss = mean_loss(first, learner(learner.stored("t0").inputs, "t0"), learner.stored("t0"))
-    against = torch.autograd.grad(loss, weights)
-    for weight, gradient in zip(weights, against, strict=True):
-        weight.grad = -gradient  # exactly what GEM must not allow
-    learner.after_backward(second, a_step())
-    assert max(float(weight.grad.abs().max()) for weight in weights if weight.grad is not None) < 1e-6
-
-
-def test_hat_keeps_the_outputs_of_a_task_bit_for_bit_under_weight_decay(tmp_path: Path) -> None:
-    run_, task = run(METHODS["hat"].spec(weight_decay=0.1, optimizer="adamw"), tmp_path / "run"), images()[0]
-    folder, before = run_.folder.path, make("hat")
-    before.start(task)
-    before.load_state_dict(weights(folder, 1))
-    inputs = everything(task).inputs
-    assert torch.equal(before.eval()(inputs, "t0"), run_.learner(inputs, "t0"))
-    first, second = weights(folder, 1), weights(folder, 2)
-    assert not torch.equal(first["layers.0.weight"], second["layers.0.weight"])
-    assert first["used"].any()
-
-
-def test_hat_anneals_in_each_epoch_and_is_hard_in_evaluation() -> None:
-    learner, task = make("hat"), images()[0]
-    scales = [learner._scale(task, a_step(number, size=4)) for number in range(10)]  # two epochs of five
-    expected = [1 / 400 + (400 - 1 / 400) * number / 4 for number in range(5)]
-    assert scales == pytest.approx(expected * 2)
-
-
-def test_gpm_keeps_the_outputs_of_earlier_examples() -> None:
-    learner, (first, second) = make("gpm", threshold=1.0, examples=8), images()
-    learner.start(first)
-    learner.finish(first, draw(first))
-    earlier = next(draw(first)).inputs
-    before, weight = learner(earlier, "t0").detach(), learner.base.last.weight.detach().clone()
-    members = training.members(learner.start(second))
-    optimizer = torch.optim.Adam([member for member in members if isinstance(member, torch.nn.Parameter)])
-    for number, batch in zip(range(3), draw(second), strict=False):
-        optimizer.zero_grad()
-        learner.losses(batch, second, a_step(number))["loss"].backward()
-        learner.after_backward(second, a_step(number))
-        optimizer.step()
-        learner.after_step(second, a_step(number))
-    assert (learner.base.last.weight - weight).abs().max() > 1e-4
-    torch.testing.assert_close(learner(earlier, "t0"), before, rtol=1e-5, atol=1e-6)
-
-
-def test_gpm_keeps_the_fewest_directions_with_a_fraction_of_the_energy() -> None:
-    columns = torch.randn(6, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    energies = torch.linalg.svdvals(columns).square()
-    fraction = float((energies[:3].sum() + energies[3] / 2) / energies.sum())
-    directions = importlib.import_module("gpm").directions
-    new = directions(columns @ columns.T, torch.zeros(6, 6, dtype=torch.float64), fraction)
-    u = torch.linalg.svd(columns).U[:, :4]
-    torch.testing.assert_close(new @ new.T, u @ u.T)
-    assert directions(columns @ columns.T, new @ new.T, fraction).shape == (6, 0)
-
-
-def test_prompts_do_not_depend_on_the_task(reference: Reference) -> None:
-    run_ = reference("prompts")
-    inputs = everything(images()[1]).inputs
-    with torch.no_grad():
-        apart = [run_.learner(inputs, task.id) for task in run_.tasks]
-        assert torch.equal(run_.learner.predict(inputs, None), torch.cat(apart, 1))
-
-
-def test_prompts_are_those_of_the_nearest_keys() -> None:
-    learner, inputs = make("prompts"), everything(images()[0]).inputs
-    queries = learner.base(inputs).encoding
-    _, chosen = learner._match(inputs)
-    for query, numbers in zip(queries.detach(), chosen, strict=True):
-        similarities = [
-            float(functional.cosine_similarity(query, key, dim=0)) for key in learner.keys.detach()
-        ]
-        nearest = sorted(range(4), key=lambda number: -similarities[number])[:2]
-        assert numbers.tolist() == nearest
-
-
-def test_derpp_stores_a_sample_of_all_tasks_with_the_logits_of_their_time(tmp_path: Path) -> None:
-    run_ = run(METHODS["derpp"].spec(lr=1e-30), tmp_path / "run")
-    learner: Any = run_.learner
-    owners = learner.memory["task"]
-    assert set(owners.tolist()) == {0, 1}
-    with torch.no_grad():
-        for number, task in enumerate(run_.tasks):
-            mine = owners == number
-            outputs = learner({"image": learner.memory["inputs/image"][mine]}, task.id)
-            torch.testing.assert_close(learner.memory[f"logits/{task.id}"][mine], outputs)
-    lines = [json.loads(line) for line in (run_.folder.path / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["logits"] == pytest.approx(0, abs=1e-12)
-    assert lines[-1]["replay"] > 0
 
 
 @pytest.mark.parametrize("first_order", [False, True])

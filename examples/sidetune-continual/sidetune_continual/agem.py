@@ -52,10 +52,12 @@ class AGEM(Learner):
             True, "standardise the encoding before the head (8 groups of channels, no parameters)"
         )
 
+    scenarios = frozenset({"task", "domain", "class"})
+
     def __init__(self, config: Config, components: Components) -> None:
         super().__init__()
         self.base = components.base()
-        self.heads = Heads(self.base.shape, config.norm)
+        self.heads = Heads(self.base.shape, config.norm, components.scenario)
         self.memory = nn.ModuleDict()
         self._config, self._shapes = config, components.inputs
         self._tasks: dict[str, Task] = {}

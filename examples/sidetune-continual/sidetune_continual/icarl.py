@@ -61,6 +61,8 @@ class ICaRL(Learner):
             10_000, "largest number of a task's examples among which exemplars are chosen", at_least(1)
         )
 
+    scenarios = frozenset({"task", "class"})
+
     def __init__(self, config: Config, components: Components) -> None:
         super().__init__()
         self.base = components.base()

@@ -49,10 +49,12 @@ class SI(Learner):
             True, "standardise the encoding before the head (8 groups of channels, no parameters)"
         )
 
+    scenarios = frozenset({"task", "domain", "class"})
+
     def __init__(self, config: Config, components: Components) -> None:
         super().__init__()
         self.base = components.base()
-        self.heads = Heads(self.base.shape, config.norm)
+        self.heads = Heads(self.base.shape, config.norm, components.scenario)
         self.synapses = Synapses(self._weights())
         self._config = config
         self._gradient, self._before = torch.empty(0), torch.empty(0)  # from after_backward to after_step

@@ -16,10 +16,18 @@ Train = Callable[..., list[dict[str, Tensor]]]
 
 LEARNERS: dict[str, dict[str, Any]] = {
     "agem": {"memory": 12, "sample": 8},
+    "bic": {"exemplars": 12, "held_out": 0.25},
+    "gem": {"memory": 12},
+    "gpm": {"examples": 12},
+    "hat": {"width": 12},
     "icarl": {"exemplars": 12},
+    "l2p": {"pool": 4, "select": 2, "length": 2},
     "packnet": {"prune": 0.5},
     "si": {"coef": 1.0},
 }
+
+BASES = {"l2p": "attending:Attention"}
+"""The bases of learners that do not fit every one."""
 
 posix = pytest.mark.skipif(os.name != "posix", reason="forks processes")
 each_learner = pytest.mark.parametrize("learner", LEARNERS)
@@ -27,15 +35,17 @@ each_learner = pytest.mark.parametrize("learner", LEARNERS)
 
 @each_learner
 def test_it_conforms(learner: str) -> None:
-    findings = check_plugin("learner", f"sidetune-continual/{learner}")
+    components = {"base": {"name": BASES[learner]}} if learner in BASES else None
+    findings = check_plugin("learner", f"sidetune-continual/{learner}", components=components)
     assert [finding for finding in findings if not finding.passed] == []
 
 
 @posix
 @each_learner
 def test_micro_batches_give_the_weights_of_one_batch(learner: str, train: Train) -> None:
-    whole = train(learner, LEARNERS[learner])
-    parts = train(learner, LEARNERS[learner], batch_size=4, accumulate=2)
+    base = BASES.get(learner, "conv")
+    whole = train(learner, LEARNERS[learner], base=base)
+    parts = train(learner, LEARNERS[learner], base=base, batch_size=4, accumulate=2)
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
 
 
@@ -47,7 +57,7 @@ def test_two_processes_give_the_weights_of_one(learner: str, train: Train) -> No
         train(
             learner,
             LEARNERS[learner],
-            base="dropping:DropBase",
+            base=BASES.get(learner, "dropping:DropBase"),
             processes=processes,
             batch_size=3,
             accumulate=2,
@@ -61,7 +71,8 @@ def test_two_processes_give_the_weights_of_one(learner: str, train: Train) -> No
 @each_learner
 def test_a_killed_run_resumes_to_the_same_bits(learner: str, train: Train) -> None:
     """Killed in both tasks, each of six steps; PackNet prunes before the fifth of each."""
-    options = {"base": "dropping:DropBase", "optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1}
+    base = BASES.get(learner, "dropping:DropBase")
+    options = {"base": base, "optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1}
     whole = train(learner, LEARNERS[learner], **options)
     for batches in (3, 5, 8, 11):
         resumed = train(learner, LEARNERS[learner], stop_after=batches, **options)

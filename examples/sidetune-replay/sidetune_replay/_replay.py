@@ -53,20 +53,22 @@ class Replay(Learner):
     """Fine-tunes one base, and the heads of all tasks, on each batch and on samples of past examples, each as
     large as the batch.
 
-    A replayed example has the head and the loss of its own task, and the input that it had when it was
-    stored, augmentation included. Batch and samples pass through the base together, so that batch norm in
-    training standardises by the mixture of tasks that its running statistics average.
+    A replayed example has the outputs and the loss of its own task, which is a softmax over all classes so
+    far in the scenario ``class``, and the input that it had when it was stored, augmentation included. Batch
+    and samples pass through the base together, so that batch norm in training standardises by the mixture of
+    tasks that its running statistics average.
 
     Samples are drawn once for each step, and its examples are offered to the reservoir after it.
     """
 
+    scenarios = frozenset({"task", "domain", "class"})
     samples: ClassVar[int] = 1
     """Number of independent samples per step."""
 
     def __init__(self, config: ReplayConfig, components: Components) -> None:
         super().__init__()
         self.base = components.base()
-        self.heads = Heads(self.base.shape, config.norm)
+        self.heads = Heads(self.base.shape, config.norm, components.scenario)
         self.memory = Reservoir(config.buffer)
         self._shapes = components.inputs
         self._tasks: dict[str, Task] = {}

@@ -18,7 +18,8 @@ class DERpp(Replay):
 
     The loss is ``mean over the batch + alpha * mse + beta * replay``. ``mse`` is the squared difference
     between the current outputs of an example's own head and those stored with it, a mean over outputs and
-    over one sample (the paper has the squared norm). ``replay`` is the mean loss by the stored targets over
+    over one sample (the paper has the squared norm). In the scenario ``class`` these are the logits of all
+    classes at the time it was stored. ``replay`` is the mean loss by the stored targets over
     another sample. With beta 0 this is DER.
     """
 
@@ -46,8 +47,9 @@ class DERpp(Replay):
 
 
 def _distance(sample: Sequence[Replayed]) -> Tensor:
-    squares = [
-        (replayed.output.float() - replayed.columns["output"]).square().flatten(1).mean(1)
-        for replayed in sample
-    ]
+    squares = []
+    for replayed in sample:
+        stored = replayed.columns["output"]
+        present = replayed.output[:, : stored.shape[1]].float()  # those of later classes follow
+        squares.append((present - stored).square().flatten(1).mean(1))
     return torch.cat(squares).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -13,17 +14,20 @@ from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch, assignment, print_json
 from sidetune_core.config import kinds, registry
+from sidetune_core.config.inventory import Inventory
 from sidetune_core.errors import OptionError
 from sidetune_core.io.printable import indented, one_line
 
 
 def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> int:
-    """List the installed components, from package metadata only.
+    """List the installed components, and those of packages to install. Nothing is imported.
 
     Args:
         kind: bases, sides, mergers, learners or envs; default: all.
         json: print JSON.
     """
+    from sidetune_core.config.summaries import summary
+
     chosen = [kinds.kind(kind)] if kind else list(kinds.KINDS)
     inventory = registry.scan(chosen)
     plugins = inventory.plugins
@@ -32,20 +36,44 @@ def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> i
     if json:
         without_kind = attrs.filters.exclude("kind")
         tables = {
-            listed.plural: [attrs.asdict(plugin, filter=without_kind) for plugin in plugins[listed]]
+            listed.plural: [
+                {**attrs.asdict(plugin, filter=without_kind), "summary": summary(plugin)}
+                for plugin in plugins[listed]
+            ]
             for listed in chosen
         }
         print_json(tables)
         return 0
+    origins = [plugin.origin for listed in chosen for plugin in plugins[listed]]
+    width = max(map(len, origins), default=0)
     for listed in chosen:
         print(f"{listed.plural} ({listed.summary})")
         for plugin in plugins[listed]:
-            print(one_line(f"  {plugin.name:<14}{plugin.origin}"))
+            _print_cut(f"  {plugin.name:<14}{plugin.origin:<{width}}  {summary(plugin)}")
         for problem in inventory.of_kind(listed):
             print(one_line(f"  {problem.name:<14}{problem.origin}, unusable: {problem.reason}"))
         if not plugins[listed]:
             print("  none")
+    _print_not_installed(inventory, chosen)
     return 0
+
+
+def _print_not_installed(inventory: Inventory, chosen: Sequence[kinds.Kind]) -> None:
+    from sidetune_core.config.checkout import not_installed
+
+    for number, package in enumerate(not_installed(inventory, chosen)):
+        if not number:
+            print("not installed (packages in this checkout)")
+        names = [f"{kind.plural} {', '.join(own)}" for kind, own in package.components.items() if own]
+        print(one_line(f"  {package.name}: {'; '.join(names)}"))
+        print(one_line(f"      {package.command}"))
+
+
+def _print_cut(line: str) -> None:
+    """Print a line, cut at the width of the terminal if the output is one."""
+    line = one_line(line.rstrip())
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(line)
+    print(line if len(line) <= columns else f"{line[: columns - 1]}…")
 
 
 def describe(kind: Positional[str], name: Positional[str]) -> int:

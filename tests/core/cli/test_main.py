@@ -309,8 +309,9 @@ def test_debug_shows_the_traceback() -> None:
 def test_list_shows_every_kind_with_its_distribution(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    for words in ("bases", "resnet44", "fcn4", "mlp2", "sidetune", "icifar"):
+    for words in ("bases", "resnet44", "fcn4", "mlp2", "sidetune", "icifar", "CIFAR ResNet of depth 44"):
         assert words in out
+    assert "sidetune-replay" in out  # installed, or with the command that installs it
 
 
 def test_list_of_one_kind_as_json_can_be_read_by_a_program(capsys: pytest.CaptureFixture[str]) -> None:
