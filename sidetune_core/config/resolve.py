@@ -17,6 +17,7 @@ from sidetune_core.config.plugin_record import PluginChange, PluginRecord, chang
 from sidetune_core.config.registry import Plugin
 from sidetune_core.config.spec import (
     TABLES,
+    WITHIN_TASK,
     CacheOptions,
     Choice,
     DeviceOptions,
@@ -103,6 +104,10 @@ class ResolvedRun:
             for slot, component in self.components.items()
         }
         values |= {table: unstructure(getattr(self, table)) for table in TABLES}
+        unset = unstructure(TrainOptions())
+        for name in WITHIN_TASK:
+            if values["train"][name] == unset[name]:
+                del values["train"][name]
         return RunSpec(**values, seed=self.seed)
 
     def plugin_records(self) -> dict[str, PluginRecord]:

@@ -6,6 +6,7 @@ a capability by defining its members, and derives from nothing.
 | `HasDocuments` | tasks | saves the documents of each evaluation in the run folder |
 | `HasVisualisations` | tasks | saves images of predictions after each task |
 | `HasTrainingSize` | tasks | makes no batch larger than the training examples |
+| `HasSubsets` | tasks | evaluates some of the examples within a task (``--train.eval-examples``) |
 | `HasTrainingMetrics` | tasks | logs more scalars in training |
 | `HasState` | tasks | saves the task's own state in checkpoints |
 | `ResumesAtSomeSteps` | tasks | writes checkpoints at these steps only |
@@ -64,6 +65,15 @@ class HasTrainingSize(Protocol):
 
     def training_size(self) -> int:
         """Number of training examples. The core asks for no batch of more."""
+
+
+@runtime_checkable
+class HasSubsets(Protocol):
+    """A task that can be evaluated on some of a split's examples."""
+
+    def evaluate_subset(self, predict: Predict, split: str, examples: int) -> dict[str, float] | None:
+        """`Task.evaluate` on that many examples of a split, the same ones each time; None if it cannot, so
+        that the whole split is evaluated."""
 
 
 @runtime_checkable

@@ -39,7 +39,13 @@ RUNS = Path("runs")
 CERTIFICATE_LOG = "certificate.jsonl"
 """The file of what each stage adds to the certificate (see `certificate.log`)."""
 
-LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl", CERTIFICATE_LOG)
+WITHIN = "within.jsonl"
+"""The file of what was measured and decided within the training of tasks (see `storage.within`)."""
+
+STORED = "stored.jsonl"
+"""The file of the bytes that the learner stores after tasks (see `assembly.stored`)."""
+
+LINES = ("metrics.jsonl", "eval.jsonl", WITHIN, "moved.jsonl", "parameters.jsonl", STORED, CERTIFICATE_LOG)
 """The files to which a run appends lines."""
 
 LOG = "log.txt"
@@ -100,8 +106,10 @@ class RunFolder:
     ``status``              ``running``, ``done``, ``diverged: …``, ``interrupted`` or ``failed: …``
     ``metrics.jsonl``       training curves
     ``eval.jsonl``          a line for each evaluation: the cells of R (see `storage.evaluations`)
+    ``within.jsonl``        evaluations within tasks, selected weights, passes over the data
     ``moved.jsonl``         the tensors that each task changed
-    ``parameters.jsonl``    numbers of parameters, ``seconds.jsonl`` time and memory
+    ``parameters.jsonl``    numbers of parameters, ``stored.jsonl`` bytes of weights, exemplars, statistics
+    ``seconds.jsonl``       time, memory and energy
     ``checkpoints/``        the base, what each task adds, and the state within the current task
     ``certificate.json``    whether what earlier tasks depend on is unchanged, with ``probes/``
     ``certificate.jsonl``   what each stage adds to it

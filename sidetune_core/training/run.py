@@ -69,6 +69,7 @@ from sidetune_core.training.job import Job, assemble, describe, make_cache, open
 from sidetune_core.training.loop import learn
 from sidetune_core.training.memo import Memo
 from sidetune_core.training.recorder import Recorder, RunRecorder, tensorboard
+from sidetune_core.training.within_task import check_val
 from sidetune_core.training.workers.count import Count, check_workers, parse_workers, wanted_threads
 from sidetune_core.training.workers.side_by_side import side_by_side
 
@@ -356,6 +357,9 @@ def _check_tasks(job: Job, path: Path | None) -> None:
     check_names(job.tasks, owner, same_case)
     if len({task.higher_is_better for task in job.tasks}) > 1:
         raise RunError(f"{owner} mixes metrics where higher is better and where lower is; R cannot hold both")
+    config = job.resolved.components["env"].cls.Config
+    has_fraction = any(field.name == "val_fraction" for field in attrs.fields(config))
+    check_val(job.tasks, job.resolved.train, has_fraction)
 
 
 def check_names(tasks: Sequence[Task], owner: str, same_case: bool) -> None:

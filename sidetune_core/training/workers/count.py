@@ -59,6 +59,11 @@ def check_workers(job: Job, workers: Count) -> None:
             f"{option} trains tasks side by side, and those of {owner} depend on each other; leave it out. "
             f"Several seeds or options run side by side with: sidetune sweep --seed 0..1 --workers 2"
         )
+    if (every := job.resolved.train.eval_every) is not None:
+        raise OptionError(
+            f"--train.eval-every {every} evaluates the tasks trained so far, which the processes of {option} "
+            "do not have; leave out one of them"
+        )
     if workers == "ray":
         from sidetune_core.training.workers.ray_workers import check_spec
 
