@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from math import factorial
+from typing import Any
 
 import attrs
 import numpy as np
@@ -72,7 +73,7 @@ def _exact(doubled: Integers, observed: int) -> float | None:
     if methods > EXACT_METHODS:
         return None
     sums: Integers = np.zeros((1, methods), np.int64)
-    chances = np.ones(1)
+    chances: np.ndarray[tuple[Any, ...], np.dtype[np.float64]] = np.ones(1)
     for row in doubled:
         orders = np.array(list(permutations(row.tolist())), np.int64)
         if len(sums) * len(orders) > MOST_CASES:
@@ -82,6 +83,6 @@ def _exact(doubled: Integers, observed: int) -> float | None:
         base = int(together.max()) + 1
         keys = together @ (base ** np.arange(methods, dtype=np.int64))  # one number for each row
         _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-        sums, chances = together[first], np.bincount(inverse, weights)
+        sums, chances = together[first], np.bincount(inverse, weights).astype(np.float64)
     reached = np.square(sums).sum(axis=1) >= observed
     return min(1.0, float(chances[reached].sum()))

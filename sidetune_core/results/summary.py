@@ -17,13 +17,25 @@ from sidetune_core.config.plugin_record import read_segments, recorded_changes, 
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.io.printable import counted
+from sidetune_core.results.anytime import Curves, make_curves
 from sidetune_core.results.class_report import class_lines
 from sidetune_core.results.metrics import Results, mean
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
 from sidetune_core.results.run_data import read_run_data
+from sidetune_core.results.within_report import training_lines
 from sidetune_core.storage.data_file import read_data
 from sidetune_core.storage.evaluations import UNCHANGED_SINCE, Evaluations, read_evaluations
-from sidetune_core.storage.run_folder import DATA, DIVERGED, DOCUMENTS, DONE, UNKNOWN, RunFolder, has_diverged
+from sidetune_core.storage.run_folder import (
+    DATA,
+    DIVERGED,
+    DOCUMENTS,
+    DONE,
+    UNKNOWN,
+    WITHIN,
+    RunFolder,
+    has_diverged,
+)
+from sidetune_core.storage.within import read_within
 
 T = TypeVar("T")
 
@@ -83,6 +95,8 @@ def summarise(folder: RunFolder) -> RunSummary:
             unchanged=_unchanged(evaluations, results),
             classes=optional(DOCUMENTS, lambda: class_lines(folder, results), ()),
             data=optional(DATA, lambda: read_run_data(about, read_data(folder)), ()),
+            curves=optional(WITHIN, lambda: _curves(folder, about), None),
+            training=optional(WITHIN, lambda: training_lines(read_within(folder)), ()),
             left_out=tuple(left_out),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
@@ -232,6 +246,12 @@ def _check_rows(folder: RunFolder, about: Mapping[str, Any], evaluations: Evalua
                 f"the run {folder.path} is damaged: R has no {what} for the state after training "
                 f"{tasks[count - 1]}; lines of eval.jsonl are missing. Restore them from a copy"
             )
+
+
+def _curves(folder: RunFolder, about: Mapping[str, Any]) -> Curves | None:
+    metrics = {str(task["id"]): str(task.get("metric", about["metric"])) for task in about["tasks"]}
+    evaluations = read_within(folder).evaluations
+    return make_curves(list(metrics), metrics, bool(about["higher_is_better"]), evaluations)
 
 
 def _trained(folder: RunFolder, status: str, tasks: int) -> int:
