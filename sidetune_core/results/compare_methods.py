@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
+from sidetune_core.results.compare_costs import STORED_KINDS, cost_table, cost_values
 from sidetune_core.results.compare_runs import COMPARED, common_metric, heads, keys
 from sidetune_core.results.grouping import MethodRuns, data_lines, left_out, same_stream, shared_line
 from sidetune_core.results.metrics import Metric, mean, meaningful, one_unit
@@ -94,6 +95,8 @@ def compare_methods(
             (line.method.name, [run.results.rows[-1] for run in line.method.averaged]) for line in lines
         ]
         tables.append(typeset(by_task(runs[0].results, columns), form))
+    if any(run.stored for run in runs):
+        tables.append(typeset(cost_table(methods), form))
     shared, notes = shared_line(methods), _notes(methods, ranking)
     if form == "latex":
         return "\n".join([*(latex_comment(line) for line in (shared, *notes) if line), *tables])
@@ -201,6 +204,7 @@ def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[objec
     for name in keys(common_metric([run for line in lines for run in line.method.runs]), metrics):
         columns += [name, f"{name}_half_width"]
     columns += ["average_rank", "trainable_parameters_per_task", "parameters", "seconds", "diverged_seeds"]
+    columns += [f"{name}_bytes" for name in STORED_KINDS] + ["processor_seconds", "joules"]
     table: list[list[object]] = [[*columns]]
     for line in lines:
         first, averaged = line.method.runs[0], line.method.averaged
@@ -209,7 +213,7 @@ def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[objec
             row += [estimated.mean, estimated.half_width]
         row += [line.rank, first.parameters.get(TRAINABLE), first.parameters.get("all")]
         seconds = _over_seeds(line.method, lambda run: run.seconds).mean
-        table.append([*row, seconds, len(line.method.runs) - len(averaged)])
+        table.append([*row, seconds, len(line.method.runs) - len(averaged), *cost_values(line.method)])
     return table
 
 

@@ -116,6 +116,10 @@ class RunSummary:
     """Classes that are recognised badly, and confusions, at the end of the run, in lines."""
     data: tuple[EnvData, ...] = ()
     """The data of each of its envs; empty if unknown."""
+    stored: Mapping[str, int] = attrs.field(factory=dict)
+    """Bytes of weights, exemplars and statistics that the learner stores at the end; empty if unknown."""
+    energy: float | None = None
+    """Of the machine's processors during the run, in joules; None if unknown."""
     curves: Curves | None = None
     """The evaluations within its tasks; None if there are none, or they cannot be averaged."""
     training: tuple[str, ...] = ()
@@ -255,7 +259,12 @@ def run_report(summary: RunSummary) -> str:
         sections.append("\n".join(f"- Left out: {markdown_text(line)}" for line in summary.left_out))
     costs = [[f"parameters, {name}", f"{count:,}"] for name, count in summary.parameters.items()]
     costs += _estimates(summary)
+    costs += [[f"stored {name}", f"{size:,} bytes"] for name, size in summary.stored.items()]
+    if summary.stored:
+        costs.append(["memory budget (all that is stored)", f"{sum(summary.stored.values()):,} bytes"])
     costs += [["time", _time(summary.seconds)], *_processor_and_memory(summary)]
+    if summary.energy is not None:
+        costs.append(["energy of the machine's processors", f"{summary.energy:,.0f} J"])
     sections += ["## Cost", markdown([["cost", "amount"], *costs])]
     return "\n\n".join(sections) + "\n"
 

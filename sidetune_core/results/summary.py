@@ -30,6 +30,7 @@ from sidetune_core.storage.run_folder import (
     DIVERGED,
     DOCUMENTS,
     DONE,
+    STORED,
     UNKNOWN,
     WITHIN,
     RunFolder,
@@ -39,10 +40,11 @@ from sidetune_core.storage.within import read_within
 
 T = TypeVar("T")
 
-Cost = tuple[float, float | None, int | None]
-"""Seconds, processor seconds and peak memory in bytes; runs of earlier versions have the seconds only."""
+Cost = tuple[float, float | None, int | None, float | None]
+"""Seconds, processor seconds, peak memory in bytes and joules; runs of earlier versions have the seconds
+only, and few machines know the joules."""
 
-NO_COST: Cost = (0.0, None, None)
+NO_COST: Cost = (0.0, None, None, None)
 
 
 def summarise(folder: RunFolder) -> RunSummary:
@@ -63,7 +65,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             left_out.append(reason if name in reason else f"{name} is damaged: {reason}")
             return default
 
-    seconds, processor_seconds, peak_memory = optional("seconds.jsonl", lambda: _cost(folder), NO_COST)
+    seconds, processor, memory, energy = optional("seconds.jsonl", lambda: _cost(folder), NO_COST)
     try:
         evaluations = read_evaluations(folder, strict=True)  # a line that is skipped would be a gap in R
         status = optional("status", lambda: folder.status, UNKNOWN)
@@ -80,8 +82,8 @@ def summarise(folder: RunFolder) -> RunSummary:
             seconds=seconds,
             status=_diverged(gaps) if status == DONE and gaps else status,
             folder=str(folder.path),
-            processor_seconds=processor_seconds,
-            peak_memory=peak_memory,
+            processor_seconds=processor,
+            peak_memory=memory,
             gaps=tuple(map(str, gaps)),
             other_metrics=_final_metrics(evaluations),
             certificate=optional("certificate.json", lambda: _certified(folder, about, results), ()),
@@ -95,6 +97,8 @@ def summarise(folder: RunFolder) -> RunSummary:
             unchanged=_unchanged(evaluations, results),
             classes=optional(DOCUMENTS, lambda: class_lines(folder, results), ()),
             data=optional(DATA, lambda: read_run_data(about, read_data(folder)), ()),
+            stored=optional(STORED, lambda: _stored(folder), {}),
+            energy=energy,
             curves=optional(WITHIN, lambda: _curves(folder, about), None),
             training=optional(WITHIN, lambda: training_lines(read_within(folder)), ()),
             left_out=tuple(left_out),
@@ -176,9 +180,17 @@ def _cost(folder: RunFolder) -> Cost:
     periods = folder.lines("seconds.jsonl", strict=True)
     seconds = _finite(sum(period["seconds"] for period in periods))
     if not periods or any("memory" not in period for period in periods):
-        return seconds, None, None
+        return seconds, None, None, None
+    joules = [period.get("energy") for period in periods]
+    energy = None if None in joules else _finite(sum(joules))
     processor = _finite(sum(period["processor"] for period in periods))
-    return seconds, processor, max(int(period["memory"]) for period in periods)
+    return seconds, processor, max(int(period["memory"]) for period in periods), energy
+
+
+def _stored(folder: RunFolder) -> dict[str, int]:
+    """The bytes by kind after the latest task of which they were counted."""
+    lines = folder.lines(STORED, strict=True)
+    return {name: int(size) for name, size in lines[-1].items() if name != "task"} if lines else {}
 
 
 def read_results(folder: RunFolder, split: str = "test") -> Results:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sidetune_core.assembly.finite import FiniteCheck
 from sidetune_core.assembly.predict import make_predict
+from sidetune_core.assembly.stored import stored_bytes
 from sidetune_core.certificate.issue import Ended, certify
 from sidetune_core.certificate.log import CertificateLog, Table
 from sidetune_core.certificate.probes import ProbeRecorder, Replay
@@ -43,6 +44,7 @@ from sidetune_core.storage.run_folder import (
     IMAGES,
     LINES,
     SECONDS,
+    STORED,
     TENSORBOARD,
     WITHIN,
     Clock,
@@ -410,6 +412,9 @@ class RunRecorder(Recorder):
             "gone": sorted(difference.gone & touched),
         }
         folder.append("moved.jsonl", line)
+        if boundary.is_full:
+            stored = stored_bytes(learner, boundary.stage.last.inputs)
+            folder.append(STORED, {"task": boundary.stage.name, **attrs.asdict(stored)})
         checkpoint.save(
             folder.checkpoints,
             tracked.changes(journal),

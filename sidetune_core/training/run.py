@@ -58,6 +58,7 @@ from sidetune_core.storage.run_folder import (
     resume_command,
 )
 from sidetune_core.system.device import Machine
+from sidetune_core.system.energy import EnergyMeter
 from sidetune_core.system.signals import StopRequested, handle_signals
 from sidetune_core.system.threads import Threads, use_threads
 from sidetune_core.training.by_products import ByProducts
@@ -422,7 +423,7 @@ def recorded_interval(folder: RunFolder, about: Mapping[str, Any]) -> Interval:
 
 def _train(job: Job, folder: RunFolder, how: Execution) -> Run:
     """Train from the latest checkpoint of the folder, or from the start, to the end."""
-    clock = Clock(folder, job.machine.peak_memory)
+    clock = Clock(folder, job.machine.peak_memory, EnergyMeter())
     by_products = ByProducts(lambda text: _warn(job, folder, f"warning: {text}"))
     with (
         _status(job, folder, clock, by_products, how.threads),

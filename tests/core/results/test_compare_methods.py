@@ -312,3 +312,14 @@ def test_images_that_all_methods_share_are_plotted_once(tmp_path: Path) -> None:
         draw_pictures(group_runs(runs), "t1", tmp_path / "pictures.svg")
     with pytest.raises(SidetuneError, match="has no images of task 't0'; it has no images at all"):
         draw_pictures(group_runs([JOINT]), "t0", tmp_path / "pictures.svg")
+
+
+def test_a_second_table_has_the_memory_budget_and_csv_its_bytes() -> None:
+    stored = {"weights": 2**20, "exemplars": 2**19, "statistics": 0}
+    runs = [attrs.evolve(run, stored=stored, processor_seconds=7.0, energy=None) for run in KEPT]
+    text = compare_methods(group_runs([*runs, *LOST]))
+    lines = {cells[0]: cells[1:] for cells in map(str.split, text.split("\n\n")[2].splitlines()[3:])}
+    assert lines["kept"] == ["1.000", "0.500", "0.000", "1.500", "89,012", "7"]
+    assert lines["lost"] == ["·", "·", "·", "·", "89,012", "·"]
+    record = next(record for record in records([*runs, *LOST]) if record["method"] == "kept")
+    assert (record["weights_bytes"], record["statistics_bytes"], record["joules"]) == ("1048576.0", "0.0", "")
