@@ -10,7 +10,7 @@ import attrs
 from sidetune_core.assembly.finite import FiniteCheck
 from sidetune_core.assembly.scalars import as_numbers
 from sidetune_core.errors import Diverged, PluginError
-from sidetune_core.interfaces.capabilities import HasDocuments
+from sidetune_core.interfaces.capabilities import HasDocuments, HasSubsets
 from sidetune_core.interfaces.tasks import Predict, Task
 
 
@@ -25,8 +25,14 @@ class Evaluation:
     """Why there are gaps; empty if there are none."""
 
 
-def evaluate_split(task: Task, predict: Predict, split: str) -> Evaluation:
+def evaluate_split(task: Task, predict: Predict, split: str, examples: int | None = None) -> Evaluation:
     """The evaluation of a split; all its metrics are gaps if an output is not finite.
+
+    Args:
+        task: to evaluate.
+        predict: the learner's output for it.
+        split: of the task.
+        examples: number of the examples to evaluate, if the task can (see `HasSubsets`); None for all.
 
     Raises:
         PluginError: the task has asked for no prediction, has returned no metrics or not that of R, or its
@@ -35,7 +41,7 @@ def evaluate_split(task: Task, predict: Predict, split: str) -> Evaluation:
     source = f"{type(task).__name__}.evaluate() of task '{task.id}'"
     check = FiniteCheck(predict, task.outputs)
     try:
-        metrics = task.evaluate(check, split)
+        metrics = _metrics(task, check, split, examples)
     except Diverged as error:
         return Evaluation({task.metric: None}, {}, error.reason)
     except Exception:
@@ -62,3 +68,12 @@ def evaluate_split(task: Task, predict: Predict, split: str) -> Evaluation:
     finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
     broken = [f"{name} is {numbers[name]}" for name, value in finite.items() if value is None]
     return Evaluation(finite, dict(documents), ", ".join(broken))
+
+
+def _metrics(task: Task, predict: Predict, split: str, examples: int | None) -> object:
+    """What the task returns for a split, or for some of its examples."""
+    if examples is not None and isinstance(task, HasSubsets):
+        some = task.evaluate_subset(predict, split, examples)
+        if some is not None:
+            return some
+    return task.evaluate(predict, split)

@@ -18,6 +18,7 @@ from sidetune_core.config.registry import Plugin
 from sidetune_core.config.scenario_check import check_scenario
 from sidetune_core.config.spec import (
     TABLES,
+    WITHIN_TASK,
     CacheOptions,
     Choice,
     DeviceOptions,
@@ -106,6 +107,10 @@ class ResolvedRun:
             for slot, component in self.components.items()
         }
         values |= {table: unstructure(getattr(self, table)) for table in TABLES}
+        unset = unstructure(TrainOptions())
+        for name in WITHIN_TASK:
+            if values["train"][name] == unset[name]:
+                del values["train"][name]
         return RunSpec(**values, seed=self.seed, scenario=self.scenario)
 
     def plugin_records(self) -> dict[str, PluginRecord]:

@@ -72,6 +72,42 @@ class TrainOptions:
         "earlier tasks that are evaluated after each task: those that read something that training changed, "
         "and one other, whose values must be the same bit for bit; or all of them",
     )
+    eval_every: int | None = option(
+        None,
+        "steps between two evaluations within a task, of the tasks trained so far and the present one; None "
+        "evaluates between tasks only",
+        at_least(1),
+    )
+    eval_split: Literal["auto", "val", "test"] = option(
+        "auto", "split of the evaluations within a task; auto is val where a task has one, otherwise test"
+    )
+    eval_examples: int | None = option(
+        None,
+        "examples of each evaluation within a task, the same each time; None for the whole split",
+        at_least(1),
+    )
+    patience: int | None = option(
+        None,
+        "stop training a task after this many evaluations on val without a better value; they are every "
+        "--train.eval-every steps, or once per epoch",
+        at_least(1),
+    )
+    select: Literal["last", "best"] = option(
+        "last",
+        "weights that a task ends with: those after the last step, or those of the best evaluation on val",
+    )
+
+    @property
+    def selects(self) -> bool:
+        """Whether evaluations on val decide what a task ends with."""
+        return self.patience is not None or self.select == "best"
+
+
+WITHIN_TASK = ("eval_every", "eval_split", "eval_examples", "patience", "select")
+"""Training options that a spec has only where they are set, so that those without stay as they were."""
+
+MEASURES = ("evaluate", "eval_every", "eval_split", "eval_examples")
+"""Training options that decide what is measured; without `TrainOptions.selects`, they change no result."""
 
 
 @attrs.frozen

@@ -6,6 +6,8 @@ a capability by defining its members, and derives from nothing.
 | `HasDocuments` | tasks | saves the documents of each evaluation in the run folder |
 | `HasVisualisations` | tasks | saves images of predictions after each task |
 | `HasTrainingSize` | tasks | makes no batch larger than the training examples |
+| `HasSubsets` | tasks | evaluates some of the examples within a task (``--train.eval-examples``) |
+| `DeclaresStored` | modules of learners | counts their tensors as weights, exemplars or statistics |
 | `HasTrainingMetrics` | tasks | logs more scalars in training |
 | `HasState` | tasks | saves the task's own state in checkpoints |
 | `ResumesAtSomeSteps` | tasks | writes checkpoints at these steps only |
@@ -27,7 +29,7 @@ Tasks that collect experience derive from `sidetune_core.rl.RolloutTask`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -64,6 +66,28 @@ class HasTrainingSize(Protocol):
 
     def training_size(self) -> int:
         """Number of training examples. The core asks for no batch of more."""
+
+
+@runtime_checkable
+class HasSubsets(Protocol):
+    """A task that can be evaluated on some of a split's examples."""
+
+    def evaluate_subset(self, predict: Predict, split: str, examples: int) -> dict[str, float] | None:
+        """`Task.evaluate` on that many examples of a split, the same ones each time; None if it cannot, so
+        that the whole split is evaluated."""
+
+
+StoredKind = Literal["weights", "exemplars", "statistics"]
+"""What a learner stores: networks, examples, or what it has computed of earlier tasks."""
+
+
+@runtime_checkable
+class DeclaresStored(Protocol):
+    """A module that says what kind of memory its tensors are, where the rules of `assembly.stored` do not
+    know it: a buffer of features that are replayed."""
+
+    stores: StoredKind
+    """Of all its tensors, and those of the modules in it."""
 
 
 @runtime_checkable

@@ -212,10 +212,12 @@ def write_record(
                 "results": attrs.asdict(run.results),
                 "further": dict(run.other_metrics),
                 "parameters": dict(run.parameters),
+                **({"stored": dict(run.stored)} if run.stored else {}),
                 "took": {
                     "seconds": run.seconds,
                     "processor seconds": run.processor_seconds,
                     "peak memory": run.peak_memory,
+                    **({"joules": run.energy} if run.energy is not None else {}),
                 },
                 **{key: origin[key] for key in ("machine", "threads", "versions")},
                 "commit": origin["git"]["commit"],
@@ -376,6 +378,8 @@ def _summary(name: str, spec: RunSpec, run: Mapping[str, Any]) -> RunSummary:
         folder=name,
         processor_seconds=cost.get("processor seconds"),
         peak_memory=cost.get("peak memory"),
+        stored=run.get("stored", {}),
+        energy=cost.get("joules"),
         other_metrics=run.get("further", {}),
         plugins=read_segments(run)[0].plugins,
     )

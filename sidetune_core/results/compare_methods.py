@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
+from sidetune_core.results.compare_costs import STORED_KINDS, cost_table, cost_values
 from sidetune_core.results.compare_runs import COMPARED, common_metric, heads, keys
 from sidetune_core.results.grouping import MethodRuns, data_lines, left_out, same_stream, shared_line
 from sidetune_core.results.metrics import Metric, mean, meaningful, one_unit
@@ -34,6 +35,8 @@ class Estimate:
     mean: float | None
     half_width: float | None
     """Of the 95 % confidence interval of the mean; None below `FEWEST_SEEDS`."""
+    values: tuple[float, ...] = ()
+    """In the order of the seeds."""
 
 
 @attrs.frozen
@@ -97,6 +100,8 @@ def compare_methods(
             (line.method.name, [run.results.rows[-1] for run in line.method.averaged]) for line in lines
         ]
         tables.append(typeset(by_task(runs[0].results, columns), form))
+    if any(run.stored for run in runs):
+        tables.append(typeset(cost_table(methods), form))
     shared, notes = shared_line(methods), _notes(methods, ranking)
     if form == "latex":
         return "\n".join([*(latex_comment(line) for line in (shared, *notes) if line), *tables])
@@ -138,7 +143,8 @@ def _over_seeds(method: MethodRuns, read: Callable[[RunSummary], float | None]) 
     average = mean(values)
     if average is None:
         return Estimate(None, None)
-    return Estimate(average, half_width([value for value in values if value is not None]))
+    known = tuple(value for value in values if value is not None)
+    return Estimate(average, half_width(known), known)
 
 
 def _sort_key(value: float | None, sign: int) -> float:
@@ -204,6 +210,7 @@ def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[objec
         columns += [name, f"{name}_half_width"]
     columns += ["average_rank", "trainable_parameters_per_task", "parameters", "seconds", "diverged_seeds"]
     columns.append("scenario")
+    columns += [f"{name}_bytes" for name in STORED_KINDS] + ["processor_seconds", "joules"]
     table: list[list[object]] = [[*columns]]
     for line in lines:
         first, averaged = line.method.runs[0], line.method.averaged
@@ -213,7 +220,7 @@ def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[objec
         row += [line.rank, first.parameters.get(TRAINABLE), first.parameters.get("all")]
         seconds = _over_seeds(line.method, lambda run: run.seconds).mean
         row += [seconds, len(line.method.runs) - len(averaged), first.spec.scenario]
-        table.append(row)
+        table.append([*row, *cost_values(line.method)])
     return table
 
 
@@ -222,9 +229,16 @@ def _notes(methods: Sequence[MethodRuns], ranking: Ranking | None) -> list[str]:
     notes = [*left_out(methods), *data_lines([run for method in methods for run in method.runs])]
     seeds = {len(method.averaged) for method in methods} - {0, 1}
     if seeds and max(seeds) < FEWEST_SEEDS:
-        notes.append(f"No confidence intervals over seeds: they need {FEWEST_SEEDS} seeds.")
+        notes.append(
+            f"No confidence intervals over seeds: they need {FEWEST_SEEDS} seeds. Of two seeds, a cell has "
+            "both values."
+        )
     elif seeds:
-        fewest = f", from {FEWEST_SEEDS} seeds on" if min(seeds) < FEWEST_SEEDS else ""
+        fewest = (
+            f", from {FEWEST_SEEDS} seeds on; of two seeds, a cell has both values"
+            if min(seeds) < FEWEST_SEEDS
+            else ""
+        )
         notes.append(f"± is the half-width of the 95 % confidence interval (t) over seeds{fewest}.")
     if ranking is None:
         single_task = all(len(run.results.tasks) == 1 for method in methods for run in method.runs)
@@ -235,12 +249,7 @@ def _notes(methods: Sequence[MethodRuns], ranking: Ranking | None) -> list[str]:
             )
         return notes
     text = f"Ranks are averages over {ranking.tasks} tasks, by the last row of R; 1 is best (Demšar 2006)."
-    if ranking.friedman is not None:
-        text += f" Friedman chi² = {ranking.friedman:.2f}, p = {ranking.friedman_p:.2g}"
-        if ranking.iman_davenport is not None:
-            text += f"; Iman-Davenport F = {ranking.iman_davenport:.2f}, p = {ranking.iman_davenport_p:.2g}"
-        text += "."
-    notes.append(text)
+    notes.append(f"{text} {_test_line(ranking)}")
     notes.append(
         f"Average ranks closer than CD = {ranking.critical_difference:.2f} do not differ significantly "
         f"(Nemenyi, α = {LEVEL})."
@@ -248,8 +257,23 @@ def _notes(methods: Sequence[MethodRuns], ranking: Ranking | None) -> list[str]:
     return notes
 
 
+def _test_line(ranking: Ranking) -> str:
+    """The tests of the hypothesis that all methods are equal: first the one that holds for few tasks."""
+    if ranking.friedman is None:
+        return f"Sign test: {ranking.permutation}."
+    text = f"Friedman chi² = {ranking.friedman:.2f}, permutation test {ranking.permutation}"
+    approximations = [f"chi² p = {ranking.friedman_p:.2g}"]
+    if ranking.iman_davenport is not None:
+        p = ranking.iman_davenport_p
+        value = f"{ranking.iman_davenport:.2f}, p = {p:.2g}" if p is not None else "∞, without a p-value"
+        approximations.append(f"Iman-Davenport F = {value}")
+    return f"{text}; for many tasks: {', '.join(approximations)}."
+
+
 def format_estimate(estimated: Estimate, percent: bool) -> str:
-    """The mean, with the half-width of its interval if there is one."""
+    """Mean and half-width; both values of two seeds, whose spread says nothing about a mean."""
+    if len(estimated.values) == 2:
+        return ", ".join(format_value(value, percent) for value in estimated.values)
     mean = format_value(estimated.mean, percent)
     if estimated.half_width is None:
         return mean

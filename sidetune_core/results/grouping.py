@@ -11,7 +11,7 @@ import attrs
 
 from sidetune_core.config.differences import flatten
 from sidetune_core.config.resolve import with_present_names
-from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec import MEASURES, RunSpec
 from sidetune_core.errors import shorten
 from sidetune_core.results.report import RunSummary
 from sidetune_core.results.run_data import Comparison, compare_data
@@ -213,8 +213,9 @@ def _traits(spec: RunSpec) -> Traits:
             traits |= flatten(component.options, prefix=f"{slot}.")
     if spec.scenario != DEFAULT:
         traits["scenario"] = spec.scenario
-    # 'cache', 'device' and 'train.evaluate' affect where and how often a run computes, not its results
-    return traits | {f"train.{name}": value for name, value in spec.train.items() if name != "evaluate"}
+    # 'cache', 'device' and what is only measured affect where and how often a run computes, not its results
+    measured = MEASURES[:1] if {"patience", "select"} & spec.train.keys() else MEASURES
+    return traits | {f"train.{name}": value for name, value in spec.train.items() if name not in measured}
 
 
 def _traits_of(run: RunSummary) -> Traits:

@@ -151,6 +151,16 @@ def forgetting(results: Results) -> float | None:
     return mean(_forgotten(results, task) for task in range(len(results.rows) - 1))
 
 
+def forgetting_any_row(results: Results) -> float | None:
+    """Forgetting whose maximum is over all rows before the last, also those before the task's own training.
+
+    mean_{j<T-1} (max_{l<T-1} R[l][j] - R[T-1][j]), the formula of RWalk (Chaudhry et al. 2018) read
+    literally, as code bases with a full R compute it. A task that was worse after its training than before
+    counts as forgotten, though nothing was. Of the cells above the diagonal those that were measured count.
+    """
+    return mean(_forgotten_since_any_row(results, task) for task in range(len(results.rows) - 1))
+
+
 def relative_forgetting(results: Results) -> float | None:
     """`forgetting`, each term divided by the best value since training: 0.5 for a loss that grew by half.
 
@@ -193,8 +203,18 @@ def forward_transfer(results: Results) -> float | None:
 
 
 def forward_transfer_without_baseline(results: Results) -> float | None:
-    """Mean_{j>=1} R[j-1][j], as in code bases without b (Díaz-Rodríguez et al. 2018, Continuum)."""
+    """Mean_{j>=1} R[j-1][j], GEM's forward transfer without b, as Continuum computes it."""
     return mean(results.rows[task - 1][task] for task in _later(results))
+
+
+def forward_transfer_all_pairs(results: Results) -> float | None:
+    """FWT = sum_{i<j} R[i][j] / (T (T-1) / 2), the mean of the upper triangle (Díaz-Rodríguez et al. 2018).
+
+    It needs tasks that can be evaluated long before they are trained, as with a shared head; with one head
+    per task only R[j-1][j] is measured, and this is None for three tasks or more.
+    """
+    count = len(results.rows)
+    return mean(row[task] for index, row in enumerate(results.rows) for task in range(index + 1, count))
 
 
 def first_minus_last(results: Results) -> float | None:
@@ -327,6 +347,20 @@ FURTHER = (
         forward_transfer_without_baseline,
     ),
     Metric(
+        "forward transfer, all pairs",
+        "FWT",
+        "Díaz-Rodríguez 2018",
+        "mean of the upper triangle",
+        forward_transfer_all_pairs,
+    ),
+    Metric(
+        "forgetting, any row",
+        "F",
+        "RWalk 2018, literally",
+        "how much worse than the best row, also before training",
+        forgetting_any_row,
+    ),
+    Metric(
         "forgetting, first - last",
         "F",
         "Avalanche",
@@ -365,6 +399,15 @@ def _gain(results: Results, after: float | None, before: float | None) -> float 
 def _forgotten(results: Results, task: int) -> float | None:
     """How much worse the last row is on `task` than the best since its training: a term of `forgetting`."""
     return _gain(results, _best_before(results, task), results.rows[-1][task])
+
+
+def _forgotten_since_any_row(results: Results, task: int) -> float | None:
+    """How much worse the last row is on `task` than the best of all rows before it: a term of
+    `forgetting_any_row`."""
+    since, before = _forgotten(results, task), [row[task] for row in results.rows[:task]]
+    earlier = [_gain(results, cell, results.rows[-1][task]) for cell in before if cell is not None]
+    lost = [loss for loss in earlier if loss is not None]
+    return None if since is None or len(lost) < len(earlier) else max([since, *lost])
 
 
 def _relatively_forgotten(results: Results, task: int) -> float | None:

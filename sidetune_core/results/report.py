@@ -16,6 +16,7 @@ import attrs
 from sidetune_core.config.plugin_record import PluginRecord
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.io.printable import one_line as escaped_line
+from sidetune_core.results.anytime import ANYTIME, Curves
 from sidetune_core.results.metrics import (
     FURTHER,
     MAIN,
@@ -121,6 +122,15 @@ class RunSummary:
     """R of predictions with the task id, in a scenario in which `results` are those without."""
     task_confusions: tuple[str, ...] = ()
     """Between which tasks predictions without the task id are confused, in lines."""
+    stored: Mapping[str, int] = attrs.field(factory=dict)
+    """Bytes of weights, exemplars and statistics that the learner stores at the end; empty if unknown."""
+    energy: float | None = None
+    """Of the machine's processors during the run, in joules; None if unknown."""
+    curves: Curves | None = None
+    """The evaluations within its tasks; None if there are none, or they cannot be averaged."""
+    training: tuple[str, ...] = ()
+    """Where training stopped early, which weights were kept, and whether an epoch was a single pass, in
+    lines."""
     left_out: tuple[str, ...] = ()
     """Damaged files, in lines; what they have is missing here."""
 
@@ -179,6 +189,11 @@ def matrix_table(results: Results, full: bool = False) -> str:
 def metrics_lines(results: Results, metrics: Sequence[Metric] = MAIN) -> list[str]:
     """A line for each meaningful metric (see `metrics.meaningful`): name, value, meaning and convention."""
     return aligned(_metrics_table(results, metrics), left={0, 2}, gap=3).splitlines()
+
+
+def anytime_lines(summary: RunSummary) -> list[str]:
+    """A line for each metric of evaluations within tasks; empty if there are none."""
+    return aligned(table, left={0, 2}, gap=3).splitlines() if (table := _anytime_table(summary)) else []
 
 
 def changed_lines(summary: RunSummary) -> list[str]:
@@ -241,6 +256,11 @@ def run_report(summary: RunSummary) -> str:
         if summary.task_confusions:
             first, *rest = map(markdown_text, summary.task_confusions)
             sections.append("\n".join([first, "", *(f"- {line.strip()}" for line in rest)]))
+    if anytime := _anytime_table(summary):
+        header = ["metric within tasks", "value", "definition"]
+        sections += ["## Within tasks", markdown([header, *anytime], left={0, 2})]
+    if summary.training:
+        sections += ["## Training", _bullets(summary.training)]
     if summary.unchanged:
         sections.append(f"{summary.unchanged}.")
     if extensions := (*summary.extensions, *summary.carried):
@@ -270,7 +290,12 @@ def run_report(summary: RunSummary) -> str:
         sections.append("\n".join(f"- Left out: {markdown_text(line)}" for line in summary.left_out))
     costs = [[f"parameters, {name}", f"{count:,}"] for name, count in summary.parameters.items()]
     costs += _estimates(summary)
+    costs += [[f"stored {name}", f"{size:,} bytes"] for name, size in summary.stored.items()]
+    if summary.stored:
+        costs.append(["memory budget (all that is stored)", f"{sum(summary.stored.values()):,} bytes"])
     costs += [["time", _time(summary.seconds)], *_processor_and_memory(summary)]
+    if summary.energy is not None:
+        costs.append(["energy of the machine's processors", f"{summary.energy:,.0f} J"])
     sections += ["## Cost", markdown([["cost", "amount"], *costs])]
     return "\n\n".join(sections) + "\n"
 
@@ -357,6 +382,28 @@ def _metrics_table(results: Results, metrics: Sequence[Metric]) -> Table:
         ]
         for metric in meaningful(metrics, [results])
     ]
+
+
+def _anytime_table(summary: RunSummary) -> Table:
+    """Name, value and definition of each metric of evaluations within tasks, without a header."""
+    curves, results = summary.curves, summary.results
+    if curves is None:
+        return []
+    percent = in_percent(results)
+    table = []
+    for metric in ANYTIME:
+        value = metric.function(curves)
+        shown = format_value(value, percent) + (" %" if value is not None and percent else "")
+        name = metric.name.replace("accuracy", results.metric)
+        table.append([name, shown, f"{metric.meaning} ({metric.convention})"])
+    return table
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    """A list, in which indented lines are items of the one above."""
+    indents = ["  " if line.startswith(" ") else "" for line in lines]
+    items = (f"{indent}- {markdown_text(line.strip())}" for indent, line in zip(indents, lines, strict=True))
+    return "\n".join(items)
 
 
 def _changed_table(records: Sequence[ChangedTensors]) -> Table:

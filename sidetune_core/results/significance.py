@@ -1,8 +1,9 @@
 """Ranks of methods over tasks, significance tests on them, and confidence intervals over seeds.
 
-Follows Demšar (2006), "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 7. The tests
-assume independent tasks; the tasks of one stream share a base, so with few tasks and seeds the p-values are
-optimistic.
+Follows Demšar (2006), "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 7. Its chi² and
+F are approximations for many tasks, so p-values are those of the permutation test of Friedman's statistic
+(see `permutations`). The tests assume independent tasks; the tasks of one stream share a base, so with few
+tasks and seeds the p-values are optimistic.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Sequence
 import attrs
 import numpy as np
 from scipy import stats
+
+from sidetune_core.results.permutations import PermutationTest, permutation_test
 
 LEVEL = 0.05
 """Significance level α of every test and interval."""
@@ -31,10 +34,15 @@ class Ranking:
     friedman: float | None
     """chi² with k - 1 degrees of freedom, corrected for ties; None for fewer than three methods."""
     friedman_p: float | None
-    """p-value of the null hypothesis that all methods are equal; 1 if they tie on every task."""
+    """Its p-value by the chi² distribution, for many tasks; 1 if all methods tie on every task."""
     iman_davenport: float | None
-    """F of Iman & Davenport (1980), less conservative; None as above, and for a single task."""
+    """F of Iman & Davenport (1980), less conservative; None as above, and for a single task. Infinite if
+    every task ranks the methods alike."""
     iman_davenport_p: float | None
+    """None where F is infinite: it is outside of the distribution that the p-value is from."""
+    permutation: PermutationTest
+    """The p-value of Friedman's statistic by permutation, for any number of tasks; for two methods it is that
+    of the sign test."""
     critical_difference: float
     """Nemenyi's CD at `LEVEL`: methods whose average ranks are closer do not differ significantly."""
 
@@ -56,7 +64,8 @@ def rank_methods(scores: Sequence[Sequence[float]], higher_is_better: Sequence[b
     if chi2 is not None and tasks > 1:
         f, f_p = iman_davenport(chi2, methods, tasks)
     average = tuple(float(rank) for rank in ranks.mean(axis=0))
-    return Ranking(average, tasks, chi2, chi2_p, f, f_p, critical_difference(methods, tasks))
+    permutation = permutation_test(ranks)
+    return Ranking(average, tasks, chi2, chi2_p, f, f_p, permutation, critical_difference(methods, tasks))
 
 
 def task_ranks(
@@ -70,14 +79,16 @@ def task_ranks(
     return ranks
 
 
-def iman_davenport(chi2: float, methods: int, tasks: int) -> tuple[float, float]:
-    """F = (N - 1) chi² / (N (k - 1) - chi²) and its p-value.
+def iman_davenport(chi2: float, methods: int, tasks: int) -> tuple[float, float | None]:
+    """F = (N - 1) chi² / (N (k - 1) - chi²) and its p-value; infinite, without one, if every task ranks the
+    methods alike.
 
     It has k - 1 and (k - 1) (N - 1) degrees of freedom, for k methods on N tasks.
     """
     denominator = tasks * (methods - 1) - chi2
-    all_equal = denominator <= 1e-9 * tasks  # every task ranks the methods equally
-    f = math.inf if all_equal else (tasks - 1) * chi2 / denominator
+    if denominator <= 1e-9 * tasks:  # sf(inf) would be 0, and no test on finitely many tasks has p = 0
+        return math.inf, None
+    f = (tasks - 1) * chi2 / denominator
     return f, float(stats.f.sf(f, methods - 1, (methods - 1) * (tasks - 1)))
 
 

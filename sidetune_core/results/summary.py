@@ -17,22 +17,36 @@ from sidetune_core.config.plugin_record import read_segments, recorded_changes, 
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.io.printable import counted
+from sidetune_core.results.anytime import Curves, make_curves
 from sidetune_core.results.class_report import class_lines
 from sidetune_core.results.metrics import Results, mean
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
 from sidetune_core.results.run_data import read_run_data
 from sidetune_core.results.scenarios import confusion_lines
+from sidetune_core.results.within_report import training_lines
 from sidetune_core.scenarios import DEFAULT, task_aware
 from sidetune_core.storage.data_file import read_data
 from sidetune_core.storage.evaluations import UNCHANGED_SINCE, Evaluations, read_evaluations
-from sidetune_core.storage.run_folder import DATA, DIVERGED, DOCUMENTS, DONE, UNKNOWN, RunFolder, has_diverged
+from sidetune_core.storage.run_folder import (
+    DATA,
+    DIVERGED,
+    DOCUMENTS,
+    DONE,
+    STORED,
+    UNKNOWN,
+    WITHIN,
+    RunFolder,
+    has_diverged,
+)
+from sidetune_core.storage.within import read_within
 
 T = TypeVar("T")
 
-Cost = tuple[float, float | None, int | None]
-"""Seconds, processor seconds and peak memory in bytes; runs of earlier versions have the seconds only."""
+Cost = tuple[float, float | None, int | None, float | None]
+"""Seconds, processor seconds, peak memory in bytes and joules; runs of earlier versions have the seconds
+only, and few machines know the joules."""
 
-NO_COST: Cost = (0.0, None, None)
+NO_COST: Cost = (0.0, None, None, None)
 
 
 def summarise(folder: RunFolder) -> RunSummary:
@@ -53,7 +67,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             left_out.append(reason if name in reason else f"{name} is damaged: {reason}")
             return default
 
-    seconds, processor_seconds, peak_memory = optional("seconds.jsonl", lambda: _cost(folder), NO_COST)
+    seconds, processor, memory, energy = optional("seconds.jsonl", lambda: _cost(folder), NO_COST)
     try:
         evaluations = read_evaluations(folder, strict=True)  # a line that is skipped would be a gap in R
         status = optional("status", lambda: folder.status, UNKNOWN)
@@ -72,8 +86,8 @@ def summarise(folder: RunFolder) -> RunSummary:
             seconds=seconds,
             status=_diverged(gaps) if status == DONE and gaps else status,
             folder=str(folder.path),
-            processor_seconds=processor_seconds,
-            peak_memory=peak_memory,
+            processor_seconds=processor,
+            peak_memory=memory,
             gaps=tuple(map(str, gaps)),
             other_metrics=_final_metrics(evaluations),
             certificate=optional("certificate.json", lambda: _certified(folder, about, known or results), ()),
@@ -89,6 +103,10 @@ def summarise(folder: RunFolder) -> RunSummary:
             with_task_id=known,
             task_confusions=optional(DOCUMENTS, lambda: confusion_lines(folder, results), ()),
             data=optional(DATA, lambda: read_run_data(about, read_data(folder)), ()),
+            stored=optional(STORED, lambda: _stored(folder), {}),
+            energy=energy,
+            curves=optional(WITHIN, lambda: _curves(folder, about), None),
+            training=optional(WITHIN, lambda: training_lines(read_within(folder)), ()),
             left_out=tuple(left_out),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
@@ -171,9 +189,17 @@ def _cost(folder: RunFolder) -> Cost:
     periods = folder.lines("seconds.jsonl", strict=True)
     seconds = _finite(sum(period["seconds"] for period in periods))
     if not periods or any("memory" not in period for period in periods):
-        return seconds, None, None
+        return seconds, None, None, None
+    joules = [period.get("energy") for period in periods]
+    energy = None if None in joules else _finite(sum(joules))
     processor = _finite(sum(period["processor"] for period in periods))
-    return seconds, processor, max(int(period["memory"]) for period in periods)
+    return seconds, processor, max(int(period["memory"]) for period in periods), energy
+
+
+def _stored(folder: RunFolder) -> dict[str, int]:
+    """The bytes by kind after the latest task of which they were counted."""
+    lines = folder.lines(STORED, strict=True)
+    return {name: int(size) for name, size in lines[-1].items() if name != "task"} if lines else {}
 
 
 def read_results(folder: RunFolder, split: str = "test") -> Results:
@@ -246,6 +272,12 @@ def _check_rows(folder: RunFolder, about: Mapping[str, Any], evaluations: Evalua
                 f"the run {folder.path} is damaged: R has no {what} for the state after training "
                 f"{tasks[count - 1]}; lines of eval.jsonl are missing. Restore them from a copy"
             )
+
+
+def _curves(folder: RunFolder, about: Mapping[str, Any]) -> Curves | None:
+    metrics = {str(task["id"]): str(task.get("metric", about["metric"])) for task in about["tasks"]}
+    evaluations = read_within(folder).evaluations
+    return make_curves(list(metrics), metrics, bool(about["higher_is_better"]), evaluations)
 
 
 def _trained(folder: RunFolder, status: str, tasks: int) -> int:

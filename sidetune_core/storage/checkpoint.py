@@ -64,6 +64,9 @@ class MidTaskState:
     """The optimiser's state of each parameter, by index; None after the last step."""
     random: dict[str, Any] | None = None
     """See `seeding.random_states`; None after the last step."""
+    within: dict[str, Any] | None = None
+    """See `training.within_task` and `training.single_pass`; None, and not written, for a run that needs
+    neither."""
 
 
 @attrs.frozen(eq=False)
@@ -174,7 +177,10 @@ def save_mid_task(
     chain = chain if chain is not None else _chain_before(folder, [*done, ""])
     path = folder / MID_TASK
     before = _before(chain, mid_task.before, touched).to_json()
-    plain, inner = flatten(attrs.asdict(attrs.evolve(mid_task, before={}), recurse=False), "within")
+    values = attrs.asdict(attrs.evolve(mid_task, before={}), recurse=False)
+    if mid_task.within is None:
+        del values["within"]
+    plain, inner = flatten(values, "within")
     step, text = chain.plan(path, content, within=plain, before=before, within_tensors=hashing.digests(inner))
     tensors = {name: content.tensors[name] for name in step.tensors.changed} | inner
     with writing(path):

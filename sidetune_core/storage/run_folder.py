@@ -39,7 +39,13 @@ RUNS = Path("runs")
 CERTIFICATE_LOG = "certificate.jsonl"
 """The file of what each stage adds to the certificate (see `certificate.log`)."""
 
-LINES = ("metrics.jsonl", "eval.jsonl", "moved.jsonl", "parameters.jsonl", CERTIFICATE_LOG)
+WITHIN = "within.jsonl"
+"""The file of what was measured and decided within the training of tasks (see `storage.within`)."""
+
+STORED = "stored.jsonl"
+"""The file of the bytes that the learner stores after tasks (see `assembly.stored`)."""
+
+LINES = ("metrics.jsonl", "eval.jsonl", WITHIN, "moved.jsonl", "parameters.jsonl", STORED, CERTIFICATE_LOG)
 """The files to which a run appends lines."""
 
 LOG = "log.txt"
@@ -100,8 +106,10 @@ class RunFolder:
     ``status``              ``running``, ``done``, ``diverged: …``, ``interrupted`` or ``failed: …``
     ``metrics.jsonl``       training curves
     ``eval.jsonl``          a line for each evaluation: the cells of R (see `storage.evaluations`)
+    ``within.jsonl``        evaluations within tasks, selected weights, passes over the data
     ``moved.jsonl``         the tensors that each task changed
-    ``parameters.jsonl``    numbers of parameters, ``seconds.jsonl`` time and memory
+    ``parameters.jsonl``    numbers of parameters, ``stored.jsonl`` bytes of weights, exemplars, statistics
+    ``seconds.jsonl``       time, memory and energy
     ``checkpoints/``        the base, what each task adds, and the state within the current task
     ``certificate.json``    whether what earlier tasks depend on is unchanged, with ``probes/``
     ``certificate.jsonl``   what each stage adds to it
@@ -373,16 +381,27 @@ def _json_object(text: str) -> dict[str, Any]:
 _NAMES = {stat.S_ISREG: "regular file", stat.S_ISDIR: "folder"}
 
 
+def _unknown() -> float | None:
+    return None
+
+
 class Clock:
     """Writes the time and memory of a run to ``seconds.jsonl``, an interval at a time; a killed process loses
     its last one.
 
     An interval has wall-clock seconds, processor seconds of this process and its workers, and the peak memory
-    of this process so far in bytes.
+    of this process so far in bytes; and the energy of the machine's processors in joules, if it is known.
+
+    Args:
+        folder: of the run.
+        peak_memory: returns it.
+        energy: returns joules since its last call (see `system.energy`); None where they are unknown.
     """
 
-    def __init__(self, folder: RunFolder, peak_memory: Callable[[], int]) -> None:
-        self._folder, self._peak_memory = folder, peak_memory
+    def __init__(
+        self, folder: RunFolder, peak_memory: Callable[[], int], energy: Callable[[], float | None] = _unknown
+    ) -> None:
+        self._folder, self._peak_memory, self._energy, self._joules = folder, peak_memory, energy, 0.0
         self._began = self._last = time.monotonic()
         self._worked = time.process_time()
 
@@ -407,8 +426,12 @@ class Clock:
             "processor": round(worked - self._worked, 3),
             "memory": self._peak_memory(),
         }
+        joules = self._energy()
+        if joules is not None:
+            self._joules += joules
+            record["energy"] = round(self._joules, 3)
         self._folder.append(SECONDS, record)
-        self._last, self._worked = now, worked
+        self._last, self._worked, self._joules = now, worked, 0.0
 
 
 def has_diverged(status: str) -> bool:

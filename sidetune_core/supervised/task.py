@@ -80,16 +80,33 @@ class SupervisedTask(Task):
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """The metrics of the objective."""
+        return self._measure(predict, self.batches(split))
+
+    def evaluate_subset(self, predict: Predict, split: str, examples: int) -> dict[str, float] | None:
+        """The metrics on examples that are drawn from the split once and for all (see `HasSubsets`)."""
+        if type(self).evaluate is not SupervisedTask.evaluate:
+            return None  # it has other metrics
+        return self._measure(predict, self.batches(split, examples))
+
+    def _measure(self, predict: Predict, batches: Iterator[Batch]) -> dict[str, float]:
         measurement = self.objective.measure()
-        for batch in self.batches(split):
+        for batch in batches:
             measurement.add(predict(batch.inputs).cpu(), batch.targets)
         self._documents = measurement.documents()
         return measurement.metrics()
 
-    def batches(self, split: str) -> Iterator[Batch]:
-        """The examples of a split in order, once and as they are."""
+    def batches(self, split: str, examples: int | None = None) -> Iterator[Batch]:
+        """The examples of a split in order, once and as they are.
+
+        Args:
+            split: of the task.
+            examples: number of them, drawn once and for all; None for all.
+        """
         source = self.sources[split]
         rows = torch.arange(len(source))
+        if examples is not None and examples < len(rows):
+            generator = torch.Generator().manual_seed(derive_seed(0, "subset", self.id, split))
+            rows = torch.randperm(len(rows), generator=generator)[:examples].sort().values
         firsts = range(0, len(rows), EVALUATION_BATCH)
         for examples in source.read(Request(rows[first : first + EVALUATION_BATCH]) for first in firsts):
             yield self._as_batch(examples, split)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sidetune_core.assembly.finite import FiniteCheck
 from sidetune_core.assembly.predict import make_predict
+from sidetune_core.assembly.stored import stored_bytes
 from sidetune_core.certificate.issue import Ended, certify
 from sidetune_core.certificate.log import CertificateLog, Table
 from sidetune_core.certificate.probes import ProbeRecorder, Replay
@@ -43,12 +44,15 @@ from sidetune_core.storage.run_folder import (
     IMAGES,
     LINES,
     SECONDS,
+    STORED,
     TENSORBOARD,
+    WITHIN,
     Clock,
     Marks,
     RunFolder,
     Running,
 )
+from sidetune_core.storage.within import EVALUATION
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.threads import Threads
 from sidetune_core.training.by_products import ByProducts
@@ -146,6 +150,9 @@ class Recorder:
 
     def metrics_line(self, line: Mapping[str, Any]) -> None:
         """`training_metrics` without the progress line, where a worker process has trained."""
+
+    def within(self, line: Mapping[str, Any]) -> None:
+        """A line of ``within.jsonl`` (see `storage.within`)."""
 
     def evaluation(
         self,
@@ -245,6 +252,8 @@ class RunRecorder(Recorder):
             self._progress.warning(f"{path} changed since the checkpoint; the lost lines cannot be recovered")
         for line in self.folder.lines("metrics.jsonl"):
             self._draw(line)
+        for line in self.folder.lines(WITHIN):
+            self._draw_within(line)
         step = len(start.done) if start else 0
         with self._by_products.optional(self.folder.path / IMAGES):
             for task_id, name, image in images.saved_images(self.folder):
@@ -307,6 +316,10 @@ class RunRecorder(Recorder):
     def metrics_line(self, line: Mapping[str, Any]) -> None:
         self.folder.append("metrics.jsonl", line)
         self._draw(line)
+
+    def within(self, line: Mapping[str, Any]) -> None:
+        self.folder.append(WITHIN, line)
+        self._draw_within(line)
 
     def training_metrics(self, line: Mapping[str, Any], shown: Mapping[str, float]) -> None:
         self.metrics_line(line)
@@ -399,6 +412,9 @@ class RunRecorder(Recorder):
             "gone": sorted(difference.gone & touched),
         }
         folder.append("moved.jsonl", line)
+        if boundary.is_full:
+            stored = stored_bytes(learner, boundary.stage.last.inputs)
+            folder.append(STORED, {"task": boundary.stage.name, **attrs.asdict(stored)})
         checkpoint.save(
             folder.checkpoints,
             tracked.changes(journal),
@@ -530,6 +546,13 @@ class RunRecorder(Recorder):
             name: value for name, value in line.items() if name not in ("task", "step", "lr", "mean_loss")
         }
         self._scalars({f"{line['task']}/{name}": value for name, value in metrics.items()}, line["step"])
+
+    def _draw_within(self, line: Mapping[str, Any]) -> None:
+        """An evaluation within a task as a point of the curve of each of its metrics."""
+        if line.get("kind") == EVALUATION and {"stage", "task", "split", "step", "metrics"} <= line.keys():
+            curve = f"{line['stage']}/{line['split']} of {line['task']}"
+            metrics = line["metrics"].items()
+            self._scalars({f"{curve}/{name}": value for name, value in metrics}, line["step"])
 
     def _scalars(self, values: Mapping[str, float | None], step: int) -> None:
         """Add a point to each curve, unless its value is a gap."""

@@ -58,6 +58,7 @@ from sidetune_core.storage.run_folder import (
     resume_command,
 )
 from sidetune_core.system.device import Machine
+from sidetune_core.system.energy import EnergyMeter
 from sidetune_core.system.signals import StopRequested, handle_signals
 from sidetune_core.system.threads import Threads, use_threads
 from sidetune_core.training.by_products import ByProducts
@@ -69,6 +70,7 @@ from sidetune_core.training.job import Job, assemble, describe, make_cache, open
 from sidetune_core.training.loop import learn
 from sidetune_core.training.memo import Memo
 from sidetune_core.training.recorder import Recorder, RunRecorder, tensorboard
+from sidetune_core.training.within_task import check_val
 from sidetune_core.training.workers.count import Count, check_workers, parse_workers, wanted_threads
 from sidetune_core.training.workers.side_by_side import side_by_side
 
@@ -360,6 +362,9 @@ def _check_tasks(job: Job, path: Path | None) -> None:
     check_names(job.tasks, owner, same_case)
     if len({task.higher_is_better for task in job.tasks}) > 1:
         raise RunError(f"{owner} mixes metrics where higher is better and where lower is; R cannot hold both")
+    config = job.resolved.components["env"].cls.Config
+    has_fraction = any(field.name == "val_fraction" for field in attrs.fields(config))
+    check_val(job.tasks, job.resolved.train, has_fraction)
 
 
 def check_names(tasks: Sequence[Task], owner: str, same_case: bool) -> None:
@@ -422,7 +427,7 @@ def recorded_interval(folder: RunFolder, about: Mapping[str, Any]) -> Interval:
 
 def _train(job: Job, folder: RunFolder, how: Execution) -> Run:
     """Train from the latest checkpoint of the folder, or from the start, to the end."""
-    clock = Clock(folder, job.machine.peak_memory)
+    clock = Clock(folder, job.machine.peak_memory, EnergyMeter())
     by_products = ByProducts(lambda text: _warn(job, folder, f"warning: {text}"))
     with (
         _status(job, folder, clock, by_products, how.threads),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import attrs
 import torch
@@ -26,9 +27,11 @@ from sidetune_core.training.context import Context
 from sidetune_core.training.gradients import Unreached, backward
 from sidetune_core.training.optimizer import make_optimizer, optimizer_state, rate, set_optimizer_state
 from sidetune_core.training.recorder import Recorder
+from sidetune_core.training.single_pass import SinglePass
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.tracked import TrackedLearner
 from sidetune_core.training.trainable import set_trainable, start_phase
+from sidetune_core.training.within_task import WithinTask
 
 RESERVED = frozenset({"task", "step", "lr", "mean_loss"})
 """Names of the facts in a line of ``metrics.jsonl``."""
@@ -63,10 +66,19 @@ class StageTraining:
     _position: int = attrs.field(init=False)
     _recent: list[Tensor] = attrs.field(init=False)
     """Losses since the last log line."""
+    _within: WithinTask = attrs.field(init=False)
+    _pass: SinglePass = attrs.field(init=False)
     _saved_step: int = attrs.field(init=False)
     _saved_time: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        within = self.state.within or {}
+        self._within = WithinTask(
+            self.tracked, self.stage, self.seen, within.get("evaluations"), self.context, self.recorder
+        )
+        unknown = self.state.step > 0 and "drawn" not in within
+        counted = self.context.options.epochs == 1 and not unknown
+        self._pass = SinglePass(self.stage, within.get("drawn", {}) if counted else None)
         self._open_streams(self.state.step)
         self._recent = list(self.state.recent)
         self._saved_step, self._saved_time = self.state.step, time.monotonic()
@@ -88,7 +100,8 @@ class StageTraining:
             trainable: what is trained in the phase that `state` is in.
 
         Returns:
-            The number of steps of the stage, without those of phases in which nothing is trainable.
+            The number of steps of the stage, without those of phases in which nothing is trainable, and those
+            that were left out because a phase was stopped early.
 
         Raises:
             Diverged: the loss is not finite.
@@ -99,6 +112,8 @@ class StageTraining:
         with seeded(self.context.seed, "train", *(task.id for task in self.stage.tasks)):
             if self.state.random is not None:
                 set_random_states(self.state.random)
+            if trainable and self.total:
+                self._within.begin()
             for number, phase in enumerate(self.phases):
                 if number and phase.first >= self.state.step and self.total:
                     started = start_phase(self.tracked, self.stage.last, phase.phase, self.context)
@@ -107,7 +122,9 @@ class StageTraining:
                 if trainable:
                     taken += phase.end - phase.first
                     self._run_phase(phase, trainable)
-        return taken
+        for line in self._pass.lines():
+            self.recorder.within(line)
+        return taken - self._within.skipped
 
     def _open_streams(self, step: int) -> None:
         """Begin the order of examples at a step."""
@@ -161,7 +178,14 @@ class StageTraining:
                 when = f"after step {number + 1} of {stage.name}"
                 self.context.group.check_replicas_match(learner, when, micro_batches[-1])
             self._log(task, number, phase, losses)
-            self._save_if_due(number + 1, optimizer)
+            stopped = self._within.after_step(number + 1, phase)
+            if stopped and self._recent:
+                self._log(task, number, phase, losses, ends=True)
+            if stopped or number + 1 == phase.end:
+                self._within.end_phase(number + 1, phase)
+            self._save_if_due(phase.end if stopped else number + 1, optimizer)
+            if stopped:
+                break
 
     def _draw(self, task: Task, number: int, optimizer: torch.optim.Optimizer | None) -> list[Batch]:
         """The micro-batches of a step; the state is saved if they cannot be had, or a stop comes first."""
@@ -179,16 +203,20 @@ class StageTraining:
                 self._save(number, optimizer)
             raise
         self._position = number + 1
+        self._pass.add(task.id, micro_batches)
         return micro_batches
 
     def _rate(self, number: int, phase: PhaseSteps) -> float:
         return rate(self.context.options, number - phase.first, phase.end - phase.first)
 
-    def _log(self, task: Task, number: int, phase: PhaseSteps, losses: Mapping[str, Tensor]) -> None:
-        """Note the losses of a step; after some steps, and the last of a phase, write and show a line."""
-        if losses:
+    def _log(
+        self, task: Task, number: int, phase: PhaseSteps, losses: Mapping[str, Tensor], ends: bool = False
+    ) -> None:
+        """Note the losses of a step; after some steps, and the last of a phase, write and show a line. `ends`
+        writes it for losses that were noted, because the phase ends early."""
+        if losses and not ends:
             self._recent.append(torch.stack(list(losses.values())).sum())
-        last = number + 1 == phase.end
+        last = ends or number + 1 == phase.end
         due = len(self._recent) == LOG_EVERY if self._recent else (number + 1) % LOG_EVERY == 0
         if not (due or last):
             return
@@ -229,11 +257,24 @@ class StageTraining:
         """Save the state after `step` steps."""
         if self._recent:
             self._mean_loss(self.stage.turn(step - 1), step - 1)
-        now = attrs.evolve(self.state, step=step, recent=list(self._recent), optimizer=None, random=None)
+        now = attrs.evolve(
+            self.state,
+            step=step,
+            recent=list(self._recent),
+            optimizer=None,
+            random=None,
+            within=self._state_within(),
+        )
         if step < self.total:
             state = {} if optimizer is None else optimizer_state(optimizer)
             now = attrs.evolve(now, optimizer=state, random=random_states())
         self.recorder.save_mid_task(self.tracked, self.stage, self.seen, now)
+
+    def _state_within(self) -> dict[str, Any] | None:
+        """What a checkpoint within the stage has of evaluations and of the examples drawn; None for
+        neither."""
+        values = {"evaluations": self._within.state(), "drawn": self._pass.state()}
+        return {name: value for name, value in values.items() if value is not None} or None
 
     def _mean_loss(self, task: Task, step: int) -> float:
         """The mean of recent losses, the last of which is that of `step`.

@@ -230,6 +230,16 @@ class TrackedLearner:
             if any(isinstance(node.module, kind) for node in alias.node.path())
         }
 
+    def in_training(self) -> set[str]:
+        """Names of the tensors that training may change now: what is trainable or in training mode."""
+        self.look()
+        return {
+            entry.name
+            for node in self._active.values()
+            for entry in node.own
+            if node.module.training or entry.tensor.requires_grad
+        }
+
     # What is done to it.
 
     def look(self) -> None:

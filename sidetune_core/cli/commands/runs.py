@@ -17,6 +17,7 @@ from sidetune_core.results.grouping import MethodRuns, group_runs, in_present_na
 from sidetune_core.results.metrics import MAIN, Metric
 from sidetune_core.results.report import (
     RunSummary,
+    anytime_lines,
     changed_lines,
     full_matrix,
     gap_lines,
@@ -73,6 +74,9 @@ def report(
         spec_line = with_scenario(summary.spec_line, summary.spec.scenario)
         print(f"{one_line(spec_line)}\n\n{matrix_table(summary.results)}\n")
         print("\n".join(metrics_lines(summary.results, (*MAIN, *extra))))
+        for lines in (anytime_lines(summary), [one_line(line) for line in summary.training]):
+            if lines:
+                print("\n" + "\n".join(lines))
         classes = [*summary.classes, ""] if summary.classes else []
         print("\n" + "\n".join([*gap_lines(summary), *classes, *changed_lines(summary)]))
         return 0

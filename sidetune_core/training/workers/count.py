@@ -65,6 +65,11 @@ def check_workers(job: Job, workers: Count) -> None:
             f"{option} evaluates each task where it was trained, and in the {title(scenario)} scenario "
             "predictions depend on all tasks so far; leave it out"
         )
+    if (every := job.resolved.train.eval_every) is not None:
+        raise OptionError(
+            f"--train.eval-every {every} evaluates the tasks trained so far, which the processes of {option} "
+            "do not have; leave out one of them"
+        )
     if workers == "ray":
         from sidetune_core.training.workers.ray_workers import check_spec
 

@@ -74,6 +74,9 @@ class HandoverRecorder(Recorder):
         self._calls.append(("metrics_line", (dict(line),)))
         self._progress(line["step"], self._total)
 
+    def within(self, line: Mapping[str, Any]) -> None:
+        self._calls.append(("within", (dict(line),)))
+
     def evaluation(
         self,
         after: int,

@@ -86,12 +86,16 @@ def test_a_line_has_mean_and_half_width_of_each_metric_the_ranks_and_the_costs()
 def test_fewer_than_three_seeds_have_no_interval() -> None:
     assert table([KEPT[0], LOST[0]])["lost"][:4] == ["1", "75.00", "100.00", "50.00"]
     assert "±" not in compare_methods(group_runs([KEPT[0], LOST[0]]))
-    assert table([*KEPT[:2], *LOST[:2]])["lost"][:4] == ["2", "68.75", "100.00", "62.50"]
+
+
+def test_two_seeds_are_both_printed_and_have_no_mean() -> None:
+    assert table([*KEPT[:2], *LOST[:2]])["lost"][:3] == ["2", "75.00, 62.50", "100.00, 100.00"]
+    assert "±" not in compare_methods(group_runs([*KEPT[:2], *LOST[:2]]))
 
 
 def test_a_note_says_why_two_seeds_have_no_interval() -> None:
     some = compare_methods(group_runs([*KEPT, *LOST[:2]]))
-    assert "± is the half-width of the 95 % confidence interval (t) over seeds, from 3 seeds on." in some
+    assert "± is the half-width of the 95 % confidence interval (t) over seeds, from 3 seeds on; " in some
     none = compare_methods(group_runs([KEPT[0], *LOST[:2]]))
     assert "No confidence intervals over seeds: they need 3 seeds." in none
 
@@ -110,7 +114,7 @@ DIVERGED = attrs.evolve(
 
 def test_means_leave_out_a_seed_that_has_diverged_and_say_so() -> None:
     runs = [*KEPT[:2], DIVERGED, *LOST[:2]]
-    assert table(runs)["kept"][:3] == ["2 of 3", "68.75", "68.75"]
+    assert table(runs)["kept"][:3] == ["2 of 3", "62.50, 75.00", "62.50, 75.00"]
     note = "Left out of means and ranks: kept-2 (kept, seed 2), diverged: t0, after training t0: why"
     assert note in compare_methods(group_runs(runs)).splitlines()
 
@@ -189,14 +193,16 @@ def test_methods_on_one_task_have_one_metric_best_first_and_no_ranks() -> None:
 
 
 def test_three_methods_have_friedmans_test_and_the_critical_difference() -> None:
-    # Ranks 1, 2, 3 on both tasks: chi² = N (k - 1) = 4 and p = exp(-2); CD = 2.3437 sqrt(3 * 4 / (6 * 2)).
+    # Ranks 1, 2, 3 on both tasks: chi² = N (k - 1) = 4 and p = 1/6, by chi² exp(-2);
+    # CD = 2.3437 sqrt(3 * 4 / (6 * 2)).
     runs = [
         run_of("a", 0, 0.5, 0.5, 0.5),
         run_of("b", 0, 0.25, 0.25, 0.25),
         run_of("c", 0, 0.125, 0.125, 0.125),
     ]
     text = compare_methods(group_runs(runs))
-    assert "Friedman chi² = 4.00, p = 0.14; Iman-Davenport F = inf, p = 0." in text
+    assert "Friedman chi² = 4.00, permutation test p = 0.17 (exact); for many tasks: chi² p = 0.14" in text
+    assert "Iman-Davenport F = ∞, without a p-value." in text
     assert "closer than CD = 2.34 do not differ significantly (Nemenyi, α = 0.05)" in text
 
 
@@ -306,3 +312,14 @@ def test_images_that_all_methods_share_are_plotted_once(tmp_path: Path) -> None:
         draw_pictures(group_runs(runs), "t1", tmp_path / "pictures.svg")
     with pytest.raises(SidetuneError, match="has no images of task 't0'; it has no images at all"):
         draw_pictures(group_runs([JOINT]), "t0", tmp_path / "pictures.svg")
+
+
+def test_a_second_table_has_the_memory_budget_and_csv_its_bytes() -> None:
+    stored = {"weights": 2**20, "exemplars": 2**19, "statistics": 0}
+    runs = [attrs.evolve(run, stored=stored, processor_seconds=7.0, energy=None) for run in KEPT]
+    text = compare_methods(group_runs([*runs, *LOST]))
+    lines = {cells[0]: cells[1:] for cells in map(str.split, text.split("\n\n")[2].splitlines()[3:])}
+    assert lines["kept"] == ["1.000", "0.500", "0.000", "1.500", "89,012", "7"]
+    assert lines["lost"] == ["·", "·", "·", "·", "89,012", "·"]
+    record = next(record for record in records([*runs, *LOST]) if record["method"] == "kept")
+    assert (record["weights_bytes"], record["statistics_bytes"], record["joules"]) == ("1048576.0", "0.0", "")

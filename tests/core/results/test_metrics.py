@@ -23,7 +23,9 @@ from sidetune_core.results.metrics import (
     exactly_constant,
     first_minus_last,
     forgetting,
+    forgetting_any_row,
     forward_transfer,
+    forward_transfer_all_pairs,
     forward_transfer_without_baseline,
     intransigence,
     learning_accuracy,
@@ -77,6 +79,8 @@ WORKED = attrs.evolve(WORKED, initial=(0.10, 0.12, 0.11, 0.10))
         (backward_transfer_all_pairs, -1 / 24),
         (forward_transfer, 0.14),
         (forward_transfer_without_baseline, 0.25),
+        (forward_transfer_all_pairs, (0.20 + 0.15 + 0.10 + 0.25 + 0.20 + 0.30) / 6),
+        (forgetting_any_row, 0.1),
         (first_minus_last, 1 / 30),
         (clipped_forgetting, 0.15),
         (worst_case, (0.60 + 0.65 + 0.85) / 3),
@@ -255,3 +259,64 @@ def test_losses_have_one_unit_where_there_is_one_task() -> None:
 def test_a_mean_that_is_too_large_is_none(cells: tuple[float, ...]) -> None:
     assert mean(cells) is None
     assert average_accuracy(results_of((1e308, None), (1e308, 1e308))) is None
+
+
+CELLS = st.floats(0, 1, width=16)
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> Results:
+    """R of one to five tasks, all cells measured, in either direction."""
+    count = draw(st.integers(1, 5))
+    rows = draw(st.lists(st.tuples(*[CELLS] * count), min_size=1, max_size=count))
+    return results_of(*rows, tasks=count, higher_is_better=draw(st.booleans()))
+
+
+def as_given(rows: tuple[Row, ...]) -> list[list[float]]:
+    return [[cell for cell in row if cell is not None] for row in rows]
+
+
+@given(matrices())
+def test_forgetting_and_forward_transfer_are_their_formulas(results: Results) -> None:
+    cells, count = as_given(results.rows), len(results.rows)
+    sign = 1 if results.higher_is_better else -1
+    lost = [
+        max(sign * cells[row][task] for row in range(task, count - 1)) - sign * cells[-1][task]
+        for task in range(count - 1)
+    ]
+    literally = [
+        max(sign * cells[row][task] for row in range(count - 1)) - sign * cells[-1][task]
+        for task in range(count - 1)
+    ]
+    upper = [cells[row][task] for row in range(count) for task in range(row + 1, count)]
+    for function, terms in (
+        (forgetting, lost),
+        (forgetting_any_row, literally),
+        (forward_transfer_all_pairs, upper),
+    ):
+        expected = sum(terms) / len(terms) if terms else None
+        assert function(results) == (None if expected is None else pytest.approx(expected, abs=1e-9))
+
+
+@given(matrices())
+def test_columns_that_are_constant_from_training_on_are_not_forgotten_whatever_is_above(
+    results: Results,
+) -> None:
+    rows = [list(row) for row in results.rows]
+    for task in range(len(rows)):
+        for row in rows[task:]:
+            row[task] = results.rows[task][task]
+    constant = attrs.evolve(results, rows=tuple(map(tuple, rows)))
+    expected = 0 if len(rows) > 1 else None
+    assert {function(constant) for function in DIFFERENCES} == {expected}
+    assert exactly_constant(constant)
+
+
+def test_the_literal_formula_counts_a_task_that_training_made_worse_as_forgotten() -> None:
+    worse = results_of((0.5, 0.9, None), (0.5, 0.4, None), (0.5, 0.4, 0.7))
+    assert (forgetting(worse), forgetting_any_row(worse)) == (0, 0.25)
+
+
+def test_forward_transfer_over_all_pairs_needs_the_whole_upper_triangle() -> None:
+    assert forward_transfer_all_pairs(results_of((0.5, 0.3, None), (0.5, 0.4, 0.2), (0.5, 0.4, 0.7))) is None
+    assert forward_transfer_all_pairs(results_of((0.5, 0.3), (0.5, 0.4))) == 0.3

@@ -47,6 +47,7 @@ def test_friedmans_statistic_is_that_of_the_paper_corrected_for_ties() -> None:
 def test_the_f_of_iman_and_davenport_is_that_of_the_paper() -> None:
     f, p = iman_davenport(9.28, methods=4, tasks=14)
     assert f == pytest.approx(3.69, abs=5e-3)
+    assert p is not None
     assert p < 0.05  # 3.69 > 2.85, the critical value of F(3, 39)
     chi2 = 42 * 2.85 / (13 + 2.85)  # F = 2.85
     assert iman_davenport(chi2, methods=4, tasks=14)[1] == pytest.approx(0.05, abs=5e-4)
@@ -97,7 +98,8 @@ def test_three_methods_on_four_tasks_without_ties_follow_friedmans_formula() -> 
 
 def test_methods_that_rank_alike_on_every_task_have_an_infinite_f() -> None:
     ranking = rank_methods([[3, 2, 1]] * 5, [True] * 5)
-    assert (ranking.iman_davenport, ranking.iman_davenport_p) == (math.inf, 0.0)
+    assert (ranking.iman_davenport, ranking.iman_davenport_p) == (math.inf, None)
+    assert ranking.permutation.p == pytest.approx(6 / 6**5)  # 6 of the 6^5 orders agree on every task
 
 
 def test_methods_that_always_tie_do_not_differ() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sidetune_core.errors import RunError
+from sidetune_core.results.report import anytime_lines, run_report
 from sidetune_core.results.summary import outcome, read_gaps, read_results, summarise
 from sidetune_core.storage.run_folder import RunFolder
 
@@ -105,3 +106,40 @@ def test_a_row_of_which_there_is_a_checkpoint_is_not_taken_for_one_of_joint_trai
 def test_a_run_that_diverged_while_it_trained_lacks_rows(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, ROWS[0], status="diverged: the loss is nan")
     assert summarise(folder).results.rows == ((0.5, None),)
+
+
+def test_evaluations_within_tasks_are_reported_with_what_they_decided(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, evaluation(0, "a", 0.5), evaluation(1, "a", 0.5), evaluation(1, "b", 1))
+    values = {("a", 0, 2): {"a": 0.5}, ("b", 1, 0): {"a": 0.5, "b": 0}, ("b", 1, 2): {"a": 0.25, "b": 1}}
+    for (stage, trained, step), row in values.items():
+        for task, value in row.items():
+            line = {"stage": stage, "trained": trained, "step": step, "task": task, "split": "val"}
+            folder.append("within.jsonl", {"kind": "evaluation", **line, "metrics": {"accuracy": value}})
+    selection = {"stage": "a", "phase": "train", "steps": 4, "planned": 9, "best_step": 2, "value": 0.5}
+    selection |= {"metric": "accuracy", "stopped": True, "restored": False}
+    folder.append("within.jsonl", {"kind": "selection", **selection})
+    for task, drawn in (("a", 12), ("b", 10)):
+        line = {"kind": "pass", "stage": task, "task": task, "examples": 10, "drawn": drawn, "distinct": 9}
+        folder.append("within.jsonl", line | ({"distinct": 10} if task == "b" else {}))
+    summary = summarise(folder)
+    assert summary.training == (
+        "selected on val: of 1 training phase, 1 stopped early and 0 restored earlier weights",
+        "  a: 4 of 9 steps; accuracy on val was best after step 2 (0.5)",
+        "one epoch, but no single pass in 1 of 2 tasks: no batch is incomplete, so that examples are left "
+        "out or drawn again; choose a --train.batch-size that divides their number",
+        "  a: 1 of 10 not drawn, 3 drawn again",
+    )
+    assert anytime_lines(summary)[1].split()[:4] == ["average", "minimum", "accuracy", "25.00"]
+    report = run_report(summary)
+    assert "| worst-case accuracy | 62.50 % |" in report  # 1 / 2 + 0.25 / 2
+    assert "## Training\n\n- selected on val" in report
+
+
+def test_one_epoch_in_which_each_example_is_drawn_once_is_a_single_pass(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, evaluation(1, "a", 0.5), evaluation(1, "b", 0.5))
+    folder.append("within.jsonl", {"kind": "pass", "task": "a", "examples": 9, "drawn": 9, "distinct": 9})
+    assert summarise(folder).training == (
+        "single pass: every training example of 1 task was drawn exactly once, by its id",
+    )
+    (tmp_path / "within.jsonl").write_text('{"kind": "pass"}\n')
+    assert "within.jsonl" in " ".join(summarise(folder).left_out)
