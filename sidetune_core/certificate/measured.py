@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sidetune_core.config.selection import read_selection
 from sidetune_core.errors import RunError
 from sidetune_core.storage.evaluations import FILE, read_evaluations
 from sidetune_core.storage.run_folder import RunFolder
@@ -15,7 +16,7 @@ Columns = Mapping[str, list[float | None]]
 
 
 def read_columns(folder: RunFolder, trained: Sequence[str]) -> Columns:
-    """R so far on the test split, without its first row (-1), for the tasks trained so far.
+    """R so far on its split, without its first row (-1), for the tasks trained so far.
 
     Raises:
         RunError: ``run.json`` or ``eval.jsonl`` is damaged.
@@ -24,7 +25,9 @@ def read_columns(folder: RunFolder, trained: Sequence[str]) -> Columns:
     try:
         metrics = {task["id"]: task.get("metric", about.get("metric")) for task in about.get("tasks", ())}
         rows = read_evaluations(folder).rows(
-            trained, "test", lambda line: _number(_metric(line["figures"], metrics.get(line["task"])))
+            trained,
+            read_selection(about).measure,
+            lambda line: _number(_metric(line["figures"], metrics.get(line["task"]))),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder.path / FILE} or run.json is damaged: {error!r}") from error

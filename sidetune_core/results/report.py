@@ -14,6 +14,7 @@ from os.path import commonprefix
 import attrs
 
 from sidetune_core.config.plugin_record import PluginRecord
+from sidetune_core.config.selection import Selection
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.io.printable import one_line as escaped_line
 from sidetune_core.results.metrics import (
@@ -117,6 +118,8 @@ class RunSummary:
     """The data of each of its envs; empty if unknown."""
     left_out: tuple[str, ...] = ()
     """Damaged files, in lines; what they have is missing here."""
+    selection: Selection = Selection()
+    """The tasks of the env that were trained, and the split of R."""
 
     @property
     def diverged(self) -> bool:
@@ -198,6 +201,7 @@ def run_report(summary: RunSummary) -> str:
     sections = [
         f"# {markdown_text(summary.name)}",
         markdown_text(summary.spec_line),
+        *([f"{summary.selection}, to select options."] if str(summary.selection) else []),
         f"Status: {DIVERGED if summary.diverged else markdown_text(summary.status)}, {trained}. "
         f"Folder: {markdown_code(summary.folder)}",
         "## Results",

@@ -14,7 +14,6 @@ from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Predict, Task
-from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.context import Context
 from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.tracked import TrackedLearner
@@ -53,9 +52,7 @@ def measure(
     Returns:
         The evaluations by id of a task and split, in every process.
     """
-    own = {
-        task.id: evaluate_splits(task, probes[task.id], context.stop) for task in context.group.shard(tasks)
-    }
+    own = {task.id: evaluate_splits(task, probes[task.id], context) for task in context.group.shard(tasks)}
     for recorded in context.group.gather({task_id: probes[task_id].recorded for task_id in own}):
         for task_id, examples in recorded.items():
             probes[task_id].recorded = examples
@@ -102,19 +99,20 @@ def evaluate_untrained(
         set_trainable(untrained, [], context)
         if task.id in own_tasks:
             predict = make_predict(untrained.learner, task, context.machine)
-            own[task.id] = evaluate_splits(task, predict, context.stop)
+            own[task.id] = evaluate_splits(task, predict, context)
     untrained.close()
     record(tasks, _gathered(own, context), recorder, -1)
 
 
-def evaluate_splits(task: Task, predict: Predict, stop: StopRequest) -> dict[str, Evaluation]:
+def evaluate_splits(task: Task, predict: Predict, context: Context) -> dict[str, Evaluation]:
     """Evaluations of a task by split; a stop request ends them between two batches."""
 
     def predict_unless_stopped(inputs: Inputs) -> Tensor:
-        stop.check()
+        context.stop.check()
         return predict(inputs)
 
-    return {split: evaluate_split(task, predict_unless_stopped, split) for split in task.splits}
+    splits = context.selection.splits(task.splits)
+    return {split: evaluate_split(task, predict_unless_stopped, split) for split in splits}
 
 
 def _gathered(

@@ -69,7 +69,8 @@ def report(
         return 0
     if single and figure is None and format == "text":
         (summary,) = summaries
-        print(f"{one_line(summary.spec_line)}\n\n{matrix_table(summary.results)}\n")
+        selected = f", {summary.selection}, to select options" if str(summary.selection) else ""
+        print(f"{one_line(summary.spec_line)}{selected}\n\n{matrix_table(summary.results)}\n")
         print("\n".join(metrics_lines(summary.results, (*MAIN, *extra))))
         classes = [*summary.classes, ""] if summary.classes else []
         print("\n" + "\n".join([*gap_lines(summary), *classes, *changed_lines(summary)]))
