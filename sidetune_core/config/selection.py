@@ -68,7 +68,14 @@ def read_selection(about: Mapping[str, Any], source: str = "run.json") -> Select
         raise RunError(f"{source} is damaged: {error}") from error
 
 
-def missing_split(owner: str, tasks: Mapping[str, Sequence[str]], options: Sequence[str]) -> OptionError:
+class MissingSplit(OptionError):
+    """Tasks have no split 'val'."""
+
+    can_hold_out: bool = False
+    """Whether the env has ``--env.val-fraction``."""
+
+
+def missing_split(owner: str, tasks: Mapping[str, Sequence[str]], options: Sequence[str]) -> MissingSplit:
     """The error that tasks have no split 'val'.
 
     Args:
@@ -79,9 +86,14 @@ def missing_split(owner: str, tasks: Mapping[str, Sequence[str]], options: Seque
     splits = next(iter(tasks.values()))
     what = f"{owner} has no split 'val' for {len(tasks)} of its tasks ({shorten(list(tasks))}), only "
     what += ", ".join(splits)
-    if "val-fraction" in options:
-        return OptionError(f"{what}: hold out a part of the training examples with --env.val-fraction 0.1")
-    return OptionError(
-        f"{what}, and no option that holds out training examples: choose an env whose tasks have one "
-        "(sidetune list envs)"
-    )
+    can_hold_out = "val-fraction" in options
+    if can_hold_out:
+        what += ": hold out a part of the training examples with --env.val-fraction 0.1"
+    else:
+        what += (
+            ", and no option that holds out training examples: choose an env whose tasks have one "
+            "(sidetune list envs)"
+        )
+    error = MissingSplit(what)
+    error.can_hold_out = can_hold_out
+    return error

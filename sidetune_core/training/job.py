@@ -18,14 +18,13 @@ from sidetune_core.assembly.data import record_data
 from sidetune_core.assembly.fit import Fit, fit_components
 from sidetune_core.assembly.objects import describe_objects
 from sidetune_core.assembly.restore import run_precisions
+from sidetune_core.assembly.selected import selected_tasks
 from sidetune_core.assembly.task_cost import TaskCost
 from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
-from sidetune_core.config.options import describe as describe_options
 from sidetune_core.config.resolve import ResolvedRun
-from sidetune_core.config.selection import Selection, missing_split
+from sidetune_core.config.selection import Selection
 from sidetune_core.distributed.process_group import ProcessGroup
-from sidetune_core.errors import OptionError
 from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.capabilities import HasVersions
 from sidetune_core.interfaces.learner import Learner
@@ -142,29 +141,6 @@ def assemble(
         data=[record_data(stream, tasks, {}, 0, resolved.components["env"].owner)] if group.is_main else [],
         selection=selection,
     )
-
-
-def selected_tasks(tasks: Sequence[Task], selection: Selection, resolved: ResolvedRun) -> Sequence[Task]:
-    """The tasks of an env that are trained.
-
-    Raises:
-        OptionError: see `assemble`.
-    """
-    env = resolved.components["env"]
-    count = selection.first_tasks
-    if count is not None:
-        if count > len(tasks):
-            raise OptionError(
-                f"{env.owner} has {len(tasks)} tasks, fewer than --first-tasks {count}; pass at most "
-                f"--first-tasks {len(tasks)}"
-            )
-        tasks = tasks[:count]
-    if selection.measure != "test":
-        lacking = {task.id: task.splits for task in tasks if selection.measure not in task.splits}
-        if lacking:
-            options = [info.name for info in describe_options(type(env.config))]
-            raise missing_split(env.owner, lacking, options)
-    return tasks
 
 
 def make_cache(job: Job, shared: Path | None = None) -> FeatureCache | None:
