@@ -73,8 +73,13 @@ def _without_empty(spec: Mapping[str, Any]) -> dict[str, Any]:
     train = dict(spec.get("train") or {})
     if "steps" in train and train.get("epochs", 0) is None:  # what a spec with steps alone means
         del train["epochs"]
-    kept = {**spec, "train": train}
-    return {name: value for name, value in kept.items() if value not in (None, {})}
+    kept: dict[str, Any] = {}
+    for name, value in {**spec, "train": train}.items():
+        options = value.get("options") if isinstance(value, Mapping) else None
+        plain = {"name": value["name"]} if options == {} else value
+        if plain not in (None, {}):
+            kept[name] = plain
+    return kept
 
 
 def _has_none(value: Any) -> bool:

@@ -6,6 +6,7 @@ interrupted search continues with the trials that it would have had.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from sidetune_core.errors import OptionError, PluginError, RunError
-from sidetune_core.seeding import derive_seed
 from sidetune_core.storage.atomic import writing
 from sidetune_core.sweeps.ranges import Axis, Choices, Fixed, Value
 from sidetune_core.sweeps.space import Params, Space
@@ -218,13 +218,13 @@ class Study:
         if self._sampler == "grid":
             return next((point for point in self._space.points() if _key(point) not in tried), None)
         for attempt in range(_TRIES):
-            params = self._sample(frozen, derive_seed(self._seed, "trial", number, attempt) % 2**32)
+            params = self._sample(frozen, _seed_of(self._seed, number, attempt))
             if _key(params) not in tried:
                 return params
         if self._space.size() > _MAX_LISTED:
             return params
         left = [point for point in self._space.points() if _key(point) not in tried]
-        return random.Random(derive_seed(self._seed, "trial", number)).choice(left) if left else None
+        return random.Random(_seed_of(self._seed, number, _TRIES)).choice(left) if left else None
 
     def _sample(self, frozen: Sequence[FrozenTrial], seed: int) -> dict[str, Value]:
         """One sample, of a copy of the study in memory: the storage holds accepted trials only."""
@@ -291,6 +291,11 @@ def _suggest(trial: optuna.Trial, name: str, axis: Axis) -> Value:
 def _known(params: Mapping[str, Any], space: Space) -> Params:
     """The params in the order of the command line."""
     return {name: params[name] for name in space.names if name in params}
+
+
+def _seed_of(seed: int, number: int, attempt: int) -> int:
+    """The seed of a sampler for one sample (`seeding`, which does the same for runs, imports torch)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/trial/{number}/{attempt}".encode()).digest()[:4])
 
 
 def _key(params: Params) -> tuple[tuple[str, str], ...]:
