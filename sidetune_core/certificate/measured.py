@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sidetune_core.config.selection import read_selection
 from sidetune_core.errors import RunError
 from sidetune_core.scenarios import DEFAULT, task_aware
 from sidetune_core.storage.evaluations import FILE, read_evaluations
@@ -16,7 +17,7 @@ Columns = Mapping[str, list[float | None]]
 
 
 def read_columns(folder: RunFolder, trained: Sequence[str]) -> Columns:
-    """R so far on the test split, without its first row (-1), for the tasks trained so far. Where task ids
+    """R so far on its split, without its first row (-1), for the tasks trained so far. Where task ids
     are unknown at test time, the metrics are those of predictions with the task id.
 
     Raises:
@@ -28,7 +29,9 @@ def read_columns(folder: RunFolder, trained: Sequence[str]) -> Columns:
         if about.get("resolved", {}).get("scenario", DEFAULT) != DEFAULT:
             metrics = {id: metric and task_aware(metric) for id, metric in metrics.items()}
         rows = read_evaluations(folder).rows(
-            trained, "test", lambda line: _number(_metric(line["figures"], metrics.get(line["task"])))
+            trained,
+            read_selection(about).measure,
+            lambda line: _number(_metric(line["figures"], metrics.get(line["task"]))),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder.path / FILE} or run.json is damaged: {error!r}") from error

@@ -37,6 +37,7 @@ from sidetune_core.config.resolve import (
     usable,
 )
 from sidetune_core.config.scenario_check import check_scenario
+from sidetune_core.config.selection import Selection
 from sidetune_core.config.spec import (
     MOVED_OPTIONS,
     TABLES,
@@ -87,6 +88,12 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
         "number of processes that train tasks side by side, or ray for those of a Ray cluster; the learner's "
         "tasks have to be independent; default 1",
     ),
+    "measure": (
+        Literal["test", "val"],
+        "test",
+        "split on which R is measured; with val, to select options, no other split is evaluated",
+    ),
+    "first_tasks": (int | None, None, "number of tasks of the env to train, from the first on; None for all"),
     "keep": (
         Literal["all", "last"],
         "all",
@@ -167,6 +174,8 @@ class Arguments:
     trust_local_code: Trust = False
     keep: Literal["all", "last"] = "all"
     """What earlier checkpoints keep (see `training.run.run`)."""
+    selection: Selection = Selection()
+    """What is measured (see `training.run.run`)."""
 
 
 @attrs.frozen
@@ -245,6 +254,9 @@ def parse(argv: Sequence[str], file: str = "", start: RunSpec | None = None) -> 
     changed = _set_options(arguments, spellings, parsed)
     if parsed.tasks and request.extend is None:
         raise OptionError(f"--tasks goes with --extend. See {PROGRAM} --help")
+    selection = Selection(parsed.measure, parsed.first_tasks)
+    if request.extend is not None and str(selection):
+        raise OptionError("--measure and --first-tasks are for a new run, not for --extend; leave them out")
     if request.extend is not None:
         _check_fixed(spec, changed)
     for slot in loaded:
@@ -264,6 +276,7 @@ def parse(argv: Sequence[str], file: str = "", start: RunSpec | None = None) -> 
         allow_changed=request.allow_changed,
         trust_local_code=trust,
         keep=parsed.keep,
+        selection=selection,
     )
 
 

@@ -47,6 +47,8 @@ KEYS = frozenset(
             "git",
             "save_every",
             "keep",
+            "measure",
+            "first_tasks",
             "workers",
             "segments",
         ),

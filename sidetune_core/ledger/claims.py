@@ -8,6 +8,7 @@ A folder with one ``NAME.toml`` for each claim, written by a person:
     seeds = [0, 1, 2]
     tolerance = 0.01                       # of the mean over seeds, for a repetition on another machine;
                                            # losses of several tasks: of their mean relative difference
+    search = "icifar-ewc"                  # searches/icifar-ewc.json, from which the options were selected
     former_commands = ["…"]                # earlier spellings of the command: their record stays valid
     metrics = ["exact"]                    # more metrics of the tasks to show in the table
     summary = "fine-tuning"                # the column in which the summary of all tables has this claim
@@ -41,6 +42,7 @@ from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import LedgerError, OptionError, suggest
 from sidetune_core.io import strict_json
 from sidetune_core.io.files import read_text
+from sidetune_core.ledger.searches import SearchRecord, check_chosen, read_search_record, search_lines
 from sidetune_core.results.compare_methods import compare_methods
 from sidetune_core.results.grouping import MethodRuns, in_present_names
 from sidetune_core.results.metrics import Results, average_accuracy, one_unit
@@ -49,6 +51,8 @@ from sidetune_core.results.tables import Layout, typeset
 from sidetune_core.storage.atomic import write_text
 
 LEDGER = Path("ledger")
+PROTOCOL = "protocol.toml"
+"""File of the searches by which options are selected; it is no claim."""
 
 
 @attrs.frozen
@@ -79,6 +83,8 @@ class Claim:
     """The column of the summary of all tables (`ledger.summary`) that has this claim; empty: none."""
     former_commands: list[str] = attrs.field(factory=list)
     """Earlier spellings of `command`: a record made with one of them is still this claim's record."""
+    search: str = ""
+    """The name of the search that selected its options (see `searches`); empty if they were not searched."""
 
 
 @attrs.frozen
@@ -88,6 +94,8 @@ class Entry:
     name: str
     claim: Claim
     runs: tuple[RunSummary, ...]
+    search: SearchRecord | None = None
+    """That selected its options; None if they were not searched."""
 
     @property
     def recorded(self) -> float | None:
@@ -109,7 +117,7 @@ def names(folder: Path) -> list[str]:
     Raises:
         LedgerError: there are none.
     """
-    claims = sorted(path.stem for path in folder.glob("*.toml"))
+    claims = sorted(path.stem for path in folder.glob("*.toml") if path.name != PROTOCOL)
     if not claims:
         raise LedgerError(
             f"{folder} has no claims (*.toml). Run in the project's repository, or pass --ledger FOLDER"
@@ -132,8 +140,11 @@ def read_entry(folder: Path, name: str) -> Entry:
         claim = structure(Claim, values, str(path))
     except (OSError, ValueError, RecursionError, OptionError) as error:
         raise LedgerError(f"cannot read the claim {path}: {error}") from error
+    search = read_search_record(folder, claim.search) if claim.search else None
+    if search is not None:
+        check_chosen(claim.command, search, path)
     record = _record_path(folder, name)
-    return Entry(name, claim, _read_record(record, claim) if record.is_file() else ())
+    return Entry(name, claim, _read_record(record, claim) if record.is_file() else (), search)
 
 
 def mean_accuracy(runs: Sequence[RunSummary]) -> float:
@@ -254,6 +265,7 @@ def write_up(entries: Sequence[Entry], layout: Layout) -> str:
             comparison.append([entry.claim.method, *values, same, published.source])
     if len(comparison) > 1:
         sections.append(typeset(comparison, layout, left={0, 4}))
+    sections += search_lines([(entry.claim.method, entry.search) for entry in recorded])
     sections += _notes([entry.claim for entry in entries])
     missing = [entry.claim.method for entry in entries if not entry.runs]
     if missing:

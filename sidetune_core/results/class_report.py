@@ -51,19 +51,20 @@ class TaskClasses:
         return balanced_accuracy(self.classes)
 
 
-def class_lines(folder: RunFolder, results: Results) -> tuple[str, ...]:
+def class_lines(folder: RunFolder, results: Results, split: str = SPLIT) -> tuple[str, ...]:
     """A headline, and lines for the tasks in which classes are recognised badly; empty if there is none.
 
     Args:
         folder: of the run.
         results: of the run, which say what tasks have been trained.
+        split: of R.
 
     Raises:
         OSError, ValueError: a document is damaged.
     """
     last = results.rows[-1] if results.rows else [None] * len(results.tasks)
     tasks = [task for task, cell in zip(results.tasks, last, strict=True) if cell is not None]
-    measured = [found for task in tasks if (found := _read(folder, task)) is not None]
+    measured = [found for task in tasks if (found := _read(folder, task, split)) is not None]
     faulty = [one for one in measured if one.balanced_accuracy < 1]
     if not faulty:
         return ()
@@ -71,7 +72,7 @@ def class_lines(folder: RunFolder, results: Results) -> tuple[str, ...]:
     shown = [one for one in faulty if one in worst]  # in the order of the stream
     count = f"the {len(shown)} tasks of {len(measured)} with the lowest balanced accuracy"
     which = count if len(shown) < len(faulty) else "all tasks with errors"
-    lines = [f"classes, {which} ({DOCUMENTS}/TASK-{SPLIT}/ has them all):"]
+    lines = [f"classes, {which} ({DOCUMENTS}/TASK-{split}/ has them all):"]
     for one in shown:
         lines += _task_lines(one)
     return tuple(one_line(line) for line in lines)
@@ -103,9 +104,9 @@ def _fitting(line: str, items: Sequence[str]) -> str:
     return line
 
 
-def _read(folder: RunFolder, task: str) -> TaskClasses | None:
+def _read(folder: RunFolder, task: str, split: str) -> TaskClasses | None:
     """None for a task without classes, such as one of a run of an earlier version."""
-    place = folder.path / DOCUMENTS / f"{task}-{SPLIT}"
+    place = folder.path / DOCUMENTS / f"{task}-{split}"
     documents = {name: _text(place / name) for name in (CLASSES, CONFUSION) if (place / name).is_file()}
     try:
         classes, confusions = read_classes(documents), read_confusions(documents)

@@ -25,6 +25,9 @@ EXTENDED = "env.extended"
 OTHER_DATA = "env.data"
 """The trait of runs of one env that had different data: the number of their group."""
 
+SELECTION = "env.selection"
+"""The trait of runs that measure R on split 'val', or train the first tasks of an env only."""
+
 Traits = Mapping[str, Any]
 """E.g. ``{"learner": "ewc", "learner.coef": 1.0, "train.lr": 0.001}``."""
 
@@ -118,6 +121,7 @@ def same_stream(summaries: Iterable[RunSummary]) -> bool:
             run.spec.scenario,
             run.spec.env,
             run.extensions,
+            run.selection,
             run.results.tasks,
             run.results.metric,
             run.results.higher_is_better,
@@ -222,7 +226,8 @@ def _traits_of(run: RunSummary) -> Traits:
     """The traits of a run's spec, its network if Python gave that, and the tasks that were added to it."""
     network = {"base.network": run.network} if run.network else {}
     added = {EXTENDED: "; ".join(run.extensions)} if run.extensions else {}
-    return {**_traits(run.spec), **network, **added}
+    selected = {SELECTION: str(run.selection)} if str(run.selection) else {}
+    return {**_traits(run.spec), **network, **added, **selected}
 
 
 def _names(methods: Sequence[Traits]) -> list[str]:

@@ -14,6 +14,7 @@ from os.path import commonprefix
 import attrs
 
 from sidetune_core.config.plugin_record import PluginRecord
+from sidetune_core.config.selection import Selection
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.io.printable import one_line as escaped_line
 from sidetune_core.results.anytime import ANYTIME, Curves
@@ -133,6 +134,8 @@ class RunSummary:
     lines."""
     left_out: tuple[str, ...] = ()
     """Damaged files, in lines; what they have is missing here."""
+    selection: Selection = Selection()
+    """The tasks of the env that were trained, and the split of R."""
 
     @property
     def diverged(self) -> bool:
@@ -237,6 +240,7 @@ def run_report(summary: RunSummary) -> str:
     sections = [
         f"# {markdown_text(summary.name)}",
         markdown_text(with_scenario(summary.spec_line, summary.spec.scenario)),
+        *([f"{summary.selection}, to select options."] if str(summary.selection) else []),
         f"Status: {DIVERGED if summary.diverged else markdown_text(summary.status)}, {trained}. "
         f"Folder: {markdown_code(summary.folder)}",
         "## Results",

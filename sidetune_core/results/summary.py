@@ -14,6 +14,7 @@ from sidetune_core.certificate.record import certificate_lines, read_certificate
 from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.history import network_line
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
+from sidetune_core.config.selection import read_selection
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.io.printable import counted
@@ -73,6 +74,8 @@ def summarise(folder: RunFolder) -> RunSummary:
         status = optional("status", lambda: folder.status, UNKNOWN)
         if trained := _trained(folder, status, len(about["tasks"])):
             _check_rows(folder, about, evaluations, trained)
+        selection = read_selection(about)
+        measure = selection.measure
         results, gaps = _results(about, evaluations), _gaps(about, evaluations)
         spec = _resolved(about["resolved"])
         known = None if spec.scenario == DEFAULT else _results(about, evaluations, with_task_id=True)
@@ -89,7 +92,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             processor_seconds=processor,
             peak_memory=memory,
             gaps=tuple(map(str, gaps)),
-            other_metrics=_final_metrics(evaluations),
+            other_metrics=_final_metrics(evaluations, measure),
             certificate=optional("certificate.json", lambda: _certified(folder, about, known or results), ()),
             cache_bytes_per_example=_estimate(about, "cache_bytes_per_example"),
             step_of_fine_tuning=_estimate(about, "step_of_fine_tuning"),
@@ -98,8 +101,8 @@ def summarise(folder: RunFolder) -> RunSummary:
             extensions=tuple(extension_lines(about)),
             network=network_line(about),
             carried=optional("eval.jsonl", lambda: _carried(evaluations, results), ()),
-            unchanged=_unchanged(evaluations, results),
-            classes=optional(DOCUMENTS, lambda: class_lines(folder, results), ()),
+            unchanged=_unchanged(evaluations, results, measure),
+            classes=optional(DOCUMENTS, lambda: class_lines(folder, results, measure), ()),
             with_task_id=known,
             task_confusions=optional(DOCUMENTS, lambda: confusion_lines(folder, results), ()),
             data=optional(DATA, lambda: read_run_data(about, read_data(folder)), ()),
@@ -108,6 +111,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             curves=optional(WITHIN, lambda: _curves(folder, about), None),
             training=optional(WITHIN, lambda: training_lines(read_within(folder)), ()),
             left_out=tuple(left_out),
+            selection=selection,
         )
     except (KeyError, TypeError, ValueError, OverflowError, OptionError) as error:
         raise RunError(f"the run {folder.path} is damaged: {error!r}") from error
@@ -150,13 +154,13 @@ def _carried(evaluations: Evaluations, results: Results) -> tuple[str, ...]:
     )
 
 
-def _unchanged(evaluations: Evaluations, results: Results) -> str:
+def _unchanged(evaluations: Evaluations, results: Results, measure: str) -> str:
     """How many values of R are those of the row before, in a sentence; empty if none is."""
     positions = {task: index for index, task in enumerate(results.tasks)}
     measured = {
         (line["after"], line["task"])
         for line in evaluations.lines
-        if line["split"] == "test" and positions[line["task"]] < line["after"]
+        if line["split"] == measure and positions[line["task"]] < line["after"]
     }
     earlier = sum(range(len(results.rows)))
     rows = [row for row in evaluations.unchanged if 0 < row < len(results.rows)]
@@ -202,8 +206,8 @@ def _stored(folder: RunFolder) -> dict[str, int]:
     return {name: int(size) for name, size in lines[-1].items() if name != "task"} if lines else {}
 
 
-def read_results(folder: RunFolder, split: str = "test") -> Results:
-    """R so far, on a split.
+def read_results(folder: RunFolder, split: str | None = None) -> Results:
+    """R so far, on a split; None for that of the run.
 
     Raises:
         RunError: the folder has no ``run.json``, or it is damaged.
@@ -213,9 +217,13 @@ def read_results(folder: RunFolder, split: str = "test") -> Results:
 
 
 def _results(
-    about: Mapping[str, Any], evaluations: Evaluations, split: str = "test", with_task_id: bool = False
+    about: Mapping[str, Any],
+    evaluations: Evaluations,
+    split: str | None = None,
+    with_task_id: bool = False,
 ) -> Results:
     """R; of predictions `with_task_id`, where a run has both."""
+    split = split or read_selection(about).measure
     tasks = [str(task["id"]) for task in about["tasks"]]
     metrics = {task["id"]: task.get("metric", about["metric"]) for task in about["tasks"]}
     if with_task_id:
@@ -259,7 +267,7 @@ def check_rows(folder: RunFolder, trained: int) -> None:
 def _check_rows(folder: RunFolder, about: Mapping[str, Any], evaluations: Evaluations, trained: int) -> None:
     try:
         tasks = [str(task["id"]) for task in about["tasks"]]
-        rows = evaluations.rows(tasks, "test", lambda line: True)
+        rows = evaluations.rows(tasks, read_selection(about).measure, lambda line: True)
         known = folder.boundaries | {int(row) + 1 for row in rows} | {trained}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunError(f"the run {folder.path} is damaged: {error!r}") from error
@@ -348,11 +356,11 @@ def _changed_tensors(line: Mapping[str, Any]) -> ChangedTensors:
     return ChangedTensors(str(line["task"]), dict(counts), number)
 
 
-def _final_metrics(evaluations: Evaluations) -> dict[str, float]:
+def _final_metrics(evaluations: Evaluations, measure: str) -> dict[str, float]:
     """The metrics that every task has at the end of the run, averaged over tasks; without those with gaps."""
     final: dict[str, Mapping[str, Any]] = {}
     for line in evaluations.lines:
-        if line["split"] == "test" and line["after"] >= 0:
+        if line["split"] == measure and line["after"] >= 0:
             final[str(line["task"])] = line["figures"]
     first = next(iter(final.values()), {})
     names = [name for name in first if all(name in metrics for metrics in final.values())]

@@ -8,15 +8,23 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from sidetune_core.system.processors import PROCESSES, available
 from sidetune_core.system.ray_cluster import connect
 
+POLL_SECONDS = 0.5
+"""How often `should_stop` is asked."""
+
 CORES_PER_RUN = 4
 """Without a GPU. More concurrent runs would be faster, but each needs a gigabyte or more."""
+
+
+def never() -> bool:
+    """The `should_stop` of runs that come to their end."""
+    return False
 
 
 class Executor(Protocol):
@@ -27,8 +35,13 @@ class Executor(Protocol):
     threads: int
     """Largest number of threads of each run."""
 
-    def execute(self, argv: Sequence[str], output: Path) -> int:
+    def execute(self, argv: Sequence[str], output: Path, should_stop: Callable[[], bool] = never) -> int:
         """Run ``sidetune-run`` with these arguments to its end, and append its output to a file.
+
+        Args:
+            argv: the arguments.
+            output: the file.
+            should_stop: asked now and then; the run saves a checkpoint and exits once it is true.
 
         Returns:
             The exit status; the negative number of the signal if one killed it.
@@ -62,7 +75,7 @@ class LocalProcesses:
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopped = 0
 
-    def execute(self, argv: Sequence[str], output: Path) -> int:
+    def execute(self, argv: Sequence[str], output: Path, should_stop: Callable[[], bool] = never) -> int:
         """See `Executor`."""
         slot = self._slots.get()
         try:
@@ -78,7 +91,7 @@ class LocalProcesses:
                     process_group=0,  # Ctrl-C reaches the sweep only, which forwards it
                 )
                 self._processes.add(process)
-            status = process.wait()
+            status = _wait(process, should_stop)
             with self._lock:
                 self._processes.remove(process)
             return status
@@ -123,7 +136,7 @@ class RayTasks:
         self._running: set[Any] = set()
         self._stopped = 0
 
-    def execute(self, argv: Sequence[str], output: Path) -> int:
+    def execute(self, argv: Sequence[str], output: Path, should_stop: Callable[[], bool] = never) -> int:
         """See `Executor`. A lost worker or node counts as killed."""
         with self._lock:
             if self._stopped:
@@ -131,9 +144,14 @@ class RayTasks:
             task = self._task.remote(list(argv), str(output), os.getcwd())
             self._running.add(task)
         try:
+            if should_stop is not never:
+                while not self._ray.wait([task], timeout=POLL_SECONDS)[0]:
+                    if should_stop():
+                        self._ray.cancel(task)
+                        break
             return int(self._ray.get(task))
         except self._ray.exceptions.TaskCancelledError:  # before it started
-            return 128 + self._stopped
+            return 128 + (self._stopped or signal.SIGTERM)
         except (
             self._ray.exceptions.WorkerCrashedError,
             self._ray.exceptions.NodeDiedError,
@@ -179,6 +197,18 @@ def command(argv: Sequence[str]) -> list[str]:
         f"import sys; from sidetune_core.cli.sweep_worker import main; sys.exit(main({os.getpid()}))",
         *argv,
     ]
+
+
+def _wait(process: subprocess.Popen[bytes], should_stop: Callable[[], bool]) -> int:
+    """Wait for a run to exit, once it was asked to where it should stop."""
+    asked = should_stop is never
+    while not asked:
+        try:
+            return process.wait(timeout=POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            if asked := should_stop():
+                process.terminate()
+    return process.wait()
 
 
 def _on_node(argv: Sequence[str], output: str, folder: str) -> int:

@@ -119,7 +119,7 @@ def read(words: Sequence[str], trust_local_code: bool = False) -> Grid:
     axes: dict[str, Sequence[Any]] = {}
     for argument in split_arguments(words):
         name, values = argument.name, argument.values
-        if name != "spec" and not _is_axis(name):
+        if name != "spec" and not is_axis(name):
             known = [f"--{axis}" for axis in (*DEFAULTS, "seed", "spec")]
             hint = suggest(argument.typed, known)
             raise OptionError(
@@ -127,7 +127,7 @@ def read(words: Sequence[str], trust_local_code: bool = False) -> Grid:
             )
         if name in axes:
             raise OptionError(f"--{name} is given twice; give its values in one list: --{name} A,B")
-        axes[name] = [values] if len(values) != 1 else [(value,) for value in _values(name, values[0])]
+        axes[name] = [values] if len(values) != 1 else [(value,) for value in list_values(name, values[0])]
     spec = axes.pop("spec", None)
     if spec is None:
         return Grid(axes, RunSpec(trust_local_code=trust_local_code), ())
@@ -138,7 +138,7 @@ def read(words: Sequence[str], trust_local_code: bool = False) -> Grid:
 
 
 @attrs.frozen
-class _Applicable:
+class Applicable:
     """The part of a point that its run uses."""
 
     point: Point
@@ -157,14 +157,14 @@ def plan(grid: Grid) -> Plan:
     if count > MAX_RUNS:
         raise OptionError(f"the grid has {count:.3g} points; a sweep has at most {MAX_RUNS:,}")
     points = list(grid.points())
-    applicable: dict[str, _Applicable] = {}  # by everything but the seed, since resolving takes time
+    applicable: dict[str, Applicable] = {}  # by everything but the seed, since resolving takes time
     for point in points:
         key = _without_seed(point)
         if key not in applicable:
-            applicable[key] = _split_applicable(grid, point)
+            applicable[key] = split_applicable(grid, point)
     _check_uses(grid, points, [applicable[_without_seed(point)].left_out for point in points])
     settled = make_settled()
-    resolved = {key: settled(_resolve(grid, split.point)) for key, split in applicable.items()}
+    resolved = {key: settled(resolve_point(grid, split.point)) for key, split in applicable.items()}
     varied = _varied_names(grid, points)
     users: dict[str, dict[str, None]] = {}
     runs: dict[str, PlannedRun] = {}
@@ -221,7 +221,7 @@ def run_name(values: Point) -> str:
     )
 
 
-def _values(name: str, text: str) -> list[str]:
+def list_values(name: str, text: str) -> list[str]:
     """The entries of ``a,b`` and ``0..4``."""
     try:
         (items,) = csv.reader([text], strict=True, skipinitialspace=True)
@@ -258,14 +258,15 @@ def _axes(table: Mapping[str, Any], path: Path, prefix: str = "") -> dict[str, S
             axes |= _axes(value, path, f"{name}.")
         elif not isinstance(value, list) or not value:
             raise OptionError(f"{path}: '{name}' of [grid] is a list of values, not {value!r}")
-        elif not _is_axis(name):
+        elif not is_axis(name):
             raise OptionError(f"{path}: [grid] knows no '{name}'.{suggest(name, [*DEFAULTS, 'seed'])}")
         else:
             axes[name] = value
     return axes
 
 
-def _is_axis(name: str) -> bool:
+def is_axis(name: str) -> bool:
+    """Whether a name is that of a component, of an option of one or of a table, or the seed."""
     slot, dot, _ = name.partition(".")
     return name in (*DEFAULTS, "seed") or (bool(dot) and slot in (*DEFAULTS, *TABLES))
 
@@ -283,7 +284,7 @@ def _check_uses(grid: Grid, points: Sequence[Point], left_out: Sequence[Mapping[
     for name in dict.fromkeys(itertools.chain(*points)):
         uses = [name in unused for point, unused in zip(points, left_out, strict=True) if name in point]
         if all(uses):
-            _resolve(grid, next(point for point in points if name in point))
+            resolve_point(grid, next(point for point in points if name in point))
 
 
 def _without_seed(point: Point) -> str:
@@ -300,10 +301,10 @@ def _seed(grid: Grid, point: Point) -> int:
     return value
 
 
-def _split_applicable(grid: Grid, point: Point) -> _Applicable:
+def split_applicable(grid: Grid, point: Point) -> Applicable:
     """Split a grid point into applicable options and ignored ones."""
     names = {name: value for name, value in point.items() if name == "learner"}
-    spec = argv.with_names(grid.base, _component_names(grid, names), grid.file)
+    spec = argv.with_names(grid.base, component_names(grid, names), grid.file)
     used = usable(spec)
     learner = _owner(spec, "learner")
     left_out: dict[str, str] = {}
@@ -312,7 +313,7 @@ def _split_applicable(grid: Grid, point: Point) -> _Applicable:
         if slot in _OPTIONAL and slot not in used:
             left_out[name] = learner
     kept = {name: value for name, value in point.items() if name not in left_out}
-    spec = argv.with_names(grid.base, _component_names(grid, kept), grid.file)
+    spec = argv.with_names(grid.base, component_names(grid, kept), grid.file)
     configs = {slot: cls.Config for slot, (_, cls) in load_components(spec).items()}
     spellings = make_spellings({**configs, **TABLES})
     for name in list(kept):
@@ -320,7 +321,7 @@ def _split_applicable(grid: Grid, point: Point) -> _Applicable:
         if dot and name not in spellings:
             left_out[name] = _owner(spec, slot) if slot in configs else learner
             del kept[name]
-    return _Applicable(kept, left_out)
+    return Applicable(kept, left_out)
 
 
 def _owner(spec: RunSpec, slot: str) -> str:
@@ -328,7 +329,7 @@ def _owner(spec: RunSpec, slot: str) -> str:
     return f"{slot} '{chosen.name if chosen else default_name(slot)}'"
 
 
-def _component_names(grid: Grid, point: Point) -> dict[str, str]:
+def component_names(grid: Grid, point: Point) -> dict[str, str]:
     """The names of components in a point, by slot."""
     names = {slot: value for slot, value in point.items() if slot in DEFAULTS}
     for slot, value in names.items():
@@ -339,14 +340,14 @@ def _component_names(grid: Grid, point: Point) -> dict[str, str]:
     return names
 
 
-def _resolve(grid: Grid, point: Point) -> ResolvedRun:
+def resolve_point(grid: Grid, point: Point) -> ResolvedRun:
     """The run at a point, apart from its seed."""
     if grid.argv is not None:
         words = [word for name, value in point.items() if name != "seed" for word in (f"--{name}", *value)]
         resolved = argv.parse([*grid.argv, *words]).resolved
         assert resolved is not None  # --resume is no axis
         return resolved
-    spec = argv.with_names(grid.base, _component_names(grid, point), grid.file)
+    spec = argv.with_names(grid.base, component_names(grid, point), grid.file)
     tables: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
     for name, value in point.items():
         slot, _, option = name.replace("-", "_").partition(".")

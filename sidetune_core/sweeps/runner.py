@@ -35,18 +35,14 @@ from sidetune_core.results.summary import summarise
 from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
 from sidetune_core.storage.lock import is_held, locked
 from sidetune_core.storage.run_folder import RunFolder, has_diverged
+from sidetune_core.sweeps.attempts import RETRIES, Attempts
 from sidetune_core.sweeps.executors import Executor, LocalProcesses, RayTasks
 from sidetune_core.sweeps.grid import PlannedRun, make_settled, planned
 from sidetune_core.system.progress import Progress
-from sidetune_core.system.signals import SIGNALS, handle_signals
+from sidetune_core.system.signals import handle_signals
 
 ExecutorName = Literal["local", "ray"]
-RETRIES = 2
-
 State = Literal["new", "unfinished", "done", "diverged"]
-_INTERRUPTED = {
-    128 + number for number in SIGNALS
-}  # exit statuses of a run that saved a checkpoint after a signal
 
 
 @attrs.frozen
@@ -207,11 +203,12 @@ class _Sweep:
         info: Callable[[str], None],
         trust_local_code: bool,
     ) -> None:
-        self.runs, self.out, self.executor, self.retries, self.info = runs, out, executor, retries, info
+        self.runs, self.out, self.executor, self.info = runs, out, executor, info
         # the names in the specs are those of the plan: the user typed them, or trusted the file they were in
         self.options = ["--trust-local-code" if trust_local_code else "--trust-spec"]
         self.options += ["--save-every", save_every] if save_every is not None else []
         self.stopping = threading.Event()
+        self.attempts = Attempts(executor, retries, info, self.stopping.is_set)
         self.outcomes: dict[str, SweptRun] = {}
         self.lock = threading.Lock()
 
@@ -255,25 +252,10 @@ class _Sweep:
     def _carry_out(self, run: PlannedRun) -> SweptRun:
         """Execute a run, in a thread."""
         folder, output = RunFolder(self.out / "runs" / run.name), self.out / "output" / f"{run.name}.txt"
-        for attempt in range(self.retries + 1):
-            if self.stopping.is_set():
-                return self._swept(run, "stopped")
-            try:
-                argv = self._argv(run, folder)
-                self.info(f"{'resume' if argv[0] == '--resume' else 'start':<8} {run.name}")
-                status = self.executor.execute(argv, output)
-            except (OSError, RunError) as error:
-                return self._swept(run, "failed", f"{error}")
-            if status == 0 or has_diverged(folder.status):
-                return self._ended(run)
-            if self.stopping.is_set():
-                return self._swept(run, "stopped")
-            if status > 0 and status not in _INTERRUPTED:
-                return self._swept(run, "failed", _last_line(output))
-            how = f"killed by {signal.Signals(-status if status < 0 else status - 128).name}"
-            if attempt < self.retries:
-                self.info(f"{'killed':<8} {run.name}: {how}; retry {attempt + 1} of {self.retries}")
-        return self._swept(run, "failed", f"{how}, {self.retries + 1} times; see {output}")
+        ended = self.attempts.execute(run.name, folder, output, lambda: self._argv(run, folder))
+        if ended.status == "done":
+            return self._ended(run)
+        return self._swept(run, ended.status, ended.reason)
 
     def _argv(self, run: PlannedRun, folder: RunFolder) -> list[str]:
         """The arguments of ``sidetune-run``.
@@ -283,7 +265,7 @@ class _Sweep:
         """
         if _state(run, folder) == "new":
             if folder.path.is_dir():
-                _clear(folder.path)
+                clear(folder.path)
             spec = self.out / "specs" / f"{run.name}.json"
             return ["--spec", str(spec), "--out", str(folder.path), *self.options]
         return ["--resume", str(folder.path), *self.options]
@@ -352,7 +334,7 @@ def _state(run: PlannedRun, folder: RunFolder) -> State:
     return "done" if folder.finished and reported else "unfinished"
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Empty the folder, which may be a link, of a process that was killed before it wrote ``run.json``.
 
     Raises:
@@ -384,9 +366,3 @@ def _respelled(recorded: Any, requested: Mapping[str, Any], path: Path) -> Any:
     except SidetuneError:
         return None
     return json.loads(json.dumps(spec.to_json()))
-
-
-def _last_line(path: Path) -> str:
-    """The last line of a run's output."""
-    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("error: ") if lines else f"see {path}"

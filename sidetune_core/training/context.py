@@ -6,6 +6,7 @@ import attrs
 import torch
 
 from sidetune_core.config.interval import Interval
+from sidetune_core.config.selection import Selection
 from sidetune_core.config.spec import TrainOptions
 from sidetune_core.distributed.process_group import ProcessGroup
 from sidetune_core.feature_cache.cache import FeatureCache
@@ -32,6 +33,8 @@ class Context:
     """How often the state within a task is saved."""
     threads: Threads = attrs.field(factory=lambda: Threads(torch.get_num_threads()))
     """The number of threads, which may be adapted between steps."""
+    selection: Selection = Selection()
+    """The splits that are evaluated, and that of R."""
 
     def with_autocast(self, step: TrainingStep) -> TrainingStep:
         """The facts of a step, with the precision of this run."""

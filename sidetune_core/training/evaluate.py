@@ -125,11 +125,11 @@ def evaluate_splits(
             `evaluate_without_task_id`).
         context: of the run.
     """
-    known = _unless_stopped(predict, context.stop)
+    known, splits = _unless_stopped(predict, context.stop), context.selection.splits(task.splits)
     if learner.scenario == DEFAULT:
-        return {split: evaluate_split(task, known, split) for split in task.splits}
+        return {split: evaluate_split(task, known, split) for split in splits}
     unknown = _unless_stopped(make_predict(learner, task, context.machine, known=False), context.stop)
-    return {split: evaluate_without_task_id(task, known, unknown, learner, split) for split in task.splits}
+    return {split: evaluate_without_task_id(task, known, unknown, learner, split) for split in splits}
 
 
 def _unless_stopped(predict: Predict, stop: StopRequest) -> Predict:

@@ -25,6 +25,7 @@ from sidetune_core.config.identity import Identity, as_plain
 from sidetune_core.config.interval import interval
 from sidetune_core.config.plugin_record import make_record
 from sidetune_core.config.resolve import ResolvedRun, resolve
+from sidetune_core.config.selection import read_selection
 from sidetune_core.config.spec import Choice, Trust, choice, recorded_spec
 from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
 from sidetune_core.errors import FitError, OptionError, RunError, WriteError, suggest
@@ -268,9 +269,15 @@ def _begin(folder: RunFolder, added: _Added, job: Job, continuation: Continuatio
 
 def _open_finished(path: Path, in_place: bool) -> RunFolder:
     if in_place:
-        return open_resumable(path)[0]
-    folder = run_folder.open_run(path)
-    folder.read_json("run.json")
+        folder, about = open_resumable(path)
+    else:
+        folder = run_folder.open_run(path)
+        about = folder.read_json("run.json")
+    if chosen := str(read_selection(about, str(path / "run.json"))):
+        raise RunError(
+            f"{path} is a run to select options ({chosen}), which takes no further tasks; extend a run "
+            "without --measure and --first-tasks"
+        )
     return folder
 
 

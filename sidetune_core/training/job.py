@@ -19,10 +19,12 @@ from sidetune_core.assembly.fit import Fit, fit_components
 from sidetune_core.assembly.objects import describe_objects
 from sidetune_core.assembly.restore import run_precisions
 from sidetune_core.assembly.scenario_evaluation import check_classes
+from sidetune_core.assembly.selected import selected_tasks
 from sidetune_core.assembly.task_cost import TaskCost
 from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
 from sidetune_core.config.resolve import ResolvedRun
+from sidetune_core.config.selection import Selection
 from sidetune_core.distributed.process_group import ProcessGroup
 from sidetune_core.feature_cache.cache import GIB, FeatureCache
 from sidetune_core.interfaces.capabilities import HasVersions
@@ -80,6 +82,8 @@ class Job:
     """Of the envs whose data were read; empty in all but the main process."""
     notes: list[str] = attrs.field(factory=list)
     """What to report about plugins and conditions, on screen and in ``log.txt``."""
+    selection: Selection = Selection()
+    """The tasks of the env that are trained, and the split of R."""
 
     @property
     def where(self) -> str:
@@ -93,9 +97,19 @@ def open_stream(resolved: ResolvedRun) -> TaskStream:
         return build_stream(resolved)
 
 
-def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, quiet: bool) -> Job:
+def assemble(
+    resolved: ResolvedRun,
+    stream: TaskStream,
+    group: ProcessGroup,
+    quiet: bool,
+    selection: Selection = Selection(),  # noqa: B008 - it is immutable
+) -> Job:
     """Build the learner and read the data; the first process of each computer goes first, since it may
     download.
+
+    Raises:
+        OptionError: the env has fewer tasks than are to be trained, or one has no such split as is to be
+            measured.
     """
     progress = Progress(quiet=quiet or not group.is_main)
     stream.info = progress.info
@@ -106,6 +120,7 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
         resolved = fit.resolved
         learner, tasks = build_learner(resolved, stream, fit=fit), stream.tasks()
         check_classes(tasks, resolved.scenario)
+    tasks = selected_tasks(tasks, selection, resolved)
     preferred = run_precisions(resolved) or fit.precisions
     machine = device.choose(resolved.device, group.local, preferred)
     if (note := device.narrow_note(machine, resolved.device, fit.precisions.narrow)) and group.is_main:
@@ -126,6 +141,7 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
         task_cost=fit.task_cost(machine, tasks[0]) if tasks else None,
         side_taps=fit.side_taps,
         data=[record_data(stream, tasks, {}, 0, resolved.components["env"].owner)] if group.is_main else [],
+        selection=selection,
     )
 
 
@@ -209,6 +225,7 @@ def describe(job: Job, git: Mapping[str, Any] | None) -> dict[str, Any]:
         "threads": identity.threads,
         "versions": identity.versions,
         "git": git,
+        **job.selection.to_json(),
     }
 
 

@@ -73,6 +73,7 @@ class Memo:
         identity: of the run.
         first: the number of tasks before the extension that is under way; 0 for a run that is not extended.
         read: reads the data of these tasks.
+        split: of R.
     """
 
     def __init__(
@@ -81,8 +82,9 @@ class Memo:
         identity: Identity | None = None,
         first: int = 0,
         read: ReadData | None = None,
+        split: str = "test",
     ) -> None:
-        self.first = first
+        self.first, self._split = first, split
         self._folder, self._identity, self._read = folder, identity, read
         self._values: dict[str, Values] = {}
         self._repeated: set[str] = set()
@@ -199,7 +201,7 @@ class Memo:
         for id, by_split in measured.items():
             values = {split: evaluation.metrics for split, evaluation in by_split.items()}
             if (before := self._values.get(id)) is not None:
-                same = bits(values).get("test") == bits(before).get("test")
+                same = bits(values).get(self._split) == bits(before).get(self._split)
                 (self._repeated if same else self._varying).add(id)
                 (self._varying if same else self._repeated).discard(id)
             self._values[id] = values
@@ -207,8 +209,8 @@ class Memo:
         self._rows += 1
 
     def cell(self, task: Task) -> float | None:
-        """The value of a task on the test split in the last row; None for a gap."""
-        return self._values.get(task.id, {}).get("test", {}).get(task.metric)
+        """The value of a task on the split of R in the last row; None for a gap."""
+        return self._values.get(task.id, {}).get(self._split, {}).get(task.metric)
 
     def _reasons(
         self,

@@ -28,6 +28,7 @@ from sidetune_core.certificate.record import new_warnings
 from sidetune_core.certificate.repair import load, missing
 from sidetune_core.config.identity import Identity
 from sidetune_core.config.plugin_record import add_segment, segment_of, since
+from sidetune_core.config.selection import read_selection
 from sidetune_core.errors import RunError, WeightsError, WriteError
 from sidetune_core.interfaces.capabilities import HasVisualisations, task_states
 from sidetune_core.interfaces.tasks import Task
@@ -382,7 +383,9 @@ class RunRecorder(Recorder):
         learner = tracked.learner
         if context.cache is not None:
             context.cache.save()
-        for task in seen:
+        # visualisations show examples of the test split, which a run that selects options does not touch
+        drawn_tasks = seen if context.selection.measure == "test" else ()
+        for task in drawn_tasks:
             measured = boundary.measured is None or task.id in boundary.measured
             if not measured or not isinstance(task, HasVisualisations):
                 continue
@@ -442,10 +445,11 @@ class RunRecorder(Recorder):
         self._clock.add(seconds)
 
     def draw_results(self) -> None:
-        tasks = self.folder.read_json("run.json")["tasks"]
-        metrics = {task["id"]: task["metric"] for task in tasks}
+        about = self.folder.read_json("run.json")
+        metrics = {task["id"]: task["metric"] for task in about["tasks"]}
+        measure = read_selection(about).measure
         for line in read_evaluations(self.folder).lines:
-            if line["split"] == "test" and line["after"] >= 0:
+            if line["split"] == measure and line["after"] >= 0:
                 value = line["figures"][metrics[line["task"]]]
                 self._scalars({f"R/{line['task']}": value}, line["after"])
 

@@ -21,6 +21,7 @@ from sidetune_core.config.extensions import read_extensions
 from sidetune_core.config.given import as_objects, unwritten
 from sidetune_core.config.interval import Interval, interval
 from sidetune_core.config.resolve import ResolvedRun, resolve
+from sidetune_core.config.selection import Measured, Selection, read_selection
 from sidetune_core.config.spec import RunSpec, Trust, make_spec
 from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
 from sidetune_core.errors import (
@@ -91,7 +92,7 @@ class Run:
 
     @property
     def results(self) -> Results:
-        """R on the test split."""
+        """R on its split: the test split, unless the run was to measure another."""
         return read_results(self.folder)
 
     def predict(self, inputs: Mapping[str, Tensor], task_id: str | None = None) -> Tensor:
@@ -127,6 +128,8 @@ def run(
     keep: Keep = "all",
     *,
     workers: int | str = 1,
+    measure: Measured = "test",
+    first_tasks: int | None = None,
     base: Any = None,
     side: Any = None,
     merger: Any = None,
@@ -151,6 +154,8 @@ def run(
             ``last`` content of each tensor, with which only the newest checkpoint can be read.
         workers: number of processes that train tasks side by side, each with its part of the processors, or
             ``ray`` for those of a Ray cluster. The learner's tasks have to be independent.
+        measure: the split of R; with 'val', to select options, no other split is evaluated.
+        first_tasks: how many tasks of the env to train, from the first on; None for all.
         base: as in `RunSpec`: a name, a table with a name and options, or a network (an ``nn.Module``).
         side: as in `RunSpec`.
         merger: as in `RunSpec`.
@@ -170,7 +175,7 @@ def run(
     path = Path(out) if out is not None else None
     save_interval = interval(save_every)
     check_keep(keep)
-    count = parse_workers(workers)
+    count, selection = parse_workers(workers), Selection(measure, first_tasks)
     components = {"base": base, "side": side, "merger": merger, "learner": learner, "env": env}
     if not isinstance(spec, ResolvedRun):
         spec = make_spec(
@@ -181,7 +186,7 @@ def run(
             run_folder.check_free(path)
         resolved = spec if isinstance(spec, ResolvedRun) else resolve(spec)
         with _use_threads(resolved, group, count) as threads, closing(open_stream(resolved)) as stream:
-            job = assemble(resolved, stream, group, quiet)
+            job = assemble(resolved, stream, group, quiet, selection)
             _check_tasks(job, path)
             check_workers(job, count)
             name = "-".join(
@@ -244,6 +249,7 @@ def resume(
         folder, about = group.broadcast_from_main(lambda: open_resumable(Path(path)))
         save_interval = recorded_interval(folder, about) if save_every is None else interval(save_every)
         count = parse_workers(about.get("workers", 1) if workers is None else workers)
+        selection = read_selection(about, str(folder.path / "run.json"))
         objects, extended = as_objects(base, tasks), bool(read_extensions(about))
         if extended:  # its tasks are those of several envs
             resolved = read_resolved(folder, trust_local_code, attrs.evolve(objects, tasks=None), True)
@@ -269,7 +275,7 @@ def resume(
                 def make_job(with_data: bool) -> Job:
                     if plan is None:
                         stream = streams.enter_context(closing(open_stream(resolved)))
-                        job = assemble(resolved, stream, group, quiet)
+                        job = assemble(resolved, stream, group, quiet, selection)
                     else:
                         job = assemble_extended(plan, group, quiet, streams, with_data=with_data)
                     group.broadcast_from_main(lambda: continuation.check_data(job, env))
@@ -444,6 +450,9 @@ def _train(job: Job, folder: RunFolder, how: Execution) -> Run:
         where = f"{team}, {job.where}" if team is not None else job.where
         text = f"{counted(len(job.tasks), 'task')} on {where}, {how.threads} → {folder.path}"
         job.progress.info(text)
+        split = job.selection.measure
+        if chosen := str(job.selection):
+            job.progress.info(f"{chosen}; no other split is evaluated" if split != "test" else chosen)
         for note in job.notes if job.group.is_main else ():
             _warn(job, folder, note)
         context = Context(
@@ -455,10 +464,11 @@ def _train(job: Job, folder: RunFolder, how: Execution) -> Run:
             stop=stop,
             save_every=how.save_every,
             threads=how.threads if job.machine.device.type == "cpu" else Threads(how.threads.number),
+            selection=job.selection,
         )
         _write_cards(job, folder, by_products)
         _write_data(job, folder, by_products)
-        make_memo = job.extended_memo or (lambda folder: Memo(folder, job.identity))
+        make_memo = job.extended_memo or (lambda folder: Memo(folder, job.identity, split=split))
         learn(job.learner, job.tasks, context, recorder, make_memo(folder), team)
         recorder.draw_results()
         recorder.report_missing()

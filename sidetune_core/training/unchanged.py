@@ -27,6 +27,7 @@ from sidetune_core.config.history import stated
 from sidetune_core.config.identity import Identity, condition_changes
 from sidetune_core.config.plugin_record import changes as plugin_changes
 from sidetune_core.config.plugin_record import read_plugins, read_segments
+from sidetune_core.config.selection import read_selection
 from sidetune_core.errors import RunError, WeightsError, shorten
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Predict, Task
@@ -155,8 +156,8 @@ class Latest:
     values: Mapping[str, Values]
     """By id of a task."""
     repeated: frozenset[str]
-    """The tasks whose last two measurements since they were trained have the same values on the test
-    split."""
+    """The tasks whose last two measurements since they were trained have the same values on the split of
+    R."""
     varying: frozenset[str]
     """Those whose last two have others."""
 
@@ -176,10 +177,11 @@ def latest_values(folder: RunFolder, trained: Sequence[str]) -> Latest:
             if metrics is not None:
                 values.setdefault(id, {})[split] = metrics
     first_rows = {id: index for index, id in enumerate(trained)}
+    measure = read_selection(folder.read_json("run.json")).measure
     measured: dict[str, list[Values]] = {}
     for line in evaluations.lines:
-        if line["split"] == "test" and line["after"] >= first_rows.get(line["task"], len(trained)):
-            measured.setdefault(line["task"], []).append({"test": line["figures"]})
+        if line["split"] == measure and line["after"] >= first_rows.get(line["task"], len(trained)):
+            measured.setdefault(line["task"], []).append({measure: line["figures"]})
     pairs = {id: each[-2:] for id, each in measured.items() if len(each) > 1}
     repeated = frozenset(id for id, (one, two) in pairs.items() if bits(one) == bits(two))
     return Latest(values, repeated, frozenset(pairs.keys() - repeated))

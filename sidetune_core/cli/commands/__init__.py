@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Command] = {
         former_flags={"--on": "--executor"},
         composes=True,
     ),
+    "tune": Command("Search options on the validation split.", "tune:tune", composes=True),
     "record": Command("Record trajectories of an expert.", "record:record", composes=True),
     "play": Command("Play episodes of a trained policy.", "play:play", composes=True),
     "report": Command(

@@ -67,6 +67,8 @@ def run(argv: Sequence[str]) -> int:
             save_every,
             arguments.keep,
             workers=arguments.workers or 1,
+            measure=arguments.selection.measure,
+            first_tasks=arguments.selection.first_tasks,
         )
     if not finished.is_main:
         return 0  # of several processes, the first one prints

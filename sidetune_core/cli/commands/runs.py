@@ -72,7 +72,8 @@ def report(
     if single and figure is None and format == "text":
         (summary,) = summaries
         spec_line = with_scenario(summary.spec_line, summary.spec.scenario)
-        print(f"{one_line(spec_line)}\n\n{matrix_table(summary.results)}\n")
+        selected = f", {summary.selection}, to select options" if str(summary.selection) else ""
+        print(f"{one_line(spec_line)}{selected}\n\n{matrix_table(summary.results)}\n")
         print("\n".join(metrics_lines(summary.results, (*MAIN, *extra))))
         for lines in (anytime_lines(summary), [one_line(line) for line in summary.training]):
             if lines:

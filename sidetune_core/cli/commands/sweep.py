@@ -18,6 +18,7 @@ from sidetune_core.io.printable import counted, one_line
 from sidetune_core.results.tables import aligned
 from sidetune_core.sweeps import grid
 from sidetune_core.sweeps import runner as sweeping
+from sidetune_core.sweeps.attempts import RETRIES
 from sidetune_core.sweeps.runner import ExecutorName, print_aside
 
 
@@ -26,7 +27,7 @@ def sweep(
     out: Path = Path("sweep"),
     workers: int | None = None,
     executor: ExecutorName = "local",
-    retries: int = sweeping.RETRIES,
+    retries: int = RETRIES,
     save_every: str | None = None,
     dry_run: Switch = False,
     json: Switch = False,
@@ -62,7 +63,7 @@ def sweep(
     defaults = {
         "--workers": None,
         "--executor": "local",
-        "--retries": sweeping.RETRIES,
+        "--retries": RETRIES,
         "--save-every": None,
     }
     values = dict(zip(defaults, (workers, executor, retries, save_every), strict=True))

@@ -13,6 +13,7 @@ import torch
 
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config.interval import Interval
+from sidetune_core.config.selection import read_selection
 from sidetune_core.distributed.process_group import ProcessGroup
 from sidetune_core.errors import OptionError, RunError, shorten
 from sidetune_core.storage import checkpoint
@@ -62,7 +63,8 @@ class StageActor:
         folder = RunFolder(Path(order.folder))
         resolved = read_resolved(folder, True)  # whoever began the run trusts it
         self._stream = open_stream(resolved)
-        job = assemble(resolved, self._stream, ProcessGroup(), quiet=True)
+        selection = read_selection(folder.read_json("run.json"))
+        job = assemble(resolved, self._stream, ProcessGroup(), True, selection)
         if different := _differences(order.identity, job.identity.to_json()):
             raise RunError(f"a Ray worker has other {shorten(different)} than the main process")
         context = Context(
@@ -72,6 +74,7 @@ class StageActor:
             cache=make_cache(job),
             stop=self._stop,
             save_every=order.save_every,
+            selection=selection,
         )
         context.machine.place(job.learner)
         shared = set(map(entry_digest, job.learner.state_dict().values()))

@@ -33,6 +33,7 @@ INTERNAL = {
     "storage/deltas.py",
     "storage/weights.py",
     "io/strict_json.py",
+    "sweeps/best_spec.py",
     "sweeps/grid.py",
     "sweeps/runner.py",
 }
