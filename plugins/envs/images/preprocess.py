@@ -1,4 +1,4 @@
-"""From an image file to the pixels that a network takes."""
+"""From an image to the pixels that a network takes."""
 
 from __future__ import annotations
 
@@ -43,6 +43,12 @@ class Preprocess:
             InputError: it is missing, damaged, or no 8-bit image.
         """
         image = read_rgb(Path(path), path, rotates=True, content=content)
+        return self.fit(image, generator, augment)
+
+    def fit(
+        self, image: Any, generator: torch.Generator | None = None, augment: Augment = "none"
+    ) -> Tensor:
+        """A Pillow image (mode RGB) as (3, size, size) uint8; see `decode`."""
         if generator is not None and augment in FROM_FILES:
             return to_planes(random_resized_crop(image, self.size, self.interpolation, augment, generator))
         square = crop_to_square(image, self.size, self.interpolation, self.crop_fraction)
