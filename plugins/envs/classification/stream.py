@@ -90,17 +90,19 @@ class ImageOptions:
     )
 
 
-def check_balance(options: ImageOptions) -> None:
-    """Check that the imbalance of the classes is corrected once.
+def check_options(options: ImageOptions) -> None:
+    """Check that the imbalance of the classes is corrected once, and that one option divides the classes.
 
     Raises:
-        OptionError: it is by weights and by sampling.
+        OptionError: two do.
     """
     if options.class_weights == "balanced" and options.sampling == "balanced":
         raise OptionError(
             "--env.class-weights balanced and --env.sampling balanced both correct the imbalance of the "
             "classes, and together they favour the rare ones; use one of them"
         )
+    if options.tasks is not None and options.classes_per_task is not None:
+        raise OptionError("--env.tasks says which classes each task has; leave out --env.classes-per-task")
 
 
 class ImageTask(ClassTask):
@@ -192,11 +194,7 @@ class ImageStream(TaskStream):
     memory; None if `read` gives them their size."""
 
     def __init__(self, options: ImageOptions, seed: int, shape: tuple[int, int, int]) -> None:
-        check_balance(options)
-        if options.tasks is not None and options.classes_per_task is not None:
-            raise OptionError(
-                "--env.tasks says which classes each task has; leave out --env.classes-per-task"
-            )
+        check_options(options)
         self._options, self._seed = options, seed
         self.inputs = {"image": shape}
         self._fingerprint = self._content = ""
