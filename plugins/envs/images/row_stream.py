@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
 
 import attrs
 import torch
@@ -51,8 +50,6 @@ class RowStream(LazyImageStream):
         config: options.
         seed: of the run; it affects the random partition and the split ``val`` only.
     """
-
-    options: ClassVar[type[RowOptions]] = RowOptions
 
     def __init__(self, config: RowOptions, seed: int) -> None:
         check_options(config)
@@ -111,7 +108,11 @@ class RowReader(Reader):
                 for split in SPLITS
                 if (labelled := given.splits.get(split)) is not None and len(labelled.labels)
             }
-            made.append(ImageSet(given.name if len(self._sets) > 1 else "", given.classes, files, ""))
+            images = ImageSet(given.name if len(self._sets) > 1 else "", given.classes, files, "")
+            counts = [sum(each) for each in zip(*map(images.counts, files), strict=True)]
+            if empty := [name for name, count in zip(given.classes, counts, strict=True) if not count]:
+                self._account.left_out.others.append(f"classes without images ({shorten(empty)})")
+            made.append(images.choose([label for label, count in enumerate(counts) if count]))
         return made
 
 
