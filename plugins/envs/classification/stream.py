@@ -90,18 +90,23 @@ class ImageOptions:
     )
 
 
-def check_options(options: ImageOptions) -> None:
+def check_options(
+    tasks: str | None,
+    classes_per_task: int | None,
+    class_weights: Literal["none", "balanced"],
+    sampling: Literal["uniform", "balanced"],
+) -> None:
     """Check that the imbalance of the classes is corrected once, and that one option divides the classes.
 
     Raises:
         OptionError: two do.
     """
-    if options.class_weights == "balanced" and options.sampling == "balanced":
+    if class_weights == "balanced" and sampling == "balanced":
         raise OptionError(
             "--env.class-weights balanced and --env.sampling balanced both correct the imbalance of the "
             "classes, and together they favour the rare ones; use one of them"
         )
-    if options.tasks is not None and options.classes_per_task is not None:
+    if tasks is not None and classes_per_task is not None:
         raise OptionError("--env.tasks says which classes each task has; leave out --env.classes-per-task")
 
 
@@ -194,7 +199,7 @@ class ImageStream(TaskStream):
     memory; None if `read` gives them their size."""
 
     def __init__(self, options: ImageOptions, seed: int, shape: tuple[int, int, int]) -> None:
-        check_options(options)
+        check_options(options.tasks, options.classes_per_task, options.class_weights, options.sampling)
         self._options, self._seed = options, seed
         self.inputs = {"image": shape}
         self._fingerprint = self._content = ""

@@ -52,7 +52,7 @@ class RowStream(LazyImageStream):
     """
 
     def __init__(self, config: RowOptions, seed: int) -> None:
-        check_options(config)
+        check_options(config.tasks, config.classes_per_task, config.class_weights, config.sampling)
         self._config = config = self.fit_images(config, None)
         assert config.image_size is not None  # by fit_images
         self.inputs = {"image": (3, config.image_size, config.image_size)}

@@ -15,12 +15,12 @@ import scipy.io
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from sidetune_plugins.envs.torchvision.catalogue import CATALOGUE
+from sidetune_plugins.envs.torchvision.env import TorchvisionSets, labels_of
 from torchvision import datasets
 
 import sidetune_core
 from sidetune_core import api
-from sidetune_plugins.envs.torchvision.catalogue import CATALOGUE
-from sidetune_plugins.envs.torchvision.env import TorchvisionSets, labels_of
 
 Array = NDArray[np.uint8]
 
@@ -229,9 +229,7 @@ def test_the_library_has_each_data_set_with_these_arguments(name: str) -> None:
     published = CATALOGUE[name]
     cls = getattr(datasets, published.cls)
     known = {
-        parameter
-        for base in cls.__mro__[:2]
-        for parameter in inspect.signature(base.__init__).parameters
+        parameter for base in cls.__mro__[:2] for parameter in inspect.signature(base.__init__).parameters
     }
     assert {argument for arguments in published.splits.values() for argument in arguments} <= known
     assert {"root", "download"} <= known
