@@ -194,6 +194,8 @@ class ImageStream(TaskStream):
     """How images of users are made square (see `_image_inputs.RESIZES`)."""
     classes_per_task: ClassVar[int | None] = None
     """Default where the user sets nothing; None for all classes in one task."""
+    divides: bool = True
+    """Whether `classes_per_task` holds; otherwise all classes are in one task where the user sets nothing."""
     enlarged_size: int | None = None
     """Height and width to which images are resized when they are read, since they would be too large in
     memory; None if `read` gives them their size."""
@@ -259,8 +261,8 @@ class ImageStream(TaskStream):
     def _partition(self, names: Sequence[str]) -> list[list[int]]:
         """The labels of each task."""
         options = self._options
-        size = options.classes_per_task
-        partition = divide(names, options.tasks, size or self.classes_per_task, options.partition, self._seed)
+        size = options.classes_per_task or (self.classes_per_task if self.divides else None)
+        partition = divide(names, options.tasks, size, options.partition, self._seed)
         if partition.note:
             self.info(partition.note)
         return partition.tasks
