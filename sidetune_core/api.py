@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from sidetune_core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from sidetune_core.config.nested_env import NestedEnv
     from sidetune_core.config.options import Renamed, at_least, at_most, more_than, option
     from sidetune_core.errors import (
         DataError,
@@ -153,6 +154,7 @@ __all__ = [
     "Measurement",
     "Merger",
     "MultiLabel",
+    "NestedEnv",
     "Objective",
     "OptionError",
     "Order",
@@ -265,6 +267,7 @@ _MODULES = {
     "Measurement": "supervised.objectives",
     "Merger": "interfaces.networks",
     "MultiLabel": "supervised.multi_label",
+    "NestedEnv": "config.nested_env",
     "Objective": "supervised.objectives",
     "OptionError": "errors",
     "Order": "interfaces.tasks",

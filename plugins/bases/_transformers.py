@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from sidetune_core.api import WeightsError
 
-from ._download import hub_access
+from .._download import hub_access
 
 FILES = "a folder with config.json and model.safetensors"
 """What a model on disk consists of, for messages."""

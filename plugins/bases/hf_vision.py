@@ -30,8 +30,8 @@ from sidetune_core.api import (
     select_blocks,
 )
 
+from .._download import hub_access
 from ._continuation import as_trainable, check_copy
-from ._download import hub_access
 from ._layers import copy_layers, layer_blocks
 from ._transformers import FILES, load_config, load_network, local_folder
 

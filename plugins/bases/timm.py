@@ -28,9 +28,9 @@ from sidetune_core.api import (
     register_image_stats,
 )
 
+from .._download import hub_access
 from ._continuation import as_trainable, check_copy, copy_without, left_out
 from ._cut_graph import continue_graph
-from ._download import hub_access
 from ._graph import Traced, find_blocks, on_meta, shapes_of, trace
 
 NO_CHAIN = "of a transformer such as ViT, use --base.encoding tokens"

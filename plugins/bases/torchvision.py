@@ -30,8 +30,8 @@ from sidetune_core.api import (
     register_image_stats,
 )
 
+from .._download import is_reachable
 from ._cut_graph import GraphAfterTap, continue_graph
-from ._download import is_reachable
 from ._graph import Traced, find_blocks, nodes_in_chain, on_meta
 
 OTHER_TAPS = "choose the taps by --base.taps chain"

@@ -14,8 +14,6 @@ from sidetune_core.supervised.class_metrics import TASK_CONFUSION, Confusion, re
 
 T = TypeVar("T")
 
-SPLIT = "test"
-SHOWN = 5
 """Confusions between tasks that are listed, at most: the largest fractions."""
 
 
@@ -33,7 +31,7 @@ def with_scenario(spec_line: str, scenario: str) -> str:
     return spec_line if name in spec_line.split(" · ") else f"{spec_line} · {name}"
 
 
-def confusion_lines(folder: RunFolder, results: Results) -> tuple[str, ...]:
+def confusion_lines(folder: RunFolder, results: Results, split: str) -> tuple[str, ...]:
     """How often a class of another task was predicted, in the latest evaluation of each task, with a
     headline; empty in other scenarios than ``class``, and where it did not happen.
 
@@ -42,7 +40,7 @@ def confusion_lines(folder: RunFolder, results: Results) -> tuple[str, ...]:
     """
     wrong: list[tuple[float, Confusion]] = []
     for task in results.tasks[: len(results.rows)]:
-        path = folder.path / DOCUMENTS / f"{task}-{SPLIT}" / TASK_CONFUSION
+        path = folder.path / DOCUMENTS / f"{task}-{split}" / TASK_CONFUSION
         if not path.is_file():
             continue
         rows = read_task_confusion({TASK_CONFUSION: _text(path)})
@@ -56,7 +54,7 @@ def confusion_lines(folder: RunFolder, results: Results) -> tuple[str, ...]:
         for fraction, row in largest
     ]
     what = "largest confusions between tasks" if len(lines) < len(wrong) else "confusions between tasks"
-    return (f"{what} ({DOCUMENTS}/TASK-{SPLIT}/{TASK_CONFUSION} has them all):", *lines)
+    return (f"{what} ({DOCUMENTS}/TASK-{split}/{TASK_CONFUSION} has them all):", *lines)
 
 
 def _text(path: Path) -> str:

@@ -104,7 +104,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             unchanged=_unchanged(evaluations, results, measure),
             classes=optional(DOCUMENTS, lambda: class_lines(folder, results, measure), ()),
             with_task_id=known,
-            task_confusions=optional(DOCUMENTS, lambda: confusion_lines(folder, results), ()),
+            task_confusions=optional(DOCUMENTS, lambda: confusion_lines(folder, results, measure), ()),
             data=optional(DATA, lambda: read_run_data(about, read_data(folder)), ()),
             stored=optional(STORED, lambda: _stored(folder), {}),
             energy=energy,

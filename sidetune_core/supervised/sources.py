@@ -30,6 +30,8 @@ class LoadedExamples:
     """(B, *shape) by name, as the networks take them."""
     targets: Tensor
     """(B, ...)"""
+    lengths: Tensor | None = None
+    """(B,) int64, of sequences that are padded to the longest of the batch (see `Inputs`)."""
 
 
 class Source(ABC):

@@ -143,7 +143,7 @@ class SupervisedTask(Task):
             )
         ids = source.ids(examples.request.rows)
         cached = ids if examples.request.seed is None else None  # augmented inputs are new each time
-        return Batch(ids, Inputs(examples.inputs, cached), examples.targets)
+        return Batch(ids, Inputs(examples.inputs, cached, examples.lengths), examples.targets)
 
 
 def _check(what: str, sources: Mapping[str, Source], objective: Objective, sampling: Sampling) -> None:

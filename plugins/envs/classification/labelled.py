@@ -110,9 +110,13 @@ def _absent(labels: Tensor, names: Sequence[str]) -> list[str]:
     return [name for label, name in enumerate(names) if label not in present]
 
 
-def stratified_mask(labels: Tensor, fraction: float, seed: int, names: Sequence[str]) -> Tensor:
+def stratified_mask(
+    labels: Tensor, fraction: float, seed: int, names: Sequence[str], noun: str = "image"
+) -> Tensor:
     """Draw a fraction of each class, at least one example and never all: (N,) bool, True for the drawn
     examples.
+
+    `noun` is what an example is called in messages.
 
     Raises:
         DataError: a class has a single example.
@@ -123,7 +127,7 @@ def stratified_mask(labels: Tensor, fraction: float, seed: int, names: Sequence[
         members = (labels == label).nonzero()[:, 0]
         if len(members) < 2:
             raise DataError(
-                f"class '{names[label]}' has a single image; expected "
+                f"class '{names[label]}' has a single {noun}; expected "
                 "two or more, to hold one out for another split"
             )
         size = min(max(1, round(fraction * len(members))), len(members) - 1)

@@ -90,17 +90,24 @@ class ImageOptions:
     )
 
 
-def check_balance(options: ImageOptions) -> None:
-    """Check that the imbalance of the classes is corrected once.
+def check_options(
+    tasks: str | None,
+    classes_per_task: int | None,
+    class_weights: Literal["none", "balanced"],
+    sampling: Literal["uniform", "balanced"],
+) -> None:
+    """Check that the imbalance of the classes is corrected once, and that one option divides the classes.
 
     Raises:
-        OptionError: it is by weights and by sampling.
+        OptionError: two do.
     """
-    if options.class_weights == "balanced" and options.sampling == "balanced":
+    if class_weights == "balanced" and sampling == "balanced":
         raise OptionError(
             "--env.class-weights balanced and --env.sampling balanced both correct the imbalance of the "
             "classes, and together they favour the rare ones; use one of them"
         )
+    if tasks is not None and classes_per_task is not None:
+        raise OptionError("--env.tasks says which classes each task has; leave out --env.classes-per-task")
 
 
 class ImageTask(ClassTask):
@@ -187,16 +194,14 @@ class ImageStream(TaskStream):
     """How images of users are made square (see `_image_inputs.RESIZES`)."""
     classes_per_task: ClassVar[int | None] = None
     """Default where the user sets nothing; None for all classes in one task."""
+    divides: bool = True
+    """Whether `classes_per_task` holds; otherwise all classes are in one task where the user sets nothing."""
     enlarged_size: int | None = None
     """Height and width to which images are resized when they are read, since they would be too large in
     memory; None if `read` gives them their size."""
 
     def __init__(self, options: ImageOptions, seed: int, shape: tuple[int, int, int]) -> None:
-        check_balance(options)
-        if options.tasks is not None and options.classes_per_task is not None:
-            raise OptionError(
-                "--env.tasks says which classes each task has; leave out --env.classes-per-task"
-            )
+        check_options(options.tasks, options.classes_per_task, options.class_weights, options.sampling)
         self._options, self._seed = options, seed
         self.inputs = {"image": shape}
         self._fingerprint = self._content = ""
@@ -256,8 +261,8 @@ class ImageStream(TaskStream):
     def _partition(self, names: Sequence[str]) -> list[list[int]]:
         """The labels of each task."""
         options = self._options
-        size = options.classes_per_task
-        partition = divide(names, options.tasks, size or self.classes_per_task, options.partition, self._seed)
+        size = options.classes_per_task or (self.classes_per_task if self.divides else None)
+        partition = divide(names, options.tasks, size, options.partition, self._seed)
         if partition.note:
             self.info(partition.note)
         return partition.tasks

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import attrs
 
 from sidetune_core.api import (
-    DataPart,
     ImageInput,
     OptionError,
     Renamed,
@@ -25,23 +24,20 @@ from ..classification.archive import read_archive
 from ..classification.labelled import LabelledImages
 from ..classification.stream import ImageOptions, ImageStream
 from .account import Account
-from .content import content_digest
-from .identity import Identity, identify
+from .file_reader import FileReader
 from .image_set import Targets
 from .layout import Layout
+from .lazy_stream import LazyImageStream, fit_images
 from .preprocess import Preprocess
-from .reader import GIB, Reader
+from .reader import GIB
 from .scan import Mode
 from .task import FileTask
-
-DEFAULT_SIZE = 32
-"""Height and width where neither the user nor the base says."""
 
 ONE_PLACE = Renamed("root", separator="")
 """A folder may be written without a list; a comma is part of its name."""
 
 
-class Images(ImageStream):
+class Images(LazyImageStream, ImageStream):
     """Labelled images of your own, ``image`` (3, size, size) in [0, 1].
 
     They come from folders (``--env.root``), a table of files and labels (``--env.table``), or an ``.npz``
@@ -132,28 +128,19 @@ class Images(ImageStream):
         assert config.image_size is not None  # by fit_images
         super().__init__(config, seed, (3, config.image_size, config.image_size))
         self.resize = "torch" if config.archive is not None else "pillow"
-        self._identity, self._file_content = Identity("", "", {}), ""
-        self._opened: Sequence[SupervisedTask] = ()
 
     @classmethod
     def fit_images(cls, config: Config, images: ImageInput | None) -> Config:
         """The options with size, interpolation and crop filled in: those of the base, or 32 pixels, bilinear
         and the whole centre square."""
-        base = images or ImageInput(DEFAULT_SIZE)
-        if config.archive is not None:  # its images are resized by PyTorch
-            base = ImageInput(base.size)
-        return attrs.evolve(
-            config,
-            image_size=base.size if config.image_size is None else config.image_size,
-            interpolation=base.interpolation if config.interpolation == "auto" else config.interpolation,
-            crop_fraction=base.crop_fraction if config.crop_fraction is None else config.crop_fraction,
-        )
+        if config.archive is not None and images is not None:  # its images are resized by PyTorch
+            images = ImageInput(images.size)
+        return fit_images(config, images)
 
     def tasks(self) -> Sequence[SupervisedTask]:
         """All tasks, with a line on what was read."""
         if self._config.archive is None:
-            self._opened = self._file_tasks()
-            return self._opened
+            return self._file_tasks()
         tasks = super().tasks()
         names = dict.fromkeys(split for task in tasks for split in ("train", *task.splits))
         splits = {split: sum(task.size(split) for task in tasks) for split in names}
@@ -176,45 +163,11 @@ class Images(ImageStream):
         }
         return attrs.evolve(data, images=resized)
 
-    def fingerprint(self) -> str:
-        return self._identity.inputs or super().fingerprint()
-
-    def data_fingerprint(self) -> str:
-        return self._identity.data or super().data_fingerprint()
-
-    def content_fingerprint(self) -> str:
-        return self._file_content or super().content_fingerprint()
-
-    def data_parts(self) -> Mapping[str, DataPart]:
-        return self._identity.parts or super().data_parts()
-
-    def close(self) -> None:
-        for task in self._opened:
-            for source in task.sources.values():
-                source.close()
-
     def _file_tasks(self) -> list[FileTask]:
-        config = self._config
-        assert config.image_size is not None
-        assert config.crop_fraction is not None
-        assert config.interpolation != "auto"
-        preprocess = Preprocess(config.image_size, config.interpolation, config.crop_fraction)
-        found = Reader(config, self._seed, preprocess, self.info).read()
-        self._identity = identify(found.plan, found.digests, preprocess.card())
-        self._file_content = (
-            content_digest(found.plan, found.digests) if config.val_fraction else self._identity.data
+        preprocess = Preprocess.of(self._config)
+        return self.read_tasks(
+            FileReader(self._config, self._seed, preprocess, self.info), preprocess, self._config
         )
-        options: dict[str, Any] = {
-            "cache": found.cache,
-            "stamps": found.digests.stamps,
-            "augment": config.augment,
-            "threads": config.threads,
-            "weights": config.class_weights,
-            "sampling": config.sampling,
-        }
-        return [
-            FileTask(task.id, task.title, task.images, preprocess, **options) for task in found.plan.tasks
-        ]
 
 
 def _check_places(config: Images.Config) -> None:

@@ -1,9 +1,9 @@
-"""From an image file to the pixels that a network takes."""
+"""From an image to the pixels that a network takes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 from .._image_files import read_rgb
 from .._image_squares import Interpolation, crop_to_square, to_planes
 from .augment import FROM_FILES, Augment, crop_flip, random_resized_crop
+
+if TYPE_CHECKING:
+    from .options import LazyOptions
 
 
 @attrs.frozen
@@ -23,6 +26,14 @@ class Preprocess:
     interpolation: Interpolation = "bilinear"
     crop_fraction: float = 1.0
     """The centre that is cut out, as a fraction of the shorter side."""
+
+    @classmethod
+    def of(cls, options: LazyOptions) -> Preprocess:
+        """From options in which everything is filled in (see `fit_images`)."""
+        assert options.image_size is not None
+        assert options.crop_fraction is not None
+        assert options.interpolation != "auto"
+        return cls(options.image_size, options.interpolation, options.crop_fraction)
 
     def decode(
         self,
@@ -43,6 +54,10 @@ class Preprocess:
             InputError: it is missing, damaged, or no 8-bit image.
         """
         image = read_rgb(Path(path), path, rotates=True, content=content)
+        return self.fit(image, generator, augment)
+
+    def fit(self, image: Any, generator: torch.Generator | None = None, augment: Augment = "none") -> Tensor:
+        """A Pillow image (mode RGB) as (3, size, size) uint8; see `decode`."""
         if generator is not None and augment in FROM_FILES:
             return to_planes(random_resized_crop(image, self.size, self.interpolation, augment, generator))
         square = crop_to_square(image, self.size, self.interpolation, self.crop_fraction)

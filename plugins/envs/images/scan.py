@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Literal, overload
 
 import attrs
@@ -20,17 +18,16 @@ from torch import Tensor
 
 from sidetune_core.api import InputError
 
-from .._image_files import check_header, ignore_warnings, unreadable
+from .._image_files import ignore_warnings
 from .pixel_cache import PixelCache
 from .preprocess import Preprocess
+from .store import FILES, ImageStore
 from .workers import Workers
 
 Mode = Literal["full", "headers", "names"]
 
 CHUNK_FILES, CHUNK_BYTES = 64, 2**22
 """Files that a thread reads at once, and the bytes of their pixels."""
-
-MAX_FILE_BYTES = 2**30
 
 INFO_SECONDS = 5.0
 """Between two lines of progress."""
@@ -78,6 +75,7 @@ def scan_files(
     info: Callable[[str], None],
     cache: PixelCache | None = None,
     threads: int = 2,
+    store: ImageStore = FILES,
 ) -> Scanned:
     """Look at every file once.
 
@@ -89,6 +87,7 @@ def scan_files(
         info: prints a line of progress, every few seconds.
         cache: keeps what ``full`` decodes, while there is room: file number i of `files` has the id i there.
         threads: that read at once.
+        store: has the images that are named by `files`.
     """
     if mode == "names":
         return Scanned({}, None, 0, None)
@@ -96,7 +95,7 @@ def scan_files(
     digests, stamps = np.zeros((len(files), 32), np.uint8), np.zeros((len(files), 2), np.int64)
     bad: dict[str, str] = {}
     began = latest = time.monotonic()
-    for chunk in _read_chunks(files, preprocess, mode, threads):
+    for chunk in _read_chunks(files, preprocess, mode, threads, store):
         end = chunk.first + len(chunk.digests)
         digests[chunk.first : end], stamps[chunk.first : end] = chunk.digests, chunk.stamps
         bad |= chunk.bad
@@ -120,14 +119,18 @@ class _Chunk:
     pixels: Tensor | None
 
 
-def _read_chunks(files: Sequence[str], preprocess: Preprocess, mode: Mode, threads: int) -> Iterator[_Chunk]:
+def _read_chunks(
+    files: Sequence[str], preprocess: Preprocess, mode: Mode, threads: int, store: ImageStore
+) -> Iterator[_Chunk]:
     """The chunks in order; a few are read ahead."""
     size = max(1, min(CHUNK_FILES, CHUNK_BYTES // (3 * preprocess.size**2)))
     pending: deque[Future[_Chunk]] = deque()
     with Workers(threads) as workers:
         for first in range(0, len(files), size):
             pending.append(
-                workers.submit(_read_chunk, first, files[first : first + size], preprocess, mode, workers)
+                workers.submit(
+                    _read_chunk, first, files[first : first + size], preprocess, mode, workers, store
+                )
             )
             if len(pending) > 2 * threads:
                 yield pending.popleft().result()
@@ -136,7 +139,12 @@ def _read_chunks(files: Sequence[str], preprocess: Preprocess, mode: Mode, threa
 
 
 def _read_chunk(
-    first: int, files: Sequence[str], preprocess: Preprocess, mode: Mode, workers: Workers
+    first: int,
+    files: Sequence[str],
+    preprocess: Preprocess,
+    mode: Mode,
+    workers: Workers,
+    store: ImageStore,
 ) -> _Chunk:
     digests, stamps = np.zeros((len(files), 32), np.uint8), np.zeros((len(files), 2), np.int64)
     size = preprocess.size
@@ -146,39 +154,15 @@ def _read_chunk(
         if workers.stopped:
             break
         try:
-            stamps[k] = length, _ = stamp_of(file)
+            stamps[k] = length, _ = store.stamp(file)
             if pixels is None:
                 identity = f"{os.path.basename(file)}\0{length}".encode(errors="surrogateescape")
                 digests[k] = np.frombuffer(hashlib.sha256(identity).digest(), np.uint8)
-                check_header(Path(file), file)
+                store.check(file)
             else:
-                content = _content(file)
-                digests[k] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
-                pixels[k] = preprocess.decode(file, content=content)
+                digest, image = store.read(file)
+                digests[k] = np.frombuffer(digest, np.uint8)
+                pixels[k] = preprocess.fit(image)
         except InputError as error:
             bad[file] = str(error).removeprefix(file).removeprefix(":").strip()
     return _Chunk(first, digests, stamps, bad, pixels)
-
-
-def stamp_of(file: str) -> tuple[int, int]:
-    """Size and time of modification in nanoseconds of a file.
-
-    Raises:
-        InputError: it is missing, no regular file (reading a pipe could wait forever), or too large.
-    """
-    try:
-        status = os.stat(file)
-    except OSError as error:
-        raise unreadable(file, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{file} is no regular file")
-    if status.st_size > MAX_FILE_BYTES:
-        raise InputError(f"{file} has {status.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
-    return status.st_size, status.st_mtime_ns
-
-
-def _content(file: str) -> bytes:
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise unreadable(file, error) from error

@@ -18,7 +18,7 @@ from .._image_inputs import to_unit
 from .augment import FROM_FILES, Augment, crop_flip_each
 from .pixel_cache import PixelCache
 from .preprocess import Preprocess
-from .scan import stamp_of
+from .store import FILES, ImageStore
 from .workers import Workers
 
 AHEAD_BATCHES, AHEAD_BYTES = 4, 2**26
@@ -46,6 +46,7 @@ class ImageFiles(Source):
             it (see `FROM_FILES`).
         threads: that decode at once; 0 to decode in the thread that reads.
         stamps: (N, 2), see `Scanned`; None not to check whether a file has changed.
+        store: has the images that are named by `files`.
     """
 
     def __init__(
@@ -60,12 +61,13 @@ class ImageFiles(Source):
         cache: PixelCache | None = None,
         threads: int = 2,
         stamps: Tensor | None = None,
+        store: ImageStore = FILES,
     ) -> None:
         self.shapes = {input: (3, preprocess.size, preprocess.size)}
         self.augments = augment != "none"
         self._files, self._targets, self._ids, self._stamps = files, targets, ids, stamps
         self._preprocess, self._input, self._augment = preprocess, input, augment
-        self._cache, self._threads = cache, threads
+        self._cache, self._threads, self._store = cache, threads, store
         self._active: list[Workers] = []
 
     def __len__(self) -> int:
@@ -141,7 +143,8 @@ class ImageFiles(Source):
                 generator.manual_seed(derive_seed(request.seed or 0, "example", position))
             try:
                 self._check_unchanged(row)
-                pixels[position] = self._preprocess.decode(self._files[row], generator, self._augment)
+                image = self._store.open(self._files[row])
+                pixels[position] = self._preprocess.fit(image, generator, self._augment)
             except InputError as error:
                 errors[position] = error
         return errors
@@ -154,7 +157,7 @@ class ImageFiles(Source):
         if self._stamps is None:
             return
         file = self._files[row]
-        if stamp_of(file) != tuple(self._stamps[row].tolist()):
+        if self._store.stamp(file) != tuple(self._stamps[row].tolist()):
             raise InputError(f"{file} has changed since the run began to use it")
 
     def _finish(self, batch: _Pending) -> LoadedExamples:

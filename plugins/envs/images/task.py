@@ -22,6 +22,7 @@ from .image_set import ImageSet
 from .pixel_cache import PixelCache
 from .preprocess import Preprocess
 from .source import ImageFiles
+from .store import FILES, ImageStore
 
 
 class FileTask(SupervisedTask):
@@ -38,6 +39,7 @@ class FileTask(SupervisedTask):
         stamps: of the files by example id (see `Scanned`); None not to check whether one has changed.
         weights: of the classes in the training loss.
         sampling: see `SupervisedTask`.
+        store: has the images that are named by `images`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class FileTask(SupervisedTask):
         stamps: Tensor | None = None,
         weights: Literal["none", "balanced"] = "none",
         sampling: Literal["uniform", "balanced"] = "uniform",
+        store: ImageStore = FILES,
     ) -> None:
         sources = {}
         for split, files in images.splits.items():
@@ -66,6 +69,7 @@ class FileTask(SupervisedTask):
                 cache=cache,
                 threads=threads,
                 stamps=None if stamps is None else stamps[files.ids],
+                store=store,
             )
         super().__init__(id, title, sources, objective(images, weights), sampling=sampling)
         self._preprocess = preprocess
