@@ -14,8 +14,8 @@ class FromBase(Merger):
     """``B + g (M - B)`` for a merger M, with a learned gate g for each channel that is 0 at first.
 
     Before the first step the result is the base's encoding bit for bit, whatever merger and side are; at
-    ``g = 1`` it is the merger's. The gate has a gradient from the first step on, all else from the second
-    (ReZero: Bachlechner et al., UAI 2021).
+    ``g = 1`` it is the merger's. The gate has a gradient from the first step on, unless M is B then, and all
+    else from the second (ReZero: Bachlechner et al., UAI 2021).
 
     Args:
         merger: M.

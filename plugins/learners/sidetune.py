@@ -26,7 +26,9 @@ class SideTune(PerTaskNetworks):
     forgotten either; but each forward pass of task t runs t more sides.
 
     With ``begin`` base the merged encoding is ``B + g (M - B)`` with a learned gate g for each channel, at
-    first 0: a task begins at the base's encoding, whatever its merger and its side.
+    first 0: a task begins at the base's encoding, whatever its merger and its side. There is no gate where it
+    begins there without: a mean of the base and of a side that begins as the base, such as a fork. The gate
+    would have no gradient then, nor would the side.
     """
 
     @attrs.frozen
@@ -40,7 +42,7 @@ class SideTune(PerTaskNetworks):
         begin: Literal["merger", "base"] = option(
             "merger",
             "merged encoding before the first step: the merger's, or the base's, to which a learned gate for "
-            "each channel, at first 0, adds the difference",
+            "each channel, at first 0, adds the difference; without a gate where the merger's is the base's",
         )
 
     needs = frozenset({"base", "side", "merger"})
@@ -63,9 +65,12 @@ class SideTune(PerTaskNetworks):
         return not self._dense
 
     def start(self, task: Task) -> Trainable:
-        self.sides[task.id] = self._make_side(self.base)
-        merger = self._make_merger(self.base, 2 + len(self._earlier(task.id)))
-        self.mergers[task.id] = FromBase(merger, self.base.shape) if self._begins_at_base else merger
+        side = self.sides[task.id] = self._make_side(self.base)
+        earlier = self._earlier(task.id)
+        merger = self._make_merger(self.base, 2 + len(earlier))
+        is_base = side.begins_at_base and merger.is_mean and not earlier
+        gated = self._begins_at_base and not is_base
+        self.mergers[task.id] = FromBase(merger, self.base.shape) if gated else merger
         self._current = task.id
         return [self.sides[task.id], self.mergers[task.id], self.heads.add_task(task)]
 

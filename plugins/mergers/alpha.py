@@ -79,6 +79,8 @@ class Alpha(Merger):
         )
         former_options: ClassVar[Mapping[str, Renamed]] = {"per": Renamed("granularity")}
 
+    is_mean = True
+
     def __init__(self, config: Config, shape: Shape, count: int) -> None:
         super().__init__()
         _check(config)

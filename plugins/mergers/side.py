@@ -22,6 +22,8 @@ class SideAlone(Merger):
     class Config:
         """Options of the side alone: none."""
 
+    is_mean = True
+
     def __init__(self, config: Config, shape: Shape, count: int) -> None:
         super().__init__()
 

@@ -18,6 +18,8 @@ class Copy(Side):
     class Config:
         """Options of the copy: none."""
 
+    begins_at_base = True
+
     def __init__(self, config: Config, inputs: InputShapes, base: Base) -> None:
         super().__init__()
         self.network = copy.deepcopy(

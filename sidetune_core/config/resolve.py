@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import attrs
 
 from sidetune_core.config import inventory, kinds, registry
 from sidetune_core.config.defaults import AUTO, DEFAULTS
+from sidetune_core.config.differences import merged
 from sidetune_core.config.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
-from sidetune_core.config.options import flat_options, imported_names, respell, structure, unstructure
+from sidetune_core.config.options import (
+    describe,
+    flat_options,
+    imported_names,
+    respell,
+    structure,
+    unstructure,
+)
 from sidetune_core.config.plugin_record import PluginChange, PluginRecord, changes, make_record
 from sidetune_core.config.registry import Plugin
 from sidetune_core.config.scenario_check import check_scenario
@@ -208,11 +217,26 @@ def suggested_components(env: Loaded) -> dict[str, Choice]:
 
 def completed(spec: RunSpec, loaded: Mapping[str, Loaded]) -> RunSpec:
     """The spec with the components that its env suggests, in the slots that are used and that it leaves
-    open."""
+    open; and with the options that the recipe of the env has for components, where it sets them not. A
+    recorded spec has all options, and those that its version had not have their own defaults."""
     suggested = suggested_components(loaded["env"])
-    return spec.with_components(
+    spec = spec.with_components(
         {slot: suggested[slot] for slot in loaded if slot in suggested and spec.component(slot) is None}
     )
+    if spec.recorded:
+        return spec
+    plugin, env = loaded["env"]
+    choices: dict[str, Choice] = {}
+    for slot, (component, cls) in loaded.items():
+        defaults = recipe_options(env.recipe, slot, component.name)
+        chosen = spec.component(slot) or Choice(DEFAULTS[slot])
+        if not defaults or chosen.recorded:
+            continue
+        owner = _owner(component)
+        chosen_options = respell(cls.Config, chosen.options, owner)
+        defaults = respell(cls.Config, defaults, f"{_owner(plugin)}: recipe of {owner}")
+        choices[slot] = attrs.evolve(chosen, options=merged(defaults, chosen_options))
+    return spec.with_components(choices)
 
 
 def resolve(spec: RunSpec) -> ResolvedRun:
@@ -395,9 +419,47 @@ def structured_tables(spec: RunSpec, plugin: Plugin, env: type[Any]) -> dict[str
 
 
 def recipe_tables(recipe: Mapping[str, Any], owner: str, recorded: bool = False) -> Tables:
-    """An env's recipe by table: bare names are options of training, others are written
-    ``device.precision``."""
-    return respell_tables({"train": recipe}, f"{owner}: recipe", recorded)
+    """The options of training, cache and device in an env's recipe, by table: bare names are options of
+    training, others are written ``device.precision``."""
+    train = {name: value for name, value in recipe.items() if not _of_component(name)}
+    return respell_tables({"train": train}, f"{owner}: recipe", recorded)
+
+
+def recipe_options(recipe: Mapping[str, Any], slot: str, name: str) -> dict[str, Any]:
+    """The options in an env's recipe for one component: those of ``learner.sidetune.begin``, without the
+    first two words."""
+    prefix = f"{slot}.{name}."
+    return {key.removeprefix(prefix): value for key, value in recipe.items() if key.startswith(prefix)}
+
+
+def recipe_components(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The slots and names of the components for which an env's recipe has options."""
+    parts = (key.split(".", 2) for key in recipe if _of_component(key))
+    return list(dict.fromkeys((slot, name) for slot, name, _ in parts))
+
+
+def recipe_lines(components: Mapping[str, ResolvedComponent]) -> list[str]:
+    """The options of components that an env's recipe changes: ``learner sidetune: begin base by default in
+    env 'imitation' (its own default: --learner.begin merger)``."""
+    env = components[ENV.name]
+    lines = []
+    for slot, component in components.items():
+        defaults = {info.name: info.default for info in describe(type(component.config))}
+        recipe = recipe_options(env.cls.recipe, slot, component.plugin.name)
+        for name, value in recipe.items():
+            flag = name.replace("_", "-")
+            if attrgetter(name.replace("-", "_"))(component.config) == value != defaults[flag]:
+                lines.append(
+                    f"{slot} {component.plugin.name}: {flag} {value} by default in {env.owner} "
+                    f"(its own default: --{slot}.{flag} {defaults[flag]})"
+                )
+    return lines
+
+
+def _of_component(name: str) -> bool:
+    """Whether a name in a recipe is that of a component's option."""
+    slot, *rest = name.split(".", 2)
+    return slot in DEFAULTS and slot != ENV.name and len(rest) == 2
 
 
 def _owner(plugin: Plugin) -> str:

@@ -122,6 +122,8 @@ class Side(nn.Module, ABC):
     tap_indices: tuple[int, ...] | None = None
     """With `needs_taps`, the indices of the taps that `forward` reads, set in ``__init__``; None for all. The
     others may be empty tensors (B, 0)."""
+    begins_at_base: bool = False
+    """Whether its encoding is the base's before the first step, in eval mode, as that of a copy."""
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor], features: Features) -> Tensor:
@@ -198,6 +200,8 @@ class Merger(nn.Module, ABC):
     """
 
     Config: ClassVar[type[Any]]
+    is_mean: ClassVar[bool] = False
+    """Whether it merges equal encodings into the same, as a weighted mean does."""
 
     @abstractmethod
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:

@@ -190,7 +190,8 @@ class TaskStream(ABC):
 
     Config: ClassVar[type[Any]]
     recipe: ClassVar[Mapping[str, object]] = {}
-    """Defaults of ``--train.*`` options for this env, such as ``{"steps": 157}``."""
+    """Defaults of options for this env: ``{"steps": 157}`` for ``--train.steps``, ``{"device.precision":
+    "fp32"}``, and ``{"learner.sidetune.begin": "base"}`` for an option of a component, where that is used."""
     default_components: ClassVar[Mapping[str, str | Mapping[str, object]]] = {}
     """Default components, such as ``{"base": {"name": "taskonomy", "width": 10}, "side": "fcn5"}``."""
     shared_ids: ClassVar[bool] = False

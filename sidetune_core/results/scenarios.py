@@ -14,6 +14,7 @@ from sidetune_core.supervised.class_metrics import TASK_CONFUSION, Confusion, re
 
 T = TypeVar("T")
 
+SHOWN = 5
 """Confusions between tasks that are listed, at most: the largest fractions."""
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import attrs
 
+from sidetune_core.config import kinds, registry
 from sidetune_core.config.options import structure
-from sidetune_core.config.resolve import recipe_tables
+from sidetune_core.config.resolve import recipe_components, recipe_options, recipe_tables
 from sidetune_core.config.spec import TrainOptions
 from sidetune_core.interfaces.inputs import InputShapes, Shape
 from sidetune_core.interfaces.tasks import TaskStream
@@ -63,8 +64,14 @@ def env_closes(make: Make[Stream]) -> None:
 
 
 def recipe_is_valid(make: Make[Stream]) -> None:
-    """The env's defaults for ``--train.*`` are valid options."""
-    structure(TrainOptions, recipe_tables(make().env.recipe, "env")["train"], "recipe")
+    """The env's defaults for ``--train.*``, and for options of installed components, are valid options."""
+    recipe = make().env.recipe
+    structure(TrainOptions, recipe_tables(recipe, "env")["train"], "recipe")
+    for slot, name in recipe_components(recipe):
+        options = recipe_options(recipe, slot, name)
+        for plugin in registry.installed(kinds.kind(slot)):
+            if plugin.name == name:
+                structure(registry.load(plugin).Config, options, f"recipe of {slot} '{name}'")
 
 
 def task_ids_are_unique(make: Make[Stream]) -> None:

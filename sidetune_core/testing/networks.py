@@ -320,6 +320,20 @@ def tap_indices_name_the_taps_that_are_read(make: Make[Specimen]) -> None:
         raise Broken(str(error)) from error
 
 
+@requires("outputs_have_the_declared_shapes")
+def it_begins_as_the_base_if_declared(make: Make[Specimen]) -> None:
+    """A side that sets `begins_at_base` has the base's encoding before the first step."""
+    specimen = make()
+    side = specimen.module
+    assert isinstance(side, Side)
+    if not side.begins_at_base:
+        raise Skipped("it does not set begins_at_base")
+    inputs = specimen.inputs(0, 1)
+    (encoding,) = specimen.run(inputs)
+    if not torch.allclose(encoding, inputs[ENCODING], rtol=1e-3, atol=1e-4):
+        raise Broken("its encoding is not the base's before the first step; remove begins_at_base = True")
+
+
 def base_is_not_kept(make: Make[Specimen]) -> None:
     """A side holds no tensor of the base, which would be saved and trained twice."""
     specimen = make()
@@ -353,6 +367,20 @@ def every_side_counts(make: Make[Specimen]) -> None:
             f"{unread[0]} of {len(inputs)} has no effect; merge all of them, "
             "or raise FitError for their number in __init__"
         )
+
+
+@requires("outputs_have_the_declared_shapes")
+def equal_encodings_are_kept_if_declared(make: Make[Specimen]) -> None:
+    """A merger that sets `is_mean` merges equal encodings into the same."""
+    specimen = make()
+    assert isinstance(specimen.module, Merger)
+    if not specimen.module.is_mean:
+        raise Skipped("it does not set is_mean")
+    inputs = specimen.inputs(0, 1)
+    first = next(iter(inputs.values()))
+    (merged,) = specimen.run(Inputs(dict.fromkeys(inputs, first), lengths=inputs.lengths))
+    if not torch.allclose(merged, first, rtol=1e-4, atol=1e-5):
+        raise Broken("it does not merge equal encodings into the same; remove is_mean = True")
 
 
 @requires("outputs_have_the_declared_shapes")
@@ -394,11 +422,12 @@ SIDE_CHECKS = (
     *FIRST,
     taps_are_read_only_if_declared,
     tap_indices_name_the_taps_that_are_read,
+    it_begins_as_the_base_if_declared,
     *LAST,
     base_is_not_kept,
     other_inputs_are_encoded_or_refused,
 )
-MERGER_CHECKS = (*FIRST, *LAST, every_side_counts, weights_are_finite_numbers)
+MERGER_CHECKS = (*FIRST, *LAST, every_side_counts, equal_encodings_are_kept_if_declared, weights_are_finite_numbers)
 
 
 def _listed(shapes: Sequence[Shape]) -> str:

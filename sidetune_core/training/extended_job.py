@@ -145,6 +145,8 @@ def assemble_extended(
         _cache_key(plan, opened),
         identity,
         shared_ids=len(opened) == 1 and stream.shared_ids,
+        fit=fit,
+        task_cost=fit.task_cost(machine, added[0]) if added else None,
         side_taps=fit.side_taps,
         origins={
             id: Origin(plan.parts[number].resolved, fingerprints[number])

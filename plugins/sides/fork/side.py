@@ -96,6 +96,8 @@ class Fork(Side):
                 continue
             if any(True for _ in copied.parameters()):
                 self.continuation, self._tap, self.tap_indices = copied, tap, (tap,)
+                following = sum(block.after >= tap for block in blocks)
+                self.begins_at_base = keep is None or len(keep) == following
                 return
         if refusals:
             raise FitError(refusals[0])

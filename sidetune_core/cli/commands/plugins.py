@@ -85,7 +85,7 @@ def describe(kind: Positional[str], name: Positional[str]) -> int:
     """
     from sidetune_core.config.differences import flatten
     from sidetune_core.config.options import describe as describe_options
-    from sidetune_core.config.resolve import recipe_tables
+    from sidetune_core.config.resolve import recipe_components, recipe_options, recipe_tables
 
     plugin = registry.find(kinds.kind(kind), name, trust_local_code=True)
     with redirect_stdout(sys.stderr):  # what its module prints is no description
@@ -96,8 +96,11 @@ def describe(kind: Positional[str], name: Positional[str]) -> int:
             print(f"{label}: {', '.join(sorted(getattr(cls, attribute)))}")
     if getattr(cls, "recipe", None):
         tables = flatten(recipe_tables(cls.recipe, plugin.title))
+        for slot, component in recipe_components(cls.recipe):
+            own = recipe_options(cls.recipe, slot, component)
+            tables |= {f"{slot}.{option}": value for option, value in own.items()}
         defaults = [f"--{name.replace('_', '-')} {value}" for name, value in tables.items()]
-        print(f"training defaults: {', '.join(defaults)}")
+        print(f"defaults in this env: {', '.join(defaults)}")
     options = describe_options(cls.Config)
     print("options:" if options else "no options")
     for option in options:

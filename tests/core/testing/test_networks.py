@@ -133,6 +133,17 @@ class Undeclared(SoundSide):
         return encoding + sum(tap.mean(tuple(range(1, tap.ndim)))[:, None] for tap in features.taps)
 
 
+class Pretending(SoundSide):
+    begins_at_base = True
+
+
+class NoMean(SoundMerger):
+    is_mean = True
+
+    def forward(self, encodings: Sequence[Tensor]) -> Tensor:
+        return super().forward(encodings) + 1
+
+
 class Pair(SoundMerger):
     def forward(self, encodings: Sequence[Tensor]) -> Tensor:
         return super().forward(encodings[:2])
@@ -159,6 +170,8 @@ FAULTS: Mapping[type[nn.Module], tuple[str, str]] = {
     Detached: ("gradients_reach_the_weights", "remove detach()"),
     Tapping: ("taps_are_read_only_if_declared", "set needs_taps = True"),
     Undeclared: ("tap_indices_name_the_taps_that_are_read", "Set tap_indices = (0, 1)"),
+    Pretending: ("it_begins_as_the_base_if_declared", "remove begins_at_base"),
+    NoMean: ("equal_encodings_are_kept_if_declared", "remove is_mean"),
     Pair: ("every_side_counts", "encoding 3 of 3"),
     Counting: ("state_dict_holds_all_state", "after 3 forward passes"),
 }

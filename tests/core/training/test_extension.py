@@ -581,6 +581,7 @@ def test_the_command_adds_tasks_and_prints_their_ids(make: MakeRun, capsys: Capt
     assert main_run(command(run, *OPTIONS, "--tasks", "t0", "t2", "--train.steps", "1")) == 0
     printed = capsys.readouterr()
     assert "added by --extend: t2, t3 of env 'images' (t0, t2 there)" in printed.err
+    assert "trainable parameters a task with its head" in printed.err
     assert "extended: from task t2 on" in printed.out
     assert [task["id"] for task in read(run)["tasks"]] == ["t0", "t1", "t2", "t3"]
 

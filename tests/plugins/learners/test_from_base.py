@@ -10,8 +10,8 @@ import torch
 from sidetune_plugins.learners._from_base import FromBase
 from torch import Tensor
 
-from sidetune_core.api import Features, Side, seeded
-from sidetune_core.config.kinds import MERGER, SIDE
+from sidetune_core.api import Components, Features, Side, seeded
+from sidetune_core.config.kinds import LEARNER, MERGER, SIDE
 from sidetune_core.config.registry import find, load
 from sidetune_core.testing import sample
 
@@ -43,6 +43,39 @@ def test_each_task_begins_at_the_base_s_encoding_and_leaves_it(merger: str, dens
         world.train(learner, task, steps=3)
         assert not torch.equal(merged(learner, task.id), base)
         assert not any(torch.equal(value, start[name]) for name, value in side.named_parameters())
+
+
+@pytest.mark.parametrize("merger", ["alpha", "side"])
+@pytest.mark.parametrize("name", ["fork", "copy"])
+def test_a_side_that_begins_as_the_base_is_trained(name: str, merger: str) -> None:
+    base = sample.TinyBase((8, 4, 4)).eval()
+
+    def make_side(base: Any, pretrained: bool = True) -> Side:
+        side: Side = make(SIDE, name, sample.INPUTS, base)
+        return side
+
+    parts = Components(
+        sample.INPUTS,
+        lambda pretrained=True: base,
+        make_side,
+        lambda base, count: make(MERGER, merger, base.shape, count),
+    )
+    cls = load(find(LEARNER, "sidetune"))
+    task = sample.tasks()[0]
+    with seeded(0, "start"):
+        learner = cls(cls.Config(begin="base"), parts)
+        learner.start(task)
+    inputs, side, mixing = sample.images([0, 1]), learner.sides[task.id], learner.mergers[task.id]
+    features = base(inputs)
+    begin = mixing([features.encoding, side.eval()(inputs, features)])
+    torch.testing.assert_close(begin, features.encoding)
+    before = [value.clone() for value in side.parameters()]
+    optimizer = torch.optim.SGD([*side.parameters(), *mixing.parameters()], lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (learner(inputs, task.id) - 1).square().sum().backward()
+        optimizer.step()
+    assert not all(map(torch.equal, before, side.parameters()))
 
 
 def make(kind: Any, name: str, *arguments: Any) -> Any:
