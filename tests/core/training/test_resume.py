@@ -321,7 +321,7 @@ def test_the_state_within_a_task_that_a_kill_left_at_the_end_is_deleted(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "delete_mid_task", lambda _: None)
-        sidetune_core.run(spec, tmp_path / "run")
+        sidetune_core.run(spec, tmp_path / "run", save_every="4")
     left = tmp_path / "run" / "checkpoints" / checkpoint.MID_TASK
     assert left.exists()
     sidetune_core.resume(tmp_path / "run", trust_local_code=True)
@@ -447,10 +447,27 @@ def test_a_run_in_a_folder_that_is_read_only_is_left_as_it_is(
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize(("every", "count"), [("1", 8), ("3", 4), ("0", 0), ("none", 0), ("3600s", 2)])
-def test_the_state_is_saved_as_often_as_is_asked_for(
-    every: str, count: int, spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("every", "saved_at_end", "count"),
+    [
+        ("1", math.inf, 8),
+        ("3", math.inf, 2),
+        ("3", 0.0, 4),
+        ("0", 0.0, 0),
+        ("none", 0.0, 0),
+        ("3600s", math.inf, 0),
+        ("3600s", 0.0, 2),
+    ],
+)
+def test_the_state_is_saved_as_often_as_is_asked_for_and_after_many_seconds_of_steps(
+    every: str,
+    saved_at_end: float,
+    count: int,
+    spec: sidetune_core.RunSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(steps, "SAVED_AT_END", saved_at_end)
     saved = []
     save = checkpoint.save_mid_task
     monkeypatch.setattr(checkpoint, "save_mid_task", lambda *args: saved.append(save(*args)))
