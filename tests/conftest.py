@@ -22,6 +22,15 @@ the machine, and several processes of tests are faster with one each. It holds f
 MakeArchive = Callable[..., Path]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """`os.fsync` does nothing: only a power cut would lose what is not synced, and no test has one. Tests of
+    what is synced put a function of their own in its place, and processes that tests start do sync."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 RunProcesses = Callable[..., list[dict[str, Any]]]
 
 

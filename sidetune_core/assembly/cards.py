@@ -18,6 +18,7 @@ from sidetune_core.interfaces.inputs import Shape
 from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStream
 from sidetune_core.rl.policy_handler import PolicyHandler
 from sidetune_core.rl.rollout_task import RolloutTask
+from sidetune_core.storage.atomic import sync_folders, writing
 from sidetune_core.storage.run_folder import CARDS, RunFolder
 from sidetune_core.supervised.iterable_dataset import IterableSource
 from sidetune_core.supervised.task import SupervisedTask
@@ -61,10 +62,13 @@ def write_cards(folder: RunFolder, cards: Sequence[TaskCard], done: Collection[s
     Raises:
         WriteError: the folder is not writable.
     """
+    unsynced = set[Path]()
     for card in cards:
         written = _written(folder, card.id)
         if written is None or (written != card and card.id not in done):
-            folder.write_json(f"{CARDS}/{card.id}.json", card.to_json())
+            folder.write_json(f"{CARDS}/{card.id}.json", card.to_json(), unsynced)
+    with writing(folder.path / CARDS):
+        sync_folders(unsynced)
 
 
 def read_cards(folder: RunFolder, tasks: Sequence[str]) -> dict[str, TaskCard]:

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from io import FileIO
 from pathlib import Path
 
@@ -23,25 +24,35 @@ def home() -> Path:
     return Path(os.environ.get("SIDETUNE_HOME") or "~/.cache/sidetune").expanduser()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write to a temporary file next to `path`, sync, then rename, so that no crash leaves half a file."""
-    make_folder(path.parent)
+def write_bytes(path: Path, data: bytes, unsynced: set[Path] | None = None) -> None:
+    """Write to a temporary file next to `path`, sync, then rename, so that no crash leaves half a file.
+
+    Args:
+        path: of the file.
+        data: its content.
+        unsynced: gets the folders to sync (see `sync_folders`), which a caller that writes several files does
+            once, after all of them; None to sync them here.
+    """
+    folders = unsynced if unsynced is not None else set[Path]()
+    make_folder(path.parent, folders)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    folders.add(path.parent)
+    if unsynced is None:
+        sync_folders(folders)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, unsynced: set[Path] | None = None) -> None:
     """`write_bytes` for text, in UTF-8."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), unsynced)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -68,13 +79,42 @@ def no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)  # Windows lacks the flag
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it; each new one is synced to disk."""
+def make_folder(path: Path, unsynced: set[Path] | None = None) -> None:
+    """Make a folder and those above it; each new one is synced to disk, see `write_bytes`."""
     if path.is_dir():
         return
-    make_folder(path.parent)
+    make_folder(path.parent, unsynced)
     path.mkdir(exist_ok=True)
-    sync_folder(path.parent)
+    if unsynced is None:
+        sync_folder(path.parent)
+    else:
+        unsynced.add(path.parent)
+
+
+def sync_folders(paths: set[Path]) -> None:
+    """`sync_folder` for each, those above it first; empties the set."""
+    for path in sorted(paths):
+        sync_folder(path)
+    paths.clear()
+
+
+_syncs: ContextVar[bool] = ContextVar("syncs", default=True)
+
+
+@contextmanager
+def not_synced() -> Iterator[None]:
+    """Within it, nothing is synced to disk: for folders that are deleted before the process ends."""
+    token = _syncs.set(False)
+    try:
+        yield
+    finally:
+        _syncs.reset(token)
+
+
+def sync(handle: int) -> None:
+    """`os.fsync`, unless `not_synced`."""
+    if _syncs.get():
+        os.fsync(handle)
 
 
 def sync_folder(path: Path) -> None:
@@ -87,7 +127,7 @@ def sync_folder(path: Path) -> None:
     except OSError:  # Windows, or a folder that may be written but not read
         return
     try:
-        os.fsync(handle)
+        sync(handle)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
             raise

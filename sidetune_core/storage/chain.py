@@ -27,7 +27,7 @@ from sidetune_core import hashing
 from sidetune_core.errors import RunError, shorten
 from sidetune_core.io import strict_json
 from sidetune_core.io.files import check_regular, read_text
-from sidetune_core.storage.atomic import write_text
+from sidetune_core.storage.atomic import sync_folders, write_text
 from sidetune_core.storage.deltas import Delta, History, difference, order_to_json, read_delta, read_order
 from sidetune_core.storage.nested_state import flatten, tensor_names, unflatten
 from sidetune_core.storage.run_folder import Marks
@@ -419,8 +419,10 @@ def write_step(step: Step, text: str, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         OSError: the folder is not writable.
     """
-    write_tensors(step.path, {name: tensors[name] for name in step.tensors.changed})
-    write_text(json_path(step.path), json_text(text))
+    unsynced = set[Path]()  # the folder of both files
+    write_tensors(step.path, {name: tensors[name] for name in step.tensors.changed}, unsynced=unsynced)
+    write_text(json_path(step.path), json_text(text), unsynced)
+    sync_folders(unsynced)
 
 
 def json_text(text: str) -> str:

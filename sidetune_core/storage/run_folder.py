@@ -27,6 +27,7 @@ from sidetune_core.storage.atomic import (
     append_line,
     clear_unfinished,
     make_folder,
+    sync,
     sync_folder,
     truncate,
     write_bytes,
@@ -121,11 +122,11 @@ class RunFolder:
 
     path: Path
 
-    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write a JSON file, atomically; a number that is not finite is ``null``."""
-        self._write(name, strict_json.dumps(values, indent=2, default=str) + "\n")
+    def write_json(self, name: str, values: Mapping[str, Any], unsynced: set[Path] | None = None) -> None:
+        """Write a JSON file by `atomic.write_text`; a number that is not finite is ``null``."""
+        self._write(name, strict_json.dumps(values, indent=2, default=str) + "\n", unsynced)
 
-    def write_document(self, owner: str, name: str, text: str) -> Path:
+    def write_document(self, owner: str, name: str, text: str, unsynced: set[Path] | None = None) -> Path:
         """Write ``documents/OWNER/NAME``, in place of that of an earlier evaluation; returns its path. A file
         that has this content is left alone: those of tasks that nothing is forgotten of are the same after
         every task.
@@ -137,7 +138,7 @@ class RunFolder:
         path = self.path / DOCUMENTS / owner / name
         with writing(path):
             if path.is_symlink() or not path.is_file() or path.read_bytes() != text.encode():
-                write_text(path, text)
+                write_text(path, text, unsynced)
         return path
 
     def delete_documents(self, owner: str) -> list[Path]:
@@ -267,9 +268,12 @@ class RunFolder:
             read: what was read of `LINES` before, which is brought up to date; None to read them whole.
         """
         read = read if read is not None else {name: Running() for name in LINES}
-        marks = {name: read[name].mark(self.path / name) for name in LINES if (self.path / name).is_file()}
+        there = [name for name in LINES if (self.path / name).is_file()]
+        new = any(read[name].is_new for name in there)
+        marks = {name: read[name].mark(self.path / name) for name in there}
         marks |= {name: Running().mark(self.path / name) for name in further if (self.path / name).is_file()}
-        sync_folder(self.path)  # they may be new
+        if new:
+            sync_folder(self.path)
         return marks
 
     def check_own(self) -> None:
@@ -343,9 +347,9 @@ class RunFolder:
         parts = (CARDS, PROBES, IMAGES)
         return [self.path, self.checkpoints, *(self.path / name for name in parts), *owners]
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, text: str, unsynced: set[Path] | None = None) -> None:
         with writing(self.path / name):
-            write_text(self.path / name, text)
+            write_text(self.path / name, text, unsynced)
 
     def _add(self, name: str, line: str) -> None:
         with writing(self.path / name):
@@ -357,17 +361,20 @@ class Running:
 
     def __init__(self) -> None:
         self._size, self._sha256 = 0, hashlib.sha256()
+        self.is_new = True
+        """Whether it was never read: then its name may not be synced to disk either."""
 
     def mark(self, path: Path) -> tuple[int, str]:
         """The file's size and digest; it is synced to disk."""
         with path.open("rb") as file:
-            os.fsync(file.fileno())
+            sync(file.fileno())
             if os.fstat(file.fileno()).st_size < self._size:  # it was cut
                 self._size, self._sha256 = 0, hashlib.sha256()
             file.seek(self._size)
             content = file.read()
         self._size += len(content)
         self._sha256.update(content)
+        self.is_new = False
         return self._size, self._sha256.hexdigest()
 
 

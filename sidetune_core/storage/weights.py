@@ -193,8 +193,13 @@ def fill(module: nn.Module, tensors: Tensors, source: str, prefix: str = "") -> 
     module.load_state_dict(given, strict=False)
 
 
-def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, atomically. Tensors that share memory are written separately.
+def write_tensors(
+    path: Path,
+    tensors: Tensors,
+    about: Mapping[str, str] | None = None,
+    unsynced: set[Path] | None = None,
+) -> None:
+    """Write a safetensors file by `atomic.write_bytes`. Tensors that share memory are written separately.
 
     `about` is written to the header as JSON under the single key ``about``: safetensors writes several keys
     in an order that varies, and equal content must give equal bytes.
@@ -208,7 +213,8 @@ def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, str] | None 
         seen.add(flat.untyped_storage().data_ptr())
         apart[key] = flat
     header = {"about": json.dumps(about, sort_keys=True)} if about else {}
-    write_bytes(path, safetensors.torch.save(apart, header if apart or header else None))  # {} is damaged
+    content = safetensors.torch.save(apart, header if apart or header else None)  # {} is damaged
+    write_bytes(path, content, unsynced)
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sidetune_core.interfaces.training import members
 from sidetune_core.seeding import seeded
+from sidetune_core.storage.atomic import not_synced
 from sidetune_core.system.signals import StopRequested
 from sidetune_core.testing import attributes
 from sidetune_core.testing.findings import SEED, Broken, described, requires
@@ -95,7 +96,7 @@ def resumes_exactly_between_tasks(subject: Subject) -> None:
     uninterrupted, resumed = subject.trained.learner, subject()
     if uninterrupted.joint:
         return  # its tasks have no boundary
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, not_synced():
         subject.train(subject(), Path(folder) / "run", subject.tasks()[:1])
         subject.train(resumed, Path(folder) / "run")
     if names := changed(snapshot(uninterrupted), snapshot(resumed)):
@@ -109,7 +110,7 @@ def resumes_exactly_between_tasks(subject: Subject) -> None:
 def resumes_exactly_within_a_task(subject: Subject) -> None:
     """A run resumed within a task ends with the same weights as an uninterrupted run, bit for bit."""
     uninterrupted, resumed = subject.trained.learner, subject()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, not_synced():
         with suppress(StopRequested):
             subject.train(subject(), Path(folder) / "run", last_step=subject.options.steps + 2)
         subject.train(resumed, Path(folder) / "run")

@@ -21,6 +21,7 @@ from sidetune_core.interfaces.learner import Components, Learner
 from sidetune_core.interfaces.networks import Base, Merger, Side, taps_read
 from sidetune_core.interfaces.tasks import Order, Task
 from sidetune_core.storage import run_folder
+from sidetune_core.storage.atomic import not_synced
 from sidetune_core.storage.run_folder import Clock
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
@@ -83,7 +84,7 @@ class Subject:
     ) -> Witness:
         """Train like a run, in folder `path` or a temporary one, up to `last_step`."""
         if path is None:
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, not_synced():
                 return self.train(learner, Path(folder) / "run", tasks)
         stop = StopRequest()
         witness = Witness(learner, stop, last_step)

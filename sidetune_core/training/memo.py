@@ -65,6 +65,17 @@ class Row:
     """Why tasks of earlier stages are measured, by id."""
 
 
+@attrs.frozen(eq=False)
+class _Standing:
+    """Why a task is measured whatever the present stage has changed, by what that depends on."""
+
+    task: Task
+    record: TaskRecord | None
+    values: Values | None
+    not_carried: str
+    uncertain: str
+
+
 class Memo:
     """The latest evaluation of each task of a run, and whether it holds after a further stage.
 
@@ -93,6 +104,7 @@ class Memo:
         self._rows = 0
         self._outside: set[str] = set()
         self._touched: set[str] | None = None
+        self._standing: dict[str, _Standing] = {}
         self.replays: Mapping[str, Replay] = {}
         """Of the probes of earlier tasks, by id, after the present stage; in the main process."""
 
@@ -235,16 +247,13 @@ class Memo:
         self._touched |= affected
         reasons = dict[str, str]()
         for task in before:
-            reason = not_carried(records.get(task.id), task.id)
+            standing = self._standing_of(task, records.get(task.id))
+            reason = standing.not_carried or standing.uncertain
             if task.id in affected:
                 read = set(changed) & records[task.id].all_tensors.keys()
                 reason = f"training changed {shorten(sorted(read or changed))}"
             elif task.id in self._touched:
-                reason = reason or CHANGED_EARLIER.format(task.id)
-            elif not reason and not is_whole(self._values.get(task.id)):
-                reason = f"the last evaluation of {task.id} has gaps"
-            elif not reason and not self._is_reproducible(task):
-                reason = f"the results of {task.id} may not depend on the learner alone"
+                reason = standing.not_carried or CHANGED_EARLIER.format(task.id)
             if reason:
                 reasons[task.id] = reason
         if len(before) < REPLAYED_ROWS or not self._rows:
@@ -252,6 +261,24 @@ class Memo:
                 tracked, records, [one for one in before if one.id not in reasons], recorders, context
             )
         return reasons
+
+    def _standing_of(self, task: Task, record: TaskRecord | None) -> _Standing:
+        """What is known of a task; looked up again only if that has changed."""
+        values, known = self._values.get(task.id), self._standing.get(task.id)
+        if (
+            known is None
+            or known.task is not task
+            or known.record is not record
+            or known.values is not values
+        ):
+            uncertain = ""
+            if not is_whole(values):
+                uncertain = f"the last evaluation of {task.id} has gaps"
+            elif not self._is_reproducible(task):
+                uncertain = f"the results of {task.id} may not depend on the learner alone"
+            known = _Standing(task, record, values, not_carried(record, task.id), uncertain)
+            self._standing[task.id] = known
+        return known
 
     def _reason_for_all(self, log: CertificateLog, done: int, context: Context, scenario: Scenario) -> str:
         """Why no value is carried over; empty if some may be."""

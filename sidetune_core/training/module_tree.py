@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, compress
-from operator import attrgetter, ne
+from operator import attrgetter, is_, ne
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -41,13 +41,14 @@ class Entry:
 class Node:
     """A module under one of its names."""
 
-    __slots__ = ("_keys", "children", "module", "name", "own", "parent")
+    __slots__ = ("_keys", "_parts", "children", "module", "name", "own", "parent")
 
     def __init__(self, module: nn.Module, name: str, parent: Node | None) -> None:
         self.module, self.name, self.parent = module, name, parent
         self.own: list[Entry] = []
         self.children: dict[str, Node] = {}
         self._keys: list[str] | None = None
+        self._parts: list[nn.Module] | None = None
 
     @property
     def prefix(self) -> str:
@@ -76,8 +77,9 @@ class Node:
             self._keys = [*own, *chain.from_iterable([child.keys() for child in children])]
         return self._keys
 
-    def forget_keys(self) -> None:
+    def forget_members(self) -> None:
         """The members of the module are others now."""
+        self._parts = None
         for node in self.path():
             node._keys = None
 
@@ -95,8 +97,12 @@ class Node:
     def is_as_read(self) -> bool:
         """Whether it has the same members as when it was read."""
         module = self.module
-        children = [(name, id(part)) for name, part in module._modules.items() if part is not None]
-        if children != [(name, id(child.module)) for name, child in self.children.items()]:
+        parts = module._modules
+        if len(parts) != len(self.children):
+            parts = {name: part for name, part in parts.items() if part is not None}
+        if self._parts is None:
+            self._parts = [child.module for child in self.children.values()]
+        if list(parts) != list(self.children) or not all(map(is_, parts.values(), self._parts)):
             return False
         own = [(name, id(one)) for name, one in _named_own(module) if one is not None]
         return own == [(entry.name.rpartition(".")[2], id(entry.tensor)) for entry in self.own]
@@ -373,7 +379,7 @@ class ModuleTree:
                 added += [entry for part in read.walk() for entry in part.own]
             self._new[node.name] = node
             self._often[node.name] = node
-            node.forget_keys()
+            node.forget_members()
         if dropped:
             self._list_versions()
         else:

@@ -34,7 +34,7 @@ from sidetune_core.interfaces.capabilities import HasVisualisations, task_states
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.storage import checkpoint, images
 from sidetune_core.storage.ahead import ahead_path, delete_ahead
-from sidetune_core.storage.atomic import writing
+from sidetune_core.storage.atomic import sync_folders, writing
 from sidetune_core.storage.chain import Chain, Unusable
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.storage.compaction import Disk, Keep, drop_superseded
@@ -236,6 +236,7 @@ class RunRecorder(Recorder):
         self._since_checkpoint: Journal | None = None
         self._since_certificate: Journal | None = None
         self._files: set[str] = set()
+        self._unsynced: set[Path] = set()
         self._by_products = by_products if by_products is not None else ByProducts(self.warning)
 
     def latest_checkpoint(self) -> Checkpoint | None:
@@ -355,7 +356,8 @@ class RunRecorder(Recorder):
 
     def document(self, task: str, split: str, name: str, text: str) -> None:
         with self._by_products.optional(self.folder.path / DOCUMENTS):
-            self._note_files([self.folder.write_document(f"{task}-{split}", name, text)])
+            path = self.folder.write_document(f"{task}-{split}", name, text, self._unsynced)
+            self._note_files([path])
 
     def save_mid_task(
         self, tracked: TrackedLearner, stage: Stage, seen: Sequence[Task], state: MidTaskState
@@ -489,6 +491,8 @@ class RunRecorder(Recorder):
         return self._since_certificate
 
     def _marks(self, *further: str) -> Marks:
+        with self._by_products.optional(self.folder.path / DOCUMENTS):
+            sync_folders(self._unsynced)
         return self.folder.marks(*further, read=self._read)
 
     def _certify(self, boundary: Boundary, before: Sequence[str], context: Context) -> None:

@@ -36,6 +36,10 @@ from sidetune_core.training.within_task import WithinTask
 RESERVED = frozenset({"task", "step", "lr", "mean_loss"})
 """Names of the facts in a line of ``metrics.jsonl``."""
 
+SAVED_AT_END = 10.0
+"""Seconds since the last checkpoint from which the state after the last step of a stage is saved too: what
+follows may take long, and what is repeated after a kill during it is less than this."""
+
 LOG_EVERY = 20
 """Steps between two looks at the loss: divergence is noticed soon, and a GPU is rarely made to wait."""
 
@@ -246,8 +250,9 @@ class StageTraining:
         context.group.sync_stop(context.stop)
         if not (last or self.stage.can_resume_at(step, context.options)):
             return
-        due = context.save_every.over(step - self._saved_step, time.monotonic() - self._saved_time)
-        due = due or (last and not context.save_every.never)
+        seconds = time.monotonic() - self._saved_time
+        due = context.save_every.over(step - self._saved_step, seconds)
+        due = due or (last and seconds >= SAVED_AT_END and not context.save_every.never)
         if due or context.stop.number is not None:
             self._save(step, optimizer)
             self._saved_step, self._saved_time = step, time.monotonic()

@@ -245,6 +245,9 @@ class TrackedLearner:
     def look(self) -> None:
         """Notice which modules and tensors are other objects now, or new, or gone."""
         self._tree.update(self._active.values())
+        self._take_new()
+
+    def _take_new(self) -> None:
         for node in self._tree.take_new():
             self._unplaced[node.name] = self._active[node.name] = node
 
@@ -347,7 +350,7 @@ class TrackedLearner:
             self._active = {name: node for name, node in nodes if node is not None}
         else:
             sample = tree.look_closely(SAMPLE)
-        self.look()
+        self._take_new()
         every = every or bool(tree.custom)
         self._note_released()
         for entry in self._released.values():

@@ -16,7 +16,9 @@ from sidetune_core.storage import atomic
 from sidetune_core.storage.atomic import (
     append_line,
     clear_unfinished,
+    not_synced,
     sync_folder,
+    sync_folders,
     truncate,
     write_bytes,
     write_text,
@@ -93,6 +95,30 @@ def test_each_new_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(atomic, "sync_folder", synced.append)
     write_text(tmp_path / "a" / "b" / "file", "text")
     assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+
+
+def test_the_folders_of_several_files_are_synced_once_after_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(atomic, "sync_folder", synced.append)
+    unsynced = set[Path]()
+    write_text(tmp_path / "a" / "first", "text", unsynced)
+    write_bytes(tmp_path / "a" / "second", b"text", unsynced)
+    assert synced == []
+    sync_folders(unsynced)
+    assert synced == [tmp_path, tmp_path / "a"]
+    assert unsynced == set()
+
+
+def test_what_is_deleted_soon_is_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with not_synced():
+        write_text(tmp_path / "a" / "file", "text")
+    assert synced == []
+    write_text(tmp_path / "a" / "file", "text")
+    assert len(synced) == 2  # the file and its folder
 
 
 @pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidetune_core.config.kinds import KINDS, Kind
 from sidetune_core.errors import PluginError
-from sidetune_core.testing import check_plugin, parametrize_checks
-from sidetune_core.testing.plugin import check_names
+from sidetune_core.testing import parametrize_checks
 
 pytest_plugins = ["pytester"]
 
@@ -59,14 +57,6 @@ def test_each_check_is_a_test_id_with_its_outcome(pytester: pytest.Pytester) -> 
         ]
     )
     assert result.parseoutcomes()["failed"] == 1
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_every_finding_belongs_to_a_test_id(kind: Kind) -> None:
-    names = {"base": "conv", "side": "conv", "merger": "sum", "learner": "features", "env": "digits"}
-    options = {"weights": "none"} if kind.name in ("base", "side") else None
-    findings = check_plugin(kind.name, f"sidetune/{names[kind.name]}", options)
-    assert {finding.check for finding in findings} <= set(check_names(kind.name))
 
 
 def test_an_unknown_kind_is_an_error_when_the_tests_are_collected() -> None:

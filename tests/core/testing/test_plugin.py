@@ -32,7 +32,9 @@ from sidetune_core.config import kinds, registry
 from sidetune_core.config.registry import Plugin
 from sidetune_core.demonstrations import record_demonstrations
 from sidetune_core.errors import OptionError, PluginError
-from sidetune_core.testing import Finding, check_distribution, check_plugin, report
+from sidetune_core.testing import Finding, check_distribution, check_plugin, continuations, report
+from sidetune_core.testing.networks import BASE_CHECKS, FIRST, LAST
+from sidetune_core.testing.plugin import check_names
 
 ACME = Path(__file__).parents[2] / "acme"
 BUILT_IN = [
@@ -121,6 +123,11 @@ def own(
 ELSEWHERE = {
     "habitat": [pytest.mark.skip(reason="tests/plugins/envs/habitat checks it, in an environment of its own")]
 }
+NOT_OF_ALL = {
+    "known_failures_are_checks",
+    *(check.__name__ for check in (*BASE_CHECKS, *continuations.CHECKS) if check not in FIRST + LAST),
+}
+"""Checks that are made of some plugins of a kind only."""
 CHECKED = [pytest.param(plugin, marks=ELSEWHERE.get(plugin.name, [])) for plugin in BUILT_IN]
 
 
@@ -133,6 +140,10 @@ def test_every_built_in_plugin_conforms(plugin: Plugin, own: Own) -> None:
     }
     findings = check_plugin(plugin.kind.name, f"sidetune/{plugin.name}", options)
     assert failures(findings) == {}
+    made, names = {finding.check for finding in findings}, set(check_names(plugin.kind.name))
+    if "is_made_of_an_object" not in made:
+        assert made <= names
+        assert names - made <= NOT_OF_ALL
     assert len([finding for finding in findings if not finding.skipped]) > 10
 
 

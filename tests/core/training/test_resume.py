@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ from sidetune_core.cli.main import main_run
 from sidetune_core.errors import Interrupted, RunError, WriteError
 from sidetune_core.storage import atomic, checkpoint
 from sidetune_core.storage.lock import locked
-from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.run_folder import LINES, RunFolder
 from sidetune_core.system import device, signals
 from sidetune_core.training import run as training_run
 from sidetune_core.training import steps
@@ -135,25 +136,29 @@ def kill(number: int) -> Callable[[], None]:
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
 @pytest.mark.parametrize(
-    ("at", "place"),
+    ("at", "place", "saved_at_end"),
     [
-        (1, "None"),
-        (4, "after step 2 of task t0"),
-        (7, "after task t0"),
-        (11, "after step 0 of task t1"),
-        (16, "after step 4 of task t1"),
+        (1, "None", 0.0),
+        (4, "after step 2 of task t0", 0.0),
+        (7, "after task t0", 0.0),
+        (11, "after step 0 of task t1", 0.0),
+        (16, "after step 4 of task t1", 0.0),
+        (16, "after task t0", math.inf),
     ],
-    ids=["untrained", "training", "evaluation", "before-training", "between-evaluations"],
+    ids=["untrained", "training", "evaluation", "before-training", "between-evaluations", "after-few-steps"],
 )
 def test_a_signal_leaves_a_state_that_is_gone_on_from(
     at: int,
     place: str,
+    saved_at_end: float,
     number: int,
     spec: sidetune_core.RunSpec,
     whole: Path,
     tmp_path: Path,
     before_pass: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(steps, "SAVED_AT_END", saved_at_end)
     usual = [signal.getsignal(one) for one in signals.SIGNALS]
     before_pass(at, kill(number))
     with pytest.raises(Interrupted) as stop:
@@ -165,6 +170,26 @@ def test_a_signal_leaves_a_state_that_is_gone_on_from(
     before_pass(0, lambda: None)
     sidetune_core.resume(tmp_path / "cut", trust_local_code=True)
     same(tmp_path / "cut", whole)
+
+
+def test_what_a_checkpoint_follows_is_synced_to_disk_before_it(
+    spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, replace, unsynced = set[int](), os.replace, list[Path]()
+
+    def look(source: Path, target: Path) -> None:
+        replace(source, target)
+        if target.name == "after-001.json":
+            folder = target.parents[1]
+            paths = [folder, *(folder / name for name in LINES)]
+            paths += [path for name in ("documents", "probes") for path in (folder / name).rglob("*")]
+            unsynced.extend(path for path in paths if path.stat().st_ino not in synced)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.add(os.fstat(handle).st_ino))
+    monkeypatch.setattr(os, "replace", look)
+    sidetune_core.run(spec, tmp_path / "run")
+    assert unsynced == []
+    assert (tmp_path / "run" / "documents").is_dir()
 
 
 def test_a_signal_between_two_batches_of_one_step_waits_for_its_end(
@@ -296,7 +321,7 @@ def test_the_state_within_a_task_that_a_kill_left_at_the_end_is_deleted(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "delete_mid_task", lambda _: None)
-        sidetune_core.run(spec, tmp_path / "run")
+        sidetune_core.run(spec, tmp_path / "run", save_every="4")
     left = tmp_path / "run" / "checkpoints" / checkpoint.MID_TASK
     assert left.exists()
     sidetune_core.resume(tmp_path / "run", trust_local_code=True)
@@ -422,10 +447,27 @@ def test_a_run_in_a_folder_that_is_read_only_is_left_as_it_is(
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize(("every", "count"), [("1", 8), ("3", 4), ("0", 0), ("none", 0), ("3600s", 2)])
-def test_the_state_is_saved_as_often_as_is_asked_for(
-    every: str, count: int, spec: sidetune_core.RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("every", "saved_at_end", "count"),
+    [
+        ("1", math.inf, 8),
+        ("3", math.inf, 2),
+        ("3", 0.0, 4),
+        ("0", 0.0, 0),
+        ("none", 0.0, 0),
+        ("3600s", math.inf, 0),
+        ("3600s", 0.0, 2),
+    ],
+)
+def test_the_state_is_saved_as_often_as_is_asked_for_and_after_many_seconds_of_steps(
+    every: str,
+    saved_at_end: float,
+    count: int,
+    spec: sidetune_core.RunSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(steps, "SAVED_AT_END", saved_at_end)
     saved = []
     save = checkpoint.save_mid_task
     monkeypatch.setattr(checkpoint, "save_mid_task", lambda *args: saved.append(save(*args)))

@@ -138,9 +138,13 @@ def rename(learner: Small, draw: random.Random) -> None:
         learner.sides["renamed"] = learner.sides.pop(draw.choice(list(learner.sides)))
 
 
+def remove_or_restore_part(learner: Small, draw: random.Random) -> None:
+    learner.part = None if learner._modules.get("part") is not None else nn.Linear(2, 2)
+
+
 CHANGES = (
     *(add_side, add_side, remove_side, write, swap, assign_data, write_buffer, replace_buffer),
-    *(delete_buffer, load, drop_bias, rename),
+    *(delete_buffer, load, drop_bias, rename, remove_or_restore_part),
 )
 
 

@@ -15,7 +15,8 @@ from sidetune_core.testing import check_plugin
 from sidetune_core.testing.state import changed, snapshot
 
 INPUTS = {"x": torch.randn(5, 6, generator=torch.Generator().manual_seed(1))}
-OPTIONS = [{}, {"norm": False}, {"batchnorm": "frozen"}, {"batchnorm": "per-task"}]
+OPTIONS = [{"norm": False, "batchnorm": "frozen"}, {"batchnorm": "per-task"}]
+"""The defaults are checked with those of all plugins (tests/core/testing/test_plugin.py)."""
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -12,10 +12,9 @@ import sidetune_core
 from sidetune_core.testing import check_plugin
 
 
-@pytest.mark.parametrize("norm", [True, False])
-def test_it_keeps_the_contract(norm: bool) -> None:
+def test_it_keeps_the_contract_without_a_norm() -> None:
     assert [
-        finding for finding in check_plugin("learner", "independent", {"norm": norm}) if not finding.passed
+        finding for finding in check_plugin("learner", "independent", {"norm": False}) if not finding.passed
     ] == []
 
 

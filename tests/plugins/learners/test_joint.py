@@ -11,7 +11,8 @@ import torch
 import sidetune_core
 from sidetune_core.testing import check_plugin
 
-OPTIONS = [{}, {"norm": False}, {"batchnorm": "frozen"}, {"batchnorm": "per-task"}]
+OPTIONS = [{"norm": False, "batchnorm": "frozen"}, {"batchnorm": "per-task"}]
+"""The defaults are checked with those of all plugins (tests/core/testing/test_plugin.py)."""
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

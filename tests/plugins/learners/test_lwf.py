@@ -20,7 +20,8 @@ from sidetune_core.testing.state import changed, snapshot
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
 INPUTS = {"x": X}
-OPTIONS = [{}, {"norm": False}, {"batchnorm": "frozen"}, {"coef": 0.0}, {"temperature": 0.5}]
+OPTIONS = [{"norm": False, "batchnorm": "frozen", "temperature": 0.5}, {"coef": 0.0}]
+"""The defaults are checked with those of all plugins (tests/core/testing/test_plugin.py)."""
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

