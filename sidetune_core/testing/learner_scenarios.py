@@ -20,8 +20,8 @@ from sidetune_core.training.trainable import freeze
 
 @requires("trains_on_two_tasks")
 def predicts_in_its_scenarios(subject: Subject) -> None:
-    """In each of its `scenarios`, `predict` for task_id None returns finite logits of the classes of all started
-    tasks, and for a task those of its classes, which are the first that `forward` returns."""
+    """In each of its `scenarios`, `predict` for task_id None returns finite logits of the classes of all
+    started tasks, and for a task those of its classes, which are the first that `forward` returns."""
     declared = [one for one in SCENARIOS if one != DEFAULT and one in subject.cls.scenarios]
     if not declared:
         raise Skipped("the learner is defined with task ids only (`scenarios`)")
