@@ -61,6 +61,11 @@ class FineTune(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return self.heads.predict(self.encode(inputs, task_id), task_id)
 
+    def predict(self, inputs: Mapping[str, Tensor], task_id: str | None) -> Tensor:
+        if task_id is None:
+            return super().predict(inputs, None)
+        return self.heads.own(self.encode(inputs, task_id), task_id)
+
     def encode(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         """The input of a task's head before normalisation: (B, *base.shape)."""
         if self.norms is None:

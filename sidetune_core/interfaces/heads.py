@@ -70,15 +70,20 @@ class Heads(nn.ModuleDict):
         """The head that has the classes of a task."""
         return self[self.task_ids[0] if self.scenario == "domain" else task_id]
 
+    def own(self, encoding: Tensor, task_id: str) -> Tensor:
+        """The output of a task's head alone for encodings (B, *shape): the logits of its own classes."""
+        output: Tensor = self.head(task_id)(normalise(encoding) if self.norm else encoding)
+        return output
+
     def predict(self, encoding: Tensor, task_id: str) -> Tensor:
         """The output of a task's head for encodings (B, *shape).
 
         In the scenario ``class``, those of all other heads follow, in order.
         """
+        if self.scenario != "class" or len(self) == 1:
+            return self.own(encoding, task_id)
         normalised = normalise(encoding) if self.norm else encoding
         output: Tensor = self.head(task_id)(normalised)
-        if self.scenario != "class" or len(self) == 1:
-            return output
         others = [head(normalised) for id, head in self.items() if id != task_id]
         return torch.cat([output, *others], 1)
 

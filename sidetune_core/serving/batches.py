@@ -18,8 +18,8 @@ class Part:
     """Inputs of one task."""
 
     learner: ServedLearner
-    task: str
-    """Its name in the learner."""
+    task: str | None
+    """Its name in the learner; None where the task is not known."""
     inputs: Inputs
 
 

@@ -16,6 +16,7 @@ from sidetune_core.assembly.objects import require_network, require_tasks
 from sidetune_core.assembly.parts import Part, read_parts
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved, restore
+from sidetune_core.assembly.scenario_evaluation import evaluate_without_task_id
 from sidetune_core.config.given import has_object
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.spec import Choice, choice
@@ -24,6 +25,7 @@ from sidetune_core.interfaces.capabilities import set_task_state
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Predict, Task
+from sidetune_core.scenarios import DEFAULT
 from sidetune_core.serving.evaluation_data import PartData, open_parts, replaced_part
 from sidetune_core.serving.learner import choose_device
 from sidetune_core.serving.source import Trained, read_run
@@ -175,11 +177,12 @@ def evaluate_with(
             if task.id in trained.task_states:
                 set_task_state(task, trained.task_states[task.id])
             predict = make_predict(learner, task, machine)
+            unknown = make_predict(learner, task, machine, known=False)
             fingerprint, known = data[task.id].fingerprint, trained.cards[task.id].data
             evaluations.append(
                 _evaluate(
                     task,
-                    predict,
+                    (learner, predict, unknown),
                     split,
                     recorded.get(task.id, {}),
                     fingerprint == known if fingerprint and known else None,
@@ -304,14 +307,18 @@ def _recorded(folder: RunFolder, split: str, trained: int) -> Mapping[str, Mappi
 
 def _evaluate(
     task: Task,
-    predict: Predict,
+    by: tuple[Learner, Predict, Predict],
     split: str,
     recorded: Mapping[str, float | None],
     same_data: bool | None,
     per_class: bool,
     data_changes: tuple[str, ...] = (),
 ) -> TaskEvaluation:
-    evaluation = evaluate_split(task, predict, split)
+    learner, predict, unknown = by
+    if learner.scenario == DEFAULT:
+        evaluation = evaluate_split(task, predict, split)
+    else:
+        evaluation = evaluate_without_task_id(task, predict, unknown, learner, split)
     return TaskEvaluation(
         task.id,
         task.title,

@@ -58,16 +58,16 @@ class ServedLearner:
         for base in self.bases:
             any(base.share(other) for learner in others for other in learner.bases)
 
-    def predict(self, inputs: Inputs, task: str) -> Tensor:
+    def predict(self, inputs: Inputs, task: str | None) -> Tensor:
         """The output (B, ...) of a task in float32, for inputs on the device, as the run's evaluations
-        computed it.
+        computed it; without a task, see `Learner.predict`.
 
         Raises:
             InputError: there is not enough memory for the batch.
         """
         try:
             with self._lock, torch.no_grad(), self.machine.autocast():
-                output = self.learner.predict(attrs.evolve(inputs, task=task), task)
+                output = self.learner.predict(attrs.evolve(inputs, task=task or self.tasks[-1]), task)
             return output.float()
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -109,6 +109,12 @@ def make_handlers(trained: Trained, trust_local_code: Trust) -> dict[str, TaskHa
     return {
         task: _make_handler(trained, task, card, trust_local_code) for task, card in trained.cards.items()
     }
+
+
+def make_joint_handler(trained: Trained, task: str, card: TaskCard, trust_local_code: Trust) -> TaskHandler:
+    """The handler of predictions without a task id, for a card with the classes of all tasks: it preprocesses
+    as that of `task` does. See `make_handlers` for what is raised."""
+    return _make_handler(trained, task, card, trust_local_code)
 
 
 def _make_handler(trained: Trained, task: str, card: TaskCard, trust_local_code: Trust) -> TaskHandler:

@@ -13,21 +13,26 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from sidetune_core.assembly.scenario_evaluation import joint_outputs
 from sidetune_core.config.spec import Trust
 from sidetune_core.errors import InputError, RunError, suggest
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import Prediction, TaskHandler
+from sidetune_core.scenarios import DEFAULT
 from sidetune_core.serving import policies
 from sidetune_core.serving.adapter import read_adapter
 from sidetune_core.serving.adapter_folder import is_adapter
 from sidetune_core.serving.base_weights import Bases
 from sidetune_core.serving.hub import download, is_address, parse_address
 from sidetune_core.serving.inputs import as_inputs, split
-from sidetune_core.serving.learner import ServedLearner, choose_device, make_handlers
+from sidetune_core.serving.learner import ServedLearner, choose_device, make_handlers, make_joint_handler
 from sidetune_core.serving.network import TaskNetwork
 from sidetune_core.serving.predict import ServedTask, predict_each, predict_mixed
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.run_folder import open_run
+
+ANY = "any"
+"""In place of the id of a task, where it is not known."""
 
 BATCH_SIZE = 64
 """Most examples that go through a network at once, unless the caller says otherwise."""
@@ -95,6 +100,7 @@ class Model:
         self._device, self._trust, self._network = device, trust_local_code, network
         self._bases = Bases(bases, bool(trust_local_code))
         self._tasks: Mapping[str, ServedTask] = MappingProxyType({})
+        self._joint: ServedTask | None = None
         self._changes = Lock()
 
     @property
@@ -140,6 +146,13 @@ class Model:
             learner.share_bases(_learners(self._tasks))
             self._bases.offer(learner.learner, trained.resolved.components.get("base"))
             self._tasks = MappingProxyType({**self._tasks, **added})
+            self._joint = _joint(self._tasks, trained, self._trust)
+
+    @property
+    def predicts_without_task_id(self) -> bool:
+        """Whether `predict` needs no task, since its tasks are those of a run in the scenario ``domain`` or
+        ``class``."""
+        return self._joint is not None
 
     def remove(self, task: str) -> None:
         """Remove a task; the memory of its learner is freed with the last of its tasks.
@@ -151,6 +164,7 @@ class Model:
             _find(self._tasks, task)
             rest = {name: served for name, served in self._tasks.items() if name != task}
             self._tasks = MappingProxyType(rest)
+            self._joint = None
 
     def predict(
         self,
@@ -164,7 +178,9 @@ class Model:
 
         Args:
             inputs: an example, or several: a list, or an array with a further axis.
-            task: the task, or a task for each example; None if the model has one task only.
+            task: the task, or a task for each example; None if the model has one task only, or is that of a
+                run in the scenario ``domain`` or ``class``: predictions are then among the classes of all
+                tasks, without a task id. `ANY` is the same.
             tasks: several tasks, or ``all``: each predicts all examples, and the base runs once for each of
                 them.
             batch_size: most examples that go through the networks at once.
@@ -181,13 +197,13 @@ class Model:
             if task is not None:
                 raise InputError("give either task or tasks")
             names = _listed(tasks, present)
-            served = [_find(present, name) for name in names]
+            served = [_find(present, name, self._joint) for name in names]
             examples, several = split(served[0].handler, inputs)
             rows = predict_each(served, examples, batch_size)
             return {name: row if several else row[0] for name, row in zip(names, rows, strict=True)}
         if task is not None and not isinstance(task, str):
             return self._predict_mixed(present, inputs, _names(task, "task"), batch_size)
-        one = _find(present, task)
+        one = _find(present, task, self._joint)
         examples, several = split(one.handler, inputs)
         (predictions,) = predict_each([one], examples, batch_size)
         return predictions if several else predictions[0]
@@ -254,6 +270,7 @@ class Model:
             InputError: there is no such task.
         """
         served = _find(self._tasks, task)
+        assert served.name is not None  # of a single task
         return served.learner.make_network(served.name, served.card, served.handler)
 
     def handler(self, task: str | None = None) -> TaskHandler:
@@ -262,7 +279,7 @@ class Model:
         Raises:
             InputError: there is no such task.
         """
-        return _find(self._tasks, task).handler
+        return _find(self._tasks, task, self._joint).handler
 
     def __repr__(self) -> str:
         return f"Model({', '.join(self.tasks) or 'no tasks'})"
@@ -331,14 +348,34 @@ def _learners(tasks: Mapping[str, ServedTask]) -> list[ServedLearner]:
     return list(dict.fromkeys(served.learner for served in tasks.values()))
 
 
-def _find(tasks: Mapping[str, ServedTask], task: str | None) -> ServedTask:
+def _joint(tasks: Mapping[str, ServedTask], trained: Trained, trust: Trust) -> ServedTask | None:
+    """All tasks of a run together, without a task id; None if there are others, or if the learner needs the
+    id."""
+    learners = _learners(tasks)
+    if len(learners) > 1 or trained.resolved.scenario == DEFAULT:
+        return None
+    last = list(trained.cards)[-1]
+    outputs = joint_outputs(learners[0].learner)
+    card = attrs.evolve(trained.cards[last], id=ANY, title="all tasks", outputs=outputs)
+    handler = make_joint_handler(trained, last, card, trust)
+    return ServedTask(card, handler, learners[0], None, _sharing(trained, last))
+
+
+def _find(tasks: Mapping[str, ServedTask], task: str | None, joint: ServedTask | None = None) -> ServedTask:
     """A task by id; None for the only one.
+
+    Args:
+        tasks: of the model.
+        task: its id.
+        joint: all of them, where no task id is needed: for None, and for `ANY`.
 
     Raises:
         InputError: there is no such task, or several to choose from.
     """
     if not tasks:
         raise InputError("the model has no tasks: load a run folder or an adapter")
+    if joint is not None and task in (None, ANY) and task not in tasks:
+        return joint
     listed = ", ".join(f"'{name}' ({served.card.title})" for name, served in tasks.items())
     if task is None:
         if len(tasks) > 1:

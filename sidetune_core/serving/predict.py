@@ -29,8 +29,8 @@ class ServedTask:
     """Under its name in the model."""
     handler: TaskHandler
     learner: ServedLearner
-    name: str
-    """In the learner."""
+    name: str | None
+    """In the learner; None for all its tasks, without a task id."""
     sharing: str
     """Equal for tasks that preprocess alike."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sidetune_core.testing import (
     learner_evaluation,
+    learner_scenarios,
     learner_settings,
     learner_state,
     learner_training,
@@ -44,6 +45,7 @@ CHECKS = (
     *learner_state.FIRST,
     *learner_training.CHECKS,
     *learner_evaluation.CHECKS,
+    *learner_scenarios.CHECKS,
     *learner_state.CHECKS,
     *learner_settings.CHECKS,
 )

@@ -135,12 +135,16 @@ def _is_source(path: str) -> bool:
 
 def _choose(model: Model, task: str | None, tasks: str | None) -> list[str]:
     """Ids of the tasks that predict."""
+    from sidetune_core.serving.model import ANY
+
     listed = "\n".join(f"{name}  {card.title}" for name, card in model.cards.items())
     if task is not None and tasks is not None:
         raise OptionError("give either --task or --tasks")
     if tasks == "all":
         return list(model.tasks)
     chosen = [task] if task is not None else tasks.split(",") if tasks is not None else list(model.tasks)
+    if task is None and tasks is None and model.predicts_without_task_id:
+        return [ANY]
     if task is None and tasks is None and len(chosen) > 1:
         raise OptionError(f"there are {len(chosen)} tasks; choose with --task ID or --tasks all:\n{listed}")
     if unknown := [name for name in chosen if name not in model.tasks]:

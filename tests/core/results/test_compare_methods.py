@@ -217,7 +217,7 @@ def test_csv_has_plain_numbers_under_plain_names() -> None:
 def test_latex_carries_the_notes_as_comments() -> None:
     notes, begin, _ = compare_methods(group_runs(KEPT + LOST), "latex").partition(r"\begin{tabular}")
     assert begin
-    assert notes.splitlines()[0] == "% pets · 2 tasks"
+    assert notes.splitlines()[0] == "% pets · task-incremental · 2 tasks"
     assert all(line.startswith("% ") for line in notes.splitlines())
 
 

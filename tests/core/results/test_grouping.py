@@ -116,8 +116,12 @@ def test_a_value_keeps_its_own_underscores() -> None:
 
 
 def test_the_shared_line_has_what_all_methods_have_in_common() -> None:
-    assert shared_line(group_runs([run_of(SIDETUNE), run_of(EWC)])) == "icifar · resnet44 · 2 tasks"
-    assert shared_line(group_runs([run_of(SIDETUNE)])) == "icifar · resnet44 + fcn4 · mlp2 · 2 tasks"
+    assert (
+        shared_line(group_runs([run_of(SIDETUNE), run_of(EWC)]))
+        == "icifar · task-incremental · resnet44 · 2 tasks"
+    )
+    shared = "icifar · task-incremental · resnet44 + fcn4 · mlp2 · 2 tasks"
+    assert shared_line(group_runs([run_of(SIDETUNE)])) == shared
 
 
 def test_runs_of_other_options_of_the_env_are_not_on_the_same_stream() -> None:

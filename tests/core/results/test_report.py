@@ -275,7 +275,8 @@ def test_a_report_lists_changed_and_identical_tensors() -> None:
 def test_a_report_has_the_composition_and_the_cost_of_the_run() -> None:
     report = run_report(summary_of(FORGOT))
     heading, spec, status = report.split("\n\n")[:3]
-    assert (heading, spec) == ("# first", "pets · resnet44 + fcn4 · mlp2 · sidetune · seed 0")
+    assert heading == "# first"
+    assert spec == "pets · resnet44 + fcn4 · mlp2 · sidetune · seed 0 · task-incremental"
     assert status == "Status: done, 3 of 3 tasks trained. Folder: `runs/first`"
     assert row_of(report, "parameters, trainable per task") == ["89,012"]
     assert row_of(report, "time") == ["1 min 23 s"]
@@ -351,7 +352,9 @@ def test_comparisons_in_text_and_markdown_have_the_same_cells() -> None:
 
 
 def test_the_header_of_a_comparison_names_the_conventions() -> None:
-    assert cells(compare_runs([summary_of(KEPT)], "markdown").splitlines()[0]) == [
+    heading, _, header, *_ = compare_runs([summary_of(KEPT)], "markdown").splitlines()
+    assert heading == "task-incremental"
+    assert cells(header) == [
         "run",
         "composition",
         "average accuracy (GEM 2017)",
@@ -387,7 +390,7 @@ def test_runs_on_tasks_of_different_units_have_a_second_table_of_each_task() -> 
         summary_of(results, name)
         for results, name in ((APART, "lost"), (kept, "kept"), (unfinished, "begun"))
     ]
-    first, second = compare_runs(summaries).split("\n\n")
+    _, first, second = compare_runs(summaries).split("\n\n")
     assert "average" not in first
     assert [row_of(first, name)[1] for name in ("lost", "kept", "begun")] == ["50.00 %", "0.00 %", "·"]
     assert row_of(second, "final loss") == ["lost", "kept", "begun"]
@@ -415,7 +418,7 @@ def test_a_reference_needs_a_complete_last_row() -> None:
 
 
 def test_headers_of_several_lines_are_aligned_at_the_bottom() -> None:
-    lowest = compare_runs([summary_of(KEPT)]).splitlines()[2]
+    lowest = compare_runs([summary_of(KEPT)]).splitlines()[4]
     conventions = ["(GEM 2017)", "(MER 2019)", "(Chaudhry 2018)", "(GEM 2017)"]
     assert cells(lowest) == ["run", "composition", *conventions, "per task", "seconds", "status"]
 
