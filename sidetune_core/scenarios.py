@@ -21,6 +21,9 @@ DEFAULT: Scenario = "task"
 DOMAIN: Scenario = "domain"
 CLASS: Scenario = "class"
 
+TASK_AWARE = "_task_aware"
+"""At the end of the name of a metric of predictions with the task id."""
+
 
 def as_scenario(value: object) -> Scenario:
     """A scenario by name.
@@ -42,4 +45,4 @@ def title(scenario: str) -> str:
 
 def task_aware(metric: str) -> str:
     """The name of a metric of predictions with the task id, where `metric` is that of predictions without."""
-    return f"{metric}_task_aware"
+    return metric + TASK_AWARE

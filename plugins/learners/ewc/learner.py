@@ -64,7 +64,8 @@ class EWC(FineTune):
     single task (``batchnorm`` per-task) needs no penalty and has none.
 
     In the scenarios ``domain`` and ``class`` the output layer is shared, so it is among the shared weights:
-    the Fisher is that of the softmax over all classes so far, and zero for the outputs of later classes (van de Ven et al., Nature Machine Intelligence 2022).
+    the Fisher is that of the softmax over all classes so far, and zero for the outputs of later classes (van
+    de Ven et al., Nature Machine Intelligence 2022).
     """
 
     @attrs.frozen

@@ -179,8 +179,17 @@ def test_a_task_without_classes_is_refused(world: Any, monkeypatch: pytest.Monke
         learner.start(world.tasks[0])
 
 
-def test_a_run_of_ncm_forgets_nothing_and_takes_no_step(chosen: Any, tmp_path: Path) -> None:
-    spec = sidetune_core.RunSpec(base=chosen.base, learner="ncm", env={"name": "digits", "num_tasks": 2})  # type: ignore[arg-type]
-    run = sidetune_core.run(spec, tmp_path / "run", quiet=True)
-    rows = run.results.rows
-    assert rows[1][0] == rows[0][0] > 0.6
+def test_a_run_without_task_ids_forgets_nothing_where_they_are_given(chosen: Any, tmp_path: Path) -> None:
+    spec = sidetune_core.RunSpec(
+        base=chosen.base,
+        learner="ncm",  # type: ignore[arg-type]
+        env={"name": "digits", "num_tasks": 2},  # type: ignore[arg-type]
+        scenario="class",
+    )
+    lines = sidetune_core.run(spec, tmp_path / "run", quiet=True).folder.lines("eval.jsonl")
+    before, after = (
+        next(line["figures"] for line in lines if (line["after"], line["task"]) == (number, "t0"))
+        for number in (0, 1)
+    )
+    assert before["accuracy"] == before["accuracy_task_aware"] == after["accuracy_task_aware"] > 0.6
+    assert 0.5 < after["accuracy"] <= after["accuracy_task_aware"]
