@@ -31,7 +31,7 @@ class AGEM(Learner):
 
     ``g`` is the gradient of a step and ``g_ref`` that of the mean loss on a random sample of the memory.
     Where ``g . g_ref < 0``, the step is taken with ``g - (g . g_ref / g_ref . g_ref) g_ref`` (eq. 11), which
-    is orthogonal to ``g_ref``. Both cover all weights, heads of earlier tasks included. The memory has
+    is orthogonal to ``g_ref``. Both cover all weights, all heads included. The memory has
     examples of each task drawn at its end, uniformly and not by class.
 
     The guarantee is that of plain SGD: Adam scales the projected gradient, and momentum and weight decay add

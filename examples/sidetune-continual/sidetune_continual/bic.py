@@ -82,7 +82,7 @@ class BiC(Learner):
         self.base = components.base()
         self.heads = Heads(self.base.shape, config.norm)
         self.corrections = BufferDict()
-        """By task id, (alpha, beta)."""
+        """By task id, (alpha, beta); 1 and 0 for tasks without them, such as the first."""
         self.exemplars = BufferDict()
         """Columns ``label``, counted through the classes of all tasks, ``held_out``, ``rank``, from 0 in each
         class and part, and inputs."""
@@ -110,13 +110,12 @@ class BiC(Learner):
                 f"--learner.exemplars {2 * self._classes()}"
             )
         self.heads.add_task(task)
-        self.corrections[task.id] = torch.tensor([1.0, 0.0])
         self.held_out.replace({"id": torch.empty(0).long(), "target": torch.empty(0).long()})
         return [self.base, self.heads, self.held_out]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         logits = self.heads.predict(self.base(inputs).encoding, task_id).float()
-        return _corrected(logits, self.corrections[task_id])
+        return _corrected(logits, self.corrections, task_id)
 
     def predict(self, inputs: Mapping[str, Tensor], task_id: str | None) -> Tensor:
         return self._logits(self, inputs) if task_id is None else self(inputs, task_id)
@@ -193,7 +192,7 @@ class BiC(Learner):
         logits = torch.cat(parts)
         old = logits.shape[1] - self._sizes[task.id]
         correction = fit_correction(logits[:, :old], logits[:, old:], held_out["label"])
-        self.corrections[task.id] = correction.to(self.corrections[task.id])
+        self.corrections[task.id] = correction.float()
 
     def _classes(self) -> int:
         return sum(self._sizes.values())
@@ -232,7 +231,7 @@ class BiC(Learner):
         assert isinstance(corrections, BufferDict)
         encoding = base(full_length(inputs, self._shapes)).encoding
         logits = {task_id: heads.predict(encoding, task_id).float() for task_id in heads}
-        return torch.cat([_corrected(own, corrections[task_id]) for task_id, own in logits.items()], 1)
+        return torch.cat([_corrected(own, corrections, task_id) for task_id, own in logits.items()], 1)
 
     def _unit_features(self, columns: Mapping[str, Tensor]) -> Tensor:
         """The encodings (n, C), averaged over positions, of length 1."""
@@ -265,7 +264,7 @@ def fit_correction(old: Tensor, new: Tensor, labels: Tensor) -> Tensor:
     def loss() -> Tensor:
         optimizer.zero_grad()
         ridge = (correction[0] - 1).square() + correction[1].square()
-        logits = torch.cat([old, _corrected(new, correction)], 1)
+        logits = torch.cat([old, correction[0] * new + correction[1]], 1)
         value = functional.cross_entropy(logits, labels) + RIDGE / 2 * ridge
         value.backward()  # type: ignore[no-untyped-call]
         return value
@@ -275,9 +274,12 @@ def fit_correction(old: Tensor, new: Tensor, labels: Tensor) -> Tensor:
     return correction.detach()
 
 
-def _corrected(logits: Tensor, correction: Tensor) -> Tensor:
-    """``alpha o + beta``."""
-    return correction[0] * logits + correction[1]
+def _corrected(logits: Tensor, corrections: BufferDict, task_id: str) -> Tensor:
+    """``alpha o + beta`` with the numbers of a task."""
+    if task_id not in corrections:
+        return logits
+    alpha, beta = corrections[task_id]
+    return alpha * logits + beta
 
 
 def _chunks(inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -49,7 +49,8 @@ class GPM(Learner):
 
     Weights have no decay. Biases are trained on the first task only, norms and other weights of the base not
     at all: a fixed network around the layers is what keeps their inputs the same. The paper trains from
-    scratch, without biases. Convolutions in groups or with other padding than zeros stay as they are.
+    scratch, without biases. Convolutions in groups or with other padding than zeros stay as they are. Each
+    task has a head of its own: it is defined in the scenario ``task`` only.
 
     Raises:
         FitError: the base has no such layer, or one is not called as a module, so that its inputs are not

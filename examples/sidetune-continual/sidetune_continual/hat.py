@@ -48,7 +48,8 @@ class HAT(Learner):
 
     The paper gates all layers of a network that is trained from scratch; here the base is frozen, and the
     gated layers, of `width` units each, follow its encoding, averaged over positions. The paper's fully
-    connected layers have 2048 units.
+    connected layers have 2048 units. The task of an example chooses the gates, so that it is defined in the
+    scenario ``task`` only.
     """
 
     @attrs.frozen

@@ -40,7 +40,8 @@ class PackNet(Learner):
     Weights are those of convolutions and linear layers. Biases and norms are trained on the first task only,
     and running statistics change on that one only, as in the paper. There the first task is ImageNet; here it
     is the first of the stream, on a base with its weights from elsewhere, of which no part is kept apart.
-    Both phases have the run's learning rate, with a schedule of their own.
+    Both phases have the run's learning rate, with a schedule of their own. The task of an example chooses the
+    weights to compute with, so that it is defined in the scenario ``task`` only.
     """
 
     @attrs.frozen

@@ -32,7 +32,7 @@ class SI(Learner):
     tasks is ``task + coef * sum_i Omega_i (theta_i - a_i)**2`` (eq. 4), with the weights ``a`` after the
     latest task.
 
-    The penalty covers the weights of the base, not heads, which belong to one task, nor the running
+    The penalty covers the weights of the base, not heads, also where tasks share them, nor the running
     statistics of batch norm. ``d`` is what the optimiser did, momentum and weight decay included. A negative
     path integral, of noise, counts as zero, so that the penalty is convex.
     """

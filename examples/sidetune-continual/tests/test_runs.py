@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,9 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "si": {"coef": 1.0},
 }
 
+CORE = Path(__file__).parents[3] / "tests" / "core"
+"""The folder with the base in `BASES` below it."""
+
 BASES = {"l2p": "attending:Attention"}
 """The bases of learners that do not fit every one."""
 
@@ -34,7 +38,9 @@ each_learner = pytest.mark.parametrize("learner", LEARNERS)
 
 
 @each_learner
-def test_it_conforms(learner: str) -> None:
+def test_it_conforms(learner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CORE / "distributed" / "torchrun")
+    monkeypatch.syspath_prepend(str(CORE / "training" / "kills"))
     components = {"base": {"name": BASES[learner]}} if learner in BASES else None
     findings = check_plugin("learner", f"sidetune-continual/{learner}", components=components)
     assert [finding for finding in findings if not finding.passed] == []

@@ -23,7 +23,9 @@ from sidetune_core.api import (
     Inputs,
     Order,
     Phase,
+    Scenario,
     TrainingStep,
+    normalise,
     seeded,
 )
 from sidetune_core.interfaces.training import PhaseSteps
@@ -60,9 +62,9 @@ def tasks() -> list[ClassTask]:
     ]
 
 
-def make(cls: type[ER] | type[DERpp], **options: float) -> ER | DERpp:
+def make(cls: type[ER] | type[DERpp], scenario: Scenario = "task", **options: float) -> ER | DERpp:
     with seeded(0, "build"):
-        return cls(cls.Config(**options), Components(INPUTS, Linear))
+        return cls(cls.Config(**options), Components(INPUTS, Linear, scenario=scenario))
 
 
 def train(
@@ -137,6 +139,27 @@ def test_a_replayed_example_has_the_loss_and_the_head_of_its_own_task() -> None:
         by_hand = functional.cross_entropy(output, stored(learner)["target"])
     _, _, losses = next(train(learner, second, 1))
     torch.testing.assert_close(losses["replay"], by_hand)
+
+
+def test_in_the_scenario_class_examples_have_a_softmax_over_all_classes_so_far() -> None:
+    first, second, _ = tasks()
+    learner = make(DERpp, "class", buffer=8, alpha=2, beta=3)
+    for _ in train(learner, first, 4):
+        pass
+    learner.start(second)
+    batch = next(second.train(lambda inputs: inputs["x"], Order(0, 8)))
+    step = TrainingStep(0, 1, 0, PhaseSteps(Phase(), 0, 1), batch_size=8, rows=slice(0, 8))
+    losses = learner.losses(batch, second, step)
+    own, replayed = (learner.base(one).encoding for one in (batch.inputs, {"x": stored(learner)["input.x"]}))
+    for encoding, targets, name in (
+        (own, batch.targets + 2, "loss"),
+        (replayed, stored(learner)["target"], "replay"),
+    ):
+        logits = torch.cat([learner.heads[task](normalise(encoding)) for task in ("t0", "t1")], 1)
+        weight = 3 if name == "replay" else 1
+        torch.testing.assert_close(losses[name], weight * functional.cross_entropy(logits, targets))
+    squares = (learner.heads["t0"](normalise(replayed)) - stored(learner)["output"]).square()
+    torch.testing.assert_close(losses["mse"], 2 * squares.mean())  # the two classes of its time
 
 
 def test_the_examples_of_a_batch_are_stored_after_its_step() -> None:

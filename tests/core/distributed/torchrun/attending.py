@@ -12,8 +12,8 @@ from sidetune_core.api import Base, Features, InputShapes
 
 
 class Attention(Base):
-    """``image`` (3, 8, 8) to (4, 8), two blocks on its quarters, pretrained in that its weights are always the
-    same.
+    """``image`` (3, 8, 8) to (4, 8): two blocks on its quarters. Pretrained in that its weights are always
+    the same.
     """
 
     Config = Config
