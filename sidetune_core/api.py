@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from sidetune_core.interfaces.handlers import HasCard, HasHandler, Prediction, Preprocessed, TaskHandler
     from sidetune_core.interfaces.heads import ClassHead, Heads, normalise
     from sidetune_core.interfaces.inputs import Features, ImageInput, Inputs, InputShapes, Shape
+    from sidetune_core.interfaces.joint_scores import TaskRule, joint_scores, task_scores
     from sidetune_core.interfaces.layers import (
         IMAGENET_MEAN,
         IMAGENET_STD,
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     )
     from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, TrainingStep
     from sidetune_core.io.image_files import open_image
+    from sidetune_core.scenarios import Scenario
     from sidetune_core.seeding import derive_seed, seeded
     from sidetune_core.storage.atomic import home
     from sidetune_core.storage.weights import Published, load_weights
@@ -161,6 +163,7 @@ __all__ = [
     "Request",
     "ResumesAtSomeSteps",
     "RunError",
+    "Scenario",
     "Shape",
     "Side",
     "SidetuneError",
@@ -170,6 +173,7 @@ __all__ = [
     "Task",
     "TaskCard",
     "TaskHandler",
+    "TaskRule",
     "TaskStream",
     "Trainable",
     "TrainingStep",
@@ -185,6 +189,7 @@ __all__ = [
     "flatten_inputs",
     "home",
     "init_orthogonal",
+    "joint_scores",
     "label_predictions",
     "load_weights",
     "mean_loss",
@@ -197,6 +202,7 @@ __all__ = [
     "select_blocks",
     "shorten",
     "shuffled",
+    "task_scores",
     "vocabulary_size",
 ]
 
@@ -265,6 +271,7 @@ _MODULES = {
     "Request": "supervised.sources",
     "ResumesAtSomeSteps": "interfaces.capabilities",
     "RunError": "errors",
+    "Scenario": "scenarios",
     "Shape": "interfaces.inputs",
     "Side": "interfaces.networks",
     "SidetuneError": "errors",
@@ -274,6 +281,7 @@ _MODULES = {
     "Task": "interfaces.tasks",
     "TaskCard": "interfaces.cards",
     "TaskHandler": "interfaces.handlers",
+    "TaskRule": "interfaces.joint_scores",
     "TaskStream": "interfaces.tasks",
     "Trainable": "interfaces.training",
     "TrainingStep": "interfaces.training",
@@ -289,6 +297,7 @@ _MODULES = {
     "flatten_inputs": "interfaces.layers",
     "home": "storage.atomic",
     "init_orthogonal": "interfaces.layers",
+    "joint_scores": "interfaces.joint_scores",
     "label_predictions": "interfaces.predictions",
     "load_weights": "storage.weights",
     "mean_loss": "interfaces.tasks",
@@ -301,6 +310,7 @@ _MODULES = {
     "select_blocks": "interfaces.continuation",
     "shorten": "errors",
     "shuffled": "interfaces.tasks",
+    "task_scores": "interfaces.joint_scores",
     "vocabulary_size": "interfaces.capabilities",
 }
 

@@ -52,6 +52,8 @@ class BSP(FineTune):
             "task",
         )
 
+    scenarios = frozenset({"task"})
+
     def __init__(self, config: Config, components: Components) -> None:
         super().__init__(config, components)
         keyed = [id(module.weight) for module in self.modules() if isinstance(module, KEYED)]
@@ -68,7 +70,7 @@ class BSP(FineTune):
         self.keys = Keys(config.period, sum(map(prod, self._key_shapes.values())))
 
     def encode(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        key = self.keys(list(self.heads).index(task_id))
+        key = self.keys(self.heads.task_ids.index(task_id))
         signs = key.split([prod(shape) for shape in self._key_shapes.values()])
         weights = {
             f"learner.{name}": self.get_parameter(name) * sign.view(shape)

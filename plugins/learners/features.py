@@ -6,19 +6,19 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sidetune_core.api import Components, Heads, Learner, Task, Trainable
+from sidetune_core.api import Components, Heads, Task, Trainable
 
-from ._common import NormOptions
+from ._task_inference import InferenceOptions, PerTaskNetworks
 
 
-class Features(Learner):
+class Features(PerTaskNetworks):
     """Train only a head for each task, on the frozen base's encoding."""
 
-    Config = NormOptions
+    Config = InferenceOptions
     independent_tasks = True
 
-    def __init__(self, config: NormOptions, components: Components) -> None:
-        super().__init__()
+    def __init__(self, config: InferenceOptions, components: Components) -> None:
+        super().__init__(config, components)
         self.base = components.base()
         self.heads = Heads(self.base.shape, config.norm)
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import attrs
 from torch import Tensor, nn
 
-from sidetune_core.api import Components, Heads, Learner, Renamed, Task, Trainable, option
+from sidetune_core.api import Components, Heads, Learner, OptionError, Renamed, Task, Trainable, option
 
 from ._batchnorm import TaskNorms, trainable_around_batch_norms
 from ._common import NormOptions, merged_encoding
@@ -38,13 +38,19 @@ class FineTune(Learner):
         }
 
     optional_components = frozenset({"side", "merger"})
+    scenarios = frozenset({"task", "domain", "class"})
 
     def __init__(self, config: Config, components: Components) -> None:
         super().__init__()
+        if config.batchnorm == "per-task" and components.scenario != "task":
+            raise OptionError(
+                "--learner.batchnorm per-task needs the task of each example, which is unknown in the "
+                f"scenario '{components.scenario}'; choose --learner.batchnorm trained or frozen"
+            )
         self.base = components.base()
         self.side = components.side(self.base) if components.side else None
         self.merger = components.merger(self.base, 2) if components.merger else None
-        self.heads = Heads(self.base.shape, config.norm)
+        self.heads = Heads(self.base.shape, config.norm, components.scenario)
         self.norms = TaskNorms() if config.batchnorm == "per-task" else None
         self._frozen_norms = config.batchnorm == "frozen"
 

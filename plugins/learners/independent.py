@@ -7,25 +7,31 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from sidetune_core.api import Components, Heads, Learner, Task, Trainable
+from sidetune_core.api import Components, Heads, OptionError, Task, Trainable
 
-from ._common import NormOptions, merged_encoding
+from ._common import merged_encoding
+from ._task_inference import InferenceOptions, PerTaskNetworks
 
 
-class Independent(Learner):
+class Independent(PerTaskNetworks):
     """Every task trains its own pretrained base, and its own side and merger if a side is selected.
 
     Nothing can be forgotten, and there is no transfer between tasks. The cost is a whole network for each
     task, in memory and in every checkpoint.
     """
 
-    Config = NormOptions
+    Config = InferenceOptions
     optional_components = frozenset({"side", "merger"})
     pretrained: ClassVar[bool] = True
     independent_tasks = True
 
-    def __init__(self, config: NormOptions, components: Components) -> None:
-        super().__init__()
+    def __init__(self, config: InferenceOptions, components: Components) -> None:
+        super().__init__(config, components)
+        if config.task_inference == "nearest-mean":
+            raise OptionError(
+                "--learner.task-inference nearest-mean needs a frozen base that all tasks share, and here "
+                "each task trains its own; choose max-softmax, energy or entropy"
+            )
         self._components = components
         self.bases = nn.ModuleDict()
         self.sides = nn.ModuleDict()

@@ -37,6 +37,10 @@ class LwF(FineTune):
     et al., 2015), and by the mean over the old tasks instead of the sum. As in the paper the old heads are
     trained too; there is no warm-up of the new head.
 
+    In the scenarios ``domain`` and ``class`` the output layer is one, and so is the softmax: p' and p are
+    those of the classes before the task, as in Rebuffi et al. (iCaRL, CVPR 2017, sec. 4.1, LwF.MC) and van de
+    Ven et al. (2022).
+
     Logits have their classes along axis 1, (B, classes) or (B, classes, ...). For old tasks with binary
     outputs the divergence is the mean over labels of that of their Bernoulli distributions; for those with
     regression outputs the mean squared error replaces it. Each batch needs a forward pass of a second, frozen
@@ -71,6 +75,8 @@ class LwF(FineTune):
         self.teacher = None  # a teacher contains no earlier teacher
         self.teacher = copy.deepcopy(self) if self.heads else None
         self._outputs[task.id] = task.outputs
+        if self.heads.scenario != "task":  # the output layer is shared, and trained as a whole
+            return super().start(task)
         # Without distillation, weight decay alone would change the old heads.
         old_heads = list(self.heads.values()) if self._coef else []
         return [*old_heads, *super().start(task)]
@@ -86,7 +92,13 @@ class LwF(FineTune):
     def _distillation_loss(
         self, teacher: LwF, inputs: Mapping[str, Tensor], task_id: str, encoding: Tensor
     ) -> Tensor:
-        """Mean over the old tasks."""
+        """Mean over the old tasks; where they share the output layer, over its old classes together."""
+        if self.heads.scenario != "task":
+            last = teacher.heads.task_ids[-1]
+            with torch.no_grad():
+                target = teacher.heads.predict(teacher.encode(inputs, last), last)
+            output = self.heads.predict(encoding, last)[:, : target.shape[1]]  # new classes are the last
+            return divergence(output, target, self._temperature)
         with torch.no_grad():
             teacher_encoding = teacher.encode(inputs, task_id)
             targets = {old: teacher.heads.predict(teacher_encoding, old) for old in teacher.heads}

@@ -9,13 +9,13 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Components, Heads, Learner, Task, Trainable, option
+from sidetune_core.api import Components, Heads, Task, Trainable, option
 
-from ._common import NormOptions
 from ._from_base import FromBase
+from ._task_inference import InferenceOptions, PerTaskNetworks
 
 
-class SideTune(Learner):
+class SideTune(PerTaskNetworks):
     """``T_t(norm(M_t(B(x), S_t(x))))`` with the base B frozen (Zhang et al., ECCV 2020).
 
     Each task has its own side, merger and head. Nothing that an earlier task uses is trained again, so
@@ -30,7 +30,7 @@ class SideTune(Learner):
     """
 
     @attrs.frozen
-    class Config(NormOptions):
+    class Config(InferenceOptions):
         """Options of `SideTune`."""
 
         dense: bool = option(
@@ -46,7 +46,7 @@ class SideTune(Learner):
     needs = frozenset({"base", "side", "merger"})
 
     def __init__(self, config: Config, components: Components) -> None:
-        super().__init__()
+        super().__init__(config, components)
         assert components.side is not None
         assert components.merger is not None
         self._make_side, self._make_merger = components.side, components.merger

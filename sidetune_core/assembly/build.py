@@ -26,6 +26,7 @@ from sidetune_core.interfaces.networks import (
 )
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, members
+from sidetune_core.scenarios import DEFAULT
 from sidetune_core.seeding import seeded
 from sidetune_core.system.device import Machine
 
@@ -67,6 +68,8 @@ def build_learner(
     learner = resolved.components["learner"]
     with seeded(resolved.seed, "build"):
         built: Learner = learner.cls(learner.config, factories.components())
+    if resolved.scenario != DEFAULT:
+        built.scenario = resolved.scenario
     if check:
         with seeded(resolved.seed, "check"):
             factories.check_weights()
@@ -106,7 +109,10 @@ def call_start(learner: Learner, task: Task, seed: int) -> Trainable:
         PluginError: it returned something other than a list of modules and parameters.
     """
     with seeded(seed, "start", task.id):
-        return _listed(learner, learner.start(task), "start")
+        trainable = _listed(learner, learner.start(task), "start")
+    if learner.scenario != DEFAULT:
+        learner.task_outputs = {**learner.task_outputs, task.id: task.outputs}
+    return trainable
 
 
 def start_phase(learner: Learner, task: Task, phase: Phase, seed: int) -> Trainable | None:
@@ -171,6 +177,7 @@ class _Factories:
 
     def __init__(self, resolved: ResolvedRun, stream: TaskStream) -> None:
         self._chosen, self._inputs = resolved.components, stream.inputs
+        self._scenario = resolved.scenario
         self._loaded: set[str] = set()
         self._base: Base | None = None
 
@@ -181,6 +188,7 @@ class _Factories:
             self.make_base,
             self.make_side if "side" in self._chosen else None,
             self.make_merger if "merger" in self._chosen else None,
+            self._scenario,
         )
 
     def make_base(self, pretrained: bool = True) -> Base:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sidetune_core.errors import RunError
+from sidetune_core.scenarios import DEFAULT, task_aware
 from sidetune_core.storage.evaluations import FILE, read_evaluations
 from sidetune_core.storage.run_folder import RunFolder
 
@@ -15,7 +16,8 @@ Columns = Mapping[str, list[float | None]]
 
 
 def read_columns(folder: RunFolder, trained: Sequence[str]) -> Columns:
-    """R so far on the test split, without its first row (-1), for the tasks trained so far.
+    """R so far on the test split, without its first row (-1), for the tasks trained so far. Where task ids
+    are unknown at test time, the metrics are those of predictions with the task id.
 
     Raises:
         RunError: ``run.json`` or ``eval.jsonl`` is damaged.
@@ -23,6 +25,8 @@ def read_columns(folder: RunFolder, trained: Sequence[str]) -> Columns:
     about = folder.read_json("run.json") if (folder.path / "run.json").is_file() else {}
     try:
         metrics = {task["id"]: task.get("metric", about.get("metric")) for task in about.get("tasks", ())}
+        if about.get("resolved", {}).get("scenario", DEFAULT) != DEFAULT:
+            metrics = {id: metric and task_aware(metric) for id, metric in metrics.items()}
         rows = read_evaluations(folder).rows(
             trained, "test", lambda line: _number(_metric(line["figures"], metrics.get(line["task"])))
         )

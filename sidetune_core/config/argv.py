@@ -36,6 +36,7 @@ from sidetune_core.config.resolve import (
     structured_tables,
     usable,
 )
+from sidetune_core.config.scenario_check import check_scenario
 from sidetune_core.config.spec import (
     MOVED_OPTIONS,
     TABLES,
@@ -47,12 +48,19 @@ from sidetune_core.config.spec import (
 )
 from sidetune_core.errors import OptionError, PluginError, suggest
 from sidetune_core.io.printable import colours_allowed
+from sidetune_core.scenarios import DEFAULT, Scenario
 
 PROGRAM = "sidetune-run"
 
 _GENERAL: dict[str, tuple[Any, Any, str]] = {
     "spec": (Path | None, None, "start from this spec: a .toml or .json file, or the run.json of a run"),
     "seed": (int, 0, "seed of all random numbers"),
+    "scenario": (
+        Scenario,
+        DEFAULT,
+        "task: the task of each example is known at test time; domain: all tasks have the same classes, and "
+        "the task is not known; class: every task adds classes, and the task is not known",
+    ),
     "out": (Path | None, None, "run folder, empty or absent; None for a new one in runs/"),
     "resume": (
         Path | None,
@@ -110,6 +118,9 @@ _GENERAL: dict[str, tuple[Any, Any, str]] = {
     "quiet": (bool, False, "print no progress"),
     "debug": (bool, False, "print the traceback of an error"),
 }
+
+OF_SPEC = ("seed", "scenario")
+"""The general options that are part of a spec."""
 
 TRUST_SPEC = "trust-spec"
 """The option of a sweep's workers that is like ``--trust-local-code``, for the spec or ``run.json`` only."""
@@ -331,9 +342,9 @@ def _extended_spec(request: _Request, run: Path, arguments: Sequence[Argument], 
             own = f"{slot} '{chosen.name.rpartition('/')[2]}'" if chosen is not None else f"no {slot}"
             raise OptionError(f"an extension continues its run, which has {own}; leave out --{slot} {name}")
     for argument in arguments:
-        if argument.name in ("seed", "spec"):
+        if argument.name in ("seed", "spec", "scenario"):
             raise OptionError(
-                f"an extension has the seed and the spec of its run; leave out {argument.typed}"
+                f"an extension has the seed, the scenario and the spec of its run; leave out {argument.typed}"
             )
     if "env" not in request.names:
         raise OptionError(
@@ -470,10 +481,20 @@ def _combined(
     if "steps" in set_here and "epochs" not in set_here:
         tables["train"]["epochs"] = None
         train = attrs.evolve(train, epochs=None)
-    is_same = changed.keys() <= {"cache", "device"} and parsed.seed == spec.seed
+    same_run = (parsed.seed, parsed.scenario) == (spec.seed, spec.scenario)
+    is_same = changed.keys() <= {"cache", "device"} and same_run
     conditions = spec.conditions if is_same else None
     data = spec.data if "env" not in changed else None
-    spec = attrs.evolve(spec, **choices, **tables, seed=parsed.seed, conditions=conditions, data=data)
+    spec = attrs.evolve(
+        spec,
+        **choices,
+        **tables,
+        seed=parsed.seed,
+        scenario=parsed.scenario,
+        conditions=conditions,
+        data=data,
+    )
+    check_scenario(loaded["learner"][0].name, loaded["learner"][1], spec.scenario)
     fitted_components, unfitted = fitted(components, spec)
     return spec, ResolvedRun(
         fitted_components,
@@ -484,6 +505,7 @@ def _combined(
         requested=spec,
         open_side=open_side,
         unfitted=unfitted,
+        scenario=spec.scenario,
     )
 
 
@@ -503,7 +525,7 @@ def _second_stage(
         fields[f"{known.name}_name"] = attrs.field(type=hint, default=name)
     for name, (annotation, default, help) in _GENERAL.items():
         hint = Annotated[annotation, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=help)]
-        fields[name] = attrs.field(type=hint, default=spec.seed if name == "seed" else default)
+        fields[name] = attrs.field(type=hint, default=getattr(spec, name) if name in OF_SPEC else default)
     for slot, config in defaults.items():
         fields[slot] = attrs.field(type=type(config), default=config)
     options: type[Any] = attrs.make_class("Options", fields, kw_only=True)
@@ -532,7 +554,8 @@ def _is_plain(argument: Argument) -> bool:
 
 def _plain_values(arguments: Sequence[Argument], spec: RunSpec, defaults: Mapping[str, Any]) -> Any:
     """What tyro makes of such arguments; its import, and its groups for all options of a run, take 0.2 s."""
-    values = {name: default for name, (_, default, _) in _GENERAL.items()} | {"seed": spec.seed, **defaults}
+    values = {name: default for name, (_, default, _) in _GENERAL.items()}
+    values |= {name: getattr(spec, name) for name in OF_SPEC} | dict(defaults)
     for argument in arguments:
         if argument.name == "quiet":
             values["quiet"] = True

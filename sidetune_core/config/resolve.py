@@ -15,6 +15,7 @@ from sidetune_core.config.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
 from sidetune_core.config.options import flat_options, imported_names, respell, structure, unstructure
 from sidetune_core.config.plugin_record import PluginChange, PluginRecord, changes, make_record
 from sidetune_core.config.registry import Plugin
+from sidetune_core.config.scenario_check import check_scenario
 from sidetune_core.config.spec import (
     TABLES,
     WITHIN_TASK,
@@ -28,6 +29,7 @@ from sidetune_core.config.spec import (
     respell_tables,
 )
 from sidetune_core.errors import OptionError, PluginError, SidetuneError, UntrustedCode, WeightsError
+from sidetune_core.scenarios import DEFAULT, Scenario, title
 
 Loaded = tuple[Plugin, type[Any]]
 """A plugin and its class."""
@@ -85,6 +87,7 @@ class ResolvedRun:
     unfitted: str = attrs.field(default="", eq=False)
     """Why the options of an env of images could not be taken from the base, such as a Hub that cannot be
     reached; such a run can be shown, and not be begun."""
+    scenario: Scenario = DEFAULT
 
     @property
     def trusts_data(self) -> bool:
@@ -108,7 +111,7 @@ class ResolvedRun:
         for name in WITHIN_TASK:
             if values["train"][name] == unset[name]:
                 del values["train"][name]
-        return RunSpec(**values, seed=self.seed)
+        return RunSpec(**values, seed=self.seed, scenario=self.scenario)
 
     def plugin_records(self) -> dict[str, PluginRecord]:
         """The components by slot, with digests of their source."""
@@ -139,7 +142,9 @@ class ResolvedRun:
     def _composition(self, names: Mapping[str, str]) -> str:
         networks = " + ".join(names[slot] for slot in ("base", "side") if slot in names)
         others = [names[slot] for slot in ("merger", "learner") if slot in names]
-        return " · ".join([*filter(None, [names["env"], networks, *others]), f"seed {self.seed}"])
+        scenario = "" if self.scenario == DEFAULT else title(self.scenario)
+        parts = [names["env"], scenario, networks, *others]
+        return " · ".join([*filter(None, parts), f"seed {self.seed}"])
 
 
 def usable(spec: RunSpec) -> frozenset[str]:
@@ -226,12 +231,14 @@ def resolve(spec: RunSpec) -> ResolvedRun:
     }
     tables = structured_tables(spec, components["env"].plugin, components["env"].cls)
     components, unfitted = fitted(components, spec)
+    check_scenario(loaded["learner"][0].name, loaded["learner"][1], spec.scenario)
     return ResolvedRun(
         components=components,
         seed=spec.seed,
         requested=spec,
         open_side=is_open(spec) and SIDE.name in components,
         unfitted=unfitted,
+        scenario=spec.scenario,
         **tables,
     )
 

@@ -26,6 +26,7 @@ from sidetune_core.config.options import (
 from sidetune_core.errors import OptionError
 from sidetune_core.io.files import read_text
 from sidetune_core.io.strict_json import as_text
+from sidetune_core.scenarios import DEFAULT, Scenario, as_scenario
 
 if TYPE_CHECKING:
     from sidetune_core.config.identity import Conditions
@@ -328,6 +329,8 @@ class RunSpec:
     cache: dict[str, Any] = attrs.field(factory=dict, converter=_table)
     device: dict[str, Any] = attrs.field(factory=dict, converter=_table)
     seed: int = 0
+    scenario: Scenario = attrs.field(default=DEFAULT, converter=as_scenario)
+    """See `sidetune_core.scenarios`."""
     recorded: bool = attrs.field(default=False, eq=False, repr=False, kw_only=True)
     """Read from a run folder: former spellings are accepted without a warning."""
     plugins: Mapping[str, PluginRecord] = attrs.field(factory=dict, eq=False, repr=False, kw_only=True)
@@ -370,7 +373,9 @@ class RunSpec:
         """Plain values; `from_values` reads them back."""
         return attrs.asdict(
             self,
-            filter=lambda field, _: field.name not in _NOT_IN_JSON,
+            filter=lambda field, value: (
+                field.name not in _NOT_IN_JSON and not (field.name == "scenario" and value == DEFAULT)
+            ),
             value_serializer=lambda _, __, value: _plain(value),
         )
 
@@ -381,6 +386,7 @@ def make_spec(
     tasks: Any = None,
     tables: Mapping[str, Mapping[str, Any] | None] | None = None,
     seed: int | None = None,
+    scenario: str | None = None,
 ) -> RunSpec:
     """The spec of `sidetune_core.run`: as it is given, or from its parts.
 
@@ -390,11 +396,12 @@ def make_spec(
         tasks: in place of an env.
         tables: of training, cache and device.
         seed: None for 0.
+        scenario: None for ``task``.
 
     Raises:
         OptionError: both are given, or nothing.
     """
-    parts = {**components, "tasks": tasks, **(tables or {}), "seed": seed}
+    parts = {**components, "tasks": tasks, **(tables or {}), "seed": seed, "scenario": scenario}
     given = [name for name, value in parts.items() if value is not None]
     if spec is not None:
         if given:
@@ -417,7 +424,7 @@ def make_spec(
         )
     values: dict[str, Any] = {**components, **{name: table or {} for name, table in (tables or {}).items()}}
     values["env"] = components.get("env") if tasks is None else tasks
-    return RunSpec(**values, seed=seed or 0)
+    return RunSpec(**values, seed=seed or 0, scenario=scenario or DEFAULT)
 
 
 _NOT_IN_JSON = (
@@ -455,7 +462,7 @@ def from_values(values: Any, source: str, recorded: bool = False, trust_local_co
     """
     if not isinstance(values, Mapping):
         raise OptionError(
-            f"{source}: a spec is a table of {', '.join(DEFAULTS)}, {', '.join(TABLES)} and seed, "
+            f"{source}: a spec is a table of {', '.join(DEFAULTS)}, {', '.join(TABLES)}, seed and scenario, "
             f"not {type(values).__name__}"
         )
     slots: dict[str, Any] = {}
@@ -476,6 +483,7 @@ def from_values(values: Any, source: str, recorded: bool = False, trust_local_co
         cache=rest.cache,
         device=rest.device,
         seed=rest.seed,
+        scenario=rest.scenario,
         recorded=recorded,
         trust_local_code=trust_local_code,
     )
@@ -546,3 +554,4 @@ class _Rest:
     cache: dict[str, Any] = attrs.field(factory=dict)
     device: dict[str, Any] = attrs.field(factory=dict)
     seed: int = 0
+    scenario: str = DEFAULT

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from math import gcd
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Shape
 from sidetune_core.interfaces.tasks import Task
+from sidetune_core.scenarios import Scenario
 
 GROUPS = 8
 """Groups of the normalisation in the original code (GroupNorm over 8 groups, without parameters)."""
@@ -38,24 +40,47 @@ def normalise(encoding: Tensor) -> Tensor:
 class Heads(nn.ModuleDict):
     """The heads of a learner's tasks by task id, applied to normalised encodings.
 
+    Of a network that all tasks share, they also know the scenario (see `sidetune_core.scenarios`). In
+    ``class``, the heads together are one layer that grows with each task: all of it is trained, and the
+    output for a task is the logits of its own classes, followed by those of the other tasks in order. In
+    ``domain``, all tasks have one head, under the id of the first.
+
     Args:
         shape: shape of the encodings.
         norm: whether to normalise the encodings (see `normalise`).
+        scenario: `Components.scenario`, for a network that all tasks share; ``task`` for heads that belong to
+            one task each.
     """
 
-    def __init__(self, shape: Shape, norm: bool = True) -> None:
+    def __init__(self, shape: Shape, norm: bool = True, scenario: Scenario = "task") -> None:
         super().__init__()
-        self.shape, self.norm = shape, norm
+        self.shape, self.norm, self.scenario = shape, norm, scenario
+        self.task_ids: list[str] = []
+        """Of the tasks with a head, in order."""
 
     def add_task(self, task: Task) -> nn.Module:
-        """Make the head of a new task."""
+        """Make the head of a new task; returns what to train on it."""
+        self.task_ids.append(task.id)
+        if self.scenario == "domain" and len(self):
+            return self.head(task.id)
         self[task.id] = task.make_head(self.shape)
-        return self[task.id]
+        return self if self.scenario == "class" else self[task.id]
+
+    def head(self, task_id: str) -> nn.Module:
+        """The head that has the classes of a task."""
+        return self[self.task_ids[0] if self.scenario == "domain" else task_id]
 
     def predict(self, encoding: Tensor, task_id: str) -> Tensor:
-        """The output of a task's head for encodings (B, *shape)."""
-        output: Tensor = self[task_id](normalise(encoding) if self.norm else encoding)
-        return output
+        """The output of a task's head for encodings (B, *shape).
+
+        In the scenario ``class``, those of all other heads follow, in order.
+        """
+        normalised = normalise(encoding) if self.norm else encoding
+        output: Tensor = self.head(task_id)(normalised)
+        if self.scenario != "class" or len(self) == 1:
+            return output
+        others = [head(normalised) for id, head in self.items() if id != task_id]
+        return torch.cat([output, *others], 1)
 
 
 class ClassHead(nn.Module):

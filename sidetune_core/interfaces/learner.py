@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from sidetune_core.errors import FitError
 from sidetune_core.interfaces.former_names import former_members, warn_of_former
 from sidetune_core.interfaces.inputs import InputShapes
+from sidetune_core.interfaces.joint_scores import joint_scores
 from sidetune_core.interfaces.networks import Base, Merger, Side
+from sidetune_core.interfaces.outputs import Outputs
 from sidetune_core.interfaces.tasks import Batch, Task, mean_loss
 from sidetune_core.interfaces.training import Phase, Trainable, TrainingStep
+from sidetune_core.scenarios import Scenario
 
 
 class MakeBase(Protocol):
@@ -43,6 +48,8 @@ class Components:
     base: MakeBase
     side: MakeSide | None = None
     merger: MakeMerger | None = None
+    scenario: Scenario = "task"
+    """Of the run; a learner with an output layer that tasks share gives it to its `Heads`."""
 
 
 @former_members(takes="optional_components", together="joint", uses_taps="needs_taps")
@@ -86,6 +93,14 @@ class Learner(nn.Module, ABC):
     tap_indices: tuple[int, ...] | None = None
     """With `needs_taps`, the indices of the taps that it reads; None for all (see `Side.tap_indices`)."""
 
+    scenarios: ClassVar[frozenset[Scenario]] = frozenset({"task"})
+    """The scenarios in which the learner is defined; it is refused in others (see `predict`)."""
+    scenario: Scenario = "task"
+    """That of the run; set by the core when the learner is built."""
+    task_outputs: Mapping[str, Outputs] = MappingProxyType({})
+    """The classes of each task that was started, by id in order; set by the core in the scenarios ``domain``
+    and ``class``."""
+
     @property
     def independent_tasks(self) -> bool:
         """Whether no task reads or changes what another one trains, and `start` does not depend on the
@@ -128,6 +143,11 @@ class Learner(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         """The output of a started task's head for a batch of inputs.
+
+        In the scenario ``class``, a network that all tasks share returns the logits of the task's own
+        classes, followed by those of all other started tasks in order, as its `Heads` do: the loss of the
+        task is then that of a softmax over all classes so far. A network with parts for each task returns the
+        task's own.
 
         It changes nothing and computes the same in training and in evaluation; what training adds belongs in
         `losses`. The core may take a frozen base's outputs from the feature cache, by the ids in `inputs`. A
@@ -179,21 +199,36 @@ class Learner(nn.Module, ABC):
         Override it where answers are computed in another way than in training, as by the nearest class mean.
         A task is also evaluated between its `start` and its training, when `finish` has not yet been called.
 
+        Without a task id, in the scenarios ``domain`` and ``class``, the default is the output of `forward`
+        for the latest task if it has the classes of all tasks (a shared network whose `Heads` know the
+        scenario), and otherwise, in ``class``, the log-probabilities of all tasks, ``log p_t(c|x)``, one
+        after another (see `joint_scores`).
+
         Args:
             inputs: a batch.
-            task_id: the task that the examples belong to. None where it is not known: the output then has
-                the logits of the classes of all tasks that were started, in order, along axis 1.
+            task_id: the task that the examples belong to; the output has its classes. None where it is not
+                known: the output then has the logits of the classes of all tasks that were started, in order,
+                along axis 1; in the scenario ``domain`` those of the classes that all tasks have.
 
         Raises:
             FitError: the learner needs to know the task.
         """
-        if task_id is None:
+        if task_id is not None:
+            output: Tensor = self(inputs, task_id)
+            return output[:, : self.task_outputs[task_id].size] if self.scenario == "class" else output
+        if self.scenario == "task" or not self.task_outputs:
             raise FitError(
                 f"learner {type(self).__name__} needs the task of each example; "
                 "one that does without defines predict() for task_id None"
             )
-        output: Tensor = self(inputs, task_id)
-        return output
+        latest: Tensor = self(inputs, [*self.task_outputs][-1])
+        if self.scenario == "domain":
+            return latest
+        sizes = [outputs.size or 0 for outputs in self.task_outputs.values()]
+        if latest.shape[1] == sum(sizes):  # its own classes are the first
+            return torch.cat([latest[:, sizes[-1] :], latest[:, : sizes[-1]]], 1)
+        outputs = [self(inputs, started) for started in self.task_outputs]
+        return joint_scores(outputs, None, self.scenario)
 
     def record(self) -> dict[str, float]:
         """Scalars to log during training, such as the merger's weight on the base."""

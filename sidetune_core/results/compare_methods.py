@@ -21,6 +21,7 @@ from sidetune_core.results.report import (
     in_mebibytes,
     in_percent,
 )
+from sidetune_core.results.scenarios import by_scenario
 from sidetune_core.results.significance import FEWEST_SEEDS, LEVEL, Ranking, half_width, rank_methods
 from sidetune_core.results.tables import Format, comma_separated, latex_comment, typeset
 
@@ -66,6 +67,10 @@ def compare_methods(
         further: names of more metrics of the tasks, averaged over tasks and seeds.
         work: include processor time and peak memory of a run, if measured.
     """
+    groups = by_scenario(methods, lambda method: method.runs[0].spec.scenario)
+    if form != "csv" and len(groups) > 1:
+        tables = [compare_methods(group, form, metrics, seconds, further, work) for group in groups]
+        return "\n\n".join(tables)
     runs = [run for method in methods for run in method.runs]
     several_units = not all(one_unit(run.results) for run in runs)
     if several_units:
@@ -204,6 +209,7 @@ def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[objec
     for name in keys(common_metric([run for line in lines for run in line.method.runs]), metrics):
         columns += [name, f"{name}_half_width"]
     columns += ["average_rank", "trainable_parameters_per_task", "parameters", "seconds", "diverged_seeds"]
+    columns.append("scenario")
     columns += [f"{name}_bytes" for name in STORED_KINDS] + ["processor_seconds", "joules"]
     table: list[list[object]] = [[*columns]]
     for line in lines:
@@ -213,7 +219,8 @@ def _values(lines: Sequence[Line], metrics: Sequence[Metric]) -> list[list[objec
             row += [estimated.mean, estimated.half_width]
         row += [line.rank, first.parameters.get(TRAINABLE), first.parameters.get("all")]
         seconds = _over_seeds(line.method, lambda run: run.seconds).mean
-        table.append([*row, seconds, len(line.method.runs) - len(averaged), *cost_values(line.method)])
+        row += [seconds, len(line.method.runs) - len(averaged), first.spec.scenario]
+        table.append([*row, *cost_values(line.method)])
     return table
 
 

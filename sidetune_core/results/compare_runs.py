@@ -27,7 +27,9 @@ from sidetune_core.results.report import (
     format_metric,
     gap_lines,
 )
+from sidetune_core.results.scenarios import by_scenario
 from sidetune_core.results.tables import Format, Table, comma_separated, typeset
+from sidetune_core.scenarios import title
 from sidetune_core.storage.run_folder import DIVERGED
 
 COMPARED = tuple(metric for metric in MAIN if metric.function is not average_incremental_accuracy)
@@ -42,6 +44,8 @@ def compare_runs(
     If tasks have different units, results are not averaged, and a second table has the final result of each
     task.
     """
+    if form != "csv" and len(groups := by_scenario(summaries, lambda run: run.spec.scenario)) > 1:
+        return "\n\n".join(compare_runs(group, form, metrics) for group in groups)
     first = summaries[0].results
     metrics = meaningful(metrics, [summary.results for summary in summaries])
     if form == "csv":
@@ -51,10 +55,10 @@ def compare_runs(
     if not one_unit(first) and same_stream(summaries):
         columns = [(summary.name, [_last_row(summary.results)]) for summary in summaries]
         tables.append(typeset(by_task(first, columns), form))
-    notes = _notes(summaries)
+    notes, heading = _notes(summaries), title(summaries[0].spec.scenario)
     if form == "latex":
-        return "\n".join([*(f"% {note}" for note in notes), "\n\n".join(tables)])
-    return "\n\n".join([*tables, *(["\n".join(notes)] if notes else [])])
+        return "\n".join([*(f"% {note}" for note in (heading, *notes)), "\n\n".join(tables)])
+    return "\n\n".join([heading, *tables, *(["\n".join(notes)] if notes else [])])
 
 
 def against(reference: RunSummary) -> Metric:
@@ -164,12 +168,22 @@ def _values(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> list[
     names = keys(common_metric(summaries), metrics)
     costs = ["trainable_parameters_per_task", "parameters", "seconds"]
     table: list[list[object]] = [
-        ["run", "composition", "seed", "metric", *names, *costs, "status", "tasks_trained"]
+        ["run", "composition", "seed", "metric", *names, *costs, "status", "tasks_trained", "scenario"]
     ]
     for summary, composition in zip(summaries, _compositions(summaries), strict=True):
         results = summary.results
         run = [summary.name, composition, summary.spec.seed, results.metric]
         values = [metric.function(results) for metric in metrics]
         parameters = [summary.parameters.get(TRAINABLE), summary.parameters.get("all")]
-        table.append([*run, *values, *parameters, summary.seconds, summary.status, len(results.rows)])
+        table.append(
+            [
+                *run,
+                *values,
+                *parameters,
+                summary.seconds,
+                summary.status,
+                len(results.rows),
+                summary.spec.scenario,
+            ]
+        )
     return table

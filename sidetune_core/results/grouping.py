@@ -15,6 +15,7 @@ from sidetune_core.config.spec import MEASURES, RunSpec
 from sidetune_core.errors import shorten
 from sidetune_core.results.report import RunSummary
 from sidetune_core.results.run_data import Comparison, compare_data
+from sidetune_core.scenarios import DEFAULT, title
 
 _SLOTS = ("learner", "merger", "side", "base", "env")
 
@@ -85,7 +86,7 @@ def group_runs(summaries: Iterable[RunSummary]) -> list[MethodRuns]:
 
 
 def shared_line(methods: Sequence[MethodRuns]) -> str:
-    """What all methods have in common: "icifar · resnet44 + fcn4 · 10 tasks"."""
+    """What all methods have in common: "icifar · task-incremental · resnet44 + fcn4 · 10 tasks"."""
     runs = [method.runs[0] for method in methods]
     traits = [_traits(run.spec) for run in runs]
     short: dict[str, str] = {}
@@ -94,8 +95,18 @@ def shared_line(methods: Sequence[MethodRuns]) -> str:
         short[slot] = (name or "").rpartition("/")[2]
     networks = " + ".join(filter(None, [short["base"], short["side"]]))
     tasks = _common(len(run.results.tasks) for run in runs)
+    scenario = _common(run.spec.scenario for run in runs)
     return " · ".join(
-        filter(None, [short["env"], networks, short["merger"], f"{tasks} tasks" if tasks else ""])
+        filter(
+            None,
+            [
+                short["env"],
+                title(scenario) if scenario else "",
+                networks,
+                short["merger"],
+                f"{tasks} tasks" if tasks else "",
+            ],
+        )
     )
 
 
@@ -103,7 +114,14 @@ def same_stream(summaries: Iterable[RunSummary]) -> bool:
     """Whether all runs have the same env, data, tasks and metric, so that their results may be ranked."""
     summaries = list(summaries)
     streams = (
-        (run.spec.env, run.extensions, run.results.tasks, run.results.metric, run.results.higher_is_better)
+        (
+            run.spec.scenario,
+            run.spec.env,
+            run.extensions,
+            run.results.tasks,
+            run.results.metric,
+            run.results.higher_is_better,
+        )
         for run in summaries
     )
     return _common(streams) is not None and not any(data_labels(summaries))
@@ -193,6 +211,8 @@ def _traits(spec: RunSpec) -> Traits:
         if component is not None:
             traits[slot] = component.name
             traits |= flatten(component.options, prefix=f"{slot}.")
+    if spec.scenario != DEFAULT:
+        traits["scenario"] = spec.scenario
     # 'cache', 'device' and what is only measured affect where and how often a run computes, not its results
     measured = MEASURES[:1] if {"patience", "select"} & spec.train.keys() else MEASURES
     return traits | {f"train.{name}": value for name, value in spec.train.items() if name not in measured}

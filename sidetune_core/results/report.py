@@ -32,6 +32,7 @@ from sidetune_core.results.metrics import (
     one_unit,
 )
 from sidetune_core.results.run_data import EnvData
+from sidetune_core.results.scenarios import with_scenario
 from sidetune_core.results.tables import (
     Format,
     Table,
@@ -42,6 +43,7 @@ from sidetune_core.results.tables import (
     markdown_text,
     typeset,
 )
+from sidetune_core.scenarios import CLASS, TASK_AWARE, title
 from sidetune_core.storage.run_folder import DIVERGED, has_diverged, has_ended
 
 UNMEASURED = "·"
@@ -116,6 +118,10 @@ class RunSummary:
     """Classes that are recognised badly, and confusions, at the end of the run, in lines."""
     data: tuple[EnvData, ...] = ()
     """The data of each of its envs; empty if unknown."""
+    with_task_id: Results | None = None
+    """R of predictions with the task id, in a scenario in which `results` are those without."""
+    task_confusions: tuple[str, ...] = ()
+    """Between which tasks predictions without the task id are confused, in lines."""
     stored: Mapping[str, int] = attrs.field(factory=dict)
     """Bytes of weights, exemplars and statistics that the learner stores at the end; empty if unknown."""
     energy: float | None = None
@@ -137,6 +143,23 @@ class RunSummary:
     def ended(self) -> bool:
         """Whether the run is done or has diverged."""
         return has_ended(self.status)
+
+
+def scenario_lines(summary: RunSummary) -> list[str]:
+    """What R is in a scenario without task ids, and what it is with them; empty in the scenario ``task``."""
+    known = summary.with_task_id
+    if known is None:
+        return []
+    what = "all classes so far" if summary.spec.scenario == CLASS else "the classes of all tasks"
+    line = f"{title(summary.spec.scenario)}: R is measured without task ids, among {what}"
+    if not known.rows:
+        return [line]
+    percent = in_percent(summary.results)
+    value = format_value(mean(known.rows[-1]), percent)
+    return [
+        line,
+        f"With the task id, the average {summary.results.metric} is {value}{' %' if percent else ''}",
+    ]
 
 
 def gap_lines(summary: RunSummary) -> list[str]:
@@ -191,7 +214,8 @@ def changed_lines(summary: RunSummary) -> list[str]:
     extensions = [f"extended: {line}" for line in (*summary.extensions, *summary.carried)]
     left_out = [f"left out: {line}" for line in summary.left_out]
     unchanged = [summary.unchanged] if summary.unchanged else []
-    shown = (*lines, *constant, *unchanged, *summary.certificate, *extensions, *plugins, *left_out)
+    scenario = (*summary.task_confusions, *scenario_lines(summary)[1:])
+    shown = (*scenario, *lines, *constant, *unchanged, *summary.certificate, *extensions, *plugins, *left_out)
     return [escaped_line(line) for line in shown]
 
 
@@ -212,7 +236,7 @@ def run_report(summary: RunSummary) -> str:
     metrics_table = [["metric", "value", "definition"], *_metrics_table(results, MAIN + FURTHER)]
     sections = [
         f"# {markdown_text(summary.name)}",
-        markdown_text(summary.spec_line),
+        markdown_text(with_scenario(summary.spec_line, summary.spec.scenario)),
         f"Status: {DIVERGED if summary.diverged else markdown_text(summary.status)}, {trained}. "
         f"Folder: {markdown_code(summary.folder)}",
         "## Results",
@@ -225,6 +249,13 @@ def run_report(summary: RunSummary) -> str:
         ),
         markdown(metrics_table, left={0, 2}),
     ]
+    if (known := summary.with_task_id) is not None:
+        sections += ["## Without and with the task id", *(f"{line}." for line in scenario_lines(summary))]
+        if len(results.tasks) <= LONG:
+            sections.append(markdown(_matrix(known, rows=known.tasks, columns=known.tasks)))
+        if summary.task_confusions:
+            first, *rest = map(markdown_text, summary.task_confusions)
+            sections.append("\n".join([first, "", *(f"- {line.strip()}" for line in rest)]))
     if anytime := _anytime_table(summary):
         header = ["metric within tasks", "value", "definition"]
         sections += ["## Within tasks", markdown([header, *anytime], left={0, 2})]
@@ -413,7 +444,8 @@ def by_task(results: Results, columns: Sequence[tuple[str, Sequence[Row]]]) -> T
 
 def in_percent(results: Results) -> bool:
     """Whether the results are accuracies in [0, 1]."""
-    return results.metric in ("accuracy", "balanced_accuracy") and results.in_unit_range
+    percentages = ("accuracy", "balanced_accuracy")
+    return results.metric.removesuffix(TASK_AWARE) in percentages and results.in_unit_range
 
 
 def format_value(value: float | None, percent: bool, decimals: int = 2) -> str:

@@ -22,7 +22,9 @@ from sidetune_core.results.class_report import class_lines
 from sidetune_core.results.metrics import Results, mean
 from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
 from sidetune_core.results.run_data import read_run_data
+from sidetune_core.results.scenarios import confusion_lines
 from sidetune_core.results.within_report import training_lines
+from sidetune_core.scenarios import DEFAULT, task_aware
 from sidetune_core.storage.data_file import read_data
 from sidetune_core.storage.evaluations import UNCHANGED_SINCE, Evaluations, read_evaluations
 from sidetune_core.storage.run_folder import (
@@ -72,9 +74,11 @@ def summarise(folder: RunFolder) -> RunSummary:
         if trained := _trained(folder, status, len(about["tasks"])):
             _check_rows(folder, about, evaluations, trained)
         results, gaps = _results(about, evaluations), _gaps(about, evaluations)
+        spec = _resolved(about["resolved"])
+        known = None if spec.scenario == DEFAULT else _results(about, evaluations, with_task_id=True)
         return RunSummary(
             name=folder.path.name,
-            spec=_resolved(about["resolved"]),
+            spec=spec,
             spec_line=str(about["composition"]),
             results=results,
             changed=optional("moved.jsonl", lambda: _changed(folder), ()),
@@ -86,7 +90,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             peak_memory=memory,
             gaps=tuple(map(str, gaps)),
             other_metrics=_final_metrics(evaluations),
-            certificate=optional("certificate.json", lambda: _certified(folder, about, results), ()),
+            certificate=optional("certificate.json", lambda: _certified(folder, about, known or results), ()),
             cache_bytes_per_example=_estimate(about, "cache_bytes_per_example"),
             step_of_fine_tuning=_estimate(about, "step_of_fine_tuning"),
             plugins=read_segments(about)[0].plugins,
@@ -96,6 +100,8 @@ def summarise(folder: RunFolder) -> RunSummary:
             carried=optional("eval.jsonl", lambda: _carried(evaluations, results), ()),
             unchanged=_unchanged(evaluations, results),
             classes=optional(DOCUMENTS, lambda: class_lines(folder, results), ()),
+            with_task_id=known,
+            task_confusions=optional(DOCUMENTS, lambda: confusion_lines(folder, results), ()),
             data=optional(DATA, lambda: read_run_data(about, read_data(folder)), ()),
             stored=optional(STORED, lambda: _stored(folder), {}),
             energy=energy,
@@ -122,7 +128,10 @@ def _certified(folder: RunFolder, about: Mapping[str, Any], results: Results) ->
     rows = [*results.rows, *missing]
     whole = dict(zip(results.tasks, zip(*rows, strict=True), strict=True)) if rows else {}
     columns = {record.id: whole[record.id][record.after - 1 :] for record in certificate.tasks}
-    return tuple(certificate_lines(certificate, segment_lines(read_segments(about)), columns))
+    lines = certificate_lines(certificate, segment_lines(read_segments(about)), columns)
+    if lines and results.metric != str(about["metric"]):
+        lines = ["The certificate is about predictions with the task id.", *lines]
+    return tuple(lines)
 
 
 def _carried(evaluations: Evaluations, results: Results) -> tuple[str, ...]:
@@ -203,9 +212,14 @@ def read_results(folder: RunFolder, split: str = "test") -> Results:
     return _results(folder.read_json("run.json"), read_evaluations(folder), split)
 
 
-def _results(about: Mapping[str, Any], evaluations: Evaluations, split: str = "test") -> Results:
+def _results(
+    about: Mapping[str, Any], evaluations: Evaluations, split: str = "test", with_task_id: bool = False
+) -> Results:
+    """R; of predictions `with_task_id`, where a run has both."""
     tasks = [str(task["id"]) for task in about["tasks"]]
     metrics = {task["id"]: task.get("metric", about["metric"]) for task in about["tasks"]}
+    if with_task_id:
+        metrics = {id: task_aware(metric) for id, metric in metrics.items()}
     for line in evaluations.lines:
         if line["split"] == split and line["after"] not in range(-1, len(tasks)):
             raise ValueError(f"an evaluation after task {line['after']} of {len(tasks)}")
@@ -221,7 +235,7 @@ def _results(about: Mapping[str, Any], evaluations: Evaluations, split: str = "t
         tasks=tuple(tasks),
         rows=tuple(tuple(rows.get(index, [None] * len(tasks))) for index in range(count)),
         initial=tuple(initial),
-        metric=str(about["metric"]),
+        metric=task_aware(str(about["metric"])) if with_task_id else str(about["metric"]),
         higher_is_better=bool(about["higher_is_better"]),
     )
 

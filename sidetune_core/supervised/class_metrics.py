@@ -14,6 +14,9 @@ CONFUSION = "confusion.csv"
 """Document with a line for each pair of classes that occurs: true, predicted, count."""
 CLASSES = "classes.csv"
 """Document with a line for each class."""
+TASK_CONFUSION = "task_confusion.csv"
+"""Document of an evaluation without task ids: of the examples of a task, for how many a class of each task
+was predicted."""
 CONFUSION_COLUMNS = ("true", "predicted", "count")
 CLASS_COLUMNS = ("class", "examples", "correct", "predicted", "recall", "precision", "f1")
 
@@ -137,6 +140,27 @@ def read_classes(documents: Mapping[str, str]) -> tuple[ClassMetrics, ...]:
     """
     rows = _read(CLASSES, documents, CLASS_COLUMNS)
     return tuple(ClassMetrics(row[0], int(row[1]), int(row[2]), int(row[3])) for row in rows)
+
+
+def task_confusion(true: str, ids: Sequence[str], counts: Sequence[int]) -> str:
+    """The document `TASK_CONFUSION`, a line for each task.
+
+    Args:
+        true: id of the task that the examples belong to.
+        ids: of all tasks.
+        counts: of the examples for which a class of each of these was predicted.
+    """
+    return _csv(CONFUSION_COLUMNS, [(true, id, count) for id, count in zip(ids, counts, strict=True)])
+
+
+def read_task_confusion(documents: Mapping[str, str]) -> list[Confusion]:
+    """The counts of the document `TASK_CONFUSION`; none where there is no such document.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    rows = _read(TASK_CONFUSION, documents, CONFUSION_COLUMNS)
+    return [Confusion(row[0], row[1], int(row[2])) for row in rows]
 
 
 def read_confusions(documents: Mapping[str, str]) -> list[Confusion]:

@@ -100,6 +100,8 @@ class Classification(Objective):
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         weights = None if self.weights is None else self.weights.to(output.device)
+        if weights is not None and output.shape[1] > len(weights):  # further classes, of other tasks
+            weights = functional.pad(weights, (0, output.shape[1] - len(weights)), value=1.0)
         return functional.cross_entropy(output.float(), targets, weights, reduction="none")
 
     def negative_log_likelihood(self, output: Tensor, targets: Tensor) -> Tensor:

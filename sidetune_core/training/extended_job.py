@@ -17,6 +17,7 @@ from sidetune_core.assembly.cards import CardTask, DataNeeded, read_cards
 from sidetune_core.assembly.data import record_data
 from sidetune_core.assembly.fit import fit_components
 from sidetune_core.assembly.parts import ChainedStream, Part, card_tasks, read_tasks
+from sidetune_core.assembly.scenario_evaluation import check_classes
 from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.extensions import Extension
 from sidetune_core.config.history import in_identity
@@ -35,7 +36,7 @@ from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
 from sidetune_core.training.job import Job, Origin, make_identity, open_stream
 from sidetune_core.training.memo import Memo
-from sidetune_core.training.unchanged import changes_to_come, unusable
+from sidetune_core.training.unchanged import changes_to_come, depends_on_all_tasks, unusable
 
 
 @attrs.frozen
@@ -112,6 +113,7 @@ def assemble_extended(
     with group.main_process_first():
         added = read_tasks(last, stream) if added is None else added
         tasks = [*earlier.tasks(), *added]
+        check_classes(tasks, last.resolved.scenario)
         chained = ChainedStream(stream, tasks, tasks[0].inputs)
         fit = fit_components(last.resolved, chained)
         learner = build_learner(fit.resolved, chained, fit=fit)
@@ -292,6 +294,8 @@ def _reasons(
 ) -> Mapping[str, str]:
     """Why earlier tasks will have to be evaluated once more, by id."""
     ids = [task.id for task in earlier]
+    if reason := depends_on_all_tasks(plan.parts[-1].resolved.scenario):
+        return dict.fromkeys(ids, reason)
     records, reasons = group.broadcast_from_main(
         lambda: unusable(plan.folder, ids, plan.ids[: plan.done], identity)
     )

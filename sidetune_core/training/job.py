@@ -18,6 +18,7 @@ from sidetune_core.assembly.data import record_data
 from sidetune_core.assembly.fit import Fit, fit_components
 from sidetune_core.assembly.objects import describe_objects
 from sidetune_core.assembly.restore import run_precisions
+from sidetune_core.assembly.scenario_evaluation import check_classes
 from sidetune_core.assembly.task_cost import TaskCost
 from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
@@ -104,6 +105,7 @@ def assemble(resolved: ResolvedRun, stream: TaskStream, group: ProcessGroup, qui
             progress.warning(fit.warning)
         resolved = fit.resolved
         learner, tasks = build_learner(resolved, stream, fit=fit), stream.tasks()
+        check_classes(tasks, resolved.scenario)
     preferred = run_precisions(resolved) or fit.precisions
     machine = device.choose(resolved.device, group.local, preferred)
     if (note := device.narrow_note(machine, resolved.device, fit.precisions.narrow)) and group.is_main:

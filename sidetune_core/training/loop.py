@@ -228,7 +228,7 @@ def train_stage(
         if trained:  # R[j-1][j]: the task before it is trained
             set_trainable(tracked, [], context)
             probes = record_probes(learner, stage.tasks, context)
-            evaluate(stage.tasks, probes, context, recorder, after=trained - 1)
+            evaluate(stage.tasks, probes, learner, context, recorder, after=trained - 1)
         set_trainable(tracked, trainable, context)
         tracked.refresh()
         state = MidTaskState([task.id for task in stage.tasks], 0, tracked.before())
@@ -299,12 +299,13 @@ def close_stage(
     row = memo.plan(tracked, stage.tasks, seen, probes, context, recorder)
     seen = memo.with_data(seen, row)
     wanted = row.measured - evaluations.keys()
-    evaluations |= measure([task for task in seen if task.id in wanted], probes, context)
+    evaluations |= measure([task for task in seen if task.id in wanted], probes, tracked.learner, context)
     first, row = row, memo.check(row, evaluations, seen)
     if row is not first:
         recorder.warning(memo.contradiction(row, evaluations, tracked.learner))
         seen = memo.with_data(seen, row)
-        evaluations |= measure([task for task in seen if task.id not in first.measured], probes, context)
+        unmeasured = [task for task in seen if task.id not in first.measured]
+        evaluations |= measure(unmeasured, probes, tracked.learner, context)
     record([task for task in seen if task.id in row.measured], evaluations, recorder, row.number)
     if len(row.measured) < len(seen):
         recorder.unchanged(row.number)

@@ -24,6 +24,7 @@ from sidetune_core.errors import shorten
 from sidetune_core.interfaces.capabilities import set_task_state, task_state
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
+from sidetune_core.scenarios import Scenario
 from sidetune_core.seeding import derive_seed
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.supervised.task import SupervisedTask
@@ -35,6 +36,7 @@ from sidetune_core.training.unchanged import (
     Values,
     bits,
     changed_since,
+    depends_on_all_tasks,
     irreproducible,
     is_whole,
     latest_values,
@@ -221,7 +223,7 @@ class Memo:
         if not before:
             return {}
         log = recorder.certificate([task.id for task in before])
-        if reason := self._reason_for_all(log, len(before), context):
+        if reason := self._reason_for_all(log, len(before), context, tracked.learner.scenario):
             self._touched = None  # the stages since are looked at once more
             return {task.id: reason for task in before}
         records, changed = log.records, recorder.replaced(tracked)
@@ -249,10 +251,12 @@ class Memo:
             )
         return reasons
 
-    def _reason_for_all(self, log: CertificateLog, done: int, context: Context) -> str:
+    def _reason_for_all(self, log: CertificateLog, done: int, context: Context, scenario: Scenario) -> str:
         """Why no value is carried over; empty if some may be."""
         if context.options.evaluate == "all":
             return "--train.evaluate all"
+        if reason := depends_on_all_tasks(scenario):
+            return reason
         if not log.records or self._identity is None or self._folder is None:
             return "the run has no certificate of what they read"
         self._outside.update(irreproducible(log.records.values()))

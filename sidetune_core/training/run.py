@@ -137,6 +137,7 @@ def run(
     cache: Mapping[str, Any] | None = None,
     device: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    scenario: str | None = None,
 ) -> Run:
     """Run a spec into a new folder. Under `torchrun` all processes run it together, and the first one writes.
 
@@ -160,6 +161,7 @@ def run(
         cache: options of the feature cache.
         device: device and precision.
         seed: of all random numbers; None for 0.
+        scenario: ``task``, ``domain`` or ``class`` (see `sidetune_core.scenarios`); None for ``task``.
 
     Raises:
         SidetuneError: with what to do next; the folder keeps what was finished before.
@@ -171,7 +173,9 @@ def run(
     count = parse_workers(workers)
     components = {"base": base, "side": side, "merger": merger, "learner": learner, "env": env}
     if not isinstance(spec, ResolvedRun):
-        spec = make_spec(spec, components, tasks, {"train": train, "cache": cache, "device": device}, seed)
+        spec = make_spec(
+            spec, components, tasks, {"train": train, "cache": cache, "device": device}, seed, scenario
+        )
     with join_process_group() as group:
         if group.is_main:
             run_folder.check_free(path)

@@ -31,6 +31,7 @@ from sidetune_core.errors import RunError, WeightsError, shorten
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.interfaces.training import members
+from sidetune_core.scenarios import DEFAULT, Scenario, title
 from sidetune_core.storage.evaluations import read_evaluations
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system.device import Machine, processor
@@ -52,6 +53,14 @@ def not_carried(record: TaskRecord | None, id: str) -> str:
     if not record.probes.finite:
         return f"not every output of {id} is finite"
     return ""
+
+
+def depends_on_all_tasks(scenario: Scenario) -> str:
+    """Why every task is measured in every row where its id is unknown at test time; empty where it is
+    known."""
+    if scenario == DEFAULT:
+        return ""
+    return f"predictions without a task id depend on all tasks ({title(scenario)} scenario)"
 
 
 def irreproducible(records: Collection[TaskRecord]) -> list[str]:

@@ -8,8 +8,19 @@ from typing import ClassVar, Literal
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from sidetune_core.api import Batch, Components, Renamed, Task, TrainingStep, at_least, at_most, option
+from sidetune_core.api import (
+    Batch,
+    Components,
+    Renamed,
+    Task,
+    Trainable,
+    TrainingStep,
+    at_least,
+    at_most,
+    option,
+)
 
 from ..finetune import FineTune
 from .fisher import Estimator, Fisher, require_targets
@@ -41,6 +52,10 @@ class EWC(FineTune):
     The penalty does not cover BatchNorm's running statistics, which have no gradient: with ``batchnorm``
     trained they are those of the latest task for every `coef`, as in the original code. What belongs to a
     single task (``batchnorm`` per-task) needs no penalty and has none.
+
+    In the scenarios ``domain`` and ``class`` the output layer is shared, so it is among the shared weights:
+    the Fisher is that of the softmax over all classes so far, and zero for the outputs of later classes (van
+    de Ven et al., Nature Machine Intelligence 2022).
     """
 
     @attrs.frozen
@@ -80,11 +95,16 @@ class EWC(FineTune):
         self.pull = QuadraticPenalty(flat(self._shared()))
         self._config = config
 
+    def start(self, task: Task) -> Trainable:
+        trainable = super().start(task)
+        self.pull.grow(sum(weight.numel() for weight in self._shared().values()))
+        return trainable
+
     def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         if self._config.fisher in ("exact", "sample"):
             require_targets(batch, task.outputs)  # at the first step rather than after the task
         losses = {**super().losses(batch, task, step)}
-        if len(self.heads) > 1:
+        if len(self.heads.task_ids) > 1:
             losses["pull"] = self._config.coef * self.pull(flat(self._shared()))
         return losses
 
@@ -93,7 +113,7 @@ class EWC(FineTune):
         fisher = Fisher(self, task, self._shared()).estimate(config.fisher, batches, config.examples)
         weights = flat(self._shared()).detach()
         if config.fisher == "legacy":
-            tasks = len(self.heads)
+            tasks = len(self.heads.task_ids)
             self.pull.average(weights, fisher, ((tasks - 1) / tasks) ** config.stream_length)
         elif config.anchors == "online":
             self.pull.replace(weights, fisher, config.decay)
@@ -101,11 +121,9 @@ class EWC(FineTune):
             self.pull.add(weights, fisher)
 
     def _shared(self) -> dict[str, nn.Parameter]:
-        return {
-            name: weight
-            for name, weight in self.named_parameters()
-            if name.startswith(("base.", "side.", "merger."))
-        }
+        """By name; those of the output layer are the last, in the order of tasks."""
+        shared = ("base.", "side.", "merger.", *(() if self.heads.scenario == "task" else ("heads.",)))
+        return {name: weight for name, weight in self.named_parameters() if name.startswith(shared)}
 
 
 class QuadraticPenalty(nn.Module):
@@ -123,6 +141,13 @@ class QuadraticPenalty(nn.Module):
 
     def forward(self, weights: Tensor) -> Tensor:
         return (self.fisher * (weights - self.anchor).square()).sum() + self.constant
+
+    def grow(self, size: int) -> None:
+        """Make room for `size` weights: the new ones, at the end, have no penalty."""
+        new = size - len(self.fisher)
+        if new:
+            self.fisher = functional.pad(self.fisher, (0, new))
+            self.anchor = functional.pad(self.anchor, (0, new))
 
     def add(self, weights: Tensor, fisher: Tensor) -> None:
         """Add the penalty of another task."""

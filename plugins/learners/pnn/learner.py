@@ -9,13 +9,13 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Components, FitError, Heads, Learner, StagedSide, Task, Trainable, option
+from sidetune_core.api import Components, FitError, Heads, StagedSide, Task, Trainable, option
 
-from .._common import NormOptions
+from .._task_inference import InferenceOptions, PerTaskNetworks
 from .laterals import Column
 
 
-class PNN(Learner):
+class PNN(PerTaskNetworks):
     """Side-tuning with lateral connections from the base's taps and earlier sides into a side's stages.
 
     Rusu et al. (2016), as in the baseline of the original side-tuning code: the first column is the frozen
@@ -28,7 +28,7 @@ class PNN(Learner):
     """
 
     @attrs.frozen
-    class Config(NormOptions):
+    class Config(InferenceOptions):
         """Options of `PNN`."""
 
         adapter: Literal["linear", "mlp"] = option(
@@ -40,7 +40,7 @@ class PNN(Learner):
     needs_taps = True
 
     def __init__(self, config: Config, components: Components) -> None:
-        super().__init__()
+        super().__init__(config, components)
         assert components.side is not None
         assert components.merger is not None
         self._config, self._make_side, self._make_merger = config, components.side, components.merger

@@ -26,7 +26,13 @@ def run(argv: Sequence[str]) -> int:
         if arguments.dry_run and arguments.resolved is not None:
             return _dry_run(arguments.resolved)
         from sidetune_core.assembly.restore import read_resolved
-        from sidetune_core.results.report import changed_lines, gap_lines, matrix_table, metrics_lines
+        from sidetune_core.results.report import (
+            changed_lines,
+            gap_lines,
+            matrix_table,
+            metrics_lines,
+            scenario_lines,
+        )
         from sidetune_core.results.summary import summarise
         from sidetune_core.training import run as training
 
@@ -66,7 +72,8 @@ def run(argv: Sequence[str]) -> int:
         return 0  # of several processes, the first one prints
     summary = summarise(finished.folder)
     folder = finished.folder.path
-    print(f"\n{matrix_table(summary.results)}\n")
+    heading = "".join(f"{line}\n\n" for line in scenario_lines(summary)[:1])
+    print(f"\n{heading}{matrix_table(summary.results)}\n")
     print("\n".join(metrics_lines(summary.results)))
     print("\n" + "\n".join([*gap_lines(summary), *changed_lines(summary)]))
     print(f"\nrun folder  {one_line(folder)}  (report.md, TensorBoard in tb/)")

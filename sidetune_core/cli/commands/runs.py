@@ -24,6 +24,7 @@ from sidetune_core.results.report import (
     matrix_table,
     metrics_lines,
 )
+from sidetune_core.results.scenarios import with_scenario
 from sidetune_core.results.summary import summarise
 from sidetune_core.results.tables import Format
 from sidetune_core.storage.run_folder import open_run
@@ -70,7 +71,8 @@ def report(
         return 0
     if single and figure is None and format == "text":
         (summary,) = summaries
-        print(f"{one_line(summary.spec_line)}\n\n{matrix_table(summary.results)}\n")
+        spec_line = with_scenario(summary.spec_line, summary.spec.scenario)
+        print(f"{one_line(spec_line)}\n\n{matrix_table(summary.results)}\n")
         print("\n".join(metrics_lines(summary.results, (*MAIN, *extra))))
         for lines in (anytime_lines(summary), [one_line(line) for line in summary.training]):
             if lines:

@@ -6,6 +6,7 @@ import os
 from typing import Literal
 
 from sidetune_core.errors import OptionError
+from sidetune_core.scenarios import DEFAULT, title
 from sidetune_core.system.processors import available
 from sidetune_core.system.threads import VARIABLE
 from sidetune_core.training.job import Job
@@ -63,6 +64,11 @@ def check_workers(job: Job, workers: Count) -> None:
         raise OptionError(
             f"--train.eval-every {every} evaluates the tasks trained so far, which the processes of {option} "
             "do not have; leave out one of them"
+        )
+    if (scenario := job.resolved.scenario) != DEFAULT:
+        raise OptionError(
+            f"{option} evaluates each task where it was trained, and in the {title(scenario)} scenario "
+            "predictions depend on all tasks so far; leave it out"
         )
     if workers == "ray":
         from sidetune_core.training.workers.ray_workers import check_spec

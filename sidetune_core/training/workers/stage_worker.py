@@ -108,7 +108,9 @@ class StageWorker:
             )
         tracked.refresh()
         probes = record_probes(learner, stage.tasks, context, tracked.names_at)
-        evaluations = {task.id: evaluate_splits(task, probes[task.id], context.stop) for task in stage.tasks}
+        evaluations = {
+            task.id: evaluate_splits(task, probes[task.id], learner, context) for task in stage.tasks
+        }
         self._check_reads(
             stage, probes, [name for name, digest in before.items() if digest not in self.shared]
         )
