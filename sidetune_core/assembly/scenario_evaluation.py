@@ -26,7 +26,12 @@ from sidetune_core.supervised.task import SupervisedTask
 
 
 def evaluate_without_task_id(
-    task: Task, known: Predict, unknown: Predict, learner: Learner, split: str
+    task: Task,
+    known: Predict,
+    unknown: Predict,
+    learner: Learner,
+    split: str,
+    examples: int | None = None,
 ) -> Evaluation:
     """The evaluation of a split. The metrics are those of the predictions without a task id; the task's
     metric with the task id is `task_aware`, such as ``accuracy_task_aware``.
@@ -40,6 +45,7 @@ def evaluate_without_task_id(
         unknown: its prediction without.
         learner: knows which tasks were started.
         split: of the task.
+        examples: number of them to evaluate (see `SupervisedTask.batches`); None for all.
 
     Raises:
         PluginError: an output without a task id does not have these classes.
@@ -52,7 +58,7 @@ def evaluate_without_task_id(
     with_id = task.objective.measure()
     without = attrs.evolve(task.objective, outputs=outputs, weights=None).measure()
     predicted = []
-    for batch in task.batches(split):
+    for batch in task.batches(split, examples):
         own, joint = (check(batch.inputs).cpu() for check in checks)
         if joint.ndim != 2 or joint.shape[1] != outputs.size:
             raise PluginError(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sidetune_core.assembly.cards import CardTask
 from sidetune_core.assembly.evaluation import Evaluation, evaluate_split
 from sidetune_core.assembly.predict import make_predict
+from sidetune_core.assembly.scenario_evaluation import evaluate_without_task_id
 from sidetune_core.config.spec import TrainOptions
 from sidetune_core.errors import OptionError, shorten
 from sidetune_core.interfaces.buffers import BufferDict
@@ -25,6 +26,7 @@ from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.interfaces.training import PhaseSteps
 from sidetune_core.results.metrics import have_one_unit, mean
+from sidetune_core.scenarios import DEFAULT
 from sidetune_core.seeding import random_states, set_random_states
 from sidetune_core.storage.within import EVALUATION, SELECTION
 from sidetune_core.training.context import Context
@@ -187,8 +189,7 @@ class WithinTask:
         learner = self._tracked.learner
         with untouched(learner, self._measured):
             for task in context.group.shard(self._measured):
-                predict = make_predict(learner, task, context.machine)
-                own[task.id] = evaluate_split(task, predict, self._split(task), options.eval_examples)
+                own[task.id] = self._evaluation(task)
         gathered = context.group.gather(own)
         evaluations = {id: evaluation for one in gathered for id, evaluation in one.items()}
         for task in self._measured:
@@ -208,6 +209,16 @@ class WithinTask:
             self._recorder.within(line | ({"restored": True} if restored else {}))
         self._state.evaluated = step
         return evaluations
+
+    def _evaluation(self, task: Task) -> Evaluation:
+        """One task, without its id where that is not known at test time."""
+        learner, machine = self._tracked.learner, self._context.machine
+        split, examples = self._split(task), self._options.eval_examples
+        known = make_predict(learner, task, machine)
+        if learner.scenario == DEFAULT:
+            return evaluate_split(task, known, split, examples)
+        unknown = make_predict(learner, task, machine, known=False)
+        return evaluate_without_task_id(task, known, unknown, learner, split, examples)
 
     def _split(self, task: Task) -> str:
         chosen = self._options.eval_split

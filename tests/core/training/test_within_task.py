@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import sidetune_core
 from sidetune_core.api import BufferDict, Learner, OptionError, Phase, Task, Trainable, TrainingStep
 from sidetune_core.config.spec import TrainOptions
+from sidetune_core.results.summary import summarise
+from sidetune_core.seeding import seeded
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.storage.within import read_within
 from sidetune_core.supervised.classification import ClassTask, Examples
@@ -222,3 +226,35 @@ def test_more_than_one_epoch_counts_no_passes(training: Training) -> None:
     learner: Learner = training.make(Plain)
     training.learn(learner, "run", make_tasks(), epochs=2)
     assert lines(training).passes == ()
+
+
+def test_a_run_without_task_ids_is_evaluated_within_tasks_as_between_them(tmp_path: Path) -> None:
+    with seeded(0, "network"):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.ReLU(), nn.Linear(8, 8))
+    run = sidetune_core.run(
+        base={"module": network, "input": "image"},
+        learner="finetune",
+        tasks=make_tasks(),
+        scenario="class",
+        out=tmp_path / "run",
+        train={"steps": 4, "batch_size": 8, "eval_every": 2, "eval_split": "test", "select": "last"},
+        device={"name": "cpu", "precision": "fp32"},
+    )
+    recorded = {
+        (line["after"], line["task"]): line["figures"]
+        for line in run.folder.lines("eval.jsonl")
+        if line.get("split") == "test"
+    }
+    last = [line for line in read_within(run.folder).evaluations if line["step"] == 4]
+    assert len(last) == 3
+    for line in last:
+        assert line["metrics"] == recorded[line["trained"], line["task"]]
+    summary = summarise(run.folder)
+    assert summary.curves is not None
+    assert summary.stored == {"weights": 4 * sum(p.numel() for p in run.learner.parameters())} | {
+        "exemplars": 0,
+        "statistics": 0,
+    }
+    resolved = run.folder.read_json("run.json")["resolved"]["train"]
+    assert "select" not in resolved  # set to its default, as in a spec of an earlier version
+    assert resolved["eval_every"] == 2
