@@ -18,13 +18,14 @@ from sidetune_core.errors import LedgerError, OptionError, RunError
 from sidetune_core.interfaces.tasks import Predict
 from sidetune_core.results.metrics import average_accuracy
 from sidetune_core.results.summary import read_results
+from sidetune_core.storage.atomic import write_text
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.supervised.task import SupervisedTask
 from sidetune_core.sweeps.executors import never
 from sidetune_core.sweeps.search_record import record_search
 from sidetune_core.sweeps.space import plan_space
 from sidetune_core.sweeps.study import JOURNAL, Pruner, Sampler, Study
-from sidetune_core.sweeps.tuner import Outcome, Search, tune
+from sidetune_core.sweeps.tuner import FILE, Outcome, Search, read_search, tune
 from sidetune_core.sweeps.tuning_report import report_search
 from sidetune_core.training.run import run
 
@@ -169,13 +170,13 @@ def test_trials_that_cannot_run_end_the_search_and_give_their_reason(
 
 
 def test_another_search_in_the_folder_is_refused(words: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "search"
     search = make([*words, "--train.lr", "1e-3,1e-2"])
-    carry_out(search, out, Here(), 1)
+    write_text(tmp_path / FILE, json.dumps(search.to_json()))
+    assert read_search(tmp_path) == search
     with pytest.raises(RunError, match="holds another search \\(--sampler-seed is 0 there\\)"):
-        carry_out(attrs.evolve(search, seed=1), out, Here())
+        carry_out(attrs.evolve(search, seed=1), tmp_path, Here())
     with pytest.raises(RunError, match="holds another search \\(its options are: .*1e-3,1e-2\\)"):
-        carry_out(make([*words, "--train.lr", "1e-3,1e-1"]), out, Here())
+        carry_out(attrs.evolve(search, argv=("--train.lr", "1e-4,1e-2")), tmp_path, Here())
 
 
 def test_a_trial_in_the_worse_half_is_stopped_after_its_task(words: list[str], tmp_path: Path) -> None:
