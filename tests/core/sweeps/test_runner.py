@@ -339,3 +339,9 @@ def test_a_sweep_on_ray(spec: RunSpec, tmp_path: Path) -> None:
     finally:
         ray.shutdown()
     assert swept == SweptRun("one", tmp_path / "runs" / "one", "done")
+
+
+def test_a_single_run_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(executors, "command", lambda argv: waiting)
+    assert LocalProcesses(1).execute([], tmp_path / "output", lambda: True) == -signal.SIGTERM
