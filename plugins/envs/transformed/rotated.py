@@ -35,7 +35,7 @@ class Rotated(TransformedStream):
     def __init__(self, config: Config, seed: int) -> None:
         if config.degrees and config.count is not None:
             raise OptionError("--env.degrees has an angle for each task; leave out --env.count")
-        if repeated := len(config.degrees) - len({angle % 360 for angle in config.degrees}):
+        if repeated := len(config.degrees) - len({angle % FULL_TURN for angle in config.degrees}):
             raise OptionError(
                 f"--env.degrees: {repeated} of {len(config.degrees)} angles are equal to others"
             )

@@ -17,6 +17,7 @@ INTERNAL = {
     "certificate/accounts.py",
     "config/history.py",
     "config/identity.py",
+    "config/nested_env.py",
     "config/options.py",
     "config/resolve.py",
     "demonstrations/record.py",

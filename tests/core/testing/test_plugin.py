@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from torch import Tensor, nn
 
 from sidetune_core.api import (
@@ -100,6 +103,12 @@ def own(
         ("base", "transformer"): {"model": str(tiny_bert)},
         ("env", "cifar10"): {"archive": str(archive)},
         ("env", "gym"): {"num_envs": 2, "eval_episodes": 2, "ppo": {"rollout_length": 16}},
+        ("env", "hf"): {"dataset": [str(write_colours(tmp_path / "colours"))]},
+        ("env", "hf-text"): {
+            "dataset": [str(write_news(tmp_path / "news.jsonl"))],
+            "tokenizer": str(tiny_bert),
+            "max_length": 16,
+        },
         ("env", "icifar"): {"archive": str(archive)},
         ("env", "images"): {"archive": str(archive)},
         ("env", "imitation"): {
@@ -108,6 +117,8 @@ def own(
             "eval_episodes": 2,
             "num_envs": 2,
         },
+        ("env", "permuted"): {"count": 2},
+        ("env", "rotated"): {"count": 2},
         ("env", "rgbd"): {"root": str(write_frames(tmp_path / "frames")), **dense},
         ("env", "rooms"): dense,
         ("env", "squad"): {
@@ -117,7 +128,36 @@ def own(
             "doc_stride": 16,
         },
         ("env", "taskonomy"): {**split, **dense},
+        ("env", "torchvision"): {"dataset": ["USPS"], "root": str(write_usps(tmp_path / "usps"))},
     }
+
+
+def write_colours(folder: Path) -> Path:
+    """A folder of images of two classes."""
+    for number in range(40):
+        path = folder / ("red" if number % 2 else "blue") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (200 * (number % 2), number, 50)).save(path)
+    return folder
+
+
+def write_news(path: Path) -> Path:
+    """Texts of two classes."""
+    rows = [{"text": f"text {number}", "label": number % 2} for number in range(40)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def write_usps(folder: Path) -> Path:
+    """USPS in its own format: a label from 1, then the 256 pixels in [-1, 1] with their numbers."""
+    folder.mkdir()
+    for name in ("usps.bz2", "usps.t.bz2"):
+        lines = [
+            " ".join([str(1 + k % 10), *(f"{pixel}:{k / 40 - 0.5}" for pixel in range(1, 257))])
+            for k in range(40)
+        ]
+        (folder / name).write_bytes(bz2.compress("\n".join(lines).encode()))
+    return folder
 
 
 ELSEWHERE = {
