@@ -194,8 +194,8 @@ def _cost(folder: RunFolder) -> Cost:
     seconds = _finite(sum(period["seconds"] for period in periods))
     if not periods or any("memory" not in period for period in periods):
         return seconds, None, None, None
-    joules = [period.get("energy") for period in periods]
-    energy = None if None in joules else _finite(sum(joules))
+    unknown = any(period.get("energy") is None for period in periods)
+    energy = None if unknown else _finite(sum(period["energy"] for period in periods))
     processor = _finite(sum(period["processor"] for period in periods))
     return seconds, processor, max(int(period["memory"]) for period in periods), energy
 

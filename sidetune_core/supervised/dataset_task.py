@@ -95,13 +95,18 @@ class DatasetTask(SupervisedTask):
         for examples in source.train(order, self.id):
             yield self._as_batch(examples, "train")
 
-    def batches(self, split: str) -> Iterator[Batch]:
+    def batches(self, split: str, examples: int | None = None) -> Iterator[Batch]:
+        """See `SupervisedTask.batches`; of an iterable dataset, `examples` are the first, in whole batches."""
         source = self.sources[split]
         if not isinstance(source, IterableSource):
-            yield from super().batches(split)
+            yield from super().batches(split, examples)
             return
-        for examples in source.once(EVALUATION_BATCH):
-            yield self._as_batch(examples, split)
+        size, read = min(EVALUATION_BATCH, examples or EVALUATION_BATCH), 0
+        for loaded in source.once(size):
+            yield self._as_batch(loaded, split)
+            read += size
+            if examples is not None and read >= examples:
+                return
 
 
 def _parts(split: str, source: Source, names: Sequence[str], kind: str, data: str) -> dict[str, DataPart]:

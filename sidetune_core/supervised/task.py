@@ -108,8 +108,8 @@ class SupervisedTask(Task):
             generator = torch.Generator().manual_seed(derive_seed(0, "subset", self.id, split))
             rows = torch.randperm(len(rows), generator=generator)[:examples].sort().values
         firsts = range(0, len(rows), EVALUATION_BATCH)
-        for examples in source.read(Request(rows[first : first + EVALUATION_BATCH]) for first in firsts):
-            yield self._as_batch(examples, split)
+        for loaded in source.read(Request(rows[first : first + EVALUATION_BATCH]) for first in firsts):
+            yield self._as_batch(loaded, split)
 
     def data_parts(self) -> Mapping[str, DataPart]:
         """A part for each split and class; for each split if the targets are no classes."""

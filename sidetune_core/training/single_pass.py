@@ -54,7 +54,7 @@ class SinglePass:
                     "task": task.id,
                     "examples": task.training_size() if isinstance(task, HasTrainingSize) else None,
                     "drawn": len(ids),
-                    "distinct": len(ids.unique()),
+                    "distinct": len(set(ids.tolist())),
                 }
             )
         return counts

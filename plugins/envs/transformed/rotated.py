@@ -9,7 +9,7 @@ import attrs
 from sidetune_core.api import OptionError, at_least, option
 
 from .stream import TransformedStream, TransformOptions
-from .transforms import ImageTransform, Rotation
+from .transforms import FULL_TURN, ImageTransform, Rotation
 
 HALF_TURN = 180.0
 
