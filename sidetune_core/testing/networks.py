@@ -427,7 +427,13 @@ SIDE_CHECKS = (
     base_is_not_kept,
     other_inputs_are_encoded_or_refused,
 )
-MERGER_CHECKS = (*FIRST, *LAST, every_side_counts, equal_encodings_are_kept_if_declared, weights_are_finite_numbers)
+MERGER_CHECKS = (
+    *FIRST,
+    *LAST,
+    every_side_counts,
+    equal_encodings_are_kept_if_declared,
+    weights_are_finite_numbers,
+)
 
 
 def _listed(shapes: Sequence[Shape]) -> str:
