@@ -149,7 +149,14 @@ class Habitat(TaskStream):
         timeout: float = option(300.0, "seconds that a step or loading a scene may take", more_than(0))
         metric: Literal["spl", "success", "return"] = option("spl", "the metric in R")
 
-    recipe = {"epochs": 1.0, "batch_size": 256, "lr": 2.5e-4, "grad_clip": 0.5, "device.precision": "fp32"}
+    recipe = {
+        "epochs": 1.0,
+        "batch_size": 256,
+        "lr": 2.5e-4,
+        "grad_clip": 0.5,
+        "device.precision": "fp32",
+        "learner.sidetune.begin": "base",  # docs/habitat.md#how-a-side-begins
+    }
     default_components = {"base": "conv", "side": "conv", "merger": "alpha"}
 
     def __init__(self, config: Config, seed: int) -> None:
