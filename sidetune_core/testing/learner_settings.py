@@ -89,9 +89,9 @@ def _trains(subject: Subject, where: str, remedy: str) -> None:
         learner = subject()
         if subject.machine.bf16:
             with half_precision(autocast=False):
-                subject.train(learner)
+                subject.train_unrecorded(learner)
         else:
-            subject.train(learner)
+            subject.train_unrecorded(learner)
         found = outputs(learner, subject)
     except FitError:
         raise

@@ -34,7 +34,7 @@ from sidetune_core.testing.stream import network
 from sidetune_core.testing.witness import Witness
 from sidetune_core.training.context import Context
 from sidetune_core.training.loop import learn
-from sidetune_core.training.recorder import Boundary, RunRecorder
+from sidetune_core.training.recorder import Boundary, Recorder, RunRecorder
 
 OPTIONS = TrainOptions(steps=3, batch_size=8, lr=0.01)
 MACHINE = Machine(torch.device("cpu"), bf16=False, channels_last=False)
@@ -86,14 +86,24 @@ class Subject:
         if path is None:
             with tempfile.TemporaryDirectory() as folder, not_synced():
                 return self.train(learner, Path(folder) / "run", tasks)
-        stop = StopRequest()
-        witness = Witness(learner, stop, last_step)
+        witness = Witness(learner, stop := StopRequest(), last_step)
         run = run_folder.RunFolder(path) if path.exists() else run_folder.create(path, "check")
-        cache = FeatureCache(limit=2**26, taps=taps_read(learner), info=lambda _: None)
         recorder = _KitRecorder(run, Progress(quiet=True), Clock(run, MACHINE.peak_memory), witness=witness)
+        self._learn(witness, tasks, stop, recorder)
+        return witness
+
+    def train_unrecorded(self, learner: Learner, tasks: Sequence[Task] | None = None) -> None:
+        """Train like a run, whose weights only are of interest: no checkpoint, certificate or curve is
+        written."""
+        stop = StopRequest()
+        self._learn(Witness(learner, stop, None), tasks, stop, Recorder(run_folder.RunFolder(Path())))
+
+    def _learn(
+        self, witness: Witness, tasks: Sequence[Task] | None, stop: StopRequest, recorder: Recorder
+    ) -> None:
+        cache = FeatureCache(limit=2**26, taps=taps_read(witness.learner), info=lambda _: None)
         context = Context(self.options, SEED, self.machine, cache=cache, stop=stop)
         learn(witness, self.tasks() if tasks is None else tasks, context, recorder)
-        return witness
 
     def start_all(self, learner: Learner, seed: int = SEED) -> None:
         """Start every task."""
