@@ -96,7 +96,7 @@ class DatasetTask(SupervisedTask):
             yield self._as_batch(examples, "train")
 
     def batches(self, split: str, examples: int | None = None) -> Iterator[Batch]:
-        """See `SupervisedTask.batches`; of an iterable dataset, `examples` are the first, in whole batches."""
+        """See `SupervisedTask.batches`; `examples` of an iterable dataset are its first batches."""
         source = self.sources[split]
         if not isinstance(source, IterableSource):
             yield from super().batches(split, examples)
