@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="two tasks, three steps, a small base")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--tasks", type=int, default=5)
-    parser.add_argument("--base", default="resnet20")
+    parser.add_argument("--base", default="resnet44")
     parser.add_argument("--learners", nargs="+", default=None)
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args(argv)
