@@ -40,6 +40,7 @@ PAGES: dict[str, Sequence[type]] = {
         api.ParamGroup,
         api.Phase,
         api.TrainingStep,
+        api.DeclaresStored,
     ),
     "kinds/env.md": (
         api.TaskStream,
@@ -55,6 +56,7 @@ PAGES: dict[str, Sequence[type]] = {
         api.HasTrainingMetrics,
         api.HasTrainingSize,
         api.HasState,
+        api.HasSubsets,
         api.ResumesAtSomeSteps,
         api.LosesState,
         api.HasVersions,
