@@ -8,7 +8,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from sidetune_core.api import (
     OptionError,
     Prediction,
     Preprocessed,
+    Renamed,
     Request,
     Source,
     SupervisedTask,
@@ -42,6 +43,10 @@ IMAGE = "image"
 @attrs.frozen
 class TransformOptions:
     """Options of the envs that transform another one."""
+
+    former_options: ClassVar[Mapping[str, Renamed]] = {
+        "options": Renamed("options", separator="")  # a comma is part of a value
+    }
 
     of: str = option(
         "digits",

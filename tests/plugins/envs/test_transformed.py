@@ -20,6 +20,8 @@ from torchvision.transforms.functional import rotate
 
 import sidetune_core
 from sidetune_core import api
+from sidetune_core.config.arguments import Argument, make_spellings
+from sidetune_core.config.options import structure
 
 
 def images_of(task: api.SupervisedTask, split: str = "test") -> Tensor:
@@ -111,6 +113,13 @@ def test_options_of_the_other_env_are_read_by_their_types(tmp_path: Path) -> Non
     tasks = stream.tasks()
     assert stream.inputs == {"image": (3, 16, 16)}
     assert [tasks[1].size(split) for split in ("train", "val", "test")] == [6, 2, 8]
+
+
+def test_a_comma_belongs_to_the_value_of_an_option() -> None:
+    typed = [Argument("--env.options", ("tasks=1,2|3,4",))]
+    assert make_spellings({"env": Permuted.Config}).present(typed) == typed
+    config = structure(Permuted.Config, {"options": "tasks=1,2|3,4"}, "env 'permuted'")
+    assert config.options == ("tasks=1,2|3,4",)
 
 
 def test_the_other_env_takes_the_images_that_the_base_asks_for() -> None:
