@@ -278,8 +278,8 @@ def _corrected(logits: Tensor, corrections: BufferDict, task_id: str) -> Tensor:
     """``alpha o + beta`` with the numbers of a task."""
     if task_id not in corrections:
         return logits
-    alpha, beta = corrections[task_id]
-    return alpha * logits + beta
+    correction = corrections[task_id]
+    return correction[0] * logits + correction[1]
 
 
 def _chunks(inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
