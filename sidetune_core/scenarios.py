@@ -35,7 +35,7 @@ def as_scenario(value: object) -> Scenario:
         if value == scenario:
             return scenario
     near = suggest(str(value), SCENARIOS)
-    raise OptionError(f"no scenario {value!r}: --scenario is one of {', '.join(SCENARIOS)}{near}")
+    raise OptionError(f"no scenario {value!r}: --scenario is one of {', '.join(SCENARIOS)}.{near}")
 
 
 def title(scenario: str) -> str:
