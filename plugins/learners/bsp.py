@@ -86,9 +86,10 @@ class BSP(FineTune):
         self.keys = TaskKeys(size) if config.period is None else Keys(config.period, size)
 
     def start(self, task: Task) -> Trainable:
-        if isinstance(self.keys, TaskKeys):
-            self.keys.add()
-        return super().start(task)
+        if not isinstance(self.keys, TaskKeys):
+            return super().start(task)
+        self.keys.add()
+        return [*super().start(task), self.keys]  # so that a state within the task has its key
 
     def encode(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         key = self.keys(self.heads.task_ids.index(task_id))
