@@ -35,7 +35,7 @@ class Permutation:
         """(B, C, H, W)"""
         if self.seed is None:
             return images
-        order = permutation(self.seed, images.shape[2] * images.shape[3]).to(images.device)
+        order = permutation(self.seed, images.shape[2] * images.shape[3])  # an index may stay on the CPU
         return images.flatten(2)[:, :, order].view(images.shape)
 
     def to_json(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Rotation:
 @cache
 def permutation(seed: int, pixels: int) -> Tensor:
     """(pixels,) int64"""
-    return torch.randperm(pixels, generator=torch.Generator().manual_seed(seed))
+    return torch.randperm(pixels, generator=torch.Generator().manual_seed(seed), device="cpu")
 
 
 def read_transform(values: object) -> ImageTransform:

@@ -151,9 +151,9 @@ def write_news(path: Path) -> Path:
 def write_usps(folder: Path) -> Path:
     """USPS in its own format: a label from 1, then the 256 pixels in [-1, 1] with their numbers."""
     folder.mkdir()
-    for name in ("usps.bz2", "usps.t.bz2"):
+    for name, offset in (("usps.bz2", -0.5), ("usps.t.bz2", -0.4875)):
         lines = [
-            " ".join([str(1 + k % 10), *(f"{pixel}:{k / 40 - 0.5}" for pixel in range(1, 257))])
+            " ".join([str(1 + k % 10), *(f"{pixel}:{k / 40 + offset}" for pixel in range(1, 257))])
             for k in range(40)
         ]
         (folder / name).write_bytes(bz2.compress("\n".join(lines).encode()))
