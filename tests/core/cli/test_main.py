@@ -387,7 +387,7 @@ def test_a_report_of_several_seeds_has_a_line_per_method(
 def test_a_report_by_run_has_a_line_per_run(seeds: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", *seeds, "--group-by", "run", "--format", "latex"]) == 0
     out = capsys.readouterr().out
-    assert [line.split(" & ")[0] for line in out.splitlines()[6:-2]] == ["kept-0", "kept-1", "features-0"]
+    assert [line.split(" & ")[0] for line in out.splitlines()[7:-2]] == ["kept-0", "kept-1", "features-0"]
 
 
 def test_a_report_by_method_leaves_out_what_is_not_finished_or_repeats_a_seed(
