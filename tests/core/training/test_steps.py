@@ -150,7 +150,7 @@ def test_a_learner_knows_the_length_of_its_stream_before_its_first_task(training
             return trainable
 
     training.learn(training.make(Knowing), steps=1)
-    assert lengths == [2, 2]
+    assert set(lengths) == {2}  # also of the learner that is not trained, whose tasks are started
 
 
 def test_losses_are_summed_and_logged_by_name(training: Training) -> None:
