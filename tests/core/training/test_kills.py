@@ -89,8 +89,8 @@ def make_spec(
 
 def files(folder: Path) -> dict[str, bytes]:
     """What has to be the same: results, curves, what moved, the certificate, and every checkpoint."""
-    names = ("eval.jsonl", "metrics.jsonl", "moved.jsonl", "parameters.jsonl")
-    names += ("certificate.json", "certificate.jsonl")
+    names = ["eval.jsonl", "moved.jsonl", "parameters.jsonl", "certificate.json", "certificate.jsonl"]
+    names += [name for name in ("metrics.jsonl",) if (folder / name).exists()]  # not without gradients
     found = {name: (folder / name).read_bytes() for name in names}
     return found | {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
 
