@@ -109,7 +109,7 @@ def test_such_a_run_takes_no_further_tasks(
     assert main_run(["--extend", folder, *env]) == 2
     assert "takes no further tasks" in capsys.readouterr().err
     assert main(["report", folder]) == 0
-    assert "seed 0, R on split test of the first 1 task, to select options" in capsys.readouterr().out
+    assert "R on split test of the first 1 task, to select options" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "run.json").read_text())["first_tasks"] == 1
 
 
