@@ -1,6 +1,6 @@
 """All learners in all scenarios on digits: a table of average accuracies without and with task ids.
 
-    python benchmarks/scenarios.py [--quick] [--steps N] [--base NAME] [--learners NAME ...] [--out FOLDER]
+    python benchmarks/scenarios.py [--quick] [--scenarios NAME ...] [--learners NAME ...] [--out FOLDER]
 
 Every learner that is defined in a scenario runs once, with seed 0 and its default options; of `sidetune`
 there is a row for each rule of task inference. It is a smoke table: the steps are few, and nothing is tuned.
@@ -95,18 +95,19 @@ def table(rows: Sequence[Row], scenario: Scenario) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and print a table for each scenario."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two tasks, three steps, a small base")
+    parser.add_argument("--quick", action="store_true", help="two tasks, three steps")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--tasks", type=int, default=5)
-    parser.add_argument("--base", default="resnet44")
+    parser.add_argument("--base", default="conv")
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=SCENARIOS)
     parser.add_argument("--learners", nargs="+", default=None)
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args(argv)
     if args.quick:
-        args.steps, args.tasks, args.base = 3, 2, "conv"
+        args.steps, args.tasks = 3, 2
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out or Path(temporary)
-        for scenario in SCENARIOS:
+        for scenario in args.scenarios:
             rows = []
             for name, learner in choices(scenario, args.learners):
                 rows.append(measure(name, learner, scenario, args, folder))
