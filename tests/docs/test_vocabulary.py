@@ -42,6 +42,7 @@ WORDS = {
 
 ALLOWED = {
     ("sidetune_core/cli/commands/runs.py", "figure"),
+    ("sidetune_core/cli/commands/ledger.py", "figure"),
     ("sidetune_core/results/figures.py", "figure"),
     ("sidetune_core/results/figures.py", "Figure"),
     # former names that are still accepted or read
