@@ -25,6 +25,7 @@ HINTS = {
     ("timm", "timm"): "pip install 'sidetune[timm]'",
     ("transformers", "hf-vision"): "pip install 'sidetune[nlp]'",
     ("transformers", "squad"): "pip install 'sidetune[nlp]'",
+    ("transformers", "hf-text"): "pip install 'sidetune[nlp]'",
     ("transformers", "minilm"): "pip install 'sidetune[nlp]'",
     ("transformers", "transformer"): "pip install 'sidetune[nlp]'",
 }
