@@ -23,6 +23,7 @@ from sidetune_core.api import (
 )
 
 from ._common import NormOptions
+from ._one_pass import one_pass
 
 
 @attrs.frozen
@@ -101,21 +102,15 @@ class ClassMeans(BufferDict):
     def estimate(self, learner: PerTaskNetworks, task: Task, batches: Iterator[Batch]) -> None:
         """The means over the training examples of a task, each counted once."""
         assert task.outputs.size is not None  # see the scenarios of `PerTaskNetworks`
-        count, seen = task.steps_per_epoch(1), set[int]()
         sums, counts = Tensor(), torch.zeros(task.outputs.size)
-        while len(seen) < count:
-            batch = next(batches)
-            ids = batch.ids.tolist()
-            new = torch.tensor([id not in seen and ids.index(id) == row for row, id in enumerate(ids)])
-            seen.update(ids)
+        for batch in one_pass(task, batches):
             with torch.no_grad():
                 encodings = pooled(learner.frozen_encoding(batch.inputs))
-            new = new.to(encodings.device)
             if not len(sums):
                 sums = encodings.new_zeros(task.outputs.size, encodings.shape[1])
                 counts = counts.to(encodings)
-            sums.index_add_(0, batch.targets[new], encodings[new])
-            counts += torch.bincount(batch.targets[new], minlength=len(counts))
+            sums.index_add_(0, batch.targets, encodings)
+            counts += torch.bincount(batch.targets, minlength=len(counts))
         means = sums / counts[:, None]
         self[task.id] = torch.where(counts[:, None] > 0, means, torch.inf)  # a class without examples is far
 

@@ -5,7 +5,7 @@ training more parameters can only be compared by it.
 
 The kind of a tensor of the state dict, by the first rule that holds:
 
-1. A module with an attribute `stores` (see `DeclaresStored`) decides for all that is in it.
+1. A module with an attribute `stores` (see `capabilities.DeclaresStored`) decides for all that is in it.
 2. Parameters are weights.
 3. Where a buffer has a row of the shape of an input for each example, (N, *shape), all buffers of its module
    are exemplars.
@@ -22,7 +22,7 @@ import attrs
 from torch import Tensor, nn
 
 from sidetune_core.errors import PluginError
-from sidetune_core.interfaces.capabilities import DeclaresStored, StoredKind
+from sidetune_core.interfaces.capabilities import StoredKind
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.networks import Base, Merger, Side
 
@@ -51,38 +51,41 @@ def stored_bytes(learner: nn.Module, inputs: InputShapes) -> StoredBytes:
     shapes = {tuple(shape) for shape in inputs.values()}
     sizes: dict[StoredKind, int] = dict.fromkeys(KINDS, 0)
     seen: set[int] = set()
-    for tensor, kind in _tensors(learner, shapes, None, False):
+    for tensor, kind in _tensors(learner, shapes):
         if id(tensor) not in seen:
             seen.add(id(tensor))
             sizes[kind] += tensor.numel() * tensor.element_size()
     return StoredBytes(**sizes)
 
 
-def _tensors(
-    module: nn.Module, shapes: Collection[tuple[int, ...]], declared: StoredKind | None, in_network: bool
-) -> Iterator[tuple[Tensor, StoredKind]]:
-    """The tensors of a module and all in it, with their kinds.
-
-    Args:
-        module: of the learner.
-        shapes: of inputs.
-        declared: the kind that a module around it has declared.
-        in_network: whether it is part of a base, side or merger.
-    """
-    if isinstance(module, DeclaresStored):
-        if module.stores not in KINDS:
-            raise PluginError(
-                f"{type(module).__name__}.stores is {module.stores!r}; it is one of {', '.join(KINDS)}"
-            )
-        declared = module.stores
-    in_network = in_network or isinstance(module, Base | Side | Merger)
-    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
-    temporary = module._non_persistent_buffers_set
-    buffers = [one for name, one in module._buffers.items() if one is not None and name not in temporary]
-    yield from ((parameter, declared or "weights") for parameter in parameters)
-    kind: StoredKind = "weights" if in_network or parameters else "statistics"
-    if any(len(one.shape) > 1 and tuple(one.shape[1:]) in shapes for one in buffers) and not in_network:
-        kind = "exemplars"
-    yield from ((buffer, declared or kind) for buffer in buffers)
-    for child in module.children():
-        yield from _tensors(child, shapes, declared, in_network)
+def _tensors(learner: nn.Module, shapes: Collection[tuple[int, ...]]) -> Iterator[tuple[Tensor, StoredKind]]:
+    """The tensors of a learner with their kinds; `shapes` are those of inputs."""
+    left: list[tuple[nn.Module, StoredKind | None, bool]] = [(learner, None, False)]
+    while left:
+        module, declared, in_network = left.pop()
+        # `isinstance` of a protocol takes ten times as long, and every module is looked at after each task
+        if (own := getattr(module, "stores", None)) is not None:
+            if own not in KINDS:
+                raise PluginError(
+                    f"{type(module).__name__}.stores is {own!r}; it is one of {', '.join(KINDS)}"
+                )
+            declared = own
+        in_network = in_network or isinstance(module, Base | Side | Merger)
+        parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+        for parameter in parameters:
+            yield parameter, declared or "weights"
+        if module._buffers:
+            temporary = module._non_persistent_buffers_set
+            buffers = [
+                one for name, one in module._buffers.items() if one is not None and name not in temporary
+            ]
+            kind: StoredKind = "weights" if in_network or parameters else "statistics"
+            if (
+                any(len(one.shape) > 1 and tuple(one.shape[1:]) in shapes for one in buffers)
+                and not in_network
+            ):
+                kind = "exemplars"
+            for buffer in buffers:
+                yield buffer, declared or kind
+        children = [child for child in module._modules.values() if child is not None]
+        left += [(child, declared, in_network) for child in reversed(children)]
