@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import attrs
 
@@ -13,24 +13,21 @@ from sidetune_core.api import (
     OptionError,
     Renamed,
     SupervisedTask,
-    at_least,
-    at_most,
-    more_than,
     option,
 )
 
 from .._image_squares import center_crop_and_resize
 from ..classification.archive import read_archive
 from ..classification.labelled import LabelledImages
-from ..classification.stream import ImageOptions, ImageStream
+from ..classification.stream import ImageStream
 from .account import Account
 from .file_reader import FileReader
 from .image_set import Targets
 from .layout import Layout
 from .lazy_stream import LazyImageStream, fit_images
+from .options import LazyOptions
 from .preprocess import Preprocess
 from .reader import GIB
-from .scan import Mode
 from .task import FileTask
 
 ONE_PLACE = Renamed("root", separator="")
@@ -48,11 +45,11 @@ class Images(LazyImageStream, ImageStream):
     """
 
     @attrs.frozen
-    class Config(ImageOptions):
+    class Config(LazyOptions):
         """Options of the env; one of `root`, `table` and `archive` is required."""
 
         former_options: ClassVar[Mapping[str, Renamed]] = {
-            **ImageOptions.former_options,
+            **LazyOptions.former_options,
             "root": ONE_PLACE,
             "folder": ONE_PLACE,
             "size": Renamed("image-size"),
@@ -86,40 +83,6 @@ class Images(LazyImageStream, ImageStream):
             None,
             "read this .npz file: x_train, x_test uint8 (N, H, W, 3) "
             "or (N, H, W), y_train, y_test (N,), and optionally names",
-        )
-        image_size: int | None = option(
-            None,
-            "height and width in pixels to which images are resized; by default what the base was trained "
-            "on, or 32",
-            at_least(8),
-        )
-        interpolation: Literal["auto", "bilinear", "bicubic"] = option(
-            "auto", "filter of the resizing; auto is that of the base, or bilinear"
-        )
-        crop_fraction: float | None = option(
-            None,
-            "centre square that is cut out, as a fraction of the shorter side; by default that of the base, "
-            "or 1. More than 1 adds a black border",
-            at_least(0.1),
-            at_most(2),
-        )
-        test_fraction: float = option(
-            0.2,
-            "fraction of each class held out as the test split if there is none; the same in every run",
-            more_than(0),
-            at_most(0.9),
-        )
-        on_error: Literal["raise", "skip"] = option(
-            "raise", "what to do about files, rows and classes that cannot be used: stop, or leave them out"
-        )
-        scan: Mode = option(
-            "full",
-            "look at files before training: full reads and decodes each of them, headers opens each, names "
-            "none; the latter two compare data by names and sizes",
-        )
-        memory: float = option(1.0, "most memory in GiB for decoded images", at_least(0))
-        threads: int = option(
-            2, "threads that decode images; they change no result", at_least(0), at_most(64)
         )
 
     def __init__(self, config: Config, seed: int) -> None:

@@ -1,22 +1,20 @@
-"""Options of the envs of images that a library has, and are read when they are needed."""
+"""Options of the envs whose images are read when they are needed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal
 
 import attrs
 
 from sidetune_core.api import at_least, at_most, more_than, option
 
 from ..classification.stream import ImageOptions
-
-if TYPE_CHECKING:
-    from .env import Images
+from .scan import Mode
 
 
 @attrs.frozen
-class RowOptions(ImageOptions):
-    """Options of `RowStream`; those of env ``images`` that are not about files."""
+class LazyOptions(ImageOptions):
+    """Options of every env of images that are read when they are needed."""
 
     image_size: int | None = option(
         None,
@@ -41,16 +39,23 @@ class RowOptions(ImageOptions):
         at_most(0.9),
     )
     on_error: Literal["raise", "skip"] = option(
-        "raise", "what to do about images and classes that cannot be used: stop, or leave them out"
+        "raise", "what to do about images, rows and classes that cannot be used: stop, or leave them out"
     )
-    scan: Literal["full", "names"] = option(
+    scan: Mode = option(
         "full",
-        "look at images before training: full decodes each of them, names none, and compares data by the "
-        "numbers of the images and their labels",
+        "look at files before training: full reads and decodes each of them, headers opens each, names "
+        "none; the latter two compare data by names and sizes",
     )
     memory: float = option(1.0, "most memory in GiB for decoded images", at_least(0))
     threads: int = option(2, "threads that decode images; they change no result", at_least(0), at_most(64))
 
 
-LazyOptions: TypeAlias = "Images.Config | RowOptions"
-"""Of every env of images that are read when they are needed."""
+@attrs.frozen
+class RowOptions(LazyOptions):
+    """Options of `RowStream`, whose images are rows of a library's data set."""
+
+    scan: Literal["full", "names"] = option(
+        "full",
+        "look at images before training: full decodes each of them, names none, and compares data by the "
+        "numbers of the images and their labels",
+    )
