@@ -90,7 +90,11 @@ def make_spec(
 def files(folder: Path) -> dict[str, bytes]:
     """What has to be the same: results, curves, what moved, the certificate, and every checkpoint."""
     names = ["eval.jsonl", "moved.jsonl", "parameters.jsonl", "certificate.json", "certificate.jsonl"]
-    names += [name for name in ("metrics.jsonl",) if (folder / name).exists()]  # not without gradients
+    optional = (
+        "metrics.jsonl",
+        "within.jsonl",
+    )  # not without gradients; not without evaluations within tasks
+    names += [name for name in optional if (folder / name).exists()]
     found = {name: (folder / name).read_bytes() for name in names}
     return found | {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
 
@@ -139,11 +143,14 @@ def test_killed_at_random_a_run_of_this_learner_ends_with_the_same_bytes(
     assert exported[0] == exported[1]
 
 
-@pytest.mark.parametrize("learner", ["sidetune", "finetune", "independent"])
+@pytest.mark.parametrize(
+    ("learner", "scenario"),
+    [("sidetune", "task"), ("finetune", "task"), ("independent", "task"), ("sidetune", "class")],
+)
 def test_killed_at_random_an_extension_ends_with_the_same_bytes(
-    learner: str, server: Order, archive: Path, tmp_path: Path
+    learner: str, scenario: str, server: Order, archive: Path, tmp_path: Path
 ) -> None:
-    spec, cut = make_spec(archive, learner), tmp_path / "cut"
+    spec, cut = make_spec(archive, learner) | {"scenario": scenario}, tmp_path / "cut"
     added = {"env": spec["env"], "tasks": ["t1", "t0"], "train": {"steps": 5}, "save_every": "2"}
     assert server(spec=spec, folder=str(cut), save_every="2", kill=0, resume=False)["status"] == 0
     shutil.copytree(cut, tmp_path / "whole")
@@ -184,3 +191,14 @@ def test_killed_at_random_a_run_with_these_options_ends_with_the_same_bytes(
     learner: str, how: dict[str, Any], server: Order, archive: Path, tmp_path: Path
 ) -> None:
     kill_and_compare(server, make_spec(archive, learner, **how), tmp_path, save_every="3")
+
+
+def test_killed_at_random_a_class_incremental_run_restores_the_same_best_weights(
+    server: Order, archive: Path, tmp_path: Path
+) -> None:
+    how = {"eval_every": 2, "eval_split": "val", "patience": 2, "select": "best", "steps": 15}
+    spec = make_spec(archive, "finetune", **how) | {"scenario": "class"}
+    spec["env"]["val_fraction"] = 0.3
+    kill_and_compare(server, spec, tmp_path)
+    lines = (tmp_path / "cut" / "within.jsonl").read_text().splitlines()
+    assert any("restored" in json.loads(line) for line in lines)
