@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from sidetune_core import __version__
-from sidetune_core.cli.commands import COMMANDS, FORMER_COMMANDS, Command
+from sidetune_core.cli.commands import COMMANDS, FORMER_COMMANDS, GROUPS, Command
 from sidetune_core.config.package_metadata import damaged_metadata_skipped
 from sidetune_core.errors import (
     Diverged,
@@ -63,6 +63,8 @@ def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in HELP:
         return _print_commands()
     name, *words = argv
+    if name == "help":
+        return _dispatch([*words, "--help"])
     if name == "--version":
         return _print_versions()
     if name in FORMER_COMMANDS:
@@ -119,13 +121,14 @@ def _warn_former(former: str, present: str) -> None:
 
 
 def _print_commands() -> int:
-    print("usage: sidetune COMMAND …\n\nTrain light side networks, and look at components and runs.\n")
-    print("commands:")
-    for name, command in COMMANDS.items():
-        print(f"  {name:<11}{command.summary}")
-    print(
-        "\nsidetune COMMAND --help describes a command, sidetune --version lists the packages with plugins."
-    )
+    print("usage: sidetune COMMAND …\n\nTrain light side networks, and look at components and runs.")
+    for group, title in GROUPS.items():
+        print(f"\n{title}:")
+        for name, command in COMMANDS.items():
+            if command.group == group:
+                print(f"  {name:<11}{command.summary}")
+    print("\nsidetune COMMAND --help describes a command.")
+    print("sidetune --version lists the packages with plugins.")
     return 0
 
 

@@ -20,7 +20,7 @@ from sidetune_core.config.argv_extension import check_fixed, extended_spec
 from sidetune_core.config.argv_names import options_of, owner_of, respelled, shown_name, with_names
 from sidetune_core.config.argv_options import PROGRAM, RESUMABLE, TRUST_SPEC
 from sidetune_core.config.argv_request import Request, first_stage
-from sidetune_core.config.argv_unknown import unknown_argument
+from sidetune_core.config.argv_unknown import check_values, check_words, unknown_arguments
 from sidetune_core.config.argv_values import second_stage, set_options
 from sidetune_core.config.defaults import AUTO, DEFAULTS
 from sidetune_core.config.differences import flatten, merged
@@ -72,7 +72,9 @@ class Arguments:
     """What is measured (see `training.run.run`)."""
 
 
-def parse(argv: Sequence[str], file: str = "", start: RunSpec | None = None) -> Arguments:
+def parse(
+    argv: Sequence[str], file: str = "", start: RunSpec | None = None, corrects: bool = False
+) -> Arguments:
     """Read the arguments of ``sidetune-run``, load the components and check their options.
 
     Prints help and exits where that is requested.
@@ -82,12 +84,19 @@ def parse(argv: Sequence[str], file: str = "", start: RunSpec | None = None) -> 
         file: the file that they were read from, which can name no code to import; empty for the words that
             the user typed.
         start: the spec to start from where no ``--spec`` is given; None for the defaults.
+        corrects: the arguments are a command line of `PROGRAM`, so that errors can have a corrected one.
 
     Raises:
         UntrustedCode: a file names code, without ``--trust-local-code``.
         SidetuneError: a component or an option does not exist, or they do not fit together.
     """
     arguments = split_arguments(argv)
+
+    def corrected(words: Sequence[str]) -> Arguments:
+        return parse(words, file, start, corrects)
+
+    if corrects:
+        check_words(arguments, corrected)
     request = first_stage(arguments)
     if request.resume and request.extend:
         raise OptionError(
@@ -126,10 +135,12 @@ def parse(argv: Sequence[str], file: str = "", start: RunSpec | None = None) -> 
     configs = {slot: type(config) for slot, config in defaults.items()}
     spellings = make_spellings(configs)
     arguments = spellings.present(arguments)
+    if corrects:
+        check_values(arguments, spellings)
     arguments = [argument for argument in arguments if argument.name != TRUST_SPEC]
     parsed, unknown = second_stage(arguments, spec, defaults, _long_description(spec, loaded))
     if unknown:
-        raise unknown_argument(unknown[0], configs, spec)
+        raise unknown_arguments(arguments, unknown, configs, spec, spellings, corrected if corrects else None)
     changed = set_options(arguments, spellings, parsed)
     if parsed.tasks and request.extend is None:
         raise OptionError(f"--tasks goes with --extend. See {PROGRAM} --help")

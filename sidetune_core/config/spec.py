@@ -17,13 +17,15 @@ from sidetune_core.config.options import (
     Renamed,
     at_least,
     at_most,
+    describe,
     more_than,
     option,
     respell,
     structure,
     warn_former,
 )
-from sidetune_core.errors import OptionError
+from sidetune_core.config.yaml_file import read_yaml
+from sidetune_core.errors import OptionError, shorten, suggest
 from sidetune_core.io.files import read_text
 from sidetune_core.io.strict_json import as_text
 from sidetune_core.scenarios import DEFAULT, Scenario, as_scenario
@@ -476,6 +478,7 @@ def from_values(values: Any, source: str, recorded: bool = False, trust_local_co
             chosen = attrs.evolve(chosen, file="" if trust_local_code else source, recorded=recorded)
         slots[slot] = chosen
     others = {key: value for key, value in values.items() if key not in DEFAULTS}
+    _check_keys(values, source)
     rest = structure(_Rest, others, source)
     return RunSpec(
         **slots,
@@ -489,8 +492,28 @@ def from_values(values: Any, source: str, recorded: bool = False, trust_local_co
     )
 
 
+def _check_keys(values: Mapping[str, Any], source: str) -> None:
+    """Check the keys of a spec, all of them in one message.
+
+    Raises:
+        OptionError: one is unknown.
+    """
+    known = [*DEFAULTS, *(field.name for field in attrs.fields(_Rest))]
+    wrong = [str(key) for key in values if key not in known]
+    if not wrong:
+        return
+    options = {info.name: f"{table}.{info.name}" for table in TABLES for info in describe(TABLES[table])}
+    answers = []
+    for key in wrong:
+        table = options.get(key.replace("_", "-"))
+        hint = f" Did you mean '{table}'?" if table else suggest(key, known)
+        answers.append(f"'{key}'" + (f" ({hint.strip()})" if hint else ""))
+    number = "has an unknown key" if len(wrong) == 1 else f"has {len(wrong)} unknown keys"
+    raise OptionError(f"{source} {number}: {shorten(answers, 5)}. The keys of a spec: {', '.join(known)}")
+
+
 def read_spec(path: Path, trust_local_code: Trust = False) -> RunSpec:
-    """A spec from a ``.toml`` or ``.json`` file, or from the ``run.json`` of a run (its resolved spec).
+    """A spec from a ``.toml``, ``.json`` or ``.yaml`` file, or the resolved spec of a ``run.json``.
 
     Code that it names is not imported later, unless `trust_local_code`: see `Trust`.
 
@@ -536,11 +559,13 @@ def _added(about: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_values(path: Path) -> Any:
-    """The content of a ``.toml`` or ``.json`` file.
+    """The content of a ``.toml`` or ``.json`` file, or of a ``.yaml`` file where PyYAML is installed.
 
     Raises:
         OptionError: the file is missing or damaged.
     """
+    if path.suffix in (".yaml", ".yml"):
+        return read_yaml(path)
     try:
         text = read_text(path)
         return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)

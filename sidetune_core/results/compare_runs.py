@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sidetune_core.errors import RunError
+from sidetune_core.io.printable import counted
 from sidetune_core.results.grouping import data_labels, data_lines, same_stream
 from sidetune_core.results.metrics import (
     MAIN,
@@ -133,7 +134,7 @@ def _cells(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
     for summary, composition in zip(summaries, _compositions(summaries), strict=True):
         results = summary.results
         trained, total = len(results.rows), len(results.tasks)
-        progress = f", {trained} of {total} tasks" if trained < total else ""
+        progress = f", {trained} of {counted(total, 'task')}" if trained < total else ""
         status = DIVERGED if summary.diverged else summary.status  # a note has the reason
         table.append(
             [

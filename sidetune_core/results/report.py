@@ -16,6 +16,7 @@ import attrs
 from sidetune_core.config.plugin_record import PluginRecord
 from sidetune_core.config.selection import Selection
 from sidetune_core.config.spec import RunSpec
+from sidetune_core.io.printable import counted
 from sidetune_core.io.printable import one_line as escaped_line
 from sidetune_core.results.anytime import ANYTIME, Curves
 from sidetune_core.results.metrics import (
@@ -235,7 +236,7 @@ def one_line(results: Results, percent: bool) -> str:
 def run_report(summary: RunSummary) -> str:
     """The report of one run, in Markdown."""
     results = summary.results
-    trained = f"{len(results.rows)} of {len(results.tasks)} tasks trained"
+    trained = f"{len(results.rows)} of {counted(len(results.tasks), 'task')} trained"
     metrics_table = [["metric", "value", "definition"], *_metrics_table(results, MAIN + FURTHER)]
     sections = [
         f"# {markdown_text(summary.name)}",

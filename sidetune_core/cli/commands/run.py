@@ -22,7 +22,7 @@ def run(argv: Sequence[str]) -> int:
     if the run has diverged.
     """
     with collected_after_imports():
-        arguments = parse(argv)
+        arguments = parse(argv, corrects=True)
         if arguments.dry_run and arguments.resolved is not None:
             return _dry_run(arguments.resolved)
         from sidetune_core.assembly.restore import read_resolved
