@@ -33,7 +33,7 @@ HELP = ("--help", "-h")
 
 def main_run(argv: Sequence[str] | None = None) -> int:
     """``sidetune-run``; returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _with_homes(sys.argv[1:] if argv is None else argv)
     return _guarded(lambda: _run(words), "--debug" in words, ["sidetune-run", *words])
 
 
@@ -44,10 +44,16 @@ def main(argv: Sequence[str] | None = None, typed: Sequence[str] | None = None) 
         argv: the arguments; None for those of the process.
         typed: the command line of the user, where that is another.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _with_homes(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     command = typed if typed is not None else ["sidetune", *words]
     return _guarded(lambda: _dispatch([word for word in words if word != "--debug"]), debug, command)
+
+
+def _with_homes(argv: Sequence[str]) -> list[str]:
+    """The words with ``~`` expanded where a shell leaves it: in quotes, and after ``=``."""
+    home = re.compile(r"(^|(?<==))~(?=/|$)")
+    return [home.sub(lambda _: os.path.expanduser("~"), word, count=1) for word in argv]
 
 
 def _run(argv: list[str]) -> int:

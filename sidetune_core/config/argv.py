@@ -68,6 +68,8 @@ class Arguments:
     trust_local_code: Trust = False
     keep: Literal["all", "last"] = "all"
     """What earlier checkpoints keep (see `training.run.run`)."""
+    moved: Mapping[str, Any] = attrs.field(factory=dict)
+    """Where the data of a resumed run are now: paths by option of its env."""
     selection: Selection = Selection()
     """What is measured (see `training.run.run`)."""
 
@@ -174,8 +176,13 @@ def _resume_only(request: Request, arguments: Sequence[Argument]) -> Arguments:
     """``--resume`` takes everything else from the run."""
     assert request.resume is not None
     spec = request.resume / "run.json"
+    moved = {
+        argument.name.removeprefix("env."): argument.values if argument.values[1:] else argument.values[0]
+        for argument in arguments
+        if argument.name.startswith("env.") and argument.values
+    }
     for argument in arguments:
-        if argument.typed and argument.name not in RESUMABLE:
+        if argument.typed and argument.name.removeprefix("env.") not in (*RESUMABLE, *moved):
             raise OptionError(
                 f"--resume continues a run with its own options, so {argument.typed} cannot be set; "
                 f"to change it, start a new run: {PROGRAM} --spec {spec} {argument.typed} …"
@@ -189,6 +196,7 @@ def _resume_only(request: Request, arguments: Sequence[Argument]) -> Arguments:
         workers=request.workers,
         allow_changed=request.allow_changed,
         trust_local_code=request.trust_local_code,
+        moved=moved,
     )
 
 

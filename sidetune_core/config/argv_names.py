@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from sidetune_core.config import registry
+from sidetune_core.config.data_paths import relative_to_file
 from sidetune_core.config.defaults import AUTO, default_name
 from sidetune_core.config.kinds import kind
 from sidetune_core.config.options import respell
@@ -73,7 +74,9 @@ def respelled(spec: RunSpec, loaded: Mapping[str, Loaded]) -> RunSpec:
         chosen = spec.component(slot)
         if chosen is not None:
             options = respell(cls.Config, chosen.options, owner_of(spec, slot), spec.recorded)
-            choices[slot] = attrs.evolve(chosen, options=options)
+            if chosen.folder:
+                options = relative_to_file(cls.Config, options, owner_of(spec, slot), chosen.folder)
+            choices[slot] = attrs.evolve(chosen, options=options, folder="")
     return spec.with_components(choices)
 
 

@@ -22,8 +22,8 @@ GENERAL: dict[str, tuple[Any, Any, str]] = {
     "resume": (
         Path | None,
         None,
-        "resume the run in this folder, to the same bytes; of other options, only --save-every and "
-        "--workers can be set with it",
+        "resume the run in this folder, to the same bytes; of other options, only --save-every, "
+        "--workers and paths of the env (--env.root), where the same data are now, can be set with it",
     ),
     "extend": (
         Path | None,

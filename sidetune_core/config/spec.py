@@ -229,6 +229,8 @@ class Choice:
     given: Any = attrs.field(default=None, eq=False, repr=False, kw_only=True)
     """The object that the component is made of, which no spec can hold; None for a component by name."""
 
+    folder: str = attrs.field(default="", eq=False, repr=False, kw_only=True)
+    """The folder of the spec file that it was read from, which its relative paths begin in; empty if none."""
     recorded: bool = attrs.field(default=False, eq=False, repr=False, kw_only=True)
     """Whether it was read from a run folder, with every option that its version had."""
 
@@ -348,6 +350,10 @@ class RunSpec:
     """Read from a run folder: ids of the tasks that were added to that run, which the spec does not have."""
     data: RecordedData | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
     """Read from a run folder: the data of that run, unless the env or its options were changed."""
+    begun_in: str = attrs.field(default="", eq=False, repr=False, kw_only=True)
+    """Read from a run folder: the folder that relative paths to its data begin in; empty if unknown."""
+    moved: Mapping[str, Any] = attrs.field(factory=dict, eq=False, repr=False, kw_only=True)
+    """Where the data of a recorded run are now: paths by option of its env."""
     trust_local_code: Trust = attrs.field(default=False, eq=False, repr=False, kw_only=True)
     """See `Trust`. A spec that is made in Python can name any code itself."""
 
@@ -440,6 +446,9 @@ _NOT_IN_JSON = (
     "name_typed",
     "given",
     "data",
+    "begun_in",
+    "moved",
+    "folder",
 )
 
 
@@ -450,7 +459,9 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def from_values(values: Any, source: str, recorded: bool = False, trust_local_code: Trust = False) -> RunSpec:
+def from_values(
+    values: Any, source: str, recorded: bool = False, trust_local_code: Trust = False, folder: str = ""
+) -> RunSpec:
     """A spec from plain values.
 
     Args:
@@ -458,6 +469,7 @@ def from_values(values: Any, source: str, recorded: bool = False, trust_local_co
         source: where they come from, for messages.
         recorded: they come from a run folder, so former spellings are accepted without a warning.
         trust_local_code: see `Trust`.
+        folder: that relative paths begin in; empty for the current one.
 
     Raises:
         OptionError: a key is unknown or a value is of the wrong type.
@@ -475,7 +487,8 @@ def from_values(values: Any, source: str, recorded: bool = False, trust_local_co
             raise OptionError(f"{source}: {slot} is a name or a table with a name and options, not {value!r}")
         chosen = choice(value)
         if chosen is not None:
-            chosen = attrs.evolve(chosen, file="" if trust_local_code else source, recorded=recorded)
+            file = "" if trust_local_code else source
+            chosen = attrs.evolve(chosen, file=file, recorded=recorded, folder=folder)
         slots[slot] = chosen
     others = {key: value for key, value in values.items() if key not in DEFAULTS}
     _check_keys(values, source)
@@ -523,7 +536,8 @@ def read_spec(path: Path, trust_local_code: Trust = False) -> RunSpec:
     values = read_values(path)
     if isinstance(values, Mapping) and "resolved" in values:
         return recorded_spec(values, str(path), trust_local_code)
-    return from_values(values, str(path), trust_local_code=trust_local_code)
+    folder = str(path.parent) if path.parent != Path() else ""
+    return from_values(values, str(path), trust_local_code=trust_local_code, folder=folder)
 
 
 def recorded_spec(about: Mapping[str, Any], source: str, trust_local_code: Trust = False) -> RunSpec:
@@ -548,6 +562,7 @@ def recorded_spec(about: Mapping[str, Any], source: str, trust_local_code: Trust
         conditions=latest,
         thread_changes=changes,
         added=_added(about),
+        begun_in=str(about.get("folder", "")),
         data=data,
     )
 

@@ -44,6 +44,7 @@ def run(argv: Sequence[str]) -> int:
             allow_changed=arguments.allow_changed,
             trust_local_code=arguments.trust_local_code,
             workers=arguments.workers,
+            env=arguments.moved,
         )
     elif arguments.extend and arguments.resolved:
         from sidetune_core.training import extension
@@ -111,7 +112,7 @@ def _hints(folder: Path, resolved: ResolvedRun, task: Task, trusted: bool) -> li
     command = f"sidetune-run --spec {spec} --learner {another}{' --trust-local-code' if trust else ''}"
     lines = [
         f"try next    {command}    # the same tasks, another learner",
-        f"            sidetune report {runs}/*    # compare runs",
+        f"            sidetune report {runs}    # compare runs",
     ]
     named_code = any(component.names_code for component in resolved.components.values())
     trust_run = " --trust-local-code" if trusted or named_code else ""
