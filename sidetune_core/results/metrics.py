@@ -289,24 +289,46 @@ class Metric:
     unitless: bool = False
     """A ratio, which may be averaged over tasks with different units."""
 
+    short: str = ""
+    """For the head of a narrow column: "forget"; empty for `name`."""
+
+    def head(self, metric: str) -> str:
+        """The short name; that of the average accuracy is "acc", of another metric its own name."""
+        if self.short == "acc" and metric != "accuracy":
+            return metric
+        return self.short or self.title(metric)
+
     def title(self, metric: str) -> str:
         """The name for results in `metric`: "average accuracy" becomes "average l1" for a matrix of l1."""
         return self.name.replace("accuracy", metric)
 
 
 MAIN = (
-    Metric("average accuracy", "ACC", "GEM 2017", "mean of the last row", average_accuracy),
+    Metric("average accuracy", "ACC", "GEM 2017", "mean of the last row", average_accuracy, short="acc"),
     Metric(
         "average incremental accuracy",
         "AIA",
         "iCaRL 2017",
         "mean of the means of all rows",
         average_incremental_accuracy,
+        short="increm",
     ),
-    Metric("learning accuracy", "LA", "MER 2019", "mean of the diagonal", learning_accuracy),
-    Metric("forgetting", "F", "Chaudhry 2018", "how much worse than the best row since training", forgetting),
+    Metric("learning accuracy", "LA", "MER 2019", "mean of the diagonal", learning_accuracy, short="learn"),
     Metric(
-        "backward transfer", "BWT", "GEM 2017", "how much better than right after training", backward_transfer
+        "forgetting",
+        "F",
+        "Chaudhry 2018",
+        "how much worse than the best row since training",
+        forgetting,
+        short="forget",
+    ),
+    Metric(
+        "backward transfer",
+        "BWT",
+        "GEM 2017",
+        "how much better than right after training",
+        backward_transfer,
+        short="bwt",
     ),
 )
 

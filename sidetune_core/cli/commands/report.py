@@ -11,6 +11,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch
+from sidetune_core.cli.terminal import screen
 from sidetune_core.errors import RunError, SidetuneError
 from sidetune_core.io.printable import indented, one_line, printable
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
@@ -22,10 +23,10 @@ from sidetune_core.results.report import (
     changed_lines,
     full_matrix,
     gap_lines,
-    matrix_table,
-    metrics_lines,
+    results_lines,
 )
 from sidetune_core.results.scenarios import with_scenario
+from sidetune_core.results.screen import wrapped
 from sidetune_core.results.summary import summarise
 from sidetune_core.results.tables import Format
 from sidetune_core.storage.run_folder import open_run
@@ -44,6 +45,8 @@ def report(
     curve: str = "",
     images: str = "",
     full: Switch = False,
+    long: Switch = False,
+    html: Path | None = None,
 ) -> int:
     """Report one run, or compare several, from the run folders alone.
 
@@ -63,12 +66,14 @@ def report(
         images: draw the saved images of this dense task: input, target and the prediction of each method.
         full: print all rows and columns of R of one run, however many tasks it has; csv has numbers in full
             precision.
+        long: print the definitions and sources of metrics, and all columns of a comparison.
+        html: write the report as one .html file instead, with R, curves, images, certificates and costs.
     """
     if not runs:
         raise SidetuneError("no run given: sidetune report runs")
     if len(runs) == 1 and (runs[0] / SEARCH).is_file() and figure is None:
         return _report_search(runs[0], format)
-    summaries = _summaries(runs)
+    shown, summaries = screen(long), _summaries(runs)
     extra = _against(reference, summaries) if reference is not None else ()
     single = len(summaries) == 1 and group_by == "auto"
     if full:
@@ -80,13 +85,13 @@ def report(
         (summary,) = summaries
         spec_line = with_scenario(summary.spec_line, summary.spec.scenario)
         selected = f", {summary.selection}, to select options" if str(summary.selection) else ""
-        print(f"{one_line(spec_line)}{selected}\n\n{matrix_table(summary.results)}\n")
-        print("\n".join(metrics_lines(summary.results, (*MAIN, *extra))))
+        print(wrapped([f"{one_line(spec_line)}{selected}"], shown) + "\n")
+        print(results_lines(summary.results, shown, (*MAIN, *extra)))
         for lines in (anytime_lines(summary), [one_line(line) for line in summary.training]):
             if lines:
-                print("\n" + "\n".join(lines))
+                print("\n" + wrapped(lines, shown))
         classes = [*summary.classes, ""] if summary.classes else []
-        print("\n" + "\n".join([*gap_lines(summary), *classes, *changed_lines(summary)]))
+        print("\n" + wrapped([*gap_lines(summary), *classes, *changed_lines(summary)], shown))
         return 0
     methods = group_runs(summary for summary in summaries if summary.ended)
     if group_by == "auto":
@@ -110,11 +115,12 @@ def report(
             draw_methods(_drawn(methods, summaries), figure)
         print(one_line(figure))
     elif group_by == "run":
-        print(compare_runs(summaries, format, (*COMPARED, *extra)))
+        print(compare_runs(summaries, format, (*COMPARED, *extra), shown))
     else:
         from sidetune_core.results.compare_methods import compare_methods
 
-        print(compare_methods(_complete(methods, summaries), format, (*COMPARED, *extra)))
+        metrics = (*COMPARED, *extra)
+        print(compare_methods(_complete(methods, summaries), format, metrics, screen=shown))
         if format == "csv":
             _print_left_out(methods)
     return 0
