@@ -24,7 +24,7 @@ from sidetune_core.results.report import (
 from sidetune_core.results.scenarios import by_scenario
 from sidetune_core.results.screen import FULL, Screen, fitted, wrapped
 from sidetune_core.results.significance import FEWEST_SEEDS, LEVEL, Ranking, half_width, rank_methods
-from sidetune_core.results.tables import Format, comma_separated, latex_comment, typeset
+from sidetune_core.results.tables import Format, Table, comma_separated, latex_comment, typeset
 
 
 @attrs.frozen
@@ -80,21 +80,7 @@ def compare_methods(
         metrics = meaningful(metrics, (run.results for run in runs))
     elif metrics == COMPARED and all(len(run.results.tasks) == 1 for run in runs):
         metrics = COMPARED[:1]  # the others are equal to it or undefined
-    ranking = rank([method for method in methods if method.averaged])
-    ranks = iter(ranking.average if ranking else ())
-    lines = [
-        Line(
-            method,
-            tuple(estimate(method, metric) for metric in metrics),
-            next(ranks, None) if method.averaged else None,
-        )
-        for method in methods
-    ]
-    if ranking:
-        lines.sort(key=lambda line: _sort_key(line.rank, 1))
-    elif len(metrics) == 1 and same_stream(runs):
-        sign = -1 if runs[0].results.higher_is_better else 1
-        lines.sort(key=lambda line: _sort_key(line.estimates[0].mean, sign))
+    lines, ranking = _ranked_lines(methods, metrics)
     if form == "csv":
         return comma_separated(_values(lines, metrics))
     short = form == "text" and not screen.long
@@ -113,6 +99,36 @@ def compare_methods(
     if form == "latex":
         return "\n".join([*(latex_comment(line) for line in (shared, *notes) if line), *tables])
     return "\n\n".join(filter(None, [shared, *tables, ("\n" if form == "text" else "\n\n").join(notes)]))
+
+
+def method_table(methods: Sequence[MethodRuns], metrics: Sequence[Metric]) -> tuple[Table, list[str]]:
+    """One row per method under short heads, and notes on how to read them, for any layout."""
+    metrics = meaningful(metrics, [run.results for method in methods for run in method.runs])
+    lines, ranking = _ranked_lines(methods, metrics)
+    return _cells(lines, metrics, seconds=True, further=(), work=False, short=True), _notes(methods, ranking)
+
+
+def _ranked_lines(
+    methods: Sequence[MethodRuns], metrics: Sequence[Metric]
+) -> tuple[list[Line], Ranking | None]:
+    """The lines of a table, the best first where that is defined."""
+    runs = [run for method in methods for run in method.runs]
+    ranking = rank([method for method in methods if method.averaged])
+    ranks = iter(ranking.average if ranking else ())
+    lines = [
+        Line(
+            method,
+            tuple(estimate(method, metric) for metric in metrics),
+            next(ranks, None) if method.averaged else None,
+        )
+        for method in methods
+    ]
+    if ranking:
+        lines.sort(key=lambda line: _sort_key(line.rank, 1))
+    elif len(metrics) == 1 and same_stream(runs):
+        sign = -1 if runs[0].results.higher_is_better else 1
+        lines.sort(key=lambda line: _sort_key(line.estimates[0].mean, sign))
+    return lines, ranking
 
 
 def _order(header: Sequence[str]) -> list[int]:

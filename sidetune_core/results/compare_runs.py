@@ -138,6 +138,11 @@ def _last_row(results: Results) -> Row:
     return results.rows[-1] if results.rows else results.initial
 
 
+def run_table(summaries: Sequence[RunSummary], metrics: Sequence[Metric] = COMPARED) -> Table:
+    """One row per run under short heads, for any layout."""
+    return _cells(summaries, meaningful(metrics, [summary.results for summary in summaries]), short=True)
+
+
 def _cells(summaries: Sequence[RunSummary], metrics: Sequence[Metric], short: bool = False) -> Table:
     """One row per run, formatted."""
     kind = common_metric(summaries)

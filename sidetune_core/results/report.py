@@ -136,6 +136,8 @@ class RunSummary:
     training: tuple[str, ...] = ()
     """Where training stopped early, which weights were kept, and whether an epoch was a single pass, in
     lines."""
+    titles: tuple[str, ...] = ()
+    """Of its tasks, such as their class names; empty if unknown."""
     left_out: tuple[str, ...] = ()
     """Damaged files, in lines; what they have is missing here."""
     selection: Selection = Selection()
@@ -315,16 +317,21 @@ def run_report(summary: RunSummary) -> str:
         sections.append("\n".join(f"- Changed: {markdown_text(change)}" for change in summary.plugin_changes))
     if summary.left_out:
         sections.append("\n".join(f"- Left out: {markdown_text(line)}" for line in summary.left_out))
+    sections += ["## Cost", markdown([["cost", "amount"], *cost_lines(summary)])]
+    return "\n\n".join(sections) + "\n"
+
+
+def cost_lines(summary: RunSummary) -> list[list[str]]:
+    """Name and amount of everything that the run cost."""
     costs = [[f"parameters, {name}", f"{count:,}"] for name, count in summary.parameters.items()]
     costs += _estimates(summary)
     costs += [[f"stored {name}", f"{size:,} bytes"] for name, size in summary.stored.items()]
     if summary.stored:
         costs.append(["memory budget (all that is stored)", f"{sum(summary.stored.values()):,} bytes"])
-    costs += [["time", _time(summary.seconds)], *_processor_and_memory(summary)]
+    costs += [["time", time_text(summary.seconds)], *_processor_and_memory(summary)]
     if summary.energy is not None:
         costs.append(["energy of the machine's processors", f"{summary.energy:,.0f} J"])
-    sections += ["## Cost", markdown([["cost", "amount"], *costs])]
-    return "\n\n".join(sections) + "\n"
+    return costs
 
 
 # Contents of the tables
@@ -514,7 +521,7 @@ def _processor_and_memory(summary: RunSummary) -> list[list[str]]:
     if summary.processor_seconds is None or summary.peak_memory is None:
         return []
     return [
-        ["processor time", _time(summary.processor_seconds)],
+        ["processor time", time_text(summary.processor_seconds)],
         ["peak memory", f"{in_mebibytes(summary.peak_memory)} MiB"],
     ]
 
@@ -524,7 +531,7 @@ def in_mebibytes(size: float) -> str:
     return f"{size / 2**20:,.0f}"
 
 
-def _time(seconds: float | None) -> str:
+def time_text(seconds: float | None) -> str:
     """In at most two units: "8.4 s", "3 min 20 s", "2 h 05 min"."""
     if seconds is None:
         return UNMEASURED

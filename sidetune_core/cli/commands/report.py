@@ -29,6 +29,7 @@ from sidetune_core.results.scenarios import with_scenario
 from sidetune_core.results.screen import wrapped
 from sidetune_core.results.summary import summarise
 from sidetune_core.results.tables import Format
+from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.run_folder import open_run
 from sidetune_core.storage.run_search import is_run, runs_below
 
@@ -74,6 +75,13 @@ def report(
     if len(runs) == 1 and (runs[0] / SEARCH).is_file() and figure is None:
         return _report_search(runs[0], format)
     shown, summaries = screen(long), _summaries(runs)
+    if html is not None:
+        from sidetune_core.results.html_report import html_report
+
+        with writing(html):
+            write_text(html, html_report(summaries))
+        print(one_line(html))
+        return 0
     extra = _against(reference, summaries) if reference is not None else ()
     single = len(summaries) == 1 and group_by == "auto"
     if full:
