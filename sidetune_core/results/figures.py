@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidetune_core.errors import SidetuneError
 from sidetune_core.results.grouping import MethodRuns, same_stream, shared_line
-from sidetune_core.results.metrics import average_accuracy, mean, one_unit
+from sidetune_core.results.metrics import Results, average_accuracy, mean, one_unit
 from sidetune_core.results.report import TRAINABLE, RunSummary, in_percent
 from sidetune_core.results.significance import half_width
 from sidetune_core.results.task_images import task_images
@@ -38,11 +38,19 @@ def draw(summary: RunSummary, out: Path) -> None:
     Raises:
         SidetuneError: matplotlib is not installed, or does not support the format.
     """
-    results = summary.results
+    _save(heat_map(summary.results, summary.titles, summary.spec_line), out)
+
+
+def heat_map(results: Results, titles: Sequence[str] = (), title: str = "") -> Figure:
+    """R as a heat map, with the titles of tasks on the axes.
+
+    Raises:
+        SidetuneError: matplotlib is not installed.
+    """
     scale = 100 if in_percent(results) else 1
     rows = [results.initial, *results.rows]
     cells = [[float("nan") if cell is None else scale * cell for cell in row] for row in rows]
-    size, labels = len(results.tasks), task_labels(results.tasks, summary.titles)
+    size, labels = len(results.tasks), task_labels(results.tasks, titles)
     annotated = size <= ANNOTATED
     longest = max(map(len, labels))
     figure = _figure(
@@ -66,9 +74,9 @@ def draw(summary: RunSummary, out: Path) -> None:
     if not annotated:
         figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.02)
     axes.set_xlabel(f"{results.metric} on task{' (%)' if scale == 100 else ''}")
-    axes.set_title(summary.spec_line, fontsize="medium")
+    axes.set_title(title, fontsize="medium")
     axes.spines[:].set_visible(False)
-    _save(figure, out)
+    return figure
 
 
 def draw_methods(methods: Sequence[MethodRuns], out: Path) -> None:

@@ -146,7 +146,7 @@ th button:hover { color: var(--accent); }
 th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 svg { display: block; }
-svg.chart { width: 100%; height: auto; max-width: 620px; min-width: 420px; }
+svg.chart { width: 100%; height: auto; max-width: 620px; }
 svg text { fill: var(--text); font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans",
            sans-serif; }
 svg .axis { stroke: var(--line); }
@@ -160,6 +160,7 @@ figure { margin: 0; max-width: 100%; }
 figure img { max-width: 100%; image-rendering: pixelated; border-radius: 6px; display: block; }
 figcaption { color: var(--soft); font-size: .85rem; }
 code { overflow-wrap: anywhere; }
+@media (max-width: 560px) { svg.chart text { font-size: 18px; } section, details { padding: 16px; } }
 @media print { body { background: #fff; } section, .card { break-inside: avoid; } }
 """
 

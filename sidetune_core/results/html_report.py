@@ -74,6 +74,18 @@ def html_report(summaries: Sequence[RunSummary]) -> str:
     return page("Comparison · sidetune", _comparison(summaries))
 
 
+def html_summary(summary: RunSummary) -> str:
+    """Composition, metrics and R of a run, as a part of a page of others: a notebook."""
+    return "\n".join(
+        [
+            f"<p>{escaped(f'{_scenario(summary)} · {summary.spec_line}')}</p>",
+            _metrics(summary.results, MAIN),
+            heat_map(summary.results, summary.titles),
+            f"<p>{escaped(summary.folder)}</p>",
+        ]
+    )
+
+
 def _comparison(summaries: Sequence[RunSummary]) -> list[str]:
     methods = group_runs(summaries)
     ended = [method for method in group_runs(run for run in summaries if run.ended) if method.averaged]

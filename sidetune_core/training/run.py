@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
 from torch import Tensor, nn
@@ -76,6 +76,10 @@ from sidetune_core.training.within_task import check_val
 from sidetune_core.training.workers.count import Count, check_workers, parse_workers, wanted_threads
 from sidetune_core.training.workers.side_by_side import side_by_side
 
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
 SAVE_EVERY = "60s"
 """How often a run saves its state within a task, by default."""
 
@@ -95,6 +99,31 @@ class Run:
     def results(self) -> Results:
         """R on its split: the test split, unless the run was to measure another."""
         return read_results(self.folder)
+
+    def __repr__(self) -> str:
+        """The folder and the results, in a line."""
+        return f"<Run {self.folder.path}: {self.results!r}>"
+
+    def _repr_html_(self) -> str:
+        """Composition, metrics and R, for notebooks."""
+        from sidetune_core.results.html_report import html_summary
+        from sidetune_core.results.summary import summarise
+
+        return html_summary(summarise(self.folder))
+
+    def to_pandas(self, per: Literal["matrix", "task"] = "matrix") -> pandas.DataFrame:
+        """See `Results.to_pandas`."""
+        return self.results.to_pandas(per)
+
+    def plot(self) -> Figure:
+        """R as a heat map with the titles of the tasks, a figure of matplotlib.
+
+        Raises:
+            SidetuneError: matplotlib is not installed.
+        """
+        from sidetune_core.results.figures import heat_map
+
+        return heat_map(self.results, [task.title for task in self.tasks])
 
     def predict(self, inputs: Mapping[str, Tensor], task_id: str | None = None) -> Tensor:
         """The prediction for inputs (B, *shape) by name, in float32 on the CPU.
