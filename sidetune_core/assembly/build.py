@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sidetune_core.assembly.fit import Fit, fit_components
 from sidetune_core.assembly.make import make_component, without_weights
+from sidetune_core.config.data_paths import located
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import PluginError, WeightsError
 from sidetune_core.interfaces.learner import Components, Learner
@@ -40,7 +41,10 @@ def build_stream(resolved: ResolvedRun) -> TaskStream:
     if resolved.unfitted:
         raise WeightsError(resolved.unfitted)
     env = resolved.components["env"]
-    stream: TaskStream = make_component(env, env.config, resolved.seed)
+    config, spec = env.config, resolved.requested
+    if spec is not None and (spec.begun_in or spec.moved):
+        config = located(config, env.owner, spec.begun_in, spec.moved)
+    stream: TaskStream = make_component(env, config, resolved.seed)
     stream.trust_local_code = resolved.trusts_data
     return stream
 

@@ -14,6 +14,7 @@ from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.config.selection import Selection, missing_split
 from sidetune_core.errors import OptionError
 from sidetune_core.interfaces.tasks import Task
+from sidetune_core.io.printable import counted
 
 
 @attrs.frozen
@@ -37,8 +38,8 @@ def selected_tasks(tasks: Sequence[Task], selection: Selection, resolved: Resolv
     if count is not None:
         if count > len(tasks):
             raise OptionError(
-                f"{env.owner} has {len(tasks)} tasks, fewer than --first-tasks {count}; pass at most "
-                f"--first-tasks {len(tasks)}"
+                f"{env.owner} has {counted(len(tasks), 'task')}, fewer than --first-tasks {count}; pass at "
+                f"most --first-tasks {len(tasks)}"
             )
         tasks = tasks[:count]
     if selection.measure != "test":

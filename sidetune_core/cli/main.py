@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from sidetune_core import __version__
-from sidetune_core.cli.commands import COMMANDS, FORMER_COMMANDS, Command
+from sidetune_core.cli.commands import COMMANDS, FORMER_COMMANDS, GROUPS, Command
 from sidetune_core.config.package_metadata import damaged_metadata_skipped
 from sidetune_core.errors import (
     Diverged,
@@ -33,7 +33,7 @@ HELP = ("--help", "-h")
 
 def main_run(argv: Sequence[str] | None = None) -> int:
     """``sidetune-run``; returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _with_homes(sys.argv[1:] if argv is None else argv)
     return _guarded(lambda: _run(words), "--debug" in words, ["sidetune-run", *words])
 
 
@@ -44,10 +44,16 @@ def main(argv: Sequence[str] | None = None, typed: Sequence[str] | None = None) 
         argv: the arguments; None for those of the process.
         typed: the command line of the user, where that is another.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _with_homes(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     command = typed if typed is not None else ["sidetune", *words]
     return _guarded(lambda: _dispatch([word for word in words if word != "--debug"]), debug, command)
+
+
+def _with_homes(argv: Sequence[str]) -> list[str]:
+    """The words with ``~`` expanded where a shell leaves it: in quotes, and after ``=``."""
+    home = re.compile(r"(^|(?<==))~(?=/|$)")
+    return [home.sub(lambda _: os.path.expanduser("~"), word, count=1) for word in argv]
 
 
 def _run(argv: list[str]) -> int:
@@ -63,6 +69,8 @@ def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in HELP:
         return _print_commands()
     name, *words = argv
+    if name == "help":
+        return _dispatch([*words, "--help"])
     if name == "--version":
         return _print_versions()
     if name in FORMER_COMMANDS:
@@ -119,13 +127,14 @@ def _warn_former(former: str, present: str) -> None:
 
 
 def _print_commands() -> int:
-    print("usage: sidetune COMMAND …\n\nTrain light side networks, and look at components and runs.\n")
-    print("commands:")
-    for name, command in COMMANDS.items():
-        print(f"  {name:<11}{command.summary}")
-    print(
-        "\nsidetune COMMAND --help describes a command, sidetune --version lists the packages with plugins."
-    )
+    print("usage: sidetune COMMAND …\n\nTrain light side networks, and look at components and runs.")
+    for group, title in GROUPS.items():
+        print(f"\n{title}:")
+        for name, command in COMMANDS.items():
+            if command.group == group:
+                print(f"  {name:<11}{command.summary}")
+    print("\nsidetune COMMAND --help describes a command.")
+    print("sidetune --version lists the packages with plugins.")
     return 0
 
 

@@ -51,6 +51,7 @@ KEYS = frozenset(
             "first_tasks",
             "workers",
             "segments",
+            "folder",
         ),
         *(EXTENSIONS, OBJECTS, UNWRITTEN),
     }

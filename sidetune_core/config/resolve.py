@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from sidetune_core.config import inventory, kinds, registry
+from sidetune_core.config.data_paths import relative_to_file
 from sidetune_core.config.defaults import AUTO, DEFAULTS
 from sidetune_core.config.differences import merged
 from sidetune_core.config.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
@@ -369,7 +370,10 @@ def structured(spec: RunSpec, slot: str, plugin: Plugin, cls: type[Any]) -> Any:
     """The ``Config`` of a component with the options of a spec."""
     chosen = spec.component(slot)
     with recorded_version_named(spec, slot):
-        config = structure(cls.Config, chosen.options if chosen else {}, _owner(plugin), spec.recorded)
+        options = chosen.options if chosen else {}
+        if chosen is not None and chosen.folder:
+            options = relative_to_file(cls.Config, options, _owner(plugin), chosen.folder)
+        config = structure(cls.Config, options, _owner(plugin), spec.recorded)
     check_imports(config, chosen, _owner(plugin))
     return config
 

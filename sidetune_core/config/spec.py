@@ -17,13 +17,15 @@ from sidetune_core.config.options import (
     Renamed,
     at_least,
     at_most,
+    describe,
     more_than,
     option,
     respell,
     structure,
     warn_former,
 )
-from sidetune_core.errors import OptionError
+from sidetune_core.config.yaml_file import read_yaml
+from sidetune_core.errors import OptionError, shorten, suggest
 from sidetune_core.io.files import read_text
 from sidetune_core.io.strict_json import as_text
 from sidetune_core.scenarios import DEFAULT, Scenario, as_scenario
@@ -227,6 +229,8 @@ class Choice:
     given: Any = attrs.field(default=None, eq=False, repr=False, kw_only=True)
     """The object that the component is made of, which no spec can hold; None for a component by name."""
 
+    folder: str = attrs.field(default="", eq=False, repr=False, kw_only=True)
+    """The folder of the spec file that it was read from, which its relative paths begin in; empty if none."""
     recorded: bool = attrs.field(default=False, eq=False, repr=False, kw_only=True)
     """Whether it was read from a run folder, with every option that its version had."""
 
@@ -346,6 +350,10 @@ class RunSpec:
     """Read from a run folder: ids of the tasks that were added to that run, which the spec does not have."""
     data: RecordedData | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
     """Read from a run folder: the data of that run, unless the env or its options were changed."""
+    begun_in: str = attrs.field(default="", eq=False, repr=False, kw_only=True)
+    """Read from a run folder: the folder that relative paths to its data begin in; empty if unknown."""
+    moved: Mapping[str, Any] = attrs.field(factory=dict, eq=False, repr=False, kw_only=True)
+    """Where the data of a recorded run are now: paths by option of its env."""
     trust_local_code: Trust = attrs.field(default=False, eq=False, repr=False, kw_only=True)
     """See `Trust`. A spec that is made in Python can name any code itself."""
 
@@ -438,6 +446,9 @@ _NOT_IN_JSON = (
     "name_typed",
     "given",
     "data",
+    "begun_in",
+    "moved",
+    "folder",
 )
 
 
@@ -448,7 +459,9 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def from_values(values: Any, source: str, recorded: bool = False, trust_local_code: Trust = False) -> RunSpec:
+def from_values(
+    values: Any, source: str, recorded: bool = False, trust_local_code: Trust = False, folder: str = ""
+) -> RunSpec:
     """A spec from plain values.
 
     Args:
@@ -456,6 +469,7 @@ def from_values(values: Any, source: str, recorded: bool = False, trust_local_co
         source: where they come from, for messages.
         recorded: they come from a run folder, so former spellings are accepted without a warning.
         trust_local_code: see `Trust`.
+        folder: that relative paths begin in; empty for the current one.
 
     Raises:
         OptionError: a key is unknown or a value is of the wrong type.
@@ -473,9 +487,11 @@ def from_values(values: Any, source: str, recorded: bool = False, trust_local_co
             raise OptionError(f"{source}: {slot} is a name or a table with a name and options, not {value!r}")
         chosen = choice(value)
         if chosen is not None:
-            chosen = attrs.evolve(chosen, file="" if trust_local_code else source, recorded=recorded)
+            file = "" if trust_local_code else source
+            chosen = attrs.evolve(chosen, file=file, recorded=recorded, folder=folder)
         slots[slot] = chosen
     others = {key: value for key, value in values.items() if key not in DEFAULTS}
+    _check_keys(values, source)
     rest = structure(_Rest, others, source)
     return RunSpec(
         **slots,
@@ -489,8 +505,28 @@ def from_values(values: Any, source: str, recorded: bool = False, trust_local_co
     )
 
 
+def _check_keys(values: Mapping[str, Any], source: str) -> None:
+    """Check the keys of a spec, all of them in one message.
+
+    Raises:
+        OptionError: one is unknown.
+    """
+    known = [*DEFAULTS, *(field.name for field in attrs.fields(_Rest))]
+    wrong = [str(key) for key in values if key not in known]
+    if not wrong:
+        return
+    options = {info.name: f"{table}.{info.name}" for table in TABLES for info in describe(TABLES[table])}
+    answers = []
+    for key in wrong:
+        table = options.get(key.replace("_", "-"))
+        hint = f" Did you mean '{table}'?" if table else suggest(key, known)
+        answers.append(f"'{key}'" + (f" ({hint.strip()})" if hint else ""))
+    number = "has an unknown key" if len(wrong) == 1 else f"has {len(wrong)} unknown keys"
+    raise OptionError(f"{source} {number}: {shorten(answers, 5)}. The keys of a spec: {', '.join(known)}")
+
+
 def read_spec(path: Path, trust_local_code: Trust = False) -> RunSpec:
-    """A spec from a ``.toml`` or ``.json`` file, or from the ``run.json`` of a run (its resolved spec).
+    """A spec from a ``.toml``, ``.json`` or ``.yaml`` file, or the resolved spec of a ``run.json``.
 
     Code that it names is not imported later, unless `trust_local_code`: see `Trust`.
 
@@ -500,7 +536,8 @@ def read_spec(path: Path, trust_local_code: Trust = False) -> RunSpec:
     values = read_values(path)
     if isinstance(values, Mapping) and "resolved" in values:
         return recorded_spec(values, str(path), trust_local_code)
-    return from_values(values, str(path), trust_local_code=trust_local_code)
+    folder = str(path.parent) if path.parent != Path() else ""
+    return from_values(values, str(path), trust_local_code=trust_local_code, folder=folder)
 
 
 def recorded_spec(about: Mapping[str, Any], source: str, trust_local_code: Trust = False) -> RunSpec:
@@ -525,6 +562,7 @@ def recorded_spec(about: Mapping[str, Any], source: str, trust_local_code: Trust
         conditions=latest,
         thread_changes=changes,
         added=_added(about),
+        begun_in=str(about.get("folder", "")),
         data=data,
     )
 
@@ -536,11 +574,13 @@ def _added(about: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_values(path: Path) -> Any:
-    """The content of a ``.toml`` or ``.json`` file.
+    """The content of a ``.toml`` or ``.json`` file, or of a ``.yaml`` file where PyYAML is installed.
 
     Raises:
         OptionError: the file is missing or damaged.
     """
+    if path.suffix in (".yaml", ".yml"):
+        return read_yaml(path)
     try:
         text = read_text(path)
         return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)

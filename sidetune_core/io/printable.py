@@ -8,6 +8,7 @@ are escaped where text leaves the program: `escaped_output` for the streams of t
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import unicodedata
@@ -78,6 +79,8 @@ class EscapedStream:
     def write(self, text: str) -> int:
         """Write the text with control characters escaped."""
         if self.allows_colours:
+            if os.environ.get("NO_COLOR"):
+                text = re.sub(COLOUR, "", text)
             parts = re.split(f"({COLOUR})", text)
             self.unescaped.write(
                 "".join(part if index % 2 else printable(part) for index, part in enumerate(parts))
@@ -108,7 +111,8 @@ def escaped_output() -> Iterator[None]:
 
 @contextmanager
 def colours_allowed() -> Iterator[None]:
-    """Within the block, sequences that set a colour are printed: help texts have them."""
+    """Within the block, sequences that set a colour are printed: help texts have them. With ``$NO_COLOR``
+    they are removed (https://no-color.org)."""
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, EscapedStream)]
     for stream in streams:
         stream.allows_colours = True

@@ -11,6 +11,7 @@ import attrs
 
 from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config import argv
+from sidetune_core.config.argv_options import PROGRAM
 from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.options import Renamed, describe, former_options
 from sidetune_core.config.plugin_record import PluginChange
@@ -59,10 +60,9 @@ def read_command(claim: Claim, file: str = "the claim") -> RunSpec:
     """
     program, *arguments = shlex.split(claim.command)
     names = {argument.split("=")[0].replace("_", "-") for argument in arguments}
-    if program != argv.PROGRAM or names & NOT_IN_A_CLAIM:
+    if program != PROGRAM or names & NOT_IN_A_CLAIM:
         raise LedgerError(
-            f"a claim's command is {argv.PROGRAM} with components and their options only, not: "
-            f"{claim.command}"
+            f"a claim's command is {PROGRAM} with components and their options only, not: {claim.command}"
         )
     return argv.parse(arguments, file).spec
 

@@ -22,8 +22,9 @@ from sidetune_core.results.report import (
     in_percent,
 )
 from sidetune_core.results.scenarios import by_scenario
+from sidetune_core.results.screen import FULL, Screen, fitted, wrapped
 from sidetune_core.results.significance import FEWEST_SEEDS, LEVEL, Ranking, half_width, rank_methods
-from sidetune_core.results.tables import Format, comma_separated, latex_comment, typeset
+from sidetune_core.results.tables import Format, Table, comma_separated, latex_comment, typeset
 
 
 @attrs.frozen
@@ -56,6 +57,7 @@ def compare_methods(
     seconds: bool = True,
     further: Sequence[str] = (),
     work: bool = False,
+    screen: Screen = FULL,
 ) -> str:
     """One line for each method, the best average rank first, with notes on how to read the table.
 
@@ -66,10 +68,11 @@ def compare_methods(
         seconds: include the time of a run, if all runs were made on machines of the same speed.
         further: names of more metrics of the tasks, averaged over tasks and seeds.
         work: include processor time and peak memory of a run, if measured.
+        screen: for text; others are complete.
     """
     groups = by_scenario(methods, lambda method: method.runs[0].spec.scenario)
     if form != "csv" and len(groups) > 1:
-        tables = [compare_methods(group, form, metrics, seconds, further, work) for group in groups]
+        tables = [compare_methods(group, form, metrics, seconds, further, work, screen) for group in groups]
         return "\n\n".join(tables)
     runs = [run for method in methods for run in method.runs]
     several_units = not all(one_unit(run.results) for run in runs)
@@ -77,6 +80,39 @@ def compare_methods(
         metrics = meaningful(metrics, (run.results for run in runs))
     elif metrics == COMPARED and all(len(run.results.tasks) == 1 for run in runs):
         metrics = COMPARED[:1]  # the others are equal to it or undefined
+    lines, ranking = _ranked_lines(methods, metrics)
+    if form == "csv":
+        return comma_separated(_values(lines, metrics))
+    short = form == "text" and not screen.long
+    cells = _cells(lines, metrics, seconds, further, work, short)
+    tables = [fitted(cells, {0}, screen, _order(cells[0])) if short else typeset(cells, form)]
+    if several_units and same_stream(runs):
+        columns = [
+            (line.method.name, [run.results.rows[-1] for run in line.method.averaged]) for line in lines
+        ]
+        tables.append(typeset(by_task(runs[0].results, columns), form))
+    if any(run.stored for run in runs) and not short:
+        tables.append(typeset(cost_table(methods), form))
+    shared, notes = shared_line(methods), _notes(methods, ranking)
+    if form == "text":
+        shared, notes = wrapped([shared], screen), wrapped(notes, screen).splitlines()
+    if form == "latex":
+        return "\n".join([*(latex_comment(line) for line in (shared, *notes) if line), *tables])
+    return "\n\n".join(filter(None, [shared, *tables, ("\n" if form == "text" else "\n\n").join(notes)]))
+
+
+def method_table(methods: Sequence[MethodRuns], metrics: Sequence[Metric]) -> tuple[Table, list[str]]:
+    """One row per method under short heads, and notes on how to read them, for any layout."""
+    metrics = meaningful(metrics, [run.results for method in methods for run in method.runs])
+    lines, ranking = _ranked_lines(methods, metrics)
+    return _cells(lines, metrics, seconds=True, further=(), work=False, short=True), _notes(methods, ranking)
+
+
+def _ranked_lines(
+    methods: Sequence[MethodRuns], metrics: Sequence[Metric]
+) -> tuple[list[Line], Ranking | None]:
+    """The lines of a table, the best first where that is defined."""
+    runs = [run for method in methods for run in method.runs]
     ranking = rank([method for method in methods if method.averaged])
     ranks = iter(ranking.average if ranking else ())
     lines = [
@@ -92,20 +128,14 @@ def compare_methods(
     elif len(metrics) == 1 and same_stream(runs):
         sign = -1 if runs[0].results.higher_is_better else 1
         lines.sort(key=lambda line: _sort_key(line.estimates[0].mean, sign))
-    if form == "csv":
-        return comma_separated(_values(lines, metrics))
-    tables = [typeset(_cells(lines, metrics, seconds, further, work), form)]
-    if several_units and same_stream(runs):
-        columns = [
-            (line.method.name, [run.results.rows[-1] for run in line.method.averaged]) for line in lines
-        ]
-        tables.append(typeset(by_task(runs[0].results, columns), form))
-    if any(run.stored for run in runs):
-        tables.append(typeset(cost_table(methods), form))
-    shared, notes = shared_line(methods), _notes(methods, ranking)
-    if form == "latex":
-        return "\n".join([*(latex_comment(line) for line in (shared, *notes) if line), *tables])
-    return "\n\n".join(filter(None, [shared, *tables, ("\n" if form == "text" else "\n\n").join(notes)]))
+    return lines, ranking
+
+
+def _order(header: Sequence[str]) -> list[int]:
+    """The columns of a short table that may be left out, the least important first."""
+    names = ("seconds", "params\nin all", "bwt", "increm", "learn", "seeds", "params\nper task", "rank")
+    heads = [head.removesuffix("\n%") for head in header]
+    return [heads.index(name) for name in names if name in heads]
 
 
 def estimate(method: MethodRuns, metric: Metric) -> Estimate:
@@ -153,7 +183,12 @@ def _sort_key(value: float | None, sign: int) -> float:
 
 
 def _cells(
-    lines: Sequence[Line], metrics: Sequence[Metric], seconds: bool, further: Sequence[str], work: bool
+    lines: Sequence[Line],
+    metrics: Sequence[Metric],
+    seconds: bool,
+    further: Sequence[str],
+    work: bool,
+    short: bool = False,
 ) -> list[list[str]]:
     """The formatted table."""
     runs = [run for line in lines for run in line.method.runs]
@@ -161,9 +196,13 @@ def _cells(
     ranked = any(line.rank is not None for line in lines)
     costs = ["trainable\nparameters\nper task", "parameters\nat the end", *(["seconds"] if seconds else [])]
     costs += ["processor\nseconds", "peak\nMiB"] if work else []
-    names = heads(common_metric(runs), metrics, " %" if percent else "")
+    kind, rank_head = common_metric(runs), "average\nrank"
+    names = heads(kind, metrics, " %" if percent else "")
+    if short:
+        names = [metric.head(kind) + ("\n%" if percent else "") for metric in metrics]
+        costs[:2], rank_head = ["params\nper task", "params\nin all"], "rank"
     names += [name.replace("-", "\n") for name in further]
-    table = [["method", "seeds", *names, *(["average\nrank"] if ranked else []), *costs]]
+    table = [["method", "seeds", *names, *([rank_head] if ranked else []), *costs]]
     for line in lines:
         parameters = line.method.runs[0].parameters
         table.append(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sidetune_core.errors import RunError
-from sidetune_core.results.grouping import data_labels, data_lines, same_stream
+from sidetune_core.io.printable import counted
+from sidetune_core.results.grouping import data_labels, data_lines, group_runs, same_stream, shared_line
 from sidetune_core.results.metrics import (
     MAIN,
     MIXED,
@@ -28,6 +29,7 @@ from sidetune_core.results.report import (
     gap_lines,
 )
 from sidetune_core.results.scenarios import by_scenario
+from sidetune_core.results.screen import FULL, Screen, fitted, wrapped
 from sidetune_core.results.tables import Format, Table, comma_separated, typeset
 from sidetune_core.scenarios import title
 from sidetune_core.storage.run_folder import DIVERGED
@@ -37,27 +39,45 @@ COMPARED = tuple(metric for metric in MAIN if metric.function is not average_inc
 
 
 def compare_runs(
-    summaries: Sequence[RunSummary], form: Format = "text", metrics: Sequence[Metric] = COMPARED
+    summaries: Sequence[RunSummary],
+    form: Format = "text",
+    metrics: Sequence[Metric] = COMPARED,
+    screen: Screen = FULL,
 ) -> str:
     """A table of runs, one line each; the header names the convention of every metric.
 
     If tasks have different units, results are not averaged, and a second table has the final result of each
     task.
+
+    Args:
+        summaries: the runs.
+        form: the format.
+        metrics: the columns.
+        screen: for text; others are complete.
     """
     if form != "csv" and len(groups := by_scenario(summaries, lambda run: run.spec.scenario)) > 1:
-        return "\n\n".join(compare_runs(group, form, metrics) for group in groups)
+        return "\n\n".join(compare_runs(group, form, metrics, screen) for group in groups)
     first = summaries[0].results
     metrics = meaningful(metrics, [summary.results for summary in summaries])
     if form == "csv":
         return comma_separated(_values(summaries, metrics))
     run, composition, status = 0, 1, len(metrics) + 4
-    tables = [typeset(_cells(summaries, metrics), form, left={run, composition, status})]
+    left = {run, composition, status}
+    if form == "text" and not screen.long:
+        order = [composition + 1 + index for index in range(len(metrics) - 1, 0, -1)]
+        order = [order[0], status - 1, *order[1:2], status - 2, *order[2:]] if order else [status - 1]
+        tables = [fitted(_cells(summaries, metrics, short=True), left, screen, order)]
+    else:
+        tables = [typeset(_cells(summaries, metrics), form, left=left)]
     if not one_unit(first) and same_stream(summaries):
         columns = [(summary.name, [_last_row(summary.results)]) for summary in summaries]
         tables.append(typeset(by_task(first, columns), form))
     notes, heading = _notes(summaries), title(summaries[0].spec.scenario)
     if form == "latex":
         return "\n".join([*(f"% {note}" for note in (heading, *notes)), "\n\n".join(tables)])
+    notes = wrapped(notes, screen).splitlines() if form == "text" else notes
+    if form == "text" and not screen.long:
+        heading = wrapped([shared_line(group_runs(summaries))], screen)
     return "\n\n".join([heading, *tables, *(["\n".join(notes)] if notes else [])])
 
 
@@ -118,22 +138,22 @@ def _last_row(results: Results) -> Row:
     return results.rows[-1] if results.rows else results.initial
 
 
-def _cells(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
+def run_table(summaries: Sequence[RunSummary], metrics: Sequence[Metric] = COMPARED) -> Table:
+    """One row per run under short heads, for any layout."""
+    return _cells(summaries, meaningful(metrics, [summary.results for summary in summaries]), short=True)
+
+
+def _cells(summaries: Sequence[RunSummary], metrics: Sequence[Metric], short: bool = False) -> Table:
     """One row per run, formatted."""
-    table = [
-        [
-            "run",
-            "composition",
-            *heads(common_metric(summaries), metrics),
-            "trainable\nparameters\nper task",
-            "seconds",
-            "status",
-        ]
-    ]
-    for summary, composition in zip(summaries, _compositions(summaries), strict=True):
+    kind = common_metric(summaries)
+    named = [metric.head(kind) for metric in metrics] if short else heads(kind, metrics)
+    costs = ["params\nper task", "s"] if short else ["trainable\nparameters\nper task", "seconds"]
+    table = [["run", "method" if short else "composition", *named, *costs, "status"]]
+    compositions = _differences(summaries) if short else _compositions(summaries)
+    for summary, composition in zip(summaries, compositions, strict=True):
         results = summary.results
         trained, total = len(results.rows), len(results.tasks)
-        progress = f", {trained} of {total} tasks" if trained < total else ""
+        progress = f", {trained} of {counted(total, 'task')}" if trained < total else ""
         status = DIVERGED if summary.diverged else summary.status  # a note has the reason
         table.append(
             [
@@ -146,6 +166,17 @@ def _cells(summaries: Sequence[RunSummary], metrics: Sequence[Metric]) -> Table:
             ]
         )
     return table
+
+
+def _differences(summaries: Sequence[RunSummary]) -> list[str]:
+    """What distinguishes each run from the others, with its seed where that differs too."""
+    names = {
+        run.folder: method.name for method in group_runs(summaries) for run in (*method.runs, *method.repeats)
+    }
+    seeds = len({summary.spec.seed for summary in summaries}) > 1
+    return [
+        names[summary.folder] + (f" · seed {summary.spec.seed}" if seeds else "") for summary in summaries
+    ]
 
 
 def _compositions(summaries: Sequence[RunSummary]) -> list[str]:

@@ -11,14 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from sidetune_core.errors import SidetuneError
 from sidetune_core.results.grouping import MethodRuns, same_stream, shared_line
-from sidetune_core.results.metrics import average_accuracy, mean, one_unit
-from sidetune_core.results.report import LONG, TRAINABLE, RunSummary, in_percent
+from sidetune_core.results.metrics import Results, average_accuracy, mean, one_unit
+from sidetune_core.results.report import TRAINABLE, RunSummary, in_percent
 from sidetune_core.results.significance import half_width
-from sidetune_core.storage.run_folder import IMAGES, open_run
+from sidetune_core.results.task_images import task_images
+from sidetune_core.results.task_labels import task_labels
+from sidetune_core.storage.run_folder import open_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ANNOTATED = 12
+"""Tasks up to which the cells of R have their values, and not a scale of colours."""
+TICKS = 20
+"""Largest number of tasks that are named on an axis."""
+PANELS = 24
+"""Tasks up to which each has a panel."""
+MEAN = "mean over tasks so far"
 COLUMNS = 4
 """Largest number of panels in a row."""
 
@@ -29,31 +38,45 @@ def draw(summary: RunSummary, out: Path) -> None:
     Raises:
         SidetuneError: matplotlib is not installed, or does not support the format.
     """
-    results = summary.results
+    _save(heat_map(summary.results, summary.titles, summary.spec_line), out)
+
+
+def heat_map(results: Results, titles: Sequence[str] = (), title: str = "") -> Figure:
+    """R as a heat map, with the titles of tasks on the axes.
+
+    Raises:
+        SidetuneError: matplotlib is not installed.
+    """
     scale = 100 if in_percent(results) else 1
     rows = [results.initial, *results.rows]
     cells = [[float("nan") if cell is None else scale * cell for cell in row] for row in rows]
-    size = len(results.tasks)
-    long = size > LONG
-    figure = _figure(*((10.0, 8.0) if long else (max(6.4, 2.6 + 0.62 * size), 1.9 + 0.42 * len(rows))))
+    size, labels = len(results.tasks), task_labels(results.tasks, titles)
+    annotated = size <= ANNOTATED
+    longest = max(map(len, labels))
+    figure = _figure(
+        max(6.4, 2.6 + 0.62 * size) if annotated else 9.0, 2.4 + 0.42 * len(rows) if annotated else 7.4
+    )
     axes = figure.add_subplot()
     measured = [cell for row in cells for cell in row if cell == cell]
     middle = (min(measured) + max(measured)) / 2 if measured else 0.0
-    axes.imshow(cells, cmap="viridis" if results.higher_is_better else "viridis_r", aspect="auto")
-    for i, row in enumerate(cells):
-        for j, cell in enumerate(row if not long else ()):
+    shown = axes.imshow(cells, cmap="viridis" if results.higher_is_better else "viridis_r", aspect="auto")
+    for i, row in enumerate(cells if annotated else ()):
+        for j, cell in enumerate(row):
             if cell == cell:
                 dark = (cell < middle) == results.higher_is_better
                 text = f"{cell:.1f}" if scale == 100 else f"{cell:.3g}"
                 axes.text(j, i, text, ha="center", va="center", color="w" if dark else "k")
-    step = -(-size // LONG)
-    axes.set_xticks(range(0, size, step), results.tasks[::step], rotation=90 if long else 0)
-    labels = ["untrained", *(f"after {task}" for task in results.tasks[: len(rows) - 1])]
-    axes.set_yticks(range(0, len(rows), step), labels[::step])
+    step = -(-size // TICKS)
+    slanted = {} if longest <= 6 else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(0, size, step), labels[::step], **slanted)
+    after = ["untrained", *(f"after {label}" for label in labels[: len(rows) - 1])]
+    axes.set_yticks(range(0, len(rows), step), after[::step])
+    if not annotated:
+        figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.02)
     axes.set_xlabel(f"{results.metric} on task{' (%)' if scale == 100 else ''}")
-    axes.set_title(summary.spec_line, fontsize="medium")
+    axes.set_title(title, fontsize="medium")
     axes.spines[:].set_visible(False)
-    _save(figure, out)
+    return figure
 
 
 def draw_methods(methods: Sequence[MethodRuns], out: Path) -> None:
@@ -75,12 +98,15 @@ def draw_methods(methods: Sequence[MethodRuns], out: Path) -> None:
     results = runs[0].results
     percent = all(in_percent(run.results) for run in runs)
     averaged = one_unit(results)
-    panels = [(task, index) for index, task in enumerate(results.tasks)]
+    panels = [(label, index) for index, label in enumerate(_titles(runs[0]))]
+    if averaged and len(panels) > PANELS:
+        panels = []  # of a long stream, the mean is what can be read
     if averaged:
-        panels.insert(0, ("mean over tasks so far", -1))
+        panels.insert(0, (MEAN, -1))
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure = _figure(2.9 * columns, 2.1 * rows + 0.4 * (len(methods) // 2 + 1) + 0.4)
+    width, height = (2.9, 2.1) if len(panels) > 1 else (6.4, 3.6)
+    figure = _figure(width * columns, height * rows + 0.4 * (len(methods) // 2 + 1) + 0.4)
     grid = figure.subplots(rows, columns, sharex=True, sharey=averaged, squeeze=False)
     for panel, axes in enumerate(grid.flat):
         if panel >= len(panels):
@@ -131,8 +157,8 @@ def draw_curves(methods: Sequence[MethodRuns], name: str, out: Path) -> None:
             high = [center + half for _, center, half in points]
             axes.plot(steps, means, label=method.name, **style)
             axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
-    for axes, task in zip(grid.flat, tasks, strict=False):
-        axes.set_title(task, fontsize="medium")
+    for axes, title in zip(grid.flat, _titles(methods[0].averaged[0]), strict=False):
+        axes.set_title(title, fontsize="medium")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("training steps")
@@ -188,7 +214,7 @@ def draw_pictures(methods: Sequence[MethodRuns], task: str, out: Path) -> None:
         SidetuneError: a run has no images of the task, matplotlib is not installed, or does not support the
             format.
     """
-    files = [_images(method.averaged[0], task) for method in methods]
+    files = [task_images(method.averaged[0], task) for method in methods]
     names = list(dict.fromkeys(name for own in files for name in own))
     shared = [name for name in names if len({own.get(name) for own in files}) == 1]
     rows = [(name, files[0][name]) for name in sorted(shared)]
@@ -279,38 +305,6 @@ def _averages(method: MethodRuns) -> list[float]:
 SIDE_TUNING = "side-tuning, "
 """What the names of its variants in the ledger begin with."""
 
-MAX_PIXELS = 2**24
-"""Of a saved image; a larger one is not drawn."""
-
-
-def _images(run: RunSummary, task: str) -> dict[str, bytes]:
-    """The PNG files of a task in a run folder, by name.
-
-    Raises:
-        SidetuneError: there are none.
-    """
-    files = {}
-    tasks = set()
-    for path in sorted((Path(run.folder) / IMAGES).glob("*.*.png")):
-        owner, name, _ = path.name.rsplit(".", 2)
-        tasks.add(owner)
-        if owner == task and path.is_file():
-            files[name] = path.read_bytes()
-            if (size := _pixels(files[name])) > MAX_PIXELS:
-                raise SidetuneError(
-                    f"{path} has {size:,} pixels, more than the {MAX_PIXELS:,} that are drawn"
-                )
-    if not files:
-        existing = f"it has images of {', '.join(sorted(tasks))}" if tasks else "it has no images at all"
-        raise SidetuneError(f"{run.folder} has no images of task '{task}'; {existing}")
-    return files
-
-
-def _pixels(png: bytes) -> int:
-    """The number of pixels that a PNG file says it has."""
-    width, height = png[16:20], png[20:24]
-    return int.from_bytes(width, "big") * int.from_bytes(height, "big")
-
 
 def _plot_method(axes: Any, method: MethodRuns, task: int, scale: int, index: int) -> None:
     """Plot a method on a task, or on the mean over the tasks trained so far if `task` is -1."""
@@ -331,6 +325,11 @@ def _plot_method(axes: Any, method: MethodRuns, task: int, scale: int, index: in
         axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
     else:
         axes.vlines(x, low, high, color=style["color"], alpha=0.4)
+
+
+def _titles(run: RunSummary) -> list[str]:
+    """The titles of panels."""
+    return task_labels(run.results.tasks, run.titles, 28)
 
 
 def _style(index: int) -> dict[str, str]:

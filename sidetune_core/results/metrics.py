@@ -20,10 +20,15 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from statistics import fmean
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from sidetune_core.config.history import MIXED as MIXED
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 Row = tuple[float | None, ...]
 
@@ -68,6 +73,44 @@ class Results:
         for name, row in rows:
             if len(row) != len(self.tasks):
                 raise ValueError(f"{name} of the results has {len(row)} cells for {len(self.tasks)} tasks")
+
+    def __repr__(self) -> str:
+        """What was measured, in a line."""
+        from sidetune_core.results.report import in_percent, one_line
+
+        trained = f"{len(self.rows)} of {len(self.tasks)} tasks trained"
+        values = f"; {one_line(self, in_percent(self))}" if self.rows else ""
+        return f"<Results: {trained}{values}>"
+
+    def _repr_html_(self) -> str:
+        """R as a heat map, for notebooks."""
+        from sidetune_core.results.html_charts import heat_map
+
+        return heat_map(self)
+
+    def to_pandas(self, per: Literal["matrix", "task"] = "matrix") -> pandas.DataFrame:
+        """R as a table, or a row for each task.
+
+        Args:
+            per: ``matrix``: a row for the untrained learner and for each trained task, a column for each
+                task; ``task``: the value of each task before its training, after it, and at the end.
+
+        Raises:
+            SidetuneError: pandas is not installed.
+        """
+        from sidetune_core.results.frames import matrix_frame, task_frame
+
+        return matrix_frame(self) if per == "matrix" else task_frame(self)
+
+    def plot(self) -> Figure:
+        """R as a heat map, a figure of matplotlib.
+
+        Raises:
+            SidetuneError: matplotlib is not installed.
+        """
+        from sidetune_core.results.figures import heat_map
+
+        return heat_map(self)
 
     @property
     def trained(self) -> tuple[Row, ...]:
@@ -289,24 +332,46 @@ class Metric:
     unitless: bool = False
     """A ratio, which may be averaged over tasks with different units."""
 
+    short: str = ""
+    """For the head of a narrow column: "forget"; empty for `name`."""
+
+    def head(self, metric: str) -> str:
+        """The short name; that of the average accuracy is "acc", of another metric its own name."""
+        if self.short == "acc" and metric != "accuracy":
+            return metric
+        return self.short or self.title(metric)
+
     def title(self, metric: str) -> str:
         """The name for results in `metric`: "average accuracy" becomes "average l1" for a matrix of l1."""
         return self.name.replace("accuracy", metric)
 
 
 MAIN = (
-    Metric("average accuracy", "ACC", "GEM 2017", "mean of the last row", average_accuracy),
+    Metric("average accuracy", "ACC", "GEM 2017", "mean of the last row", average_accuracy, short="acc"),
     Metric(
         "average incremental accuracy",
         "AIA",
         "iCaRL 2017",
         "mean of the means of all rows",
         average_incremental_accuracy,
+        short="increm",
     ),
-    Metric("learning accuracy", "LA", "MER 2019", "mean of the diagonal", learning_accuracy),
-    Metric("forgetting", "F", "Chaudhry 2018", "how much worse than the best row since training", forgetting),
+    Metric("learning accuracy", "LA", "MER 2019", "mean of the diagonal", learning_accuracy, short="learn"),
     Metric(
-        "backward transfer", "BWT", "GEM 2017", "how much better than right after training", backward_transfer
+        "forgetting",
+        "F",
+        "Chaudhry 2018",
+        "how much worse than the best row since training",
+        forgetting,
+        short="forget",
+    ),
+    Metric(
+        "backward transfer",
+        "BWT",
+        "GEM 2017",
+        "how much better than right after training",
+        backward_transfer,
+        short="bwt",
     ),
 )
 

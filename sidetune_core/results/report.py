@@ -16,6 +16,7 @@ import attrs
 from sidetune_core.config.plugin_record import PluginRecord
 from sidetune_core.config.selection import Selection
 from sidetune_core.config.spec import RunSpec
+from sidetune_core.io.printable import counted
 from sidetune_core.io.printable import one_line as escaped_line
 from sidetune_core.results.anytime import ANYTIME, Curves
 from sidetune_core.results.metrics import (
@@ -34,6 +35,7 @@ from sidetune_core.results.metrics import (
 )
 from sidetune_core.results.run_data import EnvData
 from sidetune_core.results.scenarios import with_scenario
+from sidetune_core.results.screen import FULL, Screen, wrapped
 from sidetune_core.results.tables import (
     Format,
     Table,
@@ -48,6 +50,8 @@ from sidetune_core.scenarios import CLASS, TASK_AWARE, title
 from sidetune_core.storage.run_folder import DIVERGED, has_diverged, has_ended
 
 UNMEASURED = "·"
+PERCENTAGES = ("accuracy", "balanced_accuracy")
+"""Metrics in [0, 1] that are printed in percent."""
 NOTHING_FORGOTTEN = "No forgetting was measured: every R[i][j], i >= j, is the same number bit for bit."
 NOTHING_FORGOTTEN_CARRIED = (
     "No forgetting: every R[i][j], i >= j, is the same number bit for bit, where it was measured and where "
@@ -132,6 +136,8 @@ class RunSummary:
     training: tuple[str, ...] = ()
     """Where training stopped early, which weights were kept, and whether an epoch was a single pass, in
     lines."""
+    titles: tuple[str, ...] = ()
+    """Of its tasks, such as their class names; empty if unknown."""
     left_out: tuple[str, ...] = ()
     """Damaged files, in lines; what they have is missing here."""
     selection: Selection = Selection()
@@ -178,20 +184,39 @@ def gap_lines(summary: RunSummary) -> list[str]:
     ]
 
 
-def matrix_table(results: Results, full: bool = False) -> str:
+def results_lines(results: Results, screen: Screen, metrics: Sequence[Metric] = MAIN) -> str:
+    """R and its metrics; of a single task, its value after training and before."""
+    if len(results.tasks) == 1 and results.rows and not screen.long and metrics == MAIN:
+        percent, unit = in_percent(results), " %" if in_percent(results) else ""
+        before, after = (format_value(row[0], percent, 1) for row in (results.initial, results.rows[-1]))
+        return f"{results.metric} {after}{unit} (untrained {before}{unit})"
+    lines = metrics_lines(results, metrics, screen)
+    return "\n".join([matrix_table(results, screen=screen), "", *lines])
+
+
+def matrix_table(results: Results, full: bool = False, screen: Screen = FULL) -> str:
     """R for a terminal: a row for the untrained learner and for each trained task, a column for each task.
 
     The last row ends with its mean, unless tasks have different units. Ids are shortened so that ten tasks
-    fit in 100 columns. Of more than `LONG` tasks, a row for each task, unless the matrix is asked for.
+    fit in 80 columns. Of more than `LONG` tasks, or where the matrix is wider than the screen, a row for each
+    task, unless the matrix is asked for.
     """
+    by_task = f"{aligned(_by_task(results, _short(results.tasks, 12)))}\n{_how_long(results)}"
     if len(results.tasks) > LONG and not full:
-        return f"{aligned(_by_task(results, _short(results.tasks, 12)))}\n{_how_long(results)}"
-    return aligned(_matrix(results, rows=_short(results.tasks, 12), columns=_short(results.tasks, 6)))
+        return by_task
+    matrix = _matrix(results, rows=_short(results.tasks, 12), columns=_short(results.tasks, 6))
+    for gap in (2, 1):
+        text = aligned(matrix, gap=gap)
+        if full or screen.width is None or max(map(len, text.splitlines())) <= screen.width:
+            return text
+    return by_task
 
 
-def metrics_lines(results: Results, metrics: Sequence[Metric] = MAIN) -> list[str]:
+def metrics_lines(results: Results, metrics: Sequence[Metric] = MAIN, screen: Screen = FULL) -> list[str]:
     """A line for each meaningful metric (see `metrics.meaningful`): name, value, meaning and convention."""
-    return aligned(_metrics_table(results, metrics), left={0, 2}, gap=3).splitlines()
+    table = _metrics_table(results, metrics, screen.long)
+    indent = sum(max(len(row[column]) for row in table) + 3 for column in (0, 1))
+    return wrapped(aligned(table, left={0, 2}, gap=3).splitlines(), screen, indent).splitlines()
 
 
 def anytime_lines(summary: RunSummary) -> list[str]:
@@ -235,7 +260,7 @@ def one_line(results: Results, percent: bool) -> str:
 def run_report(summary: RunSummary) -> str:
     """The report of one run, in Markdown."""
     results = summary.results
-    trained = f"{len(results.rows)} of {len(results.tasks)} tasks trained"
+    trained = f"{len(results.rows)} of {counted(len(results.tasks), 'task')} trained"
     metrics_table = [["metric", "value", "definition"], *_metrics_table(results, MAIN + FURTHER)]
     sections = [
         f"# {markdown_text(summary.name)}",
@@ -292,16 +317,21 @@ def run_report(summary: RunSummary) -> str:
         sections.append("\n".join(f"- Changed: {markdown_text(change)}" for change in summary.plugin_changes))
     if summary.left_out:
         sections.append("\n".join(f"- Left out: {markdown_text(line)}" for line in summary.left_out))
+    sections += ["## Cost", markdown([["cost", "amount"], *cost_lines(summary)])]
+    return "\n\n".join(sections) + "\n"
+
+
+def cost_lines(summary: RunSummary) -> list[list[str]]:
+    """Name and amount of everything that the run cost."""
     costs = [[f"parameters, {name}", f"{count:,}"] for name, count in summary.parameters.items()]
     costs += _estimates(summary)
     costs += [[f"stored {name}", f"{size:,} bytes"] for name, size in summary.stored.items()]
     if summary.stored:
         costs.append(["memory budget (all that is stored)", f"{sum(summary.stored.values()):,} bytes"])
-    costs += [["time", _time(summary.seconds)], *_processor_and_memory(summary)]
+    costs += [["time", time_text(summary.seconds)], *_processor_and_memory(summary)]
     if summary.energy is not None:
         costs.append(["energy of the machine's processors", f"{summary.energy:,.0f} J"])
-    sections += ["## Cost", markdown([["cost", "amount"], *costs])]
-    return "\n\n".join(sections) + "\n"
+    return costs
 
 
 # Contents of the tables
@@ -376,13 +406,13 @@ def _title(results: Results, percent: bool) -> str:
     return f"{results.metric}{' %' if percent else ''} {'↑' if results.higher_is_better else '↓'}"
 
 
-def _metrics_table(results: Results, metrics: Sequence[Metric]) -> Table:
-    """Name, value and definition of each metric, without a header."""
+def _metrics_table(results: Results, metrics: Sequence[Metric], long: bool = True) -> Table:
+    """Name, value and definition of each metric, without a header; with its source if `long`."""
     return [
         [
             metric.title(results.metric),
             format_metric(results, metric),
-            f"{metric.meaning} ({metric.convention})",
+            f"{metric.meaning} ({metric.convention})" if long else metric.meaning,
         ]
         for metric in meaningful(metrics, [results])
     ]
@@ -448,8 +478,7 @@ def by_task(results: Results, columns: Sequence[tuple[str, Sequence[Row]]]) -> T
 
 def in_percent(results: Results) -> bool:
     """Whether the results are accuracies in [0, 1]."""
-    percentages = ("accuracy", "balanced_accuracy")
-    return results.metric.removesuffix(TASK_AWARE) in percentages and results.in_unit_range
+    return results.metric.removesuffix(TASK_AWARE) in PERCENTAGES and results.in_unit_range
 
 
 def format_value(value: float | None, percent: bool, decimals: int = 2) -> str:
@@ -457,6 +486,12 @@ def format_value(value: float | None, percent: bool, decimals: int = 2) -> str:
     if value is None:
         return UNMEASURED
     return f"{100 * value:z.{decimals}f}" if percent else f"{value:z.4g}"
+
+
+def with_unit(metric: str, value: float | None) -> str:
+    """A value of a metric with its unit: 96.7 % for an accuracy of 0.967."""
+    known = value is not None and 0 <= value <= 1 and metric.removesuffix(TASK_AWARE) in PERCENTAGES
+    return format_value(value, known, 1) + (" %" if known else "")
 
 
 def format_int(number: int | None) -> str:
@@ -486,7 +521,7 @@ def _processor_and_memory(summary: RunSummary) -> list[list[str]]:
     if summary.processor_seconds is None or summary.peak_memory is None:
         return []
     return [
-        ["processor time", _time(summary.processor_seconds)],
+        ["processor time", time_text(summary.processor_seconds)],
         ["peak memory", f"{in_mebibytes(summary.peak_memory)} MiB"],
     ]
 
@@ -496,7 +531,7 @@ def in_mebibytes(size: float) -> str:
     return f"{size / 2**20:,.0f}"
 
 
-def _time(seconds: float | None) -> str:
+def time_text(seconds: float | None) -> str:
     """In at most two units: "8.4 s", "3 min 20 s", "2 h 05 min"."""
     if seconds is None:
         return UNMEASURED

@@ -110,6 +110,7 @@ def summarise(folder: RunFolder) -> RunSummary:
             energy=energy,
             curves=optional(WITHIN, lambda: _curves(folder, about), None),
             training=optional(WITHIN, lambda: training_lines(read_within(folder)), ()),
+            titles=tuple(str(task.get("title", task["id"])) for task in about["tasks"]),
             left_out=tuple(left_out),
             selection=selection,
         )

@@ -19,10 +19,10 @@ from typing import Any
 import attrs
 
 from sidetune_core.config import data_record
-from sidetune_core.errors import PluginError, RunError
+from sidetune_core.errors import PluginError, RunError, shorten
 from sidetune_core.io import strict_json
 from sidetune_core.io.files import read_lines, read_text
-from sidetune_core.io.printable import one_line
+from sidetune_core.io.printable import counted, one_line
 from sidetune_core.storage.atomic import (
     append_line,
     clear_unfinished,
@@ -34,6 +34,7 @@ from sidetune_core.storage.atomic import (
     write_text,
     writing,
 )
+from sidetune_core.storage.run_search import is_run, runs_below
 
 RUNS = Path("runs")
 
@@ -533,14 +534,22 @@ def check_free(path: Path | None) -> None:
     """
     path = path if path is not None else RUNS
     if path is not RUNS and path.is_dir() and not is_unbegun(path):
-        raise RunError(
-            f"{path} is not empty: choose another --out, or resume the run in it: {resume_command(path)}"
-        )
+        raise RunError(_not_empty(path))
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise RunError(f"cannot create the run folder {path}: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise RunError(f"cannot create the run folder {path}: no permission to write in {existing}")
+
+
+def _not_empty(path: Path) -> str:
+    if is_run(path):
+        return f"{path} is not empty: choose another --out, or resume the run in it: {resume_command(path)}"
+    runs = runs_below(path)
+    parent, name = (path, "run") if runs else (path.parent, path.name)
+    free = next(folder for n in range(2, 10**6) if not (folder := parent / f"{name}-{n}").exists())
+    holds = f" and holds {counted(len(runs), 'run')}" if runs else ""
+    return f"{path} is not empty{holds}: choose another folder, such as --out {shlex.quote(str(free))}"
 
 
 def is_unbegun(path: Path) -> bool:
@@ -599,7 +608,14 @@ def open_run(path: Path) -> RunFolder:
     """
     try:
         if not (path / "run.json").is_file():
-            raise RunError(f"{path} holds no run (it has no run.json)")
+            raise RunError(f"{path} holds no run ({_why_no_run(path)})")
     except OSError as error:
         raise RunError(f"cannot read the run {path}: {error.strerror or error}") from error
     return RunFolder(path)
+
+
+def _why_no_run(path: Path) -> str:
+    if not path.exists():
+        return "there is no such folder"
+    below = "" if is_run(path.absolute().parent) else shorten(map(str, runs_below(path)))
+    return f"it has no run.json; runs below it: {below}" if below else "it has no run.json"

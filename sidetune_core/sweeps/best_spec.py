@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidetune_core.config.argv import PROGRAM
+from sidetune_core.config.argv_options import PROGRAM
 from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.io import strict_json
 from sidetune_core.io.printable import one_line

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from sidetune_core.io.printable import counted
 from sidetune_core.system.processors import PROCESSES, available
 from sidetune_core.system.ray_cluster import connect
 
@@ -106,7 +107,7 @@ class LocalProcesses:
                 process.send_signal(number)
 
     def __str__(self) -> str:
-        return f"{self.workers} concurrent runs on this machine"
+        return f"{counted(self.workers, 'concurrent run')} on this machine"
 
 
 class RayTasks:
@@ -170,7 +171,7 @@ class RayTasks:
                 self._ray.cancel(task)
 
     def __str__(self) -> str:
-        return f"{self.workers} concurrent runs on Ray"
+        return f"{counted(self.workers, 'concurrent run')} on Ray"
 
 
 def visible_gpus() -> list[str]:

@@ -32,6 +32,7 @@ import attrs
 
 from sidetune_core.config import argv
 from sidetune_core.config.arguments import make_spellings, split_arguments
+from sidetune_core.config.argv_names import with_names
 from sidetune_core.config.defaults import DEFAULTS, default_name
 from sidetune_core.config.differences import merged, unflatten
 from sidetune_core.config.resolve import ResolvedRun, load_components, resolve, usable
@@ -304,7 +305,7 @@ def _seed(grid: Grid, point: Point) -> int:
 def split_applicable(grid: Grid, point: Point) -> Applicable:
     """Split a grid point into applicable options and ignored ones."""
     names = {name: value for name, value in point.items() if name == "learner"}
-    spec = argv.with_names(grid.base, component_names(grid, names), grid.file)
+    spec = with_names(grid.base, component_names(grid, names), grid.file)
     used = usable(spec)
     learner = _owner(spec, "learner")
     left_out: dict[str, str] = {}
@@ -313,7 +314,7 @@ def split_applicable(grid: Grid, point: Point) -> Applicable:
         if slot in _OPTIONAL and slot not in used:
             left_out[name] = learner
     kept = {name: value for name, value in point.items() if name not in left_out}
-    spec = argv.with_names(grid.base, component_names(grid, kept), grid.file)
+    spec = with_names(grid.base, component_names(grid, kept), grid.file)
     configs = {slot: cls.Config for slot, (_, cls) in load_components(spec).items()}
     spellings = make_spellings({**configs, **TABLES})
     for name in list(kept):
@@ -347,7 +348,7 @@ def resolve_point(grid: Grid, point: Point) -> ResolvedRun:
         resolved = argv.parse([*grid.argv, *words]).resolved
         assert resolved is not None  # --resume is no axis
         return resolved
-    spec = argv.with_names(grid.base, component_names(grid, point), grid.file)
+    spec = with_names(grid.base, component_names(grid, point), grid.file)
     tables: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
     for name, value in point.items():
         slot, _, option = name.replace("-", "_").partition(".")

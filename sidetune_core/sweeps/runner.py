@@ -29,6 +29,7 @@ from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import RunSpec, from_values
 from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneError, shorten
 from sidetune_core.io import strict_json
+from sidetune_core.io.printable import counted
 from sidetune_core.io.printable import one_line as escaped_line
 from sidetune_core.results.report import in_percent, one_line
 from sidetune_core.results.summary import summarise
@@ -216,8 +217,8 @@ class _Sweep:
         counts = Counter(before.values())
         diverged = f", {counts['diverged']} diverged" if counts["diverged"] else ""
         self.info(
-            f"{len(self.runs)} runs: {counts['done']} done{diverged}, {counts['unfinished']} to resume, "
-            f"{counts['new']} new"
+            f"{counted(len(self.runs), 'run')}: {counts['done']} done{diverged}, "
+            f"{counts['unfinished']} to resume, {counts['new']} new"
         )
         self.outcomes = {
             run.name: self._ended(run) for run in self.runs if before[run.name] in ("done", "diverged")

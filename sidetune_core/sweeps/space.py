@@ -19,6 +19,7 @@ import attrs
 
 from sidetune_core.config import argv
 from sidetune_core.config.arguments import Spellings, make_spellings, split_arguments
+from sidetune_core.config.argv_names import with_names
 from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.config.options import alternatives
 from sidetune_core.config.resolve import ResolvedRun, load_components
@@ -280,7 +281,7 @@ def _combinations(axes: Mapping[str, Axis], grid: Grid) -> tuple[list[Combinatio
 
 
 def _spellings(grid: Grid, point: Mapping[str, Any]) -> Spellings:
-    spec = argv.with_names(grid.base, component_names(grid, point), grid.file)
+    spec = with_names(grid.base, component_names(grid, point), grid.file)
     configs = {slot: cls.Config for slot, (_, cls) in load_components(spec).items()}
     return make_spellings({**configs, **TABLES})
 

@@ -21,6 +21,7 @@ from sidetune_core.assembly.restore import run_precisions
 from sidetune_core.assembly.scenario_evaluation import check_classes
 from sidetune_core.assembly.selected import selected_tasks
 from sidetune_core.assembly.task_cost import TaskCost
+from sidetune_core.config.data_paths import begun_here
 from sidetune_core.config.data_record import DataRecord, data_change, find
 from sidetune_core.config.identity import ROUNDING, Identity, as_plain, condition_changes
 from sidetune_core.config.resolve import ResolvedRun
@@ -226,6 +227,7 @@ def describe(job: Job, git: Mapping[str, Any] | None) -> dict[str, Any]:
         "versions": identity.versions,
         "git": git,
         **job.selection.to_json(),
+        **({"folder": folder} if (folder := begun_here(resolved.components["env"].config)) else {}),
     }
 
 

@@ -22,7 +22,7 @@ from sidetune_core.interfaces.tasks import Batch, Order, Task
 from sidetune_core.interfaces.training import ParamGroup
 from sidetune_core.io.printable import counted
 from sidetune_core.results.metrics import have_one_unit, mean
-from sidetune_core.results.report import format_value
+from sidetune_core.results.report import with_unit
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.system.signals import StopRequest
@@ -161,11 +161,14 @@ def _learn(
         cells = close_stage(tracked, trained, context, recorder, memo, is_full)
         mid_task = None
         one_unit = have_one_unit([task.metric for task in tasks])
-        average = f", mean over tasks so far {format_value(mean(cells), False)}" if one_unit else ""
+        metric = stage.last.metric
+        average = (
+            f", mean over tasks so far {with_unit(metric, mean(cells))}" if one_unit and seen[1:] else ""
+        )
         effort = f"{counted(trained.steps, 'step')}, {time.monotonic() - began:.1f} s"
         recorder.finish_stage(
-            f"task {len(seen)}/{len(tasks)} {stage.last.title}: {stage.last.metric} "
-            f"{format_value(cells[-1], False)}{average} ({effort})"
+            f"task {len(seen)}/{len(tasks)} {stage.last.title}: {metric} "
+            f"{with_unit(metric, cells[-1])}{average} ({effort})"
         )
     FeatureCache.detach(learner, tracked.bases)  # the user may change the base of a learner that is returned
 

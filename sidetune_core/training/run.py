@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from sidetune_core.assembly.objects import require_network, require_tasks
 from sidetune_core.assembly.parts import read_parts
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved
+from sidetune_core.config.data_paths import with_moved_data
 from sidetune_core.config.extensions import read_extensions
 from sidetune_core.config.given import as_objects, unwritten
 from sidetune_core.config.interval import Interval, interval
@@ -75,6 +76,10 @@ from sidetune_core.training.within_task import check_val
 from sidetune_core.training.workers.count import Count, check_workers, parse_workers, wanted_threads
 from sidetune_core.training.workers.side_by_side import side_by_side
 
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
 SAVE_EVERY = "60s"
 """How often a run saves its state within a task, by default."""
 
@@ -94,6 +99,31 @@ class Run:
     def results(self) -> Results:
         """R on its split: the test split, unless the run was to measure another."""
         return read_results(self.folder)
+
+    def __repr__(self) -> str:
+        """The folder and the results, in a line."""
+        return f"<Run {self.folder.path}: {self.results!r}>"
+
+    def _repr_html_(self) -> str:
+        """Composition, metrics and R, for notebooks."""
+        from sidetune_core.results.html_report import html_summary
+        from sidetune_core.results.summary import summarise
+
+        return html_summary(summarise(self.folder))
+
+    def to_pandas(self, per: Literal["matrix", "task"] = "matrix") -> pandas.DataFrame:
+        """See `Results.to_pandas`."""
+        return self.results.to_pandas(per)
+
+    def plot(self) -> Figure:
+        """R as a heat map with the titles of the tasks, a figure of matplotlib.
+
+        Raises:
+            SidetuneError: matplotlib is not installed.
+        """
+        from sidetune_core.results.figures import heat_map
+
+        return heat_map(self.results, [task.title for task in self.tasks])
 
     def predict(self, inputs: Mapping[str, Tensor], task_id: str | None = None) -> Tensor:
         """The prediction for inputs (B, *shape) by name, in float32 on the CPU.
@@ -172,7 +202,7 @@ def run(
         SidetuneError: with what to do next; the folder keeps what was finished before.
         Interrupted: SIGINT or SIGTERM came; the state is in the folder.
     """
-    path = Path(out) if out is not None else None
+    path = Path(out).expanduser() if out is not None else None
     save_interval = interval(save_every)
     check_keep(keep)
     count, selection = parse_workers(workers), Selection(measure, first_tasks)
@@ -215,6 +245,7 @@ def resume(
     base: nn.Module | None = None,
     tasks: Sequence[Task] | None = None,
     allow_changed_data: bool = False,
+    env: Mapping[str, Any] | None = None,
 ) -> Run:
     """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run
     ends at once.
@@ -236,6 +267,8 @@ def resume(
         base: the network that the run was given, with the same weights; None for a run with a base by name.
         tasks: those that the run was given, in order; None for a run with an env by name.
         allow_changed_data: the same as ``allow_changed=["data"]``.
+        env: where the data are now: paths by option of the env, as in ``env={"root": "/data/photos"}``. Their
+            content has to be that of the run.
 
     Raises:
         UntrustedCode: ``run.json`` or the data names code, without `trust_local_code`.
@@ -246,7 +279,7 @@ def resume(
     allowed = [*allow_changed, *(["plugins"] * allow_changed_plugins), *(["data"] * allow_changed_data)]
     check_acceptable(allowed)
     with join_process_group() as group:
-        folder, about = group.broadcast_from_main(lambda: open_resumable(Path(path)))
+        folder, about = group.broadcast_from_main(lambda: open_resumable(Path(path).expanduser()))
         save_interval = recorded_interval(folder, about) if save_every is None else interval(save_every)
         count = parse_workers(about.get("workers", 1) if workers is None else workers)
         selection = read_selection(about, str(folder.path / "run.json"))
@@ -257,17 +290,19 @@ def resume(
             resolved = read_resolved(folder, trust_local_code, objects, True)
             require_tasks(resolved, f"sidetune_core.resume({str(path)!r}")
         require_network(resolved, f"sidetune_core.resume({str(path)!r}")
+        if env:
+            resolved = with_moved_data(resolved, env)
         with locked(folder.path) if group.is_main else nullcontext():
             if group.is_main:
                 folder.separate_hard_links()
             latest = group.broadcast_from_main(lambda: find_latest(folder))
             group.broadcast_from_main(lambda: check_rows(folder, latest.done))
             continuation = Continuation(folder, about, latest, allowed, trust_local_code)
-            env = resolved.components["env"].owner
+            owner = resolved.components["env"].owner
             group.broadcast_from_main(continuation.check_statements)
             plan = _read_plan(folder, about, resolved, latest.done, trust_local_code, objects.tasks)
             now = planned(resolved, plan.records() if plan else ())
-            group.broadcast_from_main(lambda: continuation.check(now, env))
+            group.broadcast_from_main(lambda: continuation.check(now, owner))
             kept = continuation.threads(group.size)
             wanted = wanted_threads(count, resolved.device.threads, kept)
             with use_threads(wanted, kept, group.size) as threads, ExitStack() as streams:
@@ -278,13 +313,13 @@ def resume(
                         job = assemble(resolved, stream, group, quiet, selection)
                     else:
                         job = assemble_extended(plan, group, quiet, streams, with_data=with_data)
-                    group.broadcast_from_main(lambda: continuation.check_data(job, env))
+                    group.broadcast_from_main(lambda: continuation.check_data(job, owner))
                     return job
 
                 job = make_job(False)
                 check_workers(job, count)
                 if group.is_main:
-                    note_continuation(job, folder, continuation, env)
+                    note_continuation(job, folder, continuation, owner)
                 how = Execution(save_interval, recorded_keep(about), threads, count)
                 if plan is None:
                     return _train(job, folder, how)

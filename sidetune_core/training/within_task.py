@@ -25,6 +25,7 @@ from sidetune_core.interfaces.capabilities import set_task_state, task_states
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.interfaces.training import PhaseSteps
+from sidetune_core.io.printable import counted
 from sidetune_core.results.metrics import have_one_unit, mean
 from sidetune_core.scenarios import DEFAULT
 from sidetune_core.seeding import random_states, set_random_states
@@ -303,6 +304,6 @@ def _decision(
 ) -> str:
     """What a phase ends with, in a sentence."""
     planned, steps = phase.end - phase.first, step - phase.first
-    took = f"stopped after step {steps} of {planned}" if stopped else f"took {steps} steps"
+    took = f"stopped after step {steps} of {planned}" if stopped else f"took {counted(steps, 'step')}"
     best = f"{stage.last.metric} on val was best after step {state.best_step - phase.first}"
     return f"{stage.name}: {took}; {best}{', whose weights are restored' if restored else ''}"

@@ -41,7 +41,7 @@ WORDS = {
 """Words that are never right here, and what to write instead."""
 
 ALLOWED = {
-    ("sidetune_core/cli/commands/runs.py", "figure"),
+    ("sidetune_core/cli/commands/report.py", "figure"),
     ("sidetune_core/cli/commands/ledger.py", "figure"),
     ("sidetune_core/results/figures.py", "figure"),
     ("sidetune_core/results/figures.py", "Figure"),

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pkgutil import resolve_name
+from typing import Literal
 
 import attrs
+
+Group = Literal["look", "run", "use", "publish"]
+
+GROUPS: Mapping[Group, str] = {
+    "look": "Look at components and runs",
+    "run": "Train",
+    "use": "Use trained runs",
+    "publish": "Publish, check and write components",
+}
+"""The groups of commands, in the order of the help."""
 
 
 @attrs.frozen
@@ -15,6 +26,7 @@ class Command:
     summary: str
     target: str
     """Its function, as ``module:function`` below `sidetune_core.cli.commands`."""
+    group: Group = "look"
     former_flags: Mapping[str, str] = attrs.field(factory=dict)
     """Present flags by former ones."""
     composes: bool = False
@@ -27,37 +39,41 @@ class Command:
 
 
 COMMANDS: Mapping[str, Command] = {
-    "run": Command("Train on a stream of tasks; the same as sidetune-run.", "run:run"),
-    "list": Command("List the installed components.", "plugins:list_plugins"),
-    "describe": Command("Show a component and its options.", "plugins:describe"),
-    "check": Command("Check that a component implements its interface.", "plugins:check"),
-    "new": Command("Create a package with a component of your own.", "plugins:new_package"),
+    "run": Command("Train on a stream of tasks; the same as sidetune-run.", "run:run", "run"),
+    "list": Command("List the installed components.", "plugins:list_plugins", "look"),
+    "describe": Command("Show a component and its options.", "plugins:describe", "look"),
+    "check": Command("Check that a component implements its interface.", "plugins:check", "publish"),
+    "new": Command("Create a package with a component of your own.", "plugins:new_package", "publish"),
     "sweep": Command(
         "Run a grid of components, options and seeds.",
         "sweep:sweep",
+        "run",
         former_flags={"--on": "--executor"},
         composes=True,
     ),
-    "tune": Command("Search options on the validation split.", "tune:tune", composes=True),
-    "record": Command("Record trajectories of an expert.", "record:record", composes=True),
-    "play": Command("Play episodes of a trained policy.", "play:play", composes=True),
+    "tune": Command("Search options on the validation split.", "tune:tune", "run", composes=True),
+    "record": Command("Record trajectories of an expert.", "record:record", "run", composes=True),
+    "play": Command("Play episodes of a trained policy.", "play:play", "use", composes=True),
     "report": Command(
         "Report one run, or compare several.",
-        "runs:report",
+        "report:report",
+        "look",
         former_flags={"--by": "--group-by", "--pictures": "--images"},
     ),
-    "predict": Command("Predict files with the tasks of trained runs.", "predict:predict", composes=True),
-    "evaluate": Command("Evaluate a trained run, also on other data.", "evaluate:evaluate", composes=True),
+    "predict": Command(
+        "Predict files with the tasks of trained runs.", "predict:predict", "use", composes=True
+    ),
+    "evaluate": Command(
+        "Evaluate a trained run, also on other data.", "evaluate:evaluate", "use", composes=True
+    ),
     "export": Command(
-        "Write the adapter of a task, its network, or the weights of a component.", "export:export"
+        "Write the adapter of a task, its network, or the weights of a component.", "export:export", "publish"
     ),
-    "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push"),
-    "clean": Command("Make run folders smaller.", "clean:clean_runs"),
-    "verify": Command(
-        "Check that everything in a run folder agrees, the certificate included.", "runs:verify_run"
-    ),
-    "reproduce": Command("Reproduce a claim of the ledger.", "ledger:reproduce"),
-    "ledger": Command("Show the results in the ledger.", "ledger:show_ledger"),
+    "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push", "publish"),
+    "clean": Command("Make run folders smaller.", "clean:clean_runs", "look"),
+    "verify": Command("Check a run folder and its certificate.", "verify:verify_run", "look"),
+    "reproduce": Command("Reproduce a claim of the ledger.", "ledger:reproduce", "publish"),
+    "ledger": Command("Show the results in the ledger.", "ledger:show_ledger", "look"),
 }
 
 FORMER_COMMANDS: Mapping[str, str] = {"collect": "record"}

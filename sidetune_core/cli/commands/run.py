@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sidetune_core.cli.terminal import screen
 from sidetune_core.config.argv import parse
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.io.printable import one_line
@@ -21,18 +22,20 @@ def run(argv: Sequence[str]) -> int:
     """Train as the arguments of `sidetune-run` say, and print the results; returns the exit status: 1
     if the run has diverged.
     """
+    if sys.stderr.isatty() and "--quiet" not in argv and not {"--help", "-h"} & {*argv}:
+        print("loading components", file=sys.stderr)  # with torch they take seconds
     with collected_after_imports():
-        arguments = parse(argv)
+        arguments = parse(argv, corrects=True)
         if arguments.dry_run and arguments.resolved is not None:
             return _dry_run(arguments.resolved)
         from sidetune_core.assembly.restore import read_resolved
         from sidetune_core.results.report import (
             changed_lines,
             gap_lines,
-            matrix_table,
-            metrics_lines,
+            results_lines,
             scenario_lines,
         )
+        from sidetune_core.results.screen import wrapped
         from sidetune_core.results.summary import summarise
         from sidetune_core.training import run as training
 
@@ -44,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
             allow_changed=arguments.allow_changed,
             trust_local_code=arguments.trust_local_code,
             workers=arguments.workers,
+            env=arguments.moved,
         )
     elif arguments.extend and arguments.resolved:
         from sidetune_core.training import extension
@@ -75,9 +79,9 @@ def run(argv: Sequence[str]) -> int:
     summary = summarise(finished.folder)
     folder = finished.folder.path
     heading = "".join(f"{line}\n\n" for line in scenario_lines(summary)[:1])
-    print(f"\n{heading}{matrix_table(summary.results)}\n")
-    print("\n".join(metrics_lines(summary.results)))
-    print("\n" + "\n".join([*gap_lines(summary), *changed_lines(summary)]))
+    shown = screen()
+    print(f"\n{heading}{results_lines(summary.results, shown)}")
+    print("\n" + wrapped([*gap_lines(summary), *changed_lines(summary)], shown))
     print(f"\nrun folder  {one_line(folder)}  (report.md, TensorBoard in tb/)")
     own = arguments.resolved if not arguments.extend else None
     resolved = own or read_resolved(finished.folder, trust_local_code=True)
@@ -111,7 +115,7 @@ def _hints(folder: Path, resolved: ResolvedRun, task: Task, trusted: bool) -> li
     command = f"sidetune-run --spec {spec} --learner {another}{' --trust-local-code' if trust else ''}"
     lines = [
         f"try next    {command}    # the same tasks, another learner",
-        f"            sidetune report {runs}/*    # compare runs",
+        f"            sidetune report {runs}    # compare runs",
     ]
     named_code = any(component.names_code for component in resolved.components.values())
     trust_run = " --trust-local-code" if trusted or named_code else ""

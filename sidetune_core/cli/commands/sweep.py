@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 from tyro.conf import Positional
 
-from sidetune_core.cli.commands import runs
+from sidetune_core.cli.commands.report import report
 from sidetune_core.cli.commands.shared import Switch, print_json
 from sidetune_core.errors import Interrupted
 from sidetune_core.io import strict_json
@@ -93,7 +93,8 @@ def sweep(
     ended = tuple(run.folder for run in swept if run.status in ("done", "diverged"))
     if ended:
         print()
-        runs.report(ended)
+        report(ended)
+        print_aside(f"report again with: {one_line(shlex.join(['sidetune', 'report', str(out)]))}")
     others = [run for run in swept if run.status in ("diverged", "failed")]
     for run in others:
         print_aside(f"{run.status}: {run.name}: {run.reason}")

@@ -1,7 +1,8 @@
-"""Commands about run folders: `report`, `verify`."""
+"""`sidetune report`: one run, or a comparison of several."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Literal
 from tyro.conf import Positional
 
 from sidetune_core.cli.commands.shared import Switch
+from sidetune_core.cli.terminal import screen
 from sidetune_core.errors import RunError, SidetuneError
-from sidetune_core.io.printable import counted, indented, one_line
+from sidetune_core.io.printable import indented, one_line, printable
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
 from sidetune_core.results.grouping import MethodRuns, group_runs, in_present_names, left_out, same_stream
 from sidetune_core.results.metrics import MAIN, Metric
@@ -21,13 +23,18 @@ from sidetune_core.results.report import (
     changed_lines,
     full_matrix,
     gap_lines,
-    matrix_table,
-    metrics_lines,
+    results_lines,
 )
 from sidetune_core.results.scenarios import with_scenario
+from sidetune_core.results.screen import wrapped
 from sidetune_core.results.summary import summarise
 from sidetune_core.results.tables import Format
+from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.run_folder import open_run
+from sidetune_core.storage.run_search import is_run, runs_below
+
+SEARCH = "tuning.json"
+"""The file that the folder of a search has."""
 
 
 def report(
@@ -39,6 +46,8 @@ def report(
     curve: str = "",
     images: str = "",
     full: Switch = False,
+    long: Switch = False,
+    html: Path | None = None,
 ) -> int:
     """Report one run, or compare several, from the run folders alone.
 
@@ -47,7 +56,7 @@ def report(
     from the other methods.
 
     Args:
-        runs: run folders.
+        runs: run folders, or folders that hold runs or a search.
         group_by: one row per run or per method; auto groups by method if a method has several seeds.
         reference: a finished run of joint training: adds intransigence relative to the last row of its R.
         format: format of the table: csv has numbers in full precision, latex needs the package booktabs.
@@ -58,10 +67,21 @@ def report(
         images: draw the saved images of this dense task: input, target and the prediction of each method.
         full: print all rows and columns of R of one run, however many tasks it has; csv has numbers in full
             precision.
+        long: print the definitions and sources of metrics, and all columns of a comparison.
+        html: write the report as one .html file instead, with R, curves, images, certificates and costs.
     """
     if not runs:
-        raise SidetuneError("no run given: sidetune report runs/*")
-    summaries = _summaries(runs)
+        raise SidetuneError("no run given: sidetune report runs")
+    if len(runs) == 1 and (runs[0] / SEARCH).is_file() and figure is None:
+        return _report_search(runs[0], format)
+    shown, summaries = screen(long), _summaries(runs)
+    if html is not None:
+        from sidetune_core.results.html_report import html_report
+
+        with writing(html):
+            write_text(html, html_report(summaries))
+        print(one_line(html))
+        return 0
     extra = _against(reference, summaries) if reference is not None else ()
     single = len(summaries) == 1 and group_by == "auto"
     if full:
@@ -73,13 +93,13 @@ def report(
         (summary,) = summaries
         spec_line = with_scenario(summary.spec_line, summary.spec.scenario)
         selected = f", {summary.selection}, to select options" if str(summary.selection) else ""
-        print(f"{one_line(spec_line)}{selected}\n\n{matrix_table(summary.results)}\n")
-        print("\n".join(metrics_lines(summary.results, (*MAIN, *extra))))
+        print(wrapped([f"{one_line(spec_line)}{selected}"], shown) + "\n")
+        print(results_lines(summary.results, shown, (*MAIN, *extra)))
         for lines in (anytime_lines(summary), [one_line(line) for line in summary.training]):
             if lines:
-                print("\n" + "\n".join(lines))
+                print("\n" + wrapped(lines, shown))
         classes = [*summary.classes, ""] if summary.classes else []
-        print("\n" + "\n".join([*gap_lines(summary), *classes, *changed_lines(summary)]))
+        print("\n" + wrapped([*gap_lines(summary), *classes, *changed_lines(summary)], shown))
         return 0
     methods = group_runs(summary for summary in summaries if summary.ended)
     if group_by == "auto":
@@ -103,28 +123,46 @@ def report(
             draw_methods(_drawn(methods, summaries), figure)
         print(one_line(figure))
     elif group_by == "run":
-        print(compare_runs(summaries, format, (*COMPARED, *extra)))
+        print(compare_runs(summaries, format, (*COMPARED, *extra), shown))
     else:
         from sidetune_core.results.compare_methods import compare_methods
 
-        print(compare_methods(_complete(methods, summaries), format, (*COMPARED, *extra)))
+        metrics = (*COMPARED, *extra)
+        print(compare_methods(_complete(methods, summaries), format, metrics, screen=shown))
         if format == "csv":
             _print_left_out(methods)
     return 0
 
 
-def _summaries(runs: Sequence[Path]) -> list[RunSummary]:
-    """The runs that can be read; `runs/*` may match other folders."""
-    summaries = []
-    for path in runs:
-        try:
-            summaries.append(summarise(open_run(path)))
-        except RunError as error:
-            if len(runs) == 1:
-                raise
-            print(f"skipped: {indented(error)}", file=sys.stderr)
+def _report_search(folder: Path, format: Format) -> int:
+    """Report a search of options: its trials, the best of them, and the importance of options."""
+    if format == "csv":
+        raise SidetuneError(
+            f"a search is reported as text, markdown or latex; its runs: "
+            f"{shlex.join(['sidetune', 'report', str(folder / 'runs'), '--format', 'csv'])}"
+        )
+    from sidetune_core.sweeps.tuning_report import report_search
+
+    print(printable(report_search(folder, format)))
+    return 0
+
+
+def _summaries(paths: Sequence[Path]) -> list[RunSummary]:
+    """The runs that can be read, also those in subfolders; `runs/*` may match other files."""
+    summaries, skipped = [], []
+    for path in paths:
+        below = [] if is_run(path) else runs_below(path)
+        for folder in below or [path]:
+            try:
+                summaries.append(summarise(open_run(folder)))
+            except RunError as error:
+                if len(paths) == 1 and len(below) < 2:
+                    raise
+                skipped += [] if path.is_file() and not below else [error]
+    for error in skipped:
+        print(f"skipped: {indented(error)}", file=sys.stderr)
     if not summaries:
-        raise SidetuneError("none of these folders is a run")
+        raise SidetuneError("none of these folders holds a run")
     return in_present_names(summaries)
 
 
@@ -166,53 +204,3 @@ def _drawn(methods: Sequence[MethodRuns], summaries: Sequence[RunSummary]) -> Se
 def _print_left_out(methods: Sequence[MethodRuns]) -> None:
     for line in left_out(methods):
         print(one_line(line), file=sys.stderr)
-
-
-def verify_run(run: Positional[Path], trust_local_code: Switch = False) -> int:
-    """Check that everything in a run folder agrees, the certificate included, which states whether tasks were
-    forgotten. The run folder alone is needed.
-
-    Compares its hashes with the checkpoints, rebuilds the learner from the newest checkpoint, and evaluates
-    the stored probes. Checks R, run.json, the report and the other files of the folder against the hashes
-    that checkpoints hold. Exit status 0 if all of it agrees, whatever the verdict, otherwise 1.
-
-    The last line is a SHA-256 over everything that was checked: publish it, and a reader of the folder can
-    compare it.
-
-    Args:
-        run: the run folder.
-        trust_local_code: import code that the run names (module:Class), which then can do anything.
-    """
-    from sidetune_core.certificate.record import certificate_lines
-    from sidetune_core.certificate.verify import verify
-    from sidetune_core.config.plugin_record import read_segments, segment_lines
-    from sidetune_core.results.report_check import check_report
-
-    folder = open_run(run)
-    verification = verify(folder, trust_local_code)
-    problems, notes = check_report(folder)
-    problems = [*verification.problems, *problems]
-    for line in (*problems, *(f"note: {note}" for note in (*verification.notes, *notes))):
-        print(one_line(line))
-    if problems:
-        if verification.cause:
-            print(f"likely cause: {one_line(verification.cause)}")
-        if verification.contradicted:
-            print(f"The certificate of {one_line(run)} does NOT hold.")
-        else:
-            print(f"The run folder {one_line(run)} is NOT consistent.")
-        return 1
-    print(
-        "\n".join(
-            certificate_lines(
-                verification.certificate, segment_lines(read_segments(folder.read_json("run.json")))
-            )
-            or [f"Nothing could be forgotten: {verification.certificate.verdict}."]
-        )
-    )
-    count = counted(len(verification.certificate.tasks), "task")
-    checked = f"the hashes and probes of {count} were checked"
-    print(f"The certificate of {one_line(run)} holds: {checked}.")
-    print("Internally consistent; no proof against somebody who rewrote all of it.")
-    print(f"SHA-256 of what was checked: {verification.digest}")
-    return 0
