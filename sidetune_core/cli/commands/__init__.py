@@ -53,6 +53,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push"),
     "clean": Command("Make run folders smaller.", "clean:clean_runs"),
+    "cache": Command("List or clear downloaded and cached files.", "cache:show_cache"),
     "verify": Command(
         "Check that everything in a run folder agrees, the certificate included.", "runs:verify_run"
     ),
