@@ -92,10 +92,10 @@ if TYPE_CHECKING:
         shuffled,
     )
     from sidetune_core.interfaces.training import ParamGroup, Phase, Trainable, TrainingStep
+    from sidetune_core.io.cache_folders import cache_path, home
     from sidetune_core.io.image_files import open_image
     from sidetune_core.scenarios import Scenario
     from sidetune_core.seeding import derive_seed, seeded
-    from sidetune_core.storage.atomic import home
     from sidetune_core.storage.weights import Published, load_weights
     from sidetune_core.supervised.classification import ClassTask, Examples
     from sidetune_core.supervised.multi_label import MultiLabel
@@ -190,6 +190,7 @@ __all__ = [
     "WeightsError",
     "at_least",
     "at_most",
+    "cache_path",
     "called_layers",
     "class_predictions",
     "class_weights",
@@ -303,13 +304,14 @@ _MODULES = {
     "WeightsError": "errors",
     "at_least": "config.options",
     "at_most": "config.options",
+    "cache_path": "io.cache_folders",
     "called_layers": "interfaces.added_layers",
     "class_predictions": "interfaces.predictions",
     "class_weights": "supervised.sampling",
     "derive_seed": "seeding",
     "flat_size": "interfaces.layers",
     "flatten_inputs": "interfaces.layers",
-    "home": "storage.atomic",
+    "home": "io.cache_folders",
     "init_orthogonal": "interfaces.layers",
     "joint_scores": "interfaces.joint_scores",
     "label_predictions": "interfaces.predictions",

@@ -23,7 +23,9 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
     """Seed torch, NumPy and Python from (seed, names) for a block, and restore their states afterwards."""
     value = derive_seed(seed, *names)
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    # Without accelerators, counting CUDA devices looks for the driver's library each time.
+    devices = torch.cuda.device_count() if torch.accelerator.is_available() else 0
+    with torch.random.fork_rng(devices=range(devices)):
         _seed_torch(value)
         np.random.seed(value % 2**32)
         random.seed(value)

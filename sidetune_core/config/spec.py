@@ -124,7 +124,10 @@ class CacheOptions:
     limit: float = option(
         2.0, "maximum size of the cache in GiB; outputs beyond it are re-computed", more_than(0)
     )
-    dir: Path = option(Path("~/.cache/sidetune/store"), "folder of the cache on disk")
+    dir: Path = option(
+        Path("~/.cache/sidetune/store"),
+        "folder of the cache on disk; one below ~/.cache/sidetune is below $SIDETUNE_HOME, if that is set",
+    )
 
 
 @attrs.frozen

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import attrs
 import numpy as np
-from scipy import stats
 
+from sidetune_core.results.distributions import chi2_sf, f_sf, studentized_range_quantile, t_quantile
 from sidetune_core.results.permutations import PermutationTest, permutation_test
+
+Ranks: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 LEVEL = 0.05
 """Significance level α of every test and interval."""
@@ -58,8 +61,8 @@ def rank_methods(scores: Sequence[Sequence[float]], higher_is_better: Sequence[b
     tasks, methods = ranks.shape
     chi2 = chi2_p = None
     if methods > 2:
-        tied = bool((ranks == ranks[0, 0]).all())  # where scipy divides 0 by 0
-        chi2, chi2_p = (0.0, 1.0) if tied else (float(value) for value in stats.friedmanchisquare(*ranks.T))
+        chi2 = friedman_chi2(ranks)
+        chi2_p = chi2_sf(chi2, methods - 1)
     f = f_p = None
     if chi2 is not None and tasks > 1:
         f, f_p = iman_davenport(chi2, methods, tasks)
@@ -68,15 +71,25 @@ def rank_methods(scores: Sequence[Sequence[float]], higher_is_better: Sequence[b
     return Ranking(average, tasks, chi2, chi2_p, f, f_p, permutation, critical_difference(methods, tasks))
 
 
-def task_ranks(
-    scores: Sequence[Sequence[float]], higher_is_better: Sequence[bool]
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def task_ranks(scores: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -> Ranks:
     """The ranks (tasks, methods) within each task: 1 = best, ties get their mean rank."""
-    signs = np.where(higher_is_better, -1.0, 1.0)
-    ranks: np.ndarray[tuple[int, int], np.dtype[np.float64]] = stats.rankdata(
-        signs[:, None] * np.asarray(scores), axis=1
-    )
+    values = np.where(higher_is_better, -1.0, 1.0)[:, None] * np.asarray(scores)
+    better = (values[:, None, :] < values[:, :, None]).sum(axis=2)
+    alike = (values[:, None, :] == values[:, :, None]).sum(axis=2)
+    ranks: Ranks = better + (alike + 1) / 2
     return ranks
+
+
+def friedman_chi2(ranks: Ranks) -> float:
+    """12 N / (k (k + 1)) Σ (mean rank - (k + 1) / 2)², divided by the correction for ties; 0 if all tie."""
+    tasks, methods = ranks.shape
+    sizes = [np.unique(row, return_counts=True)[1] for row in ranks]
+    ties = sum(int((size * (size**2 - 1)).sum()) for size in sizes)
+    correction = 1 - ties / (methods * (methods**2 - 1) * tasks)
+    if not correction:
+        return 0.0
+    squares = float((ranks.sum(axis=0) ** 2).sum())
+    return (12 / (methods * tasks * (methods + 1)) * squares - 3 * tasks * (methods + 1)) / correction
 
 
 def iman_davenport(chi2: float, methods: int, tasks: int) -> tuple[float, float | None]:
@@ -89,7 +102,7 @@ def iman_davenport(chi2: float, methods: int, tasks: int) -> tuple[float, float 
     if denominator <= 1e-9 * tasks:  # sf(inf) would be 0, and no test on finitely many tasks has p = 0
         return math.inf, None
     f = (tasks - 1) * chi2 / denominator
-    return f, float(stats.f.sf(f, methods - 1, (methods - 1) * (tasks - 1)))
+    return f, f_sf(f, methods - 1, (methods - 1) * (tasks - 1))
 
 
 def critical_difference(methods: int, tasks: int) -> float:
@@ -97,7 +110,7 @@ def critical_difference(methods: int, tasks: int) -> float:
 
     q is the quantile of the studentized range of k groups at `LEVEL`, divided by sqrt 2.
     """
-    q = float(stats.studentized_range.ppf(1 - LEVEL, methods, np.inf)) / math.sqrt(2)
+    q = studentized_range_quantile(1 - LEVEL, methods) / math.sqrt(2)
     return q * math.sqrt(methods * (methods + 1) / (6 * tasks))
 
 
@@ -109,5 +122,5 @@ def half_width(values: Sequence[float]) -> float | None:
     if n < FEWEST_SEEDS:
         return None
     with np.errstate(over="ignore", invalid="ignore"):
-        half = float(stats.t.ppf(1 - LEVEL / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+        half = float(t_quantile(1 - LEVEL / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
     return half if math.isfinite(half) else None

@@ -19,11 +19,6 @@ from pathlib import Path
 from sidetune_core.errors import WriteError
 
 
-def home() -> Path:
-    """The root of all caches: ``$SIDETUNE_HOME``, by default ``~/.cache/sidetune``."""
-    return Path(os.environ.get("SIDETUNE_HOME") or "~/.cache/sidetune").expanduser()
-
-
 def write_bytes(path: Path, data: bytes, unsynced: set[Path] | None = None) -> None:
     """Write to a temporary file next to `path`, sync, then rename, so that no crash leaves half a file.
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from sidetune_core.errors import WeightsError, shorten
 from sidetune_core.hashing import file_digest
 from sidetune_core.interfaces.buffers import BufferDict
-from sidetune_core.storage.atomic import home, write_bytes
+from sidetune_core.io.cache_folders import home
+from sidetune_core.storage.atomic import write_bytes
 
 Tensors = Mapping[str, Tensor]
 
@@ -139,8 +140,7 @@ def _check_unpacked(path: Path) -> None:
 def fetch(published: Published) -> Path:
     """The local copy of a published file, downloaded once (with progress) and verified by its hash.
 
-    It is cached in ``$SIDETUNE_HOME/weights``, by default ``~/.cache/sidetune/weights``; a file may be put
-    there by hand.
+    It is cached in the folder ``weights`` of `home`; a file may be put there by hand.
 
     Raises:
         WeightsError: the download fails, or the hash differs from the published one.

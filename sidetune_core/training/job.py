@@ -32,6 +32,7 @@ from sidetune_core.interfaces.capabilities import HasVersions
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.networks import taps_read, union_of_taps
 from sidetune_core.interfaces.tasks import Task, TaskStream
+from sidetune_core.io.cache_folders import cache_path
 from sidetune_core.results.metrics import MIXED
 from sidetune_core.storage.data_file import read_data
 from sidetune_core.storage.run_folder import RunFolder
@@ -158,7 +159,7 @@ def make_cache(job: Job, shared: Path | None = None) -> FeatureCache | None:
         info=job.progress.info,
         warning=job.progress.warning if job.group.is_main else job.progress.info,
         shared_ids=job.shared_ids,
-        folder=options.dir.expanduser() if options.mode == "disk" else shared,
+        folder=cache_path(options.dir) if options.mode == "disk" else shared,
         data=job.data_fingerprint or ("" if shared is None or options.mode == "disk" else str(shared)),
     )
 

@@ -595,6 +595,9 @@ def tensorboard(folder: RunFolder) -> Iterator[Callable[[], SummaryWriter]]:
     """Replace the TensorBoard files of a run; `RunRecorder.rewind` draws the past again.
 
     The writer is made when it is first called for, because importing it delays the first step.
+
+    Raises (the writer):
+        WriteError: TensorBoard is not installed, or cannot be imported with the libraries that are.
     """
     path = folder.path / TENSORBOARD
     if path.is_dir() and not path.is_symlink():
@@ -602,7 +605,12 @@ def tensorboard(folder: RunFolder) -> Iterator[Callable[[], SummaryWriter]]:
 
     @cache
     def board() -> SummaryWriter:
-        from torch.utils.tensorboard import SummaryWriter
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except Exception as error:  # also TypeError and others, with a protobuf of another version
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            hint = "to draw curves, run: pip install --upgrade tensorboard"
+            raise WriteError(f"TensorBoard cannot be imported ({reason}); {hint}") from error
 
         return SummaryWriter(str(path))
 

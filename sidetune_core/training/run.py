@@ -39,6 +39,7 @@ from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.networks import Base
 from sidetune_core.interfaces.tasks import Task
+from sidetune_core.io.cache_folders import cache_path, in_use
 from sidetune_core.io.printable import counted
 from sidetune_core.results.metrics import Results
 from sidetune_core.results.report import run_report
@@ -469,9 +470,11 @@ def recorded_interval(folder: RunFolder, about: Mapping[str, Any]) -> Interval:
 def _train(job: Job, folder: RunFolder, how: Execution) -> Run:
     """Train from the latest checkpoint of the folder, or from the start, to the end."""
     clock = Clock(folder, job.machine.peak_memory, EnergyMeter())
+    cache = job.resolved.cache
     by_products = ByProducts(lambda text: _warn(job, folder, f"warning: {text}"))
     with (
         _status(job, folder, clock, by_products, how.threads),
+        in_use(cache_path(cache.dir)) if cache.mode == "disk" else nullcontext(),
         handle_signals(job.progress.notice) as stop,
         _recorder(job, folder, clock, by_products, how.keep) as recorder,
         side_by_side(job, how.workers) as team,

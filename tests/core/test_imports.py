@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sidetune_core
@@ -118,3 +119,19 @@ def test_a_package_and_a_function_do_not_share_a_name() -> None:
 
     assert callable(sidetune_core.run)
     assert callable(sidetune_core.sweep)
+
+
+def test_without_tensorboard_and_torchvision_a_run_is_trained_loaded_and_predicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("tensorboard", "torch.utils.tensorboard", "torchvision", "scipy", "sklearn"):
+        monkeypatch.setitem(sys.modules, name, None)  # which makes importing it fail
+    spec = sidetune_core.RunSpec(
+        base="mlp", side="mlp", env={"name": "digits", "num_tasks": 1}, train={"steps": 2}
+    )
+    sidetune_core.run(spec, tmp_path / "run")
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "TensorBoard" in line]
+    assert len(warnings) == 1
+    assert "pip install --upgrade tensorboard" in warnings[0]
+    model = sidetune_core.load(tmp_path / "run")
+    assert len(model.predict(np.zeros((3, 8, 8, 3), np.uint8))) == 3

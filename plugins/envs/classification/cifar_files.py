@@ -9,7 +9,7 @@ from typing import ClassVar
 import attrs
 import torch
 
-from sidetune_core.api import DataError, option
+from sidetune_core.api import DataError, cache_path, option
 
 from .archive import read_archive
 from .labelled import LabelledImages, make_labelled_images
@@ -53,7 +53,7 @@ class CifarStream(ImageStream):
     def _download(self) -> LabelledImages:
         from torchvision import datasets  # takes 2 s to import, and is not needed with an archive
 
-        root = self._config.root.expanduser()
+        root = cache_path(self._config.root)
         try:
             sets = {
                 split: getattr(datasets, self.set_name)(root, train=split == "train", download=True)

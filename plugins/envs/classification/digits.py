@@ -1,8 +1,8 @@
-"""The handwritten digits of scikit-learn: a stream that needs no download."""
+"""Packaged handwritten digits: a stream that needs no download."""
 
 from __future__ import annotations
 
-from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from .labelled import LabelledImages, make_labelled_images, stratified_mask
 from .stream import ImageOptions, ImageStream
 
+DATA = Path(__file__).parent / "data" / "digits.npz"
 SHAPE = (3, 32, 32)
 TEST_FRACTION = 0.25
 SPLIT_SEED = 0
@@ -49,22 +50,9 @@ class Digits(ImageStream):
 
 
 def _load() -> tuple[np.ndarray, np.ndarray]:
-    """Grey values (N, 8, 8) in [0, 16] and labels (N,), from the file that scikit-learn ships.
-
-    Importing scikit-learn, and with it much of SciPy, takes most of a second; it is the fallback for a
-    missing file.
-    """
-    try:
-        distribution = metadata.distribution("scikit-learn")
-        path = distribution.locate_file("sklearn/datasets/data/digits.csv.gz")
-        table = np.loadtxt(str(path), delimiter=",")
-        values, targets = table[:, :-1].reshape(1797, 8, 8), table[:, -1]
-    except (metadata.PackageNotFoundError, OSError, ValueError, IndexError):
-        from sklearn.datasets import load_digits
-
-        bunch = load_digits()
-        values, targets = bunch.images, bunch.target
-    return values, targets.astype(np.int64)
+    """Grey values (N, 8, 8) in [0, 16] and labels (N,), in the order of scikit-learn's ``load_digits``."""
+    with np.load(DATA) as arrays:
+        return arrays["images"], arrays["labels"].astype(np.int64)
 
 
 def _enlarge(values: Tensor) -> Tensor:

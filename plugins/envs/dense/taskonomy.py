@@ -19,6 +19,7 @@ from sidetune_core.api import (
     Renamed,
     at_least,
     at_most,
+    cache_path,
     derive_seed,
     more_than,
     option,
@@ -176,7 +177,7 @@ class TaskonomyEnv(DenseStream):
         def read(name: str, format: Format, channels: int, stored_as: str) -> None:
             paths = [files[name][views[index]] for index in complete]
             decoded = decode(
-                paths, format, self._config.image_size, channels, self._config.cache_dir.expanduser()
+                paths, format, self._config.image_size, channels, cache_path(self._config.cache_dir)
             )
             stored[stored_as] = decoded.values
             keys[stored_as] = decoded.key

@@ -52,7 +52,7 @@ class Imitation(TaskStream):
     the next ``max-trajectories``, whatever the seed, so a small training set is a subset of a larger one.
 
     Without ``root``, levels of BabyAI are recorded on first use, with their bot, and kept in
-    ``$SIDETUNE_HOME/recordings`` (by default ``~/.cache/sidetune/recordings``). Missions are not an input:
+    the folder ``recordings`` of the cache (see ``sidetune cache``). Missions are not an input:
     choose levels with the same mission in all episodes. The base's packaged weights take 28 x 28 pixels
     (``--env.view pixels`` when recording); for other inputs pass ``--base.weights none``.
 

@@ -42,7 +42,7 @@ class Rooms(DenseStream):
     A room is a function of (series, split, index). The run's seed draws the training rooms from the first
     1024 of the series, an eighth of each kind: 25 rooms vary from seed to seed, and a larger sample contains
     a smaller one. Above 1024, they are the first rooms of the series for every seed. The test rooms never
-    change. Rendered rooms are cached under ``$SIDETUNE_HOME/rooms`` (by default ``~/.cache/sidetune/rooms``).
+    change. Rendered rooms are cached in the folder ``rooms`` of the cache (see ``sidetune cache``).
     ``--env.export DIR`` also writes the rooms as a Taskonomy data set for env 'taskonomy'.
     """
 
@@ -79,7 +79,7 @@ class Rooms(DenseStream):
         )
         cache: bool = option(
             True,
-            "cache rendered rooms for later runs, under $SIDETUNE_HOME/rooms; a 64 x 64 room takes 45 kB",
+            "cache rendered rooms for later runs (see sidetune cache); a 64 x 64 room takes 45 kB",
         )
         export: Path | None = option(
             None,

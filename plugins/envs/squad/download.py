@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sidetune_core.api import DataError
+from sidetune_core.api import DataError, cache_path
 
 URL = "https://rajpurkar.github.io/SQuAD-explorer/dataset/"
 MD5 = {
@@ -24,7 +24,7 @@ def fetch_squad(file: str, folder: Path) -> Path:
     Raises:
         DataError: the download fails, or the file differs from the published one.
     """
-    path = folder.expanduser() / file
+    path = cache_path(folder) / file
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

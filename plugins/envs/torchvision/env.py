@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.api import DataError, OptionError, option, shorten
+from sidetune_core.api import DataError, OptionError, cache_path, option, shorten
 
 from ..images.options import RowOptions
 from ..images.row_stream import LabelledRows, RowSet, RowStream
@@ -57,7 +57,7 @@ class TorchvisionSets(RowStream):
     def __init__(self, config: Config, seed: int) -> None:
         _check_names(config.dataset)
         super().__init__(config, seed)
-        self._names, self._root = config.dataset, config.root.expanduser()
+        self._names, self._root = config.dataset, cache_path(config.root)
 
     def sets(self) -> Sequence[RowSet]:
         """See `RowStream.sets`; all that are missing are downloaded."""

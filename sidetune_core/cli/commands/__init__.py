@@ -71,6 +71,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push", "publish"),
     "clean": Command("Make run folders smaller.", "clean:clean_runs", "look"),
+    "cache": Command("List or clear downloaded and cached files.", "cache:show_cache", "look"),
     "verify": Command("Check a run folder and its certificate.", "verify:verify_run", "look"),
     "reproduce": Command("Reproduce a claim of the ledger.", "ledger:reproduce", "publish"),
     "ledger": Command("Show the results in the ledger.", "ledger:show_ledger", "look"),

@@ -63,11 +63,11 @@ def _clean(path: Path, keep: Literal["last"] | None, dry_run: bool) -> int:
 
 def _freed(size: int, dry_run: bool) -> str:
     if size < 0:  # the JSON of a chain has a digest for each tensor
-        return f"{_size(-size)} more {'would be used' if dry_run else 'used'}"
-    return f"{_size(size)} {'would be freed' if dry_run else 'freed'}"
+        return f"{byte_size(-size)} more {'would be used' if dry_run else 'used'}"
+    return f"{byte_size(size)} {'would be freed' if dry_run else 'freed'}"
 
 
-def _size(size: int) -> str:
+def byte_size(size: int) -> str:
     """Bytes for a reader: ``12.3 MB``."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:

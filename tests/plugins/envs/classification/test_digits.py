@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sidetune_plugins.envs.classification.digits import DATA
 from sklearn.datasets import load_digits
 
 from sidetune_core import api
@@ -43,6 +41,13 @@ def test_the_split_does_not_depend_on_the_seed() -> None:
     assert torch.equal(one.images["test"], other.images["test"])
 
 
+def test_the_packaged_digits_are_those_of_scikit_learn() -> None:
+    original = load_digits()
+    with np.load(DATA) as packaged:
+        np.testing.assert_array_equal(packaged["images"], original.images)
+        np.testing.assert_array_equal(packaged["labels"], original.target)
+
+
 def test_images_are_the_originals_enlarged() -> None:
     """Bilinear weights worked out by hand, from a copy of scikit-learn's images that Digits did not touch."""
     enlarged = Digits(Digits.Config(), 0).read()
@@ -59,29 +64,6 @@ def test_images_are_the_originals_enlarged() -> None:
         assert (distance <= 0.5).sum() == len(
             theirs
         )  # each is one original, rounded, and all originals differ
-
-
-def test_reading_does_not_import_scikit_learn() -> None:
-    program = """
-import sys
-from sidetune_core.config import kinds, registry
-
-Digits = registry.load(registry.find(kinds.ENV, "digits"))
-assert len(Digits(Digits.Config(), 0).read().labels["train"])
-assert not {"sklearn", "scipy"} & set(sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
-
-
-def test_without_the_file_scikit_learn_gives_the_same_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    direct = Digits(Digits.Config(), 0).read()
-    monkeypatch.setattr(metadata.PathDistribution, "locate_file", lambda *_: tmp_path / "digits.csv.gz")
-    imported = Digits(Digits.Config(), 0).read()
-    for split in ("train", "test"):
-        assert torch.equal(direct.images[split], imported.images[split])
-        assert torch.equal(direct.labels[split], imported.labels[split])
 
 
 def test_images_are_grey_in_three_channels() -> None:
