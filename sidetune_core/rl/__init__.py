@@ -4,7 +4,13 @@ from typing import Any
 
 from sidetune_core.rl.distributions import Actor, Categorical, Gaussian, Policy
 from sidetune_core.rl.episode_stats import Episode
-from sidetune_core.rl.policy_handler import ActionPrediction, PolicyHandler, check_array, check_count
+from sidetune_core.rl.policy_handler import (
+    ActionPrediction,
+    PolicyHandler,
+    check_array,
+    check_count,
+    encode_rows,
+)
 from sidetune_core.rl.ppo import PPOOptions
 from sidetune_core.rl.rollout_config import RolloutConfig
 from sidetune_core.rl.rollout_task import Playable, RolloutTask
@@ -30,6 +36,7 @@ __all__ = [
     "VectorEnv",
     "check_array",
     "check_count",
+    "encode_rows",
 ]
 
 

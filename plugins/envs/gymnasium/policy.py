@@ -22,7 +22,7 @@ from .observations import (
     subspaces_of,
 )
 from .space_values import describe_space, make_space
-from .vector_env import as_actions, policy_of
+from .vector_env import as_actions, encode_actions, policy_of
 
 GRID_IMAGE = "image"
 """MiniGrid's name of its view."""
@@ -118,6 +118,10 @@ class GymHandler(PolicyHandler):
         """Actions of the environment: integers where it has a `Discrete` space, else arrays."""
         rows = as_actions(self._actions, actions)
         return [int(row) for row in rows] if isinstance(self._actions, spaces.Discrete) else [*rows]
+
+    def encode_actions(self, actions: Any) -> Tensor:
+        """See `PolicyHandler.encode_actions`."""
+        return encode_actions(self._actions, actions, f"task {self.card.id}: an action")
 
     def _checked(self, key: str, observation: Mapping[str, Any]) -> Any:
         """A part of a raw observation, which has to be in its space but for the bounds of a `Box`."""

@@ -15,8 +15,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 from torch import Tensor
 
-from sidetune_core.api import OptionError, RunError, Shape
-from sidetune_core.rl import Categorical, Gaussian, Image, Observations, Policy, Step
+from sidetune_core.api import InputError, OptionError, RunError, Shape
+from sidetune_core.rl import Categorical, Gaussian, Image, Observations, Policy, Step, encode_rows
 
 from .make import NOTE
 from .observations import Space
@@ -236,6 +236,36 @@ def as_actions(space: Space, actions: Tensor) -> Any:
         return actions.to(torch.int8).numpy()
     assert isinstance(space, spaces.Box)
     return np.clip(actions.numpy().reshape(-1, *space.shape), space.low, space.high).astype(space.dtype)
+
+
+def encode_actions(space: Space, actions: Any, what: str) -> Tensor:
+    """The inverse of `as_actions`: T actions of a space in the format of its policy, (T, width).
+
+    Args:
+        space: of the environment.
+        actions: an array of T actions.
+        what: for messages.
+
+    Raises:
+        InputError: they are not actions of the space.
+    """
+    rows = encode_rows(actions, space.shape or (), what)
+    if isinstance(space, spaces.Box):
+        return rows
+    if isinstance(space, spaces.MultiBinary):
+        least, counts = np.zeros(rows.shape[1]), np.full(rows.shape[1], 2)
+    else:
+        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+        least = np.reshape(space.start, -1)
+        counts = np.reshape(space.n if isinstance(space, spaces.Discrete) else space.nvec, -1)
+    encoded = rows - torch.from_numpy(least).float()
+    wrong = ((encoded != encoded.round()) | (encoded < 0) | (encoded >= torch.from_numpy(counts))).any(1)
+    if wrong.any():
+        first = np.asarray(actions)[int(wrong.nonzero()[0])]
+        raise InputError(
+            f"{int(wrong.sum())} of {len(rows)} actions are not in {space}; the first is {first.tolist()}"
+        )
+    return encoded
 
 
 def shapes_of(space: Space, stacked: bool) -> dict[str, Shape]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -25,7 +25,10 @@ from sidetune_core.api import (
 )
 from sidetune_core.demonstrations import (
     Demonstrations,
+    ImportedDemonstrations,
+    is_raw,
     open_demonstrations,
+    open_file,
     record_demonstrations,
     recorded_handler,
 )
@@ -41,6 +44,11 @@ LEVEL_TRAJECTORIES = 100
 """Default number of training trajectories of a level."""
 
 
+def _modules_of_settings(settings: Iterable[str]) -> list[str]:
+    """The values of options that name code: ``ids=module:Id-v0``."""
+    return modules_of(setting.partition("=")[2] for setting in settings)
+
+
 class Imitation(TaskStream):
     """Behaviour cloning on demonstrations of ``sidetune record``, one task for each folder, in their order.
 
@@ -50,6 +58,11 @@ class Imitation(TaskStream):
     ``eval-episodes`` episodes, the same in every run and none of them recorded. The first
     ``val-trajectories`` of each folder are held out; evaluations report the loss on them too. Training uses
     the next ``max-trajectories``, whatever the seed, so a small training set is a subset of a larger one.
+
+    ``root`` may also be a data set of Minari (its folder, or its id if it is in Minari's own folder), or a
+    file ``.npz`` or HDF5 with the observations and actions of the plain environment (the keys are in
+    ``docs/imitation.md``). A data set of Minari names its environment; for others pass ``--env.of-options
+    ids=ID``. Rewards are not needed.
 
     Without ``root``, levels of BabyAI are recorded on first use, with their bot, and kept in
     ``$SIDETUNE_HOME/recordings`` (by default ``~/.cache/sidetune/recordings``). Missions are not an input:
@@ -76,11 +89,23 @@ class Imitation(TaskStream):
             "layers": Renamed("hidden-layers"),
         }
 
-        root: tuple[Path, ...] = option((), "folders of demonstrations")
+        root: tuple[Path, ...] = option(
+            (), "folders of demonstrations, data sets of Minari, or files .npz or HDF5"
+        )
         levels: tuple[str, ...] = option(
             ("BabyAI-UnlockLocal-v0",),
             "without root: ids of BabyAI levels, which are recorded on first use",
             imports=modules_of,
+        )
+        of: str = option(
+            "gym",
+            "env in which the policy of a file is evaluated",
+            imports=lambda name: [name] if ":" in name else [],
+        )
+        of_options: tuple[str, ...] = option(
+            (),
+            "options of that env, as NAME=VALUE: ids=CartPole-v1 or frame-stack=4",
+            imports=_modules_of_settings,
         )
         max_trajectories: int | None = option(
             None,
@@ -107,7 +132,7 @@ class Imitation(TaskStream):
         self._streams = ExitStack()
         self._fingerprint = ""
         self._parts: dict[str, DataPart] = {}
-        self._folders = [open_demonstrations(folder.expanduser()) for folder in config.root]
+        self._folders = [self._open(path.expanduser(), seed) for path in config.root]
         if not self._folders and not config.levels:
             raise OptionError(
                 "env 'imitation': --env.levels is empty; name a level, such as BabyAI-UnlockLocal-v0, or "
@@ -137,11 +162,11 @@ class Imitation(TaskStream):
             validation = demonstrations.read(0, config.val_trajectories)
             training = demonstrations.read(config.val_trajectories, count)
             rollout_task = demonstrations.task(stream)
-            env = str(demonstrations.manifest.env["name"])
+            env = str(demonstrations.env["name"])
             tasks.append(
                 ImitationTask(f"t{number}", rollout_task, training, validation, first_id, options, env)
             )
-            digest.update(repr(demonstrations.manifest.env).encode())  # units and statistics depend on it
+            digest.update(repr(dict(demonstrations.env)).encode())  # units and statistics depend on it
             for split, trajectories in (("val", validation), ("train", training)):
                 first_id += len(trajectories.actions)
                 own = hashlib.sha256()
@@ -168,7 +193,13 @@ class Imitation(TaskStream):
     def close(self) -> None:
         self._streams.close()
 
-    def _check_inputs(self, demonstrations: Demonstrations) -> None:
+    def _open(self, path: Path, seed: int) -> Demonstrations | ImportedDemonstrations:
+        """A folder of `sidetune record`, or a file of another tool."""
+        if (path / "card.json").is_file() or not is_raw(path):
+            return open_demonstrations(path)
+        return open_file(path, self._config.of, self._config.of_options, seed, self.info)
+
+    def _check_inputs(self, demonstrations: Demonstrations | ImportedDemonstrations) -> None:
         """Check that demonstrations have the inputs of the stream.
 
         Raises:
@@ -180,17 +211,17 @@ class Imitation(TaskStream):
                 f"{dict(self.inputs)}, and {demonstrations.folder} has {dict(demonstrations.inputs)}"
             )
 
-    def _train_count(self, demonstrations: Demonstrations) -> int:
+    def _train_count(self, demonstrations: Demonstrations | ImportedDemonstrations) -> int:
         """Number of training trajectories.
 
         Raises:
             DataError: there are too few.
         """
         validation, requested = self._config.val_trajectories, self._config.max_trajectories
-        available = demonstrations.manifest.recorded - validation
+        available = demonstrations.recorded - validation
         if available < (requested or 1):
             raise DataError(
-                f"{demonstrations.folder} has {demonstrations.manifest.recorded} trajectories, fewer than "
+                f"{demonstrations.folder} has {demonstrations.recorded} trajectories, fewer than "
                 f"{validation} for validation (--env.val-trajectories) plus {requested or 1} for training "
                 "(--env.max-trajectories). Record more with sidetune record --trajectories N"
             )
