@@ -145,6 +145,10 @@ class PolicyExpert:
         self._predict, self._task = predict, task
         self._generator = torch.Generator()
 
+    def copy(self) -> PolicyExpert:
+        """Another one with the same policy."""
+        return PolicyExpert(self._predict, self._task)
+
     def begin(self, vector_env: VectorEnv, seed: int) -> None:
         """See `Expert`."""
         self._generator.manual_seed(derive_seed(seed, "actions"))

@@ -62,27 +62,46 @@ def open_policy_file(
         DataError: it is not such a file, or a library is missing.
         OptionError: there is no such env or task, or its observations or actions are not those of the policy.
     """
-    _check_archive(path)
-    if not trust_local_code:
-        raise UntrustedCode(f"{path} is a file of stable-baselines3, which runs code when it is loaded")
     component = resolve_env(requested)
     stream: TaskStream = component.cls(component.config, seed)
     with closing(stream):
         task = choose_task(stream.tasks(), task_id, component.owner)
-        policy = _load(path)
-        statistics = _load_statistics(path.parent / STATISTICS, info)
-        deterministic = task.options.deterministic_eval
-        expert = PolicyFileExpert(
-            policy, statistics, make_policy_handler(component, task), deterministic, path
-        )
-        about = {
-            "policy": type(policy).__name__,
-            "sha256": file_digest(path),
-            "actions": "mode" if deterministic else "sample",
-        }
-        if statistics is not None:
-            about["statistics"] = file_digest(path.parent / STATISTICS)
+        handler = make_policy_handler(component, task)
+        expert, about = open_policy(path, handler, task.options.deterministic_eval, info, trust_local_code)
         yield ExpertSession(component, seed, task, expert, SB3, about)
+
+
+def open_policy(
+    path: Path,
+    handler: PolicyHandler,
+    deterministic: bool,
+    info: Callable[[str], None],
+    trust_local_code: bool,
+) -> tuple[PolicyFileExpert, dict[str, str]]:
+    """A policy as an expert, and what a manifest says about it.
+
+    Args:
+        path: see `open_policy_file`.
+        handler: of the task to act in.
+        deterministic: take the most likely action.
+        info: see `open_policy_file`.
+        trust_local_code: see there.
+
+    Raises:
+        UntrustedCode, DataError, OptionError: see there.
+    """
+    _check_archive(path)
+    if not trust_local_code:
+        raise UntrustedCode(f"{path} is a file of stable-baselines3, which runs code when it is loaded")
+    policy, statistics = _load(path), _load_statistics(path.parent / STATISTICS, info)
+    about = {
+        "policy": type(policy).__name__,
+        "sha256": file_digest(path),
+        "actions": "mode" if deterministic else "sample",
+    }
+    if statistics is not None:
+        about["statistics"] = file_digest(path.parent / STATISTICS)
+    return PolicyFileExpert(policy, statistics, handler, deterministic, path), about
 
 
 class PolicyFileExpert:
@@ -112,6 +131,12 @@ class PolicyFileExpert:
             raise OptionError(
                 f"{path} has actions {policy.action_space}, and {handler.card.title} others: {error}"
             ) from error
+
+    def copy(self) -> PolicyFileExpert:
+        """Another one with the same policy."""
+        return PolicyFileExpert(
+            self._policy, self._statistics, self._handler, self._deterministic, self._path
+        )
 
     def begin(self, vector_env: VectorEnv, seed: int) -> None:
         """See `Expert`."""

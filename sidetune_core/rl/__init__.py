@@ -14,7 +14,15 @@ from sidetune_core.rl.policy_handler import (
 from sidetune_core.rl.ppo import PPOOptions
 from sidetune_core.rl.rollout_config import RolloutConfig
 from sidetune_core.rl.rollout_task import Playable, RolloutTask
-from sidetune_core.rl.vector_env import Expert, Image, Observations, RenderedVectorEnv, Step, VectorEnv
+from sidetune_core.rl.vector_env import (
+    Expert,
+    FollowsActions,
+    Image,
+    Observations,
+    RenderedVectorEnv,
+    Step,
+    VectorEnv,
+)
 
 __all__ = [
     "ActionPrediction",
@@ -22,6 +30,7 @@ __all__ = [
     "Categorical",
     "Episode",
     "Expert",
+    "FollowsActions",
     "Image",
     "Gaussian",
     "Observations",

@@ -29,12 +29,14 @@ from sidetune_core.demonstrations import (
     is_raw,
     open_demonstrations,
     open_file,
+    open_labeller,
     record_demonstrations,
     recorded_handler,
 )
+from sidetune_core.rl import RolloutTask
 
 from ..gymnasium.names import modules_of
-from .task import CloningOptions, ImitationTask
+from .task import CloningOptions, DAggerOptions, ImitationTask
 
 LEVEL_INPUTS = {"image": (3, 28, 28)}
 LEVEL_OPTIONS = {"inputs": ["image"], "view": "pixels", "time_limit": 128}
@@ -63,6 +65,10 @@ class Imitation(TaskStream):
     file ``.npz`` or HDF5 with the observations and actions of the plain environment (the keys are in
     ``docs/imitation.md``). A data set of Minari names its environment; for others pass ``--env.of-options
     ids=ID``. Rewards are not needed.
+
+    With ``dagger-rounds`` it is DAgger (Ross, Gordon & Bagnell, AISTATS 2011): before each round the policy
+    plays ``dagger-episodes`` episodes, sampled or most likely as in evaluations, the expert labels every step
+    that it visits, and training continues on all labelled steps together.
 
     Without ``root``, levels of BabyAI are recorded on first use, with their bot, and kept in
     ``$SIDETUNE_HOME/recordings`` (by default ``~/.cache/sidetune/recordings``). Missions are not an input:
@@ -121,6 +127,21 @@ class Imitation(TaskStream):
             False, "evaluate with the most likely action; otherwise sample from the policy"
         )
         metric: Literal["success", "return"] = option("success", "the metric in R")
+        dagger_rounds: int = option(
+            0,
+            "rounds of DAgger, in which the expert labels the steps that the policy visits; 0 for behaviour "
+            "cloning",
+            at_least(0),
+        )
+        dagger_interval: int = option(
+            200, "training steps before the first round, and between two rounds", at_least(1)
+        )
+        dagger_episodes: int = option(10, "episodes that the policy plays in each round", at_least(1))
+        expert: str | None = option(
+            None,
+            "expert of the rounds: a name, a run folder, or a policy file of stable-baselines3; None for the "
+            "recorded one",
+        )
         hidden_size: int = option(64, "units of each hidden layer of the actor", at_least(1))
         hidden_layers: int = option(1, "number of hidden layers of the actor", at_least(0))
 
@@ -164,7 +185,16 @@ class Imitation(TaskStream):
             rollout_task = demonstrations.task(stream)
             env = str(demonstrations.env["name"])
             tasks.append(
-                ImitationTask(f"t{number}", rollout_task, training, validation, first_id, options, env)
+                ImitationTask(
+                    f"t{number}",
+                    rollout_task,
+                    training,
+                    validation,
+                    first_id,
+                    options,
+                    env,
+                    self._dagger(demonstrations, rollout_task),
+                )
             )
             digest.update(repr(dict(demonstrations.env)).encode())  # units and statistics depend on it
             for split, trajectories in (("val", validation), ("train", training)):
@@ -192,6 +222,21 @@ class Imitation(TaskStream):
 
     def close(self) -> None:
         self._streams.close()
+
+    def _dagger(
+        self, demonstrations: Demonstrations | ImportedDemonstrations, task: RolloutTask
+    ) -> DAggerOptions:
+        config = self._config
+        if not config.dagger_rounds:
+            if config.expert is not None:
+                raise OptionError("--env.expert labels steps in rounds of DAgger: pass --env.dagger-rounds 5")
+            return DAggerOptions()
+        make_expert = self._streams.enter_context(
+            open_labeller(demonstrations, task, config.expert, self.info, self.trust_local_code)
+        )
+        return DAggerOptions(
+            config.dagger_rounds, config.dagger_interval, config.dagger_episodes, make_expert
+        )
 
     def _open(self, path: Path, seed: int) -> Demonstrations | ImportedDemonstrations:
         """A folder of `sidetune record`, or a file of another tool."""
