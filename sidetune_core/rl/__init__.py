@@ -7,7 +7,7 @@ from sidetune_core.rl.episode_stats import Episode
 from sidetune_core.rl.policy_handler import ActionPrediction, PolicyHandler, check_array, check_count
 from sidetune_core.rl.ppo import PPOOptions
 from sidetune_core.rl.rollout_config import RolloutConfig
-from sidetune_core.rl.rollout_task import Playable, RolloutTask
+from sidetune_core.rl.rollout_task import MAX_EVAL_STEPS, Playable, RolloutTask
 from sidetune_core.rl.vector_env import Expert, Image, Observations, RenderedVectorEnv, Step, VectorEnv
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Episode",
     "Expert",
     "Image",
+    "MAX_EVAL_STEPS",
     "Gaussian",
     "Observations",
     "PPOOptions",
