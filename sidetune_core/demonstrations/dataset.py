@@ -341,7 +341,8 @@ def resolve_recorded_env(
         raise DataError(f"{folder / MANIFEST} names no env; record it again")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FormerSpelling)
-        return resolve_env(Choice(name, options, file="" if trust_local_code else str(folder / MANIFEST)))
+        file = "" if trust_local_code else str(folder / MANIFEST)
+        return resolve_env(Choice(name, options, file=file, recorded=True))
 
 
 def recorded_handler(card: TaskCard, env: str) -> TaskHandler:

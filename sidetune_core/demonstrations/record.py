@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from sidetune_core.config.differences import differences, unflatten
-from sidetune_core.config.options import unstructure
-from sidetune_core.config.resolve import ResolvedComponent
+from sidetune_core.config.options import unstructure, with_former_defaults
+from sidetune_core.config.resolve import ResolvedComponent, resolve_env
 from sidetune_core.config.spec import Choice, choice
 from sidetune_core.demonstrations.dataset import (
     FORMAT,
@@ -101,6 +101,7 @@ def record_demonstrations(
             raise OptionError(
                 "choose the environment to record with --env NAME, or a trained run with --expert RUNFOLDER"
             )
+        requested = _with_former_values(path, requested)
         if expert is not None and is_policy_file(expert):
             opened = open_policy_file(requested, task, Path(expert), seed, info, trust_local_code)
         else:
@@ -113,6 +114,22 @@ def record_demonstrations(
             path / LOCK, lambda: info(f"another process is recording into {path}; waiting for it")
         ):
             return _record_all(session, path, target, info)
+
+
+def _with_former_values(folder: Path, requested: Choice) -> Choice:
+    """The env with former values of options that the demonstrations in a folder had not, and that are not
+    requested: they are extended as they were begun."""
+    try:
+        recorded = read_manifest(folder).env if (folder / MANIFEST).is_file() else {}
+    except DataError:
+        return requested  # reported where they are extended
+    env = resolve_env(requested)
+    options = recorded.get("options")
+    if recorded.get("name") != env.choice or not isinstance(options, Mapping):
+        return requested
+    former = with_former_defaults(type(env.config), options, env.owner)
+    added = {name: value for name, value in former.items() if name not in options}
+    return attrs.evolve(requested, options={**added, **requested.options})
 
 
 def _manifest(session: ExpertSession, trajectories: int, seed: int) -> Manifest:

@@ -13,7 +13,7 @@ from sidetune_core.rl.policy_handler import (
 )
 from sidetune_core.rl.ppo import PPOOptions
 from sidetune_core.rl.rollout_config import RolloutConfig
-from sidetune_core.rl.rollout_task import Playable, RolloutTask
+from sidetune_core.rl.rollout_task import MAX_EVAL_STEPS, Playable, RolloutTask
 from sidetune_core.rl.vector_env import (
     Expert,
     FollowsActions,
@@ -32,6 +32,7 @@ __all__ = [
     "Expert",
     "FollowsActions",
     "Image",
+    "MAX_EVAL_STEPS",
     "Gaussian",
     "Observations",
     "PPOOptions",

@@ -45,6 +45,9 @@ RECENT_EPISODES = 100
 EVALUATION_SEED = 0
 """Independent of the run's seed, so that every run is evaluated on the same episodes."""
 
+MAX_EVAL_STEPS = 10_000
+"""Steps after which episodes of evaluations are truncated where the environments have no time limit."""
+
 ShowFrames = Callable[[int, Sequence[Image], float], None]
 """Takes the index of an environment, its frames since the previous call, and frames per second."""
 
@@ -219,9 +222,10 @@ class RolloutTask(Task):
         further metrics.
 
         Every environment plays an equal part of ``options.eval_episodes``, so that short episodes do not
-        count more.
+        count more. Without a time limit, episodes are truncated after `MAX_EVAL_STEPS`.
         """
-        return means(list(self.play(predict, self.options.eval_episodes)))
+        max_steps = MAX_EVAL_STEPS if self.time_limit is None else None
+        return means(list(self.play(predict, self.options.eval_episodes, max_steps=max_steps)))
 
     def play(
         self,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from .observations import NUMERIC_SPACES, Space
+from .observations import NUMERIC_SPACES
+from .parts import Space
 
 MAX_ELEMENTS = 2**28
 DTYPES = ("bool", "uint8", "uint16", "int8", "int16", "int32", "int64", "float16", "float32", "float64")

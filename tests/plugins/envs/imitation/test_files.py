@@ -12,7 +12,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
-from sidetune_plugins.envs.gymnasium.vector_env import as_actions, encode_actions
+from sidetune_plugins.envs.gymnasium.actions import ActionConverter
 from stable_baselines3 import PPO
 
 import sidetune_core
@@ -138,8 +138,10 @@ def test_actions_that_the_environment_does_not_have_are_counted(tmp_path: Path) 
 def test_encoded_actions_are_the_environments_again(space: Any) -> None:
     space.seed(0)
     actions = np.stack([np.asarray(space.sample()) for _ in range(5)])
-    again = as_actions(space, encode_actions(space, actions, "an action"))
-    np.testing.assert_allclose(again, actions, rtol=1e-6)
+    for rescaled in (False, True):
+        converter = ActionConverter(space, rescaled)
+        again = converter.native(converter.encoded(actions, "an action"))
+        np.testing.assert_allclose(again, actions, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
