@@ -33,6 +33,7 @@ from sidetune_core.rl import (
 from .babyai_bot import Bot
 from .inspection import EnvInfo, check_rendering, inspect_env
 from .make import EnvSpec, is_minigrid, make
+from .missions import MAX_VOCABULARY
 from .names import modules_of, modules_of_arguments
 from .notices import notices
 from .policy import GymHandler, card_values
@@ -113,6 +114,13 @@ class Gym(TaskStream):
             "or flat, as in version 0.1: members of a Dict, and as images (H, W, C) bytes alone",
             former="flat",
         )
+        missions: bool = option(
+            False, "read the text of observations, such as BabyAI's missions, as the input 'mission'"
+        )
+        vocabulary: tuple[str, ...] = option(
+            (), "words of missions, of which others are unknown; empty for those of BabyAI and MiniGrid"
+        )
+        mission_length: int = option(48, "longest mission in words; longer ones are cut off", at_least(1))
         rescale_actions: bool = option(
             True,
             "rescale the bounds of Box actions to [-1, 1] for the policy; otherwise its actions are clipped",
@@ -151,6 +159,10 @@ class Gym(TaskStream):
         self._config = config
         if not config.ids:
             raise OptionError("--env.ids is empty; name an environment, such as CartPole-v1")
+        if len(config.vocabulary) > MAX_VOCABULARY:
+            raise OptionError(
+                f"--env.vocabulary has {len(config.vocabulary)} words, and {MAX_VOCABULARY} are possible"
+            )
         self._specs = [EnvSpec.from_config(id, config, _arguments(config.arguments)) for id in config.ids]
         self._infos = [inspect_env(spec) for spec in self._specs]
         self.inputs = self._infos[0].inputs

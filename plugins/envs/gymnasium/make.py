@@ -26,6 +26,7 @@ from gymnasium.wrappers import FrameStackObservation
 from .grid_view import TILE_PIXELS
 from .images import ImageOptions
 from .local_code import current_folder, import_module_of, wrapped
+from .missions import WORDS, MissionConverter, MissionOptions
 from .names import texts_of
 from .observations import ConversionOptions, ObservationConverter
 from .parts import parts_of, top_parts_of
@@ -63,6 +64,9 @@ class EnvSpec:
     image_size: int | None
     frame_stack: int
     spaces: Literal["all", "flat"]
+    missions: bool
+    vocabulary: tuple[str, ...]
+    mission_length: int
     time_limit: int | None
     reward_threshold: float | None
     rendered: bool = False
@@ -72,7 +76,8 @@ class EnvSpec:
     def conversion(self) -> ConversionOptions:
         """Of observations."""
         images = ImageOptions(self.grayscale, self.image_size)
-        return ConversionOptions(self.inputs, images, is_flat=self.spaces == "flat")
+        missions = MissionOptions(self.vocabulary or WORDS, self.mission_length) if self.missions else None
+        return ConversionOptions(self.inputs, images, missions, is_flat=self.spaces == "flat")
 
     @property
     def names_code(self) -> bool:
@@ -217,9 +222,18 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
         with self._noting_index():
             observation, reward, terminated, truncated, info = self.env.step(action)
         self._return += float(reward)
-        final_info = {"success": self._is_success(info)} if terminated or truncated else {}
         converted = self.converter.convert(observation)
+        final_info = self._final_info(info) if terminated or truncated else {}
         return converted, float(reward), bool(terminated), bool(truncated), final_info
+
+    def _final_info(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the end of an episode."""
+        final: dict[str, Any] = {"success": self._is_success(info)}
+        for converter in self.converter.converters.values():
+            if isinstance(converter, MissionConverter):
+                unread = {"unknown_words": float(converter.unknown), "cut_words": float(converter.cut)}
+                final |= {"metrics": unread}
+        return final
 
     @contextmanager
     def _noting_index(self) -> Iterator[None]:
