@@ -311,7 +311,7 @@ def _record_episode(
             if not action.isfinite().all():
                 raise RunError(f"the expert '{session.name}' returned an action that is not finite")
             step = vector_env.step(action)
-            check_finite(step, session.task.title, f"step {len(steps) + 1}", then="record again")
+            check_finite(step, session.task.title, f"step {len(steps) + 1}")
             actions.append(action)
             steps.append(step)
             observations = step.observations

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sidetune_core.errors import RolloutError
 from sidetune_core.rl.distributions import Actor, Categorical, Gaussian, Policy
 from sidetune_core.rl.episode_stats import Episode
 from sidetune_core.rl.policy_handler import (
@@ -41,6 +42,7 @@ __all__ = [
     "PolicyHandler",
     "RenderedVectorEnv",
     "RolloutConfig",
+    "RolloutError",
     "RolloutTask",
     "Step",
     "VectorEnv",

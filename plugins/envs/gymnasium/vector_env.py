@@ -16,7 +16,7 @@ from gymnasium.vector.async_vector_env import AsyncState
 from torch import Tensor
 
 from sidetune_core.api import RunError, Shape
-from sidetune_core.rl import Image, Observations, Step
+from sidetune_core.rl import Image, Observations, RolloutError, Step
 
 from .actions import ActionConverter
 from .make import NOTE
@@ -89,7 +89,7 @@ class GymVectorEnv:
         """See `VectorEnv`.
 
         Raises:
-            RunError: an environment raised, did not answer in time, or its process has ended.
+            RolloutError: an environment raised, did not answer in time, or its process has ended.
         """
         self._steps += 1
         with self._locating_errors(f"step {self._steps}"):
@@ -174,7 +174,7 @@ class GymVectorEnv:
         """Name the environment that failed, and the step.
 
         Raises:
-            RunError: an environment failed.
+            RolloutError: an environment failed.
         """
         try:
             yield
@@ -201,13 +201,10 @@ class GymVectorEnv:
             self._broken = True  # an answer may be pending
             raise
 
-    def _error(self, envs: Sequence[int], moment: str, reason: str) -> RunError:
+    def _error(self, envs: Sequence[int], moment: str, reason: str) -> RolloutError:
         self._broken = True
         names = f"environment {', '.join(map(str, envs))}" if envs else "an environment"
-        return RunError(
-            f"{names} of {self._id} {reason}, at {moment} since it was opened. Resume from the last update "
-            "with --resume"
-        )
+        return RolloutError(f"{names} of {self._id} {reason}, at {moment} since it was opened")
 
 
 def shapes_of(space: Space, stacked: bool) -> dict[str, Shape]:
