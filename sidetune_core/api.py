@@ -71,6 +71,7 @@ if TYPE_CHECKING:
         register_image_stats,
     )
     from sidetune_core.interfaces.learner import Components, Learner
+    from sidetune_core.interfaces.missions import MISSION, MissionFiLM, has_mission, without_mission
     from sidetune_core.interfaces.networks import Base, Merger, Side, StagedSide
     from sidetune_core.interfaces.outputs import Outputs
     from sidetune_core.interfaces.predictions import (
@@ -149,10 +150,12 @@ __all__ = [
     "Learner",
     "LoadedExamples",
     "LosesState",
+    "MISSION",
     "MadeFromObject",
     "MapPrediction",
     "Measurement",
     "Merger",
+    "MissionFiLM",
     "MultiLabel",
     "NestedEnv",
     "Objective",
@@ -197,6 +200,7 @@ __all__ = [
     "derive_seed",
     "flat_size",
     "flatten_inputs",
+    "has_mission",
     "home",
     "init_orthogonal",
     "joint_scores",
@@ -217,6 +221,7 @@ __all__ = [
     "shuffled",
     "task_scores",
     "vocabulary_size",
+    "without_mission",
 ]
 
 _MODULES = {
@@ -263,10 +268,12 @@ _MODULES = {
     "Learner": "interfaces.learner",
     "LoadedExamples": "supervised.sources",
     "LosesState": "interfaces.capabilities",
+    "MISSION": "interfaces.missions",
     "MadeFromObject": "interfaces.capabilities",
     "MapPrediction": "interfaces.predictions",
     "Measurement": "supervised.objectives",
     "Merger": "interfaces.networks",
+    "MissionFiLM": "interfaces.missions",
     "MultiLabel": "supervised.multi_label",
     "NestedEnv": "config.nested_env",
     "Objective": "supervised.objectives",
@@ -311,7 +318,9 @@ _MODULES = {
     "derive_seed": "seeding",
     "flat_size": "interfaces.layers",
     "flatten_inputs": "interfaces.layers",
+    "has_mission": "interfaces.missions",
     "home": "io.cache_folders",
+    "home": "storage.atomic",
     "init_orthogonal": "interfaces.layers",
     "joint_scores": "interfaces.joint_scores",
     "label_predictions": "interfaces.predictions",
@@ -331,6 +340,7 @@ _MODULES = {
     "shuffled": "interfaces.tasks",
     "task_scores": "interfaces.joint_scores",
     "vocabulary_size": "interfaces.capabilities",
+    "without_mission": "interfaces.missions",
 }
 
 _FORMER_NAMES = {

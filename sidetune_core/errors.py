@@ -60,6 +60,10 @@ class RunError(SidetuneError):
     """A run folder that cannot be used, or a run that cannot continue."""
 
 
+class RolloutError(RunError):
+    """An environment failed while it was stepped; a run can be resumed once it is fixed."""
+
+
 class LedgerError(SidetuneError):
     """A claim or record that cannot be read, or must not be overwritten."""
 

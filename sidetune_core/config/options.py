@@ -45,7 +45,20 @@ T = TypeVar("T")
 Check = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
 
 
-def option(default: T, help: str, *checks: Check, imports: Callable[[T], Iterable[str]] | None = None) -> T:
+class _Default:
+    """Stands for an option's default."""
+
+
+DEFAULT: Any = _Default()
+
+
+def option(
+    default: T,
+    help: str,
+    *checks: Check,
+    imports: Callable[[T], Iterable[str]] | None = None,
+    former: T = DEFAULT,
+) -> T:
     """A field of a plugin's ``Config``.
 
     Args:
@@ -54,9 +67,12 @@ def option(default: T, help: str, *checks: Check, imports: Callable[[T], Iterabl
         checks: validators such as `at_least`; ``None`` passes every check.
         imports: the names in a value that the component imports as code. Where a file gives the value,
             they are refused without ``--trust-local-code``.
+        former: value in runs and demonstrations that were recorded before there was this option, where that
+            is not its default.
     """
     validator: Any = attrs.validators.optional(list(checks)) if checks else None
-    return attrs.field(default=default, validator=validator, metadata={"help": help, "imports": imports})
+    metadata = {"help": help, "imports": imports, "former": former}
+    return attrs.field(default=default, validator=validator, metadata=metadata)
 
 
 def at_least(low: float) -> Check:
@@ -166,6 +182,27 @@ def imported_names(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from imported_names(value, f"{name}.")
         elif (imports := field.metadata.get("imports")) is not None:
             yield from ((name, code) for code in list(imports(value))[:1])
+
+
+def with_former_defaults(config: type[Any], values: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Recorded values of a ``Config`` with the options that did not exist yet, where their value was another
+    than the default (see `option`).
+
+    Args:
+        config: the frozen attrs class.
+        values: as they were recorded.
+        owner: who has these options, for messages.
+    """
+    formers = {
+        field.name: field.metadata["former"]
+        for field in attrs.fields(config)
+        if field.metadata.get("former", DEFAULT) is not DEFAULT
+    }
+    if not formers:
+        return dict(values)
+    given = flat_options(config, values, owner, recorded=True)
+    missing = {name: former for name, former in formers.items() if _dashed(name) not in given}
+    return {**values, **missing}
 
 
 def former_options(config: type[Any]) -> dict[str, Renamed]:

@@ -22,6 +22,7 @@ from sidetune_core.config.options import (
     respell,
     structure,
     unstructure,
+    with_former_defaults,
 )
 from sidetune_core.config.plugin_record import PluginChange, PluginRecord, changes, make_record
 from sidetune_core.config.registry import Plugin
@@ -219,10 +220,17 @@ def suggested_components(env: Loaded) -> dict[str, Choice]:
 def completed(spec: RunSpec, loaded: Mapping[str, Loaded]) -> RunSpec:
     """The spec with the components that its env suggests, in the slots that are used and that it leaves
     open; and with the options that the recipe of the env has for components, where it sets them not. A
-    recorded spec has all options, and those that its version had not have their own defaults."""
+    recorded spec has all options, and those that its version had not have their former values or defaults."""
     suggested = suggested_components(loaded["env"])
     spec = spec.with_components(
         {slot: suggested[slot] for slot in loaded if slot in suggested and spec.component(slot) is None}
+    )
+    spec = spec.with_components(
+        {
+            slot: _as_recorded(chosen, component, cls)
+            for slot, (component, cls) in loaded.items()
+            if (chosen := spec.component(slot)) is not None and chosen.recorded
+        }
     )
     if spec.recorded:
         return spec
@@ -238,6 +246,10 @@ def completed(spec: RunSpec, loaded: Mapping[str, Loaded]) -> RunSpec:
         defaults = respell(cls.Config, defaults, f"{_owner(plugin)}: recipe of {owner}")
         choices[slot] = attrs.evolve(chosen, options=merged(defaults, chosen_options))
     return spec.with_components(choices)
+
+
+def _as_recorded(chosen: Choice, plugin: Plugin, cls: type[Any]) -> Choice:
+    return attrs.evolve(chosen, options=with_former_defaults(cls.Config, chosen.options, _owner(plugin)))
 
 
 def resolve(spec: RunSpec) -> ResolvedRun:
@@ -330,6 +342,7 @@ def with_present_names(specs: Sequence[RunSpec]) -> list[RunSpec]:
             for field in (attrs.fields(config) if attrs.has(config) else ())
             if field.name in recorded and isinstance(field.default, bool | int | float | str | None)
         }
+        options = with_former_defaults(config, options, f"{slot} '{component.name}'")
         return Choice(component.name, json.loads(json.dumps({**defaults, **options}, default=str)))
 
     return [
@@ -399,12 +412,14 @@ def check_imports(config: Any, chosen: Choice | None, owner: str, typed: Collect
 
 
 def resolve_env(chosen: Choice) -> ResolvedComponent:
-    """An env by itself.
+    """An env by itself; one that was recorded has the former values of options that it had not.
 
     Raises:
         PluginError, OptionError: with what to type next.
     """
     plugin, cls = _load(ENV, chosen)
+    if chosen.recorded:
+        chosen = _as_recorded(chosen, plugin, cls)
     config = structure(cls.Config, chosen.options, _owner(plugin))
     check_imports(config, chosen, _owner(plugin))
     return ResolvedComponent(plugin, cls, config)

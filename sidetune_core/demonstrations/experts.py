@@ -15,6 +15,7 @@ from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
 from sidetune_core.config.spec import Choice
+from sidetune_core.demonstrations.dataset import RUN
 from sidetune_core.errors import OptionError, RunError, suggest
 from sidetune_core.hashing import fingerprint
 from sidetune_core.interfaces.tasks import Predict, Task, TaskStream
@@ -24,9 +25,6 @@ from sidetune_core.rl.vector_env import Expert, Observations, VectorEnv
 from sidetune_core.seeding import derive_seed
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import open_run
-
-RUN = "run"
-"""The expert's name in the manifest if it is the policy of a run."""
 
 
 @attrs.frozen(eq=False)
@@ -62,7 +60,7 @@ def open_offered(
     component = resolve_env(requested)
     stream: TaskStream = component.cls(component.config, seed)
     with closing(stream):
-        task = _choose_task(stream.tasks(), task_id, component.owner)
+        task = choose_task(stream.tasks(), task_id, component.owner)
         if not task.experts:
             raise OptionError(
                 f"{component.owner} has no expert for {task.title}. Record the policy of a trained run: "
@@ -103,7 +101,7 @@ def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False
     parts = read_parts(folder, resolved, trust_local_code)
     with open_tasks(parts) as (stream, tasks):
         trained = [task for task in tasks if task.id in saved.done]
-        task = _choose_task(trained, task_id, f"the run {path}")
+        task = choose_task(trained, task_id, f"the run {path}")
         machine = choose_machine(resolved)
         learner = restore(resolved, stream, trained, saved.state, str(saved.path), machine)
         task.set_state(saved.tasks.get(task.id, {}))
@@ -117,7 +115,7 @@ def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False
         yield ExpertSession(part.resolved.components["env"], resolved.seed, task, policy, RUN, about)
 
 
-def _choose_task(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:
+def choose_task(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:
     """The task to record.
 
     Raises:
@@ -146,6 +144,10 @@ class PolicyExpert:
     def __init__(self, predict: Predict, task: RolloutTask) -> None:
         self._predict, self._task = predict, task
         self._generator = torch.Generator()
+
+    def copy(self) -> PolicyExpert:
+        """Another one with the same policy."""
+        return PolicyExpert(self._predict, self._task)
 
     def begin(self, vector_env: VectorEnv, seed: int) -> None:
         """See `Expert`."""

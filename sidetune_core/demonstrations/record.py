@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from sidetune_core.config.differences import differences, unflatten
-from sidetune_core.config.options import unstructure
-from sidetune_core.config.resolve import ResolvedComponent
+from sidetune_core.config.options import unstructure, with_former_defaults
+from sidetune_core.config.resolve import ResolvedComponent, resolve_env
 from sidetune_core.config.spec import Choice, choice
 from sidetune_core.demonstrations.dataset import (
     FORMAT,
@@ -33,6 +33,7 @@ from sidetune_core.demonstrations.dataset import (
     verify_shard,
 )
 from sidetune_core.demonstrations.experts import ExpertSession, open_offered, open_trained
+from sidetune_core.demonstrations.policy_file import is_policy_file, open_policy_file
 from sidetune_core.errors import DataError, OptionError, RunError
 from sidetune_core.hashing import file_digest
 from sidetune_core.rl.vector_env import Observations, Step, VectorEnv, check_finite
@@ -70,13 +71,14 @@ def record_demonstrations(
             env.
         folder: of the demonstrations.
         trajectories: their number in the folder when complete.
-        expert: the name of one of the task's experts, or a run folder; None for the task's default expert.
+        expert: the name of one of the task's experts, a run folder, or a policy file of stable-baselines3;
+            None for the task's default expert.
         task: the id of the task; None if the env has one task only.
         seed: trajectories are functions of it and of their index.
         quiet: show no progress.
         info: prints a line of progress; None for a printer to standard error. A `TaskStream` that records
             passes its own.
-        trust_local_code: import code that the ``run.json`` of an expert names.
+        trust_local_code: import code that the ``run.json`` of an expert names, and run code in a policy file.
 
     Raises:
         UntrustedCode: it names code, without `trust_local_code`.
@@ -85,7 +87,9 @@ def record_demonstrations(
         WriteError: the folder cannot be written.
     """
     path, info = Path(folder).expanduser(), info or Progress(quiet=quiet).info
-    if isinstance(expert, Path) or (expert is not None and (Path(expert) / "run.json").is_file()):
+    is_run = isinstance(expert, Path) and not is_policy_file(expert)
+    if is_run or (expert is not None and (Path(expert) / "run.json").is_file()):
+        assert expert is not None
         if env is not None:
             raise OptionError(
                 f"the expert {expert} is a run, which is recorded in its own env; leave out --env"
@@ -97,7 +101,11 @@ def record_demonstrations(
             raise OptionError(
                 "choose the environment to record with --env NAME, or a trained run with --expert RUNFOLDER"
             )
-        opened = open_offered(requested, task, expert, seed)
+        requested = _with_former_values(path, requested)
+        if expert is not None and is_policy_file(expert):
+            opened = open_policy_file(requested, task, Path(expert), seed, info, trust_local_code)
+        else:
+            opened = open_offered(requested, task, expert, seed)
     with opened as session:
         target = _manifest(session, trajectories, seed)
         with writing(path):
@@ -106,6 +114,22 @@ def record_demonstrations(
             path / LOCK, lambda: info(f"another process is recording into {path}; waiting for it")
         ):
             return _record_all(session, path, target, info)
+
+
+def _with_former_values(folder: Path, requested: Choice) -> Choice:
+    """The env with former values of options that the demonstrations in a folder had not, and that are not
+    requested: they are extended as they were begun."""
+    try:
+        recorded = read_manifest(folder).env if (folder / MANIFEST).is_file() else {}
+    except DataError:
+        return requested  # reported where they are extended
+    env = resolve_env(requested)
+    options = recorded.get("options")
+    if recorded.get("name") != env.choice or not isinstance(options, Mapping):
+        return requested
+    former = with_former_defaults(type(env.config), options, env.owner)
+    added = {name: value for name, value in former.items() if name not in options}
+    return attrs.evolve(requested, options={**added, **requested.options})
 
 
 def _manifest(session: ExpertSession, trajectories: int, seed: int) -> Manifest:
@@ -287,7 +311,7 @@ def _record_episode(
             if not action.isfinite().all():
                 raise RunError(f"the expert '{session.name}' returned an action that is not finite")
             step = vector_env.step(action)
-            check_finite(step, session.task.title, f"step {len(steps) + 1}", then="record again")
+            check_finite(step, session.task.title, f"step {len(steps) + 1}")
             actions.append(action)
             steps.append(step)
             observations = step.observations

@@ -2,13 +2,28 @@
 
 from typing import Any
 
+from sidetune_core.errors import RolloutError
 from sidetune_core.rl.distributions import Actor, Categorical, Gaussian, Policy
 from sidetune_core.rl.episode_stats import Episode
-from sidetune_core.rl.policy_handler import ActionPrediction, PolicyHandler, check_array, check_count
+from sidetune_core.rl.policy_handler import (
+    ActionPrediction,
+    PolicyHandler,
+    check_array,
+    check_count,
+    encode_rows,
+)
 from sidetune_core.rl.ppo import PPOOptions
 from sidetune_core.rl.rollout_config import RolloutConfig
-from sidetune_core.rl.rollout_task import Playable, RolloutTask
-from sidetune_core.rl.vector_env import Expert, Image, Observations, RenderedVectorEnv, Step, VectorEnv
+from sidetune_core.rl.rollout_task import MAX_EVAL_STEPS, Playable, RolloutTask
+from sidetune_core.rl.vector_env import (
+    Expert,
+    FollowsActions,
+    Image,
+    Observations,
+    RenderedVectorEnv,
+    Step,
+    VectorEnv,
+)
 
 __all__ = [
     "ActionPrediction",
@@ -16,7 +31,9 @@ __all__ = [
     "Categorical",
     "Episode",
     "Expert",
+    "FollowsActions",
     "Image",
+    "MAX_EVAL_STEPS",
     "Gaussian",
     "Observations",
     "PPOOptions",
@@ -25,11 +42,13 @@ __all__ = [
     "PolicyHandler",
     "RenderedVectorEnv",
     "RolloutConfig",
+    "RolloutError",
     "RolloutTask",
     "Step",
     "VectorEnv",
     "check_array",
     "check_count",
+    "encode_rows",
 ]
 
 

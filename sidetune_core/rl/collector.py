@@ -16,6 +16,7 @@ from sidetune_core.rl.ppo import RolloutBatch, gae
 from sidetune_core.rl.rollout_config import RolloutConfig
 from sidetune_core.rl.vector_env import Observations, Step, VectorEnv, check_finite
 from sidetune_core.seeding import derive_seed
+from sidetune_core.system.signals import HangGuard
 
 
 @attrs.frozen(eq=False)
@@ -70,6 +71,7 @@ class RolloutCollector:
         normalizer: standardises observations and scales rewards; its statistics include those of training.
         seed: of actions, episodes and ids of frames.
         update: index of the first rollout.
+        guard: of steps of the environments.
     """
 
     def __init__(
@@ -81,12 +83,15 @@ class RolloutCollector:
         normalizer: ObservationNormalizer,
         seed: int,
         update: int,
+        guard: HangGuard | None = None,
     ) -> None:
         self._task, self._vector_env, self._policy, self._normalizer = task, vector_env, policy, normalizer
+        self._guard = guard or HangGuard()
         self._ppo, self._seed, self._update = config.ppo, seed, update
         frames_seed = derive_seed(seed, "frames", task.id)
         self._frame_ids = FrameIds(frames_seed, config.num_envs, self._ppo.rollout_length)
-        first = vector_env.reset(derive_seed(seed, "episodes", task.id, update))
+        with self._guard:
+            first = vector_env.reset(derive_seed(seed, "episodes", task.id, update))
         self._observations = normalizer.update_and_standardise(first)
         self._discounted = torch.zeros(config.num_envs)
         self._statistics = EpisodeStatistics(config.num_envs)
@@ -116,7 +121,8 @@ class RolloutCollector:
             when = f"step {update * length + number + 1} of training"
             check_policy(self._policy, output[:, :-1], self._task.title, when)
             actions = self._policy.sample(output[:, :-1], generator)
-            step = self._vector_env.step(actions)
+            with self._guard:
+                step = self._vector_env.step(actions)
             check_finite(step, self._task.title, when)
             rewards, self._discounted = self._normalizer.scale_rewards(
                 step.rewards, step.ended, self._discounted, self._ppo.gamma

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -264,6 +265,14 @@ class PolicyHandler(TaskHandler):
         """Actions (B, width) of the policy in the format of the environment."""
         return [*actions.numpy()]
 
+    def encode_actions(self, actions: Any) -> Tensor:
+        """The inverse of `native` for T actions of the environment, (T, width).
+
+        Raises:
+            InputError: they have another shape, or are not finite.
+        """
+        return encode_rows(actions, (self.policy.width,), f"task {self.card.id}: an action")
+
     def _check_state(self) -> None:
         if not self._has_state:
             raise InputError(
@@ -351,6 +360,28 @@ def check_array(value: Any, shape: Shape, what: str, image: bool) -> NDArray[Any
     if not np.isfinite(array).all():
         raise InputError(f"{what} is not finite")
     return array.astype(np.float32)
+
+
+def encode_rows(actions: Any, shape: Shape, what: str) -> Tensor:
+    """T actions as float32 (T, size); single numbers may lack their axis.
+
+    Args:
+        actions: an array (T, *shape), or (T,) or (T, 1) for one number each.
+        shape: of an action.
+        what: for messages.
+
+    Raises:
+        InputError: they have another shape or type, or are not finite.
+    """
+    array = np.asarray(actions)
+    size = math.prod(shape)
+    if array.ndim == 0 or (array.shape[1:] != tuple(shape) and not (size == 1 and array.size == len(array))):
+        raise InputError(f"{what} has shape {array.shape[1:]}, expected {tuple(shape)}")
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{what} has dtype {array.dtype}, expected numbers")
+    if wrong := np.count_nonzero(~np.isfinite(array.reshape(len(array), -1)).all(1)):
+        raise InputError(f"{wrong} of {len(array)} actions are not finite")
+    return torch.from_numpy(array.reshape(len(array), size).astype(np.float32))
 
 
 def _is_number(value: object) -> bool:

@@ -38,12 +38,16 @@ from sidetune_core.rl.vector_env import (
     check_finite,
 )
 from sidetune_core.seeding import derive_seed
+from sidetune_core.system.signals import HangGuard, guard_hangs
 
 RECENT_EPISODES = 100
 """Number of training episodes that logged returns are averaged over."""
 
 EVALUATION_SEED = 0
 """Independent of the run's seed, so that every run is evaluated on the same episodes."""
+
+MAX_EVAL_STEPS = 10_000
+"""Steps after which episodes of evaluations are truncated where the environments have no time limit."""
 
 ShowFrames = Callable[[int, Sequence[Image], float], None]
 """Takes the index of an environment, its frames since the previous call, and frames per second."""
@@ -197,9 +201,9 @@ class RolloutTask(Task):
                 f"task {self.id} ({self.title}) can resume only at multiples of {steps} steps, where a "
                 "rollout begins"
             )
-        with closing(self.make_vector_env(self.options.num_envs)) as vector_env:
+        with guard_hangs() as guard, closing(self._open_training(guard)) as vector_env:
             collector = RolloutCollector(
-                self, vector_env, self.policy, self.options, self._normalizer, order.seed, update
+                self, vector_env, self.policy, self.options, self._normalizer, order.seed, update, guard
             )
             while True:
                 rollout = collector.collect(predict)
@@ -219,9 +223,10 @@ class RolloutTask(Task):
         further metrics.
 
         Every environment plays an equal part of ``options.eval_episodes``, so that short episodes do not
-        count more.
+        count more. Without a time limit, episodes are truncated after `MAX_EVAL_STEPS`.
         """
-        return means(list(self.play(predict, self.options.eval_episodes)))
+        max_steps = MAX_EVAL_STEPS if self.time_limit is None else None
+        return means(list(self.play(predict, self.options.eval_episodes, max_steps=max_steps)))
 
     def play(
         self,
@@ -261,8 +266,8 @@ class RolloutTask(Task):
         vector_env = (
             task.make_test_vector_env(count) if show is None else task.make_rendered_vector_env(count)
         )
-        with closing(vector_env):
-            yield from task._play(predict, vector_env, count, seed, max_steps, show)
+        with guard_hangs() as guard, closing(vector_env):
+            yield from task._play(predict, vector_env, count, seed, max_steps, show, guard)
 
     def _play(
         self,
@@ -272,18 +277,23 @@ class RolloutTask(Task):
         seed: int,
         max_steps: int | None,
         show: ShowFrames | None,
+        guard: HangGuard,
     ) -> Iterator[Episode]:
         """`play` under the task's own evaluation options."""
         total = self.options.eval_episodes
         generator = torch.Generator().manual_seed(derive_seed(seed, "actions", self.id))
         remaining = [total // count + (k < total % count) for k in range(count)]
-        observations = self._normalizer.standardised(vector_env.reset(derive_seed(seed, "episodes", self.id)))
+        with guard:
+            first = vector_env.reset(derive_seed(seed, "episodes", self.id))
+        observations = self._normalizer.standardised(first)
         statistics = EpisodeStatistics(count)
         while any(remaining):
             parameters = predict(self._normalizer.inputs(observations)).cpu()[:, :-1]
             when = f"step {statistics.steps + 1} of evaluation"
             check_policy(self.policy, parameters, self.title, when)
-            step = vector_env.step(self.choose_actions(parameters, generator))
+            actions = self.choose_actions(parameters, generator)
+            with guard:
+                step = vector_env.step(actions)
             check_finite(step, self.title, when)
             observations = self._normalizer.standardised(step.observations)
             ended = statistics.update(step)
@@ -346,6 +356,10 @@ class RolloutTask(Task):
     def update_statistics(self, observations: Observations) -> None:
         """Include raw observations (B, *shape) of training in the running statistics."""
         self._normalizer.update(observations)
+
+    def _open_training(self, guard: HangGuard) -> VectorEnv:
+        with guard:
+            return self.make_vector_env(self.options.num_envs)
 
     def _steps_per_update(self, batch_size: int) -> int:
         num_envs, ppo = self.options.num_envs, self.options.ppo

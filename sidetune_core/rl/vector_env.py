@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sidetune_core.errors import RunError
+from sidetune_core.errors import RolloutError
 from sidetune_core.rl.former_names import former_fields
 
 Image = NDArray[np.uint8]
@@ -95,26 +95,29 @@ class Expert(Protocol):
         not recorded then."""
 
 
-def check_finite(
-    step: Step, title: str, when: str, then: str = "resume from the last update with --resume"
-) -> None:
+@runtime_checkable
+class FollowsActions(Protocol):
+    """An expert that plans ahead from its own actions. Where another action is taken, as in DAgger, it is
+    notified."""
+
+    def took(self, action: Tensor) -> None:
+        """The action (1, width) that is taken after the latest `Expert.act`, in place of the expert's."""
+
+
+def check_finite(step: Step, title: str, when: str) -> None:
     """Check that all observations and rewards of a step are finite.
 
     Args:
         step: the step to check.
         title: of the task, for the message.
         when: which step it is, for the message: ``step 3 of training``.
-        then: what to do once the environment is fixed, for the message.
 
     Raises:
-        RunError: an observation or a reward is NaN or infinite.
+        RolloutError: an observation or a reward is NaN or infinite.
     """
     values = {"reward": step.rewards}
     values |= {f"observation '{name}'": value for name, value in step.observations.items()}
     for name, value in values.items():
         if value.is_floating_point() and not np.isfinite(value.numpy()).all():
             env = int((~value.isfinite()).reshape(len(value), -1).any(1).nonzero()[0])
-            raise RunError(
-                f"{title}: the {name} of environment {env} is not finite ({when}). Fix the environment, then "
-                f"{then}"
-            )
+            raise RolloutError(f"{title}: the {name} of environment {env} is not finite ({when})")

@@ -24,7 +24,7 @@ from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.rl.episode_stats import Episode
-from sidetune_core.rl.rollout_task import EVALUATION_SEED, Playable, ShowFrames
+from sidetune_core.rl.rollout_task import EVALUATION_SEED, MAX_EVAL_STEPS, Playable, ShowFrames
 from sidetune_core.serving.adapter_folder import is_adapter
 from sidetune_core.serving.source import Trained
 from sidetune_core.storage import checkpoint
@@ -36,9 +36,6 @@ COMPARED = ("inputs", "policy")
 UNCOMPARED = ("evaluation", "deterministic_eval", "normalise_observations", "observations", "actions")
 """Values of an adapter's card that may differ: the state of the task has the statistics, and spaces of the
 same inputs and policies differ in their bounds only."""
-
-MAX_STEPS = 10_000
-"""Steps after which an episode is truncated where the environments have no time limit of their own."""
 
 
 @attrs.frozen(eq=False)
@@ -109,7 +106,7 @@ def open_player(
         machine = choose_machine(resolved)
         learner = restore(resolved, stream, tasks, trained.state, trained.source, machine)
         set_task_state(task, trained.task_states.get(selected, {}))
-        max_steps = MAX_STEPS if task.time_limit is None else None
+        max_steps = MAX_EVAL_STEPS if task.time_limit is None else None
         yield Player(task, selected, task.title, make_predict(learner, task, machine), max_steps)
 
 

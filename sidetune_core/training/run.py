@@ -30,6 +30,7 @@ from sidetune_core.errors import (
     FitError,
     Interrupted,
     OptionError,
+    RolloutError,
     RunError,
     SidetuneError,
     WriteError,
@@ -627,9 +628,24 @@ def _status(
         raise WriteError(
             f"{error}. {kept}; when the folder is writable again, resume with: {command}"
         ) from error
+    except RolloutError as error:
+        end(f"failed: {error}")
+        raise _with_advice(error, job, folder) from error
     except BaseException as error:
         end(f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
         raise
+
+
+def _with_advice(error: RolloutError, job: Job, folder: RunFolder) -> RolloutError:
+    """The error with the command that resumes the run, if anything of it was saved."""
+    try:
+        latest = checkpoint.find(folder.checkpoints, job.progress.warning)
+    except RunError:
+        return error
+    if latest is None or (not latest.done and latest.mid_task is not None and latest.mid_task.step == 0):
+        return error
+    command = resume_command(folder.path, job.resolved.needs_trust)
+    return RolloutError(f"{error}. Fix the environment, and resume {latest} with: {command}")
 
 
 def _git_state() -> dict[str, Any] | None:

@@ -9,11 +9,9 @@ from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import attrs
-import gymnasium
 
 from sidetune_core.api import (
     DataError,
-    InputShapes,
     OptionError,
     Renamed,
     TaskCard,
@@ -23,28 +21,23 @@ from sidetune_core.api import (
     more_than,
     option,
 )
-from sidetune_core.rl import Expert, Policy, RenderedVectorEnv, RolloutConfig, RolloutTask, VectorEnv
+from sidetune_core.rl import (
+    MAX_EVAL_STEPS,
+    Expert,
+    RenderedVectorEnv,
+    RolloutConfig,
+    RolloutTask,
+    VectorEnv,
+)
 
-from .babyai_bot import Bot, is_babyai
-from .make import EnvSpec, as_frame, is_minigrid, library_versions, make, make_plain
+from .babyai_bot import Bot
+from .inspection import EnvInfo, check_rendering, inspect_env
+from .make import EnvSpec, is_minigrid, make
+from .missions import MAX_VOCABULARY
 from .names import modules_of, modules_of_arguments
-from .observations import Space
+from .notices import notices
 from .policy import GymHandler, card_values
-from .vector_env import GymVectorEnv, policy_of, shapes_of
-
-MAX_BYTE = 255.0
-
-BOT = "bot"
-
-INSTALL_RL = "pip install 'sidetune[rl]'"
-
-INSTALL = {
-    "minigrid": INSTALL_RL,
-    "vizdoom": INSTALL_RL,
-    "shimmy": "pip install 'shimmy[gym-v26]', or 'shimmy[gym-v21]' for environments whose step returns four "
-    "values; both need NumPy 1, so install them in a separate environment without constraints.txt",
-}
-"""By missing module."""
+from .vector_env import GymVectorEnv
 
 
 class Gym(TaskStream):
@@ -102,6 +95,12 @@ class Gym(TaskStream):
             "keyword arguments of gymnasium.make for all environments, as JSON",
             imports=modules_of_arguments,
         )
+        wrappers: tuple[str, ...] = option(
+            (),
+            "wrappers module:Wrapper around each environment, the first one innermost; each is called with "
+            "the environment alone",
+            imports=list,
+        )
         processes: bool = option(
             False, "run each environment in its own process, which pays off if a step takes over 0.1 ms"
         )
@@ -109,6 +108,24 @@ class Gym(TaskStream):
             60.0, "seconds that a step of an environment in its own process may take", more_than(0)
         )
         inputs: tuple[str, ...] = option((), "names of the inputs to keep; empty for all")
+        spaces: Literal["all", "flat"] = option(
+            "all",
+            "observations that are read: members of nested Dict and Tuple spaces, and images of any layout; "
+            "or flat, as in version 0.1: members of a Dict, and as images (H, W, C) bytes alone",
+            former="flat",
+        )
+        missions: bool = option(
+            False, "read the text of observations, such as BabyAI's missions, as the input 'mission'"
+        )
+        vocabulary: tuple[str, ...] = option(
+            (), "words of missions, of which others are unknown; empty for those of BabyAI and MiniGrid"
+        )
+        mission_length: int = option(48, "longest mission in words; longer ones are cut off", at_least(1))
+        rescale_actions: bool = option(
+            True,
+            "rescale the bounds of Box actions to [-1, 1] for the policy; otherwise its actions are clipped",
+            former=False,
+        )
         view: Literal["symbols", "pixels"] = option(
             "symbols", "MiniGrid's view: one-hot symbols, or rendered in pixels"
         )
@@ -142,8 +159,12 @@ class Gym(TaskStream):
         self._config = config
         if not config.ids:
             raise OptionError("--env.ids is empty; name an environment, such as CartPole-v1")
+        if len(config.vocabulary) > MAX_VOCABULARY:
+            raise OptionError(
+                f"--env.vocabulary has {len(config.vocabulary)} words, and {MAX_VOCABULARY} are possible"
+            )
         self._specs = [EnvSpec.from_config(id, config, _arguments(config.arguments)) for id in config.ids]
-        self._infos = [_inspect(spec) for spec in self._specs]
+        self._infos = [inspect_env(spec) for spec in self._specs]
         self.inputs = self._infos[0].inputs
         for spec, info in zip(self._specs, self._infos, strict=True):
             if info.inputs != self.inputs:
@@ -157,6 +178,9 @@ class Gym(TaskStream):
 
     def tasks(self) -> Sequence[GymTask]:
         """One for each id."""
+        by_id = {spec.id: info for spec, info in zip(self._specs, self._infos, strict=True)}
+        for line in notices(by_id, MAX_EVAL_STEPS, self._config.rescale_actions):
+            self.info(line)
         pairs = enumerate(zip(self._specs, self._infos, strict=True))
         return [GymTask(f"t{number}", spec, info, self._config) for number, (spec, info) in pairs]
 
@@ -166,28 +190,13 @@ class Gym(TaskStream):
         return GymHandler(card)
 
 
-@attrs.frozen
-class EnvInfo:
-    """Properties of an environment, found by creating it once."""
-
-    inputs: InputShapes
-    policy: Policy
-    experts: tuple[str, ...]
-    versions: Mapping[str, str]
-    raw_observations: Space
-    """Of the plain environment."""
-    actions: Space
-    time_limit: int | None
-
-
 class GymTask(RolloutTask):
     """One Gymnasium environment."""
 
     options: Gym.Config
 
     def __init__(self, id: str, spec: EnvSpec, info: EnvInfo, config: Gym.Config) -> None:
-        unit = 1.0 if is_minigrid(spec.id) and spec.view == "symbols" else MAX_BYTE
-        units = {name: unit for name, shape in info.inputs.items() if len(shape) == 3}
+        units = {name: info.units[name] for name, shape in info.inputs.items() if len(shape) == 3}
         super().__init__(id, spec.id, info.inputs, units, info.policy, config)
         self.metric, self.experts = config.metric, info.experts
         self.time_limit = info.time_limit
@@ -199,7 +208,7 @@ class GymTask(RolloutTask):
     def make_rendered_vector_env(self, count: int) -> RenderedVectorEnv:
         task = copy.copy(self)
         task._spec = attrs.evolve(self._spec, rendered=True)
-        _check_rendering(task._spec)
+        check_rendering(task._spec)
         return task._open(count)
 
     def limited(self, max_steps: int) -> Self:
@@ -217,13 +226,12 @@ class GymTask(RolloutTask):
             **card_values(
                 self._info.raw_observations,
                 self._info.actions,
+                self._spec.conversion,
                 grid_view=config.view if is_minigrid(self._spec.id) else "",
-                inputs=config.inputs,
-                grayscale=config.grayscale,
-                image_size=config.image_size,
-                frame_stack=config.frame_stack,
-                mask_images=config.mask_images,
+                rescaled=config.rescale_actions,
             ),
+            "frame_stack": config.frame_stack,
+            "mask_images": config.mask_images,
         }
 
     def _open(self, count: int) -> GymVectorEnv:
@@ -235,6 +243,7 @@ class GymTask(RolloutTask):
             processes=config.processes,
             timeout=config.timeout,
             mask_images=config.mask_images,
+            rescale_actions=config.rescale_actions,
         )
 
     def expert(self, name: str) -> Expert:
@@ -262,56 +271,3 @@ def _arguments(text: str) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise OptionError(f'--env.arguments {text}: give a JSON object such as {{"size": 6}}')
     return arguments
-
-
-def _inspect(spec: EnvSpec) -> EnvInfo:
-    """Input shapes, policy and experts of an environment.
-
-    Raises:
-        DataError: it is not registered or cannot be created.
-    """
-    try:
-        env: gymnasium.Env[Any, Any] = make(spec)
-    except Exception as error:  # an environment may raise anything
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing in INSTALL:
-            raise DataError(f"environment {spec.id} needs '{missing}': {INSTALL[missing]}") from error
-        raise DataError(
-            f"environment {spec.id} cannot be created: {type(error).__name__}: {error}"
-        ) from error
-    try:
-        shapes = shapes_of(env.observation_space, spec.frame_stack > 1)
-        experts = (BOT,) if is_babyai(env) else ()
-        return EnvInfo(
-            inputs=shapes,
-            policy=policy_of(env.action_space, spec.id),
-            experts=experts,
-            versions=library_versions(env),
-            raw_observations=env.get_wrapper_attr("raw_space"),
-            actions=env.action_space,
-            time_limit=env.spec.max_episode_steps if env.spec is not None else None,
-        )
-    finally:
-        env.close()
-
-
-def _check_rendering(spec: EnvSpec) -> None:
-    """Check that an environment can be rendered, by doing so once.
-
-    Raises:
-        OptionError: it cannot.
-    """
-    try:
-        env = make_plain(spec)
-        try:
-            if "rgb_array" not in (env.metadata.get("render_modes") or ()):
-                raise ValueError("it has no render mode rgb_array")
-            env.reset(seed=0)
-            as_frame(env.render())
-        finally:
-            env.close()
-    except Exception as error:  # an environment may raise anything
-        reason = f"{error}".partition("\n")[0]
-        raise OptionError(
-            f"environment {spec.id} cannot be rendered, so there is no video: {reason}"
-        ) from error

@@ -23,9 +23,16 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import FrameStackObservation
 
-from .observations import TILE_PIXELS, ObservationConverter, subspaces_of
+from .grid_view import TILE_PIXELS
+from .images import ImageOptions
+from .local_code import current_folder, import_module_of, wrapped
+from .missions import WORDS, MissionConverter, MissionOptions
+from .names import texts_of
+from .observations import ConversionOptions, ObservationConverter
+from .parts import parts_of, top_parts_of
 
 LIBRARIES = {
+    "ALE/": "ale_py",
     "MiniGrid-": "minigrid",
     "BabyAI-": "minigrid",
     "Vizdoom": "vizdoom.gymnasium_wrapper",
@@ -50,15 +57,32 @@ class EnvSpec:
 
     id: str
     arguments: Mapping[str, Any]
+    wrappers: tuple[str, ...]
     inputs: tuple[str, ...]
     view: Literal["pixels", "symbols"]
     grayscale: bool
     image_size: int | None
     frame_stack: int
+    spaces: Literal["all", "flat"]
+    missions: bool
+    vocabulary: tuple[str, ...]
+    mission_length: int
     time_limit: int | None
     reward_threshold: float | None
     rendered: bool = False
     """Whether frames are kept, see `KeptFrames`."""
+
+    @property
+    def conversion(self) -> ConversionOptions:
+        """Of observations."""
+        images = ImageOptions(self.grayscale, self.image_size)
+        missions = MissionOptions(self.vocabulary or WORDS, self.mission_length) if self.missions else None
+        return ConversionOptions(self.inputs, images, missions, is_flat=self.spaces == "flat")
+
+    @property
+    def names_code(self) -> bool:
+        """Whether it names modules, which may be in the current folder."""
+        return any(":" in text for text in (self.id, *self.wrappers, *texts_of(self.arguments)))
 
     @classmethod
     def from_config(cls, id: str, config: Any, arguments: Mapping[str, Any]) -> EnvSpec:
@@ -91,8 +115,13 @@ def make(spec: EnvSpec, number: int = 0) -> gymnasium.Env[Any, Any]:
 
 
 def make_plain(spec: EnvSpec) -> gymnasium.Env[Any, Any]:
-    """The environment without the wrappers of env 'gym'."""
-    register(spec.id)
+    """The environment with the user's wrappers, and without those of env 'gym'."""
+    with current_folder() if spec.names_code else nullcontext():
+        register(spec.id)
+        return wrapped(_make_unwrapped(spec), spec.wrappers)
+
+
+def _make_unwrapped(spec: EnvSpec) -> gymnasium.Env[Any, Any]:
     arguments = {**spec.arguments, "render_mode": "rgb_array"} if spec.rendered else spec.arguments
     if is_vizdoom(spec.id) and "doom_config_path" not in spec.arguments:
         return VizDoomFolder(attrs.evolve(spec, arguments=arguments))
@@ -107,7 +136,8 @@ def ignore_signals() -> None:
 
 
 def register(id: str) -> None:
-    """Import the module that registers an environment, if it is one of `LIBRARIES`."""
+    """Import the module that registers an environment: that of its id, or one of `LIBRARIES`."""
+    import_module_of(id)
     for prefix, library in LIBRARIES.items():
         if id.startswith(prefix):
             importlib.import_module(library)
@@ -173,10 +203,9 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
         self._threshold = spec.reward_threshold
         if self._threshold is None and env.spec is not None:
             self._threshold = env.spec.reward_threshold
-        self._converter = ObservationConverter(
-            subspaces_of(env.observation_space), spec.inputs, spec.grayscale, spec.image_size
-        )
-        self.observation_space = self._converter.space
+        parts = top_parts_of if spec.spaces == "flat" else parts_of
+        self.converter = ObservationConverter(parts(env.observation_space), spec.conversion)
+        self.observation_space = self.converter.space
         self._return = 0.0
 
     def reset(
@@ -187,15 +216,24 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
         with output, self._noting_index():
             observation, _ = self.env.reset(seed=seed, options=options)
         self._return = 0.0
-        return self._converter.convert(observation), {}
+        return self.converter.convert(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         with self._noting_index():
             observation, reward, terminated, truncated, info = self.env.step(action)
         self._return += float(reward)
-        final_info = {"success": self._is_success(info)} if terminated or truncated else {}
-        converted = self._converter.convert(observation)
+        converted = self.converter.convert(observation)
+        final_info = self._final_info(info) if terminated or truncated else {}
         return converted, float(reward), bool(terminated), bool(truncated), final_info
+
+    def _final_info(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the end of an episode."""
+        final: dict[str, Any] = {"success": self._is_success(info)}
+        for converter in self.converter.converters.values():
+            if isinstance(converter, MissionConverter):
+                unread = {"unknown_words": float(converter.unknown), "cut_words": float(converter.cut)}
+                final |= {"metrics": unread}
+        return final
 
     @contextmanager
     def _noting_index(self) -> Iterator[None]:

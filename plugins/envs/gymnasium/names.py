@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -15,18 +15,18 @@ def modules_of(ids: Iterable[str]) -> list[str]:
 def modules_of_arguments(text: str) -> list[str]:
     """The texts ``module:…`` anywhere in keyword arguments, which are JSON."""
     try:
-        return modules_of(_texts(json.loads(text)))
+        return modules_of(texts_of(json.loads(text)))
     except (ValueError, RecursionError):  # it is refused later
         return []
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_of(value: Any) -> Iterator[str]:
     """All texts in nested values, keys included."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from (key, *_texts(item))
+            yield from (key, *texts_of(item))
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item)
+            yield from texts_of(item)

@@ -5,132 +5,165 @@ Worker processes import this module, so it does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
+import attrs
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from PIL import Image
+
+from .images import ImageConverter, ImageOptions, image_layout
+from .missions import MissionConverter, MissionOptions, is_text
+from .parts import Part, Space, in_words
 
 Array = NDArray[Any]
-Space = spaces.Space[Any]
+
+MISSION = "mission"
+"""The input that is a text."""
 
 NUMERIC_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-"""Observation spaces that can be network inputs."""
+"""Leaves of observation spaces that are vectors or images."""
 
-TILE_PIXELS = 4
-"""Side of a rendered MiniGrid tile, so that the 7 x 7 view is 28 x 28 pixels."""
+
+@attrs.frozen
+class ConversionOptions:
+    """Of observations, see the options of env 'gym'."""
+
+    inputs: tuple[str, ...] = ()
+    """Names of the inputs to keep; empty for all."""
+    images: ImageOptions = ImageOptions()
+    missions: MissionOptions | None = None
+    """How texts are read; None if they are left out."""
+    is_flat: bool = False
+    """Whether images are (H, W, C) bytes alone, as in runs of version 0.1."""
+
+
+class PartConverter(Protocol):
+    """Converts the values of one part of an observation."""
+
+    @property
+    def space(self) -> spaces.Box:
+        """Of the converted values: bytes or float32."""
+
+    @property
+    def unit(self) -> float:
+        """Divisor of the converted values as network inputs."""
+
+    def convert(self, value: Any) -> Array:
+        """A value in the raw space of the part."""
+
+
+class VectorConverter:
+    """Numbers as a vector (C,) of float32; those of discrete spaces are one-hot."""
+
+    unit = 1.0
+
+    def __init__(self, space: Space) -> None:
+        self._raw = space
+        flat = spaces.flatten_space(space)
+        assert isinstance(flat, spaces.Box), f"{space} cannot be a vector"
+        self.space = spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+
+    def convert(self, value: Any) -> Array:
+        """A raw value as (C,)."""
+        flat = value if type(self._raw) is spaces.Box else spaces.flatten(self._raw, value)
+        return np.array(flat, np.float32).reshape(-1)
+
+
+def _image(space: Space, options: ConversionOptions) -> PartConverter | None:
+    layout = image_layout(space, options.is_flat)
+    if layout is None or not isinstance(space, spaces.Box):
+        return None
+    return ImageConverter(space, layout, options.images)
+
+
+def _vector(space: Space, options: ConversionOptions) -> PartConverter | None:
+    return VectorConverter(space) if isinstance(space, NUMERIC_SPACES) else None
+
+
+def _mission(space: Space, options: ConversionOptions) -> PartConverter | None:
+    return MissionConverter(options.missions) if options.missions is not None and is_text(space) else None
+
+
+CONVERTERS: Sequence[Callable[[Space, ConversionOptions], PartConverter | None]] = (_image, _vector, _mission)
+"""They are tried in turn on the space of each part; the first that is not None converts it."""
 
 
 class ObservationConverter:
-    """Raw observations as a dictionary of images (C, H, W) uint8 and vectors (C,) float32.
+    """Raw observations as a dictionary of images (C, H, W) and vectors (C,).
 
-    The first image is called ``image`` and an observation that is a single vector ``vector``; all others keep
-    the environment's names, and text is dropped. Discrete observations are one-hot vectors.
+    The first image is called ``image`` if no part is, and an observation that is a single vector ``vector``;
+    a text is called ``mission``, and all others have the names of the parts.
 
     Args:
-        subspaces: of the environment by name; an observation that is no dictionary has the name "".
-        inputs: names of the inputs to keep; empty for all.
-        grayscale: convert images to grayscale.
-        image_size: side in pixels of square images; None for the environment's size.
+        parts: of the raw observations.
+        options: see there.
+
+    Attributes:
+        parts: those that are inputs.
+        names: of the inputs, by names of the parts.
+        left_out: parts that no converter reads.
+        converters: by input name.
 
     Raises:
-        ValueError: there is no such input.
+        ValueError: there is no such input, or none at all.
     """
 
-    def __init__(
-        self,
-        subspaces: Mapping[str, Space],
-        inputs: Sequence[str] = (),
-        grayscale: bool = False,
-        image_size: int | None = None,
-    ) -> None:
-        self._grayscale, self._image_size = grayscale, image_size
-        self.is_single = "" in subspaces
-        self.subspaces = {key: part for key, part in subspaces.items() if isinstance(part, NUMERIC_SPACES)}
-        images = [key for key, part in self.subspaces.items() if is_image(part)]
-        self._images = frozenset(images)
-        self.names = {key: key or "vector" for key in self.subspaces}
-        if images and "image" not in self.subspaces:
+    def __init__(self, parts: Sequence[Part], options: ConversionOptions) -> None:
+        found = [(part, _converter(part.space, options)) for part in parts]
+        converters = {part.name: converter for part, converter in found if converter is not None}
+        self.left_out = [part for part, converter in found if converter is None]
+        images = [name for name, converter in converters.items() if len(converter.space.shape) == 3]
+        self.names = {name: name or "vector" for name in converters}
+        if images and "image" not in converters:
             self.names[images[0]] = "image"
-        available = self.names.values()
-        kept = set(inputs or available)
-        if unknown := kept - set(available):
+        texts = [name for name, converter in converters.items() if isinstance(converter, MissionConverter)]
+        if len(texts) == 1:
+            self.names[texts[0]] = MISSION
+        elif options.missions is not None:
             raise ValueError(
-                f"it has no input {', '.join(sorted(unknown))}; its inputs: {', '.join(available)}"
+                f"it has {len(texts)} texts ({', '.join(texts)}), and --env.missions reads one"
+                if texts
+                else "it has no text; leave out --env.missions"
             )
-        self.subspaces = {key: part for key, part in self.subspaces.items() if self.names[key] in kept}
-        self.space = spaces.Dict({self.names[key]: self._box(key) for key in self.subspaces})
+        available = self.names.values()
+        kept = set(options.inputs or available)
+        if unread := [part for part in self.left_out if part.name in kept]:
+            raise ValueError(f"{in_words(unread)} cannot be an input; {SUPPORTED}. {_offered(available)}")
+        if unknown := kept - set(available):
+            raise ValueError(f"it has no input {', '.join(sorted(unknown))}; {_offered(available)}")
+        if not converters:
+            raise ValueError(f"its observation has {in_words(self.left_out) or 'no part'}; {SUPPORTED}")
+        self.parts = [part for part, _ in found if part.name in converters and self.names[part.name] in kept]
+        self.converters = {self.names[part.name]: converters[part.name] for part in self.parts}
+        self.space = spaces.Dict({name: converter.space for name, converter in self.converters.items()})
+
+    @property
+    def units(self) -> dict[str, float]:
+        """Divisors of the inputs, by name."""
+        return {name: converter.unit for name, converter in self.converters.items()}
 
     def convert(self, observation: Any) -> dict[str, Array]:
         """A raw observation by input name."""
-        values = {"": observation} if self.is_single else observation
-        return {self.names[key]: self._array(key, values[key]) for key in self.subspaces}
+        return self.convert_parts({part.name: part.of(observation) for part in self.parts})
 
-    def _array(self, key: str, value: Any) -> Array:
-        if key in self._images:
-            return self._image(np.asarray(value))
-        space = self.subspaces[key]
-        flat = value if type(space) is spaces.Box else spaces.flatten(space, value)
-        return np.array(flat, np.float32).reshape(-1)
-
-    def _image(self, image: Array) -> Array:
-        if self._grayscale and image.shape[2] == 3:
-            image = np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
-        size = self._image_size
-        if size is not None:
-            planes = [image] if image.shape[2] == 3 else [image[:, :, k] for k in range(image.shape[2])]
-            images = [Image.fromarray(plane).resize((size, size), Image.Resampling.BOX) for plane in planes]
-            image = np.dstack([np.asarray(resized) for resized in images])
-        return image.transpose(2, 0, 1).copy()
-
-    def _box(self, key: str) -> spaces.Box:
-        space = self.subspaces[key]
-        if key not in self._images:
-            flat = spaces.flatten_space(space)
-            assert isinstance(flat, spaces.Box), f"{space} cannot be a vector"
-            return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
-        assert space.shape is not None
-        blank = self._array(key, np.zeros(space.shape, np.uint8))
-        return spaces.Box(0, 255, blank.shape, np.uint8)
+    def convert_parts(self, values: dict[str, Any]) -> dict[str, Array]:
+        """The raw values of `parts`, by their names, as inputs."""
+        names = self.names
+        return {names[key]: self.converters[names[key]].convert(value) for key, value in values.items()}
 
 
-def subspaces_of(space: Space) -> dict[str, Space]:
-    """The spaces of a dictionary by name; any other space has the name ""."""
-    return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
+SUPPORTED = (
+    "inputs are Box, Discrete, MultiDiscrete and MultiBinary spaces, also within Dict and Tuple; turn others "
+    "into these by --env.wrappers module:Wrapper"
+)
 
 
-def is_image(space: Space) -> bool:
-    """Whether observations are (H, W, C) bytes."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8
+def _converter(space: Space, options: ConversionOptions) -> PartConverter | None:
+    found = (convert(space, options) for convert in CONVERTERS)
+    return next((converter for converter in found if converter is not None), None)
 
 
-def grid_symbols(view: Array, counts: Sequence[int]) -> Array:
-    """MiniGrid's view (W, H, 3) of object types, colours and states as one-hot symbols (W, H, sum(counts)).
-
-    Raises:
-        ValueError: a number in the view is not below its count.
-    """
-    if (view >= np.array(counts)).any():
-        raise ValueError(f"numbers of objects, colours and states are below {', '.join(map(str, counts))}")
-    planes = [np.eye(count, dtype=np.uint8)[view[:, :, k]] for k, count in enumerate(counts)]
-    return np.concatenate(planes, 2)
-
-
-def grid_pixels(view: Array) -> Array:
-    """MiniGrid's view (W, H, 3) of object types, colours and states, rendered as in the environment: (H *
-    tile, W * tile, 3).
-
-    Raises:
-        ImportError: MiniGrid is not installed.
-        ValueError: the view has an object that MiniGrid does not know.
-    """
-    from minigrid.core.grid import Grid
-
-    try:
-        grid, visible = Grid.decode(view)
-    except (KeyError, AssertionError) as error:
-        raise ValueError(f"MiniGrid has no such object: {error}") from error
-    agent = (view.shape[0] // 2, view.shape[1] - 1)
-    return grid.render(TILE_PIXELS, agent_pos=agent, agent_dir=3, highlight_mask=visible)
+def _offered(available: Any) -> str:
+    return f"its inputs: {', '.join(available)}"

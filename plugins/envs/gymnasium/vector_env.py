@@ -15,11 +15,12 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 from torch import Tensor
 
-from sidetune_core.api import OptionError, RunError, Shape
-from sidetune_core.rl import Categorical, Gaussian, Image, Observations, Policy, Step
+from sidetune_core.api import RunError, Shape
+from sidetune_core.rl import Image, Observations, RolloutError, Step
 
+from .actions import ActionConverter
 from .make import NOTE
-from .observations import Space
+from .parts import Space
 
 FRAMES_PER_SECOND = 30.0
 """Of environments that do not say how many they render."""
@@ -38,6 +39,7 @@ class GymVectorEnv:
         processes: whether each environment has its own process.
         timeout: seconds that a step or a reset in processes may take.
         mask_images: whether images are zeroed.
+        rescale_actions: see `ActionConverter`.
         context: start method of the processes; a fork server imports slow modules once.
 
     Raises:
@@ -52,6 +54,7 @@ class GymVectorEnv:
         processes: bool,
         timeout: float,
         mask_images: bool = False,
+        rescale_actions: bool = False,
         context: Literal["spawn", "forkserver"] = "spawn",
     ) -> None:
         self._id, self._timeout, self._mask_images = id, timeout, mask_images
@@ -70,7 +73,7 @@ class GymVectorEnv:
                 ) from error
         else:
             self._envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
-        self._actions = self._envs.single_action_space
+        self.actions = ActionConverter(self._envs.single_action_space, rescale_actions)
 
     def reset(self, seed: int) -> Observations:
         """Begin an episode in each environment; environment k has the 31-bit seed ``seed + k``."""
@@ -86,11 +89,11 @@ class GymVectorEnv:
         """See `VectorEnv`.
 
         Raises:
-            RunError: an environment raised, did not answer in time, or its process has ended.
+            RolloutError: an environment raised, did not answer in time, or its process has ended.
         """
         self._steps += 1
         with self._locating_errors(f"step {self._steps}"):
-            native = as_actions(self._actions, actions)
+            native = self.actions.native(actions)
             if isinstance(self._envs, AsyncVectorEnv):
                 self._envs.step_async(native)
                 observations, rewards, terminated, truncated, infos = self._envs.step_wait(
@@ -171,7 +174,7 @@ class GymVectorEnv:
         """Name the environment that failed, and the step.
 
         Raises:
-            RunError: an environment failed.
+            RolloutError: an environment failed.
         """
         try:
             yield
@@ -198,44 +201,10 @@ class GymVectorEnv:
             self._broken = True  # an answer may be pending
             raise
 
-    def _error(self, envs: Sequence[int], moment: str, reason: str) -> RunError:
+    def _error(self, envs: Sequence[int], moment: str, reason: str) -> RolloutError:
         self._broken = True
         names = f"environment {', '.join(map(str, envs))}" if envs else "an environment"
-        return RunError(
-            f"{names} of {self._id} {reason}, at {moment} since it was opened. Resume from the last update "
-            "with --resume"
-        )
-
-
-def policy_of(space: Space, owner: str) -> Policy:
-    """The family of distributions over the actions of a space.
-
-    Raises:
-        OptionError: the space is not supported.
-    """
-    if isinstance(space, spaces.Discrete):
-        return Categorical([int(space.n)])
-    if isinstance(space, spaces.MultiDiscrete) and len(space.shape) == 1:
-        return Categorical([int(count) for count in space.nvec])
-    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
-        return Categorical([2] * space.shape[0])
-    if isinstance(space, spaces.Box):
-        return Gaussian(int(np.prod(space.shape)))
-    raise OptionError(
-        f"{owner} has the action space {space}; supported are Discrete, MultiDiscrete, MultiBinary and Box"
-    )
-
-
-def as_actions(space: Space, actions: Tensor) -> Any:
-    """Actions (E, width) in the format of a space; those of a Box are clipped."""
-    if isinstance(space, spaces.Discrete):
-        return actions[:, 0].long().numpy() + space.start
-    if isinstance(space, spaces.MultiDiscrete):
-        return actions.long().numpy() + space.start
-    if isinstance(space, spaces.MultiBinary):
-        return actions.to(torch.int8).numpy()
-    assert isinstance(space, spaces.Box)
-    return np.clip(actions.numpy().reshape(-1, *space.shape), space.low, space.high).astype(space.dtype)
+        return RolloutError(f"{names} of {self._id} {reason}, at {moment} since it was opened")
 
 
 def shapes_of(space: Space, stacked: bool) -> dict[str, Shape]:

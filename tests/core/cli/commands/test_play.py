@@ -102,7 +102,7 @@ def test_an_episode_ends_after_max_steps(walk: Path, play: Any, monkeypatch: pyt
     arguments = ("--env.arguments", '{"limit": null}', "--trust-local-code", "--episodes", "2")
     printed = play(walk, "--max-steps", "7", *arguments)
     assert [row["length"] for row in printed["episodes"]] == [7, 7]
-    monkeypatch.setattr(episodes, "MAX_STEPS", 9)
+    monkeypatch.setattr(episodes, "MAX_EVAL_STEPS", 9)
     printed = play(walk, *arguments)
     assert [row["length"] for row in printed["episodes"]] == [9, 9]
 

@@ -154,7 +154,7 @@ def test_an_environment_that_raises_in_this_process_is_an_error_with_its_index_a
     (task,) = stream(ODD, arguments='{"fails": "raises"}').tasks()
     with pytest.raises(
         RunError,
-        match="environment 0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 5 .*--resume",
+        match="0 of gym_odd:Odd-v0 raised ArithmeticError: gravity is off, at step 5 since it was opened$",
     ):
         next(task.train(uniform(task), Order(0, 16)))
 
@@ -218,7 +218,11 @@ def test_a_run_whose_environment_fails_resumes_once_it_is_fixed(
         )
         == 2
     )
-    assert message in capsys.readouterr().err
+    printed = " ".join(capsys.readouterr().err.split())
+    assert message in printed
+    assert (
+        "Fix the environment, and resume after step 8 of task t0 with: sidetune-run --resume run" in printed
+    )
     assert message in Path("run/status").read_text()
     found = checkpoint.find(tmp_path / "run" / "checkpoints", pytest.fail)
     assert found is not None
@@ -279,7 +283,7 @@ def test_environments_that_cannot_be_created_or_do_not_fit_are_errors() -> None:
         stream("CartPole-v1", arguments="[1]")
     with pytest.raises(
         DataError,
-        match="environment nothing:X-v0 cannot be created: ModuleNotFoundError: No module named 'nothing'",
+        match="environment nothing:X-v0 cannot be created: .* no module named 'nothing' in",
     ):
         stream("nothing:X-v0")
 
@@ -369,6 +373,45 @@ def test_sigterm_to_all_processes_or_one_leaves_a_run_that_can_be_resumed(
     assert found is not None
     assert found.mid_task is not None
     assert found.mid_task.step % 8 == 0 < found.mid_task.step
+
+
+def test_a_run_that_fails_in_its_first_rollout_does_not_advise_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--env.num-envs=2", "--env.ppo.rollout-length=8", '--env.arguments={"fails": "raises"}']
+    run = ["--env", "gym", f"--env.ids={ODD}", *options, "--train.batch-size=16", "--quiet", "--out", "run"]
+    assert main_run(run) == 2
+    assert "resume" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_one_sigterm_ends_a_run_whose_step_hangs_in_its_process(tmp_path: Path) -> None:
+    options = [
+        "--env.num-envs=2",
+        "--env.ppo.rollout-length=8",
+        "--train.batch-size=16",
+        f"--out={tmp_path / 'run'}",
+    ]
+    hangs = '--env.arguments={"fails": "hangs", "at": 20}'
+    program = (
+        "import sys; from sidetune_core.system import signals; signals.GRACE_SECONDS = 0.2; "
+        "from sidetune_core.cli.main import main_run; sys.exit(main_run(sys.argv[1:]))"
+    )
+    modules = str(Path(__file__).parent / "modules")
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "--env=gym", f"--env.ids={ODD}", hangs, *options],
+        cwd=modules,
+        env={**os.environ, "HANGING": str(tmp_path / "hanging")},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not (tmp_path / "hanging").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "Resume with: sidetune-run --resume" in errors
 
 
 def test_inputs_of_evaluation_carry_no_ids() -> None:

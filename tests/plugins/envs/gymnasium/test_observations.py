@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from minigrid.wrappers import OneHotPartialObsWrapper, RGBImgPartialObsWrapper
-from sidetune_plugins.envs.gymnasium.observations import TILE_PIXELS, grid_pixels, grid_symbols
+from sidetune_plugins.envs.gymnasium.grid_view import TILE_PIXELS, grid_pixels, grid_symbols
 
 
 def views(id: str, wrapper: Any, steps: int = 60) -> Any:

@@ -51,6 +51,8 @@ class Odd(gymnasium.Env[Any, Any]):
             if self.fails == "raises":
                 raise ArithmeticError("gravity is off")
             if self.fails == "hangs":
+                if "HANGING" in os.environ:
+                    Path(os.environ["HANGING"]).touch()
                 time.sleep(60)
             if self.fails == "dies":
                 os.kill(os.getpid(), signal.SIGKILL)
