@@ -29,6 +29,7 @@ from sidetune_core.training.optimizer import make_optimizer, optimizer_state, ra
 from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.single_pass import SinglePass
 from sidetune_core.training.stage import Stage, batch_size
+from sidetune_core.training.throughput import Throughput
 from sidetune_core.training.tracked import TrackedLearner
 from sidetune_core.training.trainable import set_trainable, start_phase
 from sidetune_core.training.within_task import WithinTask
@@ -72,6 +73,7 @@ class StageTraining:
     """Losses since the last log line."""
     _within: WithinTask = attrs.field(init=False)
     _pass: SinglePass = attrs.field(init=False)
+    _throughput: Throughput = attrs.field(init=False, factory=Throughput)
     _saved_step: int = attrs.field(init=False)
     _saved_time: float = attrs.field(init=False)
 
@@ -128,6 +130,9 @@ class StageTraining:
                     self._run_phase(phase, trainable)
         for line in self._pass.lines():
             self.recorder.within(line)
+        if self._throughput.tokens:
+            memory = self.context.machine.peak_memory() / 2**20
+            self.recorder.info(f"trained on {self._throughput}; peak memory {memory:,.0f} MiB")
         return taken - self._within.skipped
 
     def _open_streams(self, step: int) -> None:
@@ -208,6 +213,7 @@ class StageTraining:
             raise
         self._position = number + 1
         self._pass.add(task.id, micro_batches)
+        self._throughput.add(micro_batches)
         return micro_batches
 
     def _rate(self, number: int, phase: PhaseSteps) -> float:
@@ -238,6 +244,8 @@ class StageTraining:
                 )
             line |= {name: float(value) for name, value in metrics.items()}
         shown = {name: task_metrics[name] for name in (task.metric,) if name in task_metrics}
+        if self._throughput.tokens:
+            shown["tokens/s"] = self._throughput.per_second
         self.recorder.training_metrics(line, shown)
 
     def _save_if_due(self, step: int, optimizer: torch.optim.Optimizer | None) -> None:

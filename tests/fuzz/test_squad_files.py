@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sidetune_core.errors import DataError
 
 FILES = importlib.import_module("sidetune_plugins.envs.squad.files")
+RAW = importlib.import_module("sidetune_plugins.envs.squad.raw_files")
 CONTEXT = "Harold fought in the year 1066 near the sea."
 GOOD = {
     "version": "v2.0",
@@ -87,7 +88,7 @@ def test_spoilt_bytes(name: str, tmp_path: Path, spoil_bytes: Any, answer: Any) 
 def test_a_file_that_unpacks_to_fill_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FILES, "MAX_UNCHECKED_BYTES", 2**16)
+    monkeypatch.setattr(RAW, "MAX_UNCHECKED_BYTES", 2**16)
     path = tmp_path / "bomb.json.gz"
     path.write_bytes(gzip.compress(b" " * 2**20, mtime=0))
     with pytest.raises(DataError, match="unpacks to more than"):

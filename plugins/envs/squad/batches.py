@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sidetune_core.api import Inputs
 
 from .answers import AnswerVotes, best_spans, spans_in_text
-from .files import Question
+from .records import Question
 from .windows import Windows
 
 LENGTH_MULTIPLE = 16

@@ -25,8 +25,10 @@ from sidetune_core.api import (
 
 from .batches import Decoding, QuestionSet
 from .download import fetch_squad
-from .files import Article, Paragraph, Question, check_ids, read_squad
+from .faults import OnError
+from .files import check_ids, read_squad
 from .handler import SquadCard, SquadHandler
+from .records import Article, Paragraph, Question
 from .task import SquadTask
 from .tokenizer import MINILM, SavedTokenizer, load_tokenizer
 from .windows import make_windows
@@ -76,11 +78,17 @@ class Squad(TaskStream):
         }
 
         train_file: Path | None = option(
-            None, "training questions, .json or .json.gz in SQuAD's format; downloads SQuAD if not set"
+            None,
+            "training questions in SQuAD's format or as Hugging Face rows: .json, .jsonl, .parquet, or a "
+            "folder of the datasets library; downloads SQuAD if not set",
         )
-        dev_file: Path | None = option(None, "test questions in the same format")
+        dev_file: Path | None = option(None, "test questions in any of these formats")
         extra_train_file: Path | None = option(
             None, "additional training questions, appended to those of 'train-file'"
+        )
+        on_error: OnError = option(
+            "raise",
+            "faulty questions, such as answers that are not in their context: raise, or leave them out",
         )
         version: Literal["1.1", "2.0"] = option("2.0", "SQuAD version to download if 'train-file' is not set")
         root: Path = option(Path("~/.cache/sidetune/squad"), "folder for the downloaded files")
@@ -108,6 +116,11 @@ class Squad(TaskStream):
         )
         doc_stride: int = option(
             128, "context tokens between the starts of two windows of a long context", at_least(1)
+        )
+        max_question_length: int | None = option(
+            None,
+            "truncate questions to this many tokens; default: a question that leaves no room is an error",
+            at_least(1),
         )
         max_answer_length: int = option(30, "maximum tokens of a predicted answer", at_least(1))
         n_best_size: int = option(20, "answers to write for each question", at_least(1))
@@ -169,7 +182,7 @@ class Squad(TaskStream):
             config.null_score_diff_threshold if nullable else None,
         )
         tokenizer = SavedTokenizer.of(config.tokenizer, self._tokenizer)
-        card = SquadCard(config.doc_stride, decoding, tokenizer).to_json()
+        card = SquadCard(config.doc_stride, decoding, tokenizer, config.max_question_length).to_json()
         tasks: list[Task] = []
         divided = zip(
             _divide(train_articles, config.num_tasks), _divide(test_articles, config.num_tasks), strict=True
@@ -206,7 +219,14 @@ class Squad(TaskStream):
     def _question_set(self, questions: Sequence[tuple[Question, str]], source: str, part: str) -> QuestionSet:
         """Cut questions into windows with the next free ids; `part` is their name in `data_parts`."""
         config = self._config
-        windows = make_windows(self._tokenizer, questions, config.max_length, config.doc_stride, source)
+        windows = make_windows(
+            self._tokenizer,
+            questions,
+            config.max_length,
+            config.doc_stride,
+            source,
+            config.max_question_length,
+        )
         first_id, self._windows = self._windows, self._windows + len(windows)
         inputs = windows.fingerprint().encode()
         content = inputs + "".join(repr(question) for question, _ in questions).encode()
@@ -229,16 +249,16 @@ class Squad(TaskStream):
         """The training and the test articles."""
         config = self._config
         path = self._file(config.train_file, "train")
-        train = list(read_squad(path))
+        train = list(read_squad(path, config.on_error))
         if config.test_articles:
             train, test = _split_by_title(train, config.test_articles, path)
         elif config.dev_file is not None or config.train_file is None:
-            test = list(read_squad(self._file(config.dev_file, "dev")))
+            test = list(read_squad(self._file(config.dev_file, "dev"), config.on_error))
         else:
             train, test = _split_paragraphs(train, path)
         train = train[:: config.article_step]
         if config.extra_train_file is not None:
-            train += read_squad(config.extra_train_file.expanduser())
+            train += read_squad(config.extra_train_file.expanduser(), config.on_error)
             check_ids([*train, *test], f"{path} and {config.extra_train_file}")
         if config.answerable_only:
             train, test = _answerable(train), _answerable(test)

@@ -1,92 +1,70 @@
-"""Reader of SQuAD's JSON format, v1.1 and v2.0, with validation."""
+"""Reader of files of questions, with validation."""
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import attrs
 
 from sidetune_core.api import DataError
 
-T = TypeVar("T", str, int, bool, list[Any], dict[str, Any])
+from .faults import Fault, Faults, OnError
+from .layouts import NO_ANSWERS, Layout
+from .raw_files import load_entries
+from .records import Answer, Article, Paragraph, Question
 
-MAX_BYTES = 2**30
-"""Of a file that is not compressed."""
-
-MAX_UNCHECKED_BYTES = 2**28
-"""Files up to this size are unpacked whatever their compression ratio."""
-MAX_COMPRESSION_RATIO = 100
-"""A larger file with a higher ratio is treated as a decompression bomb."""
-TYPE_NAMES = {str: "text", int: "an integer", bool: "true or false", list: "a list", dict: "an object"}
+MAX_SHIFT = 20
+"""Characters by which an answer may be away from its offset."""
+REMEDY = "Correct the file, or leave out what is faulty with --env.on-error skip"
 
 
-@attrs.frozen
-class Answer:
-    """A span of a context: its text and the offset of its first character."""
+def read_squad(path: Path, on_error: OnError = "raise") -> tuple[Article, ...]:
+    """Read the articles of a file: SQuAD v1.1 or v2.0, or Hugging Face rows, see `load_entries`.
 
-    text: str
-    start: int
+    An answer that is not at its offset, but within `MAX_SHIFT` characters of it, is moved there, with a
+    warning.
 
-
-@attrs.frozen
-class Question:
-    """A question with its reference answers; empty if unanswerable."""
-
-    id: str
-    text: str
-    answers: tuple[Answer, ...]
-
-
-@attrs.frozen
-class Paragraph:
-    """A context with its questions."""
-
-    context: str
-    questions: tuple[Question, ...]
-
-
-@attrs.frozen
-class Article:
-    """Paragraphs under a title."""
-
-    title: str
-    paragraphs: tuple[Paragraph, ...]
-
-
-def read_squad(path: Path) -> tuple[Article, ...]:
-    """Read the articles of a file, ``.json`` or ``.json.gz``.
+    Args:
+        path: the file, or a folder that ``Dataset.save_to_disk`` has written.
+        on_error: raise an error for faulty questions, or leave them out with a warning.
 
     Raises:
-        DataError: the file is missing, damaged or not in SQuAD's format; an article has no questions; answers
-            contradict ``is_impossible``; a question id is repeated; or an answer does not match the context
-            at its offset.
+        DataError: the file is missing, damaged or of another layout; no question is left; or `on_error` is
+            'raise' and an article has no questions, answers contradict ``is_impossible``, a question id is
+            repeated, or an answer is not in its context.
     """
-    data = _take(_load(path), "data", list, f"{path}")
-    articles = tuple(_article(values, f"{path}: article {index}", index) for index, values in enumerate(data))
-    if not articles:
+    entries = load_entries(path)
+    if not entries:
         raise DataError(f"{path} has no articles")
-    check_ids(articles, str(path))
-    _check_answers(articles, path)
-    return articles
+    faults = Faults(path)
+    articles = Layout(faults, path.stem, has_answers=True).articles(entries)
+    articles = _without_repeated(articles, faults)
+    articles = _aligned(articles, faults)
+    asked = sum(len(paragraph.questions) for article in articles for paragraph in article.paragraphs)
+    if not asked and all(message.endswith(NO_ANSWERS) for message in faults.messages):
+        raise DataError(
+            f"{path}: none of its {len(faults.messages)} questions has 'answers'. To answer them with "
+            f"a trained run: sidetune predict RUN {path} --out predictions.json"
+        )
+    faults.report(on_error, REMEDY)
+    if not asked:
+        raise DataError(f"{path} has no question that can be used")
+    return tuple(article for article in articles if any(part.questions for part in article.paragraphs))
 
 
 def read_questions(path: Path) -> list[tuple[Question, str]]:
     """The questions of a file with their contexts, to be answered: answers are not read, and may be missing.
 
     Raises:
-        DataError: the file is missing, damaged or not in SQuAD's format, or a question id is repeated.
+        DataError: the file is missing, damaged or of another layout, or a question cannot be used.
     """
-    data = _take(_load(path), "data", list, f"{path}")
-    articles = [
-        _article(values, f"{path}: article {index}", index, has_answers=False)
-        for index, values in enumerate(data)
-    ]
-    check_ids(articles, str(path))
+    faults = Faults(path)
+    articles = Layout(faults, path.stem, has_answers=False).articles(load_entries(path))
+    articles = _without_repeated(articles, faults)
+    faults.report("raise", "Correct the file")
     paragraphs = [paragraph for article in articles for paragraph in article.paragraphs]
     questions = [
         (question, paragraph.context) for paragraph in paragraphs for question in paragraph.questions
@@ -102,6 +80,12 @@ def check_ids(articles: Sequence[Article], source: str) -> None:
     Raises:
         DataError: an id is repeated.
     """
+    if repeated := _repeated(articles):
+        raise DataError(f"{source}: {len(repeated)} question ids are repeated, such as '{repeated[0]}'")
+
+
+def _repeated(articles: Sequence[Article]) -> list[str]:
+    """Ids of all questions whose id an earlier one has."""
     seen: set[str] = set()
     repeated = []
     for article in articles:
@@ -110,135 +94,106 @@ def check_ids(articles: Sequence[Article], source: str) -> None:
                 if question.id in seen:
                     repeated.append(question.id)
                 seen.add(question.id)
-    if repeated:
-        raise DataError(f"{source}: {len(repeated)} question ids are repeated, such as '{repeated[0]}'")
+    return repeated
 
 
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(f"no file {path}; expected questions in SQuAD's JSON format, .json or .json.gz")
-    try:
-        if path.suffix == ".gz":
-            limit = max(MAX_UNCHECKED_BYTES, MAX_COMPRESSION_RATIO * path.stat().st_size)
-            with gzip.open(path) as file:
-                raw = file.read(limit + 1)
-            if len(raw) > limit:
-                raise DataError(
-                    f"{path} unpacks to more than {limit / 2**30:.3g} "
-                    "GiB; decompress it yourself if you trust it"
-                )
-        else:
-            if path.stat().st_size > MAX_BYTES:
-                raise DataError(f"{path} has more than {MAX_BYTES / 2**30:.3g} GiB")
-            raw = path.read_bytes()
-        values = json.loads(raw)
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} cannot be read as JSON: {next(iter(str(error).splitlines()), type(error).__name__)}"
-        ) from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: expected an object with a list 'data' of articles, not {_kind(values)}")
-    return values
+def _without_repeated(articles: Sequence[Article], faults: Faults) -> list[Article]:
+    """The articles with the first question of each id."""
+    repeated = _repeated(articles)
+    if not repeated:
+        return list(articles)
+    faults.messages.append(f"{len(repeated)} question ids are repeated, such as '{repeated[0]}'")
+    seen: set[str] = set()
+
+    def is_first(question: Question) -> bool:
+        known = question.id in seen
+        seen.add(question.id)
+        return not known
+
+    return _mapped(articles, lambda paragraph: tuple(filter(is_first, paragraph.questions)))
 
 
-def _article(values: Any, where: str, index: int, has_answers: bool = True) -> Article:
-    values = _object(values, where)
-    title = _take(values, "title", str, where) if "title" in values else f"article {index}"
-    where = f"{where} '{title}'"
-    paragraphs = tuple(
-        _paragraph(paragraph, f"{where}, paragraph {index}", has_answers)
-        for index, paragraph in enumerate(_take(values, "paragraphs", list, where))
-    )
-    if has_answers and not any(paragraph.questions for paragraph in paragraphs):
-        raise DataError(f"{where} has no questions; remove it from the file")
-    return Article(title, paragraphs)
+def _aligned(articles: Sequence[Article], faults: Faults) -> list[Article]:
+    """The articles with every answer at its offset; questions whose answers are elsewhere are faults."""
+    count, moved, shift = 0, [], 0
 
+    def align(paragraph: Paragraph) -> tuple[Question, ...]:
+        nonlocal count, shift
+        kept = []
+        for question in paragraph.questions:
+            count += len(question.answers)
+            aligned = faults.attempt(_align, question, paragraph.context)
+            if aligned is None:
+                continue
+            kept.append(aligned)
+            for before, after in zip(question.answers, aligned.answers, strict=True):
+                if before.start != after.start:
+                    shift = max(shift, abs(before.start - after.start))
+                    moved.append(
+                        f"question {question.id}: {_short(before.text)} from {before.start} to {after.start}"
+                    )
+        return tuple(kept)
 
-def _paragraph(values: Any, where: str, has_answers: bool) -> Paragraph:
-    values = _object(values, where)
-    context = _take(values, "context", str, where)
-    if not context.strip():
-        raise DataError(f"{where} has an empty context; remove it from the file")
-    questions = tuple(
-        _question(question, f"{where}, question {index}", has_answers)
-        for index, question in enumerate(_take(values, "qas", list, where))
-    )
-    return Paragraph(context, questions)
-
-
-def _question(values: Any, where: str, has_answers: bool) -> Question:
-    values = _object(values, where)
-    id = _take(values, "id", str, where)
-    where = f"{where} '{id}'"
-    text = _take(values, "question", str, where)
-    if not text.strip():
-        raise DataError(f"{where} has no text; remove it from the file")
-    if not has_answers:
-        return Question(id, text, ())
-    answers = tuple(_answer(answer, where) for answer in _take(values, "answers", list, where))
-    impossible = _take(values, "is_impossible", bool, where) if "is_impossible" in values else False
-    if impossible == bool(answers):
-        fault = "has answers, but is_impossible is set"
-        if not impossible:
-            fault = "has no answers, but is_impossible is not set"
-        raise DataError(f"{where} {fault}; correct one of them")
-    return Question(id, text, answers)
-
-
-def _answer(values: Any, where: str) -> Answer:
-    values = _object(values, f"{where}, an answer")
-    return Answer(_take(values, "text", str, where), _take(values, "answer_start", int, where))
-
-
-def _check_answers(articles: Sequence[Article], path: Path) -> None:
-    """Check that every answer matches the context at its offset."""
-    count, wrong = 0, []
-    for article in articles:
-        for paragraph in article.paragraphs:
-            for question in paragraph.questions:
-                for answer in question.answers:
-                    count += 1
-                    matches = answer.start >= 0 and paragraph.context.startswith(answer.text, answer.start)
-                    if not answer.text or not matches:
-                        wrong.append((question.id, answer))
-    if wrong:
-        shown = "; ".join(
-            f"question {id}: {_short(answer.text)} at {answer.start}" for id, answer in wrong[:3]
+    result = _mapped(articles, align)
+    if moved:
+        warnings.warn(
+            f"{faults.path}: {len(moved)} of {count} answers are not at their answer_start, but up to "
+            f"{shift} characters away, and are moved there, such as {moved[0]}",
+            stacklevel=3,
         )
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise DataError(
-            f"{path}: {len(wrong)} of {count} answers do not "
-            f"match their context at answer_start ({shown}{more})"
+    return result
+
+
+def _align(question: Question, context: str) -> Question:
+    """The question with its answers where their texts are.
+
+    Raises:
+        Fault: a text is empty, or not near its offset.
+    """
+    answers = []
+    for answer in question.answers:
+        start = _nearest(answer, context)
+        if start is None:
+            found = context[max(answer.start, 0) : max(answer.start, 0) + max(len(answer.text), 1)]
+            raise Fault(
+                f"question {question.id}: the answer {_short(answer.text)} does not match the context at its "
+                f"answer_start {answer.start} or within {MAX_SHIFT} characters of it; found {_short(found)}"
+            )
+        answers.append(answer if start == answer.start else Answer(answer.text, start))
+    return attrs.evolve(question, answers=tuple(answers))
+
+
+def _nearest(answer: Answer, context: str) -> int | None:
+    """The start of the answer's text nearest to its offset; None if none is near, or two are equally near."""
+    text, start = answer.text, answer.start
+    if not text:
+        return None
+    if start >= 0 and context.startswith(text, start):
+        return start
+    if start < -MAX_SHIFT:
+        return None
+    before = context.rfind(text, max(0, start - MAX_SHIFT), max(0, start + len(text)))
+    after = context.find(text, max(0, start), start + MAX_SHIFT + len(text))
+    near = [found for found in (before, after) if found >= 0]
+    if len(near) == 2 and start - before == after - start:
+        return None
+    return min(near, key=lambda found: abs(found - start)) if near else None
+
+
+def _mapped(
+    articles: Sequence[Article], questions: Callable[[Paragraph], tuple[Question, ...]]
+) -> list[Article]:
+    """The articles with other questions in each paragraph."""
+    return [
+        Article(
+            article.title, tuple(attrs.evolve(part, questions=questions(part)) for part in article.paragraphs)
         )
+        for article in articles
+    ]
 
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
-
-
-def _object(values: Any, where: str) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise DataError(f"{where}: expected an object, not {_kind(values)}")
-    return values
-
-
-def _take(values: Mapping[str, Any], name: str, kind: type[T], where: str) -> T:
-    """The value of a key, checked for its type."""
-    if name not in values:
-        raise DataError(f"{where}: missing key '{name}'")
-    value = values[name]
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise DataError(f"{where}: '{name}' must be {TYPE_NAMES[kind]}, not {_kind(value)}")
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:  # an unpaired surrogate, which JSON allows
-            raise DataError(f"{where}: '{name}' holds invalid Unicode: {error.reason}") from error
-    return value
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else TYPE_NAMES.get(type(value), type(value).__name__)
 
 
 def official_json(values: Mapping[str, object]) -> str:

@@ -25,8 +25,10 @@ from sidetune_core.api import (
 
 from .answers import AnswerVotes
 from .batches import Decoding, QuestionSet, add_votes, finite, window_inputs
-from .files import Question, official_json, read_questions
+from .files import official_json, read_questions
 from .heads import make_span_head
+from .raw_files import SUFFIXES
+from .records import Question
 from .tokenizer import SavedTokenizer
 from .windows import make_windows, max_question_length
 
@@ -68,6 +70,8 @@ class SquadCard:
     doc_stride: int
     decoding: Decoding
     tokenizer: SavedTokenizer
+    max_question_length: int | None = None
+    """Tokens to which questions are truncated."""
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> SquadCard:
@@ -80,6 +84,9 @@ class SquadCard:
         for name, value in counts.items():
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**20:
                 raise ValueError(f"its value '{name}' is {value!r}")
+        truncated = values.get("max_question_length")
+        if truncated is not None and (isinstance(truncated, bool) or not isinstance(truncated, int)):
+            raise ValueError(f"its value 'max_question_length' is {truncated!r}")
         threshold = values.get("null_threshold")
         if threshold is not None and not isinstance(threshold, float | int):
             raise ValueError(f"its value 'null_threshold' is {threshold!r}")
@@ -87,15 +94,19 @@ class SquadCard:
             int(values["doc_stride"]),
             Decoding(int(values["max_answer_length"]), int(values["n_best"]), threshold),
             SavedTokenizer.read(values.get("tokenizer")),
+            truncated,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `read` reads them."""
-        return {
+        values = {
             "doc_stride": self.doc_stride,
             **attrs.asdict(self.decoding),
             "tokenizer": attrs.asdict(self.tokenizer),
         }
+        if self.max_question_length is not None:  # cards of earlier versions do not have it
+            values["max_question_length"] = self.max_question_length
+        return values
 
 
 class SquadHandler(TaskHandler):
@@ -106,7 +117,7 @@ class SquadHandler(TaskHandler):
         ValueError: the card has other values than those of a question answering task.
     """
 
-    suffixes = (".json", ".json.gz")
+    suffixes = SUFFIXES
 
     def __init__(self, card: TaskCard) -> None:
         super().__init__(card)
@@ -136,7 +147,12 @@ class SquadHandler(TaskHandler):
         with self._lock:
             self._check_lengths(questions)
             windows = make_windows(
-                self._tokenizer, questions, self._max_length, self._values.doc_stride, "the questions"
+                self._tokenizer,
+                questions,
+                self._max_length,
+                self._values.doc_stride,
+                "the questions",
+                self._values.max_question_length,
             )
         inputs = window_inputs(windows, torch.arange(len(windows)), self._max_length, None)
         return Preprocessed(inputs, len(questions), QuestionSet(questions, windows, 0))
@@ -153,7 +169,9 @@ class SquadHandler(TaskHandler):
         return [self._answer(vote) for vote in votes]
 
     def read_file(self, path: Path) -> Iterator[tuple[str, Any]]:
-        """The questions of a file in SQuAD's format by id; answers are not read and may be missing."""
+        """The questions of a file by id, in any format that the env reads; answers are not read and may be
+        missing.
+        """
         try:
             questions = read_questions(path)
         except DataError as error:
@@ -173,6 +191,7 @@ class SquadHandler(TaskHandler):
         limit = max_question_length(self._tokenizer, self._max_length, self._values.doc_stride)
         for index, (question, _) in enumerate(questions):
             size = len(self._tokenizer(question.text, add_special_tokens=False)["input_ids"])
+            size = min(size, self._values.max_question_length or size)
             if size > limit:
                 where = "the input" if len(questions) == 1 else f"input {index}"
                 raise InputError(f"{where} has a question of {size} tokens; expected at most {limit}")

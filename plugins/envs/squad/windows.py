@@ -15,7 +15,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from sidetune_core.api import DataError
 
-from .files import Answer, Question
+from .records import Answer, Question
 
 Offsets = NDArray[np.int32]
 
@@ -69,6 +69,7 @@ def make_windows(
     max_length: int,
     stride: int,
     source: str,
+    truncate: int | None = None,
 ) -> Windows:
     """Cut questions with their contexts into windows.
 
@@ -78,11 +79,14 @@ def make_windows(
         max_length: largest number of tokens in a window.
         stride: context tokens between the starts of two windows.
         source: description of the questions, for the message.
+        truncate: cut questions after this many tokens.
 
     Raises:
         DataError: a question leaves less room in a window than the stride.
     """
     texts = [question.text for question, _ in questions]
+    if truncate is not None:
+        texts = _truncated(tokenizer, texts, truncate)
     sizes = _token_counts(tokenizer, texts)
     max_question = max_question_length(tokenizer, max_length, stride)
     if too_long := [index for index, size in enumerate(sizes) if size > max_question]:
@@ -90,7 +94,8 @@ def make_windows(
         raise DataError(
             f"{source}: {len(too_long)} questions are too long; a window of {max_length} tokens with a "
             f"stride of {stride} has room for {max_question}; the longest, '{questions[longest][0].id}', "
-            f"has {sizes[longest]}. Increase --env.max-length, or remove them"
+            f"has {sizes[longest]}. Truncate them with --env.max-question-length {max_question}, or increase "
+            "--env.max-length"
         )
     by_size: dict[int, list[int]] = defaultdict(list)
     for index, size in enumerate(sizes):
@@ -125,6 +130,17 @@ def _token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> l
     if not texts:
         return []
     return [len(tokens) for tokens in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def _truncated(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int) -> list[str]:
+    """The characters of the first `limit` tokens of each text."""
+    if not texts:
+        return []
+    offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return [
+        text if len(ranges) <= limit else text[: ranges[limit - 1][1]]
+        for text, ranges in zip(texts, offsets, strict=True)
+    ]
 
 
 @attrs.define(eq=False)
