@@ -134,7 +134,7 @@ def read_files(folder: Path, links_within: Path | None = None) -> AdapterFiles:
     if values.get("format") != FORMAT:
         raise RunError(
             f"the adapter {folder} has format {values.get('format')!r}, and this version of sidetune reads "
-            f"{FORMAT}; a newer one may read it: pip install --upgrade sidetune"
+            f"{FORMAT}; a newer version of sidetune may read it"
         )
     if values.pop("sha256", None) != content_digest(values):
         raise RunError(
