@@ -320,7 +320,6 @@ _MODULES = {
     "flatten_inputs": "interfaces.layers",
     "has_mission": "interfaces.missions",
     "home": "io.cache_folders",
-    "home": "storage.atomic",
     "init_orthogonal": "interfaces.layers",
     "joint_scores": "interfaces.joint_scores",
     "label_predictions": "interfaces.predictions",
