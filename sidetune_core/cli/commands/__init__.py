@@ -66,9 +66,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command(
         "Evaluate a trained run, also on other data.", "evaluate:evaluate", "use", composes=True
     ),
-    "export": Command(
-        "Write the adapter of a task, its network, or the weights of a component.", "export:export", "publish"
-    ),
+    "export": Command("Write the adapter of a task, its network, or weights.", "export:export", "publish"),
     "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push", "publish"),
     "clean": Command("Make run folders smaller.", "clean:clean_runs", "look"),
     "verify": Command("Check a run folder and its certificate.", "verify:verify_run", "look"),

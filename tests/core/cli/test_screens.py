@@ -5,8 +5,6 @@ Look at the files when they change: they are what a user sees.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,8 +24,8 @@ WIDTHS: Mapping[str, int | None] = {"80": 80, "120": 120, "pipe": None}
 
 
 UNCHANGED = (
-    "36 of 45 values of earlier tasks in R are those of the row before, because nothing that these tasks read "
-    "had changed; the others were measured"
+    "36 of 45 values of earlier tasks in R are those of the row before, because nothing that these tasks read"
+    " had changed; the others were measured"
 )
 
 
@@ -67,19 +65,12 @@ def _run(summary: RunSummary, screen: Screen) -> str:
     return f"{results_lines(summary.results, screen)}\n\n{lines}"
 
 
-def _help(screen: Screen) -> str:
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        main(["--help"])
-    return printed.getvalue().rstrip()
-
-
 SHOWN: Mapping[str, Callable[[Screen], str]] = {
     "run": lambda screen: _run(RUNS[0], screen),
     "run-forgetting": lambda screen: _run(RUNS[2], screen),
     "run-of-one-task": lambda screen: _run(_summary("features", 0.0, tasks=1), screen),
     "comparison": lambda screen: compare_runs(RUNS, screen=screen),
     "methods": lambda screen: compare_methods(group_runs(SEEDS), screen=screen),
-    "help": _help,
 }
 
 
@@ -91,6 +82,11 @@ def test_a_screen_is_as_it_was_looked_at_and_fits(name: str, width: str) -> None
     columns = WIDTHS[width]
     assert columns is None or max(map(len, text.splitlines())) <= columns
     assert "\x1b" not in text
+
+
+def test_the_overview_of_commands_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def _write(names: Sequence[str] = tuple(SHOWN)) -> None:
