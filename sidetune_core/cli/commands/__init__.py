@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, Command] = {
     "describe": Command("Show a component and its options.", "plugins:describe", "look"),
     "check": Command("Check that a component implements its interface.", "plugins:check", "publish"),
     "new": Command("Create a package with a component of your own.", "plugins:new_package", "publish"),
+    "completion": Command("Print a script for the completion of a shell.", "completion:completion", "look"),
     "sweep": Command(
         "Run a grid of components, options and seeds.",
         "sweep:sweep",
