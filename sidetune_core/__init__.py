@@ -26,17 +26,21 @@ if TYPE_CHECKING:
     from sidetune_core.serving.evaluation import TaskEvaluation, evaluate
     from sidetune_core.serving.model import Model, load
     from sidetune_core.sweeps.runner import SweptRun, sweep
+    from sidetune_core.training.callbacks import Callback, RowRecord, StepRecord
     from sidetune_core.training.extension import extend
     from sidetune_core.training.run import Run, resume, run
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Callback",
     "Choice",
     "Model",
     "Results",
+    "RowRecord",
     "Run",
     "RunSpec",
+    "StepRecord",
     "SweptRun",
     "Task",
     "TaskEvaluation",
@@ -54,11 +58,14 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "Callback": "training.callbacks",
         "Choice": "config.spec",
         "Model": "serving.model",
         "Results": "results.metrics",
+        "RowRecord": "training.callbacks",
         "Run": "training.run",
         "RunSpec": "config.spec",
+        "StepRecord": "training.callbacks",
         "SweptRun": "sweeps.runner",
         "Task": "interfaces.tasks",
         "TaskEvaluation": "serving.evaluation",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import attrs
@@ -161,11 +162,23 @@ def given_of(resolved: ResolvedRun, slot: str) -> Any:
 
 
 def _by_name(slot: str, cls: type, what: str) -> str:
-    name = f"{cls.__module__}:{cls.__qualname__}"
+    target = CLASSES[slot]
+    module, _, wanted = target.partition(":")
+    if module in sys.modules and not is_class(cls, target):
+        return (
+            f"{what}, which is no {wanted}: derive it from sidetune_core.api.{wanted}, or give a name that "
+            f"sidetune list {slot}s prints"
+        )
+    module, where = cls.__module__, ""
+    if module == "__main__":  # under this name, no other process finds it
+        file = getattr(sys.modules["__main__"], "__file__", None)
+        module = Path(file).stem if file else "my_module"
+        where = f", once the class is in {module}.py" if not file else ""
+    name = f"{module}:{cls.__qualname__}"
     also = {"base": " (an nn.Module that is no Base can be given as it is)"}.get(slot, "")
     return (
         f"{what}; components are chosen by name: {slot}={name!r}, or "
-        f"{{'name': {name!r}, OPTION: VALUE}}{also}"
+        f"{{'name': {name!r}, OPTION: VALUE}}{where}{also}"
     )
 
 

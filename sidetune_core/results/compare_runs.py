@@ -37,6 +37,9 @@ from sidetune_core.storage.run_folder import DIVERGED
 COMPARED = tuple(metric for metric in MAIN if metric.function is not average_incremental_accuracy)
 """The metrics in comparisons of runs and of methods."""
 
+LEFT_OUT = ("bwt", "s", "learn", "params\nper task", "forget")
+"""Columns of a short table that may be left out, the least important first."""
+
 
 def compare_runs(
     summaries: Sequence[RunSummary],
@@ -64,9 +67,9 @@ def compare_runs(
     run, composition, status = 0, 1, len(metrics) + 4
     left = {run, composition, status}
     if form == "text" and not screen.long:
-        order = [composition + 1 + index for index in range(len(metrics) - 1, 0, -1)]
-        order = [order[0], status - 1, *order[1:2], status - 2, *order[2:]] if order else [status - 1]
-        tables = [fitted(_cells(summaries, metrics, short=True), left, screen, order)]
+        cells = _cells(summaries, metrics, short=True)
+        order = [cells[0].index(name) for name in LEFT_OUT if name in cells[0]]
+        tables = [fitted(cells, left, screen, order)]
     else:
         tables = [typeset(_cells(summaries, metrics), form, left=left)]
     if not one_unit(first) and same_stream(summaries):

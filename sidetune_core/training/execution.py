@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
 from sidetune_core.config.interval import Interval
 from sidetune_core.storage.compaction import Keep
 from sidetune_core.system.threads import Threads
+from sidetune_core.training.callbacks import Callback
 from sidetune_core.training.workers.count import Count
 
 
@@ -18,3 +21,4 @@ class Execution:
     keep: Keep
     threads: Threads
     workers: Count = 1
+    callbacks: Sequence[Callback] = ()

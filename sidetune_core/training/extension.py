@@ -44,6 +44,7 @@ from sidetune_core.storage.run_folder import (
     resume_command,
 )
 from sidetune_core.system.threads import use_threads
+from sidetune_core.training.callbacks import Callback
 from sidetune_core.training.continuation import Continuation, Latest, check_acceptable, find_latest, planned
 from sidetune_core.training.earlier_data import earlier_changes
 from sidetune_core.training.execution import Execution
@@ -79,6 +80,7 @@ def extend(
     allow_changed: Sequence[str] = (),
     trust_local_code: Trust = False,
     allow_changed_data: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Add tasks of an env to a finished run, and train on them.
 
@@ -104,6 +106,7 @@ def extend(
         allow_changed: see `resume`.
         trust_local_code: see `resume`.
         allow_changed_data: the same as ``allow_changed=["data"]``.
+        callbacks: see `run`.
 
     Raises:
         UntrustedCode: ``run.json`` or the data names code, without `trust_local_code`.
@@ -122,7 +125,9 @@ def extend(
     resolved = resolve(with_env(spec, chosen, tables))
     resolved = give_objects(resolved, about, Objects(objects.base), same_weights=True)
     allowed = [*allow_changed, *(["data"] * allow_changed_data)]
-    return extend_resolved(path, resolved, names, out, quiet, save_every, allowed, trust_local_code, objects)
+    return extend_resolved(
+        path, resolved, names, out, quiet, save_every, allowed, trust_local_code, objects, callbacks
+    )
 
 
 def _chosen_env(env: Any, tasks: Sequence[str] | Sequence[Task]) -> tuple[Sequence[str], Choice]:
@@ -157,6 +162,7 @@ def extend_resolved(
     allow_changed: Sequence[str] = (),
     trust_local_code: Trust = False,
     objects: Objects = NONE,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """`extend` for the run with the env and options of the extension already resolved; `objects` are those
     that Python gave to the run."""
@@ -196,7 +202,7 @@ def extend_resolved(
             if group.is_main:
                 _begin(folder, added, job, added.continuation(folder, allow_changed))
             every, keep = recorded_interval(folder, added.about), recorded_keep(added.about)
-            return train_extended(job, assemble, folder, Execution(every, keep, threads))
+            return train_extended(job, assemble, folder, Execution(every, keep, threads, callbacks=callbacks))
 
 
 @attrs.frozen(eq=False)

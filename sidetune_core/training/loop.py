@@ -167,8 +167,10 @@ def _learn(
         )
         effort = f"{counted(trained.steps, 'step')}, {time.monotonic() - began:.1f} s"
         recorder.finish_stage(
+            stage.last.id,
+            len(seen) - 1,
             f"task {len(seen)}/{len(tasks)} {stage.last.title}: {metric} "
-            f"{with_unit(metric, cells[-1])}{average} ({effort})"
+            f"{with_unit(metric, cells[-1])}{average} ({effort})",
         )
     FeatureCache.detach(learner, tracked.bases)  # the user may change the base of a learner that is returned
 

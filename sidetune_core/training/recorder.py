@@ -57,6 +57,7 @@ from sidetune_core.storage.within import EVALUATION
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.threads import Threads
 from sidetune_core.training.by_products import ByProducts
+from sidetune_core.training.callbacks import Callbacks
 from sidetune_core.training.context import Context
 from sidetune_core.training.stage import Stage
 from sidetune_core.training.tracked import Journal, Moment, TrackedLearner
@@ -188,8 +189,9 @@ class Recorder:
         checkpoint.
         """
 
-    def finish_stage(self, text: str) -> None:
-        """Training and evaluation of a stage are over; `text` stays visible."""
+    def finish_stage(self, task: str, row: int, text: str) -> None:
+        """Training and evaluation of a stage are over, whose last task has this row of R; `text` stays
+        visible."""
 
     def worker_time(self, seconds: float) -> None:
         """Add processor time of worker processes."""
@@ -212,6 +214,7 @@ class RunRecorder(Recorder):
         identity: of the run, which every checkpoint records.
         by_products: reports what the run continues without; None for a new one.
         keep: whether earlier checkpoints keep the tensors that later tasks replace; see `run`.
+        callbacks: see `run`.
 
     Raises, in every method that writes R, metrics or checkpoints:
         WriteError: the disk is full, or the folder is not writable; what was there stays.
@@ -226,9 +229,11 @@ class RunRecorder(Recorder):
         identity: Identity | None = None,
         by_products: ByProducts | None = None,
         keep: Keep = "all",
+        callbacks: Callbacks | None = None,
     ) -> None:
         super().__init__(folder)
         self._progress, self._clock, self._board, self._identity = progress, clock, board, identity
+        self._callbacks = callbacks
         self._with_gaps: set[str] = set()
         self._chain, self._keep = Chain(folder.checkpoints), keep
         self._read = {name: Running() for name in LINES}
@@ -318,6 +323,8 @@ class RunRecorder(Recorder):
     def metrics_line(self, line: Mapping[str, Any]) -> None:
         self.folder.append("metrics.jsonl", line)
         self._draw(line)
+        if self._callbacks is not None:
+            self._callbacks.step(line)
 
     def within(self, line: Mapping[str, Any]) -> None:
         self.folder.append(WITHIN, line)
@@ -439,9 +446,11 @@ class RunRecorder(Recorder):
         checkpoint.delete_mid_task(folder.checkpoints)
         delete_ahead(folder.checkpoints, len(done))
 
-    def finish_stage(self, text: str) -> None:
+    def finish_stage(self, task: str, row: int, text: str) -> None:
         self._note_time()
         self._progress.finish(text)
+        if self._callbacks is not None:
+            self._callbacks.row(task, row)
 
     def worker_time(self, seconds: float) -> None:
         self._clock.add(seconds)

@@ -66,6 +66,7 @@ from sidetune_core.system.energy import EnergyMeter
 from sidetune_core.system.signals import StopRequested, handle_signals
 from sidetune_core.system.threads import Threads, use_threads
 from sidetune_core.training.by_products import ByProducts
+from sidetune_core.training.callbacks import Callback, Callbacks
 from sidetune_core.training.context import Context
 from sidetune_core.training.continuation import Continuation, check_acceptable, find_latest, planned
 from sidetune_core.training.execution import Execution
@@ -162,6 +163,7 @@ def run(
     workers: int | str = 1,
     measure: Measured = "test",
     first_tasks: int | None = None,
+    callbacks: Sequence[Callback] = (),
     base: Any = None,
     side: Any = None,
     merger: Any = None,
@@ -188,6 +190,7 @@ def run(
             ``ray`` for those of a Ray cluster. The learner's tasks have to be independent.
         measure: the split of R; with 'val', to select options, no other split is evaluated.
         first_tasks: how many tasks of the env to train, from the first on; None for all.
+        callbacks: are called with what is logged and evaluated; they change nothing (see `Callback`).
         base: as in `RunSpec`: a name, a table with a name and options, or a network (an ``nn.Module``).
         side: as in `RunSpec`.
         merger: as in `RunSpec`.
@@ -231,7 +234,7 @@ def run(
                     about |= {"workers": count} if count != 1 else {}
                     folder.write_json("run.json", about)
                     job.notes.extend(about.get("spec_changes", ()))
-                how = Execution(save_interval, keep, threads, count)
+                how = Execution(save_interval, keep, threads, count, callbacks)
                 return _train(job, folder, how)
 
 
@@ -248,6 +251,7 @@ def resume(
     tasks: Sequence[Task] | None = None,
     allow_changed_data: bool = False,
     env: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Resume a run from its latest checkpoint, to the same bytes as without the interruption. A finished run
     ends at once.
@@ -271,6 +275,7 @@ def resume(
         allow_changed_data: the same as ``allow_changed=["data"]``.
         env: where the data are now: paths by option of the env, as in ``env={"root": "/data/photos"}``. Their
             content has to be that of the run.
+        callbacks: see `run`.
 
     Raises:
         UntrustedCode: ``run.json`` or the data names code, without `trust_local_code`.
@@ -322,7 +327,7 @@ def resume(
                 check_workers(job, count)
                 if group.is_main:
                     note_continuation(job, folder, continuation, owner)
-                how = Execution(save_interval, recorded_keep(about), threads, count)
+                how = Execution(save_interval, recorded_keep(about), threads, count, callbacks)
                 if plan is None:
                     return _train(job, folder, how)
                 return train_extended(job, make_job, folder, how)
@@ -477,7 +482,7 @@ def _train(job: Job, folder: RunFolder, how: Execution) -> Run:
         _status(job, folder, clock, by_products, how.threads),
         in_use(cache_path(cache.dir)) if cache.mode == "disk" else nullcontext(),
         handle_signals(job.progress.notice) as stop,
-        _recorder(job, folder, clock, by_products, how.keep) as recorder,
+        _recorder(job, folder, clock, by_products, how) as recorder,
         side_by_side(job, how.workers) as team,
     ):
         for line in (
@@ -567,14 +572,15 @@ def _warn(job: Job, folder: RunFolder, text: str) -> None:
 
 @contextmanager
 def _recorder(
-    job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts, keep: Keep
+    job: Job, folder: RunFolder, clock: Clock, by_products: ByProducts, how: Execution
 ) -> Iterator[Recorder]:
     """The recorder of this process."""
     if not job.group.is_main:
         yield Recorder(folder)
         return
     with tensorboard(folder) as board:
-        yield RunRecorder(folder, job.progress, clock, board, job.identity, by_products, keep)
+        callbacks = Callbacks(folder.path, how.callbacks, lambda text: _warn(job, folder, f"warning: {text}"))
+        yield RunRecorder(folder, job.progress, clock, board, job.identity, by_products, how.keep, callbacks)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, Command] = {
     "describe": Command("Show a component and its options.", "plugins:describe", "look"),
     "check": Command("Check that a component implements its interface.", "plugins:check", "publish"),
     "new": Command("Create a package with a component of your own.", "plugins:new_package", "publish"),
+    "completion": Command("Print a script for the completion of a shell.", "completion:completion", "look"),
     "sweep": Command(
         "Run a grid of components, options and seeds.",
         "sweep:sweep",
@@ -66,9 +67,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command(
         "Evaluate a trained run, also on other data.", "evaluate:evaluate", "use", composes=True
     ),
-    "export": Command(
-        "Write the adapter of a task, its network, or the weights of a component.", "export:export", "publish"
-    ),
+    "export": Command("Write the adapter of a task, its network, or weights.", "export:export", "publish"),
     "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push", "publish"),
     "clean": Command("Make run folders smaller.", "clean:clean_runs", "look"),
     "cache": Command("List or clear downloaded and cached files.", "cache:show_cache", "look"),

@@ -19,18 +19,22 @@ from sidetune_core.errors import OptionError
 from sidetune_core.io.printable import indented, one_line
 
 
-def list_plugins(kind: Positional[str | None] = None, json: Switch = False) -> int:
+def list_plugins(kind: Positional[str | None] = None, json: Switch = False, names: Switch = False) -> int:
     """List the installed components, and those of packages to install. Nothing is imported.
 
     Args:
         kind: bases, sides, mergers, learners or envs; default: all.
         json: print JSON.
+        names: print names only, one a line.
     """
     from sidetune_core.config.summaries import summary
 
     chosen = [kinds.kind(kind)] if kind else list(kinds.KINDS)
     inventory = registry.scan(chosen)
     plugins = inventory.plugins
+    if names:
+        print("\n".join(one_line(plugin.name) for listed in chosen for plugin in plugins[listed]))
+        return 0
     for problem in inventory.unusable if json else inventory.damaged:
         print(f"warning: {indented(problem)}", file=sys.stderr)
     if json:

@@ -242,6 +242,7 @@ def test_a_spec_with_objects_can_be_copied_and_written(tmp_path: Path) -> None:
         ({"spec": RunSpec(), "seed": 1}, r"got a spec and seed="),
         ({"tasks": make_tasks(), "env": "digits"}, "leave one of them out"),
         ({"base": Net}, r"base is the class Net: give a network, base=Net\(...\)"),
+        ({"learner": Net}, "class Net, which is no Learner: .*sidetune list learners"),
         ({"learner": object()}, "learner is a name, such as 'my_module:MyLearner'"),
         ({"env": [1, 2]}, "or a list of tasks; got a list of int"),
         ({"tasks": []}, "tasks= is a list of tasks, .*; got a list of nothing"),
