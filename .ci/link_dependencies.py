@@ -1,15 +1,16 @@
-"""Link what sidetune requires, without extras, from this environment into another one.
+"""Link what a wheel requires, without extras, from this environment into another one.
 
-A wheel that is installed there finds its declared dependencies and nothing else, and PyTorch is not unpacked
-twice.
+The wheel, installed there, finds its declared dependencies and nothing else, and PyTorch is not unpacked twice.
 
-    python .ci/link_dependencies.py ENVIRONMENT
+    python .ci/link_dependencies.py ENVIRONMENT WHEEL
 """
 
 from __future__ import annotations
 
+import email
 import subprocess
 import sys
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -17,34 +18,38 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 
-def requirements(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
-    """The distributions that one needs, directly or not, by canonical name."""
+def declared(wheel: Path) -> list[str]:
+    """The requirements in the metadata of a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        (path,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return email.message_from_bytes(archive.read(path)).get_all("Requires-Dist", [])
+
+
+def closure(requirements: list[str]) -> set[str]:
+    """The canonical names of the distributions that requirements need, directly or not."""
     needed: set[str] = set()
-    pending: list[tuple[str, frozenset[str]]] = [(name, extras)]
+    pending = [(text, frozenset[str]()) for text in requirements]
     seen = set(pending)
     while pending:
-        current, chosen = pending.pop()
-        for text in metadata.requires(current) or []:
-            requirement = Requirement(text)
-            environments = [{"extra": extra} for extra in ("", *chosen)]
-            if requirement.marker and not any(map(requirement.marker.evaluate, environments)):
-                continue
-            following = (canonicalize_name(requirement.name), frozenset(requirement.extras))
-            needed.add(following[0])
-            if following not in seen:
-                seen.add(following)
-                pending.append(following)
+        text, extras = pending.pop()
+        requirement = Requirement(text)
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": e}) for e in ("", *extras)):
+            continue
+        needed.add(canonicalize_name(requirement.name))
+        following = {
+            (text, frozenset(requirement.extras)) for text in metadata.requires(requirement.name) or []
+        }
+        pending += following - seen
+        seen |= following
     return needed
 
 
-def main(environment: Path) -> None:
+def main(environment: Path, wheel: Path) -> None:
     """Link the packages and their metadata into the environment's site-packages."""
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    python = environment / "bin" / "python"
-    site = Path(
-        subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    )
-    for name in sorted(requirements("sidetune")):
+    command = [str(environment / "bin" / "python"), "-c", code]
+    site = Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+    for name in sorted(closure(declared(wheel))):
         distribution = metadata.distribution(name)
         for top in {path.parts[0] for path in distribution.files or [] if ".." not in path.parts}:
             link = site / top
@@ -53,4 +58,4 @@ def main(environment: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -124,7 +124,9 @@ def test_a_package_is_installed_runs_and_is_uninstalled_without_a_change_of_the_
     environment.pip("uninstall", "--yes", "acme-sidetune")
     uninstalled = environment.sidetune_run(*argv, folder=tmp_path)
     assert uninstalled.returncode == 2
-    assert uninstalled.stderr.startswith("error: no learner named 'bitfit'.")
+    errors = [line for line in uninstalled.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: no learner named 'bitfit'.")
     assert "Installed: " in uninstalled.stderr
     assert "Traceback" not in uninstalled.stderr
     assert "bitfit" not in environment.sidetune_run("--help", folder=tmp_path).stdout
