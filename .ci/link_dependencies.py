@@ -1,6 +1,6 @@
 """Link what a wheel requires, without extras, from this environment into another one.
 
-The wheel, installed there, finds its declared dependencies and nothing else, and PyTorch is not unpacked twice.
+The wheel, installed there, finds its declared dependencies and nothing else; PyTorch is not unpacked twice.
 
     python .ci/link_dependencies.py ENVIRONMENT WHEEL
 """
