@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shlex
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from sidetune_core import __version__
 
@@ -116,3 +119,16 @@ def test_the_citation_has_what_its_format_requires() -> None:
     assert paper.keys() >= {"type", "title", "authors"}
     assert all(author.keys() == {"family-names", "given-names"} for author in paper["authors"])
     assert paper["url"] in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_lowest_versions_are_those_that_the_core_declares() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    declared = {}
+    for line in config["options"]["install_requires"].split():
+        requirement = Requirement(line)
+        ((specifier,),) = [list(requirement.specifier)]
+        assert specifier.operator == ">="
+        declared[requirement.name] = Version(specifier.version)
+    pinned = dict(line.split("==") for line in (ROOT / "constraints-lowest.txt").read_text().split())
+    assert {name: Version(version) for name, version in pinned.items()} == declared
