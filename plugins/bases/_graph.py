@@ -33,6 +33,8 @@ class Traced:
     encoding: fx.Node
     channels_last: frozenset[int] = frozenset()
     """Indices of the taps that are (B, h, w, C) in the graph."""
+    shapes: Mapping[fx.Node, tuple[int, ...] | None] | None = None
+    """See `shapes_of`; None if they are not known."""
 
 
 class Tracer(fx.Tracer):
@@ -122,7 +124,7 @@ def find_blocks(traced: Traced, example: Tensor) -> tuple[Block, ...]:
         FitError: see `shapes_of`.
     """
     network, regions = traced.network, find_regions(traced)
-    shapes = shapes_of(network, traced.graph, example)
+    shapes = traced.shapes or shapes_of(network, traced.graph, example)
     residual = {
         name
         for name, region in regions.items()

@@ -151,29 +151,33 @@ class Timm(Base):
             before = left_out(self, blocks, tap, None)
             check_copy(self, _TokensAfterTap(self.network, before, is_shared=True), tap, example)
             return as_trainable(_TokensAfterTap(self.network, left_out(self, blocks, tap, keep)), self)
-        traced = {training: self._traced(training) for training in (False, True)}
+        evaluated = self._traced(training=False)
+        traced = {False: evaluated, True: self._traced(training=True, last=evaluated.channels_last)}
         blocks = find_blocks(traced[False], self._blank("meta"))
         return continue_graph(self, self.network, traced, blocks, tap, keep, NO_CHAIN, example)
 
     def _blank(self, device: torch.device | str) -> Tensor:
         return torch.zeros(2, *self._image, device=device)
 
-    def _traced(self, training: bool) -> Traced:
+    def _traced(self, training: bool, last: frozenset[int] | None = None) -> Traced:
+        """The graph of the network; `last` is `Traced.channels_last`, which the shapes tell if it is None."""
         network = on_meta(self.network).train(training)
         tracer, graph = trace(network, NO_CHAIN)
         (output,) = (node for node in graph.nodes if node.op == "output")
         owners = tracer.owners()
         maps = [node for node in output.args[0] if isinstance(node, fx.Node)]
-        shapes = shapes_of(network, graph, self._blank("meta"))
-        last = frozenset(
-            index for index, node in enumerate(maps) if (shapes[node] or ())[1] != self.channels[index]
-        )
+        shapes = None
+        if last is None:
+            shapes = shapes_of(network, graph, self._blank("meta"))
+            last = frozenset(
+                index for index, node in enumerate(maps) if (shapes[node] or ())[1] != self.channels[index]
+            )
         encoding = maps[-1]
         if len(maps) - 1 in last:
             with graph.inserting_before(output):
                 encoding = graph.call_method("permute", (encoding, 0, 3, 1, 2))
             owners[encoding] = ""
-        return Traced(network, graph, owners, tuple(maps), encoding, last)
+        return Traced(network, graph, owners, tuple(maps), encoding, last, shapes)
 
 
 def _check_name(name: str) -> None:

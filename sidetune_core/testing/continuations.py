@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -35,6 +35,7 @@ class Continued:
     base: Base
     source: Continuable
     tap: int
+    continuation: Continuation
     inputs: Inputs
     features: Features
 
@@ -45,8 +46,10 @@ class Continued:
             return continuation(self.features.taps[self.tap], self.inputs)  # type: ignore[no-any-return]
 
 
-def _continued(make: Make[Specimen], *ids: int) -> list[Continued]:
+def _continued(make: Make[Specimen], *ids: int) -> Iterator[Continued]:
     """For each tap that a continuation can begin at, the base with features of examples by id.
+
+    They are built when they are asked for: tracing a network takes long.
 
     Raises:
         Skipped: there is none.
@@ -58,17 +61,16 @@ def _continued(make: Make[Specimen], *ids: int) -> list[Continued]:
     base.eval().requires_grad_(False)
     with torch.no_grad():
         features = base(inputs)
-    continued, refusals = [], []
+    refusals: list[str] = []
     for tap in range(len(base.tap_shapes)):
         try:
-            base.continued(tap)
+            continuation = base.continued(tap)
         except FitError as error:
             refusals.append(str(error))
         else:
-            continued.append(Continued(base, base, tap, inputs, features))
-    if not continued:
+            yield Continued(base, base, tap, continuation, inputs, features)
+    if len(refusals) == len(base.tap_shapes):
         raise Skipped(refusals[0] if refusals else "it has no taps")
-    return continued
 
 
 def blocks_are_in_order(make: Make[Specimen]) -> None:
@@ -95,7 +97,7 @@ def blocks_are_in_order(make: Make[Specimen]) -> None:
 def continuation_reproduces_the_encoding(make: Make[Specimen]) -> None:
     """Without a block left out, a continuation computes the base's encoding from each tap."""
     for continued in _continued(make, 0, 1):
-        encoding = continued.encode(continued.source.continued(continued.tap))
+        encoding = continued.encode(continued.continuation)
         if not _same(encoding, continued.features.encoding):
             raise Broken(
                 f"continued({continued.tap}) computes another encoding than the base from tap "
@@ -141,7 +143,7 @@ def continuation_is_a_trainable_copy(make: Make[Specimen]) -> None:
 def gradients_reach_the_continuation(make: Make[Specimen]) -> None:
     """Each weight of a continuation that the encoding depends on has a gradient in training mode."""
     for continued in _continued(make, 0, 1):
-        continuation = continued.source.continued(continued.tap)
+        continuation = continued.continuation
         if not any(True for _ in continuation.parameters()):
             continue
         with seeded(SEED, "training"):
@@ -163,10 +165,10 @@ def gradients_reach_the_continuation(make: Make[Specimen]) -> None:
 @requires("continuation_reproduces_the_encoding")
 def optional_blocks_can_be_left_out(make: Make[Specimen]) -> None:
     """A continuation without an optional block has an encoding of the same shape, and fewer parameters."""
-    continued = _continued(make, 0, 1)[0]
+    continued = next(_continued(make, 0, 1))
     blocks = continued.source.blocks()
     following = [number for number, block in enumerate(blocks) if block.after >= continued.tap]
-    whole = _parameters(continued.source.continued(continued.tap))
+    whole = _parameters(continued.continuation)
     optional = [number for number in following if blocks[number].optional]
     if not optional:
         raise Skipped("none of its blocks is optional")
@@ -191,7 +193,7 @@ def optional_blocks_can_be_left_out(make: Make[Specimen]) -> None:
 
 def impossible_continuations_are_refused(make: Make[Specimen]) -> None:
     """`continued` raises `FitError` for a tap or a block that there is not, and without a block it needs."""
-    continued = _continued(make, 0)[0]
+    continued = next(_continued(make, 0))
     source, tap, blocks = continued.source, continued.tap, continued.source.blocks()
     following = [number for number, block in enumerate(blocks) if block.after >= tap]
     cases: dict[str, tuple[int, list[int] | None]] = {
@@ -218,7 +220,7 @@ def impossible_continuations_are_refused(make: Make[Specimen]) -> None:
 def continuation_reads_only_the_tap(make: Make[Specimen]) -> None:
     """A continuation reads neither the base nor other examples, and does not change the tap in place."""
     for first, second in zip(_continued(make, 0, 1), _continued(make, 0, 2), strict=True):
-        continuation = first.source.continued(first.tap)
+        continuation = first.continuation
         before, tap = first.features.taps[first.tap].clone(), first.tap
         encoding = first.encode(continuation)
         other = second.encode(continuation)

@@ -24,7 +24,7 @@ def test_the_public_interface_equals_its_snapshot() -> None:
     assert not changes, "\n".join(
         [
             "the public interface has changed; if this is intended, run python tests/core/test_api.py "
-            "and add a line to CHANGELOG.md",
+            "and add a file to changelog.d",
             *changes,
         ]
     )

@@ -21,7 +21,7 @@ from sidetune_core.config.kinds import LEARNER
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, and kills with SIGKILL")
 
-KILLS = 3
+KILLS = 2
 Order = Callable[..., dict[str, int]]
 LEARNERS = [plugin.name for plugin in registry.installed(LEARNER)]
 

@@ -134,18 +134,16 @@ def kill(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", signals.SIGNALS)
 @pytest.mark.parametrize(
-    ("at", "place", "saved_at_end"),
+    ("at", "place", "saved_at_end", "number"),
     [
-        (1, "None", 0.0),
-        (4, "after step 2 of task t0", 0.0),
-        (7, "after task t0", 0.0),
-        (11, "after step 0 of task t1", 0.0),
-        (16, "after step 4 of task t1", 0.0),
-        (16, "after task t0", math.inf),
+        *((1, "None", 0.0, number) for number in signals.SIGNALS),
+        (4, "after step 2 of task t0", 0.0, signals.SIGNALS[0]),
+        (7, "after task t0", 0.0, signals.SIGNALS[0]),
+        (11, "after step 0 of task t1", 0.0, signals.SIGNALS[0]),
+        (16, "after step 4 of task t1", 0.0, signals.SIGNALS[-1]),
+        (16, "after task t0", math.inf, signals.SIGNALS[-1]),
     ],
-    ids=["untrained", "training", "evaluation", "before-training", "between-evaluations", "after-few-steps"],
 )
 def test_a_signal_leaves_a_state_that_is_gone_on_from(
     at: int,

@@ -16,7 +16,6 @@ from torch import Tensor
 
 import sidetune_core
 from sidetune_core.api import Base, Features, FitError, Inputs, OptionError, Order, Outputs
-from sidetune_core.testing import check_plugin
 
 BATCH = 7
 """Does not divide the 20 training examples of a task."""
@@ -43,13 +42,6 @@ def training_set(world: Any, learner: Any) -> tuple[Tensor, Tensor]:
 
 
 X = torch.randn(50, 6, generator=torch.Generator().manual_seed(3))
-
-
-@pytest.mark.parametrize("name", ["ncm", "slda"])
-def test_it_keeps_the_contract_of_a_learner(name: str) -> None:
-    outcomes = {finding.check: finding.outcome for finding in check_plugin("learner", name)}
-    refused = {"regression_is_accepted_or_refused": "skipped", "labels_are_accepted_or_refused": "skipped"}
-    assert {check: outcome for check, outcome in outcomes.items() if outcome != "passed"} == refused
 
 
 def test_ncm_predicts_as_the_nearest_centroid_of_scikit_learn(world: Any) -> None:

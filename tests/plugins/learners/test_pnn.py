@@ -58,11 +58,9 @@ def step(learner: Any, task: Any, count: int = 3) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize(
-    "options", [{"dense": True}, {"adapter": "linear"}, {"adapter": "linear", "dense": True}]
-)
-def test_it_keeps_the_contract_of_a_learner(options: dict[str, Any]) -> None:
-    outcomes = {finding.check: finding.outcome for finding in check_plugin("learner", "pnn", options)}
+def test_it_keeps_the_contract_of_a_learner_with_linear_and_dense_adapters() -> None:
+    findings = check_plugin("learner", "pnn", {"adapter": "linear", "dense": True})
+    outcomes = {finding.check: finding.outcome for finding in findings}
     needs_the_task = {"unknown_tasks_are_answered_or_refused": "skipped"}
     assert {check: outcome for check, outcome in outcomes.items() if outcome != "passed"} == needs_the_task
 
