@@ -7,7 +7,7 @@ from sidetune_core.rl.distributions import Actor, Categorical, Gaussian, Policy
 from sidetune_core.rl.episode_stats import Episode
 from sidetune_core.rl.policy_handler import ActionPrediction, PolicyHandler, check_array, check_count
 from sidetune_core.rl.ppo import PPOOptions
-from sidetune_core.rl.rollout_config import RolloutConfig
+from sidetune_core.rl.rollout_config import ORIGINAL, RolloutConfig
 from sidetune_core.rl.rollout_task import MAX_EVAL_STEPS, Playable, RolloutTask
 from sidetune_core.rl.vector_env import Expert, Image, Observations, RenderedVectorEnv, Step, VectorEnv
 
@@ -20,6 +20,7 @@ __all__ = [
     "Image",
     "MAX_EVAL_STEPS",
     "Gaussian",
+    "ORIGINAL",
     "Observations",
     "PPOOptions",
     "Playable",
