@@ -133,10 +133,11 @@ class ImageConverter:
 
 def _top(space: spaces.Box) -> float | None:
     """The largest value of all elements, if it is positive, finite and the same for all."""
-    top = float(space.high.flat[0]) if space.high.size else 0.0
-    same = bool((space.high == space.high.flat[0]).all()) if space.high.size else False
-    is_limit = np.issubdtype(space.dtype, np.integer) and top == np.iinfo(space.dtype).max and top > MAX_BYTE
-    return top if same and 0 < top < np.inf and not is_limit else None
+    if not space.high.size or not (space.high == space.high.flat[0]).all():
+        return None
+    top = float(space.high.flat[0])
+    is_limit = space.dtype.kind in "iu" and space.dtype.itemsize > 1 and top == np.iinfo(str(space.dtype)).max
+    return top if 0 < top < np.inf and not is_limit else None
 
 
 def _is_channels(count: int) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Batch, Inputs, Order, Outputs, Predict, Shape, Task, shuffled
 from sidetune_core.demonstrations import Trajectories
-from sidetune_core.rl import Actor, Categorical, Episode, RolloutTask
+from sidetune_core.rl import Actor, Categorical, Episode, Observations, RolloutTask
 
 EVALUATION_BATCH = 250
 
@@ -115,6 +115,10 @@ class ImitationTask(Task):
     def play(self, predict: Predict, episodes: int, **options: Any) -> Iterator[Episode]:
         """See `RolloutTask.play`."""
         return self._rollout_task.play(_with_value(predict), episodes, **options)
+
+    def network_inputs(self, observations: Observations) -> Inputs:
+        """See `RolloutTask.network_inputs`."""
+        return self._rollout_task.network_inputs(observations)
 
     def state(self) -> dict[str, Any]:
         """The statistics of the recorded observations."""
