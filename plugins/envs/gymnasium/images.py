@@ -91,6 +91,7 @@ class ImageConverter:
         self._divisor = 1.0 if self._is_bytes or top is None or (space.low < 0).any() else top
         self.unit = 1.0 if not self._is_bytes else top or MAX_BYTE
         blank = self.convert(np.zeros(space.shape, space.dtype))
+        self.space: spaces.Box
         if self._is_bytes:
             self.space = spaces.Box(0, 255, blank.shape, np.uint8)
         else:
