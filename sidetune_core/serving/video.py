@@ -49,7 +49,7 @@ def check_video(path: Path) -> None:
 
 
 def video_file(path: Path, task_id: str) -> Path:
-    """The file of a video: `path` itself; in a folder one with the name of the task, mp4 if it can be made."""
+    """The file of a video: `path` itself; in a folder one with the name of the task, mp4 if possible."""
     if not path.is_dir():
         return path
     return path / f"{task_id}{'.gif' if find_spec(ENCODER) is None else '.mp4'}"

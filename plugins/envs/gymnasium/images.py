@@ -85,7 +85,7 @@ class ImageConverter:
     """
 
     def __init__(self, space: spaces.Box, layout: Layout, options: ImageOptions) -> None:
-        self._layout, self._options = layout, options
+        self._raw, self._layout, self._options = space, layout, options
         self._is_bytes = space.dtype == np.uint8
         top = _top(space)
         self._divisor = 1.0 if self._is_bytes or top is None or (space.low < 0).any() else top
@@ -103,6 +103,8 @@ class ImageConverter:
     def convert(self, value: Any) -> Array:
         """A raw image as (C, H, W)."""
         image = np.asarray(value)
+        if image.shape != self._raw.shape:
+            raise ValueError(f"an image has shape {image.shape}, and its space is {self._raw}")
         if not self._is_bytes:
             image = image.astype(np.float32) / np.float32(self._divisor)
         if self._layout == "SHWC":

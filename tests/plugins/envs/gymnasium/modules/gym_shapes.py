@@ -108,3 +108,25 @@ def no_env(env: gymnasium.Env[Any, Any]) -> int:
 
 
 gymnasium.register("Shapes-v0", Shapes)
+
+
+class Wrong(Shapes):
+    """Its observations have another shape than its space."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        observation, info = super().reset(seed=seed)
+        return observation[..., :-1], info
+
+
+class Arrays(Shapes):
+    """Its rewards and ends are arrays."""
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, np.array([reward]), np.bool_(terminated), np.bool_(truncated), info
+
+
+gymnasium.register("Wrong-v0", Wrong)
+gymnasium.register("Arrays-v0", Arrays)
