@@ -50,7 +50,7 @@ def option(
     help: str,
     *checks: Check,
     imports: Callable[[T], Iterable[str]] | None = None,
-    former: T = cast(Any, attrs.NOTHING),
+    former: T | Any = attrs.NOTHING,
 ) -> T:
     """A field of a plugin's ``Config``.
 
