@@ -20,6 +20,7 @@ from sidetune_core.errors import OptionError, RunError, suggest
 from sidetune_core.hashing import fingerprint
 from sidetune_core.interfaces.tasks import Predict, Task, TaskStream
 from sidetune_core.rl.distributions import check_policy
+from sidetune_core.rl.masks import mask_invalid, mask_of
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Expert, Observations, VectorEnv
 from sidetune_core.seeding import derive_seed
@@ -160,5 +161,8 @@ class PolicyExpert:
             Diverged: the policy's outputs are not finite.
         """
         parameters = self._predict(self._task.prepare(observations)).cpu()[:, :-1]
-        check_policy(self._task.policy, parameters, self._task.title, "an action of the expert")
+        when = "an action of the expert"
+        check_policy(self._task.policy, parameters, self._task.title, when)
+        mask = mask_of(observations, self._task.policy)
+        parameters = mask_invalid(self._task.policy, parameters, mask, self._task.title, when)
         return self._task.choose_actions(parameters, self._generator)

@@ -18,6 +18,7 @@ from sidetune_core.demonstrations.policy_file import is_policy_file, open_policy
 from sidetune_core.errors import OptionError, RunError, suggest
 from sidetune_core.interfaces.tasks import Predict
 from sidetune_core.rl.distributions import check_policy
+from sidetune_core.rl.masks import mask_invalid, mask_of
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Expert, FollowsActions, Observations, VectorEnv, check_finite
 from sidetune_core.seeding import derive_seed
@@ -91,6 +92,8 @@ def label_episodes(
             parameters = predict(task.prepare(observations)).cpu()[:, :-1]
             when = f"step {step} of labelled episodes"
             check_policy(task.policy, parameters, task.title, when)
+            mask = mask_of(observations, task.policy)
+            parameters = mask_invalid(task.policy, parameters, mask, task.title, when)
             actions = task.choose_actions(parameters, generator).split(1)
             players = [
                 player

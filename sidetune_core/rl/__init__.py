@@ -5,6 +5,7 @@ from typing import Any
 from sidetune_core.errors import RolloutError
 from sidetune_core.rl.distributions import Actor, Categorical, Gaussian, Policy
 from sidetune_core.rl.episode_stats import Episode
+from sidetune_core.rl.masks import MASK, mask_invalid, mask_of
 from sidetune_core.rl.policy_handler import (
     ActionPrediction,
     PolicyHandler,
@@ -33,6 +34,7 @@ __all__ = [
     "Expert",
     "FollowsActions",
     "Image",
+    "MASK",
     "MAX_EVAL_STEPS",
     "Gaussian",
     "Observations",
@@ -49,6 +51,8 @@ __all__ = [
     "check_array",
     "check_count",
     "encode_rows",
+    "mask_invalid",
+    "mask_of",
 ]
 
 

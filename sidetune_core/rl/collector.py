@@ -11,6 +11,7 @@ from torch import Tensor
 from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.rl.distributions import Policy, check_policy
 from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics
+from sidetune_core.rl.masks import mask_invalid, mask_of
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.ppo import RolloutBatch, gae
 from sidetune_core.rl.rollout_config import RolloutConfig
@@ -115,12 +116,16 @@ class RolloutCollector:
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "actions", self._task.id, update))
         frames: list[Observations] = []
         episodes: list[Episode] = []
+        masks: list[Tensor] = []
         columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for number in range(length):
             output = self._predict_step(predict, number)
             when = f"step {update * length + number + 1} of training"
             check_policy(self._policy, output[:, :-1], self._task.title, when)
-            actions = self._policy.sample(output[:, :-1], generator)
+            mask = mask_of(self._observations, self._policy)
+            parameters = mask_invalid(self._policy, output[:, :-1], mask, self._task.title, when)
+            masks.extend([] if mask is None else [mask])
+            actions = self._policy.sample(parameters, generator)
             with self._guard:
                 step = self._vector_env.step(actions)
             check_finite(step, self._task.title, when)
@@ -136,12 +141,15 @@ class RolloutCollector:
         values = outputs[:, :, -1]
         advantages = gae(rewards, values, last, ended.float(), self._ppo.gamma, self._ppo.gae_lambda)
         actions, parameters = actions.flatten(0, 1), outputs[:, :, :-1].flatten(0, 1)
+        all_masks = torch.cat(masks) if masks else None
+        parameters = mask_invalid(self._policy, parameters, all_masks)
         batch = RolloutBatch(
             actions=actions,
             log_probs=self._policy.log_prob(parameters, actions),
             advantages=advantages.flatten(),
             returns=(advantages + values).flatten(),
             values=values.flatten(),
+            masks=all_masks,
         )
         observations = {
             name: torch.stack([frame[name] for frame in frames]).flatten(0, 1)

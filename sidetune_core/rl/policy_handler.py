@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sidetune_core.errors import InputError
+from sidetune_core.errors import InputError, RolloutError
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import Preprocessed, TaskHandler
 from sidetune_core.interfaces.inputs import Inputs, Shape
 from sidetune_core.rl.distributions import Actor, ActorCritic, Categorical, Gaussian, Policy, check_policy
+from sidetune_core.rl.masks import mask_invalid
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.running_stats import CLIP_RANGE
 
@@ -144,10 +145,12 @@ class PolicyHandler(TaskHandler):
         frames: number of consecutive observations that make one input.
         mask_images: whether the policy was trained on images of zeros; `transform` makes them, and so does
             `observe`.
+        masks_actions: whether the environment says which actions are valid, so that an action needs its mask.
     """
 
     frames: int = 1
     mask_images: bool = False
+    masks_actions: bool = False
 
     def __init__(self, card: TaskCard) -> None:
         super().__init__(card)
@@ -237,18 +240,28 @@ class PolicyHandler(TaskHandler):
         """The most likely action of each."""
         return self.decide(output)
 
-    def decide(self, output: Tensor, generator: torch.Generator | None = None) -> list[ActionPrediction]:
+    def mask(self, observation: Any) -> Any:
+        """The mask of valid actions that a raw observation has, (policy.size,); None if it has none."""
+        return None
+
+    def decide(
+        self, output: Tensor, generator: torch.Generator | None = None, masks: Sequence[Any] | None = None
+    ) -> list[ActionPrediction]:
         """Actions from outputs (B, policy.size) or, with a critic, (B, policy.size + 1).
 
         Args:
             output: of the network, in float32 on the CPU.
             generator: samples the actions; without it they are the most likely ones.
+            masks: of each row, (policy.size,), not zero where an action is valid; None if all are.
 
         Raises:
+            InputError: a mask has another size, or allows no action.
             Diverged: the outputs are not finite.
         """
         parameters = output[:, : self.policy.size]
         check_policy(self.policy, parameters, self.card.title, "an action")
+        if masks is not None:
+            parameters = self._masked(parameters, masks)
         if generator is None:
             actions = self.policy.mode(parameters)
         else:
@@ -260,6 +273,14 @@ class PolicyHandler(TaskHandler):
         values = output[:, self.policy.size].tolist() if self.values.critic else [None] * count
         rows = zip(self.native(actions), probabilities, values, strict=True)
         return [ActionPrediction(*row) for row in rows]
+
+    def _masked(self, parameters: Tensor, masks: Sequence[Any]) -> Tensor:
+        rows = [check_array(mask, (self.policy.size,), "the action mask", image=False) for mask in masks]
+        try:
+            mask = torch.from_numpy(np.stack(rows)) != 0
+            return mask_invalid(self.policy, parameters, mask, self.card.title, "an action")
+        except RolloutError as error:
+            raise InputError(str(error)) from error
 
     def native(self, actions: Tensor) -> list[Any]:
         """Actions (B, width) of the policy in the format of the environment."""

@@ -25,6 +25,7 @@ from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, shuffled
 from sidetune_core.rl.collector import Rollout, RolloutCollector
 from sidetune_core.rl.distributions import ActorCritic, Policy, check_policy
 from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics, means
+from sidetune_core.rl.masks import mask_invalid, mask_of
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.policy_handler import PolicyValues, describe_policy
 from sidetune_core.rl.ppo import RolloutBatch, ppo_loss
@@ -214,7 +215,7 @@ class RolloutTask(Task):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """See `ppo_loss`; (B,)."""
-        old = RolloutBatch.unpacked(batch.targets)
+        old = RolloutBatch.unpacked(batch.targets, self.policy)
         losses, self._loss_metrics = ppo_loss(output, old, self.policy, self.options.ppo)
         return losses
 
@@ -291,6 +292,8 @@ class RolloutTask(Task):
             parameters = predict(self._normalizer.inputs(observations)).cpu()[:, :-1]
             when = f"step {statistics.steps + 1} of evaluation"
             check_policy(self.policy, parameters, self.title, when)
+            mask = mask_of(observations, self.policy)
+            parameters = mask_invalid(self.policy, parameters, mask, self.title, when)
             actions = self.choose_actions(parameters, generator)
             with guard:
                 step = vector_env.step(actions)
@@ -374,7 +377,7 @@ class RolloutTask(Task):
     def _batch(self, rollout: Rollout, indices: Tensor) -> Batch:
         targets = rollout.targets[indices]
         if self.options.ppo.normalise_advantages:
-            targets = RolloutBatch.unpacked(targets).standardised().packed()
+            targets = RolloutBatch.unpacked(targets, self.policy).standardised().packed()
         observations = {name: value[indices] for name, value in rollout.observations.items()}
         ids = rollout.ids[indices]
         return Batch(ids, self._normalizer.inputs(observations, ids, rollout.window), targets)

@@ -22,6 +22,7 @@ def act(
     task: str | None = None,
     deterministic: bool | None = None,
     generator: torch.Generator | None = None,
+    action_mask: Any = None,
 ) -> Any:
     """The action for an observation, or a list of actions for a list of observations.
 
@@ -31,6 +32,7 @@ def act(
         task: the task; None if the model has one task only.
         deterministic: take the most likely action, or sample one; None for what the run evaluated.
         generator: of sampled actions, on the CPU; None for one with a seed of its own.
+        action_mask: see `Actor.act`.
 
     Raises:
         InputError: there is no such task, it has no policy or one that needs an `Actor`, or the observation
@@ -45,7 +47,7 @@ def act(
             f"that remembers them, actor = model.actor('{actor.task}'), and call actor.reset() at the start "
             "of an episode and actor.act(observation) in each step"
         )
-    return actor.act(observation)
+    return actor.act(observation, action_mask)
 
 
 class Actor:
@@ -99,18 +101,25 @@ class Actor:
         for row in rows or ():
             self._memory.pop(row, None)
 
-    def act(self, observation: Any) -> Any:
+    def act(self, observation: Any, action_mask: Any = None) -> Any:
         """The action in the format of the environment, such as an integer; for a list of observations, one of
         each environment, a list of actions.
 
+        Args:
+            observation: as the plain environment gives it.
+            action_mask: an array that is not zero where an action is valid, such as
+                ``info["action_mask"]``; a list of them for a list of observations. None if all actions are
+                valid, or the observation has it.
+
         Raises:
-            InputError: an observation is not one of the environment.
+            InputError: an observation is not one of the environment, or it masks actions and there is no
+                mask.
             Diverged: an output of the network is not finite.
         """
-        decided = self.predict(observation)
+        decided = self.predict(observation, action_mask)
         return [one.action for one in decided] if isinstance(decided, list) else decided.action
 
-    def predict(self, observation: Any) -> ActionPrediction | list[ActionPrediction]:
+    def predict(self, observation: Any, action_mask: Any = None) -> ActionPrediction | list[ActionPrediction]:
         """The same with the probability of the action and the value of the observation."""
         several = self.handler.is_batch(observation)
         observations = observation if several else [observation]
@@ -122,9 +131,29 @@ class Actor:
             raise InputError(
                 f"task '{self.task}' cannot use the observation: {type(error).__name__}: {error}"
             ) from error
+        masks = self._masks(observations, action_mask, several)
         output = self._model.outputs(inputs, self.task).cpu()
-        decided = self.handler.decide(output, None if self.deterministic else self.generator)
+        decided = self.handler.decide(output, None if self.deterministic else self.generator, masks)
         return decided if several else decided[0]
+
+    def _masks(self, observations: Sequence[Any], action_mask: Any, several: bool) -> Sequence[Any] | None:
+        """A mask of the actions for each observation.
+
+        Raises:
+            InputError: the environment masks actions, and a mask is missing.
+        """
+        if action_mask is not None:
+            masks = list(action_mask) if several else [action_mask]
+        elif not self.handler.masks_actions:
+            return None
+        else:
+            masks = [self.handler.mask(observation) for observation in observations]
+        if len(masks) != len(observations) or any(mask is None for mask in masks):
+            raise InputError(
+                f"the environment of task '{self.task}' says which actions are valid: pass "
+                "action_mask=info['action_mask'] or action_mask=env.action_masks(), one for each observation"
+            )
+        return masks
 
     def _with_memory(self, observations: Sequence[Any]) -> list[Frame]:
         """Observations as inputs: each together with those before it.

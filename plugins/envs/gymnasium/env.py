@@ -114,6 +114,12 @@ class Gym(TaskStream):
             "or flat, as in version 0.1: members of a Dict, and as images (H, W, C) bytes alone",
             former="flat",
         )
+        action_masks: bool = option(
+            True,
+            "give invalid actions no probability, where the environment says which are valid: in "
+            "info['action_mask'], in the observation 'action_mask', or by a method action_masks()",
+            former=False,
+        )
         missions: bool = option(
             False, "read the text of observations, such as BabyAI's missions, as the input 'mission'"
         )
@@ -164,7 +170,11 @@ class Gym(TaskStream):
                 f"--env.vocabulary has {len(config.vocabulary)} words, and {MAX_VOCABULARY} are possible"
             )
         self._specs = [EnvSpec.from_config(id, config, _arguments(config.arguments)) for id in config.ids]
-        self._infos = [inspect_env(spec) for spec in self._specs]
+        self._infos = [inspect_env(spec, config.action_masks) for spec in self._specs]
+        self._specs = [
+            attrs.evolve(spec, action_masks=bool(info.mask_source))
+            for spec, info in zip(self._specs, self._infos, strict=True)
+        ]
         self.inputs = self._infos[0].inputs
         for spec, info in zip(self._specs, self._infos, strict=True):
             if info.inputs != self.inputs:
@@ -230,6 +240,7 @@ class GymTask(RolloutTask):
                 grid_view=config.view if is_minigrid(self._spec.id) else "",
                 rescaled=config.rescale_actions,
             ),
+            "mask_source": self._info.mask_source,
             "frame_stack": config.frame_stack,
             "mask_images": config.mask_images,
         }
