@@ -21,6 +21,7 @@ from sidetune_core.hashing import fingerprint
 from sidetune_core.interfaces.tasks import Predict, Task, TaskStream
 from sidetune_core.rl.distributions import check_policy
 from sidetune_core.rl.masks import mask_invalid, mask_of
+from sidetune_core.rl.memory import Memory
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Expert, Observations, VectorEnv
 from sidetune_core.seeding import derive_seed
@@ -152,6 +153,7 @@ class PolicyExpert:
 
     def begin(self, vector_env: VectorEnv, seed: int) -> None:
         """See `Expert`."""
+        self._memory = Memory(self._task.options.ppo.memory, 1)
         self._generator.manual_seed(derive_seed(seed, "actions"))
 
     def act(self, observations: Observations) -> Tensor:
@@ -160,7 +162,9 @@ class PolicyExpert:
         Raises:
             Diverged: the policy's outputs are not finite.
         """
-        parameters = self._predict(self._task.prepare(observations)).cpu()[:, :-1]
+        output = self._predict(self._memory.context_of(self._task.prepare(observations))).cpu()
+        self._memory.update(output, self._task.policy)
+        parameters = output[:, : self._task.policy.size]
         when = "an action of the expert"
         check_policy(self._task.policy, parameters, self._task.title, when)
         mask = mask_of(observations, self._task.policy)

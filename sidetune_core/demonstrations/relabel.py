@@ -89,7 +89,7 @@ def label_episodes(
             }
             frames.append(observations)
             labels.extend(player.label for player in players if player.label is not None)
-            parameters = predict(task.prepare(observations)).cpu()[:, :-1]
+            parameters = predict(task.prepare(observations)).cpu()[:, : task.policy.size]
             when = f"step {step} of labelled episodes"
             check_policy(task.policy, parameters, task.title, when)
             mask = mask_of(observations, task.policy)

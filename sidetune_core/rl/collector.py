@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
@@ -12,6 +12,7 @@ from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.rl.distributions import Policy, check_policy
 from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics
 from sidetune_core.rl.masks import mask_invalid, mask_of
+from sidetune_core.rl.memory import POSITION, STATE, Memory, positions
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.ppo import RolloutBatch, gae
 from sidetune_core.rl.rollout_config import RolloutConfig
@@ -32,6 +33,8 @@ class Rollout:
     """(T * E, width + 4), see `RolloutBatch.packed`."""
     window: int
     """See `FrameIds.window`."""
+    context: Mapping[str, Tensor]
+    """(T * E, ...): see `Inputs.context`; empty for a policy without memory."""
     episodes: Sequence[Episode]
     """The episodes that ended during the rollout."""
     update: int
@@ -96,6 +99,7 @@ class RolloutCollector:
         self._observations = normalizer.update_and_standardise(first)
         self._discounted = torch.zeros(config.num_envs)
         self._statistics = EpisodeStatistics(config.num_envs)
+        self._memory = Memory(config.ppo.memory, config.num_envs)
 
     def collect(self, predict: Predict) -> Rollout:
         """The next rollout. If an error ends it, the statistics of the normalizer are restored.
@@ -117,13 +121,17 @@ class RolloutCollector:
         frames: list[Observations] = []
         episodes: list[Episode] = []
         masks: list[Tensor] = []
+        states: list[Tensor] = []
+        size = self._policy.size
         columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for number in range(length):
+            states.append(self._memory.state.clone())
             output = self._predict_step(predict, number)
+            self._memory.update(output, self._policy)
             when = f"step {update * length + number + 1} of training"
-            check_policy(self._policy, output[:, :-1], self._task.title, when)
+            check_policy(self._policy, output[:, :size], self._task.title, when)
             mask = mask_of(self._observations, self._policy)
-            parameters = mask_invalid(self._policy, output[:, :-1], mask, self._task.title, when)
+            parameters = mask_invalid(self._policy, output[:, :size], mask, self._task.title, when)
             masks.extend([] if mask is None else [mask])
             actions = self._policy.sample(parameters, generator)
             with self._guard:
@@ -134,13 +142,14 @@ class RolloutCollector:
             )
             frames.append(self._observations)
             columns.append((output, actions, self._bootstrap_truncated(predict, step, rewards), step.ended))
+            self._memory.reset(step.ended)
             episodes.extend(episode for _, episode in self._statistics.update(step))
             self._observations = self._normalizer.update_and_standardise(step.observations)
         last = self._predict_step(predict, length)[:, -1]
         outputs, actions, rewards, ended = (torch.stack(column) for column in zip(*columns, strict=True))
         values = outputs[:, :, -1]
         advantages = gae(rewards, values, last, ended.float(), self._ppo.gamma, self._ppo.gae_lambda)
-        actions, parameters = actions.flatten(0, 1), outputs[:, :, :-1].flatten(0, 1)
+        actions, parameters = actions.flatten(0, 1), outputs[:, :, :size].flatten(0, 1)
         all_masks = torch.cat(masks) if masks else None
         parameters = mask_invalid(self._policy, parameters, all_masks)
         batch = RolloutBatch(
@@ -155,14 +164,18 @@ class RolloutCollector:
             name: torch.stack([frame[name] for frame in frames]).flatten(0, 1)
             for name in self._normalizer.names
         }
+        context = (
+            {STATE: torch.cat(states), POSITION: positions(ended).flatten()} if self._memory.size else {}
+        )
         ids = torch.cat([frame_ids.ids(update, number) for number in range(length)])
         self._update += 1
-        return Rollout(ids, observations, batch.packed(), frame_ids.window, episodes, update)
+        return Rollout(ids, observations, batch.packed(), frame_ids.window, context, episodes, update)
 
     def _predict_step(self, predict: Predict, step: int) -> Tensor:
         """Parameters and value (E, policy.size + 1) for the current observations."""
         ids = self._frame_ids.ids(self._update, step)
-        return predict(self._normalizer.inputs(self._observations, ids, self._frame_ids.window)).cpu()
+        inputs = self._normalizer.inputs(self._observations, ids, self._frame_ids.window)
+        return predict(self._memory.context_of(inputs)).cpu()
 
     def _bootstrap_truncated(self, predict: Predict, step: Step, rewards: Tensor) -> Tensor:
         """Rewards (E,), to which the discounted value of the final observation is added where an episode was
@@ -172,5 +185,6 @@ class RolloutCollector:
             return rewards
         rows = truncated[step.ended]
         final = {name: value[rows] for name, value in step.final_observations.items()}
-        values = predict(self._normalizer.inputs(self._normalizer.standardised(final))).cpu()[:, -1]
+        inputs = self._normalizer.inputs(self._normalizer.standardised(final))
+        values = predict(self._memory.context_of(inputs, truncated)).cpu()[:, -1]
         return rewards.masked_scatter(truncated, rewards[truncated] + self._ppo.gamma * values)

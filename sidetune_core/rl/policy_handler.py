@@ -18,6 +18,7 @@ from sidetune_core.interfaces.handlers import Preprocessed, TaskHandler
 from sidetune_core.interfaces.inputs import Inputs, Shape
 from sidetune_core.rl.distributions import Actor, ActorCritic, Categorical, Gaussian, Policy, check_policy
 from sidetune_core.rl.masks import mask_invalid
+from sidetune_core.rl.memory import RecurrentActorCritic
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.running_stats import CLIP_RANGE
 
@@ -63,6 +64,8 @@ class PolicyValues:
     """Whether the head has a critic, whose value is the last column of the output."""
     hidden_size: int
     hidden_layers: int
+    memory: int = 0
+    """Units of the GRU of a recurrent policy; 0 for one without."""
     evaluation: Mapping[str, int] = attrs.field(factory=dict)
     """The episodes of the run's evaluation: ``episodes`` in ``num_envs`` environments, of which the k-th
     is reset with ``seed + k`` and then without a seed; ``actions_seed`` seeds sampled actions."""
@@ -75,10 +78,11 @@ class PolicyValues:
             ValueError: a value is missing or has a wrong type.
         """
         values = {field.name: card.values.get(field.name) for field in attrs.fields(cls)}
+        values["memory"] = card.values.get("memory", 0)  # cards of version 0.1 have none
         for name, kind in VALUE_TYPES.items():
             if not isinstance(values[name], kind):
                 raise ValueError(f"{name} is {values[name]!r}")
-        for name in ("hidden_size", "hidden_layers"):
+        for name in ("hidden_size", "hidden_layers", "memory"):
             check_count(values[name], name)
         if not all(_is_number(unit) and unit > 0 for unit in values["units"].values()):  # type: ignore[union-attr]
             raise ValueError(f"units are {values['units']!r}")
@@ -162,7 +166,12 @@ class PolicyHandler(TaskHandler):
         self._has_state = not self.values.normalise_observations
 
     def make_head(self, shape: Shape) -> nn.Module:
-        """`ActorCritic`, or `Actor` for a policy without a critic."""
+        """`ActorCritic`, or `Actor` for a policy without a critic; with memory, `RecurrentActorCritic`."""
+        values = self.values
+        if values.memory:
+            return RecurrentActorCritic(
+                shape, self.policy, values.hidden_size, values.hidden_layers, values.memory
+            )
         cls = ActorCritic if self.values.critic else Actor
         return cls(shape, self.policy, self.values.hidden_size, self.values.hidden_layers)
 
@@ -182,6 +191,7 @@ class PolicyHandler(TaskHandler):
             InputError: the statistics of the observations are missing.
         """
         self._check_state()
+        self._check_memory()
         return PolicyTransform(self.card, self.values.units, self._normalizer, self.mask_images)
 
     def observe(self, observation: Any) -> Frame:
@@ -234,6 +244,7 @@ class PolicyHandler(TaskHandler):
                 f"an input of task {self.card.id} is made of {self.frames} consecutive observations: make an "
                 "actor, which remembers them, by model.actor(task), and call its reset() and act(observation)"
             )
+        self._check_memory()
         return Preprocessed(self.inputs([self.observe(value) for value in values]), len(values))
 
     def postprocess(self, output: Tensor, examples: Preprocessed) -> Sequence[ActionPrediction]:
@@ -270,7 +281,7 @@ class PolicyHandler(TaskHandler):
         probabilities = [None] * count
         if isinstance(self.policy, Categorical):
             probabilities = self.policy.log_prob(parameters, actions).exp().tolist()
-        values = output[:, self.policy.size].tolist() if self.values.critic else [None] * count
+        values = output[:, -1].tolist() if self.values.critic else [None] * count
         rows = zip(self.native(actions), probabilities, values, strict=True)
         return [ActionPrediction(*row) for row in rows]
 
@@ -293,6 +304,13 @@ class PolicyHandler(TaskHandler):
             InputError: they have another shape, or are not finite.
         """
         return encode_rows(actions, (self.policy.width,), f"task {self.card.id}: an action")
+
+    def _check_memory(self) -> None:
+        if self.values.memory:
+            raise InputError(
+                f"the policy of task {self.card.id} is recurrent: make an actor, which keeps its state, by "
+                "model.actor(task), and call its reset() and act(observation)"
+            )
 
     def _check_state(self) -> None:
         if not self._has_state:

@@ -34,6 +34,11 @@ class PPOOptions:
     )
     hidden_size: int = option(64, "units of each hidden layer of actor and critic", at_least(1))
     hidden_layers: int = option(1, "number of hidden layers of actor and critic", at_least(0))
+    memory: int = option(
+        0,
+        "units of a GRU between encoding and actor and critic, whose state is kept across steps; 0 for none",
+        at_least(0),
+    )
 
 
 @attrs.frozen(eq=False)
@@ -81,7 +86,7 @@ def ppo_loss(
     """The clipped objective (eq. 7 of the paper, negated), value loss and entropy bonus (eq. 9), row by row.
 
     Args:
-        output: (N, policy.size + 1), the parameters of the current policy and the current value.
+        output: the parameters of the current policy in the first columns, and the current value in the last.
         old: the actions, log-probabilities and values of the rollout.
         policy: the family of distributions over actions.
         options: of the loss.
@@ -90,7 +95,7 @@ def ppo_loss(
         The losses (N,), and means over the rows, without gradient: ``kl``, from the rollout's policy to the
         current one, in nats; ``clipped``, the fraction of clipped ratios; ``entropy``, in nats.
     """
-    parameters, value = mask_invalid(policy, output[:, :-1], old.masks), output[:, -1]
+    parameters, value = mask_invalid(policy, output[:, : policy.size], old.masks), output[:, -1]
     log_ratio = policy.log_prob(parameters, old.actions) - old.log_probs
     ratio = log_ratio.exp()
     clipped_ratio = ratio.clamp(1 - options.clip, 1 + options.clip)

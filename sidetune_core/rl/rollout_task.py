@@ -26,6 +26,7 @@ from sidetune_core.rl.collector import Rollout, RolloutCollector
 from sidetune_core.rl.distributions import ActorCritic, Policy, check_policy
 from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics, means
 from sidetune_core.rl.masks import mask_invalid, mask_of
+from sidetune_core.rl.memory import Memory, RecurrentActorCritic
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.policy_handler import PolicyValues, describe_policy
 from sidetune_core.rl.ppo import RolloutBatch, ppo_loss
@@ -184,6 +185,8 @@ class RolloutTask(Task):
 
     def make_head(self, shape: Shape) -> nn.Module:
         ppo = self.options.ppo
+        if ppo.memory:
+            return RecurrentActorCritic(shape, self.policy, ppo.hidden_size, ppo.hidden_layers, ppo.memory)
         return ActorCritic(shape, self.policy, ppo.hidden_size, ppo.hidden_layers)
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -209,9 +212,18 @@ class RolloutTask(Task):
             while True:
                 rollout = collector.collect(predict)
                 self._episodes.extend(rollout.episodes)
-                row_order = Order(order.seed, order.batch_size)
-                indices = shuffled(len(rollout.ids), row_order, self.id, "update", rollout.update)
+                indices = self._shuffled_rows(rollout, order)
                 yield from (self._batch(rollout, rows) for rows in islice(indices, steps))
+
+    def _shuffled_rows(self, rollout: Rollout, order: Order) -> Iterator[Tensor]:
+        """Rows of batches without end; of a policy with memory, the sequences of some environments."""
+        names = (self.id, "update", rollout.update)
+        if not self.options.ppo.memory:
+            return shuffled(len(rollout.ids), Order(order.seed, order.batch_size), *names)
+        length, num_envs = self.options.ppo.rollout_length, self.options.num_envs
+        sequences = shuffled(num_envs, Order(order.seed, order.batch_size // length), *names)
+        steps = torch.arange(length) * num_envs
+        return ((envs[:, None] + steps).flatten() for envs in sequences)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """See `ppo_loss`; (B,)."""
@@ -288,8 +300,11 @@ class RolloutTask(Task):
             first = vector_env.reset(derive_seed(seed, "episodes", self.id))
         observations = self._normalizer.standardised(first)
         statistics = EpisodeStatistics(count)
+        memory = Memory(self.options.ppo.memory, count)
         while any(remaining):
-            parameters = predict(self._normalizer.inputs(observations)).cpu()[:, :-1]
+            output = predict(memory.context_of(self._normalizer.inputs(observations))).cpu()
+            memory.update(output, self.policy)
+            parameters = output[:, : self.policy.size]
             when = f"step {statistics.steps + 1} of evaluation"
             check_policy(self.policy, parameters, self.title, when)
             mask = mask_of(observations, self.policy)
@@ -300,6 +315,7 @@ class RolloutTask(Task):
             check_finite(step, self.title, when)
             observations = self._normalizer.standardised(step.observations)
             ended = statistics.update(step)
+            memory.reset(step.ended)
             if show is not None:
                 _show(vector_env, show, remaining, {env for env, _ in ended})
             for env, episode in ended:
@@ -343,6 +359,7 @@ class RolloutTask(Task):
             critic=True,
             hidden_size=self.options.ppo.hidden_size,
             hidden_layers=self.options.ppo.hidden_layers,
+            memory=self.options.ppo.memory,
             evaluation={
                 "episodes": self.options.eval_episodes,
                 "num_envs": min(self.options.num_envs, self.options.eval_episodes),
@@ -372,6 +389,11 @@ class RolloutTask(Task):
                 f"--train.batch-size {batch_size} does not divide a rollout of {num_envs} environments x "
                 f"{ppo.rollout_length} steps = {rows} rows; PPO uses every row in batches of equal size"
             )
+        if ppo.memory and batch_size % ppo.rollout_length:
+            raise OptionError(
+                f"--train.batch-size {batch_size} is no multiple of --env.ppo.rollout-length "
+                f"{ppo.rollout_length}; with --env.ppo.memory, batches are made of whole sequences"
+            )
         return ppo.epochs * (rows // batch_size)
 
     def _batch(self, rollout: Rollout, indices: Tensor) -> Batch:
@@ -380,7 +402,11 @@ class RolloutTask(Task):
             targets = RolloutBatch.unpacked(targets, self.policy).standardised().packed()
         observations = {name: value[indices] for name, value in rollout.observations.items()}
         ids = rollout.ids[indices]
-        return Batch(ids, self._normalizer.inputs(observations, ids, rollout.window), targets)
+        inputs = self._normalizer.inputs(observations, ids, rollout.window)
+        if rollout.context:
+            context = {name: value[indices] for name, value in rollout.context.items()}
+            inputs = attrs.evolve(inputs, context=context)
+        return Batch(ids, inputs, targets)
 
 
 def _show(vector_env: VectorEnv, show: ShowFrames, remaining: Sequence[int], ended: Collection[int]) -> None:

@@ -6,9 +6,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
+from torch import Tensor
 
 from sidetune_core.errors import InputError, SidetuneError
+from sidetune_core.interfaces.inputs import Inputs
+from sidetune_core.rl.memory import STATE
 from sidetune_core.rl.policy_handler import ActionPrediction, Frame, PolicyHandler
 from sidetune_core.serving.predict import WRONG
 
@@ -47,14 +51,20 @@ def act(
             f"that remembers them, actor = model.actor('{actor.task}'), and call actor.reset() at the start "
             "of an episode and actor.act(observation) in each step"
         )
+    if actor.handler.values.memory:
+        raise InputError(
+            f"the policy of task '{actor.task}' is recurrent: make an actor that keeps its state, actor = "
+            f"model.actor('{actor.task}'), and call actor.reset() at the start of an episode and "
+            "actor.act(observation) in each step"
+        )
     return actor.act(observation, action_mask)
 
 
 class Actor:
     """A policy of a model in one environment, or in several that are stepped together.
 
-    It remembers the latest observations where the policy sees several at once, and draws sampled actions from
-    a generator of its own. Threads need an actor each.
+    It remembers the latest observations where the policy sees several at once, and the state of a recurrent
+    policy, and draws sampled actions from a generator of its own. Threads need an actor each.
 
     Args:
         model: has the policy.
@@ -88,6 +98,7 @@ class Actor:
         else:
             self.generator.manual_seed(seed)
         self._memory: dict[int, deque[Frame]] = {}
+        self._states: dict[int, Tensor] = {}
         self._count: int | None = None
 
     def reset(self, rows: Sequence[int] | None = None) -> None:
@@ -97,9 +108,10 @@ class Actor:
             rows: indices of the environments in which an episode begins; None for all.
         """
         if rows is None:
-            self._memory, self._count = {}, None
+            self._memory, self._states, self._count = {}, {}, None
         for row in rows or ():
             self._memory.pop(row, None)
+            self._states.pop(row, None)
 
     def act(self, observation: Any, action_mask: Any = None) -> Any:
         """The action in the format of the environment, such as an integer; for a list of observations, one of
@@ -132,9 +144,24 @@ class Actor:
                 f"task '{self.task}' cannot use the observation: {type(error).__name__}: {error}"
             ) from error
         masks = self._masks(observations, action_mask, several)
-        output = self._model.outputs(inputs, self.task).cpu()
+        output = self._model.outputs(self._with_states(inputs), self.task).cpu()
+        self._keep_states(output)
         decided = self.handler.decide(output, None if self.deterministic else self.generator, masks)
         return decided if several else decided[0]
+
+    def _with_states(self, inputs: Inputs) -> Inputs:
+        """Inputs (B, ...) with the state of a recurrent policy in each environment."""
+        size, count = self.handler.values.memory, len(next(iter(inputs.values())))
+        if not size:
+            return inputs
+        states = [self._states.get(row, torch.zeros(size)) for row in range(count)]
+        return attrs.evolve(inputs, context={STATE: torch.stack(states)})
+
+    def _keep_states(self, output: Tensor) -> None:
+        size = self.handler.values.memory
+        if size:
+            columns = output[:, self.handler.policy.size :][:, :size]
+            self._states = dict(enumerate(columns.clone()))
 
     def _masks(self, observations: Sequence[Any], action_mask: Any, several: bool) -> Sequence[Any] | None:
         """A mask of the actions for each observation.
@@ -164,7 +191,7 @@ class Actor:
         if not observations:
             raise InputError("there are no observations to act on")
         new = [self.handler.observe(observation) for observation in observations]
-        if self.handler.frames == 1:
+        if self.handler.frames == 1 and not self.handler.values.memory:
             return [self.handler.stacked([frame]) for frame in new]
         if self._count not in (None, len(new)):
             raise InputError(
@@ -172,6 +199,8 @@ class Actor:
                 "call actor.reset() first"
             )
         self._count = len(new)
+        if self.handler.frames == 1:
+            return [self.handler.stacked([frame]) for frame in new]
         return [self._remembered(row, frame) for row, frame in enumerate(new)]
 
     def _remembered(self, row: int, frame: Frame) -> Frame:

@@ -86,6 +86,8 @@ class ImitationTask(Task):
         rollout_task.options = rollout_task.options.with_evaluation(
             options.num_envs, options.eval_episodes, options.deterministic_eval
         )
+        ppo = attrs.evolve(rollout_task.options.ppo, memory=0)  # of this head, which has none
+        rollout_task.options = attrs.evolve(rollout_task.options, ppo=ppo)
         rollout_task.update_statistics(training.observations)
 
     @property
@@ -218,6 +220,7 @@ class ImitationTask(Task):
             **recorded,
             "recorded_env": self._env,
             "critic": False,
+            "memory": 0,
             "hidden_size": self._options.hidden_size,
             "hidden_layers": self._options.hidden_layers,
         }
