@@ -94,7 +94,7 @@ def label_episodes(
             check_policy(task.policy, parameters, task.title, when)
             mask = mask_of(observations, task.policy)
             parameters = mask_invalid(task.policy, parameters, mask, task.title, when)
-            actions = task.choose_actions(parameters, generator).split(1)
+            actions = torch.split(task.choose_actions(parameters, generator), 1)
             players = [
                 player
                 for player, action in zip(players, actions, strict=True)

@@ -65,7 +65,7 @@ class RecurrentActorCritic(ActorCritic):
             return self.gru(encoding.unsqueeze(1), before.unsqueeze(0))[0].squeeze(1)  # type: ignore[no-any-return]
         starts = torch.cat([follows.new_zeros(1), follows]).logical_not().nonzero()[:, 0]
         lengths = torch.cat([starts, starts.new_tensor([count])]).diff()
-        runs = pad_sequence(list(encoding.split(lengths.tolist())), batch_first=True)
+        runs = pad_sequence(list(torch.split(encoding, lengths.tolist())), batch_first=True)
         packed = pack_padded_sequence(runs, lengths.cpu(), batch_first=True, enforce_sorted=False)
         unrolled, _ = self.gru(packed, before[starts].unsqueeze(0))
         padded, _ = pad_packed_sequence(unrolled, batch_first=True)

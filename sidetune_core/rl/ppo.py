@@ -70,7 +70,8 @@ class RolloutBatch:
         """The inverse of `packed`; without the policy, there are no masks."""
         first = 0 if policy is None else targets.shape[1] - 4 - policy.width
         masks = targets[:, :first] != 0 if first else None
-        return cls(targets[:, first:-4], *targets[:, -4:].unbind(1), masks=masks)
+        log_probs, advantages, returns, values = targets[:, -4:].unbind(1)
+        return cls(targets[:, first:-4], log_probs, advantages, returns, values, masks)
 
     def standardised(self) -> RolloutBatch:
         """With advantages of mean 0 and standard deviation 1; unchanged if there is one row only."""

@@ -70,7 +70,7 @@ def as_mask(value: Any, count: int) -> NDArray[np.uint8]:
     mask = np.concatenate([np.asarray(part).reshape(-1) for part in parts])
     if mask.size != count:
         raise ValueError(f"the action mask has {mask.size} elements, and there are {count} actions")
-    return (mask != 0).astype(np.uint8)
+    return np.asarray(mask != 0, np.uint8)
 
 
 class ActionMasks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
