@@ -14,7 +14,7 @@ from sidetune_core.rl.policy_handler import (
     encode_rows,
 )
 from sidetune_core.rl.ppo import PPOOptions
-from sidetune_core.rl.rollout_config import RolloutConfig
+from sidetune_core.rl.rollout_config import ORIGINAL, RolloutConfig
 from sidetune_core.rl.rollout_task import MAX_EVAL_STEPS, Playable, RolloutTask
 from sidetune_core.rl.vector_env import (
     Expert,
@@ -37,6 +37,7 @@ __all__ = [
     "MASK",
     "MAX_EVAL_STEPS",
     "Gaussian",
+    "ORIGINAL",
     "Observations",
     "PPOOptions",
     "Playable",

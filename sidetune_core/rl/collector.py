@@ -39,6 +39,18 @@ class Rollout:
     """The episodes that ended during the rollout."""
     update: int
     """Index of the rollout within the task."""
+    rewards: Tensor
+    """(T, E), without values of final observations."""
+    ended: Tensor
+    """(T, E) float: 1 where the episode ended in that step."""
+    truncated: Tensor
+    """(T, E) bool: where the value of the final observation is added to the reward."""
+    final: Observations
+    """(n, *shape) by input name, standardised: the final observations of `truncated`."""
+    last: Observations
+    """(E, *shape) by input name, standardised: after the last step."""
+    last_ids: Tensor
+    """(E,)"""
 
 
 @attrs.frozen
@@ -51,11 +63,13 @@ class FrameIds:
     seed: int
     num_envs: int
     rollout_length: int
+    kept_rollouts: int = 1
+    """Number of rollouts that are trained on."""
 
     @property
     def window(self) -> int:
-        """Number of frames of a rollout, including those after its last step."""
-        return (self.rollout_length + 1) * self.num_envs
+        """Number of frames that are used again, including those after the last step of the latest rollout."""
+        return (self.kept_rollouts * self.rollout_length + 1) * self.num_envs
 
     def ids(self, update: int, step: int) -> Tensor:
         """Ids (E,) of the frames before a step of a rollout; two tasks share ids with a probability of
@@ -93,7 +107,8 @@ class RolloutCollector:
         self._guard = guard or HangGuard()
         self._ppo, self._seed, self._update = config.ppo, seed, update
         frames_seed = derive_seed(seed, "frames", task.id)
-        self._frame_ids = FrameIds(frames_seed, config.num_envs, self._ppo.rollout_length)
+        length, kept = self._ppo.rollout_length, self._ppo.kept_rollouts
+        self._frame_ids = FrameIds(frames_seed, config.num_envs, length, kept)
         with self._guard:
             first = vector_env.reset(derive_seed(seed, "episodes", task.id, update))
         self._observations = normalizer.update_and_standardise(first)
@@ -123,7 +138,8 @@ class RolloutCollector:
         masks: list[Tensor] = []
         states: list[Tensor] = []
         size = self._policy.size
-        columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        columns: list[tuple[Tensor, ...]] = []
+        final: list[Observations] = []
         for number in range(length):
             states.append(self._memory.state.clone())
             output = self._predict_step(predict, number)
@@ -141,14 +157,23 @@ class RolloutCollector:
                 step.rewards, step.ended, self._discounted, self._ppo.gamma
             )
             frames.append(self._observations)
-            columns.append((output, actions, self._bootstrap_truncated(predict, step, rewards), step.ended))
+            truncated, cut = self._truncated(step)
+            worth = rewards
+            if cut:
+                final.append(cut)
+                inputs = self._memory.context_of(self._normalizer.inputs(cut), truncated)
+                values = predict(inputs).cpu()[:, -1]
+                worth = rewards.masked_scatter(truncated, rewards[truncated] + self._ppo.gamma * values)
+            columns.append((output, actions, rewards, worth, step.ended, truncated))
             self._memory.reset(step.ended)
             episodes.extend(episode for _, episode in self._statistics.update(step))
             self._observations = self._normalizer.update_and_standardise(step.observations)
         last = self._predict_step(predict, length)[:, -1]
-        outputs, actions, rewards, ended = (torch.stack(column) for column in zip(*columns, strict=True))
-        values = outputs[:, :, -1]
-        advantages = gae(rewards, values, last, ended.float(), self._ppo.gamma, self._ppo.gae_lambda)
+        outputs, actions, rewards, worth, ended, truncated = (
+            torch.stack(column) for column in zip(*columns, strict=True)
+        )
+        values, ended = outputs[:, :, -1], ended.float()
+        advantages = gae(worth, values, last, ended, self._ppo.gamma, self._ppo.gae_lambda)
         actions, parameters = actions.flatten(0, 1), outputs[:, :, :size].flatten(0, 1)
         all_masks = torch.cat(masks) if masks else None
         parameters = mask_invalid(self._policy, parameters, all_masks)
@@ -165,11 +190,25 @@ class RolloutCollector:
             for name in self._normalizer.names
         }
         context = (
-            {STATE: torch.cat(states), POSITION: positions(ended).flatten()} if self._memory.size else {}
+            {STATE: torch.cat(states), POSITION: positions(ended > 0).flatten()} if self._memory.size else {}
         )
         ids = torch.cat([frame_ids.ids(update, number) for number in range(length)])
         self._update += 1
-        return Rollout(ids, observations, batch.packed(), frame_ids.window, context, episodes, update)
+        return Rollout(
+            ids=ids,
+            observations=observations,
+            targets=batch.packed(),
+            window=frame_ids.window,
+            context=context,
+            episodes=episodes,
+            update=update,
+            rewards=rewards,
+            ended=ended,
+            truncated=truncated,
+            final={name: torch.cat([cut[name] for cut in final]) for name in observations} if final else {},
+            last=self._observations,
+            last_ids=frame_ids.ids(update, length),
+        )
 
     def _predict_step(self, predict: Predict, step: int) -> Tensor:
         """Parameters and value (E, policy.size + 1) for the current observations."""
@@ -177,14 +216,12 @@ class RolloutCollector:
         inputs = self._normalizer.inputs(self._observations, ids, self._frame_ids.window)
         return predict(self._memory.context_of(inputs)).cpu()
 
-    def _bootstrap_truncated(self, predict: Predict, step: Step, rewards: Tensor) -> Tensor:
-        """Rewards (E,), to which the discounted value of the final observation is added where an episode was
-        truncated."""
+    def _truncated(self, step: Step) -> tuple[Tensor, Observations]:
+        """Where episodes were truncated, (E,), and their final observations, standardised; empty if none
+        were."""
         truncated = step.truncated & ~step.terminated
         if not step.final_observations or not truncated.any():
-            return rewards
+            return torch.zeros_like(truncated), {}
         rows = truncated[step.ended]
         final = {name: value[rows] for name, value in step.final_observations.items()}
-        inputs = self._normalizer.inputs(self._normalizer.standardised(final))
-        values = predict(self._memory.context_of(inputs, truncated)).cpu()[:, -1]
-        return rewards.masked_scatter(truncated, rewards[truncated] + self._ppo.gamma * values)
+        return truncated, self._normalizer.standardised(final)

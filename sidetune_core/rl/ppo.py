@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sidetune_core.config.options import at_least, at_most, more_than, option
+from sidetune_core.errors import OptionError
 from sidetune_core.rl.distributions import Policy
 from sidetune_core.rl.masks import mask_invalid
 
@@ -32,6 +33,18 @@ class PPOOptions:
     normalise_rewards: bool = option(
         False, "divide training rewards by the running standard deviation of the discounted return"
     )
+    replay_epochs: int = option(
+        0, "further passes in each update over rows of the latest replay-steps, 0 for none", at_least(0)
+    )
+    replay_steps: int = option(
+        0,
+        "latest steps of each environment that are replayed, a multiple of rollout-length that includes the "
+        "latest rollout",
+        at_least(0),
+    )
+    recompute_advantages: bool = option(
+        False, "recompute advantages and returns with the current critic before each pass"
+    )
     hidden_size: int = option(64, "units of each hidden layer of actor and critic", at_least(1))
     hidden_layers: int = option(1, "number of hidden layers of actor and critic", at_least(0))
     memory: int = option(
@@ -39,6 +52,25 @@ class PPOOptions:
         "units of a GRU between encoding and actor and critic, whose state is kept across steps; 0 for none",
         at_least(0),
     )
+
+    @property
+    def kept_rollouts(self) -> int:
+        """Number of rollouts that an update trains on."""
+        return max(self.replay_steps // self.rollout_length, 1) if self.replay_epochs else 1
+
+    def check(self) -> None:
+        """Check that options fit together.
+
+        Raises:
+            OptionError: they do not.
+        """
+        steps, length = self.replay_steps, self.rollout_length
+        if self.replay_epochs and (steps < length or steps % length):
+            raise OptionError(
+                f"--env.ppo.replay-steps {steps} is not a positive multiple of --env.ppo.rollout-length "
+                f"{length}, as --env.ppo.replay-epochs {self.replay_epochs} needs; for example "
+                f"--env.ppo.replay-steps {max(round(steps / length), 2) * length}"
+            )
 
 
 @attrs.frozen(eq=False)

@@ -11,7 +11,6 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import islice
 from typing import Any, Protocol, Self, runtime_checkable
 
 import attrs
@@ -21,8 +20,8 @@ from torch import Tensor, nn
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
-from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, shuffled
-from sidetune_core.rl.collector import Rollout, RolloutCollector
+from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task
+from sidetune_core.rl.collector import RolloutCollector
 from sidetune_core.rl.distributions import ActorCritic, Policy, check_policy
 from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics, means
 from sidetune_core.rl.masks import mask_invalid, mask_of
@@ -30,6 +29,7 @@ from sidetune_core.rl.memory import Memory, RecurrentActorCritic
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.policy_handler import PolicyValues, describe_policy
 from sidetune_core.rl.ppo import RolloutBatch, ppo_loss
+from sidetune_core.rl.replay import ReplayBuffer, Rows
 from sidetune_core.rl.rollout_config import RolloutConfig
 from sidetune_core.rl.vector_env import (
     Expert,
@@ -94,8 +94,9 @@ class RolloutTask(Task):
 
     A batch is `order.batch_size` rows of the latest rollout. An update is ``ppo.epochs`` passes over it, in
     batches of equal size and a new order in each pass; then the next rollout is collected with the current
-    policy. Every row is used in every pass. Random numbers are functions of (seed, task, update). Frames have
-    ids, so a frozen base encodes each of them once.
+    policy. Every row is used in every pass. ``ppo.replay_epochs`` adds passes over earlier rollouts too (see
+    `ReplayBuffer`), which are not checkpointed. Random numbers are functions of (seed, task, update). Frames
+    have ids, so a frozen base encodes each of them once.
 
     Where an episode is truncated, the discounted value of its final observation is added to the last reward
     (Pardo et al., Time Limits in Reinforcement Learning, ICML 2018).
@@ -130,8 +131,11 @@ class RolloutTask(Task):
         policy: Policy,
         options: RolloutConfig,
     ) -> None:
+        if isinstance(options, RolloutConfig):  # those of version 0.1 have no presets
+            options = options.with_preset()
         self.id, self.title, self.inputs, self.policy, self.options = id, title, inputs, policy, options
         ppo, self._units = options.ppo, units
+        ppo.check()
         self._normalizer = ObservationNormalizer(
             inputs, units, ppo.normalise_observations, ppo.normalise_rewards
         )
@@ -209,21 +213,12 @@ class RolloutTask(Task):
             collector = RolloutCollector(
                 self, vector_env, self.policy, self.options, self._normalizer, order.seed, update, guard
             )
+            replay = ReplayBuffer(self.options.ppo, self._normalizer, self.id, order.seed)
             while True:
                 rollout = collector.collect(predict)
                 self._episodes.extend(rollout.episodes)
-                indices = self._shuffled_rows(rollout, order)
-                yield from (self._batch(rollout, rows) for rows in islice(indices, steps))
-
-    def _shuffled_rows(self, rollout: Rollout, order: Order) -> Iterator[Tensor]:
-        """Rows of batches without end; of a policy with memory, the sequences of some environments."""
-        names = (self.id, "update", rollout.update)
-        if not self.options.ppo.memory:
-            return shuffled(len(rollout.ids), Order(order.seed, order.batch_size), *names)
-        length, num_envs = self.options.ppo.rollout_length, self.options.num_envs
-        sequences = shuffled(num_envs, Order(order.seed, order.batch_size // length), *names)
-        steps = torch.arange(length) * num_envs
-        return ((envs[:, None] + steps).flatten() for envs in sequences)
+                for rows in replay.update(rollout, predict, order.batch_size):
+                    yield self._batch(rows, rollout.window)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """See `ppo_loss`; (B,)."""
@@ -394,19 +389,19 @@ class RolloutTask(Task):
                 f"--train.batch-size {batch_size} is no multiple of --env.ppo.rollout-length "
                 f"{ppo.rollout_length}; with --env.ppo.memory, batches are made of whole sequences"
             )
-        return ppo.epochs * (rows // batch_size)
+        if ppo.memory and (ppo.replay_epochs or ppo.recompute_advantages):
+            raise OptionError(
+                "--env.ppo.memory trains on the latest rollout alone, whose states are those of the policy: "
+                "leave out --env.ppo.replay-epochs and --env.ppo.recompute-advantages"
+            )
+        return (ppo.epochs + ppo.replay_epochs) * (rows // batch_size)
 
-    def _batch(self, rollout: Rollout, indices: Tensor) -> Batch:
-        targets = rollout.targets[indices]
+    def _batch(self, rows: Rows, window: int) -> Batch:
+        targets = rows.targets
         if self.options.ppo.normalise_advantages:
             targets = RolloutBatch.unpacked(targets, self.policy).standardised().packed()
-        observations = {name: value[indices] for name, value in rollout.observations.items()}
-        ids = rollout.ids[indices]
-        inputs = self._normalizer.inputs(observations, ids, rollout.window)
-        if rollout.context:
-            context = {name: value[indices] for name, value in rollout.context.items()}
-            inputs = attrs.evolve(inputs, context=context)
-        return Batch(ids, inputs, targets)
+        inputs = self._normalizer.inputs(rows.observations, rows.ids, window)
+        return Batch(rows.ids, attrs.evolve(inputs, context=rows.context), targets)
 
 
 def _show(vector_env: VectorEnv, show: ShowFrames, remaining: Sequence[int], ended: Collection[int]) -> None:
