@@ -48,6 +48,9 @@ Check = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
 class _Default:
     """Stands for an option's default."""
 
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
 
 DEFAULT: Any = _Default()
 
