@@ -78,13 +78,16 @@ def open_offered(
 
 
 @contextmanager
-def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False) -> Iterator[ExpertSession]:
+def open_trained(
+    path: Path, task_id: str | None, trust_local_code: bool = False, title: str = ""
+) -> Iterator[ExpertSession]:
     """The policy of a run after its latest task, for a block; the env is closed after it.
 
     Args:
         path: the run folder.
         task_id: of a task that the run has trained; None if there is one only.
         trust_local_code: import code that ``run.json`` names.
+        title: of the task, which chooses among several without `task_id`.
 
     Raises:
         UntrustedCode: ``run.json`` names code, without `trust_local_code`.
@@ -103,7 +106,8 @@ def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False
     parts = read_parts(folder, resolved, trust_local_code)
     with open_tasks(parts) as (stream, tasks):
         trained = [task for task in tasks if task.id in saved.done]
-        task = choose_task(trained, task_id, f"the run {path}")
+        same = [task for task in trained if task_id is None and task.title == title]
+        task = choose_task(same or trained, task_id, f"the run {path}")
         machine = choose_machine(resolved)
         learner = restore(resolved, stream, trained, saved.state, str(saved.path), machine)
         task.set_state(saved.tasks.get(task.id, {}))

@@ -184,7 +184,7 @@ def open_labeller(
         )
         yield expert.copy
     elif (Path(selected) / "run.json").is_file():
-        with open_trained(Path(selected), None, trust_local_code) as session:
+        with open_trained(Path(selected), None, trust_local_code, task.title) as session:
             if dict(session.task.inputs) != dict(task.inputs):
                 raise OptionError(
                     f"--env.expert {selected} acts on {dict(session.task.inputs)}, and the recorded task on "
