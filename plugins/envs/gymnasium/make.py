@@ -238,7 +238,7 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
         final: dict[str, Any] = {"success": self._is_success(info)}
         for converter in self.converter.converters.values():
             if isinstance(converter, MissionConverter):
-                unread = {"unknown_words": float(converter.unknown), "cut_words": float(converter.cut)}
+                unread = {"oov_words": float(converter.unknown), "cut_words": float(converter.cut)}
                 final |= {"metrics": unread}
         return final
 
