@@ -71,6 +71,7 @@ if TYPE_CHECKING:
         register_image_stats,
     )
     from sidetune_core.interfaces.learner import Components, Learner
+    from sidetune_core.interfaces.missions import MISSION, MissionFiLM, has_mission, without_mission
     from sidetune_core.interfaces.networks import Base, Merger, Side, StagedSide
     from sidetune_core.interfaces.outputs import Outputs
     from sidetune_core.interfaces.predictions import (
@@ -149,10 +150,12 @@ __all__ = [
     "Learner",
     "LoadedExamples",
     "LosesState",
+    "MISSION",
     "MadeFromObject",
     "MapPrediction",
     "Measurement",
     "Merger",
+    "MissionFiLM",
     "MultiLabel",
     "NestedEnv",
     "Objective",
@@ -196,6 +199,7 @@ __all__ = [
     "derive_seed",
     "flat_size",
     "flatten_inputs",
+    "has_mission",
     "home",
     "init_orthogonal",
     "joint_scores",
@@ -216,6 +220,7 @@ __all__ = [
     "shuffled",
     "task_scores",
     "vocabulary_size",
+    "without_mission",
 ]
 
 _MODULES = {
@@ -262,10 +267,12 @@ _MODULES = {
     "Learner": "interfaces.learner",
     "LoadedExamples": "supervised.sources",
     "LosesState": "interfaces.capabilities",
+    "MISSION": "interfaces.missions",
     "MadeFromObject": "interfaces.capabilities",
     "MapPrediction": "interfaces.predictions",
     "Measurement": "supervised.objectives",
     "Merger": "interfaces.networks",
+    "MissionFiLM": "interfaces.missions",
     "MultiLabel": "supervised.multi_label",
     "NestedEnv": "config.nested_env",
     "Objective": "supervised.objectives",
@@ -309,6 +316,7 @@ _MODULES = {
     "derive_seed": "seeding",
     "flat_size": "interfaces.layers",
     "flatten_inputs": "interfaces.layers",
+    "has_mission": "interfaces.missions",
     "home": "storage.atomic",
     "init_orthogonal": "interfaces.layers",
     "joint_scores": "interfaces.joint_scores",
@@ -329,6 +337,7 @@ _MODULES = {
     "shuffled": "interfaces.tasks",
     "task_scores": "interfaces.joint_scores",
     "vocabulary_size": "interfaces.capabilities",
+    "without_mission": "interfaces.missions",
 }
 
 _FORMER_NAMES = {

@@ -7,7 +7,20 @@ from collections.abc import Collection, Mapping
 import attrs
 from torch import Tensor, nn
 
-from sidetune_core.api import Base, Block, Continuation, Features, InputShapes, at_least, load_weights, option
+from sidetune_core.api import (
+    MISSION,
+    Base,
+    Block,
+    Continuation,
+    Features,
+    InputShapes,
+    MissionFiLM,
+    at_least,
+    has_mission,
+    load_weights,
+    option,
+    without_mission,
+)
 
 from .conv import Conv
 from .mlp import MLP
@@ -15,6 +28,9 @@ from .mlp import MLP
 
 class Combined(Base):
     """`Conv` if the env has an input ``image`` (C, H, W), with or without further inputs; otherwise `MLP`.
+
+    A mission in words (``--env.missions``) scales and shifts the channels of the image, by layers that begin
+    as the identity (see `MissionFiLM`), so a frozen base with random weights reads the image alone.
 
     Encoding (B, width). Taps: those of `Conv` or `MLP`.
 
@@ -32,6 +48,8 @@ class Combined(Base):
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
         self.network: Conv | MLP
+        self.mission = MissionFiLM(inputs["image"][0]) if _reads_mission(inputs) else None
+        inputs = without_mission(inputs) if self.mission is not None else inputs
         if len(inputs.get("image", ())) == 3:
             self.network = Conv(Conv.Config(config.width), inputs)
         else:
@@ -41,6 +59,8 @@ class Combined(Base):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, width), and the taps."""
+        if self.mission is not None:
+            inputs = self.mission(inputs)
         features: Features = nn.Module.__call__(self.network, inputs)  # not cached a second time
         return features
 
@@ -50,16 +70,24 @@ class Combined(Base):
 
     def continued(self, tap: int, keep: Collection[int] | None = None) -> _AfterTap:
         """See `Continuable`."""
-        return _AfterTap(self.network.continued(tap, keep)).train(self.training)
+        after = _AfterTap(self.network.continued(tap, keep), self.mission is not None)
+        return after.train(self.training)
+
+
+def _reads_mission(inputs: InputShapes) -> bool:
+    """Whether there is a mission and an image that it changes; a mission alone is refused by `MLP`."""
+    return has_mission(inputs) and len(inputs.get("image", ())) == 3
 
 
 class _AfterTap(Continuation):
     """What follows a tap of `Conv` or `MLP`, with the names of `Combined`."""
 
-    def __init__(self, network: Continuation) -> None:
+    def __init__(self, network: Continuation, has_mission: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._has_mission = network, has_mission
 
     def forward(self, tap: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        if self._has_mission:
+            inputs = {name: value for name, value in inputs.items() if name != MISSION}
         encoding: Tensor = self.network(tap, inputs)
         return encoding

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import attrs
 
 from sidetune_core.config.options import OptionInfo, alternatives, describe, imported_names, unknown_option
-from sidetune_core.config.resolve import resolve_env
+from sidetune_core.config.resolve import ResolvedComponent, resolve_env
 from sidetune_core.config.spec import Choice
 from sidetune_core.errors import OptionError
 
@@ -37,9 +37,7 @@ class NestedEnv:
             PluginError, OptionError: with what to type next.
             UntrustedCode: a file names code.
         """
-        found = resolve_env(Choice(name, file=file))
-        values = _values(found.cls.Config, settings, found.owner)
-        resolved = resolve_env(Choice(name, values, file=file))
+        resolved = resolve_settings(name, settings, file=file)
         if code := [named for _, named in imported_names(resolved.config)]:
             raise OptionError(f"env '{name}' imports code ({code[0]}), which an env within another may not")
         return cls(name, resolved.cls, resolved.config)
@@ -53,6 +51,30 @@ class NestedEnv:
             for info in describe(type(self.config))
             if values[info.name] != info.default
         )
+
+
+def resolve_settings(
+    name: str, settings: Sequence[str], recorded: Mapping[str, Any] | None = None, file: str = ""
+) -> ResolvedComponent:
+    """An env by its name and typed options.
+
+    Args:
+        name: of an installed env, or ``module:Class``.
+        settings: its options, as ``NAME=VALUE``; lists are divided by commas.
+        recorded: options that were not typed, which are used where `settings` has no others; they may not
+            name code to import.
+        file: see `NestedEnv.of`.
+
+    Raises:
+        PluginError, OptionError: with what to type next.
+        UntrustedCode: a file, or a recorded option, names code.
+    """
+    found = resolve_env(Choice(name, file=file))
+    values = _values(found.cls.Config, settings, found.owner)
+    rest = {key: value for key, value in (recorded or {}).items() if key not in values}
+    if rest:
+        resolve_env(Choice(name, rest, file=file or "the recorded options"))
+    return resolve_env(Choice(name, {**rest, **values}, file=file))
 
 
 def _values(config: type[Any], settings: Sequence[str], owner: str) -> dict[str, Any]:

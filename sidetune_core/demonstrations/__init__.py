@@ -6,12 +6,22 @@ from sidetune_core.demonstrations.dataset import (
     open_demonstrations,
     recorded_handler,
 )
+from sidetune_core.demonstrations.imported import ImportedDemonstrations, open_file
+from sidetune_core.demonstrations.raw_files import is_raw
 from sidetune_core.demonstrations.record import record_demonstrations
+from sidetune_core.demonstrations.relabel import Labelled, MakeExpert, label_episodes, open_labeller
 
 __all__ = [
     "Demonstrations",
+    "ImportedDemonstrations",
+    "Labelled",
+    "MakeExpert",
     "Trajectories",
+    "is_raw",
+    "label_episodes",
     "open_demonstrations",
+    "open_file",
+    "open_labeller",
     "record_demonstrations",
     "recorded_handler",
 ]

@@ -54,6 +54,11 @@ FORMAT = 1
 MANIFEST = "card.json"
 SHARDS = "shards"
 
+RUN = "run"
+"""The expert's name in the manifest if it is the policy of a run."""
+SB3 = "stable-baselines3"
+"""The beginning of the expert's name if it is a policy file of that library."""
+
 
 @attrs.frozen
 class Shard:
@@ -85,9 +90,10 @@ class Manifest:
     inputs: dict[str, list[int]]
     """Shapes of the observations, by name."""
     expert: str
-    """Name of the task's expert, or ``run``."""
+    """Name of the task's expert, or ``run``, or ``stable-baselines3`` for a policy file of that library."""
     about: dict[str, str]
-    """More about the expert: for a run, its components and the SHA-256 of its weights."""
+    """More about the expert: for a run, its components and the SHA-256 of its weights; for a file, its
+    SHA-256."""
     seed: int
     shard: int
     """Trajectories in a full shard."""
@@ -194,6 +200,22 @@ class Demonstrations:
     def inputs(self) -> InputShapes:
         """Shapes of the observations, by name."""
         return {name: tuple(shape) for name, shape in self.manifest.inputs.items()}
+
+    @property
+    def env(self) -> Mapping[str, Any]:
+        """Name, options and seed of the env that was recorded, as JSON values."""
+        return self.manifest.env
+
+    @property
+    def recorded(self) -> int:
+        """Number of trajectories."""
+        return self.manifest.recorded
+
+    @property
+    def expert(self) -> str | None:
+        """Name of the task's expert; None for the policy of a run or a file."""
+        expert = self.manifest.expert
+        return None if expert == RUN or expert.startswith(SB3) else expert
 
     def open_stream(self, trust_local_code: bool = False) -> TaskStream:
         """The env that was recorded; the caller closes it.

@@ -15,18 +15,18 @@ from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
 from sidetune_core.config.spec import Choice
+from sidetune_core.demonstrations.dataset import RUN
 from sidetune_core.errors import OptionError, RunError, suggest
 from sidetune_core.hashing import fingerprint
 from sidetune_core.interfaces.tasks import Predict, Task, TaskStream
 from sidetune_core.rl.distributions import check_policy
+from sidetune_core.rl.masks import mask_invalid, mask_of
+from sidetune_core.rl.memory import Memory
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Expert, Observations, VectorEnv
 from sidetune_core.seeding import derive_seed
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import open_run
-
-RUN = "run"
-"""The expert's name in the manifest if it is the policy of a run."""
 
 
 @attrs.frozen(eq=False)
@@ -62,7 +62,7 @@ def open_offered(
     component = resolve_env(requested)
     stream: TaskStream = component.cls(component.config, seed)
     with closing(stream):
-        task = _choose_task(stream.tasks(), task_id, component.owner)
+        task = choose_task(stream.tasks(), task_id, component.owner)
         if not task.experts:
             raise OptionError(
                 f"{component.owner} has no expert for {task.title}. Record the policy of a trained run: "
@@ -78,13 +78,16 @@ def open_offered(
 
 
 @contextmanager
-def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False) -> Iterator[ExpertSession]:
+def open_trained(
+    path: Path, task_id: str | None, trust_local_code: bool = False, title: str = ""
+) -> Iterator[ExpertSession]:
     """The policy of a run after its latest task, for a block; the env is closed after it.
 
     Args:
         path: the run folder.
         task_id: of a task that the run has trained; None if there is one only.
         trust_local_code: import code that ``run.json`` names.
+        title: of the task, which chooses among several without `task_id`.
 
     Raises:
         UntrustedCode: ``run.json`` names code, without `trust_local_code`.
@@ -103,7 +106,8 @@ def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False
     parts = read_parts(folder, resolved, trust_local_code)
     with open_tasks(parts) as (stream, tasks):
         trained = [task for task in tasks if task.id in saved.done]
-        task = _choose_task(trained, task_id, f"the run {path}")
+        same = [task for task in trained if task_id is None and task.title == title]
+        task = choose_task(same or trained, task_id, f"the run {path}")
         machine = choose_machine(resolved)
         learner = restore(resolved, stream, trained, saved.state, str(saved.path), machine)
         task.set_state(saved.tasks.get(task.id, {}))
@@ -117,7 +121,7 @@ def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False
         yield ExpertSession(part.resolved.components["env"], resolved.seed, task, policy, RUN, about)
 
 
-def _choose_task(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:
+def choose_task(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:
     """The task to record.
 
     Raises:
@@ -147,8 +151,13 @@ class PolicyExpert:
         self._predict, self._task = predict, task
         self._generator = torch.Generator()
 
+    def copy(self) -> PolicyExpert:
+        """Another one with the same policy."""
+        return PolicyExpert(self._predict, self._task)
+
     def begin(self, vector_env: VectorEnv, seed: int) -> None:
         """See `Expert`."""
+        self._memory = Memory(self._task.options.ppo.memory, 1)
         self._generator.manual_seed(derive_seed(seed, "actions"))
 
     def act(self, observations: Observations) -> Tensor:
@@ -157,6 +166,11 @@ class PolicyExpert:
         Raises:
             Diverged: the policy's outputs are not finite.
         """
-        parameters = self._predict(self._task.prepare(observations)).cpu()[:, :-1]
-        check_policy(self._task.policy, parameters, self._task.title, "an action of the expert")
+        output = self._predict(self._memory.context_of(self._task.prepare(observations))).cpu()
+        self._memory.update(output, self._task.policy)
+        parameters = output[:, : self._task.policy.size]
+        when = "an action of the expert"
+        check_policy(self._task.policy, parameters, self._task.title, when)
+        mask = mask_of(observations, self._task.policy)
+        parameters = mask_invalid(self._task.policy, parameters, mask, self._task.title, when)
         return self._task.choose_actions(parameters, self._generator)

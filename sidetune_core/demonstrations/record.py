@@ -33,6 +33,7 @@ from sidetune_core.demonstrations.dataset import (
     verify_shard,
 )
 from sidetune_core.demonstrations.experts import ExpertSession, open_offered, open_trained
+from sidetune_core.demonstrations.policy_file import is_policy_file, open_policy_file
 from sidetune_core.errors import DataError, OptionError, RunError
 from sidetune_core.hashing import file_digest
 from sidetune_core.rl.vector_env import Observations, Step, VectorEnv, check_finite
@@ -70,13 +71,14 @@ def record_demonstrations(
             env.
         folder: of the demonstrations.
         trajectories: their number in the folder when complete.
-        expert: the name of one of the task's experts, or a run folder; None for the task's default expert.
+        expert: the name of one of the task's experts, a run folder, or a policy file of stable-baselines3;
+            None for the task's default expert.
         task: the id of the task; None if the env has one task only.
         seed: trajectories are functions of it and of their index.
         quiet: show no progress.
         info: prints a line of progress; None for a printer to standard error. A `TaskStream` that records
             passes its own.
-        trust_local_code: import code that the ``run.json`` of an expert names.
+        trust_local_code: import code that the ``run.json`` of an expert names, and run code in a policy file.
 
     Raises:
         UntrustedCode: it names code, without `trust_local_code`.
@@ -85,7 +87,9 @@ def record_demonstrations(
         WriteError: the folder cannot be written.
     """
     path, info = Path(folder).expanduser(), info or Progress(quiet=quiet).info
-    if isinstance(expert, Path) or (expert is not None and (Path(expert) / "run.json").is_file()):
+    is_run = isinstance(expert, Path) and not is_policy_file(expert)
+    if is_run or (expert is not None and (Path(expert) / "run.json").is_file()):
+        assert expert is not None
         if env is not None:
             raise OptionError(
                 f"the expert {expert} is a run, which is recorded in its own env; leave out --env"
@@ -97,7 +101,11 @@ def record_demonstrations(
             raise OptionError(
                 "choose the environment to record with --env NAME, or a trained run with --expert RUNFOLDER"
             )
-        opened = open_offered(_with_former_values(path, requested), task, expert, seed)
+        requested = _with_former_values(path, requested)
+        if expert is not None and is_policy_file(expert):
+            opened = open_policy_file(requested, task, Path(expert), seed, info, trust_local_code)
+        else:
+            opened = open_offered(requested, task, None if expert is None else str(expert), seed)
     with opened as session:
         target = _manifest(session, trajectories, seed)
         with writing(path):

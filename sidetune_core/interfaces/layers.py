@@ -9,7 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from sidetune_core.errors import FitError
 from sidetune_core.interfaces.inputs import InputShapes
+from sidetune_core.interfaces.missions import has_mission
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's RGB channels, for pixels in [0, 1]."""
@@ -21,7 +23,16 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 def flat_size(inputs: InputShapes, exclude: str = "") -> int:
-    """Total number of elements of one example over all inputs except `exclude`."""
+    """Total number of elements of one example over all inputs except `exclude`.
+
+    Raises:
+        FitError: there is a mission in words, whose ids are no quantities.
+    """
+    if has_mission(inputs):
+        raise FitError(
+            "the env has missions in words (--env.missions), which base and side 'combined' read: pass "
+            "--base combined --side combined, or leave out --env.missions"
+        )
     return sum(math.prod(shape) for name, shape in inputs.items() if name != exclude)
 
 

@@ -5,11 +5,26 @@ from typing import Any
 from sidetune_core.errors import RolloutError
 from sidetune_core.rl.distributions import Actor, Categorical, Gaussian, Policy
 from sidetune_core.rl.episode_stats import Episode
-from sidetune_core.rl.policy_handler import ActionPrediction, PolicyHandler, check_array, check_count
+from sidetune_core.rl.masks import MASK, mask_invalid, mask_of
+from sidetune_core.rl.policy_handler import (
+    ActionPrediction,
+    PolicyHandler,
+    check_array,
+    check_count,
+    encode_rows,
+)
 from sidetune_core.rl.ppo import PPOOptions
 from sidetune_core.rl.rollout_config import ORIGINAL, RolloutConfig
 from sidetune_core.rl.rollout_task import MAX_EVAL_STEPS, Playable, RolloutTask
-from sidetune_core.rl.vector_env import Expert, Image, Observations, RenderedVectorEnv, Step, VectorEnv
+from sidetune_core.rl.vector_env import (
+    Expert,
+    FollowsActions,
+    Image,
+    Observations,
+    RenderedVectorEnv,
+    Step,
+    VectorEnv,
+)
 
 __all__ = [
     "ActionPrediction",
@@ -17,7 +32,9 @@ __all__ = [
     "Categorical",
     "Episode",
     "Expert",
+    "FollowsActions",
     "Image",
+    "MASK",
     "MAX_EVAL_STEPS",
     "Gaussian",
     "ORIGINAL",
@@ -34,6 +51,9 @@ __all__ = [
     "VectorEnv",
     "check_array",
     "check_count",
+    "encode_rows",
+    "mask_invalid",
+    "mask_of",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from sidetune_core.interfaces.tasks import Predict, Task
 from sidetune_core.rl.distributions import Policy, check_policy
 from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics
+from sidetune_core.rl.masks import mask_invalid, mask_of
+from sidetune_core.rl.memory import POSITION, STATE, Memory, positions
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.ppo import RolloutBatch, gae
 from sidetune_core.rl.rollout_config import RolloutConfig
@@ -31,6 +33,8 @@ class Rollout:
     """(T * E, width + 4), see `RolloutBatch.packed`."""
     window: int
     """See `FrameIds.window`."""
+    context: Mapping[str, Tensor]
+    """(T * E, ...): see `Inputs.context`; empty for a policy without memory."""
     episodes: Sequence[Episode]
     """The episodes that ended during the rollout."""
     update: int
@@ -110,6 +114,7 @@ class RolloutCollector:
         self._observations = normalizer.update_and_standardise(first)
         self._discounted = torch.zeros(config.num_envs)
         self._statistics = EpisodeStatistics(config.num_envs)
+        self._memory = Memory(config.ppo.memory, config.num_envs)
 
     def collect(self, predict: Predict) -> Rollout:
         """The next rollout. If an error ends it, the statistics of the normalizer are restored.
@@ -130,13 +135,21 @@ class RolloutCollector:
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "actions", self._task.id, update))
         frames: list[Observations] = []
         episodes: list[Episode] = []
+        masks: list[Tensor] = []
+        states: list[Tensor] = []
+        size = self._policy.size
         columns: list[tuple[Tensor, ...]] = []
         final: list[Observations] = []
         for number in range(length):
+            states.append(self._memory.state.clone())
             output = self._predict_step(predict, number)
+            self._memory.update(output, self._policy)
             when = f"step {update * length + number + 1} of training"
-            check_policy(self._policy, output[:, :-1], self._task.title, when)
-            actions = self._policy.sample(output[:, :-1], generator)
+            check_policy(self._policy, output[:, :size], self._task.title, when)
+            mask = mask_of(self._observations, self._policy)
+            parameters = mask_invalid(self._policy, output[:, :size], mask, self._task.title, when)
+            masks.extend([] if mask is None else [mask])
+            actions = self._policy.sample(parameters, generator)
             with self._guard:
                 step = self._vector_env.step(actions)
             check_finite(step, self._task.title, when)
@@ -148,9 +161,11 @@ class RolloutCollector:
             worth = rewards
             if cut:
                 final.append(cut)
-                values = predict(self._normalizer.inputs(cut)).cpu()[:, -1]
+                inputs = self._memory.context_of(self._normalizer.inputs(cut), truncated)
+                values = predict(inputs).cpu()[:, -1]
                 worth = rewards.masked_scatter(truncated, rewards[truncated] + self._ppo.gamma * values)
             columns.append((output, actions, rewards, worth, step.ended, truncated))
+            self._memory.reset(step.ended)
             episodes.extend(episode for _, episode in self._statistics.update(step))
             self._observations = self._normalizer.update_and_standardise(step.observations)
         last = self._predict_step(predict, length)[:, -1]
@@ -159,18 +174,24 @@ class RolloutCollector:
         )
         values, ended = outputs[:, :, -1], ended.float()
         advantages = gae(worth, values, last, ended, self._ppo.gamma, self._ppo.gae_lambda)
-        actions, parameters = actions.flatten(0, 1), outputs[:, :, :-1].flatten(0, 1)
+        actions, parameters = actions.flatten(0, 1), outputs[:, :, :size].flatten(0, 1)
+        all_masks = torch.cat(masks) if masks else None
+        parameters = mask_invalid(self._policy, parameters, all_masks)
         batch = RolloutBatch(
             actions=actions,
             log_probs=self._policy.log_prob(parameters, actions),
             advantages=advantages.flatten(),
             returns=(advantages + values).flatten(),
             values=values.flatten(),
+            masks=all_masks,
         )
         observations = {
             name: torch.stack([frame[name] for frame in frames]).flatten(0, 1)
             for name in self._normalizer.names
         }
+        context = (
+            {STATE: torch.cat(states), POSITION: positions(ended > 0).flatten()} if self._memory.size else {}
+        )
         ids = torch.cat([frame_ids.ids(update, number) for number in range(length)])
         self._update += 1
         return Rollout(
@@ -178,6 +199,7 @@ class RolloutCollector:
             observations=observations,
             targets=batch.packed(),
             window=frame_ids.window,
+            context=context,
             episodes=episodes,
             update=update,
             rewards=rewards,
@@ -191,7 +213,8 @@ class RolloutCollector:
     def _predict_step(self, predict: Predict, step: int) -> Tensor:
         """Parameters and value (E, policy.size + 1) for the current observations."""
         ids = self._frame_ids.ids(self._update, step)
-        return predict(self._normalizer.inputs(self._observations, ids, self._frame_ids.window)).cpu()
+        inputs = self._normalizer.inputs(self._observations, ids, self._frame_ids.window)
+        return predict(self._memory.context_of(inputs)).cpu()
 
     def _truncated(self, step: Step) -> tuple[Tensor, Observations]:
         """Where episodes were truncated, (E,), and their final observations, standardised; empty if none

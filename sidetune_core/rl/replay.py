@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import attrs
@@ -31,6 +31,8 @@ class Rows:
     """(B, *shape) by input name, standardised."""
     targets: Tensor
     """(B, width + 4), see `RolloutBatch.packed`."""
+    context: Mapping[str, Tensor] = attrs.field(factory=dict)
+    """(B, ...), see `Inputs.context`."""
 
 
 class ReplayBuffer:
@@ -66,7 +68,7 @@ class ReplayBuffer:
         self._rollouts.append(rollout)
         count, kept = len(rollout.ids), list(self._rollouts)
         order = Order(self._seed, batch_size)
-        latest = shuffled(count, order, self._task_id, "update", rollout.update)
+        latest = self._latest(rollout, batch_size)
         replayed = shuffled(count * len(kept), order, self._task_id, "replay", rollout.update)
         for number, is_replayed in enumerate(self._passes(rollout.update)):
             if number and self._options.recompute_advantages:
@@ -74,6 +76,16 @@ class ReplayBuffer:
             source = kept if is_replayed else kept[-1:]
             for indices in islice(replayed if is_replayed else latest, count // batch_size):
                 yield _rows(source, indices, count)
+
+    def _latest(self, rollout: Rollout, batch_size: int) -> Iterator[Tensor]:
+        """Indices of batches of a rollout; of a policy with memory, the sequences of some environments."""
+        names = (self._task_id, "update", rollout.update)
+        if not self._options.memory:
+            return shuffled(len(rollout.ids), Order(self._seed, batch_size), *names)
+        length, num_envs = rollout.rewards.shape
+        sequences = shuffled(num_envs, Order(self._seed, batch_size // length), *names)
+        steps = torch.arange(length) * num_envs
+        return ((envs[:, None] + steps).flatten() for envs in sequences)
 
     def _passes(self, update: int) -> list[bool]:
         """Which passes of an update are replayed, in their order."""
@@ -119,7 +131,8 @@ def _rows(rollouts: list[Rollout], indices: Tensor, count: int) -> Rows:
     if len(rollouts) == 1:
         (one,) = rollouts
         observations = {name: value[indices] for name, value in one.observations.items()}
-        return Rows(one.ids[indices], observations, one.targets[indices])
+        context = {name: value[indices] for name, value in one.context.items()}
+        return Rows(one.ids[indices], observations, one.targets[indices], context)
     ids, targets = _gathered([(one.ids, one.targets) for one in rollouts], indices, count)
     columns = [tuple(one.observations.values()) for one in rollouts]
     return Rows(

@@ -24,6 +24,8 @@ from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task
 from sidetune_core.rl.collector import RolloutCollector
 from sidetune_core.rl.distributions import ActorCritic, Policy, check_policy
 from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics, means
+from sidetune_core.rl.masks import mask_invalid, mask_of
+from sidetune_core.rl.memory import Memory, RecurrentActorCritic
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.policy_handler import PolicyValues, describe_policy
 from sidetune_core.rl.ppo import RolloutBatch, ppo_loss
@@ -195,6 +197,8 @@ class RolloutTask(Task):
 
     def make_head(self, shape: Shape) -> nn.Module:
         ppo = self.options.ppo
+        if ppo.memory:
+            return RecurrentActorCritic(shape, self.policy, ppo.hidden_size, ppo.hidden_layers, ppo.memory)
         return ActorCritic(shape, self.policy, ppo.hidden_size, ppo.hidden_layers)
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -226,7 +230,7 @@ class RolloutTask(Task):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """See `ppo_loss`; (B,)."""
-        old = RolloutBatch.unpacked(batch.targets)
+        old = RolloutBatch.unpacked(batch.targets, self.policy)
         losses, self._loss_metrics = ppo_loss(output, old, self.policy, self.options.ppo)
         return losses
 
@@ -299,16 +303,22 @@ class RolloutTask(Task):
             first = vector_env.reset(derive_seed(seed, "episodes", self.id))
         observations = self._normalizer.standardised(first)
         statistics = EpisodeStatistics(count)
+        memory = Memory(self.options.ppo.memory, count)
         while any(remaining):
-            parameters = predict(self._normalizer.inputs(observations)).cpu()[:, :-1]
+            output = predict(memory.context_of(self._normalizer.inputs(observations))).cpu()
+            memory.update(output, self.policy)
+            parameters = output[:, : self.policy.size]
             when = f"step {statistics.steps + 1} of evaluation"
             check_policy(self.policy, parameters, self.title, when)
+            mask = mask_of(observations, self.policy)
+            parameters = mask_invalid(self.policy, parameters, mask, self.title, when)
             actions = self.choose_actions(parameters, generator)
             with guard:
                 step = vector_env.step(actions)
             check_finite(step, self.title, when)
             observations = self._normalizer.standardised(step.observations)
             ended = statistics.update(step)
+            memory.reset(step.ended)
             if show is not None:
                 _show(vector_env, show, remaining, {env for env, _ in ended})
             for env, episode in ended:
@@ -352,6 +362,7 @@ class RolloutTask(Task):
             critic=True,
             hidden_size=self.options.ppo.hidden_size,
             hidden_layers=self.options.ppo.hidden_layers,
+            memory=self.options.ppo.memory,
             evaluation={
                 "episodes": self.options.eval_episodes,
                 "num_envs": min(self.options.num_envs, self.options.eval_episodes),
@@ -392,13 +403,24 @@ class RolloutTask(Task):
                 f"--train.batch-size {batch_size} does not divide a rollout of {num_envs} environments x "
                 f"{ppo.rollout_length} steps = {rows} rows; PPO uses every row in batches of equal size"
             )
+        if ppo.memory and batch_size % ppo.rollout_length:
+            raise OptionError(
+                f"--train.batch-size {batch_size} is no multiple of --env.ppo.rollout-length "
+                f"{ppo.rollout_length}; with --env.ppo.memory, batches are made of whole sequences"
+            )
+        if ppo.memory and (ppo.replay_epochs or ppo.recompute_advantages):
+            raise OptionError(
+                "--env.ppo.memory trains on the latest rollout alone, whose states are those of the policy: "
+                "leave out --env.ppo.replay-epochs and --env.ppo.recompute-advantages"
+            )
         return (ppo.epochs + ppo.replay_epochs) * (rows // batch_size)
 
     def _batch(self, rows: Rows, window: int) -> Batch:
         targets = rows.targets
         if self.options.ppo.normalise_advantages:
-            targets = RolloutBatch.unpacked(targets).standardised().packed()
-        return Batch(rows.ids, self._normalizer.inputs(rows.observations, rows.ids, window), targets)
+            targets = RolloutBatch.unpacked(targets, self.policy).standardised().packed()
+        inputs = self._normalizer.inputs(rows.observations, rows.ids, window)
+        return Batch(rows.ids, attrs.evolve(inputs, context=rows.context), targets)
 
 
 def _show(vector_env: VectorEnv, show: ShowFrames, remaining: Sequence[int], ended: Collection[int]) -> None:

@@ -95,6 +95,15 @@ class Expert(Protocol):
         not recorded then."""
 
 
+@runtime_checkable
+class FollowsActions(Protocol):
+    """An expert that plans ahead from its own actions. Where another action is taken, as in DAgger, it is
+    notified."""
+
+    def took(self, action: Tensor) -> None:
+        """The action (1, width) that is taken after the latest `Expert.act`, in place of the expert's."""
+
+
 def check_finite(step: Step, title: str, when: str) -> None:
     """Check that all observations and rewards of a step are finite.
 

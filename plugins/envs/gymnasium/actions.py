@@ -10,8 +10,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sidetune_core.api import OptionError
-from sidetune_core.rl import Categorical, Gaussian, Policy
+from sidetune_core.api import InputError, OptionError
+from sidetune_core.rl import Categorical, Gaussian, Policy, encode_rows
 
 from .parts import Space
 
@@ -85,6 +85,35 @@ class ActionConverter:
         if self._scale is None:
             return values
         return ((values.double() - torch.from_numpy(self._centre)) / torch.from_numpy(self._scale)).float()
+
+    def encoded(self, actions: Any, what: str) -> Tensor:
+        """The inverse of `native`: T actions of the space in the format of the policy, (T, width).
+
+        Args:
+            actions: an array of T actions.
+            what: for messages.
+
+        Raises:
+            InputError: they are not actions of the space.
+        """
+        space = self._space
+        rows = encode_rows(actions, space.shape or (), what)
+        if isinstance(space, spaces.Box):
+            return self.policy_units(rows)
+        if isinstance(space, spaces.MultiBinary):
+            least, counts = np.zeros(rows.shape[1]), np.full(rows.shape[1], 2)
+        else:
+            assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+            least = np.reshape(space.start, -1)
+            counts = np.reshape(space.n if isinstance(space, spaces.Discrete) else space.nvec, -1)
+        encoded = rows - torch.from_numpy(least).float()
+        wrong = ((encoded != encoded.round()) | (encoded < 0) | (encoded >= torch.from_numpy(counts))).any(1)
+        if wrong.any():
+            first = np.asarray(actions)[int(wrong.nonzero()[0])]
+            raise InputError(
+                f"{int(wrong.sum())} of {len(rows)} actions are not in {space}; the first is {first.tolist()}"
+            )
+        return encoded
 
 
 def rescaled_dimensions(space: spaces.Box) -> NDArray[np.bool_]:

@@ -40,3 +40,7 @@ class Bot:
         if self._last_action == self._bot.mission.unwrapped.actions.done:
             return None
         return torch.tensor([[float(self._last_action)]])
+
+    def took(self, action: Tensor) -> None:
+        """See `FollowsActions`: the bot plans how to undo what it did not suggest."""
+        self._last_action = type(self._last_action)(int(action))

@@ -33,6 +33,7 @@ from sidetune_core.rl import (
 from .babyai_bot import Bot
 from .inspection import EnvInfo, check_rendering, inspect_env
 from .make import EnvSpec, is_minigrid, make
+from .missions import MAX_VOCABULARY
 from .names import modules_of, modules_of_all_arguments, modules_of_arguments
 from .notices import notices
 from .policy import GymHandler, card_values
@@ -120,6 +121,19 @@ class Gym(TaskStream):
             "or flat, as in version 0.1: members of a Dict, and as images (H, W, C) bytes alone",
             former="flat",
         )
+        action_masks: bool = option(
+            True,
+            "give invalid actions no probability, where the environment says which are valid: in "
+            "info['action_mask'], in the observation 'action_mask', or by a method action_masks()",
+            former=False,
+        )
+        missions: bool = option(
+            False, "read the text of observations, such as BabyAI's missions, as the input 'mission'"
+        )
+        vocabulary: tuple[str, ...] = option(
+            (), "words of missions, of which others are unknown; empty for those of BabyAI and MiniGrid"
+        )
+        mission_length: int = option(48, "longest mission in words; longer ones are cut off", at_least(1))
         rescale_actions: bool = option(
             True,
             "rescale the bounds of Box actions to [-1, 1] for the policy; otherwise its actions are clipped",
@@ -158,12 +172,20 @@ class Gym(TaskStream):
         self._config = config = config.with_preset()
         if not config.ids:
             raise OptionError("--env.ids is empty; name an environment, such as CartPole-v1")
+        if len(config.vocabulary) > MAX_VOCABULARY:
+            raise OptionError(
+                f"--env.vocabulary has {len(config.vocabulary)} words, and {MAX_VOCABULARY} are possible"
+            )
         arguments = _arguments_of_each(config)
         self._specs = [
             EnvSpec.from_config(id, config, own) for id, own in zip(config.ids, arguments, strict=True)
         ]
         self._titles = _titles(config)
-        self._infos = [inspect_env(spec) for spec in self._specs]
+        self._infos = [inspect_env(spec, config.action_masks) for spec in self._specs]
+        self._specs = [
+            attrs.evolve(spec, action_masks=bool(info.mask_source))
+            for spec, info in zip(self._specs, self._infos, strict=True)
+        ]
         self.inputs = self._infos[0].inputs
         for spec, info in zip(self._specs, self._infos, strict=True):
             if info.inputs != self.inputs:
@@ -233,6 +255,7 @@ class GymTask(RolloutTask):
                 grid_view=config.view if is_minigrid(self._spec.id) else "",
                 rescaled=config.rescale_actions,
             ),
+            "mask_source": self._info.mask_source,
             "frame_stack": config.frame_stack,
             "mask_images": config.mask_images,
         }

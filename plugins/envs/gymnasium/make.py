@@ -26,6 +26,8 @@ from gymnasium.wrappers import FrameStackObservation
 from .grid_view import TILE_PIXELS
 from .images import ImageOptions
 from .local_code import current_folder, import_module_of, wrapped
+from .masks import ActionMasks, RawStep
+from .missions import WORDS, MissionConverter, MissionOptions
 from .names import texts_of
 from .observations import ConversionOptions, ObservationConverter
 from .parts import parts_of, top_parts_of
@@ -63,8 +65,13 @@ class EnvSpec:
     image_size: int | None
     frame_stack: int
     spaces: Literal["all", "flat"]
+    missions: bool
+    vocabulary: tuple[str, ...]
+    mission_length: int
     time_limit: int | None
     reward_threshold: float | None
+    action_masks: bool = False
+    """Whether observations have a mask of valid actions, see `ActionMasks`."""
     rendered: bool = False
     """Whether frames are kept, see `KeptFrames`."""
 
@@ -72,7 +79,8 @@ class EnvSpec:
     def conversion(self) -> ConversionOptions:
         """Of observations."""
         images = ImageOptions(self.grayscale, self.image_size)
-        return ConversionOptions(self.inputs, images, is_flat=self.spaces == "flat")
+        missions = MissionOptions(self.vocabulary or WORDS, self.mission_length) if self.missions else None
+        return ConversionOptions(self.inputs, images, missions, is_flat=self.spaces == "flat")
 
     @property
     def names_code(self) -> bool:
@@ -82,7 +90,7 @@ class EnvSpec:
     @classmethod
     def from_config(cls, id: str, config: Any, arguments: Mapping[str, Any]) -> EnvSpec:
         """The fields that are options come from the env's ``Config``."""
-        others = ("id", "arguments", "rendered")
+        others = ("id", "arguments", "action_masks", "rendered")
         names = [field.name for field in attrs.fields(cls) if field.name not in others]
         values: dict[str, Any] = {name: getattr(config, name) for name in names}
         return cls(id=id, arguments=arguments, **values)
@@ -106,6 +114,8 @@ def make(spec: EnvSpec, number: int = 0) -> gymnasium.Env[Any, Any]:
         rendered = spec.view == "pixels"
         env = RGBImgPartialObsWrapper(env, TILE_PIXELS) if rendered else OneHotPartialObsWrapper(env)  # type: ignore[no-untyped-call]
     env = DictObservations(env, spec, number, raw_space)
+    if spec.action_masks:
+        env = ActionMasks(env)
     return FrameStackObservation(env, spec.frame_stack) if spec.frame_stack > 1 else env
 
 
@@ -209,8 +219,9 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
         is_minigrid_env = is_minigrid(self._spec.id)  # BabyAI prints the missions that it rejects
         output = redirect_stdout(io.StringIO()) if is_minigrid_env else nullcontext()
         with output, self._noting_index():
-            observation, _ = self.env.reset(seed=seed, options=options)
+            observation, info = self.env.reset(seed=seed, options=options)
         self._return = 0.0
+        self.raw = RawStep(observation, info)
         return self.converter.convert(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -218,9 +229,19 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
             observation, reward, terminated, truncated, info = self.env.step(action)
         reward = _as_number(reward)
         self._return += reward
-        final_info = {"success": self._is_success(info)} if terminated or truncated else {}
+        self.raw = RawStep(observation, info)
         converted = self.converter.convert(observation)
+        final_info = self._final_info(info) if terminated or truncated else {}
         return converted, reward, bool(terminated), bool(truncated), final_info
+
+    def _final_info(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the end of an episode."""
+        final: dict[str, Any] = {"success": self._is_success(info)}
+        for converter in self.converter.converters.values():
+            if isinstance(converter, MissionConverter):
+                unread = {"oov_words": float(converter.unknown), "cut_words": float(converter.cut)}
+                final |= {"metrics": unread}
+        return final
 
     @contextmanager
     def _noting_index(self) -> Iterator[None]:

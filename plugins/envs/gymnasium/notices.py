@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from .actions import odd_bounds
 from .inspection import EnvInfo
+from .missions import is_text
 from .parts import in_words
 
 
@@ -19,6 +20,8 @@ def notices(infos: Mapping[str, EnvInfo], max_steps: int, rescaled: bool) -> lis
     """
     left_out = _grouped({id: in_words(info.left_out) for id, info in infos.items() if info.left_out})
     lines = [f"{ids}: left out of the observations: {parts}" for parts, ids in left_out]
+    if texts := [id for id, info in infos.items() if any(is_text(part.space) for part in info.left_out)]:
+        lines.append(f"{', '.join(texts)}: read the text as words with --env.missions")
     if endless := [id for id, info in infos.items() if info.time_limit is None and not info.limits_itself]:
         lines.append(
             f"warning: {', '.join(endless)}: no time limit is registered; episodes of evaluations end after "

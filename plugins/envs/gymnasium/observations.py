@@ -14,9 +14,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from .images import ImageConverter, ImageOptions, image_layout
+from .missions import MissionConverter, MissionOptions, is_text
 from .parts import Part, Space, in_words
 
 Array = NDArray[Any]
+
+MISSION = "mission"
+"""The input that is a text."""
 
 NUMERIC_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 """Leaves of observation spaces that are vectors or images."""
@@ -29,6 +33,8 @@ class ConversionOptions:
     inputs: tuple[str, ...] = ()
     """Names of the inputs to keep; empty for all."""
     images: ImageOptions = ImageOptions()
+    missions: MissionOptions | None = None
+    """How texts are read; None if they are left out."""
     is_flat: bool = False
     """Whether images are (H, W, C) bytes alone, as in runs of version 0.1."""
 
@@ -79,7 +85,11 @@ def _vector(space: Space, options: ConversionOptions) -> PartConverter | None:
     return VectorConverter(space) if isinstance(space, NUMERIC_SPACES) else None
 
 
-CONVERTERS: Sequence[Callable[[Space, ConversionOptions], PartConverter | None]] = (_image, _vector)
+def _mission(space: Space, options: ConversionOptions) -> PartConverter | None:
+    return MissionConverter(options.missions) if options.missions is not None and is_text(space) else None
+
+
+CONVERTERS: Sequence[Callable[[Space, ConversionOptions], PartConverter | None]] = (_image, _vector, _mission)
 """They are tried in turn on the space of each part; the first that is not None converts it."""
 
 
@@ -87,7 +97,7 @@ class ObservationConverter:
     """Raw observations as a dictionary of images (C, H, W) and vectors (C,).
 
     The first image is called ``image`` if no part is, and an observation that is a single vector ``vector``;
-    all others have the names of the parts.
+    a text is called ``mission``, and all others have the names of the parts.
 
     Args:
         parts: of the raw observations.
@@ -111,6 +121,15 @@ class ObservationConverter:
         self.names = {name: name or "vector" for name in converters}
         if images and "image" not in converters:
             self.names[images[0]] = "image"
+        texts = [name for name, converter in converters.items() if isinstance(converter, MissionConverter)]
+        if len(texts) == 1:
+            self.names[texts[0]] = MISSION
+        elif options.missions is not None:
+            raise ValueError(
+                f"it has {len(texts)} texts ({', '.join(texts)}), and --env.missions reads one"
+                if texts
+                else "it has no text; leave out --env.missions"
+            )
         available = self.names.values()
         kept = set(options.inputs or available)
         if unread := [part for part in self.left_out if part.name in kept]:

@@ -16,9 +16,12 @@ from sidetune_core.rl import PolicyHandler, check_array, check_count
 from .actions import ActionConverter, policy_of
 from .grid_view import TILE_PIXELS, grid_pixels, grid_symbols
 from .images import ImageOptions, image_layout
+from .masks import KEY as MASK_KEY
+from .masks import as_mask
+from .missions import MAX_VOCABULARY, MissionOptions, is_text
 from .observations import ConversionOptions, ObservationConverter
 from .parts import Part, Space, parts_of, top_parts_of
-from .space_values import describe_space, make_space
+from .space_values import TEXT, describe_space, make_space
 
 GRID_IMAGE = "image"
 """MiniGrid's name of its view."""
@@ -39,7 +42,7 @@ def card_values(
         rescaled: whether bounded actions are [-1, 1] for the policy.
     """
     parts = (top_parts_of if options.is_flat else parts_of)(observations)
-    described = [(part, describe_space(part.space, bounds=_has_shape(part.space))) for part in parts]
+    described = [(part, _described(part.space, options)) for part in parts]
     known = [(part, values) for part, values in described if values is not None]
     return {
         "observations": {part.name: values for part, values in known},
@@ -52,7 +55,14 @@ def card_values(
         "input_names": [*options.inputs],
         "grayscale": options.images.grayscale,
         "image_size": options.images.size,
+        "missions": None if options.missions is None else attrs.asdict(options.missions),
     }
+
+
+def _described(space: Space, options: ConversionOptions) -> dict[str, Any] | None:
+    if options.missions is not None and is_text(space):
+        return {"type": TEXT}
+    return describe_space(space, bounds=_has_shape(space))
 
 
 def _has_shape(space: Space) -> bool:
@@ -81,10 +91,13 @@ class GymHandler(PolicyHandler):
         size = values["image_size"]
         self.frames = check_count(values["frame_stack"], "frame_stack", least=1)
         self.mask_images = bool(values["mask_images"])
+        self._mask_source = str(values.get("mask_source", ""))
+        self.masks_actions = bool(self._mask_source)
         size = None if size is None else check_count(size, "image_size", least=1)
         self._options = ConversionOptions(
             tuple(values["input_names"]),
             ImageOptions(bool(values["grayscale"]), size),
+            _missions(values.get("missions")),
             is_flat=values.get("spaces", "flat") == "flat",
         )
         converted = [
@@ -112,10 +125,23 @@ class GymHandler(PolicyHandler):
             converted |= {name: np.zeros_like(value) for name, value in converted.items() if value.ndim == 3}
         return converted
 
+    def mask(self, observation: Any) -> Any:
+        """See `PolicyHandler.mask`; masks in ``info`` or of a method are not in the observation."""
+        if self._mask_source != "observation" or not isinstance(observation, Mapping):
+            return None
+        try:
+            return as_mask(observation.get(MASK_KEY, ()), self.policy.size)
+        except ValueError as error:
+            raise InputError(f"task {self.card.id}: the observation '{MASK_KEY}': {error}") from error
+
     def native(self, actions: Tensor) -> list[Any]:
         """Actions of the environment: integers where it has a `Discrete` space, else arrays."""
         rows = self._actions.native(actions)
         return [int(row) for row in rows] if isinstance(self._space, spaces.Discrete) else [*rows]
+
+    def encode_actions(self, actions: Any) -> Tensor:
+        """See `PolicyHandler.encode_actions`."""
+        return self._actions.encoded(actions, f"task {self.card.id}: an action")
 
     def _checked(self, part: Part, observation: Any) -> Any:
         """A part of a raw observation, which has to be in its space but for the bounds of a `Box`."""
@@ -125,6 +151,10 @@ class GymHandler(PolicyHandler):
             value = part.of(observation)
         except KeyError as error:
             raise InputError(self._lacking(part, observation)) from error
+        if is_text(space):
+            if not isinstance(value, str):
+                raise InputError(f"{what} is a {type(value).__name__}, expected a text")
+            return value
         assert space.shape is not None
         is_bytes = space.dtype == np.uint8 and image_layout(space, self._options.is_flat) is not None
         array = check_array(value, space.shape, what, is_bytes)
@@ -180,6 +210,15 @@ class GymHandler(PolicyHandler):
             one = () if found is None else found.shape or ()
             if found is None or (one[0] * self.frames, *one[1:]) != tuple(shape):
                 raise ValueError(f"input {name} is {tuple(shape)}, and observations make it {one}")
+
+
+def _missions(values: Any) -> MissionOptions | None:
+    if values is None:
+        return None
+    words = tuple(str(word) for word in values["words"])
+    if len(words) > MAX_VOCABULARY:
+        raise ValueError(f"missions have {len(words)} words")
+    return MissionOptions(words, check_count(values["length"], "the length of missions", least=1))
 
 
 def _path(values: Mapping[str, Any], name: str) -> tuple[str | int, ...]:

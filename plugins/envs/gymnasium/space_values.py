@@ -13,6 +13,9 @@ from .observations import NUMERIC_SPACES
 from .parts import Space
 
 MAX_ELEMENTS = 2**28
+TEXT = "text"
+"""Type of a space of texts, which are read as missions."""
+MAX_TEXT = 2**16
 DTYPES = ("bool", "uint8", "uint16", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 
 
@@ -67,6 +70,8 @@ def make_space(values: Mapping[str, Any]) -> Space:
     if kind == "multibinary":
         shape = _shape(values)
         return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
+    if kind == TEXT:
+        return spaces.Text(MAX_TEXT)
     raise ValueError(f"a space has type {kind!r}")
 
 

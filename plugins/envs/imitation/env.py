@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -25,13 +25,18 @@ from sidetune_core.api import (
 )
 from sidetune_core.demonstrations import (
     Demonstrations,
+    ImportedDemonstrations,
+    is_raw,
     open_demonstrations,
+    open_file,
+    open_labeller,
     record_demonstrations,
     recorded_handler,
 )
+from sidetune_core.rl import RolloutTask
 
 from ..gymnasium.names import modules_of
-from .task import CloningOptions, ImitationTask
+from .task import CloningOptions, DAggerOptions, ImitationTask
 
 LEVEL_INPUTS = {"image": (3, 28, 28)}
 LEVEL_OPTIONS = {"inputs": ["image"], "view": "pixels", "time_limit": 128}
@@ -39,6 +44,11 @@ LEVEL_OPTIONS = {"inputs": ["image"], "view": "pixels", "time_limit": 128}
 
 LEVEL_TRAJECTORIES = 100
 """Default number of training trajectories of a level."""
+
+
+def _modules_of_settings(settings: Iterable[str]) -> list[str]:
+    """The values of options that name code: ``ids=module:Id-v0``."""
+    return modules_of(setting.partition("=")[2] for setting in settings)
 
 
 class Imitation(TaskStream):
@@ -50,6 +60,15 @@ class Imitation(TaskStream):
     ``eval-episodes`` episodes, the same in every run and none of them recorded. The first
     ``val-trajectories`` of each folder are held out; evaluations report the loss on them too. Training uses
     the next ``max-trajectories``, whatever the seed, so a small training set is a subset of a larger one.
+
+    ``root`` may also be a data set of Minari (its folder, or its id if it is in Minari's own folder), or a
+    file ``.npz`` or HDF5 with the observations and actions of the plain environment (the keys are in
+    ``docs/imitation.md``). A data set of Minari names its environment; for others pass ``--env.of-options
+    ids=ID``. Rewards are not needed.
+
+    With ``dagger-rounds`` it is DAgger (Ross, Gordon & Bagnell, AISTATS 2011): before each round the policy
+    plays ``dagger-episodes`` episodes, sampled or most likely as in evaluations, the expert labels every step
+    that it visits, and training continues on all labelled steps together.
 
     Without ``root``, levels of BabyAI are recorded on first use, with their bot, and kept in
     ``$SIDETUNE_HOME/recordings`` (by default ``~/.cache/sidetune/recordings``). Missions are not an input:
@@ -76,11 +95,23 @@ class Imitation(TaskStream):
             "layers": Renamed("hidden-layers"),
         }
 
-        root: tuple[Path, ...] = option((), "folders of demonstrations")
+        root: tuple[Path, ...] = option(
+            (), "folders of demonstrations, data sets of Minari, or files .npz or HDF5"
+        )
         levels: tuple[str, ...] = option(
             ("BabyAI-UnlockLocal-v0",),
             "without root: ids of BabyAI levels, which are recorded on first use",
             imports=modules_of,
+        )
+        of: str = option(
+            "gym",
+            "env in which the policy of a file is evaluated",
+            imports=lambda name: [name] if ":" in name else [],
+        )
+        of_options: tuple[str, ...] = option(
+            (),
+            "options of that env, as NAME=VALUE: ids=CartPole-v1 or frame-stack=4",
+            imports=_modules_of_settings,
         )
         max_trajectories: int | None = option(
             None,
@@ -96,6 +127,21 @@ class Imitation(TaskStream):
             False, "evaluate with the most likely action; otherwise sample from the policy"
         )
         metric: Literal["success", "return"] = option("success", "the metric in R")
+        dagger_rounds: int = option(
+            0,
+            "rounds of DAgger, in which the expert labels the steps that the policy visits; 0 for behaviour "
+            "cloning",
+            at_least(0),
+        )
+        dagger_interval: int = option(
+            200, "training steps before the first round, and between two rounds", at_least(1)
+        )
+        dagger_episodes: int = option(10, "episodes that the policy plays in each round", at_least(1))
+        expert: str | None = option(
+            None,
+            "expert of the rounds: a name, a run folder, or a policy file of stable-baselines3; None for the "
+            "recorded one",
+        )
         hidden_size: int = option(64, "units of each hidden layer of the actor", at_least(1))
         hidden_layers: int = option(1, "number of hidden layers of the actor", at_least(0))
 
@@ -107,7 +153,7 @@ class Imitation(TaskStream):
         self._streams = ExitStack()
         self._fingerprint = ""
         self._parts: dict[str, DataPart] = {}
-        self._folders = [open_demonstrations(folder.expanduser()) for folder in config.root]
+        self._folders = [self._open(path.expanduser(), seed) for path in config.root]
         if not self._folders and not config.levels:
             raise OptionError(
                 "env 'imitation': --env.levels is empty; name a level, such as BabyAI-UnlockLocal-v0, or "
@@ -137,11 +183,20 @@ class Imitation(TaskStream):
             validation = demonstrations.read(0, config.val_trajectories)
             training = demonstrations.read(config.val_trajectories, count)
             rollout_task = demonstrations.task(stream)
-            env = str(demonstrations.manifest.env["name"])
+            env = str(demonstrations.env["name"])
             tasks.append(
-                ImitationTask(f"t{number}", rollout_task, training, validation, first_id, options, env)
+                ImitationTask(
+                    f"t{number}",
+                    rollout_task,
+                    training,
+                    validation,
+                    first_id,
+                    options,
+                    env,
+                    self._dagger(demonstrations, rollout_task),
+                )
             )
-            digest.update(repr(demonstrations.manifest.env).encode())  # units and statistics depend on it
+            digest.update(repr(dict(demonstrations.env)).encode())  # units and statistics depend on it
             for split, trajectories in (("val", validation), ("train", training)):
                 first_id += len(trajectories.actions)
                 own = hashlib.sha256()
@@ -168,7 +223,28 @@ class Imitation(TaskStream):
     def close(self) -> None:
         self._streams.close()
 
-    def _check_inputs(self, demonstrations: Demonstrations) -> None:
+    def _dagger(
+        self, demonstrations: Demonstrations | ImportedDemonstrations, task: RolloutTask
+    ) -> DAggerOptions:
+        config = self._config
+        if not config.dagger_rounds:
+            if config.expert is not None:
+                raise OptionError("--env.expert labels steps in rounds of DAgger: pass --env.dagger-rounds 5")
+            return DAggerOptions()
+        make_expert = self._streams.enter_context(
+            open_labeller(demonstrations, task, config.expert, self.info, self.trust_local_code)
+        )
+        return DAggerOptions(
+            config.dagger_rounds, config.dagger_interval, config.dagger_episodes, make_expert
+        )
+
+    def _open(self, path: Path, seed: int) -> Demonstrations | ImportedDemonstrations:
+        """A folder of `sidetune record`, or a file of another tool."""
+        if (path / "card.json").is_file() or not is_raw(path):
+            return open_demonstrations(path)
+        return open_file(path, self._config.of, self._config.of_options, seed, self.info)
+
+    def _check_inputs(self, demonstrations: Demonstrations | ImportedDemonstrations) -> None:
         """Check that demonstrations have the inputs of the stream.
 
         Raises:
@@ -180,17 +256,17 @@ class Imitation(TaskStream):
                 f"{dict(self.inputs)}, and {demonstrations.folder} has {dict(demonstrations.inputs)}"
             )
 
-    def _train_count(self, demonstrations: Demonstrations) -> int:
+    def _train_count(self, demonstrations: Demonstrations | ImportedDemonstrations) -> int:
         """Number of training trajectories.
 
         Raises:
             DataError: there are too few.
         """
         validation, requested = self._config.val_trajectories, self._config.max_trajectories
-        available = demonstrations.manifest.recorded - validation
+        available = demonstrations.recorded - validation
         if available < (requested or 1):
             raise DataError(
-                f"{demonstrations.folder} has {demonstrations.manifest.recorded} trajectories, fewer than "
+                f"{demonstrations.folder} has {demonstrations.recorded} trajectories, fewer than "
                 f"{validation} for validation (--env.val-trajectories) plus {requested or 1} for training "
                 "(--env.max-trajectories). Record more with sidetune record --trajectories N"
             )

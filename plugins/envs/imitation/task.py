@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Batch, Inputs, Order, Outputs, Predict, Shape, Task, shuffled
-from sidetune_core.demonstrations import Trajectories
-from sidetune_core.rl import Actor, Categorical, Episode, Observations, RolloutTask
+from sidetune_core.api import Batch, Inputs, Order, Outputs, Predict, Shape, Task, derive_seed, shuffled
+from sidetune_core.demonstrations import Labelled, MakeExpert, Trajectories, label_episodes
+from sidetune_core.rl import Actor, Categorical, Episode, Observations, RolloutTask, mask_invalid, mask_of
 
 EVALUATION_BATCH = 250
+
+LABELLED_BITS = 32
+"""Ids of labelled steps are above those of recorded ones."""
 
 
 @attrs.frozen
@@ -28,6 +32,21 @@ class CloningOptions:
     hidden_layers: int
 
 
+@attrs.frozen
+class DAggerOptions:
+    """Rounds of DAgger (Ross, Gordon & Bagnell, AISTATS 2011, algorithm 3.1 with beta = 1 in the recorded
+    trajectories and 0 afterwards): before each round the policy plays episodes, and the expert's actions in
+    all steps that it visits are added to the training data."""
+
+    rounds: int = 0
+    """0 for behaviour cloning."""
+    interval: int = 200
+    """Training steps before the first round, and between two rounds."""
+    episodes: int = 10
+    """Of each round."""
+    make_expert: MakeExpert | None = None
+
+
 class ImitationTask(Task):
     """Predicts the expert's action in each recorded step (Pomerleau, ALVINN, NIPS 1988).
 
@@ -40,6 +59,7 @@ class ImitationTask(Task):
         first_id: id of the first step of the recording.
         options: of evaluation and head.
         env: the name of the recorded env.
+        dagger: rounds in which the expert labels what the policy visits.
     """
 
     def __init__(
@@ -51,6 +71,7 @@ class ImitationTask(Task):
         first_id: int,
         options: CloningOptions,
         env: str = "",
+        dagger: DAggerOptions = DAggerOptions(),
     ) -> None:
         self.id, self.title, self.inputs = id, rollout_task.title, rollout_task.inputs
         self.metric = options.metric
@@ -61,9 +82,12 @@ class ImitationTask(Task):
         self._rollout_task, self._options, self._env = rollout_task, options, env
         self.time_limit = rollout_task.time_limit
         self._training, self._validation, self._first_id = training, validation, first_id
+        self._dagger, self._rounds = dagger, list[Labelled]()
         rollout_task.options = rollout_task.options.with_evaluation(
             options.num_envs, options.eval_episodes, options.deterministic_eval
         )
+        ppo = attrs.evolve(rollout_task.options.ppo, memory=0)  # of this head, which has none
+        rollout_task.options = attrs.evolve(rollout_task.options, ppo=ppo)
         rollout_task.update_statistics(training.observations)
 
     @property
@@ -87,13 +111,68 @@ class ImitationTask(Task):
         return max(1, round(self.training_size() / batch_size))
 
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
-        first = self._first_id + len(self._validation.actions)
-        for indices in shuffled(len(self._training.actions), order, self.id):
-            yield self._batch(self._training, indices, first)
+        """Batches of the recorded steps; with DAgger, from each round on, of all labelled steps as well."""
+        dagger, step = self._dagger, order.first_step
+        while True:
+            due = min(step // dagger.interval, dagger.rounds)
+            while len(self._rounds) < due:
+                self._rounds.append(self._label(predict, order.seed))
+            latest = len(self._rounds)
+            begun = latest * dagger.interval
+            last = latest >= dagger.rounds
+            count = None if last else max(begun + dagger.interval - step, 0)
+            own = attrs.evolve(order, first_step=max(step - begun, 0))
+            yield from islice(self._round_batches(own, latest), count)
+            step = begun + dagger.interval
+
+    def _label(self, predict: Predict, seed: int) -> Labelled:
+        """The next round."""
+        dagger = self._dagger
+        assert dagger.make_expert is not None
+        return label_episodes(
+            self._rollout_task,
+            _with_value(predict),
+            dagger.make_expert,
+            dagger.episodes,
+            derive_seed(seed, "dagger", self.id, len(self._rounds)),
+        )
+
+    def _round_batches(self, order: Order, latest: int) -> Iterator[Batch]:
+        """Batches of the recorded steps and those of the first `latest` rounds."""
+        rounds = self._rounds[:latest]
+        recorded = len(self._training.actions)
+        observations, actions = self._training.observations, self._training.actions
+        ids = torch.arange(recorded) + self._first_id + len(self._validation.actions)
+        if rounds:
+            observations = _joined([observations, *(labelled.observations for labelled in rounds)])
+            actions = torch.cat([actions, *(labelled.actions for labelled in rounds)])
+            labelled_ids = (self._first_id + 1 << LABELLED_BITS) + torch.arange(len(actions) - recorded)
+            ids = torch.cat([ids, labelled_ids])
+        names = (self.id, "round", latest) if rounds else (self.id,)
+        for rows in shuffled(len(actions), order, *names):
+            chosen = {name: value[rows] for name, value in observations.items()}
+            targets = self._targets(chosen, actions[rows])
+            yield Batch(ids[rows], self._rollout_task.prepare(chosen, ids[rows]), targets)
+
+    def record(self) -> dict[str, float]:
+        """With DAgger: rounds, labelled steps, and how often the expert was asked so far."""
+        return self._expert_metrics()
+
+    def _expert_metrics(self) -> dict[str, float]:
+        if not self._dagger.rounds:
+            return {}
+        return {
+            "dagger_rounds": len(self._rounds),
+            "labelled_steps": sum(len(labelled.actions) for labelled in self._rounds),
+            "expert_queries": sum(labelled.queries for labelled in self._rounds),
+            "aborted": sum(labelled.aborted for labelled in self._rounds),
+        }
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Negative log-likelihood of the expert's action, in nats."""
-        return -self._rollout_task.policy.log_prob(output.float(), batch.targets)
+        actions, mask = self._unpacked(batch.targets)
+        policy = self._rollout_task.policy
+        return -policy.log_prob(mask_invalid(policy, output.float(), mask), actions)
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """Mean return, success rate and mean length of rollouts, and the mean loss on the held-out steps.
@@ -102,14 +181,17 @@ class ImitationTask(Task):
         is the expert's.
         """
         metrics = self._rollout_task.evaluate(_with_value(predict), split)
+        policy = self._rollout_task.policy
         count, loss, agreed = len(self._validation.actions), 0.0, 0.0
         for first in range(0, count, EVALUATION_BATCH):
             indices = torch.arange(first, min(first + EVALUATION_BATCH, count))
             batch = self._batch(self._validation, indices, self._first_id)
             output = predict(batch.inputs).cpu()
             loss += float(self.loss(output, batch).sum())
-            agreed += float((self._rollout_task.policy.mode(output) == batch.targets).all(1).sum())
-        metrics = {**metrics, "loss": loss / count}
+            actions, mask = self._unpacked(batch.targets)
+            likely = policy.mode(mask_invalid(policy, output, mask))
+            agreed += float((likely == actions).all(1).sum())
+        metrics = {**metrics, "loss": loss / count, **self._expert_metrics()}
         return {**metrics, "agreement": agreed / count} if self._is_classification else metrics
 
     def play(self, predict: Predict, episodes: int, **options: Any) -> Iterator[Episode]:
@@ -121,10 +203,16 @@ class ImitationTask(Task):
         return self._rollout_task.network_inputs(observations)
 
     def state(self) -> dict[str, Any]:
-        """The statistics of the recorded observations."""
-        return self._rollout_task.state()
+        """The statistics of the recorded observations; with DAgger, the labelled steps too."""
+        state = self._rollout_task.state()
+        if not self._dagger.rounds:
+            return state
+        return {"statistics": state, "rounds": [labelled.to_state() for labelled in self._rounds]}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
+        if "rounds" in state:
+            self._rounds = [Labelled.from_state(labelled) for labelled in state["rounds"]]
+            state = state["statistics"]
         self._rollout_task.set_state(state)
 
     def card(self) -> Mapping[str, Any]:
@@ -136,6 +224,7 @@ class ImitationTask(Task):
             **recorded,
             "recorded_env": self._env,
             "critic": False,
+            "memory": 0,
             "hidden_size": self._options.hidden_size,
             "hidden_layers": self._options.hidden_layers,
         }
@@ -143,7 +232,23 @@ class ImitationTask(Task):
     def _batch(self, trajectories: Trajectories, indices: Tensor, first: int) -> Batch:
         ids = indices + first
         observations = {name: value[indices] for name, value in trajectories.observations.items()}
-        return Batch(ids, self._rollout_task.prepare(observations, ids), trajectories.actions[indices])
+        targets = self._targets(observations, trajectories.actions[indices])
+        return Batch(ids, self._rollout_task.prepare(observations, ids), targets)
+
+    def _targets(self, observations: Observations, actions: Tensor) -> Tensor:
+        """Actions (B, width), followed by the mask of the actions if it was recorded."""
+        mask = mask_of(observations, self._rollout_task.policy)
+        return actions if mask is None else torch.cat([actions, mask.float()], 1)
+
+    def _unpacked(self, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Actions, and the mask if there is one."""
+        width = self._rollout_task.policy.width
+        mask = targets[:, width:]
+        return targets[:, :width], mask != 0 if mask.shape[1] else None
+
+
+def _joined(tables: Sequence[Observations]) -> Observations:
+    return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
 
 
 def _with_value(predict: Predict) -> Predict:

@@ -27,12 +27,14 @@ def record(
     """Record trajectories of an expert, for env 'imitation'.
 
     The environment is chosen with --env, --env.* and --seed as in sidetune-run. The expert is one that the
-    env provides, or the policy of a run.
+    env provides, the policy of a run, or a policy file of stable-baselines3 (.zip).
 
     sidetune record --env gym --env.ids BabyAI-GoToRedBall-v0 --env.inputs image --env.view pixels --out
     recordings/red-ball
 
     sidetune record --expert runs/x --out recordings/x
+
+    sidetune record --env gym --env.ids CartPole-v1 --expert ppo.zip --trust-local-code --out recordings/x
 
     The same command resumes an interrupted recording and replaces deleted shards; with more --trajectories it
     extends the recording. The bytes are the same as those of an uninterrupted recording.
@@ -41,10 +43,12 @@ def record(
         argv: options of sidetune-run.
         out: folder of the recording.
         trajectories: number of trajectories in the recording.
-        expert: name of an expert of the env, or a run folder; default: the first expert of the env.
+        expert: name of an expert of the env, a run folder, or a policy file of stable-baselines3; by
+            default the first expert of the env.
         task: id of the task, if the env or the run has several.
         quiet: print no progress.
-        trust_local_code: import code that the run of an expert names (module:Class).
+        trust_local_code: import code that the run of an expert names (module:Class), or run that of a policy
+            file.
     """
     typed = split_arguments(argv)
     for argument in typed:

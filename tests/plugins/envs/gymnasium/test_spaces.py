@@ -215,7 +215,12 @@ def test_actions_of_several_kinds_are_refused_by_name() -> None:
 
 def test_what_was_recorded_before_keeps_its_reading() -> None:
     recorded = with_former_defaults(Gym.Config, {"ids": ["CartPole-v1"]}, "env 'gym'")
-    assert recorded == {"ids": ["CartPole-v1"], "spaces": "flat", "rescale_actions": False}
+    assert recorded == {
+        "ids": ["CartPole-v1"],
+        "spaces": "flat",
+        "rescale_actions": False,
+        "action_masks": False,
+    }
     assert with_former_defaults(Gym.Config, {"rescale-actions": True, "spaces": "all"}, "env 'gym'") == {
         "rescale-actions": True,
         "spaces": "all",
