@@ -81,7 +81,7 @@ class AddedLayers(PerTaskNetworks):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         with self.applied(task_id):
             encoding = self.base(dict(inputs)).encoding  # without ids: it depends on the task
-        return self.heads.predict(encoding, task_id)
+        return self.heads.predict(encoding, task_id, inputs)
 
     @contextmanager
     def applied(self, task_id: str) -> Iterator[None]:

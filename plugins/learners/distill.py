@@ -81,7 +81,7 @@ class Distill(Learner):
         return [self.side]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        return self.heads.predict(self.side(inputs, self.base(inputs)), task_id)
+        return self.heads.predict(self.side(inputs, self.base(inputs)), task_id, inputs)
 
     def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         features = self.base(batch.inputs)
@@ -89,7 +89,7 @@ class Distill(Learner):
         difference = self._compare(student, features.encoding, task.id)
         if not self._config.labels:
             student = student.detach()
-        loss = mean_loss(task, self.heads.predict(student, task.id), batch)
+        loss = mean_loss(task, self.heads.predict(student, task.id, batch.inputs), batch)
         return {"loss": loss, "difference": self._config.coef * difference}
 
     def _compare(self, student: Tensor, teacher: Tensor, task_id: str) -> Tensor:

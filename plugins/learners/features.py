@@ -26,4 +26,4 @@ class Features(PerTaskNetworks):
         return [self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        return self.heads.predict(self.base(inputs).encoding, task_id)
+        return self.heads.predict(self.base(inputs).encoding, task_id, inputs)

@@ -59,12 +59,12 @@ class FineTune(Learner):
         return [*self._start_base(task), *others, self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        return self.heads.predict(self.encode(inputs, task_id), task_id)
+        return self.heads.predict(self.encode(inputs, task_id), task_id, inputs)
 
     def predict(self, inputs: Mapping[str, Tensor], task_id: str | None) -> Tensor:
         if task_id is None:
             return super().predict(inputs, None)
-        return self.heads.own(self.encode(inputs, task_id), task_id)
+        return self.heads.own(self.encode(inputs, task_id), task_id, inputs)
 
     def encode(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         """The input of a task's head before normalisation: (B, *base.shape)."""

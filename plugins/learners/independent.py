@@ -49,7 +49,7 @@ class Independent(PerTaskNetworks):
         return [*self._network(task.id), self.heads[task.id]]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        return self.heads.predict(merged_encoding(inputs, *self._network(task_id)), task_id)
+        return self.heads.predict(merged_encoding(inputs, *self._network(task_id)), task_id, inputs)
 
     def _network(self, task_id: str) -> list[nn.Module]:
         """A task's base, and its side and merger if it has them."""

@@ -87,7 +87,7 @@ class LwF(FineTune):
         if self.teacher is not None:
             divergence = self._distillation_loss(self.teacher, batch.inputs, task.id, encoding)
             added["divergence"] = self._coef * divergence
-        return {"loss": mean_loss(task, self.heads.predict(encoding, task.id), batch), **added}
+        return {"loss": mean_loss(task, self.heads.predict(encoding, task.id, batch.inputs), batch), **added}
 
     def _distillation_loss(
         self, teacher: LwF, inputs: Mapping[str, Tensor], task_id: str, encoding: Tensor
@@ -96,15 +96,16 @@ class LwF(FineTune):
         if self.heads.scenario != "task":
             last = teacher.heads.task_ids[-1]
             with torch.no_grad():
-                target = teacher.heads.predict(teacher.encode(inputs, last), last)
-            output = self.heads.predict(encoding, last)[:, : target.shape[1]]  # new classes are the last
+                target = teacher.heads.predict(teacher.encode(inputs, last), last, inputs)
+            output = self.heads.predict(encoding, last, inputs)
+            output = output[:, : target.shape[1]]  # new classes are the last
             return divergence(output, target, self._temperature)
         with torch.no_grad():
             teacher_encoding = teacher.encode(inputs, task_id)
-            targets = {old: teacher.heads.predict(teacher_encoding, old) for old in teacher.heads}
+            targets = {old: teacher.heads.predict(teacher_encoding, old, inputs) for old in teacher.heads}
         losses = []
         for old, target in targets.items():
-            output = self.heads.predict(encoding, old)
+            output = self.heads.predict(encoding, old, inputs)
             if self._outputs[old].is_regression:
                 losses.append(functional.mse_loss(output.float(), target.float()))
             elif self._outputs[old].is_binary:

@@ -79,7 +79,8 @@ class SideTune(PerTaskNetworks):
         with torch.no_grad():
             earlier = [side(inputs, features) for side in self._earlier(task_id)]
         side = self.sides[task_id](inputs, features)
-        return self.heads.predict(self.mergers[task_id]([features.encoding, *earlier, side]), task_id)
+        merged = self.mergers[task_id]([features.encoding, *earlier, side])
+        return self.heads.predict(merged, task_id, inputs)
 
     def record(self) -> dict[str, float]:
         """The weights of the current task's merger."""

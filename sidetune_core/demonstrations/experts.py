@@ -20,6 +20,8 @@ from sidetune_core.errors import OptionError, RunError, suggest
 from sidetune_core.hashing import fingerprint
 from sidetune_core.interfaces.tasks import Predict, Task, TaskStream
 from sidetune_core.rl.distributions import check_policy
+from sidetune_core.rl.masks import mask_invalid, mask_of
+from sidetune_core.rl.memory import Memory
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Expert, Observations, VectorEnv
 from sidetune_core.seeding import derive_seed
@@ -76,13 +78,16 @@ def open_offered(
 
 
 @contextmanager
-def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False) -> Iterator[ExpertSession]:
+def open_trained(
+    path: Path, task_id: str | None, trust_local_code: bool = False, title: str = ""
+) -> Iterator[ExpertSession]:
     """The policy of a run after its latest task, for a block; the env is closed after it.
 
     Args:
         path: the run folder.
         task_id: of a task that the run has trained; None if there is one only.
         trust_local_code: import code that ``run.json`` names.
+        title: of the task, which chooses among several without `task_id`.
 
     Raises:
         UntrustedCode: ``run.json`` names code, without `trust_local_code`.
@@ -101,7 +106,8 @@ def open_trained(path: Path, task_id: str | None, trust_local_code: bool = False
     parts = read_parts(folder, resolved, trust_local_code)
     with open_tasks(parts) as (stream, tasks):
         trained = [task for task in tasks if task.id in saved.done]
-        task = choose_task(trained, task_id, f"the run {path}")
+        same = [task for task in trained if task_id is None and task.title == title]
+        task = choose_task(same or trained, task_id, f"the run {path}")
         machine = choose_machine(resolved)
         learner = restore(resolved, stream, trained, saved.state, str(saved.path), machine)
         task.set_state(saved.tasks.get(task.id, {}))
@@ -151,6 +157,7 @@ class PolicyExpert:
 
     def begin(self, vector_env: VectorEnv, seed: int) -> None:
         """See `Expert`."""
+        self._memory = Memory(self._task.options.ppo.memory, 1)
         self._generator.manual_seed(derive_seed(seed, "actions"))
 
     def act(self, observations: Observations) -> Tensor:
@@ -159,6 +166,11 @@ class PolicyExpert:
         Raises:
             Diverged: the policy's outputs are not finite.
         """
-        parameters = self._predict(self._task.prepare(observations)).cpu()[:, :-1]
-        check_policy(self._task.policy, parameters, self._task.title, "an action of the expert")
+        output = self._predict(self._memory.context_of(self._task.prepare(observations))).cpu()
+        self._memory.update(output, self._task.policy)
+        parameters = output[:, : self._task.policy.size]
+        when = "an action of the expert"
+        check_policy(self._task.policy, parameters, self._task.title, when)
+        mask = mask_of(observations, self._task.policy)
+        parameters = mask_invalid(self._task.policy, parameters, mask, self._task.title, when)
         return self._task.choose_actions(parameters, self._generator)

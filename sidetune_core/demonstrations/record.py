@@ -105,7 +105,7 @@ def record_demonstrations(
         if expert is not None and is_policy_file(expert):
             opened = open_policy_file(requested, task, Path(expert), seed, info, trust_local_code)
         else:
-            opened = open_offered(requested, task, expert, seed)
+            opened = open_offered(requested, task, None if expert is None else str(expert), seed)
     with opened as session:
         target = _manifest(session, trajectories, seed)
         with writing(path):

@@ -18,6 +18,7 @@ from sidetune_core.demonstrations.policy_file import is_policy_file, open_policy
 from sidetune_core.errors import OptionError, RunError, suggest
 from sidetune_core.interfaces.tasks import Predict
 from sidetune_core.rl.distributions import check_policy
+from sidetune_core.rl.masks import mask_invalid, mask_of
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Expert, FollowsActions, Observations, VectorEnv, check_finite
 from sidetune_core.seeding import derive_seed
@@ -88,10 +89,12 @@ def label_episodes(
             }
             frames.append(observations)
             labels.extend(player.label for player in players if player.label is not None)
-            parameters = predict(task.prepare(observations)).cpu()[:, :-1]
+            parameters = predict(task.prepare(observations)).cpu()[:, : task.policy.size]
             when = f"step {step} of labelled episodes"
             check_policy(task.policy, parameters, task.title, when)
-            actions = task.choose_actions(parameters, generator).split(1)
+            mask = mask_of(observations, task.policy)
+            parameters = mask_invalid(task.policy, parameters, mask, task.title, when)
+            actions = torch.split(task.choose_actions(parameters, generator), 1)
             players = [
                 player
                 for player, action in zip(players, actions, strict=True)
@@ -181,7 +184,7 @@ def open_labeller(
         )
         yield expert.copy
     elif (Path(selected) / "run.json").is_file():
-        with open_trained(Path(selected), None, trust_local_code) as session:
+        with open_trained(Path(selected), None, trust_local_code, task.title) as session:
             if dict(session.task.inputs) != dict(task.inputs):
                 raise OptionError(
                     f"--env.expert {selected} acts on {dict(session.task.inputs)}, and the recorded task on "

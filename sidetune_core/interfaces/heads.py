@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import gcd
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sidetune_core.errors import FitError
 from sidetune_core.interfaces.former_names import former_members
-from sidetune_core.interfaces.inputs import Shape
+from sidetune_core.interfaces.inputs import Inputs, Shape
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.scenarios import Scenario
 
@@ -70,18 +72,34 @@ class Heads(nn.ModuleDict):
         """The head that has the classes of a task."""
         return self[self.task_ids[0] if self.scenario == "domain" else task_id]
 
-    def own(self, encoding: Tensor, task_id: str) -> Tensor:
-        """The output of a task's head alone for encodings (B, *shape): the logits of its own classes."""
-        output: Tensor = self.head(task_id)(normalise(encoding) if self.norm else encoding)
+    def own(self, encoding: Tensor, task_id: str, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The output of a task's head alone for encodings (B, *shape): the logits of its own classes.
+
+        `inputs` are those that were encoded; a head with ``reads_context`` reads their context.
+
+        Raises:
+            FitError: the head reads the context, and there are no inputs.
+        """
+        head = self.head(task_id)
+        normalised = normalise(encoding) if self.norm else encoding
+        if not getattr(head, "reads_context", False):
+            output: Tensor = head(normalised)
+            return output
+        if inputs is None:
+            raise FitError(
+                f"task {task_id} has a recurrent policy, and the learner passes no inputs to its heads: "
+                "call heads.predict(encoding, task_id, inputs), or leave out --env.ppo.memory"
+            )
+        output = head(normalised, inputs.context if isinstance(inputs, Inputs) else {})
         return output
 
-    def predict(self, encoding: Tensor, task_id: str) -> Tensor:
-        """The output of a task's head for encodings (B, *shape).
+    def predict(self, encoding: Tensor, task_id: str, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The output of a task's head for encodings (B, *shape) of inputs, see `own`.
 
         In the scenario ``class``, those of all other heads follow, in order.
         """
         if self.scenario != "class" or len(self) == 1:
-            return self.own(encoding, task_id)
+            return self.own(encoding, task_id, inputs)
         normalised = normalise(encoding) if self.norm else encoding
         output: Tensor = self.head(task_id)(normalised)
         others = [head(normalised) for id, head in self.items() if id != task_id]

@@ -38,6 +38,10 @@ class Inputs(Mapping[str, Tensor]):
     """Set by the core: the task that the ids belong to. The cache pairs ids with it (see
     `TaskStream.shared_ids`)."""
 
+    context: Mapping[str, Tensor] = attrs.field(factory=dict)
+    """(B, ...) by name: what only a head reads that has ``reads_context``, such as the state of a recurrent
+    policy; no input of base and side."""
+
     def rows(self, index: slice | Tensor) -> Inputs:
         """The inputs of some examples: a slice, or numbers or a mask of them (B,)."""
         return attrs.evolve(
@@ -45,6 +49,7 @@ class Inputs(Mapping[str, Tensor]):
             tensors={name: value[index] for name, value in self.tensors.items()},
             ids=None if self.ids is None else self.ids[index],
             lengths=None if self.lengths is None else self.lengths[index],
+            context={name: value[index] for name, value in self.context.items()},
         )
 
     def __getitem__(self, name: str) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 from sidetune_core.errors import RolloutError
 from sidetune_core.rl.distributions import Actor, Categorical, Gaussian, Policy
 from sidetune_core.rl.episode_stats import Episode
+from sidetune_core.rl.masks import MASK, mask_invalid, mask_of
 from sidetune_core.rl.policy_handler import (
     ActionPrediction,
     PolicyHandler,
@@ -13,7 +14,7 @@ from sidetune_core.rl.policy_handler import (
     encode_rows,
 )
 from sidetune_core.rl.ppo import PPOOptions
-from sidetune_core.rl.rollout_config import RolloutConfig
+from sidetune_core.rl.rollout_config import ORIGINAL, RolloutConfig
 from sidetune_core.rl.rollout_task import MAX_EVAL_STEPS, Playable, RolloutTask
 from sidetune_core.rl.vector_env import (
     Expert,
@@ -33,8 +34,10 @@ __all__ = [
     "Expert",
     "FollowsActions",
     "Image",
+    "MASK",
     "MAX_EVAL_STEPS",
     "Gaussian",
+    "ORIGINAL",
     "Observations",
     "PPOOptions",
     "Playable",
@@ -49,6 +52,8 @@ __all__ = [
     "check_array",
     "check_count",
     "encode_rows",
+    "mask_invalid",
+    "mask_of",
 ]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sidetune_core.errors import Diverged
+from sidetune_core.errors import Diverged, RolloutError
 from sidetune_core.interfaces.inputs import Shape
 
 
@@ -41,6 +41,22 @@ class Policy(ABC):
     @abstractmethod
     def entropy(self, parameters: Tensor) -> Tensor:
         """In nats, (B,)."""
+
+    def masked(self, parameters: Tensor, mask: Tensor, title: str, when: str) -> Tensor:
+        """Parameters under which actions that are invalid have no probability.
+
+        Args:
+            parameters: (B, size).
+            mask: (B, size), bool, False where an action is invalid.
+            title: of the task, for messages.
+            when: which step it is, for messages.
+
+        Raises:
+            RolloutError: no action is valid, or the family cannot be masked.
+        """
+        raise RolloutError(
+            f"{title}: the environment masks actions, and those of {type(self).__name__} are no choices"
+        )
 
     def is_defined(self, parameters: Tensor) -> bool:
         """Whether parameters (B, size) are those of distributions: by default, whether all are finite."""
@@ -73,8 +89,20 @@ class Categorical(Policy):
         return torch.cat(chosen, 1).sum(1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
-        entropies = [-(log_probs.exp() * log_probs).sum(1) for log_probs in self._log_probs(parameters)]
+        entropies = []
+        for log_probs in self._log_probs(parameters):
+            masked = log_probs.isneginf()
+            summands = log_probs.exp() * log_probs.masked_fill(masked, 0.0)  # p log p is 0 where p is 0
+            entropies.append(-summands.sum(1))
         return torch.stack(entropies).sum(0)
+
+    def masked(self, parameters: Tensor, mask: Tensor, title: str, when: str) -> Tensor:
+        """With logits of minus infinity for invalid actions."""
+        valid = torch.stack([part.any(1) for part in torch.split(mask, self.counts, 1)], 1)
+        if not valid.all():
+            env = int((~valid.all(1)).nonzero()[0])
+            raise RolloutError(f"{title}: the action mask of environment {env} allows no action ({when})")
+        return parameters.masked_fill(~mask.to(parameters.device), -math.inf)
 
     def _log_probs(self, parameters: Tensor) -> list[Tensor]:
         """(B, count) for each of the distributions."""

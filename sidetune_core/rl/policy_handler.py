@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sidetune_core.errors import InputError
+from sidetune_core.errors import InputError, RolloutError
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.interfaces.handlers import Preprocessed, TaskHandler
 from sidetune_core.interfaces.inputs import Inputs, Shape
 from sidetune_core.rl.distributions import Actor, ActorCritic, Categorical, Gaussian, Policy, check_policy
+from sidetune_core.rl.masks import mask_invalid
+from sidetune_core.rl.memory import RecurrentActorCritic
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.running_stats import CLIP_RANGE
 
@@ -62,6 +64,8 @@ class PolicyValues:
     """Whether the head has a critic, whose value is the last column of the output."""
     hidden_size: int
     hidden_layers: int
+    memory: int = 0
+    """Units of the GRU of a recurrent policy; 0 for one without."""
     evaluation: Mapping[str, int] = attrs.field(factory=dict)
     """The episodes of the run's evaluation: ``episodes`` in ``num_envs`` environments, of which the k-th
     is reset with ``seed + k`` and then without a seed; ``actions_seed`` seeds sampled actions."""
@@ -74,10 +78,11 @@ class PolicyValues:
             ValueError: a value is missing or has a wrong type.
         """
         values = {field.name: card.values.get(field.name) for field in attrs.fields(cls)}
+        values["memory"] = card.values.get("memory", 0)  # cards of version 0.1 have none
         for name, kind in VALUE_TYPES.items():
             if not isinstance(values[name], kind):
                 raise ValueError(f"{name} is {values[name]!r}")
-        for name in ("hidden_size", "hidden_layers"):
+        for name in ("hidden_size", "hidden_layers", "memory"):
             check_count(values[name], name)
         if not all(_is_number(unit) and unit > 0 for unit in values["units"].values()):  # type: ignore[union-attr]
             raise ValueError(f"units are {values['units']!r}")
@@ -144,10 +149,12 @@ class PolicyHandler(TaskHandler):
         frames: number of consecutive observations that make one input.
         mask_images: whether the policy was trained on images of zeros; `transform` makes them, and so does
             `observe`.
+        masks_actions: whether the environment says which actions are valid, so that an action needs its mask.
     """
 
     frames: int = 1
     mask_images: bool = False
+    masks_actions: bool = False
 
     def __init__(self, card: TaskCard) -> None:
         super().__init__(card)
@@ -159,7 +166,12 @@ class PolicyHandler(TaskHandler):
         self._has_state = not self.values.normalise_observations
 
     def make_head(self, shape: Shape) -> nn.Module:
-        """`ActorCritic`, or `Actor` for a policy without a critic."""
+        """`ActorCritic`, or `Actor` for a policy without a critic; with memory, `RecurrentActorCritic`."""
+        values = self.values
+        if values.memory:
+            return RecurrentActorCritic(
+                shape, self.policy, values.hidden_size, values.hidden_layers, values.memory
+            )
         cls = ActorCritic if self.values.critic else Actor
         return cls(shape, self.policy, self.values.hidden_size, self.values.hidden_layers)
 
@@ -179,6 +191,7 @@ class PolicyHandler(TaskHandler):
             InputError: the statistics of the observations are missing.
         """
         self._check_state()
+        self._check_memory()
         return PolicyTransform(self.card, self.values.units, self._normalizer, self.mask_images)
 
     def observe(self, observation: Any) -> Frame:
@@ -231,24 +244,35 @@ class PolicyHandler(TaskHandler):
                 f"an input of task {self.card.id} is made of {self.frames} consecutive observations: make an "
                 "actor, which remembers them, by model.actor(task), and call its reset() and act(observation)"
             )
+        self._check_memory()
         return Preprocessed(self.inputs([self.observe(value) for value in values]), len(values))
 
     def postprocess(self, output: Tensor, examples: Preprocessed) -> Sequence[ActionPrediction]:
         """The most likely action of each."""
         return self.decide(output)
 
-    def decide(self, output: Tensor, generator: torch.Generator | None = None) -> list[ActionPrediction]:
+    def mask(self, observation: Any) -> Any:
+        """The mask of valid actions that a raw observation has, (policy.size,); None if it has none."""
+        return None
+
+    def decide(
+        self, output: Tensor, generator: torch.Generator | None = None, masks: Sequence[Any] | None = None
+    ) -> list[ActionPrediction]:
         """Actions from outputs (B, policy.size) or, with a critic, (B, policy.size + 1).
 
         Args:
             output: of the network, in float32 on the CPU.
             generator: samples the actions; without it they are the most likely ones.
+            masks: of each row, (policy.size,), not zero where an action is valid; None if all are.
 
         Raises:
+            InputError: a mask has another size, or allows no action.
             Diverged: the outputs are not finite.
         """
         parameters = output[:, : self.policy.size]
         check_policy(self.policy, parameters, self.card.title, "an action")
+        if masks is not None:
+            parameters = self._masked(parameters, masks)
         if generator is None:
             actions = self.policy.mode(parameters)
         else:
@@ -257,9 +281,17 @@ class PolicyHandler(TaskHandler):
         probabilities = [None] * count
         if isinstance(self.policy, Categorical):
             probabilities = self.policy.log_prob(parameters, actions).exp().tolist()
-        values = output[:, self.policy.size].tolist() if self.values.critic else [None] * count
+        values = output[:, -1].tolist() if self.values.critic else [None] * count
         rows = zip(self.native(actions), probabilities, values, strict=True)
         return [ActionPrediction(*row) for row in rows]
+
+    def _masked(self, parameters: Tensor, masks: Sequence[Any]) -> Tensor:
+        rows = [check_array(mask, (self.policy.size,), "the action mask", image=False) for mask in masks]
+        try:
+            mask = torch.from_numpy(np.stack(rows)) != 0
+            return mask_invalid(self.policy, parameters, mask, self.card.title, "an action")
+        except RolloutError as error:
+            raise InputError(str(error)) from error
 
     def native(self, actions: Tensor) -> list[Any]:
         """Actions (B, width) of the policy in the format of the environment."""
@@ -272,6 +304,13 @@ class PolicyHandler(TaskHandler):
             InputError: they have another shape, or are not finite.
         """
         return encode_rows(actions, (self.policy.width,), f"task {self.card.id}: an action")
+
+    def _check_memory(self) -> None:
+        if self.values.memory:
+            raise InputError(
+                f"the policy of task {self.card.id} is recurrent: make an actor, which keeps its state, by "
+                "model.actor(task), and call its reset() and act(observation)"
+            )
 
     def _check_state(self) -> None:
         if not self._has_state:

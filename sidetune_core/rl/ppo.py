@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from sidetune_core.config.options import at_least, at_most, more_than, option
+from sidetune_core.errors import OptionError
 from sidetune_core.rl.distributions import Policy
+from sidetune_core.rl.masks import mask_invalid
 
 
 @attrs.frozen
@@ -31,8 +33,44 @@ class PPOOptions:
     normalise_rewards: bool = option(
         False, "divide training rewards by the running standard deviation of the discounted return"
     )
+    replay_epochs: int = option(
+        0, "further passes in each update over rows of the latest replay-steps, 0 for none", at_least(0)
+    )
+    replay_steps: int = option(
+        0,
+        "latest steps of each environment that are replayed, a multiple of rollout-length that includes the "
+        "latest rollout",
+        at_least(0),
+    )
+    recompute_advantages: bool = option(
+        False, "recompute advantages and returns with the current critic before each pass"
+    )
     hidden_size: int = option(64, "units of each hidden layer of actor and critic", at_least(1))
     hidden_layers: int = option(1, "number of hidden layers of actor and critic", at_least(0))
+    memory: int = option(
+        0,
+        "units of a GRU between encoding and actor and critic, whose state is kept across steps; 0 for none",
+        at_least(0),
+    )
+
+    @property
+    def kept_rollouts(self) -> int:
+        """Number of rollouts that an update trains on."""
+        return max(self.replay_steps // self.rollout_length, 1) if self.replay_epochs else 1
+
+    def check(self) -> None:
+        """Check that options fit together.
+
+        Raises:
+            OptionError: they do not.
+        """
+        steps, length = self.replay_steps, self.rollout_length
+        if self.replay_epochs and (steps < length or steps % length):
+            raise OptionError(
+                f"--env.ppo.replay-steps {steps} is not a positive multiple of --env.ppo.rollout-length "
+                f"{length}, as --env.ppo.replay-epochs {self.replay_epochs} needs; for example "
+                f"--env.ppo.replay-steps {max(round(steps / length), 2) * length}"
+            )
 
 
 @attrs.frozen(eq=False)
@@ -49,16 +87,23 @@ class RolloutBatch:
     """(N,): targets of the value."""
     values: Tensor
     """(N,): predicted when the actions were taken."""
+    masks: Tensor | None = None
+    """(N, policy.size), bool: the valid actions; None if all are."""
 
     def packed(self) -> Tensor:
-        """(N, width + 4), as the targets of a batch: the columns in the order of the fields."""
+        """(N, width + 4), as the targets of a batch: the columns in the order of the fields, after the masks
+        if there are any."""
         columns = torch.stack([self.log_probs, self.advantages, self.returns, self.values], 1)
-        return torch.cat([self.actions, columns], 1)
+        masks = [] if self.masks is None else [self.masks.float()]
+        return torch.cat([*masks, self.actions, columns], 1)
 
     @classmethod
-    def unpacked(cls, targets: Tensor) -> RolloutBatch:
-        """The inverse of `packed`."""
-        return cls(targets[:, :-4], *targets[:, -4:].unbind(1))
+    def unpacked(cls, targets: Tensor, policy: Policy | None = None) -> RolloutBatch:
+        """The inverse of `packed`; without the policy, there are no masks."""
+        first = 0 if policy is None else targets.shape[1] - 4 - policy.width
+        masks = targets[:, :first] != 0 if first else None
+        log_probs, advantages, returns, values = targets[:, -4:].unbind(1)
+        return cls(targets[:, first:-4], log_probs, advantages, returns, values, masks)
 
     def standardised(self) -> RolloutBatch:
         """With advantages of mean 0 and standard deviation 1; unchanged if there is one row only."""
@@ -74,7 +119,7 @@ def ppo_loss(
     """The clipped objective (eq. 7 of the paper, negated), value loss and entropy bonus (eq. 9), row by row.
 
     Args:
-        output: (N, policy.size + 1), the parameters of the current policy and the current value.
+        output: the parameters of the current policy in the first columns, and the current value in the last.
         old: the actions, log-probabilities and values of the rollout.
         policy: the family of distributions over actions.
         options: of the loss.
@@ -83,7 +128,7 @@ def ppo_loss(
         The losses (N,), and means over the rows, without gradient: ``kl``, from the rollout's policy to the
         current one, in nats; ``clipped``, the fraction of clipped ratios; ``entropy``, in nats.
     """
-    parameters, value = output[:, :-1], output[:, -1]
+    parameters, value = mask_invalid(policy, output[:, : policy.size], old.masks), output[:, -1]
     log_ratio = policy.log_prob(parameters, old.actions) - old.log_probs
     ratio = log_ratio.exp()
     clipped_ratio = ratio.clamp(1 - options.clip, 1 + options.clip)

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import attrs
 
 from sidetune_core.config.options import Renamed, at_least, option
 from sidetune_core.rl.ppo import PPOOptions
+
+ORIGINAL_TRAINING = (
+    "--train.batch-size 128 --train.lr 1e-4 --train.schedule constant --train.adam-eps 1e-5 "
+    "--train.grad-clip 0.5"
+)
+"""Options of training in the experiments of preset 'original'."""
+
+ORIGINAL: Mapping[str, Any] = {
+    "num_envs": 6,
+    "deterministic_eval": False,
+    "ppo.rollout_length": 512,
+    "ppo.epochs": 5,
+    "ppo.replay_epochs": 10,
+    "ppo.replay_steps": 1024,
+    "ppo.recompute_advantages": True,
+    "ppo.clip": 0.1,
+    "ppo.gamma": 0.99,
+    "ppo.gae_lambda": 0.95,
+    "ppo.value_coef": 1e-3,
+    "ppo.entropy_coef": 1e-4,
+}
+"""PPO with replay as in the reinforcement learning of the side-tuning paper; with a batch size of 128 a pass
+has 24 batches."""
 
 
 @attrs.frozen
@@ -39,6 +62,9 @@ class RolloutConfig:
     }
     """Those of version 0.1, when all options of PPO were options of the env."""
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"original": ORIGINAL}
+    """Values of options by name of the preset; those of PPO have dotted names."""
+
     num_envs: int = option(8, "number of environments that run in parallel", at_least(1))
     frames: int = option(
         100_000,
@@ -50,9 +76,33 @@ class RolloutConfig:
         True, "evaluate with the most likely action; otherwise sample from the policy"
     )
     ppo: PPOOptions = option(PPOOptions(), "options of PPO")
+    preset: Literal["none", "original"] = option(
+        "none",
+        "other values for the options that have their defaults; original: those of the side-tuning paper",
+    )
+
+    def with_preset(self) -> Self:
+        """These options with the values of the preset where they have their defaults."""
+        values = self.presets.get(self.preset, {})
+        own = {name: value for name, value in values.items() if "." not in name}
+        ppo = {name.removeprefix("ppo."): value for name, value in values.items() if "." in name}
+        defaults = {field.name: field.default for field in attrs.fields(type(self))}
+        ppo = {name: value for name, value in ppo.items() if _same(self.ppo, defaults["ppo"], name)}
+        own = {name: value for name, value in own.items() if getattr(self, name) == defaults[name]}
+        return attrs.evolve(self, ppo=attrs.evolve(self.ppo, **ppo), **own) if values else self
+
+    def preset_note(self) -> str:
+        """What a preset leaves to the user, in a sentence; empty without a preset."""
+        if self.preset == "none":
+            return ""
+        return f"preset {self.preset}: the constants of its training are {ORIGINAL_TRAINING}"
 
     def with_evaluation(self, num_envs: int, eval_episodes: int, deterministic_eval: bool) -> Self:
         """The same options with other evaluations."""
         return attrs.evolve(
             self, num_envs=num_envs, eval_episodes=eval_episodes, deterministic_eval=deterministic_eval
         )
+
+
+def _same(one: Any, other: Any, name: str) -> bool:
+    return bool(getattr(one, name) == getattr(other, name))

@@ -11,7 +11,6 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import islice
 from typing import Any, Protocol, Self, runtime_checkable
 
 import attrs
@@ -21,13 +20,16 @@ from torch import Tensor, nn
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.interfaces.former_names import former_members
 from sidetune_core.interfaces.inputs import Inputs, InputShapes, Shape
-from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, shuffled
-from sidetune_core.rl.collector import Rollout, RolloutCollector
+from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task
+from sidetune_core.rl.collector import RolloutCollector
 from sidetune_core.rl.distributions import ActorCritic, Policy, check_policy
 from sidetune_core.rl.episode_stats import Episode, EpisodeStatistics, means
+from sidetune_core.rl.masks import mask_invalid, mask_of
+from sidetune_core.rl.memory import Memory, RecurrentActorCritic
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.policy_handler import PolicyValues, describe_policy
 from sidetune_core.rl.ppo import RolloutBatch, ppo_loss
+from sidetune_core.rl.replay import ReplayBuffer, Rows
 from sidetune_core.rl.rollout_config import RolloutConfig
 from sidetune_core.rl.vector_env import (
     Expert,
@@ -84,6 +86,14 @@ class Playable(Protocol):
         """See `RolloutTask.play`."""
 
 
+@runtime_checkable
+class TakesObservations(Protocol):
+    """A task whose network inputs are computed from observations, with statistics of training."""
+
+    def network_inputs(self, observations: Observations) -> Inputs:
+        """See `RolloutTask.network_inputs`."""
+
+
 @former_members(
     make_worlds="make_vector_env", make_test_worlds="make_test_vector_env", see="update_statistics"
 )
@@ -92,8 +102,9 @@ class RolloutTask(Task):
 
     A batch is `order.batch_size` rows of the latest rollout. An update is ``ppo.epochs`` passes over it, in
     batches of equal size and a new order in each pass; then the next rollout is collected with the current
-    policy. Every row is used in every pass. Random numbers are functions of (seed, task, update). Frames have
-    ids, so a frozen base encodes each of them once.
+    policy. Every row is used in every pass. ``ppo.replay_epochs`` adds passes over earlier rollouts too (see
+    `ReplayBuffer`), which are not checkpointed. Random numbers are functions of (seed, task, update). Frames
+    have ids, so a frozen base encodes each of them once.
 
     Where an episode is truncated, the discounted value of its final observation is added to the last reward
     (Pardo et al., Time Limits in Reinforcement Learning, ICML 2018).
@@ -128,8 +139,11 @@ class RolloutTask(Task):
         policy: Policy,
         options: RolloutConfig,
     ) -> None:
+        if isinstance(options, RolloutConfig):  # those of version 0.1 have no presets
+            options = options.with_preset()
         self.id, self.title, self.inputs, self.policy, self.options = id, title, inputs, policy, options
         ppo, self._units = options.ppo, units
+        ppo.check()
         self._normalizer = ObservationNormalizer(
             inputs, units, ppo.normalise_observations, ppo.normalise_rewards
         )
@@ -183,6 +197,8 @@ class RolloutTask(Task):
 
     def make_head(self, shape: Shape) -> nn.Module:
         ppo = self.options.ppo
+        if ppo.memory:
+            return RecurrentActorCritic(shape, self.policy, ppo.hidden_size, ppo.hidden_layers, ppo.memory)
         return ActorCritic(shape, self.policy, ppo.hidden_size, ppo.hidden_layers)
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -205,16 +221,16 @@ class RolloutTask(Task):
             collector = RolloutCollector(
                 self, vector_env, self.policy, self.options, self._normalizer, order.seed, update, guard
             )
+            replay = ReplayBuffer(self.options.ppo, self._normalizer, self.id, order.seed)
             while True:
                 rollout = collector.collect(predict)
                 self._episodes.extend(rollout.episodes)
-                row_order = Order(order.seed, order.batch_size)
-                indices = shuffled(len(rollout.ids), row_order, self.id, "update", rollout.update)
-                yield from (self._batch(rollout, rows) for rows in islice(indices, steps))
+                for rows in replay.update(rollout, predict, order.batch_size):
+                    yield self._batch(rows, rollout.window)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """See `ppo_loss`; (B,)."""
-        old = RolloutBatch.unpacked(batch.targets)
+        old = RolloutBatch.unpacked(batch.targets, self.policy)
         losses, self._loss_metrics = ppo_loss(output, old, self.policy, self.options.ppo)
         return losses
 
@@ -287,16 +303,22 @@ class RolloutTask(Task):
             first = vector_env.reset(derive_seed(seed, "episodes", self.id))
         observations = self._normalizer.standardised(first)
         statistics = EpisodeStatistics(count)
+        memory = Memory(self.options.ppo.memory, count)
         while any(remaining):
-            parameters = predict(self._normalizer.inputs(observations)).cpu()[:, :-1]
+            output = predict(memory.context_of(self._normalizer.inputs(observations))).cpu()
+            memory.update(output, self.policy)
+            parameters = output[:, : self.policy.size]
             when = f"step {statistics.steps + 1} of evaluation"
             check_policy(self.policy, parameters, self.title, when)
+            mask = mask_of(observations, self.policy)
+            parameters = mask_invalid(self.policy, parameters, mask, self.title, when)
             actions = self.choose_actions(parameters, generator)
             with guard:
                 step = vector_env.step(actions)
             check_finite(step, self.title, when)
             observations = self._normalizer.standardised(step.observations)
             ended = statistics.update(step)
+            memory.reset(step.ended)
             if show is not None:
                 _show(vector_env, show, remaining, {env for env, _ in ended})
             for env, episode in ended:
@@ -340,6 +362,7 @@ class RolloutTask(Task):
             critic=True,
             hidden_size=self.options.ppo.hidden_size,
             hidden_layers=self.options.ppo.hidden_layers,
+            memory=self.options.ppo.memory,
             evaluation={
                 "episodes": self.options.eval_episodes,
                 "num_envs": min(self.options.num_envs, self.options.eval_episodes),
@@ -352,6 +375,17 @@ class RolloutTask(Task):
     def prepare(self, observations: Observations, ids: Tensor | None = None) -> Inputs:
         """Network inputs for raw observations (B, *shape)."""
         return self._normalizer.inputs(self._normalizer.standardised(observations), ids)
+
+    def network_inputs(self, observations: Observations) -> Inputs:
+        """Network inputs for observations (B, *shape) that a user gives: as `prepare`, but images of floats
+        are taken as they are, already divided by their unit."""
+        inputs = self.prepare(observations)
+        floats = {
+            name: observations[name].float()
+            for name, shape in self.inputs.items()
+            if len(shape) == 3 and observations[name].is_floating_point()
+        }
+        return Inputs({**inputs, **floats})
 
     def update_statistics(self, observations: Observations) -> None:
         """Include raw observations (B, *shape) of training in the running statistics."""
@@ -369,15 +403,24 @@ class RolloutTask(Task):
                 f"--train.batch-size {batch_size} does not divide a rollout of {num_envs} environments x "
                 f"{ppo.rollout_length} steps = {rows} rows; PPO uses every row in batches of equal size"
             )
-        return ppo.epochs * (rows // batch_size)
+        if ppo.memory and batch_size % ppo.rollout_length:
+            raise OptionError(
+                f"--train.batch-size {batch_size} is no multiple of --env.ppo.rollout-length "
+                f"{ppo.rollout_length}; with --env.ppo.memory, batches are made of whole sequences"
+            )
+        if ppo.memory and (ppo.replay_epochs or ppo.recompute_advantages):
+            raise OptionError(
+                "--env.ppo.memory trains on the latest rollout alone, whose states are those of the policy: "
+                "leave out --env.ppo.replay-epochs and --env.ppo.recompute-advantages"
+            )
+        return (ppo.epochs + ppo.replay_epochs) * (rows // batch_size)
 
-    def _batch(self, rollout: Rollout, indices: Tensor) -> Batch:
-        targets = rollout.targets[indices]
+    def _batch(self, rows: Rows, window: int) -> Batch:
+        targets = rows.targets
         if self.options.ppo.normalise_advantages:
-            targets = RolloutBatch.unpacked(targets).standardised().packed()
-        observations = {name: value[indices] for name, value in rollout.observations.items()}
-        ids = rollout.ids[indices]
-        return Batch(ids, self._normalizer.inputs(observations, ids, rollout.window), targets)
+            targets = RolloutBatch.unpacked(targets, self.policy).standardised().packed()
+        inputs = self._normalizer.inputs(rows.observations, rows.ids, window)
+        return Batch(rows.ids, attrs.evolve(inputs, context=rows.context), targets)
 
 
 def _show(vector_env: VectorEnv, show: ShowFrames, remaining: Sequence[int], ended: Collection[int]) -> None:

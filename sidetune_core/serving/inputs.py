@@ -46,8 +46,8 @@ def as_inputs(card: TaskCard, inputs: Mapping[str, Tensor] | Tensor) -> Inputs:
         inputs = dict.fromkeys(card.inputs, inputs)
     if not isinstance(inputs, Mapping):
         raise InputError(f"task '{card.id}' takes tensors by name; got a {type(inputs).__name__}")
-    lengths = inputs.lengths if isinstance(inputs, Inputs) else None
-    prepared = Inputs(dict(inputs), lengths=lengths)
+    given = inputs if isinstance(inputs, Inputs) else Inputs(inputs)
+    prepared = Inputs(dict(inputs), lengths=given.lengths, context=given.context)
     check_shapes(card, prepared)
     return attrs.evolve(prepared, tensors={name: _as_float32(name, prepared[name]) for name in prepared})
 

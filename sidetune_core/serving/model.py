@@ -214,6 +214,7 @@ class Model:
         task: str | None = None,
         deterministic: bool | None = None,
         generator: torch.Generator | None = None,
+        action_mask: Any = None,
     ) -> Any:
         """The action of a policy for an observation, or a list of actions for a list of observations.
 
@@ -222,12 +223,13 @@ class Model:
             task: the task; None if the model has one task only.
             deterministic: take the most likely action, or sample one; None for what the run evaluated.
             generator: of sampled actions; None for one with a seed of its own.
+            action_mask: not zero where an action is valid, for an environment that says so.
 
         Raises:
             InputError: there is no such task, it has no policy or one that needs an `actor`, or the
                 observation is not what it takes.
         """
-        return policies.act(self, observation, task, deterministic, generator)
+        return policies.act(self, observation, task, deterministic, generator, action_mask)
 
     def actor(
         self, task: str | None = None, deterministic: bool | None = None, seed: int | None = None

@@ -74,7 +74,8 @@ class Machine:
     def move_inputs(self, inputs: Inputs, task_id: str | None = None) -> Inputs:
         """Inputs of a task on the device; their ids and lengths stay where they are."""
         tensors = {name: self.move(value) for name, value in inputs.items()}
-        return attrs.evolve(inputs, tensors=tensors, task=task_id)
+        context = {name: self.move(value) for name, value in inputs.context.items()}
+        return attrs.evolve(inputs, tensors=tensors, task=task_id, context=context)
 
     def peak_memory(self) -> int:
         """Peak memory in bytes: of the GPU, or the resident set of this process, mapped files included."""

@@ -69,7 +69,7 @@ class AGEM(Learner):
         return [self.base, self.heads]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        return self.heads.predict(self.base(inputs).encoding, task_id)
+        return self.heads.predict(self.base(inputs).encoding, task_id, inputs)
 
     def after_backward(self, task: Task, step: TrainingStep) -> None:
         if not (sample := self._draw()):

@@ -73,7 +73,7 @@ class GEM(Learner):
         return [self.base, self.heads]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        return self.heads.predict(self.base(inputs).encoding, task_id)
+        return self.heads.predict(self.base(inputs).encoding, task_id, inputs)
 
     def after_backward(self, task: Task, step: TrainingStep) -> None:
         earlier = [other for other in self._tasks.values() if self._stored(other.id)]

@@ -89,7 +89,7 @@ class GPM(Learner):
         return [ParamGroup(trained, weight_decay=0.0), self.heads.add_task(task)]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        return self.heads.predict(self.base(inputs).encoding, task_id)
+        return self.heads.predict(self.base(inputs).encoding, task_id, inputs)
 
     def after_backward(self, task: Task, step: TrainingStep) -> None:
         for name in self.directions:

@@ -126,7 +126,7 @@ class HAT(Learner):
             hidden = hidden.mean((2, 3) if len(self.base.shape) == 3 else 1)
         for layer, gate in zip(self.layers, gates, strict=True):
             hidden = layer(hidden).relu() * gate
-        return self.heads.predict(hidden, task_id)
+        return self.heads.predict(hidden, task_id, inputs)
 
     def _protected(self) -> list[tuple[nn.Parameter, Tensor]]:
         """Each parameter of the layers, and which of its elements only link units that earlier tasks use."""

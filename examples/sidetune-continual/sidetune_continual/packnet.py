@@ -104,7 +104,7 @@ class PackNet(Learner):
             weight, owner = self.base.get_parameter(name), self.owners[name]
             weights[name] = weight.masked_fill((owner == FREE) | (owner > number), 0.0)
         features = functional_call(self.base, weights, (dict(inputs),))
-        return self.heads.predict(features.encoding, task_id)
+        return self.heads.predict(features.encoding, task_id, inputs)
 
     def after_backward(self, task: Task, step: TrainingStep) -> None:
         for name in self._weights:

@@ -63,7 +63,7 @@ class SI(Learner):
         return [self.base, self.heads.add_task(task), self.synapses]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        return self.heads.predict(self.base(inputs).encoding, task_id)
+        return self.heads.predict(self.base(inputs).encoding, task_id, inputs)
 
     def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         losses = {**super().losses(batch, task, step)}

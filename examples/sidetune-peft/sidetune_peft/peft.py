@@ -75,4 +75,4 @@ class Peft(Learner):
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         activate(self.base, task_id)
         uncached = dict(inputs)  # without ids: the base's outputs depend on the task
-        return self.heads.predict(self.base(uncached).encoding, task_id)
+        return self.heads.predict(self.base(uncached).encoding, task_id, inputs)

@@ -93,7 +93,7 @@ class Replay(Learner):
         return [self.base, self.heads, self.memory]
 
     def forward(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
-        return self.heads.predict(self.base(inputs).encoding, task_id)
+        return self.heads.predict(self.base(inputs).encoding, task_id, inputs)
 
     def losses(self, batch: Batch, task: Task, step: TrainingStep) -> dict[str, Tensor]:
         if step.micro_batch == 0:

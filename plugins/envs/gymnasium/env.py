@@ -34,7 +34,7 @@ from .babyai_bot import Bot
 from .inspection import EnvInfo, check_rendering, inspect_env
 from .make import EnvSpec, is_minigrid, make
 from .missions import MAX_VOCABULARY
-from .names import modules_of, modules_of_arguments
+from .names import modules_of, modules_of_all_arguments, modules_of_arguments
 from .notices import notices
 from .policy import GymHandler, card_values
 from .vector_env import GymVectorEnv
@@ -45,8 +45,9 @@ class Gym(TaskStream):
 
     Images are ``image`` (frame-stack * C, H, W) in [0, 1], or have the name that the environment gives them;
     vectors are (frame-stack * C,), called ``vector`` if there is nothing else; discrete observations are
-    one-hot vectors; text is dropped. All tasks must have inputs of one shape. MiniGrid's 7 x 7 view is
-    one-hot symbols (20, 7, 7), or rendered in 28 x 28 pixels.
+    one-hot vectors. Members of nested Dict and Tuple spaces have dotted names (``inner.goal``, ``1``); text
+    and sequences are left out, and listed. All tasks must have inputs of one shape. MiniGrid's 7 x 7 view is
+    one-hot symbols (20, 7, 7), or rendered in 28 x 28 pixels. Bounded Box actions are [-1, 1] for the policy.
 
     An epoch is ``frames`` steps of all environments together. The metric is the mean return of
     ``eval-episodes`` episodes, the same in every run. An episode is a success if its return is at least
@@ -87,13 +88,19 @@ class Gym(TaskStream):
         )
         ids: tuple[str, ...] = option(
             ("MiniGrid-Empty-5x5-v0",),
-            "ids of environments; module:Id-v0 imports a module first",
+            "ids of environments; module:Id-v0 imports a module first, which may be in the current folder",
             imports=modules_of,
         )
         arguments: str = option(
             "{}",
             "keyword arguments of gymnasium.make for all environments, as JSON",
             imports=modules_of_arguments,
+        )
+        env_args: tuple[str, ...] = option(
+            (),
+            "keyword arguments of each id, a JSON object for each in their order; they add to those of "
+            "--env.arguments",
+            imports=modules_of_all_arguments,
         )
         wrappers: tuple[str, ...] = option(
             (),
@@ -113,6 +120,12 @@ class Gym(TaskStream):
             "observations that are read: members of nested Dict and Tuple spaces, and images of any layout; "
             "or flat, as in version 0.1: members of a Dict, and as images (H, W, C) bytes alone",
             former="flat",
+        )
+        action_masks: bool = option(
+            True,
+            "give invalid actions no probability, where the environment says which are valid: in "
+            "info['action_mask'], in the observation 'action_mask', or by a method action_masks()",
+            former=False,
         )
         missions: bool = option(
             False, "read the text of observations, such as BabyAI's missions, as the input 'mission'"
@@ -156,15 +169,23 @@ class Gym(TaskStream):
     }
 
     def __init__(self, config: Config, seed: int) -> None:
-        self._config = config
+        self._config = config = config.with_preset()
         if not config.ids:
             raise OptionError("--env.ids is empty; name an environment, such as CartPole-v1")
         if len(config.vocabulary) > MAX_VOCABULARY:
             raise OptionError(
                 f"--env.vocabulary has {len(config.vocabulary)} words, and {MAX_VOCABULARY} are possible"
             )
-        self._specs = [EnvSpec.from_config(id, config, _arguments(config.arguments)) for id in config.ids]
-        self._infos = [inspect_env(spec) for spec in self._specs]
+        arguments = _arguments_of_each(config)
+        self._specs = [
+            EnvSpec.from_config(id, config, own) for id, own in zip(config.ids, arguments, strict=True)
+        ]
+        self._titles = _titles(config)
+        self._infos = [inspect_env(spec, config.action_masks) for spec in self._specs]
+        self._specs = [
+            attrs.evolve(spec, action_masks=bool(info.mask_source))
+            for spec, info in zip(self._specs, self._infos, strict=True)
+        ]
         self.inputs = self._infos[0].inputs
         for spec, info in zip(self._specs, self._infos, strict=True):
             if info.inputs != self.inputs:
@@ -178,11 +199,15 @@ class Gym(TaskStream):
 
     def tasks(self) -> Sequence[GymTask]:
         """One for each id."""
-        by_id = {spec.id: info for spec, info in zip(self._specs, self._infos, strict=True)}
-        for line in notices(by_id, MAX_EVAL_STEPS, self._config.rescale_actions):
+        by_title = dict(zip(self._titles, self._infos, strict=True))
+        for line in notices(by_title, MAX_EVAL_STEPS, self._config.rescale_actions):
             self.info(line)
-        pairs = enumerate(zip(self._specs, self._infos, strict=True))
-        return [GymTask(f"t{number}", spec, info, self._config) for number, (spec, info) in pairs]
+        if note := self._config.preset_note():
+            self.info(note)
+        rows = enumerate(zip(self._titles, self._specs, self._infos, strict=True))
+        return [
+            GymTask(f"t{number}", title, spec, info, self._config) for number, (title, spec, info) in rows
+        ]
 
     @classmethod
     def handler(cls, card: TaskCard) -> TaskHandler:
@@ -195,9 +220,9 @@ class GymTask(RolloutTask):
 
     options: Gym.Config
 
-    def __init__(self, id: str, spec: EnvSpec, info: EnvInfo, config: Gym.Config) -> None:
+    def __init__(self, id: str, title: str, spec: EnvSpec, info: EnvInfo, config: Gym.Config) -> None:
         units = {name: info.units[name] for name, shape in info.inputs.items() if len(shape) == 3}
-        super().__init__(id, spec.id, info.inputs, units, info.policy, config)
+        super().__init__(id, title, info.inputs, units, info.policy, config)
         self.metric, self.experts = config.metric, info.experts
         self.time_limit = info.time_limit
         self._spec, self._info = spec, info
@@ -230,6 +255,7 @@ class GymTask(RolloutTask):
                 grid_view=config.view if is_minigrid(self._spec.id) else "",
                 rescaled=config.rescale_actions,
             ),
+            "mask_source": self._info.mask_source,
             "frame_stack": config.frame_stack,
             "mask_images": config.mask_images,
         }
@@ -263,11 +289,39 @@ class GymTask(RolloutTask):
         return self._info.versions
 
 
-def _arguments(text: str) -> dict[str, Any]:
+def _arguments_of_each(config: Gym.Config) -> list[dict[str, Any]]:
+    """The keyword arguments of each id.
+
+    Raises:
+        OptionError: an option is no JSON object, or there are not as many as ids.
+    """
+    common = _arguments("--env.arguments", config.arguments)
+    if config.env_args and len(config.env_args) != len(config.ids):
+        raise OptionError(
+            f"--env.env-args has {len(config.env_args)} objects for {len(config.ids)} ids; give one for each "
+            "id, {} where there is nothing to set"
+        )
+    texts = config.env_args or ("{}",) * len(config.ids)
+    return [{**common, **_arguments("--env.env-args", text)} for text in texts]
+
+
+def _arguments(option: str, text: str) -> dict[str, Any]:
     try:
         arguments = json.loads(text)
     except ValueError as error:
-        raise OptionError(f"--env.arguments {text}: {error}") from error
+        raise OptionError(f"{option} {text}: {error}") from error
     if not isinstance(arguments, dict):
-        raise OptionError(f'--env.arguments {text}: give a JSON object such as {{"size": 6}}')
+        raise OptionError(f'{option} {text}: give a JSON object such as {{"size": 6}}')
     return arguments
+
+
+def _titles(config: Gym.Config) -> list[str]:
+    """The ids, with their own arguments; those that are the same are numbered."""
+    own = config.env_args or ("{}",) * len(config.ids)
+    titles = [
+        id if json.loads(text) == {} else f"{id} {text}" for id, text in zip(config.ids, own, strict=True)
+    ]
+    earlier = [titles[:number].count(title) for number, title in enumerate(titles)]
+    return [
+        title + (f" ({count + 1})" if count else "") for title, count in zip(titles, earlier, strict=True)
+    ]

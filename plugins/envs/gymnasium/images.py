@@ -85,12 +85,13 @@ class ImageConverter:
     """
 
     def __init__(self, space: spaces.Box, layout: Layout, options: ImageOptions) -> None:
-        self._layout, self._options = layout, options
+        self._raw, self._layout, self._options = space, layout, options
         self._is_bytes = space.dtype == np.uint8
         top = _top(space)
         self._divisor = 1.0 if self._is_bytes or top is None or (space.low < 0).any() else top
         self.unit = 1.0 if not self._is_bytes else top or MAX_BYTE
         blank = self.convert(np.zeros(space.shape, space.dtype))
+        self.space: spaces.Box
         if self._is_bytes:
             self.space = spaces.Box(0, 255, blank.shape, np.uint8)
         else:
@@ -102,6 +103,8 @@ class ImageConverter:
     def convert(self, value: Any) -> Array:
         """A raw image as (C, H, W)."""
         image = np.asarray(value)
+        if image.shape != self._raw.shape:
+            raise ValueError(f"an image has shape {image.shape}, and its space is {self._raw}")
         if not self._is_bytes:
             image = image.astype(np.float32) / np.float32(self._divisor)
         if self._layout == "SHWC":
@@ -133,10 +136,11 @@ class ImageConverter:
 
 def _top(space: spaces.Box) -> float | None:
     """The largest value of all elements, if it is positive, finite and the same for all."""
-    top = float(space.high.flat[0]) if space.high.size else 0.0
-    same = bool((space.high == space.high.flat[0]).all()) if space.high.size else False
-    is_limit = np.issubdtype(space.dtype, np.integer) and top == np.iinfo(space.dtype).max and top > MAX_BYTE
-    return top if same and 0 < top < np.inf and not is_limit else None
+    if not space.high.size or not (space.high == space.high.flat[0]).all():
+        return None
+    top = float(space.high.flat[0])
+    is_limit = space.dtype.kind in "iu" and space.dtype.itemsize > 1 and top == np.iinfo(str(space.dtype)).max
+    return top if 0 < top < np.inf and not is_limit else None
 
 
 def _is_channels(count: int) -> bool:

@@ -14,6 +14,7 @@ from sidetune_core.rl import Policy
 from .actions import policy_of
 from .babyai_bot import is_babyai
 from .make import EnvSpec, as_frame, is_minigrid, is_vizdoom, library_versions, make, make_plain
+from .masks import Source, mask_source
 from .observations import ObservationConverter
 from .parts import Part, Space
 from .vector_env import shapes_of
@@ -49,12 +50,18 @@ class EnvInfo:
     actions: Space
     time_limit: int | None
     """Steps after which an episode is truncated; None if no limit is registered."""
+    mask_source: Source
+    """Where it has a mask of valid actions; empty if it has none."""
     limits_itself: bool
     """Whether the environment ends long episodes by itself."""
 
 
-def inspect_env(spec: EnvSpec) -> EnvInfo:
+def inspect_env(spec: EnvSpec, masks: bool) -> EnvInfo:
     """Input shapes, policy and experts of an environment.
+
+    Args:
+        spec: of the environment.
+        masks: whether to look for a mask of valid actions, by a reset.
 
     Raises:
         DataError: it is not registered or cannot be created.
@@ -82,6 +89,7 @@ def inspect_env(spec: EnvSpec) -> EnvInfo:
             raw_observations=env.get_wrapper_attr("raw_space"),
             actions=env.action_space,
             time_limit=_time_limit(env),
+            mask_source=mask_source(env) if masks else "",
             limits_itself=is_minigrid(spec.id) or is_vizdoom(spec.id) or _has_limit(env.unwrapped),
         )
     finally:

@@ -26,6 +26,7 @@ from gymnasium.wrappers import FrameStackObservation
 from .grid_view import TILE_PIXELS
 from .images import ImageOptions
 from .local_code import current_folder, import_module_of, wrapped
+from .masks import ActionMasks, RawStep
 from .missions import WORDS, MissionConverter, MissionOptions
 from .names import texts_of
 from .observations import ConversionOptions, ObservationConverter
@@ -69,6 +70,8 @@ class EnvSpec:
     mission_length: int
     time_limit: int | None
     reward_threshold: float | None
+    action_masks: bool = False
+    """Whether observations have a mask of valid actions, see `ActionMasks`."""
     rendered: bool = False
     """Whether frames are kept, see `KeptFrames`."""
 
@@ -87,7 +90,7 @@ class EnvSpec:
     @classmethod
     def from_config(cls, id: str, config: Any, arguments: Mapping[str, Any]) -> EnvSpec:
         """The fields that are options come from the env's ``Config``."""
-        others = ("id", "arguments", "rendered")
+        others = ("id", "arguments", "action_masks", "rendered")
         names = [field.name for field in attrs.fields(cls) if field.name not in others]
         values: dict[str, Any] = {name: getattr(config, name) for name in names}
         return cls(id=id, arguments=arguments, **values)
@@ -111,6 +114,8 @@ def make(spec: EnvSpec, number: int = 0) -> gymnasium.Env[Any, Any]:
         rendered = spec.view == "pixels"
         env = RGBImgPartialObsWrapper(env, TILE_PIXELS) if rendered else OneHotPartialObsWrapper(env)  # type: ignore[no-untyped-call]
     env = DictObservations(env, spec, number, raw_space)
+    if spec.action_masks:
+        env = ActionMasks(env)
     return FrameStackObservation(env, spec.frame_stack) if spec.frame_stack > 1 else env
 
 
@@ -214,24 +219,27 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
         is_minigrid_env = is_minigrid(self._spec.id)  # BabyAI prints the missions that it rejects
         output = redirect_stdout(io.StringIO()) if is_minigrid_env else nullcontext()
         with output, self._noting_index():
-            observation, _ = self.env.reset(seed=seed, options=options)
+            observation, info = self.env.reset(seed=seed, options=options)
         self._return = 0.0
+        self.raw = RawStep(observation, info)
         return self.converter.convert(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         with self._noting_index():
             observation, reward, terminated, truncated, info = self.env.step(action)
-        self._return += float(reward)
+        reward = _as_number(reward)
+        self._return += reward
+        self.raw = RawStep(observation, info)
         converted = self.converter.convert(observation)
         final_info = self._final_info(info) if terminated or truncated else {}
-        return converted, float(reward), bool(terminated), bool(truncated), final_info
+        return converted, reward, bool(terminated), bool(truncated), final_info
 
     def _final_info(self, info: Mapping[str, Any]) -> dict[str, Any]:
         """Of the end of an episode."""
         final: dict[str, Any] = {"success": self._is_success(info)}
         for converter in self.converter.converters.values():
             if isinstance(converter, MissionConverter):
-                unread = {"unknown_words": float(converter.unknown), "cut_words": float(converter.cut)}
+                unread = {"oov_words": float(converter.unknown), "cut_words": float(converter.cut)}
                 final |= {"metrics": unread}
         return final
 
@@ -249,6 +257,11 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
                 if key in info:
                     return bool(info[key])
         return self._return >= self._threshold if self._threshold is not None else self._return > 0
+
+
+def _as_number(reward: Any) -> float:
+    """A reward, which may be an array of one element."""
+    return float(reward) if isinstance(reward, float | int) else float(np.asarray(reward, np.float64).item())
 
 
 class KeptFrames(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

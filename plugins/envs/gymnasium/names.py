@@ -20,6 +20,11 @@ def modules_of_arguments(text: str) -> list[str]:
         return []
 
 
+def modules_of_all_arguments(texts: Iterable[str]) -> list[str]:
+    """Those of `modules_of_arguments` of several."""
+    return [module for text in texts for module in modules_of_arguments(text)]
+
+
 def texts_of(value: Any) -> Iterator[str]:
     """All texts in nested values, keys included."""
     if isinstance(value, str):

@@ -16,6 +16,8 @@ from sidetune_core.rl import PolicyHandler, check_array, check_count
 from .actions import ActionConverter, policy_of
 from .grid_view import TILE_PIXELS, grid_pixels, grid_symbols
 from .images import ImageOptions, image_layout
+from .masks import KEY as MASK_KEY
+from .masks import as_mask
 from .missions import MAX_VOCABULARY, MissionOptions, is_text
 from .observations import ConversionOptions, ObservationConverter
 from .parts import Part, Space, parts_of, top_parts_of
@@ -89,6 +91,8 @@ class GymHandler(PolicyHandler):
         size = values["image_size"]
         self.frames = check_count(values["frame_stack"], "frame_stack", least=1)
         self.mask_images = bool(values["mask_images"])
+        self._mask_source = str(values.get("mask_source", ""))
+        self.masks_actions = bool(self._mask_source)
         size = None if size is None else check_count(size, "image_size", least=1)
         self._options = ConversionOptions(
             tuple(values["input_names"]),
@@ -120,6 +124,15 @@ class GymHandler(PolicyHandler):
         if self.mask_images:
             converted |= {name: np.zeros_like(value) for name, value in converted.items() if value.ndim == 3}
         return converted
+
+    def mask(self, observation: Any) -> Any:
+        """See `PolicyHandler.mask`; masks in ``info`` or of a method are not in the observation."""
+        if self._mask_source != "observation" or not isinstance(observation, Mapping):
+            return None
+        try:
+            return as_mask(observation.get(MASK_KEY, ()), self.policy.size)
+        except ValueError as error:
+            raise InputError(f"task {self.card.id}: the observation '{MASK_KEY}': {error}") from error
 
     def native(self, actions: Tensor) -> list[Any]:
         """Actions of the environment: integers where it has a `Discrete` space, else arrays."""

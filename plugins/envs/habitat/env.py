@@ -41,6 +41,7 @@ from sidetune_core.api import (
     option,
 )
 from sidetune_core.rl import (
+    ORIGINAL,
     Categorical,
     Observations,
     RenderedVectorEnv,
@@ -69,6 +70,20 @@ INSTALL_SIMULATOR = (
 )
 
 
+ORIGINAL_SETTING: Mapping[str, Any] = {
+    "inputs": ("image", "goal", "map"),
+    "frame_stack": 4,
+    "tile": 16,
+    "oracle_stop": True,
+    "map_pool": 3,
+    "map_clip_goal": True,
+}
+"""Inputs and map of the side-tuning paper's navigation in Gibson."""
+
+ORIGINAL_REWARD = ("habitat.task.success_reward=10",)
+"""Its override of the config, before those of the user."""
+
+
 def _packages_of(overrides: Iterable[str]) -> list[str]:
     """The overrides with which Hydra would search an imported package for configs."""
     return [entry for entry in overrides if "pkg:" in entry]
@@ -91,9 +106,9 @@ class Habitat(TaskStream):
     ``eval-episodes`` of the dataset's split ``split``, each once. The metrics are habitat's measurements at
     the end of an episode: success, SPL, distance to the goal and whatever else the config has.
 
-    The setting of the original experiments: ``--env.inputs image goal map --env.frame-stack 4 --env.tile 16
-    --env.oracle-stop --env.no-deterministic-eval --env.overrides habitat.task.success_reward=10``; the rest
-    of habitat's default reward is the same, the decrease of the distance to the goal minus 0.01 per step.
+    ``--env.preset original`` has the inputs, the map, the reward and the PPO with replay of the side-tuning
+    paper; the rest of habitat's default reward is the same, the decrease of the distance to the goal minus
+    0.01 per step. docs/habitat.md has what still differs.
 
     Raises:
         DataError: config, dataset or simulator cannot be loaded, or tasks differ in their inputs or actions.
@@ -111,6 +126,7 @@ class Habitat(TaskStream):
             "stack": Renamed("frame-stack"),
             "blind": Renamed("mask-images"),
         }
+        presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"original": {**ORIGINAL, **ORIGINAL_SETTING}}
 
         config: str = option("pointnav_habitat_test.yaml", "a config file of habitat-lab, or your own")
         overrides: tuple[str, ...] = option(
@@ -142,6 +158,10 @@ class Habitat(TaskStream):
         )
         map_size: int = option(84, "side of the map in cells", at_least(2))
         map_metres: float = option(22.0, "side of the map in metres", more_than(0))
+        map_pool: int = option(
+            1, "side in cells of the window whose largest value each cell of the map has, odd", at_least(1)
+        )
+        map_clip_goal: bool = option(False, "draw a goal beyond the map at its edge, and not leave it out")
         oracle_stop: bool = option(
             False, "end the episode within the success radius and remove STOP from the action space"
         )
@@ -162,11 +182,14 @@ class Habitat(TaskStream):
     def __init__(self, config: Config, seed: int) -> None:
         if not config.inputs:
             raise OptionError("--env.inputs is empty; name at least one, such as image")
-        self._config = config
+        self._config = config = config.with_preset()
         entries = [entry for entry in config.task_overrides if entry.strip()] or [""]
         self._titles = entries if len(entries) > 1 else [config.config]
+        first = ORIGINAL_REWARD if config.preset == "original" else ()
         self._specs = [
-            EnvSpec.from_config(config, (*_split_overrides(config.overrides), *_split_overrides([entry])))
+            EnvSpec.from_config(
+                config, (*first, *_split_overrides(config.overrides), *_split_overrides([entry]))
+            )
             for entry in entries
         ]
         self._infos = [_inspect(spec) for spec in self._specs]
@@ -182,6 +205,8 @@ class Habitat(TaskStream):
 
     def tasks(self) -> Sequence[HabitatTask]:
         """One, or one for each entry of ``--env.task-overrides``."""
+        if note := self._config.preset_note():
+            self.info(note)
         rows = enumerate(zip(self._titles, self._specs, self._infos, strict=True))
         return [
             HabitatTask(f"t{number}", title, spec, info, self._config) for number, (title, spec, info) in rows

@@ -61,15 +61,25 @@ class EgocentricMap:
     """An agent's map, (3, size, size) bytes, with the agent in the centre, facing up.
 
     Three planes: visited cells (255), the goal (255), and, if `look` is called, obstacles (255) and free
-    floor (0); 128 is unknown. The original's map has the first two planes, and its orientation is the agent's
-    heading at the start.
+    floor (0); 128 is unknown. The map of the side-tuning paper has the first two planes, pooled over 3 x 3
+    cells, with the goal clipped to the edge.
 
     Args:
         size: side in cells.
         metres: side in metres.
+        pool: side of the window whose largest value each cell has, odd.
+        clip_goal: draw a goal beyond the map at its edge.
+
+    Raises:
+        ValueError: `pool` is even.
     """
 
-    def __init__(self, size: int, metres: float) -> None:
+    def __init__(self, size: int, metres: float, pool: int = 1, clip_goal: bool = False) -> None:
+        if pool % 2 == 0:
+            raise ValueError(
+                f"--env.map-pool {pool} is even; a window around a cell has an odd side, such as 3"
+            )
+        self._pool, self._clip_goal = pool, clip_goal
         self._cell = metres / size
         offsets = (np.arange(size) + 0.5 - size / 2) * self._cell
         self._right, self._ahead = np.tile(offsets, size), np.repeat(-offsets, size)
@@ -99,8 +109,7 @@ class EgocentricMap:
         self._obstacles = np.union1d(self._obstacles, cells[(up > step) & (up <= top)])
 
     def draw(self, pose: Pose, distance: float, angle: float) -> NDArray[np.uint8]:
-        """The map (3, size, size), with the goal at `distance` metres and `angle` radians to the left, if it
-        is on the map."""
+        """The map (3, size, size), with the goal at `distance` metres and `angle` radians to the left."""
         cells = self._cells(pose.world(self._right, self._ahead))
         planes = np.full((3, len(cells)), UNKNOWN, np.uint8)
         planes[VISITED][np.isin(cells, self._visited)] = FULL
@@ -109,11 +118,23 @@ class EgocentricMap:
         image = planes.reshape(3, self._size, self._size)
         row = math.floor(self._size / 2 - distance * math.cos(angle) / self._cell)
         column = math.floor(self._size / 2 - distance * math.sin(angle) / self._cell)
+        if self._clip_goal:
+            row, column = (min(max(index, 0), self._size - 1) for index in (row, column))
         if 0 <= row < self._size and 0 <= column < self._size:
             image[GOAL, row, column] = FULL
-        return image
+        return image if self._pool == 1 else _max_pooled(image, self._pool)
 
     def _cells(self, points: Floats) -> Cells:
         """Ids (N,) of the world's cells that contain points (N, 2)."""
         indices = np.floor(points / self._cell).astype(np.int64)
         return indices[:, 0] * 2**32 + indices[:, 1]
+
+
+def _max_pooled(planes: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """The largest value in the window of `side` x `side` cells around each cell of planes (C, H, W); cells
+    beyond the edge count for nothing."""
+    margin = side // 2
+    padded = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))
+    pooled: NDArray[np.uint8] = windows.max((3, 4))
+    return pooled

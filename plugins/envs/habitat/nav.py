@@ -61,7 +61,9 @@ class Navigation(gymnasium.Env[Any, Any]):
         self.action_space = spaces.Discrete(len(self._actions))
         self._polar, self._shown = False, None
         self._uuids = self._sensor_uuids()
-        self._map = EgocentricMap(spec.map_size, spec.map_metres) if MAP in spec.inputs else None
+        self._map: EgocentricMap | None = None
+        if MAP in spec.inputs:
+            self._map = EgocentricMap(spec.map_size, spec.map_metres, spec.map_pool, spec.map_clip_goal)
         needs_depth = self._map is not None and spec.map == "depth" and not spec.mask_images
         self._camera = self._depth_camera() if needs_depth else None
         self._follower: Any = None

@@ -31,6 +31,8 @@ class EnvSpec:
     map: Literal["visited", "depth"]
     map_size: int
     map_metres: float
+    map_pool: int = 1
+    map_clip_goal: bool = False
     split: str = ""
     """Of the dataset; empty for the config's split."""
     scenes: tuple[str, ...] = ()

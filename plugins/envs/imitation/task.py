@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sidetune_core.api import Batch, Inputs, Order, Outputs, Predict, Shape, Task, derive_seed, shuffled
 from sidetune_core.demonstrations import Labelled, MakeExpert, Trajectories, label_episodes
-from sidetune_core.rl import Actor, Categorical, Episode, Observations, RolloutTask
+from sidetune_core.rl import Actor, Categorical, Episode, Observations, RolloutTask, mask_invalid, mask_of
 
 EVALUATION_BATCH = 250
 
@@ -86,6 +86,8 @@ class ImitationTask(Task):
         rollout_task.options = rollout_task.options.with_evaluation(
             options.num_envs, options.eval_episodes, options.deterministic_eval
         )
+        ppo = attrs.evolve(rollout_task.options.ppo, memory=0)  # of this head, which has none
+        rollout_task.options = attrs.evolve(rollout_task.options, ppo=ppo)
         rollout_task.update_statistics(training.observations)
 
     @property
@@ -149,7 +151,8 @@ class ImitationTask(Task):
         names = (self.id, "round", latest) if rounds else (self.id,)
         for rows in shuffled(len(actions), order, *names):
             chosen = {name: value[rows] for name, value in observations.items()}
-            yield Batch(ids[rows], self._rollout_task.prepare(chosen, ids[rows]), actions[rows])
+            targets = self._targets(chosen, actions[rows])
+            yield Batch(ids[rows], self._rollout_task.prepare(chosen, ids[rows]), targets)
 
     def record(self) -> dict[str, float]:
         """With DAgger: rounds, labelled steps, and how often the expert was asked so far."""
@@ -167,7 +170,9 @@ class ImitationTask(Task):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Negative log-likelihood of the expert's action, in nats."""
-        return -self._rollout_task.policy.log_prob(output.float(), batch.targets)
+        actions, mask = self._unpacked(batch.targets)
+        policy = self._rollout_task.policy
+        return -policy.log_prob(mask_invalid(policy, output.float(), mask), actions)
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """Mean return, success rate and mean length of rollouts, and the mean loss on the held-out steps.
@@ -176,19 +181,26 @@ class ImitationTask(Task):
         is the expert's.
         """
         metrics = self._rollout_task.evaluate(_with_value(predict), split)
+        policy = self._rollout_task.policy
         count, loss, agreed = len(self._validation.actions), 0.0, 0.0
         for first in range(0, count, EVALUATION_BATCH):
             indices = torch.arange(first, min(first + EVALUATION_BATCH, count))
             batch = self._batch(self._validation, indices, self._first_id)
             output = predict(batch.inputs).cpu()
             loss += float(self.loss(output, batch).sum())
-            agreed += float((self._rollout_task.policy.mode(output) == batch.targets).all(1).sum())
+            actions, mask = self._unpacked(batch.targets)
+            likely = policy.mode(mask_invalid(policy, output, mask))
+            agreed += float((likely == actions).all(1).sum())
         metrics = {**metrics, "loss": loss / count, **self._expert_metrics()}
         return {**metrics, "agreement": agreed / count} if self._is_classification else metrics
 
     def play(self, predict: Predict, episodes: int, **options: Any) -> Iterator[Episode]:
         """See `RolloutTask.play`."""
         return self._rollout_task.play(_with_value(predict), episodes, **options)
+
+    def network_inputs(self, observations: Observations) -> Inputs:
+        """See `RolloutTask.network_inputs`."""
+        return self._rollout_task.network_inputs(observations)
 
     def state(self) -> dict[str, Any]:
         """The statistics of the recorded observations; with DAgger, the labelled steps too."""
@@ -212,6 +224,7 @@ class ImitationTask(Task):
             **recorded,
             "recorded_env": self._env,
             "critic": False,
+            "memory": 0,
             "hidden_size": self._options.hidden_size,
             "hidden_layers": self._options.hidden_layers,
         }
@@ -219,7 +232,19 @@ class ImitationTask(Task):
     def _batch(self, trajectories: Trajectories, indices: Tensor, first: int) -> Batch:
         ids = indices + first
         observations = {name: value[indices] for name, value in trajectories.observations.items()}
-        return Batch(ids, self._rollout_task.prepare(observations, ids), trajectories.actions[indices])
+        targets = self._targets(observations, trajectories.actions[indices])
+        return Batch(ids, self._rollout_task.prepare(observations, ids), targets)
+
+    def _targets(self, observations: Observations, actions: Tensor) -> Tensor:
+        """Actions (B, width), followed by the mask of the actions if it was recorded."""
+        mask = mask_of(observations, self._rollout_task.policy)
+        return actions if mask is None else torch.cat([actions, mask.float()], 1)
+
+    def _unpacked(self, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Actions, and the mask if there is one."""
+        width = self._rollout_task.policy.width
+        mask = targets[:, width:]
+        return targets[:, :width], mask != 0 if mask.shape[1] else None
 
 
 def _joined(tables: Sequence[Observations]) -> Observations:

@@ -111,7 +111,7 @@ class PNN(PerTaskNetworks):
         column = self._run(task_id, inputs, activations)
         side = _require_stages(self.sides[task_id]).project(column[-1])
         merged = self.mergers[task_id]([features.encoding, side])
-        return self.heads.predict(merged, task_id)
+        return self.heads.predict(merged, task_id, inputs)
 
     def record(self) -> dict[str, float]:
         """The weights of the latest task's merger."""

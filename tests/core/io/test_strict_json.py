@@ -20,6 +20,7 @@ INTERNAL = {
     "config/nested_env.py",
     "config/options.py",
     "config/resolve.py",
+    "demonstrations/imported.py",
     "demonstrations/record.py",
     "distributed/process_group.py",
     "hashing.py",

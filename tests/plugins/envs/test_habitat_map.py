@@ -42,6 +42,23 @@ def test_a_goal_outside_the_map_is_not_drawn() -> None:
     assert where(EgocentricMap(5, 5.0).draw(Pose(POSITION, EAST), 3.0, 0.0)[1]) == []
 
 
+def test_a_goal_outside_the_map_is_clipped_to_its_edge_on_request() -> None:
+    egocentric = EgocentricMap(5, 5.0, clip_goal=True)
+    assert where(egocentric.draw(Pose(POSITION, EAST), 13.0, 0.0)[1]) == [(0, 2)]
+    assert where(egocentric.draw(Pose(POSITION, EAST), 20.0, 3 * math.pi / 4)[1]) == [(4, 0)]
+
+
+def test_pooling_widens_the_trail_and_the_goal_to_three_cells() -> None:
+    egocentric = EgocentricMap(7, 7.0, pool=3)
+    for step in range(2):
+        egocentric.move(Pose(POSITION + step * EAST, EAST))
+    image = egocentric.draw(Pose(POSITION + EAST, EAST), 3.0, 0.0)
+    assert where(image[0]) == [(row, column) for row in range(2, 6) for column in (2, 3, 4)]
+    assert where(image[1]) == [(row, column) for row in (0, 1) for column in (2, 3, 4)]
+    with pytest.raises(ValueError, match="--env.map-pool 2 is even"):
+        EgocentricMap(7, 7.0, pool=2)
+
+
 def test_depth_is_unprojected_through_a_pinhole() -> None:
     depth = np.zeros((4, 4))
     depth[0, 3] = depth[3, 0] = 2.0  # focal length 2 pixels at 90 degrees; these are 1.5 pixels off the axis

@@ -110,10 +110,10 @@ def test_a_policy_takes_plain_observations_with_their_text() -> None:
         np.testing.assert_array_equal(stacked[name], expected[name][0].numpy())
 
 
-def test_the_unknown_words_of_evaluated_missions_are_a_metric() -> None:
+def test_the_oov_words_of_evaluated_missions_are_a_metric() -> None:
     task = make_task(vocabulary=["go", "to"], time_limit=3)
     found = task.evaluate(lambda inputs: torch.zeros(len(inputs["mission"]), 8))
-    assert found["unknown_words"] == 3.0  # the, a colour, and an object
+    assert found["oov_words"] == 3.0  # the, a colour, and an object
     assert found["cut_words"] == 0.0
 
 

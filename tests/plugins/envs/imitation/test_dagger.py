@@ -169,3 +169,22 @@ def test_the_bot_s_label_follows_the_actions_that_were_taken(tmp_path: Path) -> 
             break
     assert bool(step.success)
     vector_env.close()
+
+
+def test_the_policy_of_a_run_labels_steps(cues: Path, tmp_path: Path) -> None:
+    spec = sidetune_core.RunSpec(
+        base="mlp",
+        learner="scratch",
+        env={**CUES, "frames": 256, "ppo": {"rollout_length": 10}},
+        train={"batch_size": 20},
+        trust_local_code=True,
+    )
+    run = sidetune_core.run(spec, tmp_path / "run")
+    task = make_task(cues, expert=str(run.folder.path))
+    batch = drawn(task.train(wrong, Order(0, 35)), 7)[-1]
+    model = sidetune_core.load(tmp_path / "run", trust_local_code=True)
+    labelled = batch.ids >= 2**32
+    observations = [{"cue": row} for row in batch.inputs["cue"][labelled].numpy()]
+    actions = torch.tensor([float(action[0]) for action in model.act(observations, "t0", deterministic=True)])
+    assert labelled.sum() == 15
+    assert torch.equal(batch.targets[labelled][:, 0], actions)

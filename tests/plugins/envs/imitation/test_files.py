@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stable_baselines3 import PPO
 
 import sidetune_core
 from sidetune_core import demonstrations
+from sidetune_core.api import Order
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.options import structure
@@ -178,3 +180,29 @@ def test_a_policy_file_of_another_environment_is_refused(policy_file: Path, tmp_
     (tmp_path / "no.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"is not a file that model\.save\(\) of stable-baselines3 wrote"):
         demonstrations.record_demonstrations(env, tmp_path / "y", 3, expert=tmp_path / "no.zip", quiet=True)
+
+
+def test_a_policy_file_labels_the_steps_of_a_policy_that_was_trained_on_a_file(
+    npz: Path, policy_file: Path
+) -> None:
+    options = {"of_options": [f"ids={CARTPOLE}", "time-limit=9"], "dagger_rounds": 1, "dagger_interval": 1}
+    env = Imitation(
+        structure(
+            Imitation.Config,
+            {"root": [str(npz)], "val_trajectories": 1, "expert": str(policy_file), **options},
+            "env 'imitation'",
+        ),
+        0,
+    )
+    with pytest.raises(UntrustedCode):
+        env.tasks()
+    env.trust_local_code = True
+    (task,) = env.tasks()
+    batches = list(islice(task.train(lambda inputs: torch.zeros(len(inputs["vector"]), 2), Order(0, 400)), 2))
+    labelled = batches[1].ids >= 2**32
+    expected, _ = PPO.load(policy_file, device="cpu").predict(
+        batches[1].inputs["vector"][labelled].numpy(), deterministic=True
+    )
+    assert labelled.sum() > 50
+    assert batches[1].targets[labelled][:, 0].tolist() == expected.tolist()
+    env.close()
