@@ -51,6 +51,9 @@ COMMANDS: Mapping[str, Command] = {
     "export": Command(
         "Write the adapter of a task, its network, or the weights of a component.", "export:export"
     ),
+    "convert": Command(
+        "Write a file of weights as .safetensors, without running its code.", "convert:convert"
+    ),
     "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push"),
     "clean": Command("Make run folders smaller.", "clean:clean_runs"),
     "verify": Command(

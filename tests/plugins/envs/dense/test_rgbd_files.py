@@ -157,7 +157,7 @@ def test_the_fraction_of_valid_pixels_is_printed(tmp_path: Path) -> None:
     env, lines = make(write(tmp_path / "frames", depth)), []
     env.info = lines.append
     env.tasks()
-    assert lines[0] == "valid pixels: 75 % of train, 75 % of test (depth-zbuffer)"
+    assert lines[0] == "valid pixels: 75 % of train, 75 % of test (depth-zbuffer, normal)"
 
 
 @pytest.mark.parametrize(
