@@ -255,7 +255,8 @@ def write_taskonomy() -> WriteTaskonomy:
     """Writes a small data set in one of the public layouts, with the real file formats.
 
     Layout 'buildings' is DOMAIN/BUILDING/point_I_view_J.png, 'sample'
-    DOMAIN/point_I_view_J_domain_DOMAIN.png, 'flat' has all files in one folder.
+    DOMAIN/point_I_view_J_domain_DOMAIN.png, 'flat' has all files in one folder, 'omnidata' is
+    DOMAIN/taskonomy/BUILDING, 'components' BUILDING/DOMAIN, and 'archives' BUILDING_DOMAIN/DOMAIN.
     """
 
     def write(
@@ -271,6 +272,9 @@ def write_taskonomy() -> WriteTaskonomy:
             number = 0
             for building in buildings:
                 folders = {"buildings": root / domain / building, "sample": root / domain, "flat": root}
+                folders["omnidata"] = root / domain / "taskonomy" / building
+                folders["components"] = root / building / domain
+                folders["archives"] = root / f"{building}_{domain}" / domain
                 folder = folders[layout]
                 folder.mkdir(parents=True, exist_ok=True)
                 for point, view in product(range(points), range(views)):

@@ -44,8 +44,8 @@ def load_tensors(path: Path) -> Any:
     """The content of a file of `torch.save`, with every object that is neither a tensor nor a plain container
     left empty.
 
-    This is for a file that is known (by its hash) and was saved as whole objects, as the published FCN4 was.
-    Other files are read by `weights.read_tensors`, which refuses them.
+    This is for files that were saved as whole objects, as the published FCN4 was. No name but those of
+    `_HARMLESS` is resolved, so no code of the file runs.
     """
     reader = types.SimpleNamespace(__name__="tensors_only", Unpickler=_TensorsOnly, load=_load)
     with warnings.catch_warnings():

@@ -55,7 +55,8 @@ def load_weights(
     Args:
         module: the network; loaded in place.
         choice: ``packaged``, ``authors`` (the file that the method's authors published), ``none`` (keep the
-            random weights), or a path.
+            random weights), or a path. Of a file of Python objects, only the tensors are read; its code is
+            not run.
         owner: for messages, such as ``base 'resnet44'``.
         packaged: the file in the package, if there is one.
         published: the authors' file, if there is one.
@@ -86,15 +87,30 @@ def load_weights(
             tensors = read_tensors(path)
     else:
         path = Path(choice).expanduser()
-        tensors = read_tensors(path)
+        tensors = read_tensors(path, skip_objects=True)
+        prefix = prefix or parallel_prefix(tensors)
     fill(module, tensors, str(path), prefix)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a pickled state dict of tensors only.
+PARALLEL = "module."
+"""Prefix of the keys of networks that were trained in `torch.nn.DataParallel`."""
+
+
+def parallel_prefix(tensors: Tensors) -> str:
+    """`PARALLEL` if all keys begin with it, otherwise an empty text."""
+    return PARALLEL if tensors and all(key.startswith(PARALLEL) for key in tensors) else ""
+
+
+def read_tensors(path: Path, skip_objects: bool = False) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a pickled state dict.
+
+    Args:
+        path: the file.
+        skip_objects: of a file that contains Python objects, which could run code, read the state dict by
+            `legacy_pickle`, which runs none.
 
     Raises:
-        WeightsError: the file is missing or damaged, or contains Python objects, which could run code.
+        WeightsError: the file is missing or damaged, or contains Python objects.
     """
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}")
@@ -113,12 +129,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise WeightsError(
                 f"cannot read weights from {path}: it is damaged, or was not written by torch.save"
             ) from error
+        if skip_objects:
+            return _without_objects(path)
         raise WeightsError(
             f"{path} is a pickle of Python objects ({objects[1]}), which could run code when they are read; "
-            "save its state dict as .safetensors, or with torch.save(model.state_dict(), path)"
+            f"convert it, which runs no code: sidetune convert {path}"
         ) from error
     except Exception as error:  # a damaged file can make the unpickler raise any exception
         reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0].removesuffix(": ")
+        raise WeightsError(f"cannot read weights from {path} ({reason})") from error
+    return _state_dict(content, path)
+
+
+def _without_objects(path: Path) -> dict[str, Tensor]:
+    """The state dict of a pickle of Python objects, which are left out.
+
+    Raises:
+        WeightsError: it has none.
+    """
+    from sidetune_core.storage.legacy_pickle import load_tensors  # few files need it
+
+    try:
+        content = load_tensors(path)
+    except Exception as error:  # a damaged file can make the unpickler raise any exception
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise WeightsError(f"cannot read weights from {path} ({reason})") from error
     return _state_dict(content, path)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-import zipfile
-import zlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,18 +24,19 @@ from sidetune_core.api import (
     at_most,
     derive_seed,
     more_than,
-    open_image,
     option,
 )
 
-from ..classification.archive import read_array
-from .geometry import Camera, euclidean, normals, valid_depth
+from .geometry import euclidean, normals, valid_depth
+from .plausible import cameras_of_depth, implausible
+from .rgbd_files import Read, read_archive, read_folder
 from .task import DOMAINS, DenseStream, DenseTask, Frames
 from .taskonomy import select_domains
 
-SUFFIXES = (".webp", ".png", ".jpg", ".jpeg")
 SUPPORTED = ("depth_zbuffer", "depth_euclidean", "normal")
 Array = NDArray[Any]
+MAX_STRETCH = 0.02
+"""By which the aspect ratios of colour images and depth maps may differ, relatively."""
 CHUNK = 16
 """Frames whose labels are computed at once."""
 
@@ -46,9 +45,12 @@ class RGBD(DenseStream):
     """Frames of a depth camera, ``image`` (3, size, size) in [0, 1]; tasks are depth and surface normals.
 
     ``--env.root`` is a folder with ``NAME-rgb.webp`` (or png, jpg) and a 16-bit ``NAME-depth.png`` for each
-    frame, and ``cameras.npz`` with the intrinsic matrix ``K`` (3, 3) in pixels. ``--env.archive`` is an
-    ``.npz`` file with ``rgb`` (N, H, W, 3) uint8, ``depth_mm`` (N, H, W) uint16 and ``K``. A depth of 0 marks
-    a missing measurement. The centre square of each frame is resized to `image_size`.
+    frame, and ``cameras.npz`` with the intrinsic matrix ``K`` in pixels of the colour images, (3, 3) or one
+    per frame, (N, 3, 3); the layouts of ScanNet, TUM, NYU and 7-Scenes are read too (see
+    `rgbd_files.read_folder`). ``--env.archive`` is an ``.npz`` file with ``rgb`` (N, H, W, 3) uint8,
+    ``depth_mm`` (N, h, w) uint16 or ``depth`` (floats, in metres), and ``K``. A depth of 0, infinity or NaN
+    marks a missing measurement. Depth maps may have another resolution than the colours, of the same field
+    of view. The centre square of each frame is resized to `image_size`.
 
     Depth maps linearly to [-1, 1], from 0 to `max_depth`; pixels beyond are masked. Normals face the camera,
     x to the right and y down; they come from a plane fitted to the inverse depth around each pixel (see
@@ -72,9 +74,12 @@ class RGBD(DenseStream):
 
         root: Path | None = option(
             None,
-            "folder with NAME-rgb.webp (or png, jpg) and NAME-depth.png of each frame, and cameras.npz (K)",
+            "folder with NAME-rgb.webp (or png, jpg) and NAME-depth.png of each frame, and cameras.npz "
+            "(K); or in the layout of ScanNet, TUM, NYU or 7-Scenes",
         )
-        archive: Path | None = option(None, "read this .npz file instead: rgb, depth_mm and K")
+        archive: Path | None = option(
+            None, "read this .npz file instead: rgb, depth_mm (or depth, in metres) and K"
+        )
         domains: tuple[str, ...] = option(
             ("depth_zbuffer", "normal"),
             "tasks in this order, out of depth_zbuffer, depth_euclidean and normal",
@@ -84,7 +89,14 @@ class RGBD(DenseStream):
             "height and width in pixels to which the centre square of each frame is resized",
             at_least(16),
         )
-        depth_scale: float = option(1000.0, "units of the depth images per metre", more_than(0))
+        intrinsics: tuple[float, ...] = option(
+            (), "fx fy cx cy of the colour images in pixels; replaces those of files"
+        )
+        depth_scale: float = option(
+            1000.0,
+            "units of 16-bit depth per metre: 1000 for mm, 5000 for TUM; floats are metres",
+            more_than(0),
+        )
         max_depth: float = option(
             5.0, "largest depth in metres; pixels beyond it are excluded from the loss", more_than(0)
         )
@@ -119,6 +131,10 @@ class RGBD(DenseStream):
                 "env 'rgbd': --env.root and --env.archive are "
                 "mutually exclusive, and both are given; leave one out"
             )
+        if config.intrinsics and len(config.intrinsics) != 4:
+            raise OptionError(
+                f"--env.intrinsics has {len(config.intrinsics)} values; expected four: FX FY CX CY in pixels"
+            )
         self._source = (config.root or config.archive or Path()).expanduser()
         select_domains(config.domains, {name: DOMAINS[name] for name in SUPPORTED})
         self._config, self._seed = config, seed
@@ -127,12 +143,12 @@ class RGBD(DenseStream):
 
     def tasks(self) -> Sequence[DenseTask]:
         config = self._config
-        rgb, depth, intrinsics = self._read()
+        read = self._read()
         digest = hashlib.sha256(f"rgbd/{config.image_size}/{','.join(config.domains)}".encode())
-        for array in (rgb, depth, intrinsics):
+        for array in (read.rgb, read.depth, read.intrinsics):
             digest.update(np.ascontiguousarray(array).data)
         self._fingerprint = digest.hexdigest()
-        count = self._count = len(rgb)
+        count = self._count = len(read.rgb)
         first_test = count - max(1, round(config.test_fraction * count))
         if first_test < 1:
             raise DataError(
@@ -143,8 +159,10 @@ class RGBD(DenseStream):
             first_test, generator=torch.Generator().manual_seed(derive_seed(self._seed, "images"))
         )
         rows = {"train": order[: config.max_images].sort().values, "test": torch.arange(first_test, count)}
-        stored = _labels(rgb, depth, intrinsics, config)
-        return [_task(name, stored, rows, config) for name in config.domains]
+        stored = _labels(read, config)
+        tasks = [_task(name, stored, rows, config) for name in config.domains]
+        self.report_valid(tasks)
+        return tasks
 
     def fingerprint(self) -> str:
         return self._fingerprint
@@ -157,29 +175,39 @@ class RGBD(DenseStream):
         """All frames as one part."""
         return {"frames": DataPart(self._count, self._fingerprint)}
 
-    def _read(self) -> tuple[Array, Array, Array]:
-        """Colour (N, H, W, 3) uint8, depth (N, H, W) uint16, K (3, 3)."""
-        source, size = self._source, self._config.image_size
-        if source.is_dir():
-            rgb, depth = _read_folder(source)
-            intrinsics = _load(source / "cameras.npz", ("K",))["K"]
-        else:
-            rgb, depth, intrinsics = _load(source, ("rgb", "depth_mm", "K")).values()
+    def _read(self) -> Read:
+        """All frames, checked; what is implausible is warned about."""
+        source, given, size = self._source, self._config.intrinsics, self._config.image_size
+        read = read_folder(source, given) if source.is_dir() else read_archive(source, given)
+        rgb, depth, intrinsics = read.rgb, read.depth, read.intrinsics
         is_rgb = rgb.ndim == 4 and rgb.shape[3] == 3 and rgb.dtype == np.uint8
-        if not is_rgb or depth.shape != rgb.shape[:3] or depth.dtype != np.uint16:
+        is_depth = depth.ndim == 3 and len(depth) == len(rgb)
+        if not is_rgb or not is_depth or not (depth.dtype == np.uint16 or depth.dtype.kind == "f"):
             raise DataError(
-                f"{source}: expected colour (N, H, W, 3) uint8 and depth (N, H, W) "
-                f"uint16; they are {rgb.shape} {rgb.dtype} and {depth.shape} {depth.dtype}"
+                f"{source}: expected colour (N, H, W, 3) uint8 and depth (N, h, w) uint16, or floats in "
+                f"metres; they are {rgb.shape} {rgb.dtype} and {depth.shape} {depth.dtype}"
             )
-        is_matrix = intrinsics.shape == (3, 3) and np.isfinite(intrinsics).all()
-        if not is_matrix or min(intrinsics[0, 0], intrinsics[1, 1]) <= 0:
-            raise DataError(f"{source}: K must be a matrix of intrinsics in pixels, (3, 3)")
-        if min(rgb.shape[1:3]) < size:
+        if not len(rgb):
+            raise DataError(f"{source} has no frames")
+        is_matrix = intrinsics.shape in ((3, 3), (len(rgb), 3, 3)) and np.isfinite(intrinsics).all()
+        if not is_matrix or min(intrinsics[..., 0, 0].min(), intrinsics[..., 1, 1].min()) <= 0:
             raise DataError(
-                f"{source}: frames are {rgb.shape[1]} x {rgb.shape[2]} "
-                f"pixels, smaller than --env.image-size {size}"
+                f"{source}: K must be a matrix of intrinsics in pixels, (3, 3), or one for each of the "
+                f"{len(rgb)} frames; its shape is {intrinsics.shape}"
             )
-        return rgb, depth, intrinsics
+        height, width = rgb.shape[1:3]
+        if min(height, width) < size:
+            raise DataError(
+                f"{source}: frames are {height} x {width} pixels, smaller than --env.image-size {size}"
+            )
+        if abs(depth.shape[1] * width / (depth.shape[2] * height) - 1) > MAX_STRETCH:
+            raise DataError(
+                f"{source}: depth maps of {depth.shape[1]} x {depth.shape[2]} pixels do not have the aspect "
+                f"ratio of the colour images, {height} x {width}; register and crop them first"
+            )
+        for line in implausible(read, self._config.depth_scale, self._config.max_depth):
+            warnings.warn(f"{source}: {line}", stacklevel=2)
+        return read
 
 
 def _task(name: str, stored: dict[str, Tensor], rows: dict[str, Tensor], config: RGBD.Config) -> DenseTask:
@@ -188,93 +216,46 @@ def _task(name: str, stored: dict[str, Tensor], rows: dict[str, Tensor], config:
     return DenseTask(DOMAINS[name], frames, config.decoder_width, "area", config.max_depth)
 
 
-def _labels(rgb: Array, depth: Array, intrinsics: Array, config: RGBD.Config) -> dict[str, Tensor]:
-    """All frames at `image_size`, as `Frames` stores them; labels are computed at the original size."""
-    height, width = depth.shape[1:]
-    side, size = min(height, width), config.image_size
+def _labels(read: Read, config: RGBD.Config) -> dict[str, Tensor]:
+    """All frames at `image_size`, as `Frames` stores them; labels are computed at the depth maps' size."""
+    size = config.image_size
+    (height, width), cameras = read.depth.shape[1:], cameras_of_depth(read)
+    side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    camera = Camera(intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]).cropped(top, left)
     centres = ((torch.arange(size) + 0.5) * side / size).long()
+    scale = config.depth_scale if read.depth.dtype == np.uint16 else 1.0
+    # frames of one camera are computed together
+    step = CHUNK if len(cameras) == 1 else 1
     chunks: dict[str, list[Tensor]] = {}
-    for first in range(0, len(rgb), CHUNK):
-        square = (slice(first, first + CHUNK), slice(top, top + side), slice(left, left + side))
-        metres = torch.from_numpy(depth[square].astype(np.float32)) / config.depth_scale
+    for first in range(0, len(read.rgb), step):
+        camera = cameras[0 if len(cameras) == 1 else first].cropped(top, left)
+        square = (slice(first, first + step), slice(top, top + side), slice(left, left + side))
+        metres = torch.from_numpy(read.depth[square].astype(np.float32)) / scale
         normal, normal_valid = normals(metres, camera, config.normal_window)
         distance = euclidean(metres, camera)
+        known = valid_depth(metres)
         labels = {
-            "depth_zbuffer": _to_uint16(metres / config.max_depth),
-            "depth_euclidean": _to_uint16(distance / config.max_depth),
+            "depth_zbuffer": _to_uint16(torch.where(known, metres, 0.0) / config.max_depth),
+            "depth_euclidean": _to_uint16(torch.where(known, distance, 0.0) / config.max_depth),
             "normal": ((normal + 1) * 127.5).round().to(torch.uint8),
-            "depth mask": (valid_depth(metres) & (distance <= config.max_depth))[:, None].to(torch.uint8),
+            "depth mask": (known & (distance <= config.max_depth))[:, None].to(torch.uint8),
             "normal mask": normal_valid[:, None].to(torch.uint8),
         }
-        pixels = torch.from_numpy(rgb[square]).permute(0, 3, 1, 2).float()
-        resized = functional.interpolate(pixels, size=(size, size), mode="area").round().to(torch.uint8)
-        chunks.setdefault("rgb", []).append(resized)
+        chunks.setdefault("rgb", []).append(_squares(read.rgb[first : first + step], size))
         for name, values in labels.items():
             chunks.setdefault(name, []).append(values[..., centres[:, None], centres])
     return {name: torch.cat(values) for name, values in chunks.items()}
 
 
+def _squares(rgb: Array, size: int) -> Tensor:
+    """The centre squares of colour images (B, H, W, 3), resized: (B, 3, size, size) uint8."""
+    height, width = rgb.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    pixels = torch.from_numpy(rgb[:, top : top + side, left : left + side]).permute(0, 3, 1, 2).float()
+    return functional.interpolate(pixels, size=(size, size), mode="area").round().to(torch.uint8)
+
+
 def _to_uint16(values: Tensor) -> Tensor:
     """(B, H, W), clamped to [0, 1], as (B, 1, H, W) over the full 16-bit range."""
     return (values.clamp(0, 1) * 65535).round().to(torch.int32).to(torch.uint16)[:, None]
-
-
-def _load(path: Path, names: Sequence[str]) -> dict[str, Array]:
-    """Arrays of an ``.npz`` file, by name."""
-    if not path.is_file():
-        raise DataError(f"no file or folder {path} (--env.root or --env.archive)")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if missing := [name for name in names if name not in archive.files]:
-                raise DataError(
-                    f"{path}: missing keys {', '.join(missing)}; it "
-                    f"has {', '.join(archive.files) or 'no arrays'}"
-                )
-            return {name: read_array(archive, name, path) for name in names}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as an .npz archive: {error}") from error
-
-
-def _read_folder(folder: Path) -> tuple[Array, Array]:
-    """All frames, sorted by name."""
-    colours = {
-        path.stem.removesuffix("-rgb"): path
-        for path in folder.iterdir()
-        if path.stem.endswith("-rgb") and path.suffix in SUFFIXES and path.is_file()
-    }
-    depths = {path.stem.removesuffix("-depth"): path for path in folder.glob("*-depth.png") if path.is_file()}
-    if not colours:
-        raise DataError(f"{folder} has no frames; expected NAME-rgb.webp (or png, jpg) and NAME-depth.png")
-    if unpaired := sorted(colours.keys() ^ depths.keys()):
-        raise DataError(
-            f"{folder}: {len(unpaired)} frames lack the colour or depth image, such as {unpaired[0]}"
-        )
-    names = sorted(colours)
-    frames = [
-        (_read_image(colours[name], is_16_bit=False), _read_image(depths[name], is_16_bit=True))
-        for name in names
-    ]
-    expected = frames[0][0].shape
-    for name, (colour, depth) in zip(names, frames, strict=True):
-        if colour.shape != expected or depth.shape != colour.shape[:2]:
-            raise DataError(
-                f"{folder}: frame {name} has colour {colour.shape} "
-                f"and depth {depth.shape}, expected {expected}"
-            )
-    return np.stack([colour for colour, _ in frames]), np.stack([depth for _, depth in frames])
-
-
-def _read_image(path: Path, is_16_bit: bool) -> Array:
-    from PIL import Image  # not needed with an archive
-
-    try:
-        with open_image(path) as image:
-            if image.mode.startswith("I") != is_16_bit:
-                expected = "a 16-bit grey image" if is_16_bit else "8 bits per channel"
-                raise DataError(f"{path} has mode {image.mode}; expected {expected}")
-            pixels = np.asarray(image if is_16_bit else image.convert("RGB"))
-            return pixels.astype(np.uint16 if is_16_bit else np.uint8)
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -30,6 +30,8 @@ from .heads import WIDTH
 from .losses import Kind, dense_loss
 
 EVALUATION_BATCH = 32
+SAMPLED_IMAGES = 256
+"""Images of a split whose fraction of valid pixels is reported."""
 SHOWN_IMAGES = 4
 """Images in a visualisation."""
 MIN_RANGE = 0.01
@@ -184,6 +186,18 @@ class DenseStream(TaskStream):
     def handler(cls, card: TaskCard) -> DenseHandler:
         return DenseHandler(card)
 
+    def report_valid(self, tasks: Sequence[DenseTask]) -> None:
+        """Print the fraction of valid pixels of each task and split, a line for tasks with equal ones."""
+        by_fractions: dict[str, list[str]] = {}
+        for task in tasks:
+            if task.valid_fractions:
+                listed = ", ".join(
+                    f"{100 * value:.3g} % of {split}" for split, value in task.valid_fractions.items()
+                )
+                by_fractions.setdefault(listed, []).append(task.id)
+        for listed, ids in by_fractions.items():
+            self.info(f"valid pixels: {listed} ({', '.join(ids)})")
+
 
 class DenseTask(Task):
     """Predict a domain from the colour image, ``image`` (3, H, W) in [0, 1].
@@ -201,7 +215,7 @@ class DenseTask(Task):
         max_depth: depth in metres that the largest stored value stands for; None where it is not known.
 
     Raises:
-        DataError: a split is empty, or a label is out of range.
+        DataError: a split is empty or has no valid pixel, or a label is out of range.
     """
 
     metric = "loss"
@@ -227,12 +241,28 @@ class DenseTask(Task):
         for split, rows in frames.rows.items():
             if not len(rows):
                 raise DataError(f"task '{self.id}': no images in split '{split}'")
+        self._valid = {} if self._mask is None else valid_fractions(self._mask, frames.rows)
+        if empty := [split for split, fraction in self._valid.items() if not fraction]:
+            raise DataError(
+                f"task '{self.id}': no valid pixel in split '{empty[0]}': no depth was measured there, or it "
+                "is all beyond the limit; check the units and the range of the depth images"
+            )
         if domain.stored == "labels":
             highest = max(int(frames.stored[domain.name][rows].max()) for rows in frames.rows.values())
             if highest >= domain.channels:
                 raise DataError(
                     f"task '{self.id}': label {highest} is out of range, expected 0 to {domain.channels - 1}"
                 )
+
+    @property
+    def valid_fractions(self) -> Mapping[str, float]:
+        """The fraction of valid pixels of each split; empty if targets are not masked."""
+        return self._valid
+
+    @property
+    def _mask(self) -> Tensor | None:
+        """(N, 1, H, W) uint8, if targets are masked."""
+        return self._frames.stored.get("mask") if self._domain.masked else None
 
     def size(self, split: str) -> int:
         """Number of images in a split."""
@@ -319,8 +349,8 @@ class DenseTask(Task):
         image = stored["rgb"][rows].float() / 255
         label = stored[self._domain.name][rows]
         target = label.long() if self._domain.stored == "labels" else scaled(label)
-        if self._domain.masked and "mask" in stored:
-            target = torch.cat([target, stored["mask"][rows].float()], 1)
+        if self._mask is not None:
+            target = torch.cat([target, self._mask[rows].float()], 1)
         return Batch(rows, Inputs({"image": image}, rows), target)
 
     def _split(self, targets: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -328,6 +358,26 @@ class DenseTask(Task):
         if targets.ndim == 4 and targets.shape[1] > self._domain.channels:
             return targets[:, :-1], targets[:, -1:]
         return targets, None
+
+
+def valid_fractions(mask: Tensor, rows: Mapping[str, Tensor]) -> dict[str, float]:
+    """The fraction of valid pixels of each split, from up to `SAMPLED_IMAGES` evenly spaced images; of all
+    images where these have no valid pixel. `mask` is (N, 1, H, W), 1 for valid pixels.
+    """
+    fractions = {}
+    for split, members in rows.items():
+        spaced = members[:: -(-len(members) // SAMPLED_IMAGES)]
+        fraction = _mean(mask, spaced)
+        if not fraction and len(spaced) < len(members):
+            fraction = _mean(mask, members)
+        fractions[split] = fraction
+    return fractions
+
+
+def _mean(mask: Tensor, rows: Tensor) -> float:
+    """The mean over some images, which are read a batch at a time: the mask may be memory-mapped."""
+    sums = [int((mask[part] > 0).sum()) for part in rows.split(EVALUATION_BATCH)]
+    return sum(sums) / (len(rows) * mask[0].numel())
 
 
 def _range(target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from sidetune_core.api import (
 
 from .decoded_cache import Format, decode
 from .task import DOMAINS, ORDERS, DenseStream, DenseTask, Domain, Frames
-from .taskonomy_files import View, find_views, read_splits
+from .taskonomy_files import View, excluded, find_views, image_names, read_splits
 
 SPLIT_SEED = 0
 """Independent of the run's seed: all runs share one test split."""
@@ -46,7 +46,8 @@ class TaskonomyEnv(DenseStream):
     """Tasks of Taskonomy (Zamir et al., CVPR 2018), ``image`` (3, size, size) in [0, 1], in a public folder
     layout.
 
-    The layouts are ``DOMAIN/BUILDING/point_I_view_J….png`` and, for the sample of one building,
+    The layouts are ``DOMAIN/BUILDING/point_I_view_J….png``, the component downloads of Omnidata and Taskonomy
+    (see `taskonomy_files.find_views`) and, for the sample of one building,
     ``DOMAIN/point_I_view_J_domain_DOMAIN.png`` or all files in one folder. A split is a list of buildings,
     from the data set's split table (``--env.splits-file``) or by name (``--env.train-buildings``); a single
     building is split by its points, the same way in every run. Losses, scaling and masks are those of the
@@ -90,6 +91,11 @@ class TaskonomyEnv(DenseStream):
         )
         val_buildings: tuple[str, ...] = option((), "buildings of the validation split")
         test_buildings: tuple[str, ...] = option((), "buildings of the test split")
+        exclude: tuple[str, ...] = option(
+            (),
+            "buildings left out of all splits; 'original' for those that the original code leaves out: two "
+            "of all splits, and 13 that test other experiments of training",
+        )
         test_fraction: float = option(
             0.2,
             "fraction of the points held out as the test split of a single building",
@@ -138,9 +144,11 @@ class TaskonomyEnv(DenseStream):
         if not self._root.is_dir():
             raise DataError(f"no folder {self._root} (--env.root)")
         frames = self._frames()
-        return [
+        tasks = [
             DenseTask(domain, frames, config.decoder_width, max_depth=MAX_DEPTH) for domain in self._domains
         ]
+        self.report_valid(tasks)
+        return tasks
 
     def fingerprint(self) -> str:
         return self._fingerprint
@@ -215,9 +223,19 @@ class TaskonomyEnv(DenseStream):
         """The files of each domain."""
         files = {name: find_views(self._root, name) for name in names}
         if absent := [name for name in names if not files[name]]:
-            example = f"{absent[0]}/BUILDING/point_0_view_0.png"
+            seen = shorten(image_names(self._root))
+            is_mask_only = absent == ["depth_zbuffer"] and all(
+                domain.name != "depth_zbuffer" for domain in self._domains
+            )
+            remedy = (
+                "train without masks: --env.mask-invalid False"
+                if is_mask_only
+                else "choose others with --env.domains"
+            )
             raise DataError(
-                f"{self._root} has no images of {', '.join(absent)}; expected files such as {example}"
+                f"{self._root} has no images of {', '.join(absent)}; expected files such as "
+                f"{absent[0]}/BUILDING/point_0_view_0.png, found {seen or 'no images'}. Download them, "
+                f"or {remedy}"
             )
         return files
 
@@ -262,6 +280,7 @@ class TaskonomyEnv(DenseStream):
         if config.splits_file is not None:
             table = read_splits(config.splits_file.expanduser())
             buildings = {split: names or table[split] for split, names in buildings.items()}
+        buildings = {split: excluded(names, split, config.exclude) for split, names in buildings.items()}
         selected = [name for names in buildings.values() for name in names]
         if duplicates := sorted({name for name in selected if selected.count(name) > 1}):
             raise OptionError(

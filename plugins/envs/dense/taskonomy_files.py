@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import attrs
@@ -18,7 +19,30 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 """Names of a domain in folders and files, where they differ from its own name."""
 
-FILE_NAME = re.compile(r"point_(\d+)_view_(\d+)(?:_domain_(\w+))?\.(?:png|npy)")
+FILE_NAME = re.compile(r"point_(\d+)_view_(\d+)(?:_domain_(\w+))?\.(?:png|jpe?g|npy)", re.IGNORECASE)
+
+COMPONENT = "taskonomy"
+"""Folder of this data set within each domain of Omnidata."""
+ORIGINAL = "original"
+"""Stands for `WITHOUT_DATA` and, in training, `MIDLEVEL_TEST`."""
+WITHOUT_DATA = ("mosquito", "tansboro")
+"""Buildings of the split tables that the original side-tuning code leaves out of every split."""
+MIDLEVEL_TEST = (
+    "aloha",
+    "ancor",
+    "corder",
+    "duarte",
+    "eagan",
+    "globe",
+    "hanson",
+    "hatfield",
+    "kemblesville",
+    "martinville",
+    "sweatman",
+    "vails",
+    "wiconisco",
+)
+"""Test buildings of the mid-level vision experiments (Sax et al., 2019), which it leaves out of training."""
 
 
 @attrs.frozen(order=True)
@@ -38,8 +62,10 @@ def find_views(root: Path, domain: str) -> dict[View, Path]:
 
     They are ``root/DOMAIN/BUILDING/point_I_view_J.png`` for a data set of buildings, and for a single
     building ``root/DOMAIN/point_I_view_J_domain_DOMAIN.png`` or ``root/point_I_view_J_domain_DOMAIN.png``;
-    the building then has the name of the root folder. The suffix ``_domain_DOMAIN`` is optional in all forms
-    but the last. Vectors are ``.npy``.
+    the building then has the name of the root folder. Downloads of components are
+    ``root/DOMAIN/taskonomy/BUILDING`` (Omnidata), ``root/BUILDING/DOMAIN``, or
+    ``root/BUILDING_DOMAIN/DOMAIN`` (an archive each). The suffix ``_domain_DOMAIN`` is optional in all forms
+    but that of a single folder. Vectors are ``.npy``, and 8-bit images may be ``.jpg``.
 
     Raises:
         DataError: the folder cannot be listed.
@@ -48,8 +74,7 @@ def find_views(root: Path, domain: str) -> dict[View, Path]:
     files: dict[View, Path] = {}
     try:
         for name in names:
-            for path in _files(root / name):
-                building = root.name if path.parent == root / name else path.parent.name
+            for building, path in _candidates(root, name):
                 if (view := _parse(path, building, names)) is not None:
                     files.setdefault(view, path)
         if not files and root.is_dir():
@@ -60,6 +85,20 @@ def find_views(root: Path, domain: str) -> dict[View, Path]:
     except OSError as error:
         raise DataError(f"cannot list {root}: {error}") from error
     return dict(sorted(files.items()))
+
+
+def excluded(buildings: Sequence[str], split: str, names: Sequence[str]) -> list[str]:
+    """The buildings of a split without those to leave out.
+
+    Args:
+        buildings: of the split.
+        split: ``train``, ``val`` or ``test``.
+        names: buildings to leave out, and `ORIGINAL`.
+    """
+    left_out = {*names, *(WITHOUT_DATA if ORIGINAL in names else ())}
+    if ORIGINAL in names and split == "train":
+        left_out.update(MIDLEVEL_TEST)
+    return [building for building in buildings if building not in left_out]
 
 
 MAX_TABLE_BYTES = 2**26
@@ -88,6 +127,25 @@ def read_splits(path: Path) -> dict[str, list[str]]:
         split: [row["id"] for row in rows if (row[split] or "").strip() == "1"]
         for split in ("train", "val", "test")
     }
+
+
+def _candidates(root: Path, name: str) -> Iterator[tuple[str, Path]]:
+    """Files in the folders of a domain, each with the building that its folder says."""
+    for path in _files(root / name):
+        yield root.name if path.parent == root / name else path.parent.name, path
+    for path in _files(root / name / COMPONENT):
+        if path.parent.name != COMPONENT:
+            yield path.parent.name, path
+    for folder in sorted(root.glob(f"*/{name}")):
+        if folder.is_dir():
+            building = folder.parent.name.removesuffix(f"_{name}")
+            yield from ((building, path) for path in sorted(filter(Path.is_file, folder.iterdir())))
+
+
+def image_names(root: Path, limit: int = 200) -> list[str]:
+    """Some files of the data set relative to its folder, for messages."""
+    paths = (path for path in root.rglob("point_*_view_*") if path.is_file())
+    return sorted(str(path.relative_to(root)) for path in islice(paths, limit))
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -130,10 +130,12 @@ class Rooms(DenseStream):
             "test": config.num_images + torch.arange(config.num_test_images),
         }
         frames = Frames(stored, rows)
-        return [
+        tasks = [
             DenseTask(domain, frames, config.decoder_width, max_depth=INDOORS.last_depth)
             for domain in self._domains
         ]
+        self.report_valid(tasks)
+        return tasks
 
     def fingerprint(self) -> str:
         return self._fingerprint

@@ -68,6 +68,7 @@ COMMANDS: Mapping[str, Command] = {
         "Evaluate a trained run, also on other data.", "evaluate:evaluate", "use", composes=True
     ),
     "export": Command("Write the adapter of a task, its network, or weights.", "export:export", "publish"),
+    "convert": Command("Write a file of weights as .safetensors.", "convert:convert", "publish"),
     "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push", "publish"),
     "clean": Command("Make run folders smaller.", "clean:clean_runs", "look"),
     "cache": Command("List or clear downloaded and cached files.", "cache:show_cache", "look"),

@@ -187,6 +187,31 @@ def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
 # load_weights
 
 
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_file_of_objects_is_loaded_by_path_from_its_tensors(new_format: bool, tmp_path: Path) -> None:
+    """As the authors saved students: the network as an object, and keys of parallel training."""
+    source, target = network(), network()
+    keys = {f"module.{key}": value for key, value in source.state_dict().items()}
+    content = {
+        "epoch": 0,
+        "state_dict": keys,
+        "model": source,
+        "optimizer": torch.optim.Adam([torch.ones(1)]),
+    }
+    path = tmp_path / "curvature_encoder_student.dat"
+    torch.save(content, path, _use_new_zipfile_serialization=new_format)
+    load_weights(target, str(path), owner="w")
+    assert fingerprint(target.state_dict()) == fingerprint(source.state_dict())
+    with pytest.raises(WeightsError, match=f"could run code .*: sidetune convert {path}"):
+        read_tensors(path)
+
+
+def test_a_file_of_objects_without_a_state_dict_is_told(tmp_path: Path) -> None:
+    torch.save(network(), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="has no state dict"):
+        load_weights(network(), str(tmp_path / "w.pth"), owner="w")
+
+
 def test_none_leaves_a_network_at_random(tmp_path: Path) -> None:
     target = network()
     before = fingerprint(target.state_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -341,3 +342,31 @@ def test_pictures_show_input_target_prediction_and_error(
     normal = tasks["rgb"].visualisations(lambda inputs: 2 * inputs["image"] - 1)  # the answer itself
     mask = normal["error"]
     assert float(mask.max()) < 1e-6
+
+
+@pytest.mark.parametrize("layout", ["buildings", "omnidata", "components", "archives"])
+def test_buildings_are_found_in_the_layouts_of_downloads(
+    layout: str, env: Any, write_taskonomy: Write, tmp_path: Path
+) -> None:
+    root = write_taskonomy(tmp_path / "t", layout=layout, domains=("rgb", "normal", "depth_zbuffer"))
+    (task,) = env(root, domains=("normal",), **SPLIT).tasks()
+    assert (task.size("train"), task.size("test")) == (4, 4)
+
+
+def test_buildings_that_the_original_leaves_out_are_left_out_on_request(shared_data: Path) -> None:
+    files = importlib.import_module("sidetune_plugins.envs.dense.taskonomy_files")
+    table = files.read_splits(shared_data / "taskonomy-splits" / "train_val_test_fullplus.csv")
+    counts = {split: len(files.excluded(names, split, ("original",))) for split, names in table.items()}
+    assert counts == {"train": 370, "val": 74, "test": 79}
+    assert files.excluded(["a", "hanson"], "test", ("a", "original")) == ["hanson"]
+
+
+def test_a_split_of_missing_depth_is_refused(env: Any, write_taskonomy: Write, tmp_path: Path) -> None:
+    root = write_taskonomy(tmp_path / "t", domains=("rgb", "normal", "depth_zbuffer"))
+    for path in (root / "depth_zbuffer" / "merom").iterdir():
+        Image.fromarray(np.full((32, 32), 65535, np.uint16)).save(path)
+    with pytest.raises(DataError, match="task 'normal': no valid pixel in split 'test'"):
+        env(root, domains=("normal",), **SPLIT).tasks()
+    shutil.rmtree(root / "depth_zbuffer")
+    with pytest.raises(DataError, match="no images of depth_zbuffer.* --env.mask-invalid False"):
+        env(root, domains=("normal",), **SPLIT).tasks()
