@@ -1,12 +1,16 @@
-"""Insert into the pages what comes from the code: the help of a command, and the checks of a contract."""
+"""Insert into the pages what comes from the code: the help of a command, the checks of a contract, and the
+catalogue of components.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import Any, Final
 
 from sidetune_core.cli import main
@@ -16,6 +20,9 @@ from sidetune_core.testing import (
     plugin,
     processes,
 )
+
+sys.path.append(str(Path(__file__).parent))
+import components  # noqa: E402
 
 CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     "every kind": (
@@ -32,9 +39,13 @@ WIDTH = "100"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """A page with its ``$ … --help`` blocks and ``<!-- checks: … -->`` lines filled in; called by MkDocs."""
+    """A page with its ``$ … --help`` blocks, and its lines ``<!-- checks: … -->`` and ``<!-- catalogue: … -->``,
+    filled in; called by MkDocs."""
     markdown = re.sub(
         r"(?<=^```console\n)\$ (sidetune.* --help)\n(?=```$)", _with_help, markdown, flags=re.MULTILINE
+    )
+    markdown = re.sub(
+        r"^<!-- catalogue: (.*) -->$", lambda found: components.table(found[1]), markdown, flags=re.MULTILINE
     )
     return re.sub(r"^<!-- checks: (.*) -->$", lambda found: table(found[1]), markdown, flags=re.MULTILINE)
 
