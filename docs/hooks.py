@@ -22,6 +22,7 @@ from sidetune_core.testing import (
 )
 
 sys.path.append(str(Path(__file__).parent))
+import api_groups  # noqa: E402
 import components  # noqa: E402
 
 CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
@@ -35,17 +36,21 @@ CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     **plugin.KIND_CHECKS,
     "base": (*networks.IMAGE_BASE_CHECKS, *continuations.CHECKS),
 }
-WIDTH = "100"
+WIDTH = "78"
+"""Columns of the printed help: a block of code has about 80 in a window of 1280 pixels."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """A page with its ``$ … --help`` blocks, and its lines ``<!-- checks: … -->`` and ``<!-- catalogue: … -->``,
-    filled in; called by MkDocs."""
+    """A page with its ``$ … --help`` blocks, and its lines ``<!-- checks: … -->``, ``<!-- api: … -->`` and
+    ``<!-- catalogue: … -->``, filled in; called by MkDocs."""
     markdown = re.sub(
         r"(?<=^```console\n)\$ (sidetune.* --help)\n(?=```$)", _with_help, markdown, flags=re.MULTILINE
     )
     markdown = re.sub(
         r"^<!-- catalogue: (.*) -->$", lambda found: components.table(found[1]), markdown, flags=re.MULTILINE
+    )
+    markdown = re.sub(
+        r"^<!-- api: (.*) -->$", lambda found: api_groups.members(found[1]), markdown, flags=re.MULTILINE
     )
     return re.sub(r"^<!-- checks: (.*) -->$", lambda found: table(found[1]), markdown, flags=re.MULTILINE)
 
