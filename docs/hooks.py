@@ -1,12 +1,16 @@
-"""Insert into the pages what comes from the code: the help of a command, and the checks of a contract."""
+"""Insert into the pages what comes from the code: the help of a command, the checks of a contract, and the
+catalogue of components.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import Any, Final
 
 from sidetune_core.cli import main
@@ -16,6 +20,10 @@ from sidetune_core.testing import (
     plugin,
     processes,
 )
+
+sys.path.append(str(Path(__file__).parent))
+import api_groups  # noqa: E402
+import components  # noqa: E402
 
 CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     "every kind": (
@@ -28,13 +36,21 @@ CHECKS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     **plugin.KIND_CHECKS,
     "base": (*networks.IMAGE_BASE_CHECKS, *continuations.CHECKS),
 }
-WIDTH = "100"
+WIDTH = "78"
+"""Columns of the printed help: a block of code has about 80 in a window of 1280 pixels."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """A page with its ``$ … --help`` blocks and ``<!-- checks: … -->`` lines filled in; called by MkDocs."""
+    """A page with its ``$ … --help`` blocks, and its lines ``<!-- checks: … -->``, ``<!-- api: … -->`` and
+    ``<!-- catalogue: … -->``, filled in; called by MkDocs."""
     markdown = re.sub(
         r"(?<=^```console\n)\$ (sidetune.* --help)\n(?=```$)", _with_help, markdown, flags=re.MULTILINE
+    )
+    markdown = re.sub(
+        r"^<!-- catalogue: (.*) -->$", lambda found: components.table(found[1]), markdown, flags=re.MULTILINE
+    )
+    markdown = re.sub(
+        r"^<!-- api: (.*) -->$", lambda found: api_groups.members(found[1]), markdown, flags=re.MULTILINE
     )
     return re.sub(r"^<!-- checks: (.*) -->$", lambda found: table(found[1]), markdown, flags=re.MULTILINE)
 

@@ -33,7 +33,7 @@ def rows(record: str) -> list[list[float | None]]:
 
 
 def draw(out: Path = OUT) -> None:
-    """Draw the figure."""
+    """Draw it."""
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     network, *matrices = figure.subplots(1, 3, width_ratios=(1.75, 1, 1))
     _draw_network(network)

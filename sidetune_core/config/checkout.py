@@ -47,7 +47,7 @@ def not_installed(inventory: Inventory, kinds: Sequence[Kind], folder: Path = FO
         for plugin in inventory.plugins[kind]
     }
     packages = []
-    for package in _packages(folder):
+    for package in local_packages(folder):
         missing = {
             kind: tuple(name for name in names if (kind, name, normal_name(package.name)) not in installed)
             for kind, names in package.components.items()
@@ -58,7 +58,8 @@ def not_installed(inventory: Inventory, kinds: Sequence[Kind], folder: Path = FO
     return packages
 
 
-def _packages(folder: Path) -> Iterator[LocalPackage]:
+def local_packages(folder: Path = FOLDER) -> Iterator[LocalPackage]:
+    """The plugin packages of a checkout, installed or not."""
     for path in sorted(folder.glob("*/pyproject.toml")):
         try:
             project: Any = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})

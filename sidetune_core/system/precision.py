@@ -2,7 +2,7 @@
 
 Under autocast to bfloat16 convolutions and linear layers are up to four times as fast, and each value that
 passes between them is converted, while norms and losses stay in float32. `benchmarks/precision.py` measures
-both for sides and whole networks (docs/benchmarks.md has its table): bfloat16 wins where the layers compute
+both for sides and whole networks (see docs/benchmarks/cost.md): bfloat16 wins where the layers compute
 at least `MIN_INTENSITY` multiply-adds for each of their values, unless the network is tiny. So the base is
 often in bfloat16, and a small side in float32. The rule reads shapes only: the same spec has the same
 precision on every computer with such units.

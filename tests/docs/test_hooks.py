@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from sidetune_core.config.kinds import KINDS, Kind
+from sidetune_core import api
+from sidetune_core.config import registry
+from sidetune_core.config.kinds import BASE, KINDS, Kind
 from sidetune_core.testing.plugin import check_names
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -54,6 +57,39 @@ def test_a_block_with_a_command_for_help_gets_what_it_prints(
 
 def test_every_page_asks_for_tables_that_there_are(hooks: ModuleType) -> None:
     for page in DOCS.rglob("*.md"):
-        hooks.on_page_markdown(
-            page.read_text(encoding="utf-8").replace("console", "text")
-        )  # an unknown kind raises
+        text = page.read_text(encoding="utf-8")
+        catalogue = re.findall("^<!-- catalogue: (.*) -->$", text, re.MULTILINE)
+        assert sorted(catalogue) == (sorted(hooks.components.NAMES) if page.name == "catalogue.md" else [])
+        text = text.replace("<!-- catalogue", "<!--").replace("console", "text")
+        hooks.on_page_markdown(text)  # an unknown kind raises
+
+
+def test_the_catalogue_has_every_component_of_ours(hooks: ModuleType) -> None:
+    for kind in KINDS:
+        shown = re.findall(r"^\| `([\w-]+)` \|", hooks.components.table(kind.plural), re.MULTILINE)
+        own = [plugin.name for plugin in registry.installed(kind) if plugin.distribution == "sidetune"]
+        assert set(own) - set(shown) <= {"habitat"}  # its library wants an environment of its own
+        assert set(shown) <= set(own)
+
+
+def test_the_catalogue_has_the_sides_that_fit_a_base(
+    hooks: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bases = [c for c in hooks.components._default_components(BASE) if c.plugin.name in ("resnet20", "mlp")]
+    default = hooks.components._default_components
+    monkeypatch.setattr(
+        hooks.components, "_default_components", lambda of: bases if of is BASE else default(of)
+    )
+    mlp, resnet = hooks.components.fitting_sides().splitlines()[2:]
+    assert resnet.startswith("| `resnet20` | image 32 x 32 | (64,) |")
+    assert {"`fcn4`", "`ladder`"} <= set(resnet.split())
+    assert "`ladder`" not in mlp.split()
+    assert "`mlp`" in mlp.split("|")[5].split()
+
+
+def test_every_name_of_the_interface_is_in_a_group(hooks: ModuleType) -> None:
+    assert hooks.api_groups.ungrouped() == []
+    asked = re.findall("<!-- api: (.*) -->", (DOCS / "reference" / "api.md").read_text(encoding="utf-8"))
+    assert asked == [*hooks.api_groups.GROUPS]
+    shown = "".join(hooks.api_groups.members(topic) for topic in asked)
+    assert sorted(re.findall(r"::: sidetune_core\.api\.(\w+)", shown)) == sorted(api.__all__)

@@ -42,6 +42,8 @@ WORDS = {
 
 ALLOWED = {
     ("sidetune_core/cli/commands/report.py", "figure"),
+    ("docs/overview.py", "figure"),
+    ("docs/overview.py", "Figure"),
     ("sidetune_core/cli/commands/ledger.py", "figure"),
     ("sidetune_core/results/figures.py", "figure"),
     ("sidetune_core/results/figures.py", "Figure"),
