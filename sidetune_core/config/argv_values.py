@@ -68,9 +68,16 @@ def second_stage(
 
 def _in_one_line(box: str) -> str:
     """The message in a box of tyro's, without the option's help text."""
-    lines = [line.strip("│ ") for line in re.sub(COLOUR, "", box).splitlines() if line.startswith("│")]
-    rule = next((index for index, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-    text = " ".join(" ".join(lines[:rule]).split())
+    parts: list[list[str]] = [[]]  # between rules; the first is the title, if it has a line of its own
+    for line in re.sub(COLOUR, "", box).splitlines():
+        content = line.strip("│| ")
+        if re.search("[─-]{5}", content):
+            parts.append([])
+        elif content:
+            parts[-1].append(content)
+    filled = [" ".join(" ".join(part).split()) for part in parts if part]
+    is_titled = len(filled) > 1 and bool(parts[0])
+    text = (filled or [""])[is_titled]
     if match := re.fullmatch(
         r"Error parsing (\S+): (invalid literal for int|could not convert).*: '(.*)'", text
     ):
