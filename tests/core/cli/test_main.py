@@ -487,7 +487,7 @@ def test_methods_are_compared_and_drawn_without_torch(seeds: list[str], tmp_path
 def test_the_matrix_can_be_drawn(small: list[str], tmp_path: Path) -> None:
     assert main_run([*small, "--out", str(tmp_path / "run")]) == 0
     assert main(["report", str(tmp_path / "run"), "--figure", str(tmp_path / "r.svg")]) == 0
-    assert "after t1" in (tmp_path / "r.svg").read_text()
+    assert "after red, white" in (tmp_path / "r.svg").read_text()
 
 
 def test_an_export_can_be_loaded_as_the_base_of_another_run(
