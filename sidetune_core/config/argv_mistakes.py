@@ -17,6 +17,7 @@ from sidetune_core.config.arguments import Argument
 from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.config.kinds import KINDS
 from sidetune_core.config.spec import TABLES
+from sidetune_core.errors import suggest
 
 OTHER_NAMES: Mapping[str, str] = {
     "epochs": "train.epochs",
@@ -123,6 +124,12 @@ def find_mistake(argument: Argument) -> Mistake | None:
     if name in DEFAULTS and (len(values) > 1 or any("," in value for value in values)):
         return _listed(argument, shlex.join(argument.words))
     return None
+
+
+def hint_for(argument: Argument, known: Sequence[str]) -> str:
+    """``" Did you mean '--train.lr'?"`` for a word of another program, or for one close to a known one."""
+    present = OTHER_NAMES.get(argument.name)
+    return f" Did you mean '--{present}'?" if present else suggest(argument.typed, known)
 
 
 def meant_by(word: str) -> Mistake | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import re
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -19,7 +22,7 @@ from sidetune_core.config.kinds import KINDS
 from sidetune_core.config.options import is_nested
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import OptionError
-from sidetune_core.io.printable import colours_allowed
+from sidetune_core.io.printable import COLOUR, colours_allowed
 
 
 def second_stage(
@@ -45,16 +48,42 @@ def second_stage(
     owners: dict[type[Any], str] = {}
     for slot, config in defaults.items():
         owners |= _owners(type(config), owner_of(spec, slot))
-    with colours_allowed():  # of its help
-        parsed, unknown = tyro.cli(
-            options,
-            prog=PROGRAM,
-            description=description,
-            args=[word for argument in arguments for word in argument.words],
-            return_unknown_args=True,
-            registry=_tyro_rules(owners),
-        )
+    printed = io.StringIO()
+    try:
+        with colours_allowed(), redirect_stderr(printed):  # help has colours; errors are ours
+            parsed, unknown = tyro.cli(
+                options,
+                prog=PROGRAM,
+                description=description,
+                args=[word for argument in arguments for word in argument.words],
+                return_unknown_args=True,
+                registry=_tyro_rules(owners),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise OptionError(_in_one_line(printed.getvalue())) from stop
     return parsed, unknown
+
+
+def _in_one_line(box: str) -> str:
+    """The message in a box of tyro's, without the option's help text."""
+    parts: list[list[str]] = [[]]  # between rules; the first is the title, if it has a line of its own
+    for line in re.sub(COLOUR, "", box).splitlines():
+        content = line.strip("│| ")
+        if re.search("[─-]{5}", content):
+            parts.append([])
+        elif content:
+            parts[-1].append(content)
+    filled = [" ".join(" ".join(part).split()) for part in parts if part]
+    is_titled = len(filled) > 1 and bool(parts[0])
+    text = (filled or [""])[is_titled]
+    if match := re.fullmatch(
+        r"Error parsing (\S+): (invalid literal for int|could not convert).*: '(.*)'", text
+    ):
+        kind = "whole number" if "int" in match[2] else "number"
+        text = f"{match[1]} takes a {kind}, not '{match[3]}'"
+    return f"{text.rstrip('.') or box.strip()}. See {PROGRAM} --help"
 
 
 def _is_plain(argument: Argument) -> bool:

@@ -27,7 +27,7 @@ def read_yaml(path: Path) -> Any:
             f"cannot read {path}: PyYAML is not installed (pip install pyyaml). A spec can be a .toml or "
             ".json file"
         ) from error
-    loader = type("Loader", (yaml.SafeLoader,), {})  # its rules are its own, not those of all loaders
+    loader: Any = type("Loader", (yaml.SafeLoader,), {})  # its rules are its own, not those of all loaders
     loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
     try:
         return yaml.load(read_text(path), loader)

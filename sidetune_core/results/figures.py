@@ -67,7 +67,9 @@ def heat_map(results: Results, titles: Sequence[str] = (), title: str = "") -> F
                 text = f"{cell:.1f}" if scale == 100 else f"{cell:.3g}"
                 axes.text(j, i, text, ha="center", va="center", color="w" if dark else "k")
     step = -(-size // TICKS)
-    slanted = {} if longest <= 6 else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    slanted: dict[str, Any] = (
+        {} if longest <= 6 else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    )
     axes.set_xticks(range(0, size, step), labels[::step], **slanted)
     after = ["untrained", *(f"after {label}" for label in labels[: len(rows) - 1])]
     axes.set_yticks(range(0, len(rows), step), after[::step])

@@ -156,9 +156,9 @@ svg .soft { fill: var(--soft); }
 .legend i { display: inline-block; width: 18px; height: 3px; vertical-align: middle; margin-right: 6px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 20px; }
 .images { display: flex; flex-wrap: wrap; gap: 14px; }
-figure { margin: 0; max-width: 100%; }
-figure img { max-width: 100%; image-rendering: pixelated; border-radius: 6px; display: block; }
-figcaption { color: var(--soft); font-size: .85rem; }
+.image { max-width: 100%; }
+.image img { max-width: 100%; image-rendering: pixelated; border-radius: 6px; display: block; }
+.image small { color: var(--soft); font-size: .85rem; }
 code { overflow-wrap: anywhere; }
 @media (max-width: 560px) { svg.chart text { font-size: 18px; } section, details { padding: 16px; } }
 @media print { body { background: #fff; } section, .card { break-inside: avoid; } }

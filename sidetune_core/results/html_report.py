@@ -265,7 +265,7 @@ def _images(summary: RunSummary) -> str:
 def _picture(name: str, png: bytes) -> str:
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     image = f'<img alt="{escaped(name)}" src="{source}">'
-    return f"<figure>{image}<figcaption>{escaped(name)}</figcaption></figure>"
+    return f'<div class="image">{image}<small>{escaped(name)}</small></div>'
 
 
 def _composition(summary: RunSummary) -> str:

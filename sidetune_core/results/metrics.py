@@ -103,7 +103,7 @@ class Results:
         return matrix_frame(self) if per == "matrix" else task_frame(self)
 
     def plot(self) -> Figure:
-        """R as a heat map, a figure of matplotlib.
+        """R as a heat map, a matplotlib plot.
 
         Raises:
             SidetuneError: matplotlib is not installed.

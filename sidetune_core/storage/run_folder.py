@@ -549,7 +549,7 @@ def _not_empty(path: Path) -> str:
     parent, name = (path, "run") if runs else (path.parent, path.name)
     free = next(folder for n in range(2, 10**6) if not (folder := parent / f"{name}-{n}").exists())
     holds = f" and holds {counted(len(runs), 'run')}" if runs else ""
-    return f"{path} is not empty{holds}: choose another folder, such as --out {shlex.quote(str(free))}"
+    return f"{path} is not empty{holds}: choose another --out, such as --out {shlex.quote(str(free))}"
 
 
 def is_unbegun(path: Path) -> bool:

@@ -32,6 +32,7 @@ import attrs
 
 from sidetune_core.config import argv
 from sidetune_core.config.arguments import make_spellings, split_arguments
+from sidetune_core.config.argv_mistakes import hint_for
 from sidetune_core.config.argv_names import with_names
 from sidetune_core.config.defaults import DEFAULTS, default_name
 from sidetune_core.config.differences import merged, unflatten
@@ -122,7 +123,7 @@ def read(words: Sequence[str], trust_local_code: bool = False) -> Grid:
         name, values = argument.name, argument.values
         if name != "spec" and not is_axis(name):
             known = [f"--{axis}" for axis in (*DEFAULTS, "seed", "spec")]
-            hint = suggest(argument.typed, known)
+            hint = hint_for(argument, known)
             raise OptionError(
                 f"sidetune sweep does not know '{argument.typed}'.{hint} See sidetune sweep --help"
             )

@@ -19,13 +19,14 @@ import attrs
 
 from sidetune_core.config import argv
 from sidetune_core.config.arguments import Spellings, make_spellings, split_arguments
+from sidetune_core.config.argv_mistakes import hint_for
 from sidetune_core.config.argv_names import with_names
 from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.config.options import alternatives
 from sidetune_core.config.resolve import ResolvedRun, load_components
 from sidetune_core.config.selection import MissingSplit, Selection
 from sidetune_core.config.spec import TABLES, RunSpec, read_spec
-from sidetune_core.errors import OptionError, suggest
+from sidetune_core.errors import OptionError
 from sidetune_core.results.metrics import have_one_unit
 from sidetune_core.sweeps import ranges
 from sidetune_core.sweeps.grid import Grid, component_names, is_axis, resolve_point, split_applicable
@@ -221,7 +222,7 @@ def _read(words: Sequence[str], trust_local_code: bool) -> tuple[dict[str, Axis]
         name = argument.name
         if name != "spec" and not is_axis(name):
             known = [f"--{axis}" for axis in (*DEFAULTS, "seed", "spec")]
-            hint = suggest(argument.typed, known)
+            hint = hint_for(argument, known)
             raise OptionError(
                 f"sidetune tune does not know '{argument.typed or argument.values[0]}'.{hint} "
                 "See sidetune tune --help"

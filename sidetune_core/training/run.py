@@ -120,7 +120,7 @@ class Run:
         return self.results.to_pandas(per)
 
     def plot(self) -> Figure:
-        """R as a heat map with the titles of the tasks, a figure of matplotlib.
+        """R as a heat map with the titles of the tasks, a matplotlib plot.
 
         Raises:
             SidetuneError: matplotlib is not installed.

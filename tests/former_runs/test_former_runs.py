@@ -87,7 +87,7 @@ def trust(env: str) -> list[str]:
 def test_the_same_matrix_is_reported(run: str, unpack: Unpack, capsys: Capture) -> None:
     unpack(run.split("/")[0])
     expected = EXPECTED[run]
-    assert main(["report", f"runs/{run}"]) == 0
+    assert main(["report", f"runs/{run}", "--long"]) == 0
     assert matrix(capsys.readouterr().out) == expected["printed"]
     assert main(["report", f"runs/{run}", "--format", "csv"]) == 0
     assert numbers(capsys.readouterr().out, expected["csv"]) == expected["csv"]

@@ -159,8 +159,8 @@ def _summaries(paths: Sequence[Path]) -> list[RunSummary]:
                 if len(paths) == 1 and len(below) < 2:
                     raise
                 skipped += [] if path.is_file() and not below else [error]
-    for error in skipped:
-        print(f"skipped: {indented(error)}", file=sys.stderr)
+    for reason in skipped:
+        print(f"skipped: {indented(reason)}", file=sys.stderr)
     if not summaries:
         raise SidetuneError("none of these folders holds a run")
     return in_present_names(summaries)

@@ -183,7 +183,7 @@ def test_a_value_after_a_switch_is_answered_with_how_switches_are_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     message = error_of(capsys, "--learner", "features", "--learner.norm", "False")
-    assert "a switch takes no value, it is --learner.norm or --learner.no-norm" in message
+    assert "A switch takes no value: it is --learner.norm or --learner.no-norm" in message
 
 
 def test_an_option_of_a_part_that_is_not_used_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,10 +200,12 @@ def test_an_option_out_of_range_is_told_with_its_owner(capsys: pytest.CaptureFix
 
 
 def test_an_option_of_the_wrong_type_exits_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main_run(["--train.batch-size", "many"])
-    assert stop.value.code == 2
-    assert "--train.batch-size" in capsys.readouterr().err
+    assert "--train.batch-size takes a whole number, not 'many'" in error_of(
+        capsys, "--train.batch-size", "many"
+    )
+    message = error_of(capsys, "--precision", "x")
+    assert "Did you mean '--device.precision'?" in message
+    assert "invalid choice 'x'" in message
 
 
 def test_a_loss_that_diverges_exits_with_status_1(
@@ -360,6 +362,10 @@ def test_a_report_compares_runs(small: list[str], tmp_path: Path, capsys: pytest
     capsys.readouterr()
     assert main(["report", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
     out = capsys.readouterr().out
+    assert "forget" in out
+    assert re.search("^two +features", out, re.MULTILINE)
+    assert main(["report", str(tmp_path), "--long"]) == 0
+    out = capsys.readouterr().out
     assert "Chaudhry" in out
     assert "· features ·" in out
 
@@ -481,7 +487,7 @@ def test_methods_are_compared_and_drawn_without_torch(seeds: list[str], tmp_path
 def test_the_matrix_can_be_drawn(small: list[str], tmp_path: Path) -> None:
     assert main_run([*small, "--out", str(tmp_path / "run")]) == 0
     assert main(["report", str(tmp_path / "run"), "--figure", str(tmp_path / "r.svg")]) == 0
-    assert "after t1" in (tmp_path / "r.svg").read_text()
+    assert "after red, white" in (tmp_path / "r.svg").read_text()
 
 
 def test_an_export_can_be_loaded_as_the_base_of_another_run(

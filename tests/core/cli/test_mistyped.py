@@ -115,7 +115,7 @@ def test_a_folder_of_runs_is_reported_by_its_runs_and_refused_as_a_run(
     assert "average" in capsys.readouterr().out
     assert f"runs below it: {digits_run}" in answer(capsys, f"--resume {parent}")
     error = answer(capsys, f"--out {parent} --train.steps 1")
-    assert "holds 1 run: choose another folder, such as --out " in error
+    assert "holds 1 run: choose another --out, such as --out " in error
     assert not Path(error.rpartition("--out ")[2]).exists()
 
 

@@ -41,7 +41,7 @@ def test_a_toml_file_is_read(tmp_path: Path) -> None:
     [
         ("{", "cannot read the spec"),
         ("[1]", "not list"),
-        ('{"lerner": "ewc"}', "has no option 'lerner'"),
+        ('{"lerner": "ewc"}', "has an unknown key: 'lerner'"),
         ('{"learner": 3}', "learner is a name or a table"),
         ('{"learner": {"coef": 1}}', "a component needs a name"),
         ('{"seed": "three"}', "seed: expected int, got 'three'"),
