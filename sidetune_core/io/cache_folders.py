@@ -73,16 +73,16 @@ def in_use(folder: Path) -> Iterator[None]:
         import fcntl
 
         folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / ".in-use", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        opened = os.open(folder, os.O_RDONLY)  # the lock is on the folder itself and adds no file
     except (ImportError, OSError):
         yield
         return
     with suppress(OSError):  # it is about to be cleared, or the disk has no locks
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
     try:
         yield
     finally:
-        os.close(file)
+        os.close(opened)
 
 
 def is_in_use(folder: Path) -> bool:
@@ -90,15 +90,15 @@ def is_in_use(folder: Path) -> bool:
     try:
         import fcntl
 
-        file = os.open(folder / ".in-use", os.O_RDWR)
+        opened = os.open(folder, os.O_RDONLY)
     except (ImportError, OSError):
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
         return False
     finally:
-        os.close(file)
+        os.close(opened)
     return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -24,7 +26,12 @@ def test_tails_of_f_are_those_of_scipy(df1: int, df2: int) -> None:
 
 @pytest.mark.parametrize("df", [1, 2, 3, 10, 999])
 def test_quantiles_of_t_are_those_of_scipy(df: int) -> None:
-    assert t_quantile(0.975, df) == pytest.approx(stats.t.ppf(0.975, df), rel=1e-12)
+    assert t_quantile(0.975, df) == pytest.approx(stats.t.ppf(0.975, df), rel=1e-10)
+
+
+def test_quantiles_of_t_with_one_and_two_degrees_of_freedom_have_closed_forms() -> None:
+    assert t_quantile(0.975, 1) == pytest.approx(math.tan(math.pi * 0.475), rel=1e-13)
+    assert t_quantile(0.975, 2) == pytest.approx(0.95 * math.sqrt(2 / (1 - 0.95**2)), rel=1e-13)
 
 
 @pytest.mark.parametrize("groups", [2, 5, 30])
