@@ -276,7 +276,7 @@ def read_depth(path: Path) -> Array:
     """
     if path.suffix.lower() == ".npy":
         try:
-            values = np.load(path, allow_pickle=False)
+            values = np.load(path, mmap_mode="r", allow_pickle=False)  # a wrong length is no allocation
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} cannot be read as an array: {error}") from error
         if not isinstance(values, np.ndarray):  # a .npz file under another name
