@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sidetune_core.config.options import Renamed, at_least, at_most, more_than, option
     from sidetune_core.errors import (
         DataError,
+        DataWarning,
         FitError,
         InputError,
         OptionError,
@@ -120,6 +121,7 @@ __all__ = [
     "Continuation",
     "DataError",
     "DataPart",
+    "DataWarning",
     "DeclaresImageInput",
     "DeclaresStored",
     "Examples",
@@ -238,6 +240,7 @@ _MODULES = {
     "Continuation": "interfaces.continuation",
     "DataError": "errors",
     "DataPart": "interfaces.tasks",
+    "DataWarning": "errors",
     "DeclaresImageInput": "interfaces.capabilities",
     "DeclaresStored": "interfaces.capabilities",
     "Examples": "supervised.classification",

@@ -88,6 +88,10 @@ class CheckpointWarning(UserWarning):
     """A checkpoint is damaged, and an earlier one is used. Commands print it in one line."""
 
 
+class DataWarning(UserWarning):
+    """Data are implausible, or used otherwise than they are. Commands print it in one line."""
+
+
 class WriteError(RunError):
     """A file that cannot be written."""
 

@@ -203,8 +203,8 @@ def _guarded(command: Callable[[], int], debug: bool, typed: Sequence[str] = ())
 
 @contextmanager
 def _warnings_on_stderr() -> Iterator[None]:
-    """Print each warning about a former spelling or a damaged checkpoint once, in one line; all others are
-    as usual."""
+    """Print each warning about a former spelling, a damaged checkpoint or data once, in one line; all others
+    are as usual."""
     printed: set[str] = set()
     show_others = warnings.showwarning
 
@@ -216,7 +216,7 @@ def _warnings_on_stderr() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if category.__name__ not in ("FormerSpelling", "CheckpointWarning"):
+        if category.__name__ not in ("FormerSpelling", "CheckpointWarning", "DataWarning"):
             show_others(message, category, filename, lineno, file, line)
         elif str(message) not in printed:
             printed.add(str(message))

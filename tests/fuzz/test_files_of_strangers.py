@@ -415,15 +415,15 @@ def archive_of_objects(place: Path) -> Any:
 @case("holds pickled Python objects")
 def frames_of_objects(place: Path) -> Any:
     np.savez(place / "x.npz", rgb=np.array([Mark()], dtype=object), depth=np.array([Mark()], dtype=object))
-    rgbd = importlib.import_module("sidetune_plugins.envs.dense.rgbd")
-    return rgbd._load(place / "x.npz", ("rgb", "depth"))
+    rgbd = importlib.import_module("sidetune_plugins.envs.dense.rgbd_files")
+    return rgbd.load_arrays(place / "x.npz", ("rgb", "depth"))
 
 
 @case("unpacks to")
 def frames_that_are_a_bomb(place: Path) -> Any:
     bomb(place / "x.npz", "rgb.npy")
-    rgbd = importlib.import_module("sidetune_plugins.envs.dense.rgbd")
-    return rgbd._load(place / "x.npz", ("rgb",))
+    rgbd = importlib.import_module("sidetune_plugins.envs.dense.rgbd_files")
+    return rgbd.load_arrays(place / "x.npz", ("rgb",))
 
 
 def images(place: Path) -> Path:

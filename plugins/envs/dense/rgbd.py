@@ -18,6 +18,7 @@ from torch.nn import functional
 from sidetune_core.api import (
     DataError,
     DataPart,
+    DataWarning,
     OptionError,
     Renamed,
     at_least,
@@ -206,7 +207,7 @@ class RGBD(DenseStream):
                 f"ratio of the colour images, {height} x {width}; register and crop them first"
             )
         for line in implausible(read, self._config.depth_scale, self._config.max_depth):
-            warnings.warn(f"{source}: {line}", stacklevel=2)
+            warnings.warn(f"{source}: {line}", DataWarning, stacklevel=2)
         return read
 
 

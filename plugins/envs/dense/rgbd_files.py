@@ -276,9 +276,11 @@ def read_depth(path: Path) -> Array:
     """
     if path.suffix.lower() == ".npy":
         try:
-            values = np.load(path, allow_pickle=False)
+            values = np.load(path, mmap_mode="r", allow_pickle=False)  # a wrong length is no allocation
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} cannot be read as an array: {error}") from error
+        if not isinstance(values, np.ndarray):  # a .npz file under another name
+            raise DataError(f"{path} is an archive of arrays, expected one array (numpy.save)")
         if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
             values = values.squeeze(0 if values.shape[0] == 1 else -1)
         if values.ndim != 2 or not (values.dtype.kind == "f" or values.dtype == np.uint16):
@@ -286,7 +288,8 @@ def read_depth(path: Path) -> Array:
                 f"{path} is an array {values.shape} {values.dtype}; expected depth (H, W), floats in metres "
                 "or uint16 in units"
             )
-        return values.astype(np.uint16 if values.dtype == np.uint16 else np.float32)
+        depth: Array = values.astype(np.uint16 if values.dtype == np.uint16 else np.float32)
+        return depth
     from PIL import Image  # not needed with an archive
 
     try:

@@ -376,7 +376,7 @@ def valid_fractions(mask: Tensor, rows: Mapping[str, Tensor]) -> dict[str, float
 
 def _mean(mask: Tensor, rows: Tensor) -> float:
     """The mean over some images, which are read a batch at a time: the mask may be memory-mapped."""
-    sums = [int((mask[part] > 0).sum()) for part in rows.split(EVALUATION_BATCH)]
+    sums = [int((mask[part] > 0).sum()) for part in torch.split(rows, EVALUATION_BATCH)]
     return sum(sums) / (len(rows) * mask[0].numel())
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from sidetune_core.api import (
     DataError,
     DataPart,
+    DataWarning,
     OptionError,
     Renamed,
     at_least,
@@ -244,7 +245,7 @@ class TaskonomyEnv(DenseStream):
             raise DataError(
                 f"{message}. Repair the data set, or skip these views in all tasks with --env.on-error skip"
             )
-        warnings.warn(f"{message}. They are skipped", stacklevel=2)
+        warnings.warn(f"{message}. They are skipped", DataWarning, stacklevel=2)
 
     def _splits(self, views: Sequence[View], faults: list[str]) -> dict[str, list[View]]:
         """The views of each split, up to the limits; 'val' only if it is not empty."""

@@ -10,11 +10,12 @@ from typing import ClassVar, Literal
 import attrs
 import torch
 
-from sidetune_core.api import OptionError, Renamed, at_least, derive_seed, home, option
+from sidetune_core.api import OptionError, Renamed, at_least, at_most, derive_seed, home, option
 
 from ..dense.task import DOMAINS, ORDERS, DenseStream, DenseTask, Domain, Frames
 from ..dense.taskonomy import select_domains
 from . import cache
+from .heatmaps import THIN, heat_map
 from .labels import INDOORS
 from .scene import KINDS, sample_scene
 from .taskonomy_export import write_taskonomy
@@ -73,6 +74,13 @@ class Rooms(DenseStream):
         image_size: int = option(
             64, "height and width of the images in pixels, a multiple of 8", at_least(32)
         )
+        heatmap_sigma: float = option(
+            0.0,
+            "smooth the targets of keypoints2d and edge_occlusion by this many pixels of a 64 x 64 image; "
+            "with 0, the definition of the published results, methods predict a constant; 2 is advised",
+            at_least(0),
+            at_most(8),
+        )
         series: int = option(0, "index of the series of rooms", at_least(0))
         decoder_width: int = option(
             128, "channels of the widest decoder layers of each task; 1024 in the original", at_least(8)
@@ -118,6 +126,14 @@ class Rooms(DenseStream):
             room_cache = cache.RoomCache(config.series, split, config.image_size, folder)
             splits.append(room_cache.images(rooms, names, self.info))
         stored = {name: torch.cat([images[name] for images in splits]) for name in names}
+        thin = [name for name in names if name in THIN]
+        if config.heatmap_sigma:
+            stored |= {name: heat_map(stored[name], config.heatmap_sigma) for name in thin}
+        elif thin:
+            self.info(
+                f"{', '.join(thin)}: most pixels have the smallest value, so that a constant minimises the "
+                "loss; --env.heatmap-sigma 2 smooths these targets"
+            )
         digest = hashlib.sha256(b"rooms, divide by 255")
         digest.update(stored["rgb"].numpy().data)
         self._fingerprint = digest.hexdigest()

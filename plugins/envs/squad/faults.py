@@ -9,7 +9,7 @@ from typing import Literal, ParamSpec, TypeVar
 
 import attrs
 
-from sidetune_core.api import DataError
+from sidetune_core.api import DataError, DataWarning
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,4 +55,4 @@ class Faults:
         listed = shown if count == 1 else f"{count} faults: {shown}"
         if on_error == "raise":
             raise DataError(f"{self.path}: {listed}. {remedy}")
-        warnings.warn(f"{self.path}: left out what is faulty ({listed})", stacklevel=3)
+        warnings.warn(f"{self.path}: left out what is faulty ({listed})", DataWarning, stacklevel=3)

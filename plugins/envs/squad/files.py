@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from sidetune_core.api import DataError
+from sidetune_core.api import DataError, DataWarning
 
 from .faults import Fault, Faults, OnError
 from .layouts import NO_ANSWERS, Layout
@@ -139,6 +139,7 @@ def _aligned(articles: Sequence[Article], faults: Faults) -> list[Article]:
         warnings.warn(
             f"{faults.path}: {len(moved)} of {count} answers are not at their answer_start, but up to "
             f"{shift} characters away, and are moved there, such as {moved[0]}",
+            DataWarning,
             stacklevel=3,
         )
     return result

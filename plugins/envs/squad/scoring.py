@@ -66,15 +66,15 @@ def squad_metrics(
         ``exact`` and ``f1``; if there are both answerable and unanswerable questions, ``hasans-exact``,
         ``hasans-f1`` and ``noans-exact``; and with `null_odds` ``best-exact`` and ``best-f1``, the values at
         the threshold that is optimal for these questions, with the thresholds ``best-exact-threshold`` and
-        ``best-f1-threshold``. Where a reference answer has a Chinese, Japanese or Korean character, also
-        ``character-f1``, which the official scorer does not have: the mean of `character_f1`. All are
-        computed from `predictions` as they are: an empty prediction stays empty.
+        ``best-f1-threshold``. Where more than half of the questions have Chinese, Japanese or Korean
+        characters, also ``character-f1``, which the official scorer does not have: the mean of
+        `character_f1`. All are computed from `predictions` as they are: an empty prediction stays empty.
     """
     scores = {question.id: score_prediction(question, predictions[question.id]) for question in questions}
     answerable = [question.id for question in questions if question.answers]
     unanswerable = [question.id for question in questions if not question.answers]
     metrics = _means("", list(scores.values()))
-    if any(re.search(f"[{CJK}]", answer.text) for question in questions for answer in question.answers):
+    if 2 * sum(bool(re.search(f"[{CJK}]", question.text)) for question in questions) > len(questions):
         characters = [character_f1(question, predictions[question.id]) for question in questions]
         metrics["character-f1"] = sum(characters) / len(characters)
     if answerable and unanswerable:

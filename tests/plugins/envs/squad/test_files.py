@@ -180,9 +180,9 @@ def test_characters_of_languages_without_blanks_are_words_of_a_second_f1(
 ) -> None:
     scoring = importlib.import_module("sidetune_plugins.envs.squad.scoring")
     records = importlib.import_module("sidetune_plugins.envs.squad.records")
-    asked = records.Question("a", "?", (records.Answer(reference, 0),))
+    asked = records.Question("a", "どこ?", (records.Answer(reference, 0),))
     metrics = scoring.squad_metrics([asked], {"a": predicted}, {})
     assert metrics["character-f1"] == pytest.approx(expected)
     assert metrics["f1"] == scoring.score_prediction(asked, predicted).f1
-    english = records.Question("a", "?", (records.Answer("the Rhine", 0),))
-    assert "character-f1" not in scoring.squad_metrics([english], {"a": predicted}, {})
+    english = records.Question("b", "Where?", (records.Answer("新宿", 0),))
+    assert "character-f1" not in scoring.squad_metrics([asked, english], {"a": "", "b": ""}, {})
