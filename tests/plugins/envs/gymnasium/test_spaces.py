@@ -48,7 +48,7 @@ INPUTS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "stacked-colour": {"image": (6, 9, 9)},
     "four-channels": {"image": (4, 9, 9)},
     "grey": {"image": (1, 9, 9)},
-    "symbols": {"image": (20, 7, 7)},
+    "symbols": {"image": (20, 9, 7)},
     "float": {"image": (3, 9, 12)},
     "float-255": {"image": (3, 9, 12)},
     "float-grey": {"image": (1, 9, 9)},
