@@ -40,9 +40,8 @@ def image_layout(space: Space, bytes_only: bool = False) -> Layout | None:
 
     Three axes are (H, W, C) or (C, H, W): the two that are equal are height and width. Otherwise the first is
     that of channels if it is at most 4, or at most 16 with a width of 32 or more, and the last is longer than
-    4. Two axes are a grayscale image if values are between 0
-    and 1 or 0 and 255, and four (S, H, W, C) a stack of S images. Except for (H, W, C) bytes, height and
-    width are at least `MIN_SIDE`.
+    4. Two axes are a grayscale image if values are between 0 and 1 or 0 and 255, and four (S, H, W, C) a
+    stack of S images. Except for (H, W, C) bytes, height and width are at least `MIN_SIDE`.
 
     Args:
         space: any.
