@@ -45,22 +45,12 @@ T = TypeVar("T")
 Check = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
 
 
-class _Default:
-    """Stands for an option's default."""
-
-    def __repr__(self) -> str:
-        return "DEFAULT"
-
-
-DEFAULT: Any = _Default()
-
-
 def option(
     default: T,
     help: str,
     *checks: Check,
     imports: Callable[[T], Iterable[str]] | None = None,
-    former: T = DEFAULT,
+    former: T | Any = attrs.NOTHING,
 ) -> T:
     """A field of a plugin's ``Config``.
 
@@ -199,7 +189,7 @@ def with_former_defaults(config: type[Any], values: Mapping[str, Any], owner: st
     formers = {
         field.name: field.metadata["former"]
         for field in attrs.fields(config)
-        if field.metadata.get("former", DEFAULT) is not DEFAULT
+        if field.metadata.get("former", attrs.NOTHING) is not attrs.NOTHING
     }
     if not formers:
         return dict(values)

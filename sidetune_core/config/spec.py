@@ -96,6 +96,11 @@ class TrainOptions:
         "last",
         "weights that a task ends with: those after the last step, or those of the best evaluation on val",
     )
+    start_from: str | None = option(
+        None,
+        "id of an earlier task, with whose side, merger and head a task begins, and with its statistics of "
+        "observations; None for the initialisation of the components",
+    )
 
     @property
     def selects(self) -> bool:
@@ -103,7 +108,7 @@ class TrainOptions:
         return self.patience is not None or self.select == "best"
 
 
-WITHIN_TASK = ("eval_every", "eval_split", "eval_examples", "patience", "select")
+WITHIN_TASK = ("eval_every", "eval_split", "eval_examples", "patience", "select", "start_from")
 """Training options that a spec has only where they are set, so that those without stay as they were."""
 
 MEASURES = ("evaluate", "eval_every", "eval_split", "eval_examples")

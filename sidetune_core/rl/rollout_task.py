@@ -86,6 +86,14 @@ class Playable(Protocol):
         """See `RolloutTask.play`."""
 
 
+@runtime_checkable
+class TakesObservations(Protocol):
+    """A task whose network inputs are computed from observations, with statistics of training."""
+
+    def network_inputs(self, observations: Observations) -> Inputs:
+        """See `RolloutTask.network_inputs`."""
+
+
 @former_members(
     make_worlds="make_vector_env", make_test_worlds="make_test_vector_env", see="update_statistics"
 )
@@ -367,6 +375,17 @@ class RolloutTask(Task):
     def prepare(self, observations: Observations, ids: Tensor | None = None) -> Inputs:
         """Network inputs for raw observations (B, *shape)."""
         return self._normalizer.inputs(self._normalizer.standardised(observations), ids)
+
+    def network_inputs(self, observations: Observations) -> Inputs:
+        """Network inputs for observations (B, *shape) that a user gives: as `prepare`, but images of floats
+        are taken as they are, already divided by their unit."""
+        inputs = self.prepare(observations)
+        floats = {
+            name: observations[name].float()
+            for name, shape in self.inputs.items()
+            if len(shape) == 3 and observations[name].is_floating_point()
+        }
+        return Inputs({**inputs, **floats})
 
     def update_statistics(self, observations: Observations) -> None:
         """Include raw observations (B, *shape) of training in the running statistics."""

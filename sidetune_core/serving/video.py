@@ -29,19 +29,30 @@ HEADER = struct.Struct("<QIII")
 
 
 def check_video(path: Path) -> None:
-    """Check that a video can be written, before anything is played.
+    """Check that a video can be written to a file or into a folder, before anything is played.
 
     Raises:
         OptionError: the file has another suffix or its folder does not exist, or a library is missing.
     """
+    if path.is_dir():
+        return
     if path.suffix not in SUFFIXES:
-        raise OptionError(f"--video {path}: a video is a .gif or .mp4 file")
+        raise OptionError(
+            f"--video {path}: a video is a .gif or .mp4 file, or goes into a folder that exists"
+        )
     if not path.parent.is_dir():
         raise OptionError(f"--video {path}: the folder {path.parent} does not exist")
     if path.suffix == ".mp4" and find_spec(ENCODER) is None:
         raise OptionError(
             f"--video {path}: mp4 needs imageio-ffmpeg: pip install 'sidetune[video]'. Or write a .gif"
         )
+
+
+def video_file(path: Path, task_id: str) -> Path:
+    """The file of a video: `path` itself; in a folder one with the name of the task, mp4 if possible."""
+    if not path.is_dir():
+        return path
+    return path / f"{task_id}{'.gif' if find_spec(ENCODER) is None else '.mp4'}"
 
 
 class Video:

@@ -32,6 +32,7 @@ from sidetune_core.training.evaluate import evaluate, evaluate_untrained, measur
 from sidetune_core.training.memo import Memo
 from sidetune_core.training.recorder import Boundary, Recorder
 from sidetune_core.training.stage import Stage, batch_size
+from sidetune_core.training.start_from import start_from
 from sidetune_core.training.steps import StageTraining
 from sidetune_core.training.tracked import TrackedLearner, is_thorough
 from sidetune_core.training.trainable import restart_task, set_trainable, start_phase, start_task
@@ -226,6 +227,9 @@ def train_stage(
         tracked.refresh()
     else:
         trained = len(seen) - len(stage.tasks)
+        if context.options.start_from is not None and trained:
+            for task in stage.tasks:
+                start_from(learner, task, seen[:trained], context.options.start_from)
         if trained:  # R[j-1][j]: the task before it is trained
             set_trainable(tracked, [], context)
             probes = record_probes(learner, stage.tasks, context)

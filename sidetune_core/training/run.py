@@ -43,6 +43,7 @@ from sidetune_core.io.printable import counted
 from sidetune_core.results.metrics import Results
 from sidetune_core.results.report import run_report
 from sidetune_core.results.summary import check_rows, outcome, read_results, summarise
+from sidetune_core.rl.rollout_task import TakesObservations
 from sidetune_core.storage import checkpoint, run_folder
 from sidetune_core.storage.atomic import write_text, writing
 from sidetune_core.storage.compaction import KEEP_LAST, Keep
@@ -100,7 +101,8 @@ class Run:
         """The prediction for inputs (B, *shape) by name, in float32 on the CPU.
 
         Args:
-            inputs: a batch.
+            inputs: a batch. For a task that acts in environments they are observations, which are
+                standardised as in training; `Inputs`, as `RolloutTask.prepare` returns them, are passed on.
             task_id: the task that they belong to; None where it is not known (see `Learner.predict`).
 
         Raises:
@@ -111,8 +113,14 @@ class Run:
         if task is None and task_id is not None:
             known = ", ".join(task.id for task in self.tasks)
             raise SidetuneError(f"no task '{task_id}' in this run; it has {known}")
+        if isinstance(inputs, Inputs):
+            prepared = inputs
+        elif isinstance(task, TakesObservations):
+            prepared = task.network_inputs(inputs)
+        else:
+            prepared = Inputs(dict(inputs))
         try:
-            return make_predict(self.learner, task, self.machine)(Inputs(dict(inputs))).cpu()
+            return make_predict(self.learner, task, self.machine)(prepared).cpu()
         except KeyError as error:
             if task_id is not None or error.args != (None,):
                 raise

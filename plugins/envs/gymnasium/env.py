@@ -45,8 +45,9 @@ class Gym(TaskStream):
 
     Images are ``image`` (frame-stack * C, H, W) in [0, 1], or have the name that the environment gives them;
     vectors are (frame-stack * C,), called ``vector`` if there is nothing else; discrete observations are
-    one-hot vectors; text is dropped. All tasks must have inputs of one shape. MiniGrid's 7 x 7 view is
-    one-hot symbols (20, 7, 7), or rendered in 28 x 28 pixels.
+    one-hot vectors. Members of nested Dict and Tuple spaces have dotted names (``inner.goal``, ``1``); text
+    and sequences are left out, and listed. All tasks must have inputs of one shape. MiniGrid's 7 x 7 view is
+    one-hot symbols (20, 7, 7), or rendered in 28 x 28 pixels. Bounded Box actions are [-1, 1] for the policy.
 
     An epoch is ``frames`` steps of all environments together. The metric is the mean return of
     ``eval-episodes`` episodes, the same in every run. An episode is a success if its return is at least
@@ -87,7 +88,7 @@ class Gym(TaskStream):
         )
         ids: tuple[str, ...] = option(
             ("MiniGrid-Empty-5x5-v0",),
-            "ids of environments; module:Id-v0 imports a module first",
+            "ids of environments; module:Id-v0 imports a module first, which may be in the current folder",
             imports=modules_of,
         )
         arguments: str = option(

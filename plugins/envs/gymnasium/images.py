@@ -38,10 +38,10 @@ class ImageOptions:
 def image_layout(space: Space, bytes_only: bool = False) -> Layout | None:
     """The axes of images in a space; None if it has none.
 
-    Three axes are (H, W, C) or (C, H, W): the two that are equal are height and width, otherwise the smaller
-    one of the first and the last is that of channels. Two axes are a grayscale image if values are between 0
-    and 1 or 0 and 255, and four (S, H, W, C) a stack of S images. Except for (H, W, C) bytes, height and
-    width are at least `MIN_SIDE`.
+    Three axes are (H, W, C) or (C, H, W): the two that are equal are height and width. Otherwise the first is
+    that of channels if it is at most 4, or at most 16 with a width of 32 or more, and the last is longer than
+    4. Two axes are a grayscale image if values are between 0 and 1 or 0 and 255, and four (S, H, W, C) a
+    stack of S images. Except for (H, W, C) bytes, height and width are at least `MIN_SIDE`.
 
     Args:
         space: any.
@@ -60,7 +60,7 @@ def image_layout(space: Space, bytes_only: bool = False) -> Layout | None:
     if len(shape) != 3:
         return None
     first, middle, last = shape
-    channels_first = first != middle and (middle == last or first < last)
+    channels_first = first != middle and (middle == last or _is_first(first, last))
     if is_bytes and not channels_first:
         return "HWC"
     sides = (middle, last) if channels_first else (first, middle)
@@ -85,12 +85,13 @@ class ImageConverter:
     """
 
     def __init__(self, space: spaces.Box, layout: Layout, options: ImageOptions) -> None:
-        self._layout, self._options = layout, options
+        self._raw, self._layout, self._options = space, layout, options
         self._is_bytes = space.dtype == np.uint8
         top = _top(space)
         self._divisor = 1.0 if self._is_bytes or top is None or (space.low < 0).any() else top
         self.unit = 1.0 if not self._is_bytes else top or MAX_BYTE
         blank = self.convert(np.zeros(space.shape, space.dtype))
+        self.space: spaces.Box
         if self._is_bytes:
             self.space = spaces.Box(0, 255, blank.shape, np.uint8)
         else:
@@ -102,6 +103,8 @@ class ImageConverter:
     def convert(self, value: Any) -> Array:
         """A raw image as (C, H, W)."""
         image = np.asarray(value)
+        if image.shape != self._raw.shape:
+            raise ValueError(f"an image has shape {image.shape}, and its space is {self._raw}")
         if not self._is_bytes:
             image = image.astype(np.float32) / np.float32(self._divisor)
         if self._layout == "SHWC":
@@ -133,10 +136,16 @@ class ImageConverter:
 
 def _top(space: spaces.Box) -> float | None:
     """The largest value of all elements, if it is positive, finite and the same for all."""
-    top = float(space.high.flat[0]) if space.high.size else 0.0
-    same = bool((space.high == space.high.flat[0]).all()) if space.high.size else False
-    is_limit = np.issubdtype(space.dtype, np.integer) and top == np.iinfo(space.dtype).max and top > MAX_BYTE
-    return top if same and 0 < top < np.inf and not is_limit else None
+    if not space.high.size or not (space.high == space.high.flat[0]).all():
+        return None
+    top = float(space.high.flat[0])
+    is_limit = space.dtype.kind in "iu" and space.dtype.itemsize > 1 and top == np.iinfo(str(space.dtype)).max
+    return top if 0 < top < np.inf and not is_limit else None
+
+
+def _is_first(first: int, last: int) -> bool:
+    """Whether the first of two different axes is that of channels; (9, 7, 20) are symbols of a grid."""
+    return last > 4 and (first <= 4 or (first <= 16 and last >= 32))
 
 
 def _is_channels(count: int) -> bool:

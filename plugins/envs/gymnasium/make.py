@@ -227,11 +227,12 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         with self._noting_index():
             observation, reward, terminated, truncated, info = self.env.step(action)
-        self._return += float(reward)
+        reward = _as_number(reward)
+        self._return += reward
         self.raw = RawStep(observation, info)
         converted = self.converter.convert(observation)
         final_info = self._final_info(info) if terminated or truncated else {}
-        return converted, float(reward), bool(terminated), bool(truncated), final_info
+        return converted, reward, bool(terminated), bool(truncated), final_info
 
     def _final_info(self, info: Mapping[str, Any]) -> dict[str, Any]:
         """Of the end of an episode."""
@@ -256,6 +257,11 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
                 if key in info:
                     return bool(info[key])
         return self._return >= self._threshold if self._threshold is not None else self._return > 0
+
+
+def _as_number(reward: Any) -> float:
+    """A reward, which may be an array of one element."""
+    return float(reward) if isinstance(reward, float | int) else float(np.asarray(reward, np.float64).item())
 
 
 class KeptFrames(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -68,7 +68,10 @@ class VectorConverter:
     def convert(self, value: Any) -> Array:
         """A raw value as (C,)."""
         flat = value if type(self._raw) is spaces.Box else spaces.flatten(self._raw, value)
-        return np.array(flat, np.float32).reshape(-1)
+        vector = np.array(flat, np.float32).reshape(-1)
+        if vector.shape != self.space.shape:
+            raise ValueError(f"an observation has shape {np.shape(value)}, and its space is {self._raw}")
+        return vector
 
 
 def _image(space: Space, options: ConversionOptions) -> PartConverter | None:

@@ -71,7 +71,6 @@ INSTALL_SIMULATOR = (
 
 
 ORIGINAL_SETTING: Mapping[str, Any] = {
-    "overrides": ("habitat.task.success_reward=10",),
     "inputs": ("image", "goal", "map"),
     "frame_stack": 4,
     "tile": 16,
@@ -79,7 +78,10 @@ ORIGINAL_SETTING: Mapping[str, Any] = {
     "map_pool": 3,
     "map_clip_goal": True,
 }
-"""Sensors, map and reward of the side-tuning paper's navigation in Gibson."""
+"""Inputs and map of the side-tuning paper's navigation in Gibson."""
+
+ORIGINAL_REWARD = ("habitat.task.success_reward=10",)
+"""Its override of the config, before those of the user."""
 
 
 def _packages_of(overrides: Iterable[str]) -> list[str]:
@@ -183,8 +185,11 @@ class Habitat(TaskStream):
         self._config = config = config.with_preset()
         entries = [entry for entry in config.task_overrides if entry.strip()] or [""]
         self._titles = entries if len(entries) > 1 else [config.config]
+        first = ORIGINAL_REWARD if config.preset == "original" else ()
         self._specs = [
-            EnvSpec.from_config(config, (*_split_overrides(config.overrides), *_split_overrides([entry])))
+            EnvSpec.from_config(
+                config, (*first, *_split_overrides(config.overrides), *_split_overrides([entry]))
+            )
             for entry in entries
         ]
         self._infos = [_inspect(spec) for spec in self._specs]

@@ -136,4 +136,5 @@ def _max_pooled(planes: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     margin = side // 2
     padded = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))
-    return windows.max((3, 4))
+    pooled: NDArray[np.uint8] = windows.max((3, 4))
+    return pooled

@@ -199,6 +199,10 @@ class ImitationTask(Task):
         """See `RolloutTask.play`."""
         return self._rollout_task.play(_with_value(predict), episodes, **options)
 
+    def network_inputs(self, observations: Observations) -> Inputs:
+        """See `RolloutTask.network_inputs`."""
+        return self._rollout_task.network_inputs(observations)
+
     def state(self) -> dict[str, Any]:
         """The statistics of the recorded observations; with DAgger, the labelled steps too."""
         state = self._rollout_task.state()

@@ -59,14 +59,14 @@ def play(
         stochastic: sample actions from the policy.
         max_steps: truncate longer episodes; default: the time limit of the environments, or 10000 steps where
             they have none.
-        video: write a .gif or .mp4 file of all episodes.
+        video: write a .gif or .mp4 file of all episodes; in a folder it has the name of the task.
         format: of what is printed.
         trust_local_code: import code that the run names (module:Class).
     """
     path, options = _split(argv)
     _check(episodes, max_steps, deterministic and stochastic)
     from sidetune_core.serving.episodes import open_player
-    from sidetune_core.serving.video import Video, check_video
+    from sidetune_core.serving.video import Video, check_video, video_file
 
     if video is not None:
         check_outside("--video", video, path)
@@ -79,7 +79,7 @@ def play(
         same = is_default and count == evaluated and chosen in (None, player.task.deterministic_eval)
         about = {"run": str(path), "task": player.id, "title": player.title, "seed": seed}
         report = REPORTS[format](about, same)
-        film = None if video is None else Video(video)
+        film = None if video is None else Video(video_file(video, player.id))
         played = player.play(count, seed, chosen, max_steps, None if film is None else film.show)
         finished = _play(played, report, film)
     if film is not None and report.rows:

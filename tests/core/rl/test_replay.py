@@ -165,3 +165,14 @@ def test_replayed_steps_have_to_be_whole_rollouts() -> None:
         OptionError, match="--env.ppo.replay-steps 15 .* for example --env.ppo.replay-steps 20"
     ):
         CueTask("t0", attrs.evolve(OPTIONS, ppo=ppo))
+
+
+def test_the_original_s_preset_replaces_defaults_and_keeps_what_was_set() -> None:
+    chosen = RolloutConfig(preset="original", eval_episodes=7, ppo=PPOOptions(clip=0.3)).with_preset()
+    ppo = chosen.ppo
+    assert (chosen.num_envs, chosen.eval_episodes, chosen.deterministic_eval) == (6, 7, False)
+    assert (ppo.rollout_length, ppo.epochs, ppo.replay_epochs, ppo.replay_steps) == (512, 5, 10, 1024)
+    assert (ppo.clip, ppo.value_coef, ppo.entropy_coef) == (0.3, 1e-3, 1e-4)
+    assert chosen.with_preset() == chosen
+    assert chosen.num_envs * ppo.rollout_length == 24 * 128  # mini-batches, with --train.batch-size 128
+    assert RolloutConfig().with_preset() == RolloutConfig()

@@ -304,6 +304,20 @@ def changed(spec: sidetune_core.RunSpec, **options: Any) -> sidetune_core.RunSpe
     return attrs.evolve(spec, env=attrs.evolve(spec.env, options={**spec.env.options, **options}))
 
 
+def test_predictions_of_observations_and_of_prepared_inputs_agree(
+    spec: sidetune_core.RunSpec, tmp_path: Path
+) -> None:
+    run = sidetune_core.run(changed(spec, frames=80), tmp_path / "run")
+    cue = torch.tensor([[1.0, 0.0, 3.0, 40.0], [0.0, 1.0, 1.0, 9.0]])
+    raw = run.predict({"cue": cue}, "t0")
+    assert torch.equal(raw, run.predict(run.tasks[0].prepare({"cue": cue}), "t0"))  # type: ignore[attr-defined]
+    values = [
+        sidetune_core.load(tmp_path / "run", trust_local_code=True).actor("t0").predict({"cue": row}).value
+        for row in cue
+    ]
+    torch.testing.assert_close(raw[:, -1], torch.tensor(values))
+
+
 def test_a_small_env_is_solved_and_not_forgotten(spec: sidetune_core.RunSpec, tmp_path: Path) -> None:
     run = sidetune_core.run(changed(spec, frames=1200), tmp_path / "run")
     untrained, first, last = (row[0] for row in [run.results.initial, *run.results.rows])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.serving import video
-from sidetune_core.serving.video import Video, check_video
+from sidetune_core.serving.video import Video, check_video, video_file
 
 
 def frame(value: int, size: tuple[int, int] = (12, 16)) -> Any:
@@ -77,3 +77,14 @@ def test_other_suffixes_and_missing_folders_are_refused(tmp_path: Path) -> None:
         check_video(tmp_path / "film.avi")
     with pytest.raises(OptionError, match="does not exist"):
         check_video(tmp_path / "films" / "film.gif")
+
+
+def test_a_video_in_a_folder_has_the_name_of_its_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_video(tmp_path)
+    assert video_file(tmp_path / "film.gif", "t1") == tmp_path / "film.gif"
+    monkeypatch.setattr(video, "ENCODER", "no_such_encoder")
+    assert video_file(tmp_path, "t1") == tmp_path / "t1.gif"
+    monkeypatch.setattr(video, "ENCODER", "json")
+    assert video_file(tmp_path, "t1") == tmp_path / "t1.mp4"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,9 @@ from sidetune_core.api import DataError, OptionError, Order, TaskCard
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.options import structure, with_former_defaults
-from sidetune_core.rl import Categorical
+from sidetune_core.config.resolve import resolve
+from sidetune_core.config.spec import from_values
+from sidetune_core.rl import Categorical, RolloutError
 
 MODULES = Path(__file__).parent / "modules"
 sys.path.insert(0, str(MODULES))
@@ -45,7 +48,7 @@ INPUTS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "stacked-colour": {"image": (6, 9, 9)},
     "four-channels": {"image": (4, 9, 9)},
     "grey": {"image": (1, 9, 9)},
-    "symbols": {"image": (20, 7, 7)},
+    "symbols": {"image": (20, 9, 7)},
     "float": {"image": (3, 9, 12)},
     "float-255": {"image": (3, 9, 12)},
     "float-grey": {"image": (1, 9, 9)},
@@ -212,16 +215,14 @@ def test_actions_of_several_kinds_are_refused_by_name() -> None:
 
 def test_what_was_recorded_before_keeps_its_reading() -> None:
     recorded = with_former_defaults(Gym.Config, {"ids": ["CartPole-v1"]}, "env 'gym'")
-    assert recorded == {
-        "ids": ["CartPole-v1"],
-        "spaces": "flat",
-        "rescale_actions": False,
-        "action_masks": False,
-    }
-    assert with_former_defaults(Gym.Config, {"rescale-actions": True, "spaces": "all"}, "env 'gym'") == {
-        "rescale-actions": True,
-        "spaces": "all",
-    }
+    assert (recorded["spaces"], recorded["rescale_actions"]) == ("flat", False)
+    given = {"rescale-actions": True, "spaces": "all"}
+    assert given.items() <= with_former_defaults(Gym.Config, given, "env 'gym'").items()
+    values = {"env": {"name": "gym", "ids": ["CartPole-v1"]}, "learner": "features"}
+    configs = [
+        resolve(from_values(values, "run.json", known)).components["env"].config for known in (True, False)
+    ]
+    assert [(config.spaces, config.rescale_actions) for config in configs] == [("flat", False), ("all", True)]
     assert stream("channels-first", spaces="flat").inputs == {"image": (12, 3, 9)}
     assert stream("nested", spaces="flat").inputs == {"pos": (2,)}
     assert stream("float", spaces="flat").inputs == {"vector": (324,)}
@@ -283,3 +284,18 @@ def test_an_atari_game_is_found_and_its_limit_is_that_of_its_frames() -> None:
     (task,) = Gym(structure(Gym.Config, values, "env 'gym'"), 0).tasks()
     assert task.inputs == {"image": (1, 16, 16)}
     assert task.time_limit == 27_000
+
+
+@pytest.mark.parametrize(("name", "shape"), [("matrix", "(2, 2)"), ("grey", "(9, 8)")])
+def test_an_observation_of_another_shape_than_its_space_is_an_error_with_both(name: str, shape: str) -> None:
+    (task,) = stream(name, ids=["gym_shapes:Wrong-v0"]).tasks()
+    vector_env = task.make_vector_env(1)
+    with pytest.raises(RolloutError, match=rf"has shape {re.escape(shape)}, and its space is Box\("):
+        vector_env.reset(0)
+    vector_env.close()
+
+
+def test_rewards_and_ends_can_be_arrays() -> None:
+    (task,) = stream(ids=["gym_shapes:Arrays-v0"]).tasks()
+    uniform = lambda inputs: torch.zeros(len(inputs["vector"]), 3)  # noqa: E731
+    assert task.evaluate(uniform) == {"return": 5.0, "success": 1.0, "length": 5.0}

@@ -93,6 +93,25 @@ def test_environments_divide_the_scenes_and_rollouts_are_a_function_of_the_seed(
     assert not torch.equal(rows[0].inputs["goal"], rows[2].inputs["goal"])
 
 
+def test_the_original_s_preset_has_its_inputs_map_reward_and_ppo(write_episodes: Any) -> None:
+    far = [((1.5, 1.5), (8.5, 1.5), EAST)]
+    own = write_episodes(CORRIDOR, far)
+    env = stream(**{**own, "inputs": ["image", "goal"], "ppo": {}, "preset": "original", "map_metres": 10.5})
+    (task,) = env.tasks()
+    assert task.inputs == {"image": (12, 16, 16), "goal": (12, 16, 16), "map": (12, 84, 84)}
+    assert task.policy.counts == [3]
+    assert (task.options.num_envs, task.options.ppo.replay_steps) == (2, 1024)
+    vector_env = task.make_test_vector_env(1)
+    latest = vector_env.reset(0)["map"][0, -3:]
+    reward = [vector_env.step(torch.zeros(1, 1)).rewards for _ in range(28)][-1]
+    vector_env.close()
+    visited, goal = ((plane == 255).nonzero() for plane in latest[:2])
+    assert len(visited) == 9  # one cell, pooled; the grid is the world's, so the centre is on its edge
+    assert (visited - 41.5).abs().max() <= 1.5
+    assert goal.tolist() == [[y, x] for y in (0, 1) for x in (41, 42, 43)]
+    assert reward.item() > 9
+
+
 def test_each_task_of_a_stream_has_overrides_of_its_own(write_episodes: Any) -> None:
     given = write_episodes(CORRIDOR, AHEAD)
     overrides = [

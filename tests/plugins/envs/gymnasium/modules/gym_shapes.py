@@ -17,7 +17,7 @@ OBSERVATIONS: dict[str, spaces.Space[Any]] = {
     "stacked-colour": spaces.Box(0, 255, (2, 9, 9, 3), np.uint8),
     "four-channels": spaces.Box(0, 255, (9, 9, 4), np.uint8),
     "grey": spaces.Box(0, 255, (9, 9), np.uint8),
-    "symbols": spaces.Box(0, 1, (7, 7, 20), np.uint8),
+    "symbols": spaces.Box(0, 1, (9, 7, 20), np.uint8),
     "float": spaces.Box(0.0, 1.0, (9, 12, 3), np.float32),
     "float-255": spaces.Box(0.0, 255.0, (3, 9, 12), np.float32),
     "float-grey": spaces.Box(0.0, 1.0, (9, 9), np.float64),
@@ -108,3 +108,25 @@ def no_env(env: gymnasium.Env[Any, Any]) -> int:
 
 
 gymnasium.register("Shapes-v0", Shapes)
+
+
+class Wrong(Shapes):
+    """Its observations have another shape than its space."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        observation, info = super().reset(seed=seed)
+        return observation[..., :-1], info
+
+
+class Arrays(Shapes):
+    """Its rewards and ends are arrays."""
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, np.array([reward]), np.bool_(terminated), np.bool_(truncated), info
+
+
+gymnasium.register("Wrong-v0", Wrong)
+gymnasium.register("Arrays-v0", Arrays)
