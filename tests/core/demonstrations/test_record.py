@@ -197,12 +197,12 @@ def test_demonstrations_of_version_0_1_are_read_and_extended(tmp_path: Path) -> 
     manifest = json.loads((tmp_path / "old" / "card.json").read_text())
     options = manifest["env"]["options"]
     ppo = options.pop("ppo")
-    later = ("replay_epochs", "replay_steps", "recompute_advantages", "memory")
-    ppo = {name: value for name, value in ppo.items() if name not in later}
+    for later in ("memory", "replay_epochs", "replay_steps", "recompute_advantages"):
+        ppo.pop(later, None)
+    options.pop("preset", None)
     former = {"rollout": "rollout_length", "passes": "epochs", "clip_value": "value_clip"}
     options |= {name: ppo.pop(now) for name, now in former.items()}
     options |= {"hidden": ppo.pop("hidden_size"), "layers": ppo.pop("hidden_layers"), **ppo}
-    del options["preset"]
     options |= {"envs": options.pop("num_envs"), "episodes": options.pop("eval_episodes")}
     options |= {"evaluate": "mode" if options.pop("deterministic_eval") else "sample"}
     (tmp_path / "old" / "card.json").write_text(json.dumps(manifest))
