@@ -22,6 +22,7 @@ from sidetune_core.api import (
     without_mission,
 )
 
+from .conv import PACKAGED as CONV_WEIGHTS
 from .conv import Conv
 from .mlp import MLP
 
@@ -30,7 +31,8 @@ class Combined(Base):
     """`Conv` if the env has an input ``image`` (C, H, W), with or without further inputs; otherwise `MLP`.
 
     A mission in words (``--env.missions``) scales and shifts the channels of the image, by layers that begin
-    as the identity (see `MissionFiLM`), so a frozen base with random weights reads the image alone.
+    as the identity (see `MissionFiLM`): a frozen base with ``image-weights`` reads the image alone, and the
+    sides of tasks read their missions.
 
     Encoding (B, width). Taps: those of `Conv` or `MLP`.
 
@@ -44,6 +46,10 @@ class Combined(Base):
 
         width: int = option(64, "length of the encoding, and units of each layer of `mlp`", at_least(1))
         weights: str = option("none", "'none' (random), or a .safetensors or .pth file")
+        image_weights: str = option(
+            "none",
+            "weights of base 'conv' for the image alone: 'none', 'packaged' (28 x 28 pixels), or a file",
+        )
 
     def __init__(self, config: Config, inputs: InputShapes) -> None:
         super().__init__()
@@ -55,6 +61,8 @@ class Combined(Base):
         else:
             self.network = MLP(MLP.Config(config.width), inputs)
         self.shape, self.tap_shapes = self.network.shape, self.network.tap_shapes
+        if config.image_weights != "none":
+            load_weights(self.network, config.image_weights, owner="base 'conv'", packaged=CONV_WEIGHTS)
         load_weights(self, config.weights, owner="base 'combined'")
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:

@@ -31,6 +31,9 @@ from ._continuation import as_trainable, copy_without
 
 CHANNELS = (16, 32, 64)
 
+PACKAGED = Path(__file__).parent / "weights" / "conv-babyai.safetensors"
+"""Trained by imitation of BabyAI's bot, see ``weights/conv-babyai.md``."""
+
 
 class Conv(Base):
     """Three 3 x 3 convolutions of stride 2 and a linear layer on the flattened map, each with ReLU.
@@ -70,8 +73,7 @@ class Conv(Base):
         flattened = math.prod(taps[-1]) + flat_size(inputs, exclude="image")
         self.linear = init_orthogonal(nn.Linear(flattened, config.width))
         self.shape, self.tap_shapes = (config.width,), tuple(taps)
-        packaged = Path(__file__).parent / "weights" / "conv-babyai.safetensors"
-        load_weights(self, config.weights, owner="base 'conv'", packaged=packaged)
+        load_weights(self, config.weights, owner="base 'conv'", packaged=PACKAGED)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Features:
         """The encoding (B, width), and the output of each convolution."""

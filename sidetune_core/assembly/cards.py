@@ -138,6 +138,13 @@ class CardTask(Task):
         self._state: Mapping[str, Any] = {}
 
     @property
+    def handler(self) -> TaskHandler | None:
+        """That of its env, with the state of the task."""
+        if self._handler is not None and self._state:
+            self._handler.set_state(self._state)
+        return self._handler
+
+    @property
     def has_head(self) -> bool:
         """Whether the card, or its env's handler, can make the task's head."""
         return self._card.head == "linear" or (self._card.head == "handler" and self._handler is not None)

@@ -150,6 +150,7 @@ class PolicyExpert:
     def __init__(self, predict: Predict, task: RolloutTask) -> None:
         self._predict, self._task = predict, task
         self._generator = torch.Generator()
+        self._memory = Memory(task.options.ppo.memory, 1)
 
     def copy(self) -> PolicyExpert:
         """Another one with the same policy."""

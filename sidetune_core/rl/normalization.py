@@ -62,6 +62,17 @@ class ObservationNormalizer:
             tensors[name] = value if unit == 1.0 else value / unit
         return Inputs(tensors, ids, window=window)
 
+    def of_observations(self, observations: Observations) -> Inputs:
+        """Network inputs for observations (B, *shape) that a user gives: standardised, and divided by their
+        units but for images of floats, which are taken as they are."""
+        inputs = self.inputs(self.standardised(observations))
+        floats = {
+            name: observations[name].float()
+            for name in self.names
+            if observations[name].ndim == 4 and observations[name].is_floating_point()
+        }
+        return Inputs({**inputs, **floats})
+
     def scale_rewards(
         self, rewards: Tensor, ended: Tensor, discounted: Tensor, gamma: float
     ) -> tuple[Tensor, Tensor]:

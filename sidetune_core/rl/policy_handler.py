@@ -21,6 +21,7 @@ from sidetune_core.rl.masks import mask_invalid
 from sidetune_core.rl.memory import RecurrentActorCritic
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.running_stats import CLIP_RANGE
+from sidetune_core.rl.vector_env import Observations
 
 Frame = Mapping[str, NDArray[Any]]
 """One observation by input name: images (C, H, W) of bytes, anything else float32."""
@@ -232,6 +233,11 @@ class PolicyHandler(TaskHandler):
             for name in self.card.inputs
         }
         return self._normalizer.inputs(self._normalizer.standardised(batch))
+
+    def network_inputs(self, observations: Observations) -> Inputs:
+        """See `RolloutTask.network_inputs`."""
+        self._check_state()
+        return self._normalizer.of_observations(observations)
 
     def preprocess(self, values: Sequence[Any]) -> Preprocessed:
         """Observations of which each is an input; stacked frames need the memory of an actor.

@@ -379,13 +379,7 @@ class RolloutTask(Task):
     def network_inputs(self, observations: Observations) -> Inputs:
         """Network inputs for observations (B, *shape) that a user gives: as `prepare`, but images of floats
         are taken as they are, already divided by their unit."""
-        inputs = self.prepare(observations)
-        floats = {
-            name: observations[name].float()
-            for name, shape in self.inputs.items()
-            if len(shape) == 3 and observations[name].is_floating_point()
-        }
-        return Inputs({**inputs, **floats})
+        return self._normalizer.of_observations(observations)
 
     def update_statistics(self, observations: Observations) -> None:
         """Include raw observations (B, *shape) of training in the running statistics."""

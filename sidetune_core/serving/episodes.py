@@ -12,6 +12,7 @@ import attrs
 
 from sidetune_core.assembly.build import build_stream
 from sidetune_core.assembly.cards import CardTask, make_handler, read_cards
+from sidetune_core.assembly.parts import read_parts, with_id
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
 from sidetune_core.config.differences import merged
@@ -91,12 +92,16 @@ def open_player(
     """
     trained = _read(path, trust_local_code)
     selected = _choose(trained, task_id, path)
-    resolved = _with_env(trained.resolved, overrides)
+    of_run, env_ids = _env_of(trained, selected, path, trust_local_code)
+    resolved = _with_env(of_run, overrides)
     with closing(build_stream(resolved)) as stream:
-        own = {task.id: task for task in stream.tasks()}
+        of_env = {task.id: task for task in stream.tasks()}
+        own = {id: with_id(of_env[env_id], id) for id, env_id in env_ids.items() if env_id in of_env}
         task = own.get(selected)
         if task is None:
-            raise OptionError(f"the env has no task '{selected}' with these options; it has {', '.join(own)}")
+            raise OptionError(
+                f"the env has no task '{selected}' with these options; it has {', '.join(of_env)}"
+            )
         if not isinstance(task, Playable):
             raise OptionError(
                 f"task '{selected}' ({task.title}) of {path} has no policy, so there are no episodes to play"
@@ -133,6 +138,18 @@ def _read(path: Path, trust_local_code: bool) -> Trained:
     except RunError:
         cards = {}
     return Trained(resolved, cards, saved.state, saved.tasks, str(path), tuple(saved.done))
+
+
+def _env_of(
+    trained: Trained, selected: str, path: Path, trust_local_code: bool
+) -> tuple[ResolvedRun, Mapping[str, str]]:
+    """The run with the env of a task, and the ids in that env of its tasks, by their ids in the run; a run
+    that was extended has several envs."""
+    if is_adapter(path):
+        return trained.resolved, {id: id for id in trained.tasks}
+    parts = read_parts(open_run(path), trained.resolved, trust_local_code)
+    part = next(part for part in parts if selected in part.tasks)
+    return part.resolved, part.tasks
 
 
 def _choose(trained: Trained, task_id: str | None, path: Path) -> str:

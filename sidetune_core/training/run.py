@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import attrs
 from torch import Tensor, nn
 
-from sidetune_core.assembly.cards import DataNeeded, make_card, write_cards
+from sidetune_core.assembly.cards import CardTask, DataNeeded, make_card, write_cards
 from sidetune_core.assembly.objects import require_network, require_tasks
 from sidetune_core.assembly.parts import read_parts
 from sidetune_core.assembly.predict import make_predict
@@ -147,8 +147,8 @@ class Run:
             raise SidetuneError(f"no task '{task_id}' in this run; it has {known}")
         if isinstance(inputs, Inputs):
             prepared = inputs
-        elif isinstance(task, TakesObservations):
-            prepared = task.network_inputs(inputs)
+        elif isinstance(source := task.handler if isinstance(task, CardTask) else task, TakesObservations):
+            prepared = source.network_inputs(inputs)
         else:
             prepared = Inputs(dict(inputs))
         try:

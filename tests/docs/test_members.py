@@ -28,6 +28,7 @@ PAGES: dict[str, Sequence[type]] = {
         api.Continuable,
         api.Continuation,
         api.Block,
+        api.MissionFiLM,
     ),
     "kinds/side.md": (api.Side, api.StagedSide),
     "kinds/merger.md": (api.Merger,),

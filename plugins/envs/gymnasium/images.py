@@ -38,10 +38,10 @@ class ImageOptions:
 def image_layout(space: Space, bytes_only: bool = False) -> Layout | None:
     """The axes of images in a space; None if it has none.
 
-    Three axes are (H, W, C) or (C, H, W): the two that are equal are height and width, otherwise the smaller
-    one of the first and the last is that of channels. Two axes are a grayscale image if values are between 0
-    and 1 or 0 and 255, and four (S, H, W, C) a stack of S images. Except for (H, W, C) bytes, height and
-    width are at least `MIN_SIDE`.
+    Three axes are (H, W, C) or (C, H, W): the two that are equal are height and width. Otherwise the first is
+    that of channels if it is at most 4, or at most 16 with a width of 32 or more, and the last is longer than
+    4. Two axes are a grayscale image if values are between 0 and 1 or 0 and 255, and four (S, H, W, C) a
+    stack of S images. Except for (H, W, C) bytes, height and width are at least `MIN_SIDE`.
 
     Args:
         space: any.
@@ -60,7 +60,7 @@ def image_layout(space: Space, bytes_only: bool = False) -> Layout | None:
     if len(shape) != 3:
         return None
     first, middle, last = shape
-    channels_first = first != middle and (middle == last or first < last)
+    channels_first = first != middle and (middle == last or _is_first(first, last))
     if is_bytes and not channels_first:
         return "HWC"
     sides = (middle, last) if channels_first else (first, middle)
@@ -141,6 +141,11 @@ def _top(space: spaces.Box) -> float | None:
     top = float(space.high.flat[0])
     is_limit = space.dtype.kind in "iu" and space.dtype.itemsize > 1 and top == np.iinfo(str(space.dtype)).max
     return top if 0 < top < np.inf and not is_limit else None
+
+
+def _is_first(first: int, last: int) -> bool:
+    """Whether the first of two different axes is that of channels; (9, 7, 20) are symbols of a grid."""
+    return last > 4 and (first <= 4 or (first <= 16 and last >= 32))
 
 
 def _is_channels(count: int) -> bool:

@@ -185,10 +185,10 @@ class Habitat(TaskStream):
         self._config = config = config.with_preset()
         entries = [entry for entry in config.task_overrides if entry.strip()] or [""]
         self._titles = entries if len(entries) > 1 else [config.config]
-        first = ORIGINAL_REWARD if config.preset == "original" else ()
+        of_preset = ORIGINAL_REWARD if config.preset == "original" else ()
         self._specs = [
             EnvSpec.from_config(
-                config, (*first, *_split_overrides(config.overrides), *_split_overrides([entry]))
+                config, (*of_preset, *_split_overrides(config.overrides), *_split_overrides([entry]))
             )
             for entry in entries
         ]

@@ -86,8 +86,9 @@ class ImitationTask(Task):
         rollout_task.options = rollout_task.options.with_evaluation(
             options.num_envs, options.eval_episodes, options.deterministic_eval
         )
-        ppo = attrs.evolve(rollout_task.options.ppo, memory=0)  # of this head, which has none
-        rollout_task.options = attrs.evolve(rollout_task.options, ppo=ppo)
+        if rollout_task.options.ppo.memory:  # this task's head has none
+            ppo = attrs.evolve(rollout_task.options.ppo, memory=0)
+            rollout_task.options = attrs.evolve(rollout_task.options, ppo=ppo)
         rollout_task.update_statistics(training.observations)
 
     @property

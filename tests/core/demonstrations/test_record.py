@@ -197,6 +197,9 @@ def test_demonstrations_of_version_0_1_are_read_and_extended(tmp_path: Path) -> 
     manifest = json.loads((tmp_path / "old" / "card.json").read_text())
     options = manifest["env"]["options"]
     ppo = options.pop("ppo")
+    for later in ("memory", "replay_epochs", "replay_steps", "recompute_advantages"):
+        ppo.pop(later, None)
+    options.pop("preset", None)
     former = {"rollout": "rollout_length", "passes": "epochs", "clip_value": "value_clip"}
     options |= {name: ppo.pop(now) for name, now in former.items()}
     options |= {"hidden": ppo.pop("hidden_size"), "layers": ppo.pop("hidden_layers"), **ppo}

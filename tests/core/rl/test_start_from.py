@@ -12,6 +12,7 @@ import torch
 import sidetune_core
 from sidetune_core.errors import OptionError
 from sidetune_core.rl import PPOOptions, RolloutConfig
+from sidetune_core.serving.episodes import open_player
 
 PPO = PPOOptions(rollout_length=10, epochs=1, hidden_layers=0, normalise_observations=True)
 CONFIG = RolloutConfig(num_envs=4, frames=40, eval_episodes=4, ppo=PPO)
@@ -48,6 +49,14 @@ def test_a_task_of_an_extension_begins_with_what_an_earlier_one_has_learned(
     assert len(before) > 4  # side, merger and head
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
+    cue = {"cue": torch.tensor([[1.0, 0.0, 3.0, 40.0]])}
+    values = [extended.predict(cue, id)[0, -1].item() for id in ("t0", "t1", "t2")]
+    with open_player(tmp_path / "more", "t2", trust_local_code=True) as player:
+        assert len(list(player.play(4))) == 4  # in the env of the extension, where it is t0
+        assert player.predict(player.task.prepare(cue))[0, -1].item() == pytest.approx(values[2])  # type: ignore[attr-defined]
+    model = sidetune_core.load(tmp_path / "more", trust_local_code=True)
+    acting = [model.actor(id).predict(cue["cue"][0]).value for id in ("t0", "t1", "t2")]
+    assert values == pytest.approx(acting)  # t0 and t1 were restored from their cards
     counts = [task.state()["observations"]["cue"]["count"] for task in extended.tasks]  # type: ignore[attr-defined]
     assert counts[2] == counts[1] + 4 * 11  # the statistics continue: a reset and ten steps of four envs
 

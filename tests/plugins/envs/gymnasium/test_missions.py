@@ -88,6 +88,16 @@ def test_tasks_have_the_mission_as_an_input_and_combined_reads_it() -> None:
     torch.testing.assert_close(after(features.taps[0], inputs), features.encoding)
 
 
+def test_a_base_with_missions_takes_the_weights_of_a_base_of_images() -> None:
+    combined, conv = (registry.load(registry.find(BASE, name)) for name in ("combined", "conv"))
+    config: Any = combined.Config  # type: ignore[attr-defined]
+    base: Any = combined(config(image_weights="packaged"), {"image": (3, 28, 28), "mission": (1, 5)})
+    images: Any = conv(conv.Config(weights="packaged"), {"image": (3, 28, 28)})  # type: ignore[attr-defined]
+    image, mission = torch.rand(2, 3, 28, 28), torch.ones(2, 1, 5)
+    encoding = base({"image": image, "mission": mission}).encoding
+    assert torch.equal(encoding, images({"image": image}).encoding)
+
+
 @pytest.mark.parametrize("name", ["conv", "mlp"])
 def test_other_bases_refuse_a_mission_rather_than_take_ids_for_quantities(name: str) -> None:
     base_class: Any = registry.load(registry.find(BASE, name))

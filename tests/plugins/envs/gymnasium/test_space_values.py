@@ -34,7 +34,7 @@ def test_text_has_no_description() -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"type": "text"},
+        {"type": "graph"},
         {"type": "box", "shape": [2**40], "dtype": "uint8"},
         {"type": "box", "shape": [2], "dtype": "object"},
         {"type": "box", "shape": [2], "dtype": "float32", "low": ["a", "b"], "high": 1},

@@ -48,7 +48,7 @@ INPUTS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "stacked-colour": {"image": (6, 9, 9)},
     "four-channels": {"image": (4, 9, 9)},
     "grey": {"image": (1, 9, 9)},
-    "symbols": {"image": (20, 7, 7)},
+    "symbols": {"image": (20, 9, 7)},
     "float": {"image": (3, 9, 12)},
     "float-255": {"image": (3, 9, 12)},
     "float-grey": {"image": (1, 9, 9)},
@@ -215,16 +215,9 @@ def test_actions_of_several_kinds_are_refused_by_name() -> None:
 
 def test_what_was_recorded_before_keeps_its_reading() -> None:
     recorded = with_former_defaults(Gym.Config, {"ids": ["CartPole-v1"]}, "env 'gym'")
-    assert recorded == {
-        "ids": ["CartPole-v1"],
-        "spaces": "flat",
-        "rescale_actions": False,
-        "action_masks": False,
-    }
-    assert with_former_defaults(Gym.Config, {"rescale-actions": True, "spaces": "all"}, "env 'gym'") == {
-        "rescale-actions": True,
-        "spaces": "all",
-    }
+    assert (recorded["spaces"], recorded["rescale_actions"]) == ("flat", False)
+    given = {"rescale-actions": True, "spaces": "all"}
+    assert given.items() <= with_former_defaults(Gym.Config, given, "env 'gym'").items()
     values = {"env": {"name": "gym", "ids": ["CartPole-v1"]}, "learner": "features"}
     configs = [
         resolve(from_values(values, "run.json", known)).components["env"].config for known in (True, False)

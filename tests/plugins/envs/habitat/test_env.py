@@ -105,8 +105,10 @@ def test_the_original_s_preset_has_its_inputs_map_reward_and_ppo(write_episodes:
     latest = vector_env.reset(0)["map"][0, -3:]
     reward = [vector_env.step(torch.zeros(1, 1)).rewards for _ in range(28)][-1]
     vector_env.close()
-    assert (latest[0] == 255).nonzero().tolist() == [[y, x] for y in (41, 42, 43) for x in (41, 42, 43)]
-    assert (latest[1] == 255).nonzero().tolist() == [[y, x] for y in (0, 1) for x in (41, 42, 43)]
+    visited, goal = ((plane == 255).nonzero() for plane in latest[:2])
+    assert len(visited) == 9  # one cell, pooled; the grid is the world's, so the centre is on its edge
+    assert (visited - 41.5).abs().max() <= 1.5
+    assert goal.tolist() == [[y, x] for y in (0, 1) for x in (41, 42, 43)]
     assert reward.item() > 9
 
 

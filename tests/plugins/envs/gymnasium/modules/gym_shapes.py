@@ -17,7 +17,7 @@ OBSERVATIONS: dict[str, spaces.Space[Any]] = {
     "stacked-colour": spaces.Box(0, 255, (2, 9, 9, 3), np.uint8),
     "four-channels": spaces.Box(0, 255, (9, 9, 4), np.uint8),
     "grey": spaces.Box(0, 255, (9, 9), np.uint8),
-    "symbols": spaces.Box(0, 1, (7, 7, 20), np.uint8),
+    "symbols": spaces.Box(0, 1, (9, 7, 20), np.uint8),
     "float": spaces.Box(0.0, 1.0, (9, 12, 3), np.float32),
     "float-255": spaces.Box(0.0, 255.0, (3, 9, 12), np.float32),
     "float-grey": spaces.Box(0.0, 1.0, (9, 9), np.float64),
