@@ -45,7 +45,7 @@ def _topic(module: str) -> str:
     for topic, modules in GROUPS.items():
         if any(module == known or module.startswith(f"{known}.") for known in modules):
             return topic
-    return ""
+    return "networks" if module.startswith("interfaces.") else ""
 
 
 def _origins() -> Iterator[tuple[str, str]]:

@@ -38,7 +38,7 @@ INPUTS: Final[Mapping[str, Mapping[str, tuple[int, ...]]]] = {
 """Blank examples; a base is built for the first that it accepts."""
 
 MODELS: Final[Mapping[str, Sequence[str]]] = {
-    "torchvision": ("resnet18", "convnext_tiny"),
+    "torchvision": ("resnet18",),
     "timm": ("resnet18", "vit_tiny_patch16_224"),
 }
 """Networks of libraries that are built as examples."""
@@ -65,10 +65,11 @@ def fitting_sides() -> str:
     rows = []
     for title, inputs, base in _bases():
         encoding = tuple(base.features.encoding.shape[1:])
-        sides = _fitting(SIDE, lambda side: check_side(side, base, allocate=False))  # noqa: B023
-        mergers = _fitting(MERGER, lambda merger: check_merger(merger, base, allocate=False))  # noqa: B023
+        sides, mergers = _fitting(SIDE, check_side, base), _fitting(MERGER, check_merger, base)
         size = f"{count_parameters(base.base):,}"
-        rows.append([f"`{title}`", inputs, str(encoding), size, _names(sides), _names(mergers)])
+        every = len(mergers) == len(_default_components(MERGER))
+        fitting = "all" if every else _names(mergers)
+        rows.append([f"`{title}`", inputs, str(encoding), size, _names(sides), fitting])
     return _markdown(["base", "input", "encoding", "parameters", "sides that fit", "mergers that fit"], rows)
 
 
@@ -147,11 +148,15 @@ def _bases() -> Iterator[tuple[str, str, BlankBase]]:
                     break
 
 
-def _fitting(of: Kind, check: Callable[[ResolvedComponent], object]) -> list[str]:
+def _fitting(of: Kind, check: Callable[..., object], base: BlankBase) -> list[str]:
+    """The names of the components that fit a base; large ones are built on the meta device if they can be."""
     names = []
     for component in _default_components(of):
         with suppress(SidetuneError):
-            check(component)
+            try:
+                check(component, base, allocate=False)
+            except RuntimeError:  # its forward pass needs values
+                check(component, base)
             names.append(component.plugin.name)
     return names
 

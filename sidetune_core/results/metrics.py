@@ -56,7 +56,7 @@ class Results:
     tasks: tuple[str, ...]
     """Task ids, in the order of training."""
     rows: tuple[Row, ...] = attrs.field(converter=_rows_with_gaps)
-    """rows[i][j]: metric of task j after training task i; None if not measured, normally for j > i."""
+    """``rows[i][j]``: metric of task j after training task i; None if not measured, normally for j > i."""
     initial: Row = attrs.field(converter=_with_gaps)
     """The row of the untrained learner, "row -1"."""
     metric: str
