@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Set before torch is imported: two threads wait for each other, for minutes where the tests are not alone on
 the machine, and several processes of tests are faster with one each. It holds for subprocesses too."""
+
+with suppress(ImportError):  # the environment of env habitat has pytest only
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes depends on what else the machine does.
+    settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("unhurried")
 
 MakeArchive = Callable[..., Path]
 
