@@ -101,6 +101,8 @@ def make(made: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make
         path = made(learner, tasks)
         shutil.copy(path.parent / "images.npz", tmp_path)
         shutil.copytree(path, tmp_path / path.name)
+        about = read(tmp_path / path.name) | {"folder": str(tmp_path)}  # as if it had begun here
+        (tmp_path / path.name / "run.json").write_text(json.dumps(about), encoding="utf-8")
         return Path(path.name)
 
     return copied
