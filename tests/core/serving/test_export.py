@@ -239,8 +239,8 @@ def test_the_command_of_an_added_task_is_that_of_its_extension(
     assert "extend" not in first
     assert added == (
         f"{first} --out RUN && sidetune-run --extend RUN --env sidetune/images "
-        "--env.classes-per-task 3 --env.archive PATH --env.image-size 16 --env.interpolation bilinear "
-        "--env.crop-fraction 1.0 --tasks t1 --train.steps 3"
+        "--env.classes-per-task 3 --env.image-size 16 --env.interpolation bilinear "
+        "--env.crop-fraction 1.0 --env.archive PATH --tasks t1 --train.steps 3"
     )
 
 

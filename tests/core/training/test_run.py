@@ -217,8 +217,8 @@ def diverged(
     """A run whose outputs for the second task are not finite in evaluation."""
     predict = api.Heads.predict
 
-    def broken(self: api.Heads, encoding: torch.Tensor, task_id: str) -> torch.Tensor:
-        output = predict(self, encoding, task_id)
+    def broken(self: api.Heads, encoding: torch.Tensor, task_id: str, inputs: Any) -> torch.Tensor:
+        output = predict(self, encoding, task_id, inputs)
         return output if torch.is_grad_enabled() or task_id != "t1" else output * float("nan")
 
     monkeypatch.setattr(api.Heads, "predict", broken)
