@@ -177,7 +177,7 @@ def test_a_diverged_run_is_listed_by_the_next_sweep_and_not_repeated(plan: Plan,
     (tmp_path / "runs" / "seed-0" / "status").write_text("diverged: t0: outputs are not finite\n")
     (again,) = carry_out(plan(0), tmp_path, executor, 2, None, said.append)
     assert (again.status, again.reason, len(executor.begun)) == ("diverged", "t0: outputs are not finite", 1)
-    assert "1 runs: 0 done, 1 diverged, 0 to resume, 0 new" in said
+    assert "1 run: 0 done, 1 diverged, 0 to resume, 0 new" in said
 
 
 def test_a_spec_that_does_not_hold_is_told_before_anything_is_written(spec: RunSpec, tmp_path: Path) -> None:
