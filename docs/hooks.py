@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 from sidetune_core.cli import main
 from sidetune_core.testing import (
@@ -70,8 +71,7 @@ def _with_help(found: re.Match[str]) -> str:
     """The command, and what it prints."""
     program, *words = found[1].split()
     printed = io.StringIO()
-    os.environ["COLUMNS"] = WIDTH
-    with redirect_stdout(printed), suppress(SystemExit):
+    with patch.dict(os.environ, COLUMNS=WIDTH), redirect_stdout(printed), suppress(SystemExit):
         status = (main.main_run if program == "sidetune-run" else main.main)(words)
         if status:
             raise ValueError(f"'{found[1]}' ends with status {status}")
