@@ -134,6 +134,8 @@ def _learn(
     done = resumed.done if resumed else []
     mid_task = resumed if resumed and resumed.mid_task else None
     if mid_task is None and len(done) == memo.first:
+        for task in tasks:  # a batch size that does not fit is refused before an evaluation that takes long
+            Stage([task]).steps(context.options)
         evaluate_untrained(learner, tasks, context, recorder, memo.first)
     memo.resume(done, context.group)
     if resumed is not None:
