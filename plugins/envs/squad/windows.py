@@ -93,9 +93,9 @@ def make_windows(
         longest = max(too_long, key=lambda index: sizes[index])
         raise DataError(
             f"{source}: {len(too_long)} of {len(sizes)} questions are too long; a window of {max_length} "
-            f"tokens with a stride of {stride} has room for {max_question}; the longest, '{questions[longest][0].id}', "
-            f"has {sizes[longest]}. Truncate them with --env.max-question-length {max_question}, or increase "
-            "--env.max-length"
+            f"tokens with a stride of {stride} has room for {max_question}; the longest, "
+            f"'{questions[longest][0].id}', has {sizes[longest]}. Truncate them with "
+            f"--env.max-question-length {max_question}, or increase --env.max-length"
         )
     by_size: dict[int, list[int]] = defaultdict(list)
     for index, size in enumerate(sizes):
