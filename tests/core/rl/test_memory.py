@@ -114,6 +114,7 @@ def test_a_task_of_memory_is_solved_with_it_only_and_an_actor_keeps_the_state(tm
         for one in (run, run_recall(tmp_path / "plain", 0))
     )
     assert recurrent == 1.0
+    assert "evaluated once more" not in run.folder.path.joinpath("log.txt").read_text()
     assert plain < 0.75
     model = sidetune_core.load(tmp_path / "gru", trust_local_code=True)
     actor = model.actor()
