@@ -259,7 +259,7 @@ class _StageEnd:
         """The record of a task that has just been trained."""
         recorded = self.ended.recorders[task.id].recorded
         replayed = self._kept.get(task.id) or self._replay(task.id, recorded.as_inputs())
-        stored = Stored(recorded.inputs, replayed.output, recorded.lengths, recorded.output)
+        stored = Stored(recorded.inputs, replayed.output, recorded.lengths, recorded.output, recorded.context)
         file = f"{PROBES}/{task.id}.safetensors"
         path = self.folder.path / file
         stored.write(path)

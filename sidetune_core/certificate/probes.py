@@ -27,7 +27,7 @@ from sidetune_core.storage.weights import read_tensors, write_tensors
 EXAMPLES = 8
 """Number of probes of a task."""
 
-INPUT = "input."
+INPUT, CONTEXT = "input.", "context."
 LENGTHS, OUTPUT, EVALUATED = "lengths", "output", "evaluated"
 """Keys of a file of probes, next to the inputs."""
 
@@ -48,24 +48,31 @@ class Recorded:
     reads: list[str] = attrs.field(factory=list)
     """Names of the tensors that the whole evaluation read, not only for these examples; empty if its reads
     were not tracked."""
+    context: dict[str, Tensor] = attrs.field(factory=dict)
+    """See `Inputs.context`."""
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()), ()))
 
     def add(self, inputs: Inputs, output: Tensor) -> None:
         """Append examples that have the shapes of those before; others are left out."""
-        new = dict(inputs)
+        new, context = dict(inputs), dict(inputs.context)
         if self.output is None:
-            self.inputs, self.lengths, self.output = new, inputs.lengths, output
-        elif _fits(self.inputs, new) and _fits({"": self.output}, {"": output}):
+            self.inputs, self.lengths, self.context, self.output = new, inputs.lengths, context, output
+        elif (
+            _fits(self.inputs, new)
+            and _fits(self.context, context)
+            and _fits({"": self.output}, {"": output})
+        ):
             self.inputs = {name: torch.cat([value, new[name]]) for name, value in self.inputs.items()}
+            self.context = {name: torch.cat([value, context[name]]) for name, value in self.context.items()}
             self.output = torch.cat([self.output, output])
             if self.lengths is not None and inputs.lengths is not None:
                 self.lengths = torch.cat([self.lengths, inputs.lengths])
 
     def as_inputs(self) -> Inputs:
         """What the learner gets when they are replayed."""
-        return Inputs(self.inputs, lengths=self.lengths)
+        return Inputs(self.inputs, lengths=self.lengths, context=self.context)
 
 
 class ProbeRecorder:
@@ -112,9 +119,12 @@ class Stored:
     evaluated: Tensor | None = None
     """The same outputs as the first evaluation had them, in its own batches; None in runs of earlier
     versions."""
+    context: Mapping[str, Tensor] = attrs.field(factory=dict)
+    """See `Inputs.context`."""
 
     def write(self, path: Path) -> None:
         tensors = {INPUT + name: value for name, value in self.inputs.items()}
+        tensors |= {CONTEXT + name: value for name, value in self.context.items()}
         tensors |= {OUTPUT: self.output}
         for name, value in ((LENGTHS, self.lengths), (EVALUATED, self.evaluated)):
             if value is not None:
@@ -129,16 +139,14 @@ class Stored:
             WeightsError: the file is missing or damaged.
         """
         tensors = read_tensors(path)
-        inputs = {
-            name.removeprefix(INPUT): value for name, value in tensors.items() if name.startswith(INPUT)
-        }
+        inputs, context = _named(tensors, INPUT), _named(tensors, CONTEXT)
         if OUTPUT not in tensors or not inputs:
             raise WeightsError(f"{path} has no probes: it lacks inputs, or the tensor '{OUTPUT}'")
-        return cls(inputs, tensors[OUTPUT], tensors.get(LENGTHS), tensors.get(EVALUATED))
+        return cls(inputs, tensors[OUTPUT], tensors.get(LENGTHS), tensors.get(EVALUATED), context)
 
     def as_inputs(self) -> Inputs:
         """What the learner gets."""
-        return Inputs(dict(self.inputs), lengths=self.lengths)
+        return Inputs(dict(self.inputs), lengths=self.lengths, context=self.context)
 
 
 @attrs.frozen(eq=False)
@@ -297,7 +305,13 @@ def _first(inputs: Inputs, count: int) -> Inputs:
     """A copy of the first examples of a batch."""
     rows = inputs.rows(slice(count))
     lengths = None if rows.lengths is None else _copied(rows.lengths)
-    return Inputs({name: _copied(value) for name, value in rows.items()}, lengths=lengths)
+    context = {name: _copied(value) for name, value in rows.context.items()}
+    return Inputs({name: _copied(value) for name, value in rows.items()}, lengths=lengths, context=context)
+
+
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names have a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _fits(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:

@@ -30,6 +30,19 @@ from sidetune_core.system.shortage import describe_shortage
 
 HELP = ("--help", "-h")
 
+OTHER_COMMANDS = {
+    "train": "run",
+    "fit": "run",
+    "test": "evaluate",
+    "eval": "evaluate",
+    "infer": "predict",
+    "compare": "report",
+    "search": "tune",
+    "ls": "list",
+    "components": "list",
+}
+"""Commands by words of other programs."""
+
 
 def main_run(argv: Sequence[str] | None = None) -> int:
     """``sidetune-run``; returns the exit status."""
@@ -77,7 +90,9 @@ def _dispatch(argv: list[str]) -> int:
         _warn_former(f"sidetune {name}", f"sidetune {FORMER_COMMANDS[name]}")
         name = FORMER_COMMANDS[name]
     if name not in COMMANDS:
-        hint = suggest(name, COMMANDS, FORMER_COMMANDS)
+        hint = suggest(OTHER_COMMANDS.get(name, name), COMMANDS, FORMER_COMMANDS)
+        if name.startswith("--"):
+            hint = f" To train: {shlex.join(['sidetune', 'run', *argv])}."
         raise OptionError(f"sidetune has no command '{name}'.{hint} Commands: {', '.join(COMMANDS)}")
     if name == "run":
         return _run(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ def split_arguments(argv: Sequence[str]) -> list[Argument]:
     """A command line as options with their values."""
     arguments: list[Argument] = []
     for word in argv:
-        if word.startswith("--") or word == "-h":
+        needs_value = bool(arguments) and arguments[-1].typed != "" and not arguments[-1].values
+        if word.startswith("--") or word == "-h" or (_is_short(word) and not needs_value):
             name, equals, value = word.partition("=")
             arguments.append(Argument(name, (value,) if equals else (), bool(equals)))
         elif arguments:
@@ -55,6 +57,11 @@ def split_arguments(argv: Sequence[str]) -> list[Argument]:
         else:
             arguments.append(Argument("", (word,)))
     return arguments
+
+
+def _is_short(word: str) -> bool:
+    """Whether a word is an option with one dash, such as ``-h``, and not a negative number."""
+    return re.match(r"-[A-Za-z]", word) is not None and word not in ("-inf", "-nan")
 
 
 @attrs.frozen

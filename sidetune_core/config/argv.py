@@ -145,7 +145,9 @@ def parse(
         raise unknown_arguments(arguments, unknown, configs, spec, spellings, corrected if corrects else None)
     changed = set_options(arguments, spellings, parsed)
     if parsed.tasks and request.extend is None:
-        raise OptionError(f"--tasks goes with --extend. See {PROGRAM} --help")
+        first = " ".join(parsed.tasks)
+        hint = f"; for the first tasks of the env: --first-tasks {first}" if first.isdecimal() else ""
+        raise OptionError(f"--tasks goes with --extend{hint}. See {PROGRAM} --help")
     selection = Selection(parsed.measure, parsed.first_tasks)
     if request.extend is not None and str(selection):
         raise OptionError("--measure and --first-tasks are for a new run, not for --extend; leave them out")

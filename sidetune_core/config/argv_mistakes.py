@@ -13,8 +13,10 @@ from pathlib import Path
 import attrs
 
 from sidetune_core.config import registry
-from sidetune_core.config.arguments import Argument
+from sidetune_core.config.arguments import Argument, split_arguments
+from sidetune_core.config.argv_options import GENERAL
 from sidetune_core.config.defaults import DEFAULTS
+from sidetune_core.config.defaults import OTHER_NAMES as OTHER_COMPONENTS
 from sidetune_core.config.kinds import KINDS
 from sidetune_core.config.spec import TABLES
 from sidetune_core.errors import suggest
@@ -67,6 +69,9 @@ OTHER_NAMES: Mapping[str, str] = {
 }
 """Present options by words of other programs, without ``--``."""
 
+ONE_DASH: Mapping[str, str] = {"o": "out", "s": "seed", "b": "train.batch-size", "e": "train.epochs"}
+"""Present options by letters that other programs use after one dash."""
+
 _LOGS = (
     "a run logs to TensorBoard (RUN/tb) and RUN/metrics.jsonl, and to other loggers by a callback in Python"
 )
@@ -103,6 +108,8 @@ def find_mistake(argument: Argument) -> Mistake | None:
     if not argument.typed:
         return None
     name, values = argument.name, argument.values
+    if not argument.typed.startswith("--") and name != "-h":
+        return _one_dash(argument)
     if name in NEEDLESS:
         number = values[0] if values and re.fullmatch(r"\d", values[0]) and name != "wandb" else ""
         if number and name in ("gpu", "cuda"):
@@ -121,8 +128,35 @@ def find_mistake(argument: Argument) -> Mistake | None:
         return _renamed(argument, OTHER_NAMES[name], values)
     if name == "seed" and (len(values) > 1 or any(_is_list(value) for value in values)):
         return _listed(argument, shlex.join(argument.words))
-    if name in DEFAULTS and (len(values) > 1 or any("," in value for value in values)):
+    if name in DEFAULTS and (any("," in value for value in values) or _are_components(name, values)):
         return _listed(argument, shlex.join(argument.words))
+    return _other_component(argument) if name in DEFAULTS and len(values) == 1 else None
+
+
+def _other_component(argument: Argument) -> Mistake | None:
+    """The mistake of a name of the field in place of a component, such as ``--base resnet18``."""
+    slot, (value,) = argument.name, argument.values
+    kind = next(kind for kind in KINDS if kind.name == slot)
+    if value in {plugin.name for plugin in registry.installed(kind)}:
+        return None
+    for pattern, meant in OTHER_COMPONENTS.get(slot, ()):
+        if re.fullmatch(pattern, value, re.IGNORECASE):
+            words = [word.format(value) for word in meant.split()]
+            instead = split_arguments(words)
+            return Mistake(shlex.join(argument.words), f"Did you mean '{shlex.join(words)}'?", tuple(instead))
+    return None
+
+
+def _one_dash(argument: Argument) -> Mistake | None:
+    """The mistake of an option with one dash, such as ``-lr`` or ``-o``; None if its name is unknown."""
+    name = argument.name.removeprefix("-")
+    name = ONE_DASH.get(name, name)
+    full = attrs.evolve(argument, typed=f"--{name}")
+    if mistake := find_mistake(full):
+        return attrs.evolve(mistake, typed=argument.typed)
+    is_known = name in (*DEFAULTS, *GENERAL) or name.partition(".")[0] in (*DEFAULTS, *TABLES)
+    if name in ONE_DASH.values() or is_known:
+        return _renamed(argument, name, argument.values)
     return None
 
 
@@ -160,6 +194,13 @@ def is_list_of_numbers(text: str) -> bool:
     """Whether a value is a list or a range of numbers: ``1e-3,5e-3``, ``0..4``."""
     number = r"-?\d+(\.\d+)?(e-?\d+)?"
     return re.fullmatch(rf"{number}(,{number})+|-?\d+\.\.-?\d+", text) is not None
+
+
+def _are_components(slot: str, values: Sequence[str]) -> bool:
+    """Whether these are several names of components, and not one with another word after it."""
+    kind = next(kind for kind in KINDS if kind.name == slot)
+    installed = {plugin.name for plugin in registry.installed(kind)}
+    return len(values) > 1 and all(value in installed or ":" in value for value in values)
 
 
 def _is_list(text: str) -> bool:

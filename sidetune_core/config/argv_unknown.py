@@ -102,7 +102,7 @@ def unknown_arguments(
     """
     left = list(unknown)
     for argument in arguments:
-        if argument.words[0] in left:
+        if argument.typed and argument.words[0] in left:
             for word in argument.words:
                 left.remove(word)
     mistakes: list[Mistake | OptionError] = []

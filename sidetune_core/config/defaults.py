@@ -32,6 +32,24 @@ parameters is used, otherwise the smallest that fits; the default is used wherev
 FOR_OBJECTS: Mapping[str, str] = {"base": "sidetune/module", "env": "sidetune/datasets"}
 """The components that wrap objects which are given in Python in place of a name, by slot."""
 
+OTHER_NAMES: Mapping[str, Sequence[tuple[str, str]]] = {
+    "base": (
+        (
+            r"(resnet(18|34|50|101|152)|vgg\d+|densenet\d+|mobilenet|efficientnet|convnext|alexnet).*",
+            "--base torchvision --base.model {}",
+        ),
+        (r"(vit|deit|swin|beit)[-_].*", "--base timm --base.model {}"),
+        (r"(distil|ro|de)?bert(a)?[-_].*", "--base transformer --base.model {}"),
+    ),
+    "env": ((r"cifar-?100", "--env icifar"),),
+    "learner": (
+        (r"naive|sequential|fine-?tuning", "--learner finetune"),
+        (r"side-?tuning", "--learner sidetune"),
+    ),
+}
+"""What is meant by names of the field that are no components here, by slot: patterns, and the options, where
+``{}`` is the name."""
+
 
 def default_name(slot: str) -> str:
     """The short name of a default, for display: ``alpha``."""

@@ -235,7 +235,9 @@ def changed_lines(summary: RunSummary) -> list[str]:
         else:
             table.append([record.task, text, str(record.kept)])
     lines = [
-        f"{tasks} changed {text} (tensors); {kept} others are bit-identical" for tasks, text, kept in table
+        f"{tasks} changed {text} (tensors); {kept} "
+        f"{'other is' if kept == '1' else 'others are'} bit-identical"
+        for tasks, text, kept in table
     ]
     constant = [_constant_line(summary)] if _nothing_forgotten(summary.results) else []
     plugins = [f"changed: {change}" for change in summary.plugin_changes]

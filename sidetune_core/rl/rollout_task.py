@@ -395,12 +395,14 @@ class RolloutTask(Task):
         if rows % batch_size:
             raise OptionError(
                 f"--train.batch-size {batch_size} does not divide a rollout of {num_envs} environments x "
-                f"{ppo.rollout_length} steps = {rows} rows; PPO uses every row in batches of equal size"
+                f"{ppo.rollout_length} steps = {rows} rows; PPO uses every row in batches of equal size: "
+                f"--train.batch-size {self._fitting(batch_size)}"
             )
         if ppo.memory and batch_size % ppo.rollout_length:
             raise OptionError(
                 f"--train.batch-size {batch_size} is no multiple of --env.ppo.rollout-length "
-                f"{ppo.rollout_length}; with --env.ppo.memory, batches are made of whole sequences"
+                f"{ppo.rollout_length}; with --env.ppo.memory, batches are made of whole sequences: "
+                f"--train.batch-size {self._fitting(batch_size)}"
             )
         if ppo.memory and (ppo.replay_epochs or ppo.recompute_advantages):
             raise OptionError(
@@ -408,6 +410,14 @@ class RolloutTask(Task):
                 "leave out --env.ppo.replay-epochs and --env.ppo.recompute-advantages"
             )
         return (ppo.epochs + ppo.replay_epochs) * (rows // batch_size)
+
+    def _fitting(self, batch_size: int) -> int:
+        """The largest batch size up to one that divides a rollout, in whole sequences if the policy has
+        memory; the smallest if none does."""
+        num_envs, ppo = self.options.num_envs, self.options.ppo
+        unit, rows = ppo.rollout_length if ppo.memory else 1, num_envs * ppo.rollout_length
+        sizes = [size for size in range(unit, rows + 1, unit) if rows % size == 0]
+        return max((size for size in sizes if size <= batch_size), default=unit)
 
     def _batch(self, rows: Rows, window: int) -> Batch:
         targets = rows.targets

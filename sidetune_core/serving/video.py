@@ -32,16 +32,14 @@ def check_video(path: Path) -> None:
     """Check that a video can be written to a file or into a folder, before anything is played.
 
     Raises:
-        OptionError: the file has another suffix or its folder does not exist, or a library is missing.
+        OptionError: the file has another suffix, a folder of its path is a file, or a library is missing.
     """
-    if path.is_dir():
+    if _is_folder(path):
+        _check_folder(path, path)
         return
     if path.suffix not in SUFFIXES:
-        raise OptionError(
-            f"--video {path}: a video is a .gif or .mp4 file, or goes into a folder that exists"
-        )
-    if not path.parent.is_dir():
-        raise OptionError(f"--video {path}: the folder {path.parent} does not exist")
+        raise OptionError(f"--video {path}: a video is a .gif or .mp4 file, or goes into a folder")
+    _check_folder(path, path.parent)
     if path.suffix == ".mp4" and find_spec(ENCODER) is None:
         raise OptionError(
             f"--video {path}: mp4 needs imageio-ffmpeg: pip install 'sidetune[video]'. Or write a .gif"
@@ -49,10 +47,24 @@ def check_video(path: Path) -> None:
 
 
 def video_file(path: Path, task_id: str) -> Path:
-    """The file of a video: `path` itself; in a folder one with the name of the task, mp4 if possible."""
-    if not path.is_dir():
+    """The file of a video: `path` itself; in a folder one with the name of the task, mp4 if possible. Its
+    folder is made."""
+    if not _is_folder(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         return path
+    path.mkdir(parents=True, exist_ok=True)
     return path / f"{task_id}{'.gif' if find_spec(ENCODER) is None else '.mp4'}"
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder, or has no suffix and may become one."""
+    return path.is_dir() or (not path.suffix and not path.exists())
+
+
+def _check_folder(path: Path, folder: Path) -> None:
+    existing = next(one for one in (folder, *folder.parents) if one.exists())
+    if not existing.is_dir():
+        raise OptionError(f"--video {path}: {existing} is a file, not a folder")
 
 
 class Video:

@@ -338,7 +338,9 @@ def component_names(grid: Grid, point: Point) -> dict[str, str]:
         if grid.argv is not None and len(value) == 1:
             names[slot] = value[0]
         elif not isinstance(value, str):
-            raise OptionError(f"a {slot} is chosen by its name; got {value!r}")
+            names_typed = isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
+            listed = f"; several are one list: --{slot} {','.join(value)}" if names_typed and value else ""
+            raise OptionError(f"a {slot} is chosen by its name; got {value!r}{listed}")
     return names
 
 

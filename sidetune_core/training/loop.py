@@ -15,6 +15,7 @@ from torch import nn
 from sidetune_core.assembly.evaluation import Evaluation
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder, track_reads
+from sidetune_core.config.spec import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.capabilities import LosesState, set_task_state, task_state
 from sidetune_core.interfaces.learner import Learner
@@ -32,7 +33,7 @@ from sidetune_core.training.evaluate import evaluate, evaluate_untrained, measur
 from sidetune_core.training.memo import Memo
 from sidetune_core.training.recorder import Boundary, Recorder
 from sidetune_core.training.stage import Stage, batch_size
-from sidetune_core.training.start_from import start_from
+from sidetune_core.training.start_from import find_source, start_from
 from sidetune_core.training.steps import StageTraining
 from sidetune_core.training.tracked import TrackedLearner, is_thorough
 from sidetune_core.training.trainable import restart_task, set_trainable, start_phase, start_task
@@ -134,6 +135,7 @@ def _learn(
     done = resumed.done if resumed else []
     mid_task = resumed if resumed and resumed.mid_task else None
     if mid_task is None and len(done) == memo.first:
+        _check_options(tasks, context.options, memo.first)
         evaluate_untrained(learner, tasks, context, recorder, memo.first)
     memo.resume(done, context.group)
     if resumed is not None:
@@ -174,6 +176,18 @@ def _learn(
             f"{with_unit(metric, cells[-1])}{average} ({effort})",
         )
     FeatureCache.detach(learner, tracked.bases)  # the user may change the base of a learner that is returned
+
+
+def _check_options(tasks: Sequence[Task], options: TrainOptions, first: int) -> None:
+    """Refuse options that do not fit the tasks before the first evaluation, which may take long.
+
+    Raises:
+        OptionError: a task cannot have such batches, or there is no task to start from.
+    """
+    for task in tasks[first:]:
+        Stage([task]).steps(options)
+    if options.start_from is not None and len(tasks) > 1:
+        find_source(options.start_from, tasks[: max(first, 1)])
 
 
 @attrs.frozen(eq=False)

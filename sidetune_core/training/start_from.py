@@ -29,10 +29,7 @@ def start_from(learner: nn.Module, task: Task, earlier: Sequence[Task], source: 
     """
     if task.id == source:
         return
-    found = next((one for one in earlier if one.id == source), None)
-    if found is None:
-        ids = ", ".join(one.id for one in earlier)
-        raise OptionError(f"--train.start-from {source}: no earlier task '{source}'; there are {ids}")
+    found = find_source(source, earlier)
     tensors = learner.state_dict(keep_vars=True)
     pairs = [(name, _renamed(name, task.id, source)) for name in tensors if task.id in name.split(".")]
     for name, own in pairs:
@@ -46,6 +43,19 @@ def start_from(learner: nn.Module, task: Task, earlier: Sequence[Task], source: 
         for name, own in pairs:
             tensors[name].copy_(tensors[own])
     set_task_state(task, task_state(found))
+
+
+def find_source(source: str, earlier: Sequence[Task]) -> Task:
+    """The task that others start from.
+
+    Raises:
+        OptionError: there is no such task.
+    """
+    for task in earlier:
+        if task.id == source:
+            return task
+    ids = ", ".join(task.id for task in earlier)
+    raise OptionError(f"--train.start-from {source}: no earlier task '{source}'; there are {ids}")
 
 
 def _renamed(name: str, id: str, source: str) -> str:

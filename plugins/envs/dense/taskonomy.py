@@ -229,7 +229,7 @@ class TaskonomyEnv(DenseStream):
                 domain.name != "depth_zbuffer" for domain in self._domains
             )
             remedy = (
-                "train without masks: --env.mask-invalid False"
+                "train without masks: --env.no-mask-invalid"
                 if is_mask_only
                 else "choose others with --env.domains"
             )

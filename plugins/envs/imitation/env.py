@@ -265,10 +265,17 @@ class Imitation(TaskStream):
         validation, requested = self._config.val_trajectories, self._config.max_trajectories
         available = demonstrations.recorded - validation
         if available < (requested or 1):
+            count = demonstrations.recorded
+            held_out = min(max(1, count // 5), count - (requested or 1))
+            remedies = [f"hold out fewer: --env.val-trajectories {held_out}"] * (held_out > 0)
+            if isinstance(demonstrations, Demonstrations):
+                remedies.append("record more with sidetune record --trajectories N")
+            elif not remedies:
+                remedies.append("train on fewer: --env.max-trajectories N")
             raise DataError(
-                f"{demonstrations.folder} has {demonstrations.recorded} trajectories, fewer than "
-                f"{validation} for validation (--env.val-trajectories) plus {requested or 1} for training "
-                "(--env.max-trajectories). Record more with sidetune record --trajectories N"
+                f"{demonstrations.folder} has {count} trajectories, fewer than {validation} for validation "
+                f"(--env.val-trajectories) plus {requested or 1} for training (--env.max-trajectories); "
+                f"{', or '.join(remedies)}"
             )
         return requested or (available if self._folders else LEVEL_TRAJECTORIES)
 

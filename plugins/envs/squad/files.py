@@ -81,7 +81,7 @@ def check_ids(articles: Sequence[Article], source: str) -> None:
         DataError: an id is repeated.
     """
     if repeated := _repeated(articles):
-        raise DataError(f"{source}: {len(repeated)} question ids are repeated, such as '{repeated[0]}'")
+        raise DataError(f"{source}: repeated question ids: {len(repeated)}, such as '{repeated[0]}'")
 
 
 def _repeated(articles: Sequence[Article]) -> list[str]:
@@ -102,7 +102,7 @@ def _without_repeated(articles: Sequence[Article], faults: Faults) -> list[Artic
     repeated = _repeated(articles)
     if not repeated:
         return list(articles)
-    faults.messages.append(f"{len(repeated)} question ids are repeated, such as '{repeated[0]}'")
+    faults.messages.append(f"repeated question ids: {len(repeated)}, such as '{repeated[0]}'")
     seen: set[str] = set()
 
     def is_first(question: Question) -> bool:
@@ -153,6 +153,8 @@ def _align(question: Question, context: str) -> Question:
     """
     answers = []
     for answer in question.answers:
+        if not answer.text.strip():
+            raise Fault(f"question {question.id}: the text of an answer is empty")
         start = _nearest(answer, context)
         if start is None:
             found = context[max(answer.start, 0) : max(answer.start, 0) + max(len(answer.text), 1)]

@@ -92,10 +92,10 @@ def make_windows(
     if too_long := [index for index, size in enumerate(sizes) if size > max_question]:
         longest = max(too_long, key=lambda index: sizes[index])
         raise DataError(
-            f"{source}: {len(too_long)} questions are too long; a window of {max_length} tokens with a "
-            f"stride of {stride} has room for {max_question}; the longest, '{questions[longest][0].id}', "
-            f"has {sizes[longest]}. Truncate them with --env.max-question-length {max_question}, or increase "
-            "--env.max-length"
+            f"{source}: {len(too_long)} of {len(sizes)} questions are too long; a window of {max_length} "
+            f"tokens with a stride of {stride} has room for {max_question}; the longest, "
+            f"'{questions[longest][0].id}', has {sizes[longest]}. Truncate them with "
+            f"--env.max-question-length {max_question}, or increase --env.max-length"
         )
     by_size: dict[int, list[int]] = defaultdict(list)
     for index, size in enumerate(sizes):

@@ -40,6 +40,17 @@ def test_the_first_examples_of_several_batches_are_recorded_with_lengths_and_out
     assert recorded.output.equal(2 * RANGE[:EXAMPLES])
 
 
+def test_the_context_of_a_recurrent_policy_is_recorded_and_stored(tmp_path: Path) -> None:
+    recorder = ProbeRecorder(double)
+    for rows in (RANGE[:3], RANGE[3:]):
+        recorder(Inputs({"x": rows}, context={"state": 3 * rows}))
+    inputs = recorder.recorded.as_inputs()
+    assert inputs.context["state"].equal(3 * RANGE[:EXAMPLES])
+    path = tmp_path / "t0.safetensors"
+    Stored(dict(inputs), inputs["x"], context=inputs.context).write(path)
+    assert Stored.read(path).as_inputs().context["state"].equal(inputs.context["state"])
+
+
 def test_replaying_a_small_test_split_records_nothing_more() -> None:
     recorder = ProbeRecorder(double)
     recorder(Inputs({"x": RANGE[:2]}))

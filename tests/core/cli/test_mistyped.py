@@ -43,6 +43,8 @@ def suggested(error: str) -> list[str]:
         ("--learner ncm,features", "sidetune sweep --learner ncm,features"),
         ("--train.lr 1e-3,5e-3 --quiet", "sidetune sweep --train.lr 1e-3,5e-3"),
         ("--model resnet20 --dataset digits", "sidetune-run --base resnet20 --env digits"),
+        ("-lr 0.1 -s 3", "sidetune-run --train.lr 0.1 --seed 3"),
+        ("--base resnet18", "sidetune-run --base torchvision --base.model resnet18"),
     ],
 )
 def test_a_mistyped_command_is_answered_with_one_that_works(
@@ -56,6 +58,20 @@ def test_a_mistyped_command_is_answered_with_one_that_works(
     program, *words = suggested(error)
     run = main_run if program == "sidetune-run" else main
     assert run([*words, "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "word"), [("photos", "photos"), ("-x 3", "-x"), ("--env images photos", "photos")]
+)
+def test_a_word_without_a_meaning_is_named(typed: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(capsys, typed) == f"error: sidetune-run does not know '{word}'. See sidetune-run --help"
+
+
+def test_commands_of_other_programs_are_answered_with_those_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train"]) == 2
+    assert "Did you mean 'run'?" in capsys.readouterr().err
+    assert main(["--learner", "ewc"]) == 2
+    assert "To train: sidetune run --learner ewc." in capsys.readouterr().err
 
 
 def test_all_wrong_words_are_counted_in_one_answer(capsys: pytest.CaptureFixture[str]) -> None:

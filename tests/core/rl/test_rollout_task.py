@@ -166,7 +166,8 @@ def test_every_row_occurs_once_in_each_epoch_and_batches_have_one_size() -> None
 def test_a_batch_that_does_not_divide_a_rollout_is_refused() -> None:
     with pytest.raises(
         OptionError,
-        match="--train.batch-size 30 does not divide a rollout of 4 environments x 10 steps = 40 rows",
+        match="--train.batch-size 30 does not divide a rollout of 4 environments x 10 steps = 40 rows.*"
+        "--train.batch-size 20$",
     ):
         CueTask("t0", OPTIONS).steps_per_epoch(30)
 

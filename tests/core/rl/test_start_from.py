@@ -65,3 +65,4 @@ def test_a_task_can_begin_with_earlier_ones_only(spec: sidetune_core.RunSpec, tm
     spec = attrs.evolve(spec, train={"start_from": "t7"})
     with pytest.raises(OptionError, match="--train.start-from t7: no earlier task 't7'; there are t0"):
         sidetune_core.run(spec, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()  # nothing was trained before

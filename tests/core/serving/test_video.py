@@ -72,11 +72,21 @@ def test_an_mp4_without_its_library_is_refused(tmp_path: Path, monkeypatch: pyte
         check_video(tmp_path / "film.mp4")
 
 
-def test_other_suffixes_and_missing_folders_are_refused(tmp_path: Path) -> None:
+def test_other_suffixes_and_files_for_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"a \.gif or \.mp4 file"):
         check_video(tmp_path / "film.avi")
-    with pytest.raises(OptionError, match="does not exist"):
+    (tmp_path / "films").touch()
+    with pytest.raises(OptionError, match="films is a file, not a folder"):
         check_video(tmp_path / "films" / "film.gif")
+
+
+def test_folders_of_a_video_are_made(tmp_path: Path) -> None:
+    check_video(tmp_path / "films")
+    assert not [*tmp_path.iterdir()]
+    assert video_file(tmp_path / "films", "t1").parent == tmp_path / "films"
+    video_file(tmp_path / "new" / "film.gif", "t1")
+    assert (tmp_path / "films").is_dir()
+    assert (tmp_path / "new").is_dir()
 
 
 def test_a_video_in_a_folder_has_the_name_of_its_task(

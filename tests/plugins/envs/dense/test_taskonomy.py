@@ -368,5 +368,5 @@ def test_a_split_of_missing_depth_is_refused(env: Any, write_taskonomy: Write, t
     with pytest.raises(DataError, match="task 'normal': no valid pixel in split 'test'"):
         env(root, domains=("normal",), **SPLIT).tasks()
     shutil.rmtree(root / "depth_zbuffer")
-    with pytest.raises(DataError, match="no images of depth_zbuffer.* --env.mask-invalid False"):
+    with pytest.raises(DataError, match="no images of depth_zbuffer.* --env.no-mask-invalid"):
         env(root, domains=("normal",), **SPLIT).tasks()

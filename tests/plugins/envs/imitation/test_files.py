@@ -120,6 +120,20 @@ def test_another_environment_is_refused(npz: Path, options: list[str], message: 
         stream(npz, of_options=options).tasks()
 
 
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"val_trajectories": 20}, "hold out fewer: --env.val-trajectories 2$"),
+        ({"max_trajectories": 50}, "train on fewer: --env.max-trajectories N$"),
+    ],
+)
+def test_a_file_with_too_few_trajectories_is_not_to_be_recorded(
+    npz: Path, options: dict[str, int], remedy: str
+) -> None:
+    with pytest.raises(DataError, match=remedy):
+        stream(npz, of_options=[f"ids={CARTPOLE}"], **options).tasks()
+
+
 def test_actions_that_the_environment_does_not_have_are_counted(tmp_path: Path) -> None:
     np.savez(tmp_path / "file.npz", obs=np.zeros((4, 4)), actions=[0, 2, 3, 1], lengths=[2, 2])
     with pytest.raises(

@@ -74,9 +74,10 @@ def first(values: Any) -> Any:
         (lambda v: first(v)["qas"][0].update(question=""), "question 0 'squad.json-0-0-0' has no text"),
         (
             lambda v: first(v)["qas"][1].update(id="squad.json-1-0-0"),
-            "1 question ids are repeated, such as 'squad.json-1-0-0'",
+            "repeated question ids: 1, such as 'squad.json-1-0-0'",
         ),
         (lambda v: first(v)["qas"][0].update(answers=[]), "has no answers, but is_impossible is not set"),
+        (lambda v: first(v)["qas"][0]["answers"][0].update(text=""), "the text of an answer is empty"),
         (lambda v: first(v)["qas"][0].update(is_impossible=True), "has answers, but is_impossible is set"),
         (
             lambda v: first(v)["qas"][0]["answers"][0].update(answer_start=True),
@@ -305,7 +306,7 @@ def test_a_question_longer_than_the_window_is_named(make_squad: MakeSquad, strea
     path = spoilt(make_squad(), lambda values: first(values)["qas"][1].update(question="who " * 60))
     with pytest.raises(
         api.DataError,
-        match="1 questions are too long.* room for 29; the longest, 'squad.json-0-0-1', has 60. "
+        match="1 of [0-9]+ questions are too long.* room for 29; the longest, 'squad.json-0-0-1', has 60. "
         "Truncate them with --env.max-question-length 29",
     ):
         stream(train_file=path).tasks()
