@@ -31,6 +31,14 @@ MakeArchive = Callable[..., Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_width() -> Iterator[None]:
+    """Screens have no width, as in a pipe; the workers of pytest-xdist would set one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_the_disk() -> Iterator[None]:
     """`os.fsync` does nothing: only a power cut would lose what is not synced, and no test has one. Tests of
     what is synced put a function of their own in its place, and processes that tests start do sync."""
