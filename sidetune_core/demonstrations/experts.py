@@ -87,7 +87,8 @@ def open_trained(
         path: the run folder.
         task_id: of a task that the run has trained; None if there is one only.
         trust_local_code: import code that ``run.json`` names.
-        title: of the task, which chooses among several without `task_id`.
+        title: of the task, which chooses among several without `task_id`: the last one with it, which
+            `--extend` may have trained further.
 
     Raises:
         UntrustedCode: ``run.json`` names code, without `trust_local_code`.
@@ -107,7 +108,7 @@ def open_trained(
     with open_tasks(parts) as (stream, tasks):
         trained = [task for task in tasks if task.id in saved.done]
         same = [task for task in trained if task_id is None and task.title == title]
-        task = choose_task(same or trained, task_id, f"the run {path}")
+        task = choose_task(same[-1:] or trained, task_id, f"the run {path}")
         machine = choose_machine(resolved)
         learner = restore(resolved, stream, trained, saved.state, str(saved.path), machine)
         task.set_state(saved.tasks.get(task.id, {}))

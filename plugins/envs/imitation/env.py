@@ -139,8 +139,8 @@ class Imitation(TaskStream):
         dagger_episodes: int = option(10, "episodes that the policy plays in each round", at_least(1))
         expert: str | None = option(
             None,
-            "expert of the rounds: a name, a run folder, or a policy file of stable-baselines3; None for the "
-            "recorded one",
+            "expert of the rounds: a name, a run folder (its last task in this environment), or a policy "
+            "file of stable-baselines3; None for the recorded one",
         )
         hidden_size: int = option(64, "units of each hidden layer of the actor", at_least(1))
         hidden_layers: int = option(1, "number of hidden layers of the actor", at_least(0))

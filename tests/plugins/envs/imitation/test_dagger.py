@@ -179,12 +179,17 @@ def test_the_policy_of_a_run_labels_steps(cues: Path, tmp_path: Path) -> None:
         train={"batch_size": 20},
         trust_local_code=True,
     )
-    run = sidetune_core.run(spec, tmp_path / "run")
+    first = sidetune_core.run(spec, tmp_path / "first")
+    run = sidetune_core.extend(  # of the same title: the last one labels
+        first, spec.env, tasks=["t0"], out=tmp_path / "run", trust_local_code=True
+    )
+    last = run.tasks[-1].id
+    assert last not in {task.id for task in first.tasks}
     task = make_task(cues, expert=str(run.folder.path))
     batch = drawn(task.train(wrong, Order(0, 35)), 7)[-1]
     model = sidetune_core.load(tmp_path / "run", trust_local_code=True)
     labelled = batch.ids >= 2**32
     observations = [{"cue": row} for row in batch.inputs["cue"][labelled].numpy()]
-    actions = torch.tensor([float(action[0]) for action in model.act(observations, "t0", deterministic=True)])
+    actions = torch.tensor([float(action[0]) for action in model.act(observations, last, deterministic=True)])
     assert labelled.sum() == 15
     assert torch.equal(batch.targets[labelled][:, 0], actions)
