@@ -35,7 +35,7 @@ def test_the_twenty_line_learner_runs_from_the_current_folder(tmp_path: Path, im
     words = [sys.executable, "-c", code, *f"{argv} --env.archive {image_archive}".split()]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "(untrained " in done.stdout
+    assert "\naccuracy " in done.stdout  # one task: one number
 
 
 def test_own_images_are_learnt_and_what_was_trained_is_used(

@@ -12,6 +12,9 @@ from sidetune_core.config.kinds import KINDS
 from sidetune_core.config.options import describe
 from sidetune_core.config.spec import TABLES
 
+TRAINING = ("run", "sweep", "tune")
+"""Commands of `sidetune` with the options of a run."""
+
 _BASH = """\
 _sidetune() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}
@@ -28,7 +31,7 @@ _sidetune() {
         COMPREPLY=($(compgen -W "$(sidetune list "$before" --names 2>/dev/null)" -- "$word"))
     elif [[ $COMP_CWORD == 1 && ${COMP_WORDS[0]##*/} == sidetune ]]; then
         COMPREPLY=($(compgen -W "COMMANDS" -- "$word"))
-    elif [[ $word == -* ]]; then
+    elif [[ $word == -* && (${COMP_WORDS[0]##*/} == sidetune-run || ${COMP_WORDS[1]} == @(TRAINING)) ]]; then
         COMPREPLY=($(compgen -W "OPTIONS" -- "$word"))
     fi
 }
@@ -60,6 +63,7 @@ def _bash() -> str:
         "SLOTS": "|".join(f"--{kind.name}" for kind in KINDS),
         "KINDS": " ".join(kind.name for kind in KINDS),
         "COMMANDS": " ".join([*COMMANDS, "help"]),
+        "TRAINING": "|".join(TRAINING),
         "OPTIONS": " ".join(f"--{name}" for name in _options()),
     }
     script = _BASH
@@ -75,7 +79,8 @@ def _fish() -> str:
         for kind in KINDS:
             names = f"(sidetune list {kind.name} --names 2>/dev/null)"
             lines.append(f"complete -c {program} -l {kind.name} -x -a '{names}'")
-        lines += [f"complete -c {program} -l {name}" for name in _options() if name not in _slots()]
+        when = f" -n '__fish_seen_subcommand_from {' '.join(TRAINING)}'" if program == "sidetune" else ""
+        lines += [f"complete -c {program}{when} -l {name}" for name in _options() if name not in _slots()]
     return "\n".join(lines) + "\n"
 
 

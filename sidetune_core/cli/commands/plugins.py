@@ -94,7 +94,10 @@ def describe(kind: Positional[str], name: Positional[str]) -> int:
     plugin = registry.find(kinds.kind(kind), name, trust_local_code=True)
     with redirect_stdout(sys.stderr):  # what its module prints is no description
         cls = registry.load(plugin)
-    print(f"{one_line(plugin.title)}: {one_line(plugin.target)}\n\n{inspect.getdoc(cls)}\n")
+    text = inspect.cleandoc(
+        cls.__doc__ or "(no docstring)"
+    )  # its own: that of the interface says nothing of it
+    print(f"{one_line(plugin.title)}: {one_line(plugin.target)}\n\n{text}\n")
     for attribute, label in (("needs", "needs"), ("optional_components", "can use")):
         if getattr(cls, attribute, None):
             print(f"{label}: {', '.join(sorted(getattr(cls, attribute)))}")

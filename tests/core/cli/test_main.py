@@ -325,6 +325,16 @@ def test_list_of_one_kind_as_json_can_be_read_by_a_program(capsys: pytest.Captur
     }
 
 
+def test_describe_shows_no_docstring_of_the_interface(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "from sidetune_plugins.learners.finetune import FineTune\n\nclass Plain(FineTune):\n    pass\n"
+    (tmp_path / "plain_learner.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["describe", "learner", "plain_learner:Plain"]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == "(no docstring)"
+
+
 def test_describe_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["describe", "learner", "distill"]) == 0
     out = capsys.readouterr().out

@@ -70,6 +70,16 @@ def test_packages_of_modules_are_found_next_to_damaged_metadata(odd: Path) -> No
     assert "torch" in packages_distributions()["torch"]
 
 
+def test_the_general_help_names_the_components_of_an_installed_package(
+    odd: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (odd / "entry_points.txt").write_text("[sidetune.learners]\noddly = foo:Foo\n")
+    with pytest.raises(SystemExit, match="0"):
+        main_run(["--help"])
+    learners = [line for line in capsys.readouterr().out.splitlines() if line.startswith("learners: ")]
+    assert ", oddly, " in learners[0]
+
+
 def test_the_list_warns_of_damaged_metadata(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (odd / "entry_points.txt").write_text("[sidetune.mergers]\nbroken\n")
     assert main(["list", "learners"]) == 0

@@ -20,6 +20,8 @@ from sidetune_core.cli.main import main
         (["sidetune-run", "--learner", "sid"], {"sidetune"}),
         (["sidetune", "run", "--env", "rot"], {"rotated"}),
         (["sidetune-run", "--train.ba"], {"--train.batch-size"}),
+        (["sidetune", "report", "--train.ba"], set()),
+        (["sidetune", "sweep", "--train.ba"], {"--train.batch-size"}),
         (["sidetune", "describe", "le"], {"learner"}),
         (["sidetune", "describe", "side", "fcn4"], {"fcn4"}),
     ],
