@@ -1,4 +1,4 @@
-"""Callbacks are told what happens, and change nothing of it."""
+"""Callbacks get records of what happens, and change nothing."""
 
 from __future__ import annotations
 
