@@ -116,9 +116,13 @@ def test_every_published_tensor_is_used(shared_data: Path, home: Path) -> None:
     assert all(torch.equal(ours[key], published[key]) for key in ours)
 
 
-def test_the_published_pickle_is_refused_as_a_plain_file(shared_data: Path) -> None:
-    with pytest.raises(WeightsError, match="a pickle of Python objects"):
-        make(shared_data / "weights" / "fcn4-cifar.pth")
+def test_the_published_pickle_is_loaded_by_path_as_by_name(shared_data: Path, home: Path) -> None:
+    path = shared_data / "weights" / "fcn4-cifar.pth"
+    shutil.copy(path, home)
+    by_name = make("authors").state_dict()
+    by_path = make(path).state_dict()
+    assert by_path.keys() == by_name.keys()
+    assert all(torch.equal(by_path[key], by_name[key]) for key in by_name)
 
 
 def test_a_file_that_is_not_the_published_one_is_refused(shared_data: Path, home: Path) -> None:
