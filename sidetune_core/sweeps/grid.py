@@ -34,6 +34,7 @@ from sidetune_core.config import argv
 from sidetune_core.config.arguments import make_spellings, split_arguments
 from sidetune_core.config.argv_mistakes import hint_for
 from sidetune_core.config.argv_names import with_names
+from sidetune_core.config.argv_options import OF_SPEC
 from sidetune_core.config.defaults import DEFAULTS, default_name
 from sidetune_core.config.differences import merged, unflatten
 from sidetune_core.config.resolve import ResolvedRun, load_components, resolve, usable
@@ -56,8 +57,8 @@ MAX_RUNS = 100_000
 _MAX_NAME_BYTES = 200  # of a folder; file systems allow 255
 
 Point = Mapping[str, Any]
-"""Names without ``--`` ("learner", "learner.coef", "train.lr", "seed") and values: argv words (a tuple) or
-plain values."""
+"""Names without ``--`` ("learner", "learner.coef", "train.lr", "seed", "scenario") and values: argv words (a
+tuple) or plain values."""
 
 
 @attrs.frozen
@@ -122,7 +123,7 @@ def read(words: Sequence[str], trust_local_code: bool = False) -> Grid:
     for argument in split_arguments(words):
         name, values = argument.name, argument.values
         if name != "spec" and not is_axis(name):
-            known = [f"--{axis}" for axis in (*DEFAULTS, "seed", "spec")]
+            known = [f"--{axis}" for axis in (*DEFAULTS, *OF_SPEC, "spec")]
             hint = hint_for(argument, known)
             raise OptionError(
                 f"sidetune sweep does not know '{argument.typed}'.{hint} See sidetune sweep --help"
@@ -261,16 +262,16 @@ def _axes(table: Mapping[str, Any], path: Path, prefix: str = "") -> dict[str, S
         elif not isinstance(value, list) or not value:
             raise OptionError(f"{path}: '{name}' of [grid] is a list of values, not {value!r}")
         elif not is_axis(name):
-            raise OptionError(f"{path}: [grid] knows no '{name}'.{suggest(name, [*DEFAULTS, 'seed'])}")
+            raise OptionError(f"{path}: [grid] knows no '{name}'.{suggest(name, [*DEFAULTS, *OF_SPEC])}")
         else:
             axes[name] = value
     return axes
 
 
 def is_axis(name: str) -> bool:
-    """Whether a name is that of a component, of an option of one or of a table, or the seed."""
+    """Whether a name is that of a component, of an option of one or of a table, the seed or the scenario."""
     slot, dot, _ = name.partition(".")
-    return name in (*DEFAULTS, "seed") or (bool(dot) and slot in (*DEFAULTS, *TABLES))
+    return name in (*DEFAULTS, *OF_SPEC) or (bool(dot) and slot in (*DEFAULTS, *TABLES))
 
 
 def _component_options(slot: str, component: Mapping[str, Any]) -> dict[str, Any]:
@@ -365,7 +366,7 @@ def resolve_point(grid: Grid, point: Point) -> ResolvedRun:
         tables["train"]["epochs"] = None
     respelled = respell_tables(tables)
     changed: dict[str, Any] = {table: {**getattr(spec, table), **respelled[table]} for table in TABLES}
-    return resolve(attrs.evolve(spec, **changed))
+    return resolve(attrs.evolve(spec, **changed, scenario=point.get("scenario", spec.scenario)))
 
 
 def _slug(value: Any) -> str:

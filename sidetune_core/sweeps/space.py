@@ -21,6 +21,7 @@ from sidetune_core.config import argv
 from sidetune_core.config.arguments import Spellings, make_spellings, split_arguments
 from sidetune_core.config.argv_mistakes import hint_for
 from sidetune_core.config.argv_names import with_names
+from sidetune_core.config.argv_options import OF_SPEC
 from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.config.options import alternatives
 from sidetune_core.config.resolve import ResolvedRun, load_components
@@ -221,7 +222,7 @@ def _read(words: Sequence[str], trust_local_code: bool) -> tuple[dict[str, Axis]
     for argument in split_arguments(words):
         name = argument.name
         if name != "spec" and not is_axis(name):
-            known = [f"--{axis}" for axis in (*DEFAULTS, "seed", "spec")]
+            known = [f"--{axis}" for axis in (*DEFAULTS, *OF_SPEC, "spec")]
             hint = hint_for(argument, known)
             raise OptionError(
                 f"sidetune tune does not know '{argument.typed or argument.values[0]}'.{hint} "
@@ -230,10 +231,11 @@ def _read(words: Sequence[str], trust_local_code: bool) -> tuple[dict[str, Axis]
         if name in axes:
             raise OptionError(f"--{name} is given twice; give its values in one list: --{name} A,B")
         axes[name] = ranges.parse_axis(name, argument.values)
-    for name in ("seed", "env", "spec"):
+    for name in ("seed", "scenario", "env", "spec"):
         if not isinstance(axes.get(name, Fixed(())), Fixed):
             why = {
                 "seed": "the trials of a search have one seed",
+                "scenario": "trials are compared in one scenario",
                 "env": "trials are compared on the same tasks",
                 "spec": "trials start from one spec",
             }[name]

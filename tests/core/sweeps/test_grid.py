@@ -65,9 +65,21 @@ def test_an_option_that_a_learner_has_not_is_left_out() -> None:
     assert made.notes[0] == "--learner.coef is left out of runs that do not use it: learner 'features'"
 
 
+def test_scenarios_are_varied_as_seeds_are(tmp_path: Path) -> None:
+    words = "--env digits --learner finetune --scenario task,class"
+    file = tmp_path / "grid.toml"
+    file.write_text("env = 'digits'\nlearner = 'finetune'\n[grid]\nscenario = ['task', 'class']")
+    for made in (plan(words), grid.plan(grid.read([str(file)]))):
+        assert {run.name: run.spec.get("scenario") for run in made.runs} == {
+            "scenario-task": None,
+            "scenario-class": "class",
+        }
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("--scenario task,clas", "'clas'"),
         ("--learner features --merger alpha,sum", "learner 'features' uses no merger"),
         ("--learner ewc,features --learner.cof 1", "learner 'ewc' has no option 'cof'. Did you mean 'coef'?"),
         ("--learner features --train.rl 1,2", "--train has no option 'rl'"),

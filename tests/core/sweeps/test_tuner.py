@@ -215,6 +215,7 @@ def test_a_trial_in_the_worse_half_is_stopped_after_its_task(words: list[str], t
         (["--learnr", "a,b"], "sidetune tune does not know '--learnr'. Did you mean '--learner'?"),
         (["--train.lr", "1e-3,-1"], "lr must be at least 0, not -1.0"),
         (["--seed", "0..2"], "the trials of a search have one seed"),
+        (["--scenario", "task,class"], "trials are compared in one scenario"),
         (["--side", "1..2"], "a component is chosen by its name"),
     ],
 )
