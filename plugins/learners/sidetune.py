@@ -25,10 +25,11 @@ class SideTune(PerTaskNetworks):
     ..., S_t(x))``, as in boosting. Earlier sides are frozen and a task never uses a later one, so nothing is
     forgotten either; but each forward pass of task t runs t more sides.
 
-    With ``begin`` base the merged encoding is ``B + g (M - B)`` with a learned gate g for each channel, at
-    first 0: a task begins at the base's encoding, whatever its merger and its side. There is no gate where it
-    begins there without: a mean of the base and of a side that begins as the base, such as a fork. The gate
-    would have no gradient then, nor would the side.
+    With ``begin`` base the merged encoding is ``B + g (M - B)`` with a learned gate g for each channel, and
+    with base-linear ``B + P (M - B)`` with a learned linear map P of the channels; g and P are 0 at first: a
+    task begins at the base's encoding, whatever its merger and its side. There is neither where it begins
+    there without: a mean of the base and of a side that begins as the base, such as a fork. They would have
+    no gradient then, nor would the side.
     """
 
     @attrs.frozen
@@ -39,10 +40,11 @@ class SideTune(PerTaskNetworks):
             False,
             "merge the encodings of all earlier sides too, frozen: the base first, the task's own side last",
         )
-        begin: Literal["merger", "base"] = option(
+        begin: Literal["merger", "base", "base-linear"] = option(
             "merger",
             "merged encoding before the first step: the merger's, or the base's, to which a learned gate for "
-            "each channel, at first 0, adds the difference; without a gate where the merger's is the base's",
+            "each channel (base) or a learned linear map of the channels (base-linear), at first 0, adds the "
+            "difference; without these where the merger's is the base's",
         )
 
     needs = frozenset({"base", "side", "merger"})
@@ -56,7 +58,7 @@ class SideTune(PerTaskNetworks):
         self.sides = nn.ModuleDict()
         self.mergers = nn.ModuleDict()
         self.heads = Heads(self.base.shape, config.norm)
-        self._dense, self._begins_at_base = config.dense, config.begin == "base"
+        self._dense, self._begin = config.dense, config.begin
         self._current = ""
 
     @property
@@ -69,8 +71,9 @@ class SideTune(PerTaskNetworks):
         earlier = self._earlier(task.id)
         merger = self._make_merger(self.base, 2 + len(earlier))
         is_base = side.begins_at_base and merger.is_mean and not earlier
-        gated = self._begins_at_base and not is_base
-        self.mergers[task.id] = FromBase(merger, self.base.shape) if gated else merger
+        if self._begin != "merger" and not is_base:
+            merger = FromBase(merger, self.base.shape, linear=self._begin == "base-linear")
+        self.mergers[task.id] = merger
         self._current = task.id
         return [self.sides[task.id], self.mergers[task.id], self.heads.add_task(task)]
 

@@ -31,9 +31,13 @@ def merged(learner: Any, task: str = "t0") -> Tensor:
 
 
 @pytest.mark.parametrize("merger", MERGERS)
-@pytest.mark.parametrize("dense", [False, True])
-def test_each_task_begins_at_the_base_s_encoding_and_leaves_it(merger: str, dense: bool, world: Any) -> None:
-    learner = world.learner("sidetune", merger=merger, dense=dense, begin="base")
+@pytest.mark.parametrize(
+    ("begin", "dense"), [("base", False), ("base", True), ("base-linear", False)], ids=str
+)
+def test_each_task_begins_at_the_base_s_encoding_and_leaves_it(
+    merger: str, begin: str, dense: bool, world: Any
+) -> None:
+    learner = world.learner("sidetune", merger=merger, dense=dense, begin=begin)
     base = learner.base.eval()(INPUTS).encoding
     for task in world.tasks[:2]:
         trained = world.start(learner, task)
@@ -97,6 +101,19 @@ def test_a_gate_of_one_is_the_merger(merger: str, shape: tuple[int, ...]) -> Non
     torch.testing.assert_close(gated(encodings), inner(encodings))
 
 
+@pytest.mark.parametrize("shape", [(64,), (6, 8), (8, 4, 4)], ids=str)
+def test_a_linear_map_mixes_the_channels_at_each_position(shape: tuple[int, ...]) -> None:
+    linear = FromBase(make(MERGER, "sum", shape, 2), shape, linear=True).double()
+    base, side = (torch.randn(3, *shape, dtype=torch.float64) for _ in range(2))
+    assert torch.equal(linear([base, side]), base)
+    with torch.no_grad():
+        linear.projection.copy_(torch.randn_like(linear.projection))
+    axes = "oc,bchw->bohw" if len(shape) == 3 else "oc,b...c->b...o"
+    torch.testing.assert_close(
+        linear([base, side]), base + torch.einsum(axes, linear.projection, side), rtol=1e-12, atol=1e-12
+    )
+
+
 def sides() -> Sequence[Any]:
     maps = sample.TinyBase((8, 4, 4)).eval(), sample.images([0, 1]), sample.INPUTS
     text = sample.TinyReader().eval(), sample.texts([0, 1]), sample.TEXT
@@ -127,10 +144,13 @@ def test_the_gate_has_a_gradient_from_the_first_step_on_and_the_side_from_the_se
     assert side.grad.all()
 
 
-def test_the_gate_is_recorded_next_to_the_weights_of_the_merger(world: Any) -> None:
+def test_gate_and_linear_map_are_recorded_next_to_the_weights_of_the_merger(world: Any) -> None:
     learner = world.learner("sidetune", begin="base")
     world.start(learner, world.tasks[0])
     assert learner.record() == {"merger.base": 0.5, "merger.gate": 0.0}
+    linear = world.learner("sidetune", begin="base-linear")
+    world.start(linear, world.tasks[0])
+    assert linear.record() == {"merger.base": 0.5, "merger.projection": 0.0}
 
 
 def test_by_default_a_task_has_no_gate(world: Any) -> None:
