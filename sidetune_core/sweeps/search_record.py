@@ -53,6 +53,12 @@ def record_search(out: Path, path: Path) -> None:
         write_text(path, strict_json.dumps(_plain(search, trials, abouts), indent=1) + "\n")
 
 
+def without_folders(word: str) -> str:
+    """A word of a command line, of an absolute path its name alone: folders are those of one machine."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{Path(value).name if Path(value).expanduser().is_absolute() else value}"
+
+
 def _plain(
     search: Search, trials: Sequence[Trial], abouts: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, Any]:
@@ -67,7 +73,7 @@ def _plain(
     commits = {about["git"]["commit"] for about in abouts.values() if about.get("git")}
     seeds = {about["resolved"]["seed"] for about in abouts.values()}
     return {
-        "argv": list(search.argv),
+        "argv": [without_folders(word) for word in search.argv],
         "sampler": search.sampler,
         "pruner": search.pruner,
         "sampler_seed": search.seed,

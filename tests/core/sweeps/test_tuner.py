@@ -22,7 +22,7 @@ from sidetune_core.storage.atomic import write_text
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.supervised.task import SupervisedTask
 from sidetune_core.sweeps.executors import never
-from sidetune_core.sweeps.search_record import record_search
+from sidetune_core.sweeps.search_record import record_search, without_folders
 from sidetune_core.sweeps.space import plan_space
 from sidetune_core.sweeps.study import JOURNAL, Pruner, Sampler, Study
 from sidetune_core.sweeps.tuner import FILE, Outcome, Search, read_search, tune
@@ -167,6 +167,19 @@ def test_trials_that_cannot_run_end_the_search_and_give_their_reason(
     assert "ended after 3 failed trials" in outcome.note
     with pytest.raises(LedgerError, match="no trial of .* is done"):
         record_search(out, tmp_path / "search.json")
+
+
+@pytest.mark.parametrize(
+    ("typed", "recorded"),
+    [
+        ("/data/cifar100.npz", "cifar100.npz"),
+        ("--env.root=~/photos", "--env.root=photos"),
+        ("photos/cats", "photos/cats"),
+        ("--train.lr=1e-4..1e-2", "--train.lr=1e-4..1e-2"),
+    ],
+)
+def test_a_record_names_data_without_the_folders_of_this_machine(typed: str, recorded: str) -> None:
+    assert without_folders(typed) == recorded
 
 
 def test_another_search_in_the_folder_is_refused(words: list[str], tmp_path: Path) -> None:
