@@ -674,9 +674,8 @@ def _git_state() -> dict[str, Any] | None:
         ).stdout.strip()
 
     try:
-        status = git(
-            "status", "--porcelain", "--", ":/", ":(exclude,top)ledger/recorded"
-        )  # records are made one after another
+        records = (f":(exclude,top)ledger/{folder}" for folder in ("recorded", "searches"))
+        status = git("status", "--porcelain", "--", ":/", *records)  # records are made one after another
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(status)}
     except (OSError, subprocess.SubprocessError):
         return None
