@@ -166,6 +166,7 @@ class Gym(TaskStream):
         "adam_eps": 1e-5,
         "grad_clip": 0.5,
         "device.precision": "fp32",
+        "learner.sidetune.begin": "base-linear",  # docs/reinforcement-learning.md#how-a-side-begins
     }
 
     def __init__(self, config: Config, seed: int) -> None:

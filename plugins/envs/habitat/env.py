@@ -175,7 +175,7 @@ class Habitat(TaskStream):
         "lr": 2.5e-4,
         "grad_clip": 0.5,
         "device.precision": "fp32",
-        "learner.sidetune.begin": "base",  # docs/habitat.md#how-a-side-begins
+        "learner.sidetune.begin": "base-linear",  # docs/habitat.md#how-a-side-begins
     }
     default_components = {"base": "conv", "side": "conv", "merger": "alpha"}
 

@@ -145,7 +145,13 @@ class Imitation(TaskStream):
         hidden_size: int = option(64, "units of each hidden layer of the actor", at_least(1))
         hidden_layers: int = option(1, "number of hidden layers of the actor", at_least(0))
 
-    recipe = {"steps": 1000, "batch_size": 64, "lr": 1e-3, "device.precision": "fp32"}
+    recipe = {
+        "steps": 1000,
+        "batch_size": 64,
+        "lr": 1e-3,
+        "device.precision": "fp32",
+        "learner.sidetune.begin": "base",  # docs/reinforcement-learning.md#how-a-side-begins
+    }
     default_components = {"base": {"name": "conv", "weights": "packaged"}, "side": "conv"}
 
     def __init__(self, config: Config, seed: int) -> None:
