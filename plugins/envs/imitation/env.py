@@ -26,6 +26,7 @@ from sidetune_core.api import (
 from sidetune_core.demonstrations import (
     Demonstrations,
     ImportedDemonstrations,
+    check_downloaded,
     is_raw,
     open_demonstrations,
     open_file,
@@ -153,7 +154,9 @@ class Imitation(TaskStream):
         self._streams = ExitStack()
         self._fingerprint = ""
         self._parts: dict[str, DataPart] = {}
-        self._folders = [self._open(path.expanduser(), seed) for path in config.root]
+        paths = [path.expanduser() for path in config.root]
+        check_downloaded(paths)
+        self._folders = [self._open(path, seed) for path in paths]
         if not self._folders and not config.levels:
             raise OptionError(
                 "env 'imitation': --env.levels is empty; name a level, such as BabyAI-UnlockLocal-v0, or "
