@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if row.reason:
                     print(f"{row.name}: {row.reason}\n", flush=True)
     print(
-        f"Total: {time.monotonic() - began:.0f} seconds, {time.process_time() - processor:.0f} of them of a "
+        f"Total: {time.monotonic() - began:.0f} seconds by the clock, {time.process_time() - processor:.0f} of a "
         f"processor; torch {torch.__version__}, {torch.get_num_threads()} threads"
     )
 

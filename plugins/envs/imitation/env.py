@@ -141,7 +141,7 @@ class Imitation(TaskStream):
         expert: str | None = option(
             None,
             "expert of the rounds: a name, a run folder (its last task in this environment), or a policy "
-            "file of stable-baselines3; None for the recorded one",
+            "file of stable-baselines3; None for the one that was recorded",
         )
         hidden_size: int = option(64, "units of each hidden layer of the actor", at_least(1))
         hidden_layers: int = option(1, "number of hidden layers of the actor", at_least(0))
