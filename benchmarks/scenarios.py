@@ -119,9 +119,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             for row in rows:
                 if row.reason:
                     print(f"{row.name}: {row.reason}\n", flush=True)
+    clock, used = time.monotonic() - began, time.process_time() - processor
     print(
-        f"Total: {time.monotonic() - began:.0f} seconds by the clock, {time.process_time() - processor:.0f} of a "
-        f"processor; torch {torch.__version__}, {torch.get_num_threads()} threads"
+        f"Total: {clock:.0f} seconds by the clock, {used:.0f} of a processor; torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads"
     )
 
 
