@@ -244,7 +244,7 @@ class ImitationTask(Task):
             for rows, output in unrolled:
                 yield batch(rows), output
         else:
-            for rows in torch.arange(len(validation.actions)).split(EVALUATION_BATCH):
+            for rows in torch.split(torch.arange(len(validation.actions)), EVALUATION_BATCH):
                 examples = batch(rows)
                 yield examples, predict(examples.inputs).cpu()
 

@@ -78,7 +78,7 @@ class Windows:
         """
         steps, after = len(self.positions), torch.zeros(self.size)
         follows = torch.cat([self.positions.new_zeros(1), self.positions.diff()]) == 1
-        for rows in torch.arange(steps).split(ROWS):
+        for rows in torch.split(torch.arange(steps), ROWS):
             first = int(rows[0])
             self.states[first] = after * follows[first]
             output = predict(self.add_context(inputs(rows), rows)).cpu()
