@@ -10,7 +10,18 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Batch, Inputs, Order, Outputs, Predict, Shape, Task, derive_seed, shuffled
+from sidetune_core.api import (
+    Batch,
+    Inputs,
+    OptionError,
+    Order,
+    Outputs,
+    Predict,
+    Shape,
+    Task,
+    derive_seed,
+    shuffled,
+)
 from sidetune_core.demonstrations import Labelled, MakeExpert, Trajectories, label_episodes
 from sidetune_core.rl import (
     Actor,
@@ -18,6 +29,7 @@ from sidetune_core.rl import (
     Episode,
     Observations,
     RecurrentActor,
+    RolloutConfig,
     RolloutTask,
     mask_invalid,
     mask_of,
@@ -100,8 +112,13 @@ class ImitationTask(Task):
             options.num_envs, options.eval_episodes, options.deterministic_eval
         )
         self._windows = _make_windows(training, options)
-        ppo = attrs.evolve(rollout_task.options.ppo, memory=options.memory)  # that of this task's head
-        rollout_task.options = attrs.evolve(rollout_task.options, ppo=ppo)
+        if rollout_task.options.ppo.memory != options.memory:  # it is that of this task's head
+            if not isinstance(rollout_task.options, RolloutConfig):
+                raise OptionError(
+                    f"--env.memory: the env '{env}' has options of version 0.1, without memory; leave it out"
+                )
+            ppo = attrs.evolve(rollout_task.options.ppo, memory=options.memory)
+            rollout_task.options = attrs.evolve(rollout_task.options, ppo=ppo)
         rollout_task.update_statistics(training.observations)
 
     @property
