@@ -110,7 +110,7 @@ def _recorded(demonstrations: Demonstrations | ImportedDemonstrations, task: Rol
             f"{folder} was recorded with {kind}, and its card.json, of an earlier version, does not say which"
             f"{_to_pass(task)}"
         )
-    path = Path(os.path.normpath(folder / manifest.expert_file.path))
+    path = Path(os.path.normpath(folder.resolve() / manifest.expert_file.path))
     if not ((path / "run.json") if manifest.expert == RUN else path).is_file():
         raise OptionError(f"{folder} was recorded with {kind}, which is no longer at {path}{_to_pass(task)}")
     return _Selected(str(path), manifest.expert_file.task or None, manifest.about)
